@@ -1,0 +1,1 @@
+"""What the services share: contracts, the event log, the registry, redaction, observability."""

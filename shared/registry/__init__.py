@@ -1,0 +1,1 @@
+"""The model registry and the rollout state: folds of Kafka topics, viewed through Redis."""

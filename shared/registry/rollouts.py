@@ -1,0 +1,163 @@
+"""Rollout records and the routing state: the fold of `rollouts.v1`.
+
+A leader's token is the offset of its LeaderElected record. Every later record carries the token
+of the leader that wrote it, and a reader ignores records with a token lower than the highest it
+has seen: a leader that lost its place cannot undo what its successor decided.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any, ClassVar
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from shared.contracts.events import WEIGHT_SCALE, Event, Identifier, OptionalIdentifier
+
+
+class Phase(StrEnum):
+    """Phase of a rollout, in Argo Rollouts' words."""
+
+    progressing = "Progressing"
+    paused = "Paused"
+    healthy = "Healthy"
+    degraded = "Degraded"
+
+    @property
+    def finished(self) -> bool:
+        """True once no decision can follow."""
+        return self in (Phase.healthy, Phase.degraded)
+
+
+class AnalysisOutcome(StrEnum):
+    """Outcome of one look of the judge."""
+
+    successful = "Successful"
+    failed = "Failed"
+    inconclusive = "Inconclusive"
+    no_data = "NoData"
+    error = "Error"
+
+
+class DecisionKind(StrEnum):
+    """What a decision did."""
+
+    stable_set = "stable_set"
+    start = "start"
+    weight = "weight"
+    hold = "hold"
+    pause = "pause"
+    resume = "resume"
+    promote = "promote"
+    abort = "abort"
+    rollback = "rollback"
+    complete = "complete"
+    supersede = "supersede"
+
+
+class LeaderElected(Event):
+    """A controller takes the lead; the offset of this record is its token."""
+
+    ce_type: ClassVar[str] = "ratchet.rollout.leader-elected.v1"
+    holder: Identifier
+    at: AwareDatetime
+
+
+class Decision(Event):
+    """One decision with its evidence, written before it acts. Key: rollout_id.
+
+    A `stable_set` decision belongs to no rollout: its rollout_id is empty and its key is the
+    model. `hold` records are also the sign of life that keeps the weight above 0 (invariant 4).
+    """
+
+    ce_type: ClassVar[str] = "ratchet.rollout.decision.v1"
+    token: int = Field(ge=0)
+    seq: int = Field(ge=0, description="counts the records of this token, from 0")
+    kind: DecisionKind
+    model: Identifier
+    rollout_id: OptionalIdentifier
+    stable: Identifier
+    candidate: OptionalIdentifier = ""
+    phase: Phase
+    step: int = Field(default=0, ge=0, description="index into the strategy's steps")
+    weight_before: int = Field(default=0, ge=0, le=WEIGHT_SCALE)
+    weight: int = Field(default=0, ge=0, le=WEIGHT_SCALE)
+    outcome: AnalysisOutcome | None = None
+    actor: Identifier = Field(description="the controller, or who asked")
+    reason: str = Field(max_length=2000)
+    evidence: dict[str, Any] = Field(default_factory=dict)
+    config_sha256: str = ""
+    strategy: dict[str, Any] | None = Field(default=None, description="whole, on `start`")
+    at: AwareDatetime
+
+
+class RoutingState(BaseModel):
+    """What a router needs to know of one model."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+    model: str
+    stable: str
+    candidate: str = ""
+    rollout: str = ""
+    phase: Phase = Phase.healthy
+    weight: int = Field(default=0, ge=0, le=WEIGHT_SCALE)
+    token: int
+    seq: int
+    at: AwareDatetime
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Sorts states of one model by age, newest highest."""
+        return (self.token, self.seq)
+
+    @classmethod
+    def of(cls, decision: Decision) -> RoutingState:
+        """The state that a decision sets. A finished rollout routes nothing to a candidate."""
+        finished = decision.phase.finished
+        return cls(
+            model=decision.model,
+            stable=decision.stable,
+            candidate="" if finished else decision.candidate,
+            rollout="" if finished else decision.rollout_id,
+            phase=decision.phase,
+            weight=0 if finished else decision.weight,
+            token=decision.token,
+            seq=decision.seq,
+            at=decision.at,
+        )
+
+
+class RoutingTable:
+    """The newest routing state per model, from whichever source brings it first."""
+
+    def __init__(self) -> None:
+        self._token = -1
+        self._states: dict[str, RoutingState] = {}
+
+    @property
+    def token(self) -> int:
+        """The highest leader token seen, -1 before the first."""
+        return self._token
+
+    def elect(self, offset: int) -> None:
+        """Take note of a LeaderElected record at this offset."""
+        self._token = max(self._token, offset)
+
+    def put(self, state: RoutingState) -> bool:
+        """Keep `state` if it is newer than what is known; tells whether it was kept."""
+        if state.token < self._token:
+            return False
+        self._token = state.token
+        known = self._states.get(state.model)
+        if known is not None and state.order < known.order:
+            return False
+        self._states[state.model] = state
+        return True
+
+    def get(self, model: str) -> RoutingState | None:
+        """The model's state, or None for a model nobody has set a stable version for."""
+        return self._states.get(model)
+
+    def models(self) -> tuple[RoutingState, ...]:
+        """All states, by model name."""
+        return tuple(self._states[name] for name in sorted(self._states))
