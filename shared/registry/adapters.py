@@ -1,0 +1,190 @@
+"""Adapter folders and their fingerprints: what training makes and inference checks (invariant 8).
+
+A folder travels through an fsspec root (a directory, object storage) and is named by its checksum
+wherever it is cached, so its bytes never change under a path. The fingerprint is what the model
+with this adapter answers to eight fixed texts: the log-probability of each token given those
+before it (teacher forcing).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from tempfile import mkdtemp
+from types import MappingProxyType
+from typing import Any, cast
+
+import fsspec  # pyright: ignore[reportMissingTypeStubs]
+
+from shared.registry.versions import Fingerprint
+
+FINGERPRINT_TEXTS: tuple[str, ...] = (
+    (
+        "Hello, my parcel has not arrived yet. Could you tell me where it is? "
+        "I am sorry for the delay. I looked it up: it left our depot this morning."
+    ),
+    (
+        "I want my money back. "
+        "Refunds take three to five days. You will get an e-mail once yours is on its way."
+    ),
+    (
+        "How do I change the address of my order? "
+        "Open your orders, choose the one you mean, and press Change address. It takes a minute."
+    ),
+    (
+        "The left earbud is silent. "
+        "Put both back into the case for ten seconds, then take them out again. Did that help?"
+    ),
+    "Do you ship to other countries? No.",
+    (
+        "Why was I charged twice? "
+        "Thank you for telling us! One of the two is only reserved and goes away by itself on Friday."
+    ),
+    "Water boils at a lower temperature on a mountain, because the air presses on it less.",
+    "Write a line about autumn: leaves let go, one by one, and the path turns to gold.",
+)
+"""Tokenised by the base model's tokenizer without added special tokens, and then kept as ids."""
+
+TOLERANCE: Mapping[str, float] = MappingProxyType({"float32": 0.02, "bfloat16": 0.1})
+"""Largest mean absolute difference, in nats, still taken for the same adapter, by dtype."""
+
+DISTINCTION = 5.0
+"""How many tolerances an adapter must lie away from every other model it could be mistaken for."""
+
+MAX_FILES = 256
+"""Most files an adapter folder may have; an adapter has about ten."""
+
+
+class AdapterError(Exception):
+    """An adapter that cannot be used, with the reason."""
+
+
+class AdapterUnavailable(AdapterError):
+    """The storage did not hand the adapter over; worth another try later."""
+
+
+class ChecksumMismatch(AdapterError):
+    """The bytes are not the registered ones."""
+
+
+def checksum(folder: Path) -> str:
+    """SHA-256 of an adapter folder in hex: every file's relative name and contents, by name.
+
+    Each name and each file is preceded by its length (8 bytes, big-endian), so no two folders
+    share the input of the hash.
+
+    Raises:
+        AdapterError: there is no such folder, or it has no or too many files.
+    """
+    names = sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
+    )
+    if not 0 < len(names) <= MAX_FILES:
+        raise AdapterError(
+            f"{folder.name}: an adapter folder has 1 to {MAX_FILES} files, not {len(names)}"
+        )
+    digest = hashlib.sha256()
+    for name in names:
+        encoded = name.encode()
+        digest.update(len(encoded).to_bytes(8, "big") + encoded)
+        path = folder / name
+        digest.update(path.stat().st_size.to_bytes(8, "big"))
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+def publish(folder: Path, uri: str) -> str:
+    """Copy an adapter folder to `uri` (any fsspec URI or path); returns its checksum.
+
+    A version is immutable, so `uri` must be new or hold the same bytes from an earlier try.
+
+    Raises:
+        AdapterError: the folder is empty or too large.
+        AdapterUnavailable: the storage refused it.
+    """
+    digest = checksum(folder)
+    try:
+        filesystem, root = _locate(uri)
+        filesystem.makedirs(root, exist_ok=True)
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                target = f"{root}/{path.relative_to(folder).as_posix()}"
+                filesystem.makedirs(target.rpartition("/")[0], exist_ok=True)
+                filesystem.put_file(str(path), target)
+    except (OSError, ValueError, ImportError) as error:
+        raise AdapterUnavailable(f"{uri}: cannot be written: {error}") from error
+    return digest
+
+
+def fetch(uri: str, sha256: str, cache: Path) -> Path:
+    """The folder `cache/<sha256>` with the adapter's files, fetched unless it is there already.
+
+    Raises:
+        AdapterUnavailable: the storage did not hand it over, or holds no such folder.
+        ChecksumMismatch: the storage holds other bytes than those registered.
+    """
+    target = cache / sha256
+    if target.is_dir():
+        if checksum(target) == sha256:
+            return target
+        shutil.rmtree(target)
+    cache.mkdir(parents=True, exist_ok=True)
+    partial = Path(mkdtemp(prefix=".partial-", dir=cache))
+    try:
+        _download(uri, partial)
+        found = checksum(partial)
+        if found != sha256:
+            raise ChecksumMismatch(
+                f"{uri}: its SHA-256 is {found}, the registered one is {sha256}; "
+                "publish the registered files again or register a new version"
+            )
+        partial.chmod(0o755)
+        partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return target
+
+
+def mean_absolute_difference(left: Fingerprint, right: Fingerprint) -> float:
+    """Mean over all tokens of all texts of |left - right|, in nats.
+
+    Raises:
+        ValueError: the two were not taken over the same tokens, so they cannot be compared.
+    """
+    tokens = [text.tokens for text in left.texts]
+    if tokens != [text.tokens for text in right.texts]:
+        raise ValueError("texts: the two fingerprints were taken over different tokens")
+    differences = [
+        abs(ours - theirs)
+        for one, other in zip(left.texts, right.texts, strict=True)
+        for ours, theirs in zip(one.logprobs, other.logprobs, strict=True)
+    ]
+    if not differences:
+        raise ValueError("texts: a fingerprint needs at least one text of two tokens")
+    return sum(differences) / len(differences)
+
+
+def _download(uri: str, folder: Path) -> None:
+    try:
+        filesystem, root = _locate(uri)
+        names = cast("list[str]", filesystem.find(root))
+        if not names:
+            raise AdapterUnavailable(f"{uri}: there are no files")
+        if len(names) > MAX_FILES:
+            raise AdapterError(f"{uri}: {len(names)} files; an adapter has at most {MAX_FILES}")
+        for name in names:
+            relative = PurePosixPath(name).relative_to(PurePosixPath(root))
+            target = folder / relative
+            target.parent.mkdir(parents=True, exist_ok=True)
+            filesystem.get_file(name, str(target))
+    except (OSError, ValueError, ImportError) as error:
+        raise AdapterUnavailable(f"{uri}: cannot be read: {error}") from error
+
+
+def _locate(uri: str) -> tuple[Any, str]:
+    filesystem, root = cast("tuple[Any, str]", fsspec.url_to_fs(uri))  # pyright: ignore[reportUnknownMemberType]
+    return filesystem, root.rstrip("/")

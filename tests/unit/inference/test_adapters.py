@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.registry import adapters
+from shared.registry.versions import Fingerprint, FingerprintText
+
+logprob = st.floats(-30.0, 0.0)
+texts = st.lists(st.lists(logprob, min_size=1, max_size=6), min_size=1, max_size=8)
+
+
+def folder(root: Path, **files: bytes) -> Path:
+    for name, content in files.items():
+        path = root / name.replace("__", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return root
+
+
+def fingerprint(values: list[list[float]]) -> Fingerprint:
+    return Fingerprint(
+        dtype="float32",
+        texts=tuple(
+            FingerprintText(tokens=tuple(range(len(row) + 1)), logprobs=tuple(row))
+            for row in values
+        ),
+    )
+
+
+def test_published_adapter_comes_back_under_its_checksum(tmp_path: Path) -> None:
+    made = folder(tmp_path / "made", config=b"{}", weights__w=b"\x00\x01")
+    sha256 = adapters.publish(made, (tmp_path / "store" / "v1").as_uri())
+    fetched = adapters.fetch((tmp_path / "store" / "v1").as_uri(), sha256, tmp_path / "cache")
+    assert fetched == tmp_path / "cache" / sha256
+    assert (fetched / "weights" / "w").read_bytes() == b"\x00\x01"
+    assert adapters.checksum(fetched) == sha256
+
+
+def test_swapped_weights_are_refused_and_leave_nothing_in_the_cache(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    sha256 = adapters.publish(folder(tmp_path / "made", weights=b"good"), str(store))
+    (store / "weights").write_bytes(b"evil")
+    with pytest.raises(adapters.ChecksumMismatch, match="publish the registered files again"):
+        adapters.fetch(str(store), sha256, tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_damaged_cache_is_fetched_again(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    sha256 = adapters.publish(folder(tmp_path / "made", weights=b"good"), str(store))
+    cached = adapters.fetch(str(store), sha256, tmp_path / "cache")
+    (cached / "weights").write_bytes(b"torn")
+    assert adapters.fetch(str(store), sha256, tmp_path / "cache") == cached
+    assert (cached / "weights").read_bytes() == b"good"
+
+
+@pytest.mark.parametrize("uri", ["nowhere", "memory://nowhere/v1", "unknown-scheme://x/v1"])
+def test_storage_without_the_adapter_is_unavailable(tmp_path: Path, uri: str) -> None:
+    where = str(tmp_path / uri) if "://" not in uri else uri
+    with pytest.raises(adapters.AdapterUnavailable):
+        adapters.fetch(where, "0" * 64, tmp_path / "cache")
+
+
+def test_folder_without_files_is_no_adapter(tmp_path: Path) -> None:
+    with pytest.raises(adapters.AdapterError, match="1 to 256 files"):
+        adapters.checksum(tmp_path)
+
+
+def test_checksum_tells_a_name_from_a_content(tmp_path: Path) -> None:
+    one = adapters.checksum(folder(tmp_path / "a", ab=b"c"))
+    other = adapters.checksum(folder(tmp_path / "b", a=b"bc"))
+    assert one != other
+
+
+@given(texts)
+def test_nothing_differs_from_itself(values: list[list[float]]) -> None:
+    assert adapters.mean_absolute_difference(fingerprint(values), fingerprint(values)) == 0.0
+
+
+@given(texts, st.floats(0.001, 5.0))
+def test_difference_is_the_mean_shift_both_ways(values: list[list[float]], shift: float) -> None:
+    moved = [[value - shift for value in row] for row in values]
+    there = adapters.mean_absolute_difference(fingerprint(values), fingerprint(moved))
+    back = adapters.mean_absolute_difference(fingerprint(moved), fingerprint(values))
+    assert there == back == pytest.approx(shift)
+
+
+def test_other_tokens_cannot_be_compared() -> None:
+    with pytest.raises(ValueError, match="different tokens"):
+        adapters.mean_absolute_difference(fingerprint([[-1.0]]), fingerprint([[-1.0, -2.0]]))
