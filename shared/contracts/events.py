@@ -469,6 +469,9 @@ class TrainingProgress(Event):
     at: AwareDatetime
 
 
+DeadLetterReason = Literal["schema", "too_large", "unknown_type", "conflict", "handler", "policy"]
+
+
 class DeadLetter(Event):
     """A record that could not be read. Key: source topic. The body is redacted text."""
 
@@ -478,7 +481,7 @@ class DeadLetter(Event):
     source_offset: int
     source_key: str = ""
     headers: dict[str, str] = Field(default_factory=dict)
-    reason: Literal["schema", "too_large", "unknown_type", "conflict", "handler", "policy"]
+    reason: DeadLetterReason
     detail: str = Field(max_length=2000)
     body: str
     service: Identifier
@@ -506,10 +509,14 @@ def check_value(kind: FeedbackType, value: object) -> None:
                 )
         case FeedbackType.text_correction:
             if not isinstance(value, Correction):
-                raise ValueError('value: must be {"original": …, "corrected": …}')
+                raise ValueError(  # noqa: TRY004 pydantic reports ValueError only
+                    'value: must be {"original": …, "corrected": …}'
+                )
         case FeedbackType.preference:
             if not isinstance(value, Preference):
-                raise ValueError('value: must be {"chosen": …, "rejected": …}')
+                raise ValueError(  # noqa: TRY004 pydantic reports ValueError only
+                    'value: must be {"chosen": …, "rejected": …}'
+                )
         case FeedbackType.demonstration | FeedbackType.comment:
             if not isinstance(value, str) or not value.strip():
                 raise ValueError(f"value: must be a non-empty text for {kind}")

@@ -1,0 +1,1 @@
+"""The event log: topics, envelopes, appending, reading, spooling, dead letters."""

@@ -1,0 +1,184 @@
+"""The consumer loop: read, handle, commit; what cannot be read goes to the dead letters."""
+
+# pyright: basic, reportMissingTypeStubs=false
+# aiokafka has no types.
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+import structlog
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
+
+from shared.contracts.events import DeadLetterReason, Event
+from shared.kafka.deadletters import DeadLetters
+from shared.kafka.envelope import Unreadable, decode
+from shared.kafka.log import LogUnavailable, Record
+from shared.kafka.tail import as_record
+
+log = structlog.get_logger(__name__)
+
+POLL_MS = 500
+SESSION_TIMEOUT_MS = 10_000
+BACKOFF_FIRST_S = 0.1
+BACKOFF_MAX_S = 10.0
+CONNECT_TIMEOUT_S = 15.0
+
+Handler = Callable[[Event, Record], Awaitable[None]]
+
+
+class Reject(Exception):
+    """A handler's word that a record can never be handled; it goes to the dead letters."""
+
+    def __init__(self, reason: DeadLetterReason, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason: DeadLetterReason = reason
+        self.detail = detail
+
+
+class ConsumerLoop:
+    """Hands each record of some topics to a handler at least once, in order per partition.
+
+    Offsets are committed after a batch whose every record was handled or is in the dead
+    letters. A handler's other exceptions are taken for passing faults: the record is tried
+    again with back-off and nothing behind it is committed.
+    """
+
+    def __init__(
+        self,
+        bootstrap: str,
+        *,
+        group: str,
+        handler: Handler,
+        models: Mapping[str, type[Event]],
+        dead_letters: DeadLetters,
+        topics: Sequence[str] = (),
+        pattern: str = "",
+        max_records: int = 500,
+        concurrency: int = 1,
+        default_type: str = "",
+    ) -> None:
+        """`concurrency` above 1 hands out that many records of a batch at the same time.
+
+        `default_type` is the ce_type of records that carry none (products that send plain JSON).
+        """
+        self._bootstrap = bootstrap
+        self._group = group
+        self._handler = handler
+        self._models = models
+        self._dead_letters = dead_letters
+        self._topics = tuple(topics)
+        self._pattern = pattern
+        self._max_records = max_records
+        self._slots = asyncio.Semaphore(concurrency)
+        self._sequential = concurrency == 1
+        self._default_type = default_type
+        self._beat = time.monotonic()
+
+    def idle_s(self) -> float:
+        """Seconds since the loop last went round; it grows while one record is stuck."""
+        return time.monotonic() - self._beat
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Consume until `stop` is set; brokers that are away are tried again."""
+        backoff_s = BACKOFF_FIRST_S
+        while not stop.is_set():
+            consumer = AIOKafkaConsumer(
+                bootstrap_servers=self._bootstrap,
+                group_id=self._group,
+                enable_auto_commit=False,
+                auto_offset_reset="earliest",
+                isolation_level="read_committed",
+                session_timeout_ms=SESSION_TIMEOUT_MS,
+                heartbeat_interval_ms=SESSION_TIMEOUT_MS // 4,
+            )
+            if self._pattern:
+                consumer.subscribe(pattern=re.compile(self._pattern).pattern)
+            else:
+                consumer.subscribe(self._topics)
+            try:
+                async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                    await consumer.start()
+                backoff_s = BACKOFF_FIRST_S
+                await self._consume(consumer, stop)
+            except (TimeoutError, KafkaError) as error:
+                log.warning(
+                    "consumer.unreachable", group=self._group, error=str(error) or "timed out"
+                )
+                self._beat = time.monotonic()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(backoff_s):
+                        await stop.wait()
+                backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
+            finally:
+                with contextlib.suppress(TimeoutError, KafkaError):
+                    async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                        await consumer.stop()
+
+    async def _consume(self, consumer: AIOKafkaConsumer, stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            self._beat = time.monotonic()
+            batches = await consumer.getmany(timeout_ms=POLL_MS, max_records=self._max_records)
+            records = [as_record(message) for batch in batches.values() for message in batch]
+            if not records:
+                continue
+            if self._sequential:
+                for record in records:
+                    if not await self._handle(record, stop):
+                        return
+            else:
+                done = await asyncio.gather(*(self._handle_slotted(r, stop) for r in records))
+                if not all(done):
+                    return
+            offsets = {
+                TopicPartition(partition.topic, partition.partition): batch[-1].offset + 1
+                for partition, batch in batches.items()
+                if batch
+            }
+            try:
+                await consumer.commit(offsets)
+            except (CommitFailedError, IllegalStateError) as error:
+                log.info("consumer.commit_lost", group=self._group, error=str(error))
+
+    async def _handle_slotted(self, record: Record, stop: asyncio.Event) -> bool:
+        async with self._slots:
+            return await self._handle(record, stop)
+
+    async def _handle(self, record: Record, stop: asyncio.Event) -> bool:
+        """Handle one record, however long it takes; False where `stop` came first."""
+        backoff_s = BACKOFF_FIRST_S
+        while True:
+            try:
+                await self._once(record)
+            except Exception as error:
+                log.warning(
+                    "consumer.retry",
+                    group=self._group,
+                    topic=record.topic,
+                    partition=record.partition,
+                    offset=record.offset,
+                    error=str(error) or type(error).__name__,
+                    exc_info=not isinstance(error, LogUnavailable),
+                )
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(backoff_s):
+                        await stop.wait()
+                if stop.is_set():
+                    return False
+                backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
+            else:
+                self._beat = time.monotonic()
+                return True
+
+    async def _once(self, record: Record) -> None:
+        headers = record.headers
+        if self._default_type and not any(name == "ce_type" for name, _ in headers):
+            headers = (*headers, ("ce_type", self._default_type.encode()))
+        try:
+            await self._handler(decode(headers, record.value, self._models), record)
+        except (Unreadable, Reject) as error:
+            await self._dead_letters.put(record, error.reason, error.detail)

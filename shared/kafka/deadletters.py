@@ -1,0 +1,108 @@
+"""Dead letters: what could not be read, kept with the reason, and handed back on demand."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter
+
+from shared.clock import Clock, SystemClock
+from shared.contracts.events import DeadLetter, DeadLetterReason
+from shared.kafka.envelope import Headers, decode, models_by_type
+from shared.kafka.log import EventLog, Record, read_to_end
+from shared.kafka.topics import DEAD_LETTERS
+
+MAX_BODY = 200_000
+"""Characters of a body that are kept."""
+READ_TIMEOUT_S = 60.0
+
+
+class DeadLetters:
+    """Writes to the dead-letter topic. Bodies go through `redact` first."""
+
+    def __init__(
+        self,
+        log: EventLog,
+        *,
+        service: str,
+        redact: Callable[[str], str],
+        metrics: CollectorRegistry,
+        clock: Clock | None = None,
+    ) -> None:
+        self._log = log
+        self._service = service
+        self._redact = redact
+        self._clock = clock or SystemClock()
+        self._total = Counter(
+            "ratchet_dead_letters_total",
+            "Records that could not be read, by source topic and reason.",
+            ("topic", "reason"),
+            registry=metrics,
+        )
+
+    async def put(self, record: Record, reason: DeadLetterReason, detail: str) -> None:
+        """Keep a record as a dead letter; the same record again gets the same id.
+
+        Raises:
+            LogUnavailable: the brokers did not acknowledge it.
+
+        """
+        body = (record.value or b"").decode("utf-8", "replace")[:MAX_BODY]
+        letter = DeadLetter(
+            source_topic=record.topic,
+            source_partition=record.partition,
+            source_offset=record.offset,
+            source_key=self._redact(record.key),
+            headers={name: value.decode("utf-8", "replace") for name, value in record.headers},
+            reason=reason,
+            detail=self._redact(detail)[:2000],
+            body=self._redact(body),
+            service=self._service,
+            at=self._clock.now(),
+        )
+        place = f"{record.topic}/{record.partition}/{record.offset}"
+        await self._log.publish(
+            DEAD_LETTERS,
+            key=record.topic,
+            event=letter,
+            event_id=str(uuid.uuid5(uuid.NAMESPACE_URL, place)),
+        )
+        self._total.labels(record.topic, reason).inc()
+
+
+async def list_dead_letters(
+    log: EventLog, *, source_topic: str = "", limit: int = 100
+) -> list[DeadLetter]:
+    """The oldest dead letters (of a topic), each source record once.
+
+    Raises:
+        LogUnavailable: the topic could not be read to its end.
+
+    """
+    found: dict[tuple[str, int, int], DeadLetter] = {}
+    models = models_by_type(DeadLetter)
+    for record in await read_to_end(log, DEAD_LETTERS, timeout_s=READ_TIMEOUT_S):
+        letter = decode(record.headers, record.value, models)
+        assert isinstance(letter, DeadLetter)
+        if not source_topic or letter.source_topic == source_topic:
+            place = (letter.source_topic, letter.source_partition, letter.source_offset)
+            found.setdefault(place, letter)
+    return list(found.values())[:limit]
+
+
+async def replay(log: EventLog, *, source_topic: str = "", limit: int = 100) -> int:
+    """Append dead letters to the topics they came from; returns how many.
+
+    What was redacted stays redacted. Readers drop what they had already counted, by its identity.
+    """
+    letters = await list_dead_letters(log, source_topic=source_topic, limit=limit)
+    for letter in letters:
+        headers: Headers = tuple((k, v.encode()) for k, v in letter.headers.items())
+        await log.append(
+            letter.source_topic,
+            key=letter.source_key,
+            value=letter.body.encode(),
+            headers=headers,
+        )
+    return len(letters)

@@ -1,0 +1,163 @@
+"""The event log as a port: append with an acknowledgement, and follow from the beginning."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from shared.contracts.events import Event
+from shared.kafka.envelope import Headers
+
+APPEND_TIMEOUT_S = 5.0
+"""Seconds an append waits for the brokers before it gives up."""
+
+
+class LogUnavailable(Exception):
+    """The brokers did not acknowledge in time; whether the record was stored is unknown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a record is in the log."""
+
+    topic: str
+    partition: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record as read from the log."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: str
+    value: bytes | None
+    headers: Headers
+    timestamp_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class NewRecord:
+    """One record to append. The partition follows from the key by murmur2, unless named."""
+
+    topic: str
+    key: str
+    value: bytes | None
+    headers: Headers = ()
+    partition: int | None = None
+
+
+class Tail(Protocol):
+    """All records of some topics in order per partition, then new ones as they come."""
+
+    def __aiter__(self) -> AsyncIterator[Record]:
+        """Iterate over records; ends only when closed."""
+        ...
+
+    async def caught_up(self, timeout_s: float) -> None:
+        """Wait until all that was in the log when the tail began has been handed out.
+
+        Raises:
+            LogUnavailable: it took longer than `timeout_s` seconds.
+
+        """
+        ...
+
+    def age_s(self) -> float:
+        """Seconds since the log was last seen whole: read to its end. Infinite before that."""
+        ...
+
+    async def close(self) -> None:
+        """Stop; the iteration ends."""
+        ...
+
+
+class EventLog(Protocol):
+    """Kafka or its twin in memory."""
+
+    async def start(self) -> None:
+        """Connect. Waits a bounded time and does not fail where the brokers are away."""
+        ...
+
+    async def stop(self) -> None:
+        """Flush for a bounded time and disconnect."""
+        ...
+
+    async def append(
+        self,
+        topic: str,
+        *,
+        key: str,
+        value: bytes | None,
+        headers: Headers = (),
+        partition: int | None = None,
+        timeout_s: float = APPEND_TIMEOUT_S,
+    ) -> Position:
+        """Store one record and return once the brokers acknowledged it.
+
+        The partition follows from the key by murmur2, unless named.
+
+        Raises:
+            LogUnavailable: no acknowledgement within `timeout_s` seconds.
+
+        """
+        ...
+
+    async def append_many(
+        self, records: Sequence[NewRecord], *, timeout_s: float = APPEND_TIMEOUT_S
+    ) -> list[Position]:
+        """Store records, in order per partition; return once all are acknowledged.
+
+        Raises:
+            LogUnavailable: not all were acknowledged within `timeout_s` seconds; each of
+                them may have been stored.
+
+        """
+        ...
+
+    async def publish(
+        self,
+        topic: str,
+        *,
+        key: str,
+        event: Event,
+        event_id: str,
+        traceparent: str = "",
+        timeout_s: float = APPEND_TIMEOUT_S,
+    ) -> Position:
+        """Append an event as a CloudEvent from this log's source."""
+        ...
+
+    def tail(self, *topics: str, since: Literal["earliest", "latest"] = "earliest") -> Tail:
+        """Follow topics without a consumer group."""
+        ...
+
+
+async def read_to_end(log: EventLog, *topics: str, timeout_s: float) -> list[Record]:
+    """Everything that is in some topics now, in order per partition.
+
+    Raises:
+        LogUnavailable: the end was not reached within `timeout_s` seconds.
+
+    """
+    tail = log.tail(*topics)
+    records: list[Record] = []
+
+    async def collect() -> None:
+        async for record in tail:
+            records.append(record)  # noqa: PERF401 what came before the end must be kept
+
+    collecting = asyncio.create_task(collect())
+    try:
+        await tail.caught_up(timeout_s)
+    finally:
+        await tail.close()
+        collecting.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await collecting
+    return records

@@ -1,0 +1,200 @@
+"""The event log on Kafka: an idempotent producer that waits a bounded time, and tails."""
+
+# pyright: basic, reportMissingTypeStubs=false
+# aiokafka has no types.
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from typing import Literal
+
+import structlog
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
+
+from shared.clock import Clock, SystemClock
+from shared.contracts.events import Event
+from shared.kafka.envelope import encode
+from shared.kafka.log import APPEND_TIMEOUT_S, LogUnavailable, NewRecord, Position
+from shared.kafka.tail import KafkaTail
+
+log = structlog.get_logger(__name__)
+
+LINGER_MS = 5
+BATCH_BYTES = 256 * 1024
+REQUEST_TIMEOUT_MS = 10_000
+MAX_RECORD_BYTES = 4 * 1024 * 1024
+STOP_TIMEOUT_S = 10.0
+TIMEOUTS_BEFORE_REBUILD = 3
+"""Appends that ran out of time one after another before the producer is made anew."""
+
+
+class KafkaLog:
+    """An EventLog on real brokers.
+
+    An idempotent send has no timeout of its own, and a producer whose sequence numbers went
+    astray never recovers; so every append is bounded, and a broken producer is replaced.
+    """
+
+    def __init__(
+        self,
+        bootstrap: str,
+        *,
+        source: str,
+        client_id: str = "ratchet",
+        clock: Clock | None = None,
+        linger_ms: int = LINGER_MS,
+    ) -> None:
+        self._bootstrap = bootstrap
+        self._source = source
+        self._client_id = client_id
+        self._clock = clock or SystemClock()
+        self._linger_ms = linger_ms
+        self._producer: AIOKafkaProducer | None = None
+        self._connecting = asyncio.Lock()
+        self._timeouts = 0
+        self._closing: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Connect; brokers that are away are tried again at the next append."""
+        try:
+            async with asyncio.timeout(APPEND_TIMEOUT_S):
+                await self._connected()
+        except (TimeoutError, LogUnavailable) as error:
+            log.warning("log.unreachable", bootstrap=self._bootstrap, error=str(error))
+
+    async def stop(self) -> None:
+        """Flush for at most STOP_TIMEOUT_S seconds and disconnect."""
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            await _close(producer)
+        if self._closing:
+            await asyncio.wait(self._closing, timeout=STOP_TIMEOUT_S)
+
+    async def append(
+        self,
+        topic: str,
+        *,
+        key: str,
+        value: bytes | None,
+        headers: tuple[tuple[str, bytes], ...] = (),
+        partition: int | None = None,
+        timeout_s: float = APPEND_TIMEOUT_S,
+    ) -> Position:
+        """See EventLog.append."""
+        record = NewRecord(topic, key, value, headers, partition)
+        return (await self.append_many((record,), timeout_s=timeout_s))[0]
+
+    async def append_many(
+        self, records: Sequence[NewRecord], *, timeout_s: float = APPEND_TIMEOUT_S
+    ) -> list[Position]:
+        """See EventLog.append_many."""
+        producer: AIOKafkaProducer | None = None
+        pending: list[asyncio.Future[object]] = []
+        try:
+            async with asyncio.timeout(timeout_s):
+                producer = await self._connected()
+                for record in records:
+                    future = await producer.send(
+                        record.topic,
+                        value=record.value,
+                        key=record.key.encode(),
+                        partition=record.partition,
+                        headers=record.headers,
+                    )
+                    pending.append(future)
+                stored = [await future for future in pending]
+        except TimeoutError:
+            self._forget(pending)
+            self._timeouts += 1
+            if self._timeouts >= TIMEOUTS_BEFORE_REBUILD:
+                self._replace(producer)
+            raise LogUnavailable(
+                f"no acknowledgement from {self._bootstrap} within {timeout_s:g} s"
+            ) from None
+        except KafkaError as error:
+            self._forget(pending)
+            if not error.retriable:
+                self._replace(producer)
+            raise LogUnavailable(f"{self._bootstrap}: {error}") from error
+        self._timeouts = 0
+        return [Position(item.topic, item.partition, item.offset) for item in stored]  # type: ignore[attr-defined]
+
+    async def publish(
+        self,
+        topic: str,
+        *,
+        key: str,
+        event: Event,
+        event_id: str,
+        traceparent: str = "",
+        timeout_s: float = APPEND_TIMEOUT_S,
+    ) -> Position:
+        """See EventLog.publish."""
+        headers = encode(
+            event,
+            source=self._source,
+            event_id=event_id,
+            time=self._clock.now(),
+            traceparent=traceparent,
+        )
+        return await self.append(
+            topic, key=key, value=event.to_json(), headers=headers, timeout_s=timeout_s
+        )
+
+    def tail(self, *topics: str, since: Literal["earliest", "latest"] = "earliest") -> KafkaTail:
+        """See EventLog.tail."""
+        return KafkaTail(self._bootstrap, topics, since=since, client_id=self._client_id)
+
+    async def _connected(self) -> AIOKafkaProducer:
+        if self._producer is not None:
+            return self._producer
+        async with self._connecting:
+            if self._producer is None:
+                producer = AIOKafkaProducer(
+                    bootstrap_servers=self._bootstrap,
+                    client_id=self._client_id,
+                    acks="all",
+                    enable_idempotence=True,
+                    linger_ms=self._linger_ms,
+                    max_batch_size=BATCH_BYTES,
+                    max_request_size=MAX_RECORD_BYTES,
+                    request_timeout_ms=REQUEST_TIMEOUT_MS,
+                    compression_type="lz4",
+                )
+                try:
+                    await producer.start()
+                except BaseException as error:
+                    self._close_later(producer)
+                    if isinstance(error, KafkaError):
+                        raise LogUnavailable(f"{self._bootstrap}: {error}") from error
+                    raise
+                self._producer = producer
+        return self._producer
+
+    def _replace(self, producer: AIOKafkaProducer | None) -> None:
+        """Give up a producer; the next append makes another."""
+        if producer is None or producer is not self._producer:
+            return
+        log.warning("log.producer_replaced", bootstrap=self._bootstrap)
+        self._producer = None
+        self._timeouts = 0
+        self._close_later(producer)
+
+    def _close_later(self, producer: AIOKafkaProducer) -> None:
+        task = asyncio.get_running_loop().create_task(_close(producer))
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    @staticmethod
+    def _forget(pending: Sequence[asyncio.Future[object]]) -> None:
+        """Keep futures nobody waits for any longer from warning of an unread error."""
+        for future in pending:
+            future.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+
+async def _close(producer: AIOKafkaProducer) -> None:
+    with contextlib.suppress(TimeoutError, KafkaError):
+        async with asyncio.timeout(STOP_TIMEOUT_S):
+            await producer.stop()

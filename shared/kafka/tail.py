@@ -1,0 +1,183 @@
+"""Following Kafka topics from the beginning, without a consumer group."""
+
+# pyright: basic, reportMissingTypeStubs=false
+# aiokafka has no types.
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import time
+from collections.abc import AsyncIterator
+from typing import Literal
+
+import structlog
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka.errors import KafkaError
+
+from shared.kafka.log import LogUnavailable, Record
+
+log = structlog.get_logger(__name__)
+
+POLL_MS = 500
+CONNECT_TIMEOUT_S = 10.0
+BACKOFF_FIRST_S = 0.2
+BACKOFF_MAX_S = 5.0
+
+
+class KafkaTail:
+    """A Tail on real brokers: connects when iterated, tries again while brokers are away."""
+
+    def __init__(
+        self,
+        bootstrap: str,
+        topics: tuple[str, ...],
+        *,
+        since: Literal["earliest", "latest"],
+        client_id: str,
+    ) -> None:
+        self._bootstrap = bootstrap
+        self._topics = topics
+        self._since: Literal["earliest", "latest"] = since
+        self._client_id = client_id
+        self._consumer: AIOKafkaConsumer | None = None
+        self._targets: dict[TopicPartition, int] = {}
+        self._caught_up = asyncio.Event()
+        self._closed = asyncio.Event()
+        self._whole_at = -math.inf
+
+    def __aiter__(self) -> AsyncIterator[Record]:
+        """See Tail."""
+        return self._records()
+
+    async def caught_up(self, timeout_s: float) -> None:
+        """See Tail.caught_up."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._caught_up.wait()
+        except TimeoutError:
+            raise LogUnavailable(
+                f"{', '.join(self._topics)} not read to the end within {timeout_s:g} s"
+            ) from None
+
+    def age_s(self) -> float:
+        """See Tail.age_s."""
+        return time.monotonic() - self._whole_at
+
+    async def close(self) -> None:
+        """See Tail.close."""
+        self._closed.set()
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            await _stop(consumer)
+
+    async def _records(self) -> AsyncIterator[Record]:
+        consumer = await self._connect()
+        while consumer is not None and not self._closed.is_set():
+            try:
+                batches = await consumer.getmany(timeout_ms=POLL_MS, max_records=1000)
+            except KafkaError as error:
+                log.warning("tail.poll_failed", topics=self._topics, error=str(error))
+                await self._pause(BACKOFF_FIRST_S)
+                continue
+            for messages in batches.values():
+                for message in messages:
+                    yield as_record(message)
+            await self._look_for_end(consumer)
+
+    async def _connect(self) -> AIOKafkaConsumer | None:
+        backoff_s = BACKOFF_FIRST_S
+        while not self._closed.is_set():
+            consumer = AIOKafkaConsumer(
+                bootstrap_servers=self._bootstrap,
+                client_id=self._client_id,
+                group_id=None,
+                enable_auto_commit=False,
+                auto_offset_reset=self._since,
+                isolation_level="read_committed",
+                fetch_max_wait_ms=POLL_MS,
+            )
+            try:
+                async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                    await consumer.start()
+                    partitions = await self._partitions(consumer)
+                    consumer.assign(partitions)
+                    ends = await consumer.end_offsets(partitions)
+                    if self._since == "latest":
+                        for partition, offset in ends.items():
+                            consumer.seek(partition, offset)
+                        self._targets = {}
+                    else:
+                        begins = await consumer.beginning_offsets(partitions)
+                        for partition, offset in begins.items():
+                            consumer.seek(partition, offset)
+                        self._targets = {
+                            partition: end
+                            for partition, end in ends.items()
+                            if end > begins[partition]
+                        }
+            except (TimeoutError, KafkaError, LogUnavailable) as error:
+                log.warning(
+                    "tail.unreachable", topics=self._topics, error=str(error) or "timed out"
+                )
+                await _stop(consumer)
+                await self._pause(backoff_s)
+                backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
+                continue
+            except BaseException:
+                await _stop(consumer)
+                raise
+            self._consumer = consumer
+            return consumer
+        return None
+
+    async def _partitions(self, consumer: AIOKafkaConsumer) -> list[TopicPartition]:
+        found: list[TopicPartition] = []
+        known = await consumer.topics()
+        for topic in self._topics:
+            numbers = consumer.partitions_for_topic(topic) if topic in known else None
+            if not numbers:
+                raise LogUnavailable(f"topic {topic} does not exist; run: ratchet topics apply")
+            found.extend(TopicPartition(topic, number) for number in sorted(numbers))
+        return found
+
+    async def _look_for_end(self, consumer: AIOKafkaConsumer) -> None:
+        """Note whether all was handed out that the brokers have."""
+        at_end = True
+        polled_ms = math.inf
+        for partition in consumer.assignment():
+            position = await consumer.position(partition)
+            if position >= self._targets.get(partition, math.inf):
+                del self._targets[partition]
+            highwater = consumer.highwater(partition)
+            at_end = at_end and highwater is not None and position >= highwater
+            polled_ms = min(polled_ms, consumer.last_poll_timestamp(partition) or 0)
+        if not self._targets:
+            self._caught_up.set()
+        if at_end and math.isfinite(polled_ms) and polled_ms > 0:
+            since_poll_s = max(0.0, time.time() - polled_ms / 1000)
+            self._whole_at = time.monotonic() - since_poll_s
+
+    async def _pause(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._closed.wait()
+
+
+def as_record(message: ConsumerRecord[bytes, bytes]) -> Record:
+    """A Record from what aiokafka read."""
+    return Record(
+        topic=message.topic,
+        partition=message.partition,
+        offset=message.offset,
+        key=(message.key or b"").decode("utf-8", "replace"),
+        value=message.value,
+        headers=tuple(message.headers),
+        timestamp_ms=message.timestamp,
+    )
+
+
+async def _stop(consumer: AIOKafkaConsumer) -> None:
+    with contextlib.suppress(TimeoutError, KafkaError):
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            await consumer.stop()

@@ -1,0 +1,173 @@
+"""The topics: read from `contracts/topics/*.yaml`, created from there, checked for drift."""
+
+# pyright: basic, reportMissingTypeStubs=false
+# aiokafka has no types.
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from pydantic import BaseModel, ConfigDict, Field
+
+INTERACTIONS = "ratchet.interactions.v1"
+FEEDBACK = "ratchet.feedback.v1"
+RATED = "ratchet.rated.v1"
+PREFERENCES = "ratchet.preferences.v1"
+EXAMPLES = "ratchet.examples.v1"
+QUALITY = "ratchet.quality.v1"
+TICKS = "ratchet.ticks.v1"
+AGGREGATOR_CHANGELOG = "ratchet.aggregator-joins-changelog"
+GENERATION_REQUESTS = "ratchet.generations.requests.v1"
+GENERATION_RESULTS = "ratchet.generations.results.v1"
+TRAINING_JOBS = "ratchet.training.jobs.v1"
+TRAINING_RUNS = "ratchet.training.runs.v1"
+VERSIONS = "ratchet.versions.v1"
+ROLLOUTS = "ratchet.rollouts.v1"
+API_KEYS = "ratchet.api-keys.v1"
+DEAD_LETTERS = "ratchet.dead-letters.v1"
+
+TOPICS_DIR = Path(__file__).parent.parent / "contracts" / "topics"
+ADMIN_TIMEOUT_MS = 15_000
+
+
+def intake_topic(tenant: str) -> str:
+    """The topic that a tenant's products publish feedback to."""
+    return f"ratchet.feedback-intake.{tenant}.v1"
+
+
+class Topic(BaseModel):
+    """One file of `contracts/topics`. `{tenant}` in the name makes a topic for each tenant."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    name: str = Field(pattern=r"^ratchet\.[a-z0-9.{}-]+$")
+    description: str = Field(min_length=20)
+    key: str
+    partitions: Literal["join"] | int = Field(
+        description="join: as many as the interactions topic, so that keys meet"
+    )
+    writers: tuple[str, ...]
+    readers: tuple[str, ...]
+    events: tuple[str, ...] = Field(
+        description="class names in shared.contracts or shared.registry"
+    )
+    config: dict[str, str]
+
+    def for_tenants(self, tenants: tuple[str, ...]) -> tuple[Topic, ...]:
+        """The topic itself, or one for each tenant where the name has `{tenant}`."""
+        if "{tenant}" not in self.name:
+            return (self,)
+        return tuple(
+            self.model_copy(update={"name": self.name.replace("{tenant}", tenant)})
+            for tenant in tenants
+        )
+
+
+@dataclass(slots=True)
+class TopicReport:
+    """What `apply_topics` did and found. Drift is reported, never repaired by itself."""
+
+    created: list[str] = field(default_factory=list)
+    unchanged: list[str] = field(default_factory=list)
+    drift: list[str] = field(default_factory=list)
+
+
+def load_topics(directory: Path = TOPICS_DIR) -> tuple[Topic, ...]:
+    """All declared topics, by name."""
+    topics = [
+        Topic.model_validate(yaml.safe_load(path.read_text()))
+        for path in sorted(directory.glob("*.yaml"))
+    ]
+    return tuple(sorted(topics, key=lambda topic: topic.name))
+
+
+async def apply_topics(
+    bootstrap: str,
+    *,
+    tenants: tuple[str, ...],
+    partitions: int,
+    replication: int,
+    dry_run: bool = False,
+) -> TopicReport:
+    """Create the topics that are missing and report how the others differ from their files.
+
+    Raises:
+        aiokafka.errors.KafkaError: the brokers are away or refuse.
+
+    """
+    admin = AIOKafkaAdminClient(
+        bootstrap_servers=bootstrap, client_id="ratchet-topics", request_timeout_ms=ADMIN_TIMEOUT_MS
+    )
+    await admin.start()
+    try:
+        return await _apply(admin, tenants, partitions, replication, dry_run=dry_run)
+    finally:
+        await admin.close()
+
+
+async def _apply(
+    admin: AIOKafkaAdminClient,
+    tenants: tuple[str, ...],
+    partitions: int,
+    replication: int,
+    *,
+    dry_run: bool,
+) -> TopicReport:
+    wanted = [one for topic in load_topics() for one in topic.for_tenants(tenants)]
+    existing = set(await admin.list_topics())
+    report = TopicReport()
+    missing = [topic for topic in wanted if topic.name not in existing]
+    if missing and not dry_run:
+        await admin.create_topics(
+            [
+                NewTopic(
+                    topic.name,
+                    num_partitions=count(topic, partitions),
+                    replication_factor=replication,
+                    topic_configs=topic.config,
+                )
+                for topic in missing
+            ]
+        )
+    report.created = [topic.name for topic in missing]
+    present = [topic for topic in wanted if topic.name in existing]
+    if not present:
+        return report
+    described = await admin.describe_topics([topic.name for topic in present])
+    counts = {item["topic"]: len(item["partitions"]) for item in described}
+    configs = await _configs(admin, [topic.name for topic in present])
+    for topic in present:
+        found = configs[topic.name]
+        differences = [
+            f"{topic.name}: {name} is {found.get(name)!r}, declared {value!r}"
+            for name, value in topic.config.items()
+            if found.get(name) != value
+        ]
+        if counts[topic.name] != count(topic, partitions):
+            differences.append(
+                f"{topic.name}: {counts[topic.name]} partitions, "
+                f"declared {count(topic, partitions)}"
+            )
+        if differences:
+            report.drift.extend(differences)
+        else:
+            report.unchanged.append(topic.name)
+    return report
+
+
+def count(topic: Topic, join_partitions: int) -> int:
+    """How many partitions a topic has where the join has `join_partitions`."""
+    return join_partitions if topic.partitions == "join" else topic.partitions
+
+
+async def _configs(admin: AIOKafkaAdminClient, names: list[str]) -> dict[str, dict[str, str]]:
+    resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in names]
+    found: dict[str, dict[str, str]] = {}
+    for response in await admin.describe_configs(resources):
+        for resource in response.resources:  # pyright: ignore[reportAttributeAccessIssue]
+            _, _, _, name, entries = resource[:5]
+            found[name] = {entry[0]: entry[1] for entry in entries}
+    return found
