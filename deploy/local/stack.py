@@ -1,0 +1,431 @@
+"""A whole Ratchet on one machine: real Kafka, Redis, Prometheus, vLLM and every service.
+
+    with Stack(run_dir, services=["router"], ports="free") as stack:
+        stack.url("router")
+
+Supervisord keeps the processes (`supervision`); this module decides ports, renders configuration,
+starts in the order of dependence and waits for readiness. Calls block; nothing is built at import.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from deploy.local import configuration, supervision
+from deploy.local.errors import NotReady, NotRunning, StackError
+from deploy.local.ports import HOST, fixed_ports, free_ports, require_free, variable
+from deploy.local.processes import Process, Ready, Values, load, ordered, waves
+from deploy.local.readiness import is_ready
+from deploy.local.supervision import MARK, Seen, Supervisor
+
+_POLL_S = 0.1
+_PROGRESS_EVERY_S = 2.0
+_ONCE_S = 120.0
+_SHUTDOWN_S = 30.0
+_LOG_LINES = 25
+
+
+def _say(text: str) -> None:
+    print(f"stack: {text}", flush=True)
+
+
+class Stack:
+    """One stack in one run directory.
+
+    `services` names what to start (their dependencies come along; all by default). `processes`
+    adds or changes declarations, by the fields of `processes.Process`. `env` goes to every process.
+    `ports` is "fixed" (environment, then defaults) or "free". With `keep` the stack outlives this
+    Python process, as `make up` wants; else it ends with it, however that ends.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path | str,
+        *,
+        services: Sequence[str] | None = None,
+        processes: Mapping[str, Mapping[str, Any]] | None = None,
+        env: Mapping[str, str] | None = None,
+        ports: Literal["fixed", "free"] = "fixed",
+        scrape_interval: str = "5s",
+        keep: bool = False,
+        say: Callable[[str], None] = _say,
+    ) -> None:
+        self.run_dir = Path(run_dir).resolve()
+        self._changes = {name: dict(fields) for name, fields in (processes or {}).items()}
+        self._declared = load(self._changes)
+        wanted = services
+        if wanted is None:
+            wanted = [name for name, process in self._declared.items() if process.default]
+        self.services = ordered(self._declared, wanted)
+        self._env = dict(env or {})
+        self._free = ports == "free"
+        self._scrape_interval = scrape_interval
+        self._keep = keep
+        self._say = say
+        self._supervisor = Supervisor(self.run_dir)
+        self.ports: dict[str, int] = {}
+
+    @classmethod
+    def attach(cls, run_dir: Path | str, *, say: Callable[[str], None] = _say) -> Self:
+        """The stack that runs in a directory. Raises `NotRunning` when there is none."""
+        path = Path(run_dir).resolve() / "stack.json"
+        try:
+            saved = json.loads(path.read_text())
+        except FileNotFoundError:
+            raise NotRunning(f"no stack runs in {path.parent}: make up") from None
+        stack = cls(
+            run_dir,
+            services=saved["services"],
+            processes=saved["processes"],
+            env=saved["env"],
+            scrape_interval=saved["scrape_interval"],
+            keep=True,
+            say=say,
+        )
+        stack.ports = saved["ports"]
+        return stack
+
+    # ── the whole ──────────────────────────────────────────────────────────────────────────────
+
+    def up(self) -> Self:
+        """Starts what does not run yet and returns when everything is ready.
+
+        Raises `PortTaken`, `NotReady` (with the end of the log that explains it) or another
+        `StackError`. What started stays, for its logs; `down` ends it.
+        """
+        if self._supervisor.is_running():
+            saved = json.loads((self.run_dir / "stack.json").read_text())
+            if saved["services"] != self.services or saved["processes"] != self._changes:
+                raise StackError(
+                    f"another choice of processes runs in {self.run_dir}: make down first, "
+                    "or give this one its own --run-dir"
+                )
+            self.ports = saved["ports"]
+        else:
+            self._prepare_directory()
+            self._supervisor.start(bound=not self._keep)
+        started = time.monotonic()
+        self._bring_up(self.services)
+        self._say(f"ready in {time.monotonic() - started:.0f} s ({self.run_dir})")
+        return self
+
+    def down(self, *, keep_data: bool = False) -> None:
+        """Stops this stack's processes, last started first, and cleans the run directory.
+
+        Logs stay; data (Kafka's log, adapters, datasets) only with `keep_data`.
+        """
+        if self._supervisor.is_running():
+            for wave in waves(self._declared, self._declared):
+                staying = [name for name in wave if not self._declared[name].once]
+                self._supervisor.stop_processes(staying, self._stop_s(staying))
+            self._supervisor.shutdown(_SHUTDOWN_S)
+        if left := supervision.sweep(self.run_dir):
+            self._say(f"ended {left} processes that did not stop by themselves")
+        supervision.socket_path(self.run_dir).unlink(missing_ok=True)
+        for name in ("config", "processes", *(() if keep_data else ("data",))):
+            shutil.rmtree(self.run_dir / name, ignore_errors=True)
+        for name in ("stack.json", "supervisord.conf", "supervisord.pid"):
+            (self.run_dir / name).unlink(missing_ok=True)
+
+    def __enter__(self) -> Self:
+        try:
+            return self.up()
+        except BaseException:
+            self.down()
+            raise
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.down()
+
+    # ── one process ────────────────────────────────────────────────────────────────────────────
+
+    def start(self, name: str) -> None:
+        """Starts a declared process, and what it comes after, and waits until it is ready."""
+        self._bring_up(ordered(self._declared, [name]))
+
+    def stop(self, name: str) -> None:
+        """Stops a process with its children; it stays down until `start`."""
+        self._supervisor.stop_processes([self._known(name)], self._stop_s([name]))
+
+    def restart(self, name: str, env: Mapping[str, str] | None = None) -> None:
+        """Stops and starts a process, from now on with these variables besides."""
+        self.stop(name)
+        if env:
+            fields = self._changes.setdefault(name, {})
+            fields["env"] = {**fields.get("env", {}), **env}
+            self._declared = load(self._changes)
+            self._write_spec(name, self._declared[name])
+            self._save()
+        self.start(name)
+
+    def kill(self, name: str, signal_number: signal.Signals = signal.SIGKILL) -> int:
+        """Signals the process itself, not its children, and returns the pid it had.
+
+        Supervisord starts it again; `wait_ready` waits for that.
+        """
+        pid = self.pid(name)
+        os.kill(pid, signal_number)
+        return pid
+
+    def pid(self, name: str) -> int:
+        """Process id. Raises `NotRunning` when it has none now."""
+        if pid := self.seen()[self._known(name)].pid:
+            return pid
+        raise NotRunning(f"{name} does not run now; see {self.log(name)}")
+
+    def wait_ready(self, name: str, timeout_s: float | None = None) -> None:
+        """Waits until a process is ready, by default as long as its declaration allows."""
+        self._wait({self._known(name): timeout_s})
+
+    def is_ready(self, name: str) -> bool:
+        """Whether a process answers its readiness question now."""
+        process = self._declared[self._known(name)]
+        return process.ready is not None and is_ready(self._filled(process.ready, name))
+
+    def seen(self) -> dict[str, Seen]:
+        """What supervisord knows of each process that stays."""
+        return self._supervisor.seen()
+
+    def log(self, name: str) -> Path:
+        """The log file of a process."""
+        return supervision.log_path(self.run_dir, self._known(name))
+
+    def log_end(self, name: str, lines: int = _LOG_LINES) -> str:
+        """The last lines of a process's log."""
+        try:
+            with self.log(name).open("rb") as file:
+                file.seek(max(0, self.log(name).stat().st_size - 400 * lines))
+                return "\n".join(file.read().decode(errors="replace").splitlines()[-lines:])
+        except FileNotFoundError:
+            return ""
+
+    # ── addresses ──────────────────────────────────────────────────────────────────────────────
+
+    def url(self, port: str) -> str:
+        """`http://host:port` of a named port (`router`, `vllm`, `prometheus` …)."""
+        return f"http://{self.address(port)}"
+
+    def address(self, port: str) -> str:
+        """`host:port` of a named port."""
+        try:
+            return f"{HOST}:{self.ports[port]}"
+        except KeyError:
+            raise StackError(
+                f"no port is called {port!r}; there are {sorted(self.ports)}"
+            ) from None
+
+    def ports_of(self, name: str) -> list[str]:
+        """The names of the ports that a process listens on."""
+        return list(self._declared[self._known(name)].ports)
+
+    def environment(self) -> dict[str, str]:
+        """The variables by which a program finds this stack; every process of it gets them."""
+        variables = {variable(name): str(number) for name, number in self.ports.items()}
+        variables["RATCHET_PROFILE"] = "local"
+        variables["RATCHET_KAFKA_BOOTSTRAP"] = self.address("kafka")
+        variables["RATCHET_REDIS_URL"] = f"redis://{self.address('redis')}/0"
+        variables["RATCHET_PROMETHEUS_URL"] = self.url("prometheus")
+        variables["RATCHET_ADAPTERS_URI"] = str(self.run_dir / "data/adapters")
+        variables["RATCHET_DATASETS_URI"] = str(self.run_dir / "data/datasets")
+        return {**variables, **self._env}
+
+    # ── inside ─────────────────────────────────────────────────────────────────────────────────
+
+    def _prepare_directory(self) -> None:
+        if left := supervision.sweep(self.run_dir):
+            self._say(f"ended {left} processes of an earlier stack in {self.run_dir}")
+        names = {
+            name: default for p in self._declared.values() for name, default in p.ports.items()
+        }
+        if self._free:
+            self.ports = free_ports(names)
+        else:
+            self.ports = fixed_ports(names, os.environ)
+            used = {name for service in self.services for name in self._declared[service].ports}
+            require_free({name: self.ports[name] for name in used})
+        shutil.rmtree(self.run_dir / "logs", ignore_errors=True)
+        for name in ("logs", "config", "processes", "data"):
+            (self.run_dir / name).mkdir(parents=True, exist_ok=True)
+        data, config = self.run_dir / "data", self.run_dir / "config"
+        selected = {name: self._declared[name] for name in self.services}
+        prometheus = configuration.prometheus_yml(selected, self.ports, self._scrape_interval)
+        (config / "prometheus.yml").write_text(prometheus)
+        (config / "kafka.properties").write_text(configuration.kafka_properties(data, self.ports))
+        (config / "redis.conf").write_text(configuration.redis_conf(data, self.ports))
+        (config / "alertmanager.yml").write_text(configuration.alertmanager_yml())
+        for name, process in self._declared.items():
+            self._write_spec(name, process)
+        staying = [
+            (name, self._declared[name])
+            for name in ordered(self._declared, self._declared)
+            if not self._declared[name].once
+        ]
+        (self.run_dir / "supervisord.conf").write_text(supervision.render(self.run_dir, staying))
+        self._save()
+
+    def _save(self) -> None:
+        saved = {
+            "run_dir": str(self.run_dir),
+            "ports": self.ports,
+            "urls": {name: self.url(name) for name in self.ports},
+            "services": self.services,
+            "processes": self._changes,
+            "env": self._env,
+            "scrape_interval": self._scrape_interval,
+        }
+        (self.run_dir / "stack.json").write_text(json.dumps(saved, indent=2))
+
+    def _write_spec(self, name: str, process: Process) -> None:
+        values = Values(self.run_dir, self.ports, HOST)
+        argv = [values.fill(part, name) for part in process.argv()]
+        # Where another stack listens is that stack's business; everything else is handed on.
+        inherited = {
+            key: value
+            for key, value in os.environ.items()
+            if not (key.startswith("RATCHET_") and key.endswith(("_PORT", "_PORT_BASE")))
+        }
+        programs = str(Path(argv[0]).parent) if process.module else ""
+        env = {
+            **inherited,
+            "PATH": ":".join(filter(None, (programs, os.environ.get("PATH", ""), "/usr/sbin"))),
+            "PYTHONUNBUFFERED": "1",
+            MARK: str(self.run_dir),
+            # Without this, programs that set their own title overwrite the mark.
+            "SPT_NOENV": "1",
+            **self.environment(),
+            "RATCHET_DATA_DIR": str(self.run_dir / "data" / name),
+            **{key: values.fill(value, name) for key, value in process.env.items()},
+        }
+        spec = supervision.spec(self.run_dir, name)
+        spec.touch(mode=0o600)
+        spec.write_text(json.dumps({"argv": argv, "env": env, "cwd": values.fill("${root}", name)}))
+
+    def _bring_up(self, names: Sequence[str]) -> None:
+        ready: set[str] = set()
+        waiting: dict[str, float] = {}
+        pending = list(names)
+        begun = time.monotonic()
+        told = begun
+        while pending or waiting:
+            for name in [n for n in pending if ready.issuperset(self._declared[n].after)]:
+                pending.remove(name)
+                if self._declared[name].once:
+                    self._run_once(name, self._spec_argv(name))
+                    ready.add(name)
+                else:
+                    self._begin(name)
+                    waiting[name] = time.monotonic()
+            for name, since in list(waiting.items()):
+                if self._has_become_ready(name, since):
+                    del waiting[name]
+                    ready.add(name)
+                    took = time.monotonic() - since
+                    if took >= _PROGRESS_EVERY_S:
+                        self._say(f"{name} is ready ({took:.0f} s)")
+            if waiting and time.monotonic() - told >= _PROGRESS_EVERY_S:
+                told = time.monotonic()
+                self._say(f"waiting for {', '.join(waiting)} ({told - begun:.0f} s)")
+            if waiting:
+                time.sleep(_POLL_S)
+
+    def _wait(self, timeouts: Mapping[str, float | None]) -> None:
+        begun = time.monotonic()
+        remaining = dict(timeouts)
+        while remaining:
+            for name, timeout_s in list(remaining.items()):
+                if self._has_become_ready(name, begun, timeout_s):
+                    del remaining[name]
+            if remaining:
+                time.sleep(_POLL_S)
+
+    def _begin(self, name: str) -> None:
+        prepare = self._declared[name].prepare
+        values = Values(self.run_dir, self.ports, HOST)
+        if prepare and not Path(values.fill(prepare.unless, name)).exists():
+            self._run_once(name, [values.fill(part, name) for part in prepare.command])
+        self._supervisor.start_process(name)
+
+    def _has_become_ready(self, name: str, since: float, timeout_s: float | None = None) -> bool:
+        ready = self._declared[name].ready
+        if ready is None:
+            raise StackError(f"{name} runs once and ends; there is nothing to wait for")
+        seen = self.seen()[name]
+        if seen.pid and is_ready(self._filled(ready, name)):
+            return True
+        allowed = ready.timeout_s if timeout_s is None else timeout_s
+        if seen.state == "FATAL":
+            raise self._not_ready(name, f"gave up after many tries ({seen.last_error})")
+        if time.monotonic() - since > allowed:
+            raise self._not_ready(name, f"is {seen.state}, not ready after {allowed:.0f} s")
+        return False
+
+    def _not_ready(self, name: str, why: str) -> NotReady:
+        return NotReady(
+            f"{name} {why}. The end of its log ({self.log(name)}):\n{self.log_end(name)}"
+        )
+
+    def _filled(self, ready: Ready, name: str) -> Ready:
+        values = Values(self.run_dir, self.ports, HOST)
+        return ready.model_copy(
+            update={
+                "http": values.fill(ready.http, name),
+                **{
+                    probe: self.address(port)
+                    for probe in ("tcp", "redis", "kafka")
+                    if (port := getattr(ready, probe))
+                },
+            }
+        )
+
+    def _spec_argv(self, name: str) -> list[str]:
+        return json.loads(supervision.spec(self.run_dir, name).read_text())["argv"]
+
+    def _run_once(self, name: str, argv: Sequence[str]) -> None:
+        spec = json.loads(supervision.spec(self.run_dir, name).read_text())
+        with self.log(name).open("ab") as log:
+            try:
+                done = subprocess.run(
+                    argv,
+                    cwd=spec["cwd"],
+                    env=spec["env"],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    timeout=_ONCE_S,
+                    check=False,
+                )
+            except subprocess.TimeoutExpired:
+                raise self._not_ready(name, f"did not end within {_ONCE_S:.0f} s") from None
+            except FileNotFoundError:
+                raise StackError(f"{argv[0]} is not installed: run make setup") from None
+        if done.returncode != 0:
+            raise self._not_ready(name, f"ended with exit status {done.returncode}")
+
+    def _stop_s(self, names: Sequence[str]) -> float:
+        # Supervisord kills what did not stop in its own time; a little more for that to be seen.
+        return 10.0 + max((self._declared[name].stop_s for name in names), default=0)
+
+    def _known(self, name: str) -> str:
+        if name not in self._declared:
+            raise StackError(f"no process is called {name!r}; there are {sorted(self._declared)}")
+        return name
+
+
+if __name__ == "__main__":
+    from deploy.local.commands import main
+
+    raise SystemExit(main())
