@@ -77,6 +77,7 @@ def checksum(folder: Path) -> str:
 
     Raises:
         AdapterError: there is no such folder, or it has no or too many files.
+
     """
     names = sorted(
         path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
@@ -105,6 +106,7 @@ def publish(folder: Path, uri: str) -> str:
     Raises:
         AdapterError: the folder is empty or too large.
         AdapterUnavailable: the storage refused it.
+
     """
     digest = checksum(folder)
     try:
@@ -126,6 +128,7 @@ def fetch(uri: str, sha256: str, cache: Path) -> Path:
     Raises:
         AdapterUnavailable: the storage did not hand it over, or holds no such folder.
         ChecksumMismatch: the storage holds other bytes than those registered.
+
     """
     target = cache / sha256
     if target.is_dir():
@@ -154,6 +157,7 @@ def mean_absolute_difference(left: Fingerprint, right: Fingerprint) -> float:
 
     Raises:
         ValueError: the two were not taken over the same tokens, so they cannot be compared.
+
     """
     tokens = [text.tokens for text in left.texts]
     if tokens != [text.tokens for text in right.texts]:

@@ -159,6 +159,7 @@ class Registry:
 
         Raises:
             pydantic.ValidationError: the value is not of the part's model.
+
         """
         version, _, part = key.rpartition("/")
         match part:

@@ -1,0 +1,1 @@
+"""Logs, health, metrics and trace ids, the same way in every service."""

@@ -1,0 +1,27 @@
+"""Trace ids in W3C Trace Context form."""
+
+from __future__ import annotations
+
+import re
+import secrets
+
+_TRACEPARENT = re.compile(r"^[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(?:-.*)?$")
+_NO_TRACE = "0" * 32
+
+
+def new_trace_id() -> str:
+    """A random trace id: 32 lower-case hex digits."""
+    return secrets.token_hex(16)
+
+
+def parse_traceparent(header: str) -> str | None:
+    """The trace id of a `traceparent` header, or None where it is not a valid one."""
+    found = _TRACEPARENT.match(header)
+    if found is None or found[1] == _NO_TRACE or header.startswith("ff"):
+        return None
+    return found[1]
+
+
+def traceparent(trace_id: str) -> str:
+    """A sampled `traceparent` of this trace with a new parent id."""
+    return f"00-{trace_id}-{secrets.token_hex(8)}-01"

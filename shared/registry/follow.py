@@ -1,0 +1,133 @@
+"""Following the registry's topics: the folds kept current in memory, and their health."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+
+import structlog
+from pydantic import ValidationError
+
+from shared.kafka.envelope import Unreadable, decode, models_by_type
+from shared.kafka.log import EventLog, Record, Tail, read_to_end
+from shared.kafka.topics import API_KEYS, ROLLOUTS, VERSIONS
+from shared.keys import KeyRing
+from shared.registry.rollouts import Decision, LeaderElected, RoutingState, RoutingTable
+from shared.registry.versions import Registry
+from shared.registry.view import RoutingView
+
+log = structlog.get_logger(__name__)
+
+_ROLLOUT_MODELS = models_by_type(LeaderElected, Decision)
+
+
+class Follower:
+    """Tails topics and hands each record to `apply`. A record that cannot be read is logged."""
+
+    def __init__(
+        self, event_log: EventLog, topics: tuple[str, ...], apply: Callable[[Record], None]
+    ) -> None:
+        self._tail: Tail = event_log.tail(*topics)
+        self._apply = apply
+
+    async def run(self) -> None:
+        """Follow until cancelled."""
+        try:
+            async for record in self._tail:
+                try:
+                    self._apply(record)
+                except (ValidationError, Unreadable) as error:
+                    log.warning(
+                        "follow.unreadable",
+                        topic=record.topic,
+                        offset=record.offset,
+                        error=str(error),
+                    )
+        finally:
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._tail.close()
+
+    async def caught_up(self, timeout_s: float) -> None:
+        """Wait until what was in the topics at the start was applied; see Tail.caught_up."""
+        await self._tail.caught_up(timeout_s)
+
+    def age_s(self) -> float:
+        """Seconds since the topics were last read to their end; see Tail.age_s."""
+        return self._tail.age_s()
+
+
+class RegistryFollower(Follower):
+    """Keeps `registry` at the end of `versions.v1`; `changed` hears of each version touched."""
+
+    def __init__(self, event_log: EventLog, changed: Callable[[str], None] | None = None) -> None:
+        self.registry = Registry()
+        self._changed = changed
+        super().__init__(event_log, (VERSIONS,), self._fold)
+
+    def _fold(self, record: Record) -> None:
+        version = self.registry.apply(record.key, record.value)
+        if version is not None and self._changed is not None:
+            self._changed(version)
+
+
+class RoutingFollower(Follower):
+    """Keeps `table` at the end of `rollouts.v1`; `changed` hears of each state kept."""
+
+    def __init__(
+        self,
+        event_log: EventLog,
+        changed: Callable[[RoutingState], None] | None = None,
+        table: RoutingTable | None = None,
+    ) -> None:
+        self.table = table or RoutingTable()
+        self._changed = changed
+        super().__init__(event_log, (ROLLOUTS,), self._fold)
+
+    def _fold(self, record: Record) -> None:
+        state = fold_rollout(self.table, record)
+        if state is not None and self._changed is not None:
+            self._changed(state)
+
+
+class KeyFollower(Follower):
+    """Keeps a key ring at the end of `api-keys.v1`."""
+
+    def __init__(self, event_log: EventLog, ring: KeyRing) -> None:
+        super().__init__(
+            event_log, (API_KEYS,), lambda record: ring.apply(record.key, record.value)
+        )
+
+
+def fold_rollout(table: RoutingTable, record: Record) -> RoutingState | None:
+    """Fold one record of `rollouts.v1`; the state it set, or None where it set none.
+
+    Raises:
+        Unreadable: the record is neither a decision nor an election.
+
+    """
+    event = decode(record.headers, record.value, _ROLLOUT_MODELS)
+    if isinstance(event, LeaderElected):
+        table.elect(record.offset)
+        return None
+    assert isinstance(event, Decision)
+    state = RoutingState.of(event)
+    return state if table.put(state) else None
+
+
+async def rebuild_views(event_log: EventLog, view: RoutingView, *, timeout_s: float = 60.0) -> int:
+    """Empty the views in Redis and fill them from the topics; returns how many states.
+
+    Raises:
+        LogUnavailable: the topics could not be read.
+        redis.RedisError: Redis is away.
+
+    """
+    table = RoutingTable()
+    for record in await read_to_end(event_log, ROLLOUTS, timeout_s=timeout_s):
+        with contextlib.suppress(Unreadable):
+            fold_rollout(table, record)
+    await view.clear()
+    for state in table.models():
+        await view.put(state)
+    return len(table.models())
