@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import yaml
@@ -58,9 +59,12 @@ def prometheus_yml(
     processes: Mapping[str, Process],
     ports: Mapping[str, int],
     scrape_interval: str,
-    labels: Mapping[str, str] | None = None,
+    targets_file: Path,
 ) -> str:
-    """A scrape job for each process with metrics; rules and Alertmanager where present."""
+    """A scrape job for each process with metrics; rules and Alertmanager where present.
+
+    `targets_file` may name further targets while Prometheus runs (see `targets_json`).
+    """
     targets: dict[tuple[str, str], list[str]] = {}
     for name, process in processes.items():
         for metrics in process.metrics:
@@ -71,7 +75,6 @@ def prometheus_yml(
             "scrape_interval": scrape_interval,
             "scrape_timeout": scrape_interval,
             "evaluation_interval": scrape_interval,
-            **({"external_labels": dict(labels)} if labels else {}),
         },
         "rule_files": [str(path) for path in sorted(RULES.glob("*.y*ml"))],
         "scrape_configs": [
@@ -81,12 +84,19 @@ def prometheus_yml(
                 "static_configs": [{"targets": addresses}],
             }
             for (job, path), addresses in targets.items()
-        ],
+        ]
+        + [{"job_name": "further", "file_sd_configs": [{"files": [str(targets_file)]}]}],
     }
     if "alertmanager" in processes:
         address = f"{HOST}:{ports['alertmanager']}"
         content["alerting"] = {"alertmanagers": [{"static_configs": [{"targets": [address]}]}]}
     return yaml.safe_dump(content, sort_keys=False)
+
+
+def targets_json(jobs: Mapping[str, Sequence[str]]) -> str:
+    """Further scrape targets: `host:port` by job name."""
+    groups = [{"targets": list(t), "labels": {"job": job}} for job, t in jobs.items() if t]
+    return json.dumps(groups, indent=2)
 
 
 def alertmanager_yml() -> str:

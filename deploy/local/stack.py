@@ -72,6 +72,8 @@ class Stack:
         self._keep = keep
         self._say = say
         self._supervisor = Supervisor(self.run_dir)
+        self._further: dict[str, tuple[str, ...]] = {}
+        self._targets_file = self.run_dir / "config/targets.json"
         self.ports: dict[str, int] = {}
 
     @classmethod
@@ -191,6 +193,14 @@ class Stack:
         """Waits until a process is ready, by default as long as its declaration allows."""
         self._wait({self._known(name): timeout_s})
 
+    def scrape(self, job: str, addresses: Sequence[str]) -> None:
+        """Lets Prometheus scrape these `host:port` besides, as `job`, in place of its earlier ones."""
+        self._further[job] = tuple(addresses)
+        # Replaced whole: Prometheus reads the file the moment it changes.
+        whole = self._targets_file.with_suffix(".new")
+        whole.write_text(configuration.targets_json(self._further))
+        whole.replace(self._targets_file)
+
     def is_ready(self, name: str) -> bool:
         """Whether a process answers its readiness question now."""
         process = self._declared[self._known(name)]
@@ -262,8 +272,11 @@ class Stack:
             (self.run_dir / name).mkdir(parents=True, exist_ok=True)
         data, config = self.run_dir / "data", self.run_dir / "config"
         selected = {name: self._declared[name] for name in self.services}
-        prometheus = configuration.prometheus_yml(selected, self.ports, self._scrape_interval)
+        prometheus = configuration.prometheus_yml(
+            selected, self.ports, self._scrape_interval, self._targets_file
+        )
         (config / "prometheus.yml").write_text(prometheus)
+        self._targets_file.write_text(configuration.targets_json(self._further))
         (config / "kafka.properties").write_text(configuration.kafka_properties(data, self.ports))
         (config / "redis.conf").write_text(configuration.redis_conf(data, self.ports))
         (config / "alertmanager.yml").write_text(configuration.alertmanager_yml())
