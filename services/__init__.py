@@ -1,0 +1,1 @@
+"""The services, one room each; none imports another."""

@@ -1,0 +1,341 @@
+"""The HTTP API. Bodies are read raw and checked once: that is what makes the hot path quick."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+import structlog
+from fastapi import FastAPI, Request, Response
+from pydantic import TypeAdapter, ValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from services.feedback.comparisons import ComparisonRequest, Comparisons, VoteRequest
+from services.feedback.errors import (
+    PROBLEM_TYPE,
+    FeedbackError,
+    FieldError,
+    Malformed,
+    NotAllowed,
+    Reason,
+    TooLarge,
+    TooSlow,
+    Unauthorized,
+    field_errors,
+    invalid,
+)
+from services.feedback.ingestion import Ingestion, feedback_record
+from services.feedback.metrics import Metrics, Way
+from services.feedback.submissions import (
+    Redact,
+    Submission,
+    json_kind,
+    parse_json,
+    read_submission,
+    read_withdrawal,
+    submitted,
+    withdrawn,
+)
+from shared.clock import Clock
+from shared.contracts.events import FeedbackSubmitted, Identifier
+from shared.kafka.log import NewRecord
+from shared.keys import ApiKey, Forbidden, KeyRing, Permission, Unauthenticated
+from shared.observability.health import OpsApp, Receive, Scope, Send
+from shared.observability.tracing import parse_traceparent
+
+log = structlog.get_logger(__name__)
+
+MAX_BATCH = 1_000
+MULTI_STATUS = 207
+ACCEPTED = 202
+_identifier = TypeAdapter(Identifier)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much a caller may send, and how long it may take."""
+
+    body_bytes: int
+    batch_bytes: int
+    body_timeout_s: float
+
+
+class FeedbackApi:
+    """The endpoints, each one method."""
+
+    def __init__(
+        self,
+        *,
+        ingestion: Ingestion,
+        comparisons: Comparisons,
+        keys: KeyRing,
+        metrics: Metrics,
+        clock: Clock,
+        redact: Redact,
+        limits: Limits,
+    ) -> None:
+        self._ingestion = ingestion
+        self._comparisons = comparisons
+        self._keys = keys
+        self._metrics = metrics
+        self._clock = clock
+        self._redact = redact
+        self._limits = limits
+
+    async def submit(self, request: Request) -> Response:
+        """Store one piece of feedback; 202 once the brokers acknowledged it."""
+        key = self._authenticate(request, Permission.feedback)
+        body = await self._body(request, self._limits.body_bytes)
+        submission = read_submission(parse_json(body), clamp=_flag(request, "clamp"))
+        event = submitted(
+            submission,
+            tenant=key.tenant,
+            at=self._clock.now(),
+            redact=self._redact,
+            fallback_id=_idempotency_key(request),
+        )
+        await self._ingestion.store([feedback_record(event, traceparent=_traceparent(request))])
+        self._metrics.accepted(event.type, "single")
+        log.debug("feedback.accepted", feedback_id=event.feedback_id, revision=event.revision)
+        return _json(ACCEPTED, _receipt(event))
+
+    async def submit_batch(self, request: Request) -> Response:
+        """Store up to 1,000 pieces of feedback; each gets a result of its own."""
+        key = self._authenticate(request, Permission.feedback)
+        body = parse_json(await self._body(request, self._limits.batch_bytes))
+        items = _items(body)
+        clamp = _flag(request, "clamp")
+        idempotency_key = _idempotency_key(request)
+        traceparent = _traceparent(request)
+        at = self._clock.now()
+        results: list[dict[str, Any]] = []
+        events: list[FeedbackSubmitted] = []
+        records: list[NewRecord] = []
+        for index, item in enumerate(items):
+            try:
+                event = submitted(
+                    read_submission(item, clamp=clamp),
+                    tenant=key.tenant,
+                    at=at,
+                    redact=self._redact,
+                    fallback_id=f"{idempotency_key}:{index}" if idempotency_key else "",
+                )
+                records.append(feedback_record(event, traceparent=traceparent))
+            except FeedbackError as error:
+                self._metrics.rejected(error.reason, "batch")
+                results.append({"status": error.status, "error": error.problem()})
+                continue
+            events.append(event)
+            results.append({"status": ACCEPTED, **_receipt(event)})
+        if records:
+            await self._ingestion.store(records)
+        for event in events:
+            self._metrics.accepted(event.type, "batch")
+        whole = len(events) == len(items)
+        log.info("feedback.batch", items=len(items), accepted=len(events))
+        return _json(ACCEPTED if whole else MULTI_STATUS, {"results": results})
+
+    async def withdraw(self, request: Request) -> Response:
+        """Take feedback back: a revision that counts as none."""
+        key = self._authenticate(request, Permission.feedback)
+        query = dict(request.query_params)
+        query["feedback_id"] = request.path_params["feedback_id"]
+        event = withdrawn(read_withdrawal(query), tenant=key.tenant, at=self._clock.now())
+        await self._ingestion.store([feedback_record(event, traceparent=_traceparent(request))])
+        self._metrics.accepted(event.type, "withdrawal")
+        log.info("feedback.withdrawn", feedback_id=event.feedback_id, revision=event.revision)
+        return _json(ACCEPTED, _receipt(event))
+
+    async def open_comparison(self, request: Request) -> Response:
+        """Two blind answers to one question."""
+        key = self._authenticate(request, Permission.vote)
+        body = parse_json(await self._body(request, self._limits.body_bytes))
+        opened = await self._comparisons.open(
+            body, tenant=key.tenant, authorization=request.headers.get("authorization", "")
+        )
+        return _json(201, opened)
+
+    async def vote(self, request: Request) -> Response:
+        """The one vote of a comparison; names the versions once it is stored."""
+        key = self._authenticate(request, Permission.vote)
+        body = parse_json(await self._body(request, self._limits.body_bytes))
+        comparison_id = request.path_params["comparison_id"]
+        answer = await self._comparisons.vote(comparison_id, body, tenant=key.tenant)
+        log.info("vote.accepted", comparison_id=comparison_id)
+        return _json(200, answer)
+
+    def _authenticate(self, request: Request, scope: Permission) -> ApiKey:
+        try:
+            return self._keys.authenticate(request.headers.get("authorization"), scope)
+        except Unauthenticated as error:
+            raise Unauthorized(str(error)) from error
+        except Forbidden as error:
+            raise NotAllowed(str(error)) from error
+
+    async def _body(self, request: Request, limit: int) -> bytes:
+        announced = request.headers.get("content-length", "")
+        if announced.isdigit() and int(announced) > limit:
+            raise _too_large(limit)
+        chunks: list[bytes] = []
+        size = 0
+        try:
+            async with asyncio.timeout(self._limits.body_timeout_s):
+                async for chunk in request.stream():
+                    size += len(chunk)
+                    if size > limit:
+                        raise _too_large(limit)
+                    chunks.append(chunk)
+        except TimeoutError:
+            raise TooSlow(
+                f"the body took longer than {self._limits.body_timeout_s:g} s; send it again"
+            ) from None
+        except ClientDisconnect:
+            raise Malformed("the connection ended before the body did; send it again") from None
+        return b"".join(chunks)
+
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+def create_app(api: FeedbackApi, metrics: Metrics) -> FastAPI:
+    """The application: routes, and the one place where errors become answers."""
+    app = FastAPI(title="Ratchet feedback", version="1", openapi_url="/openapi.json")
+
+    def route(method: str, path: str, endpoint: Endpoint, way: Way, **documentation: Any) -> None:
+        async def call(request: Request) -> Response:
+            try:
+                return await endpoint(request)
+            except FeedbackError as error:
+                metrics.rejected(error.reason, way)
+                return problem(error)
+            except Exception:
+                metrics.rejected(Reason.internal, way)
+                log.exception("feedback.failed", way=way)
+                return problem(FeedbackError("the service failed; send it again, ids and all"))
+
+        app.add_api_route(
+            path,
+            call,
+            methods=[method],
+            name=endpoint.__name__,
+            response_class=Response,
+            summary=endpoint.__doc__,
+            **documentation,
+        )
+
+    one, many = _schema(Submission), {"type": "array", "items": _schema(Submission)}
+    batch = {"type": "object", "properties": {"items": many}}
+    route("POST", "/v1/feedback", api.submit, "single", **_documented(one))
+    route("POST", "/v1/feedback/batch", api.submit_batch, "batch", **_documented(batch))
+    route("DELETE", "/v1/feedback/{feedback_id:path}", api.withdraw, "withdrawal")
+    opened = _documented(_schema(ComparisonRequest))
+    route("POST", "/v1/comparisons", api.open_comparison, "comparison", **opened)
+    path = "/v1/comparisons/{comparison_id}/vote"
+    route("POST", path, api.vote, "vote", **_documented(_schema(VoteRequest)))
+
+    @app.exception_handler(HTTPException)
+    async def unknown(request: Request, error: HTTPException) -> Response:
+        detail = f"{request.method} {request.url.path}: {error.detail}; /docs lists what there is"
+        body = {
+            "type": "about:blank",
+            "title": error.detail,
+            "status": error.status_code,
+            "code": Reason.not_found.value,
+            "detail": detail,
+        }
+        return _json(error.status_code, body, content_type=PROBLEM_TYPE, headers=error.headers)
+
+    return app
+
+
+class WithOps:
+    """The application with /healthz, /readyz and /metrics in front of it."""
+
+    def __init__(self, app: FastAPI, ops: OpsApp) -> None:
+        self._app = app
+        self._ops = ops
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        if scope["type"] == "http" and await self._ops.serve(scope, send):
+            return
+        await self._app(scope, receive, send)
+
+
+def problem(error: FeedbackError) -> Response:
+    """An error as the answer that says so."""
+    headers = {}
+    if error.retry_after_s is not None:
+        headers["retry-after"] = str(error.retry_after_s)
+    if isinstance(error, Unauthorized):
+        headers["www-authenticate"] = "Bearer"
+    return _json(error.status, error.problem(), content_type=PROBLEM_TYPE, headers=headers)
+
+
+def _json(
+    status: int,
+    body: Any,
+    *,
+    content_type: str = "application/json",
+    headers: Any = None,
+) -> Response:
+    return Response(orjson.dumps(body), status, headers=headers, media_type=content_type)
+
+
+def _receipt(event: Any) -> dict[str, Any]:
+    return {
+        "feedback_id": event.feedback_id,
+        "revision": event.revision,
+        "trace_id": event.trace_id,
+    }
+
+
+def _items(body: Any) -> list[Any]:
+    items = body.get("items") if isinstance(body, dict) else body
+    if not isinstance(items, list):
+        raise Malformed(f'a batch is {{"items": […]}}, and items is {json_kind(items)}')
+    if not 1 <= len(items) <= MAX_BATCH:
+        rule = f"holds {len(items)} items, 1 to {MAX_BATCH} are allowed"
+        raise invalid([FieldError("items", rule, "send several batches")])
+    return items
+
+
+def _flag(request: Request, name: str) -> bool:
+    match request.query_params.get(name, "false").lower():
+        case "true" | "1":
+            return True
+        case "false" | "0":
+            return False
+    raise invalid([FieldError(name, "is true or false", f"send ?{name}=true or leave it out")])
+
+
+def _idempotency_key(request: Request) -> str:
+    key = request.headers.get("idempotency-key", "")
+    if not key:
+        return ""
+    try:
+        return _identifier.validate_python(key)
+    except ValidationError as error:
+        raise invalid(field_errors(error, prefix="header Idempotency-Key")) from None
+
+
+def _traceparent(request: Request) -> str:
+    given = request.headers.get("traceparent", "")
+    return given if given and parse_traceparent(given) else ""
+
+
+def _too_large(limit: int) -> TooLarge:
+    return TooLarge(f"the body is larger than {limit} bytes; send less, or several batches")
+
+
+def _schema(model: Any) -> dict[str, Any]:
+    return TypeAdapter(model).json_schema()
+
+
+def _documented(schema: dict[str, Any]) -> dict[str, Any]:
+    content = {"application/json": {"schema": schema}}
+    return {"openapi_extra": {"requestBody": {"required": True, "content": content}}}

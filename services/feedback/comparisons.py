@@ -1,0 +1,234 @@
+"""Blind comparisons: two answers side by side, then one vote that is stored before it counts."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import uuid
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from services.feedback.errors import (
+    Busy,
+    Conflict,
+    FieldError,
+    Malformed,
+    NotAllowed,
+    NotFound,
+    field_errors,
+    invalid,
+)
+from services.feedback.ingestion import Ingestion, vote_record
+from services.feedback.matchups import Matchup, matchup, opponents
+from services.feedback.metrics import Metrics
+from services.feedback.open_comparisons import Ballot, Comparison, OpenComparisons, vote
+from services.feedback.router_client import Answer, Question, RouterClient, VersionUnavailable
+from services.feedback.submissions import Label, Redact, context_of, json_kind
+from shared.clock import Clock
+from shared.contracts.events import Choice, Identifier, Message, OptionalIdentifier, Side
+from shared.registry.rollouts import RoutingTable
+from shared.registry.versions import Registry
+
+_Body = TypeVar("_Body", bound=BaseModel)
+
+SAMPLING_TEMPERATURE = 1.0
+"""What makes two answers of one version differ where the caller names no temperature."""
+MAX_TURNS = 64
+
+
+class ComparisonRequest(BaseModel):
+    """Body of `POST /v1/comparisons`."""
+
+    model_config = ConfigDict(extra="forbid")
+    model: Identifier
+    messages: Annotated[tuple[Message, ...], Field(min_length=1, max_length=MAX_TURNS)]
+    versions: tuple[Identifier, Identifier] | None = None
+    user_id: OptionalIdentifier = ""
+    metadata: dict[OptionalIdentifier, Label] = Field(default_factory=dict, max_length=16)
+    panel: Literal["", "judge"] = ""
+    max_tokens: Annotated[int, Field(ge=1, le=8192)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+
+
+class VoteRequest(BaseModel):
+    """Body of `POST /v1/comparisons/{id}/vote`."""
+
+    model_config = ConfigDict(extra="forbid")
+    choice: Choice
+    user_id: OptionalIdentifier = ""
+
+
+class Comparisons:
+    """Opens comparisons and takes their votes."""
+
+    def __init__(
+        self,
+        *,
+        router: RouterClient,
+        store: OpenComparisons,
+        ingestion: Ingestion,
+        routing: RoutingTable,
+        registry: Registry,
+        metrics: Metrics,
+        clock: Clock,
+        redact: Redact,
+        anonymous_votes: bool,
+        max_asking: int,
+        rng: random.Random | None = None,
+        new_id: Callable[[], str] = lambda: str(uuid.uuid4()),
+    ) -> None:
+        self._router = router
+        self._store = store
+        self._ingestion = ingestion
+        self._routing = routing
+        self._registry = registry
+        self._metrics = metrics
+        self._clock = clock
+        self._redact = redact
+        self._anonymous_votes = anonymous_votes
+        self._max_asking = max_asking
+        self._asking = 0
+        self._rng = rng or random.SystemRandom()
+        self._new_id = new_id
+
+    async def open(self, body: Any, *, tenant: str, authorization: str = "") -> dict[str, Any]:
+        """Ask both versions and show their answers without their names.
+
+        Raises:
+            FeedbackError: a bad body, an unknown model, or router or store away.
+
+        """
+        request = _read(ComparisonRequest, body)
+        context = context_of(request.metadata, tenant=tenant, redact=self._redact)
+        match = self._match(request)
+        question = Question(
+            messages=request.messages,
+            max_tokens=request.max_tokens,
+            temperature=request.temperature,
+            user_id=request.user_id,
+            metadata=request.metadata,
+        )
+        if match.same_version:
+            question = _sampled(question)
+        if self._asking >= self._max_asking:
+            raise Busy("as many comparisons as allowed are being answered", retry_after_s=2)
+        start = self._clock.monotonic()
+        self._asking += 1
+        try:
+            left, right = await self._ask_both(question, match, authorization)
+        finally:
+            self._asking -= 1
+        comparison = Comparison(
+            comparison_id=self._new_id(),
+            tenant=tenant,
+            model=request.model,
+            messages=tuple(
+                Message(role=turn.role, content=self._redact(turn.content))
+                for turn in request.messages
+            ),
+            left=self._side(left),
+            right=self._side(right),
+            user_id=request.user_id,
+            context=context,
+            panel=request.panel,
+        )
+        await self._store.put(comparison)
+        self._metrics.comparison_seconds.observe(self._clock.monotonic() - start)
+        return {
+            "comparison_id": comparison.comparison_id,
+            "left": {"text": left.text},
+            "right": {"text": right.text},
+        }
+
+    async def vote(self, comparison_id: str, body: Any, *, tenant: str) -> dict[str, Any]:
+        """Store the one vote of a comparison, then say which versions these were.
+
+        The same person saying the same again is told the same again.
+
+        Raises:
+            FeedbackError: a bad body, an unknown or expired comparison, another vote before
+                this one, an anonymous vote where they are off, or log or store away.
+
+        """
+        request = _read(VoteRequest, body)
+        comparison = await self._store.get(tenant, comparison_id)
+        if comparison is None:
+            raise NotFound("no such comparison, or its hour is over; open a new one")
+        user_id = request.user_id or comparison.user_id
+        if not user_id and not self._anonymous_votes:
+            raise NotAllowed(
+                "anonymous votes are off; send user_id",
+                [FieldError("user_id", "is required", "send the id of the person who votes")],
+            )
+        ballot = Ballot(user_id=user_id, choice=request.choice, at=self._clock.now())
+        counted = await self._store.claim(comparison, ballot)
+        if not counted.repeats(ballot):
+            raise Conflict("this comparison has its vote; open a new one")
+        if not counted.acknowledged:
+            await self._ingestion.store([vote_record(vote(comparison, counted))])
+            await self._store.acknowledge(comparison, counted)
+            self._metrics.votes[counted.choice].inc()
+        return {
+            "accepted": True,
+            "versions": {"left": comparison.left.version, "right": comparison.right.version},
+        }
+
+    def _match(self, request: ComparisonRequest) -> Matchup:
+        if request.versions is not None:
+            return matchup(*request.versions, rng=self._rng)
+        state = self._routing.get(request.model)
+        if state is None:
+            known = ", ".join(state.model for state in self._routing.models()) or "none yet"
+            raise NotFound(f"model {request.model} has no stable version; known models: {known}")
+        first, second = opponents(state, self._registry.versions(request.model))
+        return matchup(first, second, rng=self._rng, stand_in=state.stable)
+
+    async def _ask_both(
+        self, question: Question, match: Matchup, authorization: str
+    ) -> tuple[Answer, Answer]:
+        async def ask(version: str, seed: int) -> Answer:
+            try:
+                return await self._router.answer(
+                    question, version, seed, authorization=authorization
+                )
+            except VersionUnavailable as error:
+                if match.stand_in and match.stand_in != version:
+                    return await self._router.answer(
+                        _sampled(question), match.stand_in, seed, authorization=authorization
+                    )
+                raise NotFound(
+                    f"version {version} is not served: {error}; ratchet versions lists them"
+                ) from error
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                left = group.create_task(ask(match.left.version, match.left.seed))
+                right = group.create_task(ask(match.right.version, match.right.seed))
+        except BaseExceptionGroup as failures:
+            # One failure ends both sides, and the caller is told the first.
+            raise failures.exceptions[0] from None
+        return left.result(), right.result()
+
+    def _side(self, answer: Answer) -> Side:
+        return Side(
+            version=answer.version, trace_id=answer.trace_id, completion=self._redact(answer.text)
+        )
+
+
+def _sampled(question: Question) -> Question:
+    """The question with a temperature, so that one version gives two answers."""
+    if question.temperature is not None:
+        return question
+    return replace(question, temperature=SAMPLING_TEMPERATURE)
+
+
+def _read(model: type[_Body], body: Any) -> _Body:
+    if not isinstance(body, dict):
+        raise Malformed(f"the body is a JSON object, not {json_kind(body)}; send {{…}}")
+    try:
+        return model.model_validate({k: v for k, v in body.items() if v is not None})
+    except ValidationError as error:
+        raise invalid(field_errors(error)) from None

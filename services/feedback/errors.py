@@ -1,0 +1,229 @@
+"""What the service refuses, and the one shape in which it says so.
+
+Every refusal is an RFC 9457 problem: title, status, detail, a `code` from a closed set, and for
+each bad field its name, the rule it breaks and what to do about it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, ClassVar
+
+from pydantic import ValidationError
+
+PROBLEM_TYPE = "application/problem+json"
+MAX_FIELD_ERRORS = 20
+"""Bad fields named in one answer; the rest is counted."""
+
+
+class Reason(StrEnum):
+    """Why something was refused: the closed set of codes and metric labels."""
+
+    malformed = "malformed"
+    invalid = "invalid"
+    too_large = "too_large"
+    too_slow = "too_slow"
+    unauthenticated = "unauthenticated"
+    forbidden = "forbidden"
+    not_found = "not_found"
+    conflict = "conflict"
+    busy = "busy"
+    log_unavailable = "log_unavailable"
+    store_unavailable = "store_unavailable"
+    router_failed = "router_failed"
+    internal = "internal"
+
+
+@dataclass(frozen=True, slots=True)
+class FieldError:
+    """One field, the rule it breaks, and what to do."""
+
+    field: str
+    rule: str
+    remedy: str
+
+    def as_dict(self) -> dict[str, str]:
+        """As it stands in a problem."""
+        return {"field": self.field, "rule": self.rule, "remedy": self.remedy}
+
+
+class FeedbackError(Exception):
+    """Something was refused; the message says what was wrong and what to do."""
+
+    status: ClassVar[int] = 500
+    reason: ClassVar[Reason] = Reason.internal
+    title: ClassVar[str] = "Internal error"
+
+    def __init__(
+        self,
+        detail: str,
+        fields: Sequence[FieldError] = (),
+        *,
+        retry_after_s: int | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.fields = tuple(fields)
+        self.retry_after_s = retry_after_s
+
+    def problem(self) -> dict[str, Any]:
+        """The body of the answer."""
+        body: dict[str, Any] = {
+            "type": "about:blank",
+            "title": self.title,
+            "status": self.status,
+            "code": self.reason.value,
+            "detail": self.detail,
+        }
+        if self.fields:
+            body["errors"] = [field.as_dict() for field in self.fields[:MAX_FIELD_ERRORS]]
+        return body
+
+
+class Malformed(FeedbackError):
+    """The body is no JSON, or no JSON of the expected kind."""
+
+    status = 400
+    reason = Reason.malformed
+    title = "Malformed body"
+
+
+class Invalid(FeedbackError):
+    """A field breaks a rule."""
+
+    status = 422
+    reason = Reason.invalid
+    title = "Invalid request"
+
+
+class TooLarge(FeedbackError):
+    """The body, or the event made of it, is larger than what is stored."""
+
+    status = 413
+    reason = Reason.too_large
+    title = "Too large"
+
+
+class TooSlow(FeedbackError):
+    """The body did not arrive in time."""
+
+    status = 408
+    reason = Reason.too_slow
+    title = "Body too slow"
+
+
+class Unauthorized(FeedbackError):
+    """No API key, or one nobody knows."""
+
+    status = 401
+    reason = Reason.unauthenticated
+    title = "API key needed"
+
+
+class NotAllowed(FeedbackError):
+    """The key or the profile does not allow this."""
+
+    status = 403
+    reason = Reason.forbidden
+    title = "Not allowed"
+
+
+class NotFound(FeedbackError):
+    """There is no such thing, or no longer."""
+
+    status = 404
+    reason = Reason.not_found
+    title = "Not found"
+
+
+class Conflict(FeedbackError):
+    """It was decided otherwise before."""
+
+    status = 409
+    reason = Reason.conflict
+    title = "Already decided"
+
+
+class Busy(FeedbackError):
+    """As much is waiting as may wait."""
+
+    status = 503
+    reason = Reason.busy
+    title = "Too much is waiting"
+
+
+class LogAway(FeedbackError):
+    """The event log did not acknowledge; nothing is answered 202 that is not stored."""
+
+    status = 503
+    reason = Reason.log_unavailable
+    title = "Event log unavailable"
+
+
+class StoreAway(FeedbackError):
+    """Open comparisons cannot be kept."""
+
+    status = 503
+    reason = Reason.store_unavailable
+    title = "Comparison store unavailable"
+
+
+class RouterFailed(FeedbackError):
+    """The router gave no answer to compare."""
+
+    status = 502
+    reason = Reason.router_failed
+    title = "Router failed"
+
+
+class RouterAway(FeedbackError):
+    """The router cannot be reached, or has no engine."""
+
+    status = 503
+    reason = Reason.router_failed
+    title = "Router unavailable"
+
+
+REMEDIES = {
+    "trace_id": "send the x-ratchet-trace-id header of the answer that the feedback is about",
+    "type": "send one of thumbs_up, thumbs_down, rating, text_correction, preference, "
+    "demonstration, comment",
+    "revision": "send a whole number, 0 first, one more for each edit",
+    "metadata": "send an object of at most 32 texts, such as locale, segment, category, session_id",
+    "messages": 'send a list such as [{"role": "user", "content": "…"}]',
+    "versions": 'send two version names, such as ["assistant-v1.1", "assistant-v1.0"]',
+    "choice": "send left, right, tie or both_bad",
+    "panel": 'leave it out, or send "judge" to keep the vote for the evaluation judge',
+    "model": "send the model's name, such as assistant",
+}
+ANY_REMEDY = "correct the field or leave it out"
+RULES = {
+    "missing": "is required",
+    "extra_forbidden": "is not a known field",
+    "string_pattern_mismatch": "must not contain control characters",
+}
+
+
+def field_errors(error: ValidationError, *, prefix: str = "") -> list[FieldError]:
+    """What pydantic found, as field, rule and remedy, without echoing the input."""
+    found: list[FieldError] = []
+    for item in error.errors(include_url=False, include_input=False, include_context=False):
+        parts = [str(part) for part in item["loc"]]
+        field = ".".join([prefix, *parts] if prefix else parts) or "body"
+        rule = RULES.get(item["type"], item["msg"].removeprefix("Value error, "))
+        if item["type"] == "extra_forbidden":
+            remedy = "leave it out, or put your own data into metadata"
+        else:
+            remedy = REMEDIES.get(parts[0] if parts else "", ANY_REMEDY)
+        found.append(FieldError(field, rule, remedy))
+    return found
+
+
+def invalid(fields: Sequence[FieldError]) -> Invalid:
+    """An Invalid whose detail is the list of its fields in one line."""
+    named = [f"{field.field}: {field.rule}; {field.remedy}" for field in fields[:3]]
+    if len(fields) > len(named):
+        named.append(f"and {len(fields) - len(named)} more")
+    return Invalid(". ".join(named), fields)

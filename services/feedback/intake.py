@@ -1,0 +1,107 @@
+"""The other way in: feedback that products publish to their tenant's intake topic.
+
+Same rules and same identity as over HTTP. Reading a record twice gives the same event, as its
+time is the record's own.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from typing import ClassVar
+
+from pydantic import ConfigDict
+
+from services.feedback.errors import Busy, FeedbackError, LogAway, Reason
+from services.feedback.ingestion import Ingestion, feedback_record
+from services.feedback.metrics import Metrics
+from services.feedback.submissions import (
+    Redact,
+    read_submission,
+    read_withdrawal,
+    submitted,
+    withdrawn,
+)
+from shared.clock import Clock
+from shared.contracts.events import DeadLetterReason, Event, FeedbackSubmitted, FeedbackWithdrawn
+from shared.kafka.consumer import Reject
+from shared.kafka.envelope import header, models_by_type
+from shared.kafka.log import LogUnavailable, Record
+
+INTAKE_TOPIC = re.compile(r"^ratchet\.feedback-intake\.(?P<tenant>.+)\.v1$")
+GROUP = "ratchet.feedback-intake"
+
+
+class SubmittedBody(Event):
+    """Any JSON object; the rules of a submission are applied to it afterwards."""
+
+    model_config = ConfigDict(extra="allow")
+    ce_type: ClassVar[str] = FeedbackSubmitted.ce_type
+
+
+class WithdrawnBody(Event):
+    """Any JSON object; the rules of a withdrawal are applied to it afterwards."""
+
+    model_config = ConfigDict(extra="allow")
+    ce_type: ClassVar[str] = FeedbackWithdrawn.ce_type
+
+
+INTAKE_MODELS = models_by_type(SubmittedBody, WithdrawnBody)
+_LETTER_REASONS: dict[Reason, DeadLetterReason] = {
+    Reason.too_large: "too_large",
+    Reason.forbidden: "policy",
+}
+
+
+class Intake:
+    """Handles one record of an intake topic: checks it and stores it on the feedback topic."""
+
+    def __init__(
+        self, ingestion: Ingestion, metrics: Metrics, clock: Clock, *, redact: Redact
+    ) -> None:
+        self._ingestion = ingestion
+        self._metrics = metrics
+        self._clock = clock
+        self._redact = redact
+        self._tried_at = clock.monotonic()
+
+    def idle_s(self) -> float:
+        """Seconds since a record was last tried."""
+        return self._clock.monotonic() - self._tried_at
+
+    async def handle(self, event: Event, record: Record) -> None:
+        """Store what a product published.
+
+        Raises:
+            Reject: it breaks a rule; the detail names field and rule.
+            LogUnavailable: not acknowledged; the record is to be handled again.
+
+        """
+        self._tried_at = self._clock.monotonic()
+        try:
+            stored = self.read(event, record)
+            entry = feedback_record(stored, traceparent=header(record.headers, "traceparent"))
+        except FeedbackError as error:
+            self._metrics.rejected(error.reason, "intake")
+            raise Reject(_LETTER_REASONS.get(error.reason, "schema"), error.detail) from error
+        try:
+            await self._ingestion.store([entry])
+        except (Busy, LogAway) as error:
+            raise LogUnavailable(error.detail) from error
+        self._metrics.accepted(stored.type, "intake")
+
+    def read(self, event: Event, record: Record) -> FeedbackSubmitted | FeedbackWithdrawn:
+        """The event of a record: its tenant is its topic's, its time the record's.
+
+        Raises:
+            FeedbackError: it breaks a rule.
+
+        """
+        found = INTAKE_TOPIC.match(record.topic)
+        assert found is not None, record.topic
+        tenant = found["tenant"]
+        at = datetime.fromtimestamp(record.timestamp_ms / 1000, UTC)
+        body = event.model_extra or {}
+        if isinstance(event, WithdrawnBody):
+            return withdrawn(read_withdrawal(body), tenant=tenant, at=at)
+        return submitted(read_submission(body), tenant=tenant, at=at, redact=self._redact)

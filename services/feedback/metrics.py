@@ -1,0 +1,77 @@
+"""Metrics of the feedback service. Every label takes its values from a closed set."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from services.feedback.errors import Reason
+from shared.contracts.events import Choice, FeedbackType
+
+Way = Literal["single", "batch", "intake", "withdrawal", "vote", "comparison"]
+WAYS: tuple[Way, ...] = ("single", "batch", "intake", "withdrawal", "vote", "comparison")
+PUBLISH_EDGES_S = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+COMPARISON_EDGES_S = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+
+
+class Metrics:
+    """All series of the service, made at 0, so that a rate can be told from absence."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        accepted = Counter(
+            "ratchet_ingestion_accepted_total",
+            "Feedback acknowledged by the brokers, by type and way in.",
+            ("type", "way"),
+            registry=registry,
+        )
+        self._accepted = {
+            (kind, way): accepted.labels(kind.value, way)
+            for kind in FeedbackType
+            for way in WAYS
+            if way not in ("vote", "comparison")
+        }
+        rejected = Counter(
+            "ratchet_ingestion_rejected_total",
+            "Feedback, votes and comparisons refused, by reason and way in.",
+            ("reason", "way"),
+            registry=registry,
+        )
+        self._rejected = {
+            (reason, way): rejected.labels(reason.value, way) for reason in Reason for way in WAYS
+        }
+        publish = Histogram(
+            "ratchet_ingestion_publish_duration_seconds",
+            "From a checked event to the brokers' acknowledgement, or to giving up.",
+            ("outcome",),
+            buckets=PUBLISH_EDGES_S,
+            registry=registry,
+        )
+        self.publish_ok = publish.labels("ok")
+        self.publish_failed = publish.labels("failed")
+        self.waiting = Gauge(
+            "ratchet_ingestion_waiting_events",
+            "Events that wait for the brokers' acknowledgement.",
+            registry=registry,
+        )
+        self.comparison_seconds = Histogram(
+            "ratchet_comparison_duration_seconds",
+            "From the request to two answers side by side.",
+            buckets=COMPARISON_EDGES_S,
+            registry=registry,
+        )
+        votes = Counter(
+            "ratchet_comparison_votes_total",
+            "Votes acknowledged by the brokers, by choice.",
+            ("choice",),
+            registry=registry,
+        )
+        self.votes = {choice: votes.labels(choice.value) for choice in Choice}
+
+    def accepted(self, kind: FeedbackType, way: Way) -> None:
+        """Count one piece of feedback that was stored."""
+        self._accepted[kind, way].inc()
+
+    def rejected(self, reason: Reason, way: Way) -> None:
+        """Count one refusal."""
+        self._rejected[reason, way].inc()

@@ -1,0 +1,159 @@
+"""Comparisons waiting for their vote: throw-away state in Redis, gone after an hour."""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol
+
+import structlog
+from pydantic import AwareDatetime, BaseModel, ConfigDict
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from services.feedback.errors import StoreAway
+from shared.contracts.events import Choice, Context, Message, Side, VoteCast
+
+log = structlog.get_logger(__name__)
+
+PREFIX = "ratchet:comparison"
+
+
+class Comparison(BaseModel):
+    """Two blind answers to one question, redacted."""
+
+    model_config = ConfigDict(frozen=True)
+    comparison_id: str
+    tenant: str
+    model: str
+    messages: tuple[Message, ...]
+    left: Side
+    right: Side
+    user_id: str
+    context: Context
+    panel: Literal["", "judge"]
+
+
+class Ballot(BaseModel):
+    """Who chose what, when: the one vote of a comparison, claimed before it is published."""
+
+    model_config = ConfigDict(frozen=True)
+    user_id: str
+    choice: Choice
+    at: AwareDatetime
+    acknowledged: bool = False
+
+    def repeats(self, other: Ballot) -> bool:
+        """True where both say the same of the same person."""
+        return (self.user_id, self.choice) == (other.user_id, other.choice)
+
+
+def vote(comparison: Comparison, ballot: Ballot) -> VoteCast:
+    """The event of a ballot; the same ballot gives the same event."""
+    return VoteCast(
+        comparison_id=comparison.comparison_id,
+        tenant=comparison.tenant,
+        model=comparison.model,
+        messages=comparison.messages,
+        left=comparison.left,
+        right=comparison.right,
+        choice=ballot.choice,
+        user_id=ballot.user_id,
+        context=comparison.context,
+        panel=comparison.panel,
+        submitted_at=ballot.at,
+        anonymous=not ballot.user_id,
+    )
+
+
+class OpenComparisons(Protocol):
+    """Open comparisons and their ballots, kept for a bounded time."""
+
+    async def put(self, comparison: Comparison) -> None:
+        """Keep a comparison.
+
+        Raises:
+            StoreAway: it could not be kept.
+
+        """
+        ...
+
+    async def get(self, tenant: str, comparison_id: str) -> Comparison | None:
+        """The tenant's comparison, or None where it is unknown or too old.
+
+        Raises:
+            StoreAway: nobody can tell.
+
+        """
+        ...
+
+    async def claim(self, comparison: Comparison, ballot: Ballot) -> Ballot:
+        """Put the ballot in where there is none yet; returns the one that counts.
+
+        Raises:
+            StoreAway: nobody can tell.
+
+        """
+        ...
+
+    async def acknowledge(self, comparison: Comparison, ballot: Ballot) -> None:
+        """Note that the ballot is on the log; a repeat need not be stored again."""
+        ...
+
+
+class RedisComparisons:
+    """OpenComparisons in Redis. Flushing it loses open comparisons, never a vote."""
+
+    def __init__(self, redis: Redis, *, ttl_s: int) -> None:
+        self._redis = redis
+        self._ttl_s = ttl_s
+
+    async def put(self, comparison: Comparison) -> None:
+        """See OpenComparisons.put."""
+        key = _key(comparison.tenant, comparison.comparison_id)
+        try:
+            await self._redis.set(key, comparison.model_dump_json(), ex=self._ttl_s)
+        except (RedisError, OSError) as error:
+            raise _away(error) from error
+
+    async def get(self, tenant: str, comparison_id: str) -> Comparison | None:
+        """See OpenComparisons.get."""
+        try:
+            found = await self._redis.get(_key(tenant, comparison_id))
+        except (RedisError, OSError) as error:
+            raise _away(error) from error
+        return None if found is None else Comparison.model_validate_json(found)
+
+    async def claim(self, comparison: Comparison, ballot: Ballot) -> Ballot:
+        """See OpenComparisons.claim."""
+        key = _ballot_key(comparison)
+        try:
+            before = await self._redis.set(
+                key, ballot.model_dump_json(), ex=self._ttl_s, nx=True, get=True
+            )
+        except (RedisError, OSError) as error:
+            raise _away(error) from error
+        return ballot if before is None else Ballot.model_validate_json(before)
+
+    async def acknowledge(self, comparison: Comparison, ballot: Ballot) -> None:
+        """See OpenComparisons.acknowledge."""
+        done = ballot.model_copy(update={"acknowledged": True})
+        try:
+            await self._redis.set(
+                _ballot_key(comparison), done.model_dump_json(), xx=True, keepttl=True
+            )
+        except (RedisError, OSError) as error:
+            # The vote is on the log, which is all that counts; a repeat is stored again.
+            log.warning("comparison.not_marked", error=str(error))
+
+
+def _key(tenant: str, comparison_id: str) -> str:
+    return f"{PREFIX}:{tenant}:{comparison_id}"
+
+
+def _ballot_key(comparison: Comparison) -> str:
+    return f"{_key(comparison.tenant, comparison.comparison_id)}:ballot"
+
+
+def _away(error: Exception) -> StoreAway:
+    return StoreAway(
+        f"open comparisons cannot be kept or read: {error}; try again", retry_after_s=2
+    )

@@ -1,0 +1,135 @@
+"""Asking the router for an answer of a named version."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import orjson
+
+from services.feedback.errors import FieldError, RouterAway, RouterFailed, invalid
+from shared.contracts.events import Message
+
+CHAT_PATH = "/v1/chat/completions"
+MAX_ANSWER_BYTES = 4 * 1024 * 1024
+MAX_REASON = 300
+"""Characters of the router's own message that are passed on."""
+SERVER_ERROR = 500
+
+
+class VersionUnavailable(Exception):
+    """The router knows no such version, or no engine serves it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What both sides of a comparison are asked."""
+
+    messages: Sequence[Message]
+    max_tokens: int | None
+    temperature: float | None
+    user_id: str
+    metadata: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one version said."""
+
+    version: str
+    trace_id: str
+    text: str
+
+
+class RouterClient:
+    """The router's chat endpoint with an explicit version (purpose: comparison)."""
+
+    def __init__(self, session: aiohttp.ClientSession, url: str, *, timeout_s: float) -> None:
+        self._session = session
+        self._url = url.rstrip("/") + CHAT_PATH
+        self._timeout = aiohttp.ClientTimeout(total=timeout_s, connect=min(timeout_s, 3.0))
+
+    async def answer(
+        self, question: Question, version: str, seed: int, *, authorization: str = ""
+    ) -> Answer:
+        """One version's answer.
+
+        Raises:
+            VersionUnavailable: the router refuses this version.
+            Invalid: the router refuses the question.
+            RouterAway: it cannot be reached in time, or has no engine.
+            RouterFailed: it answered something else.
+
+        """
+        headers = {"x-ratchet-purpose": "comparison", "content-type": "application/json"}
+        if authorization:
+            headers["authorization"] = authorization
+        try:
+            async with self._session.post(
+                self._url,
+                data=orjson.dumps(_body(question, version, seed)),
+                headers=headers,
+                timeout=self._timeout,
+            ) as response:
+                body = await response.content.read(MAX_ANSWER_BYTES)
+                while len(body) < MAX_ANSWER_BYTES and not response.content.at_eof():
+                    body += await response.content.read(MAX_ANSWER_BYTES - len(body))
+                return _answer(response, body, version)
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise RouterAway(
+                f"the router gave no answer: {str(error) or 'timed out'}; try again",
+                retry_after_s=2,
+            ) from error
+
+
+def _body(question: Question, version: str, seed: int) -> dict[str, Any]:
+    body: dict[str, Any] = {
+        "model": version,
+        "messages": [turn.model_dump() for turn in question.messages],
+        "seed": seed,
+    }
+    if question.max_tokens is not None:
+        body["max_tokens"] = question.max_tokens
+    if question.temperature is not None:
+        body["temperature"] = question.temperature
+    if question.user_id:
+        body["user"] = question.user_id
+    if question.metadata:
+        body["metadata"] = dict(question.metadata)
+    return body
+
+
+def _answer(response: aiohttp.ClientResponse, body: bytes, version: str) -> Answer:
+    try:
+        parsed: Any = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        parsed = None
+    if response.status == 200:
+        try:
+            return Answer(
+                version=response.headers.get("x-ratchet-version") or parsed["model"],
+                trace_id=response.headers["x-ratchet-trace-id"],
+                text=parsed["choices"][0]["message"]["content"] or "",
+            )
+        except (KeyError, IndexError, TypeError):
+            raise RouterFailed(
+                "the router's answer is no chat completion with an x-ratchet-trace-id; "
+                "check that RATCHET_ROUTER_URL names a Ratchet router"
+            ) from None
+    error = parsed.get("error") if isinstance(parsed, dict) else None
+    message = str(error.get("message", ""))[:MAX_REASON] if isinstance(error, dict) else ""
+    param = str(error.get("param") or "") if isinstance(error, dict) else ""
+    if response.status == 404 or (response.status == 400 and param == "model"):
+        raise VersionUnavailable(message or f"the router does not serve {version}")
+    if response.status in (401, 403):
+        raise RouterFailed(
+            f"the router refused the key ({response.status}): {message}; "
+            "a key for comparisons needs the scopes vote and infer"
+        )
+    if response.status == 503:
+        raise RouterAway(f"the router is not ready: {message}; try again", retry_after_s=2)
+    if response.status < SERVER_ERROR:
+        raise invalid([FieldError(param or "messages", message, "correct it; the router said so")])
+    raise RouterFailed(f"the router answered {response.status}: {message}; try again")

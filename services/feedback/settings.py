@@ -1,0 +1,41 @@
+"""Settings of the feedback service: RATCHET_FEEDBACK_…, and those that every service shares."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from shared.settings import ServiceSettings, service_config
+
+
+class FeedbackSettings(ServiceSettings):
+    """What the environment may change."""
+
+    model_config = service_config("feedback")
+
+    port: int = Field(default=8081, ge=1, le=65535)
+    router_url: str = Field(default="http://127.0.0.1:8080", pattern=r"^https?://")
+    router_timeout_s: float = Field(default=30.0, gt=0, le=300)
+    append_timeout_s: float = Field(
+        default=4.0, gt=0, le=4.5, description="wait for the brokers; a 503 comes within 5 s"
+    )
+    max_waiting: int = Field(default=20_000, ge=1, description="events waiting for the brokers")
+    max_body_bytes: int = Field(default=1_000_000, ge=1_000, le=16_000_000)
+    max_batch_bytes: int = Field(default=16_000_000, ge=1_000, le=64_000_000)
+    body_timeout_s: float = Field(default=10.0, gt=0, le=60)
+    comparison_ttl_s: int = Field(default=3600, ge=10, le=86_400)
+    max_comparisons: int = Field(default=64, ge=1, description="being answered at one time")
+    anonymous_votes: Literal["profile", "on", "off"] = Field(
+        default="profile", description="profile: on in the local profile only"
+    )
+    intake: bool = Field(default=True, description="consume the tenants' intake topics")
+    intake_concurrency: int = Field(default=200, ge=1, le=5000)
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @property
+    def takes_anonymous_votes(self) -> bool:
+        """Whether a vote without user_id is taken."""
+        if self.anonymous_votes == "profile":
+            return self.profile == "local"
+        return self.anonymous_votes == "on"

@@ -1,0 +1,319 @@
+"""From what a product sends to the event that is stored: rules, identity, redaction.
+
+Pure: the same body, tenant, time and redactor give the same event, whichever way the body came.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from services.feedback.errors import FieldError, Invalid, Malformed, field_errors, invalid
+from shared.contracts.events import (
+    MAX_TEXT,
+    Context,
+    Correction,
+    FeedbackSubmitted,
+    FeedbackType,
+    FeedbackWithdrawn,
+    Identifier,
+    OptionalIdentifier,
+    Preference,
+    Text,
+)
+
+FEEDBACK_NAMESPACE = uuid.UUID("6f1c1f0e-6a35-5a3c-9d0a-2f6a4f0c7d11")
+"""Namespace of default feedback ids; never changes, as identity hangs on it."""
+REVISION_EPOCH = datetime(2020, 1, 1, tzinfo=UTC)
+"""A withdrawal without a revision takes the seconds since then: above any count of edits."""
+MAX_RATING = 5
+MIN_RATING = 1
+CONTEXT_FIELDS = ("session_id", "locale", "segment", "category")
+MAX_LABEL = 500
+"""Longest value of a metadata label in characters."""
+
+Redact = Callable[[str], str]
+Label = Annotated[str, Field(max_length=MAX_LABEL)]
+Revision = Annotated[int, Field(ge=0, le=2**31 - 1, strict=True)]
+
+
+class Submission(BaseModel):
+    """The body of one piece of feedback, as products send it. A null is an absent field."""
+
+    model_config = ConfigDict(extra="forbid")
+    trace_id: Identifier
+    type: FeedbackType
+    value: Any = None
+    feedback_id: OptionalIdentifier = ""
+    revision: Revision = 0
+    user_id: OptionalIdentifier = ""
+    version: OptionalIdentifier = ""
+    prompt: Text = ""
+    completion: Text = ""
+    metadata: dict[OptionalIdentifier, Label] = Field(default_factory=dict, max_length=32)
+
+
+class Withdrawal(BaseModel):
+    """The body of a withdrawal."""
+
+    model_config = ConfigDict(extra="forbid")
+    trace_id: Identifier
+    feedback_id: Identifier
+    type: FeedbackType | None = None
+    revision: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
+    user_id: OptionalIdentifier = ""
+
+
+_correction = TypeAdapter(Correction)
+_preference = TypeAdapter(Preference)
+
+
+def parse_json(body: bytes) -> Any:
+    """The body as JSON.
+
+    Raises:
+        Malformed: it is none; the detail says where.
+
+    """
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise Malformed(f"the body is not JSON: {error}; send a JSON object in UTF-8") from None
+
+
+def read_submission(item: Any, *, clamp: bool = False) -> Submission:
+    """Check one body and bring its value into its type's form.
+
+    Raises:
+        Malformed: it is no JSON object.
+        Invalid: a field breaks a rule.
+
+    """
+    if not isinstance(item, dict):
+        raise Malformed(f"feedback is a JSON object, not {json_kind(item)}; send {{…}}")
+    try:
+        submission = Submission.model_validate({k: v for k, v in item.items() if v is not None})
+    except ValidationError as error:
+        raise invalid(field_errors(error)) from None
+    submission.value = _value(submission.type, submission.value, clamp=clamp)
+    return submission
+
+
+def read_withdrawal(item: Mapping[str, Any]) -> Withdrawal:
+    """Check a withdrawal.
+
+    Raises:
+        Invalid: a field breaks a rule.
+
+    """
+    try:
+        return Withdrawal.model_validate({k: v for k, v in item.items() if v is not None})
+    except ValidationError as error:
+        raise invalid(field_errors(error)) from None
+
+
+def default_feedback_id(tenant: str, trace_id: str, user_id: str, kind: FeedbackType) -> str:
+    """The id of feedback that came without one: one per tenant, trace, user and type."""
+    name = f"{tenant}\0{trace_id}\0{user_id}\0{kind.value}"
+    return str(uuid.uuid5(FEEDBACK_NAMESPACE, name))
+
+
+def event_id(feedback_id: str, revision: int) -> str:
+    """The `ce_id` of a revision."""
+    return f"{feedback_id}:{revision}"
+
+
+def submitted(
+    submission: Submission, *, tenant: str, at: datetime, redact: Redact, fallback_id: str = ""
+) -> FeedbackSubmitted:
+    """The event of a checked submission, every text redacted.
+
+    `fallback_id` (the Idempotency-Key) names feedback that carries no feedback_id.
+
+    Raises:
+        Invalid: redaction made a text too long, or the metadata names another tenant.
+
+    """
+    user_id = submission.user_id
+    try:
+        return FeedbackSubmitted(
+            feedback_id=submission.feedback_id
+            or fallback_id
+            or default_feedback_id(tenant, submission.trace_id, user_id, submission.type),
+            revision=submission.revision,
+            trace_id=submission.trace_id,
+            tenant=tenant,
+            type=submission.type,
+            value=_redacted(submission.value, redact),
+            user_id=user_id,
+            version=submission.version,
+            prompt=redact(submission.prompt),
+            completion=redact(submission.completion),
+            context=context_of(submission.metadata, tenant=tenant, redact=redact),
+            submitted_at=at,
+        )
+    except ValidationError as error:
+        raise invalid(field_errors(error)) from None
+
+
+def withdrawn(withdrawal: Withdrawal, *, tenant: str, at: datetime) -> FeedbackWithdrawn:
+    """The event of a withdrawal.
+
+    Without a revision it takes the seconds since REVISION_EPOCH. Without a type it takes the one
+    that the default id of this trace and user belongs to.
+
+    Raises:
+        Invalid: the type is absent and the id is none of the default ids.
+
+    """
+    kind = withdrawal.type or _type_of(withdrawal, tenant)
+    revision = withdrawal.revision
+    if revision is None:
+        revision = int((at - REVISION_EPOCH).total_seconds())
+    return FeedbackWithdrawn(
+        feedback_id=withdrawal.feedback_id,
+        revision=revision,
+        trace_id=withdrawal.trace_id,
+        tenant=tenant,
+        type=kind,
+        user_id=withdrawal.user_id,
+        submitted_at=at,
+    )
+
+
+def context_of(metadata: Mapping[str, str], *, tenant: str, redact: Redact) -> Context:
+    """Metadata as a context: four known fields, the rest labels.
+
+    Raises:
+        Invalid: it names another tenant, or a known field is no identifier.
+
+    """
+    if not metadata:
+        return NO_CONTEXT
+    if metadata.get("tenant", tenant) != tenant:
+        rule = "is not the tenant of the API key or of the topic"
+        raise invalid([FieldError("metadata.tenant", rule, "leave it out: the key decides")])
+    known = {name: metadata[name] for name in CONTEXT_FIELDS if name in metadata}
+    labels = {
+        name: redact(text)
+        for name, text in metadata.items()
+        if name not in CONTEXT_FIELDS and name != "tenant"
+    }
+    try:
+        return Context(**known, labels=labels)
+    except ValidationError as error:
+        raise invalid(field_errors(error, prefix="metadata")) from None
+
+
+NO_CONTEXT = Context()
+
+
+def json_kind(item: Any) -> str:
+    """What JSON calls a value."""
+    match item:
+        case None:
+            return "null"
+        case bool():
+            return "a boolean"
+        case int() | float():
+            return "a number"
+        case str():
+            return "a text"
+        case list():
+            return "a list"
+        case _:
+            return "an object"
+
+
+def _value(kind: FeedbackType, value: Any, *, clamp: bool) -> Any:
+    match kind:
+        case FeedbackType.thumbs_up | FeedbackType.thumbs_down:
+            if value is None:
+                return None
+            raise _bad_value(f"must be absent for {kind}", "send the type alone")
+        case FeedbackType.rating:
+            return _rating(value, clamp=clamp)
+        case FeedbackType.text_correction:
+            return _nested(
+                _correction,
+                value,
+                'send {"original": "…", "corrected": "…"}; original may be left out',
+            )
+        case FeedbackType.preference:
+            return _nested(
+                _preference,
+                value,
+                'send {"chosen": "…", "rejected": "…"}; chosen_version, rejected_version may follow',
+            )
+        case FeedbackType.demonstration | FeedbackType.comment:
+            if isinstance(value, str) and value.strip() and len(value) <= MAX_TEXT:
+                return value
+            rule = f"must be a text of 1 to {MAX_TEXT} characters for {kind}"
+            raise _bad_value(rule, "send the text itself")
+
+
+def _rating(value: Any, *, clamp: bool) -> int:
+    whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+    if isinstance(value, bool) or not whole:
+        raise _bad_value("a rating is a whole number from 1 to 5", "send 1, 2, 3, 4 or 5")
+    rating = int(value)
+    if clamp:
+        return min(max(rating, MIN_RATING), MAX_RATING)
+    if not MIN_RATING <= rating <= MAX_RATING:
+        raise _bad_value(
+            "a rating is a whole number from 1 to 5",
+            "send 1, 2, 3, 4 or 5, or ask for clamping with ?clamp=true",
+        )
+    return rating
+
+
+def _nested(adapter: TypeAdapter[Any], value: Any, remedy: str) -> Any:
+    if not isinstance(value, dict):
+        raise _bad_value(f"must be an object, not {json_kind(value)}", remedy)
+    try:
+        return adapter.validate_python({k: v for k, v in value.items() if v is not None})
+    except ValidationError as error:
+        found = field_errors(error, prefix="value")
+        raise invalid([FieldError(item.field, item.rule, remedy) for item in found]) from None
+
+
+def _bad_value(rule: str, remedy: str) -> Invalid:
+    return invalid([FieldError("value", rule, remedy)])
+
+
+def _redacted(value: Any, redact: Redact) -> Any:
+    match value:
+        case str():
+            return redact(value)
+        case Correction():
+            return Correction(original=redact(value.original), corrected=redact(value.corrected))
+        case Preference():
+            return Preference(
+                chosen=redact(value.chosen),
+                rejected=redact(value.rejected),
+                chosen_version=value.chosen_version,
+                rejected_version=value.rejected_version,
+            )
+        case _:
+            return value
+
+
+def _type_of(withdrawal: Withdrawal, tenant: str) -> FeedbackType:
+    for kind in FeedbackType:
+        default = default_feedback_id(tenant, withdrawal.trace_id, withdrawal.user_id, kind)
+        if default == withdrawal.feedback_id:
+            return kind
+    raise invalid(
+        [
+            FieldError(
+                "type",
+                "is required where feedback_id is not the default id of this trace_id and user_id",
+                "send the type of the feedback, or the user_id it was given with",
+            )
+        ]
+    )
