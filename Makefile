@@ -45,7 +45,8 @@ format: setup ## let ruff format and mend what it can
 	.venv/bin/ruff format .
 	.venv/bin/ruff check --fix .
 
-bench: setup ## benchmarks beside their peers
+bench: ## benchmarks beside their peers
+	@TORCH='$(TORCH)' deploy/local/setup.sh bench
 	@$(PYTHON_BIN) -m benchmarks $(ARGS)
 
 verify: setup ## soaks, fuzzing, all seeds (hours; goes on where it was stopped) and a dated report

