@@ -12,7 +12,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from deploy.local.stack import Stack
+from deploy.local.starter import BASE_MODEL, starter_model
 from tests.support.servers import Servers
+
+_WHOLE_STACK_S = 600
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -53,3 +57,33 @@ def redis_server(servers: Servers) -> str:
 def prometheus(servers: Servers) -> str:
     """URL of a real Prometheus that scrapes what `servers.stack.scrape` was given, every second."""
     return servers.prometheus()
+
+
+@pytest.fixture(scope="session")
+def starter() -> str:
+    """The starter model's path; trained now (75 s) unless an earlier run left it in the cache."""
+    return starter_model(lambda _: None)
+
+
+@pytest.fixture(scope="session")
+def full_stack(
+    clean_environment: None, starter: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Stack]:
+    """Everything, vLLM with the starter model included; shared by all tests of the session.
+
+    A test that needs other settings builds a `Stack` of its own.
+    """
+    run_dir = tmp_path_factory.mktemp("stack")
+    env = {BASE_MODEL: starter}
+    with Stack(run_dir, env=env, ports="free", scrape_interval="1s") as stack:
+        yield stack
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests on the whole stack get ten minutes, as the first of them also starts it."""
+    for item in items:
+        whole = "full_stack" in getattr(item, "fixturenames", ())
+        if whole and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(_WHOLE_STACK_S))
+        if whole and item.get_closest_marker("e2e") is None:
+            item.add_marker(pytest.mark.e2e)

@@ -12,6 +12,7 @@ from pathlib import Path
 from deploy.local.errors import StackError
 from deploy.local.processes import read
 from deploy.local.stack import Stack
+from deploy.local.starter import BASE_MODEL, starter_model
 
 _FOLLOW_S = 0.5
 
@@ -62,9 +63,16 @@ def _up(options: argparse.Namespace) -> int:
         ports=options.ports,
         scrape_interval=options.scrape_interval,
         keep=True,
-    ).up()
+    )
+    if "inference" in stack.services and not os.environ.get(BASE_MODEL):
+        os.environ[BASE_MODEL] = starter_model(_say)
+    stack.up()
     _table(stack)
     return 0
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
 
 
 def _down(options: argparse.Namespace) -> int:

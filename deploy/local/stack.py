@@ -249,8 +249,8 @@ class Stack:
         variables["RATCHET_KAFKA_BOOTSTRAP"] = self.address("kafka")
         variables["RATCHET_REDIS_URL"] = f"redis://{self.address('redis')}/0"
         variables["RATCHET_PROMETHEUS_URL"] = self.url("prometheus")
-        variables["RATCHET_ADAPTERS_URI"] = str(self.run_dir / "data/adapters")
-        variables["RATCHET_DATASETS_URI"] = str(self.run_dir / "data/datasets")
+        variables["RATCHET_ADAPTERS_URI"] = (self.run_dir / "data/adapters").as_uri()
+        variables["RATCHET_DATASETS_URI"] = (self.run_dir / "data/datasets").as_uri()
         return {**variables, **self._env}
 
     # ── inside ─────────────────────────────────────────────────────────────────────────────────

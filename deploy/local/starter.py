@@ -1,0 +1,38 @@
+"""The base model of a local stack: what the caller named, else the demo's small one."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+
+from deploy.local.errors import StackError
+from deploy.local.processes import INTERPRETERS, ROOT
+
+BASE_MODEL = "RATCHET_INFERENCE_BASE_MODEL"
+"""The variable that names a path or hub id in place of the starter model."""
+
+_TRAINING_S = 900.0
+
+
+def starter_model(say: Callable[[str], None]) -> str:
+    """Path of the starter model, trained now (about 75 s) unless it is in the cache.
+
+    Raises `StackError` when the training fails or takes longer than a quarter of an hour.
+    """
+    command = [str(INTERPRETERS["ml"]), "-m", "demo.starter"]
+    try:
+        with subprocess.Popen(
+            command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
+        ) as process:
+            last = ""
+            for line in process.stdout or ():
+                if last:
+                    say(last)
+                last = line.strip()
+            status = process.wait(_TRAINING_S)
+    except FileNotFoundError:
+        raise StackError(f"{command[0]} is missing: run make setup") from None
+    if status != 0:
+        raise StackError(f"the starter model could not be made: {' '.join(command)} ended {status}")
+    return json.loads(last)["model"]

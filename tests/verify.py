@@ -1,0 +1,128 @@
+"""`make verify`: the tests that take hours, one after the other, with a report at the end.
+
+What passed is kept under `.run/verify` for the present revision, so that a stopped run goes on
+where it was. The report in `docs/verify/` is dated and names revision, durations and outcomes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import re
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from deploy.local.processes import ROOT
+
+STATE = ROOT / ".run/verify"
+REPORTS = ROOT / "docs/verify"
+_PYTEST = (sys.executable, "-m", "pytest", "-m", "verify", "-p", "no:cacheprovider")
+_NOTHING_COLLECTED = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How one test went."""
+
+    test: str
+    passed: bool
+    duration_s: float
+    ended: str
+
+
+def main() -> int:
+    """Runs what has not passed yet; exit status 1 when anything fails."""
+    parser = argparse.ArgumentParser(prog="make verify", description=main.__doc__)
+    parser.add_argument("--again", action="store_true", help="run also what passed already")
+    parser.add_argument("tests", nargs="*", help="only tests whose id contains one of these")
+    options = parser.parse_args()
+
+    revision = _revision()
+    state = STATE / f"{revision}.json"
+    results = {} if options.again else _load(state)
+    tests = [
+        test
+        for test in _collected()
+        if not options.tests or any(part in test for part in options.tests)
+    ]
+    if not tests:
+        sys.exit("verify: no test is marked verify and has such an id")
+    for number, test in enumerate(tests, start=1):
+        if test in results and results[test].passed:
+            print(f"verify: [{number}/{len(tests)}] passed before: {test}")
+            continue
+        print(f"verify: [{number}/{len(tests)}] {test}", flush=True)
+        begun = time.monotonic()
+        status = subprocess.run([*_PYTEST, "-q", test], cwd=ROOT, check=False).returncode
+        results[test] = Result(
+            test, status == 0, time.monotonic() - begun, datetime.now(UTC).isoformat("T", "seconds")
+        )
+        _save(state, results)
+    report = _report(revision, [results[test] for test in tests])
+    failed = sum(not results[test].passed for test in tests)
+    print(f"verify: {len(tests) - failed} passed, {failed} failed; report: {report}")
+    return 1 if failed else 0
+
+
+def _collected() -> list[str]:
+    command = [*_PYTEST, "--collect-only", "-q", "-p", "no:randomly"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode not in (0, _NOTHING_COLLECTED):
+        sys.exit(f"verify: the tests cannot be collected:\n{listed.stdout}{listed.stderr}")
+    return [line for line in listed.stdout.splitlines() if "::" in line]
+
+
+def _revision() -> str:
+    described = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return re.sub(r"[^\w.-]", "-", described.stdout.strip())
+
+
+def _load(state: Path) -> dict[str, Result]:
+    if not state.exists():
+        return {}
+    return {row["test"]: Result(**row) for row in json.loads(state.read_text())}
+
+
+def _save(state: Path, results: dict[str, Result]) -> None:
+    state.parent.mkdir(parents=True, exist_ok=True)
+    whole = state.with_suffix(".new")
+    whole.write_text(json.dumps([asdict(result) for result in results.values()], indent=1))
+    whole.replace(state)
+
+
+def _report(revision: str, results: list[Result]) -> Path:
+    today = datetime.now(UTC).date().isoformat()
+    where = f"Python {platform.python_version()}, {platform.system()} {platform.machine()}"
+    lines = [
+        f"# Long verification, {today}",
+        "",
+        f"Revision {revision}, {where}. Made by `make verify`.",
+        "",
+        "| test | outcome | minutes | ended (UTC) |",
+        "|---|---|---:|---|",
+        *(
+            f"| `{result.test}` | {'passed' if result.passed else '**failed**'} | "
+            f"{result.duration_s / 60:.1f} | {result.ended} |"
+            for result in results
+        ),
+        "",
+    ]
+    REPORTS.mkdir(parents=True, exist_ok=True)
+    report = REPORTS / f"{today}.md"
+    report.write_text("\n".join(lines))
+    return report.relative_to(ROOT)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
