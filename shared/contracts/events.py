@@ -325,6 +325,25 @@ class RatedAnswer(Event):
     created_at: AwareDatetime
 
 
+class RatedScore(Event):
+    """The first scored feedback of an interaction on randomly split traffic, to be capped.
+
+    Key: hash of (tenant, user, rollout, day), so that one place sees all of a user's scores.
+    """
+
+    ce_type: ClassVar[str] = "ratchet.rated.score.v1"
+    score_id: Identifier = Field(description="uuid5 of the trace: an interaction scores once")
+    cap_key: Identifier
+    tenant: Identifier
+    trace_id: Identifier
+    version: Identifier
+    arm: Arm
+    rollout: OptionalIdentifier
+    segment: OptionalIdentifier = Field(default="", description="one of the configured values")
+    score: float = Field(ge=0.0, le=1.0)
+    created_at: AwareDatetime
+
+
 class ExampleJoined(Event):
     """Interaction with its feedback, for queries. Key: trace_id (compacted)."""
 

@@ -101,7 +101,7 @@ class KafkaLog:
                         value=record.value,
                         key=record.key.encode(),
                         partition=record.partition,
-                        headers=record.headers,
+                        headers=list(record.headers),
                     )
                     pending.append(future)
                 stored = [await future for future in pending]

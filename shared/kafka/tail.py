@@ -89,6 +89,7 @@ class KafkaTail:
         backoff_s = BACKOFF_FIRST_S
         while not self._closed.is_set():
             consumer = AIOKafkaConsumer(
+                *self._topics,
                 bootstrap_servers=self._bootstrap,
                 client_id=self._client_id,
                 group_id=None,
@@ -100,22 +101,7 @@ class KafkaTail:
             try:
                 async with asyncio.timeout(CONNECT_TIMEOUT_S):
                     await consumer.start()
-                    partitions = await self._partitions(consumer)
-                    consumer.assign(partitions)
-                    ends = await consumer.end_offsets(partitions)
-                    if self._since == "latest":
-                        for partition, offset in ends.items():
-                            consumer.seek(partition, offset)
-                        self._targets = {}
-                    else:
-                        begins = await consumer.beginning_offsets(partitions)
-                        for partition, offset in begins.items():
-                            consumer.seek(partition, offset)
-                        self._targets = {
-                            partition: end
-                            for partition, end in ends.items()
-                            if end > begins[partition]
-                        }
+                    self._targets = await self._ends(consumer)
             except (TimeoutError, KafkaError, LogUnavailable) as error:
                 log.warning(
                     "tail.unreachable", topics=self._topics, error=str(error) or "timed out"
@@ -131,15 +117,20 @@ class KafkaTail:
             return consumer
         return None
 
-    async def _partitions(self, consumer: AIOKafkaConsumer) -> list[TopicPartition]:
-        found: list[TopicPartition] = []
-        known = await consumer.topics()
-        for topic in self._topics:
-            numbers = consumer.partitions_for_topic(topic) if topic in known else None
-            if not numbers:
-                raise LogUnavailable(f"topic {topic} does not exist; run: ratchet topics apply")
-            found.extend(TopicPartition(topic, number) for number in sorted(numbers))
-        return found
+    async def _ends(self, consumer: AIOKafkaConsumer) -> dict[TopicPartition, int]:
+        """The offsets to reach before all is read that is there now."""
+        missing = set(self._topics) - await consumer.topics()
+        if missing:
+            raise LogUnavailable(
+                f"topic {', '.join(sorted(missing))} does not exist; run: ratchet topics apply"
+            )
+        partitions = consumer.assignment()
+        if self._since == "latest":
+            await consumer.seek_to_end(*partitions)
+            return {}
+        begins = await consumer.beginning_offsets(partitions)
+        ends = await consumer.end_offsets(partitions)
+        return {partition: end for partition, end in ends.items() if end > begins[partition]}
 
     async def _look_for_end(self, consumer: AIOKafkaConsumer) -> None:
         """Note whether all was handed out that the brokers have."""

@@ -28,6 +28,8 @@ Check = Callable[[], str | None]
 """Returns None when all is well, else what is wrong and what would help."""
 
 STOP_TIMEOUT_S = 10
+KEEP_ALIVE_S = 75
+"""Longer than clients keep idle connections, so that they close them and not we under their hands."""
 
 
 class Health:
@@ -36,6 +38,7 @@ class Health:
     def __init__(self) -> None:
         self._alive: dict[str, Check] = {}
         self._ready: dict[str, Check] = {}
+        self._notes: dict[str, Check] = {}
 
     def alive(self, name: str, check: Check) -> None:
         """Add a check of progress."""
@@ -44,6 +47,10 @@ class Health:
     def ready(self, name: str, check: Check) -> None:
         """Add a check of readiness."""
         self._ready[name] = check
+
+    def note(self, name: str, check: Check) -> None:
+        """Add something that readiness says and that does not fail it: service goes on without."""
+        self._notes[name] = check
 
     def progress(self, name: str, idle_s: Callable[[], float], limit_s: float) -> None:
         """Alive means that `idle_s` stays under `limit_s` seconds."""
@@ -61,8 +68,9 @@ class Health:
         return _run(self._alive)
 
     def readiness(self) -> tuple[bool, dict[str, str]]:
-        """Whether all is alive and ready, and what each check says."""
-        return _run({**self._alive, **self._ready})
+        """Whether all is alive and ready, and what each check and note says."""
+        well, said = _run({**self._alive, **self._ready})
+        return well, {**said, **_run(self._notes)[1]}
 
 
 def _run(checks: dict[str, Check]) -> tuple[bool, dict[str, str]]:
@@ -152,6 +160,7 @@ async def serve(app: AsgiApp, *, host: str, port: int, stop: asyncio.Event) -> N
         port=port,
         log_config=None,
         access_log=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=STOP_TIMEOUT_S,
     )
     server = _Server(config)

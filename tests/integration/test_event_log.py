@@ -1,0 +1,206 @@
+"""One suite for the event log, run against the twin in memory and against real Kafka."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+
+import pytest
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from prometheus_client import CollectorRegistry
+
+from shared.contracts.events import Event, Tick
+from shared.kafka.consumer import ConsumerLoop, Reject
+from shared.kafka.deadletters import DeadLetters, list_dead_letters, replay
+from shared.kafka.envelope import decode, header, models_by_type
+from shared.kafka.log import EventLog, LogUnavailable, NewRecord, Record, read_to_end
+from shared.kafka.producer import KafkaLog
+from shared.kafka.topics import apply_topics, load_topics
+from shared.testing.clock import START
+from shared.testing.log import MemoryLog
+from tests.support.waiting import eventually
+
+PARTITIONS = 3
+
+
+async def make_topic(bootstrap: str, name: str) -> str:
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await admin.start()
+    await admin.create_topics([NewTopic(name, num_partitions=PARTITIONS, replication_factor=1)])
+    await admin.close()
+    return name
+
+
+@pytest.fixture(params=["memory", "kafka"])
+async def log(
+    request: pytest.FixtureRequest, unique: str
+) -> AsyncIterator[tuple[EventLog, str]]:
+    if request.param == "memory":
+        yield MemoryLog(partitions={unique: PARTITIONS}), unique
+        return
+    bootstrap = request.getfixturevalue("kafka")
+    await make_topic(bootstrap, unique)
+    real = KafkaLog(bootstrap, source="/ratchet/test")
+    await real.start()
+    yield real, unique
+    await real.stop()
+
+
+async def test_appended_is_read_back_in_order_per_partition(log: tuple[EventLog, str]) -> None:
+    event_log, topic = log
+    sent = [NewRecord(topic, f"key-{n % 7}", str(n).encode(), (("n", b"1"),)) for n in range(200)]
+    positions = await event_log.append_many(sent)
+    records = await read_to_end(event_log, topic, timeout_s=10)
+    assert sorted(int(record.value or b"") for record in records) == list(range(200))
+    assert {(r.partition, r.offset) for r in records} == {
+        (p.partition, p.offset) for p in positions
+    }
+    for partition in range(PARTITIONS):
+        numbers = [int(r.value or b"") for r in records if r.partition == partition]
+        assert numbers == sorted(numbers)
+    assert records[0].headers == (("n", b"1"),)
+
+
+async def test_keys_meet_by_murmur2_in_both(log: tuple[EventLog, str]) -> None:
+    event_log, topic = log
+    twin = MemoryLog(partitions={topic: PARTITIONS})
+    for key in ("a", "trace-1", "ä" * 9, "0" * 32):
+        real = await event_log.append(topic, key=key, value=b"1")
+        expected = await twin.append(topic, key=key, value=b"1")
+        assert real.partition == expected.partition
+
+
+async def test_a_named_partition_is_taken(log: tuple[EventLog, str]) -> None:
+    event_log, topic = log
+    positions = [
+        await event_log.append(topic, key="same", value=b"", partition=number)
+        for number in range(PARTITIONS)
+    ]
+    assert [position.partition for position in positions] == list(range(PARTITIONS))
+
+
+async def test_an_event_travels_as_a_cloud_event(log: tuple[EventLog, str]) -> None:
+    event_log, topic = log
+    tick = Tick(at=START, partition=1)
+    await event_log.publish(topic, key="1", event=tick, event_id="tick-1", traceparent="00-a-b-01")
+    (record,) = await read_to_end(event_log, topic, timeout_s=10)
+    assert decode(record.headers, record.value, models_by_type(Tick)) == tick
+    assert header(record.headers, "ce_id") == "tick-1"
+    assert header(record.headers, "ce_source") == "/ratchet/test"
+    assert header(record.headers, "traceparent") == "00-a-b-01"
+
+
+async def test_a_tail_catches_up_then_follows(log: tuple[EventLog, str]) -> None:
+    event_log, topic = log
+    await event_log.append(topic, key="a", value=b"before")
+    tail = event_log.tail(topic)
+    seen: list[bytes | None] = []
+
+    async def follow() -> None:
+        async for record in tail:
+            seen.append(record.value)
+
+    following = asyncio.create_task(follow())
+    await tail.caught_up(10)
+    assert seen == [b"before"]
+    await event_log.append(topic, key="a", value=b"after")
+    await eventually(lambda: seen == [b"before", b"after"], "the new record is seen")
+    await eventually(lambda: tail.age_s() < 5, "the tail is fresh")
+    await tail.close()
+    await asyncio.wait_for(following, 10)
+
+
+async def test_a_tail_of_an_empty_topic_has_caught_up(log: tuple[EventLog, str]) -> None:
+    event_log, topic = log
+    assert await read_to_end(event_log, topic, timeout_s=10) == []
+
+
+async def test_unreachable_brokers_fail_in_bounded_time() -> None:
+    event_log = KafkaLog("127.0.0.1:1", source="/ratchet/test")
+    with pytest.raises(LogUnavailable):
+        await event_log.append("any", key="a", value=b"", timeout_s=0.5)
+    tail = event_log.tail("any")
+    with pytest.raises(LogUnavailable):
+        await tail.caught_up(0.2)
+    assert tail.age_s() == float("inf")
+    await event_log.stop()
+
+
+async def test_consumer_commits_dead_letters_and_retries(kafka: str, unique: str) -> None:
+    await make_topic(kafka, unique)
+    event_log = KafkaLog(kafka, source="/ratchet/test")
+    await event_log.start()
+    tick = Tick(at=START, partition=0)
+    for event_id in ("good", "refused", "flaky"):
+        await event_log.publish(unique, key=event_id, event=tick, event_id=event_id)
+    await event_log.append(unique, key="plain", value=b'{"at": 1, "mail": "a@b.example"}')
+    await event_log.append(
+        unique, key="bad", value=b'{"mail": "a@b.example"}', headers=(("ce_type", b"ratchet.tick.v1"),)
+    )
+    seen: list[str] = []
+    failures = 0
+
+    async def handle(event: Event, record: Record) -> None:
+        nonlocal failures
+        name = header(record.headers, "ce_id")
+        if name == "refused":
+            raise Reject("policy", "not today")
+        if name == "flaky" and failures < 2:
+            failures += 1
+            raise RuntimeError("passing fault")
+        seen.append(name)
+
+    letters = DeadLetters(
+        event_log,
+        service="test",
+        redact=lambda text: text.replace("a@b.example", "[EMAIL]"),
+        metrics=CollectorRegistry(),
+    )
+
+    def loop() -> ConsumerLoop:
+        return ConsumerLoop(
+            kafka,
+            group=unique,
+            topics=[unique],
+            handler=handle,
+            models=models_by_type(Tick),
+            dead_letters=letters,
+        )
+
+    async def run_until(condition: str, done: list[str]) -> None:
+        stop = asyncio.Event()
+        running = asyncio.create_task(loop().run(stop))
+        await eventually(lambda: sorted(seen) == done, condition, timeout_s=20)
+        stop.set()
+        await asyncio.wait_for(running, 15)
+
+    await run_until("the two good ones are handled", ["flaky", "good"])
+    assert failures == 2
+    found = {
+        letter.source_key: letter
+        for letter in await list_dead_letters(event_log, source_topic=unique)
+    }
+    assert {key: letter.reason for key, letter in found.items()} == {
+        "refused": "policy",
+        "plain": "unknown_type",
+        "bad": "schema",
+    }
+    assert "at: Field required" in found["bad"].detail
+    assert json.loads(found["bad"].body) == {"mail": "[EMAIL]"}
+    await event_log.publish(unique, key="more", event=tick, event_id="more")
+    await run_until("only the new one is handled after a restart", ["flaky", "good", "more"])
+    assert await replay(event_log, source_topic=unique) == 3
+    await event_log.stop()
+
+
+async def test_topics_are_applied_once_and_drift_is_reported(kafka: str) -> None:
+    first = await apply_topics(kafka, tenants=("default",), partitions=4, replication=1)
+    assert not first.created
+    assert not first.drift
+    assert len(first.unchanged) == len(load_topics())
+    other = await apply_topics(
+        kafka, tenants=("default",), partitions=7, replication=1, dry_run=True
+    )
+    assert any("4 partitions, declared 7" in line for line in other.drift)
+    assert not other.created
