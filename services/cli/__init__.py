@@ -1,0 +1,1 @@
+"""The `ratchet` command: asks the services, and says what they said."""

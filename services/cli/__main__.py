@@ -1,0 +1,51 @@
+"""The `ratchet` command: one module a group of commands; heavy imports wait until needed."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from services.cli import (
+    dead_letters,
+    feedback,
+    keys,
+    rollout,
+    state,
+    status,
+    topics,
+    train,
+    versions,
+)
+from services.cli.errors import CliError, Exit
+
+app = typer.Typer(
+    name="ratchet",
+    help="Operate a Ratchet: see what runs, steer rollouts, start training.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+app.command("status")(status.status)
+app.command("train")(train.train)
+app.add_typer(versions.app, name="versions")
+app.add_typer(rollout.app, name="rollout")
+app.add_typer(feedback.app, name="feedback")
+app.add_typer(dead_letters.app, name="dead-letters")
+app.add_typer(topics.app, name="topics")
+app.add_typer(state.app, name="state")
+app.add_typer(keys.app, name="keys")
+
+
+def main() -> None:
+    try:
+        app()
+    except CliError as error:
+        typer.echo(f"ratchet: {error}", err=True)
+        sys.exit(error.status)
+    except KeyboardInterrupt:
+        sys.exit(Exit.failed)
+
+
+if __name__ == "__main__":
+    main()

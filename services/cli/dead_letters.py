@@ -1,0 +1,59 @@
+"""`ratchet dead-letters`: what could not be read, and another try."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from services.cli.kafka import with_log
+from services.cli.output import AsJson, print_json, print_table
+from services.cli.settings import load_settings
+
+app = typer.Typer(no_args_is_help=True, help="Look at dead letters, and replay them.")
+
+Topic = Annotated[str, typer.Option(help="Only those that came from this topic.")]
+Limit = Annotated[int, typer.Option(min=1, max=100_000, help="At most so many, oldest first.")]
+MAX_DETAIL = 200
+
+
+@app.command("list")
+def list_letters(*, topic: Topic = "", limit: Limit = 100, as_json: AsJson = False) -> None:
+    """What could not be read, with the reason."""
+    from shared.kafka.deadletters import list_dead_letters
+
+    letters = with_log(
+        load_settings(), lambda log: list_dead_letters(log, source_topic=topic, limit=limit)
+    )
+    if as_json:
+        print_json([letter.model_dump(mode="json") for letter in letters])
+        return
+    print_table(
+        "Dead letters",
+        ("at", "topic", "place", "reason", "detail", "service"),
+        [
+            (
+                letter.at.isoformat(timespec="seconds"),
+                letter.source_topic,
+                f"{letter.source_partition}/{letter.source_offset}",
+                letter.reason,
+                letter.detail[:MAX_DETAIL],
+                letter.service,
+            )
+            for letter in letters
+        ],
+    )
+
+
+@app.command()
+def replay(*, topic: Topic = "", limit: Limit = 100, as_json: AsJson = False) -> None:
+    """Hand dead letters back to the topics they came from; what counted already counts once."""
+    from shared.kafka.deadletters import replay as replay_letters
+
+    count = with_log(
+        load_settings(), lambda log: replay_letters(log, source_topic=topic, limit=limit)
+    )
+    if as_json:
+        print_json({"replayed": count})
+    else:
+        typer.echo(f"{count} replayed")

@@ -1,0 +1,114 @@
+"""Asking a service over HTTP."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Mapping
+from typing import Any
+
+from services.cli.errors import CliError, Exit, unreachable
+from services.cli.settings import CliSettings, url_variable
+
+TIMEOUT_S = 10.0
+MAX_ANSWER = 64 * 1024 * 1024
+
+
+def ask(
+    settings: CliSettings,
+    service: str,
+    method: str,
+    path: str,
+    *,
+    query: Mapping[str, Any] | None = None,
+    body: Any = None,
+) -> Any:
+    """The service's answer to one request.
+
+    Raises:
+        CliError: no answer, or an answer that says no, in the service's own words.
+
+    """
+    url = settings.url(service) + path
+    given = {name: value for name, value in (query or {}).items() if value not in (None, "")}
+    if given:
+        url += "?" + urllib.parse.urlencode(given)
+    try:
+        status, text = fetch(settings, url, method=method, body=body)
+    except (OSError, ValueError) as error:
+        variable = url_variable(service)
+        reason = getattr(error, "reason", error)
+        raise unreachable(service, settings.url(service), reason, variable) from None
+    try:
+        data = json.loads(text) if text else None
+    except ValueError:
+        data = None
+    if status >= 400:
+        raise CliError(f"{service} refused ({status}): {_reason(data, text)}", Exit.refused)
+    return data
+
+
+def fetch(
+    settings: CliSettings,
+    url: str,
+    *,
+    method: str = "GET",
+    body: Any = None,
+    timeout_s: float = TIMEOUT_S,
+) -> tuple[int, str]:
+    """Status and text of an answer, whatever its status.
+
+    Raises:
+        OSError: there was none.
+
+    """
+    headers = {"accept": "application/json"}
+    if settings.api_key:
+        headers["authorization"] = f"Bearer {settings.api_key}"
+    data = None
+    if body is not None:
+        data = json.dumps(body).encode()
+        headers["content-type"] = "application/json"
+    # The settings allow http and https only.
+    request = urllib.request.Request(url, data=data, method=method, headers=headers)  # noqa: S310
+    try:
+        with urllib.request.urlopen(request, timeout=timeout_s) as response:  # noqa: S310
+            return response.status, response.read(MAX_ANSWER).decode("utf-8", "replace")
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read(MAX_ANSWER).decode("utf-8", "replace")
+
+
+def segment(text: str) -> str:
+    """A name as one segment of a path."""
+    return urllib.parse.quote(text, safe="")
+
+
+def _reason(data: Any, text: str) -> str:
+    """The service's own words, whichever of its error shapes they come in."""
+    if isinstance(data, dict):
+        error = data.get("error")
+        if isinstance(error, dict) and error.get("message"):
+            return str(error["message"])
+        for name in ("detail", "message", "error", "title"):
+            if data.get(name):
+                return str(data[name])
+    return text[:500] or "no reason given"
+
+
+def listing(data: Any, name: str) -> list[dict[str, Any]]:
+    """The objects of a listing, which is `{name: [...]}`.
+
+    Raises:
+        CliError: the service answered something else.
+
+    """
+    found = data.get(name) if isinstance(data, dict) else None
+    if not isinstance(found, list):
+        raise CliError(
+            f"the answer has no list {name!r}; service and command are of different versions",
+            Exit.failed,
+        )
+    return found

@@ -1,0 +1,223 @@
+"""`ratchet rollout`: start a candidate's way through its steps, watch it, steer it."""
+
+from __future__ import annotations
+
+import getpass
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from services.cli.errors import CliError, Exit
+from services.cli.http import ask, listing, segment
+from services.cli.output import AsJson, percent, print_fields, print_json, print_table
+from services.cli.settings import CliSettings, load_settings
+
+app = typer.Typer(no_args_is_help=True, help="Start, watch and steer rollouts.")
+
+Model = Annotated[str, typer.Option(help="The model's name.")]
+Actor = Annotated[str, typer.Option(help="Who asks; kept on record.", show_default="you")]
+Why = Annotated[str, typer.Option("--reason", help="Why; kept on record.")]
+RolloutId = Annotated[
+    str, typer.Argument(help="The rollout; the model's unfinished one if left out.")
+]
+DEFAULT_MODEL = "assistant"
+
+
+@app.command()
+def start(
+    candidate: Annotated[str, typer.Argument(help="The version to roll out.")],
+    reason: Why,
+    *,
+    model: Model = DEFAULT_MODEL,
+    strategy: Annotated[str, typer.Option(help="A strategy's name, or @file.json.")] = "",
+    supersede: Annotated[bool, typer.Option(help="End an unfinished rollout first.")] = False,
+    actor: Actor = "",
+    as_json: AsJson = False,
+) -> None:
+    """Start a rollout of a version."""
+    body: dict[str, Any] = {"model": model, "candidate": candidate, "supersede": supersede}
+    if strategy:
+        body["strategy"] = _strategy(strategy)
+    body |= {"actor": actor or who(), "reason": reason}
+    _show(ask(load_settings(), "rollout", "POST", "/v1/rollouts", body=body), as_json=as_json)
+
+
+@app.command("list")
+def list_rollouts(*, model: Annotated[str, typer.Option()] = "", as_json: AsJson = False) -> None:
+    """All rollouts, finished ones too."""
+    data = ask(load_settings(), "rollout", "GET", "/v1/rollouts", query={"model": model})
+    if as_json:
+        print_json(data)
+        return
+    print_table(
+        "Rollouts",
+        ("rollout", "model", "candidate", "stable", "phase", "step", "weight", "reason"),
+        [
+            (
+                item.get("rollout_id"),
+                item.get("model"),
+                item.get("candidate"),
+                item.get("stable"),
+                item.get("phase"),
+                item.get("step"),
+                percent(item.get("weight") or 0),
+                item.get("reason"),
+            )
+            for item in listing(data, "rollouts")
+        ],
+    )
+
+
+@app.command()
+def status(*, model: Model = DEFAULT_MODEL, as_json: AsJson = False) -> None:
+    """The model's present rollout: phase, step, weight and the last look of the judge."""
+    _show(current(load_settings(), model), as_json=as_json)
+
+
+@app.command()
+def decisions(
+    rollout_id: RolloutId = "",
+    *,
+    model: Model = DEFAULT_MODEL,
+    after: Annotated[int, typer.Option(help="Only those behind this place.", min=-1)] = -1,
+    limit: Annotated[int, typer.Option(min=1, max=1000)] = 100,
+    as_json: AsJson = False,
+) -> None:
+    """Every decision of a rollout with its evidence, oldest first."""
+    settings = load_settings()
+    wanted = rollout_id or _unfinished(settings, model)
+    query = {"limit": limit, "after": after if after >= 0 else None}
+    path = f"/v1/rollouts/{segment(wanted)}/decisions"
+    data = ask(settings, "rollout", "GET", path, query=query)
+    if as_json:
+        print_json(data)
+        return
+    print_table(
+        f"Decisions of {wanted}",
+        ("at", "kind", "phase", "step", "weight", "outcome", "actor", "reason"),
+        [
+            (
+                item.get("at"),
+                item.get("kind"),
+                item.get("phase"),
+                item.get("step"),
+                f"{percent(item.get('weight_before') or 0)} → {percent(item.get('weight') or 0)}",
+                item.get("outcome"),
+                item.get("actor"),
+                item.get("reason"),
+            )
+            for item in listing(data, "decisions")
+        ],
+    )
+
+
+@app.command()
+def pause(
+    reason: Why,
+    rollout_id: RolloutId = "",
+    *,
+    model: Model = DEFAULT_MODEL,
+    actor: Actor = "",
+    as_json: AsJson = False,
+) -> None:
+    """Hold a rollout at its present weight."""
+    _act("pause", rollout_id, model=model, actor=actor, reason=reason, as_json=as_json)
+
+
+@app.command()
+def resume(
+    reason: Why,
+    rollout_id: RolloutId = "",
+    *,
+    model: Model = DEFAULT_MODEL,
+    actor: Actor = "",
+    as_json: AsJson = False,
+) -> None:
+    """Let a paused rollout go on, or approve a step that waits for people."""
+    _act("resume", rollout_id, model=model, actor=actor, reason=reason, as_json=as_json)
+
+
+@app.command()
+def promote(
+    reason: Why,
+    rollout_id: RolloutId = "",
+    *,
+    model: Model = DEFAULT_MODEL,
+    actor: Actor = "",
+    as_json: AsJson = False,
+) -> None:
+    """Skip the remaining steps: the candidate becomes stable."""
+    _act("promote", rollout_id, model=model, actor=actor, reason=reason, as_json=as_json)
+
+
+@app.command()
+def abort(
+    reason: Why,
+    rollout_id: RolloutId = "",
+    *,
+    model: Model = DEFAULT_MODEL,
+    actor: Actor = "",
+    as_json: AsJson = False,
+) -> None:
+    """Bring everyone back to stable at once."""
+    _act("abort", rollout_id, model=model, actor=actor, reason=reason, as_json=as_json)
+
+
+@app.command()
+def retry(
+    rollout_id: Annotated[str, typer.Argument(help="A rollout that ended Degraded.")],
+    reason: Why,
+    *,
+    actor: Actor = "",
+    as_json: AsJson = False,
+) -> None:
+    """Start the candidate of a failed rollout again, with evidence from nothing."""
+    _act("retry", rollout_id, model="", actor=actor, reason=reason, as_json=as_json)
+
+
+def current(settings: CliSettings, model: str) -> Any:
+    """The model's present rollout, as the rollout service tells it."""
+    return ask(settings, "rollout", "GET", "/v1/rollouts/current", query={"model": model})
+
+
+def who() -> str:
+    """The login name of whoever runs the command."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "operator"
+
+
+def _act(
+    action: str, rollout_id: str, *, model: str, actor: str, reason: str, as_json: bool
+) -> None:
+    settings = load_settings()
+    wanted = rollout_id or _unfinished(settings, model)
+    path = f"/v1/rollouts/{segment(wanted)}/{action}"
+    body = {"actor": actor or who(), "reason": reason}
+    _show(ask(settings, "rollout", "POST", path, body=body), as_json=as_json)
+
+
+def _unfinished(settings: CliSettings, model: str) -> str:
+    found = current(settings, model)
+    if not isinstance(found, dict) or not found.get("rollout_id"):
+        raise CliError(f"{model} has no rollout; name one (ratchet rollout list)", Exit.refused)
+    return str(found["rollout_id"])
+
+
+def _strategy(given: str) -> Any:
+    if not given.startswith("@"):
+        return given
+    try:
+        return json.loads(Path(given[1:]).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CliError(f"--strategy {given}: {error}; it is @file.json", Exit.usage) from None
+
+
+def _show(data: Any, *, as_json: bool) -> None:
+    if as_json:
+        print_json(data)
+    else:
+        print_fields("Rollout", data or {})

@@ -1,0 +1,79 @@
+"""Where the services are: RATCHET_<SERVICE>_URL, else RATCHET_<SERVICE>_PORT here, else defaults."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from services.cli.errors import CliError, Exit
+
+DEFAULT_PORTS = {
+    "router": 8080,
+    "feedback": 8081,
+    "rollout": 8082,
+    "inference": 8084,
+    "aggregator": 8085,
+    "training": 8086,
+}
+MAX_PARTITIONS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class CliSettings:
+    """What the environment says, read once per command."""
+
+    urls: Mapping[str, str]
+    kafka_bootstrap: str
+    redis_url: str
+    tenants: tuple[str, ...]
+    join_partitions: int
+    replication: int
+    api_key: str
+
+    def url(self, service: str) -> str:
+        """Base URL of a service, without a slash at its end."""
+        return self.urls[service]
+
+
+def url_variable(service: str) -> str:
+    """The environment variable of a service's URL."""
+    return f"RATCHET_{service.upper()}_URL"
+
+
+def load_settings(environ: Mapping[str, str] | None = None) -> CliSettings:
+    """Read the environment.
+
+    Raises:
+        CliError: a variable has a value that is not allowed.
+
+    """
+    given = os.environ if environ is None else environ
+    tenants = tuple(part for part in given.get("RATCHET_TENANTS", "default").split(",") if part)
+    return CliSettings(
+        urls={service: _url(given, service) for service in DEFAULT_PORTS},
+        kafka_bootstrap=given.get("RATCHET_KAFKA_BOOTSTRAP", "127.0.0.1:9092"),
+        redis_url=given.get("RATCHET_REDIS_URL", "redis://127.0.0.1:6379/0"),
+        tenants=tenants,
+        join_partitions=_number(given, "RATCHET_KAFKA_JOIN_PARTITIONS", 4, MAX_PARTITIONS),
+        replication=_number(given, "RATCHET_KAFKA_REPLICATION", 1, 7),
+        api_key=given.get("RATCHET_API_KEY", ""),
+    )
+
+
+def _url(given: Mapping[str, str], service: str) -> str:
+    variable = url_variable(service)
+    if url := given.get(variable, ""):
+        if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).netloc:
+            raise CliError(f"{variable} is {url!r}; allowed: http://host:port", Exit.usage)
+        return url.rstrip("/")
+    port = _number(given, f"RATCHET_{service.upper()}_PORT", DEFAULT_PORTS[service], 65535)
+    return f"http://127.0.0.1:{port}"
+
+
+def _number(given: Mapping[str, str], variable: str, default: int, largest: int) -> int:
+    text = given.get(variable, "") or str(default)
+    if not text.isdigit() or not 1 <= int(text) <= largest:
+        raise CliError(f"{variable} is {text!r}; allowed: 1 to {largest}", Exit.usage)
+    return int(text)

@@ -1,0 +1,154 @@
+"""`ratchet train`: ask for the next version, and follow the run."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from services.cli.errors import CliError, Exit
+from services.cli.kafka import with_log
+from services.cli.output import AsJson, print_json
+from services.cli.rollout import DEFAULT_MODEL, who
+from services.cli.settings import load_settings
+
+if TYPE_CHECKING:
+    from shared.contracts.events import TrainingProgress, TrainingRequested
+    from shared.kafka.log import EventLog, Tail
+
+PUBLISH_TIMEOUT_S = 10.0
+
+
+def train(
+    *,
+    method: Annotated[str, typer.Option(help="sft, dpo or reward.")] = "dpo",
+    model: Annotated[str, typer.Option(help="The model's name.")] = DEFAULT_MODEL,
+    dataset: Annotated[str, typer.Option(help="JSONL to train on; else the log's pairs.")] = "",
+    parent: Annotated[str, typer.Option(help="Version to go on from; else stable.")] = "",
+    base: Annotated[str, typer.Option(help="Base model; else the parent's.")] = "",
+    version: Annotated[str, typer.Option(help="Name to give; else the next one.")] = "",
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="A hyperparameter, key=value; repeatable.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    override_gate: Annotated[
+        bool,
+        typer.Option("--override-gate", help="Release whatever the gate says; needs --reason."),
+    ] = False,
+    reason: Annotated[str, typer.Option(help="Why; kept on record.")] = "",
+    actor: Annotated[str, typer.Option(help="Who asks; kept on record.", show_default="you")] = "",
+    wait: Annotated[bool, typer.Option("--wait", help="Follow the run to its end.")] = False,
+    timeout_s: Annotated[float, typer.Option("--timeout", help="Seconds to follow.", min=1)] = 7200,
+    as_json: AsJson = False,
+) -> None:
+    """Ask for the next version of a model. With --wait, exit 1 where none comes of it."""
+    settings = load_settings()
+    request = _request(
+        job_id=f"job-{uuid.uuid4().hex[:12]}",
+        method=method,
+        model=model,
+        dataset_uri=dataset,
+        parent=parent,
+        base=base,
+        version=version,
+        hyperparameters=_hyperparameters(set_ or []),
+        seed=seed,
+        override_gate=override_gate,
+        reason=reason,
+        actor=actor or who(),
+    )
+    say = None if as_json else _say
+    ended = with_log(settings, lambda log: _run(log, request, say, timeout_s if wait else 0.0))
+    if as_json:
+        print_json((ended or request).model_dump(mode="json"))
+    elif ended is None:
+        typer.echo(f"{request.job_id} requested; follow it with ratchet status")
+    if ended is not None and ended.phase.value != "succeeded":
+        raise typer.Exit(Exit.failed)
+
+
+async def _run(
+    log: EventLog, request: TrainingRequested, say: Any, timeout_s: float
+) -> TrainingProgress | None:
+    from shared.kafka.topics import TRAINING_JOBS, TRAINING_RUNS
+
+    await log.publish(
+        TRAINING_JOBS,
+        key=request.job_id,
+        event=request,
+        event_id=request.job_id,
+        timeout_s=PUBLISH_TIMEOUT_S,
+    )
+    if not timeout_s:
+        return None
+    if say is not None:
+        typer.echo(f"{request.job_id} requested")
+    tail = log.tail(TRAINING_RUNS)
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await _follow(tail, request.job_id, say)
+    except TimeoutError:
+        raise CliError(
+            f"{request.job_id} did not end within {timeout_s:g} s; it goes on, see ratchet status",
+            Exit.failed,
+        ) from None
+    finally:
+        await tail.close()
+
+
+async def _follow(tail: Tail, job_id: str, say: Any) -> TrainingProgress:
+    from shared.contracts.events import RunPhase, TrainingProgress
+    from shared.kafka.envelope import Unreadable, decode, models_by_type
+
+    models = models_by_type(TrainingProgress)
+    async for record in tail:
+        if record.key != job_id:
+            continue
+        try:
+            progress = decode(record.headers, record.value, models)
+        except Unreadable:
+            continue
+        assert isinstance(progress, TrainingProgress)
+        if say is not None:
+            say(progress)
+        if progress.phase in (RunPhase.succeeded, RunPhase.rejected, RunPhase.failed):
+            return progress
+    raise CliError("the log of training runs ended; try again", Exit.unreachable)
+
+
+def _say(progress: TrainingProgress) -> None:
+    figures = "  ".join(f"{name} {value:.3g}" for name, value in progress.metrics.items())
+    typer.echo(
+        f"{progress.at:%H:%M:%S}  {progress.phase.value:<10} {progress.progress:>4.0%}  "
+        f"{progress.version}  {progress.message}  {figures}".rstrip()
+    )
+
+
+def _request(**fields: Any) -> TrainingRequested:
+    from datetime import UTC, datetime
+
+    from pydantic import ValidationError
+
+    from shared.contracts.events import TrainingRequested
+    from shared.kafka.envelope import describe
+
+    try:
+        return TrainingRequested(**fields, requested_at=datetime.now(UTC))
+    except ValidationError as error:
+        raise CliError(describe(error), Exit.usage) from None
+
+
+def _hyperparameters(pairs: list[str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or not name:
+            raise CliError(f"--set {pair}: it is key=value, such as beta=0.1", Exit.usage)
+        try:
+            found[name] = json.loads(text)
+        except ValueError:
+            found[name] = text
+    return found
