@@ -1,0 +1,55 @@
+import pytest
+
+from shared.keys import (
+    LOCAL_KEY,
+    ApiKeyIssued,
+    Forbidden,
+    KeyRing,
+    Permission,
+    Unauthenticated,
+    hash_key,
+    new_key,
+)
+from shared.testing.clock import START
+
+
+def issued(key: str, *scopes: Permission) -> bytes:
+    return ApiKeyIssued(
+        key_id="k1", sha256=hash_key(key), tenant="acme", scopes=scopes, issued_at=START
+    ).to_json()
+
+
+def test_a_key_gives_its_tenant_and_scopes_until_revoked() -> None:
+    ring, key = KeyRing(required=True), new_key()
+    ring.apply("k1", issued(key, Permission.infer))
+    assert ring.authenticate(f"Bearer {key}", Permission.infer).tenant == "acme"
+    with pytest.raises(Forbidden, match="operate"):
+        ring.authenticate(f"Bearer {key}", Permission.operate)
+    ring.apply("k1", None)
+    with pytest.raises(Unauthenticated):
+        ring.authenticate(f"Bearer {key}", Permission.infer)
+
+
+def test_a_replaced_key_no_longer_opens() -> None:
+    ring, old, new = KeyRing(required=True), new_key(), new_key()
+    ring.apply("k1", issued(old, Permission.infer))
+    ring.apply("k1", issued(new, Permission.infer))
+    with pytest.raises(Unauthenticated):
+        ring.authenticate(f"Bearer {old}", Permission.infer)
+    assert ring.authenticate(f"bearer {new}", Permission.infer).key_id == "k1"
+
+
+@pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer nonsense", "Basic abc"])
+def test_no_key_no_entry(header: str | None) -> None:
+    with pytest.raises(Unauthenticated):
+        KeyRing(required=True).authenticate(header, Permission.infer)
+
+
+def test_nobody_needs_a_key_where_none_is_required() -> None:
+    assert KeyRing(required=False).authenticate(None, Permission.operate) is LOCAL_KEY
+
+
+def test_keys_are_long_and_never_kept() -> None:
+    key = new_key()
+    assert len(key) > 40
+    assert key.encode() not in issued(key, Permission.infer)

@@ -1,0 +1,46 @@
+import httpx
+import pytest
+from prometheus_client import CollectorRegistry, Counter
+
+from shared.observability.health import Health, OpsApp
+from shared.observability.tracing import new_trace_id, parse_traceparent, traceparent
+
+
+def client(health: Health, metrics: CollectorRegistry) -> httpx.AsyncClient:
+    transport = httpx.ASGITransport(app=OpsApp(health, metrics))  # pyright: ignore[reportArgumentType]
+    return httpx.AsyncClient(transport=transport, base_url="http://ops")
+
+
+async def test_health_says_what_stands_still() -> None:
+    health, idle = Health(), 0.0
+    health.progress("consumer", lambda: idle, 30)
+    health.ready("kafka", lambda: None if idle == 0 else "broker away")
+    async with client(health, CollectorRegistry()) as ops:
+        assert (await ops.get("/healthz")).status_code == 200
+        assert (await ops.get("/readyz")).json() == {
+            "ok": True,
+            "checks": {"consumer": "ok", "kafka": "ok"},
+        }
+        idle = 31.0
+        stuck = await ops.get("/healthz")
+        assert stuck.status_code == 503
+        assert "no progress for 31 s" in stuck.json()["checks"]["consumer"]
+        assert (await ops.get("/readyz")).json()["checks"]["kafka"] == "broker away"
+
+
+async def test_metrics_come_from_the_registry_given() -> None:
+    metrics = CollectorRegistry()
+    Counter("ratchet_test_total", "A test.", registry=metrics).inc(3)
+    async with client(Health(), metrics) as ops:
+        assert "ratchet_test_total 3.0" in (await ops.get("/metrics")).text
+        assert (await ops.get("/nowhere")).status_code == 404
+
+
+def test_a_trace_id_survives_the_header() -> None:
+    trace_id = new_trace_id()
+    assert parse_traceparent(traceparent(trace_id)) == trace_id
+
+
+@pytest.mark.parametrize("header", ["", "00-abc-def-01", f"00-{'0' * 32}-{'1' * 16}-01", "ff-x"])
+def test_a_bad_traceparent_is_none(header: str) -> None:
+    assert parse_traceparent(header) is None

@@ -1,0 +1,155 @@
+import random
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from shared.registry.rollouts import Decision, DecisionKind, Phase, RoutingState, RoutingTable
+from shared.registry.versions import (
+    DatasetRef,
+    Fingerprint,
+    GateResult,
+    Lifecycle,
+    Registry,
+    VersionMarks,
+    VersionRecord,
+    VersionState,
+    marks_key,
+    record_key,
+    state_key,
+)
+from shared.testing.clock import START
+
+
+def version_record(version: str, **changes: Any) -> VersionRecord:
+    fields: dict[str, Any] = {
+        "version": version,
+        "model": "assistant",
+        "method": "dpo",
+        "base": "starter",
+        "adapter_uri": "file:///adapters/" + version,
+        "adapter_sha256": "0" * 64,
+        "fingerprint": Fingerprint(dtype="float32", texts=()),
+        "dataset": DatasetRef(dataset_id="d", uri="file:///d", sha256="0" * 64, rows=1),
+        "hyperparameters": {"beta": 0.1},
+        "seed": 1,
+        "code_revision": "abc",
+        "gate": GateResult(passed=True),
+        "job_id": "job",
+        "created_at": START,
+    }
+    return VersionRecord(**(fields | changes))
+
+
+def state(version: str, lifecycle: Lifecycle, token: int) -> VersionState:
+    return VersionState(
+        version=version, model="assistant", state=lifecycle, token=token, at=START
+    )
+
+
+def test_a_version_is_its_record_state_and_marks() -> None:
+    registry = Registry()
+    registry.apply(record_key("assistant-v1.0"), version_record("assistant-v1.0").to_json())
+    version = registry.get("assistant-v1.0")
+    assert version is not None
+    assert version.lifecycle is Lifecycle.registered
+    registry.apply(
+        state_key("assistant-v1.0"), state("assistant-v1.0", Lifecycle.stable, 3).to_json()
+    )
+    marks = VersionMarks(version="assistant-v1.0", erased_rows=2, at=START)
+    registry.apply(marks_key("assistant-v1.0"), marks.to_json())
+    stable = registry.stable("assistant")
+    assert stable is not None
+    assert stable.marks == marks
+    assert registry.stable("other") is None
+
+
+def test_a_name_is_never_reused() -> None:
+    registry = Registry()
+    first = version_record("v1", seed=1)
+    registry.apply(record_key("v1"), first.to_json())
+    registry.apply(record_key("v1"), version_record("v1", seed=2).to_json())
+    version = registry.get("v1")
+    assert version is not None
+    assert version.record == first
+
+
+def test_a_deposed_leader_changes_no_state() -> None:
+    registry = Registry()
+    registry.apply(record_key("v1"), version_record("v1").to_json())
+    registry.apply(state_key("v1"), state("v1", Lifecycle.rejected, 9).to_json())
+    registry.apply(state_key("v1"), state("v1", Lifecycle.stable, 4).to_json())
+    version = registry.get("v1")
+    assert version is not None
+    assert version.lifecycle is Lifecycle.rejected
+
+
+def test_a_state_before_its_record_is_kept_and_unknown_parts_are_left() -> None:
+    registry = Registry()
+    registry.apply(state_key("v1"), state("v1", Lifecycle.stable, 1).to_json())
+    assert registry.get("v1") is None
+    assert registry.apply("v1/other", b"{}") is None
+    registry.apply(record_key("v1"), version_record("v1").to_json())
+    assert registry.stable("assistant") is not None
+    with pytest.raises(ValidationError):
+        registry.apply(record_key("v2"), b"{}")
+
+
+def routing(token: int, seq: int, weight: int = 0) -> RoutingState:
+    return RoutingState(
+        model="assistant",
+        stable="v1",
+        candidate="v2",
+        rollout="r",
+        phase=Phase.progressing,
+        weight=weight,
+        token=token,
+        seq=seq,
+        at=START + timedelta(seconds=seq),
+    )
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 4), st.integers(0, 6)), min_size=1, unique=True),
+    st.integers(0, 10**6),
+)
+def test_the_newest_state_wins_in_any_order(orders: list[tuple[int, int]], seed: int) -> None:
+    shuffled = list(orders)
+    random.Random(seed).shuffle(shuffled)
+    table = RoutingTable()
+    for token, seq in shuffled:
+        table.put(routing(token, seq))
+    kept = table.get("assistant")
+    assert kept is not None
+    assert kept.order == max(orders)
+
+
+def test_a_token_lower_than_an_election_is_ignored() -> None:
+    table = RoutingTable()
+    assert table.put(routing(1, 5))
+    table.elect(7)
+    assert not table.put(routing(1, 6))
+    assert table.put(routing(7, 0))
+
+
+@pytest.mark.parametrize("phase", [Phase.healthy, Phase.degraded])
+def test_a_finished_rollout_routes_nothing_to_its_candidate(phase: Phase) -> None:
+    decision = Decision(
+        token=1,
+        seq=1,
+        kind=DecisionKind.rollback,
+        model="assistant",
+        rollout_id="r",
+        stable="v1",
+        candidate="v2",
+        phase=phase,
+        weight=500,
+        actor="controller",
+        reason="errors",
+        at=START,
+    )
+    assert RoutingState.of(decision).weight == 0
+    assert RoutingState.of(decision).candidate == ""

@@ -1,0 +1,33 @@
+import pytest
+
+from shared.settings import ServiceSettings, service_config
+
+
+class Settings(ServiceSettings):
+    model_config = service_config("router")
+    port: int = 8080
+
+
+def test_own_fields_take_the_prefix_and_shared_ones_do_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("RATCHET_ROUTER_PORT", "81")
+    monkeypatch.setenv("RATCHET_KAFKA_BOOTSTRAP", "broker:9092")
+    monkeypatch.setenv("RATCHET_TENANTS", "acme, umbrella")
+    settings = Settings.load()
+    assert settings.port == 81
+    assert settings.kafka_bootstrap == "broker:9092"
+    assert settings.tenants == ("acme", "umbrella")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [("RATCHET_ROUTER_PORT", "many"), ("RATCHET_PROFILE", "prod")]
+)
+def test_a_wrong_value_ends_the_process_with_its_name(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(SystemExit) as ended:
+        Settings.load()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith(f"{variable}: ")
