@@ -1,0 +1,1 @@
+"""Data plane: an OpenAI-compatible gateway that picks the arm, proxies and records."""

@@ -1,0 +1,112 @@
+"""`python -m services.router`: settings → clients → application."""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+import uvloop
+from prometheus_client import CollectorRegistry
+from redis.asyncio import Redis
+
+from services.router.app import Gateway
+from services.router.engines import Engines
+from services.router.interactions import Interactions
+from services.router.metrics import RouterMetrics
+from services.router.proxy import Deadlines, Proxy
+from services.router.series import Series
+from services.router.settings import RouterSettings
+from services.router.sources import Sources
+from services.router.state import RouterState
+from services.router.vitals import add_checks
+from shared.clock import SystemClock
+from shared.kafka.producer import KafkaLog
+from shared.kafka.spool import Spool, SpoolShipper
+from shared.keys import KeyRing
+from shared.observability.health import Health, OpsApp, serve, stop_on_signals
+from shared.observability.logging import configure_logging
+from shared.redaction import Redactor
+from shared.registry.view import RoutingView
+
+log = structlog.get_logger(__name__)
+
+
+async def run(settings: RouterSettings) -> None:
+    """Serve until a signal says stop, then ship what the spool holds for a bounded time."""
+    stop = stop_on_signals()
+    clock = SystemClock()
+    spool = Spool(
+        settings.data_dir / f"router-{settings.port}" / "spool",
+        limit_bytes=settings.spool_limit_bytes,
+    )
+    interactions = Interactions(spool, Redactor())
+    metrics = RouterMetrics(settings.segments)
+    series = Series(metrics, clock, grace_s=settings.series_grace_s)
+    state = RouterState(
+        clock,
+        stale_after_s=settings.stale_after_s,
+        assigned=metrics.assigned,
+        changed=series.follow,
+    )
+    metrics.read_at_scrape(
+        spool_bytes=lambda: spool.bytes,
+        events_lost=lambda: interactions.lost,
+        state_age_s=state.age_s,
+    )
+    registry = CollectorRegistry()
+    registry.register(metrics)
+    keys = KeyRing(required=settings.profile != "local")
+    event_log = KafkaLog(settings.kafka_bootstrap, source="/ratchet/router", client_id="router")
+    redis = Redis.from_url(settings.redis_url, socket_connect_timeout=2, health_check_interval=5)
+    sources = Sources(state, keys, event_log, RoutingView(redis), clock)
+    shipper = SpoolShipper(spool, event_log)
+    health = Health()
+    add_checks(health, state, spool, settings)
+    async with Engines(settings.engines, clock) as engines:
+        gateway = Gateway(
+            state=state,
+            proxy=Proxy(
+                engines,
+                interactions,
+                metrics,
+                Deadlines(
+                    settings.timeout_s, settings.candidate_timeout_s, settings.stream_timeout_s
+                ),
+            ),
+            keys=keys,
+            metrics=metrics,
+            ops=OpsApp(health, registry),
+            max_body_bytes=settings.max_body_bytes,
+            body_timeout_s=settings.body_timeout_s,
+        )
+        background = [
+            asyncio.create_task(work)
+            for work in (sources.run(), shipper.run(), series.run(), state.run())
+        ]
+        serving = asyncio.create_task(
+            serve(gateway, host=settings.host, port=settings.port, stop=stop)
+        )
+        log.info("router.started", port=settings.port, engines=settings.engines)
+        await asyncio.wait((serving, *background), return_when=asyncio.FIRST_COMPLETED)
+        stop.set()
+        await serving
+    for task in background:
+        task.cancel()
+    ended = await asyncio.gather(*background, return_exceptions=True)
+    shipped = await shipper.drain(settings.drain_timeout_s)
+    await event_log.stop()
+    await redis.aclose()
+    log.info("router.stopped", shipped=shipped, left_bytes=spool.bytes)
+    spool.close()
+    for result in ended:
+        if isinstance(result, Exception):
+            raise result
+
+
+def main() -> None:
+    configure_logging("router")
+    uvloop.run(run(RouterSettings.load()))
+
+
+if __name__ == "__main__":
+    main()

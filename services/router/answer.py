@@ -1,0 +1,197 @@
+"""What an engine answered: read from a whole body or from the events of a stream."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from services.router.errors import error_value
+from shared.contracts.events import MAX_TEXT
+
+DONE = b"[DONE]"
+MAX_EVENT_BYTES = 4 * 1024 * 1024
+"""Longest event of a stream; an engine that sends a longer one is taken for broken."""
+
+
+class Unreadable(Exception):
+    """The engine's answer is not what its API promises; the message says what was found."""
+
+
+@dataclass(slots=True)
+class Answer:
+    """Text, end and tokens of an answer; of several choices the first."""
+
+    completion: str = ""
+    finish_reason: str = ""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+    def use(self, usage: object) -> None:
+        """Take over token counts."""
+        if isinstance(usage, dict):
+            self.prompt_tokens = _count(usage.get("prompt_tokens"))
+            self.completion_tokens = _count(usage.get("completion_tokens"))
+
+
+def read_answer(body: bytes, version: str) -> tuple[Answer, bytes]:
+    """Read a whole answer; returns it and the body for the client, `model` being the version.
+
+    Raises:
+        Unreadable: no JSON object, or one without choices.
+
+    """
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise Unreadable(f"the engine's answer is not JSON: {error}") from None
+    choices = value.get("choices") if type(value) is dict else None
+    if type(choices) is not list or not choices or type(choices[0]) is not dict:
+        raise Unreadable("the engine's answer has no choices")
+    answer = Answer()
+    first = choices[0]
+    message = first.get("message")
+    text = first.get("text") if message is None else _message_text(message)
+    answer.completion = text if isinstance(text, str) else ""
+    answer.finish_reason = _reason(first)
+    answer.use(value.get("usage"))
+    if value.get("model") != version:
+        value["model"] = version
+        body = orjson.dumps(value)
+    return answer, body
+
+
+def read_error(status: int, body: bytes) -> tuple[str, bytes]:
+    """An engine's 4xx: its message, and the body for the client in OpenAI's shape."""
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        value = None
+    error = value.get("error") if isinstance(value, dict) else None
+    if isinstance(error, dict) and isinstance(error.get("message"), str):
+        known = {name: error.get(name) for name in ("message", "type", "param", "code")}
+        return error["message"], orjson.dumps({"error": known})
+    message = f"the engine refused the request with status {status}"
+    if isinstance(value, dict) and isinstance(value.get("message"), str):
+        message = value["message"]
+    shaped = error_value(message, kind="invalid_request_error", code=None)
+    return message, orjson.dumps({"error": shaped})
+
+
+@dataclass(slots=True)
+class StreamReader:
+    """Reads a stream of server-sent events as it passes.
+
+    The engine is always asked for usage; a client that did not ask does not see it.
+    """
+
+    version: str
+    include_usage: bool
+    answer: Answer = field(default_factory=Answer)
+    done: bool = False
+    failure: str = ""
+    tokens: int = 0
+    _rest: bytes = b""
+    _parts: list[str] = field(default_factory=list)
+    _length: int = 0
+
+    def feed(self, data: bytes) -> bytes:
+        """Take bytes from the engine; returns the bytes for the client.
+
+        `done` is set at the stream's own end, which is not in what is returned. `failure` is set
+        when an event reports an error; what follows is not read. `tokens` counts the events
+        that carried text or ended the answer.
+
+        Raises:
+            Unreadable: an event is no JSON object, or has no end.
+
+        """
+        data = (self._rest + data).replace(b"\r\n", b"\n") if self._rest or b"\r" in data else data
+        *events, self._rest = data.split(b"\n\n")
+        if len(self._rest) > MAX_EVENT_BYTES:
+            raise Unreadable(f"an event of the engine's stream is over {MAX_EVENT_BYTES} bytes")
+        out: list[bytes] = []
+        for event in events:
+            if self.done or self.failure:
+                break
+            self._event(event, out)
+        return b"".join(out)
+
+    def finish(self) -> Answer:
+        """The answer as far as it came."""
+        self.answer.completion = "".join(self._parts)
+        return self.answer
+
+    def _event(self, event: bytes, out: list[bytes]) -> None:
+        if not event.startswith(b"data:"):
+            return
+        data = event[5:].strip()
+        if data == DONE:
+            self.done = True
+            return
+        try:
+            value = orjson.loads(data)
+        except orjson.JSONDecodeError as error:
+            raise Unreadable(f"an event of the engine's stream is not JSON: {error}") from None
+        if type(value) is not dict:
+            raise Unreadable("an event of the engine's stream is not a JSON object")
+        if not value.get("choices") and ("error" in value or value.get("object") == "error"):
+            self.failure = _failure(value.get("error") or value.get("message"))
+            return
+        self._chunk(value, event, out)
+
+    def _chunk(self, value: dict[str, Any], event: bytes, out: list[bytes]) -> None:
+        choices = value.get("choices")
+        changed = False
+        if "usage" in value:
+            self.answer.use(value["usage"])
+            if not self.include_usage:
+                if not choices:
+                    return
+                del value["usage"]
+                changed = True
+        if isinstance(choices, list) and choices and type(choices[0]) is dict:
+            self._choice(choices[0])
+        if value.get("model") != self.version:
+            value["model"] = self.version
+            changed = True
+        out.append(b"data: " + orjson.dumps(value) + b"\n\n" if changed else event + b"\n\n")
+
+    def _choice(self, choice: dict[str, Any]) -> None:
+        delta = choice.get("delta")
+        text = choice.get("text") if delta is None else _message_text(delta)
+        reason = _reason(choice)
+        if text or reason:
+            self.tokens += 1
+        if choice.get("index", 0) != 0:
+            return
+        if isinstance(text, str) and text and self._length < MAX_TEXT:
+            self._parts.append(text)
+            self._length += len(text)
+        if reason:
+            self.answer.finish_reason = reason
+
+
+def _message_text(message: Any) -> str:
+    if type(message) is not dict:
+        return ""
+    content = message.get("content")
+    if isinstance(content, str) and content:
+        return content
+    calls = message.get("tool_calls")
+    return orjson.dumps(calls).decode() if calls else ""
+
+
+def _reason(choice: dict[str, Any]) -> str:
+    reason = choice.get("finish_reason")
+    return reason[:64] if isinstance(reason, str) else ""
+
+
+def _count(value: object) -> int:
+    return value if isinstance(value, int) and value >= 0 else 0
+
+
+def _failure(error: object) -> str:
+    message = error.get("message") if isinstance(error, dict) else error
+    return str(message or "the engine reported an error")

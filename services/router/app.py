@@ -1,0 +1,246 @@
+"""The ASGI application: paths, keys, bodies and errors. The rest is the proxy's."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from time import perf_counter
+
+import orjson
+import structlog
+
+from services.router.assignment import key_of
+from services.router.call import Call
+from services.router.errors import (
+    InvalidRequest,
+    NotAllowed,
+    NotReady,
+    RouterError,
+    SlowBody,
+    TooLarge,
+    Unauthorized,
+    UnknownModel,
+    UnknownPath,
+    WrongMethod,
+)
+from services.router.metrics import RouterMetrics
+from services.router.proxy import Proxy
+from services.router.request import ChatRequest, Endpoint, TraceIds, read_request
+from services.router.state import Choice, RouterState
+from shared.contracts.events import Outcome, Purpose
+from shared.keys import ApiKey, Forbidden, KeyRing, Permission, Unauthenticated
+from shared.observability.health import OpsApp, Receive, Scope, Send
+from shared.observability.tracing import parse_traceparent
+
+log = structlog.get_logger(__name__)
+
+ENDPOINTS: dict[str, Endpoint] = {
+    "/v1/chat/completions": "chat",
+    "/v1/completions": "completions",
+}
+MODELS = "/v1/models"
+DISCARD_FACTOR = 8
+"""A body over the limit is read and thrown away up to this many times the limit, so that the
+client gets to read why it was refused; beyond it the connection is closed."""
+
+
+class ClientLeft(Exception):
+    """The client went away before its request was complete."""
+
+
+class Gateway:
+    """The router's HTTP interface."""
+
+    def __init__(
+        self,
+        *,
+        state: RouterState,
+        proxy: Proxy,
+        keys: KeyRing,
+        metrics: RouterMetrics,
+        ops: OpsApp,
+        max_body_bytes: int,
+        body_timeout_s: float,
+    ) -> None:
+        self._state = state
+        self._proxy = proxy
+        self._keys = keys
+        self._metrics = metrics
+        self._ops = ops
+        self._max_body = max_body_bytes
+        self._body_timeout_s = body_timeout_s
+        self._traces = TraceIds()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._ops(scope, receive, send)
+            return
+        endpoint = ENDPOINTS.get(scope["path"])
+        if endpoint is not None:
+            await self._generate(endpoint, scope, receive, send)
+        elif scope["path"] == MODELS or scope["path"].startswith(MODELS + "/"):
+            await self._models(scope, send)
+        elif not await self._ops.serve(scope, send):
+            await send_error(
+                send,
+                UnknownPath(
+                    f"nothing at {scope['path'][:200]!r}; try {', '.join(ENDPOINTS)} or {MODELS}"
+                ),
+            )
+
+    async def _generate(
+        self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        started = perf_counter()
+        started_at = datetime.now(UTC)
+        try:
+            if scope["method"] != "POST":
+                raise WrongMethod(f"{scope['path']} takes POST")
+            headers = dict(scope["headers"])
+            key = self._authenticate(headers)
+            body = await self._body(receive)
+            request = read_request(endpoint, body, headers)
+            offered = headers.get(b"traceparent")
+            request.trace_id = self._traces.take(
+                parse_traceparent(offered.decode("latin-1")) if offered else None
+            )
+            choice = self._choose(request, key)
+        except RouterError as error:
+            self._metrics.refused(error.outcome.value)
+            await send_error(send, error)
+            return
+        except ClientLeft:
+            self._metrics.refused(Outcome.cancelled.value)
+            return
+        call = Call(
+            request=request,
+            choice=choice,
+            tenant=key.tenant,
+            started=started,
+            started_at=started_at,
+            segment=self._metrics.segment(request.context.get("segment", "")),
+        )
+        await self._proxy.serve(call, receive, send)
+
+    def _authenticate(self, headers: Mapping[bytes, bytes]) -> ApiKey:
+        raw = headers.get(b"authorization")
+        try:
+            return self._keys.authenticate(raw.decode("latin-1") if raw else None, Permission.infer)
+        except Unauthenticated as error:
+            if not self._state.knows_keys:
+                raise NotReady("the router has not read the API keys yet; try again") from None
+            raise Unauthorized(str(error)) from None
+        except Forbidden as error:
+            raise NotAllowed(str(error)) from None
+
+    async def _body(self, receive: Receive) -> bytes:
+        """The whole body.
+
+        Raises:
+            TooLarge: over the limit. SlowBody: not there in time. ClientLeft: never complete.
+
+        """
+        try:
+            async with asyncio.timeout(self._body_timeout_s):
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientLeft
+                first: bytes = message["body"]
+                if not message["more_body"] and len(first) <= self._max_body:
+                    return first
+                return await self._long_body(first, receive, more=message["more_body"])
+        except TimeoutError:
+            raise SlowBody(f"the body did not arrive within {self._body_timeout_s:g} s") from None
+
+    async def _long_body(self, first: bytes, receive: Receive, *, more: bool) -> bytes:
+        parts = [first]
+        size = len(first)
+        while more and size <= self._max_body * DISCARD_FACTOR:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientLeft
+            part: bytes = message["body"]
+            more = message["more_body"]
+            size += len(part)
+            if size <= self._max_body:
+                parts.append(part)
+        if size > self._max_body:
+            raise TooLarge(f"the body is larger than {self._max_body} bytes; send a shorter one")
+        return b"".join(parts)
+
+    def _choose(self, request: ChatRequest, key: ApiKey) -> Choice:
+        route = self._state.route(request.model)
+        if route is not None:
+            if request.purpose:
+                raise InvalidRequest(
+                    f"x-ratchet-purpose: {request.purpose} needs an explicit version as the model",
+                    param="x-ratchet-purpose",
+                )
+            request.purpose = Purpose.live.value
+            kind, identity = key_of(request.user, request.session, request.trace_id)
+            return self._state.choose(route, key.tenant, kind, identity)
+        choice = self._state.explicit(request.model)
+        if choice is None:
+            raise self._unknown(request.model)
+        if not key.explicit_versions:
+            raise NotAllowed(
+                f"the key may not name versions; ask for the model {choice.model!r}", param="model"
+            )
+        request.purpose = request.purpose or Purpose.explicit.value
+        return choice
+
+    def _unknown(self, name: str) -> RouterError:
+        if not self._state.knows_versions:
+            return NotReady("the router has not read the registry yet; try again")
+        models = ", ".join(route.state.model for route in self._state.routes()) or "none so far"
+        return UnknownModel(
+            f"the model {name[:200]!r} does not exist; there is: {models}", param="model"
+        )
+
+    async def _models(self, scope: Scope, send: Send) -> None:
+        try:
+            if scope["method"] not in ("GET", "HEAD"):
+                raise WrongMethod(f"{MODELS} takes GET")
+            key = self._authenticate(dict(scope["headers"]))
+            rows = [
+                {"id": name, "object": "model", "created": created, "owned_by": "ratchet"}
+                for name, created, explicit in self._state.catalogue()
+                if not explicit or key.explicit_versions
+            ]
+            wanted = scope["path"].removeprefix(MODELS).strip("/")
+            if wanted:
+                rows = [row for row in rows if row["id"] == wanted]
+                if not rows:
+                    raise self._unknown(wanted)
+        except RouterError as error:
+            await send_error(send, error)
+            return
+        value = rows[0] if wanted else {"object": "list", "data": rows}
+        await send_json(send, 200, orjson.dumps(value))
+
+
+async def send_error(send: Send, error: RouterError) -> None:
+    """Tell the client what it did wrong, or what went wrong."""
+    extra: list[tuple[bytes, bytes]] = []
+    if error.retry_after_s:
+        extra.append((b"retry-after", str(error.retry_after_s).encode()))
+    if isinstance(error, (TooLarge, SlowBody)):
+        extra.append((b"connection", b"close"))
+    if isinstance(error, Unauthorized):
+        extra.append((b"www-authenticate", b"Bearer"))
+    await send_json(send, error.status, error.body(), extra)
+
+
+async def send_json(
+    send: Send, status: int, body: bytes, extra: list[tuple[bytes, bytes]] | None = None
+) -> None:
+    """Send a whole JSON response."""
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        *(extra or ()),
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,82 @@
+"""One request on its way: what was tried, what came of it, and how long it took."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from services.router.answer import Answer
+from services.router.request import ChatRequest
+from services.router.state import Choice
+from shared.contracts.events import Arm, Outcome
+
+FAILED = frozenset((Outcome.server_error, Outcome.timeout, Outcome.crash))
+"""Outcomes that are the version's or the engine's fault."""
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One try at an engine. Times are `perf_counter` seconds; `first_token_at` 0 means none."""
+
+    version: str
+    arm: str
+    started: float
+    outcome: Outcome = Outcome.ok
+    status: int = 0
+    error: str = ""
+    duration_s: float = 0.0
+    first_token_at: float = 0.0
+
+    @property
+    def waited_s(self) -> float:
+        """How long the client waited: to the first token, else to the attempt's end."""
+        if self.first_token_at and self.outcome is not Outcome.timeout:
+            return self.first_token_at - self.started
+        return self.duration_s
+
+    def row(self, error: str) -> dict[str, Any]:
+        """The attempt as it stands in the event."""
+        return {
+            "version": self.version,
+            "arm": self.arm,
+            "outcome": self.outcome.value,
+            "status": self.status,
+            "duration_ms": round(self.duration_s * 1000, 3),
+            "error": error,
+        }
+
+
+@dataclass(slots=True)
+class Call:
+    """A request, where it was sent, and its attempts. `started` is in `perf_counter` seconds."""
+
+    request: ChatRequest
+    choice: Choice
+    tenant: str
+    started: float
+    started_at: datetime
+    attempts: list[Attempt] = field(default_factory=list)
+    answer: Answer = field(default_factory=Answer)
+    engine_s: float = 0.0
+    overhead_s: float = 0.0
+    max_gap_s: float | None = None
+    segment: str = ""
+    recorded: bool = False
+
+    def plan(self) -> Iterator[tuple[str, str]]:
+        """Version and arm of each attempt that may follow when the one before failed."""
+        yield self.choice.version, self.choice.arm
+        if self.choice.fallback:
+            yield self.choice.fallback, Arm.fallback.value
+
+    @property
+    def last(self) -> Attempt:
+        """The attempt that answered, or the last one that tried."""
+        return self.attempts[-1]
+
+    @property
+    def spare(self) -> bool:
+        """True while a failure of the running attempt is made good by another."""
+        return bool(self.choice.fallback) and len(self.attempts) == 1

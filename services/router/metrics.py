@@ -1,0 +1,277 @@
+"""The router's metrics (design section 10), kept as plain numbers and rendered at a scrape.
+
+A request touches a handful of lists; label lookups, locks and child objects of a metrics library
+would cost more than the rest of the bookkeeping. All updates of one attempt happen in one step of
+the event loop, so a scrape never sees one of them without the others.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from shared.contracts.events import Arm, Outcome
+
+WAIT_EDGES_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 60.0)
+"""Upper edges for waits; 2.0 is the limit that `slow` is judged by."""
+OVERHEAD_EDGES_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 1.0)
+SLOW_AFTER_S = 2.0
+OTHER_SEGMENT = "other"
+
+CellKey = tuple[str, str, str, str, str]
+"""model, version, arm, rollout, segment"""
+PathKey = tuple[str, str, str, str]
+"""model, version, arm, rollout"""
+
+Read = Callable[[], float]
+
+NO_ATTEMPT: CellKey = ("", "", "", "", "")
+_ATTEMPT_LABELS = ("model", "version", "arm", "rollout", "segment")
+_PATH_LABELS = ("model", "version", "arm", "rollout")
+_OUTCOMES = tuple(outcome.value for outcome in Outcome)
+
+
+class Histogram:
+    """Observations by upper edge."""
+
+    __slots__ = ("counts", "edges", "total")
+
+    def __init__(self, edges: tuple[float, ...]) -> None:
+        self.edges = edges
+        self.counts = [0] * (len(edges) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        """Count one observation in seconds."""
+        self.counts[bisect_left(self.edges, value)] += 1
+        self.total += value
+
+    def buckets(self) -> list[tuple[str, float]]:
+        """Cumulative counts by edge, as the exposition format wants them."""
+        rows: list[tuple[str, float]] = []
+        running = 0
+        for edge, count in zip((*self.edges, float("inf")), self.counts, strict=True):
+            running += count
+            rows.append(("+Inf" if edge == float("inf") else str(edge), running))
+        return rows
+
+
+class Cell:
+    """Attempts of one (model, version, arm, rollout, segment)."""
+
+    __slots__ = ("outcomes", "waits")
+
+    def __init__(self) -> None:
+        self.outcomes = dict.fromkeys(_OUTCOMES, 0)
+        self.waits = Histogram(WAIT_EDGES_S)
+
+
+class Path:
+    """What is kept without segments, for one (model, version, arm, rollout)."""
+
+    __slots__ = ("first_token", "gap", "overhead")
+
+    def __init__(self) -> None:
+        self.first_token = Histogram(WAIT_EDGES_S)
+        self.gap = Histogram(WAIT_EDGES_S)
+        self.overhead = Histogram(OVERHEAD_EDGES_S)
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutSeries:
+    """An unfinished rollout, as far as its series are concerned."""
+
+    model: str
+    rollout: str
+    stable: str
+    candidate: str
+
+
+class RouterMetrics(Collector):
+    """All series of design section 10 that the router owns.
+
+    `segments` are the configured values of the segment label; any other given one is `other`,
+    none given is empty.
+    """
+
+    def __init__(self, segments: tuple[str, ...] = ()) -> None:
+        self._segments = frozenset(segments)
+        self._labels = ("", *segments, OTHER_SEGMENT)
+        self._spool_bytes: Read = _zero
+        self._events_lost: Read = _zero
+        self._state_age_s: Read = _zero
+        self._cells: dict[CellKey, Cell] = {}
+        self._paths: dict[PathKey, Path] = {}
+        self._keys: dict[tuple[str, str, str], int] = {}
+        self._seen: set[tuple[str, str]] = set()
+
+    def read_at_scrape(self, *, spool_bytes: Read, events_lost: Read, state_age_s: Read) -> None:
+        """Where the figures without labels come from."""
+        self._spool_bytes = spool_bytes
+        self._events_lost = events_lost
+        self._state_age_s = state_age_s
+
+    def segment(self, given: str) -> str:
+        """The label value for a request's segment: bounded, whatever clients send."""
+        return given if not given or given in self._segments else OTHER_SEGMENT
+
+    def attempt(
+        self,
+        key: CellKey,
+        outcome: str,
+        waited_s: float,
+        *,
+        duration_s: float,
+    ) -> None:
+        """Count one attempt.
+
+        Args:
+            key: its labels.
+            outcome: how it ended.
+            waited_s: how long the client waited: the whole attempt, for a stream the time to
+                its first token.
+            duration_s: the whole attempt, by which a cancel is early or late.
+
+        """
+        cell = self._cells.get(key)
+        if cell is None:
+            cell = self._cells[key] = Cell()
+        cell.outcomes[outcome] += 1
+        if outcome == "client_error" or (outcome == "cancelled" and duration_s < SLOW_AFTER_S):
+            return
+        cell.waits.observe(waited_s)
+
+    def refused(self, outcome: str) -> None:
+        """Count a request that ended before any attempt; it has no model and no version."""
+        cell = self._cells.get(NO_ATTEMPT)
+        if cell is None:
+            cell = self._cells[NO_ATTEMPT] = Cell()
+        cell.outcomes[outcome] += 1
+
+    def path(self, key: PathKey) -> Path:
+        """The histograms of a (model, version, arm, rollout)."""
+        path = self._paths.get(key)
+        if path is None:
+            path = self._paths[key] = Path()
+        return path
+
+    def assigned(self, model: str, arm: str, rollout: str) -> None:
+        """Count one distinct key put on an arm of a rollout."""
+        key = (model, arm, rollout)
+        self._keys[key] = self._keys.get(key, 0) + 1
+
+    def open_rollout(self, series: RolloutSeries) -> None:
+        """Create all series of a rollout at 0, so that its first events are increases."""
+        arms = (
+            (series.stable, Arm.stable.value),
+            (series.candidate, Arm.candidate.value),
+            (series.stable, Arm.fallback.value),
+        )
+        for version, arm in arms:
+            self.path((series.model, version, arm, series.rollout))
+            for segment in self._labels:
+                key = (series.model, version, arm, series.rollout, segment)
+                self._cells.setdefault(key, Cell())
+        for arm in (Arm.stable.value, Arm.candidate.value):
+            self._keys.setdefault((series.model, arm, series.rollout), 0)
+        self._seen.add((series.model, series.rollout))
+
+    def drop_rollout(self, rollout: str) -> None:
+        """Forget all series of a rollout."""
+        self._cells = {key: cell for key, cell in self._cells.items() if key[3] != rollout}
+        self._paths = {key: path for key, path in self._paths.items() if key[3] != rollout}
+        self._keys = {key: count for key, count in self._keys.items() if key[2] != rollout}
+        self._seen = {pair for pair in self._seen if pair[1] != rollout}
+
+    def collect(self) -> Iterable[Metric]:
+        """The exposition, one metric family after the other."""
+        yield from self._attempt_families()
+        yield from self._path_families()
+        keys = CounterMetricFamily(
+            "ratchet_router_assigned_keys",
+            "Distinct assignment keys per arm since the rollout's weight last changed, summed up",
+            labels=("model", "arm", "rollout"),
+        )
+        for (model, arm, rollout), count in self._keys.items():
+            keys.add_metric((model, arm, rollout), count)
+        yield keys
+        seen = GaugeMetricFamily(
+            "ratchet_router_rollout_seen",
+            "1 while all series of the rollout exist here",
+            labels=("model", "rollout"),
+        )
+        for pair in sorted(self._seen):
+            seen.add_metric(pair, 1)
+        yield seen
+        yield GaugeMetricFamily(
+            "ratchet_router_spool_bytes",
+            "Interaction events on disk that no broker acknowledged yet",
+            value=self._spool_bytes(),
+        )
+        yield CounterMetricFamily(
+            "ratchet_router_events_lost",
+            "Interaction events that the full or failing spool did not take",
+            value=self._events_lost(),
+        )
+        yield GaugeMetricFamily(
+            "ratchet_router_state_age_seconds",
+            "Age of the oldest routing state that sends traffic to a candidate; 0 without one",
+            value=self._state_age_s(),
+        )
+
+    def _attempt_families(self) -> Iterator[Metric]:
+        requests = CounterMetricFamily(
+            "ratchet_router_requests",
+            "Attempts by how they ended; version is empty for requests refused before one",
+            labels=(*_ATTEMPT_LABELS, "outcome"),
+        )
+        waits = HistogramMetricFamily(
+            "ratchet_router_request_duration_seconds",
+            "Wait of the client for an answer, in streams for the first token; without client "
+            "errors and cancels before 2 s",
+            labels=_ATTEMPT_LABELS,
+        )
+        for key, cell in self._cells.items():
+            for outcome, count in cell.outcomes.items():
+                requests.add_metric((*key, outcome), count)
+            if key[1]:
+                waits.add_metric(key, cell.waits.buckets(), cell.waits.total)
+        yield requests
+        yield waits
+
+    def _path_families(self) -> Iterator[Metric]:
+        first = HistogramMetricFamily(
+            "ratchet_router_time_to_first_token_seconds",
+            "Streams: from the attempt's start to the first token",
+            labels=_PATH_LABELS,
+        )
+        gap = HistogramMetricFamily(
+            "ratchet_router_token_gap_seconds",
+            "Streams: the largest gap between two tokens of a stream",
+            labels=_PATH_LABELS,
+        )
+        overhead = HistogramMetricFamily(
+            "ratchet_router_overhead_seconds",
+            "Time a request spent in the router itself",
+            labels=_PATH_LABELS,
+        )
+        for key, path in self._paths.items():
+            first.add_metric(key, path.first_token.buckets(), path.first_token.total)
+            gap.add_metric(key, path.gap.buckets(), path.gap.total)
+            overhead.add_metric(key, path.overhead.buckets(), path.overhead.total)
+        yield first
+        yield gap
+        yield overhead
+
+
+def _zero() -> float:
+    return 0.0

@@ -1,0 +1,365 @@
+"""A request's way to an engine and back: attempts, the retry on stable, and what they leave.
+
+Whatever happens, each attempt is counted once and the request leaves one event, before the last
+byte of its answer leaves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass
+from time import perf_counter
+
+import aiohttp
+import structlog
+
+from services.router.answer import StreamReader, Unreadable, read_answer, read_error
+from services.router.call import FAILED, Attempt, Call
+from services.router.engines import CONNECT_TIMEOUT_S, Engine, Engines
+from services.router.errors import FAILURES, error_body
+from services.router.interactions import Interactions
+from services.router.metrics import RouterMetrics
+from services.router.watch import Watch
+from shared.contracts.events import Outcome
+from shared.observability.health import Receive, Send
+from shared.observability.tracing import traceparent
+
+log = structlog.get_logger(__name__)
+
+HTTP_OK = 200
+ENGINE_FAULTS = frozenset((404, 408, 429))
+"""4xx that are no fault of the client: the adapter is not loaded, or the engine is too busy."""
+MAX_LOGGED = 300
+RETRY_AT_LEAST_S = 1.0
+"""What the retry on stable gets, however long the candidate took."""
+END_OF_STREAM_S = 1.0
+"""How long the end of an engine's stream may take after its last event."""
+
+JSON = b"application/json"
+EVENTS = b"text/event-stream; charset=utf-8"
+LAST_EVENT = b"data: [DONE]\n\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """Seconds for an answer, for the candidate's part of it, and for a whole stream."""
+
+    answer_s: float
+    candidate_s: float
+    stream_s: float
+
+    def of(self, call: Call, attempt: Attempt) -> aiohttp.ClientTimeout:
+        """The deadlines of an attempt: what is left of the request's own."""
+        share_s = self.candidate_s if call.spare else self.answer_s
+        used_s = attempt.started - call.started
+        if call.request.stream:
+            return aiohttp.ClientTimeout(
+                total=max(self.stream_s - used_s, RETRY_AT_LEAST_S),
+                sock_connect=CONNECT_TIMEOUT_S,
+                sock_read=share_s,
+            )
+        total_s = min(share_s, max(self.answer_s - used_s, RETRY_AT_LEAST_S))
+        return aiohttp.ClientTimeout(total=total_s, sock_connect=CONNECT_TIMEOUT_S)
+
+
+@dataclass(slots=True)
+class Reply:
+    """A whole answer for the client."""
+
+    status: int
+    body: bytes
+    retry_after_s: int = 0
+
+
+class Proxy:
+    """Answers requests from the engines."""
+
+    def __init__(
+        self,
+        engines: Engines,
+        interactions: Interactions,
+        metrics: RouterMetrics,
+        deadlines: Deadlines,
+    ) -> None:
+        self._engines = engines
+        self._interactions = interactions
+        self._metrics = metrics
+        self._deadlines = deadlines
+
+    async def serve(self, call: Call, receive: Receive, send: Send) -> None:
+        """Answer a request, or tell the client why not. A client that leaves ends it quietly."""
+        watch = Watch(receive)
+        try:
+            if call.request.stream:
+                await self._stream(call, send, watch)
+            else:
+                reply = await self._whole(call)
+                watch.stop()
+                await self._reply(call, reply, send)
+        except asyncio.CancelledError:
+            self._cancelled(call, left=watch.gone)
+            if not watch.gone:
+                raise
+            task = asyncio.current_task()
+            assert task is not None
+            task.uncancel()
+        finally:
+            watch.stop()
+
+    async def _whole(self, call: Call) -> Reply:
+        reply: Reply | None = None
+        for version, arm in call.plan():
+            attempt = Attempt(version, arm, perf_counter())
+            call.attempts.append(attempt)
+            engine: Engine | None = None
+            try:
+                engine, response = await self._open(call, attempt)
+                try:
+                    body = await response.read()
+                finally:
+                    engine.in_flight -= 1
+                    response.release()
+                attempt.status = response.status
+                reply = self._judge(call, attempt, body)
+            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                _fail(attempt, error)
+            self._close(call, attempt)
+            if attempt.outcome not in FAILED and reply is not None:
+                return reply
+        return _failure(call)
+
+    def _judge(self, call: Call, attempt: Attempt, body: bytes) -> Reply | None:
+        """What a whole response means; None where it is a failure."""
+        if attempt.status == HTTP_OK:
+            try:
+                call.answer, body = read_answer(body, attempt.version)
+            except Unreadable as error:
+                attempt.outcome = Outcome.server_error
+                attempt.error = str(error)
+                return None
+            return Reply(HTTP_OK, body)
+        message, shaped = read_error(attempt.status, body)
+        attempt.error = message
+        if 400 <= attempt.status < 500 and attempt.status not in ENGINE_FAULTS:
+            attempt.outcome = Outcome.client_error
+            return Reply(attempt.status, shaped)
+        attempt.outcome = Outcome.server_error
+        return None
+
+    async def _stream(self, call: Call, send: Send, watch: Watch) -> None:
+        for version, arm in call.plan():
+            attempt = Attempt(version, arm, perf_counter())
+            call.attempts.append(attempt)
+            passage = Passage(call, attempt, send)
+            response: aiohttp.ClientResponse | None = None
+            engine: Engine | None = None
+            reply: Reply | None = None
+            try:
+                engine, response = await self._open(call, attempt)
+                attempt.status = response.status
+                if response.status == HTTP_OK:
+                    await passage.run(response)
+                else:
+                    reply = self._judge(call, attempt, await response.read())
+            except (aiohttp.ClientError, TimeoutError, OSError, Unreadable) as error:
+                _fail(attempt, error)
+            finally:
+                call.answer = passage.reader.finish()
+                if engine is not None:
+                    engine.in_flight -= 1
+                if response is not None and not passage.reader.done:
+                    response.close()
+            self._close(call, attempt)
+            if passage.started:
+                watch.stop()
+                await self._end_stream(call, passage, send)
+                if response is not None:
+                    await _to_end(response)
+                return
+            if attempt.outcome not in FAILED:
+                watch.stop()
+                await self._reply(call, reply or _failure(call), send)
+                return
+        watch.stop()
+        await self._reply(call, _failure(call), send)
+
+    async def _end_stream(self, call: Call, passage: Passage, send: Send) -> None:
+        """Leave the event, then let the last bytes go."""
+        self._record(call)
+        last = LAST_EVENT
+        if call.last.outcome is not Outcome.ok:
+            failure = _failure(call)
+            last = b"data: " + failure.body + b"\n\n"
+        await send({"type": "http.response.body", "body": passage.held + last})
+
+    async def _open(self, call: Call, attempt: Attempt) -> tuple[Engine, aiohttp.ClientResponse]:
+        """Send the request to the first engine that takes it."""
+        body = call.request.upstream_body(attempt.version)
+        headers = {
+            "Content-Type": "application/json",
+            "traceparent": traceparent(call.request.trace_id),
+        }
+        timeout = self._deadlines.of(call, attempt)
+        attempt.started = perf_counter()
+        return await self._engines.open(call.request.endpoint, body, headers, timeout)
+
+    async def _reply(self, call: Call, reply: Reply, send: Send) -> None:
+        call.overhead_s = perf_counter() - call.started - call.engine_s
+        self._record(call)
+        headers = response_headers(call, JSON)
+        headers.append((b"content-length", str(len(reply.body)).encode()))
+        if reply.retry_after_s:
+            headers.append((b"retry-after", str(reply.retry_after_s).encode()))
+        await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+        await send({"type": "http.response.body", "body": reply.body})
+
+    def _close(self, call: Call, attempt: Attempt) -> None:
+        """End an attempt and count it."""
+        attempt.duration_s = perf_counter() - attempt.started
+        call.engine_s += attempt.waited_s if call.request.stream else attempt.duration_s
+        choice = call.choice
+        self._metrics.attempt(
+            (choice.model, attempt.version, attempt.arm, choice.rollout, call.segment),
+            attempt.outcome,
+            attempt.waited_s,
+            duration_s=attempt.duration_s,
+        )
+        if attempt.first_token_at:
+            path = self._metrics.path((choice.model, attempt.version, attempt.arm, choice.rollout))
+            path.first_token.observe(attempt.first_token_at - attempt.started)
+            if call.max_gap_s is not None:
+                path.gap.observe(call.max_gap_s)
+        if attempt.outcome in FAILED:
+            log.warning(
+                "attempt.failed",
+                trace_id=call.request.trace_id,
+                version=attempt.version,
+                arm=attempt.arm,
+                outcome=attempt.outcome.value,
+                status=attempt.status,
+                error=attempt.error[:MAX_LOGGED],
+            )
+
+    def _record(self, call: Call) -> None:
+        call.recorded = True
+        last = call.last
+        path = (call.choice.model, last.version, last.arm, call.choice.rollout)
+        self._metrics.path(path).overhead.observe(call.overhead_s)
+        self._interactions.record(call, perf_counter() - call.started)
+
+    def _cancelled(self, call: Call, *, left: bool) -> None:
+        """Count and record a request that was ended from outside."""
+        if not call.attempts or call.recorded:
+            return
+        attempt = call.last
+        if not attempt.duration_s:
+            attempt.outcome = Outcome.cancelled
+            attempt.error = "the client left" if left else "the router stopped"
+            self._close(call, attempt)
+        self._record(call)
+
+
+class Passage:
+    """A stream from the engine to the client, held back until its first token."""
+
+    __slots__ = ("_attempt", "_call", "_send", "held", "reader", "started")
+
+    def __init__(self, call: Call, attempt: Attempt, send: Send) -> None:
+        self._call = call
+        self._attempt = attempt
+        self._send = send
+        self.reader = StreamReader(attempt.version, call.request.include_usage)
+        self.held = b""
+        self.started = False
+
+    async def run(self, response: aiohttp.ClientResponse) -> None:
+        """Pass on what comes, until the stream's own end; sets how the attempt ended.
+
+        What came last stays in `held`: it leaves after the event is kept.
+        """
+        call, attempt, reader = self._call, self._attempt, self.reader
+        last_token_at = 0.0
+        tokens = 0
+        async for data in response.content.iter_any():
+            self.held += reader.feed(data)
+            if reader.tokens > tokens:
+                now = perf_counter()
+                if last_token_at:
+                    call.max_gap_s = max(call.max_gap_s or 0.0, now - last_token_at)
+                else:
+                    attempt.first_token_at = now
+                last_token_at, tokens = now, reader.tokens
+            if reader.done or reader.failure:
+                break
+            if tokens and self.held:
+                await self._forward()
+        if reader.failure or not reader.done:
+            attempt.outcome = Outcome.server_error
+            attempt.error = reader.failure or "the engine's stream ended without its last event"
+        elif not self.started:
+            await self._begin()
+
+    async def _forward(self) -> None:
+        if not self.started:
+            await self._begin()
+        held, self.held = self.held, b""
+        await self._send({"type": "http.response.body", "body": held, "more_body": True})
+
+    async def _begin(self) -> None:
+        self.started = True
+        call, attempt = self._call, self._attempt
+        now = perf_counter()
+        waited_s = call.engine_s + (attempt.first_token_at or now) - attempt.started
+        call.overhead_s = now - call.started - waited_s
+        headers = response_headers(call, EVENTS)
+        headers.append((b"cache-control", b"no-cache"))
+        await self._send({"type": "http.response.start", "status": HTTP_OK, "headers": headers})
+
+
+def response_headers(call: Call, content_type: bytes) -> list[tuple[bytes, bytes]]:
+    """The headers of every answer that an engine was asked for."""
+    last = call.last
+    return [
+        (b"content-type", content_type),
+        (b"x-ratchet-trace-id", call.request.trace_id.encode()),
+        (b"x-ratchet-version", last.version.encode()),
+        (b"x-ratchet-arm", last.arm.encode()),
+        (b"x-ratchet-overhead-ms", b"%.3f" % (call.overhead_s * 1000)),
+    ]
+
+
+def _fail(attempt: Attempt, error: Exception) -> None:
+    """Name how an attempt failed."""
+    attempt.error = f"{type(error).__name__}: {error}"
+    if isinstance(error, Unreadable):
+        attempt.outcome = Outcome.server_error
+    elif isinstance(error, TimeoutError) and not isinstance(error, aiohttp.ConnectionTimeoutError):
+        attempt.outcome = Outcome.timeout
+    else:
+        attempt.outcome = Outcome.crash
+
+
+def _failure(call: Call) -> Reply:
+    """What the client is told when the last attempt failed."""
+    last = call.last
+    error = FAILURES[last.outcome]
+    tried = f"{call.choice.model} ({last.version})"
+    messages = {
+        Outcome.server_error: f"the engine failed to answer for {tried}; try again",
+        Outcome.crash: f"the connection to the engine of {tried} failed or was lost; try again",
+        Outcome.timeout: f"the engine of {tried} did not answer in time",
+    }
+    body = error_body(messages[last.outcome], kind=error.kind, code=error.code)
+    return Reply(error.status, body, error.retry_after_s)
+
+
+async def _to_end(response: aiohttp.ClientResponse) -> None:
+    """Read a finished stream's end, so that its connection can be used again."""
+    try:
+        with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError):
+            async with asyncio.timeout(END_OF_STREAM_S):
+                while await response.content.readany():
+                    pass
+    finally:
+        response.release()

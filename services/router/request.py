@@ -1,0 +1,295 @@
+"""A client's request: what is read of it, what is checked, and what goes on to the engine."""
+
+from __future__ import annotations
+
+import secrets
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import orjson
+
+from services.router.errors import InvalidRequest
+from shared.contracts.events import MAX_ID, Purpose
+
+Endpoint = Literal["chat", "completions"]
+
+MAX_ROLE = 32
+MAX_METADATA = 16
+MAX_METADATA_KEY = 64
+MAX_METADATA_VALUE = 512
+REMEMBERED_TRACES = 65_536
+"""Trace ids of clients that are remembered, so that none is used twice."""
+
+_COMMON_FIELDS = (
+    "frequency_penalty",
+    "logit_bias",
+    "logprobs",
+    "max_tokens",
+    "min_p",
+    "n",
+    "presence_penalty",
+    "repetition_penalty",
+    "seed",
+    "stop",
+    "stream",
+    "stream_options",
+    "temperature",
+    "top_k",
+    "top_p",
+)
+ENGINE_FIELDS: dict[Endpoint, frozenset[str]] = {
+    "chat": frozenset(
+        (
+            *_COMMON_FIELDS,
+            "max_completion_tokens",
+            "messages",
+            "parallel_tool_calls",
+            "reasoning_effort",
+            "response_format",
+            "tool_choice",
+            "tools",
+            "top_logprobs",
+        )
+    ),
+    "completions": frozenset((*_COMMON_FIELDS, "best_of", "echo", "prompt", "suffix")),
+}
+"""What an engine is sent: OpenAI's generation fields and three common sampling ones. Everything
+else (`priority`, templates, cache salts …) would let a client steer the engine for others."""
+
+_PICKED = ("category", "locale", "segment", "session_id")
+_PURPOSES = {"comparison": Purpose.comparison, "evaluation": Purpose.evaluation}
+
+
+@dataclass(slots=True)
+class ChatRequest:
+    """One request, checked as far as the router reads it."""
+
+    endpoint: Endpoint
+    model: str
+    stream: bool
+    payload: dict[str, Any]
+    user: str
+    session: str
+    context: dict[str, Any]
+    purpose: str
+    include_usage: bool
+    trace_id: str = ""
+
+    def upstream_body(self, version: str) -> bytes:
+        """The body for the engine: only fields it may see, and the version as the model."""
+        allowed = ENGINE_FIELDS[self.endpoint]
+        body = {name: value for name, value in self.payload.items() if name in allowed}
+        body["model"] = version
+        if self.stream:
+            options = body.get("stream_options") or {}
+            body["stream_options"] = {**options, "include_usage": True}
+        return orjson.dumps(body)
+
+    def turns(self) -> list[tuple[str, str]]:
+        """Role and text of each turn; a prompt is one user turn."""
+        if self.endpoint == "completions":
+            return [("user", _prompt_text(self.payload["prompt"]))]
+        return [
+            (turn["role"], _content_text(turn.get("content"))) for turn in self.payload["messages"]
+        ]
+
+
+class TraceIds:
+    """Hands out trace ids: a client's own the first time it is seen, else a new one."""
+
+    def __init__(self, remembered: int = REMEMBERED_TRACES) -> None:
+        self._limit = remembered
+        self._seen: OrderedDict[str, None] = OrderedDict()
+
+    def take(self, offered: str | None) -> str:
+        """The offered id, or 32 random hex digits where there is none or it was used before."""
+        if offered is None or offered in self._seen:
+            return secrets.token_hex(16)
+        self._seen[offered] = None
+        if len(self._seen) > self._limit:
+            self._seen.popitem(last=False)
+        return offered
+
+
+def read_request(endpoint: Endpoint, body: bytes, headers: Mapping[bytes, bytes]) -> ChatRequest:
+    """Read and check a request.
+
+    Raises:
+        InvalidRequest: the body is no JSON object, or a field that the router reads is of the
+            wrong type; the message names the field and the rule.
+
+    """
+    try:
+        payload = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise InvalidRequest(f"the body is not valid JSON: {error}") from None
+    if type(payload) is not dict:
+        raise InvalidRequest("the body must be a JSON object")
+    model = payload.get("model")
+    if type(model) is not str or not model:
+        raise InvalidRequest("model: must be a non-empty string", param="model")
+    stream = payload.get("stream") or False
+    if type(stream) is not bool:
+        raise InvalidRequest("stream: must be true or false", param="stream")
+    if endpoint == "chat":
+        _check_messages(payload.get("messages"))
+    else:
+        _check_prompt(payload.get("prompt"))
+    session = _identifier(headers, b"x-ratchet-session")
+    return ChatRequest(
+        endpoint=endpoint,
+        model=model,
+        stream=stream,
+        payload=payload,
+        user=_user(payload.get("user")) or _identifier(headers, b"x-ratchet-user"),
+        session=session,
+        context=_context(payload.get("metadata"), session),
+        purpose=_purpose(headers.get(b"x-ratchet-purpose")),
+        include_usage=_include_usage(payload.get("stream_options"), stream=stream),
+    )
+
+
+def check_identifier(name: str, value: str) -> str:
+    """The value, when it may stand in an event.
+
+    Raises:
+        InvalidRequest: longer than 200 characters, or with a control character.
+
+    """
+    if len(value) > MAX_ID or (not value.isprintable() and _has_control(value)):
+        raise InvalidRequest(
+            f"{name}: at most {MAX_ID} characters, none of them a control character", param=name
+        )
+    return value
+
+
+def _has_control(value: str) -> bool:
+    return any(char < " " or char == "\x7f" for char in value)
+
+
+def _identifier(headers: Mapping[bytes, bytes], name: bytes) -> str:
+    raw = headers.get(name)
+    if not raw:
+        return ""
+    try:
+        value = raw.decode()
+    except UnicodeDecodeError:
+        value = raw.decode("latin-1")
+    return check_identifier(name.decode(), value)
+
+
+def _user(value: object) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise InvalidRequest("user: must be a string", param="user")
+    return check_identifier("user", value)
+
+
+def _purpose(raw: bytes | None) -> str:
+    if not raw:
+        return ""
+    purpose = _PURPOSES.get(raw.decode("latin-1"))
+    if purpose is None:
+        raise InvalidRequest(
+            f"x-ratchet-purpose: must be one of {', '.join(_PURPOSES)}", param="x-ratchet-purpose"
+        )
+    return purpose.value
+
+
+def _include_usage(options: object, *, stream: bool) -> bool:
+    if options is None:
+        return False
+    if not isinstance(options, dict):
+        raise InvalidRequest("stream_options: must be an object", param="stream_options")
+    if not stream:
+        raise InvalidRequest(
+            "stream_options: only allowed when stream is true", param="stream_options"
+        )
+    return bool(options.get("include_usage"))
+
+
+def _context(metadata: object, session: str) -> dict[str, Any]:
+    context: dict[str, Any] = {"session_id": session} if session else {}
+    if metadata is None:
+        return context
+    if not isinstance(metadata, dict) or len(metadata) > MAX_METADATA:
+        raise InvalidRequest(
+            f"metadata: must be an object with at most {MAX_METADATA} entries", param="metadata"
+        )
+    labels: dict[str, str] = {}
+    for name, value in metadata.items():
+        if not isinstance(value, str) or len(value) > MAX_METADATA_VALUE:
+            raise InvalidRequest(
+                f"metadata.{name[:MAX_METADATA_KEY]}: must be a string of at most "
+                f"{MAX_METADATA_VALUE} characters",
+                param="metadata",
+            )
+        if name in _PICKED:
+            context.setdefault(name, check_identifier(f"metadata.{name}", value))
+        elif len(name) > MAX_METADATA_KEY:
+            raise InvalidRequest(
+                f"metadata: a key is at most {MAX_METADATA_KEY} characters long", param="metadata"
+            )
+        else:
+            labels[name] = value
+    if labels:
+        context["labels"] = labels
+    return context
+
+
+def _check_messages(messages: object) -> None:
+    if not isinstance(messages, list) or not messages:
+        raise InvalidRequest("messages: must be a non-empty list", param="messages")
+    for index, turn in enumerate(messages):
+        if type(turn) is not dict:
+            raise InvalidRequest(f"messages[{index}]: must be an object", param="messages")
+        role = turn.get("role")
+        if type(role) is not str or not 0 < len(role) <= MAX_ROLE:
+            raise InvalidRequest(
+                f"messages[{index}].role: must be a string of 1 to {MAX_ROLE} characters",
+                param="messages",
+            )
+        content = turn.get("content")
+        if type(content) is str or content is None:
+            continue
+        if type(content) is not list or not all(type(part) is dict for part in content):
+            raise InvalidRequest(
+                f"messages[{index}].content: must be a string or a list of content parts",
+                param="messages",
+            )
+
+
+def _check_prompt(prompt: object) -> None:
+    if isinstance(prompt, str) and prompt:
+        return
+    if isinstance(prompt, list) and prompt:
+        first = type(prompt[0])
+        if first in (str, int, list) and all(type(part) is first for part in prompt):
+            return
+    raise InvalidRequest(
+        "prompt: must be a non-empty string, or a list of strings or of tokens", param="prompt"
+    )
+
+
+def _prompt_text(prompt: str | list[Any]) -> str:
+    if isinstance(prompt, str):
+        return prompt
+    if type(prompt[0]) is str:
+        return "\n".join(prompt)
+    return orjson.dumps(prompt).decode()
+
+
+def _content_text(content: str | list[dict[str, Any]] | None) -> str:
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return content
+    return "\n".join(_part_text(part) for part in content)
+
+
+def _part_text(part: dict[str, Any]) -> str:
+    text = part.get("text")
+    return text if isinstance(text, str) else f"[{str(part.get('type', 'part'))[:MAX_ROLE]}]"

@@ -1,0 +1,57 @@
+"""Settings of the router, from `RATCHET_ROUTER_…` (and the shared `RATCHET_…`)."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import AnyHttpUrl, Field, TypeAdapter, field_validator
+from pydantic_settings import NoDecode
+
+from shared.settings import ServiceSettings, service_config, split_list
+
+MAX_SEGMENTS = 8
+
+_URL = TypeAdapter(AnyHttpUrl)
+
+
+class RouterSettings(ServiceSettings):
+    """What the router can be told. Durations are in seconds, sizes in bytes."""
+
+    model_config = service_config("router")
+
+    port: int = Field(default=8080, ge=1, le=65535)
+    engines: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=("http://127.0.0.1:8000",), min_length=1, description="base URLs of vLLM"
+    )
+    segments: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), max_length=MAX_SEGMENTS, description="values of the metrics' segment label"
+    )
+    stale_after_s: float = Field(default=60.0, gt=0)
+    timeout_s: float = Field(
+        default=60.0, gt=0, description="for an answer; in streams for the first and each next part"
+    )
+    candidate_timeout_s: float = Field(
+        default=30.0, gt=0, description="the candidate's part of it, so that stable has time left"
+    )
+    stream_timeout_s: float = Field(default=600.0, gt=0, description="for a whole stream")
+    body_timeout_s: float = Field(default=30.0, gt=0, description="for a request's body to arrive")
+    max_body_bytes: int = Field(default=4 * 1024 * 1024, gt=0)
+    spool_limit_bytes: int = Field(default=512 * 1024 * 1024, ge=1024 * 1024)
+    series_grace_s: float = Field(
+        default=900.0, ge=0, description="how long series of an ended rollout stay"
+    )
+    drain_timeout_s: float = Field(
+        default=10.0, gt=0, description="for shipping the spool when stopping"
+    )
+
+    @field_validator("engines", "segments", mode="before")
+    @classmethod
+    def _split_lists(cls, value: object) -> object:
+        return split_list(value)
+
+    @field_validator("engines")
+    @classmethod
+    def _check_urls(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for url in value:
+            _URL.validate_python(url)
+        return tuple(url.rstrip("/") for url in value)

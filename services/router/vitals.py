@@ -1,0 +1,47 @@
+"""What the router says of its health. Losing Redis, Kafka or the controller does not stop it."""
+
+from __future__ import annotations
+
+from services.router.settings import RouterSettings
+from services.router.state import RouterState
+from shared.kafka.spool import Spool
+from shared.observability.health import Health
+
+SPOOL_WARNING = 0.5
+"""Share of the spool's limit from where it is said."""
+
+
+def add_checks(health: Health, state: RouterState, spool: Spool, settings: RouterSettings) -> None:
+    """Add the router's checks and notes."""
+
+    def routes() -> str | None:
+        if state.knows_routes:
+            return None
+        return (
+            "no routing state yet: neither Redis nor the rollouts topic has told one; check "
+            "RATCHET_REDIS_URL and RATCHET_KAFKA_BOOTSTRAP"
+        )
+
+    def keys() -> str | None:
+        if settings.profile == "local" or state.knows_keys:
+            return None
+        return "the API keys were not read yet; check RATCHET_KAFKA_BOOTSTRAP"
+
+    def fresh() -> str | None:
+        stale = state.stale()
+        if not stale:
+            return None
+        return (
+            f"no decision for {state.age_s():.0f} s, everyone goes to stable: {', '.join(stale)}; "
+            "check the rollout controller"
+        )
+
+    def spooled() -> str | None:
+        if spool.bytes < SPOOL_WARNING * settings.spool_limit_bytes:
+            return None
+        return f"{spool.bytes} of {settings.spool_limit_bytes} bytes wait for Kafka"
+
+    health.ready("routes", routes)
+    health.ready("keys", keys)
+    health.note("fresh", fresh)
+    health.note("spool", spooled)
