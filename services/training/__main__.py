@@ -1,0 +1,121 @@
+"""Wires training: settings, log, followers, schedule, runner, ops routes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+
+import uvloop
+from prometheus_client import CollectorRegistry
+
+from services.training.auto import Schedule
+from services.training.desk import Desk
+from services.training.jobs import JobBook
+from services.training.metrics import Metrics
+from services.training.runner import Runner
+from services.training.settings import TrainingSettings
+from services.training.snapshot import DatasetStore
+from shared.clock import SystemClock
+from shared.kafka.deadletters import DeadLetters
+from shared.kafka.producer import KafkaLog
+from shared.observability.health import Health, OpsApp, serve, stop_on_signals
+from shared.observability.logging import configure_logging
+from shared.redaction.redactor import Redactor
+from shared.registry.follow import RegistryFollower
+
+SOURCE = "/ratchet/training"
+STALE_AFTER_S = 30.0
+"""Not ready once a topic was not read to its end for so long: Kafka is away."""
+STUCK_AFTER_S = 120.0
+FINISH_TIMEOUT_S = 25.0
+
+
+async def run(settings: TrainingSettings) -> None:
+    """Do jobs until told to stop."""
+    stop = stop_on_signals()
+    clock, registry = SystemClock(), CollectorRegistry()
+    metrics = Metrics(registry)
+    log = KafkaLog(settings.kafka_bootstrap, source=SOURCE, client_id="ratchet-training")
+    await log.start()
+    versions, book = RegistryFollower(log), JobBook()
+    store = DatasetStore(settings.datasets_uri)
+    runner = Runner(
+        event_log=log,
+        registry=versions,
+        store=store,
+        settings=settings,
+        metrics=metrics,
+        clock=clock,
+    )
+    schedule = Schedule(
+        event_log=log,
+        book=book,
+        registry=versions,
+        store=store,
+        settings=settings,
+        metrics=metrics,
+        clock=clock,
+    )
+    letters = DeadLetters(
+        log, service="training", redact=Redactor().text, metrics=registry, clock=clock
+    )
+    desk = Desk(
+        event_log=log,
+        book=book,
+        registry=versions,
+        runner=runner,
+        schedule=schedule,
+        dead_letters=letters,
+        metrics=metrics,
+        settings=settings,
+    )
+    health = Health()
+    health.progress("jobs", runner.idle_s, STUCK_AFTER_S)
+    for name, age_s in (("jobs", desk.age_s), ("versions", versions.age_s)):
+        health.ready(f"{name}_topic", freshness(age_s))
+    tasks = [
+        asyncio.create_task(versions.run(), name="versions"),
+        asyncio.create_task(desk.follow(), name="desk"),
+        asyncio.create_task(schedule.count(), name="pairs"),
+        asyncio.create_task(desk.work(), name="work"),
+    ]
+    health.alive("tasks", lambda: ended(tasks))
+    try:
+        await serve(OpsApp(health, registry), host=settings.host, port=settings.port, stop=stop)
+    finally:
+        for task in tasks:
+            task.cancel()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FINISH_TIMEOUT_S):
+                await asyncio.gather(*tasks, return_exceptions=True)
+        await log.stop()
+
+
+def freshness(age_s: Callable[[], float]) -> Callable[[], str | None]:
+    """A readiness check: the topic was read to its end a moment ago."""
+
+    def check() -> str | None:
+        age = age_s()
+        return (
+            None if age <= STALE_AFTER_S else f"not read to the end for {age:.0f} s; is Kafka up?"
+        )
+
+    return check
+
+
+def ended(tasks: list[asyncio.Task[None]]) -> str | None:
+    """A liveness check: nothing that runs for ever has ended."""
+    names = [task.get_name() for task in tasks if task.done()]
+    return f"ended: {', '.join(names)}; the log says why" if names else None
+
+
+def main() -> None:
+    settings = TrainingSettings.load()
+    configure_logging("training", settings.log_level)
+    with contextlib.suppress(KeyboardInterrupt):
+        uvloop.run(run(settings))
+
+
+if __name__ == "__main__":
+    main()

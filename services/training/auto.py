@@ -1,0 +1,96 @@
+"""Watching preferences for the schedule, and asking for its jobs on the log."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import structlog
+
+from services.training.errors import StoreUnavailable
+from services.training.jobs import JobBook
+from services.training.metrics import Metrics
+from services.training.schedule import PairCounter, Situation, decide
+from services.training.settings import TrainingSettings
+from services.training.snapshot import MODELS, DatasetStore, place
+from shared.clock import Clock
+from shared.contracts.events import TrainingMethod
+from shared.kafka.envelope import Unreadable, decode
+from shared.kafka.log import EventLog, LogUnavailable
+from shared.kafka.topics import PREFERENCES, TRAINING_JOBS
+from shared.registry.follow import RegistryFollower
+
+log = structlog.get_logger(__name__)
+
+
+class Schedule:
+    """Counts new pairs and asks for a job when the decision says so."""
+
+    def __init__(
+        self,
+        *,
+        event_log: EventLog,
+        book: JobBook,
+        registry: RegistryFollower,
+        store: DatasetStore,
+        settings: TrainingSettings,
+        metrics: Metrics,
+        clock: Clock,
+    ) -> None:
+        self._log = event_log
+        self._book = book
+        self._registry = registry
+        self._store = store
+        self._settings = settings
+        self._metrics = metrics
+        self._clock = clock
+        self._pairs = PairCounter(settings.model, settings.rules)
+        self._tail = event_log.tail(PREFERENCES)
+        self._why = ""
+
+    async def count(self) -> None:
+        """Follow the pairs until cancelled."""
+        try:
+            async for record in self._tail:
+                with contextlib.suppress(Unreadable):
+                    event = decode(record.headers, record.value, MODELS)
+                    self._pairs.apply(event, place(record), record.offset)
+        finally:
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._tail.close()
+
+    def age_s(self) -> float:
+        """Seconds since the pairs were last read to their end."""
+        return self._tail.age_s()
+
+    async def consider(self) -> None:
+        """Ask for a job if it is time. What Kafka or storage refuses is tried again later."""
+        settings = self._settings
+        try:
+            last = await asyncio.to_thread(self._store.newest, settings.model, TrainingMethod.dpo)
+        except StoreUnavailable as error:
+            log.warning("schedule.store_away", error=str(error))
+            return
+        if last is not None:
+            self._pairs.forget(last.offsets)
+        self._metrics.new_pairs.labels(settings.model).set(len(self._pairs))
+        situation = Situation(
+            model=settings.model,
+            new_pairs=len(self._pairs),
+            min_pairs=settings.min_pairs,
+            judge_pairs=self._pairs.judged,
+            min_judge_pairs=settings.gate.min_judge_pairs,
+            last_dataset=last.dataset_id if last else "",
+            seed=settings.seed,
+        )
+        job, why = decide(situation, self._book, self._registry.registry, self._clock.now())
+        if job is None:
+            if why != self._why and self._pairs:
+                log.info("schedule.waits", why=why)
+            self._why = why
+            return
+        log.info("schedule.asks", job_id=job.job_id, why=why)
+        try:
+            await self._log.publish(TRAINING_JOBS, key=job.job_id, event=job, event_id=job.job_id)
+        except LogUnavailable as error:
+            log.warning("schedule.log_away", error=str(error))

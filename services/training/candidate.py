@@ -1,0 +1,84 @@
+"""One attempt's candidate: what the trainer left in its folder, read back and judged."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from services.training.dataset import JUDGE
+from services.training.gate import GateLimits, derive, judge_gate
+from services.training.snapshot import Manifest
+from services.training.trainers.job import Stage, read_rows
+from shared.contracts.events import TrainingMethod
+from shared.registry.versions import Fingerprint, GateResult
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A trained adapter with everything measured of it."""
+
+    folder: Path
+    figures: dict[str, float]
+    gate: GateResult
+    fingerprint: Fingerprint
+    packages: dict[str, str]
+
+    @property
+    def adapter(self) -> Path:
+        """The LoRA's files."""
+        return self.folder / "adapter"
+
+    def samples(self, count: int) -> list[dict[str, Any]]:
+        """The first answers of both arms."""
+        return read_rows(self.folder / "answers.jsonl")[:count]
+
+
+def read_candidate(
+    folder: Path, judge: Path, *, method: TrainingMethod, manifest: Manifest, limits: GateLimits
+) -> Candidate:
+    """The candidate of a finished attempt."""
+    measured = {"judge_pairs": float(manifest.files[JUDGE].rows)}
+    measured |= judge_figures(judge)
+    measured |= _numbers(folder / f"{method.value}.json", "train_")
+    measured |= _numbers(folder / "evaluate.json", "")
+    figures = derive(measured)
+    return Candidate(
+        folder=folder,
+        figures=figures,
+        gate=judge_gate(method, figures, limits),
+        fingerprint=Fingerprint.model_validate_json((folder / "fingerprint.json").read_bytes()),
+        packages=json.loads((folder / "packages.json").read_bytes()),
+    )
+
+
+def judge_figures(judge: Path) -> dict[str, float]:
+    """What is known of a judge: its data, and its agreement with raters it never saw."""
+    return _numbers(judge / "reward.json", "judge_")
+
+
+def stages(method: TrainingMethod, *, judged: bool) -> tuple[Stage, ...]:
+    """What a trainer does for a method. The judge is trained where it has data enough."""
+    match method:
+        case TrainingMethod.sft:
+            return ("sft", "evaluate", "fingerprint")
+        case TrainingMethod.dpo:
+            return (
+                ("reward", "dpo", "evaluate", "fingerprint")
+                if judged
+                else ("dpo", "evaluate", "fingerprint")
+            )
+        case TrainingMethod.reward:
+            return ("reward",)
+
+
+def _numbers(path: Path, prefix: str) -> dict[str, float]:
+    """A stage's figures, each name with the prefix unless it has it already."""
+    if not path.exists():
+        return {}
+    found: dict[str, float] = json.loads(path.read_bytes())
+    return {
+        name if name.startswith(prefix) else f"{prefix}{name}": value
+        for name, value in found.items()
+    }

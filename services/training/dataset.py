@@ -1,0 +1,333 @@
+"""From preference events to the rows of a dataset. Pure, and the same for the same records.
+
+A row's side follows from its prompt alone: a prompt is trained on, or held out, never both. Pairs
+of the judge's panel train only the evaluation's judge, and only those whose raters and prompts
+are not in the training data.
+"""
+
+# pyright: strict
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field
+
+from shared.contracts.events import (
+    Event,
+    Message,
+    PairSource,
+    PreferencePair,
+    PreferenceRetracted,
+    UnpairedExample,
+    prompt_text,
+)
+
+TRAIN, HELDOUT, JUDGE, PROMPTS = "train.jsonl", "heldout.jsonl", "judge.jsonl", "prompts.jsonl"
+"""Files of a dataset: trained on, held out, the judge's, prompts of the evaluation."""
+
+Row = dict[str, Any]
+
+
+class Rules(BaseModel):
+    """What a row must be like. Kept in the manifest, as a rebuild must use the same."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    min_chars: int = Field(default=10, ge=0, description="both answers must be longer than this")
+    heldout_share: float = Field(default=0.1, ge=0, le=0.5)
+    prompts: int = Field(default=200, ge=1, description="most prompts of the evaluation")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A preference pair from the log or from an import."""
+
+    pair_id: str
+    messages: tuple[Message, ...]
+    chosen: str
+    rejected: str
+    panel: str = ""
+    raters: tuple[str, ...] = ()
+    meta: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    @property
+    def prompt(self) -> str:
+        """The prompt's key: equal for prompts that differ in case and spaces alone."""
+        return prompt_key(self.messages)
+
+    def row(self) -> Row:
+        """The pair as a line of a dataset."""
+        return {
+            "messages": _turns(self.messages),
+            "chosen": self.chosen,
+            "rejected": self.rejected,
+            "meta": {"pair_id": self.pair_id, **self.meta},
+        }
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """A prompt and the answer a person wants."""
+
+    row_id: str
+    messages: tuple[Message, ...]
+    answer: str
+    meta: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    @property
+    def prompt(self) -> str:
+        """The prompt's key."""
+        return prompt_key(self.messages)
+
+    def row(self) -> Row:
+        """The demonstration as a line of a dataset."""
+        return {
+            "messages": _turns(self.messages),
+            "answer": self.answer,
+            "meta": {"row_id": self.row_id, **self.meta},
+        }
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The rows of each file, why others were refused, and what the card says."""
+
+    files: Mapping[str, Sequence[Row]]
+    refused: Mapping[str, int]
+    card: Mapping[str, Mapping[str, int]]
+
+
+class PreferenceFold:
+    """One model's pairs and unpaired prompts, as the log's last word on each has it."""
+
+    def __init__(self, model: str) -> None:
+        self._model = model
+        self._pairs: dict[str, Pair] = {}
+        self._prompts: dict[str, tuple[Message, ...]] = {}
+        self.retracted = 0
+
+    def apply(self, event: Event) -> None:
+        """Fold one event of `preferences.v1`, in the order of its partition."""
+        match event:
+            case PreferencePair() if event.model == self._model:
+                self._pairs[event.pair_id] = pair_of(event)
+            case UnpairedExample() if event.model == self._model:
+                self._prompts[event.pair_id] = event.messages
+            case PreferenceRetracted():
+                known = self._pairs.pop(event.pair_id, None)
+                prompt = self._prompts.pop(event.pair_id, None)
+                self.retracted += known is not None or prompt is not None
+            case _:
+                pass
+
+    @property
+    def pairs(self) -> tuple[Pair, ...]:
+        """All pairs that stand, by id."""
+        return tuple(self._pairs[name] for name in sorted(self._pairs))
+
+    @property
+    def prompts(self) -> tuple[tuple[Message, ...], ...]:
+        """Prompts of unpaired examples, by id."""
+        return tuple(self._prompts[name] for name in sorted(self._prompts))
+
+
+def pair_of(event: PreferencePair) -> Pair:
+    """A pair of the log. Raters are kept for the judge's independence, and left out of rows."""
+    context = event.context
+    meta = {
+        "source": event.source.value,
+        "category": context.category,
+        "locale": context.locale,
+        "segment": context.segment,
+        "chosen_version": event.chosen_version,
+        "rejected_version": event.rejected_version,
+    }
+    return Pair(
+        pair_id=event.pair_id,
+        messages=event.messages,
+        chosen=event.chosen,
+        rejected=event.rejected,
+        panel=event.panel,
+        raters=event.raters,
+        meta=meta,
+    )
+
+
+def select_pairs(
+    pairs: Iterable[Pair],
+    judged: Iterable[Pair],
+    prompts: Iterable[tuple[Message, ...]],
+    rules: Rules,
+) -> Selection:
+    """Rows of a preference dataset.
+
+    Args:
+        pairs: What may be trained on.
+        judged: Pairs of the judge's panel.
+        prompts: Further prompts to evaluate on, such as those of unpaired examples.
+        rules: Checks and shares.
+
+    """
+    refused: Counter[str] = Counter()
+    kept = _clean(pairs, rules, refused)
+    train = [pair for pair in kept if not is_held_out(pair.prompt, rules)]
+    heldout = [pair for pair in kept if is_held_out(pair.prompt, rules)]
+    trained_prompts = {pair.prompt for pair in train}
+    raters = {rater for pair in kept for rater in pair.raters}
+    judge: list[Pair] = []
+    for pair in _clean(judged, rules, refused):
+        if pair.prompt in trained_prompts:
+            refused["judge_prompt_in_training"] += 1
+        elif raters.intersection(pair.raters):
+            refused["judge_rater_in_training"] += 1
+        else:
+            judge.append(pair)
+    pools = (
+        [pair.messages for pair in heldout],
+        list(prompts),
+        [pair.messages for pair in judge],
+    )
+    return Selection(
+        files={
+            TRAIN: [pair.row() for pair in train],
+            HELDOUT: [pair.row() for pair in heldout],
+            JUDGE: [pair.row() for pair in judge],
+            PROMPTS: _evaluation_prompts(pools, trained_prompts, rules),
+        },
+        refused=dict(sorted(refused.items())),
+        card=_card([pair.meta for pair in train], raters=len(raters), prompts=len(trained_prompts)),
+    )
+
+
+def select_demonstrations(rows: Iterable[Demonstration], rules: Rules) -> Selection:
+    """Rows of a dataset for supervised fine-tuning."""
+    refused: Counter[str] = Counter()
+    kept: dict[tuple[str, str], Demonstration] = {}
+    for row in sorted(rows, key=lambda row: row.row_id):
+        identity = (row.prompt, row.answer)
+        if not row.messages:
+            refused["no_prompt"] += 1
+        elif len(row.answer.strip()) <= rules.min_chars:
+            refused["too_short"] += 1
+        elif identity in kept:
+            refused["duplicate"] += 1
+        else:
+            kept[identity] = row
+    train = [row for row in kept.values() if not is_held_out(row.prompt, rules)]
+    heldout = [row for row in kept.values() if is_held_out(row.prompt, rules)]
+    trained_prompts = {row.prompt for row in train}
+    return Selection(
+        files={
+            TRAIN: [row.row() for row in train],
+            HELDOUT: [row.row() for row in heldout],
+            JUDGE: [],
+            PROMPTS: _evaluation_prompts(
+                ([row.messages for row in heldout],), trained_prompts, rules
+            ),
+        },
+        refused=dict(sorted(refused.items())),
+        card=_card([row.meta for row in train], raters=0, prompts=len(trained_prompts)),
+    )
+
+
+def demonstrations_of(pairs: Iterable[Pair]) -> tuple[Demonstration, ...]:
+    """What people wrote themselves: the better side of corrections and demonstrations."""
+    written = {PairSource.correction.value, PairSource.demonstration.value}
+    return tuple(
+        Demonstration(pair.pair_id, pair.messages, pair.chosen, pair.meta)
+        for pair in pairs
+        if not pair.panel and pair.meta.get("source") in written
+    )
+
+
+def refusal(pair: Pair, rules: Rules) -> str | None:
+    """Why this pair alone is not trained on, or None."""
+    chosen, rejected = pair.chosen.strip(), pair.rejected.strip()
+    if not pair.messages:
+        return "no_prompt"
+    if min(len(chosen), len(rejected)) <= rules.min_chars:
+        return "too_short"
+    if _normalised(chosen) == _normalised(rejected):
+        return "same_answers"
+    return None
+
+
+def prompt_key(messages: Sequence[Message]) -> str:
+    """A prompt's identity: its text in lower case with single spaces."""
+    return _normalised(prompt_text(tuple(messages)))
+
+
+def is_held_out(prompt: str, rules: Rules) -> bool:
+    """Whether rows of this prompt are kept for the evaluation."""
+    return _rank(prompt) < rules.heldout_share
+
+
+def canonical(rows: Iterable[Row]) -> bytes:
+    """JSON lines with sorted keys in UTF-8: equal rows are equal bytes."""
+    return b"".join(orjson.dumps(row, option=orjson.OPT_SORT_KEYS) + b"\n" for row in rows)
+
+
+def _clean(pairs: Iterable[Pair], rules: Rules, refused: Counter[str]) -> list[Pair]:
+    sound: list[Pair] = []
+    sides: defaultdict[tuple[str, frozenset[str]], set[str]] = defaultdict(set)
+    for pair in sorted(pairs, key=lambda pair: pair.pair_id):
+        reason = refusal(pair, rules)
+        if reason is not None:
+            refused[reason] += 1
+            continue
+        sound.append(pair)
+        sides[_question(pair)].add(_normalised(pair.chosen))
+    kept: dict[tuple[tuple[str, frozenset[str]], str], Pair] = {}
+    for pair in sound:
+        identity = (_question(pair), _normalised(pair.chosen))
+        if len(sides[_question(pair)]) > 1:
+            refused["contradictory"] += 1
+        elif identity in kept:
+            refused["duplicate"] += 1
+        else:
+            kept[identity] = pair
+    return list(kept.values())
+
+
+def _question(pair: Pair) -> tuple[str, frozenset[str]]:
+    """A prompt and two answers, whichever of them was preferred."""
+    return (pair.prompt, frozenset((_normalised(pair.chosen), _normalised(pair.rejected))))
+
+
+def _evaluation_prompts(
+    pools: Iterable[Iterable[tuple[Message, ...]]], trained: set[str], rules: Rules
+) -> list[Row]:
+    """Prompts that were not trained on: earlier pools first, within one by hash."""
+    found: dict[str, Row] = {}
+    for pool in pools:
+        fresh = {prompt_key(messages): messages for messages in pool if messages}
+        for key in sorted(fresh, key=lambda key: (_rank(key), key)):
+            if key not in trained and key not in found and len(found) < rules.prompts:
+                found[key] = {"messages": _turns(fresh[key])}
+    return list(found.values())
+
+
+def _card(metas: Sequence[Mapping[str, str]], **counts: int) -> dict[str, dict[str, int]]:
+    card: dict[str, dict[str, int]] = {"counts": {"rows": len(metas), **counts}}
+    for name in ("source", "category", "locale", "segment", "chosen_version", "rejected_version"):
+        tally = Counter(meta.get(name) or "unknown" for meta in metas)
+        card[name] = dict(sorted(tally.items()))
+    return card
+
+
+def _turns(messages: Iterable[Message]) -> list[dict[str, str]]:
+    return [{"role": turn.role, "content": turn.content} for turn in messages]
+
+
+def _normalised(text: str) -> str:
+    return " ".join(text.lower().split())
+
+
+def _rank(text: str) -> float:
+    """A fixed place of this text in [0, 1), evenly spread over texts."""
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64

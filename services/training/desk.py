@@ -1,0 +1,119 @@
+"""Where jobs come in: follows the job topics, and does what waits, oldest first, one at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import structlog
+
+from services.training.auto import Schedule
+from services.training.jobs import JobBook
+from services.training.metrics import Metrics
+from services.training.runner import Runner
+from services.training.settings import TrainingSettings
+from services.training.workspace import prune
+from shared.contracts.events import TrainingProgress, TrainingRequested
+from shared.kafka.deadletters import DeadLetters
+from shared.kafka.envelope import Unreadable, decode, models_by_type
+from shared.kafka.log import EventLog, LogUnavailable, Record
+from shared.kafka.topics import TRAINING_JOBS, TRAINING_RUNS
+from shared.registry.follow import RegistryFollower
+
+log = structlog.get_logger(__name__)
+
+MODELS = models_by_type(TrainingRequested, TrainingProgress)
+START_TIMEOUT_S = 30.0
+
+
+class Desk:
+    """One worker for all jobs. Jobs are not committed offsets: what has no end yet, waits."""
+
+    def __init__(
+        self,
+        *,
+        event_log: EventLog,
+        book: JobBook,
+        registry: RegistryFollower,
+        runner: Runner,
+        schedule: Schedule,
+        dead_letters: DeadLetters,
+        metrics: Metrics,
+        settings: TrainingSettings,
+    ) -> None:
+        self._tail = event_log.tail(TRAINING_JOBS, TRAINING_RUNS)
+        self._book = book
+        self._registry = registry
+        self._runner = runner
+        self._schedule = schedule
+        self._dead_letters = dead_letters
+        self._metrics = metrics
+        self._interval_s = settings.schedule_interval_s
+        self._keep_jobs = settings.keep_jobs
+        self._news = asyncio.Event()
+
+    def age_s(self) -> float:
+        """Seconds since the job topics were last read to their end."""
+        return self._tail.age_s()
+
+    async def follow(self) -> None:
+        """Fold the job topics until cancelled."""
+        try:
+            async for record in self._tail:
+                await self._fold(record)
+        finally:
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._tail.close()
+
+    async def work(self) -> None:
+        """Do what waits and consider the schedule, until cancelled."""
+        await self._started()
+        while True:
+            self._runner.alive()
+            waiting = list(self._book.waiting())
+            self._metrics.waiting.set(len(waiting))
+            if waiting:
+                await self._do(waiting[0])
+                continue
+            await self._schedule.consider()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._interval_s):
+                    await self._news.wait()
+            self._news.clear()
+
+    async def _started(self) -> None:
+        """Wait for whole knowledge: who has not read the ends would do ended jobs again."""
+        while True:
+            self._runner.alive()
+            try:
+                await self._tail.caught_up(START_TIMEOUT_S)
+                await self._registry.caught_up(START_TIMEOUT_S)
+            except LogUnavailable as error:
+                log.warning("desk.waits_for_log", error=str(error))
+            else:
+                return
+
+    async def _do(self, job: TrainingRequested) -> None:
+        log.info("job.begins", job_id=job.job_id, method=job.method.value, actor=job.actor)
+        ending = await self._runner.run(job)
+        self._book.end(job.job_id, ending.phase)
+        open_jobs = [waiting.job_id for waiting in self._book.waiting()]
+        await asyncio.to_thread(prune, self._runner.jobs, keep=self._keep_jobs, open_jobs=open_jobs)
+
+    async def _fold(self, record: Record) -> None:
+        try:
+            event = decode(record.headers, record.value, MODELS)
+        except Unreadable as error:
+            await self._put_aside(record, error)
+            return
+        assert isinstance(event, TrainingRequested | TrainingProgress)
+        if self._book.put(event):
+            self._news.set()
+
+    async def _put_aside(self, record: Record, error: Unreadable) -> None:
+        """Dead letters have the record's place as their id, so one more at a restart is the same."""
+        log.warning("job.unreadable", offset=record.offset, error=str(error))
+        try:
+            await self._dead_letters.put(record, error.reason, error.detail)
+        except LogUnavailable as away:
+            log.warning("job.letter_lost", offset=record.offset, error=str(away))

@@ -1,0 +1,23 @@
+"""What can go wrong with a job, as a tree. A message says what was wrong and what to do."""
+
+from __future__ import annotations
+
+
+class TrainingError(Exception):
+    """Anything this service gives up a job for."""
+
+
+class InvalidJob(TrainingError):
+    """The request cannot be done as it stands; another request can."""
+
+
+class BadDataset(TrainingError):
+    """An import with rows that cannot be trained on, or a snapshot without any."""
+
+
+class TrainerFailed(TrainingError):
+    """The trainer's process ended without a result, more often than it may."""
+
+
+class StoreUnavailable(TrainingError):
+    """The dataset or adapter storage did not answer; worth another try."""

@@ -1,0 +1,163 @@
+"""The release gate: what an evaluation's figures must be like before a version may get traffic.
+
+It sees neither live feedback nor the training loss, so neither can talk a version past it. A
+figure that is missing fails its check: no data is not a pass.
+"""
+
+# pyright: strict
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from shared.contracts.events import TrainingMethod
+from shared.registry.versions import GateCheck, GateResult
+
+Z95 = 1.959963984540054
+"""Two-sided 95 % quantile of the normal distribution."""
+
+
+class GateLimits(BaseModel):
+    """Conditions of release."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    win_rate: float = Field(default=0.55, gt=0, lt=1, description="against the parent")
+    win_rate_low: float = Field(default=0.5, gt=0, lt=1, description="its 95 % lower bound")
+    min_prompts: int = Field(default=50, ge=1)
+    min_judge_pairs: int = Field(default=30, ge=1)
+    judge_accuracy_low: float = Field(default=0.5, gt=0, lt=1, description="95 % lower bound")
+    perplexity_ratio: float = Field(default=1.3, gt=0, description="candidate over parent")
+    length_ratio_low: float = Field(default=0.4, gt=0)
+    length_ratio_high: float = Field(default=2.0, gt=0)
+    stop_share: float = Field(default=0.5, ge=0, le=1, description="answers that end by themselves")
+    stop_drop: float = Field(default=0.05, ge=0, le=1, description="below the parent at most")
+    repetition_rise: float = Field(default=0.05, ge=0, le=1, description="above the parent at most")
+
+
+def wilson(successes: float, trials: float, z: float = Z95) -> tuple[float, float]:
+    """Score interval of a share (Wilson 1927); (0, 1) without trials."""
+    if trials <= 0:
+        return (0.0, 1.0)
+    share = successes / trials
+    spread = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
+    centre = share + z * z / (2 * trials)
+    scale = 1 + z * z / trials
+    return (max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale))
+
+
+def derive(figures: Mapping[str, float]) -> dict[str, float]:
+    """The figures with what follows from them: rates with 95 % intervals, ratios to the parent."""
+    known = dict(figures)
+    judged = sum(known.get(name, 0.0) for name in ("wins", "ties", "losses"))
+    if judged:
+        won = known.get("wins", 0.0) + known.get("ties", 0.0) / 2
+        low, high = wilson(won, judged)
+        known |= {"win_rate": won / judged, "win_rate_low": low, "win_rate_high": high}
+        known["judged"] = judged
+    tested = known.get("judge_tested", 0.0)
+    if tested:
+        low, high = wilson(known["judge_agreed"], tested)
+        known |= {"judge_accuracy": known["judge_agreed"] / tested}
+        known |= {"judge_accuracy_low": low, "judge_accuracy_high": high}
+    for name in ("perplexity", "length"):
+        parent, candidate = known.get(f"parent_{name}"), known.get(f"candidate_{name}")
+        if parent and candidate is not None:
+            known[f"{name}_ratio"] = candidate / parent
+    return known
+
+
+def judge_gate(
+    method: TrainingMethod, figures: Mapping[str, float], limits: GateLimits
+) -> GateResult:
+    """What the gate says of a candidate.
+
+    Args:
+        method: SFT has no parent to win against and is held to perplexity and stopping alone.
+        figures: What `derive` returns.
+        limits: Conditions of release.
+
+    """
+    stop_limit = limits.stop_share
+    if method is not TrainingMethod.sft:
+        stop_limit = figures.get("parent_stop_share", limits.stop_share) - limits.stop_drop
+    manners = (
+        _at_most(
+            "perplexity",
+            figures.get("perplexity_ratio"),
+            1.0 if method is TrainingMethod.sft else limits.perplexity_ratio,
+            "perplexity on held-out answers against the parent's",
+        ),
+        _at_least(
+            "stop",
+            figures.get("candidate_stop_share"),
+            stop_limit,
+            "answers that end before the limit of tokens",
+        ),
+    )
+    checks = manners if method is TrainingMethod.sft else (*_taste(figures, limits), *manners)
+    if method is not TrainingMethod.sft:
+        checks = (*checks, *_excess(figures, limits))
+    return GateResult(passed=all(check.passed for check in checks), checks=checks)
+
+
+def _taste(figures: Mapping[str, float], limits: GateLimits) -> tuple[GateCheck, ...]:
+    return (
+        _at_least(
+            "judge_data",
+            figures.get("judge_pairs", 0.0),
+            float(limits.min_judge_pairs),
+            "pairs of the judge's panel, whose raters and prompts are not trained on",
+        ),
+        _at_least(
+            "judge",
+            figures.get("judge_accuracy_low"),
+            limits.judge_accuracy_low,
+            "lower bound of the judge's agreement with raters it never saw",
+        ),
+        _at_least(
+            "prompts",
+            figures.get("judged", 0.0),
+            float(limits.min_prompts),
+            "held-out prompts that were judged",
+        ),
+        _at_least(
+            "win_rate", figures.get("win_rate"), limits.win_rate, "win rate against the parent"
+        ),
+        _at_least(
+            "win_rate_low",
+            figures.get("win_rate_low"),
+            limits.win_rate_low,
+            "lower bound of the win rate",
+        ),
+    )
+
+
+def _excess(figures: Mapping[str, float], limits: GateLimits) -> tuple[GateCheck, ...]:
+    """Signs of a model that games its objective: length and repetition."""
+    ratio = figures.get("length_ratio")
+    repetition = figures.get("candidate_repetition")
+    allowed = figures.get("parent_repetition", 0.0) + limits.repetition_rise
+    return (
+        _at_least("length_low", ratio, limits.length_ratio_low, "mean length against the parent's"),
+        _at_most(
+            "length_high", ratio, limits.length_ratio_high, "mean length against the parent's"
+        ),
+        _at_most("repetition", repetition, allowed, "share of words said again"),
+    )
+
+
+def _at_least(name: str, value: float | None, limit: float, what: str) -> GateCheck:
+    passed = value is not None and value >= limit
+    return _check(name, value, limit, f"{what}, at least {limit:.3g}", passed=passed)
+
+
+def _at_most(name: str, value: float | None, limit: float, what: str) -> GateCheck:
+    passed = value is not None and value <= limit
+    return _check(name, value, limit, f"{what}, at most {limit:.3g}", passed=passed)
+
+
+def _check(name: str, value: float | None, limit: float, what: str, *, passed: bool) -> GateCheck:
+    detail = what if value is not None else f"{what}: no data"
+    return GateCheck(name=name, passed=passed, value=value, limit=limit, detail=detail)

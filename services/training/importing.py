@@ -1,0 +1,133 @@
+"""Reading JSONL datasets of others: every row is checked, a bad one is refused with its number."""
+
+# pyright: strict
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import orjson
+from pydantic import ValidationError
+
+from services.training.dataset import Demonstration, Pair, Row, canonical
+from services.training.errors import BadDataset
+from shared.contracts.events import MAX_TEXT, Message
+
+MAX_BYTES = 512 * 1024 * 1024
+MAX_ROWS = 500_000
+SHOWN_PROBLEMS = 10
+PAIR_FORM = (
+    '{"messages": [{"role", "content"}, …], "chosen": text, "rejected": text} '
+    'or {"prompt": [turns], "chosen": [turn], "rejected": [turn]}'
+)
+DEMONSTRATION_FORM = (
+    '{"messages": [{"role", "content"}, …, {"role": "assistant", "content"}]} '
+    'or {"prompt": [turns], "completion": [turn]}'
+)
+
+T = TypeVar("T")
+
+
+class _BadRow(Exception):
+    """What is wrong with one row."""
+
+
+def read_pairs(data: bytes) -> tuple[Pair, ...]:
+    """Preference pairs from JSONL.
+
+    Raises:
+        BadDataset: rows that are not of the form, by line number; or there are none.
+
+    """
+    return _read(data, _pair, PAIR_FORM)
+
+
+def read_demonstrations(data: bytes) -> tuple[Demonstration, ...]:
+    """Demonstrations from JSONL.
+
+    Raises:
+        BadDataset: rows that are not of the form, by line number; or there are none.
+
+    """
+    return _read(data, _demonstration, DEMONSTRATION_FORM)
+
+
+def _read(data: bytes, parse: Callable[[Row], T], form: str) -> tuple[T, ...]:
+    rows: list[T] = []
+    problems: list[str] = []
+    for number, line in enumerate(data.split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            value: object = orjson.loads(line)
+            if not isinstance(value, dict):
+                raise _BadRow("not an object")
+            rows.append(parse(cast("Row", value)))
+        except orjson.JSONDecodeError as error:
+            problems.append(f"line {number}: not JSON ({error.msg})")
+        except _BadRow as error:
+            problems.append(f"line {number}: {error}")
+        if len(rows) > MAX_ROWS:
+            raise BadDataset(f"dataset: more than {MAX_ROWS} rows; split it")
+    if problems:
+        more = len(problems) - SHOWN_PROBLEMS
+        shown = "; ".join(problems[:SHOWN_PROBLEMS]) + (f"; and {more} more" if more > 0 else "")
+        raise BadDataset(f"dataset: {shown}. A row is {form}")
+    if not rows:
+        raise BadDataset(f"dataset: no rows. A row is {form}")
+    return tuple(rows)
+
+
+def _pair(row: Row) -> Pair:
+    messages = _messages(row, "messages" if "messages" in row else "prompt")
+    chosen, rejected = _answer(row, "chosen"), _answer(row, "rejected")
+    return Pair(_identity(row), messages, chosen, rejected, meta=_meta(row))
+
+
+def _demonstration(row: Row) -> Demonstration:
+    if "messages" in row:
+        *prompt, last = _messages(row, "messages")
+        if last.role != "assistant":
+            raise _BadRow("messages: the last turn must be the assistant's")
+        if not prompt:
+            raise _BadRow("messages: an answer needs a prompt before it")
+        return Demonstration(_identity(row), tuple(prompt), last.content, _meta(row))
+    messages = _messages(row, "prompt")
+    return Demonstration(_identity(row), messages, _answer(row, "completion"), _meta(row))
+
+
+def _messages(row: Row, name: str) -> tuple[Message, ...]:
+    value: Any = row.get(name)
+    if isinstance(value, str) and value.strip():
+        return (Message(role="user", content=value),)
+    if not isinstance(value, list) or not value:
+        raise _BadRow(f"{name}: must be a list of turns")
+    try:
+        return tuple(Message.model_validate(turn) for turn in cast("list[object]", value))
+    except ValidationError as error:
+        raise _BadRow(f"{name}: {error.errors(include_url=False)[0]['msg']}") from None
+
+
+def _answer(row: Row, name: str) -> str:
+    value: Any = row.get(name)
+    if isinstance(value, list) and len(cast("list[object]", value)) == 1:
+        value = _messages(row, name)[0].content
+    if not isinstance(value, str) or not value.strip():
+        raise _BadRow(f"{name}: must be a text or a list of one turn")
+    if len(value) > MAX_TEXT:
+        raise _BadRow(f"{name}: longer than {MAX_TEXT} characters")
+    return value
+
+
+def _meta(row: Row) -> dict[str, str]:
+    given: Any = row.get("meta")
+    meta: dict[str, Any] = dict(cast("Row", given)) if isinstance(given, dict) else {}
+    meta.setdefault("category", row.get("category", ""))
+    known = ("category", "locale", "segment", "chosen_version", "rejected_version")
+    kept = {name: str(meta[name]) for name in known if meta.get(name)}
+    return {"source": "import", **kept}
+
+
+def _identity(row: Row) -> str:
+    return hashlib.sha256(canonical([row])).hexdigest()[:32]

@@ -1,0 +1,41 @@
+"""Metrics of training (design, section 10)."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from services.training.jobs import FINAL
+from shared.contracts.events import TrainingMethod
+
+
+class Metrics:
+    """The service's metrics on a registry of its own."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.progress = Gauge(
+            "ratchet_training_run_progress_ratio",
+            "How far the present run of a method is; 0 while none runs.",
+            ("method",),
+            registry=registry,
+        )
+        self.runs = Counter(
+            "ratchet_training_runs_total",
+            "Runs that ended, by method and outcome.",
+            ("method", "outcome"),
+            registry=registry,
+        )
+        self.waiting = Gauge(
+            "ratchet_training_jobs_waiting",
+            "Jobs that have not ended.",
+            registry=registry,
+        )
+        self.new_pairs = Gauge(
+            "ratchet_training_new_pairs",
+            "Trainable pairs that are in no snapshot yet.",
+            ("model",),
+            registry=registry,
+        )
+        for method in TrainingMethod:
+            self.progress.labels(method.value)
+            for phase in FINAL:
+                self.runs.labels(method.value, phase.value)

@@ -1,0 +1,159 @@
+"""The trainer's process: started, watched, ended with the job, started again after a crash."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+from pydantic import ValidationError
+
+from services.training.errors import TrainerFailed
+from services.training.trainers.job import StageProgress
+
+log = structlog.get_logger(__name__)
+
+OnProgress = Callable[[StageProgress], Awaitable[None]]
+
+ROOT = Path(__file__).resolve().parents[2]
+POLL_S = 0.5
+STOP_S = 10.0
+LOG_TAIL = 1500
+"""Characters of the trainer's log that an error quotes."""
+
+
+@dataclass(frozen=True)
+class TrainerProcess:
+    """How to run a trainer.
+
+    Args:
+        python: Interpreter of the ML environment.
+        threads: Threads of the numeric libraries; 0 leaves it to them.
+        stall_s: Longest time without progress before it is ended and started again.
+        restarts: How often it may be started again for one attempt.
+
+    """
+
+    python: str
+    threads: int
+    stall_s: float
+    restarts: int
+
+    async def run(self, folder: Path, on_progress: OnProgress, alive: Callable[[], None]) -> None:
+        """Do the stages of `<folder>/job.json`; goes on from checkpoints after a crash.
+
+        Args:
+            folder: The attempt's folder.
+            on_progress: Hears of each step that was noted.
+            alive: Called while the process is watched, at least every few seconds.
+
+        Raises:
+            TrainerFailed: it ended without a result more often than it may.
+
+        """
+        status = 0
+        for start in range(self.restarts + 1):
+            status = await self._run_once(folder, on_progress, alive)
+            if status == 0:
+                return
+            log.warning("trainer.ended", folder=folder.name, status=status, start=start + 1)
+        raise TrainerFailed(
+            f"the trainer ended {self.restarts + 1} times without a result, last with status "
+            f"{status}; the end of its log: {_tail(folder / 'trainer.log')}"
+        )
+
+    async def _run_once(
+        self, folder: Path, on_progress: OnProgress, alive: Callable[[], None]
+    ) -> int:
+        with (folder / "trainer.log").open("ab") as output:
+            process = await asyncio.create_subprocess_exec(
+                self.python,
+                "-m",
+                "services.training.trainers.run",
+                str(folder),
+                cwd=ROOT,
+                env=self._environment(),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        reader = _ProgressReader(folder / "progress.jsonl")
+        try:
+            moved = time.monotonic()
+            while process.returncode is None:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(POLL_S):
+                        await process.wait()
+                alive()
+                for line in reader.read():
+                    moved = time.monotonic()
+                    await on_progress(line)
+                if time.monotonic() - moved > self.stall_s:
+                    log.error("trainer.stalled", folder=folder.name, limit_s=self.stall_s)
+                    break
+        finally:
+            await _end(process)
+        status = process.returncode
+        assert status is not None
+        return status
+
+    def _environment(self) -> dict[str, str]:
+        added = {
+            "PYTHONPATH": str(ROOT),
+            "PYTHONUNBUFFERED": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+            "DO_NOT_TRACK": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+            "TRANSFORMERS_VERBOSITY": "error",
+            "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+        }
+        if self.threads:
+            added |= {"OMP_NUM_THREADS": str(self.threads), "MKL_NUM_THREADS": str(self.threads)}
+        return {**os.environ, **added}
+
+
+class _ProgressReader:
+    """Reads the lines of progress.jsonl that are new and whole."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._position = path.stat().st_size if path.exists() else 0
+
+    def read(self) -> list[StageProgress]:
+        if not self._path.exists():
+            return []
+        with self._path.open("rb") as file:
+            file.seek(self._position)
+            data = file.read()
+        whole, newline, _ = data.rpartition(b"\n")
+        self._position += len(whole) + len(newline)
+        found: list[StageProgress] = []
+        for line in whole.splitlines():
+            with contextlib.suppress(ValidationError):
+                found.append(StageProgress.model_validate_json(line))
+        return found
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """End a process with its children, first politely."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        if process.returncode is not None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STOP_S):
+                await process.wait()
+
+
+def _tail(path: Path) -> str:
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    return " | ".join(text[-LOG_TAIL:].strip().splitlines()[-8:])

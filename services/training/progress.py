@@ -1,0 +1,118 @@
+"""A job's progress on `training.runs.v1`: every change of phase, and steps at a bounded rate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import structlog
+
+from services.training.metrics import Metrics
+from services.training.trainers.job import Stage, StageProgress
+from shared.clock import Clock
+from shared.contracts.events import RunPhase, TrainingProgress, TrainingRequested
+from shared.kafka.log import EventLog, LogUnavailable
+from shared.kafka.topics import TRAINING_RUNS
+
+log = structlog.get_logger(__name__)
+
+STEP_INTERVAL_S = 2.0
+STEP_CHANGE = 0.01
+MAX_MESSAGE = 2000
+
+_SHARES: dict[Stage, tuple[float, float]] = {
+    "reward": (0.05, 0.20),
+    "sft": (0.05, 0.70),
+    "dpo": (0.20, 0.70),
+    "evaluate": (0.70, 0.93),
+    "fingerprint": (0.93, 0.95),
+}
+"""From where to where in [0, 1] each stage takes a job."""
+
+
+class ProgressReporter:
+    """Tells the log how far one job is. Steps may get lost, the final word may not."""
+
+    def __init__(
+        self, event_log: EventLog, clock: Clock, metrics: Metrics, job: TrainingRequested
+    ) -> None:
+        self._log = event_log
+        self._clock = clock
+        self._gauge = metrics.progress.labels(job.method.value)
+        self._job = job
+        self._said_at = 0.0
+        self._said = 0.0
+        self._phase = RunPhase.accepted
+        self._sent = 0
+        self.attempt = 1
+
+    async def enter(self, phase: RunPhase, progress: float, message: str = "") -> None:
+        """Tell of a new phase."""
+        self._phase = phase
+        await self._tell(progress, message, {})
+
+    async def step(self, step: StageProgress) -> None:
+        """Tell of a trainer's step, unless the last word is too young or too near."""
+        first, last = _SHARES[step.stage]
+        ratio = first + (last - first) * min(1.0, step.done / max(1, step.total))
+        self._gauge.set(ratio)
+        phase = RunPhase.judging if step.stage == "evaluate" else RunPhase.training
+        changed = phase is not self._phase and step.stage != "fingerprint"
+        young = self._clock.monotonic() - self._said_at < STEP_INTERVAL_S
+        if not changed and (young or abs(ratio - self._said) < STEP_CHANGE):
+            return
+        if changed:
+            self._phase = phase
+        figures = {"loss": step.loss} if step.loss is not None else {}
+        await self._tell(ratio, f"{step.stage}: step {step.done} of {step.total}", figures)
+
+    async def finish(
+        self, phase: RunPhase, message: str, *, version: str, metrics: Mapping[str, float]
+    ) -> None:
+        """The final word, which ends the job.
+
+        Raises:
+            LogUnavailable: it was not acknowledged; the job has not ended.
+
+        """
+        event = self._event(phase, 1.0, message, metrics, version)
+        await self._log.publish(
+            TRAINING_RUNS, key=self._job.job_id, event=event, event_id=f"{self._job.job_id}:end"
+        )
+        self._gauge.set(0)
+
+    async def _tell(self, progress: float, message: str, figures: Mapping[str, float]) -> None:
+        self._said_at, self._said = self._clock.monotonic(), progress
+        self._gauge.set(progress)
+        self._sent += 1
+        event = self._event(self._phase, progress, message, figures)
+        moment = int(event.at.timestamp() * 1000)
+        try:
+            await self._log.publish(
+                TRAINING_RUNS,
+                key=self._job.job_id,
+                event=event,
+                event_id=f"{self._job.job_id}:{moment}:{self._sent}",
+            )
+        except LogUnavailable as error:
+            log.warning("progress.lost", job_id=self._job.job_id, error=str(error))
+
+    def _event(
+        self,
+        phase: RunPhase,
+        progress: float,
+        message: str,
+        figures: Mapping[str, float],
+        version: str = "",
+    ) -> TrainingProgress:
+        return TrainingProgress(
+            job_id=self._job.job_id,
+            model=self._job.model,
+            method=self._job.method,
+            version=version or self._job.version,
+            phase=phase,
+            attempt=self.attempt,
+            progress=progress,
+            metrics=dict(figures),
+            message=message[:MAX_MESSAGE],
+            at=self._clock.now(),
+        )

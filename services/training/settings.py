@@ -1,0 +1,60 @@
+"""Settings of training, from RATCHET_TRAINING_… and the shared RATCHET_… variables."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from services.training.dataset import Rules
+from services.training.errors import InvalidJob
+from services.training.gate import GateLimits
+from services.training.parameters import (
+    DpoParameters,
+    EvaluationParameters,
+    RewardParameters,
+    SftParameters,
+    parse_parameters,
+)
+from shared.settings import ServiceSettings, service_config, shared_name
+
+
+class TrainingSettings(ServiceSettings):
+    """How training runs, when it starts by itself, and what a release must be like."""
+
+    model_config = service_config("training")
+
+    port: int = Field(default=8086, ge=0, le=65535)
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    datasets_uri: str = Field(
+        default="file://.run/datasets", validation_alias=shared_name("datasets_uri")
+    )
+    code_revision: str = Field(default="", validation_alias=shared_name("code_revision"))
+    python: str = ".venv-ml/bin/python"
+    threads: int = Field(default=0, ge=0, le=1024)
+    nice: int = Field(default=10, ge=0, le=19)
+    stall_s: float = Field(default=900.0, gt=0)
+    restarts: int = Field(default=2, ge=0, le=100)
+    attempts: int = Field(default=2, ge=1, le=10)
+    keep_jobs: int = Field(default=10, ge=1)
+    max_lora_rank: int = Field(default=16, ge=1)
+    model: str = "assistant"
+    min_pairs: int = Field(default=100, ge=0)
+    schedule_interval_s: float = Field(default=2.0, gt=0)
+    seed: int = 0
+    sft: dict[str, Any] = Field(default_factory=dict)
+    dpo: dict[str, Any] = Field(default_factory=dict)
+    reward: dict[str, Any] = Field(default_factory=dict)
+    evaluation: EvaluationParameters = EvaluationParameters()
+    gate: GateLimits = GateLimits()
+    rules: Rules = Rules()
+
+    @field_validator("sft", "dpo", "reward")
+    @classmethod
+    def _known(cls, value: dict[str, Any], info: Any) -> dict[str, Any]:
+        models = {"sft": SftParameters, "dpo": DpoParameters, "reward": RewardParameters}
+        try:
+            parse_parameters(models[info.field_name], value)
+        except InvalidJob as error:
+            raise ValueError(str(error)) from None
+        return value

@@ -1,0 +1,340 @@
+"""Immutable snapshots: a dataset read up to recorded offsets, its manifest, and where it is kept.
+
+`<datasets>/<dataset_id>/` holds the four files of a dataset and `manifest.json`, which is written
+last: a folder without one is the rest of a broken write and no dataset. Nothing in the manifest
+depends on the time or the machine, so a rebuild from the same offsets is the same bytes.
+"""
+
+# pyright: strict
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import fsspec  # pyright: ignore[reportMissingTypeStubs]
+import orjson
+import structlog
+from pydantic import BaseModel, ConfigDict
+
+from services.training.dataset import (
+    HELDOUT,
+    JUDGE,
+    PROMPTS,
+    TRAIN,
+    PreferenceFold,
+    Rules,
+    Selection,
+    canonical,
+    demonstrations_of,
+    select_demonstrations,
+    select_pairs,
+)
+from services.training.errors import BadDataset, StoreUnavailable
+from services.training.importing import MAX_BYTES, read_demonstrations, read_pairs
+from shared.contracts.events import (
+    PreferencePair,
+    PreferenceRetracted,
+    TrainingMethod,
+    UnpairedExample,
+)
+from shared.kafka.envelope import Unreadable, decode, models_by_type
+from shared.kafka.log import EventLog, Record
+from shared.kafka.topics import PREFERENCES
+from shared.registry.versions import DatasetRef
+
+log = structlog.get_logger(__name__)
+
+MODELS = models_by_type(PreferencePair, UnpairedExample, PreferenceRetracted)
+MANIFEST = "manifest.json"
+FILES = (TRAIN, HELDOUT, JUDGE, PROMPTS)
+READ_TIMEOUT_S = 600.0
+
+Offsets = Mapping[str, int]
+"""`<topic>/<partition>` -> first offset not read."""
+
+
+class FileRef(BaseModel):
+    """One file of a dataset."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    sha256: str
+    rows: int
+    bytes: int
+
+
+class Manifest(BaseModel):
+    """What a dataset is: its origin, checks, counts, card and the hashes of its files."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+    model: str
+    method: TrainingMethod
+    origin: Literal["log", "import"]
+    source: str = ""
+    source_sha256: str = ""
+    offsets: dict[str, int]
+    rules: Rules
+    refused: dict[str, int]
+    retracted: int
+    card: dict[str, dict[str, int]]
+    files: dict[str, FileRef]
+
+    def encode(self) -> bytes:
+        """The manifest as it is stored: equal manifests are equal bytes."""
+        value = self.model_dump(mode="json")
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2) + b"\n"
+
+    @property
+    def sha256(self) -> str:
+        """The dataset's hash: over the manifest, and so over every file, offset and rule."""
+        return hashlib.sha256(self.encode()).hexdigest()
+
+    @property
+    def dataset_id(self) -> str:
+        """The dataset's name; it follows from the hash."""
+        return f"{self.model}-{self.method.value}-{self.sha256[:16]}"
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A manifest with the bytes it speaks of."""
+
+    manifest: Manifest
+    files: Mapping[str, bytes]
+
+    def reference(self, root: str) -> DatasetRef:
+        """What a version's record says of its data."""
+        manifest = self.manifest
+        return DatasetRef(
+            dataset_id=manifest.dataset_id,
+            uri=f"{root.rstrip('/')}/{manifest.dataset_id}",
+            sha256=manifest.sha256,
+            rows=manifest.files[TRAIN].rows,
+            offsets=manifest.offsets,
+        )
+
+
+@dataclass(frozen=True)
+class Import:
+    """A dataset somebody handed in."""
+
+    uri: str
+    data: bytes
+
+
+async def take_snapshot(
+    event_log: EventLog,
+    *,
+    model: str,
+    method: TrainingMethod,
+    rules: Rules,
+    imported: Import | None = None,
+    until: Offsets | None = None,
+) -> Dataset:
+    """A dataset from the log, or from an import with the judge's data and prompts of the log.
+
+    Args:
+        event_log: Where `preferences.v1` is.
+        model: Pairs of other models are left out.
+        method: SFT takes demonstrations, DPO and reward take pairs.
+        rules: Checks and shares.
+        imported: Rows to train on in place of the log's.
+        until: Offsets to stop at, to rebuild an earlier snapshot; None reads all there is.
+
+    Raises:
+        BadDataset: the import has bad rows, or nothing is left to train on.
+        LogUnavailable: the log could not be read to its end.
+
+    """
+    fold, offsets = PreferenceFold(model), dict[str, int]()
+    if imported is None or method is not TrainingMethod.sft:
+        await _read(event_log, fold, offsets, until)
+    selection = await asyncio.to_thread(_select, fold, method, rules, imported)
+    files = {name: canonical(selection.files[name]) for name in FILES}
+    trained_on = JUDGE if method is TrainingMethod.reward else TRAIN
+    if not selection.files[trained_on]:
+        why = ", ".join(f"{count} {name}" for name, count in selection.refused.items())
+        raise BadDataset(
+            f"dataset: no rows to train {model} on by {method.value}"
+            f"{f' (refused: {why})' if why else ''}; collect feedback or give dataset_uri"
+        )
+    manifest = Manifest(
+        model=model,
+        method=method,
+        origin="import" if imported else "log",
+        source=imported.uri if imported else "",
+        source_sha256=hashlib.sha256(imported.data).hexdigest() if imported else "",
+        offsets=offsets,
+        rules=rules,
+        refused=dict(selection.refused),
+        retracted=fold.retracted,
+        card={name: dict(counts) for name, counts in selection.card.items()},
+        files={
+            name: FileRef(
+                sha256=hashlib.sha256(data).hexdigest(),
+                rows=len(selection.files[name]),
+                bytes=len(data),
+            )
+            for name, data in files.items()
+        },
+    )
+    return Dataset(manifest, files)
+
+
+def place(record: Record) -> str:
+    """The name of a record's partition in `Offsets`."""
+    return f"{record.topic}/{record.partition}"
+
+
+async def _read(
+    event_log: EventLog, fold: PreferenceFold, offsets: dict[str, int], until: Offsets | None
+) -> None:
+    tail = event_log.tail(PREFERENCES)
+
+    async def collect() -> None:
+        async for record in tail:
+            if until is not None and record.offset >= until.get(place(record), 0):
+                continue
+            offsets[place(record)] = record.offset + 1
+            try:
+                fold.apply(decode(record.headers, record.value, MODELS))
+            except Unreadable as error:
+                log.warning("snapshot.unreadable", offset=record.offset, error=str(error))
+
+    collecting = asyncio.create_task(collect())
+    try:
+        await tail.caught_up(READ_TIMEOUT_S)
+    finally:
+        collecting.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await collecting
+        await tail.close()
+
+
+def _select(
+    fold: PreferenceFold, method: TrainingMethod, rules: Rules, imported: Import | None
+) -> Selection:
+    trainable = [pair for pair in fold.pairs if not pair.panel]
+    judged = [pair for pair in fold.pairs if pair.panel]
+    if method is TrainingMethod.sft:
+        rows = read_demonstrations(imported.data) if imported else demonstrations_of(trainable)
+        return select_demonstrations(rows, rules)
+    pairs = read_pairs(imported.data) if imported else trainable
+    return select_pairs(pairs, judged, fold.prompts, rules)
+
+
+class DatasetStore:
+    """Datasets under an fsspec root. Calls block; run them in a thread."""
+
+    def __init__(self, root: str) -> None:
+        self._root = root.rstrip("/")
+
+    @property
+    def root(self) -> str:
+        """The fsspec root."""
+        return self._root
+
+    def write(self, dataset: Dataset) -> None:
+        """Store a dataset; storing the same one again changes nothing.
+
+        Raises:
+            StoreUnavailable: the storage refused it.
+
+        """
+        try:
+            filesystem, root = _locate(f"{self._root}/{dataset.manifest.dataset_id}")
+            if filesystem.exists(f"{root}/{MANIFEST}"):
+                return
+            filesystem.makedirs(root, exist_ok=True)
+            for name, data in dataset.files.items():
+                filesystem.pipe_file(f"{root}/{name}", data)
+            filesystem.pipe_file(f"{root}/.{MANIFEST}", dataset.manifest.encode())
+            filesystem.mv(f"{root}/.{MANIFEST}", f"{root}/{MANIFEST}")
+        except (OSError, ValueError, ImportError) as error:
+            raise StoreUnavailable(f"{self._root}: cannot be written: {error}") from error
+
+    def read(self, dataset_id: str) -> Dataset | None:
+        """A whole dataset with its hashes checked, or None where it is not.
+
+        Raises:
+            StoreUnavailable: the storage did not answer.
+            BadDataset: a file's bytes are not those of the manifest.
+
+        """
+        try:
+            filesystem, root = _locate(f"{self._root}/{dataset_id}")
+            if not filesystem.exists(f"{root}/{MANIFEST}"):
+                return None
+            manifest = Manifest.model_validate_json(filesystem.cat_file(f"{root}/{MANIFEST}"))
+            files = {name: bytes(filesystem.cat_file(f"{root}/{name}")) for name in manifest.files}
+        except (OSError, ValueError, ImportError) as error:
+            raise StoreUnavailable(f"{self._root}/{dataset_id}: cannot be read: {error}") from error
+        for name, data in files.items():
+            if hashlib.sha256(data).hexdigest() != manifest.files[name].sha256:
+                raise BadDataset(f"{dataset_id}/{name}: its bytes are not those of the manifest")
+        return Dataset(manifest, files)
+
+    def newest(self, model: str, method: TrainingMethod) -> Manifest | None:
+        """The snapshot of the log with the highest offsets, or None before the first.
+
+        Raises:
+            StoreUnavailable: the storage did not answer.
+
+        """
+        try:
+            filesystem, root = _locate(self._root)
+            if not filesystem.exists(root):
+                return None
+            found = cast("list[str]", filesystem.glob(f"{root}/{model}-*/{MANIFEST}"))
+            manifests = [
+                Manifest.model_validate_json(filesystem.cat_file(path)) for path in sorted(found)
+            ]
+        except (OSError, ValueError, ImportError) as error:
+            raise StoreUnavailable(f"{self._root}: cannot be read: {error}") from error
+        of_log = [
+            manifest
+            for manifest in manifests
+            if (manifest.model, manifest.method, manifest.origin) == (model, method, "log")
+        ]
+        return max(of_log, key=lambda manifest: sum(manifest.offsets.values()), default=None)
+
+
+def read_import(uri: str) -> Import:
+    """The bytes of a JSONL file at any fsspec URI.
+
+    Raises:
+        BadDataset: there is no such file, or it is too large.
+        StoreUnavailable: the storage did not answer.
+
+    """
+    try:
+        filesystem, path = _locate(uri)
+        size = int(filesystem.size(path) or 0)
+        if size > MAX_BYTES:
+            raise BadDataset(f"dataset_uri: {uri} has {size} bytes, {MAX_BYTES} at most; split it")
+        return Import(uri, bytes(filesystem.cat_file(path)))
+    except (FileNotFoundError, IsADirectoryError):
+        raise BadDataset(f"dataset_uri: {uri} is no file; give the URI of a JSONL file") from None
+    except (ValueError, ImportError) as error:
+        raise BadDataset(f"dataset_uri: {uri}: {error}") from error
+    except OSError as error:
+        raise StoreUnavailable(f"{uri}: cannot be read: {error}") from error
+
+
+def lay_out(dataset: Dataset, folder: Path) -> None:
+    """Write a dataset's files where a trainer reads them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, data in dataset.files.items():
+        partial = folder / f".{name}.partial"
+        partial.write_bytes(data)
+        partial.replace(folder / name)
+    (folder / MANIFEST).write_bytes(dataset.manifest.encode())
+
+
+def _locate(uri: str) -> tuple[Any, str]:
+    filesystem, root = cast("tuple[Any, str]", fsspec.url_to_fs(uri))  # pyright: ignore[reportUnknownMemberType]
+    return filesystem, root.rstrip("/")

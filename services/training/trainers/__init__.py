@@ -1,0 +1,1 @@
+"""What runs in the ML environment: one module a stage, `run` does them in order."""

@@ -1,0 +1,114 @@
+"""What TRL's three trainers are told alike, and going on from the last whole checkpoint."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from services.training.parameters import Parameters
+from services.training.trainers.job import Progress, Stage
+from services.training.trainers.models import device, dtype
+
+RECENT = 10
+"""Steps that the reported figures are means of: one step's batch says little."""
+REPORTED = frozenset(
+    {
+        "loss",
+        "train_runtime",
+        "accuracy",
+        "margin",
+        "mean_token_accuracy",
+        "rewards/accuracies",
+        "rewards/margins",
+        "rewards/chosen",
+        "rewards/rejected",
+    }
+)
+CHECKPOINTS = 10
+"""Checkpoints over a whole training, so a kill costs at most a tenth of it."""
+
+
+def arguments(parameters: Parameters, folder: Path, *, rows: int, seed: int) -> dict[str, Any]:
+    """Keyword arguments for a TRL config. `rows` decides how often a checkpoint is written."""
+    updates = math.ceil(rows / (parameters.batch_size * parameters.accumulation))
+    steps = max(1, math.ceil(updates * parameters.epochs))
+    return {
+        "output_dir": str(folder),
+        "num_train_epochs": parameters.epochs,
+        "per_device_train_batch_size": parameters.batch_size,
+        "gradient_accumulation_steps": parameters.accumulation,
+        "learning_rate": parameters.learning_rate,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": math.ceil(steps * parameters.warmup),
+        "weight_decay": parameters.weight_decay,
+        "max_grad_norm": parameters.max_grad_norm,
+        "max_length": parameters.max_length,
+        "gradient_checkpointing": False,
+        "bf16": dtype().is_floating_point and str(dtype()) == "torch.bfloat16",
+        "use_cpu": device() == "cpu",
+        "dataloader_pin_memory": False,
+        "seed": seed,
+        "data_seed": seed,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "logging_steps": 1,
+        "save_strategy": "steps",
+        "save_steps": max(1, math.ceil(steps / CHECKPOINTS)),
+        "save_total_limit": 2,
+    }
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint that was written whole, or None.
+
+    The trainer's state is written last, so a checkpoint with a readable one is whole. A copy of
+    the reference adapter in it is deleted: transformers would load that copy alone and leave the
+    trained adapter at its start; TRL makes the reference anew from the parent anyway.
+    """
+    found: list[tuple[int, Path]] = []
+    for path in folder.glob("checkpoint-*"):
+        try:
+            state = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        found.append((int(state["global_step"]), path))
+    if not found:
+        return None
+    newest = max(found)[1]
+    shutil.rmtree(newest / "ref", ignore_errors=True)
+    return str(newest)
+
+
+class ReportProgress(TrainerCallback):
+    """Writes each step to progress.jsonl and keeps the latest figures that were logged."""
+
+    def __init__(self, stage: Stage, progress: Progress) -> None:
+        self._stage: Stage = stage
+        self._progress = progress
+        self._recent: dict[str, deque[float]] = {}
+
+    def on_log(self, *_: Any, logs: dict[str, Any], **__: Any) -> None:
+        """See TrainerCallback."""
+        for name, value in logs.items():
+            if isinstance(value, int | float) and math.isfinite(value):
+                self._recent.setdefault(name, deque(maxlen=RECENT)).append(float(value))
+
+    def on_step_end(self, _: Any, state: Any, *__: Any, **___: Any) -> None:
+        """See TrainerCallback."""
+        losses = self._recent.get("loss")
+        loss = losses[-1] if losses else None
+        self._progress.report(self._stage, state.global_step, state.max_steps, loss)
+
+    def figures(self) -> dict[str, float]:
+        """Means over the last steps of what a reader of a training wants to know."""
+        return {
+            name.rpartition("/")[2]: sum(values) / len(values)
+            for name, values in self._recent.items()
+            if name in REPORTED
+        }

@@ -1,0 +1,53 @@
+"""DPO: goes on from the parent's LoRA, with that same LoRA, frozen, as the reference."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from datasets import Dataset
+from trl import DPOConfig, DPOTrainer
+
+from services.training.trainers.arguments import ReportProgress, arguments, last_checkpoint
+from services.training.trainers.job import Progress, TrainerJob, read_rows
+from services.training.trainers.models import load_adapter, load_base, load_tokenizer, set_seeds
+
+
+def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, float]:
+    """Train on `train.jsonl` and write `adapter/`; returns the last logged figures.
+
+    A trainable PeftModel makes TRL add a frozen copy named `ref`; saving writes it too, to
+    `ref/`, which must not be published.
+    """
+    assert job.dpo is not None
+    rows = read_rows(Path(job.data) / "train.jsonl")
+    set_seeds(job.seed)
+    callback = ReportProgress("dpo", progress)
+    checkpoints = folder / "checkpoints"
+    model = load_adapter(load_base(job.base), job.parent_adapter, trainable=True)
+    trainer = DPOTrainer(
+        model=model,
+        processing_class=load_tokenizer(job.base),
+        args=DPOConfig(
+            beta=job.dpo.beta,
+            loss_type=list(job.dpo.loss),
+            loss_weights=list(job.dpo.loss_weights),
+            label_smoothing=job.dpo.label_smoothing,
+            **arguments(job.dpo, checkpoints, rows=len(rows), seed=job.seed),
+        ),
+        train_dataset=Dataset.from_list(
+            [
+                {
+                    "prompt": row["messages"],
+                    "chosen": [{"role": "assistant", "content": row["chosen"]}],
+                    "rejected": [{"role": "assistant", "content": row["rejected"]}],
+                }
+                for row in rows
+            ]
+        ),
+        callbacks=[callback],
+    )
+    trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
+    trainer.model.save_pretrained(str(folder / "adapter"), selected_adapters=["default"])
+    shutil.rmtree(folder / "adapter" / "ref", ignore_errors=True)
+    return callback.figures()

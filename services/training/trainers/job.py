@@ -1,0 +1,106 @@
+"""What the service tells a trainer, and how a trainer tells its progress: files in a folder.
+
+<attempt>/job.json        TrainerJob, written by the service
+<attempt>/progress.jsonl  one StageProgress a line, newest last
+<attempt>/<stage>.json    figures of a finished stage; its presence means "done"
+<attempt>/checkpoints/    of the method's training, to go on from after a kill
+<attempt>/adapter/        the candidate's LoRA
+<judge>/                  the evaluation's reward model, shared by a job's attempts
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from services.training.parameters import (
+    DpoParameters,
+    EvaluationParameters,
+    RewardParameters,
+    SftParameters,
+)
+
+Stage = Literal["reward", "sft", "dpo", "evaluate", "fingerprint"]
+PROGRESS_INTERVAL_S = 0.5
+
+
+class TrainerJob(BaseModel):
+    """Everything a trainer needs; paths are on this machine."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    stages: tuple[Stage, ...]
+    base: str
+    parent_adapter: str = ""
+    data: str
+    judge: str
+    sft: SftParameters | None = None
+    dpo: DpoParameters | None = None
+    reward: RewardParameters
+    evaluation: EvaluationParameters
+    seed: int
+    threads: int = 0
+    nice: int = 0
+    fingerprint_texts: tuple[str, ...] = ()
+
+
+class StageProgress(BaseModel):
+    """How far a stage is."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+    stage: Stage
+    done: int
+    total: int
+    loss: float | None = None
+
+
+class Progress:
+    """Writes progress.jsonl, at most twice a second and always at a stage's end."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "progress.jsonl"
+        self._last = 0.0
+
+    def report(self, stage: Stage, done: int, total: int, loss: float | None = None) -> None:
+        """Note that `done` of `total` steps of the stage are over."""
+        now = time.monotonic()
+        if done < total and now - self._last < PROGRESS_INTERVAL_S:
+            return
+        self._last = now
+        line = StageProgress(stage=stage, done=done, total=total, loss=loss).model_dump_json()
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """All rows of a JSONL file; none where there is no file."""
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8") as file:
+        return [json.loads(line) for line in file if line.strip()]
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file so that it is there whole or not at all, whatever is killed."""
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("w", encoding="utf-8") as file:
+        json.dump(value, file, ensure_ascii=False, sort_keys=True, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write rows as JSONL, whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)

@@ -1,0 +1,93 @@
+"""Loading models and tokenizers, and rendering conversations, the same way in every stage."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from services.training.parameters import LoraParameters
+
+Messages = Sequence[dict[str, str]]
+
+
+def load_tokenizer(base: str) -> Any:
+    """The base's tokenizer, with a padding token whatever the base lacks."""
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_base(base: str) -> Any:
+    """The base as a causal model: float32 on a CPU, bfloat16 on a GPU that has it."""
+    return AutoModelForCausalLM.from_pretrained(base, dtype=dtype()).to(device())
+
+
+def load_adapter(base: Any, folder: str | Path, *, name: str = "default", trainable: bool) -> Any:
+    """The base with an adapter on it."""
+    return PeftModel.from_pretrained(base, str(folder), adapter_name=name, is_trainable=trainable)
+
+
+def lora(parameters: LoraParameters, *, task: str, modules_to_save: list[str] | None = None) -> Any:
+    """A LoRA on every linear layer but the output head, which vLLM would not serve."""
+    return LoraConfig(
+        r=parameters.rank,
+        lora_alpha=parameters.alpha,
+        lora_dropout=parameters.dropout,
+        target_modules="all-linear",
+        task_type=task,
+        modules_to_save=modules_to_save,
+    )
+
+
+def device() -> str:
+    """Where to compute."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def dtype() -> torch.dtype:
+    """What to compute in."""
+    on_gpu = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    return torch.bfloat16 if on_gpu else torch.float32
+
+
+def set_seeds(seed: int) -> None:
+    """Fix every source of chance of this process."""
+    random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def prompt_ids(tokenizer: Any, messages: Messages) -> list[int]:
+    """A prompt as the model is asked it: the assistant's turn is open."""
+    text = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def conversation_ids(tokenizer: Any, messages: Messages, answer: str) -> list[int]:
+    """A prompt with its answer, the end of the turn included."""
+    turns = [*messages, {"role": "assistant", "content": answer}]
+    text = tokenizer.apply_chat_template(turns, tokenize=False)
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def padded(rows: Sequence[Sequence[int]], pad: int, *, left: bool) -> tuple[Any, Any]:
+    """Token ids as one tensor with its attention mask, on the device; shape (rows, longest)."""
+    width = max(len(row) for row in rows)
+    ids = torch.full((len(rows), width), pad, dtype=torch.long)
+    mask = torch.zeros((len(rows), width), dtype=torch.long)
+    for index, row in enumerate(rows):
+        span = slice(width - len(row), width) if left else slice(0, len(row))
+        ids[index, span] = torch.tensor(row, dtype=torch.long)
+        mask[index, span] = 1
+    return ids.to(device()), mask.to(device())
+
+
+def in_batches(order: Sequence[int], size: int) -> list[Sequence[int]]:
+    """Cut a list of indices into runs of at most `size`."""
+    return [order[start : start + size] for start in range(0, len(order), size)]

@@ -1,0 +1,72 @@
+"""`python -m services.training.trainers.run <attempt folder>`: the stages of a job, in order.
+
+Torch and transformers are imported once for all of them. A stage whose result is there is not
+done again, so a killed run goes on where it was. It dies with the service that started it, and
+two can never work in one folder.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import importlib
+import importlib.metadata
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from services.training.trainers.job import Progress, Stage, TrainerJob, write_json
+
+PR_SET_PDEATHSIG = 1
+PACKAGES = ("accelerate", "datasets", "peft", "tokenizers", "torch", "transformers", "trl")
+BUSY = 75
+"""Exit status where another trainer works in the folder (EX_TEMPFAIL)."""
+
+
+def main(folder: Path) -> int:
+    """Do the stages that have no result yet; returns the exit status."""
+    parent = os.getppid()
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        return 1
+    job = TrainerJob.model_validate_json((folder / "job.json").read_bytes())
+    os.nice(job.nice)
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"{folder}: another trainer works here", file=sys.stderr)
+            return BUSY
+        progress = Progress(folder)
+        _configure(job)
+        for stage in job.stages:
+            _do(stage, job, folder, progress)
+        packages = {name: importlib.metadata.version(name) for name in PACKAGES}
+        write_json(folder / "packages.json", packages)
+    return 0
+
+
+def _do(stage: Stage, job: TrainerJob, folder: Path, progress: Progress) -> None:
+    result = (Path(job.judge) if stage == "reward" else folder) / f"{stage}.json"
+    if result.exists():
+        return
+    result.parent.mkdir(parents=True, exist_ok=True)
+    run: Callable[[TrainerJob, Path, Progress], dict[str, Any]] = importlib.import_module(
+        f"services.training.trainers.{stage}"
+    ).run
+    write_json(result, run(job, folder, progress))
+
+
+def _configure(job: TrainerJob) -> None:
+    import torch
+
+    if job.threads:
+        torch.set_num_threads(job.threads)
+    torch.use_deterministic_algorithms(mode=True, warn_only=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

@@ -1,0 +1,43 @@
+"""Supervised fine-tuning: a new LoRA on the base, the loss on the answer's tokens alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from datasets import Dataset
+from trl import SFTConfig, SFTTrainer
+
+from services.training.trainers.arguments import ReportProgress, arguments, last_checkpoint
+from services.training.trainers.job import Progress, TrainerJob, read_rows
+from services.training.trainers.models import load_base, load_tokenizer, lora, set_seeds
+
+
+def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, float]:
+    """Train on `train.jsonl` and write `adapter/`; returns the last logged figures."""
+    assert job.sft is not None
+    rows = read_rows(Path(job.data) / "train.jsonl")
+    set_seeds(job.seed)
+    callback = ReportProgress("sft", progress)
+    checkpoints = folder / "checkpoints"
+    trainer = SFTTrainer(
+        model=load_base(job.base),
+        processing_class=load_tokenizer(job.base),
+        args=SFTConfig(
+            completion_only_loss=True,
+            **arguments(job.sft, checkpoints, rows=len(rows), seed=job.seed),
+        ),
+        train_dataset=Dataset.from_list(
+            [
+                {
+                    "prompt": row["messages"],
+                    "completion": [{"role": "assistant", "content": row["answer"]}],
+                }
+                for row in rows
+            ]
+        ),
+        peft_config=lora(job.sft.lora, task="CAUSAL_LM"),
+        callbacks=[callback],
+    )
+    trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
+    trainer.model.save_pretrained(str(folder / "adapter"))
+    return callback.figures()

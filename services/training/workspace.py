@@ -1,0 +1,74 @@
+"""A job's folder on this machine: what was decided, the data, the judge, the attempts.
+
+It only saves work: a job whose folder is lost starts again from its request.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Collection
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from services.training.trainers.job import write_json
+
+
+class Decided(BaseModel):
+    """What must stay the same when the job goes on after a kill."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+    job_id: str
+    dataset_id: str = ""
+    version: str = ""
+
+
+class Workspace:
+    """The folder of one job under `<data>/jobs`."""
+
+    def __init__(self, jobs: Path, job_id: str) -> None:
+        self.folder = jobs / hashlib.sha256(job_id.encode()).hexdigest()[:24]
+        self._job_id = job_id
+
+    @property
+    def data(self) -> Path:
+        """The dataset's files."""
+        return self.folder / "data"
+
+    @property
+    def judge(self) -> Path:
+        """The evaluation's reward model, made once a job."""
+        return self.folder / "judge"
+
+    def attempt(self, number: int) -> Path:
+        """The folder of the attempt, counted from 1."""
+        path = self.folder / f"attempt-{number}"
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def load(self) -> Decided:
+        """What was decided before a kill; a broken file counts as nothing."""
+        try:
+            return Decided.model_validate_json((self.folder / "decided.json").read_bytes())
+        except (OSError, ValidationError):
+            return Decided(job_id=self._job_id)
+
+    def save(self, decided: Decided) -> None:
+        """Keep what was decided."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(self.folder / "decided.json", decided.model_dump())
+
+    def tidy(self) -> None:
+        """Drop what an ended job needs no more: checkpoints, and the adapters' copies stay."""
+        for path in self.folder.glob("*/checkpoints"):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def prune(jobs: Path, *, keep: int, open_jobs: Collection[str]) -> None:
+    """Delete the oldest folders of ended jobs beyond `keep`."""
+    kept = {Workspace(jobs, job_id).folder.name for job_id in open_jobs}
+    ended = [path for path in jobs.glob("*") if path.is_dir() and path.name not in kept]
+    ended.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in ended[keep:]:
+        shutil.rmtree(path, ignore_errors=True)
