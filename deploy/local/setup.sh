@@ -35,7 +35,7 @@ step() {
   while kill -0 "$pid" 2>/dev/null; do
     sleep 0.2
     if ((SECONDS >= next)); then
-      say "  $label: $((SECONDS - started)) s"
+      say "  $label: $((SECONDS - started)) s   $(tail -n 1 "$log" | tr -cd '[:print:]' | cut -c 1-60)"
       next=$((SECONDS + HEARTBEAT_SECONDS))
     fi
   done
@@ -122,7 +122,8 @@ debian_packages() {
     sudo -v || fail "missing: ${packages[*]}, and sudo refused" "$by_hand"
     as_root=(sudo)
   fi
-  step "Debian packages (${packages[*]})" install_packages "${packages[@]}"
+  say "missing: ${packages[*]}"
+  step "Debian packages" install_packages "${packages[@]}"
 }
 
 bootstrap_uv() {

@@ -122,7 +122,8 @@ def test_a_failing_installation_shows_the_end_of_its_log(machine):
     )
     done = setup(machine)
     assert done.returncode == 1
-    assert "Debian packages (chromium) failed (exit 100)" in done.stderr
+    assert "Debian packages failed (exit 100)" in done.stderr
+    assert "missing: chromium" in done.stdout
     assert "E: Unable to locate package" in done.stderr
 
 
