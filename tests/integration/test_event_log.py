@@ -33,9 +33,7 @@ async def make_topic(bootstrap: str, name: str) -> str:
 
 
 @pytest.fixture(params=["memory", "kafka"])
-async def log(
-    request: pytest.FixtureRequest, unique: str
-) -> AsyncIterator[tuple[EventLog, str]]:
+async def log(request: pytest.FixtureRequest, unique: str) -> AsyncIterator[tuple[EventLog, str]]:
     if request.param == "memory":
         yield MemoryLog(partitions={unique: PARTITIONS}), unique
         return
@@ -99,7 +97,7 @@ async def test_a_tail_catches_up_then_follows(log: tuple[EventLog, str]) -> None
 
     async def follow() -> None:
         async for record in tail:
-            seen.append(record.value)
+            seen.append(record.value)  # noqa: PERF401 seen while it goes on
 
     following = asyncio.create_task(follow())
     await tail.caught_up(10)
@@ -136,7 +134,10 @@ async def test_consumer_commits_dead_letters_and_retries(kafka: str, unique: str
         await event_log.publish(unique, key=event_id, event=tick, event_id=event_id)
     await event_log.append(unique, key="plain", value=b'{"at": 1, "mail": "a@b.example"}')
     await event_log.append(
-        unique, key="bad", value=b'{"mail": "a@b.example"}', headers=(("ce_type", b"ratchet.tick.v1"),)
+        unique,
+        key="bad",
+        value=b'{"mail": "a@b.example"}',
+        headers=(("ce_type", b"ratchet.tick.v1"),),
     )
     seen: list[str] = []
     failures = 0
