@@ -9,7 +9,7 @@ from collections.abc import Callable
 import structlog
 from pydantic import ValidationError
 
-from shared.kafka.envelope import Unreadable, decode, models_by_type
+from shared.kafka.envelope import Unreadable, decode, describe, models_by_type
 from shared.kafka.log import EventLog, Record, Tail, read_to_end
 from shared.kafka.topics import API_KEYS, ROLLOUTS, VERSIONS
 from shared.keys import KeyRing
@@ -42,7 +42,9 @@ class Follower:
                         "follow.unreadable",
                         topic=record.topic,
                         offset=record.offset,
-                        error=str(error),
+                        error=describe(error)
+                        if isinstance(error, ValidationError)
+                        else error.detail,
                     )
         finally:
             with contextlib.suppress(asyncio.CancelledError):

@@ -1,0 +1,120 @@
+"""The routing state in real Redis, and its rebuild from real Kafka."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import timedelta
+
+import pytest
+from redis.asyncio import Redis
+
+from shared.kafka.log import EventLog
+from shared.kafka.topics import ROLLOUTS, VERSIONS
+from shared.registry.follow import RegistryFollower, RoutingFollower, rebuild_views
+from shared.registry.rollouts import Decision, DecisionKind, LeaderElected, Phase, RoutingState
+from shared.registry.versions import record_key
+from shared.registry.view import RoutingView
+from shared.testing.clock import START
+from shared.testing.log import MemoryLog
+from tests.support.waiting import eventually
+from tests.unit.shared.test_registry import version_record
+
+DATABASE = 9
+
+
+@pytest.fixture
+async def redis(redis_server: str) -> AsyncIterator[Redis]:
+    client = Redis.from_url(redis_server.rsplit("/", 1)[0] + f"/{DATABASE}")
+    await client.flushdb()
+    yield client
+    await client.aclose()
+
+
+def decision(token: int, seq: int, weight: int, model: str = "assistant") -> Decision:
+    return Decision(
+        token=token,
+        seq=seq,
+        kind=DecisionKind.weight,
+        model=model,
+        rollout_id="r1",
+        stable="v1",
+        candidate="v2",
+        phase=Phase.progressing,
+        weight=weight,
+        actor="controller",
+        reason="next step",
+        at=START + timedelta(seconds=seq),
+    )
+
+
+def state(token: int, seq: int, weight: int) -> RoutingState:
+    return RoutingState.of(decision(token, seq, weight))
+
+
+async def test_an_older_state_never_replaces_a_newer_one(redis: Redis) -> None:
+    view = RoutingView(redis)
+    assert await view.put(state(5, 2, 500))
+    assert not await view.put(state(5, 1, 100))
+    assert not await view.put(state(4, 9, 9000))
+    assert await view.put(state(6, 0, 0))
+    assert [(s.token, s.weight) for s in await view.all()] == [(6, 0)]
+
+
+async def test_announcements_bring_the_present_state_first(redis: Redis) -> None:
+    view = RoutingView(redis)
+    await view.put(state(1, 0, 500))
+    heard: list[int] = []
+
+    async def listen() -> None:
+        async for announced in view.announcements():
+            heard.append(announced.weight)  # noqa: PERF401 heard while it goes on
+
+    listening = asyncio.create_task(listen())
+    await eventually(lambda: heard == [500], "the present state is heard")
+    await view.put(state(1, 1, 2000))
+    await eventually(lambda: heard == [500, 2000], "the new state is heard")
+    listening.cancel()
+    await asyncio.gather(listening, return_exceptions=True)
+
+
+async def write_rollout(log: EventLog) -> None:
+    elected = LeaderElected(holder="a", at=START)
+    first = await log.publish(ROLLOUTS, key="leader", event=elected, event_id="e1")
+    second = await log.publish(ROLLOUTS, key="leader", event=elected, event_id="e2")
+    for one in (
+        decision(first.offset, 0, 500),
+        decision(second.offset, 0, 2000),
+        decision(first.offset, 1, 10_000),
+        decision(second.offset, 0, 100, "other"),
+    ):
+        await log.publish(ROLLOUTS, key="r1", event=one, event_id=f"{one.token}-{one.seq}")
+
+
+async def test_a_flushed_view_is_rebuilt_without_the_deposed_leaders_word(redis: Redis) -> None:
+    log, view = MemoryLog(partitions={ROLLOUTS: 1, VERSIONS: 1}), RoutingView(redis)
+    await write_rollout(log)
+    await view.put(state(0, 0, 1))
+    await redis.flushdb()
+    assert await rebuild_views(log, view) == 2
+    assert {s.model: s.weight for s in await view.all()} == {"assistant": 2000, "other": 100}
+
+
+async def test_followers_keep_up_and_step_over_what_they_cannot_read() -> None:
+    log = MemoryLog(partitions={ROLLOUTS: 1, VERSIONS: 1})
+    await write_rollout(log)
+    await log.append(VERSIONS, key=record_key("bad"), value=b"{}")
+    heard: list[RoutingState] = []
+    routing, registry = RoutingFollower(log, heard.append), RegistryFollower(log)
+    tasks = [asyncio.create_task(follower.run()) for follower in (routing, registry)]
+    await routing.caught_up(5)
+    await registry.caught_up(5)
+    assert [(s.model, s.weight) for s in heard] == [
+        ("assistant", 2000),
+        ("other", 100),
+    ]
+    await log.append(VERSIONS, key=record_key("v1"), value=version_record("v1").to_json())
+    await eventually(lambda: registry.registry.get("v1") is not None, "the version is known")
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
