@@ -1,0 +1,1 @@
+"""Model engine: launches vLLM, keeps the wanted adapters loaded and checked, generates in batch."""

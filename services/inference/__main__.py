@@ -1,0 +1,236 @@
+"""Wires the inference service: settings, engine, agent, batch worker, application."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+
+import aiohttp
+import structlog
+import uvloop
+from prometheus_client import CollectorRegistry
+
+from services.inference.acceptances import Acceptances
+from services.inference.agent import Agent
+from services.inference.api import WithOps, create_app
+from services.inference.batch import BatchPolicy, BatchWorker, Gate
+from services.inference.engine import EngineClient
+from services.inference.launcher import (
+    ExternalEngine,
+    Launcher,
+    LaunchPolicy,
+    engine_command,
+    engine_environment,
+)
+from services.inference.metrics import Metrics
+from services.inference.reconcile import Policy
+from services.inference.settings import InferenceSettings
+from shared.clock import SystemClock
+from shared.contracts.events import GenerationRequested
+from shared.kafka.consumer import ConsumerLoop
+from shared.kafka.deadletters import DeadLetters
+from shared.kafka.envelope import models_by_type
+from shared.kafka.log import LogUnavailable
+from shared.kafka.producer import KafkaLog
+from shared.kafka.topics import GENERATION_REQUESTS
+from shared.keys import KeyRing
+from shared.observability.health import Health, OpsApp, serve, stop_on_signals
+from shared.observability.logging import configure_logging
+from shared.redaction.redactor import Redactor
+from shared.registry.follow import KeyFollower, RegistryFollower
+from shared.settings import EXIT_CONFIGURATION
+
+log = structlog.get_logger(__name__)
+
+SOURCE = "/ratchet/inference"
+GROUP = "ratchet.inference"
+CATCH_UP_S = 30.0
+STUCK_AFTER_S = 900.0
+"""Longer than any single wait of the agent: loading and five fingerprints."""
+FINISH_TIMEOUT_S = 60.0
+CONNECTIONS = 64
+
+
+def engine_of(
+    settings: InferenceSettings, client: EngineClient, metrics: Metrics, wake: asyncio.Event
+) -> Launcher | ExternalEngine:
+    """The engine that these settings ask for."""
+    generations = settings.data_dir / "inference" / "engine-generation"
+    clock = SystemClock()
+    if settings.engine_external:
+        return ExternalEngine(
+            healthy=client.healthy,
+            changed=wake.set,
+            generations=generations,
+            clock=clock,
+            metrics=metrics,
+        )
+    host, port = settings.engine_address
+    return Launcher(
+        engine_command(settings),
+        engine_environment(settings, os.environ),
+        address=(settings.engine_bind or host, port),
+        healthy=client.healthy,
+        changed=wake.set,
+        generations=generations,
+        policy=LaunchPolicy(settings.engine_start_timeout_s, settings.engine_unhealthy_after_s),
+        clock=clock,
+        metrics=metrics,
+        log_path=settings.engine_log,
+    )
+
+
+async def run(settings: InferenceSettings) -> None:
+    """Serve until told to stop."""
+    stop = stop_on_signals()
+    registry = CollectorRegistry()
+    metrics = Metrics(registry)
+    clock = SystemClock()
+    redact = Redactor().text
+    keys = KeyRing(required=settings.profile != "local")
+    event_log = KafkaLog(settings.kafka_bootstrap, source=SOURCE, client_id="ratchet-inference")
+    await event_log.start()
+    wake = asyncio.Event()
+    versions = RegistryFollower(event_log, lambda _: wake.set())
+    key_follower = KeyFollower(event_log, keys)
+    connector = aiohttp.TCPConnector(limit=CONNECTIONS)
+    async with aiohttp.ClientSession(connector=connector) as session:
+        client = EngineClient(session, settings.engine_url)
+        engine = engine_of(settings, client, metrics, wake)
+        agent = Agent(
+            engine=engine,
+            client=client,
+            registry=versions.registry,
+            models=settings.models,
+            policy=Policy(settings.max_adapters, settings.drain_grace_s, settings.drain_limit_s),
+            cache=settings.data_dir / "inference" / "adapters",
+            tolerance=settings.tolerance_of,
+            acceptances=Acceptances(settings.data_dir / "inference" / "acceptances.json"),
+            clock=clock,
+            metrics=metrics,
+            wake=wake,
+        )
+        gate = Gate(settings.batch_concurrency, client.figures, clock, metrics)
+        worker = BatchWorker(
+            client=client,
+            adapters=agent,
+            event_log=event_log,
+            gate=gate,
+            policy=BatchPolicy(settings.batch_timeout_s, settings.batch_wait_s),
+            redact=redact,
+            clock=clock,
+            metrics=metrics,
+            stop=stop,
+        )
+        consumer = ConsumerLoop(
+            settings.kafka_bootstrap,
+            group=GROUP,
+            handler=worker.handle,
+            models=models_by_type(GenerationRequested),
+            dead_letters=DeadLetters(
+                event_log, service="inference", redact=redact, metrics=registry
+            ),
+            topics=[GENERATION_REQUESTS],
+            max_records=settings.batch_concurrency * 4,
+            concurrency=settings.batch_concurrency,
+        )
+        caught_up = asyncio.Event()
+        health = Health()
+        health.progress("engine", engine.idle_s, STUCK_AFTER_S)
+        health.progress("agent", agent.idle_s, STUCK_AFTER_S)
+        health.progress("batch", consumer.idle_s, STUCK_AFTER_S)
+        health.ready(
+            "registry",
+            lambda: None if caught_up.is_set() else "not read to its end yet; is Kafka up?",
+        )
+        health.ready("adapters", agent.unready)
+
+        async def reconcile() -> None:
+            await _caught_up(versions, stop)
+            caught_up.set()
+            await agent.run(stop)
+
+        jobs: dict[str, Coroutine[None, None, None]] = {
+            "engine": engine.run(stop),
+            "versions": versions.run(),
+            "keys": key_follower.run(),
+            "agent": reconcile(),
+            "gate": gate.run(stop),
+            "batch": consumer.run(stop),
+        }
+        tasks = [asyncio.create_task(job, name=name) for name, job in jobs.items()]
+        health.alive("tasks", lambda: _ended(tasks))
+        app = WithOps(create_app(agent, engine, keys), OpsApp(health, registry))
+        try:
+            await serve(app, host=settings.host, port=settings.port, stop=stop)
+        finally:
+            stop.set()
+            wake.set()
+            await _finish(tasks)
+            await event_log.stop()
+
+
+async def _caught_up(versions: RegistryFollower, stop: asyncio.Event) -> None:
+    """Wait for the registry: acting on half of it would unload what should serve."""
+    while not stop.is_set():
+        try:
+            await versions.caught_up(CATCH_UP_S)
+        except LogUnavailable as error:
+            log.warning("agent.waits_for_registry", error=str(error))
+        else:
+            return
+
+
+def _ended(tasks: list[asyncio.Task[None]]) -> str | None:
+    """A liveness check: nothing that runs for ever has ended."""
+    names = [task.get_name() for task in tasks if task.done()]
+    return f"ended: {', '.join(names)}; the log says why" if names else None
+
+
+async def _finish(tasks: list[asyncio.Task[None]]) -> None:
+    """Cancel what follows topics; let the engine and the consumer end by themselves."""
+    for task in tasks:
+        if task.get_name() in ("versions", "keys", "agent", "gate"):
+            task.cancel()
+    _, running = await asyncio.wait(tasks, timeout=FINISH_TIMEOUT_S)
+    for task in running:
+        task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        for outcome in await asyncio.gather(*tasks, return_exceptions=True):
+            if isinstance(outcome, Exception):
+                log.error("task.failed", error=repr(outcome))
+
+
+def check(settings: InferenceSettings) -> str:
+    """What is wrong with settings taken together, or nothing."""
+    if settings.engine_external:
+        return ""
+    if not settings.base_model:
+        return (
+            "RATCHET_INFERENCE_BASE_MODEL: not set; give the base model's path or hub id, "
+            "or use a running engine with RATCHET_INFERENCE_ENGINE_EXTERNAL=true"
+        )
+    if not Path(settings.engine_python).is_file():
+        return (
+            f"RATCHET_INFERENCE_ENGINE_PYTHON: there is no {settings.engine_python}; "
+            "make setup brings it"
+        )
+    return ""
+
+
+def main() -> None:
+    settings = InferenceSettings.load()
+    configure_logging("inference", settings.log_level)
+    wrong = check(settings)
+    if wrong:
+        print(wrong, file=sys.stderr)
+        raise SystemExit(EXIT_CONFIGURATION)
+    uvloop.run(run(settings))
+
+
+if __name__ == "__main__":
+    main()

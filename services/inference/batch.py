@@ -1,0 +1,310 @@
+"""The batch worker: generations that can wait, made beside live traffic and never before it.
+
+The engine schedules by priority, so a waiting live request always goes first; the worker also
+holds back by itself while live requests run, for what runs already shares the engine's time.
+Each request gets one result. After a crash some are made again: same request_id, so readers drop
+the second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, TypeVar
+
+import structlog
+
+from services.inference.engine import EngineClient, Figures
+from services.inference.errors import EngineRefused, EngineUnavailable, Stopping
+from services.inference.metrics import Metrics
+from shared.clock import Clock
+from shared.contracts.events import MAX_TEXT, Event, GenerationFinished, GenerationRequested
+from shared.kafka.log import EventLog, Record
+from shared.kafka.topics import GENERATION_RESULTS
+from shared.observability.tracing import parse_traceparent, traceparent
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+PRIORITY = 100
+"""vLLM serves higher numbers later; live traffic has 0."""
+ATTEMPTS = 3
+LOOK_S = 0.5
+"""Seconds between two looks at how busy the engine is, while there is batch work."""
+RECENT = 10_000
+"""Request ids remembered, so that a repeated request gets no second result."""
+MAX_ERROR = 500
+
+
+class Adapters(Protocol):
+    """The agent, as far as the worker needs it."""
+
+    async def wait_ready(self, version: str, timeout_s: float) -> bool:
+        """Wait until the version may serve here."""
+        ...
+
+
+@dataclass(frozen=True)
+class BatchPolicy:
+    """Seconds for one generation, and for a version to become ready."""
+
+    timeout_s: float
+    wait_s: float
+
+
+def allowed(limit: int, figures: Figures, ours: int) -> int:
+    """How many generations may run beside the live traffic.
+
+    None while live requests wait for the engine; else one fewer for each that runs, at least one.
+    """
+    live = max(0, figures.running + figures.waiting - ours)
+    if live and figures.waiting:
+        return 0
+    return max(1, limit - live)
+
+
+class Gate:
+    """Lets as many generations through as `allowed` says, and keeps looking."""
+
+    def __init__(
+        self,
+        limit: int,
+        figures: Callable[[], Awaitable[Figures]],
+        clock: Clock,
+        metrics: Metrics,
+    ) -> None:
+        self._limit = limit
+        self._figures = figures
+        self._clock = clock
+        self._metrics = metrics
+        self._allowed = 1
+        self._running = 0
+        self._waiting = 0
+        self._changed = asyncio.Condition()
+        self._work = asyncio.Event()
+
+    @contextlib.asynccontextmanager
+    async def slot(self) -> AsyncIterator[None]:
+        """Hold one place; waits for it."""
+        self._waiting += 1
+        self._work.set()
+        try:
+            async with self._changed:
+                await self._changed.wait_for(lambda: self._running < self._allowed)
+                self._running += 1
+        finally:
+            self._waiting -= 1
+        self._metrics.batch_in_flight.set(self._running)
+        try:
+            yield
+        finally:
+            async with self._changed:
+                self._running -= 1
+                self._changed.notify_all()
+            self._metrics.batch_in_flight.set(self._running)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Look at the engine while there is work, until `stop` is set."""
+        while not stop.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_S):
+                    await self._work.wait()
+            if not self._work.is_set():
+                continue
+            await self.look()
+            if not self._running and not self._waiting:
+                self._work.clear()
+            await self._clock.sleep(LOOK_S)
+
+    async def look(self) -> None:
+        """Ask the engine once and let through what may go."""
+        try:
+            now = allowed(self._limit, await self._figures(), self._running)
+        except (EngineUnavailable, EngineRefused):
+            now = 1
+        self._metrics.batch_allowed.set(now)
+        async with self._changed:
+            self._allowed = now
+            self._changed.notify_all()
+
+
+@dataclass
+class _Work:
+    """One request id: its result once made, and whether that was stored."""
+
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    result: GenerationFinished | None = None
+    stored: bool = False
+
+
+class BatchWorker:
+    """Handles `generations.requests.v1`, at least once, one result per request_id."""
+
+    def __init__(
+        self,
+        *,
+        client: EngineClient,
+        adapters: Adapters,
+        event_log: EventLog,
+        gate: Gate,
+        policy: BatchPolicy,
+        redact: Callable[[str], str],
+        clock: Clock,
+        metrics: Metrics,
+        stop: asyncio.Event,
+    ) -> None:
+        self._client = client
+        self._adapters = adapters
+        self._log = event_log
+        self._gate = gate
+        self._policy = policy
+        self._redact = redact
+        self._clock = clock
+        self._metrics = metrics
+        self._stop = stop
+        self._recent: OrderedDict[str, _Work] = OrderedDict()
+
+    async def handle(self, event: Event, record: Record) -> None:
+        """Make the result of one request and store it, unless that was done before.
+
+        Raises:
+            LogUnavailable: the result was made and not stored; the next call stores it.
+            Stopping: the service is being stopped.
+
+        """
+        assert isinstance(event, GenerationRequested)
+        work = self._work(event.request_id)
+        async with work.lock:
+            if work.stored:
+                log.info("generation.repeated", request_id=event.request_id)
+                return
+            if work.result is None:
+                work.result = await self._make(event)
+            headers = dict(record.headers)
+            trace = event.trace_id or parse_traceparent(
+                headers.get("traceparent", b"").decode("ascii", "replace")
+            )
+            await self._log.publish(
+                GENERATION_RESULTS,
+                key=event.request_id,
+                event=work.result,
+                event_id=event.request_id,
+                traceparent=traceparent(trace) if trace else "",
+            )
+            work.stored = True
+            self._metrics.generations.labels(event.purpose, work.result.outcome).inc()
+
+    def _work(self, request_id: str) -> _Work:
+        work = self._recent.setdefault(request_id, _Work())
+        self._recent.move_to_end(request_id)
+        while len(self._recent) > RECENT:
+            self._recent.popitem(last=False)
+        return work
+
+    async def _make(self, event: GenerationRequested) -> GenerationFinished:
+        fault = ""
+        for attempt in range(1, ATTEMPTS + 1):
+            left = self._left(event)
+            if left <= 0:
+                return self._finished(event, "expired", error="it expired before it was made")
+            wait_s = min(left, self._policy.wait_s)
+            if not await self._unless_stopped(self._adapters.wait_ready(event.version, wait_s)):
+                if wait_s == left:
+                    return self._finished(
+                        event, "expired", error=f"it expired before {event.version} was ready"
+                    )
+                return self._finished(
+                    event,
+                    "failed",
+                    error=f"version: {event.version} was not ready within {wait_s:g} s; "
+                    "see /v1/adapters",
+                )
+            try:
+                return await self._unless_stopped(self._generate(event))
+            except EngineRefused as error:
+                return self._finished(event, "failed", error=str(error))
+            except EngineUnavailable as error:
+                log.warning(
+                    "generation.retry",
+                    request_id=event.request_id,
+                    attempt=attempt,
+                    error=str(error),
+                )
+                fault = str(error)
+        return self._finished(event, "failed", error=f"after {ATTEMPTS} tries: {fault}")
+
+    async def _generate(self, event: GenerationRequested) -> GenerationFinished:
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                async with asyncio.timeout(max(0.0, self._left(event))):
+                    await stack.enter_async_context(self._gate.slot())
+            except TimeoutError:
+                return self._finished(
+                    event, "expired", error="it expired while live traffic kept the engine busy"
+                )
+            began = self._clock.monotonic()
+            made = await self._client.generate(
+                event.version,
+                [{"role": turn.role, "content": turn.content} for turn in event.messages],
+                max_tokens=event.max_tokens,
+                temperature=event.temperature,
+                seed=event.seed,
+                priority=PRIORITY,
+                timeout_s=self._policy.timeout_s,
+            )
+            took = self._clock.monotonic() - began
+        self._metrics.generation_s.observe(took)
+        return self._finished(
+            event,
+            "ok",
+            completion=self._redact(made.text)[:MAX_TEXT],
+            finish_reason=made.finish_reason,
+            completion_tokens=made.tokens,
+            duration_ms=took * 1000,
+        )
+
+    async def _unless_stopped(self, work: Awaitable[T]) -> T:
+        """Await, but no longer than the service is to run."""
+        working = asyncio.ensure_future(work)
+        stopping = asyncio.ensure_future(self._stop.wait())
+        try:
+            await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
+            if not working.done():
+                raise Stopping("the service is being stopped")
+            return working.result()
+        finally:
+            for task in (working, stopping):
+                task.cancel()
+            await asyncio.gather(working, stopping, return_exceptions=True)
+
+    def _left(self, event: GenerationRequested) -> float:
+        return (event.expires_at - self._clock.now()).total_seconds()
+
+    def _finished(
+        self,
+        event: GenerationRequested,
+        outcome: Literal["ok", "failed", "expired"],
+        *,
+        completion: str = "",
+        finish_reason: str = "",
+        completion_tokens: int = 0,
+        duration_ms: float = 0.0,
+        error: str = "",
+    ) -> GenerationFinished:
+        return GenerationFinished(
+            request_id=event.request_id,
+            batch_id=event.batch_id,
+            purpose=event.purpose,
+            version=event.version,
+            outcome=outcome,
+            completion=completion,
+            finish_reason=finish_reason,
+            completion_tokens=completion_tokens,
+            duration_ms=duration_ms,
+            error=error[:MAX_ERROR],
+            finished_at=self._clock.now(),
+        )

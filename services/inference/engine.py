@@ -1,0 +1,256 @@
+"""The engine's HTTP interface, as far as this service uses it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import aiohttp
+import orjson
+
+from services.inference.errors import EngineRefused, EngineUnavailable
+from shared.registry.versions import Fingerprint, FingerprintText
+
+HEALTH_TIMEOUT_S = 10.0
+QUICK_TIMEOUT_S = 15.0
+LOAD_TIMEOUT_S = 120.0
+FINGERPRINT_TIMEOUT_S = 300.0
+MAX_ERROR = 400
+"""Characters of an engine's error that are passed on."""
+
+_LORA_LINE = re.compile(
+    r'^vllm:lora_requests_info\{[^}]*?running_lora_adapters="(?P<running>[^"]*)"'
+    r'[^}]*?waiting_lora_adapters="(?P<waiting>[^"]*)"[^}]*\} (?P<at>\S+)$',
+    re.MULTILINE,
+)
+_COUNT_LINE = re.compile(
+    r"^vllm:num_requests_(?P<what>running|waiting)\{[^}]*\} (?P<count>\S+)$", re.MULTILINE
+)
+
+
+@dataclass(frozen=True)
+class Figures:
+    """How busy the engine is: requests running and waiting, and the adapters they are for."""
+
+    running: int
+    waiting: int
+    busy: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Generated:
+    """One completed generation."""
+
+    text: str
+    finish_reason: str
+    tokens: int
+
+
+class EngineClient:
+    """Talks to one vLLM. Every call has a deadline."""
+
+    def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
+        self._session = session
+        self._url = url
+
+    async def healthy(self) -> bool:
+        """Whether `/health` answers 200 in time."""
+        try:
+            await self._call("GET", "/health", timeout_s=HEALTH_TIMEOUT_S)
+        except (EngineRefused, EngineUnavailable):
+            return False
+        return True
+
+    async def models(self) -> tuple[str, frozenset[str]]:
+        """The base model's name and the names of the loaded adapters.
+
+        Raises:
+            EngineUnavailable, EngineRefused: no list was given.
+
+        """
+        body = orjson.loads(await self._call("GET", "/v1/models", timeout_s=QUICK_TIMEOUT_S))
+        base = ""
+        adapters: set[str] = set()
+        for card in body["data"]:
+            if card.get("parent") is None:
+                base = base or card["id"]
+            else:
+                adapters.add(card["id"])
+        return base, frozenset(adapters)
+
+    async def figures(self) -> Figures:
+        """How busy the engine is.
+
+        Raises:
+            EngineUnavailable, EngineRefused: no metrics were given.
+
+        """
+        text = (await self._call("GET", "/metrics", timeout_s=QUICK_TIMEOUT_S)).decode()
+        return parse_figures(text)
+
+    async def load(self, name: str, path: str) -> None:
+        """Load an adapter under a name that is not loaded.
+
+        Raises:
+            EngineUnavailable: the engine did not answer.
+            EngineRefused: it would not load it.
+
+        """
+        await self._call(
+            "POST",
+            "/v1/load_lora_adapter",
+            {"lora_name": name, "lora_path": path},
+            timeout_s=LOAD_TIMEOUT_S,
+        )
+
+    async def unload(self, name: str) -> None:
+        """Unload an adapter; one that is not loaded is none to unload.
+
+        Raises:
+            EngineUnavailable, EngineRefused: it may still be loaded.
+
+        """
+        try:
+            await self._call(
+                "POST",
+                "/v1/unload_lora_adapter",
+                {"lora_name": name},
+                timeout_s=QUICK_TIMEOUT_S,
+            )
+        except EngineRefused:
+            _, adapters = await self.models()
+            if name in adapters:
+                raise
+
+    async def fingerprint(
+        self,
+        model: str,
+        tokens: Sequence[Sequence[int]],
+        dtype: Literal["float32", "bfloat16"],
+    ) -> Fingerprint:
+        """What a model answers to some texts, given as token ids, each of at least two.
+
+        Raises:
+            EngineUnavailable: the engine did not answer.
+            EngineRefused: it did not take the tokens, or answered something else.
+
+        """
+        body = await self._call(
+            "POST",
+            "/v1/completions",
+            {
+                "model": model,
+                "prompt": [list(text) for text in tokens],
+                "max_tokens": 1,
+                "temperature": 0.0,
+                "prompt_logprobs": 0,
+            },
+            timeout_s=FINGERPRINT_TIMEOUT_S,
+        )
+        answers: dict[int, list[Any]] = {
+            choice["index"]: choice["prompt_logprobs"] for choice in orjson.loads(body)["choices"]
+        }
+        try:
+            texts = tuple(
+                FingerprintText(
+                    tokens=tuple(ids),
+                    logprobs=tuple(
+                        float(answers[number][place][str(token)]["logprob"])
+                        for place, token in enumerate(ids)
+                        if place > 0
+                    ),
+                )
+                for number, ids in enumerate(tokens)
+            )
+        except (KeyError, IndexError, TypeError) as error:
+            raise EngineRefused(
+                f"prompt_logprobs of {model} lack a token ({error!r}); is this engine a vLLM?"
+            ) from error
+        return Fingerprint(dtype=dtype, texts=texts)
+
+    async def generate(
+        self,
+        model: str,
+        messages: Sequence[Mapping[str, str]],
+        *,
+        max_tokens: int,
+        temperature: float,
+        seed: int | None,
+        priority: int,
+        timeout_s: float,
+    ) -> Generated:
+        """One chat completion. A higher `priority` is served later.
+
+        Raises:
+            EngineUnavailable: the engine did not answer in time.
+            EngineRefused: it did not take the request.
+
+        """
+        body = await self._call(
+            "POST",
+            "/v1/chat/completions",
+            {
+                "model": model,
+                "messages": list(messages),
+                "max_tokens": max_tokens,
+                "temperature": temperature,
+                "priority": priority,
+                **({} if seed is None else {"seed": seed}),
+            },
+            timeout_s=timeout_s,
+        )
+        answer = orjson.loads(body)
+        choice = answer["choices"][0]
+        return Generated(
+            text=choice["message"]["content"] or "",
+            finish_reason=choice["finish_reason"] or "",
+            tokens=answer["usage"]["completion_tokens"],
+        )
+
+    async def _call(
+        self, method: str, path: str, body: object = None, *, timeout_s: float
+    ) -> bytes:
+        try:
+            async with self._session.request(
+                method,
+                self._url + path,
+                data=None if body is None else orjson.dumps(body),
+                headers={} if body is None else {"content-type": "application/json"},
+                timeout=aiohttp.ClientTimeout(total=timeout_s),
+            ) as response:
+                content = await response.read()
+        except TimeoutError as error:
+            raise EngineUnavailable(f"{path}: no answer within {timeout_s:g} s") from error
+        except aiohttp.ClientError as error:
+            raise EngineUnavailable(f"{path}: {error or type(error).__name__}") from error
+        if response.status != 200:
+            raise EngineRefused(f"{path}: {response.status} {error_message(content)}")
+        return content
+
+
+def error_message(content: bytes) -> str:
+    """What an OpenAI-shaped error says, or the beginning of what came instead."""
+    try:
+        message = str(orjson.loads(content)["error"]["message"])
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        message = content.decode("utf-8", "replace")
+    return message[:MAX_ERROR]
+
+
+def parse_figures(metrics: str) -> Figures:
+    """The engine's own figures.
+
+    `vllm:lora_requests_info` keeps a series for each set of adapters that ever ran together; its
+    value is when that set was last current, so the newest series speaks of now.
+    """
+    counts = {"running": 0.0, "waiting": 0.0}
+    for line in _COUNT_LINE.finditer(metrics):
+        counts[line["what"]] += float(line["count"])
+    busy: frozenset[str] = frozenset()
+    newest = max(_LORA_LINE.finditer(metrics), key=lambda line: float(line["at"]), default=None)
+    if newest is not None and counts["running"] + counts["waiting"] > 0:
+        names = f"{newest['running']},{newest['waiting']}".split(",")
+        busy = frozenset(name for name in names if name)
+    return Figures(int(counts["running"]), int(counts["waiting"]), busy)

@@ -1,0 +1,345 @@
+"""The engine's life: starts vLLM, watches it, starts it again. Or watches one that others run."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shlex
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from services.inference import guard
+from services.inference.errors import PortTaken
+from services.inference.metrics import Metrics
+from services.inference.settings import InferenceSettings
+from shared.clock import Clock
+
+log = structlog.get_logger(__name__)
+
+POLL_S = 1.0
+BACKOFF_FIRST_S = 1.0
+BACKOFF_MAX_S = 60.0
+STEADY_S = 120.0
+"""An engine that was healthy for so long starts the back-off anew."""
+STOP_TIMEOUT_S = guard.TERM_GRACE_S + guard.KILL_LIMIT_S + 5.0
+
+
+@dataclass
+class EngineState:
+    """What everybody else needs to know of the engine."""
+
+    ready: bool = False
+    generation: int = 0
+    reason: str = "not started yet"
+
+
+@dataclass(frozen=True)
+class LaunchPolicy:
+    """Seconds: for the first healthy answer, and without one before a restart."""
+
+    start_timeout_s: float
+    unhealthy_after_s: float
+    poll_s: float = POLL_S
+    backoff_first_s: float = BACKOFF_FIRST_S
+    backoff_max_s: float = BACKOFF_MAX_S
+
+
+def engine_command(settings: InferenceSettings) -> list[str]:
+    """The command line of vLLM for these settings."""
+    host, port = settings.engine_address
+    command = [
+        str(settings.engine_python),
+        *("-m", "vllm.entrypoints.openai.api_server"),
+        *("--model", settings.base_model),
+        *("--host", settings.engine_bind or host, "--port", str(port)),
+        *("--dtype", settings.dtype),
+        "--enable-lora",
+        *("--max-loras", str(settings.max_adapters)),
+        *("--max-lora-rank", str(settings.max_adapter_rank)),
+        *("--max-model-len", str(settings.max_context)),
+        *("--scheduling-policy", "priority"),
+    ]
+    if settings.engine_profile == "gpu":
+        command += ["--gpu-memory-utilization", str(settings.gpu_memory_ratio)]
+        command += ["--tensor-parallel-size", str(settings.tensor_parallel)]
+    return command + shlex.split(settings.engine_options)
+
+
+def engine_environment(
+    settings: InferenceSettings, environment: Mapping[str, str]
+) -> dict[str, str]:
+    """The engine's environment: ours, with what vLLM needs; what is set already stays."""
+    wanted = {
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
+    if settings.engine_profile == "cpu":
+        wanted["VLLM_CPU_KVCACHE_SPACE"] = str(settings.kv_cache_gib)
+        # vLLM compiles nothing of the model on CPU, but its first request for log-probabilities
+        # would wait some 20 s for a compiler.
+        wanted["TORCH_COMPILE_DISABLE"] = "1"
+    return wanted | dict(environment)
+
+
+def next_backoff(last_s: float, lived_s: float, policy: LaunchPolicy) -> float:
+    """Seconds to wait before the next start, from the last wait and how long the engine lived."""
+    if last_s == 0.0 or lived_s >= STEADY_S:
+        return policy.backoff_first_s
+    return min(last_s * 2, policy.backoff_max_s)
+
+
+def next_generation(path: Path) -> int:
+    """The number of this start: one more than the last one's, also across restarts of ours."""
+    try:
+        last = int(path.read_text())
+    except (OSError, ValueError):
+        last = 0
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_suffix(".new")
+    fresh.write_text(f"{last + 1}\n")
+    fresh.replace(path)
+    return last + 1
+
+
+class Launcher:
+    """Runs vLLM as a child that cannot outlive us, and starts it again whenever it ends."""
+
+    def __init__(
+        self,
+        command: list[str],
+        environment: dict[str, str],
+        *,
+        address: tuple[str, int],
+        healthy: Callable[[], Awaitable[bool]],
+        changed: Callable[[], None],
+        generations: Path,
+        policy: LaunchPolicy,
+        clock: Clock,
+        metrics: Metrics,
+        log_path: Path | None = None,
+    ) -> None:
+        """`healthy` asks the engine; `changed` hears of each change of `state`.
+
+        `generations` is the file in which starts are counted.
+        """
+        self.state = EngineState()
+        self._command = command
+        self._environment = environment
+        self._address = address
+        self._healthy = healthy
+        self._changed = changed
+        self._generations = generations
+        self._policy = policy
+        self._clock = clock
+        self._metrics = metrics
+        self._log_path = log_path
+        self._asked: str = ""
+        self._beat = clock.monotonic()
+
+    def idle_s(self) -> float:
+        """Seconds since the launcher last went round."""
+        return self._clock.monotonic() - self._beat
+
+    def restart(self, reason: str) -> None:
+        """Have the running engine ended and a new one started."""
+        self._asked = reason
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Keep an engine running until `stop` is set; then end it."""
+        backoff_s = 0.0
+        while not stop.is_set():
+            began = self._clock.monotonic()
+            try:
+                cause = await self._life(stop)
+            except (OSError, PortTaken) as error:
+                cause = "exit"
+                self._set(ready=False, reason=str(error))
+                log.warning("engine.not_started", error=str(error))
+            if stop.is_set():
+                break
+            lived_s = self._clock.monotonic() - began
+            backoff_s = next_backoff(backoff_s, lived_s, self._policy)
+            self._metrics.engine_ends.labels(cause).inc()
+            log.warning(
+                "engine.ended",
+                cause=cause,
+                reason=self.state.reason,
+                lived_s=round(lived_s, 1),
+                backoff_s=backoff_s,
+            )
+            await self._pause(stop, backoff_s)
+
+    async def _life(self, stop: asyncio.Event) -> str:
+        """One engine from start to end; returns what ended it."""
+        _claim(self._address)
+        self._asked = ""
+        self.state.generation = next_generation(self._generations)
+        self._metrics.engine_generation.set(self.state.generation)
+        self._set(ready=False, reason="starting")
+        output = self._log_path.open("ab") if self._log_path else None
+        try:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                guard.__file__,
+                *self._command,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=output or sys.stderr.fileno(),
+                stderr=output or sys.stderr.fileno(),
+                env=self._environment,
+                start_new_session=True,
+            )
+        finally:
+            if output is not None:
+                output.close()
+        log.info("engine.started", generation=self.state.generation, guard=process.pid)
+        try:
+            return await self._watch(process, stop)
+        finally:
+            await self._end(process)
+
+    async def _watch(self, process: asyncio.subprocess.Process, stop: asyncio.Event) -> str:
+        began = last_well = self._clock.monotonic()
+        while not stop.is_set():
+            self._beat = self._clock.monotonic()
+            well = await self._healthy()
+            now = self._clock.monotonic()
+            if process.returncode is not None:
+                self._set(ready=False, reason=f"exited with status {process.returncode}")
+                return "exit"
+            if self._asked:
+                self._set(ready=False, reason=f"restarting: {self._asked}")
+                return "asked"
+            if well:
+                last_well = now
+                if not self.state.ready:
+                    self._metrics.engine_start_s.observe(now - began)
+                    self._set(ready=True, reason="")
+            elif self.state.ready and now - last_well > self._policy.unhealthy_after_s:
+                self._set(ready=False, reason=f"no healthy answer for {now - last_well:.0f} s")
+                return "unhealthy"
+            elif not self.state.ready and now - began > self._policy.start_timeout_s:
+                self._set(
+                    ready=False,
+                    reason=f"not healthy within {self._policy.start_timeout_s:g} s of its start; "
+                    "see the engine's log, or raise RATCHET_INFERENCE_ENGINE_START_TIMEOUT_S",
+                )
+                return "start_timeout"
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._policy.poll_s):
+                    await _first(process.wait(), stop.wait())
+        self._set(ready=False, reason="stopping")
+        return "asked"
+
+    async def _end(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stdin is not None
+        process.stdin.close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STOP_TIMEOUT_S):
+                await process.wait()
+        # The guard leads the group and has emptied it, unless somebody killed the guard.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+    async def _pause(self, stop: asyncio.Event, seconds: float) -> None:
+        deadline = self._clock.monotonic() + seconds
+        while not stop.is_set() and (left := deadline - self._clock.monotonic()) > 0:
+            self._beat = self._clock.monotonic()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(left, self._policy.poll_s)):
+                    await stop.wait()
+
+    def _set(self, *, ready: bool, reason: str) -> None:
+        changed = ready != self.state.ready or reason != self.state.reason
+        self.state.ready = ready
+        self.state.reason = reason
+        self._metrics.engine_up.set(ready)
+        if changed:
+            log.info("engine.state", ready=ready, reason=reason, generation=self.state.generation)
+            self._changed()
+
+
+class ExternalEngine:
+    """Watches an engine that somebody else runs: each return to health is a new generation."""
+
+    def __init__(
+        self,
+        *,
+        healthy: Callable[[], Awaitable[bool]],
+        changed: Callable[[], None],
+        generations: Path,
+        clock: Clock,
+        metrics: Metrics,
+        poll_s: float = POLL_S,
+    ) -> None:
+        self.state = EngineState(reason="not seen yet")
+        self._healthy = healthy
+        self._changed = changed
+        self._generations = generations
+        self._clock = clock
+        self._metrics = metrics
+        self._poll_s = poll_s
+        self._beat = clock.monotonic()
+
+    def idle_s(self) -> float:
+        """Seconds since the watcher last went round."""
+        return self._clock.monotonic() - self._beat
+
+    def restart(self, reason: str) -> None:
+        """Say that the engine must be started again; only its owner can do it."""
+        log.error("engine.restart_needed", reason=reason)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Watch until `stop` is set."""
+        while not stop.is_set():
+            self._beat = self._clock.monotonic()
+            well = await self._healthy()
+            if well and not self.state.ready:
+                self.state.generation = next_generation(self._generations)
+                self._metrics.engine_generation.set(self.state.generation)
+            if well != self.state.ready:
+                self.state.ready = well
+                self.state.reason = "" if well else "its health check fails"
+                self._metrics.engine_up.set(well)
+                log.info("engine.state", ready=well, generation=self.state.generation)
+                self._changed()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._poll_s):
+                    await stop.wait()
+
+
+def _claim(address: tuple[str, int]) -> None:
+    """See that nobody listens there, else its health would be taken for our engine's.
+
+    Raises:
+        PortTaken: somebody does.
+
+    """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(address)
+        except OSError as error:
+            raise PortTaken(
+                f"RATCHET_INFERENCE_ENGINE_URL: {address[0]}:{address[1]} cannot be taken "
+                f"({error.strerror}); choose another port or end who listens there"
+            ) from error
+
+
+async def _first(*waits: Awaitable[object]) -> None:
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,180 @@
+"""Wanted against loaded: which adapters belong here, and the next thing to do about it. Pure.
+
+The engine's own list is the truth about what is loaded: adapters are gone after a restart, and
+ours may not be the hand that loaded them. One action at a time, so that each is chosen with the
+outcome of the one before in view.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+
+from shared.registry.versions import Lifecycle, Version
+
+NEVER = math.inf
+"""`retry_at` of a refusal that stands until the engine is started again or somebody accepts."""
+
+_SERVING = (Lifecycle.stable, Lifecycle.canary, Lifecycle.shadow)
+
+
+class AdapterState(StrEnum):
+    """Where an adapter is on its way to serving."""
+
+    wanted = "wanted"
+    loading = "loading"
+    verifying = "verifying"
+    ready = "ready"
+    draining = "draining"
+    refused = "refused"
+
+
+@dataclass(frozen=True)
+class Slot:
+    """What is known of one adapter since the engine's last start. Times are monotonic."""
+
+    version: str
+    state: AdapterState = AdapterState.wanted
+    verified: bool = False
+    attempts: int = 0
+    retry_at: float = 0.0
+    draining_since: float = 0.0
+    fault: str = ""
+    reason: str = ""
+    difference: float | None = None
+    distances: Mapping[str, float] = field(default_factory=dict[str, float])
+
+    @property
+    def settled(self) -> bool:
+        """True once nothing more is tried for now: it serves, is refused, or failed before."""
+        return self.state in (AdapterState.ready, AdapterState.refused) or self.attempts > 0
+
+
+class ActionKind(StrEnum):
+    """What the agent can do with an adapter."""
+
+    load = "load"
+    verify = "verify"
+    keep = "keep"
+    drain = "drain"
+    unload = "unload"
+    forget = "forget"
+
+
+@dataclass(frozen=True)
+class Action:
+    """The next thing to do."""
+
+    kind: ActionKind
+    version: str
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Bounds of what is loaded and how long a drain takes, in seconds."""
+
+    max_adapters: int
+    drain_grace_s: float
+    drain_limit_s: float
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What the engine says: adapters it has, and those with requests under way or waiting."""
+
+    names: frozenset[str]
+    busy: frozenset[str]
+
+
+def wanted_versions(
+    versions: Iterable[Version], models: Collection[str], limit: int
+) -> tuple[Version, ...]:
+    """Released versions that belong in an engine, the most important first.
+
+    Stable, canary and shadow versions, then each model's most recently retired one (the way
+    back). Versions that no gate released are never among them.
+    """
+    ours = [
+        version
+        for version in versions
+        if version.record.gate.released and (not models or version.record.model in models)
+    ]
+    serving = [
+        version for lifecycle in _SERVING for version in ours if version.lifecycle is lifecycle
+    ]
+    retired: dict[str, Version] = {}
+    for version in ours:
+        if version.lifecycle is Lifecycle.retired:
+            last = retired.get(version.record.model)
+            if last is None or _since(version) >= _since(last):
+                retired[version.record.model] = version
+    return (*serving, *retired.values())[:limit]
+
+
+def next_action(
+    wanted: Sequence[str],
+    slots: Mapping[str, Slot],
+    loaded: Loaded,
+    known: Collection[str],
+    now: float,
+    policy: Policy,
+) -> Action | None:
+    """What to do next, or None while there is nothing to do but wait.
+
+    Adapters that the registry does not know are somebody else's and left alone; they do take
+    a place in the engine.
+
+    Args:
+        wanted: Versions that belong here, the most important first.
+        slots: What is known of each version.
+        loaded: What the engine has.
+        known: All versions of the registry.
+        now: Monotonic seconds.
+        policy: Bounds.
+
+    """
+    ours = [name for name in sorted(loaded.names) if name in known]
+    for action in _leaving(ours, wanted, slots, loaded.busy, now, policy):
+        return action
+    for name in sorted(slots):
+        if name not in wanted and name not in loaded.names:
+            return Action(ActionKind.forget, name)
+    for name in wanted:
+        slot = slots.get(name, Slot(name))
+        if name in loaded.names:
+            if slot.state is AdapterState.draining and slot.verified:
+                return Action(ActionKind.keep, name)
+            if slot.state is not AdapterState.ready and slot.retry_at <= now:
+                return Action(ActionKind.verify, name)
+        elif slot.retry_at <= now and len(loaded.names) < policy.max_adapters:
+            return Action(ActionKind.load, name)
+    return None
+
+
+def _leaving(
+    ours: Sequence[str],
+    wanted: Sequence[str],
+    slots: Mapping[str, Slot],
+    busy: Collection[str],
+    now: float,
+    policy: Policy,
+) -> Iterator[Action]:
+    for name in ours:
+        slot = slots.get(name, Slot(name))
+        if slot.state is AdapterState.refused:
+            yield Action(ActionKind.unload, name)
+        elif name not in wanted:
+            if slot.state is not AdapterState.draining:
+                yield Action(ActionKind.drain, name)
+                continue
+            waited = now - slot.draining_since
+            idle = waited >= policy.drain_grace_s and name not in busy
+            if idle or waited >= max(policy.drain_grace_s, policy.drain_limit_s):
+                yield Action(ActionKind.unload, name)
+
+
+def _since(version: Version) -> datetime:
+    return version.state.at if version.state else datetime.min.replace(tzinfo=UTC)

@@ -1,0 +1,91 @@
+"""Settings of the inference service: RATCHET_INFERENCE_…, and those that every service shares."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field, field_validator
+from pydantic_settings import NoDecode
+
+from shared.registry.adapters import TOLERANCE
+from shared.settings import ServiceSettings, service_config, split_list
+
+
+class InferenceSettings(ServiceSettings):
+    """What the environment may change."""
+
+    model_config = service_config("inference")
+
+    port: int = Field(default=8084, ge=1, le=65535)
+    models: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="names whose versions belong here; none: all"
+    )
+    base_model: str = Field(
+        default="", description="path or hub id; needed unless the engine is external"
+    )
+    engine_url: str = Field(default="http://127.0.0.1:8000", pattern=r"^http://[^/]+:\d+$")
+    engine_bind: str = Field(
+        default="", description="address the engine listens on; empty: that of engine_url"
+    )
+    engine_external: bool = Field(
+        default=False, description="use the running engine at engine_url, start none"
+    )
+    engine_python: Path = Path(".venv-ml/bin/python")
+    engine_profile: Literal["cpu", "gpu"] = "cpu"
+    engine_dtype: Literal["", "float32", "bfloat16"] = Field(
+        default="", description="empty: float32 on cpu, bfloat16 on gpu"
+    )
+    engine_log: Path | None = Field(default=None, description="none: the engine shares our stderr")
+    engine_options: str = Field(
+        default="", description="further options of vLLM, as on a command line"
+    )
+    engine_start_timeout_s: float = Field(default=300.0, gt=0, le=3600)
+    engine_unhealthy_after_s: float = Field(
+        default=60.0, gt=0, le=600, description="without a healthy answer it is started again"
+    )
+    max_adapters: int = Field(default=4, ge=1, le=32)
+    max_adapter_rank: Literal[8, 16, 32, 64, 128, 256] = 16
+    max_context: int = Field(default=512, ge=16, description="tokens of prompt and answer")
+    kv_cache_gib: int = Field(default=1, ge=1, description="of the cpu profile")
+    gpu_memory_ratio: float = Field(default=0.85, gt=0, le=1, description="of the gpu profile")
+    tensor_parallel: int = Field(default=1, ge=1, le=64)
+    tolerance: float | None = Field(
+        default=None,
+        gt=0,
+        le=10,
+        description="nats a fingerprint may differ; none: 0.02 in float32, 0.1 in bfloat16",
+    )
+    drain_grace_s: float = Field(
+        default=5.0, ge=0, le=600, description="an adapter stays at least so long once unwanted"
+    )
+    drain_limit_s: float = Field(default=60.0, ge=0, le=3600, description="and at most so long")
+    batch_concurrency: int = Field(default=4, ge=1, le=256)
+    batch_timeout_s: float = Field(default=120.0, gt=0, le=3600, description="one generation")
+    batch_wait_s: float = Field(
+        default=120.0, gt=0, le=3600, description="for a version to become ready"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _list(cls, value: object) -> object:
+        return split_list(value)
+
+    @property
+    def engine_address(self) -> tuple[str, int]:
+        """Where the engine listens."""
+        parts = urlsplit(self.engine_url)
+        assert parts.hostname is not None
+        assert parts.port is not None
+        return parts.hostname, parts.port
+
+    @property
+    def dtype(self) -> Literal["float32", "bfloat16"]:
+        """What the engine computes in."""
+        return self.engine_dtype or ("float32" if self.engine_profile == "cpu" else "bfloat16")
+
+    def tolerance_of(self, recorded: str) -> float:
+        """Nats that a fingerprint recorded in that dtype may differ here: the coarser one's."""
+        return self.tolerance or max(TOLERANCE[recorded], TOLERANCE[self.dtype])
