@@ -17,7 +17,10 @@ def configure_logging(service: str, level: Level = "info") -> None:
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="at"),
-        structlog.processors.dict_tracebacks,
+        # Without locals: they hold what users wrote.
+        structlog.processors.ExceptionRenderer(
+            structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+        ),
     ]
     numeric = logging.getLevelNamesMapping()[level.upper()]
     structlog.configure(

@@ -1,0 +1,1 @@
+"""Joins feedback to interactions, keeps the live figures, builds preference pairs."""

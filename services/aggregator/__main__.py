@@ -1,0 +1,97 @@
+"""Starts the aggregator: settings, clients, worker, operations server."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+import structlog
+import uvloop
+
+from services.aggregator.change import Rules
+from services.aggregator.metrics import AggregatorMetrics
+from services.aggregator.settings import AggregatorSettings
+from services.aggregator.watch import Watch
+from services.aggregator.worker import SOURCE, Worker
+from services.aggregator.writer import KafkaWriter
+from shared.clock import SystemClock
+from shared.kafka.deadletters import DeadLetters
+from shared.kafka.producer import KafkaLog
+from shared.observability.health import Health, OpsApp, serve, stop_on_signals
+from shared.observability.logging import configure_logging
+from shared.redaction.redactor import Redactor
+
+log = structlog.get_logger(__name__)
+
+EXIT_FAILED = 70
+"""Exit status of a worker that ended itself so that it writes nothing wrong; start it again."""
+LOOP_LIMIT_S = 30.0
+TICK_LIMIT_S = 60.0
+
+
+def die(reason: str) -> None:
+    """End the process without another write."""
+    log.error("worker.ended", reason=reason, remedy="start it again; it goes on where it was")
+    os._exit(EXIT_FAILED)
+
+
+async def run(settings: AggregatorSettings) -> None:
+    """Serve until a signal."""
+    clock = SystemClock()
+    metrics = AggregatorMetrics()
+    watch = Watch(
+        settings.session_timeout_s / 2,
+        on_stall=lambda stalled_s: die(f"the loop stood still for {stalled_s:.1f} s"),
+    )
+    event_log = KafkaLog(settings.kafka_bootstrap, source=SOURCE, client_id="ratchet-aggregator")
+    redactor = Redactor()
+    writer = KafkaWriter(settings.kafka_bootstrap, guard=watch.check)
+    worker = Worker(
+        bootstrap=settings.kafka_bootstrap,
+        app_id=settings.app_id,
+        session_timeout_s=settings.session_timeout_s,
+        data_dir=settings.data_dir,
+        rules=Rules(
+            horizon_s=settings.horizon_days * 86_400,
+            scores_per_day=settings.scores_per_day,
+            segments=frozenset(settings.segments),
+        ),
+        writer=writer,
+        partitions=writer.partitions,
+        dead_letters=DeadLetters(
+            event_log,
+            service="aggregator",
+            redact=lambda text: redactor.redact(text).text,
+            metrics=metrics.registry,
+        ),
+        metrics=metrics,
+        watch=watch,
+        clock=clock,
+        die=die,
+    )
+    health = Health()
+    health.progress("loop", watch.idle_s, LOOP_LIMIT_S)
+    health.progress("ticks", worker.idle_s, TICK_LIMIT_S)
+    health.ready("group", lambda: None if worker.joined() else "waiting for an assignment")
+    stop = stop_on_signals()
+    serving = asyncio.create_task(
+        serve(OpsApp(health, metrics.registry), host=settings.host, port=settings.port, stop=stop)
+    )
+    await event_log.start()
+    await writer.start()
+    await worker.start()
+    await stop.wait()
+    await worker.stop()
+    await writer.stop()
+    await event_log.stop()
+    await serving
+
+
+def main() -> None:
+    settings = AggregatorSettings.load()
+    configure_logging("aggregator")
+    uvloop.run(run(settings))
+
+
+if __name__ == "__main__":
+    main()

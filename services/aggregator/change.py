@@ -1,0 +1,58 @@
+"""What folding one event gives: a row, contributions to the ledger, and outputs."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Generic, TypeVar
+
+from services.aggregator.rows import Contribution
+from shared.contracts.events import Event
+
+RowT = TypeVar("RowT")
+
+NAMESPACE = uuid.UUID("a9c2f5d0-5e2b-5c1b-9a51-6f0c51d3a7e4")
+"""Namespace of the ids that outputs take from their causes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """An event to write. `event_id` follows from the cause alone, so repeats have the same."""
+
+    topic: str
+    key: str
+    event: Event
+    event_id: str
+    time: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The settings that reducers depend on."""
+
+    horizon_s: float = 30 * 86_400
+    """How long feedback waits for its interaction, in event time."""
+    scores_per_day: int = 3
+    """Scores counted per user, rollout and day (design section 7)."""
+    segments: frozenset[str] = frozenset()
+    """Values of the segment label; any other given one is `other`."""
+
+    def segment(self, given: str) -> str:
+        """The label value of a segment, as the router has it."""
+        return given if not given or given in self.segments else "other"
+
+
+@dataclass(slots=True)
+class Change(Generic[RowT]):
+    """The row after an event; `changed` False means that it is as it was."""
+
+    row: RowT
+    changed: bool = True
+    contributions: list[Contribution] = field(default_factory=list)
+    outputs: list[Output] = field(default_factory=list)
+
+
+def cause_id(*parts: str) -> str:
+    """uuid5 of a cause: the same parts give the same id, other parts another."""
+    return str(uuid.uuid5(NAMESPACE, "\x00".join(parts)))

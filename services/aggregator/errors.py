@@ -1,0 +1,26 @@
+"""What can go wrong in the aggregator."""
+
+from __future__ import annotations
+
+from shared.contracts.events import DeadLetterReason
+
+
+class AggregatorError(Exception):
+    """Base of this service's errors."""
+
+
+class Refused(AggregatorError):
+    """An event that was read but cannot be folded; it goes to the dead letters."""
+
+    def __init__(self, reason: DeadLetterReason, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason: DeadLetterReason = reason
+        self.detail = detail
+
+
+class Stalled(AggregatorError):
+    """The loop stood still so long that another worker may own the partitions by now."""
+
+
+class WriteFailed(AggregatorError):
+    """The brokers did not confirm a write; whether it was stored is unknown."""

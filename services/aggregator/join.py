@@ -1,0 +1,468 @@
+"""The join: interactions and feedback of one trace, in whichever order they come.
+
+Reducers `(row, event) -> Change`, without I/O and without a clock. Feedback identity is design
+section 4: the highest revision wins, the first body of a revision wins, a withdrawal is a
+revision, and the type never changes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from services.aggregator import ledger
+from services.aggregator.change import Change, Output, Rules, cause_id
+from services.aggregator.errors import Refused
+from services.aggregator.pairs import (
+    digest,
+    feedback_product,
+    merged,
+    pair_output,
+    prompt_key,
+    retraction,
+    vote_product,
+)
+from services.aggregator.rows import CapRow, Entry, TraceRow, Vector
+from shared.contracts.events import (
+    Choice,
+    ExampleJoined,
+    FeedbackSubmitted,
+    FeedbackType,
+    FeedbackWithdrawn,
+    InteractionRecorded,
+    Outcome,
+    PreferencePair,
+    Purpose,
+    RatedAnswer,
+    RatedScore,
+    UnpairedExample,
+    VoteCast,
+)
+from shared.kafka.topics import EXAMPLES, RATED
+
+UNJOINED = "unjoined"
+"""Version under which feedback counts whose interaction never came."""
+VOTE = "vote"
+MAX_ENTRIES = 200
+"""Feedbacks per trace; more than that is no person any more."""
+FAILURES = frozenset({Outcome.server_error, Outcome.timeout, Outcome.crash})
+RATINGS = frozenset({FeedbackType.thumbs_up, FeedbackType.thumbs_down, FeedbackType.rating})
+_NOT_BODY = frozenset({"submitted_at"})
+"""What may differ between two sendings of one revision: when the service received it."""
+
+
+def fold_interaction(
+    row: TraceRow | None, event: InteractionRecorded, raw: bytes, ts_ms: int, rules: Rules
+) -> Change[TraceRow]:
+    """Fold an interaction in, and all feedback that waited for it. A second one is ignored."""
+    if row is not None and row.interaction:
+        return Change(row, changed=False, contributions=[["outcome", "interaction_repeated"]])
+    started_s = event.started_at.timestamp()
+    if row is None:
+        row = TraceRow(raw, {}, started_s, ts_ms, started_s)
+        waiting: list[str] = []
+    else:
+        row = row.copy()
+        row.interaction, row.started_s, row.ts_ms = raw, started_s, ts_ms
+        row.touched_s = max(row.touched_s, started_s)
+        waiting = [name for name, entry in row.entries.items() if not entry.counted]
+    vector: Vector = [[ledger.INTERACTIONS, 1]]
+    if event.outcome in FAILURES:
+        vector.append([ledger.ERRORS, 1])
+    change = Change(row)
+    if event.purpose in _COUNTED:
+        change.contributions.append(
+            ["figures", event.version, started_s, ts_ms // 60_000, vector]
+        )
+    for name in waiting:
+        _settle(change, event, name, None, row.entries[name], rules)
+    if any(row.entries[name].counted for name in waiting):
+        last = max(row.entries[name].at_s for name in waiting)
+        time = max(event.started_at, datetime.fromtimestamp(last, UTC))
+        change.outputs.append(_example(row, event, time, "interaction"))
+    return change
+
+
+def fold_feedback(
+    row: TraceRow | None,
+    event: FeedbackSubmitted | FeedbackWithdrawn,
+    ts_ms: int,
+    rules: Rules,
+) -> Change[TraceRow]:
+    """Fold a submission or a withdrawal in; it counts once its interaction is there.
+
+    Raises:
+        Refused: the trace has as many feedbacks as can be kept.
+    """
+    row = row.copy() if row is not None else TraceRow()
+    old = row.entries.get(event.feedback_id)
+    body = event.model_dump(mode="json") if isinstance(event, FeedbackSubmitted) else None
+    verdict = _verdict(old, event.revision, event.type.value, body)
+    change = Change(row, contributions=[["outcome", verdict]])
+    at_s = event.submitted_at.timestamp()
+    if verdict == "stale" and old is not None and body is not None and not old.seen:
+        entry = replace(old, seen=True)
+    elif verdict in {"accepted", "edited", "withdrawn"}:
+        entry = _next_entry(old, event.revision, event.type.value, body, at_s, ts_ms)
+    else:
+        change.changed = False
+        return change
+    if old is None and len(row.entries) >= MAX_ENTRIES:
+        raise Refused(
+            "policy",
+            f"trace_id: {MAX_ENTRIES} feedbacks of trace {event.trace_id} are kept at most",
+        )
+    row.entries[event.feedback_id] = entry
+    row.touched_s = max(row.touched_s, at_s)
+    if row.interaction and entry.counted != UNJOINED:
+        interaction = InteractionRecorded.model_validate_json(row.interaction)
+        _settle(change, interaction, event.feedback_id, old, entry, rules)
+        cause = f"{event.feedback_id}:{event.revision}"
+        change.outputs.append(_example(row, interaction, event.submitted_at, cause))
+    return change
+
+
+def fold_vote(row: TraceRow | None, event: VoteCast, ts_ms: int) -> Change[TraceRow]:
+    """Fold a vote in: self-contained, so it counts at once."""
+    row = row.copy() if row is not None else TraceRow()
+    old = row.entries.get(event.comparison_id)
+    body = event.model_dump(mode="json")
+    verdict = _verdict(old, event.revision, VOTE, body)
+    change = Change(row, contributions=[["outcome", verdict]])
+    if verdict not in {"accepted", "edited"}:
+        change.changed = False
+        return change
+    at_s = event.submitted_at.timestamp()
+    entry = _next_entry(old, event.revision, VOTE, body, at_s, ts_ms)
+    row.entries[event.comparison_id] = entry
+    row.touched_s = max(row.touched_s, at_s)
+    if not entry.counted:
+        entry.counted = "joined"
+        change.contributions.append(["feedback", "", VOTE])
+        left, right = event.left.version, event.right.version
+        chosen, rejected = (right, left) if event.choice is Choice.right else (left, right)
+        change.contributions.append(["vote", chosen, rejected, _result(event.choice)])
+    product = vote_product(event)
+    _produce(change, entry, old, event.tenant, event.submitted_at, product)
+    return change
+
+
+def expire(row: TraceRow, now_s: float, rules: Rules) -> Change[TraceRow] | None:
+    """What the horizon makes of a row at stream time `now_s`.
+
+    Feedback that waited too long counts as unjoined. None means that the row may be dropped: an
+    interaction without feedback after one horizon, anything else two horizons after its last
+    change.
+    """
+    overdue = [
+        name
+        for name, entry in row.entries.items()
+        if entry.seen and not entry.counted and entry.at_s + rules.horizon_s <= now_s
+    ]
+    if overdue:
+        row = row.copy()
+        change = Change(row)
+        for name in overdue:
+            entry = row.entries[name] = replace(row.entries[name], counted=UNJOINED)
+            change.contributions.append(["feedback", UNJOINED, entry.kind])
+        row.touched_s = max(row.touched_s, now_s)
+        return change
+    if due_s(row, rules) <= now_s:
+        return None
+    return Change(row, changed=False)
+
+
+def due_s(row: TraceRow, rules: Rules) -> float:
+    """Stream time at which `expire` has something to do."""
+    waiting = [entry.at_s for entry in row.entries.values() if entry.seen and not entry.counted]
+    if waiting:
+        return min(waiting) + rules.horizon_s
+    horizons = 2 if row.entries else 1
+    return row.touched_s + horizons * rules.horizon_s
+
+
+def fold_score(row: CapRow | None, event: RatedScore, rules: Rules) -> Change[CapRow]:
+    """Count a score unless its user had as many on that day as count."""
+    row = row or CapRow()
+    if event.score_id in row.counted:
+        return Change(row, changed=False)
+    if len(row.counted) >= rules.scores_per_day:
+        return Change(row, changed=False, contributions=[["outcome", "score_capped"]])
+    at_s = event.created_at.timestamp()
+    score: list[Any] = [
+        "score",
+        event.version,
+        event.arm.value,
+        event.rollout,
+        event.segment,
+        event.score,
+        at_s,
+    ]
+    changed = CapRow([*row.counted, event.score_id], at_s, list(row.marks))
+    return Change(changed, contributions=[score])
+
+
+_COUNTED = frozenset({Purpose.live, Purpose.explicit})
+"""Purposes whose interactions people see one at a time, so that feedback rates mean something."""
+
+
+def _verdict(old: Entry | None, revision: int, kind: str, body: dict[str, Any] | None) -> str:
+    """What a revision is to an entry: accepted, edited, withdrawn, duplicate, conflict, stale."""
+    if old is None:
+        return "withdrawn" if body is None else "accepted"
+    if kind != old.kind:
+        return "conflict"
+    if revision < old.revision:
+        return "stale"
+    if revision == old.revision:
+        return "duplicate" if _same_body(old.body, body) else "conflict"
+    return "withdrawn" if body is None else "edited"
+
+
+def _same_body(one: dict[str, Any] | None, other: dict[str, Any] | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return {key: value for key, value in one.items() if key not in _NOT_BODY} == {
+        key: value for key, value in other.items() if key not in _NOT_BODY
+    }
+
+
+def _next_entry(
+    old: Entry | None,
+    revision: int,
+    kind: str,
+    body: dict[str, Any] | None,
+    at_s: float,
+    ts_ms: int,
+) -> Entry:
+    if old is None:
+        return Entry(revision, kind, body, at_s, ts_ms, seen=body is not None)
+    return replace(
+        old,
+        revision=revision,
+        body=body,
+        ts_ms=ts_ms,
+        seen=old.seen or body is not None,
+        figures=[],
+        products=[],
+    )
+
+
+def _settle(
+    change: Change[TraceRow],
+    interaction: InteractionRecorded,
+    name: str,
+    old: Entry | None,
+    entry: Entry,
+    rules: Rules,
+) -> None:
+    """Make an entry's effects those of its present revision, now that its interaction is known."""
+    row = change.row
+    feedback = FeedbackSubmitted.model_validate(entry.body) if entry.body else None
+    entry = replace(entry)
+    row.entries[name] = entry
+    if entry.seen and not entry.counted:
+        entry.counted = "joined"
+        entry.minute = max(entry.ts_ms, row.ts_ms) // 60_000
+        change.contributions.append(["feedback", interaction.version, entry.kind])
+    if interaction.purpose in _COUNTED:
+        _refigure(change, interaction, old, entry, feedback)
+    time = feedback.submitted_at if feedback else datetime.fromtimestamp(row.touched_s, UTC)
+    product = feedback_product(interaction, feedback) if feedback else None
+    assert product is None or isinstance(product, PreferencePair | UnpairedExample)
+    _produce(change, entry, old, interaction.tenant, time, product)
+    _rate(change, interaction, name, entry, feedback, time)
+    if feedback is not None:
+        _score(change, interaction, feedback, rules)
+
+
+def _refigure(
+    change: Change[TraceRow],
+    interaction: InteractionRecorded,
+    old: Entry | None,
+    entry: Entry,
+    feedback: FeedbackSubmitted | None,
+) -> None:
+    row = change.row
+    started_s = row.started_s
+    entry.figures = _figures(feedback) if feedback is not None else []
+    before = old.figures if old is not None else []
+    vector = _difference(before, entry.figures)
+    if vector:
+        change.contributions.append(
+            ["figures", interaction.version, started_s, entry.minute, vector]
+        )
+    active = any(one.figures for one in row.entries.values())
+    if active and row.with_feedback_minute < 0:
+        row.with_feedback_minute = entry.minute
+        delta = 1
+    elif not active and row.with_feedback_minute >= 0:
+        delta = -1
+    else:
+        return
+    change.contributions.append(
+        [
+            "figures",
+            interaction.version,
+            started_s,
+            row.with_feedback_minute,
+            [[ledger.WITH_FEEDBACK, delta]],
+        ]
+    )
+    if delta < 0:
+        row.with_feedback_minute = -1
+
+
+def _figures(feedback: FeedbackSubmitted) -> Vector:
+    """What one feedback adds to the figures of its version."""
+    vector: Vector = [[ledger.FEEDBACK, 1]]
+    score = feedback.score
+    if feedback.type in RATINGS and score is not None:
+        if score >= _POSITIVE:
+            vector.append([ledger.POSITIVE, 1])
+        elif score <= _NEGATIVE:
+            vector.append([ledger.NEGATIVE, 1])
+    if feedback.type is FeedbackType.text_correction:
+        vector.append([ledger.CORRECTIONS, 1])
+    if score is not None:
+        vector.append([ledger.SCORED, 1])
+        if score:
+            vector.append([ledger.SCORE, score])
+    return vector
+
+
+_POSITIVE = 0.75
+_NEGATIVE = 0.25
+
+
+def _difference(before: Vector, after: Vector) -> Vector:
+    sums = {int(index): delta for index, delta in after}
+    for index, delta in before:
+        sums[int(index)] = sums.get(int(index), 0) - delta
+    return [[index, delta] for index, delta in sorted(sums.items()) if delta]
+
+
+def _produce(
+    change: Change[TraceRow],
+    entry: Entry,
+    old: Entry | None,
+    tenant: str,
+    time: datetime,
+    product: PreferencePair | UnpairedExample | None,
+) -> None:
+    for pair_id in old.products if old is not None else []:
+        reason = "feedback edited" if entry.body else "feedback withdrawn"
+        change.outputs.append(retraction(pair_id, tenant, reason, time))
+    entry.products = [product.pair_id] if product else []
+    if product:
+        change.outputs.append(pair_output(product, time))
+
+
+def _rate(
+    change: Change[TraceRow],
+    interaction: InteractionRecorded,
+    name: str,
+    entry: Entry,
+    feedback: FeedbackSubmitted | None,
+    time: datetime,
+) -> None:
+    """Hand a rating on to the answers of the same prompt, or take it back from there."""
+    rateable = (
+        feedback is not None
+        and feedback.type in RATINGS
+        and not feedback.anonymous
+        and bool(interaction.completion.strip())
+        and bool(interaction.messages)
+    )
+    if not rateable and not entry.rated:
+        return
+    entry.rated = rateable
+    key = prompt_key(interaction.tenant, interaction.messages)
+    rated_id = cause_id(
+        "rated", interaction.tenant, interaction.trace_id, name, str(entry.revision)
+    )
+    answer = RatedAnswer(
+        rated_id=rated_id,
+        prompt_key=key,
+        tenant=interaction.tenant,
+        model=interaction.model,
+        trace_id=interaction.trace_id,
+        feedback_id=name,
+        revision=entry.revision,
+        messages=interaction.messages,
+        completion=interaction.completion,
+        version=interaction.version,
+        score=feedback.score if rateable and feedback is not None else None,
+        user_id=feedback.user_id if feedback is not None else "",
+        context=(
+            merged(interaction.context, feedback.context)
+            if feedback is not None
+            else interaction.context
+        ),
+        created_at=time,
+    )
+    change.outputs.append(Output(RATED, key, answer, rated_id, time))
+
+
+def _score(
+    change: Change[TraceRow],
+    interaction: InteractionRecorded,
+    feedback: FeedbackSubmitted,
+    rules: Rules,
+) -> None:
+    """Hand the interaction's first scored feedback on to the counters of the judge."""
+    row = change.row
+    score = feedback.score
+    if row.scored or score is None or feedback.anonymous:
+        return
+    if interaction.purpose is not Purpose.live:
+        return
+    row.scored = True
+    rater = feedback.user_id or interaction.user_id
+    who = ("user", rater) if rater else ("trace", interaction.trace_id)
+    day = feedback.submitted_at.astimezone(UTC).date().isoformat()
+    cap_key = digest(interaction.tenant, *who, interaction.rollout, day)
+    score_id = cause_id("score", interaction.tenant, interaction.trace_id)
+    event = RatedScore(
+        score_id=score_id,
+        cap_key=cap_key,
+        tenant=interaction.tenant,
+        trace_id=interaction.trace_id,
+        version=interaction.version,
+        arm=interaction.arm,
+        rollout=interaction.rollout,
+        segment=rules.segment(interaction.context.segment),
+        score=score,
+        created_at=feedback.submitted_at,
+    )
+    change.outputs.append(Output(RATED, cap_key, event, score_id, feedback.submitted_at))
+
+
+def _example(
+    row: TraceRow, interaction: InteractionRecorded, time: datetime, cause: str
+) -> Output:
+    """The joined row for queries, as it is after this event."""
+    example = ExampleJoined(
+        trace_id=interaction.trace_id,
+        tenant=interaction.tenant,
+        model=interaction.model,
+        version=interaction.version,
+        messages=interaction.messages,
+        completion=interaction.completion,
+        context=interaction.context,
+        started_at=interaction.started_at,
+        feedback=tuple(
+            FeedbackSubmitted.model_validate(entry.body)
+            for entry in row.entries.values()
+            if entry.body is not None and entry.counted == "joined"
+        ),
+        updated_at=time,
+    )
+    event_id = cause_id("example", interaction.tenant, interaction.trace_id, cause)
+    return Output(EXAMPLES, interaction.trace_id, example, event_id, time)
+
+
+def _result(choice: Choice) -> str:
+    """left and right say nothing once the versions are known; a tie and both bad do."""
+    return choice.value if choice in {Choice.tie, Choice.both_bad} else "chosen"

@@ -1,0 +1,227 @@
+"""The ledger of a partition: counters, live minutes and quality windows, and the offsets it holds.
+
+It is a sum of contributions, so their order never matters. Contributions are
+`["feedback", version, type]`, `["score", version, arm, rollout, segment, score, at_s]`,
+`["vote", chosen version, rejected version, choice]`, `["outcome", name]` and
+`["figures", version, start_s, minute, [[index, delta], …]]`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from services.aggregator.rows import Contribution
+
+FIGURES = (
+    "interactions",
+    "errors",
+    "interactions_with_feedback",
+    "feedback",
+    "positive",
+    "negative",
+    "corrections",
+    "score_sum",
+    "score_count",
+)
+"""Names of the places in a figures vector, as in contracts.events.QualityWindow."""
+INTERACTIONS, ERRORS, WITH_FEEDBACK, FEEDBACK, POSITIVE, NEGATIVE, CORRECTIONS, SCORE, SCORED = (
+    range(len(FIGURES))
+)
+
+WINDOWS_S = {"1m": 60, "5m": 300, "1h": 3600, "1d": 86_400}
+"""Window names and their length in seconds."""
+KEPT_S = {"1m": 7200, "5m": 21_600, "1h": 172_800, "1d": 2_764_800}
+"""How long after its end a quality window can still be changed by late feedback."""
+LIVE_MINUTES = 61
+"""Minutes that are kept one by one; older ones are summed into hours."""
+LIVE_HOURS = 25
+QUALITY_EVERY_S = 10
+"""Seconds of stream time between emissions of the quality windows that changed."""
+ENDED_ROLLOUT_S = 7 * 86_400
+"""Series of a rollout are dropped when nothing was counted for it this long."""
+
+RATIOS = {
+    "feedback_rate": ((WITH_FEEDBACK,), (INTERACTIONS,)),
+    "positive_ratio": ((POSITIVE,), (POSITIVE, NEGATIVE)),
+    "correction_rate": ((CORRECTIONS,), (FEEDBACK,)),
+    "satisfaction": ((SCORE,), (SCORED,)),
+}
+"""Figures of requirement F7: which sums are the numerator and the denominator."""
+
+Key4 = tuple[str, str, str, str]
+WindowKey = tuple[str, int, str]
+"""(window, start in seconds, version)."""
+
+
+@dataclass(slots=True)
+class Ledger:
+    """Sums of contributions and the vector of offsets they include."""
+
+    offsets: dict[str, int] = field(default_factory=dict)
+    """topic -> last offset included."""
+    clock_s: float = 0.0
+    """Stream time: the newest tick."""
+    emitted_s: float = 0.0
+    feedback: dict[tuple[str, str], int] = field(default_factory=dict)
+    scores: dict[Key4, list[float]] = field(default_factory=dict)
+    """(version, arm, rollout, segment) -> [sum, count, event time of the last one]."""
+    votes: dict[tuple[str, str, str], int] = field(default_factory=dict)
+    outcomes: dict[str, int] = field(default_factory=dict)
+    minutes: dict[int, dict[str, list[float]]] = field(default_factory=dict)
+    hours: dict[int, dict[str, list[float]]] = field(default_factory=dict)
+    windows: dict[WindowKey, list[float]] = field(default_factory=dict)
+    changed: set[WindowKey] = field(default_factory=set)
+
+    def apply(self, contributions: Iterable[Contribution]) -> None:
+        """Add what one event contributes."""
+        for contribution in contributions:
+            match contribution:
+                case ["figures", version, start_s, minute, vector]:
+                    self._figures(version, start_s, minute, vector)
+                case ["feedback", version, kind]:
+                    key = (version, kind)
+                    self.feedback[key] = self.feedback.get(key, 0) + 1
+                case ["score", version, arm, rollout, segment, score, at_s]:
+                    sums = self.scores.setdefault((version, arm, rollout, segment), [0.0, 0, 0.0])
+                    sums[0] += score
+                    sums[1] += 1
+                    sums[2] = max(sums[2], at_s)
+                case ["vote", chosen, rejected, choice]:
+                    vote = (chosen, rejected, choice)
+                    self.votes[vote] = self.votes.get(vote, 0) + 1
+                case ["outcome", name]:
+                    self.outcomes[name] = self.outcomes.get(name, 0) + 1
+                case _:
+                    raise ValueError(f"unknown contribution {contribution!r}")
+
+    def _figures(
+        self, version: str, start_s: float, minute: int, vector: list[list[float]]
+    ) -> None:
+        now = self.clock_s
+        oldest = int(now // 60) - LIVE_MINUTES
+        if minute >= oldest:
+            _add(self.minutes.setdefault(minute, {}), version, vector)
+        elif minute // 60 > int(now // 3600) - LIVE_HOURS:
+            _add(self.hours.setdefault(minute // 60, {}), version, vector)
+        for name, length in WINDOWS_S.items():
+            start = int(start_s // length) * length
+            if start + length + KEPT_S[name] >= now:
+                key = (name, start, version)
+                sums = self.windows.get(key)
+                if sums is None:
+                    sums = self.windows[key] = [0.0] * len(FIGURES)
+                for index, delta in vector:
+                    sums[int(index)] += delta
+                self.changed.add(key)
+
+    def tick(self, at_s: float) -> list[WindowKey]:
+        """Move stream time on; returns the quality windows to emit now, in order."""
+        self.clock_s = max(self.clock_s, at_s)
+        self._roll()
+        if self.clock_s - self.emitted_s < QUALITY_EVERY_S:
+            return []
+        self.emitted_s = self.clock_s
+        emit = sorted(self.changed)
+        self.changed.clear()
+        return emit
+
+    def forget(self) -> None:
+        """Drop windows and rollouts that can change no more; call after emitting."""
+        now = self.clock_s
+        for key in [
+            key for key in self.windows if key[1] + WINDOWS_S[key[0]] + KEPT_S[key[0]] < now
+        ]:
+            if key not in self.changed:
+                del self.windows[key]
+        for series, sums in list(self.scores.items()):
+            if series[2] and sums[2] + ENDED_ROLLOUT_S < now:
+                del self.scores[series]
+
+    def _roll(self) -> None:
+        oldest = int(self.clock_s // 60) - LIVE_MINUTES
+        for minute in [minute for minute in self.minutes if minute < oldest]:
+            versions = self.minutes.pop(minute)
+            for version, sums in versions.items():
+                vector = [[index, value] for index, value in enumerate(sums) if value]
+                _add(self.hours.setdefault(minute // 60, {}), version, vector)
+        last = int(self.clock_s // 3600) - LIVE_HOURS
+        for hour in [hour for hour in self.hours if hour <= last]:
+            del self.hours[hour]
+
+    def live(self) -> dict[tuple[str, str], list[float]]:
+        """(version, window) -> figures of what arrived in the window that ends now.
+
+        The running minute counts in full, so a window of n minutes spans n to n + 1 of them.
+        """
+        minute = int(self.clock_s // 60)
+        known = {
+            version
+            for kept in (self.minutes, self.hours)
+            for versions in kept.values()
+            for version in versions
+        }
+        found = {(version, name): [0.0] * len(FIGURES) for version in known for name in WINDOWS_S}
+        for name, length in WINDOWS_S.items():
+            for stamp, versions in self.minutes.items():
+                if stamp >= minute - length // 60:
+                    _merge(found, name, versions)
+        for versions in self.hours.values():
+            _merge(found, "1d", versions)
+        return found
+
+    def encode(self) -> bytes:
+        """The ledger as a checkpoint."""
+        return orjson.dumps(
+            [
+                self.offsets,
+                self.clock_s,
+                self.emitted_s,
+                [[*key, count] for key, count in self.feedback.items()],
+                [[key, sums] for key, sums in self.scores.items()],
+                [[*key, count] for key, count in self.votes.items()],
+                self.outcomes,
+                [[minute, versions] for minute, versions in self.minutes.items()],
+                [[hour, versions] for hour, versions in self.hours.items()],
+                [[key, sums] for key, sums in self.windows.items()],
+                sorted(self.changed),
+            ]
+        )
+
+    @classmethod
+    def decode(cls, stored: bytes) -> Ledger:
+        """The ledger of a checkpoint."""
+        fields: list[Any] = orjson.loads(stored)
+        return cls(
+            offsets=fields[0],
+            clock_s=fields[1],
+            emitted_s=fields[2],
+            feedback={(version, kind): count for version, kind, count in fields[3]},
+            scores={tuple(key): sums for key, sums in fields[4]},  # type: ignore[misc]
+            votes={(left, right, choice): count for left, right, choice, count in fields[5]},
+            outcomes=fields[6],
+            minutes=dict(fields[7]),
+            hours=dict(fields[8]),
+            windows={tuple(key): sums for key, sums in fields[9]},  # type: ignore[misc]
+            changed={tuple(key) for key in fields[10]},  # type: ignore[misc]
+        )
+
+
+def _add(versions: dict[str, list[float]], version: str, vector: list[list[float]]) -> None:
+    sums = versions.get(version)
+    if sums is None:
+        sums = versions[version] = [0.0] * len(FIGURES)
+    for index, delta in vector:
+        sums[int(index)] += delta
+
+
+def _merge(
+    found: dict[tuple[str, str], list[float]], window: str, versions: dict[str, list[float]]
+) -> None:
+    for version, sums in versions.items():
+        total = found[(version, window)]
+        for index, value in enumerate(sums):
+            total[index] += value

@@ -1,0 +1,142 @@
+"""Metrics of the aggregator. What is counted comes from confirmed checkpoints alone.
+
+A scrape decodes the newest confirmed checkpoint of each partition this worker owns, so a figure
+that a crash could take back is never shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from services.aggregator.ledger import RATIOS, Ledger
+
+AGE_BUCKETS_S = (0.1, 0.25, 0.5, 1, 2, 3, 5, 10, 30, 60, 300, 3600, 86_400)
+
+
+class CheckpointCollector(Collector):
+    """Counters and gauges of the partitions owned now."""
+
+    def __init__(self) -> None:
+        self._checkpoints: dict[int, bytes] = {}
+        self._pending: dict[int, int] = {}
+
+    def show(self, partition: int, checkpoint: bytes, pending: int) -> None:
+        """Make a confirmed checkpoint what scrapes see of its partition."""
+        self._checkpoints[partition] = checkpoint
+        self._pending[partition] = pending
+
+    def hide(self) -> None:
+        """Show no partition: none is owned until recovery has ended."""
+        self._checkpoints.clear()
+        self._pending.clear()
+
+    def describe(self) -> Iterator[Metric]:
+        """No fixed description: registering must not scrape."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        """The families of design section 10, by partition."""
+        feedback = CounterMetricFamily(
+            "ratchet_feedback",
+            "Feedback counted, once each, by the version it is about.",
+            labels=("version", "type", "partition"),
+        )
+        score_labels = ("version", "arm", "rollout", "segment", "partition")
+        score_sum = CounterMetricFamily(
+            "ratchet_satisfaction_sum",
+            "Sum of first satisfaction scores in [0, 1] on randomly assigned traffic.",
+            labels=score_labels,
+        )
+        score_count = CounterMetricFamily(
+            "ratchet_satisfaction_count",
+            "How many scores are in ratchet_satisfaction_sum_total.",
+            labels=score_labels,
+        )
+        votes = CounterMetricFamily(
+            "ratchet_votes",
+            "Votes on blind comparisons: chosen over rejected, or tie and both_bad.",
+            labels=("chosen", "rejected", "result", "partition"),
+        )
+        outcomes = CounterMetricFamily(
+            "ratchet_feedback_outcomes",
+            "What became of feedback records: accepted, edited, withdrawn, duplicate, conflict …",
+            labels=("outcome", "partition"),
+        )
+        pending = GaugeMetricFamily(
+            "ratchet_feedback_pending",
+            "Feedback that waits for its interaction.",
+            labels=("partition",),
+        )
+        quality_labels = ("version", "window", "figure", "partition")
+        numerator = GaugeMetricFamily(
+            "ratchet_quality_numerator",
+            "Numerator of a live quality figure.",
+            labels=quality_labels,
+        )
+        denominator = GaugeMetricFamily(
+            "ratchet_quality_denominator",
+            "Denominator of a live quality figure.",
+            labels=quality_labels,
+        )
+        for number, checkpoint in sorted(self._checkpoints.items()):
+            partition = str(number)
+            ledger = Ledger.decode(checkpoint)
+            for (version, kind), count in ledger.feedback.items():
+                feedback.add_metric((version, kind, partition), count)
+            for series, (total, count, _) in ledger.scores.items():
+                score_sum.add_metric((*series, partition), total)
+                score_count.add_metric((*series, partition), count)
+            for vote, count in ledger.votes.items():
+                votes.add_metric((*vote, partition), count)
+            for outcome, count in ledger.outcomes.items():
+                outcomes.add_metric((outcome, partition), count)
+            pending.add_metric((partition,), self._pending[number])
+            for (version, window), sums in ledger.live().items():
+                for figure, (above, below) in RATIOS.items():
+                    labels = (version, window, figure, partition)
+                    numerator.add_metric(labels, sum(sums[index] for index in above))
+                    denominator.add_metric(labels, sum(sums[index] for index in below))
+        yield from (feedback, score_sum, score_count, votes, outcomes)
+        yield from (pending, numerator, denominator)
+
+
+class AggregatorMetrics:
+    """The service's registry and what the worker itself observes."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.checkpoints = CheckpointCollector()
+        self.registry.register(self.checkpoints)
+        self.event_age = Histogram(
+            "ratchet_event_age_seconds",
+            "From the time of an event until it is counted for good.",
+            ("topic",),
+            buckets=AGE_BUCKETS_S,
+            registry=self.registry,
+        )
+        self.events = Counter(
+            "ratchet_aggregator_events_total",
+            "Events read, by topic; replays after a crash included.",
+            ("topic",),
+            registry=self.registry,
+        )
+        self.batches = Histogram(
+            "ratchet_aggregator_batch_write_seconds",
+            "Writing one batch: outputs, rows and checkpoints until the brokers confirmed them.",
+            registry=self.registry,
+        )
+        self.owned = Gauge(
+            "ratchet_aggregator_partitions",
+            "Partitions owned and recovered.",
+            registry=self.registry,
+        )
+        self.holes = Counter(
+            "ratchet_aggregator_holes_total",
+            "Offsets that the log skipped, by topic; retention explains it after long absence.",
+            ("topic",),
+            registry=self.registry,
+        )

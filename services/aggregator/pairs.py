@@ -1,0 +1,264 @@
+"""Preference pairs and unpaired examples, from single feedbacks, votes and answers to one prompt."""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+from datetime import datetime
+from typing import Any
+
+from services.aggregator.change import Change, Output, cause_id
+from services.aggregator.rows import PromptRow
+from shared.contracts.events import (
+    Choice,
+    Context,
+    Correction,
+    Event,
+    FeedbackSubmitted,
+    FeedbackType,
+    InteractionRecorded,
+    Message,
+    PairSource,
+    Preference,
+    PreferencePair,
+    PreferenceRetracted,
+    RatedAnswer,
+    Side,
+    UnpairedExample,
+    VoteCast,
+    prompt_text,
+)
+from shared.kafka.topics import PREFERENCES
+
+HIGH = 0.75
+"""Lowest score of a good answer: a thumb up, or a rating of 4."""
+LOW = 0.25
+"""Highest score of a bad answer: a thumb down, or a rating of 2."""
+PAIRS_PER_ANSWER = 2
+"""Pairs that a new answer makes with earlier ones to the same prompt."""
+MAX_ANSWERS = 40
+"""Answers kept per prompt; the oldest are forgotten first, their pairs stand."""
+
+
+def feedback_product(
+    interaction: InteractionRecorded, feedback: FeedbackSubmitted
+) -> Event | None:
+    """The pair or example that one feedback makes, if any; anonymous feedback makes none."""
+    if feedback.anonymous or not interaction.messages:
+        return None
+    pair_id = cause_id(
+        "product",
+        feedback.tenant,
+        feedback.trace_id,
+        feedback.feedback_id,
+        str(feedback.revision),
+    )
+    completion = interaction.completion
+    version = interaction.version
+    match feedback.type, feedback.value:
+        case (FeedbackType.thumbs_up | FeedbackType.thumbs_down), _:
+            if not completion:
+                return None
+            return UnpairedExample(
+                pair_id=pair_id,
+                tenant=feedback.tenant,
+                model=interaction.model,
+                messages=interaction.messages,
+                completion=completion,
+                label=feedback.type is FeedbackType.thumbs_up,
+                version=version,
+                causes=(cause_of(feedback),),
+                raters=rater_of(feedback.user_id),
+                context=merged(interaction.context, feedback.context),
+                created_at=feedback.submitted_at,
+            )
+        case FeedbackType.text_correction, Correction() as value:
+            sides = (value.corrected, value.original or completion, "", version)
+            source = PairSource.correction
+        case FeedbackType.demonstration, str() as value:
+            sides = (value, completion, "", version)
+            source = PairSource.demonstration
+        case FeedbackType.preference, Preference() as value:
+            sides = (
+                value.chosen,
+                value.rejected,
+                value.chosen_version,
+                value.rejected_version,
+            )
+            source = PairSource.preference
+        case _:
+            return None
+    chosen, rejected, chosen_version, rejected_version = sides
+    if not differ(chosen, rejected):
+        return None
+    return PreferencePair(
+        pair_id=pair_id,
+        tenant=feedback.tenant,
+        model=interaction.model,
+        messages=interaction.messages,
+        chosen=chosen,
+        rejected=rejected,
+        chosen_version=chosen_version,
+        rejected_version=rejected_version,
+        source=source,
+        causes=(cause_of(feedback),),
+        traces=(feedback.trace_id,),
+        raters=rater_of(feedback.user_id),
+        context=merged(interaction.context, feedback.context),
+        created_at=feedback.submitted_at,
+    )
+
+
+def vote_product(vote: VoteCast) -> PreferencePair | None:
+    """The pair that a vote makes; a tie, both bad, equal texts or no name make none."""
+    winners: dict[Choice, tuple[Side, Side]] = {
+        Choice.left: (vote.left, vote.right),
+        Choice.right: (vote.right, vote.left),
+    }
+    sides = winners.get(vote.choice)
+    if sides is None or vote.anonymous or not vote.messages:
+        return None
+    chosen, rejected = sides
+    if not differ(chosen.completion, rejected.completion):
+        return None
+    return PreferencePair(
+        pair_id=cause_id("vote", vote.tenant, vote.comparison_id, str(vote.revision)),
+        tenant=vote.tenant,
+        model=vote.model,
+        messages=vote.messages,
+        chosen=chosen.completion,
+        rejected=rejected.completion,
+        chosen_version=chosen.version,
+        rejected_version=rejected.version,
+        source=PairSource.vote,
+        panel=vote.panel,
+        causes=(f"{vote.comparison_id}:{vote.revision}",),
+        traces=(chosen.trace_id, rejected.trace_id),
+        raters=rater_of(vote.user_id),
+        context=vote.context,
+        created_at=vote.submitted_at,
+    )
+
+
+def fold_rated(row: PromptRow | None, event: RatedAnswer) -> Change[PromptRow]:
+    """Fold a rated answer into its prompt's row: take its old pairs back, make new ones.
+
+    A good answer is paired with the newest bad ones to the same prompt and the other way round,
+    where their texts differ. An earlier or equal revision changes nothing.
+    """
+    row = row or PromptRow()
+    name = f"{event.trace_id}\x1f{event.feedback_id}"
+    old = row.answers.get(name)
+    if old is not None and event.revision <= old["revision"]:
+        return Change(row, changed=False)
+    answers = {key: dict(answer) for key, answer in row.answers.items()}
+    answers.pop(name, None)
+    outputs: list[Output] = []
+    for pair_id in (old or {}).get("pairs", []):
+        outputs.append(retraction(pair_id, event.tenant, "rating changed", event.created_at))
+        for answer in answers.values():
+            if pair_id in answer["pairs"]:
+                answer["pairs"].remove(pair_id)
+    stored: dict[str, Any] = {"revision": event.revision, "score": event.score, "pairs": []}
+    if event.score is not None:
+        stored["event"] = event.model_dump(mode="json")
+        for other in _opposites(answers, event):
+            pair = _rated_pair(event, RatedAnswer.model_validate(other["event"]))
+            stored["pairs"].append(pair.pair_id)
+            other["pairs"].append(pair.pair_id)
+            outputs.append(pair_output(pair, event.created_at))
+    answers[name] = stored
+    for oldest in list(answers)[: max(0, len(answers) - MAX_ANSWERS)]:
+        del answers[oldest]
+    changed = PromptRow(answers, event.created_at.timestamp(), list(row.marks))
+    return Change(changed, outputs=outputs)
+
+
+def _opposites(answers: dict[str, dict[str, Any]], event: RatedAnswer) -> list[dict[str, Any]]:
+    score = event.score
+    if score is None or LOW < score < HIGH:
+        return []
+    found = [
+        answer
+        for answer in answers.values()
+        if answer["score"] is not None
+        and (answer["score"] <= LOW if score >= HIGH else answer["score"] >= HIGH)
+        and answer["event"]["model"] == event.model
+        and differ(answer["event"]["completion"], event.completion)
+    ]
+    return found[::-1][:PAIRS_PER_ANSWER]
+
+
+def _rated_pair(one: RatedAnswer, other: RatedAnswer) -> PreferencePair:
+    assert one.score is not None
+    assert other.score is not None
+    chosen, rejected = (one, other) if one.score > other.score else (other, one)
+    raters = dict.fromkeys((*rater_of(chosen.user_id), *rater_of(rejected.user_id)))
+    return PreferencePair(
+        pair_id=cause_id("ratings", chosen.rated_id, rejected.rated_id),
+        tenant=chosen.tenant,
+        model=chosen.model,
+        messages=chosen.messages,
+        chosen=chosen.completion,
+        rejected=rejected.completion,
+        chosen_version=chosen.version,
+        rejected_version=rejected.version,
+        source=PairSource.ratings,
+        causes=(
+            f"{chosen.feedback_id}:{chosen.revision}",
+            f"{rejected.feedback_id}:{rejected.revision}",
+        ),
+        traces=(chosen.trace_id, rejected.trace_id),
+        raters=tuple(raters),
+        context=chosen.context,
+        created_at=max(chosen.created_at, rejected.created_at),
+    )
+
+
+def pair_output(product: PreferencePair | UnpairedExample, time: datetime) -> Output:
+    """A pair or example on its way to the preferences topic."""
+    return Output(PREFERENCES, product.pair_id, product, product.pair_id, time)
+
+
+def retraction(pair_id: str, tenant: str, reason: str, time: datetime) -> Output:
+    """Takes a pair or example back."""
+    event = PreferenceRetracted(pair_id=pair_id, tenant=tenant, reason=reason, created_at=time)
+    return Output(PREFERENCES, pair_id, event, cause_id("retraction", pair_id), time)
+
+
+def differ(chosen: str, rejected: str) -> bool:
+    """Both texts say something, and not the same."""
+    chosen, rejected = chosen.strip(), rejected.strip()
+    return bool(chosen) and bool(rejected) and chosen != rejected
+
+
+def prompt_key(tenant: str, messages: tuple[Message, ...]) -> str:
+    """Hash of the tenant and the prompt without its case, width and white space."""
+    text = unicodedata.normalize("NFKC", prompt_text(messages)).casefold()
+    return digest(tenant, " ".join(text.split()))
+
+
+def digest(*parts: str) -> str:
+    """128-bit BLAKE2b of NUL-joined parts, as hex."""
+    return hashlib.blake2b("\x00".join(parts).encode(), digest_size=16).hexdigest()
+
+
+def merged(first: Context, second: Context) -> Context:
+    """The first context, with what it leaves empty taken from the second."""
+    return Context(
+        session_id=first.session_id or second.session_id,
+        locale=first.locale or second.locale,
+        segment=first.segment or second.segment,
+        category=first.category or second.category,
+        labels=first.labels or second.labels,
+    )
+
+
+def cause_of(feedback: FeedbackSubmitted) -> str:
+    """A feedback revision as a cause."""
+    return f"{feedback.feedback_id}:{feedback.revision}"
+
+
+def rater_of(user_id: str) -> tuple[str, ...]:
+    """The rater, where one is known."""
+    return (user_id,) if user_id else ()

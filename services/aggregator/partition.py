@@ -1,0 +1,305 @@
+"""One partition's state: which events count, the rows they change and the checkpoint over them.
+
+Pure: no I/O and no clock. A batch is taken with `take`, written by the worker in the order outputs,
+rows, checkpoint, and confirmed with `confirm`. Killed anywhere in between, a successor rebuilds the
+state with `recover` and gets to the same sums (design section 8):
+
+- an event at or below the checkpoint's offset for its topic is ignored;
+- above it, an event whose effect a recovered row holds only adds the contributions kept with the
+  row's mark: its outputs were confirmed before the row was written;
+- any other event is folded.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, MutableMapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from services.aggregator import join, pairs
+from services.aggregator.change import Change, Output, Rules, cause_id
+from services.aggregator.errors import Refused
+from services.aggregator.ledger import FIGURES, WINDOWS_S, Ledger, WindowKey
+from services.aggregator.rows import (
+    CapRow,
+    Contribution,
+    PromptRow,
+    Row,
+    TraceRow,
+    cap_row_key,
+    checkpoint_key,
+    decode_row,
+    prompt_row_key,
+    trace_key,
+)
+from shared.contracts.events import (
+    Event,
+    FeedbackSubmitted,
+    FeedbackWithdrawn,
+    InteractionRecorded,
+    QualityWindow,
+    RatedAnswer,
+    RatedScore,
+    Tick,
+    VoteCast,
+)
+from shared.kafka.topics import QUALITY, TICKS
+
+MAX_ROW_BYTES = 900_000
+"""A row larger than this would not fit the changelog; the event that made it so is refused."""
+EXPIRIES_PER_TICK = 2000
+"""Rows that one tick looks at, so that a tick stays short."""
+HOUR_S = 3600
+
+RowT = TypeVar("RowT", TraceRow, PromptRow, CapRow)
+
+
+@dataclass(slots=True)
+class Batch:
+    """What was folded since the last batch, ready to be written in this order."""
+
+    partition: int
+    outputs: list[Output]
+    rows: list[tuple[bytes, bytes | None]]
+    checkpoint: bytes
+    offsets: dict[str, int]
+
+    @property
+    def checkpoint_key(self) -> bytes:
+        """Key of the checkpoint on the changelog."""
+        return checkpoint_key(self.partition)
+
+
+@dataclass(slots=True)
+class PartitionState:
+    """Everything the worker knows of a partition it owns."""
+
+    partition: int
+    stored: MutableMapping[bytes, bytes]
+    """Rows and checkpoints as the changelog has them; shared between partitions."""
+    rules: Rules
+    ledger: Ledger = field(default_factory=Ledger)
+    confirmed: dict[str, int] = field(default_factory=dict)
+    """Offsets of the last confirmed checkpoint."""
+    pending: int = 0
+    """Feedbacks that wait for their interaction."""
+    events: int = 0
+    """Events since the last batch."""
+    _rows: dict[bytes, Row | None] = field(default_factory=dict)
+    """Rows not confirmed yet; None is a row to delete."""
+    _dirty: set[bytes] = field(default_factory=set)
+    _outputs: list[Output] = field(default_factory=list)
+    _replays: dict[tuple[str, int], list[Contribution]] = field(default_factory=dict)
+    _due: dict[int, list[bytes]] = field(default_factory=lambda: defaultdict(list))
+    """hour of stream time -> keys of rows that may expire in it."""
+
+    def recover(self, keys: Sequence[bytes]) -> None:
+        """Take over what the changelog holds: the checkpoint once, then rows by their keys.
+
+        May be called several times with parts of the keys.
+        """
+        if not self.ledger.offsets:
+            checkpoint = self.stored.get(checkpoint_key(self.partition))
+            if checkpoint is not None:
+                self.ledger = Ledger.decode(checkpoint)
+                self.confirmed = dict(self.ledger.offsets)
+        for key in keys:
+            if key == checkpoint_key(self.partition):
+                continue
+            row = decode_row(key, self.stored[key])
+            for topic, offset, contributions in row.marks:
+                if offset > self.confirmed.get(topic, -1):
+                    self._replays.setdefault((topic, offset), []).extend(contributions)
+            if isinstance(row, TraceRow):
+                self.pending += row.pending()
+            self._schedule(key, row)
+
+    def expects(self, topic: str) -> int:
+        """The offset that the next event of a topic should have, or later."""
+        return self.ledger.offsets.get(topic, -1) + 1
+
+    def apply(self, topic: str, offset: int, event: Event, raw: bytes, ts_ms: int) -> bool:
+        """Fold one event; False where it counted before.
+
+        Args:
+            topic: where the event is from.
+            offset: its place there; with the topic, the cause of all that follows.
+            event: the event.
+            raw: its JSON.
+            ts_ms: when it reached the log.
+
+        Raises:
+            Refused: the event cannot be folded; nothing has changed but the offset.
+        """
+        if offset <= self.ledger.offsets.get(topic, -1):
+            return False
+        self.ledger.offsets[topic] = offset
+        self.events += 1
+        recorded = self._replays.pop((topic, offset), None)
+        if recorded is not None:
+            self.ledger.apply(recorded)
+            if topic != TICKS:
+                return True
+        self._fold(topic, offset, event, raw, ts_ms)
+        return True
+
+    def skip(self, topic: str, offset: int) -> None:
+        """Count an event as seen that cannot be read."""
+        self.ledger.offsets[topic] = max(offset, self.ledger.offsets.get(topic, -1))
+        self.events += 1
+
+    def take(self) -> Batch:
+        """End the batch: encode what changed. The next event begins another."""
+        rows: list[tuple[bytes, bytes | None]] = []
+        for key in self._dirty:
+            row = self._rows[key]
+            if row is not None:
+                row.marks = [
+                    mark for mark in row.marks if mark[1] > self.confirmed.get(mark[0], -1)
+                ]
+            rows.append((key, row.encode() if row is not None else None))
+        batch = Batch(
+            self.partition,
+            self._outputs,
+            rows,
+            self.ledger.encode(),
+            dict(self.ledger.offsets),
+        )
+        self._outputs = []
+        self._dirty = set()
+        self.events = 0
+        return batch
+
+    def confirm(self, batch: Batch) -> None:
+        """The changelog has the batch: keep it as stored and forget what was held back for it."""
+        for key, value in batch.rows:
+            if value is None:
+                self.stored.pop(key, None)
+            else:
+                self.stored[key] = value
+            if key not in self._dirty:
+                self._rows.pop(key, None)
+        self.stored[batch.checkpoint_key] = batch.checkpoint
+        self.confirmed = batch.offsets
+
+    def _fold(self, topic: str, offset: int, event: Event, raw: bytes, ts_ms: int) -> None:
+        rules = self.rules
+        match event:
+            case InteractionRecorded():
+                key = trace_key(self.partition, event.tenant, event.trace_id)
+                row = self._row(key, TraceRow)
+                self._keep(
+                    topic, offset, key, row, join.fold_interaction(row, event, raw, ts_ms, rules)
+                )
+            case FeedbackSubmitted() | FeedbackWithdrawn():
+                key = trace_key(self.partition, event.tenant, event.trace_id)
+                row = self._row(key, TraceRow)
+                self._keep(topic, offset, key, row, join.fold_feedback(row, event, ts_ms, rules))
+            case VoteCast():
+                key = trace_key(self.partition, event.tenant, event.comparison_id)
+                row = self._row(key, TraceRow)
+                self._keep(topic, offset, key, row, join.fold_vote(row, event, ts_ms))
+            case RatedAnswer():
+                key = prompt_row_key(self.partition, event.prompt_key)
+                answers = self._row(key, PromptRow)
+                self._keep(topic, offset, key, answers, pairs.fold_rated(answers, event))
+            case RatedScore():
+                key = cap_row_key(self.partition, event.cap_key)
+                cap = self._row(key, CapRow)
+                self._keep(topic, offset, key, cap, join.fold_score(cap, event, rules))
+            case Tick():
+                self._tick(offset, event)
+            case _:
+                raise Refused("unknown_type", f"{topic} carries no {type(event).__name__}")
+
+    def _row(self, key: bytes, kind: Callable[..., RowT]) -> RowT | None:
+        if key in self._rows:
+            return self._rows[key]  # type: ignore[return-value]
+        stored = self.stored.get(key)
+        return kind.decode(stored) if stored is not None else None  # type: ignore[attr-defined]
+
+    def _keep(
+        self, topic: str, offset: int, key: bytes, before: RowT | None, change: Change[RowT]
+    ) -> None:
+        row = change.row
+        if change.changed:
+            row.marks.append([topic, offset, change.contributions])
+            if isinstance(row, TraceRow) and topic != TICKS:
+                size = len(row.interaction) + (len(row.encode()) if row.entries else 0)
+                if size > MAX_ROW_BYTES:
+                    raise Refused(
+                        "too_large",
+                        f"with this event its trace would take {size} bytes, "
+                        f"at most {MAX_ROW_BYTES} can be kept",
+                    )
+            if isinstance(row, TraceRow):
+                self.pending += row.pending() - (
+                    before.pending() if isinstance(before, TraceRow) else 0
+                )
+            self._rows[key] = row
+            self._dirty.add(key)
+            self._schedule(key, row)
+        self.ledger.apply(change.contributions)
+        self._outputs.extend(change.outputs)
+
+    def _schedule(self, key: bytes, row: Row) -> None:
+        self._due[int(self._due_s(row) // HOUR_S)].append(key)
+
+    def _due_s(self, row: Row) -> float:
+        if isinstance(row, TraceRow):
+            return join.due_s(row, self.rules)
+        return row.touched_s + self.rules.horizon_s
+
+    def _tick(self, offset: int, event: Tick) -> None:
+        now_s = event.at.timestamp()
+        self._expire(offset, max(now_s, self.ledger.clock_s))
+        for key in self.ledger.tick(now_s):
+            self._outputs.append(self._quality(key, offset, event))
+        self.ledger.forget()
+
+    def _expire(self, offset: int, now_s: float) -> None:
+        budget = EXPIRIES_PER_TICK
+        for hour in sorted(hour for hour in self._due if hour * HOUR_S <= now_s):
+            keys = self._due.pop(hour)
+            looked, left = keys[:budget], keys[budget:]
+            budget -= len(looked)
+            for key in looked:
+                self._expire_row(offset, key, now_s)
+            if left:
+                self._due[hour].extend(left)
+                return
+
+    def _expire_row(self, offset: int, key: bytes, now_s: float) -> None:
+        if key in self._rows:
+            row = self._rows[key]
+        else:
+            stored = self.stored.get(key)
+            row = decode_row(key, stored) if stored is not None else None
+        if row is None:
+            return
+        if self._due_s(row) > now_s:
+            self._schedule(key, row)
+            return
+        change = join.expire(row, now_s, self.rules) if isinstance(row, TraceRow) else None
+        if isinstance(row, TraceRow) and change is not None:
+            self._keep(TICKS, offset, key, row, change)
+        else:
+            self._rows[key] = None
+            self._dirty.add(key)
+
+    def _quality(self, key: WindowKey, offset: int, tick: Tick) -> Output:
+        window, start, version = key
+        sums = self.ledger.windows.get(key, [0] * len(FIGURES))
+        event = QualityWindow.model_validate(
+            {
+                "version": version,
+                "window": window,
+                "start": start,
+                "partition": self.partition,
+                **dict(zip(FIGURES, sums, strict=True)),
+            }
+        )
+        assert window in WINDOWS_S
+        name = f"{version}+{window}+{start}+{self.partition}"
+        return Output(QUALITY, name, event, cause_id("quality", name, str(offset)), tick.at)

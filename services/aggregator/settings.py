@@ -1,0 +1,41 @@
+"""The aggregator's settings: `RATCHET_AGGREGATOR_…`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, field_validator
+from pydantic_settings import NoDecode
+
+from shared.settings import ServiceSettings, service_config, shared_name, split_list
+
+MAX_SEGMENTS = 8
+
+
+class AggregatorSettings(ServiceSettings):
+    """What the aggregator reads from the environment beyond what every service reads."""
+
+    model_config = service_config("aggregator")
+
+    port: int = Field(default=8085, ge=1, le=65_535)
+    app_id: str = Field(default="ratchet.aggregator", pattern=r"^[A-Za-z0-9._-]{1,100}$")
+    session_timeout_s: float = Field(
+        default=10.0, ge=6.0, le=60.0, description="after which a dead worker's partitions move"
+    )
+    horizon_days: float = Field(
+        default=30.0, gt=0, le=365, description="how long feedback waits for its interaction"
+    )
+    scores_per_day: int = Field(
+        default=3, ge=1, description="scores counted per user, rollout and day"
+    )
+    segments: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        max_length=MAX_SEGMENTS,
+        validation_alias=shared_name("router_segments"),
+        description="values of the segment label; the router's, so that both agree",
+    )
+
+    @field_validator("segments", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return split_list(value)
