@@ -1,0 +1,590 @@
+"""The controller: looks at the world, writes what follows, and only then acts on it."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import structlog
+from redis.exceptions import RedisError
+
+from services.rollout import lifecycles, steps
+from services.rollout.agents import Agents
+from services.rollout.errors import (
+    Conflict,
+    EvidenceUnavailable,
+    LeadershipLost,
+    LogAway,
+    NotAllowed,
+    NotLeading,
+    Unknown,
+)
+from services.rollout.evidence import Book, Series, carried, query, recovered, take, window_s
+from services.rollout.judge import Judge, JudgeState, Verdict
+from services.rollout.leadership import Leadership
+from services.rollout.ledger import Entry, Ledger
+from services.rollout.metrics import Metrics
+from services.rollout.prometheus import Prometheus
+from services.rollout.steps import EngineReport, Move, Observation, RolloutState
+from services.rollout.store import BookStore
+from services.rollout.strategy import Strategy
+from shared.clock import Clock
+from shared.kafka.log import LogUnavailable
+from shared.kafka.topics import VERSIONS
+from shared.registry.rollouts import Decision, DecisionKind, Phase, RoutingState
+from shared.registry.versions import Lifecycle, Registry, VersionState, state_key
+from shared.registry.view import RoutingView
+
+log = structlog.get_logger(__name__)
+
+CONTROLLER = "controller"
+VIEW_REFRESH_S = 15.0
+"""How often the routing states are put to Redis again, in case it was flushed."""
+MAX_ROLLOUT_ID = 180
+LEADER_BACKOFF_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How the controller goes round. Durations are in seconds."""
+
+    strategy: Strategy
+    auto_start: bool
+    look_interval_s: float
+    hold_interval_s: float
+    no_data_after_s: float
+    series_grace_s: float
+
+
+@dataclass(slots=True)
+class Watch:
+    """What the leader has at hand of an unfinished rollout."""
+
+    state: RolloutState
+    book: Book
+    judge: Judge
+    said_at: float
+
+
+class Controller:
+    """All rollouts of all models. One replica leads; the others keep the fold warm."""
+
+    def __init__(
+        self,
+        *,
+        policy: Policy,
+        leadership: Leadership,
+        ledger: Ledger,
+        registry: Registry,
+        view: RoutingView,
+        prometheus: Prometheus,
+        agents: Agents,
+        books: BookStore,
+        metrics: Metrics,
+        clock: Clock,
+    ) -> None:
+        self._policy = policy
+        self._leadership = leadership
+        self._ledger = ledger
+        self._registry = registry
+        self._view = view
+        self._prometheus = prometheus
+        self._agents = agents
+        self._books = books
+        self._metrics = metrics
+        self._clock = clock
+        self._watches: dict[str, Watch] = {}
+        self._ended: dict[tuple[str, str], float] = {}
+        self._turn = asyncio.Lock()
+        self._round_at = clock.monotonic()
+        self._view_at = float("-inf")
+        self._led = False
+
+    def idle_s(self) -> float:
+        """Seconds since the loop last went round."""
+        return self._clock.monotonic() - self._round_at
+
+    def alive(self) -> None:
+        """Waiting for an absent log is progress too: a restart would not bring it back."""
+        self._round_at = self._clock.monotonic()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Go round until told to stop. Nothing that fails in a round ends the loop."""
+        while not stop.is_set():
+            began = self._clock.monotonic()
+            try:
+                await self.round()
+            except (LogUnavailable, LeadershipLost) as error:
+                log.warning("round.without_log", error=str(error) or type(error).__name__)
+            except Exception:
+                log.exception("round.failed")
+            self._round_at = self._clock.monotonic()
+            spent = self._round_at - began
+            rest = max(0.05, self._policy.look_interval_s - spent)
+            try:
+                async with asyncio.timeout(rest):
+                    await stop.wait()
+            except TimeoutError:
+                continue
+        await self._leadership.resign()
+
+    async def round(self) -> None:
+        """One round: lead or try to, start what waits, look at every unfinished rollout."""
+        leads = self._leadership.leads
+        if leads:
+            await self._leadership.keep()
+        elif await self._leadership.campaign():
+            self._led = False
+        leads = self._leadership.leads
+        self._metrics.leader.set(leads)
+        if not leads:
+            self._watches.clear()
+            self._led = False
+            return
+        if not self._led:
+            async with self._turn:
+                await self._take_over()
+                self._led = True
+        async with self._turn:
+            await self._start_what_waits()
+            await self._uphold_versions()
+            await self._refresh_view()
+        names = [entry.state.rollout_id for entry in self._ledger.unfinished()]
+        said = await asyncio.gather(*(self._look(name) for name in names), return_exceptions=True)
+        self._forget_series()
+        for error in said:
+            if isinstance(error, BaseException):
+                raise error
+
+    async def start(
+        self,
+        *,
+        model: str,
+        candidate: str,
+        strategy: Strategy | None,
+        supersede: bool,
+        actor: str,
+        reason: str,
+    ) -> RolloutState:
+        """Begin a rollout.
+
+        Raises:
+            RolloutError: the candidate may not, or the model has an unfinished rollout.
+
+        """
+        async with self._turn:
+            self._must_lead()
+            stable = self._check_start(model, candidate)
+            unfinished = self._ledger.unfinished_of(model)
+            if unfinished is not None:
+                if not supersede:
+                    raise Conflict(
+                        f"model {model} has the unfinished rollout "
+                        f"{unfinished.state.rollout_id}; abort it or ask with supersede: true"
+                    )
+                if unfinished.state.candidate == candidate:
+                    raise Conflict(
+                        f"{candidate} is in the unfinished rollout "
+                        f"{unfinished.state.rollout_id} already"
+                    )
+                move = steps.abort(
+                    unfinished.state,
+                    self._clock.now(),
+                    f"superseded by {candidate}: {reason}",
+                    DecisionKind.supersede,
+                )
+                await self._command(unfinished, move, actor)
+            chosen = strategy or self._policy.strategy
+            return await self._begin(model, stable, candidate, chosen, actor, reason)
+
+    async def retry(self, rollout_id: str, *, actor: str, reason: str) -> RolloutState:
+        """Begin again with the same candidate and strategy, and no evidence.
+
+        Raises:
+            RolloutError: it has not ended, or may not begin.
+
+        """
+        state = self._entry(rollout_id).state
+        if not state.phase.finished:
+            raise Conflict(f"rollout {rollout_id} has not ended; abort it before a retry")
+        return await self.start(
+            model=state.model,
+            candidate=state.candidate,
+            strategy=state.strategy,
+            supersede=False,
+            actor=actor,
+            reason=reason or f"retry of {rollout_id}",
+        )
+
+    async def command(
+        self, rollout_id: str, make: Callable[[RolloutState, datetime], Move], actor: str
+    ) -> RolloutState:
+        """Let a person's move through: pause, resume, promote or abort.
+
+        Raises:
+            RolloutError: there is no such rollout, or its phase does not allow the move.
+
+        """
+        async with self._turn:
+            self._must_lead()
+            entry = self._entry(rollout_id)
+            watch = self._watches.get(rollout_id)
+            state = watch.state if watch else entry.state
+            await self._command(entry, make(state, self._clock.now()), actor)
+            return self._entry(rollout_id).state
+
+    def newest(self, entry: Entry) -> tuple[RolloutState, JudgeState | None, Verdict | None]:
+        """A rollout's state and evidence as the leader has them; as the log has them elsewhere."""
+        watch = self._watches.get(entry.state.rollout_id)
+        if watch is None:
+            return entry.state, None, None
+        judged = watch.book.judge
+        return watch.state, judged, watch.judge.verdict(judged, error_limit=watch.state.error_limit)
+
+    def _entry(self, rollout_id: str) -> Entry:
+        entry = self._ledger.get(rollout_id)
+        if entry is None:
+            raise Unknown(f"rollout {rollout_id}: unknown; GET /v1/rollouts lists them")
+        return entry
+
+    def _must_lead(self) -> None:
+        if not self._leadership.leads:
+            leader = self._ledger.holder or "nobody yet"
+            raise NotLeading(f"this replica does not lead; the leader is {leader}; ask there")
+
+    def _check_start(self, model: str, candidate: str) -> str:
+        """The stable version that a candidate may be rolled out against."""
+        version = self._registry.get(candidate)
+        if version is None or version.record.model != model:
+            raise Unknown(
+                f"candidate: {candidate} is not a version of {model}; GET /v1/versions lists them"
+            )
+        if not version.record.gate.released:
+            raise NotAllowed(
+                f"candidate: {candidate} did not pass its gate; train again, or register it "
+                "with the audited gate override",
+                field="candidate",
+            )
+        routing = self._ledger.routing.get(model)
+        if routing is None:
+            raise Conflict(f"model {model} has no stable version yet; its first one becomes it")
+        if routing.stable == candidate:
+            raise Conflict(f"{candidate} is stable already")
+        return routing.stable
+
+    async def _take_over(self) -> None:
+        """Make good what a predecessor left undone, and show life for its rollouts."""
+        self._watches.clear()
+        for entry in list(self._ledger.unfinished()):
+            watch = await self._watch(entry)
+            move = Move(
+                DecisionKind.hold,
+                watch.state.but(updated_at=self._clock.now()),
+                watch.state.weight,
+                f"{self._leadership.holder} took the lead",
+            )
+            await self._record(watch, move, CONTROLLER, {})
+        for state in self._ledger.routing.models():
+            self._metrics.know(state.model)
+        await asyncio.to_thread(self._books.tidy)
+        self._view_at = float("-inf")
+
+    async def _start_what_waits(self) -> None:
+        """The first released version becomes stable; the next ones begin their rollouts."""
+        models = {version.record.model for version in self._registry.versions()}
+        for model in sorted(models):
+            version = lifecycles.waiting(self._ledger, self._registry, model)
+            if version is None:
+                continue
+            name = version.record.version
+            routing = self._ledger.routing.get(model)
+            if routing is None:
+                await self._set_stable(model, name)
+            elif self._policy.auto_start and self._ledger.unfinished_of(model) is None:
+                await self._begin(
+                    model,
+                    routing.stable,
+                    name,
+                    self._policy.strategy,
+                    CONTROLLER,
+                    "registered and released",
+                )
+
+    async def _set_stable(self, model: str, version: str) -> None:
+        def decide(token: int, seq: int) -> Decision:
+            return Decision(
+                token=token,
+                seq=seq,
+                kind=DecisionKind.stable_set,
+                model=model,
+                rollout_id="",
+                stable=version,
+                phase=Phase.healthy,
+                actor=CONTROLLER,
+                reason="the first released version",
+                at=self._clock.now(),
+            )
+
+        decision = await self._leadership.write(decide)
+        self._metrics.decided(model, None)
+        await self._act(decision)
+
+    async def _begin(
+        self,
+        model: str,
+        stable: str,
+        candidate: str,
+        strategy: Strategy,
+        actor: str,
+        reason: str,
+    ) -> RolloutState:
+        now = self._clock.now()
+        known = self._registry.get(candidate)
+        state = RolloutState(
+            rollout_id=f"{candidate[:MAX_ROLLOUT_ID]}-{secrets.token_hex(4)}",
+            model=model,
+            stable=stable,
+            candidate=candidate,
+            came_from=known.lifecycle if known else Lifecycle.registered,
+            strategy=strategy,
+            started_at=now,
+            step_started_at=now,
+            updated_at=now,
+        )
+        watch = Watch(state, Book(rollout_id=state.rollout_id), _judge(state), 0.0)
+        move = Move(DecisionKind.start, state, 0, reason or "started")
+        await self._record(watch, move, actor, {})
+        return state
+
+    async def _command(self, entry: Entry, move: Move, actor: str) -> None:
+        watch = self._watches.get(entry.state.rollout_id) or await self._watch(entry)
+        await self._record(watch, move, actor, {})
+
+    async def _watch(self, entry: Entry) -> Watch:
+        """A rollout taken up from the log: the newer of its file and its last decision counts."""
+        rollout_id = entry.state.rollout_id
+        from_log = recovered(rollout_id, entry.last.evidence)
+        book = await asyncio.to_thread(self._books.load, rollout_id)
+        if book is None or book.sampled_until < from_log.sampled_until:
+            book = from_log
+        watch = Watch(entry.state, book, _judge(entry.state), 0.0)
+        self._watches[rollout_id] = watch
+        return watch
+
+    async def _look(self, rollout_id: str) -> None:
+        """Observe one rollout and do what follows."""
+        watch = self._watches.get(rollout_id)
+        if watch is None:
+            entry = self._ledger.get(rollout_id)
+            if entry is None:
+                return
+            watch = await self._watch(entry)
+        asked = query(rollout_id, window_s(watch.book, self._clock.now().timestamp()))
+        series, zeros, reports = await asyncio.gather(
+            self._series(asked),
+            self._zeros(watch.state),
+            self._agents.reports(watch.state.candidate),
+        )
+        async with self._turn:
+            if self._watches.get(rollout_id) is not watch or watch.state.phase.finished:
+                return
+            error = series if isinstance(series, str) else ""
+            if not isinstance(series, str):
+                book = take(watch.book, series, watch.state, watch.judge)
+                if book is not watch.book:
+                    watch.book = book
+                    await asyncio.to_thread(self._books.save, book)
+            seen = self._observation(watch, error or zeros[1], zeros[0], reports)
+            move = steps.look(watch.state, seen)
+            due = self._clock.monotonic() - watch.said_at >= self._policy.hold_interval_s
+            if move.urgent or due:
+                await self._record(watch, move, CONTROLLER, _evidence(asked, seen))
+            else:
+                watch.state = move.state
+            if seen.verdict is not None:
+                self._metrics.found(watch.state, seen.verdict.findings)
+
+    async def _series(self, asked: str) -> list[Series] | str:
+        try:
+            return await self._prometheus.samples(asked)
+        except EvidenceUnavailable as error:
+            return str(error)
+
+    async def _zeros(self, state: RolloutState) -> tuple[str, str]:
+        """What the first weight waits for, and our own error; asked only while nobody is on it."""
+        if state.weight > 0:
+            return "", ""
+        try:
+            return await self._prometheus.zeros_missing(state.rollout_id), ""
+        except EvidenceUnavailable as error:
+            return "the routers' zeros could not be looked up", str(error)
+
+    def _observation(
+        self, watch: Watch, error: str, zeros: str, reports: dict[str, EngineReport]
+    ) -> Observation:
+        state, book = watch.state, watch.book
+        now = self._clock.now()
+        since = state.weight_set_at.timestamp() if state.weight_set_at else now.timestamp()
+        limit = state.strategy.no_data_after or self._policy.no_data_after_s
+        return Observation(
+            at=now,
+            agents=reports,
+            zeros_missing=zeros,
+            verdict=watch.judge.verdict(book.judge, error_limit=state.error_limit),
+            error=error,
+            silent_s=now.timestamp() - max(book.sampled_until, since),
+            idle_s=now.timestamp() - max(book.candidate_at, since),
+            no_data_after_s=limit,
+            candidate=book.judge.totals.candidate,
+        )
+
+    async def _record(self, watch: Watch, move: Move, actor: str, evidence: dict[str, Any]) -> None:
+        """Write a decision, then act on it. Raises where it could not be written: nothing is done."""
+        state = move.state
+        first = move.kind is DecisionKind.start
+        promoted = state.phase is Phase.healthy
+        content = {**evidence, **carried(watch.book), "state": state.model_dump(mode="json")}
+
+        def decide(token: int, seq: int) -> Decision:
+            return Decision(
+                token=token,
+                seq=seq,
+                kind=move.kind,
+                model=state.model,
+                rollout_id=state.rollout_id,
+                stable=state.candidate if promoted else state.stable,
+                candidate=state.candidate,
+                phase=state.phase,
+                step=state.step,
+                weight_before=move.weight_before,
+                weight=state.weight,
+                outcome=state.outcome,
+                actor=actor,
+                reason=move.reason[:2000],
+                evidence=content,
+                config_sha256=state.strategy.sha256,
+                strategy=state.strategy.to_dict() if first else None,
+                at=self._clock.now(),
+            )
+
+        decision = await self._leadership.write(decide)
+        watch.state = state
+        watch.book = watch.book.reported()
+        watch.said_at = self._clock.monotonic()
+        self._watches[state.rollout_id] = watch
+        self._metrics.decided(state.model, state.outcome)
+        self._metrics.show(state)
+        if move.kind is not DecisionKind.hold:
+            log.info(
+                "rollout.decided",
+                rollout_id=state.rollout_id,
+                kind=move.kind.value,
+                phase=state.phase.value,
+                weight=state.weight,
+                outcome=state.outcome.value if state.outcome else None,
+                actor=actor,
+                reason=move.reason,
+            )
+        if state.phase.finished:
+            del self._watches[state.rollout_id]
+            self._ended[state.model, state.rollout_id] = self._clock.monotonic()
+        await self._act(decision)
+
+    async def _act(self, decision: Decision) -> None:
+        """Tell the routers, and move the versions. What fails here is made good in a next round."""
+        await self._put(RoutingState.of(decision))
+        if decision.kind is DecisionKind.hold:
+            return
+        try:
+            await self._uphold_versions(decision.model)
+        except LogUnavailable as error:
+            log.warning("versions.waiting", model=decision.model, error=str(error))
+
+    async def _put(self, state: RoutingState) -> None:
+        try:
+            if not await self._view.put(state):
+                log.warning("view.refused", model=state.model, token=state.token)
+        except RedisError as error:
+            # The routers read the topic too.
+            log.warning("view.away", model=state.model, error=str(error))
+
+    async def _uphold_versions(self, model: str = "") -> None:
+        """Write version states that differ from what was decided."""
+        models = [model] if model else [one.model for one in self._ledger.routing.models()]
+        for name in models:
+            for change in list(lifecycles.changes(self._ledger, self._registry, name)):
+                state = VersionState(
+                    version=change.version,
+                    model=change.model,
+                    state=change.state,
+                    rollout=change.rollout,
+                    reason=change.reason,
+                    token=self._ledger.token,
+                    at=self._clock.now(),
+                )
+                key = state_key(change.version)
+                await self._leadership.append(
+                    VERSIONS, key, state, f"{state.token}:{change.version}:{change.state}"
+                )
+                # The follower brings it again; until then it must not be written twice.
+                self._registry.apply(key, state.to_json())
+                log.info("version.moved", version=change.version, state=change.state.value)
+
+    async def _refresh_view(self) -> None:
+        now = self._clock.monotonic()
+        if now - self._view_at < VIEW_REFRESH_S:
+            return
+        self._view_at = now
+        for state in self._ledger.routing.models():
+            await self._put(state)
+
+    def _forget_series(self) -> None:
+        now = self._clock.monotonic()
+        for (model, rollout), ended in list(self._ended.items()):
+            if now - ended > self._policy.series_grace_s:
+                self._metrics.forget(model, rollout)
+                del self._ended[model, rollout]
+
+    async def settle(self, action: Callable[[], Any]) -> Any:
+        """Run an API call's action and tell failures of the log in its words.
+
+        Raises:
+            RolloutError: as the action does; LogAway and NotLeading where it was not written.
+
+        """
+        try:
+            return await action()
+        except LogUnavailable as error:
+            raise LogAway(f"nothing was done, the decision was not written: {error}") from error
+        except LeadershipLost:
+            raise NotLeading(
+                f"nothing was done, another replica leads: {self._ledger.holder}"
+            ) from None
+
+
+def _judge(state: RolloutState) -> Judge:
+    return Judge(state.strategy.judge, state.strategy.error_limits)
+
+
+def _evidence(asked: str, seen: Observation) -> dict[str, Any]:
+    """What a decision of the controller rests on, beside the book."""
+    findings = seen.verdict.findings if seen.verdict else ()
+    return {
+        "query": asked,
+        "error": seen.error,
+        "silent_s": round(max(0.0, seen.silent_s), 3),
+        "findings": [finding.to_dict() for finding in findings],
+        "agents": {
+            url: {
+                "ready": report.ready,
+                "generation": report.generation,
+                "candidate_ready": report.candidate_ready,
+                "detail": report.refused or report.detail,
+            }
+            for url, report in seen.agents.items()
+        },
+    }

@@ -1,0 +1,295 @@
+"""Evidence of one rollout: raw counter samples -> what is new -> a slice for the judge. Pure.
+
+Every series is differenced by itself, with the last sample that was counted as its cursor, so
+samples that are fetched twice count once and Prometheus may lose all it has. A router creates its
+series at 0 with the rollout, so a series never seen before is counted from 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from services.rollout.judge import ArmCounts, Judge, JudgeState, Slice
+from services.rollout.steps import RolloutState
+from shared.contracts.events import WEIGHT_SCALE
+
+REQUESTS = "ratchet_router_requests_total"
+COUNTED = "ratchet_router_request_duration_seconds_count"
+FAST = "ratchet_router_request_duration_seconds_bucket"
+KEYS = "ratchet_router_assigned_keys_total"
+SCORE_SUM = "ratchet_satisfaction_sum_total"
+SCORE_COUNT = "ratchet_satisfaction_count_total"
+METRICS = (REQUESTS, COUNTED, FAST, KEYS, SCORE_SUM, SCORE_COUNT)
+BY_PARTITION = frozenset({SCORE_SUM, SCORE_COUNT})
+"""Series of these move from worker to worker with their partition, and never fall."""
+
+SLOW_EDGE = "2.0"
+FAILURES = frozenset({"server_error", "timeout", "crash"})
+ARMS = ("candidate", "stable")
+
+WINDOW_LEAST_S = 15.0
+WINDOW_MOST_S = 120.0
+"""How far back a fetch asks: what is new, and what may have come late."""
+SETTLE_S = 10.0
+"""Seconds after a change of weight whose keys are not tested: some fell under the old one."""
+MAX_UNREPORTED = 64
+"""Slices kept until the next decision carries them; a log that is away for longer loses the
+oldest to the replay, never to the judge."""
+MAX_SERIES = 50_000
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One series of a range vector: its labels, and (unix seconds, value) in order of time."""
+
+    labels: dict[str, str]
+    samples: tuple[tuple[float, float], ...]
+
+    @property
+    def name(self) -> str:
+        """The metric's name."""
+        return self.labels.get("__name__", "")
+
+
+class Cursor(BaseModel):
+    """The last sample of a series that was counted."""
+
+    model_config = ConfigDict(frozen=True)
+    at: float
+    value: float
+
+
+class Book(BaseModel):
+    """All evidence of one rollout; kept in a file and, but for the cursors, in its decisions."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+    rollout_id: str
+    judge: JudgeState = JudgeState()
+    cursors: dict[str, Cursor] = Field(default_factory=dict)
+    sampled_until: float = Field(default=0.0, description="unix time of the newest sample counted")
+    candidate_at: float = Field(default=0.0, description="when its last request was counted")
+    key_resets: int = 0
+    recovered_at: float | None = Field(
+        default=None, description="the cursors were lost; samples up to here are counted"
+    )
+    unreported: tuple[dict[str, Any], ...] = ()
+
+    def reported(self) -> Book:
+        """The same after a decision carried its slices."""
+        return self.model_copy(update={"unreported": ()})
+
+
+def query(rollout_id: str, window_s: float) -> str:
+    """PromQL for all series of a rollout: raw samples, one consistent read, no rate()."""
+    return (
+        f'{{__name__=~"{"|".join(METRICS)}",rollout="{quoted(rollout_id)}",'
+        f'arm=~"stable|candidate",le=~"{SLOW_EDGE}|",outcome=~"server_error|timeout|crash|"}}'
+        f"[{round(window_s)}s]"
+    )
+
+
+def window_s(book: Book, now: float) -> float:
+    """How far back to ask, in seconds."""
+    if book.sampled_until == 0.0:
+        return WINDOW_MOST_S
+    return min(max(now - book.sampled_until + WINDOW_LEAST_S, WINDOW_LEAST_S), WINDOW_MOST_S)
+
+
+def quoted(text: str) -> str:
+    """A label value inside double quotes in PromQL."""
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+
+
+def take(book: Book, series: Iterable[Series], state: RolloutState, judge: Judge) -> Book:
+    """The book after a fetch. Unchanged where no sample is new.
+
+    Only series of this rollout's two versions count: a candidate is judged on nothing else.
+    """
+    cursors = dict(book.cursors)
+    newest = book.sampled_until
+    resets = book.key_resets
+    sums: dict[tuple[str, str], float] = {}
+    for one in _merged(series):
+        arm = one.labels.get("arm", "")
+        if not _belongs(one, state):
+            continue
+        key = _key(one)
+        rise, cursor, fell = _rise(
+            cursors.get(key),
+            one.samples,
+            recovered_at=book.recovered_at,
+            never_falls=one.name in BY_PARTITION,
+        )
+        if cursor is not None:
+            cursors[key] = cursor
+            if one.name not in BY_PARTITION:
+                newest = max(newest, cursor.at)
+        if one.name == KEYS:
+            resets += fell
+        for part in _parts(one):
+            sums[arm, part] = sums.get((arm, part), 0.0) + rise
+    if cursors == book.cursors:
+        return book
+    piece = Slice(
+        candidate=_counts("candidate", sums),
+        stable=_counts("stable", sums),
+        keys_weight=_tested_weight(book, state),
+        keys_copies=_copies(cursors, resets),
+        bake=state.weight == WEIGHT_SCALE,
+    )
+    candidate_at = newest if piece.candidate.requests else book.candidate_at
+    return Book(
+        rollout_id=book.rollout_id,
+        judge=judge.advance(book.judge, piece),
+        cursors=cursors,
+        sampled_until=newest,
+        candidate_at=candidate_at,
+        key_resets=resets,
+        recovered_at=book.recovered_at,
+        unreported=(
+            *book.unreported[1 - MAX_UNREPORTED :],
+            {"look": book.judge.looks, **piece.model_dump(exclude_defaults=True)},
+        ),
+    )
+
+
+def recovered(rollout_id: str, evidence: dict[str, Any]) -> Book:
+    """A book from the evidence of a decision, where the file is gone.
+
+    Without cursors the first sample of each series only says where to count from: what came
+    between the decision and the next fetch may be lost, nothing is counted twice.
+    """
+    until = float(evidence.get("sampled_until", 0.0))
+    return Book(
+        rollout_id=rollout_id,
+        judge=JudgeState.model_validate(evidence.get("judge", {})),
+        sampled_until=until,
+        candidate_at=float(evidence.get("candidate_at", 0.0)),
+        recovered_at=until if until > 0 else None,
+    )
+
+
+def carried(book: Book) -> dict[str, Any]:
+    """The book as a decision carries it: enough to go on, and to replay the judge."""
+    return {
+        "judge": book.judge.model_dump(exclude_defaults=True),
+        "sampled_until": book.sampled_until,
+        "candidate_at": book.candidate_at,
+        "slices": list(book.unreported),
+    }
+
+
+def _belongs(series: Series, state: RolloutState) -> bool:
+    """Whether a series is about this rollout, and its version is that of its arm."""
+    labels = series.labels
+    if labels.get("rollout") != state.rollout_id:
+        return False
+    wanted = {"candidate": state.candidate, "stable": state.stable}.get(labels.get("arm", ""))
+    if wanted is None:
+        return False
+    return series.name == KEYS or labels.get("version") == wanted
+
+
+def _merged(series: Iterable[Series]) -> list[Series]:
+    """Series of a partition from several workers as one, in order of time; others as they are."""
+    found: list[Series] = []
+    by_partition: dict[str, list[Series]] = {}
+    for one in series:
+        if one.name in BY_PARTITION:
+            by_partition.setdefault(_key(one), []).append(one)
+        elif one.name in METRICS:
+            found.append(one)
+    for group in by_partition.values():
+        samples = sorted({sample for one in group for sample in one.samples})
+        found.append(Series(labels=group[0].labels, samples=tuple(samples)))
+    return found
+
+
+def _key(series: Series) -> str:
+    ignored = {"instance", "job", "pod"} if series.name in BY_PARTITION else set[str]()
+    return ",".join(f"{k}={v}" for k, v in sorted(series.labels.items()) if k not in ignored)
+
+
+def _rise(
+    cursor: Cursor | None,
+    samples: tuple[tuple[float, float], ...],
+    *,
+    recovered_at: float | None,
+    never_falls: bool,
+) -> tuple[float, Cursor | None, int]:
+    """What a counter rose by since its cursor, the new cursor, and how often it fell to 0."""
+    rise, fell = 0.0, 0
+    for at, value in samples:
+        if cursor is None:
+            # Counted from 0, unless its start may have been counted before the cursors were lost.
+            if recovered_at is None:
+                rise += value
+        elif at <= cursor.at or (value < cursor.value and never_falls):
+            continue
+        else:
+            restarted = value < cursor.value
+            if recovered_at is None or at > recovered_at:
+                rise += value if restarted else value - cursor.value
+                fell += restarted
+        cursor = Cursor(at=at, value=value)
+    return rise, cursor, fell
+
+
+def _parts(series: Series) -> tuple[str, ...]:
+    """Which figures a series adds to."""
+    labels = series.labels
+    match series.name:
+        case n if n == COUNTED:
+            return ("requests",)
+        case n if n == FAST:
+            return ("fast",) if labels.get("le") == SLOW_EDGE else ()
+        case n if n == KEYS:
+            return ("keys",)
+        case n if n == SCORE_SUM:
+            return ("score_sum",)
+        case n if n == SCORE_COUNT:
+            return ("scores",)
+        case n if n == REQUESTS:
+            outcome = labels.get("outcome", "")
+            if outcome == "crash":
+                return ("failures", "crashes")
+            return ("failures",) if outcome in FAILURES else ()
+        case _:
+            return ()
+
+
+def _counts(arm: str, sums: dict[tuple[str, str], float]) -> ArmCounts:
+    def part(name: str) -> float:
+        return sums.get((arm, name), 0.0)
+
+    return ArmCounts(
+        requests=part("requests"),
+        failures=part("failures"),
+        crashes=part("crashes"),
+        slow=max(0.0, part("requests") - part("fast")),
+        scores=part("scores"),
+        score_sum=part("score_sum"),
+        keys=part("keys"),
+    )
+
+
+def _tested_weight(book: Book, state: RolloutState) -> int:
+    """The weight that ruled during all of the slice after `book`; 0 where it was not one."""
+    if state.weight_set_at is None or not 0 < state.weight < WEIGHT_SCALE:
+        return 0
+    return state.weight if book.sampled_until >= _unix(state.weight_set_at) + SETTLE_S else 0
+
+
+def _copies(cursors: dict[str, Cursor], resets: int) -> int:
+    """How often a key may have been counted: once by each router, again after its restart."""
+    routers = sum(1 for key in cursors if f"__name__={KEYS}" in key and "arm=stable" in key)
+    return max(1, routers + resets)
+
+
+def _unix(moment: datetime) -> float:
+    return moment.timestamp()

@@ -1,0 +1,107 @@
+"""The service's metrics: design section 10, and what dashboards and alerts need beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from services.rollout.judge import Finding
+from services.rollout.steps import RolloutState
+from shared.contracts.events import WEIGHT_SCALE
+from shared.registry.rollouts import AnalysisOutcome, Phase
+
+OUTCOMES = (*(outcome.value for outcome in AnalysisOutcome), "none")
+
+
+class Metrics:
+    """Series of a rollout live while it is unfinished and a grace time after."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.weight = Gauge(
+            "ratchet_rollout_weight_ratio",
+            "Share of users on an arm",
+            ("model", "rollout", "arm"),
+            registry=registry,
+        )
+        self.phase = Gauge(
+            "ratchet_rollout_phase",
+            "1 for the present phase",
+            ("model", "rollout", "phase"),
+            registry=registry,
+        )
+        self.needs_person = Gauge(
+            "ratchet_rollout_needs_person",
+            "1 while a rollout waits for a person to look",
+            ("model", "rollout"),
+            registry=registry,
+        )
+        self.log_evidence = Gauge(
+            "ratchet_rollout_log_evidence",
+            "Natural log of the evidence against the candidate, by criterion",
+            ("model", "rollout", "criterion"),
+            registry=registry,
+        )
+        self.log_evidence_limit = Gauge(
+            "ratchet_rollout_log_evidence_limit",
+            "Where that evidence decides",
+            ("model", "rollout", "criterion"),
+            registry=registry,
+        )
+        self.decisions = Counter(
+            "ratchet_rollout_decisions",
+            "Decisions written, by the outcome of the look behind them",
+            ("model", "outcome"),
+            registry=registry,
+        )
+        self.leader = Gauge(
+            "ratchet_rollout_leader", "1 where this replica decides", registry=registry
+        )
+        self._look_age = Gauge(
+            "ratchet_rollout_look_age_seconds",
+            "Seconds since the controller last went round",
+            registry=registry,
+        )
+
+    def read_at_scrape(self, look_age_s: Callable[[], float]) -> None:
+        """Where the age of the last round comes from."""
+        self._look_age.set_function(look_age_s)
+
+    def know(self, model: str) -> None:
+        """Create a model's counters at 0, so that the first decision is an increase."""
+        for known in OUTCOMES:
+            self.decisions.labels(model, known)
+
+    def decided(self, model: str, outcome: AnalysisOutcome | None) -> None:
+        """Count a decision."""
+        self.know(model)
+        self.decisions.labels(model, outcome.value if outcome else "none").inc()
+
+    def show(self, state: RolloutState) -> None:
+        """Where a rollout is."""
+        model, rollout = state.model, state.rollout_id
+        share = state.weight / WEIGHT_SCALE
+        self.weight.labels(model, rollout, "candidate").set(share)
+        self.weight.labels(model, rollout, "stable").set(1 - share)
+        for phase in Phase:
+            self.phase.labels(model, rollout, phase.value).set(phase is state.phase)
+        self.needs_person.labels(model, rollout).set(state.needs_person)
+
+    def found(self, state: RolloutState, findings: tuple[Finding, ...]) -> None:
+        """What the judge found."""
+        for finding in findings:
+            if finding.threshold > 0:
+                labels = (state.model, state.rollout_id, finding.criterion)
+                self.log_evidence.labels(*labels).set(finding.log_e)
+                self.log_evidence_limit.labels(*labels).set(finding.threshold)
+
+    def forget(self, model: str, rollout: str) -> None:
+        """Drop the series of an ended rollout."""
+        for metric in (
+            self.weight,
+            self.phase,
+            self.needs_person,
+            self.log_evidence,
+            self.log_evidence_limit,
+        ):
+            metric.remove_by_labels({"model": model, "rollout": rollout})

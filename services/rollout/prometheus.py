@@ -1,0 +1,102 @@
+"""Asking Prometheus: raw samples of a rollout, and whether its zeros were scraped."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import aiohttp
+
+from services.rollout.errors import EvidenceUnavailable
+from services.rollout.evidence import MAX_SERIES, Series, quoted
+
+TIMEOUT_S = 3.0
+
+
+class Prometheus:
+    """Prometheus's HTTP API, as far as evidence needs it."""
+
+    def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
+        self._session = session
+        self._url = url.rstrip("/") + "/api/v1/query"
+
+    async def samples(self, query: str) -> list[Series]:
+        """The series of a range-vector selector, each sample as it was scraped.
+
+        Raises:
+            EvidenceUnavailable: no, a wrong or an incomplete answer.
+
+        """
+        found = await self._ask(query, "matrix")
+        return [Series(_labels(one), _samples(one.get("values"))) for one in found]
+
+    async def zeros_missing(self, rollout_id: str) -> str:
+        """What keeps the first weight above 0 back; empty once nothing does.
+
+        Every router that is up must have been scraped with this rollout's series at 0: a count
+        that begins later could not be told from one that was missed.
+
+        Raises:
+            EvidenceUnavailable: no, a wrong or an incomplete answer.
+
+        """
+        up = {
+            _labels(one).get("instance", "")
+            for one in await self._ask('up{job="router"} == 1', "vector")
+        }
+        if not up:
+            return "no router is up in Prometheus (job router)"
+        seen = {
+            _labels(one).get("instance", "")
+            for one in await self._ask(
+                f'ratchet_router_rollout_seen{{job="router",rollout="{quoted(rollout_id)}"}} == 1',
+                "vector",
+            )
+        }
+        missing = sorted(up - seen)
+        if missing:
+            return f"routers whose zeros were not scraped yet: {', '.join(missing[:5])}"
+        return ""
+
+    async def _ask(self, query: str, kind: str) -> list[dict[str, Any]]:
+        try:
+            async with self._session.post(
+                self._url,
+                data={"query": query},
+                timeout=aiohttp.ClientTimeout(total=TIMEOUT_S),
+            ) as response:
+                body: Any = await response.json(content_type=None)
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            raise EvidenceUnavailable(f"Prometheus: {error or type(error).__name__}") from error
+        if not isinstance(body, dict) or body.get("status") != "success":
+            said = body.get("error", "no success") if isinstance(body, dict) else "not an object"
+            raise EvidenceUnavailable(f"Prometheus: {said}")
+        data = body.get("data")
+        if not isinstance(data, dict) or data.get("resultType") != kind:
+            raise EvidenceUnavailable(f"Prometheus: the answer is not a {kind}")
+        result = data.get("result")
+        if not isinstance(result, list) or len(result) > MAX_SERIES:
+            raise EvidenceUnavailable(
+                f"Prometheus: the result must be a list of at most {MAX_SERIES} series"
+            )
+        return result
+
+
+def _labels(one: dict[str, Any]) -> dict[str, str]:
+    labels = one.get("metric")
+    if not isinstance(labels, dict):
+        raise EvidenceUnavailable("Prometheus: a series has no labels")
+    return {str(name): str(value) for name, value in labels.items()}
+
+
+def _samples(values: object) -> tuple[tuple[float, float], ...]:
+    """Samples in order of time; one that is no finite number spoils the answer."""
+    if not isinstance(values, list):
+        raise EvidenceUnavailable("Prometheus: a series has no samples")
+    try:
+        samples = tuple((float(at), float(value)) for at, value in values)
+    except (TypeError, ValueError):
+        raise EvidenceUnavailable("Prometheus: a sample is not a pair of numbers") from None
+    if not all(math.isfinite(value) and value >= 0 for _, value in samples):
+        raise EvidenceUnavailable("Prometheus: a counter has a sample that no counter can have")
+    return samples

@@ -1,0 +1,53 @@
+"""Settings of the rollout service, from `RATCHET_ROLLOUT_…` (and the shared `RATCHET_…`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AnyHttpUrl, Field, TypeAdapter, field_validator
+from pydantic_settings import NoDecode
+
+from shared.observability.logging import Level
+from shared.settings import ServiceSettings, service_config, split_list
+
+_URL = TypeAdapter(AnyHttpUrl)
+
+
+class RolloutSettings(ServiceSettings):
+    """What the rollout service can be told. Durations are in seconds."""
+
+    model_config = service_config("rollout")
+
+    port: int = Field(default=8082, ge=1, le=65535)
+    strategy: Path = Field(
+        default=Path("deploy/local/strategies/default.yaml"),
+        description="the strategy of rollouts that name none; others are named by files beside it",
+    )
+    agents: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=("http://127.0.0.1:8084",), min_length=1, description="adapter agents' URLs"
+    )
+    auto_start: bool = Field(
+        default=True, description="start rollouts of released versions by itself"
+    )
+    look_interval_s: float = Field(default=1.0, ge=0.05, le=30)
+    hold_interval_s: float = Field(
+        default=4.0, ge=0.2, le=20, description="sign of life that keeps the candidate's weight"
+    )
+    log_level: Level = "info"
+    no_data_after_s: float = Field(default=30.0, gt=0)
+    series_grace_s: float = Field(
+        default=900.0, ge=0, description="how long series of an ended rollout stay"
+    )
+
+    @field_validator("agents", mode="before")
+    @classmethod
+    def _split_agents(cls, value: object) -> object:
+        return split_list(value)
+
+    @field_validator("agents")
+    @classmethod
+    def _check_urls(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for url in value:
+            _URL.validate_python(url)
+        return tuple(url.rstrip("/") for url in value)

@@ -1,0 +1,312 @@
+"""A rollout's strategy: steps, limits and the judge's settings, read from YAML."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import orjson
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PlainSerializer,
+    Tag,
+    ValidationError,
+    model_validator,
+)
+
+from services.rollout.errors import BadStrategy
+from shared.contracts.events import WEIGHT_SCALE
+
+UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_DURATION = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([smhd]?)\s*$")
+_PERCENT = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*%?\s*$")
+MAX_STEPS = 64
+
+
+def _seconds(value: object) -> object:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(value, str) and (found := _DURATION.match(value)):
+        return float(found[1]) * UNITS_S[found[2] or "s"]
+    raise ValueError("a duration is a number of seconds or a text such as 24h, 30m, 45s")
+
+
+def _basis_points(value: object) -> object:
+    found = _PERCENT.match(str(value)) if not isinstance(value, bool) else None
+    if found is None:
+        raise ValueError("a weight is a percentage such as 5 or 0.5")
+    points = float(found[1]) * WEIGHT_SCALE / 100
+    if abs(points - round(points)) > 1e-9:
+        raise ValueError("a weight has at most two decimals: it is kept in hundredths of a percent")
+    return round(points)
+
+
+def _share(value: object) -> object:
+    if isinstance(value, str) and value.rstrip().endswith("%"):
+        found = _PERCENT.match(value)
+        if found is None:
+            raise ValueError("a share is a number such as 0.05 or a text such as 5%")
+        return float(found[1]) / 100
+    return value
+
+
+Seconds = Annotated[
+    float,
+    BeforeValidator(_seconds),
+    Field(ge=0, le=366 * 86400),
+]
+Weight = Annotated[
+    int,
+    BeforeValidator(_basis_points),
+    Field(ge=0, le=WEIGHT_SCALE),
+    PlainSerializer(lambda points: points * 100 / WEIGHT_SCALE, return_type=float),
+]
+"""Percent in the file, basis points in the program."""
+Share = Annotated[float, BeforeValidator(_share), Field(gt=0, lt=1)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Minimum(_Part):
+    """How much of the candidate's evidence a step needs, counted since the weight was set."""
+
+    requests: int = Field(default=0, ge=0, description="judged attempts of the candidate")
+    feedback: int = Field(default=0, ge=0, description="scored feedback of the candidate")
+
+
+class SetWeight(_Part):
+    """Gives the candidate a share of the users."""
+
+    set_weight: Weight = Field(alias="setWeight")
+    error_limit: Share | None = Field(default=None, alias="errorLimit")
+
+    @property
+    def name(self) -> str:
+        """The step in an operator's words."""
+        return f"setWeight {self.set_weight * 100 / WEIGHT_SCALE:g} %"
+
+
+class PauseFor(_Part):
+    """How long to wait. Without a duration a person has to let the rollout on."""
+
+    duration: Seconds | None = None
+    deadline: Seconds | None = Field(default=None, description="people are called after it")
+
+
+class Pause(_Part):
+    """Waits; the judge looks on."""
+
+    pause: PauseFor
+
+    @property
+    def name(self) -> str:
+        """The step in an operator's words."""
+        if self.pause.duration is None:
+            return "pause until a person lets it on"
+        return f"pause {self.pause.duration:g} s"
+
+
+class AnalysisOf(_Part):
+    """What must be in before the step ends."""
+
+    minimum: Minimum = Minimum()
+    deadline: Seconds | None = Field(default=None, description="people are called after it")
+
+
+class Analysis(_Part):
+    """Waits until the judge has seen enough and found nothing."""
+
+    analysis: AnalysisOf
+
+    @property
+    def name(self) -> str:
+        """The step in an operator's words."""
+        needed = self.analysis.minimum
+        return f"analysis ({needed.requests} requests, {needed.feedback} feedback)"
+
+
+def _kind(step: object) -> str | None:
+    if isinstance(step, SetWeight | Pause | Analysis):
+        return type(step).__name__
+    if isinstance(step, dict):
+        names = {"setWeight": "SetWeight", "pause": "Pause", "analysis": "Analysis"}
+        return next((names[key] for key in names if key in step), None)
+    return None
+
+
+Step = Annotated[
+    Annotated[SetWeight, Tag("SetWeight")]
+    | Annotated[Pause, Tag("Pause")]
+    | Annotated[Analysis, Tag("Analysis")],
+    Discriminator(_kind),
+]
+
+
+class JudgeSettings(_Part):
+    """Margins and limits of design section 7."""
+
+    alpha: Annotated[float, Field(gt=0, le=0.2)] = 0.01
+    error_margin: Annotated[float, Field(ge=1, le=100)] = Field(default=1.5, alias="errorMargin")
+    satisfaction_margin: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=0.9, alias="satisfactionMargin"
+    )
+    below_baseline: bool = Field(
+        default=True, alias="belowBaseline", description="satisfaction below the stable arm's"
+    )
+    slow_share: Share = Field(default=0.01, alias="slowShare")
+    crash_share: Share = Field(default=0.01, alias="crashShare")
+    consecutive_failures: int = Field(default=20, ge=3, le=10_000, alias="consecutiveFailures")
+    sample_ratio_alpha: Annotated[float, Field(gt=0, le=0.05)] = Field(
+        default=0.001, alias="sampleRatioAlpha"
+    )
+
+
+class Strategy(_Part):
+    """Everything that decides a rollout's way. Its canonical hash is in every decision."""
+
+    name: str = Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9._-]+$")
+    steps: tuple[Step, ...] = Field(min_length=2, max_length=MAX_STEPS)
+    judge: JudgeSettings = JudgeSettings()
+    deadline: Seconds = Field(default=7 * 86400.0, description="for steps that name none")
+    no_data_after: Seconds | None = Field(
+        default=None, alias="noDataAfter", description="None: the controller's setting"
+    )
+    engine_lost: Literal["resume", "wait"] = Field(
+        default="resume",
+        alias="engineLost",
+        description="what follows a first lost engine once it serves the candidate again",
+    )
+
+    @model_validator(mode="after")
+    def _leads_to_full_traffic(self) -> Strategy:
+        weights = [step.set_weight for step in self.steps if isinstance(step, SetWeight)]
+        if not isinstance(self.steps[0], SetWeight):
+            raise ValueError("steps: the first one must be a setWeight")  # noqa: TRY004
+        if weights != sorted(set(weights)) or weights[0] == 0:
+            raise ValueError("steps: the weights must rise, from above 0")
+        if weights[-1] != WEIGHT_SCALE:
+            raise ValueError("steps: the last setWeight must be 100, as a promotion follows it")
+        analysed = True
+        for step in self.steps:
+            if isinstance(step, SetWeight):
+                if not analysed:
+                    raise ValueError(
+                        "steps: an analysis must stand between two setWeight steps, "
+                        "or the weight would rise on no evidence"
+                    )
+                analysed = False
+            elif isinstance(step, Analysis):
+                analysed = True
+        if isinstance(self.steps[-1], SetWeight):
+            raise ValueError(  # noqa: TRY004
+                "steps: a pause or an analysis must follow 100, the bake time"
+            )
+        return self
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the canonical JSON: sorted keys, every default written out."""
+        return hashlib.sha256(orjson.dumps(self.to_dict(), option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in the file, every default written out."""
+        return self.model_dump(mode="json", by_alias=True)
+
+    @property
+    def error_limits(self) -> tuple[float, ...]:
+        """The distinct error limits of the steps, falling."""
+        limits = {
+            step.error_limit
+            for step in self.steps
+            if isinstance(step, SetWeight) and step.error_limit is not None
+        }
+        return tuple(sorted(limits, reverse=True))
+
+    def weight_step(self, index: int) -> int:
+        """Index of the setWeight that rules at a step."""
+        return max(
+            number
+            for number, step in enumerate(self.steps[: index + 1])
+            if isinstance(step, SetWeight)
+        )
+
+    def error_limit(self, index: int) -> float | None:
+        """The error limit that holds at a step."""
+        step = self.steps[self.weight_step(index)]
+        assert isinstance(step, SetWeight)
+        return step.error_limit
+
+
+def parse(raw: object, *, source: str = "strategy") -> Strategy:
+    """A strategy from what YAML or JSON gave.
+
+    Raises:
+        BadStrategy: names the field, the rule and the remedy.
+
+    """
+    if not isinstance(raw, dict):
+        raise BadStrategy(f"{source}: must be a mapping with name and steps", field=source)
+    steps: object = raw.get("steps")
+    if isinstance(steps, list):
+        for number, step in enumerate(steps):
+            _check_kind(step, f"{source}.steps.{number}")
+    try:
+        return Strategy.model_validate(raw)
+    except ValidationError as error:
+        said = error.errors(include_url=False, include_input=False)[0]
+        kinds = {"SetWeight", "Pause", "Analysis"}  # the tag that the path of a step goes through
+        path = ".".join(str(part) for part in said["loc"] if part not in kinds)
+        field = f"{source}.{path}" if path else source
+        rule = said["msg"].removeprefix("Value error, ")
+        raise BadStrategy(f"{field}: {rule}", field=field) from None
+
+
+def _check_kind(step: object, field: str) -> None:
+    """Say plainly which step is meant by nothing we know."""
+    if not isinstance(step, dict):
+        raise BadStrategy(f"{field}: must be a mapping such as setWeight: 5", field=field)
+    if "shadow" in step:
+        raise BadStrategy(
+            f"{field}: shadow steps are not supported yet; "
+            "take the step out and begin with a small setWeight",
+            field=field,
+        )
+    kinds = {"setWeight", "pause", "analysis"} & set(step)
+    if len(kinds) != 1:
+        raise BadStrategy(
+            f"{field}: needs exactly one of setWeight, pause, analysis; "
+            f"has {', '.join(map(str, step)) or 'nothing'}",
+            field=field,
+        )
+    kind = kinds.pop()
+    # `- analysis:` with nothing behind it is the default analysis, in YAML a null.
+    if step[kind] is None and kind != "setWeight":
+        step[kind] = {}
+
+
+def read(path: Path) -> Strategy:
+    """A strategy from a YAML file.
+
+    Raises:
+        BadStrategy: the file cannot be read, or says something wrong.
+
+    """
+    try:
+        raw: object = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadStrategy(
+            f"strategy: {path.name} cannot be read ({error.strerror}); name a file that exists",
+            field="strategy",
+        ) from None
+    except yaml.YAMLError as error:
+        raise BadStrategy(f"strategy: {path.name} is not YAML: {error}", field="strategy") from None
+    return parse(raw, source=path.stem)

@@ -1,0 +1,92 @@
+"""What the API says of rollouts, decisions and versions. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from services.rollout.judge import ArmCounts, JudgeState, Verdict
+from services.rollout.ledger import Entry, Logged
+from services.rollout.steps import RolloutState
+from shared.registry.versions import Version
+
+
+def rollout_view(
+    entry: Entry, state: RolloutState, judged: JudgeState | None, verdict: Verdict | None
+) -> dict[str, Any]:
+    """One rollout. `judged` and `verdict` are the leader's newest; else the last decision's."""
+    last = entry.last
+    known = judged or JudgeState.model_validate(last.evidence.get("judge", {}))
+    candidate, stable = known.totals.candidate, known.totals.stable
+    findings: list[dict[str, Any]] = (
+        [finding.to_dict() for finding in verdict.findings]
+        if verdict is not None
+        else _last_findings(entry)
+    )
+    return {
+        "rollout_id": state.rollout_id,
+        "model": state.model,
+        "stable": state.stable,
+        "candidate": state.candidate,
+        "phase": state.phase.value,
+        "step": state.step,
+        "step_name": state.step_name,
+        "steps": len(state.strategy.steps),
+        "weight": state.weight,
+        "outcome": state.outcome.value if state.outcome else None,
+        "reason": last.reason,
+        "actor": last.actor,
+        "needs_person": state.needs_person,
+        "paused_by": state.paused_by,
+        "strategy": state.strategy.name,
+        "config_sha256": state.strategy.sha256,
+        "started_at": state.started_at.isoformat(),
+        "step_started_at": state.step_started_at.isoformat(),
+        "updated_at": state.updated_at.isoformat(),
+        "ended_at": last.at.isoformat() if state.phase.finished else None,
+        "requests": {"candidate": candidate.requests, "stable": stable.requests},
+        "failures": {"candidate": candidate.failures, "stable": stable.failures},
+        "scores": {"candidate": _scores(candidate), "stable": _scores(stable)},
+        "findings": findings,
+    }
+
+
+def decision_view(logged: Logged) -> dict[str, Any]:
+    """One decision as it is in the log, with its offset."""
+    return {"offset": logged.offset, **logged.decision.model_dump(mode="json")}
+
+
+def version_view(version: Version, *, whole: bool = False) -> dict[str, Any]:
+    """One version; `whole` adds its record."""
+    record, state = version.record, version.state
+    view: dict[str, Any] = {
+        "version": record.version,
+        "model": record.model,
+        "method": record.method,
+        "parent": record.parent,
+        "state": version.lifecycle.value,
+        "rollout": state.rollout if state else "",
+        "reason": state.reason if state else "",
+        "released": record.gate.released,
+        "gate_overridden_by": record.gate.overridden_by,
+        "erased_rows": version.marks.erased_rows if version.marks else 0,
+        "metrics": record.metrics,
+        "created_at": record.created_at.isoformat(),
+        "moved_at": state.at.isoformat() if state else None,
+    }
+    if whole:
+        view["record"] = record.model_dump(mode="json")
+    return view
+
+
+def _scores(arm: ArmCounts) -> dict[str, float | None]:
+    mean = arm.score_sum / arm.scores if arm.scores else None
+    return {"count": arm.scores, "mean": mean}
+
+
+def _last_findings(entry: Entry) -> list[dict[str, Any]]:
+    found: list[Logged] = [*entry.moves, *entry.holds]
+    for logged in sorted(found, key=lambda one: one.offset, reverse=True):
+        findings = logged.decision.evidence.get("findings")
+        if isinstance(findings, list):
+            return findings
+    return []
