@@ -19,9 +19,7 @@ app = typer.Typer(no_args_is_help=True, help="Start, watch and steer rollouts.")
 Model = Annotated[str, typer.Option(help="The model's name.")]
 Actor = Annotated[str, typer.Option(help="Who asks; kept on record.", show_default="you")]
 Why = Annotated[str, typer.Option("--reason", help="Why; kept on record.")]
-RolloutId = Annotated[
-    str, typer.Argument(help="The rollout; the model's unfinished one if left out.")
-]
+RolloutId = Annotated[str, typer.Argument(help="The rollout; the model's present one if left out.")]
 DEFAULT_MODEL = "assistant"
 
 
@@ -31,7 +29,9 @@ def start(
     reason: Why,
     *,
     model: Model = DEFAULT_MODEL,
-    strategy: Annotated[str, typer.Option(help="A strategy's name, or @file.json.")] = "",
+    strategy: Annotated[
+        str, typer.Option(help="A strategy's name (default, demo, restore), or @file.json.")
+    ] = "",
     supersede: Annotated[bool, typer.Option(help="End an unfinished rollout first.")] = False,
     actor: Actor = "",
     as_json: AsJson = False,
@@ -81,13 +81,13 @@ def decisions(
     rollout_id: RolloutId = "",
     *,
     model: Model = DEFAULT_MODEL,
-    after: Annotated[int, typer.Option(help="Only those behind this place.", min=-1)] = -1,
+    after: Annotated[int, typer.Option(help="Only those behind this offset.", min=-1)] = -1,
     limit: Annotated[int, typer.Option(min=1, max=1000)] = 100,
     as_json: AsJson = False,
 ) -> None:
     """Every decision of a rollout with its evidence, oldest first."""
     settings = load_settings()
-    wanted = rollout_id or _unfinished(settings, model)
+    wanted = rollout_id or _current_id(settings, model)
     query = {"limit": limit, "after": after if after >= 0 else None}
     path = f"/v1/rollouts/{segment(wanted)}/decisions"
     data = ask(settings, "rollout", "GET", path, query=query)
@@ -144,12 +144,14 @@ def promote(
     reason: Why,
     rollout_id: RolloutId = "",
     *,
+    full: Annotated[bool, typer.Option("--full", help="Skip all steps that remain.")] = False,
     model: Model = DEFAULT_MODEL,
     actor: Actor = "",
     as_json: AsJson = False,
 ) -> None:
-    """Skip the remaining steps: the candidate becomes stable."""
-    _act("promote", rollout_id, model=model, actor=actor, reason=reason, as_json=as_json)
+    """End the present step now, a gate too; with --full the candidate becomes stable at once."""
+    more = {"full": True} if full else {}
+    _act("promote", rollout_id, model=model, actor=actor, reason=reason, as_json=as_json, **more)
 
 
 @app.command()
@@ -191,20 +193,24 @@ def who() -> str:
 
 
 def _act(
-    action: str, rollout_id: str, *, model: str, actor: str, reason: str, as_json: bool
+    action: str,
+    rollout_id: str,
+    *,
+    model: str,
+    actor: str,
+    reason: str,
+    as_json: bool,
+    **more: Any,
 ) -> None:
     settings = load_settings()
-    wanted = rollout_id or _unfinished(settings, model)
+    wanted = rollout_id or _current_id(settings, model)
     path = f"/v1/rollouts/{segment(wanted)}/{action}"
-    body = {"actor": actor or who(), "reason": reason}
+    body = {"actor": actor or who(), "reason": reason, **more}
     _show(ask(settings, "rollout", "POST", path, body=body), as_json=as_json)
 
 
-def _unfinished(settings: CliSettings, model: str) -> str:
-    found = current(settings, model)
-    if not isinstance(found, dict) or not found.get("rollout_id"):
-        raise CliError(f"{model} has no rollout; name one (ratchet rollout list)", Exit.refused)
-    return str(found["rollout_id"])
+def _current_id(settings: CliSettings, model: str) -> str:
+    return str(current(settings, model)["rollout_id"])
 
 
 def _strategy(given: str) -> Any:
@@ -219,5 +225,26 @@ def _strategy(given: str) -> Any:
 def _show(data: Any, *, as_json: bool) -> None:
     if as_json:
         print_json(data)
-    else:
-        print_fields("Rollout", data or {})
+        return
+    rollout = dict(data or {})
+    findings = rollout.pop("findings", None) or []
+    if "weight" in rollout:
+        rollout["weight"] = percent(rollout["weight"])
+    print_fields("Rollout", rollout)
+    if findings:
+        print_table(
+            "What the judge sees",
+            ("criterion", "state", "candidate", "stable", "of", "of stable", "says"),
+            [
+                (
+                    finding.get("criterion"),
+                    finding.get("state"),
+                    finding.get("candidate"),
+                    finding.get("stable"),
+                    finding.get("candidate_n"),
+                    finding.get("stable_n"),
+                    finding.get("text"),
+                )
+                for finding in findings
+            ],
+        )

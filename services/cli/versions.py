@@ -26,7 +26,7 @@ def list_versions(
         return
     print_table(
         "Versions",
-        ("version", "state", "method", "parent", "gate", "created"),
+        ("version", "model", "state", "method", "parent", "gate", "created"),
         [_row(version) for version in listing(data, "versions")],
     )
 
@@ -42,22 +42,22 @@ def show(
     if as_json:
         print_json(data)
         return
-    record = dict(data.get("record", data))
-    record.pop("fingerprint", None)
-    print_fields(version, {"lifecycle": data.get("lifecycle"), **record})
+    record = dict(data.get("record") or {})
+    record.pop("fingerprint", None)  # thousands of figures; --json has them
+    print_fields(version, {"state": data.get("state"), "reason": data.get("reason"), **record})
 
 
 def _row(version: dict[str, Any]) -> tuple[Any, ...]:
-    record = version.get("record", version)
-    gate = record.get("gate") or {}
-    verdict = "passed" if gate.get("passed") else "no"
-    if gate.get("overridden_by"):
-        verdict = f"overridden by {gate['overridden_by']}"
+    overridden_by = version.get("gate_overridden_by")
+    verdict = "passed" if version.get("released") else "no"
+    if overridden_by:
+        verdict = f"overridden by {overridden_by}"
     return (
-        record.get("version"),
-        version.get("lifecycle"),
-        record.get("method"),
-        record.get("parent"),
+        version.get("version"),
+        version.get("model"),
+        version.get("state"),
+        version.get("method"),
+        version.get("parent"),
         verdict,
-        record.get("created_at"),
+        version.get("created_at"),
     )

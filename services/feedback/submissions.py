@@ -8,6 +8,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from hashlib import sha1
 from typing import Annotated, Any
 
 import orjson
@@ -29,6 +30,7 @@ from shared.contracts.events import (
 
 FEEDBACK_NAMESPACE = uuid.UUID("6f1c1f0e-6a35-5a3c-9d0a-2f6a4f0c7d11")
 """Namespace of default feedback ids; never changes, as identity hangs on it."""
+_NAMESPACE_BYTES = FEEDBACK_NAMESPACE.bytes
 REVISION_EPOCH = datetime(2020, 1, 1, tzinfo=UTC)
 """A withdrawal without a revision takes the seconds since then: above any count of edits."""
 MAX_RATING = 5
@@ -119,8 +121,13 @@ def read_withdrawal(item: Mapping[str, Any]) -> Withdrawal:
 
 def default_feedback_id(tenant: str, trace_id: str, user_id: str, kind: FeedbackType) -> str:
     """The id of feedback that came without one: one per tenant, trace, user and type."""
-    name = f"{tenant}\0{trace_id}\0{user_id}\0{kind.value}"
-    return str(uuid.uuid5(FEEDBACK_NAMESPACE, name))
+    name = f"{tenant}\0{trace_id}\0{user_id}\0{kind.value}".encode()
+    # uuid.uuid5, spelled out: a quarter of its time, on the path of every event.
+    digest = sha1(_NAMESPACE_BYTES + name, usedforsecurity=False).hexdigest()
+    variant = "89ab"[int(digest[16], 16) & 3]
+    return (
+        f"{digest[:8]}-{digest[8:12]}-5{digest[13:16]}-{variant}{digest[17:20]}-{digest[20:32]}"
+    )
 
 
 def event_id(feedback_id: str, revision: int) -> str:
@@ -152,8 +159,8 @@ def submitted(
             value=_redacted(submission.value, redact),
             user_id=user_id,
             version=submission.version,
-            prompt=redact(submission.prompt),
-            completion=redact(submission.completion),
+            prompt=redact(submission.prompt) if submission.prompt else "",
+            completion=redact(submission.completion) if submission.completion else "",
             context=context_of(submission.metadata, tenant=tenant, redact=redact),
             submitted_at=at,
         )
