@@ -1,0 +1,49 @@
+"""Rules are valid, each alert is tested both ways and has its runbook, promtool agrees."""
+
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+MONITORING = ROOT / "deploy" / "k8s" / "monitoring"
+RULES = yaml.safe_load((MONITORING / "rules" / "ratchet.yml").read_text())
+TESTS = yaml.safe_load((MONITORING / "tests" / "ratchet.yml").read_text())
+ALERTS: list[dict[str, Any]] = [
+    rule for group in RULES["groups"] for rule in group["rules"] if "alert" in rule
+]
+
+
+def promtool(*arguments: str) -> str:
+    done = subprocess.run(
+        ["promtool", *arguments], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_promtool_accepts_the_rules_and_their_tests() -> None:
+    promtool("check", "rules", str(MONITORING / "rules" / "ratchet.yml"))
+    assert "SUCCESS" in promtool("test", "rules", str(MONITORING / "tests" / "ratchet.yml"))
+
+
+@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert["alert"])
+def test_every_alert_fires_and_stays_silent_in_a_test(alert: dict[str, Any]) -> None:
+    cases = [case for test in TESTS["tests"] for case in test.get("alert_rule_test", [])]
+    expected = [case["exp_alerts"] for case in cases if case["alertname"] == alert["alert"]]
+    series = sum(len(test.get("input_series", [])) for test in TESTS["tests"])
+    assert any(expected), "no test in which it fires"
+    silent = [alerts for alerts in expected if not alerts]
+    fired = max(len(alerts) for alerts in expected)
+    assert silent or fired < series, "no test in which it stays silent"
+
+
+@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert["alert"])
+def test_every_alert_has_a_runbook_section(alert: dict[str, Any]) -> None:
+    path, _, anchor = alert["annotations"]["runbook_url"].partition("#")
+    headings = re.findall(r"^## (.+)$", (ROOT / path).read_text(), re.MULTILINE)
+    assert anchor in {heading.lower() for heading in headings}
+    assert alert["labels"]["severity"] in {"page", "ticket"}
