@@ -34,11 +34,8 @@ def test_promtool_accepts_the_rules_and_their_tests() -> None:
 def test_every_alert_fires_and_stays_silent_in_a_test(alert: dict[str, Any]) -> None:
     cases = [case for test in TESTS["tests"] for case in test.get("alert_rule_test", [])]
     expected = [case["exp_alerts"] for case in cases if case["alertname"] == alert["alert"]]
-    series = sum(len(test.get("input_series", [])) for test in TESTS["tests"])
     assert any(expected), "no test in which it fires"
-    silent = [alerts for alerts in expected if not alerts]
-    fired = max(len(alerts) for alerts in expected)
-    assert silent or fired < series, "no test in which it stays silent"
+    assert not all(expected), "no test in which it stays silent"
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert["alert"])
