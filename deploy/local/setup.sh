@@ -74,10 +74,12 @@ missing_packages() {
   has nginx || echo nginx-light
   python=$(find_python)
   if [[ -z $python ]]; then
-    echo python3 python3-venv
-  elif ! can_make_venv "$python"; then
-    echo python3-venv
+    echo python3 python3-venv libnuma1
+    return
   fi
+  can_make_venv "$python" || echo python3-venv
+  # vLLM's CPU build is linked against it.
+  "$python" -c 'import ctypes; ctypes.CDLL("libnuma.so.1")' 2>/dev/null || echo libnuma1
 }
 
 # Debian starts what it installs and at every boot; the stack brings its own processes on ports of
