@@ -130,7 +130,16 @@ class Worker:
         name = table.changelog_topic.get_topic_name()
         if app_id == "ratchet.aggregator":
             assert name == AGGREGATOR_CHANGELOG, name
-        topic = app.topic(*MODELS, key_type=bytes, value_type=bytes, allow_empty=True)
+        # Raw by name: the type alone would still let Faust parse each value as JSON, and drop it
+        # with an acknowledgement where that fails.
+        topic = app.topic(
+            *MODELS,
+            key_type=bytes,
+            value_type=bytes,
+            key_serializer="raw",
+            value_serializer="raw",
+            allow_empty=True,
+        )
         app.agent(topic, concurrency=1, name="fold")(self._fold_stream)
         app.on_partitions_revoked.connect(self._on_revoked)
         return app, table
