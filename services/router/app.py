@@ -26,12 +26,12 @@ from services.router.errors import (
 )
 from services.router.metrics import RouterMetrics
 from services.router.proxy import Proxy
-from services.router.request import ChatRequest, Endpoint, TraceIds, read_request
+from services.router.request import ChatRequest, Endpoint, read_request
 from services.router.state import Choice, RouterState
+from services.router.traces import TraceIds
 from shared.contracts.events import Outcome, Purpose
 from shared.keys import ApiKey, Forbidden, KeyRing, Permission, Unauthenticated
 from shared.observability.health import OpsApp, Receive, Scope, Send
-from shared.observability.tracing import parse_traceparent
 
 log = structlog.get_logger(__name__)
 
@@ -102,10 +102,7 @@ class Gateway:
             key = self._authenticate(headers)
             body = await self._body(receive)
             request = read_request(endpoint, body, headers)
-            offered = headers.get(b"traceparent")
-            request.trace_id = self._traces.take(
-                parse_traceparent(offered.decode("latin-1")) if offered else None
-            )
+            request.trace_id = self._traces.take(headers.get(b"traceparent"))
             choice = self._choose(request, key)
         except RouterError as error:
             self._metrics.refused(error.outcome.value)
@@ -120,6 +117,7 @@ class Gateway:
             tenant=key.tenant,
             started=started,
             started_at=started_at,
+            traceparent=self._traces.traceparent(request.trace_id),
             segment=self._metrics.segment(request.context.get("segment", "")),
         )
         await self._proxy.serve(call, receive, send)

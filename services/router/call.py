@@ -57,6 +57,7 @@ class Call:
     tenant: str
     started: float
     started_at: datetime
+    traceparent: str
     attempts: list[Attempt] = field(default_factory=list)
     answer: Answer = field(default_factory=Answer)
     engine_s: float = 0.0

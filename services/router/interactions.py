@@ -16,7 +16,6 @@ from shared.kafka.envelope import Headers
 from shared.kafka.log import NewRecord
 from shared.kafka.spool import Spool
 from shared.kafka.topics import INTERACTIONS
-from shared.observability.tracing import traceparent
 from shared.redaction import Redactor
 
 log = structlog.get_logger(__name__)
@@ -51,7 +50,7 @@ class Interactions:
                     topic=INTERACTIONS,
                     key=call.request.trace_id,
                     value=event_json(call, duration_s, time, self._redactor),
-                    headers=_headers(call.request.trace_id, time),
+                    headers=_headers(call, time),
                 )
             )
         except Exception:
@@ -162,14 +161,14 @@ def _milliseconds(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds * 1000, 3)
 
 
-def _headers(trace_id: str, time: str) -> Headers:
+def _headers(call: Call, time: str) -> Headers:
     """What `shared.kafka.envelope.encode` makes, without formatting the time a second time."""
     return (
         ("ce_specversion", b"1.0"),
-        ("ce_id", trace_id.encode()),
+        ("ce_id", call.request.trace_id.encode()),
         ("ce_source", _SOURCE),
         ("ce_type", _TYPE),
         ("ce_time", time.encode()),
         ("content-type", b"application/json"),
-        ("traceparent", traceparent(trace_id).encode()),
+        ("traceparent", call.traceparent.encode()),
     )

@@ -23,7 +23,6 @@ from services.router.metrics import RouterMetrics
 from services.router.watch import Watch
 from shared.contracts.events import Outcome
 from shared.observability.health import Receive, Send
-from shared.observability.tracing import traceparent
 
 log = structlog.get_logger(__name__)
 
@@ -198,7 +197,7 @@ class Proxy:
         body = call.request.upstream_body(attempt.version)
         headers = {
             "Content-Type": "application/json",
-            "traceparent": traceparent(call.request.trace_id),
+            "traceparent": call.traceparent,
         }
         timeout = self._deadlines.of(call, attempt)
         attempt.started = perf_counter()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -19,8 +17,6 @@ MAX_ROLE = 32
 MAX_METADATA = 16
 MAX_METADATA_KEY = 64
 MAX_METADATA_VALUE = 512
-REMEMBERED_TRACES = 65_536
-"""Trace ids of clients that are remembered, so that none is used twice."""
 
 _COMMON_FIELDS = (
     "frequency_penalty",
@@ -94,23 +90,6 @@ class ChatRequest:
         return [
             (turn["role"], _content_text(turn.get("content"))) for turn in self.payload["messages"]
         ]
-
-
-class TraceIds:
-    """Hands out trace ids: a client's own the first time it is seen, else a new one."""
-
-    def __init__(self, remembered: int = REMEMBERED_TRACES) -> None:
-        self._limit = remembered
-        self._seen: OrderedDict[str, None] = OrderedDict()
-
-    def take(self, offered: str | None) -> str:
-        """The offered id, or 32 random hex digits where there is none or it was used before."""
-        if offered is None or offered in self._seen:
-            return secrets.token_hex(16)
-        self._seen[offered] = None
-        if len(self._seen) > self._limit:
-            self._seen.popitem(last=False)
-        return offered
 
 
 def read_request(endpoint: Endpoint, body: bytes, headers: Mapping[bytes, bytes]) -> ChatRequest:

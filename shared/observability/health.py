@@ -160,6 +160,8 @@ async def serve(app: AsgiApp, *, host: str, port: int, stop: asyncio.Event) -> N
         port=port,
         log_config=None,
         access_log=False,
+        proxy_headers=False,
+        server_header=False,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=STOP_TIMEOUT_S,
     )

@@ -1,0 +1,148 @@
+"""The event is plain JSON on the hot path; here it is read back with the contract's model."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.router.answer import Answer
+from services.router.call import Attempt, Call
+from services.router.interactions import MAX_EVENT_BYTES, Interactions, event_json
+from services.router.request import read_request
+from services.router.state import Choice
+from shared.contracts.events import MAX_TEXT, InteractionRecorded, Outcome, utc
+from shared.kafka.envelope import decode, models_by_type
+from shared.kafka.spool import Spool
+from shared.redaction import Redactor
+
+STARTED = datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=UTC)
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+
+
+def call_of(messages, *, completion="Hello.", attempts=None, **body):
+    request = read_request("chat", orjson.dumps({"model": "m", "messages": messages, **body}), {})
+    request.trace_id, request.purpose = TRACE, "live"
+    call = Call(
+        request=request,
+        choice=Choice("m", "m-v1.1", "candidate", "r1", "m-v1.0"),
+        tenant="default",
+        started=0.0,
+        started_at=STARTED,
+        traceparent=f"00-{TRACE}-00f067aa0ba902b7-01",
+    )
+    call.attempts = attempts or [Attempt("m-v1.1", "candidate", 0.0, status=200, duration_s=0.25)]
+    call.answer = Answer(completion, "stop", 12, 14)
+    return call
+
+
+def event_of(call):
+    value = event_json(call, 0.3, utc(call.started_at), Redactor())
+    assert len(value) <= MAX_EVENT_BYTES
+    event = InteractionRecorded.model_validate_json(value)
+    assert set(orjson.loads(value)) == set(InteractionRecorded.model_fields)
+    return event
+
+
+def test_all_that_happened_is_in_the_event():
+    failed = Attempt("m-v1.1", "candidate", 0.0, Outcome.server_error, 500, "broken", 0.1)
+    retried = Attempt("m-v1.0", "fallback", 0.1, status=200, duration_s=0.2, first_token_at=0.15)
+    event = event_of(
+        call_of(
+            [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}],
+            attempts=[failed, retried],
+            user="u1",
+            metadata={"category": "billing", "locale": "de", "plan": "pro"},
+        )
+    )
+    assert (event.trace_id, event.version, event.arm, event.rollout) == (
+        TRACE,
+        "m-v1.0",
+        "fallback",
+        "r1",
+    )
+    assert [attempt.outcome for attempt in event.attempts] == ["server_error", "ok"]
+    assert event.attempts[0].error == "broken"
+    assert event.prompt == "system: Be brief.\nuser: Hi"
+    assert (event.completion, event.prompt_tokens, event.completion_tokens) == ("Hello.", 12, 14)
+    assert (event.user_id, event.context.category, event.context.labels) == (
+        "u1",
+        "billing",
+        {"plan": "pro"},
+    )
+    assert event.started_at == STARTED
+    assert event.ttft_ms == pytest.approx(50)
+
+
+def test_nothing_personal_is_kept():
+    secret = "bob@example.com"
+    failed = Attempt("m-v1.1", "candidate", 0.0, Outcome.server_error, 500, f"no {secret}", 0.1)
+    event = event_of(
+        call_of(
+            [{"role": "user", "content": f"I am {secret}"}],
+            completion=f"Hello {secret}",
+            attempts=[failed],
+            metadata={"note": secret, "category": secret},
+        )
+    )
+    assert secret not in event.model_dump_json()
+    assert event.redactions["email"] == 5
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["user", "assistant"]),
+            st.sampled_from("aé\0🙂\\"),
+            st.integers(0, 400_000),
+        ),
+        min_size=1,
+        max_size=4,
+    ),
+    st.integers(0, 300_000),
+)
+def test_any_size_fits_the_contract_and_the_brokers(turns, completion_size):
+    messages = [{"role": role, "content": char * size} for role, char, size in turns]
+    event = event_of(call_of(messages, completion="\1" * completion_size))
+    assert all(len(turn.content) <= MAX_TEXT for turn in event.messages)
+
+
+def test_many_empty_turns_fit():
+    event = event_of(call_of([{"role": "user", "content": ""}] * 50_000))
+    assert len(event.messages) == 1_000
+
+
+def test_of_a_long_conversation_the_end_is_kept():
+    messages = [{"role": "user", "content": "x" * 90_000}, {"role": "assistant", "content": "y" * 90_000},
+                {"role": "user", "content": "the question"}]  # fmt: skip
+    event = event_of(call_of(messages))
+    assert event.messages[-1].content == "the question"
+    assert event.messages[-2].content == "y" * 90_000
+
+
+def test_the_spool_gets_a_readable_cloud_event(tmp_path):
+    spool = Spool(tmp_path, limit_bytes=1_000_000)
+    interactions = Interactions(spool, Redactor())
+    interactions.record(call_of([{"role": "user", "content": "Hi"}]), 0.3)
+    (record,), _ = spool.batch()
+    event = decode(record.headers, record.value, models_by_type(InteractionRecorded))
+    headers = dict(record.headers)
+    assert record.key == event.trace_id == headers["ce_id"].decode() == TRACE
+    assert headers["traceparent"].decode().split("-")[1] == TRACE
+    assert headers["ce_time"].decode() == utc(STARTED)
+    spool.close()
+
+
+def test_a_full_spool_counts_what_is_lost(tmp_path):
+    spool = Spool(tmp_path, limit_bytes=2_000)
+    interactions = Interactions(spool, Redactor())
+    for _ in range(5):
+        interactions.record(call_of([{"role": "user", "content": "Hi"}]), 0.3)
+    kept = len(spool.batch()[0])
+    assert kept + interactions.lost == 5
+    assert interactions.lost > 0
+    spool.close()

@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.router.errors import InvalidRequest
+from services.router.request import read_request
+from services.router.traces import TraceIds
+
+TURNS = [{"role": "user", "content": "hi"}]
+
+
+def read(value, endpoint="chat", headers=None):
+    body = value if isinstance(value, bytes) else orjson.dumps(value)
+    return read_request(endpoint, body, headers or {})
+
+
+@pytest.mark.parametrize(
+    ("value", "param"),
+    [
+        (b"", None),
+        (b"{", None),
+        (b"[" * 5000, None),
+        (b'{"model":"m","messages":[{"role":"user","content":"\xff"}]}', None),
+        ([], None),
+        ({}, "model"),
+        ({"model": 3, "messages": TURNS}, "model"),
+        ({"model": "", "messages": TURNS}, "model"),
+        ({"model": "m"}, "messages"),
+        ({"model": "m", "messages": "hi"}, "messages"),
+        ({"model": "m", "messages": []}, "messages"),
+        ({"model": "m", "messages": ["hi"]}, "messages"),
+        ({"model": "m", "messages": [{"content": "hi"}]}, "messages"),
+        ({"model": "m", "messages": [{"role": "x" * 33, "content": "hi"}]}, "messages"),
+        ({"model": "m", "messages": [{"role": "user", "content": 3}]}, "messages"),
+        ({"model": "m", "messages": [{"role": "user", "content": ["hi"]}]}, "messages"),
+        ({"model": "m", "messages": TURNS, "stream": "yes"}, "stream"),
+        ({"model": "m", "messages": TURNS, "user": 7}, "user"),
+        ({"model": "m", "messages": TURNS, "user": "a\nb"}, "user"),
+        ({"model": "m", "messages": TURNS, "user": "a" * 201}, "user"),
+        ({"model": "m", "messages": TURNS, "metadata": []}, "metadata"),
+        ({"model": "m", "messages": TURNS, "metadata": {"a": 1}}, "metadata"),
+        ({"model": "m", "messages": TURNS, "metadata": {"a" * 65: ""}}, "metadata"),
+        ({"model": "m", "messages": TURNS, "metadata": {"locale": "x" * 201}}, "metadata.locale"),
+        ({"model": "m", "messages": TURNS, "metadata": dict.fromkeys("abcdefghijklmnopq", "")},
+         "metadata"),
+        ({"model": "m", "messages": TURNS, "stream_options": {}}, "stream_options"),
+        ({"model": "m", "messages": TURNS, "stream": True, "stream_options": 1}, "stream_options"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_named(value, param):
+    with pytest.raises(InvalidRequest) as raised:
+        read(value)
+    assert raised.value.param == param
+    error = orjson.loads(raised.value.body())["error"]
+    assert error["type"] == "invalid_request_error"
+    assert error["message"]
+
+
+@pytest.mark.parametrize("prompt", [None, "", [], 3, [1, "a"], {}])
+def test_completions_need_a_prompt(prompt):
+    with pytest.raises(InvalidRequest) as raised:
+        read({"model": "m", "prompt": prompt}, "completions")
+    assert raised.value.param == "prompt"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "text"),
+    [("hi", "hi"), (["a", "b"], "a\nb"), ([1, 2], "[1,2]"), ([[1], [2]], "[[1],[2]]")],
+)
+def test_a_prompt_is_one_user_turn(prompt, text):
+    request = read({"model": "m", "prompt": prompt}, "completions")
+    assert request.turns() == [("user", text)]
+
+
+def test_content_parts_become_text():
+    parts = [{"type": "text", "text": "look"}, {"type": "image_url", "image_url": {"url": "x"}}]
+    request = read({"model": "m", "messages": [{"role": "user", "content": parts}]})
+    assert request.turns() == [("user", "look\n[image_url]")]
+    assert orjson.loads(request.upstream_body("v"))["messages"][0]["content"] == parts
+
+
+def test_the_engine_sees_only_what_it_may():
+    request = read(
+        {
+            "model": "m",
+            "messages": TURNS,
+            "temperature": 0.5,
+            "priority": -100,
+            "cache_salt": "x",
+            "chat_template": "{{ evil }}",
+            "user": "bob",
+            "metadata": {"category": "billing"},
+        }
+    )
+    assert orjson.loads(request.upstream_body("m-v1.0")) == {
+        "model": "m-v1.0",
+        "messages": TURNS,
+        "temperature": 0.5,
+    }
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_streams_always_bring_usage(asked):
+    options = {"stream_options": {"include_usage": asked}}
+    request = read({"model": "m", "messages": TURNS, "stream": True, **options})
+    assert request.include_usage is asked
+    assert orjson.loads(request.upstream_body("v"))["stream_options"] == {"include_usage": True}
+
+
+def test_who_asks_and_where_from():
+    request = read(
+        {
+            "model": "m",
+            "messages": TURNS,
+            "metadata": {"locale": "de", "session_id": "s2", "ticket": "7"},
+        },
+        headers={b"x-ratchet-user": "Zoë".encode(), b"x-ratchet-session": b"s1"},
+    )
+    assert (request.user, request.session) == ("Zoë", "s1")
+    assert request.context == {"session_id": "s1", "locale": "de", "labels": {"ticket": "7"}}
+
+
+def test_the_body_names_the_user_before_the_header():
+    headers = {b"x-ratchet-user": b"header"}
+    assert read({"model": "m", "messages": TURNS, "user": "body"}, headers=headers).user == "body"
+
+
+def test_only_known_purposes():
+    assert (
+        read(
+            {"model": "m", "messages": TURNS}, headers={b"x-ratchet-purpose": b"comparison"}
+        ).purpose
+        == "comparison"
+    )
+    with pytest.raises(InvalidRequest):
+        read({"model": "m", "messages": TURNS}, headers={b"x-ratchet-purpose": b"live"})
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner),
+    max_leaves=12,
+)
+FIELDS = ("model", "messages", "prompt", "stream", "user", "metadata", "stream_options")
+
+
+@given(
+    st.dictionaries(st.sampled_from(FIELDS), json_values), st.sampled_from(["chat", "completions"])
+)
+def test_any_json_is_read_or_refused(value, endpoint):
+    try:
+        request = read(value, endpoint)
+    except InvalidRequest:
+        return
+    request.turns()
+    orjson.loads(request.upstream_body("v"))
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_read_or_refused(body):
+    with pytest.raises(InvalidRequest):
+        read(body)
+
+
+def test_a_trace_id_is_used_once():
+    traces = TraceIds()
+    offered = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    assert traces.take(offered) == "4bf92f3577b34da6a3ce929d0e0e4736"
+    again = traces.take(offered)
+    assert again != "4bf92f3577b34da6a3ce929d0e0e4736"
+    assert len(again) == 32
+
+
+def test_trace_ids_are_distinct_and_memory_is_bounded():
+    traces = TraceIds(remembered=10)
+    assert len({traces.take(None) for _ in range(2_000)}) == 2_000
+    for number in range(1, 100):
+        traces.take(f"00-{number:032x}-00f067aa0ba902b7-01".encode())
+    assert traces.take(f"00-{99:032x}-00f067aa0ba902b7-01".encode()) != f"{99:032x}"
+    assert traces.take(f"00-{1:032x}-00f067aa0ba902b7-01".encode()) == f"{1:032x}"
+
+
+def test_nonsense_offers_no_trace_id():
+    assert len(TraceIds().take(b"\xff nonsense")) == 32
