@@ -23,12 +23,11 @@ from typing import Any, Literal, Self
 from deploy.local import configuration, supervision
 from deploy.local.errors import NotReady, NotRunning, StackError
 from deploy.local.ports import HOST, fixed_ports, free_ports, require_free, variable
-from deploy.local.processes import Process, Ready, Values, load, ordered, waves
+from deploy.local.processes import ROOT, Process, Ready, Values, load, ordered, waves
 from deploy.local.readiness import is_ready
+from deploy.local.startup import Startup
 from deploy.local.supervision import MARK, Seen, Supervisor
 
-_POLL_S = 0.1
-_PROGRESS_EVERY_S = 2.0
 _ONCE_S = 120.0
 _SHUTDOWN_S = 30.0
 _LOG_LINES = 25
@@ -116,7 +115,7 @@ class Stack:
             self._prepare_directory()
             self._supervisor.start(bound=not self._keep)
         started = time.monotonic()
-        self._bring_up(self.services)
+        self._startup().bring_up(self.services)
         self._say(f"ready in {time.monotonic() - started:.0f} s ({self.run_dir})")
         return self
 
@@ -157,7 +156,7 @@ class Stack:
 
     def start(self, name: str) -> None:
         """Starts a declared process, and what it comes after, and waits until it is ready."""
-        self._bring_up(ordered(self._declared, [name]))
+        self._startup().bring_up(ordered(self._declared, [name]))
 
     def stop(self, name: str) -> None:
         """Stops a process with its children; it stays down until `start`."""
@@ -191,7 +190,7 @@ class Stack:
 
     def wait_ready(self, name: str, timeout_s: float | None = None) -> None:
         """Waits until a process is ready, by default as long as its declaration allows."""
-        self._wait({self._known(name): timeout_s})
+        self._startup().wait(self._known(name), timeout_s)
 
     def scrape(self, job: str, addresses: Sequence[str]) -> None:
         """Lets Prometheus scrape these `host:port` besides, as `job`, in place of its earlier ones."""
@@ -203,8 +202,7 @@ class Stack:
 
     def is_ready(self, name: str) -> bool:
         """Whether a process answers its readiness question now."""
-        process = self._declared[self._known(name)]
-        return process.ready is not None and is_ready(self._filled(process.ready, name))
+        return is_ready(self._filled(self._known(name)))
 
     def seen(self) -> dict[str, Seen]:
         """What supervisord knows of each process that stays."""
@@ -304,108 +302,59 @@ class Stack:
 
     def _write_spec(self, name: str, process: Process) -> None:
         values = Values(self.run_dir, self.ports, HOST)
+        own_data = self.run_dir / "data" / name
+        own_data.mkdir(exist_ok=True)
         argv = [values.fill(part, name) for part in process.argv()]
-        # Where another stack listens is that stack's business; everything else is handed on.
-        inherited = {
-            key: value
-            for key, value in os.environ.items()
-            if not (key.startswith("RATCHET_") and key.endswith(("_PORT", "_PORT_BASE")))
-        }
-        programs = str(Path(argv[0]).parent) if process.module else ""
+        # A module's interpreter comes first, so that what it starts by name is its environment's.
+        programs = [str(Path(argv[0]).parent)] if process.module else []
         env = {
-            **inherited,
-            "PATH": ":".join(filter(None, (programs, os.environ.get("PATH", ""), "/usr/sbin"))),
+            **_inherited(),
+            "PATH": ":".join([*programs, os.environ.get("PATH", os.defpath), "/usr/sbin"]),
             "PYTHONUNBUFFERED": "1",
             MARK: str(self.run_dir),
             # Without this, programs that set their own title overwrite the mark.
             "SPT_NOENV": "1",
             **self.environment(),
-            "RATCHET_DATA_DIR": str(self.run_dir / "data" / name),
+            "RATCHET_DATA_DIR": str(own_data),
             **{key: values.fill(value, name) for key, value in process.env.items()},
         }
         spec = supervision.spec(self.run_dir, name)
         spec.touch(mode=0o600)
-        spec.write_text(json.dumps({"argv": argv, "env": env, "cwd": values.fill("${root}", name)}))
+        spec.write_text(json.dumps({"argv": argv, "env": env, "cwd": str(ROOT)}))
 
-    def _bring_up(self, names: Sequence[str]) -> None:
-        ready: set[str] = set()
-        waiting: dict[str, float] = {}
-        pending = list(names)
-        begun = time.monotonic()
-        told = begun
-        while pending or waiting:
-            for name in [n for n in pending if ready.issuperset(self._declared[n].after)]:
-                pending.remove(name)
-                if self._declared[name].once:
-                    self._run_once(name, self._spec_argv(name))
-                    ready.add(name)
-                else:
-                    self._begin(name)
-                    waiting[name] = time.monotonic()
-            for name, since in list(waiting.items()):
-                if self._has_become_ready(name, since):
-                    del waiting[name]
-                    ready.add(name)
-                    took = time.monotonic() - since
-                    if took >= _PROGRESS_EVERY_S:
-                        self._say(f"{name} is ready ({took:.0f} s)")
-            if waiting and time.monotonic() - told >= _PROGRESS_EVERY_S:
-                told = time.monotonic()
-                self._say(f"waiting for {', '.join(waiting)} ({told - begun:.0f} s)")
-            if waiting:
-                time.sleep(_POLL_S)
-
-    def _wait(self, timeouts: Mapping[str, float | None]) -> None:
-        begun = time.monotonic()
-        remaining = dict(timeouts)
-        while remaining:
-            for name, timeout_s in list(remaining.items()):
-                if self._has_become_ready(name, begun, timeout_s):
-                    del remaining[name]
-            if remaining:
-                time.sleep(_POLL_S)
+    def _startup(self) -> Startup:
+        return Startup(
+            self._supervisor,
+            self._declared,
+            filled=self._filled,
+            begin=self._begin,
+            log_end=self.log_end,
+            say=self._say,
+        )
 
     def _begin(self, name: str) -> None:
-        prepare = self._declared[name].prepare
+        process = self._declared[name]
         values = Values(self.run_dir, self.ports, HOST)
+        if process.once:
+            self._run_once(name, [values.fill(part, name) for part in process.argv()])
+            return
+        prepare = process.prepare
         if prepare and not Path(values.fill(prepare.unless, name)).exists():
             self._run_once(name, [values.fill(part, name) for part in prepare.command])
         self._supervisor.start_process(name)
 
-    def _has_become_ready(self, name: str, since: float, timeout_s: float | None = None) -> bool:
+    def _filled(self, name: str) -> Ready:
         ready = self._declared[name].ready
         if ready is None:
             raise StackError(f"{name} runs once and ends; there is nothing to wait for")
-        seen = self.seen()[name]
-        if seen.pid and is_ready(self._filled(ready, name)):
-            return True
-        allowed = ready.timeout_s if timeout_s is None else timeout_s
-        if seen.state == "FATAL":
-            raise self._not_ready(name, f"gave up after many tries ({seen.last_error})")
-        if time.monotonic() - since > allowed:
-            raise self._not_ready(name, f"is {seen.state}, not ready after {allowed:.0f} s")
-        return False
-
-    def _not_ready(self, name: str, why: str) -> NotReady:
-        return NotReady(
-            f"{name} {why}. The end of its log ({self.log(name)}):\n{self.log_end(name)}"
-        )
-
-    def _filled(self, ready: Ready, name: str) -> Ready:
         values = Values(self.run_dir, self.ports, HOST)
+        ports = {probe: getattr(ready, probe) for probe in ("tcp", "redis", "kafka")}
         return ready.model_copy(
             update={
                 "http": values.fill(ready.http, name),
-                **{
-                    probe: self.address(port)
-                    for probe in ("tcp", "redis", "kafka")
-                    if (port := getattr(ready, probe))
-                },
+                **{probe: self.address(port) for probe, port in ports.items() if port},
             }
         )
-
-    def _spec_argv(self, name: str) -> list[str]:
-        return json.loads(supervision.spec(self.run_dir, name).read_text())["argv"]
 
     def _run_once(self, name: str, argv: Sequence[str]) -> None:
         spec = json.loads(supervision.spec(self.run_dir, name).read_text())
@@ -422,11 +371,14 @@ class Stack:
                     check=False,
                 )
             except subprocess.TimeoutExpired:
-                raise self._not_ready(name, f"did not end within {_ONCE_S:.0f} s") from None
+                raise self._failed_once(name, f"did not end within {_ONCE_S:.0f} s") from None
             except FileNotFoundError:
                 raise StackError(f"{argv[0]} is not installed: run make setup") from None
         if done.returncode != 0:
-            raise self._not_ready(name, f"ended with exit status {done.returncode}")
+            raise self._failed_once(name, f"ended with exit status {done.returncode}")
+
+    def _failed_once(self, name: str, why: str) -> NotReady:
+        return NotReady(f"{name} {why}. The end of its log:\n{self.log_end(name)}")
 
     def _stop_s(self, names: Sequence[str]) -> float:
         # Supervisord kills what did not stop in its own time; a little more for that to be seen.
@@ -436,6 +388,15 @@ class Stack:
         if name not in self._declared:
             raise StackError(f"no process is called {name!r}; there are {sorted(self._declared)}")
         return name
+
+
+def _inherited() -> dict[str, str]:
+    """The process's own environment, without where another stack listens."""
+    return {
+        key: value
+        for key, value in os.environ.items()
+        if not (key.startswith("RATCHET_") and key.endswith(("_PORT", "_PORT_BASE")))
+    }
 
 
 if __name__ == "__main__":

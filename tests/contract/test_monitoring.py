@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
+from deploy.k8s.monitoring import generate
+
 ROOT = Path(__file__).parents[2]
 MONITORING = ROOT / "deploy" / "k8s" / "monitoring"
 RULES = yaml.safe_load((MONITORING / "rules" / "ratchet.yml").read_text())
@@ -44,3 +46,17 @@ def test_every_alert_has_a_runbook_section(alert: dict[str, Any]) -> None:
     headings = re.findall(r"^## (.+)$", (ROOT / path).read_text(), re.MULTILINE)
     assert anchor in {heading.lower() for heading in headings}
     assert alert["labels"]["severity"] in {"page", "ticket"}
+
+
+@pytest.mark.parametrize("name", sorted(generate.BOARDS))
+def test_dashboards_are_what_their_code_says(name: str) -> None:
+    path = generate.DASHBOARDS / f"{name}.json"
+    assert path.read_text() == generate.text(name), "python -m deploy.k8s.monitoring.generate"
+
+
+@pytest.mark.parametrize("name", sorted(generate.BOARDS))
+def test_panels_do_not_overlap_and_say_what_they_show(name: str) -> None:
+    panels = generate.dashboard(name)["panels"]
+    places = {(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in panels}
+    assert len(places) == len(panels) == len({panel["title"] for panel in panels})
+    assert all(panel["description"] and panel["targets"] for panel in panels)
