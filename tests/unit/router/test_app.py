@@ -1,0 +1,211 @@
+"""The HTTP interface: what is refused, and that every refusal is one the OpenAI client can read."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from datetime import UTC, datetime
+
+import pytest
+
+from services.router.state import REDIS, ROLLOUTS
+from shared.keys import ApiKeyIssued, Permission, new_key
+from tests.support.waiting import eventually
+from tests.unit.router.conftest import Bench, error_of
+
+
+async def test_an_unknown_model(bench: Bench):
+    await bench.start()
+    bench.route()
+    response = await bench.ask(model="gpt-x")
+    assert response.status_code == 404
+    error = error_of(response)
+    assert (error["code"], error["param"]) == ("model_not_found", "model")
+    assert await bench.attempts() == {("", "", "client_error"): 1}
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"\xff\xfe", b'{"model":"m","messages":"hi"}'])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+async def test_a_malformed_body(bench: Bench, body, path):
+    await bench.start()
+    bench.route()
+    response = await bench.client.post(path, content=body)
+    assert response.status_code == 400
+    assert error_of(response)["type"] == "invalid_request_error"
+    assert await bench.attempts() == {("", "", "client_error"): 1}
+    assert (await bench.ask()).status_code == 200
+
+
+async def test_no_label_takes_what_a_client_made_up(bench: Bench):
+    await bench.start()
+    bench.route(candidate="m-v1.1", weight=5_000)
+    for number in range(50):
+        await bench.ask(model=f"model-{number}")
+        await bench.ask(user=f"user-{number}", metadata={"segment": f"segment-{number}"})
+    text = (await bench.client.get("/metrics")).text
+    assert not any(
+        f"{kind}-{number}" in text for kind in ("model", "user", "segment") for number in range(50)
+    )
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_a_body_over_the_limit(bench: Bench, chunked):
+    await bench.start(max_body_bytes=100_000)
+    bench.route()
+    size = 600_000
+
+    async def parts():
+        for _ in range(6):
+            yield b" " * (size // 6)
+
+    content = parts() if chunked else b" " * size
+    response = await bench.client.post("/v1/chat/completions", content=content)
+    assert response.status_code == 413
+    assert error_of(response)["code"] == "request_too_large"
+    assert await bench.attempts() == {("", "", "client_error"): 1}
+    assert (await bench.ask()).status_code == 200
+
+
+async def test_a_body_that_never_comes(bench: Bench):
+    await bench.start(body_timeout_s=0.2)
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(bench.url.rsplit(":", 1)[1]))
+    writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n{")
+    answer = await asyncio.wait_for(reader.read(), 5)
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    writer.close()
+    await writer.wait_closed()
+
+
+async def test_a_client_that_leaves_before_its_body_is_there(bench: Bench):
+    await bench.start()
+    _, writer = await asyncio.open_connection("127.0.0.1", int(bench.url.rsplit(":", 1)[1]))
+    writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n{")
+    writer.close()
+    await writer.wait_closed()
+
+    async def counted() -> bool:
+        return await bench.attempts() == {("", "", "cancelled"): 1}
+
+    await eventually(counted, "the request was counted as cancelled")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/v1/chat/completions", 405),
+        ("POST", "/v1/models", 405),
+        ("GET", "/nowhere", 404),
+        ("GET", "/v1/models/nothing", 404),
+    ],
+)
+async def test_wrong_ways_in(bench: Bench, method, path, status):
+    await bench.start()
+    response = await bench.client.request(method, path)
+    assert response.status_code == status
+    error_of(response)
+
+
+async def test_the_models_on_offer(bench: Bench):
+    await bench.start()
+    bench.route()
+    listed = (await bench.client.get("/v1/models")).json()
+    assert listed["object"] == "list"
+    assert [row["id"] for row in listed["data"]] == ["m"]
+    assert (await bench.client.get("/v1/models/m")).json()["object"] == "model"
+
+
+async def test_before_anything_is_known_it_says_try_again(bench: Bench):
+    await bench.start(sources=())
+    assert (await bench.ask()).status_code == 503
+
+
+@pytest.mark.parametrize("source", [REDIS, ROLLOUTS])
+async def test_one_source_is_enough_to_serve(bench: Bench, source):
+    await bench.start(sources=(source,))
+    bench.route()
+    assert (await bench.ask()).status_code == 200
+    assert (await bench.ask(model="other")).status_code == 503
+
+
+async def test_a_version_by_name_has_no_arm(bench: Bench):
+    await bench.start()
+    bench.route(candidate="m-v1.1", weight=0)
+    response = await bench.ask(model="m-v1.1")
+    assert response.headers["x-ratchet-version"] == "m-v1.1"
+    assert response.headers["x-ratchet-arm"] == ""
+    await bench.ask(model="m-v1.1", headers={"x-ratchet-purpose": "comparison"})
+    events = bench.events()
+    assert [event.purpose for event in events] == ["explicit", "comparison"]
+    assert {(event.arm, event.rollout, event.model) for event in events} == {("", "", "m")}
+    assert await bench.attempts() == {("m-v1.1", "", "ok"): 2}
+
+
+async def test_a_purpose_needs_a_version(bench: Bench):
+    await bench.start()
+    bench.route()
+    response = await bench.ask(headers={"x-ratchet-purpose": "evaluation"})
+    assert response.status_code == 400
+
+
+def issue(bench: Bench, *scopes: Permission, explicit: bool = False) -> str:
+    key = new_key()
+    issued = ApiKeyIssued(
+        key_id=key[-6:],
+        sha256=hashlib.sha256(key.encode()).hexdigest(),
+        tenant="acme",
+        scopes=scopes,
+        explicit_versions=explicit,
+        issued_at=datetime.now(UTC),
+    )
+    bench.keys.apply(issued.key_id, issued.to_json())
+    return key
+
+
+async def test_keys_are_asked_for_and_name_the_tenant(bench: Bench):
+    await bench.start(keys_required=True)
+    bench.route()
+    assert (await bench.ask()).status_code == 401
+    assert (await bench.ask(headers={"authorization": "Bearer nonsense"})).status_code == 401
+    wrong = issue(bench, Permission.feedback)
+    assert (await bench.ask(headers={"authorization": f"Bearer {wrong}"})).status_code == 403
+    assert (await bench.client.get("/v1/models")).status_code == 401
+    right = {"authorization": f"Bearer {issue(bench, Permission.infer)}"}
+    assert (await bench.ask(headers=right)).status_code == 200
+    assert bench.events()[0].tenant == "acme"
+    assert (await bench.ask(headers=right, model="m-v1.0")).status_code == 403
+    naming = {"authorization": f"Bearer {issue(bench, Permission.infer, explicit=True)}"}
+    assert (await bench.ask(headers=naming, model="m-v1.0")).status_code == 200
+
+
+async def test_a_key_is_not_refused_before_the_keys_are_read(bench: Bench):
+    await bench.start(keys_required=True, sources=(REDIS,))
+    bench.route()
+    response = await bench.ask(headers={"authorization": "Bearer rk_x"})
+    assert response.status_code == 503
+
+
+async def test_weight_0_is_zero_requests_and_users_stay_while_it_rises(bench: Bench):
+    await bench.start()
+    users = [f"u{number}" for number in range(60)]
+    before: set[str] = set()
+    for weight in (0, 500, 2_000, 5_000, 10_000):
+        bench.route(candidate="m-v1.1", weight=weight)
+        answers = [await bench.ask(user=user) for user in users]
+        now = {
+            user
+            for user, answer in zip(users, answers, strict=True)
+            if answer.headers["x-ratchet-arm"] == "candidate"
+        }
+        assert before <= now
+        if weight in (0, 10_000):
+            assert len(now) == len(users) * weight // 10_000
+        before = now
+
+
+async def test_one_trace_asked_twice_leaves_two_trace_ids(bench: Bench):
+    await bench.start()
+    bench.route()
+    given = {"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}
+    first, second = [(await bench.ask(headers=given)).headers["x-ratchet-trace-id"] for _ in "ab"]
+    assert first == "4bf92f3577b34da6a3ce929d0e0e4736"
+    assert second != first

@@ -1,0 +1,249 @@
+"""Attempts, the retry on stable (invariant 2), streams, and what each request leaves behind."""
+
+from __future__ import annotations
+
+import asyncio
+
+import httpx
+import orjson
+import pytest
+
+from benchmarks.stub_engine import TEXT, serve_stub
+from services.router.proxy import Deadlines
+from shared.contracts.events import Outcome
+from tests.support.waiting import eventually
+from tests.unit.router.conftest import Bench, error_of
+
+QUICK = Deadlines(answer_s=1.0, candidate_s=0.3, stream_s=2.0)
+BOTH = pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+
+
+def stream_text(response: httpx.Response) -> str:
+    events = [line[6:] for line in response.text.split("\n\n") if line]
+    assert events[-1] == "[DONE]"
+    chunks = [orjson.loads(event) for event in events[:-1]]
+    return "".join(
+        choice["delta"].get("content", "") for chunk in chunks for choice in chunk["choices"]
+    )
+
+
+def text_of(response: httpx.Response, *, stream: bool) -> str:
+    if stream:
+        return stream_text(response)
+    return response.json()["choices"][0]["message"]["content"]
+
+
+@BOTH
+async def test_a_request_is_answered_recorded_and_counted(bench: Bench, stream):
+    await bench.start()
+    bench.route()
+    response = await bench.ask(stream=stream, user="u1", metadata={"segment": "gold"})
+    assert response.status_code == 200
+    assert text_of(response, stream=stream) == TEXT
+    (event,) = bench.events()
+    assert event.trace_id == response.headers["x-ratchet-trace-id"]
+    assert event.version == response.headers["x-ratchet-version"] == "m-v1.0"
+    assert response.headers["x-ratchet-arm"] == ""
+    assert float(response.headers["x-ratchet-overhead-ms"]) >= 0
+    assert (event.completion, event.finish_reason, event.outcome) == (TEXT, "stop", Outcome.ok)
+    assert (event.stream, event.user_id, event.completion_tokens > 0) == (stream, "u1", True)
+    assert (event.ttft_ms is not None) is stream
+    assert await bench.attempts() == {("m-v1.0", "", "ok"): 1}
+    sent = orjson.loads(bench.seen.bodies[0])
+    assert sent["model"] == "m-v1.0"
+    assert "user" not in sent
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("candidate", "outcome"),
+    [
+        ("m-fail", "server_error"),
+        ("m-missing", "server_error"),
+        ("m-drop", "crash"),
+        ("m-hang", "timeout"),
+    ],
+)
+async def test_stable_answers_when_the_candidate_cannot(bench: Bench, candidate, outcome, stream):
+    await bench.start(deadlines=QUICK)
+    bench.route(candidate=candidate)
+    response = await bench.ask(stream=stream)
+    assert response.status_code == 200
+    assert text_of(response, stream=stream) == TEXT
+    assert response.headers["x-ratchet-version"] == "m-v1.0"
+    assert response.headers["x-ratchet-arm"] == "fallback"
+    (event,) = bench.events()
+    assert [(a.version, a.arm, a.outcome) for a in event.attempts] == [
+        (candidate, "candidate", outcome),
+        ("m-v1.0", "fallback", "ok"),
+    ]
+    assert (event.arm, event.rollout, event.outcome) == ("fallback", "r1", "ok")
+    assert await bench.attempts() == {
+        (candidate, "candidate", outcome): 1,
+        ("m-v1.0", "fallback", "ok"): 1,
+    }
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("stable", "status", "outcome"),
+    [
+        ("m-fail", 502, "server_error"),
+        ("m-missing", 502, "server_error"),
+        ("m-drop", 503, "crash"),
+        ("m-hang", 504, "timeout"),
+    ],
+)
+async def test_what_the_client_is_told_when_stable_fails(
+    bench: Bench, stable, status, outcome, stream
+):
+    await bench.start(deadlines=QUICK)
+    bench.route(stable=stable)
+    response = await bench.ask(stream=stream)
+    assert response.status_code == status
+    assert error_of(response)["type"] == "server_error"
+    assert "x-ratchet-trace-id" in response.headers
+    (event,) = bench.events()
+    assert (event.outcome, event.completion) == (outcome, "")
+    assert await bench.attempts() == {(stable, "", outcome): 1}
+
+
+@BOTH
+async def test_both_arms_failing_is_told_once_and_counted_twice(bench: Bench, stream):
+    await bench.start(deadlines=QUICK)
+    bench.route(stable="m-fail", candidate="m-drop")
+    response = await bench.ask(stream=stream)
+    assert response.status_code == 502
+    assert len(bench.events()) == 1
+    assert await bench.attempts() == {
+        ("m-drop", "candidate", "crash"): 1,
+        ("m-fail", "fallback", "server_error"): 1,
+    }
+
+
+@BOTH
+async def test_a_dead_engine(bench: Bench, stream):
+    await bench.start(engines=("http://127.0.0.1:9",))
+    bench.route()
+    response = await bench.ask(stream=stream)
+    assert response.status_code == 503
+    assert error_of(response)["code"] == "engine_unavailable"
+    assert response.headers["retry-after"] == "1"
+    assert await bench.attempts() == {("m-v1.0", "", "crash"): 1}
+
+
+@BOTH
+async def test_the_engines_own_refusal_passes_through_without_a_retry(bench: Bench, stream):
+    await bench.start()
+    bench.route(candidate="m-refuse")
+    response = await bench.ask(stream=stream)
+    assert response.status_code == 400
+    assert error_of(response)["message"] == "too many tokens"
+    (event,) = bench.events()
+    assert len(event.attempts) == 1
+    assert await bench.attempts() == {("m-refuse", "candidate", "client_error"): 1}
+
+
+async def test_a_stream_that_breaks_after_its_first_token_ends_with_an_error(bench: Bench):
+    await bench.start(delay_s=0.01)
+    bench.route(candidate="m-torn")
+    response = await bench.ask(stream=True)
+    assert response.status_code == 200
+    last = [line for line in response.text.split("\n\n") if line][-1]
+    assert orjson.loads(last[6:])["error"]["code"] == "engine_unavailable"
+    (event,) = bench.events()
+    assert [(a.arm, a.outcome) for a in event.attempts] == [("candidate", "crash")]
+    assert event.completion
+    assert TEXT.startswith(event.completion)
+    assert await bench.attempts() == {("m-torn", "candidate", "crash"): 1}
+
+
+@pytest.mark.parametrize("asked", [True, False])
+async def test_usage_is_shown_only_to_who_asked(bench: Bench, asked):
+    await bench.start()
+    bench.route()
+    options = {"stream_options": {"include_usage": True}} if asked else {}
+    response = await bench.ask(stream=True, **options)
+    assert ('"usage"' in response.text) is asked
+    assert bench.events()[0].completion_tokens > 0
+
+
+@BOTH
+async def test_a_client_that_leaves_takes_its_request_with_it(bench: Bench, stream):
+    await bench.start(delay_s=0.0 if not stream else 0.2)
+    bench.route(stable="m-v1.0" if stream else "m-hang")
+    body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": stream}
+    if stream:
+        async with bench.client.stream("POST", "/v1/chat/completions", json=body) as response:
+            async for _ in response.aiter_bytes():
+                break
+    else:
+        with pytest.raises(httpx.ReadTimeout):
+            await bench.client.post("/v1/chat/completions", json=body, timeout=0.3)
+    await eventually(lambda: bench.seen.aborted == 1, "the engine lost its client too")
+    await eventually(bench.events, "the cancelled request left its event")
+    (event,) = bench.events()
+    assert event.outcome == "cancelled"
+    assert list((await bench.attempts()).items()) == [
+        (("m-v1.0" if stream else "m-hang", "", "cancelled"), 1)
+    ]
+
+
+async def test_an_answer_that_came_in_time_is_no_cancel(bench: Bench):
+    """The watch for a leaving client must not fire on the end of its own request."""
+    await bench.start(delay_s=0.12)
+    bench.route()
+    responses = await asyncio.gather(*(bench.ask() for _ in range(20)))
+    assert {response.status_code for response in responses} == {200}
+    assert await bench.attempts() == {("m-v1.0", "", "ok"): 20}
+
+
+async def test_an_engine_that_is_down_is_passed_over(bench: Bench):
+    server, seen = await serve_stub("127.0.0.1", 0)
+    bench.stack.callback(server.close)
+    alive = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    await bench.start(engines=("http://127.0.0.1:9", alive))
+    bench.route()
+    for _ in range(5):
+        assert (await bench.ask()).status_code == 200
+    assert seen.requests == 5
+    assert await bench.attempts() == {("m-v1.0", "", "ok"): 5}
+
+
+async def test_the_least_busy_engine_is_asked(bench: Bench):
+    stubs = [await serve_stub("127.0.0.1", 0, delay_s=0.2) for _ in range(2)]
+    for server, _ in stubs:
+        bench.stack.callback(server.close)
+    urls = (f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}" for server, _ in stubs)
+    await bench.start(engines=tuple(urls))
+    bench.route()
+    await asyncio.gather(*(bench.ask() for _ in range(10)))
+    assert [seen.requests for _, seen in stubs] == [5, 5]
+
+
+@BOTH
+async def test_connections_to_the_engine_are_used_again(bench: Bench, stream):
+    connections = 0
+    stub, _ = await serve_stub("127.0.0.1", 0)
+    bench.stack.callback(stub.close)
+    stub_port = stub.sockets[0].getsockname()[1]
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        up_reader, up_writer = await asyncio.open_connection("127.0.0.1", stub_port)
+
+        async def pump(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+            while data := await source.read(65_536):
+                target.write(data)
+            target.close()
+
+        await asyncio.gather(pump(reader, up_writer), pump(up_reader, writer))
+
+    server = await asyncio.start_server(relay, "127.0.0.1", 0)
+    bench.stack.callback(server.close)
+    await bench.start(engines=(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}",))
+    bench.route()
+    for _ in range(5):
+        assert (await bench.ask(stream=stream)).status_code == 200
+    assert connections == 1
