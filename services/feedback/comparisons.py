@@ -18,6 +18,7 @@ from services.feedback.errors import (
     Malformed,
     NotAllowed,
     NotFound,
+    RouterFailed,
     field_errors,
     invalid,
 )
@@ -194,13 +195,16 @@ class Comparisons:
                 return await self._router.answer(
                     question, version, seed, authorization=authorization
                 )
-            except VersionUnavailable as error:
+            except (VersionUnavailable, RouterFailed) as error:
+                # An engine may not hold the older version any more, which nobody asked for by name.
                 if match.stand_in and match.stand_in != version:
                     return await self._router.answer(
                         _sampled(question), match.stand_in, seed, authorization=authorization
                     )
+                if isinstance(error, RouterFailed):
+                    raise
                 raise NotFound(
-                    f"version {version} is not served: {error}; ratchet versions lists them"
+                    f"version {version} is not served: {error}; ratchet versions list shows them"
                 ) from error
 
         try:

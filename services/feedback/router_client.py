@@ -16,6 +16,8 @@ CHAT_PATH = "/v1/chat/completions"
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
 MAX_REASON = 300
 """Characters of the router's own message that are passed on."""
+PASSING = (408, 425, 429, 503, 504)
+"""Statuses that a later try may not meet again."""
 SERVER_ERROR = 500
 
 
@@ -128,8 +130,8 @@ def _answer(response: aiohttp.ClientResponse, body: bytes, version: str) -> Answ
             f"the router refused the key ({response.status}): {message}; "
             "a key for comparisons needs the scopes vote and infer"
         )
-    if response.status == 503:
-        raise RouterAway(f"the router is not ready: {message}; try again", retry_after_s=2)
+    if response.status in PASSING:
+        raise RouterAway(f"the router cannot answer now: {message}; try again", retry_after_s=2)
     if response.status < SERVER_ERROR:
         raise invalid([FieldError(param or "messages", message, "correct it; the router said so")])
     raise RouterFailed(f"the router answered {response.status}: {message}; try again")

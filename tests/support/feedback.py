@@ -1,0 +1,212 @@
+"""The feedback service in this process, on whichever event log a test hands it, with a router of straw."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+import httpx
+import orjson
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+
+from services.feedback.api import FeedbackApi, Limits, WithOps, create_app
+from services.feedback.breaker import Breaker
+from services.feedback.comparisons import Comparisons
+from services.feedback.ingestion import Ingestion
+from services.feedback.metrics import Metrics
+from services.feedback.open_comparisons import Ballot, Comparison, OpenComparisons
+from services.feedback.router_client import RouterClient
+from shared.clock import Clock
+from shared.contracts.events import FeedbackSubmitted, FeedbackWithdrawn, VoteCast
+from shared.kafka.envelope import decode, models_by_type
+from shared.kafka.log import EventLog, Record, read_to_end
+from shared.kafka.topics import FEEDBACK
+from shared.keys import KeyRing
+from shared.observability.health import Health, OpsApp
+from shared.redaction.redactor import Redactor
+from shared.registry.rollouts import RoutingTable
+from shared.registry.versions import Registry
+from shared.testing.clock import ManualClock
+
+FEEDBACK_MODELS = models_by_type(FeedbackSubmitted, FeedbackWithdrawn, VoteCast)
+
+
+class MemoryComparisons:
+    """OpenComparisons in a dict."""
+
+    def __init__(self) -> None:
+        self.open: dict[tuple[str, str], Comparison] = {}
+        self.ballots: dict[tuple[str, str], Ballot] = {}
+
+    async def put(self, comparison: Comparison) -> None:
+        self.open[comparison.tenant, comparison.comparison_id] = comparison
+
+    async def get(self, tenant: str, comparison_id: str) -> Comparison | None:
+        return self.open.get((tenant, comparison_id))
+
+    async def claim(self, comparison: Comparison, ballot: Ballot) -> Ballot:
+        return self.ballots.setdefault((comparison.tenant, comparison.comparison_id), ballot)
+
+    async def acknowledge(self, comparison: Comparison, ballot: Ballot) -> None:
+        place = (comparison.tenant, comparison.comparison_id)
+        self.ballots[place] = ballot.model_copy(update={"acknowledged": True})
+
+
+@dataclass
+class StrawRouter:
+    """Answers every version with a text that names it; remembers what it was asked."""
+
+    url: str = ""
+    asked: list[dict[str, Any]] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
+    missing: set[str] = field(default_factory=set)
+    missing_status: int = 404
+    status: int = 200
+    text: str = "the answer of {version}"
+
+    async def chat(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        self.asked.append(body)
+        self.headers.append({name.lower(): value for name, value in request.headers.items()})
+        version = body["model"]
+        if version in self.missing:
+            return self._error(self.missing_status, f"no model {version}", "model")
+        if self.status != 200:
+            return self._error(self.status, "the straw burns", None)
+        text = self.text.format(version=version)
+        return web.json_response(
+            {"model": version, "choices": [{"message": {"role": "assistant", "content": text}}]},
+            headers={
+                "x-ratchet-trace-id": f"trace-{len(self.asked)}",
+                "x-ratchet-version": version,
+            },
+        )
+
+    @staticmethod
+    def _error(status: int, message: str, param: str | None) -> web.Response:
+        error = {"message": message, "type": "error", "param": param, "code": None}
+        return web.json_response({"error": error}, status=status)
+
+
+@asynccontextmanager
+async def straw_router() -> AsyncIterator[StrawRouter]:
+    """A router that listens on a port of its own."""
+    router = StrawRouter()
+    app = web.Application()
+    app.router.add_post("/v1/chat/completions", router.chat)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    router.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    try:
+        yield router
+    finally:
+        await runner.cleanup()
+
+
+@dataclass
+class Service:
+    """One feedback service and what a test wants to turn or look at."""
+
+    client: httpx.AsyncClient
+    log: EventLog
+    routing: RoutingTable
+    registry: Registry
+    keys: KeyRing
+    breaker: Breaker
+    ingestion: Ingestion
+    metrics: Metrics
+    collected: CollectorRegistry
+    clock: Clock
+
+    async def stored(self, trace_id: str) -> list[Any]:
+        """The events on the feedback topic of one trace or comparison, in order."""
+        records = await read_to_end(self.log, FEEDBACK, timeout_s=15)
+        return [event_of(record) for record in records if record.key == trace_id]
+
+    async def records(self, trace_id: str) -> list[Record]:
+        """The records of one trace, in order."""
+        records = await read_to_end(self.log, FEEDBACK, timeout_s=15)
+        return [record for record in records if record.key == trace_id]
+
+    def value(self, metric: str, **labels: str) -> float:
+        """The present value of a metric."""
+        found = self.collected.get_sample_value(metric, labels)
+        assert found is not None, (metric, labels)
+        return found
+
+    async def post(self, path: str, body: Any, **more: Any) -> httpx.Response:
+        """POST a body as JSON."""
+        return await self.client.post(path, content=orjson.dumps(body), **more)
+
+
+def event_of(record: Record) -> Any:
+    """The event that a record holds."""
+    return decode(record.headers, record.value, FEEDBACK_MODELS)
+
+
+@asynccontextmanager
+async def feedback_service(
+    log: EventLog,
+    *,
+    router_url: str = "http://127.0.0.1:9",
+    store: OpenComparisons | None = None,
+    keys_required: bool = False,
+    anonymous_votes: bool = True,
+    max_waiting: int = 1_000_000,
+    timeout_s: float = 4.0,
+    clock: Clock | None = None,
+) -> AsyncIterator[Service]:
+    """The service, called without a network between."""
+    clock = clock or ManualClock()
+    collected = CollectorRegistry()
+    metrics = Metrics(collected)
+    breaker = Breaker(max_waiting=max_waiting)
+    ingestion = Ingestion(log, breaker, metrics, clock, timeout_s=timeout_s)
+    keys = KeyRing(required=keys_required)
+    routing, registry = RoutingTable(), Registry()
+    redact = Redactor().text
+    async with aiohttp.ClientSession() as session:
+        comparisons = Comparisons(
+            router=RouterClient(session, router_url, timeout_s=5),
+            store=store or MemoryComparisons(),
+            ingestion=ingestion,
+            routing=routing,
+            registry=registry,
+            metrics=metrics,
+            clock=clock,
+            redact=redact,
+            anonymous_votes=anonymous_votes,
+            max_asking=8,
+            rng=random.Random(7),
+        )
+        api = FeedbackApi(
+            ingestion=ingestion,
+            comparisons=comparisons,
+            keys=keys,
+            metrics=metrics,
+            clock=clock,
+            redact=redact,
+            limits=Limits(body_bytes=100_000, batch_bytes=1_000_000, body_timeout_s=2),
+        )
+        app: Any = WithOps(create_app(api, metrics), OpsApp(Health(), collected))
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://feedback") as client:
+            yield Service(
+                client=client,
+                log=log,
+                routing=routing,
+                registry=registry,
+                keys=keys,
+                breaker=breaker,
+                ingestion=ingestion,
+                metrics=metrics,
+                collected=collected,
+                clock=clock,
+            )

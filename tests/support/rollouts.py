@@ -1,0 +1,77 @@
+"""Routing states and registry records for tests that only need them to be there."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from shared.contracts.events import WEIGHT_SCALE
+from shared.registry.rollouts import Phase, RoutingState, RoutingTable
+from shared.registry.versions import (
+    DatasetRef,
+    Fingerprint,
+    GateResult,
+    Lifecycle,
+    Registry,
+    VersionRecord,
+    VersionState,
+    record_key,
+    state_key,
+)
+from shared.testing.clock import START
+
+
+def set_routing(
+    table: RoutingTable,
+    *,
+    stable: str,
+    candidate: str = "",
+    model: str = "assistant",
+    weight: int = WEIGHT_SCALE // 2,
+) -> None:
+    """Make `stable` (and a candidate) what the model is answered by."""
+    kept = table.put(
+        RoutingState(
+            model=model,
+            stable=stable,
+            candidate=candidate,
+            rollout="r1" if candidate else "",
+            phase=Phase.progressing if candidate else Phase.healthy,
+            weight=weight if candidate else 0,
+            token=0,
+            seq=0,
+            at=START,
+        )
+    )
+    assert kept
+
+
+def add_version(
+    registry: Registry,
+    version: str,
+    state: Lifecycle,
+    *,
+    model: str = "assistant",
+    parent: str = "",
+    at: datetime = START,
+) -> None:
+    """Register a version and put it into a state; `at` is when it came there."""
+    record = VersionRecord(
+        version=version,
+        model=model,
+        method="dpo",
+        base="base",
+        parent=parent,
+        adapter_uri="file://nowhere",
+        adapter_sha256="0" * 64,
+        fingerprint=Fingerprint(dtype="float32", texts=()),
+        dataset=DatasetRef(dataset_id="d", uri="file://nowhere", sha256="0" * 64, rows=0),
+        hyperparameters={},
+        seed=0,
+        code_revision="test",
+        gate=GateResult(passed=True),
+        job_id="job",
+        created_at=START - timedelta(days=1),
+    )
+    registry.apply(record_key(version), record.to_json())
+    stands = VersionState(version=version, model=model, state=state, token=0, at=at)
+    registry.apply(state_key(version), stands.to_json())

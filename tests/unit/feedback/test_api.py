@@ -1,0 +1,386 @@
+"""The API on a log in memory: the common suite, and what needs no brokers to be true."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+
+import orjson
+import pytest
+
+from services.feedback.api import MAX_BATCH
+from shared.kafka.log import LogUnavailable
+from shared.keys import ApiKeyIssued, Permission, hash_key
+from shared.registry.versions import Lifecycle
+from shared.testing.clock import START, ManualClock
+from shared.testing.log import MemoryLog
+from tests.support.feedback import Service, StrawRouter, feedback_service, straw_router
+from tests.support.feedback_suite import FeedbackSuite
+from tests.support.rollouts import add_version, set_routing
+
+
+@pytest.fixture
+async def router() -> AsyncIterator[StrawRouter]:
+    async with straw_router() as straw:
+        yield straw
+
+
+@pytest.fixture
+async def service(router: StrawRouter) -> AsyncIterator[Service]:
+    async with feedback_service(MemoryLog(), router_url=router.url) as started:
+        yield started
+
+
+class TestOnMemoryLog(FeedbackSuite):
+    """The common suite."""
+
+
+QUESTION = {"model": "assistant", "messages": [{"role": "user", "content": "hello"}]}
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"type": "thumbs_up"}, "trace_id"),
+        ({"trace_id": "t", "type": "applause"}, "type"),
+        ({"trace_id": "t", "type": "thumbs_up", "value": True}, "value"),
+        ({"trace_id": "t", "type": "rating"}, "value"),
+        ({"trace_id": "t", "type": "rating", "value": 4.5}, "value"),
+        ({"trace_id": "t", "type": "rating", "value": True}, "value"),
+        ({"trace_id": "t", "type": "rating", "value": "5"}, "value"),
+        ({"trace_id": "t", "type": "text_correction", "value": "better"}, "value"),
+        ({"trace_id": "t", "type": "text_correction", "value": {"corrected": ""}}, "value.corrected"),
+        ({"trace_id": "t", "type": "preference", "value": {"chosen": "a"}}, "value.rejected"),
+        ({"trace_id": "t", "type": "preference", "value": {"chosen": "a", "rejected": "b", "x": 1}}, "value.x"),
+        ({"trace_id": "t", "type": "comment", "value": "  "}, "value"),
+        ({"trace_id": "t", "type": "demonstration", "value": 3}, "value"),
+        ({"trace_id": "t", "type": "thumbs_up", "revision": -1}, "revision"),
+        ({"trace_id": "t", "type": "thumbs_up", "revision": "1"}, "revision"),
+        ({"trace_id": "t\n", "type": "thumbs_up"}, "trace_id"),
+        ({"trace_id": "t" * 201, "type": "thumbs_up"}, "trace_id"),
+        ({"trace_id": "t", "type": "thumbs_up", "stars": 5}, "stars"),
+        ({"trace_id": "t", "type": "thumbs_up", "prompt": "x" * 100_001}, "prompt"),
+        ({"trace_id": "t", "type": "thumbs_up", "metadata": {"n": 1}}, "metadata.n"),
+        ({"trace_id": "t", "type": "thumbs_up", "metadata": {"tenant": "other"}}, "metadata.tenant"),
+        ({"trace_id": "t", "type": "thumbs_up", "metadata": {"locale": "x" * 201}}, "metadata.locale"),
+    ],
+)  # fmt: skip
+async def test_a_bad_field_is_named_with_rule_and_remedy(
+    service: Service, body: object, field: str
+) -> None:
+    answer = await service.post("/v1/feedback/batch", {"items": [body]})
+    (result,) = answer.json()["results"]
+    assert result["status"] == 422
+    (error,) = result["error"]["errors"]
+    assert error["field"] == field
+    assert error["rule"]
+    assert error["remedy"]
+    assert service.value("ratchet_ingestion_rejected_total", reason="invalid", way="batch") == 1
+
+
+@pytest.mark.parametrize(("sent", "kept"), [(0, 1), (-7, 1), (9, 5), (3, 3), (10**30, 5), (2.0, 2)])
+async def test_rating_is_clamped_only_on_request(service: Service, sent: float, kept: int) -> None:
+    body = (
+        orjson.dumps({"trace_id": "t", "type": "rating", "value": sent})
+        if abs(sent) < 2**60
+        else (b'{"trace_id":"t","type":"rating","value":%d}' % sent)
+    )
+    answer = await service.client.post("/v1/feedback?clamp=true", content=body)
+    assert answer.status_code == 202, answer.text
+    assert [event.value for event in await service.stored("t")] == [kept]
+    answer = await service.client.post("/v1/feedback", content=body)
+    assert (answer.status_code == 202) == (1 <= sent <= 5)
+    if answer.status_code != 202:
+        assert "?clamp=true" in answer.json()["detail"]
+
+
+async def test_null_is_absent(service: Service) -> None:
+    body = {"trace_id": "t", "type": "thumbs_up", "value": None, "user_id": None, "metadata": None}
+    assert (await service.post("/v1/feedback", body)).status_code == 202
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"x"', b"\xff\xfe", b'{"trace_id": NaN}'])
+async def test_what_is_no_json_object_is_a_400(service: Service, body: bytes) -> None:
+    answer = await service.client.post("/v1/feedback", content=body)
+    assert answer.status_code == 400
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["code"] == "malformed"
+
+
+async def test_deeply_nested_json_is_a_400(service: Service) -> None:
+    answer = await service.client.post("/v1/feedback", content=b"[" * 90_000)
+    assert answer.status_code == 400
+
+
+async def test_too_large_bodies_are_a_413_whether_announced_or_not(service: Service) -> None:
+    async def drip() -> AsyncIterator[bytes]:
+        for _ in range(200):
+            yield b" " * 1_000
+
+    for content in (b" " * 200_000, drip()):
+        answer = await service.client.post("/v1/feedback", content=content)
+        assert answer.status_code == 413
+        assert answer.json()["code"] == "too_large"
+
+
+async def test_a_batch_has_1_to_1000_items(service: Service) -> None:
+    item = {"trace_id": "t", "type": "thumbs_up"}
+    for count in (0, MAX_BATCH + 1):
+        answer = await service.post("/v1/feedback/batch", {"items": [item] * count})
+        assert answer.status_code == 422
+        assert answer.json()["errors"][0]["field"] == "items"
+    assert (await service.post("/v1/feedback/batch", {"things": []})).status_code == 400
+
+
+async def test_a_batchs_idempotency_key_names_each_item(service: Service) -> None:
+    items = [{"trace_id": "t", "type": "thumbs_up"}] * 2
+    answer = await service.post(
+        "/v1/feedback/batch", {"items": items}, headers={"idempotency-key": "k"}
+    )
+    assert [result["feedback_id"] for result in answer.json()["results"]] == ["k:0", "k:1"]
+
+
+@pytest.mark.parametrize("path", ["/v1/feedback?clamp=maybe", "/v1/feedback/batch?clamp=2"])
+async def test_a_flag_is_true_or_false(service: Service, path: str) -> None:
+    body = {"trace_id": "t", "type": "thumbs_up"}
+    answer = await service.post(path, {"items": [body]} if "batch" in path else body)
+    assert answer.status_code == 422
+
+
+async def test_unknown_paths_and_methods_answer_in_the_same_shape(service: Service) -> None:
+    for answer in (await service.client.get("/v2"), await service.client.get("/v1/feedback")):
+        assert answer.status_code in (404, 405)
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert {"title", "status", "code", "detail"} <= set(answer.json())
+
+
+async def test_the_api_describes_itself(service: Service) -> None:
+    described = (await service.client.get("/openapi.json")).json()
+    schema = described["paths"]["/v1/feedback"]["post"]["requestBody"]["content"]
+    assert "trace_id" in schema["application/json"]["schema"]["properties"]
+
+
+class TestWithTheLogAway:
+    async def test_503_says_when_to_come_back_and_recovers(self, router: StrawRouter) -> None:
+        log, clock = MemoryLog(), ManualClock()
+        async with feedback_service(log, clock=clock) as service:
+            log.available = False
+            body = {"trace_id": "t", "type": "thumbs_up"}
+            first = await service.post("/v1/feedback", body)
+            second = await service.post("/v1/feedback", body)
+            for answer in (first, second):
+                assert answer.status_code == 503
+                assert int(answer.headers["retry-after"]) >= 1
+                assert answer.json()["code"] == "log_unavailable"
+            assert service.ingestion.refuses()
+            log.available = True
+            clock.advance(5)
+            assert (await service.post("/v1/feedback", body)).status_code == 202
+            assert not service.ingestion.refuses()
+            assert len(await service.stored("t")) == 1
+
+    async def test_only_so_many_may_wait(self) -> None:
+        class SlowLog(MemoryLog):
+            async def append_many(self, *arguments: object, **more: object) -> list[object]:  # type: ignore[override]
+                await release.wait()
+                raise LogUnavailable("never came")
+
+        release = asyncio.Event()
+        async with feedback_service(SlowLog(), max_waiting=3) as service:
+            body = {"trace_id": "t", "type": "thumbs_up"}
+            sending = [asyncio.create_task(service.post("/v1/feedback", body)) for _ in range(5)]
+            done, waiting = await asyncio.wait(sending, return_when=asyncio.FIRST_COMPLETED)
+            while len(done) < 2:
+                more, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                done |= more
+            assert {task.result().json()["code"] for task in done} == {"busy"}
+            assert len(waiting) == service.ingestion.waiting == 3
+            release.set()
+            answers = await asyncio.gather(*waiting)
+            assert {answer.json()["code"] for answer in answers} == {"log_unavailable"}
+            assert service.ingestion.waiting == 0
+
+
+class TestKeys:
+    async def test_scope_and_tenant_come_from_the_key(self) -> None:
+        async with feedback_service(MemoryLog(), keys_required=True) as service:
+            for name, scopes in (("f", (Permission.feedback,)), ("v", (Permission.vote,))):
+                issued = ApiKeyIssued(
+                    key_id=name,
+                    sha256=hash_key(name),
+                    tenant="acme",
+                    scopes=scopes,
+                    issued_at=START,
+                )
+                service.keys.apply(name, issued.to_json())
+            body = {"trace_id": "t", "type": "thumbs_up"}
+            assert (await service.post("/v1/feedback", body)).status_code == 401
+            bearer = {"authorization": "Bearer nobody"}
+            answer = await service.post("/v1/feedback", body, headers=bearer)
+            assert answer.status_code == 401
+            assert answer.headers["www-authenticate"] == "Bearer"
+            bearer = {"authorization": "Bearer v"}
+            answer = await service.post("/v1/feedback", body, headers=bearer)
+            assert answer.status_code == 403
+            assert "feedback" in answer.json()["detail"]
+            bearer = {"authorization": "Bearer f"}
+            assert (await service.post("/v1/feedback", body, headers=bearer)).status_code == 202
+            assert [event.tenant for event in await service.stored("t")] == ["acme"]
+
+
+class TestComparisons:
+    async def test_both_sides_are_asked_as_comparisons_with_seeds_of_their_own(
+        self, service: Service, router: StrawRouter
+    ) -> None:
+        set_routing(service.routing, stable="a-1")
+        body = {**QUESTION, "max_tokens": 7, "metadata": {"locale": "en"}, "user_id": "u"}
+        answer = await service.post(
+            "/v1/comparisons", body, headers={"authorization": "Bearer theirs"}
+        )
+        assert answer.status_code == 201
+        assert [asked["model"] for asked in router.asked] == ["a-1", "a-1"]
+        assert len({asked["seed"] for asked in router.asked}) == 2
+        assert all(asked["temperature"] == 1.0 for asked in router.asked)
+        assert all(asked["max_tokens"] == 7 for asked in router.asked)
+        assert all(asked["metadata"] == {"locale": "en"} for asked in router.asked)
+        assert all(asked["user"] == "u" for asked in router.asked)
+        for headers in router.headers:
+            assert headers["x-ratchet-purpose"] == "comparison"
+            assert headers["authorization"] == "Bearer theirs"
+
+    async def test_nothing_names_the_versions_before_the_vote(
+        self, service: Service, router: StrawRouter
+    ) -> None:
+        router.text = "hi"
+        set_routing(service.routing, stable="a-1", candidate="a-2")
+        answer = await service.post("/v1/comparisons", QUESTION)
+        everything = answer.text + str(answer.headers)
+        assert not re.search(r"a-\d|trace-", everything)
+
+    async def test_sides_are_random(self, service: Service, router: StrawRouter) -> None:
+        set_routing(service.routing, stable="a-1", candidate="a-2")
+        lefts = [
+            (await service.post("/v1/comparisons", QUESTION)).json()["left"]["text"]
+            for _ in range(40)
+        ]
+        assert 8 <= lefts.count("the answer of a-1") <= 32
+
+    @pytest.mark.parametrize("status", [404, 502])
+    async def test_a_retired_version_that_is_not_loaded_is_stood_in_for(
+        self, service: Service, router: StrawRouter, status: int
+    ) -> None:
+        router.missing_status = status
+        add_version(service.registry, "a-1", Lifecycle.retired)
+        set_routing(service.routing, stable="a-2")
+        router.missing = {"a-1"}
+        answer = await service.post("/v1/comparisons", QUESTION)
+        assert answer.status_code == 201
+        texts = {answer.json()[side]["text"] for side in ("left", "right")}
+        assert texts == {"the answer of a-2"}
+
+    async def test_a_named_version_that_is_not_loaded_is_a_404(
+        self, service: Service, router: StrawRouter
+    ) -> None:
+        router.missing = {"a-1"}
+        answer = await service.post("/v1/comparisons", {**QUESTION, "versions": ["a-1", "a-2"]})
+        assert answer.status_code == 404
+        assert "a-1" in answer.json()["detail"]
+
+    async def test_unknown_model(self, service: Service) -> None:
+        answer = await service.post("/v1/comparisons", QUESTION)
+        assert answer.status_code == 404
+        assert "assistant" in answer.json()["detail"]
+
+    @pytest.mark.parametrize(
+        ("status", "seen"), [(500, 502), (503, 503), (401, 502), (429, 503), (400, 422)]
+    )
+    async def test_the_routers_errors_are_told(
+        self, service: Service, router: StrawRouter, status: int, seen: int
+    ) -> None:
+        set_routing(service.routing, stable="a-1")
+        router.status = status
+        answer = await service.post("/v1/comparisons", QUESTION)
+        assert answer.status_code == seen
+        assert "the straw burns" in answer.json()["detail"]
+
+    async def test_no_router_is_a_503(self) -> None:
+        async with feedback_service(MemoryLog()) as service:
+            set_routing(service.routing, stable="a-1")
+            answer = await service.post("/v1/comparisons", QUESTION)
+        assert answer.status_code == 503
+        assert answer.json()["code"] == "router_failed"
+        assert answer.headers["retry-after"]
+
+    @pytest.mark.parametrize(
+        ("change", "field"),
+        [
+            ({"messages": []}, "messages"),
+            ({"messages": [{"role": "user"}]}, "messages.0.content"),
+            ({"versions": ["a"]}, "versions.1"),
+            ({"panel": "jury"}, "panel"),
+            ({"temperature": 3}, "temperature"),
+            ({"max_tokens": 0}, "max_tokens"),
+            ({"model": None}, "model"),
+            ({"stream": True}, "stream"),
+        ],
+    )
+    async def test_a_bad_question_is_named(
+        self, service: Service, change: dict[str, object], field: str
+    ) -> None:
+        answer = await service.post("/v1/comparisons", {**QUESTION, **change})
+        assert answer.status_code == 422
+        assert answer.json()["errors"][0]["field"] == field
+
+    async def test_unknown_comparison_and_unknown_choice(
+        self, service: Service, router: StrawRouter
+    ) -> None:
+        answer = await service.post("/v1/comparisons/nope/vote", {"choice": "left"})
+        assert answer.status_code == 404
+        set_routing(service.routing, stable="a-1")
+        opened = (await service.post("/v1/comparisons", QUESTION)).json()
+        path = f"/v1/comparisons/{opened['comparison_id']}/vote"
+        answer = await service.post(path, {"choice": "up"})
+        assert answer.status_code == 422
+        assert answer.json()["errors"][0]["field"] == "choice"
+
+    async def test_anonymous_votes_are_flagged_where_they_are_on(
+        self, service: Service, router: StrawRouter
+    ) -> None:
+        set_routing(service.routing, stable="a-1")
+        opened = (await service.post("/v1/comparisons", QUESTION)).json()
+        path = f"/v1/comparisons/{opened['comparison_id']}/vote"
+        assert (await service.post(path, {"choice": "right"})).status_code == 200
+        (vote,) = await service.stored(opened["comparison_id"])
+        assert vote.anonymous
+
+    async def test_anonymous_votes_are_refused_where_they_are_off(
+        self, router: StrawRouter
+    ) -> None:
+        log = MemoryLog()
+        async with feedback_service(log, router_url=router.url, anonymous_votes=False) as service:
+            set_routing(service.routing, stable="a-1")
+            opened = (await service.post("/v1/comparisons", QUESTION)).json()
+            path = f"/v1/comparisons/{opened['comparison_id']}/vote"
+            answer = await service.post(path, {"choice": "right"})
+            assert answer.status_code == 403
+            assert answer.json()["errors"][0]["field"] == "user_id"
+
+    async def test_a_vote_that_could_not_be_stored_can_be_sent_again(
+        self, router: StrawRouter
+    ) -> None:
+        log, clock = MemoryLog(), ManualClock()
+        async with feedback_service(log, router_url=router.url, clock=clock) as service:
+            set_routing(service.routing, stable="a-1")
+            opened = (await service.post("/v1/comparisons", QUESTION)).json()
+            path = f"/v1/comparisons/{opened['comparison_id']}/vote"
+            log.available = False
+            answer = await service.post(path, {"choice": "left", "user_id": "u"})
+            assert answer.status_code == 503
+            assert "a-1" not in answer.text
+            log.available = True
+            clock.advance(10)
+            answer = await service.post(path, {"choice": "left", "user_id": "u"})
+            assert answer.status_code == 200
+            (vote,) = await service.stored(opened["comparison_id"])
+            assert vote.submitted_at == START

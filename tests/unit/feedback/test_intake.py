@@ -1,0 +1,116 @@
+"""The intake's handler on a log in memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import pytest
+from prometheus_client import CollectorRegistry
+
+from services.feedback.breaker import Breaker
+from services.feedback.ingestion import Ingestion
+from services.feedback.intake import INTAKE_MODELS, INTAKE_TOPIC, Intake
+from services.feedback.metrics import Metrics
+from shared.contracts.events import FeedbackSubmitted, FeedbackWithdrawn
+from shared.kafka.consumer import Reject
+from shared.kafka.envelope import Headers, decode
+from shared.kafka.log import LogUnavailable, Record
+from shared.kafka.topics import FEEDBACK, intake_topic
+from shared.redaction.redactor import Redactor
+from shared.testing.clock import ManualClock
+from shared.testing.log import MemoryLog
+from tests.support.feedback import event_of
+
+SUBMITTED: Headers = (("ce_type", FeedbackSubmitted.ce_type.encode()),)
+WITHDRAWN: Headers = (("ce_type", FeedbackWithdrawn.ce_type.encode()),)
+
+
+def record_of(body: Any, headers: Headers = SUBMITTED, tenant: str = "acme") -> Record:
+    return Record(
+        topic=intake_topic(tenant),
+        partition=2,
+        offset=7,
+        key="any",
+        value=orjson.dumps(body),
+        headers=headers,
+        timestamp_ms=1_770_000_000_123,
+    )
+
+
+async def handle(log: MemoryLog, record: Record) -> None:
+    clock = ManualClock()
+    metrics = Metrics(CollectorRegistry())
+    ingestion = Ingestion(log, Breaker(max_waiting=10), metrics, clock, timeout_s=1)
+    intake = Intake(ingestion, metrics, clock, redact=Redactor().text)
+    await intake.handle(decode(record.headers, record.value, INTAKE_MODELS), record)
+
+
+async def test_a_submission_gets_its_tenant_from_the_topic_and_its_time_from_the_record() -> None:
+    log = MemoryLog()
+    record = record_of({"trace_id": "t", "type": "rating", "value": 4, "user_id": "u"})
+    await handle(log, record)
+    await handle(log, record)
+    first, second = log.all(FEEDBACK)
+    assert (first.key, first.value, first.headers) == (second.key, second.value, second.headers)
+    event = event_of(first)
+    assert (event.tenant, event.value) == ("acme", 4)
+    assert event.submitted_at.timestamp() == pytest.approx(1_770_000_000.123)
+
+
+async def test_a_withdrawal_comes_this_way_too() -> None:
+    log = MemoryLog()
+    body = {"trace_id": "t", "feedback_id": "f", "type": "comment", "revision": 2}
+    await handle(log, record_of(body, WITHDRAWN))
+    assert isinstance(event_of(log.all(FEEDBACK)[0]), FeedbackWithdrawn)
+
+
+@pytest.mark.parametrize(
+    ("body", "reason", "named"),
+    [
+        ({"trace_id": "t", "type": "rating", "value": 9}, "schema", "value"),
+        ({"type": "rating", "value": 4}, "schema", "trace_id"),
+        ({"trace_id": "t", "type": "thumbs_up", "tenant": "other"}, "schema", "tenant"),
+        (
+            {"trace_id": "t", "type": "thumbs_up", "metadata": {"tenant": "other"}},
+            "schema",
+            "metadata.tenant",
+        ),
+    ],
+)
+async def test_what_breaks_a_rule_is_rejected_with_field_and_rule(
+    body: Any, reason: str, named: str
+) -> None:
+    log = MemoryLog()
+    with pytest.raises(Reject, match=named) as caught:
+        await handle(log, record_of(body))
+    assert caught.value.reason == reason
+    assert log.all(FEEDBACK) == []
+
+
+async def test_a_record_that_is_too_large_is_rejected_as_such() -> None:
+    text = "é" * 100_000
+    body = {
+        "trace_id": "t",
+        "type": "preference",
+        "value": {"chosen": "…" * 100_000, "rejected": "–" * 100_000},
+        "prompt": text,
+        "completion": text,
+    }
+    with pytest.raises(Reject) as caught:
+        await handle(MemoryLog(), record_of(body))
+    assert caught.value.reason == "too_large"
+
+
+async def test_with_the_log_away_the_record_is_to_be_tried_again() -> None:
+    log = MemoryLog()
+    log.available = False
+    with pytest.raises(LogUnavailable):
+        await handle(log, record_of({"trace_id": "t", "type": "thumbs_up"}))
+
+
+@pytest.mark.parametrize("tenant", ["default", "acme", "a.b-c"])
+def test_topics_and_tenants_belong_together(tenant: str) -> None:
+    found = INTAKE_TOPIC.match(intake_topic(tenant))
+    assert found is not None
+    assert found["tenant"] == tenant

@@ -1,0 +1,50 @@
+"""Who meets whom, and on which side."""
+
+from __future__ import annotations
+
+import random
+from datetime import timedelta
+
+from services.feedback.matchups import matchup, opponents
+from shared.registry.rollouts import RoutingTable
+from shared.registry.versions import Lifecycle, Registry
+from shared.testing.clock import START
+from tests.support.rollouts import add_version, set_routing
+
+
+def meet(registry: Registry, *, stable: str, candidate: str = "") -> tuple[str, str]:
+    table = RoutingTable()
+    set_routing(table, stable=stable, candidate=candidate)
+    state = table.get("assistant")
+    assert state is not None
+    return opponents(state, registry.versions())
+
+
+def test_the_candidate_of_a_rollout_comes_first() -> None:
+    registry = Registry()
+    add_version(registry, "v1.0", Lifecycle.retired)
+    assert meet(registry, stable="v1.1", candidate="v1.2") == ("v1.1", "v1.2")
+
+
+def test_else_the_version_retired_last_and_never_a_rejected_one() -> None:
+    registry = Registry()
+    add_version(registry, "v1.0", Lifecycle.retired, at=START)
+    add_version(registry, "v1.1", Lifecycle.retired, at=START + timedelta(days=2))
+    add_version(registry, "v1.2", Lifecycle.stable, at=START + timedelta(days=2))
+    add_version(registry, "v1.3", Lifecycle.rejected, at=START + timedelta(days=3))
+    add_version(
+        registry, "other-v1", Lifecycle.retired, model="other", at=START + timedelta(days=9)
+    )
+    assert meet(registry, stable="v1.2") == ("v1.2", "v1.1")
+
+
+def test_else_stable_meets_itself() -> None:
+    assert meet(Registry(), stable="v1.0") == ("v1.0", "v1.0")
+
+
+def test_sides_and_seeds_are_random_and_seeds_differ() -> None:
+    rng = random.Random(3)
+    matches = [matchup("a", "b", rng=rng) for _ in range(1000)]
+    assert 420 < sum(match.left.version == "a" for match in matches) < 580
+    assert all(match.left.seed != match.right.seed for match in matches)
+    assert all({match.left.version, match.right.version} == {"a", "b"} for match in matches)

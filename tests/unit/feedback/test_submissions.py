@@ -1,0 +1,149 @@
+"""Identity, values, redaction and contexts of what products send."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.feedback.errors import FeedbackError, Invalid
+from services.feedback.submissions import (
+    FEEDBACK_NAMESPACE,
+    REVISION_EPOCH,
+    default_feedback_id,
+    read_submission,
+    read_withdrawal,
+    submitted,
+    withdrawn,
+)
+from shared.contracts.events import FeedbackSubmitted, FeedbackType
+from shared.redaction.redactor import Redactor
+
+AT = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
+REDACT = Redactor().text
+identifiers = st.text(st.characters(exclude_categories=("Cc", "Cs")), min_size=1, max_size=40)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+
+
+@given(identifiers, identifiers, identifiers, st.sampled_from(FeedbackType))
+def test_default_id_is_the_uuid5_of_its_parts(
+    tenant: str, trace_id: str, user_id: str, kind: FeedbackType
+) -> None:
+    expected = uuid.uuid5(FEEDBACK_NAMESPACE, f"{tenant}\0{trace_id}\0{user_id}\0{kind.value}")
+    assert default_feedback_id(tenant, trace_id, user_id, kind) == str(expected)
+
+
+def test_the_namespace_never_changes() -> None:
+    kind = FeedbackType.thumbs_up
+    known = default_feedback_id("default", "4bf92f3577b34da6a3ce929d0e0e4736", "u1", kind)
+    assert known == str(
+        uuid.uuid5(
+            uuid.UUID("6f1c1f0e-6a35-5a3c-9d0a-2f6a4f0c7d11"),
+            "default\x004bf92f3577b34da6a3ce929d0e0e4736\0u1\0thumbs_up",
+        )
+    )
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(
+            [
+                "trace_id",
+                "type",
+                "value",
+                "revision",
+                "user_id",
+                "feedback_id",
+                "prompt",
+                "metadata",
+            ]
+        )
+        | st.text(max_size=6),
+        json_values | st.sampled_from([kind.value for kind in FeedbackType]),
+        max_size=8,
+    ),
+    st.booleans(),
+)
+def test_any_json_object_is_stored_as_a_valid_event_or_refused_with_words(
+    body: dict[str, Any], clamp: bool
+) -> None:
+    refusal: FeedbackError | None = None
+    try:
+        event = submitted(read_submission(body, clamp=clamp), tenant="t", at=AT, redact=REDACT)
+    except FeedbackError as error:
+        refusal = error
+    else:
+        assert FeedbackSubmitted.model_validate_json(event.to_json()) == event
+    if refusal is not None:
+        assert refusal.detail
+        assert all(field.field and field.rule and field.remedy for field in refusal.fields)
+
+
+@given(st.integers(), st.booleans())
+def test_ratings(value: int, clamp: bool) -> None:
+    body = {"trace_id": "t", "type": "rating", "value": value}
+    if clamp or 1 <= value <= 5:
+        assert read_submission(body, clamp=clamp).value == min(max(value, 1), 5)
+    else:
+        with pytest.raises(Invalid, match="1 to 5"):
+            read_submission(body, clamp=clamp)
+
+
+def test_the_same_body_gives_the_same_bytes() -> None:
+    body = {"trace_id": "t", "type": "comment", "value": "call 0151 2345 6789", "user_id": "u"}
+    events = [submitted(read_submission(body), tenant="t", at=AT, redact=REDACT) for _ in range(2)]
+    assert events[0].to_json() == events[1].to_json()
+
+
+def test_redaction_that_makes_a_text_too_long_is_refused() -> None:
+    text = "a@b.co " * 14_000
+    body = {"trace_id": "t", "type": "thumbs_up", "prompt": text}
+    with pytest.raises(Invalid, match="prompt"):
+        submitted(read_submission(body), tenant="t", at=AT, redact=REDACT)
+
+
+def test_the_topics_or_keys_tenant_may_be_repeated_in_the_metadata() -> None:
+    body = {"trace_id": "t", "type": "thumbs_up", "metadata": {"tenant": "acme", "plan": "gold"}}
+    event = submitted(read_submission(body), tenant="acme", at=AT, redact=REDACT)
+    assert event.context.labels == {"plan": "gold"}
+    with pytest.raises(Invalid, match=r"metadata\.tenant"):
+        submitted(read_submission(body), tenant="other", at=AT, redact=REDACT)
+
+
+@given(st.sampled_from(FeedbackType), identifiers, identifiers)
+def test_a_withdrawal_finds_the_type_of_a_default_id(
+    kind: FeedbackType, trace_id: str, user_id: str
+) -> None:
+    body = {
+        "trace_id": trace_id,
+        "feedback_id": default_feedback_id("t", trace_id, user_id, kind),
+        "user_id": user_id,
+    }
+    event = withdrawn(read_withdrawal(body), tenant="t", at=AT)
+    assert event.type is kind
+    assert event.revision == int((AT - REVISION_EPOCH).total_seconds())
+
+
+def test_withdrawal_revisions_grow_and_fit_until_2088() -> None:
+    body = {"trace_id": "t", "feedback_id": "f", "type": "comment"}
+    revisions = [
+        withdrawn(read_withdrawal(body), tenant="t", at=datetime(year, 1, 1, tzinfo=UTC)).revision
+        for year in (2026, 2027, 2088)
+    ]
+    assert revisions == sorted(set(revisions))
+
+
+@pytest.mark.parametrize("revision", ["0", "-1", "x", "4294967296"])
+def test_a_withdrawals_revision_is_1_or_more(revision: str) -> None:
+    with pytest.raises(Invalid, match="revision"):
+        read_withdrawal({"trace_id": "t", "feedback_id": "f", "revision": revision})
