@@ -118,6 +118,13 @@ def test_what_does_not_get_ready_is_named_with_the_end_of_its_log(tmp_path):
     assert supervision.marked(stack.run_dir) == []
 
 
+def test_what_keeps_dying_is_given_up_before_its_time(tmp_path):
+    command = [sys.executable, "-c", "import sys; sys.exit('no licence on this machine')"]
+    stack = small_stack(tmp_path, command=command, ready={"tcp": "web", "timeout_s": 50})
+    with pytest.raises(NotReady, match=r"(?s)web ended 5 times.*no licence"), stack:
+        pass
+
+
 def test_a_program_that_is_missing_says_what_brings_it(tmp_path):
     stack = small_stack(
         tmp_path, command=["ratchet-no-such-program"], ready={"tcp": "web", "timeout_s": 2}
