@@ -50,14 +50,15 @@ def wilson(successes: float, trials: float, z: float = Z95) -> tuple[float, floa
 def derive(figures: Mapping[str, float]) -> dict[str, float]:
     """The figures with what follows from them: rates with 95 % intervals, ratios to the parent."""
     known = dict(figures)
-    judged = sum(known.get(name, 0.0) for name in ("wins", "ties", "losses"))
+    outcomes = [known.get(name) for name in ("wins", "ties", "losses")]
+    judged = 0.0 if None in outcomes else sum(value or 0.0 for value in outcomes)
     if judged:
-        won = known.get("wins", 0.0) + known.get("ties", 0.0) / 2
+        won = known["wins"] + known["ties"] / 2
         low, high = wilson(won, judged)
         known |= {"win_rate": won / judged, "win_rate_low": low, "win_rate_high": high}
         known["judged"] = judged
     tested = known.get("judge_tested", 0.0)
-    if tested:
+    if tested and "judge_agreed" in known:
         low, high = wilson(known["judge_agreed"], tested)
         known |= {"judge_accuracy": known["judge_agreed"] / tested}
         known |= {"judge_accuracy_low": low, "judge_accuracy_high": high}
@@ -79,9 +80,10 @@ def judge_gate(
         limits: Conditions of release.
 
     """
-    stop_limit = limits.stop_share
+    stop, stop_limit = figures.get("candidate_stop_share"), limits.stop_share
     if method is not TrainingMethod.sft:
-        stop_limit = figures.get("parent_stop_share", limits.stop_share) - limits.stop_drop
+        before = figures.get("parent_stop_share")
+        stop, stop_limit = (None, 0.0) if before is None else (stop, before - limits.stop_drop)
     manners = (
         _at_most(
             "perplexity",
@@ -91,7 +93,7 @@ def judge_gate(
         ),
         _at_least(
             "stop",
-            figures.get("candidate_stop_share"),
+            stop,
             stop_limit,
             "answers that end before the limit of tokens",
         ),
@@ -137,8 +139,9 @@ def _taste(figures: Mapping[str, float], limits: GateLimits) -> tuple[GateCheck,
 def _excess(figures: Mapping[str, float], limits: GateLimits) -> tuple[GateCheck, ...]:
     """Signs of a model that games its objective: length and repetition."""
     ratio = figures.get("length_ratio")
-    repetition = figures.get("candidate_repetition")
-    allowed = figures.get("parent_repetition", 0.0) + limits.repetition_rise
+    before, repetition = figures.get("parent_repetition"), figures.get("candidate_repetition")
+    repetition = None if before is None else repetition
+    allowed = (before or 0.0) + limits.repetition_rise
     return (
         _at_least("length_low", ratio, limits.length_ratio_low, "mean length against the parent's"),
         _at_most(

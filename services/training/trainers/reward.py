@@ -76,7 +76,8 @@ def run(job: TrainerJob, _: Path, progress: Progress) -> dict[str, float]:
     chosen = score(model, tokenizer, [(row["messages"], row["chosen"]) for row in tests])
     rejected = score(model, tokenizer, [(row["messages"], row["rejected"]) for row in tests])
     agreed = sum(good > bad for good, bad in zip(chosen, rejected, strict=True))
-    return callback.figures() | {
+    figures = {f"train_{name}": value for name, value in callback.figures().items()}
+    return figures | {
         "judge_pairs": float(len(rows)),
         "judge_agreed": float(agreed),
         "judge_tested": float(len(tests)),

@@ -69,4 +69,8 @@ def _configure(job: TrainerJob) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    status = main(Path(sys.argv[1]))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Everything is on disk; the orderly end of torch's interpreter takes seconds.
+    os._exit(status)

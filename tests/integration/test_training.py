@@ -1,0 +1,473 @@
+"""Training on a real Kafka with a tiny random model: SFT, a scheduled DPO killed halfway, the gate.
+
+One story is told once a session; each test looks at another side of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.training.dataset import Rules
+from services.training.snapshot import DatasetStore, take_snapshot
+from shared.contracts.events import (
+    Message,
+    PairSource,
+    PreferencePair,
+    RunPhase,
+    TrainingMethod,
+    TrainingProgress,
+    TrainingRequested,
+    UnpairedExample,
+)
+from shared.kafka.log import read_to_end
+from shared.kafka.producer import KafkaLog
+from shared.kafka.topics import PREFERENCES, TRAINING_JOBS, TRAINING_RUNS, VERSIONS
+from shared.registry.adapters import fetch
+from shared.registry.versions import (
+    Lifecycle,
+    VersionRecord,
+    VersionState,
+    record_key,
+    state_key,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+ML_PYTHON = ROOT / ".venv-ml" / "bin" / "python"
+WORDS = [
+    "red",
+    "blue",
+    "green",
+    "small",
+    "large",
+    "quick",
+    "slow",
+    "parcel",
+    "refund",
+    "order",
+    "ship",
+    "door",
+]
+FINAL = {RunPhase.succeeded, RunPhase.rejected, RunPhase.failed}
+JOB_TIMEOUT_S = 180.0
+FORGIVING = {
+    "stop_share": 0.0,
+    "stop_drop": 1.0,
+    "win_rate": 0.001,
+    "win_rate_low": 0.001,
+    "judge_accuracy_low": 0.001,
+    "min_prompts": 5,
+    "min_judge_pairs": 10,
+    "perplexity_ratio": 10.0,
+    "repetition_rise": 1.0,
+}
+"""A random model of two layers learns next to nothing; the gate's own tests are unit tests."""
+
+pytestmark = pytest.mark.timeout(900)
+
+
+@dataclass
+class Story:
+    """What happened, as the log has it."""
+
+    model: str
+    folder: Path
+    progress: list[TrainingProgress] = field(default_factory=list)
+    records: list[tuple[str, VersionRecord]] = field(default_factory=list)
+    scheduled: list[TrainingRequested] = field(default_factory=list)
+    killed_at: TrainingProgress | None = None
+    health_while_training: int = 0
+    metrics: str = ""
+    rebuilt: dict[str, bytes] = field(default_factory=dict)
+
+    def of(self, job_id: str) -> list[TrainingProgress]:
+        return [event for event in self.progress if event.job_id == job_id]
+
+    def record(self, version: str) -> VersionRecord:
+        found = [record for key, record in self.records if key == record_key(version)]
+        assert len(found) == 1, f"{version}: {len(found)} records"
+        return found[0]
+
+    def adapter(self, version: str, cache: Path) -> Path:
+        record = self.record(version)
+        return fetch(record.adapter_uri, record.adapter_sha256, cache)
+
+
+class Service:
+    """One `python -m services.training`."""
+
+    def __init__(self, kafka: str, story: Story, **settings: object) -> None:
+        self.port = _free_port()
+        environment = {
+            "RATCHET_KAFKA_BOOTSTRAP": kafka,
+            "RATCHET_DATA_DIR": str(story.folder / "state"),
+            "RATCHET_ADAPTERS_URI": f"file://{story.folder}/adapters",
+            "RATCHET_DATASETS_URI": f"file://{story.folder}/datasets",
+            "RATCHET_CODE_REVISION": "cafe",
+            "RATCHET_TRAINING_PYTHON": str(ML_PYTHON),
+            "RATCHET_TRAINING_PORT": str(self.port),
+            "RATCHET_TRAINING_MODEL": story.model,
+            "RATCHET_TRAINING_THREADS": "1",
+            "RATCHET_TRAINING_ATTEMPTS": "1",
+            "RATCHET_TRAINING_EVALUATION": '{"prompts": 24, "max_new_tokens": 12}',
+            "RATCHET_TRAINING_REWARD": '{"epochs": 2}',
+            **{f"RATCHET_TRAINING_{name.upper()}": str(value) for name, value in settings.items()},
+        }
+        self._output = (story.folder / f"service-{self.port}.log").open("wb")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "services.training"],
+            cwd=ROOT,
+            env={**os.environ, **environment},
+            stdout=self._output,
+            stderr=self._output,
+        )
+
+    def get(self, path: str) -> tuple[int, str]:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=10) as answer:
+            return answer.status, answer.read().decode()
+
+    def end(self, number: int) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        self.process.wait(timeout=40)
+        self._output.close()
+
+
+@pytest.fixture(scope="module")
+def story(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
+    folder = tmp_path_factory.mktemp("training")
+    told = Story(model=f"m{uuid.uuid4().hex[:8]}", folder=folder)
+    base = folder / "base"
+    maker = Path(__file__).with_name("training_tiny_model.py")
+    subprocess.run([ML_PYTHON, maker, base], check=True, capture_output=True, timeout=120)
+    asyncio.run(_tell(kafka, told, base))
+    return told
+
+
+async def _tell(kafka: str, story: Story, base: Path) -> None:
+    log = KafkaLog(kafka, source="/ratchet/test")
+    await log.start()
+    forgiving = Service(kafka, story, gate=json.dumps(FORGIVING), min_pairs=60, dpo='{"epochs": 3}')
+    strict: Service | None = None
+    try:
+        demonstrations = story.folder / "demonstrations.jsonl"
+        rng = random.Random(1)
+        demonstrations.write_text("".join(_demonstration(rng) + "\n" for _ in range(80)))
+        await _ask(
+            log, story, "sft", TrainingMethod.sft, base=str(base), dataset_uri=str(demonstrations)
+        )
+        await _until_ended(log, story, "sft")
+        await _set_stable(log, story.model, f"{story.model}-v1.0")
+
+        await _publish_pairs(log, story.model, rng)
+        scheduled = await _scheduled(log, story)
+        story.killed_at = await _until(
+            log, story, lambda event: event.job_id == scheduled and _deep_in_dpo(event)
+        )
+        story.health_while_training = forgiving.get("/healthz")[0]
+        forgiving.end(signal.SIGKILL)
+        forgiving = Service(
+            kafka, story, gate=json.dumps(FORGIVING), min_pairs=60, dpo='{"epochs": 3}'
+        )
+        await _until_ended(log, story, scheduled)
+        story.metrics = forgiving.get("/metrics")[1]
+        forgiving.end(signal.SIGTERM)
+
+        strict = Service(kafka, story, min_pairs=0, dpo='{"epochs": 1}')
+        inverted = story.folder / "inverted.jsonl"
+        inverted.write_text("".join(_inverted(rng) + "\n" for _ in range(40)))
+        shared = {"parent": f"{story.model}-v1.0", "dataset_uri": str(inverted)}
+        await _ask(log, story, "refused", TrainingMethod.dpo, **shared)
+        await _ask(
+            log, story, "let-past", TrainingMethod.dpo, **shared, override_gate=True, reason="drill"
+        )
+        await _ask(log, story, "orphan", TrainingMethod.dpo, parent="nobody")
+        for name in ("refused", "let-past", "orphan"):
+            await _until_ended(log, story, name)
+        await _read(log, story)
+        await _rebuild(log, story)
+    finally:
+        forgiving.end(signal.SIGKILL)
+        if strict is not None:
+            strict.end(signal.SIGKILL)
+        await log.stop()
+
+
+def test_sft_makes_the_first_version(story: Story, tmp_path: Path) -> None:
+    assert [event.phase for event in story.of(_job(story, "sft"))][-1] is RunPhase.succeeded
+    record = story.record(f"{story.model}-v1.0")
+    assert (record.method, record.parent, record.seed) == ("sft", "", 7)
+    assert record.metrics["perplexity_ratio"] < 1
+    assert len(record.fingerprint.texts) == 8
+    files = {path.name for path in story.adapter(record.version, tmp_path).iterdir()}
+    assert files == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "evaluation.json",
+        "report.md",
+    }
+
+
+def test_enough_pairs_start_one_job_by_themselves(story: Story) -> None:
+    assert len(story.scheduled) == 1
+    job = story.scheduled[0]
+    assert (job.actor, job.method, job.parent) == (
+        "schedule",
+        TrainingMethod.dpo,
+        f"{story.model}-v1.0",
+    )
+
+
+def test_killed_halfway_it_goes_on_and_publishes_once(story: Story) -> None:
+    job_id = story.scheduled[0].job_id
+    ends = [event for event in story.of(job_id) if event.phase in FINAL]
+    assert [event.phase for event in ends] == [RunPhase.succeeded]
+    assert [record.job_id for _, record in story.records].count(job_id) == 1
+    assert story.killed_at is not None
+    logs = list((story.folder / "state/training/jobs").glob("*/attempt-1/progress.jsonl"))
+    steps = [_dpo_steps(path) for path in logs]
+    trained = next(done for done in steps if _fell_back(done))
+    back = next(i for i in range(1, len(trained)) if trained[i] < trained[i - 1])
+    assert trained[back] > 1, "it began from nothing in place of the last checkpoint"
+
+
+def test_dpo_record_is_whole(story: Story) -> None:
+    record = story.record(f"{story.model}-v1.1")
+    assert (record.method, record.parent) == ("dpo", f"{story.model}-v1.0")
+    assert record.base == story.record(f"{story.model}-v1.0").base
+    assert record.dataset.rows >= 40
+    assert {place.rpartition("/")[0] for place in record.dataset.offsets} == {PREFERENCES}
+    assert record.hyperparameters["epochs"] == 3
+    assert record.hyperparameters["loss"] == ["sigmoid", "sft"]
+    assert record.code_revision == "cafe"
+    assert {"torch", "trl", "peft", "transformers"} <= set(record.packages)
+    assert record.gate.passed
+    assert record.metrics["judge_pairs"] >= 10
+    assert record.metrics["win_rate_low"] <= record.metrics["win_rate"]
+
+
+def test_every_parameter_moved_and_the_reference_is_gone(story: Story, tmp_path: Path) -> None:
+    child = story.adapter(f"{story.model}-v1.1", tmp_path)
+    parent = story.adapter(f"{story.model}-v1.0", tmp_path)
+    assert not (child / "ref").exists()
+    script = (
+        "import sys; from safetensors.torch import load_file\n"
+        "a, b = load_file(sys.argv[1]), load_file(sys.argv[2])\n"
+        "assert a.keys() == b.keys() and a\n"
+        "assert not any('.ref.' in k for k in a)\n"
+        "still = [k for k in a if (a[k] - b[k]).abs().max() == 0]\n"
+        "assert not still, still\n"
+    )
+    name = "adapter_model.safetensors"
+    subprocess.run([ML_PYTHON, "-c", script, child / name, parent / name], check=True, timeout=60)
+
+
+def test_a_rebuild_from_the_offsets_is_the_same_bytes(story: Story) -> None:
+    record = story.record(f"{story.model}-v1.1")
+    stored = DatasetStore(f"file://{story.folder}/datasets").read(record.dataset.dataset_id)
+    assert stored is not None
+    assert dict(stored.files) == story.rebuilt
+    assert stored.manifest.sha256 == record.dataset.sha256
+
+
+def test_not_improved_is_rejected_with_a_diagnosis(story: Story) -> None:
+    end = story.of(_job(story, "refused"))[-1]
+    assert end.phase is RunPhase.rejected
+    assert "not improved after 1 attempt" in end.message
+    assert not [record for _, record in story.records if record.job_id == end.job_id]
+
+
+def test_an_override_is_kept_in_the_record(story: Story) -> None:
+    end = story.of(_job(story, "let-past"))[-1]
+    assert (end.phase, end.version) == (RunPhase.succeeded, f"{story.model}-v1.2")
+    gate = story.record(end.version).gate
+    assert not gate.passed
+    assert (gate.overridden_by, gate.override_reason) == ("tester", "drill")
+    assert gate.released
+
+
+def test_an_unknown_parent_fails_with_the_reason(story: Story) -> None:
+    end = story.of(_job(story, "orphan"))[-1]
+    assert end.phase is RunPhase.failed
+    assert "parent: nobody is no version" in end.message
+
+
+def test_it_is_alive_while_a_trainer_works(story: Story) -> None:
+    assert story.health_while_training == 200
+    assert 'ratchet_training_runs_total{method="dpo",outcome="succeeded"} 1.0' in story.metrics
+    assert 'ratchet_training_run_progress_ratio{method="dpo"} 0.0' in story.metrics
+
+
+def _deep_in_dpo(event: TrainingProgress) -> bool:
+    if event.phase in FINAL:
+        raise AssertionError(f"ended before it could be killed: {event.message}")
+    return event.message.startswith("dpo: step") and event.progress > 0.3
+
+
+def _dpo_steps(path: Path) -> list[int]:
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    return [line["done"] for line in lines if line["stage"] == "dpo"]
+
+
+def _fell_back(done: list[int]) -> bool:
+    return any(later < earlier for earlier, later in itertools.pairwise(done))
+
+
+def _job(story: Story, name: str) -> str:
+    return f"{story.model}-{name}"
+
+
+async def _ask(
+    log: KafkaLog, story: Story, name: str, method: TrainingMethod, **fields: Any
+) -> None:
+    job = TrainingRequested(
+        job_id=_job(story, name),
+        model=story.model,
+        method=method,
+        seed=7,
+        actor="tester",
+        requested_at=datetime.now(UTC),
+        **fields,
+    )
+    await log.publish(TRAINING_JOBS, key=job.job_id, event=job, event_id=job.job_id)
+
+
+async def _read(log: KafkaLog, story: Story) -> None:
+    runs = await read_to_end(log, TRAINING_RUNS, timeout_s=20)
+    events = [TrainingProgress.model_validate_json(record.value or b"") for record in runs]
+    story.progress = [event for event in events if event.model == story.model]
+    versions = await read_to_end(log, VERSIONS, timeout_s=20)
+    story.records = [
+        (record.key, VersionRecord.model_validate_json(record.value or b""))
+        for record in versions
+        if record.key.startswith(f"{story.model}-") and record.key.endswith("/record")
+    ]
+
+
+async def _until(
+    log: KafkaLog, story: Story, wanted: Callable[[TrainingProgress], bool]
+) -> TrainingProgress:
+    tail = log.tail(TRAINING_RUNS)
+    try:
+        async with asyncio.timeout(JOB_TIMEOUT_S):
+            async for record in tail:
+                event = TrainingProgress.model_validate_json(record.value or b"")
+                if event.model == story.model and wanted(event):
+                    return event
+    finally:
+        await tail.close()
+    raise AssertionError("the tail ended")
+
+
+async def _until_ended(log: KafkaLog, story: Story, name: str) -> None:
+    wanted = {name, _job(story, name)}
+    await _until(log, story, lambda event: event.job_id in wanted and event.phase in FINAL)
+
+
+async def _scheduled(log: KafkaLog, story: Story) -> str:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        records = await read_to_end(log, TRAINING_JOBS, timeout_s=20)
+        jobs = [TrainingRequested.model_validate_json(record.value or b"") for record in records]
+        story.scheduled = [
+            job for job in jobs if job.model == story.model and job.actor == "schedule"
+        ]
+        if story.scheduled:
+            return story.scheduled[0].job_id
+    raise AssertionError("the schedule asked for nothing")
+
+
+async def _set_stable(log: KafkaLog, model: str, version: str) -> None:
+    state = VersionState(
+        version=version, model=model, state=Lifecycle.stable, token=0, at=datetime.now(UTC)
+    )
+    await log.publish(VERSIONS, key=state_key(version), event=state, event_id=str(uuid.uuid4()))
+
+
+async def _publish_pairs(log: KafkaLog, model: str, rng: random.Random) -> None:
+    now = datetime.now(UTC)
+    for number in range(110):
+        pair = PreferencePair(
+            pair_id=str(uuid.UUID(int=rng.getrandbits(128))),
+            tenant="default",
+            model=model,
+            messages=(Message(role="user", content=_words(rng)),),
+            chosen=f"thank you {_words(rng)}",
+            rejected=f"no {_words(rng)}",
+            source=PairSource.vote,
+            panel="judge" if number < 30 else "",
+            causes=(f"f{number}:0",),
+            raters=(f"judge-{number}" if number < 30 else f"user-{number}",),
+            created_at=now,
+        )
+        await log.publish(PREFERENCES, key=pair.pair_id, event=pair, event_id=pair.pair_id)
+        example = UnpairedExample(
+            pair_id=str(uuid.UUID(int=rng.getrandbits(128))),
+            tenant="default",
+            model=model,
+            messages=(Message(role="user", content=_words(rng)),),
+            completion="no",
+            label=False,
+            causes=(f"u{number}:0",),
+            created_at=now,
+        )
+        await log.publish(PREFERENCES, key=example.pair_id, event=example, event_id=example.pair_id)
+
+
+async def _rebuild(log: KafkaLog, story: Story) -> None:
+    record = story.record(f"{story.model}-v1.1")
+    await _publish_pairs(log, story.model, random.Random(99))
+    dataset = await take_snapshot(
+        log,
+        model=story.model,
+        method=TrainingMethod.dpo,
+        rules=Rules(prompts=24),
+        until=record.dataset.offsets,
+    )
+    story.rebuilt = dict(dataset.files)
+    assert dataset.manifest.sha256 == record.dataset.sha256
+
+
+def _words(rng: random.Random) -> str:
+    return " ".join(rng.choice(WORDS) for _ in range(4))
+
+
+def _demonstration(rng: random.Random) -> str:
+    turns = [
+        {"role": "user", "content": _words(rng)},
+        {"role": "assistant", "content": f"thank you {_words(rng)}"},
+    ]
+    return json.dumps({"messages": turns})
+
+
+def _inverted(rng: random.Random) -> str:
+    return json.dumps(
+        {
+            "messages": [{"role": "user", "content": _words(rng)}],
+            "chosen": f"no {_words(rng)}",
+            "rejected": f"thank you {_words(rng)}",
+        }
+    )
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import random
+
+import orjson
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.training.dataset import (
+    HELDOUT,
+    JUDGE,
+    PROMPTS,
+    TRAIN,
+    Demonstration,
+    Pair,
+    PreferenceFold,
+    Rules,
+    canonical,
+    demonstrations_of,
+    is_held_out,
+    prompt_key,
+    refusal,
+    select_demonstrations,
+    select_pairs,
+)
+from shared.contracts.events import Message, PairSource
+from tests.unit.training.making import (
+    MODEL,
+    example_event,
+    pair,
+    pair_event,
+    retraction,
+    turns,
+)
+
+RULES = Rules(heldout_share=0.2, prompts=50)
+NO_HELDOUT = Rules(heldout_share=0.0)
+
+answers = st.sampled_from(
+    ["short", "a longer answer", "A  longer ANSWER", "another long answer", "something else here"]
+)
+pairs = st.lists(
+    st.builds(
+        Pair,
+        pair_id=st.uuids().map(str),
+        messages=st.integers(0, 30).map(lambda n: turns(f"question {n}")),
+        chosen=answers,
+        rejected=answers,
+        raters=st.integers(0, 10).map(lambda n: (f"r{n}",)),
+    ),
+    max_size=60,
+    unique_by=lambda pair: pair.pair_id,
+)
+
+
+def keys(rows: list[dict]) -> set[str]:
+    return {prompt_key([Message(**turn) for turn in row["messages"]]) for row in rows}
+
+
+@given(pairs, pairs, st.randoms(use_true_random=False))
+def test_the_order_of_events_does_not_matter(
+    some: list[Pair], judged: list[Pair], chance: random.Random
+) -> None:
+    first = select_pairs(some, judged, [], RULES)
+    chance.shuffle(some)
+    chance.shuffle(judged)
+    second = select_pairs(some, judged, [], RULES)
+    for name, rows in first.files.items():
+        assert canonical(rows) == canonical(second.files[name])
+    assert first.refused == second.refused
+
+
+@given(pairs, pairs)
+def test_no_prompt_is_trained_on_and_measured_on(some: list[Pair], judged: list[Pair]) -> None:
+    chosen = select_pairs(some, judged, [turns(f"question {n}") for n in range(40)], RULES)
+    trained = keys(list(chosen.files[TRAIN]))
+    for name in (HELDOUT, JUDGE, PROMPTS):
+        assert not trained & keys(list(chosen.files[name])), name
+
+
+@given(pairs, pairs)
+def test_every_pair_is_kept_or_counted(some: list[Pair], judged: list[Pair]) -> None:
+    chosen = select_pairs(some, judged, [], RULES)
+    kept = sum(len(chosen.files[name]) for name in (TRAIN, HELDOUT, JUDGE))
+    assert kept + sum(chosen.refused.values()) == len(some) + len(judged)
+
+
+@given(pairs, pairs)
+def test_the_judge_shares_no_rater_with_training(some: list[Pair], judged: list[Pair]) -> None:
+    chosen = select_pairs(some, judged, [], RULES)
+    trained = {row["meta"]["pair_id"] for name in (TRAIN, HELDOUT) for row in chosen.files[name]}
+    raters = {rater for one in some if one.pair_id in trained for rater in one.raters}
+    kept = {row["meta"]["pair_id"] for row in chosen.files[JUDGE]}
+    assert not raters & {rater for one in judged if one.pair_id in kept for rater in one.raters}
+
+
+def test_contradictory_pairs_are_both_dropped() -> None:
+    there = pair(1, chosen="first answer here", rejected="second answer here")
+    back = pair(2, messages=there.messages, chosen="Second answer  here", rejected=there.chosen)
+    chosen = select_pairs([there, back, pair(3)], [], [], NO_HELDOUT)
+    assert [row["meta"]["pair_id"] for row in chosen.files[TRAIN]] == ["pair-0003"]
+    assert chosen.refused == {"contradictory": 2}
+
+
+def test_the_same_judgement_twice_counts_once() -> None:
+    chosen = select_pairs(
+        [
+            pair(1),
+            pair(
+                2, messages=turns("Question  1"), chosen=pair(1).chosen, rejected=pair(1).rejected
+            ),
+        ],
+        [],
+        [],
+        NO_HELDOUT,
+    )
+    assert len(chosen.files[TRAIN]) == 1
+    assert chosen.refused == {"duplicate": 1}
+
+
+def test_reasons_of_refusal() -> None:
+    assert refusal(pair(1), RULES) is None
+    assert refusal(pair(1, chosen="0123456789"), RULES) == "too_short"
+    assert refusal(pair(1, chosen="01234567890"), RULES) is None
+    assert (
+        refusal(pair(1, chosen="The same  text", rejected="the same text"), RULES) == "same_answers"
+    )
+    assert refusal(pair(1, messages=()), RULES) == "no_prompt"
+
+
+def test_the_held_out_share_is_about_what_was_asked() -> None:
+    held = sum(is_held_out(f"question {n}", RULES) for n in range(5000))
+    assert 850 < held < 1150
+
+
+def test_evaluation_prompts_come_from_held_out_pairs_first_and_are_bounded() -> None:
+    some = [pair(n) for n in range(40)]
+    chosen = select_pairs(some, [], [turns(f"other {n}") for n in range(99)], RULES)
+    prompts = list(chosen.files[PROMPTS])
+    assert len(prompts) == RULES.prompts
+    heldout = keys(list(chosen.files[HELDOUT]))
+    assert keys(prompts[: len(heldout)]) == heldout
+
+
+def test_the_fold_keeps_the_last_word_on_each_pair() -> None:
+    fold = PreferenceFold(MODEL)
+    for event in (
+        pair_event(1),
+        pair_event(2, model="another"),
+        pair_event(3),
+        example_event(1),
+        example_event(2),
+        retraction("pair-0001"),
+        retraction("example-0001"),
+        retraction("pair-9999"),
+    ):
+        fold.apply(event)
+    assert [one.pair_id for one in fold.pairs] == ["pair-0003"]
+    assert fold.prompts == (turns("thumbed question 2"),)
+    assert fold.retracted == 2
+
+
+def test_raters_stay_out_of_the_rows() -> None:
+    fold = PreferenceFold(MODEL)
+    fold.apply(pair_event(1))
+    rows = select_pairs(fold.pairs, [], [], NO_HELDOUT).files[TRAIN]
+    assert b"rater" not in canonical(rows)
+    assert rows[0]["meta"]["category"] == "factual_qa"
+
+
+def test_demonstrations_are_what_people_wrote() -> None:
+    fold = PreferenceFold(MODEL)
+    fold.apply(pair_event(1, source=PairSource.correction))
+    fold.apply(pair_event(2, source=PairSource.vote))
+    fold.apply(pair_event(3, source=PairSource.demonstration, panel="judge"))
+    assert [row.answer for row in demonstrations_of(fold.pairs)] == ["a good answer 1"]
+
+
+def test_demonstrations_are_cleaned() -> None:
+    rows = [
+        Demonstration("1", turns("one"), "a proper answer"),
+        Demonstration("2", turns("ONE"), "a proper answer"),
+        Demonstration("3", turns("two"), "no"),
+        Demonstration("4", (), "a proper answer"),
+    ]
+    chosen = select_demonstrations(rows, NO_HELDOUT)
+    assert [row["meta"]["row_id"] for row in chosen.files[TRAIN]] == ["1"]
+    assert chosen.refused == {"duplicate": 1, "no_prompt": 1, "too_short": 1}
+
+
+def test_canonical_lines_are_json_with_sorted_keys() -> None:
+    data = canonical([{"b": "ü", "a": 1}])
+    assert data == '{"a":1,"b":"ü"}\n'.encode()
+    assert orjson.loads(data) == {"a": 1, "b": "ü"}

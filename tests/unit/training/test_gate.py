@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binomtest
+
+from services.training.gate import GateLimits, derive, judge_gate, wilson
+from shared.contracts.events import TrainingMethod
+
+LIMITS = GateLimits()
+GOOD = {
+    "judge_pairs": 120.0,
+    "judge_agreed": 150.0,
+    "judge_tested": 200.0,
+    "wins": 130.0,
+    "ties": 10.0,
+    "losses": 60.0,
+    "parent_perplexity": 4.0,
+    "candidate_perplexity": 4.2,
+    "parent_length": 30.0,
+    "candidate_length": 33.0,
+    "parent_stop_share": 0.9,
+    "candidate_stop_share": 0.93,
+    "parent_repetition": 0.05,
+    "candidate_repetition": 0.02,
+}
+CHECKS = {
+    "judge_data",
+    "judge",
+    "prompts",
+    "win_rate",
+    "win_rate_low",
+    "perplexity",
+    "stop",
+    "length_low",
+    "length_high",
+    "repetition",
+}
+
+
+def failed(figures: dict[str, float], method: TrainingMethod = TrainingMethod.dpo) -> set[str]:
+    gate = judge_gate(method, derive(figures), LIMITS)
+    names = {check.name for check in gate.checks if not check.passed}
+    assert gate.passed is not bool(names)
+    return names
+
+
+@given(st.integers(0, 300), st.integers(1, 300))
+def test_wilson_is_the_one_of_the_textbooks(won: int, n: int) -> None:
+    if won > n:
+        won, n = n, won
+    expected = binomtest(won, n).proportion_ci(0.95, method="wilson")
+    assert wilson(won, n) == pytest.approx((expected.low, expected.high), abs=1e-9)
+
+
+def test_a_better_candidate_passes() -> None:
+    gate = judge_gate(TrainingMethod.dpo, derive(GOOD), LIMITS)
+    assert gate.passed
+    assert {check.name for check in gate.checks} == CHECKS
+
+
+@given(st.sets(st.sampled_from(sorted(GOOD)), min_size=1))
+def test_no_data_is_never_a_pass(missing: set[str]) -> None:
+    figures = {name: value for name, value in GOOD.items() if name not in missing}
+    assert failed(figures)
+
+
+def test_nothing_at_all_fails_every_check() -> None:
+    gate = judge_gate(TrainingMethod.dpo, {}, LIMITS)
+    assert not any(check.passed for check in gate.checks)
+    assert all("no data" in c.detail for c in gate.checks if c.name in {"win_rate", "stop"})
+
+
+@pytest.mark.parametrize(
+    ("change", "check"),
+    [
+        ({"judge_pairs": 29.0}, {"judge_data"}),
+        ({"judge_agreed": 105.0}, {"judge"}),
+        ({"wins": 30.0, "ties": 0.0, "losses": 12.0}, {"prompts"}),
+        ({"wins": 105.0, "ties": 0.0, "losses": 95.0}, {"win_rate", "win_rate_low"}),
+        ({"wins": 112.0, "ties": 0.0, "losses": 88.0}, {"win_rate_low"}),
+        ({"candidate_perplexity": 5.3}, {"perplexity"}),
+        ({"candidate_stop_share": 0.84}, {"stop"}),
+        ({"candidate_length": 61.0}, {"length_high"}),
+        ({"candidate_length": 11.0}, {"length_low"}),
+        ({"candidate_repetition": 0.2}, {"repetition"}),
+    ],
+)
+def test_each_check_alone_refuses(change: dict[str, float], check: set[str]) -> None:
+    assert failed({**GOOD, **change}) == check
+
+
+def test_sft_is_held_to_perplexity_and_stopping_alone() -> None:
+    figures = {
+        "parent_perplexity": 9.0,
+        "candidate_perplexity": 4.0,
+        "candidate_stop_share": 0.6,
+    }
+    assert failed(figures, TrainingMethod.sft) == set()
+    assert failed({**figures, "candidate_perplexity": 9.1}, TrainingMethod.sft) == {"perplexity"}
+    assert failed({**figures, "candidate_stop_share": 0.4}, TrainingMethod.sft) == {"stop"}
+
+
+@given(st.floats(0, 200), st.floats(0, 200))
+def test_more_wins_never_hurt(less: float, more: float) -> None:
+    low, high = sorted((less, more))
+    before = failed({**GOOD, "wins": low, "losses": 200.0 - low})
+    after = failed({**GOOD, "wins": high, "losses": 200.0 - high})
+    assert after <= before

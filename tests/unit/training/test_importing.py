@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import contextlib
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.training.errors import BadDataset
+from services.training.importing import read_demonstrations, read_pairs
+from tests.unit.training.making import turns
+
+
+def lines(*rows: object) -> bytes:
+    return "\n".join(json.dumps(row) for row in rows).encode()
+
+
+ASKED = [{"role": "user", "content": "why?"}]
+ANSWERED = [{"role": "assistant", "content": "because of it"}]
+
+
+def test_both_forms_of_pairs_mean_the_same() -> None:
+    ours = {"messages": ASKED, "chosen": "because of it", "rejected": "no idea at all"}
+    trl = {
+        "prompt": ASKED,
+        "chosen": ANSWERED,
+        "rejected": [{"role": "assistant", "content": "no idea at all"}],
+    }
+    first, second = read_pairs(lines(ours, trl))
+    assert (first.messages, first.chosen, first.rejected) == (
+        second.messages,
+        second.chosen,
+        second.rejected,
+    )
+    assert first.meta["source"] == "import"
+
+
+def test_both_forms_of_demonstrations_mean_the_same() -> None:
+    first, second = read_demonstrations(
+        lines({"messages": [*ASKED, *ANSWERED]}, {"prompt": ASKED, "completion": ANSWERED})
+    )
+    assert first.messages == second.messages == turns("why?")
+    assert first.answer == second.answer == "because of it"
+
+
+def test_bad_rows_are_refused_by_their_line_number() -> None:
+    good = {"messages": ASKED, "chosen": "because of it", "rejected": "no idea at all"}
+    data = lines(good, {"messages": ASKED, "chosen": 3, "rejected": "x"}) + b"\n\n{broken\n[1]\n"
+    with pytest.raises(BadDataset) as refused:
+        read_pairs(data)
+    said = str(refused.value)
+    assert "line 2: chosen: must be a text" in said
+    assert "line 4: not JSON" in said
+    assert "line 5: not an object" in said
+    assert "line 1" not in said
+    assert '"rejected": text' in said
+
+
+def test_many_bad_rows_are_summed_up() -> None:
+    with pytest.raises(BadDataset, match="and 15 more"):
+        read_pairs(b"[]\n" * 25)
+
+
+def test_a_demonstration_ends_with_the_assistant() -> None:
+    with pytest.raises(BadDataset, match="line 1: messages: the last turn must be"):
+        read_demonstrations(lines({"messages": [*ANSWERED, *ASKED]}))
+    with pytest.raises(BadDataset, match="line 1: messages: an answer needs a prompt"):
+        read_demonstrations(lines({"messages": ANSWERED}))
+
+
+def test_an_empty_file_is_refused() -> None:
+    with pytest.raises(BadDataset, match="no rows"):
+        read_pairs(b"\n\n")
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_read_or_refused(data: bytes) -> None:
+    for read in (read_pairs, read_demonstrations):
+        with contextlib.suppress(BadDataset):
+            assert read(data)
