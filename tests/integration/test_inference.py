@@ -1,0 +1,371 @@
+"""The inference service with real vLLM, Kafka and three random adapters of a random tiny model."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from deploy.local.stack import Stack
+from shared.contracts.events import GenerationFinished, GenerationRequested, Message
+from shared.kafka.log import read_to_end
+from shared.kafka.producer import KafkaLog
+from shared.kafka.topics import GENERATION_REQUESTS, GENERATION_RESULTS, VERSIONS
+from shared.registry import adapters
+from shared.registry.versions import (
+    DatasetRef,
+    Fingerprint,
+    GateResult,
+    Lifecycle,
+    VersionRecord,
+    VersionState,
+    record_key,
+    state_key,
+)
+from tests.support.waiting import eventually
+
+ROOT = Path(__file__).resolve().parents[2]
+ENGINE_START_S = 240.0
+pytestmark = pytest.mark.timeout(600)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `base`, adapters and `fingerprints.json`."""
+    folder = tmp_path_factory.mktemp("tiny")
+    subprocess.run(
+        [ROOT / ".venv-ml/bin/python", ROOT / "tests/integration/tiny_models.py", folder],
+        check=True,
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+        timeout=300,
+        capture_output=True,
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def stack(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    env = {
+        "RATCHET_INFERENCE_BASE_MODEL": str(tiny / "base"),
+        "RATCHET_INFERENCE_DRAIN_GRACE_S": "0.5",
+        "RATCHET_INFERENCE_BATCH_WAIT_S": "2",
+    }
+    with Stack(
+        tmp_path_factory.mktemp("stack"), services=["inference"], env=env, ports="free"
+    ) as running:
+        yield running
+
+
+class World:
+    """One test's versions in the shared registry, and what the service says of them."""
+
+    def __init__(
+        self, stack: Stack, log: KafkaLog, http: aiohttp.ClientSession, tiny: Path, name: str
+    ) -> None:
+        self.stack = stack
+        self.log = log
+        self.http = http
+        self.tiny = tiny
+        self.name = name
+        self.made: list[str] = []
+        self.store = tiny / "store" / name
+        self.prints: dict[str, Any] = json.loads((tiny / "fingerprints.json").read_text())
+
+    async def register(self, adapter: str, *, fingerprint: str = "", released: bool = True) -> str:
+        """A version with one of the tiny adapters and the fingerprint of one of them."""
+        version = f"{self.name}-v1.{len(self.made)}"
+        self.made.append(version)
+        uri = (self.store / version).as_uri()
+        folder = self.tiny / "made" / version
+        shutil.copytree(self.tiny / adapter, folder)
+        (folder / "NOTE").write_text(version)
+        record = VersionRecord(
+            version=version,
+            model=self.name,
+            method="sft",
+            base=str(self.tiny / "base"),
+            adapter_uri=uri,
+            adapter_sha256=adapters.publish(folder, uri),
+            fingerprint=Fingerprint(dtype="float32", texts=self.prints[fingerprint or adapter]),
+            dataset=DatasetRef(dataset_id="d", uri="d", sha256="d", rows=1),
+            hyperparameters={},
+            seed=0,
+            code_revision="test",
+            gate=GateResult(passed=released),
+            job_id="job",
+            created_at=datetime.now(UTC),
+        )
+        await self.log.publish(
+            VERSIONS, key=record_key(version), event=record, event_id=f"{version}/record"
+        )
+        return version
+
+    async def put(self, version: str, state: Lifecycle) -> None:
+        now = datetime.now(UTC)
+        event = VersionState(version=version, model=self.name, state=state, token=0, at=now)
+        await self.log.publish(
+            VERSIONS, key=state_key(version), event=event, event_id=f"{version}/{now}"
+        )
+
+    async def look(self) -> dict[str, Any]:
+        async with self.http.get(self.stack.url("inference") + "/v1/adapters") as response:
+            return await response.json()
+
+    async def adapter(self, version: str) -> dict[str, Any] | None:
+        """What the agent says of a version, None while the service is away or knows none."""
+        try:
+            body = await self.look()
+        except aiohttp.ClientError:
+            return None
+        return next((one for one in body["adapters"] if one["version"] == version), None)
+
+    async def reaches(self, version: str, state: str, timeout_s: float = 30.0) -> dict[str, Any]:
+        async def there() -> dict[str, Any] | None:
+            seen = await self.adapter(version)
+            return seen if seen and seen["state"] == state else None
+
+        seen = await eventually(there, f"{version} is {state}", timeout_s)
+        assert seen is not None
+        return seen
+
+    async def chat(self, version: str) -> tuple[int, dict[str, Any]]:
+        body = {
+            "model": version,
+            "messages": [{"role": "user", "content": "hello"}],
+            "max_tokens": 4,
+            "temperature": 0,
+        }
+        url = self.stack.url("vllm") + "/v1/chat/completions"
+        async with self.http.post(url, json=body) as response:
+            return response.status, await response.json()
+
+    async def ready(self) -> int:
+        try:
+            async with self.http.get(self.stack.url("inference") + "/readyz") as response:
+                return response.status
+        except aiohttp.ClientError:
+            return 0
+
+
+@pytest.fixture
+async def world(stack: Stack, tiny: Path, unique: str) -> AsyncIterator[World]:
+    log = KafkaLog(stack.address("kafka"), source="/ratchet/test")
+    await log.start()
+    async with aiohttp.ClientSession() as http:
+        made = World(stack, log, http, tiny, unique)
+        yield made
+        for version in made.made:
+            await made.put(version, Lifecycle.rejected)
+
+        async def gone() -> bool:
+            return not any([await made.adapter(version) for version in made.made])
+
+        await eventually(gone, "the test's adapters are unloaded", ENGINE_START_S)
+    await log.stop()
+
+
+def engine_processes(agent: int) -> dict[int, str]:
+    """Every process below the service, by /proc: its guard and vLLM's three."""
+    parents: dict[int, int] = {}
+    names: dict[int, str] = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                fields = (folder / "stat").read_text().rpartition(")")[2].split()
+                command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            except OSError:
+                continue
+            if fields[0] != "Z":
+                parents[int(folder.name)] = int(fields[1])
+                names[int(folder.name)] = command
+    below = {agent}
+    while grown := {pid for pid, parent in parents.items() if parent in below} - below:
+        below |= grown
+    return {pid: names[pid] for pid in below - {agent}}
+
+
+async def test_wanted_adapter_serves_once_its_fingerprint_matches(world: World) -> None:
+    stable = await world.register("tiny-v1.0")
+    unreleased = await world.register("tiny-v1.1", released=False)
+    await world.put(stable, Lifecycle.stable)
+    await world.put(unreleased, Lifecycle.canary)
+    seen = await world.reaches(stable, "ready")
+    assert seen["difference"] < 1e-4
+    assert all(distance > 0.5 for distance in seen["distances"].values())
+    status, answer = await world.chat(stable)
+    assert (status, answer["model"]) == (200, stable)
+    assert await world.ready() == 200
+    assert await world.adapter(unreleased) is None
+
+
+async def test_swapped_weights_never_become_ready(world: World) -> None:
+    stable = await world.register("tiny-v1.0")
+    await world.put(stable, Lifecycle.stable)
+    await world.reaches(stable, "ready")
+    other_weights = await world.register("tiny-v1.1", fingerprint="tiny-v1.2")
+    the_stable_ones = await world.register("tiny-v1.0", fingerprint="tiny-v1.2")
+    await world.put(other_weights, Lifecycle.canary)
+    await world.put(the_stable_ones, Lifecycle.canary)
+    refused = await world.reaches(other_weights, "refused")
+    assert refused["fault"] == "mismatch"
+    assert refused["difference"] > 0.5
+    same = await world.reaches(the_stable_ones, "refused")
+    assert f"it answers like {stable}" in same["reason"]
+
+    async def unloaded() -> bool:
+        return (await world.chat(other_weights))[0] == 404
+
+    await eventually(unloaded, "the refused adapter is unloaded")
+    assert await world.ready() == 200
+
+
+async def test_changed_bytes_in_the_store_are_refused_and_mended_ones_load(world: World) -> None:
+    version = await world.register("tiny-v1.1")
+    weights = world.store / version / "adapter_model.safetensors"
+    right = weights.read_bytes()
+    weights.write_bytes((world.tiny / "tiny-v1.2" / weights.name).read_bytes())
+    await world.put(version, Lifecycle.canary)
+    refused = await world.reaches(version, "refused")
+    assert refused["fault"] == "checksum"
+    assert "the registered one is" in refused["reason"]
+    weights.write_bytes(right)
+    await world.reaches(version, "ready")
+
+
+async def test_twin_of_a_loaded_adapter_waits_for_people(world: World) -> None:
+    stable = await world.register("tiny-v1.0")
+    twin = await world.register("tiny-v1.0")
+    await world.put(stable, Lifecycle.stable)
+    await world.reaches(stable, "ready")
+    await world.put(twin, Lifecycle.canary)
+    refused = await world.reaches(twin, "refused")
+    assert refused["fault"] == "too_close"
+    assert stable in refused["reason"]
+    url = f"{world.stack.url('inference')}/v1/adapters/{twin}/accept"
+    async with world.http.post(url, json={"actor": "test", "reason": "a twin"}) as response:
+        assert response.status == 200
+        assert (await response.json())["neighbours"] == [stable]
+    await world.reaches(twin, "ready")
+    async with world.http.post(url, json={"actor": "test", "reason": "again"}) as response:
+        assert response.status == 409
+
+
+async def test_retired_versions_leave_but_for_the_newest(world: World) -> None:
+    first = await world.register("tiny-v1.0")
+    second = await world.register("tiny-v1.1")
+    await world.put(first, Lifecycle.retired)
+    await world.reaches(first, "ready")
+    await world.put(second, Lifecycle.retired)
+    await world.reaches(second, "ready")
+
+    async def left() -> bool:
+        return await world.adapter(first) is None
+
+    await eventually(left, "the older retired version left")
+    assert (await world.chat(first))[0] == 404
+
+
+async def test_killed_engine_comes_back_with_its_adapters_checked(world: World) -> None:
+    stable = await world.register("tiny-v1.0")
+    canary = await world.register("tiny-v1.1")
+    await world.put(stable, Lifecycle.stable)
+    await world.put(canary, Lifecycle.canary)
+    await world.reaches(stable, "ready")
+    await world.reaches(canary, "ready")
+    before = (await world.look())["engine"]["generation"]
+    processes = engine_processes(world.stack.pid("inference"))
+    core = next(pid for pid, command in processes.items() if "EngineCore" in command)
+    os.kill(core, signal.SIGKILL)
+
+    async def away() -> bool:
+        return not (await world.look())["engine"]["ready"]
+
+    await eventually(away, "the engine's loss is noticed", 30.0)
+    assert await world.ready() == 503
+
+    async def back() -> bool:
+        engine = (await world.look())["engine"]
+        return engine["ready"] and engine["generation"] > before
+
+    await eventually(back, "the engine is back", ENGINE_START_S)
+    for version in (stable, canary):
+        seen = await world.reaches(version, "ready")
+        assert seen["difference"] < 1e-4
+        assert (await world.chat(version))[0] == 200
+    assert not set(processes) & set(engine_processes(world.stack.pid("inference")))
+
+
+async def test_killed_service_leaves_no_engine_behind(world: World) -> None:
+    stable = await world.register("tiny-v1.0")
+    await world.put(stable, Lifecycle.stable)
+    await world.reaches(stable, "ready")
+    before = (await world.look())["engine"]["generation"]
+    processes = engine_processes(world.stack.pid("inference"))
+    assert any("EngineCore" in command for command in processes.values())
+    world.stack.kill("inference")
+
+    def alive() -> set[int]:
+        return {
+            pid
+            for pid, command in processes.items()
+            if Path(f"/proc/{pid}/cmdline").exists()
+            and Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode() == command
+        }
+
+    await eventually(lambda: not alive(), "vLLM's processes are gone", 30.0)
+    await world.reaches(stable, "ready", ENGINE_START_S)
+    assert (await world.look())["engine"]["generation"] > before
+
+
+async def test_batch_gives_each_request_one_result(world: World, unique: str) -> None:
+    stable = await world.register("tiny-v1.0")
+    await world.put(stable, Lifecycle.stable)
+    await world.reaches(stable, "ready")
+    now = datetime.now(UTC)
+
+    def request(name: str, version: str, expires: timedelta) -> GenerationRequested:
+        return GenerationRequested(
+            request_id=f"{unique}-{name}",
+            batch_id=unique,
+            purpose="evaluation",
+            version=version,
+            messages=(Message(role="user", content="hello"),),
+            max_tokens=4,
+            seed=1,
+            expires_at=now + expires,
+        )
+
+    minute = timedelta(minutes=1)
+    requests = [request(f"ok{number}", stable, minute) for number in range(6)]
+    requests += [requests[0], request("late", stable, -minute)]
+    requests += [request("nowhere", f"{unique}-v9.9", minute)]
+    for event in requests:
+        await world.log.publish(
+            GENERATION_REQUESTS, key=event.request_id, event=event, event_id=event.request_id
+        )
+
+    async def results() -> list[GenerationFinished]:
+        records = await read_to_end(world.log, GENERATION_RESULTS, timeout_s=10.0)
+        read = [GenerationFinished.model_validate_json(record.value or b"") for record in records]
+        return [result for result in read if result.batch_id == unique]
+
+    async def complete() -> bool:
+        return len({result.request_id for result in await results()}) == 8
+
+    await eventually(complete, "every request has a result", 60.0)
+    outcomes = {one.request_id.removeprefix(f"{unique}-"): one for one in await results()}
+    assert len(await results()) == 8
+    assert {outcomes[f"ok{number}"].outcome for number in range(6)} == {"ok"}
+    assert len({outcomes[f"ok{number}"].completion for number in range(6)}) == 1
+    assert outcomes["late"].outcome == "expired"
+    assert outcomes["nowhere"].outcome == "failed"
+    assert "not ready" in outcomes["nowhere"].error

@@ -1,0 +1,351 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import aiohttp
+import httpx
+import pytest
+from prometheus_client import CollectorRegistry
+
+from services.inference.acceptances import Acceptances
+from services.inference.agent import SPARE_FOLDERS, Agent
+from services.inference.api import create_app
+from services.inference.engine import EngineClient
+from services.inference.launcher import EngineState
+from services.inference.metrics import Metrics
+from services.inference.reconcile import AdapterState, Policy, Slot
+from shared.keys import KeyRing
+from shared.registry import adapters
+from shared.registry.versions import (
+    DatasetRef,
+    Fingerprint,
+    FingerprintText,
+    GateResult,
+    Lifecycle,
+    Registry,
+    VersionRecord,
+    VersionState,
+    record_key,
+    state_key,
+)
+from shared.testing.clock import ManualClock
+from tests.unit.inference.fake_engine import FakeEngine
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+TEXTS = ((1, 2, 3), (4, 5))
+
+
+@dataclass
+class StubEngine:
+    """The launcher as the agent sees it."""
+
+    state: EngineState
+    restarts: list[str]
+
+    def restart(self, reason: str) -> None:
+        self.restarts.append(reason)
+
+
+class Rig:
+    """An agent before a fake engine, a registry and a store of adapters."""
+
+    def __init__(self, folder: Path, fake: FakeEngine, session: aiohttp.ClientSession) -> None:
+        self.folder = folder
+        self.fake = fake
+        self.session = session
+        self.registry = Registry()
+        self.clock = ManualClock()
+        self.engine = StubEngine(EngineState(ready=True, generation=1, reason=""), [])
+        self.cache = folder / "cache"
+        self.agent = self.build()
+
+    def build(self) -> Agent:
+        """A new agent, as after a restart of the service."""
+        return Agent(
+            engine=self.engine,
+            client=EngineClient(self.session, self.fake.url),
+            registry=self.registry,
+            models=(),
+            policy=Policy(4, 5.0, 60.0),
+            cache=self.cache,
+            tolerance=lambda _: 0.02,
+            acceptances=Acceptances(self.folder / "acceptances.json"),
+            clock=self.clock,
+            metrics=Metrics(CollectorRegistry()),
+            wake=asyncio.Event(),
+        )
+
+    def register(
+        self, version: str, *, recorded: float, answers: float | None = None, parent: str = ""
+    ) -> None:
+        made = self.folder / "made" / version
+        made.mkdir(parents=True)
+        (made / "weights").write_text(version)
+        uri = (self.folder / "store" / version).as_uri()
+        texts = tuple(
+            FingerprintText(tokens=ids, logprobs=(recorded,) * (len(ids) - 1)) for ids in TEXTS
+        )
+        record = VersionRecord(
+            version=version,
+            model="m",
+            method="dpo",
+            base="base",
+            parent=parent,
+            adapter_uri=uri,
+            adapter_sha256=adapters.publish(made, uri),
+            fingerprint=Fingerprint(dtype="float32", texts=texts),
+            dataset=DatasetRef(dataset_id="d", uri="d", sha256="d", rows=1),
+            hyperparameters={},
+            seed=0,
+            code_revision="",
+            gate=GateResult(passed=True),
+            job_id="j",
+            created_at=START,
+        )
+        self.registry.apply(record_key(version), record.to_json())
+        self.fake.answers[version] = recorded if answers is None else answers
+
+    def put(self, version: str, lifecycle: Lifecycle) -> None:
+        state = VersionState(version=version, model="m", state=lifecycle, token=0, at=START)
+        self.registry.apply(state_key(version), state.to_json())
+
+    async def settle(self) -> None:
+        for _ in range(50):
+            if not await self.agent.step():
+                return
+        raise AssertionError("the agent never comes to rest")
+
+    def slot(self, version: str) -> Slot:
+        return next(slot for slot in self.agent.adapters() if slot.version == version)
+
+    def state(self, version: str) -> AdapterState:
+        return self.slot(version).state
+
+    def loads(self, version: str) -> int:
+        return self.fake.calls.count(("load_lora_adapter", version))
+
+
+@pytest.fixture
+async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+    async with aiohttp.ClientSession() as session:
+        with FakeEngine() as fake:
+            yield Rig(tmp_path, fake, session)
+
+
+async def test_version_is_loaded_from_its_checksum_and_ready_after_its_fingerprint(
+    rig: Rig,
+) -> None:
+    rig.register("v1", recorded=-1.0)
+    rig.put("v1", Lifecycle.stable)
+    assert rig.agent.unready() is not None
+    await rig.settle()
+    slot = rig.slot("v1")
+    assert (slot.state, slot.difference) == (AdapterState.ready, 0.0)
+    assert slot.distances == {"base": 8.0}
+    record = rig.registry.get("v1")
+    assert record is not None
+    assert rig.fake.loaded == {"v1": str(rig.cache / record.record.adapter_sha256)}
+    assert rig.agent.unready() is None
+    assert rig.agent.base == "base"
+
+
+async def test_refused_candidate_leaves_the_replica_ready(rig: Rig) -> None:
+    rig.register("v1", recorded=-1.0)
+    rig.register("v2", recorded=-3.0, answers=-5.0)
+    rig.put("v1", Lifecycle.stable)
+    rig.put("v2", Lifecycle.canary)
+    await rig.settle()
+    assert rig.slot("v2").fault == "mismatch"
+    assert list(rig.fake.loaded) == ["v1"]
+    assert rig.agent.unready() is None
+    assert rig.agent.ready("v1")
+    assert not rig.agent.ready("v2")
+
+
+async def test_refused_stable_version_makes_the_replica_unready(rig: Rig) -> None:
+    rig.register("v1", recorded=-1.0, answers=-2.0)
+    rig.put("v1", Lifecycle.stable)
+    await rig.settle()
+    assert rig.agent.unready() == "not ready: v1; see /v1/adapters"
+
+
+async def test_after_an_engine_restart_all_is_loaded_and_checked_anew(rig: Rig) -> None:
+    rig.register("v1", recorded=-1.0)
+    rig.register("v2", recorded=-3.0)
+    rig.put("v1", Lifecycle.stable)
+    rig.put("v2", Lifecycle.canary)
+    await rig.settle()
+    rig.engine.state.ready = False
+    assert [slot.state for slot in rig.agent.adapters()] == [AdapterState.wanted] * 2
+    assert not await rig.agent.step()
+    rig.fake.loaded.clear()
+    rig.fake.answers["v2"] = -7.0
+    rig.engine.state.ready = True
+    rig.engine.state.generation = 2
+    assert "after a start" in (rig.agent.unready() or "")
+    await rig.settle()
+    assert rig.loads("v1") == 2
+    assert (rig.state("v1"), rig.state("v2")) == (AdapterState.ready, AdapterState.refused)
+
+
+async def test_adapter_that_the_engine_lost_is_loaded_again(rig: Rig) -> None:
+    rig.register("v1", recorded=-1.0)
+    rig.put("v1", Lifecycle.stable)
+    await rig.settle()
+    rig.fake.loaded.clear()
+    await rig.settle()
+    assert rig.loads("v1") == 2
+    assert rig.agent.ready("v1")
+
+
+async def test_loading_one_adapter_must_not_change_another(rig: Rig) -> None:
+    rig.register("v1", recorded=-1.0)
+    rig.put("v1", Lifecycle.stable)
+    await rig.settle()
+    rig.register("v2", recorded=-3.0)
+    rig.put("v2", Lifecycle.canary)
+    rig.fake.answers["v1"] = -5.0
+    await rig.settle()
+    assert rig.slot("v1").fault == "mismatch"
+    assert rig.engine.restarts == ["v1 changed its answers as v2 was loaded"]
+
+
+async def test_parent_that_is_not_loaded_counts_by_its_record(rig: Rig) -> None:
+    rig.register("v1", recorded=-1.0)
+    rig.register("v2", recorded=-1.05, parent="v1")
+    rig.put("v2", Lifecycle.canary)
+    await rig.settle()
+    assert rig.slot("v2").fault == "too_close"
+    assert "v1" in rig.slot("v2").reason
+
+
+async def test_accepted_twins_both_come_back_after_a_restart_of_everything(rig: Rig) -> None:
+    rig.register("v1", recorded=-1.0)
+    rig.register("v2", recorded=-1.01)
+    rig.put("v1", Lifecycle.stable)
+    rig.put("v2", Lifecycle.canary)
+    await rig.settle()
+    assert rig.state("v2") is AdapterState.refused
+    rig.agent.accept("v2", "ann", "a twin on purpose")
+    await rig.settle()
+    assert rig.state("v2") is AdapterState.ready
+    rig.put("v1", Lifecycle.retired)
+    rig.put("v2", Lifecycle.stable)
+    rig.fake.loaded.clear()
+    rig.engine.state.generation = 2
+    rig.agent = rig.build()
+    await rig.settle()
+    assert [(slot.version, slot.state) for slot in rig.agent.adapters()] == [
+        ("v2", AdapterState.ready),
+        ("v1", AdapterState.ready),
+    ]
+
+
+async def test_drain_waits_for_requests_under_way(rig: Rig) -> None:
+    rig.register("v1", recorded=-1.0)
+    rig.put("v1", Lifecycle.canary)
+    await rig.settle()
+    rig.put("v1", Lifecycle.rejected)
+    await rig.settle()
+    assert rig.state("v1") is AdapterState.draining
+    rig.fake.running = 1
+    rig.clock.advance(30.0)
+    await rig.settle()
+    assert "v1" in rig.fake.loaded
+    rig.fake.running = 0
+    await rig.settle()
+    assert rig.fake.loaded == {}
+    assert rig.agent.adapters() == ()
+
+
+async def test_store_that_is_away_is_tried_again_with_back_off(rig: Rig) -> None:
+    rig.register("v1", recorded=-1.0)
+    (rig.folder / "store").rename(rig.folder / "away")
+    rig.put("v1", Lifecycle.stable)
+    await rig.settle()
+    slot = rig.slot("v1")
+    assert (slot.state, slot.fault) == (AdapterState.wanted, "unavailable")
+    assert "next try in 2 s" in slot.reason
+    (rig.folder / "away").rename(rig.folder / "store")
+    rig.clock.advance(2.0)
+    await rig.settle()
+    assert rig.agent.ready("v1")
+
+
+async def test_engine_that_will_not_load_is_asked_again_later(rig: Rig) -> None:
+    rig.register("v1", recorded=-1.0)
+    rig.put("v1", Lifecycle.stable)
+    rig.fake.refuse_loads = "rank 64 is larger than 16"
+    await rig.settle()
+    assert rig.slot("v1").fault == "engine"
+    assert "rank 64" in rig.slot("v1").reason
+    rig.fake.refuse_loads = ""
+    rig.clock.advance(2.0)
+    await rig.settle()
+    assert rig.agent.ready("v1")
+
+
+async def test_waiting_for_a_version_ends_when_it_is_ready_and_at_the_deadline(rig: Rig) -> None:
+    rig.register("v1", recorded=-1.0)
+    rig.put("v1", Lifecycle.stable)
+    assert not await rig.agent.wait_ready("v1", 0.01)
+    waiting = asyncio.create_task(rig.agent.wait_ready("v1", 10.0))
+    await rig.settle()
+    assert await waiting
+
+
+async def test_cache_keeps_what_is_wanted_and_a_few_more(rig: Rig) -> None:
+    for number in range(SPARE_FOLDERS + 3):
+        rig.register(f"v{number}", recorded=-1.0 - number)
+        rig.put(f"v{number}", Lifecycle.canary)
+        await rig.settle()
+        rig.put(f"v{number}", Lifecycle.rejected)
+        await rig.settle()
+        rig.clock.advance(10.0)
+        await rig.settle()
+    assert len(list(rig.cache.iterdir())) == SPARE_FOLDERS + 1
+
+
+async def test_http_tells_all_and_takes_acceptances(rig: Rig) -> None:
+    rig.register("v1", recorded=-1.0)
+    rig.register("v2", recorded=-1.0)
+    rig.put("v1", Lifecycle.stable)
+    rig.put("v2", Lifecycle.canary)
+    await rig.settle()
+    app = create_app(rig.agent, rig.engine, KeyRing(required=False))
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://agent") as http:
+        body = (await http.get("/v1/adapters")).json()
+        assert body["engine"] == {
+            "ready": True,
+            "generation": 1,
+            "base_model": "base",
+            "reason": "",
+        }
+        assert [(one["version"], one["state"]) for one in body["adapters"]] == [
+            ("v1", "ready"),
+            ("v2", "refused"),
+        ]
+        assert body["adapters"][1]["distances"] == {"base": 8.0, "v1": 0.0}
+        word = {"actor": "ann", "reason": "on purpose"}
+        assert (await http.post("/v1/adapters/v9/accept", json=word)).status_code == 404
+        assert (await http.post("/v1/adapters/v1/accept", json=word)).status_code == 409
+        wrong = await http.post("/v1/adapters/v2/accept", json={"actor": "ann"})
+        assert wrong.status_code == 422
+        accepted = await http.post("/v1/adapters/v2/accept", json=word)
+        assert accepted.json()["neighbours"] == ["v1"]
+    await rig.settle()
+    assert rig.agent.ready("v2")
+
+
+async def test_accepting_needs_the_operate_scope_where_keys_are_required(rig: Rig) -> None:
+    app = create_app(rig.agent, rig.engine, KeyRing(required=True))
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://agent") as http:
+        answer = await http.post("/v1/adapters/v1/accept", json={"actor": "a", "reason": "r"})
+        assert answer.status_code == 401
+        assert (await http.get("/v1/adapters")).status_code == 200

@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+from services.inference.engine import Figures, error_message, parse_figures
+
+METRICS = """\
+# HELP vllm:num_requests_running Number of requests in model execution batches.
+vllm:num_requests_running{engine="0",model_name="base"} %d.0
+vllm:num_requests_waiting{engine="0",model_name="base"} %d.0
+vllm:num_requests_waiting_by_reason{engine="0",model_name="base",reason="capacity"} 7.0
+vllm:lora_requests_info{max_lora="4",running_lora_adapters="",waiting_lora_adapters=""} 1.795e+09
+vllm:lora_requests_info{max_lora="4",running_lora_adapters="v1,v2",waiting_lora_adapters="v3"} \
+1.7952471929063175e+09
+vllm:lora_requests_info{max_lora="4",running_lora_adapters="v9",waiting_lora_adapters=""} 1.7e+09
+"""
+
+
+def test_newest_series_says_who_is_busy() -> None:
+    assert parse_figures(METRICS % (3, 1)) == Figures(3, 1, frozenset({"v1", "v2", "v3"}))
+
+
+def test_idle_engine_is_busy_with_nobody() -> None:
+    assert parse_figures(METRICS % (0, 0)) == Figures(0, 0, frozenset())
+    assert parse_figures("") == Figures(0, 0, frozenset())
+
+
+def test_error_is_the_engines_word_or_the_beginning_of_what_came() -> None:
+    assert error_message(b'{"error":{"message":"no such model"}}') == "no such model"
+    assert error_message(b"<html>" + b"x" * 1000) == "<html>" + "x" * 394
+    assert error_message(b'["odd"]') == '["odd"]'

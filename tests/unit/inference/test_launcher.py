@@ -1,0 +1,271 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import aiohttp
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
+
+from services.inference import guard
+from services.inference.engine import EngineClient
+from services.inference.launcher import (
+    BACKOFF_MAX_S,
+    ExternalEngine,
+    Launcher,
+    LaunchPolicy,
+    engine_command,
+    engine_environment,
+    next_backoff,
+    next_generation,
+)
+from services.inference.metrics import Metrics
+from services.inference.settings import InferenceSettings
+from shared.clock import SystemClock
+from tests.support.waiting import eventually, wait_until
+from tests.unit.inference.fake_engine import FakeEngine
+
+FAKE = Path(__file__).with_name("fake_engine.py")
+QUICK = LaunchPolicy(
+    start_timeout_s=2.0,
+    unhealthy_after_s=0.3,
+    poll_s=0.05,
+    backoff_first_s=0.05,
+    backoff_max_s=0.2,
+)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def settings(**fields: object) -> InferenceSettings:
+    return InferenceSettings.model_validate({"base_model": "some/base", **fields})
+
+
+class Rig:
+    """A launcher of fake engines, and the processes these started."""
+
+    def __init__(self, folder: Path, session: aiohttp.ClientSession) -> None:
+        self.folder = folder
+        self.session = session
+        self.port = free_port()
+        self.pids = folder / "pids"
+        self.stop = asyncio.Event()
+        self.heard: list[tuple[bool, str]] = []
+        self.launcher: Launcher
+        self.task: asyncio.Task[None]
+
+    def start(self, mode: str, policy: LaunchPolicy = QUICK) -> Launcher:
+        client = EngineClient(self.session, f"http://127.0.0.1:{self.port}")
+        self.launcher = Launcher(
+            [sys.executable, str(FAKE), str(self.port), mode, str(self.pids)],
+            dict(os.environ),
+            address=("127.0.0.1", self.port),
+            healthy=client.healthy,
+            changed=self._hear,
+            generations=self.folder / "generation",
+            policy=policy,
+            clock=SystemClock(),
+            metrics=Metrics(CollectorRegistry()),
+            log_path=self.folder / "engine.log",
+        )
+        self.task = asyncio.create_task(self.launcher.run(self.stop))
+        return self.launcher
+
+    def _hear(self) -> None:
+        self.heard.append((self.launcher.state.ready, self.launcher.state.reason))
+
+    def children(self) -> list[int]:
+        return [int(line) for line in self.pids.read_text().split()] if self.pids.exists() else []
+
+    async def reaches(self, condition: Callable[[], bool], what: str) -> None:
+        await eventually(condition, what, 20.0)
+
+
+@pytest.fixture
+async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+    async with aiohttp.ClientSession() as session:
+        made = Rig(tmp_path, session)
+        yield made
+        made.stop.set()
+        await asyncio.wait_for(made.task, 30)
+        await made.reaches(lambda: not any(map(alive, made.children())), "no process is left")
+
+
+async def test_engine_becomes_ready_and_ends_with_its_children(rig: Rig) -> None:
+    launcher = rig.start("serves")
+    await rig.reaches(lambda: launcher.state.ready, "ready")
+    assert launcher.state.generation == 1
+    assert all(map(alive, rig.children()))
+    rig.stop.set()
+    await rig.task
+    assert not any(map(alive, rig.children()))
+    assert not launcher.state.ready
+
+
+async def test_dying_engine_is_started_again_with_a_new_generation(rig: Rig) -> None:
+    launcher = rig.start("dies")
+    await rig.reaches(lambda: launcher.state.generation >= 3, "two restarts")
+    assert (False, "exited with status 3") in rig.heard
+    assert not any(map(alive, rig.children()[:2]))
+
+
+async def test_engine_that_never_answers_is_given_up(rig: Rig) -> None:
+    policy = LaunchPolicy(0.3, 0.3, 0.05, 0.05, 0.2)
+    launcher = rig.start("never", policy)
+    await rig.reaches(lambda: launcher.state.generation >= 2, "a second start")
+    assert any("ENGINE_START_TIMEOUT_S" in reason for _, reason in rig.heard)
+
+
+async def test_engine_without_healthy_answers_is_started_again(rig: Rig) -> None:
+    launcher = rig.start("sickens")
+    await rig.reaches(lambda: launcher.state.generation >= 2, "a second start")
+    assert any("no healthy answer" in reason for _, reason in rig.heard)
+
+
+async def test_restart_on_request(rig: Rig) -> None:
+    launcher = rig.start("serves")
+    await rig.reaches(lambda: launcher.state.ready, "ready")
+    launcher.restart("its adapters mix")
+    await rig.reaches(lambda: launcher.state.ready and launcher.state.generation == 2, "again")
+    assert (False, "restarting: its adapters mix") in rig.heard
+
+
+async def test_port_of_somebody_else_is_said_and_left_alone(rig: Rig) -> None:
+    with FakeEngine() as other:
+        rig.port = other.server.server_port
+        launcher = rig.start("serves")
+        await rig.reaches(lambda: "cannot be taken" in launcher.state.reason, "it says so")
+        assert not launcher.state.ready
+        assert not rig.children()
+
+
+async def test_external_engine_has_a_new_generation_each_time_it_is_back(tmp_path: Path) -> None:
+    stop = asyncio.Event()
+    async with aiohttp.ClientSession() as session:
+        with FakeEngine() as fake:
+            watcher = ExternalEngine(
+                healthy=EngineClient(session, fake.url).healthy,
+                changed=lambda: None,
+                generations=tmp_path / "generation",
+                clock=SystemClock(),
+                metrics=Metrics(CollectorRegistry()),
+                poll_s=0.02,
+            )
+            task = asyncio.create_task(watcher.run(stop))
+            await eventually(lambda: watcher.state.ready, "seen")
+            fake.healthy = False
+            await eventually(lambda: not watcher.state.ready, "lost")
+            fake.healthy = True
+            await eventually(lambda: watcher.state.ready, "back")
+            assert watcher.state.generation == 2
+            stop.set()
+            await task
+
+
+def guarded(tmp_path: Path, mode: str) -> tuple[subprocess.Popen[bytes], list[int]]:
+    """A guard with a fake engine, started by a parent that we can kill; returns all pids."""
+    pids = tmp_path / "pids"
+    code = (
+        "import subprocess, sys, time\n"
+        "guard = subprocess.Popen(sys.argv[1:], stdin=subprocess.PIPE, start_new_session=True)\n"
+        "print(guard.pid, flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    engine = [sys.executable, str(FAKE), str(free_port()), mode, str(pids)]
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code, sys.executable, str(guard.__file__), *engine],
+        stdout=subprocess.PIPE,
+    )
+    assert parent.stdout is not None
+    guard_pid = int(parent.stdout.readline())
+    wait_until(lambda: pids.exists() and pids.read_text().endswith("\n"), "the engine runs")
+    return parent, [guard_pid, *guard.descendants(guard_pid)]
+
+
+def test_killed_service_takes_the_engine_and_its_children_along(tmp_path: Path) -> None:
+    parent, processes = guarded(tmp_path, "serves")
+    assert len(processes) == 3
+    with parent:
+        parent.kill()
+    wait_until(lambda: not any(map(alive, processes)), "all are gone", 20.0)
+
+
+def test_killed_guard_takes_the_engine_along(tmp_path: Path) -> None:
+    parent, processes = guarded(tmp_path, "never")
+    guard_pid, engine, child = processes
+    os.kill(guard_pid, signal.SIGKILL)
+    wait_until(lambda: not alive(engine), "the engine is gone")
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(guard_pid, signal.SIGKILL)
+    wait_until(lambda: not alive(child), "its child is gone with the group")
+    with parent:
+        parent.kill()
+
+
+def test_guard_passes_the_engines_status_on(tmp_path: Path) -> None:
+    command = [sys.executable, str(guard.__file__), sys.executable, str(FAKE), "0", "dies"]
+    with subprocess.Popen([*command, str(tmp_path / "pids")], stdin=subprocess.PIPE) as process:
+        assert process.wait(20) == 3
+    child = int((tmp_path / "pids").read_text())
+    assert not alive(child)
+
+
+@given(st.lists(st.floats(0, 1000), max_size=30))
+def test_backoff_is_bounded_and_starts_anew_after_a_steady_life(lives: list[float]) -> None:
+    policy = LaunchPolicy(1, 1)
+    wait = 0.0
+    for lived in lives:
+        wait = next_backoff(wait, lived, policy)
+        assert policy.backoff_first_s <= wait <= BACKOFF_MAX_S
+        assert lived < 120 or wait == policy.backoff_first_s
+
+
+def test_generations_rise_across_restarts_and_survive_a_torn_file(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "generation"
+    assert [next_generation(path), next_generation(path)] == [1, 2]
+    path.write_text("")
+    assert next_generation(path) == 1
+
+
+def test_cpu_profile_computes_in_float32_and_is_offline() -> None:
+    made = settings(engine_url="http://127.0.0.1:18000", engine_options="--seed 7")
+    command = engine_command(made)
+    assert command[1:5] == ["-m", "vllm.entrypoints.openai.api_server", "--model", "some/base"]
+    assert command[command.index("--dtype") + 1] == "float32"
+    assert command[command.index("--port") + 1] == "18000"
+    assert command[-2:] == ["--seed", "7"]
+    assert "--gpu-memory-utilization" not in command
+    environment = engine_environment(made, {"HF_HUB_OFFLINE": "0", "HOME": "h"})
+    assert environment["HF_HUB_OFFLINE"] == "0"
+    assert environment["HOME"] == "h"
+    assert environment["VLLM_CPU_KVCACHE_SPACE"] == "1"
+
+
+def test_gpu_profile_computes_in_bfloat16_over_its_gpus() -> None:
+    made = settings(engine_profile="gpu", tensor_parallel=2, engine_bind="0.0.0.0")
+    command = engine_command(made)
+    assert command[command.index("--dtype") + 1] == "bfloat16"
+    assert command[command.index("--tensor-parallel-size") + 1] == "2"
+    assert command[command.index("--host") + 1] == "0.0.0.0"
+    assert "VLLM_CPU_KVCACHE_SPACE" not in engine_environment(made, {})
+    assert made.tolerance_of("float32") == 0.1

@@ -1,0 +1,246 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.inference.reconcile import (
+    NEVER,
+    Action,
+    ActionKind,
+    AdapterState,
+    Loaded,
+    Policy,
+    Slot,
+    next_action,
+    wanted_versions,
+)
+from shared.registry.versions import (
+    DatasetRef,
+    Fingerprint,
+    GateResult,
+    Lifecycle,
+    Version,
+    VersionRecord,
+    VersionState,
+)
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+POLICY = Policy(max_adapters=4, drain_grace_s=5.0, drain_limit_s=60.0)
+NAMES = [f"v{number}" for number in range(7)]
+
+
+def version(
+    name: str,
+    lifecycle: Lifecycle | None,
+    *,
+    model: str = "m",
+    released: bool = True,
+    minute: int = 0,
+) -> Version:
+    at = START + timedelta(minutes=minute)
+    record = VersionRecord(
+        version=name,
+        model=model,
+        method="dpo",
+        base="base",
+        adapter_uri="memory://x",
+        adapter_sha256="0",
+        fingerprint=Fingerprint(dtype="float32", texts=()),
+        dataset=DatasetRef(dataset_id="d", uri="d", sha256="d", rows=1),
+        hyperparameters={},
+        seed=0,
+        code_revision="",
+        gate=GateResult(passed=released),
+        job_id="j",
+        created_at=START,
+    )
+    state = (
+        VersionState(version=name, model=model, state=lifecycle, token=0, at=at)
+        if lifecycle
+        else None
+    )
+    return Version(record=record, state=state)
+
+
+def names(versions: tuple[Version, ...]) -> list[str]:
+    return [one.record.version for one in versions]
+
+
+def test_stable_comes_first_and_only_the_newest_retired_one_stays() -> None:
+    versions = [
+        version("v0", Lifecycle.retired, minute=1),
+        version("v1", Lifecycle.retired, minute=2),
+        version("v2", Lifecycle.canary),
+        version("v3", Lifecycle.stable),
+        version("v4", Lifecycle.shadow),
+        version("v5", Lifecycle.rejected),
+        version("v6", None),
+    ]
+    assert names(wanted_versions(versions, (), 4)) == ["v3", "v2", "v4", "v1"]
+    assert names(wanted_versions(versions, (), 2)) == ["v3", "v2"]
+
+
+def test_unreleased_and_other_models_versions_are_not_wanted() -> None:
+    versions = [
+        version("v0", Lifecycle.stable, released=False),
+        version("v1", Lifecycle.stable, model="other"),
+        version("v2", Lifecycle.stable),
+    ]
+    assert names(wanted_versions(versions, ("m",), 4)) == ["v2"]
+
+
+def test_each_model_keeps_its_own_way_back() -> None:
+    versions = [
+        version("a0", Lifecycle.retired, model="a", minute=1),
+        version("b0", Lifecycle.retired, model="b", minute=2),
+        version("a1", Lifecycle.stable, model="a"),
+        version("b1", Lifecycle.stable, model="b"),
+    ]
+    assert names(wanted_versions(versions, (), 4)) == ["a1", "b1", "a0", "b0"]
+
+
+def act(
+    wanted: list[str],
+    slots: dict[str, Slot],
+    loaded: list[str],
+    *,
+    busy: list[str] | None = None,
+    now: float = 100.0,
+    policy: Policy = POLICY,
+) -> Action | None:
+    return next_action(
+        wanted, slots, Loaded(frozenset(loaded), frozenset(busy or ())), NAMES, now, policy
+    )
+
+
+def test_strangers_in_the_engine_are_left_alone_and_take_a_place() -> None:
+    assert act([], {}, ["stranger"]) is None
+    policy = replace(POLICY, max_adapters=1)
+    assert act(["v0"], {}, ["stranger"], policy=policy) is None
+
+
+def test_refused_version_is_unloaded_at_once_and_not_tried_again() -> None:
+    slots = {"v0": Slot("v0", AdapterState.refused, retry_at=NEVER)}
+    assert act(["v0"], slots, ["v0"]) == Action(ActionKind.unload, "v0")
+    assert act(["v0"], slots, []) is None
+    assert act([], slots, []) == Action(ActionKind.forget, "v0")
+
+
+@pytest.mark.parametrize(
+    ("waited", "busy", "unloads"),
+    [(4.9, False, False), (5.0, False, True), (59.0, True, False), (60.0, True, True)],
+)
+def test_drain_waits_for_requests_but_not_for_ever(
+    waited: float, busy: bool, unloads: bool
+) -> None:
+    slots = {"v0": Slot("v0", AdapterState.draining, True, draining_since=100.0)}
+    action = act([], slots, ["v0"], busy=["v0"] if busy else [], now=100.0 + waited)
+    assert action == (Action(ActionKind.unload, "v0") if unloads else None)
+
+
+def test_draining_version_wanted_again_is_kept_without_a_reload() -> None:
+    slots = {"v0": Slot("v0", AdapterState.draining, True, draining_since=99.0)}
+    assert act(["v0"], slots, ["v0"]) == Action(ActionKind.keep, "v0")
+
+
+def test_unverified_leftover_of_an_earlier_agent_is_verified_before_it_is_ready() -> None:
+    assert act(["v0"], {}, ["v0"]) == Action(ActionKind.verify, "v0")
+
+
+class World:
+    """An engine in which every adapter loads, and refuses to verify where told so."""
+
+    def __init__(self, loaded: set[str], bad: set[str], slots: dict[str, Slot]) -> None:
+        self.loaded = loaded
+        self.bad = bad
+        self.slots = slots
+        self.now = 0.0
+
+    def run(self, wanted: list[str], busy: set[str], policy: Policy) -> None:
+        """Until nothing is to be done and no drain is under way; a bounded number of actions."""
+        for _ in range(200):
+            loaded = Loaded(frozenset(self.loaded), frozenset(busy & self.loaded))
+            action = next_action(wanted, self.slots, loaded, NAMES, self.now, policy)
+            if action is None:
+                if not any(s.state is AdapterState.draining for s in self.slots.values()):
+                    return
+                self.now += 1.0
+                continue
+            self.do(action, wanted, policy)
+        raise AssertionError("it never comes to rest")
+
+    def do(self, action: Action, wanted: list[str], policy: Policy) -> None:
+        name = action.version
+        slot = self.slots.get(name, Slot(name))
+        match action.kind:
+            case ActionKind.load:
+                assert name in wanted
+                assert name not in self.loaded, "a loaded name must never be loaded again"
+                assert len(self.loaded) < policy.max_adapters
+                self.loaded.add(name)
+                self.slots[name] = replace(slot, state=AdapterState.verifying)
+            case ActionKind.verify:
+                assert name in self.loaded
+                bad = name in self.bad
+                self.slots[name] = Slot(
+                    name,
+                    AdapterState.refused if bad else AdapterState.ready,
+                    not bad,
+                    retry_at=NEVER if bad else 0.0,
+                )
+            case ActionKind.keep:
+                assert slot.verified
+                self.slots[name] = replace(slot, state=AdapterState.ready)
+            case ActionKind.drain:
+                assert name not in wanted
+                self.slots[name] = replace(
+                    slot, state=AdapterState.draining, draining_since=self.now
+                )
+            case ActionKind.unload:
+                if slot.state is not AdapterState.refused:
+                    assert name not in wanted
+                    assert self.now - slot.draining_since >= policy.drain_grace_s
+                    del self.slots[name]
+                self.loaded.remove(name)
+            case ActionKind.forget:
+                del self.slots[name]
+
+
+some_names = st.sets(st.sampled_from(NAMES), max_size=4)
+
+
+@given(
+    rounds=st.lists(
+        st.tuples(
+            st.lists(st.sampled_from(NAMES), unique=True, max_size=4), some_names, st.booleans()
+        ),
+        min_size=1,
+        max_size=5,
+    ),
+    found=some_names,
+    bad=some_names,
+    grace=st.floats(0, 10),
+    limit=st.floats(0, 30),
+)
+def test_comes_to_rest_at_what_is_wanted(
+    rounds: list[tuple[list[str], set[str], bool]],
+    found: set[str],
+    bad: set[str],
+    grace: float,
+    limit: float,
+) -> None:
+    policy = Policy(4, grace, limit)
+    world = World(set(found), bad, {})
+    for wanted, busy, restarted in rounds:
+        if restarted:
+            world.loaded.clear()
+            world.slots.clear()
+        world.run(wanted, busy, policy)
+        good = {name for name in wanted if name not in bad}
+        assert world.loaded == good
+        assert {n for n, slot in world.slots.items() if slot.state is AdapterState.ready} == good
+        assert set(world.slots) == set(wanted)
