@@ -107,18 +107,21 @@ async def run(settings: FeedbackSettings) -> None:
             ),
         )
         app = WithOps(create_app(api, metrics), OpsApp(health, registry))
-        tasks = [asyncio.create_task(one.run(), name=name) for name, one in followers.items()]
+        following = [asyncio.create_task(one.run(), name=name) for name, one in followers.items()]
+        taking_in: list[asyncio.Task[None]] = []
         if settings.intake:
             # A record that waits for an absent log is no reason to restart.
             health.progress("intake", lambda: min(loop.idle_s(), intake.idle_s()), STUCK_AFTER_S)
-            tasks.append(asyncio.create_task(loop.run(stop), name="intake"))
-        health.alive("tasks", lambda: ended(tasks))
+            taking_in.append(asyncio.create_task(loop.run(stop), name="intake"))
+        health.alive("tasks", lambda: ended(following + taking_in))
         spare_collector()
         try:
             await serve(app, host=settings.host, port=settings.port, stop=stop)
         finally:
             stop.set()
-            await finish(tasks)
+            for task in following:
+                task.cancel()
+            await finish(following + taking_in)
             await log.stop()
 
 

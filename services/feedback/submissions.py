@@ -125,9 +125,7 @@ def default_feedback_id(tenant: str, trace_id: str, user_id: str, kind: Feedback
     # uuid.uuid5, spelled out: a quarter of its time, on the path of every event.
     digest = sha1(_NAMESPACE_BYTES + name, usedforsecurity=False).hexdigest()
     variant = "89ab"[int(digest[16], 16) & 3]
-    return (
-        f"{digest[:8]}-{digest[8:12]}-5{digest[13:16]}-{variant}{digest[17:20]}-{digest[20:32]}"
-    )
+    return f"{digest[:8]}-{digest[8:12]}-5{digest[13:16]}-{variant}{digest[17:20]}-{digest[20:32]}"
 
 
 def event_id(feedback_id: str, revision: int) -> str:

@@ -1,0 +1,201 @@
+"""The feedback API and the intake on real Kafka and Redis."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import orjson
+import pytest
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from prometheus_client import CollectorRegistry
+from redis.asyncio import Redis
+
+from services.feedback.breaker import Breaker
+from services.feedback.ingestion import SOURCE, Ingestion
+from services.feedback.intake import GROUP, INTAKE_MODELS, Intake
+from services.feedback.metrics import Metrics
+from services.feedback.open_comparisons import RedisComparisons
+from shared.clock import SystemClock
+from shared.contracts.events import FeedbackSubmitted
+from shared.kafka.consumer import ConsumerLoop
+from shared.kafka.deadletters import DeadLetters, list_dead_letters, replay
+from shared.kafka.log import EventLog, NewRecord, read_to_end
+from shared.kafka.producer import KafkaLog
+from shared.kafka.topics import FEEDBACK, intake_topic
+from shared.redaction.redactor import Redactor
+from tests.support.feedback import Service, StrawRouter, event_of, feedback_service, straw_router
+from tests.support.feedback_suite import FeedbackSuite
+from tests.support.rollouts import set_routing
+from tests.support.waiting import eventually
+
+TTL_S = 60
+
+
+@pytest.fixture
+async def log(kafka: str) -> AsyncIterator[EventLog]:
+    real = KafkaLog(kafka, source=SOURCE)
+    await real.start()
+    yield real
+    await real.stop()
+
+
+@pytest.fixture
+async def redis(redis_server: str) -> AsyncIterator[Redis]:
+    async with Redis.from_url(redis_server) as client:
+        yield client
+
+
+@pytest.fixture
+async def router() -> AsyncIterator[StrawRouter]:
+    async with straw_router() as straw:
+        yield straw
+
+
+@pytest.fixture
+async def service(log: EventLog, redis: Redis, router: StrawRouter) -> AsyncIterator[Service]:
+    store = RedisComparisons(redis, ttl_s=TTL_S)
+    async with feedback_service(log, router_url=router.url, store=store) as started:
+        yield started
+
+
+class TestOnKafka(FeedbackSuite):
+    """The common suite."""
+
+
+QUESTION = {"model": "assistant", "messages": [{"role": "user", "content": "hello"}]}
+
+
+class TestOpenComparisonsInRedis:
+    async def test_flushed_means_expired_and_nothing_worse(
+        self, service: Service, redis: Redis
+    ) -> None:
+        set_routing(service.routing, stable="a-1")
+        opened = (await service.post("/v1/comparisons", QUESTION)).json()
+        for key in await redis.keys(f"ratchet:comparison:*{opened['comparison_id']}*"):
+            await redis.delete(key)
+        path = f"/v1/comparisons/{opened['comparison_id']}/vote"
+        answer = await service.post(path, {"choice": "left", "user_id": "u"})
+        assert answer.status_code == 404
+        assert "open a new one" in answer.json()["detail"]
+
+    async def test_everything_kept_there_ends_by_itself(
+        self, service: Service, redis: Redis
+    ) -> None:
+        set_routing(service.routing, stable="a-1")
+        opened = (await service.post("/v1/comparisons", QUESTION)).json()
+        path = f"/v1/comparisons/{opened['comparison_id']}/vote"
+        assert (await service.post(path, {"choice": "tie", "user_id": "u"})).status_code == 200
+        keys = await redis.keys(f"ratchet:comparison:*{opened['comparison_id']}*")
+        assert len(keys) == 2
+        for key in keys:
+            assert 0 < await redis.ttl(key) <= TTL_S
+
+    async def test_of_votes_at_the_same_moment_one_counts(self, service: Service) -> None:
+        set_routing(service.routing, stable="a-1")
+        opened = (await service.post("/v1/comparisons", QUESTION)).json()
+        path = f"/v1/comparisons/{opened['comparison_id']}/vote"
+        answers = await asyncio.gather(
+            *(service.post(path, {"choice": "left", "user_id": f"u{n}"}) for n in range(10))
+        )
+        assert sorted(answer.status_code for answer in answers) == [200] + [409] * 9
+        assert len(await service.stored(opened["comparison_id"])) == 1
+
+    async def test_no_redis_is_a_503(self, log: EventLog, router: StrawRouter) -> None:
+        nowhere = Redis.from_url("redis://127.0.0.1:9/0", socket_connect_timeout=1)
+        store = RedisComparisons(nowhere, ttl_s=TTL_S)
+        async with feedback_service(log, router_url=router.url, store=store) as service, nowhere:
+            set_routing(service.routing, stable="a-1")
+            answer = await service.post("/v1/comparisons", QUESTION)
+        assert answer.status_code == 503
+        assert answer.json()["code"] == "store_unavailable"
+
+
+@asynccontextmanager
+async def running_intake(bootstrap: str, log: EventLog, tenant: str) -> AsyncIterator[ConsumerLoop]:
+    """The intake of one tenant, stopped at the end."""
+    registry, clock, redact = CollectorRegistry(), SystemClock(), Redactor().text
+    metrics = Metrics(registry)
+    ingestion = Ingestion(log, Breaker(max_waiting=10_000), metrics, clock, timeout_s=4)
+    loop = ConsumerLoop(
+        bootstrap,
+        group=f"{GROUP}.{tenant}",
+        handler=Intake(ingestion, metrics, clock, redact=redact).handle,
+        models=INTAKE_MODELS,
+        dead_letters=DeadLetters(log, service="feedback", redact=redact, metrics=registry),
+        topics=[intake_topic(tenant)],
+        concurrency=50,
+        default_type=FeedbackSubmitted.ce_type,
+    )
+    stop = asyncio.Event()
+    running = asyncio.create_task(loop.run(stop))
+    try:
+        yield loop
+    finally:
+        stop.set()
+        await running
+
+
+async def make_topic(bootstrap: str, name: str) -> None:
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await admin.start()
+    await admin.create_topics([NewTopic(name, num_partitions=3, replication_factor=1)])
+    await admin.close()
+
+
+class TestIntake:
+    async def test_good_records_arrive_bad_ones_are_dead_letters_and_a_replay_counts_once(
+        self, kafka: str, log: EventLog, unique: str
+    ) -> None:
+        topic = intake_topic(unique)
+        await make_topic(kafka, topic)
+        good = [{"trace_id": f"{unique}-{n}", "type": "rating", "value": 4} for n in range(300)]
+        bad = {"trace_id": f"{unique}-bad", "type": "rating", "value": 8, "user_id": "joe@mail.org"}
+        await log.append_many(
+            [NewRecord(topic, str(n), orjson.dumps(body)) for n, body in enumerate(good)]
+        )
+        await log.append(topic, key="bad", value=orjson.dumps(bad))
+        await log.append(topic, key="worse", value=b"{no json")
+        await log.append(topic, key="odd", value=b"{}", headers=(("ce_type", b"odd.v1"),))
+
+        async def stored() -> list[FeedbackSubmitted]:
+            records = await read_to_end(log, FEEDBACK, timeout_s=20)
+            return [event_of(record) for record in records if record.key.startswith(unique)]
+
+        async def letters() -> dict[str, str]:
+            found = await list_dead_letters(log, source_topic=topic)
+            return {letter.source_key: f"{letter.reason}: {letter.detail}" for letter in found}
+
+        async def three_letters() -> bool:
+            return len(await letters()) == 3
+
+        async with running_intake(kafka, log, unique):
+            await eventually(three_letters, "three dead letters", timeout_s=30)
+        events = await stored()
+        assert {event.trace_id for event in events} == {body["trace_id"] for body in good}
+        assert {event.tenant for event in events} == {unique}
+        found = await letters()
+        assert found["bad"].startswith("schema: value: a rating is a whole number from 1 to 5")
+        assert found["worse"].startswith("schema")
+        assert found["odd"].startswith("unknown_type")
+        (letter,) = [
+            one
+            for one in await list_dead_letters(log, source_topic=topic)
+            if one.source_key == "bad"
+        ]
+        assert "joe@" not in letter.body
+
+        # The same records again: the identity is the same, so whoever counts counts them once.
+        await log.append_many(
+            [NewRecord(topic, str(n), orjson.dumps(body)) for n, body in enumerate(good[:10])]
+        )
+        assert await replay(log, source_topic=topic, limit=10) == 3
+
+        async def all_again() -> bool:
+            return len(await stored()) >= 310
+
+        async with running_intake(kafka, log, unique):
+            await eventually(all_again, "the repeated records", timeout_s=30)
+        identities = {(event.tenant, event.trace_id, event.feedback_id) for event in await stored()}
+        assert len(identities) == 300

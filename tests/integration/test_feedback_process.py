@@ -1,0 +1,141 @@
+"""The feedback service as a process of its own, with its broker taken away and itself killed."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from typing import Self
+
+import httpx
+import pytest
+
+from deploy.local.stack import Stack
+from shared.kafka.log import read_to_end
+from shared.kafka.producer import KafkaLog
+from shared.kafka.topics import FEEDBACK
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.timeout(180)
+
+ANSWER_WITHIN_S = 5.0
+SENDERS = 8
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """Kafka, Redis and the feedback service: servers that may be stopped, so not the session's."""
+    run_dir = tmp_path_factory.mktemp("feedback")
+    with Stack(run_dir, services=["feedback"], ports="free", say=lambda _: None) as started:
+        yield started
+
+
+async def ids_in_the_log(stack: Stack) -> set[str]:
+    """The feedback ids that the feedback topic holds."""
+    log = KafkaLog(stack.address("kafka"), source="/ratchet/test")
+    await log.start()
+    try:
+        records = await read_to_end(log, FEEDBACK, timeout_s=30)
+    finally:
+        await log.stop()
+    return {
+        value.decode().rpartition(":")[0]
+        for record in records
+        for name, value in record.headers
+        if name == "ce_id"
+    }
+
+
+class Senders:
+    """Clients that send all the time, and remember what was acknowledged to them."""
+
+    def __init__(self, url: str, name: str) -> None:
+        self.acknowledged: set[str] = set()
+        self.refused = 0
+        self.lost = 0
+        self.slowest_s = 0.0
+        self._url = url
+        self._name = name
+        self._stop = asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        self._tasks = [asyncio.create_task(self._send(n)) for n in range(SENDERS)]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._stop.set()
+        await asyncio.gather(*self._tasks)
+
+    async def _send(self, number: int) -> None:
+        sent = 0
+        async with httpx.AsyncClient(base_url=self._url, timeout=20) as client:
+            while not self._stop.is_set():
+                sent += 1
+                feedback_id = f"{self._name}-{number}-{sent}"
+                body = {"trace_id": feedback_id, "type": "thumbs_up", "feedback_id": feedback_id}
+                start = time.monotonic()
+                try:
+                    answer = await client.post("/v1/feedback", json=body)
+                except httpx.TransportError:
+                    self.lost += 1
+                    await asyncio.sleep(0.05)  # a refused connection answers at once
+                    continue
+                self.slowest_s = max(self.slowest_s, time.monotonic() - start)
+                if answer.status_code == 202:
+                    self.acknowledged.add(feedback_id)
+                else:
+                    assert answer.status_code == 503, answer.text
+                    assert int(answer.headers["retry-after"]) >= 1
+                    self.refused += 1
+                    await asyncio.sleep(0.02)
+
+
+async def test_without_kafka_everyone_is_told_in_time_and_it_recovers(stack: Stack) -> None:
+    url = stack.url("feedback")
+    async with Senders(url, "away") as senders:
+        await eventually(lambda: len(senders.acknowledged) > 50, "feedback is accepted")
+        await asyncio.to_thread(stack.stop, "kafka")
+        before = senders.refused
+        await eventually(lambda: senders.refused > before + 200, "refusals", timeout_s=30)
+        async with httpx.AsyncClient(base_url=url) as client:
+            assert (await client.get("/readyz")).status_code == 503
+            assert (await client.get("/healthz")).status_code == 200, "no reason to restart"
+            metrics = (await client.get("/metrics")).text
+        waiting = next(
+            line for line in metrics.splitlines() if line.startswith("ratchet_ingestion_waiting")
+        )
+        assert float(waiting.split()[1]) <= SENDERS
+        await asyncio.to_thread(stack.start, "kafka")
+        known = len(senders.acknowledged)
+        await eventually(lambda: len(senders.acknowledged) > known + 50, "recovery", timeout_s=40)
+    assert senders.slowest_s < ANSWER_WITHIN_S
+    assert senders.acknowledged <= await ids_in_the_log(stack)
+    await asyncio.to_thread(stack.wait_ready, "feedback", 60)
+
+
+async def test_killed_under_load_every_202_is_in_the_log(stack: Stack) -> None:
+    async with Senders(stack.url("feedback"), "killed") as senders:
+        for _ in range(3):
+            known = len(senders.acknowledged)
+            await eventually(
+                lambda known=known: len(senders.acknowledged) > known + 200,
+                "feedback is accepted",
+                timeout_s=40,
+            )
+            stack.kill("feedback")
+        await asyncio.to_thread(stack.wait_ready, "feedback", 60)
+    assert senders.lost > 0
+    assert len(senders.acknowledged) > 600
+    missing = senders.acknowledged - await ids_in_the_log(stack)
+    assert not missing
+
+
+async def test_stopping_is_quick_and_answers_what_was_asked(stack: Stack) -> None:
+    async with Senders(stack.url("feedback"), "stopped") as senders:
+        await eventually(lambda: len(senders.acknowledged) > 20, "feedback is accepted")
+        start = time.monotonic()
+        await asyncio.to_thread(stack.stop, "feedback")
+        took_s = time.monotonic() - start
+        await asyncio.to_thread(stack.start, "feedback")
+    assert took_s < 10
+    assert senders.acknowledged <= await ids_in_the_log(stack)
