@@ -61,7 +61,7 @@ async def run(settings: RouterSettings) -> None:
     sources = Sources(state, keys, event_log, RoutingView(redis), clock)
     shipper = SpoolShipper(spool, event_log)
     health = Health()
-    add_checks(health, state, spool, settings)
+    add_checks(health, state, spool, settings, clock)
     async with Engines(settings.engines, clock) as engines:
         gateway = Gateway(
             state=state,

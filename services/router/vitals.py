@@ -4,19 +4,28 @@ from __future__ import annotations
 
 from services.router.settings import RouterSettings
 from services.router.state import RouterState
+from shared.clock import Clock
 from shared.kafka.spool import Spool
 from shared.observability.health import Health
 
+WHOLE_WITHIN_S = 5.0
+"""How long a starting router waits for all its sources before one of them has to do."""
 SPOOL_WARNING = 0.5
 """Share of the spool's limit from where it is said."""
 
 
-def add_checks(health: Health, state: RouterState, spool: Spool, settings: RouterSettings) -> None:
-    """Add the router's checks and notes."""
+def add_checks(
+    health: Health, state: RouterState, spool: Spool, settings: RouterSettings, clock: Clock
+) -> None:
+    """Add the router's checks and notes. Call it at the start: it takes the time."""
+    started = clock.monotonic()
 
     def routes() -> str | None:
-        if state.knows_routes:
+        waited_enough = clock.monotonic() - started > WHOLE_WITHIN_S
+        if state.knows_versions or (state.knows_routes and waited_enough):
             return None
+        if state.knows_routes:
+            return f"versions.v1 is being read; serving without it after {WHOLE_WITHIN_S:g} s"
         return (
             "no routing state yet: neither Redis nor the rollouts topic has told one; check "
             "RATCHET_REDIS_URL and RATCHET_KAFKA_BOOTSTRAP"

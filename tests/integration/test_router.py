@@ -1,0 +1,359 @@
+"""The router as a process, on real Kafka and Redis, before a stub engine."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import uuid
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+from redis.asyncio import Redis
+
+from benchmarks.stub_engine import TEXT, Seen, serve_stub
+from deploy.local.ports import free_ports
+from shared.contracts.events import InteractionRecorded
+from shared.kafka.envelope import header
+from shared.kafka.log import read_to_end
+from shared.kafka.producer import KafkaLog
+from shared.kafka.topics import INTERACTIONS, ROLLOUTS
+from shared.registry.rollouts import Decision, DecisionKind, LeaderElected, Phase, RoutingState
+from shared.registry.view import RoutingView
+from tests.support.waiting import eventually
+
+ROOT = Path(__file__).parents[2]
+NOWHERE = "127.0.0.1:9"
+START_TIMEOUT_S = 30.0
+
+
+class Controller:
+    """Writes what a rollout controller writes, to the log and to Redis or to one of them."""
+
+    def __init__(self, log: KafkaLog, redis: Redis, model: str) -> None:
+        self.model = model
+        self.rollout = f"{model}-r1"
+        self._log = log
+        self._view = RoutingView(redis)
+        self._token = -1
+        self._seq = 0
+
+    async def lead(self) -> None:
+        event = LeaderElected(holder="test", at=datetime.now(UTC))
+        position = await self._log.publish(
+            ROLLOUTS, key="leader", event=event, event_id=uuid.uuid4().hex
+        )
+        self._token = position.offset
+
+    async def decide(
+        self,
+        weight: int,
+        *,
+        candidate: str = "candidate",
+        phase: Phase = Phase.progressing,
+        to: tuple[str, ...] = ("kafka", "redis"),
+        outside: bool = False,
+    ) -> None:
+        self._seq += 1
+        decision = Decision(
+            token=self._token,
+            seq=self._seq,
+            kind=DecisionKind.stable_set if outside else DecisionKind.weight,
+            model=self.model,
+            rollout_id="" if outside else self.rollout,
+            stable=f"{self.model}-stable",
+            candidate="" if outside else f"{self.model}-{candidate}",
+            phase=Phase.healthy if outside else phase,
+            weight=weight,
+            actor="test",
+            reason="test",
+            at=datetime.now(UTC),
+        )
+        if "kafka" in to:
+            await self._log.publish(
+                ROLLOUTS, key=self.rollout, event=decision, event_id=uuid.uuid4().hex
+            )
+        if "redis" in to:
+            assert await self._view.put(RoutingState.of(decision))
+
+
+class Router:
+    """A router process; `kill` and `start` as often as a test likes."""
+
+    def __init__(self, env: dict[str, str], port: int, log_file: Path) -> None:
+        self.url = f"http://127.0.0.1:{port}"
+        self._env = env
+        self._log_file = log_file
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def start(self, **more: str) -> None:
+        with self._log_file.open("ab") as output:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "services.router",
+                cwd=ROOT,
+                env={**os.environ, **self._env, **more},
+                stdout=output,
+                stderr=output,
+            )
+
+    async def ready(self) -> None:
+        async with httpx.AsyncClient() as client:
+            await eventually(lambda: self._ready(client), "the router is ready", START_TIMEOUT_S)
+
+    async def _ready(self, client: httpx.AsyncClient) -> bool:
+        assert self._process is not None
+        assert self._process.returncode is None, self._log_file.read_text()
+        with contextlib.suppress(httpx.TransportError):
+            return (await client.get(f"{self.url}/readyz")).status_code == 200
+        return False
+
+    async def exited(self) -> int:
+        assert self._process is not None
+        async with asyncio.timeout(30):
+            return await self._process.wait()
+
+    async def end(self, number: signal.Signals = signal.SIGTERM) -> int:
+        process, self._process = self._process, None
+        if process is None or process.returncode is not None:
+            return 0
+        process.send_signal(number)
+        async with asyncio.timeout(30):
+            return await process.wait()
+
+
+class World:
+    """Everything around the router under test."""
+
+    def __init__(self, router: Router, controller: Controller, log: KafkaLog, seen: Seen) -> None:
+        self.router = router
+        self.controller = controller
+        self.log = log
+        self.seen = seen
+        self.model = controller.model
+
+    def openai(self) -> openai.AsyncOpenAI:
+        return openai.AsyncOpenAI(base_url=f"{self.router.url}/v1", api_key="none", max_retries=0)
+
+    async def ask(self, client: httpx.AsyncClient, user: str = "") -> httpx.Response:
+        body = {"model": self.model, "messages": [{"role": "user", "content": "hi"}]}
+        headers = {"x-ratchet-user": user} if user else {}
+        return await client.post(
+            f"{self.router.url}/v1/chat/completions", json=body, headers=headers, timeout=10
+        )
+
+    async def arms(self, users: int = 20) -> set[str]:
+        async with httpx.AsyncClient() as client:
+            answers = [await self.ask(client, f"u{number}") for number in range(users)]
+        assert {answer.status_code for answer in answers} == {200}
+        return {answer.headers["x-ratchet-arm"] for answer in answers}
+
+    async def interactions(self) -> list[InteractionRecorded]:
+        """What Kafka holds of this test's model."""
+        records = await read_to_end(self.log, INTERACTIONS, timeout_s=20)
+        events = [
+            InteractionRecorded.model_validate_json(record.value or b"")
+            for record in records
+            if header(record.headers, "ce_type") == InteractionRecorded.ce_type
+        ]
+        return [event for event in events if event.model == self.model]
+
+    async def traces(self) -> set[str]:
+        return {event.trace_id for event in await self.interactions()}
+
+
+@pytest.fixture
+async def world(kafka: str, redis_server: str, unique: str, tmp_path: Path) -> AsyncIterator[World]:
+    redis_url = redis_server.rsplit("/", 1)[0] + "/7"
+    redis = Redis.from_url(redis_url)
+    await redis.flushdb()
+    log = KafkaLog(kafka, source="/ratchet/test", client_id=unique)
+    await log.start()
+    stub, seen = await serve_stub("127.0.0.1", 0)
+    port = free_ports(["router"])["router"]
+    env = {
+        "RATCHET_KAFKA_BOOTSTRAP": kafka,
+        "RATCHET_REDIS_URL": redis_url,
+        "RATCHET_DATA_DIR": str(tmp_path / "data"),
+        "RATCHET_ROUTER_PORT": str(port),
+        "RATCHET_ROUTER_ENGINES": f"http://127.0.0.1:{stub.sockets[0].getsockname()[1]}",
+    }
+    controller = Controller(log, redis, unique)
+    router = Router(env, port, tmp_path / "router.log")
+    try:
+        await controller.lead()
+        yield World(router, controller, log, seen)
+    finally:
+        await router.end(signal.SIGKILL)
+        stub.close()
+        await stub.wait_closed()
+        await log.stop()
+        await redis.aclose()
+
+
+async def test_the_openai_client_works_unchanged(world: World):
+    await world.controller.decide(0, outside=True)
+    await world.router.start()
+    await world.router.ready()
+    async with world.openai() as client:
+        turns = [{"role": "user", "content": "Where is my parcel? Mail bob@example.com"}]
+        chat = await client.chat.completions.create(model=world.model, messages=turns, user="u1")
+        assert chat.choices[0].message.content == TEXT
+        assert chat.model == f"{world.model}-stable"
+        stream = await client.chat.completions.create(
+            model=world.model, messages=turns, stream=True, stream_options={"include_usage": True}
+        )
+        chunks = [chunk async for chunk in stream]
+        text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
+        assert text == TEXT
+        assert chunks[-1].usage is not None
+        completion = await client.completions.create(model=world.model, prompt="Dear customer,")
+        assert completion.choices[0].text == TEXT
+        raw = await client.chat.completions.with_raw_response.create(
+            model=world.model, messages=turns
+        )
+        assert len(raw.headers["x-ratchet-trace-id"]) == 32
+        models = [model.id async for model in client.models.list()]
+        assert world.model in models
+        assert (await client.models.retrieve(world.model)).id == world.model
+        with pytest.raises(openai.NotFoundError):
+            await client.chat.completions.create(model="nothing", messages=turns)
+        with pytest.raises(openai.BadRequestError):
+            await client.chat.completions.create(model=world.model, messages=[])  # type: ignore[arg-type]
+        huge = [{"role": "user", "content": "x" * 10_000_000}]
+        with pytest.raises(openai.APIStatusError) as raised:
+            await client.chat.completions.create(model=world.model, messages=huge)
+        assert raised.value.status_code == 413
+
+    async def shipped() -> bool:
+        return len(await world.interactions()) == 4
+
+    await eventually(shipped, "all four interactions are in Kafka", 15)
+    events = await world.interactions()
+    assert {event.endpoint for event in events} == {"chat", "completions"}
+    assert {event.completion for event in events} == {TEXT}
+    assert "bob@example.com" not in "".join(event.model_dump_json() for event in events)
+
+
+@pytest.mark.parametrize("source", ["kafka", "redis"])
+async def test_weights_arrive_by_either_way_within_a_second(world: World, source: str):
+    away = (
+        {"RATCHET_REDIS_URL": f"redis://{NOWHERE}/0"}
+        if source == "kafka"
+        else {"RATCHET_KAFKA_BOOTSTRAP": NOWHERE}
+    )
+    to = (source,)
+    await world.controller.decide(0, outside=True, to=to)
+    await world.router.start(**away)
+    await world.router.ready()
+    assert await world.arms() == {""}
+    await world.controller.decide(0, to=to)
+    await eventually(lambda: _arms_are(world, {"stable"}), "the rollout is seen", 3)
+    await world.controller.decide(10_000, to=to)
+    await eventually(lambda: _arms_are(world, {"candidate"}), "all are on the candidate", 3)
+    await world.controller.decide(0, phase=Phase.degraded, to=to)
+    decided = asyncio.get_running_loop().time()
+    await eventually(lambda: _arms_are(world, {""}), "nobody is on the candidate", 3)
+    assert asyncio.get_running_loop().time() - decided < 1.0
+    before = len(world.seen.bodies)
+    assert await world.arms(50) == {""}
+    assert not [body for body in world.seen.bodies[before:] if b"-candidate" in body]
+
+
+async def _arms_are(world: World, arms: set[str]) -> bool:
+    return await world.arms(4) == arms
+
+
+async def test_without_a_sign_of_life_everyone_goes_to_stable_and_it_says_so(world: World):
+    await world.router.start(RATCHET_ROUTER_STALE_AFTER_S="2")
+    await world.router.ready()
+    await world.controller.decide(10_000)
+    await eventually(lambda: _arms_are(world, {"candidate"}), "the candidate has all traffic")
+    await eventually(lambda: _arms_are(world, {""}), "everyone is on stable", 5)
+    async with httpx.AsyncClient(base_url=world.router.url) as client:
+        ready = await client.get("/readyz")
+        assert ready.status_code == 200
+        assert world.model in ready.json()["checks"]["fresh"]
+        metrics = (await client.get("/metrics")).text
+        age = next(
+            float(line.split()[1])
+            for line in metrics.splitlines()
+            if line.startswith("ratchet_router_state_age_seconds ")
+        )
+        assert age > 2
+    await world.controller.decide(10_000)
+    await eventually(lambda: _arms_are(world, {"candidate"}), "a new decision brings it back", 2)
+
+
+async def test_killed_under_load_no_answered_request_is_missing(world: World):
+    await world.controller.decide(5_000)
+    await world.router.start()
+    await world.router.ready()
+    answered: set[str] = set()
+
+    async def user(number: int) -> None:
+        async with httpx.AsyncClient() as client:
+            with contextlib.suppress(httpx.TransportError):
+                while True:
+                    answer = await world.ask(client, f"u{number}")
+                    answered.add(answer.headers["x-ratchet-trace-id"])
+
+    users = [asyncio.create_task(user(number)) for number in range(8)]
+    await eventually(lambda: len(answered) > 300, "some hundred requests were answered", 20)
+    await world.router.end(signal.SIGKILL)
+    await asyncio.gather(*users)
+    await world.router.start()
+    await world.router.ready()
+
+    async def all_there() -> bool:
+        return answered <= await world.traces()
+
+    await eventually(all_there, "every answered request is in Kafka", 20)
+
+
+async def test_with_kafka_away_it_serves_and_ships_later(world: World):
+    await world.controller.decide(0, outside=True)
+    await world.router.start(RATCHET_KAFKA_BOOTSTRAP=NOWHERE, RATCHET_ROUTER_DRAIN_TIMEOUT_S="0.2")
+    await world.router.ready()
+    async with httpx.AsyncClient() as client:
+        answers = [await world.ask(client) for _ in range(20)]
+    assert {answer.status_code for answer in answers} == {200}
+    assert await world.router.end() == 0
+    assert await world.traces() == set()
+    await world.router.start()
+    await world.router.ready()
+    expected = {answer.headers["x-ratchet-trace-id"] for answer in answers}
+
+    async def shipped() -> bool:
+        return await world.traces() == expected
+
+    await eventually(shipped, "what was spooled is in Kafka", 15)
+
+
+async def test_a_stopping_router_answers_what_runs_and_ships_all(world: World):
+    await world.controller.decide(0, outside=True)
+    slow, seen = await serve_stub("127.0.0.1", 0, delay_s=0.8)
+    engine = f"http://127.0.0.1:{slow.sockets[0].getsockname()[1]}"
+    await world.router.start(RATCHET_ROUTER_ENGINES=engine)
+    await world.router.ready()
+    async with httpx.AsyncClient() as client:
+        running = [asyncio.create_task(world.ask(client)) for _ in range(5)]
+        await eventually(lambda: seen.requests == 5, "the requests are under way")
+        assert await world.router.end() == 0
+        answers = await asyncio.gather(*running)
+    slow.close()
+    assert {answer.status_code for answer in answers} == {200}
+    assert await world.traces() == {a.headers["x-ratchet-trace-id"] for a in answers}
+
+
+async def test_a_wrong_setting_ends_it_with_the_name(world: World, tmp_path: Path):
+    await world.router.start(RATCHET_ROUTER_ENGINES="not a url")
+    assert await world.router.exited() == 2
+    assert "RATCHET_ROUTER_ENGINES" in (tmp_path / "router.log").read_text()
