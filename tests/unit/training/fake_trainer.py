@@ -1,0 +1,73 @@
+#!/usr/bin/env python3
+"""Stands in for `python -m services.training.trainers.run <folder>`, in milliseconds.
+
+What it does is in `plan.json` above the jobs' folder: a list, one entry a start. An entry may say
+`exit` (a status), `hang`, or `figures` that win over those of a good candidate.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from pathlib import Path
+
+GOOD = {
+    "wins": 150.0,
+    "ties": 10.0,
+    "losses": 40.0,
+    "parent_perplexity": 4.0,
+    "candidate_perplexity": 3.9,
+    "parent_length": 30.0,
+    "candidate_length": 33.0,
+    "parent_stop_share": 0.9,
+    "candidate_stop_share": 0.93,
+    "parent_repetition": 0.05,
+    "candidate_repetition": 0.02,
+}
+
+
+def main(folder: Path) -> int:
+    root = folder.parents[1]
+    while not (root / "plan.json").exists():
+        root = root.parent
+    plan = json.loads((root / "plan.json").read_text())
+    with (root / "starts.jsonl").open("a") as starts:
+        starts.write(json.dumps({"attempt": folder.name}) + "\n")
+    count = len((root / "starts.jsonl").read_text().splitlines())
+    todo = plan[min(count, len(plan)) - 1]
+    job = json.loads((folder / "job.json").read_text())
+    with (folder / "progress.jsonl").open("a") as progress:
+        progress.write(json.dumps({"stage": job["stages"][0], "done": 1, "total": 2}) + "\n")
+    if todo.get("hang"):
+        signal.pause()
+    if todo.get("exit"):
+        print("something broke", file=sys.stderr)
+        return todo["exit"]
+    adapter = folder / "adapter"
+    (adapter / "ref").mkdir(parents=True, exist_ok=True)
+    (adapter / "ref" / "adapter_model.safetensors").write_bytes(b"the reference")
+    (adapter / "adapter_config.json").write_text("{}")
+    (adapter / "adapter_model.safetensors").write_bytes(f"weights {folder.name}".encode())
+    judge = Path(job["judge"])
+    judge.mkdir(parents=True, exist_ok=True)
+    results = {
+        folder / "sft.json": {"loss": 1.0},
+        folder / "dpo.json": {"loss": 0.5},
+        folder / "evaluate.json": GOOD | todo.get("figures", {}),
+        folder / "fingerprint.json": {
+            "dtype": "float32",
+            "texts": [{"tokens": [1, 2], "logprobs": [-1.0]}],
+        },
+        folder / "packages.json": {"torch": "0"},
+        judge / "reward.json": {"judge_pairs": 40.0, "judge_agreed": 90.0, "judge_tested": 100.0},
+    }
+    for path, value in results.items():
+        path.write_text(json.dumps(value))
+    row = {"messages": [{"role": "user", "content": "q"}], "parent": "old", "candidate": "new"}
+    (folder / "answers.jsonl").write_text(json.dumps(row) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[-1])))

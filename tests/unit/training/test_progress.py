@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry
+
+from services.training.metrics import Metrics
+from services.training.progress import ProgressReporter
+from services.training.trainers.job import StageProgress
+from shared.contracts.events import RunPhase, TrainingProgress
+from shared.kafka.topics import TRAINING_RUNS
+from shared.testing.clock import ManualClock
+from shared.testing.log import MemoryLog
+from tests.unit.training.making import request
+
+
+def said(log: MemoryLog) -> list[TrainingProgress]:
+    return [
+        TrainingProgress.model_validate_json(one.value or b"") for one in log.all(TRAINING_RUNS)
+    ]
+
+
+async def test_steps_are_told_at_a_bounded_rate_and_phases_at_once() -> None:
+    clock, registry = ManualClock(), CollectorRegistry()
+    log = MemoryLog(clock=clock)
+    reporter = ProgressReporter(log, clock, Metrics(registry), request())
+    await reporter.enter(RunPhase.accepted, 0.0)
+    for step in range(1, 101):
+        await reporter.step(StageProgress(stage="dpo", done=step, total=100, loss=0.5))
+        clock.advance(0.1)
+    await reporter.step(StageProgress(stage="evaluate", done=1, total=10))
+    await reporter.finish(RunPhase.succeeded, "done", version="v", metrics={"win_rate": 0.6})
+    events = said(log)
+    assert len(events) <= 9
+    assert [event.phase for event in events[-2:]] == [RunPhase.judging, RunPhase.succeeded]
+    assert [event.progress for event in events] == sorted(event.progress for event in events)
+    name = "ratchet_training_run_progress_ratio"
+    assert registry.get_sample_value(name, {"method": "dpo"}) == 0
+
+
+async def test_a_lost_step_does_not_stop_the_job() -> None:
+    clock = ManualClock()
+    log = MemoryLog(clock=clock)
+    reporter = ProgressReporter(log, clock, Metrics(CollectorRegistry()), request())
+    log.available = False
+    await reporter.enter(RunPhase.snapshot, 0.1)
+    log.available = True
+    await reporter.enter(RunPhase.gating, 0.9, "x" * 9000)
+    assert [event.phase for event in said(log)] == [RunPhase.gating]
+    assert len(said(log)[0].message) == 2000

@@ -1,0 +1,337 @@
+"""The whole job against twins: an event log in memory, a trainer that takes milliseconds."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import stat
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from services.training.metrics import Metrics
+from services.training.runner import Ending, Runner
+from services.training.settings import TrainingSettings
+from services.training.snapshot import DatasetStore
+from services.training.workspace import Workspace, prune
+from shared.clock import SystemClock
+from shared.contracts.events import RunPhase, TrainingMethod, TrainingProgress, TrainingRequested
+from shared.kafka.log import LogUnavailable
+from shared.kafka.topics import PREFERENCES, TRAINING_RUNS, VERSIONS
+from shared.registry.adapters import checksum, publish
+from shared.registry.follow import RegistryFollower
+from shared.registry.versions import Lifecycle, VersionRecord, record_key, state_key
+from shared.testing.log import MemoryLog
+from tests.support.waiting import eventually
+from tests.unit.training.making import (
+    MODEL,
+    example_event,
+    pair_event,
+    record,
+    request,
+    state,
+)
+
+FAKE = Path(__file__).with_name("fake_trainer.py")
+V10 = f"{MODEL}-v1.0"
+
+
+class Room:
+    """A runner with everything around it; `restart` is what a kill leaves: disk and log."""
+
+    def __init__(self, folder: Path, log: MemoryLog) -> None:
+        self.folder = folder
+        self.log = log
+        python = folder / "python"
+        python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{FAKE}" "$@"\n')
+        python.chmod(python.stat().st_mode | stat.S_IXUSR)
+        self.settings = TrainingSettings(
+            python=str(python),
+            data_dir=folder / "state",
+            adapters_uri=f"file://{folder}/adapters",
+            datasets_uri=f"file://{folder}/datasets",
+            code_revision="cafe",
+            restarts=1,
+            stall_s=0.7,
+        )
+        self.plan({})
+        self.metrics = Metrics(CollectorRegistry())
+
+    def plan(self, *starts: dict[str, Any]) -> None:
+        (self.folder / "plan.json").write_text(json.dumps(starts))
+        (self.folder / "starts.jsonl").unlink(missing_ok=True)
+
+    @property
+    def starts(self) -> list[str]:
+        path = self.folder / "starts.jsonl"
+        if not path.exists():
+            return []
+        return [json.loads(line)["attempt"] for line in path.read_text().splitlines()]
+
+    @contextlib.asynccontextmanager
+    async def runner(self, **changes: Any) -> AsyncIterator[Runner]:
+        follower = RegistryFollower(self.log)
+        following = asyncio.create_task(follower.run())
+        await follower.caught_up(5)
+        try:
+            yield Runner(
+                event_log=self.log,
+                registry=follower,
+                store=DatasetStore(self.settings.datasets_uri),
+                settings=self.settings.model_copy(update=changes),
+                metrics=self.metrics,
+                clock=SystemClock(),
+            )
+        finally:
+            following.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await following
+
+    async def run(self, job: TrainingRequested, **changes: Any) -> Ending:
+        async with self.runner(**changes) as runner:
+            return await runner.run(job)
+
+    def records(self) -> list[VersionRecord]:
+        return [
+            VersionRecord.model_validate_json(one.value or b"")
+            for one in self.log.all(VERSIONS)
+            if one.key.endswith("/record")
+        ]
+
+    def progress(self, job_id: str = "job") -> list[TrainingProgress]:
+        events = [
+            TrainingProgress.model_validate_json(one.value or b"")
+            for one in self.log.all(TRAINING_RUNS)
+        ]
+        return [event for event in events if event.job_id == job_id]
+
+
+@pytest.fixture
+async def room(tmp_path: Path) -> Room:
+    log = MemoryLog(partitions={VERSIONS: 1, TRAINING_RUNS: 1})
+    parent = tmp_path / "parent"
+    parent.mkdir()
+    (parent / "adapter_model.safetensors").write_bytes(b"weights of the parent")
+    uri = f"file://{tmp_path}/adapters/{V10}"
+    first = record(V10, adapter_uri=uri, adapter_sha256=publish(parent, uri))
+    await log.publish(VERSIONS, key=record_key(V10), event=first, event_id="1")
+    await log.publish(
+        VERSIONS, key=state_key(V10), event=state(V10, Lifecycle.stable), event_id="2"
+    )
+    events = [
+        *(pair_event(n) for n in range(60)),
+        *(pair_event(100 + n, panel="judge") for n in range(40)),
+        *(example_event(n) for n in range(60)),
+    ]
+    for event in events:
+        await log.publish(PREFERENCES, key=event.pair_id, event=event, event_id=event.pair_id)
+    return Room(tmp_path, log)
+
+
+async def test_a_good_candidate_becomes_the_next_version(room: Room) -> None:
+    ending = await room.run(request())
+    assert (ending.phase, ending.version) == (RunPhase.succeeded, f"{MODEL}-v1.1")
+    made = room.records()[-1]
+    assert (made.parent, made.base, made.job_id, made.code_revision) == (V10, "base", "job", "cafe")
+    assert made.gate.passed
+    assert made.metrics["win_rate"] == pytest.approx(0.775)
+    folder = room.folder / "adapters" / made.version
+    assert checksum(folder) == made.adapter_sha256
+    assert not (folder / "ref").exists()
+    assert "Gate: **passed**" in (folder / "report.md").read_text()
+    phases = [event.phase for event in room.progress()]
+    assert phases[0] is RunPhase.accepted
+    assert phases[-1] is RunPhase.succeeded
+    assert phases.count(RunPhase.succeeded) == 1
+
+
+async def test_a_refused_candidate_is_tried_once_more_with_other_parameters(room: Room) -> None:
+    room.plan({"figures": {"candidate_stop_share": 0.2}}, {})
+    ending = await room.run(request())
+    assert ending.phase is RunPhase.succeeded
+    assert room.starts == ["attempt-1", "attempt-2"]
+    made = room.records()[-1].hyperparameters
+    jobs = Workspace(room.folder / "state/training/jobs", "job")
+    first = json.loads((jobs.attempt(1) / "job.json").read_text())["dpo"]
+    assert made["learning_rate"] == first["learning_rate"] / 2
+    assert made["beta"] > first["beta"]
+
+
+async def test_attempts_are_bounded_and_end_with_a_diagnosis(room: Room) -> None:
+    room.plan({"figures": {"candidate_stop_share": 0.2}})
+    ending = await room.run(request())
+    assert ending.phase is RunPhase.rejected
+    assert ending.message.startswith("not improved after 2 attempts; stop 0.2")
+    assert len(room.starts) == 2
+    assert len(room.records()) == 1
+
+
+async def test_without_data_for_the_judge_no_version_and_no_second_try(room: Room) -> None:
+    room.plan({"figures": {"wins": 0.0, "ties": 0.0, "losses": 0.0}})
+    ending = await room.run(request())
+    assert ending.phase is RunPhase.rejected
+    assert "prompts 0 " in ending.message
+    assert len(room.starts) == 1
+
+
+async def test_an_override_publishes_what_the_gate_refused_and_says_who(room: Room) -> None:
+    room.plan({"figures": {"wins": 10.0, "losses": 190.0, "ties": 0.0}})
+    ending = await room.run(request(override_gate=True, reason="a drill", version=f"{MODEL}-drill"))
+    assert (ending.phase, ending.version) == (RunPhase.succeeded, f"{MODEL}-drill")
+    gate = room.records()[-1].gate
+    assert (gate.passed, gate.overridden_by, gate.override_reason) == (False, "tester", "a drill")
+    report = (room.folder / "adapters" / ending.version / "report.md").read_text()
+    assert "overridden by tester: a drill" in report
+
+
+async def test_an_override_that_was_not_needed_is_not_noted(room: Room) -> None:
+    await room.run(request(override_gate=True, reason="to be sure"))
+    assert room.records()[-1].gate.overridden_by == ""
+
+
+async def test_a_crash_of_the_trainer_is_gone_over(room: Room) -> None:
+    room.plan({"exit": 9}, {})
+    assert (await room.run(request())).phase is RunPhase.succeeded
+    assert room.starts == ["attempt-1", "attempt-1"]
+
+
+async def test_a_trainer_that_hangs_is_ended_and_started_again(room: Room) -> None:
+    room.plan({"hang": True}, {})
+    assert (await room.run(request())).phase is RunPhase.succeeded
+    assert len(room.starts) == 2
+
+
+async def test_a_trainer_that_keeps_crashing_fails_the_job_with_its_words(room: Room) -> None:
+    room.plan({"exit": 9})
+    ending = await room.run(request())
+    assert ending.phase is RunPhase.failed
+    assert "ended 2 times without a result" in ending.message
+    assert "something broke" in ending.message
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"parent": "nobody"}, "parent: nobody is no version of assistant"),
+        ({"version": V10}, "names are never reused"),
+        ({"hyperparameters": {"learning": 1}}, "hyperparameters: learning"),
+        ({"dataset_uri": "/nowhere/x.jsonl"}, "dataset_uri: /nowhere/x.jsonl is no file"),
+        ({"model": "another", "parent": V10}, "is no version of another"),
+        ({"model": "another", "base": "b"}, "another has no stable version"),
+        ({"model": "another", "method": TrainingMethod.sft}, "base: give a hub id or path"),
+        (
+            {"method": TrainingMethod.sft, "hyperparameters": {"lora": {"rank": 64}}},
+            "lora.rank is 64; the engine serves 16",
+        ),
+    ],
+)
+async def test_a_request_that_cannot_be_done_fails_with_what_to_do(
+    room: Room, fields: dict[str, Any], said: str
+) -> None:
+    ending = await room.run(request(**fields))
+    assert ending.phase is RunPhase.failed
+    assert said in ending.message
+    assert room.starts == []
+    assert [event.phase for event in room.progress()][-1] is RunPhase.failed
+
+
+async def test_interrupted_anywhere_it_publishes_exactly_once(room: Room) -> None:
+    """Cancels the job at every append it makes in turn, then lets a new runner go on."""
+    append, appends, limit = room.log.append_many, 0, 0
+
+    async def stopping(*args: Any, **kwargs: Any) -> Any:
+        nonlocal appends
+        appends += 1
+        if appends == limit:
+            raise asyncio.CancelledError
+        return await append(*args, **kwargs)
+
+    room.log.append_many = stopping  # type: ignore[method-assign]
+    ended = False
+    while not ended:
+        limit, appends = limit + 1, 0
+        try:
+            ending = await room.run(request())
+        except asyncio.CancelledError:
+            assert limit < 40
+        else:
+            ended = True
+            assert ending.version == f"{MODEL}-v1.1"
+    assert limit > 4
+    assert [made.job_id for made in room.records()].count("job") == 1
+    ends = [event for event in room.progress() if event.phase is RunPhase.succeeded]
+    assert len(ends) == 1
+
+
+async def test_a_record_that_is_there_already_only_needs_the_final_word(room: Room) -> None:
+    await room.run(request())
+    room.plan({"exit": 9})
+    again = await room.run(request())
+    assert (again.phase, again.version) == (RunPhase.succeeded, f"{MODEL}-v1.1")
+    assert room.starts == []
+    assert len(room.records()) == 2
+
+
+async def test_the_same_snapshot_is_used_after_a_kill(room: Room) -> None:
+    room.plan({"hang": True})
+    task = asyncio.create_task(room.run(request(), stall_s=60.0))
+    await eventually(lambda: room.starts, "the trainer starts")
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+    late = pair_event(77)
+    await room.log.publish(PREFERENCES, key=late.pair_id, event=late, event_id=late.pair_id)
+    room.plan({})
+    await room.run(request())
+    assert sum(room.records()[-1].dataset.offsets.values()) == 160
+
+
+async def test_kafka_away_is_waited_for(room: Room) -> None:
+    append, failures = room.log.append_many, 0
+
+    async def failing(*args: Any, **kwargs: Any) -> Any:
+        nonlocal failures
+        records = args[0]
+        if records[0].topic == VERSIONS and failures < 1:
+            failures += 1
+            raise LogUnavailable("away")
+        return await append(*args, **kwargs)
+
+    room.log.append_many = failing  # type: ignore[method-assign]
+    ending = await room.run(request())
+    assert (ending.phase, failures) == (RunPhase.succeeded, 1)
+    assert len(room.starts) == 2, "finished stages are the trainer's to skip"
+
+
+async def test_leftovers_of_a_try_without_a_record_are_replaced(room: Room) -> None:
+    left = room.folder / "adapters" / f"{MODEL}-v1.1"
+    left.mkdir(parents=True)
+    (left / "stale.bin").write_bytes(b"half an upload")
+    await room.run(request())
+    made = room.records()[-1]
+    assert checksum(left) == made.adapter_sha256
+    assert not (left / "stale.bin").exists()
+
+
+async def test_a_judge_alone_makes_no_version(room: Room) -> None:
+    ending = await room.run(request(method=TrainingMethod.reward))
+    assert ending.phase is RunPhase.succeeded
+    assert (ending.metrics or {})["judge_pairs"] == 40.0
+    assert len(room.records()) == 1
+
+
+def test_only_the_folders_of_ended_jobs_are_pruned(tmp_path: Path) -> None:
+    names = [f"job {n}" for n in range(6)]
+    for name in names:
+        (Workspace(tmp_path, name).attempt(1) / "checkpoints").mkdir()
+    Workspace(tmp_path, names[0]).tidy()
+    assert not (Workspace(tmp_path, names[0]).folder / "attempt-1" / "checkpoints").exists()
+    prune(tmp_path, keep=2, open_jobs=["job 0", "job 1"])
+    left = {path.name for path in tmp_path.iterdir()}
+    assert len(left) == 4
+    assert {Workspace(tmp_path, name).folder.name for name in names[:2]} <= left

@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from services.training.dataset import HELDOUT, JUDGE, PROMPTS, TRAIN, Rules
+from services.training.errors import BadDataset, StoreUnavailable
+from services.training.snapshot import (
+    Dataset,
+    DatasetStore,
+    Import,
+    lay_out,
+    read_import,
+    take_snapshot,
+)
+from shared.contracts.events import Event, PairSource, TrainingMethod
+from shared.kafka.topics import PREFERENCES
+from shared.testing.log import MemoryLog
+from tests.unit.training.making import MODEL, example_event, pair_event, retraction
+
+DPO = TrainingMethod.dpo
+RULES = Rules(prompts=20)
+
+
+async def publish(log: MemoryLog, *events: Event) -> None:
+    for event in events:
+        pair_id: str = event.pair_id  # type: ignore[attr-defined]
+        await log.publish(PREFERENCES, key=pair_id, event=event, event_id=pair_id)
+
+
+async def some_log() -> MemoryLog:
+    log = MemoryLog()
+    await publish(
+        log,
+        *(pair_event(n) for n in range(40)),
+        *(pair_event(100 + n, panel="judge") for n in range(12)),
+        *(example_event(n) for n in range(30)),
+        retraction("pair-0007"),
+    )
+    return log
+
+
+async def snapshot(log: MemoryLog, **options: object) -> Dataset:
+    return await take_snapshot(log, model=MODEL, method=DPO, rules=RULES, **options)  # type: ignore[arg-type]
+
+
+async def test_a_rebuild_is_the_same_bytes_whatever_came_since() -> None:
+    log = await some_log()
+    first = await snapshot(log)
+    await publish(log, *(pair_event(n) for n in range(50, 60)), retraction("pair-0001"))
+    await log.append(PREFERENCES, key="x", value=b"{broken")
+    again = await snapshot(log, until=first.manifest.offsets)
+    assert dict(again.files) == dict(first.files)
+    assert again.manifest.encode() == first.manifest.encode()
+    later = await snapshot(log)
+    assert later.manifest.sha256 != first.manifest.sha256
+    assert b"pair-0001" not in later.files[TRAIN] + later.files[HELDOUT]
+
+
+async def test_the_manifest_says_what_is_in_it() -> None:
+    log = await some_log()
+    manifest = (await snapshot(log)).manifest
+    rows = {name: file.rows for name, file in manifest.files.items()}
+    assert rows[TRAIN] + rows[HELDOUT] == 39
+    assert (rows[JUDGE], rows[PROMPTS], manifest.retracted) == (12, 20, 1)
+    assert sum(manifest.offsets.values()) == 83
+    assert manifest.card["category"] == {"factual_qa": rows[TRAIN]}
+    assert manifest.dataset_id == f"{MODEL}-dpo-{manifest.sha256[:16]}"
+
+
+async def test_an_import_is_trained_on_and_the_log_judges_it() -> None:
+    rows = [
+        {
+            "messages": [{"role": "user", "content": f"other {n}"}],
+            "chosen": f"yes it is {n}",
+            "rejected": f"no it is not {n}",
+        }
+        for n in range(30)
+    ]
+    imported = Import("file://x.jsonl", "\n".join(map(json.dumps, rows)).encode())
+    dataset = await snapshot(await some_log(), imported=imported)
+    assert b"yes it is" in dataset.files[TRAIN]
+    assert b"good answer" not in dataset.files[TRAIN]
+    assert dataset.files[JUDGE].count(b"\n") == 12
+    assert (dataset.manifest.origin, dataset.manifest.source) == ("import", "file://x.jsonl")
+
+
+async def test_sft_from_the_log_takes_what_people_wrote() -> None:
+    log = await some_log()
+    await publish(log, *(pair_event(200 + n, source=PairSource.correction) for n in range(9)))
+    dataset = await take_snapshot(log, model=MODEL, method=TrainingMethod.sft, rules=RULES)
+    rows = dataset.files[TRAIN].count(b"\n") + dataset.files[HELDOUT].count(b"\n")
+    assert rows == 9
+
+
+async def test_nothing_to_train_on_says_what_to_do() -> None:
+    log = MemoryLog()
+    await publish(log, pair_event(1, chosen="short"))
+    with pytest.raises(BadDataset, match=r"no rows.*1 too_short.*give dataset_uri"):
+        await snapshot(log)
+
+
+async def test_a_stored_dataset_comes_back_whole(tmp_path: Path) -> None:
+    store = DatasetStore(f"file://{tmp_path}")
+    dataset = await snapshot(await some_log())
+    store.write(dataset)
+    store.write(dataset)
+    name = dataset.manifest.dataset_id
+    assert store.read(name) == dataset
+    assert store.read("nothing") is None
+    lay_out(dataset, tmp_path / "job")
+    assert (tmp_path / "job" / TRAIN).read_bytes() == dataset.files[TRAIN]
+
+
+async def test_a_dataset_without_its_manifest_is_none(tmp_path: Path) -> None:
+    store = DatasetStore(f"file://{tmp_path}")
+    dataset = await snapshot(await some_log())
+    store.write(dataset)
+    (tmp_path / dataset.manifest.dataset_id / "manifest.json").unlink()
+    assert store.read(dataset.manifest.dataset_id) is None
+    assert store.newest(MODEL, DPO) is None
+    store.write(dataset)
+    assert store.newest(MODEL, DPO) == dataset.manifest
+
+
+async def test_changed_bytes_are_noticed(tmp_path: Path) -> None:
+    store = DatasetStore(f"file://{tmp_path}")
+    dataset = await snapshot(await some_log())
+    store.write(dataset)
+    with (tmp_path / dataset.manifest.dataset_id / TRAIN).open("ab") as file:
+        file.write(b"{}\n")
+    with pytest.raises(BadDataset, match="not those of the manifest"):
+        store.read(dataset.manifest.dataset_id)
+
+
+async def test_the_newest_is_the_one_that_read_most_of_the_log(tmp_path: Path) -> None:
+    store = DatasetStore(f"file://{tmp_path}")
+    assert store.newest(MODEL, DPO) is None
+    log = await some_log()
+    first = await snapshot(log)
+    await publish(log, pair_event(70))
+    second = await snapshot(log)
+    for dataset in (second, first):
+        store.write(dataset)
+    assert store.newest(MODEL, DPO) == second.manifest
+    assert store.newest(MODEL, TrainingMethod.sft) is None
+    assert store.newest("another", DPO) is None
+
+
+async def test_any_fsspec_root_will_do() -> None:
+    store = DatasetStore("memory://datasets-of-a-test")
+    dataset = await snapshot(await some_log())
+    store.write(dataset)
+    assert store.read(dataset.manifest.dataset_id) == dataset
+    fsspec.filesystem("memory").rm("/datasets-of-a-test", recursive=True)
+
+
+async def test_a_storage_that_refuses_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StoreUnavailable, match="cannot be written"):
+        DatasetStore(f"file://{tmp_path}/file").write(await snapshot(await some_log()))
+
+
+def test_an_import_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BadDataset, match="is no file; give the URI"):
+        read_import(f"file://{tmp_path}/none.jsonl")
+    with pytest.raises(BadDataset, match="nonsense"):
+        read_import("nonsense://x")
+    (tmp_path / "some.jsonl").write_bytes(b"{}")
+    assert read_import(str(tmp_path / "some.jsonl")).data == b"{}"
