@@ -10,15 +10,19 @@ import signal
 import subprocess
 import sys
 import threading
+from types import FrameType
 
 _STOP_S = 90.0
 
 
 def main() -> int:
     """Runs the command in `sys.argv` and returns its exit status."""
-    # Told to stop itself, it passes that on; the command ends in its own order.
     child = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
-    signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+
+    def pass_on(_signal: int, _frame: FrameType | None) -> None:
+        child.terminate()
+
+    signal.signal(signal.SIGTERM, pass_on)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def follow_owner() -> None:

@@ -5,15 +5,20 @@ from __future__ import annotations
 import string
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from deploy.local.errors import BadDeclaration
 
 ROOT = Path(__file__).resolve().parents[2]
 DECLARATION = Path(__file__).with_name("processes.yaml")
+
+Fields = Mapping[str, Any]
+"""A process as a file or a caller writes it: the fields of `Process`, not yet checked."""
+
+_FILE = TypeAdapter(dict[str, Fields])
 
 # Which interpreter a module runs in; see requirements/.
 INTERPRETERS = {
@@ -125,7 +130,7 @@ class Values:
             raise BadDeclaration(f"{process}: {text!r}: {error} (write $$ for a dollar)") from None
 
 
-def load(changes: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, Process]:
+def load(changes: Mapping[str, Fields] | None = None) -> dict[str, Process]:
     """All processes of `processes.yaml`, with `changes` merged over them (new names are added).
 
     Mappings merge, everything else replaces. Raises `BadDeclaration` with the field and the rule.
@@ -147,12 +152,12 @@ def load(changes: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, Pr
     return processes
 
 
-def read(path: Path) -> dict[str, Any]:
+def read(path: Path) -> dict[str, Fields]:
     """A process file as it stands. Raises `BadDeclaration` when it is no mapping of mappings."""
-    content = yaml.safe_load(path.read_text())
-    if not isinstance(content, dict) or not all(isinstance(v, dict) for v in content.values()):
-        raise BadDeclaration(f"{path} must map process names to their fields")
-    return content
+    try:
+        return _FILE.validate_python(yaml.safe_load(path.read_text()))
+    except (OSError, ValidationError, yaml.YAMLError) as error:
+        raise BadDeclaration(f"{path} must map process names to their fields: {error}") from None
 
 
 def ordered(processes: Mapping[str, Process], wanted: Iterable[str]) -> list[str]:
@@ -194,12 +199,12 @@ def waves(processes: Mapping[str, Process], names: Iterable[str]) -> list[list[s
     return [[n for n, at in depth.items() if at == level] for level in range(deepest, -1, -1)]
 
 
-def _merged(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
-    result = dict(base)
+def _merged(base: Fields, change: Fields) -> Fields:
+    result = {**base}
     for key, value in change.items():
         below = result.get(key)
-        if isinstance(below, Mapping) and isinstance(value, Mapping):
-            result[key] = _merged(below, value)
+        if isinstance(below, dict) and isinstance(value, dict):
+            result[key] = _merged(cast("Fields", below), cast("Fields", value))
         else:
             result[key] = value
     return result

@@ -18,12 +18,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from deploy.local import configuration, supervision
 from deploy.local.errors import NotReady, NotRunning, StackError
 from deploy.local.ports import HOST, fixed_ports, free_ports, require_free, variable
-from deploy.local.processes import ROOT, Process, Ready, Values, load, ordered, waves
+from deploy.local.processes import ROOT, Fields, Process, Ready, Values, load, ordered, waves
 from deploy.local.readiness import is_ready
 from deploy.local.startup import Startup
 from deploy.local.supervision import MARK, Seen, Supervisor
@@ -51,7 +51,7 @@ class Stack:
         run_dir: Path | str,
         *,
         services: Sequence[str] | None = None,
-        processes: Mapping[str, Mapping[str, Any]] | None = None,
+        processes: Mapping[str, Fields] | None = None,
         env: Mapping[str, str] | None = None,
         ports: Literal["fixed", "free"] = "fixed",
         scrape_interval: str = "5s",
