@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 
 import structlog
 
@@ -12,7 +13,7 @@ from services.training.jobs import JobBook
 from services.training.metrics import Metrics
 from services.training.schedule import PairCounter, Situation, decide
 from services.training.settings import TrainingSettings
-from services.training.snapshot import MODELS, DatasetStore, place
+from services.training.snapshot import MODELS, DatasetStore, Manifest, place
 from shared.clock import Clock
 from shared.contracts.events import TrainingMethod
 from shared.kafka.envelope import Unreadable, decode
@@ -21,6 +22,9 @@ from shared.kafka.topics import PREFERENCES, TRAINING_JOBS
 from shared.registry.follow import RegistryFollower
 
 log = structlog.get_logger(__name__)
+
+LOOK_INTERVAL_S = 60.0
+"""How often the store is asked for snapshots that another replica may have made."""
 
 
 class Schedule:
@@ -47,6 +51,8 @@ class Schedule:
         self._pairs = PairCounter(settings.model, settings.rules)
         self._tail = event_log.tail(PREFERENCES)
         self._why = ""
+        self._last: Manifest | None = None
+        self._looked_at = -math.inf
 
     async def count(self) -> None:
         """Follow the pairs until cancelled."""
@@ -63,11 +69,15 @@ class Schedule:
         """Seconds since the pairs were last read to their end."""
         return self._tail.age_s()
 
+    def look_again(self) -> None:
+        """Note that there may be a new snapshot, as a job has ended."""
+        self._looked_at = -math.inf
+
     async def consider(self) -> None:
         """Ask for a job if it is time. What Kafka or storage refuses is tried again later."""
         settings = self._settings
         try:
-            last = await asyncio.to_thread(self._store.newest, settings.model, TrainingMethod.dpo)
+            last = await self._newest()
         except StoreUnavailable as error:
             log.warning("schedule.store_away", error=str(error))
             return
@@ -94,3 +104,12 @@ class Schedule:
             await self._log.publish(TRAINING_JOBS, key=job.job_id, event=job, event_id=job.job_id)
         except LogUnavailable as error:
             log.warning("schedule.log_away", error=str(error))
+
+    async def _newest(self) -> Manifest | None:
+        now = self._clock.monotonic()
+        if now - self._looked_at >= LOOK_INTERVAL_S:
+            self._last = await asyncio.to_thread(
+                self._store.newest, self._settings.model, TrainingMethod.dpo
+            )
+            self._looked_at = now
+        return self._last

@@ -97,6 +97,7 @@ class Desk:
         log.info("job.begins", job_id=job.job_id, method=job.method.value, actor=job.actor)
         ending = await self._runner.run(job)
         self._book.end(job.job_id, ending.phase)
+        self._schedule.look_again()
         open_jobs = [waiting.job_id for waiting in self._book.waiting()]
         await asyncio.to_thread(prune, self._runner.jobs, keep=self._keep_jobs, open_jobs=open_jobs)
 

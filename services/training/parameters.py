@@ -99,6 +99,8 @@ def parse_parameters(model: type[P], *layers: Mapping[str, Any]) -> P:
     """
     merged: dict[str, Any] = {}
     for layer in layers:
+        if not isinstance(layer, Mapping):
+            raise InvalidJob(f"hyperparameters: an object is wanted in place of {layer!r}")
         merged.update(layer)
     try:
         return model.model_validate(merged)

@@ -258,7 +258,12 @@ class Runner:
             update={"prompts": self._settings.evaluation.prompts}
         )
         dataset = await take_snapshot(
-            self._log, model=job.model, method=job.method, rules=rules, imported=imported
+            self._log,
+            model=job.model,
+            method=job.method,
+            rules=rules,
+            imported=imported,
+            alive=self.alive,
         )
         await asyncio.to_thread(self._store.write, dataset)
         await asyncio.to_thread(lay_out, dataset, workspace.data)

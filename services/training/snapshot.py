@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -43,7 +43,7 @@ from shared.contracts.events import (
     UnpairedExample,
 )
 from shared.kafka.envelope import Unreadable, decode, models_by_type
-from shared.kafka.log import EventLog, Record
+from shared.kafka.log import EventLog, LogUnavailable, Record
 from shared.kafka.topics import PREFERENCES
 from shared.registry.versions import DatasetRef
 
@@ -52,7 +52,8 @@ log = structlog.get_logger(__name__)
 MODELS = models_by_type(PreferencePair, UnpairedExample, PreferenceRetracted)
 MANIFEST = "manifest.json"
 FILES = (TRAIN, HELDOUT, JUDGE, PROMPTS)
-READ_TIMEOUT_S = 600.0
+STALL_S = 30.0
+"""Longest wait for the next record before the end of the log."""
 
 Offsets = Mapping[str, int]
 """`<topic>/<partition>` -> first offset not read."""
@@ -134,6 +135,7 @@ async def take_snapshot(
     rules: Rules,
     imported: Import | None = None,
     until: Offsets | None = None,
+    alive: Callable[[], None] = lambda: None,
 ) -> Dataset:
     """A dataset from the log, or from an import with the judge's data and prompts of the log.
 
@@ -144,15 +146,16 @@ async def take_snapshot(
         rules: Checks and shares.
         imported: Rows to train on in place of the log's.
         until: Offsets to stop at, to rebuild an earlier snapshot; None reads all there is.
+        alive: Called for every record, as the log may be long.
 
     Raises:
         BadDataset: the import has bad rows, or nothing is left to train on.
-        LogUnavailable: the log could not be read to its end.
+        LogUnavailable: the log stopped before its end.
 
     """
     fold, offsets = PreferenceFold(model), dict[str, int]()
     if imported is None or method is not TrainingMethod.sft:
-        await _read(event_log, fold, offsets, until)
+        await _read(event_log, fold, offsets, until, alive)
     selection = await asyncio.to_thread(_select, fold, method, rules, imported)
     files = {name: canonical(selection.files[name]) for name in FILES}
     trained_on = JUDGE if method is TrainingMethod.reward else TRAIN
@@ -191,12 +194,20 @@ def place(record: Record) -> str:
 
 
 async def _read(
-    event_log: EventLog, fold: PreferenceFold, offsets: dict[str, int], until: Offsets | None
+    event_log: EventLog,
+    fold: PreferenceFold,
+    offsets: dict[str, int],
+    until: Offsets | None,
+    alive: Callable[[], None],
 ) -> None:
     tail = event_log.tail(PREFERENCES)
+    count = 0
 
     async def collect() -> None:
+        nonlocal count
         async for record in tail:
+            count += 1
+            alive()
             if until is not None and record.offset >= until.get(place(record), 0):
                 continue
             offsets[place(record)] = record.offset + 1
@@ -207,7 +218,15 @@ async def _read(
 
     collecting = asyncio.create_task(collect())
     try:
-        await tail.caught_up(READ_TIMEOUT_S)
+        before = -1
+        while True:
+            try:
+                await tail.caught_up(STALL_S)
+                break
+            except LogUnavailable:
+                if count == before:
+                    raise
+                before = count
     finally:
         collecting.cancel()
         with contextlib.suppress(asyncio.CancelledError):

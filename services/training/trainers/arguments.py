@@ -9,7 +9,7 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback
+from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from services.training.parameters import Parameters
 from services.training.trainers.job import Progress, Stage
@@ -112,3 +112,9 @@ class ReportProgress(TrainerCallback):
             for name, values in self._recent.items()
             if name in REPORTED
         }
+
+
+def train(trainer: Trainer, checkpoints: Path) -> None:
+    """Train, from the last whole checkpoint on where there is one. Steps go to progress.jsonl."""
+    trainer.remove_callback(PrinterCallback)
+    trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))

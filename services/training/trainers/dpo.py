@@ -8,7 +8,7 @@ from pathlib import Path
 from datasets import Dataset
 from trl import DPOConfig, DPOTrainer
 
-from services.training.trainers.arguments import ReportProgress, arguments, last_checkpoint
+from services.training.trainers.arguments import ReportProgress, arguments, train
 from services.training.trainers.job import Progress, TrainerJob, read_rows
 from services.training.trainers.models import load_adapter, load_base, load_tokenizer, set_seeds
 
@@ -47,7 +47,7 @@ def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, float]:
         ),
         callbacks=[callback],
     )
-    trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
+    train(trainer, checkpoints)
     trainer.model.save_pretrained(str(folder / "adapter"), selected_adapters=["default"])
     shutil.rmtree(folder / "adapter" / "ref", ignore_errors=True)
     return callback.figures()

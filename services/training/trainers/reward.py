@@ -16,7 +16,7 @@ from peft import PeftModel
 from transformers import AutoModelForSequenceClassification
 from trl import RewardConfig, RewardTrainer
 
-from services.training.trainers.arguments import ReportProgress, arguments, last_checkpoint
+from services.training.trainers.arguments import ReportProgress, arguments, train
 from services.training.trainers.job import Progress, TrainerJob, read_rows
 from services.training.trainers.models import (
     Messages,
@@ -64,7 +64,7 @@ def run(job: TrainerJob, _: Path, progress: Progress) -> dict[str, float]:
         peft_config=lora(job.reward.lora, task="SEQ_CLS", modules_to_save=["score"]),
         callbacks=[callback],
     )
-    trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
+    train(trainer, checkpoints)
     trainer.model.save_pretrained(str(judge / "adapter"))
     tests = [
         row

@@ -7,7 +7,7 @@ from pathlib import Path
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
-from services.training.trainers.arguments import ReportProgress, arguments, last_checkpoint
+from services.training.trainers.arguments import ReportProgress, arguments, train
 from services.training.trainers.job import Progress, TrainerJob, read_rows
 from services.training.trainers.models import load_base, load_tokenizer, lora, set_seeds
 
@@ -38,6 +38,6 @@ def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, float]:
         peft_config=lora(job.sft.lora, task="CAUSAL_LM"),
         callbacks=[callback],
     )
-    trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
+    train(trainer, checkpoints)
     trainer.model.save_pretrained(str(folder / "adapter"))
     return callback.figures()
