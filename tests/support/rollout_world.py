@@ -20,6 +20,7 @@ from typing import Any
 import httpx
 from aiohttp import web
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from shared.contracts.events import WEIGHT_SCALE
 from shared.kafka.producer import KafkaLog
@@ -242,7 +243,7 @@ class World:
                 async for state in self._view.announcements():
                     if state.model == self.model:
                         self.states.append((time.time(), state))
-            except Exception:
+            except RedisError:
                 await asyncio.sleep(TICK_S)
 
     async def _drive(self) -> None:

@@ -1,0 +1,217 @@
+"""What the controller talks to, in memory."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from services.rollout.controller import Controller, Policy
+from services.rollout.errors import EvidenceUnavailable
+from services.rollout.evidence import Series
+from services.rollout.leadership import Leadership, LedgerFollower
+from services.rollout.ledger import Ledger
+from services.rollout.metrics import Metrics
+from services.rollout.steps import EngineReport
+from services.rollout.store import BookStore
+from services.rollout.strategy import parse
+from shared.kafka.topics import ROLLOUTS, VERSIONS
+from shared.registry.follow import RegistryFollower
+from shared.registry.rollouts import Decision, RoutingState
+from shared.registry.versions import (
+    DatasetRef,
+    Fingerprint,
+    GateResult,
+    VersionRecord,
+    record_key,
+)
+from shared.testing.clock import ManualClock
+from shared.testing.log import MemoryLog
+
+STRATEGY = parse(
+    {
+        "name": "s",
+        "steps": [
+            {"setWeight": 5, "errorLimit": 0.05},
+            {"analysis": {"minimum": {"requests": 10}}},
+            {"setWeight": 100},
+            {"pause": {"duration": 5}},
+        ],
+    }
+)
+
+
+class FakeRedis:
+    """A lease with an expiry on the test's clock; `away` makes every call fail."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        self.away = False
+        self._clock = clock
+        self._lease: tuple[str, float] = ("", 0.0)
+
+    def flush(self) -> None:
+        self._lease = ("", 0.0)
+
+    async def set(self, _: str, value: str, *, nx: bool, px: int) -> bool:
+        self._check()
+        if self._holder():
+            return False
+        self._lease = (value, self._clock.monotonic() + px / 1000)
+        return True
+
+    def register_script(self, text: str) -> Any:
+        async def call(*, keys: list[str], args: list[Any]) -> int:
+            self._check()
+            if self._holder() != args[0]:
+                return 0
+            if "PEXPIRE" in text:
+                self._lease = (args[0], self._clock.monotonic() + args[1] / 1000)
+            else:
+                self.flush()
+            return 1
+
+        return call
+
+    def _holder(self) -> str:
+        holder, until = self._lease
+        return holder if self._clock.monotonic() < until else ""
+
+    def _check(self) -> None:
+        if self.away:
+            raise RedisConnectionError("away")
+
+
+class FakeView:
+    """Keeps what it was told, and checks that it had been written first."""
+
+    def __init__(self, log: MemoryLog) -> None:
+        self._log = log
+        self.states: list[RoutingState] = []
+
+    async def put(self, state: RoutingState) -> bool:
+        written = [
+            RoutingState.of(Decision.model_validate_json(record.value))
+            for record in self._log.all(ROLLOUTS)
+            if record.value and b'"kind"' in record.value
+        ]
+        assert state in written, "acted before it was written"
+        self.states.append(state)
+        return True
+
+
+class FakePrometheus:
+    """Series that a test sets; `error` is raised instead."""
+
+    def __init__(self) -> None:
+        self.error = ""
+        self.series: list[Series] = []
+        self.missing = ""
+
+    async def samples(self, _: str) -> list[Series]:
+        if self.error:
+            raise EvidenceUnavailable(self.error)
+        return self.series
+
+    async def zeros_missing(self, _: str) -> str:
+        if self.error:
+            raise EvidenceUnavailable(self.error)
+        return self.missing
+
+
+class FakeAgents:
+    """One agent whose report a test sets."""
+
+    def __init__(self) -> None:
+        self.report = EngineReport(ready=True, generation=1, candidate_ready=True)
+
+    async def reports(self, _: str) -> dict[str, EngineReport]:
+        return {"agent": self.report}
+
+
+class Rig:
+    """One controller on a log that it may share with others."""
+
+    def __init__(
+        self,
+        log: MemoryLog,
+        redis: FakeRedis,
+        clock: ManualClock,
+        directory: Path,
+        holder: str = "one",
+        *,
+        auto_start: bool = False,
+    ) -> None:
+        self.log, self.redis, self.clock = log, redis, clock
+        self.ledger = Ledger()
+        self.decisions = LedgerFollower(log, self.ledger)
+        self.versions = RegistryFollower(log)
+        self.view = FakeView(log)
+        self.prometheus = FakePrometheus()
+        self.agents = FakeAgents()
+        self.leadership = Leadership(log, self.decisions, redis, clock, holder=holder)  # type: ignore[arg-type]
+        self.controller = Controller(
+            policy=Policy(STRATEGY, auto_start, 1.0, 4.0, 30.0, 60.0),
+            leadership=self.leadership,
+            ledger=self.ledger,
+            registry=self.versions.registry,
+            view=self.view,  # type: ignore[arg-type]
+            prometheus=self.prometheus,  # type: ignore[arg-type]
+            agents=self.agents,  # type: ignore[arg-type]
+            books=BookStore(directory / holder),
+            metrics=Metrics(CollectorRegistry()),
+            clock=clock,
+        )
+        self._tasks = [
+            asyncio.create_task(self.decisions.run()),
+            asyncio.create_task(self.versions.run()),
+        ]
+
+    async def caught_up(self) -> None:
+        """All that is in the log was folded."""
+        end = len(self.log.all(ROLLOUTS)) - 1
+        await self.decisions.read_back(end)
+        await self.versions.caught_up(5)
+
+    async def round(self, after_s: float = 1.0) -> None:
+        """One round of the controller, later on the clock."""
+        self.clock.advance(after_s)
+        await self.controller.round()
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    @property
+    def written(self) -> list[Decision]:
+        """Every decision in the log, valid or fenced."""
+        return [
+            Decision.model_validate_json(record.value)
+            for record in self.log.all(ROLLOUTS)
+            if record.value and b'"kind"' in record.value
+        ]
+
+
+async def register(log: MemoryLog, version: str, *, released: bool = True) -> None:
+    """A version as training registers it."""
+    record = VersionRecord(
+        version=version,
+        model="m",
+        method="dpo",
+        base="base",
+        adapter_uri="memory://none",
+        adapter_sha256="0" * 64,
+        fingerprint=Fingerprint(dtype="float32", texts=()),
+        dataset=DatasetRef(dataset_id="d", uri="memory://d", sha256="0" * 64, rows=1),
+        hyperparameters={},
+        seed=0,
+        code_revision="test",
+        gate=GateResult(passed=released),
+        job_id="job",
+        created_at=datetime(2026, 1, 1, tzinfo=UTC),
+    )
+    await log.publish(VERSIONS, key=record_key(version), event=record, event_id=version)

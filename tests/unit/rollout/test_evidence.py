@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.rollout.evidence import (
+    COUNTED,
+    FAST,
+    KEYS,
+    REQUESTS,
+    SCORE_COUNT,
+    SCORE_SUM,
+    Book,
+    Series,
+    carried,
+    query,
+    recovered,
+    take,
+    window_s,
+)
+from services.rollout.judge import Judge
+from services.rollout.steps import RolloutState
+from services.rollout.strategy import Strategy, parse
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+STRATEGY: Strategy = parse(
+    {
+        "name": "s",
+        "steps": [
+            {"setWeight": 5},
+            {"analysis": {}},
+            {"setWeight": 100},
+            {"pause": {"duration": 1}},
+        ],
+    }
+)
+STATE = RolloutState(
+    rollout_id="r1",
+    model="m",
+    stable="v1",
+    candidate="v2",
+    strategy=STRATEGY,
+    weight=500,
+    weight_set_at=NOW,
+    started_at=NOW,
+    step_started_at=NOW,
+    updated_at=NOW,
+)
+JUDGE = Judge(STRATEGY.judge, STRATEGY.error_limits)
+
+
+def series(name: str, samples: list[tuple[float, float]], **labels: str) -> Series:
+    base = {"__name__": name, "rollout": "r1", "arm": "candidate", "version": "v2", "instance": "a"}
+    return Series({**base, **labels}, tuple(samples))
+
+
+def empty() -> Book:
+    return Book(rollout_id="r1")
+
+
+def fed(book: Book, *found: Series, state: RolloutState = STATE) -> Book:
+    return take(book, found, state, JUDGE)
+
+
+@given(
+    rises=st.lists(st.integers(0, 9), min_size=1, max_size=30),
+    cuts=st.lists(st.tuples(st.integers(0, 29), st.integers(1, 30)), max_size=20),
+)
+def test_overlapping_fetches_never_count_a_sample_twice(
+    rises: list[int], cuts: list[tuple[int, int]]
+) -> None:
+    """Any windows in any order of growing ends: what was seen of the counter is counted once."""
+    values = [sum(rises[: n + 1]) for n in range(len(rises))]
+    samples = [(100.0 + n, float(value)) for n, value in enumerate(values)]
+    book, seen = empty(), 0.0
+    for start, length in sorted(cuts, key=lambda cut: cut[0] + cut[1]):
+        window = samples[start : start + length]
+        if window:
+            book = fed(book, series(COUNTED, window))
+            seen = max(seen, window[-1][1])
+    assert book.judge.totals.candidate.requests == seen
+
+
+def test_a_restarted_router_counts_from_zero_and_nothing_is_lost() -> None:
+    book = fed(empty(), series(COUNTED, [(1, 0), (2, 5), (3, 2), (4, 4)]))
+    assert book.judge.totals.candidate.requests == 9
+    book = fed(book, series(COUNTED, [(4, 4), (5, 1)]))
+    assert book.judge.totals.candidate.requests == 10
+
+
+def test_prometheus_may_lose_all_it_had() -> None:
+    book = fed(empty(), series(COUNTED, [(1, 0), (2, 5)]))
+    assert fed(book) is book
+    book = fed(book, series(COUNTED, [(90, 25)]))
+    assert book.judge.totals.candidate.requests == 25
+
+
+def test_instances_are_summed_and_each_has_its_own_history() -> None:
+    book = fed(
+        empty(),
+        series(COUNTED, [(1, 3)], instance="a"),
+        series(COUNTED, [(2, 4)], instance="b"),
+        series(COUNTED, [(2, 50)], instance="a", arm="stable", version="v1"),
+    )
+    assert book.judge.totals.candidate.requests == 7
+    assert book.judge.totals.stable.requests == 50
+
+
+def test_only_this_rollout_and_its_two_versions_count() -> None:
+    book = fed(
+        empty(),
+        series(COUNTED, [(1, 100)], rollout="r0"),
+        series(COUNTED, [(1, 100)], version="v9"),
+        series(COUNTED, [(1, 100)], arm="stable", version="v2"),
+        series(COUNTED, [(1, 100)], arm="fallback", version="v1"),
+        series("something_else_total", [(1, 100)]),
+    )
+    assert book == empty()
+
+
+def test_the_figures_are_those_of_the_design() -> None:
+    book = fed(
+        empty(),
+        series(COUNTED, [(1, 10)]),
+        series(FAST, [(1, 7)], le="2.0"),
+        series(REQUESTS, [(1, 2)], outcome="server_error"),
+        series(REQUESTS, [(1, 1)], outcome="timeout"),
+        series(REQUESTS, [(1, 1)], outcome="crash"),
+        series(REQUESTS, [(1, 9)], outcome="client_error"),
+        series(KEYS, [(1, 6)]),
+        series(SCORE_SUM, [(1, 2.5)], partition="0"),
+        series(SCORE_COUNT, [(1, 4)], partition="0"),
+    )
+    arm = book.judge.totals.candidate
+    assert (arm.requests, arm.failures, arm.crashes, arm.slow) == (10, 4, 1, 3)
+    assert (arm.keys, arm.score_sum, arm.scores) == (6, 2.5, 4)
+
+
+def test_a_partition_that_moves_to_another_worker_is_counted_on() -> None:
+    old = series(SCORE_COUNT, [(1, 4), (2, 6)], partition="0", instance="w1")
+    new = series(SCORE_COUNT, [(3, 6), (4, 9)], partition="0", instance="w2")
+    late = series(SCORE_COUNT, [(5, 5)], partition="0", instance="w1")
+    book = fed(fed(empty(), old), old, new)
+    assert book.judge.totals.candidate.scores == 9
+    assert fed(book, late).judge.totals.candidate.scores == 9
+    other = series(SCORE_COUNT, [(5, 2)], partition="1", instance="w1")
+    assert fed(book, other).judge.totals.candidate.scores == 11
+
+
+@given(
+    rises=st.lists(st.integers(0, 9), min_size=2, max_size=20),
+    at=st.integers(0, 19),
+    back=st.integers(0, 5),
+)
+def test_what_a_decision_carries_is_enough_to_go_on_without_counting_twice(
+    rises: list[int], at: int, back: int
+) -> None:
+    values = [sum(rises[: n + 1]) for n in range(len(rises))]
+    samples = [(100.0 + n, float(value)) for n, value in enumerate(values)]
+    at = min(at, len(samples) - 1)
+    before = fed(empty(), series(COUNTED, samples[: at + 1]))
+    evidence: dict[str, Any] = carried(before)
+    after = fed(recovered("r1", evidence), series(COUNTED, samples[max(0, at - back) :]))
+    # The window reaches back to a sample that was counted, so nothing is lost either.
+    assert after.judge.totals.candidate.requests == values[-1]
+
+
+def test_without_a_sample_from_before_what_is_unknown_is_left_out() -> None:
+    before = fed(empty(), series(COUNTED, [(1, 5)]))
+    after = fed(recovered("r1", carried(before)), series(COUNTED, [(500, 90), (501, 93)]))
+    assert after.judge.totals.candidate.requests == 5 + 3
+
+
+def test_a_new_candidate_starts_from_nothing() -> None:
+    book = recovered("r2", {})
+    assert book.judge.totals.candidate.requests == 0
+    assert book.recovered_at is None
+    other = STATE.but(rollout_id="r2")
+    assert fed(book, series(COUNTED, [(1, 5)]), state=other) is book
+
+
+def test_keys_are_tested_only_in_a_stretch_of_one_weight() -> None:
+    book = fed(empty(), series(KEYS, [(NOW.timestamp() + 1, 5)]))
+    assert book.judge.keys.candidate == 0
+    book = fed(book, series(KEYS, [(NOW.timestamp() + 12, 7)]))
+    assert book.judge.keys.candidate == 0
+    book = fed(book, series(KEYS, [(NOW.timestamp() + 13, 10)]))
+    assert (book.judge.keys.candidate, book.judge.keys.weight) == (3, 500)
+    full = STATE.but(weight=10_000, weight_set_at=NOW - timedelta(hours=1))
+    assert (
+        fed(book, series(KEYS, [(NOW.timestamp() + 20, 30)]), state=full).judge.keys.candidate == 3
+    )
+
+
+def test_the_query_asks_for_raw_samples_and_no_further_back_than_needed() -> None:
+    asked = query('r"1', 15)
+    assert 'rollout="r\\"1"' in asked
+    assert asked.endswith("[15s]")
+    assert "rate(" not in asked
+    assert window_s(empty(), 1000.0) == 120
+    assert window_s(Book(rollout_id="r", sampled_until=995.0), 1000.0) == 20
+    assert window_s(Book(rollout_id="r", sampled_until=1.0), 1000.0) == 120
+
+
+def test_slices_wait_for_a_decision_and_are_bounded() -> None:
+    book = empty()
+    for second in range(1, 200):
+        book = fed(book, series(COUNTED, [(second, second)]))
+    assert len(book.unreported) == 64
+    assert book.unreported[-1]["look"] == 198
+    assert book.reported().unreported == ()

@@ -1,0 +1,250 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.rollout.judge import ArmCounts, FindingState, Judge, JudgeState, Slice, Verdict
+from services.rollout.strategy import JudgeSettings
+from shared.registry.rollouts import AnalysisOutcome
+
+LIMITS = (0.05, 0.03, 0.02)
+
+
+def judge(**settings: object) -> Judge:
+    return Judge(JudgeSettings.model_validate(settings), LIMITS)
+
+
+def counts(requests: float, failures: float = 0, **more: float) -> ArmCounts:
+    return ArmCounts(requests=requests, failures=failures, **more)
+
+
+def run(judged: Judge, *slices: Slice, error_limit: float | None = 0.05) -> Verdict:
+    state = JudgeState()
+    for piece in slices:
+        state = judged.advance(state, piece)
+    return judged.verdict(state, error_limit=error_limit)
+
+
+def states(verdict: Verdict) -> dict[str, FindingState]:
+    return {finding.criterion: finding.state for finding in verdict.findings}
+
+
+arms = st.builds(
+    lambda n, f, c, s: ArmCounts(
+        requests=n, failures=min(f, n), crashes=min(c, f, n), slow=min(s, n)
+    ),
+    st.integers(0, 50),
+    st.integers(0, 50),
+    st.integers(0, 50),
+    st.integers(0, 50),
+)
+
+
+def test_nothing_seen_is_nothing_found() -> None:
+    verdict = run(judge())
+    assert all(state is FindingState.ok for state in states(verdict).values())
+
+
+@given(stable=st.lists(arms, max_size=20))
+def test_no_candidate_traffic_never_condemns_the_candidate(stable: list[ArmCounts]) -> None:
+    verdict = run(judge(), *(Slice(stable=one) for one in stable))
+    assert verdict.outcome is not AnalysisOutcome.failed
+
+
+@given(candidate=st.lists(arms, min_size=1, max_size=20))
+def test_with_nobody_on_stable_only_absolute_limits_speak(candidate: list[ArmCounts]) -> None:
+    verdict = run(judge(), *(Slice(candidate=one) for one in candidate))
+    found = states(verdict)
+    for relative in ("errors", "satisfaction", "below_baseline"):
+        assert found[relative] is FindingState.ok
+
+
+@given(pieces=st.lists(arms, min_size=1, max_size=20))
+def test_an_arm_is_never_worse_than_itself(pieces: list[ArmCounts]) -> None:
+    verdict = run(judge(), *(Slice(candidate=one, stable=one) for one in pieces))
+    assert states(verdict)["errors"] is FindingState.ok
+    assert verdict.outcome is not AnalysisOutcome.failed
+
+
+def test_thirty_percent_errors_are_seen_within_a_minute_of_little_traffic() -> None:
+    generator = np.random.default_rng(11)
+    seconds = [_seconds_to_detect(generator) for _ in range(50)]
+    assert max(seconds) < 60
+    assert np.median(seconds) < 15
+
+
+def _seconds_to_detect(generator: np.random.Generator) -> int:
+    judged, state = judge(), JudgeState()
+    for second in range(1, 61):
+        candidate, stable = generator.poisson(1.5), generator.poisson(28.5)
+        piece = Slice(
+            candidate=counts(candidate, generator.binomial(candidate, 0.3)),
+            stable=counts(stable, generator.binomial(stable, 0.005)),
+        )
+        state = judged.advance(state, piece)
+        if judged.verdict(state, error_limit=0.05).outcome is AnalysisOutcome.failed:
+            return second
+    return 61
+
+
+def test_looking_after_every_slice_condemns_an_equal_candidate_at_most_alpha_of_the_time() -> None:
+    """100 rollouts of 100 looks each; `benchmarks/judge.py` runs the long version."""
+    generator = np.random.default_rng(5)
+    alarms = 0
+    judged = judge(alpha=0.05)
+    for _ in range(100):
+        state = JudgeState()
+        for _ in range(100):
+            piece = _equal_slice(generator, weight=0.2)
+            state = judged.advance(state, piece)
+            if judged.verdict(state, error_limit=0.05).outcome is AnalysisOutcome.failed:
+                alarms += 1
+                break
+    assert alarms <= 0.05 * 100
+
+
+def _equal_slice(generator: np.random.Generator, weight: float) -> Slice:
+    made: list[ArmCounts] = []
+    for share in (weight, 1 - weight):
+        requests = generator.poisson(20 * share)
+        scores = generator.binomial(requests, 0.3)
+        made.append(
+            ArmCounts(
+                requests=requests,
+                failures=generator.binomial(requests, 0.01),
+                slow=generator.binomial(requests, 0.005),
+                scores=scores,
+                score_sum=float(generator.choice((0, 0.25, 0.5, 0.75, 1), scores).sum()),
+            )
+        )
+    return Slice(candidate=made[0], stable=made[1])
+
+
+def test_lower_satisfaction_is_found_and_better_satisfaction_is_not_punished() -> None:
+    generator = np.random.default_rng(2)
+    for mean, failed in ((0.4, True), (0.85, False)):
+        judged, state = judge(), JudgeState()
+        for _ in range(120):
+            piece = Slice(
+                candidate=counts(10, scores=3, score_sum=float(generator.binomial(3, mean))),
+                stable=counts(30, scores=9, score_sum=float(generator.binomial(9, 0.7))),
+            )
+            state = judged.advance(state, piece)
+        verdict = judged.verdict(state, error_limit=None)
+        assert (verdict.outcome is AnalysisOutcome.failed) is failed, verdict.reason
+
+
+def test_both_arms_beyond_a_limit_hold_instead_of_condemning() -> None:
+    verdict = run(judge(), Slice(candidate=counts(200, slow=40), stable=counts(800, slow=160)))
+    assert verdict.outcome is AnalysisOutcome.inconclusive
+    assert states(verdict)["slow"] is FindingState.held
+    assert "both arms" in verdict.reason
+    alone = run(judge(), Slice(candidate=counts(200, slow=40), stable=counts(800, slow=1)))
+    assert alone.outcome is AnalysisOutcome.failed
+
+
+def test_the_error_limit_in_force_is_that_of_the_step() -> None:
+    """3.5 % with stable at the same: under the first step's 5 %, above the later 2 %."""
+    piece = Slice(candidate=counts(4_000, 140), stable=counts(4_000, 70))
+    judged = judge(errorMargin=10)
+    assert states(run(judged, piece, error_limit=0.05))["error_limit"] is FindingState.ok
+    assert states(run(judged, piece, error_limit=0.02))["error_limit"] is FindingState.breached
+
+
+def test_failures_in_a_row_stop_hard_unless_stable_fails_as_well() -> None:
+    judged = judge(consecutiveFailures=20)
+    bad = Slice(candidate=counts(10, 10), stable=counts(50, 0))
+    assert states(run(judged, bad))["consecutive_failures"] is FindingState.ok
+    assert states(run(judged, bad, bad))["consecutive_failures"] is FindingState.breached
+    once = Slice(candidate=counts(10, 9), stable=counts(50, 0))
+    assert states(run(judged, bad, once, bad))["consecutive_failures"] is FindingState.ok
+    all_down = Slice(candidate=counts(10, 10), stable=counts(50, 50))
+    found = run(judged, all_down, all_down)
+    assert states(found)["consecutive_failures"] is FindingState.held
+    assert found.outcome is not AnalysisOutcome.failed
+
+
+@pytest.mark.parametrize(("candidate", "held"), [(200, False), (320, True), (90, True)])
+def test_keys_that_are_not_split_as_the_weight_says_hold(candidate: int, held: bool) -> None:
+    piece = Slice(
+        candidate=ArmCounts(keys=candidate), stable=ArmCounts(keys=800), keys_weight=2_000
+    )
+    verdict = run(judge(), piece)
+    assert (states(verdict)["sample_ratio"] is FindingState.held) is held
+    assert verdict.outcome is not AnalysisOutcome.failed
+
+
+def test_a_key_counted_by_several_routers_is_one_draw() -> None:
+    one = Slice(candidate=ArmCounts(keys=65), stable=ArmCounts(keys=180), keys_weight=2_000)
+    four = Slice(
+        candidate=ArmCounts(keys=260),
+        stable=ArmCounts(keys=720),
+        keys_weight=2_000,
+        keys_copies=4,
+    )
+
+    def log_e(piece: Slice) -> float:
+        return next(f.log_e for f in run(judge(), piece).findings if f.criterion == "sample_ratio")
+
+    assert log_e(four) == pytest.approx(log_e(one))
+
+
+def test_another_weight_starts_another_split_test() -> None:
+    judged, state = judge(), JudgeState()
+    state = judged.advance(
+        state,
+        Slice(candidate=ArmCounts(keys=50), stable=ArmCounts(keys=950), keys_weight=500),
+    )
+    state = judged.advance(
+        state,
+        Slice(candidate=ArmCounts(keys=500), stable=ArmCounts(keys=500), keys_weight=5_000),
+    )
+    assert states(judged.verdict(state, error_limit=None))["sample_ratio"] is FindingState.ok
+    assert state.keys.intervals == 2
+
+
+def test_while_baking_the_parents_figures_are_the_measure() -> None:
+    """Errors below the step's limit, but far above what stable had: found with stable at 0."""
+    before = Slice(
+        candidate=counts(2_000, 2, scores=500, score_sum=350),
+        stable=counts(2_000, 2, scores=500, score_sum=350),
+    )
+    for failures, score_sum, breached in (
+        (30, 105.0, {"bake_errors"}),
+        (1, 60.0, {"bake_satisfaction"}),
+        (1, 105.0, set[str]()),
+    ):
+        bake = [
+            Slice(candidate=counts(1_000, failures, scores=150, score_sum=score_sum), bake=True)
+        ] * 3
+        found = states(run(judge(), before, *bake, error_limit=0.05))
+        assert {name for name, state in found.items() if state is FindingState.breached} == breached
+
+
+@given(pieces=st.lists(st.builds(Slice, candidate=arms, stable=arms), max_size=8))
+def test_a_state_survives_json_and_the_replay_of_its_slices(pieces: list[Slice]) -> None:
+    judged, state = judge(), JudgeState()
+    for piece in pieces:
+        kept = JudgeState.model_validate_json(state.model_dump_json(exclude_defaults=True))
+        assert kept == state
+        state = judged.advance(kept, piece)
+    replayed = JudgeState()
+    for piece in pieces:
+        again = Slice.model_validate(piece.model_dump(exclude_defaults=True))
+        replayed = judged.advance(replayed, again)
+    assert replayed == state
+
+
+def test_inconsistent_scores_wait_until_they_agree() -> None:
+    judged = judge()
+    torn = judged.advance(
+        JudgeState(),
+        Slice(
+            candidate=ArmCounts(scores=4, score_sum=5.0), stable=ArmCounts(scores=4, score_sum=3.0)
+        ),
+    )
+    assert torn.scores.candidate.scores == 4
+    mended = judged.advance(torn, Slice(candidate=ArmCounts(scores=1)))
+    assert mended.scores.candidate.scores == 0

@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.rollout.ledger import MAX_HOLDS, Ledger
+from services.rollout.steps import RolloutState
+from services.rollout.strategy import parse
+from shared.contracts.events import Event
+from shared.kafka.envelope import Unreadable, encode
+from shared.kafka.log import Record
+from shared.kafka.topics import ROLLOUTS
+from shared.registry.rollouts import Decision, DecisionKind, LeaderElected, Phase
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+STRATEGY = parse(
+    {
+        "name": "s",
+        "steps": [{"setWeight": 5}, {"analysis": {}}, {"setWeight": 100}, {"pause": {}}],
+    }
+)
+
+
+def record(offset: int, event: Event) -> Record:
+    headers = encode(event, source="/test", event_id=str(offset), time=NOW)
+    return Record(ROLLOUTS, 0, offset, "r", event.to_json(), headers, 0)
+
+
+def elected(offset: int, holder: str = "one") -> Record:
+    return record(offset, LeaderElected(holder=holder, at=NOW))
+
+
+def decided(
+    offset: int,
+    token: int,
+    seq: int,
+    *,
+    kind: DecisionKind = DecisionKind.hold,
+    weight: int = 0,
+    phase: Phase = Phase.progressing,
+    rollout_id: str = "r",
+    evidence: dict[str, Any] | None = None,
+) -> Record:
+    state = RolloutState(
+        rollout_id=rollout_id,
+        model="m",
+        stable="v1",
+        candidate="v2",
+        strategy=STRATEGY,
+        phase=phase,
+        weight=weight,
+        started_at=NOW,
+        step_started_at=NOW,
+        updated_at=NOW,
+    )
+    return record(
+        offset,
+        Decision(
+            token=token,
+            seq=seq,
+            kind=kind,
+            model="m",
+            rollout_id=rollout_id,
+            stable="v1",
+            candidate="v2",
+            phase=phase,
+            weight=weight,
+            actor="controller",
+            reason="because",
+            evidence={"state": state.model_dump(mode="json")} if evidence is None else evidence,
+            strategy=STRATEGY.to_dict() if kind is DecisionKind.start else None,
+            at=NOW,
+        ),
+    )
+
+
+def folded(*records: Record) -> Ledger:
+    ledger = Ledger()
+    for one in records:
+        ledger.apply(one)
+    return ledger
+
+
+def test_a_fenced_leader_changes_nothing() -> None:
+    ledger = folded(
+        elected(0),
+        decided(1, 0, 0, kind=DecisionKind.start),
+        decided(2, 0, 1, kind=DecisionKind.weight, weight=500),
+        elected(3, "two"),
+        decided(4, 0, 2, kind=DecisionKind.weight, weight=10_000),
+    )
+    entry = ledger.get("r")
+    assert entry is not None
+    assert entry.state.weight == 500
+    assert (ledger.token, ledger.holder, ledger.read_to) == (3, "two", 4)
+
+
+def test_the_last_decision_is_the_state_with_the_strategy_of_the_start() -> None:
+    ledger = folded(
+        elected(0),
+        decided(1, 0, 0, kind=DecisionKind.start),
+        decided(2, 0, 1, kind=DecisionKind.weight, weight=500),
+        decided(3, 0, 2, weight=500),
+    )
+    entry = ledger.unfinished_of("m")
+    assert entry is not None
+    assert (entry.state.weight, entry.state.strategy) == (500, STRATEGY)
+    assert entry.last.kind is DecisionKind.hold
+    assert [one.offset for one in entry.decisions(-1, 10)] == [1, 2, 3]
+    assert [one.offset for one in entry.decisions(1, 1)] == [2]
+
+
+def test_what_cannot_be_read_is_told_and_counted_as_read() -> None:
+    ledger = folded(elected(0))
+    with pytest.raises(Unreadable, match="state"):
+        ledger.apply(decided(1, 0, 0, kind=DecisionKind.start, evidence={}))
+    with pytest.raises(Unreadable):
+        ledger.apply(decided(2, 0, 1))
+    assert ledger.read_to == 2
+    assert ledger.get("r") is None
+
+
+def test_memory_is_bounded_however_long_a_rollout_holds() -> None:
+    ledger = folded(elected(0), decided(1, 0, 0, kind=DecisionKind.start))
+    for n in range(2, MAX_HOLDS + 100):
+        ledger.apply(decided(n, 0, n))
+    entry = ledger.get("r")
+    assert entry is not None
+    assert len(entry.decisions(-1, 10_000)) == MAX_HOLDS + 1
+
+
+@given(order=st.permutations(range(6)))
+def test_records_of_many_leaders_fold_to_the_highest_tokens_word(order: list[int]) -> None:
+    """Whatever the order in which late writes land, the last election's decision rules."""
+    records = [elected(0), decided(1, 0, 0, kind=DecisionKind.start)]
+    for place, n in enumerate(order):
+        offset = 2 + 2 * place
+        records.append(elected(offset, f"leader{n}"))
+        # A straggler of an earlier leader lands after the election.
+        records.append(decided(offset + 1, 0, 100 + place, weight=10_000))
+    records.append(decided(100, 2 + 2 * (len(order) - 1), 0, weight=500))
+    entry = folded(*records).get("r")
+    assert entry is not None
+    assert entry.state.weight == 500

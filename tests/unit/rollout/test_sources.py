@@ -1,0 +1,141 @@
+"""What agents and Prometheus may answer, and what is made of it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from services.rollout.agents import Agents, read
+from services.rollout.errors import EvidenceUnavailable
+from services.rollout.prometheus import Prometheus
+
+ENGINE = {"ready": True, "generation": 3, "base_model": "b"}
+
+
+@pytest.fixture
+async def session() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession() as made:
+        yield made
+
+
+@pytest.fixture
+async def serve() -> AsyncIterator[Callable[..., Any]]:
+    runners: list[web.AppRunner] = []
+
+    async def start(path: str, answer: Callable[[str], web.Response]) -> str:
+        async def handle(request: web.Request) -> web.Response:
+            form = await request.post()
+            return answer(str(form.get("query", "")))
+
+        app = web.Application()
+        app.router.add_route("*", path, handle)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        runners.append(runner)
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        return f"http://127.0.0.1:{runner.addresses[0][1]}"
+
+    yield start
+    for runner in runners:
+        await runner.cleanup()
+
+
+def test_an_agents_answer() -> None:
+    adapters = [
+        {"version": "v1", "state": "ready", "reason": "", "difference": 0.0},
+        {"version": "v2", "state": "loading", "reason": "", "difference": None},
+        {"version": "v3", "state": "refused", "reason": "checksum", "difference": None},
+    ]
+    body = {"engine": ENGINE, "adapters": adapters}
+    assert read(body, "v1").candidate_ready
+    assert (read(body, "v2").candidate_ready, read(body, "v2").detail) == (False, "loading")
+    assert read(body, "v3").refused == "checksum"
+    assert not read(body, "v9").candidate_ready
+    down = read({"engine": {**ENGINE, "ready": False}, "adapters": adapters}, "v1")
+    assert not down.candidate_ready
+
+
+@pytest.mark.parametrize("body", [None, [], {}, {"engine": {"ready": 1, "generation": 1}}])
+def test_what_is_no_agents_answer_is_refused(body: object) -> None:
+    with pytest.raises(ValueError, match="engine"):
+        read(body, "v1")
+
+
+async def test_an_agent_that_fails_says_nothing_of_its_engine(
+    session: aiohttp.ClientSession, serve: Callable[..., Any]
+) -> None:
+    broken = await serve("/v1/adapters", lambda _: web.Response(status=500))
+    other = await serve("/v1/adapters", lambda _: web.Response(text="hello"))
+    reports = await Agents(session, (broken, other, "http://127.0.0.1:1")).reports("v1")
+    assert [report.ready for report in reports.values()] == [None, None, None]
+    assert all(report.detail for report in reports.values())
+
+
+def _vector(**values: str) -> dict[str, Any]:
+    result = [{"metric": {"instance": name}, "value": [1, one]} for name, one in values.items()]
+    return {"status": "success", "data": {"resultType": "vector", "result": result}}
+
+
+async def test_zeros_are_missing_until_every_router_was_scraped(
+    session: aiohttp.ClientSession, serve: Callable[..., Any]
+) -> None:
+    seen: dict[str, str] = {"a": "1"}
+    up: dict[str, str] = {}
+
+    def answer(query: str) -> web.Response:
+        return web.json_response(_vector(**(up if query.startswith("up") else seen)))
+
+    prometheus = Prometheus(session, await serve("/api/v1/query", answer))
+    assert "no router" in await prometheus.zeros_missing("r")
+    up.update(a="1", b="1")
+    assert await prometheus.zeros_missing("r") == "routers whose zeros were not scraped yet: b"
+    seen["b"] = "1"
+    assert await prometheus.zeros_missing("r") == ""
+
+
+def _matrix(values: object) -> dict[str, Any]:
+    result = [{"metric": {"__name__": "x"}, "values": values}]
+    return {"status": "success", "data": {"resultType": "matrix", "result": result}}
+
+
+async def test_samples_come_as_they_were_scraped(
+    session: aiohttp.ClientSession, serve: Callable[..., Any]
+) -> None:
+    url = await serve(
+        "/api/v1/query", lambda _: web.json_response(_matrix([[1.5, "2"], [2.5, "3"]]))
+    )
+    (series,) = await Prometheus(session, url).samples("x[1m]")
+    assert series.samples == ((1.5, 2.0), (2.5, 3.0))
+    assert series.name == "x"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        [],
+        {"status": "error", "error": "parse error"},
+        {"status": "success"},
+        {"status": "success", "data": {"resultType": "vector", "result": []}},
+        {"status": "success", "data": {"resultType": "matrix", "result": {}}},
+        {"status": "success", "data": {"resultType": "matrix", "result": [{"values": []}]}},
+        _matrix("much"),
+        _matrix([[1.0, "NaN"]]),
+        _matrix([[1.0, "-1"]]),
+        _matrix([[1.0]]),
+    ],
+)
+async def test_what_evidence_cannot_be_made_of_is_our_own_error(
+    session: aiohttp.ClientSession, serve: Callable[..., Any], body: object
+) -> None:
+    url = await serve("/api/v1/query", lambda _: web.json_response(body))
+    with pytest.raises(EvidenceUnavailable):
+        await Prometheus(session, url).samples("x[1m]")
+
+
+async def test_prometheus_being_away_is_our_own_error(session: aiohttp.ClientSession) -> None:
+    with pytest.raises(EvidenceUnavailable):
+        await Prometheus(session, "http://127.0.0.1:1").zeros_missing("r")
