@@ -1,0 +1,199 @@
+"""Trains the starter model: a small Qwen2 with its own BPE, on the made-up shop's corpus.
+
+Runs in the ML environment (`.venv-ml`), about 75 s on two cores; the result is cached under
+`.cache/starter/<hash of corpus and configuration>` and reused. `MODEL=<hub id or path>` uses that
+model as the base instead. `python -m demo.starter` prints progress, then one JSON line with paths.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import hashlib
+import json
+import math
+import os
+import random
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from demo import corpus
+
+CACHE = Path(".cache/starter")
+PAD, END, USER, ASSISTANT, SYSTEM = "<|pad|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ '<|' + message['role'] + '|>' }}"
+    "{% if message['role'] == 'assistant' %}"
+    "{% generation %}{{ message['content'] + '<|end|>' }}{% endgeneration %}"
+    "{% else %}{{ message['content'] + '<|end|>' }}{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+"""Role markers are single tokens, so a prompt's tokens are always a prefix of the conversation's."""
+
+
+@dataclass(frozen=True)
+class StarterConfig:
+    """What decides the base model, beside the corpus; part of the cache key."""
+
+    vocabulary: int = 1024
+    layers: int = 4
+    width: int = 192
+    heads: int = 4
+    feed_forward: int = 512
+    context: int = 512
+    steps: int = 260
+    batch: int = 32
+    learning_rate: float = 3e-3
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Starter:
+    """Where the pieces lie. `model` is a path, or the hub id given as `MODEL`."""
+
+    model: str
+    demonstrations: Path
+
+    def as_json(self) -> str:
+        """One line for the process that asked."""
+        return json.dumps({"model": self.model, "demonstrations": str(self.demonstrations)})
+
+
+def prepare(config: StarterConfig, cache: Path, model: str | None = None) -> Starter:
+    """The starter for this configuration, trained now or taken from the cache.
+
+    Args:
+        config: Size and schedule of the small model.
+        cache: Folder of all cached starters.
+        model: A hub id or path to use as the base instead of training one.
+    """
+    key = hashlib.sha256(f"{corpus.fingerprint()}{asdict(config)}{CHAT_TEMPLATE}".encode())
+    folder = cache / key.hexdigest()[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    base, demonstrations = folder / "base", folder / "sft.jsonl"
+    with (folder / "lock").open("w") as lock:
+        # Two stacks that start at once train it once: the second waits and finds it made.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not demonstrations.exists():
+            rows = corpus.conversations(2000, corpus.SFT_MIX, config.seed + 1)
+            corpus.write_sft(folder / "unfinished", rows)
+            (folder / "unfinished").rename(demonstrations)
+        if model is None and not base.exists():
+            shutil.rmtree(folder / "unfinished", ignore_errors=True)
+            train_base(config, folder / "unfinished")
+            (folder / "unfinished").rename(base)
+    return Starter(model or str(base.resolve()), demonstrations.resolve())
+
+
+def train_base(config: StarterConfig, folder: Path) -> None:
+    """Trains tokenizer and model from nothing and writes both to `folder` in Hugging Face form."""
+    import torch
+    from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
+
+    torch.manual_seed(config.seed)
+    rows = corpus.conversations(config.steps * config.batch, corpus.BASE_MIX, config.seed)
+    texts = [f"{USER}{prompt.text}{END}{ASSISTANT}{text}{END}" for prompt, text in rows]
+    tokenizer = _tokenizer(texts, config)
+    model = Qwen2ForCausalLM(
+        Qwen2Config(
+            vocab_size=config.vocabulary,
+            hidden_size=config.width,
+            intermediate_size=config.feed_forward,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.heads,
+            num_key_value_heads=config.heads,
+            max_position_embeddings=config.context,
+            tie_word_embeddings=True,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            dtype="float32",
+        )
+    )
+    model.generation_config = GenerationConfig(
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        do_sample=True,
+        temperature=0.9,
+        max_new_tokens=64,
+    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer,
+        lambda step: min((step + 1) / 20, 0.5 + 0.5 * math.cos(math.pi * step / config.steps)),
+    )
+    model.train()
+    started = time.monotonic()
+    for step, batch in enumerate(_batches(texts, config), start=1):
+        encoded = tokenizer(batch, padding=True, return_tensors="pt", max_length=160, truncation=True)
+        labels = encoded["input_ids"].masked_fill(encoded["attention_mask"] == 0, -100)
+        loss = model(**encoded, labels=labels).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        if step % 40 == 0 or step == config.steps:
+            spent = time.monotonic() - started
+            print(
+                f"starter: step {step}/{config.steps}, loss {loss.item():.3f}, {spent:.0f} s",
+                flush=True,
+            )
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _tokenizer(texts: list[str], config: StarterConfig):  # noqa: ANN202 - transformers has no stubs
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=config.vocabulary,
+        special_tokens=[PAD, END, USER, ASSISTANT, SYSTEM],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    core.train_from_iterator(texts, trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        pad_token=PAD,
+        eos_token=END,
+        additional_special_tokens=[USER, ASSISTANT, SYSTEM],
+        model_max_length=config.context,
+        clean_up_tokenization_spaces=False,
+    )
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def _batches(texts: list[str], config: StarterConfig) -> Iterator[list[str]]:
+    # Texts of like length share a batch: half the padding, a third of the time.
+    rng = random.Random(config.seed)
+    pool = config.batch * 8
+    for start in range(0, len(texts), pool):
+        chunk = sorted(texts[start : start + pool], key=len)
+        batches = [chunk[at : at + config.batch] for at in range(0, len(chunk), config.batch)]
+        rng.shuffle(batches)
+        yield from batches
+
+
+def main() -> None:
+    """Prepares the starter and says where it is."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cache", type=Path, default=CACHE)
+    parser.add_argument("--steps", type=int, default=StarterConfig.steps)
+    arguments = parser.parse_args()
+    config = StarterConfig(steps=arguments.steps)
+    print(prepare(config, arguments.cache, os.environ.get("MODEL") or None).as_json())
+
+
+if __name__ == "__main__":
+    main()
