@@ -48,7 +48,7 @@ class FakeEngine:
                 self.end_headers()
                 self.wfile.write(content)
 
-            def log_message(self, *args: object) -> None:
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002
                 """Quiet."""
 
         self.server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
