@@ -1,0 +1,162 @@
+"""How often the judge is wrong, and how long it takes to be right, by simulation.
+
+Beside it the classic rule: roll back when, in one look, the candidate's error rate is above 1.5
+times stable's. Seeds are fixed; nothing here measures time of the machine.
+
+`python -m benchmarks.judge [--rollouts N] [--seed S]`
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+import numpy as np
+
+from services.rollout.judge import ArmCounts, Judge, JudgeState, Slice
+from services.rollout.strategy import JudgeSettings
+from shared.registry.rollouts import AnalysisOutcome
+
+ALPHA = 0.01
+ERROR_LIMITS = (0.05, 0.03, 0.02)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """True shares of one arm, and how often its users score an answer."""
+
+    errors: float = 0.005
+    slow: float = 0.002
+    score: float = 0.7
+    feedback: float = 0.3
+
+
+@dataclass(frozen=True)
+class Case:
+    """One kind of rollout: arms, requests a second, candidate's weight, looks of one second."""
+
+    name: str
+    candidate: Arm
+    stable: Arm
+    rate: float = 30.0
+    weight: float = 0.05
+    looks: int = 600
+
+
+EQUAL = (
+    Case("identical, 5 % weight", Arm(), Arm(), looks=1200),
+    Case("identical, 50 % weight, 1 % errors", Arm(errors=0.01), Arm(errors=0.01), weight=0.5),
+    Case("identical, 10 % errors (limits off)", Arm(errors=0.1), Arm(errors=0.1), weight=0.2),
+    Case("1.5 times the errors, to the margin", Arm(errors=0.012), Arm(errors=0.008), weight=0.5),
+)
+WORSE = (
+    Case("30 % errors, 5 % weight", Arm(errors=0.3), Arm()),
+    Case("5 % errors, 5 % weight", Arm(errors=0.05), Arm()),
+    Case("2 % errors, 20 % weight", Arm(errors=0.02), Arm(), weight=0.2, looks=1800),
+    Case("10 % slow, 5 % weight", Arm(slow=0.1), Arm()),
+    Case("satisfaction 0.4 against 0.7, 5 %", Arm(score=0.4), Arm()),
+    Case("satisfaction 0.4 against 0.7, 20 %", Arm(score=0.4), Arm(), weight=0.2),
+    Case("satisfaction 0.6 against 0.7, 50 %", Arm(score=0.6), Arm(), weight=0.5, looks=1800),
+)
+
+
+def slices(case: Case, generator: np.random.Generator) -> list[Slice]:
+    """One rollout's looks."""
+
+    def arm(true: Arm, share: float) -> list[ArmCounts]:
+        requests = generator.poisson(case.rate * share, case.looks)
+        scores = generator.binomial(requests, true.feedback)
+        return [
+            ArmCounts(requests=n, failures=f, slow=s, scores=k, score_sum=up)
+            for n, f, s, k, up in zip(
+                requests.tolist(),
+                generator.binomial(requests, true.errors).tolist(),
+                generator.binomial(requests, true.slow).tolist(),
+                scores.tolist(),
+                generator.binomial(scores, true.score).tolist(),
+                strict=True,
+            )
+        ]
+
+    return [
+        Slice(candidate=candidate, stable=stable)
+        for candidate, stable in zip(
+            arm(case.candidate, case.weight), arm(case.stable, 1 - case.weight), strict=True
+        )
+    ]
+
+
+def judged(pieces: Sequence[Slice], *, error_limit: float | None) -> int | None:
+    """The look after which the judge says Failed, from 1; None where it never does."""
+    judge, state = Judge(JudgeSettings(alpha=ALPHA), ERROR_LIMITS), JudgeState()
+    for look, piece in enumerate(pieces, 1):
+        state = judge.advance(state, piece)
+        if judge.verdict(state, error_limit=error_limit).outcome is AnalysisOutcome.failed:
+            return look
+    return None
+
+
+def fixed_threshold(pieces: Sequence[Slice], *, least: float = 100) -> int | None:
+    """The classic: each time the candidate has 100 requests, compare the rates of that window."""
+    window = Slice()
+    for look, piece in enumerate(pieces, 1):
+        window = window + piece
+        candidate, stable = window.candidate, window.stable
+        if candidate.requests >= least and stable.requests >= least:
+            rate_c = candidate.failures / candidate.requests
+            rate_s = stable.failures / stable.requests
+            if rate_c > 1.5 * rate_s:
+                return look
+            window = Slice()
+    return None
+
+
+def simulate(
+    case: Case, rollouts: int, seed: int, decide: Callable[[Sequence[Slice]], int | None]
+) -> list[int | None]:
+    """When each of many rollouts was failed."""
+    generator = np.random.default_rng(seed)
+    return [decide(slices(case, generator)) for _ in range(rollouts)]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the tables; 1 where the judge is wrong more often than alpha allows."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.judge", description=main.__doc__)
+    parser.add_argument("--rollouts", type=int, default=100, help="simulated rollouts a case")
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args(arguments)
+    rollouts: int = options.rollouts
+    print(f"judge: alpha {ALPHA:g} over a whole rollout, one look a second, {rollouts} rollouts")
+    print(
+        f"\n{'false alarms on a candidate that is not worse':46}{'judge':>10}{'1.5 x rule':>12}{'limit':>8}"
+    )
+    worst = 0.0
+    for case in EQUAL:
+        limit = None if "limits off" in case.name else 0.05
+        ours = simulate(case, rollouts, options.seed, lambda p, x=limit: judged(p, error_limit=x))
+        theirs = simulate(case, rollouts, options.seed, fixed_threshold)
+        share = sum(one is not None for one in ours) / rollouts
+        classic = sum(one is not None for one in theirs) / rollouts
+        worst = max(worst, share)
+        print(f"{case.name:46}{share:>10.1%}{classic:>12.1%}{ALPHA:>8.1%}", flush=True)
+    print(
+        f"\n{'seconds until a worse candidate fails':46}{'found':>8}{'median':>9}{'95 %':>8}{'requests':>10}"
+    )
+    for case in WORSE:
+        found = simulate(case, rollouts, options.seed, lambda p: judged(p, error_limit=0.05))
+        seconds = sorted(one for one in found if one is not None)
+        share = len(seconds) / rollouts
+        middle = median(seconds) if seconds else float("nan")
+        late = seconds[int(0.95 * (len(seconds) - 1))] if seconds else float("nan")
+        spent = middle * case.rate * case.weight
+        print(f"{case.name:46}{share:>8.0%}{middle:>8.0f}s{late:>7.0f}s{spent:>10.0f}", flush=True)
+    # Three standard errors above alpha is no accident of the simulation.
+    allowed = ALPHA + 3 * (ALPHA * (1 - ALPHA) / rollouts) ** 0.5
+    return 0 if worst <= allowed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
