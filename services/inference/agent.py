@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -43,6 +42,7 @@ from shared.registry.versions import Fingerprint, Lifecycle, Registry, Version, 
 log = structlog.get_logger(__name__)
 
 POLL_S = 1.0
+FETCH_TIMEOUT_S = 300.0
 RETRY_FIRST_S = 2.0
 RETRY_MAX_S = 60.0
 SPARE_FOLDERS = 4
@@ -294,11 +294,15 @@ class Agent:
         self._put(replace(slot, state=AdapterState.loading, verified=False, reason=""))
         await self._tell()
         try:
-            folder = await asyncio.to_thread(
-                fetch, record.adapter_uri, record.adapter_sha256, self._cache
-            )
+            async with asyncio.timeout(FETCH_TIMEOUT_S):
+                folder = await asyncio.to_thread(
+                    fetch, record.adapter_uri, record.adapter_sha256, self._cache
+                )
             await self._client.load(slot.version, str(folder.resolve()))
-        except (AdapterUnavailable, EngineUnavailable) as error:
+        except TimeoutError:
+            reason = f"{record.adapter_uri}: not fetched within {FETCH_TIMEOUT_S:g} s"
+            self._retry(slot, AdapterState.wanted, "unavailable", reason)
+        except (AdapterUnavailable, EngineUnavailable, OSError) as error:
             self._retry(slot, AdapterState.wanted, "unavailable", str(error))
         except AdapterError as error:
             self._metrics.refusals.labels("checksum").inc()
@@ -401,7 +405,7 @@ class Agent:
                 retry_at=NEVER,
                 fault=said.fault,
                 reason=said.reason,
-                difference=None if math.isnan(said.difference) else said.difference,
+                difference=said.difference,
                 distances=said.distances,
             )
         )

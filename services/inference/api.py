@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Header, Request
@@ -85,9 +86,14 @@ def described(slot: Slot) -> dict[str, Any]:
         "state": slot.state,
         "reason": slot.reason,
         "fault": slot.fault,
-        "difference": slot.difference,
-        "distances": dict(slot.distances),
+        "difference": finite(slot.difference),
+        "distances": {name: finite(distance) for name, distance in slot.distances.items()},
     }
+
+
+def finite(difference: float | None) -> float | None:
+    """JSON has no word for a figure that is none."""
+    return difference if difference is not None and math.isfinite(difference) else None
 
 
 def failure(status: int, code: str, message: str) -> JSONResponse:

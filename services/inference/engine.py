@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -70,14 +71,15 @@ class EngineClient:
             EngineUnavailable, EngineRefused: no list was given.
 
         """
-        body = orjson.loads(await self._call("GET", "/v1/models", timeout_s=QUICK_TIMEOUT_S))
+        content = await self._call("GET", "/v1/models", timeout_s=QUICK_TIMEOUT_S)
         base = ""
         adapters: set[str] = set()
-        for card in body["data"]:
-            if card.get("parent") is None:
-                base = base or card["id"]
-            else:
-                adapters.add(card["id"])
+        with _understood("/v1/models"):
+            for card in orjson.loads(content)["data"]:
+                if card.get("parent") is None:
+                    base = base or card["id"]
+                else:
+                    adapters.add(card["id"])
         return base, frozenset(adapters)
 
     async def figures(self) -> Figures:
@@ -137,7 +139,7 @@ class EngineClient:
             EngineRefused: it did not take the tokens, or answered something else.
 
         """
-        body = await self._call(
+        content = await self._call(
             "POST",
             "/v1/completions",
             {
@@ -149,10 +151,11 @@ class EngineClient:
             },
             timeout_s=FINGERPRINT_TIMEOUT_S,
         )
-        answers: dict[int, list[Any]] = {
-            choice["index"]: choice["prompt_logprobs"] for choice in orjson.loads(body)["choices"]
-        }
-        try:
+        with _understood("/v1/completions"):
+            answers: dict[int, list[Any]] = {
+                choice["index"]: choice["prompt_logprobs"]
+                for choice in orjson.loads(content)["choices"]
+            }
             texts = tuple(
                 FingerprintText(
                     tokens=tuple(ids),
@@ -164,10 +167,6 @@ class EngineClient:
                 )
                 for number, ids in enumerate(tokens)
             )
-        except (KeyError, IndexError, TypeError) as error:
-            raise EngineRefused(
-                f"prompt_logprobs of {model} lack a token ({error!r}); is this engine a vLLM?"
-            ) from error
         return Fingerprint(dtype=dtype, texts=texts)
 
     async def generate(
@@ -188,7 +187,7 @@ class EngineClient:
             EngineRefused: it did not take the request.
 
         """
-        body = await self._call(
+        content = await self._call(
             "POST",
             "/v1/chat/completions",
             {
@@ -201,13 +200,14 @@ class EngineClient:
             },
             timeout_s=timeout_s,
         )
-        answer = orjson.loads(body)
-        choice = answer["choices"][0]
-        return Generated(
-            text=choice["message"]["content"] or "",
-            finish_reason=choice["finish_reason"] or "",
-            tokens=answer["usage"]["completion_tokens"],
-        )
+        with _understood("/v1/chat/completions"):
+            answer = orjson.loads(content)
+            choice = answer["choices"][0]
+            return Generated(
+                text=choice["message"]["content"] or "",
+                finish_reason=choice["finish_reason"] or "",
+                tokens=answer["usage"]["completion_tokens"],
+            )
 
     async def _call(
         self, method: str, path: str, body: object = None, *, timeout_s: float
@@ -228,6 +228,17 @@ class EngineClient:
         if response.status != 200:
             raise EngineRefused(f"{path}: {response.status} {error_message(content)}")
         return content
+
+
+@contextlib.contextmanager
+def _understood(path: str) -> Iterator[None]:
+    """Turn what comes of an answer of another shape into the engine's refusal."""
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+        raise EngineRefused(
+            f"{path}: its answer cannot be read ({error!r}); is this engine a vLLM?"
+        ) from error
 
 
 def error_message(content: bytes) -> str:

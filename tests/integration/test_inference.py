@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from deploy.local.ports import free_ports
 from deploy.local.stack import Stack
 from shared.contracts.events import GenerationFinished, GenerationRequested, Message
 from shared.kafka.log import read_to_end
@@ -324,6 +326,41 @@ async def test_killed_service_leaves_no_engine_behind(world: World) -> None:
     await eventually(lambda: not alive(), "vLLM's processes are gone", 30.0)
     await world.reaches(stable, "ready", ENGINE_START_S)
     assert (await world.look())["engine"]["generation"] > before
+
+
+async def test_agent_of_an_external_engine_checks_what_it_finds_loaded(
+    world: World, tmp_path: Path
+) -> None:
+    stable = await world.register("tiny-v1.0")
+    await world.put(stable, Lifecycle.stable)
+    await world.reaches(stable, "ready")
+    port = free_ports(["agent"])["agent"]
+    env = os.environ | {
+        "RATCHET_KAFKA_BOOTSTRAP": world.stack.address("kafka"),
+        "RATCHET_DATA_DIR": str(tmp_path),
+        "RATCHET_INFERENCE_PORT": str(port),
+        "RATCHET_INFERENCE_ENGINE_URL": world.stack.url("vllm"),
+        "RATCHET_INFERENCE_ENGINE_EXTERNAL": "true",
+    }
+    command = [sys.executable, "-m", "services.inference"]
+    with subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.DEVNULL) as process:
+
+        async def checked() -> dict[str, Any] | None:
+            try:
+                async with world.http.get(f"http://127.0.0.1:{port}/v1/adapters") as response:
+                    body = await response.json()
+            except aiohttp.ClientError:
+                return None
+            found = [one for one in body["adapters"] if one["version"] == stable]
+            return found[0] if found and found[0]["state"] == "ready" else None
+
+        seen = await eventually(checked, "the second agent has checked it", 60.0)
+        assert seen is not None
+        assert seen["difference"] < 1e-4
+        assert not list(tmp_path.rglob("*.safetensors"))
+        process.terminate()
+        assert process.wait(20) == 0
+    assert (await world.chat(stable))[0] == 200
 
 
 async def test_batch_gives_each_request_one_result(world: World, unique: str) -> None:

@@ -33,6 +33,7 @@ class FakeEngine:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            wbufsize = -1
 
             def do_GET(self) -> None:
                 self.answer(*engine.get(self.path))
