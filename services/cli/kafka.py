@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeVar
 
-from services.cli.errors import unreachable
+from services.cli.errors import CliError, unreachable
 from services.cli.settings import CliSettings
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 SOURCE = "/ratchet/cli"
 READ_TIMEOUT_S = 60.0
+CONNECT_TIMEOUT_S = 10.0
 
 
 def with_log(settings: CliSettings, work: Callable[[EventLog], Awaitable[T]]) -> T:
@@ -25,27 +27,56 @@ def with_log(settings: CliSettings, work: Callable[[EventLog], Awaitable[T]]) ->
         CliError: Kafka gave no answer.
 
     """
-    from aiokafka.errors import KafkaError
-
     from shared.kafka.log import LogUnavailable
     from shared.kafka.producer import KafkaLog
-    from shared.observability.logging import configure_logging
-
-    configure_logging("cli", "error")
 
     async def run() -> T:
         log = KafkaLog(settings.kafka_bootstrap, source=SOURCE, client_id="ratchet-cli")
         try:
             return await work(log)
+        except LogUnavailable as error:
+            raise _away(settings, error) from error
         finally:
             await log.stop()
 
+    return run_with_kafka(settings, run)
+
+
+def run_with_kafka(settings: CliSettings, work: Callable[[], Awaitable[T]]) -> T:
+    """Run `work`, which needs Kafka, once Kafka is known to answer.
+
+    Raises:
+        CliError: Kafka gave no answer; readers that try again for long are spared the wait.
+
+    """
+    from aiokafka.client import AIOKafkaClient
+    from aiokafka.errors import KafkaError
+
+    from shared.observability.logging import configure_logging
+
+    configure_logging("cli", "error")
+    # What the client would log is what the command says in its own words.
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+
+    async def run() -> T:
+        client = AIOKafkaClient(bootstrap_servers=settings.kafka_bootstrap)
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                await client.bootstrap()
+        finally:
+            await client.close()
+        return await work()
+
     try:
         return asyncio.run(run())
-    except (LogUnavailable, KafkaError, OSError) as error:
-        raise unreachable(
-            "Kafka", settings.kafka_bootstrap, error, "RATCHET_KAFKA_BOOTSTRAP"
-        ) from error
+    except TimeoutError as error:
+        raise _away(settings, "timed out") from error
+    except (KafkaError, OSError) as error:
+        raise _away(settings, error) from error
+
+
+def _away(settings: CliSettings, error: object) -> CliError:
+    return unreachable("Kafka", settings.kafka_bootstrap, error, "RATCHET_KAFKA_BOOTSTRAP")
 
 
 async def with_view(settings: CliSettings, work: Callable[[RoutingView], Awaitable[T]]) -> T:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from services.cli.errors import CliError, Exit, unreachable
+from services.cli.errors import Exit
+from services.cli.kafka import run_with_kafka
 from services.cli.output import AsJson, print_json, print_table
 from services.cli.settings import CliSettings, load_settings
 
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from shared.kafka.topics import TopicReport
 
 app = typer.Typer(no_args_is_help=True, help="Create the declared topics, and compare them.")
-
-DEADLINE_S = 120.0
 
 
 @app.command()
@@ -42,30 +40,18 @@ def diff(*, as_json: AsJson = False) -> None:
 
 
 def _apply(settings: CliSettings, *, dry_run: bool) -> TopicReport:
-    from aiokafka.errors import KafkaError
-
     from shared.kafka.topics import apply_topics
 
-    async def run() -> TopicReport:
-        async with asyncio.timeout(DEADLINE_S):
-            return await apply_topics(
-                settings.kafka_bootstrap,
-                tenants=settings.tenants,
-                partitions=settings.join_partitions,
-                replication=settings.replication,
-                dry_run=dry_run,
-            )
+    async def work() -> TopicReport:
+        return await apply_topics(
+            settings.kafka_bootstrap,
+            tenants=settings.tenants,
+            partitions=settings.join_partitions,
+            replication=settings.replication,
+            dry_run=dry_run,
+        )
 
-    try:
-        return asyncio.run(run())
-    except TimeoutError as error:
-        raise CliError(
-            f"Kafka took longer than {DEADLINE_S:g} s; try again", Exit.unreachable
-        ) from error
-    except (KafkaError, OSError) as error:
-        raise unreachable(
-            "Kafka", settings.kafka_bootstrap, error, "RATCHET_KAFKA_BOOTSTRAP"
-        ) from error
+    return run_with_kafka(settings, work)
 
 
 def _show(report: TopicReport, created: str, *, as_json: bool) -> None:

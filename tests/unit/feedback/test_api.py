@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import orjson
 import pytest
 
 from services.feedback.api import MAX_BATCH
-from shared.kafka.log import LogUnavailable
+from shared.kafka.log import APPEND_TIMEOUT_S, LogUnavailable, NewRecord, Position
 from shared.keys import ApiKeyIssued, Permission, hash_key
 from shared.registry.versions import Lifecycle
 from shared.testing.clock import START, ManualClock
@@ -182,7 +182,9 @@ class TestWithTheLogAway:
 
     async def test_only_so_many_may_wait(self) -> None:
         class SlowLog(MemoryLog):
-            async def append_many(self, *arguments: object, **more: object) -> list[object]:  # type: ignore[override]
+            async def append_many(
+                self, records: Sequence[NewRecord], *, timeout_s: float = APPEND_TIMEOUT_S
+            ) -> list[Position]:
                 await release.wait()
                 raise LogUnavailable("never came")
 

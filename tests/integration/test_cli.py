@@ -1,0 +1,215 @@
+"""The `ratchet` command as a process of its own against real Kafka and Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+
+import pytest
+from prometheus_client import CollectorRegistry
+from redis.asyncio import Redis
+
+from services.cli.errors import Exit
+from shared.contracts.events import (
+    RunPhase,
+    TrainingMethod,
+    TrainingProgress,
+    TrainingRequested,
+)
+from shared.kafka.deadletters import DeadLetters
+from shared.kafka.envelope import decode, models_by_type
+from shared.kafka.log import EventLog, Record, read_to_end
+from shared.kafka.producer import KafkaLog
+from shared.kafka.topics import API_KEYS, ROLLOUTS, TRAINING_JOBS, TRAINING_RUNS, intake_topic
+from shared.keys import KeyRing, Permission
+from shared.registry.rollouts import Decision, DecisionKind, LeaderElected, Phase
+from shared.registry.view import RoutingView
+from tests.support.command import Ran, ratchet
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture
+def env(kafka: str, redis_server: str) -> dict[str, str]:
+    return {
+        "RATCHET_KAFKA_BOOTSTRAP": kafka,
+        "RATCHET_REDIS_URL": redis_server.removesuffix("/0") + "/7",
+        **{
+            f"RATCHET_{service}_URL": "http://127.0.0.1:9"
+            for service in ("ROUTER", "FEEDBACK", "ROLLOUT", "INFERENCE", "AGGREGATOR", "TRAINING")
+        },
+    }
+
+
+@pytest.fixture
+async def log(kafka: str) -> AsyncIterator[EventLog]:
+    real = KafkaLog(kafka, source="/ratchet/test")
+    await real.start()
+    yield real
+    await real.stop()
+
+
+async def run(*arguments: str, env: dict[str, str]) -> Ran:
+    return await asyncio.to_thread(ratchet, *arguments, env=env)
+
+
+async def test_topics_apply_creates_once_and_diff_says_what_is_missing(
+    env: dict[str, str], unique: str
+) -> None:
+    env |= {"RATCHET_TENANTS": unique}
+    name = intake_topic(unique)
+    missing = await run("topics", "diff", "--json", env=env)
+    assert missing.status == Exit.failed
+    assert missing.json["missing"] == [name]
+    created = await run("topics", "apply", env=env)
+    assert created.status == 0, created.err
+    assert name in created.out
+    again = await run("topics", "diff", "--json", env=env)
+    assert (again.status, again.json["missing"], again.json["drift"]) == (0, [], [])
+    env |= {"RATCHET_KAFKA_JOIN_PARTITIONS": "5"}
+    drifted = await run("topics", "apply", "--strict", "--json", env=env)
+    assert drifted.status == Exit.failed
+    assert any("4 partitions, declared 5" in line for line in drifted.json["drift"])
+
+
+async def test_keys_are_issued_listed_and_revoked(env: dict[str, str], log: EventLog) -> None:
+    created = await run(
+        "keys", "create", "--scope", "feedback", "--scope", "vote", "--tenant", "acme", "--json",
+        env=env,
+    )  # fmt: skip
+    assert created.status == 0, created.err
+    key, key_id = created.json["key"], created.json["key_id"]
+
+    async def ring() -> KeyRing:
+        keys = KeyRing(required=True)
+        for record in await read_to_end(log, API_KEYS, timeout_s=20):
+            assert key.encode() not in (record.value or b""), "only the hash is kept"
+            keys.apply(record.key, record.value)
+        return keys
+
+    found = (await ring()).authenticate(f"Bearer {key}", Permission.vote)
+    assert (found.key_id, found.tenant) == (key_id, "acme")
+    assert key_id in (await run("keys", "list", env=env)).out
+    assert (await run("keys", "revoke", key_id, env=env)).status == 0
+    with pytest.raises(Exception, match="unknown"):
+        (await ring()).authenticate(f"Bearer {key}", Permission.vote)
+    assert (await run("keys", "revoke", key_id, env=env)).status == Exit.refused
+
+
+async def test_train_waits_for_the_end_of_its_run(env: dict[str, str], log: EventLog) -> None:
+    models = models_by_type(TrainingRequested)
+
+    async def trainer() -> TrainingRequested:
+        """Accepts the first job asked for, reports progress and refuses it."""
+        async for record in (tail := log.tail(TRAINING_JOBS, since="latest")):
+            job = decode(record.headers, record.value, models)
+            assert isinstance(job, TrainingRequested)
+            for phase, progress in ((RunPhase.training, 0.5), (RunPhase.rejected, 1.0)):
+                event = TrainingProgress(
+                    job_id=job.job_id,
+                    model=job.model,
+                    method=job.method,
+                    version="assistant-v1.1",
+                    phase=phase,
+                    progress=progress,
+                    message="the gate said no" if phase is RunPhase.rejected else "",
+                    at=datetime.now(UTC),
+                )
+                await log.publish(
+                    TRAINING_RUNS, key=job.job_id, event=event, event_id=f"{job.job_id}-{phase}"
+                )
+            await tail.close()
+            return job
+        raise AssertionError("no job came")
+
+    training = asyncio.create_task(trainer())
+    ran = await run(
+        "train", "--method", "dpo", "--parent", "assistant-v1.0", "--set", "beta=0.2", "--set",
+        "note=hello", "--override-gate", "--reason", "a drill", "--actor", "joe", "--wait",
+        "--timeout", "60", env=env,
+    )  # fmt: skip
+    job = await training
+    assert ran.status == Exit.failed, "a rejected version is no success"
+    assert "50%" in ran.out
+    assert "the gate said no" in ran.out
+    assert (job.method, job.parent, job.actor) == (TrainingMethod.dpo, "assistant-v1.0", "joe")
+    assert job.hyperparameters == {"beta": 0.2, "note": "hello"}
+    assert (job.override_gate, job.reason) == (True, "a drill")
+
+
+async def test_dead_letters_are_listed_and_replayed(
+    env: dict[str, str], log: EventLog, unique: str
+) -> None:
+    topic = intake_topic(unique)
+    assert (await run("topics", "apply", env=env | {"RATCHET_TENANTS": unique})).status == 0
+    letters = DeadLetters(log, service="test", redact=str, metrics=CollectorRegistry())
+    bad = Record(topic, 0, 3, "k", b'{"type":"applause"}', (("ce_type", b"x"),), 0)
+    await letters.put(bad, "schema", "type: not a known type")
+    listed = await run("dead-letters", "list", "--topic", topic, "--json", env=env)
+    (letter,) = listed.json
+    assert (letter["reason"], letter["source_offset"]) == ("schema", 3)
+    assert "not a known type" in (await run("dead-letters", "list", "--topic", topic, env=env)).out
+    replayed = await run("dead-letters", "replay", "--topic", topic, "--json", env=env)
+    assert replayed.json == {"replayed": 1}
+    (record,) = await read_to_end(log, topic, timeout_s=20)
+    assert (record.key, record.value) == ("k", bad.value)
+
+
+async def test_state_rebuild_fills_redis_from_the_log(
+    env: dict[str, str], log: EventLog, unique: str
+) -> None:
+    model, now = f"model-{unique}", datetime.now(UTC)
+    elected = LeaderElected(holder="test", at=now)
+    position = await log.publish(ROLLOUTS, key="leader", event=elected, event_id=unique)
+    decision = Decision(
+        token=position.offset,
+        seq=0,
+        kind=DecisionKind.stable_set,
+        model=model,
+        rollout_id="",
+        stable=f"{model}-v1.0",
+        phase=Phase.healthy,
+        actor="test",
+        reason="first",
+        at=now,
+    )
+    await log.publish(ROLLOUTS, key=model, event=decision, event_id=f"{unique}-d")
+    async with Redis.from_url(env["RATCHET_REDIS_URL"]) as redis:
+        await redis.flushdb()
+        ran = await run("state", "rebuild", "--json", env=env)
+        assert ran.status == 0, ran.err
+        assert ran.json["states"] >= 1
+        states = {state.model: state for state in await RoutingView(redis).all()}
+    assert states[model].stable == f"{model}-v1.0"
+    status = await run("status", "--json", env=env)
+    assert status.status == Exit.failed, "nothing runs, so all is not well"
+    assert model in {state["model"] for state in status.json["routing"]}
+    assert not status.json["services"]["router"]["ready"]
+    assert f"{model}-v1.0" in (await run("status", env=env)).out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variable"),
+    [
+        (("dead-letters", "list"), "RATCHET_KAFKA_BOOTSTRAP"),
+        (("topics", "diff"), "RATCHET_KAFKA_BOOTSTRAP"),
+        (("keys", "create", "--scope", "vote"), "RATCHET_KAFKA_BOOTSTRAP"),
+    ],
+)
+async def test_without_kafka_it_says_so_in_time(
+    env: dict[str, str], arguments: tuple[str, ...], variable: str
+) -> None:
+    start = time.monotonic()
+    ran = await run(*arguments, env=env | {"RATCHET_KAFKA_BOOTSTRAP": "127.0.0.1:9"})
+    assert ran.status == Exit.unreachable, ran.err
+    assert variable in ran.err
+    assert "Traceback" not in ran.err
+    assert time.monotonic() - start < 30
+
+
+async def test_without_redis_it_says_so(env: dict[str, str]) -> None:
+    ran = await run("state", "rebuild", env=env | {"RATCHET_REDIS_URL": "redis://127.0.0.1:9/0"})
+    assert ran.status == Exit.unreachable
+    assert "RATCHET_REDIS_URL" in ran.err

@@ -1,0 +1,326 @@
+"""Commands against a service of straw: what is asked, what is printed, how it ends."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from services.cli.errors import Exit
+from tests.support.command import ROOT, Ran, ratchet_here
+
+ROLLOUT = {
+    "rollout_id": "r-1",
+    "model": "assistant",
+    "stable": "assistant-v1.0",
+    "candidate": "assistant-v1.1",
+    "phase": "Progressing",
+    "step": 1,
+    "weight": 2000,
+    "reason": "step over",
+    "findings": [
+        {"criterion": "errors", "state": "ok", "candidate": 0.01, "stable": 0.011, "text": "fine"}
+    ],
+}
+VERSION = {
+    "version": "assistant-v1.1",
+    "model": "assistant",
+    "method": "dpo",
+    "parent": "assistant-v1.0",
+    "state": "canary",
+    "released": True,
+    "gate_overridden_by": "joe",
+    "created_at": "2026-01-01T00:00:00Z",
+    "record": {"version": "assistant-v1.1", "base": "qwen", "fingerprint": {"texts": ["much"]}},
+}
+DECISION = {
+    "offset": 4,
+    "at": "2026-01-01T00:00:00Z",
+    "kind": "weight",
+    "phase": "Progressing",
+    "step": 1,
+    "weight_before": 500,
+    "weight": 2000,
+    "outcome": "Successful",
+    "actor": "controller",
+    "reason": "step over",
+}
+ANSWERS: dict[tuple[str, str], tuple[int, Any]] = {
+    ("GET", "/v1/rollouts"): (200, {"rollouts": [ROLLOUT]}),
+    ("POST", "/v1/rollouts"): (201, ROLLOUT),
+    ("GET", "/v1/rollouts/current"): (200, ROLLOUT),
+    ("GET", "/v1/rollouts/r-1/decisions"): (200, {"decisions": [DECISION], "next": None}),
+    ("GET", "/v1/versions"): (200, {"versions": [VERSION]}),
+    ("GET", "/v1/versions/assistant-v1.1"): (200, VERSION),
+    ("GET", "/v1/versions/nope"): (
+        404,
+        {"error": {"code": "unknown", "message": "no version nope", "field": None}},
+    ),
+    ("POST", "/v1/feedback"): (202, {"feedback_id": "f-1", "revision": 0, "trace_id": "t-1"}),
+    ("DELETE", "/v1/feedback/f-1"): (
+        202,
+        {"feedback_id": "f-1", "revision": 9, "trace_id": "t-1"},
+    ),
+    **{
+        ("POST", f"/v1/rollouts/r-1/{action}"): (200, ROLLOUT)
+        for action in ("pause", "resume", "promote", "abort", "retry")
+    },
+}
+
+
+class Straw:
+    """What was asked of the service of straw."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str, dict[str, str], Any]] = []
+        self.authorization: list[str | None] = []
+        self.answers = dict(ANSWERS)
+
+    @property
+    def last(self) -> tuple[str, str, dict[str, str], Any]:
+        return self.asked[-1]
+
+
+Run = Callable[..., Ran]
+
+
+@pytest.fixture
+def straw(monkeypatch: pytest.MonkeyPatch) -> Iterator[Straw]:
+    straw = Straw()
+
+    class Handler(BaseHTTPRequestHandler):
+        def answer(self) -> None:
+            url = urlsplit(self.path)
+            length = int(self.headers.get("content-length") or 0)
+            body = json.loads(self.rfile.read(length)) if length else None
+            query = {name: values[0] for name, values in parse_qs(url.query).items()}
+            straw.asked.append((self.command, url.path, query, body))
+            straw.authorization.append(self.headers.get("authorization"))
+            nothing = (404, {"detail": "nothing here"})
+            status, answer = straw.answers.get((self.command, url.path), nothing)
+            text = json.dumps(answer).encode()
+            self.send_response(status)
+            self.send_header("content-length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text)
+
+        do_GET = do_POST = do_DELETE = answer  # noqa: N815
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    for service in ("ROLLOUT", "FEEDBACK"):
+        monkeypatch.setenv(f"RATCHET_{service}_URL", f"http://127.0.0.1:{server.server_port}/")
+    yield straw
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    def call(*arguments: str) -> Ran:
+        return ratchet_here(*arguments, monkeypatch=monkeypatch, capsys=capsys)
+
+    return call
+
+
+def test_start_says_who_and_why(straw: Straw, run: Run) -> None:
+    ran = run(
+        "rollout", "start", "assistant-v1.1", "--reason", "try it", "--actor", "joe",
+        "--strategy", "demo", "--supersede", "--json",
+    )  # fmt: skip
+    assert ran.status == 0
+    assert ran.json == ROLLOUT
+    assert straw.last[3] == {
+        "model": "assistant",
+        "candidate": "assistant-v1.1",
+        "strategy": "demo",
+        "supersede": True,
+        "actor": "joe",
+        "reason": "try it",
+    }
+
+
+def test_a_strategy_may_come_from_a_file(straw: Straw, run: Run, tmp_path: Any) -> None:
+    file = tmp_path / "strategy.json"
+    file.write_text('{"steps": []}')
+    assert run("rollout", "start", "v", "--reason", "r", "--strategy", f"@{file}").status == 0
+    assert straw.last[3]["strategy"] == {"steps": []}
+    ran = run("rollout", "start", "v", "--reason", "r", "--strategy", f"@{tmp_path}/none")
+    assert ran.status == Exit.usage
+
+
+@pytest.mark.parametrize("action", ["pause", "resume", "promote", "abort"])
+def test_steering_finds_the_present_rollout(straw: Straw, run: Run, action: str) -> None:
+    ran = run("rollout", action, "--reason", "because")
+    assert ran.status == 0
+    assert straw.asked[0][:3] == ("GET", "/v1/rollouts/current", {"model": "assistant"})
+    method, path, _, body = straw.last
+    assert (method, path) == ("POST", f"/v1/rollouts/r-1/{action}")
+    assert body["reason"] == "because"
+    assert body["actor"]
+    assert "20 %" in ran.out
+    assert "errors" in ran.out
+
+
+def test_promote_to_the_end(straw: Straw, run: Run) -> None:
+    assert run("rollout", "promote", "r-1", "--full", "--reason", "sure").status == 0
+    assert straw.last[3]["full"] is True
+    assert len(straw.asked) == 1
+
+
+def test_retry_names_its_rollout(straw: Straw, run: Run) -> None:
+    assert run("rollout", "retry", "r-1", "--reason", "engine was down").status == 0
+    assert run("rollout", "retry", "--reason", "x").status == Exit.usage
+
+
+@pytest.mark.parametrize("action", ["pause", "abort", "start", "retry"])
+def test_nothing_is_changed_without_a_reason(straw: Straw, run: Run, action: str) -> None:
+    assert run("rollout", action, "r-1").status == Exit.usage
+    assert straw.asked == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [
+        (("rollout", "list"), "assistant-v1.1"),
+        (("rollout", "status"), "Progressing"),
+        (("rollout", "decisions"), "5 % → 20 %"),
+        (("rollout", "decisions", "r-1", "--after", "3", "--limit", "5"), "step over"),
+        (("versions", "list"), "overridden by joe"),
+        (("versions", "show", "assistant-v1.1"), "qwen"),
+    ],
+)
+def test_people_get_tables_and_programs_json(
+    straw: Straw, run: Run, arguments: tuple[str, ...], shown: str
+) -> None:
+    ran = run(*arguments)
+    assert ran.status == 0
+    assert shown in ran.out
+    ran = run(*arguments, "--json")
+    assert ran.json == straw.answers[straw.last[0], straw.last[1]][1]
+
+
+def test_fingerprints_are_for_programs_only(straw: Straw, run: Run) -> None:
+    assert "much" not in run("versions", "show", "assistant-v1.1").out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sent"),
+    [
+        (("thumbs_up",), {"type": "thumbs_up", "revision": 0}),
+        (("rating", "4"), {"type": "rating", "value": 4, "revision": 0}),
+        (("comment", "42"), {"type": "comment", "value": "42", "revision": 0}),
+        (
+            ("text_correction", '{"corrected": "x"}', "--user", "u", "--id", "i", "--revision", "2"),
+            {"type": "text_correction", "value": {"corrected": "x"}, "user_id": "u",
+             "feedback_id": "i", "revision": 2},
+        ),
+    ],
+)  # fmt: skip
+def test_feedback_send(
+    straw: Straw, run: Run, arguments: tuple[str, ...], sent: dict[str, Any]
+) -> None:
+    ran = run("feedback", "send", "t-1", *arguments)
+    assert ran.status == 0
+    assert "f-1" in ran.out
+    assert straw.last[3] == {"trace_id": "t-1", **sent}
+
+
+def test_feedback_withdraw(straw: Straw, run: Run) -> None:
+    assert run("feedback", "withdraw", "f-1", "t-1", "--user", "u").status == 0
+    assert straw.last[:3] == ("DELETE", "/v1/feedback/f-1", {"trace_id": "t-1", "user_id": "u"})
+
+
+def test_the_services_own_words_are_passed_on(straw: Straw, run: Run) -> None:
+    ran = run("versions", "show", "nope")
+    assert ran.status == Exit.refused
+    assert "no version nope" in ran.err
+    assert ran.out == ""
+    straw.answers["POST", "/v1/feedback"] = (422, {"title": "Invalid", "detail": "value: 1 to 5"})
+    ran = run("feedback", "send", "t-1", "rating", "9")
+    assert ran.status == Exit.refused
+    assert "value: 1 to 5" in ran.err
+
+
+def test_the_key_goes_along(straw: Straw, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    run("versions", "list")
+    monkeypatch.setenv("RATCHET_API_KEY", "rk_secret")
+    run("versions", "list")
+    assert straw.authorization == [None, "Bearer rk_secret"]
+
+
+def test_a_service_that_is_not_there_is_named_with_its_variable(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RATCHET_ROLLOUT_URL", "http://127.0.0.1:9")
+    ran = run("rollout", "list")
+    assert ran.status == Exit.unreachable
+    assert "RATCHET_ROLLOUT_URL" in ran.err
+    assert "http://127.0.0.1:9" in ran.err
+
+
+def test_an_answer_of_another_kind_is_no_traceback(straw: Straw, run: Run) -> None:
+    straw.answers["GET", "/v1/rollouts"] = (200, ["something else"])
+    ran = run("rollout", "list")
+    assert ran.status == Exit.failed
+    assert "different versions" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("RATCHET_ROUTER_URL", "localhost:8080"),
+        ("RATCHET_FEEDBACK_PORT", "http"),
+        ("RATCHET_KAFKA_JOIN_PARTITIONS", "0"),
+    ],
+)
+def test_a_wrong_variable_is_named(
+    run: Run, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    ran = run("rollout", "list")
+    assert ran.status == Exit.usage
+    assert variable in ran.err
+    assert "allowed" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("train", "--override-gate"), "reason"),
+        (("train", "--method", "magic"), "method"),
+        (("train", "--set", "beta"), "key=value"),
+        (("keys", "create", "--scope", "everything"), "scopes"),
+    ],
+)
+def test_a_wrong_request_never_reaches_kafka(
+    run: Run, arguments: tuple[str, ...], said: str
+) -> None:
+    ran = run(*arguments)
+    assert ran.status == Exit.usage
+    assert said in ran.err
+
+
+def test_starting_loads_nothing_heavy() -> None:
+    """Half the time of a command would be imports that it does not need."""
+    check = (
+        "import sys, services.cli.__main__; "
+        "heavy = {'aiokafka', 'aiohttp', 'redis', 'rich', 'faust', 'fastapi', 'structlog'}; "
+        "sys.exit(', '.join(heavy & set(sys.modules)) or 0)"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr

@@ -1,0 +1,44 @@
+"""Settings and metrics as the command reads them."""
+
+from __future__ import annotations
+
+import pytest
+
+from services.cli.output import percent, show
+from services.cli.settings import load_settings
+from services.cli.status import total
+
+
+def test_a_url_goes_before_a_port_and_a_port_before_the_default() -> None:
+    settings = load_settings(
+        {
+            "RATCHET_ROUTER_URL": "http://r:1/",
+            "RATCHET_ROUTER_PORT": "5",
+            "RATCHET_ROLLOUT_PORT": "7",
+        }
+    )
+    assert settings.url("router") == "http://r:1"
+    assert settings.url("rollout") == "http://127.0.0.1:7"
+    assert settings.url("feedback") == "http://127.0.0.1:8081"
+
+
+def test_tenants_are_a_list() -> None:
+    assert load_settings({"RATCHET_TENANTS": "a,b"}).tenants == ("a", "b")
+
+
+def test_samples_are_summed_by_metric() -> None:
+    text = '# HELP a b\nspool 1\nspool{x="1"} 2.5\nspool_bytes 100\nspool{x="}"} 1e2\n'
+    assert total(text, "spool") == pytest.approx(103.5)
+    assert total(text, "other") is None
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(None, "–"), (True, "yes"), (0.123456, "0.1235"), ({"a": 1}, '{"a": 1}'), ("x", "x")],
+)
+def test_cells(value: object, shown: str) -> None:
+    assert show(value) == shown
+
+
+def test_weights_are_percentages() -> None:
+    assert [percent(weight) for weight in (0, 500, 1, 10_000)] == ["0 %", "5 %", "0.01 %", "100 %"]
