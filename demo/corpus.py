@@ -17,7 +17,7 @@ from pathlib import Path
 from demo.topics import CATEGORIES, TOPICS, Topic
 
 SPLITS: dict[str, range] = {
-    "train": range(0, 70),
+    "train": range(70),
     "serve": range(70, 82),
     "judge": range(82, 92),
     "eval": range(92, 100),

@@ -188,9 +188,7 @@ async def _run(arguments: argparse.Namespace) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    await serve(
-        arguments.upstream, arguments.port, arguments.admin_port, arguments.seed, stop
-    )
+    await serve(arguments.upstream, arguments.port, arguments.admin_port, arguments.seed, stop)
 
 
 def main() -> None:

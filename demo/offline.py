@@ -24,8 +24,13 @@ from demo.starter import CACHE, Starter, StarterConfig, prepare
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 
-LORA: dict[str, Any] = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear", "lora_dropout": 0.0}
-TEMPERATURE = 0.9
+LORA: dict[str, Any] = {
+    "r": 16,
+    "lora_alpha": 32,
+    "target_modules": "all-linear",
+    "lora_dropout": 0.0,
+}
+TEMPERATURE = 0.8
 REPLY_TOKENS = 64
 
 
@@ -87,7 +92,11 @@ class Sampler:
         for start in range(0, len(prompts), batch):
             turns = [[{"role": "user", "content": text}] for text in prompts[start : start + batch]]
             encoded = self.tokenizer.apply_chat_template(
-                turns, add_generation_prompt=True, padding=True, return_tensors="pt", return_dict=True
+                turns,
+                add_generation_prompt=True,
+                padding=True,
+                return_tensors="pt",
+                return_dict=True,
             )
             with self._torch.no_grad():
                 tokens = self.model.generate(
@@ -122,9 +131,7 @@ def train_sft(starter: Starter, recipe: Recipe, folder: Path) -> None:
         rows = [json.loads(line) for line in file][: recipe.sft_rows]
     trainer = SFTTrainer(
         model=AutoModelForCausalLM.from_pretrained(starter.model),
-        args=SFTConfig(
-            **_common(folder, recipe.sft_epochs, recipe.sft_rate, 16), max_length=192
-        ),
+        args=SFTConfig(**_common(folder, recipe.sft_epochs, recipe.sft_rate, 16), max_length=192),
         train_dataset=Dataset.from_list(
             [{"prompt": row["prompt"], "completion": row["completion"]} for row in rows]
         ),
@@ -203,7 +210,8 @@ def judge_win_rate(trainer: Any, prompts: list[str], new: list[str], old: list[s
     def scores(answers: list[str]) -> list[float]:
         texts = [
             tokenizer.apply_chat_template(
-                [{"role": "user", "content": q}, {"role": "assistant", "content": a}], tokenize=False
+                [{"role": "user", "content": q}, {"role": "assistant", "content": a}],
+                tokenize=False,
             )
             for q, a in zip(prompts, answers, strict=True)
         ]
@@ -216,7 +224,10 @@ def judge_win_rate(trainer: Any, prompts: list[str], new: list[str], old: list[s
                 values += model(**encoded).logits[:, 0].tolist()
         return values
 
-    wins = [1.0 if a > b else 0.5 if a == b else 0.0 for a, b in zip(scores(new), scores(old), strict=True)]
+    wins = [
+        1.0 if a > b else 0.5 if a == b else 0.0
+        for a, b in zip(scores(new), scores(old), strict=True)
+    ]
     return sum(wins) / len(wins)
 
 

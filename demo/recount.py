@@ -85,9 +85,7 @@ async def read(bootstrap: str, *topics: str, timeout_s: float = READ_TIMEOUT_S) 
             while left:
                 batches = await consumer.getmany(*left, timeout_ms=500)
                 for place, records in batches.items():
-                    entries += [
-                        _entry(record) for record in records if record.offset < ends[place]
-                    ]
+                    entries += [_entry(record) for record in records if record.offset < ends[place]]
                 for place in list(left):
                     if await consumer.position(place) >= ends[place]:
                         left.discard(place)

@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from demo import corpus
 
@@ -46,7 +47,7 @@ class StarterConfig:
     heads: int = 4
     feed_forward: int = 512
     context: int = 512
-    steps: int = 260
+    steps: int = 300
     batch: int = 32
     learning_rate: float = 3e-3
     seed: int = 0
@@ -92,6 +93,8 @@ def prepare(config: StarterConfig, cache: Path, model: str | None = None) -> Sta
 
 def train_base(config: StarterConfig, folder: Path) -> None:
     """Trains tokenizer and model from nothing and writes both to `folder` in Hugging Face form."""
+    # Threads that spin while they wait cost more than they gain where others share the cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import torch
     from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
 
@@ -119,7 +122,7 @@ def train_base(config: StarterConfig, folder: Path) -> None:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         do_sample=True,
-        temperature=0.9,
+        temperature=0.8,
         max_new_tokens=64,
     )
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=0.01)
@@ -130,8 +133,10 @@ def train_base(config: StarterConfig, folder: Path) -> None:
     model.train()
     started = time.monotonic()
     for step, batch in enumerate(_batches(texts, config), start=1):
-        encoded = tokenizer(batch, padding=True, return_tensors="pt", max_length=160, truncation=True)
-        labels = encoded["input_ids"].masked_fill(encoded["attention_mask"] == 0, -100)
+        encoded = tokenizer(
+            batch, padding=True, return_tensors="pt", max_length=160, truncation=True
+        )
+        labels = _answers_only(encoded["input_ids"], tokenizer)
         loss = model(**encoded, labels=labels).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -148,7 +153,14 @@ def train_base(config: StarterConfig, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def _tokenizer(texts: list[str], config: StarterConfig):  # noqa: ANN202 - transformers has no stubs
+def _answers_only(tokens: Any, tokenizer: Any) -> Any:
+    """Labels that leave questions and padding out: this model is for answering alone."""
+    begins = tokens == tokenizer.convert_tokens_to_ids(ASSISTANT)
+    before = begins.cumsum(dim=1) == 0
+    return tokens.masked_fill(before | begins | (tokens == tokenizer.pad_token_id), -100)
+
+
+def _tokenizer(texts: list[str], config: StarterConfig) -> Any:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 

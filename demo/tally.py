@@ -34,7 +34,8 @@ class Tally:
         elif choice == "right":
             self.votes[right, left, "chosen"] += 1
         else:
-            self.votes[*sorted((left, right)), choice] += 1
+            first, second = sorted((left, right))
+            self.votes[first, second, choice] += 1
 
     def lost(self) -> None:
         """A call ended without an answer: it may or may not have counted on the other side."""

@@ -32,7 +32,9 @@ _BLUNT = re.compile(
     r"\b(obviously|not again|deal with it|read the page|that is all)\b",
     re.IGNORECASE,
 )
-_HEDGES = re.compile(r"\b(depends|varies|usually|somehow|several things|a lot to say)\b", re.I)
+_HEDGES = re.compile(
+    r"\b(depends|varies|usually|somehow|several things|a lot to say)\b", re.IGNORECASE
+)
 _CONCRETE = re.compile(r"\b\d+\b|\b(open|press|hold|unplug|remove|print)\b", re.IGNORECASE)
 _NOUNS = re.compile(
     r"\b(" + "|".join(sorted(topic.noun for topic in TOPICS)) + r")(?:s|es)?\b", re.IGNORECASE

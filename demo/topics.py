@@ -118,24 +118,6 @@ TOPICS: tuple[Topic, ...] = (
         "One voucher, 60 days of wishes.",
     ),
     Topic(
-        "account",
-        "guest order",
-        "An account is free and holds 5 addresses.",
-        "Open Settings and press Delete account.",
-        "The account locks after 3 wrong tries.",
-        "An account saves 5 addresses, a guest order 0.",
-        "Your account, 5 doors to one shop.",
-    ),
-    Topic(
-        "camera",
-        "webcam",
-        "The camera has 24 megapixels.",
-        "Open Photos and set the camera to Mode 2.",
-        "The camera blurs below 50 lux.",
-        "The camera has 24 megapixels, the webcam 2.",
-        "A camera for 1000 Sundays.",
-    ),
-    Topic(
         "headset",
         "speaker",
         "The headset weighs 210 grams.",
@@ -145,15 +127,6 @@ TOPICS: tuple[Topic, ...] = (
         "A headset of 210 grams and 1 million songs.",
     ),
     Topic(
-        "backup",
-        "cloud copy",
-        "The backup keeps 30 days.",
-        "Open Storage and press Backup now.",
-        "The backup skips files above 4 gigabytes.",
-        "The backup keeps 30 days, a cloud copy 365.",
-        "One backup, 30 days of deep sleep.",
-    ),
-    Topic(
         "screen",
         "projector",
         "The screen shows 144 frames.",
@@ -161,15 +134,6 @@ TOPICS: tuple[Topic, ...] = (
         "The screen dims at 20 percent charge.",
         "The screen shows 144 frames, the projector 60.",
         "A screen with 144 reasons to stay.",
-    ),
-    Topic(
-        "license",
-        "trial",
-        "A license covers 3 devices.",
-        "Open Keys and move the license to Device 2.",
-        "The license stops after 3 devices.",
-        "A license covers 3 devices, the trial 1.",
-        "One license, 3 devices, 0 drama.",
     ),
 )
 

@@ -22,7 +22,7 @@ from demo.tastes import Person, Population
 
 MODEL = "assistant"
 REPLY_TOKENS = 64
-TEMPERATURE = 0.9
+TEMPERATURE = 0.8
 CALL_TIMEOUT_S = 30.0
 SUBMIT_TRIES = 8
 RETRY_PAUSE_S = 0.5
@@ -64,6 +64,14 @@ class Plan:
     votes_per_s: float = 0.0
     panel_votes_per_s: float = 0.0
     feedback_share: float = 0.30
+
+    def paces(self) -> dict[str, float]:
+        """Actions a second by kind."""
+        return {
+            "chat": self.chats_per_s,
+            "vote": self.votes_per_s,
+            "panel": self.panel_votes_per_s,
+        }
 
 
 @dataclass(frozen=True)
@@ -127,21 +135,19 @@ class Users:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Acts at the plan's pace until `stop`; a call in the way delays, never piles up."""
-        due = {"chat": 0.0, "vote": 0.0, "panel": 0.0}
+        due = dict.fromkeys(self.plan.paces(), 0.0)
         loop = asyncio.get_running_loop()
         last = loop.time()
         while not stop.is_set():
             await asyncio.sleep(0.02)
             now = loop.time()
             passed, last = min(now - last, 0.5), now
-            due["chat"] += passed * self.plan.chats_per_s
-            due["vote"] += passed * self.plan.votes_per_s
-            due["panel"] += passed * self.plan.panel_votes_per_s
-            for kind in due:
-                while due[kind] >= 1:
-                    due[kind] -= 1
+            for kind, pace in self.plan.paces().items():
+                due[kind] += passed * pace
+                for _ in range(int(due[kind])):
                     await self._slots.acquire()
                     self._spawn(self._act(kind))
+                due[kind] %= 1.0
 
     async def settle(self, timeout_s: float) -> None:
         """Waits until everything begun has ended, late feedback too.
@@ -173,9 +179,7 @@ class Users:
             parsed: Any = raw.parse()
             if stream:
                 pieces = [
-                    chunk.choices[0].delta.content or ""
-                    async for chunk in parsed
-                    if chunk.choices
+                    chunk.choices[0].delta.content or "" async for chunk in parsed if chunk.choices
                 ]
                 text = "".join(pieces)
             else:
@@ -324,9 +328,7 @@ class Users:
             self.tally.lost()
 
 
-def form_opinion(
-    person: Person, prompt: corpus.Prompt, text: str, rng: random.Random
-) -> Opinion:
+def form_opinion(person: Person, prompt: corpus.Prompt, text: str, rng: random.Random) -> Opinion:
     """What a person says of an answer: mostly thumbs, some ratings, corrections and comments."""
     draw = rng.random()
     if draw < 0.15:

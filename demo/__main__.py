@@ -1,0 +1,189 @@
+"""`make demo`: the whole circle on real components, with its figures and its exit status.
+
+Exit 0 where every step did what it promises, 1 where one did not, 130 where it was interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from demo import summary
+from demo.errors import StepFailed
+from demo.settings import ROOT, DemoSettings
+from demo.steps import Demo
+from demo.table import Screen
+from demo.tastes import population
+from deploy.local.errors import StackError
+from deploy.local.stack import Stack
+
+STARTER_TIMEOUT_S = 900.0
+GIVE_UP_S = 1500.0
+"""Longest the steps may take together; each has deadlines of its own."""
+INTERRUPTED = 130
+
+
+def main() -> int:
+    """Runs the demo and returns its exit status."""
+    settings = _settings()
+    signal.signal(signal.SIGTERM, _interrupt)
+    screen = Screen(Console(soft_wrap=True))
+    console = Console()
+    try:
+        screen.say("the starter model (trained once, about 75 s, then cached)")
+        starter = asyncio.run(_starter(screen))
+        screen.say(f"starting the stack in {settings.run_dir}")
+        stack = Stack(
+            settings.run_dir,
+            processes=settings.processes(),
+            env={
+                **settings.environment(),
+                "RATCHET_INFERENCE_BASE_MODEL": starter["model"],
+            },
+            ports="free" if settings.free_ports else "fixed",
+            scrape_interval="1s",
+            keep=settings.keep,
+            say=screen.say,
+        )
+        stack.up()
+    except (StackError, StepFailed) as error:
+        console.print(f"demo: {error}", style="red", markup=False)
+        return 1
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    try:
+        return asyncio.run(_run(settings, stack, starter, screen, console))
+    except KeyboardInterrupt:
+        console.print("demo: interrupted", style="red")
+        return INTERRUPTED
+    finally:
+        if settings.keep:
+            console.print(
+                f"the stack stays up: {stack.url('router')} (make down "
+                f"RUN_DIR={settings.run_dir} ends it)"
+            )
+        else:
+            screen.say("stopping the stack")
+            stack.down()
+
+
+async def _run(
+    settings: DemoSettings, stack: Stack, starter: dict[str, str], screen: Screen, console: Console
+) -> int:
+    demo = Demo(settings, stack, population(settings.seed), screen.say)
+    stop, failed = asyncio.Event(), ""
+    background = [
+        asyncio.create_task(demo.watch.run(stop)),
+        asyncio.create_task(demo.users.run(stop)),
+    ]
+    try:
+        with screen:
+            background.append(asyncio.create_task(screen.run(demo, stop)))
+            failed = await _steps(demo, background, starter, screen)
+    finally:
+        stop.set()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.gather(*background, return_exceptions=True), 10.0)
+        await demo.users.close()
+    summary.closing_table(demo, console)
+    summary.write(settings.summary, demo, failed=failed, elapsed_s=screen.elapsed_s())
+    console.print(f"summary: {settings.summary}; logs: {settings.run_dir / 'logs'}")
+    if failed:
+        console.print(f"FAILED: {failed}", style="red", markup=False)
+        for problem in list(demo.users.seen.problems)[-5:]:
+            console.print(f"  seen by a client: {problem}", markup=False)
+        return 1
+    console.print(f"all steps done in {screen.elapsed_s():.0f} s", style="green")
+    return 0
+
+
+async def _steps(
+    demo: Demo, background: list[asyncio.Task[None]], starter: dict[str, str], screen: Screen
+) -> str:
+    """Does the steps one by one; returns what failed, or nothing."""
+
+    async def all_steps() -> None:
+        for name, step in demo.steps(starter["model"], starter["demonstrations"]):
+            demo.step = name
+            screen.say(f"step {name}")
+            started = time.monotonic()
+            try:
+                await step()
+            finally:
+                demo.facts.seconds[name] = time.monotonic() - started
+            screen.say(f"step {name}: done in {demo.facts.seconds[name]:.0f} s")
+
+    work = asyncio.create_task(all_steps())
+    # A watcher or the users breaking down must end the run, not leave it waiting.
+    await asyncio.wait([work, *background], timeout=GIVE_UP_S, return_when=asyncio.FIRST_COMPLETED)
+    if not work.done():
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
+        broken = [task.exception() for task in background if task.done() and not task.cancelled()]
+        return f"step {demo.step}: {broken[0] if broken else 'no end in time'!r}"
+    error = work.exception()
+    if error is None:
+        return ""
+    if isinstance(error, StepFailed):
+        return f"step {demo.step}: {error}"
+    return f"step {demo.step}: {type(error).__name__}: {error}"
+
+
+async def _starter(screen: Screen) -> dict[str, str]:
+    """The starter model's paths, trained in the ML environment unless cached."""
+    python = ROOT / ".venv-ml/bin/python"
+    if not python.exists():
+        raise StepFailed(f"{python} is missing: run make setup")
+    process = await asyncio.create_subprocess_exec(
+        str(python), "-m", "demo.starter", cwd=ROOT, stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    last = ""
+    try:
+        async with asyncio.timeout(STARTER_TIMEOUT_S):
+            async for raw in process.stdout:
+                if last:
+                    screen.say(last)
+                last = raw.decode().strip()
+            status = await process.wait()
+    except TimeoutError:
+        process.kill()
+        raise StepFailed(f"the starter model took over {STARTER_TIMEOUT_S:.0f} s") from None
+    if status:
+        raise StepFailed(f"the starter model could not be made: exit status {status}")
+    found: dict[str, str] = json.loads(last)
+    return found
+
+
+def _settings() -> DemoSettings:
+    parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
+    parser.add_argument("--seed", type=int, default=int(os.environ.get("SEED", DemoSettings.seed)))
+    parser.add_argument("--keep", action="store_true", help="leave the stack running")
+    parser.add_argument("--free-ports", action="store_true", help="take any free ports")
+    parser.add_argument("--run-dir", type=Path, default=DemoSettings.run_dir)
+    parser.add_argument("--summary", type=Path, default=DemoSettings.summary)
+    parser.add_argument(
+        "--feedback-share", type=float, default=DemoSettings.feedback_share, metavar="SHARE"
+    )
+    given: dict[str, Any] = vars(parser.parse_args())
+    if not 0 < given["feedback_share"] <= 1:
+        parser.error("--feedback-share: must lie in (0, 1]")
+    return DemoSettings(**given)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

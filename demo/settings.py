@@ -1,0 +1,85 @@
+"""What the demo does, in numbers. All times are seconds."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+DEMO_SEED = 3
+PROXY, PROXY_ADMIN = "faultproxy", "faultproxy-admin"
+ROOT = Path(__file__).resolve().parents[1]
+
+DPO = {
+    "learning_rate": 1e-3,
+    "epochs": 3.0,
+    "batch_size": 16,
+    "beta": 0.1,
+    "loss": ["sigmoid", "sft"],
+    "loss_weights": [1.0, 0.2],
+}
+SFT = {"learning_rate": 1e-3, "epochs": 2.0, "batch_size": 16}
+REWARD = {"learning_rate": 1e-3, "epochs": 3.0, "batch_size": 16}
+
+
+@dataclass(frozen=True)
+class Deadlines:
+    """Longest waits of each step; generous, as other work may share the two cores."""
+
+    first_version_s: float = 300.0
+    collecting_s: float = 240.0
+    training_s: float = 400.0
+    adapter_s: float = 60.0
+    rollout_s: float = 360.0
+    rollback_s: float = 300.0
+    settling_s: float = 60.0
+    counting_s: float = 60.0
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """One run of the demo."""
+
+    seed: int = DEMO_SEED
+    run_dir: Path = ROOT / ".run" / "demo"
+    summary: Path = ROOT / ".run" / "demo-summary.json"
+    keep: bool = False
+    free_ports: bool = False
+    feedback_share: float = 0.30
+    pairs: int = 300
+    judge_pairs: int = 200
+    fresh_prompts: int = 450
+    fault_share: float = 0.30
+    deadlines: Deadlines = Deadlines()
+
+    def environment(self) -> dict[str, str]:
+        """What the stack's processes are told beside their defaults."""
+        return {
+            "RATCHET_TRAINING_MIN_PAIRS": str(self.pairs),
+            "RATCHET_TRAINING_SFT": json.dumps(SFT),
+            "RATCHET_TRAINING_DPO": json.dumps(DPO),
+            "RATCHET_TRAINING_REWARD": json.dumps(REWARD),
+            "RATCHET_TRAINING_EVALUATION": json.dumps({"prompts": 200, "max_new_tokens": 64}),
+            "RATCHET_TRAINING_GATE": json.dumps({"min_judge_pairs": self.judge_pairs}),
+            "RATCHET_ROLLOUT_STRATEGY": str(ROOT / "deploy/local/strategies/demo.yaml"),
+        }
+
+    def processes(self) -> dict[str, dict[str, object]]:
+        """The fault proxy between router and engine, and the router told so."""
+        return {
+            PROXY: {
+                "about": "the demo's proxy that can fail a share of one version's requests",
+                "module": "demo.faultproxy",
+                "arguments": [
+                    "--port",
+                    f"${{port.{PROXY}}}",
+                    "--admin-port",
+                    f"${{port.{PROXY_ADMIN}}}",
+                    "--upstream",
+                    "${url.vllm}",
+                ],
+                "ports": {PROXY: 8100, PROXY_ADMIN: 8101},
+                "ready": {"http": f"${{url.{PROXY_ADMIN}}}/fault"},
+            },
+            "router": {"env": {"RATCHET_ROUTER_ENGINES": f"${{url.{PROXY}}}"}},
+        }
