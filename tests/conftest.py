@@ -74,7 +74,12 @@ def full_stack(
     A test that needs other settings builds a `Stack` of its own.
     """
     run_dir = tmp_path_factory.mktemp("stack")
-    env = {BASE_MODEL: starter}
+    env = {
+        BASE_MODEL: starter,
+        # Tests start trainings and rollouts themselves; what begins by itself is the demo's test.
+        "RATCHET_ROLLOUT_AUTO_START": "false",
+        "RATCHET_TRAINING_MIN_PAIRS": "0",
+    }
     with Stack(run_dir, env=env, ports="free", scrape_interval="1s") as stack:
         yield stack
 
