@@ -1,7 +1,7 @@
 """One partition's state: which events count, the rows they change and the checkpoint over them.
 
 Pure: no I/O and no clock. A batch is taken with `take`, written by the worker in the order outputs,
-rows, checkpoint, and confirmed with `confirm`. Killed anywhere in between, a successor rebuilds the
+rows, checkpoint, deletions, and confirmed with `confirm`. Killed anywhere in between, a successor rebuilds the
 state with `recover` and gets to the same sums (design section 8):
 
 - an event at or below the checkpoint's offset for its topic is ignored;
@@ -61,8 +61,10 @@ class Batch:
 
     partition: int
     outputs: list[Output]
-    rows: list[tuple[bytes, bytes | None]]
+    rows: list[tuple[bytes, bytes]]
     checkpoint: bytes
+    dropped: list[bytes]
+    """Keys of rows to delete; not before the checkpoint, for a replay must still find them."""
     offsets: dict[str, int]
 
     @property
@@ -151,19 +153,21 @@ class PartitionState:
 
     def take(self) -> Batch:
         """End the batch: encode what changed. The next event begins another."""
-        rows: list[tuple[bytes, bytes | None]] = []
+        rows: list[tuple[bytes, bytes]] = []
+        dropped: list[bytes] = []
         for key in self._dirty:
             row = self._rows[key]
-            if row is not None:
-                row.marks = [
-                    mark for mark in row.marks if mark[1] > self.confirmed.get(mark[0], -1)
-                ]
-            rows.append((key, row.encode() if row is not None else None))
+            if row is None:
+                dropped.append(key)
+                continue
+            row.marks = [mark for mark in row.marks if mark[1] > self.confirmed.get(mark[0], -1)]
+            rows.append((key, row.encode()))
         batch = Batch(
             self.partition,
             self._outputs,
             rows,
             self.ledger.encode(),
+            dropped,
             dict(self.ledger.offsets),
         )
         self._outputs = []
@@ -174,10 +178,11 @@ class PartitionState:
     def confirm(self, batch: Batch) -> None:
         """The changelog has the batch: keep it as stored and forget what was held back for it."""
         for key, value in batch.rows:
-            if value is None:
-                self.stored.pop(key, None)
-            else:
-                self.stored[key] = value
+            self.stored[key] = value
+            if key not in self._dirty:
+                self._rows.pop(key, None)
+        for key in batch.dropped:
+            self.stored.pop(key, None)
             if key not in self._dirty:
                 self._rows.pop(key, None)
         self.stored[batch.checkpoint_key] = batch.checkpoint
@@ -226,7 +231,7 @@ class PartitionState:
         if change.changed:
             row.marks.append([topic, offset, change.contributions])
             if isinstance(row, TraceRow) and topic != TICKS:
-                size = len(row.interaction) + (len(row.encode()) if row.entries else 0)
+                size = len(row.encode()) if row.entries else len(row.interaction)
                 if size > MAX_ROW_BYTES:
                     raise Refused(
                         "too_large",

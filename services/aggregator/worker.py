@@ -287,7 +287,7 @@ class Worker:
                 await self._flush()
 
     async def _flush(self) -> None:
-        """Write outputs, then rows, then checkpoints, each confirmed; then acknowledge."""
+        """Write outputs, rows, checkpoints and deletions, each confirmed; then acknowledge."""
         async with self._writing:
             states = [state for state in self._states.values() if state.events]
             batches = [(state, state.take()) for state in states]
@@ -320,6 +320,13 @@ class Worker:
             [
                 Write(self._changelog, batch.partition, batch.checkpoint_key, batch.checkpoint)
                 for batch in batches
+            ]
+        )
+        await self._writer.write(
+            [
+                Write(self._changelog, batch.partition, key, None)
+                for batch in batches
+                for key in batch.dropped
             ]
         )
 

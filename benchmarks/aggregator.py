@@ -1,0 +1,345 @@
+"""Events a second that one aggregator worker counts for good, beside a bare Faust agent.
+
+    python -m benchmarks.aggregator [--interactions 60000] [--share 0.08]
+
+In one run, against one real broker with four partitions of each topic: interactions and feedback
+(`share` of the interactions get one) are written first, then each reader works off the same log.
+
+- *limit*: an aiokafka consumer that only fetches;
+- *peer*: a Faust agent that does nothing with what it reads;
+- *peer + table*: a Faust agent that writes one table row for each event, and no more: no join,
+  no output, acknowledged before its changelog is confirmed;
+- *ours*: `python -m services.aggregator`: decoded, joined, counted, outputs, rows and checkpoints
+  confirmed by the broker, from the counters it exports.
+
+Each rate is taken between the first and the last tenth of the events, so that starting costs
+nothing: by the wall clock, and by the reader's own processor time, which other work on the machine
+disturbs less.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+import urllib.request
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from aiokafka import AIOKafkaConsumer
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+
+from deploy.local.ports import free_ports
+from deploy.local.stack import Stack
+from shared.contracts.events import (
+    Arm,
+    Attempt,
+    Context,
+    Event,
+    FeedbackSubmitted,
+    FeedbackType,
+    InteractionRecorded,
+    Message,
+    Outcome,
+    Purpose,
+)
+from shared.kafka.envelope import encode
+from shared.kafka.log import NewRecord
+from shared.kafka.producer import KafkaLog
+from shared.kafka.topics import FEEDBACK, INTERACTIONS
+
+GOAL = 5000
+PARTITIONS = 4
+CHUNK = 2000
+LIMIT_S = 120
+PROMPT = "My parcel should have come on Tuesday and the page still says preparing. What now? " * 3
+ANSWER = "I am sorry about the wait. Your parcel left our warehouse this morning. " * 5
+
+_BARE = textwrap.dedent(
+    """
+    import sys, time, faust
+    bootstrap, name, data, table, topics, *sys.argv[1:] = sys.argv[1:]
+    app = faust.App(name, broker=f"kafka://{bootstrap}", datadir=data, web_enabled=False,
+                    topic_allow_declare=False, topic_disable_leader=True, store="memory://",
+                    stream_wait_empty=False, table_standby_replicas=0)
+    topic = app.topic(*topics.split(","), key_type=bytes, value_type=bytes,
+                      key_serializer="raw", value_serializer="raw")
+    rows = app.Table("rows", key_type=bytes, value_type=bytes) if table == "table" else None
+
+    @app.agent(topic)
+    async def read(stream):
+        seen = 0
+        async for event in stream.events():
+            if rows is not None:
+                rows[event.message.key] = event.message.value
+            seen += 1
+            if seen % 500 == 0:
+                # Faust turns print into log lines.
+                print("seen", seen, time.monotonic(), time.process_time(),
+                      file=sys.__stdout__, flush=True)
+
+    app.main()
+    """
+)
+
+
+def events(count: int, share: float, seed: int = 7) -> tuple[list[NewRecord], int]:
+    """Interactions, and feedback on a share of them soon after, in log order; how many there are."""
+    rng = random.Random(seed)
+    now = datetime.now(UTC)
+    records: list[NewRecord] = []
+    kinds = (FeedbackType.thumbs_up, FeedbackType.thumbs_up, FeedbackType.thumbs_down)
+    for number in range(count):
+        trace = uuid.UUID(int=rng.getrandbits(128)).hex
+        version = "assistant-v1.1" if rng.random() < 0.2 else "assistant-v1.0"
+        attempt = Attempt(
+            version=version, arm=Arm.stable, outcome=Outcome.ok, status=200, duration_ms=90.0
+        )
+        user = f"user-{rng.randrange(5000)}"
+        shown = InteractionRecorded(
+            trace_id=trace,
+            tenant="default",
+            model="assistant",
+            version=version,
+            arm=Arm.candidate if version.endswith("1.1") else Arm.stable,
+            rollout="bench",
+            purpose=Purpose.live,
+            user_id=user,
+            context=Context(locale="en", category="problem_solving", session_id=user),
+            endpoint="chat",
+            stream=False,
+            messages=(Message(role="user", content=f"{PROMPT} ({number % 2000})"),),
+            completion=ANSWER,
+            finish_reason="stop",
+            prompt_tokens=60,
+            completion_tokens=70,
+            outcome=Outcome.ok,
+            attempts=(attempt,),
+            started_at=now,
+            duration_ms=90.0,
+        )
+        records.append(_record(INTERACTIONS, trace, shown, now))
+        if rng.random() < share:
+            given = FeedbackSubmitted(
+                feedback_id=f"f-{trace}",
+                trace_id=trace,
+                tenant="default",
+                type=rng.choice(kinds),
+                user_id=user,
+                submitted_at=now,
+            )
+            records.append(_record(FEEDBACK, trace, given, now))
+    return records, len(records)
+
+
+def _record(topic: str, key: str, event: Event, now: datetime) -> NewRecord:
+    headers = encode(event, source="/ratchet/benchmark", event_id=key, time=now)
+    return NewRecord(topic, key, event.to_json(), headers)
+
+
+async def fill(bootstrap: str, records: Sequence[NewRecord]) -> None:
+    """Write all records, acknowledged."""
+    log = KafkaLog(bootstrap, source="/ratchet/benchmark")
+    await log.start()
+    for start in range(0, len(records), CHUNK):
+        await log.append_many(records[start : start + CHUNK], timeout_s=60)
+    await log.stop()
+
+
+@dataclass(frozen=True)
+class Mark:
+    """So many events after so much wall and processor time, both in seconds."""
+
+    seen: int
+    wall_s: float
+    cpu_s: float
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Events a second by the wall clock and by the reader's own processor time."""
+
+    wall: float
+    cpu: float
+
+
+async def fetch_rate(bootstrap: str, total: int) -> Rate:
+    """What a consumer that only fetches reads a second."""
+    consumer = AIOKafkaConsumer(
+        INTERACTIONS, FEEDBACK, bootstrap_servers=bootstrap, auto_offset_reset="earliest"
+    )
+    await consumer.start()
+    marks: list[Mark] = []
+    seen = 0
+    try:
+        async with asyncio.timeout(LIMIT_S):
+            while seen < total:
+                for batch in (await consumer.getmany(timeout_ms=500)).values():
+                    seen += len(batch)
+                marks.append(Mark(seen, time.monotonic(), time.process_time()))
+    finally:
+        await consumer.stop()
+    return slope(marks, total)
+
+
+def bare_rate(bootstrap: str, total: int, directory: Path, *, table: bool) -> Rate:
+    """What a Faust agent reads a second that does nothing, or writes a row for each event."""
+    name = f"bench-{'table' if table else 'bare'}"
+    arguments = [bootstrap, name, str(directory / name), "table" if table else "-"]
+    command = [sys.executable, "-c", _BARE, *arguments, f"{INTERACTIONS},{FEEDBACK}"]
+    command += ["worker", "-l", "error"]
+    marks: list[Mark] = []
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        deadline = time.monotonic() + LIMIT_S
+        try:
+            for line in process.stdout:
+                if not line.startswith("seen "):  # Faust's banner
+                    continue
+                _, seen, wall_s, cpu_s = line.split()
+                marks.append(Mark(int(seen), float(wall_s), float(cpu_s)))
+                if int(seen) >= total - 500 or time.monotonic() > deadline:
+                    break
+        finally:
+            process.kill()
+    return slope(marks, total)
+
+
+def our_rate(bootstrap: str, total: int, directory: Path) -> Rate:
+    """What our worker counts for good a second, by its own exported figures."""
+    port = free_ports(["aggregator"])["aggregator"]
+    environment = {
+        **os.environ,
+        "RATCHET_KAFKA_BOOTSTRAP": bootstrap,
+        "RATCHET_AGGREGATOR_PORT": str(port),
+        "RATCHET_DATA_DIR": str(directory),
+    }
+    marks: list[Mark] = []
+    with subprocess.Popen(
+        [sys.executable, "-m", "services.aggregator"], env=environment
+    ) as process:
+        deadline = time.monotonic() + LIMIT_S
+        try:
+            while not marks or marks[-1].seen < total:
+                if time.monotonic() > deadline or process.poll() is not None:
+                    raise SystemExit(f"the aggregator counted {marks[-1:]} of {total} and no more")
+                time.sleep(0.25)
+                counted = _counted(port)
+                if counted:
+                    marks.append(Mark(counted, time.monotonic(), _cpu_s(process.pid)))
+        finally:
+            process.kill()
+    return slope(marks, total)
+
+
+def _counted(port: int) -> int:
+    """Interactions and feedback in confirmed checkpoints."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as reply:
+            lines = reply.read().decode().splitlines()
+    except OSError:
+        return 0
+    wanted: tuple[Callable[[str], bool], ...] = (
+        lambda line: line.startswith("ratchet_feedback_total{"),
+        lambda line: (
+            line.startswith("ratchet_quality_denominator{")
+            and 'figure="feedback_rate"' in line
+            and 'window="1d"' in line
+        ),
+    )
+    return int(
+        sum(float(line.rsplit(" ", 1)[1]) for line in lines if any(test(line) for test in wanted))
+    )
+
+
+def _cpu_s(pid: int) -> float:
+    """Processor time of a process so far, in seconds."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def slope(marks: Sequence[Mark], total: int) -> Rate:
+    """Events a second between the first and the last tenth."""
+    inner = [mark for mark in marks if 0.1 * total <= mark.seen <= 0.95 * total]
+    if len(inner) < 2:
+        inner = list(marks)
+    first, last = inner[0], inner[-1]
+    seen = last.seen - first.seen
+    return Rate(
+        seen / max(last.wall_s - first.wall_s, 1e-6), seen / max(last.cpu_s - first.cpu_s, 1e-6)
+    )
+
+
+async def _prepare(bootstrap: str, records: Sequence[NewRecord]) -> None:
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await admin.start()
+    await admin.create_topics(
+        [NewTopic("bench-table-rows-changelog", PARTITIONS, 1, topic_configs={})]
+    )
+    await admin.close()
+    await fill(bootstrap, records)
+
+
+def measure(interactions: int, share: float) -> dict[str, Rate]:
+    """All four rates in one run."""
+    with tempfile.TemporaryDirectory(prefix="ratchet-bench-") as name:
+        directory = Path(name)
+        stack = Stack(directory / "stack", services=[], ports="free")
+        stack.up()
+        try:
+            stack.start("topics")
+            bootstrap = stack.address("kafka")
+            records, total = events(interactions, share)
+            asyncio.run(_prepare(bootstrap, records))
+            del records
+            return {
+                "limit": asyncio.run(fetch_rate(bootstrap, total)),
+                "peer": bare_rate(bootstrap, total, directory, table=False),
+                "peer + table": bare_rate(bootstrap, total, directory, table=True),
+                "ours": our_rate(bootstrap, total, directory),
+            }
+        finally:
+            stack.down()
+
+
+WHAT = {
+    "limit": "aiokafka consumer, fetch only",
+    "peer": "bare Faust agent",
+    "peer + table": "Faust agent, one table write each",
+    "ours": "aggregator worker: joined, counted, confirmed",
+}
+
+
+def main() -> int:
+    """Print the table; exit status 1 where the goal is missed."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--interactions", type=int, default=60_000)
+    parser.add_argument("--share", type=float, default=0.08, help="interactions with feedback")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead")
+    arguments = parser.parse_args()
+    rates = measure(arguments.interactions, arguments.share)
+    if arguments.json:
+        print(json.dumps({name: round(rate.wall) for name, rate in rates.items()}))
+    else:
+        print(
+            f"Aggregator, {arguments.interactions} interactions, {arguments.share:.0%} with feedback"
+        )
+        print(f"  {'':<14}{'events/s':>12}{'per CPU s':>14}")
+        for name, rate in rates.items():
+            print(f"  {name:<14}{rate.wall:>12,.0f}{rate.cpu:>14,.0f}   {WHAT[name]}")
+        print(f"  {'goal':<14}{GOAL:>12,}")
+    return 0 if rates["ours"].wall >= GOAL else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

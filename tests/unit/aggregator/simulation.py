@@ -1,0 +1,152 @@
+"""A partition's whole life in memory: a log, a changelog, batches, and kills between any two writes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from services.aggregator.change import Output, Rules
+from services.aggregator.ledger import Ledger
+from services.aggregator.partition import Batch, PartitionState
+from services.aggregator.rows import checkpoint_key
+from shared.contracts.events import (
+    Event,
+    InteractionRecorded,
+    PreferencePair,
+    PreferenceRetracted,
+    Tick,
+    UnpairedExample,
+)
+from shared.kafka.topics import FEEDBACK, INTERACTIONS, RATED, TICKS
+
+Place = tuple[str, int]
+
+
+class Killed(Exception):
+    """The process is gone; only what was written stays."""
+
+
+def topic_of(event: Event) -> str:
+    match event:
+        case InteractionRecorded():
+            return INTERACTIONS
+        case Tick():
+            return TICKS
+        case _:
+            return FEEDBACK
+
+
+@dataclass
+class Simulation:
+    """Delivers `events` in their order to a worker that is killed as told."""
+
+    events: Sequence[Event]
+    rules: Rules = field(default_factory=Rules)
+    changelog: dict[bytes, bytes] = field(default_factory=dict)
+    outputs: list[Output] = field(default_factory=list)
+    rated: list[Event] = field(default_factory=list)
+    acknowledged: dict[str, int] = field(default_factory=dict)
+    kills: int = 0
+
+    def run(self, *, batch: int = 3, kill_after: Iterable[int] = ()) -> Ledger:
+        """Work the log off. Each number kills the worker after so many further writes."""
+        self._budgets = iter(kill_after)
+        self._budget = next(self._budgets, None)
+        while True:
+            try:
+                self._live(batch)
+                return Ledger.decode(self.changelog[checkpoint_key(0)])
+            except Killed:
+                self.kills += 1
+                self._budget = next(self._budgets, None)
+
+    def _live(self, batch: int) -> None:
+        state = PartitionState(0, dict(self.changelog), self.rules)
+        state.recover(list(state.stored))
+        for number, (topic, offset, event) in enumerate(self._placed()):
+            if offset >= self.acknowledged.get(topic, 0):
+                self._deliver(state, topic, offset, event, ts_ms=number * 1000)
+            if state.events >= batch:
+                self._flush(state)
+                self._deliver_rated(state)
+        self._flush(state)
+        while self._deliver_rated(state):
+            self._flush(state)
+
+    def _placed(self) -> list[tuple[str, int, Event]]:
+        heads: dict[str, int] = {}
+        placed: list[tuple[str, int, Event]] = []
+        for event in self.events:
+            topic = topic_of(event)
+            placed.append((topic, heads.get(topic, 0), event))
+            heads[topic] = heads.get(topic, 0) + 1
+        return placed
+
+    def _deliver(
+        self, state: PartitionState, topic: str, offset: int, event: Event, ts_ms: int
+    ) -> None:
+        state.apply(topic, offset, event, event.to_json(), ts_ms)
+
+    def _deliver_rated(self, state: PartitionState) -> int:
+        first = state.expects(RATED)
+        for offset in range(first, len(self.rated)):
+            self._deliver(state, RATED, offset, self.rated[offset], ts_ms=0)
+        return len(self.rated) - first
+
+    def _flush(self, state: PartitionState) -> None:
+        batch = state.take()
+        self._write(batch)
+        state.confirm(batch)
+        self._spend()
+        self.acknowledged = {topic: offset + 1 for topic, offset in batch.offsets.items()}
+
+    def _write(self, batch: Batch) -> None:
+        for output in batch.outputs:
+            self._spend()
+            self.outputs.append(output)
+            if output.topic == RATED:
+                self.rated.append(output.event)
+        for key, value in batch.rows:
+            self._spend()
+            self.changelog[key] = value
+        self._spend()
+        self.changelog[batch.checkpoint_key] = batch.checkpoint
+        for key in batch.dropped:
+            self._spend()
+            self.changelog.pop(key, None)
+
+    def _spend(self) -> None:
+        if self._budget is None:
+            return
+        if self._budget == 0:
+            raise Killed
+        self._budget -= 1
+
+    # -- what readers see
+
+    def by_id(self) -> dict[str, tuple[str, str, bytes]]:
+        """Outputs without repeats: id -> (topic, key, body), the first of each id."""
+        found: dict[str, tuple[str, str, bytes]] = {}
+        for output in self.outputs:
+            found.setdefault(output.event_id, (output.topic, output.key, output.event.to_json()))
+        return found
+
+    def standing(self) -> set[tuple[str, str, str]]:
+        """Pairs and examples that no retraction took back, without their times."""
+        found: dict[str, tuple[str, str, str]] = {}
+        retracted: set[str] = set()
+        for output in self.outputs:
+            match output.event:
+                case PreferencePair() as pair:
+                    found[pair.pair_id] = (pair.pair_id, pair.chosen, pair.rejected)
+                case UnpairedExample() as example:
+                    found[example.pair_id] = (
+                        example.pair_id,
+                        example.completion,
+                        str(example.label),
+                    )
+                case PreferenceRetracted() as taken:
+                    retracted.add(taken.pair_id)
+                case _:
+                    pass
+        return {body for pair_id, body in found.items() if pair_id not in retracted}

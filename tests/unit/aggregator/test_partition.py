@@ -1,0 +1,247 @@
+"""Exactly once, whatever is killed, whenever: the reducers under every schedule hypothesis finds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.aggregator.change import Rules
+from services.aggregator.errors import Refused
+from services.aggregator.ledger import Ledger
+from services.aggregator.partition import PartitionState
+from services.aggregator.rows import trace_key
+from shared.contracts.events import Choice, Event, FeedbackType, Purpose, Tick
+from shared.kafka.topics import FEEDBACK, INTERACTIONS, QUALITY, TICKS
+from tests.support.aggregator import DOWN, UP, at, feedback, interaction, vote, withdrawn
+from tests.unit.aggregator.simulation import Simulation
+
+pytestmark = pytest.mark.timeout(180)  # hypothesis on a busy machine
+
+TRACES = ("t1", "t2", "t3")
+BODIES: tuple[tuple[FeedbackType, Any], ...] = (
+    (UP, None),
+    (DOWN, None),
+    (FeedbackType.rating, 5),
+    (FeedbackType.rating, 2),
+    (FeedbackType.text_correction, {"corrected": "A better answer."}),
+    (FeedbackType.demonstration, "What a person writes."),
+    (FeedbackType.comment, "hm"),
+)
+
+
+@st.composite
+def interactions(draw: st.DrawFn) -> Event:
+    trace = draw(st.sampled_from(TRACES))
+    return interaction(
+        trace,
+        version=f"v{TRACES.index(trace) % 2}",
+        completion=f"Answer of {trace}.",
+        purpose=Purpose.explicit if trace == "t3" else Purpose.live,
+        seconds=60.0 * TRACES.index(trace),
+    )
+
+
+@st.composite
+def submissions(draw: st.DrawFn) -> Event:
+    trace = draw(st.sampled_from(TRACES))
+    kind, value = draw(st.sampled_from(BODIES))
+    return feedback(
+        draw(st.sampled_from(("f1", "f2"))),
+        trace,
+        kind,
+        value,
+        revision=draw(st.integers(0, 2)),
+        user=draw(st.sampled_from(("u1", "u2", ""))),
+        tenant=draw(st.sampled_from(("acme", "acme", "acme", "other"))),
+        seconds=200.0,
+    )
+
+
+@st.composite
+def withdrawals(draw: st.DrawFn) -> Event:
+    kind, _ = draw(st.sampled_from(BODIES))
+    trace = draw(st.sampled_from(TRACES))
+    name = draw(st.sampled_from(("f1", "f2")))
+    return withdrawn(name, trace, kind, revision=draw(st.integers(1, 3)), seconds=200.0)
+
+
+votes = st.builds(
+    vote,
+    st.sampled_from(("c1", "c2")),
+    st.sampled_from(Choice),
+    revision=st.integers(0, 1),
+)
+ticks = st.builds(
+    lambda second: Tick(at=at(second), partition=0), st.integers(0, 20).map(lambda n: n * 400.0)
+)
+logs = st.lists(
+    st.one_of(interactions(), submissions(), submissions(), withdrawals(), votes, ticks),
+    max_size=24,
+)
+
+
+def comparable(ledger: Ledger) -> dict[str, Any]:
+    """What must be the same however the worker came there. A capped score seen twice may show twice."""
+    outcomes = {key: count for key, count in ledger.outcomes.items() if key != "score_capped"}
+    return {
+        "feedback": ledger.feedback,
+        "scores": ledger.scores,
+        "votes": ledger.votes,
+        "outcomes": outcomes,
+        "windows": ledger.windows,
+        "minutes": {k: v for k, v in ledger.minutes.items() if any(any(s) for s in v.values())},
+    }
+
+
+@given(events=logs, kills=st.lists(st.integers(0, 12), max_size=12), batch=st.integers(1, 6))
+@settings(max_examples=60, deadline=None)
+def test_kills_between_any_two_writes_change_neither_counts_nor_outputs(
+    events: list[Event], kills: list[int], batch: int
+) -> None:
+    # A last tick brings what a replay may have counted one tick earlier to the same end.
+    events = [*events, Tick(at=at(8000), partition=0)]
+    rules = Rules(horizon_s=3000.0, scores_per_day=2)
+    calm = Simulation(events, rules)
+    counted = calm.run(batch=batch)
+    rough = Simulation(events, rules)
+    assert comparable(rough.run(batch=batch, kill_after=kills)) == comparable(counted)
+
+    def lasting(simulation: Simulation) -> dict[str, tuple[str, str, bytes]]:
+        return {key: value for key, value in simulation.by_id().items() if value[0] != QUALITY}
+
+    assert lasting(rough) == lasting(calm)
+    assert rough.standing() == calm.standing()
+    newest = {out.key: out.event.to_json() for out in rough.outputs if out.topic == QUALITY}
+    expected = {out.key: out.event.to_json() for out in calm.outputs if out.topic == QUALITY}
+    assert newest == expected
+
+
+@given(events=logs, data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_topics_may_interleave_in_any_way(events: list[Event], data: st.DataObject) -> None:
+    events = [event for event in events if not isinstance(event, Tick)]
+    shown = [event for event in events if event.ce_type == "ratchet.interaction.recorded.v1"]
+    told = [event for event in events if event not in shown]
+    order = data.draw(st.permutations([True] * len(shown) + [False] * len(told)))
+    left, right = iter(shown), iter(told)
+    mixed = [next(left) if first else next(right) for first in order]
+    one, other = Simulation([*shown, *told]), Simulation(mixed)
+    if not events:
+        return
+    first, second = one.run(), other.run(batch=2)
+    assert first.feedback == second.feedback
+    assert first.windows == second.windows
+    assert first.votes == second.votes
+    assert {key: count for key, (_, count, _) in first.scores.items()} == {
+        key: count for key, (_, count, _) in second.scores.items()
+    }
+    assert one.standing() == other.standing()
+
+
+@given(events=logs.filter(bool), repeats=st.data())
+@settings(max_examples=50, deadline=None)
+def test_records_sent_twice_count_once(events: list[Event], repeats: st.DataObject) -> None:
+    events = [event for event in events if not isinstance(event, Tick)]
+    if not events:
+        return
+    again = repeats.draw(st.lists(st.sampled_from(events), max_size=8))
+    one, other = Simulation(events), Simulation([*events, *again])
+    first, second = one.run(), other.run()
+    assert first.feedback == second.feedback
+    assert first.windows == second.windows
+    assert first.votes == second.votes
+    assert first.scores.keys() == second.scores.keys()
+    assert one.standing() == other.standing()
+
+
+def test_an_event_at_or_below_the_checkpoint_is_ignored() -> None:
+    state = PartitionState(0, {}, Rules())
+    event = interaction()
+    assert state.apply(INTERACTIONS, 4, event, event.to_json(), 0)
+    assert not state.apply(INTERACTIONS, 4, event, event.to_json(), 0)
+    assert not state.apply(INTERACTIONS, 3, event, event.to_json(), 0)
+    assert state.expects(INTERACTIONS) == 5
+    assert state.expects(FEEDBACK) == 0
+
+
+def test_feedback_waits_until_the_horizon_and_then_counts_once_as_unjoined() -> None:
+    rules = Rules(horizon_s=100.0)
+    late = interaction(seconds=500.0)
+    events = [
+        feedback(seconds=0.0),
+        Tick(at=at(99), partition=0),
+        Tick(at=at(4000), partition=0),
+        Tick(at=at(4001), partition=0),
+        late,
+        feedback("f1", revision=1, kind=UP, value=None, user="u9", seconds=510.0),
+    ]
+    simulation = Simulation(events, rules)
+    ledger = simulation.run(batch=1)
+    assert ledger.feedback == {("unjoined", "thumbs_up"): 1}
+    state = PartitionState(0, simulation.changelog, rules)
+    state.recover(list(simulation.changelog))
+    assert state.pending == 0
+
+
+def test_pending_is_what_waits() -> None:
+    state = PartitionState(0, {}, Rules())
+    for offset, event in enumerate((feedback("f1"), feedback("f2"), withdrawn("f3"))):
+        state.apply(FEEDBACK, offset, event, b"", 0)
+    assert state.pending == 2
+    event = interaction()
+    state.apply(INTERACTIONS, 0, event, event.to_json(), 0)
+    assert state.pending == 0
+
+
+def test_rows_are_dropped_after_their_horizon() -> None:
+    rules = Rules(horizon_s=100.0)
+    events = [
+        interaction("t1"),
+        interaction("t2"),
+        feedback("f1", "t2", seconds=1.0),
+        Tick(at=at(3700), partition=0),
+        Tick(at=at(7300), partition=0),
+    ]
+    simulation = Simulation(events[:4], rules)
+    simulation.run(batch=1)
+    rows = [key for key in simulation.changelog if b"trace" in key]
+    assert rows == [] or rows == [trace_key(0, "acme", "t2")]
+    simulation = Simulation(events, rules)
+    simulation.run(batch=1)
+    assert not [key for key in simulation.changelog if b"trace" in key]
+
+
+def test_a_row_too_large_for_the_changelog_is_refused_and_changes_nothing() -> None:
+    state = PartitionState(0, {}, Rules())
+    shown = interaction(completion="x" * 90_000)
+    state.apply(INTERACTIONS, 0, shown, shown.to_json(), 0)
+    for number in range(8):
+        told = feedback(f"f{number}", kind=FeedbackType.demonstration, value="y" * 99_000)
+        state.apply(FEEDBACK, number, told, b"", 0)
+    before = dict(state.ledger.feedback)
+    with pytest.raises(Refused, match="at most 900000 can be kept"):
+        state.apply(
+            FEEDBACK,
+            8,
+            feedback("f9", kind=FeedbackType.demonstration, value="z" * 99_000),
+            b"",
+            0,
+        )
+    assert state.ledger.feedback == before
+    assert state.expects(FEEDBACK) == 9
+
+
+def test_a_tick_with_many_expiries_leaves_some_for_the_next() -> None:
+    rules = Rules(horizon_s=100.0)
+    state = PartitionState(0, {}, rules)
+    for number in range(2500):
+        told = feedback(f"f{number}", f"t{number}", seconds=0.0)
+        state.apply(FEEDBACK, number, told, b"", 0)
+    state.apply(TICKS, 0, Tick(at=at(4000), partition=0), b"", 0)
+    assert state.ledger.feedback == {("unjoined", "thumbs_up"): 2000}
+    state.apply(TICKS, 1, Tick(at=at(4001), partition=0), b"", 0)
+    assert state.ledger.feedback == {("unjoined", "thumbs_up"): 2500}
+    assert state.pending == 0
