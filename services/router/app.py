@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from time import perf_counter
@@ -12,6 +11,7 @@ import structlog
 
 from services.router.assignment import key_of
 from services.router.call import Call
+from services.router.deadline import Deadline
 from services.router.errors import (
     InvalidRequest,
     NotAllowed,
@@ -141,7 +141,7 @@ class Gateway:
 
         """
         try:
-            async with asyncio.timeout(self._body_timeout_s):
+            with Deadline(self._body_timeout_s):
                 message = await receive()
                 if message["type"] == "http.disconnect":
                     raise ClientLeft

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from dataclasses import dataclass
+from functools import lru_cache
 from time import perf_counter
 
 import aiohttp
@@ -49,17 +50,25 @@ class Deadlines:
     stream_s: float
 
     def of(self, call: Call, attempt: Attempt) -> aiohttp.ClientTimeout:
-        """The deadlines of an attempt: what is left of the request's own."""
-        share_s = self.candidate_s if call.spare else self.answer_s
-        used_s = attempt.started - call.started
-        if call.request.stream:
-            return aiohttp.ClientTimeout(
-                total=max(self.stream_s - used_s, RETRY_AT_LEAST_S),
-                sock_connect=CONNECT_TIMEOUT_S,
-                sock_read=share_s,
-            )
-        total_s = min(share_s, max(self.answer_s - used_s, RETRY_AT_LEAST_S))
-        return aiohttp.ClientTimeout(total=total_s, sock_connect=CONNECT_TIMEOUT_S)
+        """The deadlines of an attempt; a retry has what is left of the request's own."""
+        used_s = attempt.started - call.started if len(call.attempts) > 1 else 0.0
+        return _timeout(
+            self.candidate_s if call.spare else self.answer_s,
+            max(
+                (self.stream_s if call.request.stream else self.answer_s) - used_s, RETRY_AT_LEAST_S
+            ),
+            stream=call.request.stream,
+        )
+
+
+@lru_cache(maxsize=256)
+def _timeout(share_s: float, left_s: float, *, stream: bool) -> aiohttp.ClientTimeout:
+    """In streams the share is for each part, else for the whole answer."""
+    if stream:
+        return aiohttp.ClientTimeout(
+            total=left_s, sock_connect=CONNECT_TIMEOUT_S, sock_read=share_s
+        )
+    return aiohttp.ClientTimeout(total=min(share_s, left_s), sock_connect=CONNECT_TIMEOUT_S)
 
 
 @dataclass(slots=True)

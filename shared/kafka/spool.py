@@ -147,7 +147,9 @@ class Spool:
 class SpoolShipper:
     """Sends what is spooled, oldest first, for as long as it takes."""
 
-    def __init__(self, spool: Spool, event_log: EventLog) -> None:
+    def __init__(self, spool: Spool, event_log: EventLog, *, gather_s: float = 0.0) -> None:
+        """`gather_s` is how long a batch may grow, in seconds: fewer rounds cost less."""
+        self._gather_s = gather_s
         self._spool = spool
         self._log = event_log
         self._backoff_s = BACKOFF_FIRST_S
@@ -156,6 +158,8 @@ class SpoolShipper:
         """Ship until cancelled."""
         while True:
             await self._spool.wait()
+            if self._gather_s:
+                await asyncio.sleep(self._gather_s)
             if not await self.ship():
                 await asyncio.sleep(self._backoff_s)
                 self._backoff_s = min(self._backoff_s * 2, BACKOFF_MAX_S)

@@ -1,7 +1,8 @@
 """Find e-mail addresses, phone numbers, payment cards and keys, and put a marker in their place.
 
-Nothing of what was found is kept, so it cannot be undone. A prefilter of a few character classes
-decides for most texts that there is nothing to look for.
+Nothing of what was found is kept, so it cannot be undone. Two prefilters, a few substrings and then
+one pattern, decide for most texts that there is nothing to look for; they let through whatever the
+patterns themselves could find.
 """
 
 from __future__ import annotations
@@ -9,9 +10,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
+_NUMBER = re.compile(r"\d[\d ().\-/]{5,}\d")
+_NEEDED = ("@", "_", "-", ":", "=", "AKIA", "ASIA", "AIza", "eyJ")
+"""A text with a secret or an address has one of these in it, if it is no `Bearer` one."""
 _SUSPICIOUS = re.compile(
-    r"@|\d[\d ().\-/]{5,}\d|(?:sk|pk|rk|ghp|gho|xox[abps]|AKIA|ASIA|eyJ|AIza|glpat|hf|npm|key)[-_A-Z0-9]"
-    r"|-----BEGIN|[Bb]earer |(?:password|passwd|secret|token|api[-_ ]?key)\s*[:=]",
+    r"@|\d[\d ().\-/]{5,}\d|(?:sk|pk|rk)[-_]|gh[pousr]_|xox[abps]-|AKIA|ASIA|AIza|eyJ|glpat-|hf_|npm_"
+    r"|-----BEGIN|(?i:bearer )|(?i:password|passwd|secret|token|api[-_ ]?key)\s*[:=]",
 )
 
 _EMAIL = re.compile(r"[A-Za-z0-9._%+\-]{1,64}@(?:[A-Za-z0-9\-]{1,63}\.)+[A-Za-z]{2,24}\b")
@@ -57,7 +61,7 @@ class Redactor:
 
     def redact(self, text: str) -> Redacted:
         """The text with `[EMAIL]`, `[PHONE]`, `[CARD]` and `[KEY]` where those were."""
-        if not _SUSPICIOUS.search(text):
+        if _harmless(text) or not _SUSPICIOUS.search(text):
             return Redacted(text)
         counts: dict[str, int] = {}
 
@@ -97,6 +101,14 @@ def is_phone(number: str) -> bool:
     digits = sum(char.isdigit() for char in number)
     is_date = re.fullmatch(r"\d{4}[-/.]\d{2}[-/.]\d{2}|\d{2}[-/.]\d{2}[-/.]\d{4}", number)
     return MIN_PHONE_DIGITS <= digits <= MAX_PHONE_DIGITS and not is_date
+
+
+def _harmless(text: str) -> bool:
+    """Whether a text lacks what every pattern needs; a tenth of the cost of a pattern's search."""
+    for needed in _NEEDED:
+        if needed in text:
+            return False
+    return "bearer " not in text.lower() and not _NUMBER.search(text)
 
 
 def _marked(value: str) -> bool:

@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx
 import openai
 import pytest
+from openai.types.chat import ChatCompletionMessageParam
 from redis.asyncio import Redis
 
 from benchmarks.stub_engine import TEXT, Seen, serve_stub
@@ -198,12 +199,16 @@ async def world(kafka: str, redis_server: str, unique: str, tmp_path: Path) -> A
         await redis.aclose()
 
 
+def turn(content: str) -> list[ChatCompletionMessageParam]:
+    return [{"role": "user", "content": content}]
+
+
 async def test_the_openai_client_works_unchanged(world: World):
     await world.controller.decide(0, outside=True)
     await world.router.start()
     await world.router.ready()
     async with world.openai() as client:
-        turns = [{"role": "user", "content": "Where is my parcel? Mail bob@example.com"}]
+        turns = turn("Where is my parcel? Mail bob@example.com")
         chat = await client.chat.completions.create(model=world.model, messages=turns, user="u1")
         assert chat.choices[0].message.content == TEXT
         assert chat.model == f"{world.model}-stable"
@@ -226,8 +231,8 @@ async def test_the_openai_client_works_unchanged(world: World):
         with pytest.raises(openai.NotFoundError):
             await client.chat.completions.create(model="nothing", messages=turns)
         with pytest.raises(openai.BadRequestError):
-            await client.chat.completions.create(model=world.model, messages=[])  # type: ignore[arg-type]
-        huge = [{"role": "user", "content": "x" * 10_000_000}]
+            await client.chat.completions.create(model=world.model, messages=[])
+        huge = turn("x" * 10_000_000)
         with pytest.raises(openai.APIStatusError) as raised:
             await client.chat.completions.create(model=world.model, messages=huge)
         assert raised.value.status_code == 413

@@ -130,6 +130,7 @@ def test_the_spool_gets_a_readable_cloud_event(tmp_path):
     interactions.record(call_of([{"role": "user", "content": "Hi"}]), 0.3)
     (record,), _ = spool.batch()
     event = decode(record.headers, record.value, models_by_type(InteractionRecorded))
+    assert isinstance(event, InteractionRecorded)
     headers = dict(record.headers)
     assert record.key == event.trace_id == headers["ce_id"].decode() == TRACE
     assert headers["traceparent"].decode().split("-")[1] == TRACE

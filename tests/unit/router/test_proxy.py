@@ -162,8 +162,7 @@ async def test_a_stream_that_breaks_after_its_first_token_ends_with_an_error(ben
 async def test_usage_is_shown_only_to_who_asked(bench: Bench, asked):
     await bench.start()
     bench.route()
-    options = {"stream_options": {"include_usage": True}} if asked else {}
-    response = await bench.ask(stream=True, **options)
+    response = await bench.ask(stream=True, stream_options={"include_usage": asked})
     assert ('"usage"' in response.text) is asked
     assert bench.events()[0].completion_tokens > 0
 

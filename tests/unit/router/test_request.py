@@ -6,13 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.router.errors import InvalidRequest
-from services.router.request import read_request
+from services.router.request import Endpoint, read_request
 from services.router.traces import TraceIds
 
 TURNS = [{"role": "user", "content": "hi"}]
 
 
-def read(value, endpoint="chat", headers=None):
+def read(value, endpoint: Endpoint = "chat", headers=None):
     body = value if isinstance(value, bytes) else orjson.dumps(value)
     return read_request(endpoint, body, headers or {})
 

@@ -90,7 +90,7 @@ def test_the_newest_state_counts_in_whichever_order_they_come(order):
     router = RouterState(clock, stale_after_s=60)
     for seq in order:
         router.put(state_of(clock, seq * 100, seq=seq))
-    route = router.route("m")
+    (route,) = router.routes()
     assert route.state.weight == 500
 
 

@@ -21,7 +21,11 @@ REDACTOR = Redactor()
         ("sk-proj-abcdefghijklmnop1234", "[KEY]", "key"),
         ("AKIAIOSFODNN7EXAMPLE", "[KEY]", "key"),
         ("password: hunter2hunter", "password: [KEY]", "key"),
+        ("My Password: hunter2hunter", "My Password: [KEY]", "key"),
+        ("API KEY=abcdef123456", "API KEY=[KEY]", "key"),
+        ("ghs_abcdefghijklmnopqrstuv", "[KEY]", "key"),
         ("Bearer abcdefghijklmnopqrstuvwxyz", "Bearer [KEY]", "key"),
+        ("BEARER abcdefghijklmnopqrstuvwxyz", "BEARER [KEY]", "key"),
         (
             "-----BEGIN RSA PRIVATE KEY-----\nMIIE\n-----END RSA PRIVATE KEY----- done",
             "[KEY] done",
