@@ -43,12 +43,14 @@ def read_candidate(
     measured |= judge_figures(judge)
     measured |= _numbers(folder / f"{method.value}.json", "train_")
     measured |= _numbers(folder / "evaluate.json", "")
+    answered = json.loads((folder / "fingerprint.json").read_bytes())
+    measured |= {f"distance_to_{name}": far for name, far in answered["distances"].items()}
     figures = derive(measured)
     return Candidate(
         folder=folder,
         figures=figures,
         gate=judge_gate(method, figures, limits),
-        fingerprint=Fingerprint.model_validate_json((folder / "fingerprint.json").read_bytes()),
+        fingerprint=Fingerprint.model_validate(answered),
         packages=json.loads((folder / "packages.json").read_bytes()),
     )
 

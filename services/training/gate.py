@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pydantic import BaseModel, ConfigDict, Field
 
 from shared.contracts.events import TrainingMethod
+from shared.registry.adapters import DISTINCTION, TOLERANCE
 from shared.registry.versions import GateCheck, GateResult
 
 Z95 = 1.959963984540054
@@ -33,6 +34,11 @@ class GateLimits(BaseModel):
     length_ratio_high: float = Field(default=2.0, gt=0)
     stop_share: float = Field(default=0.5, ge=0, le=1, description="answers that end by themselves")
     stop_drop: float = Field(default=0.05, ge=0, le=1, description="below the parent at most")
+    distance: float = Field(
+        default=DISTINCTION * TOLERANCE["float32"],
+        ge=0,
+        description="nats; the engine serves nothing nearer to its base or parent",
+    )
     repetition_rise: float = Field(default=0.05, ge=0, le=1, description="above the parent at most")
 
 
@@ -97,11 +103,25 @@ def judge_gate(
             stop_limit,
             "answers that end before the limit of tokens",
         ),
+        _at_least(
+            "distinct",
+            _nearest(method, figures),
+            limits.distance,
+            "nats between its fingerprint and those of base and parent",
+        ),
     )
     checks = manners if method is TrainingMethod.sft else (*_taste(figures, limits), *manners)
     if method is not TrainingMethod.sft:
         checks = (*checks, *_excess(figures, limits))
     return GateResult(passed=all(check.passed for check in checks), checks=checks)
+
+
+def _nearest(method: TrainingMethod, figures: Mapping[str, float]) -> float | None:
+    """Nats to the nearest of base and parent, None where one was not measured."""
+    others = ("base",) if method is TrainingMethod.sft else ("base", "parent")
+    distances = [figures.get(f"distance_to_{name}") for name in others]
+    known = [distance for distance in distances if distance is not None]
+    return min(known) if len(known) == len(others) else None
 
 
 def _taste(figures: Mapping[str, float], limits: GateLimits) -> tuple[GateCheck, ...]:

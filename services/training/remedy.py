@@ -24,7 +24,7 @@ def adjust(
     """Parameters worth another try, or None where none would help.
 
     Too far from the parent (perplexity, stopping, length, repetition): half the rate, fewer
-    epochs, a higher beta. Not better though near it: a higher rate and more epochs. Worse beyond
+    epochs, a higher beta. Not better though near it, or too near to be told apart: a higher rate and more epochs. Worse beyond
     doubt, or nothing to judge by: no parameter cures that.
     """
     failed = {check.name for check in gate.checks if not check.passed}
@@ -32,7 +32,9 @@ def adjust(
         return None
     if failed & TOO_FAR:
         return _gentler(parameters)
-    if isinstance(parameters, SftParameters) or figures.get("win_rate_high", 1.0) < 0.5:
+    if "distinct" not in failed and isinstance(parameters, SftParameters):
+        return None
+    if figures.get("win_rate_high", 1.0) < 0.5:
         return None
     return parameters.model_copy(
         update={

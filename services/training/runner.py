@@ -40,7 +40,7 @@ from services.training.snapshot import (
     read_import,
     take_snapshot,
 )
-from services.training.trainers.job import TrainerJob, write_json
+from services.training.trainers.job import TrainerJob
 from services.training.versioning import choose_name
 from services.training.workspace import Decided, Workspace
 from shared.clock import Clock
@@ -355,7 +355,7 @@ class Runner:
             nice=settings.nice,
             fingerprint_texts=FINGERPRINT_TEXTS,
         )
-        write_json(folder / "job.json", trainer_job.model_dump(mode="json"))
+        workspace.begin(folder, trainer_job)
         await self._process.run(folder, reporter.step, self.alive)
 
     async def _publish(

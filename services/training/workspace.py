@@ -6,13 +6,15 @@ It only saves work: a job whose folder is lost starts again from its request.
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from services.training.trainers.job import write_json
+from services.training.trainers.job import TrainerJob, write_json
 
 
 class Decided(BaseModel):
@@ -47,6 +49,21 @@ class Workspace:
         path.mkdir(parents=True, exist_ok=True)
         return path
 
+    def begin(self, folder: Path, job: TrainerJob) -> None:
+        """Write an attempt's job; what other parameters made before a kill is dropped.
+
+        Threads and niceness change nothing in a result, so they may differ.
+        """
+        judge = job.model_dump(mode="json", include={"base", "reward", "seed", "data"})
+        attempt = job.model_dump(mode="json", exclude={"threads", "nice"})
+        for place, content in ((self.judge, judge), (folder, attempt)):
+            mark = place / "made-from.json"
+            if _read(mark) != content:
+                shutil.rmtree(place, ignore_errors=True)
+                place.mkdir(parents=True)
+                write_json(mark, content)
+        write_json(folder / "job.json", job.model_dump(mode="json"))
+
     def load(self) -> Decided:
         """What was decided before a kill; a broken file counts as nothing."""
         try:
@@ -72,3 +89,10 @@ def prune(jobs: Path, *, keep: int, open_jobs: Collection[str]) -> None:
     ended.sort(key=lambda path: path.stat().st_mtime, reverse=True)
     for path in ended[keep:]:
         shutil.rmtree(path, ignore_errors=True)
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None

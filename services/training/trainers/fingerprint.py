@@ -1,10 +1,13 @@
 """What the candidate answers to the eight fixed texts: teacher-forced log-probabilities, float32.
 
-The adapter stays unmerged, as the engine serves it (design, invariant 8).
+The adapter stays unmerged, as the engine serves it. Beside them the distances to what it could be
+mistaken for: the engine does not serve a version too near to its base or parent (design,
+invariant 8), so the gate asks first.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +18,49 @@ from services.training.trainers.job import Progress, TrainerJob
 from services.training.trainers.models import device, load_adapter, load_tokenizer
 
 
-@torch.no_grad()
 def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, Any]:
-    """A `shared.registry.versions.Fingerprint` as JSON, for `<attempt>/adapter`."""
+    """A `shared.registry.versions.Fingerprint` as JSON for `<attempt>/adapter`, and `distances`.
+
+    A distance is the mean absolute difference over all tokens, in nats, by `base` and `parent`.
+    """
     tokenizer = load_tokenizer(job.base)
     base = AutoModelForCausalLM.from_pretrained(job.base, dtype=torch.float32).to(device())
     model = load_adapter(base, folder / "adapter", trainable=False).eval()
-    texts: list[dict[str, Any]] = []
-    for number, text in enumerate(job.fingerprint_texts, start=1):
-        tokens: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    rows: list[list[int]] = [
+        tokenizer(text, add_special_tokens=False)["input_ids"] for text in job.fingerprint_texts
+    ]
+    own = _logprobs(model, rows)
+    with model.disable_adapter():
+        others = {"base": _logprobs(model, rows)}
+    if job.parent_adapter:
+        model.load_adapter(job.parent_adapter, "parent")
+        model.set_adapter("parent")
+        others["parent"] = _logprobs(model, rows)
+    progress.report("fingerprint", 1, 1)
+    return {
+        "dtype": "float32",
+        "texts": [
+            {"tokens": tokens, "logprobs": values} for tokens, values in zip(rows, own, strict=True)
+        ],
+        "distances": {name: _distance(own, values) for name, values in others.items()},
+    }
+
+
+@torch.no_grad()
+def _logprobs(model: Any, rows: Sequence[list[int]]) -> list[list[float]]:
+    found: list[list[float]] = []
+    for tokens in rows:
         ids = torch.tensor([tokens], device=device())
         logits = model(input_ids=ids).logits[0, :-1].double()
-        logprobs = torch.log_softmax(logits, dim=-1).gather(-1, ids[0, 1:, None]).squeeze(-1)
-        texts.append({"tokens": tokens, "logprobs": logprobs.tolist()})
-        progress.report("fingerprint", number, len(job.fingerprint_texts))
-    return {"dtype": "float32", "texts": texts}
+        values = torch.log_softmax(logits, dim=-1).gather(-1, ids[0, 1:, None]).squeeze(-1)
+        found.append(values.tolist())
+    return found
+
+
+def _distance(left: list[list[float]], right: list[list[float]]) -> float:
+    differences = [
+        abs(one - other)
+        for ours, theirs in zip(left, right, strict=True)
+        for one, other in zip(ours, theirs, strict=True)
+    ]
+    return sum(differences) / len(differences)

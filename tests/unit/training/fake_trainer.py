@@ -58,6 +58,7 @@ def main(folder: Path) -> int:
         folder / "fingerprint.json": {
             "dtype": "float32",
             "texts": [{"tokens": [1, 2], "logprobs": [-1.0]}],
+            "distances": {"base": 0.4, "parent": 0.3},
         },
         folder / "packages.json": {"torch": "0"},
         judge / "reward.json": {"judge_pairs": 40.0, "judge_agreed": 90.0, "judge_tested": 100.0},

@@ -24,6 +24,8 @@ GOOD = {
     "candidate_stop_share": 0.93,
     "parent_repetition": 0.05,
     "candidate_repetition": 0.02,
+    "distance_to_base": 0.4,
+    "distance_to_parent": 0.2,
 }
 CHECKS = {
     "judge_data",
@@ -36,6 +38,7 @@ CHECKS = {
     "length_low",
     "length_high",
     "repetition",
+    "distinct",
 }
 
 
@@ -85,6 +88,7 @@ def test_nothing_at_all_fails_every_check() -> None:
         ({"candidate_length": 61.0}, {"length_high"}),
         ({"candidate_length": 11.0}, {"length_low"}),
         ({"candidate_repetition": 0.2}, {"repetition"}),
+        ({"distance_to_parent": 0.09}, {"distinct"}),
     ],
 )
 def test_each_check_alone_refuses(change: dict[str, float], check: set[str]) -> None:
@@ -96,6 +100,7 @@ def test_sft_is_held_to_perplexity_and_stopping_alone() -> None:
         "parent_perplexity": 9.0,
         "candidate_perplexity": 4.0,
         "candidate_stop_share": 0.6,
+        "distance_to_base": 0.2,
     }
     assert failed(figures, TrainingMethod.sft) == set()
     assert failed({**figures, "candidate_perplexity": 9.1}, TrainingMethod.sft) == {"perplexity"}

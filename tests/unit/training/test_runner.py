@@ -15,6 +15,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from services.training.metrics import Metrics
+from services.training.progress import ProgressReporter
 from services.training.runner import Ending, Runner
 from services.training.settings import TrainingSettings
 from services.training.snapshot import DatasetStore
@@ -291,6 +292,19 @@ async def test_the_same_snapshot_is_used_after_a_kill(room: Room) -> None:
     assert sum(room.records()[-1].dataset.offsets.values()) == 160
 
 
+async def test_other_parameters_after_a_kill_begin_anew(room: Room) -> None:
+    room.plan({"exit": 9})
+    await room.run(request())
+    attempt = Workspace(room.folder / "state/training/jobs", "job").attempt(1)
+    (attempt / "checkpoints").mkdir()
+    async with room.runner(dpo={"epochs": 9}, threads=3) as runner:
+        room.plan({})
+        ending = await runner._ending(request(), _reporter(room))
+    assert ending.phase is RunPhase.succeeded
+    assert not (attempt / "checkpoints").exists()
+    assert room.records()[-1].hyperparameters["epochs"] == 9
+
+
 async def test_kafka_away_is_waited_for(room: Room) -> None:
     append, failures = room.log.append_many, 0
 
@@ -323,6 +337,10 @@ async def test_a_judge_alone_makes_no_version(room: Room) -> None:
     assert ending.phase is RunPhase.succeeded
     assert (ending.metrics or {})["judge_pairs"] == 40.0
     assert len(room.records()) == 1
+
+
+def _reporter(room: Room) -> ProgressReporter:
+    return ProgressReporter(room.log, SystemClock(), room.metrics, request())
 
 
 def test_only_the_folders_of_ended_jobs_are_pruned(tmp_path: Path) -> None:

@@ -1,0 +1,69 @@
+"""`python -m services.training.rebuild <dataset_id>`: makes a snapshot again and compares bytes.
+
+Reads the manifest, then the log up to the manifest's offsets under the manifest's rules. Exit
+status 0 where every file and the hash are the same, 1 where they differ, naming the files.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+from services.training.settings import TrainingSettings
+from services.training.snapshot import Dataset, DatasetStore, read_import, take_snapshot
+from shared.kafka.log import EventLog
+from shared.kafka.producer import KafkaLog
+
+
+async def rebuild(event_log: EventLog, stored: Dataset) -> Dataset:
+    """The dataset made again from the log (and its import, where it had one).
+
+    Raises:
+        BadDataset: the import is gone, or nothing is left to train on.
+        LogUnavailable: the log could not be read.
+
+    """
+    manifest = stored.manifest
+    imported = None
+    if manifest.origin == "import":
+        imported = await asyncio.to_thread(read_import, manifest.source)
+    return await take_snapshot(
+        event_log,
+        model=manifest.model,
+        method=manifest.method,
+        rules=manifest.rules,
+        imported=imported,
+        until=manifest.offsets,
+    )
+
+
+def differences(stored: Dataset, made: Dataset) -> list[str]:
+    """Names of the files whose bytes differ; `manifest.json` where the hash does."""
+    names = [name for name, data in stored.files.items() if made.files.get(name) != data]
+    if stored.manifest.sha256 != made.manifest.sha256:
+        names.append("manifest.json")
+    return names
+
+
+async def main(dataset_id: str) -> int:
+    """Compare one dataset; returns the exit status."""
+    settings = TrainingSettings.load()
+    store = DatasetStore(settings.datasets_uri)
+    stored = await asyncio.to_thread(store.read, dataset_id)
+    if stored is None:
+        print(f"{dataset_id}: no such dataset under {store.root}", file=sys.stderr)
+        return 1
+    log = KafkaLog(
+        settings.kafka_bootstrap, source="/ratchet/training", client_id="ratchet-rebuild"
+    )
+    made = await rebuild(log, stored)
+    wrong = differences(stored, made)
+    print(f"{dataset_id}: {'differs in ' + ', '.join(wrong) if wrong else 'the same bytes'}")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        print("usage: python -m services.training.rebuild <dataset_id>", file=sys.stderr)
+        raise SystemExit(2)
+    raise SystemExit(asyncio.run(main(sys.argv[1])))
