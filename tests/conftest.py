@@ -16,7 +16,7 @@ from deploy.local.stack import Stack
 from deploy.local.starter import BASE_MODEL, starter_model
 from tests.support.servers import Servers
 
-_WHOLE_STACK_S = 600
+_WHOLE_STACK_S = 900
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -85,7 +85,7 @@ def full_stack(
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests on the whole stack get ten minutes, as the first of them also starts it."""
+    """Tests on the whole stack get a quarter of an hour, as the first of them also starts it."""
     for item in items:
         whole = "full_stack" in getattr(item, "fixturenames", ())
         if whole and item.get_closest_marker("timeout") is None:
