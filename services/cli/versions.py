@@ -10,7 +10,14 @@ from services.cli.http import ask, listing, segment
 from services.cli.output import AsJson, print_fields, print_json, print_table
 from services.cli.settings import load_settings
 
-app = typer.Typer(no_args_is_help=True, help="List versions and look at one.")
+app = typer.Typer(help="List versions and look at one.")
+
+
+@app.callback(invoke_without_command=True)
+def versions(context: typer.Context) -> None:
+    """List versions and look at one."""
+    if context.invoked_subcommand is None:
+        list_versions()
 
 
 @app.command("list")

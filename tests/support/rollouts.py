@@ -45,17 +45,9 @@ def set_routing(
     assert kept
 
 
-def add_version(
-    registry: Registry,
-    version: str,
-    state: Lifecycle,
-    *,
-    model: str = "assistant",
-    parent: str = "",
-    at: datetime = START,
-) -> None:
-    """Register a version and put it into a state; `at` is when it came there."""
-    record = VersionRecord(
+def version_record(version: str, *, model: str = "assistant", parent: str = "") -> VersionRecord:
+    """What training would have written of a version."""
+    return VersionRecord(
         version=version,
         model=model,
         method="dpo",
@@ -72,6 +64,24 @@ def add_version(
         job_id="job",
         created_at=START - timedelta(days=1),
     )
-    registry.apply(record_key(version), record.to_json())
-    stands = VersionState(version=version, model=model, state=state, token=0, at=at)
+
+
+def version_state(
+    version: str, state: Lifecycle, *, model: str = "assistant", at: datetime = START
+) -> VersionState:
+    """Where rollout would have put a version at that time."""
+    return VersionState(version=version, model=model, state=state, token=0, at=at)
+
+
+def add_version(
+    registry: Registry,
+    version: str,
+    state: Lifecycle,
+    *,
+    model: str = "assistant",
+    at: datetime = START,
+) -> None:
+    """Register a version and put it into a state; `at` is when it came there."""
+    registry.apply(record_key(version), version_record(version, model=model).to_json())
+    stands = version_state(version, state, model=model, at=at)
     registry.apply(state_key(version), stands.to_json())

@@ -212,6 +212,10 @@ def test_people_get_tables_and_programs_json(
     assert ran.json == straw.answers[straw.last[0], straw.last[1]][1]
 
 
+def test_versions_alone_lists_them(straw: Straw, run: Run) -> None:
+    assert run("versions").out == run("versions", "list").out
+
+
 def test_fingerprints_are_for_programs_only(straw: Straw, run: Run) -> None:
     assert "much" not in run("versions", "show", "assistant-v1.1").out
 
