@@ -11,12 +11,17 @@ import uuid
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from deploy.local.stack import Stack
 from deploy.local.starter import BASE_MODEL, starter_model
 from tests.support.servers import Servers
 
 _WHOLE_STACK_S = 900
+
+# A deadline an example would measure the machine's other work; pytest-timeout bounds each test.
+settings.register_profile("ratchet", deadline=None)
+settings.load_profile("ratchet")
 
 
 @pytest.fixture(scope="session", autouse=True)
