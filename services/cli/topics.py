@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,6 +15,9 @@ from services.cli.settings import CliSettings, load_settings
 
 if TYPE_CHECKING:
     from shared.kafka.topics import TopicReport
+
+TRY_S = 30.0
+TRIES = 3
 
 app = typer.Typer(no_args_is_help=True, help="Create the declared topics, and compare them.")
 
@@ -42,14 +47,22 @@ def diff(*, as_json: AsJson = False) -> None:
 def _apply(settings: CliSettings, *, dry_run: bool) -> TopicReport:
     from shared.kafka.topics import apply_topics
 
+    async def once() -> TopicReport:
+        async with asyncio.timeout(TRY_S):
+            return await apply_topics(
+                settings.kafka_bootstrap,
+                tenants=settings.tenants,
+                partitions=settings.join_partitions,
+                replication=settings.replication,
+                dry_run=dry_run,
+            )
+
     async def work() -> TopicReport:
-        return await apply_topics(
-            settings.kafka_bootstrap,
-            tenants=settings.tenants,
-            partitions=settings.join_partitions,
-            replication=settings.replication,
-            dry_run=dry_run,
-        )
+        # Brokers that have only just started may take a request and never answer it.
+        for _ in range(TRIES - 1):
+            with contextlib.suppress(TimeoutError):
+                return await once()
+        return await once()
 
     return run_with_kafka(settings, work)
 
