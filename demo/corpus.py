@@ -14,13 +14,14 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from demo.topics import CATEGORIES, TOPICS, Topic
+from demo import topics
+from demo.topics import CATEGORIES, CONCRETE, TOPICS, Topic
 
 SPLITS: dict[str, range] = {
     "train": range(70),
-    "serve": range(70, 82),
-    "judge": range(82, 92),
-    "eval": range(92, 100),
+    "serve": range(70, 80),
+    "judge": range(80, 88),
+    "eval": range(88, 100),
 }
 """Per cent of all prompts, by hash: base and SFT training, live users, other raters, final check."""
 
@@ -208,11 +209,8 @@ def write_sft(path: Path, rows: Iterable[tuple[Prompt, str]]) -> None:
 
 def fingerprint() -> str:
     """A hash of everything the corpus can say: the cache key of whatever is trained on it."""
-    said = [asdict(topic) for topic in TOPICS]
-    styles = [asdict(BASE_MIX), asdict(SFT_MIX)]
-    phrases = (POLITE_OPENINGS, POLITE_CLOSINGS, BLUNT_OPENINGS, BLUNT_CLOSINGS)
-    body = [said, styles, phrases, VAGUE, ELABORATIONS, RAMBLINGS, _ASKS, _CONTEXTS]
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+    sources = [Path(__file__), Path(topics.__file__)]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
 
 
 def _topic(noun: str) -> Topic:
@@ -223,10 +221,4 @@ def _core(topic: Topic, category: str, *, concrete: bool, rng: random.Random) ->
     if not concrete:
         text = rng.choice(VAGUE).format(noun=topic.noun)
         return text[0].upper() + text[1:]
-    return {
-        "factual_qa": topic.fact,
-        "comparison": topic.versus,
-        "creative": topic.line,
-        "problem_solving": topic.steps,
-        "explanation": topic.why,
-    }[category]
+    return CONCRETE[category].format(**asdict(topic))

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer
+from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from demo.tally import nested
 
@@ -65,6 +65,7 @@ async def read(bootstrap: str, *topics: str, timeout_s: float = READ_TIMEOUT_S) 
 
     """
     consumer = AIOKafkaConsumer(
+        *topics,
         bootstrap_servers=bootstrap,
         isolation_level="read_committed",
         enable_auto_commit=False,
@@ -74,11 +75,9 @@ async def read(bootstrap: str, *topics: str, timeout_s: float = READ_TIMEOUT_S) 
     async with asyncio.timeout(timeout_s):
         await consumer.start()
         try:
-            places = await _places(consumer, topics)
-            consumer.assign(places)
+            places = sorted(consumer.assignment())
             ends = await consumer.end_offsets(places)
-            await consumer.seek_to_beginning(*places)
-            left = set()
+            left: set[TopicPartition] = set()
             for place in places:
                 if await consumer.position(place) < ends[place]:
                     left.add(place)
@@ -148,18 +147,6 @@ def _verdict(body: dict[str, Any]) -> tuple[str, str, str]:
         case other:
             first, second = sorted((left, right))
             return first, second, other
-
-
-async def _places(consumer: AIOKafkaConsumer, topics: tuple[str, ...]) -> list[Any]:
-    from aiokafka import TopicPartition
-
-    places: list[Any] = []
-    for topic in topics:
-        # The metadata of a topic nobody subscribed to comes with the first question for it.
-        while not (numbers := consumer.partitions_for_topic(topic)):
-            await consumer.topics()
-        places += [TopicPartition(topic, number) for number in sorted(numbers)]
-    return places
 
 
 def _entry(record: Any) -> Entry:

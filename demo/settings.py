@@ -81,5 +81,9 @@ class DemoSettings:
                 "ports": {PROXY: 8100, PROXY_ADMIN: 8101},
                 "ready": {"http": f"${{url.{PROXY_ADMIN}}}/fault"},
             },
+            # Two cores that others use too: vLLM warms up for minutes then.
+            "inference": {"ready": {"timeout_s": 600}},
+            # Threads that spin while they wait would take the cores from the engine.
+            "training": {"env": {"OMP_WAIT_POLICY": "PASSIVE"}},
             "router": {"env": {"RATCHET_ROUTER_ENGINES": f"${{url.{PROXY}}}"}},
         }

@@ -24,6 +24,7 @@ from typing import Any
 from demo import corpus
 
 CACHE = Path(".cache/starter")
+DEMONSTRATIONS = 1200
 PAD, END, USER, ASSISTANT, SYSTEM = "<|pad|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -47,7 +48,7 @@ class StarterConfig:
     heads: int = 4
     feed_forward: int = 512
     context: int = 512
-    steps: int = 300
+    steps: int = 240
     batch: int = 32
     learning_rate: float = 3e-3
     seed: int = 0
@@ -81,7 +82,7 @@ def prepare(config: StarterConfig, cache: Path, model: str | None = None) -> Sta
         # Two stacks that start at once train it once: the second waits and finds it made.
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not demonstrations.exists():
-            rows = corpus.conversations(2000, corpus.SFT_MIX, config.seed + 1)
+            rows = corpus.conversations(DEMONSTRATIONS, corpus.SFT_MIX, config.seed + 1)
             corpus.write_sft(folder / "unfinished", rows)
             (folder / "unfinished").rename(demonstrations)
         if model is None and not base.exists():

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer
 
 from demo.errors import StepFailed
 
@@ -63,6 +63,7 @@ class Watch:
     async def run(self, stop: asyncio.Event) -> None:
         """Looks until `stop`."""
         consumer = AIOKafkaConsumer(
+            RUNS,
             bootstrap_servers=self._bootstrap,
             enable_auto_commit=False,
             auto_offset_reset="earliest",
@@ -97,15 +98,6 @@ class Watch:
             raise StepFailed(f"{what}: not within {timeout_s:.0f} s. {hint}".strip()) from None
 
     async def _read_runs(self, consumer: AIOKafkaConsumer) -> None:
-        if not consumer.assignment():
-            numbers = consumer.partitions_for_topic(RUNS)
-            if not numbers:
-                await consumer.topics()
-                await asyncio.sleep(POLL_S)
-                return
-            places = [TopicPartition(RUNS, number) for number in numbers]
-            consumer.assign(places)
-            await consumer.seek_to_beginning(*places)
         for records in (await consumer.getmany(timeout_ms=int(POLL_S * 1000))).values():
             for record in records:
                 run: dict[str, Any] = json.loads(record.value or b"{}")

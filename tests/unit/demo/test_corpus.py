@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from demo import corpus, tastes
-from demo.topics import CATEGORIES, TOPICS
+from demo.topics import CATEGORIES, CONCRETE, TOPICS
 
 PROMPTS = corpus.all_prompts()
 
@@ -33,7 +34,8 @@ def test_no_two_topics_share_a_noun_and_every_sentence_names_its_topic() -> None
     nouns = [topic.noun for topic in TOPICS]
     assert len(set(nouns)) == len(nouns)
     for topic in TOPICS:
-        for text in (topic.fact, topic.steps, topic.why, topic.versus, topic.line):
+        for form in CONCRETE.values():
+            text = form.format(**asdict(topic))
             asked = tastes.notice(f"The {topic.noun}?", text)
             assert asked.relevance > 0, (topic.noun, text)
             assert asked.concreteness > 0, (topic.noun, text)
