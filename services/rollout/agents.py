@@ -10,7 +10,9 @@ import aiohttp
 from services.rollout.steps import EngineReport
 
 TIMEOUT_S = 2.0
-SERVING = frozenset({"ready"})
+SERVING = "ready"
+PEOPLE_DECIDE = "too_close"
+"""The one fault of a refused adapter that a person may overrule at its agent (invariant 8)."""
 
 
 class Agents:
@@ -62,10 +64,12 @@ def read(body: object, candidate: str) -> EngineReport:
     )
     state = str(found.get("state", ""))
     reason = str(found.get("reason") or "")
+    undecided = state == "refused" and found.get("fault") == PEOPLE_DECIDE
     return EngineReport(
         ready=ready,
         generation=generation,
-        candidate_ready=ready and state in SERVING,
-        refused=(reason or "no reason given") if state == "refused" else "",
+        candidate_ready=ready and state == SERVING,
+        refused=(reason or "no reason given") if state == "refused" and not undecided else "",
+        undecided=undecided,
         detail=f"{state}: {reason}".strip(": "),
     )

@@ -82,12 +82,17 @@ class RolloutState(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class EngineReport:
-    """What one adapter agent said; `ready` is None where it could not be asked."""
+    """What one adapter agent said.
+
+    `ready` is None where it could not be asked. `refused` says why the adapter is not the
+    registered one; `undecided` means that a person has to say whether it may serve.
+    """
 
     ready: bool | None
     generation: int = 0
     candidate_ready: bool = False
     refused: str = ""
+    undecided: bool = False
     detail: str = ""
 
 
@@ -279,8 +284,9 @@ def _walk(state: RolloutState, seen: Observation, reason: str) -> Move:
 def _set_weight(state: RolloutState, seen: Observation, step: SetWeight) -> Move:
     if state.weight == 0 and seen.not_ready:
         late = (seen.at - state.step_started_at).total_seconds() > LOAD_DEADLINE_S
-        urgent = late and not state.needs_person
-        return _hold(state.but(needs_person=late), f"waits: {seen.not_ready}", urgent=urgent)
+        called = late or any(report.undecided for report in seen.agents.values())
+        urgent = called and not state.needs_person
+        return _hold(state.but(needs_person=called), f"waits: {seen.not_ready}", urgent=urgent)
     after = state.but(
         weight=step.set_weight,
         weight_set_at=seen.at,

@@ -56,6 +56,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         "RATCHET_ROLLOUT_STRATEGY": str(strategies / "quick.yaml"),
         "RATCHET_ROLLOUT_AUTO_START": "false",
         "RATCHET_ROLLOUT_LOOK_INTERVAL_S": "0.5",
+        # Far enough under the 5 s asserted here for a busy machine.
+        "RATCHET_ROLLOUT_HOLD_INTERVAL_S": "2",
         "RATCHET_DATA_DIR": str(run_dir / "service-data"),
         "TEST_AGENT_PORT": str(agent_port),
     }

@@ -90,15 +90,19 @@ class FakeView:
 
     def __init__(self, log: MemoryLog) -> None:
         self._log = log
+        self._read = 0
+        self._written: list[RoutingState] = []
         self.states: list[RoutingState] = []
 
     async def put(self, state: RoutingState) -> bool:
-        written = [
+        records = self._log.all(ROLLOUTS)
+        self._written += [
             RoutingState.of(Decision.model_validate_json(record.value))
-            for record in self._log.all(ROLLOUTS)
+            for record in records[self._read :]
             if record.value and b'"kind"' in record.value
         ]
-        assert state in written, "acted before it was written"
+        self._read = len(records)
+        assert state in self._written, "acted before it was written"
         self.states.append(state)
         return True
 

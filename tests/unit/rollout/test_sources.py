@@ -55,6 +55,9 @@ def test_an_agents_answer() -> None:
     assert (read(body, "v2").candidate_ready, read(body, "v2").detail) == (False, "loading")
     assert read(body, "v3").refused == "checksum"
     assert not read(body, "v9").candidate_ready
+    close = {"version": "v4", "state": "refused", "reason": "like v3", "fault": "too_close"}
+    found = read({"engine": ENGINE, "adapters": [close]}, "v4")
+    assert (found.refused, found.undecided, found.candidate_ready) == ("", True, False)
     down = read({"engine": {**ENGINE, "ready": False}, "adapters": adapters}, "v1")
     assert not down.candidate_ready
 

@@ -179,6 +179,14 @@ def test_a_refused_adapter_ends_it() -> None:
     assert "fingerprint differs" in move.reason
 
 
+def test_an_adapter_too_like_another_waits_for_a_person() -> None:
+    close = {"a": EngineReport(ready=True, generation=1, undecided=True, detail="like v1")}
+    move = steps.look(begun(), seen(agents=close))
+    assert (move.kind, move.state.weight) == (DecisionKind.hold, 0)
+    assert move.state.needs_person
+    assert "like v1" in move.reason
+
+
 def test_engine_lost_is_weight_zero_at_once_then_goes_on_then_fails() -> None:
     state = steps.look(at_five_percent(), seen(2)).state
     down = {"agent": EngineReport(ready=False, generation=1)}

@@ -1,0 +1,171 @@
+"""The control API's own part: who may, what is told, how errors look."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+from prometheus_client import CollectorRegistry
+
+from services.rollout.api import MAX_BODY_BYTES, RolloutApi, WithOps, create_app
+from shared.contracts.events import utc
+from shared.kafka.topics import ROLLOUTS, VERSIONS
+from shared.keys import ApiKeyIssued, KeyRing, Permission, hash_key, new_key
+from shared.observability.health import Health, OpsApp
+from shared.testing.clock import ManualClock
+from shared.testing.log import MemoryLog
+from tests.support.waiting import eventually
+from tests.unit.rollout.fakes import FakeRedis, Rig, register
+
+STRATEGIES = Path("deploy/local/strategies")
+
+
+@pytest.fixture
+async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+    clock = ManualClock()
+    log = MemoryLog(partitions={ROLLOUTS: 1, VERSIONS: 1}, clock=clock)
+    await register(log, "v1")
+    made = Rig(log, FakeRedis(clock), clock, tmp_path)
+    await made.caught_up()
+    await made.round()
+    await register(log, "v2")
+    await eventually(lambda: made.versions.registry.get("v2"), "v2 is known")
+    yield made
+    await made.close()
+
+
+def client(rig: Rig, keys: KeyRing) -> httpx.AsyncClient:
+    api = RolloutApi(rig.controller, rig.ledger, rig.versions.registry, keys, STRATEGIES)
+    app = WithOps(create_app(api), OpsApp(Health(), CollectorRegistry()))
+    transport = httpx.ASGITransport(app=app)  # type: ignore[arg-type]
+    return httpx.AsyncClient(transport=transport, base_url="http://rollout")
+
+
+@pytest.fixture
+async def http(rig: Rig) -> AsyncIterator[httpx.AsyncClient]:
+    async with client(rig, KeyRing(required=False)) as made:
+        yield made
+
+
+async def test_a_rollout_from_start_to_abort(rig: Rig, http: httpx.AsyncClient) -> None:
+    none = await http.get("/v1/rollouts/current", params={"model": "m"})
+    assert (none.status_code, none.json()["error"]["code"]) == (404, "not_found")
+    body = {"model": "m", "candidate": "v2", "strategy": "demo", "actor": "ann", "reason": "why"}
+    begun = await http.post("/v1/rollouts", json=body)
+    assert begun.status_code == 201
+    rollout = begun.json()
+    assert (rollout["strategy"], rollout["weight"], rollout["actor"]) == ("demo", 0, "ann")
+    await rig.round()
+    present = (await http.get("/v1/rollouts/current", params={"model": "m"})).json()
+    assert (present["weight"], present["step_name"]) == (500, "pause 5 s")
+    path = f"/v1/rollouts/{rollout['rollout_id']}"
+    ended = (await http.post(f"{path}/abort", json={"actor": "bob", "reason": "enough"})).json()
+    assert (ended["phase"], ended["actor"], ended["reason"]) == ("Degraded", "bob", "enough")
+    assert ended["ended_at"]
+    page = (await http.get(f"{path}/decisions", params={"limit": 2})).json()
+    assert [one["kind"] for one in page["decisions"]] == ["start", "weight"]
+    rest = await http.get(f"{path}/decisions", params={"after": page["next"]})
+    assert [one["kind"] for one in rest.json()["decisions"]] == ["abort"]
+    assert rest.json()["next"] is None
+    (stable_set,) = (await http.get("/v1/rollouts/m/decisions")).json()["decisions"]
+    assert stable_set["kind"] == "stable_set"
+    listed = (await http.get("/v1/rollouts", params={"model": "m"})).json()["rollouts"]
+    assert [one["rollout_id"] for one in listed] == [rollout["rollout_id"]]
+
+
+async def test_versions(http: httpx.AsyncClient) -> None:
+    versions = (await http.get("/v1/versions", params={"model": "m"})).json()["versions"]
+    assert [(one["version"], one["state"]) for one in versions] == [
+        ("v1", "stable"),
+        ("v2", "registered"),
+    ]
+    whole = (await http.get("/v1/versions/v1")).json()
+    assert whole["record"]["adapter_sha256"] == "0" * 64
+    assert (await http.get("/v1/versions/v9")).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "code"),
+    [
+        ("POST", "/v1/rollouts", {"model": "m"}, 422, "invalid"),
+        ("POST", "/v1/rollouts", {"model": "m", "candidate": "v2", "x": 1}, 422, "invalid"),
+        (
+            "POST",
+            "/v1/rollouts",
+            {"model": "m", "candidate": "v2", "strategy": "../x"},
+            422,
+            "bad_strategy",
+        ),
+        (
+            "POST",
+            "/v1/rollouts",
+            {"model": "m", "candidate": "v2", "strategy": {"name": "s", "steps": [{"shadow": 1}]}},
+            422,
+            "bad_strategy",
+        ),
+        ("POST", "/v1/rollouts", {"model": "m", "candidate": "v9"}, 404, "not_found"),
+        ("POST", "/v1/rollouts", {"model": "m", "candidate": "v1"}, 409, "conflict"),
+        ("POST", "/v1/rollouts/none/abort", {}, 404, "not_found"),
+        ("POST", "/v1/rollouts/none/retry", {}, 404, "not_found"),
+        ("GET", "/v1/rollouts?limit=0", None, 422, "invalid"),
+        ("GET", "/v1/nothing", None, 404, "not_found"),
+        ("POST", "/v1/rollouts", {"reason": "x" * MAX_BODY_BYTES}, 413, "too_large"),
+    ],
+)
+async def test_errors_have_one_shape(
+    http: httpx.AsyncClient, method: str, path: str, body: object, status: int, code: str
+) -> None:
+    answer = await http.request(method, path, json=body)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"]) == (status, code)
+    assert set(error) == {"code", "message", "field"}
+    assert error["message"]
+
+
+async def test_an_unknown_verb_says_which_there_are(http: httpx.AsyncClient) -> None:
+    begun = (await http.post("/v1/rollouts", json={"model": "m", "candidate": "v2"})).json()
+    answer = await http.post(f"/v1/rollouts/{begun['rollout_id']}/explode", json={})
+    assert answer.status_code == 404
+    assert "promote" in answer.json()["error"]["message"]
+
+
+async def test_without_the_log_or_the_lead_a_command_is_refused_and_may_be_tried_again(
+    rig: Rig, http: httpx.AsyncClient
+) -> None:
+    rig.log.available = False
+    away = await http.post("/v1/rollouts", json={"model": "m", "candidate": "v2"})
+    assert (away.status_code, away.json()["error"]["code"]) == (503, "log_unavailable")
+    assert away.headers["retry-after"]
+    rig.log.available = True
+    lost = await http.post("/v1/rollouts", json={"model": "m", "candidate": "v2"})
+    assert (lost.status_code, lost.json()["error"]["code"]) == (503, "not_leading")
+    assert rig.ledger.entries("m") == []
+
+
+async def test_outside_the_local_profile_a_key_that_may_operate_is_needed(rig: Rig) -> None:
+    keys, operator, voter = KeyRing(required=True), new_key(), new_key()
+    for name, key, scope in (
+        ("ops", operator, Permission.operate),
+        ("vote", voter, Permission.vote),
+    ):
+        issued = ApiKeyIssued(
+            key_id=name,
+            sha256=hash_key(key),
+            tenant="default",
+            scopes=(scope,),
+            issued_at=rig.clock.now(),
+        )
+        keys.apply(name, issued.to_json())
+    async with client(rig, keys) as http:
+        assert (await http.get("/v1/rollouts")).status_code == 401
+        refused = await http.get("/v1/rollouts", headers={"authorization": f"Bearer {voter}"})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (403, "forbidden")
+        allowed = {"authorization": f"Bearer {operator}"}
+        assert (await http.get("/v1/rollouts", headers=allowed)).status_code == 200
+        body = {"model": "m", "candidate": "v2"}
+        begun = await http.post("/v1/rollouts", json=body, headers=allowed)
+        assert begun.json()["actor"] == "ops"
+        assert (await http.get("/healthz")).status_code == 200
+        assert begun.json()["started_at"] <= utc(rig.clock.now())[:-1] + "+00:00"
