@@ -142,8 +142,7 @@ class Controller:
         leads = self._leadership.leads
         self._metrics.leader.set(leads)
         if not leads:
-            self._watches.clear()
-            self._led = False
+            self._follow()
             return
         if not self._led:
             async with self._turn:
@@ -159,6 +158,14 @@ class Controller:
         for error in said:
             if isinstance(error, BaseException):
                 raise error
+
+    def _follow(self) -> None:
+        """Know no more than the log; what another replica decides is its to show."""
+        if self._led:
+            self._metrics.forget_all()
+        self._watches.clear()
+        self._ended.clear()
+        self._led = False
 
     async def start(
         self,

@@ -48,6 +48,13 @@ class Metrics:
             ("model", "rollout", "criterion"),
             registry=registry,
         )
+        self._of_rollouts = (
+            self.weight,
+            self.phase,
+            self.needs_person,
+            self.log_evidence,
+            self.log_evidence_limit,
+        )
         self.decisions = Counter(
             "ratchet_rollout_decisions",
             "Decisions written, by the outcome of the look behind them",
@@ -97,11 +104,10 @@ class Metrics:
 
     def forget(self, model: str, rollout: str) -> None:
         """Drop the series of an ended rollout."""
-        for metric in (
-            self.weight,
-            self.phase,
-            self.needs_person,
-            self.log_evidence,
-            self.log_evidence_limit,
-        ):
+        for metric in self._of_rollouts:
             metric.remove_by_labels({"model": model, "rollout": rollout})
+
+    def forget_all(self) -> None:
+        """Drop the series of every rollout, where another replica shows them now."""
+        for metric in self._of_rollouts:
+            metric.clear()

@@ -157,6 +157,7 @@ class Rig:
         self.prometheus = FakePrometheus()
         self.agents = FakeAgents()
         self.leadership = Leadership(log, self.decisions, redis, clock, holder=holder)  # type: ignore[arg-type]
+        self.metrics = CollectorRegistry()
         self.controller = Controller(
             policy=Policy(STRATEGY, auto_start, 1.0, 4.0, 30.0, 60.0),
             leadership=self.leadership,
@@ -166,7 +167,7 @@ class Rig:
             prometheus=self.prometheus,  # type: ignore[arg-type]
             agents=self.agents,  # type: ignore[arg-type]
             books=BookStore(directory / holder),
-            metrics=Metrics(CollectorRegistry()),
+            metrics=Metrics(self.metrics),
             clock=clock,
         )
         self._tasks = [

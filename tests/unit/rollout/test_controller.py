@@ -357,3 +357,30 @@ async def test_a_lost_engine_takes_the_weight_in_one_round(bench: Bench) -> None
     assert entry is not None
     assert (entry.state.phase, entry.state.weight) == (Phase.paused, 0)
     assert rig.view.states[-1].weight == 0
+
+
+async def test_series_follow_the_lead_and_end_a_while_after_their_rollout(bench: Bench) -> None:
+    rig, state = await begun(bench)
+
+    def shown(phase: str) -> float | None:
+        labels = {"model": "m", "rollout": state.rollout_id, "phase": phase}
+        return rig.metrics.get_sample_value("ratchet_rollout_phase", labels)
+
+    assert (shown("Progressing"), shown("Degraded")) == (1, 0)
+    traffic(rig, state, 100.0, failures=60.0)
+    await rig.round()
+    assert (shown("Progressing"), shown("Degraded")) == (0, 1)
+    labels = {"model": "m", "outcome": "Failed"}
+    assert rig.metrics.get_sample_value("ratchet_rollout_decisions_total", labels) == 1
+    await rig.round(61.0)
+    assert shown("Degraded") is None
+    again = await start(rig)
+    other = LeaderElected(holder="two", at=bench.clock.now())
+    await bench.log.publish(ROLLOUTS, key="two", event=other, event_id="two")
+    await rig.caught_up()
+    bench.redis.flush()
+    bench.redis.away = True
+    await rig.round()
+    assert rig.metrics.get_sample_value("ratchet_rollout_leader") == 0
+    labels = {"model": "m", "rollout": again.rollout_id, "phase": "Progressing"}
+    assert rig.metrics.get_sample_value("ratchet_rollout_phase", labels) is None
