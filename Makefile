@@ -5,6 +5,7 @@ SHELL := /bin/bash
 
 PYTHON_BIN := .venv/bin/python
 TORCH ?=
+BENCHMARKS ?= router aggregator ingestion judge
 RUN_DIR ?= .run/stack
 export PYTHONUNBUFFERED := 1
 
@@ -45,9 +46,9 @@ format: setup ## let ruff format and mend what it can
 	.venv/bin/ruff format .
 	.venv/bin/ruff check --fix .
 
-bench: ## benchmarks beside their peers
+bench: ## benchmarks beside their peers (BENCHMARKS="router" for one)
 	@TORCH='$(TORCH)' deploy/local/setup.sh bench
-	@$(PYTHON_BIN) -m benchmarks $(ARGS)
+	@for name in $(BENCHMARKS); do $(PYTHON_BIN) -m "benchmarks.$$name" $(ARGS) || exit 1; done
 
 verify: setup ## soaks, fuzzing, all seeds (hours; goes on where it was stopped) and a dated report
 	@$(PYTHON_BIN) -m tests.verify $(ARGS)

@@ -38,7 +38,7 @@ class Ready(_Declared):
     tcp: str = ""
     redis: str = ""
     kafka: str = ""
-    timeout_s: float = 60.0
+    timeout_s: float = 120.0
 
     @model_validator(mode="after")
     def _one_probe(self) -> Ready:
