@@ -84,6 +84,7 @@ async def run(settings: RouterSettings) -> None:
             ops=OpsApp(health, registry),
             max_body_bytes=settings.max_body_bytes,
             body_timeout_s=settings.body_timeout_s,
+            max_running=settings.max_running,
         )
         background = [
             asyncio.create_task(work)

@@ -16,6 +16,7 @@ from services.router.errors import (
     InvalidRequest,
     NotAllowed,
     NotReady,
+    Overloaded,
     RouterError,
     SlowBody,
     TooLarge,
@@ -62,6 +63,7 @@ class Gateway:
         ops: OpsApp,
         max_body_bytes: int,
         body_timeout_s: float,
+        max_running: int,
     ) -> None:
         self._state = state
         self._proxy = proxy
@@ -70,6 +72,8 @@ class Gateway:
         self._ops = ops
         self._max_body = max_body_bytes
         self._body_timeout_s = body_timeout_s
+        self._max_running = max_running
+        self._running = 0
         self._traces = TraceIds()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -104,6 +108,8 @@ class Gateway:
             request = read_request(endpoint, body, headers)
             request.trace_id = self._traces.take(headers.get(b"traceparent"))
             choice = self._choose(request, key)
+            if self._running >= self._max_running:
+                raise Overloaded(f"{self._running} requests are running already; try again")
         except RouterError as error:
             self._metrics.refused(error.outcome.value)
             await send_error(send, error)
@@ -120,7 +126,11 @@ class Gateway:
             traceparent=self._traces.traceparent(request.trace_id),
             segment=self._metrics.segment(request.context.get("segment", "")),
         )
-        await self._proxy.serve(call, receive, send)
+        self._running += 1
+        try:
+            await self._proxy.serve(call, receive, send)
+        finally:
+            self._running -= 1
 
     def _authenticate(self, headers: Mapping[bytes, bytes]) -> ApiKey:
         raw = headers.get(b"authorization")

@@ -96,6 +96,14 @@ class NotReady(RouterError):
     retry_after_s = 1
 
 
+class Overloaded(RouterError):
+    """As many requests run as the router takes at once."""
+
+    status = 503
+    code = "overloaded"
+    retry_after_s = 1
+
+
 class EngineFailed(RouterError):
     """The engine answered with an error of its own, or with something unreadable."""
 

@@ -36,6 +36,7 @@ class RouterSettings(ServiceSettings):
     stream_timeout_s: float = Field(default=600.0, gt=0, description="for a whole stream")
     body_timeout_s: float = Field(default=30.0, gt=0, description="for a request's body to arrive")
     max_body_bytes: int = Field(default=4 * 1024 * 1024, gt=0)
+    max_running: int = Field(default=1_000, ge=1, description="requests at a time")
     spool_limit_bytes: int = Field(default=512 * 1024 * 1024, ge=1024 * 1024)
     series_grace_s: float = Field(
         default=900.0, ge=0, description="how long series of an ended rollout stay"

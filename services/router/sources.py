@@ -59,7 +59,9 @@ class Sources:
             group.create_task(self._again(self._poll, "redis.polling_failed"))
 
     def _adopt(self, state: RoutingState) -> None:
-        self._say(state, "log", changed=self._state.adopt(state))
+        """Take a state from the log; history is only folded, as it moves nobody any more."""
+        if ROLLOUTS in self._state.sources:
+            self._say(state, "log", changed=self._state.adopt(state))
 
     def _say(self, state: RoutingState, source: str, *, changed: bool) -> None:
         """Log what moves traffic; not the decisions that only renew it."""
@@ -85,7 +87,10 @@ class Sources:
             else:
                 self._state.heard(name)
                 log.info("source.caught_up", source=name)
-                return
+                break
+        if name == ROLLOUTS:
+            for state in self._state.table.models():
+                self._adopt(state)
 
     async def _listen(self) -> None:
         async for state in self._view.announcements():

@@ -66,6 +66,7 @@ class Bench:
         sources: tuple[str, ...] = SOURCES,
         max_body_bytes: int = 100_000,
         body_timeout_s: float = 5.0,
+        max_running: int = 100,
     ) -> None:
         """Serve; without engines a stub of its own."""
         if not engines:
@@ -87,6 +88,7 @@ class Bench:
             ops=OpsApp(Health(), registry),
             max_body_bytes=max_body_bytes,
             body_timeout_s=body_timeout_s,
+            max_running=max_running,
         )
         port = free_ports(["router"])["router"]
         stop = asyncio.Event()

@@ -66,6 +66,15 @@ async def test_a_body_over_the_limit(bench: Bench, chunked):
     assert (await bench.ask()).status_code == 200
 
 
+async def test_only_so_many_requests_run_at_a_time(bench: Bench):
+    await bench.start(max_running=3, delay_s=0.3)
+    bench.route()
+    answers = await asyncio.gather(*(bench.ask() for _ in range(10)))
+    assert sorted(answer.status_code for answer in answers) == [200] * 3 + [503] * 7
+    assert await bench.attempts() == {("m-v1.0", "", "ok"): 3, ("", "", "server_error"): 7}
+    assert (await bench.ask()).status_code == 200
+
+
 async def test_a_body_that_never_comes(bench: Bench):
     await bench.start(body_timeout_s=0.2)
     reader, writer = await asyncio.open_connection("127.0.0.1", int(bench.url.rsplit(":", 1)[1]))
