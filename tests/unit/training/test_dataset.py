@@ -43,12 +43,12 @@ pairs = st.lists(
     st.builds(
         Pair,
         pair_id=st.uuids().map(str),
-        messages=st.integers(0, 30).map(lambda n: turns(f"question {n}")),
+        messages=st.integers(0, 12).map(lambda n: turns(f"question {n}")),
         chosen=answers,
         rejected=answers,
         raters=st.integers(0, 10).map(lambda n: (f"r{n}",)),
     ),
-    max_size=60,
+    max_size=25,
     unique_by=lambda pair: pair.pair_id,
 )
 
