@@ -12,6 +12,7 @@ E[(q/p)^x ((1-q)/(1-p))^(1-x)] <= 1 + (m - p)(q - p)/(p(1-p)),
 so a likelihood ratio of coins stays valid for scores between 0 and 1, and needs only their sum.
 """
 
+# pyright: strict
 from __future__ import annotations
 
 from collections.abc import Sequence

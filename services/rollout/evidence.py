@@ -5,6 +5,7 @@ samples that are fetched twice count once and Prometheus may lose all it has. A 
 series at 0 with the rollout, so a series never seen before is counted from 0.
 """
 
+# pyright: strict
 from __future__ import annotations
 
 from collections.abc import Iterable

@@ -4,6 +4,7 @@ Each criterion keeps an e-process (see `eprocess`). The probability that a candi
 all its limits is ever condemned in a rollout is at most `alpha`, which the criteria share evenly.
 """
 
+# pyright: strict
 from __future__ import annotations
 
 from dataclasses import dataclass

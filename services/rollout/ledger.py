@@ -1,5 +1,6 @@
 """The fold of `rollouts.v1`: every rollout with its decisions, and who leads."""
 
+# pyright: strict
 from __future__ import annotations
 
 from collections import deque

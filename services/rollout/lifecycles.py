@@ -4,6 +4,7 @@ Version states follow from the decisions, so a controller that died between the 
 made good by its successor.
 """
 
+# pyright: strict
 from __future__ import annotations
 
 from collections.abc import Iterator

@@ -4,6 +4,7 @@ A move is a decision to be: the state that follows, and why. The controller writ
 acts. Time comes in with the observation.
 """
 
+# pyright: strict
 from __future__ import annotations
 
 from dataclasses import dataclass, field

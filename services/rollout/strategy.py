@@ -1,11 +1,12 @@
 """A rollout's strategy: steps, limits and the judge's settings, read from YAML."""
 
+# pyright: strict
 from __future__ import annotations
 
 import hashlib
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import orjson
 import yaml
@@ -255,12 +256,15 @@ def parse(raw: object, *, source: str = "strategy") -> Strategy:
     """
     if not isinstance(raw, dict):
         raise BadStrategy(f"{source}: must be a mapping with name and steps", field=source)
-    steps: object = raw.get("steps")
+    given = dict(cast("dict[Any, Any]", raw))
+    steps: object = given.get("steps")
     if isinstance(steps, list):
-        for number, step in enumerate(steps):
-            _check_kind(step, f"{source}.steps.{number}")
+        given["steps"] = [
+            _checked(step, f"{source}.steps.{number}")
+            for number, step in enumerate(cast("list[object]", steps))
+        ]
     try:
-        return Strategy.model_validate(raw)
+        return Strategy.model_validate(given)
     except ValidationError as error:
         said = error.errors(include_url=False, include_input=False)[0]
         kinds = {"SetWeight", "Pause", "Analysis"}  # the tag that the path of a step goes through
@@ -270,27 +274,28 @@ def parse(raw: object, *, source: str = "strategy") -> Strategy:
         raise BadStrategy(f"{field}: {rule}", field=field) from None
 
 
-def _check_kind(step: object, field: str) -> None:
-    """Say plainly which step is meant by nothing we know."""
+def _checked(step: object, field: str) -> dict[str, object]:
+    """A step of one known kind; `- analysis:` with nothing behind it is the default one."""
     if not isinstance(step, dict):
         raise BadStrategy(f"{field}: must be a mapping such as setWeight: 5", field=field)
-    if "shadow" in step:
+    given = {str(key): value for key, value in cast("dict[object, object]", step).items()}
+    if "shadow" in given:
         raise BadStrategy(
             f"{field}: shadow steps are not supported yet; "
             "take the step out and begin with a small setWeight",
             field=field,
         )
-    kinds = {"setWeight", "pause", "analysis"} & set(step)
+    kinds = {"setWeight", "pause", "analysis"} & set(given)
     if len(kinds) != 1:
         raise BadStrategy(
             f"{field}: needs exactly one of setWeight, pause, analysis; "
-            f"has {', '.join(map(str, step)) or 'nothing'}",
+            f"has {', '.join(given) or 'nothing'}",
             field=field,
         )
     kind = kinds.pop()
-    # `- analysis:` with nothing behind it is the default analysis, in YAML a null.
-    if step[kind] is None and kind != "setWeight":
-        step[kind] = {}
+    if given[kind] is None and kind != "setWeight":
+        given[kind] = {}
+    return given
 
 
 def read(path: Path) -> Strategy:

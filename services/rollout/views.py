@@ -1,8 +1,9 @@
 """What the API says of rollouts, decisions and versions. Pure."""
 
+# pyright: strict
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from services.rollout.judge import ArmCounts, JudgeState, Verdict
 from services.rollout.ledger import Entry, Logged
@@ -88,5 +89,5 @@ def _last_findings(entry: Entry) -> list[dict[str, Any]]:
     for logged in sorted(found, key=lambda one: one.offset, reverse=True):
         findings = logged.decision.evidence.get("findings")
         if isinstance(findings, list):
-            return findings
+            return cast("list[dict[str, Any]]", findings)
     return []
