@@ -12,9 +12,10 @@ core 0 to itself; the stub, the load generator (wrk), Kafka and Redis share core
   event a request through the spool to a real Kafka; counted there afterwards;
 - *LiteLLM*: its proxy, one worker, no database, from `.venv-bench`.
 
-`cpu µs` is what the proxy's own process (workers included) used a request: it says more than
-requests/s where other programs take turns on the cores. `+p50` is the median at one connection
-less that of the stub alone.
+Two rates: by the clock, and a second of the proxy's own CPU time (its workers included), which is
+what the proxy does on one core that it need not share; they agree on a quiet machine, and where they
+do not, other programs were on the core. The goals are judged by the second. `+p50` is the median at
+one connection less that of the stub alone, always by the clock.
 """
 
 from __future__ import annotations
@@ -121,13 +122,13 @@ http {{
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the table. Times are in milliseconds, `cpu_us` in microseconds a request."""
+    """One line of the table. Times are in milliseconds, `core_rps` is requests a core-second."""
 
     name: str
     rps: float
     p99_ms: float
     alone_p50_ms: float
-    cpu_us: float | None
+    core_rps: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +153,7 @@ def measure(name: str, url: str, load: Load, pid: int | None) -> Row:
         rps=busy["requests"] / busy["seconds"],
         p99_ms=busy["p99_ms"],
         alone_p50_ms=alone["p50_ms"],
-        cpu_us=used * 1e6 / busy["requests"] if pid else None,
+        core_rps=busy["requests"] / used if pid else None,
     )
 
 
@@ -385,14 +386,14 @@ async def count_interactions(bootstrap: str) -> int:
 def table(rows: Sequence[Row], alone_ms: float) -> str:
     """The rows, aligned."""
     lines = [
-        f"{'':24}{'requests/s':>12}{'p99 ms':>9}{'p50 ms':>9}{'+p50 ms':>9}{'cpu µs':>9}",
-        f"{'':24}{'(many)':>12}{'(many)':>9}{'(one)':>9}{'(one)':>9}{'/request':>9}",
+        f"{'':22}{'requests/s':>12}{'/core-second':>14}{'p99 ms':>9}{'p50 ms':>9}{'+p50 ms':>9}",
+        f"{'':22}{'(many)':>12}{'(many)':>14}{'(many)':>9}{'(one)':>9}{'(one)':>9}",
     ]
     for row in rows:
-        cpu = f"{row.cpu_us:9.0f}" if row.cpu_us is not None else f"{'–':>9}"
+        core = f"{row.core_rps:14,.0f}" if row.core_rps is not None else f"{'–':>14}"
         lines.append(
-            f"{row.name:24}{row.rps:12,.0f}{row.p99_ms:9.1f}{row.alone_p50_ms:9.3f}"
-            f"{row.alone_p50_ms - alone_ms:9.3f}{cpu}"
+            f"{row.name:22}{row.rps:12,.0f}{core}{row.p99_ms:9.1f}{row.alone_p50_ms:9.3f}"
+            f"{row.alone_p50_ms - alone_ms:9.3f}"
         )
     return "\n".join(lines)
 
@@ -400,13 +401,19 @@ def table(rows: Sequence[Row], alone_ms: float) -> str:
 def verdicts(rows: dict[str, Row], alone_ms: float) -> list[tuple[bool, str]]:
     """Our figures against the goals."""
     ours = rows["ratchet"]
+    assert ours.core_rps is not None
     added = ours.alone_p50_ms - alone_ms
     said = [
-        (ours.rps >= GOAL_RPS, f"{ours.rps:,.0f} requests/s on one core (goal {GOAL_RPS:,})"),
+        (
+            ours.core_rps >= GOAL_RPS,
+            f"{ours.core_rps:,.0f} requests/s on one core (goal {GOAL_RPS:,}; "
+            f"{ours.rps:,.0f} by the clock)",
+        ),
         (added <= GOAL_ADDED_P50_MS, f"{added:.2f} ms added (goal {GOAL_ADDED_P50_MS} ms)"),
     ]
-    if "litellm" in rows:
-        times = ours.rps / rows["litellm"].rps
+    theirs = rows["litellm"].core_rps if "litellm" in rows else None
+    if theirs is not None:
+        times = ours.core_rps / theirs
         said.append(
             (times >= GOAL_TIMES_LITELLM, f"{times:.0f} × LiteLLM (goal {GOAL_TIMES_LITELLM} ×)")
         )
