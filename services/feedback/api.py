@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -133,8 +134,8 @@ class FeedbackApi:
             results.append({"status": ACCEPTED, **_receipt(event)})
         if records:
             await self._ingestion.store(records)
-        for event in events:
-            self._metrics.accepted(event.type, "batch")
+        for kind, count in Counter(event.type for event in events).items():
+            self._metrics.accepted(kind, "batch", count)
         whole = len(events) == len(items)
         log.info("feedback.batch", items=len(items), accepted=len(events))
         return _json(ACCEPTED if whole else MULTI_STATUS, {"results": results})

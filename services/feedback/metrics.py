@@ -68,9 +68,9 @@ class Metrics:
         )
         self.votes = {choice: votes.labels(choice.value) for choice in Choice}
 
-    def accepted(self, kind: FeedbackType, way: Way) -> None:
-        """Count one piece of feedback that was stored."""
-        self._accepted[kind, way].inc()
+    def accepted(self, kind: FeedbackType, way: Way, count: int = 1) -> None:
+        """Count feedback that was stored."""
+        self._accepted[kind, way].inc(count)
 
     def rejected(self, reason: Reason, way: Way) -> None:
         """Count one refusal."""
