@@ -33,6 +33,8 @@ class Rules:
 
     horizon_s: float = 30 * 86_400
     """How long feedback waits for its interaction, in event time."""
+    rated_s: float = 30 * 86_400
+    """How long answers to a prompt and a user's counted scores are kept, in event time."""
     scores_per_day: int = 3
     """Scores counted per user, rollout and day (design section 7)."""
     segments: frozenset[str] = frozenset()
@@ -45,10 +47,9 @@ class Rules:
 
 @dataclass(slots=True)
 class Change(Generic[RowT]):
-    """The row after an event; `changed` False means that it is as it was."""
+    """The row after an event, as it was where the event says nothing new."""
 
     row: RowT
-    changed: bool = True
     contributions: list[Contribution] = field(default_factory=list)
     outputs: list[Output] = field(default_factory=list)
 

@@ -57,7 +57,7 @@ def fold_interaction(
 ) -> Change[TraceRow]:
     """Fold an interaction in, and all feedback that waited for it. A second one is ignored."""
     if row is not None and row.interaction:
-        return Change(row, changed=False, contributions=[["outcome", "interaction_repeated"]])
+        return Change(row, contributions=[["outcome", "interaction_repeated"]])
     started_s = event.started_at.timestamp()
     if row is None:
         row = TraceRow(raw, {}, started_s, ts_ms, started_s)
@@ -106,7 +106,6 @@ def fold_feedback(
     elif verdict in {"accepted", "edited", "withdrawn"}:
         entry = _next_entry(old, event.revision, event.type.value, body, at_s, ts_ms)
     else:
-        change.changed = False
         return change
     if old is None and len(row.entries) >= MAX_ENTRIES:
         raise Refused(
@@ -131,7 +130,6 @@ def fold_vote(row: TraceRow | None, event: VoteCast, ts_ms: int) -> Change[Trace
     verdict = _verdict(old, event.revision, VOTE, body)
     change = Change(row, contributions=[["outcome", verdict]])
     if verdict not in {"accepted", "edited"}:
-        change.changed = False
         return change
     at_s = event.submitted_at.timestamp()
     entry = _next_entry(old, event.revision, VOTE, body, at_s, ts_ms)
@@ -148,33 +146,23 @@ def fold_vote(row: TraceRow | None, event: VoteCast, ts_ms: int) -> Change[Trace
     return change
 
 
-def expire(row: TraceRow, now_s: float, rules: Rules) -> Change[TraceRow] | None:
-    """What the horizon makes of a row at stream time `now_s`.
-
-    Feedback that waited too long counts as unjoined. None means that the row may be dropped: an
-    interaction without feedback after one horizon, anything else two horizons after its last
-    change.
-    """
-    overdue = [
-        name
-        for name, entry in row.entries.items()
-        if entry.seen and not entry.counted and entry.at_s + rules.horizon_s <= now_s
-    ]
-    if overdue:
-        row = row.copy()
-        change = Change(row)
-        for name in overdue:
-            entry = row.entries[name] = replace(row.entries[name], counted=UNJOINED)
+def expire(row: TraceRow, now_s: float, rules: Rules) -> Change[TraceRow]:
+    """Count feedback as unjoined that waited a whole horizon at stream time `now_s`."""
+    row = row.copy()
+    change = Change(row)
+    for name, entry in row.entries.items():
+        if entry.seen and not entry.counted and entry.at_s + rules.horizon_s <= now_s:
+            row.entries[name] = replace(entry, counted=UNJOINED)
             change.contributions.append(["feedback", UNJOINED, entry.kind])
-        row.touched_s = max(row.touched_s, now_s)
-        return change
-    if due_s(row, rules) <= now_s:
-        return None
-    return Change(row, changed=False)
+    row.touched_s = max(row.touched_s, now_s)
+    return change
 
 
 def due_s(row: TraceRow, rules: Rules) -> float:
-    """Stream time at which `expire` has something to do."""
+    """Stream time at which the row needs a look: feedback to `expire`, or all of it to drop.
+
+    An interaction without feedback is kept one horizon, anything else two after its last change.
+    """
     waiting = [entry.at_s for entry in row.entries.values() if entry.seen and not entry.counted]
     if waiting:
         return min(waiting) + rules.horizon_s
@@ -186,9 +174,9 @@ def fold_score(row: CapRow | None, event: RatedScore, rules: Rules) -> Change[Ca
     """Count a score unless its user had as many on that day as count."""
     row = row or CapRow()
     if event.score_id in row.counted:
-        return Change(row, changed=False)
+        return Change(row)
     if len(row.counted) >= rules.scores_per_day:
-        return Change(row, changed=False, contributions=[["outcome", "score_capped"]])
+        return Change(row, contributions=[["outcome", "score_capped"]])
     at_s = event.created_at.timestamp()
     score: list[Any] = [
         "score",

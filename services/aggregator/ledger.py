@@ -75,6 +75,8 @@ class Ledger:
     hours: dict[int, dict[str, list[float]]] = field(default_factory=dict)
     windows: dict[WindowKey, list[float]] = field(default_factory=dict)
     changed: set[WindowKey] = field(default_factory=set)
+    dropped: list[str] = field(default_factory=list)
+    """Keys of rows that are deleted right after this checkpoint, should that be lost."""
 
     def apply(self, contributions: Iterable[Contribution]) -> None:
         """Add what one event contributes."""
@@ -188,6 +190,7 @@ class Ledger:
                 [[hour, versions] for hour, versions in self.hours.items()],
                 [[key, sums] for key, sums in self.windows.items()],
                 sorted(self.changed),
+                self.dropped,
             ]
         )
 
@@ -207,6 +210,7 @@ class Ledger:
             hours=dict(fields[8]),
             windows={tuple(key): sums for key, sums in fields[9]},  # type: ignore[misc]
             changed={tuple(key) for key in fields[10]},  # type: ignore[misc]
+            dropped=fields[11],
         )
 
 

@@ -150,7 +150,7 @@ def fold_rated(row: PromptRow | None, event: RatedAnswer) -> Change[PromptRow]:
     name = f"{event.trace_id}\x1f{event.feedback_id}"
     old = row.answers.get(name)
     if old is not None and event.revision <= old["revision"]:
-        return Change(row, changed=False)
+        return Change(row)
     answers = {key: dict(answer) for key, answer in row.answers.items()}
     answers.pop(name, None)
     outputs: list[Output] = []

@@ -24,6 +24,7 @@ from services.aggregator.ledger import FIGURES, WINDOWS_S, Ledger, WindowKey
 from services.aggregator.rows import (
     CapRow,
     Contribution,
+    Mark,
     PromptRow,
     Row,
     TraceRow,
@@ -91,6 +92,8 @@ class PartitionState:
     _rows: dict[bytes, Row | None] = field(default_factory=dict)
     """Rows not confirmed yet; None is a row to delete."""
     _dirty: set[bytes] = field(default_factory=set)
+    _ghosts: dict[bytes, list[Mark]] = field(default_factory=dict)
+    """Marks of rows dropped in this batch, for a row of the same key that comes after it."""
     _outputs: list[Output] = field(default_factory=list)
     _replays: dict[tuple[str, int], list[Contribution]] = field(default_factory=dict)
     _due: dict[int, list[bytes]] = field(default_factory=lambda: defaultdict(list))
@@ -106,13 +109,16 @@ class PartitionState:
             if checkpoint is not None:
                 self.ledger = Ledger.decode(checkpoint)
                 self.confirmed = dict(self.ledger.offsets)
+                for dropped in self.ledger.dropped:
+                    if dropped.encode() in self.stored:
+                        self._drop(dropped.encode(), [])
         for key in keys:
-            if key == checkpoint_key(self.partition):
+            if key == checkpoint_key(self.partition) or key in self._rows:
                 continue
             row = decode_row(key, self.stored[key])
-            for topic, offset, contributions in row.marks:
-                if offset > self.confirmed.get(topic, -1):
-                    self._replays.setdefault((topic, offset), []).extend(contributions)
+            uncovered = [mark for mark in row.marks if mark[1] > self.confirmed.get(mark[0], -1)]
+            for topic, offset, contributions in uncovered:
+                self._replays.setdefault((topic, offset), []).extend(contributions)
             if isinstance(row, TraceRow):
                 self.pending += row.pending()
             self._schedule(key, row)
@@ -162,6 +168,7 @@ class PartitionState:
                 continue
             row.marks = [mark for mark in row.marks if mark[1] > self.confirmed.get(mark[0], -1)]
             rows.append((key, row.encode()))
+        self.ledger.dropped = [key.decode() for key in dropped]
         batch = Batch(
             self.partition,
             self._outputs,
@@ -172,6 +179,7 @@ class PartitionState:
         )
         self._outputs = []
         self._dirty = set()
+        self._ghosts = {}
         self.events = 0
         return batch
 
@@ -228,23 +236,24 @@ class PartitionState:
         self, topic: str, offset: int, key: bytes, before: RowT | None, change: Change[RowT]
     ) -> None:
         row = change.row
-        if change.changed:
-            row.marks.append([topic, offset, change.contributions])
-            if isinstance(row, TraceRow) and topic != TICKS:
-                size = len(row.encode()) if row.entries else len(row.interaction)
-                if size > MAX_ROW_BYTES:
-                    raise Refused(
-                        "too_large",
-                        f"with this event its trace would take {size} bytes, "
-                        f"at most {MAX_ROW_BYTES} can be kept",
-                    )
-            if isinstance(row, TraceRow):
-                self.pending += row.pending() - (
-                    before.pending() if isinstance(before, TraceRow) else 0
+        if isinstance(row, TraceRow) and topic != TICKS:
+            size = len(row.encode()) if row.entries else len(row.interaction)
+            if size > MAX_ROW_BYTES:
+                raise Refused(
+                    "too_large",
+                    f"with this event its trace would take {size} bytes, "
+                    f"at most {MAX_ROW_BYTES} can be kept",
                 )
-            self._rows[key] = row
-            self._dirty.add(key)
-            self._schedule(key, row)
+        if before is None:
+            row.marks.extend(self._ghosts.pop(key, ()))
+        # Repeats and conflicts too: a replay must not judge them by a later state of the row.
+        row.marks.append([topic, offset, change.contributions])
+        if isinstance(row, TraceRow):
+            waited = before.pending() if isinstance(before, TraceRow) else 0
+            self.pending += row.pending() - waited
+        self._rows[key] = row
+        self._dirty.add(key)
+        self._schedule(key, row)
         self.ledger.apply(change.contributions)
         self._outputs.extend(change.outputs)
 
@@ -254,7 +263,7 @@ class PartitionState:
     def _due_s(self, row: Row) -> float:
         if isinstance(row, TraceRow):
             return join.due_s(row, self.rules)
-        return row.touched_s + self.rules.horizon_s
+        return row.touched_s + self.rules.rated_s
 
     def _tick(self, offset: int, event: Tick) -> None:
         now_s = event.at.timestamp()
@@ -283,15 +292,28 @@ class PartitionState:
             row = decode_row(key, stored) if stored is not None else None
         if row is None:
             return
-        if self._due_s(row) > now_s:
+        # After a crash a row may hold effects of events that come after this tick.
+        ahead = any(mark[1] > self.ledger.offsets.get(mark[0], -1) for mark in row.marks)
+        if ahead or self._due_s(row) > now_s:
             self._schedule(key, row)
             return
-        change = join.expire(row, now_s, self.rules) if isinstance(row, TraceRow) else None
-        if isinstance(row, TraceRow) and change is not None:
-            self._keep(TICKS, offset, key, row, change)
-        else:
-            self._rows[key] = None
-            self._dirty.add(key)
+        if self._over(row, now_s):
+            self._drop(key, row.marks)
+            return
+        assert isinstance(row, TraceRow)
+        change = join.expire(row, now_s, self.rules)
+        self._keep(TICKS, offset, key, row, change)
+
+    def _over(self, row: Row, now_s: float) -> bool:
+        """Nothing waits in the row and its time has passed."""
+        if isinstance(row, TraceRow) and row.pending():
+            return False
+        return self._due_s(row) <= now_s
+
+    def _drop(self, key: bytes, marks: list[Mark]) -> None:
+        self._rows[key] = None
+        self._ghosts[key] = marks
+        self._dirty.add(key)
 
     def _quality(self, key: WindowKey, offset: int, tick: Tick) -> Output:
         window, start, version = key
