@@ -162,7 +162,7 @@ environment() {
 }
 
 install_services() {
-  "$uv" pip sync --python .venv/bin/python requirements/dev.txt &&
+  "$uv" pip sync --compile-bytecode --python .venv/bin/python requirements/dev.txt &&
     "$uv" pip install --python .venv/bin/python --no-deps --editable .
 }
 
@@ -174,13 +174,13 @@ install_ml() {
     grep -vE '^(nvidia-|cuda-|triton)' "$ml_lock" >"$lock"
     extra=(--index "$RATCHET_TORCH_INDEX" --index-strategy unsafe-best-match)
   fi
-  "$uv" pip sync --python .venv-ml/bin/python "${extra[@]}" "$lock" &&
+  "$uv" pip sync --compile-bytecode --python .venv-ml/bin/python "${extra[@]}" "$lock" &&
     # Trainers and scorer import shared/ and services/ from here, whatever their working directory.
     pwd >"$(.venv-ml/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/ratchet.pth"
 }
 
 install_bench() {
-  "$uv" pip sync --python .venv-bench/bin/python requirements/bench.txt
+  "$uv" pip sync --compile-bytecode --python .venv-bench/bin/python requirements/bench.txt
 }
 
 kafka() {
