@@ -95,9 +95,10 @@ class Schedule:
         )
         job, why = decide(situation, self._book, self._registry.registry, self._clock.now())
         if job is None:
-            if why != self._why and self._pairs:
+            kind = why.strip("0123456789")
+            if kind != self._why:
                 log.info("schedule.waits", why=why)
-            self._why = why
+            self._why = kind
             return
         log.info("schedule.asks", job_id=job.job_id, why=why)
         try:

@@ -5,133 +5,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import stat
-import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from prometheus_client import CollectorRegistry
 
-from services.training.metrics import Metrics
 from services.training.progress import ProgressReporter
-from services.training.runner import Ending, Runner
-from services.training.settings import TrainingSettings
-from services.training.snapshot import DatasetStore
 from services.training.workspace import Workspace, prune
 from shared.clock import SystemClock
-from shared.contracts.events import RunPhase, TrainingMethod, TrainingProgress, TrainingRequested
+from shared.contracts.events import RunPhase, TrainingMethod
 from shared.kafka.log import LogUnavailable
-from shared.kafka.topics import PREFERENCES, TRAINING_RUNS, VERSIONS
-from shared.registry.adapters import checksum, publish
-from shared.registry.follow import RegistryFollower
-from shared.registry.versions import Lifecycle, VersionRecord, record_key, state_key
-from shared.testing.log import MemoryLog
+from shared.kafka.topics import PREFERENCES, VERSIONS
+from shared.registry.adapters import checksum
 from tests.support.waiting import eventually
 from tests.unit.training.making import (
     MODEL,
-    example_event,
     pair_event,
-    record,
     request,
-    state,
 )
-
-FAKE = Path(__file__).with_name("fake_trainer.py")
-V10 = f"{MODEL}-v1.0"
-
-
-class Room:
-    """A runner with everything around it; `restart` is what a kill leaves: disk and log."""
-
-    def __init__(self, folder: Path, log: MemoryLog) -> None:
-        self.folder = folder
-        self.log = log
-        python = folder / "python"
-        python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{FAKE}" "$@"\n')
-        python.chmod(python.stat().st_mode | stat.S_IXUSR)
-        self.settings = TrainingSettings(
-            python=str(python),
-            data_dir=folder / "state",
-            adapters_uri=f"file://{folder}/adapters",
-            datasets_uri=f"file://{folder}/datasets",
-            code_revision="cafe",
-            restarts=1,
-            stall_s=0.7,
-        )
-        self.plan({})
-        self.metrics = Metrics(CollectorRegistry())
-
-    def plan(self, *starts: dict[str, Any]) -> None:
-        (self.folder / "plan.json").write_text(json.dumps(starts))
-        (self.folder / "starts.jsonl").unlink(missing_ok=True)
-
-    @property
-    def starts(self) -> list[str]:
-        path = self.folder / "starts.jsonl"
-        if not path.exists():
-            return []
-        return [json.loads(line)["attempt"] for line in path.read_text().splitlines()]
-
-    @contextlib.asynccontextmanager
-    async def runner(self, **changes: Any) -> AsyncIterator[Runner]:
-        follower = RegistryFollower(self.log)
-        following = asyncio.create_task(follower.run())
-        await follower.caught_up(5)
-        try:
-            yield Runner(
-                event_log=self.log,
-                registry=follower,
-                store=DatasetStore(self.settings.datasets_uri),
-                settings=self.settings.model_copy(update=changes),
-                metrics=self.metrics,
-                clock=SystemClock(),
-            )
-        finally:
-            following.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await following
-
-    async def run(self, job: TrainingRequested, **changes: Any) -> Ending:
-        async with self.runner(**changes) as runner:
-            return await runner.run(job)
-
-    def records(self) -> list[VersionRecord]:
-        return [
-            VersionRecord.model_validate_json(one.value or b"")
-            for one in self.log.all(VERSIONS)
-            if one.key.endswith("/record")
-        ]
-
-    def progress(self, job_id: str = "job") -> list[TrainingProgress]:
-        events = [
-            TrainingProgress.model_validate_json(one.value or b"")
-            for one in self.log.all(TRAINING_RUNS)
-        ]
-        return [event for event in events if event.job_id == job_id]
-
-
-@pytest.fixture
-async def room(tmp_path: Path) -> Room:
-    log = MemoryLog(partitions={VERSIONS: 1, TRAINING_RUNS: 1})
-    parent = tmp_path / "parent"
-    parent.mkdir()
-    (parent / "adapter_model.safetensors").write_bytes(b"weights of the parent")
-    uri = f"file://{tmp_path}/adapters/{V10}"
-    first = record(V10, adapter_uri=uri, adapter_sha256=publish(parent, uri))
-    await log.publish(VERSIONS, key=record_key(V10), event=first, event_id="1")
-    await log.publish(
-        VERSIONS, key=state_key(V10), event=state(V10, Lifecycle.stable), event_id="2"
-    )
-    events = [
-        *(pair_event(n) for n in range(60)),
-        *(pair_event(100 + n, panel="judge") for n in range(40)),
-        *(example_event(n) for n in range(60)),
-    ]
-    for event in events:
-        await log.publish(PREFERENCES, key=event.pair_id, event=event, event_id=event.pair_id)
-    return Room(tmp_path, log)
+from tests.unit.training.room import V10, Room
 
 
 async def test_a_good_candidate_becomes_the_next_version(room: Room) -> None:

@@ -1,0 +1,100 @@
+"""A runner with twins around it: an event log in memory, a trainer that takes milliseconds."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import stat
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+
+from services.training.metrics import Metrics
+from services.training.runner import Ending, Runner
+from services.training.settings import TrainingSettings
+from services.training.snapshot import DatasetStore
+from shared.clock import SystemClock
+from shared.contracts.events import TrainingProgress, TrainingRequested
+from shared.kafka.topics import TRAINING_RUNS, VERSIONS
+from shared.registry.follow import RegistryFollower
+from shared.registry.versions import VersionRecord
+from shared.testing.log import MemoryLog
+from tests.unit.training.making import MODEL
+
+FAKE = Path(__file__).with_name("fake_trainer.py")
+V10 = f"{MODEL}-v1.0"
+
+
+class Room:
+    """A runner with everything around it; `restart` is what a kill leaves: disk and log."""
+
+    def __init__(self, folder: Path, log: MemoryLog) -> None:
+        self.folder = folder
+        self.log = log
+        python = folder / "python"
+        python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{FAKE}" "$@"\n')
+        python.chmod(python.stat().st_mode | stat.S_IXUSR)
+        self.settings = TrainingSettings(
+            python=str(python),
+            data_dir=folder / "state",
+            adapters_uri=f"file://{folder}/adapters",
+            datasets_uri=f"file://{folder}/datasets",
+            code_revision="cafe",
+            restarts=1,
+            stall_s=0.7,
+        )
+        self.plan({})
+        self.metrics = Metrics(CollectorRegistry())
+
+    def plan(self, *starts: dict[str, Any]) -> None:
+        (self.folder / "plan.json").write_text(json.dumps(starts))
+        (self.folder / "starts.jsonl").unlink(missing_ok=True)
+
+    @property
+    def starts(self) -> list[str]:
+        path = self.folder / "starts.jsonl"
+        if not path.exists():
+            return []
+        return [json.loads(line)["attempt"] for line in path.read_text().splitlines()]
+
+    @contextlib.asynccontextmanager
+    async def runner(self, **changes: Any) -> AsyncIterator[Runner]:
+        follower = RegistryFollower(self.log)
+        following = asyncio.create_task(follower.run())
+        await follower.caught_up(5)
+        try:
+            yield Runner(
+                event_log=self.log,
+                registry=follower,
+                store=DatasetStore(self.settings.datasets_uri),
+                settings=self.settings.model_copy(update=changes),
+                metrics=self.metrics,
+                clock=SystemClock(),
+            )
+        finally:
+            following.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await following
+
+    async def run(self, job: TrainingRequested, **changes: Any) -> Ending:
+        async with self.runner(**changes) as runner:
+            return await runner.run(job)
+
+    def records(self) -> list[VersionRecord]:
+        return [
+            VersionRecord.model_validate_json(one.value or b"")
+            for one in self.log.all(VERSIONS)
+            if one.key.endswith("/record")
+        ]
+
+    def progress(self, job_id: str = "job") -> list[TrainingProgress]:
+        """What was said of a job; of all of them for an empty id."""
+        events = [
+            TrainingProgress.model_validate_json(one.value or b"")
+            for one in self.log.all(TRAINING_RUNS)
+        ]
+        return [event for event in events if job_id in ("", event.job_id)]
