@@ -198,6 +198,8 @@ class MemoryTail:
             asyncio.create_task(self._log.wait_growth()),
             asyncio.create_task(self._closed.wait()),
         }
+        # Waiting must have begun before we look: an append between the two would wake nobody.
+        await asyncio.sleep(0)
         behind = any(
             len(self._log.partitions_of(topic)[number]) > position
             for (topic, number), position in self._next.items()
