@@ -35,10 +35,10 @@ from pathlib import Path
 import uvicorn
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from fastapi import FastAPI, Request, Response
+from pydantic import BaseModel
 
 from deploy.local.ports import free_ports
 from deploy.local.stack import Stack
-from services.feedback.submissions import Submission
 from shared.kafka.log import NewRecord
 from shared.kafka.producer import KafkaLog
 from shared.kafka.topics import FEEDBACK, RATED
@@ -148,6 +148,16 @@ def load(name: str, url: str, pid: int, *, batch: bool, seconds: int, scripts: P
     )
 
 
+class Body(BaseModel):
+    """What the second peer checks."""
+
+    trace_id: str
+    type: str
+    value: int
+    user_id: str
+    metadata: dict[str, str]
+
+
 def peer_app(kind: str) -> FastAPI:
     """A bare endpoint: what the web framework alone costs."""
     app = FastAPI()
@@ -161,8 +171,8 @@ def peer_app(kind: str) -> FastAPI:
     else:
 
         @app.post("/v1/feedback", status_code=202)
-        async def checked(submission: Submission) -> dict[str, str]:
-            return {"trace_id": submission.trace_id}
+        async def checked(body: Body) -> dict[str, str]:
+            return {"trace_id": body.trace_id}
 
     return app
 

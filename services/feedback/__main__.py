@@ -77,7 +77,7 @@ async def run(settings: FeedbackSettings) -> None:
     health.ready("log", lambda: "the event log is away" if ingestion.refuses() else None)
     for name, follower in followers.items():
         health.ready(name, freshness(follower.age_s))
-    redis = Redis.from_url(
+    redis = Redis.from_url(  # pyright: ignore[reportUnknownMemberType]
         settings.redis_url,
         socket_timeout=REDIS_TIMEOUT_S,
         socket_connect_timeout=REDIS_TIMEOUT_S,

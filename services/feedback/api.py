@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import orjson
 import structlog
@@ -34,6 +34,7 @@ from services.feedback.metrics import Metrics, Way
 from services.feedback.submissions import (
     Redact,
     Submission,
+    fields_of,
     json_kind,
     parse_json,
     read_submission,
@@ -296,9 +297,10 @@ def _receipt(event: Any) -> dict[str, Any]:
 
 
 def _items(body: Any) -> list[Any]:
-    items = body.get("items") if isinstance(body, dict) else body
-    if not isinstance(items, list):
-        raise Malformed(f'a batch is {{"items": […]}}, and items is {json_kind(items)}')
+    found = (fields_of(body) or {}).get("items")
+    if not isinstance(found, list):
+        raise Malformed(f'a batch is {{"items": […]}}, and items is {json_kind(found)}')
+    items = cast("list[Any]", found)
     if not 1 <= len(items) <= MAX_BATCH:
         rule = f"holds {len(items)} items, 1 to {MAX_BATCH} are allowed"
         raise invalid([FieldError("items", rule, "send several batches")])
@@ -311,6 +313,8 @@ def _flag(request: Request, name: str) -> bool:
             return True
         case "false" | "0":
             return False
+        case _:
+            pass
     raise invalid([FieldError(name, "is true or false", f"send ?{name}=true or leave it out")])
 
 

@@ -27,7 +27,7 @@ from services.feedback.matchups import Matchup, matchup, opponents
 from services.feedback.metrics import Metrics
 from services.feedback.open_comparisons import Ballot, Comparison, OpenComparisons, vote
 from services.feedback.router_client import Answer, Question, RouterClient, VersionUnavailable
-from services.feedback.submissions import Label, Redact, context_of, json_kind
+from services.feedback.submissions import Label, Redact, context_of, fields_of, json_kind
 from shared.clock import Clock
 from shared.contracts.events import Choice, Identifier, Message, OptionalIdentifier, Side
 from shared.registry.rollouts import RoutingTable
@@ -230,9 +230,10 @@ def _sampled(question: Question) -> Question:
 
 
 def _read(model: type[_Body], body: Any) -> _Body:
-    if not isinstance(body, dict):
+    given = fields_of(body)
+    if given is None:
         raise Malformed(f"the body is a JSON object, not {json_kind(body)}; send {{…}}")
     try:
-        return model.model_validate({k: v for k, v in body.items() if v is not None})
+        return model.model_validate(given)
     except ValidationError as error:
         raise invalid(field_errors(error)) from None

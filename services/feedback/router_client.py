@@ -10,6 +10,7 @@ import aiohttp
 import orjson
 
 from services.feedback.errors import FieldError, RouterAway, RouterFailed, invalid
+from services.feedback.submissions import fields_of
 from shared.contracts.events import Message
 
 CHAT_PATH = "/v1/chat/completions"
@@ -120,9 +121,9 @@ def _answer(response: aiohttp.ClientResponse, body: bytes, version: str) -> Answ
                 "the router's answer is no chat completion with an x-ratchet-trace-id; "
                 "check that RATCHET_ROUTER_URL names a Ratchet router"
             ) from None
-    error = parsed.get("error") if isinstance(parsed, dict) else None
-    message = str(error.get("message", ""))[:MAX_REASON] if isinstance(error, dict) else ""
-    param = str(error.get("param") or "") if isinstance(error, dict) else ""
+    error = fields_of((fields_of(parsed) or {}).get("error")) or {}
+    message = str(error.get("message", ""))[:MAX_REASON]
+    param = str(error.get("param", ""))
     if response.status == 404 or (response.status == 400 and param == "model"):
         raise VersionUnavailable(message or f"the router does not serve {version}")
     if response.status in (401, 403):

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from hashlib import sha1
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -96,10 +96,11 @@ def read_submission(item: Any, *, clamp: bool = False) -> Submission:
         Invalid: a field breaks a rule.
 
     """
-    if not isinstance(item, dict):
+    given = fields_of(item)
+    if given is None:
         raise Malformed(f"feedback is a JSON object, not {json_kind(item)}; send {{…}}")
     try:
-        submission = Submission.model_validate({k: v for k, v in item.items() if v is not None})
+        submission = Submission.model_validate(given)
     except ValidationError as error:
         raise invalid(field_errors(error)) from None
     submission.value = _value(submission.type, submission.value, clamp=clamp)
@@ -114,7 +115,7 @@ def read_withdrawal(item: Mapping[str, Any]) -> Withdrawal:
 
     """
     try:
-        return Withdrawal.model_validate({k: v for k, v in item.items() if v is not None})
+        return Withdrawal.model_validate(fields_of(item))
     except ValidationError as error:
         raise invalid(field_errors(error)) from None
 
@@ -218,6 +219,14 @@ def context_of(metadata: Mapping[str, str], *, tenant: str, redact: Redact) -> C
 NO_CONTEXT = Context()
 
 
+def fields_of(item: Any) -> dict[str, Any] | None:
+    """A JSON object without its nulls, or None where it is none."""
+    if not isinstance(item, dict):
+        return None
+    fields = cast("dict[str, Any]", item)
+    return {name: value for name, value in fields.items() if value is not None}
+
+
 def json_kind(item: Any) -> str:
     """What JSON calls a value."""
     match item:
@@ -278,10 +287,11 @@ def _rating(value: Any, *, clamp: bool) -> int:
 
 
 def _nested(adapter: TypeAdapter[Any], value: Any, remedy: str) -> Any:
-    if not isinstance(value, dict):
+    given = fields_of(value)
+    if given is None:
         raise _bad_value(f"must be an object, not {json_kind(value)}", remedy)
     try:
-        return adapter.validate_python({k: v for k, v in value.items() if v is not None})
+        return adapter.validate_python(given)
     except ValidationError as error:
         found = field_errors(error, prefix="value")
         raise invalid([FieldError(item.field, item.rule, remedy) for item in found]) from None

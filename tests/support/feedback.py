@@ -193,7 +193,7 @@ async def feedback_service(
             metrics=metrics,
             clock=clock,
             redact=redact,
-            limits=Limits(body_bytes=100_000, batch_bytes=1_000_000, body_timeout_s=2),
+            limits=Limits(body_bytes=100_000, batch_bytes=1_000_000, body_timeout_s=0.5),
         )
         app: Any = WithOps(create_app(api, metrics), OpsApp(Health(), collected))
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)

@@ -124,6 +124,33 @@ async def test_too_large_bodies_are_a_413_whether_announced_or_not(service: Serv
         assert answer.json()["code"] == "too_large"
 
 
+async def test_a_body_that_never_ends_is_a_408(service: Service) -> None:
+    async def endless() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.Event().wait()
+
+    answer = await service.client.post("/v1/feedback", content=endless())
+    assert answer.status_code == 408
+    assert answer.json()["code"] == "too_slow"
+
+
+async def test_a_fault_of_our_own_is_a_500_in_the_same_shape_and_the_next_one_goes_well(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(_: object) -> None:
+        raise RuntimeError("secret detail")
+
+    body = {"trace_id": "t", "type": "thumbs_up"}
+    with monkeypatch.context() as patched:
+        patched.setattr(service.ingestion, "store", broken)
+        answer = await service.post("/v1/feedback", body)
+    assert answer.status_code == 500
+    assert answer.json()["code"] == "internal"
+    assert "secret" not in answer.text
+    assert service.value("ratchet_ingestion_rejected_total", reason="internal", way="single") == 1
+    assert (await service.post("/v1/feedback", body)).status_code == 202
+
+
 async def test_a_batch_has_1_to_1000_items(service: Service) -> None:
     item = {"trace_id": "t", "type": "thumbs_up"}
     for count in (0, MAX_BATCH + 1):
