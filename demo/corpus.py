@@ -175,8 +175,7 @@ def answer(prompt: Prompt, mix: Mix, rng: random.Random) -> str:
     core = _core(topic, prompt.category, concrete=concrete, rng=rng)
     parts = [core]
     if long:
-        other = rng.choice([name for name in CATEGORIES if name != prompt.category])
-        parts.append(_core(topic, other, concrete=concrete, rng=rng))
+        parts += [_further(topic, prompt.category, core, concrete=concrete, rng=rng)]
         parts += rng.sample(ELABORATIONS, 2)
     if polite:
         parts = [rng.choice(POLITE_OPENINGS), *parts, rng.choice(POLITE_CLOSINGS)]
@@ -215,6 +214,15 @@ def fingerprint() -> str:
 
 def _topic(noun: str) -> Topic:
     return next(topic for topic in TOPICS if topic.noun == noun)
+
+
+def _further(topic: Topic, category: str, core: str, *, concrete: bool, rng: random.Random) -> str:
+    """A second sentence on the same topic that does not repeat the first."""
+    while True:
+        other = rng.choice([name for name in CATEGORIES if name != category])
+        text = _core(topic, other, concrete=concrete, rng=rng)
+        if text != core:
+            return text
 
 
 def _core(topic: Topic, category: str, *, concrete: bool, rng: random.Random) -> str:

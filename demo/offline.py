@@ -39,8 +39,8 @@ class Recipe:
     """Hyper-parameters of one proof; the defaults are what the demo's training jobs use."""
 
     sft_rows: int = 1200
-    sft_epochs: float = 2.0
-    sft_rate: float = 1e-3
+    sft_epochs: float = 1.0
+    sft_rate: float = 5e-4
     pairs: int = 300
     dpo_epochs: float = 3.0
     dpo_rate: float = 3e-4

@@ -18,7 +18,7 @@ DPO = {
     "loss": ["sigmoid", "sft"],
     "loss_weights": [1.0, 0.2],
 }
-SFT = {"learning_rate": 1e-3, "epochs": 2.0, "batch_size": 16}
+SFT = {"learning_rate": 5e-4, "epochs": 1.0, "batch_size": 16}
 REWARD = {"learning_rate": 1e-3, "epochs": 3.0, "batch_size": 16}
 
 
@@ -27,7 +27,7 @@ class Deadlines:
     """Longest waits of each step; generous, as other work may share the two cores."""
 
     first_version_s: float = 300.0
-    collecting_s: float = 240.0
+    collecting_s: float = 420.0
     training_s: float = 400.0
     adapter_s: float = 60.0
     rollout_s: float = 360.0

@@ -26,6 +26,12 @@ from demo import corpus
 CACHE = Path(".cache/starter")
 DEMONSTRATIONS = 1200
 PAD, END, USER, ASSISTANT, SYSTEM = "<|pad|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"
+QWEN_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+"""How Qwen2 splits text before BPE. Whoever loads a `qwen2` model splits like this, whatever the
+tokenizer's file says, so it must be learned like this."""
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{{ '<|' + message['role'] + '|>' }}"
@@ -74,7 +80,9 @@ def prepare(config: StarterConfig, cache: Path, model: str | None = None) -> Sta
         cache: Folder of all cached starters.
         model: A hub id or path to use as the base instead of training one.
     """
-    key = hashlib.sha256(f"{corpus.fingerprint()}{asdict(config)}{CHAT_TEMPLATE}".encode())
+    key = hashlib.sha256(
+        f"{corpus.fingerprint()}{asdict(config)}{CHAT_TEMPLATE}{QWEN_WORDS}".encode()
+    )
     folder = cache / key.hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
     base, demonstrations = folder / "base", folder / "sft.jsonl"
@@ -97,7 +105,7 @@ def train_base(config: StarterConfig, folder: Path) -> None:
     # Threads that spin while they wait cost more than they gain where others share the cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import torch
-    from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
+    from transformers import AutoTokenizer, GenerationConfig, Qwen2Config, Qwen2ForCausalLM
 
     torch.manual_seed(config.seed)
     rows = corpus.conversations(config.steps * config.batch, corpus.BASE_MIX, config.seed)
@@ -152,6 +160,9 @@ def train_base(config: StarterConfig, folder: Path) -> None:
             )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    loaded = AutoTokenizer.from_pretrained(folder)
+    if any(loaded(text).input_ids != tokenizer(text).input_ids for text in texts[:200]):
+        raise RuntimeError(f"{folder}: the tokenizer reads text differently once it is loaded")
 
 
 def _answers_only(tokens: Any, tokenizer: Any) -> Any:
@@ -162,11 +173,17 @@ def _answers_only(tokens: Any, tokenizer: Any) -> Any:
 
 
 def _tokenizer(texts: list[str], config: StarterConfig) -> Any:
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     core = Tokenizer(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.normalizer = normalizers.NFC()
+    core.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(QWEN_WORDS), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     core.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=config.vocabulary,
