@@ -44,8 +44,9 @@ log = structlog.get_logger(__name__)
 CONTROLLER = "controller"
 VIEW_REFRESH_S = 15.0
 """How often the routing states are put to Redis again, in case it was flushed."""
+WHOLE_EVIDENCE_S = 60.0
+"""How often a hold carries all evidence; the topic is kept for ever, most holds only show life."""
 MAX_ROLLOUT_ID = 180
-LEADER_BACKOFF_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,8 @@ class Watch:
     state: RolloutState
     book: Book
     judge: Judge
-    said_at: float
+    said_at: float = float("-inf")
+    said_whole_at: float = float("-inf")
 
 
 class Controller:
@@ -362,7 +364,7 @@ class Controller:
             step_started_at=now,
             updated_at=now,
         )
-        watch = Watch(state, Book(rollout_id=state.rollout_id), _judge(state), 0.0)
+        watch = Watch(state, Book(rollout_id=state.rollout_id), _judge(state))
         move = Move(DecisionKind.start, state, 0, reason or "started")
         await self._record(watch, move, actor, {})
         return state
@@ -373,12 +375,12 @@ class Controller:
 
     async def _watch(self, entry: Entry) -> Watch:
         """A rollout taken up from the log: the newer of its file and its last decision counts."""
-        rollout_id = entry.state.rollout_id
-        from_log = recovered(rollout_id, entry.last.evidence)
+        rollout_id, judge = entry.state.rollout_id, _judge(entry.state)
+        from_log = recovered(rollout_id, entry.evidence(), judge)
         book = await asyncio.to_thread(self._books.load, rollout_id)
         if book is None or book.sampled_until < from_log.sampled_until:
             book = from_log
-        watch = Watch(entry.state, book, _judge(entry.state), 0.0)
+        watch = Watch(entry.state, book, judge)
         self._watches[rollout_id] = watch
         return watch
 
@@ -454,7 +456,17 @@ class Controller:
         state = move.state
         first = move.kind is DecisionKind.start
         promoted = state.phase is Phase.healthy
-        content = {**evidence, **carried(watch.book), "state": state.model_dump(mode="json")}
+        now = self._clock.monotonic()
+        whole = (
+            move.urgent
+            or move.kind is not DecisionKind.hold
+            or now - watch.said_whole_at >= WHOLE_EVIDENCE_S
+        )
+        content = {
+            **(evidence if whole else {}),
+            **carried(watch.book, whole=whole),
+            "state": state.model_dump(mode="json"),
+        }
 
         def decide(token: int, seq: int) -> Decision:
             return Decision(
@@ -481,7 +493,8 @@ class Controller:
         decision = await self._leadership.write(decide)
         watch.state = state
         watch.book = watch.book.reported()
-        watch.said_at = self._clock.monotonic()
+        watch.said_at = now
+        watch.said_whole_at = now if whole else watch.said_whole_at
         self._watches[state.rollout_id] = watch
         self._metrics.decided(state.model, state.outcome)
         self._metrics.show(state)

@@ -8,7 +8,7 @@ series at 0 with the rollout, so a series never seen before is counted from 0.
 # pyright: strict
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -159,26 +159,38 @@ def take(book: Book, series: Iterable[Series], state: RolloutState, judge: Judge
     )
 
 
-def recovered(rollout_id: str, evidence: dict[str, Any]) -> Book:
-    """A book from the evidence of a decision, where the file is gone.
+def recovered(rollout_id: str, evidence: Sequence[dict[str, Any]], judge: Judge) -> Book:
+    """A book from the evidence of decisions, where the file is gone.
 
-    Without cursors the first sample of each series only says where to count from: what came
-    between the decision and the next fetch may be lost, nothing is counted twice.
+    `evidence` begins with the last one that carries the judge's state whole; the slices of the
+    later ones bring it up to date. Without cursors the first sample of each series only says
+    where to count from: what came between the last decision and the next fetch may be lost,
+    nothing is counted twice.
     """
-    until = float(evidence.get("sampled_until", 0.0))
+    first = evidence[0] if evidence else {}
+    last = evidence[-1] if evidence else {}
+    judged = JudgeState.model_validate(first.get("judge", {}))
+    for piece in (piece for one in evidence for piece in one.get("slices", ())):
+        if piece["look"] >= judged.looks:
+            judged = judge.advance(judged, Slice.model_validate(piece))
+    until = float(last.get("sampled_until", 0.0))
     return Book(
         rollout_id=rollout_id,
-        judge=JudgeState.model_validate(evidence.get("judge", {})),
+        judge=judged,
         sampled_until=until,
-        candidate_at=float(evidence.get("candidate_at", 0.0)),
+        candidate_at=float(last.get("candidate_at", 0.0)),
         recovered_at=until if until > 0 else None,
     )
 
 
-def carried(book: Book) -> dict[str, Any]:
-    """The book as a decision carries it: enough to go on, and to replay the judge."""
+def carried(book: Book, *, whole: bool) -> dict[str, Any]:
+    """The book as a decision carries it: enough to go on, and to replay the judge.
+
+    `whole` adds the judge's state; the slices alone bring an earlier one up to date.
+    """
+    state = {"judge": book.judge.model_dump(exclude_defaults=True)} if whole else {}
     return {
-        "judge": book.judge.model_dump(exclude_defaults=True),
+        **state,
         "sampled_until": book.sampled_until,
         "candidate_at": book.candidate_at,
         "slices": list(book.unreported),

@@ -53,8 +53,16 @@ class Entry:
 
     def decisions(self, after: int, limit: int) -> list[Logged]:
         """Decisions past an offset, oldest first."""
-        found = sorted((*self.moves, *self.holds), key=_offset)
-        return [one for one in found if one.offset > after][:limit]
+        return [one for one in self._all() if one.offset > after][:limit]
+
+    def evidence(self) -> list[dict[str, Any]]:
+        """The newest evidence with the judge's state whole, and all since, oldest first."""
+        found = [one.decision.evidence for one in self._all()]
+        whole = [place for place, evidence in enumerate(found) if "judge" in evidence]
+        return found[whole[-1] :] if whole else []
+
+    def _all(self) -> list[Logged]:
+        return sorted((*self.moves, *self.holds), key=_offset)
 
 
 class Ledger:

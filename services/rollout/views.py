@@ -14,9 +14,10 @@ from shared.registry.versions import Version
 def rollout_view(
     entry: Entry, state: RolloutState, judged: JudgeState | None, verdict: Verdict | None
 ) -> dict[str, Any]:
-    """One rollout. `judged` and `verdict` are the leader's newest; else the last decision's."""
+    """One rollout. `judged` and `verdict` are the leader's newest; else the last on record."""
     last = entry.last
-    known = judged or JudgeState.model_validate(last.evidence.get("judge", {}))
+    on_record = entry.evidence()
+    known = judged or JudgeState.model_validate(on_record[0]["judge"] if on_record else {})
     candidate, stable = known.totals.candidate, known.totals.stable
     findings: list[dict[str, Any]] = (
         [finding.to_dict() for finding in verdict.findings]

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -162,20 +161,37 @@ def test_what_a_decision_carries_is_enough_to_go_on_without_counting_twice(
     samples = [(100.0 + n, float(value)) for n, value in enumerate(values)]
     at = min(at, len(samples) - 1)
     before = fed(empty(), series(COUNTED, samples[: at + 1]))
-    evidence: dict[str, Any] = carried(before)
-    after = fed(recovered("r1", evidence), series(COUNTED, samples[max(0, at - back) :]))
+    evidence = [carried(before, whole=True)]
+    after = fed(recovered("r1", evidence, JUDGE), series(COUNTED, samples[max(0, at - back) :]))
     # The window reaches back to a sample that was counted, so nothing is lost either.
     assert after.judge.totals.candidate.requests == values[-1]
 
 
+def test_slices_of_later_decisions_bring_an_earlier_state_up_to_date() -> None:
+    book, evidence = empty(), list[dict[str, object]]()
+    for second in range(1, 20):
+        book = fed(book, series(COUNTED, [(second, 3.0 * second)]))
+        if second % 4 == 0:
+            evidence.append(carried(book, whole=second == 4))
+            # Killed before the file knew of the decision: its slices are told again.
+            book = book.reported() if second % 8 else book
+    evidence.append(carried(book, whole=False))
+    again = recovered("r1", evidence, JUDGE)
+    assert again.judge == book.judge
+    assert again.sampled_until == book.sampled_until
+
+
 def test_without_a_sample_from_before_what_is_unknown_is_left_out() -> None:
     before = fed(empty(), series(COUNTED, [(1, 5)]))
-    after = fed(recovered("r1", carried(before)), series(COUNTED, [(500, 90), (501, 93)]))
+    after = fed(
+        recovered("r1", [carried(before, whole=True)], JUDGE),
+        series(COUNTED, [(500, 90), (501, 93)]),
+    )
     assert after.judge.totals.candidate.requests == 5 + 3
 
 
 def test_a_new_candidate_starts_from_nothing() -> None:
-    book = recovered("r2", {})
+    book = recovered("r2", [], JUDGE)
     assert book.judge.totals.candidate.requests == 0
     assert book.recovered_at is None
     other = STATE.but(rollout_id="r2")
