@@ -18,6 +18,7 @@ from deploy.local.starter import BASE_MODEL, starter_model
 from tests.support.servers import Servers
 
 _WHOLE_STACK_S = 900
+_SERVERS_S = 180
 
 # A deadline an example would measure the machine's other work; pytest-timeout bounds each test.
 settings.register_profile("ratchet", deadline=None)
@@ -90,10 +91,11 @@ def full_stack(
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests on the whole stack get a quarter of an hour, as the first of them also starts it."""
+    """The first test that asks for servers also starts them, so all who ask get time for it."""
     for item in items:
-        whole = "full_stack" in getattr(item, "fixturenames", ())
-        if whole and item.get_closest_marker("timeout") is None:
-            item.add_marker(pytest.mark.timeout(_WHOLE_STACK_S))
-        if whole and item.get_closest_marker("e2e") is None:
+        asked = getattr(item, "fixturenames", ())
+        if "full_stack" in asked and item.get_closest_marker("e2e") is None:
             item.add_marker(pytest.mark.e2e)
+        for fixture, limit_s in (("full_stack", _WHOLE_STACK_S), ("servers", _SERVERS_S)):
+            if fixture in asked and item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(limit_s))

@@ -155,7 +155,10 @@ environment() {
   [[ $(cat "$directory/.ratchet-stamp" 2>/dev/null) == "$stamp" && -x $directory/bin/python ]] && return
   follow_pip_index
   build() {
-    if [[ ! -x $directory/bin/python ]]; then "$uv" venv --clear --python "$python" "$directory"; fi
+    # Scripts carry the path they were made for, so a moved checkout gets a new environment.
+    if [[ ! -x $directory/bin/python || $(cat "$directory/.ratchet-stamp" 2>/dev/null) != *" $PWD" ]]; then
+      "$uv" venv --clear --python "$python" "$directory" || return
+    fi
     "$installer" && echo "$stamp" >"$directory/.ratchet-stamp"
   }
   step "Python environment $directory" build
