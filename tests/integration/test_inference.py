@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import os
 import shutil
@@ -175,6 +177,11 @@ async def world(stack: Stack, tiny: Path, unique: str) -> AsyncIterator[World]:
     await log.stop()
 
 
+def fetched(folder: Path) -> list[Path]:
+    """Adapter weights below a folder."""
+    return list(folder.rglob("*.safetensors"))
+
+
 def engine_processes(agent: int) -> dict[int, str]:
     """Every process below the service, by /proc: its guard and vLLM's three."""
     parents: dict[int, int] = {}
@@ -342,8 +349,13 @@ async def test_agent_of_an_external_engine_checks_what_it_finds_loaded(
         "RATCHET_INFERENCE_ENGINE_URL": world.stack.url("vllm"),
         "RATCHET_INFERENCE_ENGINE_EXTERNAL": "true",
     }
-    command = [sys.executable, "-m", "services.inference"]
-    with subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.DEVNULL) as process:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "services.inference"),
+        cwd=ROOT,
+        env=env,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    try:
 
         async def checked() -> dict[str, Any] | None:
             try:
@@ -357,9 +369,13 @@ async def test_agent_of_an_external_engine_checks_what_it_finds_loaded(
         seen = await eventually(checked, "the second agent has checked it", 60.0)
         assert seen is not None
         assert seen["difference"] < 1e-4
-        assert not list(tmp_path.rglob("*.safetensors"))
+        assert not fetched(tmp_path)
         process.terminate()
-        assert process.wait(20) == 0
+        assert await asyncio.wait_for(process.wait(), 20) == 0
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
     assert (await world.chat(stable))[0] == 200
 
 

@@ -74,6 +74,8 @@ def fingerprint(model: torch.nn.Module, tokens: list[list[int]]) -> list[dict[st
 
 
 def main(folder: Path) -> None:
+    # Two threads that wait for each other crawl where every core is taken.
+    torch.set_num_threads(1)
     made = tokenizer()
     base().save_pretrained(folder / "base")
     made.save_pretrained(folder / "base")
