@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
 
 import structlog
 import uvloop
@@ -13,7 +14,7 @@ from services.aggregator.metrics import AggregatorMetrics
 from services.aggregator.settings import AggregatorSettings
 from services.aggregator.watch import Watch
 from services.aggregator.worker import SOURCE, Worker
-from services.aggregator.writer import KafkaWriter
+from services.aggregator.writer import KafkaWriter, Writer
 from shared.clock import SystemClock
 from shared.kafka.deadletters import DeadLetters
 from shared.kafka.producer import KafkaLog
@@ -35,8 +36,15 @@ def die(reason: str) -> None:
     os._exit(EXIT_FAILED)
 
 
-async def run(settings: AggregatorSettings) -> None:
-    """Serve until a signal."""
+def as_is(writer: KafkaWriter) -> Writer:
+    """The writer itself."""
+    return writer
+
+
+async def run(
+    settings: AggregatorSettings, *, through: Callable[[KafkaWriter], Writer] = as_is
+) -> None:
+    """Serve until a signal. All of the worker's writes go `through` what is made of its writer."""
     clock = SystemClock()
     metrics = AggregatorMetrics()
     watch = Watch(
@@ -56,7 +64,7 @@ async def run(settings: AggregatorSettings) -> None:
             scores_per_day=settings.scores_per_day,
             segments=frozenset(settings.segments),
         ),
-        writer=writer,
+        writer=through(writer),
         partitions=writer.partitions,
         dead_letters=DeadLetters(
             event_log,

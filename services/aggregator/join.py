@@ -102,9 +102,11 @@ def fold_feedback(
     change = Change(row, contributions=[["outcome", verdict]])
     at_s = event.submitted_at.timestamp()
     if verdict == "stale" and old is not None and body is not None and not old.seen:
-        entry = replace(old, seen=True)
+        entry = replace(old, seen=True, first=_first(event))
     elif verdict in {"accepted", "edited", "withdrawn"}:
         entry = _next_entry(old, event.revision, event.type.value, body, at_s, ts_ms)
+        if old is None or not old.seen:
+            entry.first = _first(event)
     else:
         return change
     if old is None and len(row.entries) >= MAX_ENTRIES:
@@ -261,8 +263,7 @@ def _settle(
     assert product is None or isinstance(product, PreferencePair | UnpairedExample)
     _produce(change, entry, old, interaction.tenant, time, product)
     _rate(change, interaction, name, entry, feedback, time)
-    if feedback is not None:
-        _score(change, interaction, feedback, rules)
+    _score(change, interaction, entry, rules)
 
 
 def _refigure(
@@ -393,24 +394,26 @@ def _rate(
     change.outputs.append(Output(RATED, key, answer, rated_id, time))
 
 
+def _first(event: FeedbackSubmitted | FeedbackWithdrawn) -> list[Any] | None:
+    """What the judge's counters take of a first submission: later ones never change them."""
+    if isinstance(event, FeedbackWithdrawn) or event.anonymous or event.score is None:
+        return None
+    return [event.score, event.user_id, event.submitted_at.timestamp()]
+
+
 def _score(
-    change: Change[TraceRow],
-    interaction: InteractionRecorded,
-    feedback: FeedbackSubmitted,
-    rules: Rules,
+    change: Change[TraceRow], interaction: InteractionRecorded, entry: Entry, rules: Rules
 ) -> None:
     """Hand the interaction's first scored feedback on to the counters of the judge."""
     row = change.row
-    score = feedback.score
-    if row.scored or score is None or feedback.anonymous:
-        return
-    if interaction.purpose is not Purpose.live:
+    if row.scored or entry.first is None or interaction.purpose is not Purpose.live:
         return
     row.scored = True
-    rater = feedback.user_id or interaction.user_id
+    score, rater, at_s = entry.first
+    rater = rater or interaction.user_id
     who = ("user", rater) if rater else ("trace", interaction.trace_id)
-    day = feedback.submitted_at.astimezone(UTC).date().isoformat()
-    cap_key = digest(interaction.tenant, *who, interaction.rollout, day)
+    time = datetime.fromtimestamp(at_s, UTC)
+    cap_key = digest(interaction.tenant, *who, interaction.rollout, time.date().isoformat())
     score_id = cause_id("score", interaction.tenant, interaction.trace_id)
     event = RatedScore(
         score_id=score_id,
@@ -422,9 +425,9 @@ def _score(
         rollout=interaction.rollout,
         segment=rules.segment(interaction.context.segment),
         score=score,
-        created_at=feedback.submitted_at,
+        created_at=time,
     )
-    change.outputs.append(Output(RATED, cap_key, event, score_id, feedback.submitted_at))
+    change.outputs.append(Output(RATED, cap_key, event, score_id, time))
 
 
 def _example(

@@ -76,6 +76,8 @@ class Entry:
     """Ids of the pairs and examples that stand because of it."""
     rated: bool = False
     """It stands on the rated topic."""
+    first: list[Any] | None = None
+    """`[score, user, event time]` of its first submission, whatever was edited later."""
 
 
 @dataclass(slots=True)
@@ -149,6 +151,7 @@ def _entry_fields(entry: Entry) -> tuple[Any, ...]:
         entry.figures,
         entry.products,
         entry.rated,
+        entry.first,
     )
 
 

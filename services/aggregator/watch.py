@@ -19,7 +19,7 @@ class Watch:
 
     A worker that was stopped may have lost its partitions; what it would write now could undo its
     successor's work. `check` comes before each write, and whichever of a write and the next beat
-    comes first after a stall sees it.
+    comes first after a stall sees it. Without partitions there is nothing to undo: not `armed`.
     """
 
     def __init__(
@@ -33,11 +33,12 @@ class Watch:
         self._on_stall = on_stall
         self._now = now
         self._last = now()
+        self.armed = False
 
     def check(self) -> None:
         """Call `on_stall` with the stall's length in seconds when the last beat is too old."""
         stalled_s = self._now() - self._last
-        if stalled_s > self._limit_s:
+        if self.armed and stalled_s > self._limit_s:
             self._on_stall(stalled_s)
 
     def idle_s(self) -> float:

@@ -349,6 +349,7 @@ class Worker:
         log.info("partitions.revoked")
 
     def _drop(self) -> None:
+        self._watch.armed = False
         self._states.clear()
         self._held.clear()
         self._ages.clear()
@@ -383,6 +384,8 @@ class Worker:
                 state.recover(keys[partition][start : start + RECOVERY_CHUNK])
                 await asyncio.sleep(0)
         self._drop()
+        self._watch.beat()
+        self._watch.armed = bool(states)
         self._states = states
         self._joined = True
         for partition, state in states.items():

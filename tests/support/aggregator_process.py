@@ -24,7 +24,7 @@ from shared.kafka.producer import KafkaLog
 from tests.support.aggregator import START, key_of
 from tests.support.waiting import eventually
 
-SESSION_S = 6
+SESSION_S = 10
 _SAMPLE = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$")
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
@@ -53,6 +53,7 @@ class AggregatorProcess:
             "RATCHET_DATA_DIR": str(directory),
             **(environment or {}),
         }
+        directory.mkdir(parents=True, exist_ok=True)
         self.log_path = directory / f"aggregator-{self.port}.log"
         self._process: subprocess.Popen[bytes] | None = None
 

@@ -1,0 +1,216 @@
+"""Feedback counts exactly once, whatever is killed, whenever (invariant 6), on a real broker.
+
+The truth is a recount of the raw topics that shares no code with the aggregator.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import orjson
+import pytest
+
+from shared.contracts.events import Event, FeedbackType
+from shared.kafka.log import read_to_end
+from shared.kafka.producer import KafkaLog
+from shared.kafka.topics import FEEDBACK, INTERACTIONS, PREFERENCES
+from tests.support.aggregator import DOWN, UP, Recount, feedback, interaction, withdrawn
+from tests.support.aggregator_process import SESSION_S, AggregatorProcess, Series, send, total
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.timeout(420)
+
+SETTLE_S = 120
+"""A killed worker's partitions wait for its session; a busy machine takes its time after that."""
+
+
+@pytest.fixture
+async def log(kafka: str) -> AsyncIterator[KafkaLog]:
+    client = KafkaLog(kafka, source="/ratchet/test")
+    await client.start()
+    yield client
+    await client.stop()
+
+
+def traffic(unique: str, count: int, seed: int) -> list[tuple[str, Event]]:
+    """Interactions and feedback in a plausible order: late, early, repeated, edited, withdrawn."""
+    rng = random.Random(seed)
+    events: list[tuple[float, str, Event]] = []
+    for number in range(count):
+        trace = f"{unique}-{number}"
+        version = f"{unique}-v{rng.randrange(2)}"
+        user = f"{unique}-u{rng.randrange(count // 4)}"
+        shown = interaction(
+            trace, tenant=unique, version=version, user=user, prompt=f"Question {number // 3}?",
+            completion=f"Answer {number} of {version}.", rollout=unique,
+        )  # fmt: skip
+        when = float(number)
+        events.append((when, INTERACTIONS, shown))
+        if rng.random() < 0.5:
+            kind = rng.choice((UP, UP, DOWN, FeedbackType.rating))
+            value = rng.randint(1, 5) if kind is FeedbackType.rating else None
+            told = feedback(f"f{number}", trace, kind, value, tenant=unique, user=user)
+            # Before, right after, or long after its interaction.
+            later = when + rng.choice((-5.0, 1.0, 40.0, 200.0))
+            events.append((later, FEEDBACK, told))
+            if rng.random() < 0.2:
+                events.append((later + rng.random() * 20, FEEDBACK, told))
+            if rng.random() < 0.1:
+                gone = withdrawn(f"f{number}", trace, kind, tenant=unique)
+                events.append((later + 30, FEEDBACK, gone))
+    events.sort(key=lambda item: item[0])
+    return [(topic, event) for _, topic, event in events]
+
+
+async def play(log: KafkaLog, events: list[tuple[str, Event]], pause_s: float) -> None:
+    """Send events in slices, so that the worker is always in the middle of something."""
+    for start in range(0, len(events), 50):
+        part = events[start : start + 50]
+        for topic in (INTERACTIONS, FEEDBACK):
+            await send(log, topic, *(event for place, event in part if place == topic))
+        await asyncio.sleep(pause_s)
+
+
+async def recount(log: KafkaLog, tenant: str) -> Recount:
+    def ours(value: bytes | None) -> bool:
+        return value is not None and orjson.loads(value).get("tenant") == tenant
+
+    async def bodies(topic: str) -> list[bytes]:
+        records = await read_to_end(log, topic, timeout_s=60)
+        return [item.value for item in records if item.value is not None and ours(item.value)]
+
+    return Recount.of(await bodies(INTERACTIONS), await bodies(FEEDBACK))
+
+
+async def agrees(log: KafkaLog, workers: list[AggregatorProcess], tenant: str) -> Recount:
+    """Wait until the exported counters are the recount's, then see that they stay there."""
+    truth = await recount(log, tenant)
+
+    async def counted() -> dict[str, float]:
+        found: dict[str, Series] = {}
+        for worker in workers:
+            if worker.alive():
+                for name, series in (await worker.metrics()).items():
+                    found.setdefault(name, {}).update(series)
+        result: dict[str, float] = {}
+        for version in (f"{tenant}-v0", f"{tenant}-v1"):
+            for kind in ("thumbs_up", "thumbs_down", "rating"):
+                series = found.get("ratchet_feedback_total", {})
+                result[f"{version} {kind}"] = total(series, version=version, type=kind)
+        # Over both versions: which three of a user's scores come first is open between partitions.
+        series = found.get("ratchet_satisfaction_count_total", {})
+        result["scores"] = total(series, rollout=tenant)
+        series = found.get("ratchet_quality_denominator", {})
+        result["interactions"] = sum(
+            total(series, version=f"{tenant}-v{n}", window="1d", figure="feedback_rate")
+            for n in (0, 1)
+        )
+        return result
+
+    expected = {
+        f"{tenant}-v{n} {kind}": float(truth.feedback[f"{tenant}-v{n}", kind])
+        for n in (0, 1)
+        for kind in ("thumbs_up", "thumbs_down", "rating")
+    }
+    expected["scores"] = float(truth.scores.total())
+    expected["interactions"] = float(truth.interactions)
+    seen: dict[str, float] = {}
+
+    async def equal() -> bool:
+        seen.update(await counted())
+        return seen == expected
+
+    try:
+        await eventually(equal, "exported counts equal the recount", SETTLE_S)
+    except AssertionError:
+        assert seen == expected
+    await asyncio.sleep(2.5)  # two more batches: a double count would show now
+    assert await counted() == expected
+    return truth
+
+
+async def test_killed_under_load_again_and_again(
+    kafka: str, log: KafkaLog, unique: str, tmp_path: Path
+) -> None:
+    events = traffic(unique, 1500, seed=11)
+    worker = AggregatorProcess(kafka, tmp_path).start()
+    rng = random.Random(5)
+    try:
+        await worker.ready(60)
+        playing = asyncio.create_task(play(log, events, 0.4))
+        for _ in range(4):
+            await asyncio.sleep(1.0 + 4.0 * rng.random())
+            worker.kill()
+            worker.start()
+            await worker.ready(90)
+        await playing
+        truth = await agrees(log, [worker], unique)
+        assert truth.interactions == 1500
+        await _products_are_unique_and_whole(log, unique, truth)
+    finally:
+        worker.stop()
+
+
+async def _products_are_unique_and_whole(log: KafkaLog, tenant: str, truth: Recount) -> None:
+    """Each thumb made one example, whatever was written twice on the way."""
+    examples: dict[str, bool] = {}
+    for item in await read_to_end(log, PREFERENCES, timeout_s=60):
+        body = orjson.loads(item.value or b"{}")
+        if body.get("tenant") == tenant and "label" in body:
+            assert examples.setdefault(body["pair_id"], body["label"]) == body["label"]
+    for label, kind in ((True, "thumbs_up"), (False, "thumbs_down")):
+        made = sum(1 for value in examples.values() if value is label)
+        told = sum(count for (_, name), count in truth.feedback.items() if name == kind)
+        # A withdrawal that came before the interaction left nothing to make an example of.
+        assert told - 15 <= made <= told
+
+
+async def test_killed_between_writes(
+    kafka: str, log: KafkaLog, unique: str, tmp_path: Path
+) -> None:
+    """Outputs, rows, checkpoints, deletions: the process dies after the n-th record of them."""
+    events = traffic(unique, 240, seed=12)
+    await play(log, events, 0.0)
+    for budget in (1, 3, 9, 30, 120, 260, 330):
+        module = ("-m", "tests.support.aggregator_runner", str(budget))
+        dying = AggregatorProcess(kafka, tmp_path, module=module).start()
+        status = await asyncio.to_thread(dying.process.wait, 90)
+        assert status == -signal.SIGKILL, f"budget {budget}: {dying.log_path.read_text()[-2000:]}"
+    worker = AggregatorProcess(kafka, tmp_path).start()
+    try:
+        await worker.ready(90)
+        await agrees(log, [worker], unique)
+    finally:
+        worker.stop()
+
+
+async def test_a_worker_stopped_past_its_session_writes_nothing_when_it_wakes(
+    kafka: str, log: KafkaLog, unique: str, tmp_path: Path
+) -> None:
+    events = traffic(unique, 900, seed=13)
+    first = AggregatorProcess(kafka, tmp_path / "first").start()
+    second = AggregatorProcess(kafka, tmp_path / "second")
+    try:
+        await first.ready(60)
+        playing = asyncio.create_task(play(log, events, 0.5))
+        await asyncio.sleep(3)
+        first.signal(signal.SIGSTOP)
+        second.start()
+
+        async def took_over() -> bool:
+            metrics = await second.metrics()
+            return total(metrics.get("ratchet_aggregator_partitions", {})) == 4
+
+        await eventually(took_over, "the second worker owns every partition", SESSION_S + 90)
+        await asyncio.sleep(2)
+        first.signal(signal.SIGCONT)
+        assert await asyncio.to_thread(first.process.wait, 30) == 70
+        await playing
+        await agrees(log, [second], unique)
+    finally:
+        first.stop()
+        second.stop()
