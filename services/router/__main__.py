@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import gc
+from pathlib import Path
+from typing import BinaryIO
 
 import structlog
 import uvloop
@@ -37,14 +40,24 @@ GARBAGE_THRESHOLD = 50_000
 """Requests leave few cycles; looking for them every 700 objects costs several percent."""
 
 
-async def run(settings: RouterSettings) -> None:
+def take(directory: Path) -> BinaryIO:
+    """Take a folder for this process alone; the lock ends with the returned file."""
+    directory.mkdir(parents=True, exist_ok=True)
+    lock = (directory / "lock").open("ab")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise SystemExit(
+            f"{directory} belongs to another running router; give each its own RATCHET_DATA_DIR"
+        ) from None
+    return lock
+
+
+async def run(settings: RouterSettings, directory: Path) -> None:
     """Serve until a signal says stop, then ship what the spool holds for a bounded time."""
     stop = stop_on_signals()
     clock = SystemClock()
-    spool = Spool(
-        settings.data_dir / f"router-{settings.port}" / "spool",
-        limit_bytes=settings.spool_limit_bytes,
-    )
+    spool = Spool(directory / "spool", limit_bytes=settings.spool_limit_bytes)
     interactions = Interactions(spool, Redactor())
     metrics = RouterMetrics(settings.segments)
     series = Series(metrics, clock, grace_s=settings.series_grace_s)
@@ -114,7 +127,10 @@ def main() -> None:
     configure_logging("router")
     gc.freeze()
     gc.set_threshold(GARBAGE_THRESHOLD)
-    uvloop.run(run(RouterSettings.load()))
+    settings = RouterSettings.load()
+    directory = settings.data_dir / "router"
+    with take(directory):
+        uvloop.run(run(settings, directory))
 
 
 if __name__ == "__main__":

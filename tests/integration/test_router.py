@@ -29,6 +29,8 @@ from shared.registry.rollouts import Decision, DecisionKind, LeaderElected, Phas
 from shared.registry.view import RoutingView
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.timeout(180)
+
 ROOT = Path(__file__).parents[2]
 NOWHERE = "127.0.0.1:9"
 START_TIMEOUT_S = 30.0
@@ -89,7 +91,7 @@ class Router:
 
     def __init__(self, env: dict[str, str], port: int, log_file: Path) -> None:
         self.url = f"http://127.0.0.1:{port}"
-        self._env = env
+        self.env = env
         self._log_file = log_file
         self._process: asyncio.subprocess.Process | None = None
 
@@ -100,7 +102,7 @@ class Router:
                 "-m",
                 "services.router",
                 cwd=ROOT,
-                env={**os.environ, **self._env, **more},
+                env={**os.environ, **self.env, **more},
                 stdout=output,
                 stderr=output,
             )
@@ -139,6 +141,10 @@ class World:
         self.log = log
         self.seen = seen
         self.model = controller.model
+
+    def another(self, log_file: Path) -> Router:
+        port = free_ports(["router"])["router"]
+        return Router(self.router.env | {"RATCHET_ROUTER_PORT": str(port)}, port, log_file)
 
     def openai(self) -> openai.AsyncOpenAI:
         return openai.AsyncOpenAI(base_url=f"{self.router.url}/v1", api_key="none", max_retries=0)
@@ -279,9 +285,13 @@ async def _arms_are(world: World, arms: set[str]) -> bool:
 async def test_without_a_sign_of_life_everyone_goes_to_stable_and_it_says_so(world: World):
     await world.router.start(RATCHET_ROUTER_STALE_AFTER_S="2")
     await world.router.ready()
-    await world.controller.decide(10_000)
-    await eventually(lambda: _arms_are(world, {"candidate"}), "the candidate has all traffic")
-    await eventually(lambda: _arms_are(world, {""}), "everyone is on stable", 5)
+
+    async def decided_anew() -> bool:
+        await world.controller.decide(10_000)
+        return await world.arms(1) == {"candidate"}
+
+    await eventually(decided_anew, "the candidate has all traffic")
+    await eventually(lambda: _arms_are(world, {""}), "everyone is on stable", 20)
     async with httpx.AsyncClient(base_url=world.router.url) as client:
         ready = await client.get("/readyz")
         assert ready.status_code == 200
@@ -293,8 +303,7 @@ async def test_without_a_sign_of_life_everyone_goes_to_stable_and_it_says_so(wor
             if line.startswith("ratchet_router_state_age_seconds ")
         )
         assert age > 2
-    await world.controller.decide(10_000)
-    await eventually(lambda: _arms_are(world, {"candidate"}), "a new decision brings it back", 2)
+    await eventually(decided_anew, "a new decision brings it back")
 
 
 async def test_killed_under_load_no_answered_request_is_missing(world: World):
@@ -356,6 +365,17 @@ async def test_a_stopping_router_answers_what_runs_and_ships_all(world: World):
     slow.close()
     assert {answer.status_code for answer in answers} == {200}
     assert await world.traces() == {a.headers["x-ratchet-trace-id"] for a in answers}
+
+
+async def test_two_routers_do_not_share_a_spool(world: World, tmp_path: Path):
+    await world.controller.decide(0, outside=True)
+    await world.router.start()
+    await world.router.ready()
+    second = world.another(tmp_path / "second.log")
+    await second.start()
+    assert await second.exited() == 1
+    assert "RATCHET_DATA_DIR" in (tmp_path / "second.log").read_text()
+    assert await world.arms(1) == {""}
 
 
 async def test_a_wrong_setting_ends_it_with_the_name(world: World, tmp_path: Path):
