@@ -1,0 +1,105 @@
+"""Two controllers, a Redis that forgets and a log that goes away: one history comes out."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from pathlib import Path
+
+import pytest
+
+from services.rollout.errors import LeadershipLost, RolloutError
+from services.rollout.ledger import Ledger
+from shared.kafka.log import LogUnavailable
+from shared.kafka.topics import ROLLOUTS, VERSIONS
+from shared.registry.rollouts import Decision, Phase, RoutingState
+from shared.testing.clock import ManualClock
+from shared.testing.log import MemoryLog
+from tests.unit.rollout.fakes import FakeRedis, Rig, register
+from tests.unit.rollout.test_controller import start, traffic
+
+EVENTS = 60
+
+
+class SharedView:
+    """What routers see in Redis: the Lua compare keeps older states out."""
+
+    def __init__(self) -> None:
+        self.state: RoutingState | None = None
+        self.seen: list[RoutingState] = []
+
+    async def put(self, state: RoutingState) -> bool:
+        if self.state is not None and state.order < self.state.order:
+            return False
+        self.state = state
+        self.seen.append(state)
+        return True
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_whatever_happens_the_log_tells_one_story(seed: int, tmp_path: Path) -> None:
+    generator, clock = random.Random(seed), ManualClock()
+    log = MemoryLog(partitions={ROLLOUTS: 1, VERSIONS: 1}, clock=clock)
+    redis, view = FakeRedis(clock), SharedView()
+    await register(log, "v1")
+    await register(log, "v2")
+    rigs = [Rig(log, redis, clock, tmp_path, holder) for holder in ("one", "two")]
+    for rig in rigs:
+        await rig.caught_up()
+        rig.controller._view = view  # type: ignore[assignment]
+    requests = 0.0
+    try:
+        for _ in range(EVENTS):
+            rig = generator.choice(rigs)
+            match generator.choice(["round"] * 6 + ["flush", "wait", "away", "start"]):
+                case "flush":
+                    redis.flush()
+                case "wait":
+                    clock.advance(7.0)
+                case "away":
+                    log.available = not log.available
+                case "start":
+                    with contextlib.suppress(RolloutError, LogUnavailable, LeadershipLost):
+                        await start(rig)
+                case _:
+                    unfinished = rig.ledger.unfinished_of("m")
+                    if unfinished is not None:
+                        requests += 5.0
+                        traffic(rig, unfinished.state, requests)
+                    with contextlib.suppress(LogUnavailable, LeadershipLost):
+                        await rig.round()
+        log.available = True
+        redis.flush()
+        clock.advance(30.0)
+        await rigs[0].caught_up()
+        for rig in (rigs[0], rigs[1], rigs[0], rigs[1]):
+            await rig.caught_up()
+            with contextlib.suppress(LeadershipLost):
+                await rig.round()
+        _check(log, view, rigs)
+    finally:
+        for rig in rigs:
+            await rig.close()
+
+
+def _check(log: MemoryLog, view: SharedView, rigs: list[Rig]) -> None:
+    reader = Ledger()
+    accepted: list[Decision] = []
+    for record in log.all(ROLLOUTS):
+        before = reader.routing.get("m")
+        reader.apply(record)
+        state = reader.routing.get("m")
+        if state is not None and state != before and record.value:
+            accepted.append(Decision.model_validate_json(record.value))
+    orders = [(one.token, one.seq) for one in accepted]
+    assert orders == sorted(orders)
+    # Nobody saw a state that the log does not tell, and the last one rules.
+    told = {RoutingState.of(one).order for one in accepted}
+    assert {state.order for state in view.seen} <= told
+    assert view.state == reader.routing.get("m")
+    # Within a rollout weights only rise, but for the fall to 0 that ends it.
+    for entry in reader.entries("m"):
+        weights = [one.decision.weight for one in entry.decisions(-1, 1_000)]
+        rising = weights[:-1] if entry.state.phase is Phase.degraded else weights
+        assert rising == sorted(rising)
+    assert sum(rig.leadership.leads for rig in rigs) == 1
