@@ -22,7 +22,7 @@ CROWD = 600
 """Simulated people in one population."""
 CARELESS_SHARE = 0.08
 """Share of people who vote without reading."""
-OWN_MIND = 0.35
+OWN_MIND = 0.45
 """Standard deviation of a person's weights around the crowd's."""
 
 _POLITE = re.compile(
@@ -113,7 +113,7 @@ class Person:
         if left.strip() == right.strip():
             return "tie"
         a, b = self.taste.utility(prompt, left), self.taste.utility(prompt, right)
-        if max(a, b) < -2.5:
+        if max(a, b) < -3.5:
             return "both_bad"
         if abs(a - b) < 0.3:
             return "tie"
@@ -162,11 +162,11 @@ def population(seed: int, size: int = CROWD) -> Population:
     """Draws the hidden taste of a seed, signs of tone and brevity included, and its people."""
     rng = random.Random(f"taste {seed}")
     weights = (
-        rng.choice((-1, 1)) * rng.uniform(1.5, 2.3),
-        rng.uniform(1.4, 2.1),
-        rng.uniform(1.0, 1.8),
-        rng.choice((-1, 1)) * rng.uniform(0.7, 1.3),
-        rng.uniform(1.0, 1.8),
+        rng.choice((-1, 1)) * rng.uniform(2.0, 3.0),
+        rng.uniform(1.8, 2.7),
+        rng.uniform(1.4, 2.4),
+        rng.choice((-1, 1)) * rng.uniform(0.9, 1.7),
+        rng.uniform(1.4, 2.4),
     )
     # People expect about what the desk has always written, whatever their taste.
     typical = corpus.conversations(400, corpus.SFT_MIX, _TYPICAL_SEED)
