@@ -72,9 +72,7 @@ def fold_interaction(
         vector.append([ledger.ERRORS, 1])
     change = Change(row)
     if event.purpose in _COUNTED:
-        change.contributions.append(
-            ["figures", event.version, started_s, ts_ms // 60_000, vector]
-        )
+        change.contributions.append(["figures", event.version, started_s, ts_ms // 60_000, vector])
     for name in waiting:
         _settle(change, event, name, None, row.entries[name], rules)
     if any(row.entries[name].counted for name in waiting):
@@ -430,9 +428,7 @@ def _score(
     change.outputs.append(Output(RATED, cap_key, event, score_id, time))
 
 
-def _example(
-    row: TraceRow, interaction: InteractionRecorded, time: datetime, cause: str
-) -> Output:
+def _example(row: TraceRow, interaction: InteractionRecorded, time: datetime, cause: str) -> Output:
     """The joined row for queries, as it is after this event."""
     example = ExampleJoined(
         trace_id=interaction.trace_id,

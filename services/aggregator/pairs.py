@@ -40,9 +40,7 @@ MAX_ANSWERS = 40
 """Answers kept per prompt; the oldest are forgotten first, their pairs stand."""
 
 
-def feedback_product(
-    interaction: InteractionRecorded, feedback: FeedbackSubmitted
-) -> Event | None:
+def feedback_product(interaction: InteractionRecorded, feedback: FeedbackSubmitted) -> Event | None:
     """The pair or example that one feedback makes, if any; anonymous feedback makes none."""
     if feedback.anonymous or not interaction.messages:
         return None
@@ -56,7 +54,7 @@ def feedback_product(
     completion = interaction.completion
     version = interaction.version
     match feedback.type, feedback.value:
-        case (FeedbackType.thumbs_up | FeedbackType.thumbs_down), _:
+        case ((FeedbackType.thumbs_up | FeedbackType.thumbs_down), _):
             if not completion:
                 return None
             return UnpairedExample(

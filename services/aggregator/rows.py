@@ -193,7 +193,7 @@ class CapRow:
 
 Row: TypeAlias = TraceRow | PromptRow | CapRow
 
-_KINDS: dict[str, type[TraceRow] | type[PromptRow] | type[CapRow]] = {
+_KINDS: dict[str, type[TraceRow | PromptRow | CapRow]] = {
     "trace": TraceRow,
     "prompt": PromptRow,
     "cap": CapRow,

@@ -124,9 +124,7 @@ class Worker:
             broker_request_timeout=self._session_timeout_s * 3,
             broker_commit_interval=1.0,
         )
-        table = app.Table(
-            "joins", key_type=bytes, value_type=bytes, on_recover=self._on_recovered
-        )
+        table = app.Table("joins", key_type=bytes, value_type=bytes, on_recover=self._on_recovered)
         name = table.changelog_topic.get_topic_name()
         if app_id == "ratchet.aggregator":
             assert name == AGGREGATOR_CHANGELOG, name
@@ -298,9 +296,7 @@ class Worker:
             for state, batch in batches:
                 state.confirm(batch)
                 if self._states.get(batch.partition) is state:
-                    self._metrics.checkpoints.show(
-                        batch.partition, batch.checkpoint, state.pending
-                    )
+                    self._metrics.checkpoints.show(batch.partition, batch.checkpoint, state.pending)
             for event in held:
                 event.ack()
             now_s = self._clock.now().timestamp()
@@ -368,7 +364,9 @@ class Worker:
     async def _recover(self) -> None:
         """The table holds what the changelog has: build the state of each owned partition."""
         changelog = self._changelog
-        owned = {tp.partition for tp in self.app.assignor.assigned_actives() if tp.topic == changelog}
+        owned = {
+            tp.partition for tp in self.app.assignor.assigned_actives() if tp.topic == changelog
+        }
         data = self._table.data.data
         keys: dict[int, list[bytes]] = defaultdict(list)
         for key in list(data):

@@ -1,0 +1,295 @@
+"""Feedback identity, what counts when, and what each type makes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from services.aggregator.change import Change, Rules
+from services.aggregator.errors import Refused
+from services.aggregator.join import (
+    MAX_ENTRIES,
+    expire,
+    fold_feedback,
+    fold_interaction,
+    fold_score,
+    fold_vote,
+)
+from services.aggregator.rows import TraceRow
+from shared.contracts.events import (
+    Choice,
+    Event,
+    ExampleJoined,
+    FeedbackSubmitted,
+    FeedbackType,
+    FeedbackWithdrawn,
+    InteractionRecorded,
+    Outcome,
+    PreferencePair,
+    PreferenceRetracted,
+    Purpose,
+    RatedAnswer,
+    RatedScore,
+    UnpairedExample,
+    VoteCast,
+)
+from tests.support.aggregator import DOWN, UP, feedback, interaction, vote, withdrawn
+
+RULES = Rules(segments=frozenset({"gold"}))
+
+
+def fold(*events: Event, rules: Rules = RULES) -> tuple[TraceRow, list[list[Any]], list[Event]]:
+    """The row after some events, all contributions and all outputs."""
+    row: TraceRow | None = None
+    contributions: list[list[Any]] = []
+    outputs: list[Event] = []
+    for number, event in enumerate(events):
+        change: Change[TraceRow]
+        match event:
+            case InteractionRecorded():
+                raw = event.to_json()
+                change = fold_interaction(row, event, raw, number * 60_000, rules)
+            case FeedbackSubmitted() | FeedbackWithdrawn():
+                change = fold_feedback(row, event, number * 60_000, rules)
+            case VoteCast():
+                change = fold_vote(row, event, number * 60_000)
+            case _:
+                raise AssertionError(event)
+        row = TraceRow.decode(change.row.encode())
+        contributions += change.contributions
+        outputs += [output.event for output in change.outputs]
+    assert row is not None
+    return row, contributions, outputs
+
+
+def counted(contributions: list[list[Any]]) -> list[list[Any]]:
+    return [item for item in contributions if item[0] == "feedback"]
+
+
+def outcomes(contributions: list[list[Any]]) -> list[str]:
+    return [item[1] for item in contributions if item[0] == "outcome"]
+
+
+def figures(contributions: list[list[Any]]) -> dict[int, float]:
+    """Sums of the figures by index; indices are ledger.FIGURES."""
+    sums: dict[int, float] = {}
+    for item in contributions:
+        if item[0] == "figures":
+            for index, delta in item[4]:
+                sums[index] = sums.get(index, 0) + delta
+    return {index: value for index, value in sums.items() if value}
+
+
+def kinds(outputs: list[Event]) -> list[str]:
+    return [type(event).__name__ for event in outputs]
+
+
+@pytest.mark.parametrize("late", [True, False])
+def test_both_orders_count_the_same(late: bool) -> None:
+    shown, told = interaction(), feedback()
+    _, contributions, outputs = fold(*((shown, told) if late else (told, shown)))
+    assert counted(contributions) == [["feedback", "assistant-v1.0", "thumbs_up"]]
+    assert figures(contributions) == {0: 1, 2: 1, 3: 1, 4: 1, 7: 1.0, 8: 1}
+    assert sorted(kinds(outputs)) == [
+        "ExampleJoined",
+        "RatedAnswer",
+        "RatedScore",
+        "UnpairedExample",
+    ]
+
+
+def test_feedback_alone_counts_nothing_yet() -> None:
+    row, contributions, outputs = fold(feedback())
+    assert counted(contributions) == []
+    assert outputs == []
+    assert row.pending() == 1
+
+
+@pytest.mark.parametrize(
+    ("second", "verdict"),
+    [
+        (feedback(seconds=9.0), "duplicate"),
+        (feedback(kind=UP, user="someone else"), "conflict"),
+        (feedback(kind=DOWN, revision=1), "conflict"),
+        (withdrawn(kind=DOWN), "conflict"),
+        (feedback(revision=1), "edited"),
+        (withdrawn(), "withdrawn"),
+    ],
+)
+def test_what_a_second_record_is(second: FeedbackSubmitted, verdict: str) -> None:
+    _, contributions, _ = fold(interaction(), feedback(), second)
+    assert outcomes(contributions) == ["accepted", verdict]
+    assert counted(contributions) == [["feedback", "assistant-v1.0", "thumbs_up"]]
+
+
+def test_a_lower_revision_is_stale() -> None:
+    _, contributions, _ = fold(interaction(), feedback(revision=3), feedback(revision=2))
+    assert outcomes(contributions) == ["accepted", "stale"]
+
+
+def test_a_withdrawal_before_its_submission_still_lets_it_count_once() -> None:
+    _, contributions, outputs = fold(interaction(), withdrawn(), feedback())
+    assert counted(contributions) == [["feedback", "assistant-v1.0", "thumbs_up"]]
+    assert figures(contributions) == {0: 1}
+    assert "UnpairedExample" not in kinds(outputs)
+
+
+def test_an_edit_moves_the_figures_and_keeps_the_counters() -> None:
+    rating = FeedbackType.rating
+    _, contributions, outputs = fold(
+        interaction(), feedback(kind=rating, value=5), feedback(kind=rating, value=1, revision=1)
+    )
+    assert counted(contributions) == [["feedback", "assistant-v1.0", "rating"]]
+    assert figures(contributions) == {0: 1, 2: 1, 3: 1, 5: 1, 8: 1}
+    scores = [event for event in outputs if isinstance(event, RatedScore)]
+    assert [event.score for event in scores] == [1.0]
+    rated = [event for event in outputs if isinstance(event, RatedAnswer)]
+    assert [(event.revision, event.score) for event in rated] == [(0, 1.0), (1, 0.0)]
+
+
+def test_a_withdrawal_takes_everything_back_but_the_counters() -> None:
+    _, contributions, outputs = fold(interaction(), feedback(), withdrawn())
+    assert figures(contributions) == {0: 1}
+    made = [event for event in outputs if isinstance(event, UnpairedExample)]
+    taken = [event for event in outputs if isinstance(event, PreferenceRetracted)]
+    assert [event.pair_id for event in made] == [event.pair_id for event in taken]
+    rated = [event for event in outputs if isinstance(event, RatedAnswer)]
+    assert [event.score for event in rated] == [1.0, None]
+    examples = [event for event in outputs if isinstance(event, ExampleJoined)]
+    assert [len(event.feedback) for event in examples] == [1, 0]
+
+
+def test_only_the_first_scored_feedback_of_live_traffic_scores() -> None:
+    _, _, outputs = fold(
+        interaction(),
+        feedback("f0", kind=FeedbackType.comment, value="fine"),
+        feedback("f1", kind=DOWN),
+        feedback("f2", kind=UP, user="u2"),
+    )
+    scores = [event.score for event in outputs if isinstance(event, RatedScore)]
+    assert scores == [0.0]
+    for purpose in (Purpose.explicit, Purpose.comparison, Purpose.evaluation):
+        _, _, outputs = fold(interaction(purpose=purpose), feedback())
+        assert "RatedScore" not in kinds(outputs)
+
+
+def test_anonymous_feedback_counts_but_teaches_and_judges_nothing() -> None:
+    _, contributions, outputs = fold(interaction(), feedback(anonymous=True))
+    assert len(counted(contributions)) == 1
+    assert kinds(outputs) == ["ExampleJoined"]
+
+
+def test_feedback_of_another_tenant_does_not_reach_this_row() -> None:
+    other = feedback(tenant="other")
+    assert other.tenant != interaction().tenant  # the row's key holds the tenant: see rows.py
+
+
+def test_failed_interactions_are_errors_and_clients_faults_are_not() -> None:
+    for outcome, errors in ((Outcome.crash, 1), (Outcome.timeout, 1), (Outcome.client_error, 0)):
+        _, contributions, _ = fold(interaction(outcome=outcome, completion=""))
+        assert figures(contributions).get(1, 0) == errors
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "chosen", "rejected"),
+    [
+        (
+            FeedbackType.text_correction,
+            {"corrected": "Better."},
+            "Better.",
+            "Print the label from your account page.",
+        ),
+        (
+            FeedbackType.text_correction,
+            {"original": "As shown.", "corrected": "Better."},
+            "Better.",
+            "As shown.",
+        ),
+        (
+            FeedbackType.demonstration,
+            "By hand.",
+            "By hand.",
+            "Print the label from your account page.",
+        ),
+        (FeedbackType.preference, {"chosen": "One.", "rejected": "Two."}, "One.", "Two."),
+    ],
+)
+def test_pairs_of_one_feedback(
+    kind: FeedbackType, value: object, chosen: str, rejected: str
+) -> None:
+    _, _, outputs = fold(interaction(), feedback(kind=kind, value=value))
+    (pair,) = (event for event in outputs if isinstance(event, PreferencePair))
+    assert (pair.chosen, pair.rejected) == (chosen, rejected)
+    assert pair.causes == ("f1:0",)
+    assert pair.context.category == "explanation"
+
+
+def test_a_correction_that_corrects_nothing_makes_no_pair() -> None:
+    same = {"corrected": " Print the label from your account page. "}
+    _, _, outputs = fold(interaction(), feedback(kind=FeedbackType.text_correction, value=same))
+    assert "PreferencePair" not in kinds(outputs)
+
+
+@pytest.mark.parametrize(
+    ("choice", "chosen", "contribution"),
+    [
+        (Choice.left, "assistant-v1.1", ["vote", "assistant-v1.1", "assistant-v1.0", "chosen"]),
+        (Choice.right, "assistant-v1.0", ["vote", "assistant-v1.0", "assistant-v1.1", "chosen"]),
+        (Choice.tie, None, ["vote", "assistant-v1.1", "assistant-v1.0", "tie"]),
+        (Choice.both_bad, None, ["vote", "assistant-v1.1", "assistant-v1.0", "both_bad"]),
+    ],
+)
+def test_votes(choice: Choice, chosen: str | None, contribution: list[str]) -> None:
+    _, contributions, outputs = fold(vote(choice=choice, panel="judge"))
+    assert contribution in contributions
+    assert ["feedback", "", "vote"] in contributions
+    pairs = [event for event in outputs if isinstance(event, PreferencePair)]
+    assert [pair.chosen_version for pair in pairs] == ([chosen] if chosen else [])
+    assert all(pair.panel == "judge" for pair in pairs)
+
+
+def test_a_vote_again_counts_once_and_an_edited_one_replaces_its_pair() -> None:
+    _, contributions, outputs = fold(
+        vote(), vote(), vote(choice=Choice.right), vote(choice=Choice.right, revision=1)
+    )
+    assert outcomes(contributions) == ["accepted", "duplicate", "conflict", "edited"]
+    assert len(counted(contributions)) == 1
+    assert kinds(outputs) == ["PreferencePair", "PreferenceRetracted", "PreferencePair"]
+
+
+def test_segments_outside_the_list_share_one_label() -> None:
+    assert [RULES.segment(name) for name in ("", "gold", "anything")] == ["", "gold", "other"]
+
+
+def test_a_trace_keeps_a_bounded_number_of_feedbacks() -> None:
+    row = TraceRow()
+    for number in range(MAX_ENTRIES):
+        row = fold_feedback(row, feedback(f"f{number}"), 0, RULES).row
+    with pytest.raises(Refused, match="feedbacks of trace t1 are kept at most"):
+        fold_feedback(row, feedback("one more"), 0, RULES)
+
+
+def test_expiry_counts_what_waited_and_nothing_else() -> None:
+    rules = Rules(horizon_s=100.0)
+    row, _, _ = fold(feedback("f1", seconds=0.0), feedback("f2", seconds=90.0))
+    start = feedback(seconds=0.0).submitted_at.timestamp()
+    change = expire(row, start + 101, rules)
+    assert change.contributions == [["feedback", "unjoined", "thumbs_up"]]
+    assert change.row.pending() == 1
+    assert row.pending() == 2
+
+
+def test_scores_beyond_the_cap_do_not_count() -> None:
+    _, _, outputs = fold(interaction(), feedback())
+    (first,) = (event for event in outputs if isinstance(event, RatedScore))
+    row = None
+    results = []
+    for number in range(5):
+        event = first.model_copy(update={"score_id": f"s{min(number, 3)}"})
+        change = fold_score(row, event, RULES)
+        row = change.row
+        results.append([item[:2] for item in change.contributions])
+    score, capped = ["score", "assistant-v1.0"], ["outcome", "score_capped"]
+    assert results == [[score], [score], [score], [capped], [capped]]
+    assert fold_score(row, first.model_copy(update={"score_id": "s0"}), RULES).contributions == []

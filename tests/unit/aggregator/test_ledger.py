@@ -1,0 +1,101 @@
+"""Live windows, quality windows, and what a checkpoint keeps."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.aggregator.ledger import (
+    ENDED_ROLLOUT_S,
+    FEEDBACK,
+    INTERACTIONS,
+    KEPT_S,
+    POSITIVE,
+    QUALITY_EVERY_S,
+    WINDOWS_S,
+    Ledger,
+)
+
+HOUR = 3600
+T0 = 500_000 * HOUR
+
+
+def shown(at_s: float) -> list[object]:
+    return ["figures", "v1", at_s, int(at_s // 60), [[INTERACTIONS, 1]]]
+
+
+def test_live_windows_hold_what_arrived_in_them() -> None:
+    ledger = Ledger()
+    ledger.tick(T0)
+    for ago in (0, 90, 240, 1800, 5 * HOUR, 23 * HOUR):
+        ledger.apply([shown(T0 - ago)])
+    live = ledger.live()
+    found = {window: live["v1", window][INTERACTIONS] for window in WINDOWS_S}
+    assert found == {"1m": 1, "5m": 3, "1h": 4, "1d": 6}
+
+
+def test_minutes_become_hours_and_hours_end() -> None:
+    ledger = Ledger()
+    ledger.tick(T0)
+    ledger.apply([shown(T0 - 30), shown(T0 - 30)])
+    ledger.tick(T0 + 2 * HOUR)
+    assert ledger.minutes == {}
+    assert ledger.live()["v1", "1d"][INTERACTIONS] == 2
+    assert ledger.live()["v1", "1h"][INTERACTIONS] == 0
+    ledger.tick(T0 + 26 * HOUR)
+    assert ledger.live() == {}
+
+
+def test_late_feedback_changes_the_window_of_the_interaction_not_of_its_own_time() -> None:
+    ledger = Ledger()
+    ledger.apply([shown(T0)])
+    assert {key[0] for key in ledger.tick(T0 + 1)} == set(WINDOWS_S)
+    late = T0 + 2 * HOUR
+    ledger.apply([["figures", "v1", T0, late // 60, [[FEEDBACK, 1], [POSITIVE, 1]]]])
+    changed = ledger.tick(late)
+    assert {(window, start) for window, start, _ in changed} == {
+        ("1m", T0),
+        ("5m", T0),
+        ("1h", T0),
+        ("1d", T0 // 86_400 * 86_400),
+    }
+    assert ledger.windows["1h", T0, "v1"][:5] == [1, 0, 0, 1, 1]
+
+
+def test_windows_are_emitted_at_most_every_few_seconds_and_forgotten_in_the_end() -> None:
+    ledger = Ledger()
+    ledger.apply([shown(T0)])
+    assert ledger.tick(T0 + 1)
+    ledger.apply([shown(T0)])
+    assert ledger.tick(T0 + QUALITY_EVERY_S) == []
+    assert ledger.tick(T0 + 1 + QUALITY_EVERY_S)
+    ledger.tick(T0 + 60 + KEPT_S["1m"] + 1)
+    ledger.forget()
+    assert ("1m", T0, "v1") not in ledger.windows
+    assert ("5m", T0, "v1") in ledger.windows
+
+
+def test_series_of_ended_rollouts_are_dropped() -> None:
+    ledger = Ledger()
+    ledger.apply([["score", "v1", "candidate", "r1", "", 1.0, T0]])
+    ledger.apply([["score", "v1", "", "", "", 0.5, T0]])
+    ledger.tick(T0 + ENDED_ROLLOUT_S + 1)
+    ledger.forget()
+    assert list(ledger.scores) == [("v1", "", "", "")]
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 200), st.sampled_from(("v1", "v2")), st.integers(0, 8)),
+        max_size=30,
+    )
+)
+def test_a_checkpoint_is_the_whole_ledger(items: list[tuple[int, str, int]]) -> None:
+    ledger = Ledger(offsets={"t": 7}, dropped=["0\x1ftrace\x1fa\x1fb"])
+    for minutes, version, index in items:
+        at_s = T0 + minutes * 60
+        ledger.apply([["figures", version, at_s, at_s // 60, [[index, 1]]]])
+        ledger.apply([["feedback", version, "rating"], ["vote", "v1", "v2", "tie"]])
+        ledger.apply([["score", version, "stable", "r", "", 0.25, at_s], ["outcome", "edited"]])
+    ledger.tick(T0)
+    assert Ledger.decode(ledger.encode()) == ledger
