@@ -91,11 +91,13 @@ def full_stack(
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The first test that asks for servers also starts them, so all who ask get time for it."""
+    """The first test that asks for servers also starts them, so all who may ask get time for it."""
     for item in items:
-        asked = getattr(item, "fixturenames", ())
-        if "full_stack" in asked and item.get_closest_marker("e2e") is None:
+        whole = "full_stack" in getattr(item, "fixturenames", ())
+        if whole and item.get_closest_marker("e2e") is None:
             item.add_marker(pytest.mark.e2e)
-        for fixture, limit_s in (("full_stack", _WHOLE_STACK_S), ("servers", _SERVERS_S)):
-            if fixture in asked and item.get_closest_marker("timeout") is None:
-                item.add_marker(pytest.mark.timeout(limit_s))
+        if item.get_closest_marker("timeout") is None:
+            if whole:
+                item.add_marker(pytest.mark.timeout(_WHOLE_STACK_S))
+            elif "integration" in item.path.parts:
+                item.add_marker(pytest.mark.timeout(_SERVERS_S))
