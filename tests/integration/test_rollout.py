@@ -20,7 +20,7 @@ from deploy.local.stack import Stack
 from tests.support.rollout_world import Behaviour, StandInAgent, World, weights
 from tests.support.waiting import eventually
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(600)  # the stack starts within the first test's time
 
 QUICK = {
     "name": "quick",
