@@ -41,7 +41,7 @@ class InferenceSettings(ServiceSettings):
     engine_options: str = Field(
         default="", description="further options of vLLM, as on a command line"
     )
-    engine_start_timeout_s: float = Field(default=300.0, gt=0, le=3600)
+    engine_start_timeout_s: float = Field(default=600.0, gt=0, le=3600)
     engine_unhealthy_after_s: float = Field(
         default=60.0, gt=0, le=600, description="without a healthy answer it is started again"
     )
