@@ -10,6 +10,7 @@ import structlog
 import uvloop
 
 from services.aggregator.change import Rules
+from services.aggregator.errors import AggregatorError
 from services.aggregator.metrics import AggregatorMetrics
 from services.aggregator.settings import AggregatorSettings
 from services.aggregator.watch import Watch
@@ -98,7 +99,10 @@ async def run(
 def main() -> None:
     settings = AggregatorSettings.load()
     configure_logging("aggregator")
-    uvloop.run(run(settings))
+    try:
+        uvloop.run(run(settings))
+    except AggregatorError as error:
+        die(str(error))
 
 
 if __name__ == "__main__":

@@ -63,6 +63,8 @@ YIELD_EVERY = 50
 RECOVERY_CHUNK = 500
 """Rows read in one go while recovering."""
 HEARTBEAT_S = 2.0
+NO_GENERATION = -1
+"""What aiokafka's coordinator holds while the group does not know it."""
 
 
 class Worker:
@@ -281,6 +283,8 @@ class Worker:
     async def _flush_by_time(self) -> None:
         while True:
             await asyncio.sleep(BATCH_S / 20)
+            if self.app.crashed:
+                self._die("Faust gave up; its log says why")
             if self._held and self._clock.monotonic() - self._held_since >= BATCH_S:
                 await self._flush()
 
@@ -336,6 +340,13 @@ class Worker:
         """The assignment changes: write what is folded while it is ours, keep no state."""
         if not self._states:
             return
+        if self._expelled():
+            # The partitions may be another's by now; what is not written comes again to it.
+            if self._writing.locked():
+                self._die("the group expelled this worker in the middle of a write")
+            self._drop()
+            log.warning("partitions.lost")
+            return
         try:
             async with asyncio.timeout(self._session_timeout_s):
                 await self._flush()
@@ -343,6 +354,11 @@ class Worker:
             self._die(f"could not hand over in time: {error}")
         self._drop()
         log.info("partitions.revoked")
+
+    def _expelled(self) -> bool:
+        """The coordinator has taken this worker's generation away: its session had ended."""
+        coordinator = self.app.consumer._thread._consumer._coordinator
+        return coordinator.generation == NO_GENERATION
 
     def _drop(self) -> None:
         self._watch.armed = False
