@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from datetime import timedelta
 from typing import Any
 
 import httpx
@@ -17,12 +16,10 @@ from shared.contracts.events import InteractionRecorded, Purpose
 from shared.kafka.envelope import decode, models_by_type
 from shared.kafka.log import EventLog, read_to_end
 from shared.kafka.producer import KafkaLog
-from shared.kafka.topics import FEEDBACK, INTERACTIONS, ROLLOUTS, VERSIONS
-from shared.registry.rollouts import Decision, DecisionKind, LeaderElected, Phase
-from shared.registry.versions import Lifecycle, record_key, state_key
-from shared.testing.clock import START
+from shared.kafka.topics import FEEDBACK, INTERACTIONS
+from shared.registry.versions import Lifecycle
 from tests.support.feedback import event_of
-from tests.support.rollouts import version_record, version_state
+from tests.support.rollouts import decide, register
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.timeout(150)
@@ -103,34 +100,6 @@ async def log(stack: Stack) -> AsyncIterator[EventLog]:
 async def client(stack: Stack) -> AsyncIterator[httpx.AsyncClient]:
     async with httpx.AsyncClient(base_url=stack.url("feedback"), timeout=20) as http:
         yield http
-
-
-async def register(log: EventLog, version: str, state: Lifecycle, *, model: str, day: int) -> None:
-    """Publish a version as training and rollout do."""
-    stands = version_state(version, state, model=model, at=START + timedelta(days=day))
-    record = version_record(version, model=model)
-    await log.publish(VERSIONS, key=record_key(version), event=record, event_id=f"{version}/r")
-    await log.publish(VERSIONS, key=state_key(version), event=stands, event_id=f"{version}/s")
-
-
-async def decide(log: EventLog, model: str, *, stable: str, candidate: str = "") -> None:
-    """Publish who answers for a model, as rollout does."""
-    elected = LeaderElected(holder="test", at=START)
-    token = (await log.publish(ROLLOUTS, key="leader", event=elected, event_id=model)).offset
-    decision = Decision(
-        token=token,
-        seq=0,
-        kind=DecisionKind.start if candidate else DecisionKind.stable_set,
-        model=model,
-        rollout_id=f"{model}-rollout" if candidate else "",
-        stable=stable,
-        candidate=candidate,
-        phase=Phase.progressing if candidate else Phase.healthy,
-        actor="test",
-        reason="a test",
-        at=START,
-    )
-    await log.publish(ROLLOUTS, key=model, event=decision, event_id=f"{model}-decision")
 
 
 async def opened(client: httpx.AsyncClient, body: dict[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,16 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from shared.contracts.events import WEIGHT_SCALE
-from shared.registry.rollouts import Phase, RoutingState, RoutingTable
+from shared.kafka.log import EventLog
+from shared.kafka.topics import ROLLOUTS, VERSIONS
+from shared.registry.rollouts import (
+    Decision,
+    DecisionKind,
+    LeaderElected,
+    Phase,
+    RoutingState,
+    RoutingTable,
+)
 from shared.registry.versions import (
     DatasetRef,
     Fingerprint,
@@ -85,3 +94,31 @@ def add_version(
     registry.apply(record_key(version), version_record(version, model=model).to_json())
     stands = version_state(version, state, model=model, at=at)
     registry.apply(state_key(version), stands.to_json())
+
+
+async def register(log: EventLog, version: str, state: Lifecycle, *, model: str, day: int) -> None:
+    """Publish a version as training and rollout do."""
+    stands = version_state(version, state, model=model, at=START + timedelta(days=day))
+    record = version_record(version, model=model)
+    await log.publish(VERSIONS, key=record_key(version), event=record, event_id=f"{version}/r")
+    await log.publish(VERSIONS, key=state_key(version), event=stands, event_id=f"{version}/s")
+
+
+async def decide(log: EventLog, model: str, *, stable: str, candidate: str = "") -> None:
+    """Publish who answers for a model, as rollout does."""
+    elected = LeaderElected(holder="test", at=START)
+    token = (await log.publish(ROLLOUTS, key="leader", event=elected, event_id=model)).offset
+    decision = Decision(
+        token=token,
+        seq=0,
+        kind=DecisionKind.start if candidate else DecisionKind.stable_set,
+        model=model,
+        rollout_id=f"{model}-rollout" if candidate else "",
+        stable=stable,
+        candidate=candidate,
+        phase=Phase.progressing if candidate else Phase.healthy,
+        actor="test",
+        reason="a test",
+        at=START,
+    )
+    await log.publish(ROLLOUTS, key=model, event=decision, event_id=f"{model}-decision")
