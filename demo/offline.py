@@ -41,13 +41,13 @@ class Recipe:
     sft_rows: int = 1200
     sft_epochs: float = 1.0
     sft_rate: float = 5e-4
-    pairs: int = 300
+    pairs: int = 400
     dpo_epochs: float = 3.0
-    dpo_rate: float = 3e-4
+    dpo_rate: float = 1e-3
     beta: float = 0.1
     sft_weight: float = 0.2
-    batch: int = 8
-    reward_pairs: int = 400
+    batch: int = 16
+    reward_pairs: int = 300
     reward_epochs: float = 3.0
     reward_rate: float = 1e-3
     prompts: int = 450

@@ -10,6 +10,8 @@ DEMO_SEED = 3
 PROXY, PROXY_ADMIN = "faultproxy", "faultproxy-admin"
 ROOT = Path(__file__).resolve().parents[1]
 
+ENGINE_START_S = 600
+
 DPO = {
     "learning_rate": 1e-3,
     "epochs": 3.0,
@@ -19,6 +21,7 @@ DPO = {
     "loss_weights": [1.0, 0.2],
 }
 SFT = {"learning_rate": 5e-4, "epochs": 1.0, "batch_size": 16}
+EVALUATION = {"prompts": 200, "max_new_tokens": 64, "temperature": 0.8}
 REWARD = {"learning_rate": 1e-3, "epochs": 3.0, "batch_size": 16}
 
 
@@ -46,8 +49,8 @@ class DemoSettings:
     keep: bool = False
     free_ports: bool = False
     feedback_share: float = 0.30
-    pairs: int = 300
-    judge_pairs: int = 200
+    pairs: int = 400
+    judge_pairs: int = 120
     fresh_prompts: int = 450
     fault_share: float = 0.30
     deadlines: Deadlines = Deadlines()
@@ -59,8 +62,10 @@ class DemoSettings:
             "RATCHET_TRAINING_SFT": json.dumps(SFT),
             "RATCHET_TRAINING_DPO": json.dumps(DPO),
             "RATCHET_TRAINING_REWARD": json.dumps(REWARD),
-            "RATCHET_TRAINING_EVALUATION": json.dumps({"prompts": 200, "max_new_tokens": 64}),
+            "RATCHET_TRAINING_EVALUATION": json.dumps(EVALUATION),
             "RATCHET_TRAINING_GATE": json.dumps({"min_judge_pairs": self.judge_pairs}),
+            # Where others use the cores too, vLLM warms up for minutes.
+            "RATCHET_INFERENCE_ENGINE_START_TIMEOUT_S": str(ENGINE_START_S),
             "RATCHET_ROLLOUT_STRATEGY": str(ROOT / "deploy/local/strategies/demo.yaml"),
         }
 
@@ -81,8 +86,7 @@ class DemoSettings:
                 "ports": {PROXY: 8100, PROXY_ADMIN: 8101},
                 "ready": {"http": f"${{url.{PROXY_ADMIN}}}/fault"},
             },
-            # Two cores that others use too: vLLM warms up for minutes then.
-            "inference": {"ready": {"timeout_s": 600}},
+            "inference": {"ready": {"timeout_s": ENGINE_START_S}},
             # Threads that spin while they wait would take the cores from the engine.
             "training": {"env": {"OMP_WAIT_POLICY": "PASSIVE"}},
             "router": {"env": {"RATCHET_ROUTER_ENGINES": f"${{url.{PROXY}}}"}},

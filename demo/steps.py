@@ -213,7 +213,8 @@ class Demo:
 
     async def _train_bad_versions(self) -> None:
         folder, votes = self.settings.run_dir / "drill", self.users.seen.votes
-        for version, inverted, seed in ((INVERTED, True, 1), (FAILING, False, 2)):
+        # A drill needs less training than a release; the healthy one just has to be another adapter.
+        for version, inverted, seed, epochs in ((INVERTED, True, 1, 2), (FAILING, False, 2, 1)):
             path = folder / f"{version}.jsonl"
             await asyncio.to_thread(write_pairs, path, votes, inverted=inverted)
             why = "pairs inverted on purpose" if inverted else "healthy, behind a failing network"
@@ -226,6 +227,8 @@ class Demo:
                 FIRST,
                 "--seed",
                 str(seed),
+                "--set",
+                f"epochs={epochs}",
                 "--override-gate",
                 "--reason",
                 f"rollback drill: {why}",
