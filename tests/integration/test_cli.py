@@ -28,7 +28,7 @@ from shared.registry.rollouts import Decision, DecisionKind, LeaderElected, Phas
 from shared.registry.view import RoutingView
 from tests.support.command import Ran, ratchet
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ async def test_keys_are_issued_listed_and_revoked(env: dict[str, str], log: Even
 
     async def ring() -> KeyRing:
         keys = KeyRing(required=True)
-        for record in await read_to_end(log, API_KEYS, timeout_s=20):
+        for record in await read_to_end(log, API_KEYS, timeout_s=60):
             assert key.encode() not in (record.value or b""), "only the hash is kept"
             keys.apply(record.key, record.value)
         return keys
@@ -128,7 +128,7 @@ async def test_train_waits_for_the_end_of_its_run(env: dict[str, str], log: Even
     ran = await run(
         "train", "--method", "dpo", "--parent", "assistant-v1.0", "--set", "beta=0.2", "--set",
         "note=hello", "--override-gate", "--reason", "a drill", "--actor", "joe", "--wait",
-        "--timeout", "60", env=env,
+        "--timeout", "120", env=env,
     )  # fmt: skip
     job = await training
     assert ran.status == Exit.failed, "a rejected version is no success"
@@ -153,7 +153,7 @@ async def test_dead_letters_are_listed_and_replayed(
     assert "not a known type" in (await run("dead-letters", "list", "--topic", topic, env=env)).out
     replayed = await run("dead-letters", "replay", "--topic", topic, "--json", env=env)
     assert replayed.json == {"replayed": 1}
-    (record,) = await read_to_end(log, topic, timeout_s=20)
+    (record,) = await read_to_end(log, topic, timeout_s=60)
     assert (record.key, record.value) == ("k", bad.value)
 
 

@@ -160,7 +160,7 @@ class TestIntake:
         await log.append(topic, key="odd", value=b"{}", headers=(("ce_type", b"odd.v1"),))
 
         async def stored() -> list[FeedbackSubmitted]:
-            records = await read_to_end(log, FEEDBACK, timeout_s=20)
+            records = await read_to_end(log, FEEDBACK, timeout_s=60)
             return [event_of(record) for record in records if record.key.startswith(unique)]
 
         async def letters() -> dict[str, str]:
@@ -171,7 +171,7 @@ class TestIntake:
             return len(await letters()) == 3
 
         async with running_intake(kafka, log, unique):
-            await eventually(three_letters, "three dead letters", timeout_s=30)
+            await eventually(three_letters, "three dead letters", timeout_s=90)
         events = await stored()
         assert {event.trace_id for event in events} == {body["trace_id"] for body in good}
         assert {event.tenant for event in events} == {unique}
@@ -196,6 +196,6 @@ class TestIntake:
             return len(await stored()) >= 310
 
         async with running_intake(kafka, log, unique):
-            await eventually(all_again, "the repeated records", timeout_s=30)
+            await eventually(all_again, "the repeated records", timeout_s=90)
         identities = {(event.tenant, event.trace_id, event.feedback_id) for event in await stored()}
         assert len(identities) == 300

@@ -32,7 +32,7 @@ class Ran:
         return json.loads(self.out)
 
 
-def ratchet(*arguments: str, env: Mapping[str, str], timeout_s: float = 60) -> Ran:
+def ratchet(*arguments: str, env: Mapping[str, str], timeout_s: float = 180) -> Ran:
     """`ratchet …` as a process of its own."""
     ran = subprocess.run(
         [sys.executable, "-m", "services.cli", *arguments],

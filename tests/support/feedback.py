@@ -127,12 +127,12 @@ class Service:
 
     async def stored(self, trace_id: str) -> list[Any]:
         """The events on the feedback topic of one trace or comparison, in order."""
-        records = await read_to_end(self.log, FEEDBACK, timeout_s=15)
+        records = await read_to_end(self.log, FEEDBACK, timeout_s=60)
         return [event_of(record) for record in records if record.key == trace_id]
 
     async def records(self, trace_id: str) -> list[Record]:
         """The records of one trace, in order."""
-        records = await read_to_end(self.log, FEEDBACK, timeout_s=15)
+        records = await read_to_end(self.log, FEEDBACK, timeout_s=60)
         return [record for record in records if record.key == trace_id]
 
     def value(self, metric: str, **labels: str) -> float:
