@@ -20,7 +20,15 @@ from shared.kafka.log import read_to_end
 from shared.kafka.producer import KafkaLog
 from shared.kafka.topics import FEEDBACK, INTERACTIONS, PREFERENCES
 from tests.support.aggregator import DOWN, UP, Recount, feedback, interaction, withdrawn
-from tests.support.aggregator_process import SESSION_S, AggregatorProcess, Series, send, total
+from tests.support.aggregator_process import (
+    EXIT_FAILED,
+    SESSION_S,
+    AggregatorProcess,
+    Series,
+    send,
+    total,
+)
+from tests.support.servers import Servers
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.timeout(420)
@@ -94,6 +102,8 @@ async def agrees(log: KafkaLog, workers: list[AggregatorProcess], tenant: str) -
     async def counted() -> dict[str, float]:
         found: dict[str, Series] = {}
         for worker in workers:
+            if worker.process.poll() == EXIT_FAILED:
+                worker.start()
             if worker.alive():
                 for name, series in (await worker.metrics()).items():
                     found.setdefault(name, {}).update(series)
@@ -191,7 +201,8 @@ async def test_killed_between_writes(
     for budget in (1, 3, 9, 30, 120, 260, 330):
         module = ("-m", "tests.support.aggregator_runner", str(budget))
         dying = AggregatorProcess(kafka, tmp_path, module=module).start()
-        status = await asyncio.to_thread(dying.process.wait, 90)
+        while (status := await asyncio.to_thread(dying.process.wait, 90)) == EXIT_FAILED:
+            dying.start()
         assert status == -signal.SIGKILL, f"budget {budget}: {dying.log_path.read_text()[-2000:]}"
     worker = AggregatorProcess(kafka, tmp_path).start()
     try:
@@ -221,9 +232,28 @@ async def test_a_worker_stopped_past_its_session_writes_nothing_when_it_wakes(
         await eventually(took_over, "the second worker owns every partition", SESSION_S + 90)
         await asyncio.sleep(2)
         first.signal(signal.SIGCONT)
-        assert await asyncio.to_thread(first.process.wait, 30) == 70
+        assert await asyncio.to_thread(first.process.wait, 30) == EXIT_FAILED
         await playing
         await agrees(log, [second], unique)
     finally:
         first.stop()
         second.stop()
+
+
+async def test_a_broker_that_stalls_for_thirty_seconds_loses_and_doubles_nothing(
+    kafka: str, servers: Servers, log: KafkaLog, unique: str, tmp_path: Path
+) -> None:
+    events = traffic(unique, 600, seed=14)
+    worker = AggregatorProcess(kafka, tmp_path).start()
+    try:
+        await worker.ready(90)
+        await play(log, events[:600], 0.0)
+        servers.stack.kill("kafka", signal.SIGSTOP)
+        try:
+            await asyncio.sleep(30)
+        finally:
+            servers.stack.kill("kafka", signal.SIGCONT)
+        await play(log, events[600:], 0.0)
+        await agrees(log, [worker], unique)
+    finally:
+        worker.stop()

@@ -25,6 +25,7 @@ from tests.support.aggregator import START, key_of
 from tests.support.waiting import eventually
 
 SESSION_S = 10
+EXIT_FAILED = 70
 _SAMPLE = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$")
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
@@ -103,9 +104,11 @@ class AggregatorProcess:
             return 0, ""
 
     async def ready(self, timeout_s: float = 40.0) -> None:
-        """Wait until it owns what it is going to own."""
+        """Wait until it owns what it is going to own; where it gave up, start it as its keeper would."""
 
         async def answered() -> bool:
+            if self.process.poll() == EXIT_FAILED:
+                self.start()
             return (await asyncio.to_thread(self.get, "/readyz"))[0] == 200
 
         await eventually(answered, f"aggregator ready, see {self.log_path}", timeout_s)
