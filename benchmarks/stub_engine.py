@@ -5,7 +5,7 @@
 It answers every POST with the same text under the model that was asked for; with `"stream": true`
 as server-sent events. `GET` answers 200, so that health checks pass. Nothing else of the API is
 there. A model whose name contains `fail` answers 500, `missing` 404, `hang` never, `drop` closes
-the connection, and `torn` closes it in the middle of a stream.
+the connection; `torn` closes it in the middle of a stream, and `stall` says no more from there.
 """
 
 from __future__ import annotations
@@ -159,6 +159,8 @@ class Stub(asyncio.Protocol):
                 self._transport.abort()
                 return
             self._transport.write(b"%x\r\n%b\r\n" % (len(event), event))
+            if "stall" in model and number == 3:
+                await asyncio.sleep(3600)
             if self._delay_s:
                 await asyncio.sleep(self._delay_s)
         self._transport.write(b"0\r\n\r\n")

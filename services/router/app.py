@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from time import perf_counter
@@ -129,6 +130,12 @@ class Gateway:
         self._running += 1
         try:
             await self._proxy.serve(call, receive, send)
+        except Exception:
+            log.exception("request.broke", trace_id=request.trace_id)
+            self._metrics.refused(Outcome.server_error.value)
+            # An answer that has begun cannot become another; the server then closes it.
+            with contextlib.suppress(RuntimeError):
+                await send_error(send, RouterError("the router failed; try again"))
         finally:
             self._running -= 1
 

@@ -18,7 +18,7 @@ FAILED = frozenset((Outcome.server_error, Outcome.timeout, Outcome.crash))
 
 @dataclass(slots=True)
 class Attempt:
-    """One try at an engine. Times are `perf_counter` seconds; `first_token_at` 0 means none."""
+    """One try at an engine. Times are `perf_counter` seconds; 0 means that no token came."""
 
     version: str
     arm: str
@@ -28,6 +28,7 @@ class Attempt:
     error: str = ""
     duration_s: float = 0.0
     first_token_at: float = 0.0
+    last_token_at: float = 0.0
 
     @property
     def waited_s(self) -> float:
@@ -71,6 +72,11 @@ class Call:
         yield self.choice.version, self.choice.arm
         if self.choice.fallback:
             yield self.choice.fallback, Arm.fallback.value
+
+    def note_gap(self, seconds: float) -> None:
+        """Keep the largest gap between two tokens of the stream."""
+        if self.max_gap_s is None or seconds > self.max_gap_s:
+            self.max_gap_s = seconds
 
     @property
     def last(self) -> Attempt:

@@ -31,6 +31,7 @@ HTTP_OK = 200
 ENGINE_FAULTS = frozenset((404, 408, 429))
 """4xx that are no fault of the client: the adapter is not loaded, or the engine is too busy."""
 MAX_LOGGED = 300
+LOG_EVERY_S = 1.0
 RETRY_AT_LEAST_S = 1.0
 """What the retry on stable gets, however long the candidate took."""
 END_OF_STREAM_S = 1.0
@@ -94,6 +95,7 @@ class Proxy:
         self._interactions = interactions
         self._metrics = metrics
         self._deadlines = deadlines
+        self._said: dict[tuple[str, Outcome], tuple[float, int]] = {}
 
     async def serve(self, call: Call, receive: Receive, send: Send) -> None:
         """Answer a request, or tell the client why not. A client that leaves ends it quietly."""
@@ -224,7 +226,11 @@ class Proxy:
 
     def _close(self, call: Call, attempt: Attempt) -> None:
         """End an attempt and count it."""
-        attempt.duration_s = perf_counter() - attempt.started
+        now = perf_counter()
+        attempt.duration_s = now - attempt.started
+        if attempt.last_token_at and attempt.outcome is not Outcome.ok:
+            # What a stream hung in before it was given up is a gap, too.
+            call.note_gap(now - attempt.last_token_at)
         call.engine_s += attempt.waited_s if call.request.stream else attempt.duration_s
         choice = call.choice
         self._metrics.attempt(
@@ -239,15 +245,26 @@ class Proxy:
             if call.max_gap_s is not None:
                 path.gap.observe(call.max_gap_s)
         if attempt.outcome in FAILED:
-            log.warning(
-                "attempt.failed",
-                trace_id=call.request.trace_id,
-                version=attempt.version,
-                arm=attempt.arm,
-                outcome=attempt.outcome.value,
-                status=attempt.status,
-                error=attempt.error[:MAX_LOGGED],
-            )
+            self._say(call, attempt, now)
+
+    def _say(self, call: Call, attempt: Attempt, now: float) -> None:
+        """Log a failure; of many alike, the first of each second and how many went unsaid."""
+        kind = (attempt.version, attempt.outcome)
+        said_at, unsaid = self._said.get(kind, (-LOG_EVERY_S, 0))
+        if now - said_at < LOG_EVERY_S:
+            self._said[kind] = (said_at, unsaid + 1)
+            return
+        self._said[kind] = (now, 0)
+        log.warning(
+            "attempt.failed",
+            trace_id=call.request.trace_id,
+            version=attempt.version,
+            arm=attempt.arm,
+            outcome=attempt.outcome.value,
+            status=attempt.status,
+            error=attempt.error[:MAX_LOGGED],
+            unsaid=unsaid,
+        )
 
     def _record(self, call: Call) -> None:
         call.recorded = True
@@ -287,17 +304,16 @@ class Passage:
         What came last stays in `held`: it leaves after the event is kept.
         """
         call, attempt, reader = self._call, self._attempt, self.reader
-        last_token_at = 0.0
         tokens = 0
         async for data in response.content.iter_any():
             self.held += reader.feed(data)
             if reader.tokens > tokens:
                 now = perf_counter()
-                if last_token_at:
-                    call.max_gap_s = max(call.max_gap_s or 0.0, now - last_token_at)
+                if tokens:
+                    call.note_gap(now - attempt.last_token_at)
                 else:
                     attempt.first_token_at = now
-                last_token_at, tokens = now, reader.tokens
+                attempt.last_token_at, tokens = now, reader.tokens
             if reader.done or reader.failure:
                 break
             if tokens and self.held:

@@ -211,6 +211,21 @@ async def test_weight_0_is_zero_requests_and_users_stay_while_it_rises(bench: Be
         before = now
 
 
+async def test_a_fault_of_our_own_is_told_in_the_same_shape(bench: Bench, monkeypatch):
+    await bench.start()
+    bench.route()
+
+    def broken(*_: object) -> None:
+        raise ValueError("a bug")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("services.router.proxy.read_answer", broken)
+        response = await bench.ask()
+    assert response.status_code == 500
+    assert error_of(response)["code"] == "internal_error"
+    assert (await bench.ask()).status_code == 200
+
+
 async def test_one_trace_asked_twice_leaves_two_trace_ids(bench: Bench):
     await bench.start()
     bench.route()

@@ -158,6 +158,19 @@ async def test_a_stream_that_breaks_after_its_first_token_ends_with_an_error(ben
     assert await bench.attempts() == {("m-torn", "candidate", "crash"): 1}
 
 
+async def test_a_stream_that_hangs_after_its_first_token_counts_the_gap(bench: Bench):
+    await bench.start(deadlines=QUICK)
+    bench.route(candidate="m-stall")
+    response = await bench.ask(stream=True)
+    last = [line for line in response.text.split("\n\n") if line][-1]
+    assert orjson.loads(last[6:])["error"]["code"] == "engine_timeout"
+    (event,) = bench.events()
+    assert event.outcome == "timeout"
+    assert event.max_gap_ms is not None
+    assert event.max_gap_ms >= QUICK.candidate_s * 1000
+    assert await bench.attempts() == {("m-stall", "candidate", "timeout"): 1}
+
+
 @pytest.mark.parametrize("asked", [True, False])
 async def test_usage_is_shown_only_to_who_asked(bench: Bench, asked):
     await bench.start()
