@@ -36,10 +36,18 @@ from services.inference.reconcile import (
 )
 from shared.clock import Clock
 from shared.contracts.events import Identifier
-from shared.registry.adapters import AdapterError, AdapterUnavailable, fetch
+from shared.registry.adapters import (
+    FINGERPRINT_TEXTS,
+    AdapterError,
+    AdapterUnavailable,
+    fetch,
+)
 from shared.registry.versions import Fingerprint, Lifecycle, Registry, Version, VersionRecord
 
 log = structlog.get_logger(__name__)
+
+Tokens = tuple[tuple[int, ...], ...]
+"""Texts as token ids."""
 
 POLL_S = 1.0
 FETCH_TIMEOUT_S = 300.0
@@ -98,6 +106,7 @@ class Agent:
         self._slots: dict[str, Slot] = {}
         self._wanted: tuple[Version, ...] = ()
         self._base = ""
+        self._base_answers: dict[Tokens, Fingerprint] | None = None
         self._generation = -1
         self._settled = False
         self._wake = wake
@@ -228,8 +237,11 @@ class Agent:
             # What was true of the engine before is true no more.
             self._slots.clear()
             self._settled = False
+            self._base_answers = None
             self._generation = state.generation
         self._base, names = await self._client.models()
+        if self._base_answers is None:
+            self._base_answers = await self._learn_base()
         loaded = Loaded(names, await self._busy(names))
         names_wanted = [version.record.version for version in self._wanted]
         known = {version.record.version for version in self._registry.versions()}
@@ -344,6 +356,23 @@ class Agent:
         else:
             self._refuse(slot, said)
 
+    async def _learn_base(self) -> dict[Tokens, Fingerprint]:
+        """What the base answers, asked once after each start, before there is other traffic.
+
+        On CPU vLLM 0.32 gives base requests the adapter in the last slot where a batch has
+        requests of adapters too (index -1 into the stacked weights), so later is too late.
+        """
+        texts = [await self._client.tokens(self._base, text) for text in FINGERPRINT_TEXTS]
+        sets: set[Tokens] = {tuple(texts)}
+        sets |= {_tokens(version.record.fingerprint) for version in self._wanted}
+        answers: dict[Tokens, Fingerprint] = {}
+        for tokens in sets:
+            try:
+                answers[tokens] = await self._client.fingerprint(self._base, tokens, "float32")
+            except EngineRefused as error:
+                log.warning("agent.base_refused", error=str(error))
+        return answers
+
     async def _others(
         self, recorded: Fingerprint, parent: str, version: str, loaded: frozenset[str]
     ) -> dict[str, Fingerprint]:
@@ -351,13 +380,16 @@ class Agent:
 
         A parent that is not loaded speaks through its record, where that has the same tokens.
         """
-        others = {
-            name: await self._ask(name, recorded)
-            for name in (self._base, *sorted(loaded - {version}))
-        }
+        assert self._base_answers is not None
+        tokens = _tokens(recorded)
+        if tokens not in self._base_answers:
+            self._base_answers[tokens] = await self._ask(self._base, recorded)
+        others = {self._base: self._base_answers[tokens]}
+        for name in sorted(loaded - {version}):
+            others[name] = await self._ask(name, recorded)
         if parent and parent not in others:
             known = self._registry.get(parent)
-            if known is not None and _tokens(known.record.fingerprint) == _tokens(recorded):
+            if known is not None and _tokens(known.record.fingerprint) == tokens:
                 others[parent] = known.record.fingerprint
         return others
 
@@ -463,8 +495,8 @@ class Agent:
         return known.record
 
 
-def _tokens(fingerprint: Fingerprint) -> list[tuple[int, ...]]:
-    return [text.tokens for text in fingerprint.texts]
+def _tokens(fingerprint: Fingerprint) -> Tokens:
+    return tuple(text.tokens for text in fingerprint.texts)
 
 
 def _prune(cache: Path, needed: frozenset[str]) -> None:

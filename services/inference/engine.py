@@ -126,6 +126,22 @@ class EngineClient:
             if name in adapters:
                 raise
 
+    async def tokens(self, model: str, text: str) -> tuple[int, ...]:
+        """A text as the model's token ids, without added special tokens.
+
+        Raises:
+            EngineUnavailable, EngineRefused: no ids were given.
+
+        """
+        content = await self._call(
+            "POST",
+            "/tokenize",
+            {"model": model, "prompt": text, "add_special_tokens": False},
+            timeout_s=QUICK_TIMEOUT_S,
+        )
+        with _understood("/tokenize"):
+            return tuple(int(token) for token in orjson.loads(content)["tokens"])
+
     async def fingerprint(
         self,
         model: str,

@@ -91,6 +91,8 @@ class FakeEngine:
                 if self.loaded.pop(name, None) is None:
                     return 404, error("cannot be found")
                 return 200, "Success"
+            case "/tokenize":
+                return 200, {"tokens": [len(word) for word in body["prompt"].split()]}
             case _ if name != "base" and name not in self.loaded:
                 return 404, error(f"The model `{name}` does not exist.")
             case "/v1/completions":

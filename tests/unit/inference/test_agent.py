@@ -214,6 +214,21 @@ async def test_loading_one_adapter_must_not_change_another(rig: Rig) -> None:
     assert rig.engine.restarts == ["v1 changed its answers as v2 was loaded"]
 
 
+async def test_base_is_asked_once_before_anything_is_loaded(rig: Rig) -> None:
+    rig.register("v1", recorded=-1.0)
+    rig.put("v1", Lifecycle.stable)
+    await rig.settle()
+    # From here on the engine mixes the base up with the adapter in its last slot.
+    rig.fake.answers["base"] = -3.0
+    rig.register("v2", recorded=-3.0)
+    rig.put("v2", Lifecycle.canary)
+    await rig.settle()
+    assert rig.state("v2") is AdapterState.ready
+    assert rig.slot("v2").distances["base"] == 6.0
+    names = [name for path, name in rig.fake.calls if path == "completions"]
+    assert names.index("v1") > max(n for n, name in enumerate(names) if name == "base")
+
+
 async def test_parent_that_is_not_loaded_counts_by_its_record(rig: Rig) -> None:
     rig.register("v1", recorded=-1.0)
     rig.register("v2", recorded=-1.05, parent="v1")
