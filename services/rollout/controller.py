@@ -536,7 +536,7 @@ class Controller:
         """Write version states that differ from what was decided."""
         models = [model] if model else [one.model for one in self._ledger.routing.models()]
         for name in models:
-            for change in list(lifecycles.changes(self._ledger, self._registry, name)):
+            for change in lifecycles.changes(self._ledger, self._registry, name):
                 state = VersionState(
                     version=change.version,
                     model=change.model,

@@ -29,8 +29,13 @@ class Change:
     reason: str
 
 
-def changes(ledger: Ledger, registry: Registry, model: str) -> Iterator[Change]:
-    """What has to be written for a model."""
+def changes(ledger: Ledger, registry: Registry, model: str) -> list[Change]:
+    """What has to be written for a model, in this order: it is never without a stable version."""
+    found = list(_changes(ledger, registry, model))
+    return sorted(found, key=lambda change: change.state is not Lifecycle.stable)
+
+
+def _changes(ledger: Ledger, registry: Registry, model: str) -> Iterator[Change]:
     routing = ledger.routing.get(model)
     if routing is None:
         return

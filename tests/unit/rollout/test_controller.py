@@ -135,6 +135,8 @@ async def test_a_good_candidate_becomes_stable_and_its_parent_retires(bench: Ben
     assert entry is not None
     assert entry.state.phase is Phase.healthy
     assert (lifecycle(rig, "v1"), lifecycle(rig, "v2")) == ("retired", "stable")
+    moved = [record.key for record in bench.log.all(VERSIONS)]
+    assert moved[-2:] == ["v2/state", "v1/state"]
     last = rig.view.states[-1]
     assert (last.stable, last.candidate, last.weight) == ("v2", "", 0)
 
