@@ -7,6 +7,7 @@ import sys
 import typer
 
 from services.cli import (
+    adapters,
     dead_letters,
     feedback,
     keys,
@@ -30,6 +31,7 @@ app.command("status")(status.status)
 app.command("train")(train.train)
 app.add_typer(versions.app, name="versions")
 app.add_typer(rollout.app, name="rollout")
+app.add_typer(adapters.app, name="adapters")
 app.add_typer(feedback.app, name="feedback")
 app.add_typer(dead_letters.app, name="dead-letters")
 app.add_typer(topics.app, name="topics")

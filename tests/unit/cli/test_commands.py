@@ -63,6 +63,14 @@ ANSWERS: dict[tuple[str, str], tuple[int, Any]] = {
         404,
         {"error": {"code": "unknown", "message": "no version nope", "field": None}},
     ),
+    ("GET", "/v1/adapters"): (
+        200,
+        {
+            "engine": {"ready": True},
+            "adapters": [{"version": "v", "state": "refused", "reason": "close"}],
+        },
+    ),
+    ("POST", "/v1/adapters/v/accept"): (200, {"version": "v", "actor": "joe"}),
     ("POST", "/v1/feedback"): (202, {"feedback_id": "f-1", "revision": 0, "trace_id": "t-1"}),
     ("DELETE", "/v1/feedback/f-1"): (
         202,
@@ -119,7 +127,7 @@ def straw(monkeypatch: pytest.MonkeyPatch) -> Iterator[Straw]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
-    for service in ("ROLLOUT", "FEEDBACK"):
+    for service in ("ROLLOUT", "FEEDBACK", "INFERENCE"):
         monkeypatch.setenv(f"RATCHET_{service}_URL", f"http://127.0.0.1:{server.server_port}/")
     yield straw
     server.shutdown()
@@ -198,6 +206,7 @@ def test_nothing_is_changed_without_a_reason(straw: Straw, run: Run, action: str
         (("rollout", "status"), "Progressing"),
         (("rollout", "decisions"), "5 % → 20 %"),
         (("rollout", "decisions", "r-1", "--after", "3", "--limit", "5"), "step over"),
+        (("adapters", "list"), "close"),
         (("versions", "list"), "overridden by joe"),
         (("versions", "show", "assistant-v1.1"), "qwen"),
     ],
@@ -210,6 +219,12 @@ def test_people_get_tables_and_programs_json(
     assert shown in ran.out
     ran = run(*arguments, "--json")
     assert ran.json == straw.answers[straw.last[0], straw.last[1]][1]
+
+
+def test_accepting_an_adapter_says_who_and_why(straw: Straw, run: Run) -> None:
+    assert run("adapters", "accept", "v").status == Exit.usage
+    assert run("adapters", "accept", "v", "--reason", "a drill", "--actor", "joe").status == 0
+    assert straw.last[3] == {"actor": "joe", "reason": "a drill"}
 
 
 def test_versions_alone_lists_them(straw: Straw, run: Run) -> None:
