@@ -30,6 +30,7 @@ class GateLimits(BaseModel):
     min_judge_pairs: int = Field(default=30, ge=1)
     judge_accuracy_low: float = Field(default=0.5, gt=0, lt=1, description="95 % lower bound")
     perplexity_ratio: float = Field(default=1.3, gt=0, description="candidate over parent")
+    sft_perplexity_ratio: float = Field(default=1.05, gt=0, description="of SFT, over the base")
     length_ratio_low: float = Field(default=0.4, gt=0)
     length_ratio_high: float = Field(default=2.0, gt=0)
     stop_share: float = Field(default=0.5, ge=0, le=1, description="answers that end by themselves")
@@ -94,7 +95,9 @@ def judge_gate(
         _at_most(
             "perplexity",
             figures.get("perplexity_ratio"),
-            1.0 if method is TrainingMethod.sft else limits.perplexity_ratio,
+            limits.sft_perplexity_ratio
+            if method is TrainingMethod.sft
+            else limits.perplexity_ratio,
             "perplexity on held-out answers against the parent's",
         ),
         _at_least(

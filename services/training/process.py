@@ -114,6 +114,8 @@ class TrainerProcess:
             "TOKENIZERS_PARALLELISM": "false",
             "TRANSFORMERS_VERBOSITY": "error",
             "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+            # Threads that spin while they wait would take the cores from the engine.
+            "OMP_WAIT_POLICY": "PASSIVE",
         }
         if self.threads:
             added |= {"OMP_NUM_THREADS": str(self.threads), "MKL_NUM_THREADS": str(self.threads)}

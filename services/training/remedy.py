@@ -66,6 +66,9 @@ def diagnose(
     failed = [check for check in gate.checks if not check.passed]
     names = {check.name for check in failed}
     said = [f"not improved after {attempts} attempt{'s' if attempts != 1 else ''}"]
+    if not attempts:
+        said = ["not trained, as nothing could have passed the gate"]
+        failed = [check for check in failed if check.value is not None]
     said += [
         f"{check.name} {'no data' if check.value is None else f'{check.value:.3g}'} ({check.detail})"
         for check in failed

@@ -18,6 +18,7 @@ from pydantic import BaseModel
 from services.training.candidate import Candidate, judge_figures, read_candidate, stages
 from services.training.dataset import JUDGE
 from services.training.errors import InvalidJob, StoreUnavailable, TrainingError
+from services.training.gate import judge_gate
 from services.training.metrics import Metrics
 from services.training.parameters import (
     DpoParameters,
@@ -36,6 +37,7 @@ from services.training.snapshot import (
     Dataset,
     DatasetStore,
     Import,
+    Manifest,
     lay_out,
     read_import,
     take_snapshot,
@@ -49,7 +51,7 @@ from shared.kafka.log import EventLog, LogUnavailable
 from shared.kafka.topics import VERSIONS
 from shared.registry.adapters import FINGERPRINT_TEXTS, AdapterError, AdapterUnavailable, fetch
 from shared.registry.follow import RegistryFollower
-from shared.registry.versions import VersionRecord, record_key
+from shared.registry.versions import GateResult, VersionRecord, record_key
 
 log = structlog.get_logger(__name__)
 
@@ -286,7 +288,11 @@ class Runner:
         reporter: ProgressReporter,
     ) -> Ending:
         job, limits, manifest = plan.job, self._settings.gate, dataset.manifest
-        judged = manifest.files[JUDGE].rows >= limits.min_judge_pairs
+        pairs = manifest.files[JUDGE].rows
+        judged = pairs >= limits.min_judge_pairs
+        if job.method is TrainingMethod.dpo and not judged and not job.override_gate:
+            hopeless = judge_gate(job.method, {"judge_pairs": float(pairs)}, limits)
+            return self._rejected(hopeless, {"judge_pairs": float(pairs)}, manifest, attempts=0)
         parameters: Trainable | None = plan.parameters
         number = 0
         while True:
@@ -312,15 +318,17 @@ class Runner:
                 return await self._publish(plan, parameters, dataset, workspace, candidate)
             better = adjust(parameters, gate, candidate.figures)
             if better is None or number >= self._settings.attempts:
-                message = diagnose(
-                    gate,
-                    candidate.figures,
-                    card=manifest.card,
-                    refused=manifest.refused,
-                    attempts=number,
-                )
-                return Ending(RunPhase.rejected, message, metrics=candidate.figures)
+                return self._rejected(gate, candidate.figures, manifest, attempts=number)
             parameters = better
+
+    @staticmethod
+    def _rejected(
+        gate: GateResult, figures: Mapping[str, float], manifest: Manifest, *, attempts: int
+    ) -> Ending:
+        message = diagnose(
+            gate, figures, card=manifest.card, refused=manifest.refused, attempts=attempts
+        )
+        return Ending(RunPhase.rejected, message, metrics=figures)
 
     async def _train(
         self,

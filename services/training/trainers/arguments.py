@@ -108,7 +108,7 @@ class ReportProgress(TrainerCallback):
     def figures(self) -> dict[str, float]:
         """Means over the last steps of what a reader of a training wants to know."""
         return {
-            name.rpartition("/")[2]: sum(values) / len(values)
+            name.removeprefix("train_").rpartition("/")[2]: sum(values) / len(values)
             for name, values in self._recent.items()
             if name in REPORTED
         }

@@ -103,7 +103,7 @@ def test_sft_is_held_to_perplexity_and_stopping_alone() -> None:
         "distance_to_base": 0.2,
     }
     assert failed(figures, TrainingMethod.sft) == set()
-    assert failed({**figures, "candidate_perplexity": 9.1}, TrainingMethod.sft) == {"perplexity"}
+    assert failed({**figures, "candidate_perplexity": 9.5}, TrainingMethod.sft) == {"perplexity"}
     assert failed({**figures, "candidate_stop_share": 0.4}, TrainingMethod.sft) == {"stop"}
 
 

@@ -72,6 +72,19 @@ async def test_without_data_for_the_judge_no_version_and_no_second_try(room: Roo
     assert len(room.starts) == 1
 
 
+async def test_what_cannot_pass_for_lack_of_votes_is_not_trained(room: Room) -> None:
+    limits = room.settings.gate.model_copy(update={"min_judge_pairs": 41})
+    ending = await room.run(request(), gate=limits)
+    assert ending.phase is RunPhase.rejected
+    assert ending.message.startswith("not trained")
+    assert "judge_data 40 " in ending.message
+    assert "more votes of the judge's panel" in ending.message
+    assert room.starts == []
+    past = await room.run(request("past", override_gate=True, reason="a drill"), gate=limits)
+    assert past.phase is RunPhase.succeeded
+    assert room.records()[-1].gate.overridden_by == "tester"
+
+
 async def test_an_override_publishes_what_the_gate_refused_and_says_who(room: Room) -> None:
     room.plan({"figures": {"wins": 10.0, "losses": 190.0, "ties": 0.0}})
     ending = await room.run(request(override_gate=True, reason="a drill", version=f"{MODEL}-drill"))
