@@ -13,7 +13,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_S = 1800
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(LIMIT_S + 120)]
+# The whole demo is the longest test there is, so it belongs to make verify.
+pytestmark = [pytest.mark.e2e, pytest.mark.verify, pytest.mark.timeout(LIMIT_S + 120)]
 
 
 def test_the_demo_does_what_it_shows(tmp_path: Path) -> None:
