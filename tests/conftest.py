@@ -18,7 +18,7 @@ from deploy.local.starter import BASE_MODEL, starter_model
 from tests.support.servers import Servers
 
 _WHOLE_STACK_S = 900
-_SERVERS_S = 180
+_SERVERS_S = 300
 
 # A deadline an example would measure the machine's other work; pytest-timeout bounds each test.
 settings.register_profile("ratchet", deadline=None)

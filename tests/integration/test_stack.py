@@ -187,7 +187,6 @@ def test_a_kept_stack_outlives_its_starter_and_its_supervisord_can_be_lost(tmp_p
     assert command("status").returncode == 1
 
 
-@pytest.mark.timeout(120)
 def test_the_third_party_servers_are_ready_when_they_say_so(
     servers, kafka, redis_server, prometheus
 ):
@@ -199,7 +198,6 @@ def test_the_third_party_servers_are_ready_when_they_say_so(
         assert "targets.json" in json.load(answer)["data"]["yaml"]
 
 
-@pytest.mark.timeout(120)
 def test_prometheus_scrapes_what_a_test_adds(servers, prometheus):
     def targets() -> list[str]:
         with urllib.request.urlopen(f"{prometheus}/api/v1/targets?state=active") as answer:
