@@ -236,8 +236,9 @@ async def test_a_worker_stopped_past_its_session_writes_nothing_when_it_wakes(
         await playing
         await agrees(log, [second], unique)
     finally:
-        first.stop()
-        second.stop()
+        for worker in (first, second):
+            if worker.alive():
+                worker.stop()
 
 
 async def test_a_broker_that_stalls_for_thirty_seconds_loses_and_doubles_nothing(
