@@ -61,7 +61,10 @@ def engine_command(settings: InferenceSettings) -> list[str]:
         *("--host", settings.engine_bind or host, "--port", str(port)),
         *("--dtype", settings.dtype),
         "--enable-lora",
-        *("--max-loras", str(settings.max_adapters)),
+        # More slots than ever hold an adapter: on CPU, vLLM's "no adapter" is index -1, which
+        # Python reads as the last slot, and the base would answer like whatever lies there. While a
+        # drained version still waits to be unloaded, a new one may be in already.
+        *("--max-loras", str(2 * settings.max_adapters)),
         *("--max-lora-rank", str(settings.max_adapter_rank)),
         *("--max-model-len", str(settings.max_context)),
         *("--scheduling-policy", "priority"),
