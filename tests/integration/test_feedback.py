@@ -31,6 +31,7 @@ from tests.support.rollouts import set_routing
 from tests.support.waiting import eventually
 
 TTL_S = 60
+PATIENCE_S = 60.0
 
 
 @pytest.fixture
@@ -56,7 +57,10 @@ async def router() -> AsyncIterator[StrawRouter]:
 @pytest.fixture
 async def service(log: EventLog, redis: Redis, router: StrawRouter) -> AsyncIterator[Service]:
     store = RedisComparisons(redis, ttl_s=TTL_S)
-    async with feedback_service(log, router_url=router.url, store=store) as started:
+    # How long the brokers may take is another test's matter.
+    async with feedback_service(
+        log, router_url=router.url, store=store, timeout_s=PATIENCE_S
+    ) as started:
         yield started
 
 
