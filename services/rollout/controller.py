@@ -185,6 +185,7 @@ class Controller:
             RolloutError: the candidate may not, or the model has an unfinished rollout.
 
         """
+        self._must_lead()
         async with self._turn:
             self._must_lead()
             stable = self._check_start(model, candidate)
@@ -238,6 +239,7 @@ class Controller:
             RolloutError: there is no such rollout, or its phase does not allow the move.
 
         """
+        self._must_lead()
         async with self._turn:
             self._must_lead()
             entry = self._entry(rollout_id)

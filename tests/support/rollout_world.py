@@ -141,7 +141,7 @@ class World:
         self._random = random.Random(seed)
         self._tasks: list[asyncio.Task[None]] = []
         self._runners: list[web.AppRunner] = []
-        self.http = httpx.AsyncClient(base_url=rollout_url, timeout=10)
+        self.http = httpx.AsyncClient(base_url=rollout_url, timeout=30)
 
     async def open(self) -> None:
         """Bind the stand-ins and let traffic flow."""
