@@ -1,4 +1,4 @@
-"""The inference service with real vLLM, Kafka and three random adapters of a random tiny model."""
+"""The inference service with real vLLM, Kafka and four random adapters of a random tiny model."""
 
 from __future__ import annotations
 
@@ -141,16 +141,21 @@ class World:
         assert seen is not None
         return seen
 
-    async def chat(self, version: str) -> tuple[int, dict[str, Any]]:
+    async def chat(self, version: str, max_tokens: int = 4) -> tuple[int, dict[str, Any]]:
         body = {
             "model": version,
             "messages": [{"role": "user", "content": "hello"}],
-            "max_tokens": 4,
+            "max_tokens": max_tokens,
             "temperature": 0,
         }
         url = self.stack.url("vllm") + "/v1/chat/completions"
         async with self.http.post(url, json=body) as response:
             return response.status, await response.json()
+
+    async def talk(self, version: str) -> None:
+        """Traffic that keeps the engine busy until cancelled."""
+        while True:
+            await self.chat(version, max_tokens=64)
 
     async def ready(self) -> int:
         try:
@@ -266,6 +271,23 @@ async def test_twin_of_a_loaded_adapter_waits_for_people(world: World) -> None:
     await world.reaches(twin, "ready")
     async with world.http.post(url, json={"actor": "test", "reason": "again"}) as response:
         assert response.status == 409
+
+
+async def test_adapter_in_the_last_slot_is_not_mistaken_for_the_base_under_traffic(
+    world: World,
+) -> None:
+    versions = [await world.register(f"tiny-v1.{number}") for number in range(4)]
+    for version in versions[:3]:
+        await world.put(version, Lifecycle.canary)
+        await world.reaches(version, "ready")
+    talking = [asyncio.create_task(world.talk(versions[0])) for _ in range(2)]
+    await world.put(versions[3], Lifecycle.canary)
+    seen = await world.reaches(versions[3], "ready")
+    for task in talking:
+        task.cancel()
+    await asyncio.gather(*talking, return_exceptions=True)
+    assert min(seen["distances"].values()) > 0.5
+    assert len(seen["distances"]) == 4
 
 
 async def test_retired_versions_leave_but_for_the_newest(world: World) -> None:

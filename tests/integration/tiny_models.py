@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from shared.registry.adapters import FINGERPRINT_TEXTS
 
-ADAPTERS = ("tiny-v1.0", "tiny-v1.1", "tiny-v1.2")
+ADAPTERS = ("tiny-v1.0", "tiny-v1.1", "tiny-v1.2", "tiny-v1.3")
 CHAT = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}assistant:"
 
 
