@@ -31,6 +31,8 @@ STARTER_TIMEOUT_S = 900.0
 GIVE_UP_S = 1500.0
 """Longest the steps may take together; each has deadlines of its own."""
 INTERRUPTED = 130
+PLAIN_WIDTH = 150
+"""Columns of the closing table in a log file."""
 
 
 def main() -> int:
@@ -39,6 +41,8 @@ def main() -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     screen = Screen(Console(soft_wrap=True))
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=PLAIN_WIDTH)
     try:
         screen.say("the starter model (trained once, about 75 s, then cached)")
         starter = asyncio.run(_starter(screen))
