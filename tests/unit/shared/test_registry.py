@@ -45,9 +45,7 @@ def version_record(version: str, **changes: Any) -> VersionRecord:
 
 
 def state(version: str, lifecycle: Lifecycle, token: int) -> VersionState:
-    return VersionState(
-        version=version, model="assistant", state=lifecycle, token=token, at=START
-    )
+    return VersionState(version=version, model="assistant", state=lifecycle, token=token, at=START)
 
 
 def test_a_version_is_its_record_state_and_marks() -> None:
