@@ -61,6 +61,7 @@ from shared.kafka.topics import FEEDBACK, INTERACTIONS
 GOAL = 5000
 PARTITIONS = 4
 CHUNK = 2000
+FETCH = 500
 LIMIT_S = 120
 PROMPT = "My parcel should have come on Tuesday and the page still says preparing. What now? " * 3
 ANSWER = "I am sorry about the wait. Your parcel left our warehouse this morning. " * 5
@@ -184,7 +185,7 @@ async def fetch_rate(bootstrap: str, total: int) -> Rate:
     try:
         async with asyncio.timeout(LIMIT_S):
             while seen < total:
-                for batch in (await consumer.getmany(timeout_ms=500)).values():
+                for batch in (await consumer.getmany(timeout_ms=500, max_records=FETCH)).values():
                     seen += len(batch)
                 marks.append(Mark(seen, time.monotonic(), time.process_time()))
     finally:
