@@ -100,10 +100,11 @@ async def test_keys_are_issued_listed_and_revoked(env: dict[str, str], log: Even
 
 async def test_train_waits_for_the_end_of_its_run(env: dict[str, str], log: EventLog) -> None:
     models = models_by_type(TrainingRequested)
+    tail = log.tail(TRAINING_JOBS, since="latest")
 
     async def trainer() -> TrainingRequested:
         """Accepts the first job asked for, reports progress and refuses it."""
-        async for record in (tail := log.tail(TRAINING_JOBS, since="latest")):
+        async for record in tail:
             job = decode(record.headers, record.value, models)
             assert isinstance(job, TrainingRequested)
             for phase, progress in ((RunPhase.training, 0.5), (RunPhase.rejected, 1.0)):
@@ -125,6 +126,7 @@ async def test_train_waits_for_the_end_of_its_run(env: dict[str, str], log: Even
         raise AssertionError("no job came")
 
     training = asyncio.create_task(trainer())
+    await tail.caught_up(60)  # A job asked for earlier would be none of the latest.
     ran = await run(
         "train", "--method", "dpo", "--parent", "assistant-v1.0", "--set", "beta=0.2", "--set",
         "note=hello", "--override-gate", "--reason", "a drill", "--actor", "joe", "--wait",
