@@ -35,7 +35,7 @@ def serving(full_stack: Stack, starter: str, tmp_path_factory: pytest.TempPathFa
 
     def stable_and_ready() -> bool:
         seen = ratchet("versions", "list", "--json", env=env)
-        states = {row["version"]: row["state"] for row in seen.json}
+        states = {row["version"]: row["state"] for row in seen.json["versions"]}
         return states.get(FIRST) == "stable" and full_stack.is_ready("inference")
 
     wait_until(stable_and_ready, f"{FIRST} is stable and loaded", timeout_s=60)
