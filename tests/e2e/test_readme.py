@@ -111,6 +111,6 @@ def test_an_operator_rolls_out_and_back(two_versions: Stack) -> None:
 
 
 def test_training_by_command_says_why_it_cannot(serving: Stack) -> None:
-    """There are no pairs on the log yet, so the command of the README ends with that word."""
-    with pytest.raises(AssertionError, match="pairs"):
+    """Nobody has voted on this stack, and the command says what is missing."""
+    with pytest.raises(AssertionError, match="no rows to train assistant"):
         run_bash(BLOCKS["train"], serving, timeout_s=120)
