@@ -26,6 +26,7 @@ from demo.table import Screen
 from demo.tastes import population
 from deploy.local.errors import StackError
 from deploy.local.stack import Stack
+from deploy.local.starter import BASE_MODEL, STARTER_ENGINE
 
 STARTER_TIMEOUT_S = 900.0
 GIVE_UP_S = 1500.0
@@ -52,7 +53,8 @@ def main() -> int:
             processes=settings.processes(),
             env={
                 **settings.environment(),
-                "RATCHET_INFERENCE_BASE_MODEL": starter["model"],
+                **({} if os.environ.get("MODEL") else STARTER_ENGINE),
+                BASE_MODEL: starter["model"],
             },
             ports="free" if settings.free_ports else "fixed",
             scrape_interval="1s",

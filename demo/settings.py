@@ -69,6 +69,8 @@ class DemoSettings:
             "RATCHET_TRAINING_GATE": json.dumps(GATE | {"min_judge_pairs": self.judge_pairs}),
             # Where others use the cores too, vLLM warms up for minutes.
             "RATCHET_INFERENCE_ENGINE_START_TIMEOUT_S": str(ENGINE_START_S),
+            # Its steps take a second or two.
+            "RATCHET_TRAINING_STALL_S": "90",
             "RATCHET_ROLLOUT_STRATEGY": str(ROOT / "deploy/local/strategies/demo.yaml"),
         }
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import settings
 
 from deploy.local.stack import Stack
-from deploy.local.starter import BASE_MODEL, starter_model
+from deploy.local.starter import BASE_MODEL, STARTER_ENGINE, starter_model
 from tests.support.servers import Servers
 
 _WHOLE_STACK_S = 900
@@ -82,6 +82,7 @@ def full_stack(
     run_dir = tmp_path_factory.mktemp("stack")
     env = {
         BASE_MODEL: starter,
+        **STARTER_ENGINE,
         # Tests start trainings and rollouts themselves; what begins by itself is the demo's test.
         "RATCHET_ROLLOUT_AUTO_START": "false",
         "RATCHET_TRAINING_MIN_PAIRS": "0",

@@ -12,7 +12,7 @@ from pathlib import Path
 from deploy.local.errors import StackError
 from deploy.local.processes import read
 from deploy.local.stack import Stack
-from deploy.local.starter import BASE_MODEL, starter_model
+from deploy.local.starter import BASE_MODEL, STARTER_ENGINE, starter_model
 
 _FOLLOW_S = 0.5
 
@@ -66,6 +66,8 @@ def _up(options: argparse.Namespace) -> int:
     )
     if "inference" in stack.services and not os.environ.get(BASE_MODEL):
         os.environ[BASE_MODEL] = starter_model(_say)
+        for name, value in STARTER_ENGINE.items():
+            os.environ.setdefault(name, value)
     stack.up()
     _table(stack)
     return 0

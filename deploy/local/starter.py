@@ -12,6 +12,9 @@ from deploy.local.processes import INTERPRETERS, ROOT
 BASE_MODEL = "RATCHET_INFERENCE_BASE_MODEL"
 """The variable that names a path or hub id in place of the starter model."""
 
+STARTER_ENGINE = {"RATCHET_INFERENCE_ENGINE_THREADS": "1"}
+"""What suits the engine that serves the starter: so small, a second thread only waits."""
+
 _TRAINING_S = 900.0
 
 

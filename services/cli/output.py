@@ -8,6 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
+UNFOLDED = 10_000
+"""Width of a table that goes into a pipe or a file: no cell is folded, so that grep finds it whole."""
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
@@ -27,7 +30,7 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]
         table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*(Text(show(cell)) for cell in row))
-    console = Console(width=None if Console().is_terminal else 140)
+    console = Console(width=None if Console().is_terminal else UNFOLDED)
     if table.row_count:
         console.print(table)
     else:

@@ -69,7 +69,11 @@ def engine_command(settings: InferenceSettings) -> list[str]:
         *("--max-model-len", str(settings.max_context)),
         *("--scheduling-policy", "priority"),
     ]
-    if settings.engine_profile == "gpu":
+    if settings.engine_profile == "cpu":
+        # A worker process of its own would spin on shared memory between two steps, and yield to
+        # nobody: one whole core for two requests a second, and a trainer beside it starves.
+        command += ["--distributed-executor-backend", "uni"]
+    else:
         command += ["--gpu-memory-utilization", str(settings.gpu_memory_ratio)]
         command += ["--tensor-parallel-size", str(settings.tensor_parallel)]
     return command + shlex.split(settings.engine_options)
@@ -91,6 +95,12 @@ def engine_environment(
         # vLLM compiles nothing of the model on CPU, but its first request for log-probabilities
         # would wait some 20 s for a compiler.
         wanted["TORCH_COMPILE_DISABLE"] = "1"
+        # Without this vLLM puts its own executor in place of `uni`. It concerns only where the
+        # model runs; the engine stays a process beside the API server.
+        wanted["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+        if settings.engine_threads:
+            wanted["OMP_NUM_THREADS"] = str(settings.engine_threads)
+            wanted["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
     return wanted | dict(environment)
 
 

@@ -49,6 +49,9 @@ class InferenceSettings(ServiceSettings):
     max_adapter_rank: Literal[8, 16, 32, 64, 128, 256] = 16
     max_context: int = Field(default=512, ge=16, description="tokens of prompt and answer")
     kv_cache_gib: int = Field(default=1, ge=1, description="of the cpu profile")
+    engine_threads: int = Field(
+        default=0, ge=0, le=1024, description="of the cpu profile; 0: one for each core"
+    )
     gpu_memory_ratio: float = Field(default=0.85, gt=0, le=1, description="of the gpu profile")
     tensor_parallel: int = Field(default=1, ge=1, le=64)
     tolerance: float | None = Field(

@@ -1,19 +1,18 @@
-"""A whole stack that serves: v1.0 trained by the training service and stable, v1.1 registered."""
+"""A whole stack that serves: v1.0 trained by the training service and stable, more by name."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
 from deploy.local.stack import Stack
+from tests.e2e.versions import register_version
 from tests.support.command import ratchet
 from tests.support.waiting import wait_until
 
 FIRST, SECOND = "assistant-v1.0", "assistant-v1.1"
 QUICK_SFT = ("--set", "epochs=1", "--set", "learning_rate=1e-3")
-PAIRS = 64
 
 
 @pytest.fixture(scope="session")
@@ -44,23 +43,6 @@ def serving(full_stack: Stack, starter: str, tmp_path_factory: pytest.TempPathFa
 
 @pytest.fixture(scope="session")
 def two_versions(serving: Stack, tmp_path_factory: pytest.TempPathFactory) -> Stack:
-    """`serving` with a second version, from a DPO run on imported pairs, registered only."""
-    pairs = tmp_path_factory.mktemp("dpo") / "pairs.jsonl"
-    rows = (
-        {
-            "messages": [{"role": "user", "content": f"How do I change order {number}?"}],
-            "chosen": f"Happy to help! Open Orders, choose order {number} and press Change.",
-            "rejected": "It is usually fine somehow.",
-        }
-        for number in range(PAIRS)
-    )
-    pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    made = ratchet(
-        *("train", "--method", "dpo", "--dataset", pairs.as_uri(), "--version", SECOND),
-        *("--wait", "--timeout", "400", "--set", "epochs=2", "--set", "learning_rate=1e-3"),
-        *("--override-gate", "--reason", "tests have no judge", "--json"),
-        env=serving.environment(),
-        timeout_s=420,
-    )
-    assert made.status == 0, made.out + made.err
+    """`serving` with the README's second version, registered only."""
+    register_version(serving, SECOND, tmp_path_factory.mktemp("dpo"))
     return serving

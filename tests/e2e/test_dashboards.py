@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import urllib.parse
 import urllib.request
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,12 +13,11 @@ import pytest
 from deploy.k8s.monitoring import generate
 from deploy.local.stack import Stack
 from tests.e2e.traffic import send_traffic
+from tests.e2e.versions import register_version
 from tests.support.command import ratchet
 from tests.support.waiting import wait_until
 
-# It leaves a rollout behind on the shared stack, which the README's tests start one of their own on.
-pytestmark = pytest.mark.verify
-
+VERSION = "assistant-v2.0"
 RATE_INTERVAL = "30s"
 QUERIES = [
     pytest.param(query, id=f"{name}: {panel.title}")
@@ -35,19 +35,27 @@ def result(prometheus: str, query: str) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def busy(two_versions: Stack) -> Stack:
-    """A stack with traffic, feedback and a rollout under way."""
-    env = two_versions.environment()
+def busy(serving: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A stack with traffic, feedback and a rollout under way, which is over afterwards."""
+    env = serving.environment()
+    register_version(serving, VERSION, tmp_path_factory.mktemp("dashboards"))
     started = ratchet(
-        *("rollout", "start", "assistant-v1.1", "--strategy", "demo", "--supersede"),
+        *("rollout", "start", VERSION, "--strategy", "demo"),
         *("--reason", "dashboards need something to show"),
         env=env,
     )
-    if started.status != 0:
-        started = ratchet("rollout", "retry", "--reason", "dashboards once more", env=env)
     assert started.status == 0, started.out + started.err
-    send_traffic(two_versions, seconds=45)
-    return two_versions
+    send_traffic(serving, seconds=45)
+    yield serving
+    ratchet("rollout", "abort", "--reason", "the dashboards were looked at", env=env)
+
+    def over() -> bool:
+        seen = ratchet("versions", "list", "--json", env=env)
+        return {row["version"]: row["state"] for row in seen.json["versions"]}[
+            VERSION
+        ] == "rejected"
+
+    wait_until(over, f"{VERSION} is out of the way", timeout_s=60)
 
 
 @pytest.mark.timeout(900)

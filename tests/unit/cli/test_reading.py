@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from services.cli.output import percent, show
+from services.cli.output import percent, print_table, show
 from services.cli.settings import load_settings
 from services.cli.status import total
 
@@ -42,3 +42,10 @@ def test_cells(value: object, shown: str) -> None:
 
 def test_weights_are_percentages() -> None:
     assert [percent(weight) for weight in (0, 500, 1, 10_000)] == ["0 %", "5 %", "0.01 %", "100 %"]
+
+
+def test_a_table_in_a_pipe_folds_no_cell(capsys: pytest.CaptureFixture[str]) -> None:
+    long = [f"{letter * 90}-v1.0" for letter in "abc"]
+    print_table("Long", ("one", "two", "three"), [long])
+    printed = capsys.readouterr().out
+    assert all(cell in printed for cell in long)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -261,6 +262,19 @@ def test_cpu_profile_computes_in_float32_and_is_offline() -> None:
     assert environment["HF_HUB_OFFLINE"] == "0"
     assert environment["HOME"] == "h"
     assert environment["VLLM_CPU_KVCACHE_SPACE"] == "1"
+    assert "OMP_NUM_THREADS" not in environment
+    one = engine_environment(settings(engine_threads=1), {})
+    assert (one["OMP_NUM_THREADS"], one["VLLM_CPU_OMP_THREADS_BIND"]) == ("1", "nobind")
+
+
+def test_the_model_runs_in_the_engines_process_on_cpu_only() -> None:
+    def executor(**changes: Any) -> tuple[bool, str]:
+        made = settings(**changes)
+        environment = engine_environment(made, {})
+        return "uni" in engine_command(made), environment.get("VLLM_ENABLE_V1_MULTIPROCESSING", "")
+
+    assert executor() == (True, "0")
+    assert executor(engine_profile="gpu") == (False, "")
 
 
 def test_gpu_profile_computes_in_bfloat16_over_its_gpus() -> None:
