@@ -1,0 +1,55 @@
+"""Half an hour of load: no process grows without end, no call fails, the three counts agree."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from deploy.local.stack import Stack
+from tests.support.crowd import chatting, counting_stack, counts_agree, serve_first_version
+
+SOAK_S = float(os.environ.get("SOAK_S", "1800"))
+WARM_S = SOAK_S / 3
+SETTLE_S = 300.0
+MIB = 2**20
+GROWTH_MIB = {"router": 16, "feedback": 16, "aggregator": 64}
+"""Most a process may grow after the first third. The aggregator keeps interactions of its join window."""
+
+pytestmark = [pytest.mark.verify, pytest.mark.timeout(SOAK_S + 900)]
+
+
+@pytest.fixture
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    with counting_stack(tmp_path_factory.mktemp("soak")) as started:
+        yield started
+
+
+def resident_mib(stack: Stack) -> dict[str, float]:
+    """Resident memory of the services, in MiB."""
+    page = os.sysconf("SC_PAGE_SIZE")
+    return {
+        name: int(Path(f"/proc/{stack.pid(name)}/statm").read_text().split()[1]) * page / MIB
+        for name in GROWTH_MIB
+    }
+
+
+async def test_nothing_grows_and_nothing_is_lost(stack: Stack) -> None:
+    await serve_first_version(stack)
+    pids = {name: stack.pid(name) for name in GROWTH_MIB}
+    load = chatting(stack, seed=21, chats_per_s=25.0, votes_per_s=1.0, settle_s=SETTLE_S)
+    async with load as users:
+        await asyncio.sleep(WARM_S)
+        warm = resident_mib(stack)
+        await asyncio.sleep(SOAK_S - WARM_S)
+        late = resident_mib(stack)
+    assert {name: stack.pid(name) for name in GROWTH_MIB} == pids, "somebody was started again"
+    print({name: (round(warm[name]), round(late[name])) for name in warm})
+    outcomes = {outcome for _, outcome in users.tally.requests}
+    assert (outcomes, list(users.seen.problems)) == ({"ok"}, [])
+    grown = {name: late[name] - warm[name] for name in warm}
+    assert all(grown[name] <= GROWTH_MIB[name] for name in grown), grown
+    await counts_agree(stack, users, settle_s=SETTLE_S)
