@@ -23,6 +23,11 @@ STATE = ROOT / ".run/verify"
 REPORTS = ROOT / "docs/verify"
 _PYTEST = (sys.executable, "-m", "pytest", "-m", "verify", "-p", "no:cacheprovider")
 _NOTHING_COLLECTED = 5
+PROPERTIES = "every property test with 3,000 examples"
+_PROPERTIES = (
+    *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "hypothesis"),
+    *("--hypothesis-profile", "thorough", "--timeout", "3600", "tests/unit", "tests/contract"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +52,7 @@ def main() -> int:
     results = {} if options.again else _load(state)
     tests = [
         test
-        for test in _collected()
+        for test in [PROPERTIES, *_collected()]
         if not options.tests or any(part in test for part in options.tests)
     ]
     if not tests:
@@ -58,7 +63,8 @@ def main() -> int:
             continue
         print(f"verify: [{number}/{len(tests)}] {test}", flush=True)
         begun = time.monotonic()
-        status = subprocess.run([*_PYTEST, "-q", test], cwd=ROOT, check=False).returncode
+        command = _PROPERTIES if test == PROPERTIES else (*_PYTEST, "-q", test)
+        status = subprocess.run(command, cwd=ROOT, check=False).returncode
         results[test] = Result(
             test, status == 0, time.monotonic() - begun, datetime.now(UTC).isoformat("T", "seconds")
         )
@@ -112,7 +118,7 @@ def _report(revision: str, results: list[Result]) -> Path:
         "| test | outcome | minutes | ended (UTC) |",
         "|---|---|---:|---|",
         *(
-            f"| `{result.test}` | {'passed' if result.passed else '**failed**'} | "
+            f"| {result.test if result.test == PROPERTIES else f'`{result.test}`'} | {'passed' if result.passed else '**failed**'} | "
             f"{result.duration_s / 60:.1f} | {result.ended} |"
             for result in results
         ),
