@@ -24,8 +24,11 @@ MODEL = "assistant"
 REPLY_TOKENS = 64
 TEMPERATURE = 0.8
 CALL_TIMEOUT_S = 30.0
-SUBMIT_TRIES = 8
+PATIENCE_S = 30.0
+"""Longest a client keeps sending what was not taken."""
 RETRY_PAUSE_S = 0.5
+"""Between two tries where the answer names no time (Retry-After)."""
+AWAY = (429, 502, 503, 504)
 STREAMED_SHARE = 0.1
 LATE_SHARE = 0.1
 """Share of feedback that comes seconds after the answer instead of at once."""
@@ -105,6 +108,7 @@ class Users:
         feedback_url: str,
         seed: int,
         concurrency: int = 16,
+        patience_s: float = PATIENCE_S,
     ) -> None:
         people = population.people
         self.chatters = [who for place, who in enumerate(people) if place % PANEL_PART]
@@ -115,6 +119,7 @@ class Users:
         self._rng = random.Random(f"users {seed}")
         self._prompts = {name: corpus.prompts_of(name) for name in ("serve", "judge")}
         self._feedback_url = feedback_url.rstrip("/")
+        self._patience_s = patience_s
         self._slots = asyncio.Semaphore(concurrency)
         self._tasks: set[asyncio.Task[None]] = set()
         self._client = openai.AsyncOpenAI(
@@ -253,7 +258,7 @@ class Users:
         prompt = rng.choice(self._prompts["judge" if panel else "serve"])
         opened = await self._post(
             "/v1/comparisons",
-            tries=1,  # A second try would ask the router twice more.
+            again=False,  # A second try would ask the router twice more.
             body={
                 "model": MODEL,
                 "messages": [{"role": "user", "content": prompt.text}],
@@ -291,16 +296,18 @@ class Users:
         )
 
     async def _post(
-        self, path: str, body: dict[str, Any], tries: int = SUBMIT_TRIES
+        self, path: str, body: dict[str, Any], *, again: bool = True
     ) -> dict[str, Any] | None:
-        return await self._call("POST", path, tries, json=body)
+        return await self._call("POST", path, again=again, json=body)
 
     async def _call(
-        self, method: str, path: str, tries: int = SUBMIT_TRIES, **arguments: Any
+        self, method: str, path: str, *, again: bool = True, **arguments: Any
     ) -> dict[str, Any] | None:
         """A call, tried again while the service is away; None where it never worked."""
-        problem = ""
-        for _ in range(tries):
+        loop = asyncio.get_running_loop()
+        give_up = loop.time() + self._patience_s
+        while True:
+            pause_s = RETRY_PAUSE_S
             try:
                 async with self._http.request(
                     method, self._feedback_url + path, **arguments
@@ -308,11 +315,14 @@ class Users:
                     if answer.status < 300:
                         return await answer.json()
                     problem = f"{path}: {answer.status} {(await answer.text())[:160]}"
-                    if answer.status not in (429, 502, 503, 504):
+                    if answer.status not in AWAY:
                         break
+                    pause_s = float(answer.headers.get("retry-after", RETRY_PAUSE_S))
             except (aiohttp.ClientError, TimeoutError) as error:
                 problem = f"{path}: {type(error).__name__} {error}"
-            await asyncio.sleep(RETRY_PAUSE_S)
+            if not again or loop.time() + pause_s > give_up:
+                break
+            await asyncio.sleep(pause_s)
         self.seen.problems.append(problem)
         return None
 

@@ -27,6 +27,8 @@ from tests.support.waiting import eventually
 STABLE = f"{MODEL}-v1.0"
 ENOUGH_FEEDBACK = 100
 BACK_S = 90.0
+PATIENCE_S = 150.0
+"""Clients keep at it until a killed service is back, on a slow machine too."""
 PROCESSES: dict[str, dict[str, Any]] = {
     "engine": {
         "about": "answers everything the same way",
@@ -76,6 +78,7 @@ async def chatting(
         router_url=stack.url("router"),
         feedback_url=stack.url("feedback"),
         seed=seed,
+        patience_s=PATIENCE_S,
     )
     plan = users.plan
     plan.chats_per_s, plan.votes_per_s = chats_per_s, votes_per_s
@@ -123,7 +126,9 @@ async def counts_agree(stack: Stack, users: Users, *, settle_s: float) -> None:
             return None
         return (truth, metrics) if metrics.feedback == truth.feedback else None
 
-    truth, metrics = await eventually(whole, "log and metrics agree", timeout_s=settle_s)
+    both = await eventually(whole, "log and metrics agree", timeout_s=settle_s)
+    assert both is not None
+    truth, metrics = both
     assert tally.total_feedback > ENOUGH_FEEDBACK
     assert tally.feedback == truth.feedback == metrics.feedback, problems
     assert tally.votes == truth.votes == metrics.votes
