@@ -16,7 +16,8 @@ from statistics import median
 
 import numpy as np
 
-from services.rollout.judge import ArmCounts, Judge, JudgeState, Slice
+from services.rollout.counts import ArmCounts, JudgeState, Slice
+from services.rollout.judge import Judge
 from services.rollout.strategy import JudgeSettings
 from shared.registry.rollouts import AnalysisOutcome
 

@@ -14,6 +14,7 @@ from redis.exceptions import RedisError
 
 from services.rollout import lifecycles, steps
 from services.rollout.agents import Agents
+from services.rollout.counts import JudgeState
 from services.rollout.errors import (
     Conflict,
     EvidenceUnavailable,
@@ -24,7 +25,8 @@ from services.rollout.errors import (
     Unknown,
 )
 from services.rollout.evidence import Book, Series, carried, query, recovered, take, window_s
-from services.rollout.judge import Judge, JudgeState, Verdict
+from services.rollout.findings import Verdict
+from services.rollout.judge import Judge
 from services.rollout.leadership import Leadership
 from services.rollout.ledger import Entry, Ledger
 from services.rollout.metrics import Metrics

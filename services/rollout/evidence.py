@@ -15,7 +15,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from services.rollout.judge import ArmCounts, Judge, JudgeState, Slice
+from services.rollout.counts import ArmCounts, JudgeState, Slice
+from services.rollout.judge import Judge
 from services.rollout.steps import RolloutState
 from shared.contracts.events import WEIGHT_SCALE
 

@@ -7,14 +7,18 @@ all its limits is ever condemned in a rollout is at most `alpha`, which the crit
 # pyright: strict
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import StrEnum
 from math import log
-from typing import Any
-
-from pydantic import BaseModel, ConfigDict, Field
 
 from services.rollout import eprocess
+from services.rollout.counts import (
+    ArmCounts,
+    Baseline,
+    FailureRun,
+    JudgeState,
+    KeyTest,
+    Slice,
+)
+from services.rollout.findings import Finding, FindingState, Verdict, find, ratio
 from services.rollout.strategy import JudgeSettings
 from shared.contracts.events import WEIGHT_SCALE
 from shared.registry.rollouts import AnalysisOutcome
@@ -37,141 +41,6 @@ SCORE_BLOCK = 3
 """Scores of each arm that make a block: single ones would waste what the other arm has."""
 MAX_INTERVALS = 16
 """Weights that the sample-ratio test shares its alpha between."""
-
-
-class ArmCounts(BaseModel):
-    """What one arm did in a slice, or in all."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-    requests: float = Field(default=0.0, description="attempts that count (design section 7)")
-    failures: float = Field(default=0.0, description="server errors, timeouts and crashes")
-    crashes: float = 0.0
-    slow: float = Field(default=0.0, description="attempts longer than 2,000 ms")
-    scores: float = Field(default=0.0, description="scored feedback")
-    score_sum: float = Field(default=0.0, description="sum of the scores, each in [0, 1]")
-    keys: float = Field(default=0.0, description="distinct keys assigned")
-
-    def __add__(self, other: ArmCounts) -> ArmCounts:
-        """Both together."""
-        return ArmCounts(
-            requests=self.requests + other.requests,
-            failures=self.failures + other.failures,
-            crashes=self.crashes + other.crashes,
-            slow=self.slow + other.slow,
-            scores=self.scores + other.scores,
-            score_sum=self.score_sum + other.score_sum,
-            keys=self.keys + other.keys,
-        )
-
-
-class Slice(BaseModel):
-    """What both arms did between two looks."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-    candidate: ArmCounts = ArmCounts()
-    stable: ArmCounts = ArmCounts()
-    keys_weight: int = Field(
-        default=0, description="basis points in force for all keys of the slice; 0: do not test"
-    )
-    keys_copies: int = Field(default=1, ge=1, description="how often one key may be counted")
-    bake: bool = Field(default=False, description="everybody was on the candidate")
-
-    def __add__(self, other: Slice) -> Slice:
-        """The counts of both together, with the circumstances of the later one."""
-        return other.model_copy(
-            update={
-                "candidate": self.candidate + other.candidate,
-                "stable": self.stable + other.stable,
-            }
-        )
-
-
-class KeyTest(BaseModel):
-    """The sample-ratio test of one stretch of constant weight."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-    weight: int = 0
-    candidate: float = 0.0
-    stable: float = 0.0
-    wealth: eprocess.LogWealth = eprocess.none_yet(eprocess.SHARE_ALTERNATIVES)
-    intervals: int = 0
-
-
-class FailureRun(BaseModel):
-    """The candidate's failures in a row, and how stable fared meanwhile."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-    failures: float = 0.0
-    stable_requests: float = 0.0
-    stable_failures: float = 0.0
-
-
-class Baseline(BaseModel):
-    """Limits for the bake time, from the parent's figures up to then."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-    error_limit: float | None = None
-    score_limit: float | None = None
-
-
-class JudgeState(BaseModel):
-    """All that the judge knows of one rollout. Starts from nothing for every candidate."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-    looks: int = 0
-    totals: Slice = Slice()
-    rates: Slice = Field(default=Slice(), description="not yet in a block of the error criterion")
-    scores: Slice = Field(default=Slice(), description="not yet in a block of satisfaction")
-    wealth: dict[str, eprocess.LogWealth] = Field(default_factory=dict)
-    keys: KeyTest = KeyTest()
-    run: FailureRun = FailureRun()
-    baseline: Baseline | None = None
-
-
-class FindingState(StrEnum):
-    """What one criterion says."""
-
-    ok = "ok"
-    breached = "breached"
-    held = "held"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One criterion at one look."""
-
-    criterion: str
-    state: FindingState
-    candidate: float | None
-    stable: float | None
-    candidate_n: float
-    stable_n: float
-    log_e: float
-    threshold: float
-    text: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """For evidence and the API."""
-        return {
-            "criterion": self.criterion,
-            "state": self.state.value,
-            "candidate": None if self.candidate is None else round(self.candidate, 6),
-            "stable": None if self.stable is None else round(self.stable, 6),
-            "candidate_n": self.candidate_n,
-            "stable_n": self.stable_n,
-            "log_e": round(self.log_e, 4),
-            "threshold": round(self.threshold, 4),
-            "text": self.text,
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What the judge says at one look: Failed, Inconclusive or Successful."""
-
-    outcome: AnalysisOutcome
-    reason: str
-    findings: tuple[Finding, ...]
 
 
 class Judge:
@@ -344,12 +213,12 @@ class Judge:
     def _errors(self, state: JudgeState) -> Finding:
         candidate, stable = state.totals.candidate, state.totals.stable
         log_e = _log_e(state, "errors")
-        return _finding(
+        return find(
             "errors",
             breached=log_e >= self._threshold,
             values=(
-                _ratio(candidate.failures, candidate.requests),
-                _ratio(stable.failures, stable.requests),
+                ratio(candidate.failures, candidate.requests),
+                ratio(stable.failures, stable.requests),
             ),
             counts=(candidate.requests, stable.requests),
             log_e=log_e,
@@ -360,12 +229,12 @@ class Judge:
     def _satisfaction(self, state: JudgeState, key: str, margin: float) -> Finding:
         candidate, stable = state.totals.candidate, state.totals.stable
         log_e = _log_e(state, key)
-        return _finding(
+        return find(
             key,
             breached=log_e >= self._threshold,
             values=(
-                _ratio(candidate.score_sum, candidate.scores),
-                _ratio(stable.score_sum, stable.scores),
+                ratio(candidate.score_sum, candidate.scores),
+                ratio(stable.score_sum, stable.scores),
             ),
             counts=(candidate.scores, stable.scores),
             log_e=log_e,
@@ -379,12 +248,12 @@ class Judge:
         is_error_limit = criterion == "error_limit"
         log_e = _log_e(state, limit_key(limit) if is_error_limit else criterion)
         threshold = self._limit_threshold if is_error_limit else self._threshold
-        value_c = _ratio(getattr(candidate, field), candidate.requests)
-        value_s = _ratio(getattr(stable, field), stable.requests)
+        value_c = ratio(getattr(candidate, field), candidate.requests)
+        value_s = ratio(getattr(stable, field), stable.requests)
         beyond = log_e >= threshold
         both = beyond and value_s is not None and value_s > limit
         name = {"slow": "slow share", "crashes": "crash share"}.get(field, "error rate")
-        return _finding(
+        return find(
             criterion,
             breached=beyond and not both,
             held=both,
@@ -400,7 +269,7 @@ class Judge:
         limit = self._settings.consecutive_failures
         reached = run.failures >= limit
         shared = run.stable_requests > 0 and run.stable_failures >= run.stable_requests
-        return _finding(
+        return find(
             "consecutive_failures",
             breached=reached and not shared,
             held=reached and shared,
@@ -415,11 +284,11 @@ class Judge:
     def _sample_ratio(self, test: KeyTest) -> Finding:
         log_e = eprocess.mixture(test.wealth)
         seen = test.candidate + test.stable
-        return _finding(
+        return find(
             "sample_ratio",
             breached=False,
             held=log_e >= self._keys_threshold,
-            values=(_ratio(test.candidate, seen), test.weight / WEIGHT_SCALE),
+            values=(ratio(test.candidate, seen), test.weight / WEIGHT_SCALE),
             counts=(test.candidate, test.stable),
             log_e=log_e,
             threshold=self._keys_threshold,
@@ -431,10 +300,10 @@ class Judge:
         found: list[Finding] = []
         if baseline.error_limit is not None:
             found.append(
-                _finding(
+                find(
                     "bake_errors",
                     breached=_log_e(state, "bake_errors") >= self._bake_threshold,
-                    values=(_ratio(candidate.failures, candidate.requests), baseline.error_limit),
+                    values=(ratio(candidate.failures, candidate.requests), baseline.error_limit),
                     counts=(candidate.requests, 0.0),
                     log_e=_log_e(state, "bake_errors"),
                     threshold=self._bake_threshold,
@@ -443,10 +312,10 @@ class Judge:
             )
         if baseline.score_limit is not None:
             found.append(
-                _finding(
+                find(
                     "bake_satisfaction",
                     breached=_log_e(state, "bake_satisfaction") >= self._bake_threshold,
-                    values=(_ratio(candidate.score_sum, candidate.scores), baseline.score_limit),
+                    values=(ratio(candidate.score_sum, candidate.scores), baseline.score_limit),
                     counts=(candidate.scores, 0.0),
                     log_e=_log_e(state, "bake_satisfaction"),
                     threshold=self._bake_threshold,
@@ -477,41 +346,3 @@ def _advance_run(run: FailureRun, piece: Slice) -> FailureRun:
 def _log_e(state: JudgeState, key: str) -> float:
     wealth = state.wealth.get(key)
     return eprocess.mixture(wealth) if wealth else 0.0
-
-
-def _ratio(part: float, whole: float) -> float | None:
-    return part / whole if whole > 0 else None
-
-
-def _finding(
-    criterion: str,
-    *,
-    breached: bool,
-    values: tuple[float | None, float | None],
-    counts: tuple[float, float],
-    log_e: float,
-    threshold: float,
-    rule: str,
-    held: bool = False,
-) -> Finding:
-    state = FindingState.ok
-    if breached or held:
-        state = FindingState.breached if breached else FindingState.held
-    candidate, stable = values
-    text = f"{criterion}: {rule}" if state is not FindingState.ok else f"{criterion}: kept"
-    shown = [
-        f"{name} {value:.4g} of {count:g}"
-        for name, value, count in zip(("candidate", "stable"), values, counts, strict=True)
-        if value is not None
-    ]
-    return Finding(
-        criterion=criterion,
-        state=state,
-        candidate=candidate,
-        stable=stable,
-        candidate_n=counts[0],
-        stable_n=counts[1],
-        log_e=log_e,
-        threshold=threshold,
-        text=f"{text} ({', '.join(shown)})" if shown else text,
-    )

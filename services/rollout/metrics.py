@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from services.rollout.judge import Finding
+from services.rollout.findings import Finding
 from services.rollout.steps import RolloutState
 from shared.contracts.events import WEIGHT_SCALE
 from shared.registry.rollouts import AnalysisOutcome, Phase

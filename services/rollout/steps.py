@@ -13,8 +13,9 @@ from typing import Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
+from services.rollout.counts import ArmCounts
 from services.rollout.errors import Conflict
-from services.rollout.judge import ArmCounts, FindingState, Verdict
+from services.rollout.findings import FindingState, Verdict
 from services.rollout.strategy import Analysis, Pause, SetWeight, Strategy
 from shared.contracts.events import WEIGHT_SCALE
 from shared.registry.rollouts import AnalysisOutcome, DecisionKind, Phase

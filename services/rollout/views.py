@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from services.rollout.judge import ArmCounts, JudgeState, Verdict
+from services.rollout.counts import ArmCounts, JudgeState
+from services.rollout.findings import Verdict
 from services.rollout.ledger import Entry, Logged
 from services.rollout.steps import RolloutState
 from shared.registry.versions import Version

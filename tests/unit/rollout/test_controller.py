@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from services.rollout import steps
+from services.rollout.counts import JudgeState, Slice
 from services.rollout.errors import Conflict, LeadershipLost, NotAllowed, NotLeading, Unknown
 from services.rollout.evidence import COUNTED, FAST, REQUESTS, Series
-from services.rollout.judge import Judge, JudgeState, Slice
+from services.rollout.judge import Judge
 from services.rollout.steps import EngineReport, RolloutState
 from shared.kafka.log import LogUnavailable
 from shared.kafka.topics import ROLLOUTS, VERSIONS

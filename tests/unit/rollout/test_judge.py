@@ -5,7 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.rollout.judge import ArmCounts, FindingState, Judge, JudgeState, Slice, Verdict
+from services.rollout.counts import ArmCounts, JudgeState, Slice
+from services.rollout.findings import FindingState, Verdict
+from services.rollout.judge import Judge
 from services.rollout.strategy import JudgeSettings
 from shared.registry.rollouts import AnalysisOutcome
 

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.rollout import steps
+from services.rollout.counts import ArmCounts
 from services.rollout.errors import Conflict
-from services.rollout.judge import ArmCounts, Finding, FindingState, Verdict
+from services.rollout.findings import Finding, FindingState, Verdict
 from services.rollout.steps import EngineReport, Move, Observation, RolloutState
 from services.rollout.strategy import parse
 from shared.registry.rollouts import AnalysisOutcome, DecisionKind, Phase

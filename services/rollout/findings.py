@@ -1,0 +1,108 @@
+"""What the criteria say at one look, and the verdict that follows."""
+
+# pyright: strict
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from shared.registry.rollouts import AnalysisOutcome
+
+
+class FindingState(StrEnum):
+    """What one criterion says."""
+
+    ok = "ok"
+    breached = "breached"
+    held = "held"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One criterion at one look."""
+
+    criterion: str
+    state: FindingState
+    candidate: float | None
+    stable: float | None
+    candidate_n: float
+    stable_n: float
+    log_e: float
+    threshold: float
+    text: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """For evidence and the API."""
+        return {
+            "criterion": self.criterion,
+            "state": self.state.value,
+            "candidate": None if self.candidate is None else round(self.candidate, 6),
+            "stable": None if self.stable is None else round(self.stable, 6),
+            "candidate_n": self.candidate_n,
+            "stable_n": self.stable_n,
+            "log_e": round(self.log_e, 4),
+            "threshold": round(self.threshold, 4),
+            "text": self.text,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the judge says at one look: Failed, Inconclusive or Successful."""
+
+    outcome: AnalysisOutcome
+    reason: str
+    findings: tuple[Finding, ...]
+
+
+def ratio(part: float, whole: float) -> float | None:
+    """A share, None of nothing."""
+    return part / whole if whole > 0 else None
+
+
+def find(
+    criterion: str,
+    *,
+    breached: bool,
+    values: tuple[float | None, float | None],
+    counts: tuple[float, float],
+    log_e: float,
+    threshold: float,
+    rule: str,
+    held: bool = False,
+) -> Finding:
+    """What a criterion says, in words too.
+
+    Args:
+        criterion: Its name.
+        breached: Whether the candidate breaks it.
+        held: Whether it cannot tell, and nobody should go on.
+        values: The candidate's figure and stable's.
+        counts: What each of them is a share or mean of.
+        log_e: Log of the evidence.
+        threshold: Where the evidence is enough.
+        rule: What would be wrong, in words.
+
+    """
+    state = FindingState.ok
+    if breached or held:
+        state = FindingState.breached if breached else FindingState.held
+    candidate, stable = values
+    text = f"{criterion}: {rule}" if state is not FindingState.ok else f"{criterion}: kept"
+    shown = [
+        f"{name} {value:.4g} of {count:g}"
+        for name, value, count in zip(("candidate", "stable"), values, counts, strict=True)
+        if value is not None
+    ]
+    return Finding(
+        criterion=criterion,
+        state=state,
+        candidate=candidate,
+        stable=stable,
+        candidate_n=counts[0],
+        stable_n=counts[1],
+        log_e=log_e,
+        threshold=threshold,
+        text=f"{text} ({', '.join(shown)})" if shown else text,
+    )
