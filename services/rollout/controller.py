@@ -10,42 +10,39 @@ from datetime import datetime
 from typing import Any
 
 import structlog
-from redis.exceptions import RedisError
 
 from services.rollout import lifecycles, steps
 from services.rollout.agents import Agents
 from services.rollout.counts import JudgeState
+from services.rollout.effects import Effects
 from services.rollout.errors import (
     Conflict,
-    EvidenceUnavailable,
     LeadershipLost,
     LogAway,
     NotAllowed,
     NotLeading,
     Unknown,
 )
-from services.rollout.evidence import Book, Series, carried, query, recovered, take, window_s
+from services.rollout.evidence import Book, carried, recovered, take
 from services.rollout.findings import Verdict
 from services.rollout.judge import Judge
 from services.rollout.leadership import Leadership
 from services.rollout.ledger import Entry, Ledger
 from services.rollout.metrics import Metrics
+from services.rollout.observer import Observer
 from services.rollout.prometheus import Prometheus
-from services.rollout.steps import EngineReport, Move, Observation, RolloutState
+from services.rollout.steps import Move, RolloutState
 from services.rollout.store import BookStore
 from services.rollout.strategy import Strategy
 from shared.clock import Clock
 from shared.kafka.log import LogUnavailable
-from shared.kafka.topics import VERSIONS
-from shared.registry.rollouts import Decision, DecisionKind, Phase, RoutingState
-from shared.registry.versions import Lifecycle, Registry, VersionState, state_key
+from shared.registry.rollouts import Decision, DecisionKind, Phase
+from shared.registry.versions import Lifecycle, Registry
 from shared.registry.view import RoutingView
 
 log = structlog.get_logger(__name__)
 
 CONTROLLER = "controller"
-VIEW_REFRESH_S = 15.0
-"""How often the routing states are put to Redis again, in case it was flushed."""
 WHOLE_EVIDENCE_S = 60.0
 """How often a hold carries all evidence; the topic is kept for ever, most holds only show life."""
 MAX_ROLLOUT_ID = 180
@@ -95,9 +92,8 @@ class Controller:
         self._leadership = leadership
         self._ledger = ledger
         self._registry = registry
-        self._view = view
-        self._prometheus = prometheus
-        self._agents = agents
+        self._observer = Observer(prometheus, agents, clock, policy.no_data_after_s)
+        self._effects = Effects(leadership, ledger, registry, view, clock)
         self._books = books
         self._metrics = metrics
         self._clock = clock
@@ -105,7 +101,6 @@ class Controller:
         self._ended: dict[tuple[str, str], float] = {}
         self._turn = asyncio.Lock()
         self._round_at = clock.monotonic()
-        self._view_at = float("-inf")
         self._led = False
 
     def idle_s(self) -> float:
@@ -154,8 +149,8 @@ class Controller:
                 self._led = True
         async with self._turn:
             await self._start_what_waits()
-            await self._uphold_versions()
-            await self._refresh_view()
+            await self._effects.uphold()
+            await self._effects.refresh()
         names = [entry.state.rollout_id for entry in self._ledger.unfinished()]
         said = await asyncio.gather(*(self._look(name) for name in names), return_exceptions=True)
         self._forget_series()
@@ -304,7 +299,7 @@ class Controller:
         for state in self._ledger.routing.models():
             self._metrics.know(state.model)
         await asyncio.to_thread(self._books.tidy)
-        self._view_at = float("-inf")
+        self._effects.forget()
 
     async def _start_what_waits(self) -> None:
         """The first released version becomes stable; the next ones begin their rollouts."""
@@ -344,7 +339,7 @@ class Controller:
 
         decision = await self._leadership.write(decide)
         self._metrics.decided(model, None)
-        await self._act(decision)
+        await self._effects.act(decision)
 
     async def _begin(
         self,
@@ -396,64 +391,23 @@ class Controller:
             if entry is None:
                 return
             watch = await self._watch(entry)
-        asked = query(rollout_id, window_s(watch.book, self._clock.now().timestamp()))
-        series, zeros, reports = await asyncio.gather(
-            self._series(asked),
-            self._zeros(watch.state),
-            self._agents.reports(watch.state.candidate),
-        )
+        sight = await self._observer.look(watch.state, watch.book)
         async with self._turn:
             if self._watches.get(rollout_id) is not watch or watch.state.phase.finished:
                 return
-            error = series if isinstance(series, str) else ""
-            if not isinstance(series, str):
-                book = take(watch.book, series, watch.state, watch.judge)
-                if book is not watch.book:
-                    watch.book = book
-                    await asyncio.to_thread(self._books.save, book)
-            seen = self._observation(watch, error or zeros[1], zeros[0], reports)
+            book = take(watch.book, sight.series, watch.state, watch.judge)
+            if book is not watch.book:
+                watch.book = book
+                await asyncio.to_thread(self._books.save, book)
+            seen = self._observer.observation(sight, watch.state, watch.book, watch.judge)
             move = steps.look(watch.state, seen)
             due = self._clock.monotonic() - watch.said_at >= self._policy.hold_interval_s
             if move.urgent or due:
-                await self._record(watch, move, CONTROLLER, _evidence(asked, seen))
+                await self._record(watch, move, CONTROLLER, sight.evidence(seen))
             else:
                 watch.state = move.state
             if seen.verdict is not None:
                 self._metrics.found(watch.state, seen.verdict.findings)
-
-    async def _series(self, asked: str) -> list[Series] | str:
-        try:
-            return await self._prometheus.samples(asked)
-        except EvidenceUnavailable as error:
-            return str(error)
-
-    async def _zeros(self, state: RolloutState) -> tuple[str, str]:
-        """What the first weight waits for, and our own error; asked only while nobody is on it."""
-        if state.weight > 0:
-            return "", ""
-        try:
-            return await self._prometheus.zeros_missing(state.rollout_id), ""
-        except EvidenceUnavailable as error:
-            return "the routers' zeros could not be looked up", str(error)
-
-    def _observation(
-        self, watch: Watch, error: str, zeros: str, reports: dict[str, EngineReport]
-    ) -> Observation:
-        state, book = watch.state, watch.book
-        now = self._clock.now()
-        since = state.weight_set_at.timestamp() if state.weight_set_at else now.timestamp()
-        limit = state.strategy.no_data_after or self._policy.no_data_after_s
-        return Observation(
-            at=now,
-            agents=reports,
-            zeros_missing=zeros,
-            verdict=watch.judge.verdict(book.judge, error_limit=state.error_limit),
-            error=error,
-            silent_s=now.timestamp() - max(book.sampled_until, since),
-            idle_s=now.timestamp() - max(book.candidate_at, since),
-            no_data_after_s=limit,
-            candidate=book.judge.totals.candidate,
-        )
 
     async def _record(self, watch: Watch, move: Move, actor: str, evidence: dict[str, Any]) -> None:
         """Write a decision, then act on it. Raises where it could not be written: nothing is done."""
@@ -516,55 +470,7 @@ class Controller:
         if state.phase.finished:
             del self._watches[state.rollout_id]
             self._ended[state.model, state.rollout_id] = self._clock.monotonic()
-        await self._act(decision)
-
-    async def _act(self, decision: Decision) -> None:
-        """Tell the routers, and move the versions. What fails here is made good in a next round."""
-        await self._put(RoutingState.of(decision))
-        if decision.kind is DecisionKind.hold:
-            return
-        try:
-            await self._uphold_versions(decision.model)
-        except LogUnavailable as error:
-            log.warning("versions.waiting", model=decision.model, error=str(error))
-
-    async def _put(self, state: RoutingState) -> None:
-        try:
-            if not await self._view.put(state):
-                log.warning("view.refused", model=state.model, token=state.token)
-        except RedisError as error:
-            # The routers read the topic too.
-            log.warning("view.away", model=state.model, error=str(error))
-
-    async def _uphold_versions(self, model: str = "") -> None:
-        """Write version states that differ from what was decided."""
-        models = [model] if model else [one.model for one in self._ledger.routing.models()]
-        for name in models:
-            for change in lifecycles.changes(self._ledger, self._registry, name):
-                state = VersionState(
-                    version=change.version,
-                    model=change.model,
-                    state=change.state,
-                    rollout=change.rollout,
-                    reason=change.reason,
-                    token=self._ledger.token,
-                    at=self._clock.now(),
-                )
-                key = state_key(change.version)
-                await self._leadership.append(
-                    VERSIONS, key, state, f"{state.token}:{change.version}:{change.state}"
-                )
-                # The follower brings it again; until then it must not be written twice.
-                self._registry.apply(key, state.to_json())
-                log.info("version.moved", version=change.version, state=change.state.value)
-
-    async def _refresh_view(self) -> None:
-        now = self._clock.monotonic()
-        if now - self._view_at < VIEW_REFRESH_S:
-            return
-        self._view_at = now
-        for state in self._ledger.routing.models():
-            await self._put(state)
+        await self._effects.act(decision)
 
     def _forget_series(self) -> None:
         now = self._clock.monotonic()
@@ -592,23 +498,3 @@ class Controller:
 
 def _judge(state: RolloutState) -> Judge:
     return Judge(state.strategy.judge, state.strategy.error_limits)
-
-
-def _evidence(asked: str, seen: Observation) -> dict[str, Any]:
-    """What a decision of the controller rests on, beside the book."""
-    findings = seen.verdict.findings if seen.verdict else ()
-    return {
-        "query": asked,
-        "error": seen.error,
-        "silent_s": round(max(0.0, seen.silent_s), 3),
-        "findings": [finding.to_dict() for finding in findings],
-        "agents": {
-            url: {
-                "ready": report.ready,
-                "generation": report.generation,
-                "candidate_ready": report.candidate_ready,
-                "detail": report.refused or report.detail,
-            }
-            for url, report in seen.agents.items()
-        },
-    }

@@ -148,12 +148,13 @@ class Rig:
         holder: str = "one",
         *,
         auto_start: bool = False,
+        view: Any = None,
     ) -> None:
         self.log, self.redis, self.clock = log, redis, clock
         self.ledger = Ledger()
         self.decisions = LedgerFollower(log, self.ledger)
         self.versions = RegistryFollower(log)
-        self.view = FakeView(log)
+        self.view = view or FakeView(log)
         self.prometheus = FakePrometheus()
         self.agents = FakeAgents()
         self.leadership = Leadership(log, self.decisions, redis, clock, holder=holder)  # type: ignore[arg-type]
@@ -163,7 +164,7 @@ class Rig:
             leadership=self.leadership,
             ledger=self.ledger,
             registry=self.versions.registry,
-            view=self.view,  # type: ignore[arg-type]
+            view=self.view,
             prometheus=self.prometheus,  # type: ignore[arg-type]
             agents=self.agents,  # type: ignore[arg-type]
             books=BookStore(directory / holder),

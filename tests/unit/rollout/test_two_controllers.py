@@ -43,10 +43,9 @@ async def test_whatever_happens_the_log_tells_one_story(seed: int, tmp_path: Pat
     redis, view = FakeRedis(clock), SharedView()
     await register(log, "v1")
     await register(log, "v2")
-    rigs = [Rig(log, redis, clock, tmp_path, holder) for holder in ("one", "two")]
+    rigs = [Rig(log, redis, clock, tmp_path, holder, view=view) for holder in ("one", "two")]
     for rig in rigs:
         await rig.caught_up()
-        rig.controller._view = view  # type: ignore[assignment]
     requests = 0.0
     try:
         for _ in range(EVENTS):

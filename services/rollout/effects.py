@@ -1,0 +1,98 @@
+"""What a decision brings about: routing states for the routers, states of the versions."""
+
+from __future__ import annotations
+
+import structlog
+from redis.exceptions import RedisError
+
+from services.rollout import lifecycles
+from services.rollout.leadership import Leadership
+from services.rollout.ledger import Ledger
+from shared.clock import Clock
+from shared.kafka.log import LogUnavailable
+from shared.kafka.topics import VERSIONS
+from shared.registry.rollouts import Decision, DecisionKind, RoutingState
+from shared.registry.versions import Registry, VersionState, state_key
+from shared.registry.view import RoutingView
+
+log = structlog.get_logger(__name__)
+
+VIEW_REFRESH_S = 15.0
+"""How often the routing states are put to Redis again, in case it was flushed."""
+
+
+class Effects:
+    """Acts on what was written. All of it can be done again, and is until it holds."""
+
+    def __init__(
+        self,
+        leadership: Leadership,
+        ledger: Ledger,
+        registry: Registry,
+        view: RoutingView,
+        clock: Clock,
+    ) -> None:
+        self._leadership = leadership
+        self._ledger = ledger
+        self._registry = registry
+        self._view = view
+        self._clock = clock
+        self._view_at = float("-inf")
+
+    async def act(self, decision: Decision) -> None:
+        """Tell the routers, and move the versions. What fails here is made good in a next round."""
+        await self._put(RoutingState.of(decision))
+        if decision.kind is DecisionKind.hold:
+            return
+        try:
+            await self.uphold(decision.model)
+        except LogUnavailable as error:
+            log.warning("versions.waiting", model=decision.model, error=str(error))
+
+    async def uphold(self, model: str = "") -> None:
+        """Write version states that differ from what was decided; of all models where none is named.
+
+        Raises:
+            LogUnavailable: they could not be written.
+
+        """
+        models = [model] if model else [one.model for one in self._ledger.routing.models()]
+        for name in models:
+            for change in lifecycles.changes(self._ledger, self._registry, name):
+                state = VersionState(
+                    version=change.version,
+                    model=change.model,
+                    state=change.state,
+                    rollout=change.rollout,
+                    reason=change.reason,
+                    token=self._ledger.token,
+                    at=self._clock.now(),
+                )
+                key = state_key(change.version)
+                await self._leadership.append(
+                    VERSIONS, key, state, f"{state.token}:{change.version}:{change.state}"
+                )
+                # The follower brings it again; until then it must not be written twice.
+                self._registry.apply(key, state.to_json())
+                log.info("version.moved", version=change.version, state=change.state.value)
+
+    async def refresh(self) -> None:
+        """Put every routing state to Redis again when it is time to."""
+        now = self._clock.monotonic()
+        if now - self._view_at < VIEW_REFRESH_S:
+            return
+        self._view_at = now
+        for state in self._ledger.routing.models():
+            await self._put(state)
+
+    def forget(self) -> None:
+        """Have the next `refresh` put everything, whenever the last one was."""
+        self._view_at = float("-inf")
+
+    async def _put(self, state: RoutingState) -> None:
+        try:
+            if not await self._view.put(state):
+                log.warning("view.refused", model=state.model, token=state.token)
+        except RedisError as error:
+            # The routers read the topic too.
+            log.warning("view.away", model=state.model, error=str(error))

@@ -1,0 +1,99 @@
+"""Looking at the world for one rollout: Prometheus for the evidence, the agents for the engines."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from services.rollout.agents import Agents
+from services.rollout.errors import EvidenceUnavailable
+from services.rollout.evidence import Book, Series, query, window_s
+from services.rollout.judge import Judge
+from services.rollout.prometheus import Prometheus
+from services.rollout.steps import EngineReport, Observation, RolloutState
+from shared.clock import Clock
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What one look brought. `series` is empty where `error` says why there is no evidence."""
+
+    asked: str
+    series: Sequence[Series]
+    zeros_missing: str
+    error: str
+    agents: dict[str, EngineReport]
+
+    def evidence(self, seen: Observation) -> dict[str, Any]:
+        """What a decision that follows rests on, beside the book."""
+        findings = seen.verdict.findings if seen.verdict else ()
+        return {
+            "query": self.asked,
+            "error": seen.error,
+            "silent_s": round(max(0.0, seen.silent_s), 3),
+            "findings": [finding.to_dict() for finding in findings],
+            "agents": {
+                url: {
+                    "ready": report.ready,
+                    "generation": report.generation,
+                    "candidate_ready": report.candidate_ready,
+                    "detail": report.refused or report.detail,
+                }
+                for url, report in self.agents.items()
+            },
+        }
+
+
+class Observer:
+    """Asks Prometheus and the agents; what either cannot say is part of the answer."""
+
+    def __init__(
+        self, prometheus: Prometheus, agents: Agents, clock: Clock, no_data_after_s: float
+    ) -> None:
+        self._prometheus = prometheus
+        self._agents = agents
+        self._clock = clock
+        self._no_data_after_s = no_data_after_s
+
+    async def look(self, state: RolloutState, book: Book) -> Sight:
+        """Everything there is to see of a rollout since its book was last brought up to date."""
+        asked = query(state.rollout_id, window_s(book, self._clock.now().timestamp()))
+        (series, error), (zeros, other), reports = await asyncio.gather(
+            self._series(asked), self._zeros(state), self._agents.reports(state.candidate)
+        )
+        return Sight(asked, series, zeros, error or other, reports)
+
+    def observation(
+        self, sight: Sight, state: RolloutState, book: Book, judge: Judge
+    ) -> Observation:
+        """What `steps.look` decides on; the book knows the sight's series already."""
+        now = self._clock.now()
+        since = state.weight_set_at.timestamp() if state.weight_set_at else now.timestamp()
+        return Observation(
+            at=now,
+            agents=sight.agents,
+            zeros_missing=sight.zeros_missing,
+            verdict=judge.verdict(book.judge, error_limit=state.error_limit),
+            error=sight.error,
+            silent_s=now.timestamp() - max(book.sampled_until, since),
+            idle_s=now.timestamp() - max(book.candidate_at, since),
+            no_data_after_s=state.strategy.no_data_after or self._no_data_after_s,
+            candidate=book.judge.totals.candidate,
+        )
+
+    async def _series(self, asked: str) -> tuple[list[Series], str]:
+        try:
+            return await self._prometheus.samples(asked), ""
+        except EvidenceUnavailable as error:
+            return [], str(error)
+
+    async def _zeros(self, state: RolloutState) -> tuple[str, str]:
+        """What the first weight waits for, and our own error; asked only while nobody is on it."""
+        if state.weight > 0:
+            return "", ""
+        try:
+            return await self._prometheus.zeros_missing(state.rollout_id), ""
+        except EvidenceUnavailable as error:
+            return "the routers' zeros could not be looked up", str(error)
