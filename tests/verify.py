@@ -13,7 +13,8 @@ import re
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass
+import xml.etree.ElementTree as ET
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -32,12 +33,13 @@ _PROPERTIES = (
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How one test went."""
+    """How one test went, and the figures that it recorded (`record_property`)."""
 
     test: str
     passed: bool
     duration_s: float
     ended: str
+    figures: dict[str, str] = field(default_factory=dict)
 
 
 def main() -> int:
@@ -48,6 +50,7 @@ def main() -> int:
     options = parser.parse_args()
 
     revision = _revision()
+    STATE.mkdir(parents=True, exist_ok=True)
     state = STATE / f"{revision}.json"
     results = {} if options.again else _load(state)
     tests = [
@@ -64,9 +67,17 @@ def main() -> int:
         print(f"verify: [{number}/{len(tests)}] {test}", flush=True)
         begun = time.monotonic()
         command = _PROPERTIES if test == PROPERTIES else (*_PYTEST, "-q", test)
-        status = subprocess.run(command, cwd=ROOT, check=False).returncode
+        figures = STATE / "figures.xml"
+        figures.unlink(missing_ok=True)
+        status = subprocess.run(
+            [*command, "--junitxml", str(figures)], cwd=ROOT, check=False
+        ).returncode
         results[test] = Result(
-            test, status == 0, time.monotonic() - begun, datetime.now(UTC).isoformat("T", "seconds")
+            test,
+            passed=status == 0,
+            duration_s=time.monotonic() - begun,
+            ended=datetime.now(UTC).isoformat("T", "seconds"),
+            figures=_figures(figures),
         )
         _save(state, results)
     report = _report(revision, [results[test] for test in tests])
@@ -101,10 +112,17 @@ def _load(state: Path) -> dict[str, Result]:
 
 
 def _save(state: Path, results: dict[str, Result]) -> None:
-    state.parent.mkdir(parents=True, exist_ok=True)
     whole = state.with_suffix(".new")
     whole.write_text(json.dumps([asdict(result) for result in results.values()], indent=1))
     whole.replace(state)
+
+
+def _figures(path: Path) -> dict[str, str]:
+    """What the tests recorded of themselves; nothing where they were killed."""
+    if not path.exists():
+        return {}
+    properties = ET.parse(path).iter("property")
+    return {one.attrib["name"]: one.attrib["value"] for one in properties}
 
 
 def _report(revision: str, results: list[Result]) -> Path:
@@ -115,11 +133,13 @@ def _report(revision: str, results: list[Result]) -> Path:
         "",
         f"Revision {revision}, {where}. Made by `make verify`.",
         "",
-        "| test | outcome | minutes | ended (UTC) |",
-        "|---|---|---:|---|",
+        "| test | outcome | minutes | figures | ended (UTC) |",
+        "|---|---|---:|---|---|",
         *(
             f"| {result.test if result.test == PROPERTIES else f'`{result.test}`'} | {'passed' if result.passed else '**failed**'} | "
-            f"{result.duration_s / 60:.1f} | {result.ended} |"
+            f"{result.duration_s / 60:.1f} | "
+            f"{', '.join(f'{name} {value}' for name, value in result.figures.items())} | "
+            f"{result.ended} |"
             for result in results
         ),
         "",

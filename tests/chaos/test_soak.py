@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -37,7 +37,9 @@ def resident_mib(stack: Stack) -> dict[str, float]:
     }
 
 
-async def test_nothing_grows_and_nothing_is_lost(stack: Stack) -> None:
+async def test_nothing_grows_and_nothing_is_lost(
+    stack: Stack, record_property: Callable[[str, object], None]
+) -> None:
     await serve_first_version(stack)
     pids = {name: stack.pid(name) for name in GROWTH_MIB}
     load = chatting(stack, seed=21, chats_per_s=25.0, votes_per_s=1.0, settle_s=SETTLE_S)
@@ -47,7 +49,9 @@ async def test_nothing_grows_and_nothing_is_lost(stack: Stack) -> None:
         await asyncio.sleep(SOAK_S - WARM_S)
         late = resident_mib(stack)
     assert {name: stack.pid(name) for name in GROWTH_MIB} == pids, "somebody was started again"
-    print({name: (round(warm[name]), round(late[name])) for name in warm})
+    for name in warm:
+        record_property(name, f"{warm[name]:.0f} to {late[name]:.0f} MiB")
+    record_property("answers", sum(users.tally.requests.values()))
     outcomes = {outcome for _, outcome in users.tally.requests}
     assert (outcomes, list(users.seen.problems)) == ({"ok"}, [])
     grown = {name: late[name] - warm[name] for name in warm}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,9 @@ def test_the_seeds_differ_in_what_their_crowds_like() -> None:
 @pytest.mark.verify
 @pytest.mark.timeout(LIMIT_S + 120)
 @pytest.mark.parametrize("seed", [DEMO_SEED, BLUNT, TALKATIVE])
-def test_feedback_makes_a_better_model_and_harm_is_taken_back(seed: int, tmp_path: Path) -> None:
+def test_feedback_makes_a_better_model_and_harm_is_taken_back(
+    seed: int, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     written, run_dir = tmp_path / "summary.json", tmp_path / "run"
     command = [sys.executable, "-m", "demo", "--seed", str(seed), "--free-ports"]
     command += ["--run-dir", str(run_dir), "--summary", str(written)]
@@ -44,17 +47,23 @@ def test_feedback_makes_a_better_model_and_harm_is_taken_back(seed: int, tmp_pat
     )
     assert ended.returncode == 0, ended.stdout[-4000:]
     summary: dict[str, Any] = json.loads(written.read_text())
-    print({name: summary[name] for name in ("seed", "elapsed_s", "win_rate")})
     assert (summary["ok"], summary["failed"]) == (True, "")
     assert summary["feedback_share"] == 0.30
     won = summary["win_rate"]
+    low, high = won["interval_95"]
+    record_property("win rate", f"{won['value']:.1%} [{low:.1%}, {high:.1%}] of {won['prompts']}")
+    record_property("whole demo", f"{summary['elapsed_s']:.0f} s")
     assert won["prompts"] >= 400
     assert won["value"] >= 0.65
     assert won["interval_95"][0] >= 0.55
     rollouts = summary["rollouts"]
     assert rollouts.pop("assistant-v1.1")["phase"] == "Healthy"
     assert len(rollouts) == 2
-    for rollout in rollouts.values():
+    for name, rollout in rollouts.items():
+        to_rollback_s = rollout["seconds_from_first_request_to_rollback"]
+        record_property(
+            name, f"back after {to_rollback_s:.1f} s, {rollout['requests']:.0f} requests"
+        )
         assert rollout["phase"] == "Degraded"
         assert rollout["requests"] > 0
         assert rollout["requests_1s_after_rollback"] == 0
