@@ -18,6 +18,10 @@ class Refused(AggregatorError):
         self.detail = detail
 
 
+class UnknownFormat(AggregatorError):
+    """A checkpoint of another generation of this service, whose figures must not be guessed at."""
+
+
 class Stalled(AggregatorError):
     """The loop stood still so long that another worker may own the partitions by now."""
 

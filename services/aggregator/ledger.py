@@ -14,8 +14,11 @@ from typing import Any
 
 import orjson
 
+from services.aggregator.errors import UnknownFormat
 from services.aggregator.rows import Contribution
 
+FORMAT = 1
+"""Of a checkpoint; it rises whenever an older aggregator could not read a newer one's, or the reverse."""
 FIGURES = (
     "interactions",
     "errors",
@@ -179,6 +182,7 @@ class Ledger:
         """The ledger as a checkpoint."""
         return orjson.dumps(
             [
+                FORMAT,
                 self.offsets,
                 self.clock_s,
                 self.emitted_s,
@@ -196,8 +200,20 @@ class Ledger:
 
     @classmethod
     def decode(cls, stored: bytes) -> Ledger:
-        """The ledger of a checkpoint."""
+        """The ledger of a checkpoint.
+
+        Raises:
+            UnknownFormat: another generation of the aggregator wrote it.
+
+        """
         fields: list[Any] = orjson.loads(stored)
+        known, *fields = fields
+        if known != FORMAT:
+            raise UnknownFormat(
+                f"checkpoint: this aggregator reads format {FORMAT}, not {str(known)[:20]}; run the "
+                "version that wrote it, or drop the table's changelog topic and the group's offsets "
+                "to count again from the log"
+            )
         return cls(
             offsets=fields[0],
             clock_s=fields[1],

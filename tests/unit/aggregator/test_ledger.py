@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import orjson
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.aggregator.errors import UnknownFormat
 from services.aggregator.ledger import (
     ENDED_ROLLOUT_S,
     FEEDBACK,
+    FORMAT,
     INTERACTIONS,
     KEPT_S,
     POSITIVE,
@@ -99,3 +103,10 @@ def test_a_checkpoint_is_the_whole_ledger(items: list[tuple[int, str, int]]) -> 
         ledger.apply([["score", version, "stable", "r", "", 0.25, at_s], ["outcome", "edited"]])
     ledger.tick(T0)
     assert Ledger.decode(ledger.encode()) == ledger
+
+
+@pytest.mark.parametrize("first", [FORMAT + 1, {"t": 7}, "1"])
+def test_a_checkpoint_of_another_format_is_refused(first: object) -> None:
+    _, *rest = orjson.loads(Ledger().encode())
+    with pytest.raises(UnknownFormat, match=f"reads format {FORMAT}"):
+        Ledger.decode(orjson.dumps([first, *rest]))
