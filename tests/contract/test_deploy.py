@@ -159,28 +159,3 @@ def test_every_pod_is_confined_and_watched(item: dict[str, Any]) -> None:
 def test_the_chart_brings_the_strategies_of_the_repository(name: str) -> None:
     path = ROOT / "deploy" / "local" / "strategies" / f"{name}.yaml"
     assert yaml.safe_load(VALUES["strategies"][f"{name}.yaml"]) == yaml.safe_load(path.read_text())
-
-
-def helm() -> str | None:
-    local = ROOT / ".tools" / "bin" / "helm"
-    return shutil.which("helm") or (str(local) if local.exists() else None)
-
-
-@pytest.mark.skipif(helm() is None, reason="no helm here; make manifests builds it where Go is")
-def test_the_chart_lints_and_the_manifests_are_fresh() -> None:
-    tool = helm()
-    assert tool is not None
-
-    def run(*arguments: str) -> str:
-        done = subprocess.run(
-            [tool, *arguments, "--kube-version", KUBERNETES],
-            capture_output=True,
-            text=True,
-            timeout=50,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    assert "WARNING" not in run("lint", "--strict", str(CHART))
-    assert run("template", "ratchet", str(CHART)) == MANIFESTS.read_text(), "run: make manifests"
