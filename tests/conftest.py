@@ -22,7 +22,7 @@ _SERVERS_S = 300
 
 # A deadline an example would measure the machine's other work; pytest-timeout bounds each test.
 settings.register_profile("ratchet", deadline=None)
-settings.register_profile("thorough", deadline=None, max_examples=3000)
+settings.register_profile("thorough", deadline=None, max_examples=1000)
 settings.load_profile("ratchet")
 
 

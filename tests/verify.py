@@ -24,7 +24,7 @@ STATE = ROOT / ".run/verify"
 REPORTS = ROOT / "docs/verify"
 _PYTEST = (sys.executable, "-m", "pytest", "-m", "verify", "-p", "no:cacheprovider")
 _NOTHING_COLLECTED = 5
-PROPERTIES = "every property test with 3,000 examples"
+PROPERTIES = "every property test with 1,000 examples"
 _PROPERTIES = (
     *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "hypothesis"),
     *("--hypothesis-profile", "thorough", "--timeout", "3600", "tests/unit", "tests/contract"),
