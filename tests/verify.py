@@ -151,4 +151,7 @@ def _report(revision: str, results: list[Result]) -> Path:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("verify: stopped; run it again and it goes on from here")
