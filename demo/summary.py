@@ -44,7 +44,7 @@ def closing_table(demo: Demo, console: Console) -> None:
             version,
             f"{rollout['phase']} in {_took(rollout):.0f} s",
             "" if seconds is None else f"{seconds:.1f} s",
-            str(facts.bad_requests.get(version, rollout["requests"]["candidate"])),
+            str(facts.bad_requests.get(version, int(rollout["requests"]["candidate"]))),
             str(facts.late_requests.get(version, "")),
             rollout["reason"],
         )
@@ -101,7 +101,7 @@ def as_json(demo: Demo, failed: str, elapsed_s: float) -> dict[str, Any]:
                 "phase": rollout["phase"],
                 "reason": rollout["reason"],
                 "seconds": round(_took(rollout), 1),
-                "requests": facts.bad_requests.get(version, rollout["requests"]["candidate"]),
+                "requests": facts.bad_requests.get(version, int(rollout["requests"]["candidate"])),
                 "requests_1s_after_rollback": facts.late_requests.get(version),
                 "seconds_from_first_request_to_rollback": facts.seconds_to_rollback.get(version),
             }
