@@ -50,7 +50,7 @@ bench: ## benchmarks beside their peers (BENCHMARKS="router" for one)
 	@TORCH='$(TORCH)' deploy/local/setup.sh bench
 	@for name in $(BENCHMARKS); do $(PYTHON_BIN) -m "benchmarks.$$name" $(ARGS) || exit 1; done
 
-verify: setup ## soaks, fuzzing, all seeds (hours; goes on where it was stopped) and a dated report
+verify: setup ## soak, fault table, all seeds, fuzzing (an hour and more; goes on where it was stopped) and a dated report
 	@$(PYTHON_BIN) -m tests.verify $(ARGS)
 
 manifests: ## plain Kubernetes manifests from the Helm chart
