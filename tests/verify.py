@@ -69,7 +69,9 @@ def main() -> int:
         figures = STATE / "figures.xml"
         figures.unlink(missing_ok=True)
         status = subprocess.run(
-            [*command, "--junitxml", str(figures)], cwd=ROOT, check=False
+            [*command, "--junitxml", str(figures), "-o", "junit_family=xunit1"],
+            cwd=ROOT,
+            check=False,
         ).returncode
         results[test] = Result(
             test,

@@ -22,6 +22,7 @@ from faust.types import TP
 
 from services.aggregator.change import Output, Rules
 from services.aggregator.errors import AggregatorError, Refused
+from services.aggregator.holes import Gap, Holes
 from services.aggregator.metrics import AggregatorMetrics
 from services.aggregator.partition import Batch, PartitionState
 from services.aggregator.rows import partition_of
@@ -100,7 +101,7 @@ class Worker:
         self._ages: list[tuple[str, float]] = []
         self._held_since = 0.0
         self._folded = 0
-        self._holes: dict[tuple[str, int], int] = {}
+        self._holes = Holes()
         self._writing = asyncio.Lock()
         self._flushing: asyncio.Task[None] | None = None
         self._last_tick = clock.monotonic()
@@ -203,7 +204,7 @@ class Worker:
             return
         topic, offset = message.topic, message.offset
         expected = state.expects(topic)
-        if offset > expected and not await self._hole(topic, message.partition, expected, offset):
+        if offset > expected and not await self._past(topic, message.partition, expected, offset):
             return
         self._metrics.events.labels(topic).inc()
         if not self._held:
@@ -254,23 +255,15 @@ class Worker:
             state.skip(message.topic, message.offset)
         log.warning("event.refused", topic=message.topic, offset=message.offset, reason=reason)
 
-    async def _hole(self, topic: str, partition: int, expected: int, offset: int) -> bool:
-        """True where the log itself skips offsets; else read again from the expected one.
-
-        Faust may hand out an event from before a change of the assignment. Seeking back brings the
-        missing ones; when the same offset comes first again, there are none.
-        """
-        place = (topic, partition)
-        first = self._holes.get(place)
-        if first == offset:
-            del self._holes[place]
+    async def _past(self, topic: str, partition: int, expected: int, offset: int) -> bool:
+        """True where the log itself skips offsets; else they are read again where need be."""
+        gap = self._holes.meet(topic, partition, offset)
+        if gap is Gap.hole:
             self._metrics.holes.labels(topic).inc(offset - expected)
             log.warning("log.hole", topic=topic, partition=partition, at=expected, next=offset)
-            return True
-        if first is None or offset < first:
-            self._holes[place] = offset
+        elif gap is Gap.seek:
             await self.app.consumer.seek(TP(topic, partition), expected)
-        return False
+        return gap is Gap.hole
 
     # -- batches
 
