@@ -121,11 +121,18 @@ def _save(state: Path, results: dict[str, Result]) -> None:
 
 
 def _figures(path: Path) -> dict[str, str]:
-    """What the tests recorded of themselves; nothing where they were killed."""
+    """What the tests recorded of themselves; nothing where they were killed.
+
+    Hypothesis records the statistics of every property, which say nothing to a reader.
+    """
     if not path.exists():
         return {}
     properties = ET.parse(path).iter("property")
-    return {one.attrib["name"]: one.attrib["value"] for one in properties}
+    return {
+        one.attrib["name"]: one.attrib["value"]
+        for one in properties
+        if not one.attrib["name"].startswith("hypothesis-")
+    }
 
 
 def _report(revision: str, results: list[Result]) -> Path:

@@ -6,6 +6,7 @@ One story is told once a session; each test looks at another side of it.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
 import random
@@ -67,6 +68,8 @@ WORDS = [
 ]
 FINAL = {RunPhase.succeeded, RunPhase.rejected, RunPhase.failed}
 JOB_TIMEOUT_S = 300.0
+EPOCHS = 12
+"""Of DPO: about a hundred steps, so that a kill at its first checkpoint is far from its end."""
 FORGIVING = {
     "stop_share": 0.0,
     "stop_drop": 1.0,
@@ -93,7 +96,8 @@ class Story:
     progress: list[TrainingProgress] = field(default_factory=list)
     records: list[tuple[str, VersionRecord]] = field(default_factory=list)
     scheduled: list[TrainingRequested] = field(default_factory=list)
-    killed_at: TrainingProgress | None = None
+    steps_before_kill: int = 0
+    checkpoint_at_kill: int = 0
     health_while_training: int = 0
     metrics: str = ""
     rebuilt: tuple[int | None, str] = (None, "")
@@ -105,6 +109,9 @@ class Story:
         found = [record for key, record in self.records if key == record_key(version)]
         assert len(found) == 1, f"{version}: {len(found)} records"
         return found[0]
+
+    def attempt(self, job_id: str) -> Path:
+        return Workspace(self.folder / "state/training/jobs", job_id).attempt(1)
 
     def adapter(self, version: str, cache: Path) -> Path:
         record = self.record(version)
@@ -165,7 +172,8 @@ def story(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Story:
 async def _tell(kafka: str, story: Story, base: Path) -> None:
     log = KafkaLog(kafka, source="/ratchet/test")
     await log.start()
-    forgiving = Service(kafka, story, gate=json.dumps(FORGIVING), min_pairs=60, dpo='{"epochs": 3}')
+    lenient = {"gate": json.dumps(FORGIVING), "min_pairs": 60, "dpo": f'{{"epochs": {EPOCHS}}}'}
+    forgiving = Service(kafka, story, **lenient)
     strict: Service | None = None
     try:
         demonstrations = story.folder / "demonstrations.jsonl"
@@ -179,14 +187,17 @@ async def _tell(kafka: str, story: Story, base: Path) -> None:
 
         await _publish_pairs(log, story.model, rng)
         scheduled = await _scheduled(log, story)
-        story.killed_at = await _until(
-            log, story, lambda event: event.job_id == scheduled and _deep_in_dpo(event)
+        attempt = story.attempt(scheduled)
+        await eventually(
+            lambda: _checkpoint(attempt) > 1, "DPO has a checkpoint", timeout_s=JOB_TIMEOUT_S
         )
         story.health_while_training = forgiving.get("/healthz")[0]
         forgiving.end(signal.SIGKILL)
-        forgiving = Service(
-            kafka, story, gate=json.dumps(FORGIVING), min_pairs=60, dpo='{"epochs": 3}'
-        )
+        await eventually(lambda: _left(attempt), "the trainer died with its service")
+        story.steps_before_kill = len(_dpo_steps(attempt))
+        story.checkpoint_at_kill = _checkpoint(attempt)
+        assert not (attempt / "dpo.json").exists(), "DPO ended before it could be killed"
+        forgiving = Service(kafka, story, **lenient)
         await _until_ended(log, story, scheduled)
         # The final word is on the log a moment before it is counted.
         story.metrics = await eventually(
@@ -246,11 +257,8 @@ def test_killed_halfway_it_goes_on_and_publishes_once(story: Story) -> None:
     ends = [event for event in story.of(job_id) if event.phase in FINAL]
     assert [event.phase for event in ends] == [RunPhase.succeeded]
     assert [record.job_id for _, record in story.records].count(job_id) == 1
-    assert story.killed_at is not None
-    attempt = Workspace(story.folder / "state/training/jobs", job_id).attempt(1)
-    done = _dpo_steps(attempt / "progress.jsonl")
-    seen = int(story.killed_at.message.split()[2])
-    assert 1 not in done[done.index(seen) + 1 :], "it began from nothing after the kill"
+    after = _dpo_steps(story.attempt(job_id))[story.steps_before_kill :]
+    assert after[0] == story.checkpoint_at_kill + 1, "it did not go on from the last checkpoint"
 
 
 def test_dpo_record_is_whole(story: Story) -> None:
@@ -259,7 +267,7 @@ def test_dpo_record_is_whole(story: Story) -> None:
     assert record.base == story.record(f"{story.model}-v1.0").base
     assert record.dataset.rows >= 40
     assert {place.rpartition("/")[0] for place in record.dataset.offsets} == {PREFERENCES}
-    assert record.hyperparameters["epochs"] == 3
+    assert record.hyperparameters["epochs"] == EPOCHS
     assert record.hyperparameters["loss"] == ["sigmoid", "sft"]
     assert record.code_revision == "cafe"
     assert {"torch", "trl", "peft", "transformers"} <= set(record.packages)
@@ -326,14 +334,24 @@ def _counted(metrics: str) -> str:
     return metrics if 'runs_total{method="dpo",outcome="succeeded"} 1.0' in metrics else ""
 
 
-def _deep_in_dpo(event: TrainingProgress) -> bool:
-    if event.phase in FINAL:
-        raise AssertionError(f"ended before it could be killed: {event.message}")
-    return event.message.startswith("dpo: step") and event.progress > 0.3
+def _checkpoint(attempt: Path) -> int:
+    """The step of the newest whole checkpoint, 0 without one."""
+    whole = attempt.glob("checkpoints/checkpoint-*/trainer_state.json")
+    return max((int(path.parent.name.removeprefix("checkpoint-")) for path in whole), default=0)
 
 
-def _dpo_steps(path: Path) -> list[int]:
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
+def _left(attempt: Path) -> bool:
+    """Whether no trainer holds the folder."""
+    with (attempt / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
+
+
+def _dpo_steps(attempt: Path) -> list[int]:
+    lines = [json.loads(line) for line in (attempt / "progress.jsonl").read_text().splitlines()]
     return [line["done"] for line in lines if line["stage"] == "dpo"]
 
 
