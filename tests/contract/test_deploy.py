@@ -142,6 +142,8 @@ def test_every_rendered_object_is_valid(item: dict[str, Any]) -> None:
 def test_every_pod_is_confined_and_watched(item: dict[str, Any]) -> None:
     pod = item["spec"]["template"]["spec"]
     assert pod["securityContext"]["runAsNonRoot"]
+    # A Service named ratchet-router would set RATCHET_ROUTER_PORT=tcp://… in every pod beside it.
+    assert pod["enableServiceLinks"] is False
     (container,) = pod["containers"]
     assert container["image"].split("/")[-1].split(":")[0] in TARGETS
     assert container["securityContext"]["readOnlyRootFilesystem"]
