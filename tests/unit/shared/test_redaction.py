@@ -1,3 +1,5 @@
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -6,6 +8,16 @@ from shared.redaction import Redactor
 from shared.redaction.redactor import is_card
 
 REDACTOR = Redactor()
+TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.c2lnbmF0dXJl"
+HOSTILE_CHARACTERS = 200_000
+"""What a dead letter keeps of a body at most."""
+HOSTILE_CPU_S = 5.0
+"""Every text below takes less than 0.4 s; one that is not linear takes longer than this."""
+
+
+def filled(unit: str) -> str:
+    """The unit again and again, up to the size of a hostile text."""
+    return (unit * (HOSTILE_CHARACTERS // len(unit) + 1))[:HOSTILE_CHARACTERS]
 
 
 @pytest.mark.parametrize(
@@ -16,6 +28,8 @@ REDACTOR = Redactor()
         ("call (030) 1234-5678", "call [PHONE]", "phone"),
         ("call 555-867-5309", "call [PHONE]", "phone"),
         ("call 0170 1234567.", "call [PHONE].", "phone"),
+        ("call +491701234567", "call [PHONE]", "phone"),
+        ("call +1 (415) 555 26 71", "call [PHONE]", "phone"),
         ("card 4111 1111 1111 1111 ok", "card [CARD] ok", "card"),
         ("card 5500-0000-0000-0004", "card [CARD]", "card"),
         ("sk-proj-abcdefghijklmnop1234", "[KEY]", "key"),
@@ -24,6 +38,9 @@ REDACTOR = Redactor()
         ("My Password: hunter2hunter", "My Password: [KEY]", "key"),
         ("API KEY=abcdef123456", "API KEY=[KEY]", "key"),
         ("ghs_abcdefghijklmnopqrstuv", "[KEY]", "key"),
+        (f"take {TOKEN}, please", "take [KEY], please", "key"),
+        (f"session-{TOKEN} ends", "[KEY] ends", "key"),
+        (f"({TOKEN}.more-of-it)", "([KEY])", "key"),
         ("Bearer abcdefghijklmnopqrstuvwxyz", "Bearer [KEY]", "key"),
         ("BEARER abcdefghijklmnopqrstuvwxyz", "BEARER [KEY]", "key"),
         (
@@ -53,6 +70,60 @@ def test_personal_data_and_secrets_go(text: str, expected: str, kind: str) -> No
 )
 def test_ordinary_text_stays(text: str) -> None:
     assert REDACTOR.redact(text).text == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        filled("eyJ-"),
+        filled("eyJaaaaaaaa."),
+        filled("eyJa-eyJb-") + ".x",
+        filled("a-b_") + ".eyJ",
+        filled("a") + "@",
+        filled("a.") + "@",
+        filled("a@"),
+        "a" * 64 + "@" + filled("a.") + "1",
+        filled("a" * 64 + "@" + "a." * 64),
+        "a@" + filled("a"),
+        filled("1"),
+        filled("1 "),
+        filled("1-"),
+        "123456" + filled("("),
+        filled("4111 1111 1111 1112 "),
+        filled("1" * 19 + "x "),
+        filled("+" + "1" * 40 + "x "),
+        filled("+1 (1) " + "22-" * 6),
+        filled("00 "),
+        filled("00 " + "1" * 39 + "x "),
+        filled("00 11 " * 6 + "x "),
+        filled("(123)" + "1" * 38 + "x"),
+        filled("123 "),
+        filled("sk-"),
+        filled("sk-aaaa "),
+        filled("ghp_"),
+        filled("xoxa-"),
+        filled("AKIA"),
+        filled("AIza"),
+        filled("glpat-"),
+        filled("hf_"),
+        "password" + filled(" "),
+        "password:" + filled(" ") + "a",
+        filled("password: "),
+        filled("api key"),
+        filled("bearer "),
+        "-----BEGIN " + filled("A"),
+        "-----BEGIN " + filled("PRIVATE KEY "),
+        filled("-----BEGIN "),
+        "-----BEGIN PRIVATE KEY-----" + filled("-----END A"),
+        filled("-"),
+    ],
+    ids=lambda text: f"{text[:14]}…{text[-14:]}",
+)
+def test_no_text_keeps_the_redactor_busy(text: str) -> None:
+    past_the_prefilter = text + "@ 1234567 password:"
+    began_s = time.process_time()
+    REDACTOR.redact(past_the_prefilter)
+    assert time.process_time() - began_s < HOSTILE_CPU_S
 
 
 @given(st.text(alphabet="0123456789 -+@.:abcskAKIA_password()", max_size=80))
