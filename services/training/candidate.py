@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from services.training.dataset import JUDGE
+from services.training.errors import TrainerFailed
 from services.training.gate import GateLimits, derive, judge_gate
 from services.training.snapshot import Manifest
 from services.training.trainers.job import Stage, read_rows
@@ -38,14 +40,18 @@ class Candidate:
 def read_candidate(
     folder: Path, judge: Path, *, method: TrainingMethod, manifest: Manifest, limits: GateLimits
 ) -> Candidate:
-    """The candidate of a finished attempt."""
+    """The candidate of a finished attempt.
+
+    A diverged training measures NaN and infinity, which JSON and so the log cannot hold. Such
+    figures are left out, for their checks to fail, and counted as `not_finite`.
+    """
     measured = {"judge_pairs": float(manifest.files[JUDGE].rows)}
-    measured |= judge_figures(judge)
+    measured |= _numbers(judge / "reward.json", "judge_")
     measured |= _numbers(folder / f"{method.value}.json", "train_")
     measured |= _numbers(folder / "evaluate.json", "")
     answered = json.loads((folder / "fingerprint.json").read_bytes())
     measured |= {f"distance_to_{name}": far for name, far in answered["distances"].items()}
-    figures = derive(measured)
+    figures = derive(_finite(measured))
     return Candidate(
         folder=folder,
         figures=figures,
@@ -56,8 +62,26 @@ def read_candidate(
 
 
 def judge_figures(judge: Path) -> dict[str, float]:
-    """What is known of a judge: its data, and its agreement with raters it never saw."""
-    return _numbers(judge / "reward.json", "judge_")
+    """What is known of a judge: its data, and its agreement with raters it never saw.
+
+    Figures that are no finite numbers are left out and counted as `not_finite`.
+    """
+    return _finite(_numbers(judge / "reward.json", "judge_"))
+
+
+def require_servable(candidate: Candidate) -> None:
+    """Refuse a candidate whose weights are broken, whoever lets it past the gate.
+
+    Raises:
+        TrainerFailed: its fingerprint has a log-probability that is no finite number.
+
+    """
+    for text in candidate.fingerprint.texts:
+        if not all(map(math.isfinite, text.logprobs)):
+            raise TrainerFailed(
+                "the candidate's fingerprint is no finite numbers: its training diverged and no "
+                "engine can serve it; lower learning_rate or max_grad_norm"
+            )
 
 
 def stages(method: TrainingMethod, *, judged: bool) -> tuple[Stage, ...]:
@@ -73,6 +97,12 @@ def stages(method: TrainingMethod, *, judged: bool) -> tuple[Stage, ...]:
             )
         case TrainingMethod.reward:
             return ("reward",)
+
+
+def _finite(measured: dict[str, float]) -> dict[str, float]:
+    kept = {name: value for name, value in measured.items() if math.isfinite(value)}
+    lost = len(measured) - len(kept)
+    return kept | {"not_finite": float(lost)} if lost else kept
 
 
 def _numbers(path: Path, prefix: str) -> dict[str, float]:

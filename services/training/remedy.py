@@ -75,9 +75,15 @@ def diagnose(
     ]
     counts = card.get("counts", {})
     rows = counts.get("rows", 0)
-    if names & {"judge_data", "prompts"}:
+    lost = int(figures.get("not_finite", 0))
+    if lost:
+        said.append(
+            f"divergence: {lost} figure{'s were no finite numbers' if lost > 1 else ' was no finite number'}; "
+            "lower learning_rate or max_grad_norm, the judge's (reward) too"
+        )
+    if "judge_data" in names or ("prompts" in names and not lost):
         said.append("volume: collect more votes of the judge's panel and more prompts")
-    if names & {"judge"}:
+    if "judge" in names and "judge_accuracy_low" in figures:
         said.append(
             "pair quality: the judge and the raters do not agree; look at the panels' votes"
         )

@@ -15,7 +15,13 @@ from typing import Any
 import structlog
 from pydantic import BaseModel
 
-from services.training.candidate import Candidate, judge_figures, read_candidate, stages
+from services.training.candidate import (
+    Candidate,
+    judge_figures,
+    read_candidate,
+    require_servable,
+    stages,
+)
 from services.training.dataset import JUDGE
 from services.training.errors import InvalidJob, StoreUnavailable, TrainingError
 from services.training.gate import judge_gate
@@ -375,6 +381,7 @@ class Runner:
         candidate: Candidate,
     ) -> Ending:
         job, settings = plan.job, self._settings
+        require_servable(candidate)
         version = self._name(plan, workspace)
         gate = candidate.gate
         if not gate.passed:

@@ -2,7 +2,7 @@
 """Stands in for `python -m services.training.trainers.run <folder>`, in milliseconds.
 
 What it does is in `plan.json` above the jobs' folder: a list, one entry a start. An entry may say
-`exit` (a status), `hang`, or `figures` that win over those of a good candidate.
+`exit` (a status), `hang`, or `figures` and `logprobs` that win over those of a good candidate.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def main(folder: Path) -> int:
         folder / "evaluate.json": GOOD | todo.get("figures", {}),
         folder / "fingerprint.json": {
             "dtype": "float32",
-            "texts": [{"tokens": [1, 2], "logprobs": [-1.0]}],
+            "texts": [{"tokens": [1, 2], "logprobs": todo.get("logprobs", [-1.0])}],
             "distances": {"base": 0.4, "parent": 0.3},
         },
         folder / "packages.json": {"torch": "0"},

@@ -100,6 +100,47 @@ async def test_an_override_that_was_not_needed_is_not_noted(room: Room) -> None:
     assert room.records()[-1].gate.overridden_by == ""
 
 
+NAN = float("nan")
+DIVERGED = {
+    "candidate_perplexity": NAN,
+    "reward_gain": float("-inf"),
+    "wins": NAN,
+    "ties": NAN,
+    "losses": NAN,
+}
+
+
+async def test_figures_that_are_no_numbers_fail_their_checks_and_the_end_can_be_read(
+    room: Room,
+) -> None:
+    room.plan({"figures": DIVERGED})
+    ending = await room.run(request())
+    last = room.progress()[-1]
+    assert (ending.phase, last.phase) == (RunPhase.rejected, RunPhase.rejected)
+    assert "perplexity no data" in last.message
+    assert "win_rate no data" in last.message
+    assert "divergence: 5 figures were no finite numbers" in last.message
+    assert "volume: collect" not in last.message
+    assert last.metrics["not_finite"] == 5
+    assert "reward_gain" not in last.metrics
+
+
+async def test_a_record_past_the_gate_has_finite_figures_and_can_be_read(room: Room) -> None:
+    room.plan({"figures": DIVERGED})
+    ending = await room.run(request(override_gate=True, reason="a drill"))
+    assert ending.phase is RunPhase.succeeded
+    assert room.records()[-1].metrics["not_finite"] == 5
+    assert "candidate_perplexity" not in room.records()[-1].metrics
+
+
+async def test_nobody_lets_a_fingerprint_past_that_is_no_numbers(room: Room) -> None:
+    room.plan({"logprobs": [NAN]})
+    ending = await room.run(request(override_gate=True, reason="a drill"))
+    assert ending.phase is RunPhase.failed
+    assert "training diverged" in ending.message
+    assert len(room.records()) == 1
+
+
 async def test_a_crash_of_the_trainer_is_gone_over(room: Room) -> None:
     room.plan({"exit": 9}, {})
     assert (await room.run(request())).phase is RunPhase.succeeded
