@@ -95,8 +95,8 @@ class Desk:
 
     async def _do(self, job: TrainingRequested) -> None:
         log.info("job.begins", job_id=job.job_id, method=job.method.value, actor=job.actor)
-        ending = await self._runner.run(job)
-        self._book.end(job.job_id, ending.phase)
+        await self._runner.run(job)
+        self._book.note(job.job_id)
         self._schedule.look_again()
         open_jobs = [waiting.job_id for waiting in self._book.waiting()]
         await asyncio.to_thread(prune, self._runner.jobs, keep=self._keep_jobs, open_jobs=open_jobs)

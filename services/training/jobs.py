@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime
 
 from shared.contracts.events import RunPhase, TrainingMethod, TrainingProgress, TrainingRequested
 
@@ -19,32 +20,40 @@ class JobBook:
 
     def __init__(self) -> None:
         self._jobs: dict[str, TrainingRequested] = {}
-        self._ended: dict[str, RunPhase] = {}
+        self._ended: dict[str, TrainingProgress] = {}
+        self._noted: set[str] = set()
 
     def put(self, event: TrainingRequested | TrainingProgress) -> bool:
         """Fold one event; tells whether a job became known by it."""
         if isinstance(event, TrainingProgress):
             if event.phase in FINAL:
-                self._ended.setdefault(event.job_id, event.phase)
+                self._ended.setdefault(event.job_id, event)
             return False
         if event.job_id in self._jobs:
             return False
         self._jobs[event.job_id] = event
         return True
 
-    def waiting(self, model: str = "") -> Iterator[TrainingRequested]:
-        """Jobs without an end (of a model), oldest first."""
+    def waiting(self) -> Iterator[TrainingRequested]:
+        """Jobs to do, oldest first: without an end, on the log or noted."""
         for job_id, job in self._jobs.items():
-            if job_id not in self._ended and model in ("", job.model):
+            if job_id not in self._ended and job_id not in self._noted:
                 yield job
 
-    def end(self, job_id: str, phase: RunPhase) -> None:
-        """Note an end whose record is on the log but was not read back yet."""
-        self._ended.setdefault(job_id, phase)
+    def unfinished(self, model: str) -> bool:
+        """Whether a job of the model has no end on the log; what was only noted does not count."""
+        return any(
+            job.model == model and job_id not in self._ended for job_id, job in self._jobs.items()
+        )
+
+    def note(self, job_id: str) -> None:
+        """Note that a job's end is on the log, though it was not read back yet."""
+        self._noted.add(job_id)
 
     def ended(self, job_id: str) -> RunPhase | None:
-        """How a job ended, or None while it has not."""
-        return self._ended.get(job_id)
+        """How a job ended, as the log has it, or None while it has not."""
+        end = self._ended.get(job_id)
+        return end.phase if end else None
 
     def count(self, model: str, method: TrainingMethod, actor: str) -> int:
         """How many jobs this actor ever asked for."""
@@ -53,12 +62,15 @@ class JobBook:
             for job in self._jobs.values()
         )
 
-    def trailing_failures(self, model: str, actor: str) -> int:
-        """How many of the actor's latest jobs failed one after another."""
-        failures = 0
-        for job in reversed(self._jobs.values()):
-            if job.model == model and job.actor == actor:
-                if self._ended.get(job.job_id) is not RunPhase.failed:
-                    break
-                failures += 1
+    def trailing_failures(self, model: str, actor: str) -> list[datetime]:
+        """When the actor's jobs failed since a job of the model, anyone's, did not; newest first."""
+        failures: list[datetime] = []
+        for job_id, end in reversed(self._ended.items()):
+            job = self._jobs.get(job_id)
+            if job is None or job.model != model:
+                continue
+            if end.phase is not RunPhase.failed:
+                break
+            if job.actor == actor:
+                failures.append(end.at)
         return failures

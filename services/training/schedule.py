@@ -7,8 +7,9 @@ Two replicas that see the same log ask for the same job_id, and a job_id is one 
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from services.training.dataset import Rules, pair_of, refusal
 from services.training.jobs import JobBook
@@ -23,8 +24,11 @@ from shared.contracts.events import (
 from shared.registry.versions import Lifecycle, Registry
 
 ACTOR = "schedule"
-MAX_FAILURES = 3
-"""Jobs of its own that may fail one after another before it leaves the matter to people."""
+PAUSES = (timedelta(minutes=1), timedelta(minutes=10))
+"""Waited after the first and the second of its jobs that failed: what broke may mend itself."""
+MAX_FAILURES = len(PAUSES) + 1
+"""Jobs of its own that may fail, while nobody's job of the model ends otherwise, before it leaves
+the matter to people."""
 
 _ON_THE_WAY = frozenset({Lifecycle.registered, Lifecycle.shadow, Lifecycle.canary})
 
@@ -86,7 +90,15 @@ class Situation:
 def decide(
     situation: Situation, book: JobBook, registry: Registry, now: datetime
 ) -> tuple[TrainingRequested | None, str]:
-    """The job to ask for, or None, and why."""
+    """The job to ask for, or None, and why.
+
+    Args:
+        situation: Pairs, limits and the newest snapshot.
+        book: All jobs and how they ended.
+        registry: All versions.
+        now: The time of day, aware.
+
+    """
     model, need = situation.model, situation.min_pairs
     if need <= 0:
         return None, "off: the setting is 0"
@@ -94,10 +106,11 @@ def decide(
         return None, f"{situation.new_pairs} of {need} new pairs"
     if situation.judge_pairs < situation.min_judge_pairs:
         return None, f"{situation.judge_pairs} of {situation.min_judge_pairs} judge's pairs"
-    if any(book.waiting(model)):
+    if book.unfinished(model):
         return None, "a job of this model is not finished"
-    if book.trailing_failures(model, ACTOR) >= MAX_FAILURES:
-        return None, f"the last {MAX_FAILURES} scheduled jobs failed; ask for one by hand"
+    waits = _waits(book.trailing_failures(model, ACTOR), now)
+    if waits:
+        return None, waits
     parent = registry.stable(model)
     if parent is None:
         return None, "no stable version to go on from"
@@ -117,3 +130,21 @@ def decide(
         requested_at=now,
     )
     return job, job.reason
+
+
+def _waits(failures: Sequence[datetime], now: datetime) -> str:
+    """Why failures, newest first, keep the schedule from asking; empty where they do not.
+
+    The distance counts in both directions, so a clock that was set back costs one more pause
+    at most.
+    """
+    count = len(failures)
+    if count >= MAX_FAILURES:
+        return (
+            f"{count} scheduled jobs failed in a row; it goes on once a job asked for by hand "
+            "does not fail"
+        )
+    if count and abs(now - failures[0]) < PAUSES[count - 1]:
+        again = failures[0] + PAUSES[count - 1]
+        return f"the last scheduled job failed; not before {again:%H:%M:%S} UTC"
+    return ""

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime, timedelta
 
 import pytest
 
 from services.training.dataset import Rules
 from services.training.jobs import JobBook
-from services.training.schedule import MAX_FAILURES, PairCounter, Situation, decide
-from shared.contracts.events import RunPhase, TrainingMethod, TrainingProgress
+from services.training.schedule import MAX_FAILURES, PAUSES, PairCounter, Situation, decide
+from shared.contracts.events import RunPhase, TrainingMethod, TrainingProgress, TrainingRequested
 from shared.registry.versions import Lifecycle
 from tests.unit.training.making import (
     MODEL,
@@ -31,10 +32,22 @@ ENOUGH = Situation(
 STABLE = registry(v1_0=Lifecycle.stable)
 
 
-def progress(job_id: str, phase: RunPhase) -> TrainingProgress:
+def progress(job_id: str, phase: RunPhase, at: datetime = NOW) -> TrainingProgress:
     return TrainingProgress(
-        job_id=job_id, model=MODEL, method=TrainingMethod.dpo, phase=phase, at=NOW
+        job_id=job_id, model=MODEL, method=TrainingMethod.dpo, phase=phase, at=at
     )
+
+
+def failed_schedule(count: int) -> tuple[JobBook, datetime]:
+    """A book whose schedule failed so often, each time at once, and the time of the last failure."""
+    book, now = JobBook(), NOW
+    for number in range(count):
+        now += PAUSES[number - 1] if number else timedelta(0)
+        job, why = decide(ENOUGH, book, STABLE, now)
+        assert job is not None, why
+        book.put(job)
+        book.put(progress(job.job_id, RunPhase.failed, now))
+    return book, now
 
 
 def test_enough_pairs_ask_for_a_job_on_the_stable_version() -> None:
@@ -85,15 +98,67 @@ def test_it_waits_and_says_why(situation: Situation, versions: object, why: str)
 
 
 def test_it_gives_up_after_failures_in_a_row() -> None:
-    book = JobBook()
-    for number in range(MAX_FAILURES):
-        job, _ = decide(ENOUGH, book, STABLE, NOW)
-        assert job is not None, number
-        book.put(job)
-        book.put(progress(job.job_id, RunPhase.failed))
-    job, why = decide(ENOUGH, book, STABLE, NOW)
+    book, now = failed_schedule(MAX_FAILURES)
+    job, why = decide(ENOUGH, book, STABLE, now + timedelta(days=365))
     assert job is None
-    assert "asks" in why or "failed" in why
+    assert why.startswith("3 scheduled jobs failed in a row")
+
+
+@pytest.mark.parametrize("count", range(1, MAX_FAILURES))
+def test_it_pauses_longer_after_each_failure(count: int) -> None:
+    book, now = failed_schedule(count)
+    pause = PAUSES[count - 1]
+    job, why = decide(ENOUGH, book, STABLE, now + pause - timedelta(seconds=1))
+    assert job is None
+    assert why.startswith("the last scheduled job failed; not before 00:")
+    assert decide(ENOUGH, book, STABLE, now + pause)[0] is not None
+    assert decide(ENOUGH, book, STABLE, now - timedelta(days=1))[0] is not None, "a clock set back"
+    assert sorted(PAUSES) == list(PAUSES)
+
+
+@pytest.mark.parametrize("phase", [RunPhase.succeeded, RunPhase.rejected])
+@pytest.mark.parametrize("count", [1, MAX_FAILURES])
+def test_a_job_by_hand_that_does_not_fail_lets_it_go_on_at_once(
+    count: int, phase: RunPhase
+) -> None:
+    book, now = failed_schedule(count)
+    book.put(request("by-hand", actor="ana"))
+    book.put(progress("by-hand", phase, now))
+    assert decide(ENOUGH, book, STABLE, now)[0] is not None
+
+
+@pytest.mark.parametrize(
+    ("job", "phase"),
+    [
+        (request("other", actor="ana"), RunPhase.failed),
+        (request("other", actor="ana", model="another"), RunPhase.succeeded),
+    ],
+)
+def test_a_job_by_hand_that_failed_or_of_another_model_changes_nothing(
+    job: TrainingRequested, phase: RunPhase
+) -> None:
+    book, now = failed_schedule(MAX_FAILURES)
+    book.put(job)
+    book.put(progress("other", phase, now))
+    assert decide(ENOUGH, book, STABLE, now)[0] is None
+
+
+def test_what_was_asked_before_the_failures_and_succeeded_after_them_counts() -> None:
+    book = JobBook()
+    book.put(request("by-hand", actor="ana"))
+    for name in ("a", "b", "c"):
+        book.put(request(name, actor="schedule"))
+        book.put(progress(name, RunPhase.failed))
+    book.put(progress("by-hand", RunPhase.succeeded))
+    assert decide(ENOUGH, book, STABLE, NOW)[0] is not None
+
+
+def test_an_end_that_was_only_noted_is_not_done_again_and_not_decided_on() -> None:
+    book = JobBook()
+    book.put(request("a"))
+    book.note("a")
+    assert not list(book.waiting())
+    assert decide(ENOUGH, book, STABLE, NOW) == (None, "a job of this model is not finished")
 
 
 def test_pairs_are_counted_until_a_snapshot_has_them() -> None:
@@ -126,5 +191,5 @@ def test_a_job_waits_until_its_end_in_whatever_order_the_topics_are_read() -> No
     book.put(progress("a", RunPhase.training))
     assert [job.job_id for job in book.waiting()] == ["a", "c"]
     book.put(progress("a", RunPhase.rejected))
-    assert [job.job_id for job in book.waiting(MODEL)] == ["c"]
+    assert [job.job_id for job in book.waiting()] == ["c"]
     assert (book.ended("a"), book.ended("c")) == (RunPhase.rejected, None)
