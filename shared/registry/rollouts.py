@@ -136,7 +136,7 @@ class RoutingTable:
 
     @property
     def token(self) -> int:
-        """The highest leader token seen, -1 before the first."""
+        """The newest leader's token, -1 before the first election was read."""
         return self._token
 
     def elect(self, offset: int) -> None:
@@ -144,10 +144,13 @@ class RoutingTable:
         self._token = max(self._token, offset)
 
     def put(self, state: RoutingState) -> bool:
-        """Keep `state` if it is newer than what is known; tells whether it was kept."""
+        """Keep `state` if it is newer than what is known; tells whether it was kept.
+
+        Only an election fences: a later leader's word on one model does not unmake an earlier
+        leader's word on another, whatever order Redis and the log bring them in.
+        """
         if state.token < self._token:
             return False
-        self._token = state.token
         known = self._states.get(state.model)
         if known is not None and state.order < known.order:
             return False

@@ -96,9 +96,9 @@ def test_a_state_before_its_record_is_kept_and_unknown_parts_are_left() -> None:
         registry.apply(record_key("v2"), b"{}")
 
 
-def routing(token: int, seq: int, weight: int = 0) -> RoutingState:
+def routing(token: int, seq: int, weight: int = 0, model: str = "assistant") -> RoutingState:
     return RoutingState(
-        model="assistant",
+        model=model,
         stable="v1",
         candidate="v2",
         rollout="r",
@@ -131,6 +131,19 @@ def test_a_token_lower_than_an_election_is_ignored() -> None:
     table.elect(7)
     assert not table.put(routing(1, 6))
     assert table.put(routing(7, 0))
+
+
+def test_a_later_leaders_word_on_one_model_leaves_another_model_routed() -> None:
+    table = RoutingTable()
+    # Redis tells the states by model name, each of the leader that set it.
+    assert table.put(routing(100, 0, model="alpha"))
+    assert table.put(routing(10, 3, model="beta"))
+    # The log then tells its history.
+    table.elect(10)
+    assert table.put(routing(10, 3, model="beta"))
+    table.elect(100)
+    assert table.put(routing(100, 0, model="alpha"))
+    assert [state.model for state in table.models()] == ["alpha", "beta"]
 
 
 @pytest.mark.parametrize("phase", [Phase.healthy, Phase.degraded])
