@@ -17,8 +17,10 @@ import orjson
 from services.aggregator.errors import UnknownFormat
 from services.aggregator.rows import Contribution
 
-FORMAT = 1
-"""Of a checkpoint; it rises whenever an older aggregator could not read a newer one's, or the reverse."""
+FORMAT = 2
+"""Of a checkpoint and the rows it covers; it rises whenever an older aggregator could not read a
+newer one's, or the reverse. 2: the rated answers to a prompt are kept without its messages."""
+READ_FORMATS = (1, FORMAT)
 FIGURES = (
     "interactions",
     "errors",
@@ -208,9 +210,10 @@ class Ledger:
         """
         fields: list[Any] = orjson.loads(stored)
         known, *fields = fields
-        if known != FORMAT:
+        if known not in READ_FORMATS:
             raise UnknownFormat(
-                f"checkpoint: this aggregator reads format {FORMAT}, not {str(known)[:20]}; run the "
+                f"checkpoint: this aggregator reads format {' and '.join(map(str, READ_FORMATS))}, "
+                f"not {str(known)[:20]}; run the "
                 "version that wrote it, or drop the table's changelog topic and the group's offsets "
                 "to count again from the log"
             )

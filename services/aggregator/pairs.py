@@ -7,8 +7,10 @@ import unicodedata
 from datetime import datetime
 from typing import Any
 
+import orjson
+
 from services.aggregator.change import Change, Output, cause_id
-from services.aggregator.rows import PromptRow
+from services.aggregator.rows import MAX_VALUE_BYTES, Contribution, PromptRow
 from shared.contracts.events import (
     Choice,
     Context,
@@ -37,7 +39,7 @@ LOW = 0.25
 PAIRS_PER_ANSWER = 2
 """Pairs that a new answer makes with earlier ones to the same prompt."""
 MAX_ANSWERS = 40
-"""Answers kept per prompt; the oldest are forgotten first, their pairs stand."""
+"""Answers kept per prompt, MAX_VALUE_BYTES of them; the oldest are forgotten first, their pairs stand."""
 
 
 def feedback_product(interaction: InteractionRecorded, feedback: FeedbackSubmitted) -> Event | None:
@@ -142,7 +144,8 @@ def fold_rated(row: PromptRow | None, event: RatedAnswer) -> Change[PromptRow]:
     """Fold a rated answer into its prompt's row: take its old pairs back, make new ones.
 
     A good answer is paired with the newest bad ones to the same prompt and the other way round,
-    where their texts differ. An earlier or equal revision changes nothing.
+    where their texts differ, unless the pair is larger than what is stored. An earlier or equal
+    revision changes nothing.
     """
     row = row or PromptRow()
     name = f"{event.trace_id}\x1f{event.feedback_id}"
@@ -151,6 +154,7 @@ def fold_rated(row: PromptRow | None, event: RatedAnswer) -> Change[PromptRow]:
         return Change(row)
     answers = {key: dict(answer) for key, answer in row.answers.items()}
     answers.pop(name, None)
+    contributions: list[Contribution] = []
     outputs: list[Output] = []
     for pair_id in (old or {}).get("pairs", []):
         outputs.append(retraction(pair_id, event.tenant, "rating changed", event.created_at))
@@ -159,17 +163,35 @@ def fold_rated(row: PromptRow | None, event: RatedAnswer) -> Change[PromptRow]:
                 answer["pairs"].remove(pair_id)
     stored: dict[str, Any] = {"revision": event.revision, "score": event.score, "pairs": []}
     if event.score is not None:
-        stored["event"] = event.model_dump(mode="json")
+        stored["event"] = event.model_dump(mode="json", exclude={"messages"})
         for other in _opposites(answers, event):
-            pair = _rated_pair(event, RatedAnswer.model_validate(other["event"]))
+            pair = _rated_pair(event, _answered(event.messages, other["event"]))
+            if len(pair.to_json()) > MAX_VALUE_BYTES:
+                contributions.append(["outcome", "pair_too_large"])
+                continue
             stored["pairs"].append(pair.pair_id)
             other["pairs"].append(pair.pair_id)
             outputs.append(pair_output(pair, event.created_at))
     answers[name] = stored
-    for oldest in list(answers)[: max(0, len(answers) - MAX_ANSWERS)]:
-        del answers[oldest]
-    changed = PromptRow(answers, event.created_at.timestamp(), list(row.marks))
-    return Change(changed, outputs=outputs)
+    changed = PromptRow(_kept(answers), event.created_at.timestamp(), list(row.marks))
+    return Change(changed, contributions, outputs)
+
+
+def _answered(messages: tuple[Message, ...], stored: dict[str, Any]) -> RatedAnswer:
+    """A kept answer, to the prompt as the event at hand has it; the two have one prompt_key."""
+    return RatedAnswer.model_validate({**stored, "messages": messages})
+
+
+def _kept(answers: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The newest answers that a row holds. Their sizes alone decide, so replays forget the same."""
+    size = 0
+    newest: list[str] = []
+    for name, answer in reversed(answers.items()):
+        size += len(orjson.dumps([name, answer]))
+        if len(newest) == MAX_ANSWERS or size > MAX_VALUE_BYTES:
+            break
+        newest.append(name)
+    return {name: answers[name] for name in reversed(newest)}
 
 
 def _opposites(answers: dict[str, dict[str, Any]], event: RatedAnswer) -> list[dict[str, Any]]:

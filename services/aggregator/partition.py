@@ -22,6 +22,7 @@ from services.aggregator.change import Change, Output, Rules, cause_id
 from services.aggregator.errors import Refused
 from services.aggregator.ledger import FIGURES, WINDOWS_S, Ledger, WindowKey
 from services.aggregator.rows import (
+    MAX_VALUE_BYTES,
     CapRow,
     Contribution,
     Mark,
@@ -47,8 +48,6 @@ from shared.contracts.events import (
 )
 from shared.kafka.topics import QUALITY, TICKS
 
-MAX_ROW_BYTES = 900_000
-"""A row larger than this would not fit the changelog; the event that made it so is refused."""
 EXPIRIES_PER_TICK = 2000
 """Rows that one tick looks at, so that a tick stays short."""
 HOUR_S = 3600
@@ -238,11 +237,11 @@ class PartitionState:
         row = change.row
         if isinstance(row, TraceRow) and topic != TICKS:
             size = len(row.encode()) if row.entries else len(row.interaction)
-            if size > MAX_ROW_BYTES:
+            if size > MAX_VALUE_BYTES:
                 raise Refused(
                     "too_large",
                     f"with this event its trace would take {size} bytes, "
-                    f"at most {MAX_ROW_BYTES} can be kept",
+                    f"at most {MAX_VALUE_BYTES} can be kept",
                 )
         if before is None:
             row.marks.extend(self._ghosts.pop(key, ()))

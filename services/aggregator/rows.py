@@ -14,6 +14,10 @@ import orjson
 SEPARATOR = "\x1f"
 """Between the parts of a key; identifiers cannot contain it (see contracts.events.Identifier)."""
 
+MAX_VALUE_BYTES = 900_000
+"""Largest row or output, uncompressed: brokers refuse a record over 1,048,588 bytes with its headers,
+and a row's marks of a batch or two come on top."""
+
 Contribution: TypeAlias = list[Any]
 """What an event adds to the ledger, as JSON: `[kind, …]`; see ledger.py."""
 Mark: TypeAlias = list[Any]
@@ -157,7 +161,11 @@ def _entry_fields(entry: Entry) -> tuple[Any, ...]:
 
 @dataclass(slots=True)
 class PromptRow:
-    """The rated answers to one prompt, oldest first: `{trace, feedback -> answer}`."""
+    """The rated answers to one prompt, oldest first: `{trace, feedback -> answer}`.
+
+    An answer is `{"revision", "score", "pairs"}` and, where it has a score, `"event"`: its
+    RatedAnswer as JSON but for the messages. Those are in every event that asks for them.
+    """
 
     answers: dict[str, dict[str, Any]] = field(default_factory=dict)
     touched_s: float = 0.0
@@ -169,8 +177,11 @@ class PromptRow:
 
     @classmethod
     def decode(cls, stored: bytes) -> PromptRow:
-        """The row that `encode` wrote."""
-        return cls(*orjson.loads(stored))
+        """The row that `encode` wrote, or one of format 1, whose answers held the messages too."""
+        row = cls(*orjson.loads(stored))
+        for answer in row.answers.values():
+            answer.get("event", {}).pop("messages", None)
+        return row
 
 
 @dataclass(slots=True)

@@ -108,5 +108,11 @@ def test_a_checkpoint_is_the_whole_ledger(items: list[tuple[int, str, int]]) -> 
 @pytest.mark.parametrize("first", [FORMAT + 1, {"t": 7}, "1"])
 def test_a_checkpoint_of_another_format_is_refused(first: object) -> None:
     _, *rest = orjson.loads(Ledger().encode())
-    with pytest.raises(UnknownFormat, match=f"reads format {FORMAT}"):
+    with pytest.raises(UnknownFormat, match=f"reads format 1 and {FORMAT}"):
         Ledger.decode(orjson.dumps([first, *rest]))
+
+
+def test_a_checkpoint_of_the_format_before_is_read() -> None:
+    ledger = Ledger(offsets={"t": 7})
+    _, *rest = orjson.loads(ledger.encode())
+    assert Ledger.decode(orjson.dumps([1, *rest])) == ledger

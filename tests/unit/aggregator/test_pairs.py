@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import orjson
+
 from services.aggregator.pairs import MAX_ANSWERS, PAIRS_PER_ANSWER, fold_rated, prompt_key
-from services.aggregator.rows import PromptRow
+from services.aggregator.rows import MAX_VALUE_BYTES, PromptRow
 from shared.contracts.events import (
     Event,
     Message,
@@ -15,7 +17,13 @@ from tests.support.aggregator import at
 
 
 def rated(
-    trace: str, score: float | None, *, revision: int = 0, text: str = "", model: str = "assistant"
+    trace: str,
+    score: float | None,
+    *,
+    revision: int = 0,
+    text: str = "",
+    model: str = "assistant",
+    prompt: str = "Where is it?",
 ) -> RatedAnswer:
     return RatedAnswer(
         rated_id=f"{trace}:{revision}",
@@ -25,7 +33,7 @@ def rated(
         trace_id=trace,
         feedback_id=f"f-{trace}",
         revision=revision,
-        messages=(Message(role="user", content="Where is it?"),),
+        messages=(Message(role="user", content=prompt),),
         completion=text or f"Answer {trace}.",
         version="v1",
         score=score,
@@ -103,6 +111,68 @@ def test_repeats_and_lower_revisions_change_nothing() -> None:
 def test_a_prompt_keeps_a_bounded_number_of_answers() -> None:
     row, _ = fold(*(rated(f"t{n}", 0.5) for n in range(MAX_ANSWERS + 5)))
     assert len(row.answers) == MAX_ANSWERS
+
+
+def test_a_long_prompt_takes_no_room_in_its_row() -> None:
+    prompt = "long " * 19_000
+    row, outputs = fold(
+        *(rated(f"t{n}", float(n % 2), prompt=prompt) for n in range(MAX_ANSWERS + 5))
+    )
+    assert len(row.answers) == MAX_ANSWERS
+    assert len(row.encode()) < MAX_VALUE_BYTES / 10
+    made = [event for event in outputs if isinstance(event, PreferencePair)]
+    assert made
+    assert {event.messages[0].content for event in made} == {prompt}
+
+
+def test_a_row_forgets_its_oldest_answers_before_it_outgrows_the_brokers() -> None:
+    events = [rated(f"t{n}", float(n % 2), text=f"{n} " + "\x01" * 40_000) for n in range(9)]
+    row, outputs = fold(*events)
+    assert len(row.encode()) <= MAX_VALUE_BYTES
+    assert [key.split("\x1f")[0] for key in row.answers] == ["t6", "t7", "t8"]
+    assert fold(*events) == (row, outputs), "a replay forgets the same"
+
+
+def test_what_a_batch_adds_to_a_row_does_not_decide_what_it_forgets() -> None:
+    events = [rated(f"t{n}", 0.5, text=f"{n} " + "\x01" * 40_000) for n in range(4)]
+    row, _ = fold(*events[:3])
+    marked = PromptRow.decode(row.encode())
+    marked.marks = [["ratchet.rated.v1", offset, []] for offset in range(500)]
+    assert fold_rated(marked, events[3]).row.answers == fold_rated(row, events[3]).row.answers
+
+
+def test_a_pair_that_the_brokers_would_refuse_is_not_made() -> None:
+    prompt = "\x01" * 50_000
+    row = None
+    sizes: list[int] = []
+    counted: list[object] = []
+    for event in (
+        rated("a", 1.0, prompt=prompt, text="a" * 90_000),
+        rated("b", 0.0, prompt=prompt, text="\x01" * 90_000),
+        rated("c", 0.0, prompt=prompt, text="short"),
+    ):
+        change = fold_rated(row, event)
+        row = change.row
+        sizes += [len(output.event.to_json()) for output in change.outputs]
+        counted += change.contributions
+    assert row is not None
+    assert len(row.answers) == 3
+    assert len(sizes) == 1
+    assert max(sizes) <= MAX_VALUE_BYTES
+    assert counted == [["outcome", "pair_too_large"]]
+
+
+def test_a_row_from_before_prompts_were_left_out_is_read_and_shrinks() -> None:
+    prompt = "long " * 1000
+    first = rated("a", 1.0, prompt=prompt)
+    answer = {"revision": 0, "score": 1.0, "pairs": [], "event": first.model_dump(mode="json")}
+    stored = orjson.dumps([{"a\x1ff-a": answer}, at(1).timestamp(), []])
+    row = PromptRow.decode(stored)
+    change = fold_rated(row, rated("b", 0.0, prompt=prompt))
+    (pair,) = (output.event for output in change.outputs)
+    assert isinstance(pair, PreferencePair)
+    assert (pair.chosen, pair.rejected) == ("Answer a.", "Answer b.")
+    assert len(change.row.encode()) < len(prompt)
 
 
 def test_prompts_are_the_same_but_for_case_width_and_space() -> None:
