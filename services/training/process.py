@@ -15,7 +15,7 @@ import structlog
 from pydantic import ValidationError
 
 from services.training.errors import TrainerFailed
-from services.training.trainers.job import StageProgress
+from services.training.trainers.job import BUSY, StageProgress
 
 log = structlog.get_logger(__name__)
 
@@ -24,6 +24,11 @@ OnProgress = Callable[[StageProgress], Awaitable[None]]
 ROOT = Path(__file__).resolve().parents[2]
 POLL_S = 0.5
 STOP_S = 10.0
+BUSY_S = 300.0
+"""Longest wait for an earlier trainer to leave the folder: one that was killed with its service may
+take a while to give back its memory."""
+BUSY_PAUSE_S = 2.0
+"""Between two looks at a folder that is in use."""
 LOG_TAIL = 1500
 """Characters of the trainer's log that an error quotes."""
 
@@ -48,18 +53,21 @@ class TrainerProcess:
     async def run(self, folder: Path, on_progress: OnProgress, alive: Callable[[], None]) -> None:
         """Do the stages of `<folder>/job.json`; goes on from checkpoints after a crash.
 
+        A folder in which another trainer works is waited for, which is no restart.
+
         Args:
             folder: The attempt's folder.
             on_progress: Hears of each step that was noted.
             alive: Called while the process is watched, at least every few seconds.
 
         Raises:
-            TrainerFailed: it ended without a result more often than it may.
+            TrainerFailed: it ended without a result more often than it may, or the folder
+                stayed in use for longer than `BUSY_S`.
 
         """
         status = 0
         for start in range(self.restarts + 1):
-            status = await self._run_once(folder, on_progress, alive)
+            status = await self._run_alone(folder, on_progress, alive)
             if status == 0:
                 return
             log.warning("trainer.ended", folder=folder.name, status=status, start=start + 1)
@@ -67,6 +75,19 @@ class TrainerProcess:
             f"the trainer ended {self.restarts + 1} times without a result, last with status "
             f"{status}; the end of its log: {_tail(folder / 'trainer.log')}"
         )
+
+    async def _run_alone(
+        self, folder: Path, on_progress: OnProgress, alive: Callable[[], None]
+    ) -> int:
+        deadline = time.monotonic() + BUSY_S
+        while (status := await self._run_once(folder, on_progress, alive)) == BUSY:
+            if time.monotonic() >= deadline:
+                raise TrainerFailed(
+                    f"{folder}: another trainer worked there for more than {BUSY_S:.0f} s; end it"
+                )
+            log.warning("trainer.folder_busy", folder=folder.name)
+            await asyncio.sleep(BUSY_PAUSE_S)
+        return status
 
     async def _run_once(
         self, folder: Path, on_progress: OnProgress, alive: Callable[[], None]
@@ -77,6 +98,7 @@ class TrainerProcess:
                 "-m",
                 "services.training.trainers.run",
                 str(folder),
+                str(os.getpid()),
                 cwd=ROOT,
                 env=self._environment(),
                 stdin=asyncio.subprocess.DEVNULL,

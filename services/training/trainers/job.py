@@ -28,6 +28,8 @@ from services.training.parameters import (
 
 Stage = Literal["reward", "sft", "dpo", "evaluate", "fingerprint"]
 PROGRESS_INTERVAL_S = 0.5
+BUSY = 75
+"""A trainer's exit status where another one works in its folder (EX_TEMPFAIL)."""
 
 
 class TrainerJob(BaseModel):

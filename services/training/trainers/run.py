@@ -1,8 +1,8 @@
-"""`python -m services.training.trainers.run <attempt folder>`: the stages of a job, in order.
+"""`python -m services.training.trainers.run <attempt folder> <service's pid>`: a job's stages.
 
 Torch and transformers are imported once for all of them. A stage whose result is there is not
-done again, so a killed run goes on where it was. It dies with the service that started it, and
-two can never work in one folder.
+done again, so a killed run goes on where it was. It dies with the service that started it, even
+one that died before this interpreter was up, and two can never work in one folder.
 """
 
 from __future__ import annotations
@@ -18,19 +18,27 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from services.training.trainers.job import Progress, Stage, TrainerJob, write_json
+from services.training.trainers.job import BUSY, Progress, Stage, TrainerJob, write_json
 
 PR_SET_PDEATHSIG = 1
 PACKAGES = ("accelerate", "datasets", "peft", "tokenizers", "torch", "transformers", "trl")
-BUSY = 75
-"""Exit status where another trainer works in the folder (EX_TEMPFAIL)."""
 
 
-def main(folder: Path) -> int:
-    """Do the stages that have no result yet; returns the exit status."""
-    parent = os.getppid()
+def main(folder: Path, service: int) -> int:
+    """Do the stages that have no result yet.
+
+    Args:
+        folder: The attempt's folder.
+        service: Process id of the service, which must be the parent: who was adopted by another
+            would never be told of its death.
+
+    Returns:
+        The exit status: 0 when all is done, `BUSY`, or 1 without the service.
+
+    """
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
+    if os.getppid() != service:
+        print(f"{folder}: no child of process {service}: that service is gone", file=sys.stderr)
         return 1
     job = TrainerJob.model_validate_json((folder / "job.json").read_bytes())
     os.nice(job.nice)
@@ -69,7 +77,7 @@ def _configure(job: TrainerJob) -> None:
 
 
 if __name__ == "__main__":
-    status = main(Path(sys.argv[1]))
+    status = main(Path(sys.argv[1]), int(sys.argv[2]))
     sys.stdout.flush()
     sys.stderr.flush()
     # Everything is on disk; the orderly end of torch's interpreter takes seconds.

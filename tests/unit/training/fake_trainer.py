@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Stands in for `python -m services.training.trainers.run <folder>`, in milliseconds.
+"""Stands in for `python -m services.training.trainers.run <folder> <pid>`, in milliseconds.
 
 What it does is in `plan.json` above the jobs' folder: a list, one entry a start. An entry may say
 `exit` (a status), `hang`, or `figures` and `logprobs` that win over those of a good candidate.
@@ -71,4 +71,4 @@ def main(folder: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[-1])))
+    sys.exit(main(Path(sys.argv[-2])))

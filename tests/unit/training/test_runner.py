@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from services.training import process
 from services.training.progress import ProgressReporter
+from services.training.trainers.job import BUSY
 from services.training.workspace import Workspace, prune
 from shared.clock import SystemClock
 from shared.contracts.events import RunPhase, TrainingMethod
@@ -159,6 +161,26 @@ async def test_a_trainer_that_keeps_crashing_fails_the_job_with_its_words(room: 
     assert ending.phase is RunPhase.failed
     assert "ended 2 times without a result" in ending.message
     assert "something broke" in ending.message
+
+
+async def test_a_folder_in_use_is_waited_for_without_a_restart(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "BUSY_PAUSE_S", 0.01)
+    room.plan({"exit": BUSY}, {"exit": BUSY}, {"exit": BUSY}, {"exit": 9}, {"exit": BUSY}, {})
+    assert (await room.run(request())).phase is RunPhase.succeeded
+    assert len(room.starts) == 6
+
+
+async def test_a_folder_that_stays_in_use_fails_the_job_at_a_deadline(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "BUSY_PAUSE_S", 0.01)
+    monkeypatch.setattr(process, "BUSY_S", 0.3)
+    room.plan({"exit": BUSY})
+    ending = await room.run(request())
+    assert ending.phase is RunPhase.failed
+    assert "another trainer worked there for more than" in ending.message
 
 
 @pytest.mark.parametrize(
