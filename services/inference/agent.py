@@ -206,17 +206,27 @@ class Agent:
         return acceptance
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Reconcile until `stop` is set."""
+        """Reconcile until `stop` is set. Nothing that fails in a round ends the loop.
+
+        What nobody foresaw is tried again after `RETRY_FIRST_S`, then twice as late each time.
+        """
+        failures = 0
         while not stop.is_set():
             self._wake.clear()
+            rest_s = POLL_S
             try:
                 while not stop.is_set() and await self.step():
                     self._beat = self._clock.monotonic()
+                failures = 0
             except (EngineUnavailable, EngineRefused) as error:
                 log.warning("agent.engine_failed", error=str(error))
+            except Exception:
+                rest_s = backoff_s(failures)
+                failures += 1
+                log.exception("agent.round_failed", retry_in_s=rest_s)
             self._beat = self._clock.monotonic()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(POLL_S):
+                async with asyncio.timeout(rest_s):
                     await self._wake.wait()
 
     async def step(self) -> bool:
@@ -325,7 +335,14 @@ class Agent:
         else:
             self._metrics.load_s.observe(self._clock.monotonic() - began)
             self._put(replace(slot, state=AdapterState.verifying, reason="", fault=""))
+            await self._prune()
+
+    async def _prune(self) -> None:
+        """Keep the cache small; a folder that goes meanwhile is no reason to stop."""
+        try:
             await asyncio.to_thread(_prune, self._cache, self._needed())
+        except OSError as error:
+            log.warning("cache.not_pruned", error=str(error))
 
     async def _verify(self, slot: Slot, loaded: frozenset[str]) -> None:
         record = self._record(slot.version)
@@ -452,13 +469,13 @@ class Agent:
 
     def _retry(self, slot: Slot, state: AdapterState, fault: str, reason: str) -> None:
         """Try again later; twice as late each time, up to a limit."""
-        wait_s = min(RETRY_FIRST_S * 2**slot.attempts, RETRY_MAX_S)
+        wait_s = backoff_s(slot.attempts)
         self._put(
             replace(
                 slot,
                 state=state,
                 verified=False,
-                attempts=min(slot.attempts + 1, 10),
+                attempts=slot.attempts + 1,
                 retry_at=self._clock.monotonic() + wait_s,
                 fault=fault,
                 reason=f"{reason}; next try in {wait_s:g} s",
@@ -493,6 +510,11 @@ class Agent:
         known = self._registry.get(version)
         assert known is not None
         return known.record
+
+
+def backoff_s(failures: int) -> float:
+    """Seconds to the next try after so many earlier failures: twice as long each time, bounded."""
+    return min(RETRY_FIRST_S * 2 ** min(failures, 10), RETRY_MAX_S)
 
 
 def _tokens(fingerprint: Fingerprint) -> Tokens:

@@ -8,6 +8,7 @@ before it (teacher forcing).
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import shutil
 from collections.abc import Mapping
@@ -117,7 +118,8 @@ def publish(folder: Path, uri: str) -> str:
                 target = f"{root}/{path.relative_to(folder).as_posix()}"
                 filesystem.makedirs(target.rpartition("/")[0], exist_ok=True)
                 filesystem.put_file(str(path), target)
-    except (OSError, ValueError, ImportError) as error:
+    except Exception as error:
+        # Storage libraries raise errors of their own: s3fs hands botocore's on as they are.
         raise AdapterUnavailable(f"{uri}: cannot be written: {error}") from error
     return digest
 
@@ -126,14 +128,18 @@ def fetch(uri: str, sha256: str, cache: Path) -> Path:
     """The folder `cache/<sha256>` with the adapter's files, fetched unless it is there already.
 
     Raises:
+        AdapterError: the storage holds too many files for an adapter.
         AdapterUnavailable: the storage did not hand it over, or holds no such folder.
         ChecksumMismatch: the storage holds other bytes than those registered.
+        OSError: the cache cannot be read or written.
 
     """
     target = cache / sha256
     if target.is_dir():
-        if checksum(target) == sha256:
-            return target
+        # A folder whose deletion was cut short may hold no file: damaged like any other.
+        with contextlib.suppress(AdapterError):
+            if checksum(target) == sha256:
+                return target
         shutil.rmtree(target)
     cache.mkdir(parents=True, exist_ok=True)
     partial = Path(mkdtemp(prefix=".partial-", dir=cache))
@@ -185,7 +191,9 @@ def _download(uri: str, folder: Path) -> None:
             target = folder / relative
             target.parent.mkdir(parents=True, exist_ok=True)
             filesystem.get_file(name, str(target))
-    except (OSError, ValueError, ImportError) as error:
+    except AdapterError:
+        raise
+    except Exception as error:
         raise AdapterUnavailable(f"{uri}: cannot be read: {error}") from error
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -63,6 +64,52 @@ def test_storage_without_the_adapter_is_unavailable(tmp_path: Path, uri: str) ->
     where = str(tmp_path / uri) if "://" not in uri else uri
     with pytest.raises(adapters.AdapterUnavailable):
         adapters.fetch(where, "0" * 64, tmp_path / "cache")
+
+
+class BotoError(Exception):
+    """What s3fs hands on where no HTTP answer came: no OSError."""
+
+
+class StoreAway(LocalFileSystem):
+    """A store that cannot be reached."""
+
+    def find(self, *_: object, **__: object) -> None:
+        raise BotoError("no credentials found")
+
+    def put_file(self, *_: object, **__: object) -> None:
+        raise BotoError("no credentials found")
+
+
+@pytest.fixture
+def store_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adapters.fsspec, "url_to_fs", lambda uri: (StoreAway(), uri))
+
+
+@pytest.mark.usefixtures("store_away")
+def test_whatever_a_storage_library_raises_is_unavailable(tmp_path: Path) -> None:
+    with pytest.raises(adapters.AdapterUnavailable, match="cannot be read: no credentials"):
+        adapters.fetch(str(tmp_path / "store"), "0" * 64, tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
+    made = folder(tmp_path / "made", weights=b"good")
+    with pytest.raises(adapters.AdapterUnavailable, match="cannot be written: no credentials"):
+        adapters.publish(made, str(tmp_path / "store"))
+
+
+def test_store_with_too_many_files_holds_no_adapter(tmp_path: Path) -> None:
+    many = {f"f{number}": b"" for number in range(adapters.MAX_FILES + 1)}
+    folder(tmp_path / "store", **many)
+    with pytest.raises(adapters.AdapterError, match="at most 256") as raised:
+        adapters.fetch(str(tmp_path / "store"), "0" * 64, tmp_path / "cache")
+    assert not isinstance(raised.value, adapters.AdapterUnavailable)
+
+
+def test_cached_folder_whose_deletion_was_cut_short_is_fetched_again(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    sha256 = adapters.publish(folder(tmp_path / "made", weights=b"good"), str(store))
+    cached = adapters.fetch(str(store), sha256, tmp_path / "cache")
+    (cached / "weights").unlink()
+    assert adapters.fetch(str(store), sha256, tmp_path / "cache") == cached
+    assert (cached / "weights").read_bytes() == b"good"
 
 
 def test_folder_without_files_is_no_adapter(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import httpx
 import pytest
 from prometheus_client import CollectorRegistry
 
+from services.inference import agent
 from services.inference.acceptances import Acceptances
 from services.inference.agent import SPARE_FOLDERS, Agent
 from services.inference.api import create_app
@@ -289,6 +290,69 @@ async def test_store_that_is_away_is_tried_again_with_back_off(rig: Rig) -> None
     rig.clock.advance(2.0)
     await rig.settle()
     assert rig.agent.ready("v1")
+
+
+async def test_storage_that_fails_in_its_own_way_is_tried_again_too(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class BotoError(Exception):
+        pass
+
+    def away(uri: str) -> None:
+        raise BotoError("no endpoint")
+
+    rig.register("v1", recorded=-1.0)
+    rig.put("v1", Lifecycle.stable)
+    with monkeypatch.context() as patched:
+        patched.setattr(adapters.fsspec, "url_to_fs", away)
+        await rig.settle()
+    slot = rig.slot("v1")
+    assert (slot.state, slot.fault) == (AdapterState.wanted, "unavailable")
+    assert "no endpoint; next try in 2 s" in slot.reason
+    rig.clock.advance(2.0)
+    await rig.settle()
+    assert rig.agent.ready("v1")
+
+
+async def test_cache_that_cannot_be_pruned_keeps_nothing_from_serving(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*_: object) -> None:
+        raise FileNotFoundError("a folder went meanwhile")
+
+    monkeypatch.setattr(agent, "_prune", gone)
+    rig.register("v1", recorded=-1.0)
+    rig.put("v1", Lifecycle.stable)
+    await rig.settle()
+    assert rig.agent.ready("v1")
+
+
+async def test_what_nobody_foresaw_does_not_end_the_agent(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures = [RuntimeError("a bug"), KeyError("another"), RuntimeError("the first again")]
+    models = EngineClient.models
+
+    async def fails_at_first(client: EngineClient) -> tuple[str, frozenset[str]]:
+        if failures:
+            raise failures.pop()
+        return await models(client)
+
+    monkeypatch.setattr(EngineClient, "models", fails_at_first)
+    monkeypatch.setattr(agent, "RETRY_FIRST_S", 0.01)
+    rig.register("v1", recorded=-1.0)
+    rig.put("v1", Lifecycle.stable)
+    stop = asyncio.Event()
+    running = asyncio.create_task(rig.agent.run(stop))
+    assert await rig.agent.wait_ready("v1", 10.0)
+    assert failures == []
+    stop.set()
+    await running
+
+
+def test_each_further_failure_waits_twice_as_long_up_to_a_minute() -> None:
+    assert [agent.backoff_s(failures) for failures in range(7)] == [2, 4, 8, 16, 32, 60, 60]
+    assert agent.backoff_s(10_000) == 60
 
 
 async def test_engine_that_will_not_load_is_asked_again_later(rig: Rig) -> None:
