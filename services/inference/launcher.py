@@ -82,14 +82,18 @@ def engine_command(settings: InferenceSettings) -> list[str]:
 def engine_environment(
     settings: InferenceSettings, environment: Mapping[str, str]
 ) -> dict[str, str]:
-    """The engine's environment: ours, with what vLLM needs; what is set already stays."""
+    """The engine's environment: ours, with what vLLM needs; what is set already stays.
+
+    A base model that is a folder is served without asking a hub; a hub id may be fetched from it.
+    """
     wanted = {
-        "HF_HUB_OFFLINE": "1",
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
         "PYTHONUNBUFFERED": "1",
     }
+    if Path(settings.base_model).is_dir():
+        wanted["HF_HUB_OFFLINE"] = "1"
     if settings.engine_profile == "cpu":
         wanted["VLLM_CPU_KVCACHE_SPACE"] = str(settings.kv_cache_gib)
         # vLLM compiles nothing of the model on CPU, but its first request for log-probabilities

@@ -248,7 +248,7 @@ def test_generations_rise_across_restarts_and_survive_a_torn_file(tmp_path: Path
     assert next_generation(path) == 1
 
 
-def test_cpu_profile_computes_in_float32_and_is_offline() -> None:
+def test_cpu_profile_computes_in_float32() -> None:
     made = settings(engine_url="http://127.0.0.1:18000", engine_options="--seed 7")
     command = engine_command(made)
     # vLLM on CPU applies what lies in the last slot to the base: it must stay empty.
@@ -258,13 +258,20 @@ def test_cpu_profile_computes_in_float32_and_is_offline() -> None:
     assert command[command.index("--port") + 1] == "18000"
     assert command[-2:] == ["--seed", "7"]
     assert "--gpu-memory-utilization" not in command
-    environment = engine_environment(made, {"HF_HUB_OFFLINE": "0", "HOME": "h"})
-    assert environment["HF_HUB_OFFLINE"] == "0"
+    environment = engine_environment(made, {"HOME": "h"})
     assert environment["HOME"] == "h"
     assert environment["VLLM_CPU_KVCACHE_SPACE"] == "1"
     assert "OMP_NUM_THREADS" not in environment
     one = engine_environment(settings(engine_threads=1), {})
     assert (one["OMP_NUM_THREADS"], one["VLLM_CPU_OMP_THREADS_BIND"]) == ("1", "nobind")
+
+
+def test_engine_asks_a_hub_for_a_hub_id_only(tmp_path: Path) -> None:
+    named, folder = settings(base_model="some/base"), settings(base_model=str(tmp_path))
+    assert "HF_HUB_OFFLINE" not in engine_environment(named, {})
+    assert engine_environment(folder, {})["HF_HUB_OFFLINE"] == "1"
+    for made, said in ((named, "1"), (folder, "0")):
+        assert engine_environment(made, {"HF_HUB_OFFLINE": said})["HF_HUB_OFFLINE"] == said
 
 
 def test_the_model_runs_in_the_engines_process_on_cpu_only() -> None:
