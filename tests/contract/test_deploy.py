@@ -9,12 +9,14 @@ import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
 
+from services.cli.settings import DEFAULT_PORTS, load_settings, url_variable
 from shared.settings import ServiceSettings
 
 ROOT = Path(__file__).parents[2]
@@ -22,6 +24,7 @@ CHART = ROOT / "deploy" / "k8s" / "helm" / "ratchet"
 MANIFESTS = ROOT / "deploy" / "k8s" / "manifests" / "ratchet.yaml"
 DOCKERFILE = (ROOT / "deploy" / "docker" / "Dockerfile").read_text()
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+GPU: dict[str, Any] = yaml.safe_load((ROOT / "deploy" / "docker" / "gpu.yml").read_text())
 VALUES: dict[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text())
 OBJECTS: list[dict[str, Any]] = [
     item for item in yaml.safe_load_all(MANIFESTS.read_text()) if item is not None
@@ -31,12 +34,25 @@ COMPOSE_SCHEMA = "github.com/compose-spec/compose-go/v2@v2.9.0"
 SERVICES = ("router", "feedback", "rollout", "aggregator", "inference", "training")
 TARGETS = set(re.findall(r"^FROM \S+ AS (\S+)$", DOCKERFILE, re.MULTILINE))
 # Read by the ratchet command, which has no ServiceSettings of its own.
-CLI_VARIABLES = {"RATCHET_KAFKA_JOIN_PARTITIONS", "RATCHET_KAFKA_REPLICATION"}
+URLS = {
+    url_variable(service): f"http://{service}:{port}" for service, port in DEFAULT_PORTS.items()
+}
+CLI_VARIABLES = {
+    "RATCHET_API_KEY",
+    "RATCHET_KAFKA_JOIN_PARTITIONS",
+    "RATCHET_KAFKA_REPLICATION",
+    *URLS,
+}
 
 
 def variables() -> set[str]:
-    """Every RATCHET_… variable that some service's settings read."""
-    found = set(CLI_VARIABLES)
+    """Every RATCHET_… variable that a service's settings or the ratchet command read."""
+    return CLI_VARIABLES | service_variables()
+
+
+def service_variables() -> set[str]:
+    """Those that some service's settings read."""
+    found: set[str] = set()
     for service in SERVICES:
         module = importlib.import_module(f"services.{service}.settings")
         (settings,) = (
@@ -63,6 +79,7 @@ def named_variables(text: str) -> set[str]:
     [
         "docker-compose.yml",
         "deploy/docker/Dockerfile",
+        "deploy/docker/gpu.yml",
         "deploy/k8s/manifests/ratchet.yaml",
         "deploy/local/processes.yaml",
     ],
@@ -114,8 +131,130 @@ def test_what_the_dockerfile_copies_exists() -> None:
         assert (ROOT / source.replace("${ML_REQUIREMENTS}", "ml.txt")).exists(), source
 
 
+def environment_of(target: str) -> dict[str, str]:
+    """What a stage of the Dockerfile and those below it set."""
+    stage = re.search(rf"^FROM (\S+) AS {target}\n((?:(?!FROM).*\n?)*)", DOCKERFILE, re.MULTILINE)
+    if stage is None:
+        return {}
+    set_here = re.findall(r"^ENV ((?:.*\\\n)*.*)", stage[2], re.MULTILINE)
+    pairs = (pair.partition("=") for line in set_here for pair in line.replace("\\\n", " ").split())
+    return environment_of(stage[1]) | {name: value for name, _, value in pairs}
+
+
+def mounts(service: dict[str, Any]) -> dict[str, str]:
+    """Named volumes of a compose service by where they are mounted."""
+    pairs = (volume.split(":")[:2] for volume in service.get("volumes", []))
+    return {target: source for source, target in pairs if not source.startswith("./")}
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_service_can_write_to_its_volumes_and_its_home(service: str) -> None:
+    # A named volume takes owner and mode of the image's folder; where there is none it is root's.
+    made = re.findall(r"install -d -o 10001 -g 10001 (.+)", DOCKERFILE)
+    owned = {folder for line in made for folder in line.split()}
+    mounted = mounts(COMPOSE["services"][service])
+    assert mounted.keys() <= owned
+    # The caches of vLLM, Triton and the hub's client lie under HOME.
+    assert environment_of(service)["HOME"] in mounted
+    (pod,) = (
+        item["spec"]["template"]["spec"]
+        for item in OBJECTS
+        if item["kind"] in {"Deployment", "StatefulSet"}
+        and item["metadata"]["name"] == f"ratchet-{service}"
+    )
+    (data,) = (mount for mount in pod["containers"][0]["volumeMounts"] if mount["name"] == "data")
+    assert data["mountPath"] == environment_of(service)["HOME"]
+
+
+def test_engine_and_trainer_share_what_they_download() -> None:
+    for name in ("inference", "training"):
+        service = COMPOSE["services"][name]
+        assert mounts(service)[service["environment"]["HF_HOME"]] == "models"
+
+
+def test_the_engine_finds_what_it_links_and_compiles_with() -> None:
+    installed = re.findall(r"apt-get install (.+)", DOCKERFILE)
+    assert {"libnuma1", "gcc", "libc6-dev"} <= {word for line in installed for word in line.split()}
+
+
+@pytest.mark.parametrize(
+    "path", ["deploy/docker/Dockerfile", "deploy/k8s/helm/ratchet/values.yaml"]
+)
+def test_the_storage_package_named_is_of_the_lock_s_fsspec(path: str) -> None:
+    lock = (ROOT / "requirements" / "services.txt").read_text()
+    pinned = re.findall(r"^fsspec==(\S+)", lock, re.MULTILINE)
+    assert set(re.findall(r"\bs3fs==([\d.]+\d)", (ROOT / path).read_text())) == set(pinned)
+
+
+def test_the_build_says_what_it_may_be_given() -> None:
+    stages = re.split(r"^FROM ", DOCKERFILE, flags=re.MULTILINE)
+    (services,) = (stage for stage in stages if " AS services-environment" in stage)
+    assert 'ARG EXTRA_PACKAGES=""' in services
+    for name in ("inference", "training"):
+        arguments = COMPOSE["services"][name]["build"]["args"]
+        assert arguments == {"ML_REQUIREMENTS": "${ML_REQUIREMENTS:-ml.txt}"}
+
+
+def test_the_overlay_for_gpus_changes_the_two_that_use_one() -> None:
+    assert GPU["services"].keys() == {"inference", "training"}
+    for service in GPU["services"].values():
+        lock = service["build"]["args"]["ML_REQUIREMENTS"]
+        assert (ROOT / "requirements" / lock).exists()
+        assert lock != "ml.txt"
+        (device,) = service["deploy"]["resources"]["reservations"]["devices"]
+        assert device["capabilities"] == ["gpu"]
+    environment = GPU["services"]["inference"]["environment"]
+    assert environment["RATCHET_INFERENCE_ENGINE_PROFILE"] == "gpu"
+
+
+def test_kafka_is_reached_from_the_network_and_from_this_host() -> None:
+    kafka = COMPOSE["services"]["kafka"]
+    environment = kafka["environment"]
+    listeners, advertised, protocols = (
+        dict(re.split(r":(?://)?", item, maxsplit=1) for item in environment[name].split(","))
+        for name in (
+            "KAFKA_LISTENERS",
+            "KAFKA_ADVERTISED_LISTENERS",
+            "KAFKA_LISTENER_SECURITY_PROTOCOL_MAP",
+        )
+    )
+    assert listeners.keys() == advertised.keys() | {"CONTROLLER"} == protocols.keys()
+    assert environment["KAFKA_INTER_BROKER_LISTENER_NAME"] in advertised
+    assert (
+        advertised["PLAINTEXT"]
+        == COMPOSE["services"]["router"]["environment"]["RATCHET_KAFKA_BOOTSTRAP"]
+    )
+    # README's client asks 127.0.0.1:9092 and is then sent to what is advertised there.
+    assert advertised["HOST"] == "127.0.0.1:9092"
+    assert kafka["ports"] == [f"127.0.0.1:9092{listeners['HOST']}"]
+
+
+def test_the_ratchet_command_knows_every_service_and_no_service_minds() -> None:
+    cli = COMPOSE["services"]["cli"]
+    assert cli["profiles"] == ["cli"]
+    assert "ports" not in cli
+    assert dict(load_settings(cli["environment"]).urls) == {
+        service: URLS[url_variable(service)] for service in DEFAULT_PORTS
+    }
+    (configuration,) = (
+        item["data"]
+        for item in OBJECTS
+        if item["kind"] == "ConfigMap" and item["metadata"]["name"] == "ratchet-environment"
+    )
+    ports = {
+        item["metadata"]["name"]: {port["port"] for port in item["spec"]["ports"]}
+        for item in OBJECTS
+        if item["kind"] == "Service"
+    }
+    for service in DEFAULT_PORTS:
+        url = urlsplit(configuration[url_variable(service)])
+        assert url.port in ports[str(url.hostname)]
+    assert not URLS.keys() & service_variables()
+
+
 @pytest.mark.skipif(shutil.which("go") is None, reason="the compose schema comes as a Go module")
-def test_compose_fits_its_schema() -> None:
+@pytest.mark.parametrize("file", [COMPOSE, GPU], ids=["compose", "gpu"])
+def test_compose_fits_its_schema(file: dict[str, Any]) -> None:
     done = subprocess.run(
         ["go", "mod", "download", "-json", COMPOSE_SCHEMA],
         capture_output=True,
@@ -126,7 +265,7 @@ def test_compose_fits_its_schema() -> None:
     )
     folder = Path(json.loads(done.stdout)["Dir"])
     schema = json.loads((folder / "schema" / "compose-spec.json").read_text())
-    jsonschema.Draft7Validator(schema).validate(COMPOSE)
+    jsonschema.Draft7Validator(schema).validate(file)
 
 
 @pytest.mark.parametrize("item", OBJECTS, ids=lambda o: f"{o['kind']}/{o['metadata']['name']}")
@@ -148,7 +287,7 @@ def test_every_pod_is_confined_and_watched(item: dict[str, Any]) -> None:
     assert container["image"].split("/")[-1].split(":")[0] in TARGETS
     assert container["securityContext"]["readOnlyRootFilesystem"]
     assert {"requests", "limits"} <= container["resources"].keys()
-    if item["kind"] != "Job":
+    if item["metadata"]["labels"]["app.kubernetes.io/component"] in SERVICES:
         paths = {container[probe]["httpGet"]["path"] for probe in ("livenessProbe", "startupProbe")}
         assert paths == {"/healthz"}
         assert container["readinessProbe"]["httpGet"]["path"] == "/readyz"

@@ -1,11 +1,18 @@
-"""The chart by helm itself: no warning, and the manifests in the repository are its output."""
+"""The chart by helm itself: no warning, manifests that are its output, and what its values change."""
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
+import kubernetes_validate
 import pytest
+import yaml
+from typer.main import get_command
+
+from services.cli.__main__ import app
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "deploy" / "k8s" / "helm" / "ratchet"
@@ -29,6 +36,26 @@ def helm() -> str:
     return found.stdout.strip()
 
 
+def render(helm: str, chart: Path, values: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
+    """The chart's objects with these values, the operator's own kinds among them."""
+    file = folder / "values.yaml"
+    file.write_text(yaml.safe_dump(values))
+    text = run(
+        *(helm, "template", "here", str(chart), "--namespace", "there"),
+        *("--kube-version", KUBERNETES, "--values", str(file)),
+    )
+    return [item for item in yaml.safe_load_all(text) if item is not None]
+
+
+def pods(objects: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Each workload's pod by its component."""
+    return {
+        item["metadata"]["labels"]["app.kubernetes.io/component"]: item["spec"]["template"]["spec"]
+        for item in objects
+        if item["kind"] in {"Deployment", "StatefulSet", "Job"}
+    }
+
+
 def run(*arguments: str) -> str:
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -41,3 +68,92 @@ def test_the_chart_lints_without_a_warning_and_the_manifests_are_fresh(helm: str
     assert "WARNING" not in linted
     rendered = run(helm, "template", "ratchet", str(CHART), "--kube-version", KUBERNETES)
     assert rendered == MANIFESTS.read_text(), "run: make manifests"
+
+
+def test_secrets_and_volumes_of_yours_reach_the_pods(helm: str, tmp_path: Path) -> None:
+    volume = {"name": "shared", "persistentVolumeClaim": {"claimName": "adapters"}}
+    mount = {"name": "shared", "mountPath": "/var/lib/ratchet-adapters"}
+    values = {
+        "envFromSecrets": ["object-storage", "hub"],
+        "extraVolumes": [volume],
+        "extraVolumeMounts": [mount],
+        "cli": {"apiKeySecret": "operator"},
+        "storage": {"adapters": "file:///var/lib/ratchet-adapters"},
+    }
+    objects = render(helm, CHART, values, tmp_path)
+    for item in objects:
+        kubernetes_validate.validate(item, KUBERNETES, strict=True)
+    found = pods(objects)
+    for name, pod in found.items():
+        (container,) = pod["containers"]
+        sources = [source.get("secretRef", {}).get("name") for source in container["envFrom"]]
+        assert sources == [None, "object-storage", "hub"], name
+        if name not in {"cli", "topics"}:
+            assert volume in pod["volumes"]
+            assert mount in container["volumeMounts"]
+    keys = {entry["name"]: entry["valueFrom"] for entry in found["cli"]["containers"][0]["env"]}
+    assert keys["RATCHET_API_KEY"]["secretKeyRef"]["name"] == "operator"
+
+
+def test_the_pod_monitor_scrapes_every_service_and_the_engine(helm: str, tmp_path: Path) -> None:
+    assert not [o for o in render(helm, CHART, {}, tmp_path) if o["kind"] == "PodMonitor"]
+    values = {"podMonitor": {"enabled": True, "labels": {"release": "stack"}}}
+    objects = render(helm, CHART, values, tmp_path)
+    (monitor,) = (item for item in objects if item["kind"] == "PodMonitor")
+    assert monitor["apiVersion"] == "monitoring.coreos.com/v1"
+    assert monitor["metadata"]["labels"]["release"] == "stack"
+    endpoints = {endpoint["port"]: endpoint for endpoint in monitor["spec"]["podMetricsEndpoints"]}
+    assert {endpoint["interval"] for endpoint in endpoints.values()} == {"5s"}
+    assert {endpoint["path"] for endpoint in endpoints.values()} == {"/metrics"}
+    labels = monitor["spec"]["selector"]["matchLabels"]
+    ports: set[str] = set()
+    for item in objects:
+        if item["kind"] in {"Deployment", "StatefulSet"}:
+            template = item["spec"]["template"]
+            assert labels.items() <= template["metadata"]["labels"].items()
+            (container,) = template["spec"]["containers"]
+            ports |= {port["name"] for port in container.get("ports", [])}
+    assert endpoints.keys() == ports
+
+
+@pytest.mark.parametrize(
+    "extra", [{}, {"cli": {"enabled": False}, "podMonitor": {"enabled": True}}]
+)
+def test_the_notes_name_commands_that_exist(
+    helm: str, tmp_path: Path, extra: dict[str, Any]
+) -> None:
+    # Helm shows notes only where there is a cluster, so a copy of the chart shows them as an object.
+    chart = tmp_path / "ratchet"
+    shutil.copytree(CHART, chart)
+    (chart / "templates" / "NOTES.txt").rename(chart / "notes.txt")
+    (chart / "templates" / "notes.yaml").write_text(
+        'kind: Notes\ntext: {{ tpl (.Files.Get "notes.txt") . | quote }}\n'
+    )
+    objects = render(helm, chart, extra, tmp_path)
+    (notes,) = (item["text"] for item in objects if item["kind"] == "Notes")
+    assert "every 5 s" in notes
+    assert "deploy/k8s/monitoring" in notes
+    lines = [line.strip() for line in notes.splitlines() if "kubectl exec" in line]
+    if extra:
+        assert not lines
+        assert "cli" not in pods(objects)
+        return
+    assert "cli" in pods(objects)
+    scopes = set()
+    for line in lines:
+        where, _, command = line.partition(" -- ")
+        assert where == "kubectl exec -n there deploy/here-cli"
+        scopes |= parse(command.split("ratchet ", 1)[1].split()).get("scope", set())
+    assert scopes == {"infer", "feedback", "operate"}
+
+
+def parse(arguments: list[str]) -> dict[str, Any]:
+    """What the ratchet command reads in these arguments; an unknown one raises."""
+    command: Any = get_command(app)
+    context = None
+    while hasattr(command, "commands"):
+        context = command.make_context(command.name, arguments[:1], parent=context)
+        command = command.commands[arguments[0]]
+        arguments = arguments[1:]
+    parameters = command.make_context(command.name, arguments, parent=context).params
+    return {name: set(v) if isinstance(v, (list, tuple)) else v for name, v in parameters.items()}

@@ -27,6 +27,9 @@ app.kubernetes.io/component: {{ .name }}
 {{- define "ratchet.environment" -}}
 envFrom:
   - configMapRef: {name: {{ .Release.Name }}-environment}
+  {{- range .Values.envFromSecrets }}
+  - secretRef: {name: {{ . }}}
+  {{- end }}
 env:
   - name: RATCHET_REDIS_URL
     valueFrom:
