@@ -48,6 +48,10 @@ def test_every_alert_has_a_runbook_section(alert: dict[str, Any]) -> None:
     assert alert["labels"]["severity"] in {"page", "ticket"}
 
 
+def test_an_alert_calls_people_where_a_rollout_does() -> None:
+    assert any("ratchet_rollout_needs_person" in alert["expr"] for alert in ALERTS)
+
+
 @pytest.mark.parametrize("name", sorted(generate.BOARDS))
 def test_dashboards_are_what_their_code_says(name: str) -> None:
     path = generate.DASHBOARDS / f"{name}.json"

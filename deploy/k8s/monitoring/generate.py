@@ -259,6 +259,12 @@ ROLLOUT = (
             ),
         ),
     ),
+    Panel(
+        "Waits for a person",
+        "1 while a rollout cannot go on by itself; `ratchet rollout status` says why.",
+        "short",
+        (("max by (model, rollout) (ratchet_rollout_needs_person)", "{{rollout}}"),),
+    ),
 )
 
 BOARDS = {"loop": ("Ratchet: Loop", LOOP), "rollout": ("Ratchet: Rollout", ROLLOUT)}
