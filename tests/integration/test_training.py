@@ -1,6 +1,7 @@
 """Training on a real Kafka with a tiny random model: SFT, a scheduled DPO killed halfway, the gate.
 
-One story is told once a session; each test looks at another side of it.
+One story is told once a session; each test looks at another side of it. What the measuring stages
+do with long texts is looked at apart from it.
 """
 
 from __future__ import annotations
@@ -327,6 +328,54 @@ def test_it_is_alive_while_a_trainer_works(story: Story) -> None:
     assert story.health_while_training == 200
     assert 'ratchet_training_runs_total{method="dpo",outcome="succeeded"} 1.0' in story.metrics
     assert 'ratchet_training_run_progress_ratio{method="dpo"} 0.0' in story.metrics
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What `training_measuring.py` prints: perplexity and judge of a tiny model."""
+    script = Path(__file__).with_name("training_measuring.py")
+    done = subprocess.run(
+        [ML_PYTHON, script, tmp_path_factory.mktemp("measuring")],
+        check=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        timeout=300,
+    )
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("texts", ["short", "long"])
+def test_perplexity_is_the_plain_one_however_few_logits_fit(
+    measured: dict[str, Any], texts: str
+) -> None:
+    plain = measured[f"{texts}_reference"]
+    assert measured[f"{texts}_usual"] == pytest.approx(plain, rel=1e-5)
+    assert measured[f"{texts}_small"] == pytest.approx(plain, rel=1e-5)
+    assert measured[f"{texts}_small_most_logits"] <= measured["small_logits"]
+    assert measured[f"{texts}_usual_noted"] == measured[f"{texts}_small_noted"] == 40
+
+
+def test_rows_are_cut_where_training_cuts_them(measured: dict[str, Any]) -> None:
+    assert measured["long_longest"] > 1000
+    assert measured["judge_widest"] == measured["max_length"]
+    assert measured["nothing_left"] is None
+    assert measured["judge_figures"]["judge_tested"] == 66, "five differ only where they are cut"
+    assert measured["verdict"]["ties"] == 5
+
+
+def test_a_judge_s_scores_are_the_plain_ones_and_their_progress_is_told(
+    measured: dict[str, Any],
+) -> None:
+    assert measured["judge_scores"] == pytest.approx(measured["judge_scores_reference"], abs=1e-5)
+    done = [done for done, _ in measured["judge_progress"]]
+    assert done == sorted(done)
+    assert {total for _, total in measured["judge_progress"]} == {done[-1]}
+    assert len(done) > 2 + 132 // 32, "training has two steps, and each batch scored is a line"
+
+
+def test_a_diverged_judge_says_nothing(measured: dict[str, Any]) -> None:
+    assert set(measured["diverged"].values()) == {"nan"}
 
 
 def _counted(metrics: str) -> str:

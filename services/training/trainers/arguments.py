@@ -86,11 +86,19 @@ def last_checkpoint(folder: Path) -> str | None:
 
 
 class ReportProgress(TrainerCallback):
-    """Writes each step to progress.jsonl and keeps the latest figures that were logged."""
+    """Writes each step to progress.jsonl and keeps the latest figures that were logged.
 
-    def __init__(self, stage: Stage, progress: Progress) -> None:
+    Args:
+        stage: Which stage trains.
+        progress: Where steps are noted.
+        after: Steps of the stage that follow the training's.
+
+    """
+
+    def __init__(self, stage: Stage, progress: Progress, *, after: int = 0) -> None:
         self._stage: Stage = stage
         self._progress = progress
+        self._after = after
         self._recent: dict[str, deque[float]] = {}
 
     def on_log(self, *_: Any, logs: dict[str, Any], **__: Any) -> None:
@@ -103,7 +111,7 @@ class ReportProgress(TrainerCallback):
         """See TrainerCallback."""
         losses = self._recent.get("loss")
         loss = losses[-1] if losses else None
-        self._progress.report(self._stage, state.global_step, state.max_steps, loss)
+        self._progress.report(self._stage, state.global_step, state.max_steps + self._after, loss)
 
     def figures(self) -> dict[str, float]:
         """Means over the last steps of what a reader of a training wants to know."""

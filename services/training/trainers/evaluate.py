@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn import functional
 
 from services.training.trainers.job import Progress, TrainerJob, read_rows, write_rows
 from services.training.trainers.models import (
     Messages,
+    by_tokens,
     conversation_ids,
-    in_batches,
     load_adapter,
     load_base,
     load_tokenizer,
@@ -26,11 +27,20 @@ from services.training.trainers.models import (
     prompt_ids,
     set_seeds,
 )
-from services.training.trainers.reward import load_judge, score
+from services.training.trainers.reward import judged_ids, load_judge, score
 
 NGRAM = 4
 """Words in a row that count as a repetition when an answer has them again."""
-PERPLEXITY_BATCH = 16
+GENERATION_TOKENS = 65_536
+"""Most tokens of the answers that are written at a time, with their prompts and padding."""
+PERPLEXITY_TOKENS = 8192
+"""Most tokens that are read at a time, padding included."""
+LOGITS = 2**27
+"""Most logits in memory: 256 MiB in bfloat16, 512 MiB in float32; a vocabulary of 152,000 leaves
+883 positions at a time."""
+
+Note = Callable[[int], None]
+"""Hears how many steps were done."""
 
 
 @dataclass(frozen=True)
@@ -57,16 +67,23 @@ def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, float]:
         (row["messages"], row.get("chosen") or row["answer"])
         for row in read_rows(data / "heldout.jsonl")
     ]
-    steps = 2 * len(prompts) + 1
+    judged = bool(prompts) and (Path(job.judge) / "adapter").exists()
+    total = 2 * (len(prompts) * (2 if judged else 1) + len(heldout)) + 1
+    done = 0
+
+    def note(count: int) -> None:
+        nonlocal done
+        done += count
+        progress.report("evaluate", done, total)
+
     folders = {"parent": job.parent_adapter, "candidate": str(folder / "adapter")}
     arms: dict[str, Answers] = {}
-    for place, (arm, adapter) in enumerate(folders.items()):
+    for arm, adapter in folders.items():
         model = load_base(job.base)
         if adapter:
             model = load_adapter(model, adapter, trainable=False).merge_and_unload()
         model.eval()
-        done = place * len(prompts)
-        arms[arm] = _answers(job, model, tokenizer, prompts, heldout, (progress, done, steps))
+        arms[arm] = _answers(job, model, tokenizer, prompts, heldout, note)
     figures = {
         f"{arm}_{name}": value for arm, said in arms.items() for name, value in _manners(said)
     }
@@ -76,10 +93,10 @@ def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, float]:
             prompts, arms["parent"].texts, arms["candidate"].texts, strict=True
         )
     ]
-    if (Path(job.judge) / "adapter").exists() and prompts:
-        figures |= _verdict(job, tokenizer, rows)
+    if judged:
+        figures |= _verdict(job, tokenizer, rows, note)
     write_rows(folder / "answers.jsonl", rows)
-    progress.report("evaluate", steps, steps)
+    progress.report("evaluate", total, total)
     return figures | {"prompts": float(len(prompts)), "heldout": float(len(heldout))}
 
 
@@ -89,16 +106,14 @@ def _answers(
     tokenizer: Any,
     prompts: Sequence[Messages],
     heldout: Sequence[tuple[Messages, str]],
-    reporting: tuple[Progress, int, int],
+    note: Note,
 ) -> Answers:
-    progress, before, total = reporting
     encoded = [prompt_ids(tokenizer, messages) for messages in prompts]
-    order = sorted(range(len(encoded)), key=lambda index: (len(encoded[index]), index))
+    spaces = [len(tokens) + job.evaluation.max_new_tokens for tokens in encoded]
     texts, lengths = [""] * len(encoded), [0] * len(encoded)
     ended = [False] * len(encoded)
     set_seeds(job.seed)
-    done = before
-    for batch in in_batches(order, job.evaluation.batch_size):
+    for batch in by_tokens(spaces, tokens=GENERATION_TOKENS, rows=job.evaluation.batch_size):
         written = _generate(job, model, tokenizer, [encoded[i] for i in batch])
         for index, tokens in zip(batch, written, strict=True):
             stops = _stops(model, tokenizer)
@@ -107,9 +122,11 @@ def _answers(
             lengths[index] = len(tokens) if length is None else length
             kept = tokens[: lengths[index]]
             texts[index] = tokenizer.decode(kept, skip_special_tokens=True).strip()
-        done += len(batch)
-        progress.report("evaluate", done, total)
-    return Answers(texts, lengths, ended, _perplexity(model, tokenizer, heldout))
+        note(len(batch))
+    trained = job.sft or job.dpo
+    assert trained is not None
+    read = perplexity(model, tokenizer, heldout, max_length=trained.max_length, note=note)
+    return Answers(texts, lengths, ended, read)
 
 
 @torch.no_grad()
@@ -144,24 +161,58 @@ def _stops(model: Any, tokenizer: Any) -> set[int]:
 
 
 @torch.no_grad()
-def _perplexity(
-    model: Any, tokenizer: Any, heldout: Sequence[tuple[Messages, str]]
+def perplexity(
+    model: Any,
+    tokenizer: Any,
+    heldout: Sequence[tuple[Messages, str]],
+    *,
+    max_length: int,
+    note: Note,
 ) -> float | None:
-    """Exponential of the mean negative log-likelihood of the answers' tokens, end of turn included."""
+    """Exponential of the mean negative log-likelihood of the answers' tokens, end of turn included.
+
+    Rows are cut where training cuts them. A row with more positions than `LOGITS` allows is read
+    again for each further piece of it, so only time grows with its length.
+
+    Args:
+        model: A causal model.
+        tokenizer: Its tokenizer.
+        heldout: Prompts with answers.
+        max_length: Most tokens of a row.
+        note: Hears how many rows were read, after each batch.
+
+    Returns:
+        The perplexity, NaN of a diverged model; None where no row has a token of an answer.
+
+    """
+    limit = min(max_length, model.config.max_position_embeddings)
+    rows = [conversation_ids(tokenizer, *pair)[:limit] for pair in heldout]
+    firsts = [max(len(prompt_ids(tokenizer, messages)), 1) for messages, _ in heldout]
+    width = max(1, LOGITS // model.get_output_embeddings().weight.shape[0])
     nll, count = 0.0, 0
-    limit = model.config.max_position_embeddings
-    for batch in in_batches(range(len(heldout)), PERPLEXITY_BATCH):
-        rows, starts = [], []
-        for messages, answer in (heldout[i] for i in batch):
-            rows.append(conversation_ids(tokenizer, messages, answer)[:limit])
-            starts.append(len(prompt_ids(tokenizer, messages)))
-        ids, mask = padded(rows, tokenizer.pad_token_id, left=False)
-        logits = model(input_ids=ids, attention_mask=mask).logits[:, :-1].float()
-        taken = torch.log_softmax(logits, dim=-1).gather(-1, ids[:, 1:, None]).squeeze(-1)
-        for row, (tokens, start) in enumerate(zip(rows, starts, strict=True)):
-            answered = taken[row, max(start - 1, 0) : len(tokens) - 1]
-            nll -= float(answered.sum())
-            count += len(answered)
+    for batch in by_tokens([len(row) for row in rows], tokens=min(width, PERPLEXITY_TOKENS)):
+        ids, mask = padded([rows[i] for i in batch], tokenizer.pad_token_id, left=False)
+        last = ids.shape[1]
+        for start in range(min(firsts[i] for i in batch), last, width):
+            stop = min(start + width, last)
+            logits = model(
+                input_ids=ids[:, : stop - 1],
+                attention_mask=mask[:, : stop - 1],
+                logits_to_keep=stop - start,
+                use_cache=False,
+            ).logits
+            for row, index in enumerate(batch):
+                first, end = max(firsts[index], start), min(len(rows[index]), stop)
+                if first < end:
+                    nll += float(
+                        functional.cross_entropy(
+                            logits[row, first - start : end - start].float(),
+                            ids[row, first:end],
+                            reduction="sum",
+                        )
+                    )
+                    count += end - first
+        note(len(batch))
     return math.exp(min(nll / count, 50.0)) if count else None
 
 
@@ -185,20 +236,24 @@ def repetition(text: str) -> float:
     return (total - len(runs)) / total if total else 0.0
 
 
-def _verdict(job: TrainerJob, tokenizer: Any, rows: list[dict[str, Any]]) -> dict[str, float]:
+def _verdict(
+    job: TrainerJob, tokenizer: Any, rows: list[dict[str, Any]], note: Note
+) -> dict[str, float]:
+    """Who wins; answers that read the same to the judge are ties. NaN of a diverged judge."""
     judge = load_judge(job, tokenizer)
+    read: dict[str, list[list[int]]] = {}
     for arm in ("parent", "candidate"):
-        scores = score(judge, tokenizer, [(row["messages"], row[arm]) for row in rows])
-        for row, value in zip(rows, scores, strict=True):
+        read[arm] = [judged_ids(job, tokenizer, row["messages"], row[arm]) for row in rows]
+        for row, value in zip(rows, score(judge, tokenizer, read[arm], note), strict=True):
             row[f"{arm}_score"] = value
     gains = [row["candidate_score"] - row["parent_score"] for row in rows]
-    ties = sum(row["candidate"] == row["parent"] for row in rows)
-    wins = sum(
-        gain > 0 for gain, row in zip(gains, rows, strict=True) if row["candidate"] != row["parent"]
-    )
+    if not all(map(math.isfinite, gains)):
+        return dict.fromkeys(("wins", "ties", "losses", "reward_gain"), math.nan)
+    tied = [old == new for old, new in zip(read["parent"], read["candidate"], strict=True)]
+    wins = sum(gain > 0 for gain, same in zip(gains, tied, strict=True) if not same)
     return {
         "wins": float(wins),
-        "ties": float(ties),
-        "losses": float(len(rows) - wins - ties),
+        "ties": float(sum(tied)),
+        "losses": float(len(rows) - wins - sum(tied)),
         "reward_gain": sum(gains) / len(gains),
     }

@@ -88,6 +88,19 @@ def padded(rows: Sequence[Sequence[int]], pad: int, *, left: bool) -> tuple[Any,
     return ids.to(device()), mask.to(device())
 
 
-def in_batches(order: Sequence[int], size: int) -> list[Sequence[int]]:
-    """Cut a list of indices into runs of at most `size`."""
-    return [order[start : start + size] for start in range(0, len(order), size)]
+def by_tokens(lengths: Sequence[int], *, tokens: int, rows: int | None = None) -> list[list[int]]:
+    """Batches of indices, shortest first, that stay small once padded.
+
+    Args:
+        lengths: Tokens of each row.
+        tokens: Most tokens of a batch, padding included; a single row may have more.
+        rows: Most rows of a batch, where that is bounded too.
+
+    """
+    batches: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda index: (lengths[index], index)):
+        size = len(batches[-1]) + 1 if batches else 0
+        if not size or size * lengths[index] > tokens or (rows and size > rows):
+            batches.append([])
+        batches[-1].append(index)
+    return batches

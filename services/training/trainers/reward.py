@@ -6,7 +6,8 @@ Base with a score head and a LoRA, trained on log sigmoid(score(chosen) - score(
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,10 @@ from services.training.trainers.arguments import ReportProgress, arguments, trai
 from services.training.trainers.job import Progress, TrainerJob, read_rows
 from services.training.trainers.models import (
     Messages,
+    by_tokens,
     conversation_ids,
     device,
     dtype,
-    in_batches,
     load_tokenizer,
     lora,
     padded,
@@ -31,20 +32,36 @@ from services.training.trainers.models import (
 )
 
 SCORE_BATCH = 32
+SCORE_TOKENS = 8192
+"""Most rows and most padded tokens that are scored at a time."""
+SCORED_A_STEP = 32
+"""Answers scored that count as one step of progress, about what a step of training costs."""
 
 
 def run(job: TrainerJob, _: Path, progress: Progress) -> dict[str, float]:
     """Train on `judge.jsonl`, write the judge, and measure it on `train.jsonl` and `heldout.jsonl`.
 
     Those are votes of other raters on other prompts, so their share in which the judge agrees is
-    an honest accuracy. Returns it as `judge_agreed` of `judge_tested` pairs.
+    an honest accuracy. Returns it as `judge_agreed` of `judge_tested` pairs, NaN where a score is
+    no finite number. Pairs that differ only beyond `max_length` tokens are not tested.
     """
     data = Path(job.data)
     rows = read_rows(data / "judge.jsonl")
     judge = Path(job.judge)
     set_seeds(job.seed)
     tokenizer = load_tokenizer(job.base)
-    callback = ReportProgress("reward", progress)
+    read = [
+        (
+            judged_ids(job, tokenizer, row["messages"], row["chosen"]),
+            judged_ids(job, tokenizer, row["messages"], row["rejected"]),
+        )
+        for name in ("heldout.jsonl", "train.jsonl")
+        for row in read_rows(data / name)
+        if "chosen" in row
+    ]
+    pairs = [(chosen, rejected) for chosen, rejected in read if chosen != rejected]
+    after = math.ceil(2 * len(pairs) / SCORED_A_STEP)
+    callback = ReportProgress("reward", progress, after=after)
     checkpoints = judge / "checkpoints"
     config = arguments(job.reward, checkpoints, rows=len(rows), seed=job.seed)
     trainer = RewardTrainer(
@@ -66,21 +83,25 @@ def run(job: TrainerJob, _: Path, progress: Progress) -> dict[str, float]:
     )
     train(trainer, checkpoints)
     trainer.model.save_pretrained(str(judge / "adapter"))
-    tests = [
-        row
-        for name in ("heldout.jsonl", "train.jsonl")
-        for row in read_rows(data / name)
-        if "chosen" in row
-    ]
+    trained, answered = trainer.state.max_steps, 0
+
+    def note(count: int) -> None:
+        nonlocal answered
+        answered += count
+        progress.report("reward", trained + answered // SCORED_A_STEP, trained + after)
+
     model = trainer.model.eval()
-    chosen = score(model, tokenizer, [(row["messages"], row["chosen"]) for row in tests])
-    rejected = score(model, tokenizer, [(row["messages"], row["rejected"]) for row in tests])
-    agreed = sum(good > bad for good, bad in zip(chosen, rejected, strict=True))
+    chosen = score(model, tokenizer, [chosen for chosen, _ in pairs], note)
+    rejected = score(model, tokenizer, [rejected for _, rejected in pairs], note)
+    progress.report("reward", trained + after, trained + after)
+    agreed = math.nan
+    if all(map(math.isfinite, [*chosen, *rejected])):
+        agreed = float(sum(good > bad for good, bad in zip(chosen, rejected, strict=True)))
     figures = {f"train_{name}": value for name, value in callback.figures().items()}
     return figures | {
         "judge_pairs": float(len(rows)),
-        "judge_agreed": float(agreed),
-        "judge_tested": float(len(tests)),
+        "judge_agreed": agreed,
+        "judge_tested": float(len(pairs)),
     }
 
 
@@ -90,17 +111,31 @@ def load_judge(job: TrainerJob, tokenizer: Any) -> Any:
     return PeftModel.from_pretrained(base, str(Path(job.judge) / "adapter")).eval()
 
 
+def judged_ids(job: TrainerJob, tokenizer: Any, messages: Messages, answer: str) -> list[int]:
+    """What the judge reads of an answer: prompt and answer, no longer than what it learnt from."""
+    return conversation_ids(tokenizer, messages, answer)[: job.reward.max_length]
+
+
 @torch.no_grad()
-def score(model: Any, tokenizer: Any, answers: Sequence[tuple[Messages, str]]) -> list[float]:
-    """A score for each (prompt, answer); higher is better, and only differences mean something."""
-    rows = [conversation_ids(tokenizer, messages, answer) for messages, answer in answers]
-    order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
+def score(
+    model: Any, tokenizer: Any, rows: Sequence[list[int]], note: Callable[[int], None]
+) -> list[float]:
+    """A score for each row; higher is better, and only differences mean something.
+
+    Args:
+        model: The judge.
+        tokenizer: Its tokenizer.
+        rows: What `judged_ids` returns.
+        note: Hears how many rows were scored, after each batch.
+
+    """
     scores = [0.0] * len(rows)
-    for batch in in_batches(order, SCORE_BATCH):
+    for batch in by_tokens([len(row) for row in rows], tokens=SCORE_TOKENS, rows=SCORE_BATCH):
         ids, mask = padded([rows[i] for i in batch], tokenizer.pad_token_id, left=False)
         logits = model(input_ids=ids, attention_mask=mask).logits.squeeze(-1).float().tolist()
         for index, value in zip(batch, logits, strict=True):
             scores[index] = value
+        note(len(batch))
     return scores
 
 

@@ -1,0 +1,176 @@
+"""`python training_measuring.py <folder>` in the ML environment: perplexity and judge on a tiny model.
+
+Prints one JSON object. `reference_…` is the same figure computed plainly: all rows in one batch, all
+logits at once, nothing cut but at `max_length`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from training_tiny_model import main as make_model
+
+from services.training.parameters import DpoParameters, EvaluationParameters, RewardParameters
+from services.training.trainers import evaluate, job, reward
+from services.training.trainers.models import (
+    conversation_ids,
+    load_base,
+    load_tokenizer,
+    padded,
+    prompt_ids,
+)
+
+MAX_LENGTH = 64
+SMALL_LOGITS = 2**12
+"""Fifteen positions of the tiny vocabulary of 261."""
+Held = list[tuple[list[dict[str, str]], str]]
+
+
+def main(folder: Path) -> dict[str, Any]:
+    """All figures by name."""
+    base = folder / "base"
+    make_model(base)
+    model, tokenizer = load_base(str(base)).eval(), load_tokenizer(str(base))
+    with torch.no_grad():  # a random model finds all tokens alike, whichever it is asked for
+        model.lm_head.weight.mul_(20)
+    short, long = held_out(random.Random(1), 1), held_out(random.Random(2), 40)
+    return (
+        perplexities(model, tokenizer, short, long)
+        | judging(folder, str(base), random.Random(3))
+        | {
+            "long_longest": max(len(conversation_ids(tokenizer, *pair)) for pair in long),
+            "max_length": MAX_LENGTH,
+            "small_logits": SMALL_LOGITS,
+        }
+    )
+
+
+def held_out(rng: random.Random, longer: int) -> Held:
+    """Forty prompts with answers, every fourth answer so many times as long."""
+    return [
+        (turn(words(rng, 2)), words(rng, rng.randint(1, 6) * (longer if number % 4 == 0 else 1)))
+        for number in range(40)
+    ]
+
+
+def perplexities(model: Any, tokenizer: Any, short: Held, long: Held) -> dict[str, Any]:
+    """Perplexity by the reference, with the usual bound of logits and with a small one."""
+    seen: list[int] = []
+    model.lm_head.register_forward_hook(lambda *call: seen.append(call[2].numel()))
+    noted: list[int] = []
+    usual = evaluate.LOGITS
+    found: dict[str, Any] = {}
+    for name, rows in {"short": short, "long": long}.items():
+        found[f"{name}_reference"] = reference(model, tokenizer, rows, MAX_LENGTH)
+        for bound, logits in {"usual": usual, "small": SMALL_LOGITS}.items():
+            evaluate.LOGITS = logits
+            seen.clear()
+            noted.clear()
+            found[f"{name}_{bound}"] = evaluate.perplexity(
+                model, tokenizer, rows, max_length=MAX_LENGTH, note=noted.append
+            )
+            found[f"{name}_{bound}_most_logits"] = max(seen)
+            found[f"{name}_{bound}_noted"] = sum(noted)
+    evaluate.LOGITS = usual
+    prompts_alone = [(turn("a prompt that fills the row " * 4), "yes")]
+    found["nothing_left"] = evaluate.perplexity(
+        model, tokenizer, prompts_alone, max_length=MAX_LENGTH, note=noted.append
+    )
+    return found
+
+
+@torch.no_grad()
+def reference(model: Any, tokenizer: Any, rows: Held, limit: int) -> float:
+    """Perplexity with one batch and all logits."""
+    ids, mask = padded([conversation_ids(tokenizer, *pair)[:limit] for pair in rows], 0, left=False)
+    logits = model(input_ids=ids, attention_mask=mask).logits[:, :-1].float()
+    taken = torch.log_softmax(logits, dim=-1).gather(-1, ids[:, 1:, None]).squeeze(-1)
+    answers = mask[:, 1:].clone()
+    for row, (messages, _) in enumerate(rows):
+        answers[row, : len(prompt_ids(tokenizer, messages)) - 1] = 0
+    return math.exp(-float((taken * answers).sum() / answers.sum()))
+
+
+def judging(folder: Path, base: str, rng: random.Random) -> dict[str, Any]:
+    """Trains a judge, with every batch's width and every line of progress kept."""
+    data, judge, attempt = folder / "data", folder / "judge", folder / "attempt"
+    for path in (data, judge, attempt):
+        path.mkdir()
+    files = {
+        "judge": [voted(rng, 4) for _ in range(16)],
+        "train": [voted(rng, 4) for _ in range(60)] + [voted(rng, 400) for _ in range(6)],
+        "heldout": [voted(rng, 4, prompt=100) for _ in range(5)],
+    }
+    for name, rows in files.items():
+        job.write_rows(data / f"{name}.jsonl", rows)
+    asked = job.TrainerJob(
+        stages=("reward",),
+        base=base,
+        data=str(data),
+        judge=str(judge),
+        dpo=DpoParameters(),
+        reward=RewardParameters(epochs=1, max_length=MAX_LENGTH),
+        evaluation=EvaluationParameters(),
+        seed=1,
+    )
+    widths: list[int] = []
+    score, job.PROGRESS_INTERVAL_S = reward.score, 0.0
+
+    def watched(model: Any, tokenizer: Any, rows: list[list[int]], note: evaluate.Note) -> Any:
+        widths.extend(map(len, rows))
+        return score(model, tokenizer, rows, note)
+
+    reward.score = watched
+    figures = reward.run(asked, attempt, job.Progress(attempt))
+    lines = job.read_rows(attempt / "progress.jsonl")
+    tokenizer = load_tokenizer(base)
+    read = [conversation_ids(tokenizer, row["messages"], row["chosen"]) for row in files["judge"]]
+    trained = reward.load_judge(asked, tokenizer)
+    with torch.no_grad():
+        ids, mask = padded(read, tokenizer.pad_token_id, left=False)
+        plain = trained(input_ids=ids, attention_mask=mask).logits.squeeze(-1).tolist()
+    rows = [
+        {"messages": row["messages"], "parent": row["rejected"], "candidate": row["chosen"]}
+        for row in [*files["judge"], *files["heldout"]]
+    ]
+    verdict = evaluate._verdict(asked, tokenizer, rows, lambda _: None)
+    evaluate.score = lambda *_: [math.nan] * len(rows)
+    diverged = evaluate._verdict(asked, tokenizer, rows, lambda _: None)
+    return {
+        "judge_figures": figures,
+        "judge_widest": max(widths),
+        "judge_progress": [(line["done"], line["total"]) for line in lines],
+        "judge_scores": score(trained, tokenizer, read, lambda _: None),
+        "judge_scores_reference": plain,
+        "verdict": verdict,
+        "diverged": {name: str(value) for name, value in diverged.items()},
+    }
+
+
+def voted(rng: random.Random, count: int, prompt: int = 3) -> dict[str, Any]:
+    """A pair whose texts have so many words."""
+    return {
+        "messages": turn(words(rng, prompt)),
+        "chosen": f"thanks {words(rng, count)}",
+        "rejected": f"no {words(rng, count)}",
+    }
+
+
+def turn(text: str) -> list[dict[str, str]]:
+    """A prompt of one turn."""
+    return [{"role": "user", "content": text}]
+
+
+def words(rng: random.Random, count: int) -> str:
+    """So many words."""
+    return " ".join(rng.choice(("red", "blue", "door", "ship", "order")) for _ in range(count))
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(Path(sys.argv[1]))))
