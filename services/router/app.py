@@ -107,7 +107,7 @@ class Gateway:
             key = self._authenticate(headers)
             body = await self._body(receive)
             request = read_request(endpoint, body, headers)
-            request.trace_id = self._traces.take(headers.get(b"traceparent"))
+            request.trace_id = self._traces.take()
             choice = self._choose(request, key)
             if self._running >= self._max_running:
                 raise Overloaded(f"{self._running} requests are running already; try again")
@@ -124,7 +124,7 @@ class Gateway:
             tenant=key.tenant,
             started=started,
             started_at=started_at,
-            traceparent=self._traces.traceparent(request.trace_id),
+            traceparent=self._traces.traceparent(request.trace_id, headers.get(b"traceparent")),
             segment=self._metrics.segment(request.context.get("segment", "")),
         )
         self._running += 1

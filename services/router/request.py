@@ -66,6 +66,7 @@ class ChatRequest:
     model: str
     stream: bool
     payload: dict[str, Any]
+    fields: bytes
     user: str
     session: str
     context: dict[str, Any]
@@ -75,13 +76,7 @@ class ChatRequest:
 
     def upstream_body(self, version: str) -> bytes:
         """The body for the engine: only fields it may see, and the version as the model."""
-        allowed = ENGINE_FIELDS[self.endpoint]
-        body = {name: value for name, value in self.payload.items() if name in allowed}
-        body["model"] = version
-        if self.stream:
-            options = body.get("stream_options") or {}
-            body["stream_options"] = {**options, "include_usage": True}
-        return orjson.dumps(body)
+        return b'{"model":' + orjson.dumps(version) + b"," + self.fields[1:]
 
     def turns(self) -> list[tuple[str, str]]:
         """Role and text of each turn; a prompt is one user turn."""
@@ -97,7 +92,7 @@ def read_request(endpoint: Endpoint, body: bytes, headers: Mapping[bytes, bytes]
 
     Raises:
         InvalidRequest: the body is no JSON object, or a field that the router reads is of the
-            wrong type; the message names the field and the rule.
+            wrong type; the message names the field and the rule. Or it is nested too deep.
 
     """
     try:
@@ -117,17 +112,32 @@ def read_request(endpoint: Endpoint, body: bytes, headers: Mapping[bytes, bytes]
     else:
         _check_prompt(payload.get("prompt"))
     session = _identifier(headers, b"x-ratchet-session")
+    include_usage = _include_usage(payload.get("stream_options"), stream=stream)
     return ChatRequest(
         endpoint=endpoint,
         model=model,
         stream=stream,
         payload=payload,
+        fields=_engine_fields(endpoint, payload, stream=stream),
         user=_user(payload.get("user")) or _identifier(headers, b"x-ratchet-user"),
         session=session,
         context=_context(payload.get("metadata"), session),
         purpose=_purpose(headers.get(b"x-ratchet-purpose")),
-        include_usage=_include_usage(payload.get("stream_options"), stream=stream),
+        include_usage=include_usage,
     )
+
+
+def _engine_fields(endpoint: Endpoint, payload: Mapping[str, Any], *, stream: bool) -> bytes:
+    """What the engine may see of the payload but the model, as a JSON object; never empty."""
+    allowed = ENGINE_FIELDS[endpoint]
+    fields = {name: value for name, value in payload.items() if name in allowed}
+    if stream:
+        options = fields.get("stream_options") or {}
+        fields["stream_options"] = {**options, "include_usage": True}
+    try:
+        return orjson.dumps(fields)
+    except orjson.JSONEncodeError as error:
+        raise InvalidRequest(f"the body cannot go on to an engine: {error}") from None
 
 
 def check_identifier(name: str, value: str) -> str:

@@ -226,10 +226,15 @@ async def test_a_fault_of_our_own_is_told_in_the_same_shape(bench: Bench, monkey
     assert (await bench.ask()).status_code == 200
 
 
-async def test_one_trace_asked_twice_leaves_two_trace_ids(bench: Bench):
+async def test_a_clients_trace_goes_on_and_names_no_request(bench: Bench):
     await bench.start()
     bench.route()
-    given = {"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}
-    first, second = [(await bench.ask(headers=given)).headers["x-ratchet-trace-id"] for _ in "ab"]
-    assert first == "4bf92f3577b34da6a3ce929d0e0e4736"
-    assert second != first
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    given = {"traceparent": f"00-{trace}-00f067aa0ba902b7-01"}
+    ids = {(await bench.ask(headers=given)).headers["x-ratchet-trace-id"] for _ in "ab"}
+    assert len(ids | {trace}) == 3
+    carried = {
+        dict(record.headers)["traceparent"].decode().split("-")[1]
+        for record in bench.spool.batch()[0]
+    }
+    assert carried == {trace}

@@ -165,23 +165,33 @@ def test_any_bytes_are_read_or_refused(body):
         read(body)
 
 
-def test_a_trace_id_is_used_once():
+def test_a_body_too_deep_for_the_engine_is_the_clients_error():
+    with pytest.raises(InvalidRequest, match="cannot go on to an engine"):
+        read(
+            orjson.dumps({"model": "m", "messages": [{"role": "user", "content": "hi"}]})[:-1]
+            + b',"tools":'
+            + b"[" * 300
+            + b"]" * 300
+            + b"}"
+        )
+
+
+def test_trace_ids_are_distinct():
     traces = TraceIds()
-    offered = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
-    assert traces.take(offered) == "4bf92f3577b34da6a3ce929d0e0e4736"
-    again = traces.take(offered)
-    assert again != "4bf92f3577b34da6a3ce929d0e0e4736"
-    assert len(again) == 32
+    taken = {traces.take() for _ in range(2_000)}
+    assert len(taken) == 2_000
+    assert all(len(trace_id) == 32 for trace_id in taken)
 
 
-def test_trace_ids_are_distinct_and_memory_is_bounded():
-    traces = TraceIds(remembered=10)
-    assert len({traces.take(None) for _ in range(2_000)}) == 2_000
-    for number in range(1, 100):
-        traces.take(f"00-{number:032x}-00f067aa0ba902b7-01".encode())
-    assert traces.take(f"00-{99:032x}-00f067aa0ba902b7-01".encode()) != f"{99:032x}"
-    assert traces.take(f"00-{1:032x}-00f067aa0ba902b7-01".encode()) == f"{1:032x}"
+def test_the_clients_trace_goes_on_with_a_new_span():
+    trace, span = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+    version, kept, new, flags = (
+        TraceIds().traceparent("a" * 32, f"00-{trace}-{span}-01".encode()).split("-")
+    )
+    assert (version, kept, flags) == ("00", trace, "01")
+    assert new != span
 
 
-def test_nonsense_offers_no_trace_id():
-    assert len(TraceIds().take(b"\xff nonsense")) == 32
+@pytest.mark.parametrize("given", [None, b"", b"\xff nonsense", b"00-" + b"0" * 32 + b"-1-01"])
+def test_without_a_clients_trace_the_request_is_its_own(given):
+    assert TraceIds().traceparent("a" * 32, given).split("-")[1] == "a" * 32
