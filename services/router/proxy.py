@@ -21,6 +21,7 @@ from services.router.engines import CONNECT_TIMEOUT_S, Engine, Engines
 from services.router.errors import FAILURES, error_body
 from services.router.interactions import Interactions
 from services.router.metrics import RouterMetrics
+from services.router.outlet import Outlet, SlowClient
 from services.router.watch import Watch
 from shared.contracts.events import Outcome
 from shared.observability.health import Receive, Send
@@ -49,6 +50,10 @@ class Deadlines:
     answer_s: float
     candidate_s: float
     stream_s: float
+
+    def until(self, call: Call) -> float:
+        """When a request must be over, in `perf_counter` seconds."""
+        return call.started + (self.stream_s if call.request.stream else self.answer_s)
 
     def of(self, call: Call, attempt: Attempt) -> aiohttp.ClientTimeout:
         """The deadlines of an attempt; a retry has what is left of the request's own."""
@@ -98,17 +103,24 @@ class Proxy:
         self._said: dict[tuple[str, Outcome], tuple[float, int]] = {}
 
     async def serve(self, call: Call, receive: Receive, send: Send) -> None:
-        """Answer a request, or tell the client why not. A client that leaves ends it quietly."""
+        """Answer a request, or tell the client why not.
+
+        A client that leaves ends it quietly; one that does not read has it ended at its deadline,
+        and the server closes the connection, as its answer is not complete.
+        """
         watch = Watch(receive)
+        outlet = Outlet(send, self._deadlines.until(call))
         try:
             if call.request.stream:
-                await self._stream(call, send, watch)
+                await self._stream(call, outlet, watch)
             else:
                 reply = await self._whole(call)
                 watch.stop()
-                await self._reply(call, reply, send)
+                await self._reply(call, reply, outlet)
+        except SlowClient:
+            self._cancelled(call, "the client did not read its answer")
         except asyncio.CancelledError:
-            self._cancelled(call, left=watch.gone)
+            self._cancelled(call, "the client left" if watch.gone else "the router stopped")
             if not watch.gone:
                 raise
             task = asyncio.current_task()
@@ -157,7 +169,7 @@ class Proxy:
         attempt.outcome = Outcome.server_error
         return None
 
-    async def _stream(self, call: Call, send: Send, watch: Watch) -> None:
+    async def _stream(self, call: Call, send: Outlet, watch: Watch) -> None:
         for version, arm in call.plan():
             attempt = Attempt(version, arm, perf_counter())
             call.attempts.append(attempt)
@@ -174,6 +186,10 @@ class Proxy:
                     reply = self._judge(call, attempt, await response.read())
             except (aiohttp.ClientError, TimeoutError, OSError, Unreadable) as error:
                 _fail(attempt, error)
+                taken_s = perf_counter() - attempt.started
+                if attempt.outcome is Outcome.timeout and send.waited_s > taken_s / 2:
+                    # The client took more of the time than the engine.
+                    raise SlowClient from None
             finally:
                 call.answer = passage.reader.finish()
                 if engine is not None:
@@ -194,7 +210,7 @@ class Proxy:
         watch.stop()
         await self._reply(call, _failure(call), send)
 
-    async def _end_stream(self, call: Call, passage: Passage, send: Send) -> None:
+    async def _end_stream(self, call: Call, passage: Passage, send: Outlet) -> None:
         """Leave the event, then let the last bytes go."""
         self._record(call)
         last = LAST_EVENT
@@ -214,7 +230,7 @@ class Proxy:
         attempt.started = perf_counter()
         return await self._engines.open(call.request.endpoint, body, headers, timeout)
 
-    async def _reply(self, call: Call, reply: Reply, send: Send) -> None:
+    async def _reply(self, call: Call, reply: Reply, send: Outlet) -> None:
         call.overhead_s = perf_counter() - call.started - call.engine_s
         self._record(call)
         headers = response_headers(call, JSON)
@@ -273,14 +289,14 @@ class Proxy:
         self._metrics.path(path).overhead.observe(call.overhead_s)
         self._interactions.record(call, perf_counter() - call.started)
 
-    def _cancelled(self, call: Call, *, left: bool) -> None:
+    def _cancelled(self, call: Call, why: str) -> None:
         """Count and record a request that was ended from outside."""
         if not call.attempts or call.recorded:
             return
         attempt = call.last
         if not attempt.duration_s:
             attempt.outcome = Outcome.cancelled
-            attempt.error = "the client left" if left else "the router stopped"
+            attempt.error = why
             self._close(call, attempt)
         self._record(call)
 
@@ -290,7 +306,7 @@ class Passage:
 
     __slots__ = ("_attempt", "_call", "_send", "held", "reader", "started")
 
-    def __init__(self, call: Call, attempt: Attempt, send: Send) -> None:
+    def __init__(self, call: Call, attempt: Attempt, send: Outlet) -> None:
         self._call = call
         self._attempt = attempt
         self._send = send
@@ -317,7 +333,10 @@ class Passage:
             if reader.done or reader.failure:
                 break
             if tokens and self.held:
+                waited_s = self._send.waited_s
                 await self._forward()
+                # A gap is the engine's silence, not the client's.
+                attempt.last_token_at += self._send.waited_s - waited_s
         if reader.failure or not reader.done:
             attempt.outcome = Outcome.server_error
             attempt.error = reader.failure or "the engine's stream ended without its last event"

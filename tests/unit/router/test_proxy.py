@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 
 import httpx
 import orjson
 import pytest
 
-from benchmarks.stub_engine import TEXT, serve_stub
+from benchmarks.stub_engine import TEXT, serve_stub, stream_events
 from services.router.proxy import Deadlines
 from shared.contracts.events import Outcome
 from tests.support.waiting import eventually
@@ -199,6 +201,43 @@ async def test_a_client_that_leaves_takes_its_request_with_it(bench: Bench, stre
     assert list((await bench.attempts()).items()) == [
         (("m-v1.0" if stream else "m-hang", "", "cancelled"), 1)
     ]
+
+
+async def endless(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """An engine that streams until nobody takes any more."""
+    await reader.readuntil(b"\r\n\r\n")
+    writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n")
+    (event,) = stream_events("m-v1.0", TEXT, 1)[1:2]
+    with contextlib.suppress(ConnectionError):
+        while True:
+            writer.write(event * 100)
+            await writer.drain()
+
+
+async def test_a_client_that_does_not_read_is_no_fault_of_the_engine(bench: Bench):
+    server = await asyncio.start_server(endless, "127.0.0.1", 0)
+    bench.stack.callback(server.close)
+    engine = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    await bench.start(engines=(engine,), deadlines=QUICK)
+    bench.route()
+    body = orjson.dumps(
+        {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": True}
+    )
+    deaf = socket.socket()
+    deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    with deaf:
+        deaf.connect(("127.0.0.1", int(bench.url.rpartition(":")[2])))
+        deaf.sendall(
+            b"POST /v1/chat/completions HTTP/1.1\r\nhost: router\r\ncontent-length: %d\r\n\r\n%b"
+            % (len(body), body)
+        )
+        await eventually(bench.events, "the deadline ended it")
+        (event,) = bench.events()
+        assert (event.outcome, event.attempts[0].error) == (
+            Outcome.cancelled,
+            "the client did not read its answer",
+        )
+        assert await bench.attempts() == {("m-v1.0", "", "cancelled"): 1}
 
 
 async def test_an_answer_that_came_in_time_is_no_cancel(bench: Bench):
