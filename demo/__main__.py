@@ -73,7 +73,7 @@ def main() -> int:
         console.print("demo: interrupted", style="red")
         return INTERRUPTED
     finally:
-        if settings.keep:
+        if settings.keep or not stack.started:
             console.print(
                 f"the stack stays up: {stack.url('router')} (make down "
                 f"RUN_DIR={settings.run_dir} ends it)"

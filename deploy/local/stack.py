@@ -44,6 +44,8 @@ class Stack:
     adds or changes declarations, by the fields of `processes.Process`. `env` goes to every process.
     `ports` is "fixed" (environment, then defaults) or "free". With `keep` the stack outlives this
     Python process, as `make up` wants; else it ends with it, however that ends.
+
+    Leaving a `with` block takes down what this object started, never a stack that ran before.
     """
 
     def __init__(
@@ -74,6 +76,12 @@ class Stack:
         self._further: dict[str, tuple[str, ...]] = {}
         self._targets_file = self.run_dir / "config/targets.json"
         self.ports: dict[str, int] = {}
+        self._started = False
+
+    @property
+    def started(self) -> bool:
+        """Whether it was this object that started the stack, and has not taken it down since."""
+        return self._started
 
     @classmethod
     def attach(cls, run_dir: Path | str, *, say: Callable[[str], None] = _say) -> Self:
@@ -113,6 +121,7 @@ class Stack:
             self.ports = saved["ports"]
         else:
             self._prepare_directory()
+            self._started = True
             self._supervisor.start(bound=not self._keep)
         started = time.monotonic()
         self._startup().bring_up(self.services)
@@ -122,6 +131,7 @@ class Stack:
     def down(self, *, keep_data: bool = False) -> None:
         """Stops this stack's processes, last started first, and cleans the run directory.
 
+        Whoever started them; asking `started` first is the caller's.
         Logs stay; data (Kafka's log, adapters, datasets) only with `keep_data`.
         """
         if self._supervisor.is_running():
@@ -136,12 +146,13 @@ class Stack:
             shutil.rmtree(self.run_dir / name, ignore_errors=True)
         for name in ("stack.json", "supervisord.conf", "supervisord.pid"):
             (self.run_dir / name).unlink(missing_ok=True)
+        self._started = False
 
     def __enter__(self) -> Self:
         try:
             return self.up()
         except BaseException:
-            self.down()
+            self._end()
             raise
 
     def __exit__(
@@ -150,7 +161,7 @@ class Stack:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.down()
+        self._end()
 
     # ── one process ────────────────────────────────────────────────────────────────────────────
 
@@ -252,6 +263,10 @@ class Stack:
         return {**variables, **self._env}
 
     # ── inside ─────────────────────────────────────────────────────────────────────────────────
+
+    def _end(self) -> None:
+        if self._started:
+            self.down()
 
     def _prepare_directory(self) -> None:
         if left := supervision.sweep(self.run_dir):

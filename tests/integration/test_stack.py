@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from deploy.local import supervision
-from deploy.local.errors import NotReady, NotRunning, StackError
+from deploy.local.errors import NotReady, NotRunning, PortTaken, StackError
 from deploy.local.processes import ROOT
 from deploy.local.stack import Stack
 from tests.support.waiting import wait_until
@@ -140,6 +141,36 @@ def test_up_twice_is_harmless_and_another_choice_is_refused(tmp_path):
         assert again.ports == stack.ports
         with pytest.raises(StackError, match="make down first"):
             Stack(tmp_path, services=["kafka"], say=lambda _: None).up()
+
+
+def test_a_block_takes_down_what_it_started_and_no_stack_that_ran_before(tmp_path):
+    with small_stack(tmp_path) as stack:
+        pid = stack.pid("web")
+        kept = tmp_path / "data/kept"
+        kept.write_text("x")
+        with small_stack(tmp_path) as attached:
+            assert (stack.started, attached.started) == (True, False)
+        other = Stack(tmp_path, services=["kafka"], say=lambda _: None)
+        with pytest.raises(StackError, match="make down first"), other:
+            pass
+        assert stack.pid("web") == pid
+        assert kept.read_text() == "x"
+    assert not stack.started
+    assert supervision.marked(tmp_path) == []
+
+
+def test_data_that_was_kept_survives_a_start_without_its_ports(tmp_path, monkeypatch):
+    small_stack(tmp_path).up().down(keep_data=True)
+    kept = tmp_path / "data/kept"
+    kept.write_text("x")
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        monkeypatch.setenv("RATCHET_WEB_PORT", str(holder.getsockname()[1]))
+        stack = Stack(tmp_path, services=["web"], processes={"web": WEB}, say=lambda _: None)
+        with pytest.raises(PortTaken), stack:
+            pass
+    assert kept.read_text() == "x"
 
 
 def test_a_stack_ends_with_the_program_that_started_it(tmp_path):
