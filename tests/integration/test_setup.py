@@ -46,6 +46,11 @@ PROGRAMS = [
 ]
 
 
+DEBIAN = "ID=debian\n"
+UBUNTU = 'NAME="Ubuntu"\nID=ubuntu\nID_LIKE=debian\n'
+MINT = 'NAME="Linux Mint"\nID=linuxmint\nID_LIKE="ubuntu debian"\n'
+
+
 @pytest.fixture
 def machine(tmp_path):
     """A copy of the set-up script and a PATH that holds only what a test puts there."""
@@ -60,6 +65,7 @@ def machine(tmp_path):
             (programs / name).symlink_to(found)
     for name in PROGRAMS:
         fake(programs, name, "exit 0")
+    (tmp_path / "os-release").write_text(DEBIAN)
     tmp_path.chmod(0o755)
     for parent in tmp_path.parents:
         if parent.name.startswith("pytest"):
@@ -82,7 +88,11 @@ def setup(machine: Path, **environment: str) -> subprocess.CompletedProcess[str]
     return subprocess.run(
         ["bash", "deploy/local/setup.sh"],
         cwd=machine,
-        env={"PATH": str(machine / "bin"), **environment},
+        env={
+            "PATH": str(machine / "bin"),
+            "OS_RELEASE": str(machine / "os-release"),
+            **environment,
+        },
         user="nobody" if os.geteuid() == 0 else None,
         group="nogroup" if os.geteuid() == 0 else None,
         extra_groups=[] if os.geteuid() == 0 else None,
@@ -125,6 +135,28 @@ def test_a_failing_installation_shows_the_end_of_its_log(machine):
     assert "Debian packages failed (exit 100)" in done.stderr
     assert "missing: chromium" in done.stdout
     assert "E: Unable to locate package" in done.stderr
+
+
+@pytest.mark.parametrize("release", [UBUNTU, MINT], ids=["ubuntu", "mint"])
+def test_ubuntu_is_not_asked_for_a_package_it_does_not_have(machine, release):
+    (machine / "os-release").write_text(release)
+    fake(machine / "bin", "apt-get", "exit 99")
+    for name in ("chromium", "mvn"):
+        (machine / "bin" / name).unlink()
+    done = setup(machine)
+    assert done.returncode == 1
+    assert "missing: maven, and neither root nor sudo" in done.stderr
+
+
+@pytest.mark.parametrize("release", [DEBIAN, ""], ids=["debian", "nameless"])
+def test_elsewhere_the_browser_is_a_package_like_others(machine, release):
+    (machine / "os-release").write_text(release)
+    fake(machine / "bin", "apt-get", "exit 99")
+    for name in ("chromium", "mvn"):
+        (machine / "bin" / name).unlink()
+    done = setup(machine)
+    assert done.returncode == 1
+    assert "missing: maven chromium, and neither root nor sudo" in done.stderr
 
 
 def test_java_that_does_not_run_is_said(machine):
