@@ -81,7 +81,9 @@ async def run(settings: RolloutSettings) -> None:
             ledger=ledger,
             registry=versions.registry,
             view=RoutingView(redis),
-            prometheus=Prometheus(session, settings.prometheus_url),
+            prometheus=Prometheus(
+                session, settings.prometheus_url, router_matchers=settings.router_matchers
+            ),
             agents=Agents(session, settings.agents),
             books=BookStore(settings.data_dir / "rollout"),
             metrics=metrics,

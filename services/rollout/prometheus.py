@@ -11,14 +11,25 @@ from services.rollout.errors import EvidenceUnavailable
 from services.rollout.evidence import MAX_SERIES, Series, quoted
 
 TIMEOUT_S = 3.0
+ROUTER_UP = "ratchet_router_spool_bytes"
+"""Every router exports it from its start to its end, with a rollout or without."""
+ROLLOUT_SEEN = "ratchet_router_rollout_seen"
+"""1 from when all series of a rollout exist at a router; absent before and after."""
 
 
 class Prometheus:
-    """Prometheus's HTTP API, as far as evidence needs it."""
+    """Prometheus's HTTP API, as far as evidence needs it.
 
-    def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
+    `router_matchers` (PromQL label matchers, comma-separated) say which routers are this
+    installation's, where Prometheus watches others too; empty: all of them.
+    """
+
+    def __init__(
+        self, session: aiohttp.ClientSession, url: str, *, router_matchers: str = ""
+    ) -> None:
         self._session = session
         self._url = url.rstrip("/") + "/api/v1/query"
+        self._router_matchers = router_matchers
 
     async def samples(self, query: str) -> list[Series]:
         """The series of a range-vector selector, each sample as it was scraped.
@@ -34,29 +45,29 @@ class Prometheus:
         """What keeps the first weight above 0 back; empty once nothing does.
 
         Every router that is up must have been scraped with this rollout's series at 0: a count
-        that begins later could not be told from one that was missed.
+        that begins later could not be told from one that was missed. Up is what has a current
+        sample of a series that every router always exports: a failed scrape ends it at once, and
+        no label has to have a certain value but those that the settings name.
 
         Raises:
             EvidenceUnavailable: no, a wrong or an incomplete answer.
 
         """
-        up = {
-            _labels(one).get("instance", "")
-            for one in await self._ask('up{job="router"} == 1', "vector")
-        }
+        up = await self._instances(ROUTER_UP)
         if not up:
-            return "no router is up in Prometheus (job router)"
-        seen = {
-            _labels(one).get("instance", "")
-            for one in await self._ask(
-                f'ratchet_router_rollout_seen{{job="router",rollout="{quoted(rollout_id)}"}} == 1',
-                "vector",
-            )
-        }
+            narrowed = f" with {self._router_matchers}" if self._router_matchers else ""
+            return f"no router is up in Prometheus (no current {ROUTER_UP}{narrowed})"
+        seen = await self._instances(ROLLOUT_SEEN, f'rollout="{quoted(rollout_id)}"')
         missing = sorted(up - seen)
         if missing:
             return f"routers whose zeros were not scraped yet: {', '.join(missing[:5])}"
         return ""
+
+    async def _instances(self, metric: str, matcher: str = "") -> set[str]:
+        """The instances of this installation's routers with a current sample of a metric."""
+        matchers = ",".join(one for one in (self._router_matchers, matcher) if one)
+        found = await self._ask(f"{metric}{{{matchers}}}", "vector")
+        return {_labels(one).get("instance", "") for one in found}
 
     async def _ask(self, query: str, kind: str) -> list[dict[str, Any]]:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,8 @@ from shared.observability.logging import Level
 from shared.settings import ServiceSettings, service_config, split_list
 
 _URL = TypeAdapter(AnyHttpUrl)
+_MATCHER = r'\s*[a-zA-Z_][a-zA-Z0-9_]*\s*(?:=~|!~|!=|=)\s*"(?:[^"\\\n]|\\.)*"\s*'
+_MATCHERS = re.compile(f"{_MATCHER}(?:,{_MATCHER})*")
 
 
 class RolloutSettings(ServiceSettings):
@@ -34,6 +37,11 @@ class RolloutSettings(ServiceSettings):
     hold_interval_s: float = Field(
         default=4.0, ge=0.2, le=20, description="sign of life that keeps the candidate's weight"
     )
+    router_matchers: str = Field(
+        default="",
+        max_length=1000,
+        description="PromQL label matchers of this installation's routers; empty: all routers",
+    )
     log_level: Level = "info"
     no_data_after_s: float = Field(default=30.0, gt=0)
     series_grace_s: float = Field(
@@ -51,3 +59,14 @@ class RolloutSettings(ServiceSettings):
         for url in value:
             _URL.validate_python(url)
         return tuple(url.rstrip("/") for url in value)
+
+    @field_validator("router_matchers")
+    @classmethod
+    def _check_matchers(cls, value: str) -> str:
+        text = value.strip()
+        if text and not _MATCHERS.fullmatch(text):
+            raise ValueError(
+                "must be PromQL label matchers, comma-separated, without braces and with values in "
+                'double quotes; write for example namespace="prod",cluster=~"eu-.*"'
+            )
+        return text

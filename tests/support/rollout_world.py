@@ -100,7 +100,7 @@ class StandInRouter:
 
     def exposition(self) -> str:
         """The series in Prometheus's text format."""
-        lines: list[str] = []
+        lines = ["ratchet_router_spool_bytes 0\n"]
         for (name, labels), value in self.values.items():
             shown = ",".join(f'{label}="{given}"' for label, given in labels)
             lines.append(f"{name}{{{shown}}} {value}\n")

@@ -88,16 +88,34 @@ async def test_zeros_are_missing_until_every_router_was_scraped(
 ) -> None:
     seen: dict[str, str] = {"a": "1"}
     up: dict[str, str] = {}
+    asked: list[str] = []
 
     def answer(query: str) -> web.Response:
-        return web.json_response(_vector(**(up if query.startswith("up") else seen)))
+        asked.append(query)
+        found = up if query.startswith("ratchet_router_spool_bytes") else seen
+        return web.json_response(_vector(**found))
 
-    prometheus = Prometheus(session, await serve("/api/v1/query", answer))
+    url = await serve("/api/v1/query", answer)
+    prometheus = Prometheus(session, url)
     assert "no router" in await prometheus.zeros_missing("r")
-    up.update(a="1", b="1")
+    up.update(a="0", b="7")
     assert await prometheus.zeros_missing("r") == "routers whose zeros were not scraped yet: b"
     seen["b"] = "1"
     assert await prometheus.zeros_missing("r") == ""
+    # Whatever Prometheus calls the scrape job.
+    assert set(asked) == {
+        "ratchet_router_spool_bytes{}",
+        'ratchet_router_rollout_seen{rollout="r"}',
+    }
+    narrow = Prometheus(session, url, router_matchers='namespace="prod"')
+    up.clear()
+    assert 'namespace="prod"' in await narrow.zeros_missing("r")
+    up.update(a="0")
+    assert await narrow.zeros_missing("r") == ""
+    assert asked[-2:] == [
+        'ratchet_router_spool_bytes{namespace="prod"}',
+        'ratchet_router_rollout_seen{namespace="prod",rollout="r"}',
+    ]
 
 
 def _matrix(values: object) -> dict[str, Any]:
