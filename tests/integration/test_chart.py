@@ -110,6 +110,8 @@ def test_the_pod_monitor_scrapes_every_service_and_the_engine(helm: str, tmp_pat
     for item in objects:
         if item["kind"] in {"Deployment", "StatefulSet"}:
             template = item["spec"]["template"]
+            # Scraped both ways, every request would count twice.
+            assert "prometheus.io/scrape" not in template["metadata"]["annotations"]
             assert labels.items() <= template["metadata"]["labels"].items()
             (container,) = template["spec"]["containers"]
             ports |= {port["name"] for port in container.get("ports", [])}
