@@ -36,7 +36,7 @@ GENERATION_TOKENS = 65_536
 PERPLEXITY_TOKENS = 8192
 """Most tokens that are read at a time, padding included."""
 LOGITS = 2**27
-"""Most logits in memory: 256 MiB in bfloat16, 512 MiB in float32; a vocabulary of 152,000 leaves
+"""Most logits of one pass: 256 MiB in bfloat16, 512 MiB in float32; a vocabulary of 152,000 leaves
 883 positions at a time."""
 
 Note = Callable[[int], None]
