@@ -41,7 +41,7 @@ from shared.contracts.events import (
     VoteCast,
 )
 from shared.kafka.deadletters import DeadLetters
-from shared.kafka.envelope import Unreadable, decode, encode, models_by_type
+from shared.kafka.envelope import Headers, Unreadable, decode, encode, headers_of, models_by_type
 from shared.kafka.log import LogUnavailable, Record
 from shared.kafka.topics import AGGREGATOR_CHANGELOG, FEEDBACK, INTERACTIONS, RATED, TICKS
 
@@ -421,9 +421,9 @@ class Worker:
             await self._writer.write(writes)
 
 
-def _headers(message: Any) -> tuple[tuple[str, bytes], ...]:
+def _headers(message: Any) -> Headers:
     headers = message.headers or ()
-    return tuple(headers.items()) if isinstance(headers, dict) else tuple(headers)
+    return headers_of(headers.items() if isinstance(headers, dict) else headers)
 
 
 def _output(output: Output) -> Write:

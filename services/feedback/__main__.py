@@ -62,7 +62,7 @@ async def run(settings: FeedbackSettings) -> None:
     keys = KeyRing(required=settings.profile != "local")
     versions, routing = RegistryFollower(log), RoutingFollower(log)
     followers = {"versions": versions, "rollouts": routing, "keys": KeyFollower(log, keys)}
-    intake = Intake(ingestion, metrics, clock, redact=redact)
+    intake = Intake(ingestion, metrics, redact=redact)
     loop = ConsumerLoop(
         settings.kafka_bootstrap,
         group=GROUP,
@@ -110,8 +110,7 @@ async def run(settings: FeedbackSettings) -> None:
         following = [asyncio.create_task(one.run(), name=name) for name, one in followers.items()]
         taking_in: list[asyncio.Task[None]] = []
         if settings.intake:
-            # A record that waits for an absent log is no reason to restart.
-            health.progress("intake", lambda: min(loop.idle_s(), intake.idle_s()), STUCK_AFTER_S)
+            health.progress("intake", loop.idle_s, STUCK_AFTER_S)
             taking_in.append(asyncio.create_task(loop.run(stop), name="intake"))
         health.alive("tasks", lambda: ended(following + taking_in))
         spare_collector()

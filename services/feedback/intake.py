@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from pydantic import ConfigDict
 
-from services.feedback.errors import Busy, FeedbackError, LogAway, Reason
+from services.feedback.errors import Busy, FeedbackError, FieldError, LogAway, Reason, invalid
 from services.feedback.ingestion import Ingestion, feedback_record
 from services.feedback.metrics import Metrics
 from services.feedback.submissions import (
@@ -22,7 +22,6 @@ from services.feedback.submissions import (
     submitted,
     withdrawn,
 )
-from shared.clock import Clock
 from shared.contracts.events import DeadLetterReason, Event, FeedbackSubmitted, FeedbackWithdrawn
 from shared.kafka.consumer import Reject
 from shared.kafka.envelope import header, models_by_type
@@ -56,18 +55,10 @@ _LETTER_REASONS: dict[Reason, DeadLetterReason] = {
 class Intake:
     """Handles one record of an intake topic: checks it and stores it on the feedback topic."""
 
-    def __init__(
-        self, ingestion: Ingestion, metrics: Metrics, clock: Clock, *, redact: Redact
-    ) -> None:
+    def __init__(self, ingestion: Ingestion, metrics: Metrics, *, redact: Redact) -> None:
         self._ingestion = ingestion
         self._metrics = metrics
-        self._clock = clock
         self._redact = redact
-        self._tried_at = clock.monotonic()
-
-    def idle_s(self) -> float:
-        """Seconds since a record was last tried."""
-        return self._clock.monotonic() - self._tried_at
 
     async def handle(self, event: Event, record: Record) -> None:
         """Store what a product published.
@@ -77,7 +68,6 @@ class Intake:
             LogUnavailable: not acknowledged; the record is to be handled again.
 
         """
-        self._tried_at = self._clock.monotonic()
         try:
             stored = self.read(event, record)
             entry = feedback_record(stored, traceparent=header(record.headers, "traceparent"))
@@ -100,8 +90,23 @@ class Intake:
         found = INTAKE_TOPIC.match(record.topic)
         assert found is not None, record.topic
         tenant = found["tenant"]
-        at = datetime.fromtimestamp(record.timestamp_ms / 1000, UTC)
+        at = _time_of(record)
         body = event.model_extra or {}
         if isinstance(event, WithdrawnBody):
             return withdrawn(read_withdrawal(body), tenant=tenant, at=at)
         return submitted(read_submission(body), tenant=tenant, at=at, redact=self._redact)
+
+
+def _time_of(record: Record) -> datetime:
+    """A record's time, which its producer chose.
+
+    Raises:
+        Invalid: it is beyond what a date can say.
+
+    """
+    try:
+        return datetime.fromtimestamp(record.timestamp_ms / 1000, UTC)
+    except (ValueError, OverflowError, OSError):
+        rule = f"of the record is {record.timestamp_ms} ms since 1970, which is no date"
+        remedy = "let the client library set it"
+        raise invalid([FieldError("timestamp", rule, remedy)]) from None

@@ -174,22 +174,26 @@ def withdrawn(withdrawal: Withdrawal, *, tenant: str, at: datetime) -> FeedbackW
     that the default id of this trace and user belongs to.
 
     Raises:
-        Invalid: the type is absent and the id is none of the default ids.
+        Invalid: the type is absent and the id is none of the default ids, or the revision is absent
+            and `at` lies before REVISION_EPOCH.
 
     """
     kind = withdrawal.type or _type_of(withdrawal, tenant)
     revision = withdrawal.revision
     if revision is None:
         revision = int((at - REVISION_EPOCH).total_seconds())
-    return FeedbackWithdrawn(
-        feedback_id=withdrawal.feedback_id,
-        revision=revision,
-        trace_id=withdrawal.trace_id,
-        tenant=tenant,
-        type=kind,
-        user_id=withdrawal.user_id,
-        submitted_at=at,
-    )
+    try:
+        return FeedbackWithdrawn(
+            feedback_id=withdrawal.feedback_id,
+            revision=revision,
+            trace_id=withdrawal.trace_id,
+            tenant=tenant,
+            type=kind,
+            user_id=withdrawal.user_id,
+            submitted_at=at,
+        )
+    except ValidationError as error:
+        raise invalid(field_errors(error)) from None
 
 
 def context_of(metadata: Mapping[str, str], *, tenant: str, redact: Redact) -> Context:

@@ -7,13 +7,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 
+from shared.clock import Clock, SystemClock
 from shared.contracts.events import DeadLetterReason, Event
 from shared.kafka.deadletters import DeadLetters
 from shared.kafka.envelope import Unreadable, decode
@@ -26,6 +26,8 @@ POLL_MS = 500
 SESSION_TIMEOUT_MS = 10_000
 BACKOFF_FIRST_S = 0.1
 BACKOFF_MAX_S = 10.0
+HANDLER_TRIES = 7
+"""Times a record is handed to a handler that fails for no known reason, over about 13 seconds."""
 CONNECT_TIMEOUT_S = 15.0
 
 Handler = Callable[[Event, Record], Awaitable[None]]
@@ -44,8 +46,10 @@ class ConsumerLoop:
     """Hands each record of some topics to a handler at least once, in order per partition.
 
     Offsets are committed after a batch whose every record was handled or is in the dead
-    letters. A handler's other exceptions are taken for passing faults: the record is tried
-    again with back-off and nothing behind it is committed.
+    letters. Where the log is away the record is tried again with back-off, however long, and
+    nothing behind it is committed. So it is after a handler's any other exception, but
+    HANDLER_TRIES times at most: then it is a dead letter with the reason `handler`, for one
+    record must not hold up all that come after it.
     """
 
     def __init__(
@@ -61,6 +65,7 @@ class ConsumerLoop:
         max_records: int = 500,
         concurrency: int = 1,
         default_type: str = "",
+        clock: Clock | None = None,
     ) -> None:
         """`concurrency` above 1 hands out that many records of a batch at the same time.
 
@@ -77,11 +82,15 @@ class ConsumerLoop:
         self._slots = asyncio.Semaphore(concurrency)
         self._sequential = concurrency == 1
         self._default_type = default_type
-        self._beat = time.monotonic()
+        self._clock = clock or SystemClock()
+        self._beat = self._clock.monotonic()
 
     def idle_s(self) -> float:
-        """Seconds since the loop last went round; it grows while one record is stuck."""
-        return time.monotonic() - self._beat
+        """Seconds since the loop last went round, handled a record, or found the log away.
+
+        It grows while a handler is stuck, and while a record can neither be handled nor given up.
+        """
+        return self._clock.monotonic() - self._beat
 
     async def run(self, stop: asyncio.Event) -> None:
         """Consume until `stop` is set; brokers that are away are tried again."""
@@ -109,7 +118,7 @@ class ConsumerLoop:
                 log.warning(
                     "consumer.unreachable", group=self._group, error=str(error) or "timed out"
                 )
-                self._beat = time.monotonic()
+                self._beat = self._clock.monotonic()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(backoff_s):
                         await stop.wait()
@@ -121,7 +130,7 @@ class ConsumerLoop:
 
     async def _consume(self, consumer: AIOKafkaConsumer, stop: asyncio.Event) -> None:
         while not stop.is_set():
-            self._beat = time.monotonic()
+            self._beat = self._clock.monotonic()
             batches = await consumer.getmany(timeout_ms=POLL_MS, max_records=self._max_records)
             records = [as_record(message) for batch in batches.values() for message in batch]
             if not records:
@@ -149,12 +158,22 @@ class ConsumerLoop:
             return await self._handle(record, stop)
 
     async def _handle(self, record: Record, stop: asyncio.Event) -> bool:
-        """Handle one record, however long it takes; False where `stop` came first."""
+        """Handle one record or give it up, however long it takes; False where `stop` came first."""
         backoff_s = BACKOFF_FIRST_S
+        failures = 0
+        fault = ""
         while True:
             try:
-                await self._once(record)
+                if failures < HANDLER_TRIES:
+                    await self._once(record)
+                else:
+                    await self._dead_letters.put(record, "handler", fault)
             except Exception as error:
+                if isinstance(error, LogUnavailable):
+                    self._beat = self._clock.monotonic()
+                else:
+                    failures += 1
+                    fault = f"{type(error).__name__}: {error}"
                 log.warning(
                     "consumer.retry",
                     group=self._group,
@@ -171,7 +190,7 @@ class ConsumerLoop:
                     return False
                 backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
             else:
-                self._beat = time.monotonic()
+                self._beat = self._clock.monotonic()
                 return True
 
     async def _once(self, record: Record) -> None:

@@ -15,6 +15,11 @@ from shared.kafka.topics import DEAD_LETTERS
 
 MAX_BODY = 200_000
 """Characters of a body that are kept."""
+MAX_HEADERS = 16
+"""Headers that are kept, with MAX_HEADER characters of each name and value; the key has as many."""
+MAX_HEADER = 1000
+MAX_LETTER_BYTES = 900_000
+"""A letter over this, for JSON escapes its text, keeps half as much of it; brokers refuse 1,048,588."""
 READ_TIMEOUT_S = 60.0
 
 
@@ -44,23 +49,31 @@ class DeadLetters:
     async def put(self, record: Record, reason: DeadLetterReason, detail: str) -> None:
         """Keep a record as a dead letter; the same record again gets the same id.
 
+        What is too long is cut, so that any record's letter can be stored.
+
         Raises:
             LogUnavailable: the brokers did not acknowledge it.
 
         """
         body = (record.value or b"").decode("utf-8", "replace")[:MAX_BODY]
+        headers = [
+            (name[:MAX_HEADER], value.decode("utf-8", "replace")[:MAX_HEADER])
+            for name, value in record.headers[:MAX_HEADERS]
+        ]
         letter = DeadLetter(
             source_topic=record.topic,
             source_partition=record.partition,
             source_offset=record.offset,
-            source_key=self._redact(record.key),
-            headers={name: value.decode("utf-8", "replace") for name, value in record.headers},
+            source_key=self._redact(record.key[:MAX_HEADER]),
+            headers=dict(headers),
             reason=reason,
             detail=self._redact(detail)[:2000],
             body=self._redact(body),
             service=self._service,
             at=self._clock.now(),
         )
+        if len(letter.to_json()) > MAX_LETTER_BYTES:
+            letter = letter.model_copy(update={"body": letter.body[: MAX_BODY // 2]})
         place = f"{record.topic}/{record.partition}/{record.offset}"
         await self._log.publish(
             DEAD_LETTERS,

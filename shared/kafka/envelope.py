@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 
 from pydantic import ValidationError
@@ -44,6 +44,11 @@ def encode(
     if traceparent:
         return (*headers, ("traceparent", traceparent.encode()))
     return headers
+
+
+def headers_of(raw: Iterable[tuple[str, bytes | None]]) -> Headers:
+    """Headers as Kafka's clients hand them out; a null value, which Kafka allows, reads as empty."""
+    return tuple((name, value or b"") for name, value in raw)
 
 
 def header(headers: Headers, name: str) -> str:

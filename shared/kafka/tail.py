@@ -15,6 +15,7 @@ import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 
+from shared.kafka.envelope import headers_of
 from shared.kafka.log import LogUnavailable, Record
 
 log = structlog.get_logger(__name__)
@@ -163,7 +164,7 @@ def as_record(message: ConsumerRecord[bytes, bytes]) -> Record:
         offset=message.offset,
         key=(message.key or b"").decode("utf-8", "replace"),
         value=message.value,
-        headers=tuple(message.headers),
+        headers=headers_of(message.headers),
         timestamp_ms=message.timestamp,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -167,6 +168,8 @@ async def test_what_cannot_be_read_becomes_a_dead_letter_and_stops_nothing(
     headers = (("ce_type", bad.ce_type.encode()),)
     await log.append(FEEDBACK, key=unique, value=b'{"feedback_id": 7}', headers=headers)
     await log.append(FEEDBACK, key=unique, value=None, headers=headers)
+    null_header: Any = ("traceparent", None)
+    await log.append(FEEDBACK, key=unique, value=b"{}", headers=(null_header,))
     await send(log, INTERACTIONS, interaction(unique, tenant=unique, version=version))
     await send(log, FEEDBACK, feedback("f1", unique, UP, tenant=unique))
 
@@ -181,10 +184,10 @@ async def test_what_cannot_be_read_becomes_a_dead_letter_and_stops_nothing(
         records = await read_to_end(log, DEAD_LETTERS, timeout_s=30)
         letters = [orjson.loads(item.value or b"{}") for item in records]
         ours = [letter["reason"] for letter in letters if letter["source_key"] == unique]
-        return sorted(ours) if len(ours) >= 3 else []
+        return sorted(ours) if len(ours) >= 4 else []
 
-    found = await eventually(reasons, "three dead letters", 30)
-    assert found == ["schema", "schema", "unknown_type"]
+    found = await eventually(reasons, "four dead letters", 30)
+    assert found == ["schema", "schema", "unknown_type", "unknown_type"]
 
 
 async def test_quality_windows_are_emitted_by_the_interactions_start(

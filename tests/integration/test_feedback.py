@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import orjson
 import pytest
@@ -125,7 +126,7 @@ async def running_intake(bootstrap: str, log: EventLog, tenant: str) -> AsyncIte
     loop = ConsumerLoop(
         bootstrap,
         group=f"{GROUP}.{tenant}",
-        handler=Intake(ingestion, metrics, clock, redact=redact).handle,
+        handler=Intake(ingestion, metrics, redact=redact).handle,
         models=INTAKE_MODELS,
         dead_letters=DeadLetters(log, service="feedback", redact=redact, metrics=registry),
         topics=[intake_topic(tenant)],
@@ -156,8 +157,12 @@ class TestIntake:
         await make_topic(kafka, topic)
         good = [{"trace_id": f"{unique}-{n}", "type": "rating", "value": 4} for n in range(300)]
         bad = {"trace_id": f"{unique}-bad", "type": "rating", "value": 8, "user_id": "joe@mail.org"}
+        null_header: Any = ("traceparent", None)
         await log.append_many(
-            [NewRecord(topic, str(n), orjson.dumps(body)) for n, body in enumerate(good)]
+            [
+                NewRecord(topic, str(n), orjson.dumps(body), (null_header,) if n % 2 else ())
+                for n, body in enumerate(good)
+            ]
         )
         await log.append(topic, key="bad", value=orjson.dumps(bad))
         await log.append(topic, key="worse", value=b"{no json")

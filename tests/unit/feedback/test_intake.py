@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
 from services.feedback.breaker import Breaker
 from services.feedback.ingestion import Ingestion
 from services.feedback.intake import INTAKE_MODELS, INTAKE_TOPIC, Intake
 from services.feedback.metrics import Metrics
-from shared.contracts.events import FeedbackSubmitted, FeedbackWithdrawn
+from services.feedback.submissions import Submission, Withdrawal
+from shared.contracts.events import FeedbackSubmitted, FeedbackType, FeedbackWithdrawn
 from shared.kafka.consumer import Reject
 from shared.kafka.envelope import Headers, decode
 from shared.kafka.log import LogUnavailable, Record
@@ -26,7 +30,12 @@ SUBMITTED: Headers = (("ce_type", FeedbackSubmitted.ce_type.encode()),)
 WITHDRAWN: Headers = (("ce_type", FeedbackWithdrawn.ce_type.encode()),)
 
 
-def record_of(body: Any, headers: Headers = SUBMITTED, tenant: str = "acme") -> Record:
+def record_of(
+    body: Any,
+    headers: Headers = SUBMITTED,
+    tenant: str = "acme",
+    timestamp_ms: int = 1_770_000_000_123,
+) -> Record:
     return Record(
         topic=intake_topic(tenant),
         partition=2,
@@ -34,7 +43,7 @@ def record_of(body: Any, headers: Headers = SUBMITTED, tenant: str = "acme") -> 
         key="any",
         value=orjson.dumps(body),
         headers=headers,
-        timestamp_ms=1_770_000_000_123,
+        timestamp_ms=timestamp_ms,
     )
 
 
@@ -42,7 +51,7 @@ async def handle(log: MemoryLog, record: Record) -> None:
     clock = ManualClock()
     metrics = Metrics(CollectorRegistry())
     ingestion = Ingestion(log, Breaker(max_waiting=10), metrics, clock, timeout_s=1)
-    intake = Intake(ingestion, metrics, clock, redact=Redactor().text)
+    intake = Intake(ingestion, metrics, redact=Redactor().text)
     await intake.handle(decode(record.headers, record.value, INTAKE_MODELS), record)
 
 
@@ -86,6 +95,31 @@ async def test_what_breaks_a_rule_is_rejected_with_field_and_rule(
         await handle(log, record_of(body))
     assert caught.value.reason == reason
     assert log.all(FEEDBACK) == []
+
+
+@pytest.mark.parametrize("timestamp_ms", [-1, 1_500_000_000_000, 2**45, -(2**63), 2**63 - 1])
+async def test_a_withdrawal_at_an_odd_time_is_stored_or_rejected(timestamp_ms: int) -> None:
+    log = MemoryLog()
+    body = {"trace_id": "t", "feedback_id": "f", "type": "comment"}
+    with pytest.raises(Reject, match=r"revision|timestamp") as caught:
+        await handle(log, record_of(body, WITHDRAWN, timestamp_ms=timestamp_ms))
+    assert caught.value.reason == "schema"
+    assert log.all(FEEDBACK) == []
+
+
+@given(
+    body=st.dictionaries(
+        st.sampled_from((*Submission.model_fields, *Withdrawal.model_fields, "odd")),
+        st.sampled_from((*FeedbackType, "", "x", "\x00", None, 0, 3, -1, 2**40, [], {}, True)),
+    ),
+    headers=st.sampled_from((SUBMITTED, WITHDRAWN)),
+    timestamp_ms=st.integers(-(2**63), 2**63 - 1) | st.integers(0, 2**42),
+)
+async def test_a_record_of_any_kind_is_stored_or_rejected(
+    body: dict[str, Any], headers: Headers, timestamp_ms: int
+) -> None:
+    with contextlib.suppress(Reject):
+        await handle(MemoryLog(), record_of(body, headers, timestamp_ms=timestamp_ms))
 
 
 async def test_a_record_that_is_too_large_is_rejected_as_such() -> None:
