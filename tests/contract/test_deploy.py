@@ -80,8 +80,11 @@ def named_variables(text: str) -> set[str]:
         "docker-compose.yml",
         "deploy/docker/Dockerfile",
         "deploy/docker/gpu.yml",
+        "deploy/k8s/helm/ratchet/templates/NOTES.txt",
+        "deploy/k8s/helm/ratchet/values.yaml",
         "deploy/k8s/manifests/ratchet.yaml",
         "deploy/local/processes.yaml",
+        "docs/runbooks.md",
     ],
 )
 def test_every_variable_named_is_read_by_a_service(path: str) -> None:
