@@ -40,6 +40,20 @@ class NotAcceptable(InferenceError):
     code = "not_acceptable"
 
 
+class BodyTooLarge(InferenceError):
+    """A request's body is larger than any that this API takes."""
+
+    status = 413
+    code = "too_large"
+
+
+class BodyTooSlow(InferenceError):
+    """A request's body did not arrive in time."""
+
+    status = 408
+    code = "too_slow"
+
+
 class PortTaken(InferenceError):
     """Another process listens where the engine should."""
 

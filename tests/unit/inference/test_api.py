@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+
+from services.inference import api
+from services.inference.acceptances import Acceptance
+from services.inference.launcher import EngineState
+from shared.clock import SystemClock
+from shared.keys import KeyRing
+
+PATH = "/v1/adapters/v1/accept"
+
+
+class StubAgent:
+    """Accepts whatever reaches it."""
+
+    base = "base"
+
+    def __init__(self) -> None:
+        self.reasons: list[str] = []
+
+    def accept(self, version: str, actor: str, reason: str) -> Acceptance:
+        self.reasons.append(reason)
+        now = SystemClock().now()
+        return Acceptance(
+            version=version, sha256="0", neighbours=(), actor=actor, reason=reason, at=now
+        )
+
+
+class StubEngine:
+    state = EngineState(ready=True, generation=1, reason="")
+
+    def restart(self, reason: str) -> None:
+        """Nothing to start again."""
+
+
+@pytest.fixture
+def agent() -> StubAgent:
+    return StubAgent()
+
+
+@pytest.fixture
+async def http(agent: StubAgent) -> AsyncIterator[httpx.AsyncClient]:
+    app = api.create_app(agent, StubEngine(), KeyRing(required=False))
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://agent") as client:
+        yield client
+
+
+def word(size: int) -> bytes:
+    """An acceptance of so many bytes, most of them white space that JSON allows."""
+    content = json.dumps({"actor": "ann", "reason": "a twin"}).encode()
+    return content + b" " * (size - len(content))
+
+
+async def chunked(body: bytes, size: int = 4096) -> AsyncIterator[bytes]:
+    for start in range(0, len(body), size):
+        yield body[start : start + size]
+
+
+async def test_largest_body_is_taken_and_a_byte_more_is_not(
+    http: httpx.AsyncClient, agent: StubAgent
+) -> None:
+    headers = {"content-type": "application/json"}
+    for content in (word(api.MAX_BODY_BYTES), chunked(word(api.MAX_BODY_BYTES))):
+        assert (await http.post(PATH, content=content, headers=headers)).status_code == 200
+    for content in (word(api.MAX_BODY_BYTES + 1), chunked(word(api.MAX_BODY_BYTES + 1))):
+        answer = await http.post(PATH, content=content, headers=headers)
+        assert answer.status_code == 413
+        assert answer.json() == {
+            "error": {
+                "code": "too_large",
+                "message": "the body is larger than 65536 bytes; send a shorter one",
+            }
+        }
+        assert answer.headers["connection"] == "close"
+    assert agent.reasons == ["a twin"] * 2
+
+
+async def test_longest_reason_fits_however_it_is_escaped(http: httpx.AsyncClient) -> None:
+    body = json.dumps({"actor": "ann", "reason": "\U0001f600" * 2000}, ensure_ascii=True).encode()
+    answer = await http.post(PATH, content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == 200
+
+
+async def test_endless_body_is_not_read_to_its_end(http: httpx.AsyncClient) -> None:
+    sent = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal sent
+        while True:
+            sent += 65_536
+            assert sent < 10 * api.DISCARDED_BYTES, "the whole of it is read"
+            yield b" " * 65_536
+
+    assert (await http.post(PATH, content=endless())).status_code == 413
+    assert sent <= api.DISCARDED_BYTES + 65_536
+
+
+async def test_body_that_does_not_arrive_is_given_up(
+    http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def stalled() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(api, "BODY_TIMEOUT_S", 0.05)
+    answer = await http.post(PATH, content=stalled())
+    assert (answer.status_code, answer.json()["error"]["code"]) == (408, "too_slow")
+
+
+async def test_client_that_leaves_before_its_body_is_complete_gets_no_answer() -> None:
+    app = api.create_app(StubAgent(), StubEngine(), KeyRing(required=False))
+    messages = [
+        {"type": "http.request", "body": b"{", "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+    sent: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        return messages.pop(0)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": PATH,
+        "query_string": b"",
+        "headers": [(b"content-type", b"application/json")],
+    }
+    await app(scope, receive, send)
+    assert sent == []
