@@ -7,30 +7,27 @@ from pathlib import Path
 import pytest
 
 from deploy.local.stack import Stack
+from tests.e2e.readme import BLOCKS, run_bash
 from tests.e2e.versions import register_version
 from tests.support.command import ratchet
 from tests.support.waiting import wait_until
 
 FIRST, SECOND = "assistant-v1.0", "assistant-v1.1"
-QUICK_SFT = ("--set", "epochs=1", "--set", "learning_rate=1e-3")
+HURRIED = (
+    "--timeout 400 --set epochs=1 --set learning_rate=1e-3 "
+    "--override-gate --reason 'tests serve a version trained in a hurry'"
+)
+"""What the README's command is given besides: seconds of training, which no gate would pass."""
 
 
 @pytest.fixture(scope="session")
 def serving(full_stack: Stack, starter: str, tmp_path_factory: pytest.TempPathFactory) -> Stack:
-    """The shared stack after `ratchet train` made the first version, which is stable and loaded."""
+    """The shared stack after the README's command made the first version: stable and loaded."""
     env = full_stack.environment()
-    demonstrations = Path(starter).parent / "sft.jsonl"
-    rows = demonstrations.read_text().splitlines()[:400]
-    dataset = tmp_path_factory.mktemp("sft") / "sft.jsonl"
-    dataset.write_text("\n".join(rows) + "\n")
-    made = ratchet(
-        *("train", "--method", "sft", "--base", starter, "--dataset", dataset.as_uri()),
-        *("--version", FIRST, "--wait", "--timeout", "400", "--json", *QUICK_SFT),
-        *("--override-gate", "--reason", "tests serve a version trained in a hurry"),
-        env=env,
-        timeout_s=420,
-    )
-    assert made.status == 0, made.out + made.err
+    rows = (Path(starter).parent / "sft.jsonl").read_text().splitlines()[:400]
+    folder = tmp_path_factory.mktemp("sft")
+    (folder / "demonstrations.jsonl").write_text("\n".join(rows) + "\n")
+    run_bash(f"{BLOCKS['first'].strip()} {HURRIED}", full_stack, 420, cwd=folder, BASE=starter)
 
     def stable_and_ready() -> bool:
         seen = ratchet("versions", "list", "--json", env=env)

@@ -2,65 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from deploy.local.stack import Stack
+from tests.e2e.readme import BLOCKS, MAKE, README, ROOT, run_bash, run_python
 from tests.support.waiting import wait_until
-
-ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
-BLOCK = re.compile(
-    r"(?:<!-- test: (?P<name>\w+) -->\n)?```(?P<language>bash|python)\n(?P<text>.*?)```", re.DOTALL
-)
-BLOCKS = {found["name"]: found["text"] for found in BLOCK.finditer(README) if found["name"]}
-MAKE = {found["text"] for found in BLOCK.finditer(README) if not found["name"]}
-DEFAULTS = {"router": "8080", "feedback": "8081", "kafka": "9092"}
-
-
-def at_home(text: str, stack: Stack) -> str:
-    """The block with this stack's ports in place of the default ones."""
-    for name, port in DEFAULTS.items():
-        text = text.replace(f"127.0.0.1:{port}", stack.address(name))
-    return text
-
-
-def run_python(text: str, stack: Stack) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", at_home(text, stack)],
-        capture_output=True,
-        text=True,
-        timeout=90,
-        check=False,
-        cwd=ROOT,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-def run_bash(text: str, stack: Stack, timeout_s: float = 60) -> str:
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    environment = {"PATH": path, "HOME": os.environ.get("HOME", "/"), **stack.environment()}
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", text],
-        capture_output=True,
-        text=True,
-        timeout=timeout_s,
-        check=False,
-        cwd=ROOT,
-        env=environment,
-    )
-    assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
 
 
 def test_every_block_has_a_test() -> None:
-    assert set(BLOCKS) == {"connect", "kafka", "look", "rollout", "train"}
+    assert set(BLOCKS) == {"first", "connect", "kafka", "look", "rollout", "train"}
     targets = set(re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = {word for text in MAKE for word in re.findall(r"^make ([a-z-]+)", text, re.MULTILINE)}
     assert named
@@ -70,6 +23,11 @@ def test_every_block_has_a_test() -> None:
 def test_relative_links_lead_somewhere() -> None:
     for link in re.findall(r"\]\(((?!http)[^)#]+)", README):
         assert (ROOT / link).exists(), link
+
+
+def test_a_first_version_comes_from_demonstrations(serving: Stack) -> None:
+    """The block itself made the version that `serving` serves."""
+    assert "assistant-v1.0" in run_bash("ratchet versions list", serving)
 
 
 def test_a_product_connects_by_http_and_kafka(serving: Stack) -> None:
