@@ -7,7 +7,6 @@ import contextlib
 import gc
 from collections.abc import Callable
 
-import aiohttp
 import uvloop
 from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
@@ -19,7 +18,7 @@ from services.feedback.ingestion import SOURCE, Ingestion
 from services.feedback.intake import GROUP, INTAKE_MODELS, Intake
 from services.feedback.metrics import Metrics
 from services.feedback.open_comparisons import RedisComparisons
-from services.feedback.router_client import RouterClient
+from services.feedback.router_client import RouterClient, router_session
 from services.feedback.settings import FeedbackSettings
 from shared.clock import SystemClock
 from shared.contracts.events import FeedbackSubmitted
@@ -82,7 +81,7 @@ async def run(settings: FeedbackSettings) -> None:
         socket_timeout=REDIS_TIMEOUT_S,
         socket_connect_timeout=REDIS_TIMEOUT_S,
     )
-    async with aiohttp.ClientSession() as session, redis:
+    async with router_session(settings.max_comparisons) as session, redis:
         comparisons = Comparisons(
             router=RouterClient(session, settings.router_url, timeout_s=settings.router_timeout_s),
             store=RedisComparisons(redis, ttl_s=settings.comparison_ttl_s),

@@ -46,6 +46,14 @@ class Answer:
     text: str
 
 
+def router_session(max_comparisons: int) -> aiohttp.ClientSession:
+    """A session with a connection for every call of so many comparisons at one time, two each.
+
+    With fewer, a call would wait for one, which counts as connecting: the router would seem away.
+    """
+    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=2 * max_comparisons))
+
+
 class RouterClient:
     """The router's chat endpoint with an explicit version (purpose: comparison)."""
 
