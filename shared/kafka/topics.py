@@ -32,6 +32,8 @@ DEAD_LETTERS = "ratchet.dead-letters.v1"
 
 TOPICS_DIR = Path(__file__).parent.parent / "contracts" / "topics"
 ADMIN_TIMEOUT_MS = 15_000
+SAFE_REPLICATION = 3
+"""Replicas from which on two of them must have a record before it is acknowledged."""
 
 
 def intake_topic(tenant: str) -> str:
@@ -127,7 +129,7 @@ async def _apply(
                     topic.name,
                     num_partitions=count(topic, partitions),
                     replication_factor=replication,
-                    topic_configs=topic.config,
+                    topic_configs=configuration(topic, replication),
                 )
                 for topic in missing
             ]
@@ -143,7 +145,7 @@ async def _apply(
         found = configs[topic.name]
         differences = [
             f"{topic.name}: {name} is {found.get(name)!r}, declared {value!r}"
-            for name, value in topic.config.items()
+            for name, value in configuration(topic, replication).items()
             if found.get(name) != value
         ]
         if counts[topic.name] != count(topic, partitions):
@@ -161,6 +163,17 @@ async def _apply(
 def count(topic: Topic, join_partitions: int) -> int:
     """How many partitions a topic has where the join has `join_partitions`."""
     return join_partitions if topic.partitions == "join" else topic.partitions
+
+
+def configuration(topic: Topic, replication: int) -> dict[str, str]:
+    """A topic's configuration where each partition has `replication` replicas.
+
+    From SAFE_REPLICATION on, acknowledged by all means by two replicas at least. With fewer, one
+    broker's death would stop every writer, so the brokers' default stands.
+    """
+    if replication < SAFE_REPLICATION:
+        return topic.config
+    return {"min.insync.replicas": "2", **topic.config}
 
 
 async def _configs(admin: AIOKafkaAdminClient, names: list[str]) -> dict[str, dict[str, str]]:

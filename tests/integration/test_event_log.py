@@ -204,4 +204,9 @@ async def test_topics_are_applied_once_and_drift_is_reported(kafka: str) -> None
         kafka, tenants=("default",), partitions=7, replication=1, dry_run=True
     )
     assert any("4 partitions, declared 7" in line for line in other.drift)
+    replicated = await apply_topics(
+        kafka, tenants=("default",), partitions=4, replication=3, dry_run=True
+    )
+    assert len(replicated.drift) == len(load_topics())
+    assert all("min.insync.replicas is '1', declared '2'" in line for line in replicated.drift)
     assert not other.created
