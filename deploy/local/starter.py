@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import threading
 from collections.abc import Callable
 
 from deploy.local.errors import StackError
@@ -24,18 +25,36 @@ def starter_model(say: Callable[[str], None]) -> str:
     Raises `StackError` when the training fails or takes longer than a quarter of an hour.
     """
     command = [str(INTERPRETERS["ml"]), "-m", "demo.starter"]
+    late = threading.Event()
     try:
         with subprocess.Popen(
             command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
         ) as process:
-            last = ""
-            for line in process.stdout or ():
-                if last:
-                    say(last)
-                last = line.strip()
-            status = process.wait(_TRAINING_S)
+
+            def give_up() -> None:
+                late.set()
+                process.kill()
+
+            # Reading waits without limit, and so does what leaves this block: the end of the
+            # trainer ends both.
+            timer = threading.Timer(_TRAINING_S, give_up)
+            timer.start()
+            try:
+                last = ""
+                for line in process.stdout or ():
+                    if last:
+                        say(last)
+                    last = line.strip()
+                status = process.wait()
+            finally:
+                timer.cancel()
+                process.kill()
     except FileNotFoundError:
         raise StackError(f"{command[0]} is missing: run make setup") from None
+    if status != 0 and late.is_set():
+        raise StackError(
+            f"the starter model could not be made: {' '.join(command)} took over {_TRAINING_S:g} s"
+        )
     if status != 0:
         raise StackError(f"the starter model could not be made: {' '.join(command)} ended {status}")
     return json.loads(last)["model"]
