@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import Sequence
 from typing import Literal
 
 import structlog
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, ProducerClosed
 
 from shared.clock import Clock, SystemClock
 from shared.contracts.events import Event
@@ -68,7 +69,7 @@ class KafkaLog:
         """Flush for at most STOP_TIMEOUT_S seconds and disconnect."""
         producer, self._producer = self._producer, None
         if producer is not None:
-            await _close(producer)
+            await _close(producer, flush=True)
         if self._closing:
             await asyncio.wait(self._closing, timeout=STOP_TIMEOUT_S)
 
@@ -109,14 +110,14 @@ class KafkaLog:
             self._forget(pending)
             self._timeouts += 1
             if self._timeouts >= TIMEOUTS_BEFORE_REBUILD:
-                self._replace(producer)
+                self._replace(producer, flush=False)
             raise LogUnavailable(
                 f"no acknowledgement from {self._bootstrap} within {timeout_s:g} s"
             ) from None
         except KafkaError as error:
             self._forget(pending)
             if not error.retriable:
-                self._replace(producer)
+                self._replace(producer, flush=True)
             raise LogUnavailable(f"{self._bootstrap}: {error}") from error
         self._timeouts = 0
         return [Position(item.topic, item.partition, item.offset) for item in stored]  # type: ignore[attr-defined]
@@ -166,24 +167,28 @@ class KafkaLog:
                 try:
                     await producer.start()
                 except BaseException as error:
-                    self._close_later(producer)
+                    self._close_later(producer, flush=False)
                     if isinstance(error, KafkaError):
                         raise LogUnavailable(f"{self._bootstrap}: {error}") from error
                     raise
                 self._producer = producer
         return self._producer
 
-    def _replace(self, producer: AIOKafkaProducer | None) -> None:
-        """Give up a producer; the next append makes another."""
+    def _replace(self, producer: AIOKafkaProducer | None, *, flush: bool) -> None:
+        """Give up a producer; the next append makes another.
+
+        Without `flush` what it has not delivered is given up too: who appended that was told so, and
+        it must not arrive behind what the next producer sends.
+        """
         if producer is None or producer is not self._producer:
             return
         log.warning("log.producer_replaced", bootstrap=self._bootstrap)
         self._producer = None
         self._timeouts = 0
-        self._close_later(producer)
+        self._close_later(producer, flush=flush)
 
-    def _close_later(self, producer: AIOKafkaProducer) -> None:
-        task = asyncio.get_running_loop().create_task(_close(producer))
+    def _close_later(self, producer: AIOKafkaProducer, *, flush: bool) -> None:
+        task = asyncio.get_running_loop().create_task(_close(producer, flush=flush))
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 
@@ -194,7 +199,27 @@ class KafkaLog:
             future.add_done_callback(lambda done: done.cancelled() or done.exception())
 
 
-async def _close(producer: AIOKafkaProducer) -> None:
+async def _close(producer: AIOKafkaProducer, *, flush: bool) -> None:
+    """End a producer for good, after STOP_TIMEOUT_S seconds for delivering what it has if `flush`.
+
+    aiokafka's own `stop` waits until all is delivered, and cut short leaves its sender and its
+    sockets behind. So the sender is ended first. It waits for the requests on their way, which the
+    end of their connections concludes; where not, a second round cancels what it waits for.
+    """
+    if flush:
+        with contextlib.suppress(TimeoutError, KafkaError):
+            async with asyncio.timeout(STOP_TIMEOUT_S):
+                await producer.flush()
+    sender = producer._sender.sender_task
+    while sender is not None and not sender.done():
+        sender.cancel()
+        for connection in producer.client._conns.values():
+            connection.close()
+        await asyncio.wait((sender,), timeout=STOP_TIMEOUT_S)
+    undelivered = producer._message_accumulator
+    for batch in itertools.chain.from_iterable(undelivered._batches.values()):
+        batch.drain_ready()  # else its failure is logged as one that nobody looked at
+    undelivered.fail_all(ProducerClosed())
     with contextlib.suppress(TimeoutError, KafkaError):
         async with asyncio.timeout(STOP_TIMEOUT_S):
             await producer.stop()

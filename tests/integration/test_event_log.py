@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
+from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from prometheus_client import CollectorRegistry
 
 from shared.contracts.events import Event, Tick
+from shared.kafka import producer
 from shared.kafka.consumer import ConsumerLoop, Reject
 from shared.kafka.deadletters import DeadLetters, list_dead_letters, replay
 from shared.kafka.envelope import decode, header, models_by_type
@@ -123,6 +126,35 @@ async def test_unreachable_brokers_fail_in_bounded_time() -> None:
         await tail.caught_up(0.2)
     assert tail.age_s() == float("inf")
     await event_log.stop()
+
+
+async def test_a_producer_that_is_given_up_ends_and_delivers_nothing_more(
+    kafka: str, unique: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[AIOKafkaProducer] = []
+
+    def make(**settings: Any) -> AIOKafkaProducer:
+        made.append(AIOKafkaProducer(**settings))
+        return made[-1]
+
+    monkeypatch.setattr(producer, "AIOKafkaProducer", make)
+    await make_topic(kafka, unique)
+    event_log = KafkaLog(kafka, source="/ratchet/test")
+    await event_log.append(unique, key="a", value=b"before")
+    tasks = asyncio.all_tasks()
+    for connection in made[0].client._conns.values():
+        monkeypatch.setattr(connection._writer, "write", lambda data: None)
+    for _ in range(producer.TIMEOUTS_BEFORE_REBUILD):
+        with pytest.raises(LogUnavailable):
+            await event_log.append(unique, key="a", value=b"given up", timeout_s=0.2)
+    await event_log.append(unique, key="a", value=b"after")
+    sender = made[0]._sender.sender_task
+    await eventually(sender.done, "the first producer's sender has ended", 5)
+    await event_log.stop()
+    assert not any(connection.connected() for connection in made[0].client._conns.values())
+    assert {task for task in asyncio.all_tasks() if not task.done()} <= tasks
+    records = await read_to_end(event_log, unique, timeout_s=10)
+    assert [record.value for record in records] == [b"before", b"after"]
 
 
 async def test_consumer_commits_dead_letters_and_retries(kafka: str, unique: str) -> None:
