@@ -11,7 +11,7 @@ from typing import Any
 
 import structlog
 
-from services.rollout import lifecycles, steps
+from services.rollout import doubts, lifecycles, steps
 from services.rollout.agents import Agents
 from services.rollout.counts import JudgeState
 from services.rollout.effects import Effects
@@ -395,11 +395,14 @@ class Controller:
         async with self._turn:
             if self._watches.get(rollout_id) is not watch or watch.state.phase.finished:
                 return
-            book = take(watch.book, sight.series, watch.state, watch.judge)
+            span = doubts.span(
+                watch.book, sight.series, watch.state, sight.agents, self._clock.now()
+            )
+            book = take(watch.book, sight.series, watch.state, watch.judge, span)
             if book is not watch.book:
                 watch.book = book
                 await asyncio.to_thread(self._books.save, book)
-            seen = self._observer.observation(sight, watch.state, watch.book, watch.judge)
+            seen = self._observer.observation(sight, watch.state, watch.book, watch.judge, span)
             move = steps.look(watch.state, seen)
             due = self._clock.monotonic() - watch.said_at >= self._policy.hold_interval_s
             if move.urgent or due:

@@ -8,9 +8,10 @@ series at 0 with the rollout, so a series never seen before is counted from 0.
 # pyright: strict
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from math import inf
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -31,7 +32,8 @@ BY_PARTITION = frozenset({SCORE_SUM, SCORE_COUNT})
 """Series of these move from worker to worker with their partition, and never fall."""
 
 SLOW_EDGE = "2.0"
-FAILURES = frozenset({"server_error", "timeout", "crash"})
+CRASH = "crash"
+FAILURES = frozenset({"server_error", "timeout", CRASH})
 ARMS = ("candidate", "stable")
 
 WINDOW_LEAST_S = 15.0
@@ -56,6 +58,18 @@ class Series:
     def name(self) -> str:
         """The metric's name."""
         return self.labels.get("__name__", "")
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """The part of a fetch that is evidence, in unix seconds.
+
+    Samples up to `after` only move the cursors: what rose until then is never judged. Samples from
+    `before` on are left where they are, for a later look.
+    """
+
+    after: float = -inf
+    before: float = inf
 
 
 class Cursor(BaseModel):
@@ -107,32 +121,63 @@ def quoted(text: str) -> str:
     return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
 
 
-def take(book: Book, series: Iterable[Series], state: RolloutState, judge: Judge) -> Book:
+def newest(series: Iterable[Series], state: RolloutState) -> float:
+    """Unix time of the newest sample that routers gave of this rollout; 0 where none did."""
+    return max(
+        (
+            one.samples[-1][0]
+            for one in series
+            if one.samples and one.name not in BY_PARTITION and _belongs(one, state)
+        ),
+        default=0.0,
+    )
+
+
+def crashes(book: Book, series: Iterable[Series], state: RolloutState) -> Iterator[float]:
+    """Unix times of the samples, not counted yet, at which crashes of either arm rose."""
+    for one in series:
+        if one.name == REQUESTS and one.labels.get("outcome") == CRASH and _belongs(one, state):
+            cursor, from_zero = book.cursors.get(_key(one)), book.recovered_at is None
+            for new, rise, _ in _rises(cursor, one.samples, from_zero=from_zero):
+                if rise > 0:
+                    yield new.at
+
+
+def take(
+    book: Book,
+    series: Iterable[Series],
+    state: RolloutState,
+    judge: Judge,
+    span: Span = Span(),
+) -> Book:
     """The book after a fetch. Unchanged where no sample is new.
 
     Only series of this rollout's two versions count: a candidate is judged on nothing else.
     """
+    # Without cursors, samples up to `recovered_at` may have been counted before they were lost.
+    after = max(span.after, -inf if book.recovered_at is None else book.recovered_at)
     cursors = dict(book.cursors)
-    newest = book.sampled_until
+    until = book.sampled_until
     resets = book.key_resets
     sums: dict[tuple[str, str], float] = {}
     for one in _merged(series):
         arm = one.labels.get("arm", "")
         if not _belongs(one, state):
             continue
-        key = _key(one)
-        rise, cursor, fell = _rise(
+        key, rise, falls = _key(one), 0.0, 0
+        for cursor, more, fell in _rises(
             cursors.get(key),
-            one.samples,
-            recovered_at=book.recovered_at,
+            (sample for sample in one.samples if sample[0] < span.before),
+            from_zero=book.recovered_at is None,
             never_falls=one.name in BY_PARTITION,
-        )
-        if cursor is not None:
+        ):
             cursors[key] = cursor
+            if cursor.at > after:
+                rise, falls = rise + more, falls + fell
             if one.name not in BY_PARTITION:
-                newest = max(newest, cursor.at)
+                until = max(until, cursor.at)
         if one.name == KEYS:
-            resets += fell
+            resets += falls
         for part in _parts(one):
             sums[arm, part] = sums.get((arm, part), 0.0) + rise
     if cursors == book.cursors:
@@ -144,12 +189,12 @@ def take(book: Book, series: Iterable[Series], state: RolloutState, judge: Judge
         keys_copies=_copies(cursors, resets),
         bake=state.weight == WEIGHT_SCALE,
     )
-    candidate_at = newest if piece.candidate.requests else book.candidate_at
+    candidate_at = until if piece.candidate.requests else book.candidate_at
     return Book(
         rollout_id=book.rollout_id,
         judge=judge.advance(book.judge, piece),
         cursors=cursors,
-        sampled_until=newest,
+        sampled_until=until,
         candidate_at=candidate_at,
         key_resets=resets,
         recovered_at=book.recovered_at,
@@ -229,29 +274,27 @@ def _key(series: Series) -> str:
     return ",".join(f"{k}={v}" for k, v in sorted(series.labels.items()) if k not in ignored)
 
 
-def _rise(
+def _rises(
     cursor: Cursor | None,
-    samples: tuple[tuple[float, float], ...],
+    samples: Iterable[tuple[float, float]],
     *,
-    recovered_at: float | None,
-    never_falls: bool,
-) -> tuple[float, Cursor | None, int]:
-    """What a counter rose by since its cursor, the new cursor, and how often it fell to 0."""
-    rise, fell = 0.0, 0
+    from_zero: bool,
+    never_falls: bool = False,
+) -> Iterator[tuple[Cursor, float, bool]]:
+    """Each new sample of a counter, what it rose by there, and whether it fell to 0 before.
+
+    A counter without a cursor is counted from 0, unless its start may have been counted already.
+    """
     for at, value in samples:
         if cursor is None:
-            # Counted from 0, unless its start may have been counted before the cursors were lost.
-            if recovered_at is None:
-                rise += value
+            rise, fell = (value if from_zero else 0.0), False
         elif at <= cursor.at or (value < cursor.value and never_falls):
             continue
         else:
-            restarted = value < cursor.value
-            if recovered_at is None or at > recovered_at:
-                rise += value if restarted else value - cursor.value
-                fell += restarted
+            fell = value < cursor.value
+            rise = value if fell else value - cursor.value
         cursor = Cursor(at=at, value=value)
-    return rise, cursor, fell
+        yield cursor, rise, fell
 
 
 def _parts(series: Series) -> tuple[str, ...]:
@@ -270,7 +313,7 @@ def _parts(series: Series) -> tuple[str, ...]:
             return ("scores",)
         case n if n == REQUESTS:
             outcome = labels.get("outcome", "")
-            if outcome == "crash":
+            if outcome == CRASH:
                 return ("failures", "crashes")
             return ("failures",) if outcome in FAILURES else ()
         case _:

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from services.rollout import doubts
 from services.rollout.agents import Agents
 from services.rollout.errors import EvidenceUnavailable
-from services.rollout.evidence import Book, Series, query, window_s
+from services.rollout.evidence import Book, Series, Span, newest, query, window_s
 from services.rollout.judge import Judge
 from services.rollout.prometheus import Prometheus
 from services.rollout.steps import EngineReport, Observation, RolloutState
@@ -66,9 +67,9 @@ class Observer:
         return Sight(asked, series, zeros, error or other, reports)
 
     def observation(
-        self, sight: Sight, state: RolloutState, book: Book, judge: Judge
+        self, sight: Sight, state: RolloutState, book: Book, judge: Judge, span: Span
     ) -> Observation:
-        """What `steps.look` decides on; the book knows the sight's series already."""
+        """What `steps.look` decides on; the book has what `span` is of the sight's series."""
         now = self._clock.now()
         since = state.weight_set_at.timestamp() if state.weight_set_at else now.timestamp()
         return Observation(
@@ -77,7 +78,9 @@ class Observer:
             zeros_missing=sight.zeros_missing,
             verdict=judge.verdict(book.judge, error_limit=state.error_limit),
             error=sight.error,
-            silent_s=now.timestamp() - max(book.sampled_until, since),
+            waits=doubts.waits(book, sight.series, state, judge, span),
+            # Samples that wait to be judged are no silence.
+            silent_s=now.timestamp() - max(book.sampled_until, newest(sight.series, state), since),
             idle_s=now.timestamp() - max(book.candidate_at, since),
             no_data_after_s=state.strategy.no_data_after or self._no_data_after_s,
             candidate=book.judge.totals.candidate,

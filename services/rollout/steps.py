@@ -7,6 +7,7 @@ acts. Time comes in with the observation.
 # pyright: strict
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Literal
@@ -27,6 +28,10 @@ IDLE_FACTOR = 10.0
 """A candidate without a request for this many times the no-data limit counts as NoData."""
 MAX_LOSSES = 2
 """Engine losses with the candidate loaded that fail a rollout."""
+AGENT_SILENT_S = 15.0
+"""Seconds after which an agent that does not answer has everybody put on stable, like a loss."""
+LOSS_SHADOW_S = 15.0
+"""Seconds after a loss whose samples are judged no more than those before: three scrapes of 5 s."""
 
 
 class EngineMark(BaseModel):
@@ -36,6 +41,9 @@ class EngineMark(BaseModel):
     generation: int
     up: bool = True
     loaded: bool = Field(default=False, description="it had the candidate when last seen")
+    silent_since: AwareDatetime | None = Field(
+        default=None, description="the first look since its last answer"
+    )
 
 
 class RolloutState(BaseModel):
@@ -63,6 +71,9 @@ class RolloutState(BaseModel):
     paused_at: AwareDatetime | None = None
     losses: int = 0
     engines: dict[str, EngineMark] = Field(default_factory=dict)
+    unjudged_until: AwareDatetime | None = Field(
+        default=None, description="samples up to here are not judged, because of a lost engine"
+    )
     outcome: AnalysisOutcome | None = None
     needs_person: bool = False
 
@@ -100,13 +111,17 @@ class EngineReport:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """All that a look at the world gave."""
+    """All that a look at the world gave.
+
+    `waits` says why evidence that would fail the candidate is not judged yet; empty without any.
+    """
 
     at: datetime
     agents: dict[str, EngineReport] = field(default_factory=dict)
     zeros_missing: str = "no router was scraped yet"
     verdict: Verdict | None = None
     error: str = ""
+    waits: str = ""
     silent_s: float = 0.0
     idle_s: float = 0.0
     no_data_after_s: float = 30.0
@@ -144,10 +159,12 @@ def look(state: RolloutState, seen: Observation) -> Move:
     Order: what ends the rollout, then what stops it, then its steps.
     """
     state = state.but(updated_at=seen.at)
-    marks, lost = _engines(state.engines, seen.agents)
-    state = state.but(engines=marks)
-    if lost:
-        return _engine_lost(state, seen, lost)
+    before, mute = state, silent(state, seen.agents)
+    state = state.but(engines=_marks(state.engines, seen.agents, seen.at))
+    if state.weight == 0 and state.unjudged_until is not None:
+        state = state.but(unjudged_until=max(state.unjudged_until, seen.at))
+    if lost(before, seen.agents, seen.at):
+        return _engine_lost(state, seen, _went(before.engines, seen.agents), mute)
     refused = [f"{url}: {one.refused}" for url, one in seen.agents.items() if one.refused]
     if refused:
         state = state.but(outcome=AnalysisOutcome.failed)
@@ -155,67 +172,102 @@ def look(state: RolloutState, seen: Observation) -> Move:
     if seen.verdict is not None and seen.verdict.outcome is AnalysisOutcome.failed:
         state = state.but(outcome=AnalysisOutcome.failed)
         return _ended(state, DecisionKind.rollback, seen.verdict.reason)
-    outcome, reason = _outcome(state, seen)
-    before = state.outcome
+    outcome, reason = _outcome(state, seen, mute)
     state = state.but(outcome=outcome)
     if state.phase is Phase.paused:
         move = _paused(state, seen, reason)
     else:
         move = _walk(state, seen, reason)
-    if move.kind is DecisionKind.hold and outcome is not before:
+    if move.kind is DecisionKind.hold and outcome is not before.outcome:
         return Move(move.kind, move.state, move.weight_before, move.reason)
     return move
 
 
-def _outcome(state: RolloutState, seen: Observation) -> tuple[AnalysisOutcome | None, str]:
+def _outcome(
+    state: RolloutState, seen: Observation, mute: list[str]
+) -> tuple[AnalysisOutcome | None, str]:
     """The outcome of this look, before the steps' own conditions. No data never decides."""
     if state.weight == 0:
         return None, ""
     if seen.error:
         return AnalysisOutcome.error, seen.error
+    if mute:
+        return AnalysisOutcome.no_data, f"no answer of {', '.join(mute)}; the evidence waits for it"
     if seen.silent_s > seen.no_data_after_s:
         return AnalysisOutcome.no_data, f"no new sample for {seen.silent_s:.0f} s"
     if seen.idle_s > IDLE_FACTOR * seen.no_data_after_s:
         return AnalysisOutcome.no_data, f"no request of the candidate for {seen.idle_s:.0f} s"
     if seen.verdict is None:
         return AnalysisOutcome.no_data, "no evidence yet"
+    if seen.waits:
+        return AnalysisOutcome.inconclusive, seen.waits
     return seen.verdict.outcome, seen.verdict.reason
 
 
-def _engines(
-    marks: dict[str, EngineMark], reports: dict[str, EngineReport]
-) -> tuple[dict[str, EngineMark], list[str]]:
-    """New marks, and the engines lost since the last look. An agent that is silent says nothing."""
+def lost(state: RolloutState, reports: Mapping[str, EngineReport], at: datetime) -> bool:
+    """Whether everybody has to be put on stable, as an engine with the candidate is gone.
+
+    That an agent is silent for AGENT_SILENT_S seconds is enough.
+    """
+    since = (state.engines[url].silent_since for url in silent(state, reports))
+    overdue = any(one and (at - one).total_seconds() >= AGENT_SILENT_S for one in since)
+    return overdue or bool(_went(state.engines, reports))
+
+
+def silent(state: RolloutState, reports: Mapping[str, EngineReport]) -> list[str]:
+    """Agents that do not answer while users are on the candidate that their engine had loaded."""
+    return [
+        url
+        for url, report in sorted(reports.items())
+        if state.weight > 0
+        and report.ready is None
+        and url in state.engines
+        and state.engines[url].up
+        and state.engines[url].loaded
+    ]
+
+
+def _went(marks: Mapping[str, EngineMark], reports: Mapping[str, EngineReport]) -> list[str]:
+    """Agents that say themselves that the engine which had the candidate is gone."""
+    return [
+        url
+        for url, report in reports.items()
+        if report.ready is not None
+        and (mark := marks.get(url)) is not None
+        and mark.up
+        and mark.loaded
+        and (not report.ready or report.generation != mark.generation)
+    ]
+
+
+def _marks(
+    marks: Mapping[str, EngineMark], reports: Mapping[str, EngineReport], at: datetime
+) -> dict[str, EngineMark]:
+    """What is known of each engine after a look. A silent agent's is what it was."""
     updated = dict(marks)
-    lost: list[str] = []
     for url, report in reports.items():
-        if report.ready is None:
-            continue
-        mark = marks.get(url)
-        if mark is None:
+        if report.ready is not None:
             updated[url] = EngineMark(
                 generation=report.generation, up=report.ready, loaded=report.candidate_ready
             )
-            continue
-        went = mark.up and (not report.ready or report.generation != mark.generation)
-        if went and mark.loaded:
-            lost.append(url)
-        updated[url] = EngineMark(
-            generation=report.generation, up=report.ready, loaded=report.candidate_ready
-        )
-    return updated, lost
+        elif url in marks and marks[url].silent_since is None:
+            updated[url] = marks[url].model_copy(update={"silent_since": at})
+    return updated
 
 
-def _engine_lost(state: RolloutState, seen: Observation, lost: list[str]) -> Move:
-    """Weight 0 at once. One engine serves both arms, so only a second loss is held against it."""
-    losses = state.losses + 1
-    engines = ", ".join(sorted(lost))
+def _engine_lost(state: RolloutState, seen: Observation, gone: list[str], mute: list[str]) -> Move:
+    """Weight 0 at once. One engine serves both arms, so only a second loss is held against it.
+
+    Silence takes the weight too, but is no loss: no data never decides. What the agent says when
+    it answers again tells whether its engine was lost.
+    """
+    losses = state.losses + bool(gone)
     if losses >= MAX_LOSSES:
         state = state.but(losses=losses, outcome=AnalysisOutcome.failed)
         return _ended(
             state,
             DecisionKind.rollback,
-            f"EngineLost: {engines} was lost again with the candidate loaded",
+            f"EngineLost: {', '.join(sorted(gone))} was lost again with the candidate loaded",
         )
     by_person = state.phase is Phase.paused and state.paused_by == "person"
     waits = state.strategy.engine_lost == "wait"
@@ -227,8 +279,14 @@ def _engine_lost(state: RolloutState, seen: Observation, lost: list[str]) -> Mov
         weight_set_at=seen.at,
         step=state.strategy.weight_step(min(state.step, len(state.strategy.steps) - 1)),
         losses=losses,
+        unjudged_until=seen.at + timedelta(seconds=LOSS_SHADOW_S),
         outcome=AnalysisOutcome.inconclusive,
         needs_person=waits,
+    )
+    engines = (
+        ", ".join(sorted(gone))
+        if gone
+        else f"{', '.join(mute)} did not answer for {AGENT_SILENT_S:g} s"
     )
     follows = "a person has to resume" if waits else "goes on once the candidate is served again"
     return Move(
@@ -305,6 +363,8 @@ def _waits_for(state: RolloutState, seen: Observation, step: Pause | Analysis, r
     """What keeps a step from ending; empty where nothing does."""
     if state.outcome is not AnalysisOutcome.successful:
         return reason or "no evidence yet"
+    if state.unjudged_until is not None and seen.at < state.unjudged_until:
+        return f"judged again in {(state.unjudged_until - seen.at).total_seconds():.0f} s"
     if isinstance(step, Pause):
         elapsed = (seen.at - state.step_started_at).total_seconds()
         duration = step.pause.duration or 0.0

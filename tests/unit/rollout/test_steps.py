@@ -211,6 +211,25 @@ def test_a_silent_agent_is_no_lost_engine() -> None:
     state = steps.look(at_five_percent(), seen(2)).state
     move = steps.look(state, seen(3, agents={"agent": EngineReport(ready=None, detail="timeout")}))
     assert (move.kind, move.state.weight) == (DecisionKind.hold, 500)
+    assert move.state.outcome is AnalysisOutcome.no_data
+    back = steps.look(move.state, seen(4))
+    assert (back.state.outcome, back.state.weight) == (AnalysisOutcome.successful, 500)
+
+
+def test_a_long_silent_agent_takes_the_weight_and_fails_nothing() -> None:
+    mute = {"agent": EngineReport(ready=None, detail="timeout")}
+    state = steps.look(at_five_percent(), seen(2)).state.but(losses=1)
+    state = steps.look(state, seen(3, agents=mute)).state
+    move = steps.look(state, seen(3 + steps.AGENT_SILENT_S, agents=mute))
+    assert (move.kind, move.state.phase, move.state.weight) == (DecisionKind.pause, Phase.paused, 0)
+    assert (move.state.paused_by, move.state.losses) == ("engine", 1)
+    still = steps.look(move.state, seen(500, agents=mute))
+    assert (still.kind, still.state.phase) == (DecisionKind.hold, Phase.paused)
+    # Nobody is on the candidate: a silence before the first weight is none of the engine's.
+    first = steps.look(begun(), seen(1, zeros_missing="router b")).state
+    for second in (2, 60):
+        first = steps.look(first, seen(second, agents=mute)).state
+    assert (first.phase, first.weight) == (Phase.progressing, 0)
 
 
 def test_the_time_of_a_pause_does_not_count() -> None:
@@ -250,9 +269,10 @@ reports = st.dictionaries(
     max_size=2,
 )
 looks = st.builds(
-    lambda verdict, error, silent, zeros, agents, more: {
+    lambda verdict, error, waits, silent, zeros, agents, more: {
         "verdict": verdict,
         "error": error,
+        "waits": waits,
         "silent_s": silent,
         "zeros_missing": zeros,
         "agents": agents,
@@ -260,6 +280,7 @@ looks = st.builds(
     },
     st.sampled_from([GOOD, GOOD, GOOD, BAD, verdict(AnalysisOutcome.inconclusive), None]),
     st.sampled_from(["", "", "Prometheus: away"]),
+    st.sampled_from(["", "", "", "crashes wait"]),
     st.sampled_from([0.0, 0.0, 99.0]),
     st.sampled_from(["", "", "router b"]),
     reports,
@@ -318,7 +339,9 @@ def _check_look(before: RolloutState, event: dict[str, Any], move: Move) -> None
         else:
             assert event["verdict"] is GOOD
             assert not event["error"]
+            assert not event["waits"]
             assert event["silent_s"] == 0.0
+            assert not steps.silent(before, event["agents"])
     if move.kind is DecisionKind.complete:
         assert before.weight == 10_000
         assert event["verdict"] is GOOD
