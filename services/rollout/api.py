@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +16,7 @@ from starlette.exceptions import HTTPException
 
 from services.rollout import steps
 from services.rollout.controller import Controller
-from services.rollout.errors import BadStrategy, RolloutError, Unknown
+from services.rollout.errors import BadStrategy, NotLeading, RolloutError, Unknown
 from services.rollout.ledger import Entry, Ledger
 from services.rollout.strategy import Strategy, parse, read
 from services.rollout.views import decision_view, rollout_view, version_view
@@ -272,7 +273,8 @@ def _handle_errors(app: FastAPI) -> None:
 
 
 def _error(status: int, code: str, message: str, field: str | None = None) -> JSONResponse:
-    headers = {"retry-after": RETRY_AFTER_S} if status == 503 else None
+    # Only where nothing was done: a second promote would end a second step.
+    headers = {"retry-after": RETRY_AFTER_S} if code == NotLeading.code else None
     body = {"error": {"code": code, "message": message, "field": field}}
     return JSONResponse(body, status_code=status, headers=headers)
 
@@ -291,9 +293,32 @@ class WithOps:
             return
         if scope["method"] in ("GET", "HEAD") and await self._ops.serve(scope, send):
             return
-        length = dict(scope["headers"]).get(b"content-length", b"0")
-        if scope["method"] == "POST" and (not length.isdigit() or int(length) > MAX_BODY_BYTES):
-            message = f"body: at most {MAX_BODY_BYTES} bytes, with a content-length"
+        whole = await _within(MAX_BODY_BYTES, scope, receive)
+        if whole is None:
+            message = f"body: larger than {MAX_BODY_BYTES} bytes; send a smaller one"
             await _error(413, "too_large", message)(scope, receive, send)
             return
-        await self._app(scope, receive, send)
+        await self._app(scope, whole, send)
+
+
+async def _within(limit: int, scope: Scope, receive: Receive) -> Receive | None:
+    """A `receive` that gives the request's body, read whole; None where that has over `limit` bytes.
+
+    The length that a client announces only spares us the reading: a chunked body has none.
+    """
+    length = dict(scope["headers"]).get(b"content-length", b"")
+    if length.isdigit() and int(length) > limit:
+        return None
+    messages: list[MutableMapping[str, Any]] = []
+    size = 0
+    while not messages or messages[-1].get("more_body", False):
+        messages.append(await receive())
+        size += len(messages[-1].get("body", b""))
+        if size > limit:
+            return None
+    messages.reverse()
+
+    async def again() -> MutableMapping[str, Any]:
+        return messages.pop() if messages else await receive()
+
+    return again

@@ -22,6 +22,7 @@ from services.rollout.errors import (
     NotAllowed,
     NotLeading,
     Unknown,
+    Unsure,
 )
 from services.rollout.evidence import Book, carried, recovered, take
 from services.rollout.findings import Verdict
@@ -46,6 +47,8 @@ CONTROLLER = "controller"
 WHOLE_EVIDENCE_S = 60.0
 """How often a hold carries all evidence; the topic is kept for ever, most holds only show life."""
 MAX_ROLLOUT_ID = 180
+UNKNOWN = "it is not known whether the decision was written"
+LOOK_FIRST = "look with `ratchet rollout status` before another try"
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +209,11 @@ class Controller:
                 )
                 await self._command(unfinished, move, actor)
             chosen = strategy or self._policy.strategy
-            return await self._begin(model, stable, candidate, chosen, actor, reason)
+            try:
+                return await self._begin(model, stable, candidate, chosen, actor, reason)
+            except LeadershipLost as error:
+                # The rollout before it has ended by now, whatever became of this one.
+                raise LeadershipLost(sent=error.sent or unfinished is not None) from error
 
     async def retry(self, rollout_id: str, *, actor: str, reason: str) -> RolloutState:
         """Begin again with the same candidate and strategy, and no evidence.
@@ -413,7 +420,7 @@ class Controller:
                 self._metrics.found(watch.state, seen.verdict.findings)
 
     async def _record(self, watch: Watch, move: Move, actor: str, evidence: dict[str, Any]) -> None:
-        """Write a decision, then act on it. Raises where it could not be written: nothing is done."""
+        """Write a decision, then act on it. Raises, and acts on nothing, where it may not count."""
         state = move.state
         first = move.kind is DecisionKind.start
         promoted = state.phase is Phase.healthy
@@ -486,17 +493,19 @@ class Controller:
         """Run an API call's action and tell failures of the log in its words.
 
         Raises:
-            RolloutError: as the action does; LogAway and NotLeading where it was not written.
+            RolloutError: as the action does; NotLeading where nothing was sent, Unsure where it
+                was and no answer says what became of it.
 
         """
         try:
             return await action()
         except LogUnavailable as error:
-            raise LogAway(f"nothing was done, the decision was not written: {error}") from error
-        except LeadershipLost:
-            raise NotLeading(
-                f"nothing was done, another replica leads: {self._ledger.holder}"
-            ) from None
+            raise LogAway(f"{UNKNOWN}: {error}; {LOOK_FIRST}") from error
+        except LeadershipLost as error:
+            now = f"the leader is {self._ledger.holder}"
+            if error.sent:
+                raise Unsure(f"{UNKNOWN}: the lead was lost, {now}; {LOOK_FIRST}") from None
+            raise NotLeading(f"nothing was done: the lead was lost, {now}; ask there") from None
 
 
 def _judge(state: RolloutState) -> Judge:

@@ -46,16 +46,22 @@ class Conflict(RolloutError):
 
 
 class NotLeading(RolloutError):
-    """Another replica decides, or nobody yet."""
+    """Another replica decides, or nobody yet. Nothing was done, so asking again is safe."""
 
     status = 503
     code = "not_leading"
 
 
-class LogAway(RolloutError):
-    """A decision could not be written, so nothing was done."""
+class Unsure(RolloutError):
+    """The lead was lost over a decision: whether it counts is for the log to say."""
 
     status = 503
+    code = "outcome_unknown"
+
+
+class LogAway(Unsure):
+    """A decision was not acknowledged; the brokers may have it, or get it yet."""
+
     code = "log_unavailable"
 
 
@@ -64,4 +70,8 @@ class EvidenceUnavailable(Exception):
 
 
 class LeadershipLost(Exception):
-    """Another controller took the lead; what we were about to do is not done."""
+    """Another controller took the lead. `sent`: not before a decision went to the log."""
+
+    def __init__(self, *, sent: bool) -> None:
+        super().__init__("another controller leads")
+        self.sent = sent

@@ -156,12 +156,12 @@ class Leadership:
         stored is unknown, and the next election's token fences it.
 
         Raises:
-            LeadershipLost: another controller leads.
+            LeadershipLost: another controller leads; says whether the record was sent.
             LogUnavailable: the record was not acknowledged or not read back.
 
         """
         if not self.leads or self._token is None:
-            raise LeadershipLost
+            raise LeadershipLost(sent=False)
         decision = decide(self._token, self._seq)
         self._seq += 1
         try:
@@ -176,7 +176,7 @@ class Leadership:
             self._token = None
             raise
         if not self.leads:
-            raise LeadershipLost
+            raise LeadershipLost(sent=True)
         return decision
 
     async def append(self, topic: str, key: str, event: Event, event_id: str) -> None:

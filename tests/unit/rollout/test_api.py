@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -11,9 +12,11 @@ from prometheus_client import CollectorRegistry
 
 from services.rollout.api import MAX_BODY_BYTES, RolloutApi, WithOps, create_app
 from shared.contracts.events import utc
+from shared.kafka.log import LogUnavailable, Position
 from shared.kafka.topics import ROLLOUTS, VERSIONS
 from shared.keys import ApiKeyIssued, KeyRing, Permission, hash_key, new_key
 from shared.observability.health import Health, OpsApp
+from shared.registry.rollouts import LeaderElected
 from shared.testing.clock import ManualClock
 from shared.testing.log import MemoryLog
 from tests.support.waiting import eventually
@@ -131,17 +134,111 @@ async def test_an_unknown_verb_says_which_there_are(http: httpx.AsyncClient) -> 
     assert "promote" in answer.json()["error"]["message"]
 
 
-async def test_without_the_log_or_the_lead_a_command_is_refused_and_may_be_tried_again(
+async def test_without_the_lead_nothing_was_done_and_asking_again_is_safe(
     rig: Rig, http: httpx.AsyncClient
 ) -> None:
-    rig.log.available = False
-    away = await http.post("/v1/rollouts", json={"model": "m", "candidate": "v2"})
-    assert (away.status_code, away.json()["error"]["code"]) == (503, "log_unavailable")
-    assert away.headers["retry-after"]
-    rig.log.available = True
+    await rig.leadership.resign()
     lost = await http.post("/v1/rollouts", json={"model": "m", "candidate": "v2"})
     assert (lost.status_code, lost.json()["error"]["code"]) == (503, "not_leading")
+    assert lost.headers["retry-after"]
     assert rig.ledger.entries("m") == []
+
+
+async def test_without_the_logs_word_nobody_claims_that_nothing_was_done(
+    rig: Rig, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish = rig.log.publish
+
+    async def delivered_late(*args: Any, **more: Any) -> Position:
+        await publish(*args, **more)
+        raise LogUnavailable("no acknowledgement within 5 s")
+
+    monkeypatch.setattr(rig.log, "publish", delivered_late)
+    away = await http.post("/v1/rollouts", json={"model": "m", "candidate": "v2"})
+    error = away.json()["error"]
+    assert (away.status_code, error["code"]) == (503, "log_unavailable")
+    assert "nothing was done" not in error["message"]
+    assert "not known whether" in error["message"]
+    assert "ratchet rollout status" in error["message"]
+    # A client that asks again by itself could end two steps with one promote.
+    assert "retry-after" not in away.headers
+    await rig.caught_up()
+    assert len(rig.ledger.entries("m")) == 1
+
+
+async def test_a_lead_lost_over_a_decision_leaves_its_outcome_unknown(
+    rig: Rig, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish = rig.log.publish
+
+    async def overtaken(topic: str, **more: Any) -> Position:
+        """Another is elected right after the decision, which therefore counts."""
+        position = await publish(topic, **more)
+        other = LeaderElected(holder="two", at=rig.clock.now())
+        await publish(ROLLOUTS, key="two", event=other, event_id="two")
+        await rig.caught_up()
+        return position
+
+    monkeypatch.setattr(rig.log, "publish", overtaken)
+    lost = await http.post("/v1/rollouts", json={"model": "m", "candidate": "v2"})
+    error = lost.json()["error"]
+    assert (lost.status_code, error["code"]) == (503, "outcome_unknown")
+    assert "not known whether" in error["message"]
+    assert len(rig.ledger.entries("m")) == 1
+
+
+async def test_a_supersede_that_loses_the_lead_between_its_decisions_was_not_nothing(
+    rig: Rig, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await register(rig.log, "v3")
+    await eventually(lambda: rig.versions.registry.get("v3"), "v3 is known")
+    await http.post("/v1/rollouts", json={"model": "m", "candidate": "v2"})
+    put = rig.view.put
+
+    async def put_and_lose(state: Any) -> bool:
+        other = LeaderElected(holder="two", at=rig.clock.now())
+        await rig.log.publish(ROLLOUTS, key="two", event=other, event_id="two")
+        await rig.caught_up()
+        return await put(state)
+
+    monkeypatch.setattr(rig.view, "put", put_and_lose)
+    body = {"model": "m", "candidate": "v3", "supersede": True}
+    lost = await http.post("/v1/rollouts", json=body)
+    assert (lost.status_code, lost.json()["error"]["code"]) == (503, "outcome_unknown")
+    assert rig.ledger.unfinished_of("m") is None
+
+
+@pytest.mark.parametrize("announced", [True, False])
+async def test_a_body_over_the_limit_is_refused_before_it_is_read(
+    http: httpx.AsyncClient, announced: bool
+) -> None:
+    """Also without a key, and also in chunks, which announce no length."""
+    taken = 0
+
+    async def chunks() -> AsyncIterator[bytes]:
+        nonlocal taken
+        for _ in range(1_000):
+            taken += 64 * 1024
+            yield b" " * 64 * 1024
+
+    headers = {"content-type": "application/json"}
+    if announced:
+        headers["content-length"] = str(1_000 * 64 * 1024)
+    answer = await http.post("/v1/rollouts", content=chunks(), headers=headers)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"]) == (413, "too_large")
+    assert set(error) == {"code", "message", "field"}
+    assert taken <= MAX_BODY_BYTES + 2 * 64 * 1024
+
+
+async def test_a_chunked_body_within_the_limit_is_whole(http: httpx.AsyncClient) -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        for part in (b'{"model": "m", ', b"", b'"candidate": "v2"}'):
+            yield part
+
+    headers = {"content-type": "application/json"}
+    answer = await http.post("/v1/rollouts", content=chunks(), headers=headers)
+    assert answer.status_code == 201, answer.text
 
 
 async def test_outside_the_local_profile_a_key_that_may_operate_is_needed(rig: Rig) -> None:
