@@ -16,7 +16,7 @@ import fsspec
 
 from services.training.candidate import Candidate
 from services.training.errors import StoreUnavailable
-from shared.registry.adapters import AdapterUnavailable, publish
+from shared.registry.adapters import publish
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
@@ -64,6 +64,6 @@ def upload(folder: Path, root: str, version: str) -> Published:
         if filesystem.exists(path):
             filesystem.rm(path, recursive=True)
         digest = publish(folder, uri)
-    except (OSError, ValueError, ImportError, AdapterUnavailable) as error:
+    except Exception as error:
         raise StoreUnavailable(f"{uri}: cannot be written: {error}") from error
     return Published(uri, digest)

@@ -273,7 +273,8 @@ class DatasetStore:
                 filesystem.pipe_file(f"{root}/{name}", data)
             filesystem.pipe_file(f"{root}/.{MANIFEST}", dataset.manifest.encode())
             filesystem.mv(f"{root}/.{MANIFEST}", f"{root}/{MANIFEST}")
-        except (OSError, ValueError, ImportError) as error:
+        except Exception as error:
+            # Storage libraries raise errors of their own: s3fs hands botocore's on as they are.
             raise StoreUnavailable(f"{self._root}: cannot be written: {error}") from error
 
     def read(self, dataset_id: str) -> Dataset | None:
@@ -290,7 +291,7 @@ class DatasetStore:
                 return None
             manifest = Manifest.model_validate_json(filesystem.cat_file(f"{root}/{MANIFEST}"))
             files = {name: bytes(filesystem.cat_file(f"{root}/{name}")) for name in manifest.files}
-        except (OSError, ValueError, ImportError) as error:
+        except Exception as error:
             raise StoreUnavailable(f"{self._root}/{dataset_id}: cannot be read: {error}") from error
         for name, data in files.items():
             if hashlib.sha256(data).hexdigest() != manifest.files[name].sha256:
@@ -312,7 +313,7 @@ class DatasetStore:
             manifests = [
                 Manifest.model_validate_json(filesystem.cat_file(path)) for path in sorted(found)
             ]
-        except (OSError, ValueError, ImportError) as error:
+        except Exception as error:
             raise StoreUnavailable(f"{self._root}: cannot be read: {error}") from error
         of_log = [
             manifest
@@ -340,7 +341,9 @@ def read_import(uri: str) -> Import:
         raise BadDataset(f"dataset_uri: {uri} is no file; give the URI of a JSONL file") from None
     except (ValueError, ImportError) as error:
         raise BadDataset(f"dataset_uri: {uri}: {error}") from error
-    except OSError as error:
+    except BadDataset:
+        raise
+    except Exception as error:
         raise StoreUnavailable(f"{uri}: cannot be read: {error}") from error
 
 

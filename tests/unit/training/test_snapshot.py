@@ -5,9 +5,11 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from fsspec import AbstractFileSystem
 
 from services.training.dataset import HELDOUT, JUDGE, PROMPTS, TRAIN, Rules
 from services.training.errors import BadDataset, StoreUnavailable
+from services.training.publish import upload
 from services.training.snapshot import (
     Dataset,
     DatasetStore,
@@ -171,3 +173,29 @@ def test_an_import_that_is_not_there_is_named(tmp_path: Path) -> None:
         read_import("nonsense://x")
     (tmp_path / "some.jsonl").write_bytes(b"{}")
     assert read_import(str(tmp_path / "some.jsonl")).data == b"{}"
+
+
+class BrokenStore(AbstractFileSystem):
+    """Fails as a storage library does with an error of its own, which is no OSError."""
+
+    protocol = "broken"
+
+    class Away(Exception):
+        """Like botocore's EndpointConnectionError."""
+
+    def info(self, path: str, **_: object) -> dict[str, object]:
+        raise self.Away(path)
+
+    def exists(self, path: str, **_: object) -> bool:
+        raise self.Away(path)
+
+
+def test_a_storage_librarys_own_error_is_a_store_away() -> None:
+    fsspec.register_implementation("broken", BrokenStore, clobber=True)
+    store = DatasetStore("broken://bucket/datasets")
+    with pytest.raises(StoreUnavailable, match="cannot be read"):
+        store.read("assistant-0")
+    with pytest.raises(StoreUnavailable, match="cannot be read"):
+        read_import("broken://bucket/pairs.jsonl")
+    with pytest.raises(StoreUnavailable, match="cannot be written"):
+        upload(Path(), "broken://bucket", "v1")
