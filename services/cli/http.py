@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -14,6 +15,11 @@ from services.cli.settings import CliSettings, url_variable
 
 TIMEOUT_S = 10.0
 MAX_ANSWER = 64 * 1024 * 1024
+NOT_LEADING = "not_leading"
+"""Code of a replica that did nothing, as another one leads; the one address may stand for both."""
+LEADER_WITHIN_S = 10.0
+"""How long to look for the one that leads: longer than an election takes."""
+LEADER_PAUSE_S = 0.5
 
 
 def ask(
@@ -27,6 +33,9 @@ def ask(
 ) -> Any:
     """The service's answer to one request.
 
+    A replica that does not lead is asked again, on a new connection that may reach another: at
+    most LEADER_WITHIN_S seconds long, and only then, as nothing was done there.
+
     Raises:
         CliError: no answer, or an answer that says no, in the service's own words.
 
@@ -35,16 +44,18 @@ def ask(
     given = {name: value for name, value in (query or {}).items() if value not in (None, "")}
     if given:
         url += "?" + urllib.parse.urlencode(given)
-    try:
-        status, text = fetch(settings, url, method=method, body=body)
-    except (OSError, ValueError) as error:
-        variable = url_variable(service)
-        reason = getattr(error, "reason", error)
-        raise unreachable(service, settings.url(service), reason, variable) from None
-    try:
-        data = json.loads(text) if text else None
-    except ValueError:
-        data = None
+    deadline = time.monotonic() + LEADER_WITHIN_S
+    while True:
+        try:
+            status, text = fetch(settings, url, method=method, body=body)
+        except (OSError, ValueError) as error:
+            variable = url_variable(service)
+            reason = getattr(error, "reason", error)
+            raise unreachable(service, settings.url(service), reason, variable) from None
+        data = _parsed(text)
+        if not _not_leading(status, data) or time.monotonic() + LEADER_PAUSE_S > deadline:
+            break
+        time.sleep(LEADER_PAUSE_S)
     if status >= 400:
         raise CliError(f"{service} refused ({status}): {_reason(data, text)}", Exit.refused)
     return data
@@ -84,6 +95,19 @@ def fetch(
 def segment(text: str) -> str:
     """A name as one segment of a path."""
     return urllib.parse.quote(text, safe="")
+
+
+def _parsed(text: str) -> Any:
+    """An answer's JSON; None where it is none."""
+    try:
+        return json.loads(text) if text else None
+    except ValueError:
+        return None
+
+
+def _not_leading(status: int, data: Any) -> bool:
+    error = data.get("error") if isinstance(data, dict) else None
+    return status == 503 and isinstance(error, dict) and error.get("code") == NOT_LEADING
 
 
 def _reason(data: Any, text: str) -> str:

@@ -13,6 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from services.cli import http
 from services.cli.errors import Exit
 from tests.support.command import ROOT, Ran, ratchet_here
 
@@ -90,6 +91,8 @@ class Straw:
         self.asked: list[tuple[str, str, dict[str, str], Any]] = []
         self.authorization: list[str | None] = []
         self.answers = dict(ANSWERS)
+        self.first: list[tuple[int, Any]] = []
+        """What the next commands are answered before `answers`."""
 
     @property
     def last(self) -> tuple[str, str, dict[str, str], Any]:
@@ -112,7 +115,8 @@ def straw(monkeypatch: pytest.MonkeyPatch) -> Iterator[Straw]:
             straw.asked.append((self.command, url.path, query, body))
             straw.authorization.append(self.headers.get("authorization"))
             nothing = (404, {"detail": "nothing here"})
-            status, answer = straw.answers.get((self.command, url.path), nothing)
+            given = straw.answers.get((self.command, url.path), nothing)
+            status, answer = straw.first.pop(0) if self.command == "POST" and straw.first else given
             text = json.dumps(answer).encode()
             self.send_response(status)
             self.send_header("content-length", str(len(text)))
@@ -271,6 +275,57 @@ def test_the_services_own_words_are_passed_on(straw: Straw, run: Run) -> None:
     ran = run("feedback", "send", "t-1", "rating", "9")
     assert ran.status == Exit.refused
     assert "value: 1 to 5" in ran.err
+
+
+FOLLOWER = (503, {"error": {"code": "not_leading", "message": "the leader is b", "field": None}})
+
+
+def test_a_command_looks_for_the_replica_that_leads(
+    straw: Straw, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http, "LEADER_PAUSE_S", 0.01)
+    straw.first = [FOLLOWER] * 3
+    ran = run("rollout", "abort", "r-1", "--reason", "wrong data", "--json")
+    assert (ran.status, ran.json) == (0, ROLLOUT)
+    assert [one[:2] for one in straw.asked] == [("POST", "/v1/rollouts/r-1/abort")] * 4
+    assert len({str(one[3]) for one in straw.asked}) == 1
+
+
+def test_it_looks_for_a_bounded_time(
+    straw: Straw, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http, "LEADER_PAUSE_S", 0.02)
+    monkeypatch.setattr(http, "LEADER_WITHIN_S", 0.1)
+    straw.answers["POST", "/v1/rollouts/r-1/abort"] = FOLLOWER
+    ran = run("rollout", "abort", "r-1", "--reason", "wrong data")
+    assert ran.status == Exit.refused
+    assert "the leader is b" in ran.err
+    assert 2 <= len(straw.asked) <= 6
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        (
+            503,
+            {"error": {"code": "log_unavailable", "message": "not known whether", "field": None}},
+        ),
+        (
+            503,
+            {"error": {"code": "outcome_unknown", "message": "not known whether", "field": None}},
+        ),
+        (503, {"error": "not_leading: not known whether"}),
+        (409, {"error": {"code": "not_leading", "message": "not known whether", "field": None}}),
+    ],
+)
+def test_what_may_have_been_done_is_not_asked_again(
+    straw: Straw, run: Run, answer: tuple[int, Any]
+) -> None:
+    straw.first = [answer]
+    ran = run("rollout", "promote", "r-1", "--reason", "sure")
+    assert ran.status == Exit.refused
+    assert "not known whether" in ran.err
+    assert len(straw.asked) == 1
 
 
 def test_the_key_goes_along(straw: Straw, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
