@@ -38,6 +38,8 @@ from shared.registry.view import RoutingView
 TICK_S = 0.05
 OUTCOMES = ("ok", "client_error", "server_error", "timeout", "crash", "cancelled")
 HOST = "127.0.0.1"
+ALWAYS = "ratchet_router_spool_bytes 0\n"
+"""What a router exports with a rollout or without; by it the service knows that it is up."""
 
 
 @dataclass
@@ -100,7 +102,7 @@ class StandInRouter:
 
     def exposition(self) -> str:
         """The series in Prometheus's text format."""
-        lines = ["ratchet_router_spool_bytes 0\n"]
+        lines: list[str] = []
         for (name, labels), value in self.values.items():
             shown = ",".join(f'{label}="{given}"' for label, given in labels)
             lines.append(f"{name}{{{shown}}} {value}\n")
@@ -147,7 +149,7 @@ class World:
         """Bind the stand-ins and let traffic flow."""
         await self._log.start()
         for router in self.routers:
-            self.addresses.append(await self._serve(_exporter(router)))
+            self.addresses.append(await self._serve(_exporter(router, ALWAYS)))
         self.score_address = await self._serve(_exporter(self.scores))
         self._tasks = [asyncio.create_task(self._follow()), asyncio.create_task(self._drive())]
 
@@ -352,11 +354,11 @@ def weights(decisions: Iterable[dict[str, Any]]) -> list[int]:
     return found
 
 
-def _exporter(router: StandInRouter) -> web.Application:
+def _exporter(router: StandInRouter, always: str = "") -> web.Application:
     async def metrics(_: web.Request) -> web.Response:
         if router.hidden:
             return web.Response(status=503)
-        return web.Response(text=router.exposition(), content_type="text/plain")
+        return web.Response(text=always + router.exposition(), content_type="text/plain")
 
     app = web.Application()
     app.router.add_get("/metrics", metrics)
