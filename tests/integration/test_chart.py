@@ -159,3 +159,16 @@ def parse(arguments: list[str]) -> dict[str, Any]:
         arguments = arguments[1:]
     parameters = command.make_context(command.name, arguments, parent=context).params
     return {name: set(v) if isinstance(v, (list, tuple)) else v for name, v in parameters.items()}
+
+
+def test_a_port_of_yours_is_listened_on_and_asked_at(helm: str, tmp_path: Path) -> None:
+    ports = {"router": {"port": 9001}, "inference": {"port": 9004, "extraPorts": {"engine": 9000}}}
+    objects = render(helm, CHART, {"services": ports}, tmp_path)
+    (environment,) = (
+        item["data"] for item in objects if item["metadata"]["name"] == "here-environment"
+    )
+    assert environment["RATCHET_ROUTER_PORT"] == "9001"
+    assert environment["RATCHET_FEEDBACK_ROUTER_URL"] == "http://here-router:9001"
+    assert environment["RATCHET_ROLLOUT_AGENTS"] == "http://here-inference:9004"
+    assert environment["RATCHET_INFERENCE_ENGINE_URL"] == "http://127.0.0.1:9000"
+    assert environment["RATCHET_ROUTER_ENGINES"] == "http://here-inference:9000"
