@@ -172,8 +172,9 @@ def take(
             never_falls=one.name in BY_PARTITION,
         ):
             cursors[key] = cursor
+            falls += fell
             if cursor.at > after:
-                rise, falls = rise + more, falls + fell
+                rise += more
             if one.name not in BY_PARTITION:
                 until = max(until, cursor.at)
         if one.name == KEYS:

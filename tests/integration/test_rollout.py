@@ -100,7 +100,8 @@ async def world(stack: Stack, agent_port: int, unique: str) -> AsyncIterator[Wor
     await made.open()
     await agent.open(agent_port)
     agent.world = made
-    stack.scrape("router", made.addresses)
+    # As an operator of Prometheus on Kubernetes names jobs; the service must not care.
+    stack.scrape("monitoring/ratchet", made.addresses)
     stack.scrape("aggregator", [made.score_address])
     await made.register(f"{unique}-v1.0")
     await eventually(lambda: made.state is not None, "v1.0 becomes stable by itself", 20)

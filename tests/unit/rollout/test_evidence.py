@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from math import inf
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +15,9 @@ from services.rollout.evidence import (
     SCORE_SUM,
     Book,
     Series,
+    Span,
     carried,
+    crashes,
     query,
     recovered,
     take,
@@ -88,6 +91,35 @@ def test_a_restarted_router_counts_from_zero_and_nothing_is_lost() -> None:
     assert book.judge.totals.candidate.requests == 9
     book = fed(book, series(COUNTED, [(4, 4), (5, 1)]))
     assert book.judge.totals.candidate.requests == 10
+
+
+def test_a_span_ignores_what_was_before_and_leaves_what_comes_after() -> None:
+    samples = [(1.0, 1.0), (2.0, 3.0), (3.0, 6.0), (4.0, 10.0), (5.0, 15.0)]
+    found = [series(COUNTED, samples)]
+    book = take(empty(), found, STATE, JUDGE, Span(after=2.0, before=4.0))
+    assert (book.judge.totals.candidate.requests, book.sampled_until) == (3, 3.0)
+    assert take(book, found, STATE, JUDGE, Span(before=4.0)) is book
+    assert fed(book, *found).judge.totals.candidate.requests == 12
+    assert take(empty(), found, STATE, JUDGE, Span(before=-inf)) == empty()
+
+
+def test_a_router_that_restarted_unjudged_may_count_its_keys_again_all_the_same() -> None:
+    found = [series(KEYS, [(1, 5), (2, 1)])]
+    assert take(empty(), found, STATE, JUDGE, Span(after=9.0)).key_resets == 1
+
+
+def test_crashes_are_told_by_the_samples_at_which_they_rose() -> None:
+    found = [
+        series(REQUESTS, [(1, 0), (2, 2), (3, 2), (4, 1)], outcome="crash"),
+        series(REQUESTS, [(2, 0), (5, 1)], outcome="crash", arm="stable", version="v1"),
+        series(REQUESTS, [(6, 9)], outcome="server_error"),
+        series(REQUESTS, [(7, 9)], outcome="crash", version="v9"),
+    ]
+    assert sorted(crashes(empty(), found, STATE)) == [2, 4, 5]
+    assert list(crashes(fed(empty(), *found), found, STATE)) == []
+    # Without cursors a first sample says nothing of when it rose.
+    lost = recovered("r1", [carried(fed(empty(), *found), whole=True)], JUDGE)
+    assert list(crashes(lost, [series(REQUESTS, [(8, 3)], outcome="crash")], STATE)) == []
 
 
 def test_prometheus_may_lose_all_it_had() -> None:
