@@ -311,7 +311,13 @@ def _paused(state: RolloutState, seen: Observation, reason: str) -> Move:
         "gate": "waits for a person to let it on",
         "engine": f"EngineLost: {seen.not_ready or 'a person has to resume'}",
     }[state.paused_by or "person"]
-    return _hold(state, f"{waits_for}; {reason}" if reason else waits_for)
+    away_s = (seen.at - (state.paused_at or seen.at)).total_seconds()
+    called = state.needs_person or (goes_on and away_s > LOAD_DEADLINE_S)
+    return _hold(
+        state.but(needs_person=called),
+        f"{waits_for}; {reason}" if reason else waits_for,
+        urgent=called and not state.needs_person,
+    )
 
 
 def _walk(state: RolloutState, seen: Observation, reason: str) -> Move:
@@ -323,7 +329,9 @@ def _walk(state: RolloutState, seen: Observation, reason: str) -> Move:
         if isinstance(step, SetWeight):
             return _set_weight(state, seen, step)
         if isinstance(step, Pause) and step.pause.duration is None:
-            after = state.but(phase=Phase.paused, paused_by="gate", paused_at=seen.at)
+            after = state.but(
+                phase=Phase.paused, paused_by="gate", paused_at=seen.at, needs_person=True
+            )
             return Move(DecisionKind.pause, after, state.weight, "waits for a person to let it on")
         waits_for = _waits_for(state, seen, step, reason)
         if waits_for:

@@ -88,7 +88,9 @@ def test_the_whole_way_of_a_good_candidate() -> None:
         if move.kind is not DecisionKind.hold:
             moves.append(move)
         if state.paused_by == "gate":
+            assert state.needs_person
             state = steps.resume(state, NOW + timedelta(seconds=second), "approved").state
+            assert not state.needs_person
         if state.phase.finished:
             break
     assert state.phase is Phase.healthy
@@ -225,6 +227,10 @@ def test_a_long_silent_agent_takes_the_weight_and_fails_nothing() -> None:
     assert (move.state.paused_by, move.state.losses) == ("engine", 1)
     still = steps.look(move.state, seen(500, agents=mute))
     assert (still.kind, still.state.phase) == (DecisionKind.hold, Phase.paused)
+    assert not still.state.needs_person
+    late = steps.look(still.state, seen(1_000, agents=mute))
+    assert (late.state.needs_person, late.urgent) == (True, True)
+    assert not steps.look(late.state, seen(1_001, agents=mute)).urgent
     # Nobody is on the candidate: a silence before the first weight is none of the engine's.
     first = steps.look(begun(), seen(1, zeros_missing="router b")).state
     for second in (2, 60):
