@@ -169,6 +169,30 @@ def test_a_port_of_yours_is_listened_on_and_asked_at(helm: str, tmp_path: Path) 
     )
     assert environment["RATCHET_ROUTER_PORT"] == "9001"
     assert environment["RATCHET_FEEDBACK_ROUTER_URL"] == "http://here-router:9001"
-    assert environment["RATCHET_ROLLOUT_AGENTS"] == "http://here-inference:9004"
+    assert (
+        environment["RATCHET_ROLLOUT_AGENTS"] == "http://here-inference-0.here-inference-pods:9004"
+    )
     assert environment["RATCHET_INFERENCE_ENGINE_URL"] == "http://127.0.0.1:9000"
     assert environment["RATCHET_ROUTER_ENGINES"] == "http://here-inference:9000"
+
+
+def test_every_adapter_agent_is_asked_by_itself(helm: str, tmp_path: Path) -> None:
+    objects = render(helm, CHART, {"services": {"inference": {"replicas": 3}}}, tmp_path)
+    (environment,) = (
+        item["data"] for item in objects if item["metadata"]["name"] == "here-environment"
+    )
+    (workload,) = (
+        item
+        for item in objects
+        if (item["kind"], item["metadata"]["name"]) == ("StatefulSet", "here-inference")
+    )
+    governing = workload["spec"]["serviceName"]
+    (service,) = (
+        item
+        for item in objects
+        if (item["kind"], item["metadata"]["name"]) == ("Service", governing)
+    )
+    assert service["spec"]["clusterIP"] == "None"
+    assert environment["RATCHET_ROLLOUT_AGENTS"].split(",") == [
+        f"http://here-inference-{number}.{governing}:8084" for number in range(3)
+    ]
