@@ -29,6 +29,8 @@ SCORE_SUM = "ratchet_satisfaction_sum_total"
 SCORE_COUNT = "ratchet_satisfaction_count_total"
 METRICS = (REQUESTS, COUNTED, FAST, KEYS, SCORE_SUM, SCORE_COUNT)
 BY_PARTITION = frozenset({SCORE_SUM, SCORE_COUNT})
+PARTITION_LABELS = frozenset({"__name__", "version", "arm", "rollout", "segment", "partition"})
+"""What names such a counter (design section 10)."""
 """Series of these move from worker to worker with their partition, and never fall."""
 
 SLOW_EDGE = "2.0"
@@ -271,8 +273,10 @@ def _merged(series: Iterable[Series]) -> list[Series]:
 
 
 def _key(series: Series) -> str:
-    ignored = {"instance", "job", "pod"} if series.name in BY_PARTITION else set[str]()
-    return ",".join(f"{k}={v}" for k, v in sorted(series.labels.items()) if k not in ignored)
+    # A partition's counter is one counter wherever its owner runs, whatever else a scrape labels it.
+    labels = series.labels.items()
+    told = [(k, v) for k, v in labels if series.name not in BY_PARTITION or k in PARTITION_LABELS]
+    return ",".join(f"{k}={v}" for k, v in sorted(told))
 
 
 def _rises(

@@ -171,8 +171,8 @@ def test_the_figures_are_those_of_the_design() -> None:
 
 
 def test_a_partition_that_moves_to_another_worker_is_counted_on() -> None:
-    old = series(SCORE_COUNT, [(1, 4), (2, 6)], partition="0", instance="w1")
-    new = series(SCORE_COUNT, [(3, 6), (4, 9)], partition="0", instance="w2")
+    old = series(SCORE_COUNT, [(1, 4), (2, 6)], partition="0", instance="w1", node="n1")
+    new = series(SCORE_COUNT, [(3, 6), (4, 9)], partition="0", instance="w2", node="n2")
     late = series(SCORE_COUNT, [(5, 5)], partition="0", instance="w1")
     book = fed(fed(empty(), old), old, new)
     assert book.judge.totals.candidate.scores == 9
