@@ -400,13 +400,13 @@ class TestComparisons:
     ) -> None:
         log, clock = MemoryLog(), ManualClock()
         async with feedback_service(log, router_url=router.url, clock=clock) as service:
-            set_routing(service.routing, stable="a-1")
+            set_routing(service.routing, stable="first-one")
             opened = (await service.post("/v1/comparisons", QUESTION)).json()
             path = f"/v1/comparisons/{opened['comparison_id']}/vote"
             log.available = False
             answer = await service.post(path, {"choice": "left", "user_id": "u"})
             assert answer.status_code == 503
-            assert "a-1" not in answer.text
+            assert "first-one" not in answer.text
             log.available = True
             clock.advance(10)
             answer = await service.post(path, {"choice": "left", "user_id": "u"})
