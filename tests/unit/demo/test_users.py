@@ -122,8 +122,9 @@ async def test_an_error_is_counted_by_its_status(shop: tuple[Shop, Users]) -> No
 
 
 async def test_users_act_at_their_pace_and_the_tally_is_what_was_taken(
-    shop: tuple[Shop, Users],
+    shop: tuple[Shop, Users], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("demo.users.LATEST_S", 1.5)
     counter, users = shop
     counter.refusals = 3
     users.plan.chats_per_s = users.plan.votes_per_s = users.plan.panel_votes_per_s = 60.0
