@@ -70,11 +70,13 @@ def test_the_chart_lints_without_a_warning_and_the_manifests_are_fresh(helm: str
     assert rendered == MANIFESTS.read_text(), "run: make manifests"
 
 
-def test_secrets_and_volumes_of_yours_reach_the_pods(helm: str, tmp_path: Path) -> None:
+def test_secrets_volumes_and_an_account_of_yours_reach_the_pods(helm: str, tmp_path: Path) -> None:
     volume = {"name": "shared", "persistentVolumeClaim": {"claimName": "adapters"}}
     mount = {"name": "shared", "mountPath": "/var/lib/ratchet-adapters"}
     values = {
         "envFromSecrets": ["object-storage", "hub"],
+        "serviceAccountName": "storage-access",
+        "image": {"pullSecrets": [{"name": "registry"}]},
         "extraVolumes": [volume],
         "extraVolumeMounts": [mount],
         "cli": {"apiKeySecret": "operator"},
@@ -86,6 +88,8 @@ def test_secrets_and_volumes_of_yours_reach_the_pods(helm: str, tmp_path: Path) 
     found = pods(objects)
     for name, pod in found.items():
         (container,) = pod["containers"]
+        assert pod["serviceAccountName"] == "storage-access", name
+        assert pod["imagePullSecrets"] == [{"name": "registry"}], name
         sources = [source.get("secretRef", {}).get("name") for source in container["envFrom"]]
         assert sources == [None, "object-storage", "hub"], name
         if name not in {"cli", "topics"}:

@@ -35,3 +35,15 @@ env:
     valueFrom:
       secretKeyRef: {name: {{ include "ratchet.redisSecret" . }}, key: REDIS_URL}
 {{- end -}}
+
+{{- define "ratchet.pod" -}}
+automountServiceAccountToken: false
+enableServiceLinks: false
+{{- with .Values.serviceAccountName }}
+serviceAccountName: {{ . }}
+{{- end }}
+securityContext: {{- toYaml .Values.podSecurityContext | nindent 2 }}
+{{- with .Values.image.pullSecrets }}
+imagePullSecrets: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
