@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -29,6 +30,12 @@ BACKOFF_MAX_S = 10.0
 HANDLER_TRIES = 7
 """Times a record is handed to a handler that fails for no known reason, over about 13 seconds."""
 CONNECT_TIMEOUT_S = 15.0
+SINGLE_POLL_MS = 2 * POLL_MS
+"""A read of one record may have to wait for a fetch on its way, which brokers hold for POLL_MS."""
+UNPARSABLE = (
+    "the record cannot be taken apart: a header name of it, or of a record before it in the same "
+    "batch, is not UTF-8; send it again with header names in UTF-8"
+)
 
 Handler = Callable[[Event, Record], Awaitable[None]]
 
@@ -40,6 +47,11 @@ class Reject(Exception):
         super().__init__(f"{reason}: {detail}")
         self.reason: DeadLetterReason = reason
         self.detail = detail
+
+
+@dataclass(frozen=True, slots=True)
+class Unparsable(Record):
+    """The place of a record that the Kafka client cannot take apart; key and value are unknown."""
 
 
 class ConsumerLoop:
@@ -131,8 +143,11 @@ class ConsumerLoop:
     async def _consume(self, consumer: AIOKafkaConsumer, stop: asyncio.Event) -> None:
         while not stop.is_set():
             self._beat = self._clock.monotonic()
-            batches = await consumer.getmany(timeout_ms=POLL_MS, max_records=self._max_records)
-            records = [as_record(message) for batch in batches.values() for message in batch]
+            try:
+                batches = await _read(consumer, timeout_ms=POLL_MS, max_records=self._max_records)
+            except UnicodeDecodeError:
+                batches = await self._read_singly(consumer)
+            records = [record for batch in batches.values() for record in batch]
             if not records:
                 continue
             if self._sequential:
@@ -152,6 +167,36 @@ class ConsumerLoop:
                 await consumer.commit(offsets)
             except (CommitFailedError, IllegalStateError) as error:
                 log.info("consumer.commit_lost", group=self._group, error=str(error))
+
+    async def _read_singly(self, consumer: AIOKafkaConsumer) -> dict[TopicPartition, list[Record]]:
+        """Read on from what was committed, record by record, with the Unparsable ones between.
+
+        aiokafka has raised over one record without saying where it is, and has dropped what it
+        had read of other partitions before.
+        """
+        batches: dict[TopicPartition, list[Record]] = {}
+        for partition in consumer.assignment():
+            committed = await consumer.committed(partition)
+            if committed is None:
+                await consumer.seek_to_beginning(partition)
+            else:
+                consumer.seek(partition, committed)
+            batch = batches[partition] = []
+            while len(batch) < self._max_records:
+                try:
+                    found = await _read(
+                        consumer, partition, timeout_ms=SINGLE_POLL_MS, max_records=1
+                    )
+                except UnicodeDecodeError:
+                    offset = await consumer.position(partition)
+                    consumer.seek(partition, offset + 1)
+                    batch.append(Unparsable(*partition, offset, "", None, (), 0))
+                else:
+                    if not found:
+                        break
+                    batch += found[partition]
+                self._beat = self._clock.monotonic()
+        return batches
 
     async def _handle_slotted(self, record: Record, stop: asyncio.Event) -> bool:
         async with self._slots:
@@ -194,6 +239,9 @@ class ConsumerLoop:
                 return True
 
     async def _once(self, record: Record) -> None:
+        if isinstance(record, Unparsable):
+            await self._dead_letters.put(record, "schema", UNPARSABLE)
+            return
         headers = record.headers
         if self._default_type and not any(name == "ce_type" for name, _ in headers):
             headers = (*headers, ("ce_type", self._default_type.encode()))
@@ -201,3 +249,10 @@ class ConsumerLoop:
             await self._handler(decode(headers, record.value, self._models), record)
         except (Unreadable, Reject) as error:
             await self._dead_letters.put(record, error.reason, error.detail)
+
+
+async def _read(
+    consumer: AIOKafkaConsumer, *partitions: TopicPartition, timeout_ms: int, max_records: int
+) -> dict[TopicPartition, list[Record]]:
+    batches = await consumer.getmany(*partitions, timeout_ms=timeout_ms, max_records=max_records)
+    return {partition: [as_record(one) for one in batch] for partition, batch in batches.items()}

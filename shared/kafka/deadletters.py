@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import uuid
 from collections.abc import Callable
 
@@ -108,8 +109,10 @@ async def replay(log: EventLog, *, source_topic: str = "", limit: int = 100) -> 
     """Append dead letters to the topics they came from; returns how many.
 
     What was redacted stays redacted. Readers drop what they had already counted, by its identity.
+    Letters without a body, whose records were empty or could not be taken apart, are left out.
     """
-    letters = await list_dead_letters(log, source_topic=source_topic, limit=limit)
+    found = await list_dead_letters(log, source_topic=source_topic, limit=sys.maxsize)
+    letters = [letter for letter in found if letter.body][:limit]
     for letter in letters:
         headers: Headers = tuple((k, v.encode()) for k, v in letter.headers.items())
         await log.append(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -224,6 +226,53 @@ async def test_consumer_commits_dead_letters_and_retries(kafka: str, unique: str
     await event_log.publish(unique, key="more", event=tick, event_id="more")
     await run_until("only the new one is handled after a restart", ["flaky", "good", "more"])
     assert await replay(event_log, source_topic=unique) == 3
+    await event_log.stop()
+
+
+async def test_a_record_that_no_client_can_take_apart_holds_nothing_up(
+    kafka: str, unique: str
+) -> None:
+    await make_topic(kafka, unique)
+    event_log = KafkaLog(kafka, source="/ratchet/test")
+    await event_log.start()
+    tick = Tick(at=START, partition=0)
+    elsewhere = [f"elsewhere-{n}" for n in range(20)]
+    for event_id in elsewhere:
+        await event_log.publish(unique, key=event_id, event=tick, event_id=event_id)
+    producing = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.support.odd_headers", kafka, unique),
+        env={**os.environ, "AIOKAFKA_NO_EXTENSIONS": "1"},
+    )
+    assert await asyncio.wait_for(producing.wait(), 30) == 0
+    seen: list[str] = []
+
+    async def handle(event: Event, record: Record) -> None:
+        seen.append(header(record.headers, "ce_id"))
+
+    async def run_until(done: list[str]) -> None:
+        stop = asyncio.Event()
+        loop = ConsumerLoop(
+            kafka,
+            group=unique,
+            topics=[unique],
+            handler=handle,
+            models=models_by_type(Tick),
+            dead_letters=DeadLetters(
+                event_log, service="test", redact=str, metrics=CollectorRegistry()
+            ),
+        )
+        running = asyncio.create_task(loop.run(stop))
+        await eventually(lambda: sorted(seen) == sorted(done), f"{done} are handled", 40)
+        stop.set()
+        await asyncio.wait_for(running, 15)
+
+    await run_until(["before", "behind", *elsewhere])
+    (letter,) = await list_dead_letters(event_log, source_topic=unique)
+    assert letter.reason == "schema"
+    assert "header name" in letter.detail
+    assert await replay(event_log, source_topic=unique) == 0
+    await event_log.publish(unique, key="more", event=tick, event_id="more")
+    await run_until(["before", "behind", "more", *elsewhere])
     await event_log.stop()
 
 
