@@ -11,10 +11,10 @@ from typing import Any, NamedTuple, Protocol
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
-from aiokafka.partitioner import murmur2
 
 from services.aggregator.errors import WriteFailed
 from shared.kafka.envelope import Headers
+from shared.kafka.partitions import partition_of
 
 BATCH_BYTES = 512 * 1024
 REQUEST_TIMEOUT_MS = 10_000
@@ -110,7 +110,7 @@ class KafkaWriter:
             partition = write.partition
             if partition is None:
                 count = await self.partitions(write.topic)
-                partition = (murmur2(write.key) & 0x7FFFFFFF) % count
+                partition = partition_of(write.key, count)
             places[write.topic, partition].append(write)
         await asyncio.gather(
             *(

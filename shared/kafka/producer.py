@@ -18,6 +18,7 @@ from shared.clock import Clock, SystemClock
 from shared.contracts.events import Event
 from shared.kafka.envelope import encode
 from shared.kafka.log import APPEND_TIMEOUT_S, LogUnavailable, NewRecord, Position
+from shared.kafka.partitions import partition_of
 from shared.kafka.tail import KafkaTail
 
 log = structlog.get_logger(__name__)
@@ -96,12 +97,20 @@ class KafkaLog:
         try:
             async with asyncio.timeout(timeout_s):
                 producer = await self._connected()
+                counts: dict[str, int] = {}
                 for record in records:
+                    key, partition = record.key.encode(), record.partition
+                    if partition is None:
+                        count = counts.get(record.topic)
+                        if count is None:
+                            count = len(await producer.partitions_for(record.topic))
+                            counts[record.topic] = count
+                        partition = partition_of(key, count)
                     future = await producer.send(
                         record.topic,
                         value=record.value,
-                        key=record.key.encode(),
-                        partition=record.partition,
+                        key=key,
+                        partition=partition,
                         headers=list(record.headers),
                     )
                     pending.append(future)
