@@ -12,7 +12,6 @@ import structlog
 
 from services.router.assignment import key_of
 from services.router.call import Call
-from services.router.deadline import Deadline
 from services.router.errors import (
     InvalidRequest,
     NotAllowed,
@@ -31,6 +30,7 @@ from services.router.proxy import Proxy
 from services.router.request import ChatRequest, Endpoint, read_request
 from services.router.state import Choice, RouterState
 from services.router.traces import TraceIds
+from services.router.vigil import Vigil
 from shared.contracts.events import Outcome, Purpose
 from shared.keys import ApiKey, Forbidden, KeyRing, Permission, Unauthenticated
 from shared.observability.health import OpsApp, Receive, Scope, Send
@@ -84,7 +84,11 @@ class Gateway:
             return
         endpoint = ENDPOINTS.get(scope["path"])
         if endpoint is not None:
-            await self._generate(endpoint, scope, receive, send)
+            vigil = Vigil()
+            try:
+                await self._generate(endpoint, scope, receive, send, vigil)
+            finally:
+                vigil.close()
         elif scope["path"] == MODELS or scope["path"].startswith(MODELS + "/"):
             await self._models(scope, send)
         elif not await self._ops.serve(scope, send):
@@ -96,7 +100,7 @@ class Gateway:
             )
 
     async def _generate(
-        self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send
+        self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send, vigil: Vigil
     ) -> None:
         started = perf_counter()
         started_at = datetime.now(UTC)
@@ -105,7 +109,7 @@ class Gateway:
                 raise WrongMethod(f"{scope['path']} takes POST")
             headers = dict(scope["headers"])
             key = self._authenticate(headers)
-            body = await self._body(receive)
+            body = await self._body(receive, vigil)
             request = read_request(endpoint, body, headers)
             request.trace_id = self._traces.take()
             choice = self._choose(request, key)
@@ -129,7 +133,7 @@ class Gateway:
         )
         self._running += 1
         try:
-            await self._proxy.serve(call, receive, send)
+            await self._proxy.serve(call, receive, send, vigil)
         except Exception:
             log.exception("request.broke", trace_id=request.trace_id)
             self._metrics.refused(Outcome.server_error.value)
@@ -150,7 +154,7 @@ class Gateway:
         except Forbidden as error:
             raise NotAllowed(str(error)) from None
 
-    async def _body(self, receive: Receive) -> bytes:
+    async def _body(self, receive: Receive, vigil: Vigil) -> bytes:
         """The whole body.
 
         Raises:
@@ -158,7 +162,7 @@ class Gateway:
 
         """
         try:
-            with Deadline(self._body_timeout_s):
+            with vigil.within(self._body_timeout_s):
                 message = await receive()
                 if message["type"] == "http.disconnect":
                     raise ClientLeft

@@ -6,7 +6,7 @@ from collections.abc import MutableMapping
 from time import perf_counter
 from typing import Any
 
-from services.router.deadline import Deadline
+from services.router.vigil import Vigil
 from shared.observability.health import Send
 
 GRACE_S = 1.0
@@ -24,11 +24,12 @@ class Outlet:
     was so far: time that is no engine's fault.
     """
 
-    __slots__ = ("_send", "_until", "waited_s")
+    __slots__ = ("_send", "_until", "_vigil", "waited_s")
 
-    def __init__(self, send: Send, until: float) -> None:
+    def __init__(self, send: Send, until: float, vigil: Vigil) -> None:
         """`until` is the request's deadline in `perf_counter` seconds."""
         self._send = send
+        self._vigil = vigil
         self._until = until
         self.waited_s = 0.0
 
@@ -41,7 +42,7 @@ class Outlet:
         """
         began = perf_counter()
         try:
-            with Deadline(max(GRACE_S, self._until - began)):
+            with self._vigil.within(max(GRACE_S, self._until - began)):
                 await self._send(message)
         except TimeoutError:
             raise SlowClient from None

@@ -22,7 +22,7 @@ from services.router.errors import FAILURES, error_body
 from services.router.interactions import Interactions
 from services.router.metrics import RouterMetrics
 from services.router.outlet import Outlet, SlowClient
-from services.router.watch import Watch
+from services.router.vigil import Vigil
 from shared.contracts.events import Outcome
 from shared.observability.health import Receive, Send
 
@@ -102,32 +102,32 @@ class Proxy:
         self._deadlines = deadlines
         self._said: dict[tuple[str, Outcome], tuple[float, int]] = {}
 
-    async def serve(self, call: Call, receive: Receive, send: Send) -> None:
+    async def serve(self, call: Call, receive: Receive, send: Send, vigil: Vigil) -> None:
         """Answer a request, or tell the client why not.
 
         A client that leaves ends it quietly; one that does not read has it ended at its deadline,
         and the server closes the connection, as its answer is not complete.
         """
-        watch = Watch(receive)
-        outlet = Outlet(send, self._deadlines.until(call))
+        vigil.watch(receive)
+        outlet = Outlet(send, self._deadlines.until(call), vigil)
         try:
             if call.request.stream:
-                await self._stream(call, outlet, watch)
+                await self._stream(call, outlet, vigil)
             else:
                 reply = await self._whole(call)
-                watch.stop()
+                vigil.unwatch()
                 await self._reply(call, reply, outlet)
         except SlowClient:
             self._cancelled(call, "the client did not read its answer")
         except asyncio.CancelledError:
-            self._cancelled(call, "the client left" if watch.gone else "the router stopped")
-            if not watch.gone:
+            self._cancelled(call, "the client left" if vigil.gone else "the router stopped")
+            if not vigil.gone:
                 raise
             task = asyncio.current_task()
             assert task is not None
             task.uncancel()
         finally:
-            watch.stop()
+            vigil.unwatch()
 
     async def _whole(self, call: Call) -> Reply:
         reply: Reply | None = None
@@ -169,7 +169,7 @@ class Proxy:
         attempt.outcome = Outcome.server_error
         return None
 
-    async def _stream(self, call: Call, send: Outlet, watch: Watch) -> None:
+    async def _stream(self, call: Call, send: Outlet, vigil: Vigil) -> None:
         for version, arm in call.plan():
             attempt = Attempt(version, arm, perf_counter())
             call.attempts.append(attempt)
@@ -198,16 +198,16 @@ class Proxy:
                     response.close()
             self._close(call, attempt)
             if passage.started:
-                watch.stop()
+                vigil.unwatch()
                 await self._end_stream(call, passage, send)
                 if response is not None:
                     await _to_end(response)
                 return
             if attempt.outcome not in FAILED:
-                watch.stop()
+                vigil.unwatch()
                 await self._reply(call, reply or _failure(call), send)
                 return
-        watch.stop()
+        vigil.unwatch()
         await self._reply(call, _failure(call), send)
 
     async def _end_stream(self, call: Call, passage: Passage, send: Outlet) -> None:
