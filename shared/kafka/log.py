@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from shared.contracts.events import Event
 from shared.kafka.envelope import Headers
@@ -19,8 +19,7 @@ class LogUnavailable(Exception):
     """The brokers did not acknowledge in time; whether the record was stored is unknown."""
 
 
-@dataclass(frozen=True, slots=True)
-class Position:
+class Position(NamedTuple):
     """Where a record is in the log."""
 
     topic: str
@@ -41,8 +40,7 @@ class Record:
     timestamp_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class NewRecord:
+class NewRecord(NamedTuple):
     """One record to append. The partition follows from the key by murmur2, unless named."""
 
     topic: str

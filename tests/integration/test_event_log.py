@@ -20,7 +20,7 @@ from shared.kafka.consumer import ConsumerLoop, Reject
 from shared.kafka.deadletters import DeadLetters, list_dead_letters, replay
 from shared.kafka.envelope import decode, header, models_by_type
 from shared.kafka.log import EventLog, LogUnavailable, NewRecord, Record, read_to_end
-from shared.kafka.producer import KafkaLog
+from shared.kafka.producer import BATCH_BYTES, KafkaLog
 from shared.kafka.topics import apply_topics, load_topics
 from shared.testing.clock import START
 from shared.testing.log import MemoryLog
@@ -63,6 +63,30 @@ async def test_appended_is_read_back_in_order_per_partition(log: tuple[EventLog,
         numbers = [int(r.value or b"") for r in records if r.partition == partition]
         assert numbers == sorted(numbers)
     assert records[0].headers == (("n", b"1"),)
+
+
+async def test_batches_larger_than_the_producers_keep_order_and_places(
+    log: tuple[EventLog, str],
+) -> None:
+    event_log, topic = log
+    size = BATCH_BYTES // 10
+    sent = [
+        NewRecord(topic, f"key-{n}", f"{n} ".encode() + b"x" * size, partition=0) for n in range(40)
+    ]
+    sent += [NewRecord(topic, "few", f"few {n}".encode(), partition=1) for n in range(3)]
+    sent.insert(7, NewRecord(topic, "large", b"large " + b"x" * 2 * BATCH_BYTES, partition=0))
+    positions = await event_log.append_many(sent)
+    stored = {
+        (record.partition, record.offset): record
+        for record in await read_to_end(event_log, topic, timeout_s=10)
+    }
+    assert len(stored) == len(sent)
+    for wanted, position in zip(sent, positions, strict=True):
+        found = stored[position.partition, position.offset]
+        assert (found.key, found.value) == (wanted.key, wanted.value)
+    for partition in (0, 1):
+        offsets = [p.offset for p in positions if p.partition == partition]
+        assert offsets == list(range(len(offsets)))
 
 
 async def test_keys_meet_by_murmur2_in_both(log: tuple[EventLog, str]) -> None:
