@@ -17,6 +17,7 @@ from services.aggregator.watch import Watch
 from services.aggregator.worker import SOURCE, Worker
 from services.aggregator.writer import KafkaWriter, Writer
 from shared.clock import SystemClock
+from shared.garbage import spare_collector
 from shared.kafka.deadletters import DeadLetters
 from shared.kafka.producer import KafkaLog
 from shared.observability.health import Health, OpsApp, serve, stop_on_signals
@@ -99,6 +100,7 @@ async def run(
 def main() -> None:
     settings = AggregatorSettings.load()
     configure_logging("aggregator")
+    spare_collector()
     try:
         uvloop.run(run(settings))
     except AggregatorError as error:

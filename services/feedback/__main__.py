@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 from collections.abc import Callable
 
 import uvloop
@@ -22,6 +21,7 @@ from services.feedback.router_client import RouterClient, router_session
 from services.feedback.settings import FeedbackSettings
 from shared.clock import SystemClock
 from shared.contracts.events import FeedbackSubmitted
+from shared.garbage import spare_collector
 from shared.kafka.consumer import ConsumerLoop
 from shared.kafka.deadletters import DeadLetters
 from shared.kafka.producer import KafkaLog
@@ -37,8 +37,6 @@ STALE_AFTER_S = 15.0
 STUCK_AFTER_S = 120.0
 REDIS_TIMEOUT_S = 2.0
 FINISH_TIMEOUT_S = 3.0
-GC_THRESHOLD = 20_000
-"""New container objects between two collections; a batch of 1,000 makes about as many."""
 
 
 async def run(settings: FeedbackSettings) -> None:
@@ -121,17 +119,6 @@ async def run(settings: FeedbackSettings) -> None:
                 task.cancel()
             await finish(following + taking_in)
             await log.stop()
-
-
-def spare_collector() -> None:
-    """Keep the garbage collector from walking what start-up made, again and again.
-
-    A batch makes tens of thousands of short-lived objects, and every collection of all
-    generations would look at all modules too.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(GC_THRESHOLD)
 
 
 def freshness(age_s: Callable[[], float]) -> Callable[[], str | None]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
-import gc
 from pathlib import Path
 from typing import BinaryIO
 
@@ -24,6 +23,7 @@ from services.router.sources import Sources
 from services.router.state import RouterState
 from services.router.vitals import add_checks
 from shared.clock import SystemClock
+from shared.garbage import spare_collector
 from shared.kafka.producer import KafkaLog
 from shared.kafka.spool import Spool, SpoolShipper
 from shared.keys import KeyRing
@@ -36,8 +36,6 @@ log = structlog.get_logger(__name__)
 
 GATHER_S = 0.05
 """How long interaction events gather before a batch of them is shipped."""
-GARBAGE_THRESHOLD = 50_000
-"""Requests leave few cycles; looking for them every 700 objects costs several percent."""
 
 
 def take(directory: Path) -> BinaryIO:
@@ -125,8 +123,7 @@ async def run(settings: RouterSettings, directory: Path) -> None:
 
 def main() -> None:
     configure_logging("router")
-    gc.freeze()
-    gc.set_threshold(GARBAGE_THRESHOLD)
+    spare_collector()
     settings = RouterSettings.load()
     directory = settings.data_dir / "router"
     with take(directory):
