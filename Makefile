@@ -33,8 +33,8 @@ demo: setup ## the whole circle: feedback makes a better model, worse ones are r
 test: setup ## every test but the hours-long tier
 	@$(PYTHON_BIN) -m pytest $(ARGS)
 
-test-fast: setup ## unit and contract tests, under a minute
-	@$(PYTHON_BIN) -m pytest tests/unit tests/contract $(ARGS)
+test-fast: setup ## unit and contract tests on all cores, under a minute
+	@$(PYTHON_BIN) -m pytest -n auto tests/unit tests/contract $(ARGS)
 
 lint: setup ## ruff, formatting, types, import rules
 	.venv/bin/ruff check .
