@@ -379,6 +379,7 @@ def _rate(
         revision=entry.revision,
         messages=interaction.messages,
         completion=interaction.completion,
+        cut=interaction.cut,
         version=interaction.version,
         score=feedback.score if rateable and feedback is not None else None,
         user_id=feedback.user_id if feedback is not None else "",

@@ -55,6 +55,7 @@ def feedback_product(interaction: InteractionRecorded, feedback: FeedbackSubmitt
     )
     completion = interaction.completion
     version = interaction.version
+    rejected_cut = False
     match feedback.type, feedback.value:
         case ((FeedbackType.thumbs_up | FeedbackType.thumbs_down), _):
             if not completion:
@@ -73,10 +74,13 @@ def feedback_product(interaction: InteractionRecorded, feedback: FeedbackSubmitt
                 created_at=feedback.submitted_at,
             )
         case FeedbackType.text_correction, Correction() as value:
-            sides = (value.corrected, value.original or completion, "", version)
+            original = value.original or completion
+            sides = (value.corrected, original, "", version)
+            rejected_cut = interaction.cut and original.strip() == completion.strip()
             source = PairSource.correction
         case FeedbackType.demonstration, str() as value:
             sides = (value, completion, "", version)
+            rejected_cut = interaction.cut
             source = PairSource.demonstration
         case FeedbackType.preference, Preference() as value:
             sides = (
@@ -98,6 +102,7 @@ def feedback_product(interaction: InteractionRecorded, feedback: FeedbackSubmitt
         messages=interaction.messages,
         chosen=chosen,
         rejected=rejected,
+        rejected_cut=rejected_cut,
         chosen_version=chosen_version,
         rejected_version=rejected_version,
         source=source,
@@ -128,6 +133,8 @@ def vote_product(vote: VoteCast) -> PreferencePair | None:
         messages=vote.messages,
         chosen=chosen.completion,
         rejected=rejected.completion,
+        chosen_cut=chosen.cut,
+        rejected_cut=rejected.cut,
         chosen_version=chosen.version,
         rejected_version=rejected.version,
         source=PairSource.vote,
@@ -221,6 +228,8 @@ def _rated_pair(one: RatedAnswer, other: RatedAnswer) -> PreferencePair:
         messages=chosen.messages,
         chosen=chosen.completion,
         rejected=rejected.completion,
+        chosen_cut=chosen.cut,
+        rejected_cut=rejected.cut,
         chosen_version=chosen.version,
         rejected_version=rejected.version,
         source=PairSource.ratings,

@@ -218,7 +218,10 @@ class Comparisons:
 
     def _side(self, answer: Answer) -> Side:
         return Side(
-            version=answer.version, trace_id=answer.trace_id, completion=self._redact(answer.text)
+            version=answer.version,
+            trace_id=answer.trace_id,
+            completion=self._redact(answer.text),
+            cut=answer.cut,
         )
 
 

@@ -11,7 +11,7 @@ import orjson
 
 from services.feedback.errors import FieldError, RouterAway, RouterFailed, invalid
 from services.feedback.submissions import fields_of
-from shared.contracts.events import Message
+from shared.contracts.events import Message, was_cut
 
 CHAT_PATH = "/v1/chat/completions"
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
@@ -44,6 +44,7 @@ class Answer:
     version: str
     trace_id: str
     text: str
+    cut: bool = False
 
 
 def router_session(max_comparisons: int) -> aiohttp.ClientSession:
@@ -119,10 +120,12 @@ def _answer(response: aiohttp.ClientResponse, body: bytes, version: str) -> Answ
         parsed = None
     if response.status == 200:
         try:
+            choice = parsed["choices"][0]
             return Answer(
                 version=response.headers.get("x-ratchet-version") or parsed["model"],
                 trace_id=response.headers["x-ratchet-trace-id"],
-                text=parsed["choices"][0]["message"]["content"] or "",
+                text=choice["message"]["content"] or "",
+                cut=was_cut(choice.get("finish_reason") or ""),
             )
         except (KeyError, IndexError, TypeError):
             raise RouterFailed(

@@ -30,6 +30,9 @@ from shared.contracts.events import (
 TRAIN, HELDOUT, JUDGE, PROMPTS = "train.jsonl", "heldout.jsonl", "judge.jsonl", "prompts.jsonl"
 """Files of a dataset: trained on, held out, the judge's, prompts of the evaluation."""
 
+CUT = ("chosen_cut", "rejected_cut")
+"""Flags of a pair's row, there where they are true: this answer did not end by itself."""
+
 Row = dict[str, Any]
 
 
@@ -50,6 +53,8 @@ class Pair:
     messages: tuple[Message, ...]
     chosen: str
     rejected: str
+    chosen_cut: bool = False
+    rejected_cut: bool = False
     panel: str = ""
     raters: tuple[str, ...] = ()
     meta: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -65,6 +70,7 @@ class Pair:
             "messages": _turns(self.messages),
             "chosen": self.chosen,
             "rejected": self.rejected,
+            **{name: True for name in CUT if getattr(self, name)},
             "meta": {"pair_id": self.pair_id, **self.meta},
         }
 
@@ -151,6 +157,8 @@ def pair_of(event: PreferencePair) -> Pair:
         messages=event.messages,
         chosen=event.chosen,
         rejected=event.rejected,
+        chosen_cut=event.chosen_cut,
+        rejected_cut=event.rejected_cut,
         panel=event.panel,
         raters=event.raters,
         meta=meta,

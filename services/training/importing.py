@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 import orjson
 from pydantic import ValidationError
 
-from services.training.dataset import Demonstration, Pair, Row, canonical
+from services.training.dataset import CUT, Demonstration, Pair, Row, canonical
 from services.training.errors import BadDataset
 from shared.contracts.events import MAX_TEXT, Message
 
@@ -82,7 +82,10 @@ def _read(data: bytes, parse: Callable[[Row], T], form: str) -> tuple[T, ...]:
 def _pair(row: Row) -> Pair:
     messages = _messages(row, "messages" if "messages" in row else "prompt")
     chosen, rejected = _answer(row, "chosen"), _answer(row, "rejected")
-    return Pair(_identity(row), messages, chosen, rejected, meta=_meta(row))
+    chosen_cut, rejected_cut = (_flag(row, name) for name in CUT)
+    return Pair(
+        _identity(row), messages, chosen, rejected, chosen_cut, rejected_cut, meta=_meta(row)
+    )
 
 
 def _demonstration(row: Row) -> Demonstration:
@@ -117,6 +120,13 @@ def _answer(row: Row, name: str) -> str:
         raise _BadRow(f"{name}: must be a text or a list of one turn")
     if len(value) > MAX_TEXT:
         raise _BadRow(f"{name}: longer than {MAX_TEXT} characters")
+    return value
+
+
+def _flag(row: Row, name: str) -> bool:
+    value: Any = row.get(name, False)
+    if not isinstance(value, bool):
+        raise _BadRow(f"{name}: must be true or false, or left out")
     return value
 
 

@@ -23,6 +23,12 @@ WEIGHT_SCALE = 10_000
 Identifier = Annotated[str, Field(min_length=1, max_length=MAX_ID, pattern=r"^[^\x00-\x1f\x7f]+$")]
 OptionalIdentifier = Annotated[str, Field(max_length=MAX_ID, pattern=r"^[^\x00-\x1f\x7f]*$")]
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
+_ENDED = frozenset({"", "stop", "tool_calls", "function_call"})
+
+
+Cut = Annotated[
+    bool, Field(description="the answer did not end by itself, so its end is nobody's wish")
+]
 
 
 class Event(BaseModel):
@@ -130,6 +136,11 @@ class InteractionRecorded(Event):
         """The conversation as one text: the last user turn alone when it is the only one."""
         return prompt_text(self.messages)
 
+    @property
+    def cut(self) -> bool:
+        """The completion did not end by itself: its tokens ran out, or the stream broke off."""
+        return self.outcome is not Outcome.ok or was_cut(self.finish_reason)
+
 
 class FeedbackType(StrEnum):
     """Feedback types of requirement F1."""
@@ -223,6 +234,7 @@ class Side(BaseModel):
     version: Identifier
     trace_id: Identifier
     completion: Text
+    cut: Cut = False
 
 
 class VoteCast(Event):
@@ -267,6 +279,8 @@ class PreferencePair(Event):
     messages: tuple[Message, ...]
     chosen: Text
     rejected: Text
+    chosen_cut: Cut = False
+    rejected_cut: Cut = False
     chosen_version: OptionalIdentifier = ""
     rejected_version: OptionalIdentifier = ""
     source: PairSource
@@ -318,6 +332,7 @@ class RatedAnswer(Event):
     revision: int
     messages: tuple[Message, ...]
     completion: Text
+    cut: Cut = False
     version: Identifier
     score: float | None = Field(description="satisfaction in [0, 1]; None retracts")
     user_id: OptionalIdentifier = ""
@@ -512,6 +527,11 @@ def prompt_text(messages: tuple[Message, ...]) -> str:
     if len(messages) == 1:
         return messages[0].content
     return "\n".join(f"{turn.role}: {turn.content}" for turn in messages)
+
+
+def was_cut(finish_reason: str) -> bool:
+    """An engine's finish_reason says that the answer did not end by itself; empty says nothing."""
+    return finish_reason not in _ENDED
 
 
 def check_value(kind: FeedbackType, value: object) -> None:

@@ -364,6 +364,14 @@ def test_rows_are_cut_where_training_cuts_them(measured: dict[str, Any]) -> None
     assert measured["verdict"]["ties"] == 5
 
 
+def test_an_answer_that_was_cut_teaches_nothing_of_where_to_end(measured: dict[str, Any]) -> None:
+    assert measured["trained_on"] == [
+        ["blue door<|end|>", "a ship<|end|>"],
+        ["blue door", "a ship<|end|>"],
+        ["blue door<|end|>", "a ship"],
+    ]
+
+
 def test_a_judge_s_scores_are_the_plain_ones_and_their_progress_is_told(
     measured: dict[str, Any],
 ) -> None:

@@ -14,22 +14,30 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import get_peft_model
 from training_tiny_model import main as make_model
 
-from services.training.parameters import DpoParameters, EvaluationParameters, RewardParameters
-from services.training.trainers import evaluate, job, reward
+from services.training.parameters import (
+    DpoParameters,
+    EvaluationParameters,
+    LoraParameters,
+    RewardParameters,
+)
+from services.training.trainers import dpo, evaluate, job, reward
 from services.training.trainers.models import (
     conversation_ids,
     load_base,
     load_tokenizer,
+    lora,
     padded,
     prompt_ids,
 )
 
 MAX_LENGTH = 64
+END = "<|end|>"
 SMALL_LOGITS = 2**12
 """Fifteen positions of the tiny vocabulary of 261."""
-Held = list[tuple[list[dict[str, str]], str]]
+Held = list[tuple[list[dict[str, str]], str, bool]]
 
 
 def main(folder: Path) -> dict[str, Any]:
@@ -43,8 +51,9 @@ def main(folder: Path) -> dict[str, Any]:
     return (
         perplexities(model, tokenizer, short, long)
         | judging(folder, str(base), random.Random(3))
+        | {"trained_on": trained_on(folder, str(base))}
         | {
-            "long_longest": max(len(conversation_ids(tokenizer, *pair)) for pair in long),
+            "long_longest": max(len(conversation_ids(tokenizer, *row[:2])) for row in long),
             "max_length": MAX_LENGTH,
             "small_logits": SMALL_LOGITS,
         }
@@ -52,9 +61,13 @@ def main(folder: Path) -> dict[str, Any]:
 
 
 def held_out(rng: random.Random, longer: int) -> Held:
-    """Forty prompts with answers, every fourth answer so many times as long."""
+    """Forty prompts with answers, every fourth so many times as long, every seventh cut."""
     return [
-        (turn(words(rng, 2)), words(rng, rng.randint(1, 6) * (longer if number % 4 == 0 else 1)))
+        (
+            turn(words(rng, 2)),
+            words(rng, rng.randint(1, 6) * (longer if number % 4 == 0 else 1)),
+            number % 7 == 0,
+        )
         for number in range(40)
     ]
 
@@ -78,7 +91,7 @@ def perplexities(model: Any, tokenizer: Any, short: Held, long: Held) -> dict[st
             found[f"{name}_{bound}_most_logits"] = max(seen)
             found[f"{name}_{bound}_noted"] = sum(noted)
     evaluate.LOGITS = usual
-    prompts_alone = [(turn("a prompt that fills the row " * 4), "yes")]
+    prompts_alone = [(turn("a prompt that fills the row " * 4), "yes", False)]
     found["nothing_left"] = evaluate.perplexity(
         model, tokenizer, prompts_alone, max_length=MAX_LENGTH, note=noted.append
     )
@@ -88,11 +101,14 @@ def perplexities(model: Any, tokenizer: Any, short: Held, long: Held) -> dict[st
 @torch.no_grad()
 def reference(model: Any, tokenizer: Any, rows: Held, limit: int) -> float:
     """Perplexity with one batch and all logits."""
-    ids, mask = padded([conversation_ids(tokenizer, *pair)[:limit] for pair in rows], 0, left=False)
+    read = [conversation_ids(tokenizer, messages, answer) for messages, answer, _ in rows]
+    assert {tokenizer.decode(row[-1:]) for row in read} == {END}
+    kept = [row[:-1] if cut else row for row, (*_, cut) in zip(read, rows, strict=True)]
+    ids, mask = padded([row[:limit] for row in kept], 0, left=False)
     logits = model(input_ids=ids, attention_mask=mask).logits[:, :-1].float()
     taken = torch.log_softmax(logits, dim=-1).gather(-1, ids[:, 1:, None]).squeeze(-1)
     answers = mask[:, 1:].clone()
-    for row, (messages, _) in enumerate(rows):
+    for row, (messages, *_) in enumerate(rows):
         answers[row, : len(prompt_ids(tokenizer, messages)) - 1] = 0
     return math.exp(-float((taken * answers).sum() / answers.sum()))
 
@@ -151,6 +167,46 @@ def judging(folder: Path, base: str, rng: random.Random) -> dict[str, Any]:
         "verdict": verdict,
         "diverged": {name: str(value) for name, value in diverged.items()},
     }
+
+
+def trained_on(folder: Path, base: str) -> list[list[str]]:
+    """Chosen and rejected answers of the rows that DPO reads, as text with special tokens."""
+    data, attempt, parent = folder / "cut", folder / "cut attempt", folder / "parent"
+    for path in (data, attempt):
+        path.mkdir()
+    pair = {"messages": turn("red"), "chosen": "blue door", "rejected": "a ship"}
+    flags = ({}, {"chosen_cut": True}, {"rejected_cut": True})
+    job.write_rows(data / "train.jsonl", [{**pair, **flag} for flag in flags])
+    get_peft_model(load_base(base), lora(LoraParameters(), task="CAUSAL_LM")).save_pretrained(
+        parent
+    )
+    asked = job.TrainerJob(
+        stages=("dpo",),
+        base=base,
+        data=str(data),
+        judge="",
+        parent_adapter=str(parent),
+        dpo=DpoParameters(epochs=1),
+        reward=RewardParameters(),
+        evaluation=EvaluationParameters(),
+        seed=1,
+    )
+    texts: list[list[str]] = []
+
+    def look(trainer: Any, _: Path) -> None:
+        tokenizer = trainer.processing_class
+        texts.extend(
+            [tokenizer.decode(row[f"{side}_ids"]) for side in ("chosen", "rejected")]
+            for row in trainer.train_dataset
+        )
+        (batch,) = trainer.get_train_dataloader()
+        ends = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, 0) == 1
+        assert ends.sum() == 4, "what was cut reaches the loss without an end"
+
+    dpo.train, usual = look, dpo.train
+    dpo.run(asked, attempt, job.Progress(attempt))
+    dpo.train = usual
+    return texts
 
 
 def voted(rng: random.Random, count: int, prompt: int = 3) -> dict[str, Any]:

@@ -46,6 +46,7 @@ def interaction(
     prompt: str = "How do I return a parcel?",
     completion: str = "Print the label from your account page.",
     outcome: Outcome = Outcome.ok,
+    finish_reason: str = "",
     seconds: float = 0.0,
     context: Context | None = None,
 ) -> InteractionRecorded:
@@ -63,6 +64,7 @@ def interaction(
         stream=False,
         messages=(Message(role="user", content=prompt),),
         completion=completion,
+        finish_reason=finish_reason,
         outcome=outcome,
         attempts=(
             Attempt(version=version, arm=Arm(arm), outcome=outcome, status=200, duration_ms=80.0),
@@ -127,6 +129,7 @@ def vote(
     panel: str = "",
     user: str = "u1",
     left: str = "A clear and friendly answer.",
+    left_cut: bool = False,
     right: str = "No.",
     anonymous: bool = False,
 ) -> VoteCast:
@@ -137,7 +140,12 @@ def vote(
             "tenant": tenant,
             "model": "assistant",
             "messages": [Message(role="user", content="Where is my parcel?")],
-            "left": Side(version="assistant-v1.1", trace_id=f"{comparison}-l", completion=left),
+            "left": Side(
+                version="assistant-v1.1",
+                trace_id=f"{comparison}-l",
+                completion=left,
+                cut=left_cut,
+            ),
             "right": Side(version="assistant-v1.0", trace_id=f"{comparison}-r", completion=right),
             "choice": choice,
             "user_id": user,

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 from datasets import Dataset
 from trl import DPOConfig, DPOTrainer
 
 from services.training.trainers.arguments import ReportProgress, arguments, train
 from services.training.trainers.job import Progress, TrainerJob, read_rows
-from services.training.trainers.models import load_adapter, load_base, load_tokenizer, set_seeds
+from services.training.trainers.models import (
+    end_tokens,
+    load_adapter,
+    load_base,
+    load_tokenizer,
+    set_seeds,
+    without_end,
+)
 
 
 def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, float]:
@@ -24,10 +32,11 @@ def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, float]:
     set_seeds(job.seed)
     callback = ReportProgress("dpo", progress)
     checkpoints = folder / "checkpoints"
+    tokenizer = load_tokenizer(job.base)
     model = load_adapter(load_base(job.base), job.parent_adapter, trainable=True)
     trainer = DPOTrainer(
         model=model,
-        processing_class=load_tokenizer(job.base),
+        processing_class=tokenizer,
         args=DPOConfig(
             beta=job.dpo.beta,
             loss_type=list(job.dpo.loss),
@@ -41,13 +50,32 @@ def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, float]:
                     "prompt": row["messages"],
                     "chosen": [{"role": "assistant", "content": row["chosen"]}],
                     "rejected": [{"role": "assistant", "content": row["rejected"]}],
+                    "chosen_cut": row.get("chosen_cut", False),
+                    "rejected_cut": row.get("rejected_cut", False),
                 }
                 for row in rows
             ]
         ),
         callbacks=[callback],
     )
+    trainer.train_dataset = trainer.train_dataset.map(
+        _as_they_ended, fn_kwargs={"ends": end_tokens(model, tokenizer)}
+    )
     train(trainer, checkpoints)
     trainer.model.save_pretrained(str(folder / "adapter"), selected_adapters=["default"])
     shutil.rmtree(folder / "adapter" / "ref", ignore_errors=True)
     return callback.figures()
+
+
+def _as_they_ended(row: dict[str, Any], ends: set[int]) -> dict[str, list[int]]:
+    """Answers without the end of turn that the chat template gives one that was cut.
+
+    With it, a chosen answer would teach to stop in the middle of a sentence, and a rejected one
+    not to stop at all.
+    """
+    return {
+        f"{side}_ids": without_end(row[f"{side}_ids"], ends)
+        if row[f"{side}_cut"]
+        else row[f"{side}_ids"]
+        for side in ("chosen", "rejected")
+    }

@@ -20,12 +20,14 @@ from services.training.trainers.models import (
     Messages,
     by_tokens,
     conversation_ids,
+    end_tokens,
     load_adapter,
     load_base,
     load_tokenizer,
     padded,
     prompt_ids,
     set_seeds,
+    without_end,
 )
 from services.training.trainers.reward import judged_ids, load_judge, score
 
@@ -64,7 +66,7 @@ def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, float]:
     prompts = [row["messages"] for row in read_rows(data / "prompts.jsonl")]
     prompts = prompts[: job.evaluation.prompts]
     heldout = [
-        (row["messages"], row.get("chosen") or row["answer"])
+        (row["messages"], row.get("chosen") or row["answer"], row.get("chosen_cut", False))
         for row in read_rows(data / "heldout.jsonl")
     ]
     judged = bool(prompts) and (Path(job.judge) / "adapter").exists()
@@ -105,7 +107,7 @@ def _answers(
     model: Any,
     tokenizer: Any,
     prompts: Sequence[Messages],
-    heldout: Sequence[tuple[Messages, str]],
+    heldout: Sequence[tuple[Messages, str, bool]],
     note: Note,
 ) -> Answers:
     encoded = [prompt_ids(tokenizer, messages) for messages in prompts]
@@ -116,7 +118,7 @@ def _answers(
     for batch in by_tokens(spaces, tokens=GENERATION_TOKENS, rows=job.evaluation.batch_size):
         written = _generate(job, model, tokenizer, [encoded[i] for i in batch])
         for index, tokens in zip(batch, written, strict=True):
-            stops = _stops(model, tokenizer)
+            stops = end_tokens(model, tokenizer)
             length = next((n for n, token in enumerate(tokens) if token in stops), None)
             ended[index] = length is not None
             lengths[index] = len(tokens) if length is None else length
@@ -146,30 +148,25 @@ def _generate(
         input_ids=ids,
         attention_mask=mask,
         max_new_tokens=job.evaluation.max_new_tokens,
-        eos_token_id=sorted(_stops(model, tokenizer)),
+        eos_token_id=sorted(end_tokens(model, tokenizer)),
         pad_token_id=tokenizer.pad_token_id,
         **sampling,
     )
     return out[:, ids.shape[1] :].tolist()
 
 
-def _stops(model: Any, tokenizer: Any) -> set[int]:
-    """Tokens that end a turn: the tokenizer's and those the model's own settings name."""
-    configured = model.generation_config.eos_token_id
-    listed = configured if isinstance(configured, list) else [configured]
-    return {token for token in [*listed, tokenizer.eos_token_id] if token is not None}
-
-
 @torch.no_grad()
 def perplexity(
     model: Any,
     tokenizer: Any,
-    heldout: Sequence[tuple[Messages, str]],
+    heldout: Sequence[tuple[Messages, str, bool]],
     *,
     max_length: int,
     note: Note,
 ) -> float | None:
-    """Exponential of the mean negative log-likelihood of the answers' tokens, end of turn included.
+    """Exponential of the mean negative log-likelihood of the answers' tokens.
+
+    The end of the turn is one of them, but for an answer that was cut before it.
 
     Rows are cut where training cuts them. A row with more positions than `LOGITS` allows is read
     again for each further piece of it, so only time grows with its length.
@@ -177,7 +174,7 @@ def perplexity(
     Args:
         model: A causal model.
         tokenizer: Its tokenizer.
-        heldout: Prompts with answers.
+        heldout: Prompts with answers, and whether each answer was cut.
         max_length: Most tokens of a row.
         note: Hears how many rows were read, after each batch.
 
@@ -186,8 +183,13 @@ def perplexity(
 
     """
     limit = min(max_length, model.config.max_position_embeddings)
-    rows = [conversation_ids(tokenizer, *pair)[:limit] for pair in heldout]
-    firsts = [max(len(prompt_ids(tokenizer, messages)), 1) for messages, _ in heldout]
+    ends = end_tokens(model, tokenizer)
+    rows = [
+        (without_end(ids, ends) if cut else ids)[:limit]
+        for messages, answer, cut in heldout
+        for ids in [conversation_ids(tokenizer, messages, answer)]
+    ]
+    firsts = [max(len(prompt_ids(tokenizer, messages)), 1) for messages, _, _ in heldout]
     width = max(1, LOGITS // model.get_output_embeddings().weight.shape[0])
     nll, count = 0.0, 0
     for batch in by_tokens([len(row) for row in rows], tokens=min(width, PERPLEXITY_TOKENS)):

@@ -76,6 +76,19 @@ def conversation_ids(tokenizer: Any, messages: Messages, answer: str) -> list[in
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
+def end_tokens(model: Any, tokenizer: Any) -> set[int]:
+    """Tokens that end a turn: the tokenizer's and those the model's own settings name."""
+    configured = model.generation_config.eos_token_id
+    listed = configured if isinstance(configured, list) else [configured]
+    return {token for token in [*listed, tokenizer.eos_token_id] if token is not None}
+
+
+def without_end(ids: list[int], ends: set[int]) -> list[int]:
+    """An answer's tokens before the last that ends a turn: of a cut answer the end is not its own."""
+    last = max((place for place, token in enumerate(ids) if token in ends), default=len(ids))
+    return ids[:last]
+
+
 def padded(rows: Sequence[Sequence[int]], pad: int, *, left: bool) -> tuple[Any, Any]:
     """Token ids as one tensor with its attention mask, on the device; shape (rows, longest)."""
     width = max(len(row) for row in rows)

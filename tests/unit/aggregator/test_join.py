@@ -225,6 +225,44 @@ def test_pairs_of_one_feedback(
     assert pair.context.category == "explanation"
 
 
+@pytest.mark.parametrize(
+    ("kind", "value", "cut"),
+    [
+        (FeedbackType.text_correction, {"corrected": "Better."}, True),
+        (FeedbackType.text_correction, {"original": "As shown.", "corrected": "Better."}, False),
+        (FeedbackType.demonstration, "By hand.", True),
+        (FeedbackType.preference, {"chosen": "One.", "rejected": "Two."}, False),
+    ],
+)
+@pytest.mark.parametrize(
+    "ending", [{"finish_reason": "length"}, {"outcome": Outcome.cancelled}], ids=str
+)
+def test_a_pair_says_whether_its_answer_was_cut(
+    kind: FeedbackType, value: object, cut: bool, ending: dict[str, Any]
+) -> None:
+    _, _, outputs = fold(interaction(**ending), feedback(kind=kind, value=value))
+    (pair,) = (event for event in outputs if isinstance(event, PreferencePair))
+    assert (pair.chosen_cut, pair.rejected_cut) == (False, cut)
+
+
+@pytest.mark.parametrize(
+    "ending", [{"finish_reason": "length"}, {"finish_reason": "stop"}], ids=str
+)
+def test_a_rating_says_whether_its_answer_was_cut(ending: dict[str, Any]) -> None:
+    _, _, outputs = fold(interaction(**ending), feedback())
+    (rated,) = (event for event in outputs if isinstance(event, RatedAnswer))
+    assert rated.cut == (ending["finish_reason"] == "length")
+
+
+@pytest.mark.parametrize(
+    ("choice", "cut"), [(Choice.left, (True, False)), (Choice.right, (False, True))]
+)
+def test_a_vote_s_pair_says_which_answer_was_cut(choice: Choice, cut: tuple[bool, bool]) -> None:
+    _, _, outputs = fold(vote(choice=choice, left_cut=True))
+    (pair,) = (event for event in outputs if isinstance(event, PreferencePair))
+    assert (pair.chosen_cut, pair.rejected_cut) == cut
+
+
 def test_a_correction_that_corrects_nothing_makes_no_pair() -> None:
     same = {"corrected": " Print the label from your account page. "}
     _, _, outputs = fold(interaction(), feedback(kind=FeedbackType.text_correction, value=same))

@@ -24,6 +24,7 @@ def rated(
     text: str = "",
     model: str = "assistant",
     prompt: str = "Where is it?",
+    cut: bool = False,
 ) -> RatedAnswer:
     return RatedAnswer(
         rated_id=f"{trace}:{revision}",
@@ -35,6 +36,7 @@ def rated(
         revision=revision,
         messages=(Message(role="user", content=prompt),),
         completion=text or f"Answer {trace}.",
+        cut=cut,
         version="v1",
         score=score,
         user_id=f"u-{trace}",
@@ -66,6 +68,13 @@ def test_high_goes_over_low_in_either_order() -> None:
         assert pair.causes == ("f-a:0", "f-b:0")
         assert pair.raters == ("u-a", "u-b")
         assert pair.pair_id == _id_of(rated("a", 1.0), rated("b", 0.25))
+
+
+def test_the_pair_says_which_answer_was_cut() -> None:
+    for cut in ((True, False), (False, True)):
+        _, (pair,) = fold(rated("a", 1.0, cut=cut[0]), rated("b", 0.0, cut=cut[1]))
+        assert isinstance(pair, PreferencePair)
+        assert (pair.chosen_cut, pair.rejected_cut) == cut
 
 
 def _id_of(*events: RatedAnswer) -> str:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
 
+import pytest
 from aiohttp import web
 
 from services.feedback.router_client import CHAT_PATH, Question, RouterClient, router_session
 from services.feedback.settings import FeedbackSettings
 from shared.contracts.events import Message
 
+REASONS = {"stop": False, "length": True, "": False, None: False}
 QUESTION = Question([Message(role="user", content="Hm?")], None, None, "", {})
 
 
@@ -22,18 +26,36 @@ async def test_all_comparisons_that_are_let_in_reach_the_router_at_one_time() ->
         answer = {"model": "v", "choices": [{"message": {"content": "hm"}}]}
         return web.json_response(answer, headers={"x-ratchet-trace-id": "t"})
 
+    async with router(chat) as url, router_session(comparisons) as session:
+        client = RouterClient(session, url, timeout_s=20)
+        asking = (client.answer(QUESTION, "v", seed) for seed in range(2 * comparisons))
+        answers = await asyncio.gather(*asking)
+    assert len(answers) == 2 * comparisons
+
+
+@pytest.mark.parametrize(("reason", "cut"), REASONS.items())
+async def test_an_answer_says_whether_it_was_cut(reason: str | None, cut: bool) -> None:
+    async def chat(request: web.Request) -> web.Response:
+        choice = {"message": {"content": "hm"}, "finish_reason": reason}
+        answer = {"model": "v", "choices": [choice]}
+        return web.json_response(answer, headers={"x-ratchet-trace-id": "t"})
+
+    async with router(chat) as url, router_session(1) as session:
+        answer = await RouterClient(session, url, timeout_s=20).answer(QUESTION, "v", 1)
+    assert answer.cut is cut
+
+
+@contextlib.asynccontextmanager
+async def router(
+    chat: Callable[[web.Request], Awaitable[web.Response]],
+) -> AsyncIterator[str]:
+    """The address of a server that answers chats so."""
     app = web.Application()
     app.router.add_post(CHAT_PATH, chat)
     runner = web.AppRunner(app)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    url = f"http://127.0.0.1:{runner.addresses[0][1]}"
     try:
-        async with router_session(comparisons) as session:
-            client = RouterClient(session, url, timeout_s=20)
-            asking = (client.answer(QUESTION, "v", seed) for seed in range(2 * comparisons))
-            answers = await asyncio.gather(*asking)
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
     finally:
         await runner.cleanup()
-    assert len(answers) == 2 * comparisons

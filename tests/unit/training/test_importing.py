@@ -36,6 +36,18 @@ def test_both_forms_of_pairs_mean_the_same() -> None:
     assert first.meta["source"] == "import"
 
 
+def test_a_pair_may_say_that_an_answer_was_cut() -> None:
+    row = {"messages": ASKED, "chosen": "because of it", "rejected": "no idea at"}
+    plain, cut = read_pairs(lines(row, {**row, "rejected_cut": True}))
+    assert not plain.rejected_cut
+    assert not cut.chosen_cut
+    assert cut.rejected_cut
+    assert not {"chosen_cut", "rejected_cut"} & plain.row().keys(), "old snapshots stay as they are"
+    assert cut.row()["rejected_cut"] is True
+    with pytest.raises(BadDataset, match="rejected_cut: must be true or false"):
+        read_pairs(lines({**row, "rejected_cut": "no"}))
+
+
 def test_both_forms_of_demonstrations_mean_the_same() -> None:
     first, second = read_demonstrations(
         lines({"messages": [*ASKED, *ANSWERED]}, {"prompt": ASKED, "completion": ANSWERED})
