@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from demo import corpus, tastes
+from demo.settings import REPLY_TOKENS
 from demo.starter import CACHE, Starter, StarterConfig, prepare
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
@@ -31,7 +32,6 @@ LORA: dict[str, Any] = {
     "lora_dropout": 0.0,
 }
 TEMPERATURE = 0.8
-REPLY_TOKENS = 64
 
 
 @dataclass(frozen=True)

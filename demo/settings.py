@@ -11,6 +11,9 @@ PROXY, PROXY_ADMIN = "faultproxy", "faultproxy-admin"
 ROOT = Path(__file__).resolve().parents[1]
 
 ENGINE_START_S = 600
+REPLY_TOKENS = 96
+"""Most tokens of an answer, for clients and evaluation alike: room for nearly all demonstrations.
+With less, a crowd that likes long answers would teach a version to run into the limit."""
 
 DPO = {
     "learning_rate": 1e-3,
@@ -24,7 +27,13 @@ SFT = {"learning_rate": 5e-4, "epochs": 1.0, "batch_size": 16}
 # v1.0 rambles in a fifth of its answers and writes in every style; what users like is shorter and
 # narrower, so a better version may be half as long and surprised by other people's favourites.
 GATE = {"perplexity_ratio": 1.6, "length_ratio_low": 0.3}
-EVALUATION = {"prompts": 200, "max_new_tokens": 64, "temperature": 0.8}
+# One batch: the cores are busy, and each batch costs as many steps as its longest answer has tokens.
+EVALUATION = {
+    "prompts": 200,
+    "max_new_tokens": REPLY_TOKENS,
+    "temperature": 0.8,
+    "batch_size": 200,
+}
 REWARD = {"learning_rate": 1e-3, "epochs": 3.0, "batch_size": 16}
 
 

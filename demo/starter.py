@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from demo import corpus
+from demo.settings import REPLY_TOKENS
 
 CACHE = Path(".cache/starter")
 DEMONSTRATIONS = 1200
@@ -81,7 +82,7 @@ def prepare(config: StarterConfig, cache: Path, model: str | None = None) -> Sta
         model: A hub id or path to use as the base instead of training one.
     """
     key = hashlib.sha256(
-        f"{corpus.fingerprint()}{asdict(config)}{CHAT_TEMPLATE}{QWEN_WORDS}".encode()
+        f"{corpus.fingerprint()}{asdict(config)}{CHAT_TEMPLATE}{QWEN_WORDS}{REPLY_TOKENS}".encode()
     )
     folder = cache / key.hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
@@ -132,7 +133,7 @@ def train_base(config: StarterConfig, folder: Path) -> None:
         pad_token_id=tokenizer.pad_token_id,
         do_sample=True,
         temperature=0.8,
-        max_new_tokens=64,
+        max_new_tokens=REPLY_TOKENS,
     )
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(

@@ -17,11 +17,11 @@ import aiohttp
 import openai
 
 from demo import corpus
+from demo.settings import REPLY_TOKENS
 from demo.tally import Tally
 from demo.tastes import Person, Population
 
 MODEL = "assistant"
-REPLY_TOKENS = 64
 TEMPERATURE = 0.8
 CALL_TIMEOUT_S = 30.0
 PATIENCE_S = 30.0
