@@ -27,6 +27,8 @@ pytestmark = pytest.mark.timeout(150)
 HOST = "127.0.0.1"
 UNLOADED = "v0.9"
 """The end of a version's name that the engine does not hold."""
+TALKATIVE = "v1.1"
+"""The end of a version's name that never ends by itself."""
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +65,8 @@ async def asked(engine_port: int) -> AsyncIterator[list[dict[str, Any]]]:
             error = {"message": f"The model `{body['model']}` does not exist.", "code": 404}
             return web.json_response({"error": error}, status=404)
         message = {"role": "assistant", "content": f"{body['model']} says hello"}
-        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        reason = "length" if body["model"].endswith(TALKATIVE) else "stop"
+        choice = {"index": 0, "message": message, "finish_reason": reason}
         return web.json_response(
             {
                 "id": "1",
@@ -123,7 +126,7 @@ def question(model: str) -> dict[str, Any]:
 async def test_a_vote_names_the_versions_that_the_router_recorded(
     client: httpx.AsyncClient, log: EventLog, asked: list[dict[str, Any]], unique: str
 ) -> None:
-    stable, candidate = f"{unique}-v1.0", f"{unique}-v1.1"
+    stable, candidate = f"{unique}-v1.0", f"{unique}-{TALKATIVE}"
     await register(log, stable, Lifecycle.stable, model=unique, day=0)
     await register(log, candidate, Lifecycle.canary, model=unique, day=1)
     await decide(log, unique, stable=stable, candidate=candidate)
@@ -139,6 +142,7 @@ async def test_a_vote_names_the_versions_that_the_router_recorded(
     records = await read_to_end(log, FEEDBACK, timeout_s=20)
     (vote,) = [event_of(one) for one in records if one.key == comparison["comparison_id"]]
     traces = {side.trace_id: side.version for side in (vote.left, vote.right)}
+    assert all(side.cut == (side.version == candidate) for side in (vote.left, vote.right))
 
     async def recorded() -> dict[str, InteractionRecorded]:
         models = models_by_type(InteractionRecorded)
@@ -154,6 +158,7 @@ async def test_a_vote_names_the_versions_that_the_router_recorded(
         assert interactions[trace_id].version == version
         assert interactions[trace_id].purpose is Purpose.comparison
         assert interactions[trace_id].rollout == ""
+        assert interactions[trace_id].cut == (version == candidate)
 
 
 async def test_an_older_version_that_no_engine_holds_is_stood_in_for(
