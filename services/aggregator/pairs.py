@@ -66,6 +66,7 @@ def feedback_product(interaction: InteractionRecorded, feedback: FeedbackSubmitt
                 model=interaction.model,
                 messages=interaction.messages,
                 completion=completion,
+                cut=interaction.cut,
                 label=feedback.type is FeedbackType.thumbs_up,
                 version=version,
                 causes=(cause_of(feedback),),

@@ -301,6 +301,7 @@ class UnpairedExample(Event):
     model: Identifier
     messages: tuple[Message, ...]
     completion: Text
+    cut: Cut = False
     label: bool
     version: OptionalIdentifier = ""
     causes: tuple[str, ...]

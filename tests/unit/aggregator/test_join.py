@@ -251,7 +251,8 @@ def test_a_pair_says_whether_its_answer_was_cut(
 def test_a_rating_says_whether_its_answer_was_cut(ending: dict[str, Any]) -> None:
     _, _, outputs = fold(interaction(**ending), feedback())
     (rated,) = (event for event in outputs if isinstance(event, RatedAnswer))
-    assert rated.cut == (ending["finish_reason"] == "length")
+    (example,) = (event for event in outputs if isinstance(event, UnpairedExample))
+    assert rated.cut == example.cut == (ending["finish_reason"] == "length")
 
 
 @pytest.mark.parametrize(
