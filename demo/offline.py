@@ -42,10 +42,10 @@ class Recipe:
     sft_epochs: float = 1.0
     sft_rate: float = 5e-4
     pairs: int = 400
-    dpo_epochs: float = 5.0
+    dpo_epochs: float = 4.0
     dpo_rate: float = 1e-3
     beta: float = 0.1
-    sft_weight: float = 0.2
+    sft_weight: float = 0.5
     batch: int = 16
     reward_pairs: int = 300
     reward_epochs: float = 3.0

@@ -11,17 +11,17 @@ PROXY, PROXY_ADMIN = "faultproxy", "faultproxy-admin"
 ROOT = Path(__file__).resolve().parents[1]
 
 ENGINE_START_S = 600
-REPLY_TOKENS = 96
+REPLY_TOKENS = 128
 """Most tokens of an answer, for clients and evaluation alike: room for nearly all demonstrations.
 With less, a crowd that likes long answers would teach a version to run into the limit."""
 
 DPO = {
     "learning_rate": 1e-3,
-    "epochs": 5.0,
+    "epochs": 4.0,
     "batch_size": 16,
     "beta": 0.1,
     "loss": ["sigmoid", "sft"],
-    "loss_weights": [1.0, 0.2],
+    "loss_weights": [1.0, 0.5],
 }
 SFT = {"learning_rate": 5e-4, "epochs": 1.0, "batch_size": 16}
 # v1.0 rambles in a fifth of its answers and writes in every style; what users like is shorter and

@@ -28,6 +28,8 @@ INVERTED, FAILING = f"{MODEL}-v1.2-inverted", f"{MODEL}-v1.3-failing"
 ACTOR = "demo"
 ASKERS = 12
 """Calls at a time when the closing questions are asked."""
+QUIET_CHATS_PER_S = 1.0
+"""While all wait for training, which shares the cores with the engine's answers."""
 
 Say = Callable[[str], None]
 Step = Callable[[], Awaitable[None]]
@@ -120,7 +122,7 @@ class Demo:
             self.settings.deadlines.collecting_s,
             hint=f"See {self._stack.log('training')} and {self._stack.log('aggregator')}",
         )
-        plan.chats_per_s, plan.votes_per_s, plan.panel_votes_per_s = 2.0, 0.0, 0.0
+        plan.chats_per_s, plan.votes_per_s, plan.panel_votes_per_s = QUIET_CHATS_PER_S, 0.0, 0.0
         self.facts.pairs = sum(
             not vote.panel and vote.choice in ("left", "right") for vote in self.users.seen.votes
         )
@@ -162,7 +164,7 @@ class Demo:
         """The inverted and the failing candidate both end Degraded with no traffic."""
         deadline = self.settings.deadlines
         for version in (INVERTED, FAILING):
-            self.users.plan.chats_per_s = 5.0
+            self.users.plan.chats_per_s = QUIET_CHATS_PER_S
             await self._made(version, deadline.training_s)
             if version == FAILING:
                 admin = self._stack.url(PROXY_ADMIN)

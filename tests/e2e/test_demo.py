@@ -53,6 +53,9 @@ def test_feedback_makes_a_better_model_and_harm_is_taken_back(
     low, high = won["interval_95"]
     record_property("win rate", f"{won['value']:.1%} [{low:.1%}, {high:.1%}] of {won['prompts']}")
     record_property("whole demo", f"{summary['elapsed_s']:.0f} s")
+    record_property("steps", ", ".join(f"{took:.0f} s" for took in summary["steps_s"].values()))
+    ended_themselves = [summary["gate"][f"{arm}_stop_share"] for arm in ("candidate", "parent")]
+    record_property("answers that ended", "v1.1 {:.1%}, v1.0 {:.1%}".format(*ended_themselves))
     assert won["prompts"] >= 400
     assert won["value"] >= 0.65
     assert won["interval_95"][0] >= 0.55
