@@ -24,9 +24,6 @@ DPO = {
     "loss_weights": [1.0, 0.5],
 }
 SFT = {"learning_rate": 5e-4, "epochs": 1.0, "batch_size": 16}
-# v1.0 rambles in a fifth of its answers and writes in every style; what users like is shorter and
-# narrower, so a better version may be half as long and surprised by other people's favourites.
-GATE = {"perplexity_ratio": 1.6, "length_ratio_low": 0.3}
 # One batch: the cores are busy, and each batch costs as many steps as its longest answer has tokens.
 EVALUATION = {
     "prompts": 200,
@@ -75,7 +72,7 @@ class DemoSettings:
             "RATCHET_TRAINING_DPO": json.dumps(DPO),
             "RATCHET_TRAINING_REWARD": json.dumps(REWARD),
             "RATCHET_TRAINING_EVALUATION": json.dumps(EVALUATION),
-            "RATCHET_TRAINING_GATE": json.dumps(GATE | {"min_judge_pairs": self.judge_pairs}),
+            "RATCHET_TRAINING_GATE": json.dumps({"min_judge_pairs": self.judge_pairs}),
             # Where others use the cores too, vLLM warms up for minutes.
             "RATCHET_INFERENCE_ENGINE_START_TIMEOUT_S": str(ENGINE_START_S),
             # Its steps take a second or two.
