@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from demo import corpus, tastes
-from demo.settings import REPLY_TOKENS
+from demo.settings import DPO, REPLY_TOKENS, REWARD, SFT, TEMPERATURE
 from demo.starter import CACHE, Starter, StarterConfig, prepare
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
@@ -31,7 +31,6 @@ LORA: dict[str, Any] = {
     "target_modules": "all-linear",
     "lora_dropout": 0.0,
 }
-TEMPERATURE = 0.8
 
 
 @dataclass(frozen=True)
@@ -39,17 +38,17 @@ class Recipe:
     """Hyper-parameters of one proof; the defaults are what the demo's training jobs use."""
 
     sft_rows: int = 1200
-    sft_epochs: float = 1.0
-    sft_rate: float = 5e-4
+    sft_epochs: float = SFT["epochs"]
+    sft_rate: float = SFT["learning_rate"]
     pairs: int = 400
-    dpo_epochs: float = 4.0
-    dpo_rate: float = 1e-3
-    beta: float = 0.1
-    sft_weight: float = 0.5
-    batch: int = 16
+    dpo_epochs: float = DPO["epochs"]
+    dpo_rate: float = DPO["learning_rate"]
+    beta: float = DPO["beta"]
+    sft_weight: float = DPO["loss_weights"][1]
+    batch: int = DPO["batch_size"]
     reward_pairs: int = 300
-    reward_epochs: float = 3.0
-    reward_rate: float = 1e-3
+    reward_epochs: float = REWARD["epochs"]
+    reward_rate: float = REWARD["learning_rate"]
     prompts: int = 450
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 DEMO_SEED = 3
 PROXY, PROXY_ADMIN = "faultproxy", "faultproxy-admin"
@@ -14,8 +15,9 @@ ENGINE_START_S = 600
 REPLY_TOKENS = 128
 """Most tokens of an answer, for clients and evaluation alike: room for nearly all demonstrations.
 With less, a crowd that likes long answers would teach a version to run into the limit."""
+TEMPERATURE = 0.8
 
-DPO = {
+DPO: dict[str, Any] = {
     "learning_rate": 1e-3,
     "epochs": 4.0,
     "batch_size": 16,
@@ -23,15 +25,15 @@ DPO = {
     "loss": ["sigmoid", "sft"],
     "loss_weights": [1.0, 0.5],
 }
-SFT = {"learning_rate": 5e-4, "epochs": 1.0, "batch_size": 16}
+SFT: dict[str, Any] = {"learning_rate": 5e-4, "epochs": 1.0, "batch_size": 16}
 # One batch: the cores are busy, and each batch costs as many steps as its longest answer has tokens.
 EVALUATION = {
     "prompts": 200,
     "max_new_tokens": REPLY_TOKENS,
-    "temperature": 0.8,
+    "temperature": TEMPERATURE,
     "batch_size": 200,
 }
-REWARD = {"learning_rate": 1e-3, "epochs": 3.0, "batch_size": 16}
+REWARD: dict[str, Any] = {"learning_rate": 1e-3, "epochs": 3.0, "batch_size": 16}
 
 
 @dataclass(frozen=True)

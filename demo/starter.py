@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from demo import corpus
-from demo.settings import REPLY_TOKENS
+from demo.settings import REPLY_TOKENS, TEMPERATURE
 
 CACHE = Path(".cache/starter")
 DEMONSTRATIONS = 1200
@@ -132,7 +132,7 @@ def train_base(config: StarterConfig, folder: Path) -> None:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         do_sample=True,
-        temperature=0.8,
+        temperature=TEMPERATURE,
         max_new_tokens=REPLY_TOKENS,
     )
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=0.01)

@@ -17,12 +17,11 @@ import aiohttp
 import openai
 
 from demo import corpus
-from demo.settings import REPLY_TOKENS
+from demo.settings import REPLY_TOKENS, TEMPERATURE
 from demo.tally import Tally
 from demo.tastes import Person, Population
 
 MODEL = "assistant"
-TEMPERATURE = 0.8
 CALL_TIMEOUT_S = 30.0
 PATIENCE_S = 30.0
 """Longest a client keeps sending what was not taken."""

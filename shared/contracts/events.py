@@ -23,9 +23,6 @@ WEIGHT_SCALE = 10_000
 Identifier = Annotated[str, Field(min_length=1, max_length=MAX_ID, pattern=r"^[^\x00-\x1f\x7f]+$")]
 OptionalIdentifier = Annotated[str, Field(max_length=MAX_ID, pattern=r"^[^\x00-\x1f\x7f]*$")]
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
-_ENDED = frozenset({"", "stop", "tool_calls", "function_call"})
-
-
 Cut = Annotated[
     bool, Field(description="the answer did not end by itself, so its end is nobody's wish")
 ]
@@ -528,6 +525,9 @@ def prompt_text(messages: tuple[Message, ...]) -> str:
     if len(messages) == 1:
         return messages[0].content
     return "\n".join(f"{turn.role}: {turn.content}" for turn in messages)
+
+
+_ENDED = frozenset({"", "stop", "tool_calls", "function_call"})
 
 
 def was_cut(finish_reason: str) -> bool:

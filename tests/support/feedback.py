@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -97,15 +97,22 @@ class StrawRouter:
 async def straw_router() -> AsyncIterator[StrawRouter]:
     """A router that listens on a port of its own."""
     router = StrawRouter()
+    async with answering(router.chat) as router.url:
+        yield router
+
+
+@asynccontextmanager
+async def answering(
+    chat: Callable[[web.Request], Awaitable[web.Response]],
+) -> AsyncIterator[str]:
+    """The address of a server that answers chats so."""
     app = web.Application()
-    app.router.add_post("/v1/chat/completions", router.chat)
+    app.router.add_post("/v1/chat/completions", chat)
     runner = web.AppRunner(app)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    router.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
     try:
-        yield router
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
     finally:
         await runner.cleanup()
 

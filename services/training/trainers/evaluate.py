@@ -114,11 +114,11 @@ def _answers(
     spaces = [len(tokens) + job.evaluation.max_new_tokens for tokens in encoded]
     texts, lengths = [""] * len(encoded), [0] * len(encoded)
     ended = [False] * len(encoded)
+    stops = end_tokens(model, tokenizer)
     set_seeds(job.seed)
     for batch in by_tokens(spaces, tokens=GENERATION_TOKENS, rows=job.evaluation.batch_size):
         written = _generate(job, model, tokenizer, [encoded[i] for i in batch])
         for index, tokens in zip(batch, written, strict=True):
-            stops = end_tokens(model, tokenizer)
             length = next((n for n, token in enumerate(tokens) if token in stops), None)
             ended[index] = length is not None
             lengths[index] = len(tokens) if length is None else length

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 from aiohttp import web
 
-from services.feedback.router_client import CHAT_PATH, Question, RouterClient, router_session
+from services.feedback.router_client import Question, RouterClient, router_session
 from services.feedback.settings import FeedbackSettings
 from shared.contracts.events import Message
+from tests.support.feedback import answering
 
 REASONS = {"stop": False, "length": True, "": False, None: False}
 QUESTION = Question([Message(role="user", content="Hm?")], None, None, "", {})
@@ -26,7 +25,7 @@ async def test_all_comparisons_that_are_let_in_reach_the_router_at_one_time() ->
         answer = {"model": "v", "choices": [{"message": {"content": "hm"}}]}
         return web.json_response(answer, headers={"x-ratchet-trace-id": "t"})
 
-    async with router(chat) as url, router_session(comparisons) as session:
+    async with answering(chat) as url, router_session(comparisons) as session:
         client = RouterClient(session, url, timeout_s=20)
         asking = (client.answer(QUESTION, "v", seed) for seed in range(2 * comparisons))
         answers = await asyncio.gather(*asking)
@@ -40,22 +39,6 @@ async def test_an_answer_says_whether_it_was_cut(reason: str | None, cut: bool) 
         answer = {"model": "v", "choices": [choice]}
         return web.json_response(answer, headers={"x-ratchet-trace-id": "t"})
 
-    async with router(chat) as url, router_session(1) as session:
+    async with answering(chat) as url, router_session(1) as session:
         answer = await RouterClient(session, url, timeout_s=20).answer(QUESTION, "v", 1)
     assert answer.cut is cut
-
-
-@contextlib.asynccontextmanager
-async def router(
-    chat: Callable[[web.Request], Awaitable[web.Response]],
-) -> AsyncIterator[str]:
-    """The address of a server that answers chats so."""
-    app = web.Application()
-    app.router.add_post(CHAT_PATH, chat)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
