@@ -17,17 +17,17 @@ from prometheus_client import CollectorRegistry
 from services.inference.acceptances import Acceptances
 from services.inference.agent import Agent
 from services.inference.api import WithOps, create_app
-from services.inference.batch import BatchPolicy, BatchWorker, Gate
+from services.inference.batch import BatchAdmission, BatchTimeouts, BatchWorker
 from services.inference.engine import EngineClient
 from services.inference.launcher import (
     ExternalEngine,
     Launcher,
-    LaunchPolicy,
+    LaunchTimings,
     engine_command,
     engine_environment,
 )
 from services.inference.metrics import Metrics
-from services.inference.reconcile import Policy
+from services.inference.reconcile import AdapterLimits
 from services.inference.settings import InferenceSettings
 from shared.clock import SystemClock
 from shared.contracts.events import GenerationRequested
@@ -77,7 +77,7 @@ def engine_of(
         healthy=client.healthy,
         changed=wake.set,
         generations=generations,
-        policy=LaunchPolicy(settings.engine_start_timeout_s, settings.engine_unhealthy_after_s),
+        policy=LaunchTimings(settings.engine_start_timeout_s, settings.engine_unhealthy_after_s),
         clock=clock,
         metrics=metrics,
         log_path=settings.engine_log,
@@ -106,7 +106,9 @@ async def run(settings: InferenceSettings) -> None:
             client=client,
             registry=versions.registry,
             models=settings.models,
-            policy=Policy(settings.max_adapters, settings.drain_grace_s, settings.drain_limit_s),
+            limits=AdapterLimits(
+                settings.max_adapters, settings.drain_grace_s, settings.drain_limit_s
+            ),
             cache=settings.data_dir / "inference" / "adapters",
             tolerance=settings.tolerance_of,
             acceptances=Acceptances(settings.data_dir / "inference" / "acceptances.json"),
@@ -114,13 +116,13 @@ async def run(settings: InferenceSettings) -> None:
             metrics=metrics,
             wake=wake,
         )
-        gate = Gate(settings.batch_concurrency, client.figures, clock, metrics)
+        admission = BatchAdmission(settings.batch_concurrency, client.load_figures, clock, metrics)
         worker = BatchWorker(
             client=client,
             adapters=agent,
             event_log=event_log,
-            gate=gate,
-            policy=BatchPolicy(settings.batch_timeout_s, settings.batch_wait_s),
+            admission=admission,
+            policy=BatchTimeouts(settings.batch_timeout_s, settings.batch_wait_s),
             redact=redact,
             clock=clock,
             metrics=metrics,
@@ -159,7 +161,7 @@ async def run(settings: InferenceSettings) -> None:
             "versions": versions.run(),
             "keys": key_follower.run(),
             "agent": reconcile(),
-            "gate": gate.run(stop),
+            "admission": admission.run(stop),
             "batch": consumer.run(stop),
         }
         tasks = [asyncio.create_task(job, name=name) for name, job in jobs.items()]
@@ -194,7 +196,7 @@ def _ended(tasks: list[asyncio.Task[None]]) -> str | None:
 async def _finish(tasks: list[asyncio.Task[None]]) -> None:
     """Cancel what follows topics; let the engine and the consumer end by themselves."""
     for task in tasks:
-        if task.get_name() in ("versions", "keys", "agent", "gate"):
+        if task.get_name() in ("versions", "keys", "agent", "admission"):
             task.cancel()
     _, running = await asyncio.wait(tasks, timeout=FINISH_TIMEOUT_S)
     for task in running:

@@ -20,16 +20,21 @@ from services.inference.errors import (
     NotAcceptable,
     UnknownAdapter,
 )
-from services.inference.fingerprints import Fault, Judgement, judge, too_close
+from services.inference.fingerprints import (
+    FingerprintCheck,
+    FingerprintFault,
+    check_fingerprint,
+    too_close,
+)
 from services.inference.launcher import EngineState
 from services.inference.metrics import Metrics
 from services.inference.reconcile import (
     NEVER,
     Action,
     ActionKind,
+    AdapterLimits,
     AdapterState,
-    Loaded,
-    Policy,
+    EngineAdapters,
     Slot,
     next_action,
     wanted_versions,
@@ -57,7 +62,7 @@ SPARE_FOLDERS = 4
 """Folders kept in the cache beside those of wanted versions."""
 
 
-class Engine(Protocol):
+class EngineControl(Protocol):
     """The launcher, or the watcher of an external engine."""
 
     state: EngineState
@@ -77,11 +82,11 @@ class Agent:
     def __init__(
         self,
         *,
-        engine: Engine,
+        engine: EngineControl,
         client: EngineClient,
         registry: Registry,
         models: tuple[str, ...],
-        policy: Policy,
+        limits: AdapterLimits,
         cache: Path,
         tolerance: Callable[[str], float],
         acceptances: Acceptances,
@@ -97,7 +102,7 @@ class Agent:
         self._client = client
         self._registry = registry
         self._models = models
-        self._policy = policy
+        self._limits = limits
         self._cache = cache
         self._tolerance = tolerance
         self._acceptances = acceptances
@@ -177,7 +182,7 @@ class Agent:
         slot = self._slots.get(version)
         if version not in known or slot is None:
             raise UnknownAdapter(f"version: {version!r} is not wanted here; see /v1/adapters")
-        if slot.fault != Fault.too_close:
+        if slot.fault != FingerprintFault.too_close:
             raise NotAcceptable(
                 f"version: {version!r} is {slot.state}"
                 + (f" ({slot.reason})" if slot.reason else "")
@@ -237,7 +242,7 @@ class Agent:
 
         """
         self._wanted = wanted_versions(
-            self._registry.versions(), self._models, self._policy.max_adapters
+            self._registry.versions(), self._models, self._limits.max_adapters
         )
         state = self._engine.state
         if not state.ready:
@@ -252,7 +257,7 @@ class Agent:
         self._base, names = await self._client.models()
         if self._base_answers is None:
             self._base_answers = await self._learn_base()
-        loaded = Loaded(names, await self._busy(names))
+        loaded = EngineAdapters(names, await self._busy(names))
         names_wanted = [version.record.version for version in self._wanted]
         known = {version.record.version for version in self._registry.versions()}
         for name, slot in self._slots.items():
@@ -260,7 +265,7 @@ class Agent:
                 log.error("adapter.lost", version=name)
                 self._slots[name] = Slot(name)
         action = next_action(
-            names_wanted, self._slots, loaded, known, self._clock.monotonic(), self._policy
+            names_wanted, self._slots, loaded, known, self._clock.monotonic(), self._limits
         )
         if action is not None:
             await self._do(action, names)
@@ -280,7 +285,7 @@ class Agent:
         if not draining:
             return frozenset()
         try:
-            return (await self._client.figures()).busy
+            return (await self._client.load_figures()).busy
         except (EngineUnavailable, EngineRefused):
             return frozenset(draining)
 
@@ -352,7 +357,7 @@ class Agent:
         try:
             answered = await self._ask(slot.version, record.fingerprint)
             others = await self._others(record.fingerprint, record.parent, slot.version, loaded)
-            said = judge(
+            check = check_fingerprint(
                 record.fingerprint,
                 answered,
                 others,
@@ -367,11 +372,11 @@ class Agent:
             self._retry(slot, AdapterState.refused, "engine", str(error))
             return
         self._metrics.verify_s.observe(self._clock.monotonic() - began)
-        if said.fault is Fault.none:
-            self._pass(slot, said)
+        if check.fault is FingerprintFault.none:
+            self._pass(slot, check)
             await self._check_neighbours(slot.version, others)
         else:
-            self._refuse(slot, said)
+            self._refuse(slot, check)
 
     async def _learn_base(self) -> dict[Tokens, Fingerprint]:
         """What the base answers, asked once after each start, before there is other traffic.
@@ -419,52 +424,52 @@ class Agent:
             recorded = known.record.fingerprint
             same = _tokens(recorded) == _tokens(answered)
             own = answered if same else await self._ask(name, recorded)
-            said = judge(recorded, own, {}, self._tolerance(recorded.dtype))
-            if said.fault is Fault.mismatch:
-                self._refuse(slot, said)
+            check = check_fingerprint(recorded, own, {}, self._tolerance(recorded.dtype))
+            if check.fault is FingerprintFault.mismatch:
+                self._refuse(slot, check)
                 self._engine.restart(f"{name} changed its answers as {version} was loaded")
 
     async def _ask(self, model: str, recorded: Fingerprint) -> Fingerprint:
         return await self._client.fingerprint(model, _tokens(recorded), recorded.dtype)
 
-    def _pass(self, slot: Slot, said: Judgement) -> None:
+    def _pass(self, slot: Slot, check: FingerprintCheck) -> None:
         self._put(
             Slot(
                 slot.version,
                 state=AdapterState.ready,
                 verified=True,
-                difference=said.difference,
-                distances=said.distances,
+                difference=check.difference,
+                distances=check.distances,
             )
         )
         log.info(
             "adapter.ready",
             version=slot.version,
-            difference=said.difference,
-            distances=dict(said.distances),
+            difference=check.difference,
+            distances=dict(check.distances),
             generation=self._generation,
         )
 
-    def _refuse(self, slot: Slot, said: Judgement) -> None:
-        self._metrics.refusals.labels(said.fault).inc()
+    def _refuse(self, slot: Slot, check: FingerprintCheck) -> None:
+        self._metrics.refusals.labels(check.fault).inc()
         self._put(
             Slot(
                 slot.version,
                 state=AdapterState.refused,
                 retry_at=NEVER,
-                fault=said.fault,
-                reason=said.reason,
-                difference=said.difference,
-                distances=said.distances,
+                fault=check.fault,
+                reason=check.reason,
+                difference=check.difference,
+                distances=check.distances,
             )
         )
         log.error(
             "adapter.refused",
             version=slot.version,
-            fault=said.fault,
-            reason=said.reason,
-            difference=said.difference,
-            distances=dict(said.distances),
+            fault=check.fault,
+            reason=check.reason,
+            difference=check.difference,
+            distances=dict(check.distances),
         )
 
     def _retry(self, slot: Slot, state: AdapterState, fault: str, reason: str) -> None:

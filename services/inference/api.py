@@ -11,7 +11,7 @@ from fastapi import FastAPI, Header, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from services.inference.agent import Agent, Engine
+from services.inference.agent import Agent, EngineControl
 from services.inference.errors import BodyTooLarge, BodyTooSlow, InferenceError
 from services.inference.reconcile import Slot
 from shared.contracts.events import Identifier
@@ -103,7 +103,7 @@ async def whole_body(receive: Receive) -> bytes | None:
     return b"".join(parts)
 
 
-def create_app(agent: Agent, engine: Engine, keys: KeyRing) -> FastAPI:
+def create_app(agent: Agent, engine: EngineControl, keys: KeyRing) -> FastAPI:
     """The application: what is loaded here, and people's word on what was refused."""
     app = FastAPI(title="Ratchet adapter agent", docs_url=None, redoc_url=None)
     app.add_middleware(BoundedBodies)

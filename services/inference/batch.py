@@ -17,7 +17,7 @@ from typing import Literal, Protocol, TypeVar
 
 import structlog
 
-from services.inference.engine import EngineClient, Figures
+from services.inference.engine import EngineClient, EngineLoad
 from services.inference.errors import EngineRefused, EngineUnavailable, Stopping
 from services.inference.metrics import Metrics
 from shared.clock import Clock
@@ -49,14 +49,14 @@ class Adapters(Protocol):
 
 
 @dataclass(frozen=True)
-class BatchPolicy:
+class BatchTimeouts:
     """Seconds for one generation, and for a version to become ready."""
 
     timeout_s: float
     wait_s: float
 
 
-def allowed(limit: int, figures: Figures, ours: int) -> int:
+def batch_limit(limit: int, figures: EngineLoad, ours: int) -> int:
     """How many generations may run beside the live traffic.
 
     None while live requests wait for the engine; else one fewer for each that runs, at least one.
@@ -67,13 +67,13 @@ def allowed(limit: int, figures: Figures, ours: int) -> int:
     return max(1, limit - live)
 
 
-class Gate:
-    """Lets as many generations through as `allowed` says, and keeps looking."""
+class BatchAdmission:
+    """Lets as many generations through as `batch_limit` says, and keeps looking."""
 
     def __init__(
         self,
         limit: int,
-        figures: Callable[[], Awaitable[Figures]],
+        figures: Callable[[], Awaitable[EngineLoad]],
         clock: Clock,
         metrics: Metrics,
     ) -> None:
@@ -123,7 +123,7 @@ class Gate:
     async def look(self) -> None:
         """Ask the engine once and let through what may go."""
         try:
-            now = allowed(self._limit, await self._figures(), self._running)
+            now = batch_limit(self._limit, await self._figures(), self._running)
         except (EngineUnavailable, EngineRefused):
             now = 1
         self._metrics.batch_allowed.set(now)
@@ -150,8 +150,8 @@ class BatchWorker:
         client: EngineClient,
         adapters: Adapters,
         event_log: EventLog,
-        gate: Gate,
-        policy: BatchPolicy,
+        admission: BatchAdmission,
+        policy: BatchTimeouts,
         redact: Callable[[str], str],
         clock: Clock,
         metrics: Metrics,
@@ -160,7 +160,7 @@ class BatchWorker:
         self._client = client
         self._adapters = adapters
         self._log = event_log
-        self._gate = gate
+        self._admission = admission
         self._policy = policy
         self._redact = redact
         self._clock = clock
@@ -241,7 +241,7 @@ class BatchWorker:
         async with contextlib.AsyncExitStack() as stack:
             try:
                 async with asyncio.timeout(max(0.0, self._left(event))):
-                    await stack.enter_async_context(self._gate.slot())
+                    await stack.enter_async_context(self._admission.slot())
             except TimeoutError:
                 return self._finished(
                     event, "expired", error="it expired while live traffic kept the engine busy"

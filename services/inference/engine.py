@@ -32,7 +32,7 @@ _COUNT_LINE = re.compile(
 
 
 @dataclass(frozen=True)
-class Figures:
+class EngineLoad:
     """How busy the engine is: requests running and waiting, and the adapters they are for."""
 
     running: int
@@ -82,7 +82,7 @@ class EngineClient:
                     adapters.add(card["id"])
         return base, frozenset(adapters)
 
-    async def figures(self) -> Figures:
+    async def load_figures(self) -> EngineLoad:
         """How busy the engine is.
 
         Raises:
@@ -90,7 +90,7 @@ class EngineClient:
 
         """
         text = (await self._call("GET", "/metrics", timeout_s=QUICK_TIMEOUT_S)).decode()
-        return parse_figures(text)
+        return parse_load(text)
 
     async def load(self, name: str, path: str) -> None:
         """Load an adapter under a name that is not loaded.
@@ -266,7 +266,7 @@ def error_message(content: bytes) -> str:
     return message[:MAX_ERROR]
 
 
-def parse_figures(metrics: str) -> Figures:
+def parse_load(metrics: str) -> EngineLoad:
     """The engine's own figures.
 
     `vllm:lora_requests_info` keeps a series for each set of adapters that ever ran together; its
@@ -280,4 +280,4 @@ def parse_figures(metrics: str) -> Figures:
     if newest is not None and counts["running"] + counts["waiting"] > 0:
         names = f"{newest['running']},{newest['waiting']}".split(",")
         busy = frozenset(name for name in names if name)
-    return Figures(int(counts["running"]), int(counts["waiting"]), busy)
+    return EngineLoad(int(counts["running"]), int(counts["waiting"]), busy)

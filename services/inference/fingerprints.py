@@ -10,7 +10,7 @@ from shared.registry.adapters import DISTINCTION, mean_absolute_difference
 from shared.registry.versions import Fingerprint
 
 
-class Fault(StrEnum):
+class FingerprintFault(StrEnum):
     """What a fingerprint can be refused for. People may overrule `too_close` only."""
 
     none = ""
@@ -19,22 +19,22 @@ class Fault(StrEnum):
 
 
 @dataclass(frozen=True)
-class Judgement:
+class FingerprintCheck:
     """What the engine's answers say of one adapter. Differences are in nats."""
 
-    fault: Fault
+    fault: FingerprintFault
     reason: str
     difference: float
     distances: Mapping[str, float]
 
 
-def judge(
+def check_fingerprint(
     recorded: Fingerprint,
     answered: Fingerprint,
     others: Mapping[str, Fingerprint],
     tolerance: float,
     accepted: Collection[str] = (),
-) -> Judgement:
+) -> FingerprintCheck:
     """Compare an adapter's answers with its record, and with all it could be mistaken for.
 
     It must lie within one tolerance of its record and farther than five from every other.
@@ -52,8 +52,8 @@ def judge(
     nearest = min(distances, key=lambda name: distances[name], default="")
     if not difference < tolerance:
         alike = nearest and distances[nearest] < tolerance
-        return Judgement(
-            Fault.mismatch,
+        return FingerprintCheck(
+            FingerprintFault.mismatch,
             f"its answers differ by {difference:.4g} nats from those recorded at training; "
             f"less than {tolerance:g} is right" + (f"; it answers like {nearest}" if alike else ""),
             difference,
@@ -61,8 +61,8 @@ def judge(
         )
     close = [name for name in too_close(distances, tolerance) if name not in accepted]
     if close:
-        return Judgement(
-            Fault.too_close,
+        return FingerprintCheck(
+            FingerprintFault.too_close,
             "its answers differ by only "
             + ", ".join(f"{distances[name]:.4g} nats from those of {name}" for name in close)
             + f"; more than {DISTINCTION * tolerance:g} tells two apart; "
@@ -70,7 +70,7 @@ def judge(
             difference,
             distances,
         )
-    return Judgement(Fault.none, "", difference, distances)
+    return FingerprintCheck(FingerprintFault.none, "", difference, distances)
 
 
 def too_close(distances: Mapping[str, float], tolerance: float) -> list[str]:

@@ -41,7 +41,7 @@ class EngineState:
 
 
 @dataclass(frozen=True)
-class LaunchPolicy:
+class LaunchTimings:
     """Seconds: for the first healthy answer, and without one before a restart."""
 
     start_timeout_s: float
@@ -108,7 +108,7 @@ def engine_environment(
     return wanted | dict(environment)
 
 
-def next_backoff(last_s: float, lived_s: float, policy: LaunchPolicy) -> float:
+def next_backoff(last_s: float, lived_s: float, policy: LaunchTimings) -> float:
     """Seconds to wait before the next start, from the last wait and how long the engine lived."""
     if last_s == 0.0 or lived_s >= STEADY_S:
         return policy.backoff_first_s
@@ -140,7 +140,7 @@ class Launcher:
         healthy: Callable[[], Awaitable[bool]],
         changed: Callable[[], None],
         generations: Path,
-        policy: LaunchPolicy,
+        policy: LaunchTimings,
         clock: Clock,
         metrics: Metrics,
         log_path: Path | None = None,

@@ -73,7 +73,7 @@ class Action:
 
 
 @dataclass(frozen=True)
-class Policy:
+class AdapterLimits:
     """Bounds of what is loaded and how long a drain takes, in seconds."""
 
     max_adapters: int
@@ -82,7 +82,7 @@ class Policy:
 
 
 @dataclass(frozen=True)
-class Loaded:
+class EngineAdapters:
     """What the engine says: adapters it has, and those with requests under way or waiting."""
 
     names: frozenset[str]
@@ -117,10 +117,10 @@ def wanted_versions(
 def next_action(
     wanted: Sequence[str],
     slots: Mapping[str, Slot],
-    loaded: Loaded,
+    loaded: EngineAdapters,
     known: Collection[str],
     now: float,
-    policy: Policy,
+    limits: AdapterLimits,
 ) -> Action | None:
     """What to do next, or None while there is nothing to do but wait.
 
@@ -133,11 +133,11 @@ def next_action(
         loaded: What the engine has.
         known: All versions of the registry.
         now: Monotonic seconds.
-        policy: Bounds.
+        limits: Bounds.
 
     """
     ours = [name for name in sorted(loaded.names) if name in known]
-    for action in _leaving(ours, wanted, slots, loaded.busy, now, policy):
+    for action in _leaving(ours, wanted, slots, loaded.busy, now, limits):
         return action
     for name in sorted(slots):
         if name not in wanted and name not in loaded.names:
@@ -149,7 +149,7 @@ def next_action(
                 return Action(ActionKind.keep, name)
             if slot.state is not AdapterState.ready and slot.retry_at <= now:
                 return Action(ActionKind.verify, name)
-        elif slot.retry_at <= now and len(loaded.names) < policy.max_adapters:
+        elif slot.retry_at <= now and len(loaded.names) < limits.max_adapters:
             return Action(ActionKind.load, name)
     return None
 
@@ -160,7 +160,7 @@ def _leaving(
     slots: Mapping[str, Slot],
     busy: Collection[str],
     now: float,
-    policy: Policy,
+    limits: AdapterLimits,
 ) -> Iterator[Action]:
     for name in ours:
         slot = slots.get(name, Slot(name))
@@ -171,8 +171,8 @@ def _leaving(
                 yield Action(ActionKind.drain, name)
                 continue
             waited = now - slot.draining_since
-            idle = waited >= policy.drain_grace_s and name not in busy
-            if idle or waited >= max(policy.drain_grace_s, policy.drain_limit_s):
+            idle = waited >= limits.drain_grace_s and name not in busy
+            if idle or waited >= max(limits.drain_grace_s, limits.drain_limit_s):
                 yield Action(ActionKind.unload, name)
 
 

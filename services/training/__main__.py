@@ -9,13 +9,13 @@ from collections.abc import Callable
 import uvloop
 from prometheus_client import CollectorRegistry
 
-from services.training.auto import Schedule
-from services.training.desk import Desk
-from services.training.jobs import JobBook
+from services.training.jobs import JobQueue
 from services.training.metrics import Metrics
 from services.training.runner import Runner
+from services.training.scheduler import Scheduler
 from services.training.settings import TrainingSettings
 from services.training.snapshot import DatasetStore
+from services.training.worker import TrainingWorker
 from shared.clock import SystemClock
 from shared.kafka.deadletters import DeadLetters
 from shared.kafka.producer import KafkaLog
@@ -38,7 +38,7 @@ async def run(settings: TrainingSettings) -> None:
     metrics = Metrics(registry)
     log = KafkaLog(settings.kafka_bootstrap, source=SOURCE, client_id="ratchet-training")
     await log.start()
-    versions, book = RegistryFollower(log), JobBook()
+    versions, queue = RegistryFollower(log), JobQueue()
     store = DatasetStore(settings.datasets_uri)
     runner = Runner(
         event_log=log,
@@ -48,9 +48,9 @@ async def run(settings: TrainingSettings) -> None:
         metrics=metrics,
         clock=clock,
     )
-    schedule = Schedule(
+    scheduler = Scheduler(
         event_log=log,
-        book=book,
+        queue=queue,
         registry=versions,
         store=store,
         settings=settings,
@@ -60,25 +60,25 @@ async def run(settings: TrainingSettings) -> None:
     letters = DeadLetters(
         log, service="training", redact=Redactor().text, metrics=registry, clock=clock
     )
-    desk = Desk(
+    worker = TrainingWorker(
         event_log=log,
-        book=book,
+        queue=queue,
         registry=versions,
         runner=runner,
-        schedule=schedule,
+        scheduler=scheduler,
         dead_letters=letters,
         metrics=metrics,
         settings=settings,
     )
     health = Health()
     health.progress("jobs", runner.idle_s, STUCK_AFTER_S)
-    for name, age_s in (("jobs", desk.age_s), ("versions", versions.age_s)):
+    for name, age_s in (("jobs", worker.age_s), ("versions", versions.age_s)):
         health.ready(f"{name}_topic", freshness(age_s))
     tasks = [
         asyncio.create_task(versions.run(), name="versions"),
-        asyncio.create_task(desk.follow(), name="desk"),
-        asyncio.create_task(schedule.count(), name="pairs"),
-        asyncio.create_task(desk.work(), name="work"),
+        asyncio.create_task(worker.follow(), name="jobs"),
+        asyncio.create_task(scheduler.count(), name="pairs"),
+        asyncio.create_task(worker.work(), name="work"),
     ]
     health.alive("tasks", lambda: ended(tasks))
     try:

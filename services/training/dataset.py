@@ -36,7 +36,7 @@ CUT = ("chosen_cut", "rejected_cut")
 Row = dict[str, Any]
 
 
-class Rules(BaseModel):
+class DatasetRules(BaseModel):
     """What a row must be like. Kept in the manifest, as a rebuild must use the same."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -169,7 +169,7 @@ def select_pairs(
     pairs: Iterable[Pair],
     judged: Iterable[Pair],
     prompts: Iterable[tuple[Message, ...]],
-    rules: Rules,
+    rules: DatasetRules,
 ) -> Selection:
     """Rows of a preference dataset.
 
@@ -211,7 +211,7 @@ def select_pairs(
     )
 
 
-def select_demonstrations(rows: Iterable[Demonstration], rules: Rules) -> Selection:
+def select_demonstrations(rows: Iterable[Demonstration], rules: DatasetRules) -> Selection:
     """Rows of a dataset for supervised fine-tuning."""
     refused: Counter[str] = Counter()
     kept: dict[tuple[str, str], Demonstration] = {}
@@ -252,7 +252,7 @@ def demonstrations_of(pairs: Iterable[Pair]) -> tuple[Demonstration, ...]:
     )
 
 
-def refusal(pair: Pair, rules: Rules) -> str | None:
+def refusal(pair: Pair, rules: DatasetRules) -> str | None:
     """Why this pair alone is not trained on, or None."""
     chosen, rejected = pair.chosen.strip(), pair.rejected.strip()
     if not pair.messages:
@@ -269,7 +269,7 @@ def prompt_key(messages: Sequence[Message]) -> str:
     return _normalised(prompt_text(tuple(messages)))
 
 
-def is_held_out(prompt: str, rules: Rules) -> bool:
+def is_held_out(prompt: str, rules: DatasetRules) -> bool:
     """Whether rows of this prompt are kept for the evaluation."""
     return _rank(prompt) < rules.heldout_share
 
@@ -279,7 +279,7 @@ def canonical(rows: Iterable[Row]) -> bytes:
     return b"".join(orjson.dumps(row, option=orjson.OPT_SORT_KEYS) + b"\n" for row in rows)
 
 
-def _clean(pairs: Iterable[Pair], rules: Rules, refused: Counter[str]) -> list[Pair]:
+def _clean(pairs: Iterable[Pair], rules: DatasetRules, refused: Counter[str]) -> list[Pair]:
     sound: list[Pair] = []
     sides: defaultdict[tuple[str, frozenset[str]], set[str]] = defaultdict(set)
     for pair in sorted(pairs, key=lambda pair: pair.pair_id):
@@ -307,7 +307,7 @@ def _question(pair: Pair) -> tuple[str, frozenset[str]]:
 
 
 def _evaluation_prompts(
-    pools: Iterable[Iterable[tuple[Message, ...]]], trained: set[str], rules: Rules
+    pools: Iterable[Iterable[tuple[Message, ...]]], trained: set[str], rules: DatasetRules
 ) -> list[Row]:
     """Prompts that were not trained on: earlier pools first, within one by hash."""
     found: dict[str, Row] = {}

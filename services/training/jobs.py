@@ -11,7 +11,7 @@ from shared.contracts.events import RunPhase, TrainingMethod, TrainingProgress, 
 FINAL = frozenset({RunPhase.succeeded, RunPhase.rejected, RunPhase.failed})
 
 
-class JobBook:
+class JobQueue:
     """Every job and how it ended, in the order of the log.
 
     A job is done when its final progress is on the log, whatever happened to who worked on it.

@@ -23,26 +23,26 @@ from services.training.candidate import (
     stages,
 )
 from services.training.dataset import JUDGE
+from services.training.diagnosis import adjust, diagnose
 from services.training.errors import InvalidJob, StoreUnavailable, TrainingError
 from services.training.gate import judge_gate
-from services.training.metrics import Metrics
-from services.training.parameters import (
-    DpoParameters,
-    RewardParameters,
-    SftParameters,
-    parse_parameters,
+from services.training.hyperparameters import (
+    DpoHyperparameters,
+    RewardHyperparameters,
+    SftHyperparameters,
+    parse_hyperparameters,
 )
+from services.training.metrics import Metrics
 from services.training.process import ROOT, TrainerProcess
 from services.training.progress import ProgressReporter
 from services.training.publish import gather, upload
-from services.training.remedy import adjust, diagnose
 from services.training.report import render
 from services.training.revision import code_revision
 from services.training.settings import TrainingSettings
 from services.training.snapshot import (
     Dataset,
     DatasetStore,
-    Import,
+    ImportedRows,
     Manifest,
     lay_out,
     read_import,
@@ -50,7 +50,7 @@ from services.training.snapshot import (
 )
 from services.training.trainers.job import TrainerJob
 from services.training.versioning import choose_name
-from services.training.workspace import Decided, Workspace
+from services.training.workspace import ResumeState, Workspace
 from shared.clock import Clock
 from shared.contracts.events import RunPhase, TrainingMethod, TrainingRequested
 from shared.kafka.log import EventLog, LogUnavailable
@@ -67,22 +67,22 @@ STORE_TRIES = 20
 """Tries of a job whose storage does not answer, about ten minutes, before it fails."""
 SEEN_TIMEOUT_S = 60.0
 
-Trainable = SftParameters | DpoParameters
+Trainable = SftHyperparameters | DpoHyperparameters
 
 
 @dataclass(frozen=True)
-class Plan:
+class ResolvedJob:
     """A request with everything it left open filled in."""
 
     job: TrainingRequested
     base: str
     parent: VersionRecord | None
     parameters: Trainable
-    reward: RewardParameters
+    reward: RewardHyperparameters
 
 
 @dataclass(frozen=True)
-class Ending:
+class JobOutcome:
     """How a job ended."""
 
     phase: RunPhase
@@ -131,7 +131,7 @@ class Runner:
         """Note that all is going on, for example because there is nothing to do."""
         self._moved = self._clock.monotonic()
 
-    async def run(self, job: TrainingRequested) -> Ending:
+    async def run(self, job: TrainingRequested) -> JobOutcome:
         """Do a job to its end and put its final word on the log.
 
         Kafka being away is waited for, as nothing can end without it; storage for a bounded
@@ -142,8 +142,8 @@ class Runner:
         while True:
             self.alive()
             try:
-                ending = await self._ending(job, reporter)
-                await self._finish(reporter, ending)
+                outcome = await self._outcome(job, reporter)
+                await self._finish(reporter, outcome)
             except LogUnavailable as error:
                 log.warning("job.log_away", job_id=job.job_id, error=str(error))
             except (StoreUnavailable, AdapterUnavailable) as error:
@@ -157,54 +157,54 @@ class Runner:
                 log.exception("job.broken", job_id=job.job_id)
                 return await self._fail(job, reporter, f"{type(error).__name__}: {error}")
             else:
-                self._ended(job, ending)
-                return ending
+                self._ended(job, outcome)
+                return outcome
             await self._clock.sleep(backoff_s)
             backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
 
     async def _fail(
         self, job: TrainingRequested, reporter: ProgressReporter, message: str
-    ) -> Ending:
-        ending = Ending(RunPhase.failed, message)
+    ) -> JobOutcome:
+        outcome = JobOutcome(RunPhase.failed, message)
         backoff_s = BACKOFF_FIRST_S
         while True:
             self.alive()
             try:
-                await self._finish(reporter, ending)
+                await self._finish(reporter, outcome)
             except LogUnavailable as error:
                 log.warning("job.log_away", job_id=job.job_id, error=str(error))
                 await self._clock.sleep(backoff_s)
                 backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
             else:
-                self._ended(job, ending)
-                return ending
+                self._ended(job, outcome)
+                return outcome
 
     @staticmethod
-    async def _finish(reporter: ProgressReporter, ending: Ending) -> None:
+    async def _finish(reporter: ProgressReporter, outcome: JobOutcome) -> None:
         await reporter.finish(
-            ending.phase, ending.message, version=ending.version, metrics=ending.metrics or {}
+            outcome.phase, outcome.message, version=outcome.version, metrics=outcome.metrics or {}
         )
 
-    def _ended(self, job: TrainingRequested, ending: Ending) -> None:
-        self._metrics.runs.labels(job.method.value, ending.phase.value).inc()
+    def _ended(self, job: TrainingRequested, outcome: JobOutcome) -> None:
+        self._metrics.runs.labels(job.method.value, outcome.phase.value).inc()
         log.info(
             "job.ended",
             job_id=job.job_id,
-            outcome=ending.phase.value,
-            version=ending.version,
-            message=ending.message,
+            outcome=outcome.phase.value,
+            version=outcome.version,
+            message=outcome.message,
         )
         Workspace(self.jobs, job.job_id).tidy()
 
-    async def _ending(self, job: TrainingRequested, reporter: ProgressReporter) -> Ending:
+    async def _outcome(self, job: TrainingRequested, reporter: ProgressReporter) -> JobOutcome:
         for version in self._registry.registry.versions(job.model):
             if version.record.job_id == job.job_id:
                 return _succeeded(version.record)
         await reporter.enter(RunPhase.accepted, 0.0)
-        plan = self._plan(job)
+        resolved = self._resolve(job)
         workspace = Workspace(self.jobs, job.job_id)
         await reporter.enter(RunPhase.snapshot, 0.01)
-        dataset = await self._dataset(plan, workspace)
+        dataset = await self._dataset(resolved, workspace)
         log.info(
             "job.snapshot",
             job_id=job.job_id,
@@ -213,10 +213,10 @@ class Runner:
             refused=dataset.manifest.refused,
         )
         if job.method is TrainingMethod.reward:
-            return await self._judge_alone(plan, workspace, reporter)
-        return await self._attempts(plan, dataset, workspace, reporter)
+            return await self._judge_alone(resolved, workspace, reporter)
+        return await self._attempts(resolved, dataset, workspace, reporter)
 
-    def _plan(self, job: TrainingRequested) -> Plan:
+    def _resolve(self, job: TrainingRequested) -> ResolvedJob:
         registry, settings = self._registry.registry, self._settings
         named = registry.get(job.parent) if job.parent else registry.stable(job.model)
         if job.parent and (named is None or named.record.model != job.model):
@@ -233,14 +233,14 @@ class Runner:
                 f"parent: {job.model} has no stable version; name one, or do sft first"
             )
         own = job.hyperparameters
-        reward = parse_parameters(
-            RewardParameters,
+        reward = parse_hyperparameters(
+            RewardHyperparameters,
             settings.reward,
             own if job.method is TrainingMethod.reward else own.get("reward", {}),
         )
         rest = {name: value for name, value in own.items() if name != "reward"}
         if job.method is TrainingMethod.sft:
-            parameters: Trainable = parse_parameters(SftParameters, settings.sft, rest)
+            parameters: Trainable = parse_hyperparameters(SftHyperparameters, settings.sft, rest)
             if parameters.lora.rank > settings.max_lora_rank:
                 raise InvalidJob(
                     f"hyperparameters: lora.rank is {parameters.lora.rank}; the engine serves "
@@ -248,18 +248,18 @@ class Runner:
                 )
         else:
             mine = rest if job.method is TrainingMethod.dpo else {}
-            parameters = parse_parameters(DpoParameters, settings.dpo, mine)
+            parameters = parse_hyperparameters(DpoHyperparameters, settings.dpo, mine)
         sft = job.method is TrainingMethod.sft
-        return Plan(job, base, None if sft else parent, parameters, reward)
+        return ResolvedJob(job, base, None if sft else parent, parameters, reward)
 
-    async def _dataset(self, plan: Plan, workspace: Workspace) -> Dataset:
-        job, decided = plan.job, workspace.load()
-        if decided.dataset_id:
-            known = await asyncio.to_thread(self._store.read, decided.dataset_id)
+    async def _dataset(self, resolved: ResolvedJob, workspace: Workspace) -> Dataset:
+        job, resume = resolved.job, workspace.load()
+        if resume.dataset_id:
+            known = await asyncio.to_thread(self._store.read, resume.dataset_id)
             if known is not None:
                 await asyncio.to_thread(lay_out, known, workspace.data)
                 return known
-        imported: Import | None = None
+        imported: ImportedRows | None = None
         if job.dataset_uri:
             imported = await asyncio.to_thread(read_import, job.dataset_uri)
         rules = self._settings.rules.model_copy(
@@ -275,38 +275,38 @@ class Runner:
         )
         await asyncio.to_thread(self._store.write, dataset)
         await asyncio.to_thread(lay_out, dataset, workspace.data)
-        workspace.save(Decided(job_id=job.job_id, dataset_id=dataset.manifest.dataset_id))
+        workspace.save(ResumeState(job_id=job.job_id, dataset_id=dataset.manifest.dataset_id))
         return dataset
 
     async def _judge_alone(
-        self, plan: Plan, workspace: Workspace, reporter: ProgressReporter
-    ) -> Ending:
+        self, resolved: ResolvedJob, workspace: Workspace, reporter: ProgressReporter
+    ) -> JobOutcome:
         folder = workspace.attempt(1)
-        await self._train(plan, plan.parameters, workspace, folder, reporter, judged=True)
+        await self._train(resolved, resolved.parameters, workspace, folder, reporter, judged=True)
         figures = judge_figures(workspace.judge)
-        return Ending(RunPhase.succeeded, f"a judge of {plan.job.model}", metrics=figures)
+        return JobOutcome(RunPhase.succeeded, f"a judge of {resolved.job.model}", metrics=figures)
 
     async def _attempts(
         self,
-        plan: Plan,
+        resolved: ResolvedJob,
         dataset: Dataset,
         workspace: Workspace,
         reporter: ProgressReporter,
-    ) -> Ending:
-        job, limits, manifest = plan.job, self._settings.gate, dataset.manifest
+    ) -> JobOutcome:
+        job, limits, manifest = resolved.job, self._settings.gate, dataset.manifest
         pairs = manifest.files[JUDGE].rows
         judged = pairs >= limits.min_judge_pairs
         if job.method is TrainingMethod.dpo and not judged and not job.override_gate:
             hopeless = judge_gate(job.method, {"judge_pairs": float(pairs)}, limits)
             return self._rejected(hopeless, {"judge_pairs": float(pairs)}, manifest, attempts=0)
-        parameters: Trainable | None = plan.parameters
+        parameters: Trainable | None = resolved.parameters
         number = 0
         while True:
             number += 1
             reporter.attempt = number
             assert parameters is not None
             folder = workspace.attempt(number)
-            await self._train(plan, parameters, workspace, folder, reporter, judged=judged)
+            await self._train(resolved, parameters, workspace, folder, reporter, judged=judged)
             await reporter.enter(RunPhase.gating, 0.95)
             candidate = read_candidate(
                 folder, workspace.judge, method=job.method, manifest=manifest, limits=limits
@@ -321,7 +321,7 @@ class Runner:
                 figures=candidate.figures,
             )
             if gate.passed or job.override_gate:
-                return await self._publish(plan, parameters, dataset, workspace, candidate)
+                return await self._publish(resolved, parameters, dataset, workspace, candidate)
             better = adjust(parameters, gate, candidate.figures)
             if better is None or number >= self._settings.attempts:
                 return self._rejected(gate, candidate.figures, manifest, attempts=number)
@@ -330,15 +330,15 @@ class Runner:
     @staticmethod
     def _rejected(
         gate: GateResult, figures: Mapping[str, float], manifest: Manifest, *, attempts: int
-    ) -> Ending:
+    ) -> JobOutcome:
         message = diagnose(
             gate, figures, card=manifest.card, refused=manifest.refused, attempts=attempts
         )
-        return Ending(RunPhase.rejected, message, metrics=figures)
+        return JobOutcome(RunPhase.rejected, message, metrics=figures)
 
     async def _train(
         self,
-        plan: Plan,
+        resolved: ResolvedJob,
         parameters: Trainable,
         workspace: Workspace,
         folder: Path,
@@ -348,23 +348,23 @@ class Runner:
     ) -> None:
         settings = self._settings
         adapter = ""
-        if plan.parent is not None and plan.job.method is TrainingMethod.dpo:
+        if resolved.parent is not None and resolved.job.method is TrainingMethod.dpo:
             cache = settings.data_dir.resolve() / "training" / "adapters"
             path = await asyncio.to_thread(
-                fetch, plan.parent.adapter_uri, plan.parent.adapter_sha256, cache
+                fetch, resolved.parent.adapter_uri, resolved.parent.adapter_sha256, cache
             )
             adapter = str(path)
         trainer_job = TrainerJob(
-            stages=stages(plan.job.method, judged=judged),
-            base=plan.base,
+            stages=stages(resolved.job.method, judged=judged),
+            base=resolved.base,
             parent_adapter=adapter,
             data=str(workspace.data),
             judge=str(workspace.judge),
-            sft=parameters if isinstance(parameters, SftParameters) else None,
-            dpo=parameters if isinstance(parameters, DpoParameters) else None,
-            reward=plan.reward,
+            sft=parameters if isinstance(parameters, SftHyperparameters) else None,
+            dpo=parameters if isinstance(parameters, DpoHyperparameters) else None,
+            reward=resolved.reward,
             evaluation=settings.evaluation,
-            seed=plan.job.seed,
+            seed=resolved.job.seed,
             threads=settings.threads,
             nice=settings.nice,
             fingerprint_texts=FINGERPRINT_TEXTS,
@@ -374,15 +374,15 @@ class Runner:
 
     async def _publish(
         self,
-        plan: Plan,
+        resolved: ResolvedJob,
         parameters: Trainable,
         dataset: Dataset,
         workspace: Workspace,
         candidate: Candidate,
-    ) -> Ending:
-        job, settings = plan.job, self._settings
+    ) -> JobOutcome:
+        job, settings = resolved.job, self._settings
         require_servable(candidate)
-        version = self._name(plan, workspace)
+        version = self._name(resolved, workspace)
         gate = candidate.gate
         if not gate.passed:
             gate = gate.model_copy(
@@ -399,12 +399,12 @@ class Runner:
             "evaluation": _kept(settings.evaluation),
             "gate": _kept(settings.gate),
         }
-        if plan.job.method is TrainingMethod.dpo:
-            hyperparameters["reward"] = _kept(plan.reward)
+        if resolved.job.method is TrainingMethod.dpo:
+            hyperparameters["reward"] = _kept(resolved.reward)
         folder = workspace.folder / "publish"
         report = render(
             version,
-            parent=plan.parent.version if plan.parent else "",
+            parent=resolved.parent.version if resolved.parent else "",
             gate=gate,
             figures=candidate.figures,
             manifest=dataset.manifest,
@@ -417,8 +417,8 @@ class Runner:
             version=version,
             model=job.model,
             method="sft" if job.method is TrainingMethod.sft else "dpo",
-            base=plan.base,
-            parent=plan.parent.version if plan.parent else "",
+            base=resolved.base,
+            parent=resolved.parent.version if resolved.parent else "",
             adapter_uri=stored.uri,
             adapter_sha256=stored.sha256,
             fingerprint=candidate.fingerprint,
@@ -438,17 +438,21 @@ class Runner:
         await self._seen(version)
         return _succeeded(record)
 
-    def _name(self, plan: Plan, workspace: Workspace) -> str:
+    def _name(self, resolved: ResolvedJob, workspace: Workspace) -> str:
         """The version's name: the one chosen before a kill, unless it was taken meanwhile."""
-        decided = workspace.load()
+        resume = workspace.load()
         taken = {version.record.version for version in self._registry.registry.versions()}
-        if decided.version and decided.version not in taken:
-            return decided.version
-        parent = plan.parent.version if plan.parent else ""
+        if resume.version and resume.version not in taken:
+            return resume.version
+        parent = resolved.parent.version if resolved.parent else ""
         name = choose_name(
-            plan.job.model, plan.job.method, wanted=plan.job.version, parent=parent, taken=taken
+            resolved.job.model,
+            resolved.job.method,
+            wanted=resolved.job.version,
+            parent=parent,
+            taken=taken,
         )
-        workspace.save(decided.model_copy(update={"version": name}))
+        workspace.save(resume.model_copy(update={"version": name}))
         return name
 
     async def _seen(self, version: str) -> None:
@@ -465,10 +469,10 @@ class Runner:
             await self._clock.sleep(0.05)
 
 
-def _succeeded(record: VersionRecord) -> Ending:
+def _succeeded(record: VersionRecord) -> JobOutcome:
     gate = record.gate
     how = "the gate passed" if gate.passed else f"the gate was overridden by {gate.overridden_by}"
-    return Ending(
+    return JobOutcome(
         RunPhase.succeeded, f"{record.version}: {how}", record.version, dict(record.metrics)
     )
 

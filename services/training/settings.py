@@ -6,15 +6,15 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from services.training.dataset import Rules
+from services.training.dataset import DatasetRules
 from services.training.errors import InvalidJob
 from services.training.gate import GateLimits
-from services.training.parameters import (
-    DpoParameters,
-    EvaluationParameters,
-    RewardParameters,
-    SftParameters,
-    parse_parameters,
+from services.training.hyperparameters import (
+    DpoHyperparameters,
+    EvaluationSettings,
+    RewardHyperparameters,
+    SftHyperparameters,
+    parse_hyperparameters,
 )
 from shared.settings import ServiceSettings, service_config, shared_name
 
@@ -45,16 +45,20 @@ class TrainingSettings(ServiceSettings):
     sft: dict[str, Any] = Field(default_factory=dict)
     dpo: dict[str, Any] = Field(default_factory=dict)
     reward: dict[str, Any] = Field(default_factory=dict)
-    evaluation: EvaluationParameters = EvaluationParameters()
+    evaluation: EvaluationSettings = EvaluationSettings()
     gate: GateLimits = GateLimits()
-    rules: Rules = Rules()
+    rules: DatasetRules = DatasetRules()
 
     @field_validator("sft", "dpo", "reward")
     @classmethod
     def _known(cls, value: dict[str, Any], info: Any) -> dict[str, Any]:
-        models = {"sft": SftParameters, "dpo": DpoParameters, "reward": RewardParameters}
+        models = {
+            "sft": SftHyperparameters,
+            "dpo": DpoHyperparameters,
+            "reward": RewardHyperparameters,
+        }
         try:
-            parse_parameters(models[info.field_name], value)
+            parse_hyperparameters(models[info.field_name], value)
         except InvalidJob as error:
             raise ValueError(str(error)) from None
         return value

@@ -26,8 +26,8 @@ from services.training.dataset import (
     JUDGE,
     PROMPTS,
     TRAIN,
+    DatasetRules,
     PreferenceFold,
-    Rules,
     Selection,
     canonical,
     demonstrations_of,
@@ -78,7 +78,7 @@ class Manifest(BaseModel):
     source: str = ""
     source_sha256: str = ""
     offsets: dict[str, int]
-    rules: Rules
+    rules: DatasetRules
     refused: dict[str, int]
     retracted: int
     card: dict[str, dict[str, int]]
@@ -120,7 +120,7 @@ class Dataset:
 
 
 @dataclass(frozen=True)
-class Import:
+class ImportedRows:
     """A dataset somebody handed in."""
 
     uri: str
@@ -132,8 +132,8 @@ async def take_snapshot(
     *,
     model: str,
     method: TrainingMethod,
-    rules: Rules,
-    imported: Import | None = None,
+    rules: DatasetRules,
+    imported: ImportedRows | None = None,
     until: Offsets | None = None,
     alive: Callable[[], None] = lambda: None,
 ) -> Dataset:
@@ -235,7 +235,7 @@ async def _read(
 
 
 def _select(
-    fold: PreferenceFold, method: TrainingMethod, rules: Rules, imported: Import | None
+    fold: PreferenceFold, method: TrainingMethod, rules: DatasetRules, imported: ImportedRows | None
 ) -> Selection:
     trainable = [pair for pair in fold.pairs if not pair.panel]
     judged = [pair for pair in fold.pairs if pair.panel]
@@ -323,7 +323,7 @@ class DatasetStore:
         return max(of_log, key=lambda manifest: sum(manifest.offsets.values()), default=None)
 
 
-def read_import(uri: str) -> Import:
+def read_import(uri: str) -> ImportedRows:
     """The bytes of a JSONL file at any fsspec URI.
 
     Raises:
@@ -336,7 +336,7 @@ def read_import(uri: str) -> Import:
         size = int(filesystem.size(path) or 0)
         if size > MAX_BYTES:
             raise BadDataset(f"dataset_uri: {uri} has {size} bytes, {MAX_BYTES} at most; split it")
-        return Import(uri, bytes(filesystem.cat_file(path)))
+        return ImportedRows(uri, bytes(filesystem.cat_file(path)))
     except (FileNotFoundError, IsADirectoryError):
         raise BadDataset(f"dataset_uri: {uri} is no file; give the URI of a JSONL file") from None
     except (ValueError, ImportError) as error:

@@ -1,4 +1,4 @@
-"""A job's folder on this machine: what was decided, the data, the judge, the attempts.
+"""A job's folder on this machine: what was resume, the data, the judge, the attempts.
 
 It only saves work: a job whose folder is lost starts again from its request.
 """
@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from services.training.trainers.job import TrainerJob, write_json
 
 
-class Decided(BaseModel):
+class ResumeState(BaseModel):
     """What must stay the same when the job goes on after a kill."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -64,17 +64,17 @@ class Workspace:
                 write_json(mark, content)
         write_json(folder / "job.json", job.model_dump(mode="json"))
 
-    def load(self) -> Decided:
-        """What was decided before a kill; a broken file counts as nothing."""
+    def load(self) -> ResumeState:
+        """What was resume before a kill; a broken file counts as nothing."""
         try:
-            return Decided.model_validate_json((self.folder / "decided.json").read_bytes())
+            return ResumeState.model_validate_json((self.folder / "resume.json").read_bytes())
         except (OSError, ValidationError):
-            return Decided(job_id=self._job_id)
+            return ResumeState(job_id=self._job_id)
 
-    def save(self, decided: Decided) -> None:
-        """Keep what was decided."""
+    def save(self, resume: ResumeState) -> None:
+        """Keep what was resume."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_json(self.folder / "decided.json", decided.model_dump())
+        write_json(self.folder / "resume.json", resume.model_dump())
 
     def tidy(self) -> None:
         """Drop what an ended job needs no more: checkpoints, and the adapters' copies stay."""

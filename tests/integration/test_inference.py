@@ -69,7 +69,7 @@ def stack(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stac
         yield running
 
 
-class World:
+class InferenceHarness:
     """One test's versions in the shared registry, and what the service says of them."""
 
     def __init__(
@@ -166,11 +166,11 @@ class World:
 
 
 @pytest.fixture
-async def world(stack: Stack, tiny: Path, unique: str) -> AsyncIterator[World]:
+async def harness(stack: Stack, tiny: Path, unique: str) -> AsyncIterator[InferenceHarness]:
     log = KafkaLog(stack.address("kafka"), source="/ratchet/test")
     await log.start()
     async with aiohttp.ClientSession() as http:
-        made = World(stack, log, http, tiny, unique)
+        made = InferenceHarness(stack, log, http, tiny, unique)
         yield made
         for version in made.made:
             await made.put(version, Lifecycle.rejected)
@@ -207,82 +207,86 @@ def engine_processes(agent: int) -> dict[int, str]:
     return {pid: names[pid] for pid in below - {agent}}
 
 
-async def test_wanted_adapter_serves_once_its_fingerprint_matches(world: World) -> None:
-    stable = await world.register("tiny-v1.0")
-    unreleased = await world.register("tiny-v1.1", released=False)
-    await world.put(stable, Lifecycle.stable)
-    await world.put(unreleased, Lifecycle.canary)
-    seen = await world.reaches(stable, "ready")
+async def test_wanted_adapter_serves_once_its_fingerprint_matches(
+    harness: InferenceHarness,
+) -> None:
+    stable = await harness.register("tiny-v1.0")
+    unreleased = await harness.register("tiny-v1.1", released=False)
+    await harness.put(stable, Lifecycle.stable)
+    await harness.put(unreleased, Lifecycle.canary)
+    seen = await harness.reaches(stable, "ready")
     assert seen["difference"] < 1e-4
     assert all(distance > 0.5 for distance in seen["distances"].values())
-    status, answer = await world.chat(stable)
+    status, answer = await harness.chat(stable)
     assert (status, answer["model"]) == (200, stable)
-    assert await world.ready() == 200
-    assert await world.adapter(unreleased) is None
+    assert await harness.ready() == 200
+    assert await harness.adapter(unreleased) is None
 
 
-async def test_swapped_weights_never_become_ready(world: World) -> None:
-    stable = await world.register("tiny-v1.0")
-    await world.put(stable, Lifecycle.stable)
-    await world.reaches(stable, "ready")
-    other_weights = await world.register("tiny-v1.1", fingerprint="tiny-v1.2")
-    the_stable_ones = await world.register("tiny-v1.0", fingerprint="tiny-v1.2")
-    await world.put(other_weights, Lifecycle.canary)
-    await world.put(the_stable_ones, Lifecycle.canary)
-    refused = await world.reaches(other_weights, "refused")
+async def test_swapped_weights_never_become_ready(harness: InferenceHarness) -> None:
+    stable = await harness.register("tiny-v1.0")
+    await harness.put(stable, Lifecycle.stable)
+    await harness.reaches(stable, "ready")
+    other_weights = await harness.register("tiny-v1.1", fingerprint="tiny-v1.2")
+    the_stable_ones = await harness.register("tiny-v1.0", fingerprint="tiny-v1.2")
+    await harness.put(other_weights, Lifecycle.canary)
+    await harness.put(the_stable_ones, Lifecycle.canary)
+    refused = await harness.reaches(other_weights, "refused")
     assert refused["fault"] == "mismatch"
     assert refused["difference"] > 0.5
-    same = await world.reaches(the_stable_ones, "refused")
+    same = await harness.reaches(the_stable_ones, "refused")
     assert f"it answers like {stable}" in same["reason"]
 
     async def unloaded() -> bool:
-        return (await world.chat(other_weights))[0] == 404
+        return (await harness.chat(other_weights))[0] == 404
 
     await eventually(unloaded, "the refused adapter is unloaded")
-    assert await world.ready() == 200
+    assert await harness.ready() == 200
 
 
-async def test_changed_bytes_in_the_store_are_refused_and_mended_ones_load(world: World) -> None:
-    version = await world.register("tiny-v1.1")
-    weights = world.store / version / "adapter_model.safetensors"
+async def test_changed_bytes_in_the_store_are_refused_and_mended_ones_load(
+    harness: InferenceHarness,
+) -> None:
+    version = await harness.register("tiny-v1.1")
+    weights = harness.store / version / "adapter_model.safetensors"
     right = weights.read_bytes()
-    weights.write_bytes((world.tiny / "tiny-v1.2" / weights.name).read_bytes())
-    await world.put(version, Lifecycle.canary)
-    refused = await world.reaches(version, "refused")
+    weights.write_bytes((harness.tiny / "tiny-v1.2" / weights.name).read_bytes())
+    await harness.put(version, Lifecycle.canary)
+    refused = await harness.reaches(version, "refused")
     assert refused["fault"] == "checksum"
     assert "the registered one is" in refused["reason"]
     weights.write_bytes(right)
-    await world.reaches(version, "ready")
+    await harness.reaches(version, "ready")
 
 
-async def test_twin_of_a_loaded_adapter_waits_for_people(world: World) -> None:
-    stable = await world.register("tiny-v1.0")
-    twin = await world.register("tiny-v1.0")
-    await world.put(stable, Lifecycle.stable)
-    await world.reaches(stable, "ready")
-    await world.put(twin, Lifecycle.canary)
-    refused = await world.reaches(twin, "refused")
+async def test_twin_of_a_loaded_adapter_waits_for_people(harness: InferenceHarness) -> None:
+    stable = await harness.register("tiny-v1.0")
+    twin = await harness.register("tiny-v1.0")
+    await harness.put(stable, Lifecycle.stable)
+    await harness.reaches(stable, "ready")
+    await harness.put(twin, Lifecycle.canary)
+    refused = await harness.reaches(twin, "refused")
     assert refused["fault"] == "too_close"
     assert stable in refused["reason"]
-    url = f"{world.stack.url('inference')}/v1/adapters/{twin}/accept"
-    async with world.http.post(url, json={"actor": "test", "reason": "a twin"}) as response:
+    url = f"{harness.stack.url('inference')}/v1/adapters/{twin}/accept"
+    async with harness.http.post(url, json={"actor": "test", "reason": "a twin"}) as response:
         assert response.status == 200
         assert (await response.json())["neighbours"] == [stable]
-    await world.reaches(twin, "ready")
-    async with world.http.post(url, json={"actor": "test", "reason": "again"}) as response:
+    await harness.reaches(twin, "ready")
+    async with harness.http.post(url, json={"actor": "test", "reason": "again"}) as response:
         assert response.status == 409
 
 
 async def test_adapter_in_the_last_slot_is_not_mistaken_for_the_base_under_traffic(
-    world: World,
+    harness: InferenceHarness,
 ) -> None:
-    versions = [await world.register(f"tiny-v1.{number}") for number in range(4)]
+    versions = [await harness.register(f"tiny-v1.{number}") for number in range(4)]
     for version in versions[:3]:
-        await world.put(version, Lifecycle.canary)
-        await world.reaches(version, "ready")
-    talking = [asyncio.create_task(world.talk(versions[0])) for _ in range(2)]
-    await world.put(versions[3], Lifecycle.canary)
-    seen = await world.reaches(versions[3], "ready")
+        await harness.put(version, Lifecycle.canary)
+        await harness.reaches(version, "ready")
+    talking = [asyncio.create_task(harness.talk(versions[0])) for _ in range(2)]
+    await harness.put(versions[3], Lifecycle.canary)
+    seen = await harness.reaches(versions[3], "ready")
     for task in talking:
         task.cancel()
     await asyncio.gather(*talking, return_exceptions=True)
@@ -290,59 +294,61 @@ async def test_adapter_in_the_last_slot_is_not_mistaken_for_the_base_under_traff
     assert len(seen["distances"]) == 4
 
 
-async def test_retired_versions_leave_but_for_the_newest(world: World) -> None:
-    first = await world.register("tiny-v1.0")
-    second = await world.register("tiny-v1.1")
-    await world.put(first, Lifecycle.retired)
-    await world.reaches(first, "ready")
-    await world.put(second, Lifecycle.retired)
-    await world.reaches(second, "ready")
+async def test_retired_versions_leave_but_for_the_newest(harness: InferenceHarness) -> None:
+    first = await harness.register("tiny-v1.0")
+    second = await harness.register("tiny-v1.1")
+    await harness.put(first, Lifecycle.retired)
+    await harness.reaches(first, "ready")
+    await harness.put(second, Lifecycle.retired)
+    await harness.reaches(second, "ready")
 
     async def left() -> bool:
-        return await world.adapter(first) is None
+        return await harness.adapter(first) is None
 
     await eventually(left, "the older retired version left")
-    assert (await world.chat(first))[0] == 404
+    assert (await harness.chat(first))[0] == 404
 
 
-async def test_killed_engine_comes_back_with_its_adapters_checked(world: World) -> None:
-    stable = await world.register("tiny-v1.0")
-    canary = await world.register("tiny-v1.1")
-    await world.put(stable, Lifecycle.stable)
-    await world.put(canary, Lifecycle.canary)
-    await world.reaches(stable, "ready")
-    await world.reaches(canary, "ready")
-    before = (await world.look())["engine"]["generation"]
-    processes = engine_processes(world.stack.pid("inference"))
+async def test_killed_engine_comes_back_with_its_adapters_checked(
+    harness: InferenceHarness,
+) -> None:
+    stable = await harness.register("tiny-v1.0")
+    canary = await harness.register("tiny-v1.1")
+    await harness.put(stable, Lifecycle.stable)
+    await harness.put(canary, Lifecycle.canary)
+    await harness.reaches(stable, "ready")
+    await harness.reaches(canary, "ready")
+    before = (await harness.look())["engine"]["generation"]
+    processes = engine_processes(harness.stack.pid("inference"))
     core = next(pid for pid, command in processes.items() if "EngineCore" in command)
     os.kill(core, signal.SIGKILL)
 
     async def away() -> bool:
-        return not (await world.look())["engine"]["ready"]
+        return not (await harness.look())["engine"]["ready"]
 
     await eventually(away, "the engine's loss is noticed", 30.0)
-    assert await world.ready() == 503
+    assert await harness.ready() == 503
 
     async def back() -> bool:
-        engine = (await world.look())["engine"]
+        engine = (await harness.look())["engine"]
         return engine["ready"] and engine["generation"] > before
 
     await eventually(back, "the engine is back", ENGINE_START_S)
     for version in (stable, canary):
-        seen = await world.reaches(version, "ready")
+        seen = await harness.reaches(version, "ready")
         assert seen["difference"] < 1e-4
-        assert (await world.chat(version))[0] == 200
-    assert not set(processes) & set(engine_processes(world.stack.pid("inference")))
+        assert (await harness.chat(version))[0] == 200
+    assert not set(processes) & set(engine_processes(harness.stack.pid("inference")))
 
 
-async def test_killed_service_leaves_no_engine_behind(world: World) -> None:
-    stable = await world.register("tiny-v1.0")
-    await world.put(stable, Lifecycle.stable)
-    await world.reaches(stable, "ready")
-    before = (await world.look())["engine"]["generation"]
-    processes = engine_processes(world.stack.pid("inference"))
+async def test_killed_service_leaves_no_engine_behind(harness: InferenceHarness) -> None:
+    stable = await harness.register("tiny-v1.0")
+    await harness.put(stable, Lifecycle.stable)
+    await harness.reaches(stable, "ready")
+    before = (await harness.look())["engine"]["generation"]
+    processes = engine_processes(harness.stack.pid("inference"))
     assert any("EngineCore" in command for command in processes.values())
-    world.stack.kill("inference")
+    harness.stack.kill("inference")
 
     def alive() -> set[int]:
         return {
@@ -353,22 +359,22 @@ async def test_killed_service_leaves_no_engine_behind(world: World) -> None:
         }
 
     await eventually(lambda: not alive(), "vLLM's processes are gone", 30.0)
-    await world.reaches(stable, "ready", ENGINE_START_S)
-    assert (await world.look())["engine"]["generation"] > before
+    await harness.reaches(stable, "ready", ENGINE_START_S)
+    assert (await harness.look())["engine"]["generation"] > before
 
 
 async def test_agent_of_an_external_engine_checks_what_it_finds_loaded(
-    world: World, tmp_path: Path
+    harness: InferenceHarness, tmp_path: Path
 ) -> None:
-    stable = await world.register("tiny-v1.0")
-    await world.put(stable, Lifecycle.stable)
-    await world.reaches(stable, "ready")
+    stable = await harness.register("tiny-v1.0")
+    await harness.put(stable, Lifecycle.stable)
+    await harness.reaches(stable, "ready")
     port = free_ports(["agent"])["agent"]
     env = os.environ | {
-        "RATCHET_KAFKA_BOOTSTRAP": world.stack.address("kafka"),
+        "RATCHET_KAFKA_BOOTSTRAP": harness.stack.address("kafka"),
         "RATCHET_DATA_DIR": str(tmp_path),
         "RATCHET_INFERENCE_PORT": str(port),
-        "RATCHET_INFERENCE_ENGINE_URL": world.stack.url("vllm"),
+        "RATCHET_INFERENCE_ENGINE_URL": harness.stack.url("vllm"),
         "RATCHET_INFERENCE_ENGINE_EXTERNAL": "true",
     }
     process = await asyncio.create_subprocess_exec(
@@ -381,7 +387,7 @@ async def test_agent_of_an_external_engine_checks_what_it_finds_loaded(
 
         async def checked() -> dict[str, Any] | None:
             try:
-                async with world.http.get(f"http://127.0.0.1:{port}/v1/adapters") as response:
+                async with harness.http.get(f"http://127.0.0.1:{port}/v1/adapters") as response:
                     body = await response.json()
             except aiohttp.ClientError:
                 return None
@@ -398,13 +404,13 @@ async def test_agent_of_an_external_engine_checks_what_it_finds_loaded(
         with contextlib.suppress(ProcessLookupError):
             process.kill()
         await process.wait()
-    assert (await world.chat(stable))[0] == 200
+    assert (await harness.chat(stable))[0] == 200
 
 
-async def test_batch_gives_each_request_one_result(world: World, unique: str) -> None:
-    stable = await world.register("tiny-v1.0")
-    await world.put(stable, Lifecycle.stable)
-    await world.reaches(stable, "ready")
+async def test_batch_gives_each_request_one_result(harness: InferenceHarness, unique: str) -> None:
+    stable = await harness.register("tiny-v1.0")
+    await harness.put(stable, Lifecycle.stable)
+    await harness.reaches(stable, "ready")
     now = datetime.now(UTC)
 
     def request(name: str, version: str, expires: timedelta) -> GenerationRequested:
@@ -424,12 +430,12 @@ async def test_batch_gives_each_request_one_result(world: World, unique: str) ->
     requests += [requests[0], request("late", stable, -minute)]
     requests += [request("nowhere", f"{unique}-v9.9", minute)]
     for event in requests:
-        await world.log.publish(
+        await harness.log.publish(
             GENERATION_REQUESTS, key=event.request_id, event=event, event_id=event.request_id
         )
 
     async def results() -> list[GenerationFinished]:
-        records = await read_to_end(world.log, GENERATION_RESULTS, timeout_s=10.0)
+        records = await read_to_end(harness.log, GENERATION_RESULTS, timeout_s=10.0)
         read = [GenerationFinished.model_validate_json(record.value or b"") for record in records]
         return [result for result in read if result.batch_id == unique]
 

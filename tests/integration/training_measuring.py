@@ -17,11 +17,11 @@ import torch
 from peft import get_peft_model
 from training_tiny_model import main as make_model
 
-from services.training.parameters import (
-    DpoParameters,
-    EvaluationParameters,
-    LoraParameters,
-    RewardParameters,
+from services.training.hyperparameters import (
+    DpoHyperparameters,
+    EvaluationSettings,
+    LoraHyperparameters,
+    RewardHyperparameters,
 )
 from services.training.trainers import dpo, evaluate, job, reward
 from services.training.trainers.models import (
@@ -130,9 +130,9 @@ def judging(folder: Path, base: str, rng: random.Random) -> dict[str, Any]:
         base=base,
         data=str(data),
         judge=str(judge),
-        dpo=DpoParameters(),
-        reward=RewardParameters(epochs=1, max_length=MAX_LENGTH),
-        evaluation=EvaluationParameters(),
+        dpo=DpoHyperparameters(),
+        reward=RewardHyperparameters(epochs=1, max_length=MAX_LENGTH),
+        evaluation=EvaluationSettings(),
         seed=1,
     )
     widths: list[int] = []
@@ -177,7 +177,7 @@ def trained_on(folder: Path, base: str) -> list[list[str]]:
     pair = {"messages": turn("red"), "chosen": "blue door", "rejected": "a ship"}
     flags = ({}, {"chosen_cut": True}, {"rejected_cut": True})
     job.write_rows(data / "train.jsonl", [{**pair, **flag} for flag in flags])
-    get_peft_model(load_base(base), lora(LoraParameters(), task="CAUSAL_LM")).save_pretrained(
+    get_peft_model(load_base(base), lora(LoraHyperparameters(), task="CAUSAL_LM")).save_pretrained(
         parent
     )
     asked = job.TrainerJob(
@@ -186,9 +186,9 @@ def trained_on(folder: Path, base: str) -> list[list[str]]:
         data=str(data),
         judge="",
         parent_adapter=str(parent),
-        dpo=DpoParameters(epochs=1),
-        reward=RewardParameters(),
-        evaluation=EvaluationParameters(),
+        dpo=DpoHyperparameters(epochs=1),
+        reward=RewardHyperparameters(),
+        evaluation=EvaluationSettings(),
         seed=1,
     )
     texts: list[list[str]] = []

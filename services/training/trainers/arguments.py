@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import PrinterCallback, Trainer, TrainerCallback
 
-from services.training.parameters import Parameters
+from services.training.hyperparameters import TrainerHyperparameters
 from services.training.trainers.job import Progress, Stage
 from services.training.trainers.models import device, dtype
 
@@ -34,7 +34,9 @@ CHECKPOINTS = 10
 """Checkpoints over a whole training, so a kill costs at most a tenth of it."""
 
 
-def arguments(parameters: Parameters, folder: Path, *, rows: int, seed: int) -> dict[str, Any]:
+def arguments(
+    parameters: TrainerHyperparameters, folder: Path, *, rows: int, seed: int
+) -> dict[str, Any]:
     """Keyword arguments for a TRL config. `rows` decides how often a checkpoint is written."""
     updates = math.ceil(rows / (parameters.batch_size * parameters.accumulation))
     steps = max(1, math.ceil(updates * parameters.epochs))

@@ -19,11 +19,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from services.training.parameters import (
-    DpoParameters,
-    EvaluationParameters,
-    RewardParameters,
-    SftParameters,
+from services.training.hyperparameters import (
+    DpoHyperparameters,
+    EvaluationSettings,
+    RewardHyperparameters,
+    SftHyperparameters,
 )
 
 Stage = Literal["reward", "sft", "dpo", "evaluate", "fingerprint"]
@@ -41,10 +41,10 @@ class TrainerJob(BaseModel):
     parent_adapter: str = ""
     data: str
     judge: str
-    sft: SftParameters | None = None
-    dpo: DpoParameters | None = None
-    reward: RewardParameters
-    evaluation: EvaluationParameters
+    sft: SftHyperparameters | None = None
+    dpo: DpoHyperparameters | None = None
+    reward: RewardHyperparameters
+    evaluation: EvaluationSettings
     seed: int
     threads: int = 0
     nice: int = 0

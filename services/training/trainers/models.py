@@ -11,7 +11,7 @@ import torch
 from peft import LoraConfig, PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from services.training.parameters import LoraParameters
+from services.training.hyperparameters import LoraHyperparameters
 
 Messages = Sequence[dict[str, str]]
 
@@ -34,7 +34,9 @@ def load_adapter(base: Any, folder: str | Path, *, name: str = "default", traina
     return PeftModel.from_pretrained(base, str(folder), adapter_name=name, is_trainable=trainable)
 
 
-def lora(parameters: LoraParameters, *, task: str, modules_to_save: list[str] | None = None) -> Any:
+def lora(
+    parameters: LoraHyperparameters, *, task: str, modules_to_save: list[str] | None = None
+) -> Any:
     """A LoRA on every linear layer but the output head, which vLLM would not serve."""
     return LoraConfig(
         r=parameters.rank,

@@ -18,7 +18,7 @@ from services.inference.api import create_app
 from services.inference.engine import EngineClient
 from services.inference.launcher import EngineState
 from services.inference.metrics import Metrics
-from services.inference.reconcile import AdapterState, Policy, Slot
+from services.inference.reconcile import AdapterLimits, AdapterState, Slot
 from shared.keys import KeyRing
 from shared.registry import adapters
 from shared.registry.versions import (
@@ -51,7 +51,7 @@ class StubEngine:
         self.restarts.append(reason)
 
 
-class Rig:
+class AgentHarness:
     """An agent before a fake engine, a registry and a store of adapters."""
 
     def __init__(self, folder: Path, fake: FakeEngine, session: aiohttp.ClientSession) -> None:
@@ -71,7 +71,7 @@ class Rig:
             client=EngineClient(self.session, self.fake.url),
             registry=self.registry,
             models=(),
-            policy=Policy(4, 5.0, 60.0),
+            limits=AdapterLimits(4, 5.0, 60.0),
             cache=self.cache,
             tolerance=lambda _: 0.02,
             acceptances=Acceptances(self.folder / "acceptances.json"),
@@ -131,169 +131,173 @@ class Rig:
 
 
 @pytest.fixture
-async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+async def harness(tmp_path: Path) -> AsyncIterator[AgentHarness]:
     async with aiohttp.ClientSession() as session:
         with FakeEngine() as fake:
-            yield Rig(tmp_path, fake, session)
+            yield AgentHarness(tmp_path, fake, session)
 
 
 async def test_version_is_loaded_from_its_checksum_and_ready_after_its_fingerprint(
-    rig: Rig,
+    harness: AgentHarness,
 ) -> None:
-    rig.register("v1", recorded=-1.0)
-    rig.put("v1", Lifecycle.stable)
-    assert rig.agent.unready() is not None
-    await rig.settle()
-    slot = rig.slot("v1")
+    harness.register("v1", recorded=-1.0)
+    harness.put("v1", Lifecycle.stable)
+    assert harness.agent.unready() is not None
+    await harness.settle()
+    slot = harness.slot("v1")
     assert (slot.state, slot.difference) == (AdapterState.ready, 0.0)
     assert slot.distances == {"base": 8.0}
-    record = rig.registry.get("v1")
+    record = harness.registry.get("v1")
     assert record is not None
-    assert rig.fake.loaded == {"v1": str(rig.cache / record.record.adapter_sha256)}
-    assert rig.agent.unready() is None
-    assert rig.agent.base == "base"
+    assert harness.fake.loaded == {"v1": str(harness.cache / record.record.adapter_sha256)}
+    assert harness.agent.unready() is None
+    assert harness.agent.base == "base"
 
 
-async def test_refused_candidate_leaves_the_replica_ready(rig: Rig) -> None:
-    rig.register("v1", recorded=-1.0)
-    rig.register("v2", recorded=-3.0, answers=-5.0)
-    rig.put("v1", Lifecycle.stable)
-    rig.put("v2", Lifecycle.canary)
-    await rig.settle()
-    assert rig.slot("v2").fault == "mismatch"
-    assert list(rig.fake.loaded) == ["v1"]
-    assert rig.agent.unready() is None
-    assert rig.agent.ready("v1")
-    assert not rig.agent.ready("v2")
+async def test_refused_candidate_leaves_the_replica_ready(harness: AgentHarness) -> None:
+    harness.register("v1", recorded=-1.0)
+    harness.register("v2", recorded=-3.0, answers=-5.0)
+    harness.put("v1", Lifecycle.stable)
+    harness.put("v2", Lifecycle.canary)
+    await harness.settle()
+    assert harness.slot("v2").fault == "mismatch"
+    assert list(harness.fake.loaded) == ["v1"]
+    assert harness.agent.unready() is None
+    assert harness.agent.ready("v1")
+    assert not harness.agent.ready("v2")
 
 
-async def test_refused_stable_version_makes_the_replica_unready(rig: Rig) -> None:
-    rig.register("v1", recorded=-1.0, answers=-2.0)
-    rig.put("v1", Lifecycle.stable)
-    await rig.settle()
-    assert rig.agent.unready() == "not ready: v1; see /v1/adapters"
+async def test_refused_stable_version_makes_the_replica_unready(harness: AgentHarness) -> None:
+    harness.register("v1", recorded=-1.0, answers=-2.0)
+    harness.put("v1", Lifecycle.stable)
+    await harness.settle()
+    assert harness.agent.unready() == "not ready: v1; see /v1/adapters"
 
 
-async def test_after_an_engine_restart_all_is_loaded_and_checked_anew(rig: Rig) -> None:
-    rig.register("v1", recorded=-1.0)
-    rig.register("v2", recorded=-3.0)
-    rig.put("v1", Lifecycle.stable)
-    rig.put("v2", Lifecycle.canary)
-    await rig.settle()
-    rig.engine.state.ready = False
-    assert [slot.state for slot in rig.agent.adapters()] == [AdapterState.wanted] * 2
-    assert not await rig.agent.step()
-    rig.fake.loaded.clear()
-    rig.fake.answers["v2"] = -7.0
-    rig.engine.state.ready = True
-    rig.engine.state.generation = 2
-    assert "after a start" in (rig.agent.unready() or "")
-    await rig.settle()
-    assert rig.loads("v1") == 2
-    assert (rig.state("v1"), rig.state("v2")) == (AdapterState.ready, AdapterState.refused)
+async def test_after_an_engine_restart_all_is_loaded_and_checked_anew(
+    harness: AgentHarness,
+) -> None:
+    harness.register("v1", recorded=-1.0)
+    harness.register("v2", recorded=-3.0)
+    harness.put("v1", Lifecycle.stable)
+    harness.put("v2", Lifecycle.canary)
+    await harness.settle()
+    harness.engine.state.ready = False
+    assert [slot.state for slot in harness.agent.adapters()] == [AdapterState.wanted] * 2
+    assert not await harness.agent.step()
+    harness.fake.loaded.clear()
+    harness.fake.answers["v2"] = -7.0
+    harness.engine.state.ready = True
+    harness.engine.state.generation = 2
+    assert "after a start" in (harness.agent.unready() or "")
+    await harness.settle()
+    assert harness.loads("v1") == 2
+    assert (harness.state("v1"), harness.state("v2")) == (AdapterState.ready, AdapterState.refused)
 
 
-async def test_adapter_that_the_engine_lost_is_loaded_again(rig: Rig) -> None:
-    rig.register("v1", recorded=-1.0)
-    rig.put("v1", Lifecycle.stable)
-    await rig.settle()
-    rig.fake.loaded.clear()
-    await rig.settle()
-    assert rig.loads("v1") == 2
-    assert rig.agent.ready("v1")
+async def test_adapter_that_the_engine_lost_is_loaded_again(harness: AgentHarness) -> None:
+    harness.register("v1", recorded=-1.0)
+    harness.put("v1", Lifecycle.stable)
+    await harness.settle()
+    harness.fake.loaded.clear()
+    await harness.settle()
+    assert harness.loads("v1") == 2
+    assert harness.agent.ready("v1")
 
 
-async def test_loading_one_adapter_must_not_change_another(rig: Rig) -> None:
-    rig.register("v1", recorded=-1.0)
-    rig.put("v1", Lifecycle.stable)
-    await rig.settle()
-    rig.register("v2", recorded=-3.0)
-    rig.put("v2", Lifecycle.canary)
-    rig.fake.answers["v1"] = -5.0
-    await rig.settle()
-    assert rig.slot("v1").fault == "mismatch"
-    assert rig.engine.restarts == ["v1 changed its answers as v2 was loaded"]
+async def test_loading_one_adapter_must_not_change_another(harness: AgentHarness) -> None:
+    harness.register("v1", recorded=-1.0)
+    harness.put("v1", Lifecycle.stable)
+    await harness.settle()
+    harness.register("v2", recorded=-3.0)
+    harness.put("v2", Lifecycle.canary)
+    harness.fake.answers["v1"] = -5.0
+    await harness.settle()
+    assert harness.slot("v1").fault == "mismatch"
+    assert harness.engine.restarts == ["v1 changed its answers as v2 was loaded"]
 
 
-async def test_base_is_asked_once_before_anything_is_loaded(rig: Rig) -> None:
-    rig.register("v1", recorded=-1.0)
-    rig.put("v1", Lifecycle.stable)
-    await rig.settle()
+async def test_base_is_asked_once_before_anything_is_loaded(harness: AgentHarness) -> None:
+    harness.register("v1", recorded=-1.0)
+    harness.put("v1", Lifecycle.stable)
+    await harness.settle()
     # From here on the engine mixes the base up with the adapter in its last slot.
-    rig.fake.answers["base"] = -3.0
-    rig.register("v2", recorded=-3.0)
-    rig.put("v2", Lifecycle.canary)
-    await rig.settle()
-    assert rig.state("v2") is AdapterState.ready
-    assert rig.slot("v2").distances["base"] == 6.0
-    names = [name for path, name in rig.fake.calls if path == "completions"]
+    harness.fake.answers["base"] = -3.0
+    harness.register("v2", recorded=-3.0)
+    harness.put("v2", Lifecycle.canary)
+    await harness.settle()
+    assert harness.state("v2") is AdapterState.ready
+    assert harness.slot("v2").distances["base"] == 6.0
+    names = [name for path, name in harness.fake.calls if path == "completions"]
     assert names.index("v1") > max(n for n, name in enumerate(names) if name == "base")
 
 
-async def test_parent_that_is_not_loaded_counts_by_its_record(rig: Rig) -> None:
-    rig.register("v1", recorded=-1.0)
-    rig.register("v2", recorded=-1.05, parent="v1")
-    rig.put("v2", Lifecycle.canary)
-    await rig.settle()
-    assert rig.slot("v2").fault == "too_close"
-    assert "v1" in rig.slot("v2").reason
+async def test_parent_that_is_not_loaded_counts_by_its_record(harness: AgentHarness) -> None:
+    harness.register("v1", recorded=-1.0)
+    harness.register("v2", recorded=-1.05, parent="v1")
+    harness.put("v2", Lifecycle.canary)
+    await harness.settle()
+    assert harness.slot("v2").fault == "too_close"
+    assert "v1" in harness.slot("v2").reason
 
 
-async def test_accepted_twins_both_come_back_after_a_restart_of_everything(rig: Rig) -> None:
-    rig.register("v1", recorded=-1.0)
-    rig.register("v2", recorded=-1.01)
-    rig.put("v1", Lifecycle.stable)
-    rig.put("v2", Lifecycle.canary)
-    await rig.settle()
-    assert rig.state("v2") is AdapterState.refused
-    rig.agent.accept("v2", "ann", "a twin on purpose")
-    await rig.settle()
-    assert rig.state("v2") is AdapterState.ready
-    rig.put("v1", Lifecycle.retired)
-    rig.put("v2", Lifecycle.stable)
-    rig.fake.loaded.clear()
-    rig.engine.state.generation = 2
-    rig.agent = rig.build()
-    await rig.settle()
-    assert [(slot.version, slot.state) for slot in rig.agent.adapters()] == [
+async def test_accepted_twins_both_come_back_after_a_restart_of_everything(
+    harness: AgentHarness,
+) -> None:
+    harness.register("v1", recorded=-1.0)
+    harness.register("v2", recorded=-1.01)
+    harness.put("v1", Lifecycle.stable)
+    harness.put("v2", Lifecycle.canary)
+    await harness.settle()
+    assert harness.state("v2") is AdapterState.refused
+    harness.agent.accept("v2", "ann", "a twin on purpose")
+    await harness.settle()
+    assert harness.state("v2") is AdapterState.ready
+    harness.put("v1", Lifecycle.retired)
+    harness.put("v2", Lifecycle.stable)
+    harness.fake.loaded.clear()
+    harness.engine.state.generation = 2
+    harness.agent = harness.build()
+    await harness.settle()
+    assert [(slot.version, slot.state) for slot in harness.agent.adapters()] == [
         ("v2", AdapterState.ready),
         ("v1", AdapterState.ready),
     ]
 
 
-async def test_drain_waits_for_requests_under_way(rig: Rig) -> None:
-    rig.register("v1", recorded=-1.0)
-    rig.put("v1", Lifecycle.canary)
-    await rig.settle()
-    rig.put("v1", Lifecycle.rejected)
-    await rig.settle()
-    assert rig.state("v1") is AdapterState.draining
-    rig.fake.running = 1
-    rig.clock.advance(30.0)
-    await rig.settle()
-    assert "v1" in rig.fake.loaded
-    rig.fake.running = 0
-    await rig.settle()
-    assert rig.fake.loaded == {}
-    assert rig.agent.adapters() == ()
+async def test_drain_waits_for_requests_under_way(harness: AgentHarness) -> None:
+    harness.register("v1", recorded=-1.0)
+    harness.put("v1", Lifecycle.canary)
+    await harness.settle()
+    harness.put("v1", Lifecycle.rejected)
+    await harness.settle()
+    assert harness.state("v1") is AdapterState.draining
+    harness.fake.running = 1
+    harness.clock.advance(30.0)
+    await harness.settle()
+    assert "v1" in harness.fake.loaded
+    harness.fake.running = 0
+    await harness.settle()
+    assert harness.fake.loaded == {}
+    assert harness.agent.adapters() == ()
 
 
-async def test_store_that_is_away_is_tried_again_with_back_off(rig: Rig) -> None:
-    rig.register("v1", recorded=-1.0)
-    (rig.folder / "store").rename(rig.folder / "away")
-    rig.put("v1", Lifecycle.stable)
-    await rig.settle()
-    slot = rig.slot("v1")
+async def test_store_that_is_away_is_tried_again_with_back_off(harness: AgentHarness) -> None:
+    harness.register("v1", recorded=-1.0)
+    (harness.folder / "store").rename(harness.folder / "away")
+    harness.put("v1", Lifecycle.stable)
+    await harness.settle()
+    slot = harness.slot("v1")
     assert (slot.state, slot.fault) == (AdapterState.wanted, "unavailable")
     assert "next try in 2 s" in slot.reason
-    (rig.folder / "away").rename(rig.folder / "store")
-    rig.clock.advance(2.0)
-    await rig.settle()
-    assert rig.agent.ready("v1")
+    (harness.folder / "away").rename(harness.folder / "store")
+    harness.clock.advance(2.0)
+    await harness.settle()
+    assert harness.agent.ready("v1")
 
 
 async def test_storage_that_fails_in_its_own_way_is_tried_again_too(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
+    harness: AgentHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class BotoError(Exception):
         pass
@@ -301,34 +305,34 @@ async def test_storage_that_fails_in_its_own_way_is_tried_again_too(
     def away(uri: str) -> None:
         raise BotoError("no endpoint")
 
-    rig.register("v1", recorded=-1.0)
-    rig.put("v1", Lifecycle.stable)
+    harness.register("v1", recorded=-1.0)
+    harness.put("v1", Lifecycle.stable)
     with monkeypatch.context() as patched:
         patched.setattr(adapters.fsspec, "url_to_fs", away)
-        await rig.settle()
-    slot = rig.slot("v1")
+        await harness.settle()
+    slot = harness.slot("v1")
     assert (slot.state, slot.fault) == (AdapterState.wanted, "unavailable")
     assert "no endpoint; next try in 2 s" in slot.reason
-    rig.clock.advance(2.0)
-    await rig.settle()
-    assert rig.agent.ready("v1")
+    harness.clock.advance(2.0)
+    await harness.settle()
+    assert harness.agent.ready("v1")
 
 
 async def test_cache_that_cannot_be_pruned_keeps_nothing_from_serving(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
+    harness: AgentHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def gone(*_: object) -> None:
         raise FileNotFoundError("a folder went meanwhile")
 
     monkeypatch.setattr(agent, "_prune", gone)
-    rig.register("v1", recorded=-1.0)
-    rig.put("v1", Lifecycle.stable)
-    await rig.settle()
-    assert rig.agent.ready("v1")
+    harness.register("v1", recorded=-1.0)
+    harness.put("v1", Lifecycle.stable)
+    await harness.settle()
+    assert harness.agent.ready("v1")
 
 
 async def test_what_nobody_foresaw_does_not_end_the_agent(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
+    harness: AgentHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failures = [RuntimeError("a bug"), KeyError("another"), RuntimeError("the first again")]
     models = EngineClient.models
@@ -340,11 +344,11 @@ async def test_what_nobody_foresaw_does_not_end_the_agent(
 
     monkeypatch.setattr(EngineClient, "models", fails_at_first)
     monkeypatch.setattr(agent, "RETRY_FIRST_S", 0.01)
-    rig.register("v1", recorded=-1.0)
-    rig.put("v1", Lifecycle.stable)
+    harness.register("v1", recorded=-1.0)
+    harness.put("v1", Lifecycle.stable)
     stop = asyncio.Event()
-    running = asyncio.create_task(rig.agent.run(stop))
-    assert await rig.agent.wait_ready("v1", 10.0)
+    running = asyncio.create_task(harness.agent.run(stop))
+    assert await harness.agent.wait_ready("v1", 10.0)
     assert failures == []
     stop.set()
     await running
@@ -355,47 +359,49 @@ def test_each_further_failure_waits_twice_as_long_up_to_a_minute() -> None:
     assert agent.backoff_s(10_000) == 60
 
 
-async def test_engine_that_will_not_load_is_asked_again_later(rig: Rig) -> None:
-    rig.register("v1", recorded=-1.0)
-    rig.put("v1", Lifecycle.stable)
-    rig.fake.refuse_loads = "rank 64 is larger than 16"
-    await rig.settle()
-    assert rig.slot("v1").fault == "engine"
-    assert "rank 64" in rig.slot("v1").reason
-    rig.fake.refuse_loads = ""
-    rig.clock.advance(2.0)
-    await rig.settle()
-    assert rig.agent.ready("v1")
+async def test_engine_that_will_not_load_is_asked_again_later(harness: AgentHarness) -> None:
+    harness.register("v1", recorded=-1.0)
+    harness.put("v1", Lifecycle.stable)
+    harness.fake.refuse_loads = "rank 64 is larger than 16"
+    await harness.settle()
+    assert harness.slot("v1").fault == "engine"
+    assert "rank 64" in harness.slot("v1").reason
+    harness.fake.refuse_loads = ""
+    harness.clock.advance(2.0)
+    await harness.settle()
+    assert harness.agent.ready("v1")
 
 
-async def test_waiting_for_a_version_ends_when_it_is_ready_and_at_the_deadline(rig: Rig) -> None:
-    rig.register("v1", recorded=-1.0)
-    rig.put("v1", Lifecycle.stable)
-    assert not await rig.agent.wait_ready("v1", 0.01)
-    waiting = asyncio.create_task(rig.agent.wait_ready("v1", 10.0))
-    await rig.settle()
+async def test_waiting_for_a_version_ends_when_it_is_ready_and_at_the_deadline(
+    harness: AgentHarness,
+) -> None:
+    harness.register("v1", recorded=-1.0)
+    harness.put("v1", Lifecycle.stable)
+    assert not await harness.agent.wait_ready("v1", 0.01)
+    waiting = asyncio.create_task(harness.agent.wait_ready("v1", 10.0))
+    await harness.settle()
     assert await waiting
 
 
-async def test_cache_keeps_what_is_wanted_and_a_few_more(rig: Rig) -> None:
+async def test_cache_keeps_what_is_wanted_and_a_few_more(harness: AgentHarness) -> None:
     for number in range(SPARE_FOLDERS + 3):
-        rig.register(f"v{number}", recorded=-1.0 - number)
-        rig.put(f"v{number}", Lifecycle.canary)
-        await rig.settle()
-        rig.put(f"v{number}", Lifecycle.rejected)
-        await rig.settle()
-        rig.clock.advance(10.0)
-        await rig.settle()
-    assert len(list(rig.cache.iterdir())) == SPARE_FOLDERS + 1
+        harness.register(f"v{number}", recorded=-1.0 - number)
+        harness.put(f"v{number}", Lifecycle.canary)
+        await harness.settle()
+        harness.put(f"v{number}", Lifecycle.rejected)
+        await harness.settle()
+        harness.clock.advance(10.0)
+        await harness.settle()
+    assert len(list(harness.cache.iterdir())) == SPARE_FOLDERS + 1
 
 
-async def test_http_tells_all_and_takes_acceptances(rig: Rig) -> None:
-    rig.register("v1", recorded=-1.0)
-    rig.register("v2", recorded=-1.0)
-    rig.put("v1", Lifecycle.stable)
-    rig.put("v2", Lifecycle.canary)
-    await rig.settle()
-    app = create_app(rig.agent, rig.engine, KeyRing(required=False))
+async def test_http_tells_all_and_takes_acceptances(harness: AgentHarness) -> None:
+    harness.register("v1", recorded=-1.0)
+    harness.register("v2", recorded=-1.0)
+    harness.put("v1", Lifecycle.stable)
+    harness.put("v2", Lifecycle.canary)
+    await harness.settle()
+    app = create_app(harness.agent, harness.engine, KeyRing(required=False))
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://agent") as http:
         body = (await http.get("/v1/adapters")).json()
@@ -417,12 +423,14 @@ async def test_http_tells_all_and_takes_acceptances(rig: Rig) -> None:
         assert wrong.status_code == 422
         accepted = await http.post("/v1/adapters/v2/accept", json=word)
         assert accepted.json()["neighbours"] == ["v1"]
-    await rig.settle()
-    assert rig.agent.ready("v2")
+    await harness.settle()
+    assert harness.agent.ready("v2")
 
 
-async def test_accepting_needs_the_operate_scope_where_keys_are_required(rig: Rig) -> None:
-    app = create_app(rig.agent, rig.engine, KeyRing(required=True))
+async def test_accepting_needs_the_operate_scope_where_keys_are_required(
+    harness: AgentHarness,
+) -> None:
+    app = create_app(harness.agent, harness.engine, KeyRing(required=True))
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://agent") as http:
         answer = await http.post("/v1/adapters/v1/accept", json={"actor": "a", "reason": "r"})

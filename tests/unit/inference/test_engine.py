@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from services.inference.engine import Figures, error_message, parse_figures
+from services.inference.engine import EngineLoad, error_message, parse_load
 
 METRICS = """\
 # HELP vllm:num_requests_running Number of requests in model execution batches.
@@ -15,12 +15,12 @@ vllm:lora_requests_info{max_lora="4",running_lora_adapters="v9",waiting_lora_ada
 
 
 def test_newest_series_says_who_is_busy() -> None:
-    assert parse_figures(METRICS % (3, 1)) == Figures(3, 1, frozenset({"v1", "v2", "v3"}))
+    assert parse_load(METRICS % (3, 1)) == EngineLoad(3, 1, frozenset({"v1", "v2", "v3"}))
 
 
 def test_idle_engine_is_busy_with_nobody() -> None:
-    assert parse_figures(METRICS % (0, 0)) == Figures(0, 0, frozenset())
-    assert parse_figures("") == Figures(0, 0, frozenset())
+    assert parse_load(METRICS % (0, 0)) == EngineLoad(0, 0, frozenset())
+    assert parse_load("") == EngineLoad(0, 0, frozenset())
 
 
 def test_error_is_the_engines_word_or_the_beginning_of_what_came() -> None:

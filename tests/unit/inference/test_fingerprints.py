@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.inference.fingerprints import Fault, judge
+from services.inference.fingerprints import FingerprintFault, check_fingerprint
 from shared.registry.versions import Fingerprint, FingerprintText
 
 TOLERANCE = 0.02
@@ -18,47 +18,54 @@ def answers(*logprobs: float) -> Fingerprint:
 
 
 def test_right_adapter_far_from_all_others_passes() -> None:
-    said = judge(
+    check = check_fingerprint(
         answers(-1.0, -2.0),
         answers(-1.001, -2.001),
         {"base": answers(-1.5, -2.5), "v1": answers(-3.0, -2.0)},
         TOLERANCE,
     )
-    assert said.fault is Fault.none
-    assert said.difference == pytest.approx(0.001)
-    assert said.distances["base"] == pytest.approx(0.499)
+    assert check.fault is FingerprintFault.none
+    assert check.difference == pytest.approx(0.001)
+    assert check.distances["base"] == pytest.approx(0.499)
 
 
 def test_wrong_adapter_is_named_after_whom_it_answers_like() -> None:
-    said = judge(
+    check = check_fingerprint(
         answers(-1.0), answers(-2.0), {"base": answers(-9.0), "v1": answers(-2.0)}, TOLERANCE
     )
-    assert said.fault is Fault.mismatch
-    assert "it answers like v1" in said.reason
+    assert check.fault is FingerprintFault.mismatch
+    assert "it answers like v1" in check.reason
 
 
 @pytest.mark.parametrize("value", [math.nan, -math.inf])
 def test_answers_that_are_no_numbers_never_pass(value: float) -> None:
-    assert judge(answers(-1.0), answers(value), {}, TOLERANCE).fault is Fault.mismatch
+    assert (
+        check_fingerprint(answers(-1.0), answers(value), {}, TOLERANCE).fault
+        is FingerprintFault.mismatch
+    )
 
 
 @given(st.floats(0.0, 0.3))
 def test_five_tolerances_tell_two_apart(distance: float) -> None:
-    said = judge(answers(-1.0), answers(-1.0), {"parent": answers(-1.0 - distance)}, TOLERANCE)
-    measured = said.distances["parent"]
-    assert (said.fault is Fault.too_close) == (measured <= 5 * TOLERANCE)
+    check = check_fingerprint(
+        answers(-1.0), answers(-1.0), {"parent": answers(-1.0 - distance)}, TOLERANCE
+    )
+    measured = check.distances["parent"]
+    assert (check.fault is FingerprintFault.too_close) == (measured <= 5 * TOLERANCE)
 
 
 def test_accepted_closeness_passes_and_no_other() -> None:
     others = {"v1": answers(-1.01), "v2": answers(-1.02)}
-    one = judge(answers(-1.0), answers(-1.0), others, TOLERANCE, accepted=["v1"])
-    assert one.fault is Fault.too_close
+    one = check_fingerprint(answers(-1.0), answers(-1.0), others, TOLERANCE, accepted=["v1"])
+    assert one.fault is FingerprintFault.too_close
     assert "v2" in one.reason
     assert "those of v1" not in one.reason
-    both = judge(answers(-1.0), answers(-1.0), others, TOLERANCE, accepted=["v1", "v2"])
-    assert both.fault is Fault.none
+    both = check_fingerprint(answers(-1.0), answers(-1.0), others, TOLERANCE, accepted=["v1", "v2"])
+    assert both.fault is FingerprintFault.none
 
 
 def test_nobody_can_accept_a_mismatch() -> None:
-    said = judge(answers(-1.0), answers(-2.0), {"v1": answers(-2.0)}, TOLERANCE, accepted=["v1"])
-    assert said.fault is Fault.mismatch
+    check = check_fingerprint(
+        answers(-1.0), answers(-2.0), {"v1": answers(-2.0)}, TOLERANCE, accepted=["v1"]
+    )
+    assert check.fault is FingerprintFault.mismatch

@@ -23,7 +23,7 @@ from services.inference.launcher import (
     BACKOFF_MAX_S,
     ExternalEngine,
     Launcher,
-    LaunchPolicy,
+    LaunchTimings,
     engine_command,
     engine_environment,
     next_backoff,
@@ -36,7 +36,7 @@ from tests.support.waiting import eventually, wait_until
 from tests.unit.inference.fake_engine import FakeEngine
 
 FAKE = Path(__file__).with_name("fake_engine.py")
-QUICK = LaunchPolicy(
+QUICK = LaunchTimings(
     start_timeout_s=2.0,
     unhealthy_after_s=0.3,
     poll_s=0.05,
@@ -62,7 +62,7 @@ def settings(**fields: object) -> InferenceSettings:
     return InferenceSettings.model_validate({"base_model": "some/base", **fields})
 
 
-class Rig:
+class LauncherHarness:
     """A launcher of fake engines, and the processes these started."""
 
     def __init__(self, folder: Path, session: aiohttp.ClientSession) -> None:
@@ -75,7 +75,7 @@ class Rig:
         self.launcher: Launcher
         self.task: asyncio.Task[None]
 
-    def start(self, mode: str, policy: LaunchPolicy = QUICK) -> Launcher:
+    def start(self, mode: str, policy: LaunchTimings = QUICK) -> Launcher:
         client = EngineClient(self.session, f"http://127.0.0.1:{self.port}")
         self.launcher = Launcher(
             [sys.executable, str(FAKE), str(self.port), mode, str(self.pids)],
@@ -103,61 +103,63 @@ class Rig:
 
 
 @pytest.fixture
-async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+async def harness(tmp_path: Path) -> AsyncIterator[LauncherHarness]:
     async with aiohttp.ClientSession() as session:
-        made = Rig(tmp_path, session)
+        made = LauncherHarness(tmp_path, session)
         yield made
         made.stop.set()
         await asyncio.wait_for(made.task, 30)
         await made.reaches(lambda: not any(map(alive, made.children())), "no process is left")
 
 
-async def test_engine_becomes_ready_and_ends_with_its_children(rig: Rig) -> None:
-    launcher = rig.start("serves")
-    await rig.reaches(lambda: launcher.state.ready, "ready")
+async def test_engine_becomes_ready_and_ends_with_its_children(harness: LauncherHarness) -> None:
+    launcher = harness.start("serves")
+    await harness.reaches(lambda: launcher.state.ready, "ready")
     assert launcher.state.generation == 1
-    assert all(map(alive, rig.children()))
-    rig.stop.set()
-    await rig.task
-    assert not any(map(alive, rig.children()))
+    assert all(map(alive, harness.children()))
+    harness.stop.set()
+    await harness.task
+    assert not any(map(alive, harness.children()))
     assert not launcher.state.ready
 
 
-async def test_dying_engine_is_started_again_with_a_new_generation(rig: Rig) -> None:
-    launcher = rig.start("dies")
-    await rig.reaches(lambda: launcher.state.generation >= 3, "two restarts")
-    assert (False, "exited with status 3") in rig.heard
-    assert not any(map(alive, rig.children()[:2]))
+async def test_dying_engine_is_started_again_with_a_new_generation(
+    harness: LauncherHarness,
+) -> None:
+    launcher = harness.start("dies")
+    await harness.reaches(lambda: launcher.state.generation >= 3, "two restarts")
+    assert (False, "exited with status 3") in harness.heard
+    assert not any(map(alive, harness.children()[:2]))
 
 
-async def test_engine_that_never_answers_is_given_up(rig: Rig) -> None:
-    policy = LaunchPolicy(0.3, 0.3, 0.05, 0.05, 0.2)
-    launcher = rig.start("never", policy)
-    await rig.reaches(lambda: launcher.state.generation >= 2, "a second start")
-    assert any("ENGINE_START_TIMEOUT_S" in reason for _, reason in rig.heard)
+async def test_engine_that_never_answers_is_given_up(harness: LauncherHarness) -> None:
+    policy = LaunchTimings(0.3, 0.3, 0.05, 0.05, 0.2)
+    launcher = harness.start("never", policy)
+    await harness.reaches(lambda: launcher.state.generation >= 2, "a second start")
+    assert any("ENGINE_START_TIMEOUT_S" in reason for _, reason in harness.heard)
 
 
-async def test_engine_without_healthy_answers_is_started_again(rig: Rig) -> None:
-    launcher = rig.start("sickens")
-    await rig.reaches(lambda: launcher.state.generation >= 2, "a second start")
-    assert any("no healthy answer" in reason for _, reason in rig.heard)
+async def test_engine_without_healthy_answers_is_started_again(harness: LauncherHarness) -> None:
+    launcher = harness.start("sickens")
+    await harness.reaches(lambda: launcher.state.generation >= 2, "a second start")
+    assert any("no healthy answer" in reason for _, reason in harness.heard)
 
 
-async def test_restart_on_request(rig: Rig) -> None:
-    launcher = rig.start("serves")
-    await rig.reaches(lambda: launcher.state.ready, "ready")
+async def test_restart_on_request(harness: LauncherHarness) -> None:
+    launcher = harness.start("serves")
+    await harness.reaches(lambda: launcher.state.ready, "ready")
     launcher.restart("its adapters mix")
-    await rig.reaches(lambda: launcher.state.ready and launcher.state.generation == 2, "again")
-    assert (False, "restarting: its adapters mix") in rig.heard
+    await harness.reaches(lambda: launcher.state.ready and launcher.state.generation == 2, "again")
+    assert (False, "restarting: its adapters mix") in harness.heard
 
 
-async def test_port_of_somebody_else_is_said_and_left_alone(rig: Rig) -> None:
+async def test_port_of_somebody_else_is_said_and_left_alone(harness: LauncherHarness) -> None:
     with FakeEngine() as other:
-        rig.port = other.server.server_port
-        launcher = rig.start("serves")
-        await rig.reaches(lambda: "cannot be taken" in launcher.state.reason, "it says so")
+        harness.port = other.server.server_port
+        launcher = harness.start("serves")
+        await harness.reaches(lambda: "cannot be taken" in launcher.state.reason, "it says so")
         assert not launcher.state.ready
-        assert not rig.children()
+        assert not harness.children()
 
 
 async def test_external_engine_has_a_new_generation_each_time_it_is_back(tmp_path: Path) -> None:
@@ -233,7 +235,7 @@ def test_guard_passes_the_engines_status_on(tmp_path: Path) -> None:
 
 @given(st.lists(st.floats(0, 1000), max_size=30))
 def test_backoff_is_bounded_and_starts_anew_after_a_steady_life(lives: list[float]) -> None:
-    policy = LaunchPolicy(1, 1)
+    policy = LaunchTimings(1, 1)
     wait = 0.0
     for lived in lives:
         wait = next_backoff(wait, lived, policy)

@@ -11,9 +11,9 @@ from services.inference.reconcile import (
     NEVER,
     Action,
     ActionKind,
+    AdapterLimits,
     AdapterState,
-    Loaded,
-    Policy,
+    EngineAdapters,
     Slot,
     next_action,
     wanted_versions,
@@ -29,7 +29,7 @@ from shared.registry.versions import (
 )
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
-POLICY = Policy(max_adapters=4, drain_grace_s=5.0, drain_limit_s=60.0)
+LIMITS = AdapterLimits(max_adapters=4, drain_grace_s=5.0, drain_limit_s=60.0)
 NAMES = [f"v{number}" for number in range(7)]
 
 
@@ -110,17 +110,17 @@ def act(
     *,
     busy: list[str] | None = None,
     now: float = 100.0,
-    policy: Policy = POLICY,
+    limits: AdapterLimits = LIMITS,
 ) -> Action | None:
     return next_action(
-        wanted, slots, Loaded(frozenset(loaded), frozenset(busy or ())), NAMES, now, policy
+        wanted, slots, EngineAdapters(frozenset(loaded), frozenset(busy or ())), NAMES, now, limits
     )
 
 
 def test_strangers_in_the_engine_are_left_alone_and_take_a_place() -> None:
     assert act([], {}, ["stranger"]) is None
-    policy = replace(POLICY, max_adapters=1)
-    assert act(["v0"], {}, ["stranger"], policy=policy) is None
+    limits = replace(LIMITS, max_adapters=1)
+    assert act(["v0"], {}, ["stranger"], limits=limits) is None
 
 
 def test_refused_version_is_unloaded_at_once_and_not_tried_again() -> None:
@@ -151,7 +151,7 @@ def test_unverified_leftover_of_an_earlier_agent_is_verified_before_it_is_ready(
     assert act(["v0"], {}, ["v0"]) == Action(ActionKind.verify, "v0")
 
 
-class World:
+class ReconcileModel:
     """An engine in which every adapter loads, and refuses to verify where told so."""
 
     def __init__(self, loaded: set[str], bad: set[str], slots: dict[str, Slot]) -> None:
@@ -160,27 +160,27 @@ class World:
         self.slots = slots
         self.now = 0.0
 
-    def run(self, wanted: list[str], busy: set[str], policy: Policy) -> None:
+    def run(self, wanted: list[str], busy: set[str], limits: AdapterLimits) -> None:
         """Until nothing is to be done and no drain is under way; a bounded number of actions."""
         for _ in range(200):
-            loaded = Loaded(frozenset(self.loaded), frozenset(busy & self.loaded))
-            action = next_action(wanted, self.slots, loaded, NAMES, self.now, policy)
+            loaded = EngineAdapters(frozenset(self.loaded), frozenset(busy & self.loaded))
+            action = next_action(wanted, self.slots, loaded, NAMES, self.now, limits)
             if action is None:
                 if not any(s.state is AdapterState.draining for s in self.slots.values()):
                     return
                 self.now += 1.0
                 continue
-            self.do(action, wanted, policy)
+            self.do(action, wanted, limits)
         raise AssertionError("it never comes to rest")
 
-    def do(self, action: Action, wanted: list[str], policy: Policy) -> None:
+    def do(self, action: Action, wanted: list[str], limits: AdapterLimits) -> None:
         name = action.version
         slot = self.slots.get(name, Slot(name))
         match action.kind:
             case ActionKind.load:
                 assert name in wanted
                 assert name not in self.loaded, "a loaded name must never be loaded again"
-                assert len(self.loaded) < policy.max_adapters
+                assert len(self.loaded) < limits.max_adapters
                 self.loaded.add(name)
                 self.slots[name] = replace(slot, state=AdapterState.verifying)
             case ActionKind.verify:
@@ -203,7 +203,7 @@ class World:
             case ActionKind.unload:
                 if slot.state is not AdapterState.refused:
                     assert name not in wanted
-                    assert self.now - slot.draining_since >= policy.drain_grace_s
+                    assert self.now - slot.draining_since >= limits.drain_grace_s
                     del self.slots[name]
                 self.loaded.remove(name)
             case ActionKind.forget:
@@ -233,14 +233,14 @@ def test_comes_to_rest_at_what_is_wanted(
     grace: float,
     limit: float,
 ) -> None:
-    policy = Policy(4, grace, limit)
-    world = World(set(found), bad, {})
+    limits = AdapterLimits(4, grace, limit)
+    harness = ReconcileModel(set(found), bad, {})
     for wanted, busy, restarted in rounds:
         if restarted:
-            world.loaded.clear()
-            world.slots.clear()
-        world.run(wanted, busy, policy)
+            harness.loaded.clear()
+            harness.slots.clear()
+        harness.run(wanted, busy, limits)
         good = {name for name in wanted if name not in bad}
-        assert world.loaded == good
-        assert {n for n, slot in world.slots.items() if slot.state is AdapterState.ready} == good
-        assert set(world.slots) == set(wanted)
+        assert harness.loaded == good
+        assert {n for n, slot in harness.slots.items() if slot.state is AdapterState.ready} == good
+        assert set(harness.slots) == set(wanted)

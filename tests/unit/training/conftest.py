@@ -1,4 +1,4 @@
-"""The room that several of training's tests work in."""
+"""The harness that several of training's tests work in."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from shared.kafka.topics import PREFERENCES, TRAINING_JOBS, TRAINING_RUNS, VERSI
 from shared.registry.adapters import publish
 from shared.registry.versions import Lifecycle, record_key, state_key
 from shared.testing.log import MemoryLog
-from tests.unit.training.making import example_event, pair_event, record, state
-from tests.unit.training.room import V10, Room
+from tests.unit.training.builders import example_event, pair_event, record, state
+from tests.unit.training.harness import V10, TrainingHarness
 
 
 @pytest.fixture
-async def room(tmp_path: Path) -> Room:
+async def harness(tmp_path: Path) -> TrainingHarness:
     log = MemoryLog(partitions={VERSIONS: 1, TRAINING_RUNS: 1, TRAINING_JOBS: 1})
     parent = tmp_path / "parent"
     parent.mkdir()
@@ -33,4 +33,4 @@ async def room(tmp_path: Path) -> Room:
     ]
     for event in events:
         await log.publish(PREFERENCES, key=event.pair_id, event=event, event_id=event.pair_id)
-    return Room(tmp_path, log)
+    return TrainingHarness(tmp_path, log)

@@ -11,10 +11,10 @@ from services.training.dataset import (
     JUDGE,
     PROMPTS,
     TRAIN,
+    DatasetRules,
     Demonstration,
     Pair,
     PreferenceFold,
-    Rules,
     canonical,
     demonstrations_of,
     is_held_out,
@@ -24,7 +24,7 @@ from services.training.dataset import (
     select_pairs,
 )
 from shared.contracts.events import Message, PairSource
-from tests.unit.training.making import (
+from tests.unit.training.builders import (
     MODEL,
     example_event,
     pair,
@@ -33,8 +33,8 @@ from tests.unit.training.making import (
     turns,
 )
 
-RULES = Rules(heldout_share=0.2, prompts=50)
-NO_HELDOUT = Rules(heldout_share=0.0)
+RULES = DatasetRules(heldout_share=0.2, prompts=50)
+NO_HELDOUT = DatasetRules(heldout_share=0.0)
 
 answers = st.sampled_from(
     ["short", "a longer answer", "A  longer ANSWER", "another long answer", "something else here"]

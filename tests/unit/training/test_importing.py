@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from services.training.errors import BadDataset
 from services.training.importing import read_demonstrations, read_pairs
-from tests.unit.training.making import turns
+from tests.unit.training.builders import turns
 
 
 def lines(*rows: object) -> bytes:

@@ -9,7 +9,7 @@ from shared.contracts.events import RunPhase, TrainingProgress
 from shared.kafka.topics import TRAINING_RUNS
 from shared.testing.clock import ManualClock
 from shared.testing.log import MemoryLog
-from tests.unit.training.making import request
+from tests.unit.training.builders import request
 
 
 def said(log: MemoryLog) -> list[TrainingProgress]:

@@ -20,86 +20,94 @@ from shared.kafka.log import LogUnavailable
 from shared.kafka.topics import PREFERENCES, VERSIONS
 from shared.registry.adapters import checksum
 from tests.support.waiting import eventually
-from tests.unit.training.making import (
+from tests.unit.training.builders import (
     MODEL,
     pair_event,
     request,
 )
-from tests.unit.training.room import V10, Room
+from tests.unit.training.harness import V10, TrainingHarness
 
 
-async def test_a_good_candidate_becomes_the_next_version(room: Room) -> None:
-    ending = await room.run(request())
-    assert (ending.phase, ending.version) == (RunPhase.succeeded, f"{MODEL}-v1.1")
-    made = room.records()[-1]
+async def test_a_good_candidate_becomes_the_next_version(harness: TrainingHarness) -> None:
+    outcome = await harness.run(request())
+    assert (outcome.phase, outcome.version) == (RunPhase.succeeded, f"{MODEL}-v1.1")
+    made = harness.records()[-1]
     assert (made.parent, made.base, made.job_id, made.code_revision) == (V10, "base", "job", "cafe")
     assert made.gate.passed
     assert made.metrics["win_rate"] == pytest.approx(0.775)
-    folder = room.folder / "adapters" / made.version
+    folder = harness.folder / "adapters" / made.version
     assert checksum(folder) == made.adapter_sha256
     assert not (folder / "ref").exists()
     assert "Gate: **passed**" in (folder / "report.md").read_text()
-    phases = [event.phase for event in room.progress()]
+    phases = [event.phase for event in harness.progress()]
     assert phases[0] is RunPhase.accepted
     assert phases[-1] is RunPhase.succeeded
     assert phases.count(RunPhase.succeeded) == 1
 
 
-async def test_a_refused_candidate_is_tried_once_more_with_other_parameters(room: Room) -> None:
-    room.plan({"figures": {"candidate_stop_share": 0.2}}, {})
-    ending = await room.run(request())
-    assert ending.phase is RunPhase.succeeded
-    assert room.starts == ["attempt-1", "attempt-2"]
-    made = room.records()[-1].hyperparameters
-    jobs = Workspace(room.folder / "state/training/jobs", "job")
+async def test_a_refused_candidate_is_tried_once_more_with_other_parameters(
+    harness: TrainingHarness,
+) -> None:
+    harness.plan({"figures": {"candidate_stop_share": 0.2}}, {})
+    outcome = await harness.run(request())
+    assert outcome.phase is RunPhase.succeeded
+    assert harness.starts == ["attempt-1", "attempt-2"]
+    made = harness.records()[-1].hyperparameters
+    jobs = Workspace(harness.folder / "state/training/jobs", "job")
     first = json.loads((jobs.attempt(1) / "job.json").read_text())["dpo"]
     assert made["learning_rate"] == first["learning_rate"] / 2
     assert made["beta"] > first["beta"]
 
 
-async def test_attempts_are_bounded_and_end_with_a_diagnosis(room: Room) -> None:
-    room.plan({"figures": {"candidate_stop_share": 0.2}})
-    ending = await room.run(request())
-    assert ending.phase is RunPhase.rejected
-    assert ending.message.startswith("not improved after 2 attempts; stop 0.2")
-    assert len(room.starts) == 2
-    assert len(room.records()) == 1
+async def test_attempts_are_bounded_and_end_with_a_diagnosis(harness: TrainingHarness) -> None:
+    harness.plan({"figures": {"candidate_stop_share": 0.2}})
+    outcome = await harness.run(request())
+    assert outcome.phase is RunPhase.rejected
+    assert outcome.message.startswith("not improved after 2 attempts; stop 0.2")
+    assert len(harness.starts) == 2
+    assert len(harness.records()) == 1
 
 
-async def test_without_data_for_the_judge_no_version_and_no_second_try(room: Room) -> None:
-    room.plan({"figures": {"wins": 0.0, "ties": 0.0, "losses": 0.0}})
-    ending = await room.run(request())
-    assert ending.phase is RunPhase.rejected
-    assert "prompts 0 " in ending.message
-    assert len(room.starts) == 1
+async def test_without_data_for_the_judge_no_version_and_no_second_try(
+    harness: TrainingHarness,
+) -> None:
+    harness.plan({"figures": {"wins": 0.0, "ties": 0.0, "losses": 0.0}})
+    outcome = await harness.run(request())
+    assert outcome.phase is RunPhase.rejected
+    assert "prompts 0 " in outcome.message
+    assert len(harness.starts) == 1
 
 
-async def test_what_cannot_pass_for_lack_of_votes_is_not_trained(room: Room) -> None:
-    limits = room.settings.gate.model_copy(update={"min_judge_pairs": 41})
-    ending = await room.run(request(), gate=limits)
-    assert ending.phase is RunPhase.rejected
-    assert ending.message.startswith("not trained")
-    assert "judge_data 40 " in ending.message
-    assert "more votes of the judge's panel" in ending.message
-    assert room.starts == []
-    past = await room.run(request("past", override_gate=True, reason="a drill"), gate=limits)
+async def test_what_cannot_pass_for_lack_of_votes_is_not_trained(harness: TrainingHarness) -> None:
+    limits = harness.settings.gate.model_copy(update={"min_judge_pairs": 41})
+    outcome = await harness.run(request(), gate=limits)
+    assert outcome.phase is RunPhase.rejected
+    assert outcome.message.startswith("not trained")
+    assert "judge_data 40 " in outcome.message
+    assert "more votes of the judge's panel" in outcome.message
+    assert harness.starts == []
+    past = await harness.run(request("past", override_gate=True, reason="a drill"), gate=limits)
     assert past.phase is RunPhase.succeeded
-    assert room.records()[-1].gate.overridden_by == "tester"
+    assert harness.records()[-1].gate.overridden_by == "tester"
 
 
-async def test_an_override_publishes_what_the_gate_refused_and_says_who(room: Room) -> None:
-    room.plan({"figures": {"wins": 10.0, "losses": 190.0, "ties": 0.0}})
-    ending = await room.run(request(override_gate=True, reason="a drill", version=f"{MODEL}-drill"))
-    assert (ending.phase, ending.version) == (RunPhase.succeeded, f"{MODEL}-drill")
-    gate = room.records()[-1].gate
+async def test_an_override_publishes_what_the_gate_refused_and_says_who(
+    harness: TrainingHarness,
+) -> None:
+    harness.plan({"figures": {"wins": 10.0, "losses": 190.0, "ties": 0.0}})
+    outcome = await harness.run(
+        request(override_gate=True, reason="a drill", version=f"{MODEL}-drill")
+    )
+    assert (outcome.phase, outcome.version) == (RunPhase.succeeded, f"{MODEL}-drill")
+    gate = harness.records()[-1].gate
     assert (gate.passed, gate.overridden_by, gate.override_reason) == (False, "tester", "a drill")
-    report = (room.folder / "adapters" / ending.version / "report.md").read_text()
+    report = (harness.folder / "adapters" / outcome.version / "report.md").read_text()
     assert "overridden by tester: a drill" in report
 
 
-async def test_an_override_that_was_not_needed_is_not_noted(room: Room) -> None:
-    await room.run(request(override_gate=True, reason="to be sure"))
-    assert room.records()[-1].gate.overridden_by == ""
+async def test_an_override_that_was_not_needed_is_not_noted(harness: TrainingHarness) -> None:
+    await harness.run(request(override_gate=True, reason="to be sure"))
+    assert harness.records()[-1].gate.overridden_by == ""
 
 
 NAN = float("nan")
@@ -113,12 +121,12 @@ DIVERGED = {
 
 
 async def test_figures_that_are_no_numbers_fail_their_checks_and_the_end_can_be_read(
-    room: Room,
+    harness: TrainingHarness,
 ) -> None:
-    room.plan({"figures": DIVERGED})
-    ending = await room.run(request())
-    last = room.progress()[-1]
-    assert (ending.phase, last.phase) == (RunPhase.rejected, RunPhase.rejected)
+    harness.plan({"figures": DIVERGED})
+    outcome = await harness.run(request())
+    last = harness.progress()[-1]
+    assert (outcome.phase, last.phase) == (RunPhase.rejected, RunPhase.rejected)
     assert "perplexity no data" in last.message
     assert "win_rate no data" in last.message
     assert "divergence: 5 figures were no finite numbers" in last.message
@@ -127,60 +135,64 @@ async def test_figures_that_are_no_numbers_fail_their_checks_and_the_end_can_be_
     assert "reward_gain" not in last.metrics
 
 
-async def test_a_record_past_the_gate_has_finite_figures_and_can_be_read(room: Room) -> None:
-    room.plan({"figures": DIVERGED})
-    ending = await room.run(request(override_gate=True, reason="a drill"))
-    assert ending.phase is RunPhase.succeeded
-    assert room.records()[-1].metrics["not_finite"] == 5
-    assert "candidate_perplexity" not in room.records()[-1].metrics
+async def test_a_record_past_the_gate_has_finite_figures_and_can_be_read(
+    harness: TrainingHarness,
+) -> None:
+    harness.plan({"figures": DIVERGED})
+    outcome = await harness.run(request(override_gate=True, reason="a drill"))
+    assert outcome.phase is RunPhase.succeeded
+    assert harness.records()[-1].metrics["not_finite"] == 5
+    assert "candidate_perplexity" not in harness.records()[-1].metrics
 
 
-async def test_nobody_lets_a_fingerprint_past_that_is_no_numbers(room: Room) -> None:
-    room.plan({"logprobs": [NAN]})
-    ending = await room.run(request(override_gate=True, reason="a drill"))
-    assert ending.phase is RunPhase.failed
-    assert "training diverged" in ending.message
-    assert len(room.records()) == 1
+async def test_nobody_lets_a_fingerprint_past_that_is_no_numbers(harness: TrainingHarness) -> None:
+    harness.plan({"logprobs": [NAN]})
+    outcome = await harness.run(request(override_gate=True, reason="a drill"))
+    assert outcome.phase is RunPhase.failed
+    assert "training diverged" in outcome.message
+    assert len(harness.records()) == 1
 
 
-async def test_a_crash_of_the_trainer_is_gone_over(room: Room) -> None:
-    room.plan({"exit": 9}, {})
-    assert (await room.run(request())).phase is RunPhase.succeeded
-    assert room.starts == ["attempt-1", "attempt-1"]
+async def test_a_crash_of_the_trainer_is_gone_over(harness: TrainingHarness) -> None:
+    harness.plan({"exit": 9}, {})
+    assert (await harness.run(request())).phase is RunPhase.succeeded
+    assert harness.starts == ["attempt-1", "attempt-1"]
 
 
-async def test_a_trainer_that_hangs_is_ended_and_started_again(room: Room) -> None:
-    room.plan({"hang": True}, {})
-    assert (await room.run(request())).phase is RunPhase.succeeded
-    assert len(room.starts) == 2
+async def test_a_trainer_that_hangs_is_ended_and_started_again(harness: TrainingHarness) -> None:
+    harness.plan({"hang": True}, {})
+    assert (await harness.run(request())).phase is RunPhase.succeeded
+    assert len(harness.starts) == 2
 
 
-async def test_a_trainer_that_keeps_crashing_fails_the_job_with_its_words(room: Room) -> None:
-    room.plan({"exit": 9})
-    ending = await room.run(request())
-    assert ending.phase is RunPhase.failed
-    assert "ended 2 times without a result" in ending.message
-    assert "something broke" in ending.message
+async def test_a_trainer_that_keeps_crashing_fails_the_job_with_its_words(
+    harness: TrainingHarness,
+) -> None:
+    harness.plan({"exit": 9})
+    outcome = await harness.run(request())
+    assert outcome.phase is RunPhase.failed
+    assert "ended 2 times without a result" in outcome.message
+    assert "something broke" in outcome.message
 
 
 async def test_a_folder_in_use_is_waited_for_without_a_restart(
-    room: Room, monkeypatch: pytest.MonkeyPatch
+    harness: TrainingHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(process, "BUSY_PAUSE_S", 0.01)
-    room.plan({"exit": BUSY}, {"exit": BUSY}, {"exit": BUSY}, {"exit": 9}, {"exit": BUSY}, {})
-    assert (await room.run(request())).phase is RunPhase.succeeded
-    assert len(room.starts) == 6
+    harness.plan({"exit": BUSY}, {"exit": BUSY}, {"exit": BUSY}, {"exit": 9}, {"exit": BUSY}, {})
+    assert (await harness.run(request())).phase is RunPhase.succeeded
+    assert len(harness.starts) == 6
 
 
 async def test_a_folder_that_stays_in_use_fails_the_job_at_a_deadline(
-    room: Room, monkeypatch: pytest.MonkeyPatch
+    harness: TrainingHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(process, "BUSY_PAUSE_S", 0.01)
     monkeypatch.setattr(process, "BUSY_S", 0.3)
-    room.plan({"exit": BUSY})
-    ending = await room.run(request())
-    assert ending.phase is RunPhase.failed
-    assert "another trainer worked there for more than" in ending.message
+    harness.plan({"exit": BUSY})
+    outcome = await harness.run(request())
+    assert outcome.phase is RunPhase.failed
+    assert "another trainer worked there for more than" in outcome.message
 
 
 @pytest.mark.parametrize(
@@ -200,18 +212,18 @@ async def test_a_folder_that_stays_in_use_fails_the_job_at_a_deadline(
     ],
 )
 async def test_a_request_that_cannot_be_done_fails_with_what_to_do(
-    room: Room, fields: dict[str, Any], said: str
+    harness: TrainingHarness, fields: dict[str, Any], said: str
 ) -> None:
-    ending = await room.run(request(**fields))
-    assert ending.phase is RunPhase.failed
-    assert said in ending.message
-    assert room.starts == []
-    assert [event.phase for event in room.progress()][-1] is RunPhase.failed
+    outcome = await harness.run(request(**fields))
+    assert outcome.phase is RunPhase.failed
+    assert said in outcome.message
+    assert harness.starts == []
+    assert [event.phase for event in harness.progress()][-1] is RunPhase.failed
 
 
-async def test_interrupted_anywhere_it_publishes_exactly_once(room: Room) -> None:
+async def test_interrupted_anywhere_it_publishes_exactly_once(harness: TrainingHarness) -> None:
     """Cancels the job at every append it makes in turn, then lets a new runner go on."""
-    append, appends, limit = room.log.append_many, 0, 0
+    append, appends, limit = harness.log.append_many, 0, 0
 
     async def stopping(*args: Any, **kwargs: Any) -> Any:
         nonlocal appends
@@ -220,61 +232,63 @@ async def test_interrupted_anywhere_it_publishes_exactly_once(room: Room) -> Non
             raise asyncio.CancelledError
         return await append(*args, **kwargs)
 
-    room.log.append_many = stopping  # type: ignore[method-assign]
+    harness.log.append_many = stopping  # type: ignore[method-assign]
     ended = False
     while not ended:
         limit, appends = limit + 1, 0
         try:
-            ending = await room.run(request())
+            outcome = await harness.run(request())
         except asyncio.CancelledError:
             assert limit < 40
         else:
             ended = True
-            assert ending.version == f"{MODEL}-v1.1"
+            assert outcome.version == f"{MODEL}-v1.1"
     assert limit > 4
-    assert [made.job_id for made in room.records()].count("job") == 1
-    ends = [event for event in room.progress() if event.phase is RunPhase.succeeded]
+    assert [made.job_id for made in harness.records()].count("job") == 1
+    ends = [event for event in harness.progress() if event.phase is RunPhase.succeeded]
     assert len(ends) == 1
 
 
-async def test_a_record_that_is_there_already_only_needs_the_final_word(room: Room) -> None:
-    await room.run(request())
-    room.plan({"exit": 9})
-    again = await room.run(request())
+async def test_a_record_that_is_there_already_only_needs_the_final_word(
+    harness: TrainingHarness,
+) -> None:
+    await harness.run(request())
+    harness.plan({"exit": 9})
+    again = await harness.run(request())
     assert (again.phase, again.version) == (RunPhase.succeeded, f"{MODEL}-v1.1")
-    assert room.starts == []
-    assert len(room.records()) == 2
+    assert harness.starts == []
+    assert len(harness.records()) == 2
 
 
-async def test_the_same_snapshot_is_used_after_a_kill(room: Room) -> None:
-    room.plan({"hang": True})
-    task = asyncio.create_task(room.run(request(), stall_s=60.0))
-    await eventually(lambda: room.starts, "the trainer starts")
+async def test_the_same_snapshot_is_used_after_a_kill(harness: TrainingHarness) -> None:
+    harness.plan({"hang": True})
+    task = asyncio.create_task(harness.run(request(), stall_s=60.0))
+    await eventually(lambda: harness.starts, "the trainer starts")
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await task
     late = pair_event(77)
-    await room.log.publish(PREFERENCES, key=late.pair_id, event=late, event_id=late.pair_id)
-    room.plan({})
-    await room.run(request())
-    assert sum(room.records()[-1].dataset.offsets.values()) == 160
+    await harness.log.publish(PREFERENCES, key=late.pair_id, event=late, event_id=late.pair_id)
+    harness.plan({})
+    await harness.run(request())
+    assert sum(harness.records()[-1].dataset.offsets.values()) == 160
 
 
-async def test_other_parameters_after_a_kill_begin_anew(room: Room) -> None:
-    room.plan({"exit": 9})
-    await room.run(request())
-    attempt = Workspace(room.folder / "state/training/jobs", "job").attempt(1)
+async def test_other_parameters_after_a_kill_begin_anew(harness: TrainingHarness) -> None:
+    harness.plan({"exit": 9})
+    await harness.run(request())
+    attempt = Workspace(harness.folder / "state/training/jobs", "job").attempt(1)
     (attempt / "checkpoints").mkdir()
-    async with room.runner(dpo={"epochs": 9}, threads=3) as runner:
-        room.plan({})
-        ending = await runner._ending(request(), _reporter(room))
-    assert ending.phase is RunPhase.succeeded
+    async with harness.runner(dpo={"epochs": 9}, threads=3) as runner:
+        harness.plan({})
+        outcome = await runner._outcome(request(), _reporter(harness))
+    assert outcome.phase is RunPhase.succeeded
     assert not (attempt / "checkpoints").exists()
-    assert room.records()[-1].hyperparameters["epochs"] == 9
+    assert harness.records()[-1].hyperparameters["epochs"] == 9
 
 
-async def test_kafka_away_is_waited_for(room: Room) -> None:
-    append, failures = room.log.append_many, 0
+async def test_kafka_away_is_waited_for(harness: TrainingHarness) -> None:
+    append, failures = harness.log.append_many, 0
 
     async def failing(*args: Any, **kwargs: Any) -> Any:
         nonlocal failures
@@ -284,31 +298,31 @@ async def test_kafka_away_is_waited_for(room: Room) -> None:
             raise LogUnavailable("away")
         return await append(*args, **kwargs)
 
-    room.log.append_many = failing  # type: ignore[method-assign]
-    ending = await room.run(request())
-    assert (ending.phase, failures) == (RunPhase.succeeded, 1)
-    assert len(room.starts) == 2, "finished stages are the trainer's to skip"
+    harness.log.append_many = failing  # type: ignore[method-assign]
+    outcome = await harness.run(request())
+    assert (outcome.phase, failures) == (RunPhase.succeeded, 1)
+    assert len(harness.starts) == 2, "finished stages are the trainer's to skip"
 
 
-async def test_leftovers_of_a_try_without_a_record_are_replaced(room: Room) -> None:
-    left = room.folder / "adapters" / f"{MODEL}-v1.1"
+async def test_leftovers_of_a_try_without_a_record_are_replaced(harness: TrainingHarness) -> None:
+    left = harness.folder / "adapters" / f"{MODEL}-v1.1"
     left.mkdir(parents=True)
     (left / "stale.bin").write_bytes(b"half an upload")
-    await room.run(request())
-    made = room.records()[-1]
+    await harness.run(request())
+    made = harness.records()[-1]
     assert checksum(left) == made.adapter_sha256
     assert not (left / "stale.bin").exists()
 
 
-async def test_a_judge_alone_makes_no_version(room: Room) -> None:
-    ending = await room.run(request(method=TrainingMethod.reward))
-    assert ending.phase is RunPhase.succeeded
-    assert (ending.metrics or {})["judge_pairs"] == 40.0
-    assert len(room.records()) == 1
+async def test_a_judge_alone_makes_no_version(harness: TrainingHarness) -> None:
+    outcome = await harness.run(request(method=TrainingMethod.reward))
+    assert outcome.phase is RunPhase.succeeded
+    assert (outcome.metrics or {})["judge_pairs"] == 40.0
+    assert len(harness.records()) == 1
 
 
-def _reporter(room: Room) -> ProgressReporter:
-    return ProgressReporter(room.log, SystemClock(), room.metrics, request())
+def _reporter(harness: TrainingHarness) -> ProgressReporter:
+    return ProgressReporter(harness.log, SystemClock(), harness.metrics, request())
 
 
 def test_only_the_folders_of_ended_jobs_are_pruned(tmp_path: Path) -> None:

@@ -7,13 +7,13 @@ import fsspec
 import pytest
 from fsspec import AbstractFileSystem
 
-from services.training.dataset import HELDOUT, JUDGE, PROMPTS, TRAIN, Rules
+from services.training.dataset import HELDOUT, JUDGE, PROMPTS, TRAIN, DatasetRules
 from services.training.errors import BadDataset, StoreUnavailable
 from services.training.publish import upload
 from services.training.snapshot import (
     Dataset,
     DatasetStore,
-    Import,
+    ImportedRows,
     lay_out,
     read_import,
     take_snapshot,
@@ -21,10 +21,10 @@ from services.training.snapshot import (
 from shared.contracts.events import Event, PairSource, TrainingMethod
 from shared.kafka.topics import PREFERENCES
 from shared.testing.log import MemoryLog
-from tests.unit.training.making import MODEL, example_event, pair_event, retraction
+from tests.unit.training.builders import MODEL, example_event, pair_event, retraction
 
 DPO = TrainingMethod.dpo
-RULES = Rules(prompts=20)
+RULES = DatasetRules(prompts=20)
 
 
 async def publish(log: MemoryLog, *events: Event) -> None:
@@ -82,7 +82,7 @@ async def test_an_import_is_trained_on_and_the_log_judges_it() -> None:
         }
         for n in range(30)
     ]
-    imported = Import("file://x.jsonl", "\n".join(map(json.dumps, rows)).encode())
+    imported = ImportedRows("file://x.jsonl", "\n".join(map(json.dumps, rows)).encode())
     dataset = await snapshot(await some_log(), imported=imported)
     assert b"yes it is" in dataset.files[TRAIN]
     assert b"good answer" not in dataset.files[TRAIN]

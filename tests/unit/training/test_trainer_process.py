@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from services.training.parameters import EvaluationParameters, RewardParameters
+from services.training.hyperparameters import EvaluationSettings, RewardHyperparameters
 from services.training.process import ROOT
 from services.training.trainers.job import BUSY, TrainerJob
 from tests.support.waiting import wait_until
@@ -22,8 +22,8 @@ def attempt(folder: Path) -> Path:
         base="nowhere",
         data="",
         judge="",
-        reward=RewardParameters(),
-        evaluation=EvaluationParameters(),
+        reward=RewardHyperparameters(),
+        evaluation=EvaluationSettings(),
         seed=0,
     )
     (folder / "job.json").write_text(job.model_dump_json())

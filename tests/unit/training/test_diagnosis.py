@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pytest
 
-from services.training.parameters import DpoParameters, SftParameters
-from services.training.remedy import adjust, diagnose
+from services.training.diagnosis import adjust, diagnose
+from services.training.hyperparameters import DpoHyperparameters, SftHyperparameters
 from shared.registry.versions import GateCheck, GateResult
 
-DPO = DpoParameters()
+DPO = DpoHyperparameters()
 CARD = {"counts": {"rows": 300, "prompts": 280}}
 
 
@@ -18,7 +18,7 @@ def refused(*names: str) -> GateResult:
 @pytest.mark.parametrize("name", ["perplexity", "stop", "length_low", "length_high", "repetition"])
 def test_too_far_means_gentler(name: str) -> None:
     better = adjust(DPO, refused(name, "win_rate"), {})
-    assert isinstance(better, DpoParameters)
+    assert isinstance(better, DpoHyperparameters)
     assert better.learning_rate < DPO.learning_rate
     assert better.epochs < DPO.epochs
     assert better.beta > DPO.beta
@@ -26,7 +26,7 @@ def test_too_far_means_gentler(name: str) -> None:
 
 def test_not_better_means_bolder() -> None:
     better = adjust(DPO, refused("win_rate", "win_rate_low"), {"win_rate_high": 0.6})
-    assert isinstance(better, DpoParameters)
+    assert isinstance(better, DpoHyperparameters)
     assert better.learning_rate > DPO.learning_rate
     assert better.epochs > DPO.epochs
 
@@ -47,24 +47,24 @@ def test_what_no_parameter_cures_is_not_tried_again(
 
 
 def test_sft_can_only_be_gentler() -> None:
-    sft = SftParameters()
+    sft = SftHyperparameters()
     better = adjust(sft, refused("perplexity"), {})
-    assert isinstance(better, SftParameters)
+    assert isinstance(better, SftHyperparameters)
     assert better.learning_rate < sft.learning_rate
 
 
 def test_adjusted_parameters_stay_in_their_bounds() -> None:
-    bold: DpoParameters | SftParameters | None = DPO
-    gentle: DpoParameters | SftParameters | None = DPO
+    bold: DpoHyperparameters | SftHyperparameters | None = DPO
+    gentle: DpoHyperparameters | SftHyperparameters | None = DPO
     for _ in range(30):
         assert bold is not None
         assert gentle is not None
         bold = adjust(bold, refused("win_rate"), {})
         gentle = adjust(gentle, refused("stop"), {})
-    assert isinstance(bold, DpoParameters)
-    assert isinstance(gentle, DpoParameters)
-    DpoParameters.model_validate(bold.model_dump())
-    DpoParameters.model_validate(gentle.model_dump())
+    assert isinstance(bold, DpoHyperparameters)
+    assert isinstance(gentle, DpoHyperparameters)
+    DpoHyperparameters.model_validate(bold.model_dump())
+    DpoHyperparameters.model_validate(gentle.model_dump())
 
 
 def test_the_diagnosis_names_what_to_look_at() -> None:

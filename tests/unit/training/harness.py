@@ -1,4 +1,4 @@
-"""A runner with twins around it: an event log in memory, a trainer that takes milliseconds."""
+"""A job worker with fakes around it: an event log in memory, a trainer that takes milliseconds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from services.training.metrics import Metrics
-from services.training.runner import Ending, Runner
+from services.training.runner import JobOutcome, Runner
 from services.training.settings import TrainingSettings
 from services.training.snapshot import DatasetStore
 from shared.clock import SystemClock
@@ -23,13 +23,13 @@ from shared.kafka.topics import TRAINING_RUNS, VERSIONS
 from shared.registry.follow import RegistryFollower
 from shared.registry.versions import VersionRecord
 from shared.testing.log import MemoryLog
-from tests.unit.training.making import MODEL
+from tests.unit.training.builders import MODEL
 
 FAKE = Path(__file__).with_name("fake_trainer.py")
 V10 = f"{MODEL}-v1.0"
 
 
-class Room:
+class TrainingHarness:
     """A runner with everything around it; `restart` is what a kill leaves: disk and log."""
 
     def __init__(self, folder: Path, log: MemoryLog) -> None:
@@ -80,7 +80,7 @@ class Room:
             with contextlib.suppress(asyncio.CancelledError):
                 await following
 
-    async def run(self, job: TrainingRequested, **changes: Any) -> Ending:
+    async def run(self, job: TrainingRequested, **changes: Any) -> JobOutcome:
         async with self.runner(**changes) as runner:
             return await runner.run(job)
 

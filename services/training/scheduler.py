@@ -1,4 +1,4 @@
-"""Watching preferences for the schedule, and asking for its jobs on the log."""
+"""Training scheduler: counts new preference pairs and requests a job when the trigger fires."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import math
 import structlog
 
 from services.training.errors import StoreUnavailable
-from services.training.jobs import JobBook
+from services.training.jobs import JobQueue
 from services.training.metrics import Metrics
-from services.training.schedule import PairCounter, Situation, decide
 from services.training.settings import TrainingSettings
 from services.training.snapshot import MODELS, DatasetStore, Manifest, place
+from services.training.trigger import PairCounter, TriggerInputs, decide
 from shared.clock import Clock
 from shared.contracts.events import TrainingMethod
 from shared.kafka.envelope import Unreadable, decode
@@ -27,14 +27,14 @@ LOOK_INTERVAL_S = 60.0
 """How often the store is asked for snapshots that another replica may have made."""
 
 
-class Schedule:
+class Scheduler:
     """Counts new pairs and asks for a job when the decision says so."""
 
     def __init__(
         self,
         *,
         event_log: EventLog,
-        book: JobBook,
+        queue: JobQueue,
         registry: RegistryFollower,
         store: DatasetStore,
         settings: TrainingSettings,
@@ -42,7 +42,7 @@ class Schedule:
         clock: Clock,
     ) -> None:
         self._log = event_log
-        self._book = book
+        self._queue = queue
         self._registry = registry
         self._store = store
         self._settings = settings
@@ -84,7 +84,7 @@ class Schedule:
         if last is not None:
             self._pairs.forget(last.offsets)
         self._metrics.new_pairs.labels(settings.model).set(len(self._pairs))
-        situation = Situation(
+        inputs = TriggerInputs(
             model=settings.model,
             new_pairs=len(self._pairs),
             min_pairs=settings.min_pairs,
@@ -93,7 +93,7 @@ class Schedule:
             last_dataset=last.dataset_id if last else "",
             seed=settings.seed,
         )
-        job, why = decide(situation, self._book, self._registry.registry, self._clock.now())
+        job, why = decide(inputs, self._queue, self._registry.registry, self._clock.now())
         if job is None:
             kind = why.strip("0123456789")
             if kind != self._why:

@@ -1,4 +1,4 @@
-"""Where jobs come in: follows the job topics, and does what waits, oldest first, one at a time."""
+"""Training worker: follows the job topics and does waiting jobs, oldest first, one at a time."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import contextlib
 
 import structlog
 
-from services.training.auto import Schedule
-from services.training.jobs import JobBook
+from services.training.jobs import JobQueue
 from services.training.metrics import Metrics
 from services.training.runner import Runner
+from services.training.scheduler import Scheduler
 from services.training.settings import TrainingSettings
 from services.training.workspace import prune
 from shared.contracts.events import TrainingProgress, TrainingRequested
@@ -26,26 +26,26 @@ MODELS = models_by_type(TrainingRequested, TrainingProgress)
 START_TIMEOUT_S = 30.0
 
 
-class Desk:
+class TrainingWorker:
     """One worker for all jobs. Jobs are not committed offsets: what has no end yet, waits."""
 
     def __init__(
         self,
         *,
         event_log: EventLog,
-        book: JobBook,
+        queue: JobQueue,
         registry: RegistryFollower,
         runner: Runner,
-        schedule: Schedule,
+        scheduler: Scheduler,
         dead_letters: DeadLetters,
         metrics: Metrics,
         settings: TrainingSettings,
     ) -> None:
         self._tail = event_log.tail(TRAINING_JOBS, TRAINING_RUNS)
-        self._book = book
+        self._queue = queue
         self._registry = registry
         self._runner = runner
-        self._schedule = schedule
+        self._scheduler = scheduler
         self._dead_letters = dead_letters
         self._metrics = metrics
         self._interval_s = settings.schedule_interval_s
@@ -70,12 +70,12 @@ class Desk:
         await self._started()
         while True:
             self._runner.alive()
-            waiting = list(self._book.waiting())
+            waiting = list(self._queue.waiting())
             self._metrics.waiting.set(len(waiting))
             if waiting:
                 await self._do(waiting[0])
                 continue
-            await self._schedule.consider()
+            await self._scheduler.consider()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._interval_s):
                     await self._news.wait()
@@ -89,16 +89,16 @@ class Desk:
                 await self._tail.caught_up(START_TIMEOUT_S)
                 await self._registry.caught_up(START_TIMEOUT_S)
             except LogUnavailable as error:
-                log.warning("desk.waits_for_log", error=str(error))
+                log.warning("worker.waits_for_log", error=str(error))
             else:
                 return
 
     async def _do(self, job: TrainingRequested) -> None:
         log.info("job.begins", job_id=job.job_id, method=job.method.value, actor=job.actor)
         await self._runner.run(job)
-        self._book.note(job.job_id)
-        self._schedule.look_again()
-        open_jobs = [waiting.job_id for waiting in self._book.waiting()]
+        self._queue.note(job.job_id)
+        self._scheduler.look_again()
+        open_jobs = [waiting.job_id for waiting in self._queue.waiting()]
         await asyncio.to_thread(prune, self._runner.jobs, keep=self._keep_jobs, open_jobs=open_jobs)
 
     async def _fold(self, record: Record) -> None:
@@ -108,7 +108,7 @@ class Desk:
             await self._put_aside(record, error)
             return
         assert isinstance(event, TrainingRequested | TrainingProgress)
-        if self._book.put(event):
+        if self._queue.put(event):
             self._news.set()
 
     async def _put_aside(self, record: Record, error: Unreadable) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from services.training.parameters import DpoParameters, SftParameters
+from services.training.hyperparameters import DpoHyperparameters, SftHyperparameters
 from shared.registry.versions import GateResult
 
 NO_DATA = frozenset({"judge_data", "judge", "prompts"})
@@ -19,8 +19,10 @@ NOISY_SHARE = 0.15
 
 
 def adjust(
-    parameters: DpoParameters | SftParameters, gate: GateResult, figures: Mapping[str, float]
-) -> DpoParameters | SftParameters | None:
+    parameters: DpoHyperparameters | SftHyperparameters,
+    gate: GateResult,
+    figures: Mapping[str, float],
+) -> DpoHyperparameters | SftHyperparameters | None:
     """Parameters worth another try, or None where none would help.
 
     Too far from the parent (perplexity, stopping, length, repetition): half the rate, fewer
@@ -32,7 +34,7 @@ def adjust(
         return None
     if failed & TOO_FAR:
         return _gentler(parameters)
-    if "distinct" not in failed and isinstance(parameters, SftParameters):
+    if "distinct" not in failed and isinstance(parameters, SftHyperparameters):
         return None
     if figures.get("win_rate_high", 1.0) < 0.5:
         return None
@@ -44,12 +46,14 @@ def adjust(
     )
 
 
-def _gentler(parameters: DpoParameters | SftParameters) -> DpoParameters | SftParameters:
+def _gentler(
+    parameters: DpoHyperparameters | SftHyperparameters,
+) -> DpoHyperparameters | SftHyperparameters:
     update: dict[str, float] = {
         "learning_rate": parameters.learning_rate / 2,
         "epochs": max(1.0, parameters.epochs * 2 / 3),
     }
-    if isinstance(parameters, DpoParameters):
+    if isinstance(parameters, DpoHyperparameters):
         update["beta"] = min(parameters.beta * 1.5, MAX_BETA)
     return parameters.model_copy(update=update)
 

@@ -1,4 +1,4 @@
-"""When training starts by itself: enough new pairs, and nothing unfinished in the way. Pure.
+"""Retraining trigger: decides whether a training job starts by itself. Pure.
 
 Two replicas that see the same log ask for the same job_id, and a job_id is one job.
 """
@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from services.training.dataset import Rules, pair_of, refusal
-from services.training.jobs import JobBook
+from services.training.dataset import DatasetRules, pair_of, refusal
+from services.training.jobs import JobQueue
 from services.training.snapshot import Offsets
 from shared.contracts.events import (
     Event,
@@ -36,7 +36,7 @@ _ON_THE_WAY = frozenset({Lifecycle.registered, Lifecycle.shadow, Lifecycle.canar
 class PairCounter:
     """Counts one model's trainable pairs that a snapshot does not have yet."""
 
-    def __init__(self, model: str, rules: Rules) -> None:
+    def __init__(self, model: str, rules: DatasetRules) -> None:
         self._model = model
         self._rules = rules
         self._pairs: dict[str, tuple[str, int]] = {}
@@ -75,7 +75,7 @@ class PairCounter:
 
 
 @dataclass(frozen=True)
-class Situation:
+class TriggerInputs:
     """What the decision looks at."""
 
     model: str
@@ -88,27 +88,27 @@ class Situation:
 
 
 def decide(
-    situation: Situation, book: JobBook, registry: Registry, now: datetime
+    inputs: TriggerInputs, queue: JobQueue, registry: Registry, now: datetime
 ) -> tuple[TrainingRequested | None, str]:
     """The job to ask for, or None, and why.
 
     Args:
-        situation: Pairs, limits and the newest snapshot.
-        book: All jobs and how they ended.
+        inputs: Pairs, limits and the newest snapshot.
+        queue: All jobs and how they ended.
         registry: All versions.
         now: The time of day, aware.
 
     """
-    model, need = situation.model, situation.min_pairs
+    model, need = inputs.model, inputs.min_pairs
     if need <= 0:
         return None, "off: the setting is 0"
-    if situation.new_pairs < need:
-        return None, f"{situation.new_pairs} of {need} new pairs"
-    if situation.judge_pairs < situation.min_judge_pairs:
-        return None, f"{situation.judge_pairs} of {situation.min_judge_pairs} judge's pairs"
-    if book.unfinished(model):
+    if inputs.new_pairs < need:
+        return None, f"{inputs.new_pairs} of {need} new pairs"
+    if inputs.judge_pairs < inputs.min_judge_pairs:
+        return None, f"{inputs.judge_pairs} of {inputs.min_judge_pairs} judge's pairs"
+    if queue.unfinished(model):
         return None, "a job of this model is not finished"
-    waits = _waits(book.trailing_failures(model, ACTOR), now)
+    waits = _waits(queue.trailing_failures(model, ACTOR), now)
     if waits:
         return None, waits
     parent = registry.stable(model)
@@ -117,15 +117,15 @@ def decide(
     for version in registry.versions(model):
         if version.record.gate.released and version.lifecycle in _ON_THE_WAY:
             return None, f"{version.record.version} is on its way to traffic"
-    asked = book.count(model, TrainingMethod.dpo, ACTOR)
-    name = f"ratchet/{model}/{situation.last_dataset}/{asked}"
+    asked = queue.count(model, TrainingMethod.dpo, ACTOR)
+    name = f"ratchet/{model}/{inputs.last_dataset}/{asked}"
     job = TrainingRequested(
         job_id=str(uuid.uuid5(uuid.NAMESPACE_URL, name)),
         model=model,
         method=TrainingMethod.dpo,
         parent=parent.record.version,
-        seed=situation.seed,
-        reason=f"{situation.new_pairs} new pairs since {situation.last_dataset or 'the beginning'}",
+        seed=inputs.seed,
+        reason=f"{inputs.new_pairs} new pairs since {inputs.last_dataset or 'the beginning'}",
         actor=ACTOR,
         requested_at=now,
     )

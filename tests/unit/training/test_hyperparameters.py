@@ -4,13 +4,17 @@ import pytest
 from pydantic import ValidationError
 
 from services.training.errors import InvalidJob
-from services.training.parameters import DpoParameters, SftParameters, parse_parameters
+from services.training.hyperparameters import (
+    DpoHyperparameters,
+    SftHyperparameters,
+    parse_hyperparameters,
+)
 from services.training.settings import TrainingSettings
 
 
 def test_a_job_wins_over_the_service_and_that_over_the_defaults() -> None:
-    made = parse_parameters(DpoParameters, {"beta": 0.3, "epochs": 5}, {"epochs": 2})
-    assert (made.beta, made.epochs, made.batch_size) == (0.3, 2, DpoParameters().batch_size)
+    made = parse_hyperparameters(DpoHyperparameters, {"beta": 0.3, "epochs": 5}, {"epochs": 2})
+    assert (made.beta, made.epochs, made.batch_size) == (0.3, 2, DpoHyperparameters().batch_size)
 
 
 @pytest.mark.parametrize(
@@ -23,7 +27,7 @@ def test_a_job_wins_over_the_service_and_that_over_the_defaults() -> None:
 )
 def test_a_wrong_value_names_field_and_rule(given: dict[str, object], said: str) -> None:
     with pytest.raises(InvalidJob, match=said):
-        parse_parameters(DpoParameters, given)
+        parse_hyperparameters(DpoHyperparameters, given)
 
 
 def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,7 +35,7 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("RATCHET_TRAINING_GATE", '{"win_rate": 0.6}')
     monkeypatch.setenv("RATCHET_DATASETS_URI", "memory://datasets")
     settings = TrainingSettings.load()
-    assert parse_parameters(DpoParameters, settings.dpo).epochs == 2
+    assert parse_hyperparameters(DpoHyperparameters, settings.dpo).epochs == 2
     assert (settings.gate.win_rate, settings.datasets_uri) == (0.6, "memory://datasets")
 
 
@@ -47,4 +51,4 @@ def test_a_wrong_setting_ends_with_its_name(
 
 def test_parameters_cannot_be_changed() -> None:
     with pytest.raises(ValidationError):
-        SftParameters().epochs = 3  # type: ignore[misc]
+        SftHyperparameters().epochs = 3  # type: ignore[misc]

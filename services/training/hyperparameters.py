@@ -17,7 +17,7 @@ P = TypeVar("P", bound=BaseModel)
 LossTerm = Literal["sigmoid", "robust", "ipo", "hinge", "sigmoid_norm", "sft"]
 
 
-class Parameters(BaseModel):
+class TrainerHyperparameters(BaseModel):
     """What every trainer takes. An unknown name is an error, so a typing mistake is not ignored."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -31,7 +31,7 @@ class Parameters(BaseModel):
     max_grad_norm: float = Field(default=1.0, gt=0, le=100)
 
 
-class LoraParameters(BaseModel):
+class LoraHyperparameters(BaseModel):
     """Shape of a new adapter. DPO continues its parent's and keeps the parent's shape."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -40,16 +40,16 @@ class LoraParameters(BaseModel):
     dropout: float = Field(default=0.0, ge=0, lt=1)
 
 
-class SftParameters(Parameters):
+class SftHyperparameters(TrainerHyperparameters):
     """Supervised fine-tuning on demonstrations."""
 
     learning_rate: float = Field(default=1e-3, gt=0, le=0.1)
     epochs: float = Field(default=2.0, gt=0, le=100)
     batch_size: int = Field(default=16, ge=1, le=1024)
-    lora: LoraParameters = LoraParameters()
+    lora: LoraHyperparameters = LoraHyperparameters()
 
 
-class DpoParameters(Parameters):
+class DpoHyperparameters(TrainerHyperparameters):
     """Direct preference optimisation (Rafailov et al. 2023) with an SFT term on the chosen answer.
 
     The SFT term keeps the likelihood of chosen answers, their end token included, from falling:
@@ -64,22 +64,22 @@ class DpoParameters(Parameters):
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
 
     @model_validator(mode="after")
-    def _one_weight_a_term(self) -> DpoParameters:
+    def _one_weight_a_term(self) -> DpoHyperparameters:
         if not self.loss or len(self.loss) != len(self.loss_weights):
             raise ValueError("loss_weights: give exactly one weight for each term of loss")
         return self
 
 
-class RewardParameters(Parameters):
+class RewardHyperparameters(TrainerHyperparameters):
     """Bradley-Terry reward model: LoRA and a score head on the base, the evaluation's judge."""
 
     learning_rate: float = Field(default=1e-3, gt=0, le=0.1)
     epochs: float = Field(default=4.0, gt=0, le=100)
     center_rewards: float = Field(default=0.01, ge=0, le=10)
-    lora: LoraParameters = LoraParameters()
+    lora: LoraHyperparameters = LoraHyperparameters()
 
 
-class EvaluationParameters(BaseModel):
+class EvaluationSettings(BaseModel):
     """How the arms' answers are made and compared."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -90,7 +90,7 @@ class EvaluationParameters(BaseModel):
     samples: int = Field(default=8, ge=0, le=100, description="answers shown in the report")
 
 
-def parse_parameters(model: type[P], *layers: Mapping[str, Any]) -> P:
+def parse_hyperparameters(model: type[P], *layers: Mapping[str, Any]) -> P:
     """The parameters from layers of settings; later layers win.
 
     Raises:

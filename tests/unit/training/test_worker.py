@@ -1,0 +1,139 @@
+"""Jobs from the log, the schedule's own, and what cannot be read."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+from prometheus_client import CollectorRegistry
+
+from services.training.jobs import JobQueue
+from services.training.metrics import Metrics
+from services.training.runner import Runner
+from services.training.scheduler import Scheduler
+from services.training.snapshot import DatasetStore
+from services.training.worker import TrainingWorker
+from shared.clock import SystemClock
+from shared.contracts.events import RunPhase, TrainingRequested
+from shared.kafka.deadletters import DeadLetters
+from shared.kafka.topics import DEAD_LETTERS, PREFERENCES, TRAINING_JOBS
+from shared.registry.follow import RegistryFollower
+from tests.support.waiting import eventually
+from tests.unit.training.builders import MODEL, pair_event, request
+from tests.unit.training.harness import V10, TrainingHarness
+
+
+@contextlib.asynccontextmanager
+async def at_work(
+    harness: TrainingHarness, *, min_pairs: int = 0
+) -> AsyncIterator[CollectorRegistry]:
+    """All of the service but its ops routes."""
+    settings = harness.settings.model_copy(
+        update={"min_pairs": min_pairs, "schedule_interval_s": 0.05}
+    )
+    registry, clock, queue = CollectorRegistry(), SystemClock(), JobQueue()
+    metrics, versions = Metrics(registry), RegistryFollower(harness.log)
+    store = DatasetStore(settings.datasets_uri)
+    runner = Runner(
+        event_log=harness.log,
+        registry=versions,
+        store=store,
+        settings=settings,
+        metrics=metrics,
+        clock=clock,
+    )
+    scheduler = Scheduler(
+        event_log=harness.log,
+        queue=queue,
+        registry=versions,
+        store=store,
+        settings=settings,
+        metrics=metrics,
+        clock=clock,
+    )
+    worker = TrainingWorker(
+        event_log=harness.log,
+        queue=queue,
+        registry=versions,
+        runner=runner,
+        scheduler=scheduler,
+        dead_letters=DeadLetters(
+            harness.log, service="training", redact=lambda text: text, metrics=registry
+        ),
+        metrics=metrics,
+        settings=settings,
+    )
+    work = (versions.run(), worker.follow(), scheduler.count(), worker.work())
+    tasks = [asyncio.create_task(one) for one in work]
+    try:
+        yield registry
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def ask(harness: TrainingHarness, job: TrainingRequested) -> None:
+    await harness.log.publish(TRAINING_JOBS, key=job.job_id, event=job, event_id=job.job_id)
+
+
+def ends(harness: TrainingHarness) -> list[tuple[str, RunPhase]]:
+    final = {RunPhase.succeeded, RunPhase.rejected, RunPhase.failed}
+    return [(event.job_id, event.phase) for event in harness.progress("") if event.phase in final]
+
+
+async def test_jobs_are_done_one_by_one_in_the_order_of_the_log(harness: TrainingHarness) -> None:
+    await ask(harness, request("first", parent="nobody"))
+    await ask(harness, request("second"))
+    await ask(harness, request("second", seed=9))
+    async with at_work(harness) as registry:
+        await ask(harness, request("third", parent=V10, version=f"{MODEL}-third"))
+        await eventually(lambda: len(ends(harness)) == 3, "three jobs end")
+        waiting = registry.get_sample_value("ratchet_training_jobs_waiting")
+    assert ends(harness) == [
+        ("first", RunPhase.failed),
+        ("second", RunPhase.succeeded),
+        ("third", RunPhase.succeeded),
+    ]
+    assert waiting is not None
+
+
+async def test_a_restart_does_no_ended_job_again(harness: TrainingHarness) -> None:
+    await ask(harness, request("first"))
+    async with at_work(harness):
+        await eventually(lambda: ends(harness), "the job ends")
+    harness.plan({"exit": 9})
+    await ask(harness, request("second", parent="nobody"))
+    async with at_work(harness):
+        await eventually(lambda: len(ends(harness)) == 2, "the second job ends")
+    assert harness.starts == []
+    assert [job_id for job_id, _ in ends(harness)] == ["first", "second"]
+
+
+async def test_what_cannot_be_read_is_put_aside_and_the_rest_is_done(
+    harness: TrainingHarness,
+) -> None:
+    await harness.log.append(TRAINING_JOBS, key="x", value=b"{broken")
+    await ask(harness, request("first"))
+    async with at_work(harness):
+        await eventually(lambda: ends(harness), "the job ends")
+    assert len(harness.log.all(DEAD_LETTERS)) == 1
+    assert ends(harness)[0][1] is RunPhase.succeeded
+
+
+async def test_enough_pairs_start_a_job_and_the_next_needs_as_many_again(
+    harness: TrainingHarness,
+) -> None:
+    async with at_work(harness, min_pairs=61) as registry:
+        late = pair_event(60)
+        await harness.log.publish(PREFERENCES, key=late.pair_id, event=late, event_id=late.pair_id)
+        await eventually(lambda: ends(harness), "the scheduled job ends")
+        await eventually(
+            lambda: registry.get_sample_value("ratchet_training_new_pairs", {"model": MODEL}) == 0,
+            "its pairs are no longer new",
+        )
+    assert len(ends(harness)) == 1
+    assert len(harness.log.all(TRAINING_JOBS)) == 1
+    assert harness.records()[-1].version == f"{MODEL}-v1.1"
+    assert harness.records()[-1].dataset.rows > 40
