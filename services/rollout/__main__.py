@@ -15,14 +15,14 @@ from redis.asyncio import Redis
 
 from services.rollout.agents import Agents
 from services.rollout.api import RolloutApi, WithOps, create_app
-from services.rollout.controller import Controller, Policy
+from services.rollout.controller import Controller, ControllerPolicy
+from services.rollout.decision_log import DecisionLog
 from services.rollout.errors import BadStrategy
-from services.rollout.leadership import Leadership, LedgerFollower
-from services.rollout.ledger import Ledger
+from services.rollout.evidence_store import EvidenceStore
+from services.rollout.leadership import DecisionLogFollower, Leadership
 from services.rollout.metrics import Metrics
 from services.rollout.prometheus import Prometheus
 from services.rollout.settings import RolloutSettings
-from services.rollout.store import BookStore
 from services.rollout.strategy import read
 from shared.clock import SystemClock
 from shared.kafka.log import LogUnavailable
@@ -58,8 +58,8 @@ async def run(settings: RolloutSettings) -> None:
     )
     await log.start()
     keys = KeyRing(required=settings.profile != "local")
-    ledger = Ledger()
-    decisions, versions = LedgerFollower(log, ledger), RegistryFollower(log)
+    decision_log = DecisionLog()
+    decisions, versions = DecisionLogFollower(log, decision_log), RegistryFollower(log)
     followers = {"rollouts": decisions, "versions": versions, "keys": KeyFollower(log, keys)}
     redis = Redis.from_url(
         settings.redis_url,
@@ -69,7 +69,7 @@ async def run(settings: RolloutSettings) -> None:
     async with aiohttp.ClientSession() as session, redis:
         holder = f"{socket.gethostname()}:{settings.port}/{os.getpid()}"
         controller = Controller(
-            policy=Policy(
+            policy=ControllerPolicy(
                 strategy=read(settings.strategy),
                 auto_start=settings.auto_start,
                 look_interval_s=settings.look_interval_s,
@@ -78,14 +78,14 @@ async def run(settings: RolloutSettings) -> None:
                 series_grace_s=settings.series_grace_s,
             ),
             leadership=Leadership(log, decisions, redis, clock, holder=holder),
-            ledger=ledger,
+            decision_log=decision_log,
             registry=versions.registry,
             view=RoutingView(redis),
             prometheus=Prometheus(
                 session, settings.prometheus_url, router_matchers=settings.router_matchers
             ),
             agents=Agents(session, settings.agents),
-            books=BookStore(settings.data_dir / "rollout"),
+            evidence_store=EvidenceStore(settings.data_dir / "rollout"),
             metrics=metrics,
             clock=clock,
         )
@@ -94,7 +94,9 @@ async def run(settings: RolloutSettings) -> None:
         for name, follower in followers.items():
             health.ready(name, freshness(follower.age_s))
         health.progress("controller", controller.idle_s, STUCK_AFTER_S)
-        api = RolloutApi(controller, ledger, versions.registry, keys, settings.strategy.parent)
+        api = RolloutApi(
+            controller, decision_log, versions.registry, keys, settings.strategy.parent
+        )
         app = WithOps(create_app(api), OpsApp(health, registry))
         tasks = [asyncio.create_task(one.run(), name=name) for name, one in followers.items()]
         health.alive("tasks", lambda: ended(tasks))

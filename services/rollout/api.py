@@ -16,8 +16,8 @@ from starlette.exceptions import HTTPException
 
 from services.rollout import steps
 from services.rollout.controller import Controller
+from services.rollout.decision_log import DecisionLog, RolloutHistory
 from services.rollout.errors import BadStrategy, NotLeading, RolloutError, Unknown
-from services.rollout.ledger import Entry, Ledger
 from services.rollout.strategy import Strategy, parse, read
 from services.rollout.views import decision_view, rollout_view, version_view
 from shared.contracts.events import Identifier
@@ -62,13 +62,13 @@ class RolloutApi:
     def __init__(
         self,
         controller: Controller,
-        ledger: Ledger,
+        decision_log: DecisionLog,
         registry: Registry,
         keys: KeyRing,
         strategies: Path,
     ) -> None:
         self._controller = controller
-        self._ledger = ledger
+        self._decision_log = decision_log
         self._registry = registry
         self._keys = keys
         self._strategies = strategies
@@ -123,31 +123,35 @@ class RolloutApi:
 
     def rollout(self, rollout_id: str) -> dict[str, Any]:
         """One rollout."""
-        entry = self._ledger.get(rollout_id)
-        if entry is None:
+        history = self._decision_log.get(rollout_id)
+        if history is None:
             raise Unknown(f"rollout {rollout_id}: unknown; GET /v1/rollouts lists them")
-        return self._view(entry)
+        return self._view(history)
 
     def rollouts(self, model: str, limit: int) -> list[dict[str, Any]]:
         """Rollouts, newest first."""
-        return [self._view(entry) for entry in self._ledger.entries(model)[::-1][:limit]]
+        return [
+            self._view(history) for history in self._decision_log.histories(model)[::-1][:limit]
+        ]
 
     def current(self, model: str) -> dict[str, Any]:
         """The model's unfinished rollout, else its last one."""
-        entries = self._ledger.entries(model)
-        entry = self._ledger.unfinished_of(model) or (entries[-1] if entries else None)
-        if entry is None:
+        histories = self._decision_log.histories(model)
+        history = self._decision_log.unfinished_of(model) or (histories[-1] if histories else None)
+        if history is None:
             raise Unknown(f"model {model}: never had a rollout", field="model")
-        return self._view(entry)
+        return self._view(history)
 
     def decisions(self, rollout_id: str, after: int, limit: int) -> dict[str, Any]:
         """A page of a rollout's decisions, or of a model's that belong to none."""
-        entry = self._ledger.get(rollout_id)
-        if entry is not None:
-            found = entry.decisions(after, limit)
+        history = self._decision_log.get(rollout_id)
+        if history is not None:
+            found = history.decisions(after, limit)
         else:
-            found = [one for one in self._ledger.of_model(rollout_id) if one.offset > after][:limit]
-            if not self._ledger.of_model(rollout_id):
+            found = [one for one in self._decision_log.of_model(rollout_id) if one.offset > after][
+                :limit
+            ]
+            if not self._decision_log.of_model(rollout_id):
                 raise Unknown(f"rollout {rollout_id}: unknown; GET /v1/rollouts lists them")
         return {
             "decisions": [decision_view(one) for one in found],
@@ -165,9 +169,9 @@ class RolloutApi:
             raise Unknown(f"version {name}: unknown; GET /v1/versions lists them")
         return version_view(version, whole=True)
 
-    def _view(self, entry: Entry) -> dict[str, Any]:
-        state, judged, verdict = self._controller.newest(entry)
-        return rollout_view(entry, state, judged, verdict)
+    def _view(self, history: RolloutHistory) -> dict[str, Any]:
+        state, judged, verdict = self._controller.newest(history)
+        return rollout_view(history, state, judged, verdict)
 
     def _strategy(self, asked: str | dict[str, Any] | None) -> Strategy | None:
         if asked is None:

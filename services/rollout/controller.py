@@ -1,4 +1,4 @@
-"""The controller: looks at the world, writes what follows, and only then acts on it."""
+"""Control loop of all rollouts: observe, write the decision to the log, then act on it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from typing import Any
 
 import structlog
 
-from services.rollout import doubts, lifecycles, steps
+from services.rollout import exclusions, lifecycles, steps
 from services.rollout.agents import Agents
 from services.rollout.counts import JudgeState
+from services.rollout.decision_log import DecisionLog, RolloutHistory
 from services.rollout.effects import Effects
 from services.rollout.errors import (
     Conflict,
@@ -24,17 +25,16 @@ from services.rollout.errors import (
     Unknown,
     Unsure,
 )
-from services.rollout.evidence import Book, carried, recovered, take
-from services.rollout.findings import Verdict
+from services.rollout.evidence import RolloutEvidence, carried, recovered, take
+from services.rollout.evidence_store import EvidenceStore
 from services.rollout.judge import Judge
 from services.rollout.leadership import Leadership
-from services.rollout.ledger import Entry, Ledger
 from services.rollout.metrics import Metrics
 from services.rollout.observer import Observer
 from services.rollout.prometheus import Prometheus
 from services.rollout.steps import Move, RolloutState
-from services.rollout.store import BookStore
 from services.rollout.strategy import Strategy
+from services.rollout.verdict import Verdict
 from shared.clock import Clock
 from shared.kafka.log import LogUnavailable
 from shared.registry.rollouts import Decision, DecisionKind, Phase
@@ -52,8 +52,8 @@ LOOK_FIRST = "look with `ratchet rollout status` before another try"
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
-    """How the controller goes round. Durations are in seconds."""
+class ControllerPolicy:
+    """Settings of the control loop. Durations are in seconds."""
 
     strategy: Strategy
     auto_start: bool
@@ -64,14 +64,14 @@ class Policy:
 
 
 @dataclass(slots=True)
-class Watch:
-    """What the leader has at hand of an unfinished rollout."""
+class ActiveRollout:
+    """The leader's working state of an unfinished rollout."""
 
     state: RolloutState
-    book: Book
+    evidence: RolloutEvidence
     judge: Judge
-    said_at: float = float("-inf")
-    said_whole_at: float = float("-inf")
+    last_decision_at: float = float("-inf")
+    last_full_evidence_at: float = float("-inf")
 
 
 class Controller:
@@ -80,27 +80,27 @@ class Controller:
     def __init__(
         self,
         *,
-        policy: Policy,
+        policy: ControllerPolicy,
         leadership: Leadership,
-        ledger: Ledger,
+        decision_log: DecisionLog,
         registry: Registry,
         view: RoutingView,
         prometheus: Prometheus,
         agents: Agents,
-        books: BookStore,
+        evidence_store: EvidenceStore,
         metrics: Metrics,
         clock: Clock,
     ) -> None:
         self._policy = policy
         self._leadership = leadership
-        self._ledger = ledger
+        self._decision_log = decision_log
         self._registry = registry
         self._observer = Observer(prometheus, agents, clock, policy.no_data_after_s)
-        self._effects = Effects(leadership, ledger, registry, view, clock)
-        self._books = books
+        self._effects = Effects(leadership, decision_log, registry, view, clock)
+        self._evidence_store = evidence_store
         self._metrics = metrics
         self._clock = clock
-        self._watches: dict[str, Watch] = {}
+        self._active: dict[str, ActiveRollout] = {}
         self._ended: dict[tuple[str, str], float] = {}
         self._turn = asyncio.Lock()
         self._round_at = clock.monotonic()
@@ -154,7 +154,7 @@ class Controller:
             await self._start_what_waits()
             await self._effects.uphold()
             await self._effects.refresh()
-        names = [entry.state.rollout_id for entry in self._ledger.unfinished()]
+        names = [history.state.rollout_id for history in self._decision_log.unfinished()]
         said = await asyncio.gather(*(self._look(name) for name in names), return_exceptions=True)
         self._forget_series()
         for error in said:
@@ -165,7 +165,7 @@ class Controller:
         """Know no more than the log; what another replica decides is its to show."""
         if self._led:
             self._metrics.forget_all()
-        self._watches.clear()
+        self._active.clear()
         self._ended.clear()
         self._led = False
 
@@ -189,7 +189,7 @@ class Controller:
         async with self._turn:
             self._must_lead()
             stable = self._check_start(model, candidate)
-            unfinished = self._ledger.unfinished_of(model)
+            unfinished = self._decision_log.unfinished_of(model)
             if unfinished is not None:
                 if not supersede:
                     raise Conflict(
@@ -222,7 +222,7 @@ class Controller:
             RolloutError: it has not ended, or may not begin.
 
         """
-        state = self._entry(rollout_id).state
+        state = self._history(rollout_id).state
         if not state.phase.finished:
             raise Conflict(f"rollout {rollout_id} has not ended; abort it before a retry")
         return await self.start(
@@ -246,29 +246,35 @@ class Controller:
         self._must_lead()
         async with self._turn:
             self._must_lead()
-            entry = self._entry(rollout_id)
-            watch = self._watches.get(rollout_id)
-            state = watch.state if watch else entry.state
-            await self._command(entry, make(state, self._clock.now()), actor)
-            return self._entry(rollout_id).state
+            history = self._history(rollout_id)
+            active = self._active.get(rollout_id)
+            state = active.state if active else history.state
+            await self._command(history, make(state, self._clock.now()), actor)
+            return self._history(rollout_id).state
 
-    def newest(self, entry: Entry) -> tuple[RolloutState, JudgeState | None, Verdict | None]:
+    def newest(
+        self, history: RolloutHistory
+    ) -> tuple[RolloutState, JudgeState | None, Verdict | None]:
         """A rollout's state and evidence as the leader has them; as the log has them elsewhere."""
-        watch = self._watches.get(entry.state.rollout_id)
-        if watch is None:
-            return entry.state, None, None
-        judged = watch.book.judge
-        return watch.state, judged, watch.judge.verdict(judged, error_limit=watch.state.error_limit)
+        active = self._active.get(history.state.rollout_id)
+        if active is None:
+            return history.state, None, None
+        judged = active.evidence.judge
+        return (
+            active.state,
+            judged,
+            active.judge.verdict(judged, error_limit=active.state.error_limit),
+        )
 
-    def _entry(self, rollout_id: str) -> Entry:
-        entry = self._ledger.get(rollout_id)
-        if entry is None:
+    def _history(self, rollout_id: str) -> RolloutHistory:
+        history = self._decision_log.get(rollout_id)
+        if history is None:
             raise Unknown(f"rollout {rollout_id}: unknown; GET /v1/rollouts lists them")
-        return entry
+        return history
 
     def _must_lead(self) -> None:
         if not self._leadership.leads:
-            leader = self._ledger.holder or "nobody yet"
+            leader = self._decision_log.holder or "nobody yet"
             raise NotLeading(f"this replica does not lead; the leader is {leader}; ask there")
 
     def _check_start(self, model: str, candidate: str) -> str:
@@ -284,7 +290,7 @@ class Controller:
                 "with the audited gate override",
                 field="candidate",
             )
-        routing = self._ledger.routing.get(model)
+        routing = self._decision_log.routing.get(model)
         if routing is None:
             raise Conflict(f"model {model} has no stable version yet; its first one becomes it")
         if routing.stable == candidate:
@@ -293,33 +299,33 @@ class Controller:
 
     async def _take_over(self) -> None:
         """Make good what a predecessor left undone, and show life for its rollouts."""
-        self._watches.clear()
-        for entry in list(self._ledger.unfinished()):
-            watch = await self._watch(entry)
+        self._active.clear()
+        for history in list(self._decision_log.unfinished()):
+            active = await self._activate(history)
             move = Move(
                 DecisionKind.hold,
-                watch.state.but(updated_at=self._clock.now()),
-                watch.state.weight,
+                active.state.but(updated_at=self._clock.now()),
+                active.state.weight,
                 f"{self._leadership.holder} took the lead",
             )
-            await self._record(watch, move, CONTROLLER, {})
-        for state in self._ledger.routing.models():
+            await self._record(active, move, CONTROLLER, {})
+        for state in self._decision_log.routing.models():
             self._metrics.know(state.model)
-        await asyncio.to_thread(self._books.tidy)
+        await asyncio.to_thread(self._evidence_store.tidy)
         self._effects.forget()
 
     async def _start_what_waits(self) -> None:
         """The first released version becomes stable; the next ones begin their rollouts."""
         models = {version.record.model for version in self._registry.versions()}
         for model in sorted(models):
-            version = lifecycles.waiting(self._ledger, self._registry, model)
+            version = lifecycles.waiting(self._decision_log, self._registry, model)
             if version is None:
                 continue
             name = version.record.version
-            routing = self._ledger.routing.get(model)
+            routing = self._decision_log.routing.get(model)
             if routing is None:
                 await self._set_stable(model, name)
-            elif self._policy.auto_start and self._ledger.unfinished_of(model) is None:
+            elif self._policy.auto_start and self._decision_log.unfinished_of(model) is None:
                 await self._begin(
                     model,
                     routing.stable,
@@ -370,56 +376,60 @@ class Controller:
             step_started_at=now,
             updated_at=now,
         )
-        watch = Watch(state, Book(rollout_id=state.rollout_id), _judge(state))
+        active = ActiveRollout(state, RolloutEvidence(rollout_id=state.rollout_id), _judge(state))
         move = Move(DecisionKind.start, state, 0, reason or "started")
-        await self._record(watch, move, actor, {})
+        await self._record(active, move, actor, {})
         return state
 
-    async def _command(self, entry: Entry, move: Move, actor: str) -> None:
-        watch = self._watches.get(entry.state.rollout_id) or await self._watch(entry)
-        await self._record(watch, move, actor, {})
+    async def _command(self, history: RolloutHistory, move: Move, actor: str) -> None:
+        active = self._active.get(history.state.rollout_id) or await self._activate(history)
+        await self._record(active, move, actor, {})
 
-    async def _watch(self, entry: Entry) -> Watch:
+    async def _activate(self, history: RolloutHistory) -> ActiveRollout:
         """A rollout taken up from the log: the newer of its file and its last decision counts."""
-        rollout_id, judge = entry.state.rollout_id, _judge(entry.state)
-        from_log = recovered(rollout_id, entry.evidence(), judge)
-        book = await asyncio.to_thread(self._books.load, rollout_id)
-        if book is None or book.sampled_until < from_log.sampled_until:
-            book = from_log
-        watch = Watch(entry.state, book, judge)
-        self._watches[rollout_id] = watch
-        return watch
+        rollout_id, judge = history.state.rollout_id, _judge(history.state)
+        from_log = recovered(rollout_id, history.evidence(), judge)
+        evidence = await asyncio.to_thread(self._evidence_store.load, rollout_id)
+        if evidence is None or evidence.sampled_until < from_log.sampled_until:
+            evidence = from_log
+        active = ActiveRollout(history.state, evidence, judge)
+        self._active[rollout_id] = active
+        return active
 
     async def _look(self, rollout_id: str) -> None:
         """Observe one rollout and do what follows."""
-        watch = self._watches.get(rollout_id)
-        if watch is None:
-            entry = self._ledger.get(rollout_id)
-            if entry is None:
+        active = self._active.get(rollout_id)
+        if active is None:
+            history = self._decision_log.get(rollout_id)
+            if history is None:
                 return
-            watch = await self._watch(entry)
-        sight = await self._observer.look(watch.state, watch.book)
+            active = await self._activate(history)
+        raw = await self._observer.look(active.state, active.evidence)
         async with self._turn:
-            if self._watches.get(rollout_id) is not watch or watch.state.phase.finished:
+            if self._active.get(rollout_id) is not active or active.state.phase.finished:
                 return
-            span = doubts.span(
-                watch.book, sight.series, watch.state, sight.agents, self._clock.now()
+            span = exclusions.span(
+                active.evidence, raw.series, active.state, raw.agents, self._clock.now()
             )
-            book = take(watch.book, sight.series, watch.state, watch.judge, span)
-            if book is not watch.book:
-                watch.book = book
-                await asyncio.to_thread(self._books.save, book)
-            seen = self._observer.observation(sight, watch.state, watch.book, watch.judge, span)
-            move = steps.look(watch.state, seen)
-            due = self._clock.monotonic() - watch.said_at >= self._policy.hold_interval_s
+            evidence = take(active.evidence, raw.series, active.state, active.judge, span)
+            if evidence is not active.evidence:
+                active.evidence = evidence
+                await asyncio.to_thread(self._evidence_store.save, evidence)
+            seen = self._observer.observation(
+                raw, active.state, active.evidence, active.judge, span
+            )
+            move = steps.look(active.state, seen)
+            due = self._clock.monotonic() - active.last_decision_at >= self._policy.hold_interval_s
             if move.urgent or due:
-                await self._record(watch, move, CONTROLLER, sight.evidence(seen))
+                await self._record(active, move, CONTROLLER, raw.evidence(seen))
             else:
-                watch.state = move.state
+                active.state = move.state
             if seen.verdict is not None:
-                self._metrics.found(watch.state, seen.verdict.findings)
+                self._metrics.found(active.state, seen.verdict.results)
 
-    async def _record(self, watch: Watch, move: Move, actor: str, evidence: dict[str, Any]) -> None:
+    async def _record(
+        self, active: ActiveRollout, move: Move, actor: str, evidence: dict[str, Any]
+    ) -> None:
         """Write a decision, then act on it. Raises, and acts on nothing, where it may not count."""
         state = move.state
         first = move.kind is DecisionKind.start
@@ -428,11 +438,11 @@ class Controller:
         whole = (
             move.urgent
             or move.kind is not DecisionKind.hold
-            or now - watch.said_whole_at >= WHOLE_EVIDENCE_S
+            or now - active.last_full_evidence_at >= WHOLE_EVIDENCE_S
         )
         content = {
             **(evidence if whole else {}),
-            **carried(watch.book, whole=whole),
+            **carried(active.evidence, whole=whole),
             "state": state.model_dump(mode="json"),
         }
 
@@ -459,11 +469,11 @@ class Controller:
             )
 
         decision = await self._leadership.write(decide)
-        watch.state = state
-        watch.book = watch.book.reported()
-        watch.said_at = now
-        watch.said_whole_at = now if whole else watch.said_whole_at
-        self._watches[state.rollout_id] = watch
+        active.state = state
+        active.evidence = active.evidence.reported()
+        active.last_decision_at = now
+        active.last_full_evidence_at = now if whole else active.last_full_evidence_at
+        self._active[state.rollout_id] = active
         self._metrics.decided(state.model, state.outcome)
         self._metrics.show(state)
         if move.kind is not DecisionKind.hold:
@@ -478,7 +488,7 @@ class Controller:
                 reason=move.reason,
             )
         if state.phase.finished:
-            del self._watches[state.rollout_id]
+            del self._active[state.rollout_id]
             self._ended[state.model, state.rollout_id] = self._clock.monotonic()
         await self._effects.act(decision)
 
@@ -502,7 +512,7 @@ class Controller:
         except LogUnavailable as error:
             raise LogAway(f"{UNKNOWN}: {error}; {LOOK_FIRST}") from error
         except LeadershipLost as error:
-            now = f"the leader is {self._ledger.holder}"
+            now = f"the leader is {self._decision_log.holder}"
             if error.sent:
                 raise Unsure(f"{UNKNOWN}: the lead was lost, {now}; {LOOK_FIRST}") from None
             raise NotLeading(f"nothing was done: the lead was lost, {now}; ask there") from None

@@ -6,8 +6,8 @@ import structlog
 from redis.exceptions import RedisError
 
 from services.rollout import lifecycles
+from services.rollout.decision_log import DecisionLog
 from services.rollout.leadership import Leadership
-from services.rollout.ledger import Ledger
 from shared.clock import Clock
 from shared.kafka.log import LogUnavailable
 from shared.kafka.topics import VERSIONS
@@ -27,13 +27,13 @@ class Effects:
     def __init__(
         self,
         leadership: Leadership,
-        ledger: Ledger,
+        decision_log: DecisionLog,
         registry: Registry,
         view: RoutingView,
         clock: Clock,
     ) -> None:
         self._leadership = leadership
-        self._ledger = ledger
+        self._decision_log = decision_log
         self._registry = registry
         self._view = view
         self._clock = clock
@@ -56,16 +56,16 @@ class Effects:
             LogUnavailable: they could not be written.
 
         """
-        models = [model] if model else [one.model for one in self._ledger.routing.models()]
+        models = [model] if model else [one.model for one in self._decision_log.routing.models()]
         for name in models:
-            for change in lifecycles.changes(self._ledger, self._registry, name):
+            for change in lifecycles.changes(self._decision_log, self._registry, name):
                 state = VersionState(
                     version=change.version,
                     model=change.model,
                     state=change.state,
                     rollout=change.rollout,
                     reason=change.reason,
-                    token=self._ledger.token,
+                    token=self._decision_log.token,
                     at=self._clock.now(),
                 )
                 key = state_key(change.version)
@@ -82,7 +82,7 @@ class Effects:
         if now - self._view_at < VIEW_REFRESH_S:
             return
         self._view_at = now
-        for state in self._ledger.routing.models():
+        for state in self._decision_log.routing.models():
             await self._put(state)
 
     def forget(self) -> None:

@@ -50,7 +50,7 @@ MAX_SERIES = 50_000
 
 
 @dataclass(frozen=True, slots=True)
-class Series:
+class CounterSeries:
     """One series of a range vector: its labels, and (unix seconds, value) in order of time."""
 
     labels: dict[str, str]
@@ -63,7 +63,7 @@ class Series:
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class SampleWindow:
     """The part of a fetch that is evidence, in unix seconds.
 
     Samples up to `after` only move the cursors: what rose until then is never judged. Samples from
@@ -82,7 +82,7 @@ class Cursor(BaseModel):
     value: float
 
 
-class Book(BaseModel):
+class RolloutEvidence(BaseModel):
     """All evidence of one rollout; kept in a file and, but for the cursors, in its decisions."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -97,7 +97,7 @@ class Book(BaseModel):
     )
     unreported: tuple[dict[str, Any], ...] = ()
 
-    def reported(self) -> Book:
+    def reported(self) -> RolloutEvidence:
         """The same after a decision carried its slices."""
         return self.model_copy(update={"unreported": ()})
 
@@ -111,11 +111,11 @@ def query(rollout_id: str, window_s: float) -> str:
     )
 
 
-def window_s(book: Book, now: float) -> float:
+def window_s(evidence: RolloutEvidence, now: float) -> float:
     """How far back to ask, in seconds."""
-    if book.sampled_until == 0.0:
+    if evidence.sampled_until == 0.0:
         return WINDOW_MOST_S
-    return min(max(now - book.sampled_until + WINDOW_LEAST_S, WINDOW_LEAST_S), WINDOW_MOST_S)
+    return min(max(now - evidence.sampled_until + WINDOW_LEAST_S, WINDOW_LEAST_S), WINDOW_MOST_S)
 
 
 def quoted(text: str) -> str:
@@ -123,7 +123,7 @@ def quoted(text: str) -> str:
     return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
 
 
-def newest(series: Iterable[Series], state: RolloutState) -> float:
+def newest(series: Iterable[CounterSeries], state: RolloutState) -> float:
     """Unix time of the newest sample that routers gave of this rollout; 0 where none did."""
     return max(
         (
@@ -135,32 +135,34 @@ def newest(series: Iterable[Series], state: RolloutState) -> float:
     )
 
 
-def crashes(book: Book, series: Iterable[Series], state: RolloutState) -> Iterator[float]:
+def crashes(
+    evidence: RolloutEvidence, series: Iterable[CounterSeries], state: RolloutState
+) -> Iterator[float]:
     """Unix times of the samples, not counted yet, at which crashes of either arm rose."""
     for one in series:
         if one.name == REQUESTS and one.labels.get("outcome") == CRASH and _belongs(one, state):
-            cursor, from_zero = book.cursors.get(_key(one)), book.recovered_at is None
+            cursor, from_zero = evidence.cursors.get(_key(one)), evidence.recovered_at is None
             for new, rise, _ in _rises(cursor, one.samples, from_zero=from_zero):
                 if rise > 0:
                     yield new.at
 
 
 def take(
-    book: Book,
-    series: Iterable[Series],
+    evidence: RolloutEvidence,
+    series: Iterable[CounterSeries],
     state: RolloutState,
     judge: Judge,
-    span: Span = Span(),
-) -> Book:
-    """The book after a fetch. Unchanged where no sample is new.
+    span: SampleWindow = SampleWindow(),
+) -> RolloutEvidence:
+    """Evidence after a fetch. The same object where no sample is new.
 
     Only series of this rollout's two versions count: a candidate is judged on nothing else.
     """
     # Without cursors, samples up to `recovered_at` may have been counted before they were lost.
-    after = max(span.after, -inf if book.recovered_at is None else book.recovered_at)
-    cursors = dict(book.cursors)
-    until = book.sampled_until
-    resets = book.key_resets
+    after = max(span.after, -inf if evidence.recovered_at is None else evidence.recovered_at)
+    cursors = dict(evidence.cursors)
+    until = evidence.sampled_until
+    resets = evidence.key_resets
     sums: dict[tuple[str, str], float] = {}
     for one in _merged(series):
         arm = one.labels.get("arm", "")
@@ -170,7 +172,7 @@ def take(
         for cursor, more, fell in _rises(
             cursors.get(key),
             (sample for sample in one.samples if sample[0] < span.before),
-            from_zero=book.recovered_at is None,
+            from_zero=evidence.recovered_at is None,
             never_falls=one.name in BY_PARTITION,
         ):
             cursors[key] = cursor
@@ -183,33 +185,33 @@ def take(
             resets += falls
         for part in _parts(one):
             sums[arm, part] = sums.get((arm, part), 0.0) + rise
-    if cursors == book.cursors:
-        return book
+    if cursors == evidence.cursors:
+        return evidence
     piece = Slice(
         candidate=_counts("candidate", sums),
         stable=_counts("stable", sums),
-        keys_weight=_tested_weight(book, state),
+        keys_weight=_tested_weight(evidence, state),
         keys_copies=_copies(cursors, resets),
         bake=state.weight == WEIGHT_SCALE,
     )
-    candidate_at = until if piece.candidate.requests else book.candidate_at
-    return Book(
-        rollout_id=book.rollout_id,
-        judge=judge.advance(book.judge, piece),
+    candidate_at = until if piece.candidate.requests else evidence.candidate_at
+    return RolloutEvidence(
+        rollout_id=evidence.rollout_id,
+        judge=judge.advance(evidence.judge, piece),
         cursors=cursors,
         sampled_until=until,
         candidate_at=candidate_at,
         key_resets=resets,
-        recovered_at=book.recovered_at,
+        recovered_at=evidence.recovered_at,
         unreported=(
-            *book.unreported[1 - MAX_UNREPORTED :],
-            {"look": book.judge.looks, **piece.model_dump(exclude_defaults=True)},
+            *evidence.unreported[1 - MAX_UNREPORTED :],
+            {"look": evidence.judge.looks, **piece.model_dump(exclude_defaults=True)},
         ),
     )
 
 
-def recovered(rollout_id: str, evidence: Sequence[dict[str, Any]], judge: Judge) -> Book:
-    """A book from the evidence of decisions, where the file is gone.
+def recovered(rollout_id: str, evidence: Sequence[dict[str, Any]], judge: Judge) -> RolloutEvidence:
+    """Evidence rebuilt from the decisions, where the file is gone.
 
     `evidence` begins with the last one that carries the judge's state whole; the slices of the
     later ones bring it up to date. Without cursors the first sample of each series only says
@@ -223,7 +225,7 @@ def recovered(rollout_id: str, evidence: Sequence[dict[str, Any]], judge: Judge)
         if piece["look"] >= judged.looks:
             judged = judge.advance(judged, Slice.model_validate(piece))
     until = float(last.get("sampled_until", 0.0))
-    return Book(
+    return RolloutEvidence(
         rollout_id=rollout_id,
         judge=judged,
         sampled_until=until,
@@ -232,21 +234,21 @@ def recovered(rollout_id: str, evidence: Sequence[dict[str, Any]], judge: Judge)
     )
 
 
-def carried(book: Book, *, whole: bool) -> dict[str, Any]:
-    """The book as a decision carries it: enough to go on, and to replay the judge.
+def carried(evidence: RolloutEvidence, *, whole: bool) -> dict[str, Any]:
+    """The evidence as a decision carries it: enough to go on, and to replay the judge.
 
     `whole` adds the judge's state; the slices alone bring an earlier one up to date.
     """
-    state = {"judge": book.judge.model_dump(exclude_defaults=True)} if whole else {}
+    state = {"judge": evidence.judge.model_dump(exclude_defaults=True)} if whole else {}
     return {
         **state,
-        "sampled_until": book.sampled_until,
-        "candidate_at": book.candidate_at,
-        "slices": list(book.unreported),
+        "sampled_until": evidence.sampled_until,
+        "candidate_at": evidence.candidate_at,
+        "slices": list(evidence.unreported),
     }
 
 
-def _belongs(series: Series, state: RolloutState) -> bool:
+def _belongs(series: CounterSeries, state: RolloutState) -> bool:
     """Whether a series is about this rollout, and its version is that of its arm."""
     labels = series.labels
     if labels.get("rollout") != state.rollout_id:
@@ -257,10 +259,10 @@ def _belongs(series: Series, state: RolloutState) -> bool:
     return series.name == KEYS or labels.get("version") == wanted
 
 
-def _merged(series: Iterable[Series]) -> list[Series]:
+def _merged(series: Iterable[CounterSeries]) -> list[CounterSeries]:
     """Series of a partition from several workers as one, in order of time; others as they are."""
-    found: list[Series] = []
-    by_partition: dict[str, list[Series]] = {}
+    found: list[CounterSeries] = []
+    by_partition: dict[str, list[CounterSeries]] = {}
     for one in series:
         if one.name in BY_PARTITION:
             by_partition.setdefault(_key(one), []).append(one)
@@ -268,11 +270,11 @@ def _merged(series: Iterable[Series]) -> list[Series]:
             found.append(one)
     for group in by_partition.values():
         samples = sorted({sample for one in group for sample in one.samples})
-        found.append(Series(labels=group[0].labels, samples=tuple(samples)))
+        found.append(CounterSeries(labels=group[0].labels, samples=tuple(samples)))
     return found
 
 
-def _key(series: Series) -> str:
+def _key(series: CounterSeries) -> str:
     # A partition's counter is one counter wherever its owner runs, whatever else a scrape labels it.
     labels = series.labels.items()
     told = [(k, v) for k, v in labels if series.name not in BY_PARTITION or k in PARTITION_LABELS]
@@ -302,7 +304,7 @@ def _rises(
         yield cursor, rise, fell
 
 
-def _parts(series: Series) -> tuple[str, ...]:
+def _parts(series: CounterSeries) -> tuple[str, ...]:
     """Which figures a series adds to."""
     labels = series.labels
     match series.name:
@@ -340,11 +342,11 @@ def _counts(arm: str, sums: dict[tuple[str, str], float]) -> ArmCounts:
     )
 
 
-def _tested_weight(book: Book, state: RolloutState) -> int:
-    """The weight that ruled during all of the slice after `book`; 0 where it was not one."""
+def _tested_weight(evidence: RolloutEvidence, state: RolloutState) -> int:
+    """The weight that ruled during all of the slice after `evidence`; 0 where it was not one."""
     if state.weight_set_at is None or not 0 < state.weight < WEIGHT_SCALE:
         return 0
-    return state.weight if book.sampled_until >= _unix(state.weight_set_at) + SETTLE_S else 0
+    return state.weight if evidence.sampled_until >= _unix(state.weight_set_at) + SETTLE_S else 0
 
 
 def _copies(cursors: dict[str, Cursor], resets: int) -> int:

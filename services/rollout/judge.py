@@ -18,8 +18,8 @@ from services.rollout.counts import (
     KeyTest,
     Slice,
 )
-from services.rollout.findings import Finding, FindingState, Verdict, find, ratio
 from services.rollout.strategy import JudgeSettings
+from services.rollout.verdict import CriterionResult, CriterionState, Verdict, find, ratio
 from shared.contracts.events import WEIGHT_SCALE
 from shared.registry.rollouts import AnalysisOutcome
 
@@ -83,7 +83,7 @@ class Judge:
 
     def verdict(self, state: JudgeState, *, error_limit: float | None) -> Verdict:
         """What the evidence says now; `error_limit` is that of the present step."""
-        findings = [
+        results = [
             self._errors(state),
             self._share(state, "slow", self._settings.slow_share, "slow"),
             self._share(state, "crashes", self._settings.crash_share, "crashes"),
@@ -92,19 +92,19 @@ class Judge:
             self._sample_ratio(state.keys),
         ]
         if error_limit is not None:
-            findings.append(self._share(state, "error_limit", error_limit, "failures"))
+            results.append(self._share(state, "error_limit", error_limit, "failures"))
         if self._settings.below_baseline:
-            findings.append(self._satisfaction(state, "below_baseline", 1.0))
+            results.append(self._satisfaction(state, "below_baseline", 1.0))
         if state.baseline is not None:
-            findings.extend(self._bake_findings(state, state.baseline))
+            results.extend(self._bake_results(state, state.baseline))
         for outcome, wanted in (
-            (AnalysisOutcome.failed, FindingState.breached),
-            (AnalysisOutcome.inconclusive, FindingState.held),
+            (AnalysisOutcome.failed, CriterionState.breached),
+            (AnalysisOutcome.inconclusive, CriterionState.held),
         ):
-            said = [finding.text for finding in findings if finding.state is wanted]
+            said = [result.text for result in results if result.state is wanted]
             if said:
-                return Verdict(outcome, "; ".join(said), tuple(findings))
-        return Verdict(AnalysisOutcome.successful, "every criterion is kept", tuple(findings))
+                return Verdict(outcome, "; ".join(said), tuple(results))
+        return Verdict(AnalysisOutcome.successful, "every criterion is kept", tuple(results))
 
     def _limit(
         self, wealth: dict[str, eprocess.LogWealth], key: str, limit: float, n: float, hits: float
@@ -210,7 +210,7 @@ class Judge:
             )
             wealth["bake_satisfaction"] = eprocess.added(before, addends)
 
-    def _errors(self, state: JudgeState) -> Finding:
+    def _errors(self, state: JudgeState) -> CriterionResult:
         candidate, stable = state.totals.candidate, state.totals.stable
         log_e = _log_e(state, "errors")
         return find(
@@ -226,7 +226,7 @@ class Judge:
             rule=f"more than {self._settings.error_margin:g} times stable's error rate",
         )
 
-    def _satisfaction(self, state: JudgeState, key: str, margin: float) -> Finding:
+    def _satisfaction(self, state: JudgeState, key: str, margin: float) -> CriterionResult:
         candidate, stable = state.totals.candidate, state.totals.stable
         log_e = _log_e(state, key)
         return find(
@@ -242,7 +242,9 @@ class Judge:
             rule=f"satisfaction below {margin:g} times stable's",
         )
 
-    def _share(self, state: JudgeState, criterion: str, limit: float, field: str) -> Finding:
+    def _share(
+        self, state: JudgeState, criterion: str, limit: float, field: str
+    ) -> CriterionResult:
         """An absolute limit: the candidate beyond it, and stable not, is a breach."""
         candidate, stable = state.totals.candidate, state.totals.stable
         is_error_limit = criterion == "error_limit"
@@ -264,7 +266,7 @@ class Judge:
             rule=f"{name} above {limit:.2%}" + (" on both arms: see to the engine" if both else ""),
         )
 
-    def _run(self, run: FailureRun) -> Finding:
+    def _run(self, run: FailureRun) -> CriterionResult:
         """The hard stop, unless stable fails in the same way at the same time."""
         limit = self._settings.consecutive_failures
         reached = run.failures >= limit
@@ -281,7 +283,7 @@ class Judge:
             + (", and stable fails too: see to the engine" if reached and shared else ""),
         )
 
-    def _sample_ratio(self, test: KeyTest) -> Finding:
+    def _sample_ratio(self, test: KeyTest) -> CriterionResult:
         log_e = eprocess.mixture(test.wealth)
         seen = test.candidate + test.stable
         return find(
@@ -295,9 +297,9 @@ class Judge:
             rule="keys are not split as the weight says, so the arms cannot be compared",
         )
 
-    def _bake_findings(self, state: JudgeState, baseline: Baseline) -> list[Finding]:
+    def _bake_results(self, state: JudgeState, baseline: Baseline) -> list[CriterionResult]:
         candidate = state.totals.candidate
-        found: list[Finding] = []
+        found: list[CriterionResult] = []
         if baseline.error_limit is not None:
             found.append(
                 find(

@@ -1,8 +1,8 @@
-"""Who decides: a lease in Redis says who tries, the token in the log says who is right.
+"""Leader election with a fencing token: a Redis lease says who tries, the token who is right.
 
-The token is the offset of the leader's own LeaderElected record. Every reader ignores lower
-tokens, so a flushed Redis may give two controllers the lease and still only one is believed; the
-other reads that it was overtaken and steps down.
+The fencing token is the offset of the leader's own LeaderElected record in `rollouts.v1`. Every
+reader ignores records with a lower one, so a flushed Redis may give two controllers the lease and
+still only one is believed; the other reads that it was overtaken and steps down.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from services.rollout.decision_log import DecisionLog
 from services.rollout.errors import LeadershipLost
-from services.rollout.ledger import Ledger
 from shared.clock import Clock
 from shared.contracts.events import Event
 from shared.kafka.log import EventLog, LogUnavailable, Record
@@ -42,17 +42,17 @@ return 0
 """
 
 
-class LedgerFollower(Follower):
-    """Keeps a ledger at the end of `rollouts.v1`, and tells when a record was read back."""
+class DecisionLogFollower(Follower):
+    """Keeps a decision log at the end of `rollouts.v1`, and tells when a record was read back."""
 
-    def __init__(self, event_log: EventLog, ledger: Ledger) -> None:
-        self.ledger = ledger
+    def __init__(self, event_log: EventLog, decision_log: DecisionLog) -> None:
+        self.decision_log = decision_log
         self._grown = asyncio.Event()
         super().__init__(event_log, (ROLLOUTS,), self._take)
 
     def _take(self, record: Record) -> None:
         try:
-            self.ledger.apply(record)
+            self.decision_log.apply(record)
         finally:
             grown, self._grown = self._grown, asyncio.Event()
             grown.set()
@@ -66,7 +66,7 @@ class LedgerFollower(Follower):
         """
         try:
             async with asyncio.timeout(READ_BACK_S):
-                while self.ledger.read_to < offset:
+                while self.decision_log.read_to < offset:
                     await self._grown.wait()
         except TimeoutError:
             raise LogUnavailable(f"offset {offset} not read back in {READ_BACK_S:g} s") from None
@@ -78,7 +78,7 @@ class Leadership:
     def __init__(
         self,
         event_log: EventLog,
-        follower: LedgerFollower,
+        follower: DecisionLogFollower,
         redis: Redis,
         clock: Clock,
         *,
@@ -104,8 +104,8 @@ class Leadership:
     @property
     def leads(self) -> bool:
         """Whether we were elected and nobody since."""
-        if self._token is not None and self._follower.ledger.token > self._token:
-            log.warning("leadership.overtaken", by=self._follower.ledger.holder)
+        if self._token is not None and self._follower.decision_log.token > self._token:
+            log.warning("leadership.overtaken", by=self._follower.decision_log.holder)
             self._token = None
         return self._token is not None
 
@@ -198,7 +198,7 @@ class Leadership:
 
     def _log_is_silent(self) -> bool:
         """Whether nobody wrote for long, which with Redis away means that nobody leads."""
-        now, read_to = self._clock.monotonic(), self._follower.ledger.read_to
+        now, read_to = self._clock.monotonic(), self._follower.decision_log.read_to
         if read_to != self._quiet_at:
             self._quiet_at, self._quiet_since = read_to, now
         return now - self._quiet_since > SILENCE_S

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from services.rollout.ledger import Entry, Ledger
+from services.rollout.decision_log import DecisionLog, RolloutHistory
 from shared.registry.rollouts import DecisionKind
 from shared.registry.versions import Lifecycle, Registry, Version
 
@@ -19,7 +19,7 @@ RESTING = (Lifecycle.stable, Lifecycle.canary, Lifecycle.shadow)
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class LifecycleChange:
     """A version whose state is not what was decided."""
 
     version: str
@@ -29,22 +29,24 @@ class Change:
     reason: str
 
 
-def changes(ledger: Ledger, registry: Registry, model: str) -> list[Change]:
+def changes(decision_log: DecisionLog, registry: Registry, model: str) -> list[LifecycleChange]:
     """What has to be written for a model, in this order: it is never without a stable version."""
-    found = list(_changes(ledger, registry, model))
+    found = list(_changes(decision_log, registry, model))
     return sorted(found, key=lambda change: change.state is not Lifecycle.stable)
 
 
-def _changes(ledger: Ledger, registry: Registry, model: str) -> Iterator[Change]:
-    routing = ledger.routing.get(model)
+def _changes(
+    decision_log: DecisionLog, registry: Registry, model: str
+) -> Iterator[LifecycleChange]:
+    routing = decision_log.routing.get(model)
     if routing is None:
         return
-    unfinished = ledger.unfinished_of(model)
+    unfinished = decision_log.unfinished_of(model)
     for version in registry.versions(model):
         name = version.record.version
-        entry = _last_of(ledger, model, name)
-        rollout = entry.state.rollout_id if entry else ""
-        reason = entry.last.reason if entry else ""
+        history = _last_of(decision_log, model, name)
+        rollout = history.state.rollout_id if history else ""
+        reason = history.last.reason if history else ""
         if name == routing.stable:
             wanted = Lifecycle.stable
         elif unfinished is not None and name == unfinished.state.candidate:
@@ -52,40 +54,41 @@ def _changes(ledger: Ledger, registry: Registry, model: str) -> Iterator[Change]
         elif version.lifecycle is Lifecycle.stable:
             wanted, reason = Lifecycle.retired, f"{routing.stable} is stable now"
         elif version.lifecycle in RESTING:
-            wanted = _after_failure(entry)
+            wanted = _after_failure(history)
         else:
             continue
         if wanted is not version.lifecycle:
-            yield Change(name, model, wanted, rollout, reason[:2000])
+            yield LifecycleChange(name, model, wanted, rollout, reason[:2000])
 
 
-def waiting(ledger: Ledger, registry: Registry, model: str) -> Version | None:
+def waiting(decision_log: DecisionLog, registry: Registry, model: str) -> Version | None:
     """The first released version that was registered and never had a rollout, or None."""
-    routing = ledger.routing.get(model)
+    routing = decision_log.routing.get(model)
     for version in registry.versions(model):
         if version.lifecycle is not Lifecycle.registered or not version.record.gate.released:
             continue
         name = version.record.version
         if routing is not None and name == routing.stable:
             continue
-        if _last_of(ledger, model, name) is None:
+        if _last_of(decision_log, model, name) is None:
             return version
     return None
 
 
-def _last_of(ledger: Ledger, model: str, version: str) -> Entry | None:
+def _last_of(decision_log: DecisionLog, model: str, version: str) -> RolloutHistory | None:
     return next(
-        (one for one in reversed(ledger.entries(model)) if one.state.candidate == version), None
+        (one for one in reversed(decision_log.histories(model)) if one.state.candidate == version),
+        None,
     )
 
 
-def _after_failure(entry: Entry | None) -> Lifecycle:
+def _after_failure(history: RolloutHistory | None) -> Lifecycle:
     """Rejected; but a version that served before and was only called off stays deployable."""
     called_off = (DecisionKind.abort, DecisionKind.supersede)
     if (
-        entry is not None
-        and entry.state.came_from is Lifecycle.retired
-        and entry.last.kind in called_off
+        history is not None
+        and history.state.came_from is Lifecycle.retired
+        and history.last.kind in called_off
     ):
         return Lifecycle.retired
     return Lifecycle.rejected

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from services.rollout.findings import Finding
 from services.rollout.steps import RolloutState
+from services.rollout.verdict import CriterionResult
 from shared.contracts.events import WEIGHT_SCALE
 from shared.registry.rollouts import AnalysisOutcome, Phase
 
@@ -94,13 +94,13 @@ class Metrics:
             self.phase.labels(model, rollout, phase.value).set(phase is state.phase)
         self.needs_person.labels(model, rollout).set(state.needs_person)
 
-    def found(self, state: RolloutState, findings: tuple[Finding, ...]) -> None:
-        """What the judge found."""
-        for finding in findings:
-            if finding.threshold > 0:
-                labels = (state.model, state.rollout_id, finding.criterion)
-                self.log_evidence.labels(*labels).set(finding.log_e)
-                self.log_evidence_limit.labels(*labels).set(finding.threshold)
+    def found(self, state: RolloutState, results: tuple[CriterionResult, ...]) -> None:
+        """Export what each criterion says."""
+        for result in results:
+            if result.threshold > 0:
+                labels = (state.model, state.rollout_id, result.criterion)
+                self.log_evidence.labels(*labels).set(result.log_e)
+                self.log_evidence_limit.labels(*labels).set(result.threshold)
 
     def forget(self, model: str, rollout: str) -> None:
         """Drop the series of an ended rollout."""

@@ -1,4 +1,4 @@
-"""Looking at the world for one rollout: Prometheus for the evidence, the agents for the engines."""
+"""One observation of a rollout: Prometheus for the evidence, the agents for the engines."""
 
 from __future__ import annotations
 
@@ -7,10 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from services.rollout import doubts
+from services.rollout import exclusions
 from services.rollout.agents import Agents
 from services.rollout.errors import EvidenceUnavailable
-from services.rollout.evidence import Book, Series, Span, newest, query, window_s
+from services.rollout.evidence import (
+    CounterSeries,
+    RolloutEvidence,
+    SampleWindow,
+    newest,
+    query,
+    window_s,
+)
 from services.rollout.judge import Judge
 from services.rollout.prometheus import Prometheus
 from services.rollout.steps import EngineReport, Observation, RolloutState
@@ -18,23 +25,23 @@ from shared.clock import Clock
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class RawObservation:
     """What one look brought. `series` is empty where `error` says why there is no evidence."""
 
     asked: str
-    series: Sequence[Series]
+    series: Sequence[CounterSeries]
     zeros_missing: str
     error: str
     agents: dict[str, EngineReport]
 
     def evidence(self, seen: Observation) -> dict[str, Any]:
-        """What a decision that follows rests on, beside the book."""
-        findings = seen.verdict.findings if seen.verdict else ()
+        """What a decision that follows rests on, beside the evidence."""
+        results = seen.verdict.results if seen.verdict else ()
         return {
             "query": self.asked,
             "error": seen.error,
             "silent_s": round(max(0.0, seen.silent_s), 3),
-            "findings": [finding.to_dict() for finding in findings],
+            "findings": [result.to_dict() for result in results],
             "agents": {
                 url: {
                     "ready": report.ready,
@@ -58,35 +65,41 @@ class Observer:
         self._clock = clock
         self._no_data_after_s = no_data_after_s
 
-    async def look(self, state: RolloutState, book: Book) -> Sight:
-        """Everything there is to see of a rollout since its book was last brought up to date."""
-        asked = query(state.rollout_id, window_s(book, self._clock.now().timestamp()))
+    async def look(self, state: RolloutState, evidence: RolloutEvidence) -> RawObservation:
+        """Everything there is to see of a rollout since its evidence was last brought up to date."""
+        asked = query(state.rollout_id, window_s(evidence, self._clock.now().timestamp()))
         (series, error), (zeros, other), reports = await asyncio.gather(
             self._series(asked), self._zeros(state), self._agents.reports(state.candidate)
         )
-        return Sight(asked, series, zeros, error or other, reports)
+        return RawObservation(asked, series, zeros, error or other, reports)
 
     def observation(
-        self, sight: Sight, state: RolloutState, book: Book, judge: Judge, span: Span
+        self,
+        raw: RawObservation,
+        state: RolloutState,
+        evidence: RolloutEvidence,
+        judge: Judge,
+        span: SampleWindow,
     ) -> Observation:
-        """What `steps.look` decides on; the book has what `span` is of the sight's series."""
+        """What `steps.look` decides on; `evidence` has taken the fetched series within `span`."""
         now = self._clock.now()
         since = state.weight_set_at.timestamp() if state.weight_set_at else now.timestamp()
         return Observation(
             at=now,
-            agents=sight.agents,
-            zeros_missing=sight.zeros_missing,
-            verdict=judge.verdict(book.judge, error_limit=state.error_limit),
-            error=sight.error,
-            waits=doubts.waits(book, sight.series, state, judge, span),
+            agents=raw.agents,
+            zeros_missing=raw.zeros_missing,
+            verdict=judge.verdict(evidence.judge, error_limit=state.error_limit),
+            error=raw.error,
+            waits=exclusions.waits(evidence, raw.series, state, judge, span),
             # Samples that wait to be judged are no silence.
-            silent_s=now.timestamp() - max(book.sampled_until, newest(sight.series, state), since),
-            idle_s=now.timestamp() - max(book.candidate_at, since),
+            silent_s=now.timestamp()
+            - max(evidence.sampled_until, newest(raw.series, state), since),
+            idle_s=now.timestamp() - max(evidence.candidate_at, since),
             no_data_after_s=state.strategy.no_data_after or self._no_data_after_s,
-            candidate=book.judge.totals.candidate,
+            candidate=evidence.judge.totals.candidate,
         )
 
-    async def _series(self, asked: str) -> tuple[list[Series], str]:
+    async def _series(self, asked: str) -> tuple[list[CounterSeries], str]:
         try:
             return await self._prometheus.samples(asked), ""
         except EvidenceUnavailable as error:

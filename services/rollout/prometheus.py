@@ -8,7 +8,7 @@ from typing import Any
 import aiohttp
 
 from services.rollout.errors import EvidenceUnavailable
-from services.rollout.evidence import MAX_SERIES, Series, quoted
+from services.rollout.evidence import MAX_SERIES, CounterSeries, quoted
 
 TIMEOUT_S = 3.0
 ROUTER_UP = "ratchet_router_spool_bytes"
@@ -31,7 +31,7 @@ class Prometheus:
         self._url = url.rstrip("/") + "/api/v1/query"
         self._router_matchers = router_matchers
 
-    async def samples(self, query: str) -> list[Series]:
+    async def samples(self, query: str) -> list[CounterSeries]:
         """The series of a range-vector selector, each sample as it was scraped.
 
         Raises:
@@ -39,7 +39,7 @@ class Prometheus:
 
         """
         found = await self._ask(query, "matrix")
-        return [Series(_labels(one), _samples(one.get("values"))) for one in found]
+        return [CounterSeries(_labels(one), _samples(one.get("values"))) for one in found]
 
     async def zeros_missing(self, rollout_id: str) -> str:
         """What keeps the first weight above 0 back; empty once nothing does.

@@ -16,8 +16,8 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from services.rollout.counts import ArmCounts
 from services.rollout.errors import Conflict
-from services.rollout.findings import FindingState, Verdict
 from services.rollout.strategy import Analysis, Pause, SetWeight, Strategy
+from services.rollout.verdict import CriterionState, Verdict
 from shared.contracts.events import WEIGHT_SCALE
 from shared.registry.rollouts import AnalysisOutcome, DecisionKind, Phase
 from shared.registry.versions import Lifecycle
@@ -111,7 +111,7 @@ class EngineReport:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """All that a look at the world gave.
+    """All that one look gave.
 
     `waits` says why evidence that would fail the candidate is not judged yet; empty without any.
     """
@@ -337,7 +337,7 @@ def _walk(state: RolloutState, seen: Observation, reason: str) -> Move:
         if waits_for:
             late = _late(state, seen, step)
             held = seen.verdict is not None and any(
-                finding.state is FindingState.held for finding in seen.verdict.findings
+                result.state is CriterionState.held for result in seen.verdict.results
             )
             after = state.but(needs_person=late or held)
             if late:

@@ -6,24 +6,24 @@ from __future__ import annotations
 from typing import Any, cast
 
 from services.rollout.counts import ArmCounts, JudgeState
-from services.rollout.findings import Verdict
-from services.rollout.ledger import Entry, Logged
+from services.rollout.decision_log import LoggedDecision, RolloutHistory
 from services.rollout.steps import RolloutState
+from services.rollout.verdict import Verdict
 from shared.registry.versions import Version
 
 
 def rollout_view(
-    entry: Entry, state: RolloutState, judged: JudgeState | None, verdict: Verdict | None
+    history: RolloutHistory, state: RolloutState, judged: JudgeState | None, verdict: Verdict | None
 ) -> dict[str, Any]:
     """One rollout. `judged` and `verdict` are the leader's newest; else the last on record."""
-    last = entry.last
-    on_record = entry.evidence()
+    last = history.last
+    on_record = history.evidence()
     known = judged or JudgeState.model_validate(on_record[0]["judge"] if on_record else {})
     candidate, stable = known.totals.candidate, known.totals.stable
-    findings: list[dict[str, Any]] = (
-        [finding.to_dict() for finding in verdict.findings]
+    results: list[dict[str, Any]] = (
+        [result.to_dict() for result in verdict.results]
         if verdict is not None
-        else _last_findings(entry)
+        else _last_results(history)
     )
     return {
         "rollout_id": state.rollout_id,
@@ -49,11 +49,11 @@ def rollout_view(
         "requests": {"candidate": candidate.requests, "stable": stable.requests},
         "failures": {"candidate": candidate.failures, "stable": stable.failures},
         "scores": {"candidate": _scores(candidate), "stable": _scores(stable)},
-        "findings": findings,
+        "findings": results,
     }
 
 
-def decision_view(logged: Logged) -> dict[str, Any]:
+def decision_view(logged: LoggedDecision) -> dict[str, Any]:
     """One decision as it is in the log, with its offset."""
     return {"offset": logged.offset, **logged.decision.model_dump(mode="json")}
 
@@ -86,10 +86,10 @@ def _scores(arm: ArmCounts) -> dict[str, float | None]:
     return {"count": arm.scores, "mean": mean}
 
 
-def _last_findings(entry: Entry) -> list[dict[str, Any]]:
-    found: list[Logged] = [*entry.moves, *entry.holds]
+def _last_results(history: RolloutHistory) -> list[dict[str, Any]]:
+    found: list[LoggedDecision] = [*history.moves, *history.holds]
     for logged in sorted(found, key=lambda one: one.offset, reverse=True):
-        findings = logged.decision.evidence.get("findings")
-        if isinstance(findings, list):
-            return cast("list[dict[str, Any]]", findings)
+        results = logged.decision.evidence.get("findings")
+        if isinstance(results, list):
+            return cast("list[dict[str, Any]]", results)
     return []

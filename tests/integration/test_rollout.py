@@ -17,7 +17,7 @@ import yaml
 
 from deploy.local.ports import free_ports
 from deploy.local.stack import Stack
-from tests.support.rollout_world import Behaviour, StandInAgent, World, weights
+from tests.support.rollout_harness import RolloutHarness, StandInAgent, VersionBehaviour, weights
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.timeout(600)  # the stack starts within the first test's time
@@ -87,9 +87,9 @@ def agent_port(stack: Stack) -> int:
 
 
 @pytest.fixture
-async def world(stack: Stack, agent_port: int, unique: str) -> AsyncIterator[World]:
+async def harness(stack: Stack, agent_port: int, unique: str) -> AsyncIterator[RolloutHarness]:
     """A model with v1.0 stable and v1.1 registered."""
-    made = World(
+    made = RolloutHarness(
         unique,
         kafka=stack.address("kafka"),
         redis_url=f"redis://{stack.address('redis')}/0",
@@ -99,7 +99,7 @@ async def world(stack: Stack, agent_port: int, unique: str) -> AsyncIterator[Wor
     agent = StandInAgent()
     await made.open()
     await agent.open(agent_port)
-    agent.world = made
+    agent.harness = made
     # As an operator of Prometheus on Kubernetes names jobs; the service must not care.
     stack.scrape("monitoring/ratchet", made.addresses)
     stack.scrape("aggregator", [made.score_address])
@@ -117,95 +117,108 @@ async def world(stack: Stack, agent_port: int, unique: str) -> AsyncIterator[Wor
         await made.close()
 
 
-async def _known(world: World, version: str) -> bool:
-    return bool(await world.version_state(version))
+async def _known(harness: RolloutHarness, version: str) -> bool:
+    return bool(await harness.version_state(version))
 
 
-async def start(world: World, strategy: str = "quick", **more: Any) -> dict[str, Any]:
-    body = {"model": world.model, "candidate": f"{world.model}-v1.1", "strategy": strategy, **more}
-    answer = await world.http.post("/v1/rollouts", json={"actor": "sre", "reason": "test", **body})
+async def start(harness: RolloutHarness, strategy: str = "quick", **more: Any) -> dict[str, Any]:
+    body = {
+        "model": harness.model,
+        "candidate": f"{harness.model}-v1.1",
+        "strategy": strategy,
+        **more,
+    }
+    answer = await harness.http.post(
+        "/v1/rollouts", json={"actor": "sre", "reason": "test", **body}
+    )
     assert answer.status_code == 201, answer.text
     return answer.json()
 
 
-async def ended(world: World, timeout_s: float = 90) -> dict[str, Any]:
+async def ended(harness: RolloutHarness, timeout_s: float = 90) -> dict[str, Any]:
     async def over() -> dict[str, Any]:
-        rollout = await world.current()
+        rollout = await harness.current()
         return rollout if rollout.get("ended_at") else {}
 
     return await eventually(over, "the rollout ends", timeout_s)
 
 
-async def at_weight(world: World, weight: int, timeout_s: float = 30) -> None:
+async def at_weight(harness: RolloutHarness, weight: int, timeout_s: float = 30) -> None:
     def reached() -> bool:
-        return world.state is not None and world.state.weight == weight
+        return harness.state is not None and harness.state.weight == weight
 
     await eventually(reached, f"weight {weight}", timeout_s)
 
 
-async def test_a_good_candidate_earns_all_traffic_by_itself(world: World) -> None:
-    candidate = f"{world.model}-v1.1"
-    rollout = await start(world)
+async def test_a_good_candidate_earns_all_traffic_by_itself(harness: RolloutHarness) -> None:
+    candidate = f"{harness.model}-v1.1"
+    rollout = await start(harness)
     assert (rollout["phase"], rollout["weight"]) == ("Progressing", 0)
-    done = await ended(world)
+    done = await ended(harness)
     assert (done["phase"], done["weight"]) == ("Healthy", 10_000), done["reason"]
-    decisions = await world.decisions(rollout["rollout_id"])
+    decisions = await harness.decisions(rollout["rollout_id"])
     assert weights(decisions) == [0, 500, 5_000, 10_000]
     assert decisions[0]["strategy"]["name"] == "quick"
     assert {one["config_sha256"] for one in decisions} == {rollout["config_sha256"]}
     moments = [_seconds(one["at"]) for one in decisions]
     assert max(later - earlier for earlier, later in pairwise(moments)) <= 5.0
     assert [one["seq"] for one in decisions] == sorted(one["seq"] for one in decisions)
-    await eventually(lambda: _is(world, candidate, "stable"), "the candidate is stable")
-    await eventually(lambda: _is(world, f"{world.model}-v1.0", "retired"), "its parent is retired")
-    assert world.state is not None
-    assert (world.state.stable, world.state.candidate, world.state.weight) == (candidate, "", 0)
+    await eventually(lambda: _is(harness, candidate, "stable"), "the candidate is stable")
+    await eventually(
+        lambda: _is(harness, f"{harness.model}-v1.0", "retired"), "its parent is retired"
+    )
+    assert harness.state is not None
+    assert (harness.state.stable, harness.state.candidate, harness.state.weight) == (
+        candidate,
+        "",
+        0,
+    )
 
 
-async def test_a_failing_candidate_is_rolled_back_within_a_minute(world: World) -> None:
-    world.rate = 30.0
-    world.behaviours[f"{world.model}-v1.1"] = Behaviour(failing=0.3)
-    rollout = await start(world, "slow")
-    done = await ended(world)
+async def test_a_failing_candidate_is_rolled_back_within_a_minute(harness: RolloutHarness) -> None:
+    harness.rate = 30.0
+    harness.behaviours[f"{harness.model}-v1.1"] = VersionBehaviour(failing=0.3)
+    rollout = await start(harness, "slow")
+    done = await ended(harness)
     assert (done["phase"], done["weight"], done["outcome"]) == ("Degraded", 0, "Failed")
-    bad = world.counts[rollout["rollout_id"], "candidate"]
-    decision = (await world.decisions(rollout["rollout_id"]))[-1]
+    bad = harness.counts[rollout["rollout_id"], "candidate"]
+    decision = (await harness.decisions(rollout["rollout_id"]))[-1]
     assert decision["kind"] == "rollback"
     assert _seconds(decision["at"]) - bad.first_at < 60
-    await eventually(lambda: _is(world, f"{world.model}-v1.1", "rejected"), "it is rejected")
-    assert world.state is not None
-    assert (world.state.rollout, world.state.weight) == ("", 0)
+    await eventually(lambda: _is(harness, f"{harness.model}-v1.1", "rejected"), "it is rejected")
+    assert harness.state is not None
+    assert (harness.state.rollout, harness.state.weight) == ("", 0)
     assert bad.last_at - _seconds(decision["at"]) < 1.0
 
 
 async def test_nothing_is_decided_and_nothing_lost_while_measurements_fail(
-    stack: Stack, world: World
+    stack: Stack, harness: RolloutHarness
 ) -> None:
-    rollout = await start(world, "slow")
-    await at_weight(world, 500)
+    rollout = await start(harness, "slow")
+    await at_weight(harness, 500)
     stack.kill("prometheus")
     stack.stop("prometheus")
 
     async def holds_for(outcome: str) -> bool:
-        return (await world.current())["outcome"] == outcome
+        return (await harness.current())["outcome"] == outcome
 
     await eventually(lambda: holds_for("Error"), "Error while Prometheus is away", 20)
-    assert world.state is not None
-    assert world.state.weight == 500
+    assert harness.state is not None
+    assert harness.state.weight == 500
     # All that Prometheus had is gone; no count is.
     for path in (stack.run_dir / "data").glob("prometheus/*"):
         _delete(path)
     stack.start("prometheus")
     await eventually(lambda: holds_for("Successful"), "evidence again", 20)
-    world.rate = 0.0
-    await eventually(lambda: _counted_exactly(world, rollout["rollout_id"]), "every attempt", 10)
-    kinds = {one["kind"] for one in await world.decisions(rollout["rollout_id"])}
+    harness.rate = 0.0
+    await eventually(lambda: _counted_exactly(harness, rollout["rollout_id"]), "every attempt", 10)
+    kinds = {one["kind"] for one in await harness.decisions(rollout["rollout_id"])}
     assert kinds == {"start", "weight", "hold"}
 
 
-async def _counted_exactly(world: World, name: str) -> bool:
-    present = await world.current()
-    real = {arm: world.counts[name, arm] for arm in ("candidate", "stable")}
+async def _counted_exactly(harness: RolloutHarness, name: str) -> bool:
+    present = await harness.current()
+    real = {arm: harness.counts[name, arm] for arm in ("candidate", "stable")}
     return all(
         present["requests"][arm] == counts.requests
         and present["scores"][arm]["count"] == counts.scores
@@ -213,48 +226,48 @@ async def _counted_exactly(world: World, name: str) -> bool:
     )
 
 
-async def test_no_traffic_holds_for_ever(world: World) -> None:
-    rollout = await start(world)
-    await at_weight(world, 500)
-    for router in world.routers:
+async def test_no_traffic_holds_for_ever(harness: RolloutHarness) -> None:
+    rollout = await start(harness)
+    await at_weight(harness, 500)
+    for router in harness.routers:
         router.hidden = True
 
     async def says_so() -> bool:
-        return (await world.current())["outcome"] == "NoData"
+        return (await harness.current())["outcome"] == "NoData"
 
     await eventually(says_so, "NoData", 20)
     began = time.time()
     await eventually(lambda: time.time() - began > 4, "well past the step's time", 10)
-    present = await world.current()
+    present = await harness.current()
     assert (present["phase"], present["weight"]) == ("Progressing", 500)
-    kinds = {one["kind"] for one in await world.decisions(rollout["rollout_id"])}
+    kinds = {one["kind"] for one in await harness.decisions(rollout["rollout_id"])}
     assert kinds == {"start", "weight", "hold"}
 
 
 async def test_the_first_weight_waits_for_every_routers_zeros_and_the_adapter(
-    world: World,
+    harness: RolloutHarness,
 ) -> None:
-    candidate = f"{world.model}-v1.1"
-    world.loaded.discard(candidate)
-    world.routers[1].hidden = True
-    await start(world)
+    candidate = f"{harness.model}-v1.1"
+    harness.loaded.discard(candidate)
+    harness.routers[1].hidden = True
+    await start(harness)
 
     async def waits_for(what: str) -> bool:
-        return what in (await world.current())["reason"]
+        return what in (await harness.current())["reason"]
 
     await eventually(lambda: waits_for("does not serve the candidate"), "it waits", 10)
-    world.loaded.add(candidate)
-    world.routers[1].hidden = False
-    await at_weight(world, 500)
+    harness.loaded.add(candidate)
+    harness.routers[1].hidden = False
+    await at_weight(harness, 500)
 
 
-async def test_a_lost_engine_stops_it_and_a_second_loss_fails_it(world: World) -> None:
-    rollout = await start(world, "slow")
-    await at_weight(world, 500)
-    world.engine_ready = False
+async def test_a_lost_engine_stops_it_and_a_second_loss_fails_it(harness: RolloutHarness) -> None:
+    rollout = await start(harness, "slow")
+    await at_weight(harness, 500)
+    harness.engine_ready = False
 
     async def paused() -> bool:
-        present = await world.current()
+        present = await harness.current()
         return (present["phase"], present["weight"], present["paused_by"]) == (
             "Paused",
             0,
@@ -262,33 +275,35 @@ async def test_a_lost_engine_stops_it_and_a_second_loss_fails_it(world: World) -
         )
 
     await eventually(paused, "weight 0 at once", 5)
-    world.engine_ready, world.generation = True, 2
-    await at_weight(world, 500)
-    world.generation = 3
-    done = await ended(world, 10)
+    harness.engine_ready, harness.generation = True, 2
+    await at_weight(harness, 500)
+    harness.generation = 3
+    done = await ended(harness, 10)
     assert done["phase"] == "Degraded"
     assert "EngineLost" in done["reason"]
-    assert weights(await world.decisions(rollout["rollout_id"])) == [0, 500, 0, 500, 0]
+    assert weights(await harness.decisions(rollout["rollout_id"])) == [0, 500, 0, 500, 0]
 
 
-async def test_a_killed_controller_goes_on_where_it_was(stack: Stack, world: World) -> None:
-    world.rate = 100.0
-    rollout = await start(world, "slow")
-    await at_weight(world, 500)
+async def test_a_killed_controller_goes_on_where_it_was(
+    stack: Stack, harness: RolloutHarness
+) -> None:
+    harness.rate = 100.0
+    rollout = await start(harness, "slow")
+    await at_weight(harness, 500)
     name = rollout["rollout_id"]
 
     async def seen() -> float:
-        present = await world.current()
+        present = await harness.current()
         return present["requests"]["candidate"]
 
     await eventually(lambda: _above(seen, 20), "some evidence", 30)
     stack.kill("rollout")
     stack.wait_ready("rollout")
     await eventually(lambda: _above(seen, 20), "the evidence from before", 10)
-    present = await world.current()
+    present = await harness.current()
     assert present["rollout_id"] == name
-    assert world.state is not None
-    assert world.state.weight == 500
+    assert harness.state is not None
+    assert harness.state.weight == 500
     # And without its own files: the decisions carry the evidence, and nothing counts twice.
     stack.stop("rollout")
     _delete(Path(stack._changes["rollout"]["env"]["RATCHET_DATA_DIR"]) / "rollout")
@@ -296,34 +311,34 @@ async def test_a_killed_controller_goes_on_where_it_was(stack: Stack, world: Wor
     stack.start("rollout")
     await eventually(lambda: _above(seen, before + 5), "evidence grows again", 30)
     total = await seen()
-    assert total <= world.counts[name, "candidate"].requests
+    assert total <= harness.counts[name, "candidate"].requests
 
 
 async def test_two_controllers_decide_as_one_whatever_redis_forgets(
-    stack: Stack, world: World
+    stack: Stack, harness: RolloutHarness
 ) -> None:
-    rollout = await start(world, "slow")
-    await at_weight(world, 500)
+    rollout = await start(harness, "slow")
+    await at_weight(harness, 500)
     stack.start("rollout2")
     other = stack.url("rollout2")
-    refused = await world.http.post(f"{other}/v1/rollouts/{rollout['rollout_id']}/abort", json={})
+    refused = await harness.http.post(f"{other}/v1/rollouts/{rollout['rollout_id']}/abort", json={})
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "not_leading")
     for _ in range(20):
-        await world.flush_redis()
+        await harness.flush_redis()
         await asyncio.sleep(0.1)
     leaders = [stack.url("rollout"), other]
 
     async def one_leads() -> bool:
-        return sum([await _leads(world, url) for url in leaders]) == 1
+        return sum([await _leads(harness, url) for url in leaders]) == 1
 
     await eventually(one_leads, "one leader", 15)
-    leading = "rollout" if await _leads(world, leaders[0]) else "rollout2"
+    leading = "rollout" if await _leads(harness, leaders[0]) else "rollout2"
     stack.kill(leading)
     stack.stop(leading)
     survivor = other if leading == "rollout" else leaders[0]
-    await eventually(lambda: _leads(world, survivor), "the other takes over", 15)
+    await eventually(lambda: _leads(harness, survivor), "the other takes over", 15)
     decisions = (
-        await world.http.get(
+        await harness.http.get(
             f"{survivor}/v1/rollouts/{rollout['rollout_id']}/decisions", params={"limit": 1000}
         )
     ).json()["decisions"]
@@ -331,41 +346,43 @@ async def test_two_controllers_decide_as_one_whatever_redis_forgets(
     tokens = [one["token"] for one in decisions]
     assert tokens == sorted(tokens)
     assert len(set(tokens)) > 1
-    aborted = await world.http.post(
+    aborted = await harness.http.post(
         f"{survivor}/v1/rollouts/{rollout['rollout_id']}/abort", json={"reason": "seen enough"}
     )
     assert aborted.json()["phase"] == "Degraded"
-    await eventually(lambda: world.state is not None and world.state.weight == 0, "weight 0", 5)
+    await eventually(lambda: harness.state is not None and harness.state.weight == 0, "weight 0", 5)
     stack.start("rollout")
     stack.stop("rollout2")
 
 
-async def _leads(world: World, url: str) -> bool:
+async def _leads(harness: RolloutHarness, url: str) -> bool:
     try:
-        text = (await world.http.get(f"{url}/metrics")).text
+        text = (await harness.http.get(f"{url}/metrics")).text
     except httpx.HTTPError:
         return False
     return "ratchet_rollout_leader 1.0" in text
 
 
-async def test_people_can_stop_and_move_it_and_are_told_what_is_wrong(world: World) -> None:
-    http = world.http
-    rollout = await start(world, "slow")
+async def test_people_can_stop_and_move_it_and_are_told_what_is_wrong(
+    harness: RolloutHarness,
+) -> None:
+    http = harness.http
+    rollout = await start(harness, "slow")
     path = f"/v1/rollouts/{rollout['rollout_id']}"
     again = await http.post(
-        "/v1/rollouts", json={"model": world.model, "candidate": rollout["candidate"]}
+        "/v1/rollouts", json={"model": harness.model, "candidate": rollout["candidate"]}
     )
     assert (again.status_code, again.json()["error"]["code"]) == (409, "conflict")
     early = await http.post(f"{path}/promote", json={})
     assert early.status_code == 409
-    await at_weight(world, 500)
+    await at_weight(harness, 500)
     who = {"actor": "ann", "reason": "looks odd"}
     paused = await http.post(f"{path}/pause", json=who)
     assert (paused.status_code, paused.json()["phase"]) == (200, "Paused")
     assert (await http.post(f"{path}/pause", json=who)).status_code == 409
     assert (await http.post(f"{path}/resume", json=who)).json()["phase"] == "Progressing"
     assert (await http.post(f"{path}/promote", json=who)).status_code == 200
-    await at_weight(world, 5_000)
+    await at_weight(harness, 5_000)
     aborted = (await http.post(f"{path}/abort", json=who)).json()
     assert (aborted["phase"], aborted["weight"], aborted["actor"]) == ("Degraded", 0, "ann")
     assert (await http.post(f"{path}/abort", json=who)).status_code == 409
@@ -374,14 +391,18 @@ async def test_people_can_stop_and_move_it_and_are_told_what_is_wrong(world: Wor
     assert retried.json()["rollout_id"] != rollout["rollout_id"]
     assert retried.json()["requests"] == {"candidate": 0, "stable": 0}
     for body, code, field in (
-        ({"model": world.model}, "invalid", "candidate"),
-        ({"model": world.model, "candidate": "none"}, "not_found", None),
+        ({"model": harness.model}, "invalid", "candidate"),
+        ({"model": harness.model, "candidate": "none"}, "not_found", None),
         (
-            {"model": world.model, "candidate": "x", "strategy": {"name": "s", "steps": []}},
+            {"model": harness.model, "candidate": "x", "strategy": {"name": "s", "steps": []}},
             "bad_strategy",
             "strategy.steps",
         ),
-        ({"model": world.model, "candidate": "x", "strategy": "../x"}, "bad_strategy", "strategy"),
+        (
+            {"model": harness.model, "candidate": "x", "strategy": "../x"},
+            "bad_strategy",
+            "strategy",
+        ),
     ):
         error = (await http.post("/v1/rollouts", json=body)).json()["error"]
         assert (error["code"], error["field"]) == (code, field), error
@@ -391,8 +412,8 @@ async def _above(read: Any, limit: float) -> bool:
     return await read() > limit
 
 
-async def _is(world: World, version: str, state: str) -> bool:
-    return await world.version_state(version) == state
+async def _is(harness: RolloutHarness, version: str, state: str) -> bool:
+    return await harness.version_state(version) == state
 
 
 def _seconds(text: str) -> float:

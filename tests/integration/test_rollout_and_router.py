@@ -16,7 +16,7 @@ from aiohttp import web
 
 from deploy.local.ports import free_ports
 from deploy.local.stack import Stack
-from tests.support.rollout_world import HOST, StandInAgent, World
+from tests.support.rollout_harness import HOST, RolloutHarness, StandInAgent
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.timeout(600)  # the stack starts within the first test's time
@@ -107,11 +107,11 @@ async def engine(ports: dict[str, int]) -> AsyncIterator[None]:
 
 
 @pytest.fixture
-async def world(
+async def harness(
     stack: Stack, ports: dict[str, int], engine: None, unique: str
-) -> AsyncIterator[World]:
+) -> AsyncIterator[RolloutHarness]:
     """Registers versions and follows the routing view; its stand-in routers are not used."""
-    made = World(
+    made = RolloutHarness(
         unique,
         kafka=stack.address("kafka"),
         redis_url=f"redis://{stack.address('redis')}/0",
@@ -122,7 +122,7 @@ async def world(
     agent = StandInAgent()
     await made.open()
     await agent.open(ports["agent"])
-    agent.world = made
+    agent.harness = made
     await made.register(f"{unique}-v1.0")
     await eventually(lambda: made.state is not None, "v1.0 becomes stable by itself", 20)
     await made.register(f"{unique}-v1.1")
@@ -174,28 +174,28 @@ class Users:
 
 
 async def test_a_failing_version_is_taken_back_and_no_user_saw_a_failure(
-    stack: Stack, world: World
+    stack: Stack, harness: RolloutHarness
 ) -> None:
-    users = Users(stack.url("router"), world.model)
+    users = Users(stack.url("router"), harness.model)
     try:
         await eventually(
             lambda: any(one.status == 200 for one in users.answers), "stable answers", 20
         )
         users.answers.clear()
-        candidate = f"{world.model}-v1.1"
-        begun = await world.http.post(
+        candidate = f"{harness.model}-v1.1"
+        begun = await harness.http.post(
             "/v1/rollouts",
-            json={"model": world.model, "candidate": candidate, "actor": "sre", "reason": "test"},
+            json={"model": harness.model, "candidate": candidate, "actor": "sre", "reason": "test"},
         )
         assert begun.status_code == 201, begun.text
         name = begun.json()["rollout_id"]
 
         async def over() -> bool:
-            return (await world.current())["phase"] == "Degraded"
+            return (await harness.current())["phase"] == "Degraded"
 
         await eventually(over, "rolled back", 90)
-        done = await world.current()
-        decided = (await world.decisions(name))[-1]
+        done = await harness.current()
+        decided = (await harness.decisions(name))[-1]
         decided_at = _seconds(decided["at"])
         await eventually(lambda: time.time() > decided_at + 3, "three seconds later", 10)
     finally:
@@ -211,9 +211,9 @@ async def test_a_failing_version_is_taken_back_and_no_user_saw_a_failure(
     assert done["failures"]["stable"] == 0
     assert done["requests"]["stable"] > 10 * done["requests"]["candidate"] / 2
     assert done["findings"]
-    text = (await world.http.get("/metrics")).text
+    text = (await harness.http.get("/metrics")).text
     assert (
-        f'ratchet_rollout_phase{{model="{world.model}",phase="Degraded",rollout="{name}"}} 1.0'
+        f'ratchet_rollout_phase{{model="{harness.model}",phase="Degraded",rollout="{name}"}} 1.0'
         in text
     )
 

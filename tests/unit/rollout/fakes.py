@@ -10,14 +10,14 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from services.rollout.controller import Controller, Policy
+from services.rollout.controller import Controller, ControllerPolicy
+from services.rollout.decision_log import DecisionLog
 from services.rollout.errors import EvidenceUnavailable
-from services.rollout.evidence import Series
-from services.rollout.leadership import Leadership, LedgerFollower
-from services.rollout.ledger import Ledger
+from services.rollout.evidence import CounterSeries
+from services.rollout.evidence_store import EvidenceStore
+from services.rollout.leadership import DecisionLogFollower, Leadership
 from services.rollout.metrics import Metrics
 from services.rollout.steps import EngineReport
-from services.rollout.store import BookStore
 from services.rollout.strategy import parse
 from shared.kafka.topics import ROLLOUTS, VERSIONS
 from shared.registry.follow import RegistryFollower
@@ -112,10 +112,10 @@ class FakePrometheus:
 
     def __init__(self) -> None:
         self.error = ""
-        self.series: list[Series] = []
+        self.series: list[CounterSeries] = []
         self.missing = ""
 
-    async def samples(self, _: str) -> list[Series]:
+    async def samples(self, _: str) -> list[CounterSeries]:
         if self.error:
             raise EvidenceUnavailable(self.error)
         return self.series
@@ -136,7 +136,7 @@ class FakeAgents:
         return {"agent": self.report}
 
 
-class Rig:
+class ControllerHarness:
     """One controller on a log that it may share with others."""
 
     def __init__(
@@ -151,8 +151,8 @@ class Rig:
         view: Any = None,
     ) -> None:
         self.log, self.redis, self.clock = log, redis, clock
-        self.ledger = Ledger()
-        self.decisions = LedgerFollower(log, self.ledger)
+        self.decision_log = DecisionLog()
+        self.decisions = DecisionLogFollower(log, self.decision_log)
         self.versions = RegistryFollower(log)
         self.view = view or FakeView(log)
         self.prometheus = FakePrometheus()
@@ -160,14 +160,14 @@ class Rig:
         self.leadership = Leadership(log, self.decisions, redis, clock, holder=holder)  # type: ignore[arg-type]
         self.metrics = CollectorRegistry()
         self.controller = Controller(
-            policy=Policy(STRATEGY, auto_start, 1.0, 4.0, 30.0, 60.0),
+            policy=ControllerPolicy(STRATEGY, auto_start, 1.0, 4.0, 30.0, 60.0),
             leadership=self.leadership,
-            ledger=self.ledger,
+            decision_log=self.decision_log,
             registry=self.versions.registry,
             view=self.view,
             prometheus=self.prometheus,  # type: ignore[arg-type]
             agents=self.agents,  # type: ignore[arg-type]
-            books=BookStore(directory / holder),
+            evidence_store=EvidenceStore(directory / holder),
             metrics=Metrics(self.metrics),
             clock=clock,
         )

@@ -20,17 +20,17 @@ from shared.registry.rollouts import LeaderElected
 from shared.testing.clock import ManualClock
 from shared.testing.log import MemoryLog
 from tests.support.waiting import eventually
-from tests.unit.rollout.fakes import FakeRedis, Rig, register
+from tests.unit.rollout.fakes import ControllerHarness, FakeRedis, register
 
 STRATEGIES = Path("deploy/local/strategies")
 
 
 @pytest.fixture
-async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+async def harness(tmp_path: Path) -> AsyncIterator[ControllerHarness]:
     clock = ManualClock()
     log = MemoryLog(partitions={ROLLOUTS: 1, VERSIONS: 1}, clock=clock)
     await register(log, "v1")
-    made = Rig(log, FakeRedis(clock), clock, tmp_path)
+    made = ControllerHarness(log, FakeRedis(clock), clock, tmp_path)
     await made.caught_up()
     await made.round()
     await register(log, "v2")
@@ -39,20 +39,24 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
     await made.close()
 
 
-def client(rig: Rig, keys: KeyRing) -> httpx.AsyncClient:
-    api = RolloutApi(rig.controller, rig.ledger, rig.versions.registry, keys, STRATEGIES)
+def client(harness: ControllerHarness, keys: KeyRing) -> httpx.AsyncClient:
+    api = RolloutApi(
+        harness.controller, harness.decision_log, harness.versions.registry, keys, STRATEGIES
+    )
     app = WithOps(create_app(api), OpsApp(Health(), CollectorRegistry()))
     transport = httpx.ASGITransport(app=app)  # type: ignore[arg-type]
     return httpx.AsyncClient(transport=transport, base_url="http://rollout")
 
 
 @pytest.fixture
-async def http(rig: Rig) -> AsyncIterator[httpx.AsyncClient]:
-    async with client(rig, KeyRing(required=False)) as made:
+async def http(harness: ControllerHarness) -> AsyncIterator[httpx.AsyncClient]:
+    async with client(harness, KeyRing(required=False)) as made:
         yield made
 
 
-async def test_a_rollout_from_start_to_abort(rig: Rig, http: httpx.AsyncClient) -> None:
+async def test_a_rollout_from_start_to_abort(
+    harness: ControllerHarness, http: httpx.AsyncClient
+) -> None:
     none = await http.get("/v1/rollouts/current", params={"model": "m"})
     assert (none.status_code, none.json()["error"]["code"]) == (404, "not_found")
     body = {"model": "m", "candidate": "v2", "strategy": "demo", "actor": "ann", "reason": "why"}
@@ -60,7 +64,7 @@ async def test_a_rollout_from_start_to_abort(rig: Rig, http: httpx.AsyncClient) 
     assert begun.status_code == 201
     rollout = begun.json()
     assert (rollout["strategy"], rollout["weight"], rollout["actor"]) == ("demo", 0, "ann")
-    await rig.round()
+    await harness.round()
     present = (await http.get("/v1/rollouts/current", params={"model": "m"})).json()
     assert (present["weight"], present["step_name"]) == (500, "pause 5 s")
     path = f"/v1/rollouts/{rollout['rollout_id']}"
@@ -135,25 +139,25 @@ async def test_an_unknown_verb_says_which_there_are(http: httpx.AsyncClient) -> 
 
 
 async def test_without_the_lead_nothing_was_done_and_asking_again_is_safe(
-    rig: Rig, http: httpx.AsyncClient
+    harness: ControllerHarness, http: httpx.AsyncClient
 ) -> None:
-    await rig.leadership.resign()
+    await harness.leadership.resign()
     lost = await http.post("/v1/rollouts", json={"model": "m", "candidate": "v2"})
     assert (lost.status_code, lost.json()["error"]["code"]) == (503, "not_leading")
     assert lost.headers["retry-after"]
-    assert rig.ledger.entries("m") == []
+    assert harness.decision_log.histories("m") == []
 
 
 async def test_without_the_logs_word_nobody_claims_that_nothing_was_done(
-    rig: Rig, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+    harness: ControllerHarness, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    publish = rig.log.publish
+    publish = harness.log.publish
 
     async def delivered_late(*args: Any, **more: Any) -> Position:
         await publish(*args, **more)
         raise LogUnavailable("no acknowledgement within 5 s")
 
-    monkeypatch.setattr(rig.log, "publish", delivered_late)
+    monkeypatch.setattr(harness.log, "publish", delivered_late)
     away = await http.post("/v1/rollouts", json={"model": "m", "candidate": "v2"})
     error = away.json()["error"]
     assert (away.status_code, error["code"]) == (503, "log_unavailable")
@@ -162,50 +166,50 @@ async def test_without_the_logs_word_nobody_claims_that_nothing_was_done(
     assert "ratchet rollout status" in error["message"]
     # A client that asks again by itself could end two steps with one promote.
     assert "retry-after" not in away.headers
-    await rig.caught_up()
-    assert len(rig.ledger.entries("m")) == 1
+    await harness.caught_up()
+    assert len(harness.decision_log.histories("m")) == 1
 
 
 async def test_a_lead_lost_over_a_decision_leaves_its_outcome_unknown(
-    rig: Rig, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+    harness: ControllerHarness, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    publish = rig.log.publish
+    publish = harness.log.publish
 
     async def overtaken(topic: str, **more: Any) -> Position:
         """Another is elected right after the decision, which therefore counts."""
         position = await publish(topic, **more)
-        other = LeaderElected(holder="two", at=rig.clock.now())
+        other = LeaderElected(holder="two", at=harness.clock.now())
         await publish(ROLLOUTS, key="two", event=other, event_id="two")
-        await rig.caught_up()
+        await harness.caught_up()
         return position
 
-    monkeypatch.setattr(rig.log, "publish", overtaken)
+    monkeypatch.setattr(harness.log, "publish", overtaken)
     lost = await http.post("/v1/rollouts", json={"model": "m", "candidate": "v2"})
     error = lost.json()["error"]
     assert (lost.status_code, error["code"]) == (503, "outcome_unknown")
     assert "not known whether" in error["message"]
-    assert len(rig.ledger.entries("m")) == 1
+    assert len(harness.decision_log.histories("m")) == 1
 
 
 async def test_a_supersede_that_loses_the_lead_between_its_decisions_was_not_nothing(
-    rig: Rig, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+    harness: ControllerHarness, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await register(rig.log, "v3")
-    await eventually(lambda: rig.versions.registry.get("v3"), "v3 is known")
+    await register(harness.log, "v3")
+    await eventually(lambda: harness.versions.registry.get("v3"), "v3 is known")
     await http.post("/v1/rollouts", json={"model": "m", "candidate": "v2"})
-    put = rig.view.put
+    put = harness.view.put
 
     async def put_and_lose(state: Any) -> bool:
-        other = LeaderElected(holder="two", at=rig.clock.now())
-        await rig.log.publish(ROLLOUTS, key="two", event=other, event_id="two")
-        await rig.caught_up()
+        other = LeaderElected(holder="two", at=harness.clock.now())
+        await harness.log.publish(ROLLOUTS, key="two", event=other, event_id="two")
+        await harness.caught_up()
         return await put(state)
 
-    monkeypatch.setattr(rig.view, "put", put_and_lose)
+    monkeypatch.setattr(harness.view, "put", put_and_lose)
     body = {"model": "m", "candidate": "v3", "supersede": True}
     lost = await http.post("/v1/rollouts", json=body)
     assert (lost.status_code, lost.json()["error"]["code"]) == (503, "outcome_unknown")
-    assert rig.ledger.unfinished_of("m") is None
+    assert harness.decision_log.unfinished_of("m") is None
 
 
 @pytest.mark.parametrize("announced", [True, False])
@@ -241,7 +245,9 @@ async def test_a_chunked_body_within_the_limit_is_whole(http: httpx.AsyncClient)
     assert answer.status_code == 201, answer.text
 
 
-async def test_outside_the_local_profile_a_key_that_may_operate_is_needed(rig: Rig) -> None:
+async def test_outside_the_local_profile_a_key_that_may_operate_is_needed(
+    harness: ControllerHarness,
+) -> None:
     keys, operator, voter = KeyRing(required=True), new_key(), new_key()
     for name, key, scope in (
         ("ops", operator, Permission.operate),
@@ -252,10 +258,10 @@ async def test_outside_the_local_profile_a_key_that_may_operate_is_needed(rig: R
             sha256=hash_key(key),
             tenant="default",
             scopes=(scope,),
-            issued_at=rig.clock.now(),
+            issued_at=harness.clock.now(),
         )
         keys.apply(name, issued.to_json())
-    async with client(rig, keys) as http:
+    async with client(harness, keys) as http:
         assert (await http.get("/v1/rollouts")).status_code == 401
         refused = await http.get("/v1/rollouts", headers={"authorization": f"Bearer {voter}"})
         assert (refused.status_code, refused.json()["error"]["code"]) == (403, "forbidden")
@@ -265,4 +271,4 @@ async def test_outside_the_local_profile_a_key_that_may_operate_is_needed(rig: R
         begun = await http.post("/v1/rollouts", json=body, headers=allowed)
         assert begun.json()["actor"] == "ops"
         assert (await http.get("/healthz")).status_code == 200
-        assert begun.json()["started_at"] <= utc(rig.clock.now())[:-1] + "+00:00"
+        assert begun.json()["started_at"] <= utc(harness.clock.now())[:-1] + "+00:00"

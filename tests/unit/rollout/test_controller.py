@@ -12,7 +12,7 @@ import pytest
 from services.rollout import steps
 from services.rollout.counts import JudgeState, Slice
 from services.rollout.errors import Conflict, LeadershipLost, NotAllowed, NotLeading, Unknown
-from services.rollout.evidence import COUNTED, FAST, REQUESTS, Series
+from services.rollout.evidence import COUNTED, FAST, REQUESTS, CounterSeries
 from services.rollout.judge import Judge
 from services.rollout.steps import EngineReport, RolloutState
 from shared.kafka.log import LogUnavailable
@@ -21,10 +21,10 @@ from shared.registry.rollouts import DecisionKind, LeaderElected, Phase
 from shared.testing.clock import ManualClock
 from shared.testing.log import MemoryLog
 from tests.support.waiting import eventually
-from tests.unit.rollout.fakes import STRATEGY, FakeRedis, Rig, register
+from tests.unit.rollout.fakes import STRATEGY, ControllerHarness, FakeRedis, register
 
 
-class Bench:
+class ControllerBench:
     """Makes rigs that share a log, a Redis and a clock."""
 
     def __init__(self, directory: Path) -> None:
@@ -32,43 +32,45 @@ class Bench:
         self.log = MemoryLog(partitions={ROLLOUTS: 1, VERSIONS: 1}, clock=self.clock)
         self.redis = FakeRedis(self.clock)
         self._directory = directory
-        self._rigs: list[Rig] = []
+        self._harnesses: list[ControllerHarness] = []
 
-    async def rig(self, holder: str = "one", **more: Any) -> Rig:
-        made = Rig(self.log, self.redis, self.clock, self._directory, holder, **more)
-        self._rigs.append(made)
+    async def harness(self, holder: str = "one", **more: Any) -> ControllerHarness:
+        made = ControllerHarness(self.log, self.redis, self.clock, self._directory, holder, **more)
+        self._harnesses.append(made)
         await made.caught_up()
         return made
 
     async def close(self) -> None:
-        for rig in self._rigs:
-            await rig.close()
+        for harness in self._harnesses:
+            await harness.close()
 
 
 @pytest.fixture
-async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
-    made = Bench(tmp_path)
+async def bench(tmp_path: Path) -> AsyncIterator[ControllerBench]:
+    made = ControllerBench(tmp_path)
     yield made
     await made.close()
 
 
-async def begun(bench: Bench, **more: Any) -> tuple[Rig, RolloutState]:
+async def begun(bench: ControllerBench, **more: Any) -> tuple[ControllerHarness, RolloutState]:
     """A leader with v2 at 5 %."""
     await register(bench.log, "v1")
-    rig = await bench.rig(**more)
-    await rig.round()
+    harness = await bench.harness(**more)
+    await harness.round()
     await register(bench.log, "v2")
-    await _until_known(rig, "v2")
-    state = await start(rig)
-    await rig.round()
-    entry = rig.ledger.get(state.rollout_id)
-    assert entry is not None
-    assert entry.state.weight == 500
-    return rig, entry.state
+    await _until_known(harness, "v2")
+    state = await start(harness)
+    await harness.round()
+    history = harness.decision_log.get(state.rollout_id)
+    assert history is not None
+    assert history.state.weight == 500
+    return harness, history.state
 
 
-async def start(rig: Rig, candidate: str = "v2", *, supersede: bool = False) -> RolloutState:
-    return await rig.controller.start(
+async def start(
+    harness: ControllerHarness, candidate: str = "v2", *, supersede: bool = False
+) -> RolloutState:
+    return await harness.controller.start(
         model="m",
         candidate=candidate,
         strategy=None,
@@ -78,80 +80,90 @@ async def start(rig: Rig, candidate: str = "v2", *, supersede: bool = False) -> 
     )
 
 
-async def _until_known(rig: Rig, version: str) -> None:
-    await eventually(lambda: rig.versions.registry.get(version), f"{version} is known")
+async def _until_known(harness: ControllerHarness, version: str) -> None:
+    await eventually(lambda: harness.versions.registry.get(version), f"{version} is known")
 
 
-def traffic(rig: Rig, state: RolloutState, requests: float, failures: float = 0.0) -> None:
+def traffic(
+    harness: ControllerHarness, state: RolloutState, requests: float, failures: float = 0.0
+) -> None:
     """What Prometheus has of the candidate; stable has as many requests and no failure."""
-    at = rig.clock.now().timestamp()
-    series: list[Series] = []
+    at = harness.clock.now().timestamp()
+    series: list[CounterSeries] = []
     for arm, version, failed in (("candidate", "v2", failures), ("stable", "v1", 0.0)):
         labels = {"rollout": state.rollout_id, "arm": arm, "version": version, "instance": "a"}
-        series.append(Series({**labels, "__name__": COUNTED}, ((at, requests),)))
-        series.append(Series({**labels, "__name__": FAST, "le": "2.0"}, ((at, requests),)))
+        series.append(CounterSeries({**labels, "__name__": COUNTED}, ((at, requests),)))
+        series.append(CounterSeries({**labels, "__name__": FAST, "le": "2.0"}, ((at, requests),)))
         outcome = {"__name__": REQUESTS, "outcome": "server_error"}
-        series.append(Series({**labels, **outcome}, ((at, failed),)))
-    rig.prometheus.series = series
+        series.append(CounterSeries({**labels, **outcome}, ((at, failed),)))
+    harness.prometheus.series = series
 
 
-def lifecycle(rig: Rig, version: str) -> str:
-    found = rig.versions.registry.get(version)
+def lifecycle(harness: ControllerHarness, version: str) -> str:
+    found = harness.versions.registry.get(version)
     assert found is not None
     return found.lifecycle.value
 
 
-async def test_the_first_released_version_becomes_stable_and_the_next_queue(bench: Bench) -> None:
+async def test_the_first_released_version_becomes_stable_and_the_next_queue(
+    bench: ControllerBench,
+) -> None:
     await register(bench.log, "v0", released=False)
     for version in ("v1", "v2", "v3"):
         await register(bench.log, version)
-    rig = await bench.rig(auto_start=True)
-    await rig.round()
-    assert [(one.kind, one.stable) for one in rig.written][:1] == [(DecisionKind.stable_set, "v1")]
+    harness = await bench.harness(auto_start=True)
+    await harness.round()
+    assert [(one.kind, one.stable) for one in harness.written][:1] == [
+        (DecisionKind.stable_set, "v1")
+    ]
     for expected in ("v2", "v3"):
-        await rig.round()
-        entry = rig.ledger.unfinished_of("m")
-        assert entry is not None
-        assert entry.state.candidate == expected
-        assert lifecycle(rig, expected) == "canary"
-        ended = await rig.controller.command(entry.state.rollout_id, _abort, "ann")
+        await harness.round()
+        history = harness.decision_log.unfinished_of("m")
+        assert history is not None
+        assert history.state.candidate == expected
+        assert lifecycle(harness, expected) == "canary"
+        ended = await harness.controller.command(history.state.rollout_id, _abort, "ann")
         assert ended.phase is Phase.degraded
-        assert lifecycle(rig, expected) == "rejected"
-    await rig.round()
-    assert rig.ledger.unfinished_of("m") is None
-    assert lifecycle(rig, "v0") == "registered"
+        assert lifecycle(harness, expected) == "rejected"
+    await harness.round()
+    assert harness.decision_log.unfinished_of("m") is None
+    assert lifecycle(harness, "v0") == "registered"
 
 
 def _abort(state: RolloutState, at: Any) -> Any:
     return steps.abort(state, at, "enough")
 
 
-async def test_a_good_candidate_becomes_stable_and_its_parent_retires(bench: Bench) -> None:
-    rig, state = await begun(bench)
-    assert lifecycle(rig, "v2") == "canary"
+async def test_a_good_candidate_becomes_stable_and_its_parent_retires(
+    bench: ControllerBench,
+) -> None:
+    harness, state = await begun(bench)
+    assert lifecycle(harness, "v2") == "canary"
     for n in range(1, 12):
-        traffic(rig, state, 20.0 * n)
-        await rig.round()
-    entry = rig.ledger.get(state.rollout_id)
-    assert entry is not None
-    assert entry.state.phase is Phase.healthy
-    assert (lifecycle(rig, "v1"), lifecycle(rig, "v2")) == ("retired", "stable")
+        traffic(harness, state, 20.0 * n)
+        await harness.round()
+    history = harness.decision_log.get(state.rollout_id)
+    assert history is not None
+    assert history.state.phase is Phase.healthy
+    assert (lifecycle(harness, "v1"), lifecycle(harness, "v2")) == ("retired", "stable")
     moved = [record.key for record in bench.log.all(VERSIONS)]
     assert moved[-2:] == ["v2/state", "v1/state"]
-    last = rig.view.states[-1]
+    last = harness.view.states[-1]
     assert (last.stable, last.candidate, last.weight) == ("v2", "", 0)
 
 
-async def test_a_bad_candidate_is_rolled_back_with_its_evidence_on_record(bench: Bench) -> None:
-    rig, state = await begun(bench)
+async def test_a_bad_candidate_is_rolled_back_with_its_evidence_on_record(
+    bench: ControllerBench,
+) -> None:
+    harness, state = await begun(bench)
     for n in range(1, 4):
-        traffic(rig, state, 100.0 * n, failures=30.0 * n)
-        await rig.round()
-    entry = rig.ledger.get(state.rollout_id)
-    assert entry is not None
-    assert (entry.state.phase, entry.state.weight) == (Phase.degraded, 0)
-    assert lifecycle(rig, "v2") == "rejected"
-    decision = entry.last
+        traffic(harness, state, 100.0 * n, failures=30.0 * n)
+        await harness.round()
+    history = harness.decision_log.get(state.rollout_id)
+    assert history is not None
+    assert (history.state.phase, history.state.weight) == (Phase.degraded, 0)
+    assert lifecycle(harness, "v2") == "rejected"
+    decision = history.last
     assert decision.kind is DecisionKind.rollback
     assert (decision.weight_before, decision.weight) == (500, 0)
     assert decision.config_sha256 == STRATEGY.sha256
@@ -161,14 +173,14 @@ async def test_a_bad_candidate_is_rolled_back_with_its_evidence_on_record(bench:
     )
 
 
-async def test_the_log_alone_replays_the_judge(bench: Bench) -> None:
-    rig, state = await begun(bench)
+async def test_the_log_alone_replays_the_judge(bench: ControllerBench) -> None:
+    harness, state = await begun(bench)
     for n in range(1, 12):
-        traffic(rig, state, 7.0 * n, failures=float(n // 4))
-        await rig.round()
+        traffic(harness, state, 7.0 * n, failures=float(n // 4))
+        await harness.round()
     slices: dict[int, Slice] = {}
     last: dict[str, Any] = {}
-    for decision in rig.written:
+    for decision in harness.written:
         if decision.rollout_id == state.rollout_id:
             last = decision.evidence if "judge" in decision.evidence else last
             for one in decision.evidence["slices"]:
@@ -181,73 +193,77 @@ async def test_the_log_alone_replays_the_judge(bench: Bench) -> None:
     assert judged.looks > 5
 
 
-async def test_an_unfinished_rollout_shows_life_every_few_seconds(bench: Bench) -> None:
-    rig, state = await begun(bench)
+async def test_an_unfinished_rollout_shows_life_every_few_seconds(bench: ControllerBench) -> None:
+    harness, state = await begun(bench)
     moments = []
     for n in range(1, 20):
-        rig.prometheus.error = "away" if n % 2 else ""
-        await rig.round(1.0)
-        moments = [one.at for one in rig.written if one.rollout_id == state.rollout_id]
+        harness.prometheus.error = "away" if n % 2 else ""
+        await harness.round(1.0)
+        moments = [one.at for one in harness.written if one.rollout_id == state.rollout_id]
     gaps = [(later - sooner).total_seconds() for sooner, later in itertools.pairwise(moments)]
     assert max(gaps) <= 5.0
 
 
-async def test_without_the_log_nothing_is_done_and_a_higher_token_goes_on(bench: Bench) -> None:
-    rig, state = await begun(bench)
-    told = len(rig.view.states)
+async def test_without_the_log_nothing_is_done_and_a_higher_token_goes_on(
+    bench: ControllerBench,
+) -> None:
+    harness, state = await begun(bench)
+    told = len(harness.view.states)
     bench.log.available = False
-    traffic(rig, state, 100.0, failures=60.0)
+    traffic(harness, state, 100.0, failures=60.0)
     with pytest.raises(LogUnavailable):
-        await rig.round()
-    assert len(rig.view.states) == told
+        await harness.round()
+    assert len(harness.view.states) == told
     with pytest.raises(LogUnavailable):
-        await rig.round()
+        await harness.round()
     with pytest.raises(NotLeading):
-        await start(rig)
+        await start(harness)
     bench.log.available = True
-    before = rig.ledger.token
-    traffic(rig, state, 100.0, failures=60.0)
-    await rig.round()
-    assert rig.ledger.token > before
-    entry = rig.ledger.get(state.rollout_id)
-    assert entry is not None
-    assert entry.state.phase is Phase.degraded
+    before = harness.decision_log.token
+    traffic(harness, state, 100.0, failures=60.0)
+    await harness.round()
+    assert harness.decision_log.token > before
+    history = harness.decision_log.get(state.rollout_id)
+    assert history is not None
+    assert history.state.phase is Phase.degraded
 
 
-async def test_an_overtaken_leader_writes_into_the_void_and_steps_down(bench: Bench) -> None:
-    rig, state = await begun(bench)
+async def test_an_overtaken_leader_writes_into_the_void_and_steps_down(
+    bench: ControllerBench,
+) -> None:
+    harness, state = await begun(bench)
     other = LeaderElected(holder="two", at=bench.clock.now())
     await bench.log.publish(ROLLOUTS, key="two", event=other, event_id="two")
-    told = len(rig.view.states)
-    traffic(rig, state, 100.0, failures=60.0)
+    told = len(harness.view.states)
+    traffic(harness, state, 100.0, failures=60.0)
     with pytest.raises(LeadershipLost):
-        await rig.round()
-    assert len(rig.view.states) == told
-    entry = rig.ledger.get(state.rollout_id)
-    assert entry is not None
-    assert entry.state.weight == 500
+        await harness.round()
+    assert len(harness.view.states) == told
+    history = harness.decision_log.get(state.rollout_id)
+    assert history is not None
+    assert history.state.weight == 500
 
 
-async def test_with_redis_flushed_the_higher_token_is_believed(bench: Bench) -> None:
+async def test_with_redis_flushed_the_higher_token_is_believed(bench: ControllerBench) -> None:
     first, state = await begun(bench)
-    second = await bench.rig("two")
+    second = await bench.harness("two")
     await second.round()
     assert not second.leadership.leads
     bench.redis.flush()
     await second.round()
     assert second.leadership.leads
-    assert second.ledger.holder == "two"
+    assert second.decision_log.holder == "two"
     await first.round()
     assert not first.leadership.leads
     assert [one.leadership.leads for one in (first, second)] == [False, True]
-    entry = second.ledger.get(state.rollout_id)
-    assert entry is not None
-    assert entry.state.weight == 500
+    history = second.decision_log.get(state.rollout_id)
+    assert history is not None
+    assert history.state.weight == 500
     assert any("two took the lead" in one.reason for one in second.written)
 
 
 async def test_a_successor_goes_on_with_the_evidence_and_repairs_what_was_left(
-    bench: Bench,
+    bench: ControllerBench,
 ) -> None:
     first, state = await begun(bench)
     traffic(first, state, 8.0)
@@ -257,134 +273,138 @@ async def test_a_successor_goes_on_with_the_evidence_and_repairs_what_was_left(
         record for record in bench.log.all(VERSIONS) if not record.key.endswith("v2/state")
     ]
     bench.clock.advance(60)
-    second = await bench.rig("two")
+    second = await bench.harness("two")
     second.prometheus.series = first.prometheus.series
     await second.round()
     assert second.leadership.leads
     assert lifecycle(second, "v2") == "canary"
-    entry = second.ledger.get(state.rollout_id)
-    assert entry is not None
-    newest, judged, _ = second.controller.newest(entry)
+    history = second.decision_log.get(state.rollout_id)
+    assert history is not None
+    newest, judged, _ = second.controller.newest(history)
     assert judged is not None
     assert judged.totals.candidate.requests == 8.0
     assert newest.rollout_id == state.rollout_id
 
 
-async def test_redis_being_away_changes_nothing_for_a_leader(bench: Bench) -> None:
-    rig, state = await begun(bench)
+async def test_redis_being_away_changes_nothing_for_a_leader(bench: ControllerBench) -> None:
+    harness, state = await begun(bench)
     bench.redis.away = True
-    traffic(rig, state, 100.0, failures=60.0)
-    await rig.round()
-    entry = rig.ledger.get(state.rollout_id)
-    assert entry is not None
-    assert entry.state.phase is Phase.degraded
+    traffic(harness, state, 100.0, failures=60.0)
+    await harness.round()
+    history = harness.decision_log.get(state.rollout_id)
+    assert history is not None
+    assert history.state.phase is Phase.degraded
 
 
-async def test_without_redis_a_silent_log_has_no_leader(bench: Bench) -> None:
+async def test_without_redis_a_silent_log_has_no_leader(bench: ControllerBench) -> None:
     await register(bench.log, "v1")
     bench.redis.away = True
-    rig = await bench.rig()
-    await rig.round()
-    assert not rig.leadership.leads
-    await rig.round(30.0)
-    assert rig.leadership.leads
+    harness = await bench.harness()
+    await harness.round()
+    assert not harness.leadership.leads
+    await harness.round(30.0)
+    assert harness.leadership.leads
 
 
-async def test_one_unfinished_rollout_a_model_unless_superseded(bench: Bench) -> None:
-    rig, state = await begun(bench)
+async def test_one_unfinished_rollout_a_model_unless_superseded(bench: ControllerBench) -> None:
+    harness, state = await begun(bench)
     await register(bench.log, "v3")
-    await _until_known(rig, "v3")
+    await _until_known(harness, "v3")
     with pytest.raises(Conflict, match=state.rollout_id):
-        await start(rig, "v3")
+        await start(harness, "v3")
     with pytest.raises(Conflict, match="already"):
-        await start(rig, "v2", supersede=True)
-    next_one = await start(rig, "v3", supersede=True)
-    old = rig.ledger.get(state.rollout_id)
+        await start(harness, "v2", supersede=True)
+    next_one = await start(harness, "v3", supersede=True)
+    old = harness.decision_log.get(state.rollout_id)
     assert old is not None
     assert (old.state.phase, old.last.kind) == (Phase.degraded, DecisionKind.supersede)
-    assert lifecycle(rig, "v2") == "rejected"
+    assert lifecycle(harness, "v2") == "rejected"
     assert (next_one.candidate, next_one.weight) == ("v3", 0)
 
 
-async def test_what_may_not_start_says_why(bench: Bench) -> None:
+async def test_what_may_not_start_says_why(bench: ControllerBench) -> None:
     await register(bench.log, "v1")
     await register(bench.log, "v2", released=False)
-    rig = await bench.rig()
+    harness = await bench.harness()
     with pytest.raises(NotLeading):
-        await start(rig)
-    await rig.round()
+        await start(harness)
+    await harness.round()
     with pytest.raises(NotAllowed, match="gate"):
-        await start(rig, "v2")
+        await start(harness, "v2")
     with pytest.raises(Conflict, match="stable already"):
-        await start(rig, "v1")
+        await start(harness, "v1")
     with pytest.raises(Unknown, match="v9"):
-        await start(rig, "v9")
+        await start(harness, "v9")
 
 
-async def test_a_retry_is_a_new_rollout_without_evidence(bench: Bench) -> None:
-    rig, state = await begun(bench)
+async def test_a_retry_is_a_new_rollout_without_evidence(bench: ControllerBench) -> None:
+    harness, state = await begun(bench)
     with pytest.raises(Conflict, match="abort it"):
-        await rig.controller.retry(state.rollout_id, actor="ann", reason="")
-    traffic(rig, state, 100.0, failures=60.0)
-    await rig.round()
-    again = await rig.controller.retry(state.rollout_id, actor="ann", reason="fixed")
+        await harness.controller.retry(state.rollout_id, actor="ann", reason="")
+    traffic(harness, state, 100.0, failures=60.0)
+    await harness.round()
+    again = await harness.controller.retry(state.rollout_id, actor="ann", reason="fixed")
     assert again.rollout_id != state.rollout_id
-    await rig.round()
-    entry = rig.ledger.get(again.rollout_id)
-    assert entry is not None
-    _, judged, verdict = rig.controller.newest(entry)
+    await harness.round()
+    history = harness.decision_log.get(again.rollout_id)
+    assert history is not None
+    _, judged, verdict = harness.controller.newest(history)
     assert judged is not None
     assert judged.totals == Slice()
     assert verdict is not None
     assert verdict.outcome.value == "Successful"
 
 
-async def test_a_version_that_served_before_survives_being_called_off(bench: Bench) -> None:
-    rig, state = await begun(bench)
+async def test_a_version_that_served_before_survives_being_called_off(
+    bench: ControllerBench,
+) -> None:
+    harness, state = await begun(bench)
     for n in range(1, 12):
-        traffic(rig, state, 20.0 * n)
-        await rig.round()
-    back = await start(rig, "v1")
+        traffic(harness, state, 20.0 * n)
+        await harness.round()
+    back = await start(harness, "v1")
     assert back.came_from.value == "retired"
-    assert lifecycle(rig, "v1") == "canary"
-    await rig.controller.command(back.rollout_id, _abort, "ann")
-    assert lifecycle(rig, "v1") == "retired"
-    assert lifecycle(rig, "v2") == "stable"
+    assert lifecycle(harness, "v1") == "canary"
+    await harness.controller.command(back.rollout_id, _abort, "ann")
+    assert lifecycle(harness, "v1") == "retired"
+    assert lifecycle(harness, "v2") == "stable"
 
 
-async def test_a_lost_engine_takes_the_weight_in_one_round(bench: Bench) -> None:
-    rig, state = await begun(bench)
-    await rig.round()
-    rig.agents.report = EngineReport(ready=False, generation=1)
-    await rig.round()
-    entry = rig.ledger.get(state.rollout_id)
-    assert entry is not None
-    assert (entry.state.phase, entry.state.weight) == (Phase.paused, 0)
-    assert rig.view.states[-1].weight == 0
+async def test_a_lost_engine_takes_the_weight_in_one_round(bench: ControllerBench) -> None:
+    harness, state = await begun(bench)
+    await harness.round()
+    harness.agents.report = EngineReport(ready=False, generation=1)
+    await harness.round()
+    history = harness.decision_log.get(state.rollout_id)
+    assert history is not None
+    assert (history.state.phase, history.state.weight) == (Phase.paused, 0)
+    assert harness.view.states[-1].weight == 0
 
 
-async def test_series_follow_the_lead_and_end_a_while_after_their_rollout(bench: Bench) -> None:
-    rig, state = await begun(bench)
+async def test_series_follow_the_lead_and_end_a_while_after_their_rollout(
+    bench: ControllerBench,
+) -> None:
+    harness, state = await begun(bench)
 
     def shown(phase: str) -> float | None:
         labels = {"model": "m", "rollout": state.rollout_id, "phase": phase}
-        return rig.metrics.get_sample_value("ratchet_rollout_phase", labels)
+        return harness.metrics.get_sample_value("ratchet_rollout_phase", labels)
 
     assert (shown("Progressing"), shown("Degraded")) == (1, 0)
-    traffic(rig, state, 100.0, failures=60.0)
-    await rig.round()
+    traffic(harness, state, 100.0, failures=60.0)
+    await harness.round()
     assert (shown("Progressing"), shown("Degraded")) == (0, 1)
     labels = {"model": "m", "outcome": "Failed"}
-    assert rig.metrics.get_sample_value("ratchet_rollout_decisions_total", labels) == 1
-    await rig.round(61.0)
+    assert harness.metrics.get_sample_value("ratchet_rollout_decisions_total", labels) == 1
+    await harness.round(61.0)
     assert shown("Degraded") is None
-    again = await start(rig)
+    again = await start(harness)
     other = LeaderElected(holder="two", at=bench.clock.now())
     await bench.log.publish(ROLLOUTS, key="two", event=other, event_id="two")
-    await rig.caught_up()
+    await harness.caught_up()
     bench.redis.flush()
     bench.redis.away = True
-    await rig.round()
-    assert rig.metrics.get_sample_value("ratchet_rollout_leader") == 0
+    await harness.round()
+    assert harness.metrics.get_sample_value("ratchet_rollout_leader") == 0
     labels = {"model": "m", "rollout": again.rollout_id, "phase": "Progressing"}
-    assert rig.metrics.get_sample_value("ratchet_rollout_phase", labels) is None
+    assert harness.metrics.get_sample_value("ratchet_rollout_phase", labels) is None

@@ -10,10 +10,10 @@ import pytest
 
 from services.rollout import steps
 from services.rollout.counts import ArmCounts, JudgeState, Slice
-from services.rollout.doubts import CRASH_WAITS_S
-from services.rollout.evidence import COUNTED, FAST, REQUESTS, Series
+from services.rollout.decision_log import RolloutHistory
+from services.rollout.evidence import COUNTED, FAST, REQUESTS, CounterSeries
+from services.rollout.exclusions import CRASH_WAITS_S
 from services.rollout.judge import Judge
-from services.rollout.ledger import Entry
 from services.rollout.steps import AGENT_SILENT_S, LOSS_SHADOW_S, EngineReport, RolloutState
 from services.rollout.strategy import parse
 from shared.kafka.topics import ROLLOUTS, VERSIONS
@@ -21,7 +21,7 @@ from shared.registry.rollouts import AnalysisOutcome, DecisionKind, Phase
 from shared.testing.clock import ManualClock
 from shared.testing.log import MemoryLog
 from tests.support.waiting import eventually
-from tests.unit.rollout.fakes import FakeRedis, Rig, register
+from tests.unit.rollout.fakes import ControllerHarness, FakeRedis, register
 
 STRATEGY = parse(
     {
@@ -47,28 +47,28 @@ def serving(generation: int) -> EngineReport:
 class Canary:
     """A candidate on its way, with counters that routers export."""
 
-    def __init__(self, rig: Rig, rollout_id: str) -> None:
-        self.rig = rig
+    def __init__(self, harness: ControllerHarness, rollout_id: str) -> None:
+        self.harness = harness
         self.rollout_id = rollout_id
         self._counts: dict[tuple[str, str], float] = {}
         self._scraped: dict[tuple[str, str], list[tuple[float, float]]] = {}
 
     @property
-    def entry(self) -> Entry:
-        found = self.rig.ledger.get(self.rollout_id)
+    def history(self) -> RolloutHistory:
+        found = self.harness.decision_log.get(self.rollout_id)
         assert found is not None
         return found
 
     @property
     def state(self) -> RolloutState:
-        return self.rig.controller.newest(self.entry)[0]
+        return self.harness.controller.newest(self.history)[0]
 
     @property
     def judged(self) -> ArmCounts:
         """What the judge was given of the candidate."""
-        judged = self.rig.controller.newest(self.entry)[1]
+        judged = self.harness.controller.newest(self.history)[1]
         if judged is None:  # it has ended
-            judged = JudgeState.model_validate(self.entry.last.evidence["judge"])
+            judged = JudgeState.model_validate(self.history.last.evidence["judge"])
         return judged.totals.candidate
 
     @property
@@ -76,7 +76,7 @@ class Canary:
         """Everything decided of this rollout but holds."""
         return [
             one.kind
-            for one in self.rig.written
+            for one in self.harness.written
             if one.rollout_id == self.rollout_id and one.kind is not DecisionKind.hold
         ]
 
@@ -87,24 +87,24 @@ class Canary:
 
     async def look(self, after_s: float = 1.0) -> None:
         """One look at what was scraped in its second and before."""
-        at = self.rig.clock.now().timestamp() + after_s
+        at = self.harness.clock.now().timestamp() + after_s
         for arm in ("candidate", "stable"):
             for part in ("requests", "crash", "server_error"):
                 value = self._counts.get((arm, part), 0.0)
                 self._scraped.setdefault((arm, part), []).append((at, value))
-        self.rig.prometheus.series = [
+        self.harness.prometheus.series = [
             series
             for arm, version in (("candidate", "v2"), ("stable", "v1"))
             for series in self._exported(arm, version)
         ]
-        await self.rig.round(after_s)
+        await self.harness.round(after_s)
 
-    def _exported(self, arm: str, version: str) -> list[Series]:
+    def _exported(self, arm: str, version: str) -> list[CounterSeries]:
         labels = {"rollout": self.rollout_id, "arm": arm, "version": version, "instance": "a"}
 
-        def one(name: str, part: str, **more: str) -> Series:
+        def one(name: str, part: str, **more: str) -> CounterSeries:
             samples = tuple(self._scraped[arm, part][-120:])
-            return Series({**labels, "__name__": name, **more}, samples)
+            return CounterSeries({**labels, "__name__": name, **more}, samples)
 
         return [
             one(COUNTED, "requests"),
@@ -118,11 +118,11 @@ class Canary:
 
 
 @pytest.fixture
-async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+async def harness(tmp_path: Path) -> AsyncIterator[ControllerHarness]:
     clock = ManualClock()
     log = MemoryLog(partitions={ROLLOUTS: 1, VERSIONS: 1}, clock=clock)
     await register(log, "v1")
-    made = Rig(log, FakeRedis(clock), clock, tmp_path)
+    made = ControllerHarness(log, FakeRedis(clock), clock, tmp_path)
     await made.caught_up()
     await made.round()
     await register(log, "v2")
@@ -132,12 +132,12 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
 
 
 @pytest.fixture
-async def canary(rig: Rig) -> Canary:
+async def canary(harness: ControllerHarness) -> Canary:
     """A candidate at 5 %."""
-    state = await rig.controller.start(
+    state = await harness.controller.start(
         model="m", candidate="v2", strategy=STRATEGY, supersede=False, actor="a", reason=""
     )
-    made = Canary(rig, state.rollout_id)
+    made = Canary(harness, state.rollout_id)
     await made.look()
     assert made.state.weight == 500
     return made
@@ -167,15 +167,15 @@ async def test_a_first_loss_at_full_weight_pauses_whenever_its_crashes_are_scrap
     alone.serves("candidate", 40, failures=12 if noticed_after_s else 40)
     await alone.looks(noticed_after_s)
     assert alone.state.weight == 10_000
-    alone.rig.agents.report = DOWN
+    alone.harness.agents.report = DOWN
     alone.serves("candidate", 30, failures=30)
     await alone.look()
     assert paused(alone)
-    assert "EngineLost" in alone.entry.last.reason
+    assert "EngineLost" in alone.history.last.reason
     for _ in range(late_scrapes_s):
         alone.serves("candidate", 5, failures=5)
         await alone.look()
-    alone.rig.agents.report = serving(2)
+    alone.harness.agents.report = serving(2)
     await alone.looks(2)
     assert (alone.state.phase, alone.state.weight) == (Phase.progressing, 10_000)
     await alone.looks(LOSS_SHADOW_S + CRASH_WAITS_S)
@@ -187,14 +187,14 @@ async def test_a_first_loss_at_full_weight_pauses_whenever_its_crashes_are_scrap
 async def test_a_second_loss_still_fails_it(alone: Canary) -> None:
     for generation in (2, 3):
         alone.serves("candidate", 40, failures=40)
-        alone.rig.agents.report = serving(generation)
+        alone.harness.agents.report = serving(generation)
         await alone.looks(3)
     assert alone.state.phase is Phase.degraded
-    assert "lost again" in alone.entry.last.reason
+    assert "lost again" in alone.history.last.reason
 
 
 async def test_a_silent_agent_is_waited_for_and_then_takes_the_weight(alone: Canary) -> None:
-    alone.rig.agents.report = SILENT
+    alone.harness.agents.report = SILENT
     for _ in range(round(AGENT_SILENT_S)):
         alone.serves("candidate", 10, failures=10)
         await alone.look()
@@ -203,12 +203,12 @@ async def test_a_silent_agent_is_waited_for_and_then_takes_the_weight(alone: Can
     alone.serves("candidate", 10, failures=10)
     await alone.look()
     assert paused(alone)
-    assert "did not answer for 15 s" in alone.entry.last.reason
+    assert "did not answer for 15 s" in alone.history.last.reason
     # Minutes later it is back, and says itself that its engine was lost.
     for _ in range(200):
         alone.serves("candidate", 1, failures=1)
         await alone.look()
-    alone.rig.agents.report = serving(2)
+    alone.harness.agents.report = serving(2)
     await alone.look()
     assert (paused(alone), alone.state.losses) == (True, 1)
     await alone.looks(2)
@@ -220,11 +220,11 @@ async def test_a_silent_agent_is_waited_for_and_then_takes_the_weight(alone: Can
 async def test_silence_alone_never_fails_a_rollout(alone: Canary) -> None:
     """Nobody knows whether the engine was lost, and no data never decides."""
     for _ in range(3):
-        alone.rig.agents.report = SILENT
+        alone.harness.agents.report = SILENT
         await alone.looks(AGENT_SILENT_S + 1)
         assert paused(alone)
         await alone.looks(60)
-        alone.rig.agents.report = serving(1)
+        alone.harness.agents.report = serving(1)
         await alone.looks(2)
         assert (alone.state.weight, alone.state.losses) == (10_000, 0)
 
@@ -232,21 +232,21 @@ async def test_silence_alone_never_fails_a_rollout(alone: Canary) -> None:
 async def test_the_loss_that_a_silence_hid_counts(alone: Canary) -> None:
     for generation in (2, 3):
         assert alone.state.weight == 10_000
-        alone.rig.agents.report = SILENT
+        alone.harness.agents.report = SILENT
         await alone.looks(AGENT_SILENT_S + 1)
-        alone.rig.agents.report = serving(generation)
+        alone.harness.agents.report = serving(generation)
         await alone.looks(3)
     assert alone.state.phase is Phase.degraded
-    assert "lost again" in alone.entry.last.reason
+    assert "lost again" in alone.history.last.reason
 
 
 async def test_after_a_short_silence_all_evidence_is_in(canary: Canary) -> None:
-    canary.rig.agents.report = SILENT
+    canary.harness.agents.report = SILENT
     canary.serves("candidate", 40, failures=1, how="server_error")
     canary.serves("stable", 700)
     await canary.looks(AGENT_SILENT_S - 2)
     assert (canary.judged.requests, canary.state.weight) == (0, 500)
-    canary.rig.agents.report = serving(1)
+    canary.harness.agents.report = serving(1)
     await canary.look()
     assert (canary.judged.requests, canary.judged.failures) == (40, 1)
 
@@ -254,10 +254,10 @@ async def test_after_a_short_silence_all_evidence_is_in(canary: Canary) -> None:
 async def test_a_step_does_not_end_while_an_agent_is_silent(canary: Canary) -> None:
     canary.serves("candidate", 500)
     canary.serves("stable", 5_000)
-    canary.rig.agents.report = SILENT
+    canary.harness.agents.report = SILENT
     await canary.looks(AGENT_SILENT_S - 2)
     assert canary.state.weight == 500
-    canary.rig.agents.report = serving(1)
+    canary.harness.agents.report = serving(1)
     await canary.looks(2)
     assert canary.state.weight == 10_000
 
@@ -301,7 +301,7 @@ async def test_no_step_ends_while_crashes_wait_that_would_fail_it(canary: Canary
     canary.serves("candidate", 100, failures=40)
     await canary.looks(5)
     assert (canary.state.weight, canary.state.outcome) == (500, AnalysisOutcome.inconclusive)
-    assert "crashes wait" in canary.entry.last.reason
+    assert "crashes wait" in canary.history.last.reason
     await canary.looks(6)
     assert canary.state.phase is Phase.degraded
 
@@ -310,10 +310,10 @@ async def test_no_step_ends_in_the_shadow_of_a_loss(canary: Canary) -> None:
     canary.serves("candidate", 500)
     canary.serves("stable", 5_000)
     await canary.looks(2)
-    canary.rig.agents.report = serving(2)
+    canary.harness.agents.report = serving(2)
     await canary.looks(LOSS_SHADOW_S)
     assert canary.state.weight == 500
-    assert "judged again" in canary.entry.last.reason
+    assert "judged again" in canary.history.last.reason
     await canary.looks(2)
     canary.serves("candidate", 10)
     await canary.looks(2)
@@ -323,17 +323,17 @@ async def test_no_step_ends_in_the_shadow_of_a_loss(canary: Canary) -> None:
 async def test_the_log_replays_the_judge_over_a_loss(alone: Canary) -> None:
     alone.serves("candidate", 40, failures=12)
     await alone.looks(2)
-    alone.rig.agents.report = serving(2)
+    alone.harness.agents.report = serving(2)
     await alone.looks(3)
     for _ in range(30):
         alone.serves("candidate", 5)
         await alone.look()
-    await alone.rig.controller.command(
+    await alone.harness.controller.command(
         alone.rollout_id, lambda state, at: steps.pause(state, at, "all evidence, please"), "ann"
     )
     slices: dict[int, Slice] = {}
     last: dict[str, Any] = {}
-    for decision in alone.rig.written:
+    for decision in alone.harness.written:
         if decision.rollout_id == alone.rollout_id:
             last = decision.evidence if "judge" in decision.evidence else last
             for one in decision.evidence["slices"]:

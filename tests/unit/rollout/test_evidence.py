@@ -13,9 +13,9 @@ from services.rollout.evidence import (
     REQUESTS,
     SCORE_COUNT,
     SCORE_SUM,
-    Book,
-    Series,
-    Span,
+    CounterSeries,
+    RolloutEvidence,
+    SampleWindow,
     carried,
     crashes,
     query,
@@ -54,17 +54,19 @@ STATE = RolloutState(
 JUDGE = Judge(STRATEGY.judge, STRATEGY.error_limits)
 
 
-def series(name: str, samples: list[tuple[float, float]], **labels: str) -> Series:
+def series(name: str, samples: list[tuple[float, float]], **labels: str) -> CounterSeries:
     base = {"__name__": name, "rollout": "r1", "arm": "candidate", "version": "v2", "instance": "a"}
-    return Series({**base, **labels}, tuple(samples))
+    return CounterSeries({**base, **labels}, tuple(samples))
 
 
-def empty() -> Book:
-    return Book(rollout_id="r1")
+def empty() -> RolloutEvidence:
+    return RolloutEvidence(rollout_id="r1")
 
 
-def fed(book: Book, *found: Series, state: RolloutState = STATE) -> Book:
-    return take(book, found, state, JUDGE)
+def fed(
+    evidence: RolloutEvidence, *found: CounterSeries, state: RolloutState = STATE
+) -> RolloutEvidence:
+    return take(evidence, found, state, JUDGE)
 
 
 @given(
@@ -77,35 +79,35 @@ def test_overlapping_fetches_never_count_a_sample_twice(
     """Any windows in any order of growing ends: what was seen of the counter is counted once."""
     values = [sum(rises[: n + 1]) for n in range(len(rises))]
     samples = [(100.0 + n, float(value)) for n, value in enumerate(values)]
-    book, seen = empty(), 0.0
+    evidence, seen = empty(), 0.0
     for start, length in sorted(cuts, key=lambda cut: cut[0] + cut[1]):
         window = samples[start : start + length]
         if window:
-            book = fed(book, series(COUNTED, window))
+            evidence = fed(evidence, series(COUNTED, window))
             seen = max(seen, window[-1][1])
-    assert book.judge.totals.candidate.requests == seen
+    assert evidence.judge.totals.candidate.requests == seen
 
 
 def test_a_restarted_router_counts_from_zero_and_nothing_is_lost() -> None:
-    book = fed(empty(), series(COUNTED, [(1, 0), (2, 5), (3, 2), (4, 4)]))
-    assert book.judge.totals.candidate.requests == 9
-    book = fed(book, series(COUNTED, [(4, 4), (5, 1)]))
-    assert book.judge.totals.candidate.requests == 10
+    evidence = fed(empty(), series(COUNTED, [(1, 0), (2, 5), (3, 2), (4, 4)]))
+    assert evidence.judge.totals.candidate.requests == 9
+    evidence = fed(evidence, series(COUNTED, [(4, 4), (5, 1)]))
+    assert evidence.judge.totals.candidate.requests == 10
 
 
 def test_a_span_ignores_what_was_before_and_leaves_what_comes_after() -> None:
     samples = [(1.0, 1.0), (2.0, 3.0), (3.0, 6.0), (4.0, 10.0), (5.0, 15.0)]
     found = [series(COUNTED, samples)]
-    book = take(empty(), found, STATE, JUDGE, Span(after=2.0, before=4.0))
-    assert (book.judge.totals.candidate.requests, book.sampled_until) == (3, 3.0)
-    assert take(book, found, STATE, JUDGE, Span(before=4.0)) is book
-    assert fed(book, *found).judge.totals.candidate.requests == 12
-    assert take(empty(), found, STATE, JUDGE, Span(before=-inf)) == empty()
+    evidence = take(empty(), found, STATE, JUDGE, SampleWindow(after=2.0, before=4.0))
+    assert (evidence.judge.totals.candidate.requests, evidence.sampled_until) == (3, 3.0)
+    assert take(evidence, found, STATE, JUDGE, SampleWindow(before=4.0)) is evidence
+    assert fed(evidence, *found).judge.totals.candidate.requests == 12
+    assert take(empty(), found, STATE, JUDGE, SampleWindow(before=-inf)) == empty()
 
 
 def test_a_router_that_restarted_unjudged_may_count_its_keys_again_all_the_same() -> None:
     found = [series(KEYS, [(1, 5), (2, 1)])]
-    assert take(empty(), found, STATE, JUDGE, Span(after=9.0)).key_resets == 1
+    assert take(empty(), found, STATE, JUDGE, SampleWindow(after=9.0)).key_resets == 1
 
 
 def test_crashes_are_told_by_the_samples_at_which_they_rose() -> None:
@@ -123,25 +125,25 @@ def test_crashes_are_told_by_the_samples_at_which_they_rose() -> None:
 
 
 def test_prometheus_may_lose_all_it_had() -> None:
-    book = fed(empty(), series(COUNTED, [(1, 0), (2, 5)]))
-    assert fed(book) is book
-    book = fed(book, series(COUNTED, [(90, 25)]))
-    assert book.judge.totals.candidate.requests == 25
+    evidence = fed(empty(), series(COUNTED, [(1, 0), (2, 5)]))
+    assert fed(evidence) is evidence
+    evidence = fed(evidence, series(COUNTED, [(90, 25)]))
+    assert evidence.judge.totals.candidate.requests == 25
 
 
 def test_instances_are_summed_and_each_has_its_own_history() -> None:
-    book = fed(
+    evidence = fed(
         empty(),
         series(COUNTED, [(1, 3)], instance="a"),
         series(COUNTED, [(2, 4)], instance="b"),
         series(COUNTED, [(2, 50)], instance="a", arm="stable", version="v1"),
     )
-    assert book.judge.totals.candidate.requests == 7
-    assert book.judge.totals.stable.requests == 50
+    assert evidence.judge.totals.candidate.requests == 7
+    assert evidence.judge.totals.stable.requests == 50
 
 
 def test_only_this_rollout_and_its_two_versions_count() -> None:
-    book = fed(
+    evidence = fed(
         empty(),
         series(COUNTED, [(1, 100)], rollout="r0"),
         series(COUNTED, [(1, 100)], version="v9"),
@@ -149,11 +151,11 @@ def test_only_this_rollout_and_its_two_versions_count() -> None:
         series(COUNTED, [(1, 100)], arm="fallback", version="v1"),
         series("something_else_total", [(1, 100)]),
     )
-    assert book == empty()
+    assert evidence == empty()
 
 
 def test_the_figures_are_those_of_the_design() -> None:
-    book = fed(
+    evidence = fed(
         empty(),
         series(COUNTED, [(1, 10)]),
         series(FAST, [(1, 7)], le="2.0"),
@@ -165,7 +167,7 @@ def test_the_figures_are_those_of_the_design() -> None:
         series(SCORE_SUM, [(1, 2.5)], partition="0"),
         series(SCORE_COUNT, [(1, 4)], partition="0"),
     )
-    arm = book.judge.totals.candidate
+    arm = evidence.judge.totals.candidate
     assert (arm.requests, arm.failures, arm.crashes, arm.slow) == (10, 4, 1, 3)
     assert (arm.keys, arm.score_sum, arm.scores) == (6, 2.5, 4)
 
@@ -174,11 +176,11 @@ def test_a_partition_that_moves_to_another_worker_is_counted_on() -> None:
     old = series(SCORE_COUNT, [(1, 4), (2, 6)], partition="0", instance="w1", node="n1")
     new = series(SCORE_COUNT, [(3, 6), (4, 9)], partition="0", instance="w2", node="n2")
     late = series(SCORE_COUNT, [(5, 5)], partition="0", instance="w1")
-    book = fed(fed(empty(), old), old, new)
-    assert book.judge.totals.candidate.scores == 9
-    assert fed(book, late).judge.totals.candidate.scores == 9
+    evidence = fed(fed(empty(), old), old, new)
+    assert evidence.judge.totals.candidate.scores == 9
+    assert fed(evidence, late).judge.totals.candidate.scores == 9
     other = series(SCORE_COUNT, [(5, 2)], partition="1", instance="w1")
-    assert fed(book, other).judge.totals.candidate.scores == 11
+    assert fed(evidence, other).judge.totals.candidate.scores == 11
 
 
 @given(
@@ -200,17 +202,17 @@ def test_what_a_decision_carries_is_enough_to_go_on_without_counting_twice(
 
 
 def test_slices_of_later_decisions_bring_an_earlier_state_up_to_date() -> None:
-    book, evidence = empty(), list[dict[str, object]]()
+    evidence, decided = empty(), list[dict[str, object]]()
     for second in range(1, 20):
-        book = fed(book, series(COUNTED, [(second, 3.0 * second)]))
+        evidence = fed(evidence, series(COUNTED, [(second, 3.0 * second)]))
         if second % 4 == 0:
-            evidence.append(carried(book, whole=second == 4))
+            decided.append(carried(evidence, whole=second == 4))
             # Killed before the file knew of the decision: its slices are told again.
-            book = book.reported() if second % 8 else book
-    evidence.append(carried(book, whole=False))
-    again = recovered("r1", evidence, JUDGE)
-    assert again.judge == book.judge
-    assert again.sampled_until == book.sampled_until
+            evidence = evidence.reported() if second % 8 else evidence
+    decided.append(carried(evidence, whole=False))
+    again = recovered("r1", decided, JUDGE)
+    assert again.judge == evidence.judge
+    assert again.sampled_until == evidence.sampled_until
 
 
 def test_without_a_sample_from_before_what_is_unknown_is_left_out() -> None:
@@ -223,23 +225,24 @@ def test_without_a_sample_from_before_what_is_unknown_is_left_out() -> None:
 
 
 def test_a_new_candidate_starts_from_nothing() -> None:
-    book = recovered("r2", [], JUDGE)
-    assert book.judge.totals.candidate.requests == 0
-    assert book.recovered_at is None
+    evidence = recovered("r2", [], JUDGE)
+    assert evidence.judge.totals.candidate.requests == 0
+    assert evidence.recovered_at is None
     other = STATE.but(rollout_id="r2")
-    assert fed(book, series(COUNTED, [(1, 5)]), state=other) is book
+    assert fed(evidence, series(COUNTED, [(1, 5)]), state=other) is evidence
 
 
 def test_keys_are_tested_only_in_a_stretch_of_one_weight() -> None:
-    book = fed(empty(), series(KEYS, [(NOW.timestamp() + 1, 5)]))
-    assert book.judge.keys.candidate == 0
-    book = fed(book, series(KEYS, [(NOW.timestamp() + 12, 7)]))
-    assert book.judge.keys.candidate == 0
-    book = fed(book, series(KEYS, [(NOW.timestamp() + 13, 10)]))
-    assert (book.judge.keys.candidate, book.judge.keys.weight) == (3, 500)
+    evidence = fed(empty(), series(KEYS, [(NOW.timestamp() + 1, 5)]))
+    assert evidence.judge.keys.candidate == 0
+    evidence = fed(evidence, series(KEYS, [(NOW.timestamp() + 12, 7)]))
+    assert evidence.judge.keys.candidate == 0
+    evidence = fed(evidence, series(KEYS, [(NOW.timestamp() + 13, 10)]))
+    assert (evidence.judge.keys.candidate, evidence.judge.keys.weight) == (3, 500)
     full = STATE.but(weight=10_000, weight_set_at=NOW - timedelta(hours=1))
     assert (
-        fed(book, series(KEYS, [(NOW.timestamp() + 20, 30)]), state=full).judge.keys.candidate == 3
+        fed(evidence, series(KEYS, [(NOW.timestamp() + 20, 30)]), state=full).judge.keys.candidate
+        == 3
     )
 
 
@@ -249,14 +252,14 @@ def test_the_query_asks_for_raw_samples_and_no_further_back_than_needed() -> Non
     assert asked.endswith("[15s]")
     assert "rate(" not in asked
     assert window_s(empty(), 1000.0) == 120
-    assert window_s(Book(rollout_id="r", sampled_until=995.0), 1000.0) == 20
-    assert window_s(Book(rollout_id="r", sampled_until=1.0), 1000.0) == 120
+    assert window_s(RolloutEvidence(rollout_id="r", sampled_until=995.0), 1000.0) == 20
+    assert window_s(RolloutEvidence(rollout_id="r", sampled_until=1.0), 1000.0) == 120
 
 
 def test_slices_wait_for_a_decision_and_are_bounded() -> None:
-    book = empty()
+    evidence = empty()
     for second in range(1, 200):
-        book = fed(book, series(COUNTED, [(second, second)]))
-    assert len(book.unreported) == 64
-    assert book.unreported[-1]["look"] == 198
-    assert book.reported().unreported == ()
+        evidence = fed(evidence, series(COUNTED, [(second, second)]))
+    assert len(evidence.unreported) == 64
+    assert evidence.unreported[-1]["look"] == 198
+    assert evidence.reported().unreported == ()

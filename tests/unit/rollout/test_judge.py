@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.rollout.counts import ArmCounts, JudgeState, Slice
-from services.rollout.findings import FindingState, Verdict
 from services.rollout.judge import Judge
 from services.rollout.strategy import JudgeSettings
+from services.rollout.verdict import CriterionState, Verdict
 from shared.registry.rollouts import AnalysisOutcome
 
 LIMITS = (0.05, 0.03, 0.02)
@@ -29,8 +29,8 @@ def run(judged: Judge, *slices: Slice, error_limit: float | None = 0.05) -> Verd
     return judged.verdict(state, error_limit=error_limit)
 
 
-def states(verdict: Verdict) -> dict[str, FindingState]:
-    return {finding.criterion: finding.state for finding in verdict.findings}
+def states(verdict: Verdict) -> dict[str, CriterionState]:
+    return {result.criterion: result.state for result in verdict.results}
 
 
 arms = st.builds(
@@ -46,7 +46,7 @@ arms = st.builds(
 
 def test_nothing_seen_is_nothing_found() -> None:
     verdict = run(judge())
-    assert all(state is FindingState.ok for state in states(verdict).values())
+    assert all(state is CriterionState.ok for state in states(verdict).values())
 
 
 @given(stable=st.lists(arms, max_size=20))
@@ -60,13 +60,13 @@ def test_with_nobody_on_stable_only_absolute_limits_speak(candidate: list[ArmCou
     verdict = run(judge(), *(Slice(candidate=one) for one in candidate))
     found = states(verdict)
     for relative in ("errors", "satisfaction", "below_baseline"):
-        assert found[relative] is FindingState.ok
+        assert found[relative] is CriterionState.ok
 
 
 @given(pieces=st.lists(arms, min_size=1, max_size=20))
 def test_an_arm_is_never_worse_than_itself(pieces: list[ArmCounts]) -> None:
     verdict = run(judge(), *(Slice(candidate=one, stable=one) for one in pieces))
-    assert states(verdict)["errors"] is FindingState.ok
+    assert states(verdict)["errors"] is CriterionState.ok
     assert verdict.outcome is not AnalysisOutcome.failed
 
 
@@ -141,7 +141,7 @@ def test_lower_satisfaction_is_found_and_better_satisfaction_is_not_punished() -
 def test_both_arms_beyond_a_limit_hold_instead_of_condemning() -> None:
     verdict = run(judge(), Slice(candidate=counts(200, slow=40), stable=counts(800, slow=160)))
     assert verdict.outcome is AnalysisOutcome.inconclusive
-    assert states(verdict)["slow"] is FindingState.held
+    assert states(verdict)["slow"] is CriterionState.held
     assert "both arms" in verdict.reason
     alone = run(judge(), Slice(candidate=counts(200, slow=40), stable=counts(800, slow=1)))
     assert alone.outcome is AnalysisOutcome.failed
@@ -151,20 +151,20 @@ def test_the_error_limit_in_force_is_that_of_the_step() -> None:
     """3.5 % with stable at the same: under the first step's 5 %, above the later 2 %."""
     piece = Slice(candidate=counts(4_000, 140), stable=counts(4_000, 70))
     judged = judge(errorMargin=10)
-    assert states(run(judged, piece, error_limit=0.05))["error_limit"] is FindingState.ok
-    assert states(run(judged, piece, error_limit=0.02))["error_limit"] is FindingState.breached
+    assert states(run(judged, piece, error_limit=0.05))["error_limit"] is CriterionState.ok
+    assert states(run(judged, piece, error_limit=0.02))["error_limit"] is CriterionState.breached
 
 
 def test_failures_in_a_row_stop_hard_unless_stable_fails_as_well() -> None:
     judged = judge(consecutiveFailures=20)
     bad = Slice(candidate=counts(10, 10), stable=counts(50, 0))
-    assert states(run(judged, bad))["consecutive_failures"] is FindingState.ok
-    assert states(run(judged, bad, bad))["consecutive_failures"] is FindingState.breached
+    assert states(run(judged, bad))["consecutive_failures"] is CriterionState.ok
+    assert states(run(judged, bad, bad))["consecutive_failures"] is CriterionState.breached
     once = Slice(candidate=counts(10, 9), stable=counts(50, 0))
-    assert states(run(judged, bad, once, bad))["consecutive_failures"] is FindingState.ok
+    assert states(run(judged, bad, once, bad))["consecutive_failures"] is CriterionState.ok
     all_down = Slice(candidate=counts(10, 10), stable=counts(50, 50))
     found = run(judged, all_down, all_down)
-    assert states(found)["consecutive_failures"] is FindingState.held
+    assert states(found)["consecutive_failures"] is CriterionState.held
     assert found.outcome is not AnalysisOutcome.failed
 
 
@@ -174,7 +174,7 @@ def test_keys_that_are_not_split_as_the_weight_says_hold(candidate: int, held: b
         candidate=ArmCounts(keys=candidate), stable=ArmCounts(keys=800), keys_weight=2_000
     )
     verdict = run(judge(), piece)
-    assert (states(verdict)["sample_ratio"] is FindingState.held) is held
+    assert (states(verdict)["sample_ratio"] is CriterionState.held) is held
     assert verdict.outcome is not AnalysisOutcome.failed
 
 
@@ -188,7 +188,7 @@ def test_a_key_counted_by_several_routers_is_one_draw() -> None:
     )
 
     def log_e(piece: Slice) -> float:
-        return next(f.log_e for f in run(judge(), piece).findings if f.criterion == "sample_ratio")
+        return next(f.log_e for f in run(judge(), piece).results if f.criterion == "sample_ratio")
 
     assert log_e(four) == pytest.approx(log_e(one))
 
@@ -203,7 +203,7 @@ def test_another_weight_starts_another_split_test() -> None:
         state,
         Slice(candidate=ArmCounts(keys=500), stable=ArmCounts(keys=500), keys_weight=5_000),
     )
-    assert states(judged.verdict(state, error_limit=None))["sample_ratio"] is FindingState.ok
+    assert states(judged.verdict(state, error_limit=None))["sample_ratio"] is CriterionState.ok
     assert state.keys.intervals == 2
 
 
@@ -222,7 +222,9 @@ def test_while_baking_the_parents_figures_are_the_measure() -> None:
             Slice(candidate=counts(1_000, failures, scores=150, score_sum=score_sum), bake=True)
         ] * 3
         found = states(run(judge(), before, *bake, error_limit=0.05))
-        assert {name for name, state in found.items() if state is FindingState.breached} == breached
+        assert {
+            name for name, state in found.items() if state is CriterionState.breached
+        } == breached
 
 
 @given(pieces=st.lists(st.builds(Slice, candidate=arms, stable=arms), max_size=8))

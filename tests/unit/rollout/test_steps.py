@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from services.rollout import steps
 from services.rollout.counts import ArmCounts
 from services.rollout.errors import Conflict
-from services.rollout.findings import Finding, FindingState, Verdict
 from services.rollout.steps import EngineReport, Move, Observation, RolloutState
 from services.rollout.strategy import parse
+from services.rollout.verdict import CriterionResult, CriterionState, Verdict
 from shared.registry.rollouts import AnalysisOutcome, DecisionKind, Phase
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -41,11 +41,11 @@ READY = {"agent": EngineReport(ready=True, generation=1, candidate_ready=True)}
 
 def verdict(outcome: AnalysisOutcome) -> Verdict:
     state = {
-        AnalysisOutcome.failed: FindingState.breached,
-        AnalysisOutcome.inconclusive: FindingState.held,
-    }.get(outcome, FindingState.ok)
-    finding = Finding("errors", state, 0.3, 0.01, 10, 100, 9.0, 6.0, "errors: too many")
-    return Verdict(outcome, "errors: too many", (finding,))
+        AnalysisOutcome.failed: CriterionState.breached,
+        AnalysisOutcome.inconclusive: CriterionState.held,
+    }.get(outcome, CriterionState.ok)
+    result = CriterionResult("errors", state, 0.3, 0.01, 10, 100, 9.0, 6.0, "errors: too many")
+    return Verdict(outcome, "errors: too many", (result,))
 
 
 GOOD = verdict(AnalysisOutcome.successful)

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from services.rollout.decision_log import DecisionLog
 from services.rollout.errors import LeadershipLost, RolloutError
-from services.rollout.ledger import Ledger
 from shared.kafka.log import LogUnavailable
 from shared.kafka.topics import ROLLOUTS, VERSIONS
 from shared.registry.rollouts import Decision, Phase, RoutingState
 from shared.testing.clock import ManualClock
 from shared.testing.log import MemoryLog
-from tests.unit.rollout.fakes import FakeRedis, Rig, register
+from tests.unit.rollout.fakes import ControllerHarness, FakeRedis, register
 from tests.unit.rollout.test_controller import start, traffic
 
 EVENTS = 60
@@ -43,13 +43,16 @@ async def test_whatever_happens_the_log_tells_one_story(seed: int, tmp_path: Pat
     redis, view = FakeRedis(clock), SharedView()
     await register(log, "v1")
     await register(log, "v2")
-    rigs = [Rig(log, redis, clock, tmp_path, holder, view=view) for holder in ("one", "two")]
-    for rig in rigs:
-        await rig.caught_up()
+    rigs = [
+        ControllerHarness(log, redis, clock, tmp_path, holder, view=view)
+        for holder in ("one", "two")
+    ]
+    for harness in rigs:
+        await harness.caught_up()
     requests = 0.0
     try:
         for _ in range(EVENTS):
-            rig = generator.choice(rigs)
+            harness = generator.choice(rigs)
             match generator.choice(["round"] * 6 + ["flush", "wait", "away", "start"]):
                 case "flush":
                     redis.flush()
@@ -59,30 +62,30 @@ async def test_whatever_happens_the_log_tells_one_story(seed: int, tmp_path: Pat
                     log.available = not log.available
                 case "start":
                     with contextlib.suppress(RolloutError, LogUnavailable, LeadershipLost):
-                        await start(rig)
+                        await start(harness)
                 case _:
-                    unfinished = rig.ledger.unfinished_of("m")
+                    unfinished = harness.decision_log.unfinished_of("m")
                     if unfinished is not None:
                         requests += 5.0
-                        traffic(rig, unfinished.state, requests)
+                        traffic(harness, unfinished.state, requests)
                     with contextlib.suppress(LogUnavailable, LeadershipLost):
-                        await rig.round()
+                        await harness.round()
         log.available = True
         redis.flush()
         clock.advance(30.0)
         await rigs[0].caught_up()
-        for rig in (rigs[0], rigs[1], rigs[0], rigs[1]):
-            await rig.caught_up()
+        for harness in (rigs[0], rigs[1], rigs[0], rigs[1]):
+            await harness.caught_up()
             with contextlib.suppress(LeadershipLost):
-                await rig.round()
+                await harness.round()
         _check(log, view, rigs)
     finally:
-        for rig in rigs:
-            await rig.close()
+        for harness in rigs:
+            await harness.close()
 
 
-def _check(log: MemoryLog, view: SharedView, rigs: list[Rig]) -> None:
-    reader = Ledger()
+def _check(log: MemoryLog, view: SharedView, rigs: list[ControllerHarness]) -> None:
+    reader = DecisionLog()
     accepted: list[Decision] = []
     for record in log.all(ROLLOUTS):
         before = reader.routing.get("m")
@@ -97,8 +100,8 @@ def _check(log: MemoryLog, view: SharedView, rigs: list[Rig]) -> None:
     assert {state.order for state in view.seen} <= told
     assert view.state == reader.routing.get("m")
     # Within a rollout weights only rise, but for the fall to 0 that ends it.
-    for entry in reader.entries("m"):
-        weights = [one.decision.weight for one in entry.decisions(-1, 1_000)]
-        rising = weights[:-1] if entry.state.phase is Phase.degraded else weights
+    for history in reader.histories("m"):
+        weights = [one.decision.weight for one in history.decisions(-1, 1_000)]
+        rising = weights[:-1] if history.state.phase is Phase.degraded else weights
         assert rising == sorted(rising)
-    assert sum(rig.leadership.leads for rig in rigs) == 1
+    assert sum(harness.leadership.leads for harness in rigs) == 1

@@ -1,4 +1,4 @@
-"""A small world around a real rollout service: stand-ins for routers and one adapter agent.
+"""Harness around a real rollout service: stand-ins for routers and one adapter agent.
 
 Kafka, Redis, Prometheus and the service are real. The stand-in routers follow the routing view in
 Redis, assign simulated users by the design's hash and export the router's and the aggregator's
@@ -43,7 +43,7 @@ ALWAYS = "ratchet_router_spool_bytes 0\n"
 
 
 @dataclass
-class Behaviour:
+class VersionBehaviour:
     """How a version does: shares of failing and slow answers, and the mean score."""
 
     failing: float = 0.0
@@ -52,7 +52,7 @@ class Behaviour:
 
 
 @dataclass
-class Counts:
+class ArmTally:
     """What really happened on one arm of one rollout."""
 
     requests: int = 0
@@ -109,7 +109,7 @@ class StandInRouter:
         return "".join(lines)
 
 
-class World:
+class RolloutHarness:
     """Users, routers and an agent for one model."""
 
     def __init__(
@@ -126,10 +126,10 @@ class World:
         self.model = model
         self.rate = rate
         self.feedback_share = 0.3
-        self.behaviours: dict[str, Behaviour] = defaultdict(Behaviour)
+        self.behaviours: dict[str, VersionBehaviour] = defaultdict(VersionBehaviour)
         self.routers = [StandInRouter() for _ in range(routers)]
         self.scores = StandInRouter()
-        self.counts: dict[tuple[str, str], Counts] = defaultdict(Counts)
+        self.counts: dict[tuple[str, str], ArmTally] = defaultdict(ArmTally)
         self.states: list[tuple[float, RoutingState]] = []
         self.loaded: set[str] = set()
         self.refused: dict[str, str] = {}
@@ -139,7 +139,7 @@ class World:
         self.score_address = ""
         self._redis = Redis.from_url(redis_url)
         self._view = RoutingView(self._redis)
-        self._log = KafkaLog(kafka, source="/ratchet/training", client_id="world")
+        self._log = KafkaLog(kafka, source="/ratchet/training", client_id="harness")
         self._random = random.Random(seed)
         self._tasks: list[asyncio.Task[None]] = []
         self._runners: list[web.AppRunner] = []
@@ -154,7 +154,7 @@ class World:
         self._tasks = [asyncio.create_task(self._follow()), asyncio.create_task(self._drive())]
 
     async def close(self) -> None:
-        """End everything of the world's own."""
+        """End everything that the harness started."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -301,10 +301,10 @@ class World:
 
 
 class StandInAgent:
-    """One adapter agent's endpoint; says what the world it was given says."""
+    """One adapter agent's endpoint; answers what its harness says."""
 
     def __init__(self) -> None:
-        self.world: World | None = None
+        self.harness: RolloutHarness | None = None
         self.address = ""
         self._runner: web.AppRunner | None = None
 
@@ -322,9 +322,9 @@ class StandInAgent:
             await self._runner.cleanup()
 
     async def _answer(self, _: web.Request) -> web.Response:
-        if self.world is None:
+        if self.harness is None:
             return web.json_response({}, status=503)
-        return web.json_response(self.world.agent_body())
+        return web.json_response(self.harness.agent_body())
 
 
 def bucket(rollout: str, user: int) -> int:

@@ -1,4 +1,4 @@
-"""The fold of `rollouts.v1`: every rollout with its decisions, and who leads."""
+"""Decision log: the fold of `rollouts.v1` into every rollout with its decisions, and who leads."""
 
 # pyright: strict
 from __future__ import annotations
@@ -30,7 +30,7 @@ MODELS = models_by_type(LeaderElected, Decision)
 
 
 @dataclass(frozen=True, slots=True)
-class Logged:
+class LoggedDecision:
     """A decision and its offset."""
 
     offset: int
@@ -38,12 +38,12 @@ class Logged:
 
 
 @dataclass(slots=True)
-class Entry:
+class RolloutHistory:
     """One rollout as the log tells it."""
 
     state: RolloutState
-    moves: deque[Logged] = field(default_factory=lambda: deque(maxlen=MAX_MOVES))
-    holds: deque[Logged] = field(default_factory=lambda: deque(maxlen=MAX_HOLDS))
+    moves: deque[LoggedDecision] = field(default_factory=lambda: deque(maxlen=MAX_MOVES))
+    holds: deque[LoggedDecision] = field(default_factory=lambda: deque(maxlen=MAX_HOLDS))
 
     @property
     def last(self) -> Decision:
@@ -51,7 +51,7 @@ class Entry:
         newest = max((queue[-1] for queue in (self.moves, self.holds) if queue), key=_offset)
         return newest.decision
 
-    def decisions(self, after: int, limit: int) -> list[Logged]:
+    def decisions(self, after: int, limit: int) -> list[LoggedDecision]:
         """Decisions past an offset, oldest first."""
         return [one for one in self._all() if one.offset > after][:limit]
 
@@ -61,19 +61,19 @@ class Entry:
         whole = [place for place, evidence in enumerate(found) if "judge" in evidence]
         return found[whole[-1] :] if whole else []
 
-    def _all(self) -> list[Logged]:
+    def _all(self) -> list[LoggedDecision]:
         return sorted((*self.moves, *self.holds), key=_offset)
 
 
-class Ledger:
+class DecisionLog:
     """Feed it every record of the topic in order."""
 
     def __init__(self) -> None:
         self.routing = RoutingTable()
         self.holder = ""
         self.read_to = -1
-        self._entries: dict[str, Entry] = {}
-        self._of_models: dict[str, deque[Logged]] = {}
+        self._histories: dict[str, RolloutHistory] = {}
+        self._of_models: dict[str, deque[LoggedDecision]] = {}
 
     @property
     def token(self) -> int:
@@ -96,62 +96,64 @@ class Ledger:
         assert isinstance(event, Decision)
         if not self.routing.put(RoutingState.of(event)):
             return
-        logged = Logged(record.offset, event)
+        logged = LoggedDecision(record.offset, event)
         if not event.rollout_id:
             queue = self._of_models.setdefault(event.model, deque(maxlen=MAX_MOVES))
             queue.append(logged)
             return
         self._fold(logged)
 
-    def get(self, rollout_id: str) -> Entry | None:
+    def get(self, rollout_id: str) -> RolloutHistory | None:
         """A rollout, or None."""
-        return self._entries.get(rollout_id)
+        return self._histories.get(rollout_id)
 
-    def entries(self, model: str = "") -> list[Entry]:
+    def histories(self, model: str = "") -> list[RolloutHistory]:
         """All rollouts (of a model), oldest first."""
         return [
-            entry for entry in self._entries.values() if not model or entry.state.model == model
+            history
+            for history in self._histories.values()
+            if not model or history.state.model == model
         ]
 
-    def unfinished(self) -> Iterator[Entry]:
+    def unfinished(self) -> Iterator[RolloutHistory]:
         """Rollouts that have not ended: at most one a model."""
-        for entry in list(self._entries.values()):
-            if not entry.state.phase.finished:
-                yield entry
+        for history in list(self._histories.values()):
+            if not history.state.phase.finished:
+                yield history
 
-    def unfinished_of(self, model: str) -> Entry | None:
+    def unfinished_of(self, model: str) -> RolloutHistory | None:
         """The model's rollout that has not ended, or None."""
         return next((one for one in self.unfinished() if one.state.model == model), None)
 
-    def of_model(self, model: str) -> list[Logged]:
+    def of_model(self, model: str) -> list[LoggedDecision]:
         """Decisions about a model that belong to no rollout."""
         return list(self._of_models.get(model, ()))
 
-    def _fold(self, logged: Logged) -> None:
+    def _fold(self, logged: LoggedDecision) -> None:
         decision = logged.decision
-        entry = self._entries.get(decision.rollout_id)
+        history = self._histories.get(decision.rollout_id)
         raw: Any = decision.evidence.get("state")
         if not isinstance(raw, dict):
             raise Unreadable("schema", "evidence.state: missing, so the rollout cannot go on")
-        if entry is None:
+        if history is None:
             try:
                 strategy = parse(decision.strategy)
             except BadStrategy as error:
                 raise Unreadable("schema", error.message) from None
-            entry = Entry(RolloutState.model_validate({**raw, "strategy": strategy}))
-            self._entries[decision.rollout_id] = entry
+            history = RolloutHistory(RolloutState.model_validate({**raw, "strategy": strategy}))
+            self._histories[decision.rollout_id] = history
             self._forget()
         else:
-            entry.state = RolloutState.model_validate({**raw, "strategy": entry.state.strategy})
-        queue = entry.holds if decision.kind is DecisionKind.hold else entry.moves
+            history.state = RolloutState.model_validate({**raw, "strategy": history.state.strategy})
+        queue = history.holds if decision.kind is DecisionKind.hold else history.moves
         queue.append(logged)
 
     def _forget(self) -> None:
         """Keep memory bounded: the oldest ended rollouts go."""
-        ended = [name for name, one in self._entries.items() if one.state.phase.finished]
-        for name in ended[: max(0, len(self._entries) - MAX_ROLLOUTS)]:
-            del self._entries[name]
+        ended = [name for name, one in self._histories.items() if one.state.phase.finished]
+        for name in ended[: max(0, len(self._histories) - MAX_ROLLOUTS)]:
+            del self._histories[name]
 
 
-def _offset(logged: Logged) -> int:
+def _offset(logged: LoggedDecision) -> int:
     return logged.offset

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.rollout.ledger import MAX_HOLDS, Ledger
+from services.rollout.decision_log import MAX_HOLDS, DecisionLog
 from services.rollout.steps import RolloutState
 from services.rollout.strategy import parse
 from shared.contracts.events import Event
@@ -78,59 +78,59 @@ def decided(
     )
 
 
-def folded(*records: Record) -> Ledger:
-    ledger = Ledger()
+def folded(*records: Record) -> DecisionLog:
+    decision_log = DecisionLog()
     for one in records:
-        ledger.apply(one)
-    return ledger
+        decision_log.apply(one)
+    return decision_log
 
 
 def test_a_fenced_leader_changes_nothing() -> None:
-    ledger = folded(
+    decision_log = folded(
         elected(0),
         decided(1, 0, 0, kind=DecisionKind.start),
         decided(2, 0, 1, kind=DecisionKind.weight, weight=500),
         elected(3, "two"),
         decided(4, 0, 2, kind=DecisionKind.weight, weight=10_000),
     )
-    entry = ledger.get("r")
-    assert entry is not None
-    assert entry.state.weight == 500
-    assert (ledger.token, ledger.holder, ledger.read_to) == (3, "two", 4)
+    history = decision_log.get("r")
+    assert history is not None
+    assert history.state.weight == 500
+    assert (decision_log.token, decision_log.holder, decision_log.read_to) == (3, "two", 4)
 
 
 def test_the_last_decision_is_the_state_with_the_strategy_of_the_start() -> None:
-    ledger = folded(
+    decision_log = folded(
         elected(0),
         decided(1, 0, 0, kind=DecisionKind.start),
         decided(2, 0, 1, kind=DecisionKind.weight, weight=500),
         decided(3, 0, 2, weight=500),
     )
-    entry = ledger.unfinished_of("m")
-    assert entry is not None
-    assert (entry.state.weight, entry.state.strategy) == (500, STRATEGY)
-    assert entry.last.kind is DecisionKind.hold
-    assert [one.offset for one in entry.decisions(-1, 10)] == [1, 2, 3]
-    assert [one.offset for one in entry.decisions(1, 1)] == [2]
+    history = decision_log.unfinished_of("m")
+    assert history is not None
+    assert (history.state.weight, history.state.strategy) == (500, STRATEGY)
+    assert history.last.kind is DecisionKind.hold
+    assert [one.offset for one in history.decisions(-1, 10)] == [1, 2, 3]
+    assert [one.offset for one in history.decisions(1, 1)] == [2]
 
 
 def test_what_cannot_be_read_is_told_and_counted_as_read() -> None:
-    ledger = folded(elected(0))
+    decision_log = folded(elected(0))
     with pytest.raises(Unreadable, match="state"):
-        ledger.apply(decided(1, 0, 0, kind=DecisionKind.start, evidence={}))
+        decision_log.apply(decided(1, 0, 0, kind=DecisionKind.start, evidence={}))
     with pytest.raises(Unreadable):
-        ledger.apply(decided(2, 0, 1))
-    assert ledger.read_to == 2
-    assert ledger.get("r") is None
+        decision_log.apply(decided(2, 0, 1))
+    assert decision_log.read_to == 2
+    assert decision_log.get("r") is None
 
 
 def test_memory_is_bounded_however_long_a_rollout_holds() -> None:
-    ledger = folded(elected(0), decided(1, 0, 0, kind=DecisionKind.start))
+    decision_log = folded(elected(0), decided(1, 0, 0, kind=DecisionKind.start))
     for n in range(2, MAX_HOLDS + 100):
-        ledger.apply(decided(n, 0, n))
-    entry = ledger.get("r")
-    assert entry is not None
-    assert len(entry.decisions(-1, 10_000)) == MAX_HOLDS + 1
+        decision_log.apply(decided(n, 0, n))
+    history = decision_log.get("r")
+    assert history is not None
+    assert len(history.decisions(-1, 10_000)) == MAX_HOLDS + 1
 
 
 @given(order=st.permutations(range(6)))
@@ -143,6 +143,6 @@ def test_records_of_many_leaders_fold_to_the_highest_tokens_word(order: list[int
         # A straggler of an earlier leader lands after the election.
         records.append(decided(offset + 1, 0, 100 + place, weight=10_000))
     records.append(decided(100, 2 + 2 * (len(order) - 1), 0, weight=500))
-    entry = folded(*records).get("r")
-    assert entry is not None
-    assert entry.state.weight == 500
+    history = folded(*records).get("r")
+    assert history is not None
+    assert history.state.weight == 500

@@ -12,7 +12,14 @@ from datetime import datetime, timedelta
 from math import inf
 
 from services.rollout import steps
-from services.rollout.evidence import Book, Series, Span, crashes, newest, take
+from services.rollout.evidence import (
+    CounterSeries,
+    RolloutEvidence,
+    SampleWindow,
+    crashes,
+    newest,
+    take,
+)
 from services.rollout.judge import Judge
 from services.rollout.steps import EngineReport, RolloutState
 from shared.registry.rollouts import AnalysisOutcome
@@ -23,21 +30,21 @@ second, and is asked at each look. Other failures do not wait."""
 
 
 def span(
-    book: Book,
-    series: Iterable[Series],
+    evidence: RolloutEvidence,
+    series: Iterable[CounterSeries],
     state: RolloutState,
     agents: Mapping[str, EngineReport],
     at: datetime,
-) -> Span:
+) -> SampleWindow:
     """The part of a fetch that the judge may have, given what the agents said at the same look.
 
     A lost engine: nothing, for good. A silent one: nothing until it says something, or is taken
     for lost. A young crash: what was before it.
     """
     if steps.lost(state, agents, at):
-        return Span(after=(at + timedelta(seconds=steps.LOSS_SHADOW_S)).timestamp())
+        return SampleWindow(after=(at + timedelta(seconds=steps.LOSS_SHADOW_S)).timestamp())
     if steps.silent(state, agents):
-        return Span(before=-inf)
+        return SampleWindow(before=-inf)
     shadow = state.unjudged_until
     after = -inf
     if shadow is not None:
@@ -45,20 +52,26 @@ def span(
     series = list(series)
     # In Prometheus's time where it is ahead of ours, so that a crash never waits longer.
     now = max(at.timestamp(), newest(series, state))
-    young = (one for one in crashes(book, series, state) if max(after, now - CRASH_WAITS_S) < one)
-    return Span(after=after, before=min(young, default=inf))
+    young = (
+        one for one in crashes(evidence, series, state) if max(after, now - CRASH_WAITS_S) < one
+    )
+    return SampleWindow(after=after, before=min(young, default=inf))
 
 
 def waits(
-    book: Book, series: Iterable[Series], state: RolloutState, judge: Judge, rest: Span
+    evidence: RolloutEvidence,
+    series: Iterable[CounterSeries],
+    state: RolloutState,
+    judge: Judge,
+    rest: SampleWindow,
 ) -> str:
     """What crashes that wait would fail the candidate for; empty where they would not.
 
-    `book` has all before `rest.before`. No step ends on the evidence that is left.
+    `evidence` has all before `rest.before`. No step ends on the evidence that is left.
     """
     if not -inf < rest.before < inf:
         return ""
-    ahead = take(book, series, state, judge, Span(after=rest.after))
+    ahead = take(evidence, series, state, judge, SampleWindow(after=rest.after))
     verdict = judge.verdict(ahead.judge, error_limit=state.error_limit)
     if verdict.outcome is not AnalysisOutcome.failed:
         return ""

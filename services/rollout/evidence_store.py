@@ -1,4 +1,4 @@
-"""Books of evidence in files: one a rollout, replaced whole."""
+"""Durable store of evidence: one file a rollout, replaced whole."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import structlog
 from pydantic import ValidationError
 
-from services.rollout.evidence import Book
+from services.rollout.evidence import RolloutEvidence
 
 log = structlog.get_logger(__name__)
 
@@ -17,36 +17,36 @@ KEPT = 50
 """Files kept; older ones are of rollouts that have long ended."""
 
 
-class BookStore:
+class EvidenceStore:
     """A directory of books. Calls block for a disk write; run them in a thread."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         directory.mkdir(parents=True, exist_ok=True)
 
-    def load(self, rollout_id: str) -> Book | None:
-        """The book of a rollout; None where there is none, or one that cannot be read."""
+    def load(self, rollout_id: str) -> RolloutEvidence | None:
+        """The evidence of a rollout; None where there is none, or one that cannot be read."""
         path = self._path(rollout_id)
         try:
-            book = Book.model_validate_json(path.read_bytes())
+            evidence = RolloutEvidence.model_validate_json(path.read_bytes())
         except FileNotFoundError:
             return None
         except (OSError, ValidationError) as error:
-            log.warning("book.unreadable", rollout_id=rollout_id, error=str(error))
+            log.warning("evidence.unreadable", rollout_id=rollout_id, error=str(error))
             return None
-        return book if book.rollout_id == rollout_id else None
+        return evidence if evidence.rollout_id == rollout_id else None
 
-    def save(self, book: Book) -> None:
-        """Replace a rollout's book; after a crash there is the old or the new one.
+    def save(self, evidence: RolloutEvidence) -> None:
+        """Replace a rollout's evidence; after a crash there is the old or the new one.
 
         Raises:
             OSError: the disk refused it.
 
         """
-        path = self._path(book.rollout_id)
+        path = self._path(evidence.rollout_id)
         partial = path.with_suffix(".partial")
         with partial.open("wb") as file:
-            file.write(book.model_dump_json(exclude_defaults=True).encode())
+            file.write(evidence.model_dump_json(exclude_defaults=True).encode())
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)

@@ -10,7 +10,7 @@ from typing import Any
 from shared.registry.rollouts import AnalysisOutcome
 
 
-class FindingState(StrEnum):
+class CriterionState(StrEnum):
     """What one criterion says."""
 
     ok = "ok"
@@ -19,11 +19,11 @@ class FindingState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class CriterionResult:
     """One criterion at one look."""
 
     criterion: str
-    state: FindingState
+    state: CriterionState
     candidate: float | None
     stable: float | None
     candidate_n: float
@@ -53,7 +53,7 @@ class Verdict:
 
     outcome: AnalysisOutcome
     reason: str
-    findings: tuple[Finding, ...]
+    results: tuple[CriterionResult, ...]
 
 
 def ratio(part: float, whole: float) -> float | None:
@@ -71,7 +71,7 @@ def find(
     threshold: float,
     rule: str,
     held: bool = False,
-) -> Finding:
+) -> CriterionResult:
     """What a criterion says, in words too.
 
     Args:
@@ -85,17 +85,17 @@ def find(
         rule: What would be wrong, in words.
 
     """
-    state = FindingState.ok
+    state = CriterionState.ok
     if breached or held:
-        state = FindingState.breached if breached else FindingState.held
+        state = CriterionState.breached if breached else CriterionState.held
     candidate, stable = values
-    text = f"{criterion}: {rule}" if state is not FindingState.ok else f"{criterion}: kept"
+    text = f"{criterion}: {rule}" if state is not CriterionState.ok else f"{criterion}: kept"
     shown = [
         f"{name} {value:.4g} of {count:g}"
         for name, value, count in zip(("candidate", "stable"), values, counts, strict=True)
         if value is not None
     ]
-    return Finding(
+    return CriterionResult(
         criterion=criterion,
         state=state,
         candidate=candidate,
