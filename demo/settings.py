@@ -79,7 +79,7 @@ class DemoSettings:
             "RATCHET_INFERENCE_ENGINE_START_TIMEOUT_S": str(ENGINE_START_S),
             # Its steps take a second or two.
             "RATCHET_TRAINING_STALL_S": "90",
-            "RATCHET_ROLLOUT_STRATEGY": str(ROOT / "deploy/local/strategies/demo.yaml"),
+            "RATCHET_ROLLOUT_STRATEGY": str(ROOT / "demo/strategies/demo.yaml"),
         }
 
     def processes(self) -> dict[str, dict[str, object]]:

@@ -30,7 +30,7 @@ def start(
     *,
     model: Model = DEFAULT_MODEL,
     strategy: Annotated[
-        str, typer.Option(help="A strategy's name (default, demo, restore), or @file.json.")
+        str, typer.Option(help="A strategy's name (default, restore), or @file.json.")
     ] = "",
     supersede: Annotated[bool, typer.Option(help="End an unfinished rollout first.")] = False,
     actor: Actor = "",

@@ -24,7 +24,7 @@ class RolloutSettings(ServiceSettings):
 
     port: int = Field(default=8082, ge=1, le=65535)
     strategy: Path = Field(
-        default=Path("deploy/local/strategies/default.yaml"),
+        default=Path(__file__).parent / "strategies" / "default.yaml",
         description="the strategy of rollouts that name none; others are named by files beside it",
     )
     agents: Annotated[tuple[str, ...], NoDecode] = Field(

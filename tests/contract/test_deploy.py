@@ -301,5 +301,5 @@ def test_every_pod_is_confined_and_watched(item: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("name", ["default", "restore"])
 def test_the_chart_brings_the_strategies_of_the_repository(name: str) -> None:
-    path = ROOT / "deploy" / "local" / "strategies" / f"{name}.yaml"
+    path = ROOT / "services" / "rollout" / "strategies" / f"{name}.yaml"
     assert yaml.safe_load(VALUES["strategies"][f"{name}.yaml"]) == yaml.safe_load(path.read_text())

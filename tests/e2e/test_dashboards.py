@@ -6,9 +6,11 @@ import json
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from deploy.k8s.monitoring import generate
 from deploy.local.stack import Stack
@@ -18,6 +20,7 @@ from tests.support.command import ratchet
 from tests.support.waiting import wait_until
 
 VERSION = "assistant-v2.0"
+DEMO_STRATEGY = Path(__file__).parents[2] / "demo" / "strategies" / "demo.yaml"
 RATE_INTERVAL = "30s"
 QUERIES = [
     pytest.param(query, id=f"{name}: {panel.title}")
@@ -38,9 +41,12 @@ def result(prometheus: str, query: str) -> list[dict[str, Any]]:
 def busy(serving: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A stack with traffic, feedback and a rollout under way, which is over afterwards."""
     env = serving.environment()
-    register_version(serving, VERSION, tmp_path_factory.mktemp("dashboards"))
+    folder = tmp_path_factory.mktemp("dashboards")
+    register_version(serving, VERSION, folder)
+    strategy = folder / "demo.json"
+    strategy.write_text(json.dumps(yaml.safe_load(DEMO_STRATEGY.read_text())))
     started = ratchet(
-        *("rollout", "start", VERSION, "--strategy", "demo"),
+        *("rollout", "start", VERSION, "--strategy", f"@{strategy}"),
         *("--reason", "dashboards need something to show"),
         env=env,
     )

@@ -22,7 +22,7 @@ from shared.testing.log import MemoryLog
 from tests.support.waiting import eventually
 from tests.unit.rollout.fakes import ControllerHarness, FakeRedis, register
 
-STRATEGIES = Path("deploy/local/strategies")
+STRATEGIES = Path("services/rollout/strategies")
 
 
 @pytest.fixture
@@ -59,14 +59,14 @@ async def test_a_rollout_from_start_to_abort(
 ) -> None:
     none = await http.get("/v1/rollouts/current", params={"model": "m"})
     assert (none.status_code, none.json()["error"]["code"]) == (404, "not_found")
-    body = {"model": "m", "candidate": "v2", "strategy": "demo", "actor": "ann", "reason": "why"}
+    body = {"model": "m", "candidate": "v2", "strategy": "default", "actor": "ann", "reason": "why"}
     begun = await http.post("/v1/rollouts", json=body)
     assert begun.status_code == 201
     rollout = begun.json()
-    assert (rollout["strategy"], rollout["weight"], rollout["actor"]) == ("demo", 0, "ann")
+    assert (rollout["strategy"], rollout["weight"], rollout["actor"]) == ("default", 0, "ann")
     await harness.round()
     present = (await http.get("/v1/rollouts/current", params={"model": "m"})).json()
-    assert (present["weight"], present["step_name"]) == (500, "pause 5 s")
+    assert (present["weight"], present["step_name"]) == (500, "pause 86400 s")
     path = f"/v1/rollouts/{rollout['rollout_id']}"
     ended = (await http.post(f"{path}/abort", json={"actor": "bob", "reason": "enough"})).json()
     assert (ended["phase"], ended["actor"], ended["reason"]) == ("Degraded", "bob", "enough")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from services.rollout.settings import RolloutSettings
+from services.rollout.strategy import read
 from shared.settings import EXIT_CONFIGURATION
 
 VARIABLE = "RATCHET_ROLLOUT_ROUTER_MATCHERS"
@@ -44,3 +47,10 @@ def test_anything_else_ends_the_start_with_field_rule_and_remedy(
     said = capsys.readouterr().err
     assert VARIABLE in said
     assert "label matchers" in said or "at most 1000" in said
+
+
+def test_the_default_strategy_is_found_from_any_working_directory(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert read(RolloutSettings.load().strategy).name == "default"
