@@ -15,9 +15,11 @@ import uvloop
 from prometheus_client import CollectorRegistry
 
 from services.inference.acceptances import Acceptances
+from services.inference.adapter_cache import AdapterCache
+from services.inference.admission import BatchAdmission
 from services.inference.agent import Agent
 from services.inference.api import WithOps, create_app
-from services.inference.batch import BatchAdmission, BatchTimeouts, BatchWorker
+from services.inference.batch import BatchTimeouts, BatchWorker
 from services.inference.engine import EngineClient
 from services.inference.launcher import (
     ExternalEngine,
@@ -29,6 +31,7 @@ from services.inference.launcher import (
 from services.inference.metrics import Metrics
 from services.inference.reconcile import AdapterLimits
 from services.inference.settings import InferenceSettings
+from services.inference.verification import AdapterVerifier
 from shared.clock import SystemClock
 from shared.contracts.events import GenerationRequested
 from shared.kafka.consumer import ConsumerLoop
@@ -101,6 +104,7 @@ async def run(settings: InferenceSettings) -> None:
     async with aiohttp.ClientSession(connector=connector) as session:
         client = EngineClient(session, settings.engine_url)
         engine = engine_of(settings, client, metrics, wake)
+        acceptances = Acceptances(settings.data_dir / "inference" / "acceptances.json")
         agent = Agent(
             engine=engine,
             client=client,
@@ -109,9 +113,9 @@ async def run(settings: InferenceSettings) -> None:
             limits=AdapterLimits(
                 settings.max_adapters, settings.drain_grace_s, settings.drain_limit_s
             ),
-            cache=settings.data_dir / "inference" / "adapters",
-            tolerance=settings.tolerance_of,
-            acceptances=Acceptances(settings.data_dir / "inference" / "acceptances.json"),
+            cache=AdapterCache(settings.data_dir / "inference" / "adapters"),
+            verifier=AdapterVerifier(client, versions.registry, acceptances, settings.tolerance_of),
+            acceptances=acceptances,
             clock=clock,
             metrics=metrics,
             wake=wake,

@@ -1,18 +1,15 @@
-"""The adapter agent: does what `reconcile` decides, and knows what may serve here."""
+"""Adapter agent: the reconcile loop that keeps this replica's adapters at what the registry wants."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import replace
-from pathlib import Path
 from typing import Protocol
 
 import structlog
 
 from services.inference.acceptances import Acceptance, Acceptances
+from services.inference.adapter_cache import AdapterCache
 from services.inference.engine import EngineClient
 from services.inference.errors import (
     EngineRefused,
@@ -20,16 +17,10 @@ from services.inference.errors import (
     NotAcceptable,
     UnknownAdapter,
 )
-from services.inference.fingerprints import (
-    FingerprintCheck,
-    FingerprintFault,
-    check_fingerprint,
-    too_close,
-)
+from services.inference.fingerprints import FingerprintFault, too_close
 from services.inference.launcher import EngineState
 from services.inference.metrics import Metrics
 from services.inference.reconcile import (
-    NEVER,
     Action,
     ActionKind,
     AdapterLimits,
@@ -39,27 +30,16 @@ from services.inference.reconcile import (
     next_action,
     wanted_versions,
 )
+from services.inference.slots import AdapterSlots, backoff_s
+from services.inference.verification import AdapterVerifier
 from shared.clock import Clock
 from shared.contracts.events import Identifier
-from shared.registry.adapters import (
-    FINGERPRINT_TEXTS,
-    AdapterError,
-    AdapterUnavailable,
-    fetch,
-)
-from shared.registry.versions import Fingerprint, Lifecycle, Registry, Version, VersionRecord
+from shared.registry.adapters import AdapterError, AdapterUnavailable
+from shared.registry.versions import Lifecycle, Registry, Version, VersionRecord
 
 log = structlog.get_logger(__name__)
 
-Tokens = tuple[tuple[int, ...], ...]
-"""Texts as token ids."""
-
 POLL_S = 1.0
-FETCH_TIMEOUT_S = 300.0
-RETRY_FIRST_S = 2.0
-RETRY_MAX_S = 60.0
-SPARE_FOLDERS = 4
-"""Folders kept in the cache beside those of wanted versions."""
 
 
 class EngineControl(Protocol):
@@ -73,7 +53,7 @@ class EngineControl(Protocol):
 
 
 class Agent:
-    """Holds this replica's adapters at what the registry wants.
+    """Keeps this replica's adapters at what the registry wants.
 
     Nothing serves here before `ready`, yet vLLM answers under an adapter's name as soon as it
     is loaded: routers send nothing to a version before rollout has seen it `ready` here.
@@ -87,31 +67,27 @@ class Agent:
         registry: Registry,
         models: tuple[str, ...],
         limits: AdapterLimits,
-        cache: Path,
-        tolerance: Callable[[str], float],
+        cache: AdapterCache,
+        verifier: AdapterVerifier,
         acceptances: Acceptances,
         clock: Clock,
         metrics: Metrics,
         wake: asyncio.Event,
     ) -> None:
-        """`tolerance` gives the nats a fingerprint recorded in a dtype may differ here.
-
-        Whoever sets `wake` has the agent look again at once.
-        """
+        """Whoever sets `wake` has the agent look again at once."""
         self._engine = engine
         self._client = client
         self._registry = registry
         self._models = models
         self._limits = limits
         self._cache = cache
-        self._tolerance = tolerance
+        self._verifier = verifier
         self._acceptances = acceptances
         self._clock = clock
         self._metrics = metrics
-        self._slots: dict[str, Slot] = {}
+        self._slots = AdapterSlots(clock, metrics)
         self._wanted: tuple[Version, ...] = ()
         self._base = ""
-        self._base_answers: dict[Tokens, Fingerprint] | None = None
         self._generation = -1
         self._settled = False
         self._wake = wake
@@ -130,7 +106,7 @@ class Agent:
     def adapters(self) -> tuple[Slot, ...]:
         """All adapters this replica has to do with, wanted ones first."""
         names = [version.record.version for version in self._wanted]
-        slots = [self._slots.get(name, Slot(name)) for name in names]
+        slots = [self._slots.of(name) for name in names]
         slots += [slot for name, slot in sorted(self._slots.items()) if name not in names]
         if self._engine.state.ready and self._generation == self._engine.state.generation:
             return tuple(slots)
@@ -192,7 +168,7 @@ class Agent:
         acceptance = Acceptance(
             version=version,
             sha256=record.adapter_sha256,
-            neighbours=tuple(too_close(slot.distances, self._tolerance(record.fingerprint.dtype))),
+            neighbours=tuple(too_close(slot.distances, self._verifier.tolerance(record))),
             actor=actor,
             reason=reason,
             at=self._clock.now(),
@@ -206,7 +182,7 @@ class Agent:
             refusal=slot.reason,
             distances=dict(slot.distances),
         )
-        self._slots[version] = Slot(version)
+        self._slots.reset(version)
         self._wake.set()
         return acceptance
 
@@ -246,42 +222,31 @@ class Agent:
         )
         state = self._engine.state
         if not state.ready:
-            await self._tell()
+            await self._notify()
             return False
         if state.generation != self._generation:
             # What was true of the engine before is true no more.
             self._slots.clear()
+            self._verifier.forget()
             self._settled = False
-            self._base_answers = None
             self._generation = state.generation
         self._base, names = await self._client.models()
-        if self._base_answers is None:
-            self._base_answers = await self._learn_base()
+        await self._verifier.learn_base(self._base, [one.record for one in self._wanted])
         loaded = EngineAdapters(names, await self._busy(names))
-        names_wanted = [version.record.version for version in self._wanted]
+        wanted = [version.record.version for version in self._wanted]
         known = {version.record.version for version in self._registry.versions()}
-        for name, slot in self._slots.items():
-            if slot.state is AdapterState.ready and name not in names:
-                log.error("adapter.lost", version=name)
-                self._slots[name] = Slot(name)
-        action = next_action(
-            names_wanted, self._slots, loaded, known, self._clock.monotonic(), self._limits
-        )
+        self._slots.drop_lost(names)
+        now = self._clock.monotonic()
+        action = next_action(wanted, self._slots, loaded, known, now, self._limits)
         if action is not None:
             await self._do(action, names)
-        self._settled = self._settled or all(
-            self._slots.get(name, Slot(name)).settled for name in names_wanted
-        )
-        await self._tell()
+        self._settled = self._settled or all(self._slots.of(name).settled for name in wanted)
+        await self._notify()
         return action is not None
 
     async def _busy(self, names: frozenset[str]) -> frozenset[str]:
         """Adapters with requests under way; asked only while one is draining."""
-        draining = [
-            name
-            for name in names
-            if name in self._slots and self._slots[name].state is AdapterState.draining
-        ]
+        draining = [name for name in names if self._slots.of(name).state is AdapterState.draining]
         if not draining:
             return frozenset()
         try:
@@ -291,213 +256,73 @@ class Agent:
 
     async def _do(self, action: Action, loaded: frozenset[str]) -> None:
         version = action.version
-        slot = self._slots.get(version, Slot(version))
+        slot = self._slots.of(version)
         match action.kind:
             case ActionKind.load:
                 await self._load(slot)
             case ActionKind.verify:
                 await self._verify(slot, loaded)
             case ActionKind.keep:
-                self._put(replace(slot, state=AdapterState.ready, draining_since=0.0))
+                self._slots.keep(slot)
             case ActionKind.drain:
-                self._put(
-                    replace(
-                        slot,
-                        state=AdapterState.draining,
-                        draining_since=self._clock.monotonic(),
-                    )
-                )
+                self._slots.drain(slot)
             case ActionKind.unload:
                 await self._client.unload(version)
                 log.info("adapter.unloaded", version=version, state=slot.state)
                 if slot.state is AdapterState.draining:
-                    del self._slots[version]
+                    self._slots.forget(version)
             case ActionKind.forget:
-                del self._slots[version]
+                self._slots.forget(version)
 
     async def _load(self, slot: Slot) -> None:
         record = self._record(slot.version)
         began = self._clock.monotonic()
-        self._put(replace(slot, state=AdapterState.loading, verified=False, reason=""))
-        await self._tell()
+        self._slots.loading(slot)
+        await self._notify()
         try:
-            async with asyncio.timeout(FETCH_TIMEOUT_S):
-                folder = await asyncio.to_thread(
-                    fetch, record.adapter_uri, record.adapter_sha256, self._cache
-                )
-            await self._client.load(slot.version, str(folder.resolve()))
-        except TimeoutError:
-            reason = f"{record.adapter_uri}: not fetched within {FETCH_TIMEOUT_S:g} s"
-            self._retry(slot, AdapterState.wanted, "unavailable", reason)
+            folder = await self._cache.fetch(record)
+            await self._client.load(slot.version, str(folder))
         except (AdapterUnavailable, EngineUnavailable, OSError) as error:
-            self._retry(slot, AdapterState.wanted, "unavailable", str(error))
+            self._slots.retry(slot, AdapterState.wanted, "unavailable", str(error))
         except AdapterError as error:
-            self._metrics.refusals.labels("checksum").inc()
-            self._retry(slot, AdapterState.refused, "checksum", str(error))
+            self._slots.retry(slot, AdapterState.refused, "checksum", str(error))
         except EngineRefused as error:
-            self._metrics.refusals.labels("engine").inc()
-            self._retry(slot, AdapterState.refused, "engine", str(error))
+            self._slots.retry(slot, AdapterState.refused, "engine", str(error))
         else:
             self._metrics.load_s.observe(self._clock.monotonic() - began)
-            self._put(replace(slot, state=AdapterState.verifying, reason="", fault=""))
-            await self._prune()
-
-    async def _prune(self) -> None:
-        """Keep the cache small; a folder that goes meanwhile is no reason to stop."""
-        try:
-            await asyncio.to_thread(_prune, self._cache, self._needed())
-        except OSError as error:
-            log.warning("cache.not_pruned", error=str(error))
+            self._slots.loaded(slot)
+            await self._cache.prune(self._needed())
 
     async def _verify(self, slot: Slot, loaded: frozenset[str]) -> None:
         record = self._record(slot.version)
         began = self._clock.monotonic()
-        self._put(replace(slot, state=AdapterState.verifying))
-        await self._tell()
+        self._slots.verifying(slot)
+        await self._notify()
         try:
-            answered = await self._ask(slot.version, record.fingerprint)
-            others = await self._others(record.fingerprint, record.parent, slot.version, loaded)
-            check = check_fingerprint(
-                record.fingerprint,
-                answered,
-                others,
-                self._tolerance(record.fingerprint.dtype),
-                accepted=self._acceptances.of(slot.version, record.adapter_sha256),
-            )
+            check, answers = await self._verifier.verify(record, loaded)
         except EngineUnavailable as error:
-            self._retry(slot, AdapterState.verifying, "unavailable", str(error))
+            self._slots.retry(slot, AdapterState.verifying, "unavailable", str(error))
             return
         except (EngineRefused, ValueError) as error:
-            self._metrics.refusals.labels("engine").inc()
-            self._retry(slot, AdapterState.refused, "engine", str(error))
+            self._slots.retry(slot, AdapterState.refused, "engine", str(error))
             return
         self._metrics.verify_s.observe(self._clock.monotonic() - began)
-        if check.fault is FingerprintFault.none:
-            self._pass(slot, check)
-            await self._check_neighbours(slot.version, others)
-        else:
-            self._refuse(slot, check)
+        if check.fault is not FingerprintFault.none:
+            self._slots.refuse(slot.version, check)
+            return
+        self._slots.verified(slot.version, check)
+        # Loading one adapter must not change another one's answers.
+        neighbours = [
+            self._record(name)
+            for name in answers
+            if self._slots.of(name).verified and name != slot.version
+        ]
+        async for name, changed in self._verifier.changed(neighbours, answers):
+            self._slots.refuse(name, changed)
+            self._engine.restart(f"{name} changed its answers as {slot.version} was loaded")
 
-    async def _learn_base(self) -> dict[Tokens, Fingerprint]:
-        """What the base answers, asked once after each start, before there is other traffic.
-
-        On CPU vLLM 0.32 gives base requests the adapter in the last slot where a batch has
-        requests of adapters too (index -1 into the stacked weights), so later is too late.
-        """
-        texts = [await self._client.tokens(self._base, text) for text in FINGERPRINT_TEXTS]
-        sets: set[Tokens] = {tuple(texts)}
-        sets |= {_tokens(version.record.fingerprint) for version in self._wanted}
-        answers: dict[Tokens, Fingerprint] = {}
-        for tokens in sets:
-            try:
-                answers[tokens] = await self._client.fingerprint(self._base, tokens, "float32")
-            except EngineRefused as error:
-                log.warning("agent.base_refused", error=str(error))
-        return answers
-
-    async def _others(
-        self, recorded: Fingerprint, parent: str, version: str, loaded: frozenset[str]
-    ) -> dict[str, Fingerprint]:
-        """What all that the version could be mistaken for answers to its tokens.
-
-        A parent that is not loaded speaks through its record, where that has the same tokens.
-        """
-        assert self._base_answers is not None
-        tokens = _tokens(recorded)
-        if tokens not in self._base_answers:
-            self._base_answers[tokens] = await self._ask(self._base, recorded)
-        others = {self._base: self._base_answers[tokens]}
-        for name in sorted(loaded - {version}):
-            others[name] = await self._ask(name, recorded)
-        if parent and parent not in others:
-            known = self._registry.get(parent)
-            if known is not None and _tokens(known.record.fingerprint) == tokens:
-                others[parent] = known.record.fingerprint
-        return others
-
-    async def _check_neighbours(self, version: str, answers: Mapping[str, Fingerprint]) -> None:
-        """See that loading one adapter changed no other one's answers."""
-        for name, answered in answers.items():
-            slot, known = self._slots.get(name), self._registry.get(name)
-            if slot is None or known is None or not slot.verified:
-                continue
-            recorded = known.record.fingerprint
-            same = _tokens(recorded) == _tokens(answered)
-            own = answered if same else await self._ask(name, recorded)
-            check = check_fingerprint(recorded, own, {}, self._tolerance(recorded.dtype))
-            if check.fault is FingerprintFault.mismatch:
-                self._refuse(slot, check)
-                self._engine.restart(f"{name} changed its answers as {version} was loaded")
-
-    async def _ask(self, model: str, recorded: Fingerprint) -> Fingerprint:
-        return await self._client.fingerprint(model, _tokens(recorded), recorded.dtype)
-
-    def _pass(self, slot: Slot, check: FingerprintCheck) -> None:
-        self._put(
-            Slot(
-                slot.version,
-                state=AdapterState.ready,
-                verified=True,
-                difference=check.difference,
-                distances=check.distances,
-            )
-        )
-        log.info(
-            "adapter.ready",
-            version=slot.version,
-            difference=check.difference,
-            distances=dict(check.distances),
-            generation=self._generation,
-        )
-
-    def _refuse(self, slot: Slot, check: FingerprintCheck) -> None:
-        self._metrics.refusals.labels(check.fault).inc()
-        self._put(
-            Slot(
-                slot.version,
-                state=AdapterState.refused,
-                retry_at=NEVER,
-                fault=check.fault,
-                reason=check.reason,
-                difference=check.difference,
-                distances=check.distances,
-            )
-        )
-        log.error(
-            "adapter.refused",
-            version=slot.version,
-            fault=check.fault,
-            reason=check.reason,
-            difference=check.difference,
-            distances=dict(check.distances),
-        )
-
-    def _retry(self, slot: Slot, state: AdapterState, fault: str, reason: str) -> None:
-        """Try again later; twice as late each time, up to a limit."""
-        wait_s = backoff_s(slot.attempts)
-        self._put(
-            replace(
-                slot,
-                state=state,
-                verified=False,
-                attempts=slot.attempts + 1,
-                retry_at=self._clock.monotonic() + wait_s,
-                fault=fault,
-                reason=f"{reason}; next try in {wait_s:g} s",
-            )
-        )
-        log.warning(
-            "adapter.failed",
-            version=slot.version,
-            fault=fault,
-            reason=reason,
-            retry_in_s=wait_s,
-        )
-
-    def _put(self, slot: Slot) -> None:
-        self._slots[slot.version] = slot
-
-    async def _tell(self) -> None:
+    async def _notify(self) -> None:
+        """Publish the slots' counts and wake whoever waits for a version."""
         counts = dict.fromkeys(AdapterState, 0)
         for slot in self.adapters():
             counts[slot.state] += 1
@@ -515,23 +340,3 @@ class Agent:
         known = self._registry.get(version)
         assert known is not None
         return known.record
-
-
-def backoff_s(failures: int) -> float:
-    """Seconds to the next try after so many earlier failures: twice as long each time, bounded."""
-    return min(RETRY_FIRST_S * 2 ** min(failures, 10), RETRY_MAX_S)
-
-
-def _tokens(fingerprint: Fingerprint) -> Tokens:
-    return tuple(text.tokens for text in fingerprint.texts)
-
-
-def _prune(cache: Path, needed: frozenset[str]) -> None:
-    """Delete cached folders that nobody needs, but for the newest few."""
-    spare = sorted(
-        (path for path in cache.iterdir() if path.is_dir() and path.name not in needed),
-        key=lambda path: path.stat().st_mtime,
-        reverse=True,
-    )
-    for path in spare[SPARE_FOLDERS:]:
-        shutil.rmtree(path, ignore_errors=True)

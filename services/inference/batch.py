@@ -1,4 +1,4 @@
-"""The batch worker: generations that can wait, made beside live traffic and never before it.
+"""Batch worker: serves `generations.requests.v1` at the lowest priority, beside live traffic.
 
 The engine schedules by priority, so a waiting live request always goes first; the worker also
 holds back by itself while live requests run, for what runs already shares the engine's time.
@@ -11,13 +11,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeVar
 
 import structlog
 
-from services.inference.engine import EngineClient, EngineLoad
+from services.inference.admission import BatchAdmission
+from services.inference.engine import EngineClient
 from services.inference.errors import EngineRefused, EngineUnavailable, Stopping
 from services.inference.metrics import Metrics
 from shared.clock import Clock
@@ -33,8 +34,6 @@ T = TypeVar("T")
 PRIORITY = 100
 """vLLM serves higher numbers later; live traffic has 0."""
 ATTEMPTS = 3
-LOOK_S = 0.5
-"""Seconds between two looks at how busy the engine is, while there is batch work."""
 RECENT = 10_000
 """Request ids remembered, so that a repeated request gets no second result."""
 MAX_ERROR = 500
@@ -54,82 +53,6 @@ class BatchTimeouts:
 
     timeout_s: float
     wait_s: float
-
-
-def batch_limit(limit: int, figures: EngineLoad, ours: int) -> int:
-    """How many generations may run beside the live traffic.
-
-    None while live requests wait for the engine; else one fewer for each that runs, at least one.
-    """
-    live = max(0, figures.running + figures.waiting - ours)
-    if live and figures.waiting:
-        return 0
-    return max(1, limit - live)
-
-
-class BatchAdmission:
-    """Lets as many generations through as `batch_limit` says, and keeps looking."""
-
-    def __init__(
-        self,
-        limit: int,
-        figures: Callable[[], Awaitable[EngineLoad]],
-        clock: Clock,
-        metrics: Metrics,
-    ) -> None:
-        self._limit = limit
-        self._figures = figures
-        self._clock = clock
-        self._metrics = metrics
-        self._allowed = 1
-        self._running = 0
-        self._waiting = 0
-        self._changed = asyncio.Condition()
-        self._work = asyncio.Event()
-
-    @contextlib.asynccontextmanager
-    async def slot(self) -> AsyncIterator[None]:
-        """Hold one place; waits for it."""
-        self._waiting += 1
-        self._work.set()
-        try:
-            async with self._changed:
-                await self._changed.wait_for(lambda: self._running < self._allowed)
-                self._running += 1
-        finally:
-            self._waiting -= 1
-        self._metrics.batch_in_flight.set(self._running)
-        try:
-            yield
-        finally:
-            async with self._changed:
-                self._running -= 1
-                self._changed.notify_all()
-            self._metrics.batch_in_flight.set(self._running)
-
-    async def run(self, stop: asyncio.Event) -> None:
-        """Look at the engine while there is work, until `stop` is set."""
-        while not stop.is_set():
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_S):
-                    await self._work.wait()
-            if not self._work.is_set():
-                continue
-            await self.look()
-            if not self._running and not self._waiting:
-                self._work.clear()
-            await self._clock.sleep(LOOK_S)
-
-    async def look(self) -> None:
-        """Ask the engine once and let through what may go."""
-        try:
-            now = batch_limit(self._limit, await self._figures(), self._running)
-        except (EngineUnavailable, EngineRefused):
-            now = 1
-        self._metrics.batch_allowed.set(now)
-        async with self._changed:
-            self._allowed = now
-            self._changed.notify_all()
 
 
 @dataclass

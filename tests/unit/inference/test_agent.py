@@ -11,14 +11,17 @@ import httpx
 import pytest
 from prometheus_client import CollectorRegistry
 
-from services.inference import agent
+from services.inference import adapter_cache, slots
 from services.inference.acceptances import Acceptances
-from services.inference.agent import SPARE_FOLDERS, Agent
+from services.inference.adapter_cache import SPARE_FOLDERS, AdapterCache
+from services.inference.agent import Agent
 from services.inference.api import create_app
 from services.inference.engine import EngineClient
 from services.inference.launcher import EngineState
 from services.inference.metrics import Metrics
 from services.inference.reconcile import AdapterLimits, AdapterState, Slot
+from services.inference.slots import backoff_s
+from services.inference.verification import AdapterVerifier
 from shared.keys import KeyRing
 from shared.registry import adapters
 from shared.registry.versions import (
@@ -66,15 +69,17 @@ class AgentHarness:
 
     def build(self) -> Agent:
         """A new agent, as after a restart of the service."""
+        client = EngineClient(self.session, self.fake.url)
+        acceptances = Acceptances(self.folder / "acceptances.json")
         return Agent(
             engine=self.engine,
-            client=EngineClient(self.session, self.fake.url),
+            client=client,
             registry=self.registry,
             models=(),
             limits=AdapterLimits(4, 5.0, 60.0),
-            cache=self.cache,
-            tolerance=lambda _: 0.02,
-            acceptances=Acceptances(self.folder / "acceptances.json"),
+            cache=AdapterCache(self.cache),
+            verifier=AdapterVerifier(client, self.registry, acceptances, lambda _: 0.02),
+            acceptances=acceptances,
             clock=self.clock,
             metrics=Metrics(CollectorRegistry()),
             wake=asyncio.Event(),
@@ -324,7 +329,7 @@ async def test_cache_that_cannot_be_pruned_keeps_nothing_from_serving(
     def gone(*_: object) -> None:
         raise FileNotFoundError("a folder went meanwhile")
 
-    monkeypatch.setattr(agent, "_prune", gone)
+    monkeypatch.setattr(adapter_cache, "_prune", gone)
     harness.register("v1", recorded=-1.0)
     harness.put("v1", Lifecycle.stable)
     await harness.settle()
@@ -343,7 +348,7 @@ async def test_what_nobody_foresaw_does_not_end_the_agent(
         return await models(client)
 
     monkeypatch.setattr(EngineClient, "models", fails_at_first)
-    monkeypatch.setattr(agent, "RETRY_FIRST_S", 0.01)
+    monkeypatch.setattr(slots, "RETRY_FIRST_S", 0.01)
     harness.register("v1", recorded=-1.0)
     harness.put("v1", Lifecycle.stable)
     stop = asyncio.Event()
@@ -355,8 +360,8 @@ async def test_what_nobody_foresaw_does_not_end_the_agent(
 
 
 def test_each_further_failure_waits_twice_as_long_up_to_a_minute() -> None:
-    assert [agent.backoff_s(failures) for failures in range(7)] == [2, 4, 8, 16, 32, 60, 60]
-    assert agent.backoff_s(10_000) == 60
+    assert [backoff_s(failures) for failures in range(7)] == [2, 4, 8, 16, 32, 60, 60]
+    assert backoff_s(10_000) == 60
 
 
 async def test_engine_that_will_not_load_is_asked_again_later(harness: AgentHarness) -> None:

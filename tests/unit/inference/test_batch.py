@@ -11,13 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
+from services.inference.admission import BatchAdmission, batch_limit
 from services.inference.batch import (
     ATTEMPTS,
     PRIORITY,
-    BatchAdmission,
     BatchTimeouts,
     BatchWorker,
-    batch_limit,
 )
 from services.inference.engine import EngineClient, EngineLoad
 from services.inference.errors import EngineUnavailable, Stopping

@@ -1,0 +1,63 @@
+"""Adapter cache: adapter folders fetched from the store, by checksum, pruned to what is needed."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Collection
+from pathlib import Path
+
+import structlog
+
+from shared.registry.adapters import AdapterUnavailable, fetch
+from shared.registry.versions import VersionRecord
+
+log = structlog.get_logger(__name__)
+
+FETCH_TIMEOUT_S = 300.0
+SPARE_FOLDERS = 4
+"""Folders kept beside those that are needed."""
+
+
+class AdapterCache:
+    """One replica's folders `<root>/<sha256>`, whose bytes never change under a path."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    async def fetch(self, record: VersionRecord) -> Path:
+        """The folder of a version's adapter, fetched unless it is there.
+
+        Raises:
+            AdapterUnavailable: the store did not hand it over in time.
+            AdapterError: what the store holds is not the registered adapter.
+            OSError: the cache cannot be read or written.
+
+        """
+        try:
+            async with asyncio.timeout(FETCH_TIMEOUT_S):
+                folder = await asyncio.to_thread(
+                    fetch, record.adapter_uri, record.adapter_sha256, self._root
+                )
+        except TimeoutError as error:
+            raise AdapterUnavailable(
+                f"{record.adapter_uri}: not fetched within {FETCH_TIMEOUT_S:g} s"
+            ) from error
+        return folder.resolve()
+
+    async def prune(self, needed: Collection[str]) -> None:
+        """Delete folders that nobody needs; one that goes meanwhile is no reason to stop."""
+        try:
+            await asyncio.to_thread(_prune, self._root, needed)
+        except OSError as error:
+            log.warning("cache.not_pruned", error=str(error))
+
+
+def _prune(root: Path, needed: Collection[str]) -> None:
+    spare = sorted(
+        (path for path in root.iterdir() if path.is_dir() and path.name not in needed),
+        key=lambda path: path.stat().st_mtime,
+        reverse=True,
+    )
+    for path in spare[SPARE_FOLDERS:]:
+        shutil.rmtree(path, ignore_errors=True)
