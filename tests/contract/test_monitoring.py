@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,58 @@ TESTS = yaml.safe_load((MONITORING / "tests" / "ratchet.yml").read_text())
 ALERTS: list[dict[str, Any]] = [
     rule for group in RULES["groups"] for rule in group["rules"] if "alert" in rule
 ]
+EXPRESSIONS = {
+    **{
+        rule.get("record") or rule["alert"]: rule["expr"]
+        for group in RULES["groups"]
+        for rule in group["rules"]
+    },
+    **{
+        panel.title: query
+        for _, panels in generate.BOARDS.values()
+        for panel in panels
+        for query, _ in panel.queries
+    },
+}
+RATIOS = {name: text for name, text in EXPRESSIONS.items() if "/" in text}
+ARM = 'model="m",version="v",arm="candidate",rollout="r"'
+QUALITY = 'version="v",window="5m",figure="satisfaction",partition="0"'
+REQUESTS = "ratchet_router_requests_total"
+DURATION = "ratchet_router_request_duration_seconds"
+SCORES = f'{ARM},segment="",partition="0"'
+SHARES: dict[str, tuple[str, str, bool, tuple[float, float]]] = {
+    # ratio: what it counts, of how many, whether by rate, and its values for none and all of them
+    "ratchet:errors:ratio_rate5m": (
+        f'{REQUESTS}{{{ARM},outcome="timeout"}}',
+        f"{DURATION}_count{{{ARM}}}",
+        True,
+        (0, 1),
+    ),
+    "ratchet:quality_ratio": (
+        f"ratchet_quality_numerator{{{QUALITY}}}",
+        f"ratchet_quality_denominator{{{QUALITY}}}",
+        False,
+        (0, 1),
+    ),
+    "Error share by arm": (
+        f'{REQUESTS}{{{ARM},outcome="crash"}}',
+        f"{DURATION}_count{{{ARM}}}",
+        True,
+        (0, 1),
+    ),
+    "Slow share by arm": (
+        f'{DURATION}_bucket{{{ARM},le="2.0"}}',
+        f"{DURATION}_count{{{ARM}}}",
+        True,
+        (1, 0),  # counts the answers in time
+    ),
+    "Satisfaction by arm, 1 to 5": (
+        f"ratchet_satisfaction_sum_total{{{SCORES}}}",
+        f"ratchet_satisfaction_count_total{{{SCORES}}}",
+        False,
+        (1, 5),
+    ),
+}
 
 
 def promtool(*arguments: str) -> str:
@@ -64,3 +117,84 @@ def test_panels_do_not_overlap_and_say_what_they_show(name: str) -> None:
     places = {(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in panels}
     assert len(places) == len(panels) == len({panel["title"] for panel in panels})
     assert all(panel["description"] and panel["targets"] for panel in panels)
+
+
+def test_every_ratio_is_tested_with_nothing_none_and_all() -> None:
+    assert SHARES.keys() == RATIOS.keys()
+
+
+@pytest.mark.parametrize("name", sorted(SHARES))
+@pytest.mark.parametrize("case", ["nothing", "none", "all"])
+def test_a_ratio_shows_0_and_1_and_is_absent_without_data(
+    tmp_path: Path, name: str, case: str
+) -> None:
+    part, whole, by_rate, (at_none, at_all) = SHARES[name]
+    per_minute = {"nothing": (0, 0), "none": (0, 60), "all": (60, 60)}[case]
+    shown = {"nothing": [], "none": [at_none], "all": [at_all]}[case]
+    values = [f"0+{n}x10" if by_rate else f"{n}x10" for n in per_minute]
+    series = [
+        {"series": one, "values": given} for one, given in zip((part, whole), values, strict=True)
+    ]
+    query = EXPRESSIONS[name].replace("$__rate_interval", "5m")
+    # Labels are the other tests' matter: a sum leaves the value alone, and none of nothing.
+    test = {
+        "rule_files": [str(MONITORING / "rules" / "ratchet.yml")],
+        "evaluation_interval": "1m",
+        "tests": [
+            {
+                "interval": "1m",
+                "input_series": series,
+                "promql_expr_test": [
+                    {
+                        "expr": f"sum({query})",
+                        "eval_time": "8m",
+                        "exp_samples": [{"labels": "{}", "value": value} for value in shown],
+                    }
+                ],
+            }
+        ],
+    }
+    path = tmp_path / "ratio.yml"
+    path.write_text(yaml.safe_dump(test))
+    assert "SUCCESS" in promtool("test", "rules", str(path))
+
+
+@pytest.mark.parametrize("name", sorted(EXPRESSIONS))
+def test_no_comparison_takes_in_a_division_and_no_division_is_by_0(name: str) -> None:
+    """PromQL binds `a / b > 0` as `(a / b) > 0`: a filter on the ratio, not on its denominator."""
+    assert _faults(EXPRESSIONS[name]) == []
+
+
+@pytest.mark.parametrize(
+    ("expression", "faulty"),
+    [
+        ("a / b > 0", True),
+        ("sum(a) / sum by (x) (b)", True),
+        ("c and (a / b > 0.1)", True),
+        ("a / (b > 0)", False),
+        ("1 - sum(a) / (sum by (x) (b) > 0)", False),
+        ('(a / (b{path="/x>0"} > 0)) > 0.1', False),
+    ],
+)
+def test_the_search_for_such_divisions_finds_them(expression: str, faulty: bool) -> None:
+    assert bool(_faults(expression)) is faulty
+
+
+def _faults(expression: str) -> list[str]:
+    return [
+        term
+        for level in _levels(expression)
+        for term in re.split(r"\b(?:and|or|unless)\b", level)
+        if "/" in term
+        and (re.search("[<>]|==|!=", term) or "/" in re.sub(r"/\s*GUARDED", "", term))
+    ]
+
+
+def _levels(expression: str) -> Iterator[str]:
+    """The expression cut at its parentheses, innermost first; GUARDED stands for a `(… > 0)`."""
+    text = re.sub(r'"(?:[^"\\]|\\.)*"|\{[^}]*\}|\[[^\]]*\]', "", expression)
+    while inner := re.search(r"\(([^()]*)\)", text):
+        yield inner[1]
+        stands_for = " GUARDED " if re.search(r">\s*0\s*$", inner[1]) else " GROUP "
+        text = text[: inner.start()] + stands_for + text[inner.end() :]
+    yield text

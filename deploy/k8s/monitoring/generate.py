@@ -186,8 +186,8 @@ ROLLOUT = (
                 (
                     "sum by (rollout, arm) (rate(ratchet_router_requests_total"
                     '{rollout!="",outcome=~"server_error|timeout|crash"}[5m]))'
-                    " / sum by (rollout, arm)"
-                    ' (rate(ratchet_router_request_duration_seconds_count{rollout!=""}[5m]))'
+                    " / (sum by (rollout, arm)"
+                    ' (rate(ratchet_router_request_duration_seconds_count{rollout!=""}[5m])) > 0)'
                 ),
                 "{{rollout}} {{arm}}",
             ),
@@ -202,8 +202,8 @@ ROLLOUT = (
                 (
                     "1 - sum by (rollout, arm) (rate(ratchet_router_request_duration_seconds_bucket"
                     '{rollout!="",le="2.0"}[5m]))'
-                    " / sum by (rollout, arm)"
-                    ' (rate(ratchet_router_request_duration_seconds_count{rollout!=""}[5m]))'
+                    " / (sum by (rollout, arm)"
+                    ' (rate(ratchet_router_request_duration_seconds_count{rollout!=""}[5m])) > 0)'
                 ),
                 "{{rollout}} {{arm}}",
             ),
