@@ -16,16 +16,16 @@ setup: ## bring what is missing: Debian packages, Kafka, both Python environment
 	@TORCH='$(TORCH)' deploy/local/setup.sh
 
 up: setup ## start the local stack and wait until it is ready (RUN_DIR, RATCHET_PORT_BASE)
-	@$(PYTHON_BIN) -m deploy.local.stack --run-dir '$(RUN_DIR)' up $(ARGS)
+	@$(PYTHON_BIN) -m deploy.local --run-dir '$(RUN_DIR)' up $(ARGS)
 
 down: ## stop the local stack
-	@$(PYTHON_BIN) -m deploy.local.stack --run-dir '$(RUN_DIR)' down $(ARGS)
+	@$(PYTHON_BIN) -m deploy.local --run-dir '$(RUN_DIR)' down $(ARGS)
 
 status: ## what runs, on which port, and whether it is ready
-	@$(PYTHON_BIN) -m deploy.local.stack --run-dir '$(RUN_DIR)' status
+	@$(PYTHON_BIN) -m deploy.local --run-dir '$(RUN_DIR)' status
 
 logs: ## the end of every log (ARGS="router -n 100" for one)
-	@$(PYTHON_BIN) -m deploy.local.stack --run-dir '$(RUN_DIR)' logs $(ARGS)
+	@$(PYTHON_BIN) -m deploy.local --run-dir '$(RUN_DIR)' logs $(ARGS)
 
 demo: setup ## the whole circle: feedback makes a better model, worse ones are rolled back (12 minutes)
 	@$(PYTHON_BIN) -m demo $(ARGS)
@@ -63,5 +63,5 @@ lock: setup ## pin what pyproject.toml and requirements/ml.in ask for (UPGRADE=1
 	@requirements/lock.sh
 
 clean: ## stop the local stack and delete what runs and tests left (environments stay)
-	@if [[ -e '$(RUN_DIR)/supervisord.pid' ]]; then $(PYTHON_BIN) -m deploy.local.stack --run-dir '$(RUN_DIR)' down; fi
+	@if [[ -e '$(RUN_DIR)/supervisord.pid' ]]; then $(PYTHON_BIN) -m deploy.local --run-dir '$(RUN_DIR)' down; fi
 	rm -rf .run .run-* .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import json
 import os
 import signal
 import sys
@@ -20,15 +19,15 @@ from rich.console import Console
 
 from demo import summary
 from demo.errors import StepFailed
-from demo.settings import ROOT, DemoSettings
+from demo.settings import DemoSettings
 from demo.steps import Demo
 from demo.table import Screen
 from demo.tastes import population
 from deploy.local.errors import StackError
 from deploy.local.stack import Stack
-from deploy.local.starter import BASE_MODEL, STARTER_ENGINE
+from deploy.local.starter import BASE_MODEL, STARTER_ENGINE, prepare_starter
+from deploy.starter.model import Starter
 
-STARTER_TIMEOUT_S = 900.0
 GIVE_UP_S = 1500.0
 """Longest the steps may take together; each has deadlines of its own."""
 INTERRUPTED = 130
@@ -46,7 +45,7 @@ def main() -> int:
         console = Console(width=PLAIN_WIDTH)
     try:
         screen.say("the starter model (trained once, about 75 s, then cached)")
-        starter = asyncio.run(_starter(screen))
+        starter = prepare_starter(screen.say)
         screen.say(f"starting the stack in {settings.run_dir}")
         stack = Stack(
             settings.run_dir,
@@ -54,7 +53,7 @@ def main() -> int:
             env={
                 **settings.environment(),
                 **({} if os.environ.get("MODEL") else STARTER_ENGINE),
-                BASE_MODEL: starter["model"],
+                BASE_MODEL: starter.model,
             },
             ports="free" if settings.free_ports else "fixed",
             scrape_interval="1s",
@@ -84,7 +83,7 @@ def main() -> int:
 
 
 async def _run(
-    settings: DemoSettings, stack: Stack, starter: dict[str, str], screen: Screen, console: Console
+    settings: DemoSettings, stack: Stack, starter: Starter, screen: Screen, console: Console
 ) -> int:
     demo = Demo(settings, stack, population(settings.seed), screen.say)
     stop, failed = asyncio.Event(), ""
@@ -114,12 +113,12 @@ async def _run(
 
 
 async def _steps(
-    demo: Demo, background: list[asyncio.Task[None]], starter: dict[str, str], screen: Screen
+    demo: Demo, background: list[asyncio.Task[None]], starter: Starter, screen: Screen
 ) -> str:
     """Does the steps one by one; returns what failed, or nothing."""
 
     async def all_steps() -> None:
-        for name, step in demo.steps(starter["model"], starter["demonstrations"]):
+        for name, step in demo.steps(starter.model, starter.demonstrations):
             demo.step = name
             screen.say(f"step {name}")
             started = time.monotonic()
@@ -143,32 +142,6 @@ async def _steps(
     if isinstance(error, StepFailed):
         return f"step {demo.step}: {error}"
     return f"step {demo.step}: {type(error).__name__}: {error}"
-
-
-async def _starter(screen: Screen) -> dict[str, str]:
-    """The starter model's paths, trained in the ML environment unless cached."""
-    python = ROOT / ".venv-ml/bin/python"
-    if not python.exists():
-        raise StepFailed(f"{python} is missing: run make setup")
-    process = await asyncio.create_subprocess_exec(
-        str(python), "-m", "demo.starter", cwd=ROOT, stdout=asyncio.subprocess.PIPE
-    )
-    assert process.stdout is not None
-    last = ""
-    try:
-        async with asyncio.timeout(STARTER_TIMEOUT_S):
-            async for raw in process.stdout:
-                if last:
-                    screen.say(last)
-                last = raw.decode().strip()
-            status = await process.wait()
-    except TimeoutError:
-        process.kill()
-        raise StepFailed(f"the starter model took over {STARTER_TIMEOUT_S:.0f} s") from None
-    if status:
-        raise StepFailed(f"the starter model could not be made: exit status {status}")
-    found: dict[str, str] = json.loads(last)
-    return found
 
 
 def _settings() -> DemoSettings:

@@ -7,15 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deploy.starter.model import REPLY_TOKENS, TEMPERATURE
+
 DEMO_SEED = 3
 PROXY, PROXY_ADMIN = "faultproxy", "faultproxy-admin"
 ROOT = Path(__file__).resolve().parents[1]
 
 ENGINE_START_S = 600
-REPLY_TOKENS = 128
-"""Most tokens of an answer, for clients and evaluation alike: room for nearly all demonstrations.
-With less, a crowd that likes long answers would teach a version to run into the limit."""
-TEMPERATURE = 0.8
 
 DPO: dict[str, Any] = {
     "learning_rate": 1e-3,

@@ -9,11 +9,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from demo import corpus, tastes
+from demo import tastes
 from demo.counts import CountRow, compare, exported
 from demo.errors import StepFailed
 from demo.recount import Recount, recount
@@ -22,6 +23,7 @@ from demo.settings import PROXY_ADMIN, DemoSettings
 from demo.tastes import Population
 from demo.users import MODEL, Users
 from demo.watch import FINISHED_RUN, Sight, Watch
+from deploy.starter import corpus
 
 FIRST, BETTER = f"{MODEL}-v1.0", f"{MODEL}-v1.1"
 INVERTED, FAILING = f"{MODEL}-v1.2-inverted", f"{MODEL}-v1.3-failing"
@@ -82,7 +84,7 @@ class Demo:
         self._say = say
         self._environment: dict[str, str] = stack.environment()
 
-    def steps(self, base: str, demonstrations: str) -> list[tuple[str, Step]]:
+    def steps(self, base: str, demonstrations: Path) -> list[tuple[str, Step]]:
         """The steps in order, with their names."""
         return [
             (
@@ -96,7 +98,7 @@ class Demo:
             ("6 three counts and the users' verdict", self.closing),
         ]
 
-    async def first_version(self, base: str, demonstrations: str) -> None:
+    async def first_version(self, base: str, demonstrations: Path) -> None:
         """v1.0 = base + SFT adapter, made by the training service; stable, loaded, answering."""
         deadline = self.settings.deadlines
         await self._train("sft", FIRST, "--base", base, "--dataset", f"file://{demonstrations}")

@@ -13,8 +13,8 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from demo import corpus
-from demo.topics import TOPICS
+from deploy.starter import corpus
+from deploy.starter.topics import TOPICS
 
 Verdict = Literal["left", "right", "tie", "both_bad"]
 

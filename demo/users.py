@@ -16,10 +16,10 @@ from typing import Any, Literal
 import aiohttp
 import openai
 
-from demo import corpus
-from demo.settings import REPLY_TOKENS, TEMPERATURE
 from demo.tally import Tally
 from demo.tastes import Person, Population
+from deploy.starter import corpus
+from deploy.starter.model import REPLY_TOKENS, TEMPERATURE
 
 MODEL = "assistant"
 CALL_TIMEOUT_S = 30.0

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import settings
 
 from deploy.local.stack import Stack
-from deploy.local.starter import BASE_MODEL, STARTER_ENGINE, starter_model
+from deploy.local.starter import BASE_MODEL, STARTER_ENGINE, prepare_starter
 from tests.support.servers import Servers
 
 _WHOLE_STACK_S = 900
@@ -69,7 +69,7 @@ def prometheus(servers: Servers) -> str:
 @pytest.fixture(scope="session")
 def starter() -> str:
     """The starter model's path; trained now (75 s) unless an earlier run left it in the cache."""
-    return starter_model(lambda _: None)
+    return prepare_starter(lambda _: None).model
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""`python -m deploy.local.stack`: up, down, status, logs."""
+"""`python -m deploy.local`: up, down, status, logs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from deploy.local.errors import StackError
 from deploy.local.processes import read
 from deploy.local.stack import Stack
-from deploy.local.starter import BASE_MODEL, STARTER_ENGINE, starter_model
+from deploy.local.starter import BASE_MODEL, STARTER_ENGINE, prepare_starter
 
 _FOLLOW_S = 0.5
 
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m deploy.local.stack", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m deploy.local", description=main.__doc__)
     parser.add_argument("--run-dir", type=Path, default=Path(".run/stack"))
     commands = parser.add_subparsers(required=True, metavar="up|down|status|logs")
 
@@ -65,7 +65,7 @@ def _up(options: argparse.Namespace) -> int:
         keep=True,
     )
     if "inference" in stack.services and not os.environ.get(BASE_MODEL):
-        os.environ[BASE_MODEL] = starter_model(_say)
+        os.environ[BASE_MODEL] = prepare_starter(_say).model
         for name, value in STARTER_ENGINE.items():
             os.environ.setdefault(name, value)
     stack.up()

@@ -412,9 +412,3 @@ def _inherited() -> dict[str, str]:
         for key, value in os.environ.items()
         if not (key.startswith("RATCHET_") and key.endswith(("_PORT", "_PORT_BASE")))
     }
-
-
-if __name__ == "__main__":
-    from deploy.local.commands import main
-
-    raise SystemExit(main())

@@ -1,14 +1,14 @@
-"""The base model of a local stack: what the caller named, else the demo's small one."""
+"""The base model of a local stack: what the caller named, else the small starter model."""
 
 from __future__ import annotations
 
-import json
 import subprocess
 import threading
 from collections.abc import Callable
 
 from deploy.local.errors import StackError
 from deploy.local.processes import INTERPRETERS, ROOT
+from deploy.starter.model import Starter
 
 BASE_MODEL = "RATCHET_INFERENCE_BASE_MODEL"
 """The variable that names a path or hub id in place of the starter model."""
@@ -19,12 +19,12 @@ STARTER_ENGINE = {"RATCHET_INFERENCE_ENGINE_THREADS": "1"}
 _TRAINING_S = 900.0
 
 
-def starter_model(say: Callable[[str], None]) -> str:
-    """Path of the starter model, trained now (about 75 s) unless it is in the cache.
+def prepare_starter(say: Callable[[str], None]) -> Starter:
+    """The starter model and its demonstrations, made now (about 75 s) unless they are in the cache.
 
     Raises `StackError` when the training fails or takes longer than a quarter of an hour.
     """
-    command = [str(INTERPRETERS["ml"]), "-m", "demo.starter"]
+    command = [str(INTERPRETERS["ml"]), "-m", "deploy.starter"]
     late = threading.Event()
     try:
         with subprocess.Popen(
@@ -57,4 +57,4 @@ def starter_model(say: Callable[[str], None]) -> str:
         )
     if status != 0:
         raise StackError(f"the starter model could not be made: {' '.join(command)} ended {status}")
-    return json.loads(last)["model"]
+    return Starter.from_json(last)

@@ -217,7 +217,7 @@ class Supervisor:
             return getattr(server.supervisor, method)(*arguments)
         except (OSError, http.client.HTTPException):
             raise NotRunning(
-                f"no stack runs in {self._run_dir}: make up (or python -m deploy.local.stack up)"
+                f"no stack runs in {self._run_dir}: make up (or python -m deploy.local up)"
             ) from None
         finally:
             transport.close()

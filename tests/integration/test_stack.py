@@ -193,7 +193,7 @@ def test_a_stack_ends_with_the_program_that_started_it(tmp_path):
 def test_a_kept_stack_outlives_its_starter_and_its_supervisord_can_be_lost(tmp_path):
     def command(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "deploy.local.stack", "--run-dir", str(tmp_path), *arguments],
+            [sys.executable, "-m", "deploy.local", "--run-dir", str(tmp_path), *arguments],
             cwd=ROOT,
             capture_output=True,
             text=True,

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from demo import corpus, tastes
-from demo.topics import CATEGORIES, CONCRETE, TOPICS
+from demo import tastes
+from deploy.starter import corpus
+from deploy.starter.topics import CATEGORIES, CONCRETE, TOPICS
 
 PROMPTS = corpus.all_prompts()
 

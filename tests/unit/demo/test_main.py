@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import demo.__main__ as demo_main
+from deploy.starter.model import Starter
 
 
 class FakeStack:
@@ -37,8 +38,8 @@ def test_the_demo_ends_the_stack_that_it_started_unless_told_to_keep_it(
     started: bool,
     downs: int,
 ) -> None:
-    async def starter(_: object) -> dict[str, str]:
-        return {"model": "base", "demonstrations": "rows"}
+    def starter(_: object) -> Starter:
+        return Starter("base", Path("rows"))
 
     async def steps(*_: object) -> int:
         return 0
@@ -47,7 +48,7 @@ def test_the_demo_ends_the_stack_that_it_started_unless_told_to_keep_it(
     monkeypatch.setattr(sys, "argv", ["demo", "--run-dir", str(tmp_path), *arguments])
     monkeypatch.setattr(demo_main.signal, "signal", lambda *_: None)
     monkeypatch.setattr(demo_main, "Stack", lambda *_, **__: stack)
-    monkeypatch.setattr(demo_main, "_starter", starter)
+    monkeypatch.setattr(demo_main, "prepare_starter", starter)
     monkeypatch.setattr(demo_main, "_run", steps)
     assert demo_main.main() == 0
     assert stack.downs == downs

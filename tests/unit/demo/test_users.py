@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from demo import corpus, tastes
+from demo import tastes
 from demo.requests import write_pairs
 from demo.users import Users, Vote, form_opinion
+from deploy.starter import corpus
 
 CROWD = tastes.population(3)
 PROMPT = corpus.prompts_of("serve")[0]

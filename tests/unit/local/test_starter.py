@@ -9,6 +9,7 @@ import pytest
 
 from deploy.local import starter
 from deploy.local.errors import StackError
+from deploy.starter.model import Starter
 
 pytestmark = pytest.mark.timeout(20)
 
@@ -38,7 +39,9 @@ def test_progress_is_said_and_the_last_line_names_the_model(trainer: Trainer) ->
     said: list[str] = []
     found = json.dumps({"model": "/starter/base", "demonstrations": "/starter/sft.jsonl"})
     trainer(f"echo one; echo two; echo '{found}'")
-    assert starter.starter_model(said.append) == "/starter/base"
+    assert starter.prepare_starter(said.append) == Starter(
+        "/starter/base", Path("/starter/sft.jsonl")
+    )
     assert said == ["one", "two"]
 
 
@@ -48,15 +51,15 @@ def test_training_that_never_ends_is_given_up_whether_it_talks_or_not(
 ) -> None:
     monkeypatch.setattr(starter, "_TRAINING_S", 1.0)
     pid = trainer(f"{output}; exec sleep 600")
-    with pytest.raises(StackError, match=r"demo\.starter took over 1 s"):
-        starter.starter_model(lambda _: None)
+    with pytest.raises(StackError, match=r"deploy\.starter took over 1 s"):
+        starter.prepare_starter(lambda _: None)
     assert_gone(pid)
 
 
 def test_training_that_fails_says_its_exit_status(trainer: Trainer) -> None:
     trainer("exit 3")
-    with pytest.raises(StackError, match=r"demo\.starter ended 3"):
-        starter.starter_model(lambda _: None)
+    with pytest.raises(StackError, match=r"deploy\.starter ended 3"):
+        starter.prepare_starter(lambda _: None)
 
 
 def test_trainer_ends_with_whoever_was_told_of_its_progress(trainer: Trainer) -> None:
@@ -65,7 +68,7 @@ def test_trainer_ends_with_whoever_was_told_of_its_progress(trainer: Trainer) ->
 
     pid = trainer("echo one; echo two; exec sleep 600")
     with pytest.raises(KeyboardInterrupt):
-        starter.starter_model(interrupted)
+        starter.prepare_starter(interrupted)
     assert_gone(pid)
 
 
@@ -74,4 +77,4 @@ def test_missing_interpreter_says_what_brings_it(
 ) -> None:
     monkeypatch.setitem(starter.INTERPRETERS, "ml", tmp_path / "nothing")
     with pytest.raises(StackError, match="run make setup"):
-        starter.starter_model(lambda _: None)
+        starter.prepare_starter(lambda _: None)

@@ -14,8 +14,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from demo import topics
-from demo.topics import CATEGORIES, CONCRETE, TOPICS, Topic
+from deploy.starter import topics
+from deploy.starter.topics import CATEGORIES, CONCRETE, TOPICS, Topic
 
 SPLITS: dict[str, range] = {
     "train": range(70),

@@ -2,12 +2,11 @@
 
 Runs in the ML environment (`.venv-ml`), about 75 s on two cores; the result is cached under
 `.cache/starter/<hash of corpus and configuration>` and reused. `MODEL=<hub id or path>` uses that
-model as the base instead. `python -m demo.starter` prints progress, then one JSON line with paths.
+model as the base instead.
 """
 
 from __future__ import annotations
 
-import argparse
 import fcntl
 import hashlib
 import json
@@ -19,12 +18,15 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from demo import corpus
-from demo.settings import REPLY_TOKENS, TEMPERATURE
+from deploy.starter import corpus
 
 CACHE = Path(".cache/starter")
+REPLY_TOKENS = 128
+"""Most tokens of an answer, for clients and evaluation alike: room for nearly all demonstrations.
+With less, users who like long answers would teach a version to run into the limit."""
+TEMPERATURE = 0.8
 DEMONSTRATIONS = 1200
 PAD, END, USER, ASSISTANT, SYSTEM = "<|pad|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"
 QWEN_WORDS = (
@@ -69,8 +71,14 @@ class Starter:
     demonstrations: Path
 
     def as_json(self) -> str:
-        """One line for the process that asked."""
+        """The paths as one line, for the process that asked."""
         return json.dumps({"model": self.model, "demonstrations": str(self.demonstrations)})
+
+    @classmethod
+    def from_json(cls, line: str) -> Self:
+        """Reads what `as_json` wrote."""
+        found = json.loads(line)
+        return cls(found["model"], Path(found["demonstrations"]))
 
 
 def prepare(config: StarterConfig, cache: Path, model: str | None = None) -> Starter:
@@ -214,17 +222,3 @@ def _batches(texts: list[str], config: StarterConfig) -> Iterator[list[str]]:
         batches = [chunk[at : at + config.batch] for at in range(0, len(chunk), config.batch)]
         rng.shuffle(batches)
         yield from batches
-
-
-def main() -> None:
-    """Prepares the starter and says where it is."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cache", type=Path, default=CACHE)
-    parser.add_argument("--steps", type=int, default=StarterConfig.steps)
-    arguments = parser.parse_args()
-    config = StarterConfig(steps=arguments.steps)
-    print(prepare(config, arguments.cache, os.environ.get("MODEL") or None).as_json())
-
-
-if __name__ == "__main__":
-    main()
