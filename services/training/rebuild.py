@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import sys
 
+from services.training.dataset_store import DatasetStore, read_import
 from services.training.settings import TrainingSettings
-from services.training.snapshot import Dataset, DatasetStore, read_import, take_snapshot
+from services.training.snapshot import Dataset, take_snapshot
 from shared.kafka.log import EventLog
 from shared.kafka.producer import KafkaLog
 

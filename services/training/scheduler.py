@@ -8,11 +8,12 @@ import math
 
 import structlog
 
+from services.training.dataset_store import DatasetStore
 from services.training.errors import StoreUnavailable
 from services.training.jobs import JobQueue
 from services.training.metrics import Metrics
 from services.training.settings import TrainingSettings
-from services.training.snapshot import MODELS, DatasetStore, Manifest, place
+from services.training.snapshot import MODELS, Manifest, place
 from services.training.trigger import PairCounter, TriggerInputs, decide
 from shared.clock import Clock
 from shared.contracts.events import TrainingMethod

@@ -26,7 +26,7 @@ from typing import Any
 
 import pytest
 
-from services.training.snapshot import DatasetStore
+from services.training.dataset_store import DatasetStore
 from services.training.workspace import Workspace
 from shared.contracts.events import (
     Message,

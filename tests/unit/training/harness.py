@@ -13,10 +13,11 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
+from services.training.dataset_store import DatasetStore
 from services.training.metrics import Metrics
-from services.training.runner import JobOutcome, Runner
+from services.training.outcome import JobOutcome
+from services.training.runner import Runner
 from services.training.settings import TrainingSettings
-from services.training.snapshot import DatasetStore
 from shared.clock import SystemClock
 from shared.contracts.events import TrainingProgress, TrainingRequested
 from shared.kafka.topics import TRAINING_RUNS, VERSIONS

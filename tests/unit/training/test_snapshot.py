@@ -8,16 +8,10 @@ import pytest
 from fsspec import AbstractFileSystem
 
 from services.training.dataset import HELDOUT, JUDGE, PROMPTS, TRAIN, DatasetRules
+from services.training.dataset_store import DatasetStore, lay_out, read_import
 from services.training.errors import BadDataset, StoreUnavailable
 from services.training.publish import upload
-from services.training.snapshot import (
-    Dataset,
-    DatasetStore,
-    ImportedRows,
-    lay_out,
-    read_import,
-    take_snapshot,
-)
+from services.training.snapshot import Dataset, ImportedRows, take_snapshot
 from shared.contracts.events import Event, PairSource, TrainingMethod
 from shared.kafka.topics import PREFERENCES
 from shared.testing.log import MemoryLog

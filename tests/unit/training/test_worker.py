@@ -8,11 +8,11 @@ from collections.abc import AsyncIterator
 
 from prometheus_client import CollectorRegistry
 
+from services.training.dataset_store import DatasetStore
 from services.training.jobs import JobQueue
 from services.training.metrics import Metrics
 from services.training.runner import Runner
 from services.training.scheduler import Scheduler
-from services.training.snapshot import DatasetStore
 from services.training.worker import TrainingWorker
 from shared.clock import SystemClock
 from shared.contracts.events import RunPhase, TrainingRequested

@@ -1,0 +1,142 @@
+"""Training attempts: train, evaluate and gate a candidate; adjust and try again a bounded number
+of times.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from services.training.candidate import Candidate, read_candidate, stages
+from services.training.dataset import JUDGE
+from services.training.diagnosis import adjust
+from services.training.gate import judge_gate
+from services.training.hyperparameters import DpoHyperparameters, SftHyperparameters
+from services.training.outcome import JobOutcome, rejected
+from services.training.process import TrainerProcess
+from services.training.progress import ProgressReporter
+from services.training.resolve import ResolvedJob, Trainable
+from services.training.settings import TrainingSettings
+from services.training.snapshot import Manifest
+from services.training.trainers.job import TrainerJob
+from services.training.workspace import Workspace
+from shared.contracts.events import RunPhase, TrainingMethod
+from shared.registry.adapters import FINGERPRINT_TEXTS, fetch
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Released:
+    """A candidate that the gate or an override lets pass, and what it was trained with."""
+
+    candidate: Candidate
+    hyperparameters: Trainable
+
+
+class Attempts:
+    """Runs the attempts of one job at a time."""
+
+    def __init__(self, settings: TrainingSettings, alive: Callable[[], None]) -> None:
+        """`alive` is called while a trainer is watched."""
+        self._settings = settings
+        self._alive = alive
+        self._process = TrainerProcess(
+            python=settings.python,
+            threads=settings.threads,
+            stall_s=settings.stall_s,
+            restarts=settings.restarts,
+        )
+
+    async def run(
+        self,
+        resolved: ResolvedJob,
+        manifest: Manifest,
+        workspace: Workspace,
+        reporter: ProgressReporter,
+    ) -> Released | JobOutcome:
+        """A released candidate, or the rejection after the last attempt.
+
+        Raises:
+            TrainerFailed: the trainer ended without a result.
+            AdapterError: the parent's adapter cannot be fetched.
+
+        """
+        job, limits = resolved.job, self._settings.gate
+        pairs = manifest.files[JUDGE].rows
+        judged = pairs >= limits.min_judge_pairs
+        if job.method is TrainingMethod.dpo and not judged and not job.override_gate:
+            hopeless = judge_gate(job.method, {"judge_pairs": float(pairs)}, limits)
+            return rejected(hopeless, {"judge_pairs": float(pairs)}, manifest, attempts=0)
+        hyperparameters, number = resolved.hyperparameters, 0
+        while True:
+            number += 1
+            reporter.attempt = number
+            folder = workspace.attempt(number)
+            await self.train(resolved, hyperparameters, workspace, folder, reporter, judged=judged)
+            await reporter.enter(RunPhase.gating, 0.95)
+            candidate = read_candidate(
+                folder, workspace.judge, method=job.method, manifest=manifest, limits=limits
+            )
+            gate = candidate.gate
+            log.info(
+                "job.gate",
+                job_id=job.job_id,
+                attempt=number,
+                passed=gate.passed,
+                failed=[check.name for check in gate.checks if not check.passed],
+                figures=candidate.figures,
+            )
+            if gate.passed or job.override_gate:
+                return Released(candidate, hyperparameters)
+            adjusted = adjust(hyperparameters, gate, candidate.figures)
+            if adjusted is None or number >= self._settings.attempts:
+                return rejected(gate, candidate.figures, manifest, attempts=number)
+            hyperparameters = adjusted
+
+    async def train(
+        self,
+        resolved: ResolvedJob,
+        hyperparameters: Trainable,
+        workspace: Workspace,
+        folder: Path,
+        reporter: ProgressReporter,
+        *,
+        judged: bool,
+    ) -> None:
+        """Run the trainer's stages of one attempt, from its checkpoints where it has some.
+
+        Raises:
+            TrainerFailed: the trainer ended without a result.
+            AdapterError: the parent's adapter cannot be fetched.
+
+        """
+        settings = self._settings
+        adapter = ""
+        if resolved.parent is not None and resolved.job.method is TrainingMethod.dpo:
+            cache = settings.data_dir.resolve() / "training" / "adapters"
+            path = await asyncio.to_thread(
+                fetch, resolved.parent.adapter_uri, resolved.parent.adapter_sha256, cache
+            )
+            adapter = str(path)
+        trainer_job = TrainerJob(
+            stages=stages(resolved.job.method, judged=judged),
+            base=resolved.base,
+            parent_adapter=adapter,
+            data=str(workspace.data),
+            judge=str(workspace.judge),
+            sft=hyperparameters if isinstance(hyperparameters, SftHyperparameters) else None,
+            dpo=hyperparameters if isinstance(hyperparameters, DpoHyperparameters) else None,
+            reward=resolved.reward,
+            evaluation=settings.evaluation,
+            seed=resolved.job.seed,
+            threads=settings.threads,
+            nice=settings.nice,
+            fingerprint_texts=FINGERPRINT_TEXTS,
+        )
+        workspace.begin(folder, trainer_job)
+        await self._process.run(folder, reporter.step, self._alive)

@@ -1,0 +1,137 @@
+"""Dataset storage: snapshots and imported files under an fsspec root. Calls block.
+
+`<datasets>/<dataset_id>/` holds the four files of a dataset and `manifest.json`, which is written
+last: a folder without one is the rest of a broken write and no dataset.
+"""
+
+# pyright: strict
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any, cast
+
+import fsspec  # pyright: ignore[reportMissingTypeStubs]
+
+from services.training.errors import BadDataset, StoreUnavailable
+from services.training.importing import MAX_BYTES
+from services.training.snapshot import Dataset, ImportedRows, Manifest
+from shared.contracts.events import TrainingMethod
+
+MANIFEST = "manifest.json"
+
+
+class DatasetStore:
+    """Datasets under an fsspec root. Calls block; run them in a thread."""
+
+    def __init__(self, root: str) -> None:
+        self._root = root.rstrip("/")
+
+    @property
+    def root(self) -> str:
+        """The fsspec root."""
+        return self._root
+
+    def write(self, dataset: Dataset) -> None:
+        """Store a dataset; storing the same one again changes nothing.
+
+        Raises:
+            StoreUnavailable: the storage refused it.
+
+        """
+        try:
+            filesystem, root = _locate(f"{self._root}/{dataset.manifest.dataset_id}")
+            if filesystem.exists(f"{root}/{MANIFEST}"):
+                return
+            filesystem.makedirs(root, exist_ok=True)
+            for name, data in dataset.files.items():
+                filesystem.pipe_file(f"{root}/{name}", data)
+            filesystem.pipe_file(f"{root}/.{MANIFEST}", dataset.manifest.encode())
+            filesystem.mv(f"{root}/.{MANIFEST}", f"{root}/{MANIFEST}")
+        except Exception as error:
+            # Storage libraries raise errors of their own: s3fs hands botocore's on as they are.
+            raise StoreUnavailable(f"{self._root}: cannot be written: {error}") from error
+
+    def read(self, dataset_id: str) -> Dataset | None:
+        """A whole dataset with its hashes checked, or None where it is not.
+
+        Raises:
+            StoreUnavailable: the storage did not answer.
+            BadDataset: a file's bytes are not those of the manifest.
+
+        """
+        try:
+            filesystem, root = _locate(f"{self._root}/{dataset_id}")
+            if not filesystem.exists(f"{root}/{MANIFEST}"):
+                return None
+            manifest = Manifest.model_validate_json(filesystem.cat_file(f"{root}/{MANIFEST}"))
+            files = {name: bytes(filesystem.cat_file(f"{root}/{name}")) for name in manifest.files}
+        except Exception as error:
+            raise StoreUnavailable(f"{self._root}/{dataset_id}: cannot be read: {error}") from error
+        for name, data in files.items():
+            if hashlib.sha256(data).hexdigest() != manifest.files[name].sha256:
+                raise BadDataset(f"{dataset_id}/{name}: its bytes are not those of the manifest")
+        return Dataset(manifest, files)
+
+    def newest(self, model: str, method: TrainingMethod) -> Manifest | None:
+        """The snapshot of the log with the highest offsets, or None before the first.
+
+        Raises:
+            StoreUnavailable: the storage did not answer.
+
+        """
+        try:
+            filesystem, root = _locate(self._root)
+            if not filesystem.exists(root):
+                return None
+            found = cast("list[str]", filesystem.glob(f"{root}/{model}-*/{MANIFEST}"))
+            manifests = [
+                Manifest.model_validate_json(filesystem.cat_file(path)) for path in sorted(found)
+            ]
+        except Exception as error:
+            raise StoreUnavailable(f"{self._root}: cannot be read: {error}") from error
+        of_log = [
+            manifest
+            for manifest in manifests
+            if (manifest.model, manifest.method, manifest.origin) == (model, method, "log")
+        ]
+        return max(of_log, key=lambda manifest: sum(manifest.offsets.values()), default=None)
+
+
+def read_import(uri: str) -> ImportedRows:
+    """The bytes of a JSONL file at any fsspec URI.
+
+    Raises:
+        BadDataset: there is no such file, or it is too large.
+        StoreUnavailable: the storage did not answer.
+
+    """
+    try:
+        filesystem, path = _locate(uri)
+        size = int(filesystem.size(path) or 0)
+        if size > MAX_BYTES:
+            raise BadDataset(f"dataset_uri: {uri} has {size} bytes, {MAX_BYTES} at most; split it")
+        return ImportedRows(uri, bytes(filesystem.cat_file(path)))
+    except (FileNotFoundError, IsADirectoryError):
+        raise BadDataset(f"dataset_uri: {uri} is no file; give the URI of a JSONL file") from None
+    except (ValueError, ImportError) as error:
+        raise BadDataset(f"dataset_uri: {uri}: {error}") from error
+    except BadDataset:
+        raise
+    except Exception as error:
+        raise StoreUnavailable(f"{uri}: cannot be read: {error}") from error
+
+
+def lay_out(dataset: Dataset, folder: Path) -> None:
+    """Write a dataset's files where a trainer reads them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, data in dataset.files.items():
+        partial = folder / f".{name}.partial"
+        partial.write_bytes(data)
+        partial.replace(folder / name)
+    (folder / MANIFEST).write_bytes(dataset.manifest.encode())
+
+
+def _locate(uri: str) -> tuple[Any, str]:
+    filesystem, root = cast("tuple[Any, str]", fsspec.url_to_fs(uri))  # pyright: ignore[reportUnknownMemberType]
+    return filesystem, root.rstrip("/")

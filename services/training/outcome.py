@@ -1,0 +1,46 @@
+"""Outcome of a training job: the phase it ended in and the message that says why. Pure."""
+
+# pyright: strict
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from services.training.diagnosis import diagnose
+from services.training.snapshot import Manifest
+from shared.contracts.events import RunPhase
+from shared.registry.versions import GateResult, VersionRecord
+
+
+@dataclass(frozen=True)
+class JobOutcome:
+    """How a job ended."""
+
+    phase: RunPhase
+    message: str
+    version: str = ""
+    metrics: Mapping[str, float] | None = None
+
+
+def failed(message: str) -> JobOutcome:
+    """A job that could not be done."""
+    return JobOutcome(RunPhase.failed, message)
+
+
+def succeeded(record: VersionRecord) -> JobOutcome:
+    """A job whose version is registered."""
+    gate = record.gate
+    how = "the gate passed" if gate.passed else f"the gate was overridden by {gate.overridden_by}"
+    return JobOutcome(
+        RunPhase.succeeded, f"{record.version}: {how}", record.version, dict(record.metrics)
+    )
+
+
+def rejected(
+    gate: GateResult, figures: Mapping[str, float], manifest: Manifest, *, attempts: int
+) -> JobOutcome:
+    """A job whose candidates the gate refused, with the diagnosis."""
+    message = diagnose(
+        gate, figures, card=manifest.card, refused=manifest.refused, attempts=attempts
+    )
+    return JobOutcome(RunPhase.rejected, message, metrics=figures)

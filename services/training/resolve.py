@@ -1,0 +1,82 @@
+"""Job resolution: fills in what a request leaves open, and refuses what cannot be done. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from services.training.errors import InvalidJob
+from services.training.hyperparameters import (
+    DpoHyperparameters,
+    RewardHyperparameters,
+    SftHyperparameters,
+    parse_hyperparameters,
+)
+from services.training.settings import TrainingSettings
+from services.training.versioning import choose_name
+from shared.contracts.events import TrainingMethod, TrainingRequested
+from shared.registry.versions import Registry, VersionRecord
+
+Trainable = SftHyperparameters | DpoHyperparameters
+"""Hyperparameters of a method that makes a version."""
+
+
+@dataclass(frozen=True)
+class ResolvedJob:
+    """A request with everything it left open filled in."""
+
+    job: TrainingRequested
+    base: str
+    parent: VersionRecord | None
+    hyperparameters: Trainable
+    reward: RewardHyperparameters
+
+    @property
+    def parent_version(self) -> str:
+        """The parent's name, or empty."""
+        return self.parent.version if self.parent else ""
+
+
+def resolve(job: TrainingRequested, registry: Registry, settings: TrainingSettings) -> ResolvedJob:
+    """The job with parent, base and hyperparameters decided.
+
+    Raises:
+        InvalidJob: names the field, what is wrong with it and what to do.
+
+    """
+    named = registry.get(job.parent) if job.parent else registry.stable(job.model)
+    if job.parent and (named is None or named.record.model != job.model):
+        raise InvalidJob(f"parent: {job.parent} is no version of {job.model}")
+    parent = named.record if named else None
+    base = job.base or (parent.base if parent else "")
+    if not base:
+        raise InvalidJob("base: give a hub id or path; there is no parent to take it from")
+    taken = {version.record.version for version in registry.versions()}
+    if job.method is not TrainingMethod.reward:
+        choose_name(job.model, job.method, wanted=job.version, parent="", taken=taken)
+    if job.method is TrainingMethod.dpo and parent is None:
+        raise InvalidJob(f"parent: {job.model} has no stable version; name one, or do sft first")
+    hyperparameters, reward = _hyperparameters(job, settings)
+    sft = job.method is TrainingMethod.sft
+    return ResolvedJob(job, base, None if sft else parent, hyperparameters, reward)
+
+
+def _hyperparameters(
+    job: TrainingRequested, settings: TrainingSettings
+) -> tuple[Trainable, RewardHyperparameters]:
+    own = job.hyperparameters
+    reward = parse_hyperparameters(
+        RewardHyperparameters,
+        settings.reward,
+        own if job.method is TrainingMethod.reward else own.get("reward", {}),
+    )
+    rest = {name: value for name, value in own.items() if name != "reward"}
+    if job.method is not TrainingMethod.sft:
+        mine = rest if job.method is TrainingMethod.dpo else {}
+        return parse_hyperparameters(DpoHyperparameters, settings.dpo, mine), reward
+    sft = parse_hyperparameters(SftHyperparameters, settings.sft, rest)
+    if sft.lora.rank > settings.max_lora_rank:
+        raise InvalidJob(
+            f"hyperparameters: lora.rank is {sft.lora.rank}; the engine serves "
+            f"{settings.max_lora_rank} at most (RATCHET_TRAINING_MAX_LORA_RANK)"
+        )
+    return sft, reward
