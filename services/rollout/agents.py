@@ -7,7 +7,7 @@ from typing import Any
 
 import aiohttp
 
-from services.rollout.steps import EngineReport
+from services.rollout.state import EngineReport
 
 TIMEOUT_S = 2.0
 SERVING = "ready"

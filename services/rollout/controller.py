@@ -11,7 +11,7 @@ from typing import Any
 
 import structlog
 
-from services.rollout import exclusions, lifecycles, steps
+from services.rollout import engine_loss, lifecycles, steps
 from services.rollout.agents import Agents
 from services.rollout.counts import JudgeState
 from services.rollout.decision_log import DecisionLog, RolloutHistory
@@ -32,7 +32,7 @@ from services.rollout.leadership import Leadership
 from services.rollout.metrics import Metrics
 from services.rollout.observer import Observer
 from services.rollout.prometheus import Prometheus
-from services.rollout.steps import Move, RolloutState
+from services.rollout.state import Move, RolloutState
 from services.rollout.strategy import Strategy
 from services.rollout.verdict import Verdict
 from shared.clock import Clock
@@ -408,15 +408,15 @@ class Controller:
         async with self._turn:
             if self._active.get(rollout_id) is not active or active.state.phase.finished:
                 return
-            span = exclusions.span(
+            window = engine_loss.judged_window(
                 active.evidence, raw.series, active.state, raw.agents, self._clock.now()
             )
-            evidence = take(active.evidence, raw.series, active.state, active.judge, span)
+            evidence = take(active.evidence, raw.series, active.state, active.judge, window)
             if evidence is not active.evidence:
                 active.evidence = evidence
                 await asyncio.to_thread(self._evidence_store.save, evidence)
             seen = self._observer.observation(
-                raw, active.state, active.evidence, active.judge, span
+                raw, active.state, active.evidence, active.judge, window
             )
             move = steps.look(active.state, seen)
             due = self._clock.monotonic() - active.last_decision_at >= self._policy.hold_interval_s

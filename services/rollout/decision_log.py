@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from services.rollout.errors import BadStrategy
-from services.rollout.steps import RolloutState
+from services.rollout.state import RolloutState
 from services.rollout.strategy import parse
 from shared.kafka.envelope import Unreadable, decode, models_by_type
 from shared.kafka.log import Record

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from services.rollout.counts import ArmCounts, JudgeState, Slice
 from services.rollout.judge import Judge
-from services.rollout.steps import RolloutState
+from services.rollout.state import RolloutState
 from shared.contracts.events import WEIGHT_SCALE
 
 REQUESTS = "ratchet_router_requests_total"
@@ -152,14 +152,14 @@ def take(
     series: Iterable[CounterSeries],
     state: RolloutState,
     judge: Judge,
-    span: SampleWindow = SampleWindow(),
+    window: SampleWindow = SampleWindow(),
 ) -> RolloutEvidence:
     """Evidence after a fetch. The same object where no sample is new.
 
     Only series of this rollout's two versions count: a candidate is judged on nothing else.
     """
     # Without cursors, samples up to `recovered_at` may have been counted before they were lost.
-    after = max(span.after, -inf if evidence.recovered_at is None else evidence.recovered_at)
+    after = max(window.after, -inf if evidence.recovered_at is None else evidence.recovered_at)
     cursors = dict(evidence.cursors)
     until = evidence.sampled_until
     resets = evidence.key_resets
@@ -171,7 +171,7 @@ def take(
         key, rise, falls = _key(one), 0.0, 0
         for cursor, more, fell in _rises(
             cursors.get(key),
-            (sample for sample in one.samples if sample[0] < span.before),
+            (sample for sample in one.samples if sample[0] < window.before),
             from_zero=evidence.recovered_at is None,
             never_falls=one.name in BY_PARTITION,
         ):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from services.rollout.steps import RolloutState
+from services.rollout.state import RolloutState
 from services.rollout.verdict import CriterionResult
 from shared.contracts.events import WEIGHT_SCALE
 from shared.registry.rollouts import AnalysisOutcome, Phase

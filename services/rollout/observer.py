@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from services.rollout import exclusions
+from services.rollout import engine_loss
 from services.rollout.agents import Agents
 from services.rollout.errors import EvidenceUnavailable
 from services.rollout.evidence import (
@@ -20,7 +20,7 @@ from services.rollout.evidence import (
 )
 from services.rollout.judge import Judge
 from services.rollout.prometheus import Prometheus
-from services.rollout.steps import EngineReport, Observation, RolloutState
+from services.rollout.state import EngineReport, Observation, RolloutState
 from shared.clock import Clock
 
 
@@ -79,9 +79,9 @@ class Observer:
         state: RolloutState,
         evidence: RolloutEvidence,
         judge: Judge,
-        span: SampleWindow,
+        window: SampleWindow,
     ) -> Observation:
-        """What `steps.look` decides on; `evidence` has taken the fetched series within `span`."""
+        """What `steps.look` decides on; `evidence` has taken the fetched series within `window`."""
         now = self._clock.now()
         since = state.weight_set_at.timestamp() if state.weight_set_at else now.timestamp()
         return Observation(
@@ -90,7 +90,7 @@ class Observer:
             zeros_missing=raw.zeros_missing,
             verdict=judge.verdict(evidence.judge, error_limit=state.error_limit),
             error=raw.error,
-            waits=exclusions.waits(evidence, raw.series, state, judge, span),
+            withheld=engine_loss.withheld(evidence, raw.series, state, judge, window),
             # Samples that wait to be judged are no silence.
             silent_s=now.timestamp()
             - max(evidence.sampled_until, newest(raw.series, state), since),

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from services.rollout.counts import ArmCounts, JudgeState
 from services.rollout.decision_log import LoggedDecision, RolloutHistory
-from services.rollout.steps import RolloutState
+from services.rollout.state import RolloutState
 from services.rollout.verdict import Verdict
 from shared.registry.versions import Version
 

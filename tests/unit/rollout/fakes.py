@@ -17,7 +17,7 @@ from services.rollout.evidence import CounterSeries
 from services.rollout.evidence_store import EvidenceStore
 from services.rollout.leadership import DecisionLogFollower, Leadership
 from services.rollout.metrics import Metrics
-from services.rollout.steps import EngineReport
+from services.rollout.state import EngineReport
 from services.rollout.strategy import parse
 from shared.kafka.topics import ROLLOUTS, VERSIONS
 from shared.registry.follow import RegistryFollower

@@ -14,7 +14,7 @@ from services.rollout.counts import JudgeState, Slice
 from services.rollout.errors import Conflict, LeadershipLost, NotAllowed, NotLeading, Unknown
 from services.rollout.evidence import COUNTED, FAST, REQUESTS, CounterSeries
 from services.rollout.judge import Judge
-from services.rollout.steps import EngineReport, RolloutState
+from services.rollout.state import EngineReport, RolloutState
 from shared.kafka.log import LogUnavailable
 from shared.kafka.topics import ROLLOUTS, VERSIONS
 from shared.registry.rollouts import DecisionKind, LeaderElected, Phase

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.rollout.decision_log import MAX_HOLDS, DecisionLog
-from services.rollout.steps import RolloutState
+from services.rollout.state import RolloutState
 from services.rollout.strategy import parse
 from shared.contracts.events import Event
 from shared.kafka.envelope import Unreadable, encode

@@ -24,7 +24,7 @@ from services.rollout.evidence import (
     window_s,
 )
 from services.rollout.judge import Judge
-from services.rollout.steps import RolloutState
+from services.rollout.state import RolloutState
 from services.rollout.strategy import Strategy, parse
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

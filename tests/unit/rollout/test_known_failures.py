@@ -9,7 +9,7 @@ import pytest
 
 from services.rollout.decision_log import RolloutHistory
 from services.rollout.evidence import COUNTED, FAST, REQUESTS, CounterSeries
-from services.rollout.steps import RolloutState
+from services.rollout.state import RolloutState
 from shared.kafka.topics import ROLLOUTS, VERSIONS
 from shared.registry.rollouts import AnalysisOutcome, DecisionKind, Phase
 from shared.testing.clock import ManualClock

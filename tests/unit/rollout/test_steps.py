@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.rollout import steps
+from services.rollout import engine_loss, steps
 from services.rollout.counts import ArmCounts
 from services.rollout.errors import Conflict
-from services.rollout.steps import EngineReport, Move, Observation, RolloutState
+from services.rollout.state import EngineReport, Move, Observation, RolloutState
 from services.rollout.strategy import parse
 from services.rollout.verdict import CriterionResult, CriterionState, Verdict
 from shared.registry.rollouts import AnalysisOutcome, DecisionKind, Phase
@@ -222,7 +222,7 @@ def test_a_long_silent_agent_takes_the_weight_and_fails_nothing() -> None:
     mute = {"agent": EngineReport(ready=None, detail="timeout")}
     state = steps.look(at_five_percent(), seen(2)).state.but(losses=1)
     state = steps.look(state, seen(3, agents=mute)).state
-    move = steps.look(state, seen(3 + steps.AGENT_SILENT_S, agents=mute))
+    move = steps.look(state, seen(3 + engine_loss.AGENT_SILENT_S, agents=mute))
     assert (move.kind, move.state.phase, move.state.weight) == (DecisionKind.pause, Phase.paused, 0)
     assert (move.state.paused_by, move.state.losses) == ("engine", 1)
     still = steps.look(move.state, seen(500, agents=mute))
@@ -278,7 +278,7 @@ looks = st.builds(
     lambda verdict, error, waits, silent, zeros, agents, more: {
         "verdict": verdict,
         "error": error,
-        "waits": waits,
+        "withheld": waits,
         "silent_s": silent,
         "zeros_missing": zeros,
         "agents": agents,
@@ -333,7 +333,7 @@ def _check_look(before: RolloutState, event: dict[str, Any], move: Move) -> None
     ready = all(one.ready and one.candidate_ready for one in event["agents"].values())
     if move.kind is DecisionKind.rollback:
         # Only a verdict or lost engines end it; never missing data.
-        assert event["verdict"] is BAD or state.losses >= steps.MAX_LOSSES
+        assert event["verdict"] is BAD or state.losses >= engine_loss.MAX_LOSSES
     if event["verdict"] is BAD:
         assert state.weight == 0
     if state.weight > before.weight:
@@ -345,7 +345,7 @@ def _check_look(before: RolloutState, event: dict[str, Any], move: Move) -> None
         else:
             assert event["verdict"] is GOOD
             assert not event["error"]
-            assert not event["waits"]
+            assert not event["withheld"]
             assert event["silent_s"] == 0.0
             assert not steps.silent(before, event["agents"])
     if move.kind is DecisionKind.complete:

@@ -11,10 +11,10 @@ import pytest
 from services.rollout import steps
 from services.rollout.counts import ArmCounts, JudgeState, Slice
 from services.rollout.decision_log import RolloutHistory
+from services.rollout.engine_loss import AGENT_SILENT_S, CRASH_WAITS_S, LOSS_EXCLUDES_S
 from services.rollout.evidence import COUNTED, FAST, REQUESTS, CounterSeries
-from services.rollout.exclusions import CRASH_WAITS_S
 from services.rollout.judge import Judge
-from services.rollout.steps import AGENT_SILENT_S, LOSS_SHADOW_S, EngineReport, RolloutState
+from services.rollout.state import EngineReport, RolloutState
 from services.rollout.strategy import parse
 from shared.kafka.topics import ROLLOUTS, VERSIONS
 from shared.registry.rollouts import AnalysisOutcome, DecisionKind, Phase
@@ -178,7 +178,7 @@ async def test_a_first_loss_at_full_weight_pauses_whenever_its_crashes_are_scrap
     alone.harness.agents.report = serving(2)
     await alone.looks(2)
     assert (alone.state.phase, alone.state.weight) == (Phase.progressing, 10_000)
-    await alone.looks(LOSS_SHADOW_S + CRASH_WAITS_S)
+    await alone.looks(LOSS_EXCLUDES_S + CRASH_WAITS_S)
     assert alone.state.phase is not Phase.degraded
     assert (alone.judged.requests, alone.judged.crashes) == (500, 0)
     assert DecisionKind.rollback not in alone.kinds
@@ -311,7 +311,7 @@ async def test_no_step_ends_in_the_shadow_of_a_loss(canary: Canary) -> None:
     canary.serves("stable", 5_000)
     await canary.looks(2)
     canary.harness.agents.report = serving(2)
-    await canary.looks(LOSS_SHADOW_S)
+    await canary.looks(LOSS_EXCLUDES_S)
     assert canary.state.weight == 500
     assert "judged again" in canary.history.last.reason
     await canary.looks(2)

@@ -1,0 +1,146 @@
+"""State of one rollout, what an observation gives, and the transition that follows. Pure data."""
+
+# pyright: strict
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from services.rollout.counts import ArmCounts
+from services.rollout.strategy import Strategy
+from services.rollout.verdict import Verdict
+from shared.registry.rollouts import AnalysisOutcome, DecisionKind, Phase
+from shared.registry.versions import Lifecycle
+
+
+class EngineMark(BaseModel):
+    """What is known of one engine: how often it was started, and whether it is up."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+    generation: int
+    up: bool = True
+    loaded: bool = Field(default=False, description="it had the candidate when last seen")
+    silent_since: AwareDatetime | None = Field(
+        default=None, description="the first look since its last answer"
+    )
+
+
+class RolloutState(BaseModel):
+    """Where a rollout is. Each decision carries it whole, so the last one is enough to go on."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+    rollout_id: str
+    model: str
+    stable: str
+    candidate: str
+    came_from: Lifecycle = Field(
+        default=Lifecycle.registered, description="the candidate's state before the rollout"
+    )
+    strategy: Strategy = Field(exclude=True)
+    phase: Phase = Phase.progressing
+    step: int = 0
+    weight: int = 0
+    weight_set_at: AwareDatetime | None = None
+    started_at: AwareDatetime
+    step_started_at: AwareDatetime
+    updated_at: AwareDatetime
+    stage_requests: float = Field(default=0.0, description="candidate's when the weight was set")
+    stage_scores: float = 0.0
+    paused_by: Literal["", "person", "gate", "engine"] = ""
+    paused_at: AwareDatetime | None = None
+    losses: int = 0
+    engines: dict[str, EngineMark] = Field(default_factory=dict)
+    unjudged_until: AwareDatetime | None = Field(
+        default=None, description="samples up to here are not judged, because of a lost engine"
+    )
+    outcome: AnalysisOutcome | None = None
+    needs_person: bool = False
+
+    def but(self, **changes: object) -> RolloutState:
+        """The same with some fields changed."""
+        return self.model_copy(update=changes)
+
+    @property
+    def step_name(self) -> str:
+        """The present step in an operator's words."""
+        steps = self.strategy.steps
+        return steps[self.step].name if self.step < len(steps) else "done"
+
+    @property
+    def error_limit(self) -> float | None:
+        """The error limit in force."""
+        return self.strategy.error_limit(min(self.step, len(self.strategy.steps) - 1))
+
+
+@dataclass(frozen=True, slots=True)
+class EngineReport:
+    """What one adapter agent said.
+
+    `ready` is None where it could not be asked. `refused` says why the adapter is not the
+    registered one; `undecided` means that a person has to say whether it may serve.
+    """
+
+    ready: bool | None
+    generation: int = 0
+    candidate_ready: bool = False
+    refused: str = ""
+    undecided: bool = False
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """All that one look gave.
+
+    `withheld` says why evidence that would fail the candidate is not judged yet; empty without any.
+    """
+
+    at: datetime
+    agents: dict[str, EngineReport] = field(default_factory=dict)
+    zeros_missing: str = "no router was scraped yet"
+    verdict: Verdict | None = None
+    error: str = ""
+    withheld: str = ""
+    silent_s: float = 0.0
+    idle_s: float = 0.0
+    no_data_after_s: float = 30.0
+    candidate: ArmCounts = field(default_factory=ArmCounts)
+
+    @property
+    def not_ready(self) -> str:
+        """What the first weight above 0 still waits for; empty where nothing."""
+        if not self.agents:
+            return "no adapter agent is configured"
+        for url, report in sorted(self.agents.items()):
+            if report.ready is None:
+                return f"agent {url} does not answer: {report.detail}"
+            if not report.ready:
+                return f"the engine of {url} is not ready"
+            if not report.candidate_ready:
+                return f"{url} does not serve the candidate yet: {report.detail or 'unknown to it'}"
+        return self.zeros_missing or (f"evidence: {self.error}" if self.error else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A decision to be. `urgent` ones are written at once, others as the next sign of life."""
+
+    kind: DecisionKind
+    state: RolloutState
+    weight_before: int
+    reason: str
+    urgent: bool = True
+
+
+def hold(state: RolloutState, reason: str, *, urgent: bool = False) -> Move:
+    """Stay where it is, and say why."""
+    return Move(DecisionKind.hold, state, state.weight, reason, urgent=urgent)
+
+
+def ended(state: RolloutState, kind: DecisionKind, reason: str) -> Move:
+    """Degraded: everybody back on stable."""
+    after = state.but(phase=Phase.degraded, weight=0, needs_person=False)
+    return Move(kind, after, state.weight, reason)
