@@ -35,6 +35,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
@@ -284,10 +285,12 @@ def slope(marks: Sequence[Mark], total: int) -> Rate:
 async def _prepare(bootstrap: str, records: Sequence[NewRecord]) -> None:
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
     await admin.start()
-    await admin.create_topics(
+    response: Any = await admin.create_topics(
         [NewTopic("bench-table-rows-changelog", PARTITIONS, 1, topic_configs={})]
     )
     await admin.close()
+    if any(code for _, code, *_ in response.topic_errors):
+        raise SystemExit(f"the changelog's topic was refused: {response.topic_errors}")
     await fill(bootstrap, records)
 
 

@@ -10,6 +10,8 @@ from typing import Annotated, Literal, Self
 from pydantic import AliasChoices, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from shared.tenants import check_tenants
+
 EXIT_CONFIGURATION = 2
 """Exit status of a service whose settings are wrong."""
 
@@ -53,6 +55,11 @@ class ServiceSettings(BaseSettings):
     @classmethod
     def _split(cls, value: object) -> object:
         return split_list(value)
+
+    @field_validator("tenants")
+    @classmethod
+    def _fit_for_topics(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return check_tenants(value)
 
     @classmethod
     def load(cls) -> Self:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from services.cli.errors import CliError, Exit
+from shared.tenants import check_tenants
 
 DEFAULT_PORTS = {
     "router": 8080,
@@ -50,12 +51,11 @@ def load_settings(environ: Mapping[str, str] | None = None) -> CliSettings:
 
     """
     given = os.environ if environ is None else environ
-    tenants = tuple(part for part in given.get("RATCHET_TENANTS", "default").split(",") if part)
     return CliSettings(
         urls={service: _url(given, service) for service in DEFAULT_PORTS},
         kafka_bootstrap=given.get("RATCHET_KAFKA_BOOTSTRAP", "127.0.0.1:9092"),
         redis_url=given.get("RATCHET_REDIS_URL", "redis://127.0.0.1:6379/0"),
-        tenants=tenants,
+        tenants=_tenants(given),
         join_partitions=_number(given, "RATCHET_KAFKA_JOIN_PARTITIONS", 4, MAX_PARTITIONS),
         replication=_number(given, "RATCHET_KAFKA_REPLICATION", 1, 7),
         api_key=given.get("RATCHET_API_KEY", ""),
@@ -70,6 +70,14 @@ def _url(given: Mapping[str, str], service: str) -> str:
         return url.rstrip("/")
     port = _number(given, f"RATCHET_{service.upper()}_PORT", DEFAULT_PORTS[service], 65535)
     return f"http://127.0.0.1:{port}"
+
+
+def _tenants(given: Mapping[str, str]) -> tuple[str, ...]:
+    parts = (part.strip() for part in given.get("RATCHET_TENANTS", "default").split(","))
+    try:
+        return check_tenants(part for part in parts if part)
+    except ValueError as error:
+        raise CliError(f"RATCHET_TENANTS: {error}", Exit.usage) from None
 
 
 def _number(given: Mapping[str, str], variable: str, default: int, largest: int) -> int:

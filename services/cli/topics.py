@@ -28,9 +28,14 @@ def apply(
     strict: Annotated[bool, typer.Option(help="Exit with 1 where a topic differs.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Create the topics that are missing; topics that differ are named, never changed."""
+    """Create the topics that are missing; topics that differ are named, never changed.
+
+    Exit 4 where the brokers refused a topic; each is shown with their reason.
+    """
     report = _apply(load_settings(), dry_run=False)
     _show(report, "created", as_json=as_json)
+    if report.refused:
+        raise typer.Exit(Exit.refused)
     if strict and report.drift:
         raise typer.Exit(Exit.failed)
 
@@ -40,22 +45,27 @@ def diff(*, as_json: AsJson = False) -> None:
     """Say which topics are missing or differ, and change nothing; exit 1 where any does."""
     report = _apply(load_settings(), dry_run=True)
     _show(report, "missing", as_json=as_json)
+    if report.refused:
+        raise typer.Exit(Exit.refused)
     if report.created or report.drift:
         raise typer.Exit(Exit.failed)
 
 
 def _apply(settings: CliSettings, *, dry_run: bool) -> TopicReport:
-    from shared.kafka.topics import apply_topics
+    from shared.kafka.topics import TopicsRefused, apply_topics
 
     async def once() -> TopicReport:
-        async with asyncio.timeout(TRY_S):
-            return await apply_topics(
-                settings.kafka_bootstrap,
-                tenants=settings.tenants,
-                partitions=settings.join_partitions,
-                replication=settings.replication,
-                dry_run=dry_run,
-            )
+        try:
+            async with asyncio.timeout(TRY_S):
+                return await apply_topics(
+                    settings.kafka_bootstrap,
+                    tenants=settings.tenants,
+                    partitions=settings.join_partitions,
+                    replication=settings.replication,
+                    dry_run=dry_run,
+                )
+        except TopicsRefused as error:
+            return error.report
 
     async def work() -> TopicReport:
         # Brokers that have only just started may take a request and never answer it.
@@ -69,9 +79,17 @@ def _apply(settings: CliSettings, *, dry_run: bool) -> TopicReport:
 
 def _show(report: TopicReport, created: str, *, as_json: bool) -> None:
     if as_json:
-        print_json({created: report.created, "unchanged": report.unchanged, "drift": report.drift})
+        print_json(
+            {
+                created: report.created,
+                "unchanged": report.unchanged,
+                "drift": report.drift,
+                "refused": report.refused,
+            }
+        )
         return
     rows = [(name, created) for name in report.created]
+    rows += [(name, f"refused: {reason}") for name, reason in report.refused.items()]
     rows += [(line, "differs") for line in report.drift]
     rows += [(name, "as declared") for name in report.unchanged]
     print_table("Topics", ("topic", "state"), rows)

@@ -6,11 +6,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import TopicAlreadyExistsError, for_code
 from pydantic import BaseModel, ConfigDict, Field
 
 INTERACTIONS = "ratchet.interactions.v1"
@@ -34,6 +35,8 @@ TOPICS_DIR = Path(__file__).parent.parent / "contracts" / "topics"
 ADMIN_TIMEOUT_MS = 15_000
 SAFE_REPLICATION = 3
 """Replicas from which on two of them must have a record before it is acknowledged."""
+UNANSWERED = -1
+"""Kafka's code of an unknown error; also for a topic that an answer leaves out."""
 
 
 def intake_topic(tenant: str) -> str:
@@ -75,6 +78,16 @@ class TopicReport:
     created: list[str] = field(default_factory=list)
     unchanged: list[str] = field(default_factory=list)
     drift: list[str] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
+    """The brokers' reason by topic: not created, or not to be described."""
+
+
+class TopicsRefused(Exception):
+    """The brokers refused to create or describe some topics; `report` has all of them."""
+
+    def __init__(self, report: TopicReport) -> None:
+        super().__init__("; ".join(f"{name}: {why}" for name, why in report.refused.items()))
+        self.report = report
 
 
 def load_topics(directory: Path = TOPICS_DIR) -> tuple[Topic, ...]:
@@ -97,7 +110,8 @@ async def apply_topics(
     """Create the topics that are missing and report how the others differ from their files.
 
     Raises:
-        aiokafka.errors.KafkaError: the brokers are away or refuse.
+        TopicsRefused: the brokers refused topics; the others were created.
+        aiokafka.errors.KafkaError: the brokers are unavailable.
 
     """
     admin = AIOKafkaAdminClient(
@@ -105,9 +119,12 @@ async def apply_topics(
     )
     await admin.start()
     try:
-        return await _apply(admin, tenants, partitions, replication, dry_run=dry_run)
+        report = await _apply(admin, tenants, partitions, replication, dry_run=dry_run)
     finally:
         await admin.close()
+    if report.refused:
+        raise TopicsRefused(report)
+    return report
 
 
 async def _apply(
@@ -122,25 +139,14 @@ async def _apply(
     existing = set(await admin.list_topics())
     report = TopicReport()
     missing = [topic for topic in wanted if topic.name not in existing]
-    if missing and not dry_run:
-        await admin.create_topics(
-            [
-                NewTopic(
-                    topic.name,
-                    num_partitions=count(topic, partitions),
-                    replication_factor=replication,
-                    topic_configs=configuration(topic, replication),
-                )
-                for topic in missing
-            ]
-        )
-    report.created = [topic.name for topic in missing]
+    if dry_run:
+        report.created = [topic.name for topic in missing]
+    elif missing:
+        existing |= await _create(admin, missing, partitions, replication, report)
     present = [topic for topic in wanted if topic.name in existing]
-    if not present:
-        return report
-    described = await admin.describe_topics([topic.name for topic in present])
-    counts = {item["topic"]: len(item["partitions"]) for item in described}
-    configs = await _configs(admin, [topic.name for topic in present])
+    counts = await _partition_counts(admin, present, report)
+    configs = await _configs(admin, present, report)
+    present = [topic for topic in present if topic.name not in report.refused]
     for topic in present:
         found = configs[topic.name]
         differences = [
@@ -176,11 +182,71 @@ def configuration(topic: Topic, replication: int) -> dict[str, str]:
     return {"min.insync.replicas": "2", **topic.config}
 
 
-async def _configs(admin: AIOKafkaAdminClient, names: list[str]) -> dict[str, dict[str, str]]:
-    resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in names]
+async def _create(
+    admin: AIOKafkaAdminClient,
+    missing: list[Topic],
+    partitions: int,
+    replication: int,
+    report: TopicReport,
+) -> set[str]:
+    """Create topics and read what the brokers said of each: the client raises for none of them.
+
+    Returns those that someone else created meanwhile.
+    """
+    response: Any = await admin.create_topics(
+        [
+            NewTopic(
+                topic.name,
+                num_partitions=count(topic, partitions),
+                replication_factor=replication,
+                topic_configs=configuration(topic, replication),
+            )
+            for topic in missing
+        ]
+    )
+    answers = {name: rest for name, *rest in response.topic_errors}
+    exist: set[str] = set()
+    for topic in missing:
+        code, *message = answers.get(topic.name, [UNANSWERED, "the answer leaves it out"])
+        if code == 0:
+            report.created.append(topic.name)
+        elif code == TopicAlreadyExistsError.errno:
+            exist.add(topic.name)
+        else:
+            report.refused[topic.name] = _reason(code, *message)
+    return exist
+
+
+async def _partition_counts(
+    admin: AIOKafkaAdminClient, topics: list[Topic], report: TopicReport
+) -> dict[str, int]:
+    if not topics:
+        return {}
+    counts: dict[str, int] = {}
+    for item in await admin.describe_topics([topic.name for topic in topics]):
+        if item["error_code"]:
+            report.refused[item["topic"]] = _reason(item["error_code"])
+        counts[item["topic"]] = len(item["partitions"])
+    return counts
+
+
+async def _configs(
+    admin: AIOKafkaAdminClient, topics: list[Topic], report: TopicReport
+) -> dict[str, dict[str, str]]:
+    if not topics:
+        return {}
+    resources = [ConfigResource(ConfigResourceType.TOPIC, topic.name) for topic in topics]
     found: dict[str, dict[str, str]] = {}
     for response in await admin.describe_configs(resources):
         for resource in response.resources:  # pyright: ignore[reportAttributeAccessIssue]
-            _, _, _, name, entries = resource[:5]
+            code, message, _, name, entries = resource[:5]
+            if code:
+                report.refused[name] = _reason(code, message)
             found[name] = {entry[0]: entry[1] for entry in entries}
     return found
+
+
+def _reason(code: int, message: str | None = None) -> str:
+    """A broker's error: its name, and the broker's own words where it sent any."""
+    error = for_code(code)
+    return f"{error.message}: {message or error.description}"

@@ -22,7 +22,15 @@ from shared.kafka.deadletters import DeadLetters
 from shared.kafka.envelope import decode, models_by_type
 from shared.kafka.log import EventLog, Record, read_to_end
 from shared.kafka.producer import KafkaLog
-from shared.kafka.topics import API_KEYS, ROLLOUTS, TRAINING_JOBS, TRAINING_RUNS, intake_topic
+from shared.kafka.topics import (
+    API_KEYS,
+    ROLLOUTS,
+    TRAINING_JOBS,
+    TRAINING_RUNS,
+    TopicsRefused,
+    apply_topics,
+    intake_topic,
+)
 from shared.keys import KeyRing, Permission
 from shared.registry.rollouts import Decision, DecisionKind, LeaderElected, Phase
 from shared.registry.view import RoutingView
@@ -72,6 +80,25 @@ async def test_topics_apply_creates_once_and_diff_says_what_is_missing(
     drifted = await run("topics", "apply", "--strict", "--json", env=env)
     assert drifted.status == Exit.failed
     assert any("4 partitions, declared 5" in line for line in drifted.json["drift"])
+
+
+async def test_topics_that_the_broker_refuses_are_shown_with_its_reason(
+    env: dict[str, str], kafka: str, unique: str
+) -> None:
+    env |= {"RATCHET_TENANTS": unique, "RATCHET_KAFKA_REPLICATION": "3"}
+    name = intake_topic(unique)
+    refused = await run("topics", "apply", "--json", env=env)
+    assert refused.status == Exit.refused
+    assert refused.json["created"] == []
+    assert refused.json["refused"].keys() == {name}
+    assert refused.json["refused"][name].startswith("INVALID_REPLICATION_FACTOR: ")
+    for_people = await run("topics", "apply", env=env)
+    assert for_people.status == Exit.refused
+    assert "refused: INVALID_REPLICATION_FACTOR" in for_people.out
+    with pytest.raises(TopicsRefused):
+        await apply_topics(kafka, tenants=(unique,), partitions=4, replication=3)
+    missing = await run("topics", "diff", "--json", env=env | {"RATCHET_KAFKA_REPLICATION": "1"})
+    assert missing.json["missing"] == [name]
 
 
 async def test_keys_are_issued_listed_and_revoked(env: dict[str, str], log: EventLog) -> None:

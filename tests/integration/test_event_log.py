@@ -32,7 +32,10 @@ PARTITIONS = 3
 async def make_topic(bootstrap: str, name: str) -> str:
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
     await admin.start()
-    await admin.create_topics([NewTopic(name, num_partitions=PARTITIONS, replication_factor=1)])
+    created = await admin.create_topics(
+        [NewTopic(name, num_partitions=PARTITIONS, replication_factor=1)]
+    )
+    assert not any(code for _, code, *_ in created.topic_errors), created
     await admin.close()
     return name
 

@@ -145,7 +145,8 @@ async def running_intake(bootstrap: str, log: EventLog, tenant: str) -> AsyncIte
 async def make_topic(bootstrap: str, name: str) -> None:
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
     await admin.start()
-    await admin.create_topics([NewTopic(name, num_partitions=3, replication_factor=1)])
+    created = await admin.create_topics([NewTopic(name, num_partitions=3, replication_factor=1)])
+    assert not any(code for _, code, *_ in created.topic_errors), created
     await admin.close()
 
 

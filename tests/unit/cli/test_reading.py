@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from services.cli.errors import CliError, Exit
 from services.cli.output import percent, print_table, show
 from services.cli.settings import load_settings
 from services.cli.status import total
@@ -24,6 +25,13 @@ def test_a_url_goes_before_a_port_and_a_port_before_the_default() -> None:
 
 def test_tenants_are_a_list() -> None:
     assert load_settings({"RATCHET_TENANTS": "a,b"}).tenants == ("a", "b")
+
+
+@pytest.mark.parametrize("given", ["team a", "a,b/c", "ä", "a" * 129])
+def test_a_tenant_that_no_topic_can_carry_is_refused(given: str) -> None:
+    with pytest.raises(CliError, match=r"RATCHET_TENANTS: .* is no tenant's name") as raised:
+        load_settings({"RATCHET_TENANTS": given})
+    assert raised.value.status == Exit.usage
 
 
 def test_samples_are_summed_by_metric() -> None:

@@ -21,7 +21,12 @@ def test_own_fields_take_the_prefix_and_shared_ones_do_not(
 
 
 @pytest.mark.parametrize(
-    ("variable", "value"), [("RATCHET_ROUTER_PORT", "many"), ("RATCHET_PROFILE", "prod")]
+    ("variable", "value"),
+    [
+        ("RATCHET_ROUTER_PORT", "many"),
+        ("RATCHET_PROFILE", "prod"),
+        ("RATCHET_TENANTS", "team a"),
+    ],
 )
 def test_a_wrong_value_ends_the_process_with_its_name(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], variable: str, value: str
