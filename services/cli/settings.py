@@ -1,4 +1,8 @@
-"""Where the services are: RATCHET_<SERVICE>_URL, else RATCHET_<SERVICE>_PORT here, else defaults."""
+"""Where the services are: RATCHET_<SERVICE>_URL, else a port of this machine.
+
+The port is RATCHET_<SERVICE>_PORT, else RATCHET_PORT_BASE + the service's place in the local stack,
+else the default: the rules of deploy/local, so that the command finds the stack that make up started.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +22,20 @@ DEFAULT_PORTS = {
     "aggregator": 8085,
     "training": 8086,
 }
+DEFAULT_SERVER_PORTS = {"kafka": 9092, "redis": 6379}
+PLACES = {
+    "kafka": 0,
+    "redis": 2,
+    "inference": 5,
+    "router": 7,
+    "feedback": 8,
+    "rollout": 9,
+    "aggregator": 10,
+    "training": 11,
+}
+"""Places of the ports in deploy/local/processes.yaml."""
 MAX_PARTITIONS = 1000
+LARGEST_PORT = 65535
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +70,9 @@ def load_settings(environ: Mapping[str, str] | None = None) -> CliSettings:
     given = os.environ if environ is None else environ
     return CliSettings(
         urls={service: _url(given, service) for service in DEFAULT_PORTS},
-        kafka_bootstrap=given.get("RATCHET_KAFKA_BOOTSTRAP", "127.0.0.1:9092"),
-        redis_url=given.get("RATCHET_REDIS_URL", "redis://127.0.0.1:6379/0"),
+        kafka_bootstrap=given.get("RATCHET_KAFKA_BOOTSTRAP")
+        or f"127.0.0.1:{_port(given, 'kafka')}",
+        redis_url=given.get("RATCHET_REDIS_URL") or f"redis://127.0.0.1:{_port(given, 'redis')}/0",
         tenants=_tenants(given),
         join_partitions=_number(given, "RATCHET_KAFKA_JOIN_PARTITIONS", 4, MAX_PARTITIONS),
         replication=_number(given, "RATCHET_KAFKA_REPLICATION", 1, 7),
@@ -68,8 +86,15 @@ def _url(given: Mapping[str, str], service: str) -> str:
         if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).netloc:
             raise CliError(f"{variable} is {url!r}; allowed: http://host:port", Exit.usage)
         return url.rstrip("/")
-    port = _number(given, f"RATCHET_{service.upper()}_PORT", DEFAULT_PORTS[service], 65535)
-    return f"http://127.0.0.1:{port}"
+    return f"http://127.0.0.1:{_port(given, service)}"
+
+
+def _port(given: Mapping[str, str], name: str) -> int:
+    default = (DEFAULT_PORTS | DEFAULT_SERVER_PORTS)[name]
+    if given.get("RATCHET_PORT_BASE"):
+        base = _number(given, "RATCHET_PORT_BASE", default, LARGEST_PORT - max(PLACES.values()))
+        default = base + PLACES[name]
+    return _number(given, f"RATCHET_{name.upper()}_PORT", default, LARGEST_PORT)
 
 
 def _tenants(given: Mapping[str, str]) -> tuple[str, ...]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from deploy.local.ports import fixed_ports
+from deploy.local.processes import load
 from services.cli.errors import CliError, Exit
 from services.cli.output import percent, print_table, show
-from services.cli.settings import load_settings
+from services.cli.settings import DEFAULT_PORTS, load_settings
 from services.cli.status import total
 
 
@@ -21,6 +23,24 @@ def test_a_url_goes_before_a_port_and_a_port_before_the_default() -> None:
     assert settings.url("router") == "http://r:1"
     assert settings.url("rollout") == "http://127.0.0.1:7"
     assert settings.url("feedback") == "http://127.0.0.1:8081"
+
+
+@pytest.mark.parametrize("environ", [{}, {"RATCHET_PORT_BASE": "21000"}])
+def test_the_command_finds_the_local_stack_where_it_listens(environ: dict[str, str]) -> None:
+    environ |= {"RATCHET_ROLLOUT_PORT": "30000"}
+    declared = {name: port for process in load().values() for name, port in process.ports.items()}
+    ports = fixed_ports(declared, environ)
+    settings = load_settings(environ)
+    assert dict(settings.urls) == {
+        service: f"http://127.0.0.1:{ports[service]}" for service in DEFAULT_PORTS
+    }
+    assert settings.kafka_bootstrap == f"127.0.0.1:{ports['kafka']}"
+    assert settings.redis_url == f"redis://127.0.0.1:{ports['redis']}/0"
+
+
+def test_a_port_base_that_leaves_no_room_is_refused() -> None:
+    with pytest.raises(CliError, match="RATCHET_PORT_BASE is '65530'"):
+        load_settings({"RATCHET_PORT_BASE": "65530"})
 
 
 def test_tenants_are_a_list() -> None:
