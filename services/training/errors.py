@@ -21,3 +21,7 @@ class TrainerFailed(TrainingError):
 
 class StoreUnavailable(TrainingError):
     """The dataset or adapter storage did not answer; worth another try."""
+
+
+class VersionTaken(TrainingError):
+    """Another job registered the version's name first."""

@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import structlog
 from pydantic import BaseModel
 
 from services.training.attempts import Released
 from services.training.candidate import Candidate, require_servable
-from services.training.errors import StoreUnavailable
+from services.training.errors import StoreUnavailable, VersionTaken
 from services.training.process import ROOT
 from services.training.report import render
 from services.training.resolve import ResolvedJob
@@ -32,7 +31,7 @@ from shared.clock import Clock
 from shared.contracts.events import TrainingMethod, TrainingRequested
 from shared.kafka.log import EventLog, LogUnavailable
 from shared.kafka.topics import VERSIONS
-from shared.registry.adapters import publish
+from shared.registry.adapters import AdapterUnavailable, checksum, publish
 from shared.registry.follow import RegistryFollower
 from shared.registry.versions import GateResult, VersionRecord, record_key
 
@@ -63,16 +62,21 @@ class Publisher:
     async def publish(
         self, resolved: ResolvedJob, released: Released, dataset: Dataset, workspace: Workspace
     ) -> VersionRecord:
-        """Store the adapter with its report, and register it.
+        """Store the adapter with its report, and register it; returns the record that counts.
 
         Raises:
             TrainerFailed: the candidate's weights are broken.
             StoreUnavailable: the storage refused the files.
             LogUnavailable: the record was not acknowledged, or not read back in time.
+            VersionTaken: another job registered the name first.
 
         """
         job, settings, candidate = resolved.job, self._settings, released.candidate
         require_servable(candidate)
+        known = self.registered_by(job)
+        if known is not None:
+            # Another replica did the same job: a second version of it would be a surprise.
+            return known
         version = self._name(resolved, workspace)
         gate = _signed(candidate.gate, job, version)
         hyperparameters = _kept(released.hyperparameters) | {
@@ -115,8 +119,20 @@ class Publisher:
         await self._log.publish(
             VERSIONS, key=record_key(version), event=record, event_id=f"{version}:{job.job_id}"
         )
-        await self._seen(version)
-        return record
+        registered = await self._registered(version)
+        if registered.job_id != job.job_id:
+            raise VersionTaken(
+                f"version: {version} was registered by job {registered.job_id} a moment before; "
+                "its files are untouched, ask for this job again under another name"
+            )
+        return registered
+
+    def registered_by(self, job: TrainingRequested) -> VersionRecord | None:
+        """The record that this job made already, here or on another replica."""
+        for version in self._registry.registry.versions(job.model):
+            if version.record.job_id == job.job_id:
+                return version.record
+        return None
 
     def _name(self, resolved: ResolvedJob, workspace: Workspace) -> str:
         """The version's name: the one chosen before a kill, unless it was taken meanwhile."""
@@ -131,18 +147,19 @@ class Publisher:
         workspace.save(resume.model_copy(update={"version": name}))
         return name
 
-    async def _seen(self, version: str) -> None:
-        """Wait until our own record came back, so that the next name is chosen knowing it.
+    async def _registered(self, version: str) -> VersionRecord:
+        """The record under this name once it is read back: the first on the log, ours or not.
 
         Raises:
             LogUnavailable: it did not come back in time.
 
         """
         deadline = self._clock.monotonic() + SEEN_TIMEOUT_S
-        while self._registry.registry.get(version) is None:
+        while (known := self._registry.registry.get(version)) is None:
             if self._clock.monotonic() > deadline:
                 raise LogUnavailable(f"{VERSIONS}: the record of {version} did not come back")
             await self._clock.sleep(0.05)
+        return known.record
 
 
 @dataclass(frozen=True)
@@ -174,23 +191,20 @@ def gather(candidate: Candidate, report: str, folder: Path) -> None:
 
 
 def upload(folder: Path, root: str, version: str) -> Published:
-    """Store an adapter folder under the version's name.
+    """Store an adapter folder in a place of its own: `<root>/<version>/<checksum>`.
 
-    Files of an earlier try that never got a record are replaced.
+    Two replicas that make the same version number write to different places, so neither can
+    touch the other's files; the record that comes first says whose are served.
 
     Raises:
         StoreUnavailable: the storage refused it.
 
     """
-    uri = f"{root.rstrip('/')}/{version}"
+    uri = f"{root.rstrip('/')}/{version}/{checksum(folder)}"
     try:
-        filesystem, path = fsspec.url_to_fs(uri)
-        if filesystem.exists(path):
-            filesystem.rm(path, recursive=True)
-        digest = publish(folder, uri)
-    except Exception as error:
-        raise StoreUnavailable(f"{uri}: cannot be written: {error}") from error
-    return Published(uri, digest)
+        return Published(uri, publish(folder, uri))
+    except AdapterUnavailable as error:
+        raise StoreUnavailable(str(error)) from error
 
 
 def _signed(gate: GateResult, job: TrainingRequested, version: str) -> GateResult:

@@ -146,9 +146,9 @@ class Runner:
 
     async def _outcome(self, job: TrainingRequested, reporter: ProgressReporter) -> JobOutcome:
         """Take the job through its phases; a version with its record needs only the final word."""
-        for version in self._registry.registry.versions(job.model):
-            if version.record.job_id == job.job_id:
-                return succeeded(version.record)
+        made = self._publisher.registered_by(job)
+        if made is not None:
+            return succeeded(made)
         await reporter.enter(RunPhase.accepted, 0.0)
         resolved = resolve(job, self._registry.registry, self._settings)
         workspace = Workspace(self.jobs, job.job_id)

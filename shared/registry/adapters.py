@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import shutil
+import uuid
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from tempfile import mkdtemp
@@ -100,28 +101,50 @@ def checksum(folder: Path) -> str:
 
 
 def publish(folder: Path, uri: str) -> str:
-    """Copy an adapter folder to `uri` (any fsspec URI or path); returns its checksum.
+    """Create an adapter folder at `uri` (any fsspec URI or path); returns its checksum.
 
-    A version is immutable, so `uri` must be new or hold the same bytes from an earlier try.
+    Create-only: no file of anybody is deleted or overwritten. A file appears whole or not at all,
+    so an interrupted upload is repeated by the same call, and two writers of the same bytes do no
+    harm.
 
     Raises:
-        AdapterError: the folder is empty or too large.
+        AdapterError: the folder is empty or too large, or `uri` holds other bytes.
         AdapterUnavailable: the storage refused it.
 
     """
     digest = checksum(folder)
     try:
         filesystem, root = _locate(uri)
-        filesystem.makedirs(root, exist_ok=True)
         for path in sorted(folder.rglob("*")):
             if path.is_file():
-                target = f"{root}/{path.relative_to(folder).as_posix()}"
-                filesystem.makedirs(target.rpartition("/")[0], exist_ok=True)
-                filesystem.put_file(str(path), target)
+                _create(filesystem, path, root, path.relative_to(folder).as_posix())
+    except AdapterError:
+        raise
     except Exception as error:
         # Storage libraries raise errors of their own: s3fs hands botocore's on as they are.
         raise AdapterUnavailable(f"{uri}: cannot be written: {error}") from error
     return digest
+
+
+def _create(filesystem: Any, path: Path, root: str, name: str) -> None:
+    """Upload one file under a name of its own beside `root`, then rename it into place.
+
+    Beside and not below: whoever fetches `root` meanwhile must not find half a file there.
+    """
+    target = f"{root}/{name}"
+    if filesystem.exists(target):
+        with filesystem.open(target, "rb") as theirs, path.open("rb") as ours:
+            same = _digest(theirs) == _digest(ours)
+        if not same:
+            raise AdapterError(
+                f"{target}: exists with other bytes; published files are never overwritten, "
+                "publish to another place"
+            )
+        return
+    partial = f"{root.rpartition('/')[0]}/.partial-{uuid.uuid4().hex}"
+    filesystem.makedirs(target.rpartition("/")[0], exist_ok=True)
+    filesystem.put_file(str(path), partial)
+    filesystem.mv(partial, target)
 
 
 def fetch(uri: str, sha256: str, cache: Path) -> Path:
@@ -195,6 +218,10 @@ def _download(uri: str, folder: Path) -> None:
         raise
     except Exception as error:
         raise AdapterUnavailable(f"{uri}: cannot be read: {error}") from error
+
+
+def _digest(file: Any) -> bytes:
+    return hashlib.file_digest(file, "sha256").digest()
 
 
 def _locate(uri: str) -> tuple[Any, str]:

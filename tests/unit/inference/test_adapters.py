@@ -50,6 +50,35 @@ def test_swapped_weights_are_refused_and_leave_nothing_in_the_cache(tmp_path: Pa
     assert list((tmp_path / "cache").iterdir()) == []
 
 
+def test_publishing_never_overwrites_what_is_there(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    adapters.publish(folder(tmp_path / "made", weights=b"first"), str(store))
+    with pytest.raises(adapters.AdapterError, match="never overwritten"):
+        adapters.publish(folder(tmp_path / "other", weights=b"second"), str(store))
+    assert (store / "weights").read_bytes() == b"first"
+
+
+def test_interrupted_upload_is_finished_by_the_same_call_and_leaves_no_half_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, store = folder(tmp_path / "made", a=b"1", b=b"2"), tmp_path / "store"
+    put_file, puts = LocalFileSystem.put_file, list[str]()
+
+    def cut_short(self: LocalFileSystem, source: str, target: str, **kwargs: object) -> None:
+        puts.append(source)
+        if len(puts) == 2:
+            Path(target).write_bytes(b"")
+            raise OSError("killed")
+        put_file(self, source, target, **kwargs)
+
+    monkeypatch.setattr(LocalFileSystem, "put_file", cut_short)
+    with pytest.raises(adapters.AdapterUnavailable, match="killed"):
+        adapters.publish(made, str(store))
+    assert {path.name for path in store.iterdir()} == {"a"}
+    sha256 = adapters.publish(made, str(store))
+    assert adapters.checksum(store) == sha256
+
+
 def test_damaged_cache_is_fetched_again(tmp_path: Path) -> None:
     store = tmp_path / "store"
     sha256 = adapters.publish(folder(tmp_path / "made", weights=b"good"), str(store))

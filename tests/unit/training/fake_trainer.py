@@ -2,7 +2,8 @@
 """Stands in for `python -m services.training.trainers.run <folder> <pid>`, in milliseconds.
 
 What it does is in `plan.json` above the jobs' folder: a list, one entry a start. An entry may say
-`exit` (a status), `hang`, or `figures` and `logprobs` that win over those of a good candidate.
+`exit` (a status), `hang`, `weights`, or `figures` and `logprobs` that win over those of a good
+candidate.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ def main(folder: Path) -> int:
     (adapter / "ref").mkdir(parents=True, exist_ok=True)
     (adapter / "ref" / "adapter_model.safetensors").write_bytes(b"the reference")
     (adapter / "adapter_config.json").write_text("{}")
-    (adapter / "adapter_model.safetensors").write_bytes(f"weights {folder.name}".encode())
+    weights = todo.get("weights", f"weights {folder.name}")
+    (adapter / "adapter_model.safetensors").write_bytes(weights.encode())
     judge = Path(job["judge"])
     judge.mkdir(parents=True, exist_ok=True)
     results = {

@@ -33,8 +33,10 @@ V10 = f"{MODEL}-v1.0"
 class TrainingHarness:
     """A runner with everything around it; `restart` is what a kill leaves: disk and log."""
 
-    def __init__(self, folder: Path, log: MemoryLog) -> None:
+    def __init__(self, folder: Path, log: MemoryLog, store: Path | None = None) -> None:
+        """`store` is where adapters and datasets go, the harness' own folder by default."""
         self.folder = folder
+        store = store or folder
         self.log = log
         python = folder / "python"
         python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{FAKE}" "$@"\n')
@@ -42,14 +44,22 @@ class TrainingHarness:
         self.settings = TrainingSettings(
             python=str(python),
             data_dir=folder / "state",
-            adapters_uri=f"file://{folder}/adapters",
-            datasets_uri=f"file://{folder}/datasets",
+            adapters_uri=f"file://{store}/adapters",
+            datasets_uri=f"file://{store}/datasets",
             code_revision="cafe",
             restarts=1,
             stall_s=0.7,
         )
         self.plan({})
         self.metrics = Metrics(CollectorRegistry())
+
+    def replica(self, folder: Path) -> TrainingHarness:
+        """A second replica: its own disk, the same log and stores."""
+        return TrainingHarness(folder, self.log, store=self.folder)
+
+    def published(self, record: VersionRecord) -> Path:
+        """The folder a record points to."""
+        return Path(record.adapter_uri.removeprefix("file://"))
 
     def plan(self, *starts: dict[str, Any]) -> None:
         (self.folder / "plan.json").write_text(json.dumps(starts))

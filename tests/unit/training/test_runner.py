@@ -18,7 +18,7 @@ from shared.clock import SystemClock
 from shared.contracts.events import RunPhase, TrainingMethod
 from shared.kafka.log import LogUnavailable
 from shared.kafka.topics import PREFERENCES, VERSIONS
-from shared.registry.adapters import checksum
+from shared.registry.adapters import checksum, fetch
 from tests.support.waiting import eventually
 from tests.unit.training.builders import (
     MODEL,
@@ -35,7 +35,8 @@ async def test_a_good_candidate_becomes_the_next_version(harness: TrainingHarnes
     assert (made.parent, made.base, made.job_id, made.code_revision) == (V10, "base", "job", "cafe")
     assert made.gate.passed
     assert made.metrics["win_rate"] == pytest.approx(0.775)
-    folder = harness.folder / "adapters" / made.version
+    folder = harness.published(made)
+    assert folder == harness.folder / "adapters" / made.version / made.adapter_sha256
     assert checksum(folder) == made.adapter_sha256
     assert not (folder / "ref").exists()
     assert "Gate: **passed**" in (folder / "report.md").read_text()
@@ -101,7 +102,7 @@ async def test_an_override_publishes_what_the_gate_refused_and_says_who(
     assert (outcome.phase, outcome.version) == (RunPhase.succeeded, f"{MODEL}-drill")
     gate = harness.records()[-1].gate
     assert (gate.passed, gate.overridden_by, gate.override_reason) == (False, "tester", "a drill")
-    report = (harness.folder / "adapters" / outcome.version / "report.md").read_text()
+    report = (harness.published(harness.records()[-1]) / "report.md").read_text()
     assert "overridden by tester: a drill" in report
 
 
@@ -304,14 +305,73 @@ async def test_kafka_away_is_waited_for(harness: TrainingHarness) -> None:
     assert len(harness.starts) == 2, "finished stages are the trainer's to skip"
 
 
-async def test_leftovers_of_a_try_without_a_record_are_replaced(harness: TrainingHarness) -> None:
+async def test_files_that_lie_under_the_versions_name_already_are_left_alone(
+    harness: TrainingHarness,
+) -> None:
     left = harness.folder / "adapters" / f"{MODEL}-v1.1"
     left.mkdir(parents=True)
     (left / "stale.bin").write_bytes(b"half an upload")
     await harness.run(request())
     made = harness.records()[-1]
-    assert checksum(left) == made.adapter_sha256
-    assert not (left / "stale.bin").exists()
+    assert made.version == left.name
+    assert checksum(harness.published(made)) == made.adapter_sha256
+    assert (left / "stale.bin").read_bytes() == b"half an upload"
+
+
+@pytest.mark.parametrize("first", [0, 1])
+async def test_of_two_replicas_that_make_one_version_the_loser_fails_and_leaves_the_winners_files(
+    harness: TrainingHarness, tmp_path_factory: pytest.TempPathFactory, first: int
+) -> None:
+    """Both have uploaded before either record is written; then either's comes first."""
+    other = harness.replica(tmp_path_factory.mktemp("replica"))
+    other.plan({"weights": "of the other replica"})
+    harness.plan({})
+    arrived, gates = asyncio.Event(), (asyncio.Event(), asyncio.Event())
+    append, waiting = harness.log.append_many, list[str]()
+
+    async def held(records: Any, **kwargs: Any) -> Any:
+        if records[0].topic == VERSIONS:
+            number = 0 if b'"job_id":"one"' in records[0].value else 1
+            waiting.append(str(number))
+            if len(waiting) == 2:
+                arrived.set()
+            await gates[number].wait()
+        return await append(records, **kwargs)
+
+    harness.log.append_many = held  # type: ignore[method-assign]
+    name = f"{MODEL}-contested"
+    runs = [
+        asyncio.create_task(harness.run(request("one", version=name))),
+        asyncio.create_task(other.run(request("two", version=name))),
+    ]
+    async with asyncio.timeout(30):
+        await arrived.wait()
+        gates[first].set()
+        won = await runs[first]
+        gates[1 - first].set()
+        lost = await runs[1 - first]
+    assert (won.phase, won.version) == (RunPhase.succeeded, name)
+    assert (lost.phase, lost.version) == (RunPhase.failed, "")
+    assert f"{name} was registered by job {('one', 'two')[first]}" in lost.message
+    record = next(made for made in harness.records() if made.version == name)
+    assert record.job_id == ("one", "two")[first]
+    fetched = fetch(record.adapter_uri, record.adapter_sha256, harness.folder / "fetched")
+    weights = (fetched / "adapter_model.safetensors").read_bytes()
+    assert weights == (b"weights attempt-1", b"of the other replica")[first]
+    places = {path.name for path in (harness.folder / "adapters" / name).iterdir()}
+    assert len(places) == 2, "each replica wrote to a place of its own"
+
+
+async def test_two_replicas_with_the_same_job_both_end_with_the_first_record(
+    harness: TrainingHarness, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    other = harness.replica(tmp_path_factory.mktemp("replica"))
+    other.plan({"weights": "of the other replica"})
+    harness.plan({})
+    outcomes = await asyncio.gather(harness.run(request()), other.run(request()))
+    assert {(one.phase, one.version) for one in outcomes} == {(RunPhase.succeeded, f"{MODEL}-v1.1")}
+    record = next(made for made in harness.records() if made.version == f"{MODEL}-v1.1")
+    assert checksum(harness.published(record)) == record.adapter_sha256
 
 
 async def test_a_judge_alone_makes_no_version(harness: TrainingHarness) -> None:

@@ -184,7 +184,8 @@ class BrokenStore(AbstractFileSystem):
         raise self.Away(path)
 
 
-def test_a_storage_librarys_own_error_is_a_store_away() -> None:
+def test_a_storage_librarys_own_error_is_a_store_away(tmp_path: Path) -> None:
+    (tmp_path / "weights").write_bytes(b"1")
     fsspec.register_implementation("broken", BrokenStore, clobber=True)
     store = DatasetStore("broken://bucket/datasets")
     with pytest.raises(StoreUnavailable, match="cannot be read"):
@@ -192,4 +193,4 @@ def test_a_storage_librarys_own_error_is_a_store_away() -> None:
     with pytest.raises(StoreUnavailable, match="cannot be read"):
         read_import("broken://bucket/pairs.jsonl")
     with pytest.raises(StoreUnavailable, match="cannot be written"):
-        upload(Path(), "broken://bucket", "v1")
+        upload(tmp_path, "broken://bucket", "v1")
