@@ -42,22 +42,13 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from deploy.local.ports import free_ports
 from deploy.local.stack import Stack
-from shared.contracts.events import (
-    Arm,
-    Attempt,
-    Context,
-    Event,
-    FeedbackSubmitted,
-    FeedbackType,
-    InteractionRecorded,
-    Message,
-    Outcome,
-    Purpose,
-)
+from shared.contracts.events.base import Context, Event, Message
+from shared.contracts.events.feedback import FeedbackSubmitted, FeedbackType
+from shared.contracts.events.interactions import Arm, Attempt, InteractionRecorded, Outcome, Purpose
+from shared.contracts.topics import FEEDBACK, INTERACTIONS
 from shared.kafka.envelope import encode
 from shared.kafka.log import NewRecord
 from shared.kafka.producer import KafkaLog
-from shared.kafka.topics import FEEDBACK, INTERACTIONS
 
 GOAL = 5000
 PARTITIONS = 4

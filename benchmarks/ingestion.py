@@ -39,9 +39,9 @@ from pydantic import BaseModel
 
 from deploy.local.ports import free_ports
 from deploy.local.stack import Stack
+from shared.contracts.topics import FEEDBACK, RATED
 from shared.kafka.log import NewRecord
 from shared.kafka.producer import KafkaLog
-from shared.kafka.topics import FEEDBACK, RATED
 
 SINGLE_GOAL = 2_000
 BATCH_GOAL = 20_000

@@ -19,7 +19,7 @@ import numpy as np
 from services.rollout.counts import ArmCounts, JudgeState, Slice
 from services.rollout.judge import Judge
 from services.rollout.strategy import JudgeSettings
-from shared.registry.rollouts import AnalysisOutcome
+from shared.contracts.events.rollouts import AnalysisOutcome
 
 ALPHA = 0.01
 ERROR_LIMITS = (0.05, 0.03, 0.02)

@@ -44,10 +44,12 @@ from redis.asyncio import Redis
 from benchmarks.stub_engine import TEXT
 from deploy.local.ports import free_ports
 from deploy.local.stack import Stack
+from shared.contracts.events.rollouts import Phase
+from shared.contracts.topics import INTERACTIONS
 from shared.kafka.log import read_to_end
 from shared.kafka.producer import KafkaLog
-from shared.kafka.topics import INTERACTIONS, apply_topics
-from shared.registry.rollouts import Phase, RoutingState
+from shared.kafka.topics import apply_topics
+from shared.registry.routing import RoutingState
 from shared.registry.view import RoutingView
 
 GOAL_RPS = 4_000

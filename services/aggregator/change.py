@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Generic, TypeVar
 
 from services.aggregator.rows import Contribution
-from shared.contracts.events import Event
+from shared.contracts.events.base import Event
 
 RowT = TypeVar("RowT")
 

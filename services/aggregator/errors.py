@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shared.contracts.events import DeadLetterReason
+from shared.contracts.events.dead_letters import DeadLetterReason
 
 
 class AggregatorError(Exception):

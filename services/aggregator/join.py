@@ -24,22 +24,13 @@ from services.aggregator.pairs import (
     vote_product,
 )
 from services.aggregator.rows import CapRow, Entry, TraceRow, Vector
-from shared.contracts.events import (
-    Choice,
-    ExampleJoined,
-    FeedbackSubmitted,
-    FeedbackType,
-    FeedbackWithdrawn,
-    InteractionRecorded,
-    Outcome,
-    PreferencePair,
-    Purpose,
-    RatedAnswer,
-    RatedScore,
-    UnpairedExample,
-    VoteCast,
-)
-from shared.kafka.topics import EXAMPLES, RATED
+from shared.contracts.events.feedback import FeedbackSubmitted, FeedbackType, FeedbackWithdrawn
+from shared.contracts.events.interactions import InteractionRecorded, Outcome, Purpose
+from shared.contracts.events.preferences import PreferencePair, UnpairedExample
+from shared.contracts.events.quality import ExampleJoined
+from shared.contracts.events.rated import RatedAnswer, RatedScore
+from shared.contracts.events.votes import Choice, VoteCast
+from shared.contracts.topics import EXAMPLES, RATED
 
 UNJOINED = "unjoined"
 """Version under which feedback counts whose interaction never came."""

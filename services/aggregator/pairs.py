@@ -11,26 +11,18 @@ import orjson
 
 from services.aggregator.change import Change, Output, cause_id
 from services.aggregator.rows import MAX_VALUE_BYTES, Contribution, PromptRow
-from shared.contracts.events import (
-    Choice,
-    Context,
-    Correction,
-    Event,
-    FeedbackSubmitted,
-    FeedbackType,
-    InteractionRecorded,
-    Message,
+from shared.contracts.events.base import Context, Event, Message, prompt_text
+from shared.contracts.events.feedback import Correction, FeedbackSubmitted, FeedbackType, Preference
+from shared.contracts.events.interactions import InteractionRecorded
+from shared.contracts.events.preferences import (
     PairSource,
-    Preference,
     PreferencePair,
     PreferenceRetracted,
-    RatedAnswer,
-    Side,
     UnpairedExample,
-    VoteCast,
-    prompt_text,
 )
-from shared.kafka.topics import PREFERENCES
+from shared.contracts.events.rated import RatedAnswer
+from shared.contracts.events.votes import Choice, Side, VoteCast
+from shared.contracts.topics import PREFERENCES
 
 HIGH = 0.75
 """Lowest score of a good answer: a thumb up, or a rating of 4."""

@@ -35,18 +35,13 @@ from services.aggregator.rows import (
     prompt_row_key,
     trace_key,
 )
-from shared.contracts.events import (
-    Event,
-    FeedbackSubmitted,
-    FeedbackWithdrawn,
-    InteractionRecorded,
-    QualityWindow,
-    RatedAnswer,
-    RatedScore,
-    Tick,
-    VoteCast,
-)
-from shared.kafka.topics import QUALITY, TICKS
+from shared.contracts.events.base import Event
+from shared.contracts.events.feedback import FeedbackSubmitted, FeedbackWithdrawn
+from shared.contracts.events.interactions import InteractionRecorded
+from shared.contracts.events.quality import QualityWindow, Tick
+from shared.contracts.events.rated import RatedAnswer, RatedScore
+from shared.contracts.events.votes import VoteCast
+from shared.contracts.topics import QUALITY, TICKS
 
 EXPIRIES_PER_TICK = 2000
 """Rows that one tick looks at, so that a tick stays short."""

@@ -29,21 +29,17 @@ from services.aggregator.rows import partition_of
 from services.aggregator.watch import Watch
 from services.aggregator.writer import Write, Writer
 from shared.clock import Clock
-from shared.contracts.events import (
-    DeadLetterReason,
-    Event,
-    FeedbackSubmitted,
-    FeedbackWithdrawn,
-    InteractionRecorded,
-    RatedAnswer,
-    RatedScore,
-    Tick,
-    VoteCast,
-)
+from shared.contracts.events.base import Event
+from shared.contracts.events.dead_letters import DeadLetterReason
+from shared.contracts.events.feedback import FeedbackSubmitted, FeedbackWithdrawn
+from shared.contracts.events.interactions import InteractionRecorded
+from shared.contracts.events.quality import Tick
+from shared.contracts.events.rated import RatedAnswer, RatedScore
+from shared.contracts.events.votes import VoteCast
+from shared.contracts.topics import AGGREGATOR_CHANGELOG, FEEDBACK, INTERACTIONS, RATED, TICKS
 from shared.kafka.deadletters import DeadLetters
 from shared.kafka.envelope import Headers, Unreadable, decode, encode, headers_of, models_by_type
 from shared.kafka.log import LogUnavailable, Record
-from shared.kafka.topics import AGGREGATOR_CHANGELOG, FEEDBACK, INTERACTIONS, RATED, TICKS
 
 log = structlog.get_logger(__name__)
 

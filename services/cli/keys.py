@@ -13,8 +13,8 @@ from services.cli.output import AsJson, print_json, print_table
 from services.cli.settings import load_settings
 
 if TYPE_CHECKING:
+    from shared.contracts.events.api_keys import ApiKeyIssued
     from shared.kafka.log import EventLog
-    from shared.keys import ApiKeyIssued
 
 app = typer.Typer(no_args_is_help=True, help="Issue, list and revoke API keys.")
 
@@ -36,9 +36,10 @@ def create(
 
     from pydantic import ValidationError
 
+    from shared.contracts.events.api_keys import ApiKeyIssued
+    from shared.contracts.topics import API_KEYS
     from shared.kafka.envelope import describe
-    from shared.kafka.topics import API_KEYS
-    from shared.keys import ApiKeyIssued, hash_key, new_key
+    from shared.keys import hash_key, new_key
 
     key, key_id = new_key(), f"key-{secrets.token_hex(6)}"
     try:
@@ -96,7 +97,7 @@ def revoke(
     as_json: AsJson = False,
 ) -> None:
     """Make a key worthless."""
-    from shared.kafka.topics import API_KEYS
+    from shared.contracts.topics import API_KEYS
 
     async def work(log: EventLog) -> None:
         if key_id not in await _issued(log):
@@ -111,9 +112,9 @@ def revoke(
 
 
 async def _issued(log: EventLog) -> dict[str, ApiKeyIssued]:
+    from shared.contracts.events.api_keys import ApiKeyIssued
+    from shared.contracts.topics import API_KEYS
     from shared.kafka.log import read_to_end
-    from shared.kafka.topics import API_KEYS
-    from shared.keys import ApiKeyIssued
 
     found: dict[str, ApiKeyIssued] = {}
     for record in await read_to_end(log, API_KEYS, timeout_s=READ_TIMEOUT_S):

@@ -16,7 +16,7 @@ from services.cli.rollout import DEFAULT_MODEL, who
 from services.cli.settings import load_settings
 
 if TYPE_CHECKING:
-    from shared.contracts.events import TrainingProgress, TrainingRequested
+    from shared.contracts.events.training import TrainingProgress, TrainingRequested
     from shared.kafka.log import EventLog, Tail
 
 PUBLISH_TIMEOUT_S = 10.0
@@ -73,7 +73,7 @@ def train(
 async def _run(
     log: EventLog, request: TrainingRequested, say: Any, timeout_s: float
 ) -> TrainingProgress | None:
-    from shared.kafka.topics import TRAINING_JOBS, TRAINING_RUNS
+    from shared.contracts.topics import TRAINING_JOBS, TRAINING_RUNS
 
     await log.publish(
         TRAINING_JOBS,
@@ -100,7 +100,7 @@ async def _run(
 
 
 async def _follow(tail: Tail, job_id: str, say: Any) -> TrainingProgress:
-    from shared.contracts.events import RunPhase, TrainingProgress
+    from shared.contracts.events.training import RunPhase, TrainingProgress
     from shared.kafka.envelope import Unreadable, decode, models_by_type
 
     models = models_by_type(TrainingProgress)
@@ -132,7 +132,7 @@ def _request(**fields: Any) -> TrainingRequested:
 
     from pydantic import ValidationError
 
-    from shared.contracts.events import TrainingRequested
+    from shared.contracts.events.training import TrainingRequested
     from shared.kafka.envelope import describe
 
     try:

@@ -20,12 +20,12 @@ from services.feedback.open_comparisons import RedisComparisons
 from services.feedback.router_client import RouterClient, router_session
 from services.feedback.settings import FeedbackSettings
 from shared.clock import SystemClock
-from shared.contracts.events import FeedbackSubmitted
+from shared.contracts.events.feedback import FeedbackSubmitted
+from shared.contracts.topics import intake_topic
 from shared.garbage import spare_collector
 from shared.kafka.consumer import ConsumerLoop
 from shared.kafka.deadletters import DeadLetters
 from shared.kafka.producer import KafkaLog
-from shared.kafka.topics import intake_topic
 from shared.keys import KeyRing
 from shared.observability.health import Health, OpsApp, serve, stop_on_signals
 from shared.observability.logging import configure_logging

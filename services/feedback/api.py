@@ -43,9 +43,11 @@ from services.feedback.submissions import (
     withdrawn,
 )
 from shared.clock import Clock
-from shared.contracts.events import FeedbackSubmitted, Identifier
+from shared.contracts.events.api_keys import Permission
+from shared.contracts.events.base import Identifier
+from shared.contracts.events.feedback import FeedbackSubmitted
 from shared.kafka.log import NewRecord
-from shared.keys import ApiKey, Forbidden, KeyRing, Permission, Unauthenticated
+from shared.keys import ApiKey, Forbidden, KeyRing, Unauthenticated
 from shared.observability.health import OpsApp, Receive, Scope, Send
 from shared.observability.tracing import parse_traceparent
 

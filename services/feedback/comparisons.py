@@ -29,8 +29,9 @@ from services.feedback.open_comparisons import Ballot, Comparison, OpenCompariso
 from services.feedback.router_client import Answer, Question, RouterClient, VersionUnavailable
 from services.feedback.submissions import Label, Redact, context_of, fields_of, json_kind
 from shared.clock import Clock
-from shared.contracts.events import Choice, Identifier, Message, OptionalIdentifier, Side
-from shared.registry.rollouts import RoutingTable
+from shared.contracts.events.base import Identifier, Message, OptionalIdentifier
+from shared.contracts.events.votes import Choice, Side
+from shared.registry.routing import RoutingTable
 from shared.registry.versions import Registry
 
 _Body = TypeVar("_Body", bound=BaseModel)

@@ -11,10 +11,11 @@ from services.feedback.errors import Busy, LogAway, TooLarge
 from services.feedback.metrics import Metrics
 from services.feedback.submissions import event_id
 from shared.clock import Clock
-from shared.contracts.events import FeedbackSubmitted, FeedbackWithdrawn, VoteCast
+from shared.contracts.events.feedback import FeedbackSubmitted, FeedbackWithdrawn
+from shared.contracts.events.votes import VoteCast
+from shared.contracts.topics import FEEDBACK
 from shared.kafka.envelope import encode
 from shared.kafka.log import EventLog, LogUnavailable, NewRecord
-from shared.kafka.topics import FEEDBACK
 
 log = structlog.get_logger(__name__)
 

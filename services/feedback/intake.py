@@ -22,7 +22,9 @@ from services.feedback.submissions import (
     submitted,
     withdrawn,
 )
-from shared.contracts.events import DeadLetterReason, Event, FeedbackSubmitted, FeedbackWithdrawn
+from shared.contracts.events.base import Event
+from shared.contracts.events.dead_letters import DeadLetterReason
+from shared.contracts.events.feedback import FeedbackSubmitted, FeedbackWithdrawn
 from shared.kafka.consumer import Reject
 from shared.kafka.envelope import header, models_by_type
 from shared.kafka.log import LogUnavailable, Record

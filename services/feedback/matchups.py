@@ -6,8 +6,9 @@ import random
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from shared.registry.rollouts import RoutingState
-from shared.registry.versions import Lifecycle, Version
+from shared.contracts.events.versions import Lifecycle
+from shared.registry.routing import RoutingState
+from shared.registry.versions import Version
 
 MAX_SEED = 2**31 - 1
 

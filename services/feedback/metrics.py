@@ -7,7 +7,8 @@ from typing import Literal
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from services.feedback.errors import Reason
-from shared.contracts.events import Choice, FeedbackType
+from shared.contracts.events.feedback import FeedbackType
+from shared.contracts.events.votes import Choice
 
 Way = Literal["single", "batch", "intake", "withdrawal", "vote", "comparison"]
 WAYS: tuple[Way, ...] = ("single", "batch", "intake", "withdrawal", "vote", "comparison")

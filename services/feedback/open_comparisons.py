@@ -10,7 +10,8 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from services.feedback.errors import StoreAway
-from shared.contracts.events import Choice, Context, Message, Side, VoteCast
+from shared.contracts.events.base import Context, Message
+from shared.contracts.events.votes import Choice, Side, VoteCast
 
 log = structlog.get_logger(__name__)
 

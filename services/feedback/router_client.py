@@ -11,7 +11,7 @@ import orjson
 
 from services.feedback.errors import FieldError, RouterAway, RouterFailed, invalid
 from services.feedback.submissions import fields_of
-from shared.contracts.events import Message, was_cut
+from shared.contracts.events.base import Message, was_cut
 
 CHAT_PATH = "/v1/chat/completions"
 MAX_ANSWER_BYTES = 4 * 1024 * 1024

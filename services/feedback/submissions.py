@@ -15,17 +15,13 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from services.feedback.errors import FieldError, Invalid, Malformed, field_errors, invalid
-from shared.contracts.events import (
-    MAX_TEXT,
-    Context,
+from shared.contracts.events.base import MAX_TEXT, Context, Identifier, OptionalIdentifier, Text
+from shared.contracts.events.feedback import (
     Correction,
     FeedbackSubmitted,
     FeedbackType,
     FeedbackWithdrawn,
-    Identifier,
-    OptionalIdentifier,
     Preference,
-    Text,
 )
 
 FEEDBACK_NAMESPACE = uuid.UUID("6f1c1f0e-6a35-5a3c-9d0a-2f6a4f0c7d11")

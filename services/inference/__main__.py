@@ -33,13 +33,13 @@ from services.inference.reconcile import AdapterLimits
 from services.inference.settings import InferenceSettings
 from services.inference.verification import AdapterVerifier
 from shared.clock import SystemClock
-from shared.contracts.events import GenerationRequested
+from shared.contracts.events.generations import GenerationRequested
+from shared.contracts.topics import GENERATION_REQUESTS
 from shared.kafka.consumer import ConsumerLoop
 from shared.kafka.deadletters import DeadLetters
 from shared.kafka.envelope import models_by_type
 from shared.kafka.log import LogUnavailable
 from shared.kafka.producer import KafkaLog
-from shared.kafka.topics import GENERATION_REQUESTS
 from shared.keys import KeyRing
 from shared.observability.health import Health, OpsApp, serve, stop_on_signals
 from shared.observability.logging import configure_logging

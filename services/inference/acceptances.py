@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter
 
-from shared.contracts.events import Identifier
+from shared.contracts.events.base import Identifier
 
 MAX_KEPT = 1000
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import structlog
 
+from shared.contracts.events.versions import VersionRecord
 from shared.registry.adapters import AdapterUnavailable, fetch
-from shared.registry.versions import VersionRecord
 
 log = structlog.get_logger(__name__)
 

@@ -33,9 +33,10 @@ from services.inference.reconcile import (
 from services.inference.slots import AdapterSlots, backoff_s
 from services.inference.verification import AdapterVerifier
 from shared.clock import Clock
-from shared.contracts.events import Identifier
+from shared.contracts.events.base import Identifier
+from shared.contracts.events.versions import Lifecycle, VersionRecord
 from shared.registry.adapters import AdapterError, AdapterUnavailable
-from shared.registry.versions import Lifecycle, Registry, Version, VersionRecord
+from shared.registry.versions import Registry, Version
 
 log = structlog.get_logger(__name__)
 

@@ -14,8 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from services.inference.agent import Agent, EngineControl
 from services.inference.errors import BodyTooLarge, BodyTooSlow, InferenceError
 from services.inference.reconcile import Slot
-from shared.contracts.events import Identifier
-from shared.keys import Forbidden, KeyRing, Permission, Unauthenticated
+from shared.contracts.events.api_keys import Permission
+from shared.contracts.events.base import Identifier
+from shared.keys import Forbidden, KeyRing, Unauthenticated
 from shared.observability.health import AsgiApp, OpsApp, Receive, Scope, Send
 
 MAX_BODY_BYTES = 65_536

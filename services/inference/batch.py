@@ -22,9 +22,10 @@ from services.inference.engine import EngineClient
 from services.inference.errors import EngineRefused, EngineUnavailable, Stopping
 from services.inference.metrics import Metrics
 from shared.clock import Clock
-from shared.contracts.events import MAX_TEXT, Event, GenerationFinished, GenerationRequested
+from shared.contracts.events.base import MAX_TEXT, Event
+from shared.contracts.events.generations import GenerationFinished, GenerationRequested
+from shared.contracts.topics import GENERATION_RESULTS
 from shared.kafka.log import EventLog, Record
-from shared.kafka.topics import GENERATION_RESULTS
 from shared.observability.tracing import parse_traceparent, traceparent
 
 log = structlog.get_logger(__name__)

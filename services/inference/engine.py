@@ -12,7 +12,7 @@ import aiohttp
 import orjson
 
 from services.inference.errors import EngineRefused, EngineUnavailable
-from shared.registry.versions import Fingerprint, FingerprintText
+from shared.contracts.events.versions import Fingerprint, FingerprintText
 
 HEALTH_TIMEOUT_S = 10.0
 QUICK_TIMEOUT_S = 15.0

@@ -6,8 +6,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from shared.contracts.events.versions import Fingerprint
 from shared.registry.adapters import DISTINCTION, mean_absolute_difference
-from shared.registry.versions import Fingerprint
 
 
 class FingerprintFault(StrEnum):

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from shared.registry.versions import Lifecycle, Version
+from shared.contracts.events.versions import Lifecycle
+from shared.registry.versions import Version
 
 NEVER = math.inf
 """`retry_at` of a refusal that stands until the engine is started again or somebody accepts."""

@@ -13,8 +13,9 @@ from services.inference.acceptances import Acceptances
 from services.inference.engine import EngineClient
 from services.inference.errors import EngineRefused
 from services.inference.fingerprints import FingerprintCheck, FingerprintFault, check_fingerprint
+from shared.contracts.events.versions import Fingerprint, VersionRecord
 from shared.registry.adapters import FINGERPRINT_TEXTS
-from shared.registry.versions import Fingerprint, Registry, VersionRecord
+from shared.registry.versions import Registry
 
 log = structlog.get_logger(__name__)
 

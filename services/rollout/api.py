@@ -20,8 +20,9 @@ from services.rollout.decision_log import DecisionLog, RolloutHistory
 from services.rollout.errors import BadStrategy, NotLeading, RolloutError, Unknown
 from services.rollout.strategy import Strategy, parse, read
 from services.rollout.views import decision_view, rollout_view, version_view
-from shared.contracts.events import Identifier
-from shared.keys import ApiKey, Forbidden, KeyRing, Permission, Unauthenticated
+from shared.contracts.events.api_keys import Permission
+from shared.contracts.events.base import Identifier
+from shared.keys import ApiKey, Forbidden, KeyRing, Unauthenticated
 from shared.observability.health import OpsApp, Receive, Scope, Send
 from shared.registry.versions import Registry
 

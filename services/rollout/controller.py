@@ -36,9 +36,10 @@ from services.rollout.state import Move, RolloutState
 from services.rollout.strategy import Strategy
 from services.rollout.verdict import Verdict
 from shared.clock import Clock
+from shared.contracts.events.rollouts import Decision, DecisionKind, Phase
+from shared.contracts.events.versions import Lifecycle
 from shared.kafka.log import LogUnavailable
-from shared.registry.rollouts import Decision, DecisionKind, Phase
-from shared.registry.versions import Lifecycle, Registry
+from shared.registry.versions import Registry
 from shared.registry.view import RoutingView
 
 log = structlog.get_logger(__name__)

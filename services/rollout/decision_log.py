@@ -11,15 +11,10 @@ from typing import Any
 from services.rollout.errors import BadStrategy
 from services.rollout.state import RolloutState
 from services.rollout.strategy import parse
+from shared.contracts.events.rollouts import Decision, DecisionKind, LeaderElected
 from shared.kafka.envelope import Unreadable, decode, models_by_type
 from shared.kafka.log import Record
-from shared.registry.rollouts import (
-    Decision,
-    DecisionKind,
-    LeaderElected,
-    RoutingState,
-    RoutingTable,
-)
+from shared.registry.routing import RoutingState, RoutingTable
 
 MAX_ROLLOUTS = 500
 MAX_MOVES = 500

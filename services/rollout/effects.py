@@ -9,10 +9,12 @@ from services.rollout import lifecycles
 from services.rollout.decision_log import DecisionLog
 from services.rollout.leadership import Leadership
 from shared.clock import Clock
+from shared.contracts.events.rollouts import Decision, DecisionKind
+from shared.contracts.events.versions import VersionState, state_key
+from shared.contracts.topics import VERSIONS
 from shared.kafka.log import LogUnavailable
-from shared.kafka.topics import VERSIONS
-from shared.registry.rollouts import Decision, DecisionKind, RoutingState
-from shared.registry.versions import Registry, VersionState, state_key
+from shared.registry.routing import RoutingState
+from shared.registry.versions import Registry
 from shared.registry.view import RoutingView
 
 log = structlog.get_logger(__name__)

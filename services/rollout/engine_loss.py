@@ -22,7 +22,7 @@ from services.rollout.evidence import (
 )
 from services.rollout.judge import Judge
 from services.rollout.state import EngineMark, EngineReport, Move, Observation, RolloutState, ended
-from shared.registry.rollouts import AnalysisOutcome, DecisionKind, Phase
+from shared.contracts.events.rollouts import AnalysisOutcome, DecisionKind, Phase
 
 MAX_LOSSES = 2
 """Engine losses with the candidate loaded that fail a rollout."""

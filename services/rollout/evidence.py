@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from services.rollout.counts import ArmCounts, JudgeState, Slice
 from services.rollout.judge import Judge
 from services.rollout.state import RolloutState
-from shared.contracts.events import WEIGHT_SCALE
+from shared.contracts.events.base import WEIGHT_SCALE
 
 REQUESTS = "ratchet_router_requests_total"
 COUNTED = "ratchet_router_request_duration_seconds_count"

@@ -20,8 +20,8 @@ from services.rollout.counts import (
 )
 from services.rollout.strategy import JudgeSettings
 from services.rollout.verdict import CriterionResult, CriterionState, Verdict, find, ratio
-from shared.contracts.events import WEIGHT_SCALE
-from shared.registry.rollouts import AnalysisOutcome
+from shared.contracts.events.base import WEIGHT_SCALE
+from shared.contracts.events.rollouts import AnalysisOutcome
 
 CRITERIA = (
     "errors",

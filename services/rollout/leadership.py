@@ -17,11 +17,11 @@ from redis.exceptions import RedisError
 from services.rollout.decision_log import DecisionLog
 from services.rollout.errors import LeadershipLost
 from shared.clock import Clock
-from shared.contracts.events import Event
+from shared.contracts.events.base import Event
+from shared.contracts.events.rollouts import Decision, LeaderElected
+from shared.contracts.topics import ROLLOUTS
 from shared.kafka.log import EventLog, LogUnavailable, Record
-from shared.kafka.topics import ROLLOUTS
 from shared.registry.follow import Follower
-from shared.registry.rollouts import Decision, LeaderElected
 
 log = structlog.get_logger(__name__)
 

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from services.rollout.decision_log import DecisionLog, RolloutHistory
-from shared.registry.rollouts import DecisionKind
-from shared.registry.versions import Lifecycle, Registry, Version
+from shared.contracts.events.rollouts import DecisionKind
+from shared.contracts.events.versions import Lifecycle
+from shared.registry.versions import Registry, Version
 
 RESTING = (Lifecycle.stable, Lifecycle.canary, Lifecycle.shadow)
 """States that only a present decision upholds."""

@@ -8,8 +8,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from services.rollout.state import RolloutState
 from services.rollout.verdict import CriterionResult
-from shared.contracts.events import WEIGHT_SCALE
-from shared.registry.rollouts import AnalysisOutcome, Phase
+from shared.contracts.events.base import WEIGHT_SCALE
+from shared.contracts.events.rollouts import AnalysisOutcome, Phase
 
 OUTCOMES = (*(outcome.value for outcome in AnalysisOutcome), "none")
 

@@ -12,8 +12,8 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from services.rollout.counts import ArmCounts
 from services.rollout.strategy import Strategy
 from services.rollout.verdict import Verdict
-from shared.registry.rollouts import AnalysisOutcome, DecisionKind, Phase
-from shared.registry.versions import Lifecycle
+from shared.contracts.events.rollouts import AnalysisOutcome, DecisionKind, Phase
+from shared.contracts.events.versions import Lifecycle
 
 
 class EngineMark(BaseModel):

@@ -14,8 +14,8 @@ from services.rollout.errors import Conflict
 from services.rollout.state import Move, Observation, RolloutState, ended, hold
 from services.rollout.strategy import Analysis, Pause, SetWeight
 from services.rollout.verdict import CriterionState
-from shared.contracts.events import WEIGHT_SCALE
-from shared.registry.rollouts import AnalysisOutcome, DecisionKind, Phase
+from shared.contracts.events.base import WEIGHT_SCALE
+from shared.contracts.events.rollouts import AnalysisOutcome, DecisionKind, Phase
 
 LOAD_DEADLINE_S = 900.0
 """Seconds after which people are called to a candidate that is not ready for its first users."""

@@ -23,7 +23,7 @@ from pydantic import (
 )
 
 from services.rollout.errors import BadStrategy
-from shared.contracts.events import WEIGHT_SCALE
+from shared.contracts.events.base import WEIGHT_SCALE
 
 UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _DURATION = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([smhd]?)\s*$")

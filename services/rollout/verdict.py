@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from shared.registry.rollouts import AnalysisOutcome
+from shared.contracts.events.rollouts import AnalysisOutcome
 
 
 class CriterionState(StrEnum):

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from services.router.errors import error_value
-from shared.contracts.events import MAX_TEXT
+from shared.contracts.events.base import MAX_TEXT
 
 DONE = b"[DONE]"
 MAX_EVENT_BYTES = 4 * 1024 * 1024

@@ -31,8 +31,9 @@ from services.router.request import ChatRequest, Endpoint, read_request
 from services.router.state import Choice, RouterState
 from services.router.traces import TraceIds
 from services.router.vigil import Vigil
-from shared.contracts.events import Outcome, Purpose
-from shared.keys import ApiKey, Forbidden, KeyRing, Permission, Unauthenticated
+from shared.contracts.events.api_keys import Permission
+from shared.contracts.events.interactions import Outcome, Purpose
+from shared.keys import ApiKey, Forbidden, KeyRing, Unauthenticated
 from shared.observability.health import OpsApp, Receive, Scope, Send
 
 log = structlog.get_logger(__name__)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import StrEnum
 from hashlib import blake2b
 
-from shared.contracts.events import WEIGHT_SCALE
+from shared.contracts.events.base import WEIGHT_SCALE
 
 
 class KeyKind(StrEnum):

@@ -10,7 +10,7 @@ from typing import Any
 from services.router.answer import Answer
 from services.router.request import ChatRequest
 from services.router.state import Choice
-from shared.contracts.events import Arm, Outcome
+from shared.contracts.events.interactions import Arm, Outcome
 
 FAILED = frozenset((Outcome.server_error, Outcome.timeout, Outcome.crash))
 """Outcomes that are the version's or the engine's fault."""

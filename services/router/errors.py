@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import orjson
 
-from shared.contracts.events import Outcome
+from shared.contracts.events.interactions import Outcome
 
 
 class RouterError(Exception):

@@ -19,7 +19,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from shared.contracts.events import Arm, Outcome
+from shared.contracts.events.interactions import Arm, Outcome
 
 WAIT_EDGES_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 60.0)
 """Upper edges for waits; 2.0 is the limit that `slow` is judged by."""

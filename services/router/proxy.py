@@ -23,7 +23,7 @@ from services.router.interactions import Interactions
 from services.router.metrics import RouterMetrics
 from services.router.outlet import Outlet, SlowClient
 from services.router.vigil import Vigil
-from shared.contracts.events import Outcome
+from shared.contracts.events.interactions import Outcome
 from shared.observability.health import Receive, Send
 
 log = structlog.get_logger(__name__)

@@ -9,7 +9,8 @@ from typing import Any, Literal
 import orjson
 
 from services.router.errors import InvalidRequest
-from shared.contracts.events import MAX_ID, Purpose
+from shared.contracts.events.base import MAX_ID
+from shared.contracts.events.interactions import Purpose
 
 Endpoint = Literal["chat", "completions"]
 

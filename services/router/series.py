@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from services.router.metrics import RolloutSeries, RouterMetrics
 from shared.clock import Clock
-from shared.registry.rollouts import RoutingState
+from shared.registry.routing import RoutingState
 
 LOOK_S = 5.0
 

@@ -13,7 +13,7 @@ from shared.clock import Clock
 from shared.kafka.log import EventLog, LogUnavailable
 from shared.keys import KeyRing
 from shared.registry.follow import Follower, KeyFollower, RegistryFollower, RoutingFollower
-from shared.registry.rollouts import RoutingState
+from shared.registry.routing import RoutingState
 from shared.registry.view import RoutingView
 
 log = structlog.get_logger(__name__)

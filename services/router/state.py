@@ -14,9 +14,10 @@ import structlog
 
 from services.router.assignment import KeyKind, digest, on_candidate
 from shared.clock import Clock
-from shared.contracts.events import Arm
-from shared.registry.rollouts import RoutingState, RoutingTable
-from shared.registry.versions import Lifecycle, Registry
+from shared.contracts.events.interactions import Arm
+from shared.contracts.events.versions import Lifecycle
+from shared.registry.routing import RoutingState, RoutingTable
+from shared.registry.versions import Registry
 
 log = structlog.get_logger(__name__)
 

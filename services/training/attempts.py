@@ -24,7 +24,7 @@ from services.training.settings import TrainingSettings
 from services.training.snapshot import Manifest
 from services.training.trainers.job import TrainerJob
 from services.training.workspace import Workspace
-from shared.contracts.events import RunPhase, TrainingMethod
+from shared.contracts.events.training import RunPhase, TrainingMethod
 from shared.registry.adapters import FINGERPRINT_TEXTS, fetch
 
 log = structlog.get_logger(__name__)

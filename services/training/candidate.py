@@ -13,8 +13,8 @@ from services.training.errors import TrainerFailed
 from services.training.gate import GateLimits, derive, judge_gate
 from services.training.snapshot import Manifest
 from services.training.trainers.job import Stage, read_rows
-from shared.contracts.events import TrainingMethod
-from shared.registry.versions import Fingerprint, GateResult
+from shared.contracts.events.training import TrainingMethod
+from shared.contracts.events.versions import Fingerprint, GateResult
 
 
 @dataclass(frozen=True)

@@ -17,14 +17,12 @@ from typing import Any
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
-from shared.contracts.events import (
-    Event,
-    Message,
+from shared.contracts.events.base import Event, Message, prompt_text
+from shared.contracts.events.preferences import (
     PairSource,
     PreferencePair,
     PreferenceRetracted,
     UnpairedExample,
-    prompt_text,
 )
 
 TRAIN, HELDOUT, JUDGE, PROMPTS = "train.jsonl", "heldout.jsonl", "judge.jsonl", "prompts.jsonl"

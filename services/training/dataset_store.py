@@ -16,7 +16,7 @@ import fsspec  # pyright: ignore[reportMissingTypeStubs]
 from services.training.errors import BadDataset, StoreUnavailable
 from services.training.importing import MAX_BYTES
 from services.training.snapshot import Dataset, ImportedRows, Manifest
-from shared.contracts.events import TrainingMethod
+from shared.contracts.events.training import TrainingMethod
 
 MANIFEST = "manifest.json"
 

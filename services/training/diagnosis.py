@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from services.training.hyperparameters import DpoHyperparameters, SftHyperparameters
-from shared.registry.versions import GateResult
+from shared.contracts.events.versions import GateResult
 
 NO_DATA = frozenset({"judge_data", "judge", "prompts"})
 TOO_FAR = frozenset({"perplexity", "stop", "length_low", "length_high", "repetition"})

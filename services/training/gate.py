@@ -12,9 +12,9 @@ from collections.abc import Mapping
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from shared.contracts.events import TrainingMethod
+from shared.contracts.events.training import TrainingMethod
+from shared.contracts.events.versions import GateCheck, GateResult
 from shared.registry.adapters import DISTINCTION, TOLERANCE
-from shared.registry.versions import GateCheck, GateResult
 
 Z95 = 1.959963984540054
 """Two-sided 95 % quantile of the normal distribution."""

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from services.training.dataset import CUT, Demonstration, Pair, Row, canonical
 from services.training.errors import BadDataset
-from shared.contracts.events import MAX_TEXT, Message
+from shared.contracts.events.base import MAX_TEXT, Message
 
 MAX_BYTES = 512 * 1024 * 1024
 MAX_ROWS = 500_000

@@ -6,7 +6,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime
 
-from shared.contracts.events import RunPhase, TrainingMethod, TrainingProgress, TrainingRequested
+from shared.contracts.events.training import (
+    RunPhase,
+    TrainingMethod,
+    TrainingProgress,
+    TrainingRequested,
+)
 
 FINAL = frozenset({RunPhase.succeeded, RunPhase.rejected, RunPhase.failed})
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from services.training.jobs import FINAL
-from shared.contracts.events import TrainingMethod
+from shared.contracts.events.training import TrainingMethod
 
 
 class Metrics:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from services.training.diagnosis import diagnose
 from services.training.snapshot import Manifest
-from shared.contracts.events import RunPhase
-from shared.registry.versions import GateResult, VersionRecord
+from shared.contracts.events.training import RunPhase
+from shared.contracts.events.versions import GateResult, VersionRecord
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ import structlog
 from services.training.metrics import Metrics
 from services.training.trainers.job import Stage, StageProgress
 from shared.clock import Clock
-from shared.contracts.events import RunPhase, TrainingProgress, TrainingRequested
+from shared.contracts.events.training import RunPhase, TrainingProgress, TrainingRequested
+from shared.contracts.topics import TRAINING_RUNS
 from shared.kafka.log import EventLog, LogUnavailable
-from shared.kafka.topics import TRAINING_RUNS
 
 log = structlog.get_logger(__name__)
 

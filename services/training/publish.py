@@ -28,12 +28,12 @@ from services.training.snapshot import Dataset
 from services.training.versioning import choose_name
 from services.training.workspace import Workspace
 from shared.clock import Clock
-from shared.contracts.events import TrainingMethod, TrainingRequested
+from shared.contracts.events.training import TrainingMethod, TrainingRequested
+from shared.contracts.events.versions import GateResult, VersionRecord, record_key
+from shared.contracts.topics import VERSIONS
 from shared.kafka.log import EventLog, LogUnavailable
-from shared.kafka.topics import VERSIONS
 from shared.registry.adapters import AdapterUnavailable, checksum, publish
 from shared.registry.follow import RegistryFollower
-from shared.registry.versions import GateResult, VersionRecord, record_key
 
 log = structlog.get_logger(__name__)
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from services.training.snapshot import Manifest
-from shared.registry.versions import GateResult
+from shared.contracts.events.versions import GateResult
 
 MAX_SHOWN = 300
 """Characters of a sample's text that are shown."""

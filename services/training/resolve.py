@@ -13,8 +13,9 @@ from services.training.hyperparameters import (
 )
 from services.training.settings import TrainingSettings
 from services.training.versioning import choose_name
-from shared.contracts.events import TrainingMethod, TrainingRequested
-from shared.registry.versions import Registry, VersionRecord
+from shared.contracts.events.training import TrainingMethod, TrainingRequested
+from shared.contracts.events.versions import VersionRecord
+from shared.registry.versions import Registry
 
 Trainable = SftHyperparameters | DpoHyperparameters
 """Hyperparameters of a method that makes a version."""

@@ -24,7 +24,7 @@ from services.training.settings import TrainingSettings
 from services.training.snapshot import Dataset, take_snapshot
 from services.training.workspace import ResumeState, Workspace
 from shared.clock import Clock
-from shared.contracts.events import RunPhase, TrainingMethod, TrainingRequested
+from shared.contracts.events.training import RunPhase, TrainingMethod, TrainingRequested
 from shared.kafka.log import EventLog, LogUnavailable
 from shared.registry.adapters import AdapterError, AdapterUnavailable
 from shared.registry.follow import RegistryFollower

@@ -16,10 +16,10 @@ from services.training.settings import TrainingSettings
 from services.training.snapshot import MODELS, Manifest, place
 from services.training.trigger import PairCounter, TriggerInputs, decide
 from shared.clock import Clock
-from shared.contracts.events import TrainingMethod
+from shared.contracts.events.training import TrainingMethod
+from shared.contracts.topics import PREFERENCES, TRAINING_JOBS
 from shared.kafka.envelope import Unreadable, decode
 from shared.kafka.log import EventLog, LogUnavailable
-from shared.kafka.topics import PREFERENCES, TRAINING_JOBS
 from shared.registry.follow import RegistryFollower
 
 log = structlog.get_logger(__name__)

@@ -33,16 +33,12 @@ from services.training.dataset import (
 )
 from services.training.errors import BadDataset
 from services.training.importing import read_demonstrations, read_pairs
-from shared.contracts.events import (
-    PreferencePair,
-    PreferenceRetracted,
-    TrainingMethod,
-    UnpairedExample,
-)
+from shared.contracts.events.preferences import PreferencePair, PreferenceRetracted, UnpairedExample
+from shared.contracts.events.training import TrainingMethod
+from shared.contracts.events.versions import DatasetRef
+from shared.contracts.topics import PREFERENCES
 from shared.kafka.envelope import Unreadable, decode, models_by_type
 from shared.kafka.log import EventLog, LogUnavailable, Record
-from shared.kafka.topics import PREFERENCES
-from shared.registry.versions import DatasetRef
 
 log = structlog.get_logger(__name__)
 

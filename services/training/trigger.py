@@ -14,14 +14,11 @@ from datetime import datetime, timedelta
 from services.training.dataset import DatasetRules, pair_of, refusal
 from services.training.jobs import JobQueue
 from services.training.snapshot import Offsets
-from shared.contracts.events import (
-    Event,
-    PreferencePair,
-    PreferenceRetracted,
-    TrainingMethod,
-    TrainingRequested,
-)
-from shared.registry.versions import Lifecycle, Registry
+from shared.contracts.events.base import Event
+from shared.contracts.events.preferences import PreferencePair, PreferenceRetracted
+from shared.contracts.events.training import TrainingMethod, TrainingRequested
+from shared.contracts.events.versions import Lifecycle
+from shared.registry.versions import Registry
 
 ACTOR = "schedule"
 PAUSES = (timedelta(minutes=1), timedelta(minutes=10))

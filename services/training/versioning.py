@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection
 
 from services.training.errors import InvalidJob
-from shared.contracts.events import TrainingMethod
+from shared.contracts.events.training import TrainingMethod
 
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
 """A version's name is also a folder's and a LoRA's."""

@@ -13,11 +13,11 @@ from services.training.runner import Runner
 from services.training.scheduler import Scheduler
 from services.training.settings import TrainingSettings
 from services.training.workspace import prune
-from shared.contracts.events import TrainingProgress, TrainingRequested
+from shared.contracts.events.training import TrainingProgress, TrainingRequested
+from shared.contracts.topics import TRAINING_JOBS, TRAINING_RUNS
 from shared.kafka.deadletters import DeadLetters
 from shared.kafka.envelope import Unreadable, decode, models_by_type
 from shared.kafka.log import EventLog, LogUnavailable, Record
-from shared.kafka.topics import TRAINING_JOBS, TRAINING_RUNS
 from shared.registry.follow import RegistryFollower
 
 log = structlog.get_logger(__name__)

@@ -2,31 +2,39 @@
 
 from __future__ import annotations
 
-from shared.contracts import events
-from shared.contracts.events import Event
-from shared.kafka.topics import Topic, load_topics
-from shared.keys import ApiKeyIssued
-from shared.registry.rollouts import Decision, LeaderElected
-from shared.registry.versions import VersionMarks, VersionRecord, VersionState
+from shared.contracts.events.api_keys import ApiKeyIssued
+from shared.contracts.events.base import Event
+from shared.contracts.events.dead_letters import DeadLetter
+from shared.contracts.events.feedback import FeedbackSubmitted, FeedbackWithdrawn
+from shared.contracts.events.generations import GenerationFinished, GenerationRequested
+from shared.contracts.events.interactions import InteractionRecorded
+from shared.contracts.events.preferences import PreferencePair, PreferenceRetracted, UnpairedExample
+from shared.contracts.events.quality import ExampleJoined, QualityWindow, Tick
+from shared.contracts.events.rated import RatedAnswer, RatedScore
+from shared.contracts.events.rollouts import Decision, LeaderElected
+from shared.contracts.events.training import TrainingProgress, TrainingRequested
+from shared.contracts.events.versions import VersionMarks, VersionRecord, VersionState
+from shared.contracts.events.votes import VoteCast
+from shared.contracts.topics import Topic
 
 EVENTS: tuple[type[Event], ...] = (
-    events.InteractionRecorded,
-    events.FeedbackSubmitted,
-    events.FeedbackWithdrawn,
-    events.VoteCast,
-    events.RatedAnswer,
-    events.RatedScore,
-    events.PreferencePair,
-    events.UnpairedExample,
-    events.PreferenceRetracted,
-    events.ExampleJoined,
-    events.QualityWindow,
-    events.Tick,
-    events.GenerationRequested,
-    events.GenerationFinished,
-    events.TrainingRequested,
-    events.TrainingProgress,
-    events.DeadLetter,
+    InteractionRecorded,
+    FeedbackSubmitted,
+    FeedbackWithdrawn,
+    VoteCast,
+    RatedAnswer,
+    RatedScore,
+    PreferencePair,
+    UnpairedExample,
+    PreferenceRetracted,
+    ExampleJoined,
+    QualityWindow,
+    Tick,
+    GenerationRequested,
+    GenerationFinished,
+    TrainingRequested,
+    TrainingProgress,
+    DeadLetter,
     VersionRecord,
     VersionState,
     VersionMarks,
@@ -47,8 +55,3 @@ def events_of(topic: Topic) -> tuple[type[Event], ...]:
 
     """
     return tuple(BY_NAME[name] for name in topic.events)
-
-
-def topics_of(event: type[Event]) -> tuple[str, ...]:
-    """The names of the topics an event travels on."""
-    return tuple(topic.name for topic in load_topics() if event.__name__ in topic.events)

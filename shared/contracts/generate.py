@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from shared.contracts.catalogue import EVENTS, events_of
-from shared.kafka.topics import load_topics
+from shared.contracts.topics import load_topics
 
 CONTRACTS = Path(__file__).parent
 SCHEMAS = CONTRACTS / "schemas"

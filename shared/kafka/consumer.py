@@ -15,7 +15,8 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 
 from shared.clock import Clock, SystemClock
-from shared.contracts.events import DeadLetterReason, Event
+from shared.contracts.events.base import Event
+from shared.contracts.events.dead_letters import DeadLetterReason
 from shared.kafka.deadletters import DeadLetters
 from shared.kafka.envelope import Unreadable, decode
 from shared.kafka.log import LogUnavailable, Record

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from prometheus_client import CollectorRegistry, Counter
 
 from shared.clock import Clock, SystemClock
-from shared.contracts.events import DeadLetter, DeadLetterReason
+from shared.contracts.events.dead_letters import DeadLetter, DeadLetterReason
+from shared.contracts.topics import DEAD_LETTERS
 from shared.kafka.envelope import Headers, decode, models_by_type
 from shared.kafka.log import EventLog, Record, read_to_end
-from shared.kafka.topics import DEAD_LETTERS
 
 MAX_BODY = 200_000
 """Characters of a body that are kept."""

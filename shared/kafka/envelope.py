@@ -7,7 +7,8 @@ from datetime import datetime
 
 from pydantic import ValidationError
 
-from shared.contracts.events import DeadLetterReason, Event, utc
+from shared.contracts.events.base import Event, utc
+from shared.contracts.events.dead_letters import DeadLetterReason
 
 Headers = tuple[tuple[str, bytes], ...]
 

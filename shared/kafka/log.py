@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
-from shared.contracts.events import Event
+from shared.contracts.events.base import Event
 from shared.kafka.envelope import Headers
 
 APPEND_TIMEOUT_S = 5.0

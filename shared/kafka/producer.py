@@ -15,7 +15,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, ProducerClosed
 
 from shared.clock import Clock, SystemClock
-from shared.contracts.events import Event
+from shared.contracts.events.base import Event
 from shared.kafka.envelope import encode
 from shared.kafka.log import APPEND_TIMEOUT_S, LogUnavailable, NewRecord, Position
 from shared.kafka.partitions import partition_of

@@ -20,7 +20,7 @@ from typing import Any, cast
 
 import fsspec  # pyright: ignore[reportMissingTypeStubs]
 
-from shared.registry.versions import Fingerprint
+from shared.contracts.events.versions import Fingerprint
 
 FINGERPRINT_TEXTS: tuple[str, ...] = (
     (

@@ -9,11 +9,12 @@ from collections.abc import Callable
 import structlog
 from pydantic import ValidationError
 
+from shared.contracts.events.rollouts import Decision, LeaderElected
+from shared.contracts.topics import API_KEYS, ROLLOUTS, VERSIONS
 from shared.kafka.envelope import Unreadable, decode, describe, models_by_type
 from shared.kafka.log import EventLog, Record, Tail, read_to_end
-from shared.kafka.topics import API_KEYS, ROLLOUTS, VERSIONS
 from shared.keys import KeyRing
-from shared.registry.rollouts import Decision, LeaderElected, RoutingState, RoutingTable
+from shared.registry.routing import RoutingState, RoutingTable
 from shared.registry.versions import Registry
 from shared.registry.view import RoutingView
 

@@ -7,126 +7,10 @@ put it, `<version>/marks` is what erasures said about it.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from enum import StrEnum
-from typing import Any, ClassVar, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
-from shared.contracts.events import Event, Identifier, OptionalIdentifier
-
-
-class FingerprintText(BaseModel):
-    """One fixed text as token ids, and each token's log-probability given those before it.
-
-    The first token has none, so `logprobs` is one shorter than `tokens`. Natural logarithm.
-    """
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-    tokens: tuple[int, ...]
-    logprobs: tuple[float, ...]
-
-
-class Fingerprint(BaseModel):
-    """What an adapter answers to eight fixed texts (design invariant 8)."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-    dtype: Literal["float32", "bfloat16"]
-    texts: tuple[FingerprintText, ...]
-
-
-class DatasetRef(BaseModel):
-    """The snapshot a version was trained on."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-    dataset_id: str
-    uri: str
-    sha256: str
-    rows: int
-    offsets: dict[str, int] = Field(
-        default_factory=dict, description="topic/partition -> first offset not read"
-    )
-
-
-class GateCheck(BaseModel):
-    """One condition of the release gate."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-    name: str
-    passed: bool
-    value: float | None = None
-    limit: float | None = None
-    detail: str = ""
-
-
-class GateResult(BaseModel):
-    """What the gate said, and who let the version past it when it said no."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-    passed: bool
-    checks: tuple[GateCheck, ...] = ()
-    overridden_by: str = ""
-    override_reason: str = ""
-
-    @property
-    def released(self) -> bool:
-        """True where the version may get traffic."""
-        return self.passed or bool(self.overridden_by)
-
-
-class VersionRecord(Event):
-    """Everything needed to rebuild and to serve a version. Key: `<version>/record`."""
-
-    ce_type: ClassVar[str] = "ratchet.version.record.v1"
-    version: Identifier
-    model: Identifier
-    method: Literal["sft", "dpo"]
-    base: str
-    parent: OptionalIdentifier = ""
-    adapter_uri: str
-    adapter_sha256: str
-    fingerprint: Fingerprint
-    dataset: DatasetRef
-    hyperparameters: dict[str, Any]
-    seed: int
-    code_revision: str
-    packages: dict[str, str] = Field(default_factory=dict)
-    metrics: dict[str, float] = Field(default_factory=dict)
-    gate: GateResult
-    job_id: str
-    created_at: AwareDatetime
-
-
-class Lifecycle(StrEnum):
-    """States of a version."""
-
-    registered = "registered"
-    shadow = "shadow"
-    canary = "canary"
-    stable = "stable"
-    retired = "retired"
-    rejected = "rejected"
-
-
-class VersionState(Event):
-    """Where a version stands. Key: `<version>/state`."""
-
-    ce_type: ClassVar[str] = "ratchet.version.state.v1"
-    version: Identifier
-    model: Identifier
-    state: Lifecycle
-    rollout: OptionalIdentifier = ""
-    reason: str = ""
-    token: int = Field(description="leader token of the writer; lower ones are ignored")
-    at: AwareDatetime
-
-
-class VersionMarks(Event):
-    """What later erasures touched of a version's data. Key: `<version>/marks`."""
-
-    ce_type: ClassVar[str] = "ratchet.version.marks.v1"
-    version: Identifier
-    erased_rows: int = 0
-    at: AwareDatetime
+from shared.contracts.events.versions import Lifecycle, VersionMarks, VersionRecord, VersionState
 
 
 class Version(BaseModel):
@@ -202,18 +86,3 @@ class Registry:
             if version.lifecycle is Lifecycle.stable:
                 return version
         return None
-
-
-def record_key(version: str) -> str:
-    """Key of a version's record on `versions.v1`."""
-    return f"{version}/record"
-
-
-def state_key(version: str) -> str:
-    """Key of a version's state on `versions.v1`."""
-    return f"{version}/state"
-
-
-def marks_key(version: str) -> str:
-    """Key of a version's marks on `versions.v1`."""
-    return f"{version}/marks"

@@ -10,7 +10,7 @@ from typing import cast
 from pydantic import ValidationError
 from redis.asyncio import Redis
 
-from shared.registry.rollouts import RoutingState
+from shared.registry.routing import RoutingState
 
 KEY_PREFIX = "ratchet:routing:"
 CHANNEL = "ratchet:routing"

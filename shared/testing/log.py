@@ -12,7 +12,7 @@ from typing import Literal
 from aiokafka.partitioner import murmur2
 
 from shared.clock import Clock, SystemClock
-from shared.contracts.events import Event
+from shared.contracts.events.base import Event
 from shared.kafka.envelope import Headers, encode
 from shared.kafka.log import APPEND_TIMEOUT_S, LogUnavailable, NewRecord, Position, Record
 

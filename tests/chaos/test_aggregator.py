@@ -15,10 +15,11 @@ from pathlib import Path
 import orjson
 import pytest
 
-from shared.contracts.events import Event, FeedbackType
+from shared.contracts.events.base import Event
+from shared.contracts.events.feedback import FeedbackType
+from shared.contracts.topics import FEEDBACK, INTERACTIONS, PREFERENCES
 from shared.kafka.log import read_to_end
 from shared.kafka.producer import KafkaLog
-from shared.kafka.topics import FEEDBACK, INTERACTIONS, PREFERENCES
 from tests.support.aggregator import DOWN, UP, Recount, feedback, interaction, withdrawn
 from tests.support.aggregator_process import (
     EXIT_FAILED,

@@ -9,10 +9,18 @@ from typing import Any
 import orjson
 import pytest
 
-from shared.contracts.events import Choice, FeedbackType
+from shared.contracts.events.feedback import FeedbackType
+from shared.contracts.events.votes import Choice
+from shared.contracts.topics import (
+    DEAD_LETTERS,
+    EXAMPLES,
+    FEEDBACK,
+    INTERACTIONS,
+    PREFERENCES,
+    QUALITY,
+)
 from shared.kafka.log import Record, read_to_end
 from shared.kafka.producer import KafkaLog
-from shared.kafka.topics import DEAD_LETTERS, EXAMPLES, FEEDBACK, INTERACTIONS, PREFERENCES, QUALITY
 from tests.support.aggregator import DOWN, UP, feedback, interaction, vote, withdrawn
 from tests.support.aggregator_process import AggregatorProcess, send, total
 from tests.support.waiting import eventually

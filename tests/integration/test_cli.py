@@ -12,27 +12,21 @@ from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
 
 from services.cli.errors import Exit
-from shared.contracts.events import (
+from shared.contracts.events.api_keys import Permission
+from shared.contracts.events.rollouts import Decision, DecisionKind, LeaderElected, Phase
+from shared.contracts.events.training import (
     RunPhase,
     TrainingMethod,
     TrainingProgress,
     TrainingRequested,
 )
+from shared.contracts.topics import API_KEYS, ROLLOUTS, TRAINING_JOBS, TRAINING_RUNS, intake_topic
 from shared.kafka.deadletters import DeadLetters
 from shared.kafka.envelope import decode, models_by_type
 from shared.kafka.log import EventLog, Record, read_to_end
 from shared.kafka.producer import KafkaLog
-from shared.kafka.topics import (
-    API_KEYS,
-    ROLLOUTS,
-    TRAINING_JOBS,
-    TRAINING_RUNS,
-    TopicsRefused,
-    apply_topics,
-    intake_topic,
-)
-from shared.keys import KeyRing, Permission
-from shared.registry.rollouts import Decision, DecisionKind, LeaderElected, Phase
+from shared.kafka.topics import TopicsRefused, apply_topics
+from shared.keys import KeyRing
 from shared.registry.view import RoutingView
 from tests.support.command import Ran, ratchet
 

@@ -14,14 +14,16 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from prometheus_client import CollectorRegistry
 
-from shared.contracts.events import Event, Tick
+from shared.contracts.events.base import Event
+from shared.contracts.events.quality import Tick
+from shared.contracts.topics import load_topics
 from shared.kafka import producer
 from shared.kafka.consumer import ConsumerLoop, Reject
 from shared.kafka.deadletters import DeadLetters, list_dead_letters, replay
 from shared.kafka.envelope import decode, header, models_by_type
 from shared.kafka.log import EventLog, LogUnavailable, NewRecord, Record, read_to_end
 from shared.kafka.producer import BATCH_BYTES, KafkaLog
-from shared.kafka.topics import apply_topics, load_topics
+from shared.kafka.topics import apply_topics
 from shared.testing.clock import START
 from shared.testing.log import MemoryLog
 from tests.support.waiting import eventually

@@ -19,12 +19,12 @@ from services.feedback.intake import GROUP, INTAKE_MODELS, Intake
 from services.feedback.metrics import Metrics
 from services.feedback.open_comparisons import RedisComparisons
 from shared.clock import SystemClock
-from shared.contracts.events import FeedbackSubmitted
+from shared.contracts.events.feedback import FeedbackSubmitted
+from shared.contracts.topics import FEEDBACK, intake_topic
 from shared.kafka.consumer import ConsumerLoop
 from shared.kafka.deadletters import DeadLetters, list_dead_letters, replay
 from shared.kafka.log import EventLog, NewRecord, read_to_end
 from shared.kafka.producer import KafkaLog
-from shared.kafka.topics import FEEDBACK, intake_topic
 from shared.redaction.redactor import Redactor
 from tests.support.feedback import Service, StrawRouter, event_of, feedback_service, straw_router
 from tests.support.feedback_suite import FeedbackSuite

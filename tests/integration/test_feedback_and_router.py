@@ -12,12 +12,12 @@ from aiohttp import web
 
 from deploy.local.ports import free_ports
 from deploy.local.stack import Stack
-from shared.contracts.events import InteractionRecorded, Purpose
+from shared.contracts.events.interactions import InteractionRecorded, Purpose
+from shared.contracts.events.versions import Lifecycle
+from shared.contracts.topics import FEEDBACK, INTERACTIONS
 from shared.kafka.envelope import decode, models_by_type
 from shared.kafka.log import EventLog, read_to_end
 from shared.kafka.producer import KafkaLog
-from shared.kafka.topics import FEEDBACK, INTERACTIONS
-from shared.registry.versions import Lifecycle
 from tests.support.feedback import event_of
 from tests.support.rollouts import decide, register
 from tests.support.waiting import eventually

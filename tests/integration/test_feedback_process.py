@@ -11,9 +11,9 @@ import httpx
 import pytest
 
 from deploy.local.stack import Stack
+from shared.contracts.topics import FEEDBACK
 from shared.kafka.log import read_to_end
 from shared.kafka.producer import KafkaLog
-from shared.kafka.topics import FEEDBACK
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.timeout(400)

@@ -20,12 +20,9 @@ import pytest
 
 from deploy.local.ports import free_ports
 from deploy.local.stack import Stack
-from shared.contracts.events import GenerationFinished, GenerationRequested, Message
-from shared.kafka.log import read_to_end
-from shared.kafka.producer import KafkaLog
-from shared.kafka.topics import GENERATION_REQUESTS, GENERATION_RESULTS, VERSIONS
-from shared.registry import adapters
-from shared.registry.versions import (
+from shared.contracts.events.base import Message
+from shared.contracts.events.generations import GenerationFinished, GenerationRequested
+from shared.contracts.events.versions import (
     DatasetRef,
     Fingerprint,
     GateResult,
@@ -35,6 +32,10 @@ from shared.registry.versions import (
     record_key,
     state_key,
 )
+from shared.contracts.topics import GENERATION_REQUESTS, GENERATION_RESULTS, VERSIONS
+from shared.kafka.log import read_to_end
+from shared.kafka.producer import KafkaLog
+from shared.registry import adapters
 from tests.support.waiting import eventually
 
 ROOT = Path(__file__).resolve().parents[2]

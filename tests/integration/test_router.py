@@ -20,12 +20,13 @@ from redis.asyncio import Redis
 
 from benchmarks.stub_engine import TEXT, Seen, serve_stub
 from deploy.local.ports import free_ports
-from shared.contracts.events import InteractionRecorded
+from shared.contracts.events.interactions import InteractionRecorded
+from shared.contracts.events.rollouts import Decision, DecisionKind, LeaderElected, Phase
+from shared.contracts.topics import INTERACTIONS, ROLLOUTS
 from shared.kafka.envelope import header
 from shared.kafka.log import read_to_end
 from shared.kafka.producer import KafkaLog
-from shared.kafka.topics import INTERACTIONS, ROLLOUTS
-from shared.registry.rollouts import Decision, DecisionKind, LeaderElected, Phase, RoutingState
+from shared.registry.routing import RoutingState
 from shared.registry.view import RoutingView
 from tests.support.waiting import eventually
 

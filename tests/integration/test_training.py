@@ -28,27 +28,25 @@ import pytest
 
 from services.training.dataset_store import DatasetStore
 from services.training.workspace import Workspace
-from shared.contracts.events import (
-    Message,
-    PairSource,
-    PreferencePair,
+from shared.contracts.events.base import Message
+from shared.contracts.events.preferences import PairSource, PreferencePair, UnpairedExample
+from shared.contracts.events.training import (
     RunPhase,
     TrainingMethod,
     TrainingProgress,
     TrainingRequested,
-    UnpairedExample,
 )
-from shared.kafka.log import read_to_end
-from shared.kafka.producer import KafkaLog
-from shared.kafka.topics import PREFERENCES, TRAINING_JOBS, TRAINING_RUNS, VERSIONS
-from shared.registry.adapters import fetch
-from shared.registry.versions import (
+from shared.contracts.events.versions import (
     Lifecycle,
     VersionRecord,
     VersionState,
     record_key,
     state_key,
 )
+from shared.contracts.topics import PREFERENCES, TRAINING_JOBS, TRAINING_RUNS, VERSIONS
+from shared.kafka.log import read_to_end
+from shared.kafka.producer import KafkaLog
+from shared.registry.adapters import fetch
 from tests.support.waiting import eventually
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,11 +9,12 @@ from datetime import timedelta
 import pytest
 from redis.asyncio import Redis
 
+from shared.contracts.events.rollouts import Decision, DecisionKind, LeaderElected, Phase
+from shared.contracts.events.versions import record_key
+from shared.contracts.topics import ROLLOUTS, VERSIONS
 from shared.kafka.log import EventLog
-from shared.kafka.topics import ROLLOUTS, VERSIONS
 from shared.registry.follow import RegistryFollower, RoutingFollower, rebuild_views
-from shared.registry.rollouts import Decision, DecisionKind, LeaderElected, Phase, RoutingState
-from shared.registry.versions import record_key
+from shared.registry.routing import RoutingState
 from shared.registry.view import RoutingView
 from shared.testing.clock import START
 from shared.testing.log import MemoryLog

@@ -8,22 +8,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from shared.contracts.events import (
-    Arm,
-    Attempt,
-    Choice,
-    Context,
-    Event,
-    FeedbackSubmitted,
-    FeedbackType,
-    FeedbackWithdrawn,
-    InteractionRecorded,
-    Message,
-    Outcome,
-    Purpose,
-    Side,
-    VoteCast,
-)
+from shared.contracts.events.base import Context, Event, Message
+from shared.contracts.events.feedback import FeedbackSubmitted, FeedbackType, FeedbackWithdrawn
+from shared.contracts.events.interactions import Arm, Attempt, InteractionRecorded, Outcome, Purpose
+from shared.contracts.events.votes import Choice, Side, VoteCast
 
 START = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
 UP, DOWN = FeedbackType.thumbs_up, FeedbackType.thumbs_down

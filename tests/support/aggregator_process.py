@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Self
 
 from deploy.local.ports import free_ports
-from shared.contracts.events import Event, InteractionRecorded
+from shared.contracts.events.base import Event
+from shared.contracts.events.interactions import InteractionRecorded
 from shared.kafka.envelope import encode
 from shared.kafka.log import NewRecord
 from shared.kafka.producer import KafkaLog

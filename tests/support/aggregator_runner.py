@@ -17,7 +17,7 @@ import uvloop
 from services.aggregator.__main__ import run
 from services.aggregator.settings import AggregatorSettings
 from services.aggregator.writer import KafkaWriter, Write, Writer
-from shared.kafka.topics import TICKS
+from shared.contracts.topics import TICKS
 from shared.observability.logging import configure_logging
 
 

@@ -19,8 +19,8 @@ from demo.counts import Exported, exported
 from demo.recount import Recount, recount
 from demo.users import MODEL, Users
 from deploy.local.stack import Stack
+from shared.contracts.events.versions import Lifecycle
 from shared.kafka.producer import KafkaLog
-from shared.registry.versions import Lifecycle
 from tests.support.rollouts import decide, register
 from tests.support.waiting import eventually
 

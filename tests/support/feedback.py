@@ -22,14 +22,15 @@ from services.feedback.metrics import Metrics
 from services.feedback.open_comparisons import Ballot, Comparison, OpenComparisons
 from services.feedback.router_client import RouterClient
 from shared.clock import Clock
-from shared.contracts.events import FeedbackSubmitted, FeedbackWithdrawn, VoteCast
+from shared.contracts.events.feedback import FeedbackSubmitted, FeedbackWithdrawn
+from shared.contracts.events.votes import VoteCast
+from shared.contracts.topics import FEEDBACK
 from shared.kafka.envelope import decode, models_by_type
 from shared.kafka.log import EventLog, Record, read_to_end
-from shared.kafka.topics import FEEDBACK
 from shared.keys import KeyRing
 from shared.observability.health import Health, OpsApp
 from shared.redaction.redactor import Redactor
-from shared.registry.rollouts import RoutingTable
+from shared.registry.routing import RoutingTable
 from shared.registry.versions import Registry
 from shared.testing.clock import ManualClock
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from services.feedback.submissions import FEEDBACK_NAMESPACE
-from shared.contracts.events import Choice, FeedbackSubmitted, FeedbackType, FeedbackWithdrawn
+from shared.contracts.events.feedback import FeedbackSubmitted, FeedbackType, FeedbackWithdrawn
+from shared.contracts.events.votes import Choice
 from shared.kafka.envelope import header
 from tests.support.feedback import Service, StrawRouter
 from tests.support.rollouts import set_routing

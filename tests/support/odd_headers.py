@@ -12,7 +12,7 @@ import sys
 
 from aiokafka import AIOKafkaProducer
 
-from shared.contracts.events import Tick
+from shared.contracts.events.quality import Tick
 from shared.testing.clock import START
 
 TICK = Tick(at=START, partition=0).to_json()

@@ -22,17 +22,17 @@ from aiohttp import web
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from shared.contracts.events import WEIGHT_SCALE
-from shared.kafka.producer import KafkaLog
-from shared.kafka.topics import VERSIONS
-from shared.registry.rollouts import RoutingState
-from shared.registry.versions import (
+from shared.contracts.events.base import WEIGHT_SCALE
+from shared.contracts.events.versions import (
     DatasetRef,
     Fingerprint,
     GateResult,
     VersionRecord,
     record_key,
 )
+from shared.contracts.topics import VERSIONS
+from shared.kafka.producer import KafkaLog
+from shared.registry.routing import RoutingState
 from shared.registry.view import RoutingView
 
 TICK_S = 0.05

@@ -4,28 +4,22 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from shared.contracts.events import WEIGHT_SCALE
-from shared.kafka.log import EventLog
-from shared.kafka.topics import ROLLOUTS, VERSIONS
-from shared.registry.rollouts import (
-    Decision,
-    DecisionKind,
-    LeaderElected,
-    Phase,
-    RoutingState,
-    RoutingTable,
-)
-from shared.registry.versions import (
+from shared.contracts.events.base import WEIGHT_SCALE
+from shared.contracts.events.rollouts import Decision, DecisionKind, LeaderElected, Phase
+from shared.contracts.events.versions import (
     DatasetRef,
     Fingerprint,
     GateResult,
     Lifecycle,
-    Registry,
     VersionRecord,
     VersionState,
     record_key,
     state_key,
 )
+from shared.contracts.topics import ROLLOUTS, VERSIONS
+from shared.kafka.log import EventLog
+from shared.registry.routing import RoutingState, RoutingTable
+from shared.registry.versions import Registry
 from shared.testing.clock import START
 
 

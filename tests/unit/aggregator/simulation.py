@@ -9,15 +9,11 @@ from services.aggregator.change import Output, Rules
 from services.aggregator.ledger import Ledger
 from services.aggregator.partition import Batch, PartitionState
 from services.aggregator.rows import checkpoint_key
-from shared.contracts.events import (
-    Event,
-    InteractionRecorded,
-    PreferencePair,
-    PreferenceRetracted,
-    Tick,
-    UnpairedExample,
-)
-from shared.kafka.topics import FEEDBACK, INTERACTIONS, RATED, TICKS
+from shared.contracts.events.base import Event
+from shared.contracts.events.interactions import InteractionRecorded
+from shared.contracts.events.preferences import PreferencePair, PreferenceRetracted, UnpairedExample
+from shared.contracts.events.quality import Tick
+from shared.contracts.topics import FEEDBACK, INTERACTIONS, RATED, TICKS
 
 Place = tuple[str, int]
 

@@ -17,23 +17,13 @@ from services.aggregator.join import (
     fold_vote,
 )
 from services.aggregator.rows import TraceRow
-from shared.contracts.events import (
-    Choice,
-    Event,
-    ExampleJoined,
-    FeedbackSubmitted,
-    FeedbackType,
-    FeedbackWithdrawn,
-    InteractionRecorded,
-    Outcome,
-    PreferencePair,
-    PreferenceRetracted,
-    Purpose,
-    RatedAnswer,
-    RatedScore,
-    UnpairedExample,
-    VoteCast,
-)
+from shared.contracts.events.base import Event
+from shared.contracts.events.feedback import FeedbackSubmitted, FeedbackType, FeedbackWithdrawn
+from shared.contracts.events.interactions import InteractionRecorded, Outcome, Purpose
+from shared.contracts.events.preferences import PreferencePair, PreferenceRetracted, UnpairedExample
+from shared.contracts.events.quality import ExampleJoined
+from shared.contracts.events.rated import RatedAnswer, RatedScore
+from shared.contracts.events.votes import Choice, VoteCast
 from tests.support.aggregator import DOWN, UP, feedback, interaction, vote, withdrawn
 
 RULES = Rules(segments=frozenset({"gold"}))

@@ -6,13 +6,9 @@ import orjson
 
 from services.aggregator.pairs import MAX_ANSWERS, PAIRS_PER_ANSWER, fold_rated, prompt_key
 from services.aggregator.rows import MAX_VALUE_BYTES, PromptRow
-from shared.contracts.events import (
-    Event,
-    Message,
-    PreferencePair,
-    PreferenceRetracted,
-    RatedAnswer,
-)
+from shared.contracts.events.base import Event, Message
+from shared.contracts.events.preferences import PreferencePair, PreferenceRetracted
+from shared.contracts.events.rated import RatedAnswer
 from tests.support.aggregator import at
 
 

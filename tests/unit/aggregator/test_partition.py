@@ -13,8 +13,12 @@ from services.aggregator.errors import Refused
 from services.aggregator.ledger import Ledger
 from services.aggregator.partition import PartitionState
 from services.aggregator.rows import trace_key
-from shared.contracts.events import Choice, Event, FeedbackType, Purpose, Tick
-from shared.kafka.topics import FEEDBACK, INTERACTIONS, QUALITY, TICKS
+from shared.contracts.events.base import Event
+from shared.contracts.events.feedback import FeedbackType
+from shared.contracts.events.interactions import Purpose
+from shared.contracts.events.quality import Tick
+from shared.contracts.events.votes import Choice
+from shared.contracts.topics import FEEDBACK, INTERACTIONS, QUALITY, TICKS
 from tests.support.aggregator import DOWN, UP, at, feedback, interaction, vote, withdrawn
 from tests.unit.aggregator.simulation import Simulation
 

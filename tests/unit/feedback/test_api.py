@@ -10,9 +10,10 @@ import orjson
 import pytest
 
 from services.feedback.api import MAX_BATCH
+from shared.contracts.events.api_keys import ApiKeyIssued, Permission
+from shared.contracts.events.versions import Lifecycle
 from shared.kafka.log import APPEND_TIMEOUT_S, LogUnavailable, NewRecord, Position
-from shared.keys import ApiKeyIssued, Permission, hash_key
-from shared.registry.versions import Lifecycle
+from shared.keys import hash_key
 from shared.testing.clock import START, ManualClock
 from shared.testing.log import MemoryLog
 from tests.support.feedback import Service, StrawRouter, feedback_service, straw_router

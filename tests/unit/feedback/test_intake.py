@@ -16,11 +16,11 @@ from services.feedback.ingestion import Ingestion
 from services.feedback.intake import INTAKE_MODELS, INTAKE_TOPIC, Intake
 from services.feedback.metrics import Metrics
 from services.feedback.submissions import Submission, Withdrawal
-from shared.contracts.events import FeedbackSubmitted, FeedbackType, FeedbackWithdrawn
+from shared.contracts.events.feedback import FeedbackSubmitted, FeedbackType, FeedbackWithdrawn
+from shared.contracts.topics import FEEDBACK, intake_topic
 from shared.kafka.consumer import Reject
 from shared.kafka.envelope import Headers, decode
 from shared.kafka.log import LogUnavailable, Record
-from shared.kafka.topics import FEEDBACK, intake_topic
 from shared.redaction.redactor import Redactor
 from shared.testing.clock import ManualClock
 from shared.testing.log import MemoryLog

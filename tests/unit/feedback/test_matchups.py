@@ -6,8 +6,9 @@ import random
 from datetime import timedelta
 
 from services.feedback.matchups import matchup, opponents
-from shared.registry.rollouts import RoutingTable
-from shared.registry.versions import Lifecycle, Registry
+from shared.contracts.events.versions import Lifecycle
+from shared.registry.routing import RoutingTable
+from shared.registry.versions import Registry
 from shared.testing.clock import START
 from tests.support.rollouts import add_version, set_routing
 

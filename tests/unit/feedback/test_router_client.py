@@ -9,7 +9,7 @@ from aiohttp import web
 
 from services.feedback.router_client import Question, RouterClient, router_session
 from services.feedback.settings import FeedbackSettings
-from shared.contracts.events import Message
+from shared.contracts.events.base import Message
 from tests.support.feedback import answering
 
 REASONS = {"stop": False, "length": True, "": False, None: False}

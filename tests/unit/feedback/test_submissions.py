@@ -20,7 +20,7 @@ from services.feedback.submissions import (
     submitted,
     withdrawn,
 )
-from shared.contracts.events import FeedbackSubmitted, FeedbackType
+from shared.contracts.events.feedback import FeedbackSubmitted, FeedbackType
 from shared.redaction.redactor import Redactor
 
 AT = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)

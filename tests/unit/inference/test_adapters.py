@@ -7,8 +7,8 @@ from fsspec.implementations.local import LocalFileSystem
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shared.contracts.events.versions import Fingerprint, FingerprintText
 from shared.registry import adapters
-from shared.registry.versions import Fingerprint, FingerprintText
 
 logprob = st.floats(-30.0, 0.0)
 texts = st.lists(st.lists(logprob, min_size=1, max_size=6), min_size=1, max_size=8)

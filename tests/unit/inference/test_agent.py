@@ -22,20 +22,20 @@ from services.inference.metrics import Metrics
 from services.inference.reconcile import AdapterLimits, AdapterState, Slot
 from services.inference.slots import backoff_s
 from services.inference.verification import AdapterVerifier
-from shared.keys import KeyRing
-from shared.registry import adapters
-from shared.registry.versions import (
+from shared.contracts.events.versions import (
     DatasetRef,
     Fingerprint,
     FingerprintText,
     GateResult,
     Lifecycle,
-    Registry,
     VersionRecord,
     VersionState,
     record_key,
     state_key,
 )
+from shared.keys import KeyRing
+from shared.registry import adapters
+from shared.registry.versions import Registry
 from shared.testing.clock import ManualClock
 from tests.unit.inference.fake_engine import FakeEngine
 

@@ -21,9 +21,10 @@ from services.inference.batch import (
 from services.inference.engine import EngineClient, EngineLoad
 from services.inference.errors import EngineUnavailable, Stopping
 from services.inference.metrics import Metrics
-from shared.contracts.events import GenerationFinished, GenerationRequested, Message
+from shared.contracts.events.base import Message
+from shared.contracts.events.generations import GenerationFinished, GenerationRequested
+from shared.contracts.topics import GENERATION_REQUESTS, GENERATION_RESULTS
 from shared.kafka.log import LogUnavailable, Record
-from shared.kafka.topics import GENERATION_REQUESTS, GENERATION_RESULTS
 from shared.testing.clock import ManualClock
 from shared.testing.log import MemoryLog
 from tests.unit.inference.fake_engine import FakeEngine

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.inference.fingerprints import FingerprintFault, check_fingerprint
-from shared.registry.versions import Fingerprint, FingerprintText
+from shared.contracts.events.versions import Fingerprint, FingerprintText
 
 TOLERANCE = 0.02
 

@@ -18,15 +18,15 @@ from services.inference.reconcile import (
     next_action,
     wanted_versions,
 )
-from shared.registry.versions import (
+from shared.contracts.events.versions import (
     DatasetRef,
     Fingerprint,
     GateResult,
     Lifecycle,
-    Version,
     VersionRecord,
     VersionState,
 )
+from shared.registry.versions import Version
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 LIMITS = AdapterLimits(max_adapters=4, drain_grace_s=5.0, drain_limit_s=60.0)

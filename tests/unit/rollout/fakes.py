@@ -19,16 +19,17 @@ from services.rollout.leadership import DecisionLogFollower, Leadership
 from services.rollout.metrics import Metrics
 from services.rollout.state import EngineReport
 from services.rollout.strategy import parse
-from shared.kafka.topics import ROLLOUTS, VERSIONS
-from shared.registry.follow import RegistryFollower
-from shared.registry.rollouts import Decision, RoutingState
-from shared.registry.versions import (
+from shared.contracts.events.rollouts import Decision
+from shared.contracts.events.versions import (
     DatasetRef,
     Fingerprint,
     GateResult,
     VersionRecord,
     record_key,
 )
+from shared.contracts.topics import ROLLOUTS, VERSIONS
+from shared.registry.follow import RegistryFollower
+from shared.registry.routing import RoutingState
 from shared.testing.clock import ManualClock
 from shared.testing.log import MemoryLog
 

@@ -11,12 +11,13 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from services.rollout.api import MAX_BODY_BYTES, RolloutApi, WithOps, create_app
-from shared.contracts.events import utc
+from shared.contracts.events.api_keys import ApiKeyIssued, Permission
+from shared.contracts.events.base import utc
+from shared.contracts.events.rollouts import LeaderElected
+from shared.contracts.topics import ROLLOUTS, VERSIONS
 from shared.kafka.log import LogUnavailable, Position
-from shared.kafka.topics import ROLLOUTS, VERSIONS
-from shared.keys import ApiKeyIssued, KeyRing, Permission, hash_key, new_key
+from shared.keys import KeyRing, hash_key, new_key
 from shared.observability.health import Health, OpsApp
-from shared.registry.rollouts import LeaderElected
 from shared.testing.clock import ManualClock
 from shared.testing.log import MemoryLog
 from tests.support.waiting import eventually

@@ -15,9 +15,9 @@ from services.rollout.errors import Conflict, LeadershipLost, NotAllowed, NotLea
 from services.rollout.evidence import COUNTED, FAST, REQUESTS, CounterSeries
 from services.rollout.judge import Judge
 from services.rollout.state import EngineReport, RolloutState
+from shared.contracts.events.rollouts import DecisionKind, LeaderElected, Phase
+from shared.contracts.topics import ROLLOUTS, VERSIONS
 from shared.kafka.log import LogUnavailable
-from shared.kafka.topics import ROLLOUTS, VERSIONS
-from shared.registry.rollouts import DecisionKind, LeaderElected, Phase
 from shared.testing.clock import ManualClock
 from shared.testing.log import MemoryLog
 from tests.support.waiting import eventually

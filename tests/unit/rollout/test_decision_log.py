@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from services.rollout.decision_log import MAX_HOLDS, DecisionLog
 from services.rollout.state import RolloutState
 from services.rollout.strategy import parse
-from shared.contracts.events import Event
+from shared.contracts.events.base import Event
+from shared.contracts.events.rollouts import Decision, DecisionKind, LeaderElected, Phase
+from shared.contracts.topics import ROLLOUTS
 from shared.kafka.envelope import Unreadable, encode
 from shared.kafka.log import Record
-from shared.kafka.topics import ROLLOUTS
-from shared.registry.rollouts import Decision, DecisionKind, LeaderElected, Phase
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 STRATEGY = parse(

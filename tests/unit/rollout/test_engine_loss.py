@@ -16,8 +16,8 @@ from services.rollout.evidence import COUNTED, FAST, REQUESTS, CounterSeries
 from services.rollout.judge import Judge
 from services.rollout.state import EngineReport, RolloutState
 from services.rollout.strategy import parse
-from shared.kafka.topics import ROLLOUTS, VERSIONS
-from shared.registry.rollouts import AnalysisOutcome, DecisionKind, Phase
+from shared.contracts.events.rollouts import AnalysisOutcome, DecisionKind, Phase
+from shared.contracts.topics import ROLLOUTS, VERSIONS
 from shared.testing.clock import ManualClock
 from shared.testing.log import MemoryLog
 from tests.support.waiting import eventually

@@ -9,7 +9,7 @@ from services.rollout.counts import ArmCounts, JudgeState, Slice
 from services.rollout.judge import Judge
 from services.rollout.strategy import JudgeSettings
 from services.rollout.verdict import CriterionState, Verdict
-from shared.registry.rollouts import AnalysisOutcome
+from shared.contracts.events.rollouts import AnalysisOutcome
 
 LIMITS = (0.05, 0.03, 0.02)
 

@@ -10,8 +10,8 @@ import pytest
 from services.rollout.decision_log import RolloutHistory
 from services.rollout.evidence import COUNTED, FAST, REQUESTS, CounterSeries
 from services.rollout.state import RolloutState
-from shared.kafka.topics import ROLLOUTS, VERSIONS
-from shared.registry.rollouts import AnalysisOutcome, DecisionKind, Phase
+from shared.contracts.events.rollouts import AnalysisOutcome, DecisionKind, Phase
+from shared.contracts.topics import ROLLOUTS, VERSIONS
 from shared.testing.clock import ManualClock
 from shared.testing.log import MemoryLog
 from tests.support.waiting import eventually

@@ -16,7 +16,7 @@ from services.rollout.errors import Conflict
 from services.rollout.state import EngineReport, Move, Observation, RolloutState
 from services.rollout.strategy import parse
 from services.rollout.verdict import CriterionResult, CriterionState, Verdict
-from shared.registry.rollouts import AnalysisOutcome, DecisionKind, Phase
+from shared.contracts.events.rollouts import AnalysisOutcome, DecisionKind, Phase
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 STRATEGY = parse(

@@ -10,9 +10,10 @@ import pytest
 
 from services.rollout.decision_log import DecisionLog
 from services.rollout.errors import LeadershipLost, RolloutError
+from shared.contracts.events.rollouts import Decision, Phase
+from shared.contracts.topics import ROLLOUTS, VERSIONS
 from shared.kafka.log import LogUnavailable
-from shared.kafka.topics import ROLLOUTS, VERSIONS
-from shared.registry.rollouts import Decision, Phase, RoutingState
+from shared.registry.routing import RoutingState
 from shared.testing.clock import ManualClock
 from shared.testing.log import MemoryLog
 from tests.unit.rollout.fakes import ControllerHarness, FakeRedis, register

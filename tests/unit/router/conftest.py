@@ -25,12 +25,13 @@ from services.router.proxy import Deadlines, Proxy
 from services.router.series import Series
 from services.router.state import KEYS, REDIS, REGISTRY, ROLLOUTS, RouterState
 from shared.clock import SystemClock
-from shared.contracts.events import InteractionRecorded
+from shared.contracts.events.interactions import InteractionRecorded
+from shared.contracts.events.rollouts import Phase
 from shared.kafka.spool import Spool
 from shared.keys import KeyRing
 from shared.observability.health import Health, OpsApp, serve
 from shared.redaction import Redactor
-from shared.registry.rollouts import Phase, RoutingState
+from shared.registry.routing import RoutingState
 
 SOURCES = (REDIS, ROLLOUTS, REGISTRY, KEYS)
 

@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 import pytest
 
 from services.router.state import REDIS, ROLLOUTS
-from shared.keys import ApiKeyIssued, Permission, new_key
+from shared.contracts.events.api_keys import ApiKeyIssued, Permission
+from shared.keys import new_key
 from tests.support.waiting import eventually
 from tests.unit.router.conftest import Bench, error_of
 

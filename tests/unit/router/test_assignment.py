@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest, chi2
 
 from services.router.assignment import KeyKind, bucket, digest, key_of, on_candidate
-from shared.contracts.events import WEIGHT_SCALE
+from shared.contracts.events.base import WEIGHT_SCALE
 
 VECTORS = json.loads(
     (Path(__file__).parents[3] / "shared/contracts/assignment-vectors.json").read_text()

@@ -14,7 +14,8 @@ from services.router.call import Attempt, Call
 from services.router.interactions import MAX_EVENT_BYTES, Interactions, event_json
 from services.router.request import read_request
 from services.router.state import Choice
-from shared.contracts.events import MAX_TEXT, InteractionRecorded, Outcome, utc
+from shared.contracts.events.base import MAX_TEXT, utc
+from shared.contracts.events.interactions import InteractionRecorded, Outcome
 from shared.kafka.envelope import decode, models_by_type
 from shared.kafka.spool import Spool
 from shared.redaction import Redactor

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from services.router.metrics import Histogram, RolloutSeries, RouterMetrics
-from shared.contracts.events import Outcome
+from shared.contracts.events.interactions import Outcome
 
 KEY = ("m", "m-v1.1", "candidate", "r1", "")
 

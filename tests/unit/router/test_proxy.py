@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks.stub_engine import TEXT, serve_stub, stream_events
 from services.router.proxy import Deadlines
-from shared.contracts.events import Outcome
+from shared.contracts.events.interactions import Outcome
 from tests.support.waiting import eventually
 from tests.unit.router.conftest import Bench, error_of
 

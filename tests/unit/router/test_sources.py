@@ -11,9 +11,10 @@ from redis import ConnectionError as RedisConnectionError
 
 from services.router.sources import Sources
 from services.router.state import KEYS, REDIS, REGISTRY, ROLLOUTS, RouterState
-from shared.kafka.topics import ROLLOUTS as ROLLOUTS_TOPIC
+from shared.contracts.events.rollouts import Decision, DecisionKind, LeaderElected, Phase
+from shared.contracts.topics import ROLLOUTS as ROLLOUTS_TOPIC
 from shared.keys import KeyRing
-from shared.registry.rollouts import Decision, DecisionKind, LeaderElected, Phase, RoutingState
+from shared.registry.routing import RoutingState
 from shared.testing.clock import ManualClock
 from shared.testing.log import MemoryLog
 from tests.support.waiting import eventually

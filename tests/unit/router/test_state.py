@@ -13,7 +13,8 @@ from services.router.assignment import KeyKind
 from services.router.metrics import RouterMetrics
 from services.router.series import Series
 from services.router.state import REDIS, REGISTRY, ROLLOUTS, RouterState
-from shared.registry.rollouts import Phase, RoutingState
+from shared.contracts.events.rollouts import Phase
+from shared.registry.routing import RoutingState
 from shared.testing.clock import ManualClock
 
 STALE_AFTER_S = 60.0

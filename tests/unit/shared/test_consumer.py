@@ -11,7 +11,8 @@ import pytest
 from aiokafka import ConsumerRecord, TopicPartition
 from prometheus_client import CollectorRegistry
 
-from shared.contracts.events import Event, Tick
+from shared.contracts.events.base import Event
+from shared.contracts.events.quality import Tick
 from shared.kafka import consumer
 from shared.kafka.consumer import HANDLER_TRIES, ConsumerLoop, Handler
 from shared.kafka.deadletters import DeadLetters, list_dead_letters

@@ -1,15 +1,7 @@
 import pytest
 
-from shared.keys import (
-    LOCAL_KEY,
-    ApiKeyIssued,
-    Forbidden,
-    KeyRing,
-    Permission,
-    Unauthenticated,
-    hash_key,
-    new_key,
-)
+from shared.contracts.events.api_keys import ApiKeyIssued, Permission
+from shared.keys import LOCAL_KEY, Forbidden, KeyRing, Unauthenticated, hash_key, new_key
 from shared.testing.clock import START
 
 

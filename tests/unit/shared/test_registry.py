@@ -7,13 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from shared.registry.rollouts import Decision, DecisionKind, Phase, RoutingState, RoutingTable
-from shared.registry.versions import (
+from shared.contracts.events.rollouts import Decision, DecisionKind, Phase
+from shared.contracts.events.versions import (
     DatasetRef,
     Fingerprint,
     GateResult,
     Lifecycle,
-    Registry,
     VersionMarks,
     VersionRecord,
     VersionState,
@@ -21,6 +20,8 @@ from shared.registry.versions import (
     record_key,
     state_key,
 )
+from shared.registry.routing import RoutingState, RoutingTable
+from shared.registry.versions import Registry
 from shared.testing.clock import START
 
 

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from aiokafka.admin import NewTopic
 
+from shared.contracts.topics import FEEDBACK, TICKS, load_topics
 from shared.kafka import topics
-from shared.kafka.topics import FEEDBACK, TICKS, TopicsRefused, apply_topics, load_topics
+from shared.kafka.topics import TopicsRefused, apply_topics
 
 
 class Admin:

@@ -6,27 +6,25 @@ from datetime import UTC, datetime
 from typing import Any
 
 from services.training.dataset import Pair
-from shared.contracts.events import (
-    Context,
-    Message,
+from shared.contracts.events.base import Context, Message
+from shared.contracts.events.preferences import (
     PairSource,
     PreferencePair,
     PreferenceRetracted,
-    TrainingMethod,
-    TrainingRequested,
     UnpairedExample,
 )
-from shared.registry.versions import (
+from shared.contracts.events.training import TrainingMethod, TrainingRequested
+from shared.contracts.events.versions import (
     DatasetRef,
     Fingerprint,
     GateResult,
     Lifecycle,
-    Registry,
     VersionRecord,
     VersionState,
     record_key,
     state_key,
 )
+from shared.registry.versions import Registry
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 MODEL = "assistant"

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from shared.kafka.topics import PREFERENCES, TRAINING_JOBS, TRAINING_RUNS, VERSIONS
+from shared.contracts.events.versions import Lifecycle, record_key, state_key
+from shared.contracts.topics import PREFERENCES, TRAINING_JOBS, TRAINING_RUNS, VERSIONS
 from shared.registry.adapters import publish
-from shared.registry.versions import Lifecycle, record_key, state_key
 from shared.testing.log import MemoryLog
 from tests.unit.training.builders import example_event, pair_event, record, state
 from tests.unit.training.harness import V10, TrainingHarness

@@ -19,10 +19,10 @@ from services.training.outcome import JobOutcome
 from services.training.runner import Runner
 from services.training.settings import TrainingSettings
 from shared.clock import SystemClock
-from shared.contracts.events import TrainingProgress, TrainingRequested
-from shared.kafka.topics import TRAINING_RUNS, VERSIONS
+from shared.contracts.events.training import TrainingProgress, TrainingRequested
+from shared.contracts.events.versions import VersionRecord
+from shared.contracts.topics import TRAINING_RUNS, VERSIONS
 from shared.registry.follow import RegistryFollower
-from shared.registry.versions import VersionRecord
 from shared.testing.log import MemoryLog
 from tests.unit.training.builders import MODEL
 

@@ -23,7 +23,8 @@ from services.training.dataset import (
     select_demonstrations,
     select_pairs,
 )
-from shared.contracts.events import Message, PairSource
+from shared.contracts.events.base import Message
+from shared.contracts.events.preferences import PairSource
 from tests.unit.training.builders import (
     MODEL,
     example_event,

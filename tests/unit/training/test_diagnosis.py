@@ -4,7 +4,7 @@ import pytest
 
 from services.training.diagnosis import adjust, diagnose
 from services.training.hyperparameters import DpoHyperparameters, SftHyperparameters
-from shared.registry.versions import GateCheck, GateResult
+from shared.contracts.events.versions import GateCheck, GateResult
 
 DPO = DpoHyperparameters()
 CARD = {"counts": {"rows": 300, "prompts": 280}}

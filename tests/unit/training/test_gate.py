@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from services.training.gate import GateLimits, derive, judge_gate, wilson
-from shared.contracts.events import TrainingMethod
+from shared.contracts.events.training import TrainingMethod
 
 LIMITS = GateLimits()
 GOOD = {

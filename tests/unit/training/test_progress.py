@@ -5,8 +5,8 @@ from prometheus_client import CollectorRegistry
 from services.training.metrics import Metrics
 from services.training.progress import ProgressReporter
 from services.training.trainers.job import StageProgress
-from shared.contracts.events import RunPhase, TrainingProgress
-from shared.kafka.topics import TRAINING_RUNS
+from shared.contracts.events.training import RunPhase, TrainingProgress
+from shared.contracts.topics import TRAINING_RUNS
 from shared.testing.clock import ManualClock
 from shared.testing.log import MemoryLog
 from tests.unit.training.builders import request

@@ -15,9 +15,9 @@ from services.training.progress import ProgressReporter
 from services.training.trainers.job import BUSY
 from services.training.workspace import Workspace, prune
 from shared.clock import SystemClock
-from shared.contracts.events import RunPhase, TrainingMethod
+from shared.contracts.events.training import RunPhase, TrainingMethod
+from shared.contracts.topics import PREFERENCES, VERSIONS
 from shared.kafka.log import LogUnavailable
-from shared.kafka.topics import PREFERENCES, VERSIONS
 from shared.registry.adapters import checksum, fetch
 from tests.support.waiting import eventually
 from tests.unit.training.builders import (

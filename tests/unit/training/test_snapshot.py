@@ -12,8 +12,10 @@ from services.training.dataset_store import DatasetStore, lay_out, read_import
 from services.training.errors import BadDataset, StoreUnavailable
 from services.training.publish import upload
 from services.training.snapshot import Dataset, ImportedRows, take_snapshot
-from shared.contracts.events import Event, PairSource, TrainingMethod
-from shared.kafka.topics import PREFERENCES
+from shared.contracts.events.base import Event
+from shared.contracts.events.preferences import PairSource
+from shared.contracts.events.training import TrainingMethod
+from shared.contracts.topics import PREFERENCES
 from shared.testing.log import MemoryLog
 from tests.unit.training.builders import MODEL, example_event, pair_event, retraction
 

@@ -8,8 +8,13 @@ import pytest
 from services.training.dataset import DatasetRules
 from services.training.jobs import JobQueue
 from services.training.trigger import MAX_FAILURES, PAUSES, PairCounter, TriggerInputs, decide
-from shared.contracts.events import RunPhase, TrainingMethod, TrainingProgress, TrainingRequested
-from shared.registry.versions import Lifecycle
+from shared.contracts.events.training import (
+    RunPhase,
+    TrainingMethod,
+    TrainingProgress,
+    TrainingRequested,
+)
+from shared.contracts.events.versions import Lifecycle
 from tests.unit.training.builders import (
     MODEL,
     NOW,

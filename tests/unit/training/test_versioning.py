@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from services.training.errors import InvalidJob
 from services.training.versioning import choose_name
-from shared.contracts.events import TrainingMethod
+from shared.contracts.events.training import TrainingMethod
 
 SFT, DPO = TrainingMethod.sft, TrainingMethod.dpo
 names = st.sets(

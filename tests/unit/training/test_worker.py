@@ -15,9 +15,9 @@ from services.training.runner import Runner
 from services.training.scheduler import Scheduler
 from services.training.worker import TrainingWorker
 from shared.clock import SystemClock
-from shared.contracts.events import RunPhase, TrainingRequested
+from shared.contracts.events.training import RunPhase, TrainingRequested
+from shared.contracts.topics import DEAD_LETTERS, PREFERENCES, TRAINING_JOBS
 from shared.kafka.deadletters import DeadLetters
-from shared.kafka.topics import DEAD_LETTERS, PREFERENCES, TRAINING_JOBS
 from shared.registry.follow import RegistryFollower
 from tests.support.waiting import eventually
 from tests.unit.training.builders import MODEL, pair_event, request

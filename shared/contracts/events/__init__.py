@@ -1,0 +1,1 @@
+"""Event models, one module a family of topics."""

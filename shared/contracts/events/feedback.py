@@ -1,0 +1,126 @@
+"""Events of feedback: what a person said of one answer, and taking it back."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import ClassVar
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+
+from shared.contracts.events.base import Context, Event, Identifier, OptionalIdentifier, Text
+
+
+class FeedbackType(StrEnum):
+    """Feedback types of requirement F1."""
+
+    thumbs_up = "thumbs_up"
+    thumbs_down = "thumbs_down"
+    rating = "rating"
+    text_correction = "text_correction"
+    preference = "preference"
+    demonstration = "demonstration"
+    comment = "comment"
+
+
+class Correction(BaseModel):
+    """What the model wrote and what it should have written."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    original: Text = ""
+    corrected: Text = Field(min_length=1)
+
+
+class Preference(BaseModel):
+    """Two versions' answers to one prompt, the better one first."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    chosen: Text = Field(min_length=1)
+    rejected: Text = Field(min_length=1)
+    chosen_version: OptionalIdentifier = ""
+    rejected_version: OptionalIdentifier = ""
+
+
+class FeedbackSubmitted(Event):
+    """One revision of one person's feedback on one interaction. Key: trace_id.
+
+    `value` by type: thumbs_* null; rating 1-5; text_correction Correction; preference Preference;
+    demonstration and comment a text.
+    """
+
+    ce_type: ClassVar[str] = "ratchet.feedback.submitted.v1"
+    feedback_id: Identifier
+    revision: int = Field(default=0, ge=0, le=2**31 - 1)
+    trace_id: Identifier
+    tenant: Identifier
+    type: FeedbackType
+    value: int | Correction | Preference | str | None = None
+    user_id: OptionalIdentifier = ""
+    version: OptionalIdentifier = ""
+    prompt: Text = ""
+    completion: Text = ""
+    context: Context = Context()
+    submitted_at: AwareDatetime
+    anonymous: bool = False
+
+    @model_validator(mode="after")
+    def _value_fits_type(self) -> FeedbackSubmitted:
+        check_value(self.type, self.value)
+        return self
+
+    @property
+    def score(self) -> float | None:
+        """Satisfaction in [0, 1], or None for a type that carries none (design section 7)."""
+        return satisfaction(self.type, self.value)
+
+
+class FeedbackWithdrawn(Event):
+    """A revision that takes feedback back. Key: trace_id."""
+
+    ce_type: ClassVar[str] = "ratchet.feedback.withdrawn.v1"
+    feedback_id: Identifier
+    revision: int = Field(ge=1, le=2**31 - 1)
+    trace_id: Identifier
+    tenant: Identifier
+    type: FeedbackType
+    user_id: OptionalIdentifier = ""
+    submitted_at: AwareDatetime
+
+
+def check_value(kind: FeedbackType, value: object) -> None:
+    """Raise ValueError naming the rule when `value` does not fit the feedback type."""
+    match kind:
+        case FeedbackType.thumbs_up | FeedbackType.thumbs_down:
+            if value is not None:
+                raise ValueError(f"value: must be absent for {kind}; send the type alone")
+        case FeedbackType.rating:
+            if type(value) is not int or not 1 <= value <= 5:
+                raise ValueError(
+                    "value: a rating is a whole number from 1 to 5; "
+                    "to have it clamped, ask with ?clamp=true"
+                )
+        case FeedbackType.text_correction:
+            if not isinstance(value, Correction):
+                raise ValueError(  # noqa: TRY004 pydantic reports ValueError only
+                    'value: must be {"original": …, "corrected": …}'
+                )
+        case FeedbackType.preference:
+            if not isinstance(value, Preference):
+                raise ValueError(  # noqa: TRY004 pydantic reports ValueError only
+                    'value: must be {"chosen": …, "rejected": …}'
+                )
+        case FeedbackType.demonstration | FeedbackType.comment:
+            if not isinstance(value, str) or not value.strip():
+                raise ValueError(f"value: must be a non-empty text for {kind}")
+
+
+def satisfaction(kind: FeedbackType, value: object) -> float | None:
+    """Satisfaction in [0, 1]: thumbs 1/0, rating (r-1)/4, correction 0, else None."""
+    match kind:
+        case FeedbackType.thumbs_up:
+            return 1.0
+        case FeedbackType.thumbs_down | FeedbackType.text_correction:
+            return 0.0
+        case FeedbackType.rating if isinstance(value, int):
+            return (value - 1) / 4
+        case _:
+            return None

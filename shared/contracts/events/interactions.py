@@ -1,0 +1,100 @@
+"""Events of the router: one per request, with all its attempts."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import ClassVar, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from shared.contracts.events.base import (
+    Context,
+    Event,
+    Identifier,
+    Message,
+    OptionalIdentifier,
+    Text,
+    prompt_text,
+    was_cut,
+)
+
+
+class Arm(StrEnum):
+    """Which side of a rollout answered; empty outside one and for explicit versions."""
+
+    stable = "stable"
+    candidate = "candidate"
+    fallback = "fallback"
+    none = ""
+
+
+class Outcome(StrEnum):
+    """How an attempt ended. `crash` means the connection to the engine was lost."""
+
+    ok = "ok"
+    client_error = "client_error"
+    server_error = "server_error"
+    timeout = "timeout"
+    crash = "crash"
+    cancelled = "cancelled"
+
+
+class Purpose(StrEnum):
+    """Why a request was made. Only `live` traffic is split at random and judged."""
+
+    live = "live"
+    explicit = "explicit"
+    comparison = "comparison"
+    evaluation = "evaluation"
+
+
+class Attempt(BaseModel):
+    """One try at an engine. The last attempt of a request is the one that answered."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+    version: Identifier
+    arm: Arm
+    outcome: Outcome
+    status: int = Field(description="HTTP status of the engine; 0 where none came")
+    duration_ms: float
+    error: str = Field(default="", max_length=500)
+
+
+class InteractionRecorded(Event):
+    """One request to the router with all its attempts; redacted. Key: trace_id."""
+
+    ce_type: ClassVar[str] = "ratchet.interaction.recorded.v1"
+    trace_id: Identifier
+    tenant: Identifier
+    model: Identifier
+    version: Identifier
+    arm: Arm
+    rollout: OptionalIdentifier
+    purpose: Purpose
+    user_id: OptionalIdentifier = ""
+    context: Context = Context()
+    endpoint: Literal["chat", "completions"]
+    stream: bool
+    messages: tuple[Message, ...] = Field(description="chat turns; a prompt is one user turn")
+    completion: Text
+    finish_reason: str = Field(default="", max_length=64)
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    outcome: Outcome
+    attempts: tuple[Attempt, ...]
+    started_at: AwareDatetime
+    duration_ms: float
+    ttft_ms: float | None = None
+    max_gap_ms: float | None = None
+    overhead_ms: float = 0.0
+    redactions: dict[str, int] = Field(default_factory=dict)
+
+    @property
+    def prompt(self) -> str:
+        """The conversation as one text: the last user turn alone when it is the only one."""
+        return prompt_text(self.messages)
+
+    @property
+    def cut(self) -> bool:
+        """The completion did not end by itself: its tokens ran out, or the stream broke off."""
+        return self.outcome is not Outcome.ok or was_cut(self.finish_reason)

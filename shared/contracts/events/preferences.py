@@ -1,0 +1,80 @@
+"""Events that training reads: preference pairs, unpaired examples and retractions."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import ClassVar, Literal
+
+from pydantic import AwareDatetime, Field
+
+from shared.contracts.events.base import (
+    Context,
+    Cut,
+    Event,
+    Identifier,
+    Message,
+    OptionalIdentifier,
+    Text,
+)
+
+
+class PairSource(StrEnum):
+    """Where a preference pair came from."""
+
+    vote = "vote"
+    correction = "correction"
+    preference = "preference"
+    ratings = "ratings"
+    demonstration = "demonstration"
+    synthetic = "synthetic"
+
+
+class PreferencePair(Event):
+    """Chosen and rejected answers to one prompt, self-contained. Key: pair_id."""
+
+    ce_type: ClassVar[str] = "ratchet.preference.pair.v1"
+    pair_id: Identifier
+    tenant: Identifier
+    model: Identifier
+    messages: tuple[Message, ...]
+    chosen: Text
+    rejected: Text
+    chosen_cut: Cut = False
+    rejected_cut: Cut = False
+    chosen_version: OptionalIdentifier = ""
+    rejected_version: OptionalIdentifier = ""
+    source: PairSource
+    panel: Literal["", "judge"] = ""
+    causes: tuple[str, ...] = Field(description="feedback_id:revision of each cause")
+    traces: tuple[str, ...] = ()
+    raters: tuple[str, ...] = ()
+    context: Context = Context()
+    created_at: AwareDatetime
+
+
+class UnpairedExample(Event):
+    """One answer with a good/bad label (KTO), self-contained. Key: pair_id."""
+
+    ce_type: ClassVar[str] = "ratchet.preference.unpaired.v1"
+    pair_id: Identifier
+    tenant: Identifier
+    model: Identifier
+    messages: tuple[Message, ...]
+    completion: Text
+    cut: Cut = False
+    label: bool
+    version: OptionalIdentifier = ""
+    causes: tuple[str, ...]
+    raters: tuple[str, ...] = ()
+    context: Context = Context()
+    created_at: AwareDatetime
+
+
+class PreferenceRetracted(Event):
+    """Takes a pair or example back: its feedback was edited, withdrawn or erased. Key: pair_id."""
+
+    ce_type: ClassVar[str] = "ratchet.preference.retracted.v1"
+    pair_id: Identifier
+    tenant: Identifier
+    reason: str = Field(max_length=200)
+    created_at: AwareDatetime

@@ -1,0 +1,86 @@
+"""Events of rollouts: leadership and every decision with its evidence."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any, ClassVar
+
+from pydantic import AwareDatetime, Field
+
+from shared.contracts.events.base import WEIGHT_SCALE, Event, Identifier, OptionalIdentifier
+
+
+class Phase(StrEnum):
+    """Phase of a rollout, in Argo Rollouts' words."""
+
+    progressing = "Progressing"
+    paused = "Paused"
+    healthy = "Healthy"
+    degraded = "Degraded"
+
+    @property
+    def finished(self) -> bool:
+        """True once no decision can follow."""
+        return self in (Phase.healthy, Phase.degraded)
+
+
+class AnalysisOutcome(StrEnum):
+    """Outcome of one look of the judge."""
+
+    successful = "Successful"
+    failed = "Failed"
+    inconclusive = "Inconclusive"
+    no_data = "NoData"
+    error = "Error"
+
+
+class DecisionKind(StrEnum):
+    """What a decision did."""
+
+    stable_set = "stable_set"
+    start = "start"
+    weight = "weight"
+    hold = "hold"
+    pause = "pause"
+    resume = "resume"
+    promote = "promote"
+    abort = "abort"
+    rollback = "rollback"
+    complete = "complete"
+    supersede = "supersede"
+
+
+class LeaderElected(Event):
+    """A controller takes the lead; the offset of this record is its token."""
+
+    ce_type: ClassVar[str] = "ratchet.rollout.leader-elected.v1"
+    holder: Identifier
+    at: AwareDatetime
+
+
+class Decision(Event):
+    """One decision with its evidence, written before it acts. Key: rollout_id.
+
+    A `stable_set` decision belongs to no rollout: its rollout_id is empty and its key is the
+    model. `hold` records are also the sign of life that keeps the weight above 0 (invariant 4).
+    """
+
+    ce_type: ClassVar[str] = "ratchet.rollout.decision.v1"
+    token: int = Field(ge=0)
+    seq: int = Field(ge=0, description="counts the records of this token, from 0")
+    kind: DecisionKind
+    model: Identifier
+    rollout_id: OptionalIdentifier
+    stable: Identifier
+    candidate: OptionalIdentifier = ""
+    phase: Phase
+    step: int = Field(default=0, ge=0, description="index into the strategy's steps")
+    weight_before: int = Field(default=0, ge=0, le=WEIGHT_SCALE)
+    weight: int = Field(default=0, ge=0, le=WEIGHT_SCALE)
+    outcome: AnalysisOutcome | None = None
+    actor: Identifier = Field(description="the controller, or who asked")
+    reason: str = Field(max_length=2000)
+    evidence: dict[str, Any] = Field(default_factory=dict)
+    config_sha256: str = ""
+    strategy: dict[str, Any] | None = Field(default=None, description="whole, on `start`")
+    at: AwareDatetime

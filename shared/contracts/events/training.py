@@ -1,0 +1,74 @@
+"""Events of training jobs: the request, its progress and its result."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any, ClassVar
+
+from pydantic import AwareDatetime, Field, model_validator
+
+from shared.contracts.events.base import Event, Identifier, OptionalIdentifier
+
+
+class TrainingMethod(StrEnum):
+    """How a version is made. `reward` makes a judge, not a version."""
+
+    sft = "sft"
+    dpo = "dpo"
+    reward = "reward"
+
+
+class TrainingRequested(Event):
+    """A job: make the next version of a model. Key: job_id."""
+
+    ce_type: ClassVar[str] = "ratchet.training.requested.v1"
+    job_id: Identifier
+    model: Identifier
+    method: TrainingMethod
+    version: OptionalIdentifier = Field(default="", description="name to give; empty: the next one")
+    parent: OptionalIdentifier = Field(default="", description="empty: the stable version")
+    base: OptionalIdentifier = Field(default="", description="hub id or path; empty: the parent's")
+    dataset_uri: str = Field(
+        default="", max_length=2000, description="JSONL to import; empty: a snapshot of the log"
+    )
+    hyperparameters: dict[str, Any] = Field(default_factory=dict, max_length=64)
+    seed: int = 0
+    override_gate: bool = False
+    reason: str = Field(default="", max_length=1000)
+    actor: Identifier
+    requested_at: AwareDatetime
+
+    @model_validator(mode="after")
+    def _override_has_reason(self) -> TrainingRequested:
+        if self.override_gate and not self.reason.strip():
+            raise ValueError("reason: required with override_gate, it is kept in the record")
+        return self
+
+
+class RunPhase(StrEnum):
+    """Where a training run is."""
+
+    accepted = "accepted"
+    snapshot = "snapshot"
+    training = "training"
+    judging = "judging"
+    gating = "gating"
+    succeeded = "succeeded"
+    rejected = "rejected"
+    failed = "failed"
+
+
+class TrainingProgress(Event):
+    """Progress or result of a job. Key: job_id."""
+
+    ce_type: ClassVar[str] = "ratchet.training.progress.v1"
+    job_id: Identifier
+    model: Identifier
+    method: TrainingMethod
+    version: OptionalIdentifier = ""
+    phase: RunPhase
+    attempt: int = 1
+    progress: float = Field(default=0.0, ge=0.0, le=1.0)
+    metrics: dict[str, float] = Field(default_factory=dict)
+    message: str = Field(default="", max_length=2000)
+    at: AwareDatetime
