@@ -2,10 +2,16 @@
 
 import ast
 import re
+import shlex
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
+
+from services.cli.__main__ import app
+from shared.kafka.topics import load_topics
 
 ROOT = Path(__file__).parents[2]
 REQUIREMENTS = ROOT / "docs" / "requirements.md"
@@ -138,3 +144,114 @@ def test_ten_questions_are_answered_by_a_path() -> None:
     for answer in answers:
         assert re.match(r"\*\*[^*]+\?\*\*", answer)
         assert any(is_path(word) and exists(word) for word in re.findall(r"`([^`\s]+)`", answer))
+
+
+@cache
+def exported() -> dict[str, tuple[str, ...] | None]:
+    """Each metric that the code exports, with its labels where they are written out."""
+    found: dict[str, tuple[str, ...] | None] = {}
+    for path in [*ROOT.glob("services/**/*.py"), *ROOT.glob("shared/**/*.py")]:
+        tree = ast.parse(path.read_text())
+        constants = {
+            target.id: node.value
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Assign)
+            for target in node.targets
+            if isinstance(target, ast.Name)
+        }
+        for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+            kind = call.func.id if isinstance(call.func, ast.Name) else ""
+            first = call.args[0] if call.args else None
+            if not re.match("Counter|Gauge|Histogram", kind) or not isinstance(first, ast.Constant):
+                continue
+            name = str(first.value)
+            if kind.startswith("Counter") and not name.endswith("_total"):
+                name += "_total"
+            labels = next((one.value for one in call.keywords if one.arg == "labels"), None)
+            labels = labels or (call.args[2] if len(call.args) > 2 else ast.Tuple([]))
+            labels = constants.get(labels.id, labels) if isinstance(labels, ast.Name) else labels
+            try:
+                found[name] = tuple(ast.literal_eval(labels))
+            except ValueError:
+                found[name] = None
+    return found
+
+
+def metric(series: str) -> str:
+    """The metric of a series: a histogram's without its suffix."""
+    base = re.sub("_(bucket|count|sum)$", "", series)
+    return base if series not in exported() and base in exported() else series
+
+
+def contract_metrics() -> dict[str, tuple[str, ...]]:
+    section = (ROOT / "docs" / "design.md").read_text().partition("\n## 10. ")[2]
+    found: dict[str, tuple[str, ...]] = {}
+    for line in section.splitlines():
+        if line.startswith("| `ratchet_"):
+            names, labels, _ = line.strip("| ").split(" | ")
+            labels = re.sub(r" \([^)]*\)", "", labels)
+            for name in re.findall(r"`(ratchet_\w+)`", names):
+                found[name] = () if labels == "–" else tuple(labels.split(", "))
+    return found
+
+
+def test_every_metric_of_the_design_is_exported_with_its_labels() -> None:
+    assert contract_metrics()
+    for name, labels in contract_metrics().items():
+        assert name in exported()
+        known = exported()[name]
+        assert known is None or sorted(known) == sorted(labels), name
+
+
+def test_every_metric_that_another_part_reads_is_in_the_design() -> None:
+    readers = [
+        *ROOT.glob("deploy/k8s/monitoring/rules/*.yml"),
+        ROOT / "deploy" / "k8s" / "monitoring" / "generate.py",
+        *(
+            path
+            for path in [*ROOT.glob("services/cli/*.py"), *ROOT.glob("services/rollout/*.py")]
+            if path.name != "metrics.py"
+        ),
+    ]
+    read = {
+        metric(name) for path in readers for name in re.findall(r"\bratchet_\w+", path.read_text())
+    }
+    assert read & set(exported()) <= set(contract_metrics())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_every_metric_named_is_exported(page: Path) -> None:
+    for name in re.findall(r"`(ratchet_\w+[a-z])`", page.read_text()):
+        assert metric(name) in exported()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_every_command_named_exists_with_its_options(page: Path) -> None:
+    text = page.read_text()
+    lines = re.findall(r"`(ratchet [a-z][^`]*)`", text)
+    for block in re.findall(r"^```(?:ba)?sh\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
+        lines += [line for line in block.splitlines() if line.startswith("ratchet ")]
+    for line in lines:
+        command: Any = typer.main.get_command(app)
+        words = shlex.split(re.sub(r"…|<[^>]*>", "X", line), comments=True)[1:]
+        while hasattr(command, "commands"):
+            assert words, line
+            assert words[0] in command.commands, line
+            command = command.commands[words.pop(0)]
+        known = {name for parameter in command.params for name in parameter.opts}
+        assert {word for word in words if word.startswith("--")} <= known | {"--json"}, line
+
+
+def test_the_topics_of_the_design_are_those_declared() -> None:
+    section = (ROOT / "docs" / "design.md").read_text().partition("\n## 4. ")[2]
+    table = "\n".join(
+        line for line in section.partition("\n## 5. ")[0].splitlines() if line[:1] == "|"
+    )
+    cells = [row.split(" | ")[0] for row in table.splitlines()]
+    named = {
+        f"ratchet.{name}"
+        for cell in cells
+        for name, mark in re.findall(r"`([^`]+)`( \*\(not built\)\*)?", cell)
+        if not mark
+    }
+    assert named == {topic.name for topic in load_topics()}
