@@ -134,7 +134,7 @@ def test_every_word_of_the_glossary_has_a_module() -> None:
     ][1:]
     words = [word for word, _, _ in rows]
     assert words == sorted(words, key=str.lower)
-    assert all(re.search(r"`(services|shared)/[\w/]+\.(py|md)`", where) for _, _, where in rows)
+    assert all(re.search(r"`(services|shared)/[\w/]+(\.py|\.md|/)`", where) for _, _, where in rows)
 
 
 def test_ten_questions_are_answered_by_a_path() -> None:
