@@ -43,8 +43,8 @@ class Topic(BaseModel):
     partitions: Literal["join"] | int = Field(
         description="join: as many as the interactions topic, so that keys meet"
     )
-    writers: tuple[str, ...]
-    readers: tuple[str, ...]
+    writers: tuple[str, ...] = Field(description="services that write it, as their code says")
+    readers: tuple[str, ...] = Field(description="services that read it, as their code says")
     events: tuple[str, ...] = Field(description="class names in shared.contracts.events")
     config: dict[str, str]
 
