@@ -14,18 +14,17 @@ from redis.asyncio import Redis
 
 from services.router.app import Gateway
 from services.router.engines import Engines
+from services.router.health import add_checks
 from services.router.interactions import Interactions
-from services.router.metrics import RouterMetrics
+from services.router.metrics import RouterMetrics, SeriesLifecycle
 from services.router.proxy import Deadlines, Proxy
-from services.router.series import Series
 from services.router.settings import RouterSettings
 from services.router.sources import Sources
+from services.router.spool import Spool, SpoolShipper
 from services.router.state import RouterState
-from services.router.vitals import add_checks
 from shared.clock import SystemClock
 from shared.garbage import spare_collector
 from shared.kafka.producer import KafkaLog
-from shared.kafka.spool import Spool, SpoolShipper
 from shared.keys import KeyRing
 from shared.observability.health import Health, OpsApp, serve, stop_on_signals
 from shared.observability.logging import configure_logging
@@ -58,7 +57,7 @@ async def run(settings: RouterSettings, directory: Path) -> None:
     spool = Spool(directory / "spool", limit_bytes=settings.spool_limit_bytes)
     interactions = Interactions(spool, Redactor())
     metrics = RouterMetrics(settings.segments)
-    series = Series(metrics, clock, grace_s=settings.series_grace_s)
+    series = SeriesLifecycle(metrics, clock, grace_s=settings.series_grace_s)
     state = RouterState(
         clock,
         stale_after_s=settings.stale_after_s,

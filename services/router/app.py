@@ -28,9 +28,9 @@ from services.router.errors import (
 from services.router.metrics import RouterMetrics
 from services.router.proxy import Proxy
 from services.router.request import ChatRequest, Endpoint, read_request
-from services.router.state import Choice, RouterState
+from services.router.state import RouteChoice, RouterState
 from services.router.traces import TraceIds
-from services.router.vigil import Vigil
+from services.router.watchdog import Watchdog
 from shared.contracts.events.api_keys import Permission
 from shared.contracts.events.interactions import Outcome, Purpose
 from shared.keys import ApiKey, Forbidden, KeyRing, Unauthenticated
@@ -85,11 +85,11 @@ class Gateway:
             return
         endpoint = ENDPOINTS.get(scope["path"])
         if endpoint is not None:
-            vigil = Vigil()
+            watchdog = Watchdog()
             try:
-                await self._generate(endpoint, scope, receive, send, vigil)
+                await self._generate(endpoint, scope, receive, send, watchdog)
             finally:
-                vigil.close()
+                watchdog.close()
         elif scope["path"] == MODELS or scope["path"].startswith(MODELS + "/"):
             await self._models(scope, send)
         elif not await self._ops.serve(scope, send):
@@ -101,7 +101,7 @@ class Gateway:
             )
 
     async def _generate(
-        self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send, vigil: Vigil
+        self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send, watchdog: Watchdog
     ) -> None:
         started = perf_counter()
         started_at = datetime.now(UTC)
@@ -110,7 +110,7 @@ class Gateway:
                 raise WrongMethod(f"{scope['path']} takes POST")
             headers = dict(scope["headers"])
             key = self._authenticate(headers)
-            body = await self._body(receive, vigil)
+            body = await self._body(receive, watchdog)
             request = read_request(endpoint, body, headers)
             request.trace_id = self._traces.take()
             choice = self._choose(request, key)
@@ -134,7 +134,7 @@ class Gateway:
         )
         self._running += 1
         try:
-            await self._proxy.serve(call, receive, send, vigil)
+            await self._proxy.serve(call, receive, send, watchdog)
         except Exception:
             log.exception("request.broke", trace_id=request.trace_id)
             self._metrics.refused(Outcome.server_error.value)
@@ -155,7 +155,7 @@ class Gateway:
         except Forbidden as error:
             raise NotAllowed(str(error)) from None
 
-    async def _body(self, receive: Receive, vigil: Vigil) -> bytes:
+    async def _body(self, receive: Receive, watchdog: Watchdog) -> bytes:
         """The whole body.
 
         Raises:
@@ -163,7 +163,7 @@ class Gateway:
 
         """
         try:
-            with vigil.within(self._body_timeout_s):
+            with watchdog.within(self._body_timeout_s):
                 message = await receive()
                 if message["type"] == "http.disconnect":
                     raise ClientLeft
@@ -190,7 +190,7 @@ class Gateway:
             raise TooLarge(f"the body is larger than {self._max_body} bytes; send a shorter one")
         return b"".join(parts)
 
-    def _choose(self, request: ChatRequest, key: ApiKey) -> Choice:
+    def _choose(self, request: ChatRequest, key: ApiKey) -> RouteChoice:
         route = self._state.route(request.model)
         if route is not None:
             if request.purpose:

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from services.router.answer import Answer
 from services.router.request import ChatRequest
-from services.router.state import Choice
+from services.router.response import EngineResponse
+from services.router.state import RouteChoice
 from shared.contracts.events.interactions import Arm, Outcome
 
 FAILED = frozenset((Outcome.server_error, Outcome.timeout, Outcome.crash))
@@ -17,7 +17,7 @@ FAILED = frozenset((Outcome.server_error, Outcome.timeout, Outcome.crash))
 
 
 @dataclass(slots=True)
-class Attempt:
+class EngineAttempt:
     """One try at an engine. Times are `perf_counter` seconds; 0 means that no token came."""
 
     version: str
@@ -54,13 +54,13 @@ class Call:
     """A request, where it was sent, and its attempts. `started` is in `perf_counter` seconds."""
 
     request: ChatRequest
-    choice: Choice
+    choice: RouteChoice
     tenant: str
     started: float
     started_at: datetime
     traceparent: str
-    attempts: list[Attempt] = field(default_factory=list)
-    answer: Answer = field(default_factory=Answer)
+    attempts: list[EngineAttempt] = field(default_factory=list)
+    answer: EngineResponse = field(default_factory=EngineResponse)
     engine_s: float = 0.0
     overhead_s: float = 0.0
     max_gap_s: float | None = None
@@ -79,7 +79,7 @@ class Call:
             self.max_gap_s = seconds
 
     @property
-    def last(self) -> Attempt:
+    def last(self) -> EngineAttempt:
         """The attempt that answered, or the last one that tried."""
         return self.attempts[-1]
 

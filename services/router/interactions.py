@@ -11,12 +11,12 @@ import orjson
 import structlog
 
 from services.router.call import Call
+from services.router.spool import Spool
 from shared.contracts.events.base import MAX_ID, MAX_TEXT, utc
 from shared.contracts.events.interactions import InteractionRecorded
 from shared.contracts.topics import INTERACTIONS
 from shared.kafka.envelope import Headers
 from shared.kafka.log import NewRecord
-from shared.kafka.spool import Spool
 from shared.redaction import Redactor
 
 log = structlog.get_logger(__name__)

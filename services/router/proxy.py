@@ -15,14 +15,14 @@ from time import perf_counter
 import aiohttp
 import structlog
 
-from services.router.answer import StreamReader, Unreadable, read_answer, read_error
-from services.router.call import FAILED, Attempt, Call
+from services.router.call import FAILED, Call, EngineAttempt
+from services.router.client_send import ClientSend, SlowClient
 from services.router.engines import CONNECT_TIMEOUT_S, Engine, Engines
 from services.router.errors import FAILURES, error_body
 from services.router.interactions import Interactions
 from services.router.metrics import RouterMetrics
-from services.router.outlet import Outlet, SlowClient
-from services.router.vigil import Vigil
+from services.router.response import StreamReader, Unreadable, read_error, read_response
+from services.router.watchdog import Watchdog
 from shared.contracts.events.interactions import Outcome
 from shared.observability.health import Receive, Send
 
@@ -55,7 +55,7 @@ class Deadlines:
         """When a request must be over, in `perf_counter` seconds."""
         return call.started + (self.stream_s if call.request.stream else self.answer_s)
 
-    def of(self, call: Call, attempt: Attempt) -> aiohttp.ClientTimeout:
+    def of(self, call: Call, attempt: EngineAttempt) -> aiohttp.ClientTimeout:
         """The deadlines of an attempt; a retry has what is left of the request's own."""
         used_s = attempt.started - call.started if len(call.attempts) > 1 else 0.0
         return _timeout(
@@ -78,7 +78,7 @@ def _timeout(share_s: float, left_s: float, *, stream: bool) -> aiohttp.ClientTi
 
 
 @dataclass(slots=True)
-class Reply:
+class WholeResponse:
     """A whole answer for the client."""
 
     status: int
@@ -102,37 +102,37 @@ class Proxy:
         self._deadlines = deadlines
         self._said: dict[tuple[str, Outcome], tuple[float, int]] = {}
 
-    async def serve(self, call: Call, receive: Receive, send: Send, vigil: Vigil) -> None:
+    async def serve(self, call: Call, receive: Receive, send: Send, watchdog: Watchdog) -> None:
         """Answer a request, or tell the client why not.
 
         A client that leaves ends it quietly; one that does not read has it ended at its deadline,
         and the server closes the connection, as its answer is not complete.
         """
-        vigil.watch(receive)
-        outlet = Outlet(send, self._deadlines.until(call), vigil)
+        watchdog.watch(receive)
+        client = ClientSend(send, self._deadlines.until(call), watchdog)
         try:
             if call.request.stream:
-                await self._stream(call, outlet, vigil)
+                await self._stream(call, client, watchdog)
             else:
                 reply = await self._whole(call)
-                vigil.unwatch()
-                await self._reply(call, reply, outlet)
+                watchdog.unwatch()
+                await self._reply(call, reply, client)
         except SlowClient:
             self._cancelled(call, "the client did not read its answer")
         except asyncio.CancelledError:
-            self._cancelled(call, "the client left" if vigil.gone else "the router stopped")
-            if not vigil.gone:
+            self._cancelled(call, "the client left" if watchdog.gone else "the router stopped")
+            if not watchdog.gone:
                 raise
             task = asyncio.current_task()
             assert task is not None
             task.uncancel()
         finally:
-            vigil.unwatch()
+            watchdog.unwatch()
 
-    async def _whole(self, call: Call) -> Reply:
-        reply: Reply | None = None
+    async def _whole(self, call: Call) -> WholeResponse:
+        reply: WholeResponse | None = None
         for version, arm in call.plan():
-            attempt = Attempt(version, arm, perf_counter())
+            attempt = EngineAttempt(version, arm, perf_counter())
             call.attempts.append(attempt)
             engine: Engine | None = None
             try:
@@ -151,37 +151,37 @@ class Proxy:
                 return reply
         return _failure(call)
 
-    def _judge(self, call: Call, attempt: Attempt, body: bytes) -> Reply | None:
+    def _judge(self, call: Call, attempt: EngineAttempt, body: bytes) -> WholeResponse | None:
         """What a whole response means; None where it is a failure."""
         if attempt.status == HTTP_OK:
             try:
-                call.answer, body = read_answer(body, attempt.version)
+                call.answer, body = read_response(body, attempt.version)
             except Unreadable as error:
                 attempt.outcome = Outcome.server_error
                 attempt.error = str(error)
                 return None
-            return Reply(HTTP_OK, body)
+            return WholeResponse(HTTP_OK, body)
         message, shaped = read_error(attempt.status, body)
         attempt.error = message
         if 400 <= attempt.status < 500 and attempt.status not in ENGINE_FAULTS:
             attempt.outcome = Outcome.client_error
-            return Reply(attempt.status, shaped)
+            return WholeResponse(attempt.status, shaped)
         attempt.outcome = Outcome.server_error
         return None
 
-    async def _stream(self, call: Call, send: Outlet, vigil: Vigil) -> None:
+    async def _stream(self, call: Call, send: ClientSend, watchdog: Watchdog) -> None:
         for version, arm in call.plan():
-            attempt = Attempt(version, arm, perf_counter())
+            attempt = EngineAttempt(version, arm, perf_counter())
             call.attempts.append(attempt)
-            passage = Passage(call, attempt, send)
+            relay = StreamRelay(call, attempt, send)
             response: aiohttp.ClientResponse | None = None
             engine: Engine | None = None
-            reply: Reply | None = None
+            reply: WholeResponse | None = None
             try:
                 engine, response = await self._open(call, attempt)
                 attempt.status = response.status
                 if response.status == HTTP_OK:
-                    await passage.run(response)
+                    await relay.run(response)
                 else:
                     reply = self._judge(call, attempt, await response.read())
             except (aiohttp.ClientError, TimeoutError, OSError, Unreadable) as error:
@@ -191,35 +191,37 @@ class Proxy:
                     # The client took more of the time than the engine.
                     raise SlowClient from None
             finally:
-                call.answer = passage.reader.finish()
+                call.answer = relay.reader.finish()
                 if engine is not None:
                     engine.in_flight -= 1
-                if response is not None and not passage.reader.done:
+                if response is not None and not relay.reader.done:
                     response.close()
             self._close(call, attempt)
-            if passage.started:
-                vigil.unwatch()
-                await self._end_stream(call, passage, send)
+            if relay.started:
+                watchdog.unwatch()
+                await self._end_stream(call, relay, send)
                 if response is not None:
                     await _to_end(response)
                 return
             if attempt.outcome not in FAILED:
-                vigil.unwatch()
+                watchdog.unwatch()
                 await self._reply(call, reply or _failure(call), send)
                 return
-        vigil.unwatch()
+        watchdog.unwatch()
         await self._reply(call, _failure(call), send)
 
-    async def _end_stream(self, call: Call, passage: Passage, send: Outlet) -> None:
+    async def _end_stream(self, call: Call, relay: StreamRelay, send: ClientSend) -> None:
         """Leave the event, then let the last bytes go."""
         self._record(call)
         last = LAST_EVENT
         if call.last.outcome is not Outcome.ok:
             failure = _failure(call)
             last = b"data: " + failure.body + b"\n\n"
-        await send({"type": "http.response.body", "body": passage.held + last})
+        await send({"type": "http.response.body", "body": relay.held + last})
 
-    async def _open(self, call: Call, attempt: Attempt) -> tuple[Engine, aiohttp.ClientResponse]:
+    async def _open(
+        self, call: Call, attempt: EngineAttempt
+    ) -> tuple[Engine, aiohttp.ClientResponse]:
         """Send the request to the first engine that takes it."""
         body = call.request.upstream_body(attempt.version)
         headers = {
@@ -230,7 +232,7 @@ class Proxy:
         attempt.started = perf_counter()
         return await self._engines.open(call.request.endpoint, body, headers, timeout)
 
-    async def _reply(self, call: Call, reply: Reply, send: Outlet) -> None:
+    async def _reply(self, call: Call, reply: WholeResponse, send: ClientSend) -> None:
         call.overhead_s = perf_counter() - call.started - call.engine_s
         self._record(call)
         headers = response_headers(call, JSON)
@@ -240,7 +242,7 @@ class Proxy:
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})
         await send({"type": "http.response.body", "body": reply.body})
 
-    def _close(self, call: Call, attempt: Attempt) -> None:
+    def _close(self, call: Call, attempt: EngineAttempt) -> None:
         """End an attempt and count it."""
         now = perf_counter()
         attempt.duration_s = now - attempt.started
@@ -263,7 +265,7 @@ class Proxy:
         if attempt.outcome in FAILED:
             self._say(call, attempt, now)
 
-    def _say(self, call: Call, attempt: Attempt, now: float) -> None:
+    def _say(self, call: Call, attempt: EngineAttempt, now: float) -> None:
         """Log a failure; of many alike, the first of each second and how many went unsaid."""
         kind = (attempt.version, attempt.outcome)
         said_at, unsaid = self._said.get(kind, (-LOG_EVERY_S, 0))
@@ -301,12 +303,12 @@ class Proxy:
         self._record(call)
 
 
-class Passage:
+class StreamRelay:
     """A stream from the engine to the client, held back until its first token."""
 
     __slots__ = ("_attempt", "_call", "_send", "held", "reader", "started")
 
-    def __init__(self, call: Call, attempt: Attempt, send: Outlet) -> None:
+    def __init__(self, call: Call, attempt: EngineAttempt, send: ClientSend) -> None:
         self._call = call
         self._attempt = attempt
         self._send = send
@@ -372,7 +374,7 @@ def response_headers(call: Call, content_type: bytes) -> list[tuple[bytes, bytes
     ]
 
 
-def _fail(attempt: Attempt, error: Exception) -> None:
+def _fail(attempt: EngineAttempt, error: Exception) -> None:
     """Name how an attempt failed."""
     attempt.error = f"{type(error).__name__}: {error}"
     if isinstance(error, Unreadable):
@@ -383,7 +385,7 @@ def _fail(attempt: Attempt, error: Exception) -> None:
         attempt.outcome = Outcome.crash
 
 
-def _failure(call: Call) -> Reply:
+def _failure(call: Call) -> WholeResponse:
     """What the client is told when the last attempt failed."""
     last = call.last
     error = FAILURES[last.outcome]
@@ -394,7 +396,7 @@ def _failure(call: Call) -> Reply:
         Outcome.timeout: f"the engine of {tried} did not answer in time",
     }
     body = error_body(messages[last.outcome], kind=error.kind, code=error.code)
-    return Reply(error.status, body, error.retry_after_s)
+    return WholeResponse(error.status, body, error.retry_after_s)
 
 
 async def _to_end(response: aiohttp.ClientResponse) -> None:

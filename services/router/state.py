@@ -31,7 +31,7 @@ SERVED = frozenset((Lifecycle.stable, Lifecycle.canary, Lifecycle.shadow))
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class RouteChoice:
     """Where a request goes, and what it falls back to."""
 
     model: str
@@ -47,9 +47,9 @@ class Route:
 
     state: RoutingState
     stale_at: float
-    outside: Choice
-    stable: Choice
-    candidate: Choice
+    outside: RouteChoice
+    stable: RouteChoice
+    candidate: RouteChoice
     keys: set[int] = field(default_factory=set)
 
 
@@ -130,7 +130,7 @@ class RouterState:
         """The model's route, or None for an unknown model."""
         return self._routes.get(model)
 
-    def choose(self, route: Route, tenant: str, kind: KeyKind, key: str) -> Choice:
+    def choose(self, route: Route, tenant: str, kind: KeyKind, key: str) -> RouteChoice:
         """The arm of a request. Deterministic in the state and the key, but for staleness."""
         state = route.state
         if not (state.rollout and state.candidate):
@@ -146,14 +146,14 @@ class RouterState:
             self._assigned(state.model, choice.arm, state.rollout)
         return choice
 
-    def explicit(self, version: str) -> Choice | None:
+    def explicit(self, version: str) -> RouteChoice | None:
         """A version asked for by name: no arm, no rollout, no fallback. None if unknown."""
         found = self._registry.get(version)
         if found is not None:
-            return Choice(model=found.record.model, version=version, arm="")
+            return RouteChoice(model=found.record.model, version=version, arm="")
         for route in self._routes.values():
             if version in (route.state.stable, route.state.candidate):
-                return Choice(model=route.state.model, version=version, arm="")
+                return RouteChoice(model=route.state.model, version=version, arm="")
         return None
 
     def catalogue(self) -> list[tuple[str, int, bool]]:
@@ -206,9 +206,11 @@ class RouterState:
         route = Route(
             state=state,
             stale_at=self._clock.monotonic() + self._stale_after_s - age_s,
-            outside=Choice(model=model, version=state.stable, arm=""),
-            stable=Choice(model=model, version=state.stable, arm=Arm.stable.value, rollout=rollout),
-            candidate=Choice(
+            outside=RouteChoice(model=model, version=state.stable, arm=""),
+            stable=RouteChoice(
+                model=model, version=state.stable, arm=Arm.stable.value, rollout=rollout
+            ),
+            candidate=RouteChoice(
                 model=model,
                 version=state.candidate,
                 arm=Arm.candidate.value,

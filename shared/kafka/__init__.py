@@ -1,1 +1,1 @@
-"""The event log: topics, envelopes, appending, reading, spooling, dead letters."""
+"""The event log: topics, envelopes, appending, reading, dead letters."""

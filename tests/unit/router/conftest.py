@@ -20,14 +20,13 @@ from deploy.local.ports import free_ports
 from services.router.app import Gateway
 from services.router.engines import Engines
 from services.router.interactions import Interactions
-from services.router.metrics import RouterMetrics
+from services.router.metrics import RouterMetrics, SeriesLifecycle
 from services.router.proxy import Deadlines, Proxy
-from services.router.series import Series
+from services.router.spool import Spool
 from services.router.state import KEYS, REDIS, REGISTRY, ROLLOUTS, RouterState
 from shared.clock import SystemClock
 from shared.contracts.events.interactions import InteractionRecorded
 from shared.contracts.events.rollouts import Phase
-from shared.kafka.spool import Spool
 from shared.keys import KeyRing
 from shared.observability.health import Health, OpsApp, serve
 from shared.redaction import Redactor
@@ -48,7 +47,7 @@ class Bench:
             self.clock,
             stale_after_s=60,
             assigned=self.metrics.assigned,
-            changed=Series(self.metrics, self.clock, grace_s=900).follow,
+            changed=SeriesLifecycle(self.metrics, self.clock, grace_s=900).follow,
         )
         self.spool = Spool(directory, limit_bytes=50_000_000)
         self.interactions = Interactions(self.spool, Redactor())

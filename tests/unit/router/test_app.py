@@ -220,7 +220,7 @@ async def test_a_fault_of_our_own_is_told_in_the_same_shape(bench: Bench, monkey
         raise ValueError("a bug")
 
     with monkeypatch.context() as patch:
-        patch.setattr("services.router.proxy.read_answer", broken)
+        patch.setattr("services.router.proxy.read_response", broken)
         response = await bench.ask()
     assert response.status_code == 500
     assert error_of(response)["code"] == "internal_error"

@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.router.answer import Answer
-from services.router.call import Attempt, Call
+from services.router.call import Call, EngineAttempt
 from services.router.interactions import MAX_EVENT_BYTES, Interactions, event_json
 from services.router.request import read_request
-from services.router.state import Choice
+from services.router.response import EngineResponse
+from services.router.spool import Spool
+from services.router.state import RouteChoice
 from shared.contracts.events.base import MAX_TEXT, utc
 from shared.contracts.events.interactions import InteractionRecorded, Outcome
 from shared.kafka.envelope import decode, models_by_type
-from shared.kafka.spool import Spool
 from shared.redaction import Redactor
 
 STARTED = datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=UTC)
@@ -29,14 +29,16 @@ def call_of(messages, *, completion="Hello.", attempts=None, **body):
     request.trace_id, request.purpose = TRACE, "live"
     call = Call(
         request=request,
-        choice=Choice("m", "m-v1.1", "candidate", "r1", "m-v1.0"),
+        choice=RouteChoice("m", "m-v1.1", "candidate", "r1", "m-v1.0"),
         tenant="default",
         started=0.0,
         started_at=STARTED,
         traceparent=f"00-{TRACE}-00f067aa0ba902b7-01",
     )
-    call.attempts = attempts or [Attempt("m-v1.1", "candidate", 0.0, status=200, duration_s=0.25)]
-    call.answer = Answer(completion, "stop", 12, 14)
+    call.attempts = attempts or [
+        EngineAttempt("m-v1.1", "candidate", 0.0, status=200, duration_s=0.25)
+    ]
+    call.answer = EngineResponse(completion, "stop", 12, 14)
     return call
 
 
@@ -49,8 +51,10 @@ def event_of(call):
 
 
 def test_all_that_happened_is_in_the_event():
-    failed = Attempt("m-v1.1", "candidate", 0.0, Outcome.server_error, 500, "broken", 0.1)
-    retried = Attempt("m-v1.0", "fallback", 0.1, status=200, duration_s=0.2, first_token_at=0.15)
+    failed = EngineAttempt("m-v1.1", "candidate", 0.0, Outcome.server_error, 500, "broken", 0.1)
+    retried = EngineAttempt(
+        "m-v1.0", "fallback", 0.1, status=200, duration_s=0.2, first_token_at=0.15
+    )
     event = event_of(
         call_of(
             [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}],
@@ -80,7 +84,9 @@ def test_all_that_happened_is_in_the_event():
 
 def test_nothing_personal_is_kept():
     secret = "bob@example.com"
-    failed = Attempt("m-v1.1", "candidate", 0.0, Outcome.server_error, 500, f"no {secret}", 0.1)
+    failed = EngineAttempt(
+        "m-v1.1", "candidate", 0.0, Outcome.server_error, 500, f"no {secret}", 0.1
+    )
     event = event_of(
         call_of(
             [{"role": "user", "content": f"I am {secret}"}],

@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.router.assignment import KeyKind
-from services.router.metrics import RouterMetrics
-from services.router.series import Series
+from services.router.metrics import RouterMetrics, SeriesLifecycle
 from services.router.state import REDIS, REGISTRY, ROLLOUTS, RouterState
 from shared.contracts.events.rollouts import Phase
 from shared.registry.routing import RoutingState
@@ -208,7 +207,7 @@ def samples(metrics):
 
 def test_series_of_a_rollout_live_from_first_sight_until_a_while_after_it(clock):
     metrics = RouterMetrics(("gold",))
-    series = Series(metrics, clock, grace_s=900)
+    series = SeriesLifecycle(metrics, clock, grace_s=900)
     router = RouterState(clock, stale_after_s=60, changed=series.follow)
     router.put(state_of(clock, 0))
     before = samples(metrics)
@@ -230,7 +229,7 @@ def test_series_of_a_rollout_live_from_first_sight_until_a_while_after_it(clock)
 
 def test_a_superseding_rollout_ends_the_one_before(clock):
     metrics = RouterMetrics()
-    series = Series(metrics, clock, grace_s=10)
+    series = SeriesLifecycle(metrics, clock, grace_s=10)
     series.follow(state_of(clock, 500, rollout="r1"))
     series.follow(state_of(clock, 500, rollout="r2", seq=1))
     clock.advance(10)

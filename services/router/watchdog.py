@@ -1,4 +1,4 @@
-"""Looks after one request with one timer: its deadlines, and a client that goes away."""
+"""Watchdog of one request: its deadlines and a client disconnect, on one timer."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ GRACE_S = 0.05
 """Most answers are there earlier; those never pay for a task that watches the client."""
 
 
-class Vigil:
+class Watchdog:
     """Cancels the task that made it when a wait takes too long or, while watched, the client leaves.
 
-    `with vigil.within(seconds):` raises TimeoutError where its body takes longer; one at a time,
+    `with watchdog.within(seconds):` raises TimeoutError where its body takes longer; one at a time,
     and not within other timeouts of the task. `gone` tells that the client left. A timer costs
     more than most of a request's other steps, so there is one, which looks when it rings whether
     it still has to.

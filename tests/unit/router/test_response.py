@@ -6,26 +6,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.stub_engine import TEXT, chat_body, stream_events
-from services.router.answer import StreamReader, Unreadable, read_answer, read_error
+from services.router.response import StreamReader, Unreadable, read_error, read_response
 
 
 def test_an_answer_is_read_and_passed_on_unchanged():
     body = chat_body("m-v1.0", "Hello.")
-    answer, passed = read_answer(body, "m-v1.0")
+    answer, passed = read_response(body, "m-v1.0")
     assert passed is body
     assert (answer.completion, answer.finish_reason) == ("Hello.", "stop")
     assert (answer.prompt_tokens, answer.completion_tokens) == (12, 14)
 
 
 def test_the_body_names_the_version_that_answered():
-    _, passed = read_answer(chat_body("something/else", "Hello."), "m-v1.0")
+    _, passed = read_response(chat_body("something/else", "Hello."), "m-v1.0")
     assert orjson.loads(passed)["model"] == "m-v1.0"
 
 
 def test_tool_calls_are_kept_as_text():
     call = {"id": "1", "type": "function", "function": {"name": "track", "arguments": "{}"}}
     choice = {"message": {"content": None, "tool_calls": [call]}, "finish_reason": "tool_calls"}
-    answer, _ = read_answer(orjson.dumps({"model": "v", "choices": [choice]}), "v")
+    answer, _ = read_response(orjson.dumps({"model": "v", "choices": [choice]}), "v")
     assert orjson.loads(answer.completion) == [call]
 
 
@@ -34,7 +34,7 @@ def test_tool_calls_are_kept_as_text():
 )
 def test_an_unreadable_answer(body):
     with pytest.raises(Unreadable):
-        read_answer(body, "v")
+        read_response(body, "v")
 
 
 @pytest.mark.parametrize(

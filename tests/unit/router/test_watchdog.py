@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from services.router.vigil import GRACE_S, Vigil
+from services.router.watchdog import GRACE_S, Watchdog
 from tests.support.waiting import eventually
 
 FOREVER_S = 30.0
@@ -28,49 +28,49 @@ async def leaves() -> MutableMapping[str, Any]:
 
 @pytest.mark.parametrize("seconds", [0.0, SHORT_S, GRACE_S * 2])
 async def test_what_takes_too_long_is_ended(seconds: float) -> None:
-    vigil = Vigil()
+    watchdog = Watchdog()
     began = asyncio.get_running_loop().time()
-    with pytest.raises(TimeoutError), vigil.within(seconds):
+    with pytest.raises(TimeoutError), watchdog.within(seconds):
         await asyncio.sleep(FOREVER_S)
     assert seconds <= asyncio.get_running_loop().time() - began < FOREVER_S / 2
     task = asyncio.current_task()
     assert task is not None
     assert task.cancelling() == 0
-    vigil.close()
+    watchdog.close()
 
 
 async def test_each_wait_has_a_deadline_of_its_own() -> None:
-    vigil = Vigil()
-    with vigil.within(FOREVER_S):
+    watchdog = Watchdog()
+    with watchdog.within(FOREVER_S):
         await asyncio.sleep(GRACE_S * 2)
-    with pytest.raises(TimeoutError), vigil.within(SHORT_S):
+    with pytest.raises(TimeoutError), watchdog.within(SHORT_S):
         await asyncio.sleep(FOREVER_S)
-    with vigil.within(FOREVER_S):
+    with watchdog.within(FOREVER_S):
         await asyncio.sleep(SHORT_S * 2)
     await asyncio.sleep(GRACE_S)  # outside of them nothing ends it
-    vigil.close()
+    watchdog.close()
 
 
 async def test_a_body_that_fails_keeps_its_own_error() -> None:
-    vigil = Vigil()
-    with pytest.raises(ValueError, match="its own"), vigil.within(FOREVER_S):
+    watchdog = Watchdog()
+    with pytest.raises(ValueError, match="its own"), watchdog.within(FOREVER_S):
         raise ValueError("its own")
-    vigil.close()
+    watchdog.close()
 
 
 @pytest.mark.parametrize("before_s", [0.0, GRACE_S * 2])
 async def test_a_client_that_leaves_ends_the_task(before_s: float) -> None:
     async def serve() -> None:
-        vigil = Vigil()
+        watchdog = Watchdog()
         try:
             await asyncio.sleep(before_s)  # its body arrives late
-            vigil.watch(leaves)
+            watchdog.watch(leaves)
             await asyncio.sleep(FOREVER_S)
         except asyncio.CancelledError:
-            ended.append(vigil.gone)
+            ended.append(watchdog.gone)
             raise
         finally:
-            vigil.close()
+            watchdog.close()
 
     ended: list[bool] = []
     task = asyncio.create_task(serve())
@@ -80,28 +80,28 @@ async def test_a_client_that_leaves_ends_the_task(before_s: float) -> None:
 
 
 async def test_a_client_may_leave_once_the_answer_is_there() -> None:
-    vigil = Vigil()
-    vigil.watch(leaves)
-    vigil.unwatch()
+    watchdog = Watchdog()
+    watchdog.watch(leaves)
+    watchdog.unwatch()
     await asyncio.sleep(GRACE_S * 2)
-    assert not vigil.gone
-    vigil.close()
+    assert not watchdog.gone
+    watchdog.close()
 
 
 async def test_the_deadline_holds_while_the_client_is_watched() -> None:
-    vigil = Vigil()
-    vigil.watch(stays)
-    with pytest.raises(TimeoutError), vigil.within(GRACE_S * 2):
+    watchdog = Watchdog()
+    watchdog.watch(stays)
+    with pytest.raises(TimeoutError), watchdog.within(GRACE_S * 2):
         await asyncio.sleep(FOREVER_S)
-    assert not vigil.gone
-    vigil.close()
+    assert not watchdog.gone
+    watchdog.close()
     await eventually(lambda: len(asyncio.all_tasks()) == 1, "nothing is left behind", 5)
 
 
 async def test_a_cancel_from_outside_is_no_deadline() -> None:
     async def serve() -> None:
-        vigil = Vigil()
-        with vigil.within(FOREVER_S):
+        watchdog = Watchdog()
+        with watchdog.within(FOREVER_S):
             await asyncio.sleep(FOREVER_S)
 
     task = asyncio.create_task(serve())

@@ -20,7 +20,7 @@ class Unreadable(Exception):
 
 
 @dataclass(slots=True)
-class Answer:
+class EngineResponse:
     """Text, end and tokens of an answer; of several choices the first."""
 
     completion: str = ""
@@ -35,7 +35,7 @@ class Answer:
             self.completion_tokens = _count(usage.get("completion_tokens"))
 
 
-def read_answer(body: bytes, version: str) -> tuple[Answer, bytes]:
+def read_response(body: bytes, version: str) -> tuple[EngineResponse, bytes]:
     """Read a whole answer; returns it and the body for the client, `model` being the version.
 
     Raises:
@@ -49,7 +49,7 @@ def read_answer(body: bytes, version: str) -> tuple[Answer, bytes]:
     choices = value.get("choices") if type(value) is dict else None
     if type(choices) is not list or not choices or type(choices[0]) is not dict:
         raise Unreadable("the engine's answer has no choices")
-    answer = Answer()
+    answer = EngineResponse()
     first = choices[0]
     message = first.get("message")
     text = first.get("text") if message is None else _message_text(message)
@@ -88,7 +88,7 @@ class StreamReader:
 
     version: str
     include_usage: bool
-    answer: Answer = field(default_factory=Answer)
+    answer: EngineResponse = field(default_factory=EngineResponse)
     done: bool = False
     failure: str = ""
     tokens: int = 0
@@ -118,7 +118,7 @@ class StreamReader:
             self._event(event, out)
         return b"".join(out)
 
-    def finish(self) -> Answer:
+    def finish(self) -> EngineResponse:
         """The answer as far as it came."""
         self.answer.completion = "".join(self._parts)
         return self.answer

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.kafka import spool as spool_module
+from services.router import spool as spool_module
+from services.router.spool import Spool, SpoolShipper
 from shared.kafka.log import NewRecord, read_to_end
-from shared.kafka.spool import Spool, SpoolShipper
 from shared.testing.log import MemoryLog
 from tests.support.waiting import eventually
 

@@ -1,4 +1,4 @@
-"""The way to a client who may read slowly, or not at all."""
+"""ASGI send with a write deadline and backpressure accounting."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import MutableMapping
 from time import perf_counter
 from typing import Any
 
-from services.router.vigil import Vigil
+from services.router.watchdog import Watchdog
 from shared.observability.health import Send
 
 GRACE_S = 1.0
@@ -17,19 +17,19 @@ class SlowClient(Exception):
     """The client did not read what it was sent before the request's deadline."""
 
 
-class Outlet:
-    """Sends a client its answer, but not for longer than the request may take.
+class ClientSend:
+    """ASGI `send` that ends at the request's deadline.
 
-    A server's `send` waits as long as what went before is not read. `waited_s` is how long that
-    was so far: time that is no engine's fault.
+    A server's `send` waits while the client has not read what was sent before (backpressure).
+    `waited_s` sums those waits in seconds, so that the engine is not blamed for them.
     """
 
-    __slots__ = ("_send", "_until", "_vigil", "waited_s")
+    __slots__ = ("_send", "_until", "_watchdog", "waited_s")
 
-    def __init__(self, send: Send, until: float, vigil: Vigil) -> None:
+    def __init__(self, send: Send, until: float, watchdog: Watchdog) -> None:
         """`until` is the request's deadline in `perf_counter` seconds."""
         self._send = send
-        self._vigil = vigil
+        self._watchdog = watchdog
         self._until = until
         self.waited_s = 0.0
 
@@ -42,7 +42,7 @@ class Outlet:
         """
         began = perf_counter()
         try:
-            with self._vigil.within(max(GRACE_S, self._until - began)):
+            with self._watchdog.within(max(GRACE_S, self._until - began)):
                 await self._send(message)
         except TimeoutError:
             raise SlowClient from None

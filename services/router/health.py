@@ -1,11 +1,11 @@
-"""What the router says of its health. Losing Redis, Kafka or the controller does not stop it."""
+"""Health checks of the router: losing Redis, Kafka or the controller does not make it unready."""
 
 from __future__ import annotations
 
 from services.router.settings import RouterSettings
+from services.router.spool import Spool
 from services.router.state import RouterState
 from shared.clock import Clock
-from shared.kafka.spool import Spool
 from shared.observability.health import Health
 
 WHOLE_WITHIN_S = 5.0
