@@ -9,11 +9,11 @@ from collections.abc import Callable
 import structlog
 import uvloop
 
-from services.aggregator.change import Rules
 from services.aggregator.errors import AggregatorError
+from services.aggregator.fold import FoldRules
 from services.aggregator.metrics import AggregatorMetrics
 from services.aggregator.settings import AggregatorSettings
-from services.aggregator.watch import Watch
+from services.aggregator.stall_guard import StallGuard
 from services.aggregator.worker import SOURCE, Worker
 from services.aggregator.writer import KafkaWriter, Writer
 from shared.clock import SystemClock
@@ -49,19 +49,19 @@ async def run(
     """Serve until a signal. All of the worker's writes go `through` what is made of its writer."""
     clock = SystemClock()
     metrics = AggregatorMetrics()
-    watch = Watch(
+    stall_guard = StallGuard(
         settings.session_timeout_s / 2,
         on_stall=lambda stalled_s: die(f"the loop stood still for {stalled_s:.1f} s"),
     )
     event_log = KafkaLog(settings.kafka_bootstrap, source=SOURCE, client_id="ratchet-aggregator")
     redactor = Redactor()
-    writer = KafkaWriter(settings.kafka_bootstrap, guard=watch.check)
+    writer = KafkaWriter(settings.kafka_bootstrap, guard=stall_guard.check)
     worker = Worker(
         bootstrap=settings.kafka_bootstrap,
         app_id=settings.app_id,
         session_timeout_s=settings.session_timeout_s,
         data_dir=settings.data_dir,
-        rules=Rules(
+        rules=FoldRules(
             horizon_s=settings.horizon_days * 86_400,
             scores_per_day=settings.scores_per_day,
             segments=frozenset(settings.segments),
@@ -75,12 +75,12 @@ async def run(
             metrics=metrics.registry,
         ),
         metrics=metrics,
-        watch=watch,
+        stall_guard=stall_guard,
         clock=clock,
         die=die,
     )
     health = Health()
-    health.progress("loop", watch.idle_s, LOOP_LIMIT_S)
+    health.progress("loop", stall_guard.idle_s, LOOP_LIMIT_S)
     health.progress("ticks", worker.idle_s, TICK_LIMIT_S)
     health.ready("group", lambda: None if worker.joined() else "waiting for an assignment")
     stop = stop_on_signals()

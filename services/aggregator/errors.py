@@ -9,7 +9,7 @@ class AggregatorError(Exception):
     """Base of this service's errors."""
 
 
-class Refused(AggregatorError):
+class EventRefused(AggregatorError):
     """An event that was read but cannot be folded; it goes to the dead letters."""
 
     def __init__(self, reason: DeadLetterReason, detail: str) -> None:
@@ -20,10 +20,6 @@ class Refused(AggregatorError):
 
 class UnknownFormat(AggregatorError):
     """A checkpoint of another generation of this service, whose figures must not be guessed at."""
-
-
-class Stalled(AggregatorError):
-    """The loop stood still so long that another worker may own the partitions by now."""
 
 
 class WriteFailed(AggregatorError):

@@ -1,6 +1,6 @@
 """The join: interactions and feedback of one trace, in whichever order they come.
 
-Reducers `(row, event) -> Change`, without I/O and without a clock. Feedback identity is design
+Reducers `(row, event) -> Fold`, without I/O and without a clock. Feedback identity is design
 section 4: the highest revision wins, the first body of a revision wins, a withdrawal is a
 revision, and the type never changes.
 """
@@ -11,9 +11,9 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from services.aggregator import ledger
-from services.aggregator.change import Change, Output, Rules, cause_id
-from services.aggregator.errors import Refused
+from services.aggregator import aggregates
+from services.aggregator.errors import EventRefused
+from services.aggregator.fold import Fold, FoldRules, Output, cause_id
 from services.aggregator.pairs import (
     digest,
     feedback_product,
@@ -23,7 +23,7 @@ from services.aggregator.pairs import (
     retraction,
     vote_product,
 )
-from services.aggregator.rows import CapRow, Entry, TraceRow, Vector
+from services.aggregator.rows import CapRow, FeedbackEntry, TraceRow, Vector
 from shared.contracts.events.feedback import FeedbackSubmitted, FeedbackType, FeedbackWithdrawn
 from shared.contracts.events.interactions import InteractionRecorded, Outcome, Purpose
 from shared.contracts.events.preferences import PreferencePair, UnpairedExample
@@ -44,11 +44,11 @@ _NOT_BODY = frozenset({"submitted_at"})
 
 
 def fold_interaction(
-    row: TraceRow | None, event: InteractionRecorded, raw: bytes, ts_ms: int, rules: Rules
-) -> Change[TraceRow]:
+    row: TraceRow | None, event: InteractionRecorded, raw: bytes, ts_ms: int, rules: FoldRules
+) -> Fold[TraceRow]:
     """Fold an interaction in, and all feedback that waited for it. A second one is ignored."""
     if row is not None and row.interaction:
-        return Change(row, contributions=[["outcome", "interaction_repeated"]])
+        return Fold(row, contributions=[["outcome", "interaction_repeated"]])
     started_s = event.started_at.timestamp()
     if row is None:
         row = TraceRow(raw, {}, started_s, ts_ms, started_s)
@@ -58,37 +58,37 @@ def fold_interaction(
         row.interaction, row.started_s, row.ts_ms = raw, started_s, ts_ms
         row.touched_s = max(row.touched_s, started_s)
         waiting = [name for name, entry in row.entries.items() if not entry.counted]
-    vector: Vector = [[ledger.INTERACTIONS, 1]]
+    vector: Vector = [[aggregates.INTERACTIONS, 1]]
     if event.outcome in FAILURES:
-        vector.append([ledger.ERRORS, 1])
-    change = Change(row)
+        vector.append([aggregates.ERRORS, 1])
+    fold = Fold(row)
     if event.purpose in _COUNTED:
-        change.contributions.append(["figures", event.version, started_s, ts_ms // 60_000, vector])
+        fold.contributions.append(["figures", event.version, started_s, ts_ms // 60_000, vector])
     for name in waiting:
-        _settle(change, event, name, None, row.entries[name], rules)
+        _settle(fold, event, name, None, row.entries[name], rules)
     if any(row.entries[name].counted for name in waiting):
         last = max(row.entries[name].at_s for name in waiting)
         time = max(event.started_at, datetime.fromtimestamp(last, UTC))
-        change.outputs.append(_example(row, event, time, "interaction"))
-    return change
+        fold.outputs.append(_example(row, event, time, "interaction"))
+    return fold
 
 
 def fold_feedback(
     row: TraceRow | None,
     event: FeedbackSubmitted | FeedbackWithdrawn,
     ts_ms: int,
-    rules: Rules,
-) -> Change[TraceRow]:
+    rules: FoldRules,
+) -> Fold[TraceRow]:
     """Fold a submission or a withdrawal in; it counts once its interaction is there.
 
     Raises:
-        Refused: the trace has as many feedbacks as can be kept.
+        EventRefused: the trace has as many feedbacks as can be kept.
     """
     row = row.copy() if row is not None else TraceRow()
     old = row.entries.get(event.feedback_id)
     body = event.model_dump(mode="json") if isinstance(event, FeedbackSubmitted) else None
     verdict = _verdict(old, event.revision, event.type.value, body)
-    change = Change(row, contributions=[["outcome", verdict]])
+    fold = Fold(row, contributions=[["outcome", verdict]])
     at_s = event.submitted_at.timestamp()
     if verdict == "stale" and old is not None and body is not None and not old.seen:
         entry = replace(old, seen=True, first=_first(event))
@@ -97,9 +97,9 @@ def fold_feedback(
         if old is None or not old.seen:
             entry.first = _first(event)
     else:
-        return change
+        return fold
     if old is None and len(row.entries) >= MAX_ENTRIES:
-        raise Refused(
+        raise EventRefused(
             "policy",
             f"trace_id: {MAX_ENTRIES} feedbacks of trace {event.trace_id} are kept at most",
         )
@@ -107,49 +107,49 @@ def fold_feedback(
     row.touched_s = max(row.touched_s, at_s)
     if row.interaction and entry.counted != UNJOINED:
         interaction = InteractionRecorded.model_validate_json(row.interaction)
-        _settle(change, interaction, event.feedback_id, old, entry, rules)
+        _settle(fold, interaction, event.feedback_id, old, entry, rules)
         cause = f"{event.feedback_id}:{event.revision}"
-        change.outputs.append(_example(row, interaction, event.submitted_at, cause))
-    return change
+        fold.outputs.append(_example(row, interaction, event.submitted_at, cause))
+    return fold
 
 
-def fold_vote(row: TraceRow | None, event: VoteCast, ts_ms: int) -> Change[TraceRow]:
+def fold_vote(row: TraceRow | None, event: VoteCast, ts_ms: int) -> Fold[TraceRow]:
     """Fold a vote in: self-contained, so it counts at once."""
     row = row.copy() if row is not None else TraceRow()
     old = row.entries.get(event.comparison_id)
     body = event.model_dump(mode="json")
     verdict = _verdict(old, event.revision, VOTE, body)
-    change = Change(row, contributions=[["outcome", verdict]])
+    fold = Fold(row, contributions=[["outcome", verdict]])
     if verdict not in {"accepted", "edited"}:
-        return change
+        return fold
     at_s = event.submitted_at.timestamp()
     entry = _next_entry(old, event.revision, VOTE, body, at_s, ts_ms)
     row.entries[event.comparison_id] = entry
     row.touched_s = max(row.touched_s, at_s)
     if not entry.counted:
         entry.counted = "joined"
-        change.contributions.append(["feedback", "", VOTE])
+        fold.contributions.append(["feedback", "", VOTE])
         left, right = event.left.version, event.right.version
         chosen, rejected = (right, left) if event.choice is Choice.right else (left, right)
-        change.contributions.append(["vote", chosen, rejected, _result(event.choice)])
+        fold.contributions.append(["vote", chosen, rejected, _result(event.choice)])
     product = vote_product(event)
-    _produce(change, entry, old, event.tenant, event.submitted_at, product)
-    return change
+    _produce(fold, entry, old, event.tenant, event.submitted_at, product)
+    return fold
 
 
-def expire(row: TraceRow, now_s: float, rules: Rules) -> Change[TraceRow]:
+def expire(row: TraceRow, now_s: float, rules: FoldRules) -> Fold[TraceRow]:
     """Count feedback as unjoined that waited a whole horizon at stream time `now_s`."""
     row = row.copy()
-    change = Change(row)
+    fold = Fold(row)
     for name, entry in row.entries.items():
         if entry.seen and not entry.counted and entry.at_s + rules.horizon_s <= now_s:
             row.entries[name] = replace(entry, counted=UNJOINED)
-            change.contributions.append(["feedback", UNJOINED, entry.kind])
+            fold.contributions.append(["feedback", UNJOINED, entry.kind])
     row.touched_s = max(row.touched_s, now_s)
-    return change
+    return fold
 
 
-def due_s(row: TraceRow, rules: Rules) -> float:
+def due_s(row: TraceRow, rules: FoldRules) -> float:
     """Stream time at which the row needs a look: feedback to `expire`, or all of it to drop.
 
     An interaction without feedback is kept one horizon, anything else two after its last change.
@@ -161,13 +161,13 @@ def due_s(row: TraceRow, rules: Rules) -> float:
     return row.touched_s + horizons * rules.horizon_s
 
 
-def fold_score(row: CapRow | None, event: RatedScore, rules: Rules) -> Change[CapRow]:
+def fold_score(row: CapRow | None, event: RatedScore, rules: FoldRules) -> Fold[CapRow]:
     """Count a score unless its user had as many on that day as count."""
     row = row or CapRow()
     if event.score_id in row.counted:
-        return Change(row)
+        return Fold(row)
     if len(row.counted) >= rules.scores_per_day:
-        return Change(row, contributions=[["outcome", "score_capped"]])
+        return Fold(row, contributions=[["outcome", "score_capped"]])
     at_s = event.created_at.timestamp()
     score: list[Any] = [
         "score",
@@ -179,14 +179,16 @@ def fold_score(row: CapRow | None, event: RatedScore, rules: Rules) -> Change[Ca
         at_s,
     ]
     changed = CapRow([*row.counted, event.score_id], at_s, list(row.marks))
-    return Change(changed, contributions=[score])
+    return Fold(changed, contributions=[score])
 
 
 _COUNTED = frozenset({Purpose.live, Purpose.explicit})
 """Purposes whose interactions people see one at a time, so that feedback rates mean something."""
 
 
-def _verdict(old: Entry | None, revision: int, kind: str, body: dict[str, Any] | None) -> str:
+def _verdict(
+    old: FeedbackEntry | None, revision: int, kind: str, body: dict[str, Any] | None
+) -> str:
     """What a revision is to an entry: accepted, edited, withdrawn, duplicate, conflict, stale."""
     if old is None:
         return "withdrawn" if body is None else "accepted"
@@ -208,15 +210,15 @@ def _same_body(one: dict[str, Any] | None, other: dict[str, Any] | None) -> bool
 
 
 def _next_entry(
-    old: Entry | None,
+    old: FeedbackEntry | None,
     revision: int,
     kind: str,
     body: dict[str, Any] | None,
     at_s: float,
     ts_ms: int,
-) -> Entry:
+) -> FeedbackEntry:
     if old is None:
-        return Entry(revision, kind, body, at_s, ts_ms, seen=body is not None)
+        return FeedbackEntry(revision, kind, body, at_s, ts_ms, seen=body is not None)
     return replace(
         old,
         revision=revision,
@@ -229,48 +231,46 @@ def _next_entry(
 
 
 def _settle(
-    change: Change[TraceRow],
+    fold: Fold[TraceRow],
     interaction: InteractionRecorded,
     name: str,
-    old: Entry | None,
-    entry: Entry,
-    rules: Rules,
+    old: FeedbackEntry | None,
+    entry: FeedbackEntry,
+    rules: FoldRules,
 ) -> None:
     """Make an entry's effects those of its present revision, now that its interaction is known."""
-    row = change.row
+    row = fold.row
     feedback = FeedbackSubmitted.model_validate(entry.body) if entry.body else None
     entry = replace(entry)
     row.entries[name] = entry
     if entry.seen and not entry.counted:
         entry.counted = "joined"
         entry.minute = max(entry.ts_ms, row.ts_ms) // 60_000
-        change.contributions.append(["feedback", interaction.version, entry.kind])
+        fold.contributions.append(["feedback", interaction.version, entry.kind])
     if interaction.purpose in _COUNTED:
-        _refigure(change, interaction, old, entry, feedback)
+        _refigure(fold, interaction, old, entry, feedback)
     time = feedback.submitted_at if feedback else datetime.fromtimestamp(row.touched_s, UTC)
     product = feedback_product(interaction, feedback) if feedback else None
     assert product is None or isinstance(product, PreferencePair | UnpairedExample)
-    _produce(change, entry, old, interaction.tenant, time, product)
-    _rate(change, interaction, name, entry, feedback, time)
-    _score(change, interaction, entry, rules)
+    _produce(fold, entry, old, interaction.tenant, time, product)
+    _rate(fold, interaction, name, entry, feedback, time)
+    _score(fold, interaction, entry, rules)
 
 
 def _refigure(
-    change: Change[TraceRow],
+    fold: Fold[TraceRow],
     interaction: InteractionRecorded,
-    old: Entry | None,
-    entry: Entry,
+    old: FeedbackEntry | None,
+    entry: FeedbackEntry,
     feedback: FeedbackSubmitted | None,
 ) -> None:
-    row = change.row
+    row = fold.row
     started_s = row.started_s
     entry.figures = _figures(feedback) if feedback is not None else []
     before = old.figures if old is not None else []
     vector = _difference(before, entry.figures)
     if vector:
-        change.contributions.append(
-            ["figures", interaction.version, started_s, entry.minute, vector]
-        )
+        fold.contributions.append(["figures", interaction.version, started_s, entry.minute, vector])
     active = any(one.figures for one in row.entries.values())
     if active and row.with_feedback_minute < 0:
         row.with_feedback_minute = entry.minute
@@ -279,13 +279,13 @@ def _refigure(
         delta = -1
     else:
         return
-    change.contributions.append(
+    fold.contributions.append(
         [
             "figures",
             interaction.version,
             started_s,
             row.with_feedback_minute,
-            [[ledger.WITH_FEEDBACK, delta]],
+            [[aggregates.WITH_FEEDBACK, delta]],
         ]
     )
     if delta < 0:
@@ -294,19 +294,19 @@ def _refigure(
 
 def _figures(feedback: FeedbackSubmitted) -> Vector:
     """What one feedback adds to the figures of its version."""
-    vector: Vector = [[ledger.FEEDBACK, 1]]
+    vector: Vector = [[aggregates.FEEDBACK, 1]]
     score = feedback.score
     if feedback.type in RATINGS and score is not None:
         if score >= _POSITIVE:
-            vector.append([ledger.POSITIVE, 1])
+            vector.append([aggregates.POSITIVE, 1])
         elif score <= _NEGATIVE:
-            vector.append([ledger.NEGATIVE, 1])
+            vector.append([aggregates.NEGATIVE, 1])
     if feedback.type is FeedbackType.text_correction:
-        vector.append([ledger.CORRECTIONS, 1])
+        vector.append([aggregates.CORRECTIONS, 1])
     if score is not None:
-        vector.append([ledger.SCORED, 1])
+        vector.append([aggregates.SCORED, 1])
         if score:
-            vector.append([ledger.SCORE, score])
+            vector.append([aggregates.SCORE, score])
     return vector
 
 
@@ -322,26 +322,26 @@ def _difference(before: Vector, after: Vector) -> Vector:
 
 
 def _produce(
-    change: Change[TraceRow],
-    entry: Entry,
-    old: Entry | None,
+    fold: Fold[TraceRow],
+    entry: FeedbackEntry,
+    old: FeedbackEntry | None,
     tenant: str,
     time: datetime,
     product: PreferencePair | UnpairedExample | None,
 ) -> None:
     for pair_id in old.products if old is not None else []:
         reason = "feedback edited" if entry.body else "feedback withdrawn"
-        change.outputs.append(retraction(pair_id, tenant, reason, time))
+        fold.outputs.append(retraction(pair_id, tenant, reason, time))
     entry.products = [product.pair_id] if product else []
     if product:
-        change.outputs.append(pair_output(product, time))
+        fold.outputs.append(pair_output(product, time))
 
 
 def _rate(
-    change: Change[TraceRow],
+    fold: Fold[TraceRow],
     interaction: InteractionRecorded,
     name: str,
-    entry: Entry,
+    entry: FeedbackEntry,
     feedback: FeedbackSubmitted | None,
     time: datetime,
 ) -> None:
@@ -381,7 +381,7 @@ def _rate(
         ),
         created_at=time,
     )
-    change.outputs.append(Output(RATED, key, answer, rated_id, time))
+    fold.outputs.append(Output(RATED, key, answer, rated_id, time))
 
 
 def _first(event: FeedbackSubmitted | FeedbackWithdrawn) -> list[Any] | None:
@@ -392,10 +392,10 @@ def _first(event: FeedbackSubmitted | FeedbackWithdrawn) -> list[Any] | None:
 
 
 def _score(
-    change: Change[TraceRow], interaction: InteractionRecorded, entry: Entry, rules: Rules
+    fold: Fold[TraceRow], interaction: InteractionRecorded, entry: FeedbackEntry, rules: FoldRules
 ) -> None:
     """Hand the interaction's first scored feedback on to the counters of the judge."""
-    row = change.row
+    row = fold.row
     if row.scored or entry.first is None or interaction.purpose is not Purpose.live:
         return
     row.scored = True
@@ -417,7 +417,7 @@ def _score(
         score=score,
         created_at=time,
     )
-    change.outputs.append(Output(RATED, cap_key, event, score_id, time))
+    fold.outputs.append(Output(RATED, cap_key, event, score_id, time))
 
 
 def _example(row: TraceRow, interaction: InteractionRecorded, time: datetime, cause: str) -> Output:

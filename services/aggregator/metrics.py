@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from services.aggregator.ledger import RATIOS, Ledger
+from services.aggregator.aggregates import RATIOS, Aggregates
 
 AGE_BUCKETS_S = (0.1, 0.25, 0.5, 1, 2, 3, 5, 10, 30, 60, 300, 3600, 86_400)
 
@@ -84,18 +84,18 @@ class CheckpointCollector(Collector):
         )
         for number, checkpoint in sorted(self._checkpoints.items()):
             partition = str(number)
-            ledger = Ledger.decode(checkpoint)
-            for (version, kind), count in ledger.feedback.items():
+            aggregates = Aggregates.decode(checkpoint)
+            for (version, kind), count in aggregates.feedback.items():
                 feedback.add_metric((version, kind, partition), count)
-            for series, (total, count, _) in ledger.scores.items():
+            for series, (total, count, _) in aggregates.scores.items():
                 score_sum.add_metric((*series, partition), total)
                 score_count.add_metric((*series, partition), count)
-            for vote, count in ledger.votes.items():
+            for vote, count in aggregates.votes.items():
                 votes.add_metric((*vote, partition), count)
-            for outcome, count in ledger.outcomes.items():
+            for outcome, count in aggregates.outcomes.items():
                 outcomes.add_metric((outcome, partition), count)
             pending.add_metric((partition,), self._pending[number])
-            for (version, window), sums in ledger.live().items():
+            for (version, window), sums in aggregates.live().items():
                 for figure, (above, below) in RATIOS.items():
                     labels = (version, window, figure, partition)
                     numerator.add_metric(labels, sum(sums[index] for index in above))
@@ -134,8 +134,8 @@ class AggregatorMetrics:
             "Partitions owned and recovered.",
             registry=self.registry,
         )
-        self.holes = Counter(
-            "ratchet_aggregator_holes_total",
+        self.offset_gaps = Counter(
+            "ratchet_aggregator_offset_gaps_total",
             "Offsets that the log skipped, by topic; retention explains it after long absence.",
             ("topic",),
             registry=self.registry,

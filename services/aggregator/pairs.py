@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from services.aggregator.change import Change, Output, cause_id
+from services.aggregator.fold import Fold, Output, cause_id
 from services.aggregator.rows import MAX_VALUE_BYTES, Contribution, PromptRow
 from shared.contracts.events.base import Context, Event, Message, prompt_text
 from shared.contracts.events.feedback import Correction, FeedbackSubmitted, FeedbackType, Preference
@@ -140,7 +140,7 @@ def vote_product(vote: VoteCast) -> PreferencePair | None:
     )
 
 
-def fold_rated(row: PromptRow | None, event: RatedAnswer) -> Change[PromptRow]:
+def fold_rated(row: PromptRow | None, event: RatedAnswer) -> Fold[PromptRow]:
     """Fold a rated answer into its prompt's row: take its old pairs back, make new ones.
 
     A good answer is paired with the newest bad ones to the same prompt and the other way round,
@@ -151,7 +151,7 @@ def fold_rated(row: PromptRow | None, event: RatedAnswer) -> Change[PromptRow]:
     name = f"{event.trace_id}\x1f{event.feedback_id}"
     old = row.answers.get(name)
     if old is not None and event.revision <= old["revision"]:
-        return Change(row)
+        return Fold(row)
     answers = {key: dict(answer) for key, answer in row.answers.items()}
     answers.pop(name, None)
     contributions: list[Contribution] = []
@@ -174,7 +174,7 @@ def fold_rated(row: PromptRow | None, event: RatedAnswer) -> Change[PromptRow]:
             outputs.append(pair_output(pair, event.created_at))
     answers[name] = stored
     changed = PromptRow(_kept(answers), event.created_at.timestamp(), list(row.marks))
-    return Change(changed, contributions, outputs)
+    return Fold(changed, contributions, outputs)
 
 
 def _answered(messages: tuple[Message, ...], stored: dict[str, Any]) -> RatedAnswer:

@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from services.aggregator import join, pairs
-from services.aggregator.change import Change, Output, Rules, cause_id
-from services.aggregator.errors import Refused
-from services.aggregator.ledger import FIGURES, WINDOWS_S, Ledger, WindowKey
+from services.aggregator.aggregates import FIGURES, WINDOWS_S, Aggregates, WindowKey
+from services.aggregator.errors import EventRefused
+from services.aggregator.fold import Fold, FoldRules, Output, cause_id
 from services.aggregator.rows import (
     MAX_VALUE_BYTES,
     CapRow,
@@ -75,8 +75,8 @@ class PartitionState:
     partition: int
     stored: MutableMapping[bytes, bytes]
     """Rows and checkpoints as the changelog has them; shared between partitions."""
-    rules: Rules
-    ledger: Ledger = field(default_factory=Ledger)
+    rules: FoldRules
+    aggregates: Aggregates = field(default_factory=Aggregates)
     confirmed: dict[str, int] = field(default_factory=dict)
     """Offsets of the last confirmed checkpoint."""
     pending: int = 0
@@ -86,7 +86,7 @@ class PartitionState:
     _rows: dict[bytes, Row | None] = field(default_factory=dict)
     """Rows not confirmed yet; None is a row to delete."""
     _dirty: set[bytes] = field(default_factory=set)
-    _ghosts: dict[bytes, list[Mark]] = field(default_factory=dict)
+    _dropped_marks: dict[bytes, list[Mark]] = field(default_factory=dict)
     """Marks of rows dropped in this batch, for a row of the same key that comes after it."""
     _outputs: list[Output] = field(default_factory=list)
     _replays: dict[tuple[str, int], list[Contribution]] = field(default_factory=dict)
@@ -98,12 +98,12 @@ class PartitionState:
 
         May be called several times with parts of the keys.
         """
-        if not self.ledger.offsets:
+        if not self.aggregates.offsets:
             checkpoint = self.stored.get(checkpoint_key(self.partition))
             if checkpoint is not None:
-                self.ledger = Ledger.decode(checkpoint)
-                self.confirmed = dict(self.ledger.offsets)
-                for dropped in self.ledger.dropped:
+                self.aggregates = Aggregates.decode(checkpoint)
+                self.confirmed = dict(self.aggregates.offsets)
+                for dropped in self.aggregates.dropped:
                     if dropped.encode() in self.stored:
                         self._drop(dropped.encode(), [])
         for key in keys:
@@ -119,7 +119,7 @@ class PartitionState:
 
     def expects(self, topic: str) -> int:
         """The offset that the next event of a topic should have, or later."""
-        return self.ledger.offsets.get(topic, -1) + 1
+        return self.aggregates.offsets.get(topic, -1) + 1
 
     def apply(self, topic: str, offset: int, event: Event, raw: bytes, ts_ms: int) -> bool:
         """Fold one event; False where it counted before.
@@ -132,15 +132,15 @@ class PartitionState:
             ts_ms: when it reached the log.
 
         Raises:
-            Refused: the event cannot be folded; nothing has changed but the offset.
+            EventRefused: the event cannot be folded; nothing has changed but the offset.
         """
-        if offset <= self.ledger.offsets.get(topic, -1):
+        if offset <= self.aggregates.offsets.get(topic, -1):
             return False
-        self.ledger.offsets[topic] = offset
+        self.aggregates.offsets[topic] = offset
         self.events += 1
         recorded = self._replays.pop((topic, offset), None)
         if recorded is not None:
-            self.ledger.apply(recorded)
+            self.aggregates.apply(recorded)
             if topic != TICKS:
                 return True
         self._fold(topic, offset, event, raw, ts_ms)
@@ -148,7 +148,7 @@ class PartitionState:
 
     def skip(self, topic: str, offset: int) -> None:
         """Count an event as seen that cannot be read."""
-        self.ledger.offsets[topic] = max(offset, self.ledger.offsets.get(topic, -1))
+        self.aggregates.offsets[topic] = max(offset, self.aggregates.offsets.get(topic, -1))
         self.events += 1
 
     def take(self) -> Batch:
@@ -162,18 +162,18 @@ class PartitionState:
                 continue
             row.marks = [mark for mark in row.marks if mark[1] > self.confirmed.get(mark[0], -1)]
             rows.append((key, row.encode()))
-        self.ledger.dropped = [key.decode() for key in dropped]
+        self.aggregates.dropped = [key.decode() for key in dropped]
         batch = Batch(
             self.partition,
             self._outputs,
             rows,
-            self.ledger.encode(),
+            self.aggregates.encode(),
             dropped,
-            dict(self.ledger.offsets),
+            dict(self.aggregates.offsets),
         )
         self._outputs = []
         self._dirty = set()
-        self._ghosts = {}
+        self._dropped_marks = {}
         self.events = 0
         return batch
 
@@ -218,7 +218,7 @@ class PartitionState:
             case Tick():
                 self._tick(offset, event)
             case _:
-                raise Refused("unknown_type", f"{topic} carries no {type(event).__name__}")
+                raise EventRefused("unknown_type", f"{topic} carries no {type(event).__name__}")
 
     def _row(self, key: bytes, kind: Callable[..., RowT]) -> RowT | None:
         if key in self._rows:
@@ -227,29 +227,29 @@ class PartitionState:
         return kind.decode(stored) if stored is not None else None  # type: ignore[attr-defined]
 
     def _keep(
-        self, topic: str, offset: int, key: bytes, before: RowT | None, change: Change[RowT]
+        self, topic: str, offset: int, key: bytes, before: RowT | None, fold: Fold[RowT]
     ) -> None:
-        row = change.row
+        row = fold.row
         if isinstance(row, TraceRow) and topic != TICKS:
             size = len(row.encode()) if row.entries else len(row.interaction)
             if size > MAX_VALUE_BYTES:
-                raise Refused(
+                raise EventRefused(
                     "too_large",
                     f"with this event its trace would take {size} bytes, "
                     f"at most {MAX_VALUE_BYTES} can be kept",
                 )
         if before is None:
-            row.marks.extend(self._ghosts.pop(key, ()))
+            row.marks.extend(self._dropped_marks.pop(key, ()))
         # Repeats and conflicts too: a replay must not judge them by a later state of the row.
-        row.marks.append([topic, offset, change.contributions])
+        row.marks.append([topic, offset, fold.contributions])
         if isinstance(row, TraceRow):
             waited = before.pending() if isinstance(before, TraceRow) else 0
             self.pending += row.pending() - waited
         self._rows[key] = row
         self._dirty.add(key)
         self._schedule(key, row)
-        self.ledger.apply(change.contributions)
-        self._outputs.extend(change.outputs)
+        self.aggregates.apply(fold.contributions)
+        self._outputs.extend(fold.outputs)
 
     def _schedule(self, key: bytes, row: Row) -> None:
         self._due[int(self._due_s(row) // HOUR_S)].append(key)
@@ -261,10 +261,10 @@ class PartitionState:
 
     def _tick(self, offset: int, event: Tick) -> None:
         now_s = event.at.timestamp()
-        self._expire(offset, max(now_s, self.ledger.clock_s))
-        for key in self.ledger.tick(now_s):
+        self._expire(offset, max(now_s, self.aggregates.clock_s))
+        for key in self.aggregates.tick(now_s):
             self._outputs.append(self._quality(key, offset, event))
-        self.ledger.forget()
+        self.aggregates.forget()
 
     def _expire(self, offset: int, now_s: float) -> None:
         budget = EXPIRIES_PER_TICK
@@ -287,7 +287,7 @@ class PartitionState:
         if row is None:
             return
         # After a crash a row may hold effects of events that come after this tick.
-        ahead = any(mark[1] > self.ledger.offsets.get(mark[0], -1) for mark in row.marks)
+        ahead = any(mark[1] > self.aggregates.offsets.get(mark[0], -1) for mark in row.marks)
         if ahead or self._due_s(row) > now_s:
             self._schedule(key, row)
             return
@@ -295,8 +295,8 @@ class PartitionState:
             self._drop(key, row.marks)
             return
         assert isinstance(row, TraceRow)
-        change = join.expire(row, now_s, self.rules)
-        self._keep(TICKS, offset, key, row, change)
+        fold = join.expire(row, now_s, self.rules)
+        self._keep(TICKS, offset, key, row, fold)
 
     def _over(self, row: Row, now_s: float) -> bool:
         """Nothing waits in the row and its time has passed."""
@@ -306,12 +306,12 @@ class PartitionState:
 
     def _drop(self, key: bytes, marks: list[Mark]) -> None:
         self._rows[key] = None
-        self._ghosts[key] = marks
+        self._dropped_marks[key] = marks
         self._dirty.add(key)
 
     def _quality(self, key: WindowKey, offset: int, tick: Tick) -> Output:
         window, start, version = key
-        sums = self.ledger.windows.get(key, [0] * len(FIGURES))
+        sums = self.aggregates.windows.get(key, [0] * len(FIGURES))
         event = QualityWindow.model_validate(
             {
                 "version": version,

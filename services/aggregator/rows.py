@@ -19,11 +19,11 @@ MAX_VALUE_BYTES = 900_000
 and a row's marks of a batch or two come on top."""
 
 Contribution: TypeAlias = list[Any]
-"""What an event adds to the ledger, as JSON: `[kind, …]`; see ledger.py."""
+"""What an event adds to the aggregates, as JSON: `[kind, …]`; see aggregates.py."""
 Mark: TypeAlias = list[Any]
 """`[topic, offset, contributions]`: an event whose effect the row holds."""
 Vector: TypeAlias = list[list[float]]
-"""Sparse figures: `[[index, delta], …]`; the indices are in ledger.py."""
+"""Sparse figures: `[[index, delta], …]`; the indices are in aggregates.py."""
 
 
 def trace_key(partition: int, tenant: str, trace_id: str) -> bytes:
@@ -57,7 +57,7 @@ def kind_of(key: bytes) -> str:
 
 
 @dataclass(slots=True)
-class Entry:
+class FeedbackEntry:
     """One feedback's (or vote's) highest revision, and what it has caused so far."""
 
     revision: int
@@ -90,7 +90,7 @@ class TraceRow:
 
     interaction: bytes = b""
     """The interaction's JSON; empty until it came."""
-    entries: dict[str, Entry] = field(default_factory=dict)
+    entries: dict[str, FeedbackEntry] = field(default_factory=dict)
     started_s: float = 0.0
     ts_ms: int = 0
     """When the interaction reached the log."""
@@ -139,10 +139,10 @@ class TraceRow:
         """The row that `encode` wrote."""
         state, _, interaction = stored.partition(b"\n")
         entries, *rest = orjson.loads(state)
-        return cls(interaction, {name: Entry(*values) for name, *values in entries}, *rest)
+        return cls(interaction, {name: FeedbackEntry(*values) for name, *values in entries}, *rest)
 
 
-def _entry_fields(entry: Entry) -> tuple[Any, ...]:
+def _entry_fields(entry: FeedbackEntry) -> tuple[Any, ...]:
     return (
         entry.revision,
         entry.kind,

@@ -20,13 +20,13 @@ import faust
 import structlog
 from faust.types import TP
 
-from services.aggregator.change import Output, Rules
-from services.aggregator.errors import AggregatorError, Refused
-from services.aggregator.holes import Gap, Holes
+from services.aggregator.errors import AggregatorError, EventRefused
+from services.aggregator.fold import FoldRules, Output
 from services.aggregator.metrics import AggregatorMetrics
+from services.aggregator.offset_gaps import Gap, OffsetGaps
 from services.aggregator.partition import Batch, PartitionState
 from services.aggregator.rows import partition_of
-from services.aggregator.watch import Watch
+from services.aggregator.stall_guard import StallGuard
 from services.aggregator.writer import Write, Writer
 from shared.clock import Clock
 from shared.contracts.events.base import Event
@@ -74,12 +74,12 @@ class Worker:
         app_id: str,
         session_timeout_s: float,
         data_dir: Path,
-        rules: Rules,
+        rules: FoldRules,
         writer: Writer,
         partitions: Callable[[str], Awaitable[int]],
         dead_letters: DeadLetters,
         metrics: AggregatorMetrics,
-        watch: Watch,
+        stall_guard: StallGuard,
         clock: Clock,
         die: Callable[[str], None],
     ) -> None:
@@ -88,7 +88,7 @@ class Worker:
         self._partitions = partitions
         self._dead_letters = dead_letters
         self._metrics = metrics
-        self._watch = watch
+        self._stall_guard = stall_guard
         self._clock = clock
         self._die = die
         self._session_timeout_s = session_timeout_s
@@ -97,7 +97,7 @@ class Worker:
         self._ages: list[tuple[str, float]] = []
         self._held_since = 0.0
         self._folded = 0
-        self._holes = Holes()
+        self._offset_gaps = OffsetGaps()
         self._writing = asyncio.Lock()
         self._flushing: asyncio.Task[None] | None = None
         self._last_tick = clock.monotonic()
@@ -145,7 +145,7 @@ class Worker:
         """Join the group and begin. Topics must exist."""
         self._tasks = [
             asyncio.create_task(self._keep(coroutine))
-            for coroutine in (self._watch.run(), self._flush_by_time(), self._tick())
+            for coroutine in (self._stall_guard.run(), self._flush_by_time(), self._tick())
         ]
         await self.app.start()
 
@@ -220,7 +220,7 @@ class Worker:
         try:
             body = decode(_headers(message), value, MODELS[topic])
             state.apply(topic, message.offset, body, value, int((message.timestamp or 0) * 1000))
-        except (Unreadable, Refused) as error:
+        except (Unreadable, EventRefused) as error:
             await self._refuse(state, message, error.reason, error.detail)
             return
         except Exception as error:
@@ -253,13 +253,15 @@ class Worker:
 
     async def _past(self, topic: str, partition: int, expected: int, offset: int) -> bool:
         """True where the log itself skips offsets; else they are read again where need be."""
-        gap = self._holes.meet(topic, partition, offset)
-        if gap is Gap.hole:
-            self._metrics.holes.labels(topic).inc(offset - expected)
-            log.warning("log.hole", topic=topic, partition=partition, at=expected, next=offset)
+        gap = self._offset_gaps.meet(topic, partition, offset)
+        if gap is Gap.absent:
+            self._metrics.offset_gaps.labels(topic).inc(offset - expected)
+            log.warning(
+                "log.offset_gap", topic=topic, partition=partition, at=expected, next=offset
+            )
         elif gap is Gap.seek:
             await self.app.consumer.seek(TP(topic, partition), expected)
-        return gap is Gap.hole
+        return gap is Gap.absent
 
     # -- batches
 
@@ -350,11 +352,11 @@ class Worker:
         return coordinator.generation == NO_GENERATION
 
     def _drop(self) -> None:
-        self._watch.armed = False
+        self._stall_guard.armed = False
         self._states.clear()
         self._held.clear()
         self._ages.clear()
-        self._holes.clear()
+        self._offset_gaps.clear()
         self._metrics.checkpoints.hide()
         self._metrics.owned.set(0)
 
@@ -387,12 +389,12 @@ class Worker:
                 state.recover(keys[partition][start : start + RECOVERY_CHUNK])
                 await asyncio.sleep(0)
         self._drop()
-        self._watch.beat()
-        self._watch.armed = bool(states)
+        self._stall_guard.beat()
+        self._stall_guard.armed = bool(states)
         self._states = states
         self._joined = True
         for partition, state in states.items():
-            self._metrics.checkpoints.show(partition, state.ledger.encode(), state.pending)
+            self._metrics.checkpoints.show(partition, state.aggregates.encode(), state.pending)
         self._metrics.owned.set(len(states))
         self._last_tick = self._clock.monotonic()
         log.info("partitions.recovered", partitions=sorted(states), rows=len(data))

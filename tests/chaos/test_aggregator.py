@@ -20,7 +20,7 @@ from shared.contracts.events.feedback import FeedbackType
 from shared.contracts.topics import FEEDBACK, INTERACTIONS, PREFERENCES
 from shared.kafka.log import read_to_end
 from shared.kafka.producer import KafkaLog
-from tests.support.aggregator import DOWN, UP, Recount, feedback, interaction, withdrawn
+from tests.support.aggregator import DOWN, UP, FeedbackRecount, feedback, interaction, withdrawn
 from tests.support.aggregator_process import (
     EXIT_FAILED,
     SESSION_S,
@@ -85,7 +85,7 @@ async def play(log: KafkaLog, events: list[tuple[str, Event]], pause_s: float) -
         await asyncio.sleep(pause_s)
 
 
-async def recount(log: KafkaLog, tenant: str) -> Recount:
+async def recount(log: KafkaLog, tenant: str) -> FeedbackRecount:
     def ours(value: bytes) -> bool:
         # Other tests of the session leave records on these topics that nobody can read.
         try:
@@ -98,10 +98,10 @@ async def recount(log: KafkaLog, tenant: str) -> Recount:
         records = await read_to_end(log, topic, timeout_s=60)
         return [item.value for item in records if item.value is not None and ours(item.value)]
 
-    return Recount.of(await bodies(INTERACTIONS), await bodies(FEEDBACK))
+    return FeedbackRecount.of(await bodies(INTERACTIONS), await bodies(FEEDBACK))
 
 
-async def agrees(log: KafkaLog, workers: list[AggregatorProcess], tenant: str) -> Recount:
+async def agrees(log: KafkaLog, workers: list[AggregatorProcess], tenant: str) -> FeedbackRecount:
     """Wait until the exported counters are the recount's, then see that they stay there."""
     truth = await recount(log, tenant)
 

@@ -151,7 +151,7 @@ def key_of(event: Event) -> str:
 
 
 @dataclass
-class Recount:
+class FeedbackRecount:
     """Counts from raw records alone, as an auditor would take them."""
 
     feedback: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -160,7 +160,7 @@ class Recount:
     interactions: int = 0
 
     @classmethod
-    def of(cls, interactions: Iterable[bytes], feedback: Iterable[bytes]) -> Recount:
+    def of(cls, interactions: Iterable[bytes], feedback: Iterable[bytes]) -> FeedbackRecount:
         """Count each (tenant, trace, feedback id) that has an interaction once."""
         counts = cls()
         known: dict[tuple[str, str], dict[str, str]] = {}

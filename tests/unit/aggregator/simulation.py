@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from services.aggregator.change import Output, Rules
-from services.aggregator.ledger import Ledger
+from services.aggregator.aggregates import Aggregates
+from services.aggregator.fold import FoldRules, Output
 from services.aggregator.partition import Batch, PartitionState
 from services.aggregator.rows import checkpoint_key
 from shared.contracts.events.base import Event
@@ -37,21 +37,21 @@ class Simulation:
     """Delivers `events` in their order to a worker that is killed as told."""
 
     events: Sequence[Event]
-    rules: Rules = field(default_factory=Rules)
+    rules: FoldRules = field(default_factory=FoldRules)
     changelog: dict[bytes, bytes] = field(default_factory=dict)
     outputs: list[Output] = field(default_factory=list)
     rated: list[Event] = field(default_factory=list)
     acknowledged: dict[str, int] = field(default_factory=dict)
     kills: int = 0
 
-    def run(self, *, batch: int = 3, kill_after: Iterable[int] = ()) -> Ledger:
+    def run(self, *, batch: int = 3, kill_after: Iterable[int] = ()) -> Aggregates:
         """Work the log off. Each number kills the worker after so many further writes."""
         self._budgets = iter(kill_after)
         self._budget = next(self._budgets, None)
         while True:
             try:
                 self._live(batch)
-                return Ledger.decode(self.changelog[checkpoint_key(0)])
+                return Aggregates.decode(self.changelog[checkpoint_key(0)])
             except Killed:
                 self.kills += 1
                 self._budget = next(self._budgets, None)

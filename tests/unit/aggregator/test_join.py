@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from services.aggregator.change import Change, Rules
-from services.aggregator.errors import Refused
+from services.aggregator.errors import EventRefused
+from services.aggregator.fold import Fold, FoldRules
 from services.aggregator.join import (
     MAX_ENTRIES,
     expire,
@@ -26,29 +26,31 @@ from shared.contracts.events.rated import RatedAnswer, RatedScore
 from shared.contracts.events.votes import Choice, VoteCast
 from tests.support.aggregator import DOWN, UP, feedback, interaction, vote, withdrawn
 
-RULES = Rules(segments=frozenset({"gold"}))
+RULES = FoldRules(segments=frozenset({"gold"}))
 
 
-def fold(*events: Event, rules: Rules = RULES) -> tuple[TraceRow, list[list[Any]], list[Event]]:
+def folded(
+    *events: Event, rules: FoldRules = RULES
+) -> tuple[TraceRow, list[list[Any]], list[Event]]:
     """The row after some events, all contributions and all outputs."""
     row: TraceRow | None = None
     contributions: list[list[Any]] = []
     outputs: list[Event] = []
     for number, event in enumerate(events):
-        change: Change[TraceRow]
+        fold: Fold[TraceRow]
         match event:
             case InteractionRecorded():
                 raw = event.to_json()
-                change = fold_interaction(row, event, raw, number * 60_000, rules)
+                fold = fold_interaction(row, event, raw, number * 60_000, rules)
             case FeedbackSubmitted() | FeedbackWithdrawn():
-                change = fold_feedback(row, event, number * 60_000, rules)
+                fold = fold_feedback(row, event, number * 60_000, rules)
             case VoteCast():
-                change = fold_vote(row, event, number * 60_000)
+                fold = fold_vote(row, event, number * 60_000)
             case _:
                 raise AssertionError(event)
-        row = TraceRow.decode(change.row.encode())
-        contributions += change.contributions
-        outputs += [output.event for output in change.outputs]
+        row = TraceRow.decode(fold.row.encode())
+        contributions += fold.contributions
+        outputs += [output.event for output in fold.outputs]
     assert row is not None
     return row, contributions, outputs
 
@@ -62,7 +64,7 @@ def outcomes(contributions: list[list[Any]]) -> list[str]:
 
 
 def figures(contributions: list[list[Any]]) -> dict[int, float]:
-    """Sums of the figures by index; indices are ledger.FIGURES."""
+    """Sums of the figures by index; indices are aggregates.FIGURES."""
     sums: dict[int, float] = {}
     for item in contributions:
         if item[0] == "figures":
@@ -78,7 +80,7 @@ def kinds(outputs: list[Event]) -> list[str]:
 @pytest.mark.parametrize("late", [True, False])
 def test_both_orders_count_the_same(late: bool) -> None:
     shown, told = interaction(), feedback()
-    _, contributions, outputs = fold(*((shown, told) if late else (told, shown)))
+    _, contributions, outputs = folded(*((shown, told) if late else (told, shown)))
     assert counted(contributions) == [["feedback", "assistant-v1.0", "thumbs_up"]]
     assert figures(contributions) == {0: 1, 2: 1, 3: 1, 4: 1, 7: 1.0, 8: 1}
     assert sorted(kinds(outputs)) == [
@@ -90,7 +92,7 @@ def test_both_orders_count_the_same(late: bool) -> None:
 
 
 def test_feedback_alone_counts_nothing_yet() -> None:
-    row, contributions, outputs = fold(feedback())
+    row, contributions, outputs = folded(feedback())
     assert counted(contributions) == []
     assert outputs == []
     assert row.pending() == 1
@@ -108,18 +110,18 @@ def test_feedback_alone_counts_nothing_yet() -> None:
     ],
 )
 def test_what_a_second_record_is(second: FeedbackSubmitted, verdict: str) -> None:
-    _, contributions, _ = fold(interaction(), feedback(), second)
+    _, contributions, _ = folded(interaction(), feedback(), second)
     assert outcomes(contributions) == ["accepted", verdict]
     assert counted(contributions) == [["feedback", "assistant-v1.0", "thumbs_up"]]
 
 
 def test_a_lower_revision_is_stale() -> None:
-    _, contributions, _ = fold(interaction(), feedback(revision=3), feedback(revision=2))
+    _, contributions, _ = folded(interaction(), feedback(revision=3), feedback(revision=2))
     assert outcomes(contributions) == ["accepted", "stale"]
 
 
 def test_a_withdrawal_before_its_submission_still_lets_it_count_once() -> None:
-    _, contributions, outputs = fold(interaction(), withdrawn(), feedback())
+    _, contributions, outputs = folded(interaction(), withdrawn(), feedback())
     assert counted(contributions) == [["feedback", "assistant-v1.0", "thumbs_up"]]
     assert figures(contributions) == {0: 1}
     assert "UnpairedExample" not in kinds(outputs)
@@ -127,7 +129,7 @@ def test_a_withdrawal_before_its_submission_still_lets_it_count_once() -> None:
 
 def test_an_edit_moves_the_figures_and_keeps_the_counters() -> None:
     rating = FeedbackType.rating
-    _, contributions, outputs = fold(
+    _, contributions, outputs = folded(
         interaction(), feedback(kind=rating, value=5), feedback(kind=rating, value=1, revision=1)
     )
     assert counted(contributions) == [["feedback", "assistant-v1.0", "rating"]]
@@ -139,7 +141,7 @@ def test_an_edit_moves_the_figures_and_keeps_the_counters() -> None:
 
 
 def test_a_withdrawal_takes_everything_back_but_the_counters() -> None:
-    _, contributions, outputs = fold(interaction(), feedback(), withdrawn())
+    _, contributions, outputs = folded(interaction(), feedback(), withdrawn())
     assert figures(contributions) == {0: 1}
     made = [event for event in outputs if isinstance(event, UnpairedExample)]
     taken = [event for event in outputs if isinstance(event, PreferenceRetracted)]
@@ -151,7 +153,7 @@ def test_a_withdrawal_takes_everything_back_but_the_counters() -> None:
 
 
 def test_only_the_first_scored_feedback_of_live_traffic_scores() -> None:
-    _, _, outputs = fold(
+    _, _, outputs = folded(
         interaction(),
         feedback("f0", kind=FeedbackType.comment, value="fine"),
         feedback("f1", kind=DOWN),
@@ -160,12 +162,12 @@ def test_only_the_first_scored_feedback_of_live_traffic_scores() -> None:
     scores = [event.score for event in outputs if isinstance(event, RatedScore)]
     assert scores == [0.0]
     for purpose in (Purpose.explicit, Purpose.comparison, Purpose.evaluation):
-        _, _, outputs = fold(interaction(purpose=purpose), feedback())
+        _, _, outputs = folded(interaction(purpose=purpose), feedback())
         assert "RatedScore" not in kinds(outputs)
 
 
 def test_anonymous_feedback_counts_but_teaches_and_judges_nothing() -> None:
-    _, contributions, outputs = fold(interaction(), feedback(anonymous=True))
+    _, contributions, outputs = folded(interaction(), feedback(anonymous=True))
     assert len(counted(contributions)) == 1
     assert kinds(outputs) == ["ExampleJoined"]
 
@@ -177,7 +179,7 @@ def test_feedback_of_another_tenant_does_not_reach_this_row() -> None:
 
 def test_failed_interactions_are_errors_and_clients_faults_are_not() -> None:
     for outcome, errors in ((Outcome.crash, 1), (Outcome.timeout, 1), (Outcome.client_error, 0)):
-        _, contributions, _ = fold(interaction(outcome=outcome, completion=""))
+        _, contributions, _ = folded(interaction(outcome=outcome, completion=""))
         assert figures(contributions).get(1, 0) == errors
 
 
@@ -208,7 +210,7 @@ def test_failed_interactions_are_errors_and_clients_faults_are_not() -> None:
 def test_pairs_of_one_feedback(
     kind: FeedbackType, value: object, chosen: str, rejected: str
 ) -> None:
-    _, _, outputs = fold(interaction(), feedback(kind=kind, value=value))
+    _, _, outputs = folded(interaction(), feedback(kind=kind, value=value))
     (pair,) = (event for event in outputs if isinstance(event, PreferencePair))
     assert (pair.chosen, pair.rejected) == (chosen, rejected)
     assert pair.causes == ("f1:0",)
@@ -230,7 +232,7 @@ def test_pairs_of_one_feedback(
 def test_a_pair_says_whether_its_answer_was_cut(
     kind: FeedbackType, value: object, cut: bool, ending: dict[str, Any]
 ) -> None:
-    _, _, outputs = fold(interaction(**ending), feedback(kind=kind, value=value))
+    _, _, outputs = folded(interaction(**ending), feedback(kind=kind, value=value))
     (pair,) = (event for event in outputs if isinstance(event, PreferencePair))
     assert (pair.chosen_cut, pair.rejected_cut) == (False, cut)
 
@@ -239,7 +241,7 @@ def test_a_pair_says_whether_its_answer_was_cut(
     "ending", [{"finish_reason": "length"}, {"finish_reason": "stop"}], ids=str
 )
 def test_a_rating_says_whether_its_answer_was_cut(ending: dict[str, Any]) -> None:
-    _, _, outputs = fold(interaction(**ending), feedback())
+    _, _, outputs = folded(interaction(**ending), feedback())
     (rated,) = (event for event in outputs if isinstance(event, RatedAnswer))
     (example,) = (event for event in outputs if isinstance(event, UnpairedExample))
     assert rated.cut == example.cut == (ending["finish_reason"] == "length")
@@ -249,14 +251,14 @@ def test_a_rating_says_whether_its_answer_was_cut(ending: dict[str, Any]) -> Non
     ("choice", "cut"), [(Choice.left, (True, False)), (Choice.right, (False, True))]
 )
 def test_a_vote_s_pair_says_which_answer_was_cut(choice: Choice, cut: tuple[bool, bool]) -> None:
-    _, _, outputs = fold(vote(choice=choice, left_cut=True))
+    _, _, outputs = folded(vote(choice=choice, left_cut=True))
     (pair,) = (event for event in outputs if isinstance(event, PreferencePair))
     assert (pair.chosen_cut, pair.rejected_cut) == cut
 
 
 def test_a_correction_that_corrects_nothing_makes_no_pair() -> None:
     same = {"corrected": " Print the label from your account page. "}
-    _, _, outputs = fold(interaction(), feedback(kind=FeedbackType.text_correction, value=same))
+    _, _, outputs = folded(interaction(), feedback(kind=FeedbackType.text_correction, value=same))
     assert "PreferencePair" not in kinds(outputs)
 
 
@@ -270,7 +272,7 @@ def test_a_correction_that_corrects_nothing_makes_no_pair() -> None:
     ],
 )
 def test_votes(choice: Choice, chosen: str | None, contribution: list[str]) -> None:
-    _, contributions, outputs = fold(vote(choice=choice, panel="judge"))
+    _, contributions, outputs = folded(vote(choice=choice, panel="judge"))
     assert contribution in contributions
     assert ["feedback", "", "vote"] in contributions
     pairs = [event for event in outputs if isinstance(event, PreferencePair)]
@@ -279,7 +281,7 @@ def test_votes(choice: Choice, chosen: str | None, contribution: list[str]) -> N
 
 
 def test_a_vote_again_counts_once_and_an_edited_one_replaces_its_pair() -> None:
-    _, contributions, outputs = fold(
+    _, contributions, outputs = folded(
         vote(), vote(), vote(choice=Choice.right), vote(choice=Choice.right, revision=1)
     )
     assert outcomes(contributions) == ["accepted", "duplicate", "conflict", "edited"]
@@ -295,30 +297,30 @@ def test_a_trace_keeps_a_bounded_number_of_feedbacks() -> None:
     row = TraceRow()
     for number in range(MAX_ENTRIES):
         row = fold_feedback(row, feedback(f"f{number}"), 0, RULES).row
-    with pytest.raises(Refused, match="feedbacks of trace t1 are kept at most"):
+    with pytest.raises(EventRefused, match="feedbacks of trace t1 are kept at most"):
         fold_feedback(row, feedback("one more"), 0, RULES)
 
 
 def test_expiry_counts_what_waited_and_nothing_else() -> None:
-    rules = Rules(horizon_s=100.0)
-    row, _, _ = fold(feedback("f1", seconds=0.0), feedback("f2", seconds=90.0))
+    rules = FoldRules(horizon_s=100.0)
+    row, _, _ = folded(feedback("f1", seconds=0.0), feedback("f2", seconds=90.0))
     start = feedback(seconds=0.0).submitted_at.timestamp()
-    change = expire(row, start + 101, rules)
-    assert change.contributions == [["feedback", "unjoined", "thumbs_up"]]
-    assert change.row.pending() == 1
+    fold = expire(row, start + 101, rules)
+    assert fold.contributions == [["feedback", "unjoined", "thumbs_up"]]
+    assert fold.row.pending() == 1
     assert row.pending() == 2
 
 
 def test_scores_beyond_the_cap_do_not_count() -> None:
-    _, _, outputs = fold(interaction(), feedback())
+    _, _, outputs = folded(interaction(), feedback())
     (first,) = (event for event in outputs if isinstance(event, RatedScore))
     row = None
     results = []
     for number in range(5):
         event = first.model_copy(update={"score_id": f"s{min(number, 3)}"})
-        change = fold_score(row, event, RULES)
-        row = change.row
-        results.append([item[:2] for item in change.contributions])
+        fold = fold_score(row, event, RULES)
+        row = fold.row
+        results.append([item[:2] for item in fold.contributions])
     score, capped = ["score", "assistant-v1.0"], ["outcome", "score_capped"]
     assert results == [[score], [score], [score], [capped], [capped]]
     assert fold_score(row, first.model_copy(update={"score_id": "s0"}), RULES).contributions == []

@@ -44,9 +44,9 @@ def fold(*events: RatedAnswer) -> tuple[PromptRow, list[Event]]:
     row = None
     outputs: list[Event] = []
     for event in events:
-        change = fold_rated(row, event)
-        row = PromptRow.decode(change.row.encode())
-        outputs += [output.event for output in change.outputs]
+        fold = fold_rated(row, event)
+        row = PromptRow.decode(fold.row.encode())
+        outputs += [output.event for output in fold.outputs]
     assert row is not None
     return row, outputs
 
@@ -156,10 +156,10 @@ def test_a_pair_that_the_brokers_would_refuse_is_not_made() -> None:
         rated("b", 0.0, prompt=prompt, text="\x01" * 90_000),
         rated("c", 0.0, prompt=prompt, text="short"),
     ):
-        change = fold_rated(row, event)
-        row = change.row
-        sizes += [len(output.event.to_json()) for output in change.outputs]
-        counted += change.contributions
+        fold = fold_rated(row, event)
+        row = fold.row
+        sizes += [len(output.event.to_json()) for output in fold.outputs]
+        counted += fold.contributions
     assert row is not None
     assert len(row.answers) == 3
     assert len(sizes) == 1
@@ -173,11 +173,11 @@ def test_a_row_from_before_prompts_were_left_out_is_read_and_shrinks() -> None:
     answer = {"revision": 0, "score": 1.0, "pairs": [], "event": first.model_dump(mode="json")}
     stored = orjson.dumps([{"a\x1ff-a": answer}, at(1).timestamp(), []])
     row = PromptRow.decode(stored)
-    change = fold_rated(row, rated("b", 0.0, prompt=prompt))
-    (pair,) = (output.event for output in change.outputs)
+    fold = fold_rated(row, rated("b", 0.0, prompt=prompt))
+    (pair,) = (output.event for output in fold.outputs)
     assert isinstance(pair, PreferencePair)
     assert (pair.chosen, pair.rejected) == ("Answer a.", "Answer b.")
-    assert len(change.row.encode()) < len(prompt)
+    assert len(fold.row.encode()) < len(prompt)
 
 
 def test_prompts_are_the_same_but_for_case_width_and_space() -> None:

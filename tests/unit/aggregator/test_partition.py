@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.aggregator.change import Rules
-from services.aggregator.errors import Refused
-from services.aggregator.ledger import Ledger
+from services.aggregator.aggregates import Aggregates
+from services.aggregator.errors import EventRefused
+from services.aggregator.fold import FoldRules
 from services.aggregator.partition import PartitionState
 from services.aggregator.rows import trace_key
 from shared.contracts.events.base import Event
@@ -87,16 +87,16 @@ logs = st.lists(
 )
 
 
-def comparable(ledger: Ledger) -> dict[str, Any]:
+def comparable(aggregates: Aggregates) -> dict[str, Any]:
     """What must be the same however the worker came there. A capped score seen twice may show twice."""
-    outcomes = {key: count for key, count in ledger.outcomes.items() if key != "score_capped"}
+    outcomes = {key: count for key, count in aggregates.outcomes.items() if key != "score_capped"}
     return {
-        "feedback": ledger.feedback,
-        "scores": ledger.scores,
-        "votes": ledger.votes,
+        "feedback": aggregates.feedback,
+        "scores": aggregates.scores,
+        "votes": aggregates.votes,
         "outcomes": outcomes,
-        "windows": ledger.windows,
-        "minutes": {k: v for k, v in ledger.minutes.items() if any(any(s) for s in v.values())},
+        "windows": aggregates.windows,
+        "minutes": {k: v for k, v in aggregates.minutes.items() if any(any(s) for s in v.values())},
     }
 
 
@@ -107,7 +107,7 @@ def test_kills_between_any_two_writes_change_neither_counts_nor_outputs(
 ) -> None:
     # A last tick brings what a replay may have counted one tick earlier to the same end.
     events = [*events, Tick(at=at(8000), partition=0)]
-    rules = Rules(horizon_s=3000.0, scores_per_day=2)
+    rules = FoldRules(horizon_s=3000.0, scores_per_day=2)
     calm = Simulation(events, rules)
     counted = calm.run(batch=batch)
     rough = Simulation(events, rules)
@@ -160,7 +160,7 @@ def test_records_sent_twice_count_once(events: list[Event], repeats: st.DataObje
 
 
 def test_an_event_at_or_below_the_checkpoint_is_ignored() -> None:
-    state = PartitionState(0, {}, Rules())
+    state = PartitionState(0, {}, FoldRules())
     event = interaction()
     assert state.apply(INTERACTIONS, 4, event, event.to_json(), 0)
     assert not state.apply(INTERACTIONS, 4, event, event.to_json(), 0)
@@ -170,7 +170,7 @@ def test_an_event_at_or_below_the_checkpoint_is_ignored() -> None:
 
 
 def test_feedback_waits_until_the_horizon_and_then_counts_once_as_unjoined() -> None:
-    rules = Rules(horizon_s=100.0)
+    rules = FoldRules(horizon_s=100.0)
     late = interaction(seconds=500.0)
     events = [
         feedback(seconds=0.0),
@@ -181,15 +181,15 @@ def test_feedback_waits_until_the_horizon_and_then_counts_once_as_unjoined() -> 
         feedback("f1", revision=1, kind=UP, value=None, user="u9", seconds=510.0),
     ]
     simulation = Simulation(events, rules)
-    ledger = simulation.run(batch=1)
-    assert ledger.feedback == {("unjoined", "thumbs_up"): 1}
+    aggregates = simulation.run(batch=1)
+    assert aggregates.feedback == {("unjoined", "thumbs_up"): 1}
     state = PartitionState(0, simulation.changelog, rules)
     state.recover(list(simulation.changelog))
     assert state.pending == 0
 
 
 def test_pending_is_what_waits() -> None:
-    state = PartitionState(0, {}, Rules())
+    state = PartitionState(0, {}, FoldRules())
     for offset, event in enumerate((feedback("f1"), feedback("f2"), withdrawn("f3"))):
         state.apply(FEEDBACK, offset, event, b"", 0)
     assert state.pending == 2
@@ -199,7 +199,7 @@ def test_pending_is_what_waits() -> None:
 
 
 def test_rows_are_dropped_after_their_horizon() -> None:
-    rules = Rules(horizon_s=100.0)
+    rules = FoldRules(horizon_s=100.0)
     events = [
         interaction("t1"),
         interaction("t2"),
@@ -217,14 +217,14 @@ def test_rows_are_dropped_after_their_horizon() -> None:
 
 
 def test_a_row_too_large_for_the_changelog_is_refused_and_changes_nothing() -> None:
-    state = PartitionState(0, {}, Rules())
+    state = PartitionState(0, {}, FoldRules())
     shown = interaction(completion="x" * 90_000)
     state.apply(INTERACTIONS, 0, shown, shown.to_json(), 0)
     for number in range(8):
         told = feedback(f"f{number}", kind=FeedbackType.demonstration, value="y" * 99_000)
         state.apply(FEEDBACK, number, told, b"", 0)
-    before = dict(state.ledger.feedback)
-    with pytest.raises(Refused, match="at most 900000 can be kept"):
+    before = dict(state.aggregates.feedback)
+    with pytest.raises(EventRefused, match="at most 900000 can be kept"):
         state.apply(
             FEEDBACK,
             8,
@@ -232,18 +232,18 @@ def test_a_row_too_large_for_the_changelog_is_refused_and_changes_nothing() -> N
             b"",
             0,
         )
-    assert state.ledger.feedback == before
+    assert state.aggregates.feedback == before
     assert state.expects(FEEDBACK) == 9
 
 
 def test_a_tick_with_many_expiries_leaves_some_for_the_next() -> None:
-    rules = Rules(horizon_s=100.0)
+    rules = FoldRules(horizon_s=100.0)
     state = PartitionState(0, {}, rules)
     for number in range(2500):
         told = feedback(f"f{number}", f"t{number}", seconds=0.0)
         state.apply(FEEDBACK, number, told, b"", 0)
     state.apply(TICKS, 0, Tick(at=at(4000), partition=0), b"", 0)
-    assert state.ledger.feedback == {("unjoined", "thumbs_up"): 2000}
+    assert state.aggregates.feedback == {("unjoined", "thumbs_up"): 2000}
     state.apply(TICKS, 1, Tick(at=at(4001), partition=0), b"", 0)
-    assert state.ledger.feedback == {("unjoined", "thumbs_up"): 2500}
+    assert state.aggregates.feedback == {("unjoined", "thumbs_up"): 2500}
     assert state.pending == 0

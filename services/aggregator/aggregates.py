@@ -1,4 +1,4 @@
-"""The ledger of a partition: counters, live minutes and quality windows, and the offsets it holds.
+"""The aggregates of a partition: counters, live minutes and quality windows, and the offsets it holds.
 
 It is a sum of contributions, so their order never matters. Contributions are
 `["feedback", version, type]`, `["score", version, arm, rollout, segment, score, at_s]`,
@@ -63,7 +63,7 @@ WindowKey = tuple[str, int, str]
 
 
 @dataclass(slots=True)
-class Ledger:
+class Aggregates:
     """Sums of contributions and the vector of offsets they include."""
 
     offsets: dict[str, int] = field(default_factory=dict)
@@ -181,7 +181,7 @@ class Ledger:
         return found
 
     def encode(self) -> bytes:
-        """The ledger as a checkpoint."""
+        """The aggregates as a checkpoint."""
         return orjson.dumps(
             [
                 FORMAT,
@@ -201,8 +201,8 @@ class Ledger:
         )
 
     @classmethod
-    def decode(cls, stored: bytes) -> Ledger:
-        """The ledger of a checkpoint.
+    def decode(cls, stored: bytes) -> Aggregates:
+        """The aggregates of a checkpoint.
 
         Raises:
             UnknownFormat: another generation of the aggregator wrote it.

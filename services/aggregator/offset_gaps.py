@@ -17,11 +17,11 @@ class Gap(Enum):
     """Read again from the expected offset, and ignore this event."""
     wait = "wait"
     """Ignore this event: it was on its way before the seek."""
-    hole = "hole"
+    absent = "absent"
     """The log has nothing in between: take this event."""
 
 
-class Holes:
+class OffsetGaps:
     """Remembers where it was sought back, by (topic, partition)."""
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class Holes:
         first = self._sought.get(place)
         if first == offset:
             del self._sought[place]
-            return Gap.hole
+            return Gap.absent
         if first is None or offset < first:
             self._sought[place] = offset
             return Gap.seek

@@ -1,4 +1,4 @@
-"""The watch over the worker's own pulse: one that stood still must not write any more."""
+"""Stall guard: ends a worker whose event loop stood still, before it writes again."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def uptime_s() -> float:
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
-class Watch:
+class StallGuard:
     """Notices that the loop, or the group membership, stood still longer than allowed.
 
     A worker that was stopped may have lost its partitions; what it would write now could undo its

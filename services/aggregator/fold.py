@@ -1,4 +1,4 @@
-"""What folding one event gives: a row, contributions to the ledger, and outputs."""
+"""What folding one event gives: a row, contributions to the aggregates, and outputs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Output:
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class FoldRules:
     """The settings that reducers depend on."""
 
     horizon_s: float = 30 * 86_400
@@ -46,7 +46,7 @@ class Rules:
 
 
 @dataclass(slots=True)
-class Change(Generic[RowT]):
+class Fold(Generic[RowT]):
     """The row after an event, as it was where the event says nothing new."""
 
     row: RowT

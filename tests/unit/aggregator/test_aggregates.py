@@ -1,0 +1,118 @@
+"""Live windows, quality windows, and what a checkpoint keeps."""
+
+from __future__ import annotations
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.aggregator.aggregates import (
+    ENDED_ROLLOUT_S,
+    FEEDBACK,
+    FORMAT,
+    INTERACTIONS,
+    KEPT_S,
+    POSITIVE,
+    QUALITY_EVERY_S,
+    WINDOWS_S,
+    Aggregates,
+)
+from services.aggregator.errors import UnknownFormat
+
+HOUR = 3600
+T0 = 500_000 * HOUR
+
+
+def shown(at_s: float) -> list[object]:
+    return ["figures", "v1", at_s, int(at_s // 60), [[INTERACTIONS, 1]]]
+
+
+def test_live_windows_hold_what_arrived_in_them() -> None:
+    aggregates = Aggregates()
+    aggregates.tick(T0)
+    for ago in (0, 90, 240, 1800, 5 * HOUR, 23 * HOUR):
+        aggregates.apply([shown(T0 - ago)])
+    live = aggregates.live()
+    found = {window: live["v1", window][INTERACTIONS] for window in WINDOWS_S}
+    assert found == {"1m": 1, "5m": 3, "1h": 4, "1d": 6}
+
+
+def test_minutes_become_hours_and_hours_end() -> None:
+    aggregates = Aggregates()
+    aggregates.tick(T0)
+    aggregates.apply([shown(T0 - 30), shown(T0 - 30)])
+    aggregates.tick(T0 + 2 * HOUR)
+    assert aggregates.minutes == {}
+    assert aggregates.live()["v1", "1d"][INTERACTIONS] == 2
+    assert aggregates.live()["v1", "1h"][INTERACTIONS] == 0
+    aggregates.tick(T0 + 26 * HOUR)
+    assert aggregates.live() == {}
+
+
+def test_late_feedback_changes_the_window_of_the_interaction_not_of_its_own_time() -> None:
+    aggregates = Aggregates()
+    aggregates.apply([shown(T0)])
+    assert {key[0] for key in aggregates.tick(T0 + 1)} == set(WINDOWS_S)
+    late = T0 + 2 * HOUR
+    aggregates.apply([["figures", "v1", T0, late // 60, [[FEEDBACK, 1], [POSITIVE, 1]]]])
+    changed = aggregates.tick(late)
+    assert {(window, start) for window, start, _ in changed} == {
+        ("1m", T0),
+        ("5m", T0),
+        ("1h", T0),
+        ("1d", T0 // 86_400 * 86_400),
+    }
+    assert aggregates.windows["1h", T0, "v1"][:5] == [1, 0, 0, 1, 1]
+
+
+def test_windows_are_emitted_at_most_every_few_seconds_and_forgotten_in_the_end() -> None:
+    aggregates = Aggregates()
+    aggregates.apply([shown(T0)])
+    assert aggregates.tick(T0 + 1)
+    aggregates.apply([shown(T0)])
+    assert aggregates.tick(T0 + QUALITY_EVERY_S) == []
+    assert aggregates.tick(T0 + 1 + QUALITY_EVERY_S)
+    aggregates.tick(T0 + 60 + KEPT_S["1m"] + 1)
+    aggregates.forget()
+    assert ("1m", T0, "v1") not in aggregates.windows
+    assert ("5m", T0, "v1") in aggregates.windows
+
+
+def test_series_of_ended_rollouts_are_dropped() -> None:
+    aggregates = Aggregates()
+    aggregates.apply([["score", "v1", "candidate", "r1", "", 1.0, T0]])
+    aggregates.apply([["score", "v1", "", "", "", 0.5, T0]])
+    aggregates.tick(T0 + ENDED_ROLLOUT_S + 1)
+    aggregates.forget()
+    assert list(aggregates.scores) == [("v1", "", "", "")]
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 200), st.sampled_from(("v1", "v2")), st.integers(0, 8)),
+        max_size=30,
+    )
+)
+def test_a_checkpoint_is_the_whole_of_the_aggregates(items: list[tuple[int, str, int]]) -> None:
+    aggregates = Aggregates(offsets={"t": 7}, dropped=["0\x1ftrace\x1fa\x1fb"])
+    for minutes, version, index in items:
+        at_s = T0 + minutes * 60
+        aggregates.apply([["figures", version, at_s, at_s // 60, [[index, 1]]]])
+        aggregates.apply([["feedback", version, "rating"], ["vote", "v1", "v2", "tie"]])
+        aggregates.apply([["score", version, "stable", "r", "", 0.25, at_s], ["outcome", "edited"]])
+    aggregates.tick(T0)
+    assert Aggregates.decode(aggregates.encode()) == aggregates
+
+
+@pytest.mark.parametrize("first", [FORMAT + 1, {"t": 7}, "1"])
+def test_a_checkpoint_of_another_format_is_refused(first: object) -> None:
+    _, *rest = orjson.loads(Aggregates().encode())
+    with pytest.raises(UnknownFormat, match=f"reads format 1 and {FORMAT}"):
+        Aggregates.decode(orjson.dumps([first, *rest]))
+
+
+def test_a_checkpoint_of_the_format_before_is_read() -> None:
+    aggregates = Aggregates(offsets={"t": 7})
+    _, *rest = orjson.loads(aggregates.encode())
+    assert Aggregates.decode(orjson.dumps([1, *rest])) == aggregates
