@@ -22,15 +22,8 @@ class ArmCounts(BaseModel):
 
     def __add__(self, other: ArmCounts) -> ArmCounts:
         """Both together."""
-        return ArmCounts(
-            requests=self.requests + other.requests,
-            failures=self.failures + other.failures,
-            crashes=self.crashes + other.crashes,
-            slow=self.slow + other.slow,
-            scores=self.scores + other.scores,
-            score_sum=self.score_sum + other.score_sum,
-            keys=self.keys + other.keys,
-        )
+        both = {name: getattr(self, name) + getattr(other, name) for name in ArmCounts.model_fields}
+        return ArmCounts(**both)
 
 
 class Slice(BaseModel):
@@ -95,3 +88,7 @@ class JudgeState(BaseModel):
     keys: KeyTest = KeyTest()
     run: FailureRun = FailureRun()
     baseline: Baseline | None = None
+
+    def but(self, **changes: object) -> JudgeState:
+        """The same with some fields changed."""
+        return self.model_copy(update=changes)

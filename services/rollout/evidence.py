@@ -27,16 +27,42 @@ FAST = "ratchet_router_request_duration_seconds_bucket"
 KEYS = "ratchet_router_assigned_keys_total"
 SCORE_SUM = "ratchet_satisfaction_sum_total"
 SCORE_COUNT = "ratchet_satisfaction_count_total"
-METRICS = (REQUESTS, COUNTED, FAST, KEYS, SCORE_SUM, SCORE_COUNT)
 BY_PARTITION = frozenset({SCORE_SUM, SCORE_COUNT})
+"""Series of these move from worker to worker with their partition, and never fall."""
 PARTITION_LABELS = frozenset({"__name__", "version", "arm", "rollout", "segment", "partition"})
 """What names such a counter (design section 10)."""
-"""Series of these move from worker to worker with their partition, and never fall."""
 
 SLOW_EDGE = "2.0"
 CRASH = "crash"
 FAILURES = frozenset({"server_error", "timeout", CRASH})
-ARMS = ("candidate", "stable")
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A figure of an arm, and the counters that it is the sum of: a metric, and a label's values."""
+
+    name: str
+    metric: str
+    label: str = ""
+    values: frozenset[str] = frozenset()
+
+    def counts(self, series: CounterSeries) -> bool:
+        """Whether a series adds to this figure."""
+        named = series.name == self.metric
+        return named and (not self.label or series.labels.get(self.label, "") in self.values)
+
+
+FIGURES = (
+    Figure("failures", REQUESTS, "outcome", FAILURES),
+    Figure("crashes", REQUESTS, "outcome", frozenset({CRASH})),
+    Figure("requests", COUNTED),
+    Figure("fast", FAST, "le", frozenset({SLOW_EDGE})),
+    Figure("keys", KEYS),
+    Figure("score_sum", SCORE_SUM),
+    Figure("scores", SCORE_COUNT),
+)
+"""What is counted of each arm. All are fields of `ArmCounts` but `fast`, which gives `slow`."""
+METRICS = tuple(dict.fromkeys(figure.metric for figure in FIGURES))
 
 WINDOW_LEAST_S = 15.0
 WINDOW_MOST_S = 120.0
@@ -183,8 +209,9 @@ def take(
                 until = max(until, cursor.at)
         if one.name == KEYS:
             resets += falls
-        for part in _parts(one):
-            sums[arm, part] = sums.get((arm, part), 0.0) + rise
+        for figure in FIGURES:
+            if figure.counts(one):
+                sums[arm, figure.name] = sums.get((arm, figure.name), 0.0) + rise
     if cursors == evidence.cursors:
         return evidence
     piece = Slice(
@@ -304,42 +331,10 @@ def _rises(
         yield cursor, rise, fell
 
 
-def _parts(series: CounterSeries) -> tuple[str, ...]:
-    """Which figures a series adds to."""
-    labels = series.labels
-    match series.name:
-        case n if n == COUNTED:
-            return ("requests",)
-        case n if n == FAST:
-            return ("fast",) if labels.get("le") == SLOW_EDGE else ()
-        case n if n == KEYS:
-            return ("keys",)
-        case n if n == SCORE_SUM:
-            return ("score_sum",)
-        case n if n == SCORE_COUNT:
-            return ("scores",)
-        case n if n == REQUESTS:
-            outcome = labels.get("outcome", "")
-            if outcome == CRASH:
-                return ("failures", "crashes")
-            return ("failures",) if outcome in FAILURES else ()
-        case _:
-            return ()
-
-
 def _counts(arm: str, sums: dict[tuple[str, str], float]) -> ArmCounts:
-    def part(name: str) -> float:
-        return sums.get((arm, name), 0.0)
-
-    return ArmCounts(
-        requests=part("requests"),
-        failures=part("failures"),
-        crashes=part("crashes"),
-        slow=max(0.0, part("requests") - part("fast")),
-        scores=part("scores"),
-        score_sum=part("score_sum"),
-        keys=part("keys"),
-    )
+    figures = {figure.name: sums.get((arm, figure.name), 0.0) for figure in FIGURES}
+    slow = max(0.0, figures["requests"] - figures.pop("fast"))
+    return ArmCounts(slow=slow, **figures)
 
 
 def _tested_weight(evidence: RolloutEvidence, state: RolloutState) -> int:

@@ -1,4 +1,4 @@
-"""What the criteria say at one look, and the verdict that follows."""
+"""Results of the criteria at one look, and the verdict that follows from them."""
 
 # pyright: strict
 from __future__ import annotations
@@ -32,6 +32,54 @@ class CriterionResult:
     threshold: float
     text: str
 
+    @classmethod
+    def of(
+        cls,
+        criterion: str,
+        *,
+        breached: bool,
+        values: tuple[float | None, float | None],
+        counts: tuple[float, float],
+        log_e: float,
+        threshold: float,
+        rule: str,
+        held: bool = False,
+    ) -> CriterionResult:
+        """What a criterion says, in words too.
+
+        Args:
+            criterion: Its name.
+            breached: Whether the candidate breaks it.
+            held: Whether it cannot tell, and nobody should go on.
+            values: The candidate's figure and stable's.
+            counts: What each of them is a share or mean of.
+            log_e: Log of the evidence.
+            threshold: Where the evidence is enough.
+            rule: What would be wrong, in words.
+
+        """
+        state = CriterionState.ok
+        if breached or held:
+            state = CriterionState.breached if breached else CriterionState.held
+        candidate, stable = values
+        text = f"{criterion}: {rule}" if state is not CriterionState.ok else f"{criterion}: kept"
+        shown = [
+            f"{name} {value:.4g} of {count:g}"
+            for name, value, count in zip(("candidate", "stable"), values, counts, strict=True)
+            if value is not None
+        ]
+        return cls(
+            criterion=criterion,
+            state=state,
+            candidate=candidate,
+            stable=stable,
+            candidate_n=counts[0],
+            stable_n=counts[1],
+            log_e=log_e,
+            threshold=threshold,
+            text=f"{text} ({', '.join(shown)})" if shown else text,
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """For evidence and the API."""
         return {
@@ -59,50 +107,3 @@ class Verdict:
 def ratio(part: float, whole: float) -> float | None:
     """A share, None of nothing."""
     return part / whole if whole > 0 else None
-
-
-def find(
-    criterion: str,
-    *,
-    breached: bool,
-    values: tuple[float | None, float | None],
-    counts: tuple[float, float],
-    log_e: float,
-    threshold: float,
-    rule: str,
-    held: bool = False,
-) -> CriterionResult:
-    """What a criterion says, in words too.
-
-    Args:
-        criterion: Its name.
-        breached: Whether the candidate breaks it.
-        held: Whether it cannot tell, and nobody should go on.
-        values: The candidate's figure and stable's.
-        counts: What each of them is a share or mean of.
-        log_e: Log of the evidence.
-        threshold: Where the evidence is enough.
-        rule: What would be wrong, in words.
-
-    """
-    state = CriterionState.ok
-    if breached or held:
-        state = CriterionState.breached if breached else CriterionState.held
-    candidate, stable = values
-    text = f"{criterion}: {rule}" if state is not CriterionState.ok else f"{criterion}: kept"
-    shown = [
-        f"{name} {value:.4g} of {count:g}"
-        for name, value, count in zip(("candidate", "stable"), values, counts, strict=True)
-        if value is not None
-    ]
-    return CriterionResult(
-        criterion=criterion,
-        state=state,
-        candidate=candidate,
-        stable=stable,
-        candidate_n=counts[0],
-        stable_n=counts[1],
-        log_e=log_e,
-        threshold=threshold,
-        text=f"{text} ({', '.join(shown)})" if shown else text,
-    )
