@@ -347,7 +347,7 @@ def _check_look(before: RolloutState, event: dict[str, Any], move: Move) -> None
             assert not event["error"]
             assert not event["withheld"]
             assert event["silent_s"] == 0.0
-            assert not steps.silent(before, event["agents"])
+            assert not engine_loss.silent(before, event["agents"])
     if move.kind is DecisionKind.complete:
         assert before.weight == 10_000
         assert event["verdict"] is GOOD
