@@ -255,3 +255,16 @@ def test_the_topics_of_the_design_are_those_declared() -> None:
         if not mark
     }
     assert named == {topic.name for topic in load_topics()}
+
+
+def test_every_decision_has_its_sections_and_is_in_the_index() -> None:
+    folder = ROOT / "docs" / "decisions"
+    index = " ".join((folder / "README.md").read_text().split())
+    for page in sorted(folder.glob("[0-9]*.md")):
+        text = page.read_text()
+        title, status, date = re.match(r"# (.+)\n\n- Status: (.+)\n- Date: (.+)\n\n", text).groups()
+        assert f"- {page.name[:4]} [{title}]({page.name})" in index
+        assert re.fullmatch(r"proposed|accepted|superseded by \d{4}", status)
+        assert re.fullmatch(r"\d{4}-\d\d-\d\d", date)
+        sections = ["Context", "Options considered", "Outcome", "Consequences"]
+        assert re.findall(r"^## (.+)$", text, re.MULTILINE) == sections
