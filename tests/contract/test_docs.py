@@ -268,3 +268,14 @@ def test_every_decision_has_its_sections_and_is_in_the_index() -> None:
         assert re.fullmatch(r"\d{4}-\d\d-\d\d", date)
         sections = ["Context", "Options considered", "Outcome", "Consequences"]
         assert re.findall(r"^## (.+)$", text, re.MULTILINE) == sections
+
+
+def test_every_runbook_says_what_was_done_where_to_look_and_what_to_do() -> None:
+    text = (ROOT / "docs" / "runbooks.md").read_text()
+    for section in re.split(r"^## ", text, flags=re.MULTILINE)[1:]:
+        assert re.findall(r"^- \*\*(.*?)[:,]\*\*", section, re.MULTILINE) == [
+            "Already done",
+            "Look",
+            "Do",
+        ]
+        assert "`ratchet " in section, section.splitlines()[0]
