@@ -11,12 +11,12 @@ from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
 
 from services.feedback.api import FeedbackApi, Limits, WithOps, create_app
-from services.feedback.breaker import Breaker
+from services.feedback.circuit_breaker import CircuitBreaker
 from services.feedback.comparisons import Comparisons
-from services.feedback.ingestion import SOURCE, Ingestion
 from services.feedback.intake import GROUP, INTAKE_MODELS, Intake
 from services.feedback.metrics import Metrics
 from services.feedback.open_comparisons import RedisComparisons
+from services.feedback.publisher import SOURCE, FeedbackPublisher
 from services.feedback.router_client import RouterClient, router_session
 from services.feedback.settings import FeedbackSettings
 from shared.clock import SystemClock
@@ -48,18 +48,18 @@ async def run(settings: FeedbackSettings) -> None:
     redact = Redactor().text
     log = KafkaLog(settings.kafka_bootstrap, source=SOURCE, client_id="ratchet-feedback")
     await log.start()
-    ingestion = Ingestion(
+    publisher = FeedbackPublisher(
         log,
-        Breaker(max_waiting=settings.max_waiting),
+        CircuitBreaker(max_waiting=settings.max_waiting),
         metrics,
         clock,
         timeout_s=settings.append_timeout_s,
     )
-    metrics.waiting.set_function(lambda: ingestion.waiting)
+    metrics.waiting.set_function(lambda: publisher.waiting)
     keys = KeyRing(required=settings.profile != "local")
     versions, routing = RegistryFollower(log), RoutingFollower(log)
     followers = {"versions": versions, "rollouts": routing, "keys": KeyFollower(log, keys)}
-    intake = Intake(ingestion, metrics, redact=redact)
+    intake = Intake(publisher, metrics, redact=redact)
     loop = ConsumerLoop(
         settings.kafka_bootstrap,
         group=GROUP,
@@ -71,7 +71,7 @@ async def run(settings: FeedbackSettings) -> None:
         default_type=FeedbackSubmitted.ce_type,
     )
     health = Health()
-    health.ready("log", lambda: "the event log is away" if ingestion.refuses() else None)
+    health.ready("log", lambda: "the event log is away" if publisher.refuses() else None)
     for name, follower in followers.items():
         health.ready(name, freshness(follower.age_s))
     redis = Redis.from_url(  # pyright: ignore[reportUnknownMemberType]
@@ -83,7 +83,7 @@ async def run(settings: FeedbackSettings) -> None:
         comparisons = Comparisons(
             router=RouterClient(session, settings.router_url, timeout_s=settings.router_timeout_s),
             store=RedisComparisons(redis, ttl_s=settings.comparison_ttl_s),
-            ingestion=ingestion,
+            publisher=publisher,
             routing=routing.table,
             registry=versions.registry,
             metrics=metrics,
@@ -93,7 +93,7 @@ async def run(settings: FeedbackSettings) -> None:
             max_asking=settings.max_comparisons,
         )
         api = FeedbackApi(
-            ingestion=ingestion,
+            publisher=publisher,
             comparisons=comparisons,
             keys=keys,
             metrics=metrics,

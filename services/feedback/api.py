@@ -29,8 +29,8 @@ from services.feedback.errors import (
     field_errors,
     invalid,
 )
-from services.feedback.ingestion import Ingestion, feedback_record
 from services.feedback.metrics import Metrics, Way
+from services.feedback.publisher import FeedbackPublisher, feedback_record
 from services.feedback.submissions import (
     Redact,
     Submission,
@@ -74,7 +74,7 @@ class FeedbackApi:
     def __init__(
         self,
         *,
-        ingestion: Ingestion,
+        publisher: FeedbackPublisher,
         comparisons: Comparisons,
         keys: KeyRing,
         metrics: Metrics,
@@ -82,7 +82,7 @@ class FeedbackApi:
         redact: Redact,
         limits: Limits,
     ) -> None:
-        self._ingestion = ingestion
+        self._publisher = publisher
         self._comparisons = comparisons
         self._keys = keys
         self._metrics = metrics
@@ -102,7 +102,7 @@ class FeedbackApi:
             redact=self._redact,
             fallback_id=_idempotency_key(request),
         )
-        await self._ingestion.store([feedback_record(event, traceparent=_traceparent(request))])
+        await self._publisher.store([feedback_record(event, traceparent=_traceparent(request))])
         self._metrics.accepted(event.type, "single")
         log.debug("feedback.accepted", feedback_id=event.feedback_id, revision=event.revision)
         return _json(ACCEPTED, _receipt(event))
@@ -136,7 +136,7 @@ class FeedbackApi:
             events.append(event)
             results.append({"status": ACCEPTED, **_receipt(event)})
         if records:
-            await self._ingestion.store(records)
+            await self._publisher.store(records)
         for kind, count in Counter(event.type for event in events).items():
             self._metrics.accepted(kind, "batch", count)
         whole = len(events) == len(items)
@@ -149,7 +149,7 @@ class FeedbackApi:
         query = dict(request.query_params)
         query["feedback_id"] = request.path_params["feedback_id"]
         event = withdrawn(read_withdrawal(query), tenant=key.tenant, at=self._clock.now())
-        await self._ingestion.store([feedback_record(event, traceparent=_traceparent(request))])
+        await self._publisher.store([feedback_record(event, traceparent=_traceparent(request))])
         self._metrics.accepted(event.type, "withdrawal")
         log.info("feedback.withdrawn", feedback_id=event.feedback_id, revision=event.revision)
         return _json(ACCEPTED, _receipt(event))

@@ -22,10 +22,10 @@ from services.feedback.errors import (
     field_errors,
     invalid,
 )
-from services.feedback.ingestion import Ingestion, vote_record
 from services.feedback.matchups import Matchup, matchup, opponents
 from services.feedback.metrics import Metrics
 from services.feedback.open_comparisons import Ballot, Comparison, OpenComparisons, vote
+from services.feedback.publisher import FeedbackPublisher, vote_record
 from services.feedback.router_client import Answer, Question, RouterClient, VersionUnavailable
 from services.feedback.submissions import Label, Redact, context_of, fields_of, json_kind
 from shared.clock import Clock
@@ -71,7 +71,7 @@ class Comparisons:
         *,
         router: RouterClient,
         store: OpenComparisons,
-        ingestion: Ingestion,
+        publisher: FeedbackPublisher,
         routing: RoutingTable,
         registry: Registry,
         metrics: Metrics,
@@ -84,7 +84,7 @@ class Comparisons:
     ) -> None:
         self._router = router
         self._store = store
-        self._ingestion = ingestion
+        self._publisher = publisher
         self._routing = routing
         self._registry = registry
         self._metrics = metrics
@@ -170,7 +170,7 @@ class Comparisons:
         if not counted.repeats(ballot):
             raise Conflict("this comparison has its vote; open a new one")
         if not counted.acknowledged:
-            await self._ingestion.store([vote_record(vote(comparison, counted))])
+            await self._publisher.store([vote_record(vote(comparison, counted))])
             await self._store.acknowledge(comparison, counted)
             self._metrics.votes[counted.choice].inc()
         return {

@@ -154,7 +154,7 @@ class Busy(FeedbackError):
     title = "Too much is waiting"
 
 
-class LogAway(FeedbackError):
+class EventLogUnavailable(FeedbackError):
     """The event log did not acknowledge; nothing is answered 202 that is not stored."""
 
     status = 503
@@ -162,7 +162,7 @@ class LogAway(FeedbackError):
     title = "Event log unavailable"
 
 
-class StoreAway(FeedbackError):
+class ComparisonStoreUnavailable(FeedbackError):
     """Open comparisons cannot be kept."""
 
     status = 503
@@ -178,7 +178,7 @@ class RouterFailed(FeedbackError):
     title = "Router failed"
 
 
-class RouterAway(FeedbackError):
+class RouterUnavailable(FeedbackError):
     """The router cannot be reached, or has no engine."""
 
     status = 503

@@ -12,9 +12,16 @@ from typing import ClassVar
 
 from pydantic import ConfigDict
 
-from services.feedback.errors import Busy, FeedbackError, FieldError, LogAway, Reason, invalid
-from services.feedback.ingestion import Ingestion, feedback_record
+from services.feedback.errors import (
+    Busy,
+    EventLogUnavailable,
+    FeedbackError,
+    FieldError,
+    Reason,
+    invalid,
+)
 from services.feedback.metrics import Metrics
+from services.feedback.publisher import FeedbackPublisher, feedback_record
 from services.feedback.submissions import (
     Redact,
     read_submission,
@@ -57,8 +64,8 @@ _LETTER_REASONS: dict[Reason, DeadLetterReason] = {
 class Intake:
     """Handles one record of an intake topic: checks it and stores it on the feedback topic."""
 
-    def __init__(self, ingestion: Ingestion, metrics: Metrics, *, redact: Redact) -> None:
-        self._ingestion = ingestion
+    def __init__(self, publisher: FeedbackPublisher, metrics: Metrics, *, redact: Redact) -> None:
+        self._publisher = publisher
         self._metrics = metrics
         self._redact = redact
 
@@ -77,8 +84,8 @@ class Intake:
             self._metrics.rejected(error.reason, "intake")
             raise Reject(_LETTER_REASONS.get(error.reason, "schema"), error.detail) from error
         try:
-            await self._ingestion.store([entry])
-        except (Busy, LogAway) as error:
+            await self._publisher.store([entry])
+        except (Busy, EventLogUnavailable) as error:
             raise LogUnavailable(error.detail) from error
         self._metrics.accepted(stored.type, "intake")
 

@@ -9,7 +9,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from services.feedback.errors import StoreAway
+from services.feedback.errors import ComparisonStoreUnavailable
 from shared.contracts.events.base import Context, Message
 from shared.contracts.events.votes import Choice, Side, VoteCast
 
@@ -72,7 +72,7 @@ class OpenComparisons(Protocol):
         """Keep a comparison.
 
         Raises:
-            StoreAway: it could not be kept.
+            ComparisonStoreUnavailable: it could not be kept.
 
         """
         ...
@@ -81,7 +81,7 @@ class OpenComparisons(Protocol):
         """The tenant's comparison, or None where it is unknown or too old.
 
         Raises:
-            StoreAway: nobody can tell.
+            ComparisonStoreUnavailable: nobody can tell.
 
         """
         ...
@@ -90,7 +90,7 @@ class OpenComparisons(Protocol):
         """Put the ballot in where there is none yet; returns the one that counts.
 
         Raises:
-            StoreAway: nobody can tell.
+            ComparisonStoreUnavailable: nobody can tell.
 
         """
         ...
@@ -154,7 +154,7 @@ def _ballot_key(comparison: Comparison) -> str:
     return f"{_key(comparison.tenant, comparison.comparison_id)}:ballot"
 
 
-def _away(error: Exception) -> StoreAway:
-    return StoreAway(
+def _away(error: Exception) -> ComparisonStoreUnavailable:
+    return ComparisonStoreUnavailable(
         f"open comparisons cannot be kept or read: {error}; try again", retry_after_s=2
     )

@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 import orjson
 
-from services.feedback.errors import FieldError, RouterAway, RouterFailed, invalid
+from services.feedback.errors import FieldError, RouterFailed, RouterUnavailable, invalid
 from services.feedback.submissions import fields_of
 from shared.contracts.events.base import Message, was_cut
 
@@ -71,7 +71,7 @@ class RouterClient:
         Raises:
             VersionUnavailable: the router refuses this version.
             Invalid: the router refuses the question.
-            RouterAway: it cannot be reached in time, or has no engine.
+            RouterUnavailable: it cannot be reached in time, or has no engine.
             RouterFailed: it answered something else.
 
         """
@@ -90,7 +90,7 @@ class RouterClient:
                     body += await response.content.read(MAX_ANSWER_BYTES - len(body))
                 return _answer(response, body, version)
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise RouterAway(
+            raise RouterUnavailable(
                 f"the router gave no answer: {str(error) or 'timed out'}; try again",
                 retry_after_s=2,
             ) from error
@@ -143,7 +143,9 @@ def _answer(response: aiohttp.ClientResponse, body: bytes, version: str) -> Answ
             "a key for comparisons needs the scopes vote and infer"
         )
     if response.status in PASSING:
-        raise RouterAway(f"the router cannot answer now: {message}; try again", retry_after_s=2)
+        raise RouterUnavailable(
+            f"the router cannot answer now: {message}; try again", retry_after_s=2
+        )
     if response.status < SERVER_ERROR:
         raise invalid([FieldError(param or "messages", message, "correct it; the router said so")])
     raise RouterFailed(f"the router answered {response.status}: {message}; try again")

@@ -18,8 +18,8 @@ from services.rollout.decision_log import DecisionLog, RolloutHistory
 from services.rollout.effects import Effects
 from services.rollout.errors import (
     Conflict,
+    EventLogUnavailable,
     LeadershipLost,
-    LogAway,
     NotAllowed,
     NotLeading,
     Unknown,
@@ -511,7 +511,7 @@ class Controller:
         try:
             return await action()
         except LogUnavailable as error:
-            raise LogAway(f"{UNKNOWN}: {error}; {LOOK_FIRST}") from error
+            raise EventLogUnavailable(f"{UNKNOWN}: {error}; {LOOK_FIRST}") from error
         except LeadershipLost as error:
             now = f"the leader is {self._decision_log.holder}"
             if error.sent:

@@ -59,7 +59,7 @@ class Unsure(RolloutError):
     code = "outcome_unknown"
 
 
-class LogAway(Unsure):
+class EventLogUnavailable(Unsure):
     """A decision was not acknowledged; the brokers may have it, or get it yet."""
 
     code = "log_unavailable"

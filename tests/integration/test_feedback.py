@@ -13,11 +13,11 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
 
-from services.feedback.breaker import Breaker
-from services.feedback.ingestion import SOURCE, Ingestion
+from services.feedback.circuit_breaker import CircuitBreaker
 from services.feedback.intake import GROUP, INTAKE_MODELS, Intake
 from services.feedback.metrics import Metrics
 from services.feedback.open_comparisons import RedisComparisons
+from services.feedback.publisher import SOURCE, FeedbackPublisher
 from shared.clock import SystemClock
 from shared.contracts.events.feedback import FeedbackSubmitted
 from shared.contracts.topics import FEEDBACK, intake_topic
@@ -122,11 +122,13 @@ async def running_intake(bootstrap: str, log: EventLog, tenant: str) -> AsyncIte
     """The intake of one tenant, stopped at the end."""
     registry, clock, redact = CollectorRegistry(), SystemClock(), Redactor().text
     metrics = Metrics(registry)
-    ingestion = Ingestion(log, Breaker(max_waiting=10_000), metrics, clock, timeout_s=4)
+    publisher = FeedbackPublisher(
+        log, CircuitBreaker(max_waiting=10_000), metrics, clock, timeout_s=4
+    )
     loop = ConsumerLoop(
         bootstrap,
         group=f"{GROUP}.{tenant}",
-        handler=Intake(ingestion, metrics, redact=redact).handle,
+        handler=Intake(publisher, metrics, redact=redact).handle,
         models=INTAKE_MODELS,
         dead_letters=DeadLetters(log, service="feedback", redact=redact, metrics=registry),
         topics=[intake_topic(tenant)],

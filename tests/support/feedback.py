@@ -15,11 +15,11 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from services.feedback.api import FeedbackApi, Limits, WithOps, create_app
-from services.feedback.breaker import Breaker
+from services.feedback.circuit_breaker import CircuitBreaker
 from services.feedback.comparisons import Comparisons
-from services.feedback.ingestion import Ingestion
 from services.feedback.metrics import Metrics
 from services.feedback.open_comparisons import Ballot, Comparison, OpenComparisons
+from services.feedback.publisher import FeedbackPublisher
 from services.feedback.router_client import RouterClient
 from shared.clock import Clock
 from shared.contracts.events.feedback import FeedbackSubmitted, FeedbackWithdrawn
@@ -127,8 +127,8 @@ class Service:
     routing: RoutingTable
     registry: Registry
     keys: KeyRing
-    breaker: Breaker
-    ingestion: Ingestion
+    breaker: CircuitBreaker
+    publisher: FeedbackPublisher
     metrics: Metrics
     collected: CollectorRegistry
     clock: Clock
@@ -175,8 +175,8 @@ async def feedback_service(
     clock = clock or ManualClock()
     collected = CollectorRegistry()
     metrics = Metrics(collected)
-    breaker = Breaker(max_waiting=max_waiting)
-    ingestion = Ingestion(log, breaker, metrics, clock, timeout_s=timeout_s)
+    breaker = CircuitBreaker(max_waiting=max_waiting)
+    publisher = FeedbackPublisher(log, breaker, metrics, clock, timeout_s=timeout_s)
     keys = KeyRing(required=keys_required)
     routing, registry = RoutingTable(), Registry()
     redact = Redactor().text
@@ -184,7 +184,7 @@ async def feedback_service(
         comparisons = Comparisons(
             router=RouterClient(session, router_url, timeout_s=5),
             store=store or MemoryComparisons(),
-            ingestion=ingestion,
+            publisher=publisher,
             routing=routing,
             registry=registry,
             metrics=metrics,
@@ -195,7 +195,7 @@ async def feedback_service(
             rng=random.Random(7),
         )
         api = FeedbackApi(
-            ingestion=ingestion,
+            publisher=publisher,
             comparisons=comparisons,
             keys=keys,
             metrics=metrics,
@@ -213,7 +213,7 @@ async def feedback_service(
                 registry=registry,
                 keys=keys,
                 breaker=breaker,
-                ingestion=ingestion,
+                publisher=publisher,
                 metrics=metrics,
                 collected=collected,
                 clock=clock,

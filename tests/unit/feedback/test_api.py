@@ -143,7 +143,7 @@ async def test_a_fault_of_our_own_is_a_500_in_the_same_shape_and_the_next_one_go
 
     body = {"trace_id": "t", "type": "thumbs_up"}
     with monkeypatch.context() as patched:
-        patched.setattr(service.ingestion, "store", broken)
+        patched.setattr(service.publisher, "store", broken)
         answer = await service.post("/v1/feedback", body)
     assert answer.status_code == 500
     assert answer.json()["code"] == "internal"
@@ -201,11 +201,11 @@ class TestWithTheLogAway:
                 assert answer.status_code == 503
                 assert int(answer.headers["retry-after"]) >= 1
                 assert answer.json()["code"] == "log_unavailable"
-            assert service.ingestion.refuses()
+            assert service.publisher.refuses()
             log.available = True
             clock.advance(5)
             assert (await service.post("/v1/feedback", body)).status_code == 202
-            assert not service.ingestion.refuses()
+            assert not service.publisher.refuses()
             assert len(await service.stored("t")) == 1
 
     async def test_only_so_many_may_wait(self) -> None:
@@ -225,11 +225,11 @@ class TestWithTheLogAway:
                 more, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
                 done |= more
             assert {task.result().json()["code"] for task in done} == {"busy"}
-            assert len(waiting) == service.ingestion.waiting == 3
+            assert len(waiting) == service.publisher.waiting == 3
             release.set()
             answers = await asyncio.gather(*waiting)
             assert {answer.json()["code"] for answer in answers} == {"log_unavailable"}
-            assert service.ingestion.waiting == 0
+            assert service.publisher.waiting == 0
 
 
 class TestKeys:

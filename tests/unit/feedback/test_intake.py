@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
-from services.feedback.breaker import Breaker
-from services.feedback.ingestion import Ingestion
+from services.feedback.circuit_breaker import CircuitBreaker
 from services.feedback.intake import INTAKE_MODELS, INTAKE_TOPIC, Intake
 from services.feedback.metrics import Metrics
+from services.feedback.publisher import FeedbackPublisher
 from services.feedback.submissions import Submission, Withdrawal
 from shared.contracts.events.feedback import FeedbackSubmitted, FeedbackType, FeedbackWithdrawn
 from shared.contracts.topics import FEEDBACK, intake_topic
@@ -50,8 +50,8 @@ def record_of(
 async def handle(log: MemoryLog, record: Record) -> None:
     clock = ManualClock()
     metrics = Metrics(CollectorRegistry())
-    ingestion = Ingestion(log, Breaker(max_waiting=10), metrics, clock, timeout_s=1)
-    intake = Intake(ingestion, metrics, redact=Redactor().text)
+    publisher = FeedbackPublisher(log, CircuitBreaker(max_waiting=10), metrics, clock, timeout_s=1)
+    intake = Intake(publisher, metrics, redact=Redactor().text)
     await intake.handle(decode(record.headers, record.value, INTAKE_MODELS), record)
 
 

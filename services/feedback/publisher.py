@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import structlog
 
-from services.feedback.breaker import Breaker, Refusal, State
-from services.feedback.errors import Busy, LogAway, TooLarge
+from services.feedback.circuit_breaker import CircuitBreaker, Refusal, State
+from services.feedback.errors import Busy, EventLogUnavailable, TooLarge
 from services.feedback.metrics import Metrics
 from services.feedback.submissions import event_id
 from shared.clock import Clock
@@ -49,11 +49,17 @@ def vote_record(event: VoteCast, *, traceparent: str = "") -> NewRecord:
     return _record(event, event.comparison_id, identity, traceparent)
 
 
-class Ingestion:
+class FeedbackPublisher:
     """Stores records on the feedback topic, or refuses within `timeout_s` seconds."""
 
     def __init__(
-        self, log: EventLog, breaker: Breaker, metrics: Metrics, clock: Clock, *, timeout_s: float
+        self,
+        log: EventLog,
+        breaker: CircuitBreaker,
+        metrics: Metrics,
+        clock: Clock,
+        *,
+        timeout_s: float,
     ) -> None:
         self._log = log
         self._breaker = breaker
@@ -66,7 +72,7 @@ class Ingestion:
 
         Raises:
             Busy: as many events are waiting as may wait.
-            LogAway: the brokers are known to be away, or did not acknowledge in time; each
+            EventLogUnavailable: the brokers are known to be away, or did not acknowledge in time; each
                 record may have been stored, and sending it again is safe.
 
         """
@@ -81,7 +87,7 @@ class Ingestion:
             self._breaker.failed(admission, now)
             self._metrics.publish_failed.observe(now - start)
             log.warning("feedback.log_unavailable", events=len(records), error=str(error))
-            raise LogAway(
+            raise EventLogUnavailable(
                 "the event log did not acknowledge in time. Send it again with the same ids: "
                 "what was stored after all still counts once",
                 retry_after_s=1,
@@ -119,13 +125,13 @@ def _record(event: StoredEvent, key: str, identity: str, traceparent: str) -> Ne
     return NewRecord(FEEDBACK, key, value, headers)
 
 
-def _refused(refusal: Refusal) -> Busy | LogAway:
+def _refused(refusal: Refusal) -> Busy | EventLogUnavailable:
     if refusal.busy:
         return Busy(
             "as many events as may wait are waiting for the event log; send it again in a moment",
             retry_after_s=refusal.retry_after_s,
         )
-    return LogAway(
+    return EventLogUnavailable(
         "the event log is away; send it again after the time in Retry-After",
         retry_after_s=refusal.retry_after_s,
     )

@@ -6,19 +6,19 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from services.feedback.breaker import Admission, Breaker, Refusal, State
+from services.feedback.circuit_breaker import Admission, CircuitBreaker, Refusal, State
 
 LIMIT = 100
 
 
-def admitted(breaker: Breaker, events: int, now: float) -> Admission:
+def admitted(breaker: CircuitBreaker, events: int, now: float) -> Admission:
     answer = breaker.admit(events, now)
     assert isinstance(answer, Admission)
     return answer
 
 
 def test_one_failure_opens_and_one_success_closes() -> None:
-    breaker = Breaker(max_waiting=LIMIT, open_s=0.5)
+    breaker = CircuitBreaker(max_waiting=LIMIT, open_s=0.5)
     breaker.failed(admitted(breaker, 1, 0.0), 4.0)
     assert breaker.admit(1, 4.4) == Refusal(busy=False, retry_after_s=1)
     probe = admitted(breaker, 1, 4.5)
@@ -29,7 +29,7 @@ def test_one_failure_opens_and_one_success_closes() -> None:
 
 
 def test_each_failed_probe_doubles_the_pause_up_to_a_limit() -> None:
-    breaker = Breaker(max_waiting=LIMIT, open_s=0.5, open_max_s=4.0)
+    breaker = CircuitBreaker(max_waiting=LIMIT, open_s=0.5, open_max_s=4.0)
     breaker.failed(admitted(breaker, 1, 0.0), 0.0)
     now, pauses = 0.5, []
     for _ in range(6):
@@ -42,7 +42,7 @@ def test_each_failed_probe_doubles_the_pause_up_to_a_limit() -> None:
 
 
 def test_late_failures_of_those_who_waited_do_not_prolong_it() -> None:
-    breaker = Breaker(max_waiting=LIMIT, open_s=0.5)
+    breaker = CircuitBreaker(max_waiting=LIMIT, open_s=0.5)
     waiting = [admitted(breaker, 1, 0.0) for _ in range(10)]
     for n, admission in enumerate(waiting):
         breaker.failed(admission, 4.0 + n / 10)
@@ -50,7 +50,7 @@ def test_late_failures_of_those_who_waited_do_not_prolong_it() -> None:
 
 
 def test_a_batch_larger_than_the_limit_gets_in_alone() -> None:
-    breaker = Breaker(max_waiting=10)
+    breaker = CircuitBreaker(max_waiting=10)
     large = admitted(breaker, 1000, 0.0)
     assert breaker.admit(1, 0.0) == Refusal(busy=True, retry_after_s=1)
     breaker.succeeded(large)
@@ -63,7 +63,7 @@ class BreakerMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.breaker = Breaker(max_waiting=LIMIT)
+        self.breaker = CircuitBreaker(max_waiting=LIMIT)
         self.now = 0.0
         self.waiting: list[Admission] = []
 

@@ -31,7 +31,7 @@ class Refusal:
     retry_after_s: int
 
 
-class Breaker:
+class CircuitBreaker:
     """Counts what waits for the log and remembers whether the log answers.
 
     The first failure opens it for `open_s` seconds; then one group at a time may try, and each
