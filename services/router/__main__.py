@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import BinaryIO
 
 import structlog
 import uvloop
@@ -24,6 +24,7 @@ from services.router.spool import Spool, SpoolShipper
 from services.router.state import RouterState
 from shared.clock import SystemClock
 from shared.garbage import spare_collector
+from shared.kafka.deadletters import DeadLetters
 from shared.kafka.producer import KafkaLog
 from shared.keys import KeyRing
 from shared.observability.health import Health, OpsApp, serve, stop_on_signals
@@ -37,13 +38,21 @@ GATHER_S = 0.05
 """How long interaction events gather before a batch of them is shipped."""
 
 
-def take(directory: Path) -> BinaryIO:
-    """Take a folder for this process alone; the lock ends with the returned file."""
-    directory.mkdir(parents=True, exist_ok=True)
-    lock = (directory / "lock").open("ab")
+def take(directory: Path) -> AbstractContextManager[object]:
+    """Lock a folder for this process alone, until the returned context ends.
+
+    Where the disk refuses even that the router starts without it; its spool tries again.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        lock = (directory / "lock").open("ab")
+    except OSError as error:
+        log.warning("router.no_disk", directory=str(directory), error=str(error))
+        return nullcontext()
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
+        lock.close()
         raise SystemExit(
             f"{directory} belongs to another running router; give each its own RATCHET_DATA_DIR"
         ) from None
@@ -55,7 +64,8 @@ async def run(settings: RouterSettings, directory: Path) -> None:
     stop = stop_on_signals()
     clock = SystemClock()
     spool = Spool(directory / "spool", limit_bytes=settings.spool_limit_bytes)
-    interactions = Interactions(spool, Redactor())
+    redactor = Redactor()
+    interactions = Interactions(spool, redactor)
     metrics = RouterMetrics(settings.segments)
     series = SeriesLifecycle(metrics, clock, grace_s=settings.series_grace_s)
     state = RouterState(
@@ -64,18 +74,24 @@ async def run(settings: RouterSettings, directory: Path) -> None:
         assigned=metrics.assigned,
         changed=series.follow,
     )
-    metrics.read_at_scrape(
-        spool_bytes=lambda: spool.bytes,
-        events_lost=lambda: interactions.lost,
-        state_age_s=state.age_s,
-    )
     registry = CollectorRegistry()
     registry.register(metrics)
     keys = KeyRing(required=settings.profile != "local")
     event_log = KafkaLog(settings.kafka_bootstrap, source="/ratchet/router", client_id="router")
     redis = Redis.from_url(settings.redis_url, socket_connect_timeout=2, health_check_interval=5)
     sources = Sources(state, keys, event_log, RoutingView(redis), clock)
-    shipper = SpoolShipper(spool, event_log, gather_s=GATHER_S)
+    dead_letters = DeadLetters(
+        event_log,
+        service="router",
+        redact=lambda text: redactor.redact(text).text,
+        metrics=registry,
+    )
+    shipper = SpoolShipper(spool, event_log, dead_letters, gather_s=GATHER_S)
+    metrics.read_at_scrape(
+        spool_bytes=lambda: spool.bytes,
+        events_lost=lambda: interactions.lost + shipper.refused,
+        state_age_s=state.age_s,
+    )
     health = Health()
     add_checks(health, state, spool, settings, clock)
     async with Engines(settings.engines, clock) as engines:

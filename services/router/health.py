@@ -46,6 +46,8 @@ def add_checks(
         )
 
     def spooled() -> str | None:
+        if spool.trouble:
+            return f"events wait in memory, the disk refuses them ({spool.trouble}); free some room"
         if spool.bytes < SPOOL_WARNING * settings.spool_limit_bytes:
             return None
         return f"{spool.bytes} of {settings.spool_limit_bytes} bytes wait for Kafka"

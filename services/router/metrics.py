@@ -225,7 +225,7 @@ class RouterMetrics(Collector):
         )
         yield CounterMetricFamily(
             "ratchet_router_events_lost",
-            "Interaction events that the full or failing spool did not take",
+            "Interaction events that neither spool nor memory took, or the brokers refused for good",
             value=self._events_lost(),
         )
         yield GaugeMetricFamily(

@@ -55,4 +55,5 @@ class RouterSettings(ServiceSettings):
     def _check_urls(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for url in value:
             _URL.validate_python(url)
-        return tuple(url.rstrip("/") for url in value)
+        # OpenAI clients are given base URLs that end in /v1; the router adds that itself.
+        return tuple(url.rstrip("/").removesuffix("/v1").rstrip("/") for url in value)

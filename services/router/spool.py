@@ -1,4 +1,4 @@
-"""A spool on disk between a request and the brokers.
+"""A write-ahead spool on disk between a request and the brokers.
 
 Appending is one write into the page cache: it survives the death of the process, not of the
 machine. A shipper sends what is spooled in order and deletes it after the acknowledgement, so a
@@ -8,25 +8,37 @@ A spool is a folder of segments, `00000001.spool` and so on, each a row of frame
 CRC-32 of the payload (big-endian u32 each), then the payload. `shipped` holds the segment number
 and byte offset up to which everything was acknowledged. A frame whose checksum is wrong ends its
 segment: it is the torn last write of a killed process.
+
+A disk that refuses (full, no inodes, read-only, gone) stops nothing: records wait in memory, a
+few megabytes of them, and the disk is tried again. What fits neither is refused and counted.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import struct
+import time
 import zlib
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import orjson
 import structlog
 
-from shared.kafka.log import EventLog, LogUnavailable, NewRecord
+from shared.kafka.deadletters import DeadLetters
+from shared.kafka.log import EventLog, LogUnavailable, NewRecord, Record, RecordRefused
 
 log = structlog.get_logger(__name__)
 
 SEGMENT_BYTES = 4 * 1024 * 1024
+MEMORY_BYTES = 8 * 1024 * 1024
+"""What waits in memory where the disk refuses it."""
+DISK_RETRY_S = 1.0
+"""How long a disk that refused is left alone."""
 SHIP_BYTES = 1024 * 1024
 """About how many bytes one round of shipping sends."""
 SHIP_TIMEOUT_S = 15.0
@@ -39,6 +51,14 @@ _MARK = struct.Struct(">QQ")
 _NO_PARTITION = -1
 
 
+class Place(NamedTuple):
+    """How far a batch reaches: into the segments, and how many of the records in memory."""
+
+    segment: int
+    offset: int
+    in_memory: int
+
+
 class Spool:
     """Segments in a folder of one process's own. Not for threads."""
 
@@ -46,99 +66,200 @@ class Spool:
         """Open or make the folder. `limit_bytes` bounds what waits; beyond it appends fail."""
         self._directory = directory
         self._limit = limit_bytes
-        directory.mkdir(parents=True, exist_ok=True)
-        self._mark = os.open(directory / "shipped", os.O_RDWR | os.O_CREAT, 0o600)
-        marked = os.pread(self._mark, _MARK.size, 0)
-        self._shipped = _MARK.unpack(marked) if len(marked) == _MARK.size else (0, 0)
-        existing = self._segments()
-        self._segment = (max(existing) if existing else self._shipped[0]) + 1
-        self._sizes = {number: self._path(number).stat().st_size for number in existing}
-        self._total = sum(self._sizes.values())
-        self._writer = self._open_segment()
+        self._memory: deque[tuple[NewRecord, int]] = deque()
+        self._memory_bytes = 0
+        self._sizes: dict[int, int] = {}
+        self._total = 0
+        self._shipped = (0, 0)
+        self._segment = 0
+        self._mark = self._writer = -1
+        self._torn = False
+        self._retry_at = 0.0
+        self.trouble = ""
+        """Why the disk refused last; empty while it takes what it is given."""
         self._appended = asyncio.Event()
-        if existing:
+        try:
+            self._open()
+        except OSError as error:
+            self._disk_refused(error)
+        if self._sizes:
             self._appended.set()
 
     @property
     def bytes(self) -> int:
         """Bytes that wait for an acknowledgement, what is acknowledged in a segment included."""
-        return self._total
+        return self._total + self._memory_bytes
+
+    @property
+    def empty(self) -> bool:
+        """True once a batch found nothing, and nothing was appended since."""
+        return not self._appended.is_set()
 
     def append(self, record: NewRecord) -> bool:
-        """Keep a record; False where the spool is full or the disk refuses it."""
+        """Keep a record; False where the spool is full, or disk and memory refuse it."""
         payload = _pack(record)
         frame = _FRAME.pack(len(payload), zlib.crc32(payload)) + payload
-        if self._total + len(frame) > self._limit:
+        if self.bytes + len(frame) > self._limit:
             return False
-        size = self._sizes[self._segment]
-        try:
-            written = os.write(self._writer, frame)
-            if written != len(frame):
-                os.ftruncate(self._writer, size)
-                return False
-        except OSError:
-            log.exception("spool.write_failed")
+        if not self._write(frame) and not self._hold(record, len(frame)):
             return False
-        self._sizes[self._segment] = size + len(frame)
-        self._total += len(frame)
-        if self._sizes[self._segment] >= SEGMENT_BYTES:
-            self._roll()
         self._appended.set()
         return True
 
     def close(self) -> None:
-        """Close the files; what waits stays on disk for the next process."""
-        os.close(self._writer)
-        os.close(self._mark)
+        """Close the files; what waits on disk stays there for the next process."""
+        for descriptor in (self._writer, self._mark):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._writer = self._mark = -1
+        if self._memory:
+            log.error("spool.memory_lost", records=len(self._memory), bytes=self._memory_bytes)
 
-    def batch(self) -> tuple[list[NewRecord], tuple[int, int]]:
-        """The oldest records not yet shipped, and the place behind them for `trim`."""
+    def batch(self) -> tuple[list[NewRecord], Place]:
+        """The oldest records not yet shipped, and the place behind them for `trim`.
+
+        Raises:
+            OSError: a segment cannot be read now.
+
+        """
         records: list[NewRecord] = []
         size = 0
+        for record, length in self._memory:
+            if size >= SHIP_BYTES:
+                break
+            records.append(record)
+            size += length
+        in_memory = len(records)
         segment, offset = self._shipped
         for number in sorted(self._sizes):
             if number < segment:
                 continue
             start = offset if number == segment else 0
-            for record, end in _frames(self._path(number), start, SHIP_BYTES - size):
-                records.append(record)
-                size += end - start
-                start = end
+            try:
+                for record, end in _frames(self._path(number), start, SHIP_BYTES - size):
+                    records.append(record)
+                    size += end - start
+                    start = end
+            except FileNotFoundError:
+                # Deleted by someone else; the writer's own is then written to in vain.
+                log.warning("spool.segment_missing", segment=number, bytes=self._sizes[number])
+                self._torn = self._torn or number == self._segment
+                start = self._sizes[number]
             segment, offset = number, start
             if size >= SHIP_BYTES:
                 break
         if not records:
             self._appended.clear()
-        return records, (segment, offset)
+        return records, Place(segment, offset, in_memory)
 
-    def trim(self, place: tuple[int, int]) -> None:
-        """Forget everything before `place`: it is acknowledged."""
-        self._shipped = place
-        os.pwrite(self._mark, _MARK.pack(*place), 0)
-        segment, offset = place
-        if segment == self._segment and offset == self._sizes[segment] and offset > 0:
-            self._roll()
-            segment += 1
-        for number in [one for one in self._sizes if one < segment]:
-            self._path(number).unlink(missing_ok=True)
-            self._total -= self._sizes.pop(number)
+    def trim(self, place: Place) -> None:
+        """Forget everything before `place`: it is acknowledged.
+
+        A disk that refuses to note it leaves the records to be sent again after a restart.
+        """
+        for _ in range(place.in_memory):
+            self._memory_bytes -= self._memory.popleft()[1]
+        # The folder may have been opened since, with a mark that is further on.
+        segment, offset = self._shipped = max(self._shipped, place[:2])
+        try:
+            if self._mark >= 0:
+                os.pwrite(self._mark, _MARK.pack(*self._shipped), 0)
+            self._delete_before(segment)
+            if segment == self._segment and offset == self._sizes.get(segment) and offset > 0:
+                self._roll()
+                self._delete_before(self._segment)
+        except OSError as error:
+            self._disk_refused(error)
 
     async def wait(self) -> None:
         """Wait until there is something to ship."""
         await self._appended.wait()
 
+    def _write(self, frame: bytes) -> bool:
+        """Write a frame to the current segment; False where the disk refuses it."""
+        if self.trouble and time.monotonic() < self._retry_at:
+            return False
+        try:
+            if self._writer < 0:
+                self._open()
+            if self._torn:
+                self._roll()
+            size = self._sizes[self._segment]
+            if os.write(self._writer, frame) != len(frame):
+                # What stands behind a torn frame is never read, so it goes or the segment ends.
+                self._torn = True
+                os.ftruncate(self._writer, size)
+                self._torn = False
+                raise OSError("the disk took a part of a record only")
+        except OSError as error:
+            self._disk_refused(error)
+            return False
+        self._sizes[self._segment] = size + len(frame)
+        self._total += len(frame)
+        if self.trouble:
+            log.info("spool.disk_recovered", trouble=self.trouble)
+            self.trouble = ""
+        if self._sizes[self._segment] >= SEGMENT_BYTES:
+            try:
+                self._roll()
+            except OSError as error:
+                self._disk_refused(error)
+        return True
+
+    def _hold(self, record: NewRecord, size: int) -> bool:
+        if self._memory_bytes + size > MEMORY_BYTES:
+            return False
+        self._memory.append((record, size))
+        self._memory_bytes += size
+        return True
+
+    def _disk_refused(self, error: OSError) -> None:
+        """Say so once an outage, and leave the disk alone for a while."""
+        if not self.trouble:
+            log.error("spool.disk_refused", directory=str(self._directory), error=str(error))
+        self.trouble = str(error)
+        self._retry_at = time.monotonic() + DISK_RETRY_S
+
+    def _open(self) -> None:
+        """Open the folder; after an OSError nothing is open and it can be tried again."""
+        self._directory.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as undo:
+            mark = os.open(self._directory / "shipped", os.O_RDWR | os.O_CREAT, 0o600)
+            undo.callback(os.close, mark)
+            marked = os.pread(mark, _MARK.size, 0)
+            shipped = _MARK.unpack(marked) if len(marked) == _MARK.size else (0, 0)
+            os.pwrite(mark, _MARK.pack(*shipped), 0)  # its room is taken before the disk is full
+            sizes = {
+                int(path.stem): path.stat().st_size for path in self._directory.glob("*.spool")
+            }
+            number = max((*sizes, shipped[0])) + 1
+            self._writer = self._open_segment(number)
+            undo.pop_all()
+        self._mark, self._shipped, self._segment = mark, shipped, number
+        self._sizes = {**sizes, number: 0}
+        self._total = sum(sizes.values())
+
     def _roll(self) -> None:
-        os.close(self._writer)
+        """Go on to the next segment, which is opened before this one's descriptor is closed.
+
+        The other way round, where the next file cannot be opened, the descriptor's number is given
+        to the next socket, and the next frame, a user's prompt, is written to that connection.
+        """
+        following = self._open_segment(self._segment + 1)
+        previous, self._writer = self._writer, following
         self._segment += 1
-        self._writer = self._open_segment()
-
-    def _open_segment(self) -> int:
         self._sizes[self._segment] = 0
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_TRUNC
-        return os.open(self._path(self._segment), flags, 0o600)
+        self._torn = False
+        os.close(previous)
 
-    def _segments(self) -> list[int]:
-        return [int(path.stem) for path in self._directory.glob("*.spool")]
+    def _delete_before(self, segment: int) -> None:
+        for number in [one for one in self._sizes if one < segment]:
+            self._path(number).unlink(missing_ok=True)
+            self._total -= self._sizes.pop(number)
+
+    def _open_segment(self, number: int) -> int:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_TRUNC
+        return os.open(self._path(number), flags, 0o600)
 
     def _path(self, number: int) -> Path:
         return self._directory / f"{number:08d}.spool"
@@ -147,12 +268,22 @@ class Spool:
 class SpoolShipper:
     """Sends what is spooled, oldest first, for as long as it takes."""
 
-    def __init__(self, spool: Spool, event_log: EventLog, *, gather_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        spool: Spool,
+        event_log: EventLog,
+        dead_letters: DeadLetters,
+        *,
+        gather_s: float = 0.0,
+    ) -> None:
         """`gather_s` is how long a batch may grow, in seconds: fewer rounds cost less."""
         self._gather_s = gather_s
         self._spool = spool
         self._log = event_log
+        self._dead_letters = dead_letters
         self._backoff_s = BACKOFF_FIRST_S
+        self.refused = 0
+        """Records that the brokers refused for good."""
 
     async def run(self) -> None:
         """Ship until cancelled."""
@@ -168,7 +299,7 @@ class SpoolShipper:
         """Ship all that waits, for at most `timeout_s` seconds; tells whether all went."""
         try:
             async with asyncio.timeout(timeout_s):
-                while self._spool.batch()[0]:
+                while not self._spool.empty:
                     if not await self.ship():
                         await asyncio.sleep(BACKOFF_FIRST_S)
         except TimeoutError:
@@ -176,17 +307,52 @@ class SpoolShipper:
         return True
 
     async def ship(self) -> bool:
-        """Send one batch and trim it; False where the brokers did not acknowledge it."""
-        records, place = self._spool.batch()
+        """Send one batch and trim it; False where brokers or disk are to be tried again."""
         try:
+            records, place = self._spool.batch()
             if records:
-                await self._log.append_many(records, timeout_s=SHIP_TIMEOUT_S)
-        except LogUnavailable as error:
+                await self._send(records)
+        except (LogUnavailable, OSError) as error:
             log.warning("spool.ship_failed", waiting_bytes=self._spool.bytes, error=str(error))
             return False
         self._spool.trim(place)
         self._backoff_s = BACKOFF_FIRST_S
         return True
+
+    async def _send(self, records: list[NewRecord]) -> None:
+        """Send records; those that the brokers refuse for good are stepped over.
+
+        Raises:
+            LogUnavailable: not all were acknowledged.
+
+        """
+        try:
+            await self._log.append_many(records, timeout_s=SHIP_TIMEOUT_S)
+        except RecordRefused as error:
+            if len(records) > 1:
+                middle = len(records) // 2
+                await self._send(records[:middle])
+                await self._send(records[middle:])
+                return
+            await self._bury(records[0], error)
+
+    async def _bury(self, record: NewRecord, error: RecordRefused) -> None:
+        """Leave a dead letter in place of a record that no retry can store.
+
+        It has no offset; a checksum of its key stands there, so that its letter has its own id.
+        """
+        never = Record(
+            topic=record.topic,
+            partition=-1,
+            offset=zlib.crc32(record.key.encode()),
+            key=record.key,
+            value=record.value,
+            headers=record.headers,
+            timestamp_ms=0,
+        )
+        await self._dead_letters.put(never, "too_large", str(error))
+        self.refused += 1
+        log.error("spool.record_refused", topic=record.topic, key=record.key, error=str(error))
 
 
 def _pack(record: NewRecord) -> bytes:

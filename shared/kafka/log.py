@@ -19,6 +19,13 @@ class LogUnavailable(Exception):
     """The brokers did not acknowledge in time; whether the record was stored is unknown."""
 
 
+class RecordRefused(LogUnavailable):
+    """The brokers or their client refuse a record for good: it is too large or malformed.
+
+    No retry helps, and the brokers are well; of a batch it is not known which record it was.
+    """
+
+
 class Position(NamedTuple):
     """Where a record is in the log."""
 
@@ -101,6 +108,7 @@ class EventLog(Protocol):
         The partition follows from the key by murmur2, unless named.
 
         Raises:
+            RecordRefused: it can never be stored.
             LogUnavailable: no acknowledgement within `timeout_s` seconds.
 
         """
@@ -112,6 +120,7 @@ class EventLog(Protocol):
         """Store records, in order per partition; return once all are acknowledged.
 
         Raises:
+            RecordRefused: one of them, or together in one batch they, can never be stored.
             LogUnavailable: not all were acknowledged within `timeout_s` seconds; each of
                 them may have been stored.
 

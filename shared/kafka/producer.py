@@ -12,12 +12,24 @@ from typing import Literal
 
 import structlog
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError, ProducerClosed
+from aiokafka.errors import (
+    KafkaError,
+    MessageSizeTooLargeError,
+    ProducerClosed,
+    RecordListTooLargeError,
+    RecordTooLargeError,
+)
 
 from shared.clock import Clock, SystemClock
 from shared.contracts.events.base import Event
 from shared.kafka.envelope import encode
-from shared.kafka.log import APPEND_TIMEOUT_S, LogUnavailable, NewRecord, Position
+from shared.kafka.log import (
+    APPEND_TIMEOUT_S,
+    LogUnavailable,
+    NewRecord,
+    Position,
+    RecordRefused,
+)
 from shared.kafka.partitions import partition_of
 from shared.kafka.tail import KafkaTail
 
@@ -28,6 +40,8 @@ BATCH_BYTES = 256 * 1024
 REQUEST_TIMEOUT_MS = 10_000
 MAX_RECORD_BYTES = 4 * 1024 * 1024
 STOP_TIMEOUT_S = 10.0
+REFUSED = (MessageSizeTooLargeError, RecordListTooLargeError, RecordTooLargeError)
+"""Errors of the record, not of the brokers."""
 TIMEOUTS_BEFORE_REBUILD = 3
 """Appends that ran out of time one after another before the producer is made anew."""
 
@@ -127,7 +141,12 @@ class KafkaLog:
             self._forget(pending)
             if not error.retriable:
                 self._replace(producer, flush=True)
-            raise LogUnavailable(f"{self._bootstrap}: {error}") from error
+            refused = isinstance(error, REFUSED)
+            kind = RecordRefused if refused else LogUnavailable
+            raise kind(f"{self._bootstrap}: {error}") from error
+        except UnicodeError as error:
+            self._forget(pending)
+            raise RecordRefused(f"a key or header name is no UTF-8: {error}") from error
         self._timeouts = 0
         return [Position(item.topic, item.partition, item.offset) for item in stored]  # type: ignore[attr-defined]
 

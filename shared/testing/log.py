@@ -14,9 +14,18 @@ from aiokafka.partitioner import murmur2
 from shared.clock import Clock, SystemClock
 from shared.contracts.events.base import Event
 from shared.kafka.envelope import Headers, encode
-from shared.kafka.log import APPEND_TIMEOUT_S, LogUnavailable, NewRecord, Position, Record
+from shared.kafka.log import (
+    APPEND_TIMEOUT_S,
+    LogUnavailable,
+    NewRecord,
+    Position,
+    Record,
+    RecordRefused,
+)
 
 DEFAULT_PARTITIONS = 4
+MAX_RECORD_BYTES = 1_048_588
+"""The brokers' default of `message.max.bytes`: key, headers and value together."""
 
 
 class MemoryLog:
@@ -66,6 +75,8 @@ class MemoryLog:
         await asyncio.sleep(0)
         if not self.available:
             raise LogUnavailable(f"no acknowledgement within {timeout_s:g} s")
+        if any(_size(record) > MAX_RECORD_BYTES for record in records):
+            raise RecordRefused(f"a record is larger than {MAX_RECORD_BYTES} bytes")
         positions = [self._store(record) for record in records]
         async with self._grown:
             self._grown.notify_all()
@@ -134,6 +145,11 @@ class MemoryLog:
             )
         )
         return Position(new.topic, number, offset)
+
+
+def _size(record: NewRecord) -> int:
+    headers = sum(len(name.encode()) + len(value) for name, value in record.headers)
+    return len(record.key.encode()) + headers + len(record.value or b"")
 
 
 class MemoryTail:

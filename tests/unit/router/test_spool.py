@@ -1,14 +1,21 @@
 import asyncio
+import contextlib
 import os
+import resource
+import socket
 import struct
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
 
 from services.router import spool as spool_module
 from services.router.spool import Spool, SpoolShipper
+from shared.kafka.deadletters import DeadLetters, list_dead_letters
 from shared.kafka.log import NewRecord, read_to_end
 from shared.testing.log import MemoryLog
 from tests.support.waiting import eventually
@@ -20,6 +27,11 @@ def record(number: int, size: int = 10) -> NewRecord:
     return NewRecord(
         "topic", f"key-{number}", str(number).encode() * size, (("ce_id", b"x"),), number % 3
     )
+
+
+def shipper_of(spool: Spool, log: MemoryLog) -> SpoolShipper:
+    letters = DeadLetters(log, service="router", redact=str, metrics=CollectorRegistry())
+    return SpoolShipper(spool, log, letters)
 
 
 def test_what_is_appended_comes_back_whole_and_in_order(tmp_path: Path) -> None:
@@ -125,7 +137,7 @@ async def test_the_shipper_waits_out_an_outage_and_loses_nothing(tmp_path: Path)
     log = MemoryLog()
     log.available = False
     spool = Spool(tmp_path, limit_bytes=LIMIT)
-    shipper = SpoolShipper(spool, log)
+    shipper = shipper_of(spool, log)
     running = asyncio.create_task(shipper.run())
     sent = [NewRecord("topic", "key", str(number).encode()) for number in range(20)]
     for one in sent[:10]:
@@ -146,8 +158,152 @@ async def test_draining_is_bounded(tmp_path: Path) -> None:
     log.available = False
     spool = Spool(tmp_path, limit_bytes=LIMIT)
     spool.append(record(1))
-    assert not await SpoolShipper(spool, log).drain(0.3)
+    assert not await shipper_of(spool, log).drain(0.3)
     log.available = True
-    assert await SpoolShipper(spool, log).drain(5)
+    assert await shipper_of(spool, log).drain(5)
     assert spool.bytes == 0
+    spool.close()
+
+
+@pytest.fixture
+def without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spool_module, "DISK_RETRY_S", 0.0)
+
+
+@contextlib.contextmanager
+def small_disk(directory: Path) -> Iterator[None]:
+    """256 KiB and 8 inodes where mounting is allowed, else files of at most 64 KiB."""
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k,nr_inodes=8", "tmpfs", str(directory)]
+    if not subprocess.run(mount, check=False, capture_output=True).returncode:
+        try:
+            yield
+        finally:
+            subprocess.run(["umount", "-l", str(directory)], check=True)
+        return
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64 * 1024, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.usefixtures("without_waiting")
+def test_a_segment_that_cannot_be_opened_gives_no_descriptor_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Case disk-refuses-a-segment: a connection got the descriptor, and then a user's prompt."""
+    monkeypatch.setattr(spool_module, "SEGMENT_BYTES", 300)
+    spool = Spool(tmp_path, limit_bytes=LIMIT)
+    blocker = tmp_path / "00000002.spool"
+    blocker.mkdir()
+    sent = [record(number) for number in range(30)]
+    assert all(spool.append(one) for one in sent[:10])
+    assert spool.trouble
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        assert all(spool.append(one) for one in sent[10:20])
+        for connection in (ours, theirs):
+            connection.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                connection.recv(1)
+    blocker.rmdir()
+    assert all(spool.append(one) for one in sent[20:])
+    assert not spool.trouble
+    assert (tmp_path / "00000002.spool").is_file()
+    assert spool.batch()[0] == sent
+    spool.close()
+
+
+@pytest.mark.usefixtures("without_waiting")
+async def test_a_full_disk_loses_nothing_while_kafka_takes_it(tmp_path: Path) -> None:
+    log = MemoryLog()
+    sent = [NewRecord("topic", str(n), os.urandom(4_000)) for n in range(200)]
+    with small_disk(tmp_path):
+        spool = Spool(tmp_path / "spool", limit_bytes=LIMIT)
+        assert all(spool.append(one) for one in sent)
+        assert spool.trouble
+        shipper = shipper_of(spool, log)
+        assert await shipper.drain(5)
+        assert spool.bytes == 0
+        assert spool.append(record(1))
+        assert not spool.trouble
+        spool.close()
+        again = Spool(tmp_path / "spool", limit_bytes=LIMIT)
+        assert again.batch()[0] == [record(1)]
+        again.close()
+    assert sorted(r.value or b"" for r in log.all("topic")) == sorted(one.value for one in sent)
+
+
+@pytest.mark.usefixtures("without_waiting")
+async def test_a_full_disk_and_no_kafka_count_what_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spool_module, "MEMORY_BYTES", 50_000)
+    log = MemoryLog()
+    log.available = False
+    sent = [NewRecord("topic", str(n), os.urandom(4_000)) for n in range(200)]
+    with small_disk(tmp_path):
+        spool = Spool(tmp_path / "spool", limit_bytes=LIMIT)
+        taken = [one for one in sent if spool.append(one)]
+        assert 0 < len(taken) < len(sent)
+        shipper = shipper_of(spool, log)
+        assert not await shipper.ship()
+        log.available = True
+        assert await shipper.drain(5)
+        spool.close()
+    stored = sorted(r.value or b"" for r in log.all("topic"))
+    assert stored == sorted(one.value for one in taken)
+
+
+@pytest.mark.usefixtures("without_waiting")
+async def test_a_spool_without_a_disk_ships_from_memory_until_there_is_one(tmp_path: Path) -> None:
+    directory = tmp_path / "data"
+    directory.write_text("a file where the folder should be")
+    log = MemoryLog()
+    spool = Spool(directory, limit_bytes=LIMIT)
+    shipper = shipper_of(spool, log)
+    assert spool.trouble
+    assert spool.append(NewRecord("topic", "a", b"1"))
+    assert await shipper.drain(5)
+    directory.unlink()
+    assert spool.append(NewRecord("topic", "a", b"2"))
+    assert not spool.trouble
+    spool.close()
+    again = Spool(directory, limit_bytes=LIMIT)
+    assert await shipper_of(again, log).drain(5)
+    again.close()
+    assert [r.value for r in log.all("topic")] == [b"1", b"2"]
+
+
+async def test_a_deleted_segment_does_not_end_the_shipper(tmp_path: Path) -> None:
+    log = MemoryLog()
+    spool = Spool(tmp_path, limit_bytes=LIMIT)
+    shipper = shipper_of(spool, log)
+    spool.append(record(1))
+    for segment in tmp_path.glob("*.spool"):
+        segment.unlink()
+    assert await shipper.drain(5)
+    spool.append(NewRecord("topic", "a", b"2"))
+    assert await shipper.drain(5)
+    assert [r.value for r in log.all("topic")] == [b"2"]
+    spool.close()
+
+
+async def test_a_record_that_brokers_never_take_is_buried_and_stepped_over(tmp_path: Path) -> None:
+    log = MemoryLog()
+    spool = Spool(tmp_path, limit_bytes=LIMIT)
+    shipper = shipper_of(spool, log)
+    poison = [
+        NewRecord("topic", f"bad-{n}", b"x", (("traceparent", b"0" * 1_100_000),)) for n in "ab"
+    ]
+    good = [NewRecord("topic", str(n), b"good") for n in range(9)]
+    for one in (*good[:4], poison[0], *good[4:8], poison[1], good[8]):
+        spool.append(one)
+    assert await shipper.drain(5)
+    assert sorted(r.key for r in log.all("topic")) == [one.key for one in good]
+    assert shipper.refused == len(poison)
+    letters = await list_dead_letters(log)
+    assert sorted(one.source_key for one in letters) == ["bad-a", "bad-b"]
+    assert {one.reason for one in letters} == {"too_large"}
     spool.close()

@@ -1,0 +1,27 @@
+from pathlib import Path
+
+import pytest
+
+from services.router.__main__ import take
+from services.router.settings import RouterSettings
+
+
+@pytest.mark.parametrize("given", ["http://a:8000", "http://a:8000/v1", "http://a:8000/v1/"])
+def test_an_engine_is_named_with_or_without_v1(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Case engine-url-with-v1."""
+    monkeypatch.setenv("RATCHET_ROUTER_ENGINES", f"{given},http://b/x/v1")
+    assert RouterSettings.load().engines == ("http://a:8000", "http://b/x")
+
+
+def test_the_folder_is_one_routers_own(tmp_path: Path) -> None:
+    with take(tmp_path), pytest.raises(SystemExit, match="RATCHET_DATA_DIR"):
+        take(tmp_path)
+    with take(tmp_path):
+        pass
+
+
+def test_a_router_starts_without_a_disk(tmp_path: Path) -> None:
+    """Case disk-refuses-a-segment."""
+    (tmp_path / "data").touch()
+    with take(tmp_path / "data" / "router"):
+        pass
