@@ -1,9 +1,6 @@
 """The aggregates of a partition: counters, live minutes and quality windows, and the offsets it holds.
 
-It is a sum of contributions, so their order never matters. Contributions are
-`["feedback", version, type]`, `["score", version, arm, rollout, segment, score, at_s]`,
-`["vote", chosen version, rejected version, choice]`, `["outcome", name]` and
-`["figures", version, start_s, minute, [[index, delta], …]]`.
+They are a sum of contributions, so the order of contributions never matters.
 """
 
 from __future__ import annotations
@@ -14,8 +11,16 @@ from typing import Any
 
 import orjson
 
+from services.aggregator.contributions import (
+    Contribution,
+    FeedbackCounted,
+    FigureDeltas,
+    FiguresChanged,
+    OutcomeCounted,
+    ScoreCounted,
+    VoteCounted,
+)
 from services.aggregator.errors import UnknownFormat
-from services.aggregator.rows import Contribution
 
 FORMAT = 2
 """Of a checkpoint and the rows it covers; it rises whenever an older aggregator could not read a
@@ -87,33 +92,30 @@ class Aggregates:
         """Add what one event contributes."""
         for contribution in contributions:
             match contribution:
-                case ["figures", version, start_s, minute, vector]:
-                    self._figures(version, start_s, minute, vector)
-                case ["feedback", version, kind]:
+                case FiguresChanged():
+                    self._change_figures(contribution)
+                case FeedbackCounted(version, kind):
                     key = (version, kind)
                     self.feedback[key] = self.feedback.get(key, 0) + 1
-                case ["score", version, arm, rollout, segment, score, at_s]:
+                case ScoreCounted(version, arm, rollout, segment, score, at_s):
                     sums = self.scores.setdefault((version, arm, rollout, segment), [0.0, 0, 0.0])
                     sums[0] += score
                     sums[1] += 1
                     sums[2] = max(sums[2], at_s)
-                case ["vote", chosen, rejected, choice]:
-                    vote = (chosen, rejected, choice)
+                case VoteCounted(chosen, rejected, result):
+                    vote = (chosen, rejected, result)
                     self.votes[vote] = self.votes.get(vote, 0) + 1
-                case ["outcome", name]:
+                case OutcomeCounted(name):
                     self.outcomes[name] = self.outcomes.get(name, 0) + 1
-                case _:
-                    raise ValueError(f"unknown contribution {contribution!r}")
 
-    def _figures(
-        self, version: str, start_s: float, minute: int, vector: list[list[float]]
-    ) -> None:
+    def _change_figures(self, changed: FiguresChanged) -> None:
+        version, start_s, minute, deltas = changed
         now = self.clock_s
         oldest = int(now // 60) - LIVE_MINUTES
         if minute >= oldest:
-            _add(self.minutes.setdefault(minute, {}), version, vector)
+            _add(self.minutes.setdefault(minute, {}), version, deltas)
         elif minute // 60 > int(now // 3600) - LIVE_HOURS:
-            _add(self.hours.setdefault(minute // 60, {}), version, vector)
+            _add(self.hours.setdefault(minute // 60, {}), version, deltas)
         for name, length in WINDOWS_S.items():
             start = int(start_s // length) * length
             if start + length + KEPT_S[name] >= now:
@@ -121,8 +123,8 @@ class Aggregates:
                 sums = self.windows.get(key)
                 if sums is None:
                     sums = self.windows[key] = [0.0] * len(FIGURES)
-                for index, delta in vector:
-                    sums[int(index)] += delta
+                for index, delta in deltas:
+                    sums[index] += delta
                 self.changed.add(key)
 
     def tick(self, at_s: float) -> list[WindowKey]:
@@ -153,8 +155,8 @@ class Aggregates:
         for minute in [minute for minute in self.minutes if minute < oldest]:
             versions = self.minutes.pop(minute)
             for version, sums in versions.items():
-                vector = [[index, value] for index, value in enumerate(sums) if value]
-                _add(self.hours.setdefault(minute // 60, {}), version, vector)
+                deltas = tuple((index, value) for index, value in enumerate(sums) if value)
+                _add(self.hours.setdefault(minute // 60, {}), version, deltas)
         last = int(self.clock_s // 3600) - LIVE_HOURS
         for hour in [hour for hour in self.hours if hour <= last]:
             del self.hours[hour]
@@ -233,12 +235,12 @@ class Aggregates:
         )
 
 
-def _add(versions: dict[str, list[float]], version: str, vector: list[list[float]]) -> None:
+def _add(versions: dict[str, list[float]], version: str, deltas: FigureDeltas) -> None:
     sums = versions.get(version)
     if sums is None:
         sums = versions[version] = [0.0] * len(FIGURES)
-    for index, delta in vector:
-        sums[int(index)] += delta
+    for index, delta in deltas:
+        sums[index] += delta
 
 
 def _merge(

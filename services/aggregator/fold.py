@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Generic, TypeVar
 
-from services.aggregator.rows import Contribution
+from services.aggregator.contributions import Contribution
 from shared.contracts.events.base import Event
 
 RowT = TypeVar("RowT")

@@ -12,6 +12,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 from services.aggregator import aggregates
+from services.aggregator.contributions import (
+    FeedbackCounted,
+    FigureDeltas,
+    FiguresChanged,
+    OutcomeCounted,
+    ScoreCounted,
+    VoteCounted,
+)
 from services.aggregator.errors import EventRefused
 from services.aggregator.fold import Fold, FoldRules, Output, cause_id
 from services.aggregator.pairs import (
@@ -23,7 +31,7 @@ from services.aggregator.pairs import (
     retraction,
     vote_product,
 )
-from services.aggregator.rows import CapRow, FeedbackEntry, TraceRow, Vector
+from services.aggregator.rows import CapRow, FeedbackEntry, FirstScore, TraceRow
 from shared.contracts.events.feedback import FeedbackSubmitted, FeedbackType, FeedbackWithdrawn
 from shared.contracts.events.interactions import InteractionRecorded, Outcome, Purpose
 from shared.contracts.events.preferences import PreferencePair, UnpairedExample
@@ -48,7 +56,7 @@ def fold_interaction(
 ) -> Fold[TraceRow]:
     """Fold an interaction in, and all feedback that waited for it. A second one is ignored."""
     if row is not None and row.interaction:
-        return Fold(row, contributions=[["outcome", "interaction_repeated"]])
+        return Fold(row, contributions=[OutcomeCounted("interaction_repeated")])
     started_s = event.started_at.timestamp()
     if row is None:
         row = TraceRow(raw, {}, started_s, ts_ms, started_s)
@@ -58,12 +66,12 @@ def fold_interaction(
         row.interaction, row.started_s, row.ts_ms = raw, started_s, ts_ms
         row.touched_s = max(row.touched_s, started_s)
         waiting = [name for name, entry in row.entries.items() if not entry.counted]
-    vector: Vector = [[aggregates.INTERACTIONS, 1]]
+    deltas: FigureDeltas = ((aggregates.INTERACTIONS, 1),)
     if event.outcome in FAILURES:
-        vector.append([aggregates.ERRORS, 1])
+        deltas += ((aggregates.ERRORS, 1),)
     fold = Fold(row)
     if event.purpose in _COUNTED:
-        fold.contributions.append(["figures", event.version, started_s, ts_ms // 60_000, vector])
+        fold.contributions.append(FiguresChanged(event.version, started_s, ts_ms // 60_000, deltas))
     for name in waiting:
         _settle(fold, event, name, None, row.entries[name], rules)
     if any(row.entries[name].counted for name in waiting):
@@ -88,7 +96,7 @@ def fold_feedback(
     old = row.entries.get(event.feedback_id)
     body = event.model_dump(mode="json") if isinstance(event, FeedbackSubmitted) else None
     verdict = _verdict(old, event.revision, event.type.value, body)
-    fold = Fold(row, contributions=[["outcome", verdict]])
+    fold = Fold(row, contributions=[OutcomeCounted(verdict)])
     at_s = event.submitted_at.timestamp()
     if verdict == "stale" and old is not None and body is not None and not old.seen:
         entry = replace(old, seen=True, first=_first(event))
@@ -119,7 +127,7 @@ def fold_vote(row: TraceRow | None, event: VoteCast, ts_ms: int) -> Fold[TraceRo
     old = row.entries.get(event.comparison_id)
     body = event.model_dump(mode="json")
     verdict = _verdict(old, event.revision, VOTE, body)
-    fold = Fold(row, contributions=[["outcome", verdict]])
+    fold = Fold(row, contributions=[OutcomeCounted(verdict)])
     if verdict not in {"accepted", "edited"}:
         return fold
     at_s = event.submitted_at.timestamp()
@@ -128,10 +136,10 @@ def fold_vote(row: TraceRow | None, event: VoteCast, ts_ms: int) -> Fold[TraceRo
     row.touched_s = max(row.touched_s, at_s)
     if not entry.counted:
         entry.counted = "joined"
-        fold.contributions.append(["feedback", "", VOTE])
+        fold.contributions.append(FeedbackCounted("", VOTE))
         left, right = event.left.version, event.right.version
         chosen, rejected = (right, left) if event.choice is Choice.right else (left, right)
-        fold.contributions.append(["vote", chosen, rejected, _result(event.choice)])
+        fold.contributions.append(VoteCounted(chosen, rejected, _result(event.choice)))
     product = vote_product(event)
     _produce(fold, entry, old, event.tenant, event.submitted_at, product)
     return fold
@@ -144,7 +152,7 @@ def expire(row: TraceRow, now_s: float, rules: FoldRules) -> Fold[TraceRow]:
     for name, entry in row.entries.items():
         if entry.seen and not entry.counted and entry.at_s + rules.horizon_s <= now_s:
             row.entries[name] = replace(entry, counted=UNJOINED)
-            fold.contributions.append(["feedback", UNJOINED, entry.kind])
+            fold.contributions.append(FeedbackCounted(UNJOINED, entry.kind))
     row.touched_s = max(row.touched_s, now_s)
     return fold
 
@@ -167,17 +175,11 @@ def fold_score(row: CapRow | None, event: RatedScore, rules: FoldRules) -> Fold[
     if event.score_id in row.counted:
         return Fold(row)
     if len(row.counted) >= rules.scores_per_day:
-        return Fold(row, contributions=[["outcome", "score_capped"]])
+        return Fold(row, contributions=[OutcomeCounted("score_capped")])
     at_s = event.created_at.timestamp()
-    score: list[Any] = [
-        "score",
-        event.version,
-        event.arm.value,
-        event.rollout,
-        event.segment,
-        event.score,
-        at_s,
-    ]
+    score = ScoreCounted(
+        event.version, event.arm.value, event.rollout, event.segment, event.score, at_s
+    )
     changed = CapRow([*row.counted, event.score_id], at_s, list(row.marks))
     return Fold(changed, contributions=[score])
 
@@ -225,7 +227,7 @@ def _next_entry(
         body=body,
         ts_ms=ts_ms,
         seen=old.seen or body is not None,
-        figures=[],
+        figures=(),
         products=[],
     )
 
@@ -246,7 +248,7 @@ def _settle(
     if entry.seen and not entry.counted:
         entry.counted = "joined"
         entry.minute = max(entry.ts_ms, row.ts_ms) // 60_000
-        fold.contributions.append(["feedback", interaction.version, entry.kind])
+        fold.contributions.append(FeedbackCounted(interaction.version, entry.kind))
     if interaction.purpose in _COUNTED:
         _refigure(fold, interaction, old, entry, feedback)
     time = feedback.submitted_at if feedback else datetime.fromtimestamp(row.touched_s, UTC)
@@ -266,11 +268,13 @@ def _refigure(
 ) -> None:
     row = fold.row
     started_s = row.started_s
-    entry.figures = _figures(feedback) if feedback is not None else []
-    before = old.figures if old is not None else []
-    vector = _difference(before, entry.figures)
-    if vector:
-        fold.contributions.append(["figures", interaction.version, started_s, entry.minute, vector])
+    entry.figures = _figures(feedback) if feedback is not None else ()
+    before = old.figures if old is not None else ()
+    deltas = _difference(before, entry.figures)
+    if deltas:
+        fold.contributions.append(
+            FiguresChanged(interaction.version, started_s, entry.minute, deltas)
+        )
     active = any(one.figures for one in row.entries.values())
     if active and row.with_feedback_minute < 0:
         row.with_feedback_minute = entry.minute
@@ -280,45 +284,44 @@ def _refigure(
     else:
         return
     fold.contributions.append(
-        [
-            "figures",
+        FiguresChanged(
             interaction.version,
             started_s,
             row.with_feedback_minute,
-            [[aggregates.WITH_FEEDBACK, delta]],
-        ]
+            ((aggregates.WITH_FEEDBACK, delta),),
+        )
     )
     if delta < 0:
         row.with_feedback_minute = -1
 
 
-def _figures(feedback: FeedbackSubmitted) -> Vector:
+def _figures(feedback: FeedbackSubmitted) -> FigureDeltas:
     """What one feedback adds to the figures of its version."""
-    vector: Vector = [[aggregates.FEEDBACK, 1]]
+    deltas: list[tuple[int, float]] = [(aggregates.FEEDBACK, 1)]
     score = feedback.score
     if feedback.type in RATINGS and score is not None:
         if score >= _POSITIVE:
-            vector.append([aggregates.POSITIVE, 1])
+            deltas.append((aggregates.POSITIVE, 1))
         elif score <= _NEGATIVE:
-            vector.append([aggregates.NEGATIVE, 1])
+            deltas.append((aggregates.NEGATIVE, 1))
     if feedback.type is FeedbackType.text_correction:
-        vector.append([aggregates.CORRECTIONS, 1])
+        deltas.append((aggregates.CORRECTIONS, 1))
     if score is not None:
-        vector.append([aggregates.SCORED, 1])
+        deltas.append((aggregates.SCORED, 1))
         if score:
-            vector.append([aggregates.SCORE, score])
-    return vector
+            deltas.append((aggregates.SCORE, score))
+    return tuple(deltas)
 
 
 _POSITIVE = 0.75
 _NEGATIVE = 0.25
 
 
-def _difference(before: Vector, after: Vector) -> Vector:
-    sums = {int(index): delta for index, delta in after}
+def _difference(before: FigureDeltas, after: FigureDeltas) -> FigureDeltas:
+    sums = dict(after)
     for index, delta in before:
-        sums[int(index)] = sums.get(int(index), 0) - delta
-    return [[index, delta] for index, delta in sorted(sums.items()) if delta]
+        sums[index] = sums.get(index, 0) - delta
+    return tuple((index, delta) for index, delta in sorted(sums.items()) if delta)
 
 
 def _produce(
@@ -384,11 +387,11 @@ def _rate(
     fold.outputs.append(Output(RATED, key, answer, rated_id, time))
 
 
-def _first(event: FeedbackSubmitted | FeedbackWithdrawn) -> list[Any] | None:
+def _first(event: FeedbackSubmitted | FeedbackWithdrawn) -> FirstScore | None:
     """What the judge's counters take of a first submission: later ones never change them."""
     if isinstance(event, FeedbackWithdrawn) or event.anonymous or event.score is None:
         return None
-    return [event.score, event.user_id, event.submitted_at.timestamp()]
+    return FirstScore(event.score, event.user_id, event.submitted_at.timestamp())
 
 
 def _score(

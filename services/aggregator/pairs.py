@@ -9,8 +9,9 @@ from typing import Any
 
 import orjson
 
+from services.aggregator.contributions import Contribution, OutcomeCounted
 from services.aggregator.fold import Fold, Output, cause_id
-from services.aggregator.rows import MAX_VALUE_BYTES, Contribution, PromptRow
+from services.aggregator.rows import MAX_VALUE_BYTES, KeptAnswer, PromptRow
 from shared.contracts.events.base import Context, Event, Message, prompt_text
 from shared.contracts.events.feedback import Correction, FeedbackSubmitted, FeedbackType, Preference
 from shared.contracts.events.interactions import InteractionRecorded
@@ -152,22 +153,22 @@ def fold_rated(row: PromptRow | None, event: RatedAnswer) -> Fold[PromptRow]:
     old = row.answers.get(name)
     if old is not None and event.revision <= old["revision"]:
         return Fold(row)
-    answers = {key: dict(answer) for key, answer in row.answers.items()}
+    answers = {key: answer.copy() for key, answer in row.answers.items()}
     answers.pop(name, None)
     contributions: list[Contribution] = []
     outputs: list[Output] = []
-    for pair_id in (old or {}).get("pairs", []):
+    for pair_id in old["pairs"] if old is not None else []:
         outputs.append(retraction(pair_id, event.tenant, "rating changed", event.created_at))
         for answer in answers.values():
             if pair_id in answer["pairs"]:
                 answer["pairs"].remove(pair_id)
-    stored: dict[str, Any] = {"revision": event.revision, "score": event.score, "pairs": []}
+    stored: KeptAnswer = {"revision": event.revision, "score": event.score, "pairs": []}
     if event.score is not None:
         stored["event"] = event.model_dump(mode="json", exclude={"messages"})
-        for other in _opposites(answers, event):
-            pair = _rated_pair(event, _answered(event.messages, other["event"]))
+        for other, kept in _opposites(answers, event):
+            pair = _rated_pair(event, _answered(event.messages, kept))
             if len(pair.to_json()) > MAX_VALUE_BYTES:
-                contributions.append(["outcome", "pair_too_large"])
+                contributions.append(OutcomeCounted("pair_too_large"))
                 continue
             stored["pairs"].append(pair.pair_id)
             other["pairs"].append(pair.pair_id)
@@ -182,7 +183,7 @@ def _answered(messages: tuple[Message, ...], stored: dict[str, Any]) -> RatedAns
     return RatedAnswer.model_validate({**stored, "messages": messages})
 
 
-def _kept(answers: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def _kept(answers: dict[str, KeptAnswer]) -> dict[str, KeptAnswer]:
     """The newest answers that a row holds. Their sizes alone decide, so replays forget the same."""
     size = 0
     newest: list[str] = []
@@ -194,17 +195,20 @@ def _kept(answers: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return {name: answers[name] for name in reversed(newest)}
 
 
-def _opposites(answers: dict[str, dict[str, Any]], event: RatedAnswer) -> list[dict[str, Any]]:
+def _opposites(
+    answers: dict[str, KeptAnswer], event: RatedAnswer
+) -> list[tuple[KeptAnswer, dict[str, Any]]]:
     score = event.score
     if score is None or LOW < score < HIGH:
         return []
     found = [
-        answer
+        (answer, kept)
         for answer in answers.values()
         if answer["score"] is not None
+        and (kept := answer.get("event")) is not None
         and (answer["score"] <= LOW if score >= HIGH else answer["score"] >= HIGH)
-        and answer["event"]["model"] == event.model
-        and differ(answer["event"]["completion"], event.completion)
+        and kept["model"] == event.model
+        and differ(kept["completion"], event.completion)
     ]
     return found[::-1][:PAIRS_PER_ANSWER]
 

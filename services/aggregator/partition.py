@@ -19,13 +19,12 @@ from typing import TypeVar
 
 from services.aggregator import join, pairs
 from services.aggregator.aggregates import FIGURES, WINDOWS_S, Aggregates, WindowKey
+from services.aggregator.contributions import Contribution, Mark
 from services.aggregator.errors import EventRefused
 from services.aggregator.fold import Fold, FoldRules, Output, cause_id
 from services.aggregator.rows import (
     MAX_VALUE_BYTES,
     CapRow,
-    Contribution,
-    Mark,
     PromptRow,
     Row,
     TraceRow,
@@ -110,7 +109,9 @@ class PartitionState:
             if key == checkpoint_key(self.partition) or key in self._rows:
                 continue
             row = decode_row(key, self.stored[key])
-            uncovered = [mark for mark in row.marks if mark[1] > self.confirmed.get(mark[0], -1)]
+            uncovered = [
+                mark for mark in row.marks if mark.offset > self.confirmed.get(mark.topic, -1)
+            ]
             for topic, offset, contributions in uncovered:
                 self._replays.setdefault((topic, offset), []).extend(contributions)
             if isinstance(row, TraceRow):
@@ -160,7 +161,9 @@ class PartitionState:
             if row is None:
                 dropped.append(key)
                 continue
-            row.marks = [mark for mark in row.marks if mark[1] > self.confirmed.get(mark[0], -1)]
+            row.marks = [
+                mark for mark in row.marks if mark.offset > self.confirmed.get(mark.topic, -1)
+            ]
             rows.append((key, row.encode()))
         self.aggregates.dropped = [key.decode() for key in dropped]
         batch = Batch(
@@ -241,7 +244,7 @@ class PartitionState:
         if before is None:
             row.marks.extend(self._dropped_marks.pop(key, ()))
         # Repeats and conflicts too: a replay must not judge them by a later state of the row.
-        row.marks.append([topic, offset, fold.contributions])
+        row.marks.append(Mark(topic, offset, fold.contributions))
         if isinstance(row, TraceRow):
             waited = before.pending() if isinstance(before, TraceRow) else 0
             self.pending += row.pending() - waited
@@ -287,7 +290,7 @@ class PartitionState:
         if row is None:
             return
         # After a crash a row may hold effects of events that come after this tick.
-        ahead = any(mark[1] > self.aggregates.offsets.get(mark[0], -1) for mark in row.marks)
+        ahead = any(mark.offset > self.aggregates.offsets.get(mark.topic, -1) for mark in row.marks)
         if ahead or self._due_s(row) > now_s:
             self._schedule(key, row)
             return

@@ -7,9 +7,17 @@ as it came from the topic, so that writing a row never encodes an interaction ag
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, NotRequired, TypeAlias, TypedDict
 
 import orjson
+
+from services.aggregator.contributions import (
+    FigureDeltas,
+    Mark,
+    decode_deltas,
+    decode_mark,
+    encode_mark,
+)
 
 SEPARATOR = "\x1f"
 """Between the parts of a key; identifiers cannot contain it (see contracts.events.Identifier)."""
@@ -17,13 +25,6 @@ SEPARATOR = "\x1f"
 MAX_VALUE_BYTES = 900_000
 """Largest row or output, uncompressed: brokers refuse a record over 1,048,588 bytes with its headers,
 and a row's marks of a batch or two come on top."""
-
-Contribution: TypeAlias = list[Any]
-"""What an event adds to the aggregates, as JSON: `[kind, …]`; see aggregates.py."""
-Mark: TypeAlias = list[Any]
-"""`[topic, offset, contributions]`: an event whose effect the row holds."""
-Vector: TypeAlias = list[list[float]]
-"""Sparse figures: `[[index, delta], …]`; the indices are in aggregates.py."""
 
 
 def trace_key(partition: int, tenant: str, trace_id: str) -> bytes:
@@ -56,6 +57,15 @@ def kind_of(key: bytes) -> str:
     return key.split(b"\x1f", 2)[1].decode()
 
 
+class FirstScore(NamedTuple):
+    """What the judge's counters take of a feedback's first submission."""
+
+    score: float
+    user_id: str
+    at_s: float
+    """Event time of the submission."""
+
+
 @dataclass(slots=True)
 class FeedbackEntry:
     """One feedback's (or vote's) highest revision, and what it has caused so far."""
@@ -74,14 +84,14 @@ class FeedbackEntry:
     """Empty while it waits; then `joined` or `unjoined`, once and for all."""
     minute: int = 0
     """The minute whose live figures it is in."""
-    figures: Vector = field(default_factory=list)
+    figures: FigureDeltas = ()
     """What it adds to the figures now; an edit takes this out again."""
     products: list[str] = field(default_factory=list)
     """Ids of the pairs and examples that stand because of it."""
     rated: bool = False
     """It stands on the rated topic."""
-    first: list[Any] | None = None
-    """`[score, user, event time]` of its first submission, whatever was edited later."""
+    first: FirstScore | None = None
+    """Of its first submission, whatever was edited later."""
 
 
 @dataclass(slots=True)
@@ -129,7 +139,7 @@ class TraceRow:
                 self.touched_s,
                 self.with_feedback_minute,
                 self.scored,
-                self.marks,
+                [encode_mark(mark) for mark in self.marks],
             ]
         )
         return state + b"\n" + self.interaction
@@ -138,8 +148,13 @@ class TraceRow:
     def decode(cls, stored: bytes) -> TraceRow:
         """The row that `encode` wrote."""
         state, _, interaction = stored.partition(b"\n")
-        entries, *rest = orjson.loads(state)
-        return cls(interaction, {name: FeedbackEntry(*values) for name, *values in entries}, *rest)
+        entries, *rest, marks = orjson.loads(state)
+        return cls(
+            interaction,
+            {name: _decode_entry(values) for name, *values in entries},
+            *rest,
+            marks=[decode_mark(mark) for mark in marks],
+        )
 
 
 def _entry_fields(entry: FeedbackEntry) -> tuple[Any, ...]:
@@ -155,30 +170,50 @@ def _entry_fields(entry: FeedbackEntry) -> tuple[Any, ...]:
         entry.figures,
         entry.products,
         entry.rated,
-        entry.first,
+        tuple(entry.first) if entry.first else None,
     )
+
+
+def _decode_entry(values: list[Any]) -> FeedbackEntry:
+    entry = FeedbackEntry(*values)
+    entry.figures = decode_deltas(entry.figures)
+    if entry.first is not None:
+        entry.first = FirstScore(*entry.first)
+    return entry
+
+
+class KeptAnswer(TypedDict):
+    """One rated answer of a prompt, stored as it is."""
+
+    revision: int
+    score: float | None
+    pairs: list[str]
+    """Ids of the pairs that it stands in."""
+    event: NotRequired[dict[str, Any]]
+    """Its RatedAnswer as JSON but for the messages; missing where it has no score."""
 
 
 @dataclass(slots=True)
 class PromptRow:
     """The rated answers to one prompt, oldest first: `{trace, feedback -> answer}`.
 
-    An answer is `{"revision", "score", "pairs"}` and, where it has a score, `"event"`: its
-    RatedAnswer as JSON but for the messages. Those are in every event that asks for them.
+    The messages of the prompt are not kept: every event that asks for answers carries them.
     """
 
-    answers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    answers: dict[str, KeptAnswer] = field(default_factory=dict[str, KeptAnswer])
     touched_s: float = 0.0
     marks: list[Mark] = field(default_factory=list)
 
     def encode(self) -> bytes:
         """The row as it is stored."""
-        return orjson.dumps([self.answers, self.touched_s, self.marks])
+        marks = [encode_mark(mark) for mark in self.marks]
+        return orjson.dumps([self.answers, self.touched_s, marks])
 
     @classmethod
     def decode(cls, stored: bytes) -> PromptRow:
         """The row that `encode` wrote, or one of format 1, whose answers held the messages too."""
-        row = cls(*orjson.loads(stored))
+        answers, touched_s, marks = orjson.loads(stored)
+        row = cls(answers, touched_s, [decode_mark(mark) for mark in marks])
         for answer in row.answers.values():
             answer.get("event", {}).pop("messages", None)
         return row
@@ -194,12 +229,14 @@ class CapRow:
 
     def encode(self) -> bytes:
         """The row as it is stored."""
-        return orjson.dumps([self.counted, self.touched_s, self.marks])
+        marks = [encode_mark(mark) for mark in self.marks]
+        return orjson.dumps([self.counted, self.touched_s, marks])
 
     @classmethod
     def decode(cls, stored: bytes) -> CapRow:
         """The row that `encode` wrote."""
-        return cls(*orjson.loads(stored))
+        counted, touched_s, marks = orjson.loads(stored)
+        return cls(counted, touched_s, [decode_mark(mark) for mark in marks])
 
 
 Row: TypeAlias = TraceRow | PromptRow | CapRow

@@ -18,14 +18,21 @@ from services.aggregator.aggregates import (
     WINDOWS_S,
     Aggregates,
 )
+from services.aggregator.contributions import (
+    FeedbackCounted,
+    FiguresChanged,
+    OutcomeCounted,
+    ScoreCounted,
+    VoteCounted,
+)
 from services.aggregator.errors import UnknownFormat
 
 HOUR = 3600
 T0 = 500_000 * HOUR
 
 
-def shown(at_s: float) -> list[object]:
-    return ["figures", "v1", at_s, int(at_s // 60), [[INTERACTIONS, 1]]]
+def shown(at_s: float) -> FiguresChanged:
+    return FiguresChanged("v1", at_s, int(at_s // 60), ((INTERACTIONS, 1),))
 
 
 def test_live_windows_hold_what_arrived_in_them() -> None:
@@ -55,7 +62,7 @@ def test_late_feedback_changes_the_window_of_the_interaction_not_of_its_own_time
     aggregates.apply([shown(T0)])
     assert {key[0] for key in aggregates.tick(T0 + 1)} == set(WINDOWS_S)
     late = T0 + 2 * HOUR
-    aggregates.apply([["figures", "v1", T0, late // 60, [[FEEDBACK, 1], [POSITIVE, 1]]]])
+    aggregates.apply([FiguresChanged("v1", T0, late // 60, ((FEEDBACK, 1), (POSITIVE, 1)))])
     changed = aggregates.tick(late)
     assert {(window, start) for window, start, _ in changed} == {
         ("1m", T0),
@@ -81,8 +88,8 @@ def test_windows_are_emitted_at_most_every_few_seconds_and_forgotten_in_the_end(
 
 def test_series_of_ended_rollouts_are_dropped() -> None:
     aggregates = Aggregates()
-    aggregates.apply([["score", "v1", "candidate", "r1", "", 1.0, T0]])
-    aggregates.apply([["score", "v1", "", "", "", 0.5, T0]])
+    aggregates.apply([ScoreCounted("v1", "candidate", "r1", "", 1.0, T0)])
+    aggregates.apply([ScoreCounted("v1", "", "", "", 0.5, T0)])
     aggregates.tick(T0 + ENDED_ROLLOUT_S + 1)
     aggregates.forget()
     assert list(aggregates.scores) == [("v1", "", "", "")]
@@ -98,9 +105,11 @@ def test_a_checkpoint_is_the_whole_of_the_aggregates(items: list[tuple[int, str,
     aggregates = Aggregates(offsets={"t": 7}, dropped=["0\x1ftrace\x1fa\x1fb"])
     for minutes, version, index in items:
         at_s = T0 + minutes * 60
-        aggregates.apply([["figures", version, at_s, at_s // 60, [[index, 1]]]])
-        aggregates.apply([["feedback", version, "rating"], ["vote", "v1", "v2", "tie"]])
-        aggregates.apply([["score", version, "stable", "r", "", 0.25, at_s], ["outcome", "edited"]])
+        aggregates.apply([FiguresChanged(version, at_s, at_s // 60, ((index, 1),))])
+        aggregates.apply([FeedbackCounted(version, "rating"), VoteCounted("v1", "v2", "tie")])
+        aggregates.apply(
+            [ScoreCounted(version, "stable", "r", "", 0.25, at_s), OutcomeCounted("edited")]
+        )
     aggregates.tick(T0)
     assert Aggregates.decode(aggregates.encode()) == aggregates
 

@@ -6,6 +6,14 @@ from typing import Any
 
 import pytest
 
+from services.aggregator.contributions import (
+    Contribution,
+    FeedbackCounted,
+    FiguresChanged,
+    OutcomeCounted,
+    ScoreCounted,
+    VoteCounted,
+)
 from services.aggregator.errors import EventRefused
 from services.aggregator.fold import Fold, FoldRules
 from services.aggregator.join import (
@@ -31,10 +39,10 @@ RULES = FoldRules(segments=frozenset({"gold"}))
 
 def folded(
     *events: Event, rules: FoldRules = RULES
-) -> tuple[TraceRow, list[list[Any]], list[Event]]:
+) -> tuple[TraceRow, list[Contribution], list[Event]]:
     """The row after some events, all contributions and all outputs."""
     row: TraceRow | None = None
-    contributions: list[list[Any]] = []
+    contributions: list[Contribution] = []
     outputs: list[Event] = []
     for number, event in enumerate(events):
         fold: Fold[TraceRow]
@@ -55,20 +63,20 @@ def folded(
     return row, contributions, outputs
 
 
-def counted(contributions: list[list[Any]]) -> list[list[Any]]:
-    return [item for item in contributions if item[0] == "feedback"]
+def counted(contributions: list[Contribution]) -> list[FeedbackCounted]:
+    return [item for item in contributions if isinstance(item, FeedbackCounted)]
 
 
-def outcomes(contributions: list[list[Any]]) -> list[str]:
-    return [item[1] for item in contributions if item[0] == "outcome"]
+def outcomes(contributions: list[Contribution]) -> list[str]:
+    return [item.outcome for item in contributions if isinstance(item, OutcomeCounted)]
 
 
-def figures(contributions: list[list[Any]]) -> dict[int, float]:
+def figures(contributions: list[Contribution]) -> dict[int, float]:
     """Sums of the figures by index; indices are aggregates.FIGURES."""
     sums: dict[int, float] = {}
     for item in contributions:
-        if item[0] == "figures":
-            for index, delta in item[4]:
+        if isinstance(item, FiguresChanged):
+            for index, delta in item.deltas:
                 sums[index] = sums.get(index, 0) + delta
     return {index: value for index, value in sums.items() if value}
 
@@ -81,7 +89,7 @@ def kinds(outputs: list[Event]) -> list[str]:
 def test_both_orders_count_the_same(late: bool) -> None:
     shown, told = interaction(), feedback()
     _, contributions, outputs = folded(*((shown, told) if late else (told, shown)))
-    assert counted(contributions) == [["feedback", "assistant-v1.0", "thumbs_up"]]
+    assert counted(contributions) == [FeedbackCounted("assistant-v1.0", "thumbs_up")]
     assert figures(contributions) == {0: 1, 2: 1, 3: 1, 4: 1, 7: 1.0, 8: 1}
     assert sorted(kinds(outputs)) == [
         "ExampleJoined",
@@ -112,7 +120,7 @@ def test_feedback_alone_counts_nothing_yet() -> None:
 def test_what_a_second_record_is(second: FeedbackSubmitted, verdict: str) -> None:
     _, contributions, _ = folded(interaction(), feedback(), second)
     assert outcomes(contributions) == ["accepted", verdict]
-    assert counted(contributions) == [["feedback", "assistant-v1.0", "thumbs_up"]]
+    assert counted(contributions) == [FeedbackCounted("assistant-v1.0", "thumbs_up")]
 
 
 def test_a_lower_revision_is_stale() -> None:
@@ -122,7 +130,7 @@ def test_a_lower_revision_is_stale() -> None:
 
 def test_a_withdrawal_before_its_submission_still_lets_it_count_once() -> None:
     _, contributions, outputs = folded(interaction(), withdrawn(), feedback())
-    assert counted(contributions) == [["feedback", "assistant-v1.0", "thumbs_up"]]
+    assert counted(contributions) == [FeedbackCounted("assistant-v1.0", "thumbs_up")]
     assert figures(contributions) == {0: 1}
     assert "UnpairedExample" not in kinds(outputs)
 
@@ -132,7 +140,7 @@ def test_an_edit_moves_the_figures_and_keeps_the_counters() -> None:
     _, contributions, outputs = folded(
         interaction(), feedback(kind=rating, value=5), feedback(kind=rating, value=1, revision=1)
     )
-    assert counted(contributions) == [["feedback", "assistant-v1.0", "rating"]]
+    assert counted(contributions) == [FeedbackCounted("assistant-v1.0", "rating")]
     assert figures(contributions) == {0: 1, 2: 1, 3: 1, 5: 1, 8: 1}
     scores = [event for event in outputs if isinstance(event, RatedScore)]
     assert [event.score for event in scores] == [1.0]
@@ -265,16 +273,16 @@ def test_a_correction_that_corrects_nothing_makes_no_pair() -> None:
 @pytest.mark.parametrize(
     ("choice", "chosen", "contribution"),
     [
-        (Choice.left, "assistant-v1.1", ["vote", "assistant-v1.1", "assistant-v1.0", "chosen"]),
-        (Choice.right, "assistant-v1.0", ["vote", "assistant-v1.0", "assistant-v1.1", "chosen"]),
-        (Choice.tie, None, ["vote", "assistant-v1.1", "assistant-v1.0", "tie"]),
-        (Choice.both_bad, None, ["vote", "assistant-v1.1", "assistant-v1.0", "both_bad"]),
+        (Choice.left, "assistant-v1.1", VoteCounted("assistant-v1.1", "assistant-v1.0", "chosen")),
+        (Choice.right, "assistant-v1.0", VoteCounted("assistant-v1.0", "assistant-v1.1", "chosen")),
+        (Choice.tie, None, VoteCounted("assistant-v1.1", "assistant-v1.0", "tie")),
+        (Choice.both_bad, None, VoteCounted("assistant-v1.1", "assistant-v1.0", "both_bad")),
     ],
 )
-def test_votes(choice: Choice, chosen: str | None, contribution: list[str]) -> None:
+def test_votes(choice: Choice, chosen: str | None, contribution: Contribution) -> None:
     _, contributions, outputs = folded(vote(choice=choice, panel="judge"))
     assert contribution in contributions
-    assert ["feedback", "", "vote"] in contributions
+    assert FeedbackCounted("", "vote") in contributions
     pairs = [event for event in outputs if isinstance(event, PreferencePair)]
     assert [pair.chosen_version for pair in pairs] == ([chosen] if chosen else [])
     assert all(pair.panel == "judge" for pair in pairs)
@@ -306,7 +314,7 @@ def test_expiry_counts_what_waited_and_nothing_else() -> None:
     row, _, _ = folded(feedback("f1", seconds=0.0), feedback("f2", seconds=90.0))
     start = feedback(seconds=0.0).submitted_at.timestamp()
     fold = expire(row, start + 101, rules)
-    assert fold.contributions == [["feedback", "unjoined", "thumbs_up"]]
+    assert fold.contributions == [FeedbackCounted("unjoined", "thumbs_up")]
     assert fold.row.pending() == 1
     assert row.pending() == 2
 
@@ -320,7 +328,7 @@ def test_scores_beyond_the_cap_do_not_count() -> None:
         event = first.model_copy(update={"score_id": f"s{min(number, 3)}"})
         fold = fold_score(row, event, RULES)
         row = fold.row
-        results.append([item[:2] for item in fold.contributions])
-    score, capped = ["score", "assistant-v1.0"], ["outcome", "score_capped"]
+        results.append([(type(item), item[0]) for item in fold.contributions])
+    score, capped = (ScoreCounted, "assistant-v1.0"), (OutcomeCounted, "score_capped")
     assert results == [[score], [score], [score], [capped], [capped]]
     assert fold_score(row, first.model_copy(update={"score_id": "s0"}), RULES).contributions == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import orjson
 
+from services.aggregator.contributions import Mark, OutcomeCounted
 from services.aggregator.pairs import MAX_ANSWERS, PAIRS_PER_ANSWER, fold_rated, prompt_key
 from services.aggregator.rows import MAX_VALUE_BYTES, PromptRow
 from shared.contracts.events.base import Event, Message
@@ -142,7 +143,7 @@ def test_what_a_batch_adds_to_a_row_does_not_decide_what_it_forgets() -> None:
     events = [rated(f"t{n}", 0.5, text=f"{n} " + "\x01" * 40_000) for n in range(4)]
     row, _ = fold(*events[:3])
     marked = PromptRow.decode(row.encode())
-    marked.marks = [["ratchet.rated.v1", offset, []] for offset in range(500)]
+    marked.marks = [Mark("ratchet.rated.v1", offset, ()) for offset in range(500)]
     assert fold_rated(marked, events[3]).row.answers == fold_rated(row, events[3]).row.answers
 
 
@@ -164,7 +165,7 @@ def test_a_pair_that_the_brokers_would_refuse_is_not_made() -> None:
     assert len(row.answers) == 3
     assert len(sizes) == 1
     assert max(sizes) <= MAX_VALUE_BYTES
-    assert counted == [["outcome", "pair_too_large"]]
+    assert counted == [OutcomeCounted("pair_too_large")]
 
 
 def test_a_row_from_before_prompts_were_left_out_is_read_and_shrinks() -> None:
