@@ -20,7 +20,7 @@ from typing_extensions import override
 from services.rollout import eprocess
 from services.rollout.counts import ArmCounts, Baseline, FailureRun, JudgeState, KeyTest, Slice
 from services.rollout.strategy import JudgeSettings
-from services.rollout.verdict import CriterionResult, ratio
+from services.rollout.verdict import CriterionResult, means_shown, ratio, shares_shown
 from shared.contracts.events.base import WEIGHT_SCALE
 
 RATE_BLOCK = 1
@@ -125,18 +125,22 @@ class _EProcess(Criterion):
         of: Literal["requests", "scores"],
         values: tuple[float | None, float | None],
         rule: str,
-        stable_counts: bool = True,
+        against_limit: bool = False,
     ) -> CriterionResult:
         candidate, stable = state.totals.candidate, state.totals.stable
         log_e = log_evidence(state, self.name)
+        counts = (getattr(candidate, of), 0.0 if against_limit else getattr(stable, of))
+        in_words = shares_shown if of == "requests" else means_shown
         return CriterionResult.of(
             self.name,
             breached=log_e >= self.threshold,
             values=values,
-            counts=(getattr(candidate, of), getattr(stable, of) if stable_counts else 0.0),
+            counts=counts,
             log_e=log_e,
             threshold=self.threshold,
             rule=rule,
+            # The limit that stands in for stable's figure is in the rule.
+            shown=in_words((values[0], None if against_limit else values[1]), counts),
         )
 
 
@@ -266,6 +270,7 @@ class _ShareLimit(Criterion):
         # The limits of one criterion share its alpha.
         threshold = log(max(1, len(self.limits())) / self.alpha)
         values = _shares(state, self.part)
+        counts = (state.totals.candidate.requests, state.totals.stable.requests)
         beyond = log_e >= threshold
         both = beyond and values[1] is not None and values[1] > limit
         return CriterionResult.of(
@@ -273,9 +278,10 @@ class _ShareLimit(Criterion):
             breached=beyond and not both,
             held=both,
             values=values,
-            counts=(state.totals.candidate.requests, state.totals.stable.requests),
+            counts=counts,
             log_e=log_e,
             threshold=threshold,
+            shown=shares_shown(values, counts),
             rule=f"{self.words} above {limit:.2%}"
             + (" on both arms: see to the engine" if both else ""),
         )
@@ -360,6 +366,7 @@ class FailureStreak(Criterion):
             counts=(run.failures, run.stable_requests),
             log_e=0.0,
             threshold=0.0,
+            shown=[f"{run.failures:g} in a row"],
             rule=f"{limit} failures in a row or more"
             + (", and stable fails too: see to the engine" if reached and shared else ""),
         )
@@ -399,15 +406,18 @@ class SampleRatio(Criterion):
         test = state.keys
         log_e = eprocess.mixture(test.wealth)
         threshold = log(MAX_INTERVALS / self.settings.sample_ratio_alpha)
-        seen = test.candidate + test.stable
+        seen, share = test.candidate + test.stable, test.weight / WEIGHT_SCALE
         return CriterionResult.of(
             self.name,
             breached=False,
             held=log_e >= threshold,
-            values=(ratio(test.candidate, seen), test.weight / WEIGHT_SCALE),
+            values=(ratio(test.candidate, seen), share),
             counts=(test.candidate, test.stable),
             log_e=log_e,
             threshold=threshold,
+            shown=[f"candidate {test.candidate / seen:.2%} of {seen:g} keys, weight {share:.2%}"]
+            if seen
+            else [],
             rule="keys are not split as the weight says, so the arms cannot be compared",
         )
 
@@ -467,7 +477,7 @@ class BakeErrors(_Bake):
             of="requests",
             values=(_shares(state, "failures")[0], limit),
             rule=f"error rate above {limit:.2%}, from the parent's figures",
-            stable_counts=False,
+            against_limit=True,
         )
 
 
@@ -505,7 +515,7 @@ class BakeSatisfaction(_Bake):
             of="scores",
             values=(ratio(candidate.score_sum, candidate.scores), limit),
             rule=f"satisfaction below {limit:.3f}, from the parent's figures",
-            stable_counts=False,
+            against_limit=True,
         )
 
 

@@ -3,11 +3,14 @@
 # pyright: strict
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 from shared.contracts.events.rollouts import AnalysisOutcome
+
+ARMS = ("candidate", "stable")
 
 
 class CriterionState(StrEnum):
@@ -43,6 +46,7 @@ class CriterionResult:
         log_e: float,
         threshold: float,
         rule: str,
+        shown: Sequence[str],
         held: bool = False,
     ) -> CriterionResult:
         """What a criterion says, in words too.
@@ -56,6 +60,7 @@ class CriterionResult:
             log_e: Log of the evidence.
             threshold: Where the evidence is enough.
             rule: What would be wrong, in words.
+            shown: The figures, in words.
 
         """
         state = CriterionState.ok
@@ -63,11 +68,6 @@ class CriterionResult:
             state = CriterionState.breached if breached else CriterionState.held
         candidate, stable = values
         text = f"{criterion}: {rule}" if state is not CriterionState.ok else f"{criterion}: kept"
-        shown = [
-            f"{name} {value:.4g} of {count:g}"
-            for name, value, count in zip(("candidate", "stable"), values, counts, strict=True)
-            if value is not None
-        ]
         return cls(
             criterion=criterion,
             state=state,
@@ -107,3 +107,25 @@ class Verdict:
 def ratio(part: float, whole: float) -> float | None:
     """A share, None of nothing."""
     return part / whole if whole > 0 else None
+
+
+def shares_shown(
+    values: tuple[float | None, float | None], counts: tuple[float, float]
+) -> list[str]:
+    """Both arms' shares of their requests, in words; an arm without requests is left out."""
+    return [
+        f"{arm} {value:.2%} of {count:g} requests"
+        for arm, value, count in zip(ARMS, values, counts, strict=True)
+        if value is not None
+    ]
+
+
+def means_shown(
+    values: tuple[float | None, float | None], counts: tuple[float, float]
+) -> list[str]:
+    """Both arms' mean scores, in words; an arm without scores is left out."""
+    return [
+        f"{arm} {value:.3f} over {count:g} scores"
+        for arm, value, count in zip(ARMS, values, counts, strict=True)
+        if value is not None
+    ]

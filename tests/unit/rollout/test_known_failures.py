@@ -89,11 +89,14 @@ async def test_success_while_every_measurement_failed(harness: ControllerHarness
     state = await begin(harness)
     traffic(harness, state, (50, 0), (500, 0))
     await harness.round()
+    await harness.round()
+    before = history(harness, state).state
+    assert before.weight == 10_000
     harness.prometheus.error = "connection refused"
     for _ in range(40):
         await harness.round(60.0)
     now = history(harness, state)
-    assert now.state.weight <= 10_000
+    assert (now.state.weight, now.state.step) == (before.weight, before.step)
     assert now.state.phase is Phase.progressing
     assert now.state.outcome is AnalysisOutcome.error
     kinds = [one.kind for one in harness.written if one.rollout_id == state.rollout_id]
@@ -112,8 +115,17 @@ async def test_a_weight_of_100_to_0_compared_as_if_it_were_50_to_50(
     for n in range(1, 4):
         traffic(harness, state, (500 + 1_000.0 * n, 2 + 4.0 * n), (10_000, 40))
         await harness.round()
-    assert history(harness, state).state.phase is not Phase.degraded
-    assert harness.view.states[-1].weight in (10_000, 0)
+    now = history(harness, state)
+    assert (now.state.phase, now.state.outcome) == (Phase.progressing, AnalysisOutcome.successful)
+    assert harness.view.states[-1].weight == 10_000
+    _, _, verdict = harness.controller.newest(now)
+    assert verdict is not None
+    errors = next(one for one in verdict.results if one.criterion == "errors")
+    assert (errors.candidate_n, errors.stable_n, errors.stable) == (3_500, 10_000, 0.004)
+    traffic(harness, state, (4_500, 18), (10_000, 40))
+    await harness.round(5.0)
+    assert history(harness, state).state.phase is Phase.healthy
+    assert (harness.view.states[-1].stable, harness.view.states[-1].weight) == ("v2", 0)
 
 
 async def test_evidence_inherited_from_the_previous_candidate(harness: ControllerHarness) -> None:
