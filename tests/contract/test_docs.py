@@ -61,7 +61,8 @@ def test_a_requirement_has_a_state_and_the_tests_that_show_it(row: re.Match[str]
 
 PAGES = sorted(
     path
-    for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
+    for pattern in ("*.md", "docs/**/*.md", "services/*/*.md", "demo/*.md", "deploy/*/*.md")
+    for path in ROOT.glob(pattern)
     if not re.match(r"\d{4}-\d\d-\d\d", path.stem)  # dated reports are of their revision
 )
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
