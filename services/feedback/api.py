@@ -33,7 +33,6 @@ from services.feedback.metrics import Metrics, Way
 from services.feedback.publisher import FeedbackPublisher, feedback_record
 from services.feedback.submissions import (
     Redact,
-    Submission,
     fields_of,
     json_kind,
     parse_json,
@@ -46,6 +45,7 @@ from shared.clock import Clock
 from shared.contracts.events.api_keys import Permission
 from shared.contracts.events.base import Identifier
 from shared.contracts.events.feedback import FeedbackSubmitted
+from shared.contracts.events.intake import Submission
 from shared.kafka.log import NewRecord
 from shared.keys import ApiKey, Forbidden, KeyRing, Unauthenticated
 from shared.observability.health import OpsApp, Receive, Scope, Send

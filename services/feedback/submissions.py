@@ -9,13 +9,13 @@ import uuid
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from hashlib import sha1
-from typing import Annotated, Any, cast
+from typing import Any, cast
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from services.feedback.errors import FieldError, Invalid, Malformed, field_errors, invalid
-from shared.contracts.events.base import MAX_TEXT, Context, Identifier, OptionalIdentifier, Text
+from shared.contracts.events.base import MAX_TEXT, Context
 from shared.contracts.events.feedback import (
     Correction,
     FeedbackSubmitted,
@@ -23,6 +23,7 @@ from shared.contracts.events.feedback import (
     FeedbackWithdrawn,
     Preference,
 )
+from shared.contracts.events.intake import Submission, Withdrawal
 
 FEEDBACK_NAMESPACE = uuid.UUID("6f1c1f0e-6a35-5a3c-9d0a-2f6a4f0c7d11")
 """Namespace of default feedback ids; never changes, as identity hangs on it."""
@@ -32,40 +33,8 @@ REVISION_EPOCH = datetime(2020, 1, 1, tzinfo=UTC)
 MAX_RATING = 5
 MIN_RATING = 1
 CONTEXT_FIELDS = ("session_id", "locale", "segment", "category")
-MAX_LABEL = 500
-"""Longest value of a metadata label in characters."""
 
 Redact = Callable[[str], str]
-Label = Annotated[str, Field(max_length=MAX_LABEL)]
-Revision = Annotated[int, Field(ge=0, le=2**31 - 1, strict=True)]
-
-
-class Submission(BaseModel):
-    """The body of one piece of feedback, as products send it. A null is an absent field."""
-
-    model_config = ConfigDict(extra="forbid")
-    trace_id: Identifier
-    type: FeedbackType
-    value: Any = None
-    feedback_id: OptionalIdentifier = ""
-    revision: Revision = 0
-    user_id: OptionalIdentifier = ""
-    version: OptionalIdentifier = ""
-    prompt: Text = ""
-    completion: Text = ""
-    metadata: dict[OptionalIdentifier, Label] = Field(default_factory=dict, max_length=32)
-
-
-class Withdrawal(BaseModel):
-    """The body of a withdrawal."""
-
-    model_config = ConfigDict(extra="forbid")
-    trace_id: Identifier
-    feedback_id: Identifier
-    type: FeedbackType | None = None
-    revision: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
-    user_id: OptionalIdentifier = ""
-
 
 _correction = TypeAdapter(Correction)
 _preference = TypeAdapter(Preference)

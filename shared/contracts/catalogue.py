@@ -1,4 +1,4 @@
-"""Every event class that travels, by its CloudEvents type, and by the topic it travels on."""
+"""Every event class that travels, by its schema's name, and by the topic it travels on."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from shared.contracts.events.base import Event
 from shared.contracts.events.dead_letters import DeadLetter
 from shared.contracts.events.feedback import FeedbackSubmitted, FeedbackWithdrawn
 from shared.contracts.events.generations import GenerationFinished, GenerationRequested
+from shared.contracts.events.intake import Submission, Withdrawal
 from shared.contracts.events.interactions import InteractionRecorded
 from shared.contracts.events.preferences import PreferencePair, PreferenceRetracted, UnpairedExample
 from shared.contracts.events.quality import ExampleJoined, QualityWindow, Tick
@@ -43,8 +44,14 @@ EVENTS: tuple[type[Event], ...] = (
     ApiKeyIssued,
 )
 
-BY_NAME = {event.__name__: event for event in EVENTS}
-BY_TYPE = {event.ce_type: event for event in EVENTS}
+INTAKE: dict[str, type[Event]] = {
+    "ratchet.feedback-intake.submitted.v1": Submission,
+    "ratchet.feedback-intake.withdrawn.v1": Withdrawal,
+}
+"""What products send. The CloudEvents types are those of the stored events, the bodies are not."""
+
+BY_SCHEMA: dict[str, type[Event]] = {**{event.ce_type: event for event in EVENTS}, **INTAKE}
+_BY_NAME = {event.__name__: event for event in BY_SCHEMA.values()}
 
 
 def events_of(topic: Topic) -> tuple[type[Event], ...]:
@@ -54,4 +61,4 @@ def events_of(topic: Topic) -> tuple[type[Event], ...]:
         KeyError: the topic's file names a class that does not exist.
 
     """
-    return tuple(BY_NAME[name] for name in topic.events)
+    return tuple(_BY_NAME[name] for name in topic.events)

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from shared.contracts.catalogue import EVENTS, events_of
+from shared.contracts.catalogue import BY_SCHEMA, events_of
 from shared.contracts.topics import load_topics
 
 CONTRACTS = Path(__file__).parent
@@ -25,10 +25,10 @@ ASYNCAPI_VERSION = "3.0.0"
 
 
 def schemas() -> dict[str, str]:
-    """JSON Schema (2020-12) text of each event, by ce_type."""
+    """JSON Schema (2020-12) text of each event, by the schema's name."""
     return {
-        event.ce_type: json.dumps(event.model_json_schema(), indent=1, sort_keys=True) + "\n"
-        for event in EVENTS
+        name: json.dumps(event.model_json_schema(), indent=1, sort_keys=True) + "\n"
+        for name, event in BY_SCHEMA.items()
     }
 
 
@@ -60,9 +60,9 @@ def asyncapi() -> str:
             "name": event.ce_type,
             "contentType": "application/json",
             "summary": (event.__doc__ or "").strip().splitlines()[0],
-            "payload": {"$ref": f"schemas/{event.ce_type}.json"},
+            "payload": {"$ref": f"schemas/{name}.json"},
         }
-        for event in EVENTS
+        for name, event in BY_SCHEMA.items()
     }
     document = {
         "asyncapi": ASYNCAPI_VERSION,
@@ -81,7 +81,7 @@ def asyncapi() -> str:
 
 def wanted() -> dict[Path, str]:
     """Every generated file with its text."""
-    files = {SCHEMAS / f"{kind}.json": text for kind, text in schemas().items()}
+    files = {SCHEMAS / f"{name}.json": text for name, text in schemas().items()}
     return {**files, ASYNCAPI: asyncapi()}
 
 
@@ -115,8 +115,8 @@ def main() -> int:
     if arguments.release:
         folder = RELEASED / str(len(generations()) + 1)
         folder.mkdir(parents=True)
-        for kind, text in schemas().items():
-            (folder / f"{kind}.json").write_text(text)
+        for name, text in schemas().items():
+            (folder / f"{name}.json").write_text(text)
     return 0
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 from typing import Any
 
+import jsonschema
 import orjson
 import pytest
 from hypothesis import given
@@ -15,8 +17,10 @@ from services.feedback.circuit_breaker import CircuitBreaker
 from services.feedback.intake import INTAKE_MODELS, INTAKE_TOPIC, Intake
 from services.feedback.metrics import Metrics
 from services.feedback.publisher import FeedbackPublisher
-from services.feedback.submissions import Submission, Withdrawal
+from shared.contracts.catalogue import INTAKE
 from shared.contracts.events.feedback import FeedbackSubmitted, FeedbackType, FeedbackWithdrawn
+from shared.contracts.events.intake import Submission, Withdrawal
+from shared.contracts.generate import CONTRACTS
 from shared.contracts.topics import FEEDBACK, intake_topic
 from shared.kafka.consumer import Reject
 from shared.kafka.envelope import Headers, decode
@@ -72,6 +76,20 @@ async def test_a_withdrawal_comes_this_way_too() -> None:
     body = {"trace_id": "t", "feedback_id": "f", "type": "comment", "revision": 2}
     await handle(log, record_of(body, WITHDRAWN))
     assert isinstance(event_of(log.all(FEEDBACK)[0]), FeedbackWithdrawn)
+
+
+@pytest.mark.parametrize(
+    "path", sorted((CONTRACTS / "examples").glob("*intake*.json")), ids=lambda path: path.stem
+)
+async def test_what_the_published_contract_shows_is_taken(path: Path) -> None:
+    name = path.stem.partition("+")[0]
+    body = orjson.loads(path.read_bytes())
+    jsonschema.validate(body, orjson.loads((CONTRACTS / "schemas" / f"{name}.json").read_bytes()))
+    log = MemoryLog()
+    kind = INTAKE[name].ce_type
+    await handle(log, record_of(body, (("ce_type", kind.encode()),)))
+    stored = event_of(log.all(FEEDBACK)[0])
+    assert (stored.ce_type, stored.tenant, stored.trace_id) == (kind, "acme", body["trace_id"])
 
 
 @pytest.mark.parametrize(

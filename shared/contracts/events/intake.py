@@ -1,0 +1,68 @@
+"""What products send: the body of a submission and of a withdrawal, over HTTP and on an intake topic.
+
+The feedback service makes a stored event of it. Tenant and time are not the product's to say: the
+API key or the topic names the tenant, and time is that of the request or of the record.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+from pydantic import ConfigDict, Field, SkipValidation
+
+from shared.contracts.events.base import Event, Identifier, OptionalIdentifier, Text
+from shared.contracts.events.feedback import (
+    Correction,
+    FeedbackSubmitted,
+    FeedbackType,
+    FeedbackWithdrawn,
+    Preference,
+)
+
+MAX_LABEL = 500
+"""Longest value of a metadata label in characters."""
+
+Label = Annotated[str, Field(max_length=MAX_LABEL)]
+Revision = Annotated[int, Field(ge=0, le=2**31 - 1, strict=True)]
+
+
+class Submission(Event):
+    """One piece of feedback as a product sends it. A null is an absent field.
+
+    `value` by type: thumbs_* absent; rating 1-5; text_correction Correction; preference Preference;
+    demonstration and comment a text. Without a feedback_id, one follows from tenant, trace, user
+    and type.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=False)
+    ce_type: ClassVar[str] = FeedbackSubmitted.ce_type
+    trace_id: Identifier
+    type: FeedbackType
+    value: SkipValidation[int | Correction | Preference | str | None] = None
+    feedback_id: OptionalIdentifier = ""
+    revision: Revision = 0
+    user_id: OptionalIdentifier = ""
+    version: OptionalIdentifier = ""
+    prompt: Text = ""
+    completion: Text = ""
+    metadata: dict[OptionalIdentifier, Label] = Field(
+        default_factory=dict,
+        max_length=32,
+        description="session_id, locale, segment and category become the context, the rest labels",
+    )
+
+
+class Withdrawal(Event):
+    """Takes feedback back, as a product sends it. A null is an absent field.
+
+    Without a revision it withdraws every edit so far. The type may be left out where feedback_id is
+    the one that follows from tenant, trace, user and type.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+    ce_type: ClassVar[str] = FeedbackWithdrawn.ce_type
+    trace_id: Identifier
+    feedback_id: Identifier
+    type: FeedbackType | None = None
+    revision: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
+    user_id: OptionalIdentifier = ""
