@@ -49,7 +49,7 @@ from shared.contracts.events.intake import Submission
 from shared.kafka.log import NewRecord
 from shared.keys import ApiKey, Forbidden, KeyRing, Unauthenticated
 from shared.observability.health import OpsApp, Receive, Scope, Send
-from shared.observability.tracing import parse_traceparent
+from shared.observability.tracing import rebuilt_traceparent
 
 log = structlog.get_logger(__name__)
 
@@ -331,8 +331,7 @@ def _idempotency_key(request: Request) -> str:
 
 
 def _traceparent(request: Request) -> str:
-    given = request.headers.get("traceparent", "")
-    return given if given and parse_traceparent(given) else ""
+    return rebuilt_traceparent(request.headers.get("traceparent", ""))
 
 
 def _too_large(limit: int) -> TooLarge:

@@ -35,6 +35,7 @@ from shared.contracts.events.feedback import FeedbackSubmitted, FeedbackWithdraw
 from shared.kafka.consumer import Reject
 from shared.kafka.envelope import header, models_by_type
 from shared.kafka.log import LogUnavailable, Record
+from shared.observability.tracing import rebuilt_traceparent
 
 INTAKE_TOPIC = re.compile(r"^ratchet\.feedback-intake\.(?P<tenant>.+)\.v1$")
 GROUP = "ratchet.feedback-intake"
@@ -79,7 +80,9 @@ class Intake:
         """
         try:
             stored = self.read(event, record)
-            entry = feedback_record(stored, traceparent=header(record.headers, "traceparent"))
+            entry = feedback_record(
+                stored, traceparent=rebuilt_traceparent(header(record.headers, "traceparent"))
+            )
         except FeedbackError as error:
             self._metrics.rejected(error.reason, "intake")
             raise Reject(_LETTER_REASONS.get(error.reason, "schema"), error.detail) from error

@@ -17,6 +17,8 @@ import structlog
 import uvicorn
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
+from shared.observability.head_limit import HeadLimitProtocol
+
 log = structlog.get_logger(__name__)
 
 Scope = MutableMapping[str, Any]
@@ -156,6 +158,7 @@ async def serve(app: AsgiApp, *, host: str, port: int, stop: asyncio.Event) -> N
     """
     config = uvicorn.Config(
         app,
+        http=HeadLimitProtocol,
         host=host,
         port=port,
         log_config=None,

@@ -22,6 +22,15 @@ def parse_traceparent(header: str) -> str | None:
     return found[1]
 
 
+def rebuilt_traceparent(header: str) -> str:
+    """A given `traceparent` made anew from what parses: 55 characters, or none where it is not one.
+
+    A later version of the header may be longer; what stands behind is not passed on, as a header
+    of a megabyte makes a record that the brokers refuse.
+    """
+    return f"00-{header[3:55]}" if parse_traceparent(header) else ""
+
+
 def traceparent(trace_id: str) -> str:
     """A sampled `traceparent` of this trace with a new parent id."""
     return f"00-{trace_id}-{secrets.token_hex(8)}-01"

@@ -3,7 +3,12 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter
 
 from shared.observability.health import Health, OpsApp
-from shared.observability.tracing import new_trace_id, parse_traceparent, traceparent
+from shared.observability.tracing import (
+    new_trace_id,
+    parse_traceparent,
+    rebuilt_traceparent,
+    traceparent,
+)
 
 
 def client(health: Health, metrics: CollectorRegistry) -> httpx.AsyncClient:
@@ -44,3 +49,12 @@ def test_a_trace_id_survives_the_header() -> None:
 @pytest.mark.parametrize("header", ["", "00-abc-def-01", f"00-{'0' * 32}-{'1' * 16}-01", "ff-x"])
 def test_a_bad_traceparent_is_none(header: str) -> None:
     assert parse_traceparent(header) is None
+
+
+@pytest.mark.parametrize("version", ["00", "cc"])
+def test_a_rebuilt_traceparent_has_what_parses_and_no_more(version: str) -> None:
+    """Case oversized-traceparent."""
+    parsed = f"{'a' * 32}-{'b' * 16}-01"
+    assert rebuilt_traceparent(f"{version}-{parsed}-{'x' * 1_100_000}") == f"00-{parsed}"
+    assert rebuilt_traceparent("x" * 1_100_000) == ""
+    assert rebuilt_traceparent("") == ""

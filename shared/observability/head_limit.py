@@ -1,0 +1,106 @@
+"""HTTP/1.1 protocol with a byte limit and a deadline for each request head.
+
+uvicorn and httptools have neither: a head without end, or one header of 25 MB, is read and held
+in memory before any key is looked at.
+"""
+
+# pyright: basic, reportMissingTypeStubs=false
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+MAX_HEAD_BYTES = 32 * 1024
+"""Request line and headers together."""
+HEAD_TIMEOUT_S = 10.0
+"""From a head's first byte to its last."""
+
+
+class HeadTooLarge(Exception):
+    """A request head is over MAX_HEAD_BYTES."""
+
+
+class HeadLimitProtocol(HttpToolsProtocol):
+    """Answers 431 to a head that is too large and 408 to one that is too slow, and closes.
+
+    A head that arrives in one piece of ordinary size pays for two comparisons and no timer.
+    """
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self._in_head = False
+        self._head_bytes = 0
+        self._refusal = 400
+        self._late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A connection that sends nothing at all is closed as an idle one is."""
+        super().connection_made(transport)
+        self.timeout_keep_alive_task = self.loop.call_later(
+            self.timeout_keep_alive, self.timeout_keep_alive_handler
+        )
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes, and look after a head that they began and did not end."""
+        # Counted before parsing: the parser's callbacks see what has arrived, this included.
+        self._head_bytes += len(data)
+        super().data_received(data)
+        if not self._in_head:
+            self._head_bytes = 0
+        elif self._head_bytes > MAX_HEAD_BYTES:
+            self._refuse(431, "The request head is too large.")
+        elif self._late is None:
+            self._late = self.loop.call_later(HEAD_TIMEOUT_S, self._too_late)
+
+    def on_message_begin(self) -> None:
+        """A request head begins."""
+        self._in_head = True
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """A request head is whole; a body behind it in the same piece does not count."""
+        self._in_head = False
+        self._no_deadline()
+        if self._head_bytes > MAX_HEAD_BYTES:
+            size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+            if size > MAX_HEAD_BYTES:
+                self._refusal = 431
+                raise HeadTooLarge
+        super().on_headers_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is over, and its timers with it."""
+        self._no_deadline()
+        self._unset_keepalive_if_required()
+        super().connection_lost(exc)
+
+    def send_400_response(self, msg: str) -> None:
+        """uvicorn's answer to what cannot be parsed; a HeadTooLarge of a callback comes here, too."""
+        if self._refusal == 400:
+            super().send_400_response(msg)
+        else:
+            self._refuse(self._refusal, "The request head is too large.")
+
+    def _too_late(self) -> None:
+        self._late = None
+        self._refuse(408, f"The request head did not arrive within {HEAD_TIMEOUT_S:g} s.")
+
+    def _no_deadline(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+    def _refuse(self, status: int, message: str) -> None:
+        self._no_deadline()
+        if self.transport.is_closing():
+            return
+        body = message.encode()
+        self.transport.write(
+            STATUS_LINE[status]
+            + b"content-type: text/plain; charset=utf-8\r\n"
+            + b"content-length: %d\r\nconnection: close\r\n\r\n" % len(body)
+            + body
+        )
+        self.transport.close()
