@@ -23,11 +23,11 @@ from services.aggregator.contributions import (
 from services.aggregator.errors import EventRefused
 from services.aggregator.fold import Fold, FoldRules, Output, cause_id
 from services.aggregator.pairs import (
-    digest,
+    BAD_SCORE,
+    GOOD_SCORE,
     feedback_product,
     merged,
     pair_output,
-    prompt_key,
     retraction,
     vote_product,
 )
@@ -38,6 +38,7 @@ from shared.contracts.events.preferences import PreferencePair, UnpairedExample
 from shared.contracts.events.quality import ExampleJoined
 from shared.contracts.events.rated import RatedAnswer, RatedScore
 from shared.contracts.events.votes import Choice, VoteCast
+from shared.contracts.prompt_key import digest, prompt_key
 from shared.contracts.topics import EXAMPLES, RATED
 
 UNJOINED = "unjoined"
@@ -300,9 +301,9 @@ def _figures(feedback: FeedbackSubmitted) -> FigureDeltas:
     deltas: list[tuple[int, float]] = [(aggregates.FEEDBACK, 1)]
     score = feedback.score
     if feedback.type in RATINGS and score is not None:
-        if score >= _POSITIVE:
+        if score >= GOOD_SCORE:
             deltas.append((aggregates.POSITIVE, 1))
-        elif score <= _NEGATIVE:
+        elif score <= BAD_SCORE:
             deltas.append((aggregates.NEGATIVE, 1))
     if feedback.type is FeedbackType.text_correction:
         deltas.append((aggregates.CORRECTIONS, 1))
@@ -311,10 +312,6 @@ def _figures(feedback: FeedbackSubmitted) -> FigureDeltas:
         if score:
             deltas.append((aggregates.SCORE, score))
     return tuple(deltas)
-
-
-_POSITIVE = 0.75
-_NEGATIVE = 0.25
 
 
 def _difference(before: FigureDeltas, after: FigureDeltas) -> FigureDeltas:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import unicodedata
 from datetime import datetime
 from typing import Any
 
@@ -12,7 +10,7 @@ import orjson
 from services.aggregator.contributions import Contribution, OutcomeCounted
 from services.aggregator.fold import Fold, Output, cause_id
 from services.aggregator.rows import MAX_VALUE_BYTES, KeptAnswer, PromptRow
-from shared.contracts.events.base import Context, Event, Message, prompt_text
+from shared.contracts.events.base import Context, Event, Message
 from shared.contracts.events.feedback import Correction, FeedbackSubmitted, FeedbackType, Preference
 from shared.contracts.events.interactions import InteractionRecorded
 from shared.contracts.events.preferences import (
@@ -25,9 +23,9 @@ from shared.contracts.events.rated import RatedAnswer
 from shared.contracts.events.votes import Choice, Side, VoteCast
 from shared.contracts.topics import PREFERENCES
 
-HIGH = 0.75
+GOOD_SCORE = 0.75
 """Lowest score of a good answer: a thumb up, or a rating of 4."""
-LOW = 0.25
+BAD_SCORE = 0.25
 """Highest score of a bad answer: a thumb down, or a rating of 2."""
 PAIRS_PER_ANSWER = 2
 """Pairs that a new answer makes with earlier ones to the same prompt."""
@@ -199,14 +197,14 @@ def _opposites(
     answers: dict[str, KeptAnswer], event: RatedAnswer
 ) -> list[tuple[KeptAnswer, dict[str, Any]]]:
     score = event.score
-    if score is None or LOW < score < HIGH:
+    if score is None or BAD_SCORE < score < GOOD_SCORE:
         return []
     found = [
         (answer, kept)
         for answer in answers.values()
         if answer["score"] is not None
         and (kept := answer.get("event")) is not None
-        and (answer["score"] <= LOW if score >= HIGH else answer["score"] >= HIGH)
+        and (answer["score"] <= BAD_SCORE if score >= GOOD_SCORE else answer["score"] >= GOOD_SCORE)
         and kept["model"] == event.model
         and differ(kept["completion"], event.completion)
     ]
@@ -256,17 +254,6 @@ def differ(chosen: str, rejected: str) -> bool:
     """Both texts say something, and not the same."""
     chosen, rejected = chosen.strip(), rejected.strip()
     return bool(chosen) and bool(rejected) and chosen != rejected
-
-
-def prompt_key(tenant: str, messages: tuple[Message, ...]) -> str:
-    """Hash of the tenant and the prompt without its case, width and white space."""
-    text = unicodedata.normalize("NFKC", prompt_text(messages)).casefold()
-    return digest(tenant, " ".join(text.split()))
-
-
-def digest(*parts: str) -> str:
-    """128-bit BLAKE2b of NUL-joined parts, as hex."""
-    return hashlib.blake2b("\x00".join(parts).encode(), digest_size=16).hexdigest()
 
 
 def merged(first: Context, second: Context) -> Context:

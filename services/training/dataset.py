@@ -17,13 +17,14 @@ from typing import Any
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
-from shared.contracts.events.base import Event, Message, prompt_text
+from shared.contracts.events.base import Event, Message
 from shared.contracts.events.preferences import (
     PairSource,
     PreferencePair,
     PreferenceRetracted,
     UnpairedExample,
 )
+from shared.contracts.prompt_key import normal_prompt, normal_text
 
 TRAIN, HELDOUT, JUDGE, PROMPTS = "train.jsonl", "heldout.jsonl", "judge.jsonl", "prompts.jsonl"
 """Files of a dataset: trained on, held out, the judge's, prompts of the evaluation."""
@@ -59,8 +60,8 @@ class Pair:
 
     @property
     def prompt(self) -> str:
-        """The prompt's key: equal for prompts that differ in case and spaces alone."""
-        return prompt_key(self.messages)
+        """The prompt's normal form, which prompt keys are hashed from."""
+        return normal_prompt(self.messages)
 
     def row(self) -> Row:
         """The pair as a line of a dataset."""
@@ -84,8 +85,8 @@ class Demonstration:
 
     @property
     def prompt(self) -> str:
-        """The prompt's key."""
-        return prompt_key(self.messages)
+        """The prompt's normal form."""
+        return normal_prompt(self.messages)
 
     def row(self) -> Row:
         """The demonstration as a line of a dataset."""
@@ -257,14 +258,9 @@ def refusal(pair: Pair, rules: DatasetRules) -> str | None:
         return "no_prompt"
     if min(len(chosen), len(rejected)) <= rules.min_chars:
         return "too_short"
-    if _normalised(chosen) == _normalised(rejected):
+    if normal_text(chosen) == normal_text(rejected):
         return "same_answers"
     return None
-
-
-def prompt_key(messages: Sequence[Message]) -> str:
-    """A prompt's identity: its text in lower case with single spaces."""
-    return _normalised(prompt_text(tuple(messages)))
 
 
 def is_held_out(prompt: str, rules: DatasetRules) -> bool:
@@ -286,10 +282,10 @@ def _clean(pairs: Iterable[Pair], rules: DatasetRules, refused: Counter[str]) ->
             refused[reason] += 1
             continue
         sound.append(pair)
-        sides[_question(pair)].add(_normalised(pair.chosen))
+        sides[_question(pair)].add(normal_text(pair.chosen))
     kept: dict[tuple[tuple[str, frozenset[str]], str], Pair] = {}
     for pair in sound:
-        identity = (_question(pair), _normalised(pair.chosen))
+        identity = (_question(pair), normal_text(pair.chosen))
         if len(sides[_question(pair)]) > 1:
             refused["contradictory"] += 1
         elif identity in kept:
@@ -301,7 +297,7 @@ def _clean(pairs: Iterable[Pair], rules: DatasetRules, refused: Counter[str]) ->
 
 def _question(pair: Pair) -> tuple[str, frozenset[str]]:
     """A prompt and two answers, whichever of them was preferred."""
-    return (pair.prompt, frozenset((_normalised(pair.chosen), _normalised(pair.rejected))))
+    return (pair.prompt, frozenset((normal_text(pair.chosen), normal_text(pair.rejected))))
 
 
 def _evaluation_prompts(
@@ -310,7 +306,7 @@ def _evaluation_prompts(
     """Prompts that were not trained on: earlier pools first, within one by hash."""
     found: dict[str, Row] = {}
     for pool in pools:
-        fresh = {prompt_key(messages): messages for messages in pool if messages}
+        fresh = {normal_prompt(messages): messages for messages in pool if messages}
         for key in sorted(fresh, key=lambda key: (_rank(key), key)):
             if key not in trained and key not in found and len(found) < rules.prompts:
                 found[key] = {"messages": _turns(fresh[key])}
@@ -327,10 +323,6 @@ def _card(metas: Sequence[Mapping[str, str]], **counts: int) -> dict[str, dict[s
 
 def _turns(messages: Iterable[Message]) -> list[dict[str, str]]:
     return [{"role": turn.role, "content": turn.content} for turn in messages]
-
-
-def _normalised(text: str) -> str:
-    return " ".join(text.lower().split())
 
 
 def _rank(text: str) -> float:

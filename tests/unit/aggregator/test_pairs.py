@@ -5,11 +5,12 @@ from __future__ import annotations
 import orjson
 
 from services.aggregator.contributions import Mark, OutcomeCounted
-from services.aggregator.pairs import MAX_ANSWERS, PAIRS_PER_ANSWER, fold_rated, prompt_key
+from services.aggregator.pairs import MAX_ANSWERS, PAIRS_PER_ANSWER, fold_rated
 from services.aggregator.rows import MAX_VALUE_BYTES, PromptRow
 from shared.contracts.events.base import Event, Message
 from shared.contracts.events.preferences import PreferencePair, PreferenceRetracted
 from shared.contracts.events.rated import RatedAnswer
+from shared.contracts.prompt_key import prompt_key
 from tests.support.aggregator import at
 
 

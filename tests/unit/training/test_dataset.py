@@ -18,13 +18,13 @@ from services.training.dataset import (
     canonical,
     demonstrations_of,
     is_held_out,
-    prompt_key,
     refusal,
     select_demonstrations,
     select_pairs,
 )
 from shared.contracts.events.base import Message
 from shared.contracts.events.preferences import PairSource
+from shared.contracts.prompt_key import normal_prompt
 from tests.unit.training.builders import (
     MODEL,
     example_event,
@@ -55,7 +55,7 @@ pairs = st.lists(
 
 
 def keys(rows: list[dict]) -> set[str]:
-    return {prompt_key([Message(**turn) for turn in row["messages"]]) for row in rows}
+    return {normal_prompt([Message(**turn) for turn in row["messages"]]) for row in rows}
 
 
 @given(pairs, pairs, st.randoms(use_true_random=False))
