@@ -12,6 +12,7 @@ from redis.exceptions import RedisError
 from services.feedback.errors import ComparisonStoreUnavailable
 from shared.contracts.events.base import Context, Message
 from shared.contracts.events.votes import Choice, Side, VoteCast
+from shared.observability.events import Unavailable
 
 log = structlog.get_logger(__name__)
 
@@ -143,7 +144,7 @@ class RedisComparisons:
             )
         except (RedisError, OSError) as error:
             # The vote is on the log, which is all that counts; a repeat is stored again.
-            log.warning("comparison.not_marked", error=str(error))
+            log.warning(Unavailable.redis, during="vote_acknowledge", error=str(error))
 
 
 def _key(tenant: str, comparison_id: str) -> str:

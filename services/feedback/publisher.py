@@ -16,6 +16,7 @@ from shared.contracts.events.votes import VoteCast
 from shared.contracts.topics import FEEDBACK
 from shared.kafka.envelope import encode
 from shared.kafka.log import EventLog, LogUnavailable, NewRecord
+from shared.observability.events import Unavailable
 
 log = structlog.get_logger(__name__)
 
@@ -86,7 +87,7 @@ class FeedbackPublisher:
             now = self._clock.monotonic()
             self._breaker.failed(admission, now)
             self._metrics.publish_failed.observe(now - start)
-            log.warning("feedback.log_unavailable", events=len(records), error=str(error))
+            log.warning(Unavailable.kafka, during="publish", events=len(records), error=str(error))
             raise EventLogUnavailable(
                 "the event log did not acknowledge in time. Send it again with the same ids: "
                 "what was stored after all still counts once",

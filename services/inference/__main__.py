@@ -41,6 +41,7 @@ from shared.kafka.envelope import models_by_type
 from shared.kafka.log import LogUnavailable
 from shared.kafka.producer import KafkaLog
 from shared.keys import KeyRing
+from shared.observability.events import Unavailable
 from shared.observability.health import Health, OpsApp, serve, stop_on_signals
 from shared.observability.logging import configure_logging
 from shared.redaction.redactor import Redactor
@@ -186,7 +187,7 @@ async def _caught_up(versions: RegistryFollower, stop: asyncio.Event) -> None:
         try:
             await versions.caught_up(CATCH_UP_S)
         except LogUnavailable as error:
-            log.warning("agent.waits_for_registry", error=str(error))
+            log.warning(Unavailable.kafka, during="catch_up", error=str(error))
         else:
             return
 

@@ -35,6 +35,7 @@ from services.inference.verification import AdapterVerifier
 from shared.clock import Clock
 from shared.contracts.events.base import Identifier
 from shared.contracts.events.versions import Lifecycle, VersionRecord
+from shared.observability.events import Unavailable
 from shared.registry.adapters import AdapterError, AdapterUnavailable
 from shared.registry.versions import Registry, Version
 
@@ -200,8 +201,10 @@ class Agent:
                 while not stop.is_set() and await self.step():
                     self._beat = self._clock.monotonic()
                 failures = 0
-            except (EngineUnavailable, EngineRefused) as error:
-                log.warning("agent.engine_failed", error=str(error))
+            except EngineUnavailable as error:
+                log.warning(Unavailable.engine, during="reconcile", error=str(error))
+            except EngineRefused as error:
+                log.warning("agent.engine_refused", error=str(error))
             except Exception:
                 rest_s = backoff_s(failures)
                 failures += 1

@@ -26,6 +26,7 @@ from shared.contracts.events.base import MAX_TEXT, Event
 from shared.contracts.events.generations import GenerationFinished, GenerationRequested
 from shared.contracts.topics import GENERATION_RESULTS
 from shared.kafka.log import EventLog, Record
+from shared.observability.events import Unavailable
 from shared.observability.tracing import parse_traceparent, traceparent
 
 log = structlog.get_logger(__name__)
@@ -153,7 +154,8 @@ class BatchWorker:
                 return self._finished(event, "failed", error=str(error))
             except EngineUnavailable as error:
                 log.warning(
-                    "generation.retry",
+                    Unavailable.engine,
+                    during="generation",
                     request_id=event.request_id,
                     attempt=attempt,
                     error=str(error),

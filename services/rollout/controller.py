@@ -39,6 +39,7 @@ from shared.clock import Clock
 from shared.contracts.events.rollouts import Decision, DecisionKind, Phase
 from shared.contracts.events.versions import Lifecycle
 from shared.kafka.log import LogUnavailable
+from shared.observability.events import Unavailable
 from shared.registry.versions import Registry
 from shared.registry.view import RoutingView
 
@@ -121,8 +122,10 @@ class Controller:
             began = self._clock.monotonic()
             try:
                 await self.round()
-            except (LogUnavailable, LeadershipLost) as error:
-                log.warning("round.without_log", error=str(error) or type(error).__name__)
+            except LogUnavailable as error:
+                log.warning(Unavailable.kafka, during="round", error=str(error))
+            except LeadershipLost as error:
+                log.warning("leadership.lost", error=str(error))
             except Exception:
                 log.exception("round.failed")
             self._round_at = self._clock.monotonic()

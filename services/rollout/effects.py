@@ -13,6 +13,7 @@ from shared.contracts.events.rollouts import Decision, DecisionKind
 from shared.contracts.events.versions import VersionState, state_key
 from shared.contracts.topics import VERSIONS
 from shared.kafka.log import LogUnavailable
+from shared.observability.events import Unavailable
 from shared.registry.routing import RoutingState
 from shared.registry.versions import Registry
 from shared.registry.view import RoutingView
@@ -49,7 +50,9 @@ class Effects:
         try:
             await self.uphold(decision.model)
         except LogUnavailable as error:
-            log.warning("versions.waiting", model=decision.model, error=str(error))
+            log.warning(
+                Unavailable.kafka, during="version_states", model=decision.model, error=str(error)
+            )
 
     async def uphold(self, model: str = "") -> None:
         """Write version states that differ from what was decided; of all models where none is named.
@@ -97,4 +100,6 @@ class Effects:
                 log.warning("view.refused", model=state.model, token=state.token)
         except RedisError as error:
             # The routers read the topic too.
-            log.warning("view.away", model=state.model, error=str(error))
+            log.warning(
+                Unavailable.redis, during="routing_view", model=state.model, error=str(error)
+            )

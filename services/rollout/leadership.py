@@ -21,6 +21,7 @@ from shared.contracts.events.base import Event
 from shared.contracts.events.rollouts import Decision, LeaderElected
 from shared.contracts.topics import ROLLOUTS
 from shared.kafka.log import EventLog, LogUnavailable, Record
+from shared.observability.events import Unavailable
 from shared.registry.follow import Follower
 
 log = structlog.get_logger(__name__)
@@ -139,7 +140,7 @@ class Leadership:
                 log.warning("leadership.lease_lost")
                 self._token = None
         except RedisError as error:
-            log.warning("leadership.redis_away", error=str(error))
+            log.warning(Unavailable.redis, during="lease_renewal", error=str(error))
 
     async def resign(self) -> None:
         """Give the place up, for a clean stop or because the log did not answer."""
@@ -147,7 +148,7 @@ class Leadership:
         try:
             await self._release(keys=[LEASE_KEY], args=[self._holder])
         except RedisError as error:
-            log.warning("leadership.redis_away", error=str(error))
+            log.warning(Unavailable.redis, during="lease_release", error=str(error))
 
     async def write(self, decide: Callable[[int, int], Decision]) -> Decision:
         """Write a decision made of (token, seq), and return it once it was read back as valid.

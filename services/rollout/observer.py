@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import structlog
+
 from services.rollout import engine_loss
 from services.rollout.agents import Agents
 from services.rollout.errors import EvidenceUnavailable
@@ -22,6 +24,9 @@ from services.rollout.judge import Judge
 from services.rollout.prometheus import Prometheus
 from services.rollout.state import EngineReport, Observation, RolloutState
 from shared.clock import Clock
+from shared.observability.events import Unavailable
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +108,7 @@ class Observer:
         try:
             return await self._prometheus.samples(asked), ""
         except EvidenceUnavailable as error:
+            log.warning(Unavailable.prometheus, during="evidence", error=str(error))
             return [], str(error)
 
     async def _zeros(self, state: RolloutState) -> tuple[str, str]:

@@ -12,6 +12,7 @@ from services.router.state import KEYS, REDIS, REGISTRY, ROLLOUTS, RouterState
 from shared.clock import Clock
 from shared.kafka.log import EventLog, LogUnavailable
 from shared.keys import KeyRing
+from shared.observability.events import Unavailable
 from shared.registry.follow import Follower, KeyFollower, RegistryFollower, RoutingFollower
 from shared.registry.routing import RoutingState
 from shared.registry.view import RoutingView
@@ -55,8 +56,8 @@ class Sources:
             for name, follower in self._followers.items():
                 group.create_task(follower.run(), name=f"follow-{name}")
                 group.create_task(self._caught_up(name, follower), name=f"catch-up-{name}")
-            group.create_task(self._again(self._listen, "redis.listening_failed"))
-            group.create_task(self._again(self._poll, "redis.polling_failed"))
+            group.create_task(self._again(self._listen, "listen"))
+            group.create_task(self._again(self._poll, "poll"))
 
     def _adopt(self, state: RoutingState) -> None:
         """Take a state from the log; history is only folded, as it moves nobody any more."""
@@ -83,7 +84,7 @@ class Sources:
             try:
                 await follower.caught_up(CATCH_UP_LOG_S)
             except LogUnavailable as error:
-                log.warning("source.waiting", source=name, error=str(error))
+                log.warning(Unavailable.kafka, during="catch_up", source=name, error=str(error))
             else:
                 self._state.heard(name)
                 log.info("source.caught_up", source=name)
@@ -107,8 +108,8 @@ class Sources:
                 self._state.heard(REDIS)
             await self._clock.sleep(VIEW_POLL_S)
 
-    async def _again(self, work: Callable[[], Awaitable[None]], event: str) -> None:
-        """Do it again whenever Redis failed; said once per outage, not once per try."""
+    async def _again(self, work: Callable[[], Awaitable[None]], during: str) -> None:
+        """Repeat `work` whenever Redis fails; an outage is logged once, not at each try."""
         failing = False
         while True:
             try:
@@ -116,6 +117,8 @@ class Sources:
                 failing = False
             except (RedisError, OSError, TimeoutError) as error:
                 if not failing:
-                    log.warning(event, error=f"{type(error).__name__}: {error}")
+                    log.warning(
+                        Unavailable.redis, during=during, error=f"{type(error).__name__}: {error}"
+                    )
                 failing = True
             await self._clock.sleep(BACKOFF_S)

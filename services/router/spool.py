@@ -31,6 +31,7 @@ import structlog
 
 from shared.kafka.deadletters import DeadLetters
 from shared.kafka.log import EventLog, LogUnavailable, NewRecord, Record, RecordRefused
+from shared.observability.events import Unavailable
 
 log = structlog.get_logger(__name__)
 
@@ -312,8 +313,12 @@ class SpoolShipper:
             records, place = self._spool.batch()
             if records:
                 await self._send(records)
-        except (LogUnavailable, OSError) as error:
-            log.warning("spool.ship_failed", waiting_bytes=self._spool.bytes, error=str(error))
+        except LogUnavailable as error:
+            waiting = self._spool.bytes
+            log.warning(Unavailable.kafka, during="ship", waiting_bytes=waiting, error=str(error))
+            return False
+        except OSError as error:
+            log.warning("spool.read_failed", waiting_bytes=self._spool.bytes, error=str(error))
             return False
         self._spool.trim(place)
         self._backoff_s = BACKOFF_FIRST_S

@@ -12,6 +12,7 @@ from shared.clock import Clock
 from shared.contracts.events.training import RunPhase, TrainingProgress, TrainingRequested
 from shared.contracts.topics import TRAINING_RUNS
 from shared.kafka.log import EventLog, LogUnavailable
+from shared.observability.events import Unavailable
 
 log = structlog.get_logger(__name__)
 
@@ -94,7 +95,9 @@ class ProgressReporter:
                 event_id=f"{self._job.job_id}:{moment}:{self._sent}",
             )
         except LogUnavailable as error:
-            log.warning("progress.lost", job_id=self._job.job_id, error=str(error))
+            log.warning(
+                Unavailable.kafka, during="progress", job_id=self._job.job_id, error=str(error)
+            )
 
     def _event(
         self,

@@ -26,6 +26,7 @@ from services.training.workspace import ResumeState, Workspace
 from shared.clock import Clock
 from shared.contracts.events.training import RunPhase, TrainingMethod, TrainingRequested
 from shared.kafka.log import EventLog, LogUnavailable
+from shared.observability.events import Unavailable
 from shared.registry.adapters import AdapterError, AdapterUnavailable
 from shared.registry.follow import RegistryFollower
 
@@ -93,10 +94,16 @@ class Runner:
                 outcome = await self._outcome(job, reporter)
                 await self._finish(reporter, outcome)
             except LogUnavailable as error:
-                log.warning("job.log_away", job_id=job.job_id, error=str(error))
+                log.warning(Unavailable.kafka, during="job", job_id=job.job_id, error=str(error))
             except (StoreUnavailable, AdapterUnavailable) as error:
                 store_tries += 1
-                log.warning("job.store_away", job_id=job.job_id, error=str(error), n=store_tries)
+                log.warning(
+                    Unavailable.storage,
+                    during="job",
+                    job_id=job.job_id,
+                    error=str(error),
+                    tries=store_tries,
+                )
                 if store_tries >= STORE_TRIES:
                     return await self._fail(job, reporter, str(error))
             except (TrainingError, AdapterError) as error:
@@ -120,7 +127,7 @@ class Runner:
             try:
                 await self._finish(reporter, outcome)
             except LogUnavailable as error:
-                log.warning("job.log_away", job_id=job.job_id, error=str(error))
+                log.warning(Unavailable.kafka, during="job", job_id=job.job_id, error=str(error))
                 await self._clock.sleep(backoff_s)
                 backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
             else:

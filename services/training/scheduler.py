@@ -20,6 +20,7 @@ from shared.contracts.events.training import TrainingMethod
 from shared.contracts.topics import PREFERENCES, TRAINING_JOBS
 from shared.kafka.envelope import Unreadable, decode
 from shared.kafka.log import EventLog, LogUnavailable
+from shared.observability.events import Unavailable
 from shared.registry.follow import RegistryFollower
 
 log = structlog.get_logger(__name__)
@@ -80,7 +81,7 @@ class Scheduler:
         try:
             last = await self._newest()
         except StoreUnavailable as error:
-            log.warning("schedule.store_away", error=str(error))
+            log.warning(Unavailable.storage, during="newest_dataset", error=str(error))
             return
         if last is not None:
             self._pairs.forget(last.offsets)
@@ -105,7 +106,9 @@ class Scheduler:
         try:
             await self._log.publish(TRAINING_JOBS, key=job.job_id, event=job, event_id=job.job_id)
         except LogUnavailable as error:
-            log.warning("schedule.log_away", error=str(error))
+            log.warning(
+                Unavailable.kafka, during="job_request", job_id=job.job_id, error=str(error)
+            )
 
     async def _newest(self) -> Manifest | None:
         now = self._clock.monotonic()

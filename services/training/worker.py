@@ -18,6 +18,7 @@ from shared.contracts.topics import TRAINING_JOBS, TRAINING_RUNS
 from shared.kafka.deadletters import DeadLetters
 from shared.kafka.envelope import Unreadable, decode, models_by_type
 from shared.kafka.log import EventLog, LogUnavailable, Record
+from shared.observability.events import Unavailable
 from shared.registry.follow import RegistryFollower
 
 log = structlog.get_logger(__name__)
@@ -89,7 +90,7 @@ class TrainingWorker:
                 await self._tail.caught_up(START_TIMEOUT_S)
                 await self._registry.caught_up(START_TIMEOUT_S)
             except LogUnavailable as error:
-                log.warning("worker.waits_for_log", error=str(error))
+                log.warning(Unavailable.kafka, during="catch_up", error=str(error))
             else:
                 return
 
@@ -116,5 +117,10 @@ class TrainingWorker:
         log.warning("job.unreadable", offset=record.offset, error=str(error))
         try:
             await self._dead_letters.put(record, error.reason, error.detail)
-        except LogUnavailable as away:
-            log.warning("job.letter_lost", offset=record.offset, error=str(away))
+        except LogUnavailable as unavailable:
+            log.warning(
+                Unavailable.kafka,
+                during="dead_letter",
+                offset=record.offset,
+                error=str(unavailable),
+            )

@@ -21,6 +21,7 @@ from shared.kafka.deadletters import DeadLetters
 from shared.kafka.envelope import Unreadable, decode
 from shared.kafka.log import LogUnavailable, Record
 from shared.kafka.tail import as_record
+from shared.observability.events import Unavailable
 
 log = structlog.get_logger(__name__)
 
@@ -129,7 +130,10 @@ class ConsumerLoop:
                 await self._consume(consumer, stop)
             except (TimeoutError, KafkaError) as error:
                 log.warning(
-                    "consumer.unreachable", group=self._group, error=str(error) or "timed out"
+                    Unavailable.kafka,
+                    during="consume",
+                    group=self._group,
+                    error=str(error) or "timed out",
                 )
                 self._beat = self._clock.monotonic()
                 with contextlib.suppress(TimeoutError):
@@ -215,19 +219,21 @@ class ConsumerLoop:
                 else:
                     await self._dead_letters.put(record, "handler", fault)
             except Exception as error:
-                if isinstance(error, LogUnavailable):
+                unavailable = isinstance(error, LogUnavailable)
+                if unavailable:
                     self._beat = self._clock.monotonic()
                 else:
                     failures += 1
                     fault = f"{type(error).__name__}: {error}"
                 log.warning(
-                    "consumer.retry",
+                    Unavailable.kafka if unavailable else "consumer.handler_failed",
+                    during="handle",
                     group=self._group,
                     topic=record.topic,
                     partition=record.partition,
                     offset=record.offset,
                     error=str(error) or type(error).__name__,
-                    exc_info=not isinstance(error, LogUnavailable),
+                    exc_info=not unavailable,
                 )
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(backoff_s):

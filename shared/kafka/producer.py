@@ -32,6 +32,7 @@ from shared.kafka.log import (
 )
 from shared.kafka.partitions import partition_of
 from shared.kafka.tail import KafkaTail
+from shared.observability.events import Unavailable
 
 log = structlog.get_logger(__name__)
 
@@ -78,7 +79,12 @@ class KafkaLog:
             async with asyncio.timeout(APPEND_TIMEOUT_S):
                 await self._connected()
         except (TimeoutError, LogUnavailable) as error:
-            log.warning("log.unreachable", bootstrap=self._bootstrap, error=str(error))
+            log.warning(
+                Unavailable.kafka,
+                during="connect",
+                bootstrap=self._bootstrap,
+                error=str(error) or "timed out",
+            )
 
     async def stop(self) -> None:
         """Flush for at most STOP_TIMEOUT_S seconds and disconnect."""

@@ -17,6 +17,7 @@ from aiokafka.errors import KafkaError
 
 from shared.kafka.envelope import headers_of
 from shared.kafka.log import LogUnavailable, Record
+from shared.observability.events import Unavailable
 
 log = structlog.get_logger(__name__)
 
@@ -78,7 +79,7 @@ class KafkaTail:
             try:
                 batches = await consumer.getmany(timeout_ms=POLL_MS, max_records=1000)
             except KafkaError as error:
-                log.warning("tail.poll_failed", topics=self._topics, error=str(error))
+                log.warning(Unavailable.kafka, during="poll", topics=self._topics, error=str(error))
                 await self._pause(BACKOFF_FIRST_S)
                 continue
             for messages in batches.values():
@@ -105,7 +106,10 @@ class KafkaTail:
                     self._targets = await self._ends(consumer)
             except (TimeoutError, KafkaError, LogUnavailable) as error:
                 log.warning(
-                    "tail.unreachable", topics=self._topics, error=str(error) or "timed out"
+                    Unavailable.kafka,
+                    during="connect",
+                    topics=self._topics,
+                    error=str(error) or "timed out",
                 )
                 await _stop(consumer)
                 await self._pause(backoff_s)
