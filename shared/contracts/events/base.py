@@ -1,4 +1,4 @@
-"""What all events are made of: identifiers, texts, chat turns, context and the event itself.
+"""Base of all events: identifiers, texts, chat turns, context and the event itself.
 
 Readers ignore fields they do not know and every field added later has a default, so old readers
 read new events and new readers read old ones (FULL_TRANSITIVE). Times are UTC, durations are
@@ -28,7 +28,8 @@ OptionalIdentifier = Annotated[str, Field(max_length=MAX_ID, pattern=r"^[^\x00-\
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
 
 Cut = Annotated[
-    bool, Field(description="the answer did not end by itself, so its end is nobody's wish")
+    bool,
+    Field(description="generation was truncated; its end-of-turn token must not be learned"),
 ]
 
 
@@ -52,7 +53,7 @@ class Message(BaseModel):
 
 
 class Context(BaseModel):
-    """Where a request or feedback came from; every field may be empty."""
+    """Origin of a request or feedback; every field may be empty."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
     session_id: OptionalIdentifier = ""
@@ -73,7 +74,7 @@ _ENDED = frozenset({"", "stop", "tool_calls", "function_call"})
 
 
 def was_cut(finish_reason: str) -> bool:
-    """An engine's finish_reason says that the answer did not end by itself; empty says nothing."""
+    """Whether a finish_reason means truncated generation; an empty one means unknown: False."""
     return finish_reason not in _ENDED
 
 

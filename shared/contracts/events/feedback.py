@@ -1,4 +1,4 @@
-"""Events of feedback: what a person said of one answer, and taking it back."""
+"""Feedback events: one person's feedback on one answer, and its withdrawal."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class FeedbackType(StrEnum):
 
 
 class Correction(BaseModel):
-    """What the model wrote and what it should have written."""
+    """The model's answer and its corrected text."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     original: Text = ""
@@ -74,7 +74,7 @@ class FeedbackSubmitted(Event):
 
 
 class FeedbackWithdrawn(Event):
-    """A revision that takes feedback back. Key: trace_id."""
+    """Withdrawal of feedback, as a revision. Key: trace_id."""
 
     ce_type: ClassVar[str] = "ratchet.feedback.withdrawn.v1"
     feedback_id: Identifier

@@ -10,7 +10,7 @@ from shared.contracts.events.base import Event, Identifier, Message, OptionalIde
 
 
 class GenerationRequested(Event):
-    """Work for the batch worker, lowest priority. Key: request_id."""
+    """Generation request for the batch worker, lowest priority. Key: request_id."""
 
     ce_type: ClassVar[str] = "ratchet.generation.requested.v1"
     request_id: Identifier
@@ -26,7 +26,7 @@ class GenerationRequested(Event):
 
 
 class GenerationFinished(Event):
-    """What the batch worker made of one request. Key: request_id."""
+    """Result of one generation request. Key: request_id."""
 
     ce_type: ClassVar[str] = "ratchet.generation.finished.v1"
     request_id: Identifier

@@ -1,4 +1,4 @@
-"""What products send: the body of a submission and of a withdrawal, over HTTP and on an intake topic.
+"""Intake events: a submission and a withdrawal as products send them, over HTTP or on a topic.
 
 The feedback service makes a stored event of it. Tenant and time are not the product's to say: the
 API key or the topic names the tenant, and time is that of the request or of the record.
@@ -53,7 +53,7 @@ class Submission(Event):
 
 
 class Withdrawal(Event):
-    """Takes feedback back, as a product sends it. A null is an absent field.
+    """A withdrawal of feedback as a product sends it. A null is an absent field.
 
     Without a revision it withdraws every edit so far. The type may be left out where feedback_id is
     the one that follows from tenant, trace, user and type.

@@ -20,7 +20,7 @@ from shared.contracts.events.base import (
 
 
 class Arm(StrEnum):
-    """Which side of a rollout answered; empty outside one and for explicit versions."""
+    """Arm of the rollout that answered; empty outside a rollout and for explicit versions."""
 
     stable = "stable"
     candidate = "candidate"
@@ -29,7 +29,7 @@ class Arm(StrEnum):
 
 
 class Outcome(StrEnum):
-    """How an attempt ended. `crash` means the connection to the engine was lost."""
+    """Outcome of an attempt. `crash` means the connection to the engine was lost."""
 
     ok = "ok"
     client_error = "client_error"
@@ -40,7 +40,7 @@ class Outcome(StrEnum):
 
 
 class Purpose(StrEnum):
-    """Why a request was made. Only `live` traffic is split at random and judged."""
+    """Purpose of a request. Only `live` traffic is split at random and judged."""
 
     live = "live"
     explicit = "explicit"
@@ -55,7 +55,7 @@ class Attempt(BaseModel):
     version: Identifier
     arm: Arm
     outcome: Outcome
-    status: int = Field(description="HTTP status of the engine; 0 where none came")
+    status: int = Field(description="HTTP status of the engine; 0: no response")
     duration_ms: float
     error: str = Field(default="", max_length=500)
 
@@ -96,5 +96,5 @@ class InteractionRecorded(Event):
 
     @property
     def cut(self) -> bool:
-        """The completion did not end by itself: its tokens ran out, or the stream broke off."""
+        """Generation was truncated: it reached the token limit, or the stream broke off."""
         return self.outcome is not Outcome.ok or was_cut(self.finish_reason)

@@ -19,7 +19,7 @@ from shared.contracts.events.base import (
 
 
 class PairSource(StrEnum):
-    """Where a preference pair came from."""
+    """Source of a preference pair."""
 
     vote = "vote"
     correction = "correction"
@@ -71,7 +71,7 @@ class UnpairedExample(Event):
 
 
 class PreferenceRetracted(Event):
-    """Takes a pair or example back: its feedback was edited, withdrawn or erased. Key: pair_id."""
+    """Retracts a pair or example: its feedback was edited, withdrawn or erased. Key: pair_id."""
 
     ce_type: ClassVar[str] = "ratchet.preference.retracted.v1"
     pair_id: Identifier

@@ -11,7 +11,7 @@ from shared.contracts.events.feedback import FeedbackSubmitted
 
 
 class ExampleJoined(Event):
-    """Interaction with its feedback, for queries. Key: trace_id (compacted)."""
+    """An interaction joined with its feedback, for queries. Key: trace_id (compacted)."""
 
     ce_type: ClassVar[str] = "ratchet.example.joined.v1"
     trace_id: Identifier

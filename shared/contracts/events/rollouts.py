@@ -25,7 +25,7 @@ class Phase(StrEnum):
 
 
 class AnalysisOutcome(StrEnum):
-    """Outcome of one look of the judge."""
+    """Outcome of one evaluation by the judge."""
 
     successful = "Successful"
     failed = "Failed"
@@ -35,7 +35,7 @@ class AnalysisOutcome(StrEnum):
 
 
 class DecisionKind(StrEnum):
-    """What a decision did."""
+    """Kind of a rollout decision."""
 
     stable_set = "stable_set"
     start = "start"
@@ -62,7 +62,7 @@ class Decision(Event):
     """One decision with its evidence, written before it acts. Key: rollout_id.
 
     A `stable_set` decision belongs to no rollout: its rollout_id is empty and its key is the
-    model. `hold` records are also the sign of life that keeps the weight above 0 (invariant 4).
+    model. `hold` records are also the heartbeat that keeps the weight above 0 (invariant 4).
     """
 
     ce_type: ClassVar[str] = "ratchet.rollout.decision.v1"
@@ -78,9 +78,11 @@ class Decision(Event):
     weight_before: int = Field(default=0, ge=0, le=WEIGHT_SCALE)
     weight: int = Field(default=0, ge=0, le=WEIGHT_SCALE)
     outcome: AnalysisOutcome | None = None
-    actor: Identifier = Field(description="the controller, or who asked")
+    actor: Identifier = Field(description="the controller, or the operator who asked")
     reason: str = Field(max_length=2000)
     evidence: dict[str, Any] = Field(default_factory=dict)
     config_sha256: str = ""
-    strategy: dict[str, Any] | None = Field(default=None, description="whole, on `start`")
+    strategy: dict[str, Any] | None = Field(
+        default=None, description="the whole strategy, on `start` only"
+    )
     at: AwareDatetime

@@ -11,7 +11,7 @@ from shared.contracts.events.base import Event, Identifier, OptionalIdentifier
 
 
 class TrainingMethod(StrEnum):
-    """How a version is made. `reward` makes a judge, not a version."""
+    """Training method of a version. `reward` trains a judge, not a version."""
 
     sft = "sft"
     dpo = "dpo"
@@ -46,7 +46,7 @@ class TrainingRequested(Event):
 
 
 class RunPhase(StrEnum):
-    """Where a training run is."""
+    """Phase of a training run."""
 
     accepted = "accepted"
     snapshot = "snapshot"

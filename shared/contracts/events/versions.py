@@ -22,7 +22,7 @@ class FingerprintText(BaseModel):
 
 
 class Fingerprint(BaseModel):
-    """What an adapter answers to eight fixed texts (design invariant 8)."""
+    """Log-probabilities of an adapter on eight fixed texts (design invariant 8)."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
     dtype: Literal["float32", "bfloat16"]
@@ -30,7 +30,7 @@ class Fingerprint(BaseModel):
 
 
 class DatasetRef(BaseModel):
-    """The snapshot a version was trained on."""
+    """Dataset snapshot that a version was trained on."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
     dataset_id: str
@@ -54,7 +54,7 @@ class GateCheck(BaseModel):
 
 
 class GateResult(BaseModel):
-    """What the gate said, and who let the version past it when it said no."""
+    """Result of the release gate, and who overrode it if it failed."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
     passed: bool
@@ -69,7 +69,7 @@ class GateResult(BaseModel):
 
 
 class VersionRecord(Event):
-    """Everything needed to rebuild and to serve a version. Key: `<version>/record`."""
+    """Immutable record of a version, to rebuild and serve it. Key: `<version>/record`."""
 
     ce_type: ClassVar[str] = "ratchet.version.record.v1"
     version: Identifier
@@ -103,7 +103,7 @@ class Lifecycle(StrEnum):
 
 
 class VersionState(Event):
-    """Where a version stands. Key: `<version>/state`."""
+    """Lifecycle state of a version. Key: `<version>/state`."""
 
     ce_type: ClassVar[str] = "ratchet.version.state.v1"
     version: Identifier
@@ -116,7 +116,7 @@ class VersionState(Event):
 
 
 class VersionMarks(Event):
-    """What later erasures touched of a version's data. Key: `<version>/marks`."""
+    """Rows of a version's training data that were erased later. Key: `<version>/marks`."""
 
     ce_type: ClassVar[str] = "ratchet.version.marks.v1"
     version: Identifier

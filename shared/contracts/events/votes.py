@@ -19,7 +19,7 @@ from shared.contracts.events.base import (
 
 
 class Choice(StrEnum):
-    """What a rater said of two answers side by side."""
+    """A rater's preference between two answers shown side by side."""
 
     left = "left"
     right = "right"
