@@ -9,11 +9,6 @@ _TRACEPARENT = re.compile(r"^[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{
 _NO_TRACE = "0" * 32
 
 
-def new_trace_id() -> str:
-    """A random trace id: 32 lower-case hex digits."""
-    return secrets.token_hex(16)
-
-
 def parse_traceparent(header: str) -> str | None:
     """The trace id of a `traceparent` header, or None where it is not a valid one."""
     found = _TRACEPARENT.match(header)
