@@ -46,12 +46,20 @@ class ServiceSettings(BaseSettings):
     adapters_uri: str = Field(
         default="file://.run/adapters", validation_alias=shared_name("adapters_uri")
     )
+    adapter_roots: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        validation_alias=shared_name("adapter_roots"),
+        description="further paths or URIs below which registered adapters may lie",
+    )
+    adapter_max_bytes: int = Field(
+        default=8 * 2**30, gt=0, validation_alias=shared_name("adapter_max_bytes")
+    )
     tenants: Annotated[tuple[str, ...], NoDecode] = Field(
         default=("default",), validation_alias=shared_name("tenants")
     )
     host: str = Field(default="127.0.0.1", validation_alias=shared_name("host"))
 
-    @field_validator("tenants", mode="before")
+    @field_validator("tenants", "adapter_roots", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return split_list(value)
@@ -60,6 +68,11 @@ class ServiceSettings(BaseSettings):
     @classmethod
     def _fit_for_topics(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return check_tenants(value)
+
+    @property
+    def readable_adapter_roots(self) -> tuple[str, ...]:
+        """Roots below which an adapter may be fetched: where training publishes, and further ones."""
+        return (self.adapters_uri, *self.adapter_roots)
 
     @classmethod
     def load(cls) -> Self:

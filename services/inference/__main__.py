@@ -114,7 +114,11 @@ async def run(settings: InferenceSettings) -> None:
             limits=AdapterLimits(
                 settings.max_adapters, settings.drain_grace_s, settings.drain_limit_s
             ),
-            cache=AdapterCache(settings.data_dir / "inference" / "adapters"),
+            cache=AdapterCache(
+                settings.data_dir / "inference" / "adapters",
+                roots=settings.readable_adapter_roots,
+                max_bytes=settings.adapter_max_bytes,
+            ),
             verifier=AdapterVerifier(client, versions.registry, acceptances, settings.tolerance_of),
             acceptances=acceptances,
             clock=clock,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -22,8 +23,10 @@ SPARE_FOLDERS = 4
 class AdapterCache:
     """One replica's folders `<root>/<sha256>`, whose bytes never change under a path."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, roots: Collection[str], max_bytes: int) -> None:
+        """`roots` are where adapters may come from; `max_bytes` is the size of the largest."""
         self._root = root
+        self._fetch = partial(fetch, cache=root, roots=roots, max_bytes=max_bytes)
 
     async def fetch(self, record: VersionRecord) -> Path:
         """The folder of a version's adapter, fetched unless it is there.
@@ -37,7 +40,7 @@ class AdapterCache:
         try:
             async with asyncio.timeout(FETCH_TIMEOUT_S):
                 folder = await asyncio.to_thread(
-                    fetch, record.adapter_uri, record.adapter_sha256, self._root
+                    self._fetch, record.adapter_uri, record.adapter_sha256
                 )
         except TimeoutError as error:
             raise AdapterUnavailable(

@@ -120,7 +120,12 @@ class Attempts:
         if resolved.parent is not None and resolved.job.method is TrainingMethod.dpo:
             cache = settings.data_dir.resolve() / "training" / "adapters"
             path = await asyncio.to_thread(
-                fetch, resolved.parent.adapter_uri, resolved.parent.adapter_sha256, cache
+                fetch,
+                resolved.parent.adapter_uri,
+                resolved.parent.adapter_sha256,
+                cache,
+                roots=settings.readable_adapter_roots,
+                max_bytes=settings.adapter_max_bytes,
             )
             adapter = str(path)
         trainer_job = TrainerJob(

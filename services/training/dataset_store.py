@@ -8,6 +8,7 @@ last: a folder without one is the rest of a broken write and no dataset.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,6 +18,8 @@ from services.training.errors import BadDataset, StoreUnavailable
 from services.training.importing import MAX_BYTES
 from services.training.snapshot import Dataset, ImportedRows, Manifest
 from shared.contracts.events.training import TrainingMethod
+from shared.contracts.names import check_name
+from shared.paths import OutsideRoot, contained_uri
 
 MANIFEST = "manifest.json"
 
@@ -57,9 +60,13 @@ class DatasetStore:
 
         Raises:
             StoreUnavailable: the storage did not answer.
-            BadDataset: a file's bytes are not those of the manifest.
+            BadDataset: a file's bytes are not those of the manifest, or the id is no name.
 
         """
+        try:
+            check_name(dataset_id)
+        except ValueError as error:
+            raise BadDataset(f"dataset_id: {error}") from error
         try:
             filesystem, root = _locate(f"{self._root}/{dataset_id}")
             if not filesystem.exists(f"{root}/{MANIFEST}"):
@@ -98,14 +105,18 @@ class DatasetStore:
         return max(of_log, key=lambda manifest: sum(manifest.offsets.values()), default=None)
 
 
-def read_import(uri: str) -> ImportedRows:
-    """The bytes of a JSONL file at any fsspec URI.
+def read_import(uri: str, roots: Collection[str]) -> ImportedRows:
+    """The bytes of a JSONL file below one of the roots (paths or fsspec URIs).
 
     Raises:
-        BadDataset: there is no such file, or it is too large.
+        BadDataset: it lies elsewhere, there is no such file, or it is too large.
         StoreUnavailable: the storage did not answer.
 
     """
+    try:
+        contained_uri(uri, roots)
+    except OutsideRoot as error:
+        raise BadDataset(f"dataset_uri: {error}; see RATCHET_TRAINING_IMPORT_ROOTS") from error
     try:
         filesystem, path = _locate(uri)
         size = int(filesystem.size(path) or 0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Collection
 
 from services.training.dataset_store import DatasetStore, read_import
 from services.training.settings import TrainingSettings
@@ -16,7 +17,7 @@ from shared.kafka.log import EventLog
 from shared.kafka.producer import KafkaLog
 
 
-async def rebuild(event_log: EventLog, stored: Dataset) -> Dataset:
+async def rebuild(event_log: EventLog, stored: Dataset, roots: Collection[str]) -> Dataset:
     """The dataset made again from the log (and its import, where it had one).
 
     Raises:
@@ -27,7 +28,7 @@ async def rebuild(event_log: EventLog, stored: Dataset) -> Dataset:
     manifest = stored.manifest
     imported = None
     if manifest.origin == "import":
-        imported = await asyncio.to_thread(read_import, manifest.source)
+        imported = await asyncio.to_thread(read_import, manifest.source, roots)
     return await take_snapshot(
         event_log,
         model=manifest.model,
@@ -57,7 +58,7 @@ async def main(dataset_id: str) -> int:
     log = KafkaLog(
         settings.kafka_bootstrap, source="/ratchet/training", client_id="ratchet-rebuild"
     )
-    made = await rebuild(log, stored)
+    made = await rebuild(log, stored, settings.readable_import_roots)
     wrong = differences(stored, made)
     print(f"{dataset_id}: {'differs in ' + ', '.join(wrong) if wrong else 'the same bytes'}")
     return 1 if wrong else 0

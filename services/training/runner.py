@@ -186,7 +186,9 @@ class Runner:
                 return known
         imported = None
         if job.dataset_uri:
-            imported = await asyncio.to_thread(read_import, job.dataset_uri)
+            imported = await asyncio.to_thread(
+                read_import, job.dataset_uri, self._settings.readable_import_roots
+            )
         rules = self._settings.rules.model_copy(
             update={"prompts": self._settings.evaluation.prompts}
         )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
+from pydantic_settings import NoDecode
 
 from services.training.dataset import DatasetRules
 from services.training.errors import InvalidJob
@@ -16,7 +17,8 @@ from services.training.hyperparameters import (
     SftHyperparameters,
     parse_hyperparameters,
 )
-from shared.settings import ServiceSettings, service_config, shared_name
+from shared.contracts.events.base import ModelName
+from shared.settings import ServiceSettings, service_config, shared_name, split_list
 
 
 class TrainingSettings(ServiceSettings):
@@ -38,7 +40,10 @@ class TrainingSettings(ServiceSettings):
     attempts: int = Field(default=2, ge=1, le=10)
     keep_jobs: int = Field(default=10, ge=1)
     max_lora_rank: int = Field(default=16, ge=1)
-    model: str = "assistant"
+    model: ModelName = "assistant"
+    import_roots: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="paths or URIs below which a job's dataset_uri may lie"
+    )
     min_pairs: int = Field(default=100, ge=0)
     schedule_interval_s: float = Field(default=2.0, gt=0)
     seed: int = 0
@@ -48,6 +53,18 @@ class TrainingSettings(ServiceSettings):
     evaluation: EvaluationSettings = EvaluationSettings()
     gate: GateLimits = GateLimits()
     rules: DatasetRules = DatasetRules()
+
+    @field_validator("import_roots", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        return split_list(value)
+
+    @property
+    def readable_import_roots(self) -> tuple[str, ...]:
+        """Where imports may lie: the roots given, else any local file where the profile is local."""
+        if self.import_roots:
+            return self.import_roots
+        return ("/",) if self.profile == "local" else (self.datasets_uri,)
 
     @field_validator("sft", "dpo", "reward")
     @classmethod

@@ -16,7 +16,7 @@ from typing import Literal
 
 import orjson
 import structlog
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
 
 from services.training.dataset import (
     HELDOUT,
@@ -33,6 +33,7 @@ from services.training.dataset import (
 )
 from services.training.errors import BadDataset
 from services.training.importing import read_demonstrations, read_pairs
+from shared.contracts.events.base import ModelName
 from shared.contracts.events.preferences import PreferencePair, PreferenceRetracted, UnpairedExample
 from shared.contracts.events.training import TrainingMethod
 from shared.contracts.events.versions import DatasetRef
@@ -64,7 +65,7 @@ class Manifest(BaseModel):
     """What a dataset is: its origin, checks, counts, card and the hashes of its files."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
-    model: str
+    model: ModelName
     method: TrainingMethod
     origin: Literal["log", "import"]
     source: str = ""
@@ -75,6 +76,15 @@ class Manifest(BaseModel):
     retracted: int
     card: dict[str, dict[str, int]]
     files: dict[str, FileRef]
+
+    @field_validator("files")
+    @classmethod
+    def _known_files(cls, value: dict[str, FileRef]) -> dict[str, FileRef]:
+        """A manifest is read back from storage, and the names in it become paths."""
+        unknown = sorted(set(value) - set(FILES))
+        if unknown:
+            raise ValueError(f"{unknown[0]!r} is no file of a dataset; known are {FILES}")
+        return value
 
     def encode(self) -> bytes:
         """The manifest as it is stored: equal manifests are equal bytes."""

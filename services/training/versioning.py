@@ -8,9 +8,7 @@ from collections.abc import Collection
 
 from services.training.errors import InvalidJob
 from shared.contracts.events.training import TrainingMethod
-
-_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
-"""A version's name is also a folder's and a LoRA's."""
+from shared.contracts.names import check_name
 
 
 def choose_name(
@@ -32,10 +30,13 @@ def choose_name(
 
     """
     if wanted:
-        if not _NAME.match(wanted) or wanted == model:
+        try:
+            check_name(wanted)
+        except ValueError as error:
+            raise InvalidJob(f"version: {wanted!r} cannot be a version's name: {error}") from error
+        if wanted == model:
             raise InvalidJob(
-                f"version: {wanted!r} cannot be a version's name; letters, digits, '.', '_' and "
-                "'-' are allowed, 100 at most, and not the model's own name"
+                f"version: {wanted!r} cannot be a version's name, it is the model's; choose another"
             )
         if wanted in taken:
             raise InvalidJob(f"version: {wanted} exists and names are never reused; take another")

@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from services.training.trainers.job import TrainerJob, write_json
+from shared.contracts.events.base import OptionalName
 
 
 class ResumeState(BaseModel):
@@ -22,8 +23,8 @@ class ResumeState(BaseModel):
 
     model_config = ConfigDict(extra="ignore", frozen=True)
     job_id: str
-    dataset_id: str = ""
-    version: str = ""
+    dataset_id: OptionalName = ""
+    version: OptionalName = ""
 
 
 class Workspace:

@@ -12,8 +12,8 @@ import contextlib
 import hashlib
 import shutil
 import uuid
-from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from collections.abc import Collection, Mapping
+from pathlib import Path
 from tempfile import mkdtemp
 from types import MappingProxyType
 from typing import Any, cast
@@ -21,6 +21,8 @@ from typing import Any, cast
 import fsspec  # pyright: ignore[reportMissingTypeStubs]
 
 from shared.contracts.events.versions import Fingerprint
+from shared.contracts.names import check_sha256
+from shared.paths import OutsideRoot, contained, contained_uri
 
 FINGERPRINT_TEXTS: tuple[str, ...] = (
     (
@@ -57,6 +59,10 @@ DISTINCTION = 5.0
 
 MAX_FILES = 256
 """Most files an adapter folder may have; an adapter has about ten."""
+
+
+MAX_BYTES = 8 * 2**30
+"""Most bytes of an adapter, unless a setting says otherwise; rank 256 on 70 B parameters has 6 GiB."""
 
 
 class AdapterError(Exception):
@@ -147,17 +153,33 @@ def _create(filesystem: Any, path: Path, root: str, name: str) -> None:
     filesystem.mv(partial, target)
 
 
-def fetch(uri: str, sha256: str, cache: Path) -> Path:
+def fetch(
+    uri: str, sha256: str, cache: Path, *, roots: Collection[str], max_bytes: int = MAX_BYTES
+) -> Path:
     """The folder `cache/<sha256>` with the adapter's files, fetched unless it is there already.
 
+    The record that gave `uri` and `sha256` is not trusted: it may name any place and any text.
+
+    Args:
+        uri: Where the record says the files are.
+        sha256: The registered checksum, which becomes the folder's name.
+        cache: Folder of all cached adapters.
+        roots: Paths and URIs below which adapters may lie; anything else is not read.
+        max_bytes: Most bytes of all files together.
+
     Raises:
-        AdapterError: the storage holds too many files for an adapter.
+        AdapterError: `sha256` is none, `uri` lies below no root, or the files there are too many,
+            too large or named so that they would be written elsewhere.
         AdapterUnavailable: the storage did not hand it over, or holds no such folder.
         ChecksumMismatch: the storage holds other bytes than those registered.
         OSError: the cache cannot be read or written.
 
     """
-    target = cache / sha256
+    try:
+        target = contained(cache, check_sha256(sha256))
+        contained_uri(uri, roots)
+    except ValueError as error:
+        raise AdapterError(f"adapter: {error}") from error
     if target.is_dir():
         # A folder whose deletion was cut short may hold no file: damaged like any other.
         with contextlib.suppress(AdapterError):
@@ -167,7 +189,7 @@ def fetch(uri: str, sha256: str, cache: Path) -> Path:
     cache.mkdir(parents=True, exist_ok=True)
     partial = Path(mkdtemp(prefix=".partial-", dir=cache))
     try:
-        _download(uri, partial)
+        _download(uri, partial, max_bytes)
         found = checksum(partial)
         if found != sha256:
             raise ChecksumMismatch(
@@ -201,7 +223,8 @@ def mean_absolute_difference(left: Fingerprint, right: Fingerprint) -> float:
     return sum(differences) / len(differences)
 
 
-def _download(uri: str, folder: Path) -> None:
+def _download(uri: str, folder: Path, max_bytes: int) -> None:
+    """Copy the files below `uri`; nothing is written before every name was checked."""
     try:
         filesystem, root = _locate(uri)
         names = cast("list[str]", filesystem.find(root))
@@ -209,15 +232,34 @@ def _download(uri: str, folder: Path) -> None:
             raise AdapterUnavailable(f"{uri}: there are no files")
         if len(names) > MAX_FILES:
             raise AdapterError(f"{uri}: {len(names)} files; an adapter has at most {MAX_FILES}")
-        for name in names:
-            relative = PurePosixPath(name).relative_to(PurePosixPath(root))
-            target = folder / relative
+        targets = {name: _target(name, root, folder) for name in names}
+        left = max_bytes
+        for name, target in targets.items():
             target.parent.mkdir(parents=True, exist_ok=True)
-            filesystem.get_file(name, str(target))
+            with filesystem.open(name, "rb") as source, target.open("wb") as copy:
+                while chunk := source.read(min(1 << 20, left + 1)):
+                    left -= len(chunk)
+                    if left < 0:
+                        raise AdapterError(
+                            f"{uri}: more than {max_bytes} bytes; see RATCHET_ADAPTER_MAX_BYTES"
+                        )
+                    copy.write(chunk)
     except AdapterError:
         raise
     except Exception as error:
         raise AdapterUnavailable(f"{uri}: cannot be read: {error}") from error
+
+
+def _target(name: str, root: str, folder: Path) -> Path:
+    """Where an object goes; object stores allow keys such as `adapter/../../x`."""
+    below = f"{root.strip('/')}/"
+    key = name.lstrip("/")
+    if not key.startswith(below):
+        raise AdapterError(f"{name!r}: lies outside of {root}")
+    try:
+        return contained(folder, key.removeprefix(below))
+    except OutsideRoot as error:
+        raise AdapterError(f"object name {error}") from error
 
 
 def _digest(file: Any) -> bytes:

@@ -38,14 +38,14 @@ class Follower:
             async for record in self._tail:
                 try:
                     self._apply(record)
-                except (ValidationError, Unreadable) as error:
+                except (ValueError, Unreadable) as error:
                     log.warning(
                         "follow.unreadable",
                         topic=record.topic,
                         offset=record.offset,
                         error=describe(error)
                         if isinstance(error, ValidationError)
-                        else error.detail,
+                        else getattr(error, "detail", str(error)),
                     )
         finally:
             with contextlib.suppress(asyncio.CancelledError):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from shared.contracts.events.base import WEIGHT_SCALE
+from shared.contracts.events.base import WEIGHT_SCALE, ModelName, Name
 from shared.contracts.events.rollouts import Decision, Phase
 
 
@@ -17,8 +17,8 @@ class RoutingState(BaseModel):
     """What a router needs to know of one model."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
-    model: str
-    stable: str
+    model: ModelName
+    stable: Name
     candidate: str = ""
     rollout: str = ""
     phase: Phase = Phase.healthy

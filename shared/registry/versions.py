@@ -7,10 +7,13 @@ put it, `<version>/marks` is what erasures said about it.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
 from shared.contracts.events.versions import Lifecycle, VersionMarks, VersionRecord, VersionState
+
+Part = TypeVar("Part", VersionRecord, VersionState, VersionMarks)
 
 
 class Version(BaseModel):
@@ -43,22 +46,25 @@ class Registry:
 
         Raises:
             pydantic.ValidationError: the value is not of the part's model.
+            ValueError: the value is about another version than the key.
 
         """
         version, _, part = key.rpartition("/")
         match part:
             case "record":
                 if value is not None and version not in self._records:
-                    self._records[version] = VersionRecord.model_validate_json(value)
+                    self._records[version] = _about(
+                        version, VersionRecord.model_validate_json(value)
+                    )
             case "state":
                 if value is not None:
-                    state = VersionState.model_validate_json(value)
+                    state = _about(version, VersionState.model_validate_json(value))
                     last = self._states.get(version)
                     if last is None or state.token >= last.token:
                         self._states[version] = state
             case "marks":
                 if value is not None:
-                    self._marks[version] = VersionMarks.model_validate_json(value)
+                    self._marks[version] = _about(version, VersionMarks.model_validate_json(value))
             case _:
                 return None
         return version
@@ -86,3 +92,10 @@ class Registry:
             if version.lifecycle is Lifecycle.stable:
                 return version
         return None
+
+
+def _about(version: str, part: Part) -> Part:
+    """The part, if its key names the same version: the key is what the fold goes by."""
+    if part.version != version:
+        raise ValueError(f"version: {part.version!r} under the key of {version!r}")
+    return part

@@ -60,6 +60,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def stack(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     env = {
+        "RATCHET_ADAPTER_ROOTS": str(tiny / "store"),
         "RATCHET_INFERENCE_BASE_MODEL": str(tiny / "base"),
         "RATCHET_INFERENCE_DRAIN_GRACE_S": "0.5",
         "RATCHET_INFERENCE_BATCH_WAIT_S": "2",
@@ -82,14 +83,20 @@ class InferenceHarness:
         self.tiny = tiny
         self.name = name
         self.made: list[str] = []
+        self.records: dict[str, VersionRecord] = {}
         self.store = tiny / "store" / name
         self.prints: dict[str, Any] = json.loads((tiny / "fingerprints.json").read_text())
 
-    async def register(self, adapter: str, *, fingerprint: str = "", released: bool = True) -> str:
-        """A version with one of the tiny adapters and the fingerprint of one of them."""
+    async def register(
+        self, adapter: str, *, fingerprint: str = "", released: bool = True, uri: str = ""
+    ) -> str:
+        """A version with one of the tiny adapters and the fingerprint of one of them.
+
+        `uri` is what its record says of where the files are.
+        """
         version = f"{self.name}-v1.{len(self.made)}"
         self.made.append(version)
-        uri = (self.store / version).as_uri()
+        place = (self.store / version).as_uri()
         folder = self.tiny / "made" / version
         shutil.copytree(self.tiny / adapter, folder)
         (folder / "NOTE").write_text(version)
@@ -98,8 +105,8 @@ class InferenceHarness:
             model=self.name,
             method="sft",
             base=str(self.tiny / "base"),
-            adapter_uri=uri,
-            adapter_sha256=adapters.publish(folder, uri),
+            adapter_uri=uri or place,
+            adapter_sha256=adapters.publish(folder, place),
             fingerprint=Fingerprint(dtype="float32", texts=self.prints[fingerprint or adapter]),
             dataset=DatasetRef(dataset_id="d", uri="d", sha256="d", rows=1),
             hyperparameters={},
@@ -109,6 +116,7 @@ class InferenceHarness:
             job_id="job",
             created_at=datetime.now(UTC),
         )
+        self.records[version] = record
         await self.log.publish(
             VERSIONS, key=record_key(version), event=record, event_id=f"{version}/record"
         )
@@ -258,6 +266,37 @@ async def test_changed_bytes_in_the_store_are_refused_and_mended_ones_load(
     assert "the registered one is" in refused["reason"]
     weights.write_bytes(right)
     await harness.reaches(version, "ready")
+
+
+@pytest.mark.parametrize("sha256", ["../../../precious", "", "{root}/precious"])
+async def test_hostile_records_delete_nothing_and_harm_no_other_version(
+    harness: InferenceHarness, sha256: str
+) -> None:
+    """A checksum that is a path once removed any folder that the service may write."""
+    data = harness.stack.run_dir / "data"
+    precious = data / "precious" / "file"
+    precious.parent.mkdir(exist_ok=True)
+    precious.write_text("kept")
+    stable, hostile = await harness.register("tiny-v1.0"), f"{harness.name}-hostile"
+    fields = harness.records[stable].model_dump(mode="json") | {
+        "version": hostile,
+        "adapter_sha256": sha256.format(root=data),
+    }
+    await harness.log.append(
+        VERSIONS,
+        key=record_key(hostile),
+        value=json.dumps(fields).encode(),
+    )
+    await harness.put(hostile, Lifecycle.canary)
+    outside = await harness.register("tiny-v1.1", uri="file:///etc")
+    await harness.put(outside, Lifecycle.shadow)
+    await harness.put(stable, Lifecycle.stable)
+    await harness.reaches(stable, "ready")
+    refused = await harness.reaches(outside, "refused")
+    assert "none of the allowed roots" in refused["reason"]
+    assert await harness.adapter(hostile) is None, "its record cannot be read"
+    assert precious.read_text() == "kept"
+    assert await harness.ready() == 200
 
 
 async def test_twin_of_a_loaded_adapter_waits_for_people(harness: InferenceHarness) -> None:

@@ -114,7 +114,8 @@ class Story:
 
     def adapter(self, version: str, cache: Path) -> Path:
         record = self.record(version)
-        return fetch(record.adapter_uri, record.adapter_sha256, cache)
+        roots = (f"file://{self.folder}/adapters",)
+        return fetch(record.adapter_uri, record.adapter_sha256, cache, roots=roots)
 
 
 class Service:

@@ -10,7 +10,9 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from shared.contracts.names import check_model_name, check_name, check_optional_name
 
 MAX_TEXT = 100_000
 """Longest prompt, completion or correction in characters."""
@@ -24,6 +26,14 @@ WEIGHT_SCALE = 10_000
 Identifier = Annotated[str, Field(min_length=1, max_length=MAX_ID, pattern=r"^[^\x00-\x1f\x7f]+$")]
 
 OptionalIdentifier = Annotated[str, Field(max_length=MAX_ID, pattern=r"^[^\x00-\x1f\x7f]*$")]
+
+Name = Annotated[Identifier, AfterValidator(check_name)]
+"""A version or dataset: it becomes a path, a URL and a LoRA's name."""
+
+OptionalName = Annotated[OptionalIdentifier, AfterValidator(check_optional_name)]
+
+ModelName = Annotated[Identifier, AfterValidator(check_model_name)]
+"""What clients ask for: it becomes a path, a URL and a Redis key."""
 
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
 

@@ -7,7 +7,14 @@ from typing import Any, ClassVar
 
 from pydantic import AwareDatetime, Field
 
-from shared.contracts.events.base import WEIGHT_SCALE, Event, Identifier, OptionalIdentifier
+from shared.contracts.events.base import (
+    WEIGHT_SCALE,
+    Event,
+    Identifier,
+    ModelName,
+    Name,
+    OptionalName,
+)
 
 
 class Phase(StrEnum):
@@ -69,10 +76,10 @@ class Decision(Event):
     token: int = Field(ge=0)
     seq: int = Field(ge=0, description="counts the records of this token, from 0")
     kind: DecisionKind
-    model: Identifier
-    rollout_id: OptionalIdentifier
-    stable: Identifier
-    candidate: OptionalIdentifier = ""
+    model: ModelName
+    rollout_id: OptionalName
+    stable: Name
+    candidate: OptionalName = ""
     phase: Phase
     step: int = Field(default=0, ge=0, description="index into the strategy's steps")
     weight_before: int = Field(default=0, ge=0, le=WEIGHT_SCALE)

@@ -7,7 +7,13 @@ from typing import Any, ClassVar
 
 from pydantic import AwareDatetime, Field, model_validator
 
-from shared.contracts.events.base import Event, Identifier, OptionalIdentifier
+from shared.contracts.events.base import (
+    Event,
+    Identifier,
+    ModelName,
+    OptionalIdentifier,
+    OptionalName,
+)
 
 
 class TrainingMethod(StrEnum):
@@ -23,10 +29,10 @@ class TrainingRequested(Event):
 
     ce_type: ClassVar[str] = "ratchet.training.requested.v1"
     job_id: Identifier
-    model: Identifier
+    model: ModelName
     method: TrainingMethod
-    version: OptionalIdentifier = Field(default="", description="name to give; empty: the next one")
-    parent: OptionalIdentifier = Field(default="", description="empty: the stable version")
+    version: OptionalName = Field(default="", description="name to give; empty: the next one")
+    parent: OptionalName = Field(default="", description="empty: the stable version")
     base: OptionalIdentifier = Field(default="", description="hub id or path; empty: the parent's")
     dataset_uri: str = Field(
         default="", max_length=2000, description="JSONL to import; empty: a snapshot of the log"

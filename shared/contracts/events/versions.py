@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
-from shared.contracts.events.base import Event, Identifier, OptionalIdentifier
+from shared.contracts.events.base import Event, ModelName, Name, OptionalIdentifier, OptionalName
+from shared.contracts.names import check_name, check_sha256
 
 
 class FingerprintText(BaseModel):
@@ -33,7 +34,7 @@ class DatasetRef(BaseModel):
     """Dataset snapshot that a version was trained on."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
-    dataset_id: str
+    dataset_id: Annotated[str, AfterValidator(check_name)]
     uri: str
     sha256: str
     rows: int
@@ -72,13 +73,13 @@ class VersionRecord(Event):
     """Immutable record of a version, to rebuild and serve it. Key: `<version>/record`."""
 
     ce_type: ClassVar[str] = "ratchet.version.record.v1"
-    version: Identifier
-    model: Identifier
+    version: Name
+    model: ModelName
     method: Literal["sft", "dpo"]
     base: str
-    parent: OptionalIdentifier = ""
+    parent: OptionalName = ""
     adapter_uri: str
-    adapter_sha256: str
+    adapter_sha256: Annotated[str, AfterValidator(check_sha256)]
     fingerprint: Fingerprint
     dataset: DatasetRef
     hyperparameters: dict[str, Any]
@@ -106,8 +107,8 @@ class VersionState(Event):
     """Lifecycle state of a version. Key: `<version>/state`."""
 
     ce_type: ClassVar[str] = "ratchet.version.state.v1"
-    version: Identifier
-    model: Identifier
+    version: Name
+    model: ModelName
     state: Lifecycle
     rollout: OptionalIdentifier = ""
     reason: str = ""
@@ -119,7 +120,7 @@ class VersionMarks(Event):
     """Rows of a version's training data that were erased later. Key: `<version>/marks`."""
 
     ce_type: ClassVar[str] = "ratchet.version.marks.v1"
-    version: Identifier
+    version: Name
     erased_rows: int = 0
     at: AwareDatetime
 

@@ -375,6 +375,8 @@ def test_a_wrong_variable_is_named(
     [
         (("train", "--override-gate"), "reason"),
         (("train", "--method", "magic"), "method"),
+        (("train", "--model", "acme/assistant"), "model: Value error, a name has letters"),
+        (("train", "--version", "../v1"), "letters, digits"),
         (("train", "--set", "beta"), "key=value"),
         (("keys", "create", "--scope", "everything"), "scopes"),
     ],

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,12 @@ def folder(root: Path, **files: bytes) -> Path:
     return root
 
 
+def fetch(uri: str, sha256: str, cache: Path) -> Path:
+    """Fetched with the test's folder and all that is not local as allowed roots."""
+    roots = (str(cache.parent), "memory://nowhere", "unknown-scheme://x")
+    return adapters.fetch(uri, sha256, cache, roots=roots)
+
+
 def fingerprint(values: list[list[float]]) -> Fingerprint:
     return Fingerprint(
         dtype="float32",
@@ -35,7 +42,7 @@ def fingerprint(values: list[list[float]]) -> Fingerprint:
 def test_published_adapter_comes_back_under_its_checksum(tmp_path: Path) -> None:
     made = folder(tmp_path / "made", config=b"{}", weights__w=b"\x00\x01")
     sha256 = adapters.publish(made, (tmp_path / "store" / "v1").as_uri())
-    fetched = adapters.fetch((tmp_path / "store" / "v1").as_uri(), sha256, tmp_path / "cache")
+    fetched = fetch((tmp_path / "store" / "v1").as_uri(), sha256, tmp_path / "cache")
     assert fetched == tmp_path / "cache" / sha256
     assert (fetched / "weights" / "w").read_bytes() == b"\x00\x01"
     assert adapters.checksum(fetched) == sha256
@@ -46,7 +53,7 @@ def test_swapped_weights_are_refused_and_leave_nothing_in_the_cache(tmp_path: Pa
     sha256 = adapters.publish(folder(tmp_path / "made", weights=b"good"), str(store))
     (store / "weights").write_bytes(b"evil")
     with pytest.raises(adapters.ChecksumMismatch, match="publish the registered files again"):
-        adapters.fetch(str(store), sha256, tmp_path / "cache")
+        fetch(str(store), sha256, tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
 
 
@@ -82,9 +89,9 @@ def test_interrupted_upload_is_finished_by_the_same_call_and_leaves_no_half_file
 def test_damaged_cache_is_fetched_again(tmp_path: Path) -> None:
     store = tmp_path / "store"
     sha256 = adapters.publish(folder(tmp_path / "made", weights=b"good"), str(store))
-    cached = adapters.fetch(str(store), sha256, tmp_path / "cache")
+    cached = fetch(str(store), sha256, tmp_path / "cache")
     (cached / "weights").write_bytes(b"torn")
-    assert adapters.fetch(str(store), sha256, tmp_path / "cache") == cached
+    assert fetch(str(store), sha256, tmp_path / "cache") == cached
     assert (cached / "weights").read_bytes() == b"good"
 
 
@@ -92,7 +99,7 @@ def test_damaged_cache_is_fetched_again(tmp_path: Path) -> None:
 def test_storage_without_the_adapter_is_unavailable(tmp_path: Path, uri: str) -> None:
     where = str(tmp_path / uri) if "://" not in uri else uri
     with pytest.raises(adapters.AdapterUnavailable):
-        adapters.fetch(where, "0" * 64, tmp_path / "cache")
+        fetch(where, "0" * 64, tmp_path / "cache")
 
 
 class BotoError(Exception):
@@ -117,7 +124,7 @@ def store_away(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("store_away")
 def test_whatever_a_storage_library_raises_is_unavailable(tmp_path: Path) -> None:
     with pytest.raises(adapters.AdapterUnavailable, match="cannot be read: no credentials"):
-        adapters.fetch(str(tmp_path / "store"), "0" * 64, tmp_path / "cache")
+        fetch(str(tmp_path / "store"), "0" * 64, tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
     made = folder(tmp_path / "made", weights=b"good")
     with pytest.raises(adapters.AdapterUnavailable, match="cannot be written: no credentials"):
@@ -128,16 +135,16 @@ def test_store_with_too_many_files_holds_no_adapter(tmp_path: Path) -> None:
     many = {f"f{number}": b"" for number in range(adapters.MAX_FILES + 1)}
     folder(tmp_path / "store", **many)
     with pytest.raises(adapters.AdapterError, match="at most 256") as raised:
-        adapters.fetch(str(tmp_path / "store"), "0" * 64, tmp_path / "cache")
+        fetch(str(tmp_path / "store"), "0" * 64, tmp_path / "cache")
     assert not isinstance(raised.value, adapters.AdapterUnavailable)
 
 
 def test_cached_folder_whose_deletion_was_cut_short_is_fetched_again(tmp_path: Path) -> None:
     store = tmp_path / "store"
     sha256 = adapters.publish(folder(tmp_path / "made", weights=b"good"), str(store))
-    cached = adapters.fetch(str(store), sha256, tmp_path / "cache")
+    cached = fetch(str(store), sha256, tmp_path / "cache")
     (cached / "weights").unlink()
-    assert adapters.fetch(str(store), sha256, tmp_path / "cache") == cached
+    assert fetch(str(store), sha256, tmp_path / "cache") == cached
     assert (cached / "weights").read_bytes() == b"good"
 
 
@@ -168,3 +175,85 @@ def test_difference_is_the_mean_shift_both_ways(values: list[list[float]], shift
 def test_other_tokens_cannot_be_compared() -> None:
     with pytest.raises(ValueError, match="different tokens"):
         adapters.mean_absolute_difference(fingerprint([[-1.0]]), fingerprint([[-1.0, -2.0]]))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> tuple[str, str]:
+    """A published adapter: its URI and checksum."""
+    made = folder(tmp_path / "made", weights=b"good")
+    uri = (tmp_path / "store" / "v1").as_uri()
+    return uri, adapters.publish(made, uri)
+
+
+@pytest.mark.parametrize("text", ["../../victim", "{root}/victim", "", ".", "0" * 63, "A" * 64])
+def test_a_registered_checksum_that_is_none_touches_no_folder(
+    tmp_path: Path, store: tuple[str, str], text: str
+) -> None:
+    victim, cache = tmp_path / "victim", tmp_path / "x" / "cache"
+    for kept in (victim, cache / "kept"):
+        folder(kept, data=b"precious")
+    with pytest.raises(adapters.AdapterError, match="64 hexadecimal"):
+        adapters.fetch(
+            store[0], text.format(root=tmp_path), cache, roots=(str(tmp_path / "store"),)
+        )
+    assert (victim / "data").read_bytes() == (cache / "kept" / "data").read_bytes() == b"precious"
+    assert {path.name for path in cache.iterdir()} == {"kept"}
+
+
+class HostileStore(LocalFileSystem):
+    """An object store, whose keys may hold any text."""
+
+    keys: tuple[str, ...] = ()
+
+    def find(self, *_: object, **__: object) -> list[str]:
+        return [*self.keys]
+
+    def open(self, *_: object, **__: object) -> io.BytesIO:
+        return io.BytesIO(b"evil")
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["bucket/v1/../../escaped", "bucket/v1//escaped", "/tmp/escaped", "bucket/v2/x", "bucket/v1/"],
+)
+def test_object_keys_that_lead_elsewhere_are_refused_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    away = HostileStore()
+    away.keys = ("bucket/v1/harmless", key)
+    monkeypatch.setattr(adapters.fsspec, "url_to_fs", lambda _: (away, "bucket/v1"))
+    cache = tmp_path / "x" / "cache"
+    with pytest.raises(adapters.AdapterError) as raised:
+        adapters.fetch("s3://bucket/v1", "0" * 64, cache, roots=("s3://bucket",))
+    assert not isinstance(raised.value, adapters.AdapterUnavailable | adapters.ChecksumMismatch)
+    assert list(tmp_path.rglob("escaped")) == list(cache.iterdir()) == []
+
+
+def test_more_bytes_than_allowed_are_not_taken(tmp_path: Path, store: tuple[str, str]) -> None:
+    uri, sha256 = store
+    roots = (str(tmp_path / "store"),)
+    with pytest.raises(adapters.AdapterError, match="more than 3 bytes"):
+        adapters.fetch(uri, sha256, tmp_path / "cache", roots=roots, max_bytes=3)
+    assert list((tmp_path / "cache").iterdir()) == []
+    assert adapters.fetch(uri, sha256, tmp_path / "cache", roots=roots, max_bytes=4).is_dir()
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "http://169.254.169.254/latest",
+        "zip::file:///store/x.zip",
+        "file:///etc",
+        "memory://elsewhere/v1",
+    ],
+)
+def test_adapters_come_from_allowed_roots_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str
+) -> None:
+    def asked(*_: object) -> None:
+        raise AssertionError("a storage outside the roots was opened")
+
+    monkeypatch.setattr(adapters.fsspec, "url_to_fs", asked)
+    with pytest.raises(adapters.AdapterError) as raised:
+        adapters.fetch(uri, "0" * 64, tmp_path / "cache", roots=(str(tmp_path / "store"),))
+    assert not isinstance(raised.value, adapters.AdapterUnavailable)

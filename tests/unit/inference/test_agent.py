@@ -77,7 +77,9 @@ class AgentHarness:
             registry=self.registry,
             models=(),
             limits=AdapterLimits(4, 5.0, 60.0),
-            cache=AdapterCache(self.cache),
+            cache=AdapterCache(
+                self.cache, roots=(str(self.folder / "store"),), max_bytes=adapters.MAX_BYTES
+            ),
             verifier=AdapterVerifier(client, self.registry, acceptances, lambda _: 0.02),
             acceptances=acceptances,
             clock=self.clock,

@@ -48,7 +48,7 @@ def version(
         method="dpo",
         base="base",
         adapter_uri="memory://x",
-        adapter_sha256="0",
+        adapter_sha256="0" * 64,
         fingerprint=Fingerprint(dtype="float32", texts=()),
         dataset=DatasetRef(dataset_id="d", uri="d", sha256="d", rows=1),
         hyperparameters={},

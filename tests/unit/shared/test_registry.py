@@ -1,3 +1,4 @@
+import json
 import random
 from datetime import timedelta
 from typing import Any
@@ -64,6 +65,43 @@ def test_a_version_is_its_record_state_and_marks() -> None:
     assert stable is not None
     assert stable.marks == marks
     assert registry.stable("other") is None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"version": "../v1"},
+        {"model": "acme/assistant"},
+        {"parent": "a/b"},
+        {"adapter_sha256": "../../x"},
+        {"adapter_sha256": ""},
+        {"dataset": {"dataset_id": "../d", "uri": "x", "sha256": "0", "rows": 1}},
+    ],
+)
+def test_text_of_a_record_that_would_become_another_path_is_refused(
+    changes: dict[str, Any],
+) -> None:
+    fields = version_record("v1").model_dump(mode="json") | changes
+    registry = Registry()
+    with pytest.raises(ValidationError):
+        registry.apply(record_key("v1"), json.dumps(fields).encode())
+    assert registry.get("v1") is None
+
+
+def test_a_record_under_another_versions_key_is_refused() -> None:
+    registry = Registry()
+    for key in (record_key("v2"), record_key("../v1")):
+        with pytest.raises(ValueError, match="under the key of"):
+            registry.apply(key, version_record("v1").to_json())
+    assert list(registry.versions()) == []
+
+
+def test_a_models_name_in_a_routing_state_is_one_redis_key() -> None:
+    fields = {"stable": "v1", "token": 0, "seq": 0, "at": START}
+    assert RoutingState(model="assistant", **fields).model == "assistant"
+    for model in ("acme/assistant", "routing-models\n", "", "*"):
+        with pytest.raises(ValidationError):
+            RoutingState(model=model, **fields)
 
 
 def test_a_name_is_never_reused() -> None:

@@ -355,7 +355,12 @@ async def test_of_two_replicas_that_make_one_version_the_loser_fails_and_leaves_
     assert f"{name} was registered by job {('one', 'two')[first]}" in lost.message
     record = next(made for made in harness.records() if made.version == name)
     assert record.job_id == ("one", "two")[first]
-    fetched = fetch(record.adapter_uri, record.adapter_sha256, harness.folder / "fetched")
+    fetched = fetch(
+        record.adapter_uri,
+        record.adapter_sha256,
+        harness.folder / "fetched",
+        roots=(harness.settings.adapters_uri,),
+    )
     weights = (fetched / "adapter_model.safetensors").read_bytes()
     assert weights == (b"weights attempt-1", b"of the other replica")[first]
     places = {path.name for path in (harness.folder / "adapters" / name).iterdir()}

@@ -6,12 +6,15 @@ from pathlib import Path
 import fsspec
 import pytest
 from fsspec import AbstractFileSystem
+from pydantic import ValidationError
 
+from services.training import dataset_store
 from services.training.dataset import HELDOUT, JUDGE, PROMPTS, TRAIN, DatasetRules
 from services.training.dataset_store import DatasetStore, lay_out, read_import
 from services.training.errors import BadDataset, StoreUnavailable
 from services.training.publish import upload
-from services.training.snapshot import Dataset, ImportedRows, take_snapshot
+from services.training.settings import TrainingSettings
+from services.training.snapshot import Dataset, ImportedRows, Manifest, take_snapshot
 from shared.contracts.events.base import Event
 from shared.contracts.events.preferences import PairSource
 from shared.contracts.events.training import TrainingMethod
@@ -39,6 +42,9 @@ async def some_log() -> MemoryLog:
         retraction("pair-0007"),
     )
     return log
+
+
+ROOTS = ("/", "broken://bucket", "nonsense://x", "memory://x")
 
 
 async def snapshot(log: MemoryLog, **options: object) -> Dataset:
@@ -164,11 +170,11 @@ async def test_a_storage_that_refuses_is_named(tmp_path: Path) -> None:
 
 def test_an_import_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadDataset, match="is no file; give the URI"):
-        read_import(f"file://{tmp_path}/none.jsonl")
+        read_import(f"file://{tmp_path}/none.jsonl", ROOTS)
     with pytest.raises(BadDataset, match="nonsense"):
-        read_import("nonsense://x")
+        read_import("nonsense://x/y", ROOTS)
     (tmp_path / "some.jsonl").write_bytes(b"{}")
-    assert read_import(str(tmp_path / "some.jsonl")).data == b"{}"
+    assert read_import(str(tmp_path / "some.jsonl"), ROOTS).data == b"{}"
 
 
 class BrokenStore(AbstractFileSystem):
@@ -193,6 +199,42 @@ def test_a_storage_librarys_own_error_is_a_store_away(tmp_path: Path) -> None:
     with pytest.raises(StoreUnavailable, match="cannot be read"):
         store.read("assistant-0")
     with pytest.raises(StoreUnavailable, match="cannot be read"):
-        read_import("broken://bucket/pairs.jsonl")
+        read_import("broken://bucket/pairs.jsonl", ROOTS)
     with pytest.raises(StoreUnavailable, match="cannot be written"):
         upload(tmp_path, "broken://bucket", "v1")
+
+
+@pytest.mark.parametrize("dataset_id", ["../../x", "/etc", "", "a/b"])
+def test_a_dataset_is_read_by_name_only(tmp_path: Path, dataset_id: str) -> None:
+    with pytest.raises(BadDataset, match="dataset_id: a name has"):
+        DatasetStore(f"file://{tmp_path}/datasets").read(dataset_id)
+
+
+async def test_a_manifest_names_the_files_of_a_dataset_and_no_others(tmp_path: Path) -> None:
+    """What it names is written to a job's folder."""
+    manifest = (await snapshot(await some_log())).manifest
+    fields = manifest.model_dump(mode="json")
+    fields["files"]["../../escaped"] = fields["files"]["train.jsonl"]
+    with pytest.raises(ValidationError, match="no file of a dataset"):
+        Manifest.model_validate(fields)
+
+
+@pytest.mark.parametrize(
+    "uri", ["/etc/passwd", "http://169.254.169.254/x", "zip::/imports/x.zip", "/imports/../x"]
+)
+def test_imports_come_from_allowed_roots_only(monkeypatch: pytest.MonkeyPatch, uri: str) -> None:
+    def asked(*_: object) -> None:
+        raise AssertionError("a storage outside the roots was opened")
+
+    monkeypatch.setattr(dataset_store.fsspec, "url_to_fs", asked)
+    with pytest.raises(BadDataset, match="RATCHET_TRAINING_IMPORT_ROOTS"):
+        read_import(uri, ("/imports",))
+
+
+def test_outside_the_local_profile_imports_lie_beside_the_datasets() -> None:
+    given = {"datasets_uri": "s3://ratchet/datasets"}
+    assert TrainingSettings(**given).readable_import_roots == ("/",)
+    production = TrainingSettings(**given, profile="production")
+    assert production.readable_import_roots == ("s3://ratchet/datasets",)
+    chosen = TrainingSettings(**given, import_roots="/imports, s3://theirs")
+    assert chosen.readable_import_roots == ("/imports", "s3://theirs")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator
 
 from prometheus_client import CollectorRegistry
@@ -120,6 +121,23 @@ async def test_what_cannot_be_read_is_put_aside_and_the_rest_is_done(
         await eventually(lambda: ends(harness), "the job ends")
     assert len(harness.log.all(DEAD_LETTERS)) == 1
     assert ends(harness)[0][1] is RunPhase.succeeded
+
+
+async def test_a_job_for_a_name_with_a_slash_is_put_aside_with_the_rule(
+    harness: TrainingHarness,
+) -> None:
+    """Its version could not be paused, aborted or promoted: the name is no one path segment."""
+    value = request("first").model_dump(mode="json") | {"model": "acme/assistant"}
+    headers = (("ce_type", TrainingRequested.ce_type.encode()),)
+    await harness.log.append(
+        TRAINING_JOBS, key="first", value=json.dumps(value).encode(), headers=headers
+    )
+    await ask(harness, request("second"))
+    async with at_work(harness):
+        await eventually(lambda: ends(harness), "the job ends")
+    assert [job_id for job_id, _ in ends(harness)] == ["second"]
+    (letter,) = harness.log.all(DEAD_LETTERS)
+    assert b"model: Value error, a name has letters" in (letter.value or b"")
 
 
 async def test_enough_pairs_start_a_job_and_the_next_needs_as_many_again(
