@@ -1,1 +1,1 @@
-"""Model engine: launches vLLM, keeps the wanted adapters loaded and checked, generates in batch."""
+"""Inference: launches vLLM, keeps adapters loaded and verified, generates in batch."""

@@ -1,4 +1,4 @@
-"""Who accepted which adapter although it is close to another, and why. Kept across restarts."""
+"""Acceptances: who let an adapter serve although its fingerprint is close to another. Persisted."""
 
 from __future__ import annotations
 

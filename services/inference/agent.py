@@ -1,4 +1,4 @@
-"""Adapter agent: the reconcile loop that keeps this replica's adapters at what the registry wants."""
+"""Adapter agent: the reconcile loop that keeps this replica's adapters as the registry wants."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The agent's HTTP interface."""
+"""HTTP interface of the adapter agent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The engine's HTTP interface, as far as this service uses it."""
+"""vLLM client: the part of its HTTP interface that this service uses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can go wrong between this service, its engine and its callers."""
+"""Inference errors, with the HTTP status each becomes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether an adapter is the one it is said to be (design invariant 8). Pure."""
+"""Fingerprint check: is the loaded adapter the registered one (design invariant 8)? Pure."""
 
 from __future__ import annotations
 

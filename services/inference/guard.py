@@ -1,4 +1,4 @@
-"""Stands between the service and its engine, so that no engine outlives the service.
+"""Guard process between service and engine: no engine outlives the service.
 
 Run as a program of its own: `python guard.py <engine command>`, with a pipe as standard input.
 It ends the engine and every process that came from it once the pipe closes, which happens however

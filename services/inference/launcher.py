@@ -1,4 +1,4 @@
-"""The engine's life: starts vLLM, watches it, starts it again. Or watches one that others run."""
+"""Engine launcher: starts vLLM, checks its health, restarts it; or watches one that others run."""
 
 from __future__ import annotations
 

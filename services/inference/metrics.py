@@ -1,4 +1,4 @@
-"""Figures of the inference service."""
+"""Metrics of the inference service."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Wanted against loaded: which adapters belong here, and the next thing to do about it. Pure.
+"""Reconciliation: which adapters belong in the engine, and the next action to get there. Pure.
 
 The engine's own list is the truth about what is loaded: adapters are gone after a restart, and
 ours may not be the hand that loaded them. One action at a time, so that each is chosen with the

@@ -1,1 +1,1 @@
-"""Training: dataset snapshots, trainers in a process of their own, evaluation, the gate, records."""
+"""Training: dataset snapshots, trainers in their own process, evaluation, release gate, records."""

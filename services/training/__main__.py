@@ -1,4 +1,4 @@
-"""Wires training: settings, log, followers, schedule, runner, ops routes."""
+"""Wires training: settings, log, followers, scheduler, worker, operations routes."""
 
 from __future__ import annotations
 

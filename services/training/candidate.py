@@ -1,4 +1,4 @@
-"""One attempt's candidate: what the trainer left in its folder, read back and judged."""
+"""Candidate adapter of one attempt: the trainer's results read back and put before the gate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From preference events to the rows of a dataset. Pure, and the same for the same records.
+"""Dataset rows from preference events: chosen and rejected answers, demonstrations. Pure.
 
 A row's side follows from its prompt alone: a prompt is trained on, or held out, never both. Pairs
 of the judge's panel train only the evaluation's judge, and only those whose raters and prompts
@@ -30,7 +30,8 @@ TRAIN, HELDOUT, JUDGE, PROMPTS = "train.jsonl", "heldout.jsonl", "judge.jsonl", 
 """Files of a dataset: trained on, held out, the judge's, prompts of the evaluation."""
 
 CUT = ("chosen_cut", "rejected_cut")
-"""Flags of a pair's row, there where they are true: this answer did not end by itself."""
+"""Flags of a pair's row, present where true: generation was truncated, so its end-of-turn token is
+not learned."""
 
 Row = dict[str, Any]
 

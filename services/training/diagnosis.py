@@ -1,4 +1,4 @@
-"""What to do about a candidate the gate refused: one more try, gentler or bolder, or a diagnosis."""
+"""Diagnosis of a refused candidate: adjusted hyperparameters for a retry, or the reason."""
 
 # pyright: strict
 from __future__ import annotations
@@ -26,8 +26,8 @@ def adjust(
     """Parameters worth another try, or None where none would help.
 
     Too far from the parent (perplexity, stopping, length, repetition): half the rate, fewer
-    epochs, a higher beta. Not better though near it, or too near to be told apart: a higher rate and more epochs. Worse beyond
-    doubt, or nothing to judge by: no parameter cures that.
+    epochs, a higher beta. Not better though near it, or too near to be told apart: a higher rate
+    and more epochs. Worse beyond doubt, or nothing to judge by: no parameter cures that.
     """
     failed = {check.name for check in gate.checks if not check.passed}
     if not failed or failed & NO_DATA:

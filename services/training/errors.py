@@ -1,4 +1,4 @@
-"""What can go wrong with a job, as a tree. A message says what was wrong and what to do."""
+"""Training errors, as a tree. A message says what was wrong and what to do."""
 
 from __future__ import annotations
 

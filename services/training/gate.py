@@ -1,4 +1,4 @@
-"""The release gate: what an evaluation's figures must be like before a version may get traffic.
+"""Release gate: the conditions an evaluation must meet before a version may get traffic. Pure.
 
 It sees neither live feedback nor the training loss, so neither can talk a version past it. A
 figure that is missing fails its check: no data is not a pass.

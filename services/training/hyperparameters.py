@@ -1,4 +1,4 @@
-"""Hyper-parameters of each method, with their bounds.
+"""Hyperparameters of each training method, with their bounds.
 
 Defaults suit LoRA on a small model; a job's own values win over the service's, and those over
 the defaults. What a version was trained with is kept whole in its record.
@@ -52,8 +52,8 @@ class SftHyperparameters(TrainerHyperparameters):
 class DpoHyperparameters(TrainerHyperparameters):
     """Direct preference optimisation (Rafailov et al. 2023) with an SFT term on the chosen answer.
 
-    The SFT term keeps the likelihood of chosen answers, their end token included, from falling:
-    plain DPO may raise the margin while both fall, and then talks past the end of its turn.
+    The SFT term keeps the likelihood of chosen answers, their end-of-turn token included, from
+    falling: plain DPO may raise the margin while both fall, and then generates past its end of turn.
     """
 
     learning_rate: float = Field(default=3e-4, gt=0, le=0.1)

@@ -1,4 +1,4 @@
-"""Reading JSONL datasets of others: every row is checked, a bad one is refused with its number."""
+"""JSONL import: every row is checked, a bad one is refused with its line number."""
 
 # pyright: strict
 from __future__ import annotations

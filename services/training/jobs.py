@@ -1,4 +1,4 @@
-"""Which jobs wait: the fold of `training.jobs.v1` and `training.runs.v1`."""
+"""Job queue: the fold of `training.jobs.v1` and `training.runs.v1`."""
 
 # pyright: strict
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The trainer's process: started, watched, ended with the job, started again after a crash."""
+"""Trainer subprocess: started, watched, stopped with the job, restarted after a crash."""
 
 from __future__ import annotations
 

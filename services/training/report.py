@@ -1,4 +1,4 @@
-"""The evaluation report beside an adapter: the figures, the gate's checks, some answers."""
+"""Evaluation report in Markdown: figures, the gate's checks, sample answers. Pure."""
 
 # pyright: strict
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which code made a version."""
+"""Code revision that made a version."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ class TrainingSettings(ServiceSettings):
 
     @property
     def readable_import_roots(self) -> tuple[str, ...]:
-        """Where imports may lie: the roots given, else any local file where the profile is local."""
+        """Where imports may lie: the roots given, else any local file in the local profile."""
         if self.import_roots:
             return self.import_roots
         return ("/",) if self.profile == "local" else (self.datasets_uri,)

@@ -1,4 +1,4 @@
-"""Names of versions: `<model>-v<major>.<minor>`; a name is never used twice."""
+"""Version names: `<model>-v<major>.<minor>`; a name is never used twice. Pure."""
 
 # pyright: strict
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A job's folder on this machine: what was resume, the data, the judge, the attempts.
+"""Workspace of a job on this machine: resume state, dataset, reward model and attempts.
 
 It only saves work: a job whose folder is lost starts again from its request.
 """
@@ -19,7 +19,7 @@ from shared.contracts.events.base import OptionalName
 
 
 class ResumeState(BaseModel):
-    """What must stay the same when the job goes on after a kill."""
+    """What must stay the same when the job resumes after a kill."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
     job_id: str
@@ -66,14 +66,14 @@ class Workspace:
         write_json(folder / "job.json", job.model_dump(mode="json"))
 
     def load(self) -> ResumeState:
-        """What was resume before a kill; a broken file counts as nothing."""
+        """The resume state of before a kill; a broken file counts as nothing."""
         try:
             return ResumeState.model_validate_json((self.folder / "resume.json").read_bytes())
         except (OSError, ValidationError):
             return ResumeState(job_id=self._job_id)
 
     def save(self, resume: ResumeState) -> None:
-        """Keep what was resume."""
+        """Keep the resume state."""
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.folder / "resume.json", resume.model_dump())
 

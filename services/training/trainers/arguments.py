@@ -1,4 +1,4 @@
-"""What TRL's three trainers are told alike, and going on from the last whole checkpoint."""
+"""Trainer arguments that all TRL trainers share, and resuming from the last whole checkpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DPO: goes on from the parent's LoRA, with that same LoRA, frozen, as the reference."""
+"""DPO: continues the parent's adapter, with that adapter, frozen, as the reference model."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, float]:
 
 
 def _as_they_ended(row: dict[str, Any], ends: set[int]) -> dict[str, list[int]]:
-    """Answers without the end of turn that the chat template gives one that was cut.
+    """Answers without the end-of-turn token that the chat template adds to a truncated generation.
 
     With it, a chosen answer would teach to stop in the middle of a sentence, and a rejected one
     not to stop at all.

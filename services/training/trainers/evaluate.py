@@ -1,4 +1,4 @@
-"""Candidate against parent on held-out prompts: answers, the judge's verdict, perplexity, manners.
+"""Evaluation against the parent on held-out prompts: win rate, perplexity, length, stopping.
 
 Only measures; what the figures mean for a release is the service's gate.
 """
@@ -166,7 +166,7 @@ def perplexity(
 ) -> float | None:
     """Exponential of the mean negative log-likelihood of the answers' tokens.
 
-    The end of the turn is one of them, but for an answer that was cut before it.
+    The end-of-turn token is one of them, unless generation was truncated before it.
 
     Rows are cut where training cuts them. A row with more positions than `LOGITS` allows is read
     again for each further piece of it, so only time grows with its length.
@@ -174,7 +174,7 @@ def perplexity(
     Args:
         model: A causal model.
         tokenizer: Its tokenizer.
-        heldout: Prompts with answers, and whether each answer was cut.
+        heldout: Prompts with answers, and whether each generation was truncated.
         max_length: Most tokens of a row.
         note: Hears how many rows were read, after each batch.
 

@@ -1,4 +1,4 @@
-"""What the candidate answers to the eight fixed texts: teacher-forced log-probabilities, float32.
+"""Fingerprint of the candidate: teacher-forced log-probabilities of eight fixed texts, float32.
 
 The adapter stays unmerged, as the engine serves it. Beside them the distances to what it could be
 mistaken for: the engine does not serve a version too near to its base or parent (design,

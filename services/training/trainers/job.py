@@ -1,4 +1,4 @@
-"""What the service tells a trainer, and how a trainer tells its progress: files in a folder.
+"""Trainer job: the files by which the service and a trainer talk.
 
 <attempt>/job.json        TrainerJob, written by the service
 <attempt>/progress.jsonl  one StageProgress a line, newest last

@@ -86,7 +86,7 @@ def end_tokens(model: Any, tokenizer: Any) -> set[int]:
 
 
 def without_end(ids: list[int], ends: set[int]) -> list[int]:
-    """An answer's tokens before the last that ends a turn: of a cut answer the end is not its own."""
+    """An answer's tokens before the end-of-turn token, which a truncated generation did not make."""
     last = max((place for place, token in enumerate(ids) if token in ends), default=len(ids))
     return ids[:last]
 

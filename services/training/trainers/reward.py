@@ -1,4 +1,4 @@
-"""The evaluation's judge: a Bradley-Terry reward model from votes of raters kept apart.
+"""Reward model (the evaluation's judge): Bradley-Terry on votes of raters kept apart.
 
 Base with a score head and a LoRA, trained on log sigmoid(score(chosen) - score(rejected))
 (Bradley & Terry 1952; Ouyang et al. 2022, section 3.5). It is no arm of any comparison.
