@@ -1,4 +1,4 @@
-"""The engines behind the router: least busy first, and those that cannot be reached last."""
+"""Load balancing over engines: least in flight first, unreachable ones last."""
 
 from __future__ import annotations
 
@@ -80,42 +80,97 @@ class Engines:
         now = self._clock.monotonic()
         return sorted(self._engines, key=lambda one: (one.down_until > now, one.in_flight))
 
-    async def open(
+    def request(
         self,
         endpoint: Endpoint,
         body: bytes,
         headers: dict[str, str],
         timeout: aiohttp.ClientTimeout,
-    ) -> tuple[Engine, aiohttp.ClientResponse]:
-        """Send a request to the first engine that takes it; returns once the head is there.
-
-        An engine that cannot be reached got nothing of the request, so the next one is asked.
-        The caller lowers the engine's `in_flight` when it is done with the response.
-
-        Raises:
-            aiohttp.ClientError, OSError: no engine was reached, or the connection was lost.
-            TimeoutError: a deadline passed.
-
-        """
+    ) -> EngineRequest:
+        """A request, to be sent by `async with`; it counts as in flight while that lasts."""
         assert self._session is not None
-        engines = self.order()
+        return EngineRequest(self, self._session, endpoint, body, headers, timeout)
+
+    def unreachable(self, engine: Engine) -> None:
+        """Ask this engine last for a while."""
+        engine.down_until = self._clock.monotonic() + DOWN_FOR_S
+
+
+class EngineRequest:
+    """Request in flight on one engine: an async context manager that yields the response.
+
+    Entering sends it to the first engine that takes it and returns once the head is there. An
+    engine that cannot be reached got nothing of the request, so the next one is asked. Leaving by
+    an exception closes the connection; else it goes back to the pool once the body was read.
+
+    Raises (on entering):
+        aiohttp.ClientError, OSError: no engine was reached, or the connection was lost.
+        TimeoutError: a deadline passed.
+    """
+
+    __slots__ = (
+        "_body",
+        "_endpoint",
+        "_engine",
+        "_engines",
+        "_headers",
+        "_response",
+        "_session",
+        "_timeout",
+    )
+
+    def __init__(
+        self,
+        engines: Engines,
+        session: aiohttp.ClientSession,
+        endpoint: Endpoint,
+        body: bytes,
+        headers: dict[str, str],
+        timeout: aiohttp.ClientTimeout,
+    ) -> None:
+        self._engines = engines
+        self._session = session
+        self._endpoint: Endpoint = endpoint
+        self._body = body
+        self._headers = headers
+        self._timeout = timeout
+        self._engine: Engine | None = None
+        self._response: aiohttp.ClientResponse | None = None
+
+    async def __aenter__(self) -> aiohttp.ClientResponse:
+        """Send the request."""
+        engines = self._engines.order()
         for engine in engines:
             engine.in_flight += 1
             try:
-                response = await self._session.post(
-                    engine.urls[endpoint],
-                    data=body,
-                    headers=headers,
-                    timeout=timeout,
+                self._response = await self._session.post(
+                    engine.urls[self._endpoint],
+                    data=self._body,
+                    headers=self._headers,
+                    timeout=self._timeout,
                     allow_redirects=False,
                 )
             except BaseException as error:
                 engine.in_flight -= 1
                 if not isinstance(error, UNREACHABLE):
                     raise
-                engine.down_until = self._clock.monotonic() + DOWN_FOR_S
+                self._engines.unreachable(engine)
                 if engine is engines[-1]:
                     raise
             else:
-                return engine, response
+                self._engine = engine
+                return self._response
         raise AssertionError("there is at least one engine")
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """The engine is done with it."""
+        assert self._engine is not None
+        assert self._response is not None
+        self._engine.in_flight -= 1
+        if kind is not None:
+            self._response.close()

@@ -1,4 +1,4 @@
-"""A request's way to an engine and back: attempts, the retry on stable, and what they leave.
+"""Reverse proxy of one request: attempts, the retry (fallback) on stable, metrics and the event.
 
 Whatever happens, each attempt is counted once and the request leaves one event, before the last
 byte of its answer leaves.
@@ -17,7 +17,7 @@ import structlog
 
 from services.router.call import FAILED, Call, EngineAttempt
 from services.router.client_send import ClientSend, SlowClient
-from services.router.engines import CONNECT_TIMEOUT_S, Engine, Engines
+from services.router.engines import CONNECT_TIMEOUT_S, EngineRequest, Engines
 from services.router.errors import FAILURES, error_body
 from services.router.interactions import Interactions
 from services.router.metrics import RouterMetrics
@@ -134,14 +134,9 @@ class Proxy:
         for version, arm in call.plan():
             attempt = EngineAttempt(version, arm, perf_counter())
             call.attempts.append(attempt)
-            engine: Engine | None = None
             try:
-                engine, response = await self._open(call, attempt)
-                try:
+                async with self._request(call, attempt) as response:
                     body = await response.read()
-                finally:
-                    engine.in_flight -= 1
-                    response.release()
                 attempt.status = response.status
                 reply = self._judge(call, attempt, body)
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
@@ -175,15 +170,14 @@ class Proxy:
             call.attempts.append(attempt)
             relay = StreamRelay(call, attempt, send)
             response: aiohttp.ClientResponse | None = None
-            engine: Engine | None = None
             reply: WholeResponse | None = None
             try:
-                engine, response = await self._open(call, attempt)
-                attempt.status = response.status
-                if response.status == HTTP_OK:
-                    await relay.run(response)
-                else:
-                    reply = self._judge(call, attempt, await response.read())
+                async with self._request(call, attempt) as response:
+                    attempt.status = response.status
+                    if response.status == HTTP_OK:
+                        await relay.run(response)
+                    else:
+                        reply = self._judge(call, attempt, await response.read())
             except (aiohttp.ClientError, TimeoutError, OSError, Unreadable) as error:
                 _fail(attempt, error)
                 taken_s = perf_counter() - attempt.started
@@ -192,15 +186,11 @@ class Proxy:
                     raise SlowClient from None
             finally:
                 call.answer = relay.reader.finish()
-                if engine is not None:
-                    engine.in_flight -= 1
-                if response is not None and not relay.reader.done:
-                    response.close()
             self._close(call, attempt)
             if relay.started:
                 watchdog.unwatch()
                 await self._end_stream(call, relay, send)
-                if response is not None:
+                if response is not None and relay.reader.done:
                     await _to_end(response)
                 return
             if attempt.outcome not in FAILED:
@@ -219,10 +209,8 @@ class Proxy:
             last = b"data: " + failure.body + b"\n\n"
         await send({"type": "http.response.body", "body": relay.held + last})
 
-    async def _open(
-        self, call: Call, attempt: EngineAttempt
-    ) -> tuple[Engine, aiohttp.ClientResponse]:
-        """Send the request to the first engine that takes it."""
+    def _request(self, call: Call, attempt: EngineAttempt) -> EngineRequest:
+        """The attempt's request, with its deadlines; its time begins here."""
         body = call.request.upstream_body(attempt.version)
         headers = {
             "Content-Type": "application/json",
@@ -230,7 +218,7 @@ class Proxy:
         }
         timeout = self._deadlines.of(call, attempt)
         attempt.started = perf_counter()
-        return await self._engines.open(call.request.endpoint, body, headers, timeout)
+        return self._engines.request(call.request.endpoint, body, headers, timeout)
 
     async def _reply(self, call: Call, reply: WholeResponse, send: ClientSend) -> None:
         call.overhead_s = perf_counter() - call.started - call.engine_s
@@ -340,6 +328,7 @@ class StreamRelay:
                 # A gap is the engine's silence, not the client's.
                 attempt.last_token_at += self._send.waited_s - waited_s
         if reader.failure or not reader.done:
+            response.close()
             attempt.outcome = Outcome.server_error
             attempt.error = reader.failure or "the engine's stream ended without its last event"
         elif not self.started:
