@@ -1,4 +1,4 @@
-"""Which arm a request goes to: a pure function of rollout, tenant and key (design section 7).
+"""Sticky assignment of requests to arms: a pure hash of rollout, tenant and key (design section 7).
 
 The bucket depends on the rollout id, so every rollout draws its users anew; it does not depend
 on the weight, so a user who is on the candidate stays there while the weight rises.

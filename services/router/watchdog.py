@@ -17,9 +17,11 @@ class Watchdog:
     """Cancels the task that made it when a wait takes too long or, while watched, the client leaves.
 
     `with watchdog.within(seconds):` raises TimeoutError where its body takes longer; one at a time,
-    and not within other timeouts of the task. `gone` tells that the client left. A timer costs
-    more than most of a request's other steps, so there is one, which looks when it rings whether
-    it still has to.
+    and not within other timeouts of the task. `gone` tells that the client left.
+
+    The timer is made by hand, as `asyncio.timeout` makes and cancels one at each entry: three of
+    them, as a request needs, take 20 µs on uvloop, a watchdog with three `within` 4.4 µs (4.5 ×).
+    It is not moved when a deadline is later than it rings; it looks then and is set anew.
     """
 
     __slots__ = ("_due", "_handle", "_loop", "_passed", "_receive", "_task", "_until", "_watcher",

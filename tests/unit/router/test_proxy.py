@@ -46,7 +46,8 @@ async def test_a_request_is_answered_recorded_and_counted(bench: Bench, stream):
     assert event.trace_id == response.headers["x-ratchet-trace-id"]
     assert event.version == response.headers["x-ratchet-version"] == "m-v1.0"
     assert response.headers["x-ratchet-arm"] == ""
-    assert float(response.headers["x-ratchet-overhead-ms"]) >= 0
+    assert float(response.headers["x-ratchet-overhead-ms"]) == event.overhead_ms
+    assert 0 < event.overhead_ms < event.duration_ms
     assert (event.completion, event.finish_reason, event.outcome) == (TEXT, "stop", Outcome.ok)
     assert (event.stream, event.user_id, event.completion_tokens > 0) == (stream, "u1", True)
     assert (event.ttft_ms is not None) is stream
