@@ -58,6 +58,7 @@ def main() -> int:
             ports="free" if settings.free_ports else "fixed",
             scrape_interval="1s",
             keep=settings.keep,
+            fresh=True,
             say=screen.say,
         )
         stack.up()
@@ -79,7 +80,7 @@ def main() -> int:
             )
         else:
             screen.say("stopping the stack")
-            stack.down()
+            stack.down(delete_data=True)
 
 
 async def _run(

@@ -39,9 +39,9 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument("--scrape-interval", default=os.environ.get("RATCHET_SCRAPE_INTERVAL", "5s"))
     up.set_defaults(run=_up)
 
-    down = commands.add_parser("down", help="stop the stack and clean its run directory")
+    down = commands.add_parser("down", help="stop the stack; its data stay for the next up")
     down.add_argument(
-        "--keep-data", action="store_true", help="keep Kafka's log, adapters, datasets"
+        "--delete-data", action="store_true", help="delete Kafka's log, adapters, datasets"
     )
     down.set_defaults(run=_down)
 
@@ -82,8 +82,9 @@ def _down(options: argparse.Namespace) -> int:
         stack = Stack.attach(options.run_dir)
     except StackError:
         stack = Stack(options.run_dir)
-    stack.down(keep_data=options.keep_data)
-    print(f"stack: down (logs stay in {stack.run_dir / 'logs'})")
+    stack.down(delete_data=options.delete_data)
+    staying = "logs stay" if options.delete_data else "logs and data stay"
+    print(f"stack: down ({staying} in {stack.run_dir})")
     return 0
 
 

@@ -43,9 +43,11 @@ class Stack:
     `services` names what to start (their dependencies come along; all by default). `processes`
     adds or changes declarations, by the fields of `processes.Process`. `env` goes to every process.
     `ports` is "fixed" (environment, then defaults) or "free". With `keep` the stack outlives this
-    Python process, as `make up` wants; else it ends with it, however that ends.
+    Python process, as `make up` wants; else it ends with it, however that ends. A start with
+    `fresh` deletes the data that an earlier stack left in the directory.
 
-    Leaving a `with` block takes down what this object started, never a stack that ran before.
+    Leaving a `with` block takes down what this object started, never a stack that ran before, and
+    deletes its data unless `keep` was set.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class Stack:
         ports: Literal["fixed", "free"] = "fixed",
         scrape_interval: str = "5s",
         keep: bool = False,
+        fresh: bool = False,
         say: Callable[[str], None] = _say,
     ) -> None:
         self.run_dir = Path(run_dir).resolve()
@@ -71,6 +74,7 @@ class Stack:
         self._free = ports == "free"
         self._scrape_interval = scrape_interval
         self._keep = keep
+        self._fresh = fresh
         self._say = say
         self._supervisor = Supervisor(self.run_dir)
         self._further: dict[str, tuple[str, ...]] = {}
@@ -128,11 +132,10 @@ class Stack:
         self._say(f"ready in {time.monotonic() - started:.0f} s ({self.run_dir})")
         return self
 
-    def down(self, *, keep_data: bool = False) -> None:
-        """Stops this stack's processes, last started first, and cleans the run directory.
+    def down(self, *, delete_data: bool = False) -> None:
+        """Stops this stack's processes, last started first, whoever started them.
 
-        Whoever started them; asking `started` first is the caller's.
-        Logs stay; data (Kafka's log, adapters, datasets) only with `keep_data`.
+        Logs stay, and so do data (Kafka's log, adapters, datasets) without `delete_data`.
         """
         if self._supervisor.is_running():
             for wave in waves(self._declared, self._declared):
@@ -142,7 +145,7 @@ class Stack:
         if left := supervision.sweep(self.run_dir):
             self._say(f"ended {left} processes that did not stop by themselves")
         supervision.socket_path(self.run_dir).unlink(missing_ok=True)
-        for name in ("config", "processes", *(() if keep_data else ("data",))):
+        for name in ("config", "processes", *(("data",) if delete_data else ())):
             shutil.rmtree(self.run_dir / name, ignore_errors=True)
         for name in ("stack.json", "supervisord.conf", "supervisord.pid"):
             (self.run_dir / name).unlink(missing_ok=True)
@@ -266,7 +269,7 @@ class Stack:
 
     def _end(self) -> None:
         if self._started:
-            self.down()
+            self.down(delete_data=not self._keep)
 
     def _prepare_directory(self) -> None:
         if left := supervision.sweep(self.run_dir):
@@ -280,7 +283,8 @@ class Stack:
             self.ports = fixed_ports(names, os.environ)
             used = {name for service in self.services for name in self._declared[service].ports}
             require_free({name: self.ports[name] for name in used})
-        shutil.rmtree(self.run_dir / "logs", ignore_errors=True)
+        for name in ("logs", *(("data",) if self._fresh else ())):
+            shutil.rmtree(self.run_dir / name, ignore_errors=True)
         for name in ("logs", "config", "processes", "data"):
             (self.run_dir / name).mkdir(parents=True, exist_ok=True)
         data, config = self.run_dir / "data", self.run_dir / "config"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -18,6 +19,7 @@ from deploy.local import supervision
 from deploy.local.errors import NotReady, NotRunning, PortTaken, StackError
 from deploy.local.processes import ROOT
 from deploy.local.stack import Stack
+from shared.kafka.topics import intake_topic
 from tests.support.waiting import wait_until
 
 WEB = {
@@ -65,11 +67,30 @@ def test_down_leaves_the_logs_and_no_process(tmp_path):
     assert supervision.marked(tmp_path) == []
 
 
-def test_down_keeps_data_when_asked(tmp_path):
+def test_down_keeps_data_unless_told_to_delete_them(tmp_path):
     stack = small_stack(tmp_path).up()
-    (tmp_path / "data/kept").write_text("x")
-    stack.down(keep_data=True)
-    assert (tmp_path / "data/kept").read_text() == "x"
+    kept = tmp_path / "data/kept"
+    kept.write_text("x")
+    stack.down()
+    assert kept.read_text() == "x"
+    small_stack(tmp_path).up().down(delete_data=True)
+    assert not kept.exists()
+
+
+def test_a_fresh_start_deletes_what_an_earlier_stack_left(tmp_path):
+    small_stack(tmp_path).up().down()
+    kept = tmp_path / "data/kept"
+    kept.write_text("x")
+    fresh = Stack(
+        tmp_path,
+        services=["web"],
+        processes={"web": WEB},
+        ports="free",
+        fresh=True,
+        say=lambda _: None,
+    )
+    with fresh:
+        assert not kept.exists()
 
 
 def test_a_killed_process_comes_back(tmp_path):
@@ -160,7 +181,7 @@ def test_a_block_takes_down_what_it_started_and_no_stack_that_ran_before(tmp_pat
 
 
 def test_data_that_was_kept_survives_a_start_without_its_ports(tmp_path, monkeypatch):
-    small_stack(tmp_path).up().down(keep_data=True)
+    small_stack(tmp_path).up().down()
     kept = tmp_path / "data/kept"
     kept.write_text("x")
     with socket.socket() as holder:
@@ -216,6 +237,26 @@ def test_a_kept_stack_outlives_its_starter_and_its_supervisord_can_be_lost(tmp_p
     assert command("down").returncode == 0
     assert supervision.marked(tmp_path) == []
     assert command("status").returncode == 1
+
+
+def test_the_log_is_there_again_after_down_and_up_on_other_ports(tmp_path, unique):
+    def stack() -> Stack:
+        env = {"RATCHET_TENANTS": unique}
+        return Stack(tmp_path, services=["topics"], env=env, ports="free", say=lambda _: None)
+
+    def state() -> str:
+        (line,) = re.findall(
+            rf"{intake_topic(unique)}.*", (tmp_path / "logs/topics.log").read_text()
+        )
+        return line
+
+    first = stack().up()
+    assert "created" in state()
+    first.down()
+    with stack() as second:
+        assert second.ports["kafka"] != first.ports["kafka"]
+        assert "as declared" in state()
+    assert not (tmp_path / "data").exists()
 
 
 def test_the_third_party_servers_are_ready_when_they_say_so(

@@ -57,7 +57,7 @@ class Servers:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._stack.down()
+        self._stack.down(delete_data=True)
 
 
 def _quiet(_: str) -> None:

@@ -19,7 +19,8 @@ class FakeStack:
     def up(self) -> None:
         """Nothing to start."""
 
-    def down(self) -> None:
+    def down(self, *, delete_data: bool) -> None:
+        assert delete_data
         self.downs += 1
 
     def url(self, name: str) -> str:
