@@ -12,13 +12,13 @@ export PYTHONUNBUFFERED := 1
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
-setup: ## bring what is missing: Debian packages, Kafka, both Python environments (TORCH=cpu|default|cuda)
+setup: ## bring what is missing: Debian packages, Kafka, helm, both Python environments (TORCH=cpu|default|cuda)
 	@TORCH='$(TORCH)' deploy/local/setup.sh
 
 up: setup ## start the local stack and wait until it is ready (RUN_DIR, RATCHET_PORT_BASE)
 	@$(PYTHON_BIN) -m deploy.local --run-dir '$(RUN_DIR)' up $(ARGS)
 
-down: ## stop the local stack
+down: ## stop the local stack; its data stay for the next up
 	@$(PYTHON_BIN) -m deploy.local --run-dir '$(RUN_DIR)' down $(ARGS)
 
 status: ## what runs, on which port, and whether it is ready
@@ -53,7 +53,7 @@ bench: ## benchmarks beside their peers (BENCHMARKS="router" for one)
 verify: setup ## soak, fault table, all seeds, fuzzing (an hour and more; goes on where it was stopped) and a dated report
 	@$(PYTHON_BIN) -m tests.verify $(ARGS)
 
-manifests: ## plain Kubernetes manifests from the Helm chart
+manifests: setup ## plain Kubernetes manifests from the Helm chart
 	@deploy/k8s/render.sh
 
 contracts: setup ## JSON Schemas and AsyncAPI from the event models
@@ -62,6 +62,12 @@ contracts: setup ## JSON Schemas and AsyncAPI from the event models
 lock: setup ## pin what pyproject.toml and requirements/ml.in ask for (UPGRADE=1 for the newest)
 	@requirements/lock.sh
 
-clean: ## stop the local stack and delete what runs and tests left (environments stay)
-	@if [[ -e '$(RUN_DIR)/supervisord.pid' ]]; then $(PYTHON_BIN) -m deploy.local --run-dir '$(RUN_DIR)' down; fi
+clean: ## stop local stacks; delete their data and what tests left (asks on a terminal; environments stay)
+	@if [[ -t 0 && -n "$$(ls -d '$(RUN_DIR)' .run .run-* 2>/dev/null)" ]]; then \
+	  read -r -p "Delete Kafka's log, datasets, versions and logs of every local stack here? [y/N] " answer; \
+	  [[ $$answer == [yY]* ]] || { echo 'nothing deleted'; exit 1; }; \
+	fi
+	@for directory in '$(RUN_DIR)' .run/* .run-*; do \
+	  if [[ -d $$directory/data ]]; then $(PYTHON_BIN) -m deploy.local --run-dir "$$directory" down --delete-data; fi; \
+	done
 	rm -rf .run .run-* .pytest_cache .ruff_cache .hypothesis .import_linter_cache

