@@ -18,22 +18,14 @@ ROOT = Path(__file__).parents[2]
 CHART = ROOT / "deploy" / "k8s" / "helm" / "ratchet"
 MANIFESTS = ROOT / "deploy" / "k8s" / "manifests" / "ratchet.yaml"
 KUBERNETES = "1.32"
-BUILD_S = 900
+HELM = ROOT / ".tools" / "bin" / "helm"
 
 
 @pytest.fixture(scope="module")
 def helm() -> str:
-    """Helm, built with Go where it is missing."""
-    found = subprocess.run(
-        [ROOT / "deploy" / "k8s" / "helm.sh"],
-        capture_output=True,
-        text=True,
-        timeout=BUILD_S,
-        check=False,
-    )
-    if found.returncode != 0:
-        pytest.skip(f"no helm: {found.stderr.strip()[-300:]}")
-    return found.stdout.strip()
+    """The helm of the set-up."""
+    assert HELM.exists(), "run make setup"
+    return str(HELM)
 
 
 def render(helm: str, chart: Path, values: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
@@ -62,7 +54,6 @@ def run(*arguments: str) -> str:
     return done.stdout
 
 
-@pytest.mark.timeout(BUILD_S + 150)
 def test_the_chart_lints_without_a_warning_and_the_manifests_are_fresh(helm: str) -> None:
     linted = run(helm, "lint", "--strict", str(CHART), "--kube-version", KUBERNETES)
     assert "WARNING" not in linted
@@ -151,6 +142,94 @@ def test_the_notes_name_commands_that_exist(
         assert where == "kubectl exec -n there deploy/here-cli"
         scopes |= parse(command.split("ratchet ", 1)[1].split()).get("scope", set())
     assert scopes == {"infer", "feedback", "operate"}
+
+
+def job(objects: list[dict[str, Any]]) -> dict[str, Any]:
+    (found,) = (item for item in objects if item["kind"] == "Job")
+    return found
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"image": {"tag": "other"}},
+        {"tenants": ["default", "acme"]},
+        {"kafka": {"joinPartitions": 24}},
+        {"cli": {"nodeSelector": {"pool": "small"}}},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_the_topics_job_has_another_name_where_its_spec_is_another(
+    helm: str, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    before, same, after = (job(render(helm, CHART, v, tmp_path)) for v in ({}, {}, change))
+    # Applied again with the same values, a Job is not touched; its spec cannot be changed.
+    assert same == before
+    assert after["spec"] != before["spec"]
+    assert after["metadata"]["name"] != before["metadata"]["name"]
+    # Deleted after a time, it would be missing wherever the manifests are compared with the cluster.
+    assert "ttlSecondsAfterFinished" not in before["spec"]
+
+
+def test_pods_go_where_the_values_send_them(helm: str, tmp_path: Path) -> None:
+    terms = [{"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a"]}]}]
+    required = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}
+    scheduling = {
+        "nodeSelector": {"pool": "gpu"},
+        "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}],
+        "affinity": {"nodeAffinity": required},
+        "runtimeClassName": "nvidia",
+    }
+    values = {
+        "services": {
+            "inference": {**scheduling, "storageClassName": "fast"},
+            "feedback": scheduling,
+        },
+        "cli": scheduling,
+    }
+    objects = render(helm, CHART, values, tmp_path)
+    for item in objects:
+        kubernetes_validate.validate(item, KUBERNETES, strict=True)
+    for name, pod in pods(objects).items():
+        sent = name in {"inference", "feedback", "cli", "topics"}
+        for field, value in scheduling.items():
+            assert pod.get(field) == (value if sent else None), (name, field)
+    claims = {
+        item["metadata"]["labels"]["app.kubernetes.io/component"]: claim["spec"]
+        for item in objects
+        if item["kind"] == "StatefulSet"
+        for claim in item["spec"]["volumeClaimTemplates"]
+    }
+    assert claims.pop("inference")["storageClassName"] == "fast"
+    assert not any("storageClassName" in claim for claim in claims.values())
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"servicez": {}}, "servicez"),
+        ({"services": {"inference": {"tolerationz": []}}}, "tolerationz"),
+        ({"services": {"inferense": {"replicas": 2}}}, "inferense"),
+        ({"services": {"router": {"replicas": "three"}}}, "replicas"),
+        ({"tenants": ["team a"]}, "tenants"),
+        ({"cli": {"nodeSelectors": {}}}, "nodeSelectors"),
+        ({"model": {"profile": "tpu"}}, "profile"),
+    ],
+)
+def test_a_value_that_the_chart_does_not_know_is_refused_by_its_name(
+    helm: str, tmp_path: Path, values: dict[str, Any], named: str
+) -> None:
+    file = tmp_path / "values.yaml"
+    file.write_text(yaml.safe_dump(values))
+    done = subprocess.run(
+        [helm, "template", "here", CHART, "--kube-version", KUBERNETES, "--values", file],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert named in done.stderr
 
 
 def parse(arguments: list[str]) -> dict[str, Any]:

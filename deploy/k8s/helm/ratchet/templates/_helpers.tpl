@@ -36,14 +36,40 @@ env:
       secretKeyRef: {name: {{ include "ratchet.redisSecret" . }}, key: REDIS_URL}
 {{- end -}}
 
+{{- define "ratchet.topicsSpec" -}}
+backoffLimit: 10
+template:
+  metadata:
+    labels: {{- include "ratchet.labels" (dict "root" . "name" "topics") | nindent 6 }}
+    annotations:
+      checksum/configuration: {{ include (print $.Template.BasePath "/configuration.yaml") . | sha256sum }}
+  spec:
+    restartPolicy: OnFailure
+    {{- include "ratchet.pod" (dict "root" . "place" .Values.cli) | nindent 4 }}
+    containers:
+      - name: topics
+        image: {{ include "ratchet.image" (dict "root" . "name" "cli") }}
+        imagePullPolicy: {{ .Values.image.pullPolicy }}
+        args: [topics, apply]
+        {{- include "ratchet.environment" . | nindent 8 }}
+        securityContext: {{- toYaml .Values.securityContext | nindent 10 }}
+        resources: {requests: {cpu: 50m, memory: 128Mi}, limits: {memory: 256Mi}}
+{{- end -}}
+
+{{- /* A pod's fields: `root`, and `place`, the values that say where it runs. */ -}}
 {{- define "ratchet.pod" -}}
 automountServiceAccountToken: false
 enableServiceLinks: false
-{{- with .Values.serviceAccountName }}
+{{- with .root.Values.serviceAccountName }}
 serviceAccountName: {{ . }}
 {{- end }}
-securityContext: {{- toYaml .Values.podSecurityContext | nindent 2 }}
-{{- with .Values.image.pullSecrets }}
+securityContext: {{- toYaml .root.Values.podSecurityContext | nindent 2 }}
+{{- with .root.Values.image.pullSecrets }}
 imagePullSecrets: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- range $field := list "nodeSelector" "tolerations" "affinity" "runtimeClassName" }}
+{{- with get $.place $field }}
+{{ toYaml (dict $field .) }}
+{{- end }}
 {{- end }}
 {{- end -}}
