@@ -8,16 +8,11 @@ import pytest
 
 from deploy.local.stack import Stack
 from tests.e2e.readme import BLOCKS, run_bash
-from tests.e2e.versions import register_version
+from tests.e2e.versions import HURRIED, register_version
 from tests.support.command import ratchet
 from tests.support.waiting import wait_until
 
 FIRST, SECOND = "assistant-v1.0", "assistant-v1.1"
-HURRIED = (
-    "--timeout 400 --set epochs=1 --set learning_rate=1e-3 "
-    "--override-gate --reason 'tests serve a version trained in a hurry'"
-)
-"""What the README's command is given besides: seconds of training, which no gate would pass."""
 
 
 @pytest.fixture(scope="session")

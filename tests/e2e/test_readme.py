@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import subprocess
 
@@ -9,6 +10,7 @@ import pytest
 
 from deploy.local.stack import Stack
 from tests.e2e.readme import BLOCKS, MAKE, README, ROOT, run_bash, run_python
+from tests.e2e.versions import HURRIED, publish_pairs
 from tests.support.waiting import wait_until
 
 
@@ -68,7 +70,9 @@ def test_an_operator_rolls_out_and_back(two_versions: Stack) -> None:
     assert re.search(r"assistant-v1\.0\b.*stable", states)
 
 
-def test_training_by_command_says_why_it_cannot(serving: Stack) -> None:
-    """Nobody has voted on this stack, and the command says what is missing."""
-    with pytest.raises(AssertionError, match=r"no rows to train assistant|judge"):
-        run_bash(BLOCKS["train"], serving, timeout_s=120)
+@pytest.mark.timeout(900)
+async def test_an_operator_trains_on_what_people_preferred(serving: Stack) -> None:
+    await publish_pairs(serving)
+    command = f"{BLOCKS['train'].strip()} {HURRIED} --version assistant-v2.0"
+    await asyncio.to_thread(run_bash, command, serving, timeout_s=420)
+    assert "assistant-v2.0" in await asyncio.to_thread(run_bash, "ratchet versions list", serving)

@@ -1,26 +1,66 @@
-"""More versions beside v1.0, made in half a minute."""
+"""More versions beside v1.0, made in half a minute, and pairs to train them on."""
 
 from __future__ import annotations
 
 import json
+import uuid
+from datetime import UTC, datetime
 from pathlib import Path
 
 from deploy.local.stack import Stack
+from shared.contracts.events import Message, PairSource, PreferencePair
+from shared.kafka.producer import KafkaLog
+from shared.kafka.topics import PREFERENCES
 from tests.support.command import ratchet
 
 PAIRS = 64
+HURRIED = (
+    "--timeout 400 --set epochs=1 --set learning_rate=1e-3 "
+    "--override-gate --reason 'tests serve a version trained in a hurry'"
+)
+"""What the README's commands are given besides: seconds of training, which no gate would pass."""
+
+
+def _pairs() -> list[tuple[str, str, str]]:
+    """Prompt, chosen and rejected answer."""
+    return [
+        (
+            f"How do I change order {number}?",
+            f"Happy to help! Open Orders, choose order {number} and press Change.",
+            "It is usually fine somehow.",
+        )
+        for number in range(PAIRS)
+    ]
+
+
+async def publish_pairs(stack: Stack) -> None:
+    """Appends pairs to the preferences topic, as the aggregator does after votes."""
+    log = KafkaLog(stack.address("kafka"), source="/ratchet/test")
+    try:
+        for prompt, chosen, rejected in _pairs():
+            pair = PreferencePair(
+                pair_id=str(uuid.uuid4()),
+                tenant="default",
+                model="assistant",
+                messages=(Message(role="user", content=prompt),),
+                chosen=chosen,
+                rejected=rejected,
+                source=PairSource.vote,
+                causes=("test:0",),
+                raters=(prompt,),
+                created_at=datetime.now(UTC),
+            )
+            await log.publish(PREFERENCES, key=pair.pair_id, event=pair, event_id=pair.pair_id)
+    finally:
+        await log.stop()
 
 
 def register_version(stack: Stack, version: str, folder: Path) -> None:
     """Trains a version by DPO on imported pairs, past the gate, without a rollout of its own."""
     pairs = folder / "pairs.jsonl"
     rows = (
-        {
-            "messages": [{"role": "user", "content": f"How do I change order {number}?"}],
-            "chosen": f"Happy to help! Open Orders, choose order {number} and press Change.",
-            "rejected": "It is usually fine somehow.",
-        }
-        for number in range(PAIRS)
+        {"messages": [{"role": "user", "content": prompt}], "chosen": chosen, "rejected": rejected}
+        for prompt, chosen, rejected in _pairs()
     )
     pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
     made = ratchet(
