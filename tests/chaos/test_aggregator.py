@@ -34,6 +34,7 @@ from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.timeout(420)
 
+STALL_S = 30.0
 SETTLE_S = 120
 """A killed worker's partitions wait for its session; a busy machine takes its time after that."""
 
@@ -76,12 +77,15 @@ def traffic(unique: str, count: int, seed: int) -> list[tuple[str, Event]]:
     return [(topic, event) for _, topic, event in events]
 
 
-async def play(log: KafkaLog, events: list[tuple[str, Event]], pause_s: float) -> None:
+async def play(
+    log: KafkaLog, events: list[tuple[str, Event]], pause_s: float, *, timeout_s: float = 30.0
+) -> None:
     """Send events in slices, so that the worker is always in the middle of something."""
     for start in range(0, len(events), 50):
         part = events[start : start + 50]
         for topic in (INTERACTIONS, FEEDBACK):
-            await send(log, topic, *(event for place, event in part if place == topic))
+            ours = (event for place, event in part if place == topic)
+            await send(log, topic, *ours, timeout_s=timeout_s)
         await asyncio.sleep(pause_s)
 
 
@@ -148,6 +152,12 @@ async def agrees(log: KafkaLog, workers: list[AggregatorProcess], tenant: str) -
     await asyncio.sleep(2.5)  # two more batches: a double count would show now
     assert await counted() == expected
     return truth
+
+
+async def counts(worker: AggregatorProcess, tenant: str) -> bool:
+    """Whether a worker exports feedback of this tenant's versions."""
+    series = (await worker.metrics()).get("ratchet_feedback_total", {})
+    return any(total(series, version=f"{tenant}-v{n}") > 0 for n in (0, 1))
 
 
 async def test_killed_under_load_again_and_again(
@@ -227,7 +237,7 @@ async def test_a_worker_stopped_past_its_session_writes_nothing_when_it_wakes(
     try:
         await first.ready(60)
         playing = asyncio.create_task(play(log, events, 0.5))
-        await asyncio.sleep(3)
+        await eventually(lambda: counts(first, unique), "the first worker counts", 60)
         first.signal(signal.SIGSTOP)
         second.start()
 
@@ -236,7 +246,7 @@ async def test_a_worker_stopped_past_its_session_writes_nothing_when_it_wakes(
             return total(metrics.get("ratchet_aggregator_partitions", {})) == 4
 
         await eventually(took_over, "the second worker owns every partition", SESSION_S + 90)
-        await asyncio.sleep(2)
+        await eventually(lambda: counts(second, unique), "the second worker counts", 60)
         first.signal(signal.SIGCONT)
         assert await asyncio.to_thread(first.process.wait, 30) == EXIT_FAILED
         await playing
@@ -254,13 +264,16 @@ async def test_a_broker_that_stalls_for_thirty_seconds_loses_and_doubles_nothing
     worker = AggregatorProcess(kafka, tmp_path).start()
     try:
         await worker.ready(90)
-        await play(log, events[:600], 0.0)
+        half = len(events) // 2
+        await play(log, events[:half], 0.0)
         servers.stack.kill("kafka", signal.SIGSTOP)
         try:
-            await asyncio.sleep(30)
+            playing = asyncio.create_task(play(log, events[half:], 0.0, timeout_s=STALL_S + 90))
+            await asyncio.sleep(STALL_S)
+            assert not playing.done(), "the broker answered while it stood still"
         finally:
             servers.stack.kill("kafka", signal.SIGCONT)
-        await play(log, events[600:], 0.0)
+        await playing
         await agrees(log, [worker], unique)
     finally:
         worker.stop()

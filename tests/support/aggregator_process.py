@@ -141,8 +141,10 @@ def record(topic: str, event: Event, *, event_id: str = "test") -> NewRecord:
     return NewRecord(topic, key_of(event), event.to_json(), headers)
 
 
-async def send(log: KafkaLog, topic: str, *events: Event, chunk: int = 1000) -> None:
+async def send(
+    log: KafkaLog, topic: str, *events: Event, chunk: int = 1000, timeout_s: float = 30.0
+) -> None:
     """Append events, acknowledged."""
     records = [record(topic, event) for event in events]
     for start in range(0, len(records), chunk):
-        await log.append_many(records[start : start + chunk], timeout_s=30)
+        await log.append_many(records[start : start + chunk], timeout_s=timeout_s)
