@@ -8,9 +8,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from deploy.local.stack import Stack
-from shared.contracts.events import Message, PairSource, PreferencePair
+from shared.contracts.events.base import Message
+from shared.contracts.events.preferences import PairSource, PreferencePair
+from shared.contracts.topics import PREFERENCES
 from shared.kafka.producer import KafkaLog
-from shared.kafka.topics import PREFERENCES
 from tests.support.command import ratchet
 
 PAIRS = 64

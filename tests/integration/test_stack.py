@@ -19,7 +19,7 @@ from deploy.local import supervision
 from deploy.local.errors import NotReady, NotRunning, PortTaken, StackError
 from deploy.local.processes import ROOT
 from deploy.local.stack import Stack
-from shared.kafka.topics import intake_topic
+from shared.contracts.topics import intake_topic
 from tests.support.waiting import wait_until
 
 WEB = {
