@@ -324,16 +324,27 @@ def main() -> int:
     arguments = parser.parse_args()
     rates = measure(arguments.interactions, arguments.share)
     if arguments.json:
-        print(json.dumps({name: round(rate.wall) for name, rate in rates.items()}))
+        print(
+            json.dumps(
+                {
+                    name: {"by_clock": round(rate.wall), "by_cpu_second": round(rate.cpu)}
+                    for name, rate in rates.items()
+                }
+            )
+        )
     else:
         print(
             f"Aggregator, {arguments.interactions} interactions, {arguments.share:.0%} with feedback"
         )
-        print(f"  {'':<14}{'events/s':>12}{'per CPU s':>14}")
+        print(f"  {'':<14}{'by the clock':>14}{'by CPU second':>15}   events/s")
         for name, rate in rates.items():
-            print(f"  {name:<14}{rate.wall:>12,.0f}{rate.cpu:>14,.0f}   {WHAT[name]}")
-        print(f"  {'goal':<14}{GOAL:>12,}")
-    return 0 if rates["ours"].wall >= GOAL else 1
+            print(f"  {name:<14}{rate.wall:>14,.0f}{rate.cpu:>15,.0f}   {WHAT[name]}")
+    ours = rates["ours"].wall
+    reached = ours >= GOAL
+    if not arguments.json:
+        verdict = "reached" if reached else "MISSED"
+        print(f"{verdict}: {ours:,.0f} events/s by the clock (goal {GOAL:,})")
+    return 0 if reached else 1
 
 
 if __name__ == "__main__":

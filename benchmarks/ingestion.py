@@ -277,13 +277,14 @@ def _wait_for(url: str) -> None:
 
 def table(figures: Sequence[Figure]) -> str:
     """The figures as a table in plain text."""
-    head = f"{'':44} {'events/s':>10} {'a core-s':>10} {'p50 ms':>8} {'p99 ms':>8} {'failed':>7}"
-    lines = [head, "-" * len(head)]
+    head = f"{'':44} {'events/s':>10} {'events':>13} {'p50 ms':>8} {'p99 ms':>8} {'failed':>7}"
+    how = f"{'':44} {'by clock':>10} {'by CPU second':>13} {'by clock':>8} {'by clock':>8}"
+    lines = [head, how, "-" * len(head)]
     for one in figures:
         p50 = f"{one.p50_ms:8.1f}" if one.p50_ms is not None else f"{'':8}"
         p99 = f"{one.p99_ms:8.1f}" if one.p99_ms is not None else f"{'':8}"
         lines.append(
-            f"{one.name:44} {one.rate:10,.0f} {one.core_rate:10,.0f} {p50} {p99} {one.failed:7}"
+            f"{one.name:44} {one.rate:10,.0f} {one.core_rate:13,.0f} {p50} {p99} {one.failed:7}"
         )
     return "\n".join(lines)
 
@@ -337,8 +338,14 @@ def verdict(single: Figure, batch: Figure, counts_agree: bool) -> int:
     """Say what was met; 1 where something was not."""
     load_average = os.getloadavg()[0]
     checks = [
-        (single.core_rate >= SINGLE_GOAL, f"single ≥ {SINGLE_GOAL:,}/s on one core"),
-        (batch.core_rate >= BATCH_GOAL, f"batch ≥ {BATCH_GOAL:,} events/s on one core"),
+        (
+            single.core_rate >= SINGLE_GOAL,
+            f"single: {single.core_rate:,.0f} by CPU second (goal {SINGLE_GOAL:,})",
+        ),
+        (
+            batch.core_rate >= BATCH_GOAL,
+            f"batch: {batch.core_rate:,.0f} events by CPU second (goal {BATCH_GOAL:,})",
+        ),
         (counts_agree, "every event answered 202 is in the topic, once"),
         (single.failed == 0 and batch.failed == 0, "no request failed"),
     ]
