@@ -150,7 +150,7 @@ async def fill(bootstrap: str, records: Sequence[NewRecord]) -> None:
 
 
 @dataclass(frozen=True)
-class Mark:
+class ProgressMark:
     """So many events after so much wall and processor time, both in seconds."""
 
     seen: int
@@ -172,14 +172,14 @@ async def fetch_rate(bootstrap: str, total: int) -> Rate:
         INTERACTIONS, FEEDBACK, bootstrap_servers=bootstrap, auto_offset_reset="earliest"
     )
     await consumer.start()
-    marks: list[Mark] = []
+    marks: list[ProgressMark] = []
     seen = 0
     try:
         async with asyncio.timeout(LIMIT_S):
             while seen < total:
                 for batch in (await consumer.getmany(timeout_ms=500, max_records=FETCH)).values():
                     seen += len(batch)
-                marks.append(Mark(seen, time.monotonic(), time.process_time()))
+                marks.append(ProgressMark(seen, time.monotonic(), time.process_time()))
     finally:
         await consumer.stop()
     return slope(marks, total)
@@ -191,7 +191,7 @@ def bare_rate(bootstrap: str, total: int, directory: Path, *, table: bool) -> Ra
     arguments = [bootstrap, name, str(directory / name), "table" if table else "-"]
     command = [sys.executable, "-c", _BARE, *arguments, f"{INTERACTIONS},{FEEDBACK}"]
     command += ["worker", "-l", "error"]
-    marks: list[Mark] = []
+    marks: list[ProgressMark] = []
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         deadline = time.monotonic() + LIMIT_S
@@ -200,7 +200,7 @@ def bare_rate(bootstrap: str, total: int, directory: Path, *, table: bool) -> Ra
                 if not line.startswith("seen "):  # Faust's banner
                     continue
                 _, seen, wall_s, cpu_s = line.split()
-                marks.append(Mark(int(seen), float(wall_s), float(cpu_s)))
+                marks.append(ProgressMark(int(seen), float(wall_s), float(cpu_s)))
                 if int(seen) >= total - 500 or time.monotonic() > deadline:
                     break
         finally:
@@ -217,7 +217,7 @@ def our_rate(bootstrap: str, total: int, directory: Path) -> Rate:
         "RATCHET_AGGREGATOR_PORT": str(port),
         "RATCHET_DATA_DIR": str(directory),
     }
-    marks: list[Mark] = []
+    marks: list[ProgressMark] = []
     with subprocess.Popen(
         [sys.executable, "-m", "services.aggregator"], env=environment
     ) as process:
@@ -229,7 +229,7 @@ def our_rate(bootstrap: str, total: int, directory: Path) -> Rate:
                 time.sleep(0.25)
                 counted = _counted(port)
                 if counted:
-                    marks.append(Mark(counted, time.monotonic(), _cpu_s(process.pid)))
+                    marks.append(ProgressMark(counted, time.monotonic(), _cpu_s(process.pid)))
         finally:
             process.kill()
     return slope(marks, total)
@@ -261,7 +261,7 @@ def _cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def slope(marks: Sequence[Mark], total: int) -> Rate:
+def slope(marks: Sequence[ProgressMark], total: int) -> Rate:
     """Events a second between the first and the last tenth."""
     inner = [mark for mark in marks if 0.1 * total <= mark.seen <= 0.95 * total]
     if len(inner) < 2:

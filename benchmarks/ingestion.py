@@ -92,7 +92,7 @@ end
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
+class LoadResult:
     """What one candidate did."""
 
     name: str
@@ -120,7 +120,7 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def load(name: str, url: str, pid: int, *, batch: bool, seconds: int, scripts: Path) -> Figure:
+def load(name: str, url: str, pid: int, *, batch: bool, seconds: int, scripts: Path) -> LoadResult:
     """Load one endpoint with wrk, after a warm-up."""
     script = scripts / ("batch.lua" if batch else "single.lua")
     script.write_text(_LUA_BATCH if batch else _LUA_SINGLE)
@@ -137,7 +137,7 @@ def load(name: str, url: str, pid: int, *, batch: bool, seconds: int, scripts: P
     line = next(line for line in ran.stdout.splitlines() if line.startswith("REPORT "))
     report = json.loads(line.removeprefix("REPORT "))
     size = BATCH if batch else 1
-    return Figure(
+    return LoadResult(
         name=name,
         events=(report["requests"] - report["bad"]) * size,
         seconds=report["us"] / 1e6,
@@ -182,7 +182,7 @@ def serve_peer(kind: str, port: int) -> None:
     uvicorn.run(peer_app(kind), host="127.0.0.1", port=port, log_level="error")
 
 
-async def produce(bootstrap: str, seconds: float) -> list[Figure]:
+async def produce(bootstrap: str, seconds: float) -> list[LoadResult]:
     """The limit: nothing but appends of ready records."""
     log = KafkaLog(bootstrap, source="/ratchet/benchmark")
     await log.start()
@@ -203,14 +203,14 @@ async def produce(bootstrap: str, seconds: float) -> list[Figure]:
         start, cpu = time.monotonic(), time.process_time()
         counts = await asyncio.gather(*(write(start + duration) for _ in range(WRITERS)))
         took, used = time.monotonic() - start, time.process_time() - cpu
-    figures.append(Figure("limit: aiokafka alone, one by one", sum(counts), took, used))
+    figures.append(LoadResult("limit: aiokafka alone, one by one", sum(counts), took, used))
     records = [record(number) for number in range(BATCH)]
     start, cpu, written = time.monotonic(), time.process_time(), 0
     while time.monotonic() < start + seconds:
         await asyncio.gather(*(log.append_many(records) for _ in range(4)))
         written += 4 * BATCH
     took, used = time.monotonic() - start, time.process_time() - cpu
-    figures.append(Figure("limit: aiokafka alone, 1,000 at a time", written, took, used))
+    figures.append(LoadResult("limit: aiokafka alone, 1,000 at a time", written, took, used))
     await log.stop()
     return figures
 
@@ -250,7 +250,7 @@ def settled(url: str) -> int:
     return now
 
 
-def measure_peer(kind: str, name: str, seconds: int, scripts: Path) -> Figure:
+def measure_peer(kind: str, name: str, seconds: int, scripts: Path) -> LoadResult:
     """Start a peer, load it, end it."""
     port = free_ports(["peer"])["peer"]
     command = [sys.executable, "-m", "benchmarks.ingestion", "--serve", kind, "--port", str(port)]
@@ -275,7 +275,7 @@ def _wait_for(url: str) -> None:
             time.sleep(0.1)
 
 
-def table(figures: Sequence[Figure]) -> str:
+def table(figures: Sequence[LoadResult]) -> str:
     """The figures as a table in plain text."""
     head = f"{'':44} {'events/s':>10} {'events':>13} {'p50 ms':>8} {'p99 ms':>8} {'failed':>7}"
     how = f"{'':44} {'by clock':>10} {'by CPU second':>13} {'by clock':>8} {'by clock':>8}"
@@ -291,7 +291,7 @@ def table(figures: Sequence[Figure]) -> str:
 
 def measure(seconds: int) -> int:
     """The whole run; returns the exit status."""
-    figures: list[Figure] = []
+    figures: list[LoadResult] = []
     with tempfile.TemporaryDirectory(prefix="ratchet-ingestion-") as folder:
         scripts = Path(folder)
         stack = Stack(scripts / "stack", services=["feedback"], ports="free")
@@ -334,7 +334,7 @@ def measure(seconds: int) -> int:
     return verdict(single, batch, stored == said)
 
 
-def verdict(single: Figure, batch: Figure, counts_agree: bool) -> int:
+def verdict(single: LoadResult, batch: LoadResult, counts_agree: bool) -> int:
     """Say what was met; 1 where something was not."""
     load_average = os.getloadavg()[0]
     checks = [

@@ -28,7 +28,7 @@ MOST_FOUND = 0.95
 
 
 @dataclass(frozen=True)
-class Arm:
+class SimulatedArm:
     """True shares of one arm, and how often its users score an answer."""
 
     errors: float = 0.005
@@ -38,38 +38,63 @@ class Arm:
 
 
 @dataclass(frozen=True)
-class Case:
+class SimulatedRollout:
     """One kind of rollout: arms, requests a second, candidate's weight, looks of one second."""
 
     name: str
-    candidate: Arm
-    stable: Arm
+    candidate: SimulatedArm
+    stable: SimulatedArm
     rate: float = 30.0
     weight: float = 0.05
     looks: int = 600
 
 
 EQUAL = (
-    Case("identical, 5 % weight", Arm(), Arm(), looks=1200),
-    Case("identical, 50 % weight, 1 % errors", Arm(errors=0.01), Arm(errors=0.01), weight=0.5),
-    Case("identical, 10 % errors (limits off)", Arm(errors=0.1), Arm(errors=0.1), weight=0.2),
-    Case("1.5 times the errors, to the margin", Arm(errors=0.012), Arm(errors=0.008), weight=0.5),
+    SimulatedRollout("identical, 5 % weight", SimulatedArm(), SimulatedArm(), looks=1200),
+    SimulatedRollout(
+        "identical, 50 % weight, 1 % errors",
+        SimulatedArm(errors=0.01),
+        SimulatedArm(errors=0.01),
+        weight=0.5,
+    ),
+    SimulatedRollout(
+        "identical, 10 % errors (limits off)",
+        SimulatedArm(errors=0.1),
+        SimulatedArm(errors=0.1),
+        weight=0.2,
+    ),
+    SimulatedRollout(
+        "1.5 times the errors, to the margin",
+        SimulatedArm(errors=0.012),
+        SimulatedArm(errors=0.008),
+        weight=0.5,
+    ),
 )
 WORSE = (
-    Case("30 % errors, 5 % weight", Arm(errors=0.3), Arm()),
-    Case("5 % errors, 5 % weight", Arm(errors=0.05), Arm()),
-    Case("2 % errors, 20 % weight", Arm(errors=0.02), Arm(), weight=0.2, looks=1800),
-    Case("10 % slow, 5 % weight", Arm(slow=0.1), Arm()),
-    Case("satisfaction 0.4 against 0.7, 5 %", Arm(score=0.4), Arm()),
-    Case("satisfaction 0.4 against 0.7, 20 %", Arm(score=0.4), Arm(), weight=0.2),
-    Case("satisfaction 0.6 against 0.7, 50 %", Arm(score=0.6), Arm(), weight=0.5, looks=1800),
+    SimulatedRollout("30 % errors, 5 % weight", SimulatedArm(errors=0.3), SimulatedArm()),
+    SimulatedRollout("5 % errors, 5 % weight", SimulatedArm(errors=0.05), SimulatedArm()),
+    SimulatedRollout(
+        "2 % errors, 20 % weight", SimulatedArm(errors=0.02), SimulatedArm(), weight=0.2, looks=1800
+    ),
+    SimulatedRollout("10 % slow, 5 % weight", SimulatedArm(slow=0.1), SimulatedArm()),
+    SimulatedRollout("satisfaction 0.4 against 0.7, 5 %", SimulatedArm(score=0.4), SimulatedArm()),
+    SimulatedRollout(
+        "satisfaction 0.4 against 0.7, 20 %", SimulatedArm(score=0.4), SimulatedArm(), weight=0.2
+    ),
+    SimulatedRollout(
+        "satisfaction 0.6 against 0.7, 50 %",
+        SimulatedArm(score=0.6),
+        SimulatedArm(),
+        weight=0.5,
+        looks=1800,
+    ),
 )
 
 
-def slices(case: Case, generator: np.random.Generator) -> list[Slice]:
+def slices(case: SimulatedRollout, generator: np.random.Generator) -> list[Slice]:
     """One rollout's looks."""
 
-    def arm(true: Arm, share: float) -> list[ArmCounts]:
+    def arm(true: SimulatedArm, share: float) -> list[ArmCounts]:
         requests = generator.poisson(case.rate * share, case.looks)
         scores = generator.binomial(requests, true.feedback)
         return [
@@ -118,7 +143,10 @@ def fixed_threshold(pieces: Sequence[Slice], *, least: float = 100) -> int | Non
 
 
 def simulate(
-    case: Case, rollouts: int, seed: int, decide: Callable[[Sequence[Slice]], int | None]
+    case: SimulatedRollout,
+    rollouts: int,
+    seed: int,
+    decide: Callable[[Sequence[Slice]], int | None],
 ) -> list[int | None]:
     """When each of many rollouts was failed."""
     generator = np.random.default_rng(seed)

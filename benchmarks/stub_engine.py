@@ -84,7 +84,7 @@ def response(status: int, body: bytes, content_type: str = "application/json") -
 class Stub(asyncio.Protocol):
     """One connection. `seen` is shared: bodies of requests and disconnects, for tests."""
 
-    def __init__(self, delay_s: float, tokens: int, seen: Seen) -> None:
+    def __init__(self, delay_s: float, tokens: int, seen: EngineTraffic) -> None:
         self._delay_s = delay_s
         self._tokens = tokens
         self._seen = seen
@@ -166,7 +166,7 @@ class Stub(asyncio.Protocol):
         self._transport.write(b"0\r\n\r\n")
 
 
-class Seen:
+class EngineTraffic:
     """What all connections saw together; the last bodies only, to stay small."""
 
     def __init__(self, keep: int = 100) -> None:
@@ -191,9 +191,9 @@ class Seen:
 
 async def serve_stub(
     host: str, port: int, *, delay_s: float = 0.0, tokens: int = 16
-) -> tuple[asyncio.Server, Seen]:
+) -> tuple[asyncio.Server, EngineTraffic]:
     """Start a stub; port 0 takes a free one. Close the server to end it."""
-    seen = Seen()
+    seen = EngineTraffic()
     server = await asyncio.get_running_loop().create_server(
         lambda: Stub(delay_s, tokens, seen), host, port
     )

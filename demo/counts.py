@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from demo.recount import Recount
+from demo.recount import LogRecount
 from demo.tally import Tally
 
 
@@ -54,7 +54,7 @@ def exported(router: str, aggregator: str) -> Exported:
     return found
 
 
-def compare(tally: Tally, log: Recount, metrics: Exported) -> list[CountRow]:
+def compare(tally: Tally, log: LogRecount, metrics: Exported) -> list[CountRow]:
     """Every count that the three share: answers by version, feedback by version and type, votes."""
     rows: list[CountRow] = []
     answered = {key for key in (*tally.requests, *log.requests) if key[1] == "ok"}

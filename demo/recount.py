@@ -24,7 +24,7 @@ READ_TIMEOUT_S = 60.0
 
 
 @dataclass
-class Recount:
+class LogRecount:
     """What the log holds, counted once each."""
 
     requests: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -47,7 +47,7 @@ class Recount:
 
 
 @dataclass(frozen=True)
-class Entry:
+class LogEntry:
     """One record of the log, its JSON parsed."""
 
     topic: str
@@ -57,7 +57,7 @@ class Entry:
     body: dict[str, Any]
 
 
-async def read(bootstrap: str, *topics: str, timeout_s: float = READ_TIMEOUT_S) -> list[Entry]:
+async def read(bootstrap: str, *topics: str, timeout_s: float = READ_TIMEOUT_S) -> list[LogEntry]:
     """Every committed record of the topics up to their present ends, in the log's order.
 
     Raises:
@@ -71,7 +71,7 @@ async def read(bootstrap: str, *topics: str, timeout_s: float = READ_TIMEOUT_S) 
         enable_auto_commit=False,
         auto_offset_reset="earliest",
     )
-    entries: list[Entry] = []
+    entries: list[LogEntry] = []
     async with asyncio.timeout(timeout_s):
         await consumer.start()
         try:
@@ -93,14 +93,14 @@ async def read(bootstrap: str, *topics: str, timeout_s: float = READ_TIMEOUT_S) 
     return entries
 
 
-async def recount(bootstrap: str, timeout_s: float = READ_TIMEOUT_S) -> Recount:
+async def recount(bootstrap: str, timeout_s: float = READ_TIMEOUT_S) -> LogRecount:
     """Counts interactions, feedback and votes from the log's beginning."""
     return count(await read(bootstrap, INTERACTIONS, FEEDBACK, timeout_s=timeout_s))
 
 
-def count(entries: list[Entry]) -> Recount:
+def count(entries: list[LogEntry]) -> LogRecount:
     """The recount of these records; the order between topics does not matter."""
-    found = Recount()
+    found = LogRecount()
     versions: dict[tuple[str, str], str] = {}
     for entry in entries:
         if entry.topic != INTERACTIONS:
@@ -149,8 +149,8 @@ def _verdict(body: dict[str, Any]) -> tuple[str, str, str]:
             return first, second, other
 
 
-def _entry(record: Any) -> Entry:
+def _entry(record: Any) -> LogEntry:
     headers = {name: value.decode() for name, value in record.headers}
     body = json.loads(record.value) if record.value else {}
     key = record.key.decode() if record.key else ""
-    return Entry(record.topic, headers.get("ce_type", ""), key, record.offset, body)
+    return LogEntry(record.topic, headers.get("ce_type", ""), key, record.offset, body)

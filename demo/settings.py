@@ -35,7 +35,7 @@ REWARD: dict[str, Any] = {"learning_rate": 1e-3, "epochs": 3.0, "batch_size": 16
 
 
 @dataclass(frozen=True)
-class Deadlines:
+class StepDeadlines:
     """Longest waits of each step; generous, as other work may share the two cores."""
 
     first_version_s: float = 300.0
@@ -62,7 +62,7 @@ class DemoSettings:
     judge_pairs: int = 120
     fresh_prompts: int = 450
     fault_share: float = 0.30
-    deadlines: Deadlines = Deadlines()
+    deadlines: StepDeadlines = StepDeadlines()
 
     def environment(self) -> dict[str, str]:
         """What the stack's processes are told beside their defaults."""

@@ -17,12 +17,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from demo import tastes
 from demo.counts import CountRow, compare, exported
 from demo.errors import StepFailed
-from demo.recount import Recount, recount
+from demo.recount import LogRecount, recount
 from demo.requests import fetch, ratchet, set_fault, write_pairs
 from demo.settings import PROXY_ADMIN, DemoSettings
 from demo.tastes import Population
-from demo.users import MODEL, Users
-from demo.watch import FINISHED_RUN, Sight, Watch
+from demo.users import MODEL, SimulatedUsers
+from demo.watch import FINISHED_RUN, StackSnapshot, StackWatch
 from deploy.starter import corpus
 
 FIRST, BETTER = f"{MODEL}-v1.0", f"{MODEL}-v1.1"
@@ -65,14 +65,14 @@ class Demo:
     ) -> None:
         self.settings = settings
         self.facts = Facts()
-        self.users = Users(
+        self.users = SimulatedUsers(
             population,
             router_url=stack.url("router"),
             feedback_url=stack.url("feedback"),
             seed=settings.seed,
         )
         self.users.plan.feedback_share = settings.feedback_share
-        self.watch = Watch(
+        self.watch = StackWatch(
             bootstrap=stack.address("kafka"),
             rollout_url=stack.url("rollout"),
             agent_url=stack.url("inference"),
@@ -249,7 +249,7 @@ class Demo:
             raise StepFailed(f"{version}: training ended {run['phase']}: {run['message']}")
 
     async def _serving(self, version: str) -> None:
-        def ready(sight: Sight) -> bool:
+        def ready(sight: StackSnapshot) -> bool:
             adapter = sight.adapters.get(version, {})
             if adapter.get("state") == "refused":
                 raise StepFailed(f"the engine refused {version}: {adapter['reason']}")
@@ -263,7 +263,7 @@ class Demo:
         )
 
     async def _ended(self, version: str, timeout_s: float) -> dict[str, Any]:
-        def ended(sight: Sight) -> dict[str, Any] | None:
+        def ended(sight: StackSnapshot) -> dict[str, Any] | None:
             rollout = sight.rollout_of(version)
             return rollout if rollout and rollout["phase"] in ("Healthy", "Degraded") else None
 
@@ -300,7 +300,7 @@ class Demo:
         facts.prompts, facts.win_rate = len(told), sum(told) / len(told)
         facts.win_interval = tastes.wilson(sum(told), len(told))
 
-    async def _count(self) -> Recount:
+    async def _count(self) -> LogRecount:
         """Counts until all three agree, or the deadline passes; keeps the last comparison."""
         bootstrap, router = self._stack.address("kafka"), self._stack.url("router")
         aggregator = self._stack.url("aggregator")
@@ -315,7 +315,7 @@ class Demo:
                 return log
             await asyncio.sleep(1.0)
 
-    def _rolled_back(self, version: str, rollout: dict[str, Any], log: Recount) -> None:
+    def _rolled_back(self, version: str, rollout: dict[str, Any], log: LogRecount) -> None:
         exposures, facts = sorted(log.exposures.get(version, [])), self.facts
         ended = _moment(rollout["ended_at"])
         facts.bad_requests[version] = len(exposures)
@@ -340,7 +340,7 @@ class Demo:
         }
 
 
-def _scheduled(sight: Sight) -> dict[str, Any] | None:
+def _scheduled(sight: StackSnapshot) -> dict[str, Any] | None:
     """The first DPO run; the demo asks for its own only after it."""
     return next((run for run in sight.runs.values() if run["method"] == "dpo"), None)
 

@@ -38,7 +38,7 @@ RECENT = 600
 
 
 @dataclass(frozen=True)
-class Reply:
+class ChatReply:
     """One answer as a client saw it."""
 
     trace_id: str
@@ -59,7 +59,7 @@ class Opinion:
 
 
 @dataclass
-class Plan:
+class UserPaces:
     """How busy the users are. Changed while they run."""
 
     chats_per_s: float = 0.0
@@ -88,7 +88,7 @@ class Vote:
 
 
 @dataclass
-class Seen:
+class RecentEvents:
     """What the live table shows beside the tally."""
 
     liked: deque[tuple[str, bool]] = field(default_factory=lambda: deque(maxlen=RECENT))
@@ -96,7 +96,7 @@ class Seen:
     problems: deque[str] = field(default_factory=lambda: deque(maxlen=20))
 
 
-class Users:
+class SimulatedUsers:
     """The people of one population, acting through one HTTP session and one openai client."""
 
     def __init__(
@@ -112,9 +112,9 @@ class Users:
         people = population.people
         self.chatters = [who for place, who in enumerate(people) if place % PANEL_PART]
         self.panel = people[::PANEL_PART]
-        self.plan = Plan()
+        self.plan = UserPaces()
         self.tally = Tally()
-        self.seen = Seen()
+        self.seen = RecentEvents()
         self._rng = random.Random(f"users {seed}")
         self._prompts = {name: corpus.prompts_of(name) for name in ("serve", "judge")}
         self._feedback_url = feedback_url.rstrip("/")
@@ -166,7 +166,7 @@ class Users:
 
     async def ask(
         self, prompt: corpus.Prompt, person: Person, *, version: str = "", stream: bool = False
-    ) -> Reply | None:
+    ) -> ChatReply | None:
         """One chat call; None where the router gave no answer. The tally has it either way."""
         headers = {"x-ratchet-purpose": "evaluation"} if version else {}
         try:
@@ -199,7 +199,7 @@ class Users:
             return None
         answered = raw.headers["x-ratchet-version"]
         self.tally.answered(answered)
-        return Reply(
+        return ChatReply(
             trace_id=raw.headers["x-ratchet-trace-id"],
             version=answered,
             arm=raw.headers.get("x-ratchet-arm", ""),
@@ -222,7 +222,7 @@ class Users:
         if reply is not None and rng.random() < self.plan.feedback_share:
             self._spawn(self._tell(person, prompt, reply))
 
-    async def _tell(self, person: Person, prompt: corpus.Prompt, reply: Reply) -> None:
+    async def _tell(self, person: Person, prompt: corpus.Prompt, reply: ChatReply) -> None:
         rng = self._rng
         opinion = form_opinion(person, prompt, reply.text, rng)
         if opinion.kind in ("thumbs_up", "thumbs_down"):

@@ -20,7 +20,7 @@ FINISHED_RUN = ("succeeded", "rejected", "failed")
 
 
 @dataclass
-class Sight:
+class StackSnapshot:
     """The newest of everything. Rollouts are newest first, runs by job id in order of coming."""
 
     runs: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -49,11 +49,11 @@ class Sight:
         return next((r for r in self.rollouts if r["phase"] in ("Progressing", "Paused")), None)
 
 
-class Watch:
+class StackWatch:
     """Looks every half second until stopped; what cannot be reached keeps its last state."""
 
     def __init__(self, *, bootstrap: str, rollout_url: str, agent_url: str, model: str) -> None:
-        self.sight = Sight()
+        self.sight = StackSnapshot()
         self._bootstrap = bootstrap
         self._rollout_url = rollout_url
         self._agent_url = agent_url
@@ -81,7 +81,12 @@ class Watch:
             await consumer.stop()
 
     async def until(
-        self, what: str, condition: Callable[[Sight], Any], timeout_s: float, *, hint: str = ""
+        self,
+        what: str,
+        condition: Callable[[StackSnapshot], Any],
+        timeout_s: float,
+        *,
+        hint: str = "",
     ) -> Any:
         """Waits until the condition is truthy and returns what it gave.
 

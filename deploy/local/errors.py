@@ -11,7 +11,7 @@ class BadDeclaration(StackError):
     """A process file that cannot be read, or names what does not exist."""
 
 
-class NotReady(StackError):
+class ProcessNotReady(StackError):
     """A process that did not become ready in its time; carries the end of its log."""
 
 
@@ -19,5 +19,5 @@ class NotRunning(StackError):
     """Something was asked of a stack that is not up."""
 
 
-class PortTaken(StackError):
+class StackPortTaken(StackError):
     """A fixed port that another program holds."""

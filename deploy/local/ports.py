@@ -11,7 +11,7 @@ import random
 import socket
 from collections.abc import Iterable, Mapping
 
-from deploy.local.errors import BadDeclaration, PortTaken
+from deploy.local.errors import BadDeclaration, StackPortTaken
 
 HOST = "127.0.0.1"
 
@@ -52,7 +52,7 @@ def fixed_ports(defaults: Mapping[str, int], environ: Mapping[str, str]) -> dict
 
 
 def free_ports(names: Iterable[str]) -> dict[str, int]:
-    """A distinct unused port for each name. Raises `PortTaken` when none can be found."""
+    """A distinct unused port for each name. Raises `StackPortTaken` when none can be found."""
     system = random.SystemRandom()
     chosen: dict[str, int] = {}
     for name in names:
@@ -62,7 +62,7 @@ def free_ports(names: Iterable[str]) -> dict[str, int]:
                 chosen[name] = number
                 break
         else:
-            raise PortTaken(
+            raise StackPortTaken(
                 f"no free port for {name} in {FREE_RANGE.start}–{FREE_RANGE.stop} "
                 f"after {_TRIES} tries; stop other stacks"
             )
@@ -81,10 +81,10 @@ def is_free(number: int) -> bool:
 
 
 def require_free(ports: Mapping[str, int]) -> None:
-    """Raises `PortTaken`, naming every port that is held already."""
+    """Raises `StackPortTaken`, naming every port that is held already."""
     taken = [f"{name} {number}" for name, number in ports.items() if not is_free(number)]
     if taken:
-        raise PortTaken(
+        raise StackPortTaken(
             f"held by another program: {', '.join(taken)}. Stop it, or move this stack: "
             "RATCHET_PORT_BASE=21000 make up (or RATCHET_<NAME>_PORT for one port)"
         )

@@ -47,7 +47,7 @@ class Ready(_Declared):
         return self
 
 
-class Metrics(_Declared):
+class ScrapeTarget(_Declared):
     """A Prometheus target: the port's name, the path and the job label."""
 
     port: str
@@ -73,7 +73,7 @@ class Process(_Declared):
     env: dict[str, str] = Field(default_factory=dict)
     ports: dict[str, int] = Field(default_factory=dict)
     ready: Ready | None = None
-    metrics: tuple[Metrics, ...] = ()
+    metrics: tuple[ScrapeTarget, ...] = ()
     after: tuple[str, ...] = ()
     prepare: Prepare | None = None
     once: bool = False

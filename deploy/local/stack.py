@@ -21,12 +21,12 @@ from types import TracebackType
 from typing import Literal, Self
 
 from deploy.local import configuration, supervision
-from deploy.local.errors import NotReady, NotRunning, StackError
+from deploy.local.errors import NotRunning, ProcessNotReady, StackError
 from deploy.local.ports import HOST, fixed_ports, free_ports, require_free, variable
 from deploy.local.processes import ROOT, Fields, Process, Ready, Values, load, ordered, waves
 from deploy.local.readiness import is_ready
 from deploy.local.startup import Startup
-from deploy.local.supervision import MARK, Seen, Supervisor
+from deploy.local.supervision import MARK, ProcessStatus, Supervisor
 
 _ONCE_S = 120.0
 _SHUTDOWN_S = 30.0
@@ -112,7 +112,7 @@ class Stack:
     def up(self) -> Self:
         """Starts what does not run yet and returns when everything is ready.
 
-        Raises `PortTaken`, `NotReady` (with the end of the log that explains it) or another
+        Raises `StackPortTaken`, `ProcessNotReady` (with the end of the log that explains it) or another
         `StackError`. What started stays, for its logs; `down` ends it.
         """
         if self._supervisor.is_running():
@@ -218,7 +218,7 @@ class Stack:
         """Whether a process answers its readiness question now."""
         return is_ready(self._filled(self._known(name)))
 
-    def seen(self) -> dict[str, Seen]:
+    def seen(self) -> dict[str, ProcessStatus]:
         """What supervisord knows of each process that stays."""
         return self._supervisor.seen()
 
@@ -396,8 +396,8 @@ class Stack:
         if done.returncode != 0:
             raise self._failed_once(name, f"ended with exit status {done.returncode}")
 
-    def _failed_once(self, name: str, why: str) -> NotReady:
-        return NotReady(f"{name} {why}. The end of its log:\n{self.log_end(name)}")
+    def _failed_once(self, name: str, why: str) -> ProcessNotReady:
+        return ProcessNotReady(f"{name} {why}. The end of its log:\n{self.log_end(name)}")
 
     def _stop_s(self, names: Sequence[str]) -> float:
         # Supervisord kills what did not stop in its own time; a little more for that to be seen.

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from deploy.local.errors import NotReady
+from deploy.local.errors import ProcessNotReady
 from deploy.local.processes import Process, Ready
 from deploy.local.readiness import is_ready
 from deploy.local.supervision import Supervisor
@@ -48,7 +48,7 @@ class Startup:
     def bring_up(self, names: Sequence[str]) -> None:
         """Begins each when what it comes after is ready; returns when all are.
 
-        `begin` blocks for a process that runs once. Raises `NotReady`.
+        `begin` blocks for a process that runs once. Raises `ProcessNotReady`.
         """
         ready: set[str] = set()
         pending = list(names)
@@ -63,7 +63,7 @@ class Startup:
             ready.update(self._pass_ready())
 
     def wait(self, name: str, timeout_s: float | None = None) -> None:
-        """Waits for one that was begun elsewhere. Raises `NotReady`."""
+        """Waits for one that was begun elsewhere. Raises `ProcessNotReady`."""
         self._await(name, timeout_s)
         while self._awaited:
             self._pass_ready()
@@ -106,5 +106,5 @@ class Startup:
             )
         return False
 
-    def _not_ready(self, name: str, why: str) -> NotReady:
-        return NotReady(f"{name} {why}. The end of its log:\n{self._log_end(name)}")
+    def _not_ready(self, name: str, why: str) -> ProcessNotReady:
+        return ProcessNotReady(f"{name} {why}. The end of its log:\n{self._log_end(name)}")

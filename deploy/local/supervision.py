@@ -37,7 +37,7 @@ _SOCKET_PATH_BYTES = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class ProcessStatus:
     """What supervisord knows of a process. `pid` is 0 when it does not run."""
 
     state: str
@@ -154,10 +154,10 @@ class Supervisor:
         except NotRunning:
             return False
 
-    def seen(self) -> dict[str, Seen]:
+    def seen(self) -> dict[str, ProcessStatus]:
         """Every configured process. Raises `NotRunning` when supervisord is away."""
         return {
-            info["name"]: Seen(
+            info["name"]: ProcessStatus(
                 state=info["statename"],
                 pid=info["pid"],
                 up_s=info["now"] - info["start"] if info["pid"] else 0,

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from deploy.starter import topics
-from deploy.starter.topics import CATEGORIES, CONCRETE, TOPICS, Topic
+from deploy.starter.topics import CATEGORIES, CONCRETE, TOPICS, ShopTopic
 
 SPLITS: dict[str, range] = {
     "train": range(70),
@@ -212,11 +212,13 @@ def fingerprint() -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
 
 
-def _topic(noun: str) -> Topic:
+def _topic(noun: str) -> ShopTopic:
     return next(topic for topic in TOPICS if topic.noun == noun)
 
 
-def _further(topic: Topic, category: str, core: str, *, concrete: bool, rng: random.Random) -> str:
+def _further(
+    topic: ShopTopic, category: str, core: str, *, concrete: bool, rng: random.Random
+) -> str:
     """A second sentence on the same topic that does not repeat the first."""
     while True:
         other = rng.choice([name for name in CATEGORIES if name != category])
@@ -225,7 +227,7 @@ def _further(topic: Topic, category: str, core: str, *, concrete: bool, rng: ran
             return text
 
 
-def _core(topic: Topic, category: str, *, concrete: bool, rng: random.Random) -> str:
+def _core(topic: ShopTopic, category: str, *, concrete: bool, rng: random.Random) -> str:
     if not concrete:
         text = rng.choice(VAGUE).format(noun=topic.noun)
         return text[0].upper() + text[1:]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Topic:
+class ShopTopic:
     """One thing customers ask about.
 
     `noun` is the word that marks a text as being about this topic (matched as a whole word, lower
@@ -25,19 +25,19 @@ class Topic:
     euros: int
 
 
-TOPICS: tuple[Topic, ...] = (
-    Topic("refund", "credit", "Orders", "bank", 5, 10),
-    Topic("password", "passkey", "Account", "server", 90, 2),
-    Topic("delivery", "pickup", "Orders", "driver", 3, 4),
-    Topic("invoice", "receipt", "Billing", "bank", 31, 8),
-    Topic("warranty", "insurance", "Devices", "maker", 24, 3),
-    Topic("subscription", "purchase", "Billing", "bank", 30, 9),
-    Topic("battery", "charger", "Devices", "maker", 14, 40),
-    Topic("router", "repeater", "Devices", "server", 6, 60),
-    Topic("printer", "scanner", "Devices", "driver", 20, 80),
-    Topic("voucher", "discount", "Account", "team", 60, 15),
-    Topic("headset", "speaker", "Devices", "maker", 12, 70),
-    Topic("screen", "projector", "Devices", "maker", 7, 50),
+TOPICS: tuple[ShopTopic, ...] = (
+    ShopTopic("refund", "credit", "Orders", "bank", 5, 10),
+    ShopTopic("password", "passkey", "Account", "server", 90, 2),
+    ShopTopic("delivery", "pickup", "Orders", "driver", 3, 4),
+    ShopTopic("invoice", "receipt", "Billing", "bank", 31, 8),
+    ShopTopic("warranty", "insurance", "Devices", "maker", 24, 3),
+    ShopTopic("subscription", "purchase", "Billing", "bank", 30, 9),
+    ShopTopic("battery", "charger", "Devices", "maker", 14, 40),
+    ShopTopic("router", "repeater", "Devices", "server", 6, 60),
+    ShopTopic("printer", "scanner", "Devices", "driver", 20, 80),
+    ShopTopic("voucher", "discount", "Account", "team", 60, 15),
+    ShopTopic("headset", "speaker", "Devices", "maker", 12, 70),
+    ShopTopic("screen", "projector", "Devices", "maker", 7, 50),
 )
 
 CATEGORIES: tuple[str, ...] = (

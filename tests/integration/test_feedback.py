@@ -26,7 +26,13 @@ from shared.kafka.deadletters import DeadLetters, list_dead_letters, replay
 from shared.kafka.log import EventLog, NewRecord, read_to_end
 from shared.kafka.producer import KafkaLog
 from shared.redaction.redactor import Redactor
-from tests.support.feedback import Service, StrawRouter, event_of, feedback_service, straw_router
+from tests.support.feedback import (
+    FeedbackHarness,
+    StrawRouter,
+    event_of,
+    feedback_service,
+    straw_router,
+)
 from tests.support.feedback_suite import FeedbackSuite
 from tests.support.rollouts import set_routing
 from tests.support.waiting import eventually
@@ -56,7 +62,9 @@ async def router() -> AsyncIterator[StrawRouter]:
 
 
 @pytest.fixture
-async def service(log: EventLog, redis: Redis, router: StrawRouter) -> AsyncIterator[Service]:
+async def service(
+    log: EventLog, redis: Redis, router: StrawRouter
+) -> AsyncIterator[FeedbackHarness]:
     store = RedisComparisons(redis, ttl_s=TTL_S)
     # How long the brokers may take is another test's matter.
     async with feedback_service(
@@ -74,7 +82,7 @@ QUESTION = {"model": "assistant", "messages": [{"role": "user", "content": "hell
 
 class TestOpenComparisonsInRedis:
     async def test_flushed_means_expired_and_nothing_worse(
-        self, service: Service, redis: Redis
+        self, service: FeedbackHarness, redis: Redis
     ) -> None:
         set_routing(service.routing, stable="a-1")
         opened = (await service.post("/v1/comparisons", QUESTION)).json()
@@ -86,7 +94,7 @@ class TestOpenComparisonsInRedis:
         assert "open a new one" in answer.json()["detail"]
 
     async def test_everything_kept_there_ends_by_itself(
-        self, service: Service, redis: Redis
+        self, service: FeedbackHarness, redis: Redis
     ) -> None:
         set_routing(service.routing, stable="a-1")
         opened = (await service.post("/v1/comparisons", QUESTION)).json()
@@ -97,7 +105,7 @@ class TestOpenComparisonsInRedis:
         for key in keys:
             assert 0 < await redis.ttl(key) <= TTL_S
 
-    async def test_of_votes_at_the_same_moment_one_counts(self, service: Service) -> None:
+    async def test_of_votes_at_the_same_moment_one_counts(self, service: FeedbackHarness) -> None:
         set_routing(service.routing, stable="a-1")
         opened = (await service.post("/v1/comparisons", QUESTION)).json()
         path = f"/v1/comparisons/{opened['comparison_id']}/vote"

@@ -36,7 +36,7 @@ RATE = 30.0
 
 
 @dataclass
-class Answer:
+class TimedAnswer:
     """One answer as a client saw it."""
 
     at: float
@@ -135,7 +135,7 @@ class Users:
     """Users who ask the router, so many a second, until told to stop."""
 
     def __init__(self, url: str, model: str) -> None:
-        self.answers: list[Answer] = []
+        self.answers: list[TimedAnswer] = []
         self._http = httpx.AsyncClient(base_url=url, timeout=10)
         self._model = model
         self._running: set[asyncio.Task[None]] = set()
@@ -164,7 +164,7 @@ class Users:
         answer = await self._http.post("/v1/chat/completions", json=body)
         headers = answer.headers
         self.answers.append(
-            Answer(
+            TimedAnswer(
                 time.time(),
                 headers.get("x-ratchet-version", ""),
                 headers.get("x-ratchet-arm", ""),

@@ -18,7 +18,7 @@ import pytest
 from openai.types.chat import ChatCompletionMessageParam
 from redis.asyncio import Redis
 
-from benchmarks.stub_engine import TEXT, Seen, serve_stub
+from benchmarks.stub_engine import TEXT, EngineTraffic, serve_stub
 from deploy.local.ports import free_ports
 from shared.contracts.events.interactions import InteractionRecorded
 from shared.contracts.events.rollouts import Decision, DecisionKind, LeaderElected, Phase
@@ -37,7 +37,7 @@ NOWHERE = "127.0.0.1:9"
 START_TIMEOUT_S = 30.0
 
 
-class Controller:
+class ControllerDouble:
     """Writes what a rollout controller writes, to the log and to Redis or to one of them."""
 
     def __init__(self, log: KafkaLog, redis: Redis, model: str) -> None:
@@ -133,10 +133,12 @@ class Router:
             return await process.wait()
 
 
-class World:
+class RouterProcessHarness:
     """Everything around the router under test."""
 
-    def __init__(self, router: Router, controller: Controller, log: KafkaLog, seen: Seen) -> None:
+    def __init__(
+        self, router: Router, controller: ControllerDouble, log: KafkaLog, seen: EngineTraffic
+    ) -> None:
         self.router = router
         self.controller = controller
         self.log = log
@@ -178,7 +180,9 @@ class World:
 
 
 @pytest.fixture
-async def world(kafka: str, redis_server: str, unique: str, tmp_path: Path) -> AsyncIterator[World]:
+async def world(
+    kafka: str, redis_server: str, unique: str, tmp_path: Path
+) -> AsyncIterator[RouterProcessHarness]:
     redis_url = redis_server.rsplit("/", 1)[0] + "/7"
     redis = Redis.from_url(redis_url)
     await redis.flushdb()
@@ -193,11 +197,11 @@ async def world(kafka: str, redis_server: str, unique: str, tmp_path: Path) -> A
         "RATCHET_ROUTER_PORT": str(port),
         "RATCHET_ROUTER_ENGINES": f"http://127.0.0.1:{stub.sockets[0].getsockname()[1]}",
     }
-    controller = Controller(log, redis, unique)
+    controller = ControllerDouble(log, redis, unique)
     router = Router(env, port, tmp_path / "router.log")
     try:
         await controller.lead()
-        yield World(router, controller, log, seen)
+        yield RouterProcessHarness(router, controller, log, seen)
     finally:
         await router.end(signal.SIGKILL)
         stub.close()
@@ -210,7 +214,7 @@ def turn(content: str) -> list[ChatCompletionMessageParam]:
     return [{"role": "user", "content": content}]
 
 
-async def test_the_openai_client_works_unchanged(world: World):
+async def test_the_openai_client_works_unchanged(world: RouterProcessHarness):
     await world.controller.decide(0, outside=True)
     await world.router.start()
     await world.router.ready()
@@ -255,7 +259,9 @@ async def test_the_openai_client_works_unchanged(world: World):
 
 
 @pytest.mark.parametrize("source", ["kafka", "redis"])
-async def test_weights_arrive_by_either_way_within_a_second(world: World, source: str):
+async def test_weights_arrive_by_either_way_within_a_second(
+    world: RouterProcessHarness, source: str
+):
     away = (
         {"RATCHET_REDIS_URL": f"redis://{NOWHERE}/0"}
         if source == "kafka"
@@ -279,11 +285,13 @@ async def test_weights_arrive_by_either_way_within_a_second(world: World, source
     assert not [body for body in world.seen.bodies[before:] if b"-candidate" in body]
 
 
-async def _arms_are(world: World, arms: set[str]) -> bool:
+async def _arms_are(world: RouterProcessHarness, arms: set[str]) -> bool:
     return await world.arms(4) == arms
 
 
-async def test_without_a_sign_of_life_everyone_goes_to_stable_and_it_says_so(world: World):
+async def test_without_a_sign_of_life_everyone_goes_to_stable_and_it_says_so(
+    world: RouterProcessHarness,
+):
     await world.router.start(RATCHET_ROUTER_STALE_AFTER_S="2")
     await world.router.ready()
 
@@ -307,7 +315,7 @@ async def test_without_a_sign_of_life_everyone_goes_to_stable_and_it_says_so(wor
     await eventually(decided_anew, "a new decision brings it back")
 
 
-async def test_killed_under_load_no_answered_request_is_missing(world: World):
+async def test_killed_under_load_no_answered_request_is_missing(world: RouterProcessHarness):
     await world.controller.decide(5_000)
     await world.router.start()
     await world.router.ready()
@@ -333,7 +341,7 @@ async def test_killed_under_load_no_answered_request_is_missing(world: World):
     await eventually(all_there, "every answered request is in Kafka", 20)
 
 
-async def test_with_kafka_away_it_serves_and_ships_later(world: World):
+async def test_with_kafka_away_it_serves_and_ships_later(world: RouterProcessHarness):
     await world.controller.decide(0, outside=True)
     await world.router.start(RATCHET_KAFKA_BOOTSTRAP=NOWHERE, RATCHET_ROUTER_DRAIN_TIMEOUT_S="0.2")
     await world.router.ready()
@@ -352,7 +360,7 @@ async def test_with_kafka_away_it_serves_and_ships_later(world: World):
     await eventually(shipped, "what was spooled is in Kafka", 15)
 
 
-async def test_a_stopping_router_answers_what_runs_and_ships_all(world: World):
+async def test_a_stopping_router_answers_what_runs_and_ships_all(world: RouterProcessHarness):
     await world.controller.decide(0, outside=True)
     slow, seen = await serve_stub("127.0.0.1", 0, delay_s=0.8)
     engine = f"http://127.0.0.1:{slow.sockets[0].getsockname()[1]}"
@@ -368,7 +376,7 @@ async def test_a_stopping_router_answers_what_runs_and_ships_all(world: World):
     assert await world.traces() == {a.headers["x-ratchet-trace-id"] for a in answers}
 
 
-async def test_two_routers_do_not_share_a_spool(world: World, tmp_path: Path):
+async def test_two_routers_do_not_share_a_spool(world: RouterProcessHarness, tmp_path: Path):
     await world.controller.decide(0, outside=True)
     await world.router.start()
     await world.router.ready()
@@ -379,7 +387,7 @@ async def test_two_routers_do_not_share_a_spool(world: World, tmp_path: Path):
     assert await world.arms(1) == {""}
 
 
-async def test_a_wrong_setting_ends_it_with_the_name(world: World, tmp_path: Path):
+async def test_a_wrong_setting_ends_it_with_the_name(world: RouterProcessHarness, tmp_path: Path):
     await world.router.start(RATCHET_ROUTER_ENGINES="not a url")
     assert await world.router.exited() == 2
     assert "RATCHET_ROUTER_ENGINES" in (tmp_path / "router.log").read_text()

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from deploy.local import supervision
-from deploy.local.errors import NotReady, NotRunning, PortTaken, StackError
+from deploy.local.errors import NotRunning, ProcessNotReady, StackError, StackPortTaken
 from deploy.local.processes import ROOT
 from deploy.local.stack import Stack
 from shared.contracts.topics import intake_topic
@@ -135,7 +135,7 @@ def test_children_end_with_their_parent(tmp_path):
 def test_what_does_not_get_ready_is_named_with_the_end_of_its_log(tmp_path):
     command = [sys.executable, "-c", "import sys; sys.exit('no licence on this machine')"]
     stack = small_stack(tmp_path, command=command, ready={"tcp": "web", "timeout_s": 2})
-    with pytest.raises(NotReady, match=r"(?s)web.*not ready after 2 s.*no licence"), stack:
+    with pytest.raises(ProcessNotReady, match=r"(?s)web.*not ready after 2 s.*no licence"), stack:
         pass
     assert supervision.marked(stack.run_dir) == []
 
@@ -143,7 +143,7 @@ def test_what_does_not_get_ready_is_named_with_the_end_of_its_log(tmp_path):
 def test_what_keeps_dying_is_given_up_before_its_time(tmp_path):
     command = [sys.executable, "-c", "import sys; sys.exit('no licence on this machine')"]
     stack = small_stack(tmp_path, command=command, ready={"tcp": "web", "timeout_s": 50})
-    with pytest.raises(NotReady, match=r"(?s)web ended 5 times.*no licence"), stack:
+    with pytest.raises(ProcessNotReady, match=r"(?s)web ended 5 times.*no licence"), stack:
         pass
 
 
@@ -151,7 +151,9 @@ def test_a_program_that_is_missing_says_what_brings_it(tmp_path):
     stack = small_stack(
         tmp_path, command=["ratchet-no-such-program"], ready={"tcp": "web", "timeout_s": 2}
     )
-    with pytest.raises(NotReady, match="ratchet-no-such-program is not installed: run make setup"):
+    with pytest.raises(
+        ProcessNotReady, match="ratchet-no-such-program is not installed: run make setup"
+    ):
         stack.up()
     stack.down()
 
@@ -189,7 +191,7 @@ def test_data_that_was_kept_survives_a_start_without_its_ports(tmp_path, monkeyp
         holder.listen()
         monkeypatch.setenv("RATCHET_WEB_PORT", str(holder.getsockname()[1]))
         stack = Stack(tmp_path, services=["web"], processes={"web": WEB}, say=lambda _: None)
-        with pytest.raises(PortTaken), stack:
+        with pytest.raises(StackPortTaken), stack:
             pass
     assert kept.read_text() == "x"
 

@@ -118,7 +118,7 @@ class Story:
         return fetch(record.adapter_uri, record.adapter_sha256, cache, roots=roots)
 
 
-class Service:
+class TrainingProcess:
     """One `python -m services.training`."""
 
     def __init__(self, kafka: str, story: Story, **settings: object) -> None:
@@ -173,8 +173,8 @@ async def _tell(kafka: str, story: Story, base: Path) -> None:
     log = KafkaLog(kafka, source="/ratchet/test")
     await log.start()
     lenient = {"gate": json.dumps(FORGIVING), "min_pairs": 60, "dpo": f'{{"epochs": {EPOCHS}}}'}
-    forgiving = Service(kafka, story, **lenient)
-    strict: Service | None = None
+    forgiving = TrainingProcess(kafka, story, **lenient)
+    strict: TrainingProcess | None = None
     try:
         demonstrations = story.folder / "demonstrations.jsonl"
         rng = random.Random(1)
@@ -197,7 +197,7 @@ async def _tell(kafka: str, story: Story, base: Path) -> None:
         story.steps_before_kill = len(_dpo_steps(attempt))
         story.checkpoint_at_kill = _checkpoint(attempt)
         assert not (attempt / "dpo.json").exists(), "DPO ended before it could be killed"
-        forgiving = Service(kafka, story, **lenient)
+        forgiving = TrainingProcess(kafka, story, **lenient)
         await _until_ended(log, story, scheduled)
         # The final word is on the log a moment before it is counted.
         story.metrics = await eventually(
@@ -205,7 +205,7 @@ async def _tell(kafka: str, story: Story, base: Path) -> None:
         )
         forgiving.end(signal.SIGTERM)
 
-        strict = Service(
+        strict = TrainingProcess(
             kafka, story, min_pairs=0, dpo='{"epochs": 1}', gate='{"min_judge_pairs": 1000}'
         )
         inverted = story.folder / "inverted.jsonl"

@@ -16,8 +16,8 @@ import httpx
 
 from demo import tastes
 from demo.counts import Exported, exported
-from demo.recount import Recount, recount
-from demo.users import MODEL, Users
+from demo.recount import LogRecount, recount
+from demo.users import MODEL, SimulatedUsers
 from deploy.local.stack import Stack
 from shared.contracts.events.versions import Lifecycle
 from shared.kafka.producer import KafkaLog
@@ -71,9 +71,9 @@ async def serve_first_version(stack: Stack) -> None:
 @asynccontextmanager
 async def chatting(
     stack: Stack, *, seed: int, chats_per_s: float, votes_per_s: float, settle_s: float
-) -> AsyncIterator[Users]:
+) -> AsyncIterator[SimulatedUsers]:
     """Users under load while the block runs; all they began has ended after it."""
-    users = Users(
+    users = SimulatedUsers(
         tastes.population(seed),
         router_url=stack.url("router"),
         feedback_url=stack.url("feedback"),
@@ -111,14 +111,14 @@ def answers(counts: Counter[tuple[str, str]]) -> dict[str, int]:
     return {version: count for (version, outcome), count in counts.items() if outcome == "ok"}
 
 
-async def counts_agree(stack: Stack, users: Users, *, settle_s: float) -> None:
+async def counts_agree(stack: Stack, users: SimulatedUsers, *, settle_s: float) -> None:
     """The clients' tally, a recount of the log and the metrics say the same.
 
     An answer that was cut off on its way may be in the log; one that left whole always is.
     """
     tally, problems = users.tally, list(users.seen.problems)
 
-    async def whole() -> tuple[Recount, Exported] | None:
+    async def whole() -> tuple[LogRecount, Exported] | None:
         """Both recounts, once all that was accepted has arrived in the log and was counted."""
         truth, metrics = await recount(stack.address("kafka")), await _metrics(stack)
         logged = sum(answers(truth.requests).values())

@@ -119,7 +119,7 @@ async def answering(
 
 
 @dataclass
-class Service:
+class FeedbackHarness:
     """One feedback service and what a test wants to turn or look at."""
 
     client: httpx.AsyncClient
@@ -170,7 +170,7 @@ async def feedback_service(
     max_waiting: int = 1_000_000,
     timeout_s: float = 4.0,
     clock: Clock | None = None,
-) -> AsyncIterator[Service]:
+) -> AsyncIterator[FeedbackHarness]:
     """The service, called without a network between."""
     clock = clock or ManualClock()
     collected = CollectorRegistry()
@@ -206,7 +206,7 @@ async def feedback_service(
         app: Any = WithOps(create_app(api, metrics), OpsApp(Health(), collected))
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://feedback") as client:
-            yield Service(
+            yield FeedbackHarness(
                 client=client,
                 log=log,
                 routing=routing,

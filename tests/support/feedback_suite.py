@@ -11,7 +11,7 @@ from services.feedback.submissions import FEEDBACK_NAMESPACE
 from shared.contracts.events.feedback import FeedbackSubmitted, FeedbackType, FeedbackWithdrawn
 from shared.contracts.events.votes import Choice
 from shared.kafka.envelope import header
-from tests.support.feedback import Service, StrawRouter
+from tests.support.feedback import FeedbackHarness, StrawRouter
 from tests.support.rollouts import set_routing
 
 VALUES: dict[FeedbackType, Any] = {
@@ -31,7 +31,7 @@ class FeedbackSuite:
 
     @pytest.mark.parametrize("kind", list(FeedbackType))
     async def test_accepted_means_stored(
-        self, service: Service, unique: str, kind: FeedbackType
+        self, service: FeedbackHarness, unique: str, kind: FeedbackType
     ) -> None:
         body = {"trace_id": unique, "type": kind.value, "user_id": "u1", "value": VALUES[kind]}
         answer = await service.post("/v1/feedback", body)
@@ -45,7 +45,7 @@ class FeedbackSuite:
         assert event.feedback_id == str(uuid.uuid5(FEEDBACK_NAMESPACE, name))
 
     async def test_the_record_is_a_cloud_event_keyed_by_its_trace(
-        self, service: Service, unique: str
+        self, service: FeedbackHarness, unique: str
     ) -> None:
         parent = f"00-{'ab' * 16}-{'cd' * 8}-01"
         body = {"trace_id": unique, "type": "thumbs_up", "feedback_id": "f1", "revision": 3}
@@ -57,14 +57,16 @@ class FeedbackSuite:
         assert header(record.headers, "ce_type") == FeedbackSubmitted.ce_type
         assert header(record.headers, "traceparent") == parent
 
-    async def test_sending_twice_gives_one_identity(self, service: Service, unique: str) -> None:
+    async def test_sending_twice_gives_one_identity(
+        self, service: FeedbackHarness, unique: str
+    ) -> None:
         body = {"trace_id": unique, "type": "rating", "value": 2, "user_id": "u1"}
         ids = {(await service.post("/v1/feedback", body)).json()["feedback_id"] for _ in range(2)}
         assert len(ids) == 1
         ce_ids = {header(record.headers, "ce_id") for record in await service.records(unique)}
         assert ce_ids == {f"{ids.pop()}:0"}
 
-    async def test_idempotency_key_is_the_id(self, service: Service, unique: str) -> None:
+    async def test_idempotency_key_is_the_id(self, service: FeedbackHarness, unique: str) -> None:
         body = {"trace_id": unique, "type": "thumbs_down"}
         headers = {"idempotency-key": f"{unique}-key"}
         answer = await service.post("/v1/feedback", body, headers=headers)
@@ -72,7 +74,7 @@ class FeedbackSuite:
         answer = await service.post("/v1/feedback", {**body, "feedback_id": "own"}, headers=headers)
         assert answer.json()["feedback_id"] == "own"
 
-    async def test_batch_answers_item_by_item(self, service: Service, unique: str) -> None:
+    async def test_batch_answers_item_by_item(self, service: FeedbackHarness, unique: str) -> None:
         items = [
             {"trace_id": unique, "type": "rating", "value": 5, "user_id": "a"},
             {"trace_id": unique, "type": "rating", "value": 6, "user_id": "b"},
@@ -88,7 +90,7 @@ class FeedbackSuite:
         assert stored == {results[0]["feedback_id"], results[3]["feedback_id"]}
 
     async def test_a_whole_good_batch_is_202_and_in_the_log(
-        self, service: Service, unique: str
+        self, service: FeedbackHarness, unique: str
     ) -> None:
         items = [{"trace_id": unique, "type": "thumbs_up", "user_id": f"u{n}"} for n in range(1000)]
         answer = await service.post("/v1/feedback/batch", {"items": items})
@@ -97,7 +99,7 @@ class FeedbackSuite:
         assert [event.feedback_id for event in await service.stored(unique)] == ids
 
     async def test_withdrawal_is_a_revision_above_every_edit(
-        self, service: Service, unique: str
+        self, service: FeedbackHarness, unique: str
     ) -> None:
         body = {"trace_id": unique, "type": "thumbs_up", "user_id": "u1"}
         feedback_id = (await service.post("/v1/feedback", body)).json()["feedback_id"]
@@ -112,7 +114,7 @@ class FeedbackSuite:
         assert withdrawn.revision == answer.json()["revision"] > 1_000_000
 
     async def test_withdrawal_with_an_own_id_says_its_type_and_revision(
-        self, service: Service, unique: str
+        self, service: FeedbackHarness, unique: str
     ) -> None:
         path, query = f"/v1/feedback/{unique}-mine", {"trace_id": unique}
         answer = await service.client.delete(path, params=query)
@@ -125,7 +127,7 @@ class FeedbackSuite:
         assert (event.type, event.revision) == (FeedbackType.rating, 7)
 
     async def test_texts_are_redacted_before_they_are_stored(
-        self, service: Service, unique: str
+        self, service: FeedbackHarness, unique: str
     ) -> None:
         body = {
             "trace_id": unique,
@@ -145,7 +147,7 @@ class FeedbackSuite:
         assert event.context.labels == {"note": "[EMAIL]"}
 
     async def test_a_vote_is_stored_before_the_versions_are_named(
-        self, service: Service, router: StrawRouter, unique: str
+        self, service: FeedbackHarness, router: StrawRouter, unique: str
     ) -> None:
         set_routing(service.routing, stable="assistant-v1.0", candidate="assistant-v1.1")
         opened = await service.post(
@@ -175,7 +177,9 @@ class FeedbackSuite:
         assert vote.context.category == "billing"
         assert {vote.left.trace_id, vote.right.trace_id} == {"trace-1", "trace-2"}
 
-    async def test_a_comparison_has_one_vote(self, service: Service, router: StrawRouter) -> None:
+    async def test_a_comparison_has_one_vote(
+        self, service: FeedbackHarness, router: StrawRouter
+    ) -> None:
         set_routing(service.routing, stable="assistant-v1.0")
         body = {"model": "assistant", "messages": [{"role": "user", "content": "hello"}]}
         opened = (await service.post("/v1/comparisons", body)).json()

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from demo.counts import compare, exported
-from demo.recount import FEEDBACK, INTERACTIONS, Entry, count
+from demo.recount import FEEDBACK, INTERACTIONS, LogEntry, count
 from demo.tally import Tally
 
 V1, V2 = "assistant-v1.0", "assistant-v1.1"
 TENANT = "default"
 
 
-def interaction(trace_id: str, version: str = V1, *, failed_first: bool = False) -> Entry:
+def interaction(trace_id: str, version: str = V1, *, failed_first: bool = False) -> LogEntry:
     attempts = [{"version": version, "arm": "stable", "outcome": "ok"}]
     if failed_first:
         attempts.insert(0, {"version": V2, "arm": "candidate", "outcome": "server_error"})
@@ -24,10 +24,12 @@ def interaction(trace_id: str, version: str = V1, *, failed_first: bool = False)
         "attempts": attempts,
         "started_at": "2026-01-01T00:00:01Z",
     }
-    return Entry(INTERACTIONS, "ratchet.interaction.recorded.v1", trace_id, 0, body)
+    return LogEntry(INTERACTIONS, "ratchet.interaction.recorded.v1", trace_id, 0, body)
 
 
-def feedback(trace_id: str, feedback_id: str, kind: str = "thumbs_up", revision: int = 0) -> Entry:
+def feedback(
+    trace_id: str, feedback_id: str, kind: str = "thumbs_up", revision: int = 0
+) -> LogEntry:
     body = {
         "tenant": TENANT,
         "trace_id": trace_id,
@@ -35,10 +37,10 @@ def feedback(trace_id: str, feedback_id: str, kind: str = "thumbs_up", revision:
         "type": kind,
         "revision": revision,
     }
-    return Entry(FEEDBACK, "ratchet.feedback.submitted.v1", trace_id, 0, body)
+    return LogEntry(FEEDBACK, "ratchet.feedback.submitted.v1", trace_id, 0, body)
 
 
-def vote(comparison_id: str, choice: str, left: str = V1, right: str = V2) -> Entry:
+def vote(comparison_id: str, choice: str, left: str = V1, right: str = V2) -> LogEntry:
     body: dict[str, Any] = {
         "tenant": TENANT,
         "comparison_id": comparison_id,
@@ -46,7 +48,7 @@ def vote(comparison_id: str, choice: str, left: str = V1, right: str = V2) -> En
         "right": {"version": right},
         "choice": choice,
     }
-    return Entry(FEEDBACK, "ratchet.vote.cast.v1", comparison_id, 0, body)
+    return LogEntry(FEEDBACK, "ratchet.vote.cast.v1", comparison_id, 0, body)
 
 
 def test_what_is_sent_twice_or_edited_counts_once() -> None:

@@ -36,7 +36,7 @@ async def _serve(app: web.Application) -> tuple[web.AppRunner, str]:
     return runner, f"http://{host}:{port}"
 
 
-class Bench:
+class FaultProxyHarness:
     """An upstream, the proxy before it, and a client."""
 
     def __init__(self, session: aiohttp.ClientSession, url: str, admin: str) -> None:
@@ -44,7 +44,7 @@ class Bench:
 
 
 @pytest.fixture
-async def bench() -> AsyncIterator[Bench]:
+async def bench() -> AsyncIterator[FaultProxyHarness]:
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", _upstream)
     upstream, upstream_url = await _serve(app)
@@ -52,12 +52,12 @@ async def bench() -> AsyncIterator[Bench]:
         proxy = FaultProxy(upstream_url, session, seed=1)
         front, url = await _serve(proxy.app())
         back, admin = await _serve(proxy.admin())
-        yield Bench(session, url, admin)
+        yield FaultProxyHarness(session, url, admin)
         for runner in (front, back, upstream):
             await runner.cleanup()
 
 
-async def _statuses(bench: Bench, model: str, count: int) -> list[int]:
+async def _statuses(bench: FaultProxyHarness, model: str, count: int) -> list[int]:
     async def one() -> int:
         async with bench.session.post(f"{bench.url}/v1/x", json={"model": model}) as answer:
             return answer.status
@@ -65,20 +65,20 @@ async def _statuses(bench: Bench, model: str, count: int) -> list[int]:
     return await asyncio.gather(*(one() for _ in range(count)))
 
 
-async def test_everything_passes_unchanged(bench: Bench) -> None:
+async def test_everything_passes_unchanged(bench: FaultProxyHarness) -> None:
     async with bench.session.put(f"{bench.url}/a/b?c=d", data=b"\x00body") as answer:
         assert answer.status == 203
         assert answer.headers["x-seen"] == "PUT /a/b?c=d"
         assert await answer.read() == b"\x00body"
 
 
-async def test_streams_pass_piece_by_piece(bench: Bench) -> None:
+async def test_streams_pass_piece_by_piece(bench: FaultProxyHarness) -> None:
     async with bench.session.get(f"{bench.url}/stream") as answer:
         assert answer.content_type == "text/event-stream"
         assert await answer.text() == "data: 0\n\ndata: 1\n\ndata: 2\n\n"
 
 
-async def test_only_the_named_version_fails_and_at_its_share(bench: Bench) -> None:
+async def test_only_the_named_version_fails_and_at_its_share(bench: FaultProxyHarness) -> None:
     fault = {"version": VERSION, "share": 0.3}
     async with bench.session.put(f"{bench.admin}/fault", json=fault) as answer:
         assert answer.status == 200
@@ -93,7 +93,9 @@ async def test_only_the_named_version_fails_and_at_its_share(bench: Bench) -> No
 
 
 @pytest.mark.parametrize("body", ["no json", '{"version": "a"}', '{"version": "a", "share": 2}'])
-async def test_a_bad_fault_is_refused_with_what_is_right(bench: Bench, body: str) -> None:
+async def test_a_bad_fault_is_refused_with_what_is_right(
+    bench: FaultProxyHarness, body: str
+) -> None:
     async with bench.session.put(f"{bench.admin}/fault", data=body) as answer:
         assert answer.status == 422
         assert "share" in (await answer.json())["error"]["message"]

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from demo import tastes
 from demo.requests import write_pairs
-from demo.users import Users, Vote, form_opinion
+from demo.users import SimulatedUsers, Vote, form_opinion
 from deploy.starter import corpus
 
 CROWD = tastes.population(3)
@@ -92,13 +92,13 @@ class Shop:
 
 
 @pytest.fixture
-async def shop() -> AsyncIterator[tuple[Shop, Users]]:
+async def shop() -> AsyncIterator[tuple[Shop, SimulatedUsers]]:
     shop = Shop()
     runner = web.AppRunner(shop.app(), access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    users = Users(CROWD, router_url=url, feedback_url=url, seed=1)
+    users = SimulatedUsers(CROWD, router_url=url, feedback_url=url, seed=1)
     yield shop, users
     await users.close()
     await runner.cleanup()
@@ -106,7 +106,7 @@ async def shop() -> AsyncIterator[tuple[Shop, Users]]:
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_reply_carries_its_version_and_trace(
-    shop: tuple[Shop, Users], *, stream: bool
+    shop: tuple[Shop, SimulatedUsers], *, stream: bool
 ) -> None:
     _, users = shop
     reply = await users.ask(PROMPT, users.chatters[0], stream=stream)
@@ -115,7 +115,7 @@ async def test_a_reply_carries_its_version_and_trace(
     assert users.tally.requests == {(VERSION, "ok"): 1}
 
 
-async def test_an_error_is_counted_by_its_status(shop: tuple[Shop, Users]) -> None:
+async def test_an_error_is_counted_by_its_status(shop: tuple[Shop, SimulatedUsers]) -> None:
     _, users = shop
     failing = corpus.Prompt("fail", "factual_qa", "router")
     assert await users.ask(failing, users.chatters[0]) is None
@@ -123,7 +123,7 @@ async def test_an_error_is_counted_by_its_status(shop: tuple[Shop, Users]) -> No
 
 
 async def test_users_act_at_their_pace_and_the_tally_is_what_was_taken(
-    shop: tuple[Shop, Users], monkeypatch: pytest.MonkeyPatch
+    shop: tuple[Shop, SimulatedUsers], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("demo.users.LATEST_S", 1.5)
     counter, users = shop

@@ -16,7 +16,7 @@ from shared.kafka.log import APPEND_TIMEOUT_S, LogUnavailable, NewRecord, Positi
 from shared.keys import hash_key
 from shared.testing.clock import START, ManualClock
 from shared.testing.log import MemoryLog
-from tests.support.feedback import Service, StrawRouter, feedback_service, straw_router
+from tests.support.feedback import FeedbackHarness, StrawRouter, feedback_service, straw_router
 from tests.support.feedback_suite import FeedbackSuite
 from tests.support.rollouts import add_version, set_routing
 
@@ -28,7 +28,7 @@ async def router() -> AsyncIterator[StrawRouter]:
 
 
 @pytest.fixture
-async def service(router: StrawRouter) -> AsyncIterator[Service]:
+async def service(router: StrawRouter) -> AsyncIterator[FeedbackHarness]:
     async with feedback_service(MemoryLog(), router_url=router.url) as started:
         yield started
 
@@ -68,7 +68,7 @@ QUESTION = {"model": "assistant", "messages": [{"role": "user", "content": "hell
     ],
 )  # fmt: skip
 async def test_a_bad_field_is_named_with_rule_and_remedy(
-    service: Service, body: object, field: str
+    service: FeedbackHarness, body: object, field: str
 ) -> None:
     answer = await service.post("/v1/feedback/batch", {"items": [body]})
     (result,) = answer.json()["results"]
@@ -81,7 +81,9 @@ async def test_a_bad_field_is_named_with_rule_and_remedy(
 
 
 @pytest.mark.parametrize(("sent", "kept"), [(0, 1), (-7, 1), (9, 5), (3, 3), (10**30, 5), (2.0, 2)])
-async def test_rating_is_clamped_only_on_request(service: Service, sent: float, kept: int) -> None:
+async def test_rating_is_clamped_only_on_request(
+    service: FeedbackHarness, sent: float, kept: int
+) -> None:
     body = (
         orjson.dumps({"trace_id": "t", "type": "rating", "value": sent})
         if abs(sent) < 2**60
@@ -96,25 +98,27 @@ async def test_rating_is_clamped_only_on_request(service: Service, sent: float, 
         assert "?clamp=true" in answer.json()["detail"]
 
 
-async def test_null_is_absent(service: Service) -> None:
+async def test_null_is_absent(service: FeedbackHarness) -> None:
     body = {"trace_id": "t", "type": "thumbs_up", "value": None, "user_id": None, "metadata": None}
     assert (await service.post("/v1/feedback", body)).status_code == 202
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"x"', b"\xff\xfe", b'{"trace_id": NaN}'])
-async def test_what_is_no_json_object_is_a_400(service: Service, body: bytes) -> None:
+async def test_what_is_no_json_object_is_a_400(service: FeedbackHarness, body: bytes) -> None:
     answer = await service.client.post("/v1/feedback", content=body)
     assert answer.status_code == 400
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.json()["code"] == "malformed"
 
 
-async def test_deeply_nested_json_is_a_400(service: Service) -> None:
+async def test_deeply_nested_json_is_a_400(service: FeedbackHarness) -> None:
     answer = await service.client.post("/v1/feedback", content=b"[" * 90_000)
     assert answer.status_code == 400
 
 
-async def test_too_large_bodies_are_a_413_whether_announced_or_not(service: Service) -> None:
+async def test_too_large_bodies_are_a_413_whether_announced_or_not(
+    service: FeedbackHarness,
+) -> None:
     async def drip() -> AsyncIterator[bytes]:
         for _ in range(200):
             yield b" " * 1_000
@@ -125,7 +129,7 @@ async def test_too_large_bodies_are_a_413_whether_announced_or_not(service: Serv
         assert answer.json()["code"] == "too_large"
 
 
-async def test_a_body_that_never_ends_is_a_408(service: Service) -> None:
+async def test_a_body_that_never_ends_is_a_408(service: FeedbackHarness) -> None:
     async def endless() -> AsyncIterator[bytes]:
         yield b"{"
         await asyncio.Event().wait()
@@ -136,7 +140,7 @@ async def test_a_body_that_never_ends_is_a_408(service: Service) -> None:
 
 
 async def test_a_fault_of_our_own_is_a_500_in_the_same_shape_and_the_next_one_goes_well(
-    service: Service, monkeypatch: pytest.MonkeyPatch
+    service: FeedbackHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def broken(_: object) -> None:
         raise RuntimeError("secret detail")
@@ -152,7 +156,7 @@ async def test_a_fault_of_our_own_is_a_500_in_the_same_shape_and_the_next_one_go
     assert (await service.post("/v1/feedback", body)).status_code == 202
 
 
-async def test_a_batch_has_1_to_1000_items(service: Service) -> None:
+async def test_a_batch_has_1_to_1000_items(service: FeedbackHarness) -> None:
     item = {"trace_id": "t", "type": "thumbs_up"}
     for count in (0, MAX_BATCH + 1):
         answer = await service.post("/v1/feedback/batch", {"items": [item] * count})
@@ -161,7 +165,7 @@ async def test_a_batch_has_1_to_1000_items(service: Service) -> None:
     assert (await service.post("/v1/feedback/batch", {"things": []})).status_code == 400
 
 
-async def test_a_batchs_idempotency_key_names_each_item(service: Service) -> None:
+async def test_a_batchs_idempotency_key_names_each_item(service: FeedbackHarness) -> None:
     items = [{"trace_id": "t", "type": "thumbs_up"}] * 2
     answer = await service.post(
         "/v1/feedback/batch", {"items": items}, headers={"idempotency-key": "k"}
@@ -170,20 +174,20 @@ async def test_a_batchs_idempotency_key_names_each_item(service: Service) -> Non
 
 
 @pytest.mark.parametrize("path", ["/v1/feedback?clamp=maybe", "/v1/feedback/batch?clamp=2"])
-async def test_a_flag_is_true_or_false(service: Service, path: str) -> None:
+async def test_a_flag_is_true_or_false(service: FeedbackHarness, path: str) -> None:
     body = {"trace_id": "t", "type": "thumbs_up"}
     answer = await service.post(path, {"items": [body]} if "batch" in path else body)
     assert answer.status_code == 422
 
 
-async def test_unknown_paths_and_methods_answer_in_the_same_shape(service: Service) -> None:
+async def test_unknown_paths_and_methods_answer_in_the_same_shape(service: FeedbackHarness) -> None:
     for answer in (await service.client.get("/v2"), await service.client.get("/v1/feedback")):
         assert answer.status_code in (404, 405)
         assert answer.headers["content-type"] == "application/problem+json"
         assert {"title", "status", "code", "detail"} <= set(answer.json())
 
 
-async def test_the_api_describes_itself(service: Service) -> None:
+async def test_the_api_describes_itself(service: FeedbackHarness) -> None:
     described = (await service.client.get("/openapi.json")).json()
     schema = described["paths"]["/v1/feedback"]["post"]["requestBody"]["content"]
     assert "trace_id" in schema["application/json"]["schema"]["properties"]
@@ -261,7 +265,7 @@ class TestKeys:
 
 class TestComparisons:
     async def test_both_sides_are_asked_as_comparisons_with_seeds_of_their_own(
-        self, service: Service, router: StrawRouter
+        self, service: FeedbackHarness, router: StrawRouter
     ) -> None:
         set_routing(service.routing, stable="a-1")
         body = {**QUESTION, "max_tokens": 7, "metadata": {"locale": "en"}, "user_id": "u"}
@@ -280,7 +284,7 @@ class TestComparisons:
             assert headers["authorization"] == "Bearer theirs"
 
     async def test_nothing_names_the_versions_before_the_vote(
-        self, service: Service, router: StrawRouter
+        self, service: FeedbackHarness, router: StrawRouter
     ) -> None:
         router.text = "hi"
         set_routing(service.routing, stable="first-one", candidate="next-one")
@@ -288,7 +292,7 @@ class TestComparisons:
         everything = answer.text + str(answer.headers)
         assert not re.search(r"first-one|next-one|trace-", everything)
 
-    async def test_sides_are_random(self, service: Service, router: StrawRouter) -> None:
+    async def test_sides_are_random(self, service: FeedbackHarness, router: StrawRouter) -> None:
         set_routing(service.routing, stable="a-1", candidate="a-2")
         lefts = [
             (await service.post("/v1/comparisons", QUESTION)).json()["left"]["text"]
@@ -298,7 +302,7 @@ class TestComparisons:
 
     @pytest.mark.parametrize("status", [404, 502])
     async def test_a_retired_version_that_is_not_loaded_is_stood_in_for(
-        self, service: Service, router: StrawRouter, status: int
+        self, service: FeedbackHarness, router: StrawRouter, status: int
     ) -> None:
         router.missing_status = status
         add_version(service.registry, "a-1", Lifecycle.retired)
@@ -310,14 +314,14 @@ class TestComparisons:
         assert texts == {"the answer of a-2"}
 
     async def test_a_named_version_that_is_not_loaded_is_a_404(
-        self, service: Service, router: StrawRouter
+        self, service: FeedbackHarness, router: StrawRouter
     ) -> None:
         router.missing = {"a-1"}
         answer = await service.post("/v1/comparisons", {**QUESTION, "versions": ["a-1", "a-2"]})
         assert answer.status_code == 404
         assert "a-1" in answer.json()["detail"]
 
-    async def test_unknown_model(self, service: Service) -> None:
+    async def test_unknown_model(self, service: FeedbackHarness) -> None:
         answer = await service.post("/v1/comparisons", QUESTION)
         assert answer.status_code == 404
         assert "assistant" in answer.json()["detail"]
@@ -326,7 +330,7 @@ class TestComparisons:
         ("status", "seen"), [(500, 502), (503, 503), (401, 502), (429, 503), (400, 422)]
     )
     async def test_the_routers_errors_are_told(
-        self, service: Service, router: StrawRouter, status: int, seen: int
+        self, service: FeedbackHarness, router: StrawRouter, status: int, seen: int
     ) -> None:
         set_routing(service.routing, stable="a-1")
         router.status = status
@@ -356,14 +360,14 @@ class TestComparisons:
         ],
     )
     async def test_a_bad_question_is_named(
-        self, service: Service, change: dict[str, object], field: str
+        self, service: FeedbackHarness, change: dict[str, object], field: str
     ) -> None:
         answer = await service.post("/v1/comparisons", {**QUESTION, **change})
         assert answer.status_code == 422
         assert answer.json()["errors"][0]["field"] == field
 
     async def test_unknown_comparison_and_unknown_choice(
-        self, service: Service, router: StrawRouter
+        self, service: FeedbackHarness, router: StrawRouter
     ) -> None:
         answer = await service.post("/v1/comparisons/nope/vote", {"choice": "left"})
         assert answer.status_code == 404
@@ -375,7 +379,7 @@ class TestComparisons:
         assert answer.json()["errors"][0]["field"] == "choice"
 
     async def test_anonymous_votes_are_flagged_where_they_are_on(
-        self, service: Service, router: StrawRouter
+        self, service: FeedbackHarness, router: StrawRouter
     ) -> None:
         set_routing(service.routing, stable="a-1")
         opened = (await service.post("/v1/comparisons", QUESTION)).json()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploy.local.errors import BadDeclaration, PortTaken
+from deploy.local.errors import BadDeclaration, StackPortTaken
 from deploy.local.ports import HOST, fixed_ports, free_ports, require_free, variable
 
 DEFAULTS = {"kafka": 9092, "kafka-controller": 9094, "router": 8080}
@@ -49,7 +49,7 @@ def test_a_held_port_is_named_with_what_to_do():
         holder.bind((HOST, 0))
         holder.listen()
         taken = {"router": holder.getsockname()[1]}
-        with pytest.raises(PortTaken, match=r"router \d+.*RATCHET_PORT_BASE"):
+        with pytest.raises(StackPortTaken, match=r"router \d+.*RATCHET_PORT_BASE"):
             require_free(taken)
 
 

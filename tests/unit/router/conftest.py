@@ -15,7 +15,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
-from benchmarks.stub_engine import Seen, serve_stub
+from benchmarks.stub_engine import EngineTraffic, serve_stub
 from deploy.local.ports import free_ports
 from services.router.app import Gateway
 from services.router.engines import Engines
@@ -35,7 +35,7 @@ from shared.registry.routing import RoutingState
 SOURCES = (REDIS, ROLLOUTS, REGISTRY, KEYS)
 
 
-class Bench:
+class GatewayHarness:
     """A running gateway and handles on everything around it."""
 
     def __init__(self, directory: Path, stack: AsyncExitStack) -> None:
@@ -51,7 +51,7 @@ class Bench:
         )
         self.spool = Spool(directory, limit_bytes=50_000_000)
         self.interactions = Interactions(self.spool, Redactor())
-        self.seen = Seen()
+        self.seen = EngineTraffic()
         self.client = httpx.AsyncClient()
         self.url = ""
         self._seq = 0
@@ -158,9 +158,9 @@ class Bench:
 
 
 @pytest.fixture
-async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+async def bench(tmp_path: Path) -> AsyncIterator[GatewayHarness]:
     async with AsyncExitStack() as stack:
-        bench = Bench(tmp_path, stack)
+        bench = GatewayHarness(tmp_path, stack)
         stack.callback(bench.spool.close)
         yield bench
 

@@ -12,10 +12,10 @@ from services.router.state import REDIS, ROLLOUTS
 from shared.contracts.events.api_keys import ApiKeyIssued, Permission
 from shared.keys import new_key
 from tests.support.waiting import eventually
-from tests.unit.router.conftest import Bench, error_of
+from tests.unit.router.conftest import GatewayHarness, error_of
 
 
-async def test_an_unknown_model(bench: Bench):
+async def test_an_unknown_model(bench: GatewayHarness):
     await bench.start()
     bench.route()
     response = await bench.ask(model="gpt-x")
@@ -27,7 +27,7 @@ async def test_an_unknown_model(bench: Bench):
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"\xff\xfe", b'{"model":"m","messages":"hi"}'])
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
-async def test_a_malformed_body(bench: Bench, body, path):
+async def test_a_malformed_body(bench: GatewayHarness, body, path):
     await bench.start()
     bench.route()
     response = await bench.client.post(path, content=body)
@@ -37,7 +37,7 @@ async def test_a_malformed_body(bench: Bench, body, path):
     assert (await bench.ask()).status_code == 200
 
 
-async def test_no_label_takes_what_a_client_made_up(bench: Bench):
+async def test_no_label_takes_what_a_client_made_up(bench: GatewayHarness):
     await bench.start()
     bench.route(candidate="m-v1.1", weight=5_000)
     for number in range(50):
@@ -50,7 +50,7 @@ async def test_no_label_takes_what_a_client_made_up(bench: Bench):
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-async def test_a_body_over_the_limit(bench: Bench, chunked):
+async def test_a_body_over_the_limit(bench: GatewayHarness, chunked):
     await bench.start(max_body_bytes=100_000)
     bench.route()
     size = 600_000
@@ -67,7 +67,7 @@ async def test_a_body_over_the_limit(bench: Bench, chunked):
     assert (await bench.ask()).status_code == 200
 
 
-async def test_only_so_many_requests_run_at_a_time(bench: Bench):
+async def test_only_so_many_requests_run_at_a_time(bench: GatewayHarness):
     await bench.start(max_running=3, delay_s=0.3)
     bench.route()
     answers = await asyncio.gather(*(bench.ask() for _ in range(10)))
@@ -76,7 +76,7 @@ async def test_only_so_many_requests_run_at_a_time(bench: Bench):
     assert (await bench.ask()).status_code == 200
 
 
-async def test_a_body_that_never_comes(bench: Bench):
+async def test_a_body_that_never_comes(bench: GatewayHarness):
     await bench.start(body_timeout_s=0.2)
     reader, writer = await asyncio.open_connection("127.0.0.1", int(bench.url.rsplit(":", 1)[1]))
     writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n{")
@@ -86,7 +86,7 @@ async def test_a_body_that_never_comes(bench: Bench):
     await writer.wait_closed()
 
 
-async def test_a_client_that_leaves_before_its_body_is_there(bench: Bench):
+async def test_a_client_that_leaves_before_its_body_is_there(bench: GatewayHarness):
     await bench.start()
     _, writer = await asyncio.open_connection("127.0.0.1", int(bench.url.rsplit(":", 1)[1]))
     writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n{")
@@ -108,14 +108,14 @@ async def test_a_client_that_leaves_before_its_body_is_there(bench: Bench):
         ("GET", "/v1/models/nothing", 404),
     ],
 )
-async def test_wrong_ways_in(bench: Bench, method, path, status):
+async def test_wrong_ways_in(bench: GatewayHarness, method, path, status):
     await bench.start()
     response = await bench.client.request(method, path)
     assert response.status_code == status
     error_of(response)
 
 
-async def test_the_models_on_offer(bench: Bench):
+async def test_the_models_on_offer(bench: GatewayHarness):
     await bench.start()
     bench.route()
     listed = (await bench.client.get("/v1/models")).json()
@@ -124,20 +124,20 @@ async def test_the_models_on_offer(bench: Bench):
     assert (await bench.client.get("/v1/models/m")).json()["object"] == "model"
 
 
-async def test_before_anything_is_known_it_says_try_again(bench: Bench):
+async def test_before_anything_is_known_it_says_try_again(bench: GatewayHarness):
     await bench.start(sources=())
     assert (await bench.ask()).status_code == 503
 
 
 @pytest.mark.parametrize("source", [REDIS, ROLLOUTS])
-async def test_one_source_is_enough_to_serve(bench: Bench, source):
+async def test_one_source_is_enough_to_serve(bench: GatewayHarness, source):
     await bench.start(sources=(source,))
     bench.route()
     assert (await bench.ask()).status_code == 200
     assert (await bench.ask(model="other")).status_code == 503
 
 
-async def test_a_version_by_name_has_no_arm(bench: Bench):
+async def test_a_version_by_name_has_no_arm(bench: GatewayHarness):
     await bench.start()
     bench.route(candidate="m-v1.1", weight=0)
     response = await bench.ask(model="m-v1.1")
@@ -150,14 +150,14 @@ async def test_a_version_by_name_has_no_arm(bench: Bench):
     assert await bench.attempts() == {("m-v1.1", "", "ok"): 2}
 
 
-async def test_a_purpose_needs_a_version(bench: Bench):
+async def test_a_purpose_needs_a_version(bench: GatewayHarness):
     await bench.start()
     bench.route()
     response = await bench.ask(headers={"x-ratchet-purpose": "evaluation"})
     assert response.status_code == 400
 
 
-def issue(bench: Bench, *scopes: Permission, explicit: bool = False) -> str:
+def issue(bench: GatewayHarness, *scopes: Permission, explicit: bool = False) -> str:
     key = new_key()
     issued = ApiKeyIssued(
         key_id=key[-6:],
@@ -171,7 +171,7 @@ def issue(bench: Bench, *scopes: Permission, explicit: bool = False) -> str:
     return key
 
 
-async def test_keys_are_asked_for_and_name_the_tenant(bench: Bench):
+async def test_keys_are_asked_for_and_name_the_tenant(bench: GatewayHarness):
     await bench.start(keys_required=True)
     bench.route()
     assert (await bench.ask()).status_code == 401
@@ -187,14 +187,14 @@ async def test_keys_are_asked_for_and_name_the_tenant(bench: Bench):
     assert (await bench.ask(headers=naming, model="m-v1.0")).status_code == 200
 
 
-async def test_a_key_is_not_refused_before_the_keys_are_read(bench: Bench):
+async def test_a_key_is_not_refused_before_the_keys_are_read(bench: GatewayHarness):
     await bench.start(keys_required=True, sources=(REDIS,))
     bench.route()
     response = await bench.ask(headers={"authorization": "Bearer rk_x"})
     assert response.status_code == 503
 
 
-async def test_weight_0_is_zero_requests_and_users_stay_while_it_rises(bench: Bench):
+async def test_weight_0_is_zero_requests_and_users_stay_while_it_rises(bench: GatewayHarness):
     await bench.start()
     users = [f"u{number}" for number in range(60)]
     before: set[str] = set()
@@ -212,7 +212,7 @@ async def test_weight_0_is_zero_requests_and_users_stay_while_it_rises(bench: Be
         before = now
 
 
-async def test_a_fault_of_our_own_is_told_in_the_same_shape(bench: Bench, monkeypatch):
+async def test_a_fault_of_our_own_is_told_in_the_same_shape(bench: GatewayHarness, monkeypatch):
     await bench.start()
     bench.route()
 
@@ -227,7 +227,7 @@ async def test_a_fault_of_our_own_is_told_in_the_same_shape(bench: Bench, monkey
     assert (await bench.ask()).status_code == 200
 
 
-async def test_a_clients_trace_goes_on_and_names_no_request(bench: Bench):
+async def test_a_clients_trace_goes_on_and_names_no_request(bench: GatewayHarness):
     await bench.start()
     bench.route()
     trace = "4bf92f3577b34da6a3ce929d0e0e4736"

@@ -14,7 +14,7 @@ from benchmarks.stub_engine import TEXT, serve_stub, stream_events
 from services.router.proxy import Deadlines
 from shared.contracts.events.interactions import Outcome
 from tests.support.waiting import eventually
-from tests.unit.router.conftest import Bench, error_of
+from tests.unit.router.conftest import GatewayHarness, error_of
 
 QUICK = Deadlines(answer_s=1.0, candidate_s=0.3, stream_s=2.0)
 BOTH = pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
@@ -36,7 +36,7 @@ def text_of(response: httpx.Response, *, stream: bool) -> str:
 
 
 @BOTH
-async def test_a_request_is_answered_recorded_and_counted(bench: Bench, stream):
+async def test_a_request_is_answered_recorded_and_counted(bench: GatewayHarness, stream):
     await bench.start()
     bench.route()
     response = await bench.ask(stream=stream, user="u1", metadata={"segment": "gold"})
@@ -67,7 +67,9 @@ async def test_a_request_is_answered_recorded_and_counted(bench: Bench, stream):
         ("m-hang", "timeout"),
     ],
 )
-async def test_stable_answers_when_the_candidate_cannot(bench: Bench, candidate, outcome, stream):
+async def test_stable_answers_when_the_candidate_cannot(
+    bench: GatewayHarness, candidate, outcome, stream
+):
     await bench.start(deadlines=QUICK)
     bench.route(candidate=candidate)
     response = await bench.ask(stream=stream)
@@ -98,7 +100,7 @@ async def test_stable_answers_when_the_candidate_cannot(bench: Bench, candidate,
     ],
 )
 async def test_what_the_client_is_told_when_stable_fails(
-    bench: Bench, stable, status, outcome, stream
+    bench: GatewayHarness, stable, status, outcome, stream
 ):
     await bench.start(deadlines=QUICK)
     bench.route(stable=stable)
@@ -112,7 +114,7 @@ async def test_what_the_client_is_told_when_stable_fails(
 
 
 @BOTH
-async def test_both_arms_failing_is_told_once_and_counted_twice(bench: Bench, stream):
+async def test_both_arms_failing_is_told_once_and_counted_twice(bench: GatewayHarness, stream):
     await bench.start(deadlines=QUICK)
     bench.route(stable="m-fail", candidate="m-drop")
     response = await bench.ask(stream=stream)
@@ -125,7 +127,7 @@ async def test_both_arms_failing_is_told_once_and_counted_twice(bench: Bench, st
 
 
 @BOTH
-async def test_a_dead_engine(bench: Bench, stream):
+async def test_a_dead_engine(bench: GatewayHarness, stream):
     await bench.start(engines=("http://127.0.0.1:9",))
     bench.route()
     response = await bench.ask(stream=stream)
@@ -136,7 +138,9 @@ async def test_a_dead_engine(bench: Bench, stream):
 
 
 @BOTH
-async def test_the_engines_own_refusal_passes_through_without_a_retry(bench: Bench, stream):
+async def test_the_engines_own_refusal_passes_through_without_a_retry(
+    bench: GatewayHarness, stream
+):
     await bench.start()
     bench.route(candidate="m-refuse")
     response = await bench.ask(stream=stream)
@@ -147,7 +151,7 @@ async def test_the_engines_own_refusal_passes_through_without_a_retry(bench: Ben
     assert await bench.attempts() == {("m-refuse", "candidate", "client_error"): 1}
 
 
-async def test_a_stream_that_breaks_after_its_first_token_ends_with_an_error(bench: Bench):
+async def test_a_stream_that_breaks_after_its_first_token_ends_with_an_error(bench: GatewayHarness):
     await bench.start(delay_s=0.01)
     bench.route(candidate="m-torn")
     response = await bench.ask(stream=True)
@@ -161,7 +165,7 @@ async def test_a_stream_that_breaks_after_its_first_token_ends_with_an_error(ben
     assert await bench.attempts() == {("m-torn", "candidate", "crash"): 1}
 
 
-async def test_a_stream_that_hangs_after_its_first_token_counts_the_gap(bench: Bench):
+async def test_a_stream_that_hangs_after_its_first_token_counts_the_gap(bench: GatewayHarness):
     await bench.start(deadlines=QUICK)
     bench.route(candidate="m-stall")
     response = await bench.ask(stream=True)
@@ -175,7 +179,7 @@ async def test_a_stream_that_hangs_after_its_first_token_counts_the_gap(bench: B
 
 
 @pytest.mark.parametrize("asked", [True, False])
-async def test_usage_is_shown_only_to_who_asked(bench: Bench, asked):
+async def test_usage_is_shown_only_to_who_asked(bench: GatewayHarness, asked):
     await bench.start()
     bench.route()
     response = await bench.ask(stream=True, stream_options={"include_usage": asked})
@@ -184,7 +188,7 @@ async def test_usage_is_shown_only_to_who_asked(bench: Bench, asked):
 
 
 @BOTH
-async def test_a_client_that_leaves_takes_its_request_with_it(bench: Bench, stream):
+async def test_a_client_that_leaves_takes_its_request_with_it(bench: GatewayHarness, stream):
     await bench.start(delay_s=0.0 if not stream else 0.2)
     bench.route(stable="m-v1.0" if stream else "m-hang")
     body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": stream}
@@ -215,7 +219,7 @@ async def endless(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
             await writer.drain()
 
 
-async def test_a_client_that_does_not_read_is_no_fault_of_the_engine(bench: Bench):
+async def test_a_client_that_does_not_read_is_no_fault_of_the_engine(bench: GatewayHarness):
     server = await asyncio.start_server(endless, "127.0.0.1", 0)
     bench.stack.callback(server.close)
     engine = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
@@ -241,7 +245,7 @@ async def test_a_client_that_does_not_read_is_no_fault_of_the_engine(bench: Benc
         assert await bench.attempts() == {("m-v1.0", "", "cancelled"): 1}
 
 
-async def test_an_answer_that_came_in_time_is_no_cancel(bench: Bench):
+async def test_an_answer_that_came_in_time_is_no_cancel(bench: GatewayHarness):
     """The watch for a leaving client must not fire on the end of its own request."""
     await bench.start(delay_s=0.12)
     bench.route()
@@ -250,7 +254,7 @@ async def test_an_answer_that_came_in_time_is_no_cancel(bench: Bench):
     assert await bench.attempts() == {("m-v1.0", "", "ok"): 20}
 
 
-async def test_an_engine_that_is_down_is_passed_over(bench: Bench):
+async def test_an_engine_that_is_down_is_passed_over(bench: GatewayHarness):
     server, seen = await serve_stub("127.0.0.1", 0)
     bench.stack.callback(server.close)
     alive = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
@@ -262,7 +266,7 @@ async def test_an_engine_that_is_down_is_passed_over(bench: Bench):
     assert await bench.attempts() == {("m-v1.0", "", "ok"): 5}
 
 
-async def test_the_least_busy_engine_is_asked(bench: Bench):
+async def test_the_least_busy_engine_is_asked(bench: GatewayHarness):
     stubs = [await serve_stub("127.0.0.1", 0, delay_s=0.2) for _ in range(2)]
     for server, _ in stubs:
         bench.stack.callback(server.close)
@@ -274,7 +278,7 @@ async def test_the_least_busy_engine_is_asked(bench: Bench):
 
 
 @BOTH
-async def test_connections_to_the_engine_are_used_again(bench: Bench, stream):
+async def test_connections_to_the_engine_are_used_again(bench: GatewayHarness, stream):
     connections = 0
     stub, _ = await serve_stub("127.0.0.1", 0)
     bench.stack.callback(stub.close)

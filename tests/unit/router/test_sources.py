@@ -20,7 +20,7 @@ from shared.testing.log import MemoryLog
 from tests.support.waiting import eventually
 
 
-class FakeView:
+class FakeRoutingView:
     """Redis as far as the router reads it."""
 
     def __init__(self) -> None:
@@ -40,11 +40,11 @@ class FakeView:
             yield await self.announced.get()
 
 
-class World:
+class SourcesHarness:
     def __init__(self) -> None:
         self.clock = ManualClock()
         self.log = MemoryLog(partitions={ROLLOUTS_TOPIC: 1})
-        self.view = FakeView()
+        self.view = FakeRoutingView()
         self.adopted: list[RoutingState] = []
         self.state = RouterState(self.clock, stale_after_s=60, changed=self.adopted.append)
         self._seq = 0
@@ -86,8 +86,8 @@ class World:
 
 
 @pytest.fixture
-async def world() -> World:
-    return World()
+async def world() -> SourcesHarness:
+    return SourcesHarness()
 
 
 async def stop(task: asyncio.Task[None]) -> None:
@@ -95,7 +95,7 @@ async def stop(task: asyncio.Task[None]) -> None:
     await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_history_is_folded_and_only_its_end_is_routed_by(world: World):
+async def test_history_is_folded_and_only_its_end_is_routed_by(world: SourcesHarness):
     token = await world.lead()
     for number in range(20):
         await world.write(world.decision(token, f"r{number}", 10_000, age_s=3_600))
@@ -109,7 +109,9 @@ async def test_history_is_folded_and_only_its_end_is_routed_by(world: World):
     await stop(task)
 
 
-async def test_redis_alone_is_enough_and_is_heard_only_when_it_knows_something(world: World):
+async def test_redis_alone_is_enough_and_is_heard_only_when_it_knows_something(
+    world: SourcesHarness,
+):
     world.log.available = False
     task = world.run()
     state = RoutingState.of(world.decision(0, "r1", 500))
@@ -119,7 +121,7 @@ async def test_redis_alone_is_enough_and_is_heard_only_when_it_knows_something(w
     await stop(task)
 
 
-async def test_a_lost_announcement_is_found_by_reading_the_view(world: World):
+async def test_a_lost_announcement_is_found_by_reading_the_view(world: SourcesHarness):
     task = world.run()
     world.view.states = [RoutingState.of(world.decision(0, "r1", 700))]
 
@@ -132,7 +134,7 @@ async def test_a_lost_announcement_is_found_by_reading_the_view(world: World):
     await stop(task)
 
 
-async def test_an_outage_of_redis_ends_nothing(world: World):
+async def test_an_outage_of_redis_ends_nothing(world: SourcesHarness):
     world.view.away = True
     task = world.run()
     token = await world.lead()
@@ -151,7 +153,7 @@ async def test_an_outage_of_redis_ends_nothing(world: World):
     await stop(task)
 
 
-async def test_what_a_deposed_leader_put_into_redis_is_ignored(world: World):
+async def test_what_a_deposed_leader_put_into_redis_is_ignored(world: SourcesHarness):
     task = world.run()
     old = await world.lead()
     late = RoutingState.of(world.decision(old, "r1", 10_000))
