@@ -116,7 +116,9 @@ class RolloutEvidence(BaseModel):
     judge: JudgeState = JudgeState()
     cursors: dict[str, Cursor] = Field(default_factory=dict)
     sampled_until: float = Field(default=0.0, description="unix time of the newest sample counted")
-    candidate_at: float = Field(default=0.0, description="when its last request was counted")
+    candidate_at: float = Field(
+        default=0.0, description="unix time of the newest sample that counted one of its requests"
+    )
     key_resets: int = 0
     recovered_at: float | None = Field(
         default=None, description="the cursors were lost; samples up to here are counted"
@@ -188,6 +190,7 @@ def take(
     after = max(window.after, -inf if evidence.recovered_at is None else evidence.recovered_at)
     cursors = dict(evidence.cursors)
     until = evidence.sampled_until
+    candidate_at = evidence.candidate_at
     resets = evidence.key_resets
     sums: dict[tuple[str, str], float] = {}
     for one in _merged(series):
@@ -205,6 +208,8 @@ def take(
             falls += fell
             if cursor.at > after:
                 rise += more
+                if more > 0 and one.name == COUNTED and arm == "candidate":
+                    candidate_at = max(candidate_at, cursor.at)
             if one.name not in BY_PARTITION:
                 until = max(until, cursor.at)
         if one.name == KEYS:
@@ -221,7 +226,6 @@ def take(
         keys_copies=_copies(cursors, resets),
         bake=state.weight == WEIGHT_SCALE,
     )
-    candidate_at = until if piece.candidate.requests else evidence.candidate_at
     return RolloutEvidence(
         rollout_id=evidence.rollout_id,
         judge=judge.advance(evidence.judge, piece),

@@ -100,6 +100,7 @@ class Observer:
             silent_s=now.timestamp()
             - max(evidence.sampled_until, newest(raw.series, state), since),
             idle_s=now.timestamp() - max(evidence.candidate_at, since),
+            candidate_at=evidence.candidate_at,
             no_data_after_s=state.strategy.no_data_after or self._no_data_after_s,
             candidate=evidence.judge.totals.candidate,
         )

@@ -95,6 +95,7 @@ class EngineReport:
 class Observation:
     """All that one look gave.
 
+    `candidate_at` is the unix time of the newest sample that counted a request of the candidate.
     `withheld` says why evidence that would fail the candidate is not judged yet; empty without any.
     """
 
@@ -106,6 +107,7 @@ class Observation:
     withheld: str = ""
     silent_s: float = 0.0
     idle_s: float = 0.0
+    candidate_at: float = 0.0
     no_data_after_s: float = 30.0
     candidate: ArmCounts = field(default_factory=ArmCounts)
 

@@ -147,6 +147,9 @@ def _waits_for(state: RolloutState, seen: Observation, step: Pause | Analysis, r
         return reason or "no evidence yet"
     if state.unjudged_until is not None and seen.at < state.unjudged_until:
         return f"judged again in {(state.unjudged_until - seen.at).total_seconds():.0f} s"
+    # Invariant 3. A pause may be over before silence counts as NoData, and each weight restarts that.
+    if state.weight_set_at is not None and seen.candidate_at <= state.weight_set_at.timestamp():
+        return "no request of the candidate was counted since the weight was set"
     if isinstance(step, Pause):
         elapsed = (seen.at - state.step_started_at).total_seconds()
         duration = step.pause.duration or 0.0

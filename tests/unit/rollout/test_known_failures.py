@@ -10,6 +10,7 @@ import pytest
 from services.rollout.decision_log import RolloutHistory
 from services.rollout.evidence import COUNTED, FAST, REQUESTS, CounterSeries
 from services.rollout.state import RolloutState
+from services.rollout.strategy import parse
 from shared.contracts.events.rollouts import AnalysisOutcome, DecisionKind, Phase
 from shared.contracts.topics import ROLLOUTS, VERSIONS
 from shared.testing.clock import ManualClock
@@ -59,6 +60,7 @@ def traffic(
     rollout: str = "",
 ) -> None:
     """Counters of (requests, failures) by arm as Prometheus has them now."""
+    harness.clock.advance(0.5)  # a scrape comes after the weight that it is to judge
     at = harness.clock.now().timestamp()
     series: list[CounterSeries] = []
     for arm, version, (requests, failures) in (
@@ -112,7 +114,7 @@ async def test_a_weight_of_100_to_0_compared_as_if_it_were_50_to_50(
     await harness.round()
     await harness.round()
     assert history(harness, state).state.weight == 10_000
-    for n in range(1, 4):
+    for n in range(1, 3):
         traffic(harness, state, (500 + 1_000.0 * n, 2 + 4.0 * n), (10_000, 40))
         await harness.round()
     now = history(harness, state)
@@ -121,7 +123,7 @@ async def test_a_weight_of_100_to_0_compared_as_if_it_were_50_to_50(
     _, _, verdict = harness.controller.newest(now)
     assert verdict is not None
     errors = next(one for one in verdict.results if one.criterion == "errors")
-    assert (errors.candidate_n, errors.stable_n, errors.stable) == (3_500, 10_000, 0.004)
+    assert (errors.candidate_n, errors.stable_n, errors.stable) == (2_500, 10_000, 0.004)
     traffic(harness, state, (4_500, 18), (10_000, 40))
     await harness.round(5.0)
     assert history(harness, state).state.phase is Phase.healthy
@@ -161,3 +163,34 @@ async def test_a_rollback_that_never_reaches_0_or_takes_stable_away(
     for _ in range(5):
         await harness.round(20.0)
     assert {one.weight for one in harness.view.states[-3:]} == {0}
+
+
+async def test_a_promotion_that_nobody_saw(harness: ControllerHarness) -> None:
+    """Every step is shorter than the silence that counts as NoData, and no router is scraped."""
+    blind = parse(
+        {
+            "name": "blind",
+            "steps": [
+                {"setWeight": 5},
+                {"pause": {"duration": 2}},
+                {"analysis": {}},
+                {"setWeight": 50},
+                {"analysis": {}},
+                {"setWeight": 100},
+                {"pause": {"duration": 2}},
+            ],
+        }
+    )
+    state = await harness.controller.start(
+        model="m", candidate="v2", strategy=blind, supersede=False, actor="a", reason=""
+    )
+    for _ in range(25):
+        await harness.round()
+    now = history(harness, state)
+    assert (now.state.phase, now.state.weight) == (Phase.progressing, 500)
+    assert "no request of the candidate was counted" in now.last.reason
+    # Scraped again, it goes on: samples after each weight let the next one be.
+    for n in range(1, 9):
+        traffic(harness, state, (10.0 * n, 0), (100.0 * n, 0))
+        await harness.round()
+    assert history(harness, state).state.phase is Phase.healthy

@@ -66,8 +66,9 @@ def begun() -> RolloutState:
 
 
 def seen(after_s: float = 1.0, **changes: Any) -> Observation:
+    at = NOW + timedelta(seconds=after_s)
     observation = Observation(
-        at=NOW + timedelta(seconds=after_s), agents=READY, zeros_missing="", verdict=GOOD
+        at=at, agents=READY, zeros_missing="", verdict=GOOD, candidate_at=at.timestamp()
     )
     return replace(observation, **changes)
 
@@ -76,6 +77,29 @@ def at_five_percent() -> RolloutState:
     move = steps.look(begun(), seen())
     assert (move.kind, move.state.weight) == (DecisionKind.weight, 500)
     return move.state
+
+
+@pytest.mark.parametrize("silent_s", [0.0, 29.0])
+def test_no_step_ends_without_a_request_counted_since_its_weight(silent_s: float) -> None:
+    """Each weight restarts the clock of silence, so a short step would be over before NoData."""
+    plenty = ArmCounts(requests=9_999, scores=9_999)
+    early = at_five_percent()
+    baking = early.but(step=len(STRATEGY.steps) - 1, weight=10_000)
+    assert early.weight_set_at is not None
+    for state in (early, baking):
+        unseen = seen(
+            500,
+            candidate=plenty,
+            silent_s=silent_s,
+            candidate_at=early.weight_set_at.timestamp(),
+        )
+        move = steps.look(state, unseen)
+        assert (move.kind, move.state.weight) == (DecisionKind.hold, state.weight)
+        assert "no request of the candidate was counted" in move.reason
+        fresh = replace(unseen, candidate_at=unseen.candidate_at + 1)
+        assert steps.look(state, fresh).state.step > state.step or (
+            steps.look(state, fresh).kind is DecisionKind.complete
+        )
 
 
 def test_the_whole_way_of_a_good_candidate() -> None:
