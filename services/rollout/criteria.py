@@ -144,22 +144,28 @@ class _EProcess(Criterion):
         )
 
 
-class ErrorRatio(_EProcess):
-    """Error rate at most `errorMargin` times stable's."""
+class _RateRatio(_EProcess):
+    """A share of the candidate's requests at most `margin` times stable's."""
 
-    name = "errors"
     alternatives = eprocess.RATE_ALTERNATIVES
+    part: ClassVar[Literal["failures", "slow"]]
+    words: ClassVar[str]
+
+    @property
+    @abstractmethod
+    def margin(self) -> float:
+        """How many times stable's share is still kept."""
 
     @override
     def addends(self, state: JudgeState, look: Look) -> eprocess.LogWealth | None:
-        """The conditional test: given both arms' requests of a block, whose failure is the next."""
+        """The conditional test: given both arms' requests of a block, whose hit is the next."""
         if look.requests is None:
             return None
         candidate, stable = look.requests.candidate, look.requests.stable
         return eprocess.rate_ratio(
-            self.settings.error_margin,
-            (candidate.requests, candidate.failures),
-            (stable.requests, stable.failures),
+            self.margin,
+            (candidate.requests, getattr(candidate, self.part)),
+            (stable.requests, getattr(stable, self.part)),
         )
 
     @override
@@ -167,9 +173,35 @@ class ErrorRatio(_EProcess):
         return self._says(
             state,
             of="requests",
-            values=_shares(state, "failures"),
-            rule=f"more than {self.settings.error_margin:g} times stable's error rate",
+            values=_shares(state, self.part),
+            rule=f"more than {self.margin:g} times stable's {self.words}",
         )
+
+
+class ErrorRatio(_RateRatio):
+    """Error rate at most `errorMargin` times stable's."""
+
+    name = "errors"
+    part = "failures"
+    words = "error rate"
+
+    @property
+    @override
+    def margin(self) -> float:
+        return self.settings.error_margin
+
+
+class SlowRatio(_RateRatio):
+    """Slow share at most `slowMargin` times stable's: it decides where stable breaks the limit too."""
+
+    name = "slow_ratio"
+    part = "slow"
+    words = "slow share"
+
+    @property
+    @override
+    def margin(self) -> float:
+        return self.settings.slow_margin
 
 
 class _ScoreRatio(_EProcess):
@@ -522,6 +554,7 @@ class BakeSatisfaction(_Bake):
 CRITERIA: tuple[type[Criterion], ...] = (
     ErrorRatio,
     SlowShare,
+    SlowRatio,
     CrashShare,
     Satisfaction,
     FailureStreak,

@@ -164,6 +164,7 @@ class JudgeSettings(_Part):
         default=True, alias="belowBaseline", description="satisfaction below the stable arm's"
     )
     slow_share: Share = Field(default=0.01, alias="slowShare")
+    slow_margin: Annotated[float, Field(ge=1, le=100)] = Field(default=2.0, alias="slowMargin")
     crash_share: Share = Field(default=0.01, alias="crashShare")
     consecutive_failures: int = Field(default=20, ge=3, le=10_000, alias="consecutiveFailures")
     sample_ratio_alpha: Annotated[float, Field(gt=0, le=0.05)] = Field(

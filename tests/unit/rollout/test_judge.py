@@ -59,7 +59,7 @@ def test_no_candidate_traffic_never_condemns_the_candidate(stable: list[ArmCount
 def test_with_nobody_on_stable_only_absolute_limits_speak(candidate: list[ArmCounts]) -> None:
     verdict = run(judge(), *(Slice(candidate=one) for one in candidate))
     found = states(verdict)
-    for relative in ("errors", "satisfaction", "below_baseline"):
+    for relative in ("errors", "slow_ratio", "satisfaction", "below_baseline"):
         assert found[relative] is CriterionState.ok
 
 
@@ -145,6 +145,22 @@ def test_both_arms_beyond_a_limit_hold_instead_of_condemning() -> None:
     assert "both arms" in verdict.reason
     alone = run(judge(), Slice(candidate=counts(200, slow=40), stable=counts(800, slow=1)))
     assert alone.outcome is AnalysisOutcome.failed
+
+
+@pytest.mark.parametrize(
+    ("candidate", "stable"), [((500, 400), (100, 2)), ((2_000, 200), (20_000, 220))]
+)
+def test_a_slow_candidate_fails_beside_a_stable_beyond_the_limit_too(
+    candidate: tuple[int, int], stable: tuple[int, int]
+) -> None:
+    """A stable at 1.1 % slow, ordinary for a p99, holds the limit; the relative test decides."""
+    piece = Slice(
+        candidate=counts(candidate[0], slow=candidate[1]), stable=counts(stable[0], slow=stable[1])
+    )
+    verdict = run(judge(), piece)
+    assert states(verdict)["slow"] is CriterionState.held
+    assert states(verdict)["slow_ratio"] is CriterionState.breached
+    assert verdict.outcome is AnalysisOutcome.failed
 
 
 def test_the_error_limit_in_force_is_that_of_the_step() -> None:
