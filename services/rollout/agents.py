@@ -1,4 +1,4 @@
-"""Asking the adapter agents whether their engine runs and serves the candidate."""
+"""HTTP client of the adapter agents: does the engine run, and does it serve the candidate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What both arms did, and what the judge keeps of it between two looks."""
+"""Counts of both arms, and the judge's state between two looks."""
 
 # pyright: strict
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a decision brings about: routing states for the routers, states of the versions."""
+"""Side effects of a decision: routing states for the routers, lifecycle states of the versions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ VIEW_REFRESH_S = 15.0
 
 
 class Effects:
-    """Acts on what was written. All of it can be done again, and is until it holds."""
+    """Idempotent effects of written decisions, repeated until they hold."""
 
     def __init__(
         self,

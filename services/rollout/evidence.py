@@ -185,6 +185,10 @@ def take(
     """Evidence after a fetch. The same object where no sample is new.
 
     Only series of this rollout's two versions count: a candidate is judged on nothing else.
+
+    A cursor moves over every sample, a rise counts only after `window.after`: moving it without
+    counting is how excluded samples are dropped for good, and not counted with the next fetch.
+    Samples from `window.before` on leave the cursor where it is, so that a later look takes them.
     """
     # Without cursors, samples up to `recovered_at` may have been counted before they were lost.
     after = max(window.after, -inf if evidence.recovered_at is None else evidence.recovered_at)
@@ -218,7 +222,9 @@ def take(
             if figure.counts(one):
                 sums[arm, figure.name] = sums.get((arm, figure.name), 0.0) + rise
     if cursors == evidence.cursors:
-        return evidence
+        return (
+            evidence  # not an empty slice: looks without data would dilute the log and its replay
+        )
     piece = Slice(
         candidate=_counts("candidate", sums),
         stable=_counts("stable", sums),

@@ -1,4 +1,4 @@
-"""Which state each version should be in, from what was decided. Pure.
+"""Lifecycle states that versions should have, derived from the decisions. Pure.
 
 Version states follow from the decisions, so a controller that died between the two writes is
 made good by its successor.

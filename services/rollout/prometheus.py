@@ -1,4 +1,4 @@
-"""Asking Prometheus: raw samples of a rollout, and whether its zeros were scraped."""
+"""Prometheus client: raw samples of a rollout, and whether its zeros were scraped."""
 
 from __future__ import annotations
 

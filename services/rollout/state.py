@@ -128,7 +128,7 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """A decision to be. `urgent` ones are written at once, others as the next sign of life."""
+    """A state transition. `urgent` ones are written at once, others as the next sign of life."""
 
     kind: DecisionKind
     state: RolloutState

@@ -1,7 +1,7 @@
 """The state machine of one rollout: (state, observation or command) -> move. Pure.
 
-A move is a decision to be: the state that follows, and why. The controller writes it before it
-acts. Time comes in with the observation.
+A move is a transition: the state that follows, and why. The controller writes it to the decision
+log before it acts on it. Time comes in with the observation.
 """
 
 # pyright: strict

@@ -1,4 +1,4 @@
-"""What the API says of rollouts, decisions and versions. Pure."""
+"""JSON views of rollouts, decisions and versions for the API. Pure."""
 
 # pyright: strict
 from __future__ import annotations
