@@ -1,4 +1,7 @@
-"""When to refuse at once: the log is known to be away, or too much is waiting already."""
+"""Circuit breaker in front of the event log: a write may wait within a bound, or fails fast.
+
+Pure: the clock is handed in.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from enum import StrEnum
 
 
 class State(StrEnum):
-    """`probing` lets one group through to find out whether the log is back."""
+    """State of the breaker; `probing` (half-open) lets one group through to test the log."""
 
     closed = "closed"
     open = "open"
@@ -17,7 +20,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """A group of events that may wait for the log. Hand it back exactly once."""
+    """Permission for a group of events to wait for the log; hand it back exactly once."""
 
     events: int
     probe: bool
@@ -25,14 +28,14 @@ class Admission:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a group may not wait, and when to come back."""
+    """Refusal of a group: queue full (`busy`) or breaker open, and when to retry."""
 
     busy: bool
     retry_after_s: int
 
 
 class CircuitBreaker:
-    """Counts what waits for the log and remembers whether the log answers.
+    """Circuit breaker with a bound on waiting events.
 
     The first failure opens it for `open_s` seconds; then one group at a time may try, and each
     failed try doubles the pause up to `open_max_s`. Times are monotonic seconds, handed in.
@@ -53,7 +56,7 @@ class CircuitBreaker:
         return self._waiting
 
     def state(self, now: float) -> State:
-        """What an event that comes now meets."""
+        """The breaker's state for a write that arrives at `now`."""
         if self._open_until is None:
             return State.closed
         if self._probing or now < self._open_until:
@@ -61,7 +64,7 @@ class CircuitBreaker:
         return State.probing
 
     def admit(self, events: int, now: float) -> Admission | Refusal:
-        """Let a group wait, or say why not. An empty service lets any one group in."""
+        """Admit or refuse a group of events. With nothing waiting, any size is admitted."""
         state = self.state(now)
         if state is State.open:
             assert self._open_until is not None
@@ -89,7 +92,7 @@ class CircuitBreaker:
             self._open_until = now + self._pause_s
 
     def gave_up(self, admission: Admission) -> None:
-        """The one who waited went away, which says nothing about the log."""
+        """The caller was cancelled; the breaker learns nothing about the log."""
         self._leave(admission)
 
     def _leave(self, admission: Admission) -> None:

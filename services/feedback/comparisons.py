@@ -1,4 +1,4 @@
-"""Blind comparisons: two answers side by side, then one vote that is stored before it counts."""
+"""Blind comparisons: two answers of unnamed versions, then one vote, stored before it counts."""
 
 from __future__ import annotations
 
@@ -98,10 +98,10 @@ class Comparisons:
         self._new_id = new_id
 
     async def open(self, body: Any, *, tenant: str, authorization: str = "") -> dict[str, Any]:
-        """Ask both versions and show their answers without their names.
+        """Open a comparison: ask both versions, return their answers without their names.
 
         Raises:
-            FeedbackError: a bad body, an unknown model, or router or store away.
+            FeedbackError: a bad body, an unknown model, or router or store unavailable.
 
         """
         request = _read(ComparisonRequest, body)
@@ -147,13 +147,13 @@ class Comparisons:
         }
 
     async def vote(self, comparison_id: str, body: Any, *, tenant: str) -> dict[str, Any]:
-        """Store the one vote of a comparison, then say which versions these were.
+        """Store the one vote of a comparison, then reveal its versions.
 
-        The same person saying the same again is told the same again.
+        Idempotent: the same choice by the same person gets the same response.
 
         Raises:
             FeedbackError: a bad body, an unknown or expired comparison, another vote before
-                this one, an anonymous vote where they are off, or log or store away.
+                this one, an anonymous vote where they are off, or log or store unavailable.
 
         """
         request = _read(VoteRequest, body)

@@ -1,7 +1,7 @@
-"""The other way in: feedback that products publish to their tenant's intake topic.
+"""Intake: consumes the feedback that products publish to their tenant's intake topic.
 
-Same rules and same identity as over HTTP. Reading a record twice gives the same event, as its
-time is the record's own.
+Rules and identity are those of the HTTP API. Redelivery is idempotent: an event takes its time
+from the record, so reading a record twice gives the same event.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ _LETTER_REASONS: dict[Reason, DeadLetterReason] = {
 
 
 class Intake:
-    """Handles one record of an intake topic: checks it and stores it on the feedback topic."""
+    """Consumer handler of the intake topics: validates a record and publishes it as feedback."""
 
     def __init__(self, publisher: FeedbackPublisher, metrics: Metrics, *, redact: Redact) -> None:
         self._publisher = publisher

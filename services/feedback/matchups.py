@@ -1,4 +1,4 @@
-"""Which two versions a comparison puts side by side, and on which side. Pure."""
+"""Matchups: which two versions a comparison shows, and on which side. Pure."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Contender:
 
 @dataclass(frozen=True, slots=True)
 class Matchup:
-    """Left and right as they are shown. `stand_in` answers for a side that cannot, if any."""
+    """The two sides as shown. `stand_in`, if set, is the fallback version of a side that fails."""
 
     left: Contender
     right: Contender

@@ -17,7 +17,7 @@ COMPARISON_EDGES_S = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 
 
 class Metrics:
-    """All series of the service, made at 0, so that a rate can be told from absence."""
+    """All time series of the service, created at 0, so that no traffic differs from no data."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         accepted = Counter(

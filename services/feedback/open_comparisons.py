@@ -1,4 +1,4 @@
-"""Comparisons waiting for their vote: throw-away state in Redis, gone after an hour."""
+"""Open comparisons: those without a vote, kept in Redis until their TTL (an hour) expires."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PREFIX = "ratchet:comparison"
 
 
 class Comparison(BaseModel):
-    """Two blind answers to one question, redacted."""
+    """A comparison: two blind answers to one question, texts redacted."""
 
     model_config = ConfigDict(frozen=True)
     comparison_id: str
@@ -35,7 +35,7 @@ class Comparison(BaseModel):
 
 
 class Ballot(BaseModel):
-    """Who chose what, when: the one vote of a comparison, claimed before it is published."""
+    """Ballot: the one vote of a comparison, claimed in the store before it is published."""
 
     model_config = ConfigDict(frozen=True)
     user_id: str
@@ -44,7 +44,7 @@ class Ballot(BaseModel):
     acknowledged: bool = False
 
     def repeats(self, other: Ballot) -> bool:
-        """True where both say the same of the same person."""
+        """True where both are the same choice by the same person (an idempotent retry)."""
         return (self.user_id, self.choice) == (other.user_id, other.choice)
 
 
@@ -82,7 +82,7 @@ class OpenComparisons(Protocol):
         """The tenant's comparison, or None where it is unknown or too old.
 
         Raises:
-            ComparisonStoreUnavailable: nobody can tell.
+            ComparisonStoreUnavailable: the store gave no answer.
 
         """
         ...
@@ -91,18 +91,18 @@ class OpenComparisons(Protocol):
         """Put the ballot in where there is none yet; returns the one that counts.
 
         Raises:
-            ComparisonStoreUnavailable: nobody can tell.
+            ComparisonStoreUnavailable: the store gave no answer.
 
         """
         ...
 
     async def acknowledge(self, comparison: Comparison, ballot: Ballot) -> None:
-        """Note that the ballot is on the log; a repeat need not be stored again."""
+        """Mark the ballot as stored on the log; a repeat is not stored again."""
         ...
 
 
 class RedisComparisons:
-    """OpenComparisons in Redis. Flushing it loses open comparisons, never a vote."""
+    """OpenComparisons in Redis. A flush loses open comparisons, never a stored vote."""
 
     def __init__(self, redis: Redis, *, ttl_s: int) -> None:
         self._redis = redis
@@ -114,14 +114,14 @@ class RedisComparisons:
         try:
             await self._redis.set(key, comparison.model_dump_json(), ex=self._ttl_s)
         except (RedisError, OSError) as error:
-            raise _away(error) from error
+            raise _unavailable(error) from error
 
     async def get(self, tenant: str, comparison_id: str) -> Comparison | None:
         """See OpenComparisons.get."""
         try:
             found = await self._redis.get(_key(tenant, comparison_id))
         except (RedisError, OSError) as error:
-            raise _away(error) from error
+            raise _unavailable(error) from error
         return None if found is None else Comparison.model_validate_json(found)
 
     async def claim(self, comparison: Comparison, ballot: Ballot) -> Ballot:
@@ -132,7 +132,7 @@ class RedisComparisons:
                 key, ballot.model_dump_json(), ex=self._ttl_s, nx=True, get=True
             )
         except (RedisError, OSError) as error:
-            raise _away(error) from error
+            raise _unavailable(error) from error
         return ballot if before is None else Ballot.model_validate_json(before)
 
     async def acknowledge(self, comparison: Comparison, ballot: Ballot) -> None:
@@ -143,7 +143,7 @@ class RedisComparisons:
                 _ballot_key(comparison), done.model_dump_json(), xx=True, keepttl=True
             )
         except (RedisError, OSError) as error:
-            # The vote is on the log, which is all that counts; a repeat is stored again.
+            # The vote is on the log already; a repeat is stored again and counts once.
             log.warning(Unavailable.redis, during="vote_acknowledge", error=str(error))
 
 
@@ -155,7 +155,7 @@ def _ballot_key(comparison: Comparison) -> str:
     return f"{_key(comparison.tenant, comparison.comparison_id)}:ballot"
 
 
-def _away(error: Exception) -> ComparisonStoreUnavailable:
+def _unavailable(error: Exception) -> ComparisonStoreUnavailable:
     return ComparisonStoreUnavailable(
         f"open comparisons cannot be kept or read: {error}; try again", retry_after_s=2
     )

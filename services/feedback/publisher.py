@@ -1,4 +1,4 @@
-"""From an event to an acknowledged record: bounded waiting, and a quick no while the log is away."""
+"""Publisher: writes events to the feedback topic with a bounded queue and a circuit breaker."""
 
 from __future__ import annotations
 
@@ -73,8 +73,8 @@ class FeedbackPublisher:
 
         Raises:
             Busy: as many events are waiting as may wait.
-            EventLogUnavailable: the brokers are known to be away, or did not acknowledge in time; each
-                record may have been stored, and sending it again is safe.
+            EventLogUnavailable: the breaker is open, or the brokers did not acknowledge in time; a
+                record may have been stored all the same, and sending it again is safe.
 
         """
         start = self._clock.monotonic()
@@ -105,7 +105,7 @@ class FeedbackPublisher:
         return self._breaker.waiting
 
     def refuses(self) -> bool:
-        """True while the log is known to be away."""
+        """True while the circuit breaker is open."""
         return self._breaker.state(self._clock.monotonic()) is State.open
 
 
@@ -114,7 +114,7 @@ def _record(event: StoredEvent, key: str, identity: str, traceparent: str) -> Ne
     if len(value) > MAX_EVENT_BYTES:
         raise TooLarge(
             f"the event takes {len(value)} bytes, at most {MAX_EVENT_BYTES} are stored; "
-            "leave out prompt and completion, they are filled in from the recorded interaction"
+            "leave out prompt and completion, the recorded interaction has them"
         )
     headers = encode(
         event,
@@ -133,6 +133,6 @@ def _refused(refusal: Refusal) -> Busy | EventLogUnavailable:
             retry_after_s=refusal.retry_after_s,
         )
     return EventLogUnavailable(
-        "the event log is away; send it again after the time in Retry-After",
+        "the event log is unavailable; send it again after the time in Retry-After",
         retry_after_s=refusal.retry_after_s,
     )

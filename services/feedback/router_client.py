@@ -1,4 +1,4 @@
-"""Asking the router for an answer of a named version."""
+"""Router client: chat completions of an explicitly named version."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MAX_ANSWER_BYTES = 4 * 1024 * 1024
 MAX_REASON = 300
 """Characters of the router's own message that are passed on."""
 PASSING = (408, 425, 429, 503, 504)
-"""Statuses that a later try may not meet again."""
+"""Transient statuses: a retry may succeed."""
 SERVER_ERROR = 500
 
 
@@ -50,7 +50,8 @@ class Answer:
 def router_session(max_comparisons: int) -> aiohttp.ClientSession:
     """A session with a connection for every call of so many comparisons at one time, two each.
 
-    With fewer, a call would wait for one, which counts as connecting: the router would seem away.
+    With fewer, a call would wait for a free connection, which counts against the connect timeout: the
+    router would seem unavailable.
     """
     return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=2 * max_comparisons))
 

@@ -18,7 +18,10 @@ class FeedbackSettings(ServiceSettings):
     router_url: str = Field(default="http://127.0.0.1:8080", pattern=r"^https?://")
     router_timeout_s: float = Field(default=30.0, gt=0, le=300)
     append_timeout_s: float = Field(
-        default=4.0, gt=0, le=4.5, description="wait for the brokers; a 503 comes within 5 s"
+        default=4.0,
+        gt=0,
+        le=4.5,
+        description="longest wait for the brokers; a 503 follows within 5 s",
     )
     max_waiting: int = Field(default=20_000, ge=1, description="events waiting for the brokers")
     max_body_bytes: int = Field(default=1_000_000, ge=1_000, le=16_000_000)

@@ -1,6 +1,6 @@
-"""From what a product sends to the event that is stored: rules, identity, redaction.
+"""Submissions: validation, identity and redaction of feedback, from a request body to an event.
 
-Pure: the same body, tenant, time and redactor give the same event, whichever way the body came.
+Pure: the same body, tenant, time and redactor give the same event, over HTTP and from the intake.
 """
 
 from __future__ import annotations
