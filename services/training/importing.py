@@ -19,7 +19,8 @@ MAX_ROWS = 500_000
 SHOWN_PROBLEMS = 10
 PAIR_FORM = (
     '{"messages": [{"role", "content"}, …], "chosen": text, "rejected": text} '
-    'or {"prompt": [turns], "chosen": [turn], "rejected": [turn]}'
+    'or {"prompt": [turns], "chosen": [turn], "rejected": [turn]} '
+    'or {"chosen": [prompt and answer], "rejected": [prompt and answer]}'
 )
 DEMONSTRATION_FORM = (
     '{"messages": [{"role", "content"}, …, {"role": "assistant", "content"}]} '
@@ -80,12 +81,35 @@ def _read(data: bytes, parse: Callable[[Row], T], form: str) -> tuple[T, ...]:
 
 
 def _pair(row: Row) -> Pair:
-    messages = _messages(row, "messages" if "messages" in row else "prompt")
-    chosen, rejected = _answer(row, "chosen"), _answer(row, "rejected")
+    prompt, chosen, rejected = _prompt(row)
+    if prompt[-1].role == "assistant":
+        raise _BadRow(
+            "messages: the prompt ends with an answer; it must end before chosen and rejected"
+        )
     chosen_cut, rejected_cut = (_flag(row, name) for name in CUT)
-    return Pair(
-        _identity(row), messages, chosen, rejected, chosen_cut, rejected_cut, meta=_meta(row)
-    )
+    return Pair(_identity(row), prompt, chosen, rejected, chosen_cut, rejected_cut, meta=_meta(row))
+
+
+def _prompt(row: Row) -> tuple[tuple[Message, ...], str, str]:
+    """A pair's prompt and answers, whether the prompt stands alone or begins both conversations."""
+    given = next((name for name in ("messages", "prompt") if name in row), "")
+    if not _is_conversation(row.get("chosen")) and not _is_conversation(row.get("rejected")):
+        messages = _messages(row, given or "messages")
+        return messages, _answer(row, "chosen"), _answer(row, "rejected")
+    (*prompt, chosen), (*other, rejected) = _messages(row, "chosen"), _messages(row, "rejected")
+    if prompt != other:
+        raise _BadRow("chosen, rejected: conversations must differ in their last turn alone")
+    if given and _messages(row, given) != tuple(prompt):
+        raise _BadRow(f"{given}: is not what chosen and rejected begin with")
+    for name, answer in (("chosen", chosen), ("rejected", rejected)):
+        if answer.role != "assistant":
+            raise _BadRow(f"{name}: the last turn must be the assistant's")
+    answers = {"chosen": chosen.content, "rejected": rejected.content}
+    return tuple(prompt), _answer(answers, "chosen"), _answer(answers, "rejected")
+
+
+def _is_conversation(value: object) -> bool:
+    return isinstance(value, list) and len(cast("list[object]", value)) > 1
 
 
 def _demonstration(row: Row) -> Demonstration:

@@ -36,6 +36,42 @@ def test_both_forms_of_pairs_mean_the_same() -> None:
     assert first.meta["source"] == "import"
 
 
+def test_conversations_that_begin_with_the_prompt_are_read() -> None:
+    """As TRL documents them: with the prompt besides, as text or turns, or without it."""
+    answered = {
+        "chosen": [*ASKED, *ANSWERED],
+        "rejected": [*ASKED, {"role": "assistant", "content": "no idea at all"}],
+    }
+    pairs = read_pairs(
+        lines(answered, {**answered, "prompt": "why?"}, {**answered, "prompt": ASKED})
+    )
+    for pair in pairs:
+        assert pair.messages == turns("why?")
+        assert (pair.chosen, pair.rejected) == ("because of it", "no idea at all")
+
+
+@pytest.mark.parametrize(
+    ("fields", "rule"),
+    [
+        ({"messages": [*ASKED, *ANSWERED]}, "the prompt ends with an answer"),
+        ({"prompt": "what?", "chosen": [*ASKED, *ANSWERED]}, "is not what chosen and rejected"),
+        (
+            {"chosen": [{"role": "user", "content": "what?"}, *ANSWERED]},
+            "must differ in their last turn alone",
+        ),
+        ({"chosen": [*ASKED, *ASKED]}, "chosen: the last turn must be the assistant's"),
+        ({"chosen": [*ASKED, {"role": "assistant", "content": " "}]}, "chosen: must be a text"),
+    ],
+)
+def test_a_pair_whose_prompt_is_unclear_is_refused(fields: dict[str, object], rule: str) -> None:
+    rejected: object = "no idea at all"
+    if "chosen" in fields:
+        rejected = [*ASKED, {"role": "assistant", "content": "no idea at all"}]
+    row = {"chosen": "because of it", "rejected": rejected, **fields}
+    with pytest.raises(BadDataset, match=f"line 1: .*{rule}"):
+        read_pairs(lines(row))
+
+
 def test_a_pair_may_say_that_an_answer_was_cut() -> None:
     row = {"messages": ASKED, "chosen": "because of it", "rejected": "no idea at"}
     plain, cut = read_pairs(lines(row, {**row, "rejected_cut": True}))
