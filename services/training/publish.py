@@ -21,7 +21,7 @@ from services.training.candidate import Candidate, require_servable
 from services.training.errors import StoreUnavailable, VersionTaken
 from services.training.process import ROOT
 from services.training.report import render
-from services.training.resolve import ResolvedJob
+from services.training.resolve import ResolvedJob, require_served_base
 from services.training.revision import code_revision
 from services.training.settings import TrainingSettings
 from services.training.snapshot import Dataset
@@ -68,6 +68,7 @@ class Publisher:
             TrainerFailed: the candidate's weights are broken.
             StoreUnavailable: the storage refused the files.
             LogUnavailable: the record was not acknowledged, or not read back in time.
+            InvalidJob: the model went to another base meanwhile.
             VersionTaken: another job registered the name first.
 
         """
@@ -77,6 +78,7 @@ class Publisher:
         if known is not None:
             # Another replica did the same job: a second version of it would be a surprise.
             return known
+        require_served_base(resolved.base, job.model, self._registry.registry)
         version = self._name(resolved, workspace)
         gate = _signed(candidate.gate, job, version)
         hyperparameters = _kept(released.hyperparameters) | {

@@ -51,6 +51,7 @@ def resolve(job: TrainingRequested, registry: Registry, settings: TrainingSettin
     base = job.base or (parent.base if parent else "")
     if not base:
         raise InvalidJob("base: give a hub id or path; there is no parent to take it from")
+    require_served_base(base, job.model, registry)
     taken = {version.record.version for version in registry.versions()}
     if job.method is not TrainingMethod.reward:
         choose_name(job.model, job.method, wanted=job.version, parent="", taken=taken)
@@ -59,6 +60,21 @@ def resolve(job: TrainingRequested, registry: Registry, settings: TrainingSettin
     hyperparameters, reward = _hyperparameters(job, settings)
     sft = job.method is TrainingMethod.sft
     return ResolvedJob(job, base, None if sft else parent, hyperparameters, reward)
+
+
+def require_served_base(base: str, model: str, registry: Registry) -> None:
+    """Refuse a base that the model's engines do not run: none of them could serve the adapter.
+
+    Raises:
+        InvalidJob: the model's stable version is on another base.
+
+    """
+    stable = registry.stable(model)
+    if stable is not None and stable.record.base != base:
+        raise InvalidJob(
+            f"base: {base} is not {stable.record.base}, on which {stable.record.version} is "
+            f"served; leave it out, or train another base under another model's name"
+        )
 
 
 def _hyperparameters(

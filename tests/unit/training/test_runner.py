@@ -16,6 +16,7 @@ from services.training.trainers.job import BUSY
 from services.training.workspace import Workspace, prune
 from shared.clock import SystemClock
 from shared.contracts.events.training import RunPhase, TrainingMethod
+from shared.contracts.events.versions import Lifecycle, record_key, state_key
 from shared.contracts.topics import PREFERENCES, VERSIONS
 from shared.kafka.log import LogUnavailable
 from shared.registry.adapters import checksum, fetch
@@ -23,7 +24,9 @@ from tests.support.waiting import eventually
 from tests.unit.training.builders import (
     MODEL,
     pair_event,
+    record,
     request,
+    state,
 )
 from tests.unit.training.harness import V10, TrainingHarness
 
@@ -204,6 +207,11 @@ async def test_a_folder_that_stays_in_use_fails_the_job_at_a_deadline(
         ({"hyperparameters": {"learning": 1}}, "hyperparameters: learning"),
         ({"dataset_uri": "/nowhere/x.jsonl"}, "dataset_uri: /nowhere/x.jsonl is no file"),
         ({"model": "another", "parent": V10}, "is no version of another"),
+        ({"base": "other"}, "base: other is not base, on which assistant-v1.0 is served"),
+        (
+            {"base": "other", "method": TrainingMethod.sft, "override_gate": True, "reason": "x"},
+            "train another base under another model's name",
+        ),
         ({"model": "another", "base": "b"}, "another has no stable version"),
         ({"model": "another", "method": TrainingMethod.sft}, "base: give a hub id or path"),
         (
@@ -353,11 +361,11 @@ async def test_of_two_replicas_that_make_one_version_the_loser_fails_and_leaves_
     assert (won.phase, won.version) == (RunPhase.succeeded, name)
     assert (lost.phase, lost.version) == (RunPhase.failed, "")
     assert f"{name} was registered by job {('one', 'two')[first]}" in lost.message
-    record = next(made for made in harness.records() if made.version == name)
-    assert record.job_id == ("one", "two")[first]
+    made_record = next(made for made in harness.records() if made.version == name)
+    assert made_record.job_id == ("one", "two")[first]
     fetched = fetch(
-        record.adapter_uri,
-        record.adapter_sha256,
+        made_record.adapter_uri,
+        made_record.adapter_sha256,
         harness.folder / "fetched",
         roots=(harness.settings.adapters_uri,),
     )
@@ -375,8 +383,30 @@ async def test_two_replicas_with_the_same_job_both_end_with_the_first_record(
     harness.plan({})
     outcomes = await asyncio.gather(harness.run(request()), other.run(request()))
     assert {(one.phase, one.version) for one in outcomes} == {(RunPhase.succeeded, f"{MODEL}-v1.1")}
-    record = next(made for made in harness.records() if made.version == f"{MODEL}-v1.1")
-    assert checksum(harness.published(record)) == record.adapter_sha256
+    made_record = next(made for made in harness.records() if made.version == f"{MODEL}-v1.1")
+    assert checksum(harness.published(made_record)) == made_record.adapter_sha256
+
+
+async def test_a_base_that_became_another_during_training_is_not_published(
+    harness: TrainingHarness,
+) -> None:
+    """Whatever the override says: every engine would refuse the version."""
+    harness.plan({"hang": True})
+    job = request(override_gate=True, reason="a drill")
+    task = asyncio.create_task(harness.run(job, stall_s=2.0))
+    await eventually(lambda: harness.starts, "the trainer starts")
+    moved = record("moved", base="other")
+    await harness.log.publish(VERSIONS, key=record_key("moved"), event=moved, event_id="moved")
+    for version, lifecycle in ((V10, Lifecycle.retired), ("moved", Lifecycle.stable)):
+        event = state(version, lifecycle)
+        await harness.log.publish(
+            VERSIONS, key=state_key(version), event=event, event_id=f"{version}/{lifecycle}"
+        )
+    harness.plan({})
+    outcome = await task
+    assert outcome.phase is RunPhase.failed
+    assert "base: base is not other, on which moved is served" in outcome.message
+    assert {made.version for made in harness.records()} == {V10, "moved"}
 
 
 async def test_a_judge_alone_makes_no_version(harness: TrainingHarness) -> None:
