@@ -51,6 +51,10 @@ LIVE_MINUTES = 61
 LIVE_HOURS = 25
 QUALITY_EVERY_S = 10
 """Seconds of stream time between emissions of the quality windows that changed."""
+JUMP_S = 60.0
+"""Stream time may jump further than this only where the broker's clock and the tick's agree."""
+AHEAD_S = 86_400.0
+"""Stream time this far ahead of both clocks was set by a wrong one and is put back."""
 ENDED_ROLLOUT_S = 7 * 86_400
 """Series of a rollout are dropped when nothing was counted for it this long."""
 
@@ -126,6 +130,19 @@ class Aggregates:
                 for index, delta in deltas:
                     sums[index] += delta
                 self.changed.add(key)
+
+    def stream_time(self, appended_s: float, claimed_s: float) -> float | None:
+        """The stream time that a tick sets, or None where its clocks contradict each other.
+
+        The broker's timestamp counts; the producer's clock alone never moves stream time. A jump
+        needs both, as after an outage, so that no single wrong clock expires rows.
+        """
+        agree = abs(appended_s - claimed_s) <= JUMP_S
+        if abs(appended_s - self.clock_s) > JUMP_S and not agree:
+            return None
+        if agree and self.clock_s > appended_s + AHEAD_S:
+            self.clock_s = self.emitted_s = appended_s
+        return max(self.clock_s, appended_s)
 
     def tick(self, at_s: float) -> list[WindowKey]:
         """Move stream time on; returns the quality windows to emit now, in order."""

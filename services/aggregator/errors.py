@@ -22,5 +22,9 @@ class UnknownFormat(AggregatorError):
     """A checkpoint of another generation of this service, whose figures must not be guessed at."""
 
 
+class DataDirUnusable(AggregatorError):
+    """The directory that Faust needs cannot be made."""
+
+
 class WriteFailed(AggregatorError):
     """The brokers did not confirm a write; whether it was stored is unknown."""

@@ -15,11 +15,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import TypeVar
 
 from services.aggregator import join, pairs
 from services.aggregator.aggregates import FIGURES, WINDOWS_S, Aggregates, WindowKey
-from services.aggregator.contributions import Contribution, Mark
+from services.aggregator.contributions import Contribution, Mark, OutcomeCounted
 from services.aggregator.errors import EventRefused
 from services.aggregator.fold import Fold, FoldRules, Output, cause_id
 from services.aggregator.rows import (
@@ -219,7 +220,7 @@ class PartitionState:
                 cap = self._row(key, CapRow)
                 self._keep(topic, offset, key, cap, join.fold_score(cap, event, rules))
             case Tick():
-                self._tick(offset, event)
+                self._tick(offset, event, ts_ms)
             case _:
                 raise EventRefused("unknown_type", f"{topic} carries no {type(event).__name__}")
 
@@ -262,11 +263,15 @@ class PartitionState:
             return join.due_s(row, self.rules)
         return row.touched_s + self.rules.rated_s
 
-    def _tick(self, offset: int, event: Tick) -> None:
-        now_s = event.at.timestamp()
-        self._expire(offset, max(now_s, self.aggregates.clock_s))
+    def _tick(self, offset: int, event: Tick, ts_ms: int) -> None:
+        now_s = self.aggregates.stream_time(ts_ms / 1000, event.at.timestamp())
+        if now_s is None:
+            self.aggregates.apply([OutcomeCounted("tick_refused")])
+            return
+        self._expire(offset, now_s)
+        time = datetime.fromtimestamp(now_s, UTC)
         for key in self.aggregates.tick(now_s):
-            self._outputs.append(self._quality(key, offset, event))
+            self._outputs.append(self._quality(key, offset, time))
         self.aggregates.forget()
 
     def _expire(self, offset: int, now_s: float) -> None:
@@ -312,7 +317,7 @@ class PartitionState:
         self._dropped_marks[key] = marks
         self._dirty.add(key)
 
-    def _quality(self, key: WindowKey, offset: int, tick: Tick) -> Output:
+    def _quality(self, key: WindowKey, offset: int, time: datetime) -> Output:
         window, start, version = key
         sums = self.aggregates.windows.get(key, [0] * len(FIGURES))
         event = QualityWindow.model_validate(
@@ -326,4 +331,4 @@ class PartitionState:
         )
         assert window in WINDOWS_S
         name = f"{version}+{window}+{start}+{self.partition}"
-        return Output(QUALITY, name, event, cause_id("quality", name, str(offset)), tick.at)
+        return Output(QUALITY, name, event, cause_id("quality", name, str(offset)), time)

@@ -20,7 +20,7 @@ import faust
 import structlog
 from faust.types import TP
 
-from services.aggregator.errors import AggregatorError, EventRefused
+from services.aggregator.errors import AggregatorError, DataDirUnusable, EventRefused
 from services.aggregator.fold import FoldRules, Output
 from services.aggregator.metrics import AggregatorMetrics
 from services.aggregator.offset_gaps import Gap, OffsetGaps
@@ -106,6 +106,7 @@ class Worker:
         self.app, self._table = self._build(bootstrap, app_id, data_dir)
 
     def _build(self, bootstrap: str, app_id: str, data_dir: Path) -> tuple[Any, Any]:
+        make_data_dir(data_dir)
         app: Any = faust.App(
             app_id,
             broker=f"kafka://{bootstrap.replace(',', ';')}",
@@ -216,7 +217,8 @@ class Worker:
 
     async def _fold_new(self, state: PartitionState, event: Any) -> None:
         message = event.message
-        topic, value = message.topic, message.value
+        topic, offset, value = message.topic, message.offset, message.value
+        clock_s = state.aggregates.clock_s
         try:
             body = decode(_headers(message), value, MODELS[topic])
             state.apply(topic, message.offset, body, value, int((message.timestamp or 0) * 1000))
@@ -230,8 +232,10 @@ class Worker:
         at_s = _event_time_s(body)
         if at_s is not None:
             self._ages.append((topic, at_s))
-        elif topic == TICKS:
+        elif state.aggregates.clock_s != clock_s:
             self._last_tick = self._clock.monotonic()
+        elif topic == TICKS:
+            log.warning("tick.without_effect", partition=message.partition, offset=offset)
 
     async def _refuse(
         self, state: PartitionState, message: Any, reason: DeadLetterReason, detail: str
@@ -417,6 +421,18 @@ class Worker:
                 key = str(partition).encode()
                 writes.append(Write(TICKS, partition, key, tick.to_json(), headers))
             await self._writer.write(writes)
+
+
+def make_data_dir(path: Path) -> None:
+    """Make Faust's directory where it is missing.
+
+    Raises:
+        DataDirUnusable: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataDirUnusable(f"RATCHET_DATA_DIR: {error}") from error
 
 
 def _headers(message: Any) -> Headers:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import orjson
 import pytest
 
 from shared.contracts.events.feedback import FeedbackType
+from shared.contracts.events.quality import Tick
 from shared.contracts.events.votes import Choice
 from shared.contracts.topics import (
     DEAD_LETTERS,
@@ -18,8 +20,10 @@ from shared.contracts.topics import (
     INTERACTIONS,
     PREFERENCES,
     QUALITY,
+    TICKS,
 )
-from shared.kafka.log import Record, read_to_end
+from shared.kafka.envelope import encode
+from shared.kafka.log import NewRecord, Record, read_to_end
 from shared.kafka.producer import KafkaLog
 from tests.support.aggregator import DOWN, UP, feedback, interaction, vote, withdrawn
 from tests.support.aggregator_process import AggregatorProcess, send, total
@@ -38,7 +42,9 @@ async def log(kafka: str) -> AsyncIterator[KafkaLog]:
 
 @pytest.fixture
 async def worker(kafka: str, tmp_path: Path) -> AsyncIterator[AggregatorProcess]:
-    process = AggregatorProcess(kafka, tmp_path).start()
+    process = AggregatorProcess(
+        kafka, tmp_path, environment={"RATCHET_DATA_DIR": str(tmp_path / "made" / "here")}
+    ).start()
     try:
         await process.ready()
         yield process
@@ -222,3 +228,29 @@ async def test_quality_windows_are_emitted_by_the_interactions_start(
         )
 
     await eventually(emitted, "the day's window holds eight interactions and a thumb up", 40)
+
+
+async def test_ticks_of_a_clock_forty_days_ahead_expire_nothing_and_stop_no_figures(
+    log: KafkaLog, worker: AggregatorProcess, unique: str
+) -> None:
+    version = f"v-{unique}"
+    await send(log, FEEDBACK, feedback("f1", unique, UP, tenant=unique))
+    await eventually(lambda: _pending(worker), "feedback waits for its interaction", 20)
+    wrong = datetime.now(UTC) + timedelta(days=40)
+    for partition in range(4):
+        tick = Tick(at=wrong, partition=partition)
+        headers = encode(tick, source="/ratchet/test", event_id=unique, time=wrong)
+        await log.append_many(
+            [NewRecord(TICKS, str(partition), tick.to_json(), headers, partition=partition)]
+        )
+    await send(log, INTERACTIONS, interaction(unique, tenant=unique, version=version))
+
+    async def counted() -> bool:
+        metrics = await worker.metrics()
+        labels = {"version": version, "window": "1m", "figure": "feedback_rate"}
+        return (
+            total(metrics["ratchet_feedback_total"], version=version) == 1
+            and total(metrics["ratchet_quality_denominator"], **labels) == 1
+        )
+
+    await eventually(counted, "the waiting feedback joined and the live figures go on", 30)

@@ -81,6 +81,8 @@ class Simulation:
     def _deliver(
         self, state: PartitionState, topic: str, offset: int, event: Event, ts_ms: int
     ) -> None:
+        if isinstance(event, Tick):
+            ts_ms = int(event.at.timestamp() * 1000)  # The broker's clock is right.
         state.apply(topic, offset, event, event.to_json(), ts_ms)
 
     def _deliver_rated(self, state: PartitionState) -> int:

@@ -198,6 +198,60 @@ def test_pending_is_what_waits() -> None:
     assert state.pending == 0
 
 
+def log_ms(seconds: float) -> int:
+    """The log's timestamp of a moment of the tests' own time."""
+    return int(at(seconds).timestamp() * 1000)
+
+
+def waiting_since_start() -> PartitionState:
+    state = PartitionState(0, {}, FoldRules())
+    told = feedback(seconds=0.0)
+    state.apply(FEEDBACK, 0, told, told.to_json(), log_ms(0))
+    state.apply(TICKS, 0, Tick(at=at(1), partition=0), b"", log_ms(1))
+    return state
+
+
+DAYS_40 = 40 * 86_400.0
+
+
+@pytest.mark.parametrize("skew_s", [DAYS_40, -DAYS_40])
+def test_a_tick_of_a_wrong_clock_neither_expires_rows_nor_stops_stream_time(skew_s: float) -> None:
+    state = waiting_since_start()
+    for second in range(2, 30):
+        tick = Tick(at=at(second + skew_s), partition=0)
+        state.apply(TICKS, second, tick, b"", log_ms(second))
+    assert state.pending == 1
+    assert state.aggregates.feedback == {}
+    assert state.aggregates.clock_s == at(29).timestamp()
+
+
+@pytest.mark.parametrize(("at_s", "log_s"), [(DAYS_40, 3600.0), (2.0, DAYS_40)])
+def test_a_jump_that_only_one_clock_shows_is_refused_and_counted(at_s: float, log_s: float) -> None:
+    state = waiting_since_start()
+    state.apply(TICKS, 1, Tick(at=at(at_s), partition=0), b"", log_ms(log_s))
+    assert state.pending == 1
+    assert state.aggregates.clock_s == at(1).timestamp()
+    assert state.aggregates.outcomes["tick_refused"] == 1
+
+
+def test_after_an_outage_stream_time_jumps_with_both_clocks() -> None:
+    state = waiting_since_start()
+    state.apply(TICKS, 1, Tick(at=at(DAYS_40), partition=0), b"", log_ms(DAYS_40))
+    assert state.pending == 0
+    assert state.aggregates.feedback == {("unjoined", "thumbs_up"): 1}
+
+
+def test_stream_time_that_a_wrong_clock_left_far_ahead_is_put_back() -> None:
+    state = waiting_since_start()
+    state.aggregates.clock_s = state.aggregates.emitted_s = at(DAYS_40).timestamp()
+    state.apply(TICKS, 1, Tick(at=at(60), partition=0), b"", log_ms(60))
+    assert state.aggregates.clock_s == at(60).timestamp()
+    shown = interaction(seconds=61.0)
+    state.apply(INTERACTIONS, 0, shown, shown.to_json(), log_ms(61))
+    assert state.aggregates.live()[shown.version, "1m"][0] == 1
+    assert state.aggregates.windows
+
+
 def test_rows_are_dropped_after_their_horizon() -> None:
     rules = FoldRules(horizon_s=100.0)
     events = [
@@ -242,8 +296,8 @@ def test_a_tick_with_many_expiries_leaves_some_for_the_next() -> None:
     for number in range(2500):
         told = feedback(f"f{number}", f"t{number}", seconds=0.0)
         state.apply(FEEDBACK, number, told, b"", 0)
-    state.apply(TICKS, 0, Tick(at=at(4000), partition=0), b"", 0)
+    state.apply(TICKS, 0, Tick(at=at(4000), partition=0), b"", log_ms(4000))
     assert state.aggregates.feedback == {("unjoined", "thumbs_up"): 2000}
-    state.apply(TICKS, 1, Tick(at=at(4001), partition=0), b"", 0)
+    state.apply(TICKS, 1, Tick(at=at(4001), partition=0), b"", log_ms(4001))
     assert state.aggregates.feedback == {("unjoined", "thumbs_up"): 2500}
     assert state.pending == 0

@@ -57,7 +57,8 @@ def test_a_successor_replays_what_the_rows_hold_to_the_same_checkpoint() -> None
         (TICKS, 0, Tick(at=at(1000), partition=0)),
     ]
     for number, (topic, offset, event) in enumerate(events):
-        assert state.apply(topic, offset, event, event.to_json(), (20 + number) * 1000)
+        ts_ms = int(event.at.timestamp() if isinstance(event, Tick) else 20 + number) * 1000
+        assert state.apply(topic, offset, event, event.to_json(), ts_ms)
     assert state.aggregates == Aggregates.decode(STORED["checkpoint_after"].encode())
 
 
