@@ -241,9 +241,15 @@ def _settle(
     entry: FeedbackEntry,
     rules: FoldRules,
 ) -> None:
-    """Make an entry's effects those of its present revision, now that its interaction is known."""
+    """Settle one feedback: make its effects those of its present revision.
+
+    Runs again at each revision. `counted` is set once and never taken back, so counters only grow;
+    figures, pairs and ratings are replaced: what `old` caused is subtracted or retracted first.
+    """
     row = fold.row
     feedback = FeedbackSubmitted.model_validate(entry.body) if entry.body else None
+    # Rows share entries with the rows they were copied from: changed in place, a refused event would
+    # leave `counted` set in the row before it, and the feedback would never count.
     entry = replace(entry)
     row.entries[name] = entry
     if entry.seen and not entry.counted:
