@@ -7,6 +7,7 @@ import secrets
 from typing import NamedTuple
 
 from shared.contracts.events.api_keys import ApiKeyIssued, Permission
+from shared.errors import RatchetError
 
 KEY_PREFIX = "rk_"
 KEY_BYTES = 32
@@ -25,12 +26,25 @@ LOCAL_KEY = ApiKey("local", "default", frozenset(Permission), explicit_versions=
 """Everybody's key in the local profile."""
 
 
-class Unauthenticated(Exception):
-    """No or an unknown API key; send `Authorization: Bearer <key>` with a key that was issued."""
+class Unauthenticated(RatchetError):
+    """No API key, or an unknown one."""
+
+    status = 401
+    code = "unauthenticated"
+    title = "API key needed"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "no or an unknown API key; send `Authorization: Bearer <key>` with a key that was issued"
+        )
 
 
-class Forbidden(Exception):
+class Forbidden(RatchetError):
     """The key is known and does not have the scope."""
+
+    status = 403
+    code = "forbidden"
+    title = "Not allowed"
 
     def __init__(self, scope: Permission) -> None:
         super().__init__(f"the key lacks the scope {scope}; have one issued with it")
@@ -76,7 +90,7 @@ class KeyRing:
         kind, _, key = (authorization or "").partition(" ")
         found = self._by_hash.get(hash_key(key.strip())) if kind.lower() == "bearer" else None
         if found is None:
-            raise Unauthenticated(Unauthenticated.__doc__)
+            raise Unauthenticated
         if scope not in found.scopes:
             raise Forbidden(scope)
         return found

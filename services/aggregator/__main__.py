@@ -18,9 +18,11 @@ from services.aggregator.worker import SOURCE, Worker
 from services.aggregator.writer import KafkaWriter, Writer
 from shared.clock import SystemClock
 from shared.garbage import spare_collector
+from shared.http.operations import OperationsApp
+from shared.http.server import serve, stop_on_signals
 from shared.kafka.deadletters import DeadLetters
 from shared.kafka.producer import KafkaLog
-from shared.observability.health import Health, OpsApp, serve, stop_on_signals
+from shared.observability.health import Health
 from shared.observability.logging import configure_logging
 from shared.redaction.redactor import Redactor
 
@@ -85,7 +87,12 @@ async def run(
     health.ready("group", lambda: None if worker.joined() else "waiting for an assignment")
     stop = stop_on_signals()
     serving = asyncio.create_task(
-        serve(OpsApp(health, metrics.registry), host=settings.host, port=settings.port, stop=stop)
+        serve(
+            OperationsApp(health, metrics.registry),
+            host=settings.host,
+            port=settings.port,
+            stop=stop,
+        )
     )
     await event_log.start()
     await writer.start()

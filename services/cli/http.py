@@ -106,19 +106,16 @@ def _parsed(text: str) -> Any:
 
 
 def _not_leading(status: int, data: Any) -> bool:
-    error = data.get("error") if isinstance(data, dict) else None
-    return status == 503 and isinstance(error, dict) and error.get("code") == NOT_LEADING
+    return status == 503 and isinstance(data, dict) and data.get("code") == NOT_LEADING
 
 
 def _reason(data: Any, text: str) -> str:
-    """The service's own words, whichever of its error shapes they come in."""
+    """The service's own words: a problem's detail, or the router's OpenAI error message."""
     if isinstance(data, dict):
         error = data.get("error")
-        if isinstance(error, dict) and error.get("message"):
-            return str(error["message"])
-        for name in ("detail", "message", "error", "title"):
-            if data.get(name):
-                return str(data[name])
+        said = error.get("message") if isinstance(error, dict) else data.get("detail")
+        if said:
+            return str(said)
     return text[:500] or "no reason given"
 
 

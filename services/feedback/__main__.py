@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-from collections.abc import Callable
-
 import uvloop
 from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
 
-from services.feedback.api import FeedbackApi, Limits, WithOps, create_app
+from services.feedback.api import FeedbackApi, Limits, create_app
 from services.feedback.circuit_breaker import CircuitBreaker
 from services.feedback.comparisons import Comparisons
 from services.feedback.intake import GROUP, INTAKE_MODELS, Intake
@@ -23,17 +19,19 @@ from shared.clock import SystemClock
 from shared.contracts.events.feedback import FeedbackSubmitted
 from shared.contracts.topics import intake_topic
 from shared.garbage import spare_collector
+from shared.http.operations import OperationsApp
+from shared.http.server import serve, stop_on_signals
 from shared.kafka.consumer import ConsumerLoop
 from shared.kafka.deadletters import DeadLetters
 from shared.kafka.producer import KafkaLog
 from shared.keys import KeyRing
-from shared.observability.health import Health, OpsApp, serve, stop_on_signals
+from shared.observability.health import Health
 from shared.observability.logging import configure_logging
 from shared.redaction.redactor import Redactor
 from shared.registry.follow import KeyFollower, RegistryFollower, RoutingFollower
+from shared.service.background import BackgroundTasks
+from shared.service.readiness import freshness
 
-STALE_AFTER_S = 15.0
-"""Not ready once the topics were not read to their end for so long: Kafka is away."""
 STUCK_AFTER_S = 120.0
 REDIS_TIMEOUT_S = 2.0
 FINISH_TIMEOUT_S = 3.0
@@ -103,49 +101,22 @@ async def run(settings: FeedbackSettings) -> None:
                 settings.max_body_bytes, settings.max_batch_bytes, settings.body_timeout_s
             ),
         )
-        app = WithOps(create_app(api, metrics), OpsApp(health, registry))
-        following = [asyncio.create_task(one.run(), name=name) for name, one in followers.items()]
-        taking_in: list[asyncio.Task[None]] = []
+        app = OperationsApp(health, registry, create_app(api, metrics))
+        background = BackgroundTasks()
+        for name, follower in followers.items():
+            background.start(name, follower.run())
         if settings.intake:
             health.progress("intake", loop.idle_s, STUCK_AFTER_S)
-            taking_in.append(asyncio.create_task(loop.run(stop), name="intake"))
-        health.alive("tasks", lambda: ended(following + taking_in))
+            background.start("intake", loop.run(stop))
+        health.alive("tasks", background.ended)
         spare_collector()
         try:
             await serve(app, host=settings.host, port=settings.port, stop=stop)
         finally:
             stop.set()
-            for task in following:
-                task.cancel()
-            await finish(following + taking_in)
+            background.cancel(*followers)
+            await background.finish(FINISH_TIMEOUT_S)
             await log.stop()
-
-
-def freshness(age_s: Callable[[], float]) -> Callable[[], str | None]:
-    """A readiness check: the topic was read to its end a moment ago."""
-
-    def check() -> str | None:
-        age = age_s()
-        return (
-            None if age <= STALE_AFTER_S else f"not read to the end for {age:.0f} s; is Kafka up?"
-        )
-
-    return check
-
-
-def ended(tasks: list[asyncio.Task[None]]) -> str | None:
-    """A liveness check: nothing that runs for ever has ended."""
-    names = [task.get_name() for task in tasks if task.done()]
-    return f"ended: {', '.join(names)}; the log says why" if names else None
-
-
-async def finish(tasks: list[asyncio.Task[None]]) -> None:
-    """Let tasks end by themselves for a bounded time, then end them."""
-    _, running = await asyncio.wait(tasks, timeout=FINISH_TIMEOUT_S)
-    for task in running:
-        task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def main() -> None:

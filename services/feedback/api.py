@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
-import orjson
 import structlog
 from fastapi import FastAPI, Request, Response
 from pydantic import TypeAdapter, ValidationError
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
 
 from services.feedback.comparisons import ComparisonRequest, Comparisons, VoteRequest
 from services.feedback.errors import (
-    PROBLEM_TYPE,
     FeedbackError,
-    FieldError,
     Malformed,
-    NotAllowed,
     Reason,
-    TooLarge,
-    TooSlow,
-    Unauthorized,
     field_errors,
     invalid,
 )
@@ -46,9 +36,11 @@ from shared.contracts.events.api_keys import Permission
 from shared.contracts.events.base import Identifier
 from shared.contracts.events.feedback import FeedbackSubmitted
 from shared.contracts.events.intake import Submission
+from shared.errors import FieldError, RatchetError
+from shared.http.body import ClientDisconnected, read_body
+from shared.http.problems import handle_errors, json_response, problem
 from shared.kafka.log import NewRecord
-from shared.keys import ApiKey, Forbidden, KeyRing, Unauthenticated
-from shared.observability.health import OpsApp, Receive, Scope, Send
+from shared.keys import ApiKey, KeyRing
 from shared.observability.tracing import rebuilt_traceparent
 
 log = structlog.get_logger(__name__)
@@ -105,7 +97,7 @@ class FeedbackApi:
         await self._publisher.store([feedback_record(event, traceparent=_traceparent(request))])
         self._metrics.accepted(event.type, "single")
         log.debug("feedback.accepted", feedback_id=event.feedback_id, revision=event.revision)
-        return _json(ACCEPTED, _receipt(event))
+        return json_response(ACCEPTED, _receipt(event))
 
     async def submit_batch(self, request: Request) -> Response:
         """Store up to 1,000 pieces of feedback; each gets a result of its own."""
@@ -130,7 +122,7 @@ class FeedbackApi:
                 )
                 records.append(feedback_record(event, traceparent=traceparent))
             except FeedbackError as error:
-                self._metrics.rejected(error.reason, "batch")
+                self._metrics.rejected(Reason(error.code), "batch")
                 results.append({"status": error.status, "error": error.problem()})
                 continue
             events.append(event)
@@ -141,7 +133,7 @@ class FeedbackApi:
             self._metrics.accepted(kind, "batch", count)
         whole = len(events) == len(items)
         log.info("feedback.batch", items=len(items), accepted=len(events))
-        return _json(ACCEPTED if whole else MULTI_STATUS, {"results": results})
+        return json_response(ACCEPTED if whole else MULTI_STATUS, {"results": results})
 
     async def withdraw(self, request: Request) -> Response:
         """Take feedback back: a revision that counts as none."""
@@ -152,7 +144,7 @@ class FeedbackApi:
         await self._publisher.store([feedback_record(event, traceparent=_traceparent(request))])
         self._metrics.accepted(event.type, "withdrawal")
         log.info("feedback.withdrawn", feedback_id=event.feedback_id, revision=event.revision)
-        return _json(ACCEPTED, _receipt(event))
+        return json_response(ACCEPTED, _receipt(event))
 
     async def open_comparison(self, request: Request) -> Response:
         """Two blind answers to one question."""
@@ -161,7 +153,7 @@ class FeedbackApi:
         opened = await self._comparisons.open(
             body, tenant=key.tenant, authorization=request.headers.get("authorization", "")
         )
-        return _json(201, opened)
+        return json_response(201, opened)
 
     async def vote(self, request: Request) -> Response:
         """The one vote of a comparison; names the versions once it is stored."""
@@ -170,36 +162,21 @@ class FeedbackApi:
         comparison_id = request.path_params["comparison_id"]
         answer = await self._comparisons.vote(comparison_id, body, tenant=key.tenant)
         log.info("vote.accepted", comparison_id=comparison_id)
-        return _json(200, answer)
+        return json_response(200, answer)
 
     def _authenticate(self, request: Request, scope: Permission) -> ApiKey:
-        try:
-            return self._keys.authenticate(request.headers.get("authorization"), scope)
-        except Unauthenticated as error:
-            raise Unauthorized(str(error)) from error
-        except Forbidden as error:
-            raise NotAllowed(str(error)) from error
+        return self._keys.authenticate(request.headers.get("authorization"), scope)
 
     async def _body(self, request: Request, limit: int) -> bytes:
-        announced = request.headers.get("content-length", "")
-        if announced.isdigit() and int(announced) > limit:
-            raise _too_large(limit)
-        chunks: list[bytes] = []
-        size = 0
         try:
-            async with asyncio.timeout(self._limits.body_timeout_s):
-                async for chunk in request.stream():
-                    size += len(chunk)
-                    if size > limit:
-                        raise _too_large(limit)
-                    chunks.append(chunk)
-        except TimeoutError:
-            raise TooSlow(
-                f"the body took longer than {self._limits.body_timeout_s:g} s; send it again"
-            ) from None
-        except ClientDisconnect:
+            return await read_body(
+                request.scope,
+                request.receive,
+                limit=limit,
+                timeout_s=self._limits.body_timeout_s,
+            )
+        except ClientDisconnected:
             raise Malformed("the connection ended before the body did; send it again") from None
-        return b"".join(chunks)
 
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -213,8 +190,8 @@ def create_app(api: FeedbackApi, metrics: Metrics) -> FastAPI:
         async def call(request: Request) -> Response:
             try:
                 return await endpoint(request)
-            except FeedbackError as error:
-                metrics.rejected(error.reason, way)
+            except RatchetError as error:
+                metrics.rejected(Reason(error.code), way)
                 return problem(error)
             except Exception:
                 metrics.rejected(Reason.internal, way)
@@ -241,53 +218,8 @@ def create_app(api: FeedbackApi, metrics: Metrics) -> FastAPI:
     path = "/v1/comparisons/{comparison_id}/vote"
     route("POST", path, api.vote, "vote", **_documented(_schema(VoteRequest)))
 
-    @app.exception_handler(HTTPException)
-    async def unknown(request: Request, error: HTTPException) -> Response:
-        detail = f"{request.method} {request.url.path}: {error.detail}; /docs lists what there is"
-        body = {
-            "type": "about:blank",
-            "title": error.detail,
-            "status": error.status_code,
-            "code": Reason.not_found.value,
-            "detail": detail,
-        }
-        return _json(error.status_code, body, content_type=PROBLEM_TYPE, headers=error.headers)
-
+    handle_errors(app)
     return app
-
-
-class WithOps:
-    """The application with /healthz, /readyz and /metrics in front of it."""
-
-    def __init__(self, app: FastAPI, ops: OpsApp) -> None:
-        self._app = app
-        self._ops = ops
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection."""
-        if scope["type"] == "http" and await self._ops.serve(scope, send):
-            return
-        await self._app(scope, receive, send)
-
-
-def problem(error: FeedbackError) -> Response:
-    """An error as the answer that says so."""
-    headers = {}
-    if error.retry_after_s is not None:
-        headers["retry-after"] = str(error.retry_after_s)
-    if isinstance(error, Unauthorized):
-        headers["www-authenticate"] = "Bearer"
-    return _json(error.status, error.problem(), content_type=PROBLEM_TYPE, headers=headers)
-
-
-def _json(
-    status: int,
-    body: Any,
-    *,
-    content_type: str = "application/json",
-    headers: Any = None,
-) -> Response:
-    return Response(orjson.dumps(body), status, headers=headers, media_type=content_type)
 
 
 def _receipt(event: Any) -> dict[str, Any]:
@@ -332,10 +264,6 @@ def _idempotency_key(request: Request) -> str:
 
 def _traceparent(request: Request) -> str:
     return rebuilt_traceparent(request.headers.get("traceparent", ""))
-
-
-def _too_large(limit: int) -> TooLarge:
-    return TooLarge(f"the body is larger than {limit} bytes; send less, or several batches")
 
 
 def _schema(model: Any) -> dict[str, Any]:

@@ -12,11 +12,10 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from services.feedback.errors import (
+    AlreadyVoted,
+    AnonymousVote,
     Busy,
-    Conflict,
-    FieldError,
     Malformed,
-    NotAllowed,
     NotFound,
     RouterFailed,
     field_errors,
@@ -32,6 +31,7 @@ from shared.clock import Clock
 from shared.contracts.events.base import Identifier, Message, OptionalIdentifier
 from shared.contracts.events.intake import Label
 from shared.contracts.events.votes import Choice, Side
+from shared.errors import FieldError
 from shared.registry.routing import RoutingTable
 from shared.registry.versions import Registry
 
@@ -162,14 +162,14 @@ class Comparisons:
             raise NotFound("no such comparison, or its hour is over; open a new one")
         user_id = request.user_id or comparison.user_id
         if not user_id and not self._anonymous_votes:
-            raise NotAllowed(
+            raise AnonymousVote(
                 "anonymous votes are off; send user_id",
                 [FieldError("user_id", "is required", "send the id of the person who votes")],
             )
         ballot = Ballot(user_id=user_id, choice=request.choice, at=self._clock.now())
         counted = await self._store.claim(comparison, ballot)
         if not counted.repeats(ballot):
-            raise Conflict("this comparison has its vote; open a new one")
+            raise AlreadyVoted("this comparison has its vote; open a new one")
         if not counted.acknowledged:
             await self._publisher.store([vote_record(vote(comparison, counted))])
             await self._store.acknowledge(comparison, counted)

@@ -7,15 +7,11 @@ each bad field its name, the rule it breaks and what to do about it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, ClassVar
 
 from pydantic import ValidationError
 
-PROBLEM_TYPE = "application/problem+json"
-MAX_FIELD_ERRORS = 20
-"""Bad fields named in one answer; the rest is counted."""
+from shared.errors import FieldError, RatchetError
 
 
 class Reason(StrEnum):
@@ -36,57 +32,17 @@ class Reason(StrEnum):
     internal = "internal"
 
 
-@dataclass(frozen=True, slots=True)
-class FieldError:
-    """One field, the rule it breaks, and what to do."""
-
-    field: str
-    rule: str
-    remedy: str
-
-    def as_dict(self) -> dict[str, str]:
-        """As it stands in a problem."""
-        return {"field": self.field, "rule": self.rule, "remedy": self.remedy}
-
-
-class FeedbackError(Exception):
+class FeedbackError(RatchetError):
     """Something was refused; the message says what was wrong and what to do."""
 
-    status: ClassVar[int] = 500
-    reason: ClassVar[Reason] = Reason.internal
-    title: ClassVar[str] = "Internal error"
-
-    def __init__(
-        self,
-        detail: str,
-        fields: Sequence[FieldError] = (),
-        *,
-        retry_after_s: int | None = None,
-    ) -> None:
-        super().__init__(detail)
-        self.detail = detail
-        self.fields = tuple(fields)
-        self.retry_after_s = retry_after_s
-
-    def problem(self) -> dict[str, Any]:
-        """The body of the answer."""
-        body: dict[str, Any] = {
-            "type": "about:blank",
-            "title": self.title,
-            "status": self.status,
-            "code": self.reason.value,
-            "detail": self.detail,
-        }
-        if self.fields:
-            body["errors"] = [field.as_dict() for field in self.fields[:MAX_FIELD_ERRORS]]
-        return body
+    code = Reason.internal
 
 
 class Malformed(FeedbackError):
     """The body is no JSON, or no JSON of the expected kind."""
 
     status = 400
-    reason = Reason.malformed
+    code = Reason.malformed
     title = "Malformed body"
 
 
@@ -94,39 +50,23 @@ class Invalid(FeedbackError):
     """A field breaks a rule."""
 
     status = 422
-    reason = Reason.invalid
+    code = Reason.invalid
     title = "Invalid request"
 
 
-class TooLarge(FeedbackError):
-    """The body, or the event made of it, is larger than what is stored."""
+class EventTooLarge(FeedbackError):
+    """The event made of the body is larger than what is stored."""
 
     status = 413
-    reason = Reason.too_large
+    code = Reason.too_large
     title = "Too large"
 
 
-class TooSlow(FeedbackError):
-    """The body did not arrive in time."""
-
-    status = 408
-    reason = Reason.too_slow
-    title = "Body too slow"
-
-
-class Unauthorized(FeedbackError):
-    """No API key, or one nobody knows."""
-
-    status = 401
-    reason = Reason.unauthenticated
-    title = "API key needed"
-
-
-class NotAllowed(FeedbackError):
-    """The key or the profile does not allow this."""
+class AnonymousVote(FeedbackError):
+    """The vote names nobody, and anonymous votes are off."""
 
     status = 403
-    reason = Reason.forbidden
+    code = Reason.forbidden
     title = "Not allowed"
 
 
@@ -134,15 +74,15 @@ class NotFound(FeedbackError):
     """There is no such thing, or no longer."""
 
     status = 404
-    reason = Reason.not_found
+    code = Reason.not_found
     title = "Not found"
 
 
-class Conflict(FeedbackError):
-    """It was decided otherwise before."""
+class AlreadyVoted(FeedbackError):
+    """The comparison has another vote."""
 
     status = 409
-    reason = Reason.conflict
+    code = Reason.conflict
     title = "Already decided"
 
 
@@ -150,7 +90,7 @@ class Busy(FeedbackError):
     """As much is waiting as may wait."""
 
     status = 503
-    reason = Reason.busy
+    code = Reason.busy
     title = "Too much is waiting"
 
 
@@ -158,7 +98,7 @@ class EventLogUnavailable(FeedbackError):
     """The event log did not acknowledge; nothing is answered 202 that is not stored."""
 
     status = 503
-    reason = Reason.log_unavailable
+    code = Reason.log_unavailable
     title = "Event log unavailable"
 
 
@@ -166,7 +106,7 @@ class ComparisonStoreUnavailable(FeedbackError):
     """Open comparisons cannot be kept."""
 
     status = 503
-    reason = Reason.store_unavailable
+    code = Reason.store_unavailable
     title = "Comparison store unavailable"
 
 
@@ -174,7 +114,7 @@ class RouterFailed(FeedbackError):
     """The router gave no answer to compare."""
 
     status = 502
-    reason = Reason.router_failed
+    code = Reason.router_failed
     title = "Router failed"
 
 
@@ -182,7 +122,7 @@ class RouterUnavailable(FeedbackError):
     """The router cannot be reached, or has no engine."""
 
     status = 503
-    reason = Reason.router_failed
+    code = Reason.router_failed
     title = "Router unavailable"
 
 

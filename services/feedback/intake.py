@@ -12,14 +12,7 @@ from typing import ClassVar
 
 from pydantic import ConfigDict
 
-from services.feedback.errors import (
-    Busy,
-    EventLogUnavailable,
-    FeedbackError,
-    FieldError,
-    Reason,
-    invalid,
-)
+from services.feedback.errors import Busy, EventLogUnavailable, FeedbackError, Reason, invalid
 from services.feedback.metrics import Metrics
 from services.feedback.publisher import FeedbackPublisher, feedback_record
 from services.feedback.submissions import (
@@ -32,6 +25,7 @@ from services.feedback.submissions import (
 from shared.contracts.events.base import Event
 from shared.contracts.events.dead_letters import DeadLetterReason
 from shared.contracts.events.feedback import FeedbackSubmitted, FeedbackWithdrawn
+from shared.errors import FieldError
 from shared.kafka.consumer import Reject
 from shared.kafka.envelope import header, models_by_type
 from shared.kafka.log import LogUnavailable, Record
@@ -84,8 +78,8 @@ class Intake:
                 stored, traceparent=rebuilt_traceparent(header(record.headers, "traceparent"))
             )
         except FeedbackError as error:
-            self._metrics.rejected(error.reason, "intake")
-            raise Reject(_LETTER_REASONS.get(error.reason, "schema"), error.detail) from error
+            self._metrics.rejected(Reason(error.code), "intake")
+            raise Reject(_LETTER_REASONS.get(Reason(error.code), "schema"), error.detail) from error
         try:
             await self._publisher.store([entry])
         except (Busy, EventLogUnavailable) as error:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import structlog
 
 from services.feedback.circuit_breaker import CircuitBreaker, Refusal, State
-from services.feedback.errors import Busy, EventLogUnavailable, TooLarge
+from services.feedback.errors import Busy, EventLogUnavailable, EventTooLarge
 from services.feedback.metrics import Metrics
 from services.feedback.submissions import event_id
 from shared.clock import Clock
@@ -32,7 +32,7 @@ def feedback_record(
     """The record of one revision, keyed by its trace.
 
     Raises:
-        TooLarge: the event is larger than what is stored.
+        EventTooLarge: the event is larger than what is stored.
 
     """
     identity = event_id(event.feedback_id, event.revision)
@@ -43,7 +43,7 @@ def vote_record(event: VoteCast, *, traceparent: str = "") -> NewRecord:
     """The record of a vote, keyed by its comparison.
 
     Raises:
-        TooLarge: the event is larger than what is stored.
+        EventTooLarge: the event is larger than what is stored.
 
     """
     identity = event_id(event.comparison_id, event.revision)
@@ -112,7 +112,7 @@ class FeedbackPublisher:
 def _record(event: StoredEvent, key: str, identity: str, traceparent: str) -> NewRecord:
     value = event.to_json()
     if len(value) > MAX_EVENT_BYTES:
-        raise TooLarge(
+        raise EventTooLarge(
             f"the event takes {len(value)} bytes, at most {MAX_EVENT_BYTES} are stored; "
             "leave out prompt and completion, the recorded interaction has them"
         )

@@ -9,9 +9,10 @@ from typing import Any
 import aiohttp
 import orjson
 
-from services.feedback.errors import FieldError, RouterFailed, RouterUnavailable, invalid
+from services.feedback.errors import RouterFailed, RouterUnavailable, invalid
 from services.feedback.submissions import fields_of
 from shared.contracts.events.base import Message, was_cut
+from shared.errors import FieldError
 
 CHAT_PATH = "/v1/chat/completions"
 MAX_ANSWER_BYTES = 4 * 1024 * 1024

@@ -14,7 +14,7 @@ from typing import Any, cast
 import orjson
 from pydantic import TypeAdapter, ValidationError
 
-from services.feedback.errors import FieldError, Invalid, Malformed, field_errors, invalid
+from services.feedback.errors import Invalid, Malformed, field_errors, invalid
 from shared.contracts.events.base import MAX_TEXT, Context
 from shared.contracts.events.feedback import (
     Correction,
@@ -24,6 +24,7 @@ from shared.contracts.events.feedback import (
     Preference,
 )
 from shared.contracts.events.intake import Submission, Withdrawal
+from shared.errors import FieldError
 
 FEEDBACK_NAMESPACE = uuid.UUID("6f1c1f0e-6a35-5a3c-9d0a-2f6a4f0c7d11")
 """Namespace of default feedback ids; never changes, as identity hangs on it."""

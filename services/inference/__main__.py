@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import sys
 from collections.abc import Coroutine
@@ -18,7 +17,7 @@ from services.inference.acceptances import Acceptances
 from services.inference.adapter_cache import AdapterCache
 from services.inference.admission import BatchAdmission
 from services.inference.agent import Agent
-from services.inference.api import WithOps, create_app
+from services.inference.api import create_app, guarded
 from services.inference.batch import BatchTimeouts, BatchWorker
 from services.inference.engine import EngineClient
 from services.inference.launcher import (
@@ -35,17 +34,19 @@ from services.inference.verification import AdapterVerifier
 from shared.clock import SystemClock
 from shared.contracts.events.generations import GenerationRequested
 from shared.contracts.topics import GENERATION_REQUESTS
+from shared.http.operations import OperationsApp
+from shared.http.server import serve, stop_on_signals
 from shared.kafka.consumer import ConsumerLoop
 from shared.kafka.deadletters import DeadLetters
 from shared.kafka.envelope import models_by_type
-from shared.kafka.log import LogUnavailable
 from shared.kafka.producer import KafkaLog
 from shared.keys import KeyRing
-from shared.observability.events import Unavailable
-from shared.observability.health import Health, OpsApp, serve, stop_on_signals
+from shared.observability.health import Health
 from shared.observability.logging import configure_logging
 from shared.redaction.redactor import Redactor
 from shared.registry.follow import KeyFollower, RegistryFollower
+from shared.service.background import BackgroundTasks
+from shared.service.readiness import catch_up
 from shared.settings import EXIT_CONFIGURATION
 
 log = structlog.get_logger(__name__)
@@ -161,8 +162,9 @@ async def run(settings: InferenceSettings) -> None:
         health.ready("adapters", agent.unready)
 
         async def reconcile() -> None:
-            await _caught_up(versions, stop)
-            caught_up.set()
+            # Acting on half of the registry would unload what should serve.
+            if await catch_up([versions], stop, timeout_s=CATCH_UP_S):
+                caught_up.set()
             await agent.run(stop)
 
         jobs: dict[str, Coroutine[None, None, None]] = {
@@ -173,47 +175,20 @@ async def run(settings: InferenceSettings) -> None:
             "admission": admission.run(stop),
             "batch": consumer.run(stop),
         }
-        tasks = [asyncio.create_task(job, name=name) for name, job in jobs.items()]
-        health.alive("tasks", lambda: _ended(tasks))
-        app = WithOps(create_app(agent, engine, keys), OpsApp(health, registry))
+        background = BackgroundTasks()
+        for name, job in jobs.items():
+            background.start(name, job)
+        health.alive("tasks", background.ended)
+        app = OperationsApp(health, registry, guarded(create_app(agent, engine, keys), keys))
         try:
             await serve(app, host=settings.host, port=settings.port, stop=stop)
         finally:
             stop.set()
             wake.set()
-            await _finish(tasks)
+            # Engine and consumer end by themselves once `stop` is set.
+            background.cancel("versions", "keys", "agent", "admission")
+            await background.finish(FINISH_TIMEOUT_S)
             await event_log.stop()
-
-
-async def _caught_up(versions: RegistryFollower, stop: asyncio.Event) -> None:
-    """Wait for the registry: acting on half of it would unload what should serve."""
-    while not stop.is_set():
-        try:
-            await versions.caught_up(CATCH_UP_S)
-        except LogUnavailable as error:
-            log.warning(Unavailable.kafka, during="catch_up", error=str(error))
-        else:
-            return
-
-
-def _ended(tasks: list[asyncio.Task[None]]) -> str | None:
-    """A liveness check: nothing that runs for ever has ended."""
-    names = [task.get_name() for task in tasks if task.done()]
-    return f"ended: {', '.join(names)}; the log says why" if names else None
-
-
-async def _finish(tasks: list[asyncio.Task[None]]) -> None:
-    """Cancel what follows topics; let the engine and the consumer end by themselves."""
-    for task in tasks:
-        if task.get_name() in ("versions", "keys", "agent", "admission"):
-            task.cancel()
-    _, running = await asyncio.wait(tasks, timeout=FINISH_TIMEOUT_S)
-    for task in running:
-        task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        for outcome in await asyncio.gather(*tasks, return_exceptions=True):
-            if isinstance(outcome, Exception):
-                log.error("task.failed", error=repr(outcome))
 
 
 def check(settings: InferenceSettings) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from shared.errors import RatchetError
 
 
-class InferenceError(Exception):
+class InferenceError(RatchetError):
     """A failure that a caller is told about, with the HTTP status it becomes."""
 
-    status: ClassVar[int] = 500
-    code: ClassVar[str] = "internal_error"
+    title = "Not done"
 
 
 class EngineUnavailable(InferenceError):
@@ -38,20 +37,6 @@ class NotAcceptable(InferenceError):
 
     status = 409
     code = "not_acceptable"
-
-
-class BodyTooLarge(InferenceError):
-    """A request's body is larger than any that this API takes."""
-
-    status = 413
-    code = "too_large"
-
-
-class BodyTooSlow(InferenceError):
-    """A request's body did not arrive in time."""
-
-    status = 408
-    code = "too_slow"
 
 
 class PortTaken(InferenceError):

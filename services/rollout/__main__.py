@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import os
 import socket
-from collections.abc import Callable
 
 import aiohttp
 import uvloop
@@ -14,7 +11,7 @@ from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
 
 from services.rollout.agents import Agents
-from services.rollout.api import RolloutApi, WithOps, create_app
+from services.rollout.api import RolloutApi, create_app, guarded
 from services.rollout.controller import Controller, ControllerPolicy
 from services.rollout.decision_log import DecisionLog
 from services.rollout.errors import BadStrategy
@@ -25,20 +22,21 @@ from services.rollout.prometheus import Prometheus
 from services.rollout.settings import RolloutSettings
 from services.rollout.strategy import read
 from shared.clock import SystemClock
-from shared.kafka.log import LogUnavailable
+from shared.http.operations import OperationsApp
+from shared.http.server import serve, stop_on_signals
 from shared.kafka.producer import KafkaLog
 from shared.keys import KeyRing
-from shared.observability.health import Health, OpsApp, serve, stop_on_signals
+from shared.observability.health import Health
 from shared.observability.logging import configure_logging
 from shared.registry.follow import KeyFollower, RegistryFollower
 from shared.registry.view import RoutingView
+from shared.service.background import BackgroundTasks
+from shared.service.readiness import catch_up, freshness
 
 SOURCE = "/ratchet/rollout"
 LINGER_MS = 0
 """A decision travels alone; waiting for company would only delay it."""
 CATCH_UP_S = 5.0
-STALE_AFTER_S = 15.0
-"""Not ready once the topics were not read to their end for so long: Kafka is away."""
 STUCK_AFTER_S = 60.0
 REDIS_TIMEOUT_S = 1.0
 FINISH_TIMEOUT_S = 5.0
@@ -97,57 +95,27 @@ async def run(settings: RolloutSettings) -> None:
         api = RolloutApi(
             controller, decision_log, versions.registry, keys, settings.strategy.parent
         )
-        app = WithOps(create_app(api), OpsApp(health, registry))
-        tasks = [asyncio.create_task(one.run(), name=name) for name, one in followers.items()]
-        health.alive("tasks", lambda: ended(tasks))
+        app = OperationsApp(health, registry, guarded(create_app(api), api))
+        background = BackgroundTasks()
+        for name, follower in followers.items():
+            background.start(name, follower.run())
+        health.alive("tasks", background.ended)
 
         async def control() -> None:
             """Decide nothing before all that was decided earlier is known."""
-            while not stop.is_set():
-                try:
-                    for follower in (decisions, versions):
-                        await follower.caught_up(CATCH_UP_S)
-                    break
-                except LogUnavailable:
-                    controller.alive()
+            await catch_up(
+                (decisions, versions), stop, timeout_s=CATCH_UP_S, waiting=controller.alive
+            )
             await controller.run(stop)
 
-        tasks.append(asyncio.create_task(control(), name="controller"))
+        background.start("controller", control())
         try:
             await serve(app, host=settings.host, port=settings.port, stop=stop)
         finally:
             stop.set()
-            await finish(tasks)
+            # The controller hands over its lead, which it needs the followers for.
+            await background.finish(FINISH_TIMEOUT_S, wait_for=("controller",))
             await log.stop()
-
-
-def freshness(age_s: Callable[[], float]) -> Callable[[], str | None]:
-    """A readiness check: the topic was read to its end a moment ago."""
-
-    def check() -> str | None:
-        age = age_s()
-        return (
-            None if age <= STALE_AFTER_S else f"not read to the end for {age:.0f} s; is Kafka up?"
-        )
-
-    return check
-
-
-def ended(tasks: list[asyncio.Task[None]]) -> str | None:
-    """A liveness check: nothing that runs for ever has ended."""
-    names = [task.get_name() for task in tasks if task.done()]
-    return f"ended: {', '.join(names)}; the log says why" if names else None
-
-
-async def finish(tasks: list[asyncio.Task[None]]) -> None:
-    """Let the controller leave its place, then end what follows topics for ever."""
-    *following, controlling = tasks
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(FINISH_TIMEOUT_S):
-            await asyncio.wait((controlling,))
-    for task in (*following, controlling):
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def main() -> None:
@@ -156,7 +124,7 @@ def main() -> None:
     try:
         read(settings.strategy)
     except BadStrategy as error:
-        raise SystemExit(f"RATCHET_ROLLOUT_STRATEGY: {error.message}") from None
+        raise SystemExit(f"RATCHET_ROLLOUT_STRATEGY: {error.detail}") from None
     uvloop.run(run(settings))
 
 

@@ -3,34 +3,33 @@
 from __future__ import annotations
 
 import re
-from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import structlog
 from fastapi import FastAPI, Query, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
-from starlette.exceptions import HTTPException
 
 from services.rollout import steps
 from services.rollout.controller import Controller
 from services.rollout.decision_log import DecisionLog, RolloutHistory
-from services.rollout.errors import BadStrategy, NotLeading, RolloutError, Unknown
+from services.rollout.errors import BadStrategy, Unknown
 from services.rollout.strategy import Strategy, parse, read
 from services.rollout.views import decision_view, rollout_view, version_view
 from shared.contracts.events.api_keys import Permission
 from shared.contracts.events.base import Identifier
-from shared.keys import ApiKey, Forbidden, KeyRing, Unauthenticated
-from shared.observability.health import OpsApp, Receive, Scope, Send
+from shared.http.asgi import Scope
+from shared.http.body import GuardedApp
+from shared.http.problems import handle_errors
+from shared.keys import ApiKey, KeyRing
 from shared.registry.versions import Registry
 
 log = structlog.get_logger(__name__)
 
 MAX_BODY_BYTES = 256 * 1024
+BODY_TIMEOUT_S = 10.0
 MAX_PAGE = 1_000
-RETRY_AFTER_S = "2"
 _STRATEGY_NAME = re.compile(r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}$")
 
 
@@ -242,88 +241,14 @@ def create_app(api: RolloutApi) -> FastAPI:
         api.authenticate(request)
         return api.version(version)
 
-    _handle_errors(app)
+    handle_errors(app)
     return app
 
 
-def _handle_errors(app: FastAPI) -> None:
-    @app.exception_handler(RolloutError)
-    async def told(_: Request, error: RolloutError) -> JSONResponse:
-        return _error(error.status, error.code, error.message, error.field)
+def guarded(app: FastAPI, api: RolloutApi) -> GuardedApp:
+    """The application behind authentication, a limit and a deadline for bodies."""
 
-    @app.exception_handler(Unauthenticated)
-    async def unauthenticated(_: Request, error: Unauthenticated) -> JSONResponse:
-        return _error(401, "unauthenticated", str(error))
+    def authorize(scope: Scope) -> None:
+        api.authenticate(Request(scope))
 
-    @app.exception_handler(Forbidden)
-    async def forbidden(_: Request, error: Forbidden) -> JSONResponse:
-        return _error(403, "forbidden", str(error))
-
-    @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        said = error.errors()[0]
-        field = ".".join(str(part) for part in said["loc"] if part not in ("body", "query"))
-        message = f"{field}: {said['msg']}" if field else str(said["msg"])
-        return _error(422, "invalid", message, field or None)
-
-    @app.exception_handler(HTTPException)
-    async def unknown(request: Request, error: HTTPException) -> JSONResponse:
-        message = f"{request.method} {request.url.path}: {error.detail}; /docs lists what there is"
-        return _error(error.status_code, "not_found", message)
-
-    @app.exception_handler(Exception)
-    async def failed(_: Request, error: Exception) -> JSONResponse:
-        log.error("api.failed", error=repr(error))
-        return _error(500, "internal", "the service failed; the log says how. Try again")
-
-
-def _error(status: int, code: str, message: str, field: str | None = None) -> JSONResponse:
-    # Only where nothing was done: a second promote would end a second step.
-    headers = {"retry-after": RETRY_AFTER_S} if code == NotLeading.code else None
-    body = {"error": {"code": code, "message": message, "field": field}}
-    return JSONResponse(body, status_code=status, headers=headers)
-
-
-class WithOps:
-    """The application with /healthz, /readyz and /metrics in front, and a limit on bodies."""
-
-    def __init__(self, app: FastAPI, ops: OpsApp) -> None:
-        self._app = app
-        self._ops = ops
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        if scope["method"] in ("GET", "HEAD") and await self._ops.serve(scope, send):
-            return
-        whole = await _within(MAX_BODY_BYTES, scope, receive)
-        if whole is None:
-            message = f"body: larger than {MAX_BODY_BYTES} bytes; send a smaller one"
-            await _error(413, "too_large", message)(scope, receive, send)
-            return
-        await self._app(scope, whole, send)
-
-
-async def _within(limit: int, scope: Scope, receive: Receive) -> Receive | None:
-    """A `receive` that gives the request's body, read whole; None where that has over `limit` bytes.
-
-    The length that a client announces only spares us the reading: a chunked body has none.
-    """
-    length = dict(scope["headers"]).get(b"content-length", b"")
-    if length.isdigit() and int(length) > limit:
-        return None
-    messages: list[MutableMapping[str, Any]] = []
-    size = 0
-    while not messages or messages[-1].get("more_body", False):
-        messages.append(await receive())
-        size += len(messages[-1].get("body", b""))
-        if size > limit:
-            return None
-    messages.reverse()
-
-    async def again() -> MutableMapping[str, Any]:
-        return messages.pop() if messages else await receive()
-
-    return again
+    return GuardedApp(app, authorize=authorize, limit=MAX_BODY_BYTES, timeout_s=BODY_TIMEOUT_S)

@@ -134,7 +134,7 @@ class DecisionLog:
             try:
                 strategy = parse(decision.strategy)
             except BadStrategy as error:
-                raise Unreadable("schema", error.message) from None
+                raise Unreadable("schema", error.detail) from None
             history = RolloutHistory(RolloutState.model_validate({**raw, "strategy": strategy}))
             self._histories[decision.rollout_id] = history
             self._forget()

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from shared.errors import FieldError, RatchetError
 
 
-class RolloutError(Exception):
-    """Something the caller can be told: what was wrong, and what to do."""
+class RolloutError(RatchetError):
+    """Something the caller is told: what was wrong, and what to do."""
 
-    status: ClassVar[int] = 500
-    code: ClassVar[str] = "internal"
+    title = "Not done"
 
-    def __init__(self, message: str, *, field: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.field = field
+    def __init__(self, detail: str, *, field: str | None = None) -> None:
+        super().__init__(detail, [FieldError(field, detail)] if field else [])
 
 
 class BadStrategy(RolloutError):
@@ -50,6 +47,7 @@ class NotLeading(RolloutError):
 
     status = 503
     code = "not_leading"
+    retry_after_s = 2
 
 
 class Unsure(RolloutError):

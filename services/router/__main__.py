@@ -24,16 +24,20 @@ from services.router.spool import Spool, SpoolShipper
 from services.router.state import RouterState
 from shared.clock import SystemClock
 from shared.garbage import spare_collector
+from shared.http.operations import OperationsApp
+from shared.http.server import serve, stop_on_signals
 from shared.kafka.deadletters import DeadLetters
 from shared.kafka.producer import KafkaLog
 from shared.keys import KeyRing
-from shared.observability.health import Health, OpsApp, serve, stop_on_signals
+from shared.observability.health import Health
 from shared.observability.logging import configure_logging
 from shared.redaction import Redactor
 from shared.registry.view import RoutingView
+from shared.service.background import BackgroundTasks
 
 log = structlog.get_logger(__name__)
 
+FINISH_TIMEOUT_S = 5.0
 GATHER_S = 0.05
 """How long interaction events gather before a batch of them is shipped."""
 
@@ -107,33 +111,32 @@ async def run(settings: RouterSettings, directory: Path) -> None:
             ),
             keys=keys,
             metrics=metrics,
-            ops=OpsApp(health, registry),
+            ops=OperationsApp(health, registry),
             max_body_bytes=settings.max_body_bytes,
             body_timeout_s=settings.body_timeout_s,
             max_running=settings.max_running,
         )
-        background = [
-            asyncio.create_task(work)
-            for work in (sources.run(), shipper.run(), series.run(), state.run())
-        ]
+        background = BackgroundTasks()
+        background.start("sources", sources.run())
+        background.start("shipper", shipper.run())
+        background.start("series", series.run())
+        background.start("state", state.run())
         serving = asyncio.create_task(
             serve(gateway, host=settings.host, port=settings.port, stop=stop)
         )
         log.info("router.started", port=settings.port, engines=settings.engines)
-        await asyncio.wait((serving, *background), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((serving, *background.tasks), return_when=asyncio.FIRST_COMPLETED)
         stop.set()
         await serving
-    for task in background:
-        task.cancel()
-    ended = await asyncio.gather(*background, return_exceptions=True)
+    background.cancel()
+    errors = await background.finish(FINISH_TIMEOUT_S)
     shipped = await shipper.drain(settings.drain_timeout_s)
     await event_log.stop()
     await redis.aclose()
     log.info("router.stopped", shipped=shipped, left_bytes=spool.bytes)
     spool.close()
-    for result in ended:
-        if isinstance(result, Exception):
-            raise result
+    if errors:
+        raise errors[0]
 
 
 def main() -> None:

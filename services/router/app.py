@@ -13,14 +13,14 @@ import structlog
 from services.router.assignment import key_of
 from services.router.call import Call
 from services.router.errors import (
+    InsufficientScope,
+    InvalidApiKey,
     InvalidRequest,
-    NotAllowed,
     NotReady,
     Overloaded,
+    RequestTooLarge,
     RouterError,
     SlowBody,
-    TooLarge,
-    Unauthorized,
     UnknownModel,
     UnknownPath,
     WrongMethod,
@@ -33,8 +33,9 @@ from services.router.traces import TraceIds
 from services.router.watchdog import Watchdog
 from shared.contracts.events.api_keys import Permission
 from shared.contracts.events.interactions import Outcome, Purpose
+from shared.http.asgi import Receive, Scope, Send
+from shared.http.operations import OperationsApp
 from shared.keys import ApiKey, Forbidden, KeyRing, Unauthenticated
-from shared.observability.health import OpsApp, Receive, Scope, Send
 
 log = structlog.get_logger(__name__)
 
@@ -62,7 +63,7 @@ class Gateway:
         proxy: Proxy,
         keys: KeyRing,
         metrics: RouterMetrics,
-        ops: OpsApp,
+        ops: OperationsApp,
         max_body_bytes: int,
         body_timeout_s: float,
         max_running: int,
@@ -151,15 +152,15 @@ class Gateway:
         except Unauthenticated as error:
             if not self._state.knows_keys:
                 raise NotReady("the router has not read the API keys yet; try again") from None
-            raise Unauthorized(str(error)) from None
+            raise InvalidApiKey(str(error)) from None
         except Forbidden as error:
-            raise NotAllowed(str(error)) from None
+            raise InsufficientScope(str(error)) from None
 
     async def _body(self, receive: Receive, watchdog: Watchdog) -> bytes:
         """The whole body.
 
         Raises:
-            TooLarge: over the limit. SlowBody: not there in time. ClientLeft: never complete.
+            RequestTooLarge: over the limit. SlowBody: not there in time. ClientLeft: never complete.
 
         """
         try:
@@ -187,7 +188,9 @@ class Gateway:
             if size <= self._max_body:
                 parts.append(part)
         if size > self._max_body:
-            raise TooLarge(f"the body is larger than {self._max_body} bytes; send a shorter one")
+            raise RequestTooLarge(
+                f"the body is larger than {self._max_body} bytes; send a shorter one"
+            )
         return b"".join(parts)
 
     def _choose(self, request: ChatRequest, key: ApiKey) -> RouteChoice:
@@ -205,7 +208,7 @@ class Gateway:
         if choice is None:
             raise self._unknown(request.model)
         if not key.explicit_versions:
-            raise NotAllowed(
+            raise InsufficientScope(
                 f"the key may not name versions; ask for the model {choice.model!r}", param="model"
             )
         request.purpose = request.purpose or Purpose.explicit.value
@@ -246,9 +249,9 @@ async def send_error(send: Send, error: RouterError) -> None:
     extra: list[tuple[bytes, bytes]] = []
     if error.retry_after_s:
         extra.append((b"retry-after", str(error.retry_after_s).encode()))
-    if isinstance(error, (TooLarge, SlowBody)):
+    if isinstance(error, (RequestTooLarge, SlowBody)):
         extra.append((b"connection", b"close"))
-    if isinstance(error, Unauthorized):
+    if isinstance(error, InvalidApiKey):
         extra.append((b"www-authenticate", b"Bearer"))
     await send_json(send, error.status, error.body(), extra)
 

@@ -7,7 +7,7 @@ from time import perf_counter
 from typing import Any
 
 from services.router.watchdog import Watchdog
-from shared.observability.health import Send
+from shared.http.asgi import Send
 
 GRACE_S = 1.0
 """What one more message may take, however late it is."""

@@ -7,25 +7,23 @@ from typing import Any, ClassVar
 import orjson
 
 from shared.contracts.events.interactions import Outcome
+from shared.errors import RatchetError
 
 
-class RouterError(Exception):
+class RouterError(RatchetError):
     """A refusal or failure that the client is told about."""
 
-    status: ClassVar[int] = 500
     kind: ClassVar[str] = "server_error"
-    code: ClassVar[str] = "internal_error"
+    code = "internal_error"
     outcome: ClassVar[Outcome] = Outcome.server_error
-    retry_after_s: ClassVar[int] = 0
 
     def __init__(self, message: str, *, param: str | None = None) -> None:
         super().__init__(message)
-        self.message = message
         self.param = param
 
     def body(self) -> bytes:
         """The error as JSON."""
-        return error_body(self.message, kind=self.kind, code=self.code, param=self.param)
+        return error_body(self.detail, kind=self.kind, code=self.code, param=self.param)
 
 
 class InvalidRequest(RouterError):
@@ -37,7 +35,7 @@ class InvalidRequest(RouterError):
     outcome = Outcome.client_error
 
 
-class Unauthorized(InvalidRequest):
+class InvalidApiKey(InvalidRequest):
     """No key, or one that is not known."""
 
     status = 401
@@ -45,7 +43,7 @@ class Unauthorized(InvalidRequest):
     code = "invalid_api_key"
 
 
-class NotAllowed(InvalidRequest):
+class InsufficientScope(InvalidRequest):
     """The key may not do this."""
 
     status = 403
@@ -81,7 +79,7 @@ class SlowBody(InvalidRequest):
     code = "request_timeout"
 
 
-class TooLarge(InvalidRequest):
+class RequestTooLarge(InvalidRequest):
     """The body is over the limit."""
 
     status = 413

@@ -24,7 +24,7 @@ from services.router.metrics import RouterMetrics
 from services.router.response import StreamReader, Unreadable, read_error, read_response
 from services.router.watchdog import Watchdog
 from shared.contracts.events.interactions import Outcome
-from shared.observability.health import Receive, Send
+from shared.http.asgi import Receive, Send
 
 log = structlog.get_logger(__name__)
 
@@ -385,7 +385,7 @@ def _failure(call: Call) -> WholeResponse:
         Outcome.timeout: f"the engine of {tried} did not answer in time",
     }
     body = error_body(messages[last.outcome], kind=error.kind, code=error.code)
-    return WholeResponse(error.status, body, error.retry_after_s)
+    return WholeResponse(error.status, body, error.retry_after_s or 0)
 
 
 async def _to_end(response: aiohttp.ClientResponse) -> None:

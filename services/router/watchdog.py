@@ -7,7 +7,7 @@ import math
 from types import TracebackType
 from typing import Self
 
-from shared.observability.health import Receive
+from shared.http.asgi import Receive
 
 GRACE_S = 0.05
 """Most answers are there earlier; those never pay for a task that watches the client."""

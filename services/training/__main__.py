@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-from collections.abc import Callable
 
 import uvloop
 from prometheus_client import CollectorRegistry
@@ -17,12 +15,16 @@ from services.training.scheduler import Scheduler
 from services.training.settings import TrainingSettings
 from services.training.worker import TrainingWorker
 from shared.clock import SystemClock
+from shared.http.operations import OperationsApp
+from shared.http.server import serve, stop_on_signals
 from shared.kafka.deadletters import DeadLetters
 from shared.kafka.producer import KafkaLog
-from shared.observability.health import Health, OpsApp, serve, stop_on_signals
+from shared.observability.health import Health
 from shared.observability.logging import configure_logging
 from shared.redaction.redactor import Redactor
 from shared.registry.follow import RegistryFollower
+from shared.service.background import BackgroundTasks
+from shared.service.readiness import freshness
 
 SOURCE = "/ratchet/training"
 STALE_AFTER_S = 30.0
@@ -73,41 +75,21 @@ async def run(settings: TrainingSettings) -> None:
     health = Health()
     health.progress("jobs", runner.idle_s, STUCK_AFTER_S)
     for name, age_s in (("jobs", worker.age_s), ("versions", versions.age_s)):
-        health.ready(f"{name}_topic", freshness(age_s))
-    tasks = [
-        asyncio.create_task(versions.run(), name="versions"),
-        asyncio.create_task(worker.follow(), name="jobs"),
-        asyncio.create_task(scheduler.count(), name="pairs"),
-        asyncio.create_task(worker.work(), name="work"),
-    ]
-    health.alive("tasks", lambda: ended(tasks))
+        health.ready(f"{name}_topic", freshness(age_s, STALE_AFTER_S))
+    background = BackgroundTasks()
+    background.start("versions", versions.run())
+    background.start("jobs", worker.follow())
+    background.start("pairs", scheduler.count())
+    background.start("work", worker.work())
+    health.alive("tasks", background.ended)
     try:
-        await serve(OpsApp(health, registry), host=settings.host, port=settings.port, stop=stop)
-    finally:
-        for task in tasks:
-            task.cancel()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(FINISH_TIMEOUT_S):
-                await asyncio.gather(*tasks, return_exceptions=True)
-        await log.stop()
-
-
-def freshness(age_s: Callable[[], float]) -> Callable[[], str | None]:
-    """A readiness check: the topic was read to its end a moment ago."""
-
-    def check() -> str | None:
-        age = age_s()
-        return (
-            None if age <= STALE_AFTER_S else f"not read to the end for {age:.0f} s; is Kafka up?"
+        await serve(
+            OperationsApp(health, registry), host=settings.host, port=settings.port, stop=stop
         )
-
-    return check
-
-
-def ended(tasks: list[asyncio.Task[None]]) -> str | None:
-    """A liveness check: nothing that runs for ever has ended."""
-    names = [task.get_name() for task in tasks if task.done()]
-    return f"ended: {', '.join(names)}; the log says why" if names else None
+    finally:
+        background.cancel()
+        await background.finish(FINISH_TIMEOUT_S)
+        await log.stop()
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ import orjson
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
-from services.feedback.api import FeedbackApi, Limits, WithOps, create_app
+from services.feedback.api import FeedbackApi, Limits, create_app
 from services.feedback.circuit_breaker import CircuitBreaker
 from services.feedback.comparisons import Comparisons
 from services.feedback.metrics import Metrics
@@ -25,10 +25,11 @@ from shared.clock import Clock
 from shared.contracts.events.feedback import FeedbackSubmitted, FeedbackWithdrawn
 from shared.contracts.events.votes import VoteCast
 from shared.contracts.topics import FEEDBACK
+from shared.http.operations import OperationsApp
 from shared.kafka.envelope import decode, models_by_type
 from shared.kafka.log import EventLog, Record, read_to_end
 from shared.keys import KeyRing
-from shared.observability.health import Health, OpsApp
+from shared.observability.health import Health
 from shared.redaction.redactor import Redactor
 from shared.registry.routing import RoutingTable
 from shared.registry.versions import Registry
@@ -203,7 +204,7 @@ async def feedback_service(
             redact=redact,
             limits=Limits(body_bytes=100_000, batch_bytes=1_000_000, body_timeout_s=0.5),
         )
-        app: Any = WithOps(create_app(api, metrics), OpsApp(Health(), collected))
+        app: Any = OperationsApp(Health(), collected, create_app(api, metrics))
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://feedback") as client:
             yield FeedbackHarness(

@@ -62,7 +62,7 @@ ANSWERS: dict[tuple[str, str], tuple[int, Any]] = {
     ("GET", "/v1/versions/assistant-v1.1"): (200, VERSION),
     ("GET", "/v1/versions/nope"): (
         404,
-        {"error": {"code": "unknown", "message": "no version nope", "field": None}},
+        {"code": "unknown", "detail": "no version nope"},
     ),
     ("GET", "/v1/adapters"): (
         200,
@@ -277,7 +277,7 @@ def test_the_services_own_words_are_passed_on(straw: Straw, run: Run) -> None:
     assert "value: 1 to 5" in ran.err
 
 
-FOLLOWER = (503, {"error": {"code": "not_leading", "message": "the leader is b", "field": None}})
+FOLLOWER = (503, {"code": "not_leading", "detail": "the leader is b"})
 
 
 def test_a_command_looks_for_the_replica_that_leads(
@@ -308,14 +308,14 @@ def test_it_looks_for_a_bounded_time(
     [
         (
             503,
-            {"error": {"code": "log_unavailable", "message": "not known whether", "field": None}},
+            {"code": "log_unavailable", "detail": "not known whether"},
         ),
         (
             503,
-            {"error": {"code": "outcome_unknown", "message": "not known whether", "field": None}},
+            {"code": "outcome_unknown", "detail": "not known whether"},
         ),
         (503, {"error": "not_leading: not known whether"}),
-        (409, {"error": {"code": "not_leading", "message": "not known whether", "field": None}}),
+        (409, {"code": "not_leading", "detail": "not known whether"}),
     ],
 )
 def test_what_may_have_been_done_is_not_asked_again(

@@ -12,6 +12,7 @@ from services.inference import api
 from services.inference.acceptances import Acceptance
 from services.inference.launcher import EngineState
 from shared.clock import SystemClock
+from shared.http.body import GuardedApp
 from shared.keys import KeyRing
 
 PATH = "/v1/adapters/v1/accept"
@@ -40,6 +41,15 @@ class StubEngine:
         """Nothing to start again."""
 
 
+def guarded_app(agent: Any, keys: KeyRing | None = None) -> GuardedApp:
+    keys = keys or KeyRing(required=False)
+    return api.guarded(api.create_app(agent, StubEngine(), keys), keys)
+
+
+def client(app: GuardedApp) -> httpx.AsyncClient:
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://agent")
+
+
 @pytest.fixture
 def agent() -> StubAgent:
     return StubAgent()
@@ -47,10 +57,8 @@ def agent() -> StubAgent:
 
 @pytest.fixture
 async def http(agent: StubAgent) -> AsyncIterator[httpx.AsyncClient]:
-    app = api.create_app(agent, StubEngine(), KeyRing(required=False))
-    transport = httpx.ASGITransport(app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://agent") as client:
-        yield client
+    async with client(guarded_app(agent)) as http:
+        yield http
 
 
 def word(size: int) -> bytes:
@@ -73,12 +81,9 @@ async def test_largest_body_is_taken_and_a_byte_more_is_not(
     for content in (word(api.MAX_BODY_BYTES + 1), chunked(word(api.MAX_BODY_BYTES + 1))):
         answer = await http.post(PATH, content=content, headers=headers)
         assert answer.status_code == 413
-        assert answer.json() == {
-            "error": {
-                "code": "too_large",
-                "message": "the body is larger than 65536 bytes; send a shorter one",
-            }
-        }
+        error = answer.json()
+        assert (error["code"], error["status"]) == ("too_large", 413)
+        assert error["detail"] == "the body is larger than 65536 bytes; send a shorter one"
         assert answer.headers["connection"] == "close"
     assert agent.reasons == ["a twin"] * 2
 
@@ -104,19 +109,35 @@ async def test_endless_body_is_not_read_to_its_end(http: httpx.AsyncClient) -> N
 
 
 async def test_body_that_does_not_arrive_is_given_up(
-    http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+    agent: StubAgent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def stalled() -> AsyncIterator[bytes]:
         yield b"{"
         await asyncio.Event().wait()
 
     monkeypatch.setattr(api, "BODY_TIMEOUT_S", 0.05)
-    answer = await http.post(PATH, content=stalled())
-    assert (answer.status_code, answer.json()["error"]["code"]) == (408, "too_slow")
+    async with client(guarded_app(agent)) as http:
+        answer = await http.post(PATH, content=stalled())
+    assert (answer.status_code, answer.json()["code"]) == (408, "too_slow")
+
+
+async def test_without_a_key_no_body_is_read(agent: StubAgent) -> None:
+    read = 0
+
+    async def body() -> AsyncIterator[bytes]:
+        nonlocal read
+        read += 1
+        yield b"{}"
+
+    async with client(guarded_app(agent, KeyRing(required=True))) as http:
+        refused = await http.post(PATH, content=body())
+        assert (refused.status_code, refused.json()["code"]) == (401, "unauthenticated")
+        assert (await http.get("/v1/nothing")).status_code == 404
+    assert read == 0
 
 
 async def test_client_that_leaves_before_its_body_is_complete_gets_no_answer() -> None:
-    app = api.create_app(StubAgent(), StubEngine(), KeyRing(required=False))
+    app = guarded_app(StubAgent())
     messages = [
         {"type": "http.request", "body": b"{", "more_body": True},
         {"type": "http.disconnect"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,16 @@ import httpx
 import pytest
 from prometheus_client import CollectorRegistry
 
-from services.rollout.api import MAX_BODY_BYTES, RolloutApi, WithOps, create_app
+from services.rollout import api as api_module
+from services.rollout.api import MAX_BODY_BYTES, RolloutApi, create_app, guarded
 from shared.contracts.events.api_keys import ApiKeyIssued, Permission
 from shared.contracts.events.base import utc
 from shared.contracts.events.rollouts import LeaderElected
 from shared.contracts.topics import ROLLOUTS, VERSIONS
+from shared.http.operations import OperationsApp
 from shared.kafka.log import LogUnavailable, Position
 from shared.keys import KeyRing, hash_key, new_key
-from shared.observability.health import Health, OpsApp
+from shared.observability.health import Health
 from shared.testing.clock import ManualClock
 from shared.testing.log import MemoryLog
 from tests.support.waiting import eventually
@@ -44,7 +47,7 @@ def client(harness: ControllerHarness, keys: KeyRing) -> httpx.AsyncClient:
     api = RolloutApi(
         harness.controller, harness.decision_log, harness.versions.registry, keys, STRATEGIES
     )
-    app = WithOps(create_app(api), OpsApp(Health(), CollectorRegistry()))
+    app = OperationsApp(Health(), CollectorRegistry(), guarded(create_app(api), api))
     transport = httpx.ASGITransport(app=app)  # type: ignore[arg-type]
     return httpx.AsyncClient(transport=transport, base_url="http://rollout")
 
@@ -59,7 +62,7 @@ async def test_a_rollout_from_start_to_abort(
     harness: ControllerHarness, http: httpx.AsyncClient
 ) -> None:
     none = await http.get("/v1/rollouts/current", params={"model": "m"})
-    assert (none.status_code, none.json()["error"]["code"]) == (404, "not_found")
+    assert (none.status_code, none.json()["code"]) == (404, "not_found")
     body = {"model": "m", "candidate": "v2", "strategy": "default", "actor": "ann", "reason": "why"}
     begun = await http.post("/v1/rollouts", json=body)
     assert begun.status_code == 201
@@ -126,17 +129,18 @@ async def test_errors_have_one_shape(
     http: httpx.AsyncClient, method: str, path: str, body: object, status: int, code: str
 ) -> None:
     answer = await http.request(method, path, json=body)
-    error = answer.json()["error"]
-    assert (answer.status_code, error["code"]) == (status, code)
-    assert set(error) == {"code", "message", "field"}
-    assert error["message"]
+    error = answer.json()
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert (answer.status_code, error["code"], error["status"]) == (status, code, status)
+    assert set(error) - {"errors"} == {"type", "title", "status", "code", "detail"}
+    assert error["detail"]
 
 
 async def test_an_unknown_verb_says_which_there_are(http: httpx.AsyncClient) -> None:
     begun = (await http.post("/v1/rollouts", json={"model": "m", "candidate": "v2"})).json()
     answer = await http.post(f"/v1/rollouts/{begun['rollout_id']}/explode", json={})
     assert answer.status_code == 404
-    assert "promote" in answer.json()["error"]["message"]
+    assert "promote" in answer.json()["detail"]
 
 
 async def test_without_the_lead_nothing_was_done_and_asking_again_is_safe(
@@ -144,7 +148,7 @@ async def test_without_the_lead_nothing_was_done_and_asking_again_is_safe(
 ) -> None:
     await harness.leadership.resign()
     lost = await http.post("/v1/rollouts", json={"model": "m", "candidate": "v2"})
-    assert (lost.status_code, lost.json()["error"]["code"]) == (503, "not_leading")
+    assert (lost.status_code, lost.json()["code"]) == (503, "not_leading")
     assert lost.headers["retry-after"]
     assert harness.decision_log.histories("m") == []
 
@@ -160,11 +164,11 @@ async def test_without_the_logs_word_nobody_claims_that_nothing_was_done(
 
     monkeypatch.setattr(harness.log, "publish", delivered_late)
     away = await http.post("/v1/rollouts", json={"model": "m", "candidate": "v2"})
-    error = away.json()["error"]
+    error = away.json()
     assert (away.status_code, error["code"]) == (503, "log_unavailable")
-    assert "nothing was done" not in error["message"]
-    assert "not known whether" in error["message"]
-    assert "ratchet rollout status" in error["message"]
+    assert "nothing was done" not in error["detail"]
+    assert "not known whether" in error["detail"]
+    assert "ratchet rollout status" in error["detail"]
     # A client that asks again by itself could end two steps with one promote.
     assert "retry-after" not in away.headers
     await harness.caught_up()
@@ -186,9 +190,9 @@ async def test_a_lead_lost_over_a_decision_leaves_its_outcome_unknown(
 
     monkeypatch.setattr(harness.log, "publish", overtaken)
     lost = await http.post("/v1/rollouts", json={"model": "m", "candidate": "v2"})
-    error = lost.json()["error"]
+    error = lost.json()
     assert (lost.status_code, error["code"]) == (503, "outcome_unknown")
-    assert "not known whether" in error["message"]
+    assert "not known whether" in error["detail"]
     assert len(harness.decision_log.histories("m")) == 1
 
 
@@ -209,7 +213,7 @@ async def test_a_supersede_that_loses_the_lead_between_its_decisions_was_not_not
     monkeypatch.setattr(harness.view, "put", put_and_lose)
     body = {"model": "m", "candidate": "v3", "supersede": True}
     lost = await http.post("/v1/rollouts", json=body)
-    assert (lost.status_code, lost.json()["error"]["code"]) == (503, "outcome_unknown")
+    assert (lost.status_code, lost.json()["code"]) == (503, "outcome_unknown")
     assert harness.decision_log.unfinished_of("m") is None
 
 
@@ -230,9 +234,9 @@ async def test_a_body_over_the_limit_is_refused_before_it_is_read(
     if announced:
         headers["content-length"] = str(1_000 * 64 * 1024)
     answer = await http.post("/v1/rollouts", content=chunks(), headers=headers)
-    error = answer.json()["error"]
+    error = answer.json()
     assert (answer.status_code, error["code"]) == (413, "too_large")
-    assert set(error) == {"code", "message", "field"}
+    assert set(error) == {"type", "title", "status", "code", "detail"}
     assert taken <= MAX_BODY_BYTES + 2 * 64 * 1024
 
 
@@ -265,7 +269,7 @@ async def test_outside_the_local_profile_a_key_that_may_operate_is_needed(
     async with client(harness, keys) as http:
         assert (await http.get("/v1/rollouts")).status_code == 401
         refused = await http.get("/v1/rollouts", headers={"authorization": f"Bearer {voter}"})
-        assert (refused.status_code, refused.json()["error"]["code"]) == (403, "forbidden")
+        assert (refused.status_code, refused.json()["code"]) == (403, "forbidden")
         allowed = {"authorization": f"Bearer {operator}"}
         assert (await http.get("/v1/rollouts", headers=allowed)).status_code == 200
         body = {"model": "m", "candidate": "v2"}
@@ -273,3 +277,30 @@ async def test_outside_the_local_profile_a_key_that_may_operate_is_needed(
         assert begun.json()["actor"] == "ops"
         assert (await http.get("/healthz")).status_code == 200
         assert begun.json()["started_at"] <= utc(harness.clock.now())[:-1] + "+00:00"
+
+
+async def test_a_body_that_does_not_arrive_is_given_up(
+    harness: ControllerHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def stalled() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(api_module, "BODY_TIMEOUT_S", 0.05)
+    async with client(harness, KeyRing(required=False)) as http:
+        answer = await http.post("/v1/rollouts", content=stalled())
+    assert (answer.status_code, answer.json()["code"]) == (408, "too_slow")
+
+
+async def test_without_a_key_no_body_is_read(harness: ControllerHarness) -> None:
+    read = 0
+
+    async def body() -> AsyncIterator[bytes]:
+        nonlocal read
+        read += 1
+        yield b"{}"
+
+    async with client(harness, KeyRing(required=True)) as http:
+        refused = await http.post("/v1/rollouts", content=body())
+    assert (refused.status_code, refused.json()["code"]) == (401, "unauthenticated")
+    assert read == 0

@@ -112,9 +112,9 @@ def test_an_empty_analysis_is_the_default_one() -> None:
 def test_what_is_wrong_names_field_and_rule(changes: dict[str, Any], field: str, rule: str) -> None:
     with pytest.raises(BadStrategy) as caught:
         parse(good(**changes))
-    assert caught.value.field == field
-    assert rule in caught.value.message
-    assert caught.value.message.startswith(field)
+    assert [named.field for named in caught.value.fields] == [field]
+    assert rule in caught.value.detail
+    assert caught.value.detail.startswith(field)
 
 
 def test_a_file_that_is_no_strategy_says_so(tmp_path: Path) -> None:

@@ -27,8 +27,10 @@ from services.router.state import KEYS, REDIS, REGISTRY, ROLLOUTS, RouterState
 from shared.clock import SystemClock
 from shared.contracts.events.interactions import InteractionRecorded
 from shared.contracts.events.rollouts import Phase
+from shared.http.operations import OperationsApp
+from shared.http.server import serve
 from shared.keys import KeyRing
-from shared.observability.health import Health, OpsApp, serve
+from shared.observability.health import Health
 from shared.redaction import Redactor
 from shared.registry.routing import RoutingState
 
@@ -85,7 +87,7 @@ class GatewayHarness:
             proxy=Proxy(pool, self.interactions, self.metrics, deadlines),
             keys=self.keys,
             metrics=self.metrics,
-            ops=OpsApp(Health(), registry),
+            ops=OperationsApp(Health(), registry),
             max_body_bytes=max_body_bytes,
             body_timeout_s=body_timeout_s,
             max_running=max_running,

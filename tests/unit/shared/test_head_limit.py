@@ -9,9 +9,10 @@ from contextlib import asynccontextmanager
 import pytest
 
 from deploy.local.ports import free_ports
-from shared.observability import head_limit
-from shared.observability.head_limit import MAX_HEAD_BYTES
-from shared.observability.health import Receive, Scope, Send, respond, serve
+from shared.http import head_limit
+from shared.http.asgi import Receive, Scope, Send, respond
+from shared.http.head_limit import MAX_HEAD_BYTES
+from shared.http.server import serve
 from tests.support.waiting import eventually
 
 REQUEST = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n"

@@ -2,7 +2,8 @@ import httpx
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 
-from shared.observability.health import Health, OpsApp
+from shared.http.operations import OperationsApp
+from shared.observability.health import Health
 from shared.observability.tracing import (
     parse_traceparent,
     rebuilt_traceparent,
@@ -11,7 +12,7 @@ from shared.observability.tracing import (
 
 
 def client(health: Health, metrics: CollectorRegistry) -> httpx.AsyncClient:
-    transport = httpx.ASGITransport(app=OpsApp(health, metrics))  # pyright: ignore[reportArgumentType]
+    transport = httpx.ASGITransport(app=OperationsApp(health, metrics))  # pyright: ignore[reportArgumentType]
     return httpx.AsyncClient(transport=transport, base_url="http://ops")
 
 

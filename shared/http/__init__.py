@@ -1,0 +1,1 @@
+"""HTTP that every service shares: ASGI types, request bodies, problems, operations, the server."""

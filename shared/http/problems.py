@@ -1,0 +1,84 @@
+"""Errors as HTTP: one problem shape (RFC 9457) for every service but the router.
+
+The router answers in the shape of the OpenAI API, as its clients read no other.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import structlog
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from shared.errors import FieldError, RatchetError
+
+log = structlog.get_logger(__name__)
+
+PROBLEM_TYPE = "application/problem+json"
+UNAUTHENTICATED = 401
+
+
+class InvalidRequest(RatchetError):
+    """A field of the request breaks a rule."""
+
+    status = 422
+    code = "invalid"
+    title = "Invalid request"
+
+
+def json_response(
+    status: int, body: Any, *, content_type: str = "application/json", headers: Any = None
+) -> Response:
+    """A JSON response."""
+    return Response(orjson.dumps(body), status, headers=headers, media_type=content_type)
+
+
+def problem(error: RatchetError, *, close: bool = False) -> Response:
+    """The response that tells of an error; `close` ends the connection after it."""
+    headers: dict[str, str] = {}
+    if error.retry_after_s is not None:
+        headers["retry-after"] = str(error.retry_after_s)
+    if error.status == UNAUTHENTICATED:
+        headers["www-authenticate"] = "Bearer"
+    if close:
+        headers["connection"] = "close"
+    return json_response(error.status, error.problem(), content_type=PROBLEM_TYPE, headers=headers)
+
+
+def handle_errors(app: FastAPI) -> None:
+    """Make every error of an application a problem: its own, a bad request, an unknown path."""
+
+    @app.exception_handler(RatchetError)
+    async def told(_: Request, error: RatchetError) -> Response:
+        return problem(error)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> Response:
+        fields: list[FieldError] = []
+        for item in error.errors():
+            name = ".".join(str(part) for part in item["loc"] if part not in ("body", "query"))
+            fields.append(FieldError(name or "body", str(item["msg"])))
+        first = fields[0]
+        return problem(InvalidRequest(f"{first.field}: {first.rule}", fields))
+
+    @app.exception_handler(HTTPException)
+    async def unknown(request: Request, error: HTTPException) -> Response:
+        detail = f"{request.method} {request.url.path}: {error.detail}; /docs lists what there is"
+        body = {
+            "type": "about:blank",
+            "title": error.detail,
+            "status": error.status_code,
+            "code": "not_found",
+            "detail": detail,
+        }
+        return json_response(
+            error.status_code, body, content_type=PROBLEM_TYPE, headers=error.headers
+        )
+
+    @app.exception_handler(Exception)
+    async def failed(request: Request, error: Exception) -> Response:
+        log.error("http.failed", path=request.url.path, error=repr(error))
+        return problem(RatchetError("the service failed; its log says how. Try again"))

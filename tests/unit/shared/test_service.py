@@ -1,0 +1,108 @@
+"""Background tasks, freshness and catch-up of a service."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from shared.backoff import Backoff
+from shared.kafka.log import LogUnavailable
+from shared.service import background as background_module
+from shared.service.background import BackgroundTasks
+from shared.service.readiness import catch_up, freshness
+
+
+async def forever() -> None:
+    await asyncio.Event().wait()
+
+
+async def fails() -> None:
+    raise ValueError("broken")
+
+
+async def test_liveness_names_a_task_that_ended() -> None:
+    tasks = BackgroundTasks()
+    tasks.start("follower", forever())
+    tasks.start("worker", fails())
+    await asyncio.wait(tasks.tasks, timeout=0.01)
+    assert tasks.ended() == "ended: worker; the log says why"
+    errors = await tasks.finish(0.01)
+    assert [str(error) for error in errors] == ["broken"]
+    assert all(task.done() for task in tasks.tasks)
+
+
+async def test_finish_waits_for_the_named_task_while_the_others_still_run() -> None:
+    tasks, stop, seen = BackgroundTasks(), asyncio.Event(), []
+
+    async def leader() -> None:
+        await stop.wait()
+        seen.append(tasks.tasks[0].done())
+
+    tasks.start("follower", forever())
+    tasks.start("leader", leader())
+    stop.set()
+    assert await tasks.finish(5, wait_for=("leader",)) == []
+    assert seen == [False]
+    assert tasks.tasks[0].cancelled()
+
+
+async def test_finish_ends_although_a_task_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(background_module, "CANCEL_TIMEOUT_S", 0.05)
+    release = asyncio.Event()
+
+    async def stubborn() -> None:
+        while not release.is_set():
+            try:
+                await release.wait()
+            except asyncio.CancelledError:
+                continue
+
+    tasks = BackgroundTasks()
+    tasks.start("stubborn", stubborn())
+    await asyncio.wait_for(tasks.finish(0.05), timeout=5)
+    assert not tasks.tasks[0].done()
+    release.set()
+    await tasks.tasks[0]
+
+
+def test_a_topic_is_fresh_until_its_limit() -> None:
+    age = 15.0
+    check = freshness(lambda: age)
+    assert check() is None
+    age = 15.1
+    assert "15 s" in (check() or "")
+
+
+class Follower:
+    def __init__(self, failures: int) -> None:
+        self.failures = failures
+        self.calls = 0
+
+    async def caught_up(self, timeout_s: float) -> None:
+        self.calls += 1
+        if self.calls <= self.failures:
+            raise LogUnavailable("away")
+
+
+async def test_catch_up_tries_each_follower_until_it_has_read_its_topic() -> None:
+    followers, signs = [Follower(2), Follower(0)], []
+    done = await catch_up(
+        followers, asyncio.Event(), timeout_s=1, waiting=lambda: signs.append("alive")
+    )
+    assert done
+    assert [one.calls for one in followers] == [3, 1]
+    assert signs == ["alive"] * 2
+
+
+async def test_catch_up_ends_when_the_service_stops() -> None:
+    stop, follower = asyncio.Event(), Follower(10)
+    assert not await catch_up([follower], stop, timeout_s=1, waiting=stop.set)
+    assert follower.calls == 1
+
+
+def test_a_pause_doubles_up_to_its_limit_and_starts_again() -> None:
+    backoff = Backoff(1.0, 5.0)
+    assert [backoff.next_s() for _ in range(4)] == [1.0, 2.0, 4.0, 5.0]
+    backoff.reset()
+    assert backoff.next_s() == 1.0
