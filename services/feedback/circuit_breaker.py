@@ -9,6 +9,8 @@ import math
 from dataclasses import dataclass
 from enum import StrEnum
 
+from shared.backoff import Backoff
+
 
 class State(StrEnum):
     """State of the breaker; `probing` (half-open) lets one group through to test the log."""
@@ -43,9 +45,7 @@ class CircuitBreaker:
 
     def __init__(self, *, max_waiting: int, open_s: float = 0.5, open_max_s: float = 4.0) -> None:
         self._max_waiting = max_waiting
-        self._first_s = open_s
-        self._max_s = open_max_s
-        self._pause_s = open_s
+        self._pauses = Backoff(open_s, open_max_s)
         self._open_until: float | None = None
         self._probing = False
         self._waiting = 0
@@ -80,16 +80,13 @@ class CircuitBreaker:
         """The log acknowledged the group."""
         self._leave(admission)
         self._open_until = None
-        self._pause_s = self._first_s
+        self._pauses.reset()
 
     def failed(self, admission: Admission, now: float) -> None:
         """The log did not acknowledge the group in time."""
         self._leave(admission)
-        if admission.probe:
-            self._pause_s = min(self._pause_s * 2, self._max_s)
-            self._open_until = now + self._pause_s
-        elif self._open_until is None:
-            self._open_until = now + self._pause_s
+        if admission.probe or self._open_until is None:
+            self._open_until = now + self._pauses.next_s()
 
     def gave_up(self, admission: Admission) -> None:
         """The caller was cancelled; the breaker learns nothing about the log."""

@@ -30,8 +30,9 @@ from services.inference.reconcile import (
     next_action,
     wanted_versions,
 )
-from services.inference.slots import AdapterSlots, backoff_s
+from services.inference.slots import RETRY_FIRST_S, RETRY_MAX_S, AdapterSlots
 from services.inference.verification import AdapterVerifier
+from shared.backoff import Backoff
 from shared.clock import Clock
 from shared.contracts.events.base import Identifier
 from shared.contracts.events.versions import Lifecycle, VersionRecord
@@ -193,21 +194,20 @@ class Agent:
 
         What nobody foresaw is tried again after `RETRY_FIRST_S`, then twice as late each time.
         """
-        failures = 0
+        backoff = Backoff(RETRY_FIRST_S, RETRY_MAX_S)
         while not stop.is_set():
             self._wake.clear()
             rest_s = POLL_S
             try:
                 while not stop.is_set() and await self.step():
                     self._beat = self._clock.monotonic()
-                failures = 0
+                backoff.reset()
             except EngineUnavailable as error:
                 log.warning(Unavailable.engine, during="reconcile", error=str(error))
             except EngineRefused as error:
                 log.warning("agent.engine_refused", error=str(error))
             except Exception:
-                rest_s = backoff_s(failures)
-                failures += 1
+                rest_s = backoff.next_s()
                 log.exception("agent.round_failed", retry_in_s=rest_s)
             self._beat = self._clock.monotonic()
             with contextlib.suppress(TimeoutError):

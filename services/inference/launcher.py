@@ -19,6 +19,7 @@ from services.inference import guard
 from services.inference.errors import PortTaken
 from services.inference.metrics import Metrics
 from services.inference.settings import InferenceSettings
+from shared.backoff import Backoff
 from shared.clock import Clock
 
 log = structlog.get_logger(__name__)
@@ -108,11 +109,11 @@ def engine_environment(
     return wanted | dict(environment)
 
 
-def next_backoff(last_s: float, lived_s: float, policy: LaunchTimings) -> float:
-    """Seconds to wait before the next start, from the last wait and how long the engine lived."""
-    if last_s == 0.0 or lived_s >= STEADY_S:
-        return policy.backoff_first_s
-    return min(last_s * 2, policy.backoff_max_s)
+def restart_pause_s(backoff: Backoff, lived_s: float) -> float:
+    """Seconds to wait before the next start of an engine that lived for `lived_s` seconds."""
+    if lived_s >= STEADY_S:
+        backoff.reset()
+    return backoff.next_s()
 
 
 def next_generation(path: Path) -> int:
@@ -173,7 +174,7 @@ class Launcher:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Keep an engine running until `stop` is set; then end it."""
-        backoff_s = 0.0
+        backoff = Backoff(self._policy.backoff_first_s, self._policy.backoff_max_s)
         while not stop.is_set():
             began = self._clock.monotonic()
             try:
@@ -185,7 +186,7 @@ class Launcher:
             if stop.is_set():
                 break
             lived_s = self._clock.monotonic() - began
-            backoff_s = next_backoff(backoff_s, lived_s, self._policy)
+            backoff_s = restart_pause_s(backoff, lived_s)
             self._metrics.engine_ends.labels(cause).inc()
             log.warning(
                 "engine.ended",

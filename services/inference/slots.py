@@ -13,6 +13,7 @@ import structlog
 from services.inference.fingerprints import FingerprintCheck
 from services.inference.metrics import Metrics
 from services.inference.reconcile import NEVER, AdapterState, Slot
+from shared.backoff import pause_s
 from shared.clock import Clock
 
 log = structlog.get_logger(__name__)
@@ -125,7 +126,7 @@ class AdapterSlots(Mapping[str, Slot]):
 
     def retry(self, slot: Slot, state: AdapterState, fault: str, reason: str) -> None:
         """Try again later; twice as late each time, up to a limit."""
-        wait_s = backoff_s(slot.attempts)
+        wait_s = pause_s(slot.attempts, RETRY_FIRST_S, RETRY_MAX_S)
         if state is AdapterState.refused:
             self._metrics.refusals.labels(fault).inc()
         self._put(
@@ -145,8 +146,3 @@ class AdapterSlots(Mapping[str, Slot]):
 
     def _put(self, slot: Slot) -> None:
         self._slots[slot.version] = slot
-
-
-def backoff_s(failures: int) -> float:
-    """Seconds to the next try after so many earlier failures: twice as long each time, bounded."""
-    return min(RETRY_FIRST_S * 2 ** min(failures, 10), RETRY_MAX_S)

@@ -29,6 +29,7 @@ from typing import NamedTuple
 import orjson
 import structlog
 
+from shared.backoff import Backoff
 from shared.kafka.deadletters import DeadLetters
 from shared.kafka.log import EventLog, LogUnavailable, NewRecord, Record, RecordRefused
 from shared.observability.events import Unavailable
@@ -282,7 +283,7 @@ class SpoolShipper:
         self._spool = spool
         self._log = event_log
         self._dead_letters = dead_letters
-        self._backoff_s = BACKOFF_FIRST_S
+        self._backoff = Backoff(BACKOFF_FIRST_S, BACKOFF_MAX_S)
         self.refused = 0
         """Records that the brokers refused for good."""
 
@@ -293,8 +294,7 @@ class SpoolShipper:
             if self._gather_s:
                 await asyncio.sleep(self._gather_s)
             if not await self.ship():
-                await asyncio.sleep(self._backoff_s)
-                self._backoff_s = min(self._backoff_s * 2, BACKOFF_MAX_S)
+                await asyncio.sleep(self._backoff.next_s())
 
     async def drain(self, timeout_s: float) -> bool:
         """Ship all that waits, for at most `timeout_s` seconds; tells whether all went."""
@@ -321,7 +321,7 @@ class SpoolShipper:
             log.warning("spool.read_failed", waiting_bytes=self._spool.bytes, error=str(error))
             return False
         self._spool.trim(place)
-        self._backoff_s = BACKOFF_FIRST_S
+        self._backoff.reset()
         return True
 
     async def _send(self, records: list[NewRecord]) -> None:

@@ -23,6 +23,7 @@ from services.training.resolve import ResolvedJob, resolve
 from services.training.settings import TrainingSettings
 from services.training.snapshot import Dataset, take_snapshot
 from services.training.workspace import ResumeState, Workspace
+from shared.backoff import Backoff
 from shared.clock import Clock
 from shared.contracts.events.training import RunPhase, TrainingMethod, TrainingRequested
 from shared.kafka.log import EventLog, LogUnavailable
@@ -83,11 +84,12 @@ class Runner:
     async def run(self, job: TrainingRequested) -> JobOutcome:
         """Do a job to its end and put its final word on the log.
 
-        Kafka being away is waited for, as nothing can end without it; storage for a bounded
-        number of tries. Any other trouble ends the job as failed, with the reason.
+        While Kafka is unavailable it waits without limit, as no job can end without it; for
+        storage it tries a bounded number of times. Any other error ends the job as failed, with
+        the reason.
         """
         reporter = ProgressReporter(self._log, self._clock, self._metrics, job)
-        backoff_s, store_tries = BACKOFF_FIRST_S, 0
+        backoff, store_tries = Backoff(BACKOFF_FIRST_S, BACKOFF_MAX_S), 0
         while True:
             self.alive()
             try:
@@ -114,22 +116,20 @@ class Runner:
             else:
                 self._ended(job, outcome)
                 return outcome
-            await self._clock.sleep(backoff_s)
-            backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
+            await self._clock.sleep(backoff.next_s())
 
     async def _fail(
         self, job: TrainingRequested, reporter: ProgressReporter, message: str
     ) -> JobOutcome:
         outcome = failed(message)
-        backoff_s = BACKOFF_FIRST_S
+        backoff = Backoff(BACKOFF_FIRST_S, BACKOFF_MAX_S)
         while True:
             self.alive()
             try:
                 await self._finish(reporter, outcome)
             except LogUnavailable as error:
                 log.warning(Unavailable.kafka, during="job", job_id=job.job_id, error=str(error))
-                await self._clock.sleep(backoff_s)
-                backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
+                await self._clock.sleep(backoff.next_s())
             else:
                 self._ended(job, outcome)
                 return outcome

@@ -14,6 +14,7 @@ import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 
+from shared.backoff import Backoff
 from shared.clock import Clock, SystemClock
 from shared.contracts.events.base import Event
 from shared.contracts.events.dead_letters import DeadLetterReason
@@ -108,7 +109,7 @@ class ConsumerLoop:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Consume until `stop` is set; brokers that are away are tried again."""
-        backoff_s = BACKOFF_FIRST_S
+        backoff = Backoff(BACKOFF_FIRST_S, BACKOFF_MAX_S)
         while not stop.is_set():
             consumer = AIOKafkaConsumer(
                 bootstrap_servers=self._bootstrap,
@@ -126,7 +127,7 @@ class ConsumerLoop:
             try:
                 async with asyncio.timeout(CONNECT_TIMEOUT_S):
                     await consumer.start()
-                backoff_s = BACKOFF_FIRST_S
+                backoff.reset()
                 await self._consume(consumer, stop)
             except (TimeoutError, KafkaError) as error:
                 log.warning(
@@ -137,9 +138,8 @@ class ConsumerLoop:
                 )
                 self._beat = self._clock.monotonic()
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(backoff_s):
+                    async with asyncio.timeout(backoff.next_s()):
                         await stop.wait()
-                backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
             finally:
                 with contextlib.suppress(TimeoutError, KafkaError):
                     async with asyncio.timeout(CONNECT_TIMEOUT_S):
@@ -209,7 +209,7 @@ class ConsumerLoop:
 
     async def _handle(self, record: Record, stop: asyncio.Event) -> bool:
         """Handle one record or give it up, however long it takes; False where `stop` came first."""
-        backoff_s = BACKOFF_FIRST_S
+        backoff = Backoff(BACKOFF_FIRST_S, BACKOFF_MAX_S)
         failures = 0
         fault = ""
         while True:
@@ -236,11 +236,10 @@ class ConsumerLoop:
                     exc_info=not unavailable,
                 )
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(backoff_s):
+                    async with asyncio.timeout(backoff.next_s()):
                         await stop.wait()
                 if stop.is_set():
                     return False
-                backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
             else:
                 self._beat = self._clock.monotonic()
                 return True

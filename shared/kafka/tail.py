@@ -15,6 +15,7 @@ import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 
+from shared.backoff import Backoff
 from shared.kafka.envelope import headers_of
 from shared.kafka.log import LogUnavailable, Record
 from shared.observability.events import Unavailable
@@ -28,7 +29,7 @@ BACKOFF_MAX_S = 5.0
 
 
 class KafkaTail:
-    """A Tail on real brokers: connects when iterated, tries again while brokers are away."""
+    """A Tail on real brokers: connects when iterated, tries again while brokers are unavailable."""
 
     def __init__(
         self,
@@ -88,7 +89,7 @@ class KafkaTail:
             await self._look_for_end(consumer)
 
     async def _connect(self) -> AIOKafkaConsumer | None:
-        backoff_s = BACKOFF_FIRST_S
+        backoff = Backoff(BACKOFF_FIRST_S, BACKOFF_MAX_S)
         while not self._closed.is_set():
             consumer = AIOKafkaConsumer(
                 *self._topics,
@@ -112,8 +113,7 @@ class KafkaTail:
                     error=str(error) or "timed out",
                 )
                 await _stop(consumer)
-                await self._pause(backoff_s)
-                backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
+                await self._pause(backoff.next_s())
                 continue
             except BaseException:
                 await _stop(consumer)

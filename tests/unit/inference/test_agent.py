@@ -11,7 +11,7 @@ import httpx
 import pytest
 from prometheus_client import CollectorRegistry
 
-from services.inference import adapter_cache, slots
+from services.inference import adapter_cache, agent
 from services.inference.acceptances import Acceptances
 from services.inference.adapter_cache import SPARE_FOLDERS, AdapterCache
 from services.inference.agent import Agent
@@ -20,8 +20,9 @@ from services.inference.engine import EngineClient
 from services.inference.launcher import EngineState
 from services.inference.metrics import Metrics
 from services.inference.reconcile import AdapterLimits, AdapterState, Slot
-from services.inference.slots import backoff_s
+from services.inference.slots import RETRY_FIRST_S, RETRY_MAX_S
 from services.inference.verification import AdapterVerifier
+from shared.backoff import pause_s
 from shared.contracts.events.versions import (
     DatasetRef,
     Fingerprint,
@@ -350,7 +351,7 @@ async def test_what_nobody_foresaw_does_not_end_the_agent(
         return await models(client)
 
     monkeypatch.setattr(EngineClient, "models", fails_at_first)
-    monkeypatch.setattr(slots, "RETRY_FIRST_S", 0.01)
+    monkeypatch.setattr(agent, "RETRY_FIRST_S", 0.01)
     harness.register("v1", recorded=-1.0)
     harness.put("v1", Lifecycle.stable)
     stop = asyncio.Event()
@@ -362,8 +363,9 @@ async def test_what_nobody_foresaw_does_not_end_the_agent(
 
 
 def test_each_further_failure_waits_twice_as_long_up_to_a_minute() -> None:
-    assert [backoff_s(failures) for failures in range(7)] == [2, 4, 8, 16, 32, 60, 60]
-    assert backoff_s(10_000) == 60
+    pauses = [pause_s(failures, RETRY_FIRST_S, RETRY_MAX_S) for failures in range(7)]
+    assert pauses == [2, 4, 8, 16, 32, 60, 60]
+    assert pause_s(10_000, RETRY_FIRST_S, RETRY_MAX_S) == 60
 
 
 async def test_engine_that_will_not_load_is_asked_again_later(harness: AgentHarness) -> None:

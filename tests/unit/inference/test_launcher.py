@@ -26,11 +26,12 @@ from services.inference.launcher import (
     LaunchTimings,
     engine_command,
     engine_environment,
-    next_backoff,
     next_generation,
+    restart_pause_s,
 )
 from services.inference.metrics import Metrics
 from services.inference.settings import InferenceSettings
+from shared.backoff import Backoff
 from shared.clock import SystemClock
 from tests.support.waiting import eventually, wait_until
 from tests.unit.inference.fake_engine import FakeEngine
@@ -236,9 +237,9 @@ def test_guard_passes_the_engines_status_on(tmp_path: Path) -> None:
 @given(st.lists(st.floats(0, 1000), max_size=30))
 def test_backoff_is_bounded_and_starts_anew_after_a_steady_life(lives: list[float]) -> None:
     policy = LaunchTimings(1, 1)
-    wait = 0.0
+    backoff = Backoff(policy.backoff_first_s, policy.backoff_max_s)
     for lived in lives:
-        wait = next_backoff(wait, lived, policy)
+        wait = restart_pause_s(backoff, lived)
         assert policy.backoff_first_s <= wait <= BACKOFF_MAX_S
         assert lived < 120 or wait == policy.backoff_first_s
 
