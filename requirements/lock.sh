@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Pins what pyproject.toml and ml.in ask for. Locks name versions only, never an index, and hold
-# for every Python the project runs on.
+# Pins what pyproject.toml and ml.in ask for. Locks name versions and the hashes of their files,
+# never an index, and hold for every Python the project runs on.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -12,7 +12,7 @@ compile() {
   shift
   echo "lock: $output"
   "$uv" pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-annotate \
-    --no-header --output-file "$output" "$@" ${UPGRADE:+--upgrade}
+    --no-header --generate-hashes --output-file "$output" "$@" ${UPGRADE:+--upgrade}
 }
 
 compile requirements/services.txt pyproject.toml

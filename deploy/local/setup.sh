@@ -168,16 +168,20 @@ environment() {
 }
 
 install_services() {
-  "$uv" pip sync --compile-bytecode --python .venv/bin/python requirements/dev.txt &&
+  "$uv" pip sync --require-hashes --compile-bytecode --python .venv/bin/python requirements/dev.txt &&
     "$uv" pip install --python .venv/bin/python --no-deps --editable .
 }
 
 install_ml() {
-  local lock=$ml_lock extra=()
+  local lock=$ml_lock extra=(--require-hashes)
   if [[ $torch == cpu && -n ${RATCHET_TORCH_INDEX:-} ]]; then
-    # A CPU build asks for none of these.
+    # A CPU build asks for none of the libraries, and torch's wheels there have other hashes. uv
+    # still checks every hash that is left.
     lock=.tools/ml-cpu.txt
-    grep -vE '^(nvidia-|cuda-|triton)' "$ml_lock" >"$lock"
+    awk '/^[a-z]/ { other = /^(nvidia-|cuda-|triton)/; torch = /^torch==/ }
+         other || (torch && /--hash=/) { next }
+         torch { sub(/ \\$/, "") }
+         { print }' "$ml_lock" >"$lock"
     extra=(--index "$RATCHET_TORCH_INDEX" --index-strategy unsafe-best-match)
   fi
   "$uv" pip sync --compile-bytecode --python .venv-ml/bin/python "${extra[@]}" "$lock" &&
@@ -186,7 +190,7 @@ install_ml() {
 }
 
 install_bench() {
-  "$uv" pip sync --compile-bytecode --python .venv-bench/bin/python requirements/bench.txt
+  "$uv" pip sync --require-hashes --compile-bytecode --python .venv-bench/bin/python requirements/bench.txt
 }
 
 kafka() {

@@ -292,3 +292,28 @@ def test_every_pod_is_confined_and_watched(item: dict[str, Any]) -> None:
 def test_the_chart_brings_the_strategies_of_the_repository(name: str) -> None:
     path = ROOT / "services" / "rollout" / "strategies" / f"{name}.yaml"
     assert yaml.safe_load(VALUES["strategies"][f"{name}.yaml"]) == yaml.safe_load(path.read_text())
+
+
+LOCKS = [one for one in (ROOT / "requirements").glob("*.txt") if one.name != "ml-overrides.txt"]
+
+
+@pytest.mark.parametrize("lock", sorted(LOCKS), ids=lambda path: path.name)
+def test_every_pin_of_a_lock_has_hashes_and_no_index(lock: Path) -> None:
+    text = lock.read_text()
+    entries = re.split(r"\n(?=[a-z0-9])", text)
+    assert len(entries) > 20
+    for entry in entries:
+        assert re.match(r"[a-z0-9._-]+(\[[a-z,]+\])?==\S+", entry), entry
+        assert re.search(r"--hash=sha256:[0-9a-f]{64}", entry), entry
+    assert "://" not in text
+    assert "index" not in re.sub(r"#.*", "", text)
+
+
+def test_every_install_of_a_lock_checks_its_hashes() -> None:
+    setup = (ROOT / "deploy" / "local" / "setup.sh").read_text()
+    installs = re.findall(r"^.*pip (?:sync|install)\b.*$", f"{setup}\n{DOCKERFILE}", re.MULTILINE)
+    locked = [line for line in installs if ".txt" in line or '"$lock"' in line]
+    assert len(locked) == 5
+    for line in locked:
+        assert "--require-hashes" in line or "${extra[@]}" in line, line
+    assert "extra=(--require-hashes)" in setup
