@@ -82,8 +82,3 @@ class Call:
     def last(self) -> EngineAttempt:
         """The attempt that answered, or the last one that tried."""
         return self.attempts[-1]
-
-    @property
-    def spare(self) -> bool:
-        """True while a failure of the running attempt is made good by another."""
-        return bool(self.choice.fallback) and len(self.attempts) == 1

@@ -14,23 +14,22 @@ GRACE_S = 1.0
 
 
 class SlowClient(Exception):
-    """The client did not read what it was sent before the request's deadline."""
+    """The client did not read what it was sent before the attempt's deadline."""
 
 
 class ClientSend:
-    """ASGI `send` that ends at the request's deadline.
+    """ASGI `send` that ends at `until`: the running attempt's deadline, in `perf_counter` seconds.
 
     A server's `send` waits while the client has not read what was sent before (backpressure).
     `waited_s` sums those waits in seconds, so that the engine is not blamed for them.
     """
 
-    __slots__ = ("_send", "_until", "_watchdog", "waited_s")
+    __slots__ = ("_send", "_watchdog", "until", "waited_s")
 
-    def __init__(self, send: Send, until: float, watchdog: Watchdog) -> None:
-        """`until` is the request's deadline in `perf_counter` seconds."""
+    def __init__(self, send: Send, watchdog: Watchdog) -> None:
         self._send = send
         self._watchdog = watchdog
-        self._until = until
+        self.until = 0.0
         self.waited_s = 0.0
 
     async def __call__(self, message: MutableMapping[str, Any]) -> None:
@@ -42,7 +41,7 @@ class ClientSend:
         """
         began = perf_counter()
         try:
-            with self._watchdog.within(max(GRACE_S, self._until - began)):
+            with self._watchdog.within(max(GRACE_S, self.until - began)):
                 await self._send(message)
         except TimeoutError:
             raise SlowClient from None

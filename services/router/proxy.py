@@ -33,8 +33,6 @@ ENGINE_FAULTS = frozenset((404, 408, 429))
 """4xx that are no fault of the client: the adapter is not loaded, or the engine is too busy."""
 MAX_LOGGED = 300
 LOG_EVERY_S = 1.0
-RETRY_AT_LEAST_S = 1.0
-"""What the retry on stable gets, however long the candidate took."""
 END_OF_STREAM_S = 1.0
 """How long the end of an engine's stream may take after its last event."""
 
@@ -45,36 +43,27 @@ LAST_EVENT = b"data: [DONE]\n\n"
 
 @dataclass(frozen=True, slots=True)
 class Deadlines:
-    """Seconds for an answer, for the candidate's part of it, and for a whole stream."""
+    """Seconds for one attempt: its answer (in streams each part of it), and a whole stream.
+
+    Every attempt has the same deadline, whatever its arm: a shorter one for the candidate would
+    make an identical model fail where stable does not. The retry on stable has all of it anew.
+    """
 
     answer_s: float
-    candidate_s: float
     stream_s: float
 
-    def until(self, call: Call) -> float:
-        """When a request must be over, in `perf_counter` seconds."""
-        return call.started + (self.stream_s if call.request.stream else self.answer_s)
+    def total_s(self, *, stream: bool) -> float:
+        """Seconds after which an attempt must be over."""
+        return self.stream_s if stream else self.answer_s
 
-    def of(self, call: Call, attempt: EngineAttempt) -> aiohttp.ClientTimeout:
-        """The deadlines of an attempt; a retry has what is left of the request's own."""
-        used_s = attempt.started - call.started if len(call.attempts) > 1 else 0.0
-        return _timeout(
-            self.candidate_s if call.spare else self.answer_s,
-            max(
-                (self.stream_s if call.request.stream else self.answer_s) - used_s, RETRY_AT_LEAST_S
-            ),
-            stream=call.request.stream,
-        )
+    def timeout(self, *, stream: bool) -> aiohttp.ClientTimeout:
+        """The engine client's deadlines for an attempt."""
+        return _timeout(self.total_s(stream=stream), self.answer_s if stream else None)
 
 
-@lru_cache(maxsize=256)
-def _timeout(share_s: float, left_s: float, *, stream: bool) -> aiohttp.ClientTimeout:
-    """In streams the share is for each part, else for the whole answer."""
-    if stream:
-        return aiohttp.ClientTimeout(
-            total=left_s, sock_connect=CONNECT_TIMEOUT_S, sock_read=share_s
-        )
-    return aiohttp.ClientTimeout(total=min(share_s, left_s), sock_connect=CONNECT_TIMEOUT_S)
+@lru_cache(maxsize=8)
+def _timeout(total_s: float, part_s: float | None) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(total=total_s, sock_connect=CONNECT_TIMEOUT_S, sock_read=part_s)
 
 
 @dataclass(slots=True)
@@ -109,12 +98,12 @@ class Proxy:
         and the server closes the connection, as its answer is not complete.
         """
         watchdog.watch(receive)
-        client = ClientSend(send, self._deadlines.until(call), watchdog)
+        client = ClientSend(send, watchdog)
         try:
             if call.request.stream:
                 await self._stream(call, client, watchdog)
             else:
-                reply = await self._whole(call)
+                reply = await self._whole(call, client)
                 watchdog.unwatch()
                 await self._reply(call, reply, client)
         except SlowClient:
@@ -129,11 +118,17 @@ class Proxy:
         finally:
             watchdog.unwatch()
 
-    async def _whole(self, call: Call) -> WholeResponse:
+    def _start(self, call: Call, send: ClientSend, version: str, arm: str) -> EngineAttempt:
+        """Start an attempt; its deadline is the client's for reading it, too."""
+        attempt = EngineAttempt(version, arm, perf_counter())
+        call.attempts.append(attempt)
+        send.until = attempt.started + self._deadlines.total_s(stream=call.request.stream)
+        return attempt
+
+    async def _whole(self, call: Call, send: ClientSend) -> WholeResponse:
         reply: WholeResponse | None = None
         for version, arm in call.plan():
-            attempt = EngineAttempt(version, arm, perf_counter())
-            call.attempts.append(attempt)
+            attempt = self._start(call, send, version, arm)
             try:
                 async with self._request(call, attempt) as response:
                     body = await response.read()
@@ -166,8 +161,7 @@ class Proxy:
 
     async def _stream(self, call: Call, send: ClientSend, watchdog: Watchdog) -> None:
         for version, arm in call.plan():
-            attempt = EngineAttempt(version, arm, perf_counter())
-            call.attempts.append(attempt)
+            attempt = self._start(call, send, version, arm)
             relay = StreamRelay(call, attempt, send)
             response: aiohttp.ClientResponse | None = None
             reply: WholeResponse | None = None
@@ -216,7 +210,7 @@ class Proxy:
             "Content-Type": "application/json",
             "traceparent": call.traceparent,
         }
-        timeout = self._deadlines.of(call, attempt)
+        timeout = self._deadlines.timeout(stream=call.request.stream)
         attempt.started = perf_counter()
         return self._engines.request(call.request.endpoint, body, headers, timeout)
 

@@ -28,12 +28,13 @@ class RouterSettings(ServiceSettings):
     )
     stale_after_s: float = Field(default=60.0, gt=0)
     timeout_s: float = Field(
-        default=60.0, gt=0, description="for an answer; in streams for the first and each next part"
+        default=60.0,
+        gt=0,
+        description="for each attempt's answer, on either arm; in streams for each part of it",
     )
-    candidate_timeout_s: float = Field(
-        default=30.0, gt=0, description="the candidate's part of it, so that stable has time left"
+    stream_timeout_s: float = Field(
+        default=600.0, gt=0, description="for each attempt's whole stream"
     )
-    stream_timeout_s: float = Field(default=600.0, gt=0, description="for a whole stream")
     body_timeout_s: float = Field(default=30.0, gt=0, description="for a request's body to arrive")
     max_body_bytes: int = Field(default=4 * 1024 * 1024, gt=0)
     max_running: int = Field(default=1_000, ge=1, description="requests at a time")

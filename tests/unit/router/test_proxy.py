@@ -16,7 +16,7 @@ from shared.contracts.events.interactions import Outcome
 from tests.support.waiting import eventually
 from tests.unit.router.conftest import GatewayHarness, error_of
 
-QUICK = Deadlines(answer_s=1.0, candidate_s=0.3, stream_s=2.0)
+QUICK = Deadlines(answer_s=0.5, stream_s=2.0)
 BOTH = pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 
 
@@ -85,6 +85,30 @@ async def test_stable_answers_when_the_candidate_cannot(
     assert (event.arm, event.rollout, event.outcome) == ("fallback", "r1", "ok")
     assert await bench.attempts() == {
         (candidate, "candidate", outcome): 1,
+        ("m-v1.0", "fallback", "ok"): 1,
+    }
+
+
+async def test_deadline_differs_by_arm(bench: GatewayHarness):
+    """Case deadline-differs-by-arm: an identical engine behind both arms is judged alike."""
+    await bench.start(delay_s=0.7 * QUICK.answer_s, deadlines=QUICK)
+    for weight in (0, 10_000):
+        bench.route(candidate="m-v1.1", weight=weight)
+        assert (await bench.ask()).status_code == 200
+    assert await bench.attempts() == {
+        ("m-v1.0", "stable", "ok"): 1,
+        ("m-v1.1", "candidate", "ok"): 1,
+    }
+
+
+async def test_deadline_differs_by_arm_the_retry_has_time_of_its_own(bench: GatewayHarness):
+    """Case deadline-differs-by-arm: the candidate used up all its time, stable needs most of its."""
+    await bench.start(delay_s=0.7 * QUICK.answer_s, deadlines=QUICK)
+    bench.route(candidate="m-hang")
+    response = await bench.ask()
+    assert (response.status_code, response.headers["x-ratchet-arm"]) == (200, "fallback")
+    assert await bench.attempts() == {
+        ("m-hang", "candidate", "timeout"): 1,
         ("m-v1.0", "fallback", "ok"): 1,
     }
 
@@ -174,7 +198,7 @@ async def test_a_stream_that_hangs_after_its_first_token_counts_the_gap(bench: G
     (event,) = bench.events()
     assert event.outcome == "timeout"
     assert event.max_gap_ms is not None
-    assert event.max_gap_ms >= QUICK.candidate_s * 1000
+    assert event.max_gap_ms >= QUICK.answer_s * 1000
     assert await bench.attempts() == {("m-stall", "candidate", "timeout"): 1}
 
 
