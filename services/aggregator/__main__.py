@@ -9,12 +9,14 @@ from collections.abc import Callable
 import structlog
 import uvloop
 
+from services.aggregator.codec import SOURCE
 from services.aggregator.errors import AggregatorError
+from services.aggregator.faust_app import FaustSettings
 from services.aggregator.fold import FoldRules
 from services.aggregator.metrics import AggregatorMetrics
 from services.aggregator.settings import AggregatorSettings
 from services.aggregator.stall_guard import StallGuard
-from services.aggregator.worker import SOURCE, Worker
+from services.aggregator.worker import Worker
 from services.aggregator.writer import KafkaWriter, Writer
 from shared.clock import SystemClock
 from shared.garbage import spare_collector
@@ -59,10 +61,12 @@ async def run(
     redactor = Redactor()
     writer = KafkaWriter(settings.kafka_bootstrap, guard=stall_guard.check)
     worker = Worker(
-        bootstrap=settings.kafka_bootstrap,
-        app_id=settings.app_id,
-        session_timeout_s=settings.session_timeout_s,
-        data_dir=settings.data_dir,
+        FaustSettings(
+            bootstrap=settings.kafka_bootstrap,
+            app_id=settings.app_id,
+            session_timeout_s=settings.session_timeout_s,
+            data_dir=settings.data_dir,
+        ),
         rules=FoldRules(
             horizon_s=settings.horizon_days * 86_400,
             scores_per_day=settings.scores_per_day,

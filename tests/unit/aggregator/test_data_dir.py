@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from services.aggregator.errors import DataDirUnusable
-from services.aggregator.worker import make_data_dir
+from services.aggregator.faust_app import make_data_dir
 
 
 def test_a_missing_directory_is_made(tmp_path: Path) -> None:

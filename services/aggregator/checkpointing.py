@@ -1,0 +1,115 @@
+"""Checkpointing: batches are written in an exactly-once order, then their events are acknowledged.
+
+Outputs, rows, checkpoint and deletions are confirmed one after the other. A crash in between leaves
+a prefix of that order, from which `PartitionState.recover` gets to the same sums.
+"""
+
+# pyright: basic, reportMissingTypeStubs=false
+# faust has no useful types.
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from services.aggregator.codec import write_of
+from services.aggregator.metrics import AggregatorMetrics
+from services.aggregator.partition import Batch, PartitionState
+from services.aggregator.writer import Write, Writer
+from shared.clock import Clock
+
+BATCH_S = 1.0
+"""Seconds after which a batch is written however few events it has."""
+
+
+class Checkpointer:
+    """Holds the events folded since the last batch, and writes the next one.
+
+    `states` are the partitions owned now, kept by the assignment; `changelog` names their topic.
+    """
+
+    def __init__(
+        self,
+        states: Mapping[int, PartitionState],
+        *,
+        writer: Writer,
+        changelog: Callable[[], str],
+        metrics: AggregatorMetrics,
+        clock: Clock,
+    ) -> None:
+        self._states = states
+        self._writer = writer
+        self._changelog = changelog
+        self._metrics = metrics
+        self._clock = clock
+        self._held: list[Any] = []
+        self._held_since = 0.0
+        self._ages: list[tuple[str, float]] = []
+        self.writing = asyncio.Lock()
+        """Held from the moment a batch is taken until it is acknowledged."""
+
+    def hold(self, event: Any) -> None:
+        """Acknowledge an event with the next batch."""
+        if not self._held:
+            self._held_since = self._clock.monotonic()
+        self._held.append(event)
+
+    def observe_age(self, topic: str, event_time_s: float) -> None:
+        """Measure an event's age once the next batch is confirmed."""
+        self._ages.append((topic, event_time_s))
+
+    def due(self) -> bool:
+        """Whether the oldest held event has waited a whole batch interval."""
+        return bool(self._held) and self._clock.monotonic() - self._held_since >= BATCH_S
+
+    def clear(self) -> None:
+        """Forget what is held: it is read again from the last checkpoint on."""
+        self._held.clear()
+        self._ages.clear()
+
+    async def flush(self) -> None:
+        """Write outputs, rows, checkpoint and deletions, each confirmed; then acknowledge.
+
+        Raises:
+            WriteFailed: the brokers did not confirm one of them.
+        """
+        async with self.writing:
+            states = [state for state in self._states.values() if state.events]
+            batches = [(state, state.take()) for state in states]
+            held, self._held = self._held, []
+            ages, self._ages = self._ages, []
+            with self._metrics.batches.time():
+                await self._write([batch for _, batch in batches])
+            for state, batch in batches:
+                state.confirm(batch)
+                if self._states.get(batch.partition) is state:
+                    self._metrics.checkpoints.show(batch.partition, batch.checkpoint, state.pending)
+            for event in held:
+                event.ack()
+            now_s = self._clock.now().timestamp()
+            for topic, at_s in ages:
+                self._metrics.event_age.labels(topic).observe(max(0.0, now_s - at_s))
+
+    async def _write(self, batches: list[Batch]) -> None:
+        changelog = self._changelog()
+        await self._writer.write([write_of(one) for batch in batches for one in batch.outputs])
+        await self._writer.write(
+            [
+                Write(changelog, batch.partition, key, value)
+                for batch in batches
+                for key, value in batch.rows
+            ]
+        )
+        await self._writer.write(
+            [
+                Write(changelog, batch.partition, batch.checkpoint_key, batch.checkpoint)
+                for batch in batches
+            ]
+        )
+        await self._writer.write(
+            [
+                Write(changelog, batch.partition, key, None)
+                for batch in batches
+                for key in batch.dropped
+            ]
+        )

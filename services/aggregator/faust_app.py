@@ -1,0 +1,111 @@
+"""Faust application: the consumer group, the table and its changelog, without any of Faust's web."""
+
+# pyright: basic, reportMissingTypeStubs=false
+# faust has no useful types.
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import faust
+
+from services.aggregator.codec import MODELS
+from services.aggregator.errors import DataDirUnusable
+from shared.contracts.topics import AGGREGATOR_CHANGELOG
+
+HEARTBEAT_S = 2.0
+NO_GENERATION = -1
+"""What aiokafka's coordinator holds while the group does not know it."""
+
+
+class FaustSettings(NamedTuple):
+    """What the application takes from the service's settings."""
+
+    bootstrap: str
+    app_id: str
+    session_timeout_s: float
+    data_dir: Path
+
+
+class FaustCallbacks(NamedTuple):
+    """What Faust calls: each event of the stream, and both ends of an assignment."""
+
+    stream: Callable[[Any], Awaitable[None]]
+    revoked: Callable[..., Awaitable[None]]
+    recovered: Callable[[], Awaitable[None]]
+
+
+def build_app(settings: FaustSettings, callbacks: FaustCallbacks) -> tuple[Any, Any]:
+    """The application and its table; nothing connects yet.
+
+    Raises:
+        DataDirUnusable: Faust's directory cannot be made.
+    """
+    make_data_dir(settings.data_dir)
+    app: Any = faust.App(
+        settings.app_id,
+        broker=f"kafka://{settings.bootstrap.replace(',', ';')}",
+        datadir=str(settings.data_dir / "faust"),
+        store="memory://",
+        web_enabled=False,
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        table_standby_replicas=0,
+        stream_wait_empty=False,
+        stream_recovery_delay=0.0,
+        consumer_auto_offset_reset="earliest",
+        broker_session_timeout=settings.session_timeout_s,
+        broker_heartbeat_interval=min(HEARTBEAT_S, settings.session_timeout_s / 4),
+        broker_request_timeout=settings.session_timeout_s * 3,
+        broker_commit_interval=1.0,
+    )
+    table = app.Table("joins", key_type=bytes, value_type=bytes, on_recover=callbacks.recovered)
+    if settings.app_id == "ratchet.aggregator":
+        assert changelog_of(table) == AGGREGATOR_CHANGELOG, changelog_of(table)
+    # Raw by name: the type alone would still let Faust parse each value as JSON, and drop it
+    # with an acknowledgement where that fails.
+    topic = app.topic(
+        *MODELS,
+        key_type=bytes,
+        value_type=bytes,
+        key_serializer="raw",
+        value_serializer="raw",
+        allow_empty=True,
+    )
+    app.agent(topic, concurrency=1, name="fold")(callbacks.stream)
+    app.on_partitions_revoked.connect(callbacks.revoked)
+    return app, table
+
+
+def make_data_dir(path: Path) -> None:
+    """Make Faust's directory where it is missing.
+
+    Raises:
+        DataDirUnusable: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataDirUnusable(f"RATCHET_DATA_DIR: {error}") from error
+
+
+def changelog_of(table: Any) -> str:
+    """Name of the table's changelog topic."""
+    return table.changelog_topic.get_topic_name()
+
+
+def owned_partitions(app: Any, changelog: str) -> list[int]:
+    """Partitions that the group assigned to this worker, in order."""
+    assigned = app.assignor.assigned_actives()
+    return sorted({tp.partition for tp in assigned if tp.topic == changelog})
+
+
+def coordinator_of(app: Any) -> Any:
+    """The aiokafka group coordinator below Faust's consumer; it runs on the consumer's thread."""
+    return app.consumer._thread._consumer._coordinator
+
+
+def expelled(app: Any) -> bool:
+    """The coordinator has taken this worker's generation away: its session had ended."""
+    return coordinator_of(app).generation == NO_GENERATION

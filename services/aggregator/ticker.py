@@ -1,0 +1,63 @@
+"""Stream-time ticks: the owner of partition 0 tells every partition once a second what time it is."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+
+from services.aggregator.codec import SOURCE
+from services.aggregator.partition import PartitionState
+from services.aggregator.writer import Write, Writer
+from shared.clock import Clock
+from shared.contracts.events.quality import Tick
+from shared.contracts.topics import TICKS
+from shared.kafka.envelope import encode
+
+TICK_S = 1.0
+
+
+class Ticker:
+    """Produces ticks, and measures progress by those that moved stream time."""
+
+    def __init__(
+        self,
+        states: Mapping[int, PartitionState],
+        *,
+        writer: Writer,
+        partitions: Callable[[str], Awaitable[int]],
+        clock: Clock,
+    ) -> None:
+        self._states = states
+        self._writer = writer
+        self._partitions = partitions
+        self._clock = clock
+        self._last = clock.monotonic()
+
+    def moved(self) -> None:
+        """A tick moved stream time on, or a new assignment begins."""
+        self._last = self._clock.monotonic()
+
+    def idle_s(self) -> float:
+        """Seconds since a tick was counted, or since nothing is owned; the measure of progress."""
+        if not self._states:
+            self.moved()
+        return self._clock.monotonic() - self._last
+
+    async def run(self) -> None:
+        """Tick until cancelled, while partition 0 is owned.
+
+        Raises:
+            WriteFailed: the brokers did not confirm the ticks.
+        """
+        while True:
+            await self._clock.sleep(TICK_S)
+            if 0 in self._states:
+                await self._tick()
+
+    async def _tick(self) -> None:
+        at = self._clock.now()
+        writes: list[Write] = []
+        for partition in range(await self._partitions(TICKS)):
+            tick = Tick(at=at, partition=partition)
+            headers = encode(tick, source=SOURCE, event_id=f"{partition}:{at.isoformat()}", time=at)
+            writes.append(Write(TICKS, partition, str(partition).encode(), tick.to_json(), headers))
+        await self._writer.write(writes)
