@@ -94,7 +94,7 @@ class FeedbackApi:
             redact=self._redact,
             fallback_id=_idempotency_key(request),
         )
-        await self._publisher.store([feedback_record(event, traceparent=_traceparent(request))])
+        await self._publisher.store(feedback_record(event, traceparent=_traceparent(request)))
         self._metrics.accepted(event.type, "single")
         log.debug("feedback.accepted", feedback_id=event.feedback_id, revision=event.revision)
         return json_response(ACCEPTED, _receipt(event))
@@ -111,6 +111,7 @@ class FeedbackApi:
         results: list[dict[str, Any]] = []
         events: list[FeedbackSubmitted] = []
         records: list[NewRecord] = []
+        places: list[int] = []
         for index, item in enumerate(items):
             try:
                 event = submitted(
@@ -123,16 +124,20 @@ class FeedbackApi:
                 records.append(feedback_record(event, traceparent=traceparent))
             except FeedbackError as error:
                 self._metrics.rejected(Reason(error.code), "batch")
-                results.append({"status": error.status, "error": error.problem()})
+                results.append(_refusal(error))
                 continue
             events.append(event)
+            places.append(index)
             results.append({"status": ACCEPTED, **_receipt(event)})
-        if records:
-            await self._publisher.store(records)
-        for kind, count in Counter(event.type for event in events).items():
+        refused = await self._publisher.store_batch(records) if records else {}
+        for index, error in refused.items():
+            self._metrics.rejected(Reason.too_large, "batch")
+            results[places[index]] = _refusal(error)
+        stored = [event for index, event in enumerate(events) if index not in refused]
+        for kind, count in Counter(event.type for event in stored).items():
             self._metrics.accepted(kind, "batch", count)
-        whole = len(events) == len(items)
-        log.info("feedback.batch", items=len(items), accepted=len(events))
+        whole = len(stored) == len(items)
+        log.info("feedback.batch", items=len(items), accepted=len(stored))
         return json_response(ACCEPTED if whole else MULTI_STATUS, {"results": results})
 
     async def withdraw(self, request: Request) -> Response:
@@ -141,7 +146,7 @@ class FeedbackApi:
         query = dict(request.query_params)
         query["feedback_id"] = request.path_params["feedback_id"]
         event = withdrawn(read_withdrawal(query), tenant=key.tenant, at=self._clock.now())
-        await self._publisher.store([feedback_record(event, traceparent=_traceparent(request))])
+        await self._publisher.store(feedback_record(event, traceparent=_traceparent(request)))
         self._metrics.accepted(event.type, "withdrawal")
         log.info("feedback.withdrawn", feedback_id=event.feedback_id, revision=event.revision)
         return json_response(ACCEPTED, _receipt(event))
@@ -228,6 +233,10 @@ def _receipt(event: Any) -> dict[str, Any]:
         "revision": event.revision,
         "trace_id": event.trace_id,
     }
+
+
+def _refusal(error: FeedbackError) -> dict[str, Any]:
+    return {"status": error.status, "error": error.problem()}
 
 
 def _items(body: Any) -> list[Any]:

@@ -171,7 +171,7 @@ class Comparisons:
         if not counted.repeats(ballot):
             raise AlreadyVoted("this comparison has its vote; open a new one")
         if not counted.acknowledged:
-            await self._publisher.store([vote_record(vote(comparison, counted))])
+            await self._publisher.store(vote_record(vote(comparison, counted)))
             await self._store.acknowledge(comparison, counted)
             self._metrics.votes[counted.choice].inc()
         return {

@@ -68,7 +68,7 @@ class Intake:
         """Store what a product published.
 
         Raises:
-            Reject: it breaks a rule; the detail names field and rule.
+            Reject: it breaks a rule, or the brokers refuse it for good; the detail says which.
             LogUnavailable: not acknowledged; the record is to be handled again.
 
         """
@@ -77,13 +77,12 @@ class Intake:
             entry = feedback_record(
                 stored, traceparent=rebuilt_traceparent(header(record.headers, "traceparent"))
             )
+            await self._publisher.store(entry)
+        except (Busy, EventLogUnavailable) as error:
+            raise LogUnavailable(error.detail) from error
         except FeedbackError as error:
             self._metrics.rejected(Reason(error.code), "intake")
             raise Reject(_LETTER_REASONS.get(Reason(error.code), "schema"), error.detail) from error
-        try:
-            await self._publisher.store([entry])
-        except (Busy, EventLogUnavailable) as error:
-            raise LogUnavailable(error.detail) from error
         self._metrics.accepted(stored.type, "intake")
 
     def read(self, event: Event, record: Record) -> FeedbackSubmitted | FeedbackWithdrawn:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 import structlog
@@ -15,15 +16,17 @@ from shared.contracts.events.feedback import FeedbackSubmitted, FeedbackWithdraw
 from shared.contracts.events.votes import VoteCast
 from shared.contracts.topics import FEEDBACK
 from shared.kafka.envelope import encode
-from shared.kafka.log import EventLog, LogUnavailable, NewRecord
+from shared.kafka.log import EventLog, LogUnavailable, NewRecord, RecordRefused, record_bytes
 from shared.observability.events import Unavailable
 
 log = structlog.get_logger(__name__)
 
 SOURCE = "/ratchet/feedback"
 StoredEvent = FeedbackSubmitted | FeedbackWithdrawn | VoteCast
-MAX_EVENT_BYTES = 900_000
-"""Largest value that is stored; brokers refuse records of 1 MiB."""
+MAX_RECORD_BYTES = 900_000
+"""Largest key, headers and value together; brokers refuse records of 1 MiB by default."""
+MIN_WAIT_S = 0.1
+"""Least time for an append that follows a refused one."""
 
 
 def feedback_record(
@@ -67,9 +70,24 @@ class FeedbackPublisher:
         self._metrics = metrics
         self._clock = clock
         self._timeout_s = timeout_s
+        self._retrying = asyncio.Lock()
 
-    async def store(self, records: Sequence[NewRecord]) -> None:
-        """Return once the brokers acknowledged every record.
+    async def store(self, record: NewRecord) -> None:
+        """Return once the brokers acknowledged the record.
+
+        Raises:
+            EventTooLarge: the brokers refuse it for good.
+            Busy, EventLogUnavailable: as for `store_batch`.
+
+        """
+        for refused in (await self.store_batch([record])).values():
+            raise refused
+
+    async def store_batch(self, records: Sequence[NewRecord]) -> dict[int, EventTooLarge]:
+        """Return once the brokers acknowledged every record, or refused it for good.
+
+        A refused record is an error of its own (by index) and no failure of the log: the circuit
+        breaker stays as it is.
 
         Raises:
             Busy: as many events are waiting as may wait.
@@ -82,7 +100,7 @@ class FeedbackPublisher:
         if isinstance(admission, Refusal):
             raise _refused(admission)
         try:
-            await self._log.append_many(records, timeout_s=self._timeout_s)
+            refused = await self._append(records, start)
         except LogUnavailable as error:
             now = self._clock.monotonic()
             self._breaker.failed(admission, now)
@@ -96,8 +114,48 @@ class FeedbackPublisher:
         except BaseException:
             self._breaker.gave_up(admission)
             raise
-        self._breaker.succeeded(admission)
-        self._metrics.publish_ok.observe(self._clock.monotonic() - start)
+        if refused:
+            self._breaker.gave_up(admission)
+        else:
+            self._breaker.succeeded(admission)
+            self._metrics.publish_ok.observe(self._clock.monotonic() - start)
+        return refused
+
+    async def _append(self, records: Sequence[NewRecord], start: float) -> dict[int, EventTooLarge]:
+        """Append records together, or one by one where the brokers refuse one of them for good.
+
+        A single record is tried again too: brokers refuse whole batches, and the producer's batch
+        may have held a refused record of another request. So one retry goes at a time.
+
+        Raises:
+            Busy: others' retries take too long.
+            LogUnavailable: not all were acknowledged.
+
+        """
+        try:
+            await self._log.append_many(records, timeout_s=self._timeout_s)
+        except RecordRefused:
+            pass
+        else:
+            return {}
+        refused: dict[int, EventTooLarge] = {}
+        for index, record in enumerate(records):
+            try:
+                async with asyncio.timeout(self._left_s(start)):
+                    await self._retrying.acquire()
+            except TimeoutError:
+                raise _busy(1) from None
+            try:
+                await self._log.append_many([record], timeout_s=self._left_s(start))
+            except RecordRefused as error:
+                log.warning("publish.record_refused", key=record.key, error=str(error))
+                refused[index] = _too_large(record_bytes(record), "more than the brokers take")
+            finally:
+                self._retrying.release()
+        return refused
+
+    def _left_s(self, start: float) -> float:
+        return max(self._timeout_s - (self._clock.monotonic() - start), MIN_WAIT_S)
 
     @property
     def waiting(self) -> int:
@@ -110,12 +168,6 @@ class FeedbackPublisher:
 
 
 def _record(event: StoredEvent, key: str, identity: str, traceparent: str) -> NewRecord:
-    value = event.to_json()
-    if len(value) > MAX_EVENT_BYTES:
-        raise EventTooLarge(
-            f"the event takes {len(value)} bytes, at most {MAX_EVENT_BYTES} are stored; "
-            "leave out prompt and completion, the recorded interaction has them"
-        )
     headers = encode(
         event,
         source=SOURCE,
@@ -123,16 +175,30 @@ def _record(event: StoredEvent, key: str, identity: str, traceparent: str) -> Ne
         time=event.submitted_at,
         traceparent=traceparent,
     )
-    return NewRecord(FEEDBACK, key, value, headers)
+    record = NewRecord(FEEDBACK, key, event.to_json(), headers)
+    if (size := record_bytes(record)) > MAX_RECORD_BYTES:
+        raise _too_large(size, f"at most {MAX_RECORD_BYTES} are stored")
+    return record
+
+
+def _too_large(size: int, rule: str) -> EventTooLarge:
+    return EventTooLarge(
+        f"the event takes {size} bytes with its key and headers, {rule}; "
+        "leave out prompt and completion, the recorded interaction has them, and shorten the rest"
+    )
 
 
 def _refused(refusal: Refusal) -> Busy | EventLogUnavailable:
     if refusal.busy:
-        return Busy(
-            "as many events as may wait are waiting for the event log; send it again in a moment",
-            retry_after_s=refusal.retry_after_s,
-        )
+        return _busy(refusal.retry_after_s)
     return EventLogUnavailable(
         "the event log is unavailable; send it again after the time in Retry-After",
         retry_after_s=refusal.retry_after_s,
+    )
+
+
+def _busy(retry_after_s: int) -> Busy:
+    return Busy(
+        "as many events as may wait are waiting for the event log; send it again in a moment",
+        retry_after_s=retry_after_s,
     )

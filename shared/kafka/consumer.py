@@ -20,7 +20,7 @@ from shared.contracts.events.base import Event
 from shared.contracts.events.dead_letters import DeadLetterReason
 from shared.kafka.deadletters import DeadLetters
 from shared.kafka.envelope import Unreadable, decode
-from shared.kafka.log import LogUnavailable, Record
+from shared.kafka.log import LogUnavailable, Record, RecordRefused
 from shared.kafka.tail import as_record
 from shared.observability.events import Unavailable
 
@@ -219,7 +219,8 @@ class ConsumerLoop:
                 else:
                     await self._dead_letters.put(record, "handler", fault)
             except Exception as error:
-                unavailable = isinstance(error, LogUnavailable)
+                refused = isinstance(error, RecordRefused)
+                unavailable = isinstance(error, LogUnavailable) and not refused
                 if unavailable:
                     self._beat = self._clock.monotonic()
                 else:

@@ -12,7 +12,7 @@ from shared.clock import Clock, SystemClock
 from shared.contracts.events.dead_letters import DeadLetter, DeadLetterReason
 from shared.contracts.topics import DEAD_LETTERS
 from shared.kafka.envelope import Headers, decode, models_by_type
-from shared.kafka.log import EventLog, Record, read_to_end
+from shared.kafka.log import EventLog, Record, RecordRefused, read_to_end
 
 MAX_BODY = 200_000
 """Characters of a body that are kept."""
@@ -76,12 +76,15 @@ class DeadLetters:
         if len(letter.to_json()) > MAX_LETTER_BYTES:
             letter = letter.model_copy(update={"body": letter.body[: MAX_BODY // 2]})
         place = f"{record.topic}/{record.partition}/{record.offset}"
-        await self._log.publish(
-            DEAD_LETTERS,
-            key=record.topic,
-            event=letter,
-            event_id=str(uuid.uuid5(uuid.NAMESPACE_URL, place)),
-        )
+        letter_id = str(uuid.uuid5(uuid.NAMESPACE_URL, place))
+        try:
+            await self._log.publish(
+                DEAD_LETTERS, key=record.topic, event=letter, event_id=letter_id
+            )
+        except RecordRefused:
+            # Brokers with a lower limit: a letter that only names the record holds nobody up.
+            bare = letter.model_copy(update={"headers": {}, "body": ""})
+            await self._log.publish(DEAD_LETTERS, key=record.topic, event=bare, event_id=letter_id)
         self._total.labels(record.topic, reason).inc()
 
 

@@ -57,6 +57,12 @@ class NewRecord(NamedTuple):
     partition: int | None = None
 
 
+def record_bytes(record: NewRecord) -> int:
+    """What brokers measure of a record: key, headers and value together."""
+    headers = sum(len(name.encode()) + len(value) for name, value in record.headers)
+    return len(record.key.encode()) + headers + len(record.value or b"")
+
+
 class Tail(Protocol):
     """All records of some topics in order per partition, then new ones as they come."""
 

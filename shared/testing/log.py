@@ -21,6 +21,7 @@ from shared.kafka.log import (
     Position,
     Record,
     RecordRefused,
+    record_bytes,
 )
 
 DEFAULT_PARTITIONS = 4
@@ -39,6 +40,7 @@ class MemoryLog:
         clock: Clock | None = None,
     ) -> None:
         self.available = True
+        self.max_record_bytes = MAX_RECORD_BYTES
         self.records: dict[str, list[list[Record]]] = {}
         self._source = source
         self._partitions = dict(partitions or {})
@@ -75,8 +77,8 @@ class MemoryLog:
         await asyncio.sleep(0)
         if not self.available:
             raise LogUnavailable(f"no acknowledgement within {timeout_s:g} s")
-        if any(_size(record) > MAX_RECORD_BYTES for record in records):
-            raise RecordRefused(f"a record is larger than {MAX_RECORD_BYTES} bytes")
+        if any(record_bytes(record) > self.max_record_bytes for record in records):
+            raise RecordRefused(f"a record is larger than {self.max_record_bytes} bytes")
         positions = [self._store(record) for record in records]
         async with self._grown:
             self._grown.notify_all()
@@ -145,11 +147,6 @@ class MemoryLog:
             )
         )
         return Position(new.topic, number, offset)
-
-
-def _size(record: NewRecord) -> int:
-    headers = sum(len(name.encode()) + len(value) for name, value in record.headers)
-    return len(record.key.encode()) + headers + len(record.value or b"")
 
 
 class MemoryTail:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from string import ascii_letters
 from typing import Any
 
 import orjson
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
 
@@ -19,6 +22,7 @@ from services.feedback.metrics import Metrics
 from services.feedback.open_comparisons import RedisComparisons
 from services.feedback.publisher import SOURCE, FeedbackPublisher
 from shared.clock import SystemClock
+from shared.contracts.events.dead_letters import DeadLetter
 from shared.contracts.events.feedback import FeedbackSubmitted
 from shared.contracts.topics import FEEDBACK, intake_topic
 from shared.kafka.consumer import ConsumerLoop
@@ -158,6 +162,62 @@ async def make_topic(bootstrap: str, name: str) -> None:
     created = await admin.create_topics([NewTopic(name, num_partitions=3, replication_factor=1)])
     assert not any(code for _, code, *_ in created.topic_errors), created
     await admin.close()
+
+
+@asynccontextmanager
+async def record_limit(bootstrap: str, topic: str, limit: int) -> AsyncIterator[None]:
+    """Brokers that refuse larger records on a topic, until the end."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await admin.start()
+
+    async def set_limit(limit: int) -> None:
+        entries = {"max.message.bytes": str(limit)}
+        resource = ConfigResource(ConfigResourceType.TOPIC, topic, configs=entries)
+        for response in await admin.alter_configs([resource]):
+            assert not any(code for code, *_ in response.resources), response
+        await asyncio.sleep(1)
+
+    try:
+        await set_limit(limit)
+        yield
+    finally:
+        await set_limit(1_048_588)
+        await admin.close()
+
+
+class TestRefusedForGood:
+    """Case oversized-traceparent: what the brokers never take is no outage."""
+
+    async def test_large_records_are_refused_and_others_are_stored_meanwhile(
+        self, kafka: str, log: EventLog, service: FeedbackHarness, unique: str
+    ) -> None:
+        words = " ".join(random.Random(unique).choices(ascii_letters, k=45_000))
+        large = {"trace_id": unique, "type": "comment", "value": words}
+        good = {"trace_id": unique, "type": "thumbs_up"}
+        topic = intake_topic(unique)
+        await make_topic(kafka, topic)
+        await log.append_many([NewRecord(topic, "large", orjson.dumps(large | {"user_id": "i"}))])
+        await log.append_many(
+            [NewRecord(topic, str(n), orjson.dumps(good | {"user_id": f"i{n}"})) for n in range(20)]
+        )
+
+        async def letters() -> list[DeadLetter]:
+            return await list_dead_letters(log, source_topic=topic)
+
+        async def done() -> bool:
+            return len(await letters()) == 1 and len(await service.stored(unique)) == 20 + 20 + 1
+
+        async with record_limit(kafka, FEEDBACK, 20_000):
+            bodies = [good | {"user_id": f"u{n}"} if n % 2 else large for n in range(40)]
+            answers = [await service.post("/v1/feedback", body) for body in bodies]
+            assert [answer.status_code for answer in answers] == [413, 202] * 20
+            batch = {"items": [good | {"user_id": "b"}, large]}
+            answer = await service.post("/v1/feedback/batch", batch)
+            assert [result["status"] for result in answer.json()["results"]] == [202, 413]
+            async with running_intake(kafka, log, unique):
+                await eventually(done, "one dead letter, all others stored", timeout_s=60)
+        (letter,) = await letters()
+        assert (letter.source_key, letter.reason) == ("large", "too_large")
 
 
 class TestIntake:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Sequence
+from typing import ClassVar
 
 import orjson
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from services.feedback.api import MAX_BATCH
 from shared.contracts.events.api_keys import ApiKeyIssued, Permission
 from shared.contracts.events.versions import Lifecycle
+from shared.kafka.envelope import header
 from shared.kafka.log import APPEND_TIMEOUT_S, LogUnavailable, NewRecord, Position
 from shared.keys import hash_key
 from shared.testing.clock import START, ManualClock
@@ -154,6 +156,63 @@ async def test_a_fault_of_our_own_is_a_500_in_the_same_shape_and_the_next_one_go
     assert "secret" not in answer.text
     assert service.value("ratchet_ingestion_rejected_total", reason="internal", way="single") == 1
     assert (await service.post("/v1/feedback", body)).status_code == 202
+
+
+class TestRefusedForGood:
+    """Case oversized-traceparent: what the brokers never take is no outage."""
+
+    @pytest.fixture
+    async def small(self) -> AsyncIterator[FeedbackHarness]:
+        log = MemoryLog()
+        log.max_record_bytes = 5_000
+        async with feedback_service(log) as started:
+            yield started
+
+    LARGE: ClassVar = {"trace_id": "t", "type": "comment", "value": "x" * 6_000}
+    GOOD: ClassVar = {"trace_id": "t", "type": "thumbs_up"}
+
+    async def test_it_is_a_413_and_the_next_one_is_stored(self, small: FeedbackHarness) -> None:
+        for _ in range(3):
+            answer = await small.post("/v1/feedback", self.LARGE)
+            assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
+            assert "more than the brokers take" in answer.json()["detail"]
+            assert not small.publisher.refuses()
+            assert (await small.post("/v1/feedback", self.GOOD)).status_code == 202
+        assert small.publisher.waiting == 0
+        assert (
+            small.value("ratchet_ingestion_rejected_total", reason="too_large", way="single") == 3
+        )
+        assert (
+            small.value("ratchet_ingestion_publish_duration_seconds_count", outcome="failed") == 0
+        )
+
+    async def test_of_a_batch_it_is_one_items_result(self, small: FeedbackHarness) -> None:
+        items = [self.GOOD | {"user_id": "a"}, "odd", self.LARGE, self.GOOD | {"user_id": "b"}]
+        answer = await small.post("/v1/feedback/batch", {"items": items})
+        assert answer.status_code == 207
+        results = answer.json()["results"]
+        assert [result["status"] for result in results] == [202, 400, 413, 202]
+        assert [event.user_id for event in await small.stored("t")] == ["a", "b"]
+        assert small.value("ratchet_ingestion_rejected_total", reason="too_large", way="batch") == 1
+
+    async def test_a_probe_that_is_refused_leaves_the_breaker_to_the_next(
+        self, small: FeedbackHarness
+    ) -> None:
+        assert isinstance(small.log, MemoryLog)
+        assert isinstance(small.clock, ManualClock)
+        small.log.available = False
+        assert (await small.post("/v1/feedback", self.GOOD)).status_code == 503
+        small.log.available = True
+        small.clock.advance(10)
+        assert (await small.post("/v1/feedback", self.LARGE)).status_code == 413
+        assert (await small.post("/v1/feedback", self.GOOD)).status_code == 202
+
+    async def test_a_megabyte_of_traceparent_is_left_out(self, service: FeedbackHarness) -> None:
+        parent = f"00-{'ab' * 16}-{'cd' * 8}-01"
+        for given, kept in ((f"{parent}-{'x' * 1_100_000}", parent), ("x" * 1_100_000, "")):
+            answer = await service.post("/v1/feedback", self.GOOD, headers={"traceparent": given})
+            assert answer.status_code == 202
+            assert header((await service.records("t"))[-1].headers, "traceparent") == kept
 
 
 async def test_a_batch_has_1_to_1000_items(service: FeedbackHarness) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
 from services.feedback.circuit_breaker import CircuitBreaker
+from services.feedback.errors import EventTooLarge
 from services.feedback.intake import INTAKE_MODELS, INTAKE_TOPIC, Intake
 from services.feedback.metrics import Metrics
-from services.feedback.publisher import FeedbackPublisher
+from services.feedback.publisher import MAX_RECORD_BYTES, FeedbackPublisher, feedback_record
+from services.feedback.submissions import submitted
 from shared.contracts.catalogue import INTAKE
 from shared.contracts.events.feedback import FeedbackSubmitted, FeedbackType, FeedbackWithdrawn
 from shared.contracts.events.intake import Submission, Withdrawal
@@ -24,7 +27,7 @@ from shared.contracts.generate import CONTRACTS
 from shared.contracts.topics import FEEDBACK, intake_topic
 from shared.kafka.consumer import Reject
 from shared.kafka.envelope import Headers, decode
-from shared.kafka.log import LogUnavailable, Record
+from shared.kafka.log import LogUnavailable, Record, record_bytes
 from shared.redaction.redactor import Redactor
 from shared.testing.clock import ManualClock
 from shared.testing.log import MemoryLog
@@ -152,6 +155,32 @@ async def test_a_record_that_is_too_large_is_rejected_as_such() -> None:
     with pytest.raises(Reject) as caught:
         await handle(MemoryLog(), record_of(body))
     assert caught.value.reason == "too_large"
+
+
+async def test_what_the_brokers_refuse_for_good_is_rejected_and_not_tried_again() -> None:
+    """Case oversized-traceparent."""
+    log = MemoryLog()
+    log.max_record_bytes = 5_000
+    body = {"trace_id": "t", "type": "comment", "value": "x" * 6_000}
+    with pytest.raises(Reject, match="more than the brokers take") as caught:
+        await handle(log, record_of(body))
+    assert caught.value.reason == "too_large"
+
+
+@pytest.mark.parametrize("filler", ["é", "x"])
+async def test_key_headers_and_value_are_measured_together(filler: str) -> None:
+    """Case oversized-traceparent: no record over the limit reaches the log, whatever is long in it."""
+    event = submitted(
+        Submission(trace_id=filler * 200, type=FeedbackType.thumbs_up, feedback_id=filler * 200),
+        tenant="acme",
+        at=datetime(2026, 1, 1, tzinfo=UTC),
+        redact=str,
+    )
+    record = feedback_record(event)
+    room = MAX_RECORD_BYTES - record_bytes(record) - len("traceparent")
+    assert record_bytes(feedback_record(event, traceparent="0" * room)) == MAX_RECORD_BYTES
+    with pytest.raises(EventTooLarge):
+        feedback_record(event, traceparent="0" * (room + 1))
 
 
 async def test_with_the_log_away_the_record_is_to_be_tried_again() -> None:

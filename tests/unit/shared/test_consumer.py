@@ -17,7 +17,7 @@ from shared.kafka import consumer
 from shared.kafka.consumer import HANDLER_TRIES, ConsumerLoop, Handler
 from shared.kafka.deadletters import DeadLetters, list_dead_letters
 from shared.kafka.envelope import header, models_by_type
-from shared.kafka.log import LogUnavailable, Record
+from shared.kafka.log import LogUnavailable, Record, RecordRefused
 from shared.testing.clock import START, ManualClock
 from shared.testing.log import MemoryLog
 
@@ -123,6 +123,26 @@ async def test_a_record_that_a_handler_never_manages_is_given_up(log: MemoryLog,
     (letter,) = await list_dead_letters(log)
     assert (letter.reason, letter.detail) == ("handler", "valueerror: not this one")
     assert letter.source_offset == 7
+    assert brokers.committed == [{TopicPartition(TOPIC, 0): 9}]
+
+
+async def test_a_record_that_the_brokers_refuse_for_good_is_given_up(
+    log: MemoryLog, run: Run
+) -> None:
+    """Case oversized-traceparent: nor does the dead letter's own size hold anybody up."""
+    tried: list[str] = []
+    log.max_record_bytes = 1_000
+
+    async def handle(event: Event, record: Record) -> None:
+        tried.append(header(record.headers, "ce_id"))
+        if tried[-1] == "large":
+            raise RecordRefused("too large")
+
+    long = message(7, "large", TICK, ("odd", b"x" * 1_900))
+    brokers = await run(handle, long, message(8, "good"))
+    assert tried == ["large"] * HANDLER_TRIES + ["good"]
+    (letter,) = await list_dead_letters(log)
+    assert (letter.source_offset, letter.reason, letter.headers) == (7, "handler", {})
     assert brokers.committed == [{TopicPartition(TOPIC, 0): 9}]
 
 
