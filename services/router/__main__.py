@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 
 from services.router.app import Gateway
 from services.router.engines import Engines
+from services.router.fields import FieldRules
 from services.router.health import add_checks
 from services.router.interactions import Interactions
 from services.router.metrics import RouterMetrics, SeriesLifecycle
@@ -110,6 +111,11 @@ async def run(settings: RouterSettings, directory: Path) -> None:
             keys=keys,
             metrics=metrics,
             ops=OperationsApp(health, registry),
+            rules=FieldRules(
+                passed=settings.pass_fields,
+                refused=settings.refuse_fields,
+                refuse_unknown=settings.unknown_fields == "refuse",
+            ),
             max_body_bytes=settings.max_body_bytes,
             body_timeout_s=settings.body_timeout_s,
             max_running=settings.max_running,

@@ -25,9 +25,10 @@ from services.router.errors import (
     UnknownPath,
     WrongMethod,
 )
+from services.router.fields import Endpoint, FieldRules
 from services.router.metrics import RouterMetrics
 from services.router.proxy import Proxy
-from services.router.request import ChatRequest, Endpoint, read_request
+from services.router.request import ChatRequest, read_request
 from services.router.state import RouteChoice, RouterState
 from services.router.traces import TraceIds
 from services.router.watchdog import Watchdog
@@ -64,6 +65,7 @@ class Gateway:
         keys: KeyRing,
         metrics: RouterMetrics,
         ops: OperationsApp,
+        rules: FieldRules,
         max_body_bytes: int,
         body_timeout_s: float,
         max_running: int,
@@ -73,6 +75,7 @@ class Gateway:
         self._keys = keys
         self._metrics = metrics
         self._ops = ops
+        self._rules = rules
         self._max_body = max_body_bytes
         self._body_timeout_s = body_timeout_s
         self._max_running = max_running
@@ -112,7 +115,7 @@ class Gateway:
             headers = dict(scope["headers"])
             key = self._authenticate(headers)
             body = await self._body(receive, watchdog)
-            request = read_request(endpoint, body, headers)
+            request = read_request(endpoint, body, headers, self._rules)
             request.trace_id = self._traces.take()
             choice = self._choose(request, key)
             if self._running >= self._max_running:

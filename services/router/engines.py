@@ -8,7 +8,7 @@ from typing import Self
 import aiohttp
 from yarl import URL
 
-from services.router.request import Endpoint
+from services.router.fields import Endpoint
 from shared.clock import Clock
 
 CONNECT_TIMEOUT_S = 2.0

@@ -19,6 +19,7 @@ from services.router.call import FAILED, Call, EngineAttempt
 from services.router.client_send import ClientSend, SlowClient
 from services.router.engines import CONNECT_TIMEOUT_S, EngineRequest, Engines
 from services.router.errors import FAILURES, error_body
+from services.router.fields import ignored_header
 from services.router.interactions import Interactions
 from services.router.metrics import RouterMetrics
 from services.router.response import StreamReader, Unreadable, read_error, read_response
@@ -348,13 +349,16 @@ class StreamRelay:
 def response_headers(call: Call, content_type: bytes) -> list[tuple[bytes, bytes]]:
     """The headers of every answer that an engine was asked for."""
     last = call.last
-    return [
+    headers = [
         (b"content-type", content_type),
         (b"x-ratchet-trace-id", call.request.trace_id.encode()),
         (b"x-ratchet-version", last.version.encode()),
         (b"x-ratchet-arm", last.arm.encode()),
         (b"x-ratchet-overhead-ms", b"%.3f" % (call.overhead_s * 1000)),
     ]
+    if call.request.ignored:
+        headers.append((b"x-ratchet-ignored", ignored_header(call.request.ignored)))
+    return headers
 
 
 def _fail(attempt: EngineAttempt, error: Exception) -> None:

@@ -4,56 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import orjson
 
 from services.router.errors import InvalidRequest
+from services.router.fields import Endpoint, FieldRules
 from shared.contracts.events.base import MAX_ID
 from shared.contracts.events.interactions import Purpose
-
-Endpoint = Literal["chat", "completions"]
 
 MAX_ROLE = 32
 MAX_METADATA = 16
 MAX_METADATA_KEY = 64
 MAX_METADATA_VALUE = 512
-
-_COMMON_FIELDS = (
-    "frequency_penalty",
-    "logit_bias",
-    "logprobs",
-    "max_tokens",
-    "min_p",
-    "n",
-    "presence_penalty",
-    "repetition_penalty",
-    "seed",
-    "stop",
-    "stream",
-    "stream_options",
-    "temperature",
-    "top_k",
-    "top_p",
-)
-ENGINE_FIELDS: dict[Endpoint, frozenset[str]] = {
-    "chat": frozenset(
-        (
-            *_COMMON_FIELDS,
-            "max_completion_tokens",
-            "messages",
-            "parallel_tool_calls",
-            "reasoning_effort",
-            "response_format",
-            "tool_choice",
-            "tools",
-            "top_logprobs",
-        )
-    ),
-    "completions": frozenset((*_COMMON_FIELDS, "best_of", "echo", "prompt", "suffix")),
-}
-"""What an engine is sent: OpenAI's generation fields and three common sampling ones. Everything
-else (`priority`, templates, cache salts …) would let a client steer the engine for others."""
 
 _PICKED = ("category", "locale", "segment", "session_id")
 _PURPOSES = {"comparison": Purpose.comparison, "evaluation": Purpose.evaluation}
@@ -73,6 +36,7 @@ class ChatRequest:
     context: dict[str, Any]
     purpose: str
     include_usage: bool
+    ignored: tuple[str, ...] = ()
     trace_id: str = ""
 
     def upstream_body(self, version: str) -> bytes:
@@ -88,12 +52,15 @@ class ChatRequest:
         ]
 
 
-def read_request(endpoint: Endpoint, body: bytes, headers: Mapping[bytes, bytes]) -> ChatRequest:
+def read_request(
+    endpoint: Endpoint, body: bytes, headers: Mapping[bytes, bytes], rules: FieldRules
+) -> ChatRequest:
     """Read and check a request.
 
     Raises:
-        InvalidRequest: the body is no JSON object, or a field that the router reads is of the
-            wrong type; the message names the field and the rule. Or it is nested too deep.
+        InvalidRequest: the body is no JSON object, a field that the router reads is of the wrong
+            type, or a field is refused; the message names the field and the rule. Or it is nested
+            too deep.
 
     """
     try:
@@ -113,25 +80,25 @@ def read_request(endpoint: Endpoint, body: bytes, headers: Mapping[bytes, bytes]
     else:
         _check_prompt(payload.get("prompt"))
     session = _identifier(headers, b"x-ratchet-session")
+    fields, ignored = rules.split(endpoint, payload)
     include_usage = _include_usage(payload.get("stream_options"), stream=stream)
     return ChatRequest(
         endpoint=endpoint,
         model=model,
         stream=stream,
         payload=payload,
-        fields=_engine_fields(endpoint, payload, stream=stream),
+        fields=_engine_body(fields, stream=stream),
         user=_user(payload.get("user")) or _identifier(headers, b"x-ratchet-user"),
         session=session,
         context=_context(payload.get("metadata"), session),
         purpose=_purpose(headers.get(b"x-ratchet-purpose")),
         include_usage=include_usage,
+        ignored=ignored,
     )
 
 
-def _engine_fields(endpoint: Endpoint, payload: Mapping[str, Any], *, stream: bool) -> bytes:
-    """What the engine may see of the payload but the model, as a JSON object; never empty."""
-    allowed = ENGINE_FIELDS[endpoint]
-    fields = {name: value for name, value in payload.items() if name in allowed}
+def _engine_body(fields: dict[str, Any], *, stream: bool) -> bytes:
+    """The fields for the engine but the model, as a JSON object; never empty."""
     if stream:
         options = fields.get("stream_options") or {}
         fields["stream_options"] = {**options, "include_usage": True}

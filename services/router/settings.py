@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AnyHttpUrl, Field, TypeAdapter, field_validator
 from pydantic_settings import NoDecode
@@ -35,6 +35,15 @@ class RouterSettings(ServiceSettings):
     stream_timeout_s: float = Field(
         default=600.0, gt=0, description="for each attempt's whole stream"
     )
+    pass_fields: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="further fields of a body that go on to the engine"
+    )
+    refuse_fields: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="further fields of a body that are a 400"
+    )
+    unknown_fields: Literal["ignore", "refuse"] = Field(
+        default="ignore", description="ignore names them in x-ratchet-ignored, refuse is a 400"
+    )
     body_timeout_s: float = Field(default=30.0, gt=0, description="for a request's body to arrive")
     max_body_bytes: int = Field(default=4 * 1024 * 1024, gt=0)
     max_running: int = Field(default=1_000, ge=1, description="requests at a time")
@@ -46,7 +55,7 @@ class RouterSettings(ServiceSettings):
         default=10.0, gt=0, description="for shipping the spool when stopping"
     )
 
-    @field_validator("engines", "segments", mode="before")
+    @field_validator("engines", "segments", "pass_fields", "refuse_fields", mode="before")
     @classmethod
     def _split_lists(cls, value: object) -> object:
         return split_list(value)

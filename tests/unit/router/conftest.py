@@ -19,6 +19,7 @@ from benchmarks.stub_engine import EngineTraffic, serve_stub
 from deploy.local.ports import free_ports
 from services.router.app import Gateway
 from services.router.engines import Engines
+from services.router.fields import FieldRules
 from services.router.interactions import Interactions
 from services.router.metrics import RouterMetrics, SeriesLifecycle
 from services.router.proxy import Deadlines, Proxy
@@ -69,6 +70,7 @@ class GatewayHarness:
         max_body_bytes: int = 100_000,
         body_timeout_s: float = 5.0,
         max_running: int = 100,
+        rules: FieldRules = FieldRules(),  # noqa: B008
     ) -> None:
         """Serve; without engines a stub of its own."""
         if not engines:
@@ -88,6 +90,7 @@ class GatewayHarness:
             keys=self.keys,
             metrics=self.metrics,
             ops=OperationsApp(Health(), registry),
+            rules=rules,
             max_body_bytes=max_body_bytes,
             body_timeout_s=body_timeout_s,
             max_running=max_running,

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 from datetime import UTC, datetime
 
+import orjson
 import pytest
 
 from services.router.state import REDIS, ROLLOUTS
@@ -210,6 +211,29 @@ async def test_weight_0_is_zero_requests_and_users_stay_while_it_rises(bench: Ga
         if weight in (0, 10_000):
             assert len(now) == len(users) * weight // 10_000
         before = now
+
+
+async def test_settings_dropped(bench: GatewayHarness):
+    """Case settings-dropped: what was asked for is passed on, refused, or named in a header."""
+    await bench.start()
+    bench.route()
+    asked: tuple[dict[str, object], ...] = (
+        {"structured_outputs": {"choice": ["yes", "no"]}},
+        {"chat_template_kwargs": {"enable_thinking": False}},
+        {"min_tokens": 5},
+        {"stop_token_ids": [2]},
+        {"continue_final_message": True, "add_generation_prompt": False},
+    )
+    for body in asked:
+        response = await bench.ask(**body)
+        assert response.status_code == 200
+        assert "x-ratchet-ignored" not in response.headers
+        assert body.items() <= orjson.loads(bench.seen.bodies[-1]).items()
+    refused = await bench.ask(priority=-100)
+    assert (refused.status_code, error_of(refused)["param"]) == (400, "priority")
+    for stream in (False, True):
+        response = await bench.ask(stream=stream, store=True, **{"a, b\r\nx: é": 1})
+        assert response.headers["x-ratchet-ignored"] == "store, a%2C%20b%0D%0Ax%3A%20%C3%A9"
 
 
 async def test_a_fault_of_our_own_is_told_in_the_same_shape(bench: GatewayHarness, monkeypatch):

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.router.call import Call, EngineAttempt
+from services.router.fields import FieldRules
 from services.router.interactions import MAX_EVENT_BYTES, Interactions, event_json
 from services.router.request import read_request
 from services.router.response import EngineResponse
@@ -25,7 +26,8 @@ TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 
 
 def call_of(messages, *, completion="Hello.", attempts=None, **body):
-    request = read_request("chat", orjson.dumps({"model": "m", "messages": messages, **body}), {})
+    value = {"model": "m", "messages": messages, **body}
+    request = read_request("chat", orjson.dumps(value), {}, FieldRules())
     request.trace_id, request.purpose = TRACE, "live"
     call = Call(
         request=request,

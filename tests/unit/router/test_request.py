@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.router.errors import InvalidRequest
-from services.router.request import Endpoint, read_request
+from services.router.fields import Endpoint, FieldRules
+from services.router.request import read_request
 from services.router.traces import TraceIds
 
 TURNS = [{"role": "user", "content": "hi"}]
@@ -14,7 +15,7 @@ TURNS = [{"role": "user", "content": "hi"}]
 
 def read(value, endpoint: Endpoint = "chat", headers=None):
     body = value if isinstance(value, bytes) else orjson.dumps(value)
-    return read_request(endpoint, body, headers or {})
+    return read_request(endpoint, body, headers or {}, FieldRules())
 
 
 @pytest.mark.parametrize(
@@ -88,9 +89,8 @@ def test_the_engine_sees_only_what_it_may():
             "model": "m",
             "messages": TURNS,
             "temperature": 0.5,
-            "priority": -100,
-            "cache_salt": "x",
-            "chat_template": "{{ evil }}",
+            "priority": None,
+            "store": True,
             "user": "bob",
             "metadata": {"category": "billing"},
         }
@@ -100,6 +100,7 @@ def test_the_engine_sees_only_what_it_may():
         "messages": TURNS,
         "temperature": 0.5,
     }
+    assert request.ignored == ("store",)
 
 
 @pytest.mark.parametrize("asked", [True, False])
