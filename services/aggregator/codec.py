@@ -43,7 +43,7 @@ def event_in(message: Any) -> Event:
     """The event that a Faust message carries.
 
     Raises:
-        Unreadable: it carries none that its topic may have.
+        UnreadableRecord: it carries none that its topic may have.
     """
     return decode(headers_in(message), message.value, MODELS[message.topic])
 

@@ -20,7 +20,7 @@ from services.aggregator.ticker import Ticker
 from shared.contracts.events.dead_letters import DeadLetterReason
 from shared.contracts.topics import TICKS
 from shared.kafka.deadletters import DeadLetters
-from shared.kafka.envelope import Unreadable
+from shared.kafka.envelope import UnreadableRecord
 from shared.kafka.log import LogUnavailable
 
 log = structlog.get_logger(__name__)
@@ -103,7 +103,7 @@ class Consumption:
         try:
             body = event_in(message)
             state.apply(topic, offset, body, message.value, timestamp_ms(message))
-        except (Unreadable, EventRefused) as error:
+        except (UnreadableRecord, EventRefused) as error:
             await self._refuse(state, message, error.reason, error.detail)
             return
         except Exception as error:

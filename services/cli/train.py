@@ -101,7 +101,7 @@ async def _run(
 
 async def _follow(tail: Tail, job_id: str, say: Any) -> TrainingProgress:
     from shared.contracts.events.training import RunPhase, TrainingProgress
-    from shared.kafka.envelope import Unreadable, decode, models_by_type
+    from shared.kafka.envelope import UnreadableRecord, decode, models_by_type
 
     models = models_by_type(TrainingProgress)
     async for record in tail:
@@ -109,7 +109,7 @@ async def _follow(tail: Tail, job_id: str, say: Any) -> TrainingProgress:
             continue
         try:
             progress = decode(record.headers, record.value, models)
-        except Unreadable:
+        except UnreadableRecord:
             continue
         assert isinstance(progress, TrainingProgress)
         if say is not None:

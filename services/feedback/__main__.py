@@ -10,7 +10,7 @@ from services.feedback.api import FeedbackApi, Limits, create_app
 from services.feedback.circuit_breaker import CircuitBreaker
 from services.feedback.comparisons import Comparisons
 from services.feedback.intake import GROUP, INTAKE_MODELS, Intake
-from services.feedback.metrics import Metrics
+from services.feedback.metrics import FeedbackMetrics
 from services.feedback.open_comparisons import RedisComparisons
 from services.feedback.publisher import SOURCE, FeedbackPublisher
 from services.feedback.router_client import RouterClient, router_session
@@ -41,7 +41,7 @@ async def run(settings: FeedbackSettings) -> None:
     """Serve until told to stop."""
     stop = stop_on_signals()
     registry = CollectorRegistry()
-    metrics = Metrics(registry)
+    metrics = FeedbackMetrics(registry)
     clock = SystemClock()
     redact = Redactor().text
     log = KafkaLog(settings.kafka_bootstrap, source=SOURCE, client_id="ratchet-feedback")

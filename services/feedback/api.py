@@ -19,7 +19,7 @@ from services.feedback.errors import (
     field_errors,
     invalid,
 )
-from services.feedback.metrics import Metrics, Way
+from services.feedback.metrics import FeedbackMetrics, Way
 from services.feedback.publisher import FeedbackPublisher, feedback_record
 from services.feedback.submissions import (
     Redact,
@@ -69,7 +69,7 @@ class FeedbackApi:
         publisher: FeedbackPublisher,
         comparisons: Comparisons,
         keys: KeyRing,
-        metrics: Metrics,
+        metrics: FeedbackMetrics,
         clock: Clock,
         redact: Redact,
         limits: Limits,
@@ -187,7 +187,7 @@ class FeedbackApi:
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-def create_app(api: FeedbackApi, metrics: Metrics) -> FastAPI:
+def create_app(api: FeedbackApi, metrics: FeedbackMetrics) -> FastAPI:
     """The application: routes, and the one place where errors become answers."""
     app = FastAPI(title="Ratchet feedback", version="1", openapi_url="/openapi.json")
 

@@ -22,7 +22,7 @@ from services.feedback.errors import (
     invalid,
 )
 from services.feedback.matchups import Matchup, matchup, opponents
-from services.feedback.metrics import Metrics
+from services.feedback.metrics import FeedbackMetrics
 from services.feedback.open_comparisons import Ballot, Comparison, OpenComparisons, vote
 from services.feedback.publisher import FeedbackPublisher, vote_record
 from services.feedback.router_client import Answer, Question, RouterClient, VersionUnavailable
@@ -75,7 +75,7 @@ class Comparisons:
         publisher: FeedbackPublisher,
         routing: RoutingTable,
         registry: Registry,
-        metrics: Metrics,
+        metrics: FeedbackMetrics,
         clock: Clock,
         redact: Redact,
         anonymous_votes: bool,

@@ -13,7 +13,7 @@ from typing import ClassVar
 from pydantic import ConfigDict
 
 from services.feedback.errors import Busy, EventLogUnavailable, FeedbackError, Reason, invalid
-from services.feedback.metrics import Metrics
+from services.feedback.metrics import FeedbackMetrics
 from services.feedback.publisher import FeedbackPublisher, feedback_record
 from services.feedback.submissions import (
     Redact,
@@ -59,7 +59,9 @@ _LETTER_REASONS: dict[Reason, DeadLetterReason] = {
 class Intake:
     """Consumer handler of the intake topics: validates a record and publishes it as feedback."""
 
-    def __init__(self, publisher: FeedbackPublisher, metrics: Metrics, *, redact: Redact) -> None:
+    def __init__(
+        self, publisher: FeedbackPublisher, metrics: FeedbackMetrics, *, redact: Redact
+    ) -> None:
         self._publisher = publisher
         self._metrics = metrics
         self._redact = redact

@@ -16,7 +16,7 @@ PUBLISH_EDGES_S = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0
 COMPARISON_EDGES_S = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 
 
-class Metrics:
+class FeedbackMetrics:
     """All time series of the service, created at 0, so that no traffic differs from no data."""
 
     def __init__(self, registry: CollectorRegistry) -> None:

@@ -9,7 +9,7 @@ import structlog
 
 from services.feedback.circuit_breaker import CircuitBreaker, Refusal, State
 from services.feedback.errors import Busy, EventLogUnavailable, EventTooLarge
-from services.feedback.metrics import Metrics
+from services.feedback.metrics import FeedbackMetrics
 from services.feedback.submissions import event_id
 from shared.clock import Clock
 from shared.contracts.events.feedback import FeedbackSubmitted, FeedbackWithdrawn
@@ -60,7 +60,7 @@ class FeedbackPublisher:
         self,
         log: EventLog,
         breaker: CircuitBreaker,
-        metrics: Metrics,
+        metrics: FeedbackMetrics,
         clock: Clock,
         *,
         timeout_s: float,

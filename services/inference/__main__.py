@@ -27,7 +27,7 @@ from services.inference.launcher import (
     engine_command,
     engine_environment,
 )
-from services.inference.metrics import Metrics
+from services.inference.metrics import InferenceMetrics
 from services.inference.reconcile import AdapterLimits
 from services.inference.settings import InferenceSettings
 from services.inference.verification import AdapterVerifier
@@ -61,7 +61,10 @@ CONNECTIONS = 64
 
 
 def engine_of(
-    settings: InferenceSettings, client: EngineClient, metrics: Metrics, wake: asyncio.Event
+    settings: InferenceSettings,
+    client: EngineClient,
+    metrics: InferenceMetrics,
+    wake: asyncio.Event,
 ) -> Launcher | ExternalEngine:
     """The engine that these settings ask for."""
     generations = settings.data_dir / "inference" / "engine-generation"
@@ -93,7 +96,7 @@ async def run(settings: InferenceSettings) -> None:
     """Serve until told to stop."""
     stop = stop_on_signals()
     registry = CollectorRegistry()
-    metrics = Metrics(registry)
+    metrics = InferenceMetrics(registry)
     clock = SystemClock()
     redact = Redactor().text
     keys = KeyRing(required=settings.profile != "local")

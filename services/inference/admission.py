@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 from services.inference.engine import EngineLoad
 from services.inference.errors import EngineRefused, EngineUnavailable
-from services.inference.metrics import Metrics
+from services.inference.metrics import InferenceMetrics
 from shared.clock import Clock
 
 LOOK_S = 0.5
@@ -34,7 +34,7 @@ class BatchAdmission:
         limit: int,
         figures: Callable[[], Awaitable[EngineLoad]],
         clock: Clock,
-        metrics: Metrics,
+        metrics: InferenceMetrics,
     ) -> None:
         self._limit = limit
         self._figures = figures

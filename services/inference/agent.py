@@ -19,7 +19,7 @@ from services.inference.errors import (
 )
 from services.inference.fingerprints import FingerprintFault, too_close
 from services.inference.launcher import EngineState
-from services.inference.metrics import Metrics
+from services.inference.metrics import InferenceMetrics
 from services.inference.reconcile import (
     Action,
     ActionKind,
@@ -74,7 +74,7 @@ class Agent:
         verifier: AdapterVerifier,
         acceptances: Acceptances,
         clock: Clock,
-        metrics: Metrics,
+        metrics: InferenceMetrics,
         wake: asyncio.Event,
     ) -> None:
         """Whoever sets `wake` has the agent look again at once."""

@@ -20,7 +20,7 @@ import structlog
 from services.inference.admission import BatchAdmission
 from services.inference.engine import EngineClient
 from services.inference.errors import EngineRefused, EngineUnavailable, Stopping
-from services.inference.metrics import Metrics
+from services.inference.metrics import InferenceMetrics
 from shared.clock import Clock
 from shared.contracts.events.base import MAX_TEXT, Event
 from shared.contracts.events.generations import GenerationFinished, GenerationRequested
@@ -79,7 +79,7 @@ class BatchWorker:
         policy: BatchTimeouts,
         redact: Callable[[str], str],
         clock: Clock,
-        metrics: Metrics,
+        metrics: InferenceMetrics,
         stop: asyncio.Event,
     ) -> None:
         self._client = client

@@ -17,7 +17,7 @@ import structlog
 
 from services.inference import guard
 from services.inference.errors import PortTaken
-from services.inference.metrics import Metrics
+from services.inference.metrics import InferenceMetrics
 from services.inference.settings import InferenceSettings
 from shared.backoff import Backoff
 from shared.clock import Clock
@@ -143,7 +143,7 @@ class Launcher:
         generations: Path,
         policy: LaunchTimings,
         clock: Clock,
-        metrics: Metrics,
+        metrics: InferenceMetrics,
         log_path: Path | None = None,
     ) -> None:
         """`healthy` asks the engine; `changed` hears of each change of `state`.
@@ -296,7 +296,7 @@ class ExternalEngine:
         changed: Callable[[], None],
         generations: Path,
         clock: Clock,
-        metrics: Metrics,
+        metrics: InferenceMetrics,
         poll_s: float = POLL_S,
     ) -> None:
         self.state = EngineState(reason="not seen yet")

@@ -9,7 +9,7 @@ from services.inference.reconcile import AdapterState
 _SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 
 
-class Metrics:
+class InferenceMetrics:
     """All series of this service, in one registry."""
 
     def __init__(self, registry: CollectorRegistry) -> None:

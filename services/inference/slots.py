@@ -11,7 +11,7 @@ from dataclasses import replace
 import structlog
 
 from services.inference.fingerprints import FingerprintCheck
-from services.inference.metrics import Metrics
+from services.inference.metrics import InferenceMetrics
 from services.inference.reconcile import NEVER, AdapterState, Slot
 from shared.backoff import pause_s
 from shared.clock import Clock
@@ -25,7 +25,7 @@ RETRY_MAX_S = 60.0
 class AdapterSlots(Mapping[str, Slot]):
     """Slots by version; a version without one is `wanted` and untried."""
 
-    def __init__(self, clock: Clock, metrics: Metrics) -> None:
+    def __init__(self, clock: Clock, metrics: InferenceMetrics) -> None:
         self._clock = clock
         self._metrics = metrics
         self._slots: dict[str, Slot] = {}

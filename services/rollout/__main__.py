@@ -17,7 +17,7 @@ from services.rollout.decision_log import DecisionLog
 from services.rollout.errors import BadStrategy
 from services.rollout.evidence_store import EvidenceStore
 from services.rollout.leadership import DecisionLogFollower, Leadership
-from services.rollout.metrics import Metrics
+from services.rollout.metrics import RolloutMetrics
 from services.rollout.prometheus import Prometheus
 from services.rollout.settings import RolloutSettings
 from services.rollout.strategy import read
@@ -47,7 +47,7 @@ async def run(settings: RolloutSettings) -> None:
     stop = stop_on_signals()
     clock = SystemClock()
     registry = CollectorRegistry()
-    metrics = Metrics(registry)
+    metrics = RolloutMetrics(registry)
     log = KafkaLog(
         settings.kafka_bootstrap,
         source=SOURCE,

@@ -18,7 +18,7 @@ from services.rollout.decision_log import DecisionLog, RolloutHistory
 from services.rollout.effects import Effects
 from services.rollout.errors import (
     Conflict,
-    EventLogUnavailable,
+    DecisionNotAcknowledged,
     LeadershipLost,
     NotAllowed,
     NotLeading,
@@ -29,7 +29,7 @@ from services.rollout.evidence import RolloutEvidence, carried, recovered, take
 from services.rollout.evidence_store import EvidenceStore
 from services.rollout.judge import Judge
 from services.rollout.leadership import Leadership
-from services.rollout.metrics import Metrics
+from services.rollout.metrics import RolloutMetrics
 from services.rollout.observer import Observer
 from services.rollout.prometheus import Prometheus
 from services.rollout.state import Move, RolloutState
@@ -90,7 +90,7 @@ class Controller:
         prometheus: Prometheus,
         agents: Agents,
         evidence_store: EvidenceStore,
-        metrics: Metrics,
+        metrics: RolloutMetrics,
         clock: Clock,
     ) -> None:
         self._policy = policy
@@ -514,7 +514,7 @@ class Controller:
         try:
             return await action()
         except LogUnavailable as error:
-            raise EventLogUnavailable(f"{UNKNOWN}: {error}; {LOOK_FIRST}") from error
+            raise DecisionNotAcknowledged(f"{UNKNOWN}: {error}; {LOOK_FIRST}") from error
         except LeadershipLost as error:
             now = f"the leader is {self._decision_log.holder}"
             if error.sent:

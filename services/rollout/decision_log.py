@@ -12,7 +12,7 @@ from services.rollout.errors import BadStrategy
 from services.rollout.state import RolloutState
 from services.rollout.strategy import parse
 from shared.contracts.events.rollouts import Decision, DecisionKind, LeaderElected
-from shared.kafka.envelope import Unreadable, decode, models_by_type
+from shared.kafka.envelope import UnreadableRecord, decode, models_by_type
 from shared.kafka.log import Record
 from shared.registry.routing import RoutingState, RoutingTable
 
@@ -79,7 +79,7 @@ class DecisionLog:
         """Fold one record. What a fenced leader wrote is passed over.
 
         Raises:
-            Unreadable: neither a decision nor an election, or a decision without its state.
+            UnreadableRecord: neither a decision nor an election, or a decision without its state.
 
         """
         self.read_to = max(self.read_to, record.offset)
@@ -129,12 +129,12 @@ class DecisionLog:
         history = self._histories.get(decision.rollout_id)
         raw: Any = decision.evidence.get("state")
         if not isinstance(raw, dict):
-            raise Unreadable("schema", "evidence.state: missing, so the rollout cannot go on")
+            raise UnreadableRecord("schema", "evidence.state: missing, so the rollout cannot go on")
         if history is None:
             try:
                 strategy = parse(decision.strategy)
             except BadStrategy as error:
-                raise Unreadable("schema", error.detail) from None
+                raise UnreadableRecord("schema", error.detail) from None
             history = RolloutHistory(RolloutState.model_validate({**raw, "strategy": strategy}))
             self._histories[decision.rollout_id] = history
             self._forget()

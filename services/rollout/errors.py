@@ -57,7 +57,7 @@ class Unsure(RolloutError):
     code = "outcome_unknown"
 
 
-class EventLogUnavailable(Unsure):
+class DecisionNotAcknowledged(Unsure):
     """A decision was not acknowledged; the brokers may have it, or get it yet."""
 
     code = "log_unavailable"

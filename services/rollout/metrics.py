@@ -14,7 +14,7 @@ from shared.contracts.events.rollouts import AnalysisOutcome, Phase
 OUTCOMES = (*(outcome.value for outcome in AnalysisOutcome), "none")
 
 
-class Metrics:
+class RolloutMetrics:
     """Series of a rollout live while it is unfinished and a grace time after."""
 
     def __init__(self, registry: CollectorRegistry) -> None:

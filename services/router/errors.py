@@ -109,7 +109,7 @@ class EngineFailed(RouterError):
     code = "engine_error"
 
 
-class EngineUnavailable(RouterError):
+class EngineUnreachable(RouterError):
     """No engine could be reached, or the connection to it was lost."""
 
     status = 503
@@ -128,7 +128,7 @@ class EngineTimeout(RouterError):
 
 FAILURES: dict[Outcome, type[RouterError]] = {
     Outcome.server_error: EngineFailed,
-    Outcome.crash: EngineUnavailable,
+    Outcome.crash: EngineUnreachable,
     Outcome.timeout: EngineTimeout,
 }
 """What a client is told when its last attempt ended so."""

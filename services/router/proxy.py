@@ -22,7 +22,7 @@ from services.router.errors import FAILURES, error_body
 from services.router.fields import ignored_header
 from services.router.interactions import Interactions
 from services.router.metrics import RouterMetrics
-from services.router.response import StreamReader, Unreadable, read_error, read_response
+from services.router.response import StreamReader, UnreadableResponse, read_error, read_response
 from services.router.watchdog import Watchdog
 from shared.contracts.events.interactions import Outcome
 from shared.http.asgi import Receive, Send
@@ -147,7 +147,7 @@ class Proxy:
         if attempt.status == HTTP_OK:
             try:
                 call.answer, body = read_response(body, attempt.version)
-            except Unreadable as error:
+            except UnreadableResponse as error:
                 attempt.outcome = Outcome.server_error
                 attempt.error = str(error)
                 return None
@@ -173,7 +173,7 @@ class Proxy:
                         await relay.run(response)
                     else:
                         reply = self._judge(call, attempt, await response.read())
-            except (aiohttp.ClientError, TimeoutError, OSError, Unreadable) as error:
+            except (aiohttp.ClientError, TimeoutError, OSError, UnreadableResponse) as error:
                 _fail(attempt, error)
                 taken_s = perf_counter() - attempt.started
                 if attempt.outcome is Outcome.timeout and send.waited_s > taken_s / 2:
@@ -364,7 +364,7 @@ def response_headers(call: Call, content_type: bytes) -> list[tuple[bytes, bytes
 def _fail(attempt: EngineAttempt, error: Exception) -> None:
     """Name how an attempt failed."""
     attempt.error = f"{type(error).__name__}: {error}"
-    if isinstance(error, Unreadable):
+    if isinstance(error, UnreadableResponse):
         attempt.outcome = Outcome.server_error
     elif isinstance(error, TimeoutError) and not isinstance(error, aiohttp.ConnectionTimeoutError):
         attempt.outcome = Outcome.timeout

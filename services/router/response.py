@@ -15,7 +15,7 @@ MAX_EVENT_BYTES = 4 * 1024 * 1024
 """Longest event of a stream; an engine that sends a longer one is taken for broken."""
 
 
-class Unreadable(Exception):
+class UnreadableResponse(Exception):
     """The engine's answer is not what its API promises; the message says what was found."""
 
 
@@ -39,16 +39,16 @@ def read_response(body: bytes, version: str) -> tuple[EngineResponse, bytes]:
     """Read a whole answer; returns it and the body for the client, `model` being the version.
 
     Raises:
-        Unreadable: no JSON object, or one without choices.
+        UnreadableResponse: no JSON object, or one without choices.
 
     """
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        raise Unreadable(f"the engine's answer is not JSON: {error}") from None
+        raise UnreadableResponse(f"the engine's answer is not JSON: {error}") from None
     choices = value.get("choices") if type(value) is dict else None
     if type(choices) is not list or not choices or type(choices[0]) is not dict:
-        raise Unreadable("the engine's answer has no choices")
+        raise UnreadableResponse("the engine's answer has no choices")
     answer = EngineResponse()
     first = choices[0]
     message = first.get("message")
@@ -104,13 +104,15 @@ class StreamReader:
         that carried text or ended the answer.
 
         Raises:
-            Unreadable: an event is no JSON object, or has no end.
+            UnreadableResponse: an event is no JSON object, or has no end.
 
         """
         data = (self._rest + data).replace(b"\r\n", b"\n") if self._rest or b"\r" in data else data
         *events, self._rest = data.split(b"\n\n")
         if len(self._rest) > MAX_EVENT_BYTES:
-            raise Unreadable(f"an event of the engine's stream is over {MAX_EVENT_BYTES} bytes")
+            raise UnreadableResponse(
+                f"an event of the engine's stream is over {MAX_EVENT_BYTES} bytes"
+            )
         out: list[bytes] = []
         for event in events:
             if self.done or self.failure:
@@ -133,9 +135,11 @@ class StreamReader:
         try:
             value = orjson.loads(data)
         except orjson.JSONDecodeError as error:
-            raise Unreadable(f"an event of the engine's stream is not JSON: {error}") from None
+            raise UnreadableResponse(
+                f"an event of the engine's stream is not JSON: {error}"
+            ) from None
         if type(value) is not dict:
-            raise Unreadable("an event of the engine's stream is not a JSON object")
+            raise UnreadableResponse("an event of the engine's stream is not a JSON object")
         if not value.get("choices") and ("error" in value or value.get("object") == "error"):
             self.failure = _failure(value.get("error") or value.get("message"))
             return

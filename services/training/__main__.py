@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 
 from services.training.dataset_store import DatasetStore
 from services.training.jobs import JobQueue
-from services.training.metrics import Metrics
+from services.training.metrics import TrainingMetrics
 from services.training.runner import Runner
 from services.training.scheduler import Scheduler
 from services.training.settings import TrainingSettings
@@ -37,7 +37,7 @@ async def run(settings: TrainingSettings) -> None:
     """Do jobs until told to stop."""
     stop = stop_on_signals()
     clock, registry = SystemClock(), CollectorRegistry()
-    metrics = Metrics(registry)
+    metrics = TrainingMetrics(registry)
     log = KafkaLog(settings.kafka_bootstrap, source=SOURCE, client_id="ratchet-training")
     await log.start()
     versions, queue = RegistryFollower(log), JobQueue()

@@ -8,7 +8,7 @@ from services.training.jobs import FINAL
 from shared.contracts.events.training import TrainingMethod
 
 
-class Metrics:
+class TrainingMetrics:
     """The service's metrics on a registry of its own."""
 
     def __init__(self, registry: CollectorRegistry) -> None:

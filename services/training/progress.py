@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import structlog
 
-from services.training.metrics import Metrics
+from services.training.metrics import TrainingMetrics
 from services.training.trainers.job import Stage, StageProgress
 from shared.clock import Clock
 from shared.contracts.events.training import RunPhase, TrainingProgress, TrainingRequested
@@ -34,7 +34,7 @@ class ProgressReporter:
     """Tells the log how far one job is. Steps may get lost, the final word may not."""
 
     def __init__(
-        self, event_log: EventLog, clock: Clock, metrics: Metrics, job: TrainingRequested
+        self, event_log: EventLog, clock: Clock, metrics: TrainingMetrics, job: TrainingRequested
     ) -> None:
         self._log = event_log
         self._clock = clock

@@ -15,7 +15,7 @@ from services.training.attempts import Attempts
 from services.training.candidate import judge_figures
 from services.training.dataset_store import DatasetStore, lay_out, read_import
 from services.training.errors import StoreUnavailable, TrainingError
-from services.training.metrics import Metrics
+from services.training.metrics import TrainingMetrics
 from services.training.outcome import JobOutcome, failed, succeeded
 from services.training.progress import ProgressReporter
 from services.training.publish import Publisher
@@ -49,7 +49,7 @@ class Runner:
         registry: RegistryFollower,
         store: DatasetStore,
         settings: TrainingSettings,
-        metrics: Metrics,
+        metrics: TrainingMetrics,
         clock: Clock,
     ) -> None:
         self._log = event_log

@@ -11,14 +11,14 @@ import structlog
 from services.training.dataset_store import DatasetStore
 from services.training.errors import StoreUnavailable
 from services.training.jobs import JobQueue
-from services.training.metrics import Metrics
+from services.training.metrics import TrainingMetrics
 from services.training.settings import TrainingSettings
 from services.training.snapshot import MODELS, Manifest, place
 from services.training.trigger import PairCounter, TriggerInputs, decide
 from shared.clock import Clock
 from shared.contracts.events.training import TrainingMethod
 from shared.contracts.topics import PREFERENCES, TRAINING_JOBS
-from shared.kafka.envelope import Unreadable, decode
+from shared.kafka.envelope import UnreadableRecord, decode
 from shared.kafka.log import EventLog, LogUnavailable
 from shared.observability.events import Unavailable
 from shared.registry.follow import RegistryFollower
@@ -40,7 +40,7 @@ class Scheduler:
         registry: RegistryFollower,
         store: DatasetStore,
         settings: TrainingSettings,
-        metrics: Metrics,
+        metrics: TrainingMetrics,
         clock: Clock,
     ) -> None:
         self._log = event_log
@@ -60,7 +60,7 @@ class Scheduler:
         """Follow the pairs until cancelled."""
         try:
             async for record in self._tail:
-                with contextlib.suppress(Unreadable):
+                with contextlib.suppress(UnreadableRecord):
                     event = decode(record.headers, record.value, MODELS)
                     self._pairs.apply(event, place(record), record.offset)
         finally:

@@ -38,7 +38,7 @@ from shared.contracts.events.preferences import PreferencePair, PreferenceRetrac
 from shared.contracts.events.training import TrainingMethod
 from shared.contracts.events.versions import DatasetRef
 from shared.contracts.topics import PREFERENCES
-from shared.kafka.envelope import Unreadable, decode, models_by_type
+from shared.kafka.envelope import UnreadableRecord, decode, models_by_type
 from shared.kafka.log import EventLog, LogUnavailable, Record
 
 log = structlog.get_logger(__name__)
@@ -215,7 +215,7 @@ async def _read(
             offsets[place(record)] = record.offset + 1
             try:
                 fold.apply(decode(record.headers, record.value, MODELS))
-            except Unreadable as error:
+            except UnreadableRecord as error:
                 log.warning("snapshot.unreadable", offset=record.offset, error=str(error))
 
     collecting = asyncio.create_task(collect())

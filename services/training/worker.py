@@ -8,7 +8,7 @@ import contextlib
 import structlog
 
 from services.training.jobs import JobQueue
-from services.training.metrics import Metrics
+from services.training.metrics import TrainingMetrics
 from services.training.runner import Runner
 from services.training.scheduler import Scheduler
 from services.training.settings import TrainingSettings
@@ -16,7 +16,7 @@ from services.training.workspace import prune
 from shared.contracts.events.training import TrainingProgress, TrainingRequested
 from shared.contracts.topics import TRAINING_JOBS, TRAINING_RUNS
 from shared.kafka.deadletters import DeadLetters
-from shared.kafka.envelope import Unreadable, decode, models_by_type
+from shared.kafka.envelope import UnreadableRecord, decode, models_by_type
 from shared.kafka.log import EventLog, LogUnavailable, Record
 from shared.observability.events import Unavailable
 from shared.registry.follow import RegistryFollower
@@ -39,7 +39,7 @@ class TrainingWorker:
         runner: Runner,
         scheduler: Scheduler,
         dead_letters: DeadLetters,
-        metrics: Metrics,
+        metrics: TrainingMetrics,
         settings: TrainingSettings,
     ) -> None:
         self._tail = event_log.tail(TRAINING_JOBS, TRAINING_RUNS)
@@ -105,14 +105,14 @@ class TrainingWorker:
     async def _fold(self, record: Record) -> None:
         try:
             event = decode(record.headers, record.value, MODELS)
-        except Unreadable as error:
+        except UnreadableRecord as error:
             await self._put_aside(record, error)
             return
         assert isinstance(event, TrainingRequested | TrainingProgress)
         if self._queue.put(event):
             self._news.set()
 
-    async def _put_aside(self, record: Record, error: Unreadable) -> None:
+    async def _put_aside(self, record: Record, error: UnreadableRecord) -> None:
         """Dead letters have the record's place as their id, so one more at a restart is the same."""
         log.warning("job.unreadable", offset=record.offset, error=str(error))
         try:

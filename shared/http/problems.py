@@ -21,7 +21,7 @@ PROBLEM_TYPE = "application/problem+json"
 UNAUTHENTICATED = 401
 
 
-class InvalidRequest(RatchetError):
+class InvalidField(RatchetError):
     """A field of the request breaks a rule."""
 
     status = 422
@@ -62,7 +62,7 @@ def handle_errors(app: FastAPI) -> None:
             name = ".".join(str(part) for part in item["loc"] if part not in ("body", "query"))
             fields.append(FieldError(name or "body", str(item["msg"])))
         first = fields[0]
-        return problem(InvalidRequest(f"{first.field}: {first.rule}", fields))
+        return problem(InvalidField(f"{first.field}: {first.rule}", fields))
 
     @app.exception_handler(HTTPException)
     async def unknown(request: Request, error: HTTPException) -> Response:

@@ -19,7 +19,7 @@ from shared.clock import Clock, SystemClock
 from shared.contracts.events.base import Event
 from shared.contracts.events.dead_letters import DeadLetterReason
 from shared.kafka.deadletters import DeadLetters
-from shared.kafka.envelope import Unreadable, decode
+from shared.kafka.envelope import UnreadableRecord, decode
 from shared.kafka.log import LogUnavailable, Record, RecordRefused
 from shared.kafka.tail import as_record
 from shared.observability.events import Unavailable
@@ -254,7 +254,7 @@ class ConsumerLoop:
             headers = (*headers, ("ce_type", self._default_type.encode()))
         try:
             await self._handler(decode(headers, record.value, self._models), record)
-        except (Unreadable, Reject) as error:
+        except (UnreadableRecord, Reject) as error:
             await self._dead_letters.put(record, error.reason, error.detail)
 
 

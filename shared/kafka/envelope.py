@@ -16,7 +16,7 @@ SPEC_VERSION = b"1.0"
 JSON_TYPE = b"application/json"
 
 
-class Unreadable(Exception):
+class UnreadableRecord(Exception):
     """A record's value is not what its headers or its topic promise."""
 
     def __init__(self, reason: DeadLetterReason, detail: str) -> None:
@@ -64,7 +64,7 @@ def decode(headers: Headers, value: bytes | None, models: Mapping[str, type[Even
     """Read a value as the model its `ce_type` names.
 
     Raises:
-        Unreadable: no or an unknown type (`unknown_type`), or a value that is not of the
+        UnreadableRecord: no or an unknown type (`unknown_type`), or a value that is not of the
             model (`schema`); the detail names the field and the rule.
 
     """
@@ -72,13 +72,15 @@ def decode(headers: Headers, value: bytes | None, models: Mapping[str, type[Even
     model = models.get(kind)
     if model is None:
         expected = ", ".join(sorted(models))
-        raise Unreadable("unknown_type", f"header ce_type is {kind!r}; expected one of {expected}")
+        raise UnreadableRecord(
+            "unknown_type", f"header ce_type is {kind!r}; expected one of {expected}"
+        )
     if value is None:
-        raise Unreadable("schema", "the value is empty; expected JSON")
+        raise UnreadableRecord("schema", "the value is empty; expected JSON")
     try:
         return model.model_validate_json(value)
     except ValidationError as error:
-        raise Unreadable("schema", describe(error)) from None
+        raise UnreadableRecord("schema", describe(error)) from None
 
 
 def describe(error: ValidationError) -> str:

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from shared.contracts.events.rollouts import Decision, LeaderElected
 from shared.contracts.topics import API_KEYS, ROLLOUTS, VERSIONS
-from shared.kafka.envelope import Unreadable, decode, describe, models_by_type
+from shared.kafka.envelope import UnreadableRecord, decode, describe, models_by_type
 from shared.kafka.log import EventLog, Record, Tail, read_to_end
 from shared.keys import KeyRing
 from shared.registry.routing import RoutingState, RoutingTable
@@ -38,7 +38,7 @@ class Follower:
             async for record in self._tail:
                 try:
                     self._apply(record)
-                except (ValueError, Unreadable) as error:
+                except (ValueError, UnreadableRecord) as error:
                     log.warning(
                         "follow.unreadable",
                         topic=record.topic,
@@ -106,7 +106,7 @@ def fold_rollout(table: RoutingTable, record: Record) -> RoutingState | None:
     """Fold one record of `rollouts.v1`; the state it set, or None where it set none.
 
     Raises:
-        Unreadable: the record is neither a decision nor an election.
+        UnreadableRecord: the record is neither a decision nor an election.
 
     """
     event = decode(record.headers, record.value, _ROLLOUT_MODELS)
@@ -128,7 +128,7 @@ async def rebuild_views(event_log: EventLog, view: RoutingView, *, timeout_s: fl
     """
     table = RoutingTable()
     for record in await read_to_end(event_log, ROLLOUTS, timeout_s=timeout_s):
-        with contextlib.suppress(Unreadable):
+        with contextlib.suppress(UnreadableRecord):
             fold_rollout(table, record)
     await view.clear()
     for state in table.models():

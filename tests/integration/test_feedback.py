@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 
 from services.feedback.circuit_breaker import CircuitBreaker
 from services.feedback.intake import GROUP, INTAKE_MODELS, Intake
-from services.feedback.metrics import Metrics
+from services.feedback.metrics import FeedbackMetrics
 from services.feedback.open_comparisons import RedisComparisons
 from services.feedback.publisher import SOURCE, FeedbackPublisher
 from shared.clock import SystemClock
@@ -133,7 +133,7 @@ class TestOpenComparisonsInRedis:
 async def running_intake(bootstrap: str, log: EventLog, tenant: str) -> AsyncIterator[ConsumerLoop]:
     """The intake of one tenant, stopped at the end."""
     registry, clock, redact = CollectorRegistry(), SystemClock(), Redactor().text
-    metrics = Metrics(registry)
+    metrics = FeedbackMetrics(registry)
     publisher = FeedbackPublisher(
         log, CircuitBreaker(max_waiting=10_000), metrics, clock, timeout_s=4
     )

@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry
 from services.feedback.api import FeedbackApi, Limits, create_app
 from services.feedback.circuit_breaker import CircuitBreaker
 from services.feedback.comparisons import Comparisons
-from services.feedback.metrics import Metrics
+from services.feedback.metrics import FeedbackMetrics
 from services.feedback.open_comparisons import Ballot, Comparison, OpenComparisons
 from services.feedback.publisher import FeedbackPublisher
 from services.feedback.router_client import RouterClient
@@ -130,7 +130,7 @@ class FeedbackHarness:
     keys: KeyRing
     breaker: CircuitBreaker
     publisher: FeedbackPublisher
-    metrics: Metrics
+    metrics: FeedbackMetrics
     collected: CollectorRegistry
     clock: Clock
 
@@ -175,7 +175,7 @@ async def feedback_service(
     """The service, called without a network between."""
     clock = clock or ManualClock()
     collected = CollectorRegistry()
-    metrics = Metrics(collected)
+    metrics = FeedbackMetrics(collected)
     breaker = CircuitBreaker(max_waiting=max_waiting)
     publisher = FeedbackPublisher(log, breaker, metrics, clock, timeout_s=timeout_s)
     keys = KeyRing(required=keys_required)

@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry
 from services.feedback.circuit_breaker import CircuitBreaker
 from services.feedback.errors import EventTooLarge
 from services.feedback.intake import INTAKE_MODELS, INTAKE_TOPIC, Intake
-from services.feedback.metrics import Metrics
+from services.feedback.metrics import FeedbackMetrics
 from services.feedback.publisher import MAX_RECORD_BYTES, FeedbackPublisher, feedback_record
 from services.feedback.submissions import submitted
 from shared.contracts.catalogue import INTAKE
@@ -56,7 +56,7 @@ def record_of(
 
 async def handle(log: MemoryLog, record: Record) -> None:
     clock = ManualClock()
-    metrics = Metrics(CollectorRegistry())
+    metrics = FeedbackMetrics(CollectorRegistry())
     publisher = FeedbackPublisher(log, CircuitBreaker(max_waiting=10), metrics, clock, timeout_s=1)
     intake = Intake(publisher, metrics, redact=Redactor().text)
     await intake.handle(decode(record.headers, record.value, INTAKE_MODELS), record)

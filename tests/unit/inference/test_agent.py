@@ -18,7 +18,7 @@ from services.inference.agent import Agent
 from services.inference.api import create_app
 from services.inference.engine import EngineClient
 from services.inference.launcher import EngineState
-from services.inference.metrics import Metrics
+from services.inference.metrics import InferenceMetrics
 from services.inference.reconcile import AdapterLimits, AdapterState, Slot
 from services.inference.slots import RETRY_FIRST_S, RETRY_MAX_S
 from services.inference.verification import AdapterVerifier
@@ -45,7 +45,7 @@ TEXTS = ((1, 2, 3), (4, 5))
 
 
 @dataclass
-class StubEngine:
+class RecordingEngine:
     """The launcher as the agent sees it."""
 
     state: EngineState
@@ -64,7 +64,7 @@ class AgentHarness:
         self.session = session
         self.registry = Registry()
         self.clock = ManualClock()
-        self.engine = StubEngine(EngineState(ready=True, generation=1, reason=""), [])
+        self.engine = RecordingEngine(EngineState(ready=True, generation=1, reason=""), [])
         self.cache = folder / "cache"
         self.agent = self.build()
 
@@ -84,7 +84,7 @@ class AgentHarness:
             verifier=AdapterVerifier(client, self.registry, acceptances, lambda _: 0.02),
             acceptances=acceptances,
             clock=self.clock,
-            metrics=Metrics(CollectorRegistry()),
+            metrics=InferenceMetrics(CollectorRegistry()),
             wake=asyncio.Event(),
         )
 

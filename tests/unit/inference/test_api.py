@@ -34,7 +34,7 @@ class StubAgent:
         )
 
 
-class StubEngine:
+class RunningEngine:
     state = EngineState(ready=True, generation=1, reason="")
 
     def restart(self, reason: str) -> None:
@@ -43,7 +43,7 @@ class StubEngine:
 
 def guarded_app(agent: Any, keys: KeyRing | None = None) -> GuardedApp:
     keys = keys or KeyRing(required=False)
-    return api.guarded(api.create_app(agent, StubEngine(), keys), keys)
+    return api.guarded(api.create_app(agent, RunningEngine(), keys), keys)
 
 
 def client(app: GuardedApp) -> httpx.AsyncClient:

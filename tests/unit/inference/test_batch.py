@@ -20,7 +20,7 @@ from services.inference.batch import (
 )
 from services.inference.engine import EngineClient, EngineLoad
 from services.inference.errors import EngineUnavailable, Stopping
-from services.inference.metrics import Metrics
+from services.inference.metrics import InferenceMetrics
 from shared.contracts.events.base import Message
 from shared.contracts.events.generations import GenerationFinished, GenerationRequested
 from shared.contracts.topics import GENERATION_REQUESTS, GENERATION_RESULTS
@@ -55,7 +55,7 @@ class BatchHarness:
         self.figures = IDLE
         self.asked: list[dict[str, Any]] = []
         fake.on_generate = self.asked.append
-        metrics = Metrics(CollectorRegistry())
+        metrics = InferenceMetrics(CollectorRegistry())
         self.admission = BatchAdmission(4, self._figures, self.clock, metrics)
         self.worker = BatchWorker(
             client=EngineClient(session, fake.url),
@@ -201,7 +201,7 @@ async def test_unreachable_figures_leave_one_place(harness: BatchHarness) -> Non
     async def away() -> EngineLoad:
         raise EngineUnavailable("away")
 
-    admission = BatchAdmission(4, away, harness.clock, Metrics(CollectorRegistry()))
+    admission = BatchAdmission(4, away, harness.clock, InferenceMetrics(CollectorRegistry()))
     await admission.look()
     async with admission.slot():
         second = asyncio.create_task(admission.slot().__aenter__())

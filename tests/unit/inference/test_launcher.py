@@ -29,7 +29,7 @@ from services.inference.launcher import (
     next_generation,
     restart_pause_s,
 )
-from services.inference.metrics import Metrics
+from services.inference.metrics import InferenceMetrics
 from services.inference.settings import InferenceSettings
 from shared.backoff import Backoff
 from shared.clock import SystemClock
@@ -87,7 +87,7 @@ class LauncherHarness:
             generations=self.folder / "generation",
             policy=policy,
             clock=SystemClock(),
-            metrics=Metrics(CollectorRegistry()),
+            metrics=InferenceMetrics(CollectorRegistry()),
             log_path=self.folder / "engine.log",
         )
         self.task = asyncio.create_task(self.launcher.run(self.stop))
@@ -172,7 +172,7 @@ async def test_external_engine_has_a_new_generation_each_time_it_is_back(tmp_pat
                 changed=lambda: None,
                 generations=tmp_path / "generation",
                 clock=SystemClock(),
-                metrics=Metrics(CollectorRegistry()),
+                metrics=InferenceMetrics(CollectorRegistry()),
                 poll_s=0.02,
             )
             task = asyncio.create_task(watcher.run(stop))

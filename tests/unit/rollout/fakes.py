@@ -16,7 +16,7 @@ from services.rollout.errors import EvidenceUnavailable
 from services.rollout.evidence import CounterSeries
 from services.rollout.evidence_store import EvidenceStore
 from services.rollout.leadership import DecisionLogFollower, Leadership
-from services.rollout.metrics import Metrics
+from services.rollout.metrics import RolloutMetrics
 from services.rollout.state import EngineReport
 from services.rollout.strategy import parse
 from shared.contracts.events.rollouts import Decision
@@ -169,7 +169,7 @@ class ControllerHarness:
             prometheus=self.prometheus,  # type: ignore[arg-type]
             agents=self.agents,  # type: ignore[arg-type]
             evidence_store=EvidenceStore(directory / holder),
-            metrics=Metrics(self.metrics),
+            metrics=RolloutMetrics(self.metrics),
             clock=clock,
         )
         self._tasks = [

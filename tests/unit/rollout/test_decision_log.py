@@ -13,7 +13,7 @@ from services.rollout.strategy import parse
 from shared.contracts.events.base import Event
 from shared.contracts.events.rollouts import Decision, DecisionKind, LeaderElected, Phase
 from shared.contracts.topics import ROLLOUTS
-from shared.kafka.envelope import Unreadable, encode
+from shared.kafka.envelope import UnreadableRecord, encode
 from shared.kafka.log import Record
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -116,9 +116,9 @@ def test_the_last_decision_is_the_state_with_the_strategy_of_the_start() -> None
 
 def test_what_cannot_be_read_is_told_and_counted_as_read() -> None:
     decision_log = folded(elected(0))
-    with pytest.raises(Unreadable, match="state"):
+    with pytest.raises(UnreadableRecord, match="state"):
         decision_log.apply(decided(1, 0, 0, kind=DecisionKind.start, evidence={}))
-    with pytest.raises(Unreadable):
+    with pytest.raises(UnreadableRecord):
         decision_log.apply(decided(2, 0, 1))
     assert decision_log.read_to == 2
     assert decision_log.get("r") is None

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.stub_engine import TEXT, chat_body, stream_events
-from services.router.response import StreamReader, Unreadable, read_error, read_response
+from services.router.response import StreamReader, UnreadableResponse, read_error, read_response
 
 
 def test_an_answer_is_read_and_passed_on_unchanged():
@@ -33,7 +33,7 @@ def test_tool_calls_are_kept_as_text():
     "body", [b"", b"<html>", b"[]", b"{}", b'{"choices":[]}', b'{"choices":[3]}', b'{"choices":{}}']
 )
 def test_an_unreadable_answer(body):
-    with pytest.raises(Unreadable):
+    with pytest.raises(UnreadableResponse):
         read_response(body, "v")
 
 
@@ -122,7 +122,7 @@ def test_comments_and_other_fields_are_left_out():
 
 @pytest.mark.parametrize("event", [b"data: {", b"data: 3"])
 def test_an_unreadable_event(event):
-    with pytest.raises(Unreadable):
+    with pytest.raises(UnreadableResponse):
         StreamReader("v", include_usage=False).feed(event + b"\n\n")
 
 
@@ -130,5 +130,5 @@ def test_an_event_without_end_is_bounded():
     reader = StreamReader("v", include_usage=False)
     for _ in range(4):
         reader.feed(b"x" * 1_000_000)
-    with pytest.raises(Unreadable):
+    with pytest.raises(UnreadableResponse):
         reader.feed(b"x" * 1_000_000)

@@ -74,7 +74,7 @@ def test_a_topic_is_fresh_until_its_limit() -> None:
     assert "15 s" in (check() or "")
 
 
-class Follower:
+class SlowFollower:
     def __init__(self, failures: int) -> None:
         self.failures = failures
         self.calls = 0
@@ -86,7 +86,7 @@ class Follower:
 
 
 async def test_catch_up_tries_each_follower_until_it_has_read_its_topic() -> None:
-    followers, signs = [Follower(2), Follower(0)], []
+    followers, signs = [SlowFollower(2), SlowFollower(0)], []
     done = await catch_up(
         followers, asyncio.Event(), timeout_s=1, waiting=lambda: signs.append("alive")
     )
@@ -96,7 +96,7 @@ async def test_catch_up_tries_each_follower_until_it_has_read_its_topic() -> Non
 
 
 async def test_catch_up_ends_when_the_service_stops() -> None:
-    stop, follower = asyncio.Event(), Follower(10)
+    stop, follower = asyncio.Event(), SlowFollower(10)
     assert not await catch_up([follower], stop, timeout_s=1, waiting=stop.set)
     assert follower.calls == 1
 

@@ -14,7 +14,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from services.training.dataset_store import DatasetStore
-from services.training.metrics import Metrics
+from services.training.metrics import TrainingMetrics
 from services.training.outcome import JobOutcome
 from services.training.runner import Runner
 from services.training.settings import TrainingSettings
@@ -51,7 +51,7 @@ class TrainingHarness:
             stall_s=0.7,
         )
         self.plan({})
-        self.metrics = Metrics(CollectorRegistry())
+        self.metrics = TrainingMetrics(CollectorRegistry())
 
     def replica(self, folder: Path) -> TrainingHarness:
         """A second replica: its own disk, the same log and stores."""

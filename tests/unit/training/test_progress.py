@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry
 
-from services.training.metrics import Metrics
+from services.training.metrics import TrainingMetrics
 from services.training.progress import ProgressReporter
 from services.training.trainers.job import StageProgress
 from shared.contracts.events.training import RunPhase, TrainingProgress
@@ -21,7 +21,7 @@ def said(log: MemoryLog) -> list[TrainingProgress]:
 async def test_steps_are_told_at_a_bounded_rate_and_phases_at_once() -> None:
     clock, registry = ManualClock(), CollectorRegistry()
     log = MemoryLog(clock=clock)
-    reporter = ProgressReporter(log, clock, Metrics(registry), request())
+    reporter = ProgressReporter(log, clock, TrainingMetrics(registry), request())
     await reporter.enter(RunPhase.accepted, 0.0)
     for step in range(1, 101):
         await reporter.step(StageProgress(stage="dpo", done=step, total=100, loss=0.5))
@@ -39,7 +39,7 @@ async def test_steps_are_told_at_a_bounded_rate_and_phases_at_once() -> None:
 async def test_a_lost_step_does_not_stop_the_job() -> None:
     clock = ManualClock()
     log = MemoryLog(clock=clock)
-    reporter = ProgressReporter(log, clock, Metrics(CollectorRegistry()), request())
+    reporter = ProgressReporter(log, clock, TrainingMetrics(CollectorRegistry()), request())
     log.available = False
     await reporter.enter(RunPhase.snapshot, 0.1)
     log.available = True

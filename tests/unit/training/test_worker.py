@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from services.training.dataset_store import DatasetStore
 from services.training.jobs import JobQueue
-from services.training.metrics import Metrics
+from services.training.metrics import TrainingMetrics
 from services.training.runner import Runner
 from services.training.scheduler import Scheduler
 from services.training.worker import TrainingWorker
@@ -34,7 +34,7 @@ async def at_work(
         update={"min_pairs": min_pairs, "schedule_interval_s": 0.05}
     )
     registry, clock, queue = CollectorRegistry(), SystemClock(), JobQueue()
-    metrics, versions = Metrics(registry), RegistryFollower(harness.log)
+    metrics, versions = TrainingMetrics(registry), RegistryFollower(harness.log)
     store = DatasetStore(settings.datasets_uri)
     runner = Runner(
         event_log=harness.log,
