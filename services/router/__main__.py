@@ -16,6 +16,7 @@ from services.router.app import Gateway
 from services.router.engines import Engines
 from services.router.fields import FieldRules
 from services.router.health import add_checks
+from services.router.identity import IdentityRules
 from services.router.interactions import Interactions
 from services.router.metrics import RouterMetrics, SeriesLifecycle
 from services.router.proxy import Deadlines, Proxy
@@ -97,6 +98,7 @@ async def run(settings: RouterSettings, directory: Path) -> None:
         events_lost=lambda: interactions.lost + shipper.refused,
         state_age_s=state.age_s,
     )
+    identity = IdentityRules(settings.user_sources, settings.nobody)
     health = Health()
     add_checks(health, state, spool, settings, clock)
     async with Engines(settings.engines, clock) as engines:
@@ -111,9 +113,11 @@ async def run(settings: RouterSettings, directory: Path) -> None:
             keys=keys,
             metrics=metrics,
             ops=OperationsApp(health, registry),
+            identity=identity,
             rules=FieldRules(
                 passed=settings.pass_fields,
                 refused=settings.refuse_fields,
+                read=identity.fields,
                 refuse_unknown=settings.unknown_fields == "refuse",
             ),
             max_body_bytes=settings.max_body_bytes,

@@ -26,6 +26,7 @@ from services.router.errors import (
     WrongMethod,
 )
 from services.router.fields import Endpoint, FieldRules
+from services.router.identity import IdentityRules
 from services.router.metrics import RouterMetrics
 from services.router.proxy import Proxy
 from services.router.request import ChatRequest, read_request
@@ -66,6 +67,7 @@ class Gateway:
         metrics: RouterMetrics,
         ops: OperationsApp,
         rules: FieldRules,
+        identity: IdentityRules,
         max_body_bytes: int,
         body_timeout_s: float,
         max_running: int,
@@ -76,6 +78,7 @@ class Gateway:
         self._metrics = metrics
         self._ops = ops
         self._rules = rules
+        self._identity = identity
         self._max_body = max_body_bytes
         self._body_timeout_s = body_timeout_s
         self._max_running = max_running
@@ -115,7 +118,7 @@ class Gateway:
             headers = dict(scope["headers"])
             key = self._authenticate(headers)
             body = await self._body(receive, watchdog)
-            request = read_request(endpoint, body, headers, self._rules)
+            request = read_request(endpoint, body, headers, self._rules, self._identity)
             request.trace_id = self._traces.take()
             choice = self._choose(request, key)
             if self._running >= self._max_running:

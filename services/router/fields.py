@@ -7,6 +7,7 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 from services.router.errors import InvalidRequest
+from services.router.identity import BODY_SOURCES
 
 Endpoint = Literal["chat", "completions"]
 
@@ -66,15 +67,18 @@ class FieldRules:
         *,
         passed: Iterable[str] = (),
         refused: Iterable[str] = (),
+        read: Iterable[str] = BODY_SOURCES,
         refuse_unknown: bool = False,
     ) -> None:
-        """`passed` and `refused` are added to the fields known here, and outweigh them."""
+        """`passed` and `refused` are added to the fields known here, and outweigh them; `read` are
+        the router's own, beside `ROUTER_FIELDS`.
+        """
         more, less = frozenset(passed), frozenset(refused)
         self._passed = {
             name: (known | more) - less - {"model"} for name, known in ENGINE_FIELDS.items()
         }
         self._refused = (STEERING_FIELDS | less) - more
-        self._read = ROUTER_FIELDS
+        self._read = ROUTER_FIELDS.union(read)
         self._refuse_unknown = refuse_unknown
 
     def split(

@@ -10,7 +10,7 @@ import orjson
 
 from services.router.errors import InvalidRequest
 from services.router.fields import Endpoint, FieldRules
-from shared.contracts.events.base import MAX_ID
+from services.router.identity import IdentityRules, check_identifier
 from shared.contracts.events.interactions import Purpose
 
 MAX_ROLE = 32
@@ -53,7 +53,11 @@ class ChatRequest:
 
 
 def read_request(
-    endpoint: Endpoint, body: bytes, headers: Mapping[bytes, bytes], rules: FieldRules
+    endpoint: Endpoint,
+    body: bytes,
+    headers: Mapping[bytes, bytes],
+    rules: FieldRules,
+    identity: IdentityRules,
 ) -> ChatRequest:
     """Read and check a request.
 
@@ -79,7 +83,7 @@ def read_request(
         _check_messages(payload.get("messages"))
     else:
         _check_prompt(payload.get("prompt"))
-    session = _identifier(headers, b"x-ratchet-session")
+    session = identity.session(headers)
     fields, ignored = rules.split(endpoint, payload)
     include_usage = _include_usage(payload.get("stream_options"), stream=stream)
     return ChatRequest(
@@ -88,7 +92,7 @@ def read_request(
         stream=stream,
         payload=payload,
         fields=_engine_body(fields, stream=stream),
-        user=_user(payload.get("user")) or _identifier(headers, b"x-ratchet-user"),
+        user=identity.user(payload, headers),
         session=session,
         context=_context(payload.get("metadata"), session),
         purpose=_purpose(headers.get(b"x-ratchet-purpose")),
@@ -106,43 +110,6 @@ def _engine_body(fields: dict[str, Any], *, stream: bool) -> bytes:
         return orjson.dumps(fields)
     except orjson.JSONEncodeError as error:
         raise InvalidRequest(f"the body cannot go on to an engine: {error}") from None
-
-
-def check_identifier(name: str, value: str) -> str:
-    """The value, when it may stand in an event.
-
-    Raises:
-        InvalidRequest: longer than 200 characters, or with a control character.
-
-    """
-    if len(value) > MAX_ID or (not value.isprintable() and _has_control(value)):
-        raise InvalidRequest(
-            f"{name}: at most {MAX_ID} characters, none of them a control character", param=name
-        )
-    return value
-
-
-def _has_control(value: str) -> bool:
-    return any(char < " " or char == "\x7f" for char in value)
-
-
-def _identifier(headers: Mapping[bytes, bytes], name: bytes) -> str:
-    raw = headers.get(name)
-    if not raw:
-        return ""
-    try:
-        value = raw.decode()
-    except UnicodeDecodeError:
-        value = raw.decode("latin-1")
-    return check_identifier(name.decode(), value)
-
-
-def _user(value: object) -> str:
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise InvalidRequest("user: must be a string", param="user")
-    return check_identifier("user", value)
 
 
 def _purpose(raw: bytes | None) -> str:

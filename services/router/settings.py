@@ -7,10 +7,12 @@ from typing import Annotated, Literal
 from pydantic import AnyHttpUrl, Field, TypeAdapter, field_validator
 from pydantic_settings import NoDecode
 
+from services.router.identity import BODY_SOURCES, NOBODY, USER_SOURCES
 from shared.settings import ServiceSettings, service_config, split_list
 
 MAX_SEGMENTS = 8
 
+_LISTS = ("engines", "segments", "pass_fields", "refuse_fields", "user_sources", "nobody")
 _URL = TypeAdapter(AnyHttpUrl)
 
 
@@ -44,6 +46,14 @@ class RouterSettings(ServiceSettings):
     unknown_fields: Literal["ignore", "refuse"] = Field(
         default="ignore", description="ignore names them in x-ratchet-ignored, refuse is a 400"
     )
+    user_sources: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=USER_SOURCES,
+        description=f"what names the user, in order: {', '.join(sorted(BODY_SOURCES))} of the body, "
+        "else names of headers",
+    )
+    nobody: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=NOBODY, description="users and sessions that mean no one, in any case"
+    )
     body_timeout_s: float = Field(default=30.0, gt=0, description="for a request's body to arrive")
     max_body_bytes: int = Field(default=4 * 1024 * 1024, gt=0)
     max_running: int = Field(default=1_000, ge=1, description="requests at a time")
@@ -55,7 +65,7 @@ class RouterSettings(ServiceSettings):
         default=10.0, gt=0, description="for shipping the spool when stopping"
     )
 
-    @field_validator("engines", "segments", "pass_fields", "refuse_fields", mode="before")
+    @field_validator(*_LISTS, mode="before")
     @classmethod
     def _split_lists(cls, value: object) -> object:
         return split_list(value)

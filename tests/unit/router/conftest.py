@@ -20,6 +20,7 @@ from deploy.local.ports import free_ports
 from services.router.app import Gateway
 from services.router.engines import Engines
 from services.router.fields import FieldRules
+from services.router.identity import IdentityRules
 from services.router.interactions import Interactions
 from services.router.metrics import RouterMetrics, SeriesLifecycle
 from services.router.proxy import Deadlines, Proxy
@@ -91,6 +92,7 @@ class GatewayHarness:
             metrics=self.metrics,
             ops=OperationsApp(Health(), registry),
             rules=rules,
+            identity=IdentityRules(),
             max_body_bytes=max_body_bytes,
             body_timeout_s=body_timeout_s,
             max_running=max_running,

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from services.router.call import Call, EngineAttempt
 from services.router.fields import FieldRules
+from services.router.identity import IdentityRules
 from services.router.interactions import MAX_EVENT_BYTES, Interactions, event_json
 from services.router.request import read_request
 from services.router.response import EngineResponse
@@ -27,7 +28,7 @@ TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 
 def call_of(messages, *, completion="Hello.", attempts=None, **body):
     value = {"model": "m", "messages": messages, **body}
-    request = read_request("chat", orjson.dumps(value), {}, FieldRules())
+    request = read_request("chat", orjson.dumps(value), {}, FieldRules(), IdentityRules())
     request.trace_id, request.purpose = TRACE, "live"
     call = Call(
         request=request,

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from services.router.errors import InvalidRequest
 from services.router.fields import Endpoint, FieldRules
+from services.router.identity import IdentityRules
 from services.router.request import read_request
 from services.router.traces import TraceIds
 
@@ -15,7 +16,7 @@ TURNS = [{"role": "user", "content": "hi"}]
 
 def read(value, endpoint: Endpoint = "chat", headers=None):
     body = value if isinstance(value, bytes) else orjson.dumps(value)
-    return read_request(endpoint, body, headers or {}, FieldRules())
+    return read_request(endpoint, body, headers or {}, FieldRules(), IdentityRules())
 
 
 @pytest.mark.parametrize(

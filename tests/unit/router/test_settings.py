@@ -13,6 +13,14 @@ def test_an_engine_is_named_with_or_without_v1(given: str, monkeypatch: pytest.M
     assert RouterSettings.load().engines == ("http://a:8000", "http://b/x")
 
 
+def test_lists_are_given_with_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RATCHET_ROUTER_USER_SOURCES", "X-Person, user")
+    monkeypatch.setenv("RATCHET_ROUTER_PASS_FIELDS", "cache_salt,guided_json")
+    settings = RouterSettings.load()
+    assert settings.user_sources == ("X-Person", "user")
+    assert settings.pass_fields == ("cache_salt", "guided_json")
+
+
 def test_the_folder_is_one_routers_own(tmp_path: Path) -> None:
     with take(tmp_path), pytest.raises(SystemExit, match="RATCHET_DATA_DIR"):
         take(tmp_path)
