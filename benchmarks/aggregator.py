@@ -49,6 +49,7 @@ from shared.contracts.topics import FEEDBACK, INTERACTIONS
 from shared.kafka.envelope import encode
 from shared.kafka.log import NewRecord
 from shared.kafka.producer import KafkaLog
+from shared.kafka.security import KafkaConnection
 
 GOAL = 5000
 PARTITIONS = 4
@@ -142,7 +143,7 @@ def _record(topic: str, key: str, event: Event, now: datetime) -> NewRecord:
 
 async def fill(bootstrap: str, records: Sequence[NewRecord]) -> None:
     """Write all records, acknowledged."""
-    log = KafkaLog(bootstrap, source="/ratchet/benchmark")
+    log = KafkaLog(KafkaConnection(bootstrap), source="/ratchet/benchmark")
     await log.start()
     for start in range(0, len(records), CHUNK):
         await log.append_many(records[start : start + CHUNK], timeout_s=60)

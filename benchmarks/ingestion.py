@@ -42,6 +42,7 @@ from deploy.local.stack import Stack
 from shared.contracts.topics import FEEDBACK, RATED
 from shared.kafka.log import NewRecord
 from shared.kafka.producer import KafkaLog
+from shared.kafka.security import KafkaConnection
 
 SINGLE_GOAL = 2_000
 BATCH_GOAL = 20_000
@@ -184,7 +185,7 @@ def serve_peer(kind: str, port: int) -> None:
 
 async def produce(bootstrap: str, seconds: float) -> list[LoadResult]:
     """The limit: nothing but appends of ready records."""
-    log = KafkaLog(bootstrap, source="/ratchet/benchmark")
+    log = KafkaLog(KafkaConnection(bootstrap), source="/ratchet/benchmark")
     await log.start()
     headers = tuple((f"ce_{n}", b"x" * 30) for n in range(6))
 

@@ -48,6 +48,7 @@ from shared.contracts.events.rollouts import Phase
 from shared.contracts.topics import INTERACTIONS
 from shared.kafka.log import read_to_end
 from shared.kafka.producer import KafkaLog
+from shared.kafka.security import KafkaConnection
 from shared.kafka.topics import apply_topics
 from shared.registry.routing import RoutingState
 from shared.registry.view import RoutingView
@@ -315,7 +316,11 @@ class Run:
             stack.start("redis")
             bootstrap = stack.address("kafka")
             redis_url = f"redis://{stack.address('redis')}/0"
-            asyncio.run(apply_topics(bootstrap, tenants=("default",), partitions=4, replication=1))
+            asyncio.run(
+                apply_topics(
+                    KafkaConnection(bootstrap), tenants=("default",), partitions=4, replication=1
+                )
+            )
             asyncio.run(open_rollout(redis_url))
             env = {
                 "RATCHET_KAFKA_BOOTSTRAP": bootstrap,
@@ -381,7 +386,7 @@ async def open_rollout(redis_url: str) -> None:
 
 async def count_interactions(bootstrap: str) -> int:
     """How many interaction events Kafka holds."""
-    log = KafkaLog(bootstrap, source="/ratchet/benchmark")
+    log = KafkaLog(KafkaConnection(bootstrap), source="/ratchet/benchmark")
     return len(await read_to_end(log, INTERACTIONS, timeout_s=SHIP_TIMEOUT_S))
 
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AliasChoices, Field, ValidationError, field_validator
+from pydantic import AliasChoices, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from shared.tenants import check_tenants
@@ -21,26 +21,91 @@ def shared_name(name: str) -> AliasChoices:
     return AliasChoices(f"RATCHET_{name.upper()}")
 
 
-class ServiceSettings(BaseSettings):
+class KafkaSettings(BaseSettings):
+    """How every client reaches Kafka: address, transport, credentials. No secret is in them.
+
+    A combination that cannot work is refused here, so that a service does not start with it.
+    """
+
+    model_config = SettingsConfigDict(extra="ignore", frozen=True, populate_by_name=True)
+
+    profile: Literal["local", "production"] = Field(
+        default="local", validation_alias=shared_name("profile")
+    )
+    kafka_bootstrap: str = Field(
+        default="127.0.0.1:9092", validation_alias=shared_name("kafka_bootstrap")
+    )
+    kafka_security_protocol: Literal["", "PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        default="",
+        validation_alias=shared_name("kafka_security_protocol"),
+        description="empty: PLAINTEXT in the local profile, else to be set",
+    )
+    kafka_sasl_mechanism: Literal["", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] = (
+        Field(default="", validation_alias=shared_name("kafka_sasl_mechanism"))
+    )
+    kafka_username: str = Field(default="", validation_alias=shared_name("kafka_username"))
+    kafka_password_file: Path | None = Field(
+        default=None, validation_alias=shared_name("kafka_password_file")
+    )
+    kafka_token_file: Path | None = Field(
+        default=None,
+        validation_alias=shared_name("kafka_token_file"),
+        description="the token of OAUTHBEARER, read for each new connection",
+    )
+    kafka_ca_file: Path | None = Field(
+        default=None,
+        validation_alias=shared_name("kafka_ca_file"),
+        description="PEM; none: the system's authorities",
+    )
+    kafka_cert_file: Path | None = Field(
+        default=None, validation_alias=shared_name("kafka_cert_file")
+    )
+    kafka_key_file: Path | None = Field(
+        default=None, validation_alias=shared_name("kafka_key_file")
+    )
+
+    @model_validator(mode="after")
+    def _check_kafka(self) -> Self:
+        protocol, mechanism = self.kafka_security_protocol, self.kafka_sasl_mechanism
+        if not protocol and self.profile != "local":
+            raise ValueError(
+                "RATCHET_KAFKA_SECURITY_PROTOCOL: must be set outside the local profile; allowed: "
+                "SASL_SSL, SSL, SASL_PLAINTEXT, PLAINTEXT (the last two send records unencrypted)"
+            )
+        tls, sasl = protocol.endswith("SSL"), protocol.startswith("SASL")
+        password = sasl and mechanism != "OAUTHBEARER"
+        _check_needed("RATCHET_KAFKA_SASL_MECHANISM", mechanism, sasl, f"with {protocol}")
+        _check_needed("RATCHET_KAFKA_USERNAME", self.kafka_username, password, f"with {mechanism}")
+        _check_needed(
+            "RATCHET_KAFKA_PASSWORD_FILE", self.kafka_password_file, password, f"with {mechanism}"
+        )
+        _check_needed(
+            "RATCHET_KAFKA_TOKEN_FILE", self.kafka_token_file, sasl and not password, "OAUTHBEARER"
+        )
+        for name in ("ca", "cert", "key"):
+            variable, path = f"kafka_{name}_file", getattr(self, f"kafka_{name}_file")
+            if path and not tls:
+                raise ValueError(
+                    f"RATCHET_{variable.upper()}: has no use with {protocol or 'PLAINTEXT'}; "
+                    "set RATCHET_KAFKA_SECURITY_PROTOCOL to SSL or SASL_SSL"
+                )
+        if self.kafka_key_file and not self.kafka_cert_file:
+            raise ValueError("RATCHET_KAFKA_CERT_FILE: must be set beside RATCHET_KAFKA_KEY_FILE")
+        return self
+
+
+class ServiceSettings(KafkaSettings):
     """What every service reads.
 
     A service's own fields take its prefix, by `model_config = service_config("router")`: its
     `port` is then RATCHET_ROUTER_PORT, while the fields here keep the plain RATCHET_.
     """
 
-    model_config = SettingsConfigDict(extra="ignore", frozen=True, populate_by_name=True)
-
-    kafka_bootstrap: str = Field(
-        default="127.0.0.1:9092", validation_alias=shared_name("kafka_bootstrap")
-    )
     redis_url: str = Field(
         default="redis://127.0.0.1:6379/0", validation_alias=shared_name("redis_url")
     )
     prometheus_url: str = Field(
         default="http://127.0.0.1:9090", validation_alias=shared_name("prometheus_url")
-    )
-    profile: Literal["local", "production"] = Field(
-        default="local", validation_alias=shared_name("profile")
     )
     data_dir: Path = Field(default=Path(".run/data"), validation_alias=shared_name("data_dir"))
     adapters_uri: str = Field(
@@ -80,14 +145,33 @@ class ServiceSettings(BaseSettings):
         try:
             return cls()
         except ValidationError as error:
-            prefix = str(cls.model_config.get("env_prefix", "RATCHET_"))
-            for item in error.errors(include_url=False, include_context=False):
-                name = str(item["loc"][0])
-                variable = name if name.startswith("RATCHET_") else f"{prefix}{name.upper()}"
-                given = os.environ.get(variable)
-                shown = f"{given!r} given" if given is not None else "not set"
-                print(f"{variable}: {item['msg']} ({shown})", file=sys.stderr)
+            for line in explain(error, str(cls.model_config.get("env_prefix", "RATCHET_"))):
+                print(line, file=sys.stderr)
             raise SystemExit(EXIT_CONFIGURATION) from None
+
+
+def explain(error: ValidationError, prefix: str = "RATCHET_") -> list[str]:
+    """One line for each wrong variable: its name, what is wrong, and what was given."""
+    lines: list[str] = []
+    for item in error.errors(include_url=False, include_context=False):
+        message = item["msg"].removeprefix("Value error, ")
+        if not item["loc"]:  # variables that do not fit each other; the message names them
+            lines.append(message)
+            continue
+        name = str(item["loc"][0])
+        variable = name if name.startswith("RATCHET_") else f"{prefix}{name.upper()}"
+        given = os.environ.get(variable)
+        shown = f"{given!r} given" if given is not None else "not set"
+        lines.append(f"{variable}: {message} ({shown})")
+    return lines
+
+
+def _check_needed(variable: str, value: object, needed: bool, reason: str) -> None:
+    """Refuse a variable that is missing where it is needed, or given where it would be ignored."""
+    if needed and not value:
+        raise ValueError(f"{variable}: must be set ({reason})")
+    if value and not needed:
+        raise ValueError(f"{variable}: has no use with these settings; see docs/security.md")
 
 
 def service_config(service: str) -> SettingsConfigDict:

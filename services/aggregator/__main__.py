@@ -24,6 +24,7 @@ from shared.http.operations import OperationsApp
 from shared.http.server import serve, stop_on_signals
 from shared.kafka.deadletters import DeadLetters
 from shared.kafka.producer import KafkaLog
+from shared.kafka.security import CredentialsUnreadable, KafkaConnection
 from shared.observability.health import Health
 from shared.observability.logging import configure_logging
 from shared.redaction.redactor import Redactor
@@ -57,12 +58,14 @@ async def run(
         settings.session_timeout_s / 2,
         on_stall=lambda stalled_s: die(f"the loop stood still for {stalled_s:.1f} s"),
     )
-    event_log = KafkaLog(settings.kafka_bootstrap, source=SOURCE, client_id="ratchet-aggregator")
+    event_log = KafkaLog(
+        KafkaConnection.of(settings), source=SOURCE, client_id="ratchet-aggregator"
+    )
     redactor = Redactor()
-    writer = KafkaWriter(settings.kafka_bootstrap, guard=stall_guard.check)
+    writer = KafkaWriter(KafkaConnection.of(settings), guard=stall_guard.check)
     worker = Worker(
         FaustSettings(
-            bootstrap=settings.kafka_bootstrap,
+            connection=KafkaConnection.of(settings),
             app_id=settings.app_id,
             session_timeout_s=settings.session_timeout_s,
             data_dir=settings.data_dir,
@@ -114,7 +117,7 @@ def main() -> None:
     spare_collector()
     try:
         uvloop.run(run(settings))
-    except AggregatorError as error:
+    except (AggregatorError, CredentialsUnreadable) as error:
         die(str(error))
 
 

@@ -13,6 +13,7 @@ import faust
 from services.aggregator.codec import MODELS
 from services.aggregator.errors import DataDirUnusable
 from shared.contracts.topics import AGGREGATOR_CHANGELOG
+from shared.kafka.security import KafkaConnection
 
 HEARTBEAT_S = 2.0
 NO_GENERATION = -1
@@ -22,7 +23,7 @@ NO_GENERATION = -1
 class FaustSettings(NamedTuple):
     """What the application takes from the service's settings."""
 
-    bootstrap: str
+    connection: KafkaConnection
     app_id: str
     session_timeout_s: float
     data_dir: Path
@@ -41,11 +42,13 @@ def build_app(settings: FaustSettings, callbacks: FaustCallbacks) -> tuple[Any, 
 
     Raises:
         DataDirUnusable: Faust's directory cannot be made.
+        CredentialsUnreadable: a file of the connection cannot be read.
     """
     make_data_dir(settings.data_dir)
     app: Any = faust.App(
         settings.app_id,
-        broker=f"kafka://{settings.bootstrap.replace(',', ';')}",
+        broker=f"kafka://{settings.connection.bootstrap.replace(',', ';')}",
+        broker_credentials=_credentials(settings.connection),
         datadir=str(settings.data_dir / "faust"),
         store="memory://",
         web_enabled=False,
@@ -88,6 +91,24 @@ def make_data_dir(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataDirUnusable(f"RATCHET_DATA_DIR: {error}") from error
+
+
+def _credentials(connection: KafkaConnection) -> Any:
+    """The connection's security as Faust takes it, for its consumer and its producer."""
+    given = connection.security_arguments()
+    context = given.get("ssl_context")
+    if "sasl_oauth_token_provider" in given:
+        return faust.OAuthCredentials(
+            oauth_cb=given["sasl_oauth_token_provider"], ssl_context=context
+        )
+    if "sasl_mechanism" in given:
+        return faust.SASLCredentials(
+            username=given["sasl_plain_username"],
+            password=given["sasl_plain_password"],
+            mechanism=given["sasl_mechanism"],
+            ssl_context=context,
+        )
+    return faust.SSLCredentials(context) if context is not None else None
 
 
 def changelog_of(table: Any) -> str:

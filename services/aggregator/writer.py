@@ -15,6 +15,7 @@ from aiokafka.errors import KafkaError
 from services.aggregator.errors import WriteFailed
 from shared.kafka.envelope import Headers
 from shared.kafka.partitions import partition_of
+from shared.kafka.security import KafkaConnection
 
 BATCH_BYTES = 512 * 1024
 REQUEST_TIMEOUT_MS = 10_000
@@ -48,8 +49,8 @@ class Writer(Protocol):
 class KafkaWriter:
     """Writer on an idempotent producer. `guard` is called before every produce request."""
 
-    def __init__(self, bootstrap: str, *, guard: Callable[[], None]) -> None:
-        self._bootstrap = bootstrap
+    def __init__(self, connection: KafkaConnection, *, guard: Callable[[], None]) -> None:
+        self._connection = connection
         self._guard = guard
         self._producer: AIOKafkaProducer | None = None
         self._partitions: dict[str, int] = {}
@@ -60,22 +61,24 @@ class KafkaWriter:
         Raises:
             WriteFailed: the brokers are away.
         """
-        producer = AIOKafkaProducer(
-            bootstrap_servers=self._bootstrap,
-            client_id="ratchet-aggregator",
-            acks="all",
-            enable_idempotence=True,
-            linger_ms=0,
-            max_batch_size=BATCH_BYTES,
-            max_request_size=MAX_REQUEST_BYTES,
-            request_timeout_ms=REQUEST_TIMEOUT_MS,
-            compression_type="lz4",
-        )
+        producer: AIOKafkaProducer | None = None
         try:
-            await producer.start()
+            producer = AIOKafkaProducer(
+                **self._connection.client_arguments(),
+                client_id="ratchet-aggregator",
+                acks="all",
+                enable_idempotence=True,
+                linger_ms=0,
+                max_batch_size=BATCH_BYTES,
+                max_request_size=MAX_REQUEST_BYTES,
+                request_timeout_ms=REQUEST_TIMEOUT_MS,
+                compression_type="lz4",
+            )
+            await self._connection.start(producer)
         except KafkaError as error:
-            await producer.stop()
-            raise WriteFailed(f"{self._bootstrap}: {error}") from error
+            if producer is not None:
+                await producer.stop()
+            raise WriteFailed(f"{self._connection.bootstrap}: {error}") from error
         self._guard_requests(producer)
         self._producer = producer
 
@@ -102,7 +105,7 @@ class KafkaWriter:
         except TimeoutError:
             raise WriteFailed(f"no confirmation within {WRITE_TIMEOUT_S:g} s") from None
         except KafkaError as error:
-            raise WriteFailed(f"{self._bootstrap}: {error}") from error
+            raise WriteFailed(f"{self._connection.bootstrap}: {error}") from error
 
     async def _write(self, writes: Sequence[Write]) -> None:
         places: dict[tuple[str, int], list[Write]] = defaultdict(list)

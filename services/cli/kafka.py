@@ -29,9 +29,10 @@ def with_log(settings: CliSettings, work: Callable[[EventLog], Awaitable[T]]) ->
     """
     from shared.kafka.log import LogUnavailable
     from shared.kafka.producer import KafkaLog
+    from shared.kafka.security import KafkaConnection
 
     async def run() -> T:
-        log = KafkaLog(settings.kafka_bootstrap, source=SOURCE, client_id="ratchet-cli")
+        log = KafkaLog(KafkaConnection.of(settings.kafka), source=SOURCE, client_id="ratchet-cli")
         try:
             return await work(log)
         except LogUnavailable as error:
@@ -49,9 +50,9 @@ def run_with_kafka(settings: CliSettings, work: Callable[[], Awaitable[T]]) -> T
         CliError: Kafka gave no answer; readers that try again for long are spared the wait.
 
     """
-    from aiokafka.client import AIOKafkaClient
     from aiokafka.errors import KafkaError
 
+    from shared.kafka.security import KafkaConnection
     from shared.observability.logging import configure_logging
 
     configure_logging("cli", "error")
@@ -59,12 +60,8 @@ def run_with_kafka(settings: CliSettings, work: Callable[[], Awaitable[T]]) -> T
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
 
     async def run() -> T:
-        client = AIOKafkaClient(bootstrap_servers=settings.kafka_bootstrap)
-        try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                await client.bootstrap()
-        finally:
-            await client.close()
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            await KafkaConnection.of(settings.kafka).check()
         return await work()
 
     try:
@@ -76,7 +73,7 @@ def run_with_kafka(settings: CliSettings, work: Callable[[], Awaitable[T]]) -> T
 
 
 def _away(settings: CliSettings, error: object) -> CliError:
-    return unreachable("Kafka", settings.kafka_bootstrap, error, "RATCHET_KAFKA_BOOTSTRAP")
+    return unreachable("Kafka", settings.kafka.kafka_bootstrap, error, "RATCHET_KAFKA_BOOTSTRAP")
 
 
 async def with_view(settings: CliSettings, work: Callable[[RoutingView], Awaitable[T]]) -> T:

@@ -9,10 +9,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from services.cli.errors import CliError, Exit
 from shared.tenants import check_tenants
+
+if TYPE_CHECKING:
+    from shared.settings import KafkaSettings
 
 DEFAULT_PORTS = {
     "router": 8080,
@@ -43,7 +47,7 @@ class CliSettings:
     """What the environment says, read once per command."""
 
     urls: Mapping[str, str]
-    kafka_bootstrap: str
+    kafka: KafkaSettings
     redis_url: str
     tenants: tuple[str, ...]
     join_partitions: int
@@ -70,8 +74,7 @@ def load_settings(environ: Mapping[str, str] | None = None) -> CliSettings:
     given = os.environ if environ is None else environ
     return CliSettings(
         urls={service: _url(given, service) for service in DEFAULT_PORTS},
-        kafka_bootstrap=given.get("RATCHET_KAFKA_BOOTSTRAP")
-        or f"127.0.0.1:{_port(given, 'kafka')}",
+        kafka=_kafka(given),
         redis_url=given.get("RATCHET_REDIS_URL") or f"redis://127.0.0.1:{_port(given, 'redis')}/0",
         tenants=_tenants(given),
         join_partitions=_number(given, "RATCHET_KAFKA_JOIN_PARTITIONS", 4, MAX_PARTITIONS),
@@ -95,6 +98,19 @@ def _port(given: Mapping[str, str], name: str) -> int:
         base = _number(given, "RATCHET_PORT_BASE", default, LARGEST_PORT - max(PLACES.values()))
         default = base + PLACES[name]
     return _number(given, f"RATCHET_{name.upper()}_PORT", default, LARGEST_PORT)
+
+
+def _kafka(given: Mapping[str, str]) -> KafkaSettings:
+    values: dict[str, Any] = {name: value for name, value in given.items() if value}
+    values.setdefault("RATCHET_KAFKA_BOOTSTRAP", f"127.0.0.1:{_port(given, 'kafka')}")
+    from pydantic import ValidationError
+
+    from shared.settings import KafkaSettings, explain
+
+    try:
+        return KafkaSettings(**values)
+    except ValidationError as error:
+        raise CliError("\n".join(explain(error)), Exit.usage) from None
 
 
 def _tenants(given: Mapping[str, str]) -> tuple[str, ...]:

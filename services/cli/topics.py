@@ -52,13 +52,14 @@ def diff(*, as_json: AsJson = False) -> None:
 
 
 def _apply(settings: CliSettings, *, dry_run: bool) -> TopicReport:
+    from shared.kafka.security import KafkaConnection
     from shared.kafka.topics import TopicsRefused, apply_topics
 
     async def once() -> TopicReport:
         try:
             async with asyncio.timeout(TRY_S):
                 return await apply_topics(
-                    settings.kafka_bootstrap,
+                    KafkaConnection.of(settings.kafka),
                     tenants=settings.tenants,
                     partitions=settings.join_partitions,
                     replication=settings.replication,

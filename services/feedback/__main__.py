@@ -24,6 +24,7 @@ from shared.http.server import serve, stop_on_signals
 from shared.kafka.consumer import ConsumerLoop
 from shared.kafka.deadletters import DeadLetters
 from shared.kafka.producer import KafkaLog
+from shared.kafka.security import KafkaConnection
 from shared.keys import KeyRing
 from shared.observability.health import Health
 from shared.observability.logging import configure_logging
@@ -44,7 +45,7 @@ async def run(settings: FeedbackSettings) -> None:
     metrics = FeedbackMetrics(registry)
     clock = SystemClock()
     redact = Redactor().text
-    log = KafkaLog(settings.kafka_bootstrap, source=SOURCE, client_id="ratchet-feedback")
+    log = KafkaLog(KafkaConnection.of(settings), source=SOURCE, client_id="ratchet-feedback")
     await log.start()
     publisher = FeedbackPublisher(
         log,
@@ -59,7 +60,7 @@ async def run(settings: FeedbackSettings) -> None:
     followers = {"versions": versions, "rollouts": routing, "keys": KeyFollower(log, keys)}
     intake = Intake(publisher, metrics, redact=redact)
     loop = ConsumerLoop(
-        settings.kafka_bootstrap,
+        KafkaConnection.of(settings),
         group=GROUP,
         handler=intake.handle,
         models=INTAKE_MODELS,

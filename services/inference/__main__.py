@@ -40,6 +40,7 @@ from shared.kafka.consumer import ConsumerLoop
 from shared.kafka.deadletters import DeadLetters
 from shared.kafka.envelope import models_by_type
 from shared.kafka.producer import KafkaLog
+from shared.kafka.security import KafkaConnection
 from shared.keys import KeyRing
 from shared.observability.health import Health
 from shared.observability.logging import configure_logging
@@ -100,7 +101,7 @@ async def run(settings: InferenceSettings) -> None:
     clock = SystemClock()
     redact = Redactor().text
     keys = KeyRing(required=settings.profile != "local")
-    event_log = KafkaLog(settings.kafka_bootstrap, source=SOURCE, client_id="ratchet-inference")
+    event_log = KafkaLog(KafkaConnection.of(settings), source=SOURCE, client_id="ratchet-inference")
     await event_log.start()
     wake = asyncio.Event()
     versions = RegistryFollower(event_log, lambda _: wake.set())
@@ -142,7 +143,7 @@ async def run(settings: InferenceSettings) -> None:
             stop=stop,
         )
         consumer = ConsumerLoop(
-            settings.kafka_bootstrap,
+            KafkaConnection.of(settings),
             group=GROUP,
             handler=worker.handle,
             models=models_by_type(GenerationRequested),

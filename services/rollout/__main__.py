@@ -25,6 +25,7 @@ from shared.clock import SystemClock
 from shared.http.operations import OperationsApp
 from shared.http.server import serve, stop_on_signals
 from shared.kafka.producer import KafkaLog
+from shared.kafka.security import KafkaConnection
 from shared.keys import KeyRing
 from shared.observability.health import Health
 from shared.observability.logging import configure_logging
@@ -49,7 +50,7 @@ async def run(settings: RolloutSettings) -> None:
     registry = CollectorRegistry()
     metrics = RolloutMetrics(registry)
     log = KafkaLog(
-        settings.kafka_bootstrap,
+        KafkaConnection.of(settings),
         source=SOURCE,
         client_id="ratchet-rollout",
         linger_ms=LINGER_MS,

@@ -30,6 +30,7 @@ from shared.http.operations import OperationsApp
 from shared.http.server import serve, stop_on_signals
 from shared.kafka.deadletters import DeadLetters
 from shared.kafka.producer import KafkaLog
+from shared.kafka.security import KafkaConnection
 from shared.keys import KeyRing
 from shared.observability.health import Health
 from shared.observability.logging import configure_logging
@@ -83,7 +84,7 @@ async def run(settings: RouterSettings, directory: Path) -> None:
     registry = CollectorRegistry()
     registry.register(metrics)
     keys = KeyRing(required=settings.profile != "local")
-    event_log = KafkaLog(settings.kafka_bootstrap, source="/ratchet/router", client_id="router")
+    event_log = KafkaLog(KafkaConnection.of(settings), source="/ratchet/router", client_id="router")
     redis = Redis.from_url(settings.redis_url, socket_connect_timeout=2, health_check_interval=5)
     sources = Sources(state, keys, event_log, RoutingView(redis), clock)
     dead_letters = DeadLetters(

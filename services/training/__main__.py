@@ -19,6 +19,7 @@ from shared.http.operations import OperationsApp
 from shared.http.server import serve, stop_on_signals
 from shared.kafka.deadletters import DeadLetters
 from shared.kafka.producer import KafkaLog
+from shared.kafka.security import KafkaConnection
 from shared.observability.health import Health
 from shared.observability.logging import configure_logging
 from shared.redaction.redactor import Redactor
@@ -38,7 +39,7 @@ async def run(settings: TrainingSettings) -> None:
     stop = stop_on_signals()
     clock, registry = SystemClock(), CollectorRegistry()
     metrics = TrainingMetrics(registry)
-    log = KafkaLog(settings.kafka_bootstrap, source=SOURCE, client_id="ratchet-training")
+    log = KafkaLog(KafkaConnection.of(settings), source=SOURCE, client_id="ratchet-training")
     await log.start()
     versions, queue = RegistryFollower(log), JobQueue()
     store = DatasetStore(settings.datasets_uri)

@@ -15,6 +15,7 @@ from services.training.settings import TrainingSettings
 from services.training.snapshot import Dataset, take_snapshot
 from shared.kafka.log import EventLog
 from shared.kafka.producer import KafkaLog
+from shared.kafka.security import KafkaConnection
 
 
 async def rebuild(event_log: EventLog, stored: Dataset, roots: Collection[str]) -> Dataset:
@@ -56,7 +57,7 @@ async def main(dataset_id: str) -> int:
         print(f"{dataset_id}: no such dataset under {store.root}", file=sys.stderr)
         return 1
     log = KafkaLog(
-        settings.kafka_bootstrap, source="/ratchet/training", client_id="ratchet-rebuild"
+        KafkaConnection.of(settings), source="/ratchet/training", client_id="ratchet-rebuild"
     )
     made = await rebuild(log, stored, settings.readable_import_roots)
     wrong = differences(stored, made)

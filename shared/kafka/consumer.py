@@ -21,6 +21,7 @@ from shared.contracts.events.dead_letters import DeadLetterReason
 from shared.kafka.deadletters import DeadLetters
 from shared.kafka.envelope import UnreadableRecord, decode
 from shared.kafka.log import LogUnavailable, Record, RecordRefused
+from shared.kafka.security import KafkaConnection
 from shared.kafka.tail import as_record
 from shared.observability.events import Unavailable
 
@@ -69,7 +70,7 @@ class ConsumerLoop:
 
     def __init__(
         self,
-        bootstrap: str,
+        connection: KafkaConnection,
         *,
         group: str,
         handler: Handler,
@@ -86,7 +87,7 @@ class ConsumerLoop:
 
         `default_type` is the ce_type of records that carry none (products that send plain JSON).
         """
-        self._bootstrap = bootstrap
+        self._connection = connection
         self._group = group
         self._handler = handler
         self._models = models
@@ -111,22 +112,11 @@ class ConsumerLoop:
         """Consume until `stop` is set; brokers that are away are tried again."""
         backoff = Backoff(BACKOFF_FIRST_S, BACKOFF_MAX_S)
         while not stop.is_set():
-            consumer = AIOKafkaConsumer(
-                bootstrap_servers=self._bootstrap,
-                group_id=self._group,
-                enable_auto_commit=False,
-                auto_offset_reset="earliest",
-                isolation_level="read_committed",
-                session_timeout_ms=SESSION_TIMEOUT_MS,
-                heartbeat_interval_ms=SESSION_TIMEOUT_MS // 4,
-            )
-            if self._pattern:
-                consumer.subscribe(pattern=re.compile(self._pattern).pattern)
-            else:
-                consumer.subscribe(self._topics)
+            consumer: AIOKafkaConsumer | None = None
             try:
+                consumer = self._client()
                 async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                    await consumer.start()
+                    await self._connection.start(consumer)
                 backoff.reset()
                 await self._consume(consumer, stop)
             except (TimeoutError, KafkaError) as error:
@@ -141,9 +131,26 @@ class ConsumerLoop:
                     async with asyncio.timeout(backoff.next_s()):
                         await stop.wait()
             finally:
-                with contextlib.suppress(TimeoutError, KafkaError):
-                    async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                        await consumer.stop()
+                if consumer is not None:
+                    with contextlib.suppress(TimeoutError, KafkaError):
+                        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                            await consumer.stop()
+
+    def _client(self) -> AIOKafkaConsumer:
+        consumer = AIOKafkaConsumer(
+            **self._connection.client_arguments(),
+            group_id=self._group,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            isolation_level="read_committed",
+            session_timeout_ms=SESSION_TIMEOUT_MS,
+            heartbeat_interval_ms=SESSION_TIMEOUT_MS // 4,
+        )
+        if self._pattern:
+            consumer.subscribe(pattern=re.compile(self._pattern).pattern)
+        else:
+            consumer.subscribe(self._topics)
+        return consumer
 
     async def _consume(self, consumer: AIOKafkaConsumer, stop: asyncio.Event) -> None:
         while not stop.is_set():

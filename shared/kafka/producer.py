@@ -31,6 +31,7 @@ from shared.kafka.log import (
     RecordRefused,
 )
 from shared.kafka.partitions import partition_of
+from shared.kafka.security import KafkaConnection
 from shared.kafka.tail import KafkaTail
 from shared.observability.events import Unavailable
 
@@ -56,14 +57,14 @@ class KafkaLog:
 
     def __init__(
         self,
-        bootstrap: str,
+        connection: KafkaConnection,
         *,
         source: str,
         client_id: str = "ratchet",
         clock: Clock | None = None,
         linger_ms: int = LINGER_MS,
     ) -> None:
-        self._bootstrap = bootstrap
+        self._connection = connection
         self._source = source
         self._client_id = client_id
         self._clock = clock or SystemClock()
@@ -82,7 +83,7 @@ class KafkaLog:
             log.warning(
                 Unavailable.kafka,
                 during="connect",
-                bootstrap=self._bootstrap,
+                bootstrap=self._connection.bootstrap,
                 error=str(error) or "timed out",
             )
 
@@ -141,7 +142,7 @@ class KafkaLog:
             if self._timeouts >= TIMEOUTS_BEFORE_REBUILD:
                 self._replace(producer, flush=False)
             raise LogUnavailable(
-                f"no acknowledgement from {self._bootstrap} within {timeout_s:g} s"
+                f"no acknowledgement from {self._connection.bootstrap} within {timeout_s:g} s"
             ) from None
         except KafkaError as error:
             self._forget(pending)
@@ -149,7 +150,7 @@ class KafkaLog:
                 self._replace(producer, flush=True)
             refused = isinstance(error, REFUSED)
             kind = RecordRefused if refused else LogUnavailable
-            raise kind(f"{self._bootstrap}: {error}") from error
+            raise kind(f"{self._connection.bootstrap}: {error}") from error
         except UnicodeError as error:
             self._forget(pending)
             raise RecordRefused(f"a key or header name is no UTF-8: {error}") from error
@@ -180,30 +181,32 @@ class KafkaLog:
 
     def tail(self, *topics: str, since: Literal["earliest", "latest"] = "earliest") -> KafkaTail:
         """See EventLog.tail."""
-        return KafkaTail(self._bootstrap, topics, since=since, client_id=self._client_id)
+        return KafkaTail(self._connection, topics, since=since, client_id=self._client_id)
 
     async def _connected(self) -> AIOKafkaProducer:
         if self._producer is not None:
             return self._producer
         async with self._connecting:
             if self._producer is None:
-                producer = AIOKafkaProducer(
-                    bootstrap_servers=self._bootstrap,
-                    client_id=self._client_id,
-                    acks="all",
-                    enable_idempotence=True,
-                    linger_ms=self._linger_ms,
-                    max_batch_size=BATCH_BYTES,
-                    max_request_size=MAX_RECORD_BYTES,
-                    request_timeout_ms=REQUEST_TIMEOUT_MS,
-                    compression_type="lz4",
-                )
+                producer: AIOKafkaProducer | None = None
                 try:
-                    await producer.start()
+                    producer = AIOKafkaProducer(
+                        **self._connection.client_arguments(),
+                        client_id=self._client_id,
+                        acks="all",
+                        enable_idempotence=True,
+                        linger_ms=self._linger_ms,
+                        max_batch_size=BATCH_BYTES,
+                        max_request_size=MAX_RECORD_BYTES,
+                        request_timeout_ms=REQUEST_TIMEOUT_MS,
+                        compression_type="lz4",
+                    )
+                    await self._connection.start(producer)
                 except BaseException as error:
-                    self._close_later(producer, flush=False)
+                    if producer is not None:
+                        self._close_later(producer, flush=False)
                     if isinstance(error, KafkaError):
-                        raise LogUnavailable(f"{self._bootstrap}: {error}") from error
+                        raise LogUnavailable(f"{self._connection.bootstrap}: {error}") from error
                     raise
                 self._producer = producer
         return self._producer
@@ -216,7 +219,7 @@ class KafkaLog:
         """
         if producer is None or producer is not self._producer:
             return
-        log.warning("log.producer_replaced", bootstrap=self._bootstrap)
+        log.warning("log.producer_replaced", bootstrap=self._connection.bootstrap)
         self._producer = None
         self._timeouts = 0
         self._close_later(producer, flush=flush)

@@ -18,6 +18,7 @@ from aiokafka.errors import KafkaError
 from shared.backoff import Backoff
 from shared.kafka.envelope import headers_of
 from shared.kafka.log import LogUnavailable, Record
+from shared.kafka.security import KafkaConnection
 from shared.observability.events import Unavailable
 
 log = structlog.get_logger(__name__)
@@ -33,13 +34,13 @@ class KafkaTail:
 
     def __init__(
         self,
-        bootstrap: str,
+        connection: KafkaConnection,
         topics: tuple[str, ...],
         *,
         since: Literal["earliest", "latest"],
         client_id: str,
     ) -> None:
-        self._bootstrap = bootstrap
+        self._connection = connection
         self._topics = topics
         self._since: Literal["earliest", "latest"] = since
         self._client_id = client_id
@@ -71,8 +72,7 @@ class KafkaTail:
         """See Tail.close."""
         self._closed.set()
         consumer, self._consumer = self._consumer, None
-        if consumer is not None:
-            await _stop(consumer)
+        await _stop(consumer)
 
     async def _records(self) -> AsyncIterator[Record]:
         consumer = await self._connect()
@@ -91,19 +91,20 @@ class KafkaTail:
     async def _connect(self) -> AIOKafkaConsumer | None:
         backoff = Backoff(BACKOFF_FIRST_S, BACKOFF_MAX_S)
         while not self._closed.is_set():
-            consumer = AIOKafkaConsumer(
-                *self._topics,
-                bootstrap_servers=self._bootstrap,
-                client_id=self._client_id,
-                group_id=None,
-                enable_auto_commit=False,
-                auto_offset_reset=self._since,
-                isolation_level="read_committed",
-                fetch_max_wait_ms=POLL_MS,
-            )
+            consumer: AIOKafkaConsumer | None = None
             try:
+                consumer = AIOKafkaConsumer(
+                    *self._topics,
+                    **self._connection.client_arguments(),
+                    client_id=self._client_id,
+                    group_id=None,
+                    enable_auto_commit=False,
+                    auto_offset_reset=self._since,
+                    isolation_level="read_committed",
+                    fetch_max_wait_ms=POLL_MS,
+                )
                 async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                    await consumer.start()
+                    await self._connection.start(consumer)
                     self._targets = await self._ends(consumer)
             except (TimeoutError, KafkaError, LogUnavailable) as error:
                 log.warning(
@@ -173,7 +174,9 @@ def as_record(message: ConsumerRecord[bytes, bytes]) -> Record:
     )
 
 
-async def _stop(consumer: AIOKafkaConsumer) -> None:
+async def _stop(consumer: AIOKafkaConsumer | None) -> None:
+    if consumer is None:
+        return
     with contextlib.suppress(TimeoutError, KafkaError):
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
             await consumer.stop()

@@ -12,6 +12,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import TopicAlreadyExistsError, for_code
 
 from shared.contracts.topics import Topic, load_topics
+from shared.kafka.security import KafkaConnection
 
 ADMIN_TIMEOUT_MS = 15_000
 SAFE_REPLICATION = 3
@@ -40,7 +41,7 @@ class TopicsRefused(Exception):
 
 
 async def apply_topics(
-    bootstrap: str,
+    connection: KafkaConnection,
     *,
     tenants: tuple[str, ...],
     partitions: int,
@@ -55,9 +56,11 @@ async def apply_topics(
 
     """
     admin = AIOKafkaAdminClient(
-        bootstrap_servers=bootstrap, client_id="ratchet-topics", request_timeout_ms=ADMIN_TIMEOUT_MS
+        **connection.client_arguments(),
+        client_id="ratchet-topics",
+        request_timeout_ms=ADMIN_TIMEOUT_MS,
     )
-    await admin.start()
+    await connection.start(admin)
     try:
         report = await _apply(admin, tenants, partitions, replication, dry_run=dry_run)
     finally:

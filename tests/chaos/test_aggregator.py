@@ -20,6 +20,7 @@ from shared.contracts.events.feedback import FeedbackType
 from shared.contracts.topics import FEEDBACK, INTERACTIONS, PREFERENCES
 from shared.kafka.log import read_to_end
 from shared.kafka.producer import KafkaLog
+from shared.kafka.security import KafkaConnection
 from tests.support.aggregator import DOWN, UP, FeedbackRecount, feedback, interaction, withdrawn
 from tests.support.aggregator_process import (
     EXIT_FAILED,
@@ -41,7 +42,7 @@ SETTLE_S = 120
 
 @pytest.fixture
 async def log(kafka: str) -> AsyncIterator[KafkaLog]:
-    client = KafkaLog(kafka, source="/ratchet/test")
+    client = KafkaLog(KafkaConnection(kafka), source="/ratchet/test")
     await client.start()
     yield client
     await client.stop()

@@ -12,6 +12,7 @@ from shared.contracts.events.base import Message
 from shared.contracts.events.preferences import PairSource, PreferencePair
 from shared.contracts.topics import PREFERENCES
 from shared.kafka.producer import KafkaLog
+from shared.kafka.security import KafkaConnection
 from tests.support.command import ratchet
 
 PAIRS = 64
@@ -36,7 +37,7 @@ def _pairs() -> list[tuple[str, str, str]]:
 
 async def publish_pairs(stack: Stack) -> None:
     """Appends pairs to the preferences topic, as the aggregator does after votes."""
-    log = KafkaLog(stack.address("kafka"), source="/ratchet/test")
+    log = KafkaLog(KafkaConnection(stack.address("kafka")), source="/ratchet/test")
     try:
         for prompt, chosen, rejected in _pairs():
             pair = PreferencePair(

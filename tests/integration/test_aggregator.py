@@ -25,6 +25,7 @@ from shared.contracts.topics import (
 from shared.kafka.envelope import encode
 from shared.kafka.log import NewRecord, Record, read_to_end
 from shared.kafka.producer import KafkaLog
+from shared.kafka.security import KafkaConnection
 from tests.support.aggregator import DOWN, UP, feedback, interaction, vote, withdrawn
 from tests.support.aggregator_process import AggregatorProcess, send, total
 from tests.support.waiting import eventually
@@ -34,7 +35,7 @@ pytestmark = pytest.mark.timeout(150)
 
 @pytest.fixture
 async def log(kafka: str) -> AsyncIterator[KafkaLog]:
-    client = KafkaLog(kafka, source="/ratchet/test")
+    client = KafkaLog(KafkaConnection(kafka), source="/ratchet/test")
     await client.start()
     yield client
     await client.stop()

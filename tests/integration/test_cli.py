@@ -25,6 +25,7 @@ from shared.kafka.deadletters import DeadLetters
 from shared.kafka.envelope import decode, models_by_type
 from shared.kafka.log import EventLog, Record, read_to_end
 from shared.kafka.producer import KafkaLog
+from shared.kafka.security import KafkaConnection
 from shared.kafka.topics import TopicsRefused, apply_topics
 from shared.keys import KeyRing
 from shared.registry.view import RoutingView
@@ -47,7 +48,7 @@ def env(kafka: str, redis_server: str) -> dict[str, str]:
 
 @pytest.fixture
 async def log(kafka: str) -> AsyncIterator[EventLog]:
-    real = KafkaLog(kafka, source="/ratchet/test")
+    real = KafkaLog(KafkaConnection(kafka), source="/ratchet/test")
     await real.start()
     yield real
     await real.stop()
@@ -90,7 +91,7 @@ async def test_topics_that_the_broker_refuses_are_shown_with_its_reason(
     assert for_people.status == Exit.refused
     assert "refused: INVALID_REPLICATION_FACTOR" in for_people.out
     with pytest.raises(TopicsRefused):
-        await apply_topics(kafka, tenants=(unique,), partitions=4, replication=3)
+        await apply_topics(KafkaConnection(kafka), tenants=(unique,), partitions=4, replication=3)
     missing = await run("topics", "diff", "--json", env=env | {"RATCHET_KAFKA_REPLICATION": "1"})
     assert missing.json["missing"] == [name]
 

@@ -23,6 +23,7 @@ from shared.kafka.deadletters import DeadLetters, list_dead_letters, replay
 from shared.kafka.envelope import decode, header, models_by_type
 from shared.kafka.log import EventLog, LogUnavailable, NewRecord, Record, read_to_end
 from shared.kafka.producer import BATCH_BYTES, KafkaLog
+from shared.kafka.security import KafkaConnection
 from shared.kafka.topics import apply_topics
 from shared.testing.clock import START
 from shared.testing.log import MemoryLog
@@ -49,7 +50,7 @@ async def log(request: pytest.FixtureRequest, unique: str) -> AsyncIterator[tupl
         return
     bootstrap = request.getfixturevalue("kafka")
     await make_topic(bootstrap, unique)
-    real = KafkaLog(bootstrap, source="/ratchet/test")
+    real = KafkaLog(KafkaConnection(bootstrap), source="/ratchet/test")
     await real.start()
     yield real, unique
     await real.stop()
@@ -149,7 +150,7 @@ async def test_a_tail_of_an_empty_topic_has_caught_up(log: tuple[EventLog, str])
 
 
 async def test_unreachable_brokers_fail_in_bounded_time() -> None:
-    event_log = KafkaLog("127.0.0.1:1", source="/ratchet/test")
+    event_log = KafkaLog(KafkaConnection("127.0.0.1:1"), source="/ratchet/test")
     with pytest.raises(LogUnavailable):
         await event_log.append("any", key="a", value=b"", timeout_s=0.5)
     tail = event_log.tail("any")
@@ -170,7 +171,7 @@ async def test_a_producer_that_is_given_up_ends_and_delivers_nothing_more(
 
     monkeypatch.setattr(producer, "AIOKafkaProducer", make)
     await make_topic(kafka, unique)
-    event_log = KafkaLog(kafka, source="/ratchet/test")
+    event_log = KafkaLog(KafkaConnection(kafka), source="/ratchet/test")
     await event_log.append(unique, key="a", value=b"before")
     tasks = asyncio.all_tasks()
     for connection in made[0].client._conns.values():
@@ -190,7 +191,7 @@ async def test_a_producer_that_is_given_up_ends_and_delivers_nothing_more(
 
 async def test_consumer_commits_dead_letters_and_retries(kafka: str, unique: str) -> None:
     await make_topic(kafka, unique)
-    event_log = KafkaLog(kafka, source="/ratchet/test")
+    event_log = KafkaLog(KafkaConnection(kafka), source="/ratchet/test")
     await event_log.start()
     tick = Tick(at=START, partition=0)
     for event_id in ("good", "refused", "flaky"):
@@ -224,7 +225,7 @@ async def test_consumer_commits_dead_letters_and_retries(kafka: str, unique: str
 
     def loop() -> ConsumerLoop:
         return ConsumerLoop(
-            kafka,
+            KafkaConnection(kafka),
             group=unique,
             topics=[unique],
             handler=handle,
@@ -262,7 +263,7 @@ async def test_a_record_that_no_client_can_take_apart_holds_nothing_up(
     kafka: str, unique: str
 ) -> None:
     await make_topic(kafka, unique)
-    event_log = KafkaLog(kafka, source="/ratchet/test")
+    event_log = KafkaLog(KafkaConnection(kafka), source="/ratchet/test")
     await event_log.start()
     tick = Tick(at=START, partition=0)
     elsewhere = [f"elsewhere-{n}" for n in range(20)]
@@ -281,7 +282,7 @@ async def test_a_record_that_no_client_can_take_apart_holds_nothing_up(
     async def run_until(done: list[str]) -> None:
         stop = asyncio.Event()
         loop = ConsumerLoop(
-            kafka,
+            KafkaConnection(kafka),
             group=unique,
             topics=[unique],
             handler=handle,
@@ -306,16 +307,18 @@ async def test_a_record_that_no_client_can_take_apart_holds_nothing_up(
 
 
 async def test_topics_are_applied_once_and_drift_is_reported(kafka: str) -> None:
-    first = await apply_topics(kafka, tenants=("default",), partitions=4, replication=1)
+    first = await apply_topics(
+        KafkaConnection(kafka), tenants=("default",), partitions=4, replication=1
+    )
     assert not first.created
     assert not first.drift
     assert len(first.unchanged) == len(load_topics())
     other = await apply_topics(
-        kafka, tenants=("default",), partitions=7, replication=1, dry_run=True
+        KafkaConnection(kafka), tenants=("default",), partitions=7, replication=1, dry_run=True
     )
     assert any("4 partitions, declared 7" in line for line in other.drift)
     replicated = await apply_topics(
-        kafka, tenants=("default",), partitions=4, replication=3, dry_run=True
+        KafkaConnection(kafka), tenants=("default",), partitions=4, replication=3, dry_run=True
     )
     assert len(replicated.drift) == len(load_topics())
     assert all("min.insync.replicas is '1', declared '2'" in line for line in replicated.drift)

@@ -29,6 +29,7 @@ from shared.kafka.consumer import ConsumerLoop
 from shared.kafka.deadletters import DeadLetters, list_dead_letters, replay
 from shared.kafka.log import EventLog, NewRecord, read_to_end
 from shared.kafka.producer import KafkaLog
+from shared.kafka.security import KafkaConnection
 from shared.redaction.redactor import Redactor
 from tests.support.feedback import (
     FeedbackHarness,
@@ -47,7 +48,7 @@ PATIENCE_S = 60.0
 
 @pytest.fixture
 async def log(kafka: str) -> AsyncIterator[EventLog]:
-    real = KafkaLog(kafka, source=SOURCE)
+    real = KafkaLog(KafkaConnection(kafka), source=SOURCE)
     await real.start()
     yield real
     await real.stop()
@@ -138,7 +139,7 @@ async def running_intake(bootstrap: str, log: EventLog, tenant: str) -> AsyncIte
         log, CircuitBreaker(max_waiting=10_000), metrics, clock, timeout_s=4
     )
     loop = ConsumerLoop(
-        bootstrap,
+        KafkaConnection(bootstrap),
         group=f"{GROUP}.{tenant}",
         handler=Intake(publisher, metrics, redact=redact).handle,
         models=INTAKE_MODELS,

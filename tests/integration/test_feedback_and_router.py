@@ -18,6 +18,7 @@ from shared.contracts.topics import FEEDBACK, INTERACTIONS
 from shared.kafka.envelope import decode, models_by_type
 from shared.kafka.log import EventLog, read_to_end
 from shared.kafka.producer import KafkaLog
+from shared.kafka.security import KafkaConnection
 from tests.support.feedback import event_of
 from tests.support.rollouts import decide, register
 from tests.support.waiting import eventually
@@ -93,7 +94,7 @@ async def asked(engine_port: int) -> AsyncIterator[list[dict[str, Any]]]:
 
 @pytest.fixture
 async def log(stack: Stack) -> AsyncIterator[EventLog]:
-    real = KafkaLog(stack.address("kafka"), source="/ratchet/test")
+    real = KafkaLog(KafkaConnection(stack.address("kafka")), source="/ratchet/test")
     await real.start()
     yield real
     await real.stop()

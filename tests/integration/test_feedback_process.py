@@ -14,6 +14,7 @@ from deploy.local.stack import Stack
 from shared.contracts.topics import FEEDBACK
 from shared.kafka.log import read_to_end
 from shared.kafka.producer import KafkaLog
+from shared.kafka.security import KafkaConnection
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.timeout(400)
@@ -35,7 +36,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 async def ids_in_the_log(stack: Stack) -> set[str]:
     """The feedback ids that the feedback topic holds."""
-    log = KafkaLog(stack.address("kafka"), source="/ratchet/test")
+    log = KafkaLog(KafkaConnection(stack.address("kafka")), source="/ratchet/test")
     await log.start()
     try:
         records = await read_to_end(log, FEEDBACK, timeout_s=PATIENCE_S)

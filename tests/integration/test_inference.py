@@ -35,6 +35,7 @@ from shared.contracts.events.versions import (
 from shared.contracts.topics import GENERATION_REQUESTS, GENERATION_RESULTS, VERSIONS
 from shared.kafka.log import read_to_end
 from shared.kafka.producer import KafkaLog
+from shared.kafka.security import KafkaConnection
 from shared.registry import adapters
 from tests.support.waiting import eventually
 
@@ -176,7 +177,7 @@ class InferenceHarness:
 
 @pytest.fixture
 async def harness(stack: Stack, tiny: Path, unique: str) -> AsyncIterator[InferenceHarness]:
-    log = KafkaLog(stack.address("kafka"), source="/ratchet/test")
+    log = KafkaLog(KafkaConnection(stack.address("kafka")), source="/ratchet/test")
     await log.start()
     async with aiohttp.ClientSession() as http:
         made = InferenceHarness(stack, log, http, tiny, unique)

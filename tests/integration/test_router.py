@@ -26,6 +26,7 @@ from shared.contracts.topics import INTERACTIONS, ROLLOUTS
 from shared.kafka.envelope import header
 from shared.kafka.log import read_to_end
 from shared.kafka.producer import KafkaLog
+from shared.kafka.security import KafkaConnection
 from shared.registry.routing import RoutingState
 from shared.registry.view import RoutingView
 from tests.support.waiting import eventually
@@ -186,7 +187,7 @@ async def world(
     redis_url = redis_server.rsplit("/", 1)[0] + "/7"
     redis = Redis.from_url(redis_url)
     await redis.flushdb()
-    log = KafkaLog(kafka, source="/ratchet/test", client_id=unique)
+    log = KafkaLog(KafkaConnection(kafka), source="/ratchet/test", client_id=unique)
     await log.start()
     stub, seen = await serve_stub("127.0.0.1", 0)
     port = free_ports(["router"])["router"]

@@ -46,6 +46,7 @@ from shared.contracts.events.versions import (
 from shared.contracts.topics import PREFERENCES, TRAINING_JOBS, TRAINING_RUNS, VERSIONS
 from shared.kafka.log import read_to_end
 from shared.kafka.producer import KafkaLog
+from shared.kafka.security import KafkaConnection
 from shared.registry.adapters import fetch
 from tests.support.waiting import eventually
 
@@ -170,7 +171,7 @@ def story(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Story:
 
 
 async def _tell(kafka: str, story: Story, base: Path) -> None:
-    log = KafkaLog(kafka, source="/ratchet/test")
+    log = KafkaLog(KafkaConnection(kafka), source="/ratchet/test")
     await log.start()
     lenient = {"gate": json.dumps(FORGIVING), "min_pairs": 60, "dpo": f'{{"epochs": {EPOCHS}}}'}
     forgiving = TrainingProcess(kafka, story, **lenient)

@@ -21,6 +21,7 @@ from demo.users import MODEL, SimulatedUsers
 from deploy.local.stack import Stack
 from shared.contracts.events.versions import Lifecycle
 from shared.kafka.producer import KafkaLog
+from shared.kafka.security import KafkaConnection
 from tests.support.rollouts import decide, register
 from tests.support.waiting import eventually
 
@@ -54,7 +55,7 @@ def counting_stack(run_dir: Path) -> Stack:
 
 async def serve_first_version(stack: Stack) -> None:
     """Make v1.0 stable, as training and rollout would, and wait until the router knows."""
-    log = KafkaLog(stack.address("kafka"), source="/ratchet/test")
+    log = KafkaLog(KafkaConnection(stack.address("kafka")), source="/ratchet/test")
     await log.start()
     await register(log, STABLE, Lifecycle.stable, model=MODEL, day=0)
     await decide(log, MODEL, stable=STABLE)

@@ -32,6 +32,7 @@ from shared.contracts.events.versions import (
 )
 from shared.contracts.topics import VERSIONS
 from shared.kafka.producer import KafkaLog
+from shared.kafka.security import KafkaConnection
 from shared.registry.routing import RoutingState
 from shared.registry.view import RoutingView
 
@@ -139,7 +140,9 @@ class RolloutHarness:
         self.score_address = ""
         self._redis = Redis.from_url(redis_url)
         self._view = RoutingView(self._redis)
-        self._log = KafkaLog(kafka, source="/ratchet/training", client_id="harness")
+        self._log = KafkaLog(
+            KafkaConnection(kafka), source="/ratchet/training", client_id="harness"
+        )
         self._random = random.Random(seed)
         self._tasks: list[asyncio.Task[None]] = []
         self._runners: list[web.AppRunner] = []

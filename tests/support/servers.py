@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from deploy.local.stack import Stack
+from shared.kafka.security import KafkaConnection
 from shared.kafka.topics import apply_topics
 
 _PARTITIONS = 4
@@ -30,7 +31,7 @@ class Servers:
         self._stack.start("kafka")
         bootstrap = self._stack.address("kafka")
         applying = apply_topics(
-            bootstrap, tenants=("default",), partitions=_PARTITIONS, replication=1
+            KafkaConnection(bootstrap), tenants=("default",), partitions=_PARTITIONS, replication=1
         )
         # A thread has no event loop yet, while an asynchronous fixture that asks for Kafka has.
         with ThreadPoolExecutor(1) as thread:

@@ -34,7 +34,7 @@ def test_the_command_finds_the_local_stack_where_it_listens(environ: dict[str, s
     assert dict(settings.urls) == {
         service: f"http://127.0.0.1:{ports[service]}" for service in DEFAULT_PORTS
     }
-    assert settings.kafka_bootstrap == f"127.0.0.1:{ports['kafka']}"
+    assert settings.kafka.kafka_bootstrap == f"127.0.0.1:{ports['kafka']}"
     assert settings.redis_url == f"redis://127.0.0.1:{ports['redis']}/0"
 
 

@@ -18,6 +18,7 @@ from shared.kafka.consumer import HANDLER_TRIES, ConsumerLoop, Handler
 from shared.kafka.deadletters import DeadLetters, list_dead_letters
 from shared.kafka.envelope import header, models_by_type
 from shared.kafka.log import LogUnavailable, Record, RecordRefused
+from shared.kafka.security import KafkaConnection
 from shared.testing.clock import START, ManualClock
 from shared.testing.log import MemoryLog
 
@@ -94,7 +95,7 @@ def run(monkeypatch: pytest.MonkeyPatch, log: MemoryLog, clock: ManualClock) -> 
         brokers = Brokers(*messages, stop=stop)
         monkeypatch.setattr(consumer, "AIOKafkaConsumer", brokers)
         loop = ConsumerLoop(
-            "nowhere",
+            KafkaConnection("nowhere"),
             group="test",
             topics=[TOPIC],
             handler=handler,
@@ -202,7 +203,7 @@ async def test_what_is_stuck_shows_and_what_waits_for_the_log_does_not(
 
     monkeypatch.setattr(consumer, "AIOKafkaConsumer", Brokers(message(7, "stuck"), stop=stop))
     loop = ConsumerLoop(
-        "nowhere",
+        KafkaConnection("nowhere"),
         group="test",
         topics=[TOPIC],
         handler=handle,

@@ -11,6 +11,7 @@ from aiokafka.admin import NewTopic
 
 from shared.contracts.topics import FEEDBACK, TICKS, load_topics
 from shared.kafka import topics
+from shared.kafka.security import KafkaConnection
 from shared.kafka.topics import TopicsRefused, apply_topics
 
 
@@ -49,7 +50,9 @@ async def test_an_acknowledged_record_is_on_two_brokers_where_there_are_three(
 ) -> None:
     admin = Admin()
     monkeypatch.setattr(topics, "AIOKafkaAdminClient", admin)
-    await apply_topics("nowhere", tenants=("default",), partitions=4, replication=replication)
+    await apply_topics(
+        KafkaConnection("nowhere"), tenants=("default",), partitions=4, replication=replication
+    )
     assert len(admin.created) == len(load_topics())
     for topic in admin.created:
         assert topic.replication_factor == replication
@@ -63,7 +66,9 @@ async def test_what_the_brokers_refuse_is_not_created_and_raises_with_their_reas
     admin = Admin({FEEDBACK: (38, "only 1 broker is registered"), TICKS: (29, "")})
     monkeypatch.setattr(topics, "AIOKafkaAdminClient", admin)
     with pytest.raises(TopicsRefused, match="only 1 broker is registered") as raised:
-        await apply_topics("nowhere", tenants=("default",), partitions=4, replication=3)
+        await apply_topics(
+            KafkaConnection("nowhere"), tenants=("default",), partitions=4, replication=3
+        )
     report = raised.value.report
     assert report.refused[FEEDBACK] == "INVALID_REPLICATION_FACTOR: only 1 broker is registered"
     assert report.refused[TICKS].startswith("TOPIC_AUTHORIZATION_FAILED: ")
@@ -80,7 +85,9 @@ async def test_a_topic_that_the_answer_leaves_out_counts_as_refused(
 
     monkeypatch.setattr(topics, "AIOKafkaAdminClient", Forgetful())
     with pytest.raises(TopicsRefused) as raised:
-        await apply_topics("nowhere", tenants=("default",), partitions=4, replication=1)
+        await apply_topics(
+            KafkaConnection("nowhere"), tenants=("default",), partitions=4, replication=1
+        )
     assert raised.value.report.refused.keys() == {TICKS}
 
 
@@ -90,7 +97,9 @@ async def test_a_topic_that_may_not_be_described_is_refused_and_no_drift(
     # Someone else created it meanwhile, and this client may not read its configuration.
     monkeypatch.setattr(topics, "AIOKafkaAdminClient", Admin({TICKS: (36, "exists")}))
     with pytest.raises(TopicsRefused) as raised:
-        await apply_topics("nowhere", tenants=("default",), partitions=4, replication=1)
+        await apply_topics(
+            KafkaConnection("nowhere"), tenants=("default",), partitions=4, replication=1
+        )
     report = raised.value.report
     assert report.refused == {TICKS: "TOPIC_AUTHORIZATION_FAILED: not for you"}
     assert TICKS not in report.created
