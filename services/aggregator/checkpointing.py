@@ -12,9 +12,13 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from aiokafka.codec import lz4_encode
+
 from services.aggregator.codec import write_of
+from services.aggregator.errors import CheckpointTooLarge
 from services.aggregator.metrics import AggregatorMetrics
 from services.aggregator.partition import Batch, PartitionState
+from services.aggregator.rows import MAX_VALUE_BYTES
 from services.aggregator.writer import Write, Writer
 from shared.clock import Clock
 
@@ -72,10 +76,13 @@ class Checkpointer:
 
         Raises:
             WriteFailed: the brokers did not confirm one of them.
+            CheckpointTooLarge: they would refuse a checkpoint; nothing was written.
         """
         async with self.writing:
             states = [state for state in self._states.values() if state.events]
             batches = [(state, state.take()) for state in states]
+            for _, batch in batches:
+                check_size(batch)
             held, self._held = self._held, []
             ages, self._ages = self._ages, []
             with self._metrics.batches.time():
@@ -112,4 +119,21 @@ class Checkpointer:
                 for batch in batches
                 for key in batch.dropped
             ]
+        )
+
+
+def check_size(batch: Batch) -> None:
+    """Refuse a checkpoint that the brokers would refuse. They judge its compressed size.
+
+    Raises:
+        CheckpointTooLarge: it is larger than MAX_VALUE_BYTES even compressed.
+    """
+    if len(batch.checkpoint) <= MAX_VALUE_BYTES:
+        return
+    size = len(lz4_encode(batch.checkpoint))
+    if size > MAX_VALUE_BYTES:
+        raise CheckpointTooLarge(
+            f"the checkpoint of partition {batch.partition} has {size} bytes compressed, at most "
+            f"{MAX_VALUE_BYTES} can be stored: too many versions, rollouts and segments have figures "
+            "at once; serve fewer, and run the worker again once their windows are over"
         )

@@ -121,7 +121,7 @@ class Consumption:
     async def _refuse(
         self, state: PartitionState, message: Any, reason: DeadLetterReason, detail: str
     ) -> None:
-        # Under the lock, so that no checkpoint covers the event before its letter is kept.
+        # Under the lock: a letter that fails ends the worker, and never in the middle of a write.
         async with self._checkpointer.writing:
             await self._dead_letters.put(record_in(message), reason, detail)
             state.skip(message.topic, message.offset)

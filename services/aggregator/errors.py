@@ -28,3 +28,7 @@ class DataDirUnusable(AggregatorError):
 
 class WriteFailed(AggregatorError):
     """The brokers did not confirm a write; whether it was stored is unknown."""
+
+
+class CheckpointTooLarge(AggregatorError):
+    """A checkpoint that the brokers would refuse; nothing of its batch was written."""

@@ -44,7 +44,7 @@ from shared.contracts.events.votes import VoteCast
 from shared.contracts.topics import QUALITY, TICKS
 
 EXPIRIES_PER_TICK = 2000
-"""Rows that one tick looks at, so that a tick stays short."""
+"""Rows that one tick looks at, so that a tick stays short, and that one batch drops at most."""
 HOUR_S = 3600
 
 RowT = TypeVar("RowT", TraceRow, PromptRow, CapRow)
@@ -134,22 +134,33 @@ class PartitionState:
             ts_ms: when it reached the log.
 
         Raises:
-            EventRefused: the event cannot be folded; nothing has changed but the offset.
+            EventRefused: the event cannot be folded; nothing has changed, not even the offset, so that
+                no checkpoint covers the event before `skip` says that its dead letter is kept.
         """
-        if offset <= self.aggregates.offsets.get(topic, -1):
+        before = self.aggregates.offsets.get(topic, -1)
+        if offset <= before:
             return False
         self.aggregates.offsets[topic] = offset
+        try:
+            self._replay_or_fold(topic, offset, event, raw, ts_ms)
+        except Exception:
+            self.aggregates.offsets[topic] = before
+            raise
         self.events += 1
+        return True
+
+    def _replay_or_fold(
+        self, topic: str, offset: int, event: Event, raw: bytes, ts_ms: int
+    ) -> None:
         recorded = self._replays.pop((topic, offset), None)
         if recorded is not None:
             self.aggregates.apply(recorded)
             if topic != TICKS:
-                return True
+                return
         self._fold(topic, offset, event, raw, ts_ms)
-        return True
 
     def skip(self, topic: str, offset: int) -> None:
-        """Count an event as seen that cannot be read."""
+        """Count an event as seen whose dead letter is kept."""
         self.aggregates.offsets[topic] = max(offset, self.aggregates.offsets.get(topic, -1))
         self.events += 1
 
@@ -275,7 +286,8 @@ class PartitionState:
         self.aggregates.forget()
 
     def _expire(self, offset: int, now_s: float) -> None:
-        budget = EXPIRIES_PER_TICK
+        # The checkpoint names the rows that it drops: after an outage, many ticks fit into one batch.
+        budget = max(0, EXPIRIES_PER_TICK - len(self._dropped_marks))
         for hour in sorted(hour for hour in self._due if hour * HOUR_S <= now_s):
             keys = self._due.pop(hour)
             looked, left = keys[:budget], keys[budget:]

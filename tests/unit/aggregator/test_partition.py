@@ -287,7 +287,27 @@ def test_a_row_too_large_for_the_changelog_is_refused_and_changes_nothing() -> N
             0,
         )
     assert state.aggregates.feedback == before
+    # No checkpoint covers it before its dead letter is kept.
+    assert state.expects(FEEDBACK) == 8
+    assert state.take().offsets[FEEDBACK] == 7
+    state.skip(FEEDBACK, 8)
     assert state.expects(FEEDBACK) == 9
+
+
+def test_one_batch_drops_as_many_rows_as_its_checkpoint_can_name() -> None:
+    state = PartitionState(0, {}, FoldRules(horizon_s=100.0))
+    for number in range(2500):
+        shown = interaction(f"t{number}")
+        state.apply(INTERACTIONS, number, shown, shown.to_json(), log_ms(0))
+    state.confirm(state.take())
+    for offset, seconds in enumerate((4000, 4001, 4002)):
+        tick = Tick(at=at(seconds), partition=0)
+        state.apply(TICKS, offset, tick, b"", log_ms(seconds))
+    batch = state.take()
+    assert len(batch.dropped) == 2000
+    state.confirm(batch)
+    state.apply(TICKS, 3, Tick(at=at(4003), partition=0), b"", log_ms(4003))
+    assert len(state.take().dropped) == 500
 
 
 def test_a_tick_with_many_expiries_leaves_some_for_the_next() -> None:

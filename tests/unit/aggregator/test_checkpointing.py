@@ -1,0 +1,154 @@
+"""What a batch writes, in which order, and what it never covers too early."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from services.aggregator.aggregates import Aggregates
+from services.aggregator.checkpointing import Checkpointer, check_size
+from services.aggregator.consumption import Consumption
+from services.aggregator.errors import CheckpointTooLarge
+from services.aggregator.fold import FoldRules
+from services.aggregator.metrics import AggregatorMetrics
+from services.aggregator.partition import Batch, PartitionState
+from services.aggregator.rows import MAX_VALUE_BYTES, checkpoint_key
+from services.aggregator.ticker import Ticker
+from services.aggregator.writer import Write
+from shared.contracts.events.dead_letters import DeadLetterReason
+from shared.contracts.events.feedback import FeedbackType
+from shared.contracts.topics import FEEDBACK, INTERACTIONS
+from shared.kafka.deadletters import DeadLetters
+from shared.kafka.envelope import encode
+from shared.kafka.log import Record
+from shared.testing.clock import ManualClock
+from shared.testing.log import MemoryLog
+from tests.support.aggregator import at, feedback, interaction
+
+
+class StoredWrites:
+    """A writer that stores at once, or waits while `gate` is not set."""
+
+    def __init__(self) -> None:
+        self.stored: list[Write] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def write(self, writes: Sequence[Write]) -> None:
+        await self.gate.wait()
+        self.stored.extend(writes)
+
+    def checkpoint(self) -> Aggregates:
+        found = [write.value for write in self.stored if write.key == checkpoint_key(0)]
+        assert found[-1] is not None
+        return Aggregates.decode(found[-1])
+
+
+class SlowLetters(DeadLetters):
+    """Dead letters that wait for `gate` before they are kept."""
+
+    def __init__(self, log: MemoryLog, metrics: AggregatorMetrics) -> None:
+        super().__init__(log, service="test", redact=str, metrics=metrics.registry)
+        self.gate = asyncio.Event()
+
+    async def put(self, record: Record, reason: DeadLetterReason, detail: str) -> None:
+        await self.gate.wait()
+        await super().put(record, reason, detail)
+
+
+class FeedbackStream:
+    """Stands in for Faust's stream of one topic."""
+
+    def __init__(self, *messages: Any) -> None:
+        self._messages = messages
+
+    def noack(self) -> FeedbackStream:
+        return self
+
+    async def events(self) -> AsyncIterator[Any]:
+        for message in self._messages:
+            yield SimpleNamespace(message=message, ack=lambda: None)
+
+
+def refused_message(offset: int) -> Any:
+    """A demonstration that makes its trace's row too large."""
+    event = feedback("f9", kind=FeedbackType.demonstration, value="z" * 99_000)
+    headers = encode(event, source="/test", event_id="test", time=at(0))
+    return SimpleNamespace(
+        topic=FEEDBACK,
+        partition=0,
+        offset=offset,
+        key=b"t1",
+        value=event.to_json(),
+        headers=headers,
+        timestamp=0.0,
+    )
+
+
+def full_state() -> PartitionState:
+    state = PartitionState(0, {}, FoldRules())
+    shown = interaction(completion="x" * 90_000)
+    state.apply(INTERACTIONS, 0, shown, shown.to_json(), 0)
+    for number in range(8):
+        told = feedback(f"f{number}", kind=FeedbackType.demonstration, value="y" * 99_000)
+        state.apply(FEEDBACK, number, told, told.to_json(), 0)
+    return state
+
+
+async def test_no_checkpoint_covers_a_refused_event_before_its_dead_letter_is_kept() -> None:
+    metrics, clock, writer = AggregatorMetrics(), ManualClock(), StoredWrites()
+    states = {0: full_state()}
+    letters = SlowLetters(MemoryLog(), metrics)
+    checkpointer = Checkpointer(
+        states, writer=writer, changelog=lambda: "changelog", metrics=metrics, clock=clock
+    )
+
+    async def unexpected(*_: Any) -> Any:
+        raise AssertionError("nothing is sought or counted here")
+
+    consumption = Consumption(
+        states,
+        checkpointer=checkpointer,
+        ticker=Ticker(states, writer=writer, partitions=unexpected, clock=clock),
+        dead_letters=letters,
+        metrics=metrics,
+        seek=unexpected,
+        die=pytest.fail,
+    )
+    # One flush writes, a second waits for its turn, and only then the event is refused.
+    writer.gate.clear()
+    flushes = [asyncio.create_task(checkpointer.flush())]
+    await asyncio.sleep(0)
+    state = states[0]
+    second = feedback("f10", "t2")
+    state.apply(FEEDBACK, 8, second, second.to_json(), 0)
+    flushes.append(asyncio.create_task(checkpointer.flush()))
+    await asyncio.sleep(0)
+    folding = asyncio.create_task(consumption.fold_stream(FeedbackStream(refused_message(9))))
+    await asyncio.sleep(0)
+    writer.gate.set()
+    await asyncio.gather(*flushes)
+    assert writer.checkpoint().offsets[FEEDBACK] == 8
+    letters.gate.set()
+    await folding
+    await checkpointer.flush()
+    assert writer.checkpoint().offsets[FEEDBACK] == 9
+
+
+def batch_of(checkpoint: bytes) -> Batch:
+    return Batch(3, [], [], checkpoint, [], {})
+
+
+def test_a_checkpoint_that_the_brokers_would_refuse_is_refused_first() -> None:
+    noise = random.Random(1).randbytes(MAX_VALUE_BYTES + 100_000)
+    with pytest.raises(CheckpointTooLarge, match=r"partition 3 has \d+ bytes compressed"):
+        check_size(batch_of(noise))
+
+
+def test_a_checkpoint_that_compresses_well_is_stored() -> None:
+    check_size(batch_of(b"[0.0]" * MAX_VALUE_BYTES))
