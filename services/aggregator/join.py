@@ -100,11 +100,11 @@ def fold_feedback(
     fold = Fold(row, contributions=[OutcomeCounted(verdict)])
     at_s = event.submitted_at.timestamp()
     if verdict == "stale" and old is not None and body is not None and not old.seen:
-        entry = replace(old, seen=True, first=_first(event))
+        entry = replace(old, seen=True, first=_first(event, ts_ms))
     elif verdict in {"accepted", "edited", "withdrawn"}:
         entry = _next_entry(old, event.revision, event.type.value, body, at_s, ts_ms)
         if old is None or not old.seen:
-            entry.first = _first(event)
+            entry.first = _first(event, ts_ms)
     else:
         return fold
     if old is None and len(row.entries) >= MAX_ENTRIES:
@@ -390,11 +390,14 @@ def _rate(
     fold.outputs.append(Output(RATED, key, answer, rated_id, time))
 
 
-def _first(event: FeedbackSubmitted | FeedbackWithdrawn) -> FirstScore | None:
-    """What the judge's counters take of a first submission: later ones never change them."""
+def _first(event: FeedbackSubmitted | FeedbackWithdrawn, ts_ms: int) -> FirstScore | None:
+    """What the judge's counters take of a first submission: later ones never change them.
+
+    Its time is the log's, for a producer's timestamp could spread a user's scores over many days.
+    """
     if isinstance(event, FeedbackWithdrawn) or event.anonymous or event.score is None:
         return None
-    return FirstScore(event.score, event.user_id, event.submitted_at.timestamp())
+    return FirstScore(event.score, event.user_id, ts_ms / 1000)
 
 
 def _score(
@@ -405,10 +408,10 @@ def _score(
     if row.scored or entry.first is None or interaction.purpose is not Purpose.live:
         return
     row.scored = True
-    score, rater, at_s = entry.first
+    score, rater, received_s = entry.first
     rater = rater or interaction.user_id
     who = ("user", rater) if rater else ("trace", interaction.trace_id)
-    time = datetime.fromtimestamp(at_s, UTC)
+    time = datetime.fromtimestamp(received_s, UTC)
     cap_key = digest(interaction.tenant, *who, interaction.rollout, time.date().isoformat())
     score_id = cause_id("score", interaction.tenant, interaction.trace_id)
     event = RatedScore(

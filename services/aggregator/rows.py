@@ -62,8 +62,8 @@ class FirstScore(NamedTuple):
 
     score: float
     user_id: str
-    at_s: float
-    """Event time of the submission."""
+    received_s: float
+    """When the submission reached the log."""
 
 
 @dataclass(slots=True)

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from services.aggregator.codec import SOURCE
 from services.aggregator.partition import PartitionState
+from services.aggregator.stall_guard import uptime_s
 from services.aggregator.writer import Write, Writer
 from shared.clock import Clock
 from shared.contracts.events.quality import Tick
@@ -25,22 +26,27 @@ class Ticker:
         writer: Writer,
         partitions: Callable[[str], Awaitable[int]],
         clock: Clock,
+        uptime: Callable[[], float] = uptime_s,
     ) -> None:
         self._states = states
         self._writer = writer
         self._partitions = partitions
         self._clock = clock
-        self._last = clock.monotonic()
+        self._uptime = uptime
+        self._last = uptime()
 
     def moved(self) -> None:
         """A tick moved stream time on, or a new assignment begins."""
-        self._last = self._clock.monotonic()
+        self._last = self._uptime()
 
     def idle_s(self) -> float:
-        """Seconds since a tick was counted, or since nothing is owned; the measure of progress."""
+        """Seconds since a tick was counted, or since nothing is owned; the measure of progress.
+
+        Time in which the machine slept counts: its figures are as old as that.
+        """
         if not self._states:
             self.moved()
-        return self._clock.monotonic() - self._last
+        return self._uptime() - self._last
 
     async def run(self) -> None:
         """Tick until cancelled, while partition 0 is owned.

@@ -14,12 +14,18 @@ from shared.contracts.events.interactions import InteractionRecorded
 from shared.contracts.events.preferences import PreferencePair, PreferenceRetracted, UnpairedExample
 from shared.contracts.events.quality import Tick
 from shared.contracts.topics import FEEDBACK, INTERACTIONS, RATED, TICKS
+from tests.support.aggregator import at
 
 Place = tuple[str, int]
 
 
 class Killed(Exception):
     """The process is gone; only what was written stays."""
+
+
+def log_ms(seconds: float) -> int:
+    """A moment of the tests' own time as the broker's timestamp."""
+    return int(at(seconds).timestamp() * 1000)
 
 
 def topic_of(event: Event) -> str:
@@ -59,9 +65,9 @@ class Simulation:
     def _live(self, batch: int) -> None:
         state = PartitionState(0, dict(self.changelog), self.rules)
         state.recover(list(state.stored))
-        for number, (topic, offset, event) in enumerate(self._placed()):
+        for topic, offset, event in self._placed():
             if offset >= self.acknowledged.get(topic, 0):
-                self._deliver(state, topic, offset, event, ts_ms=number * 1000)
+                self._deliver(state, topic, offset, event, ts_ms=log_ms(offset))
             if state.events >= batch:
                 self._flush(state)
                 self._deliver_rated(state)

@@ -319,6 +319,25 @@ def test_expiry_counts_what_waited_and_nothing_else() -> None:
     assert row.pending() == 2
 
 
+def cap_keys(*received_days: float) -> list[str]:
+    """Cap keys of one user's first scores by the day on which each reached the log."""
+    found: list[str] = []
+    for number, day in enumerate(received_days):
+        trace = f"t{number}"
+        row = fold_interaction(None, interaction(trace), interaction(trace).to_json(), 0, RULES).row
+        told = feedback("f", trace, seconds=number * 86_400.0)
+        fold = fold_feedback(row, told, int(day * 86_400_000), RULES)
+        found += [one.event.cap_key for one in fold.outputs if isinstance(one.event, RatedScore)]
+    return found
+
+
+def test_the_day_of_the_cap_is_that_of_the_log_not_of_the_producer() -> None:
+    one_day = cap_keys(20_000.1, 20_000.2, 20_000.9)
+    assert len(one_day) == 3
+    assert len(set(one_day)) == 1
+    assert len(set(cap_keys(20_000.9, 20_001.0))) == 2
+
+
 def test_scores_beyond_the_cap_do_not_count() -> None:
     _, _, outputs = folded(interaction(), feedback())
     (first,) = (event for event in outputs if isinstance(event, RatedScore))

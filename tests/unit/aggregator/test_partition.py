@@ -20,7 +20,7 @@ from shared.contracts.events.quality import Tick
 from shared.contracts.events.votes import Choice
 from shared.contracts.topics import FEEDBACK, INTERACTIONS, QUALITY, TICKS
 from tests.support.aggregator import DOWN, UP, at, feedback, interaction, vote, withdrawn
-from tests.unit.aggregator.simulation import Simulation
+from tests.unit.aggregator.simulation import Simulation, log_ms
 
 pytestmark = pytest.mark.timeout(180)  # hypothesis on a busy machine
 
@@ -196,11 +196,6 @@ def test_pending_is_what_waits() -> None:
     event = interaction()
     state.apply(INTERACTIONS, 0, event, event.to_json(), 0)
     assert state.pending == 0
-
-
-def log_ms(seconds: float) -> int:
-    """The log's timestamp of a moment of the tests' own time."""
-    return int(at(seconds).timestamp() * 1000)
 
 
 def waiting_since_start() -> PartitionState:
