@@ -302,7 +302,7 @@ class SimulatedUsers:
     async def _call(
         self, method: str, path: str, *, again: bool = True, **arguments: Any
     ) -> dict[str, Any] | None:
-        """A call, tried again while the service is away; None where it never worked."""
+        """A call, tried again while the service is unavailable; None where it never worked."""
         loop = asyncio.get_running_loop()
         give_up = loop.time() + self._patience_s
         while True:

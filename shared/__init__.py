@@ -1,1 +1,1 @@
-"""What the services share: contracts, the event log, the registry, redaction, observability."""
+"""Shared libraries: contracts, event log, registry, HTTP, plumbing, redaction, observability."""

@@ -1,4 +1,4 @@
-"""Time as a port, so that pure logic has no clock of its own and tests own theirs."""
+"""Clock port: pure logic takes a clock as an argument, and tests pass a manual one."""
 
 from __future__ import annotations
 

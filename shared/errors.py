@@ -1,4 +1,4 @@
-"""The base of every error that a caller is told about.
+"""Base class of every error that reaches a caller, with its HTTP status and code.
 
 RatchetError              status, code, title, detail, fields
 ├── Unauthenticated       shared.keys
@@ -41,7 +41,7 @@ class RatchetError(Exception):
     title: ClassVar[str] = "Internal error"
     """Short name for people; the same for every error of the class."""
     retry_after_s: int | None = None
-    """Seconds after which the same request may succeed; None where nobody knows."""
+    """Seconds after which the same request may succeed; None where that is unknown."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The garbage collector of a service that makes many objects, of which few are in cycles."""
+"""Garbage collector tuning for a service that allocates much and has few reference cycles."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ events makes, and each look goes through all that lives and is new."""
 
 
 def spare_collector() -> None:
-    """Look for cycles seldom, and never among what start-up made. Call once all is imported."""
+    """Collect seldom and freeze what start-up allocated. Call it after all imports."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(THRESHOLD)

@@ -43,7 +43,6 @@ class ProcessStatus:
     state: str
     pid: int
     up_s: int
-    last_error: str
 
 
 def socket_path(run_dir: Path) -> Path:
@@ -155,13 +154,12 @@ class Supervisor:
             return False
 
     def seen(self) -> dict[str, ProcessStatus]:
-        """Every configured process. Raises `NotRunning` when supervisord is away."""
+        """Every configured process. Raises `NotRunning` when supervisord does not answer."""
         return {
             info["name"]: ProcessStatus(
                 state=info["statename"],
                 pid=info["pid"],
                 up_s=info["now"] - info["start"] if info["pid"] else 0,
-                last_error=info["spawnerr"],
             )
             for info in self._call("getAllProcessInfo")
         }

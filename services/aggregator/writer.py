@@ -59,7 +59,7 @@ class KafkaWriter:
         """Connect.
 
         Raises:
-            WriteFailed: the brokers are away.
+            WriteFailed: the brokers are unavailable.
         """
         producer: AIOKafkaProducer | None = None
         try:

@@ -1,1 +1,1 @@
-"""The `ratchet` command: asks the services, and says what they said."""
+"""The `ratchet` command-line client of the services."""

@@ -1,4 +1,4 @@
-"""The `ratchet` command: one module a group of commands; heavy imports wait until needed."""
+"""Entry point of the `ratchet` command: one module per group; heavy imports are deferred."""
 
 from __future__ import annotations
 

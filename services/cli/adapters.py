@@ -1,4 +1,4 @@
-"""`ratchet adapters`: what the engine holds, and people's word on what it refused."""
+"""`ratchet adapters`: list the engine's adapters and accept a refused one."""
 
 from __future__ import annotations
 

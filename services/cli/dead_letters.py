@@ -1,4 +1,4 @@
-"""`ratchet dead-letters`: what could not be read, and another try."""
+"""`ratchet dead-letters`: list unreadable records and replay them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the command fails: one error, its exit status, and what to do."""
+"""Errors of the command: message, exit status and what to do."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class CliError(Exception):
 
 
 def unreachable(what: str, where: str, error: object, variable: str) -> CliError:
-    """The error of something that gave no answer."""
+    """The error of a service that did not answer."""
     return CliError(
         f"{what} at {where} gave no answer: {error}\n"
         f"Start it (make up; ratchet status shows the rest), or set {variable}.",

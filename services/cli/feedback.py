@@ -1,4 +1,4 @@
-"""`ratchet feedback`: give feedback by hand."""
+"""`ratchet feedback`: send and withdraw feedback by hand."""
 
 from __future__ import annotations
 

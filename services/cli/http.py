@@ -1,4 +1,4 @@
-"""Asking a service over HTTP."""
+"""HTTP client of the command."""
 
 from __future__ import annotations
 

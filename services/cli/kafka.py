@@ -1,4 +1,4 @@
-"""The event log and Redis for one command."""
+"""Kafka and Redis connections of one command."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def with_log(settings: CliSettings, work: Callable[[EventLog], Awaitable[T]]) ->
         try:
             return await work(log)
         except LogUnavailable as error:
-            raise _away(settings, error) from error
+            raise _unreachable(settings, error) from error
         finally:
             await log.stop()
 
@@ -67,12 +67,12 @@ def run_with_kafka(settings: CliSettings, work: Callable[[], Awaitable[T]]) -> T
     try:
         return asyncio.run(run())
     except TimeoutError as error:
-        raise _away(settings, "timed out") from error
+        raise _unreachable(settings, "timed out") from error
     except (KafkaError, OSError) as error:
-        raise _away(settings, error) from error
+        raise _unreachable(settings, error) from error
 
 
-def _away(settings: CliSettings, error: object) -> CliError:
+def _unreachable(settings: CliSettings, error: object) -> CliError:
     return unreachable("Kafka", settings.kafka.kafka_bootstrap, error, "RATCHET_KAFKA_BOOTSTRAP")
 
 

@@ -96,7 +96,7 @@ def revoke(
     *,
     as_json: AsJson = False,
 ) -> None:
-    """Make a key worthless."""
+    """Revoke a key."""
     from shared.contracts.topics import API_KEYS
 
     async def work(log: EventLog) -> None:

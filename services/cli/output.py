@@ -1,4 +1,4 @@
-"""What the command prints: JSON for programs, tables for people."""
+"""Output of the command: JSON for programs, tables for people."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`ratchet rollout`: start a candidate's way through its steps, watch it, steer it."""
+"""`ratchet rollout`: start, watch, pause, resume, promote and abort rollouts."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ def retry(
 
 
 def current(settings: CliSettings, model: str) -> Any:
-    """The model's present rollout, as the rollout service tells it."""
+    """The model's present rollout, from the rollout service."""
     return ask(settings, "rollout", "GET", "/v1/rollouts/current", query={"model": model})
 
 

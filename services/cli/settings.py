@@ -1,4 +1,4 @@
-"""Where the services are: RATCHET_<SERVICE>_URL, else a port of this machine.
+"""Settings of the command: service URLs from RATCHET_<SERVICE>_URL, else local ports.
 
 The port is RATCHET_<SERVICE>_PORT, else RATCHET_PORT_BASE + the service's place in the local stack,
 else the default: the rules of deploy/local, so that the command finds the stack that make up started.
@@ -44,7 +44,7 @@ LARGEST_PORT = 65535
 
 @dataclass(frozen=True, slots=True)
 class CliSettings:
-    """What the environment says, read once per command."""
+    """Settings from the environment, read once per command."""
 
     urls: Mapping[str, str]
     kafka: KafkaSettings

@@ -1,4 +1,4 @@
-"""`ratchet state`: Redis holds views only, and this makes them again."""
+"""`ratchet state`: rebuild the views in Redis from Kafka."""
 
 from __future__ import annotations
 

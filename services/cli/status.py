@@ -1,4 +1,4 @@
-"""`ratchet status`: one look at every service, the routing and what is waiting."""
+"""`ratchet status`: health of every service, routing, and pending work."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PENDING = (
     ("aggregator", "ratchet_feedback_pending", "feedback waiting for its interaction"),
     ("training", "ratchet_training_run_progress_ratio", "progress of the training run"),
 )
-"""Metrics that tell of work not done yet: the service, the metric, what it is."""
+"""Metrics of pending work: the service, the metric, what it counts."""
 
 
 def status(*, as_json: AsJson = False) -> None:

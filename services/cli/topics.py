@@ -1,4 +1,4 @@
-"""`ratchet topics`: the topics that the contracts declare."""
+"""`ratchet topics`: create the declared topics and report drift."""
 
 from __future__ import annotations
 

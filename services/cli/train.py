@@ -1,4 +1,4 @@
-"""`ratchet train`: ask for the next version, and follow the run."""
+"""`ratchet train`: request a training job and follow it."""
 
 from __future__ import annotations
 

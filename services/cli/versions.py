@@ -1,4 +1,4 @@
-"""`ratchet versions`: what the registry knows, through the rollout service."""
+"""`ratchet versions`: list and show registered versions, through the rollout service."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ async def run(settings: FeedbackSettings) -> None:
         default_type=FeedbackSubmitted.ce_type,
     )
     health = Health()
-    health.ready("log", lambda: "the event log is away" if publisher.refuses() else None)
+    health.ready("log", lambda: "the event log is unavailable" if publisher.refuses() else None)
     for name, follower in followers.items():
         health.ready(name, freshness(follower.age_s))
     redis = Redis.from_url(  # pyright: ignore[reportUnknownMemberType]

@@ -94,7 +94,7 @@ def engine_of(
 
 
 async def run(settings: InferenceSettings) -> None:
-    """Serve until told to stop."""
+    """Serve until SIGTERM or SIGINT."""
     stop = stop_on_signals()
     registry = CollectorRegistry()
     metrics = InferenceMetrics(registry)

@@ -1,4 +1,4 @@
-"""Acceptances: who let an adapter serve although its fingerprint is close to another. Persisted."""
+"""Acceptances: persisted approvals of adapters whose fingerprint is close to another's."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MAX_KEPT = 1000
 
 
 class Acceptance(BaseModel):
-    """One person's word that a version may serve although its answers are close to others'."""
+    """Approval by a person: a version may serve although its fingerprint is close to others'."""
 
     model_config = ConfigDict(frozen=True)
     version: Identifier

@@ -49,7 +49,7 @@ class AdapterCache:
         return folder.resolve()
 
     async def prune(self, needed: Collection[str]) -> None:
-        """Delete folders that nobody needs; one that goes meanwhile is no reason to stop."""
+        """Delete folders that are not needed; one that is deleted meanwhile is skipped."""
         try:
             await asyncio.to_thread(_prune, self._root, needed)
         except OSError as error:

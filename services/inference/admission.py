@@ -27,7 +27,7 @@ def batch_limit(limit: int, figures: EngineLoad, ours: int) -> int:
 
 
 class BatchAdmission:
-    """Lets as many generations through as `batch_limit` says, and keeps looking."""
+    """Semaphore whose size follows `batch_limit`, updated from the engine's load."""
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class BatchAdmission:
             await self._clock.sleep(LOOK_S)
 
     async def look(self) -> None:
-        """Ask the engine once and let through what may go."""
+        """Read the engine's load once and admit waiting generations."""
         try:
             now = batch_limit(self._limit, await self._figures(), self._running)
         except (EngineUnavailable, EngineRefused):

@@ -56,7 +56,7 @@ class EngineControl(Protocol):
 
 
 class Agent:
-    """Keeps this replica's adapters at what the registry wants.
+    """Reconciles this replica's adapters with the registry.
 
     Nothing serves here before `ready`, yet vLLM answers under an adapter's name as soon as it
     is loaded: routers send nothing to a version before rollout has seen it `ready` here.
@@ -150,11 +150,11 @@ class Agent:
         return f"not ready: {', '.join(missing)}; see /v1/adapters" if missing else None
 
     def accept(self, version: str, actor: Identifier, reason: str) -> Acceptance:
-        """Take a version that was refused for being close to another; people decide that.
+        """Accept a version that was refused as too close to another; a person decides that.
 
         Raises:
             UnknownAdapter: no such version is wanted here.
-            NotAcceptable: it was not refused, or for what nobody may overrule.
+            NotAcceptable: it was not refused, or for a fault that cannot be overruled.
 
         """
         known = {one.record.version: one for one in self._wanted}
@@ -190,9 +190,9 @@ class Agent:
         return acceptance
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Reconcile until `stop` is set. Nothing that fails in a round ends the loop.
+        """Reconcile until `stop` is set. A failure in a round does not end the loop.
 
-        What nobody foresaw is tried again after `RETRY_FIRST_S`, then twice as late each time.
+        After an unexpected error the next round waits `RETRY_FIRST_S`, doubled each time.
         """
         backoff = Backoff(RETRY_FIRST_S, RETRY_MAX_S)
         while not stop.is_set():
@@ -215,7 +215,7 @@ class Agent:
                     await self._wake.wait()
 
     async def step(self) -> bool:
-        """Look, and do one thing about it; False while there is nothing to do.
+        """Observe and take one action; False where there is none to take.
 
         Raises:
             EngineUnavailable, EngineRefused: the engine could not be looked at.

@@ -20,7 +20,7 @@ from shared.keys import KeyRing
 MAX_BODY_BYTES = 65_536
 """Above any `AcceptRequest`, however its characters are escaped."""
 DISCARDED_BYTES = 16 * MAX_BODY_BYTES
-"""How much of a body is read, and thrown away, so that its sender reads the refusal."""
+"""Bytes of a refused body that are read and discarded, so that its sender reads the refusal."""
 BODY_TIMEOUT_S = 10.0
 
 
@@ -33,7 +33,7 @@ class AcceptRequest(BaseModel):
 
 
 def create_app(agent: Agent, engine: EngineControl, keys: KeyRing) -> FastAPI:
-    """The application: what is loaded here, and people's word on what was refused."""
+    """The application: list adapters, and accept refused ones."""
     app = FastAPI(title="Ratchet adapter agent", docs_url=None, redoc_url=None)
 
     @app.get("/v1/adapters")
@@ -79,7 +79,7 @@ def guarded(app: FastAPI, keys: KeyRing) -> GuardedApp:
 
 
 def described(slot: Slot) -> dict[str, Any]:
-    """An adapter as callers see it; differences in nats."""
+    """JSON view of an adapter; differences in nats."""
     return {
         "version": slot.version,
         "state": slot.state,
@@ -91,5 +91,5 @@ def described(slot: Slot) -> dict[str, Any]:
 
 
 def finite(difference: float | None) -> float | None:
-    """JSON has no word for a figure that is none."""
+    """None for infinity and NaN, which JSON cannot hold."""
     return difference if difference is not None and math.isfinite(difference) else None

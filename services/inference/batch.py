@@ -42,7 +42,7 @@ MAX_ERROR = 500
 
 
 class Adapters(Protocol):
-    """The agent, as far as the worker needs it."""
+    """The part of the agent that the worker uses."""
 
     async def wait_ready(self, version: str, timeout_s: float) -> bool:
         """Wait until the version may serve here."""

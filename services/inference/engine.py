@@ -33,7 +33,7 @@ _COUNT_LINE = re.compile(
 
 @dataclass(frozen=True)
 class EngineLoad:
-    """How busy the engine is: requests running and waiting, and the adapters they are for."""
+    """Load of the engine: requests running and waiting, and the adapters they are for."""
 
     running: int
     waiting: int
@@ -148,7 +148,7 @@ class EngineClient:
         tokens: Sequence[Sequence[int]],
         dtype: Literal["float32", "bfloat16"],
     ) -> Fingerprint:
-        """What a model answers to some texts, given as token ids, each of at least two.
+        """Log-probabilities of some texts, given as token ids, each of at least two.
 
         Raises:
             EngineUnavailable: the engine did not answer.
@@ -258,7 +258,7 @@ def _understood(path: str) -> Iterator[None]:
 
 
 def error_message(content: bytes) -> str:
-    """What an OpenAI-shaped error says, or the beginning of what came instead."""
+    """Message of an OpenAI-shaped error, else the beginning of the body."""
     try:
         message = str(orjson.loads(content)["error"]["message"])
     except (orjson.JSONDecodeError, KeyError, TypeError):

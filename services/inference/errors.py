@@ -6,7 +6,7 @@ from shared.errors import RatchetError
 
 
 class InferenceError(RatchetError):
-    """A failure that a caller is told about, with the HTTP status it becomes."""
+    """Base of the inference errors, with the HTTP status of each."""
 
     title = "Not done"
 
@@ -19,7 +19,7 @@ class EngineUnavailable(InferenceError):
 
 
 class EngineRefused(InferenceError):
-    """The engine answered and said no."""
+    """The engine refused the request."""
 
     status = 502
     code = "engine_refused"
@@ -33,7 +33,7 @@ class UnknownAdapter(InferenceError):
 
 
 class NotAcceptable(InferenceError):
-    """The refusal is none that people may overrule."""
+    """The refusal cannot be overruled."""
 
     status = 409
     code = "not_acceptable"
@@ -44,4 +44,4 @@ class PortTaken(InferenceError):
 
 
 class Stopping(InferenceError):
-    """The service is being stopped; the work is left to whoever comes next."""
+    """The service is being stopped; another worker takes over the work."""

@@ -11,7 +11,7 @@ from shared.registry.adapters import DISTINCTION, mean_absolute_difference
 
 
 class FingerprintFault(StrEnum):
-    """What a fingerprint can be refused for. People may overrule `too_close` only."""
+    """Why a fingerprint is refused. Only `too_close` can be overruled by a person."""
 
     none = ""
     mismatch = "mismatch"
@@ -20,7 +20,7 @@ class FingerprintFault(StrEnum):
 
 @dataclass(frozen=True)
 class FingerprintCheck:
-    """What the engine's answers say of one adapter. Differences are in nats."""
+    """Result of one fingerprint check. Differences are in nats."""
 
     fault: FingerprintFault
     reason: str

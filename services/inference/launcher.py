@@ -1,4 +1,4 @@
-"""Engine launcher: starts vLLM, checks its health, restarts it; or watches one that others run."""
+"""Engine launcher: starts vLLM, checks its health, restarts it; or watches an external one."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ STOP_TIMEOUT_S = guard.TERM_GRACE_S + guard.KILL_LIMIT_S + 5.0
 
 @dataclass
 class EngineState:
-    """What everybody else needs to know of the engine."""
+    """State of the engine, for the agent, the API and readiness."""
 
     ready: bool = False
     generation: int = 0
@@ -83,7 +83,7 @@ def engine_command(settings: InferenceSettings) -> list[str]:
 def engine_environment(
     settings: InferenceSettings, environment: Mapping[str, str]
 ) -> dict[str, str]:
-    """The engine's environment: ours, with what vLLM needs; what is set already stays.
+    """Environment of the engine: the service's own, plus what vLLM needs where it is unset.
 
     A base model that is a folder is served without asking a hub; a hub id may be fetched from it.
     """
@@ -117,7 +117,7 @@ def restart_pause_s(backoff: Backoff, lived_s: float) -> float:
 
 
 def next_generation(path: Path) -> int:
-    """The number of this start: one more than the last one's, also across restarts of ours."""
+    """The number of this start: one more than the last, also across restarts of the service."""
     try:
         last = int(path.read_text())
     except (OSError, ValueError):
@@ -130,7 +130,7 @@ def next_generation(path: Path) -> int:
 
 
 class Launcher:
-    """Runs vLLM as a child that cannot outlive us, and starts it again whenever it ends."""
+    """Supervisor of vLLM: a child that cannot outlive the service and is restarted when it ends."""
 
     def __init__(
         self,
@@ -146,7 +146,7 @@ class Launcher:
         metrics: InferenceMetrics,
         log_path: Path | None = None,
     ) -> None:
-        """`healthy` asks the engine; `changed` hears of each change of `state`.
+        """`healthy` asks the engine; `changed` is called after each change of `state`.
 
         `generations` is the file in which starts are counted.
         """
@@ -165,11 +165,11 @@ class Launcher:
         self._beat = clock.monotonic()
 
     def idle_s(self) -> float:
-        """Seconds since the launcher last went round."""
+        """Seconds since the launcher's last poll."""
         return self._clock.monotonic() - self._beat
 
     def restart(self, reason: str) -> None:
-        """Have the running engine ended and a new one started."""
+        """End the running engine and start a new one."""
         self._asked = reason
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -264,7 +264,7 @@ class Launcher:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(STOP_TIMEOUT_S):
                 await process.wait()
-        # The guard leads the group and has emptied it, unless somebody killed the guard.
+        # The guard leads the group and has emptied it, unless the guard was killed.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
 
@@ -287,7 +287,7 @@ class Launcher:
 
 
 class ExternalEngine:
-    """Watches an engine that somebody else runs: each return to health is a new generation."""
+    """Watcher of an external engine: each return to health is a new generation."""
 
     def __init__(
         self,
@@ -309,11 +309,11 @@ class ExternalEngine:
         self._beat = clock.monotonic()
 
     def idle_s(self) -> float:
-        """Seconds since the watcher last went round."""
+        """Seconds since the watcher's last poll."""
         return self._clock.monotonic() - self._beat
 
     def restart(self, reason: str) -> None:
-        """Say that the engine must be started again; only its owner can do it."""
+        """Report that the engine must be restarted; only its operator can do it."""
         log.error("engine.restart_needed", reason=reason)
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -336,10 +336,10 @@ class ExternalEngine:
 
 
 def _claim(address: tuple[str, int]) -> None:
-    """See that nobody listens there, else its health would be taken for our engine's.
+    """Check that the address is free; another listener's health would count as the engine's.
 
     Raises:
-        PortTaken: somebody does.
+        PortTaken: a process listens there.
 
     """
     with socket.socket() as probe:

@@ -17,13 +17,13 @@ from shared.contracts.events.versions import Lifecycle
 from shared.registry.versions import Version
 
 NEVER = math.inf
-"""`retry_at` of a refusal that stands until the engine is started again or somebody accepts."""
+"""`retry_at` of a refusal that stands until the engine restarts or a person accepts it."""
 
 _SERVING = (Lifecycle.stable, Lifecycle.canary, Lifecycle.shadow)
 
 
 class AdapterState(StrEnum):
-    """Where an adapter is on its way to serving."""
+    """State of an adapter in the engine."""
 
     wanted = "wanted"
     loading = "loading"
@@ -35,7 +35,7 @@ class AdapterState(StrEnum):
 
 @dataclass(frozen=True)
 class Slot:
-    """What is known of one adapter since the engine's last start. Times are monotonic."""
+    """State of one adapter since the engine's last start. Times are monotonic."""
 
     version: str
     state: AdapterState = AdapterState.wanted
@@ -55,7 +55,7 @@ class Slot:
 
 
 class ActionKind(StrEnum):
-    """What the agent can do with an adapter."""
+    """Kind of an action on an adapter."""
 
     load = "load"
     verify = "verify"
@@ -84,7 +84,7 @@ class AdapterLimits:
 
 @dataclass(frozen=True)
 class EngineAdapters:
-    """What the engine says: adapters it has, and those with requests under way or waiting."""
+    """Adapters loaded in the engine, and those with requests running or waiting."""
 
     names: frozenset[str]
     busy: frozenset[str]
@@ -123,9 +123,9 @@ def next_action(
     now: float,
     limits: AdapterLimits,
 ) -> Action | None:
-    """What to do next, or None while there is nothing to do but wait.
+    """The next action, or None where the agent can only wait.
 
-    Adapters that the registry does not know are somebody else's and left alone; they do take
+    Adapters unknown to the registry are foreign and stay loaded; they do take
     a place in the engine.
 
     Args:

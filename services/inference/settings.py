@@ -14,7 +14,7 @@ from shared.settings import ServiceSettings, service_config, split_list
 
 
 class InferenceSettings(ServiceSettings):
-    """What the environment may change."""
+    """Settings of the inference service."""
 
     model_config = service_config("inference")
 

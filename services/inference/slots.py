@@ -44,7 +44,7 @@ class AdapterSlots(Mapping[str, Slot]):
         return self._slots.get(version, Slot(version))
 
     def clear(self) -> None:
-        """Forget everything: the engine was started anew."""
+        """Drop all slots: the engine restarted."""
         self._slots.clear()
 
     def reset(self, version: str) -> None:
@@ -67,7 +67,7 @@ class AdapterSlots(Mapping[str, Slot]):
         self._put(replace(slot, state=AdapterState.loading, verified=False, reason=""))
 
     def loaded(self, slot: Slot) -> None:
-        """The engine has it; nothing is known of its answers yet."""
+        """The engine has loaded it; its fingerprint is not measured yet."""
         self._put(replace(slot, state=AdapterState.verifying, reason="", fault=""))
 
     def verifying(self, slot: Slot) -> None:
@@ -79,7 +79,7 @@ class AdapterSlots(Mapping[str, Slot]):
         self._put(replace(slot, state=AdapterState.ready, draining_since=0.0))
 
     def drain(self, slot: Slot) -> None:
-        """A version is wanted no more; requests under way may end."""
+        """A version is no longer wanted; its running requests may end."""
         now = self._clock.monotonic()
         self._put(replace(slot, state=AdapterState.draining, draining_since=now))
 

@@ -1,4 +1,4 @@
-"""Fingerprint verification: asks the engine what a loaded adapter, its base and neighbours answer.
+"""Fingerprint verification: measures a loaded adapter, its base and neighbours at the engine.
 
 `fingerprints` judges the answers; this module collects them.
 """
@@ -46,11 +46,11 @@ class AdapterVerifier:
         return self._tolerance(record.fingerprint.dtype)
 
     def forget(self) -> None:
-        """Drop what the base answered: the engine was started anew."""
+        """Drop the base's fingerprint: the engine restarted."""
         self._base_answers = None
 
     async def learn_base(self, base: str, wanted: Iterable[VersionRecord]) -> None:
-        """Ask the base once after each start of the engine, before there is other traffic.
+        """Measure the base once after each start of the engine, before other traffic.
 
         On CPU vLLM 0.32 gives base requests the adapter in the last slot where a batch has
         requests of adapters too (index -1 into the stacked weights), so later is too late.

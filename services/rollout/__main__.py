@@ -44,7 +44,7 @@ FINISH_TIMEOUT_S = 5.0
 
 
 async def run(settings: RolloutSettings) -> None:
-    """Control rollouts until told to stop."""
+    """Control rollouts until SIGTERM or SIGINT."""
     stop = stop_on_signals()
     clock = SystemClock()
     registry = CollectorRegistry()
@@ -103,7 +103,7 @@ async def run(settings: RolloutSettings) -> None:
         health.alive("tasks", background.ended)
 
         async def control() -> None:
-            """Decide nothing before all that was decided earlier is known."""
+            """Run the control loop once every earlier decision was read back."""
             await catch_up(
                 (decisions, versions), stop, timeout_s=CATCH_UP_S, waiting=controller.alive
             )

@@ -1,4 +1,4 @@
-"""HTTP client of the adapter agents: does the engine run, and does it serve the candidate."""
+"""HTTP client of the adapter agents: is the engine up, and does it serve the candidate."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Agents:
         self._urls = urls
 
     async def reports(self, candidate: str) -> dict[str, EngineReport]:
-        """What each agent says, by its URL. An agent that does not answer is reported as such."""
+        """Each agent's report, by its URL. An agent that does not answer is reported as such."""
         reports = await asyncio.gather(*(self._report(url, candidate) for url in self._urls))
         return dict(zip(self._urls, reports, strict=True))
 

@@ -109,7 +109,7 @@ class Controller:
         self._led = False
 
     def idle_s(self) -> float:
-        """Seconds since the loop last went round."""
+        """Seconds since the last round began."""
         return self._clock.monotonic() - self._round_at
 
     def alive(self) -> None:
@@ -117,7 +117,7 @@ class Controller:
         self._round_at = self._clock.monotonic()
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Go round until told to stop. Nothing that fails in a round ends the loop."""
+        """Run rounds until `stop` is set. A failure in a round does not end the loop."""
         while not stop.is_set():
             began = self._clock.monotonic()
             try:
@@ -504,7 +504,7 @@ class Controller:
                 del self._ended[model, rollout]
 
     async def settle(self, action: Callable[[], Any]) -> Any:
-        """Run an API call's action and tell failures of the log in its words.
+        """Run an API call's action and map failures of the log to API errors.
 
         Raises:
             RolloutError: as the action does; NotLeading where nothing was sent, Unsure where it

@@ -77,7 +77,7 @@ class Baseline(BaseModel):
 
 
 class JudgeState(BaseModel):
-    """All that the judge knows of one rollout. Starts from nothing for every candidate."""
+    """State of the judge for one rollout. Starts empty for every candidate."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
     looks: int = 0

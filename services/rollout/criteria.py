@@ -1,4 +1,4 @@
-"""The judge's criteria: each with its statistic, its threshold and its words in one place. Pure.
+"""Criteria of the judge: each with its statistic, threshold and text in one place. Pure.
 
 A criterion keeps its own part of `JudgeState`, for most of them an e-process (see `eprocess`), and
 says at any look whether the candidate keeps it. To add one, write its class here and name it in
@@ -76,7 +76,7 @@ def opened(state: JudgeState, piece: Slice) -> tuple[JudgeState, Look]:
 
 
 class Criterion(ABC):
-    """One thing that a candidate has to keep.
+    """One condition that a candidate must keep.
 
     `alpha` is the probability with which this criterion may ever condemn a candidate that keeps it.
     """
@@ -455,7 +455,7 @@ class SampleRatio(Criterion):
 
 
 class _Bake(_EProcess):
-    """At 100 % nobody is on stable: its worst allowed figure of before is a fixed limit.
+    """At 100 % stable has no users: the limit is its worst allowed figure from before.
 
     That limit can be wrong too: half of the criterion's alpha is for its bound on stable.
     """

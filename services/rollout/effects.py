@@ -43,7 +43,7 @@ class Effects:
         self._view_at = float("-inf")
 
     async def act(self, decision: Decision) -> None:
-        """Tell the routers, and move the versions. What fails here is made good in a next round."""
+        """Publish routing states and write lifecycle states. A later round repeats what fails."""
         await self._put(RoutingState.of(decision))
         if decision.kind is DecisionKind.hold:
             return

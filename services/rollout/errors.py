@@ -1,4 +1,4 @@
-"""The service's errors, mapped to HTTP in one place."""
+"""Errors of the rollout service, with the HTTP status and code of each."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from shared.errors import FieldError, RatchetError
 
 
 class RolloutError(RatchetError):
-    """Something the caller is told: what was wrong, and what to do."""
+    """Base of the errors that reach a caller: what was wrong, and what to do."""
 
     title = "Not done"
 
@@ -15,7 +15,7 @@ class RolloutError(RatchetError):
 
 
 class BadStrategy(RolloutError):
-    """A strategy that says something impossible."""
+    """The strategy is invalid."""
 
     status = 422
     code = "bad_strategy"
@@ -43,7 +43,7 @@ class Conflict(RolloutError):
 
 
 class NotLeading(RolloutError):
-    """Another replica decides, or nobody yet. Nothing was done, so asking again is safe."""
+    """Raised where this replica does not lead. Nothing was done, so a retry is safe."""
 
     status = 503
     code = "not_leading"
@@ -51,7 +51,7 @@ class NotLeading(RolloutError):
 
 
 class Unsure(RolloutError):
-    """The lead was lost over a decision: whether it counts is for the log to say."""
+    """Leadership was lost during a decision: whether it counts is known from the log only."""
 
     status = 503
     code = "outcome_unknown"
@@ -64,7 +64,7 @@ class DecisionNotAcknowledged(Unsure):
 
 
 class EvidenceUnavailable(Exception):
-    """Prometheus gave no answer that evidence can be made of."""
+    """Prometheus gave no usable answer."""
 
 
 class LeadershipLost(Exception):

@@ -70,7 +70,7 @@ WINDOW_MOST_S = 120.0
 SETTLE_S = 10.0
 """Seconds after a change of weight whose keys are not tested: some fell under the old one."""
 MAX_UNREPORTED = 64
-"""Slices kept until the next decision carries them; a log that is away for longer loses the
+"""Slices kept until the next decision carries them; an outage of Kafka for longer loses the
 oldest to the replay, never to the judge."""
 MAX_SERIES = 50_000
 
@@ -314,8 +314,8 @@ def _merged(series: Iterable[CounterSeries]) -> list[CounterSeries]:
 def _key(series: CounterSeries) -> str:
     # A partition's counter is one counter wherever its owner runs, whatever else a scrape labels it.
     labels = series.labels.items()
-    told = [(k, v) for k, v in labels if series.name not in BY_PARTITION or k in PARTITION_LABELS]
-    return ",".join(f"{k}={v}" for k, v in sorted(told))
+    shown = [(k, v) for k, v in labels if series.name not in BY_PARTITION or k in PARTITION_LABELS]
+    return ",".join(f"{k}={v}" for k, v in sorted(shown))
 
 
 def _rises(

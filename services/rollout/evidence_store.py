@@ -1,4 +1,4 @@
-"""Durable store of evidence: one file a rollout, replaced whole."""
+"""Durable store of evidence: one file per rollout, replaced atomically."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KEPT = 50
 
 
 class EvidenceStore:
-    """A directory of books. Calls block for a disk write; run them in a thread."""
+    """A directory of evidence files. Calls block for a disk write; run them in a thread."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -52,7 +52,7 @@ class EvidenceStore:
         partial.replace(path)
 
     def tidy(self) -> None:
-        """Delete all but the newest books."""
+        """Delete all but the newest files."""
         books = sorted(self._directory.glob("*.json"), key=lambda path: path.stat().st_mtime)
         for path in books[:-KEPT]:
             path.unlink(missing_ok=True)

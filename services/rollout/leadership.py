@@ -1,4 +1,4 @@
-"""Leader election with a fencing token: a Redis lease says who tries, the token who is right.
+"""Leader election with a fencing token: a lease in Redis limits who tries, the token decides.
 
 The fencing token is the offset of the leader's own LeaderElected record in `rollouts.v1`. Every
 reader ignores records with a lower one, so a flushed Redis may give two controllers the lease and
@@ -99,19 +99,19 @@ class Leadership:
 
     @property
     def holder(self) -> str:
-        """Our own name, with the address that others can be sent to."""
+        """Name of this controller, with the address to which other replicas refer callers."""
         return self._holder
 
     @property
     def leads(self) -> bool:
-        """Whether we were elected and nobody since."""
+        """Whether this controller was elected and no other since."""
         if self._token is not None and self._follower.decision_log.token > self._token:
             log.warning("leadership.overtaken", by=self._follower.decision_log.holder)
             self._token = None
         return self._token is not None
 
     async def campaign(self) -> bool:
-        """Try to lead; tells whether we do now.
+        """Try to become leader; returns whether it succeeded.
 
         Raises:
             LogUnavailable: the election could not be written.
@@ -131,7 +131,7 @@ class Leadership:
         return True
 
     async def keep(self) -> None:
-        """Renew the lease. Redis being away takes nothing from a leader: the log is the truth."""
+        """Renew the lease. An outage of Redis does not end leadership: the log decides."""
         try:
             renewed = await self._renew(keys=[LEASE_KEY], args=[self._holder, LEASE_MS])
             if not renewed and not await self._redis.set(
@@ -198,7 +198,7 @@ class Leadership:
             return self._log_is_silent()
 
     def _log_is_silent(self) -> bool:
-        """Whether nobody wrote for long, which with Redis away means that nobody leads."""
+        """Whether no leader wrote for long; without Redis that means that there is none."""
         now, read_to = self._clock.monotonic(), self._follower.decision_log.read_to
         if read_to != self._quiet_at:
             self._quiet_at, self._quiet_since = read_to, now

@@ -1,4 +1,4 @@
-"""The service's metrics: design section 10, and what dashboards and alerts need beside it."""
+"""Metrics of the rollout service (design, section 10)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One observation of a rollout: Prometheus for the evidence, the agents for the engines."""
+"""Observation of a rollout: samples from Prometheus, engine reports from the agents."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class RawObservation:
-    """What one look brought. `series` is empty where `error` says why there is no evidence."""
+    """Result of one observation. `series` is empty where `error` says why there is no evidence."""
 
     asked: str
     series: Sequence[CounterSeries]
@@ -113,7 +113,7 @@ class Observer:
             return [], str(error)
 
     async def _zeros(self, state: RolloutState) -> tuple[str, str]:
-        """What the first weight waits for, and our own error; asked only while nobody is on it."""
+        """What the first weight waits for, and an error; asked only before the first weight."""
         if state.weight > 0:
             return "", ""
         try:

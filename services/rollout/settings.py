@@ -18,7 +18,7 @@ _MATCHERS = re.compile(f"{_MATCHER}(?:,{_MATCHER})*")
 
 
 class RolloutSettings(ServiceSettings):
-    """What the rollout service can be told. Durations are in seconds."""
+    """Settings of the rollout service. Durations are in seconds."""
 
     model_config = service_config("rollout")
 

@@ -17,7 +17,7 @@ from shared.contracts.events.versions import Lifecycle
 
 
 class EngineMark(BaseModel):
-    """What is known of one engine: how often it was started, and whether it is up."""
+    """Last known state of one engine: its generation, and whether it is up."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
     generation: int
@@ -77,7 +77,7 @@ class RolloutState(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class EngineReport:
-    """What one adapter agent said.
+    """Report of one adapter agent.
 
     `ready` is None where it could not be asked. `refused` says why the adapter is not the
     registered one; `undecided` means that a person has to say whether it may serve.
@@ -93,7 +93,7 @@ class EngineReport:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """All that one look gave.
+    """All inputs of one look.
 
     `candidate_at` is the unix time of the newest sample that counted a request of the candidate.
     `withheld` says why evidence that would fail the candidate is not judged yet; empty without any.
@@ -138,7 +138,7 @@ class Move:
 
 
 def hold(state: RolloutState, reason: str, *, urgent: bool = False) -> Move:
-    """Stay where it is, and say why."""
+    """Hold the present step, with the reason."""
     return Move(DecisionKind.hold, state, state.weight, reason, urgent=urgent)
 
 

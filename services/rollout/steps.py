@@ -230,7 +230,7 @@ def promote(state: RolloutState, at: datetime, reason: str, *, full: bool = Fals
     _unfinished(state)
     if state.weight == 0:
         raise Conflict(
-            f"rollout {state.rollout_id}: the candidate serves nobody yet; "
+            f"rollout {state.rollout_id}: the candidate serves no user yet; "
             "wait for its first weight, or resume the rollout"
         )
     if full:

@@ -173,7 +173,7 @@ class JudgeSettings(_Part):
 
 
 class Strategy(_Part):
-    """Everything that decides a rollout's way. Its canonical hash is in every decision."""
+    """All settings of one rollout. Its canonical hash is in every decision."""
 
     name: str = Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9._-]+$")
     steps: tuple[Step, ...] = Field(min_length=2, max_length=MAX_STEPS)

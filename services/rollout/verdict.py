@@ -14,7 +14,7 @@ ARMS = ("candidate", "stable")
 
 
 class CriterionState(StrEnum):
-    """What one criterion says."""
+    """State of one criterion."""
 
     ok = "ok"
     breached = "breached"
@@ -97,7 +97,7 @@ class CriterionResult:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the judge says at one look: Failed, Inconclusive or Successful."""
+    """Verdict of the judge at one look: Failed, Inconclusive or Successful."""
 
     outcome: AnalysisOutcome
     reason: str
@@ -105,7 +105,7 @@ class Verdict:
 
 
 def ratio(part: float, whole: float) -> float | None:
-    """A share, None of nothing."""
+    """A share; None where the total is 0."""
     return part / whole if whole > 0 else None
 
 

@@ -47,12 +47,12 @@ ENDPOINTS: dict[str, Endpoint] = {
 }
 MODELS = "/v1/models"
 DISCARD_FACTOR = 8
-"""A body over the limit is read and thrown away up to this many times the limit, so that the
+"""A body over the limit is read and discarded up to this many times the limit, so that the
 client gets to read why it was refused; beyond it the connection is closed."""
 
 
 class ClientLeft(Exception):
-    """The client went away before its request was complete."""
+    """The client disconnected before its request was complete."""
 
 
 class Gateway:

@@ -29,7 +29,7 @@ from shared.service.readiness import freshness
 
 SOURCE = "/ratchet/training"
 STALE_AFTER_S = 30.0
-"""Not ready once a topic was not read to its end for so long: Kafka is away."""
+"""Not ready once a topic was not read to its end for so long: Kafka is unavailable."""
 STUCK_AFTER_S = 120.0
 FINISH_TIMEOUT_S = 25.0
 

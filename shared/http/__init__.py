@@ -1,1 +1,1 @@
-"""HTTP that every service shares: ASGI types, request bodies, problems, operations, the server."""
+"""HTTP plumbing of every service: ASGI types, request bodies, problems, operations, server."""

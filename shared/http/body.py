@@ -31,7 +31,7 @@ class BodyTooSlow(RatchetError):
 
 
 class ClientDisconnected(Exception):
-    """The client closed the connection before its body was complete; nobody reads a response."""
+    """The client closed the connection before its body was complete; a response has no reader."""
 
 
 async def read_body(
@@ -39,7 +39,7 @@ async def read_body(
 ) -> bytes:
     """Read the whole body, of at most `limit` bytes, within `timeout_s` seconds.
 
-    Up to `discard` bytes of a longer one are read and thrown away, so that its sender, who writes
+    Up to `discard` bytes of a longer one are read and discarded, so that its sender, who writes
     before it reads, gets to see the refusal.
 
     Raises:

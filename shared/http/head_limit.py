@@ -43,7 +43,7 @@ class HeadLimitProtocol(HttpToolsProtocol):
         )
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes, and look after a head that they began and did not end."""
+        """Parse bytes, and start the deadline of a head that they left incomplete."""
         # Counted before parsing: the parser's callbacks see what has arrived, this included.
         self._head_bytes += len(data)
         super().data_received(data)
@@ -71,13 +71,13 @@ class HeadLimitProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The connection is over, and its timers with it."""
+        """Cancel the timers of a closed connection."""
         self._no_deadline()
         self._unset_keepalive_if_required()
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
-        """uvicorn's answer to what cannot be parsed; a HeadTooLarge of a callback comes here, too."""
+        """Reply to a request that cannot be parsed; uvicorn calls it for a HeadTooLarge, too."""
         if self._refusal == 400:
             super().send_400_response(msg)
         else:

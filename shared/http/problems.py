@@ -37,7 +37,7 @@ def json_response(
 
 
 def problem(error: RatchetError, *, close: bool = False) -> Response:
-    """The response that tells of an error; `close` ends the connection after it."""
+    """The problem response of an error; `close` ends the connection after it."""
     headers: dict[str, str] = {}
     if error.retry_after_s is not None:
         headers["retry-after"] = str(error.retry_after_s)
@@ -52,7 +52,7 @@ def handle_errors(app: FastAPI) -> None:
     """Make every error of an application a problem: its own, a bad request, an unknown path."""
 
     @app.exception_handler(RatchetError)
-    async def told(_: Request, error: RatchetError) -> Response:
+    async def refused(_: Request, error: RatchetError) -> Response:
         return problem(error)
 
     @app.exception_handler(RequestValidationError)

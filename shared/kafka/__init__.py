@@ -1,1 +1,1 @@
-"""The event log: topics, envelopes, appending, reading, dead letters."""
+"""Kafka event log: topics, CloudEvents envelopes, producer, consumers, dead letters."""

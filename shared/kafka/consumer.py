@@ -1,4 +1,4 @@
-"""The consumer loop: read, handle, commit; what cannot be read goes to the dead letters."""
+"""Consumer loop: read, handle, commit, at least once; unreadable records become dead letters."""
 
 # pyright: basic, reportMissingTypeStubs=false
 # aiokafka has no types.
@@ -45,7 +45,7 @@ Handler = Callable[[Event, Record], Awaitable[None]]
 
 
 class Reject(Exception):
-    """A handler's word that a record can never be handled; it goes to the dead letters."""
+    """Raised by a handler for a record that can never be handled; it becomes a dead letter."""
 
     def __init__(self, reason: DeadLetterReason, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
@@ -62,7 +62,7 @@ class ConsumerLoop:
     """Hands each record of some topics to a handler at least once, in order per partition.
 
     Offsets are committed after a batch whose every record was handled or is in the dead
-    letters. Where the log is away the record is tried again with back-off, however long, and
+    letters. Where Kafka is unavailable the record is tried again with back-off, however long, and
     nothing behind it is committed. So it is after a handler's any other exception, but
     HANDLER_TRIES times at most: then it is a dead letter with the reason `handler`, for one
     record must not hold up all that come after it.
@@ -102,14 +102,14 @@ class ConsumerLoop:
         self._beat = self._clock.monotonic()
 
     def idle_s(self) -> float:
-        """Seconds since the loop last went round, handled a record, or found the log away.
+        """Seconds since the loop last polled, handled a record, or found Kafka unavailable.
 
         It grows while a handler is stuck, and while a record can neither be handled nor given up.
         """
         return self._clock.monotonic() - self._beat
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Consume until `stop` is set; brokers that are away are tried again."""
+        """Consume until `stop` is set; unavailable brokers are tried again."""
         backoff = Backoff(BACKOFF_FIRST_S, BACKOFF_MAX_S)
         while not stop.is_set():
             consumer: AIOKafkaConsumer | None = None

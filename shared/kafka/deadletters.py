@@ -1,4 +1,4 @@
-"""Dead letters: what could not be read, kept with the reason, and handed back on demand."""
+"""Dead-letter topic: unreadable records stored with the reason, and replayed on demand."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class DeadLetters:
                 DEAD_LETTERS, key=record.topic, event=letter, event_id=letter_id
             )
         except RecordRefused:
-            # Brokers with a lower limit: a letter that only names the record holds nobody up.
+            # Brokers with a lower limit: a letter that only names the record is always accepted.
             bare = letter.model_copy(update={"headers": {}, "body": ""})
             await self._log.publish(DEAD_LETTERS, key=record.topic, event=bare, event_id=letter_id)
         self._total.labels(record.topic, reason).inc()

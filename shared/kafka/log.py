@@ -1,4 +1,4 @@
-"""The event log as a port: append with an acknowledgement, and follow from the beginning."""
+"""Event log port: append with an acknowledgement, and follow topics from the beginning."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class NewRecord(NamedTuple):
 
 
 def record_bytes(record: NewRecord) -> int:
-    """What brokers measure of a record: key, headers and value together."""
+    """Size of a record as brokers measure it: key, headers and value together."""
     headers = sum(len(name.encode()) + len(value) for name, value in record.headers)
     return len(record.key.encode()) + headers + len(record.value or b"")
 
@@ -92,7 +92,7 @@ class EventLog(Protocol):
     """Kafka or its twin in memory."""
 
     async def start(self) -> None:
-        """Connect. Waits a bounded time and does not fail where the brokers are away."""
+        """Connect. Waits a bounded time and does not fail where the brokers are unavailable."""
         ...
 
     async def stop(self) -> None:

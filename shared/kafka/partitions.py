@@ -1,4 +1,4 @@
-"""Which partition a key belongs to, as Java's and aiokafka's clients have it."""
+"""Partition of a key: murmur2, as Kafka's Java client and aiokafka compute it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The event log on Kafka: an idempotent producer that waits a bounded time, and tails."""
+"""Idempotent Kafka producer with bounded waits: the EventLog on real brokers."""
 
 # pyright: basic, reportMissingTypeStubs=false
 # aiokafka has no types.
@@ -75,7 +75,7 @@ class KafkaLog:
         self._closing: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """Connect; brokers that are away are tried again at the next append."""
+        """Connect; unavailable brokers are tried again at the next append."""
         try:
             async with asyncio.timeout(APPEND_TIMEOUT_S):
                 await self._connected()
@@ -231,7 +231,7 @@ class KafkaLog:
 
     @staticmethod
     def _forget(pending: Sequence[asyncio.Future[object]]) -> None:
-        """Keep futures nobody waits for any longer from warning of an unread error."""
+        """Keep abandoned futures from warning of an unread error."""
         for future in pending:
             future.add_done_callback(lambda done: done.cancelled() or done.exception())
 
@@ -255,7 +255,7 @@ async def _close(producer: AIOKafkaProducer, *, flush: bool) -> None:
         await asyncio.wait((sender,), timeout=STOP_TIMEOUT_S)
     undelivered = producer._message_accumulator
     for batch in itertools.chain.from_iterable(undelivered._batches.values()):
-        batch.drain_ready()  # else its failure is logged as one that nobody looked at
+        batch.drain_ready()  # else its failure is logged as a never-retrieved exception
     undelivered.fail_all(ProducerClosed())
     with contextlib.suppress(TimeoutError, KafkaError):
         async with asyncio.timeout(STOP_TIMEOUT_S):

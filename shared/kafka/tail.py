@@ -1,4 +1,4 @@
-"""Following Kafka topics from the beginning, without a consumer group."""
+"""Topic tail: follows Kafka topics from the beginning, without a consumer group."""
 
 # pyright: basic, reportMissingTypeStubs=false
 # aiokafka has no types.

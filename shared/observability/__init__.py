@@ -1,1 +1,1 @@
-"""Logs, health, metrics and trace ids, the same way in every service."""
+"""Observability of every service: structured logs, health checks and trace ids."""

@@ -33,11 +33,11 @@ class Health:
         self._ready[name] = check
 
     def note(self, name: str, check: Check) -> None:
-        """Add something that readiness says and that does not fail it: service goes on without."""
+        """Add a note that readiness reports without failing: the service works without it."""
         self._notes[name] = check
 
     def progress(self, name: str, idle_s: Callable[[], float], limit_s: float) -> None:
-        """Alive means that `idle_s` stays under `limit_s` seconds."""
+        """Add a check of progress: alive while `idle_s` stays under `limit_s` seconds."""
 
         def check() -> str | None:
             idle = idle_s()
@@ -48,11 +48,11 @@ class Health:
         self.alive(name, check)
 
     def liveness(self) -> tuple[bool, dict[str, str]]:
-        """Whether all is alive, and what each check says."""
+        """Whether every liveness check passes, and the result of each."""
         return _run(self._alive)
 
     def readiness(self) -> tuple[bool, dict[str, str]]:
-        """Whether all is alive and ready, and what each check and note says."""
+        """Whether every check passes, and the result of each check and note."""
         well, said = _run({**self._alive, **self._ready})
         return well, {**said, **_run(self._notes)[1]}
 

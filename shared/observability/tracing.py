@@ -18,7 +18,7 @@ def parse_traceparent(header: str) -> str | None:
 
 
 def rebuilt_traceparent(header: str) -> str:
-    """A given `traceparent` made anew from what parses: 55 characters, or none where it is not one.
+    """A `traceparent` rebuilt from its parsed fields: 55 characters, or empty where it is invalid.
 
     A later version of the header may be longer; what stands behind is not passed on, as a header
     of a megabyte makes a record that the brokers refuse.

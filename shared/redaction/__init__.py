@@ -1,4 +1,4 @@
-"""Personal data and secrets are taken out before anything is stored (requirement P9)."""
+"""Redaction: removes personal data and secrets before anything is stored (requirement P9)."""
 
 from shared.redaction.redactor import Redacted, Redactor
 

@@ -1,4 +1,4 @@
-"""Find e-mail addresses, phone numbers, payment cards and keys, and put a marker in their place.
+"""Redactor: replaces e-mail addresses, phone numbers, payment cards and keys by a marker.
 
 Nothing of what was found is kept, so it cannot be undone. Two prefilters, a few substrings and then
 one pattern, decide for most texts that there is nothing to look for; they let through whatever the
@@ -57,7 +57,7 @@ def _no_counts() -> dict[str, int]:
 
 @dataclass(frozen=True, slots=True)
 class Redacted:
-    """A text without what was found in it, and how often each kind was found."""
+    """A redacted text, and the number of replacements of each kind."""
 
     text: str
     counts: dict[str, int] = field(default_factory=_no_counts)

@@ -1,1 +1,1 @@
-"""The model registry and the rollout state: folds of Kafka topics, viewed through Redis."""
+"""Model registry and routing state: folds of Kafka topics, with views in Redis."""

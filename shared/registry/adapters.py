@@ -1,4 +1,4 @@
-"""Adapter folders and their fingerprints: what training makes and inference checks (invariant 8).
+"""LoRA adapter folders: checksums, publishing, fetching and fingerprints (invariant 8).
 
 A folder travels through an fsspec root (a directory, object storage) and is named by its checksum
 wherever it is cached, so its bytes never change under a path. The fingerprint is what the model
@@ -70,7 +70,7 @@ class AdapterError(Exception):
 
 
 class AdapterUnavailable(AdapterError):
-    """The storage did not hand the adapter over; worth another try later."""
+    """The storage is unavailable; another try later may succeed."""
 
 
 class ChecksumMismatch(AdapterError):

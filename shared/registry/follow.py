@@ -1,4 +1,4 @@
-"""Following the registry's topics: the folds kept current in memory, and their health."""
+"""Followers of the registry's topics: keep the folds current in memory and report their age."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Follower:
 
 
 class RegistryFollower(Follower):
-    """Keeps `registry` at the end of `versions.v1`; `changed` hears of each version touched."""
+    """Keeps `registry` at the end of `versions.v1`; calls `changed` with each version touched."""
 
     def __init__(self, event_log: EventLog, changed: Callable[[str], None] | None = None) -> None:
         self.registry = Registry()
@@ -75,7 +75,7 @@ class RegistryFollower(Follower):
 
 
 class RoutingFollower(Follower):
-    """Keeps `table` at the end of `rollouts.v1`; `changed` hears of each state kept."""
+    """Keeps `table` at the end of `rollouts.v1`; calls `changed` with each state kept."""
 
     def __init__(
         self,
@@ -123,7 +123,7 @@ async def rebuild_views(event_log: EventLog, view: RoutingView, *, timeout_s: fl
 
     Raises:
         LogUnavailable: the topics could not be read.
-        redis.RedisError: Redis is away.
+        redis.RedisError: Redis is unavailable.
 
     """
     table = RoutingTable()

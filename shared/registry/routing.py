@@ -80,7 +80,7 @@ class RoutingTable:
         return True
 
     def get(self, model: str) -> RoutingState | None:
-        """The model's state, or None for a model nobody has set a stable version for."""
+        """The model's state, or None for a model without a stable version."""
         return self._states.get(model)
 
     def models(self) -> tuple[RoutingState, ...]:

@@ -1,4 +1,4 @@
-"""The registry: the fold of `versions.v1`, where three writers keep three parts of a version.
+"""Model registry: the fold of `versions.v1`, where three writers own three parts of a version.
 
 `<version>/record` is what training made and never changes, `<version>/state` is where rollout
 put it, `<version>/marks` is what erasures said about it.
@@ -26,7 +26,7 @@ class Version(BaseModel):
 
     @property
     def lifecycle(self) -> Lifecycle:
-        """The version's state; `registered` until rollout says otherwise."""
+        """The version's state; `registered` until the rollout service writes another."""
         return self.state.state if self.state else Lifecycle.registered
 
 

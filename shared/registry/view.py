@@ -1,4 +1,4 @@
-"""The routing state in Redis: a view that routers read fast, rebuilt from Kafka at any time."""
+"""Routing view in Redis: routing states for routers, rebuilt from Kafka at any time."""
 
 # pyright: basic
 # The Redis client's own types are partly unknown.
@@ -33,7 +33,7 @@ return 1
 class RoutingView:
     """Routing states by model. A state older than the one kept is refused by a Lua compare.
 
-    Every method raises `redis.RedisError` where Redis is away.
+    Every method raises `redis.RedisError` where Redis is unavailable.
     """
 
     def __init__(self, redis: Redis) -> None:
@@ -41,7 +41,7 @@ class RoutingView:
         self._put = redis.register_script(_PUT)
 
     async def put(self, state: RoutingState) -> bool:
-        """Keep and announce a state; False where a newer one is there already."""
+        """Store and publish a state; False where a newer one is stored already."""
         kept = await self._put(
             keys=[KEY_PREFIX + state.model, MODELS_KEY],
             args=[state.model_dump_json(), state.token, state.seq, state.model, CHANNEL],
@@ -61,7 +61,7 @@ class RoutingView:
         return [state for state in states if state is not None]
 
     async def announcements(self) -> AsyncIterator[RoutingState]:
-        """States as they are announced, the present ones first. Ends with a RedisError."""
+        """States as they are published, the stored ones first. Ends with a RedisError."""
         async with self._redis.pubsub() as channel:
             await channel.subscribe(CHANNEL)
             for state in await self.all():
@@ -73,7 +73,7 @@ class RoutingView:
                         yield state
 
     async def clear(self) -> None:
-        """Forget everything, before a rebuild."""
+        """Delete every state, before a rebuild."""
         keys = [KEY_PREFIX + state.model for state in await self.all()]
         await self._redis.delete(MODELS_KEY, *keys)
 

@@ -1,1 +1,1 @@
-"""What every service process needs around its work: background tasks, freshness, catch-up."""
+"""Service plumbing: background tasks, freshness checks and catch-up before work starts."""

@@ -1,4 +1,4 @@
-"""A clock that moves only when told."""
+"""Manual clock for tests."""
 
 from __future__ import annotations
 

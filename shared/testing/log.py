@@ -1,4 +1,4 @@
-"""The event log in memory: what Kafka promises, for fast tests."""
+"""In-memory event log with Kafka's guarantees, for fast tests."""
 
 # pyright: basic, reportMissingTypeStubs=false
 # aiokafka has no types.
@@ -30,7 +30,7 @@ MAX_RECORD_BYTES = 1_048_588
 
 
 class MemoryLog:
-    """An EventLog whose brokers are a dict. `available = False` takes them away."""
+    """An EventLog whose brokers are a dict. `available = False` makes them unavailable."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The fault table: each part away for a while under load. Chats go on where they can; nothing is lost."""
+"""Fault table: each part down for a while under load. Chats go on where they can; nothing is lost."""
 
 from __future__ import annotations
 
