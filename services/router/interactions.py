@@ -108,6 +108,7 @@ def _event(
         "messages": [{"role": role, "content": clean(text, limit)} for role, text in turns],
         "completion": clean(answer.completion, limit),
         "finish_reason": answer.finish_reason,
+        "engine_id": answer.engine_id,
         "prompt_tokens": answer.prompt_tokens,
         "completion_tokens": answer.completion_tokens,
         "outcome": last.outcome.value,

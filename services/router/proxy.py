@@ -146,7 +146,7 @@ class Proxy:
         """What a whole response means; None where it is a failure."""
         if attempt.status == HTTP_OK:
             try:
-                call.answer, body = read_response(body, attempt.version)
+                call.answer, body = read_response(body, attempt.version, call.request.trace_id)
             except UnreadableResponse as error:
                 attempt.outcome = Outcome.server_error
                 attempt.error = str(error)
@@ -295,7 +295,9 @@ class StreamRelay:
         self._call = call
         self._attempt = attempt
         self._send = send
-        self.reader = StreamReader(attempt.version, call.request.include_usage)
+        self.reader = StreamReader(
+            attempt.version, call.request.trace_id, call.request.include_usage
+        )
         self.held = b""
         self.started = False
 
@@ -349,9 +351,11 @@ class StreamRelay:
 def response_headers(call: Call, content_type: bytes) -> list[tuple[bytes, bytes]]:
     """The headers of every answer that an engine was asked for."""
     last = call.last
+    trace_id = call.request.trace_id.encode()
     headers = [
         (b"content-type", content_type),
-        (b"x-ratchet-trace-id", call.request.trace_id.encode()),
+        (b"x-ratchet-trace-id", trace_id),
+        (b"x-request-id", trace_id),
         (b"x-ratchet-version", last.version.encode()),
         (b"x-ratchet-arm", last.arm.encode()),
         (b"x-ratchet-overhead-ms", b"%.3f" % (call.overhead_s * 1000)),

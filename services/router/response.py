@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from services.router.errors import error_value
-from shared.contracts.events.base import MAX_TEXT
+from shared.contracts.events.base import MAX_ID, MAX_TEXT
 
 DONE = b"[DONE]"
 MAX_EVENT_BYTES = 4 * 1024 * 1024
@@ -27,6 +27,7 @@ class EngineResponse:
     finish_reason: str = ""
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    engine_id: str = ""
 
     def use(self, usage: object) -> None:
         """Take over token counts."""
@@ -35,8 +36,11 @@ class EngineResponse:
             self.completion_tokens = _count(usage.get("completion_tokens"))
 
 
-def read_response(body: bytes, version: str) -> tuple[EngineResponse, bytes]:
-    """Read a whole answer; returns it and the body for the client, `model` being the version.
+def read_response(body: bytes, version: str, trace_id: str) -> tuple[EngineResponse, bytes]:
+    """Read a whole answer; returns it and the body for the client.
+
+    There `model` is the version that answered and `id` the trace id, by which clients can send
+    feedback; the engine's own id is in the answer.
 
     Raises:
         UnreadableResponse: no JSON object, or one without choices.
@@ -56,10 +60,8 @@ def read_response(body: bytes, version: str) -> tuple[EngineResponse, bytes]:
     answer.completion = text if isinstance(text, str) else ""
     answer.finish_reason = _reason(first)
     answer.use(value.get("usage"))
-    if value.get("model") != version:
-        value["model"] = version
-        body = orjson.dumps(value)
-    return answer, body
+    answer.engine_id = _engine_id(value)
+    return answer, _rename(value, version, trace_id)
 
 
 def read_error(status: int, body: bytes) -> tuple[str, bytes]:
@@ -83,10 +85,12 @@ def read_error(status: int, body: bytes) -> tuple[str, bytes]:
 class StreamReader:
     """Reads a stream of server-sent events as it passes.
 
-    The engine is always asked for usage; a client that did not ask does not see it.
+    The engine is always asked for usage; a client that did not ask does not see it. `model` and
+    `id` of each event become the version and the trace id, as in a whole answer.
     """
 
     version: str
+    trace_id: str
     include_usage: bool
     answer: EngineResponse = field(default_factory=EngineResponse)
     done: bool = False
@@ -117,7 +121,9 @@ class StreamReader:
         for event in events:
             if self.done or self.failure:
                 break
-            self._event(event, out)
+            if not event.startswith(b"data:"):
+                continue
+            self._event(event[5:].strip(), out)
         return b"".join(out)
 
     def finish(self) -> EngineResponse:
@@ -125,10 +131,7 @@ class StreamReader:
         self.answer.completion = "".join(self._parts)
         return self.answer
 
-    def _event(self, event: bytes, out: list[bytes]) -> None:
-        if not event.startswith(b"data:"):
-            return
-        data = event[5:].strip()
+    def _event(self, data: bytes, out: list[bytes]) -> None:
         if data == DONE:
             self.done = True
             return
@@ -143,24 +146,21 @@ class StreamReader:
         if not value.get("choices") and ("error" in value or value.get("object") == "error"):
             self.failure = _failure(value.get("error") or value.get("message"))
             return
-        self._chunk(value, event, out)
+        self._chunk(value, out)
 
-    def _chunk(self, value: dict[str, Any], event: bytes, out: list[bytes]) -> None:
+    def _chunk(self, value: dict[str, Any], out: list[bytes]) -> None:
         choices = value.get("choices")
-        changed = False
+        if not self.answer.engine_id:
+            self.answer.engine_id = _engine_id(value)
         if "usage" in value:
             self.answer.use(value["usage"])
             if not self.include_usage:
                 if not choices:
                     return
                 del value["usage"]
-                changed = True
         if isinstance(choices, list) and choices and type(choices[0]) is dict:
             self._choice(choices[0])
-        if value.get("model") != self.version:
-            value["model"] = self.version
-            changed = True
-        out.append(b"data: " + orjson.dumps(value) + b"\n\n" if changed else event + b"\n\n")
+        out.append(b"data: " + _rename(value, self.version, self.trace_id) + b"\n\n")
 
     def _choice(self, choice: dict[str, Any]) -> None:
         delta = choice.get("delta")
@@ -175,6 +175,21 @@ class StreamReader:
             self._length += len(text)
         if reason:
             self.answer.finish_reason = reason
+
+
+def _rename(value: dict[str, Any], version: str, trace_id: str) -> bytes:
+    """The engine's JSON under the version's name and the trace id."""
+    value["model"] = version
+    value["id"] = trace_id
+    try:
+        return orjson.dumps(value)
+    except orjson.JSONEncodeError as error:
+        raise UnreadableResponse(f"the engine's answer cannot be passed on: {error}") from None
+
+
+def _engine_id(value: dict[str, Any]) -> str:
+    name = value.get("id")
+    return name if isinstance(name, str) and len(name) <= MAX_ID and name.isprintable() else ""
 
 
 def _message_text(message: Any) -> str:

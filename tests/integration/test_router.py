@@ -224,6 +224,7 @@ async def test_the_openai_client_works_unchanged(world: RouterProcessHarness):
         chat = await client.chat.completions.create(model=world.model, messages=turns, user="u1")
         assert chat.choices[0].message.content == TEXT
         assert chat.model == f"{world.model}-stable"
+        assert chat.id == chat._request_id
         stream = await client.chat.completions.create(
             model=world.model, messages=turns, stream=True, stream_options={"include_usage": True}
         )
@@ -237,6 +238,7 @@ async def test_the_openai_client_works_unchanged(world: RouterProcessHarness):
             model=world.model, messages=turns
         )
         assert len(raw.headers["x-ratchet-trace-id"]) == 32
+        given = {chat.id, chunks[0].id, completion.id, raw.headers["x-ratchet-trace-id"]}
         models = [model.id async for model in client.models.list()]
         assert world.model in models
         assert (await client.models.retrieve(world.model)).id == world.model
@@ -254,6 +256,7 @@ async def test_the_openai_client_works_unchanged(world: RouterProcessHarness):
 
     await eventually(shipped, "all four interactions are in Kafka", 15)
     events = await world.interactions()
+    assert {event.trace_id for event in events} == given
     assert {event.endpoint for event in events} == {"chat", "completions"}
     assert {event.completion for event in events} == {TEXT}
     assert "bob@example.com" not in "".join(event.model_dump_json() for event in events)

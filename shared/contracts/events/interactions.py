@@ -78,6 +78,10 @@ class InteractionRecorded(Event):
     messages: tuple[Message, ...] = Field(description="chat turns; a prompt is one user turn")
     completion: Text
     finish_reason: str = Field(default="", max_length=64)
+    engine_id: OptionalIdentifier = Field(
+        default="",
+        description="id the engine gave its answer; clients are told the trace_id instead",
+    )
     prompt_tokens: int = 0
     completion_tokens: int = 0
     outcome: Outcome

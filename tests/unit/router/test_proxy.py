@@ -58,6 +58,24 @@ async def test_a_request_is_answered_recorded_and_counted(bench: GatewayHarness,
 
 
 @BOTH
+async def test_response_id_as_trace_id(bench: GatewayHarness, stream):
+    """Case response-id-as-trace-id, the router's part: every id a client has is the trace id."""
+    await bench.start()
+    bench.route(candidate="m-fail")
+    response = await bench.ask(stream=stream)
+    bodies = (
+        [orjson.loads(line[6:]) for line in response.text.split("\n\n")[:-2]]
+        if stream
+        else [response.json()]
+    )
+    (event,) = bench.events()
+    assert {body["id"] for body in bodies} == {event.trace_id}
+    assert response.headers["x-request-id"] == response.headers["x-ratchet-trace-id"]
+    assert response.headers["x-request-id"] == event.trace_id
+    assert event.engine_id == "chatcmpl-stub"
+
+
+@BOTH
 @pytest.mark.parametrize(
     ("candidate", "outcome"),
     [

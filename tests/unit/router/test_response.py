@@ -8,24 +8,27 @@ from hypothesis import strategies as st
 from benchmarks.stub_engine import TEXT, chat_body, stream_events
 from services.router.response import StreamReader, UnreadableResponse, read_error, read_response
 
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 
-def test_an_answer_is_read_and_passed_on_unchanged():
+
+def test_an_answer_is_read_and_passed_on_under_its_trace_id():
     body = chat_body("m-v1.0", "Hello.")
-    answer, passed = read_response(body, "m-v1.0")
-    assert passed is body
+    answer, passed = read_response(body, "m-v1.0", TRACE)
+    assert orjson.loads(passed) == {**orjson.loads(body), "id": TRACE}
+    assert answer.engine_id == "chatcmpl-stub"
     assert (answer.completion, answer.finish_reason) == ("Hello.", "stop")
     assert (answer.prompt_tokens, answer.completion_tokens) == (12, 14)
 
 
 def test_the_body_names_the_version_that_answered():
-    _, passed = read_response(chat_body("something/else", "Hello."), "m-v1.0")
+    _, passed = read_response(chat_body("something/else", "Hello."), "m-v1.0", TRACE)
     assert orjson.loads(passed)["model"] == "m-v1.0"
 
 
 def test_tool_calls_are_kept_as_text():
     call = {"id": "1", "type": "function", "function": {"name": "track", "arguments": "{}"}}
     choice = {"message": {"content": None, "tool_calls": [call]}, "finish_reason": "tool_calls"}
-    answer, _ = read_response(orjson.dumps({"model": "v", "choices": [choice]}), "v")
+    answer, _ = read_response(orjson.dumps({"model": "v", "choices": [choice]}), "v", TRACE)
     assert orjson.loads(answer.completion) == [call]
 
 
@@ -34,7 +37,21 @@ def test_tool_calls_are_kept_as_text():
 )
 def test_an_unreadable_answer(body):
     with pytest.raises(UnreadableResponse):
-        read_response(body, "v")
+        read_response(body, "v", TRACE)
+
+
+@pytest.mark.parametrize("engine_id", [None, 7, "a\nb", "x" * 201])
+def test_an_engine_id_that_no_event_can_hold_is_left_out(engine_id):
+    choice = {"message": {"content": "a"}}
+    answer, passed = read_response(orjson.dumps({"id": engine_id, "choices": [choice]}), "v", TRACE)
+    assert answer.engine_id == ""
+    assert orjson.loads(passed)["id"] == TRACE
+
+
+def test_an_answer_too_deep_to_pass_on_is_the_engines_fault():
+    body = b'{"choices":[{"message":{"content":"a"},"x":' + b"[" * 300 + b"]" * 300 + b"}]}"
+    with pytest.raises(UnreadableResponse, match="cannot be passed on"):
+        read_response(body, "v", TRACE)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +72,7 @@ def test_engine_errors_take_openais_shape(body, message):
 
 
 def pass_through(data, sizes, include_usage=False, version="v"):
-    reader = StreamReader(version, include_usage)
+    reader = StreamReader(version, TRACE, include_usage)
     out = b""
     at = 0
     for size in [*sizes, len(data)]:
@@ -76,6 +93,8 @@ def test_however_a_stream_is_cut_it_reads_the_same(sizes, include_usage, carriag
     assert answer.finish_reason == "stop"
     assert answer.completion_tokens > 0
     events = [orjson.loads(line[6:]) for line in out.split(b"\n\n") if line]
+    assert {event["id"] for event in events} == {TRACE}
+    assert answer.engine_id == "chatcmpl-stub"
     assert (
         "".join(e["choices"][0]["delta"].get("content", "") for e in events if e["choices"]) == TEXT
     )
@@ -123,11 +142,11 @@ def test_comments_and_other_fields_are_left_out():
 @pytest.mark.parametrize("event", [b"data: {", b"data: 3"])
 def test_an_unreadable_event(event):
     with pytest.raises(UnreadableResponse):
-        StreamReader("v", include_usage=False).feed(event + b"\n\n")
+        StreamReader("v", TRACE, include_usage=False).feed(event + b"\n\n")
 
 
 def test_an_event_without_end_is_bounded():
-    reader = StreamReader("v", include_usage=False)
+    reader = StreamReader("v", TRACE, include_usage=False)
     for _ in range(4):
         reader.feed(b"x" * 1_000_000)
     with pytest.raises(UnreadableResponse):
