@@ -19,13 +19,14 @@ from services.router.health import add_checks
 from services.router.identity import IdentityRules
 from services.router.interactions import Interactions
 from services.router.metrics import RouterMetrics, SeriesLifecycle
-from services.router.proxy import Deadlines, Proxy
+from services.router.proxy import EXPOSED_HEADERS, Deadlines, Proxy
 from services.router.settings import RouterSettings
 from services.router.sources import Sources
 from services.router.spool import Spool, SpoolShipper
 from services.router.state import RouterState
 from shared.clock import SystemClock
 from shared.garbage import spare_collector
+from shared.http.cors import with_cors
 from shared.http.operations import OperationsApp
 from shared.http.server import serve, stop_on_signals
 from shared.kafka.deadletters import DeadLetters
@@ -125,14 +126,15 @@ async def run(settings: RouterSettings, directory: Path) -> None:
             body_timeout_s=settings.body_timeout_s,
             max_running=settings.max_running,
         )
+        app = with_cors(
+            gateway, settings.cors_origins, methods=("GET", "POST"), expose=EXPOSED_HEADERS
+        )
         background = BackgroundTasks()
         background.start("sources", sources.run())
         background.start("shipper", shipper.run())
         background.start("series", series.run())
         background.start("state", state.run())
-        serving = asyncio.create_task(
-            serve(gateway, host=settings.host, port=settings.port, stop=stop)
-        )
+        serving = asyncio.create_task(serve(app, host=settings.host, port=settings.port, stop=stop))
         log.info("router.started", port=settings.port, engines=settings.engines)
         await asyncio.wait((serving, *background.tasks), return_when=asyncio.FIRST_COMPLETED)
         stop.set()

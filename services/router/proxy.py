@@ -39,6 +39,15 @@ END_OF_STREAM_S = 1.0
 
 JSON = b"application/json"
 EVENTS = b"text/event-stream; charset=utf-8"
+EXPOSED_HEADERS = (
+    "x-ratchet-trace-id",
+    "x-request-id",
+    "x-ratchet-version",
+    "x-ratchet-arm",
+    "x-ratchet-overhead-ms",
+    "x-ratchet-ignored",
+)
+"""Headers of answers that a page of an allowed origin may read."""
 LAST_EVENT = b"data: [DONE]\n\n"
 
 

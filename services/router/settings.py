@@ -8,11 +8,20 @@ from pydantic import AnyHttpUrl, Field, TypeAdapter, field_validator
 from pydantic_settings import NoDecode
 
 from services.router.identity import BODY_SOURCES, NOBODY, USER_SOURCES
+from shared.http.cors import check_origins
 from shared.settings import ServiceSettings, service_config, split_list
 
 MAX_SEGMENTS = 8
 
-_LISTS = ("engines", "segments", "pass_fields", "refuse_fields", "user_sources", "nobody")
+_LISTS = (
+    "engines",
+    "segments",
+    "pass_fields",
+    "refuse_fields",
+    "user_sources",
+    "nobody",
+    "cors_origins",
+)
 _URL = TypeAdapter(AnyHttpUrl)
 
 
@@ -54,6 +63,9 @@ class RouterSettings(ServiceSettings):
     nobody: Annotated[tuple[str, ...], NoDecode] = Field(
         default=NOBODY, description="users and sessions that mean no one, in any case"
     )
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="origins whose pages may call the router: https://host[:port], or *"
+    )
     body_timeout_s: float = Field(default=30.0, gt=0, description="for a request's body to arrive")
     max_body_bytes: int = Field(default=4 * 1024 * 1024, gt=0)
     max_running: int = Field(default=1_000, ge=1, description="requests at a time")
@@ -69,6 +81,11 @@ class RouterSettings(ServiceSettings):
     @classmethod
     def _split_lists(cls, value: object) -> object:
         return split_list(value)
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _check_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return check_origins(value)
 
     @field_validator("engines")
     @classmethod

@@ -23,12 +23,13 @@ from services.router.fields import FieldRules
 from services.router.identity import IdentityRules
 from services.router.interactions import Interactions
 from services.router.metrics import RouterMetrics, SeriesLifecycle
-from services.router.proxy import Deadlines, Proxy
+from services.router.proxy import EXPOSED_HEADERS, Deadlines, Proxy
 from services.router.spool import Spool
 from services.router.state import KEYS, REDIS, REGISTRY, ROLLOUTS, RouterState
 from shared.clock import SystemClock
 from shared.contracts.events.interactions import InteractionRecorded
 from shared.contracts.events.rollouts import Phase
+from shared.http.cors import with_cors
 from shared.http.operations import OperationsApp
 from shared.http.server import serve
 from shared.keys import KeyRing
@@ -71,6 +72,7 @@ class GatewayHarness:
         max_body_bytes: int = 100_000,
         body_timeout_s: float = 5.0,
         max_running: int = 100,
+        cors_origins: tuple[str, ...] = (),
         rules: FieldRules = FieldRules(),  # noqa: B008
     ) -> None:
         """Serve; without engines a stub of its own."""
@@ -97,9 +99,10 @@ class GatewayHarness:
             body_timeout_s=body_timeout_s,
             max_running=max_running,
         )
+        app = with_cors(gateway, cors_origins, methods=("GET", "POST"), expose=EXPOSED_HEADERS)
         port = free_ports(["router"])["router"]
         stop = asyncio.Event()
-        serving = asyncio.create_task(serve(gateway, host="127.0.0.1", port=port, stop=stop))
+        serving = asyncio.create_task(serve(app, host="127.0.0.1", port=port, stop=stop))
 
         async def end() -> None:
             stop.set()

@@ -6,11 +6,13 @@ import asyncio
 import hashlib
 from datetime import UTC, datetime
 
+import httpx
 import orjson
 import pytest
 
 from services.router.state import REDIS, ROLLOUTS
 from shared.contracts.events.api_keys import ApiKeyIssued, Permission
+from shared.http.cors import with_cors
 from shared.keys import new_key
 from tests.support.waiting import eventually
 from tests.unit.router.conftest import GatewayHarness, error_of
@@ -234,6 +236,49 @@ async def test_settings_dropped(bench: GatewayHarness):
     for stream in (False, True):
         response = await bench.ask(stream=stream, store=True, **{"a, b\r\nx: é": 1})
         assert response.headers["x-ratchet-ignored"] == "store, a%2C%20b%0D%0Ax%3A%20%C3%A9"
+
+
+PAGE = "https://app.example"
+PREFLIGHT = {
+    "access-control-request-method": "POST",
+    "access-control-request-headers": "authorization,content-type,x-stainless-os",
+}
+
+
+async def test_cors_preflight(bench: GatewayHarness):
+    """Case cors-preflight: pages of a named origin may ask and read the trace id, no others."""
+    await bench.start(cors_origins=(PAGE,))
+    bench.route()
+
+    async def preflight(origin: str) -> httpx.Response:
+        headers = {"origin": origin, **PREFLIGHT}
+        return await bench.client.options("/v1/chat/completions", headers=headers)
+
+    allowed = await preflight(PAGE)
+    assert allowed.status_code == 200
+    assert allowed.headers["access-control-allow-origin"] == PAGE
+    assert "x-stainless-os" in allowed.headers["access-control-allow-headers"]
+    assert "access-control-allow-origin" not in (await preflight("https://evil.example")).headers
+    for stream in (False, True):
+        answer = await bench.ask({"origin": PAGE}, stream=stream)
+        assert answer.headers["access-control-allow-origin"] == PAGE
+        assert "x-ratchet-trace-id" in answer.headers["access-control-expose-headers"]
+    refused = await bench.ask({"origin": PAGE}, model="nothing")
+    assert (refused.status_code, refused.headers["access-control-allow-origin"]) == (404, PAGE)
+
+
+async def test_cors_preflight_is_off_unless_asked_for(bench: GatewayHarness):
+    await bench.start()
+    bench.route()
+    headers = {"origin": PAGE, **PREFLIGHT}
+    assert (await bench.client.options("/v1/chat/completions", headers=headers)).status_code == 405
+    assert "access-control-allow-origin" not in (await bench.ask({"origin": PAGE})).headers
+
+
+def test_without_origins_the_application_is_not_wrapped():
+    async def app(*_: object) -> None: ...
+
+    assert with_cors(app, (), methods=("GET",), expose=()) is app
 
 
 async def test_a_fault_of_our_own_is_told_in_the_same_shape(bench: GatewayHarness, monkeypatch):

@@ -21,6 +21,16 @@ def test_lists_are_given_with_commas(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.pass_fields == ("cache_salt", "guided_json")
 
 
+@pytest.mark.parametrize("origin", ["app.example", "https://app.example/", "https://a b"])
+def test_origins_have_a_scheme_and_no_path(
+    origin: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RATCHET_ROUTER_CORS_ORIGINS", f"https://ok.example:8443,{origin}")
+    with pytest.raises(SystemExit):
+        RouterSettings.load()
+    assert "RATCHET_ROUTER_CORS_ORIGINS" in capsys.readouterr().err
+
+
 def test_the_folder_is_one_routers_own(tmp_path: Path) -> None:
     with take(tmp_path), pytest.raises(SystemExit, match="RATCHET_DATA_DIR"):
         take(tmp_path)
