@@ -1,4 +1,4 @@
-"""Offsets that were skipped: by the log itself, or by what Faust handed out. Pure.
+"""Offset gaps: offsets that the log skipped, or that Faust has not handed out. Pure.
 
 Faust may hand out an event from before a change of the assignment. Seeking back brings what is
 missing; where the same offset comes first again, the log has nothing in between (a transaction's

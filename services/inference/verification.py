@@ -24,7 +24,7 @@ Tokens = tuple[tuple[int, ...], ...]
 
 
 class AdapterVerifier:
-    """Measures fingerprints at one engine. What it knows of the base holds until the next start."""
+    """Measures fingerprints at one engine. The base's fingerprint is kept until the next start."""
 
     def __init__(
         self,

@@ -97,7 +97,7 @@ class Criterion(ABC):
 
     @abstractmethod
     def result(self, state: JudgeState, error_limit: float | None) -> CriterionResult | None:
-        """What it says now; None where it has nothing to say at a step of this error limit."""
+        """Result of this look; None where it does not apply at a step of this error limit."""
 
 
 class _EProcess(Criterion):
@@ -405,7 +405,7 @@ class FailureStreak(Criterion):
 
 
 class SampleRatio(Criterion):
-    """Sample-ratio mismatch: distinct keys split as the weight says. Holds, never fails."""
+    """Sample-ratio mismatch: distinct keys split by the weight. Holds, never fails."""
 
     name = "sample_ratio"
     shares_alpha = False
@@ -564,7 +564,7 @@ CRITERIA: tuple[type[Criterion], ...] = (
     BakeErrors,
     BakeSatisfaction,
 )
-"""All criteria, in the order in which a verdict tells them."""
+"""All criteria, in the order of a verdict's reasons."""
 
 
 def criteria(settings: JudgeSettings, error_limits: tuple[float, ...]) -> tuple[Criterion, ...]:

@@ -34,7 +34,7 @@ class LoggedDecision:
 
 @dataclass(slots=True)
 class RolloutHistory:
-    """One rollout as the log tells it."""
+    """History of one rollout, folded from the log."""
 
     state: RolloutState
     moves: deque[LoggedDecision] = field(default_factory=lambda: deque(maxlen=MAX_MOVES))

@@ -28,7 +28,7 @@ class Judge:
         return state
 
     def verdict(self, state: JudgeState, *, error_limit: float | None) -> Verdict:
-        """What the evidence says now; `error_limit` is that of the present step."""
+        """Verdict on the evidence so far; `error_limit` is that of the present step."""
         said = (criterion.result(state, error_limit) for criterion in self._criteria)
         results = tuple(result for result in said if result is not None)
         for outcome, wanted in (

@@ -44,7 +44,7 @@ return 0
 
 
 class DecisionLogFollower(Follower):
-    """Keeps a decision log at the end of `rollouts.v1`, and tells when a record was read back."""
+    """Keeps a decision log at the end of `rollouts.v1`, and signals when a record was read back."""
 
     def __init__(self, event_log: EventLog, decision_log: DecisionLog) -> None:
         self.decision_log = decision_log

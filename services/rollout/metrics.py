@@ -95,7 +95,7 @@ class RolloutMetrics:
         self.needs_person.labels(model, rollout).set(state.needs_person)
 
     def found(self, state: RolloutState, results: tuple[CriterionResult, ...]) -> None:
-        """Export what each criterion says."""
+        """Export the result of each criterion."""
         for result in results:
             if result.threshold > 0:
                 labels = (state.model, state.rollout_id, result.criterion)

@@ -31,7 +31,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class RawObservation:
-    """Result of one observation. `series` is empty where `error` says why there is no evidence."""
+    """Result of one observation. `series` is empty where `error` holds the reason."""
 
     asked: str
     series: Sequence[CounterSeries]

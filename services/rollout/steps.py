@@ -24,7 +24,7 @@ IDLE_FACTOR = 10.0
 
 
 def look(state: RolloutState, seen: Observation) -> Move:
-    """What follows from an observation; at least a hold that says why.
+    """Move that follows from an observation; at least a hold with its reason.
 
     Order: what ends the rollout, then what stops it, then its steps.
     """

@@ -49,7 +49,7 @@ class CriterionResult:
         shown: Sequence[str],
         held: bool = False,
     ) -> CriterionResult:
-        """What a criterion says, in words too.
+        """Result of a criterion, with its text.
 
         Args:
             criterion: Its name.

@@ -66,7 +66,7 @@ class RoutingTable:
         self._token = max(self._token, offset)
 
     def put(self, state: RoutingState) -> bool:
-        """Keep `state` if it is newer than what is known; tells whether it was kept.
+        """Keep `state` if it is newer than what is known; returns whether it was kept.
 
         Only an election fences: a later leader's word on one model does not unmake an earlier
         leader's word on another, whatever order Redis and the log bring them in.

@@ -17,7 +17,7 @@ Part = TypeVar("Part", VersionRecord, VersionState, VersionMarks)
 
 
 class Version(BaseModel):
-    """A version as the registry knows it."""
+    """Record, lifecycle state and marks of one version."""
 
     model_config = ConfigDict(frozen=True)
     record: VersionRecord
