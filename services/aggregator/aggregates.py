@@ -22,10 +22,11 @@ from services.aggregator.contributions import (
 )
 from services.aggregator.errors import UnknownFormat
 
-FORMAT = 2
+FORMAT = 3
 """Of a checkpoint and the rows it covers; it rises whenever an older aggregator could not read a
-newer one's, or the reverse. 2: the rated answers to a prompt are kept without its messages."""
-READ_FORMATS = (1, FORMAT)
+newer one's, or the reverse. 2: the rated answers to a prompt are kept without its messages. 3: a
+feedback's row says when its revision was received."""
+READ_FORMATS = (1, 2, FORMAT)
 FIGURES = (
     "interactions",
     "errors",

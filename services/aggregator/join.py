@@ -1,8 +1,10 @@
 """The join: interactions and feedback of one trace, in whichever order they come.
 
 Reducers `(row, event) -> Fold`, without I/O and without a clock. Feedback identity is design
-section 4: the highest revision wins, the first body of a revision wins, a withdrawal is a
-revision, and the type never changes.
+section 4. Revisions of one feedback have two orders: those that a product numbered, of which the
+highest counts and the first body of a number, and those ordered by receipt, of which the last
+received counts. Of the two that are left, the one received later counts. A withdrawal is a
+revision. Each order keeps its best revision, so the result is the same in whichever order they come.
 """
 
 from __future__ import annotations
@@ -31,13 +33,19 @@ from services.aggregator.pairs import (
     retraction,
     vote_product,
 )
-from services.aggregator.rows import CapRow, FeedbackEntry, FirstScore, TraceRow
-from shared.contracts.events.feedback import FeedbackSubmitted, FeedbackType, FeedbackWithdrawn
+from services.aggregator.rows import CapRow, FeedbackEntry, FirstScore, Revised, TraceRow
+from shared.contracts.events.feedback import (
+    RATINGS,
+    FeedbackSubmitted,
+    FeedbackType,
+    FeedbackWithdrawn,
+)
 from shared.contracts.events.interactions import InteractionRecorded, Outcome, Purpose
 from shared.contracts.events.preferences import PreferencePair, UnpairedExample
 from shared.contracts.events.quality import ExampleJoined
 from shared.contracts.events.rated import RatedAnswer, RatedScore
 from shared.contracts.events.votes import Choice, VoteCast
+from shared.contracts.feedback_id import default_feedback_id
 from shared.contracts.prompt_key import digest, prompt_key
 from shared.contracts.topics import EXAMPLES, RATED
 
@@ -47,7 +55,6 @@ VOTE = "vote"
 MAX_ENTRIES = 200
 """Feedbacks per trace; more than that is no person any more."""
 FAILURES = frozenset({Outcome.server_error, Outcome.timeout, Outcome.crash})
-RATINGS = frozenset({FeedbackType.thumbs_up, FeedbackType.thumbs_down, FeedbackType.rating})
 _NOT_BODY = frozenset({"submitted_at"})
 """What may differ between two sendings of one revision: when the service received it."""
 
@@ -96,17 +103,20 @@ def fold_feedback(
     row = row.copy() if row is not None else TraceRow()
     old = row.entries.get(event.feedback_id)
     body = event.model_dump(mode="json") if isinstance(event, FeedbackSubmitted) else None
-    verdict = _verdict(old, event.revision, event.type.value, body)
-    fold = Fold(row, contributions=[OutcomeCounted(verdict)])
     at_s = event.submitted_at.timestamp()
-    if verdict == "stale" and old is not None and body is not None and not old.seen:
-        entry = replace(old, seen=True, first=_first(event, ts_ms))
-    elif verdict in {"accepted", "edited", "withdrawn"}:
-        entry = _next_entry(old, event.revision, event.type.value, body, at_s, ts_ms)
-        if old is None or not old.seen:
-            entry.first = _first(event, ts_ms)
+    new = Revised(event.revision, at_s, event.by_receipt, body)
+    if old is not None and not _may_follow(old.kind, event):
+        verdict, entry = "conflict", old
     else:
+        verdict, entry = _revised(old, new, event.type.value, ts_ms)
+    fold = Fold(row, contributions=[OutcomeCounted(verdict)])
+    if verdict in {"stale", "duplicate"} and (body is None or entry.seen):
+        row.entries[event.feedback_id] = entry
         return fold
+    if verdict == "conflict":
+        return fold
+    if body is not None and not entry.seen:
+        entry = replace(entry, seen=True, kind=event.type.value, first=_first(event, ts_ms))
     if old is None and len(row.entries) >= MAX_ENTRIES:
         raise EventRefused(
             "policy",
@@ -117,7 +127,7 @@ def fold_feedback(
     if row.interaction and entry.counted != UNJOINED:
         interaction = InteractionRecorded.model_validate_json(row.interaction)
         _settle(fold, interaction, event.feedback_id, old, entry, rules)
-        cause = f"{event.feedback_id}:{event.revision}"
+        cause = f"{event.feedback_id}:{entry.number}"
         fold.outputs.append(_example(row, interaction, event.submitted_at, cause))
     return fold
 
@@ -187,6 +197,74 @@ def fold_score(row: CapRow | None, event: RatedScore, rules: FoldRules) -> Fold[
 
 _COUNTED = frozenset({Purpose.live, Purpose.explicit})
 """Purposes whose interactions people see one at a time, so that feedback rates mean something."""
+
+
+def _may_follow(kind: str, event: FeedbackSubmitted | FeedbackWithdrawn) -> bool:
+    """Whether feedback of a type may get this revision: thumbs and ratings share a default id."""
+    if event.type.value == kind:
+        return True
+    place = (event.tenant, event.trace_id, event.user_id)
+    return (
+        event.type in RATINGS
+        and kind in RATINGS
+        and event.feedback_id == default_feedback_id(*place, event.type)
+    )
+
+
+def _revised(
+    old: FeedbackEntry | None, new: Revised, kind: str, ts_ms: int
+) -> tuple[str, FeedbackEntry]:
+    """What a revision is to an entry, and the entry after it.
+
+    The outcome is accepted, edited, withdrawn, duplicate, conflict or stale. Where it is one of the
+    last three, the entry at most remembers the revision.
+    """
+    if old is None:
+        entry = FeedbackEntry(
+            new.revision, kind, new.body, new.received_s, ts_ms, seen=False,
+            received_s=new.received_s, by_receipt=new.by_receipt,
+        )  # fmt: skip
+        return ("withdrawn" if new.body is None else "accepted"), entry
+    present = old.present
+    same_order, other = (
+        (present, old.rival) if present.by_receipt == new.by_receipt else (old.rival, present)
+    )
+    if same_order is not None and (outcome := _not_above(same_order, new)):
+        return outcome, old
+    if other is None or _counts_before(other, new):
+        best, rival = new, other
+    else:
+        best, rival = other, new
+    if best is present:
+        return "stale", replace(old, rival=rival)
+    changed = replace(
+        old, revision=best.revision, received_s=best.received_s, by_receipt=best.by_receipt,
+        edition=old.number, body=best.body, rival=rival,
+    )  # fmt: skip
+    if best.by_receipt and present.by_receipt and _same_body(present.body, best.body):
+        return "duplicate", changed
+    edition = old.number + 1 if best.by_receipt else max(old.number + 1, best.revision)
+    entry = replace(changed, edition=edition, ts_ms=ts_ms, figures=(), products=[])
+    return ("withdrawn" if best.body is None else "edited"), entry
+
+
+def _not_above(best: Revised, new: Revised) -> str:
+    """Why a revision is not above the best of its order; empty where it is."""
+    one, other = (
+        (best.received_s, new.received_s) if new.by_receipt else (best.revision, new.revision)
+    )
+    if other > one:
+        return ""
+    if other < one:
+        return "stale"
+    return "duplicate" if _same_body(best.body, new.body) else "conflict"
+
+
+def _counts_before(one: Revised, other: Revised) -> bool:
+    """Whether the second of two revisions of different orders counts; at one time, by receipt."""
+    if one.received_s == other.received_s:
+        return other.by_receipt
+    return one.received_s < other.received_s
 
 
 def _verdict(
@@ -259,7 +337,7 @@ def _settle(
     if interaction.purpose in _COUNTED:
         _refigure(fold, interaction, old, entry, feedback)
     time = feedback.submitted_at if feedback else datetime.fromtimestamp(row.touched_s, UTC)
-    product = feedback_product(interaction, feedback) if feedback else None
+    product = feedback_product(interaction, feedback, entry.number) if feedback else None
     assert product is None or isinstance(product, PreferencePair | UnpairedExample)
     _produce(fold, entry, old, interaction.tenant, time, product)
     _rate(fold, interaction, name, entry, feedback, time)
@@ -363,9 +441,7 @@ def _rate(
         return
     entry.rated = rateable
     key = prompt_key(interaction.tenant, interaction.messages)
-    rated_id = cause_id(
-        "rated", interaction.tenant, interaction.trace_id, name, str(entry.revision)
-    )
+    rated_id = cause_id("rated", interaction.tenant, interaction.trace_id, name, str(entry.number))
     answer = RatedAnswer(
         rated_id=rated_id,
         prompt_key=key,
@@ -373,7 +449,7 @@ def _rate(
         model=interaction.model,
         trace_id=interaction.trace_id,
         feedback_id=name,
-        revision=entry.revision,
+        revision=entry.number,
         messages=interaction.messages,
         completion=interaction.completion,
         cut=interaction.cut,

@@ -33,7 +33,9 @@ MAX_ANSWERS = 40
 """Answers kept per prompt, MAX_VALUE_BYTES of them; the oldest are forgotten first, their pairs stand."""
 
 
-def feedback_product(interaction: InteractionRecorded, feedback: FeedbackSubmitted) -> Event | None:
+def feedback_product(
+    interaction: InteractionRecorded, feedback: FeedbackSubmitted, edition: int
+) -> Event | None:
     """The pair or example that one feedback makes, if any; anonymous feedback makes none."""
     if feedback.anonymous or not interaction.messages:
         return None
@@ -42,7 +44,7 @@ def feedback_product(interaction: InteractionRecorded, feedback: FeedbackSubmitt
         feedback.tenant,
         feedback.trace_id,
         feedback.feedback_id,
-        str(feedback.revision),
+        str(edition),
     )
     completion = interaction.completion
     version = interaction.version
@@ -60,7 +62,7 @@ def feedback_product(interaction: InteractionRecorded, feedback: FeedbackSubmitt
                 cut=interaction.cut,
                 label=feedback.type is FeedbackType.thumbs_up,
                 version=version,
-                causes=(cause_of(feedback),),
+                causes=(f"{feedback.feedback_id}:{edition}",),
                 raters=rater_of(feedback.user_id),
                 context=merged(interaction.context, feedback.context),
                 created_at=feedback.submitted_at,
@@ -98,7 +100,7 @@ def feedback_product(interaction: InteractionRecorded, feedback: FeedbackSubmitt
         chosen_version=chosen_version,
         rejected_version=rejected_version,
         source=source,
-        causes=(cause_of(feedback),),
+        causes=(f"{feedback.feedback_id}:{edition}",),
         traces=(feedback.trace_id,),
         raters=rater_of(feedback.user_id),
         context=merged(interaction.context, feedback.context),
@@ -265,11 +267,6 @@ def merged(first: Context, second: Context) -> Context:
         category=first.category or second.category,
         labels=first.labels or second.labels,
     )
-
-
-def cause_of(feedback: FeedbackSubmitted) -> str:
-    """A feedback revision as a cause."""
-    return f"{feedback.feedback_id}:{feedback.revision}"
 
 
 def rater_of(user_id: str) -> tuple[str, ...]:

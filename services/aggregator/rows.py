@@ -66,12 +66,22 @@ class FirstScore(NamedTuple):
     """When the submission reached the log."""
 
 
+class Revised(NamedTuple):
+    """One revision of a feedback, as far as the order of revisions goes."""
+
+    revision: int
+    received_s: float
+    by_receipt: bool
+    body: dict[str, Any] | None
+
+
 @dataclass(slots=True)
 class FeedbackEntry:
-    """One feedback's (or vote's) highest revision, and what it has caused so far."""
+    """One feedback's (or vote's) present revision, and what it has caused so far."""
 
     revision: int
     kind: str
+    """Type of its first submission, under which it counts."""
     body: dict[str, Any] | None
     """The event as JSON; None once withdrawn."""
     at_s: float
@@ -92,6 +102,24 @@ class FeedbackEntry:
     """It stands on the rated topic."""
     first: FirstScore | None = None
     """Of its first submission, whatever was edited later."""
+    received_s: float = 0.0
+    """When the service received the present revision; 0 in rows older than this field."""
+    by_receipt: bool = False
+    """The present revision is ordered by its receipt, not by its number."""
+    edition: int = -1
+    """Number of the present revision among all that counted; -1 is `revision`."""
+    rival: Revised | None = None
+    """The best revision of the other order, which may count again (see join)."""
+
+    @property
+    def present(self) -> Revised:
+        """The present revision."""
+        return Revised(self.revision, self.received_s, self.by_receipt, self.body)
+
+    @property
+    def number(self) -> int:
+        """The edition: it grows with each change, whichever order the revisions have."""
+        return self.revision if self.edition < 0 else self.edition
 
 
 @dataclass(slots=True)
@@ -158,7 +186,7 @@ class TraceRow:
 
 
 def _entry_fields(entry: FeedbackEntry) -> tuple[Any, ...]:
-    return (
+    fields = (
         entry.revision,
         entry.kind,
         entry.body,
@@ -172,6 +200,10 @@ def _entry_fields(entry: FeedbackEntry) -> tuple[Any, ...]:
         entry.rated,
         tuple(entry.first) if entry.first else None,
     )
+    if not entry.received_s:
+        return fields  # as format 2 had it
+    rival = tuple(entry.rival) if entry.rival else None
+    return (*fields, entry.received_s, entry.by_receipt, entry.edition, rival)
 
 
 def _decode_entry(values: list[Any]) -> FeedbackEntry:
@@ -179,6 +211,8 @@ def _decode_entry(values: list[Any]) -> FeedbackEntry:
     entry.figures = decode_deltas(entry.figures)
     if entry.first is not None:
         entry.first = FirstScore(*entry.first)
+    if entry.rival is not None:
+        entry.rival = Revised(*entry.rival)
     return entry
 
 

@@ -32,7 +32,9 @@ def send(
     *,
     user: Annotated[str, typer.Option(help="Who gives it.")] = "",
     feedback_id: Annotated[str, typer.Option("--id", help="Its id; else made of the above.")] = "",
-    revision: Annotated[int, typer.Option(min=0, help="One more for each edit.")] = 0,
+    revision: Annotated[
+        int, typer.Option(min=0, help="One more for each edit; 0: the last counts.")
+    ] = 0,
     clamp: Annotated[bool, typer.Option(help="Bring a rating into 1-5.")] = False,
     as_json: AsJson = False,
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, cast
 
 import structlog
@@ -117,7 +118,8 @@ class FeedbackApi:
                 event = submitted(
                     read_submission(item, clamp=clamp),
                     tenant=key.tenant,
-                    at=at,
+                    # Items are received one after the other: of two on one answer the last counts.
+                    at=at + timedelta(microseconds=index),
                     redact=self._redact,
                     fallback_id=f"{idempotency_key}:{index}" if idempotency_key else "",
                 )

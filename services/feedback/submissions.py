@@ -5,10 +5,8 @@ Pure: the same body, tenant, time and redactor give the same event, over HTTP an
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from hashlib import sha1
 from typing import Any, cast
 
 import orjson
@@ -24,11 +22,9 @@ from shared.contracts.events.feedback import (
     Preference,
 )
 from shared.contracts.events.intake import Submission, Withdrawal
+from shared.contracts.feedback_id import default_feedback_id, typed_feedback_id
 from shared.errors import FieldError
 
-FEEDBACK_NAMESPACE = uuid.UUID("6f1c1f0e-6a35-5a3c-9d0a-2f6a4f0c7d11")
-"""Namespace of default feedback ids; never changes, as identity hangs on it."""
-_NAMESPACE_BYTES = FEEDBACK_NAMESPACE.bytes
 REVISION_EPOCH = datetime(2020, 1, 1, tzinfo=UTC)
 """A withdrawal without a revision takes the seconds since then: above any count of edits."""
 MAX_RATING = 5
@@ -86,15 +82,6 @@ def read_withdrawal(item: Mapping[str, Any]) -> Withdrawal:
         raise invalid(field_errors(error)) from None
 
 
-def default_feedback_id(tenant: str, trace_id: str, user_id: str, kind: FeedbackType) -> str:
-    """The id of feedback that came without one: one per tenant, trace, user and type."""
-    name = f"{tenant}\0{trace_id}\0{user_id}\0{kind.value}".encode()
-    # uuid.uuid5, spelled out: a quarter of its time, on the path of every event.
-    digest = sha1(_NAMESPACE_BYTES + name, usedforsecurity=False).hexdigest()
-    variant = "89ab"[int(digest[16], 16) & 3]
-    return f"{digest[:8]}-{digest[8:12]}-5{digest[13:16]}-{variant}{digest[17:20]}-{digest[20:32]}"
-
-
 def event_id(feedback_id: str, revision: int) -> str:
     """The `ce_id` of a revision."""
     return f"{feedback_id}:{revision}"
@@ -103,7 +90,7 @@ def event_id(feedback_id: str, revision: int) -> str:
 def submitted(
     submission: Submission, *, tenant: str, at: datetime, redact: Redact, fallback_id: str = ""
 ) -> FeedbackSubmitted:
-    """The event of a checked submission, every text redacted.
+    """The event of a checked submission, every text redacted. `at` is when it was received.
 
     `fallback_id` (the Idempotency-Key) names feedback that carries no feedback_id.
 
@@ -112,12 +99,13 @@ def submitted(
 
     """
     user_id = submission.user_id
+    own_id = submission.feedback_id or fallback_id
     try:
         return FeedbackSubmitted(
-            feedback_id=submission.feedback_id
-            or fallback_id
+            feedback_id=own_id
             or default_feedback_id(tenant, submission.trace_id, user_id, submission.type),
             revision=submission.revision,
+            by_receipt=not own_id and not submission.revision,
             trace_id=submission.trace_id,
             tenant=tenant,
             type=submission.type,
@@ -136,15 +124,21 @@ def submitted(
 def withdrawn(withdrawal: Withdrawal, *, tenant: str, at: datetime) -> FeedbackWithdrawn:
     """The event of a withdrawal.
 
-    Without a revision it takes the seconds since REVISION_EPOCH. Without a type it takes the one
-    that the default id of this trace and user belongs to.
+    Without a revision it takes the seconds since REVISION_EPOCH, and of a default id it is ordered
+    by receipt. Without a type it takes the one that the default id of this trace and user belongs
+    to, `thumbs_up` for the id that thumbs and ratings share.
 
     Raises:
         Invalid: the type is absent and the id is none of the default ids, or the revision is absent
             and `at` lies before REVISION_EPOCH.
 
     """
-    kind = withdrawal.type or _type_of(withdrawal, tenant)
+    default = _type_of_default(withdrawal, tenant)
+    kind = withdrawal.type or default
+    if kind is None:
+        rule = "is required where feedback_id is not the default id of this trace_id and user_id"
+        remedy = "send the type of the feedback, or the user_id it was given with"
+        raise invalid([FieldError("type", rule, remedy)])
     revision = withdrawal.revision
     if revision is None:
         revision = int((at - REVISION_EPOCH).total_seconds())
@@ -157,6 +151,7 @@ def withdrawn(withdrawal: Withdrawal, *, tenant: str, at: datetime) -> FeedbackW
             type=kind,
             user_id=withdrawal.user_id,
             submitted_at=at,
+            by_receipt=default is not None and withdrawal.revision is None,
         )
     except ValidationError as error:
         raise invalid(field_errors(error)) from None
@@ -288,17 +283,9 @@ def _redacted(value: Any, redact: Redact) -> Any:
             return value
 
 
-def _type_of(withdrawal: Withdrawal, tenant: str) -> FeedbackType:
+def _type_of_default(withdrawal: Withdrawal, tenant: str) -> FeedbackType | None:
+    place = (tenant, withdrawal.trace_id, withdrawal.user_id)
     for kind in FeedbackType:
-        default = default_feedback_id(tenant, withdrawal.trace_id, withdrawal.user_id, kind)
-        if default == withdrawal.feedback_id:
+        if typed_feedback_id(*place, kind) == withdrawal.feedback_id:
             return kind
-    raise invalid(
-        [
-            FieldError(
-                "type",
-                "is required where feedback_id is not the default id of this trace_id and user_id",
-                "send the type of the feedback, or the user_id it was given with",
-            )
-        ]
-    )
+    return None

@@ -7,9 +7,14 @@ from typing import Any
 
 import pytest
 
-from services.feedback.submissions import FEEDBACK_NAMESPACE
-from shared.contracts.events.feedback import FeedbackSubmitted, FeedbackType, FeedbackWithdrawn
+from shared.contracts.events.feedback import (
+    RATINGS,
+    FeedbackSubmitted,
+    FeedbackType,
+    FeedbackWithdrawn,
+)
 from shared.contracts.events.votes import Choice
+from shared.contracts.feedback_id import FEEDBACK_NAMESPACE
 from shared.kafka.envelope import header
 from tests.support.feedback import FeedbackHarness, StrawRouter
 from tests.support.rollouts import set_routing
@@ -41,7 +46,8 @@ class FeedbackSuite:
         assert event.type is kind
         assert event.feedback_id == answer.json()["feedback_id"]
         assert event.tenant == "default"
-        name = f"default\0{unique}\0u1\0{kind.value}"
+        opinion = FeedbackType.thumbs_up if kind in RATINGS else kind
+        name = f"default\0{unique}\0u1\0{opinion.value}"
         assert event.feedback_id == str(uuid.uuid5(FEEDBACK_NAMESPACE, name))
 
     async def test_the_record_is_a_cloud_event_keyed_by_its_trace(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
@@ -20,6 +20,15 @@ class FeedbackType(StrEnum):
     preference = "preference"
     demonstration = "demonstration"
     comment = "comment"
+
+
+RATINGS = frozenset({FeedbackType.thumbs_up, FeedbackType.thumbs_down, FeedbackType.rating})
+"""Types that say how good an answer is as a whole; a person has one such opinion of it."""
+
+ByReceipt = Annotated[
+    bool,
+    Field(description="it came without id and revision: of these the one received last counts"),
+]
 
 
 class Correction(BaseModel):
@@ -61,6 +70,7 @@ class FeedbackSubmitted(Event):
     context: Context = Context()
     submitted_at: AwareDatetime
     anonymous: bool = False
+    by_receipt: ByReceipt = False
 
     @model_validator(mode="after")
     def _value_fits_type(self) -> FeedbackSubmitted:
@@ -84,6 +94,7 @@ class FeedbackWithdrawn(Event):
     type: FeedbackType
     user_id: OptionalIdentifier = ""
     submitted_at: AwareDatetime
+    by_receipt: ByReceipt = False
 
 
 def check_value(kind: FeedbackType, value: object) -> None:

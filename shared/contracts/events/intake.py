@@ -30,8 +30,9 @@ class Submission(Event):
     """One piece of feedback as a product sends it. A null is an absent field.
 
     `value` by type: thumbs_* absent; rating 1-5; text_correction Correction; preference Preference;
-    demonstration and comment a text. Without a feedback_id, one follows from tenant, trace, user
-    and type.
+    demonstration and comment a text. Without a feedback_id, one follows from tenant, trace and
+    user, and from the type unless it is a thumb or a rating; without a revision too, it replaces
+    what was received before.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=False)
@@ -56,7 +57,8 @@ class Withdrawal(Event):
     """A withdrawal of feedback as a product sends it. A null is an absent field.
 
     Without a revision it withdraws every edit so far. The type may be left out where feedback_id is
-    the one that follows from tenant, trace, user and type.
+    the one that follows from tenant, trace, user and type. Feedback given afterwards counts again
+    where it has neither a feedback_id nor a revision.
     """
 
     model_config = ConfigDict(extra="forbid")

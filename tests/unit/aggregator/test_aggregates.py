@@ -117,11 +117,12 @@ def test_a_checkpoint_is_the_whole_of_the_aggregates(items: list[tuple[int, str,
 @pytest.mark.parametrize("first", [FORMAT + 1, {"t": 7}, "1"])
 def test_a_checkpoint_of_another_format_is_refused(first: object) -> None:
     _, *rest = orjson.loads(Aggregates().encode())
-    with pytest.raises(UnknownFormat, match=f"reads format 1 and {FORMAT}"):
+    with pytest.raises(UnknownFormat, match=f"reads format 1 and 2 and {FORMAT}"):
         Aggregates.decode(orjson.dumps([first, *rest]))
 
 
-def test_a_checkpoint_of_the_format_before_is_read() -> None:
+@pytest.mark.parametrize("before", [1, 2])
+def test_a_checkpoint_of_a_format_before_is_read(before: int) -> None:
     aggregates = Aggregates(offsets={"t": 7})
     _, *rest = orjson.loads(aggregates.encode())
-    assert Aggregates.decode(orjson.dumps([1, *rest])) == aggregates
+    assert Aggregates.decode(orjson.dumps([before, *rest])) == aggregates

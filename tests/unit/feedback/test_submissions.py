@@ -12,15 +12,14 @@ from hypothesis import strategies as st
 
 from services.feedback.errors import FeedbackError, Invalid
 from services.feedback.submissions import (
-    FEEDBACK_NAMESPACE,
     REVISION_EPOCH,
-    default_feedback_id,
     read_submission,
     read_withdrawal,
     submitted,
     withdrawn,
 )
-from shared.contracts.events.feedback import FeedbackSubmitted, FeedbackType
+from shared.contracts.events.feedback import RATINGS, FeedbackSubmitted, FeedbackType
+from shared.contracts.feedback_id import FEEDBACK_NAMESPACE, default_feedback_id, typed_feedback_id
 from shared.redaction.redactor import Redactor
 
 AT = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
@@ -40,7 +39,10 @@ def test_default_id_is_the_uuid5_of_its_parts(
     tenant: str, trace_id: str, user_id: str, kind: FeedbackType
 ) -> None:
     expected = uuid.uuid5(FEEDBACK_NAMESPACE, f"{tenant}\0{trace_id}\0{user_id}\0{kind.value}")
-    assert default_feedback_id(tenant, trace_id, user_id, kind) == str(expected)
+    assert typed_feedback_id(tenant, trace_id, user_id, kind) == str(expected)
+    opinion = FeedbackType.thumbs_up if kind in RATINGS else kind
+    default = default_feedback_id(tenant, trace_id, user_id, kind)
+    assert default == typed_feedback_id(tenant, trace_id, user_id, opinion)
 
 
 def test_the_namespace_never_changes() -> None:
@@ -124,14 +126,32 @@ def test_the_topics_or_keys_tenant_may_be_repeated_in_the_metadata() -> None:
 def test_a_withdrawal_finds_the_type_of_a_default_id(
     kind: FeedbackType, trace_id: str, user_id: str
 ) -> None:
-    body = {
-        "trace_id": trace_id,
-        "feedback_id": default_feedback_id("t", trace_id, user_id, kind),
-        "user_id": user_id,
-    }
-    event = withdrawn(read_withdrawal(body), tenant="t", at=AT)
-    assert event.type is kind
-    assert event.revision == int((AT - REVISION_EPOCH).total_seconds())
+    place = ("t", trace_id, user_id)
+    opinion = FeedbackType.thumbs_up if kind in RATINGS else kind
+    for feedback_id, found in (
+        (default_feedback_id(*place, kind), opinion),
+        (typed_feedback_id(*place, kind), kind),
+    ):
+        body = {"trace_id": trace_id, "feedback_id": feedback_id, "user_id": user_id}
+        event = withdrawn(read_withdrawal(body), tenant="t", at=AT)
+        assert event.type is found
+        assert event.by_receipt
+        assert event.revision == int((AT - REVISION_EPOCH).total_seconds())
+        assert not withdrawn(read_withdrawal(body | {"revision": 3}), tenant="t", at=AT).by_receipt
+
+
+@pytest.mark.parametrize(
+    ("more", "by_receipt"),
+    [({}, True), ({"revision": 0}, True), ({"revision": 1}, False), ({"feedback_id": "f"}, False)],
+)
+def test_only_feedback_without_id_and_revision_is_ordered_by_receipt(
+    more: dict[str, Any], by_receipt: bool
+) -> None:
+    submission = read_submission({"trace_id": "t", "type": "thumbs_up", **more})
+    event = submitted(submission, tenant="t", at=AT, redact=REDACT)
+    assert event.by_receipt is by_receipt
+    named = submitted(submission, tenant="t", at=AT, redact=REDACT, fallback_id="key")
+    assert not named.by_receipt
 
 
 def test_withdrawal_revisions_grow_and_fit_until_2088() -> None:

@@ -1,0 +1,30 @@
+"""Default feedback ids: what identifies feedback that came without an id of its own."""
+
+from __future__ import annotations
+
+import uuid
+from hashlib import sha1
+
+from shared.contracts.events.feedback import RATINGS, FeedbackType
+
+FEEDBACK_NAMESPACE = uuid.UUID("6f1c1f0e-6a35-5a3c-9d0a-2f6a4f0c7d11")
+"""Namespace of default feedback ids; never changes, as identity hangs on it."""
+_NAMESPACE_BYTES = FEEDBACK_NAMESPACE.bytes
+
+
+def default_feedback_id(tenant: str, trace_id: str, user_id: str, kind: FeedbackType) -> str:
+    """The default id: one per tenant, trace and user for thumbs and ratings, else per type too.
+
+    Thumbs and ratings share the id of `thumbs_up`: a person has one opinion of an answer.
+    """
+    shared = FeedbackType.thumbs_up if kind in RATINGS else kind
+    return typed_feedback_id(tenant, trace_id, user_id, shared)
+
+
+def typed_feedback_id(tenant: str, trace_id: str, user_id: str, kind: FeedbackType) -> str:
+    """The id of exactly this type, which thumbs and ratings had before they shared one."""
+    name = f"{tenant}\0{trace_id}\0{user_id}\0{kind.value}".encode()
+    # uuid.uuid5, spelled out: a quarter of its time, on the path of every event.
+    digest = sha1(_NAMESPACE_BYTES + name, usedforsecurity=False).hexdigest()
+    variant = "89ab"[int(digest[16], 16) & 3]
+    return f"{digest[:8]}-{digest[8:12]}-5{digest[13:16]}-{variant}{digest[17:20]}-{digest[20:32]}"
