@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -74,6 +73,7 @@ class FeedbackApi:
         clock: Clock,
         redact: Redact,
         limits: Limits,
+        use_anonymous: bool = False,
     ) -> None:
         self._publisher = publisher
         self._comparisons = comparisons
@@ -82,6 +82,7 @@ class FeedbackApi:
         self._clock = clock
         self._redact = redact
         self._limits = limits
+        self._use_anonymous = use_anonymous
 
     async def submit(self, request: Request) -> Response:
         """Store one piece of feedback; 202 once the brokers acknowledged it."""
@@ -94,9 +95,10 @@ class FeedbackApi:
             at=self._clock.now(),
             redact=self._redact,
             fallback_id=_idempotency_key(request),
+            use_anonymous=self._use_anonymous,
         )
         await self._publisher.store(feedback_record(event, traceparent=_traceparent(request)))
-        self._metrics.accepted(event.type, "single")
+        self._metrics.accepted(event, "single")
         log.debug("feedback.accepted", feedback_id=event.feedback_id, revision=event.revision)
         return json_response(ACCEPTED, _receipt(event))
 
@@ -122,6 +124,7 @@ class FeedbackApi:
                     at=at + timedelta(microseconds=index),
                     redact=self._redact,
                     fallback_id=f"{idempotency_key}:{index}" if idempotency_key else "",
+                    use_anonymous=self._use_anonymous,
                 )
                 records.append(feedback_record(event, traceparent=traceparent))
             except FeedbackError as error:
@@ -136,8 +139,8 @@ class FeedbackApi:
             self._metrics.rejected(Reason.too_large, "batch")
             results[places[index]] = _refusal(error)
         stored = [event for index, event in enumerate(events) if index not in refused]
-        for kind, count in Counter(event.type for event in stored).items():
-            self._metrics.accepted(kind, "batch", count)
+        for event in stored:
+            self._metrics.accepted(event, "batch")
         whole = len(stored) == len(items)
         log.info("feedback.batch", items=len(items), accepted=len(stored))
         return json_response(ACCEPTED if whole else MULTI_STATUS, {"results": results})
@@ -149,7 +152,7 @@ class FeedbackApi:
         query["feedback_id"] = request.path_params["feedback_id"]
         event = withdrawn(read_withdrawal(query), tenant=key.tenant, at=self._clock.now())
         await self._publisher.store(feedback_record(event, traceparent=_traceparent(request)))
-        self._metrics.accepted(event.type, "withdrawal")
+        self._metrics.accepted(event, "withdrawal")
         log.info("feedback.withdrawn", feedback_id=event.feedback_id, revision=event.revision)
         return json_response(ACCEPTED, _receipt(event))
 

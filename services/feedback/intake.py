@@ -60,11 +60,17 @@ class Intake:
     """Consumer handler of the intake topics: validates a record and publishes it as feedback."""
 
     def __init__(
-        self, publisher: FeedbackPublisher, metrics: FeedbackMetrics, *, redact: Redact
+        self,
+        publisher: FeedbackPublisher,
+        metrics: FeedbackMetrics,
+        *,
+        redact: Redact,
+        use_anonymous: bool = False,
     ) -> None:
         self._publisher = publisher
         self._metrics = metrics
         self._redact = redact
+        self._use_anonymous = use_anonymous
 
     async def handle(self, event: Event, record: Record) -> None:
         """Store what a product published.
@@ -85,7 +91,7 @@ class Intake:
         except FeedbackError as error:
             self._metrics.rejected(Reason(error.code), "intake")
             raise Reject(_LETTER_REASONS.get(Reason(error.code), "schema"), error.detail) from error
-        self._metrics.accepted(stored.type, "intake")
+        self._metrics.accepted(stored, "intake")
 
     def read(self, event: Event, record: Record) -> FeedbackSubmitted | FeedbackWithdrawn:
         """The event of a record: its tenant is its topic's, its time the record's.
@@ -101,7 +107,13 @@ class Intake:
         body = event.model_extra or {}
         if isinstance(event, WithdrawnBody):
             return withdrawn(read_withdrawal(body), tenant=tenant, at=at)
-        return submitted(read_submission(body), tenant=tenant, at=at, redact=self._redact)
+        return submitted(
+            read_submission(body),
+            tenant=tenant,
+            at=at,
+            redact=self._redact,
+            use_anonymous=self._use_anonymous,
+        )
 
 
 def _time_of(record: Record) -> datetime:

@@ -7,7 +7,7 @@ from typing import Literal
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from services.feedback.errors import Reason
-from shared.contracts.events.feedback import FeedbackType
+from shared.contracts.events.feedback import FeedbackSubmitted, FeedbackType, FeedbackWithdrawn
 from shared.contracts.events.votes import Choice
 
 Way = Literal["single", "batch", "intake", "withdrawal", "vote", "comparison"]
@@ -41,6 +41,13 @@ class FeedbackMetrics:
         self._rejected = {
             (reason, way): rejected.labels(reason.value, way) for reason in Reason for way in WAYS
         }
+        anonymous = Counter(
+            "ratchet_ingestion_anonymous_total",
+            "Accepted feedback that names no user: it counts, but neither judges nor teaches.",
+            ("way",),
+            registry=registry,
+        )
+        self._anonymous = {way: anonymous.labels(way) for way in ("single", "batch", "intake")}
         publish = Histogram(
             "ratchet_ingestion_publish_duration_seconds",
             "From a checked event to the brokers' acknowledgement, or to giving up.",
@@ -69,9 +76,11 @@ class FeedbackMetrics:
         )
         self.votes = {choice: votes.labels(choice.value) for choice in Choice}
 
-    def accepted(self, kind: FeedbackType, way: Way, count: int = 1) -> None:
-        """Count feedback that was stored."""
-        self._accepted[kind, way].inc(count)
+    def accepted(self, event: FeedbackSubmitted | FeedbackWithdrawn, way: Way) -> None:
+        """Count feedback or a withdrawal that was stored."""
+        self._accepted[event.type, way].inc()
+        if isinstance(event, FeedbackSubmitted) and event.anonymous:
+            self._anonymous[way].inc()
 
     def rejected(self, reason: Reason, way: Way) -> None:
         """Count one refusal."""

@@ -32,6 +32,9 @@ class FeedbackSettings(ServiceSettings):
     anonymous_votes: Literal["profile", "on", "off"] = Field(
         default="profile", description="profile: on in the local profile only"
     )
+    use_anonymous_feedback: bool = Field(
+        default=False, description="feedback without user_id reaches the judge and datasets"
+    )
     intake: bool = Field(default=True, description="consume the tenants' intake topics")
     intake_concurrency: int = Field(default=200, ge=1, le=5000)
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -88,11 +88,18 @@ def event_id(feedback_id: str, revision: int) -> str:
 
 
 def submitted(
-    submission: Submission, *, tenant: str, at: datetime, redact: Redact, fallback_id: str = ""
+    submission: Submission,
+    *,
+    tenant: str,
+    at: datetime,
+    redact: Redact,
+    fallback_id: str = "",
+    use_anonymous: bool = False,
 ) -> FeedbackSubmitted:
     """The event of a checked submission, every text redacted. `at` is when it was received.
 
-    `fallback_id` (the Idempotency-Key) names feedback that carries no feedback_id.
+    `fallback_id` (the Idempotency-Key) names feedback that carries no feedback_id. Feedback without
+    user_id is `anonymous`, so it counts but neither judges nor teaches, unless `use_anonymous`.
 
     Raises:
         Invalid: redaction made a text too long, or the metadata names another tenant.
@@ -116,6 +123,7 @@ def submitted(
             completion=redact(submission.completion) if submission.completion else "",
             context=context_of(submission.metadata, tenant=tenant, redact=redact),
             submitted_at=at,
+            anonymous=not user_id and not use_anonymous,
         )
     except ValidationError as error:
         raise invalid(field_errors(error)) from None

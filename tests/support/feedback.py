@@ -171,6 +171,7 @@ async def feedback_service(
     max_waiting: int = 1_000_000,
     timeout_s: float = 4.0,
     clock: Clock | None = None,
+    use_anonymous: bool = False,
 ) -> AsyncIterator[FeedbackHarness]:
     """The service, called without a network between."""
     clock = clock or ManualClock()
@@ -203,6 +204,7 @@ async def feedback_service(
             clock=clock,
             redact=redact,
             limits=Limits(body_bytes=100_000, batch_bytes=1_000_000, body_timeout_s=0.5),
+            use_anonymous=use_anonymous,
         )
         app: Any = OperationsApp(Health(), collected, create_app(api, metrics))
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)

@@ -179,3 +179,28 @@ def test_feedback_stored_before_the_rule_folds_as_it_did() -> None:
     assert Standing.after([interaction(), *old, gone, late]) == Standing.of(None)
     again = said({"type": "thumbs_down"}, 10)
     assert Standing.after([interaction(), *old, gone, again]) == Standing.of(again)
+
+
+@pytest.mark.parametrize("use_anonymous", [False, True])
+async def test_feedback_without_user(use_anonymous: bool) -> None:
+    """Case feedback-without-user: counted and visible, in neither judge nor datasets, by default."""
+    kinds = {"good": "thumbs_up", "bad": "thumbs_down"}
+    async with feedback_service(MemoryLog(), use_anonymous=use_anonymous) as service:
+        told: list[Event] = []
+        for trace, kind in kinds.items():
+            items = [
+                {"trace_id": trace, "type": kind, "feedback_id": f"{trace}-{n}"} for n in range(5)
+            ]
+            answer = await service.post("/v1/feedback/batch", {"items": items})
+            assert answer.status_code == 202
+            told += await service.stored(trace)
+        visible = service.value("ratchet_ingestion_anonymous_total", way="batch")
+    shown = [interaction(trace, tenant="default", completion=trace) for trace in kinds]
+    simulation = Simulation([*shown, *told])
+    counts = simulation.run()
+    assert sum(counts.feedback.values()) == 10
+    if use_anonymous:
+        assert (visible, bool(simulation.rated), bool(simulation.standing())) == (0, True, True)
+    else:
+        assert (visible, simulation.rated, simulation.standing()) == (10, [], set())
+        assert not counts.scores
