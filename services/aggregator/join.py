@@ -285,8 +285,15 @@ def _verdict(
 def _same_body(one: dict[str, Any] | None, other: dict[str, Any] | None) -> bool:
     if one is None or other is None:
         return one is other
-    return {key: value for key, value in one.items() if key not in _NOT_BODY} == {
-        key: value for key, value in other.items() if key not in _NOT_BODY
+    return _body(one) == _body(other)
+
+
+def _body(stored: dict[str, Any]) -> dict[str, Any]:
+    """What says the same in two sendings; a field younger than a stored body is at its default."""
+    return {
+        key: value
+        for key, value in stored.items()
+        if key not in _NOT_BODY and value is not None and value is not False
     }
 
 

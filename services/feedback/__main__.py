@@ -58,9 +58,7 @@ async def run(settings: FeedbackSettings) -> None:
     keys = KeyRing(required=settings.profile != "local")
     versions, routing = RegistryFollower(log), RoutingFollower(log)
     followers = {"versions": versions, "rollouts": routing, "keys": KeyFollower(log, keys)}
-    intake = Intake(
-        publisher, metrics, redact=redact, use_anonymous=settings.use_anonymous_feedback
-    )
+    intake = Intake(publisher, metrics, redact=redact, rules=settings.rules)
     loop = ConsumerLoop(
         KafkaConnection.of(settings),
         group=GROUP,
@@ -103,7 +101,7 @@ async def run(settings: FeedbackSettings) -> None:
             limits=Limits(
                 settings.max_body_bytes, settings.max_batch_bytes, settings.body_timeout_s
             ),
-            use_anonymous=settings.use_anonymous_feedback,
+            rules=settings.rules,
         )
         app = OperationsApp(health, registry, create_app(api, metrics))
         background = BackgroundTasks()

@@ -22,7 +22,9 @@ from services.feedback.errors import (
 from services.feedback.metrics import FeedbackMetrics, Way
 from services.feedback.publisher import FeedbackPublisher, feedback_record
 from services.feedback.submissions import (
+    DEFAULT_RULES,
     Redact,
+    SubmissionRules,
     fields_of,
     json_kind,
     parse_json,
@@ -73,7 +75,7 @@ class FeedbackApi:
         clock: Clock,
         redact: Redact,
         limits: Limits,
-        use_anonymous: bool = False,
+        rules: SubmissionRules = DEFAULT_RULES,
     ) -> None:
         self._publisher = publisher
         self._comparisons = comparisons
@@ -82,7 +84,7 @@ class FeedbackApi:
         self._clock = clock
         self._redact = redact
         self._limits = limits
-        self._use_anonymous = use_anonymous
+        self._rules = rules
 
     async def submit(self, request: Request) -> Response:
         """Store one piece of feedback; 202 once the brokers acknowledged it."""
@@ -95,7 +97,7 @@ class FeedbackApi:
             at=self._clock.now(),
             redact=self._redact,
             fallback_id=_idempotency_key(request),
-            use_anonymous=self._use_anonymous,
+            rules=self._rules,
         )
         await self._publisher.store(feedback_record(event, traceparent=_traceparent(request)))
         self._metrics.accepted(event, "single")
@@ -124,7 +126,7 @@ class FeedbackApi:
                     at=at + timedelta(microseconds=index),
                     redact=self._redact,
                     fallback_id=f"{idempotency_key}:{index}" if idempotency_key else "",
-                    use_anonymous=self._use_anonymous,
+                    rules=self._rules,
                 )
                 records.append(feedback_record(event, traceparent=traceparent))
             except FeedbackError as error:

@@ -131,6 +131,7 @@ REMEDIES = {
     "type": "send one of thumbs_up, thumbs_down, rating, text_correction, preference, "
     "demonstration, comment",
     "revision": "send a whole number, 0 first, one more for each edit",
+    "timestamp": "send the time with its zone, such as 2026-11-18T09:00:00Z, or leave it out",
     "metadata": "send an object of at most 32 texts, such as locale, segment, category, session_id",
     "messages": 'send a list such as [{"role": "user", "content": "…"}]',
     "versions": 'send two version names, such as ["assistant-v1.1", "assistant-v1.0"]',

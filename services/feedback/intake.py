@@ -16,7 +16,9 @@ from services.feedback.errors import Busy, EventLogUnavailable, FeedbackError, R
 from services.feedback.metrics import FeedbackMetrics
 from services.feedback.publisher import FeedbackPublisher, feedback_record
 from services.feedback.submissions import (
+    DEFAULT_RULES,
     Redact,
+    SubmissionRules,
     read_submission,
     read_withdrawal,
     submitted,
@@ -65,12 +67,12 @@ class Intake:
         metrics: FeedbackMetrics,
         *,
         redact: Redact,
-        use_anonymous: bool = False,
+        rules: SubmissionRules = DEFAULT_RULES,
     ) -> None:
         self._publisher = publisher
         self._metrics = metrics
         self._redact = redact
-        self._use_anonymous = use_anonymous
+        self._rules = rules
 
     async def handle(self, event: Event, record: Record) -> None:
         """Store what a product published.
@@ -112,7 +114,7 @@ class Intake:
             tenant=tenant,
             at=at,
             redact=self._redact,
-            use_anonymous=self._use_anonymous,
+            rules=self._rules,
         )
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Literal
 
 from pydantic import Field
 
+from services.feedback.submissions import SubmissionRules
 from shared.settings import ServiceSettings, service_config
 
 
@@ -35,9 +37,24 @@ class FeedbackSettings(ServiceSettings):
     use_anonymous_feedback: bool = Field(
         default=False, description="feedback without user_id reaches the judge and datasets"
     )
+    max_age_days: float = Field(
+        default=30.0, ge=0, le=3650, description="how far back a timestamp may lie"
+    )
+    max_ahead_s: float = Field(
+        default=300.0, ge=0, le=86_400, description="how far ahead a timestamp may lie"
+    )
     intake: bool = Field(default=True, description="consume the tenants' intake topics")
     intake_concurrency: int = Field(default=200, ge=1, le=5000)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @property
+    def rules(self) -> SubmissionRules:
+        """The rules of submissions."""
+        return SubmissionRules(
+            use_anonymous=self.use_anonymous_feedback,
+            max_age=timedelta(days=self.max_age_days),
+            max_ahead=timedelta(seconds=self.max_ahead_s),
+        )
 
     @property
     def takes_anonymous_votes(self) -> bool:

@@ -6,13 +6,14 @@ Pure: the same body, tenant, time and redactor give the same event, over HTTP an
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 import orjson
 from pydantic import TypeAdapter, ValidationError
 
-from services.feedback.errors import Invalid, Malformed, field_errors, invalid
+from services.feedback.errors import REMEDIES, Invalid, Malformed, field_errors, invalid
 from shared.contracts.events.base import MAX_TEXT, Context
 from shared.contracts.events.feedback import (
     Correction,
@@ -32,6 +33,21 @@ MIN_RATING = 1
 CONTEXT_FIELDS = ("session_id", "locale", "segment", "category")
 
 Redact = Callable[[str], str]
+
+
+@dataclass(frozen=True, slots=True)
+class SubmissionRules:
+    """What a deployment may set about submissions."""
+
+    use_anonymous: bool = False
+    """Feedback without user_id reaches the judge and datasets."""
+    max_age: timedelta = timedelta(days=30)
+    """How long before its receipt feedback may say that it was given."""
+    max_ahead: timedelta = timedelta(minutes=5)
+    """How long after its receipt, for clocks that are ahead."""
+
+
+DEFAULT_RULES = SubmissionRules()
 
 _correction = TypeAdapter(Correction)
 _preference = TypeAdapter(Preference)
@@ -94,15 +110,16 @@ def submitted(
     at: datetime,
     redact: Redact,
     fallback_id: str = "",
-    use_anonymous: bool = False,
+    rules: SubmissionRules = DEFAULT_RULES,
 ) -> FeedbackSubmitted:
     """The event of a checked submission, every text redacted. `at` is when it was received.
 
     `fallback_id` (the Idempotency-Key) names feedback that carries no feedback_id. Feedback without
-    user_id is `anonymous`, so it counts but neither judges nor teaches, unless `use_anonymous`.
+    user_id is `anonymous`, so it counts but neither judges nor teaches, unless the rules let it.
 
     Raises:
-        Invalid: redaction made a text too long, or the metadata names another tenant.
+        Invalid: redaction made a text too long, the metadata names another tenant, or the timestamp
+            is out of bounds.
 
     """
     user_id = submission.user_id
@@ -123,7 +140,8 @@ def submitted(
             completion=redact(submission.completion) if submission.completion else "",
             context=context_of(submission.metadata, tenant=tenant, redact=redact),
             submitted_at=at,
-            anonymous=not user_id and not use_anonymous,
+            anonymous=not user_id and not rules.use_anonymous,
+            given_at=_given_at(submission.timestamp, at, rules),
         )
     except ValidationError as error:
         raise invalid(field_errors(error)) from None
@@ -215,6 +233,16 @@ def json_kind(item: Any) -> str:
             return "a list"
         case _:
             return "an object"
+
+
+def _given_at(timestamp: datetime | None, at: datetime, rules: SubmissionRules) -> datetime | None:
+    if timestamp is None or at - rules.max_age <= timestamp <= at + rules.max_ahead:
+        return timestamp
+    rule = (
+        f"is more than {rules.max_age} before or {rules.max_ahead} after the receipt at "
+        f"{at.isoformat(timespec='seconds')}"
+    )
+    raise invalid([FieldError("timestamp", rule, REMEDIES["timestamp"])])
 
 
 def _value(kind: FeedbackType, value: Any, *, clamp: bool) -> Any:

@@ -21,6 +21,7 @@ from services.feedback.metrics import FeedbackMetrics
 from services.feedback.open_comparisons import Ballot, Comparison, OpenComparisons
 from services.feedback.publisher import FeedbackPublisher
 from services.feedback.router_client import RouterClient
+from services.feedback.submissions import DEFAULT_RULES, SubmissionRules
 from shared.clock import Clock
 from shared.contracts.events.feedback import FeedbackSubmitted, FeedbackWithdrawn
 from shared.contracts.events.votes import VoteCast
@@ -171,7 +172,7 @@ async def feedback_service(
     max_waiting: int = 1_000_000,
     timeout_s: float = 4.0,
     clock: Clock | None = None,
-    use_anonymous: bool = False,
+    rules: SubmissionRules = DEFAULT_RULES,
 ) -> AsyncIterator[FeedbackHarness]:
     """The service, called without a network between."""
     clock = clock or ManualClock()
@@ -204,7 +205,7 @@ async def feedback_service(
             clock=clock,
             redact=redact,
             limits=Limits(body_bytes=100_000, batch_bytes=1_000_000, body_timeout_s=0.5),
-            use_anonymous=use_anonymous,
+            rules=rules,
         )
         app: Any = OperationsApp(Health(), collected, create_app(api, metrics))
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)

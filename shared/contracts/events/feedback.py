@@ -71,6 +71,10 @@ class FeedbackSubmitted(Event):
     submitted_at: AwareDatetime
     anonymous: bool = False
     by_receipt: ByReceipt = False
+    given_at: AwareDatetime | None = Field(
+        default=None,
+        description="when the person gave it, as the product says; submitted_at is its receipt",
+    )
 
     @model_validator(mode="after")
     def _value_fits_type(self) -> FeedbackSubmitted:

@@ -1,14 +1,14 @@
 """Intake events: a submission and a withdrawal as products send them, over HTTP or on a topic.
 
-The feedback service makes a stored event of it. Tenant and time are not the product's to say: the
-API key or the topic names the tenant, and time is that of the request or of the record.
+The feedback service makes a stored event of it. Tenant and time of receipt are not the product's to
+say: the API key or the topic names the tenant, and that time is the request's or the record's.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, ClassVar
 
-from pydantic import ConfigDict, Field, SkipValidation
+from pydantic import AwareDatetime, ConfigDict, Field, SkipValidation
 
 from shared.contracts.events.base import Event, Identifier, OptionalIdentifier, Text
 from shared.contracts.events.feedback import (
@@ -46,6 +46,9 @@ class Submission(Event):
     version: OptionalIdentifier = ""
     prompt: Text = ""
     completion: Text = ""
+    timestamp: AwareDatetime | None = Field(
+        default=None, description="when the person gave it; orders and caps go by its receipt"
+    )
     metadata: dict[OptionalIdentifier, Label] = Field(
         default_factory=dict,
         max_length=32,

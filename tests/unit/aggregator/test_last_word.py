@@ -11,7 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.aggregator import aggregates
-from services.feedback.submissions import read_submission, read_withdrawal, submitted, withdrawn
+from services.aggregator.contributions import OutcomeCounted
+from services.aggregator.fold import FoldRules
+from services.aggregator.join import fold_feedback
+from services.feedback.submissions import (
+    SubmissionRules,
+    read_submission,
+    read_withdrawal,
+    submitted,
+    withdrawn,
+)
 from shared.contracts.events.base import Event
 from shared.contracts.events.feedback import FeedbackSubmitted, FeedbackType, FeedbackWithdrawn
 from shared.contracts.events.rated import RatedAnswer
@@ -184,8 +193,9 @@ def test_feedback_stored_before_the_rule_folds_as_it_did() -> None:
 @pytest.mark.parametrize("use_anonymous", [False, True])
 async def test_feedback_without_user(use_anonymous: bool) -> None:
     """Case feedback-without-user: counted and visible, in neither judge nor datasets, by default."""
+    rules = SubmissionRules(use_anonymous=use_anonymous)
     kinds = {"good": "thumbs_up", "bad": "thumbs_down"}
-    async with feedback_service(MemoryLog(), use_anonymous=use_anonymous) as service:
+    async with feedback_service(MemoryLog(), rules=rules) as service:
         told: list[Event] = []
         for trace, kind in kinds.items():
             items = [
@@ -204,3 +214,15 @@ async def test_feedback_without_user(use_anonymous: bool) -> None:
     else:
         assert (visible, simulation.rated, simulation.standing()) == (10, [], set())
         assert not counts.scores
+
+
+def test_a_body_stored_before_a_field_came_is_the_same_body() -> None:
+    event = feedback()
+    first = fold_feedback(None, event, 0, FoldRules()).row
+    body = first.entries["f1"].body
+    assert body is not None
+    del body["by_receipt"], body["given_at"]
+    second = fold_feedback(first, event, 0, FoldRules())
+    assert [item.outcome for item in second.contributions if isinstance(item, OutcomeCounted)] == [
+        "duplicate"
+    ]

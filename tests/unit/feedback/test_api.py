@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Sequence
+from datetime import timedelta
 from typing import ClassVar
 
 import orjson
@@ -213,6 +214,22 @@ class TestRefusedForGood:
             answer = await service.post("/v1/feedback", self.GOOD, headers={"traceparent": given})
             assert answer.status_code == 202
             assert header((await service.records("t"))[-1].headers, "traceparent") == kept
+
+
+async def test_own_timestamp_of_a_batch_from_an_app_that_was_offline(
+    service: FeedbackHarness,
+) -> None:
+    """Case own-timestamp."""
+    given = [START - timedelta(hours=hours) for hours in range(500)]
+    items = [
+        {"trace_id": "t", "type": "comment", "value": "late", "feedback_id": str(number),
+         "timestamp": time.isoformat()}
+        for number, time in enumerate(given)
+    ]  # fmt: skip
+    assert (await service.post("/v1/feedback/batch", {"items": items})).status_code == 202
+    events = await service.stored("t")
+    assert [event.given_at for event in events] == given
+    assert {event.submitted_at.date() for event in events} == {START.date()}
 
 
 async def test_a_batch_has_1_to_1000_items(service: FeedbackHarness) -> None:

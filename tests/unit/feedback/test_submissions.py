@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -167,3 +167,33 @@ def test_withdrawal_revisions_grow_and_fit_until_2088() -> None:
 def test_a_withdrawals_revision_is_1_or_more(revision: str) -> None:
     with pytest.raises(Invalid, match="revision"):
         read_withdrawal({"trace_id": "t", "feedback_id": "f", "revision": revision})
+
+
+@pytest.mark.parametrize(
+    ("age", "taken"),
+    [
+        (timedelta(0), True),
+        (timedelta(days=7), True),
+        (timedelta(days=30), True),
+        (timedelta(days=30, seconds=1), False),
+        (timedelta(minutes=-5), True),
+        (timedelta(minutes=-5, seconds=-1), False),
+    ],
+)
+def test_own_timestamp(age: timedelta, taken: bool) -> None:
+    """Case own-timestamp: kept within bounds, while order and caps go by the receipt."""
+    timestamp = (AT - age).isoformat()
+    body = {"trace_id": "T", "type": "thumbs_up", "user_id": "u", "timestamp": timestamp}
+    if taken:
+        event = submitted(read_submission(body), tenant="t", at=AT, redact=REDACT)
+        assert (event.given_at, event.submitted_at) == (AT - age, AT)
+        assert FeedbackSubmitted.model_validate_json(event.to_json()) == event
+    else:
+        with pytest.raises(Invalid, match=r"timestamp: is more than 30 days"):
+            submitted(read_submission(body), tenant="t", at=AT, redact=REDACT)
+
+
+@pytest.mark.parametrize("timestamp", ["2026-11-18T09:00:00", "yesterday", True, []])
+def test_an_own_timestamp_has_a_zone(timestamp: object) -> None:
+    with pytest.raises(Invalid, match=r"timestamp: .*such as 2026-11-18T09:00:00Z"):
+        read_submission({"trace_id": "T", "type": "thumbs_up", "timestamp": timestamp})
