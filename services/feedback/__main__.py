@@ -103,7 +103,9 @@ async def run(settings: FeedbackSettings) -> None:
             ),
             rules=settings.rules,
         )
-        app = OperationsApp(health, registry, create_app(api, metrics))
+        app = OperationsApp(
+            health, registry, create_app(api, metrics, cors_origins=settings.cors_origins)
+        )
         background = BackgroundTasks()
         for name, follower in followers.items():
             background.start(name, follower.run())

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, cast
 
 import structlog
 from fastapi import FastAPI, Request, Response
+from fastapi.middleware.cors import CORSMiddleware
 from pydantic import TypeAdapter, ValidationError
 
 from services.feedback.comparisons import ComparisonRequest, Comparisons, VoteRequest
@@ -194,9 +195,22 @@ class FeedbackApi:
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-def create_app(api: FeedbackApi, metrics: FeedbackMetrics) -> FastAPI:
-    """The application: routes, and the one place where errors become answers."""
+def create_app(
+    api: FeedbackApi, metrics: FeedbackMetrics, *, cors_origins: Sequence[str] = ()
+) -> FastAPI:
+    """The application: routes, and the one place where errors become answers.
+
+    Browsers on pages of `cors_origins` may call it.
+    """
     app = FastAPI(title="Ratchet feedback", version="1", openapi_url="/openapi.json")
+    if cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=cors_origins,
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["authorization", "content-type", "idempotency-key", "traceparent"],
+            expose_headers=["x-ratchet-trace-id", "retry-after"],
+        )
 
     def route(method: str, path: str, endpoint: Endpoint, way: Way, **documentation: Any) -> None:
         async def call(request: Request) -> Response:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
+from pydantic_settings import NoDecode
 
 from services.feedback.submissions import SubmissionRules
 from shared.settings import ServiceSettings, service_config
+
+ORIGIN = re.compile(r"https?://[^/\s*,]+")
+"""Scheme, host and port, as browsers send it."""
 
 
 class FeedbackSettings(ServiceSettings):
@@ -46,6 +51,27 @@ class FeedbackSettings(ServiceSettings):
     intake: bool = Field(default=True, description="consume the tenants' intake topics")
     intake_concurrency: int = Field(default=200, ge=1, le=5000)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="origins of pages whose browsers may call, by commas; * for any"
+    )
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _split_origins(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(item.strip() for item in value.split(",") if item.strip())
+        return value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            if origin != "*" and not ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    f"{origin} is no origin; write it as https://shop.example.com, without a path"
+                )
+        return value
 
     @property
     def rules(self) -> SubmissionRules:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -173,6 +173,7 @@ async def feedback_service(
     timeout_s: float = 4.0,
     clock: Clock | None = None,
     rules: SubmissionRules = DEFAULT_RULES,
+    cors_origins: Sequence[str] = (),
 ) -> AsyncIterator[FeedbackHarness]:
     """The service, called without a network between."""
     clock = clock or ManualClock()
@@ -207,7 +208,9 @@ async def feedback_service(
             limits=Limits(body_bytes=100_000, batch_bytes=1_000_000, body_timeout_s=0.5),
             rules=rules,
         )
-        app: Any = OperationsApp(Health(), collected, create_app(api, metrics))
+        app: Any = OperationsApp(
+            Health(), collected, create_app(api, metrics, cors_origins=cors_origins)
+        )
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://feedback") as client:
             yield FeedbackHarness(

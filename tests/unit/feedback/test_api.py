@@ -10,8 +10,10 @@ from typing import ClassVar
 
 import orjson
 import pytest
+from pydantic import ValidationError
 
 from services.feedback.api import MAX_BATCH
+from services.feedback.settings import FeedbackSettings
 from shared.contracts.events.api_keys import ApiKeyIssued, Permission
 from shared.contracts.events.versions import Lifecycle
 from shared.kafka.envelope import header
@@ -254,6 +256,48 @@ async def test_a_flag_is_true_or_false(service: FeedbackHarness, path: str) -> N
     body = {"trace_id": "t", "type": "thumbs_up"}
     answer = await service.post(path, {"items": [body]} if "batch" in path else body)
     assert answer.status_code == 422
+
+
+class TestCorsPreflight:
+    """Case cors-preflight."""
+
+    SHOP = "https://shop.example.com"
+    PREFLIGHT: ClassVar = {
+        "access-control-request-method": "POST",
+        "access-control-request-headers": "authorization,content-type",
+    }
+
+    async def test_cors_preflight(self) -> None:
+        async with feedback_service(MemoryLog(), cors_origins=[self.SHOP]) as service:
+            asked = self.PREFLIGHT | {"origin": self.SHOP}
+            answer = await service.client.options("/v1/feedback", headers=asked)
+            assert answer.status_code == 200
+            assert answer.headers["access-control-allow-origin"] == self.SHOP
+            assert "POST" in answer.headers["access-control-allow-methods"]
+            allowed = answer.headers["access-control-allow-headers"]
+            assert {"authorization", "content-type"} <= set(allowed.split(", "))
+            body = {"trace_id": "t", "type": "thumbs_up"}
+            for sent, status in ((body, 202), ({}, 422)):
+                answer = await service.post("/v1/feedback", sent, headers={"origin": self.SHOP})
+                assert answer.status_code == status
+                assert answer.headers["access-control-allow-origin"] == self.SHOP
+                assert "x-ratchet-trace-id" in answer.headers["access-control-expose-headers"]
+
+    @pytest.mark.parametrize("origins", [(), (SHOP,)])
+    async def test_other_origins_are_refused(self, origins: Sequence[str]) -> None:
+        async with feedback_service(MemoryLog(), cors_origins=origins) as service:
+            asked = self.PREFLIGHT | {"origin": "https://elsewhere.example.com"}
+            answer = await service.client.options("/v1/feedback", headers=asked)
+            assert answer.status_code >= 400
+            assert "access-control-allow-origin" not in answer.headers
+
+    def test_origins_are_read_from_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("RATCHET_FEEDBACK_CORS_ORIGINS", f"{self.SHOP}, http://localhost:3000")
+        assert FeedbackSettings().cors_origins == (self.SHOP, "http://localhost:3000")
+        for wrong in ("shop.example.com", f"{self.SHOP}/", f"{self.SHOP} x"):
+            monkeypatch.setenv("RATCHET_FEEDBACK_CORS_ORIGINS", wrong)
+            with pytest.raises(ValidationError, match="is no origin"):
+                FeedbackSettings()
 
 
 async def test_unknown_paths_and_methods_answer_in_the_same_shape(service: FeedbackHarness) -> None:
