@@ -136,13 +136,16 @@ def fold_vote(row: TraceRow | None, event: VoteCast, ts_ms: int) -> Fold[TraceRo
     """Fold a vote in: self-contained, so it counts at once."""
     row = row.copy() if row is not None else TraceRow()
     old = row.entries.get(event.comparison_id)
-    body = event.model_dump(mode="json")
-    verdict = _verdict(old, event.revision, VOTE, body)
+    at_s = event.submitted_at.timestamp()
+    new = Revised(event.revision, at_s, False, event.model_dump(mode="json"))
+    if old is not None and old.kind != VOTE:
+        verdict, entry = "conflict", old
+    else:
+        verdict, entry = _revised(old, new, VOTE, ts_ms)
     fold = Fold(row, contributions=[OutcomeCounted(verdict)])
     if verdict not in {"accepted", "edited"}:
         return fold
-    at_s = event.submitted_at.timestamp()
-    entry = _next_entry(old, event.revision, VOTE, body, at_s, ts_ms)
+    entry.seen = True
     row.entries[event.comparison_id] = entry
     row.touched_s = max(row.touched_s, at_s)
     if not entry.counted:
@@ -267,21 +270,6 @@ def _counts_before(one: Revised, other: Revised) -> bool:
     return one.received_s < other.received_s
 
 
-def _verdict(
-    old: FeedbackEntry | None, revision: int, kind: str, body: dict[str, Any] | None
-) -> str:
-    """What a revision is to an entry: accepted, edited, withdrawn, duplicate, conflict, stale."""
-    if old is None:
-        return "withdrawn" if body is None else "accepted"
-    if kind != old.kind:
-        return "conflict"
-    if revision < old.revision:
-        return "stale"
-    if revision == old.revision:
-        return "duplicate" if _same_body(old.body, body) else "conflict"
-    return "withdrawn" if body is None else "edited"
-
-
 def _same_body(one: dict[str, Any] | None, other: dict[str, Any] | None) -> bool:
     if one is None or other is None:
         return one is other
@@ -295,27 +283,6 @@ def _body(stored: dict[str, Any]) -> dict[str, Any]:
         for key, value in stored.items()
         if key not in _NOT_BODY and value is not None and value is not False
     }
-
-
-def _next_entry(
-    old: FeedbackEntry | None,
-    revision: int,
-    kind: str,
-    body: dict[str, Any] | None,
-    at_s: float,
-    ts_ms: int,
-) -> FeedbackEntry:
-    if old is None:
-        return FeedbackEntry(revision, kind, body, at_s, ts_ms, seen=body is not None)
-    return replace(
-        old,
-        revision=revision,
-        body=body,
-        ts_ms=ts_ms,
-        seen=old.seen or body is not None,
-        figures=(),
-        products=[],
-    )
 
 
 def _settle(
