@@ -27,6 +27,9 @@ def train(
     method: Annotated[str, typer.Option(help="sft, dpo or reward.")] = "dpo",
     model: Annotated[str, typer.Option(help="The model's name.")] = DEFAULT_MODEL,
     dataset: Annotated[str, typer.Option(help="JSONL to train on; else the log's pairs.")] = "",
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse a dataset with a bad row; else leave it out.")
+    ] = False,
     parent: Annotated[str, typer.Option(help="Version to go on from; else stable.")] = "",
     base: Annotated[str, typer.Option(help="Base model; else the parent's.")] = "",
     version: Annotated[str, typer.Option(help="Name to give; else the next one.")] = "",
@@ -51,6 +54,7 @@ def train(
         method=method,
         model=model,
         dataset_uri=dataset,
+        strict=strict,
         parent=parent,
         base=base,
         version=version,

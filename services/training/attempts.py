@@ -5,6 +5,7 @@ of times.
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,8 @@ from pathlib import Path
 import structlog
 
 from services.training.candidate import Candidate, read_candidate, stages
-from services.training.dataset import JUDGE
+from services.training.dataset import JUDGE, LeftOut
+from services.training.dataset_store import lay_out
 from services.training.diagnosis import adjust
 from services.training.gate import judge_gate
 from services.training.hyperparameters import DpoHyperparameters, SftHyperparameters
@@ -21,8 +23,8 @@ from services.training.process import TrainerProcess
 from services.training.progress import ProgressReporter
 from services.training.resolve import ResolvedJob, Trainable
 from services.training.settings import TrainingSettings
-from services.training.snapshot import Manifest
-from services.training.trainers.job import TrainerJob
+from services.training.snapshot import Dataset, Manifest
+from services.training.trainers.job import Stage, TrainerJob, write_json
 from services.training.workspace import Workspace
 from shared.contracts.events.training import RunPhase, TrainingMethod
 from shared.registry.adapters import FINGERPRINT_TEXTS, fetch
@@ -98,6 +100,33 @@ class Attempts:
                 return rejected(gate, candidate.figures, manifest, attempts=number)
             hyperparameters = adjusted
 
+    async def fit(
+        self,
+        resolved: ResolvedJob,
+        dataset: Dataset,
+        workspace: Workspace,
+        reporter: ProgressReporter,
+    ) -> tuple[LeftOut, ...]:
+        """Rows of the dataset that the base's chat template refuses or that are too long for it.
+
+        Raises:
+            TrainerFailed: the trainer ended without a result.
+
+        """
+        folder = workspace.fresh("fit")
+        await asyncio.to_thread(lay_out, dataset, folder / "data")
+        job = self._trainer_job(
+            resolved,
+            resolved.hyperparameters,
+            workspace,
+            stages=("fit",),
+            data=folder / "data",
+        )
+        write_json(folder / "job.json", job.model_dump(mode="json"))
+        await self._process.run(folder, reporter.step, self._alive)
+        found = json.loads((folder / "fit.json").read_bytes())["left_out"]
+        return tuple(LeftOut.model_validate(row) for row in found)
+
     async def train(
         self,
         resolved: ResolvedJob,
@@ -128,11 +157,33 @@ class Attempts:
                 max_bytes=settings.adapter_max_bytes,
             )
             adapter = str(path)
-        trainer_job = TrainerJob(
+        trainer_job = self._trainer_job(
+            resolved,
+            hyperparameters,
+            workspace,
             stages=stages(resolved.job.method, judged=judged),
-            base=resolved.base,
+            data=workspace.data,
             parent_adapter=adapter,
-            data=str(workspace.data),
+        )
+        workspace.begin(folder, trainer_job)
+        await self._process.run(folder, reporter.step, self._alive)
+
+    def _trainer_job(
+        self,
+        resolved: ResolvedJob,
+        hyperparameters: Trainable,
+        workspace: Workspace,
+        *,
+        stages: tuple[Stage, ...],
+        data: Path,
+        parent_adapter: str = "",
+    ) -> TrainerJob:
+        settings = self._settings
+        return TrainerJob(
+            stages=stages,
+            base=resolved.base,
+            parent_adapter=parent_adapter,
+            data=str(data),
             judge=str(workspace.judge),
             sft=hyperparameters if isinstance(hyperparameters, SftHyperparameters) else None,
             dpo=hyperparameters if isinstance(hyperparameters, DpoHyperparameters) else None,
@@ -143,5 +194,3 @@ class Attempts:
             nice=settings.nice,
             fingerprint_texts=FINGERPRINT_TEXTS,
         )
-        workspace.begin(folder, trainer_job)
-        await self._process.run(folder, reporter.step, self._alive)

@@ -12,7 +12,7 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
@@ -28,6 +28,9 @@ from shared.contracts.prompt_key import normal_prompt, normal_text
 
 TRAIN, HELDOUT, JUDGE, PROMPTS = "train.jsonl", "heldout.jsonl", "judge.jsonl", "prompts.jsonl"
 """Files of a dataset: trained on, held out, the judge's, prompts of the evaluation."""
+
+LEFT_OUT = "left_out.jsonl"
+"""File of a dataset: one line for each row that was left out by what is in the row, see `LeftOut`."""
 
 CUT = ("chosen_cut", "rejected_cut")
 """Flags of a pair's row, present where true: generation was truncated, so its end-of-turn token is
@@ -96,6 +99,26 @@ class Demonstration:
             "answer": self.answer,
             "meta": {"row_id": self.row_id, **self.meta},
         }
+
+
+class LeftOut(BaseModel):
+    """A row that is not in a dataset, and why."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    file: str = Field(description="`import`, or the dataset's file before rows were left out")
+    line: int = Field(ge=1, description="of that file")
+    reason: Literal["bad_row", "template", "too_long"]
+    detail: str
+
+    @property
+    def counted_as(self) -> str:
+        """Its name among the manifest's refusals."""
+        prefix = {JUDGE: "judge_", PROMPTS: "prompt_"}.get(self.file, "")
+        return f"{prefix}{self.reason}"
+
+    def __str__(self) -> str:
+        """For people: where, why."""
+        return f"{self.file} line {self.line}: {self.reason}: {self.detail}"
 
 
 @dataclass(frozen=True)
@@ -207,7 +230,7 @@ def select_pairs(
             PROMPTS: _evaluation_prompts(pools, trained_prompts, rules),
         },
         refused=dict(sorted(refused.items())),
-        card=_card([pair.meta for pair in train], raters=len(raters), prompts=len(trained_prompts)),
+        card=card_of([pair.row() for pair in train], raters=len(raters)),
     )
 
 
@@ -238,7 +261,7 @@ def select_demonstrations(rows: Iterable[Demonstration], rules: DatasetRules) ->
             ),
         },
         refused=dict(sorted(refused.items())),
-        card=_card([row.meta for row in train], raters=0, prompts=len(trained_prompts)),
+        card=card_of([row.row() for row in train], raters=0),
     )
 
 
@@ -314,10 +337,16 @@ def _evaluation_prompts(
     return list(found.values())
 
 
-def _card(metas: Sequence[Mapping[str, str]], **counts: int) -> dict[str, dict[str, int]]:
-    card: dict[str, dict[str, int]] = {"counts": {"rows": len(metas), **counts}}
+def card_of(rows: Sequence[Row], *, raters: int) -> dict[str, dict[str, int]]:
+    """What is trained on, counted by origin and segment."""
+    prompts = {
+        normal_prompt([Message.model_validate(turn) for turn in row["messages"]]) for row in rows
+    }
+    card: dict[str, dict[str, int]] = {
+        "counts": {"rows": len(rows), "raters": raters, "prompts": len(prompts)}
+    }
     for name in ("source", "category", "locale", "segment", "chosen_version", "rejected_version"):
-        tally = Counter(meta.get(name) or "unknown" for meta in metas)
+        tally = Counter(str(row["meta"].get(name) or "unknown") for row in rows)
         card[name] = dict(sorted(tally.items()))
     return card
 

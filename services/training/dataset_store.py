@@ -1,6 +1,6 @@
 """Dataset storage: snapshots and imported files under an fsspec root. Calls block.
 
-`<datasets>/<dataset_id>/` holds the four files of a dataset and `manifest.json`, which is written
+`<datasets>/<dataset_id>/` holds the five files of a dataset and `manifest.json`, which is written
 last: a folder without one is the rest of a broken write and no dataset.
 """
 
@@ -105,7 +105,7 @@ class DatasetStore:
         return max(of_log, key=lambda manifest: sum(manifest.offsets.values()), default=None)
 
 
-def read_import(uri: str, roots: Collection[str]) -> ImportedRows:
+def read_import(uri: str, roots: Collection[str], *, strict: bool = False) -> ImportedRows:
     """The bytes of a JSONL file below one of the roots (paths or fsspec URIs).
 
     Raises:
@@ -122,7 +122,7 @@ def read_import(uri: str, roots: Collection[str]) -> ImportedRows:
         size = int(filesystem.size(path) or 0)
         if size > MAX_BYTES:
             raise BadDataset(f"dataset_uri: {uri} has {size} bytes, {MAX_BYTES} at most; split it")
-        return ImportedRows(uri, bytes(filesystem.cat_file(path)))
+        return ImportedRows(uri, bytes(filesystem.cat_file(path)), strict=strict)
     except (FileNotFoundError, IsADirectoryError):
         raise BadDataset(f"dataset_uri: {uri} is no file; give the URI of a JSONL file") from None
     except (ValueError, ImportError) as error:

@@ -1,4 +1,4 @@
-"""JSONL import: every row is checked, a bad one is refused with its line number."""
+"""JSONL import: every row is checked, a bad one is left out or refused with its line number."""
 
 # pyright: strict
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 import orjson
 from pydantic import ValidationError
 
-from services.training.dataset import CUT, Demonstration, Pair, Row, canonical
+from services.training.dataset import CUT, Demonstration, LeftOut, Pair, Row, canonical
 from services.training.errors import BadDataset
 from shared.contracts.events.base import MAX_TEXT, Message
 
@@ -34,29 +34,32 @@ class _BadRow(Exception):
     """What is wrong with one row."""
 
 
-def read_pairs(data: bytes) -> tuple[Pair, ...]:
+def read_pairs(data: bytes, left_out: list[LeftOut] | None = None) -> tuple[Pair, ...]:
     """Preference pairs from JSONL.
 
-    Raises:
-        BadDataset: rows that are not of the form, by line number; or there are none.
-
-    """
-    return _read(data, _pair, PAIR_FORM)
-
-
-def read_demonstrations(data: bytes) -> tuple[Demonstration, ...]:
-    """Demonstrations from JSONL.
+    Args:
+        data: The file's bytes.
+        left_out: Takes the rows that are not of the form. Without it, one such row refuses all.
 
     Raises:
-        BadDataset: rows that are not of the form, by line number; or there are none.
+        BadDataset: rows that are not of the form, by line number; or no row is.
 
     """
-    return _read(data, _demonstration, DEMONSTRATION_FORM)
+    return _read(data, _pair, PAIR_FORM, left_out)
 
 
-def _read(data: bytes, parse: Callable[[Row], T], form: str) -> tuple[T, ...]:
+def read_demonstrations(
+    data: bytes, left_out: list[LeftOut] | None = None
+) -> tuple[Demonstration, ...]:
+    """Demonstrations from JSONL; arguments and errors are those of `read_pairs`."""
+    return _read(data, _demonstration, DEMONSTRATION_FORM, left_out)
+
+
+def _read(
+    data: bytes, parse: Callable[[Row], T], form: str, left_out: list[LeftOut] | None
+) -> tuple[T, ...]:
     rows: list[T] = []
-    problems: list[str] = []
+    problems: list[LeftOut] = []
     for number, line in enumerate(data.split(b"\n"), start=1):
         if not line.strip():
             continue
@@ -66,18 +69,26 @@ def _read(data: bytes, parse: Callable[[Row], T], form: str) -> tuple[T, ...]:
                 raise _BadRow("not an object")
             rows.append(parse(cast("Row", value)))
         except orjson.JSONDecodeError as error:
-            problems.append(f"line {number}: not JSON ({error.msg})")
+            problems.append(_bad(number, f"not JSON ({error.msg})"))
         except _BadRow as error:
-            problems.append(f"line {number}: {error}")
+            problems.append(_bad(number, str(error)))
         if len(rows) > MAX_ROWS:
             raise BadDataset(f"dataset: more than {MAX_ROWS} rows; split it")
-    if problems:
+    if problems and (left_out is None or not rows):
         more = len(problems) - SHOWN_PROBLEMS
-        shown = "; ".join(problems[:SHOWN_PROBLEMS]) + (f"; and {more} more" if more > 0 else "")
-        raise BadDataset(f"dataset: {shown}. A row is {form}")
+        shown = "; ".join(f"line {one.line}: {one.detail}" for one in problems[:SHOWN_PROBLEMS])
+        raise BadDataset(
+            f"dataset: {shown}{f'; and {more} more' if more > 0 else ''}. A row is {form}"
+        )
     if not rows:
         raise BadDataset(f"dataset: no rows. A row is {form}")
+    if left_out is not None:
+        left_out.extend(problems)
     return tuple(rows)
+
+
+def _bad(line: int, detail: str) -> LeftOut:
+    return LeftOut(file="import", line=line, reason="bad_row", detail=detail)
 
 
 def _pair(row: Row) -> Pair:

@@ -31,9 +31,8 @@ def succeeded(record: VersionRecord) -> JobOutcome:
     """A job whose version is registered."""
     gate = record.gate
     how = "the gate passed" if gate.passed else f"the gate was overridden by {gate.overridden_by}"
-    return JobOutcome(
-        RunPhase.succeeded, f"{record.version}: {how}", record.version, dict(record.metrics)
-    )
+    message = f"{record.version}: {how}{_left_out(record.dataset.refused)}"
+    return JobOutcome(RunPhase.succeeded, message, record.version, dict(record.metrics))
 
 
 def rejected(
@@ -43,4 +42,10 @@ def rejected(
     message = diagnose(
         gate, figures, card=manifest.card, refused=manifest.refused, attempts=attempts
     )
+    message += _left_out(manifest.refused)
     return JobOutcome(RunPhase.rejected, message, metrics=figures)
+
+
+def _left_out(refused: Mapping[str, int]) -> str:
+    rows = ", ".join(f"{count} {reason}" for reason, count in refused.items())
+    return f"; rows left out: {rows}" if rows else ""

@@ -21,6 +21,7 @@ STEP_CHANGE = 0.01
 MAX_MESSAGE = 2000
 
 _SHARES: dict[Stage, tuple[float, float]] = {
+    "fit": (0.01, 0.05),
     "reward": (0.05, 0.20),
     "sft": (0.05, 0.70),
     "dpo": (0.20, 0.70),
@@ -28,6 +29,7 @@ _SHARES: dict[Stage, tuple[float, float]] = {
     "fingerprint": (0.93, 0.95),
 }
 """From where to where in [0, 1] each stage takes a job."""
+_PHASES: dict[Stage, RunPhase] = {"fit": RunPhase.snapshot, "evaluate": RunPhase.judging}
 
 
 class ProgressReporter:
@@ -56,7 +58,7 @@ class ProgressReporter:
         first, last = _SHARES[step.stage]
         ratio = first + (last - first) * min(1.0, step.done / max(1, step.total))
         self._gauge.set(ratio)
-        phase = RunPhase.judging if step.stage == "evaluate" else RunPhase.training
+        phase = _PHASES.get(step.stage, RunPhase.training)
         changed = phase is not self._phase and step.stage != "fingerprint"
         young = self._clock.monotonic() - self._said_at < STEP_INTERVAL_S
         if not changed and (young or abs(ratio - self._said) < STEP_CHANGE):

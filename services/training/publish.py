@@ -92,7 +92,7 @@ class Publisher:
             parent=resolved.parent_version,
             gate=gate,
             figures=candidate.figures,
-            manifest=dataset.manifest,
+            dataset=dataset,
             parameters=hyperparameters,
             samples=candidate.samples(settings.evaluation.samples),
         )

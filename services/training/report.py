@@ -6,11 +6,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from services.training.snapshot import Manifest
+from services.training.dataset import LEFT_OUT
+from services.training.snapshot import Dataset
 from shared.contracts.events.versions import GateResult
 
 MAX_SHOWN = 300
 """Characters of a sample's text that are shown."""
+MAX_ROWS = 20
+"""Rows left out that are shown one by one."""
 
 
 def render(
@@ -19,11 +22,12 @@ def render(
     parent: str,
     gate: GateResult,
     figures: Mapping[str, float],
-    manifest: Manifest,
+    dataset: Dataset,
     parameters: Mapping[str, Any],
     samples: Sequence[Mapping[str, Any]],
 ) -> str:
     """The report in Markdown."""
+    manifest, left_out = dataset.manifest, dataset.left_out
     lines = [f"# {version}", "", f"{manifest.method.value} from {parent or 'the base'}.", ""]
     lines.append(f"Gate: **{'passed' if gate.passed else 'refused'}**")
     if gate.overridden_by:
@@ -40,7 +44,11 @@ def render(
     for name, counts in manifest.card.items():
         lines.append(f"- {name}: {', '.join(f'{key} {n}' for key, n in counts.items())}")
     refused = ", ".join(f"{name} {count}" for name, count in manifest.refused.items())
-    lines += [f"- refused: {refused or 'none'}", "", "## Parameters", ""]
+    lines.append(f"- left out: {refused or 'none'}")
+    lines += [f"  - {row}" for row in left_out[:MAX_ROWS]]
+    if len(left_out) > MAX_ROWS:
+        lines.append(f"  - and {len(left_out) - MAX_ROWS} more, in the dataset's {LEFT_OUT}")
+    lines += ["", "## Parameters", ""]
     lines += [f"- {name}: {value}" for name, value in sorted(parameters.items())]
     if samples:
         lines += ["", "## Answers", ""]

@@ -80,17 +80,18 @@ def require_served_base(base: str, model: str, registry: Registry) -> None:
 def _hyperparameters(
     job: TrainingRequested, settings: TrainingSettings
 ) -> tuple[Trainable, RewardHyperparameters]:
-    own = job.hyperparameters
+    own, served = job.hyperparameters, {"max_length": settings.max_context}
     reward = parse_hyperparameters(
         RewardHyperparameters,
+        served,
         settings.reward,
         own if job.method is TrainingMethod.reward else own.get("reward", {}),
     )
     rest = {name: value for name, value in own.items() if name != "reward"}
     if job.method is not TrainingMethod.sft:
         mine = rest if job.method is TrainingMethod.dpo else {}
-        return parse_hyperparameters(DpoHyperparameters, settings.dpo, mine), reward
-    sft = parse_hyperparameters(SftHyperparameters, settings.sft, rest)
+        return parse_hyperparameters(DpoHyperparameters, served, settings.dpo, mine), reward
+    sft = parse_hyperparameters(SftHyperparameters, served, settings.sft, rest)
     if sft.lora.rank > settings.max_lora_rank:
         raise InvalidJob(
             f"hyperparameters: lora.rank is {sft.lora.rank}; the engine serves "

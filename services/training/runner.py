@@ -35,6 +35,8 @@ log = structlog.get_logger(__name__)
 
 BACKOFF_FIRST_S = 1.0
 BACKOFF_MAX_S = 30.0
+SHOWN_ROWS = 10
+"""Rows left out that a log line names."""
 STORE_TRIES = 20
 """Tries of a job whose storage does not answer, about ten minutes, before it fails."""
 
@@ -160,7 +162,7 @@ class Runner:
         resolved = resolve(job, self._registry.registry, self._settings)
         workspace = Workspace(self.jobs, job.job_id)
         await reporter.enter(RunPhase.snapshot, 0.01)
-        dataset = await self._dataset(resolved, workspace)
+        dataset = await self._dataset(resolved, workspace, reporter)
         manifest = dataset.manifest
         log.info(
             "job.snapshot",
@@ -168,15 +170,19 @@ class Runner:
             dataset_id=manifest.dataset_id,
             rows={name: file.rows for name, file in manifest.files.items()},
             refused=manifest.refused,
+            left_out=[str(row) for row in dataset.left_out[:SHOWN_ROWS]],
         )
         if job.method is TrainingMethod.reward:
             return await self._reward_model(resolved, workspace, reporter)
         result = await self._attempts.run(resolved, manifest, workspace, reporter)
         if isinstance(result, JobOutcome):
             return result
-        return succeeded(await self._publisher.publish(resolved, result, dataset, workspace))
+        record = await self._publisher.publish(resolved, result, dataset, workspace)
+        return succeeded(record)
 
-    async def _dataset(self, resolved: ResolvedJob, workspace: Workspace) -> Dataset:
+    async def _dataset(
+        self, resolved: ResolvedJob, workspace: Workspace, reporter: ProgressReporter
+    ) -> Dataset:
         """The job's snapshot: the one taken before a kill, or a new one, stored and laid out."""
         job, resume = resolved.job, workspace.load()
         if resume.dataset_id:
@@ -187,7 +193,10 @@ class Runner:
         imported = None
         if job.dataset_uri:
             imported = await asyncio.to_thread(
-                read_import, job.dataset_uri, self._settings.readable_import_roots
+                read_import,
+                job.dataset_uri,
+                self._settings.readable_import_roots,
+                strict=job.strict,
             )
         rules = self._settings.rules.model_copy(
             update={"prompts": self._settings.evaluation.prompts}
@@ -200,6 +209,8 @@ class Runner:
             imported=imported,
             alive=self.alive,
         )
+        left_out = await self._attempts.fit(resolved, dataset, workspace, reporter)
+        dataset = dataset.without(left_out)
         await asyncio.to_thread(self._store.write, dataset)
         await asyncio.to_thread(lay_out, dataset, workspace.data)
         workspace.save(ResumeState(job_id=job.job_id, dataset_id=dataset.manifest.dataset_id))

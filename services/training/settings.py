@@ -39,6 +39,13 @@ class TrainingSettings(ServiceSettings):
     restarts: int = Field(default=2, ge=0, le=100)
     attempts: int = Field(default=2, ge=1, le=10)
     keep_jobs: int = Field(default=10, ge=1)
+    max_context: int = Field(
+        default=512,
+        ge=16,
+        le=131_072,
+        validation_alias=shared_name("inference_max_context"),
+        description="tokens that the engine serves: max_length where none is given",
+    )
     max_lora_rank: int = Field(default=16, ge=1)
     model: ModelName = "assistant"
     import_roots: Annotated[tuple[str, ...], NoDecode] = Field(

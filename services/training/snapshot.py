@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import orjson
@@ -21,12 +22,15 @@ from pydantic import BaseModel, ConfigDict, field_validator
 from services.training.dataset import (
     HELDOUT,
     JUDGE,
+    LEFT_OUT,
     PROMPTS,
     TRAIN,
     DatasetRules,
+    LeftOut,
     PreferenceFold,
     Selection,
     canonical,
+    card_of,
     demonstrations_of,
     select_demonstrations,
     select_pairs,
@@ -44,7 +48,7 @@ from shared.kafka.log import EventLog, LogUnavailable, Record
 log = structlog.get_logger(__name__)
 
 MODELS = models_by_type(PreferencePair, UnpairedExample, PreferenceRetracted)
-FILES = (TRAIN, HELDOUT, JUDGE, PROMPTS)
+FILES = (TRAIN, HELDOUT, JUDGE, PROMPTS, LEFT_OUT)
 STALL_S = 30.0
 """Longest wait for the next record before the end of the log."""
 
@@ -117,8 +121,49 @@ class Dataset:
             uri=f"{root.rstrip('/')}/{manifest.dataset_id}",
             sha256=manifest.sha256,
             rows=manifest.files[TRAIN].rows,
+            refused=manifest.refused,
             offsets=manifest.offsets,
         )
+
+    @property
+    def left_out(self) -> tuple[LeftOut, ...]:
+        """Rows that are not in the dataset for what is in them; older datasets have no such file."""
+        lines = self.files.get(LEFT_OUT, b"").splitlines()
+        return tuple(LeftOut.model_validate_json(line) for line in lines)
+
+    def without(self, rows: Iterable[LeftOut]) -> Dataset:
+        """The dataset without some of its rows, which are counted and kept by line and reason.
+
+        Raises:
+            BadDataset: nothing is left to train on.
+
+        """
+        left = sorted(rows, key=lambda row: (FILES.index(row.file), row.line))
+        if not left:
+            return self
+        gone = {(row.file, row.line) for row in left}
+        files = {
+            name: b"".join(
+                line
+                for number, line in enumerate(data.splitlines(keepends=True), start=1)
+                if (name, number) not in gone
+            )
+            for name, data in self.files.items()
+        }
+        files[LEFT_OUT] += canonical(row.model_dump() for row in left)
+        refused = Counter(self.manifest.refused) + Counter(row.counted_as for row in left)
+        train = [orjson.loads(line) for line in files[TRAIN].splitlines()]
+        raters = self.manifest.card["counts"]["raters"]
+        manifest = self.manifest.model_copy(
+            update={
+                "refused": dict(sorted(refused.items())),
+                "card": card_of(train, raters=raters),
+                "files": {name: _file_ref(data) for name, data in files.items()},
+            }
+        )
+        dataset = replace(self, manifest=manifest, files=files)
+        _require_rows(dataset)
+        return dataset
 
 
 @dataclass(frozen=True)
@@ -127,6 +172,8 @@ class ImportedRows:
 
     uri: str
     data: bytes
+    strict: bool = False
+    """Whether one bad row refuses all; else bad rows are left out and counted."""
 
 
 async def take_snapshot(
@@ -160,13 +207,6 @@ async def take_snapshot(
         await _read(event_log, fold, offsets, until, alive)
     selection = await asyncio.to_thread(_select, fold, method, rules, imported)
     files = {name: canonical(selection.files[name]) for name in FILES}
-    trained_on = JUDGE if method is TrainingMethod.reward else TRAIN
-    if not selection.files[trained_on]:
-        why = ", ".join(f"{count} {name}" for name, count in selection.refused.items())
-        raise BadDataset(
-            f"dataset: no rows to train {model} on by {method.value}"
-            f"{f' (refused: {why})' if why else ''}; collect feedback or give dataset_uri"
-        )
     manifest = Manifest(
         model=model,
         method=method,
@@ -178,21 +218,41 @@ async def take_snapshot(
         refused=dict(selection.refused),
         retracted=fold.retracted,
         card={name: dict(counts) for name, counts in selection.card.items()},
-        files={
-            name: FileRef(
-                sha256=hashlib.sha256(data).hexdigest(),
-                rows=len(selection.files[name]),
-                bytes=len(data),
-            )
-            for name, data in files.items()
-        },
+        files={name: _file_ref(data) for name, data in files.items()},
     )
-    return Dataset(manifest, files)
+    dataset = Dataset(manifest, files)
+    _require_rows(dataset)
+    return dataset
 
 
 def place(record: Record) -> str:
     """The name of a record's partition in `Offsets`."""
     return f"{record.topic}/{record.partition}"
+
+
+def _file_ref(data: bytes) -> FileRef:
+    return FileRef(sha256=hashlib.sha256(data).hexdigest(), rows=data.count(b"\n"), bytes=len(data))
+
+
+def _require_rows(dataset: Dataset) -> None:
+    manifest = dataset.manifest
+    trained_on = JUDGE if manifest.method is TrainingMethod.reward else TRAIN
+    if manifest.files[trained_on].rows:
+        return
+    why = ", ".join(f"{count} {name}" for name, count in manifest.refused.items())
+    first = next((f"; for example {row}" for row in dataset.left_out), "")
+    raise BadDataset(
+        f"dataset: no rows to train {manifest.model} on by {manifest.method.value}"
+        f"{f' (left out: {why}{first})' if why else ''}; {_remedy(manifest.refused)}"
+    )
+
+
+def _remedy(refused: Mapping[str, int]) -> str:
+    if refused.get("template"):
+        return "the base's chat template must render the rows: change them, or take another base"
+    if refused.get("too_long"):
+        return "raise max_length and the engine's context, which it follows, or shorten the rows"
+    return "collect feedback or give dataset_uri"
 
 
 async def _read(
@@ -241,8 +301,20 @@ def _select(
 ) -> Selection:
     trainable = [pair for pair in fold.pairs if not pair.panel]
     judged = [pair for pair in fold.pairs if pair.panel]
+    bad: list[LeftOut] = []
+    kept = None if imported is None or imported.strict else bad
     if method is TrainingMethod.sft:
-        rows = read_demonstrations(imported.data) if imported else demonstrations_of(trainable)
-        return select_demonstrations(rows, rules)
-    pairs = read_pairs(imported.data) if imported else trainable
-    return select_pairs(pairs, judged, fold.prompts, rules)
+        rows = (
+            read_demonstrations(imported.data, kept) if imported else demonstrations_of(trainable)
+        )
+        selection = select_demonstrations(rows, rules)
+    else:
+        pairs = read_pairs(imported.data, kept) if imported else trainable
+        selection = select_pairs(pairs, judged, fold.prompts, rules)
+    return _with_bad_rows(selection, bad)
+
+
+def _with_bad_rows(selection: Selection, bad: Sequence[LeftOut]) -> Selection:
+    refused = Counter(selection.refused) + Counter(row.counted_as for row in bad)
+    files = {**selection.files, LEFT_OUT: [row.model_dump() for row in bad]}
+    return replace(selection, files=files, refused=dict(sorted(refused.items())))

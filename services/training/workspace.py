@@ -50,6 +50,13 @@ class Workspace:
         path.mkdir(parents=True, exist_ok=True)
         return path
 
+    def fresh(self, name: str) -> Path:
+        """An empty folder of the job's."""
+        path = self.folder / name
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir(parents=True)
+        return path
+
     def begin(self, folder: Path, job: TrainerJob) -> None:
         """Write an attempt's job; what other parameters made before a kill is dropped.
 

@@ -364,6 +364,17 @@ def test_rows_are_cut_where_training_cuts_them(measured: dict[str, Any]) -> None
     assert measured["verdict"]["ties"] == 5
 
 
+def test_rows_that_the_template_refuses_or_that_are_too_long_are_named(
+    measured: dict[str, Any],
+) -> None:
+    refused, long, prompt = measured["left_out"]
+    assert (refused["file"], refused["line"], refused["reason"]) == ("train.jsonl", 2, "template")
+    assert "a tool turn without calls" in refused["detail"]
+    assert (long["file"], long["line"], long["reason"]) == ("train.jsonl", 3, "too_long")
+    assert long["detail"].endswith(f"max_length is {measured['max_length']}")
+    assert (prompt["file"], prompt["reason"]) == ("prompts.jsonl", "too_long")
+
+
 def test_an_answer_that_was_cut_teaches_nothing_of_where_to_end(measured: dict[str, Any]) -> None:
     assert measured["trained_on"] == [
         ["blue door<|end|>", "a ship<|end|>"],

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from peft import get_peft_model
 from training_tiny_model import main as make_model
+from transformers import AutoConfig, AutoTokenizer
 
 from services.training.hyperparameters import (
     DpoHyperparameters,
@@ -23,7 +24,7 @@ from services.training.hyperparameters import (
     LoraHyperparameters,
     RewardHyperparameters,
 )
-from services.training.trainers import dpo, evaluate, job, reward
+from services.training.trainers import dpo, evaluate, fit, job, reward
 from services.training.trainers.models import (
     conversation_ids,
     load_base,
@@ -52,6 +53,7 @@ def main(folder: Path) -> dict[str, Any]:
         perplexities(model, tokenizer, short, long)
         | judging(folder, str(base), random.Random(3))
         | {"trained_on": trained_on(folder, str(base))}
+        | {"left_out": left_out(folder / "fitting", str(base))}
         | {
             "long_longest": max(len(conversation_ids(tokenizer, *row[:2])) for row in long),
             "max_length": MAX_LENGTH,
@@ -96,6 +98,34 @@ def perplexities(model: Any, tokenizer: Any, short: Held, long: Held) -> dict[st
         model, tokenizer, prompts_alone, max_length=MAX_LENGTH, note=noted.append
     )
     return found
+
+
+def left_out(folder: Path, base: str) -> list[dict[str, Any]]:
+    """What does not fit, of a good pair, one that the template refuses, and a long one."""
+    folder.mkdir()
+    strict = AutoTokenizer.from_pretrained(base)
+    strict.chat_template = (
+        "{% for message in messages if message['role'] == 'tool' %}"
+        "{{ raise_exception('a tool turn without calls') }}{% endfor %}"
+    ) + strict.chat_template
+    strict.save_pretrained(folder / "base")
+    AutoConfig.from_pretrained(base).save_pretrained(folder / "base")
+    called = [*turn("a"), {"role": "assistant", "content": ""}, {"role": "tool", "content": "b"}]
+    good = {"messages": turn("a"), "chosen": "b", "rejected": "c"}
+    rows = [good, {**good, "messages": called}, {**good, "rejected": "c" * MAX_LENGTH}]
+    job.write_rows(folder / "train.jsonl", rows)
+    job.write_rows(folder / "prompts.jsonl", [{"messages": turn("a" * MAX_LENGTH)}])
+    asked = job.TrainerJob(
+        stages=("fit",),
+        base=str(folder / "base"),
+        data=str(folder),
+        judge=str(folder / "judge"),
+        dpo=DpoHyperparameters(max_length=MAX_LENGTH),
+        reward=RewardHyperparameters(),
+        evaluation=EvaluationSettings(),
+        seed=1,
+    )
+    return fit.run(asked, folder, job.Progress(folder))["left_out"]
 
 
 @torch.no_grad()

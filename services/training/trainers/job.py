@@ -26,7 +26,7 @@ from services.training.hyperparameters import (
     SftHyperparameters,
 )
 
-Stage = Literal["reward", "sft", "dpo", "evaluate", "fingerprint"]
+Stage = Literal["fit", "reward", "sft", "dpo", "evaluate", "fingerprint"]
 PROGRESS_INTERVAL_S = 0.5
 BUSY = 75
 """A trainer's exit status where another one works in its folder (EX_TEMPFAIL)."""

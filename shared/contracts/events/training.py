@@ -37,6 +37,9 @@ class TrainingRequested(Event):
     dataset_uri: str = Field(
         default="", max_length=2000, description="JSONL to import; empty: a snapshot of the log"
     )
+    strict: bool = Field(
+        default=False, description="refuse an import with a bad row instead of leaving it out"
+    )
     hyperparameters: dict[str, Any] = Field(default_factory=dict, max_length=64)
     seed: int = 0
     override_gate: bool = False

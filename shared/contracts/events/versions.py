@@ -38,6 +38,9 @@ class DatasetRef(BaseModel):
     uri: str
     sha256: str
     rows: int
+    refused: dict[str, int] = Field(
+        default_factory=dict, description="rows that were left out, by reason"
+    )
     offsets: dict[str, int] = Field(
         default_factory=dict, description="topic/partition -> first offset not read"
     )

@@ -3,7 +3,7 @@
 
 What it does is in `plan.json` above the jobs' folder: a list, one entry a start. An entry may say
 `exit` (a status), `hang`, `weights`, or `figures` and `logprobs` that win over those of a good
-candidate.
+candidate. Rows that do not fit are in `fit.json` there; that stage is no start.
 """
 
 from __future__ import annotations
@@ -32,12 +32,16 @@ def main(folder: Path) -> int:
     root = folder.parents[1]
     while not (root / "plan.json").exists():
         root = root.parent
+    job = json.loads((folder / "job.json").read_text())
+    if job["stages"] == ["fit"]:
+        fit = root / "fit.json"
+        (folder / "fit.json").write_text(fit.read_text() if fit.exists() else '{"left_out": []}')
+        return 0
     plan = json.loads((root / "plan.json").read_text())
     with (root / "starts.jsonl").open("a") as starts:
         starts.write(json.dumps({"attempt": folder.name}) + "\n")
     count = len((root / "starts.jsonl").read_text().splitlines())
     todo = plan[min(count, len(plan)) - 1]
-    job = json.loads((folder / "job.json").read_text())
     with (folder / "progress.jsonl").open("a") as progress:
         progress.write(json.dumps({"stage": job["stages"][0], "done": 1, "total": 2}) + "\n")
     if todo.get("hang"):

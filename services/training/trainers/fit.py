@@ -1,0 +1,82 @@
+"""Rows that the base's tokenizer and the context can hold: the others are named, with the reason.
+
+Before any training, so that one row that a chat template refuses does not end the whole job, and
+none is cut or dropped uncounted by a trainer.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from jinja2 import TemplateError
+from transformers import AutoConfig
+
+from services.training.trainers.job import Progress, TrainerJob, read_rows
+from services.training.trainers.models import conversation_ids, load_tokenizer, prompt_ids
+
+MAX_DETAIL = 200
+"""Characters of a template's own words that are kept."""
+TEMPLATE_ERRORS = (
+    TemplateError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    TypeError,
+    ValueError,
+)
+"""What a chat template, a program of the base's own, raises; ValueError is that there is none."""
+
+
+def run(job: TrainerJob, _: Path, progress: Progress) -> dict[str, Any]:
+    """Try each row of the dataset; returns `left_out`, as `services.training.dataset.LeftOut`.
+
+    A row is left out whole, never cut: an answer without its end, or without what it answers,
+    teaches something else. The limit is the stage's `max_length`, and no more than the base has
+    positions; a prompt of the evaluation must leave room for the answer.
+    """
+    tokenizer = load_tokenizer(job.base)
+    trained = job.sft or job.dpo
+    assert trained is not None
+    limits = {
+        "train.jsonl": trained.max_length,
+        "heldout.jsonl": trained.max_length,
+        "judge.jsonl": job.reward.max_length,
+        "prompts.jsonl": trained.max_length,
+    }
+    positions = _positions(job.base)
+    rows = [
+        (name, line, row)
+        for name in limits
+        for line, row in enumerate(read_rows(Path(job.data) / name), start=1)
+    ]
+    left_out: list[dict[str, Any]] = []
+    for done, (name, line, row) in enumerate(rows, start=1):
+        limit = min(limits[name], positions)
+        found = _problem(tokenizer, row, limit, answer_tokens=job.evaluation.max_new_tokens)
+        if found is not None:
+            reason, detail = found
+            left_out.append({"file": name, "line": line, "reason": reason, "detail": detail})
+        progress.report("fit", done, len(rows))
+    return {"left_out": left_out}
+
+
+def _problem(
+    tokenizer: Any, row: dict[str, Any], limit: int, *, answer_tokens: int
+) -> tuple[str, str] | None:
+    """Why a row cannot be used, or None."""
+    answers = [row[side] for side in ("chosen", "rejected", "answer") if side in row]
+    try:
+        prompt = len(prompt_ids(tokenizer, row["messages"]))
+        lengths = [len(conversation_ids(tokenizer, row["messages"], text)) for text in answers]
+    except TEMPLATE_ERRORS as error:
+        return "template", f"{type(error).__name__}: {error}"[:MAX_DETAIL]
+    longest = max(lengths, default=prompt + min(answer_tokens, limit // 2))
+    if longest > limit:
+        return "too_long", f"{longest} tokens; max_length is {limit}"
+    return None
+
+
+def _positions(base: str) -> int:
+    config = AutoConfig.from_pretrained(base)
+    return int(getattr(config, "max_position_embeddings", 0) or 2**31)
