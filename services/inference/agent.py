@@ -133,21 +133,23 @@ class Agent:
     def unready(self) -> str | None:
         """Why this replica should get no traffic, or None.
 
-        Stable versions must be ready, and after each start of the engine every wanted version
-        must have been dealt with once. A later candidate that is refused here takes no traffic
-        away from the stable version.
+        After each start of the engine every wanted version must have been dealt with once, and
+        one stable version must be ready where there are any. A version that cannot be served,
+        a model's stable one too, takes no traffic away from the other models.
         """
         state = self._engine.state
         if not state.ready:
             return f"the engine is not ready: {state.reason}"
         if self._generation != state.generation or not self._settled:
             return "adapters are being loaded after a start of the engine"
-        missing = [
+        stable = [
             version.record.version
             for version in self._wanted
-            if version.lifecycle is Lifecycle.stable and not self.ready(version.record.version)
+            if version.lifecycle is Lifecycle.stable
         ]
-        return f"not ready: {', '.join(missing)}; see /v1/adapters" if missing else None
+        if not stable or any(map(self.ready, stable)):
+            return None
+        return f"not ready: {', '.join(stable)}; see /v1/adapters"
 
     def accept(self, version: str, actor: Identifier, reason: str) -> Acceptance:
         """Accept a version that was refused as too close to another; a person decides that.

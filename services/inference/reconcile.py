@@ -95,8 +95,9 @@ def wanted_versions(
 ) -> tuple[Version, ...]:
     """Released versions that belong in an engine, the most important first.
 
-    Stable, canary and shadow versions, then each model's most recently retired one (the way
-    back). Versions that no gate released are never among them.
+    Stable, canary and shadow versions, then the registered ones of a model without a stable
+    version, as one becomes stable only after an engine has verified it, then each model's most
+    recently retired one (the way back). Versions that no gate released are never among them.
     """
     ours = [
         version
@@ -106,13 +107,19 @@ def wanted_versions(
     serving = [
         version for lifecycle in _SERVING for version in ours if version.lifecycle is lifecycle
     ]
+    served = {version.record.model for version in ours if version.lifecycle is Lifecycle.stable}
+    first = [
+        version
+        for version in ours
+        if version.lifecycle is Lifecycle.registered and version.record.model not in served
+    ]
     retired: dict[str, Version] = {}
     for version in ours:
         if version.lifecycle is Lifecycle.retired:
             last = retired.get(version.record.model)
             if last is None or _since(version) >= _since(last):
                 retired[version.record.model] = version
-    return (*serving, *retired.values())[:limit]
+    return (*serving, *first, *retired.values())[:limit]
 
 
 def next_action(

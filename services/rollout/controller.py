@@ -97,6 +97,7 @@ class Controller:
         self._leadership = leadership
         self._decision_log = decision_log
         self._registry = registry
+        self._agents = agents
         self._observer = Observer(prometheus, agents, clock, policy.no_data_after_s)
         self._effects = Effects(leadership, decision_log, registry, view, clock)
         self._evidence_store = evidence_store
@@ -104,6 +105,7 @@ class Controller:
         self._clock = clock
         self._active: dict[str, ActiveRollout] = {}
         self._ended: dict[tuple[str, str], float] = {}
+        self._unverified: dict[str, tuple[str, dict[str, str]]] = {}
         self._turn = asyncio.Lock()
         self._round_at = clock.monotonic()
         self._led = False
@@ -154,8 +156,9 @@ class Controller:
             async with self._turn:
                 await self._take_over()
                 self._led = True
+        verified = await self._verified_firsts()
         async with self._turn:
-            await self._start_what_waits()
+            await self._start_what_waits(verified)
             await self._effects.uphold()
             await self._effects.refresh()
         names = [history.state.rollout_id for history in self._decision_log.unfinished()]
@@ -318,18 +321,43 @@ class Controller:
         await asyncio.to_thread(self._evidence_store.tidy)
         self._effects.forget()
 
-    async def _start_what_waits(self) -> None:
-        """The first released version becomes stable; the next ones begin their rollouts."""
-        models = {version.record.model for version in self._registry.versions()}
-        for model in sorted(models):
-            version = lifecycles.waiting(self._decision_log, self._registry, model)
+    def _models(self) -> list[str]:
+        return sorted({version.record.model for version in self._registry.versions()})
+
+    async def _verified_firsts(self) -> dict[str, str]:
+        """Each model without a stable version -> its oldest version that an engine has verified.
+
+        A version that every engine refuses must not become stable: nothing could serve the model.
+        """
+        found: dict[str, str] = {}
+        for model in self._models():
+            if self._decision_log.routing.get(model) is not None:
+                continue
+            for version in lifecycles.waiting(self._decision_log, self._registry, model):
+                name = version.record.version
+                reports = await self._agents.reports(name)
+                if any(report.candidate_ready for report in reports.values()):
+                    found[model] = name
+                    break
+                details = {agent: report.detail for agent, report in reports.items()}
+                if self._unverified.get(model) != (name, details):
+                    self._unverified[model] = (name, details)
+                    log.info("first_version.not_verified", version=name, agents=details)
+        return found
+
+    async def _start_what_waits(self, verified: dict[str, str]) -> None:
+        """The first verified version becomes stable; the next ones begin their rollouts."""
+        for model in self._models():
+            routing = self._decision_log.routing.get(model)
+            if routing is None:
+                if model in verified:
+                    await self._set_stable(model, verified[model])
+                continue
+            version = next(lifecycles.waiting(self._decision_log, self._registry, model), None)
             if version is None:
                 continue
             name = version.record.version
-            routing = self._decision_log.routing.get(model)
-            if routing is None:
-                await self._set_stable(model, name)
-            elif self._policy.auto_start and self._decision_log.unfinished_of(model) is None:
+            if self._policy.auto_start and self._decision_log.unfinished_of(model) is None:
                 await self._begin(
                     model,
                     routing.stable,
@@ -350,7 +378,7 @@ class Controller:
                 stable=version,
                 phase=Phase.healthy,
                 actor=CONTROLLER,
-                reason="the first released version",
+                reason="the first released version that an engine has verified",
                 at=self._clock.now(),
             )
 

@@ -62,8 +62,8 @@ def _changes(
             yield LifecycleChange(name, model, wanted, rollout, reason[:2000])
 
 
-def waiting(decision_log: DecisionLog, registry: Registry, model: str) -> Version | None:
-    """The first released version that was registered and never had a rollout, or None."""
+def waiting(decision_log: DecisionLog, registry: Registry, model: str) -> Iterator[Version]:
+    """Released versions that were registered and never had a rollout, oldest first."""
     routing = decision_log.routing.get(model)
     for version in registry.versions(model):
         if version.lifecycle is not Lifecycle.registered or not version.record.gate.released:
@@ -72,8 +72,7 @@ def waiting(decision_log: DecisionLog, registry: Registry, model: str) -> Versio
         if routing is not None and name == routing.stable:
             continue
         if _last_of(decision_log, model, name) is None:
-            return version
-    return None
+            yield version
 
 
 def _last_of(decision_log: DecisionLog, model: str, version: str) -> RolloutHistory | None:

@@ -89,7 +89,13 @@ class AgentHarness:
         )
 
     def register(
-        self, version: str, *, recorded: float, answers: float | None = None, parent: str = ""
+        self,
+        version: str,
+        *,
+        recorded: float,
+        answers: float | None = None,
+        parent: str = "",
+        model: str = "m",
     ) -> None:
         made = self.folder / "made" / version
         made.mkdir(parents=True)
@@ -100,7 +106,7 @@ class AgentHarness:
         )
         record = VersionRecord(
             version=version,
-            model="m",
+            model=model,
             method="dpo",
             base="base",
             parent=parent,
@@ -118,8 +124,8 @@ class AgentHarness:
         self.registry.apply(record_key(version), record.to_json())
         self.fake.answers[version] = recorded if answers is None else answers
 
-    def put(self, version: str, lifecycle: Lifecycle) -> None:
-        state = VersionState(version=version, model="m", state=lifecycle, token=0, at=START)
+    def put(self, version: str, lifecycle: Lifecycle, *, model: str = "m") -> None:
+        state = VersionState(version=version, model=model, state=lifecycle, token=0, at=START)
         self.registry.apply(state_key(version), state.to_json())
 
     async def settle(self) -> None:
@@ -180,6 +186,25 @@ async def test_refused_stable_version_makes_the_replica_unready(harness: AgentHa
     harness.put("v1", Lifecycle.stable)
     await harness.settle()
     assert harness.agent.unready() == "not ready: v1; see /v1/adapters"
+
+
+async def test_a_bad_stable_version_takes_no_other_model_down(harness: AgentHarness) -> None:
+    harness.register("v1", recorded=-1.0)
+    harness.register("bad", recorded=-3.0, answers=-5.0, model="other")
+    harness.put("v1", Lifecycle.stable)
+    harness.put("bad", Lifecycle.stable, model="other")
+    await harness.settle()
+    assert harness.state("bad") is AdapterState.refused
+    assert harness.agent.unready() is None
+
+
+async def test_the_first_version_of_a_model_is_verified_before_it_is_stable(
+    harness: AgentHarness,
+) -> None:
+    harness.register("v1", recorded=-1.0)
+    await harness.settle()
+    assert harness.state("v1") is AdapterState.ready
+    assert harness.agent.unready() is None
 
 
 async def test_after_an_engine_restart_all_is_loaded_and_checked_anew(

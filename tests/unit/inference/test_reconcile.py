@@ -84,6 +84,16 @@ def test_stable_comes_first_and_only_the_newest_retired_one_stays() -> None:
     assert names(wanted_versions(versions, (), 2)) == ["v3", "v2"]
 
 
+def test_a_model_without_a_stable_version_has_its_registered_ones_verified() -> None:
+    versions = [
+        version("v1", None, model="new"),
+        version("v2", Lifecycle.stable),
+        version("v3", None),
+        version("v4", None, model="new", released=False),
+    ]
+    assert names(wanted_versions(versions, (), 4)) == ["v2", "v1"]
+
+
 def test_unreleased_and_other_models_versions_are_not_wanted() -> None:
     versions = [
         version("v0", Lifecycle.stable, released=False),

@@ -132,8 +132,11 @@ class FakeAgents:
 
     def __init__(self) -> None:
         self.report = EngineReport(ready=True, generation=1, candidate_ready=True)
+        self.refused: set[str] = set()
 
-    async def reports(self, _: str) -> dict[str, EngineReport]:
+    async def reports(self, candidate: str) -> dict[str, EngineReport]:
+        if candidate in self.refused:
+            return {"agent": EngineReport(ready=True, generation=1, refused="another base")}
         return {"agent": self.report}
 
 

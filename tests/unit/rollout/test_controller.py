@@ -105,6 +105,24 @@ def lifecycle(harness: ControllerHarness, version: str) -> str:
     return found.lifecycle.value
 
 
+async def test_no_version_becomes_stable_before_an_engine_has_verified_it(
+    bench: ControllerBench,
+) -> None:
+    """An override let a wrong base past the gate: it became stable, and every engine refused it."""
+    await register(bench.log, "v1")
+    harness = await bench.harness(auto_start=True)
+    harness.agents.refused = {"v1"}
+    await harness.round()
+    await harness.round()
+    assert harness.written == []
+    assert harness.decision_log.routing.get("m") is None
+    assert lifecycle(harness, "v1") == "registered"
+    await register(bench.log, "v2")
+    await _until_known(harness, "v2")
+    await harness.round()
+    assert [(one.kind, one.stable) for one in harness.written] == [(DecisionKind.stable_set, "v2")]
+
+
 async def test_the_first_released_version_becomes_stable_and_the_next_queue(
     bench: ControllerBench,
 ) -> None:
