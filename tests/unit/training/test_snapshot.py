@@ -234,7 +234,9 @@ def test_imports_come_from_allowed_roots_only(monkeypatch: pytest.MonkeyPatch, u
 def test_outside_the_local_profile_imports_lie_beside_the_datasets() -> None:
     given = {"datasets_uri": "s3://ratchet/datasets"}
     assert TrainingSettings(**given).readable_import_roots == ("/",)
-    production = TrainingSettings(**given, profile="production")
+    production = TrainingSettings(
+        **given, profile="production", kafka_security_protocol="PLAINTEXT"
+    )
     assert production.readable_import_roots == ("s3://ratchet/datasets",)
     chosen = TrainingSettings(**given, import_roots="/imports, s3://theirs")
     assert chosen.readable_import_roots == ("/imports", "s3://theirs")
