@@ -25,8 +25,23 @@ PENDING = (
     ("feedback", "ratchet_ingestion_waiting_events", "feedback waiting for Kafka"),
     ("aggregator", "ratchet_feedback_pending", "feedback waiting for its interaction"),
     ("training", "ratchet_training_run_progress_ratio", "progress of the training run"),
+    (
+        "training",
+        'ratchet_training_missing_rows{kind="pairs"}',
+        "pairs missing for the next training",
+    ),
+    (
+        "training",
+        'ratchet_training_missing_rows{kind="judge_pairs"}',
+        "votes of the judge's panel missing for the next training",
+    ),
+    (
+        "training",
+        'ratchet_training_missing_rows{kind="heldout_pairs"}',
+        "held-out pairs missing for the next training",
+    ),
 )
-"""Metrics of pending work: the service, the metric, what it counts."""
+"""Metrics of pending work: the service, the metric, maybe with a label, what it counts."""
 
 
 def status(*, as_json: AsJson = False) -> None:
@@ -59,8 +74,14 @@ def status(*, as_json: AsJson = False) -> None:
 
 
 def total(text: str, metric: str) -> float | None:
-    """The sum of a metric's samples in Prometheus' text format, None where it has none."""
-    pattern = re.compile(rf"^{metric}(?:\{{[^\n]*\}})? ([-+.0-9eE]+)$", re.MULTILINE)
+    """The sum of a metric's samples in Prometheus' text format, None where it has none.
+
+    The metric may name one label in braces, as in `metric{kind="pairs"}`.
+    """
+    name, _, label = metric.rstrip("}").partition("{")
+    labels = rf"\{{[^\n]*{re.escape(label)}[^\n]*\}}"
+    labels = labels if label else f"(?:{labels})?"
+    pattern = re.compile(rf"^{name}{labels} ([-+.0-9eE]+)$", re.MULTILINE)
     values = [float(found) for found in pattern.findall(text)]
     return sum(values) if values else None
 

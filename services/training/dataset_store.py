@@ -87,10 +87,19 @@ class DatasetStore:
             StoreUnavailable: the storage did not answer.
 
         """
+        return next(reversed(self.snapshots(model, method)), None)
+
+    def snapshots(self, model: str, method: TrainingMethod) -> list[Manifest]:
+        """The snapshots of the log, the one with the highest offsets last.
+
+        Raises:
+            StoreUnavailable: the storage did not answer.
+
+        """
         try:
             filesystem, root = _locate(self._root)
             if not filesystem.exists(root):
-                return None
+                return []
             found = cast("list[str]", filesystem.glob(f"{root}/{model}-*/{MANIFEST}"))
             manifests = [
                 Manifest.model_validate_json(filesystem.cat_file(path)) for path in sorted(found)
@@ -102,7 +111,7 @@ class DatasetStore:
             for manifest in manifests
             if (manifest.model, manifest.method, manifest.origin) == (model, method, "log")
         ]
-        return max(of_log, key=lambda manifest: sum(manifest.offsets.values()), default=None)
+        return sorted(of_log, key=lambda manifest: sum(manifest.offsets.values()))
 
 
 def read_import(uri: str, roots: Collection[str], *, strict: bool = False) -> ImportedRows:

@@ -60,6 +60,14 @@ class JobQueue:
         end = self._ended.get(job_id)
         return end.phase if end else None
 
+    def last_rejected(self, model: str, method: TrainingMethod, actor: str) -> bool:
+        """Whether the model's job of the method that ended last is this actor's and was rejected."""
+        for job_id, end in reversed(self._ended.items()):
+            job = self._jobs.get(job_id)
+            if job is not None and (job.model, job.method) == (model, method):
+                return job.actor == actor and end.phase is RunPhase.rejected
+        return False
+
     def count(self, model: str, method: TrainingMethod, actor: str) -> int:
         """How many jobs this actor ever asked for."""
         return sum(

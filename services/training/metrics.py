@@ -31,8 +31,15 @@ class TrainingMetrics:
         )
         self.new_pairs = Gauge(
             "ratchet_training_new_pairs",
-            "Trainable pairs that are in no snapshot yet.",
+            "Trainable pairs that are in no version's snapshot yet.",
             ("model",),
+            registry=registry,
+        )
+        self.missing = Gauge(
+            "ratchet_training_missing_rows",
+            "Rows that the next training by itself still lacks, by kind: pairs, judge_pairs (votes "
+            "of the judge's panel), heldout_pairs.",
+            ("model", "kind"),
             registry=registry,
         )
         for method in TrainingMethod:

@@ -53,7 +53,7 @@ class Scheduler:
         self._pairs = PairCounter(settings.model, settings.rules)
         self._tail = event_log.tail(PREFERENCES)
         self._why = ""
-        self._last: Manifest | None = None
+        self._snapshots: list[Manifest] = []
         self._looked_at = -math.inf
 
     async def count(self) -> None:
@@ -79,12 +79,12 @@ class Scheduler:
         """Ask for a job if it is time. What Kafka or storage refuses is tried again later."""
         settings = self._settings
         try:
-            last = await self._newest()
+            snapshots = await self._known_snapshots()
         except StoreUnavailable as error:
             log.warning(Unavailable.storage, during="newest_dataset", error=str(error))
             return
-        if last is not None:
-            self._pairs.forget(last.offsets)
+        last = snapshots[-1] if snapshots else None
+        self._forget_trained(snapshots)
         self._metrics.new_pairs.labels(settings.model).set(len(self._pairs))
         inputs = TriggerInputs(
             model=settings.model,
@@ -94,7 +94,11 @@ class Scheduler:
             min_judge_pairs=settings.gate.min_judge_pairs,
             last_dataset=last.dataset_id if last else "",
             seed=settings.seed,
+            heldout_pairs=self._pairs.heldout,
+            fresh_pairs=self._pairs.since(last.offsets if last else {}),
         )
+        for kind, rows in inputs.missing.items():
+            self._metrics.missing.labels(settings.model, kind).set(rows)
         job, why = decide(inputs, self._queue, self._registry.registry, self._clock.now())
         if job is None:
             kind = why.strip("0123456789")
@@ -110,11 +114,20 @@ class Scheduler:
                 Unavailable.kafka, during="job_request", job_id=job.job_id, error=str(error)
             )
 
-    async def _newest(self) -> Manifest | None:
+    def _forget_trained(self, snapshots: list[Manifest]) -> None:
+        """Drop pairs that a version was made of; a job without a version does not use them up."""
+        versions = self._registry.registry.versions(self._settings.model)
+        used = {version.record.dataset.dataset_id for version in versions}
+        for manifest in reversed(snapshots):
+            if manifest.dataset_id in used:
+                self._pairs.forget(manifest.offsets)
+                return
+
+    async def _known_snapshots(self) -> list[Manifest]:
         now = self._clock.monotonic()
         if now - self._looked_at >= LOOK_INTERVAL_S:
-            self._last = await asyncio.to_thread(
-                self._store.newest, self._settings.model, TrainingMethod.dpo
+            self._snapshots = await asyncio.to_thread(
+                self._store.snapshots, self._settings.model, TrainingMethod.dpo
             )
             self._looked_at = now
-        return self._last
+        return self._snapshots

@@ -6,12 +6,13 @@ Two replicas that see the same log ask for the same job_id, and a job_id is one 
 # pyright: strict
 from __future__ import annotations
 
+import math
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from services.training.dataset import DatasetRules, pair_of, refusal
+from services.training.dataset import DatasetRules, is_held_out, pair_of, refusal
 from services.training.jobs import JobQueue
 from services.training.snapshot import Offsets
 from shared.contracts.events.base import Event
@@ -27,17 +28,22 @@ MAX_FAILURES = len(PAUSES) + 1
 """Jobs of its own that may fail, while nobody's job of the model ends otherwise, before it leaves
 the matter to people."""
 
+REJECTED_PAUSE_SHARE = 0.25
+"""Share of `min_pairs` that must be new since a snapshot whose candidates were rejected, as the
+same data would be rejected again."""
+
 _ON_THE_WAY = frozenset({Lifecycle.registered, Lifecycle.shadow, Lifecycle.canary})
 
 
 class PairCounter:
-    """Counts one model's trainable pairs that a snapshot does not have yet."""
+    """Counts one model's trainable pairs that no version's snapshot has yet."""
 
     def __init__(self, model: str, rules: DatasetRules) -> None:
         self._model = model
         self._rules = rules
         self._pairs: dict[str, tuple[str, int]] = {}
         self._judged: set[str] = set()
+        self._heldout: set[str] = set()
 
     def apply(self, event: Event, place: str, offset: int) -> None:
         """Fold one event of `preferences.v1` that came from `place` (topic/partition)."""
@@ -48,9 +54,12 @@ class PairCounter:
                         self._judged.add(event.pair_id)
                     else:
                         self._pairs[event.pair_id] = (place, offset)
+                        if is_held_out(pair_of(event).prompt, self._rules):
+                            self._heldout.add(event.pair_id)
             case PreferenceRetracted():
                 self._pairs.pop(event.pair_id, None)
                 self._judged.discard(event.pair_id)
+                self._heldout.discard(event.pair_id)
             case _:
                 pass
 
@@ -64,6 +73,15 @@ class PairCounter:
 
     def __len__(self) -> int:
         return len(self._pairs)
+
+    def since(self, offsets: Offsets) -> int:
+        """How many of them a snapshot up to these offsets does not have."""
+        return sum(offset >= offsets.get(place, 0) for place, offset in self._pairs.values())
+
+    @property
+    def heldout(self) -> int:
+        """How many trainable pairs are held out for the evaluation, old ones included."""
+        return len(self._heldout)
 
     @property
     def judged(self) -> int:
@@ -82,6 +100,20 @@ class TriggerInputs:
     min_judge_pairs: int
     last_dataset: str
     seed: int
+    heldout_pairs: int = 1
+    fresh_pairs: int = 0
+    """Pairs that came after the newest snapshot, whatever became of its job."""
+
+    @property
+    def missing(self) -> dict[str, int]:
+        """Rows that the next training by itself still lacks, by kind; empty where it is off."""
+        if self.min_pairs <= 0:
+            return {}
+        return {
+            "pairs": max(0, self.min_pairs - self.new_pairs),
+            "judge_pairs": max(0, self.min_judge_pairs - self.judge_pairs),
+            "heldout_pairs": max(0, 1 - self.heldout_pairs),
+        }
 
 
 def decide(
@@ -103,6 +135,12 @@ def decide(
         return None, f"{inputs.new_pairs} of {need} new pairs"
     if inputs.judge_pairs < inputs.min_judge_pairs:
         return None, f"{inputs.judge_pairs} of {inputs.min_judge_pairs} judge's pairs"
+    if not inputs.heldout_pairs:
+        return None, "no pair is held out for the evaluation"
+    again = math.ceil(need * REJECTED_PAUSE_SHARE)
+    rejected = queue.last_rejected(model, TrainingMethod.dpo, ACTOR)
+    if rejected and inputs.fresh_pairs < again:
+        return None, f"{inputs.fresh_pairs} of {again} pairs since the last job, which was rejected"
     if queue.unfinished(model):
         return None, "a job of this model is not finished"
     waits = _waits(queue.trailing_failures(model, ACTOR), now)

@@ -58,6 +58,10 @@ def test_samples_are_summed_by_metric() -> None:
     text = '# HELP a b\nspool 1\nspool{x="1"} 2.5\nspool_bytes 100\nspool{x="}"} 1e2\n'
     assert total(text, "spool") == pytest.approx(103.5)
     assert total(text, "other") is None
+    by_kind = 'rows{kind="pairs",model="m"} 3.0\nrows{kind="judge_pairs",model="m"} 30.0\n'
+    assert total(by_kind, 'rows{kind="pairs"}') == pytest.approx(3.0)
+    assert total(by_kind, 'rows{kind="judge_pairs"}') == pytest.approx(30.0)
+    assert total(by_kind, 'rows{kind="other"}') is None
 
 
 @pytest.mark.parametrize(

@@ -198,3 +198,36 @@ def test_a_job_waits_until_its_end_in_whatever_order_the_topics_are_read() -> No
     queue.put(progress("a", RunPhase.rejected))
     assert [job.job_id for job in queue.waiting()] == ["c"]
     assert (queue.ended("a"), queue.ended("c")) == (RunPhase.rejected, None)
+
+
+def test_what_is_missing_for_the_next_training_is_counted_by_kind() -> None:
+    few = replace(ENOUGH, new_pairs=179, judge_pairs=4, heldout_pairs=0)
+    assert few.missing == {"pairs": 0, "judge_pairs": 26, "heldout_pairs": 1}
+    assert replace(few, min_pairs=0).missing == {}
+    assert decide(replace(ENOUGH, heldout_pairs=0), JobQueue(), STABLE, NOW)[0] is None
+
+
+def test_after_a_rejected_job_the_same_pairs_wait_for_a_quarter_more() -> None:
+    queue = JobQueue()
+    job, _ = decide(ENOUGH, queue, STABLE, NOW)
+    assert job is not None
+    queue.put(job)
+    queue.put(progress(job.job_id, RunPhase.rejected))
+    again, why = decide(replace(ENOUGH, fresh_pairs=24), queue, STABLE, NOW)
+    assert again is None
+    assert why == "24 of 25 pairs since the last job, which was rejected"
+    again, _ = decide(replace(ENOUGH, fresh_pairs=25), queue, STABLE, NOW)
+    assert again is not None
+    assert again.job_id != job.job_id
+
+
+def test_pairs_since_a_snapshot_are_counted_without_using_the_others_up() -> None:
+    counter = PairCounter(MODEL, DatasetRules(heldout_share=0.5))
+    for number in range(10):
+        counter.apply(pair_event(number), "p/0", number)
+    assert counter.since({"p/0": 7}) == 3
+    assert len(counter) == 10
+    assert 0 < counter.heldout < 10
+    for number in range(10):
+        counter.apply(retraction(f"pair-{number:04}"), "p/0", 10 + number)
+    assert counter.heldout == 0
