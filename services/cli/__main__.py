@@ -28,7 +28,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.command("status")(status.status)
-app.command("train")(train.train)
+app.add_typer(train.app, name="train")
 app.add_typer(versions.app, name="versions")
 app.add_typer(rollout.app, name="rollout")
 app.add_typer(adapters.app, name="adapters")

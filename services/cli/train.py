@@ -1,4 +1,4 @@
-"""`ratchet train`: request a training job and follow it."""
+"""`ratchet train`: request a training job and follow it; list and show jobs."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from services.cli.kafka import with_log
 from services.cli.output import AsJson, print_json
 from services.cli.rollout import DEFAULT_MODEL, who
 from services.cli.settings import load_settings
+from services.cli.train_jobs import list_jobs, show_job
 
 if TYPE_CHECKING:
     from shared.contracts.events.training import TrainingProgress, TrainingRequested
@@ -22,7 +23,14 @@ if TYPE_CHECKING:
 PUBLISH_TIMEOUT_S = 10.0
 
 
+app = typer.Typer(help="Ask for the next version of a model, and look at training jobs.")
+app.command("list")(list_jobs)
+app.command("show")(show_job)
+
+
+@app.callback(invoke_without_command=True)
 def train(
+    context: typer.Context,
     *,
     method: Annotated[str, typer.Option(help="sft, dpo or reward.")] = "dpo",
     model: Annotated[str, typer.Option(help="The model's name.")] = DEFAULT_MODEL,
@@ -48,6 +56,8 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Ask for the next version of a model. With --wait, exit 1 where none comes of it."""
+    if context.invoked_subcommand is not None:
+        return
     settings = load_settings()
     request = _request(
         job_id=f"job-{uuid.uuid4().hex[:12]}",
@@ -69,7 +79,9 @@ def train(
     if as_json:
         print_json((ended or request).model_dump(mode="json"))
     elif ended is None:
-        typer.echo(f"{request.job_id} requested; follow it with ratchet status")
+        typer.echo(
+            f"{request.job_id} requested; follow it with ratchet train show {request.job_id}"
+        )
     if ended is not None and ended.phase.value != "succeeded":
         raise typer.Exit(Exit.failed)
 
@@ -96,7 +108,7 @@ async def _run(
             return await _follow(tail, request.job_id, say)
     except TimeoutError:
         raise CliError(
-            f"{request.job_id} did not end within {timeout_s:g} s; it goes on, see ratchet status",
+            f"{request.job_id} did not end within {timeout_s:g} s; it goes on, see ratchet train show",
             Exit.failed,
         ) from None
     finally:

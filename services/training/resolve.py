@@ -57,7 +57,7 @@ def resolve(job: TrainingRequested, registry: Registry, settings: TrainingSettin
         choose_name(job.model, job.method, wanted=job.version, parent="", taken=taken)
     if job.method is TrainingMethod.dpo and parent is None:
         raise InvalidJob(f"parent: {job.model} has no stable version; name one, or do sft first")
-    hyperparameters, reward = _hyperparameters(job, settings)
+    hyperparameters, reward = job_hyperparameters(job, settings)
     sft = job.method is TrainingMethod.sft
     return ResolvedJob(job, base, None if sft else parent, hyperparameters, reward)
 
@@ -77,9 +77,15 @@ def require_served_base(base: str, model: str, registry: Registry) -> None:
         )
 
 
-def _hyperparameters(
+def job_hyperparameters(
     job: TrainingRequested, settings: TrainingSettings
 ) -> tuple[Trainable, RewardHyperparameters]:
+    """The method's and the judge's hyperparameters: the job's over the service's.
+
+    Raises:
+        InvalidJob: an unknown name or a value out of bounds; names the field and the rule.
+
+    """
     own, served = job.hyperparameters, {"max_length": settings.max_context}
     reward = parse_hyperparameters(
         RewardHyperparameters,

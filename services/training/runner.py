@@ -14,12 +14,12 @@ import structlog
 from services.training.attempts import Attempts
 from services.training.candidate import judge_figures
 from services.training.dataset_store import DatasetStore, lay_out, read_import
-from services.training.errors import StoreUnavailable, TrainingError
+from services.training.errors import InvalidJob, StoreUnavailable, TrainingError
 from services.training.metrics import TrainingMetrics
 from services.training.outcome import JobOutcome, failed, succeeded
 from services.training.progress import ProgressReporter
 from services.training.publish import Publisher
-from services.training.resolve import ResolvedJob, resolve
+from services.training.resolve import ResolvedJob, job_hyperparameters, resolve
 from services.training.settings import TrainingSettings
 from services.training.snapshot import Dataset, take_snapshot
 from services.training.workspace import ResumeState, Workspace
@@ -119,6 +119,19 @@ class Runner:
                 self._ended(job, outcome)
                 return outcome
             await self._clock.sleep(backoff.next_s())
+
+    async def refuse(self, job: TrainingRequested) -> bool:
+        """End a job at once whose hyperparameters are wrong; tells whether it did.
+
+        Such a job need not wait behind a running one to be told so.
+        """
+        try:
+            job_hyperparameters(job, self._settings)
+        except InvalidJob as error:
+            reporter = ProgressReporter(self._log, self._clock, self._metrics, job)
+            await self._fail(job, reporter, str(error))
+            return True
+        return False
 
     async def _fail(
         self, job: TrainingRequested, reporter: ProgressReporter, message: str

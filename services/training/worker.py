@@ -52,6 +52,8 @@ class TrainingWorker:
         self._interval_s = settings.schedule_interval_s
         self._keep_jobs = settings.keep_jobs
         self._news = asyncio.Event()
+        self._current = False
+        """Whether the logs were read to their ends, so that a job without an end has none."""
 
     def age_s(self) -> float:
         """Seconds since the job topics were last read to their end."""
@@ -92,6 +94,7 @@ class TrainingWorker:
             except LogUnavailable as error:
                 log.warning(Unavailable.kafka, during="catch_up", error=str(error))
             else:
+                self._current = True
                 return
 
     async def _do(self, job: TrainingRequested) -> None:
@@ -110,7 +113,13 @@ class TrainingWorker:
             return
         assert isinstance(event, TrainingRequested | TrainingProgress)
         if self._queue.put(event):
+            if self._current and isinstance(event, TrainingRequested):
+                await self._refuse_invalid(event)
             self._news.set()
+
+    async def _refuse_invalid(self, job: TrainingRequested) -> None:
+        if await self._runner.refuse(job):
+            self._queue.note(job.job_id)
 
     async def _put_aside(self, record: Record, error: UnreadableRecord) -> None:
         """Dead letters have the record's place as their id, so one more at a restart is the same."""

@@ -140,6 +140,20 @@ async def test_a_job_for_a_name_with_a_slash_is_put_aside_with_the_rule(
     assert b"model: Value error, a name has letters" in (letter.value or b"")
 
 
+async def test_a_typo_in_a_hyperparameter_does_not_wait_behind_a_running_job(
+    harness: TrainingHarness,
+) -> None:
+    harness.plan({"hang": True})
+    await ask(harness, request("long"))
+    async with at_work(harness):
+        await eventually(lambda: harness.starts, "the trainer starts")
+        await ask(harness, request("typo", hyperparameters={"learning_rat": 1}))
+        await eventually(lambda: ends(harness), "the typo is refused")
+        assert ends(harness)[0] == ("typo", RunPhase.failed)
+    (said,) = [event.message for event in harness.progress("typo")]
+    assert "hyperparameters: learning_rat: Extra inputs are not permitted; known are" in said
+
+
 async def test_enough_pairs_start_a_job_and_the_next_needs_as_many_again(
     harness: TrainingHarness,
 ) -> None:
