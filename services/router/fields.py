@@ -78,7 +78,7 @@ class FieldRules:
             name: (known | more) - less - {"model"} for name, known in ENGINE_FIELDS.items()
         }
         self._refused = (STEERING_FIELDS | less) - more
-        self._read = ROUTER_FIELDS.union(read)
+        self._read = ROUTER_FIELDS.union(read) - less
         self._refuse_unknown = refuse_unknown
 
     def split(

@@ -66,11 +66,12 @@ def test_template_kwargs_carry_no_template(kwargs: object):
 
 
 def test_settings_outweigh_the_rules():
-    rules = FieldRules(passed=("cache_salt", "guided_json", "model"), refused=("n",))
+    rules = FieldRules(passed=("cache_salt", "guided_json", "model"), refused=("n", "metadata"))
     asked = {"model": "m", "cache_salt": "x", "guided_json": {}, "store": True}
     assert rules.split("chat", asked) == ({"cache_salt": "x", "guided_json": {}}, ("store",))
-    with pytest.raises(InvalidRequest):
-        rules.split("chat", {"n": 2})
+    for body in ({"n": 2}, {"metadata": {}}):
+        with pytest.raises(InvalidRequest):
+            rules.split("chat", body)
 
 
 def test_unknown_fields_are_refused_by_setting():
