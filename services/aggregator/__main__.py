@@ -14,6 +14,7 @@ from services.aggregator.errors import AggregatorError
 from services.aggregator.faust_app import FaustSettings
 from services.aggregator.fold import FoldRules
 from services.aggregator.metrics import AggregatorMetrics
+from services.aggregator.session_lease import SessionLease
 from services.aggregator.settings import AggregatorSettings
 from services.aggregator.stall_guard import StallGuard
 from services.aggregator.worker import Worker
@@ -58,11 +59,12 @@ async def run(
         settings.session_timeout_s / 2,
         on_stall=lambda stalled_s: die(f"the loop stood still for {stalled_s:.1f} s"),
     )
+    lease = SessionLease(settings.session_timeout_s)
     event_log = KafkaLog(
         KafkaConnection.of(settings), source=SOURCE, client_id="ratchet-aggregator"
     )
     redactor = Redactor()
-    writer = KafkaWriter(KafkaConnection.of(settings), guard=stall_guard.check)
+    writer = KafkaWriter(KafkaConnection.of(settings), guard=stall_guard.check, lease=lease)
     worker = Worker(
         FaustSettings(
             connection=KafkaConnection.of(settings),
@@ -85,6 +87,7 @@ async def run(
         ),
         metrics=metrics,
         stall_guard=stall_guard,
+        lease=lease,
         clock=clock,
         die=die,
     )

@@ -16,6 +16,8 @@ from shared.contracts.topics import AGGREGATOR_CHANGELOG
 from shared.kafka.security import KafkaConnection
 
 HEARTBEAT_S = 2.0
+REBALANCE_S = 60.0
+"""How long a rebalance waits for its members; longer than the session lease that covers a hand-over."""
 NO_GENERATION = -1
 """What aiokafka's coordinator holds while the group does not know it."""
 
@@ -60,6 +62,7 @@ def build_app(settings: FaustSettings, callbacks: FaustCallbacks) -> tuple[Any, 
         consumer_auto_offset_reset="earliest",
         broker_session_timeout=settings.session_timeout_s,
         broker_heartbeat_interval=min(HEARTBEAT_S, settings.session_timeout_s / 4),
+        broker_rebalance_timeout=max(REBALANCE_S, settings.session_timeout_s * 3),
         broker_request_timeout=settings.session_timeout_s * 3,
         broker_commit_interval=1.0,
     )

@@ -10,7 +10,6 @@ order, and no state kept across a change of the assignment.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -25,6 +24,7 @@ from services.aggregator.faust_app import (
     FaustSettings,
     build_app,
     changelog_of,
+    coordinator_of,
     expelled,
     owned_partitions,
 )
@@ -32,6 +32,7 @@ from services.aggregator.fold import FoldRules
 from services.aggregator.metrics import AggregatorMetrics
 from services.aggregator.partition import PartitionState
 from services.aggregator.recovery import recover_states
+from services.aggregator.session_lease import SessionLease
 from services.aggregator.stall_guard import StallGuard
 from services.aggregator.ticker import Ticker
 from services.aggregator.writer import Writer
@@ -54,12 +55,14 @@ class Worker:
         dead_letters: DeadLetters,
         metrics: AggregatorMetrics,
         stall_guard: StallGuard,
+        lease: SessionLease,
         clock: Clock,
         die: Callable[[str], None],
     ) -> None:
         self._rules = rules
         self._metrics = metrics
         self._stall_guard = stall_guard
+        self._lease = lease
         self._die = die
         self._session_timeout_s = settings.session_timeout_s
         self._states: dict[int, PartitionState] = {}
@@ -99,9 +102,12 @@ class Worker:
 
     async def stop(self) -> None:
         """Write what is folded, leave the group, end."""
-        with contextlib.suppress(AggregatorError, TimeoutError):
+        try:
             async with asyncio.timeout(self._session_timeout_s):
                 await self._checkpointer.flush()
+        except (AggregatorError, TimeoutError) as error:
+            # The producer still holds what was not confirmed, and would send it on its way out.
+            self._die(f"could not write before stopping: {error}")
         for task in self._tasks[1:]:
             task.cancel()
         self._drop()
@@ -139,6 +145,8 @@ class Worker:
 
     async def _on_revoked(self, *_: Any, **__: Any) -> None:
         """The assignment changes: write what is folded while it is owned, keep no state."""
+        # Faust calls this before each join, the first one included.
+        self._lease.watch(coordinator_of(self.app))
         if not self._states:
             return
         if expelled(self.app):
@@ -157,7 +165,7 @@ class Worker:
         log.info("partitions.revoked")
 
     def _drop(self) -> None:
-        self._stall_guard.armed = False
+        self._stall_guard.armed = self._lease.armed = False
         self._states.clear()
         self._checkpointer.clear()
         self._consumption.clear()
@@ -179,7 +187,7 @@ class Worker:
         states = await recover_states(stored, owned, self._rules)
         self._drop()
         self._stall_guard.beat()
-        self._stall_guard.armed = bool(states)
+        self._stall_guard.armed = self._lease.armed = bool(states)
         self._states.update(states)
         self._joined = True
         for partition, state in states.items():

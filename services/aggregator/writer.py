@@ -13,12 +13,14 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from services.aggregator.errors import WriteFailed
+from services.aggregator.session_lease import SessionLease
 from shared.kafka.envelope import Headers
 from shared.kafka.partitions import partition_of
 from shared.kafka.security import KafkaConnection
 
 BATCH_BYTES = 512 * 1024
 REQUEST_TIMEOUT_MS = 10_000
+LEASE_POLL_S = 0.05
 MAX_REQUEST_BYTES = 4 * 1024 * 1024
 WRITE_TIMEOUT_S = 45.0
 """How long a write may wait for the brokers; longer than the 30 s that a failover may take."""
@@ -47,11 +49,17 @@ class Writer(Protocol):
 
 
 class KafkaWriter:
-    """Writer on an idempotent producer. `guard` is called before every produce request."""
+    """Writer on an idempotent producer.
 
-    def __init__(self, connection: KafkaConnection, *, guard: Callable[[], None]) -> None:
+    Before each request, once its connection stands, it waits for a valid `lease` and calls `guard`.
+    """
+
+    def __init__(
+        self, connection: KafkaConnection, *, guard: Callable[[], None], lease: SessionLease
+    ) -> None:
         self._connection = connection
         self._guard = guard
+        self._lease = lease
         self._producer: AIOKafkaProducer | None = None
         self._partitions: dict[str, int] = {}
 
@@ -145,6 +153,11 @@ class KafkaWriter:
         send = client.send
 
         async def guarded(node_id: int, request: Any, **kwargs: Any) -> Any:
+            # `send` connects where it must, which takes time: connect first, then look at the clock.
+            await client.ready(node_id, **kwargs)
+            while not self._lease.valid():
+                await asyncio.sleep(LEASE_POLL_S)
+                await client.ready(node_id, **kwargs)
             self._guard()
             return await send(node_id, request, **kwargs)
 

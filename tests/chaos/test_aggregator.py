@@ -6,8 +6,10 @@ The truth is a recount of the raw topics that shares no code with the aggregator
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import signal
+import subprocess
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -30,6 +32,7 @@ from tests.support.aggregator_process import (
     send,
     total,
 )
+from tests.support.aggregator_proxy import CoordinatorProxy
 from tests.support.servers import Servers
 from tests.support.waiting import eventually
 
@@ -216,7 +219,7 @@ async def test_killed_between_writes(
     events = traffic(unique, 240, seed=12)
     await play(log, events, 0.0)
     for budget in (1, 3, 9, 30, 120, 260, 330):
-        module = ("-m", "tests.support.aggregator_runner", str(budget))
+        module = ("-m", "tests.support.aggregator_runner", "kill", str(budget))
         dying = AggregatorProcess(kafka, tmp_path, module=module).start()
         while (status := await asyncio.to_thread(dying.process.wait, 90)) == EXIT_FAILED:
             dying.start()
@@ -278,3 +281,73 @@ async def test_a_broker_that_stalls_for_thirty_seconds_loses_and_doubles_nothing
         await agrees(log, [worker], unique)
     finally:
         worker.stop()
+
+
+@pytest.mark.parametrize("step", ["checkpoint", "rows"])
+async def test_a_worker_cut_off_from_the_coordinator_writes_nothing_beside_its_successor(
+    kafka: str, log: KafkaLog, unique: str, tmp_path: Path, step: str
+) -> None:
+    """It can still fetch and produce. Its late write would come before or after the successor's.
+
+    A late checkpoint after the successor's last one would lose what only the successor counted; late
+    rows before the successor's checkpoint would let a repeated feedback count once more.
+    """
+    held = tmp_path / "held"
+    module = ("-m", "tests.support.aggregator_runner", "hold", step, str(held))
+    version = f"{unique}-v0"
+    shown = interaction(unique, tenant=unique, version=version)
+    names = [feedback(f"f{n}", unique, tenant=unique) for n in range(4)]
+    second = AggregatorProcess(kafka, tmp_path / "second")
+
+    async def counted(worker: AggregatorProcess) -> float:
+        series = (await worker.metrics()).get("ratchet_feedback_total", {})
+        return total(series, version=version)
+
+    async def counts_all(worker: AggregatorProcess, number: int) -> None:
+        async def equal() -> bool:
+            return await counted(worker) == number
+
+        await eventually(equal, f"{number} feedbacks counted", SETTLE_S)
+
+    async with CoordinatorProxy(kafka) as proxy:
+        first = AggregatorProcess(proxy.address, tmp_path / "first", module=module).start()
+        try:
+            await first.ready(60)
+            await send(log, INTERACTIONS, shown)
+            await send(log, FEEDBACK, names[0])
+            await counts_all(first, 1)
+            held.touch()
+            proxy.cut = True
+            second.start()
+            await send(log, FEEDBACK, names[1])
+            await counts_all(second, 2)
+            # Two batches, so that the row no longer says that it holds the third one's effect.
+            for number in (2, 3):
+                await send(log, FEEDBACK, names[number])
+                await counts_all(second, number + 1)
+            produced = proxy.produced
+            if step == "checkpoint":
+                second.kill()
+            held.unlink()
+            await asyncio.sleep(5.0)  # several checkpoints of a successor that lives
+            late = proxy.produced - produced
+            if second.alive():
+                second.kill()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                await asyncio.to_thread(first.process.wait, 60)
+            status = first.process.poll()
+            if status is None:
+                first.kill()
+            second.start()
+            await second.ready(90)
+            await send(log, FEEDBACK, *names)
+            await asyncio.sleep(5.0)
+            await counts_all(second, 4)
+            await asyncio.sleep(2.5)
+            assert await counted(second) == 4
+            assert late == 0
+            assert status == EXIT_FAILED
+        finally:
+            for worker in (first, second):
+                if worker.alive():
+                    worker.stop()

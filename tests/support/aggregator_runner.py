@@ -1,23 +1,27 @@
-"""The aggregator, killed by SIGKILL after a number of records written:
+"""The aggregator with a writer that fails or waits at a chosen record:
 
-    python -m tests.support.aggregator_runner 17
+    python -m tests.support.aggregator_runner kill 17
+    python -m tests.support.aggregator_runner hold rows|checkpoint FILE
 
-Everything else is what `python -m services.aggregator` runs.
+`kill` ends the process by SIGKILL after a number of records written; `hold` makes each write of rows
+(or of checkpoints) wait while FILE exists. Everything else is what `python -m services.aggregator` runs.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import uvloop
 
 from services.aggregator.__main__ import run
 from services.aggregator.settings import AggregatorSettings
 from services.aggregator.writer import KafkaWriter, Write, Writer
-from shared.contracts.topics import TICKS
+from shared.contracts.topics import AGGREGATOR_CHANGELOG, TICKS
 from shared.observability.logging import configure_logging
 
 
@@ -38,14 +42,38 @@ class KillingWriter:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def main() -> None:
-    budget = int(sys.argv[1])
+class HoldingWriter:
+    """Waits while a file exists before it writes rows, or checkpoints."""
 
-    def killing(writer: KafkaWriter) -> Writer:
-        return KillingWriter(writer, budget)
+    def __init__(self, writer: Writer, step: str, held: Path) -> None:
+        self._writer = writer
+        self._checkpoints = step == "checkpoint"
+        self._held = held
+
+    async def write(self, writes: Sequence[Write]) -> None:
+        if any(map(self._holds, writes)):
+            while self._held.exists():  # noqa: ASYNC110 another process removes it
+                await asyncio.sleep(0.05)
+        await self._writer.write(writes)
+
+    def _holds(self, write: Write) -> bool:
+        if write.topic != AGGREGATOR_CHANGELOG or write.value is None:
+            return False
+        return write.key.endswith(b"checkpoint") == self._checkpoints
+
+
+def main() -> None:
+    def through(writer: KafkaWriter) -> Writer:
+        match sys.argv[1:]:
+            case ["kill", budget]:
+                return KillingWriter(writer, int(budget))
+            case ["hold", step, held]:
+                return HoldingWriter(writer, step, Path(held))
+            case _:
+                raise SystemExit(__doc__)
 
     configure_logging("aggregator")
-    uvloop.run(run(AggregatorSettings.load(), through=killing))
+    uvloop.run(run(AggregatorSettings.load(), through=through))
 
 
 if __name__ == "__main__":
