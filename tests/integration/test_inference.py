@@ -123,6 +123,13 @@ class InferenceHarness:
         )
         return version
 
+    async def stable_version(self, trained: str) -> str:
+        """A stable version, ready; those registered after it are loaded only once they roll out."""
+        version = await self.register(trained)
+        await self.put(version, Lifecycle.stable)
+        await self.reaches(version, "ready")
+        return version
+
     async def put(self, version: str, state: Lifecycle) -> None:
         now = datetime.now(UTC)
         event = VersionState(version=version, model=self.name, state=state, token=0, at=now)
@@ -257,6 +264,7 @@ async def test_swapped_weights_never_become_ready(harness: InferenceHarness) -> 
 async def test_changed_bytes_in_the_store_are_refused_and_mended_ones_load(
     harness: InferenceHarness,
 ) -> None:
+    await harness.stable_version("tiny-v1.0")
     version = await harness.register("tiny-v1.1")
     weights = harness.store / version / "adapter_model.safetensors"
     right = weights.read_bytes()
@@ -321,8 +329,9 @@ async def test_twin_of_a_loaded_adapter_waits_for_people(harness: InferenceHarne
 async def test_adapter_in_the_last_slot_is_not_mistaken_for_the_base_under_traffic(
     harness: InferenceHarness,
 ) -> None:
-    versions = [await harness.register(f"tiny-v1.{number}") for number in range(4)]
-    for version in versions[:3]:
+    versions = [await harness.stable_version("tiny-v1.0")]
+    versions += [await harness.register(f"tiny-v1.{number}") for number in range(1, 4)]
+    for version in versions[1:3]:
         await harness.put(version, Lifecycle.canary)
         await harness.reaches(version, "ready")
     talking = [asyncio.create_task(harness.talk(versions[0])) for _ in range(2)]
