@@ -16,7 +16,7 @@ from shared.kafka.security import KafkaConnection
 CONNECT_S = 6.0
 
 
-class SlowClient:
+class SlowProducer:
     """Stands in for aiokafka's client: connecting takes longer than the lease lasts."""
 
     def __init__(self, uptime: list[float]) -> None:
@@ -39,7 +39,7 @@ async def test_a_request_waits_for_a_confirmed_heartbeat_once_its_connection_sta
     lease = SessionLease(10.0, now=lambda: uptime[0])
     lease.armed = True
     lease.answered(NoError.errno, 0.0)
-    client = SlowClient(uptime)
+    client = SlowProducer(uptime)
     writer = KafkaWriter(KafkaConnection("127.0.0.1:1"), guard=lambda: None, lease=lease)
     writer._guard_requests(SimpleNamespace(client=client))  # type: ignore[arg-type]
     sending = asyncio.create_task(client.send(0, "produce"))
@@ -53,7 +53,7 @@ async def test_a_request_waits_for_a_confirmed_heartbeat_once_its_connection_sta
 async def test_a_stall_is_looked_for_right_before_the_request_goes() -> None:
     uptime = [0.0]
     looks: list[float] = []
-    client = SlowClient(uptime)
+    client = SlowProducer(uptime)
     writer = KafkaWriter(
         KafkaConnection("127.0.0.1:1"),
         guard=lambda: looks.append(uptime[0]),
