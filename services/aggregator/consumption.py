@@ -136,6 +136,7 @@ class Consumption:
                 "log.offset_gap", topic=topic, partition=partition, at=expected, next=offset
             )
         elif gap is Gap.seek:
+            log.info("log.sought_back", topic=topic, partition=partition, at=expected, next=offset)
             await self._seek(topic, partition, expected)
         return gap is Gap.absent
 
