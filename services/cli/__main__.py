@@ -7,6 +7,7 @@ import sys
 import typer
 
 from services.cli import (
+    acls,
     adapters,
     dead_letters,
     feedback,
@@ -35,6 +36,7 @@ app.add_typer(adapters.app, name="adapters")
 app.add_typer(feedback.app, name="feedback")
 app.add_typer(dead_letters.app, name="dead-letters")
 app.add_typer(topics.app, name="topics")
+app.add_typer(acls.app, name="kafka")
 app.add_typer(state.app, name="state")
 app.add_typer(keys.app, name="keys")
 

@@ -1,0 +1,64 @@
+"""ACLs that brokers need, from the topics' declared writers and readers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from shared.contracts.topics import DEAD_LETTERS, intake_topic, load_topics
+
+CONSUMER_GROUPS = {
+    "aggregator": "ratchet.aggregator",
+    "feedback": "ratchet.feedback-intake",
+    "inference": "ratchet.inference",
+}
+ALL_TOPICS = "ratchet."
+"""What the names of all topics begin with."""
+
+
+class Acl(NamedTuple):
+    """One permission as `kafka-acls.sh` takes it."""
+
+    principal: str
+    operation: str
+    resource: str
+    name: str
+    pattern: str = "literal"
+
+    def arguments(self) -> str:
+        """The arguments of `kafka-acls.sh` that add it."""
+        return (
+            f"--add --allow-principal {self.principal} --operation {self.operation} "
+            f"--{self.resource} {self.name} --resource-pattern-type {self.pattern}"
+        )
+
+
+def required_acls(tenants: tuple[str, ...], *, prefix: str) -> Iterator[Acl]:
+    """What each principal needs; nobody needs more.
+
+    Products of a tenant log in as `<prefix>tenant-<tenant>`, and may only write its intake.
+    """
+    declared = load_topics()
+    intakes = {intake_topic(tenant): tenant for tenant in tenants}
+    with_dead_letters = {
+        writer for topic in declared if topic.name == DEAD_LETTERS for writer in topic.writers
+    }
+    for topic in (one for each in declared for one in each.for_tenants(tenants)):
+        for reader in topic.readers:
+            yield from _on_topic(f"User:{prefix}{reader}", "Read", topic.name)
+        for writer in topic.writers:
+            name = f"tenant-{intakes[topic.name]}" if topic.name in intakes else writer
+            yield from _on_topic(f"User:{prefix}{name}", "Write", topic.name)
+        if with_dead_letters & set(topic.readers):
+            # `ratchet dead-letters replay` puts a record back where it came from.
+            yield from _on_topic(f"User:{prefix}cli", "Write", topic.name)
+    for service, consumers in CONSUMER_GROUPS.items():
+        yield Acl(f"User:{prefix}{service}", "Read", "group", consumers)
+    for operation in ("Create", "Describe", "DescribeConfigs"):
+        # `ratchet topics apply` and `diff`
+        yield Acl(f"User:{prefix}cli", operation, "topic", ALL_TOPICS, "prefixed")
+
+
+def _on_topic(principal: str, operation: str, topic: str) -> Iterator[Acl]:
+    yield Acl(principal, operation, "topic", topic)
+    yield Acl(principal, "Describe", "topic", topic)
