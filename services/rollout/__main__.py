@@ -18,7 +18,7 @@ from services.rollout.errors import BadStrategy
 from services.rollout.evidence_store import EvidenceStore
 from services.rollout.leadership import DecisionLogFollower, Leadership
 from services.rollout.metrics import RolloutMetrics
-from services.rollout.prometheus import Prometheus
+from services.rollout.prometheus import Prometheus, PrometheusAccess
 from services.rollout.settings import RolloutSettings
 from services.rollout.strategy import read
 from shared.clock import SystemClock
@@ -81,7 +81,17 @@ async def run(settings: RolloutSettings) -> None:
             registry=versions.registry,
             view=RoutingView(redis),
             prometheus=Prometheus(
-                session, settings.prometheus_url, router_matchers=settings.router_matchers
+                session,
+                settings.prometheus_url,
+                router_matchers=settings.router_matchers,
+                access=PrometheusAccess(
+                    method=settings.prometheus_method,
+                    token_file=settings.prometheus_token_file,
+                    username=settings.prometheus_username,
+                    password_file=settings.prometheus_password_file,
+                    headers_file=settings.prometheus_headers_file,
+                    ca_file=settings.prometheus_ca_file,
+                ),
             ),
             agents=Agents(session, settings.agents),
             evidence_store=EvidenceStore(settings.data_dir / "rollout"),

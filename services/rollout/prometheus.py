@@ -3,18 +3,58 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from base64 import b64encode
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
 
 import aiohttp
+import orjson
 
 from services.rollout.errors import EvidenceUnavailable
 from services.rollout.evidence import MAX_SERIES, CounterSeries, quoted
+from shared.credentials import CredentialsUnreadable, read_secret, tls_context
 
 TIMEOUT_S = 3.0
+MAX_SHOWN = 200
+"""Bytes of an answer of another shape that its error shows."""
 ROUTER_UP = "ratchet_router_spool_bytes"
 """Every router exports it from its start to its end, with a rollout or without."""
 ROLLOUT_SEEN = "ratchet_router_rollout_seen"
 """1 from when all series of a rollout exist at a router; absent before and after."""
+
+
+@dataclass(frozen=True, slots=True)
+class PrometheusAccess:
+    """How Prometheus is asked. Files are read for each question, so that a new token is used."""
+
+    method: Literal["POST", "GET"] = "POST"
+    token_file: Path | None = None
+    username: str = ""
+    password_file: Path | None = None
+    headers_file: Path | None = None
+    ca_file: Path | None = None
+
+    def headers(self) -> dict[str, str]:
+        """Credentials, and the lines `Name: value` of the headers' file.
+
+        Raises:
+            CredentialsUnreadable: a file cannot be read.
+
+        """
+        found: dict[str, str] = {}
+        if self.headers_file:
+            lines = read_secret(self.headers_file, "RATCHET_PROMETHEUS_HEADERS_FILE").splitlines()
+            pairs = (line.partition(":") for line in lines if line.strip())
+            found = {name.strip(): value.strip() for name, _, value in pairs}
+        if self.token_file:
+            token = read_secret(self.token_file, "RATCHET_PROMETHEUS_TOKEN_FILE")
+            found["Authorization"] = f"Bearer {token}"
+        elif self.password_file:
+            password = read_secret(self.password_file, "RATCHET_PROMETHEUS_PASSWORD_FILE")
+            pair = b64encode(f"{self.username}:{password}".encode()).decode()
+            found["Authorization"] = f"Basic {pair}"
+        return found
 
 
 class Prometheus:
@@ -25,8 +65,16 @@ class Prometheus:
     """
 
     def __init__(
-        self, session: aiohttp.ClientSession, url: str, *, router_matchers: str = ""
+        self,
+        session: aiohttp.ClientSession,
+        url: str,
+        *,
+        router_matchers: str = "",
+        access: PrometheusAccess = PrometheusAccess(),
     ) -> None:
+        """Raises CredentialsUnreadable where the authorities' file cannot be read."""
+        self._access = access
+        self._tls = tls_context(access.ca_file, "RATCHET_PROMETHEUS_CA_FILE")
         self._session = session
         self._url = url.rstrip("/") + "/api/v1/query"
         self._router_matchers = router_matchers
@@ -70,18 +118,31 @@ class Prometheus:
         return {_labels(one).get("instance", "") for one in found}
 
     async def _ask(self, query: str, kind: str) -> list[dict[str, Any]]:
+        posts = self._access.method == "POST"
         try:
-            async with self._session.post(
+            async with self._session.request(
+                self._access.method,
                 self._url,
-                data={"query": query},
+                data={"query": query} if posts else None,
+                params=None if posts else {"query": query},
+                headers=self._access.headers(),
+                ssl=self._tls,
+                allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(total=TIMEOUT_S),
             ) as response:
-                body: Any = await response.json(content_type=None)
-        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+                content = await response.read()
+        except CredentialsUnreadable as error:
+            raise EvidenceUnavailable(f"Prometheus: {error}") from error
+        except (aiohttp.ClientError, TimeoutError) as error:
             raise EvidenceUnavailable(f"Prometheus: {error or type(error).__name__}") from error
+        try:
+            body: Any = orjson.loads(content)
+        except orjson.JSONDecodeError:
+            body = None
         if not isinstance(body, dict) or body.get("status") != "success":
-            said = body.get("error", "no success") if isinstance(body, dict) else "not an object"
-            raise EvidenceUnavailable(f"Prometheus: {said}")
+            said = body.get("error") if isinstance(body, dict) else None
+            said = said or content[:MAX_SHOWN].decode("utf-8", "replace")
+            raise EvidenceUnavailable(f"Prometheus: HTTP status {response.status}: {said}")
         data = body.get("data")
         if not isinstance(data, dict) or data.get("resultType") != kind:
             raise EvidenceUnavailable(f"Prometheus: the answer is not a {kind}")

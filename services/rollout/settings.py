@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, Self
 
-from pydantic import AnyHttpUrl, Field, TypeAdapter, field_validator
+from pydantic import AnyHttpUrl, Field, TypeAdapter, field_validator, model_validator
 from pydantic_settings import NoDecode
 
 from shared.observability.logging import Level
-from shared.settings import ServiceSettings, service_config, split_list
+from shared.settings import ServiceSettings, service_config, shared_name, split_list
 
 _URL = TypeAdapter(AnyHttpUrl)
 _MATCHER = r'\s*[a-zA-Z_][a-zA-Z0-9_]*\s*(?:=~|!~|!=|=)\s*"(?:[^"\\\n]|\\.)*"\s*'
@@ -42,6 +42,26 @@ class RolloutSettings(ServiceSettings):
         max_length=1000,
         description="PromQL label matchers of this installation's routers; empty: all routers",
     )
+    prometheus_method: Literal["POST", "GET"] = Field(
+        default="POST", validation_alias=shared_name("prometheus_method")
+    )
+    prometheus_token_file: Path | None = Field(
+        default=None, validation_alias=shared_name("prometheus_token_file")
+    )
+    prometheus_username: str = Field(
+        default="", validation_alias=shared_name("prometheus_username")
+    )
+    prometheus_password_file: Path | None = Field(
+        default=None, validation_alias=shared_name("prometheus_password_file")
+    )
+    prometheus_headers_file: Path | None = Field(
+        default=None,
+        validation_alias=shared_name("prometheus_headers_file"),
+        description="lines `Name: value`",
+    )
+    prometheus_ca_file: Path | None = Field(
+        default=None, validation_alias=shared_name("prometheus_ca_file")
+    )
     log_level: Level = "info"
     no_data_after_s: float = Field(default=30.0, gt=0)
     series_grace_s: float = Field(
@@ -70,3 +90,17 @@ class RolloutSettings(ServiceSettings):
                 'double quotes; write for example namespace="prod",cluster=~"eu-.*"'
             )
         return text
+
+    @model_validator(mode="after")
+    def _check_prometheus(self) -> Self:
+        if self.prometheus_token_file and self.prometheus_password_file:
+            raise ValueError(
+                "RATCHET_PROMETHEUS_TOKEN_FILE: must not be set beside "
+                "RATCHET_PROMETHEUS_PASSWORD_FILE; Prometheus takes one of them"
+            )
+        if bool(self.prometheus_username) != bool(self.prometheus_password_file):
+            raise ValueError(
+                "RATCHET_PROMETHEUS_USERNAME: must be set together with "
+                "RATCHET_PROMETHEUS_PASSWORD_FILE"
+            )
+        return self

@@ -13,13 +13,15 @@ from aiokafka.abc import AbstractTokenProvider
 from aiokafka.conn import collect_hosts, create_conn
 from aiokafka.errors import KafkaConnectionError, KafkaError
 
+from shared import credentials
+from shared.credentials import read_secret, tls_context
 from shared.settings import KafkaSettings
 
 CHECK_TIMEOUT_MS = 5_000
 
 
 class CredentialsUnreadable(KafkaError):
-    """A file of the connection cannot be read now; the message names its variable."""
+    """As `shared.credentials` has it, and handled like brokers that are away."""
 
 
 class Client(Protocol):
@@ -134,9 +136,9 @@ class KafkaConnection:
 
     def _ssl_context(self) -> ssl.SSLContext:
         try:
-            context = ssl.create_default_context(cafile=self.ca_file)
-        except OSError as error:
-            raise CredentialsUnreadable(f"RATCHET_KAFKA_CA_FILE: {error}") from error
+            context = tls_context(self.ca_file, "RATCHET_KAFKA_CA_FILE")
+        except credentials.CredentialsUnreadable as error:
+            raise CredentialsUnreadable(str(error)) from error
         if self.cert_file:
             try:
                 context.load_cert_chain(self.cert_file, self.key_file)
@@ -164,13 +166,7 @@ class TokenFile(AbstractTokenProvider):
 
 
 def _secret(path: Path, variable: str) -> str:
-    """The text of a file without the line end that editors add."""
     try:
-        text = path.read_text().strip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
-        # An error of decoding would show bytes of the secret.
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        raise CredentialsUnreadable(f"{variable}: {path}: {reason}") from None
-    if not text:
-        raise CredentialsUnreadable(f"{variable}: {path} is empty")
-    return text
+        return read_secret(path, variable)
+    except credentials.CredentialsUnreadable as error:
+        raise CredentialsUnreadable(str(error)) from None
