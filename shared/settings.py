@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from ssl import SSLContext
 from typing import Annotated, Literal, Self
 
 from pydantic import AliasChoices, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from shared.credentials import CredentialsUnreadable, read_secret, tls_context
 from shared.tenants import check_tenants
 
 EXIT_CONFIGURATION = 2
@@ -122,6 +124,16 @@ class ServiceSettings(KafkaSettings):
     tenants: Annotated[tuple[str, ...], NoDecode] = Field(
         default=("default",), validation_alias=shared_name("tenants")
     )
+    engine_api_key_file: Path | None = Field(
+        default=None,
+        validation_alias=shared_name("engine_api_key_file"),
+        description="file with the key that engines ask for",
+    )
+    engine_ca_file: Path | None = Field(
+        default=None,
+        validation_alias=shared_name("engine_ca_file"),
+        description="PEM of the authorities of engines by https; none: the system's",
+    )
     host: str = Field(default="127.0.0.1", validation_alias=shared_name("host"))
 
     @field_validator("tenants", "adapter_roots", mode="before")
@@ -139,15 +151,51 @@ class ServiceSettings(KafkaSettings):
         """Roots below which an adapter may be fetched: where training publishes, and further ones."""
         return (self.adapters_uri, *self.adapter_roots)
 
+    def engine_key(self) -> str:
+        """The key for engines; empty where they ask for none.
+
+        Raises:
+            CredentialsUnreadable: the file cannot be read.
+
+        """
+        if self.engine_api_key_file is None:
+            return ""
+        return read_secret(self.engine_api_key_file, "RATCHET_ENGINE_API_KEY_FILE")
+
+    def engine_headers(self) -> dict[str, str]:
+        """What every request to an engine carries: the key. It names nobody who asked us.
+
+        Raises:
+            CredentialsUnreadable: the file cannot be read.
+
+        """
+        key = self.engine_key()
+        return {"Authorization": f"Bearer {key}"} if key else {}
+
+    def engine_tls(self) -> SSLContext:
+        """How engines by https are recognised.
+
+        Raises:
+            CredentialsUnreadable: the file cannot be read.
+
+        """
+        return tls_context(self.engine_ca_file, "RATCHET_ENGINE_CA_FILE")
+
     @classmethod
     def load(cls) -> Self:
         """Read the environment; a wrong value ends the process with a clear message."""
         try:
-            return cls()
+            settings = cls()
+            settings.engine_headers()
+            settings.engine_tls()
+        except CredentialsUnreadable as error:
+            print(error, file=sys.stderr)
+            raise SystemExit(EXIT_CONFIGURATION) from None
         except ValidationError as error:
             for line in explain(error, str(cls.model_config.get("env_prefix", "RATCHET_"))):
                 print(line, file=sys.stderr)
             raise SystemExit(EXIT_CONFIGURATION) from None
+        return settings
 
 
 def explain(error: ValidationError, prefix: str = "RATCHET_") -> list[str]:

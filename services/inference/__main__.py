@@ -106,8 +106,9 @@ async def run(settings: InferenceSettings) -> None:
     wake = asyncio.Event()
     versions = RegistryFollower(event_log, lambda _: wake.set())
     key_follower = KeyFollower(event_log, keys)
-    connector = aiohttp.TCPConnector(limit=CONNECTIONS)
-    async with aiohttp.ClientSession(connector=connector) as session:
+    connector = aiohttp.TCPConnector(limit=CONNECTIONS, ssl=settings.engine_tls())
+    headers = settings.engine_headers()
+    async with aiohttp.ClientSession(connector=connector, headers=headers) as session:
         client = EngineClient(session, settings.engine_url)
         engine = engine_of(settings, client, metrics, wake)
         acceptances = Acceptances(settings.data_dir / "inference" / "acceptances.json")
@@ -203,6 +204,11 @@ def check(settings: InferenceSettings) -> str:
         return (
             "RATCHET_INFERENCE_BASE_MODEL: not set; give the base model's path or hub id, "
             "or use a running engine with RATCHET_INFERENCE_ENGINE_EXTERNAL=true"
+        )
+    if settings.engine_url.startswith("https:"):
+        return (
+            "RATCHET_INFERENCE_ENGINE_URL: https is for a running engine; "
+            "set RATCHET_INFERENCE_ENGINE_EXTERNAL=true, or write http"
         )
     if not Path(settings.engine_python).is_file():
         return (

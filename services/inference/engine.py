@@ -18,6 +18,7 @@ HEALTH_TIMEOUT_S = 10.0
 QUICK_TIMEOUT_S = 15.0
 LOAD_TIMEOUT_S = 120.0
 FINGERPRINT_TIMEOUT_S = 300.0
+KEY_REFUSED = (401, 403)
 MAX_ERROR = 400
 """Characters of an engine's error that are passed on."""
 
@@ -241,6 +242,11 @@ class EngineClient:
             raise EngineUnavailable(f"{path}: no answer within {timeout_s:g} s") from error
         except aiohttp.ClientError as error:
             raise EngineUnavailable(f"{path}: {error or type(error).__name__}") from error
+        if response.status in KEY_REFUSED:
+            raise EngineUnavailable(
+                f"{path}: {response.status}: the engine refuses our key; "
+                "set RATCHET_ENGINE_API_KEY_FILE to a file with its key"
+            )
         if response.status != 200:
             raise EngineRefused(f"{path}: {response.status} {error_message(content)}")
         return content

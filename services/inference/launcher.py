@@ -93,6 +93,8 @@ def engine_environment(
         "DO_NOT_TRACK": "1",
         "PYTHONUNBUFFERED": "1",
     }
+    if key := settings.engine_key():
+        wanted["VLLM_API_KEY"] = key
     if Path(settings.base_model).is_dir():
         wanted["HF_HUB_OFFLINE"] = "1"
     if settings.engine_profile == "cpu":

@@ -25,7 +25,7 @@ class InferenceSettings(ServiceSettings):
     base_model: str = Field(
         default="", description="path or hub id; needed unless the engine is external"
     )
-    engine_url: str = Field(default="http://127.0.0.1:8000", pattern=r"^http://[^/]+:\d+$")
+    engine_url: str = Field(default="http://127.0.0.1:8000", pattern=r"^https?://[^/]+:\d+$")
     engine_bind: str = Field(
         default="", description="address the engine listens on; empty: that of engine_url"
     )

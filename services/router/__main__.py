@@ -103,7 +103,9 @@ async def run(settings: RouterSettings, directory: Path) -> None:
     identity = IdentityRules(settings.user_sources, settings.nobody)
     health = Health()
     add_checks(health, state, spool, settings, clock)
-    async with Engines(settings.engines, clock) as engines:
+    async with Engines(
+        settings.engines, clock, headers=settings.engine_headers(), tls=settings.engine_tls()
+    ) as engines:
         gateway = Gateway(
             state=state,
             proxy=Proxy(

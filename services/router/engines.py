@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from ssl import SSLContext
 from types import TracebackType
 from typing import Self
 
@@ -40,17 +42,31 @@ class Engine:
 class Engines:
     """The engines and the one HTTP client for all of them. Use as an async context manager."""
 
-    def __init__(self, base_urls: tuple[str, ...], clock: Clock) -> None:
+    def __init__(
+        self,
+        base_urls: tuple[str, ...],
+        clock: Clock,
+        *,
+        headers: Mapping[str, str] | None = None,
+        tls: SSLContext | None = None,
+    ) -> None:
+        """`headers` go with every request, such as the engines' key; `tls` is for https."""
         self._engines = tuple(Engine(url) for url in base_urls)
         self._clock = clock
+        self._headers = headers
+        self._tls = tls
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
         """Open the client."""
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
-                limit=0, keepalive_timeout=IDLE_CONNECTION_S, ttl_dns_cache=10
+                limit=0,
+                keepalive_timeout=IDLE_CONNECTION_S,
+                ttl_dns_cache=10,
+                ssl=self._tls or True,
             ),
+            headers=self._headers,
             cookie_jar=aiohttp.DummyCookieJar(),
             skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding"),
             auto_decompress=False,

@@ -30,8 +30,9 @@ from shared.http.asgi import Receive, Send
 log = structlog.get_logger(__name__)
 
 HTTP_OK = 200
-ENGINE_FAULTS = frozenset((404, 408, 429))
-"""4xx that are no fault of the client: the adapter is not loaded, or the engine is too busy."""
+ENGINE_FAULTS = frozenset((401, 403, 404, 408, 429))
+"""4xx that are no fault of the client: the router's key is wrong, the adapter is not loaded, or the
+engine is too busy."""
 MAX_LOGGED = 300
 LOG_EVERY_S = 1.0
 END_OF_STREAM_S = 1.0

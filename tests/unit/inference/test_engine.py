@@ -1,6 +1,16 @@
 from __future__ import annotations
 
-from services.inference.engine import EngineLoad, error_message, parse_load
+from pathlib import Path
+
+import aiohttp
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from services.inference.engine import EngineClient, EngineLoad, error_message, parse_load
+from services.inference.errors import EngineUnavailable
+from services.inference.launcher import engine_command, engine_environment
+from services.inference.settings import InferenceSettings
 
 METRICS = """\
 # HELP vllm:num_requests_running Number of requests in model execution batches.
@@ -27,3 +37,28 @@ def test_error_is_the_engines_word_or_the_beginning_of_what_came() -> None:
     assert error_message(b'{"error":{"message":"no such model"}}') == "no such model"
     assert error_message(b"<html>" + b"x" * 1000) == "<html>" + "x" * 394
     assert error_message(b'["odd"]') == '["odd"]'
+
+
+async def test_engine_with_key_takes_the_agents_and_the_batch_workers_requests(
+    tmp_path: Path,
+) -> None:
+    async def answer(request: web.Request) -> web.Response:
+        if request.headers.get("Authorization") != "Bearer s":
+            return web.json_response({"error": "Unauthorized"}, status=401)
+        return web.json_response({"data": [{"id": "base"}]})
+
+    key = tmp_path / "key"
+    key.write_text("s")
+    settings = InferenceSettings(engine_api_key_file=key)
+    app = web.Application()
+    app.router.add_get("/v1/models", answer)
+    async with TestServer(app) as server:
+        url = str(server.make_url("")).rstrip("/")
+        async with aiohttp.ClientSession(headers=settings.engine_headers()) as session:
+            assert await EngineClient(session, url).models() == ("base", frozenset())
+        async with aiohttp.ClientSession() as session:
+            # No refusal of what was asked: an adapter must not be blamed for it.
+            with pytest.raises(EngineUnavailable, match="RATCHET_ENGINE_API_KEY_FILE"):
+                await EngineClient(session, url).models()
+    assert engine_environment(settings, {})["VLLM_API_KEY"] == "s"
+    assert "s" not in engine_command(settings)
