@@ -25,7 +25,7 @@ from shared.http.operations import OperationsApp
 from shared.http.server import serve, stop_on_signals
 from shared.kafka.deadletters import DeadLetters
 from shared.kafka.producer import KafkaLog
-from shared.kafka.security import CredentialsUnreadable, KafkaConnection
+from shared.kafka.security import KafkaConnection, KafkaCredentialsUnreadable
 from shared.observability.health import Health
 from shared.observability.logging import configure_logging
 from shared.redaction.redactor import Redactor
@@ -120,7 +120,7 @@ def main() -> None:
     spare_collector()
     try:
         uvloop.run(run(settings))
-    except (AggregatorError, CredentialsUnreadable) as error:
+    except (AggregatorError, KafkaCredentialsUnreadable) as error:
         die(str(error))
 
 

@@ -44,7 +44,7 @@ def build_app(settings: FaustSettings, callbacks: FaustCallbacks) -> tuple[Any, 
 
     Raises:
         DataDirUnusable: Faust's directory cannot be made.
-        CredentialsUnreadable: a file of the connection cannot be read.
+        KafkaCredentialsUnreadable: a file of the connection cannot be read.
     """
     make_data_dir(settings.data_dir)
     app: Any = faust.App(

@@ -101,7 +101,7 @@ def _walk(state: RolloutState, seen: Observation, reason: str) -> Move:
     while state.step < len(steps):
         step = steps[state.step]
         if isinstance(step, SetWeight):
-            return _set_weight(state, seen, step)
+            return _set_weight(state, seen, step, reason)
         if isinstance(step, Pause) and step.pause.duration is None:
             after = state.but(
                 phase=Phase.paused, paused_by="gate", paused_at=seen.at, needs_person=True
@@ -123,12 +123,18 @@ def _walk(state: RolloutState, seen: Observation, reason: str) -> Move:
     return Move(DecisionKind.complete, after, state.weight, f"{state.candidate} passed every step")
 
 
-def _set_weight(state: RolloutState, seen: Observation, step: SetWeight) -> Move:
+def _set_weight(state: RolloutState, seen: Observation, step: SetWeight, reason: str) -> Move:
     if state.weight == 0 and seen.not_ready:
         late = (seen.at - state.step_started_at).total_seconds() > LOAD_DEADLINE_S
         called = late or any(report.undecided for report in seen.agents.values())
         urgent = called and not state.needs_person
         return hold(state.but(needs_person=called), f"waits: {seen.not_ready}", urgent=urgent)
+    # A person may end a step early, and the judge's word on this look still comes first.
+    unjudged = _unjudged(state, seen, reason) if state.weight else ""
+    if unjudged:
+        late = (seen.at - state.step_started_at).total_seconds() > state.strategy.deadline
+        urgent = late and not state.needs_person
+        return hold(state.but(needs_person=late), f"{step.name} waits: {unjudged}", urgent=urgent)
     after = state.but(
         weight=step.set_weight,
         weight_set_at=seen.at,
@@ -141,8 +147,8 @@ def _set_weight(state: RolloutState, seen: Observation, step: SetWeight) -> Move
     return Move(DecisionKind.weight, after, state.weight, step.name)
 
 
-def _waits_for(state: RolloutState, seen: Observation, step: Pause | Analysis, reason: str) -> str:
-    """What keeps a step from ending; empty where nothing does."""
+def _unjudged(state: RolloutState, seen: Observation, reason: str) -> str:
+    """Why the judge says nothing good of the present weight; empty where it does."""
     if state.outcome is not AnalysisOutcome.successful:
         return reason or "no evidence yet"
     if state.unjudged_until is not None and seen.at < state.unjudged_until:
@@ -150,6 +156,13 @@ def _waits_for(state: RolloutState, seen: Observation, step: Pause | Analysis, r
     # Invariant 3. A pause may be over before silence counts as NoData, and each weight restarts that.
     if state.weight_set_at is not None and seen.candidate_at <= state.weight_set_at.timestamp():
         return "no request of the candidate was counted since the weight was set"
+    return ""
+
+
+def _waits_for(state: RolloutState, seen: Observation, step: Pause | Analysis, reason: str) -> str:
+    """What keeps a step from ending; empty where nothing does."""
+    if unjudged := _unjudged(state, seen, reason):
+        return unjudged
     if isinstance(step, Pause):
         elapsed = (seen.at - state.step_started_at).total_seconds()
         duration = step.pause.duration or 0.0

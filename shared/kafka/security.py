@@ -20,7 +20,7 @@ from shared.settings import KafkaSettings
 CHECK_TIMEOUT_MS = 5_000
 
 
-class CredentialsUnreadable(KafkaError):
+class KafkaCredentialsUnreadable(KafkaError):
     """As `shared.credentials` has it, and handled like brokers that are away."""
 
 
@@ -69,7 +69,7 @@ class KafkaConnection:
         """Keyword arguments of any aiokafka client.
 
         Raises:
-            CredentialsUnreadable: a file is missing or holds nothing of use.
+            KafkaCredentialsUnreadable: a file is missing or holds nothing of use.
 
         """
         return {"bootstrap_servers": self.bootstrap, **self.security_arguments()}
@@ -78,7 +78,7 @@ class KafkaConnection:
         """The client arguments without the address.
 
         Raises:
-            CredentialsUnreadable: a file is missing or holds nothing of use.
+            KafkaCredentialsUnreadable: a file is missing or holds nothing of use.
 
         """
         arguments: dict[str, Any] = {"security_protocol": self.protocol}
@@ -138,12 +138,12 @@ class KafkaConnection:
         try:
             context = tls_context(self.ca_file, "RATCHET_KAFKA_CA_FILE")
         except credentials.CredentialsUnreadable as error:
-            raise CredentialsUnreadable(str(error)) from error
+            raise KafkaCredentialsUnreadable(str(error)) from error
         if self.cert_file:
             try:
                 context.load_cert_chain(self.cert_file, self.key_file)
             except OSError as error:
-                raise CredentialsUnreadable(
+                raise KafkaCredentialsUnreadable(
                     f"RATCHET_KAFKA_CERT_FILE, RATCHET_KAFKA_KEY_FILE: {error}"
                 ) from error
         return context
@@ -159,7 +159,7 @@ class TokenFile(AbstractTokenProvider):
         """The token as it is in the file now.
 
         Raises:
-            CredentialsUnreadable: the file is missing or empty.
+            KafkaCredentialsUnreadable: the file is missing or empty.
 
         """
         return _secret(self._path, "RATCHET_KAFKA_TOKEN_FILE")
@@ -169,4 +169,4 @@ def _secret(path: Path, variable: str) -> str:
     try:
         return read_secret(path, variable)
     except credentials.CredentialsUnreadable as error:
-        raise CredentialsUnreadable(str(error)) from None
+        raise KafkaCredentialsUnreadable(str(error)) from None

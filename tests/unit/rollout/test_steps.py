@@ -319,6 +319,18 @@ looks = st.builds(
 commands = st.sampled_from(["pause", "resume", "promote", "abort"])
 
 
+@pytest.mark.parametrize("changes", [{"error": "Prometheus: away"}, {"verdict": None}])
+def test_a_weight_that_a_person_promotes_to_waits_for_the_judge(changes: dict[str, Any]) -> None:
+    state = at_five_percent()
+    for _ in range(2):
+        state = steps.promote(state, NOW + timedelta(seconds=20), "x").state
+    held = steps.look(state, seen(25, **changes))
+    assert (held.kind, held.state.weight) == (DecisionKind.hold, 500)
+    assert "waits" in held.reason
+    risen = steps.look(held.state, seen(30))
+    assert (risen.kind, risen.state.weight) == (DecisionKind.weight, 5_000)
+
+
 @settings(max_examples=150)
 @given(events=st.lists(st.one_of(looks, looks, looks, commands), max_size=40))
 def test_no_sequence_of_events_breaks_the_rules(events: list[dict[str, Any] | str]) -> None:

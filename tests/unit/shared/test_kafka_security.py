@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from shared.kafka.security import CredentialsUnreadable, KafkaConnection, TokenFile
+from shared.kafka.security import KafkaConnection, KafkaCredentialsUnreadable, TokenFile
 from shared.settings import KafkaSettings
 from tests.support.command import ratchet_here
 
@@ -86,7 +86,7 @@ def test_the_password_is_read_anew_and_shown_nowhere(
     path.write_text("another")
     assert found.client_arguments()["sasl_plain_password"] == "another"
     path.write_bytes(b"\xff" + SECRET.encode())
-    with pytest.raises(CredentialsUnreadable, match="RATCHET_KAFKA_PASSWORD_FILE") as raised:
+    with pytest.raises(KafkaCredentialsUnreadable, match="RATCHET_KAFKA_PASSWORD_FILE") as raised:
         found.client_arguments()
     assert SECRET not in str(raised.value)
     assert "xff" not in str(raised.value)
@@ -95,7 +95,7 @@ def test_the_password_is_read_anew_and_shown_nowhere(
 async def test_a_token_is_read_for_each_connection(tmp_path: Path) -> None:
     path = tmp_path / "token"
     provider = TokenFile(path)
-    with pytest.raises(CredentialsUnreadable, match="RATCHET_KAFKA_TOKEN_FILE"):
+    with pytest.raises(KafkaCredentialsUnreadable, match="RATCHET_KAFKA_TOKEN_FILE"):
         await provider.token()
     path.write_text("first\n")
     assert await provider.token() == "first"
@@ -105,8 +105,8 @@ async def test_a_token_is_read_for_each_connection(tmp_path: Path) -> None:
 
 def test_an_authority_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     missing = KafkaConnection("x:1", protocol="SSL", ca_file=tmp_path / "ca.pem")
-    with pytest.raises(CredentialsUnreadable, match="RATCHET_KAFKA_CA_FILE"):
+    with pytest.raises(KafkaCredentialsUnreadable, match="RATCHET_KAFKA_CA_FILE"):
         missing.client_arguments()
     (tmp_path / "ca.pem").write_text("no certificate")
-    with pytest.raises(CredentialsUnreadable, match="RATCHET_KAFKA_CA_FILE"):
+    with pytest.raises(KafkaCredentialsUnreadable, match="RATCHET_KAFKA_CA_FILE"):
         missing.client_arguments()
