@@ -96,16 +96,53 @@ class KafkaSettings(BaseSettings):
         return self
 
 
-class ServiceSettings(KafkaSettings):
+class RedisSettings(BaseSettings):
+    """How every client reaches Redis."""
+
+    model_config = SettingsConfigDict(extra="ignore", frozen=True, populate_by_name=True)
+
+    redis_url: str = Field(
+        default="redis://127.0.0.1:6379/0", validation_alias=shared_name("redis_url"), repr=False
+    )
+    redis_username: str = Field(default="", validation_alias=shared_name("redis_username"))
+    redis_password_file: Path | None = Field(
+        default=None, validation_alias=shared_name("redis_password_file")
+    )
+    redis_ca_file: Path | None = Field(
+        default=None,
+        validation_alias=shared_name("redis_ca_file"),
+        description="PEM of the authorities; none: the system's",
+    )
+
+    @property
+    def redis_address(self) -> str:
+        """The URL without a password, to be shown."""
+        scheme, _, rest = self.redis_url.partition("://")
+        return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}"
+
+    @model_validator(mode="after")
+    def _check_redis(self) -> Self:
+        scheme, _, rest = self.redis_url.partition("://")
+        if scheme not in ("redis", "rediss", "unix"):
+            raise ValueError("RATCHET_REDIS_URL: must begin with redis://, rediss:// or unix://")
+        if self.redis_ca_file and scheme != "rediss":
+            raise ValueError("RATCHET_REDIS_CA_FILE: is for TLS; write rediss:// in the URL")
+        if self.redis_username and not self.redis_password_file:
+            raise ValueError("RATCHET_REDIS_PASSWORD_FILE: must be set beside the username")
+        if self.redis_password_file and "@" in rest:
+            raise ValueError(
+                "RATCHET_REDIS_URL: must hold no user where RATCHET_REDIS_PASSWORD_FILE is set"
+            )
+        return self
+
+
+class ServiceSettings(KafkaSettings, RedisSettings):
     """What every service reads.
 
     A service's own fields take its prefix, by `model_config = service_config("router")`: its
     `port` is then RATCHET_ROUTER_PORT, while the fields here keep the plain RATCHET_.
     """
 
-    redis_url: str = Field(
-        default="redis://127.0.0.1:6379/0", validation_alias=shared_name("redis_url")
-    )
     prometheus_url: str = Field(
         default="http://127.0.0.1:9090", validation_alias=shared_name("prometheus_url")
     )

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeVar
 
-from services.cli.errors import CliError, unreachable
+from services.cli.errors import CliError, Exit, unreachable
 from services.cli.settings import CliSettings
 
 if TYPE_CHECKING:
@@ -83,14 +83,19 @@ async def with_view(settings: CliSettings, work: Callable[[RoutingView], Awaitab
         CliError: Redis gave no answer.
 
     """
-    from redis.asyncio import Redis
     from redis.exceptions import RedisError
 
+    from shared.registry.connection import RedisCluster, connect_redis, refuse_cluster
     from shared.registry.view import RoutingView
 
-    redis = Redis.from_url(settings.redis_url, socket_timeout=5, socket_connect_timeout=5)
+    redis = connect_redis(settings.redis, socket_timeout=5, socket_connect_timeout=5)
     try:
         async with redis:
+            await refuse_cluster(redis)
             return await work(RoutingView(redis))
+    except RedisCluster as error:
+        raise CliError(str(error), Exit.usage) from None
     except (RedisError, OSError) as error:
-        raise unreachable("Redis", settings.redis_url, error, "RATCHET_REDIS_URL") from error
+        raise unreachable(
+            "Redis", settings.redis.redis_address, error, "RATCHET_REDIS_URL"
+        ) from error

@@ -9,14 +9,16 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from services.cli.errors import CliError, Exit
 from shared.tenants import check_tenants
 
 if TYPE_CHECKING:
-    from shared.settings import KafkaSettings
+    from shared.settings import KafkaSettings, RedisSettings
+
+S = TypeVar("S", "KafkaSettings", "RedisSettings")
 
 DEFAULT_PORTS = {
     "router": 8080,
@@ -48,7 +50,7 @@ class CliSettings:
 
     urls: Mapping[str, str]
     kafka: KafkaSettings
-    redis_url: str
+    redis: RedisSettings
     tenants: tuple[str, ...]
     join_partitions: int
     replication: int
@@ -75,7 +77,7 @@ def load_settings(environ: Mapping[str, str] | None = None) -> CliSettings:
     return CliSettings(
         urls={service: _url(given, service) for service in DEFAULT_PORTS},
         kafka=_kafka(given),
-        redis_url=given.get("RATCHET_REDIS_URL") or f"redis://127.0.0.1:{_port(given, 'redis')}/0",
+        redis=_redis(given),
         tenants=_tenants(given),
         join_partitions=_number(given, "RATCHET_KAFKA_JOIN_PARTITIONS", 4, MAX_PARTITIONS),
         replication=_number(given, "RATCHET_KAFKA_REPLICATION", 1, 7),
@@ -101,14 +103,30 @@ def _port(given: Mapping[str, str], name: str) -> int:
 
 
 def _kafka(given: Mapping[str, str]) -> KafkaSettings:
-    values: dict[str, Any] = {name: value for name, value in given.items() if value}
-    values.setdefault("RATCHET_KAFKA_BOOTSTRAP", f"127.0.0.1:{_port(given, 'kafka')}")
+    from shared.settings import KafkaSettings
+
+    return _read(
+        KafkaSettings, given, "RATCHET_KAFKA_BOOTSTRAP", f"127.0.0.1:{_port(given, 'kafka')}"
+    )
+
+
+def _redis(given: Mapping[str, str]) -> RedisSettings:
+    from shared.settings import RedisSettings
+
+    return _read(
+        RedisSettings, given, "RATCHET_REDIS_URL", f"redis://127.0.0.1:{_port(given, 'redis')}/0"
+    )
+
+
+def _read(kind: type[S], given: Mapping[str, str], variable: str, default: str) -> S:
+    """One group of settings; where Kafka or Redis is follows from the stack's ports by default."""
     from pydantic import ValidationError
 
-    from shared.settings import KafkaSettings, explain
+    from shared.settings import explain
 
+    values: dict[str, Any] = {variable: default} | {name: one for name, one in given.items() if one}
     try:
-        return KafkaSettings(**values)
+        return kind(**values)
     except ValidationError as error:
         raise CliError("\n".join(explain(error)), Exit.usage) from None
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import uvloop
 from prometheus_client import CollectorRegistry
-from redis.asyncio import Redis
 
 from services.feedback.api import FeedbackApi, Limits, create_app
 from services.feedback.circuit_breaker import CircuitBreaker
@@ -29,6 +28,7 @@ from shared.keys import KeyRing
 from shared.observability.health import Health
 from shared.observability.logging import configure_logging
 from shared.redaction.redactor import Redactor
+from shared.registry.connection import RedisCluster, connect_redis, refuse_cluster
 from shared.registry.follow import KeyFollower, RegistryFollower, RoutingFollower
 from shared.service.background import BackgroundTasks
 from shared.service.readiness import freshness
@@ -73,11 +73,12 @@ async def run(settings: FeedbackSettings) -> None:
     health.ready("log", lambda: "the event log is unavailable" if publisher.refuses() else None)
     for name, follower in followers.items():
         health.ready(name, freshness(follower.age_s))
-    redis = Redis.from_url(  # pyright: ignore[reportUnknownMemberType]
-        settings.redis_url,
+    redis = connect_redis(
+        settings,
         socket_timeout=REDIS_TIMEOUT_S,
         socket_connect_timeout=REDIS_TIMEOUT_S,
     )
+    await refuse_cluster(redis)
     async with router_session(settings.max_comparisons) as session, redis:
         comparisons = Comparisons(
             router=RouterClient(session, settings.router_url, timeout_s=settings.router_timeout_s),
@@ -126,7 +127,10 @@ async def run(settings: FeedbackSettings) -> None:
 def main() -> None:
     settings = FeedbackSettings.load()
     configure_logging("feedback", settings.log_level)
-    uvloop.run(run(settings))
+    try:
+        uvloop.run(run(settings))
+    except RedisCluster as error:
+        raise SystemExit(str(error)) from None
 
 
 if __name__ == "__main__":

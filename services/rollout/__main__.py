@@ -8,7 +8,6 @@ import socket
 import aiohttp
 import uvloop
 from prometheus_client import CollectorRegistry
-from redis.asyncio import Redis
 
 from services.rollout.agents import Agents
 from services.rollout.api import RolloutApi, create_app, guarded
@@ -29,6 +28,7 @@ from shared.kafka.security import KafkaConnection
 from shared.keys import KeyRing
 from shared.observability.health import Health
 from shared.observability.logging import configure_logging
+from shared.registry.connection import RedisCluster, connect_redis, refuse_cluster
 from shared.registry.follow import KeyFollower, RegistryFollower
 from shared.registry.view import RoutingView
 from shared.service.background import BackgroundTasks
@@ -60,11 +60,12 @@ async def run(settings: RolloutSettings) -> None:
     decision_log = DecisionLog()
     decisions, versions = DecisionLogFollower(log, decision_log), RegistryFollower(log)
     followers = {"rollouts": decisions, "versions": versions, "keys": KeyFollower(log, keys)}
-    redis = Redis.from_url(
-        settings.redis_url,
+    redis = connect_redis(
+        settings,
         socket_timeout=REDIS_TIMEOUT_S,
         socket_connect_timeout=REDIS_TIMEOUT_S,
     )
+    await refuse_cluster(redis)
     async with aiohttp.ClientSession() as session, redis:
         holder = f"{socket.gethostname()}:{settings.port}/{os.getpid()}"
         controller = Controller(
@@ -136,7 +137,10 @@ def main() -> None:
         read(settings.strategy)
     except BadStrategy as error:
         raise SystemExit(f"RATCHET_ROLLOUT_STRATEGY: {error.detail}") from None
-    uvloop.run(run(settings))
+    try:
+        uvloop.run(run(settings))
+    except RedisCluster as error:
+        raise SystemExit(str(error)) from None
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from pathlib import Path
 import structlog
 import uvloop
 from prometheus_client import CollectorRegistry
-from redis.asyncio import Redis
 
 from services.router.app import Gateway
 from services.router.engines import Engines
@@ -36,6 +35,7 @@ from shared.keys import KeyRing
 from shared.observability.health import Health
 from shared.observability.logging import configure_logging
 from shared.redaction import Redactor
+from shared.registry.connection import RedisCluster, connect_redis, refuse_cluster
 from shared.registry.view import RoutingView
 from shared.service.background import BackgroundTasks
 
@@ -86,7 +86,8 @@ async def run(settings: RouterSettings, directory: Path) -> None:
     registry.register(metrics)
     keys = KeyRing(required=settings.profile != "local")
     event_log = KafkaLog(KafkaConnection.of(settings), source="/ratchet/router", client_id="router")
-    redis = Redis.from_url(settings.redis_url, socket_connect_timeout=2, health_check_interval=5)
+    redis = connect_redis(settings, socket_connect_timeout=2, health_check_interval=5)
+    await refuse_cluster(redis)
     sources = Sources(state, keys, event_log, RoutingView(redis), clock)
     dead_letters = DeadLetters(
         event_log,
@@ -158,7 +159,10 @@ def main() -> None:
     settings = RouterSettings.load()
     directory = settings.data_dir / "router"
     with take(directory):
-        uvloop.run(run(settings, directory))
+        try:
+            uvloop.run(run(settings, directory))
+        except RedisCluster as error:
+            raise SystemExit(str(error)) from None
 
 
 if __name__ == "__main__":

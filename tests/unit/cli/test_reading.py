@@ -35,7 +35,7 @@ def test_the_command_finds_the_local_stack_where_it_listens(environ: dict[str, s
         service: f"http://127.0.0.1:{ports[service]}" for service in DEFAULT_PORTS
     }
     assert settings.kafka.kafka_bootstrap == f"127.0.0.1:{ports['kafka']}"
-    assert settings.redis_url == f"redis://127.0.0.1:{ports['redis']}/0"
+    assert settings.redis.redis_url == f"redis://127.0.0.1:{ports['redis']}/0"
 
 
 def test_a_port_base_that_leaves_no_room_is_refused() -> None:
