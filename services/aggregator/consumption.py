@@ -17,6 +17,7 @@ from services.aggregator.metrics import AggregatorMetrics
 from services.aggregator.offset_gaps import Gap, OffsetGaps
 from services.aggregator.partition import PartitionState
 from services.aggregator.ticker import Ticker
+from shared.clock import Clock
 from shared.contracts.events.dead_letters import DeadLetterReason
 from shared.contracts.topics import TICKS
 from shared.kafka.deadletters import DeadLetters
@@ -49,6 +50,7 @@ class Consumption:
         dead_letters: DeadLetters,
         metrics: AggregatorMetrics,
         seek: Callable[[str, int, int], Awaitable[None]],
+        clock: Clock,
         die: Callable[[str], None],
     ) -> None:
         self._states = states
@@ -57,6 +59,7 @@ class Consumption:
         self._dead_letters = dead_letters
         self._metrics = metrics
         self._seek = seek
+        self._clock = clock
         self._die = die
         self._offset_gaps = OffsetGaps()
         self._folded = 0
@@ -78,6 +81,12 @@ class Consumption:
                 log.exception("worker.fold_failed", error=str(error))
                 self._die(f"folding: {error}")
 
+    async def seek_again(self) -> None:
+        """Repeat each seek that brought nothing; to be called every moment."""
+        for topic, partition, offset in self._offset_gaps.overdue(self._clock.monotonic()):
+            log.warning("log.sought_again", topic=topic, partition=partition, at=offset)
+            await self._seek(topic, partition, offset)
+
     async def _fold_event(self, event: Any) -> None:
         message = event.message
         state = self._states.get(message.partition)
@@ -85,8 +94,11 @@ class Consumption:
             return
         topic, offset = message.topic, message.offset
         expected = state.expects(topic)
-        if offset > expected and not await self._past(topic, message.partition, expected, offset):
-            return
+        if offset > expected:
+            if not await self._past(topic, message.partition, expected, offset):
+                return
+        elif offset == expected:
+            self._offset_gaps.close(topic, message.partition)
         self._metrics.events.labels(topic).inc()
         if offset >= expected:
             await self._fold_new(state, message)
@@ -129,7 +141,9 @@ class Consumption:
 
     async def _past(self, topic: str, partition: int, expected: int, offset: int) -> bool:
         """True where the log itself skips offsets; else they are read again where need be."""
-        gap = self._offset_gaps.meet(topic, partition, offset)
+        gap = self._offset_gaps.meet(
+            topic, partition, offset, expected=expected, now_s=self._clock.monotonic()
+        )
         if gap is Gap.absent:
             self._metrics.offset_gaps.labels(topic).inc(offset - expected)
             log.warning(

@@ -81,6 +81,7 @@ class Worker:
             dead_letters=dead_letters,
             metrics=metrics,
             seek=self._seek,
+            clock=clock,
             die=die,
         )
         self._joined = False
@@ -137,6 +138,7 @@ class Worker:
             await asyncio.sleep(BATCH_S / 20)
             if self.app.crashed:
                 self._die("Faust gave up; its log says why")
+            await self._consumption.seek_again()
             if self._checkpointer.due():
                 await self._checkpointer.flush()
 
