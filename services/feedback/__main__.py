@@ -5,7 +5,7 @@ from __future__ import annotations
 import uvloop
 from prometheus_client import CollectorRegistry
 
-from services.feedback.api import FeedbackApi, Limits, create_app
+from services.feedback.api import FeedbackApi, Limits, create_app, open_to_browsers
 from services.feedback.circuit_breaker import CircuitBreaker
 from services.feedback.comparisons import Comparisons
 from services.feedback.intake import GROUP, INTAKE_MODELS, Intake
@@ -104,9 +104,8 @@ async def run(settings: FeedbackSettings) -> None:
             ),
             rules=settings.rules,
         )
-        app = OperationsApp(
-            health, registry, create_app(api, metrics, cors_origins=settings.cors_origins)
-        )
+        served = open_to_browsers(create_app(api, metrics), settings.cors_origins)
+        app = OperationsApp(health, registry, served)
         background = BackgroundTasks()
         for name, follower in followers.items():
             background.start(name, follower.run())

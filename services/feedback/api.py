@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, cast
 
 import structlog
 from fastapi import FastAPI, Request, Response
-from fastapi.middleware.cors import CORSMiddleware
 from pydantic import TypeAdapter, ValidationError
 
 from services.feedback.comparisons import ComparisonRequest, Comparisons, VoteRequest
@@ -40,7 +39,9 @@ from shared.contracts.events.base import Identifier
 from shared.contracts.events.feedback import FeedbackSubmitted
 from shared.contracts.events.intake import Submission
 from shared.errors import FieldError, RatchetError
+from shared.http.asgi import AsgiApp
 from shared.http.body import ClientDisconnected, read_body
+from shared.http.cors import with_cors
 from shared.http.problems import handle_errors, json_response, problem
 from shared.kafka.log import NewRecord
 from shared.keys import ApiKey, KeyRing
@@ -195,22 +196,19 @@ class FeedbackApi:
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-def create_app(
-    api: FeedbackApi, metrics: FeedbackMetrics, *, cors_origins: Sequence[str] = ()
-) -> FastAPI:
-    """The application: routes, and the one place where errors become answers.
+def open_to_browsers(app: AsgiApp, origins: tuple[str, ...]) -> AsgiApp:
+    """The application for browsers on pages of these origins too."""
+    return with_cors(
+        app,
+        origins,
+        methods=("GET", "POST", "DELETE"),
+        expose=("x-ratchet-trace-id", "retry-after"),
+    )
 
-    Browsers on pages of `cors_origins` may call it.
-    """
+
+def create_app(api: FeedbackApi, metrics: FeedbackMetrics) -> FastAPI:
+    """The application: routes, and the one place where errors become answers."""
     app = FastAPI(title="Ratchet feedback", version="1", openapi_url="/openapi.json")
-    if cors_origins:
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=cors_origins,
-            allow_methods=["GET", "POST", "DELETE"],
-            allow_headers=["authorization", "content-type", "idempotency-key", "traceparent"],
-            expose_headers=["x-ratchet-trace-id", "retry-after"],
-        )
 
     def route(method: str, path: str, endpoint: Endpoint, way: Way, **documentation: Any) -> None:
         async def call(request: Request) -> Response:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from datetime import timedelta
 from typing import Annotated, Literal
 
@@ -10,10 +9,8 @@ from pydantic import Field, field_validator
 from pydantic_settings import NoDecode
 
 from services.feedback.submissions import SubmissionRules
-from shared.settings import ServiceSettings, service_config
-
-ORIGIN = re.compile(r"https?://[^/\s*,]+")
-"""Scheme, host and port, as browsers send it."""
+from shared.http.cors import check_origins
+from shared.settings import ServiceSettings, service_config, split_list
 
 
 class FeedbackSettings(ServiceSettings):
@@ -59,19 +56,12 @@ class FeedbackSettings(ServiceSettings):
     @field_validator("cors_origins", mode="before")
     @classmethod
     def _split_origins(cls, value: object) -> object:
-        if isinstance(value, str):
-            return tuple(item.strip() for item in value.split(",") if item.strip())
-        return value
+        return split_list(value)
 
     @field_validator("cors_origins")
     @classmethod
     def _are_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for origin in value:
-            if origin != "*" and not ORIGIN.fullmatch(origin):
-                raise ValueError(
-                    f"{origin} is no origin; write it as https://shop.example.com, without a path"
-                )
-        return value
+        return check_origins(value)
 
     @property
     def rules(self) -> SubmissionRules:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from shared.http.asgi import AsgiApp
 
 ANY = "*"
-_ORIGIN = re.compile(r"https?://[^/\s,]+")
+_ORIGIN = re.compile(r"https?://[^/\s,*]+")
 
 
 def check_origins(origins: Iterable[str]) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ import orjson
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
-from services.feedback.api import FeedbackApi, Limits, create_app
+from services.feedback.api import FeedbackApi, Limits, create_app, open_to_browsers
 from services.feedback.circuit_breaker import CircuitBreaker
 from services.feedback.comparisons import Comparisons
 from services.feedback.metrics import FeedbackMetrics
@@ -208,9 +208,8 @@ async def feedback_service(
             limits=Limits(body_bytes=100_000, batch_bytes=1_000_000, body_timeout_s=0.5),
             rules=rules,
         )
-        app: Any = OperationsApp(
-            Health(), collected, create_app(api, metrics, cors_origins=cors_origins)
-        )
+        served = open_to_browsers(create_app(api, metrics), tuple(cors_origins))
+        app: Any = OperationsApp(Health(), collected, served)
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://feedback") as client:
             yield FeedbackHarness(
