@@ -24,7 +24,7 @@ from services.feedback.publisher import SOURCE, FeedbackPublisher
 from shared.clock import SystemClock
 from shared.contracts.events.dead_letters import DeadLetter
 from shared.contracts.events.feedback import FeedbackSubmitted
-from shared.contracts.topics import FEEDBACK, intake_topic
+from shared.contracts.topics import FEEDBACK, intake_topic, load_topics
 from shared.kafka.consumer import ConsumerLoop
 from shared.kafka.deadletters import DeadLetters, list_dead_letters, replay
 from shared.kafka.log import EventLog, NewRecord, read_to_end
@@ -167,22 +167,38 @@ async def make_topic(bootstrap: str, name: str) -> None:
 
 @asynccontextmanager
 async def record_limit(bootstrap: str, topic: str, limit: int) -> AsyncIterator[None]:
-    """Brokers that refuse larger records on a topic, until the end."""
+    """Brokers that refuse larger records on a declared topic, until the end."""
+    (declared,) = (one.config for one in load_topics() if one.name == topic)
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
     await admin.start()
 
-    async def set_limit(limit: int) -> None:
-        entries = {"max.message.bytes": str(limit)}
-        resource = ConfigResource(ConfigResourceType.TOPIC, topic, configs=entries)
+    async def limits() -> set[str]:
+        named = ConfigResource(ConfigResourceType.TOPIC, topic)
+        responses = await admin.describe_configs([named])
+        entries = [one for response in responses for one in response.resources[0][4]]
+        return {value for name, value, *_ in entries if name == "max.message.bytes"}
+
+    async def alter(changes: dict[str, str]) -> None:
+        # This request replaces the whole configuration: what it leaves out falls to the default.
+        resource = ConfigResource(ConfigResourceType.TOPIC, topic, configs=declared | changes)
         for response in await admin.alter_configs([resource]):
             assert not any(code for code, *_ in response.resources), response
-        await asyncio.sleep(1)
+
+    before = await limits()
+
+    async def applied() -> bool:
+        return await limits() == {str(limit)}
+
+    async def restored() -> bool:
+        return await limits() == before
 
     try:
-        await set_limit(limit)
+        await alter({"max.message.bytes": str(limit)})
+        await eventually(applied, "the limit holds", timeout_s=30)
         yield
     finally:
-        await set_limit(1_048_588)
+        await alter({})
+        await eventually(restored, "the limit is gone", timeout_s=30)
         await admin.close()
 
 
