@@ -118,6 +118,7 @@ async def test_no_checkpoint_covers_a_refused_event_before_its_dead_letter_is_ke
         dead_letters=letters,
         metrics=metrics,
         seek=unexpected,
+        clock=clock,
         die=pytest.fail,
     )
     # One flush writes, a second waits for its turn, and only then the event is refused.
