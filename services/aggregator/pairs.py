@@ -63,6 +63,7 @@ def feedback_product(
                 label=feedback.type is FeedbackType.thumbs_up,
                 version=version,
                 causes=(f"{feedback.feedback_id}:{edition}",),
+                traces=(feedback.trace_id,),
                 raters=rater_of(feedback.user_id),
                 context=merged(interaction.context, feedback.context),
                 created_at=feedback.submitted_at,

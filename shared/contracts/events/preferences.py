@@ -65,6 +65,7 @@ class UnpairedExample(Event):
     label: bool
     version: OptionalIdentifier = ""
     causes: tuple[str, ...]
+    traces: tuple[str, ...] = ()
     raters: tuple[str, ...] = ()
     context: Context = Context()
     created_at: AwareDatetime

@@ -154,6 +154,7 @@ def test_a_withdrawal_takes_everything_back_but_the_counters() -> None:
     made = [event for event in outputs if isinstance(event, UnpairedExample)]
     taken = [event for event in outputs if isinstance(event, PreferenceRetracted)]
     assert [event.pair_id for event in made] == [event.pair_id for event in taken]
+    assert [event.traces for event in made] == [(interaction().trace_id,)]
     rated = [event for event in outputs if isinstance(event, RatedAnswer)]
     assert [event.score for event in rated] == [1.0, None]
     examples = [event for event in outputs if isinstance(event, ExampleJoined)]
