@@ -4,6 +4,7 @@
 # aiokafka has no types.
 from __future__ import annotations
 
+import asyncio
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,7 +131,10 @@ class KafkaConnection:
             except (OSError, KafkaError, TimeoutError) as error:
                 reason = f"{host}:{port}: {str(error) or 'timed out'}"
             else:
-                connection.close()
+                closed = connection.close()
+                if closed is not None:
+                    # TLS takes a round trip to close; cut short it leaves its socket behind.
+                    await asyncio.wait((closed,), timeout=CHECK_TIMEOUT_MS / 1000)
                 return
         raise KafkaConnectionError(reason)
 
