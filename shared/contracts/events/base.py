@@ -8,7 +8,8 @@ milliseconds, scores are in [0, 1], weights are basis points 0-10000.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, ClassVar
+from enum import StrEnum
+from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -54,12 +55,112 @@ class Event(BaseModel):
         return self.model_dump_json().encode()
 
 
+def _is_empty(value: object) -> bool:
+    return not value
+
+
+def unless_empty(default: Any, **rules: Any) -> Any:
+    """A field that is written only where it says something, so that text turns stay small."""
+    return Field(default=default, exclude_if=_is_empty, **rules)
+
+
+class ToolCall(BaseModel):
+    """One call of a tool, as the model wrote it."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+    id: str = unless_empty("", max_length=MAX_ID)
+    name: str = Field(max_length=MAX_ID)
+    arguments: Text = Field(
+        default="{}",
+        description="JSON object without white space, its keys as they were written; see unparsed",
+    )
+    unparsed: bool = unless_empty(
+        default=False, description="arguments are no JSON object; they are the model's own text"
+    )
+
+
+class ContentPart(BaseModel):
+    """One part of a turn that is not text alone. Media are kept as a digest, never as bytes."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+    type: str = Field(max_length=16, description="text, image, audio, video, file or other")
+    text: Text = unless_empty("")
+    sha256: str = unless_empty("", max_length=64, description="of the bytes; see reference")
+    size: int = unless_empty(0, ge=0, description="bytes; 0: unknown")
+    media_type: str = unless_empty("", max_length=MAX_ID)
+    reference: bool = unless_empty(
+        default=False, description="sha256 is of the address or file id: the bytes were not seen"
+    )
+
+
 class Message(BaseModel):
-    """One chat turn, text only as stored."""
+    """One chat turn as stored: its text, and beside it what is more than text."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
     role: str = Field(max_length=32)
     content: Text
+    name: str = unless_empty("", max_length=MAX_ID)
+    tool_calls: tuple[ToolCall, ...] = unless_empty(())
+    tool_call_id: str = unless_empty("", max_length=MAX_ID)
+    reasoning: Text = unless_empty("", description="what the model thought; no part of content")
+    refusal: Text = unless_empty("")
+    parts: tuple[ContentPart, ...] = unless_empty(
+        (),
+        description="in their order, where one is no text; content then has [image] in its place",
+    )
+
+    @property
+    def is_text(self) -> bool:
+        """Whether role and content say all there is."""
+        return not (
+            self.tool_calls
+            or self.parts
+            or self.reasoning
+            or self.refusal
+            or self.tool_call_id
+            or self.name
+        )
+
+
+class Tool(BaseModel):
+    """Definition of a tool that the model could call."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+    name: str = Field(max_length=MAX_ID)
+    description: Text = unless_empty("")
+    parameters: Text = Field(
+        default="{}", description="JSON Schema of the arguments, without white space"
+    )
+
+
+class Untrainable(StrEnum):
+    """Why an interaction is kept out of training, whatever its feedback."""
+
+    several_choices = "several_choices"
+    """One of several answers was stored, and which one a person saw is unknown."""
+    several_prompts = "several_prompts"
+    token_ids = "token_ids"  # noqa: S105 no secret
+    """The prompt came as token ids."""
+    echo = "echo"
+    """The answer repeats the prompt."""
+    media = "media"
+    """A turn has an image, audio or a file, and training is on text."""
+    continued = "continued"
+    """The answer goes on in the middle of a turn that the client began."""
+    too_large = "too_large"
+    """The conversation is longer than what is stored."""
+
+
+UntrainableReasons = Annotated[
+    tuple[Annotated[str, Field(max_length=32)], ...],
+    Field(max_length=16, description="values of Untrainable; readers take others as they come"),
+]
+"""Texts in the schema, as an enumeration could never gain a value."""
+
+AnswerTurn = Annotated[
+    Message | None,
+    Field(description="the answer as a turn; absent where it is text alone"),
+]
 
 
 class Context(BaseModel):
@@ -78,6 +179,11 @@ def prompt_text(messages: tuple[Message, ...]) -> str:
     if len(messages) == 1:
         return messages[0].content
     return "\n".join(f"{turn.role}: {turn.content}" for turn in messages)
+
+
+def answer_turn(turn: Message | None, text: str) -> Message:
+    """An answer as a turn, whichever way it is stored."""
+    return turn or Message(role="assistant", content=text)
 
 
 _ENDED = frozenset({"", "stop", "tool_calls", "function_call"})

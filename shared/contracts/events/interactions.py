@@ -8,13 +8,17 @@ from typing import ClassVar, Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from shared.contracts.events.base import (
+    AnswerTurn,
     Context,
     Event,
     Identifier,
     Message,
     OptionalIdentifier,
     Text,
+    Tool,
+    UntrainableReasons,
     prompt_text,
+    unless_empty,
     was_cut,
 )
 
@@ -76,7 +80,11 @@ class InteractionRecorded(Event):
     endpoint: Literal["chat", "completions"]
     stream: bool
     messages: tuple[Message, ...] = Field(description="chat turns; a prompt is one user turn")
-    completion: Text
+    tools: tuple[Tool, ...] = unless_empty(())
+    response_format: Text = unless_empty("", description="JSON as asked for; empty: any text")
+    completion: Text = Field(description="the answer's text; of tool calls alone, these as JSON")
+    answer: AnswerTurn = unless_empty(None)
+    untrainable: UntrainableReasons = unless_empty(())
     finish_reason: str = Field(default="", max_length=64)
     engine_id: OptionalIdentifier = Field(
         default="",

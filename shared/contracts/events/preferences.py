@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 from pydantic import AwareDatetime, Field
 
 from shared.contracts.events.base import (
+    AnswerTurn,
     Context,
     Cut,
     Event,
@@ -15,6 +16,9 @@ from shared.contracts.events.base import (
     Message,
     OptionalIdentifier,
     Text,
+    Tool,
+    UntrainableReasons,
+    unless_empty,
 )
 
 
@@ -37,8 +41,12 @@ class PreferencePair(Event):
     tenant: Identifier
     model: Identifier
     messages: tuple[Message, ...]
+    tools: tuple[Tool, ...] = unless_empty(())
     chosen: Text
     rejected: Text
+    chosen_turn: AnswerTurn = unless_empty(None)
+    rejected_turn: AnswerTurn = unless_empty(None)
+    untrainable: UntrainableReasons = unless_empty(())
     chosen_cut: Cut = False
     rejected_cut: Cut = False
     chosen_version: OptionalIdentifier = ""
@@ -60,7 +68,10 @@ class UnpairedExample(Event):
     tenant: Identifier
     model: Identifier
     messages: tuple[Message, ...]
+    tools: tuple[Tool, ...] = unless_empty(())
     completion: Text
+    answer: AnswerTurn = unless_empty(None)
+    untrainable: UntrainableReasons = unless_empty(())
     cut: Cut = False
     label: bool
     version: OptionalIdentifier = ""

@@ -6,7 +6,17 @@ from typing import ClassVar, Literal
 
 from pydantic import AwareDatetime
 
-from shared.contracts.events.base import Context, Event, Identifier, Message, Text
+from shared.contracts.events.base import (
+    AnswerTurn,
+    Context,
+    Event,
+    Identifier,
+    Message,
+    Text,
+    Tool,
+    UntrainableReasons,
+    unless_empty,
+)
 from shared.contracts.events.feedback import FeedbackSubmitted
 
 
@@ -19,7 +29,10 @@ class ExampleJoined(Event):
     model: Identifier
     version: Identifier
     messages: tuple[Message, ...]
+    tools: tuple[Tool, ...] = unless_empty(())
     completion: Text
+    answer: AnswerTurn = unless_empty(None)
+    untrainable: UntrainableReasons = unless_empty(())
     context: Context = Context()
     started_at: AwareDatetime
     feedback: tuple[FeedbackSubmitted, ...]

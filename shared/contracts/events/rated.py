@@ -7,6 +7,7 @@ from typing import ClassVar
 from pydantic import AwareDatetime, Field
 
 from shared.contracts.events.base import (
+    AnswerTurn,
     Context,
     Cut,
     Event,
@@ -14,12 +15,15 @@ from shared.contracts.events.base import (
     Message,
     OptionalIdentifier,
     Text,
+    Tool,
+    UntrainableReasons,
+    unless_empty,
 )
 from shared.contracts.events.interactions import Arm
 
 
 class RatedAnswer(Event):
-    """A scored answer, to build same-prompt pairs. Key: hash of (tenant, normalised prompt)."""
+    """A scored answer, to build same-prompt pairs. Key: prompt_key."""
 
     ce_type: ClassVar[str] = "ratchet.rated.answer.v1"
     rated_id: Identifier = Field(description="uuid5 of the feedback revision that caused it")
@@ -30,7 +34,10 @@ class RatedAnswer(Event):
     feedback_id: Identifier
     revision: int
     messages: tuple[Message, ...]
+    tools: tuple[Tool, ...] = unless_empty(())
     completion: Text
+    answer: AnswerTurn = unless_empty(None)
+    untrainable: UntrainableReasons = unless_empty(())
     cut: Cut = False
     version: Identifier
     score: float | None = Field(description="satisfaction in [0, 1]; None retracts")
