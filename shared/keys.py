@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import secrets
+import time
+from collections.abc import Callable
 from typing import NamedTuple
 
-from shared.contracts.events.api_keys import ApiKeyIssued, Permission
+from shared.contracts.events.api_keys import ApiKeyIssued, KeyLimits, Permission
 from shared.errors import RatchetError
 
 KEY_PREFIX = "rk_"
 KEY_BYTES = 32
+
+
+NO_LIMITS = KeyLimits()
 
 
 class ApiKey(NamedTuple):
@@ -20,14 +26,20 @@ class ApiKey(NamedTuple):
     tenant: str
     scopes: frozenset[Permission]
     explicit_versions: bool
+    judge_panel: bool = False
+    limits: KeyLimits = NO_LIMITS
+    expires_at: float = math.inf
+    """Seconds since 1970."""
 
 
-LOCAL_KEY = ApiKey("local", "default", frozenset(Permission), explicit_versions=True)
+LOCAL_KEY = ApiKey(
+    "local", "default", frozenset(Permission), explicit_versions=True, judge_panel=True
+)
 """Everybody's key in the local profile."""
 
 
 class Unauthenticated(RatchetError):
-    """No API key, or an unknown one."""
+    """No API key, or one that is unknown or expired."""
 
     status = 401
     code = "unauthenticated"
@@ -35,7 +47,8 @@ class Unauthenticated(RatchetError):
 
     def __init__(self) -> None:
         super().__init__(
-            "no or an unknown API key; send `Authorization: Bearer <key>` with a key that was issued"
+            "no API key, or an unknown or expired one; send `Authorization: Bearer <key>` with a "
+            "key that was issued"
         )
 
 
@@ -51,11 +64,29 @@ class Forbidden(RatchetError):
         self.scope = scope
 
 
-class KeyRing:
-    """All keys: the fold of `api-keys.v1`. With `required=False` everybody has LOCAL_KEY."""
+class KeysUnread(RatchetError):
+    """The keys were not read yet, so that none can be told to be unknown."""
 
-    def __init__(self, *, required: bool) -> None:
+    status = 503
+    code = "not_ready"
+    title = "Not ready"
+    retry_after_s = 1
+
+    def __init__(self) -> None:
+        super().__init__("the service has not read the API keys yet; try again")
+
+
+class KeyRing:
+    """All keys: the fold of `api-keys.v1`. With `required=False` everybody has LOCAL_KEY.
+
+    While a follower has it not `whole`, an unknown key is KeysUnread: it may come further on.
+    """
+
+    def __init__(self, *, required: bool, now: Callable[[], float] = time.time) -> None:
+        """`now` gives seconds since 1970."""
+        self.whole = True
         self._required = required
+        self._now = now
         self._by_id: dict[str, ApiKeyIssued] = {}
         self._by_hash: dict[str, ApiKey] = {}
 
@@ -74,14 +105,21 @@ class KeyRing:
         issued = ApiKeyIssued.model_validate_json(value)
         self._by_id[key_id] = issued
         self._by_hash[issued.sha256] = ApiKey(
-            key_id, issued.tenant, frozenset(issued.scopes), issued.explicit_versions
+            key_id,
+            issued.tenant,
+            frozenset(issued.scopes),
+            issued.explicit_versions,
+            issued.judge_panel,
+            issued.limits,
+            issued.expires_at.timestamp() if issued.expires_at else math.inf,
         )
 
     def authenticate(self, authorization: str | None, scope: Permission) -> ApiKey:
         """Who sent an `Authorization` header, if they may do `scope`.
 
         Raises:
-            Unauthenticated: no or an unknown key.
+            KeysUnread: the key is unknown so far.
+            Unauthenticated: no key, or an unknown or expired one.
             Forbidden: the key lacks the scope.
 
         """
@@ -89,8 +127,8 @@ class KeyRing:
             return LOCAL_KEY
         kind, _, key = (authorization or "").partition(" ")
         found = self._by_hash.get(hash_key(key.strip())) if kind.lower() == "bearer" else None
-        if found is None:
-            raise Unauthenticated
+        if found is None or found.expires_at <= self._now():
+            raise Unauthenticated if self.whole else KeysUnread
         if scope not in found.scopes:
             raise Forbidden(scope)
         return found

@@ -1,22 +1,31 @@
-"""`ratchet keys`: issue and revoke API keys. Only the hash of a key is kept."""
+"""`ratchet keys`: issue, rotate and revoke API keys. Only the hash of a key is kept."""
 
 from __future__ import annotations
 
+import getpass
 import secrets
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from services.cli.errors import CliError, Exit
 from services.cli.kafka import READ_TIMEOUT_S, with_log
 from services.cli.output import AsJson, print_json, print_table
-from services.cli.settings import load_settings
+from services.cli.settings import CliSettings, load_settings
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from shared.contracts.events.api_keys import ApiKeyIssued
+    from shared.contracts.events.audit import ActionAudited
     from shared.kafka.log import EventLog
 
-app = typer.Typer(no_args_is_help=True, help="Issue, list and revoke API keys.")
+app = typer.Typer(no_args_is_help=True, help="Issue, list, rotate and revoke API keys.")
+
+Reason = Annotated[str, typer.Option(help="Why; kept on record.")]
+Days = Annotated[float, typer.Option("--days", min=0, help="Days until it expires; 0: never.")]
+KeyId = Annotated[str, typer.Argument(help="The key's id, as ratchet keys list shows it.")]
+Bound = Annotated[int | None, typer.Option(min=0)]
 
 
 @app.command()
@@ -26,64 +35,75 @@ def create(
     ],
     *,
     tenant: Annotated[str, typer.Option()] = "default",
+    name: Annotated[str, typer.Option(help="What uses it, for people.")] = "",
+    days: Days = 0,
     explicit_versions: Annotated[
         bool, typer.Option("--explicit-versions", help="May name versions, as comparisons do.")
     ] = False,
+    judge_panel: Annotated[
+        bool, typer.Option("--judge-panel", help="May vote for the evaluation judge's panel.")
+    ] = False,
+    requests_per_minute: Bound = None,
+    tokens_per_minute: Bound = None,
+    feedback_per_minute: Bound = None,
+    running: Annotated[int | None, typer.Option(min=0, help="Requests at a time.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=0, help="Of one answer.")] = None,
+    max_choices: Annotated[int | None, typer.Option(min=0, help="n and best_of.")] = None,
+    reason: Reason = "",
     as_json: AsJson = False,
 ) -> None:
-    """Issue a key. It is shown once."""
-    from datetime import UTC, datetime
+    """Issue a key. It is shown once. A bound left out is the services' own, 0 is none."""
+    fields: dict[str, Any] = {
+        "tenant": tenant,
+        "scopes": scope,
+        "name": name,
+        "explicit_versions": explicit_versions,
+        "judge_panel": judge_panel,
+        "expires_at": _in_days(days),
+        "limits": {
+            "requests_per_minute": requests_per_minute,
+            "tokens_per_minute": tokens_per_minute,
+            "feedback_per_minute": feedback_per_minute,
+            "running": running,
+            "max_tokens": max_tokens,
+            "max_choices": max_choices,
+        },
+    }
+    key, issued = _make(fields)
+    settings = load_settings()
 
-    from pydantic import ValidationError
+    async def work(log: EventLog) -> None:
+        await _publish(log, issued)
+        await _audit(log, settings, "key.issued", issued, reason)
 
-    from shared.contracts.events.api_keys import ApiKeyIssued
-    from shared.contracts.topics import API_KEYS
-    from shared.kafka.envelope import describe
-    from shared.keys import hash_key, new_key
-
-    key, key_id = new_key(), f"key-{secrets.token_hex(6)}"
-    try:
-        issued = ApiKeyIssued.model_validate(
-            {
-                "key_id": key_id,
-                "sha256": hash_key(key),
-                "tenant": tenant,
-                "scopes": scope,
-                "explicit_versions": explicit_versions,
-                "issued_at": datetime.now(UTC),
-            }
-        )
-    except ValidationError as error:
-        raise CliError(describe(error), Exit.usage) from None
-    with_log(
-        load_settings(),
-        lambda log: log.publish(API_KEYS, key=key_id, event=issued, event_id=key_id),
-    )
-    if as_json:
-        print_json({"key_id": key_id, "key": key, "tenant": tenant, "scopes": scope})
-    else:
-        typer.echo(
-            f"{key_id}: {key}\nIt is shown this once. Send it as: Authorization: Bearer <key>"
-        )
+    with_log(settings, work)
+    _show_new(issued, key, as_json=as_json)
 
 
 @app.command("list")
 def list_keys(*, as_json: AsJson = False) -> None:
     """The keys that are valid now, without their secrets."""
-    found = list(with_log(load_settings(), _issued).values())
+    now = _now()
+    found = [
+        key
+        for key in with_log(load_settings(), _issued).values()
+        if key.expires_at is None or key.expires_at > now
+    ]
     if as_json:
         print_json([key.model_dump(mode="json", exclude={"sha256"}) for key in found])
         return
     print_table(
         "API keys",
-        ("key", "tenant", "scopes", "explicit versions", "issued"),
+        ("key", "name", "tenant", "scopes", "explicit versions", "issued", "expires"),
         [
             (
                 key.key_id,
+                key.name,
                 key.tenant,
                 ", ".join(key.scopes),
                 key.explicit_versions,
                 key.issued_at.isoformat(timespec="seconds"),
+                key.expires_at.isoformat(timespec="seconds") if key.expires_at else "never",
             )
             for key in found
         ],
@@ -91,24 +111,138 @@ def list_keys(*, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def revoke(
-    key_id: Annotated[str, typer.Argument(help="The key's id, as ratchet keys list shows it.")],
+def rotate(
+    key_id: KeyId,
     *,
+    overlap_hours: Annotated[
+        float, typer.Option(min=0, help="How long the old key stays valid.")
+    ] = 24,
+    days: Days = 0,
+    reason: Reason = "",
     as_json: AsJson = False,
 ) -> None:
+    """Issue a key like this one, and let this one expire."""
+    settings = load_settings()
+
+    async def work(log: EventLog) -> tuple[str, ApiKeyIssued]:
+        old = await _known(log, key_id)
+        end = _in_days(overlap_hours / 24) or _now()
+        if old.expires_at is not None:
+            end = min(end, old.expires_at)
+        fields = old.model_dump(exclude={"key_id", "sha256", "issued_at"})
+        key, issued = _make(fields | {"expires_at": _in_days(days)})
+        # The new one first: cut short here, both are valid and the old one can be rotated again.
+        await _publish(log, issued)
+        await _publish(log, old.model_copy(update={"expires_at": end}))
+        await _audit(log, settings, "key.rotated", old, reason or f"replaced by {issued.key_id}")
+        await _audit(log, settings, "key.issued", issued, reason or f"replaces {key_id}")
+        return key, issued
+
+    key, issued = with_log(settings, work)
+    _show_new(issued, key, as_json=as_json)
+
+
+@app.command()
+def revoke(key_id: KeyId, *, reason: Reason = "", as_json: AsJson = False) -> None:
     """Revoke a key."""
     from shared.contracts.topics import API_KEYS
 
-    async def work(log: EventLog) -> None:
-        if key_id not in await _issued(log):
-            raise CliError(f"there is no key {key_id}; see ratchet keys list", Exit.refused)
-        await log.append(API_KEYS, key=key_id, value=None)
+    settings = load_settings()
 
-    with_log(load_settings(), work)
+    async def work(log: EventLog) -> None:
+        revoked = await _known(log, key_id)
+        await log.append(API_KEYS, key=key_id, value=None)
+        await _audit(log, settings, "key.revoked", revoked, reason)
+
+    with_log(settings, work)
     if as_json:
         print_json({"revoked": key_id})
     else:
         typer.echo(f"{key_id} revoked")
+
+
+@app.command()
+def audit(*, as_json: AsJson = False) -> None:
+    """Who issued, rotated and revoked keys, oldest first."""
+    found = with_log(load_settings(), _audited)
+    if as_json:
+        print_json([one.model_dump(mode="json") for one in found])
+        return
+    print_table(
+        "Audit of API keys",
+        ("at", "action", "key", "tenant", "actor", "reason"),
+        [
+            (
+                one.at.isoformat(timespec="seconds"),
+                one.action,
+                one.subject,
+                one.tenant,
+                one.actor,
+                one.reason,
+            )
+            for one in found
+        ],
+    )
+
+
+def _make(fields: dict[str, Any]) -> tuple[str, ApiKeyIssued]:
+    """A new key, and its event."""
+    from pydantic import ValidationError
+
+    from shared.contracts.events.api_keys import ApiKeyIssued
+    from shared.kafka.envelope import describe
+    from shared.keys import hash_key, new_key
+
+    key = new_key()
+    own = {
+        "key_id": f"key-{secrets.token_hex(6)}",
+        "sha256": hash_key(key),
+        "issued_at": _now(),
+    }
+    try:
+        return key, ApiKeyIssued.model_validate(fields | own)
+    except ValidationError as error:
+        raise CliError(describe(error), Exit.usage) from None
+
+
+async def _publish(log: EventLog, issued: ApiKeyIssued) -> None:
+    from shared.contracts.topics import API_KEYS
+
+    await log.publish(API_KEYS, key=issued.key_id, event=issued, event_id=issued.key_id)
+
+
+async def _audit(
+    log: EventLog, settings: CliSettings, action: str, key: ApiKeyIssued, reason: str
+) -> None:
+    """Record who did it: the user that the brokers know, else the one of this machine."""
+    from shared.contracts.events.audit import ActionAudited
+    from shared.contracts.topics import AUDIT
+
+    event = ActionAudited(
+        action=action,
+        subject=key.key_id,
+        tenant=key.tenant,
+        actor=settings.kafka.kafka_username or f"local:{getpass.getuser()}",
+        reason=reason,
+        at=_now(),
+    )
+    await log.publish(AUDIT, key=key.key_id, event=event, event_id=secrets.token_hex(16))
+
+
+async def _audited(log: EventLog) -> list[ActionAudited]:
+    from shared.contracts.events.audit import ActionAudited
+    from shared.contracts.topics import AUDIT
+    from shared.kafka.log import read_to_end
+
+    records = await read_to_end(log, AUDIT, timeout_s=READ_TIMEOUT_S)
+    return [ActionAudited.model_validate_json(one.value) for one in records if one.value]
+
+
+async def _known(log: EventLog, key_id: str) -> ApiKeyIssued:
+    found = (await _issued(log)).get(key_id)
+    if found is None:
+        raise CliError(f"there is no key {key_id}; see ratchet keys list", Exit.refused)
+    return found
 
 
 async def _issued(log: EventLog) -> dict[str, ApiKeyIssued]:
@@ -123,3 +257,26 @@ async def _issued(log: EventLog) -> dict[str, ApiKeyIssued]:
         else:
             found[record.key] = ApiKeyIssued.model_validate_json(record.value)
     return found
+
+
+def _show_new(issued: ApiKeyIssued, key: str, *, as_json: bool) -> None:
+    if as_json:
+        shown = issued.model_dump(mode="json", include={"key_id", "tenant", "scopes", "expires_at"})
+        print_json(shown | {"key": key})
+    else:
+        typer.echo(
+            f"{issued.key_id}: {key}\nIt is shown this once. "
+            "Send it as: Authorization: Bearer <key>"
+        )
+
+
+def _now() -> datetime:
+    from datetime import UTC, datetime
+
+    return datetime.now(UTC)
+
+
+def _in_days(days: float) -> datetime | None:
+    from datetime import timedelta
+
+    return _now() + timedelta(days=days) if days else None

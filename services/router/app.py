@@ -37,7 +37,7 @@ from shared.contracts.events.api_keys import Permission
 from shared.contracts.events.interactions import Outcome, Purpose
 from shared.http.asgi import Receive, Scope, Send
 from shared.http.operations import OperationsApp
-from shared.keys import ApiKey, Forbidden, KeyRing, Unauthenticated
+from shared.keys import ApiKey, Forbidden, KeyRing, KeysUnread, Unauthenticated
 
 log = structlog.get_logger(__name__)
 
@@ -155,9 +155,9 @@ class Gateway:
         raw = headers.get(b"authorization")
         try:
             return self._keys.authenticate(raw.decode("latin-1") if raw else None, Permission.infer)
+        except KeysUnread as error:
+            raise NotReady(str(error)) from None
         except Unauthenticated as error:
-            if not self._state.knows_keys:
-                raise NotReady("the router has not read the API keys yet; try again") from None
             raise InvalidApiKey(str(error)) from None
         except Forbidden as error:
             raise InsufficientScope(str(error)) from None

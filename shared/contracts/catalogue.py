@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from shared.contracts.events.api_keys import ApiKeyIssued
+from shared.contracts.events.audit import ActionAudited
 from shared.contracts.events.base import Event
 from shared.contracts.events.dead_letters import DeadLetter
 from shared.contracts.events.feedback import FeedbackSubmitted, FeedbackWithdrawn
@@ -42,6 +43,7 @@ EVENTS: tuple[type[Event], ...] = (
     LeaderElected,
     Decision,
     ApiKeyIssued,
+    ActionAudited,
 )
 
 INTAKE: dict[str, type[Event]] = {

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from shared.contracts.events.rollouts import Decision, LeaderElected
 from shared.contracts.topics import API_KEYS, ROLLOUTS, VERSIONS
 from shared.kafka.envelope import UnreadableRecord, decode, describe, models_by_type
-from shared.kafka.log import EventLog, Record, Tail, read_to_end
+from shared.kafka.log import EventLog, LogUnavailable, Record, Tail, read_to_end
 from shared.keys import KeyRing
 from shared.registry.routing import RoutingState, RoutingTable
 from shared.registry.versions import Registry
@@ -20,6 +20,7 @@ from shared.registry.view import RoutingView
 
 log = structlog.get_logger(__name__)
 
+CATCH_UP_TRY_S = 30.0
 _ROLLOUT_MODELS = models_by_type(LeaderElected, Decision)
 
 
@@ -94,12 +95,26 @@ class RoutingFollower(Follower):
 
 
 class KeyFollower(Follower):
-    """Keeps a key ring at the end of `api-keys.v1`."""
+    """Keeps a key ring at the end of `api-keys.v1`, and says when it is whole for the first time."""
 
     def __init__(self, event_log: EventLog, ring: KeyRing) -> None:
+        self._ring = ring
+        ring.whole = False
         super().__init__(
             event_log, (API_KEYS,), lambda record: ring.apply(record.key, record.value)
         )
+
+    async def run(self) -> None:
+        """Follow until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(super().run())
+            group.create_task(self._become_whole())
+
+    async def _become_whole(self) -> None:
+        while not self._ring.whole:
+            with contextlib.suppress(LogUnavailable):
+                await self.caught_up(CATCH_UP_TRY_S)
+                self._ring.whole = True
 
 
 def fold_rollout(table: RoutingTable, record: Record) -> RoutingState | None:

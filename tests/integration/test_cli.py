@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import getpass
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -118,6 +119,45 @@ async def test_keys_are_issued_listed_and_revoked(env: dict[str, str], log: Even
     with pytest.raises(Exception, match="unknown"):
         (await ring()).authenticate(f"Bearer {key}", Permission.vote)
     assert (await run("keys", "revoke", key_id, env=env)).status == Exit.refused
+
+
+async def test_a_rotated_key_overlaps_the_old_one_and_each_action_is_audited(
+    env: dict[str, str], log: EventLog
+) -> None:
+    created = await run(
+        "keys", "create", "--scope", "infer", "--name", "shop", "--max-tokens", "9", "--json",
+        env=env,
+    )  # fmt: skip
+    old = created.json
+    rotated = await run(
+        "keys", "rotate", old["key_id"], "--reason", "a leak", "--overlap-hours", "1", "--json",
+        env=env,
+    )  # fmt: skip
+    assert rotated.status == 0, rotated.err
+    new = rotated.json
+    for hours, keys in ((0, (old, new)), (2, (new,))):
+        at = time.time() + hours * 3600
+        ring = KeyRing(required=True, now=lambda at=at: at)
+        for record in await read_to_end(log, API_KEYS, timeout_s=60):
+            ring.apply(record.key, record.value)
+        for key in (old, new):
+            if key in keys:
+                found = ring.authenticate(f"Bearer {key['key']}", Permission.infer)
+                assert found.limits.max_tokens == 9
+            else:
+                with pytest.raises(Exception, match="expired"):
+                    ring.authenticate(f"Bearer {key['key']}", Permission.infer)
+    await run("keys", "revoke", new["key_id"], "--reason", "shop closed", env=env)
+    ran = await run("keys", "audit", "--json", env=env)
+    mine = {old["key_id"], new["key_id"]}
+    lines = [one for one in ran.json if one["subject"] in mine]
+    assert [(one["action"], one["subject"], one["reason"]) for one in lines] == [
+        ("key.issued", old["key_id"], ""),
+        ("key.rotated", old["key_id"], "a leak"),
+        ("key.issued", new["key_id"], "a leak"),
+        ("key.revoked", new["key_id"], "shop closed"),
+    ]
+    assert {one["actor"] for one in lines} == {f"local:{getpass.getuser()}"}
 
 
 async def test_train_waits_for_the_end_of_its_run(env: dict[str, str], log: EventLog) -> None:

@@ -85,7 +85,8 @@ class Decision(Event):
     weight_before: int = Field(default=0, ge=0, le=WEIGHT_SCALE)
     weight: int = Field(default=0, ge=0, le=WEIGHT_SCALE)
     outcome: AnalysisOutcome | None = None
-    actor: Identifier = Field(description="the controller, or the operator who asked")
+    actor: Identifier = Field(description="the controller, or the id of the key that asked")
+    on_behalf_of: str = Field(default="", max_length=200, description="whom the actor names")
     reason: str = Field(max_length=2000)
     evidence: dict[str, Any] = Field(default_factory=dict)
     config_sha256: str = ""

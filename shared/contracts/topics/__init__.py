@@ -23,6 +23,7 @@ TRAINING_RUNS = "ratchet.training.runs.v1"
 VERSIONS = "ratchet.versions.v1"
 ROLLOUTS = "ratchet.rollouts.v1"
 API_KEYS = "ratchet.api-keys.v1"
+AUDIT = "ratchet.audit.v1"
 DEAD_LETTERS = "ratchet.dead-letters.v1"
 
 TOPICS_DIR = Path(__file__).parent
