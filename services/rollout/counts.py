@@ -36,6 +36,7 @@ class Slice(BaseModel):
         default=0, description="basis points in force for all keys of the slice; 0: do not test"
     )
     keys_copies: int = Field(default=1, ge=1, description="how often one key may be counted")
+    weight: int = Field(default=0, description="basis points when it was taken")
     bake: bool = Field(default=False, description="everybody was on the candidate")
 
     def __add__(self, other: Slice) -> Slice:
@@ -82,6 +83,10 @@ class JudgeState(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
     looks: int = 0
     totals: Slice = Slice()
+    stage_weight: int = 0
+    stage_stable: ArmCounts = Field(
+        default=ArmCounts(), description="what stable did at the present weight"
+    )
     rates: Slice = Field(default=Slice(), description="not yet in a block of the error criterion")
     scores: Slice = Field(default=Slice(), description="not yet in a block of satisfaction")
     wealth: dict[str, eprocess.LogWealth] = Field(default_factory=dict)

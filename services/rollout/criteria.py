@@ -36,11 +36,12 @@ class Look:
     """What is new at one look.
 
     `requests` and `scores` are the blocks that it completes, or None; `stable_score` is the stable
-    mean from before the block of scores, as a bet may not know what it bets on.
+    mean from before the block of scores, as a bet may not know what it bets on. `parent` is what
+    stable did in the last step before this slice.
     """
 
     piece: Slice
-    before: Slice
+    parent: ArmCounts
     requests: Slice | None
     scores: Slice | None
     stable_score: float
@@ -59,16 +60,19 @@ def opened(state: JudgeState, piece: Slice) -> tuple[JudgeState, Look]:
     before, waiting = state.totals.stable, state.scores.stable
     look = Look(
         piece=piece,
-        before=state.totals,
+        parent=state.stage_stable,
         requests=requests if with_requests else None,
         scores=scores if with_scores else None,
         stable_score=(before.score_sum - waiting.score_sum + 1)
         / (before.scores - waiting.scores + 2),
         begins_bake=piece.bake and state.baseline is None,
     )
+    begins_stage = piece.weight not in (0, state.stage_weight)
     after = state.but(
         looks=state.looks + 1,
         totals=state.totals + piece,
+        stage_weight=piece.weight or state.stage_weight,
+        stage_stable=piece.stable if begins_stage else state.stage_stable + piece.stable,
         rates=Slice() if with_requests else requests,
         scores=Slice() if with_scores else scores,
     )
@@ -293,7 +297,12 @@ class _ShareLimit(Criterion):
 
     @override
     def result(self, state: JudgeState, error_limit: float | None) -> CriterionResult | None:
-        """Beyond the limit is a breach; stable beyond it too is a hold: the cause is shared."""
+        """Beyond the limit and worse than stable is a breach.
+
+        Both are bounds, not point estimates: noise on stable's few requests neither switches the
+        limit off nor takes an equal candidate back. Beyond the limit with stable beyond it too, or
+        not told apart from stable, is a hold; the relative criteria still decide.
+        """
         present = self.limit(error_limit)
         if present is None:
             return None
@@ -301,22 +310,35 @@ class _ShareLimit(Criterion):
         log_e = log_evidence(state, key)
         # The limits of one criterion share its alpha.
         threshold = log(max(1, len(self.limits())) / self.alpha)
+        beyond = log_e >= threshold
+        shared = self._shared(state, limit) if beyond else ""
         values = _shares(state, self.part)
         counts = (state.totals.candidate.requests, state.totals.stable.requests)
-        beyond = log_e >= threshold
-        both = beyond and values[1] is not None and values[1] > limit
         return CriterionResult.of(
             self.name,
-            breached=beyond and not both,
-            held=both,
+            breached=beyond and not shared,
+            held=bool(shared),
             values=values,
             counts=counts,
             log_e=log_e,
             threshold=threshold,
             shown=shares_shown(values, counts),
-            rule=f"{self.words} above {limit:.2%}"
-            + (" on both arms: see to the engine" if both else ""),
+            rule=f"{self.words} above {limit:.2%}{shared}",
         )
+
+    def _shared(self, state: JudgeState, limit: float) -> str:
+        """Why stable may be beyond the limit as much as the candidate is; empty where it is not."""
+        candidate, stable = state.totals.candidate, state.totals.stable
+        if not stable.requests:
+            return ""
+        hits = min(getattr(stable, self.part), stable.requests)
+        if eprocess.lower_bound(stable.requests, hits, self.alpha) > limit:
+            return " on both arms: see to the engine"
+        worst = eprocess.upper_bound(stable.requests, hits, self.alpha / 2)
+        own = min(getattr(candidate, self.part), candidate.requests)
+        if eprocess.lower_bound(candidate.requests, own, self.alpha / 2) <= worst:
+            return ", but stable's may be as high"
+        return ""
 
 
 class SlowShare(_ShareLimit):
@@ -472,7 +494,7 @@ class _Bake(_EProcess):
     @override
     def advance(self, state: JudgeState, look: Look) -> JudgeState:
         if look.begins_bake:
-            frozen = self.freeze(look.before.stable)
+            frozen = self.freeze(look.parent)
             state = state.but(baseline=(state.baseline or Baseline()).model_copy(update=frozen))
         addends = self.addends(state, look) if look.piece.bake else None
         return state if addends is None else _bet(state, self.name, self.alternatives, addends)

@@ -230,6 +230,7 @@ def take(
         stable=_counts("stable", sums),
         keys_weight=_tested_weight(evidence, state),
         keys_copies=_copies(cursors, resets),
+        weight=state.weight,
         bake=state.weight == WEIGHT_SCALE,
     )
     return RolloutEvidence(
