@@ -31,6 +31,9 @@ BY_PARTITION = frozenset({SCORE_SUM, SCORE_COUNT})
 """Series of these move from worker to worker with their partition, and never fall."""
 PARTITION_LABELS = frozenset({"__name__", "version", "arm", "rollout", "segment", "partition"})
 """What names such a counter (design section 10)."""
+ROUTER = "router"
+ROUTER_LABELS = PARTITION_LABELS - {"partition"} | {"model", "outcome", "le", ROUTER}
+"""What names a counter of one router's process, whatever else a scrape labels it."""
 
 SLOW_EDGE = "2.0"
 CRASH = "crash"
@@ -77,10 +80,15 @@ MAX_SERIES = 50_000
 
 @dataclass(frozen=True, slots=True)
 class CounterSeries:
-    """One series of a range vector: its labels, and (unix seconds, value) in order of time."""
+    """One series of a range vector: its labels, and (unix seconds, value) in order of time.
+
+    `spoiled` is the time of a newest sample that no counter can have (NaN, below 0), and None where
+    the newest is good. Such samples are not among `samples`.
+    """
 
     labels: dict[str, str]
     samples: tuple[tuple[float, float], ...]
+    spoiled: float | None = None
 
     @property
     def name(self) -> str:
@@ -167,10 +175,13 @@ def crashes(
     evidence: RolloutEvidence, series: Iterable[CounterSeries], state: RolloutState
 ) -> Iterator[float]:
     """Unix times of the samples, not counted yet, at which crashes of either arm rose."""
-    for one in series:
+    from_zero = evidence.recovered_at is None
+    for one in _merged(series):
         if one.name == REQUESTS and one.labels.get("outcome") == CRASH and _belongs(one, state):
-            cursor, from_zero = evidence.cursors.get(_key(one)), evidence.recovered_at is None
-            for new, rise, _ in _rises(cursor, one.samples, from_zero=from_zero):
+            cursor, constant = evidence.cursors.get(_key(one)), _never_falls(one)
+            for new, rise, _ in _rises(
+                cursor, one.samples, from_zero=from_zero, never_falls=constant
+            ):
                 if rise > 0:
                     yield new.at
 
@@ -206,7 +217,7 @@ def take(
             cursors.get(key),
             (sample for sample in one.samples if sample[0] < window.before),
             from_zero=evidence.recovered_at is None,
-            never_falls=one.name in BY_PARTITION,
+            never_falls=_never_falls(one),
         ):
             cursors[key] = cursor
             falls += fell
@@ -298,24 +309,53 @@ def _belongs(series: CounterSeries, state: RolloutState) -> bool:
 
 
 def _merged(series: Iterable[CounterSeries]) -> list[CounterSeries]:
-    """Series of a partition from several workers as one, in order of time; others as they are."""
-    found: list[CounterSeries] = []
-    by_partition: dict[str, list[CounterSeries]] = {}
+    """Series of one counter as one, in order of time: two scrapes of a router count once."""
+    groups: dict[str, list[CounterSeries]] = {}
     for one in series:
-        if one.name in BY_PARTITION:
-            by_partition.setdefault(_key(one), []).append(one)
-        elif one.name in METRICS:
-            found.append(one)
-    for group in by_partition.values():
-        samples = sorted({sample for one in group for sample in one.samples})
-        found.append(CounterSeries(labels=group[0].labels, samples=tuple(samples)))
-    return found
+        if one.name in METRICS:
+            groups.setdefault(_key(one), []).append(one)
+    return [group[0] if len(group) == 1 else _together(group) for group in groups.values()]
+
+
+def _together(group: Sequence[CounterSeries]) -> CounterSeries:
+    samples = sorted({sample for one in group for sample in one.samples})
+    return CounterSeries(labels=group[0].labels, samples=tuple(samples))
+
+
+def copies(series: Iterable[CounterSeries], state: RolloutState) -> list[str]:
+    """Routers of a rollout that several scrapes read at the same time, with each scrape's labels."""
+    spans: dict[str, dict[str, tuple[float, float]]] = {}
+    for one in series:
+        if one.samples and one.name == COUNTED and _belongs(one, state) and ROUTER in one.labels:
+            target = ",".join(
+                f"{k}={v}" for k, v in sorted(one.labels.items()) if k not in ROUTER_LABELS
+            )
+            span = (one.samples[0][0], one.samples[-1][0])
+            spans.setdefault(one.labels[ROUTER], {})[target] = span
+    return [
+        f"router {router} is scraped as {' and as '.join(sorted(targets))}; counted once"
+        for router, targets in sorted(spans.items())
+        if len(targets) > 1
+        and max(first for first, _ in targets.values()) < min(last for _, last in targets.values())
+    ]
+
+
+def spoiled(series: Iterable[CounterSeries], state: RolloutState) -> str:
+    """What the rollout's counters cannot tell now, as a newest sample is no count; else empty."""
+    names = sorted({one.name for one in series if one.spoiled is not None and _belongs(one, state)})
+    return f"the newest sample of {', '.join(names)} is no count" if names else ""
+
+
+def _never_falls(series: CounterSeries) -> bool:
+    """Whether a fall is a copy that lags; a router's process and a partition never start anew."""
+    return series.name in BY_PARTITION or ROUTER in series.labels
 
 
 def _key(series: CounterSeries) -> str:
-    # A partition's counter is one counter wherever its owner runs, whatever else a scrape labels it.
-    labels = series.labels.items()
-    shown = [(k, v) for k, v in labels if series.name not in BY_PARTITION or k in PARTITION_LABELS]
+    # A counter is one counter wherever it is scraped, whatever else a scrape labels it.
+    wanted = PARTITION_LABELS if series.name in BY_PARTITION else ROUTER_LABELS
+    every = not _never_falls(series)
+    shown = [(k, v) for k, v in series.labels.items() if every or k in wanted]
     return ",".join(f"{k}={v}" for k, v in sorted(shown))
 
 

@@ -16,8 +16,10 @@ from services.rollout.evidence import (
     CounterSeries,
     RolloutEvidence,
     SampleWindow,
+    copies,
     newest,
     query,
+    spoiled,
     window_s,
 )
 from services.rollout.judge import Judge
@@ -45,6 +47,7 @@ class RawObservation:
         return {
             "query": self.asked,
             "error": seen.error,
+            **({"copies": list(seen.copies)} if seen.copies else {}),
             "silent_s": round(max(0.0, seen.silent_s), 3),
             "findings": [result.to_dict() for result in results],
             "agents": {
@@ -94,7 +97,8 @@ class Observer:
             agents=raw.agents,
             zeros_missing=raw.zeros_missing,
             verdict=judge.verdict(evidence.judge, error_limit=state.error_limit),
-            error=raw.error,
+            error=raw.error or spoiled(raw.series, state),
+            copies=tuple(copies(raw.series, state)),
             withheld=engine_loss.withheld(evidence, raw.series, state, judge, window),
             # Samples that wait to be judged are no silence.
             silent_s=now.timestamp()

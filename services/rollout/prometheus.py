@@ -82,12 +82,14 @@ class Prometheus:
     async def samples(self, query: str) -> list[CounterSeries]:
         """The series of a range-vector selector, each sample as it was scraped.
 
+        A sample that no counter can have is left out: it spoils its series at its time, no more.
+
         Raises:
             EvidenceUnavailable: no, a wrong or an incomplete answer.
 
         """
         found = await self._ask(query, "matrix")
-        return [CounterSeries(_labels(one), _samples(one.get("values"))) for one in found]
+        return [_series(one) for one in found]
 
     async def zeros_missing(self, rollout_id: str) -> str:
         """What keeps the first weight above 0 back; empty once nothing does.
@@ -161,14 +163,14 @@ def _labels(one: dict[str, Any]) -> dict[str, str]:
     return {str(name): str(value) for name, value in labels.items()}
 
 
-def _samples(values: object) -> tuple[tuple[float, float], ...]:
-    """Samples in order of time; one that is no finite number spoils the answer."""
+def _series(one: dict[str, Any]) -> CounterSeries:
+    values = one.get("values")
     if not isinstance(values, list):
         raise EvidenceUnavailable("Prometheus: a series has no samples")
     try:
-        samples = tuple((float(at), float(value)) for at, value in values)
+        samples = [(float(at), float(value)) for at, value in values]
     except (TypeError, ValueError):
         raise EvidenceUnavailable("Prometheus: a sample is not a pair of numbers") from None
-    if not all(math.isfinite(value) and value >= 0 for _, value in samples):
-        raise EvidenceUnavailable("Prometheus: a counter has a sample that no counter can have")
-    return samples
+    good = tuple((at, value) for at, value in samples if math.isfinite(value) and value >= 0)
+    spoiled = samples[-1][0] if samples and samples[-1] not in good[-1:] else None
+    return CounterSeries(_labels(one), good, spoiled)

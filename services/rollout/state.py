@@ -97,6 +97,7 @@ class Observation:
 
     `candidate_at` is the unix time of the newest sample that counted a request of the candidate.
     `withheld` says why evidence that would fail the candidate is not judged yet; empty without any.
+    `copies` are the routers that several scrapes read; each is counted once.
     """
 
     at: datetime
@@ -104,6 +105,7 @@ class Observation:
     zeros_missing: str = "no router was scraped yet"
     verdict: Verdict | None = None
     error: str = ""
+    copies: tuple[str, ...] = ()
     withheld: str = ""
     silent_s: float = 0.0
     idle_s: float = 0.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import secrets
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -74,7 +75,7 @@ async def run(settings: RouterSettings, directory: Path) -> None:
     spool = Spool(directory / "spool", limit_bytes=settings.spool_limit_bytes)
     redactor = Redactor()
     interactions = Interactions(spool, redactor)
-    metrics = RouterMetrics(settings.segments)
+    metrics = RouterMetrics(settings.segments, router=secrets.token_hex(4))
     series = SeriesLifecycle(metrics, clock, grace_s=settings.series_grace_s)
     state = RouterState(
         clock,

@@ -106,10 +106,12 @@ class RouterMetrics(Collector):
     """All series of design section 10 that the router owns.
 
     `segments` are the configured values of the segment label; any other given one is `other`,
-    none given is empty.
+    none given is empty. `router` names this process, so that the judge counts a process once
+    however many scrapes read it, and whatever labels a scrape gives it.
     """
 
-    def __init__(self, segments: tuple[str, ...] = ()) -> None:
+    def __init__(self, segments: tuple[str, ...] = (), *, router: str = "") -> None:
+        self._router = router
         self._segments = frozenset(segments)
         self._labels = ("", *segments, OTHER_SEGMENT)
         self._spool_bytes: Read = _zero
@@ -205,18 +207,18 @@ class RouterMetrics(Collector):
         keys = CounterMetricFamily(
             "ratchet_router_assigned_keys",
             "Distinct assignment keys per arm since the rollout's weight last changed, summed up",
-            labels=("model", "arm", "rollout"),
+            labels=("model", "arm", "rollout", "router"),
         )
         for (model, arm, rollout), count in self._keys.items():
-            keys.add_metric((model, arm, rollout), count)
+            keys.add_metric((model, arm, rollout, self._router), count)
         yield keys
         seen = GaugeMetricFamily(
             "ratchet_router_rollout_seen",
             "1 while all series of the rollout exist here",
-            labels=("model", "rollout"),
+            labels=("model", "rollout", "router"),
         )
         for pair in sorted(self._seen):
-            seen.add_metric(pair, 1)
+            seen.add_metric((*pair, self._router), 1)
         yield seen
         yield GaugeMetricFamily(
             "ratchet_router_spool_bytes",
@@ -238,19 +240,20 @@ class RouterMetrics(Collector):
         requests = CounterMetricFamily(
             "ratchet_router_requests",
             "Attempts by how they ended; version is empty for requests refused before one",
-            labels=(*_ATTEMPT_LABELS, "outcome"),
+            labels=(*_ATTEMPT_LABELS, "router", "outcome"),
         )
         waits = HistogramMetricFamily(
             "ratchet_router_request_duration_seconds",
             "Wait of the client for an answer, in streams for the first token; without client "
             "errors and cancels before 2 s",
-            labels=_ATTEMPT_LABELS,
+            labels=(*_ATTEMPT_LABELS, "router"),
         )
         for key, cell in self._cells.items():
+            named = (*key, self._router)
             for outcome, count in cell.outcomes.items():
-                requests.add_metric((*key, outcome), count)
+                requests.add_metric((*named, outcome), count)
             if key[1]:
-                waits.add_metric(key, cell.waits.buckets(), cell.waits.total)
+                waits.add_metric(named, cell.waits.buckets(), cell.waits.total)
         yield requests
         yield waits
 
@@ -258,19 +261,20 @@ class RouterMetrics(Collector):
         first = HistogramMetricFamily(
             "ratchet_router_time_to_first_token_seconds",
             "Streams: from the attempt's start to the first token",
-            labels=_PATH_LABELS,
+            labels=(*_PATH_LABELS, "router"),
         )
         gap = HistogramMetricFamily(
             "ratchet_router_token_gap_seconds",
             "Streams: the largest gap between two tokens of a stream",
-            labels=_PATH_LABELS,
+            labels=(*_PATH_LABELS, "router"),
         )
         overhead = HistogramMetricFamily(
             "ratchet_router_overhead_seconds",
             "Time a request spent in the router itself",
-            labels=_PATH_LABELS,
+            labels=(*_PATH_LABELS, "router"),
         )
-        for key, path in self._paths.items():
+        for labels, path in self._paths.items():
+            key = (*labels, self._router)
             first.add_metric(key, path.first_token.buckets(), path.first_token.total)
             gap.add_metric(key, path.gap.buckets(), path.gap.total)
             overhead.add_metric(key, path.overhead.buckets(), path.overhead.total)

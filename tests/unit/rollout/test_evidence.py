@@ -17,9 +17,11 @@ from services.rollout.evidence import (
     RolloutEvidence,
     SampleWindow,
     carried,
+    copies,
     crashes,
     query,
     recovered,
+    spoiled,
     take,
     window_s,
 )
@@ -93,6 +95,38 @@ def test_a_restarted_router_counts_from_zero_and_nothing_is_lost() -> None:
     assert evidence.judge.totals.candidate.requests == 9
     evidence = fed(evidence, series(COUNTED, [(4, 4), (5, 1)]))
     assert evidence.judge.totals.candidate.requests == 10
+
+
+def test_two_scrapes_of_one_router_count_it_once_and_are_named() -> None:
+    """Two jobs scrape at different times; a restarted process is another router."""
+    one = series(COUNTED, [(1.0, 0.0), (6.0, 10.0), (11.0, 20.0)], router="aa", job="x")
+    two = series(COUNTED, [(3.0, 4.0), (8.0, 13.0)], router="aa", job="y")
+    evidence = fed(empty(), one, two)
+    assert evidence.judge.totals.candidate.requests == 20
+    again = series(COUNTED, [(13.0, 24.0)], router="aa", job="y")
+    new = series(COUNTED, [(13.0, 3.0)], router="bb", job="x")
+    assert fed(evidence, again, new).judge.totals.candidate.requests == 27
+    (said,) = copies([one, two, new], STATE)
+    assert "router aa" in said
+    assert "job=x" in said
+    assert "job=y" in said
+
+
+def test_a_label_that_changes_while_its_counter_goes_on_counts_nothing_again() -> None:
+    before = series(COUNTED, [(1.0, 0.0), (6.0, 10.0)], router="aa", pod="old")
+    after = series(COUNTED, [(11.0, 12.0)], router="aa", pod="new")
+    assert fed(empty(), before, after).judge.totals.candidate.requests == 12
+    assert copies([before, after], STATE) == []
+
+
+def test_a_spoiled_series_is_named_and_the_others_go_on() -> None:
+    bad = CounterSeries(
+        series(REQUESTS, [], outcome="server_error").labels, ((1.0, 0.0),), spoiled=2.0
+    )
+    good = series(COUNTED, [(1.0, 0.0), (2.0, 30.0)])
+    assert fed(empty(), bad, good).judge.totals.candidate.requests == 30
+    assert spoiled([bad, good], STATE) == f"the newest sample of {REQUESTS} is no count"
+    assert spoiled([series(COUNTED, [], version="other")], STATE) == ""
 
 
 def test_a_span_ignores_what_was_before_and_leaves_what_comes_after() -> None:

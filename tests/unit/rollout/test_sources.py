@@ -134,6 +134,19 @@ async def test_samples_come_as_they_were_scraped(
     assert series.name == "x"
 
 
+@pytest.mark.parametrize("bad", ["NaN", "+Inf", "-1"])
+async def test_a_bad_sample_spoils_its_series_at_its_time_and_no_more(
+    session: aiohttp.ClientSession, serve: Callable[..., Any], bad: str
+) -> None:
+    values = [[1.0, "1"], [2.0, bad], [3.0, "4"]]
+    url = await serve("/api/v1/query", lambda _: web.json_response(_matrix(values)))
+    (series,) = await Prometheus(session, url).samples("x[1m]")
+    assert (series.samples, series.spoiled) == (((1.0, 1.0), (3.0, 4.0)), None)
+    values.append([4.0, bad])
+    (series,) = await Prometheus(session, url).samples("x[1m]")
+    assert (len(series.samples), series.spoiled) == (2, 4.0)
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -144,8 +157,6 @@ async def test_samples_come_as_they_were_scraped(
         {"status": "success", "data": {"resultType": "matrix", "result": {}}},
         {"status": "success", "data": {"resultType": "matrix", "result": [{"values": []}]}},
         _matrix("much"),
-        _matrix([[1.0, "NaN"]]),
-        _matrix([[1.0, "-1"]]),
         _matrix([[1.0]]),
     ],
 )
