@@ -33,7 +33,7 @@ PENDING = (
     (
         "training",
         'ratchet_training_missing_rows{kind="judge_pairs"}',
-        "votes of the judge's panel missing for the next training",
+        "pairs set apart for the judge missing for the next training",
     ),
     (
         "training",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -18,6 +19,7 @@ from services.cli.train_jobs import list_jobs, show_job
 
 if TYPE_CHECKING:
     from shared.contracts.events.training import TrainingProgress, TrainingRequested
+    from shared.contracts.recipes import Recipe
     from shared.kafka.log import EventLog, Tail
 
 PUBLISH_TIMEOUT_S = 10.0
@@ -32,7 +34,12 @@ app.command("show")(show_job)
 def train(
     context: typer.Context,
     *,
-    method: Annotated[str, typer.Option(help="sft, dpo or reward.")] = "dpo",
+    method: Annotated[
+        str, typer.Option(help="sft, dpo, kto, grpo, rloo or reward; dpo where nothing says it.")
+    ] = "",
+    recipe: Annotated[
+        Path | None, typer.Option(help="YAML with method and hyperparameters; options win over it.")
+    ] = None,
     model: Annotated[str, typer.Option(help="The model's name.")] = DEFAULT_MODEL,
     dataset: Annotated[str, typer.Option(help="JSONL to train on; else the log's pairs.")] = "",
     strict: Annotated[
@@ -44,7 +51,7 @@ def train(
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="A hyperparameter, key=value; repeatable.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[int | None, typer.Option(min=0, help="Else the recipe's, else 0.")] = None,
     override_gate: Annotated[
         bool,
         typer.Option("--override-gate", help="Release whatever the gate says; needs --reason."),
@@ -59,17 +66,26 @@ def train(
     if context.invoked_subcommand is not None:
         return
     settings = load_settings()
+    asked = _recipe(
+        recipe,
+        method=method or None,
+        base=base or None,
+        parent=parent or None,
+        dataset=dataset or None,
+        seed=seed,
+        hyperparameters=_hyperparameters(set_ or []),
+    )
     request = _request(
         job_id=f"job-{uuid.uuid4().hex[:12]}",
-        method=method,
+        recipe_method=asked.method,
         model=model,
-        dataset_uri=dataset,
+        dataset_uri=asked.dataset,
         strict=strict,
-        parent=parent,
-        base=base,
+        parent=asked.parent,
+        base=asked.base,
         version=version,
-        hyperparameters=_hyperparameters(set_ or []),
-        seed=seed,
+        hyperparameters=asked.hyperparameters,
+        seed=asked.seed,
         override_gate=override_gate,
         reason=reason,
         actor=actor or who(),
@@ -143,16 +159,35 @@ def _say(progress: TrainingProgress) -> None:
     )
 
 
-def _request(**fields: Any) -> TrainingRequested:
+def _recipe(path: Path | None, **options: Any) -> Recipe:
+    """What the recipe file says, with the options over it; all of it checked."""
+    from shared.contracts.recipes import BadRecipe, Recipe, parse, read_recipe
+
+    own = options.pop("hyperparameters")
+    given = {name: value for name, value in options.items() if value is not None}
+    try:
+        if path is None:
+            return parse(Recipe, {"method": "dpo"}, given, {"hyperparameters": own}, what="options")
+        file = read_recipe(path.read_text(encoding="utf-8"))
+        merged = {"hyperparameters": file.hyperparameters | own}
+        return parse(Recipe, file.model_dump(), given, merged, what="recipe")
+    except BadRecipe as error:
+        raise CliError(str(error), Exit.usage) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise CliError(f"--recipe {path}: cannot be read: {error}", Exit.usage) from None
+
+
+def _request(*, recipe_method: str, **fields: Any) -> TrainingRequested:
     from datetime import UTC, datetime
 
     from pydantic import ValidationError
 
-    from shared.contracts.events.training import TrainingRequested
+    from shared.contracts.events.training import TrainingRequested, method_fields
     from shared.kafka.envelope import describe
 
+    given = fields | method_fields(recipe_method)
     try:
-        return TrainingRequested(**fields, requested_at=datetime.now(UTC))
+        return TrainingRequested.model_validate({**given, "requested_at": datetime.now(UTC)})
     except ValidationError as error:
         raise CliError(describe(error), Exit.usage) from None
 

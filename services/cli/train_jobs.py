@@ -32,7 +32,8 @@ def list_jobs(
         return
     columns = ("job", "model", "method", "phase", "version", "asked", "by", "why")
     names = ("job_id", "model", "method", "phase", "version", "requested_at", "actor", "message")
-    print_table("Training jobs", columns, [[job[name] for name in names] for job in jobs])
+    rows = [{**job, "method": job["algorithm"] or job["method"]} for job in jobs]
+    print_table("Training jobs", columns, [[row[name] for name in names] for row in rows])
 
 
 def show_job(

@@ -64,7 +64,7 @@ def version_view(version: Version, *, whole: bool = False) -> dict[str, Any]:
     view: dict[str, Any] = {
         "version": record.version,
         "model": record.model,
-        "method": record.method,
+        "method": record.algorithm or record.method,
         "parent": record.parent,
         "state": version.lifecycle.value,
         "rollout": state.rollout if state else "",

@@ -9,24 +9,25 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import structlog
 
 from services.training.candidate import Candidate, read_candidate, stages
-from services.training.dataset import JUDGE, LeftOut
+from services.training.dataset import HELDOUT, JUDGE, PROMPTS, LeftOut
 from services.training.dataset_store import lay_out
 from services.training.diagnosis import adjust
-from services.training.gate import judge_gate
-from services.training.hyperparameters import DpoHyperparameters, SftHyperparameters
+from services.training.gate import data_gate
 from services.training.outcome import JobOutcome, rejected
 from services.training.process import TrainerProcess
 from services.training.progress import ProgressReporter
-from services.training.resolve import ResolvedJob, Trainable
+from services.training.resolve import ResolvedJob
 from services.training.settings import TrainingSettings
 from services.training.snapshot import Dataset, Manifest
 from services.training.trainers.job import Stage, TrainerJob, write_json
 from services.training.workspace import Workspace
 from shared.contracts.events.training import RunPhase, TrainingMethod
+from shared.contracts.recipes import MethodName, TrainerHyperparameters
 from shared.registry.adapters import FINGERPRINT_TEXTS, fetch
 
 log = structlog.get_logger(__name__)
@@ -37,7 +38,7 @@ class Released:
     """A candidate that the gate or an override lets pass, and what it was trained with."""
 
     candidate: Candidate
-    hyperparameters: Trainable
+    hyperparameters: TrainerHyperparameters
 
 
 class Attempts:
@@ -69,11 +70,15 @@ class Attempts:
 
         """
         job, limits = resolved.job, self._settings.gate
-        pairs = manifest.files[JUDGE].rows
-        judged = pairs >= limits.min_judge_pairs
-        if job.method is TrainingMethod.dpo and not judged and not job.override_gate:
-            hopeless = judge_gate(job.method, {"judge_pairs": float(pairs)}, limits)
-            return rejected(hopeless, {"judge_pairs": float(pairs)}, manifest, attempts=0)
+        judged = manifest.files[JUDGE].rows >= limits.min_judge_pairs
+        known = {
+            "judge_pairs": float(manifest.files[JUDGE].rows),
+            "heldout": float(manifest.files[HELDOUT].rows),
+            "judged": float(manifest.files[PROMPTS].rows),
+        }
+        hopeless = data_gate(job.method, known, limits)
+        if not hopeless.passed and not job.override_gate:
+            return rejected(hopeless, known, manifest, attempts=0)
         hyperparameters, number = resolved.hyperparameters, 0
         while True:
             number += 1
@@ -82,7 +87,7 @@ class Attempts:
             await self.train(resolved, hyperparameters, workspace, folder, reporter, judged=judged)
             await reporter.enter(RunPhase.gating, 0.95)
             candidate = read_candidate(
-                folder, workspace.judge, method=job.method, manifest=manifest, limits=limits
+                folder, workspace.judge, job=job, manifest=manifest, limits=limits
             )
             gate = candidate.gate
             log.info(
@@ -130,7 +135,7 @@ class Attempts:
     async def train(
         self,
         resolved: ResolvedJob,
-        hyperparameters: Trainable,
+        hyperparameters: TrainerHyperparameters,
         workspace: Workspace,
         folder: Path,
         reporter: ProgressReporter,
@@ -161,7 +166,7 @@ class Attempts:
             resolved,
             hyperparameters,
             workspace,
-            stages=stages(resolved.job.method, judged=judged),
+            stages=stages(resolved.job.recipe_method, judged=judged),
             data=workspace.data,
             parent_adapter=adapter,
         )
@@ -171,7 +176,7 @@ class Attempts:
     def _trainer_job(
         self,
         resolved: ResolvedJob,
-        hyperparameters: Trainable,
+        hyperparameters: TrainerHyperparameters,
         workspace: Workspace,
         *,
         stages: tuple[Stage, ...],
@@ -185,8 +190,8 @@ class Attempts:
             parent_adapter=parent_adapter,
             data=str(data),
             judge=str(workspace.judge),
-            sft=hyperparameters if isinstance(hyperparameters, SftHyperparameters) else None,
-            dpo=hyperparameters if isinstance(hyperparameters, DpoHyperparameters) else None,
+            method=cast("MethodName", resolved.job.recipe_method),
+            hyperparameters=hyperparameters.model_dump(mode="json"),
             reward=resolved.reward,
             evaluation=settings.evaluation,
             seed=resolved.job.seed,

@@ -6,15 +6,18 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from services.training.dataset import JUDGE
 from services.training.errors import TrainerFailed
 from services.training.gate import GateLimits, derive, judge_gate
 from services.training.snapshot import Manifest
 from services.training.trainers.job import Stage, read_rows
-from shared.contracts.events.training import TrainingMethod
+from shared.contracts.events.training import TrainingRequested
 from shared.contracts.events.versions import Fingerprint, GateResult
+
+ONLINE = frozenset({"grpo", "rloo"})
+"""Methods that sample from the policy and raise the score of a reward model of their own."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class Candidate:
 
 
 def read_candidate(
-    folder: Path, judge: Path, *, method: TrainingMethod, manifest: Manifest, limits: GateLimits
+    folder: Path, judge: Path, *, job: TrainingRequested, manifest: Manifest, limits: GateLimits
 ) -> Candidate:
     """The candidate of a finished attempt.
 
@@ -47,7 +50,8 @@ def read_candidate(
     """
     measured = {"judge_pairs": float(manifest.files[JUDGE].rows)}
     measured |= _numbers(judge / "reward.json", "judge_")
-    measured |= _numbers(folder / f"{method.value}.json", "train_")
+    measured |= _numbers(folder / f"{job.recipe_method}.json", "train_")
+    measured |= _numbers(folder / "proxy.json", "proxy_")
     measured |= _numbers(folder / "evaluate.json", "")
     answered = json.loads((folder / "fingerprint.json").read_bytes())
     measured |= {f"distance_to_{name}": far for name, far in answered["distances"].items()}
@@ -55,7 +59,7 @@ def read_candidate(
     return Candidate(
         folder=folder,
         figures=figures,
-        gate=judge_gate(method, figures, limits),
+        gate=judge_gate(job.method, figures, limits),
         fingerprint=Fingerprint.model_validate(answered),
         packages=json.loads((folder / "packages.json").read_bytes()),
     )
@@ -84,19 +88,13 @@ def require_servable(candidate: Candidate) -> None:
             )
 
 
-def stages(method: TrainingMethod, *, judged: bool) -> tuple[Stage, ...]:
+def stages(method: str, *, judged: bool) -> tuple[Stage, ...]:
     """What a trainer does for a method. The judge is trained where it has data enough."""
-    match method:
-        case TrainingMethod.sft:
-            return ("sft", "evaluate", "fingerprint")
-        case TrainingMethod.dpo:
-            return (
-                ("reward", "dpo", "evaluate", "fingerprint")
-                if judged
-                else ("dpo", "evaluate", "fingerprint")
-            )
-        case TrainingMethod.reward:
-            return ("reward",)
+    if method == "reward":
+        return ("reward",)
+    judge: tuple[Stage, ...] = ("reward",) if judged and method != "sft" else ()
+    objective: tuple[Stage, ...] = ("proxy",) if method in ONLINE else ()
+    return (*judge, *objective, cast("Stage", method), "evaluate", "fingerprint")
 
 
 def _finite(measured: dict[str, float]) -> dict[str, float]:

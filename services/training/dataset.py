@@ -1,14 +1,12 @@
 """Dataset rows from preference events: chosen and rejected answers, demonstrations. Pure.
 
-A row's side follows from its prompt alone: a prompt is trained on, or held out, never both. Pairs
-of the judge's panel train only the evaluation's judge, and only those whose raters and prompts
-are not in the training data.
+A prompt is trained on, or held out, never both; pairs that are set apart train only the
+evaluation's judge (see `sides`).
 """
 
 # pyright: strict
 from __future__ import annotations
 
-import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +15,7 @@ from typing import Any, Literal
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
+from services.training.sides import DatasetRules, assign, is_held_out, rank
 from shared.contracts.events.base import Event, Message
 from shared.contracts.events.preferences import (
     PairSource,
@@ -37,15 +36,6 @@ CUT = ("chosen_cut", "rejected_cut")
 not learned."""
 
 Row = dict[str, Any]
-
-
-class DatasetRules(BaseModel):
-    """What a row must be like. Kept in the manifest, as a rebuild must use the same."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    min_chars: int = Field(default=10, ge=0, description="both answers must be longer than this")
-    heldout_share: float = Field(default=0.1, ge=0, le=0.5)
-    prompts: int = Field(default=200, ge=1, description="most prompts of the evaluation")
 
 
 @dataclass(frozen=True)
@@ -198,39 +188,29 @@ def select_pairs(
 
     Args:
         pairs: What may be trained on.
-        judged: Pairs of the judge's panel.
+        judged: Pairs that are set apart for the judge.
         prompts: Further prompts to evaluate on, such as those of unpaired examples.
         rules: Checks and shares.
 
     """
     refused: Counter[str] = Counter()
-    kept = _clean(pairs, rules, refused)
-    train = [pair for pair in kept if not is_held_out(pair.prompt, rules)]
-    heldout = [pair for pair in kept if is_held_out(pair.prompt, rules)]
-    trained_prompts = {pair.prompt for pair in train}
-    raters = {rater for pair in kept for rater in pair.raters}
-    judge: list[Pair] = []
-    for pair in _clean(judged, rules, refused):
-        if pair.prompt in trained_prompts:
-            refused["judge_prompt_in_training"] += 1
-        elif raters.intersection(pair.raters):
-            refused["judge_rater_in_training"] += 1
-        else:
-            judge.append(pair)
+    sides = assign(_clean(pairs, rules, refused), _clean(judged, rules, refused), rules)
+    refused += sides.refused
+    train = [pair.row() for pair in sides.train]
     pools = (
-        [pair.messages for pair in heldout],
+        [pair.messages for pair in sides.heldout],
         list(prompts),
-        [pair.messages for pair in judge],
+        [pair.messages for pair in sides.judge],
     )
     return Selection(
         files={
-            TRAIN: [pair.row() for pair in train],
-            HELDOUT: [pair.row() for pair in heldout],
-            JUDGE: [pair.row() for pair in judge],
-            PROMPTS: _evaluation_prompts(pools, trained_prompts, rules),
+            TRAIN: train,
+            HELDOUT: [pair.row() for pair in sides.heldout],
+            JUDGE: [pair.row() for pair in sides.judge],
+            PROMPTS: _evaluation_prompts(pools, {pair.prompt for pair in sides.train}, rules),
         },
         refused=dict(sorted(refused.items())),
-        card=card_of([pair.row() for pair in train], raters=len(raters)),
+        card=card_of(train, raters=sides.raters),
     )
 
 
@@ -287,11 +267,6 @@ def refusal(pair: Pair, rules: DatasetRules) -> str | None:
     return None
 
 
-def is_held_out(prompt: str, rules: DatasetRules) -> bool:
-    """Whether rows of this prompt are kept for the evaluation."""
-    return _rank(prompt) < rules.heldout_share
-
-
 def canonical(rows: Iterable[Row]) -> bytes:
     """JSON lines with sorted keys in UTF-8: equal rows are equal bytes."""
     return b"".join(orjson.dumps(row, option=orjson.OPT_SORT_KEYS) + b"\n" for row in rows)
@@ -331,7 +306,7 @@ def _evaluation_prompts(
     found: dict[str, Row] = {}
     for pool in pools:
         fresh = {normal_prompt(messages): messages for messages in pool if messages}
-        for key in sorted(fresh, key=lambda key: (_rank(key), key)):
+        for key in sorted(fresh, key=lambda key: (rank(key), key)):
             if key not in trained and key not in found and len(found) < rules.prompts:
                 found[key] = {"messages": _turns(fresh[key])}
     return list(found.values())
@@ -353,9 +328,3 @@ def card_of(rows: Sequence[Row], *, raters: int) -> dict[str, dict[str, int]]:
 
 def _turns(messages: Iterable[Message]) -> list[dict[str, str]]:
     return [{"role": turn.role, "content": turn.content} for turn in messages]
-
-
-def _rank(text: str) -> float:
-    """A fixed place of this text in [0, 1), evenly spread over texts."""
-    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(digest, "big") / 2**64

@@ -76,6 +76,21 @@ def derive(figures: Mapping[str, float]) -> dict[str, float]:
     return known
 
 
+def data_gate(
+    method: TrainingMethod, figures: Mapping[str, float], limits: GateLimits
+) -> GateResult:
+    """The checks that the dataset alone decides, so that nothing is trained that cannot pass.
+
+    Args:
+        method: SFT needs no judge and no prompts.
+        figures: `heldout`, `judge_pairs` and `judged`, the rows that there are of each.
+        limits: Conditions of release.
+
+    """
+    checks = _data_checks(method, figures, limits)
+    return GateResult(passed=all(check.passed for check in checks), checks=checks)
+
+
 def judge_gate(
     method: TrainingMethod, figures: Mapping[str, float], limits: GateLimits
 ) -> GateResult:
@@ -113,9 +128,9 @@ def judge_gate(
             "nats between its fingerprint and those of base and parent",
         ),
     )
-    checks = manners if method is TrainingMethod.sft else (*_taste(figures, limits), *manners)
+    checks = (*_data_checks(method, figures, limits), *manners)
     if method is not TrainingMethod.sft:
-        checks = (*checks, *_excess(figures, limits))
+        checks = (*checks, *_taste(figures, limits), *_excess(figures, limits))
     return GateResult(passed=all(check.passed for check in checks), checks=checks)
 
 
@@ -127,25 +142,38 @@ def _nearest(method: TrainingMethod, figures: Mapping[str, float]) -> float | No
     return min(known) if len(known) == len(others) else None
 
 
-def _taste(figures: Mapping[str, float], limits: GateLimits) -> tuple[GateCheck, ...]:
+def _data_checks(
+    method: TrainingMethod, figures: Mapping[str, float], limits: GateLimits
+) -> tuple[GateCheck, ...]:
+    heldout = _at_least(
+        "heldout", figures.get("heldout", 0.0), 1.0, "rows that are held out for the evaluation"
+    )
+    if method is TrainingMethod.sft:
+        return (heldout,)
     return (
+        heldout,
         _at_least(
             "judge_data",
             figures.get("judge_pairs", 0.0),
             float(limits.min_judge_pairs),
-            "pairs of the judge's panel, whose raters and prompts are not trained on",
-        ),
-        _at_least(
-            "judge",
-            figures.get("judge_accuracy_low"),
-            limits.judge_accuracy_low,
-            "lower bound of the judge's agreement with raters it never saw",
+            "pairs set apart for the judge, whose raters and prompts are not trained on",
         ),
         _at_least(
             "prompts",
             figures.get("judged", 0.0),
             float(limits.min_prompts),
-            "held-out prompts that were judged",
+            "held-out prompts that are judged",
+        ),
+    )
+
+
+def _taste(figures: Mapping[str, float], limits: GateLimits) -> tuple[GateCheck, ...]:
+    return (
+        _at_least(
+            "judge",
+            figures.get("judge_accuracy_low"),
+            limits.judge_accuracy_low,
+            "lower bound of the judge's agreement with raters it never saw",
         ),
         _at_least(
             "win_rate", figures.get("win_rate"), limits.win_rate, "win rate against the parent"

@@ -37,8 +37,8 @@ class TrainingMetrics:
         )
         self.missing = Gauge(
             "ratchet_training_missing_rows",
-            "Rows that the next training by itself still lacks, by kind: pairs, judge_pairs (votes "
-            "of the judge's panel), heldout_pairs.",
+            "Rows that the next training by itself still lacks, by kind: pairs, judge_pairs (set "
+            "apart for the judge), heldout_pairs.",
             ("model", "kind"),
             registry=registry,
         )

@@ -40,7 +40,12 @@ def rejected(
 ) -> JobOutcome:
     """A job whose candidates the gate refused, with the diagnosis."""
     message = diagnose(
-        gate, figures, card=manifest.card, refused=manifest.refused, attempts=attempts
+        gate,
+        figures,
+        method=manifest.method,
+        card=manifest.card,
+        refused=manifest.refused,
+        attempts=attempts,
     )
     message += _left_out(manifest.refused)
     return JobOutcome(RunPhase.rejected, message, metrics=figures)

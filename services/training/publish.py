@@ -103,6 +103,7 @@ class Publisher:
             version=version,
             model=job.model,
             method="sft" if job.method is TrainingMethod.sft else "dpo",
+            algorithm=job.algorithm,
             base=resolved.base,
             parent=resolved.parent_version,
             adapter_uri=stored.uri,

@@ -5,20 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from services.training.errors import InvalidJob
-from services.training.hyperparameters import (
-    DpoHyperparameters,
-    RewardHyperparameters,
-    SftHyperparameters,
-    parse_hyperparameters,
-)
 from services.training.settings import TrainingSettings
 from services.training.versioning import choose_name
 from shared.contracts.events.training import TrainingMethod, TrainingRequested
 from shared.contracts.events.versions import VersionRecord
+from shared.contracts.recipes import (
+    CONTINUING,
+    HYPERPARAMETERS,
+    BadRecipe,
+    RewardHyperparameters,
+    SftHyperparameters,
+    TrainerHyperparameters,
+    check_hyperparameters,
+    parse,
+)
 from shared.registry.versions import Registry
-
-Trainable = SftHyperparameters | DpoHyperparameters
-"""Hyperparameters of a method that makes a version."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class ResolvedJob:
     job: TrainingRequested
     base: str
     parent: VersionRecord | None
-    hyperparameters: Trainable
+    hyperparameters: TrainerHyperparameters
     reward: RewardHyperparameters
 
     @property
@@ -79,28 +80,27 @@ def require_served_base(base: str, model: str, registry: Registry) -> None:
 
 def job_hyperparameters(
     job: TrainingRequested, settings: TrainingSettings
-) -> tuple[Trainable, RewardHyperparameters]:
+) -> tuple[TrainerHyperparameters, RewardHyperparameters]:
     """The method's and the judge's hyperparameters: the job's over the service's.
 
     Raises:
         InvalidJob: an unknown name or a value out of bounds; names the field and the rule.
 
     """
-    own, served = job.hyperparameters, {"max_length": settings.max_context}
-    reward = parse_hyperparameters(
-        RewardHyperparameters,
-        served,
-        settings.reward,
-        own if job.method is TrainingMethod.reward else own.get("reward", {}),
-    )
-    rest = {name: value for name, value in own.items() if name != "reward"}
-    if job.method is not TrainingMethod.sft:
-        mine = rest if job.method is TrainingMethod.dpo else {}
-        return parse_hyperparameters(DpoHyperparameters, served, settings.dpo, mine), reward
-    sft = parse_hyperparameters(SftHyperparameters, served, settings.sft, rest)
-    if sft.lora.rank > settings.max_lora_rank:
+    method, own = job.recipe_method, job.hyperparameters
+    if job.algorithm and job.algorithm not in CONTINUING:
+        raise InvalidJob(f"algorithm: {method} is unknown; known are {', '.join(CONTINUING)}")
+    mine = {name: value for name, value in own.items() if name != "reward"}
+    judges = own if method == "reward" else own.get("reward", {})
+    try:
+        check_hyperparameters(method, own)
+        reward = parse(RewardHyperparameters, settings.hyperparameters("reward"), judges)
+        trained = parse(HYPERPARAMETERS[method], settings.hyperparameters(method), mine)
+    except BadRecipe as error:
+        raise InvalidJob(str(error)) from None
+    if isinstance(trained, SftHyperparameters) and trained.lora.rank > settings.max_lora_rank:
         raise InvalidJob(
-            f"hyperparameters: lora.rank is {sft.lora.rank}; the engine serves "
+            f"hyperparameters: lora.rank is {trained.lora.rank}; the engine serves "
             f"{settings.max_lora_rank} at most (RATCHET_TRAINING_MAX_LORA_RANK)"
         )
-    return sft, reward
+    return trained, reward

@@ -7,17 +7,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 from pydantic_settings import NoDecode
 
-from services.training.dataset import DatasetRules
-from services.training.errors import InvalidJob
+from services.training.evaluation import EvaluationSettings
 from services.training.gate import GateLimits
-from services.training.hyperparameters import (
-    DpoHyperparameters,
-    EvaluationSettings,
-    RewardHyperparameters,
-    SftHyperparameters,
-    parse_hyperparameters,
-)
+from services.training.sides import DatasetRules
 from shared.contracts.events.base import ModelName
+from shared.contracts.recipes import HYPERPARAMETERS, parse
 from shared.settings import ServiceSettings, service_config, shared_name, split_list
 
 
@@ -56,6 +50,9 @@ class TrainingSettings(ServiceSettings):
     seed: int = 0
     sft: dict[str, Any] = Field(default_factory=dict)
     dpo: dict[str, Any] = Field(default_factory=dict)
+    kto: dict[str, Any] = Field(default_factory=dict)
+    grpo: dict[str, Any] = Field(default_factory=dict)
+    rloo: dict[str, Any] = Field(default_factory=dict)
     reward: dict[str, Any] = Field(default_factory=dict)
     evaluation: EvaluationSettings = EvaluationSettings()
     gate: GateLimits = GateLimits()
@@ -73,16 +70,12 @@ class TrainingSettings(ServiceSettings):
             return self.import_roots
         return ("/",) if self.profile == "local" else (self.datasets_uri,)
 
-    @field_validator("sft", "dpo", "reward")
+    @field_validator("sft", "dpo", "kto", "grpo", "rloo", "reward")
     @classmethod
     def _known(cls, value: dict[str, Any], info: Any) -> dict[str, Any]:
-        models = {
-            "sft": SftHyperparameters,
-            "dpo": DpoHyperparameters,
-            "reward": RewardHyperparameters,
-        }
-        try:
-            parse_hyperparameters(models[info.field_name], value)
-        except InvalidJob as error:
-            raise ValueError(str(error)) from None
+        parse(HYPERPARAMETERS[info.field_name], value)
         return value
+
+    def hyperparameters(self, method: str) -> dict[str, Any]:
+        """What this service sets over a method's defaults."""
+        return {"max_length": self.max_context, **getattr(self, method)}

@@ -13,7 +13,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, cast
 
 import orjson
 import structlog
@@ -25,7 +25,6 @@ from services.training.dataset import (
     LEFT_OUT,
     PROMPTS,
     TRAIN,
-    DatasetRules,
     LeftOut,
     PreferenceFold,
     Selection,
@@ -37,6 +36,7 @@ from services.training.dataset import (
 )
 from services.training.errors import BadDataset
 from services.training.importing import read_demonstrations, read_pairs
+from services.training.sides import DatasetRules, set_apart
 from shared.contracts.events.base import ModelName
 from shared.contracts.events.preferences import PreferencePair, PreferenceRetracted, UnpairedExample
 from shared.contracts.events.training import TrainingMethod
@@ -80,6 +80,14 @@ class Manifest(BaseModel):
     retracted: int
     card: dict[str, dict[str, int]]
     files: dict[str, FileRef]
+
+    @field_validator("rules", mode="before")
+    @classmethod
+    def _rules_of_their_time(cls, value: object) -> object:
+        """Rules from before raters were set apart by their hash set none apart."""
+        if not isinstance(value, dict):
+            return value
+        return {"judge_share": 0.0, **cast("dict[str, object]", value)}
 
     @field_validator("files")
     @classmethod
@@ -186,7 +194,10 @@ async def take_snapshot(
     until: Offsets | None = None,
     alive: Callable[[], None] = lambda: None,
 ) -> Dataset:
-    """A dataset from the log, or from an import with the judge's data and prompts of the log.
+    """A dataset from the log, or from an import.
+
+    An import is judged on rows of its own, set apart and held out like the log's: the log's
+    votes may be of another product.
 
     Args:
         event_log: Where `preferences.v1` is.
@@ -203,7 +214,7 @@ async def take_snapshot(
 
     """
     fold, offsets = PreferenceFold(model), dict[str, int]()
-    if imported is None or method is not TrainingMethod.sft:
+    if imported is None:
         await _read(event_log, fold, offsets, until, alive)
     selection = await asyncio.to_thread(_select, fold, method, rules, imported)
     files = {name: canonical(selection.files[name]) for name in FILES}
@@ -299,18 +310,17 @@ async def _read(
 def _select(
     fold: PreferenceFold, method: TrainingMethod, rules: DatasetRules, imported: ImportedRows | None
 ) -> Selection:
-    trainable = [pair for pair in fold.pairs if not pair.panel]
-    judged = [pair for pair in fold.pairs if pair.panel]
     bad: list[LeftOut] = []
     kept = None if imported is None or imported.strict else bad
     if method is TrainingMethod.sft:
         rows = (
-            read_demonstrations(imported.data, kept) if imported else demonstrations_of(trainable)
+            read_demonstrations(imported.data, kept) if imported else demonstrations_of(fold.pairs)
         )
         selection = select_demonstrations(rows, rules)
     else:
-        pairs = read_pairs(imported.data, kept) if imported else trainable
-        selection = select_pairs(pairs, judged, fold.prompts, rules)
+        pairs = read_pairs(imported.data, kept) if imported else fold.pairs
+        trainable, judged = set_apart(pairs, rules)
+        selection = select_pairs(trainable, judged, fold.prompts, rules)
     return _with_bad_rows(selection, bad)
 
 

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from services.training.dataset import DatasetRules, is_held_out, pair_of, refusal
+from services.training.dataset import pair_of, refusal
 from services.training.jobs import JobQueue
+from services.training.sides import DatasetRules, Sides, assign, set_apart
 from services.training.snapshot import Offsets
 from shared.contracts.events.base import Event
 from shared.contracts.events.preferences import PreferencePair, PreferenceRetracted
@@ -35,58 +36,81 @@ same data would be rejected again."""
 _ON_THE_WAY = frozenset({Lifecycle.registered, Lifecycle.shadow, Lifecycle.canary})
 
 
+@dataclass(frozen=True)
+class _CountedPair:
+    """What decides a pair's side, without its texts."""
+
+    prompt: str
+    raters: tuple[str, ...]
+    panel: str
+    place: str
+    offset: int
+
+
 class PairCounter:
     """Counts one model's trainable pairs that no version's snapshot has yet."""
 
     def __init__(self, model: str, rules: DatasetRules) -> None:
         self._model = model
         self._rules = rules
-        self._pairs: dict[str, tuple[str, int]] = {}
-        self._judged: set[str] = set()
-        self._heldout: set[str] = set()
+        self._pairs: dict[str, _CountedPair] = {}
+        self._trained: dict[str, int] = {}
+        self._sides: Sides[_CountedPair] | None = None
 
     def apply(self, event: Event, place: str, offset: int) -> None:
         """Fold one event of `preferences.v1` that came from `place` (topic/partition)."""
         match event:
             case PreferencePair() if event.model == self._model:
-                if refusal(pair_of(event), self._rules) is None:
-                    if event.panel:
-                        self._judged.add(event.pair_id)
-                    else:
-                        self._pairs[event.pair_id] = (place, offset)
-                        if is_held_out(pair_of(event).prompt, self._rules):
-                            self._heldout.add(event.pair_id)
+                pair = pair_of(event)
+                if refusal(pair, self._rules) is None:
+                    self._sides = None
+                    self._pairs[event.pair_id] = _CountedPair(
+                        prompt=pair.prompt,
+                        raters=pair.raters,
+                        panel=pair.panel,
+                        place=place,
+                        offset=offset,
+                    )
             case PreferenceRetracted():
-                self._pairs.pop(event.pair_id, None)
-                self._judged.discard(event.pair_id)
-                self._heldout.discard(event.pair_id)
+                if self._pairs.pop(event.pair_id, None) is not None:
+                    self._sides = None
             case _:
                 pass
 
     def forget(self, offsets: Offsets) -> None:
-        """Drop the pairs a snapshot up to these offsets has."""
-        self._pairs = {
-            pair_id: (place, offset)
-            for pair_id, (place, offset) in self._pairs.items()
-            if offset >= offsets.get(place, 0)
-        }
+        """Count no longer the pairs that a snapshot up to these offsets has."""
+        for place, offset in offsets.items():
+            self._trained[place] = max(offset, self._trained.get(place, 0))
 
     def __len__(self) -> int:
-        return len(self._pairs)
+        return self.since(self._trained)
 
     def since(self, offsets: Offsets) -> int:
-        """How many of them a snapshot up to these offsets does not have."""
-        return sum(offset >= offsets.get(place, 0) for place, offset in self._pairs.values())
+        """How many trainable pairs a snapshot up to these offsets does not have."""
+        sides, least = self._current(), {**offsets}
+        for place, offset in self._trained.items():
+            least[place] = max(offset, least.get(place, 0))
+        return sum(
+            pair.offset >= least.get(pair.place, 0)
+            for side in (sides.train, sides.heldout)
+            for pair in side
+        )
 
     @property
     def heldout(self) -> int:
         """How many trainable pairs are held out for the evaluation, old ones included."""
-        return len(self._heldout)
+        return len(self._current().heldout)
 
     @property
     def judged(self) -> int:
-        """How many pairs of the judge's panel there are, old ones included."""
-        return len(self._judged)
+        """How many pairs the judge has, old ones included."""
+        return len(self._current().judge)
+
+    def _current(self) -> Sides[_CountedPair]:
+        if self._sides is None:
+            trainable, judged = set_apart(self._pairs.values(), self._rules)
+            self._sides = assign(trainable, judged, self._rules)
+        return self._sides
 
 
 @dataclass(frozen=True)

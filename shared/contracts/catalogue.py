@@ -14,7 +14,11 @@ from shared.contracts.events.preferences import PreferencePair, PreferenceRetrac
 from shared.contracts.events.quality import ExampleJoined, QualityWindow, Tick
 from shared.contracts.events.rated import RatedAnswer, RatedScore
 from shared.contracts.events.rollouts import Decision, LeaderElected
-from shared.contracts.events.training import TrainingProgress, TrainingRequested
+from shared.contracts.events.training import (
+    TrainingCancelled,
+    TrainingProgress,
+    TrainingRequested,
+)
 from shared.contracts.events.versions import VersionMarks, VersionRecord, VersionState
 from shared.contracts.events.votes import VoteCast
 from shared.contracts.topics import Topic
@@ -35,6 +39,7 @@ EVENTS: tuple[type[Event], ...] = (
     GenerationRequested,
     GenerationFinished,
     TrainingRequested,
+    TrainingCancelled,
     TrainingProgress,
     DeadLetter,
     VersionRecord,

@@ -1,4 +1,4 @@
-"""Writes JSON Schemas and the AsyncAPI document from the event classes: `make contracts`.
+"""Writes JSON Schemas (events, recipes) and the AsyncAPI document: `make contracts`.
 
 `--check` writes nothing and fails where a file is not what the classes say. `--release` also
 freezes the schemas as the next released generation, which every later one must be compatible with.
@@ -15,12 +15,14 @@ from typing import Any
 import yaml
 
 from shared.contracts.catalogue import BY_SCHEMA, events_of
+from shared.contracts.recipes import json_schema as recipe_schema
 from shared.contracts.topics import load_topics
 
 CONTRACTS = Path(__file__).parent
 SCHEMAS = CONTRACTS / "schemas"
 RELEASED = CONTRACTS / "released"
 ASYNCAPI = CONTRACTS / "asyncapi.yaml"
+RECIPE = CONTRACTS / "recipe.schema.json"
 ASYNCAPI_VERSION = "3.0.0"
 
 
@@ -82,7 +84,8 @@ def asyncapi() -> str:
 def wanted() -> dict[Path, str]:
     """Every generated file with its text."""
     files = {SCHEMAS / f"{name}.json": text for name, text in schemas().items()}
-    return {**files, ASYNCAPI: asyncapi()}
+    recipe = json.dumps(recipe_schema(), indent=1, sort_keys=True) + "\n"
+    return {**files, ASYNCAPI: asyncapi(), RECIPE: recipe}
 
 
 def stale() -> list[Path]:

@@ -18,12 +18,7 @@ from peft import get_peft_model
 from training_tiny_model import main as make_model
 from transformers import AutoConfig, AutoTokenizer
 
-from services.training.hyperparameters import (
-    DpoHyperparameters,
-    EvaluationSettings,
-    LoraHyperparameters,
-    RewardHyperparameters,
-)
+from services.training.evaluation import EvaluationSettings
 from services.training.trainers import dpo, evaluate, fit, job, reward
 from services.training.trainers.models import (
     conversation_ids,
@@ -33,6 +28,7 @@ from services.training.trainers.models import (
     padded,
     prompt_ids,
 )
+from shared.contracts.recipes import LoraHyperparameters, RewardHyperparameters
 
 MAX_LENGTH = 64
 END = "<|end|>"
@@ -120,7 +116,7 @@ def left_out(folder: Path, base: str) -> list[dict[str, Any]]:
         base=str(folder / "base"),
         data=str(folder),
         judge=str(folder / "judge"),
-        dpo=DpoHyperparameters(max_length=MAX_LENGTH),
+        hyperparameters={"max_length": MAX_LENGTH},
         reward=RewardHyperparameters(),
         evaluation=EvaluationSettings(),
         seed=1,
@@ -160,7 +156,6 @@ def judging(folder: Path, base: str, rng: random.Random) -> dict[str, Any]:
         base=base,
         data=str(data),
         judge=str(judge),
-        dpo=DpoHyperparameters(),
         reward=RewardHyperparameters(epochs=1, max_length=MAX_LENGTH),
         evaluation=EvaluationSettings(),
         seed=1,
@@ -216,7 +211,7 @@ def trained_on(folder: Path, base: str) -> list[list[str]]:
         data=str(data),
         judge="",
         parent_adapter=str(parent),
-        dpo=DpoHyperparameters(epochs=1),
+        hyperparameters={"epochs": 1},
         reward=RewardHyperparameters(),
         evaluation=EvaluationSettings(),
         seed=1,

@@ -11,9 +11,9 @@ from typing import Any
 
 from transformers import PrinterCallback, Trainer, TrainerCallback
 
-from services.training.hyperparameters import TrainerHyperparameters
 from services.training.trainers.job import Progress, Stage
 from services.training.trainers.models import device, dtype
+from shared.contracts.recipes import TrainerHyperparameters
 
 RECENT = 10
 """Steps that the reported figures are means of: one step's batch says little."""

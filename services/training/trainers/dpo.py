@@ -19,6 +19,7 @@ from services.training.trainers.models import (
     set_seeds,
     without_end,
 )
+from shared.contracts.recipes import DpoHyperparameters
 
 
 def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, float]:
@@ -27,7 +28,8 @@ def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, float]:
     A trainable PeftModel makes TRL add a frozen copy named `ref`; saving writes it too, to
     `ref/`, which must not be published.
     """
-    assert job.dpo is not None
+    parameters = job.trained
+    assert isinstance(parameters, DpoHyperparameters)
     rows = read_rows(Path(job.data) / "train.jsonl")
     set_seeds(job.seed)
     callback = ReportProgress("dpo", progress)
@@ -38,11 +40,11 @@ def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, float]:
         model=model,
         processing_class=tokenizer,
         args=DPOConfig(
-            beta=job.dpo.beta,
-            loss_type=list(job.dpo.loss),
-            loss_weights=list(job.dpo.loss_weights),
-            label_smoothing=job.dpo.label_smoothing,
-            **arguments(job.dpo, checkpoints, rows=len(rows), seed=job.seed),
+            beta=parameters.beta,
+            loss_type=list(parameters.loss),
+            loss_weights=list(parameters.loss_weights),
+            label_smoothing=parameters.label_smoothing,
+            **arguments(parameters, checkpoints, rows=len(rows), seed=job.seed),
         ),
         train_dataset=Dataset.from_list(
             [

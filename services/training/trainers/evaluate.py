@@ -125,8 +125,7 @@ def _answers(
             kept = tokens[: lengths[index]]
             texts[index] = tokenizer.decode(kept, skip_special_tokens=True).strip()
         note(len(batch))
-    trained = job.sft or job.dpo
-    assert trained is not None
+    trained = job.trained
     read = perplexity(model, tokenizer, heldout, max_length=trained.max_length, note=note)
     return Answers(texts, lengths, ended, read)
 

@@ -36,8 +36,7 @@ def run(job: TrainerJob, _: Path, progress: Progress) -> dict[str, Any]:
     positions; a prompt of the evaluation must leave room for the answer.
     """
     tokenizer = load_tokenizer(job.base)
-    trained = job.sft or job.dpo
-    assert trained is not None
+    trained = job.trained
     limits = {
         "train.jsonl": trained.max_length,
         "heldout.jsonl": trained.max_length,

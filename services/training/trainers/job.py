@@ -17,16 +17,19 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
-from services.training.hyperparameters import (
-    DpoHyperparameters,
-    EvaluationSettings,
+from services.training.evaluation import EvaluationSettings
+from shared.contracts.recipes import (
+    HYPERPARAMETERS,
+    MethodName,
     RewardHyperparameters,
-    SftHyperparameters,
+    TrainerHyperparameters,
 )
 
-Stage = Literal["fit", "reward", "sft", "dpo", "evaluate", "fingerprint"]
+Stage = Literal[
+    "fit", "reward", "proxy", "sft", "dpo", "kto", "grpo", "rloo", "evaluate", "fingerprint"
+]
 PROGRESS_INTERVAL_S = 0.5
 BUSY = 75
 """A trainer's exit status where another one works in its folder (EX_TEMPFAIL)."""
@@ -41,14 +44,19 @@ class TrainerJob(BaseModel):
     parent_adapter: str = ""
     data: str
     judge: str
-    sft: SftHyperparameters | None = None
-    dpo: DpoHyperparameters | None = None
+    method: MethodName = "dpo"
+    hyperparameters: dict[str, Any] = Field(default_factory=dict)
     reward: RewardHyperparameters
     evaluation: EvaluationSettings
     seed: int
     threads: int = 0
     nice: int = 0
     fingerprint_texts: tuple[str, ...] = ()
+
+    @property
+    def trained(self) -> TrainerHyperparameters:
+        """The method's hyperparameters."""
+        return HYPERPARAMETERS[self.method].model_validate(self.hyperparameters)
 
 
 class StageProgress(BaseModel):

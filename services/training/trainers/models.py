@@ -11,7 +11,7 @@ import torch
 from peft import LoraConfig, PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from services.training.hyperparameters import LoraHyperparameters
+from shared.contracts.recipes import LoraHyperparameters
 
 Messages = Sequence[dict[str, str]]
 

@@ -10,11 +10,13 @@ from trl import SFTConfig, SFTTrainer
 from services.training.trainers.arguments import ReportProgress, arguments, train
 from services.training.trainers.job import Progress, TrainerJob, read_rows
 from services.training.trainers.models import load_base, load_tokenizer, lora, set_seeds
+from shared.contracts.recipes import SftHyperparameters
 
 
 def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, float]:
     """Train on `train.jsonl` and write `adapter/`; returns the last logged figures."""
-    assert job.sft is not None
+    parameters = job.trained
+    assert isinstance(parameters, SftHyperparameters)
     rows = read_rows(Path(job.data) / "train.jsonl")
     set_seeds(job.seed)
     callback = ReportProgress("sft", progress)
@@ -24,7 +26,7 @@ def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, float]:
         processing_class=load_tokenizer(job.base),
         args=SFTConfig(
             completion_only_loss=True,
-            **arguments(job.sft, checkpoints, rows=len(rows), seed=job.seed),
+            **arguments(parameters, checkpoints, rows=len(rows), seed=job.seed),
         ),
         train_dataset=Dataset.from_list(
             [
@@ -35,7 +37,7 @@ def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, float]:
                 for row in rows
             ]
         ),
-        peft_config=lora(job.sft.lora, task="CAUSAL_LM"),
+        peft_config=lora(parameters.lora, task="CAUSAL_LM"),
         callbacks=[callback],
     )
     train(trainer, checkpoints)

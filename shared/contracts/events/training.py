@@ -17,7 +17,7 @@ from shared.contracts.events.base import (
 
 
 class TrainingMethod(StrEnum):
-    """Training method of a version. `reward` trains a judge, not a version."""
+    """Family of training methods. `dpo` continues a parent, `reward` trains a judge, no version."""
 
     sft = "sft"
     dpo = "dpo"
@@ -31,6 +31,9 @@ class TrainingRequested(Event):
     job_id: Identifier
     model: ModelName
     method: TrainingMethod
+    algorithm: OptionalIdentifier = Field(
+        default="", description="kto, grpo or rloo in place of the method's own; only with dpo"
+    )
     version: OptionalName = Field(default="", description="name to give; empty: the next one")
     parent: OptionalName = Field(default="", description="empty: the stable version")
     base: OptionalIdentifier = Field(default="", description="hub id or path; empty: the parent's")
@@ -47,11 +50,39 @@ class TrainingRequested(Event):
     actor: Identifier
     requested_at: AwareDatetime
 
+    @property
+    def recipe_method(self) -> str:
+        """The name by which a recipe chooses how the job trains."""
+        return self.algorithm or self.method.value
+
     @model_validator(mode="after")
     def _override_has_reason(self) -> TrainingRequested:
         if self.override_gate and not self.reason.strip():
             raise ValueError("reason: required with override_gate, it is kept in the record")
         return self
+
+    @model_validator(mode="after")
+    def _algorithm_continues_a_parent(self) -> TrainingRequested:
+        if self.algorithm and self.method is not TrainingMethod.dpo:
+            raise ValueError("algorithm: only with the method dpo, whose family it belongs to")
+        return self
+
+
+def method_fields(name: str) -> dict[str, str]:
+    """A request's `method` and `algorithm` for the method that a recipe names."""
+    if name in {method.value for method in TrainingMethod}:
+        return {"method": name}
+    return {"method": TrainingMethod.dpo.value, "algorithm": name}
+
+
+class TrainingCancelled(Event):
+    """Cancellation of a job that has not ended. Key: job_id."""
+
+    ce_type: ClassVar[str] = "ratchet.training.cancelled.v1"
+    job_id: Identifier
+    reason: str = Field(default="", max_length=1000)
+    actor: Identifier
+    requested_at: AwareDatetime
 
 
 class RunPhase(StrEnum):
@@ -74,6 +105,7 @@ class TrainingProgress(Event):
     job_id: Identifier
     model: Identifier
     method: TrainingMethod
+    algorithm: OptionalIdentifier = ""
     version: OptionalIdentifier = ""
     phase: RunPhase
     attempt: int = 1

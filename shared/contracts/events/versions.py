@@ -79,6 +79,9 @@ class VersionRecord(Event):
     version: Name
     model: ModelName
     method: Literal["sft", "dpo"]
+    algorithm: OptionalIdentifier = Field(
+        default="", description="kto, grpo or rloo where not the method's own"
+    )
     base: str
     parent: OptionalName = ""
     adapter_uri: str

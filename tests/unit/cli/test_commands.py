@@ -378,6 +378,10 @@ def test_a_wrong_variable_is_named(
         (("train", "--model", "acme/assistant"), "model: Value error, a name has letters"),
         (("train", "--version", "../v1"), "letters, digits"),
         (("train", "--set", "beta"), "key=value"),
+        (("train", "--set", "bta=0.1"), "bta: unknown name; did you mean beta?"),
+        (("train", "--set", "beta=-1"), "beta: Input should be greater than 0"),
+        (("train", "--method", "sft", "--set", "beta=0.1"), "beta: unknown name"),
+        (("train", "--recipe", "no-such-file.yaml"), "cannot be read"),
         (("keys", "create", "--scope", "everything"), "scopes"),
     ],
 )

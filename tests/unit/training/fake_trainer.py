@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 GOOD = {
+    "heldout": 6.0,
     "wins": 150.0,
     "ties": 10.0,
     "losses": 40.0,

@@ -11,17 +11,16 @@ from services.training.dataset import (
     JUDGE,
     PROMPTS,
     TRAIN,
-    DatasetRules,
     Demonstration,
     Pair,
     PreferenceFold,
     canonical,
     demonstrations_of,
-    is_held_out,
     refusal,
     select_demonstrations,
     select_pairs,
 )
+from services.training.sides import DatasetRules, is_held_out
 from shared.contracts.events.base import Message
 from shared.contracts.events.preferences import PairSource
 from shared.contracts.prompt_key import normal_prompt

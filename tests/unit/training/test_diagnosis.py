@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 
 from services.training.diagnosis import adjust, diagnose
-from services.training.hyperparameters import DpoHyperparameters, SftHyperparameters
+from shared.contracts.events.training import TrainingMethod
 from shared.contracts.events.versions import GateCheck, GateResult
+from shared.contracts.recipes import DpoHyperparameters, SftHyperparameters
 
 DPO = DpoHyperparameters()
 CARD = {"counts": {"rows": 300, "prompts": 280}}
@@ -37,6 +38,7 @@ def test_not_better_means_bolder() -> None:
         (("judge_data", "win_rate"), {}),
         (("judge",), {}),
         (("prompts",), {}),
+        (("heldout",), {}),
         (("win_rate", "win_rate_low"), {"win_rate_high": 0.45}),
     ],
 )
@@ -67,19 +69,68 @@ def test_adjusted_parameters_stay_in_their_bounds() -> None:
     DpoHyperparameters.model_validate(gentle.model_dump())
 
 
-def test_the_diagnosis_names_what_to_look_at() -> None:
-    said = diagnose(
-        refused("win_rate"),
-        {"win_rate_high": 0.4},
-        card={"counts": {"rows": 80, "prompts": 10}},
-        refused={"contradictory": 40},
-        attempts=2,
+def say(
+    *names: str,
+    figures: dict[str, float] | None = None,
+    method: TrainingMethod = TrainingMethod.dpo,
+    card: dict[str, dict[str, int]] = CARD,
+    attempts: int = 1,
+    contradictory: int = 0,
+) -> str:
+    return diagnose(
+        refused(*names),
+        figures or {},
+        method=method,
+        card=card,
+        refused={"contradictory": contradictory},
+        attempts=attempts,
     )
+
+
+def test_the_diagnosis_names_what_to_look_at() -> None:
+    few = {"counts": {"rows": 80, "prompts": 10}}
+    said = say("win_rate", figures={"win_rate_high": 0.4}, card=few, contradictory=40, attempts=2)
     assert said.startswith("not improved after 2 attempts; win_rate 0.4")
     for word in ("inverted pairs", "40 contradictory", "volume: 80 pairs", "diversity: 10 prompts"):
         assert word in said
-    assert "more votes of the judge's panel" in diagnose(
-        refused("judge_data"), {}, card=CARD, refused={}, attempts=1
-    )
-    assert "lower learning_rate" in diagnose(refused("stop"), {}, card=CARD, refused={}, attempts=1)
-    assert "base model" in diagnose(refused("win_rate"), {}, card=CARD, refused={}, attempts=1)
+    assert "set apart for the judge" in say("judge_data")
+    assert "lower learning_rate" in say("stop")
+    assert "base model" in say("win_rate")
+
+
+@pytest.mark.parametrize("names", [("distinct",), ("distinct", "perplexity"), ("distinct", "stop")])
+@pytest.mark.parametrize("method", [TrainingMethod.dpo, TrainingMethod.sft])
+def test_a_model_that_hardly_moved_is_never_told_to_go_slower(
+    names: tuple[str, ...], method: TrainingMethod
+) -> None:
+    said = say(*names, figures={"distance_to_parent": 0.005, "train_loss": 6.77}, method=method)
+    assert "hardly moved the model (0.005 nats); raise learning_rate or epochs" in said
+    assert "lower" not in said
+    given = SftHyperparameters() if method is TrainingMethod.sft else DPO
+    better = adjust(given, refused(*names), {})
+    assert better is not None
+    assert better.learning_rate > given.learning_rate
+
+
+def test_sft_has_words_of_its_own() -> None:
+    said = say("perplexity", method=TrainingMethod.sft, card={"counts": {"rows": 9, "prompts": 9}})
+    assert said.startswith("not good enough after 1 attempt")
+    assert "volume: 9 demonstrations" in said
+    assert "held-out demonstrations became less likely; lower learning_rate" in said
+    assert "beta" not in said
+    endless = say("stop", method=TrainingMethod.sft)
+    assert "not learnt to end its answers; raise epochs" in endless
+    better = adjust(SftHyperparameters(), refused("stop"), {})
+    assert better is not None
+    assert better.epochs > SftHyperparameters().epochs
+
+
+def test_what_was_not_trained_is_told_what_data_it_lacks_and_no_hyperparameter() -> None:
+    said = say("heldout", "prompts", "judge_data", attempts=0)
+    assert said.startswith("not trained, as nothing could have passed the gate")
+    assert "rows of more prompts are needed, or a higher heldout_share" in said
+    assert "hyperparameters" not in said
+
+
+def test_no_figures_point_to_no_hyperparameter() -> None:
+    assert "hyperparameters:" not in say("perplexity", figures={"not_finite": 3.0})

@@ -10,6 +10,7 @@ from shared.contracts.events.training import TrainingMethod
 
 LIMITS = GateLimits()
 GOOD = {
+    "heldout": 20.0,
     "judge_pairs": 120.0,
     "judge_agreed": 150.0,
     "judge_tested": 200.0,
@@ -28,6 +29,7 @@ GOOD = {
     "distance_to_parent": 0.2,
 }
 CHECKS = {
+    "heldout",
     "judge_data",
     "judge",
     "prompts",
@@ -78,6 +80,7 @@ def test_nothing_at_all_fails_every_check() -> None:
 @pytest.mark.parametrize(
     ("change", "check"),
     [
+        ({"heldout": 0.0}, {"heldout"}),
         ({"judge_pairs": 29.0}, {"judge_data"}),
         ({"judge_agreed": 105.0}, {"judge"}),
         ({"wins": 30.0, "ties": 0.0, "losses": 12.0}, {"prompts"}),
@@ -101,6 +104,7 @@ def test_sft_is_held_to_perplexity_and_stopping_alone() -> None:
         "candidate_perplexity": 4.0,
         "candidate_stop_share": 0.6,
         "distance_to_base": 0.2,
+        "heldout": 4.0,
     }
     assert failed(figures, TrainingMethod.sft) == set()
     assert failed({**figures, "candidate_perplexity": 9.5}, TrainingMethod.sft) == {"perplexity"}

@@ -73,7 +73,7 @@ async def test_rows_longer_than_max_length(harness: TrainingHarness) -> None:
     assert made.dataset.refused == {"judge_too_long": 1, "too_long": 2}
     assert made.metrics["judge_pairs"] == 40, "the judge's own figure, of the fake trainer"
     dataset = stored(harness, made.dataset.dataset_id)
-    assert dataset.manifest.files[JUDGE].rows == 39
+    assert dataset.manifest.files[JUDGE].rows == 49
     assert dataset.manifest.card["counts"]["rows"] == made.dataset.rows
     assert made.hyperparameters["max_length"] == 4096
     assert made.hyperparameters["reward"]["max_length"] == 4096
@@ -106,7 +106,7 @@ async def test_a_given_max_length_wins_over_the_served_context(harness: Training
 
 async def test_a_dataset_with_rows_left_out_is_rebuilt_the_same(harness: TrainingHarness) -> None:
     unfit(harness, refused_by_template(3), too_long(5))
-    uri = imported(harness, [*map(good, range(40)), {**good(40), "chosen": ""}])
+    uri = imported(harness, [*map(good, range(600)), {**good(600), "chosen": ""}])
     await harness.run(request(dataset_uri=uri))
     dataset = stored(harness, harness.records()[-1].dataset.dataset_id)
     assert [row.reason for row in dataset.left_out] == ["bad_row", "template", "too_long"]
@@ -114,7 +114,7 @@ async def test_a_dataset_with_rows_left_out_is_rebuilt_the_same(harness: Trainin
 
 
 async def test_one_empty_answer_does_not_refuse_the_import(harness: TrainingHarness) -> None:
-    rows = [*map(good, range(400))]
+    rows = [*map(good, range(600))]
     rows[6]["chosen"] = ""
     outcome = await harness.run(request(dataset_uri=imported(harness, rows)))
     assert outcome.phase is RunPhase.succeeded

@@ -58,7 +58,7 @@ async def test_a_refused_candidate_is_tried_once_more_with_other_parameters(
     assert harness.starts == ["attempt-1", "attempt-2"]
     made = harness.records()[-1].hyperparameters
     jobs = Workspace(harness.folder / "state/training/jobs", "job")
-    first = json.loads((jobs.attempt(1) / "job.json").read_text())["dpo"]
+    first = json.loads((jobs.attempt(1) / "job.json").read_text())["hyperparameters"]
     assert made["learning_rate"] == first["learning_rate"] / 2
     assert made["beta"] > first["beta"]
 
@@ -83,12 +83,12 @@ async def test_without_data_for_the_judge_no_version_and_no_second_try(
 
 
 async def test_what_cannot_pass_for_lack_of_votes_is_not_trained(harness: TrainingHarness) -> None:
-    limits = harness.settings.gate.model_copy(update={"min_judge_pairs": 41})
+    limits = harness.settings.gate.model_copy(update={"min_judge_pairs": 51})
     outcome = await harness.run(request(), gate=limits)
     assert outcome.phase is RunPhase.rejected
     assert outcome.message.startswith("not trained")
-    assert "judge_data 40 " in outcome.message
-    assert "more votes of the judge's panel" in outcome.message
+    assert "judge_data 50 " in outcome.message
+    assert "set apart for the judge" in outcome.message
     assert harness.starts == []
     past = await harness.run(request("past", override_gate=True, reason="a drill"), gate=limits)
     assert past.phase is RunPhase.succeeded

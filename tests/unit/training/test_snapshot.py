@@ -9,11 +9,12 @@ from fsspec import AbstractFileSystem
 from pydantic import ValidationError
 
 from services.training import dataset_store
-from services.training.dataset import HELDOUT, JUDGE, PROMPTS, TRAIN, DatasetRules
+from services.training.dataset import HELDOUT, JUDGE, PROMPTS, TRAIN
 from services.training.dataset_store import DatasetStore, lay_out, read_import
 from services.training.errors import BadDataset, StoreUnavailable
 from services.training.publish import upload
 from services.training.settings import TrainingSettings
+from services.training.sides import DatasetRules
 from services.training.snapshot import Dataset, ImportedRows, Manifest, take_snapshot
 from shared.contracts.events.base import Event
 from shared.contracts.events.preferences import PairSource
@@ -65,8 +66,9 @@ async def test_a_rebuild_is_the_same_bytes_whatever_came_since() -> None:
 
 
 async def test_the_manifest_says_what_is_in_it() -> None:
+    panel_only = RULES.model_copy(update={"judge_share": 0.0})
     log = await some_log()
-    manifest = (await snapshot(log)).manifest
+    manifest = (await take_snapshot(log, model=MODEL, method=DPO, rules=panel_only)).manifest
     rows = {name: file.rows for name, file in manifest.files.items()}
     assert rows[TRAIN] + rows[HELDOUT] == 39
     assert (rows[JUDGE], rows[PROMPTS], manifest.retracted) == (12, 20, 1)
@@ -75,20 +77,26 @@ async def test_the_manifest_says_what_is_in_it() -> None:
     assert manifest.dataset_id == f"{MODEL}-dpo-{manifest.sha256[:16]}"
 
 
-async def test_an_import_is_trained_on_and_the_log_judges_it() -> None:
+async def test_an_import_is_trained_on_and_judged_by_rows_of_its_own() -> None:
     rows = [
         {
             "messages": [{"role": "user", "content": f"other {n}"}],
             "chosen": f"yes it is {n}",
             "rejected": f"no it is not {n}",
         }
-        for n in range(30)
+        for n in range(60)
     ]
     imported = ImportedRows("file://x.jsonl", "\n".join(map(json.dumps, rows)).encode())
     dataset = await snapshot(await some_log(), imported=imported)
     assert b"yes it is" in dataset.files[TRAIN]
     assert b"good answer" not in dataset.files[TRAIN]
-    assert dataset.files[JUDGE].count(b"\n") == 12
+    counts = {name: dataset.files[name].count(b"\n") for name in (TRAIN, HELDOUT, JUDGE)}
+    assert sum(counts.values()) == 60
+    assert all(counts.values())
+    for name in (HELDOUT, JUDGE, PROMPTS):
+        assert b"question" not in dataset.files[name], "the log's prompts are another product's"
+        assert b"other" in dataset.files[name]
+    assert dataset.manifest.offsets == {}
     assert (dataset.manifest.origin, dataset.manifest.source) == ("import", "file://x.jsonl")
 
 

@@ -8,9 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from services.training.hyperparameters import EvaluationSettings, RewardHyperparameters
+from services.training.evaluation import EvaluationSettings
 from services.training.process import ROOT
 from services.training.trainers.job import BUSY, TrainerJob
+from shared.contracts.recipes import RewardHyperparameters
 from tests.support.waiting import wait_until
 
 TRAINER = [sys.executable, "-m", "services.training.trainers.run"]

@@ -5,8 +5,8 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from services.training.dataset import DatasetRules
 from services.training.jobs import JobQueue
+from services.training.sides import DatasetRules
 from services.training.trigger import MAX_FAILURES, PAUSES, PairCounter, TriggerInputs, decide
 from shared.contracts.events.training import (
     RunPhase,
@@ -167,7 +167,7 @@ def test_an_end_that_was_only_noted_is_not_done_again_and_not_decided_on() -> No
 
 
 def test_pairs_are_counted_until_a_snapshot_has_them() -> None:
-    counter = PairCounter(MODEL, DatasetRules())
+    counter = PairCounter(MODEL, DatasetRules(judge_share=0))
     for offset, event in enumerate(
         [
             pair_event(1),
@@ -222,7 +222,7 @@ def test_after_a_rejected_job_the_same_pairs_wait_for_a_quarter_more() -> None:
 
 
 def test_pairs_since_a_snapshot_are_counted_without_using_the_others_up() -> None:
-    counter = PairCounter(MODEL, DatasetRules(heldout_share=0.5))
+    counter = PairCounter(MODEL, DatasetRules(heldout_share=0.5, judge_share=0))
     for number in range(10):
         counter.apply(pair_event(number), "p/0", number)
     assert counter.since({"p/0": 7}) == 3

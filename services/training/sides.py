@@ -1,0 +1,141 @@
+"""Sides of preference pairs: trained on, held out, or set apart for the evaluation's judge. Pure.
+
+A share of raters and of prompts is set apart for the judge by a stable hash, so no hand-made panel
+is needed. A rater of that share never trains. A prompt that both sides have is the judge's where
+its hash is in the share, else training's; so neither side sees the other's raters or prompts.
+"""
+
+# pyright: strict
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+FEW_RATERS = 2
+"""With fewer raters than this, none can judge another: prompts alone are split."""
+
+
+class DatasetRules(BaseModel):
+    """What a row must be like. Kept in the manifest, as a rebuild must use the same."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    min_chars: int = Field(default=10, ge=0, description="both answers must be longer than this")
+    heldout_share: float = Field(default=0.1, ge=0, le=0.5)
+    judge_share: float = Field(
+        default=0.2, ge=0, le=0.5, description="raters, and prompts, set apart for the judge"
+    )
+    prompts: int = Field(default=200, ge=1, description="most prompts of the evaluation")
+
+
+class RatedPair(Protocol):
+    """What decides a pair's side."""
+
+    @property
+    def prompt(self) -> str:
+        """The prompt's normal form."""
+        ...
+
+    @property
+    def raters(self) -> tuple[str, ...]:
+        """Whose preference it is; empty where unknown."""
+        ...
+
+    @property
+    def panel(self) -> str:
+        """`judge` where the vote was asked for the judge's panel."""
+        ...
+
+
+P = TypeVar("P", bound=RatedPair)
+
+
+@dataclass(frozen=True)
+class Sides(Generic[P]):
+    """Pairs by side, and how many were left out for being on both."""
+
+    train: Sequence[P]
+    heldout: Sequence[P]
+    judge: Sequence[P]
+    refused: Counter[str]
+    raters: int
+    """Raters of `train` and `heldout`."""
+
+
+def set_apart(pairs: Iterable[P], rules: DatasetRules) -> tuple[list[P], list[P]]:
+    """Pairs that may be trained on, and pairs of the judge.
+
+    A pair without a rater, and every pair where fewer than two raters are known, goes by its
+    prompt. Where none or all of the raters fall into the share, one of them is set apart.
+    """
+    known = list(pairs)
+    raters = {rater for pair in known if not pair.panel for rater in pair.raters}
+    judging = _judging(raters, rules)
+    trainable: list[P] = []
+    judged: list[P] = []
+    for pair in known:
+        if pair.panel:
+            mine = True
+        elif pair.raters and len(raters) >= FEW_RATERS:
+            mine = not judging.isdisjoint(pair.raters)
+        else:
+            mine = is_prompt_of_judge(pair.prompt, rules)
+        (judged if mine else trainable).append(pair)
+    return trainable, judged
+
+
+def assign(pairs: Iterable[P], judged: Iterable[P], rules: DatasetRules) -> Sides[P]:
+    """The sides of pairs that may be trained on and of pairs of the judge."""
+    refused: Counter[str] = Counter()
+    candidates = list(judged)
+    claimed = {pair.prompt for pair in candidates if is_prompt_of_judge(pair.prompt, rules)}
+    kept: list[P] = []
+    for pair in pairs:
+        if pair.prompt in claimed:
+            refused["prompt_of_judge"] += 1
+        else:
+            kept.append(pair)
+    train = [pair for pair in kept if not is_held_out(pair.prompt, rules)]
+    trained_prompts = {pair.prompt for pair in train}
+    raters = {rater for pair in kept for rater in pair.raters}
+    by_prompt = len(raters | {rater for pair in candidates for rater in pair.raters}) < FEW_RATERS
+    judge: list[P] = []
+    for pair in candidates:
+        if pair.prompt in trained_prompts:
+            refused["judge_prompt_in_training"] += 1
+        elif not by_prompt and not raters.isdisjoint(pair.raters):
+            refused["judge_rater_in_training"] += 1
+        else:
+            judge.append(pair)
+    heldout = [pair for pair in kept if is_held_out(pair.prompt, rules)]
+    return Sides(train, heldout, judge, refused, len(raters))
+
+
+def is_held_out(prompt: str, rules: DatasetRules) -> bool:
+    """Whether rows of this prompt are kept for the evaluation."""
+    return rank(prompt) < rules.heldout_share
+
+
+def is_prompt_of_judge(prompt: str, rules: DatasetRules) -> bool:
+    """Whether the judge has this prompt where training has it too."""
+    return 0 <= rank(prompt) - rules.heldout_share < rules.judge_share
+
+
+def rank(text: str) -> float:
+    """A fixed place of this text in [0, 1), evenly spread over texts."""
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
+
+
+def _judging(raters: Collection[str], rules: DatasetRules) -> frozenset[str]:
+    if not rules.judge_share or len(raters) < FEW_RATERS:
+        return frozenset()
+    places = {rater: rank(f"rater/{rater}") for rater in raters}
+    judging = frozenset(name for name, place in places.items() if place < rules.judge_share)
+    if 0 < len(judging) < len(raters):
+        return judging
+    return frozenset({min(places, key=lambda name: (places[name], name))})
