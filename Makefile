@@ -1,7 +1,7 @@
 # Everything a person runs here, by name: make help
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup up down status logs demo test test-fast lint format bench verify manifests contracts lock clean
+.PHONY: help setup up down status logs demo test test-fast lint format bench verify manifests chart-test contracts lock clean
 
 PYTHON_BIN := .venv/bin/python
 TORCH ?=
@@ -55,6 +55,9 @@ verify: setup ## soak, fault table, all seeds, fuzzing (an hour and more; goes o
 
 manifests: setup ## plain Kubernetes manifests from the Helm chart
 	@deploy/k8s/render.sh
+
+chart-test: setup ## the Helm chart with every set of values, each object checked by its schema
+	@$(PYTHON_BIN) -m pytest -n auto tests/contract/test_chart.py tests/contract/test_chart_sets.py $(ARGS)
 
 contracts: setup ## JSON Schemas and AsyncAPI from the event models
 	@$(PYTHON_BIN) -m shared.contracts.generate

@@ -11,7 +11,7 @@ import yaml
 from deploy.local.ports import HOST
 from deploy.local.processes import ROOT, Process
 
-RULES = ROOT / "deploy/k8s/monitoring/rules"
+RULES = ROOT / "deploy/k8s/helm/ratchet/files/rules"
 
 
 def kafka_properties(data: Path, ports: Mapping[str, int]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 TRY_S = 30.0
 TRIES = 3
+WAIT_S = 120.0
+WAIT_PAUSE_S = 2.0
 
 app = typer.Typer(no_args_is_help=True, help="Create the declared topics, and compare them.")
 
@@ -49,6 +52,24 @@ def diff(*, as_json: AsJson = False) -> None:
         raise typer.Exit(Exit.refused)
     if report.created or report.drift:
         raise typer.Exit(Exit.failed)
+
+
+@app.command()
+def wait(
+    *,
+    timeout_s: Annotated[float, typer.Option(min=1, max=3600, help="Deadline.")] = WAIT_S,
+) -> None:
+    """Wait until every declared topic exists, as after an installation; exit 1 at the deadline.
+
+    Exit 3 at once where no broker answers. Topics that differ are no reason to wait.
+    """
+    settings = load_settings()
+    deadline = time.monotonic() + timeout_s
+    while missing := _apply(settings, dry_run=True).created:
+        if time.monotonic() >= deadline:
+            typer.echo(f"still missing: {', '.join(missing)}; run ratchet topics apply", err=True)
+            raise typer.Exit(Exit.failed)
+        time.sleep(WAIT_PAUSE_S)
 
 
 def _apply(settings: CliSettings, *, dry_run: bool) -> TopicReport:

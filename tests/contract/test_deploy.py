@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,6 +17,7 @@ import yaml
 
 from services.cli.settings import DEFAULT_PORTS, load_settings, url_variable
 from shared.settings import ServiceSettings
+from tests.support.chart import environments
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "deploy" / "k8s" / "helm" / "ratchet"
@@ -48,10 +50,10 @@ def variables() -> set[str]:
     return CLI_VARIABLES | service_variables()
 
 
-def service_variables() -> set[str]:
-    """Those that some service's settings read."""
+def service_variables(services: Iterable[str] = SERVICES) -> set[str]:
+    """Those that the settings of some of these services read."""
     found: set[str] = set()
-    for service in SERVICES:
+    for service in services:
         module = importlib.import_module(f"services.{service}.settings")
         (settings,) = (
             value
@@ -237,11 +239,7 @@ def test_the_ratchet_command_knows_every_service_and_no_service_minds() -> None:
     assert dict(load_settings(cli["environment"]).urls) == {
         service: URLS[url_variable(service)] for service in DEFAULT_PORTS
     }
-    (configuration,) = (
-        item["data"]
-        for item in OBJECTS
-        if item["kind"] == "ConfigMap" and item["metadata"]["name"] == "ratchet-environment"
-    )
+    configuration = environments(OBJECTS)["cli"]
     ports = {
         item["metadata"]["name"]: {port["port"] for port in item["spec"]["ports"]}
         for item in OBJECTS
@@ -276,9 +274,10 @@ def test_every_pod_is_confined_and_watched(item: dict[str, Any]) -> None:
     # A Service named ratchet-router would set RATCHET_ROUTER_PORT=tcp://… in every pod beside it.
     assert pod["enableServiceLinks"] is False
     (container,) = pod["containers"]
-    assert container["image"].split("/")[-1].split(":")[0] in TARGETS
-    assert container["securityContext"]["readOnlyRootFilesystem"]
-    assert {"requests", "limits"} <= container["resources"].keys()
+    for one in [container, *pod.get("initContainers", [])]:
+        assert one["image"].split("/")[-1].split(":")[0] in TARGETS
+        assert one["securityContext"]["readOnlyRootFilesystem"]
+        assert {"requests", "limits"} <= one["resources"].keys()
     if item["metadata"]["labels"]["app.kubernetes.io/component"] in SERVICES:
         paths = {container[probe]["httpGet"]["path"] for probe in ("livenessProbe", "startupProbe")}
         assert paths == {"/healthz"}

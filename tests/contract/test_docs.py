@@ -206,7 +206,7 @@ def test_every_metric_of_the_design_is_exported_with_its_labels() -> None:
 
 def test_every_metric_that_another_part_reads_is_in_the_design() -> None:
     readers = [
-        *ROOT.glob("deploy/k8s/monitoring/rules/*.yml"),
+        *ROOT.glob("deploy/k8s/helm/ratchet/files/rules/*.yml"),
         ROOT / "deploy" / "k8s" / "monitoring" / "generate.py",
         *(
             path

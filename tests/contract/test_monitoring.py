@@ -13,7 +13,8 @@ from deploy.k8s.monitoring import generate
 
 ROOT = Path(__file__).parents[2]
 MONITORING = ROOT / "deploy" / "k8s" / "monitoring"
-RULES = yaml.safe_load((MONITORING / "rules" / "ratchet.yml").read_text())
+RULES_FILE = ROOT / "deploy" / "k8s" / "helm" / "ratchet" / "files" / "rules" / "ratchet.yml"
+RULES = yaml.safe_load(RULES_FILE.read_text())
 TESTS = yaml.safe_load((MONITORING / "tests" / "ratchet.yml").read_text())
 ALERTS: list[dict[str, Any]] = [
     rule for group in RULES["groups"] for rule in group["rules"] if "alert" in rule
@@ -81,7 +82,7 @@ def promtool(*arguments: str) -> str:
 
 
 def test_promtool_accepts_the_rules_and_their_tests() -> None:
-    promtool("check", "rules", str(MONITORING / "rules" / "ratchet.yml"))
+    promtool("check", "rules", str(RULES_FILE))
     assert "SUCCESS" in promtool("test", "rules", str(MONITORING / "tests" / "ratchet.yml"))
 
 
@@ -138,7 +139,7 @@ def test_a_ratio_shows_0_and_1_and_is_absent_without_data(
     query = EXPRESSIONS[name].replace("$__rate_interval", "5m")
     # Labels are the other tests' matter: a sum leaves the value alone, and none of nothing.
     test = {
-        "rule_files": [str(MONITORING / "rules" / "ratchet.yml")],
+        "rule_files": [str(RULES_FILE)],
         "evaluation_interval": "1m",
         "tests": [
             {

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-DASHBOARDS = Path(__file__).parent / "dashboards"
+DASHBOARDS = Path(__file__).parents[1] / "helm" / "ratchet" / "files" / "dashboards"
 WIDTH, HEIGHT, COLUMNS = 8, 8, 24
 SCHEMA_VERSION = 39
 DATASOURCE = {"type": "prometheus", "uid": "prometheus"}

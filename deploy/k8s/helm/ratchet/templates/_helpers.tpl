@@ -1,12 +1,53 @@
+{{- /*
+The prefix of every name: the release's, made fit for Services (a letter first, no dots) and cut where
+a StatefulSet's pods could not carry their revision label any more (63 letters), with a hash so that
+two long names stay two.
+*/ -}}
+{{- define "ratchet.base" -}}
+{{- $name := .Release.Name | replace "." "-" -}}
+{{- if regexMatch "^[0-9]" $name }}{{ $name = printf "r-%s" $name }}{{ end -}}
+{{- if gt (len $name) 41 -}}
+{{ $name | trunc 34 | trimSuffix "-" }}-{{ .Release.Name | sha256sum | trunc 6 }}
+{{- else -}}
+{{ $name }}
+{{- end -}}
+{{- end -}}
+
 {{- define "ratchet.name" -}}
-{{ .root.Release.Name }}-{{ .name }}
+{{ include "ratchet.base" .root }}-{{ .name }}
+{{- end -}}
+
+{{- /* Helm reads whole numbers of a file of values as floats: 1048576 would be written 1.048576e+06. */ -}}
+{{- define "ratchet.text" -}}
+{{- if kindIs "float64" . -}}
+{{- if eq . (floor .) }}{{ int64 . }}{{ else }}{{ . }}{{ end -}}
+{{- else if kindIs "slice" . -}}
+{{- $parts := list -}}
+{{- range . }}{{ $parts = append $parts (include "ratchet.text" .) }}{{ end -}}
+{{ join "," $parts }}
+{{- else -}}
+{{ . }}
+{{- end -}}
+{{- end -}}
+
+{{- define "ratchet.tag" -}}
+{{ include "ratchet.text" .Values.image.tag | default .Chart.AppVersion }}
+{{- end -}}
+
+{{- define "ratchet.image" -}}
+{{- $image := printf "%s/%s" .root.Values.image.registry .name -}}
+{{- with get .root.Values.image.digests .name -}}
+{{ $image }}@{{ . }}
+{{- else -}}
+{{ $image }}:{{ include "ratchet.tag" .root }}
+{{- end -}}
 {{- end -}}
 
 {{- define "ratchet.labels" -}}
 app.kubernetes.io/name: ratchet
 app.kubernetes.io/instance: {{ .root.Release.Name }}
 app.kubernetes.io/component: {{ .name }}
-app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/version: {{ include "ratchet.tag" .root | trunc 63 | trimAll "-._" | quote }}
 app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 {{- end -}}
 
@@ -16,44 +57,174 @@ app.kubernetes.io/instance: {{ .root.Release.Name }}
 app.kubernetes.io/component: {{ .name }}
 {{- end -}}
 
-{{- define "ratchet.image" -}}
-{{ .root.Values.image.registry }}/{{ .name }}:{{ .root.Values.image.tag | default .root.Chart.AppVersion }}
+{{- define "ratchet.redisSecret" -}}
+{{ .Values.redis.existingSecret | default (printf "%s-redis" (include "ratchet.base" .)) }}
 {{- end -}}
 
-{{- define "ratchet.redisSecret" -}}
-{{ .Values.redis.existingSecret | default (printf "%s-redis" .Release.Name) }}
+{{- /* The connections of a component; each may bring files from a Secret of yours. */ -}}
+{{- define "ratchet.connections" -}}
+{{- $all := dict
+  "router" (list "kafka" "redis" "engine")
+  "feedback" (list "kafka" "redis")
+  "rollout" (list "kafka" "redis" "engine" "prometheus")
+  "aggregator" (list "kafka")
+  "inference" (list "kafka" "engine")
+  "training" (list "kafka" "engine")
+  "cli" (list "kafka" "redis" "prometheus")
+  "topics" (list "kafka") -}}
+{{ get $all .name | toJson }}
+{{- end -}}
+
+{{- /* Volumes of those files; with `mounts`, where they are mounted. */ -}}
+{{- define "ratchet.files" -}}
+{{- range $connection := include "ratchet.connections" . | fromJsonArray }}
+{{- $from := get $.root.Values $connection }}
+{{- if $from.files }}
+{{- if $.mounts }}
+- {name: files-{{ $connection }}, mountPath: /etc/ratchet-files/{{ $connection }}, readOnly: true}
+{{- else }}
+- name: files-{{ $connection }}
+  secret:
+    secretName: {{ required (printf "%s.filesSecret: must name the Secret that holds %s.files" $connection $connection) $from.filesSecret | quote }}
+    defaultMode: 0440
+    items:
+      {{- range $file, $key := $from.files }}
+      - {key: {{ $key | quote }}, path: {{ $file | quote }}}
+      {{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- /*
+A component's environment as a map of texts: what the chart knows, then `env`, then the service's own
+`env`. Each component has its own, so that a change rolls those pods alone that read it.
+*/ -}}
+{{- define "ratchet.configuration" -}}
+{{- $values := .root.Values -}}
+{{- $base := include "ratchet.base" .root -}}
+{{- $services := $values.services -}}
+{{- $found := dict
+  "RATCHET_PROFILE" "production"
+  "RATCHET_HOST" "0.0.0.0"
+  "RATCHET_KAFKA_BOOTSTRAP" $values.kafka.bootstrap
+  "RATCHET_KAFKA_SECURITY_PROTOCOL" $values.kafka.securityProtocol
+  "RATCHET_TENANTS" $values.tenants
+  "RATCHET_ADAPTERS_URI" $values.storage.adapters -}}
+{{- with $values.kafka.saslMechanism }}{{ $_ := set $found "RATCHET_KAFKA_SASL_MECHANISM" . }}{{ end -}}
+{{- with $values.kafka.username }}{{ $_ := set $found "RATCHET_KAFKA_USERNAME" . }}{{ end -}}
+{{- range $connection := include "ratchet.connections" . | fromJsonArray -}}
+{{- if and (eq $connection "redis") $values.redis.username }}
+{{- $_ := set $found "RATCHET_REDIS_USERNAME" $values.redis.username }}
+{{- end -}}
+{{- if eq $connection "prometheus" -}}
+{{- $_ := set $found "RATCHET_PROMETHEUS_URL" $values.prometheus.url }}
+{{- with $values.prometheus.username }}{{ $_ := set $found "RATCHET_PROMETHEUS_USERNAME" . }}{{ end -}}
+{{- end -}}
+{{- range $file, $key := (get $values $connection).files -}}
+{{- $variable := printf "RATCHET_%s_%s_FILE" $connection (snakecase $file) | upper -}}
+{{- $_ := set $found $variable (printf "/etc/ratchet-files/%s/%s" $connection $file) -}}
+{{- end -}}
+{{- end -}}
+{{- $engine := $services.inference.extraPorts.engine | int64 -}}
+{{- if eq .name "router" -}}
+{{- $_ := set $found "RATCHET_ROUTER_ENGINES" (printf "http://%s-inference:%d" $base $engine) -}}
+{{- else if eq .name "feedback" -}}
+{{- $_ := set $found "RATCHET_FEEDBACK_ROUTER_URL" (printf "http://%s-router:%d" $base (int64 $services.router.port)) -}}
+{{- else if eq .name "rollout" -}}
+{{- $agents := list -}}
+{{- range $number := until (int $services.inference.replicas) -}}
+{{- $agents = append $agents (printf "http://%s-inference-%d.%s-inference-pods:%d" $base $number $base (int64 $services.inference.port)) -}}
+{{- end -}}
+{{- $_ := set $found "RATCHET_ROLLOUT_AGENTS" $agents -}}
+{{- $_ := set $found "RATCHET_ROLLOUT_STRATEGY" "/etc/ratchet/default.yaml" -}}
+{{- else if eq .name "inference" -}}
+{{- $_ := set $found "RATCHET_INFERENCE_BASE_MODEL" $values.model.base -}}
+{{- $_ := set $found "RATCHET_INFERENCE_ENGINE_PROFILE" $values.model.profile -}}
+{{- $_ := set $found "RATCHET_INFERENCE_ENGINE_BIND" "0.0.0.0" -}}
+{{- $_ := set $found "RATCHET_INFERENCE_ENGINE_URL" (printf "http://127.0.0.1:%d" $engine) -}}
+{{- $_ := set $found "RATCHET_INFERENCE_MAX_CONTEXT" $values.model.maxContext -}}
+{{- else if eq .name "training" -}}
+{{- $_ := set $found "RATCHET_DATASETS_URI" $values.storage.datasets -}}
+{{- $_ := set $found "RATCHET_INFERENCE_MAX_CONTEXT" $values.model.maxContext -}}
+{{- else if has .name (list "cli" "topics") -}}
+{{- $_ := set $found "RATCHET_KAFKA_JOIN_PARTITIONS" $values.kafka.joinPartitions -}}
+{{- $_ := set $found "RATCHET_KAFKA_REPLICATION" $values.kafka.replication -}}
+{{- if eq .name "cli" -}}
+{{- range $name, $service := $services -}}
+{{- $_ := set $found (printf "RATCHET_%s_URL" (upper $name)) (printf "http://%s-%s:%d" $base $name (int64 $service.port)) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if hasKey $services .name -}}
+{{- $_ := set $found (printf "RATCHET_%s_PORT" (upper .name)) (get (get $services .name) "port") -}}
+{{- end -}}
+{{- $own := get (get $services .name | default dict) "env" | default dict -}}
+{{- $texts := dict -}}
+{{- range $name, $value := mergeOverwrite $found (deepCopy $values.env) (deepCopy $own) -}}
+{{- $_ := set $texts $name (include "ratchet.text" $value) -}}
+{{- end -}}
+{{ toYaml $texts }}
 {{- end -}}
 
 {{- define "ratchet.environment" -}}
 envFrom:
-  - configMapRef: {name: {{ .Release.Name }}-environment}
-  {{- range .Values.envFromSecrets }}
-  - secretRef: {name: {{ . }}}
+  - configMapRef: {name: {{ include "ratchet.name" . }}}
+  {{- range .root.Values.envFromSecrets }}
+  - secretRef: {name: {{ . | quote }}}
   {{- end }}
+{{- if has "redis" (include "ratchet.connections" . | fromJsonArray) }}
 env:
   - name: RATCHET_REDIS_URL
     valueFrom:
-      secretKeyRef: {name: {{ include "ratchet.redisSecret" . }}, key: REDIS_URL}
+      secretKeyRef: {name: {{ include "ratchet.redisSecret" .root | quote }}, key: REDIS_URL}
+  {{- if and (eq .name "cli") .root.Values.cli.apiKeySecret }}
+  - name: RATCHET_API_KEY
+    valueFrom:
+      secretKeyRef: {name: {{ .root.Values.cli.apiKeySecret | quote }}, key: RATCHET_API_KEY, optional: true}
+  {{- end }}
+{{- end }}
+{{- end -}}
+
+{{- /* What a component's pods read when they start: another checksum, and they roll. */ -}}
+{{- define "ratchet.checksum" -}}
+{{- $read := list (include "ratchet.configuration" .) -}}
+{{- if eq .name "rollout" }}{{ $read = append $read (toYaml .root.Values.strategies) }}{{ end -}}
+{{- if has "redis" (include "ratchet.connections" . | fromJsonArray) -}}
+{{- $read = append $read .root.Values.redis.url -}}
+{{- end -}}
+checksum/configuration: {{ join "\n" $read | sha256sum }}
+{{- end -}}
+
+{{- /* The ratchet command in a container: `args`, `label` of the container, and the pod's component. */ -}}
+{{- define "ratchet.command" -}}
+name: {{ .label }}
+image: {{ include "ratchet.image" (dict "root" .root "name" "cli") | quote }}
+imagePullPolicy: {{ .root.Values.image.pullPolicy }}
+{{ .args }}
+{{ include "ratchet.environment" (dict "root" .root "name" .name) }}
+securityContext: {{- toYaml .root.Values.securityContext | nindent 2 }}
+resources: {requests: {cpu: {{ .cpu }}, memory: 128Mi}, limits: {cpu: "1", memory: 256Mi}}
+{{- with include "ratchet.files" (dict "root" .root "name" .name "mounts" true) }}
+volumeMounts: {{- . | nindent 2 }}
+{{- end }}
 {{- end -}}
 
 {{- define "ratchet.topicsSpec" -}}
+{{- $scope := dict "root" . "name" "topics" -}}
 backoffLimit: 10
 template:
   metadata:
-    labels: {{- include "ratchet.labels" (dict "root" . "name" "topics") | nindent 6 }}
-    annotations:
-      checksum/configuration: {{ include (print $.Template.BasePath "/configuration.yaml") . | sha256sum }}
+    labels: {{- include "ratchet.labels" $scope | nindent 6 }}
+    annotations: {{- include "ratchet.checksum" $scope | nindent 6 }}
   spec:
     restartPolicy: OnFailure
     {{- include "ratchet.pod" (dict "root" . "place" .Values.cli) | nindent 4 }}
     containers:
-      - name: topics
-        image: {{ include "ratchet.image" (dict "root" . "name" "cli") }}
-        imagePullPolicy: {{ .Values.image.pullPolicy }}
-        args: [topics, apply]
-        {{- include "ratchet.environment" . | nindent 8 }}
-        securityContext: {{- toYaml .Values.securityContext | nindent 10 }}
-        resources: {requests: {cpu: 50m, memory: 128Mi}, limits: {memory: 256Mi}}
+      - {{ include "ratchet.command" (merge (dict "label" "topics" "args" "args: [topics, apply]" "cpu" "50m") $scope) | nindent 8 | trim }}
+    {{- with include "ratchet.files" $scope }}
+    volumes: {{- . | nindent 6 }}
+    {{- end }}
 {{- end -}}
 
 {{- /* A pod's fields: `root`, and `place`, the values that say where it runs. */ -}}
@@ -61,15 +232,30 @@ template:
 automountServiceAccountToken: false
 enableServiceLinks: false
 {{- with .root.Values.serviceAccountName }}
-serviceAccountName: {{ . }}
+serviceAccountName: {{ . | quote }}
 {{- end }}
 securityContext: {{- toYaml .root.Values.podSecurityContext | nindent 2 }}
 {{- with .root.Values.image.pullSecrets }}
 imagePullSecrets: {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- range $field := list "nodeSelector" "tolerations" "affinity" "runtimeClassName" }}
+{{- range $field := list "nodeSelector" "tolerations" "affinity" "runtimeClassName" "priorityClassName" }}
 {{- with get $.place $field }}
 {{ toYaml (dict $field .) }}
 {{- end }}
 {{- end }}
+{{- end -}}
+
+{{- /* "true" where an autoscaler sets the replicas, so that no upgrade resets them. */ -}}
+{{- define "ratchet.autoscaled" -}}
+{{- if (.autoscaling | default dict).enabled }}true{{ end -}}
+{{- end -}}
+
+{{- /* The most replicas an autoscaler may ask for: never more than there are partitions to read. */ -}}
+{{- define "ratchet.maxReplicas" -}}
+{{- $most := .service.autoscaling.maxReplicas | int64 -}}
+{{- if eq .name "aggregator" -}}
+{{ min $most (int64 .root.Values.kafka.joinPartitions) }}
+{{- else -}}
+{{ $most }}
+{{- end -}}
 {{- end -}}

@@ -3,65 +3,37 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
-import kubernetes_validate
 import pytest
-import yaml
 from typer.main import get_command
 
 from services.cli.__main__ import app
+from tests.support.chart import (
+    CHART,
+    KUBERNETES,
+    ROOT,
+    ChartRefused,
+    environments,
+    named,
+    pods,
+    render,
+    run_helm,
+    validate,
+)
 
-ROOT = Path(__file__).parents[2]
-CHART = ROOT / "deploy" / "k8s" / "helm" / "ratchet"
 MANIFESTS = ROOT / "deploy" / "k8s" / "manifests" / "ratchet.yaml"
-KUBERNETES = "1.32"
-HELM = ROOT / ".tools" / "bin" / "helm"
 
 
-@pytest.fixture(scope="module")
-def helm() -> str:
-    """The helm of the set-up."""
-    assert HELM.exists(), "run make setup"
-    return str(HELM)
-
-
-def render(helm: str, chart: Path, values: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
-    """The chart's objects with these values, the operator's own kinds among them."""
-    file = folder / "values.yaml"
-    file.write_text(yaml.safe_dump(values))
-    text = run(
-        *(helm, "template", "here", str(chart), "--namespace", "there"),
-        *("--kube-version", KUBERNETES, "--values", str(file)),
-    )
-    return [item for item in yaml.safe_load_all(text) if item is not None]
-
-
-def pods(objects: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Each workload's pod by its component."""
-    return {
-        item["metadata"]["labels"]["app.kubernetes.io/component"]: item["spec"]["template"]["spec"]
-        for item in objects
-        if item["kind"] in {"Deployment", "StatefulSet", "Job"}
-    }
-
-
-def run(*arguments: str) -> str:
-    done = subprocess.run(arguments, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-def test_the_chart_lints_without_a_warning_and_the_manifests_are_fresh(helm: str) -> None:
-    linted = run(helm, "lint", "--strict", str(CHART), "--kube-version", KUBERNETES)
+def test_the_chart_lints_without_a_warning_and_the_manifests_are_fresh() -> None:
+    linted = run_helm("lint", "--strict", CHART, "--kube-version", KUBERNETES)
     assert "WARNING" not in linted
-    rendered = run(helm, "template", "ratchet", str(CHART), "--kube-version", KUBERNETES)
+    rendered = run_helm("template", "ratchet", CHART, "--kube-version", KUBERNETES)
     assert rendered == MANIFESTS.read_text(), "run: make manifests"
 
 
-def test_secrets_volumes_and_an_account_of_yours_reach_the_pods(helm: str, tmp_path: Path) -> None:
+def test_secrets_volumes_and_an_account_of_yours_reach_the_pods(tmp_path: Path) -> None:
     volume = {"name": "shared", "persistentVolumeClaim": {"claimName": "adapters"}}
     mount = {"name": "shared", "mountPath": "/var/lib/ratchet-adapters"}
     values = {
@@ -73,9 +45,9 @@ def test_secrets_volumes_and_an_account_of_yours_reach_the_pods(helm: str, tmp_p
         "cli": {"apiKeySecret": "operator"},
         "storage": {"adapters": "file:///var/lib/ratchet-adapters"},
     }
-    objects = render(helm, CHART, values, tmp_path)
+    objects = render(values, tmp_path)
     for item in objects:
-        kubernetes_validate.validate(item, KUBERNETES, strict=True)
+        validate(item)
     found = pods(objects)
     for name, pod in found.items():
         (container,) = pod["containers"]
@@ -90,10 +62,10 @@ def test_secrets_volumes_and_an_account_of_yours_reach_the_pods(helm: str, tmp_p
     assert keys["RATCHET_API_KEY"]["secretKeyRef"]["name"] == "operator"
 
 
-def test_the_pod_monitor_scrapes_every_service_and_the_engine(helm: str, tmp_path: Path) -> None:
-    assert not [o for o in render(helm, CHART, {}, tmp_path) if o["kind"] == "PodMonitor"]
+def test_the_pod_monitor_scrapes_every_service_and_the_engine(tmp_path: Path) -> None:
+    assert not [o for o in render({}, tmp_path) if o["kind"] == "PodMonitor"]
     values = {"podMonitor": {"enabled": True, "labels": {"release": "stack"}}}
-    objects = render(helm, CHART, values, tmp_path)
+    objects = render(values, tmp_path)
     (monitor,) = (item for item in objects if item["kind"] == "PodMonitor")
     assert monitor["apiVersion"] == "monitoring.coreos.com/v1"
     assert monitor["metadata"]["labels"]["release"] == "stack"
@@ -114,11 +86,17 @@ def test_the_pod_monitor_scrapes_every_service_and_the_engine(helm: str, tmp_pat
 
 
 @pytest.mark.parametrize(
-    "extra", [{}, {"cli": {"enabled": False}, "podMonitor": {"enabled": True}}]
+    "extra",
+    [
+        {},
+        {
+            "cli": {"enabled": False},
+            "podMonitor": {"enabled": True},
+            "dashboards": {"enabled": True},
+        },
+    ],
 )
-def test_the_notes_name_commands_that_exist(
-    helm: str, tmp_path: Path, extra: dict[str, Any]
-) -> None:
+def test_the_notes_name_commands_that_exist(tmp_path: Path, extra: dict[str, Any]) -> None:
     # Helm shows notes only where there is a cluster, so a copy of the chart shows them as an object.
     chart = tmp_path / "ratchet"
     shutil.copytree(CHART, chart)
@@ -126,10 +104,10 @@ def test_the_notes_name_commands_that_exist(
     (chart / "templates" / "notes.yaml").write_text(
         'kind: Notes\ntext: {{ tpl (.Files.Get "notes.txt") . | quote }}\n'
     )
-    objects = render(helm, chart, extra, tmp_path)
+    objects = render(extra, tmp_path, chart=chart)
     (notes,) = (item["text"] for item in objects if item["kind"] == "Notes")
     assert "every 5 s" in notes
-    assert "deploy/k8s/monitoring" in notes
+    assert ("dashboards.enabled=true" in notes) is not bool(extra)
     lines = [line.strip() for line in notes.splitlines() if "kubectl exec" in line]
     if extra:
         assert not lines
@@ -160,9 +138,9 @@ def job(objects: list[dict[str, Any]]) -> dict[str, Any]:
     ids=lambda change: next(iter(change)),
 )
 def test_the_topics_job_has_another_name_where_its_spec_is_another(
-    helm: str, tmp_path: Path, change: dict[str, Any]
+    tmp_path: Path, change: dict[str, Any]
 ) -> None:
-    before, same, after = (job(render(helm, CHART, v, tmp_path)) for v in ({}, {}, change))
+    before, same, after = (job(render(v, tmp_path)) for v in ({}, {}, change))
     # Applied again with the same values, a Job is not touched; its spec cannot be changed.
     assert same == before
     assert after["spec"] != before["spec"]
@@ -171,7 +149,7 @@ def test_the_topics_job_has_another_name_where_its_spec_is_another(
     assert "ttlSecondsAfterFinished" not in before["spec"]
 
 
-def test_pods_go_where_the_values_send_them(helm: str, tmp_path: Path) -> None:
+def test_pods_go_where_the_values_send_them(tmp_path: Path) -> None:
     terms = [{"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a"]}]}]
     required = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}
     scheduling = {
@@ -187,9 +165,9 @@ def test_pods_go_where_the_values_send_them(helm: str, tmp_path: Path) -> None:
         },
         "cli": scheduling,
     }
-    objects = render(helm, CHART, values, tmp_path)
+    objects = render(values, tmp_path)
     for item in objects:
-        kubernetes_validate.validate(item, KUBERNETES, strict=True)
+        validate(item)
     for name, pod in pods(objects).items():
         sent = name in {"inference", "feedback", "cli", "topics"}
         for field, value in scheduling.items():
@@ -205,7 +183,7 @@ def test_pods_go_where_the_values_send_them(helm: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "named"),
+    ("values", "named_in_error"),
     [
         ({"servicez": {}}, "servicez"),
         ({"services": {"inference": {"tolerationz": []}}}, "tolerationz"),
@@ -217,19 +195,10 @@ def test_pods_go_where_the_values_send_them(helm: str, tmp_path: Path) -> None:
     ],
 )
 def test_a_value_that_the_chart_does_not_know_is_refused_by_its_name(
-    helm: str, tmp_path: Path, values: dict[str, Any], named: str
+    tmp_path: Path, values: dict[str, Any], named_in_error: str
 ) -> None:
-    file = tmp_path / "values.yaml"
-    file.write_text(yaml.safe_dump(values))
-    done = subprocess.run(
-        [helm, "template", "here", CHART, "--kube-version", KUBERNETES, "--values", file],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode != 0
-    assert named in done.stderr
+    with pytest.raises(ChartRefused, match=named_in_error):
+        render(values, tmp_path)
 
 
 def parse(arguments: list[str]) -> dict[str, Any]:
@@ -244,38 +213,27 @@ def parse(arguments: list[str]) -> dict[str, Any]:
     return {name: set(v) if isinstance(v, (list, tuple)) else v for name, v in parameters.items()}
 
 
-def test_a_port_of_yours_is_listened_on_and_asked_at(helm: str, tmp_path: Path) -> None:
+def test_a_port_of_yours_is_listened_on_and_asked_at(tmp_path: Path) -> None:
     ports = {"router": {"port": 9001}, "inference": {"port": 9004, "extraPorts": {"engine": 9000}}}
-    objects = render(helm, CHART, {"services": ports}, tmp_path)
-    (environment,) = (
-        item["data"] for item in objects if item["metadata"]["name"] == "here-environment"
-    )
-    assert environment["RATCHET_ROUTER_PORT"] == "9001"
-    assert environment["RATCHET_FEEDBACK_ROUTER_URL"] == "http://here-router:9001"
+    objects = render({"services": ports}, tmp_path)
+    environment = environments(objects)
+    assert environment["router"]["RATCHET_ROUTER_PORT"] == "9001"
+    assert environment["feedback"]["RATCHET_FEEDBACK_ROUTER_URL"] == "http://here-router:9001"
     assert (
-        environment["RATCHET_ROLLOUT_AGENTS"] == "http://here-inference-0.here-inference-pods:9004"
+        environment["rollout"]["RATCHET_ROLLOUT_AGENTS"]
+        == "http://here-inference-0.here-inference-pods:9004"
     )
-    assert environment["RATCHET_INFERENCE_ENGINE_URL"] == "http://127.0.0.1:9000"
-    assert environment["RATCHET_ROUTER_ENGINES"] == "http://here-inference:9000"
+    assert environment["inference"]["RATCHET_INFERENCE_ENGINE_URL"] == "http://127.0.0.1:9000"
+    assert environment["router"]["RATCHET_ROUTER_ENGINES"] == "http://here-inference:9000"
 
 
-def test_every_adapter_agent_is_asked_by_itself(helm: str, tmp_path: Path) -> None:
-    objects = render(helm, CHART, {"services": {"inference": {"replicas": 3}}}, tmp_path)
-    (environment,) = (
-        item["data"] for item in objects if item["metadata"]["name"] == "here-environment"
-    )
-    (workload,) = (
-        item
-        for item in objects
-        if (item["kind"], item["metadata"]["name"]) == ("StatefulSet", "here-inference")
-    )
+def test_every_adapter_agent_is_asked_by_itself(tmp_path: Path) -> None:
+    objects = render({"services": {"inference": {"replicas": 3}}}, tmp_path)
+    environment = environments(objects)
+    workload = named(objects, "StatefulSet", "here-inference")
     governing = workload["spec"]["serviceName"]
-    (service,) = (
-        item
-        for item in objects
-        if (item["kind"], item["metadata"]["name"]) == ("Service", governing)
-    )
+    service = named(objects, "Service", governing)
     assert service["spec"]["clusterIP"] == "None"
-    assert environment["RATCHET_ROLLOUT_AGENTS"].split(",") == [
+    assert environment["rollout"]["RATCHET_ROLLOUT_AGENTS"].split(",") == [
         f"http://here-inference-{number}.{governing}:8084" for number in range(3)
     ]

@@ -1,0 +1,528 @@
+"""Value sets that installations use: each renders, and each of its objects is valid and confined."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from shared.settings import KafkaSettings, RedisSettings
+from tests.contract.test_deploy import SERVICES, service_variables
+from tests.support.chart import (
+    CHART,
+    ChartRefused,
+    environments,
+    named,
+    pods,
+    render,
+    validate,
+    workloads,
+)
+
+CRDS = {
+    crd["kind"]: crd
+    for crd in map(
+        json.loads, (file.read_text() for file in (Path(__file__).parent / "crds").glob("*.json"))
+    )
+}
+SCALED = {"autoscaling": {"enabled": True}}
+SCRAM = {
+    "securityProtocol": "SASL_SSL",
+    "saslMechanism": "SCRAM-SHA-512",
+    "username": "ratchet",
+    "filesSecret": "kafka",
+    "files": {"password": "pw", "ca": "ca.crt"},
+}
+SETS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
+    "defaults": ((), {}),
+    "minimal": (("minimal",), {}),
+    "production": (("production",), {}),
+    "production-gpu": (("production", "gpu"), {}),
+    "openshift": (("production", "openshift"), {}),
+    "sasl-scram": ((), {"kafka": SCRAM}),
+    "mutual-tls": (
+        (),
+        {
+            "kafka": {
+                "securityProtocol": "SSL",
+                "filesSecret": "kafka",
+                "files": {"ca": "ca.crt", "cert": "tls.crt", "key": "tls.key"},
+            }
+        },
+    ),
+    "oauth": (
+        (),
+        {
+            "kafka": {
+                "securityProtocol": "SASL_SSL",
+                "saslMechanism": "OAUTHBEARER",
+                "filesSecret": "kafka",
+                "files": {"token": "token"},
+            }
+        },
+    ),
+    "redis-by-tls": (
+        (),
+        {
+            "redis": {
+                "url": "rediss://redis:6380/0",
+                "username": "ratchet",
+                "filesSecret": "redis",
+                "files": {"password": "pw", "ca": "ca.crt"},
+            }
+        },
+    ),
+    "prometheus-by-token": (
+        (),
+        {
+            "prometheus": {
+                "url": "https://prometheus",
+                "filesSecret": "prometheus",
+                "files": {"token": "token", "ca": "ca.crt"},
+            },
+            "engine": {"filesSecret": "engine", "files": {"apiKey": "key"}},
+        },
+    ),
+    "operator": (
+        (),
+        {
+            "podMonitor": {"enabled": True},
+            "prometheusRules": {"enabled": True, "runbooks": "https://example.com/runbooks"},
+            "dashboards": {"enabled": True},
+        },
+    ),
+    "autoscaling": (
+        (),
+        {"services": {"router": SCALED, "feedback": SCALED, "aggregator": SCALED}},
+    ),
+    "autoscaling-by-lag-and-scram": (
+        (),
+        {
+            "kafka": SCRAM,
+            "tenants": ["default", "acme"],
+            "services": {"feedback": {"autoscaling": {"enabled": True, "lag": 1000}}},
+        },
+    ),
+    "ingress": (
+        (),
+        {
+            "ingress": {
+                "enabled": True,
+                "className": "nginx",
+                "hosts": {"router": "llm.example.com", "feedback": "feedback.example.com"},
+                "tls": [{"hosts": ["llm.example.com"], "secretName": "tls"}],
+            }
+        },
+    ),
+    "gateway": (
+        (),
+        {
+            "gateway": {
+                "enabled": True,
+                "parentRefs": [{"name": "public", "namespace": "gateways"}],
+                "hosts": {"router": "llm.example.com", "rollout": "rollout.example.com"},
+            }
+        },
+    ),
+    "network-policies": ((), {"networkPolicy": {"enabled": True}}),
+    "tenants": ((), {"tenants": ["default", "acme", "globex"]}),
+    "without-cli": ((), {"cli": {"enabled": False}, "networkPolicy": {"enabled": True}}),
+    "volumes-of-yours": (
+        (),
+        {
+            "extraVolumes": [{"name": "s", "persistentVolumeClaim": {"claimName": "adapters"}}],
+            "extraVolumeMounts": [{"name": "s", "mountPath": "/var/lib/ratchet-adapters"}],
+            "storage": {"adapters": "file:///var/lib/ratchet-adapters"},
+            "envFromSecrets": ["object-storage"],
+            "image": {"digests": {"router": f"sha256:{'a' * 64}"}},
+        },
+    ),
+}
+
+
+@cache
+def objects_of(name: str, folder: Path) -> list[dict[str, Any]]:
+    profiles, values = SETS[name]
+    return render(values, folder, profiles=profiles)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("chart")
+
+
+@pytest.fixture(params=sorted(SETS))
+def objects(request: pytest.FixtureRequest, folder: Path) -> list[dict[str, Any]]:
+    return objects_of(request.param, folder)
+
+
+def containers(pod: dict[str, Any]) -> list[dict[str, Any]]:
+    return [*pod["containers"], *pod.get("initContainers", [])]
+
+
+def test_there_are_enough_sets_and_every_profile_is_in_one() -> None:
+    assert len(SETS) >= 14
+    used = {profile for profiles, _ in SETS.values() for profile in profiles}
+    assert used == {path.stem for path in (CHART / "profiles").glob("*.yaml")}
+
+
+def test_every_object_is_valid_by_its_schema(objects: list[dict[str, Any]]) -> None:
+    for item in objects:
+        if crd := CRDS.get(item["kind"]):
+            assert item["apiVersion"] == crd["apiVersion"]
+            jsonschema.validate(item["spec"], crd["spec"])
+        else:
+            validate(item)
+
+
+def test_names_are_distinct_and_short_enough(objects: list[dict[str, Any]]) -> None:
+    names = [(item["kind"], item["metadata"]["name"]) for item in objects]
+    assert len(names) == len(set(names))
+    assert max(len(name) for _, name in names) <= 63
+
+
+def test_no_container_is_root_or_writes_its_root_or_is_unbounded(
+    objects: list[dict[str, Any]], request: pytest.FixtureRequest
+) -> None:
+    openshift = "openshift" in request.node.callspec.params.values()
+    for name, pod in pods(objects).items():
+        context = pod["securityContext"]
+        assert context["runAsNonRoot"] is True
+        assert context["seccompProfile"] == {"type": "RuntimeDefault"}
+        # OpenShift gives ids itself and refuses any other.
+        assert ("runAsUser" in context) is not openshift
+        assert pod["automountServiceAccountToken"] is False
+        for one in containers(pod):
+            confined = one["securityContext"]
+            assert confined["readOnlyRootFilesystem"] is True, name
+            assert confined["allowPrivilegeEscalation"] is False, name
+            assert confined["capabilities"] == {"drop": ["ALL"]}, name
+            assert {"cpu", "memory"} <= one["resources"]["requests"].keys(), name
+            assert "memory" in one["resources"]["limits"], name
+
+
+def test_what_is_mounted_and_read_is_there(objects: list[dict[str, Any]]) -> None:
+    configured = {o["metadata"]["name"] for o in objects if o["kind"] == "ConfigMap"}
+    for item in workloads(objects).values():
+        pod = item["spec"]["template"]["spec"]
+        claims = {one["metadata"]["name"] for one in item["spec"].get("volumeClaimTemplates", [])}
+        volumes = claims | {volume["name"] for volume in pod.get("volumes", [])}
+        for one in containers(pod):
+            mounts = one.get("volumeMounts", [])
+            assert {mount["name"] for mount in mounts} <= volumes
+            assert len({mount["mountPath"] for mount in mounts}) == len(mounts)
+            (own,) = (s["configMapRef"]["name"] for s in one["envFrom"] if "configMapRef" in s)
+            assert own in configured
+
+
+def test_the_services_take_the_connections_and_their_files_are_mounted(
+    objects: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = pods(objects)
+    for name, environment in environments(objects).items():
+        KafkaSettings(**environment)
+        RedisSettings(**({"RATCHET_REDIS_URL": "rediss://redis:6380/0"} | environment))
+        mounted = {
+            f"{mount['mountPath']}/{item['path']}"
+            for mount in found[name]["containers"][0].get("volumeMounts", [])
+            for volume in found[name].get("volumes", [])
+            if volume["name"] == mount["name"]
+            for item in volume.get("secret", {}).get("items", [])
+        }
+        assert mounted == {text for key, text in environment.items() if key.endswith("_FILE")}
+
+
+def test_a_variable_goes_to_every_component_that_reads_it_and_nowhere_else(folder: Path) -> None:
+    configured = environments(objects_of("prometheus-by-token", folder))
+    everything = {key for environment in configured.values() for key in environment}
+    shared = {"RATCHET_PROFILE", "RATCHET_HOST", "RATCHET_TENANTS", "RATCHET_ADAPTERS_URI"}
+    for name in SERVICES:
+        reads = service_variables([name])
+        own = {key for key in everything if key.startswith(f"RATCHET_{name.upper()}_")}
+        own -= {f"RATCHET_{name.upper()}_URL"}
+        assert own <= configured[name].keys() <= reads, name
+        assert everything & reads - configured[name].keys() <= {
+            # read through the settings that all services have, and used by some
+            "RATCHET_PROMETHEUS_URL",
+            "RATCHET_ENGINE_API_KEY_FILE",
+        }, name
+        assert shared <= configured[name].keys()
+
+
+def test_whole_numbers_stay_whole(folder: Path) -> None:
+    values = {
+        "image": {"tag": 20261125},
+        "model": {"maxContext": 1048576},
+        "env": {"RATCHET_ADAPTER_MAX_BYTES": 17179869184, "RATCHET_ROUTER_SEGMENTS": ["a", "b"]},
+        "services": {"router": {"resources": {"limits": {"memory": 17179869184}}}},
+    }
+    objects = render(values, folder)
+    assert "e+" not in yaml.safe_dump(objects)
+    environment = environments(objects)
+    assert environment["inference"]["RATCHET_INFERENCE_MAX_CONTEXT"] == "1048576"
+    assert environment["router"]["RATCHET_ADAPTER_MAX_BYTES"] == "17179869184"
+    assert environment["aggregator"]["RATCHET_ROUTER_SEGMENTS"] == "a,b"
+    (container,) = pods(objects)["router"]["containers"]
+    assert container["image"].endswith("/router:20261125")
+    assert container["resources"]["limits"]["memory"] == 17179869184
+
+
+def test_a_list_of_brokers_is_joined_and_no_list_or_map_reaches_a_text(folder: Path) -> None:
+    brokers = ["a:9092", "b:9092"]
+    objects = render({"kafka": {"bootstrap": brokers}}, folder)
+    for environment in environments(objects).values():
+        assert environment["RATCHET_KAFKA_BOOTSTRAP"] == "a:9092,b:9092"
+    wrong: tuple[dict[str, Any], ...] = ({"env": {"A": {"b": 1}}}, {"prometheus": {"url": ["x"]}})
+    for values in wrong:
+        with pytest.raises(ChartRefused):
+            render(values, folder)
+
+
+def test_env_replaces_what_the_chart_sets_instead_of_standing_beside_it(folder: Path) -> None:
+    values = {
+        "env": {"RATCHET_TENANTS": "acme"},
+        "services": {"router": {"env": {"RATCHET_TENANTS": "globex", "RATCHET_ROUTER_X": 1}}},
+    }
+    environment = environments(render(values, folder))
+    assert environment["feedback"]["RATCHET_TENANTS"] == "acme"
+    assert environment["router"]["RATCHET_TENANTS"] == "globex"
+    assert environment["router"]["RATCHET_ROUTER_X"] == "1"
+    assert "RATCHET_ROUTER_X" not in environment["feedback"]
+
+
+@pytest.mark.parametrize(
+    ("change", "rolled"),
+    [
+        ({"strategies": {"mine.yaml": "name: mine\n"}}, {"rollout"}),
+        ({"services": {"router": {"env": {"RATCHET_ROUTER_X": "1"}}}}, {"router"}),
+        ({"services": {"inference": {"replicas": 2}}}, {"rollout"}),
+        ({"model": {"base": "other"}}, {"inference"}),
+        ({"redis": {"url": "redis://other/0"}}, {"router", "feedback", "rollout", "cli"}),
+        ({"kafka": {"joinPartitions": 24}}, {"cli", "topics"}),
+        ({"dashboards": {"enabled": True}}, set()),
+        ({"networkPolicy": {"enabled": True}}, set()),
+        ({"services": {"router": {"autoscaling": {"enabled": True}}}}, set()),
+    ],
+    ids=lambda part: next(iter(part), "nobody") if isinstance(part, dict) else "",
+)
+def test_a_change_rolls_those_pods_alone_that_read_it(
+    folder: Path, change: dict[str, Any], rolled: set[str]
+) -> None:
+    before, after = (workloads(render(values, folder)) for values in ({}, change))
+    templates = {name: item["spec"]["template"] for name, item in before.items()}
+    changed = {
+        name for name, item in after.items() if item["spec"]["template"] != templates.get(name)
+    }
+    assert changed == rolled
+
+
+def test_replicas_are_the_autoscalers_alone(folder: Path) -> None:
+    objects = objects_of("autoscaling", folder)
+    scaled = {
+        item["spec"]["scaleTargetRef"]["name"]: item
+        for item in objects
+        if item["kind"] in {"HorizontalPodAutoscaler", "ScaledObject"}
+    }
+    assert scaled.keys() == {"here-router", "here-feedback", "here-aggregator"}
+    for item in workloads(objects).values():
+        if item["kind"] != "Job":
+            assert ("replicas" in item["spec"]) is (item["metadata"]["name"] not in scaled)
+    for name, scaler in scaled.items():
+        target = scaler["spec"]["scaleTargetRef"]
+        assert named(objects, target["kind"], name)["apiVersion"] == target["apiVersion"]
+        assert named(objects, "PodDisruptionBudget", name)
+
+
+@pytest.mark.parametrize(("partitions", "most"), [(4, 4), (12, 12), (48, 12)])
+def test_keda_never_asks_for_more_workers_than_partitions(
+    folder: Path, partitions: int, most: int
+) -> None:
+    values = {"kafka": {"joinPartitions": partitions}, "services": {"aggregator": SCALED}}
+    spec = named(render(values, folder), "ScaledObject", "here-aggregator")["spec"]
+    assert spec["maxReplicaCount"] == most
+    assert spec["minReplicaCount"] <= most
+    assert {trigger["metadata"]["allowIdleConsumers"] for trigger in spec["triggers"]} == {"false"}
+
+
+def test_keda_reads_the_lag_of_groups_and_topics_that_exist(folder: Path) -> None:
+    from services.aggregator.settings import AggregatorSettings
+    from services.feedback.intake import GROUP
+    from shared.kafka.topics import load_topics
+
+    topics = {one.name for topic in load_topics() for one in topic.for_tenants(("default", "acme"))}
+    for name, group in (
+        ("autoscaling", AggregatorSettings.model_fields["app_id"].default),
+        ("autoscaling-by-lag-and-scram", GROUP),
+    ):
+        objects = objects_of(name, folder)
+        (scaled,) = (item for item in objects if item["kind"] == "ScaledObject")
+        for trigger in scaled["spec"]["triggers"]:
+            if trigger["type"] == "kafka":
+                assert trigger["metadata"]["consumerGroup"] == group
+                assert trigger["metadata"]["topic"] in topics
+    secure = {trigger["metadata"].get("sasl") for trigger in scaled["spec"]["triggers"]}
+    assert secure == {"scram_sha512", None}
+    access = named(objects, "TriggerAuthentication", "here-kafka")["spec"]["secretTargetRef"]
+    assert {one["parameter"] for one in access} == {"username", "password", "ca"}
+
+
+@pytest.mark.parametrize(
+    "release", ["a" * 53, "b" * 52 + "c", "2nd.release", "r" * 41, "r" * 40 + ".x"]
+)
+def test_a_long_or_odd_release_name_still_gets_its_pods(folder: Path, release: str) -> None:
+    objects = render({}, folder, release=release)
+    for item in objects:
+        validate(item)
+        name = item["metadata"]["name"]
+        # A StatefulSet's pods carry its name and a hash of ten as a label of at most 63.
+        assert len(name) <= {"StatefulSet": 52}.get(item["kind"], 63)
+        assert name[0].isalpha()
+        assert "." not in name
+    agents = environments(objects)["rollout"]["RATCHET_ROLLOUT_AGENTS"]
+    (host,) = [address.split("//")[1].split(".")[1] for address in agents.split(",")]
+    assert named(objects, "Service", host.split(":")[0])
+
+
+def test_long_release_names_that_begin_alike_do_not_meet(folder: Path) -> None:
+    names = [
+        {(o["kind"], o["metadata"]["name"]) for o in render({}, folder, release="x" * 52 + end)}
+        for end in "ab"
+    ]
+    assert not names[0] & names[1]
+
+
+def test_pods_wait_for_the_topics(folder: Path) -> None:
+    for name, pod in pods(objects_of("defaults", folder)).items():
+        if name in SERVICES:
+            (first,) = pod["initContainers"]
+            assert first["command"] == ["sh", "-c", "ratchet topics wait || true"]
+            assert first["envFrom"] == pod["containers"][0]["envFrom"]
+
+
+def test_a_changed_disk_leaves_the_claims_that_the_cluster_has(tmp_path: Path) -> None:
+    # Without a cluster `lookup` finds nothing, so a copy of the chart is given what it would find.
+    import shutil
+
+    chart = tmp_path / "ratchet"
+    shutil.copytree(CHART, chart)
+    path = chart / "templates" / "workloads.yaml"
+    text = path.read_text()
+    call = 'lookup "apps/v1" "StatefulSet" $.Release.Namespace (include "ratchet.name" $scope)'
+    assert call in text
+    path.write_text(text.replace(call, "(get $.Values.global $name) | default dict"))
+    claim = {
+        "accessModes": ["ReadWriteOnce"],
+        "resources": {"requests": {"storage": "2Gi"}},
+        "storageClassName": "fast",
+        "volumeMode": "Filesystem",
+    }
+    there = {"spec": {"volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": claim}]}}
+    services = {
+        name: {"disk": "9Gi", "storageClassName": "other"} for name in ("router", "rollout")
+    }
+    values = {"global": {"router": there}, "services": services}
+    found = {
+        name: item["spec"]["volumeClaimTemplates"][0]["spec"]
+        for name, item in workloads(render(values, tmp_path, chart=chart)).items()
+        if item["kind"] == "StatefulSet"
+    }
+    assert found["router"] == claim
+    assert found["rollout"]["resources"]["requests"]["storage"] == "9Gi"
+    assert found["rollout"]["storageClassName"] == "other"
+
+
+@pytest.mark.parametrize("tag", ["", "1.2.3", 7, "x" * 100, "2026-11-25_"])
+def test_the_version_label_is_the_images(folder: Path, tag: Any) -> None:
+    objects = render({"image": {"tag": tag}}, folder)
+    for item in workloads(objects).values():
+        label = item["metadata"]["labels"]["app.kubernetes.io/version"]
+        image = item["spec"]["template"]["spec"]["containers"][0]["image"]
+        assert image.rpartition(":")[2].startswith(label)
+        assert label
+        validate(item)
+
+
+def test_every_rule_of_prometheus_links_to_the_runbooks_given(folder: Path) -> None:
+    rules = [item for item in objects_of("operator", folder) if item["kind"] == "PrometheusRule"]
+    alerts = [
+        rule
+        for item in rules
+        for group in item["spec"]["groups"]
+        for rule in group["rules"]
+        if "alert" in rule
+    ]
+    assert alerts
+    for alert in alerts:
+        assert "externalURL" not in str(alert)
+
+
+def test_dashboards_are_installed_as_the_files_are(folder: Path) -> None:
+    installed = {
+        name: json.loads(text)
+        for item in objects_of("operator", folder)
+        if item["metadata"].get("labels", {}).get("grafana_dashboard") == "1"
+        for name, text in item["data"].items()
+    }
+    files = (CHART / "files" / "dashboards").glob("*.json")
+    assert installed == {f"ratchet-{file.name}": json.loads(file.read_text()) for file in files}
+
+
+def test_policies_let_through_what_the_data_flow_needs_and_nothing_else(folder: Path) -> None:
+    objects = objects_of("network-policies", folder)
+    policies = [item for item in objects if item["kind"] == "NetworkPolicy"]
+    deny = named(objects, "NetworkPolicy", "here-deny-all")["spec"]
+    assert deny["policyTypes"] == ["Ingress", "Egress"]
+    assert "ingress" not in deny
+    into: set[tuple[str, str, str]] = set()
+    out: set[tuple[str, str, str]] = set()
+
+    def peers(rules: list[dict[str, Any]], side: str) -> Iterator[tuple[str, str]]:
+        for rule in rules:
+            for peer in rule.get(side, []):
+                for port in rule["ports"]:
+                    labels = peer["podSelector"]["matchLabels"]
+                    yield labels["app.kubernetes.io/component"], port["port"]
+
+    for policy in policies:
+        own = policy["spec"]["podSelector"]["matchLabels"].get("app.kubernetes.io/component")
+        into |= {(c, str(own), p) for c, p in peers(policy["spec"].get("ingress", []), "from")}
+        out |= {(str(own), c, p) for c, p in peers(policy["spec"]["egress"], "to")}
+    # A connection needs both ends.
+    assert into == out
+    assert {one for one in into if one[0] != "cli"} == {
+        ("feedback", "router", "http"),
+        ("rollout", "inference", "http"),
+        ("router", "inference", "engine"),
+    }
+    selected = {
+        p["spec"]["podSelector"]["matchLabels"].get("app.kubernetes.io/component") for p in policies
+    }
+    assert selected == {None, *workloads(objects)}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"kafka": {"files": {"ca": "ca.crt"}}}, "kafka.filesSecret"),
+        ({"prometheusRules": {"enabled": True}}, "prometheusRules.runbooks"),
+        ({"ingress": {"enabled": True}}, "ingress.hosts"),
+        ({"gateway": {"enabled": True}}, "gateway.hosts"),
+        ({"gateway": {"enabled": True, "hosts": {"router": "x"}}}, "gateway.parentRefs"),
+        ({"services": {"inference": SCALED}}, "autoscaling"),
+        ({"services": {"router": {"autoscaling": {"enabled": True, "lag": 5}}}}, "consumer group"),
+        ({"kafka": {"files": {"pasword": "x"}}}, "pasword"),
+        ({"ingress": {"hosts": {"training": "x"}}}, "training"),
+    ],
+    ids=lambda part: part if isinstance(part, str) else "",
+)
+def test_what_cannot_work_is_refused_with_its_name(
+    folder: Path, values: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ChartRefused, match=message):
+        render(values, folder)

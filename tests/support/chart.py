@@ -1,0 +1,93 @@
+"""The Helm chart rendered by helm itself, and what its objects are."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import yaml
+
+ROOT = Path(__file__).parents[2]
+CHART = ROOT / "deploy" / "k8s" / "helm" / "ratchet"
+HELM = ROOT / ".tools" / "bin" / "helm"
+KUBERNETES = "1.32"
+
+
+class ChartRefused(Exception):
+    """helm ended with an error; the message is its own."""
+
+
+def run_helm(*arguments: str | Path) -> str:
+    """helm's output; what it says beside it, a warning, counts as an error."""
+    assert HELM.exists(), "run make setup"
+    done = subprocess.run(
+        [HELM, *arguments], capture_output=True, text=True, timeout=60, check=False
+    )
+    if done.returncode:
+        raise ChartRefused(done.stdout + done.stderr)
+    assert not done.stderr, done.stderr
+    return done.stdout
+
+
+def render(
+    values: Mapping[str, Any],
+    folder: Path,
+    *,
+    chart: Path = CHART,
+    release: str = "here",
+    profiles: tuple[str, ...] = (),
+) -> list[dict[str, Any]]:
+    """The chart's objects with these values, laid over the profiles named."""
+    file = folder / "values.yaml"
+    file.write_text(yaml.safe_dump(dict(values)))
+    layers = [CHART / "profiles" / f"{name}.yaml" for name in profiles]
+    text = run_helm(
+        *("template", release, chart, "--namespace", "there", "--kube-version", KUBERNETES),
+        *(part for layer in [*layers, file] for part in ("--values", layer)),
+    )
+    return [item for item in yaml.load_all(text, yaml.CSafeLoader) if item is not None]
+
+
+def validate(item: Mapping[str, Any]) -> None:
+    """Strict validation of an object by Kubernetes' own schema."""
+    _validate(json.dumps(item, sort_keys=True))
+
+
+@cache
+def _validate(item: str) -> None:
+    # Most objects are the same in every set of values, and a validation reads its schema anew.
+    kubernetes_validate.validate(json.loads(item), KUBERNETES, strict=True)
+
+
+def named(objects: list[dict[str, Any]], kind: str, name: str) -> dict[str, Any]:
+    """One object."""
+    (found,) = (o for o in objects if (o["kind"], o["metadata"]["name"]) == (kind, name))
+    return found
+
+
+def workloads(objects: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Deployments, StatefulSets and Jobs by their component."""
+    return {
+        item["metadata"]["labels"]["app.kubernetes.io/component"]: item
+        for item in objects
+        if item["kind"] in {"Deployment", "StatefulSet", "Job"}
+    }
+
+
+def pods(objects: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Each workload's pod by its component."""
+    return {name: one["spec"]["template"]["spec"] for name, one in workloads(objects).items()}
+
+
+def environments(objects: list[dict[str, Any]]) -> dict[str, dict[str, str]]:
+    """The environment of each component, as its ConfigMap has it."""
+    return {
+        item["metadata"]["labels"]["app.kubernetes.io/component"]: item["data"]
+        for item in objects
+        if item["kind"] == "ConfigMap" and any(key.startswith("RATCHET_") for key in item["data"])
+    }
