@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,11 +34,14 @@ def start(
         str, typer.Option(help="A strategy's name (default, restore), or @file.json.")
     ] = "",
     supersede: Annotated[bool, typer.Option(help="End an unfinished rollout first.")] = False,
+    again: Annotated[bool, typer.Option(help="Start a version that was rejected before.")] = False,
     actor: Actor = "",
     as_json: AsJson = False,
 ) -> None:
     """Start a rollout of a version."""
     body: dict[str, Any] = {"model": model, "candidate": candidate, "supersede": supersede}
+    if again:
+        body["again"] = True
     if strategy:
         body["strategy"] = _strategy(strategy)
     body |= {"actor": actor or who(), "reason": reason}
@@ -184,6 +188,12 @@ def current(settings: CliSettings, model: str) -> Any:
     return ask(settings, "rollout", "GET", "/v1/rollouts/current", query={"model": model})
 
 
+def odds(finding: dict[str, Any]) -> str | None:
+    """Evidence against the candidate as odds, and those that decide; None for a hard stop."""
+    log_e, threshold = finding.get("log_e") or 0.0, finding.get("threshold") or 0.0
+    return f"{math.exp(min(log_e, 99)):.3g} of {math.exp(threshold):.0f}" if threshold else None
+
+
 def who() -> str:
     """The login name of whoever runs the command."""
     try:
@@ -234,7 +244,7 @@ def _show(data: Any, *, as_json: bool) -> None:
     if findings:
         print_table(
             "What the judge sees",
-            ("criterion", "state", "candidate", "stable", "of", "of stable", "says"),
+            ("criterion", "state", "candidate", "stable", "of", "of stable", "odds", "says"),
             [
                 (
                     finding.get("criterion"),
@@ -243,6 +253,7 @@ def _show(data: Any, *, as_json: bool) -> None:
                     finding.get("stable"),
                     finding.get("candidate_n"),
                     finding.get("stable_n"),
+                    odds(finding),
                     finding.get("text"),
                 )
                 for finding in findings

@@ -159,7 +159,8 @@ def _print(
                 state["stable"],
                 state["candidate"] or None,
                 percent(state["weight"]),
-                state["phase"],
+                # The phase of the last decision says nothing of now where no rollout is under way.
+                state["phase"] if state["rollout"] else None,
                 state["rollout"] or None,
                 state["at"],
             )

@@ -43,6 +43,7 @@ class StartRequest(BaseModel):
         default=None, description="name of a strategy file, or a strategy; absent: the default"
     )
     supersede: bool = False
+    again: bool = Field(default=False, description="start a version that was rejected before")
     actor: Identifier | None = None
     reason: Annotated[str, Field(max_length=1000)] = ""
 
@@ -86,6 +87,7 @@ class RolloutApi:
                 candidate=body.candidate,
                 strategy=strategy,
                 supersede=body.supersede,
+                again=body.again,
                 actor=body.actor or key.key_id,
                 reason=body.reason,
             )

@@ -185,8 +185,9 @@ class Controller:
         supersede: bool,
         actor: str,
         reason: str,
+        again: bool = False,
     ) -> RolloutState:
-        """Begin a rollout.
+        """Begin a rollout; of a version that was rejected before only `again`.
 
         Raises:
             RolloutError: the candidate may not, or the model has an unfinished rollout.
@@ -195,7 +196,7 @@ class Controller:
         self._must_lead()
         async with self._turn:
             self._must_lead()
-            stable = self._check_start(model, candidate)
+            stable = self._check_start(model, candidate, again=again)
             unfinished = self._decision_log.unfinished_of(model)
             if unfinished is not None:
                 if not supersede:
@@ -237,6 +238,7 @@ class Controller:
             candidate=state.candidate,
             strategy=state.strategy,
             supersede=False,
+            again=True,
             actor=actor,
             reason=reason or f"retry of {rollout_id}",
         )
@@ -284,7 +286,7 @@ class Controller:
             leader = self._decision_log.holder or "nobody yet"
             raise NotLeading(f"this replica does not lead; the leader is {leader}; ask there")
 
-    def _check_start(self, model: str, candidate: str) -> str:
+    def _check_start(self, model: str, candidate: str, *, again: bool) -> str:
         """The stable version that a candidate may be rolled out against."""
         version = self._registry.get(candidate)
         if version is None or version.record.model != model:
@@ -295,6 +297,13 @@ class Controller:
             raise NotAllowed(
                 f"candidate: {candidate} did not pass its gate; train again, or register it "
                 "with the audited gate override",
+                field="candidate",
+            )
+        if version.lifecycle is Lifecycle.rejected and not again:
+            why = version.state.reason if version.state else ""
+            raise Conflict(
+                f"candidate: {candidate} was rejected ({why[:300]}); "
+                "to start it all the same say again: true (`ratchet rollout start --again`)",
                 field="candidate",
             )
         routing = self._decision_log.routing.get(model)
@@ -507,7 +516,7 @@ class Controller:
         active.last_full_evidence_at = now if whole else active.last_full_evidence_at
         self._active[state.rollout_id] = active
         self._metrics.decided(state.model, state.outcome)
-        self._metrics.show(state)
+        self._metrics.show(state, rolled_back=move.kind is DecisionKind.rollback)
         if move.kind is not DecisionKind.hold:
             log.info(
                 "rollout.decided",

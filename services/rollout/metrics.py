@@ -48,7 +48,14 @@ class RolloutMetrics:
             ("model", "rollout", "criterion"),
             registry=registry,
         )
+        self.rolled_back = Gauge(
+            "ratchet_rollout_rolled_back",
+            "1 where the judge or a hard stop took the candidate back; a person's abort is none",
+            ("model", "rollout"),
+            registry=registry,
+        )
         self._of_rollouts = (
+            self.rolled_back,
             self.weight,
             self.phase,
             self.needs_person,
@@ -84,7 +91,7 @@ class RolloutMetrics:
         self.know(model)
         self.decisions.labels(model, outcome.value if outcome else "none").inc()
 
-    def show(self, state: RolloutState) -> None:
+    def show(self, state: RolloutState, *, rolled_back: bool) -> None:
         """Where a rollout is."""
         model, rollout = state.model, state.rollout_id
         share = state.weight / WEIGHT_SCALE
@@ -92,6 +99,7 @@ class RolloutMetrics:
         self.weight.labels(model, rollout, "stable").set(1 - share)
         for phase in Phase:
             self.phase.labels(model, rollout, phase.value).set(phase is state.phase)
+        self.rolled_back.labels(model, rollout).set(rolled_back)
         self.needs_person.labels(model, rollout).set(state.needs_person)
 
     def found(self, state: RolloutState, results: tuple[CriterionResult, ...]) -> None:

@@ -9,7 +9,16 @@ from services.rollout.counts import ArmCounts, JudgeState
 from services.rollout.decision_log import LoggedDecision, RolloutHistory
 from services.rollout.state import RolloutState
 from services.rollout.verdict import Verdict
+from shared.contracts.events.rollouts import DecisionKind
 from shared.registry.versions import Version
+
+RESULTS = {
+    DecisionKind.complete: "promoted",
+    DecisionKind.rollback: "rolled back; everybody is on stable",
+    DecisionKind.abort: "aborted by a person; everybody is on stable",
+    DecisionKind.supersede: "superseded by another candidate; everybody is on stable",
+}
+"""How a rollout ended, in an operator's words."""
 
 
 def rollout_view(
@@ -31,6 +40,7 @@ def rollout_view(
         "stable": state.stable,
         "candidate": state.candidate,
         "phase": state.phase.value,
+        "result": RESULTS.get(last.kind, "") if state.phase.finished else "",
         "step": state.step,
         "step_name": state.step_name,
         "steps": len(state.strategy.steps),

@@ -217,6 +217,12 @@ class Gateway:
             raise InsufficientScope(
                 f"the key may not name versions; ask for the model {choice.model!r}", param="model"
             )
+        if self._state.rejected(request.model):
+            raise UnknownModel(
+                f"the version {request.model!r} was rejected and is not served; "
+                f"GET {MODELS} lists what answers",
+                param="model",
+            )
         request.purpose = request.purpose or Purpose.explicit.value
         return choice
 

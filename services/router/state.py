@@ -146,6 +146,11 @@ class RouterState:
             self._assigned(state.model, choice.arm, state.rollout)
         return choice
 
+    def rejected(self, version: str) -> bool:
+        """Whether a version was taken back, so that no engine serves it."""
+        found = self._registry.get(version)
+        return found is not None and found.lifecycle is Lifecycle.rejected
+
     def explicit(self, version: str) -> RouteChoice | None:
         """A version asked for by name: no arm, no rollout, no fallback. None if unknown."""
         found = self._registry.get(version)

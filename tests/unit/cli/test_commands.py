@@ -15,6 +15,7 @@ import pytest
 
 from services.cli import http
 from services.cli.errors import Exit
+from services.cli.rollout import odds
 from tests.support.command import ROOT, Ran, ratchet_here
 
 ROLLOUT = {
@@ -162,6 +163,16 @@ def test_start_says_who_and_why(straw: Straw, run: Run) -> None:
         "actor": "joe",
         "reason": "try it",
     }
+
+
+def test_a_rejected_version_is_started_again_by_word(straw: Straw, run: Run) -> None:
+    assert run("rollout", "start", "v", "--reason", "r", "--again").status == 0
+    assert straw.last[3]["again"] is True
+
+
+def test_evidence_is_shown_as_odds() -> None:
+    assert odds({"log_e": 2.0, "threshold": 6.8024}) == "7.39 of 900"
+    assert odds({"log_e": 0.0, "threshold": 0.0}) is None
 
 
 def test_a_strategy_may_come_from_a_file(straw: Straw, run: Run, tmp_path: Any) -> None:

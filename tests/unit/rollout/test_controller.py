@@ -68,13 +68,18 @@ async def begun(bench: ControllerBench, **more: Any) -> tuple[ControllerHarness,
 
 
 async def start(
-    harness: ControllerHarness, candidate: str = "v2", *, supersede: bool = False
+    harness: ControllerHarness,
+    candidate: str = "v2",
+    *,
+    supersede: bool = False,
+    again: bool = False,
 ) -> RolloutState:
     return await harness.controller.start(
         model="m",
         candidate=candidate,
         strategy=None,
         supersede=supersede,
+        again=again,
         actor="ann",
         reason="try it",
     )
@@ -373,6 +378,16 @@ async def test_a_retry_is_a_new_rollout_without_evidence(bench: ControllerBench)
     assert verdict.outcome.value == "Successful"
 
 
+async def test_a_rejected_version_starts_again_only_with_a_word(bench: ControllerBench) -> None:
+    harness, state = await begun(bench)
+    traffic(harness, state, 100.0, failures=60.0)
+    await harness.round()
+    assert lifecycle(harness, "v2") == "rejected"
+    with pytest.raises(Conflict, match=r"was rejected .*error rate.* --again"):
+        await start(harness)
+    assert (await start(harness, again=True)).candidate == "v2"
+
+
 async def test_a_version_that_served_before_survives_being_called_off(
     bench: ControllerBench,
 ) -> None:
@@ -399,6 +414,22 @@ async def test_a_lost_engine_takes_the_weight_in_one_round(bench: ControllerBenc
     assert harness.view.states[-1].weight == 0
 
 
+async def test_ones_own_abort_is_no_rollback_that_pages(bench: ControllerBench) -> None:
+    harness, state = await begun(bench)
+
+    def rolled_back(rollout: str) -> float | None:
+        labels = {"model": "m", "rollout": rollout}
+        return harness.metrics.get_sample_value("ratchet_rollout_rolled_back", labels)
+
+    await harness.controller.command(state.rollout_id, _abort, "ann")
+    assert rolled_back(state.rollout_id) == 0
+    again = await start(harness, again=True)
+    await harness.round()
+    traffic(harness, again, 100.0, failures=60.0)
+    await harness.round()
+    assert rolled_back(again.rollout_id) == 1
+
+
 async def test_series_follow_the_lead_and_end_a_while_after_their_rollout(
     bench: ControllerBench,
 ) -> None:
@@ -416,7 +447,7 @@ async def test_series_follow_the_lead_and_end_a_while_after_their_rollout(
     assert harness.metrics.get_sample_value("ratchet_rollout_decisions_total", labels) == 1
     await harness.round(61.0)
     assert shown("Degraded") is None
-    again = await start(harness)
+    again = await start(harness, again=True)
     other = LeaderElected(holder="two", at=bench.clock.now())
     await bench.log.publish(ROLLOUTS, key="two", event=other, event_id="two")
     await harness.caught_up()

@@ -12,8 +12,11 @@ import pytest
 
 from services.router.state import REDIS, ROLLOUTS
 from shared.contracts.events.api_keys import ApiKeyIssued, Permission
+from shared.contracts.events.versions import Lifecycle, VersionState, record_key, state_key
 from shared.http.cors import with_cors
 from shared.keys import new_key
+from shared.registry.versions import Registry
+from tests.support.rollouts import version_record
 from tests.support.waiting import eventually
 from tests.unit.router.conftest import GatewayHarness, error_of
 
@@ -151,6 +154,30 @@ async def test_a_version_by_name_has_no_arm(bench: GatewayHarness):
     assert [event.purpose for event in events] == ["explicit", "comparison"]
     assert {(event.arm, event.rollout, event.model) for event in events} == {("", "", "m")}
     assert await bench.attempts() == {("m-v1.1", "", "ok"): 2}
+
+
+async def test_a_rejected_version_by_name_is_unknown_and_says_why(bench: GatewayHarness):
+    await bench.start()
+    bench.route()
+    registry = Registry()
+    record = version_record("m-v1.1", model="m")
+    state = VersionState(
+        version="m-v1.1",
+        model="m",
+        state=Lifecycle.rejected,
+        rollout="r",
+        reason="errors",
+        token=1,
+        at=datetime.now(UTC),
+    )
+    registry.apply(record_key("m-v1.1"), record.to_json())
+    registry.apply(state_key("m-v1.1"), state.to_json())
+    bench.state.use_registry(registry)
+    response = await bench.ask(model="m-v1.1")
+    assert response.status_code == 404
+    assert response.json()["error"]["code"] == "model_not_found"
+    assert "was rejected" in response.json()["error"]["message"]
+    assert [row["id"] for row in (await bench.client.get("/v1/models")).json()["data"]] == ["m"]
 
 
 async def test_a_purpose_needs_a_version(bench: GatewayHarness):
