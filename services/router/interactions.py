@@ -5,19 +5,26 @@ It is built as plain JSON, for speed; a contract test reads it back with the eve
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import orjson
 import structlog
 
 from services.router.call import Call
+from services.router.request import ChatRequest, is_plain
+from services.router.response import EngineResponse
 from services.router.spool import Spool
-from shared.contracts.events.base import MAX_ID, MAX_TEXT, utc
+from services.router.streamed_answer import CUT_MARGIN
+from shared.contracts.conversation import answer_text, stored_tools
+from shared.contracts.events.base import MAX_ID, MAX_TEXT, Untrainable, utc
 from shared.contracts.events.interactions import InteractionRecorded
 from shared.contracts.topics import INTERACTIONS
 from shared.kafka.envelope import Headers
 from shared.kafka.log import NewRecord
 from shared.redaction import Redactor
+from shared.redaction.turns import clean_json, clean_tool, clean_turn
 
 log = structlog.get_logger(__name__)
 
@@ -26,8 +33,9 @@ MAX_EVENT_BYTES = 900_000
 PROMPT_BUDGET = 160_000
 """Characters of conversation in an event; of longer ones the end is kept."""
 MAX_TURNS = 1_000
-CUT_MARGIN = 1_000
-"""Read beyond a cut, so that personal data across it is still recognised."""
+MAX_TOOLS_BYTES = 200_000
+TOOLS_CACHED = 32
+"""Sets of tool definitions whose stored form is kept, each of at most MAX_TOOLS_BYTES."""
 MAX_ERROR = 500
 
 _SOURCE = b"/ratchet/router"
@@ -66,33 +74,90 @@ def event_json(call: Call, duration_s: float, time: str, redactor: Redactor) -> 
     turns = call.request.turns()
     budget = PROMPT_BUDGET
     while True:
-        value = orjson.dumps(_event(call, duration_s, time, redactor, _last(turns, budget), budget))
+        value = orjson.dumps(_event(call, duration_s, time, Cleaner(redactor, budget), turns))
         if len(value) <= MAX_EVENT_BYTES:
             return value
         budget //= 2
 
 
-def _event(
-    call: Call,
-    duration_s: float,
-    time: str,
-    redactor: Redactor,
-    turns: list[tuple[str, str]],
-    budget: int,
-) -> dict[str, Any]:
-    counts: dict[str, int] = {}
+class Cleaner:
+    """Redacts and cuts the texts of one event, and remembers what it did."""
 
-    def clean(text: str, limit: int) -> str:
-        redacted = redactor.redact(text if len(text) <= limit else text[: limit + CUT_MARGIN])
-        for kind, count in redacted.counts.items():
-            counts[kind] = counts.get(kind, 0) + count
+    __slots__ = ("_redactor", "budget", "counts", "cut", "limit")
+
+    def __init__(self, redactor: Redactor, budget: int) -> None:
+        self._redactor = redactor
+        self.budget = budget
+        """Characters of conversation in the event."""
+        self.limit = min(MAX_TEXT, budget)
+        """Characters of one text."""
+        self.counts: dict[str, int] = {}
+        self.cut = False
+        """A text of the conversation was longer than its limit."""
+
+    def __call__(self, text: str) -> str:
+        """A text of the conversation."""
+        self.cut = self.cut or len(text) > self.limit
+        return self.text(text, self.limit)
+
+    def text(self, text: str, limit: int) -> str:
+        """The redacted text, of at most `limit` characters."""
+        redacted = self._redactor.redact(text if len(text) <= limit else text[: limit + CUT_MARGIN])
+        self._count(redacted.counts)
         return redacted.text[:limit]
 
+    def turn(self, turn: dict[str, Any]) -> dict[str, Any]:
+        """A turn in the stored form."""
+        if is_plain(turn):
+            return {"role": turn["role"], "content": self(turn["content"])}
+        cleaned = clean_turn(turn, self)
+        if "name" in cleaned:
+            cleaned["name"] = cleaned["name"][:MAX_ID]
+        for call in cleaned.get("tool_calls", ()):
+            if len(call["arguments"]) > self.limit:
+                call["arguments"], call["unparsed"] = call["arguments"][: self.limit], True
+                self.cut = True
+        return cleaned
+
+    def tools(self, tools: list[Any]) -> orjson.Fragment | None:
+        """Definitions of tools as JSON; none of them where they are too large together."""
+        raw = orjson.dumps(tools)
+        if len(raw) <= MAX_TOOLS_BYTES:
+            stored, size, counts = _stored_tools(raw, self._redactor)
+            if size <= self.limit:
+                self._count(counts)
+                return stored
+        self.cut = True
+        return None
+
+    def _count(self, counts: Mapping[str, int]) -> None:
+        for kind, count in counts.items():
+            self.counts[kind] = self.counts.get(kind, 0) + count
+
+
+@lru_cache(maxsize=TOOLS_CACHED)
+def _stored_tools(
+    raw: bytes, redactor: Redactor
+) -> tuple[orjson.Fragment | None, int, Mapping[str, int]]:
+    """Tools as the event has them, their characters, and what was redacted.
+
+    A product sends the same definitions with each request; to redact them takes a millisecond.
+    """
+    clean = Cleaner(redactor, PROMPT_BUDGET)
+    tools = [clean_tool(tool, clean) for tool in stored_tools(orjson.loads(raw))]
+    size = sum(len(tool["parameters"]) + len(tool.get("description", "")) for tool in tools)
+    return orjson.Fragment(orjson.dumps(tools)) if tools else None, size, clean.counts
+
+
+def _event(
+    call: Call, duration_s: float, time: str, clean: Cleaner, turns: list[dict[str, Any]]
+) -> dict[str, Any]:
     request, answer, last = call.request, call.answer, call.last
-    limit = min(MAX_TEXT, budget)
     context = request.context
     if context:
         context = _clean_context(context, clean)
+    kept = _last(turns, clean.budget)
+    clean.cut = kept is not turns
     return {
         "trace_id": request.trace_id,
         "tenant": call.tenant,
@@ -105,15 +170,16 @@ def _event(
         "context": context,
         "endpoint": request.endpoint,
         "stream": request.stream,
-        "messages": [{"role": role, "content": clean(text, limit)} for role, text in turns],
-        "completion": clean(answer.completion, limit),
+        "messages": [clean.turn(turn) for turn in kept],
+        **_answer(answer, clean),
+        **_beyond_text(request, answer, turns, clean),
         "finish_reason": answer.finish_reason,
         "engine_id": answer.engine_id,
         "prompt_tokens": answer.prompt_tokens,
         "completion_tokens": answer.completion_tokens,
         "outcome": last.outcome.value,
         "attempts": [
-            attempt.row(clean(attempt.error, MAX_ERROR) if attempt.error else "")
+            attempt.row(clean.text(attempt.error, MAX_ERROR) if attempt.error else "")
             for attempt in call.attempts
         ],
         "started_at": time,
@@ -123,40 +189,78 @@ def _event(
         else None,
         "max_gap_ms": _milliseconds(call.max_gap_s),
         "overhead_ms": round(call.overhead_s * 1000, 3),
-        "redactions": counts,
+        "redactions": clean.counts,
     }
 
 
-def _clean_context(context: dict[str, Any], clean: Any) -> dict[str, Any]:
+def _answer(answer: EngineResponse, clean: Cleaner) -> dict[str, Any]:
+    """The answer's text, and the answer as a turn where it is more than text."""
+    turn = answer.turn()
+    if turn is None:
+        return {"completion": clean(answer.completion)}
+    turn = clean.turn(turn)
+    return {"completion": answer_text(turn)[: clean.limit], "answer": turn}
+
+
+def _beyond_text(
+    request: ChatRequest, answer: EngineResponse, turns: list[dict[str, Any]], clean: Cleaner
+) -> dict[str, Any]:
+    """What only some events have: tools, response format, and why they are untrainable."""
+    found: dict[str, Any] = {}
+    tools = clean.tools(request.tools) if request.tools else None
+    if tools is not None:
+        found["tools"] = tools
+    if form := request.response_format():
+        form = clean_json(form, clean)
+        if len(form) <= clean.limit:
+            found["response_format"] = form
+    reasons = request.untrainable(turns)
+    if "audio" in answer.more and Untrainable.media not in reasons:
+        reasons.append(Untrainable.media.value)
+    if clean.cut:
+        reasons.append(Untrainable.too_large.value)
+    if reasons:
+        found["untrainable"] = reasons
+    return found
+
+
+def _clean_context(context: dict[str, Any], clean: Cleaner) -> dict[str, Any]:
     """Session ids stay as they are, as they are what joins a session's requests."""
     cleaned: dict[str, Any] = {}
     for name, value in context.items():
         if name == "labels":
             cleaned[name] = {
-                label: clean(text, len(text) + MAX_ID) for label, text in value.items()
+                label: clean.text(text, len(text) + MAX_ID) for label, text in value.items()
             }
         elif name == "session_id":
             cleaned[name] = value
         else:
-            cleaned[name] = clean(value, MAX_ID)
+            cleaned[name] = clean.text(value, MAX_ID)
     return cleaned
 
 
-def _last(turns: list[tuple[str, str]], budget: int) -> list[tuple[str, str]]:
-    """The last turns that fit a budget of characters; the first of them may lose its start."""
-    if len(turns) > MAX_TURNS:
-        turns = turns[-MAX_TURNS:]
-    total = sum(len(text) for _, text in turns)
-    if total <= budget:
-        return turns
-    kept: list[tuple[str, str]] = []
+def _last(turns: list[dict[str, Any]], budget: int) -> list[dict[str, Any]]:
+    """The last turns that fit a budget of characters; of the first of them the end of its text."""
+    kept: list[dict[str, Any]] = []
     left = budget
-    for role, text in reversed(turns):
-        if left <= 0:
-            break
-        kept.append((role, text[-left:]))
-        left -= len(text)
-    return kept[::-1]
+    for turn in reversed(turns):
+        if left <= 0 or len(kept) == MAX_TURNS:
+            return kept[::-1]
+        size = len(turn["content"]) if is_plain(turn) else _size(turn)
+        if size > left:
+            kept.append({"role": turn["role"], "content": turn["content"][-left:]})
+            return kept[::-1]
+        kept.append(turn)
+        left -= size
+    return turns
+
+
+def _size(turn: dict[str, Any]) -> int:
+    """Characters of a turn that is more than text."""
+    texts = ("content", "reasoning", "refusal")
+    size = sum(len(turn.get(name, "")) for name in texts)
+    size += sum(len(part.get("text", "")) + MAX_ID for part in turn.get("parts", ()))
+    return size + sum(len(call["arguments"]) + MAX_ID for call in turn.get("tool_calls", ()))
 
 
 def _milliseconds(seconds: float | None) -> float | None:

@@ -11,6 +11,8 @@ import orjson
 from services.router.errors import InvalidRequest
 from services.router.fields import Endpoint, FieldRules
 from services.router.identity import IdentityRules, check_identifier
+from shared.contracts.conversation import compact_json, has_media, stored_turn
+from shared.contracts.events.base import Untrainable
 from shared.contracts.events.interactions import Purpose
 
 MAX_ROLE = 32
@@ -43,13 +45,38 @@ class ChatRequest:
         """The body for the engine: only fields it may see, and the version as the model."""
         return b'{"model":' + orjson.dumps(version) + b"," + self.fields[1:]
 
-    def turns(self) -> list[tuple[str, str]]:
-        """Role and text of each turn; a prompt is one user turn."""
+    def turns(self) -> list[dict[str, Any]]:
+        """The turns as they are stored; a prompt is one user turn."""
         if self.endpoint == "completions":
-            return [("user", _prompt_text(self.payload["prompt"]))]
-        return [
-            (turn["role"], _content_text(turn.get("content"))) for turn in self.payload["messages"]
-        ]
+            return [{"role": "user", "content": _prompt_text(self.payload["prompt"])}]
+        return [turn if is_plain(turn) else stored_turn(turn) for turn in self.payload["messages"]]
+
+    @property
+    def tools(self) -> list[Any]:
+        """Definitions of the tools that the model could call, as the client sent them."""
+        tools = self.payload.get("tools") if self.endpoint == "chat" else None
+        return tools if isinstance(tools, list) else []
+
+    def response_format(self) -> str:
+        """The form that was asked for, as JSON; empty where any text will do."""
+        form = self.payload.get("response_format")
+        return compact_json(form) if isinstance(form, dict) else ""
+
+    def untrainable(self, turns: list[dict[str, Any]]) -> list[str]:
+        """Why the answer to this request is kept out of training, whatever its feedback."""
+        payload = self.payload
+        prompt = payload["prompt"] if self.endpoint == "completions" else ""
+        tokens = type(prompt) is list and type(prompt[0]) is not str
+        found = {
+            Untrainable.several_choices: type(payload.get("n")) is int and payload["n"] > 1,
+            Untrainable.several_prompts: type(prompt) is list and not tokens and len(prompt) > 1,
+            Untrainable.token_ids: tokens,
+            Untrainable.echo: bool(payload.get("echo")),
+            Untrainable.continued: bool(payload.get("continue_final_message"))
+            or payload.get("add_generation_prompt") is False,
+            Untrainable.media: has_media(turns),
+        }
+        return [reason.value for reason, holds in found.items() if holds]
 
 
 def read_request(
@@ -206,14 +233,6 @@ def _prompt_text(prompt: str | list[Any]) -> str:
     return orjson.dumps(prompt).decode()
 
 
-def _content_text(content: str | list[dict[str, Any]] | None) -> str:
-    if content is None:
-        return ""
-    if isinstance(content, str):
-        return content
-    return "\n".join(_part_text(part) for part in content)
-
-
-def _part_text(part: dict[str, Any]) -> str:
-    text = part.get("text")
-    return text if isinstance(text, str) else f"[{str(part.get('type', 'part'))[:MAX_ROLE]}]"
+def is_plain(turn: dict[str, Any]) -> bool:
+    """Whether a turn is role and text alone, as most are; its stored form is itself."""
+    return len(turn) == len(("role", "content")) and type(turn.get("content")) is str

@@ -8,7 +8,9 @@ from typing import Any
 import orjson
 
 from services.router.errors import error_value
-from shared.contracts.events.base import MAX_ID, MAX_TEXT
+from services.router.streamed_answer import MORE_THAN_TEXT, StreamedMore, StreamedText
+from shared.contracts.conversation import stored_turn
+from shared.contracts.events.base import MAX_ID
 
 DONE = b"[DONE]"
 MAX_EVENT_BYTES = 4 * 1024 * 1024
@@ -21,13 +23,24 @@ class UnreadableResponse(Exception):
 
 @dataclass(slots=True)
 class EngineResponse:
-    """Text, end and tokens of an answer; of several choices the first."""
+    """Text, end and tokens of an answer; of several choices the first.
+
+    `more` has the fields of `MORE_THAN_TEXT` that the answer has, in OpenAI's whole form.
+    """
 
     completion: str = ""
     finish_reason: str = ""
     prompt_tokens: int = 0
     completion_tokens: int = 0
     engine_id: str = ""
+    more: dict[str, Any] = field(default_factory=dict)
+
+    def turn(self) -> dict[str, Any] | None:
+        """The answer as a stored turn; None where it is text alone."""
+        if not self.more:
+            return None
+        turn = stored_turn({"role": "assistant", "content": self.completion, **self.more})
+        return turn if len(turn) > len(("role", "content")) else None
 
     def use(self, usage: object) -> None:
         """Take over token counts."""
@@ -56,8 +69,11 @@ def read_response(body: bytes, version: str, trace_id: str) -> tuple[EngineRespo
     answer = EngineResponse()
     first = choices[0]
     message = first.get("message")
-    text = first.get("text") if message is None else _message_text(message)
-    answer.completion = text if isinstance(text, str) else ""
+    if type(message) is dict:
+        answer.completion = _content_text(message.get("content"))
+        answer.more = {name: message[name] for name in MORE_THAN_TEXT if message.get(name)}
+    else:
+        answer.completion = _content_text(first.get("text"))
     answer.finish_reason = _reason(first)
     answer.use(value.get("usage"))
     answer.engine_id = _engine_id(value)
@@ -97,8 +113,8 @@ class StreamReader:
     failure: str = ""
     tokens: int = 0
     _rest: bytes = b""
-    _parts: list[str] = field(default_factory=list)
-    _length: int = 0
+    _text: StreamedText = field(default_factory=StreamedText)
+    _more: StreamedMore | None = None
 
     def feed(self, data: bytes) -> bytes:
         """Take bytes from the engine; returns the bytes for the client.
@@ -128,7 +144,9 @@ class StreamReader:
 
     def finish(self) -> EngineResponse:
         """The answer as far as it came."""
-        self.answer.completion = "".join(self._parts)
+        self.answer.completion = self._text.whole()
+        if self._more is not None:
+            self.answer.more = self._more.whole()
         return self.answer
 
     def _event(self, data: bytes, out: list[bytes]) -> None:
@@ -164,15 +182,24 @@ class StreamReader:
 
     def _choice(self, choice: dict[str, Any]) -> None:
         delta = choice.get("delta")
-        text = choice.get("text") if delta is None else _message_text(delta)
+        more = False
+        if type(delta) is dict:
+            text = delta.get("content")
+            # Most events of a stream are content alone, and cost no look at the other fields.
+            more = len(delta) > 1 or text is None
+            more = more and any(delta.get(name) for name in MORE_THAN_TEXT)
+        else:
+            text = choice.get("text")
         reason = _reason(choice)
-        if text or reason:
+        if text or reason or more:
             self.tokens += 1
         if choice.get("index", 0) != 0:
             return
-        if isinstance(text, str) and text and self._length < MAX_TEXT:
-            self._parts.append(text)
-            self._length += len(text)
+        if text:
+            self._text.add(text)
+        if more and type(delta) is dict:
+            self._more = self._more or StreamedMore()
+            self._more.add(delta)
         if reason:
             self.answer.finish_reason = reason
 
@@ -192,14 +219,11 @@ def _engine_id(value: dict[str, Any]) -> str:
     return name if isinstance(name, str) and len(name) <= MAX_ID and name.isprintable() else ""
 
 
-def _message_text(message: Any) -> str:
-    if type(message) is not dict:
-        return ""
-    content = message.get("content")
-    if isinstance(content, str) and content:
+def _content_text(content: object) -> str:
+    """The text of a content; some engines answer with a list of parts."""
+    if isinstance(content, str):
         return content
-    calls = message.get("tool_calls")
-    return orjson.dumps(calls).decode() if calls else ""
+    return stored_turn({"content": content})["content"] if isinstance(content, list) else ""
 
 
 def _reason(choice: dict[str, Any]) -> str:

@@ -23,10 +23,12 @@ from shared.kafka.envelope import decode, models_by_type
 from shared.redaction import Redactor
 
 STARTED = datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=UTC)
+BEYOND_TEXT = {"tools", "response_format", "answer", "untrainable"}
+"""Fields that only some events have."""
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 
 
-def call_of(messages, *, completion="Hello.", attempts=None, **body):
+def call_of(messages, *, completion="Hello.", more=None, attempts=None, **body):
     value = {"model": "m", "messages": messages, **body}
     request = read_request("chat", orjson.dumps(value), {}, FieldRules(), IdentityRules())
     request.trace_id, request.purpose = TRACE, "live"
@@ -41,7 +43,7 @@ def call_of(messages, *, completion="Hello.", attempts=None, **body):
     call.attempts = attempts or [
         EngineAttempt("m-v1.1", "candidate", 0.0, status=200, duration_s=0.25)
     ]
-    call.answer = EngineResponse(completion, "stop", 12, 14)
+    call.answer = EngineResponse(completion, "stop", 12, 14, more=more or {})
     return call
 
 
@@ -49,7 +51,9 @@ def event_of(call):
     value = event_json(call, 0.3, utc(call.started_at), Redactor())
     assert len(value) <= MAX_EVENT_BYTES
     event = InteractionRecorded.model_validate_json(value)
-    assert set(orjson.loads(value)) == set(InteractionRecorded.model_fields)
+    written = set(orjson.loads(value))
+    assert set(InteractionRecorded.model_fields) - BEYOND_TEXT <= written
+    assert written <= set(InteractionRecorded.model_fields)
     return event
 
 
@@ -82,6 +86,7 @@ def test_all_that_happened_is_in_the_event():
         {"plan": "pro"},
     )
     assert event.started_at == STARTED
+    assert BEYOND_TEXT.isdisjoint(orjson.loads(event.to_json()))
     assert event.ttft_ms == pytest.approx(50)
 
 
@@ -100,6 +105,74 @@ def test_nothing_personal_is_kept():
     )
     assert secret not in event.model_dump_json()
     assert event.redactions["email"] == 5
+
+
+def test_nothing_personal_is_kept_beyond_text():
+    secret = "bob@example.com"
+    card = 4111111111111111
+    arguments = orjson.dumps({"to": secret, secret: [secret, card]}).decode()
+    call = {"id": "c1", "type": "function", "function": {"name": "send", "arguments": arguments}}
+    broken = {"id": "c2", "function": {"name": "send", "arguments": f"to={secret}"}}
+    event = event_of(
+        call_of(
+            [
+                {"role": "user", "name": secret, "content": "Hi"},
+                {"role": "assistant", "content": None, "tool_calls": [call, broken],
+                 "reasoning": secret, "refusal": secret},
+                {"role": "tool", "tool_call_id": "c1", "content": secret},
+                {"role": "user", "content": [{"type": "text", "text": secret},
+                                             {"type": "image_url", "image_url": "http://x/y"}]},
+            ],
+            completion="",
+            more={"tool_calls": [call], "reasoning": secret, "refusal": secret},
+            tools=[{"type": "function", "function": {
+                "name": "send", "description": secret,
+                "parameters": {"type": "object", "description": secret}}}],
+            response_format={"type": "json_schema", "description": secret},
+        )
+    )  # fmt: skip
+    stored = event.model_dump_json()
+    assert secret not in stored
+    assert str(card) not in stored
+    assert event.answer is not None
+    assert orjson.loads(event.answer.tool_calls[0].arguments) == {
+        "to": "[EMAIL]",
+        "[EMAIL]": ["[EMAIL]", "[CARD]"],
+    }
+    assert event.completion.startswith('[{"name":"send","arguments":{"to":"[EMAIL]"')
+
+
+def test_tool_turns_in_history():
+    turns = [
+        {"role": "user", "content": "Weather in Rome?"},
+        {"role": "assistant", "content": None, "tool_calls": [
+            {"id": "c1", "type": "function", "function": {"name": "get_weather", "arguments": "{}"}}
+        ]},
+        {"role": "tool", "tool_call_id": "c1", "content": "21 C"},
+    ]  # fmt: skip
+    event = event_of(call_of(turns, completion="It is 21 C."))
+    question, called, result = event.messages
+    assert question.is_text
+    (call,) = called.tool_calls
+    assert (called.content, call.id, call.name, call.arguments) == ("", "c1", "get_weather", "{}")
+    assert (result.role, result.tool_call_id, result.content) == ("tool", "c1", "21 C")
+    assert (event.answer, event.untrainable) == (None, ())
+
+
+@pytest.mark.parametrize("size", [10_000, 99_999, 300_000])
+def test_large_tools_fit_the_contract_and_the_brokers(size):
+    tool = {"type": "function", "function": {
+        "name": "t", "description": "\1" * size, "parameters": {"x": "\1" * size}}}  # fmt: skip
+    call = {
+        "id": "c",
+        "function": {"name": "t", "arguments": orjson.dumps({"x": "é" * size}).decode()},
+    }
+    event = event_of(
+        call_of([{"role": "user", "content": "Hi"}], more={"tool_calls": [call] * 5}, tools=[tool])
+    )
+    assert ("too_large" in event.untrainable) is (size > 10_000)
+    assert event.answer is not None
+    assert event.answer.tool_calls[0].unparsed is (size > 10_000)
 
 
 @settings(max_examples=20, deadline=None)
@@ -132,6 +205,7 @@ def test_of_a_long_conversation_the_end_is_kept():
     event = event_of(call_of(messages))
     assert event.messages[-1].content == "the question"
     assert event.messages[-2].content == "y" * 90_000
+    assert event.untrainable == ("too_large",)
 
 
 def test_the_spool_gets_a_readable_cloud_event(tmp_path):

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import base64
+import hashlib
+
 import orjson
 import pytest
 from hypothesis import given
@@ -74,14 +77,58 @@ def test_completions_need_a_prompt(prompt):
 )
 def test_a_prompt_is_one_user_turn(prompt, text):
     request = read({"model": "m", "prompt": prompt}, "completions")
-    assert request.turns() == [("user", text)]
+    assert request.turns() == [{"role": "user", "content": text}]
 
 
-def test_content_parts_become_text():
-    parts = [{"type": "text", "text": "look"}, {"type": "image_url", "image_url": {"url": "x"}}]
+def test_text_parts_become_text():
+    parts = [{"type": "text", "text": "look"}, {"type": "text", "text": "here"}]
     request = read({"model": "m", "messages": [{"role": "user", "content": parts}]})
-    assert request.turns() == [("user", "look\n[image_url]")]
+    assert request.turns() == [{"role": "user", "content": "look\nhere"}]
+    assert request.untrainable(request.turns()) == []
     assert orjson.loads(request.upstream_body("v"))["messages"][0]["content"] == parts
+
+
+def test_an_image_is_kept_by_its_digest():
+    png = b"\x89PNG picture"
+    url = "data:image/png;base64," + base64.b64encode(png).decode()
+    parts = [{"type": "text", "text": "look"}, {"type": "image_url", "image_url": {"url": url}}]
+    request = read({"model": "m", "messages": [{"role": "user", "content": parts}]})
+    (turn,) = request.turns()
+    assert turn == {
+        "role": "user",
+        "content": "look\n[image]",
+        "parts": [
+            {"type": "text", "text": "look"},
+            {
+                "type": "image",
+                "sha256": hashlib.sha256(png).hexdigest(),
+                "size": len(png),
+                "media_type": "image/png",
+            },
+        ],
+    }
+    assert request.untrainable([turn]) == ["media"]
+    assert orjson.loads(request.upstream_body("v"))["messages"][0]["content"] == parts
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "fields", "reasons"),
+    [
+        ("chat", {"n": 2}, ["several_choices"]),
+        ("chat", {"n": 1, "echo": False}, []),
+        ("chat", {"continue_final_message": True}, ["continued"]),
+        ("chat", {"add_generation_prompt": False}, ["continued"]),
+        ("chat", {"prompt": [1]}, []),
+        ("completions", {"prompt": "a", "echo": True}, ["echo"]),
+        ("completions", {"prompt": ["a"]}, []),
+        ("completions", {"prompt": ["a", "b"]}, ["several_prompts"]),
+        ("completions", {"prompt": [1, 2], "n": 2}, ["several_choices", "token_ids"]),
+        ("completions", {"prompt": [[1], [2]]}, ["token_ids"]),
+    ],
+)
+def test_why_an_answer_is_untrainable(endpoint, fields, reasons):
+    request = read({"model": "m", "messages": TURNS, **fields}, endpoint)
+    assert request.untrainable(request.turns()) == reasons
 
 
 def test_the_engine_sees_only_what_it_may():
@@ -157,7 +204,8 @@ def test_any_json_is_read_or_refused(value, endpoint):
         request = read(value, endpoint)
     except InvalidRequest:
         return
-    request.turns()
+    request.untrainable(request.turns())
+    request.response_format()
     orjson.loads(request.upstream_body("v"))
 
 

@@ -25,11 +25,23 @@ def test_the_body_names_the_version_that_answered():
     assert orjson.loads(passed)["model"] == "m-v1.0"
 
 
-def test_tool_calls_are_kept_as_text():
+def test_a_tool_call_is_kept_apart_from_the_text():
     call = {"id": "1", "type": "function", "function": {"name": "track", "arguments": "{}"}}
     choice = {"message": {"content": None, "tool_calls": [call]}, "finish_reason": "tool_calls"}
     answer, _ = read_response(orjson.dumps({"model": "v", "choices": [choice]}), "v", TRACE)
-    assert orjson.loads(answer.completion) == [call]
+    assert answer.completion == ""
+    assert answer.turn() == {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [{"id": "1", "name": "track", "arguments": "{}"}],
+    }
+
+
+@pytest.mark.parametrize("field", ["content", "reasoning", "reasoning_content", "refusal"])
+def test_the_first_token_of_any_kind_counts(field):
+    event = {"model": "v", "choices": [{"index": 0, "delta": {field: "a"}}]}
+    reader, _ = pass_through(b"data: " + orjson.dumps(event) + b"\n\n", [])
+    assert reader.tokens == 1
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
+from typing import Any
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.contracts.conversation import engine_turn, stored_tools, stored_turn, template_turn
 from shared.contracts.events.base import Message, ToolCall
 from shared.contracts.events.interactions import InteractionRecorded
 from shared.contracts.generate import CONTRACTS
@@ -30,3 +38,88 @@ def test_a_text_interaction_has_no_field_that_it_did_not_have() -> None:
     stored = json.loads(event.to_json())
     assert set(stored) - {"engine_id"} <= set(released["properties"])
     assert stored["messages"] == [{"role": "user", "content": "How do I reset my router?"}]
+
+
+DATA = b"\x89PNG"
+SHA = hashlib.sha256(DATA).hexdigest()
+BASE64 = base64.b64encode(DATA).decode()
+
+
+@pytest.mark.parametrize(
+    ("part", "stored"),
+    [
+        ({"type": "image_url", "image_url": {"url": f"data:image/png;base64,{BASE64}"}},
+         {"type": "image", "sha256": SHA, "size": 4, "media_type": "image/png"}),
+        ({"type": "image_url", "image_url": f"data:image/png;base64,{BASE64}"},
+         {"type": "image", "sha256": SHA, "size": 4, "media_type": "image/png"}),
+        ({"type": "input_audio", "input_audio": {"data": BASE64, "format": "wav"}},
+         {"type": "audio", "sha256": SHA, "size": 4, "media_type": "audio/wav"}),
+        ({"type": "file", "file": {"file_data": f"data:application/pdf;base64,{BASE64}"}},
+         {"type": "file", "sha256": SHA, "size": 4, "media_type": "application/pdf"}),
+        ({"type": "file", "file": {"file_id": "file-1"}},
+         {"type": "file", "sha256": hashlib.sha256(b"file-1").hexdigest(), "reference": True}),
+        ({"type": "image_url", "image_url": {"url": "https://x.example/a.png"}},
+         {"type": "image", "reference": True,
+          "sha256": hashlib.sha256(b"https://x.example/a.png").hexdigest()}),
+    ],
+)  # fmt: skip
+def test_media_are_stored_by_digest(part: dict[str, Any], stored: dict[str, Any]) -> None:
+    turn = stored_turn({"role": "user", "content": [{"type": "text", "text": "See"}, part]})
+    assert turn["content"] == f"See\n[{stored['type']}]"
+    assert turn["parts"] == [{"type": "text", "text": "See"}, stored]
+    assert BASE64 not in json.dumps(turn)
+    assert Message.model_validate(turn).model_dump(mode="json") == turn
+
+
+def test_the_stored_form_of_a_stored_turn_is_itself() -> None:
+    name = "ratchet.interaction.recorded.v1+tools"
+    event = InteractionRecorded.model_validate_json((EXAMPLES / f"{name}.json").read_bytes())
+    assert event.answer is not None
+    for message in (*event.messages, event.answer):
+        turn = message.model_dump(mode="json")
+        assert stored_turn(turn) == turn
+    tools = [tool.model_dump(mode="json") for tool in event.tools]
+    assert stored_tools(tools) == tools
+
+
+def test_a_turn_goes_to_templates_and_engines_and_comes_back() -> None:
+    call = {"id": "c1", "name": "f", "arguments": '{"b":1,"a":{"z":1}}'}
+    stored = {"role": "assistant", "content": "", "tool_calls": [call]}
+    message = Message.model_validate(stored)
+    (rendered,) = template_turn(message)["tool_calls"]
+    assert list(rendered["function"]["arguments"]) == ["b", "a"]
+    assert engine_turn(message)["tool_calls"][0]["function"]["arguments"] == call["arguments"]
+    assert stored_turn(engine_turn(message)) == stored_turn(template_turn(message)) == stored
+
+
+def test_arguments_keep_what_was_written() -> None:
+    calls = [
+        {"function": {"name": "f", "arguments": given}}
+        for given in ('{"id": 123456789012345678901}', "", "[1]", "{oops", '{"x": NaN}')
+    ]
+    stored = stored_turn({"role": "assistant", "tool_calls": calls})["tool_calls"]
+    assert [call["arguments"] for call in stored] == [
+        '{"id":123456789012345678901}', "{}", "[1]", "{oops", '{"x": NaN}'
+    ]  # fmt: skip
+    assert [call.get("unparsed", False) for call in stored] == [False, False, True, True, True]
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+        lambda inner: st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                ["role", "content", "type", "text", "tool_calls", "function", "name", "arguments",
+                 "image_url", "url", "parts", "refusal", "function_call"]
+            ),
+            inner,
+            max_size=4,
+        ),
+        max_leaves=12,
+    ).filter(lambda value: isinstance(value, dict))
+)  # fmt: skip
+def test_any_turn_is_stored_in_a_form_that_stays(turn: dict[str, Any]) -> None:
+    stored = stored_turn({**turn, "role": "user"})
+    assert stored_turn(stored) == stored
+    assert Message.model_validate(stored).model_dump(mode="json") == stored

@@ -1,0 +1,300 @@
+"""Conversation turns: from OpenAI's request and answer form to the stored form and back. Pure.
+
+The stored form is that of `Message` and `Tool` (contracts.events.base) as plain dicts, as the
+router writes them on its hot path. Texts are not cut or redacted here. JSON keeps the order of its
+keys: the model wrote that order, and a chat template renders it.
+"""
+
+# pyright: strict
+from __future__ import annotations
+
+import binascii
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
+from urllib.parse import unquote_to_bytes
+
+from shared.contracts.events.base import MAX_ID, MAX_TEXT, Message, Tool
+
+MAX_CALLS = 128
+"""Tool calls of one turn that are kept."""
+MAX_PARTS = 1_000
+"""Content parts of one turn that are kept."""
+MAX_KIND = 16
+
+Turn = dict[str, Any]
+Json = dict[str, Any]
+
+_TEXTS = frozenset({"text", "input_text", "output_text"})
+_MEDIA = {
+    "image_url": "image",
+    "input_image": "image",
+    "audio_url": "audio",
+    "input_audio": "audio",
+    "video_url": "video",
+    "file": "file",
+    "input_file": "file",
+}
+"""Content parts of OpenAI and vLLM, and what they hold."""
+_SOURCES = ("url", "data", "file_data", "file_url", "file_id")
+_STORED_MEDIA = frozenset({*_MEDIA.values(), "other"})
+
+
+def compact_json(value: object) -> str:
+    """JSON without white space, keys in their order.
+
+    Raises:
+        ValueError: the value is no JSON, or a text in it is no Unicode.
+
+    """
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        text.encode()
+    except (TypeError, RecursionError) as error:
+        raise ValueError(str(error)) from error
+    return text
+
+
+def read_json(text: str) -> Any:
+    """Parse JSON (RFC 8259) as it is: whole numbers of any size, no NaN.
+
+    Raises:
+        ValueError: it is no JSON, or nested too deep.
+
+    """
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
+
+
+def stored_turn(turn: Mapping[str, Any]) -> Turn:
+    """A turn of a request or answer in the stored form; one that has that form keeps it."""
+    stored: Turn = {"role": turn.get("role") or "assistant", "content": ""}
+    parts, given = turn.get("parts"), turn.get("content")
+    _set_content(stored, given if not parts else cast("list[object]", parts))
+    reasoning = turn.get("reasoning_content") or turn.get("reasoning")
+    calls = stored_calls(turn)
+    more = {
+        "name": _identifier(turn.get("name")),
+        "tool_calls": calls,
+        "tool_call_id": _identifier(turn.get("tool_call_id")),
+        "reasoning": reasoning if isinstance(reasoning, str) else "",
+        "refusal": turn["refusal"] if isinstance(turn.get("refusal"), str) else "",
+    }
+    for name, value in more.items():
+        if value:
+            stored[name] = value
+    return stored
+
+
+def stored_calls(turn: Mapping[str, Any]) -> list[Json]:
+    """Tool calls of a turn, in their order; the older `function_call` is one without an id."""
+    calls: list[object] = []
+    given = turn.get("tool_calls")
+    if isinstance(given, list):
+        calls = cast("list[object]", given)[:MAX_CALLS]
+    elif isinstance(turn.get("function_call"), dict):
+        calls = [{"function": turn["function_call"]}]
+    return [_stored_call(cast("Json", call)) for call in calls if isinstance(call, dict)]
+
+
+def stored_tools(tools: object) -> list[Json]:
+    """Definitions of tools in the stored form; what is no definition is left out."""
+    if not isinstance(tools, list):
+        return []
+    found: list[Json] = []
+    for given in cast("list[object]", tools):
+        if not isinstance(given, dict):
+            continue
+        tool = cast("Json", given)
+        kind = tool.get("type")
+        inner = tool.get(kind) if isinstance(kind, str) else None
+        function = cast("Json", inner) if isinstance(inner, dict) else tool
+        name = _identifier(function.get("name")) or _identifier(kind)
+        if not name:
+            continue
+        stored: Json = {"name": name, "parameters": _object(function.get("parameters"))}
+        if isinstance(function.get("description"), str) and function["description"]:
+            stored["description"] = function["description"]
+        found.append(stored)
+    return found
+
+
+def answer_text(turn: Mapping[str, Any]) -> str:
+    """An answer for readers that know texts only: its content, else its calls as JSON, else why not.
+
+    The turn is in the stored form.
+    """
+    if turn["content"]:
+        return turn["content"]
+    calls = [
+        f'{{"name":{compact_json(call["name"])},"arguments":'
+        f"{compact_json(call['arguments']) if call.get('unparsed') else call['arguments']}}}"
+        for call in turn.get("tool_calls", ())
+    ]
+    return f"[{','.join(calls)}]" if calls else turn.get("refusal", "")
+
+
+def has_media(turns: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether a turn in the stored form has an image, audio, video or a file."""
+    return any(part["type"] != "text" for turn in turns for part in turn.get("parts", ()))
+
+
+def template_turn(message: Message) -> Turn:
+    """A turn as chat templates read it: parsed arguments, reasoning left out."""
+    return _openai_turn(message, parsed=True)
+
+
+def engine_turn(message: Message) -> Turn:
+    """A turn as an engine's chat endpoint takes it: arguments as text, no media."""
+    return _openai_turn(message, parsed=False)
+
+
+def template_tool(tool: Tool) -> Json:
+    """A definition as chat templates read it."""
+    function: Json = {"name": tool.name, "parameters": _parsed(tool.parameters)}
+    if tool.description:
+        function["description"] = tool.description
+    return {"type": "function", "function": function}
+
+
+def _openai_turn(message: Message, *, parsed: bool) -> Turn:
+    turn: Turn = {"role": message.role, "content": message.content or message.refusal}
+    if message.name:
+        turn["name"] = message.name
+    if message.tool_call_id:
+        turn["tool_call_id"] = message.tool_call_id
+    if message.tool_calls:
+        turn["tool_calls"] = [
+            {
+                "id": call.id,
+                "type": "function",
+                "function": {
+                    "name": call.name,
+                    "arguments": _parsed(call.arguments) if parsed else call.arguments,
+                },
+            }
+            for call in message.tool_calls
+        ]
+    return turn
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return read_json(text)
+    except ValueError:
+        return text
+
+
+def _stored_call(call: Json) -> Json:
+    inner = call.get("function") or call.get("custom") or call
+    function = cast("Json", inner) if isinstance(inner, dict) else {}
+    stored: Json = {"name": _identifier(function.get("name"))}
+    if identifier := _identifier(call.get("id")):
+        stored["id"] = identifier
+    given = function.get("arguments", function.get("input"))
+    arguments = _arguments(given) if not call.get("unparsed") else None
+    if arguments is None:
+        stored["arguments"] = given if isinstance(given, str) else str(given)
+        stored["unparsed"] = True
+    else:
+        stored["arguments"] = arguments
+    return stored
+
+
+def _arguments(given: object) -> str | None:
+    """Arguments as compact JSON; None where they are no object, or longer than is kept."""
+    if given is None or given == "":
+        return "{}"
+    try:
+        if isinstance(given, str):
+            if len(given) > MAX_TEXT:
+                return None
+            given = read_json(given)
+        return compact_json(cast("object", given)) if isinstance(given, dict) else None
+    except ValueError:
+        return None
+
+
+def _object(given: object) -> str:
+    """A JSON Schema as compact JSON; a text is one already where it parses."""
+    return _arguments(given) or "{}"
+
+
+def _set_content(stored: Turn, content: object) -> None:
+    if isinstance(content, str):
+        stored["content"] = content
+        return
+    if not isinstance(content, list):
+        return
+    parts: list[Json] = []
+    for given in cast("list[object]", content)[:MAX_PARTS]:
+        if isinstance(given, dict):
+            part = cast("Json", given)
+            said = part.get("refusal") if part.get("type") == "refusal" else None
+            if isinstance(said, str):
+                stored["refusal"] = said
+            else:
+                parts.append(_stored_part(part))
+    stored["content"] = "\n".join(
+        part["text"] if part["type"] == "text" else f"[{part['type']}]" for part in parts
+    )
+    if has_media([{"parts": parts}]):
+        stored["parts"] = parts
+
+
+def _stored_part(part: Json) -> Json:
+    kind = part.get("type")
+    if isinstance(part.get("text"), str) and (kind in _TEXTS or kind not in _MEDIA):
+        return {"type": "text", "text": part["text"]}
+    if kind in _STORED_MEDIA and isinstance(part.get("sha256"), str):
+        return part
+    if kind not in _MEDIA:
+        return {"type": "other", **_digest(compact_json(part).encode(), "", reference=True)}
+    inner = part.get(kind)
+    source = cast("Json", inner) if isinstance(inner, dict) else {**part, "url": inner}
+    return {"type": _MEDIA[kind], **_media(source, _MEDIA[kind])}
+
+
+def _media(source: Json, kind: str) -> Json:
+    """Digest, size and type of what a part holds or points to."""
+    given = next((source[name] for name in _SOURCES if isinstance(source.get(name), str)), "")
+    form = source.get("format")
+    media_type = f"{kind}/{form}" if isinstance(form, str) else ""
+    if given.startswith("data:"):
+        head, _, body = given[5:].partition(",")
+        media_type = head.partition(";")[0] or "text/plain"
+        data = _base64(body) if head.endswith(";base64") else unquote_to_bytes(body)
+    else:
+        data = _base64(given) if given and given == source.get("data") else None
+    if data is None:
+        return _digest(given.encode(), media_type, reference=True)
+    return _digest(data, media_type, reference=False)
+
+
+def _digest(data: bytes, media_type: str, *, reference: bool) -> Json:
+    found: Json = {"sha256": hashlib.sha256(data).hexdigest()}
+    if not reference:
+        found["size"] = len(data)
+    if media_type:
+        found["media_type"] = media_type[:MAX_ID]
+    if reference:
+        found["reference"] = True
+    return found
+
+
+def _base64(text: str) -> bytes | None:
+    try:
+        return binascii.a2b_base64(text)
+    except ValueError:
+        return None
+
+
+def _identifier(value: object) -> str:
+    return value[:MAX_ID] if isinstance(value, str) else ""
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")
