@@ -5,16 +5,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
 
 import structlog
 
 from services.aggregator.checkpointing import Checkpointer
-from services.aggregator.codec import event_in, event_time_s, record_in, timestamp_ms
+from services.aggregator.codec import MODELS, event_in, event_time_s, record_in, timestamp_ms
 from services.aggregator.errors import AggregatorError, EventRefused
 from services.aggregator.metrics import AggregatorMetrics
-from services.aggregator.offset_gaps import Gap, OffsetGaps
+from services.aggregator.offset_gaps import Gap, Lags, OffsetGaps, Position
 from services.aggregator.partition import PartitionState
 from services.aggregator.ticker import Ticker
 from shared.clock import Clock
@@ -32,12 +32,24 @@ YIELD_EVERY = 50
 """Events folded in one go before other tasks get their turn."""
 
 
+class SourceLog(Protocol):
+    """Where the stream's events come from."""
+
+    async def seek(self, topic: str, partition: int, offset: int) -> None:
+        """Read a topic's partition again from an offset on."""
+        ...
+
+    def ends(self) -> Mapping[tuple[str, int], int]:
+        """By (topic, partition), the offset of the next event to be written, as last fetched."""
+        ...
+
+
 class Consumption:
     """Reads the stream into the states of the partitions owned now.
 
     Args:
         states: the partitions owned now, kept by the assignment.
-        seek: reads a (topic, partition) again from an offset on.
+        source: the log that the stream reads.
         die: ends the process, for failures after which nothing may be written.
     """
 
@@ -49,7 +61,7 @@ class Consumption:
         ticker: Ticker,
         dead_letters: DeadLetters,
         metrics: AggregatorMetrics,
-        seek: Callable[[str, int, int], Awaitable[None]],
+        source: SourceLog,
         clock: Clock,
         die: Callable[[str], None],
     ) -> None:
@@ -58,16 +70,18 @@ class Consumption:
         self._ticker = ticker
         self._dead_letters = dead_letters
         self._metrics = metrics
-        self._seek = seek
+        self._source = source
         self._clock = clock
         self._die = die
         self._offset_gaps = OffsetGaps()
+        self._lags = Lags()
         self._folded = 0
         self._flushing: asyncio.Task[None] | None = None
 
     def clear(self) -> None:
         """The assignment changed: no offset that was sought is awaited any more."""
         self._offset_gaps.clear()
+        self._lags.clear()
 
     async def fold_stream(self, stream: Any) -> None:
         """The agent's body: fold events until the stream ends, acknowledging none by itself."""
@@ -81,11 +95,20 @@ class Consumption:
                 log.exception("worker.fold_failed", error=str(error))
                 self._die(f"folding: {error}")
 
-    async def seek_again(self) -> None:
-        """Repeat each seek that brought nothing; to be called every moment."""
-        for topic, partition, offset in self._offset_gaps.overdue(self._clock.monotonic()):
-            log.warning("log.sought_again", topic=topic, partition=partition, at=offset)
-            await self._seek(topic, partition, offset)
+    async def seek_overdue(self) -> None:
+        """Seek each event that the log has and that does not come; to be called every second."""
+        for topic, partition, expected, end in self._lags.overdue(
+            self._positions(), self._clock.monotonic()
+        ):
+            log.warning("log.sought", topic=topic, partition=partition, at=expected, end=end)
+            await self._source.seek(topic, partition, expected)
+
+    def _positions(self) -> Iterator[Position]:
+        ends = self._source.ends() if self._states else {}
+        for (topic, partition), end in ends.items():
+            state = self._states.get(partition)
+            if topic in MODELS and state is not None:
+                yield Position(topic, partition, state.expects(topic), end)
 
     async def _fold_event(self, event: Any) -> None:
         message = event.message
@@ -141,9 +164,7 @@ class Consumption:
 
     async def _past(self, topic: str, partition: int, expected: int, offset: int) -> bool:
         """True where the log itself skips offsets; else they are read again where need be."""
-        gap = self._offset_gaps.meet(
-            topic, partition, offset, expected=expected, now_s=self._clock.monotonic()
-        )
+        gap = self._offset_gaps.meet(topic, partition, offset)
         if gap is Gap.absent:
             self._metrics.offset_gaps.labels(topic).inc(offset - expected)
             log.warning(
@@ -151,7 +172,7 @@ class Consumption:
             )
         elif gap is Gap.seek:
             log.info("log.sought_back", topic=topic, partition=partition, at=expected, next=offset)
-            await self._seek(topic, partition, expected)
+            await self._source.seek(topic, partition, expected)
         return gap is Gap.absent
 
     async def _flush_soon(self) -> None:

@@ -4,11 +4,13 @@
 # faust has no useful types.
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import faust
+from faust.types import TP
 
 from services.aggregator.codec import MODELS
 from services.aggregator.errors import DataDirUnusable
@@ -37,6 +39,28 @@ class FaustCallbacks(NamedTuple):
     stream: Callable[[Any], Awaitable[None]]
     revoked: Callable[..., Awaitable[None]]
     recovered: Callable[[], Awaitable[None]]
+
+
+class FaustLog:
+    """The source topics as Faust's consumer reads them (see consumption.SourceLog)."""
+
+    def __init__(self, consumer: Callable[[], Any]) -> None:
+        self._consumer = consumer
+
+    async def seek(self, topic: str, partition: int, offset: int) -> None:
+        """See SourceLog.seek."""
+        await self._consumer().seek(TP(topic, partition), offset)
+
+    def ends(self) -> dict[tuple[str, int], int]:
+        """See SourceLog.ends."""
+        consumer = self._consumer()
+        found: dict[tuple[str, int], int] = {}
+        for place in consumer.assignment():
+            with contextlib.suppress(AssertionError):  # revoked meanwhile, on the consumer's thread
+                end = consumer.highwater(place)
+                if end is not None:
+                    found[place.topic, place.partition] = end
+        return found
 
 
 def build_app(settings: FaustSettings, callbacks: FaustCallbacks) -> tuple[Any, Any]:

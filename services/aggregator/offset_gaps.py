@@ -1,20 +1,24 @@
 """Offset gaps: offsets that the log skipped, or that Faust has not handed out. Pure.
 
-Faust may hand out an event from before a change of the assignment. Seeking back brings what is
-missing; where the same offset comes first again, the log has nothing in between (a transaction's
-marker, or events beyond their retention).
+Faust may hand out an event from before a change of the assignment, or drop what it fetched while it
+recovered. Seeking back brings what is missing; where the same offset comes first again, the log has
+nothing in between (a transaction's marker, or events beyond their retention).
 
-A seek may be lost. Faust drops what lies below its own read offset, and an event that it was handing
-out during the seek sets that offset forward again. A seek that brought nothing is repeated.
+Two things show no gap: a drop with no event after it, and a seek that was lost (an event being handed
+out meanwhile sets Faust's read offset forward again, and Faust drops what lies below it). Both leave
+the expected offset behind the end of its log while nothing comes: it is sought again.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import Enum
 from typing import NamedTuple
 
-SEEK_AGAIN_S = 1.0
-"""How long a seek may take to bring its first event."""
+LAG_S = 1.0
+"""How long the expected event may take to come once the log has it, before it is sought."""
+MAX_LAG_S = 60.0
+"""Longest time between two such seeks; a log that ends with a marker lags until its next event."""
 
 
 class Gap(Enum):
@@ -28,29 +32,21 @@ class Gap(Enum):
     """The log has nothing in between: take this event."""
 
 
-class Sought(NamedTuple):
-    """A seek back: to which offset, what came in its place, and when, in monotonic seconds."""
-
-    expected: int
-    first: int
-    at_s: float
-
-
 class OffsetGaps:
-    """Remembers where it was sought back, by (topic, partition)."""
+    """Remembers, by (topic, partition), which event came first where it was sought back."""
 
     def __init__(self) -> None:
-        self._sought: dict[tuple[str, int], Sought] = {}
+        self._sought: dict[tuple[str, int], int] = {}
 
-    def meet(self, topic: str, partition: int, offset: int, *, expected: int, now_s: float) -> Gap:
+    def meet(self, topic: str, partition: int, offset: int) -> Gap:
         """An event beyond the expected offset came."""
         place = (topic, partition)
-        sought = self._sought.get(place)
-        if sought is not None and sought.first == offset:
+        first = self._sought.get(place)
+        if first == offset:
             del self._sought[place]
             return Gap.absent
-        if sought is None or offset < sought.first:
-            self._sought[place] = Sought(expected, offset, now_s)
+        if first is None or offset < first:
+            self._sought[place] = offset
             return Gap.seek
         return Gap.wait
 
@@ -59,18 +55,51 @@ class OffsetGaps:
         if self._sought:
             self._sought.pop((topic, partition), None)
 
-    def overdue(self, now_s: float) -> list[tuple[str, int, int]]:
-        """Topic, partition and offset of each seek to repeat now, as it brought nothing in time."""
-        late = [
-            (*place, sought.expected)
-            for place, sought in self._sought.items()
-            if now_s - sought.at_s >= SEEK_AGAIN_S
-        ]
-        for topic, partition, _ in late:
-            place = (topic, partition)
-            self._sought[place] = self._sought[place]._replace(at_s=now_s)
-        return late
-
     def clear(self) -> None:
         """The assignment changed: nothing that was sought is awaited any more."""
         self._sought.clear()
+
+
+class Position(NamedTuple):
+    """The offset expected next of a topic's partition, and the end of its log."""
+
+    topic: str
+    partition: int
+    expected: int
+    end: int
+
+
+class _Lag(NamedTuple):
+    expected: int
+    since_s: float
+    """When it was seen first, or sought last, in monotonic seconds."""
+    wait_s: float
+
+
+class Lags:
+    """Remembers, by (topic, partition), since when an event that the log has does not come."""
+
+    def __init__(self) -> None:
+        self._lags: dict[tuple[str, int], _Lag] = {}
+
+    def overdue(self, positions: Iterable[Position], now_s: float) -> list[Position]:
+        """Which of all owned positions to seek now: rarer and rarer while nothing comes."""
+        late: list[Position] = []
+        lags: dict[tuple[str, int], _Lag] = {}
+        for position in positions:
+            if position.end <= position.expected:
+                continue
+            place = (position.topic, position.partition)
+            lag = self._lags.get(place)
+            if lag is None or lag.expected != position.expected:
+                lag = _Lag(position.expected, now_s, LAG_S)
+            elif now_s - lag.since_s >= lag.wait_s:
+                late.append(position)
+                lag = _Lag(position.expected, now_s, min(2 * lag.wait_s, MAX_LAG_S))
+            lags[place] = lag
+        self._lags = lags
+        return late
+
+    def clear(self) -> None:
+        """The assignment changed: each place has its time anew."""
+        self._lags.clear()

@@ -14,13 +14,13 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import structlog
-from faust.types import TP
 
 from services.aggregator.checkpointing import BATCH_S, Checkpointer
 from services.aggregator.consumption import Consumption
 from services.aggregator.errors import AggregatorError
 from services.aggregator.faust_app import (
     FaustCallbacks,
+    FaustLog,
     FaustSettings,
     build_app,
     changelog_of,
@@ -30,6 +30,7 @@ from services.aggregator.faust_app import (
 )
 from services.aggregator.fold import FoldRules
 from services.aggregator.metrics import AggregatorMetrics
+from services.aggregator.offset_gaps import LAG_S
 from services.aggregator.partition import PartitionState
 from services.aggregator.recovery import recover_states
 from services.aggregator.session_lease import SessionLease
@@ -80,7 +81,7 @@ class Worker:
             ticker=self._ticker,
             dead_letters=dead_letters,
             metrics=metrics,
-            seek=self._seek,
+            source=FaustLog(lambda: self.app.consumer),
             clock=clock,
             die=die,
         )
@@ -97,7 +98,12 @@ class Worker:
         """Join the group and begin. Topics must exist."""
         self._tasks = [
             asyncio.create_task(self._keep(coroutine))
-            for coroutine in (self._stall_guard.run(), self._flush_by_time(), self._ticker.run())
+            for coroutine in (
+                self._stall_guard.run(),
+                self._flush_by_time(),
+                self._seek_by_time(),
+                self._ticker.run(),
+            )
         ]
         await self.app.start()
 
@@ -138,12 +144,13 @@ class Worker:
             await asyncio.sleep(BATCH_S / 20)
             if self.app.crashed:
                 self._die("Faust gave up; its log says why")
-            await self._consumption.seek_again()
             if self._checkpointer.due():
                 await self._checkpointer.flush()
 
-    async def _seek(self, topic: str, partition: int, offset: int) -> None:
-        await self.app.consumer.seek(TP(topic, partition), offset)
+    async def _seek_by_time(self) -> None:
+        while True:
+            await asyncio.sleep(LAG_S)
+            await self._consumption.seek_overdue()
 
     async def _on_revoked(self, *_: Any, **__: Any) -> None:
         """The assignment changes: write what is folded while it is owned, keep no state."""

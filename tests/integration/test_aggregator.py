@@ -147,6 +147,14 @@ async def test_edit_and_withdrawal_take_back_data_but_never_counters(
 ) -> None:
     version = f"v-{unique}"
     await send(log, INTERACTIONS, interaction(unique, tenant=unique, version=version))
+
+    async def shown() -> bool:
+        metrics = await worker.metrics()
+        labels = {"version": version, "window": "1h", "figure": "feedback_rate"}
+        return total(metrics["ratchet_quality_denominator"], **labels) == 1
+
+    # Two topics have no order between them: feedback that waited until its withdrawal makes no data.
+    await eventually(shown, "the interaction counted", 60)
     await send(
         log,
         FEEDBACK,

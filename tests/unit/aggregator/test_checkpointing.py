@@ -6,7 +6,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -117,7 +117,7 @@ async def test_no_checkpoint_covers_a_refused_event_before_its_dead_letter_is_ke
         ticker=Ticker(states, writer=writer, partitions=unexpected, clock=clock),
         dead_letters=letters,
         metrics=metrics,
-        seek=unexpected,
+        source=cast("Any", None),
         clock=clock,
         die=pytest.fail,
     )

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from services.aggregator.consumption import Consumption
 from services.aggregator.metrics import AggregatorMetrics
-from services.aggregator.offset_gaps import SEEK_AGAIN_S
+from services.aggregator.offset_gaps import LAG_S
 from shared.testing.clock import ManualClock
 
 TOPIC = "ratchet.feedback.v1"
@@ -23,13 +23,23 @@ class Expecting:
         return self.expected
 
 
-async def test_a_lost_seek_is_repeated_although_no_further_event_comes() -> None:
-    """Faust drops re-read events that lie below the read offset an event in flight has set."""
-    clock, sought = ManualClock(), []
+class Log:
+    """A source log that notes what is sought in it."""
 
-    async def seek(topic: str, partition: int, offset: int) -> None:
-        sought.append((topic, partition, offset))
+    def __init__(self, **ends: int) -> None:
+        self._ends = {(TOPIC, 0): ends["end"]}
+        self.sought: list[tuple[str, int, int]] = []
 
+    async def seek(self, topic: str, partition: int, offset: int) -> None:
+        self.sought.append((topic, partition, offset))
+
+    def ends(self) -> dict[tuple[str, int], int]:
+        return self._ends
+
+
+async def test_an_event_that_is_dropped_is_sought_although_none_comes_after_it() -> None:
+    """Faust drops what it fetched while it recovered, and re-read events after a seek that was lost."""
+    clock, source = ManualClock(), Log(end=9)
     nobody = cast("Any", None)
     consumption = Consumption(
         cast("Any", {0: Expecting(3)}),
@@ -37,7 +47,7 @@ async def test_a_lost_seek_is_repeated_although_no_further_event_comes() -> None
         ticker=nobody,
         dead_letters=nobody,
         metrics=AggregatorMetrics(),
-        seek=seek,
+        source=source,
         clock=clock,
         die=nobody,
     )
@@ -48,13 +58,13 @@ async def test_a_lost_seek_is_repeated_although_no_further_event_comes() -> None
 
     stream = SimpleNamespace(noack=lambda: SimpleNamespace(events=events))
     await consumption.fold_stream(stream)
-    assert sought == [(TOPIC, 0, 3)]
-    await consumption.seek_again()
-    assert len(sought) == 1
-    clock.advance(SEEK_AGAIN_S)
-    await consumption.seek_again()
-    assert sought == [(TOPIC, 0, 3)] * 2
+    assert source.sought == [(TOPIC, 0, 3)]
+    await consumption.seek_overdue()
+    assert len(source.sought) == 1
+    clock.advance(LAG_S)
+    await consumption.seek_overdue()
+    assert source.sought == [(TOPIC, 0, 3)] * 2
     consumption.clear()
-    clock.advance(SEEK_AGAIN_S)
-    await consumption.seek_again()
-    assert len(sought) == 2
+    clock.advance(LAG_S)
+    await consumption.seek_overdue()
+    assert len(source.sought) == 2

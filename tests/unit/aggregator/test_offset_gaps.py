@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.aggregator.offset_gaps import Gap, OffsetGaps
+from services.aggregator.offset_gaps import LAG_S, MAX_LAG_S, Gap, Lags, OffsetGaps, Position
 
 T = ("t", 0)
 
 
-def meet(gaps: OffsetGaps, offset: int, *, expected: int = 3, now_s: float = 0.0) -> Gap:
-    return gaps.meet(*T, offset, expected=expected, now_s=now_s)
+def meet(gaps: OffsetGaps, offset: int) -> Gap:
+    return gaps.meet(*T, offset)
 
 
 def test_what_was_handed_out_too_early_is_read_again() -> None:
@@ -25,30 +27,45 @@ def test_what_was_handed_out_too_early_is_read_again() -> None:
 
 def test_places_and_assignments_are_apart() -> None:
     gaps = OffsetGaps()
-    assert gaps.meet("t", 0, 7, expected=3, now_s=0.0) is Gap.seek
-    assert gaps.meet("t", 1, 7, expected=3, now_s=0.0) is Gap.seek
+    assert gaps.meet("t", 0, 7) is Gap.seek
+    assert gaps.meet("t", 1, 7) is Gap.seek
     gaps.clear()
-    assert gaps.meet("t", 0, 7, expected=3, now_s=0.0) is Gap.seek
+    assert gaps.meet("t", 0, 7) is Gap.seek
 
 
-def test_a_seek_that_brought_nothing_is_repeated_until_its_event_comes() -> None:
-    gaps = OffsetGaps()
-    assert meet(gaps, 7, expected=3, now_s=10.0) is Gap.seek
-    assert gaps.overdue(10.5) == []
-    assert gaps.overdue(11.0) == [(*T, 3)]
-    assert gaps.overdue(11.5) == [], "each seek has its time"
-    assert gaps.overdue(12.0) == [(*T, 3)]
-    gaps.close(*T)
-    assert gaps.overdue(99.0) == []
+def test_what_the_log_has_and_does_not_come_is_sought_rarer_and_rarer() -> None:
+    """Faust dropped the last event of its log, or the seek: no other event shows the gap."""
+    lags, missing = Lags(), Position(*T, 3, 4)
+    assert lags.overdue([missing], 0.0) == [], "it may be on its way"
+    sought = [now_s for now_s in range(1, 1000) if lags.overdue([missing], float(now_s))]
+    assert sought[:4] == [LAG_S, 3 * LAG_S, 7 * LAG_S, 15 * LAG_S]
+    pauses = [after - before for before, after in pairwise(sought)]
+    assert pauses == sorted(pauses)
+    assert max(pauses) == MAX_LAG_S
+
+
+def test_a_place_that_moves_on_or_is_at_its_end_is_not_sought() -> None:
+    lags = Lags()
+    for now_s in range(100):
+        moving, done = Position(*T, now_s, 1000), Position("t", 1, 7, 7)
+        assert lags.overdue([moving, done], float(now_s)) == []
+
+
+def test_an_assignment_gives_each_place_its_time_anew() -> None:
+    lags, missing = Lags(), Position(*T, 3, 4)
+    assert lags.overdue([missing], 0.0) == []
+    lags.clear()
+    assert lags.overdue([missing], LAG_S) == []
+    assert lags.overdue([missing], 2 * LAG_S) == [missing]
 
 
 def test_a_gap_after_a_seek_that_succeeded_is_met_anew() -> None:
     """Else a real gap further on would be waited for without an end."""
     gaps = OffsetGaps()
-    assert meet(gaps, 7, expected=3) is Gap.seek
+    assert meet(gaps, 7) is Gap.seek
     gaps.close(*T)
-    assert meet(gaps, 20, expected=12) is Gap.seek
-    assert meet(gaps, 20, expected=12) is Gap.absent
+    assert meet(gaps, 20) is Gap.seek
+    assert meet(gaps, 20) is Gap.absent
 
 
 @given(
@@ -69,7 +86,7 @@ def test_every_stored_event_is_taken_once_and_in_order(stored: list[int], jumps:
         if offset < expected:
             continue
         if offset > expected:
-            gap = gaps.meet(*T, offset, expected=expected, now_s=0.0)
+            gap = gaps.meet(*T, offset)
             if gap is Gap.seek:
                 at = expected
             if gap is not Gap.absent:
