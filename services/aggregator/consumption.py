@@ -14,7 +14,7 @@ from services.aggregator.checkpointing import Checkpointer
 from services.aggregator.codec import MODELS, event_in, event_time_s, record_in, timestamp_ms
 from services.aggregator.errors import AggregatorError, EventRefused
 from services.aggregator.metrics import AggregatorMetrics
-from services.aggregator.offset_gaps import Gap, Lags, OffsetGaps, Position
+from services.aggregator.offset_gaps import Gap, Lags, OffsetGaps, SourcePosition
 from services.aggregator.partition import PartitionState
 from services.aggregator.ticker import Ticker
 from shared.clock import Clock
@@ -103,12 +103,12 @@ class Consumption:
             log.warning("log.sought", topic=topic, partition=partition, at=expected, end=end)
             await self._source.seek(topic, partition, expected)
 
-    def _positions(self) -> Iterator[Position]:
+    def _positions(self) -> Iterator[SourcePosition]:
         ends = self._source.ends() if self._states else {}
         for (topic, partition), end in ends.items():
             state = self._states.get(partition)
             if topic in MODELS and state is not None:
-                yield Position(topic, partition, state.expects(topic), end)
+                yield SourcePosition(topic, partition, state.expects(topic), end)
 
     async def _fold_event(self, event: Any) -> None:
         message = event.message

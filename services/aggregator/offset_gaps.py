@@ -60,7 +60,7 @@ class OffsetGaps:
         self._sought.clear()
 
 
-class Position(NamedTuple):
+class SourcePosition(NamedTuple):
     """The offset expected next of a topic's partition, and the end of its log."""
 
     topic: str
@@ -82,9 +82,9 @@ class Lags:
     def __init__(self) -> None:
         self._lags: dict[tuple[str, int], _Lag] = {}
 
-    def overdue(self, positions: Iterable[Position], now_s: float) -> list[Position]:
+    def overdue(self, positions: Iterable[SourcePosition], now_s: float) -> list[SourcePosition]:
         """Which of all owned positions to seek now: rarer and rarer while nothing comes."""
-        late: list[Position] = []
+        late: list[SourcePosition] = []
         lags: dict[tuple[str, int], _Lag] = {}
         for position in positions:
             if position.end <= position.expected:

@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.aggregator.offset_gaps import LAG_S, MAX_LAG_S, Gap, Lags, OffsetGaps, Position
+from services.aggregator.offset_gaps import LAG_S, MAX_LAG_S, Gap, Lags, OffsetGaps, SourcePosition
 
 T = ("t", 0)
 
@@ -35,7 +35,7 @@ def test_places_and_assignments_are_apart() -> None:
 
 def test_what_the_log_has_and_does_not_come_is_sought_rarer_and_rarer() -> None:
     """Faust dropped the last event of its log, or the seek: no other event shows the gap."""
-    lags, missing = Lags(), Position(*T, 3, 4)
+    lags, missing = Lags(), SourcePosition(*T, 3, 4)
     assert lags.overdue([missing], 0.0) == [], "it may be on its way"
     sought = [now_s for now_s in range(1, 1000) if lags.overdue([missing], float(now_s))]
     assert sought[:4] == [LAG_S, 3 * LAG_S, 7 * LAG_S, 15 * LAG_S]
@@ -47,12 +47,12 @@ def test_what_the_log_has_and_does_not_come_is_sought_rarer_and_rarer() -> None:
 def test_a_place_that_moves_on_or_is_at_its_end_is_not_sought() -> None:
     lags = Lags()
     for now_s in range(100):
-        moving, done = Position(*T, now_s, 1000), Position("t", 1, 7, 7)
+        moving, done = SourcePosition(*T, now_s, 1000), SourcePosition("t", 1, 7, 7)
         assert lags.overdue([moving, done], float(now_s)) == []
 
 
 def test_an_assignment_gives_each_place_its_time_anew() -> None:
-    lags, missing = Lags(), Position(*T, 3, 4)
+    lags, missing = Lags(), SourcePosition(*T, 3, 4)
     assert lags.overdue([missing], 0.0) == []
     lags.clear()
     assert lags.overdue([missing], LAG_S) == []
