@@ -76,6 +76,7 @@ async def run(
             horizon_s=settings.horizon_days * 86_400,
             scores_per_day=settings.scores_per_day,
             segments=frozenset(settings.segments),
+            prompt_ignores=settings.prompt_ignores,
         ),
         writer=through(writer),
         partitions=writer.partitions,

@@ -37,6 +37,8 @@ class FoldRules:
     """How long answers to a prompt and a user's counted scores are kept, in event time."""
     scores_per_day: int = 3
     """Scores counted per user, rollout and day (design section 7)."""
+    prompt_ignores: tuple[str, ...] = ()
+    """Values of PromptRule: what a system prompt may say differently each time."""
     segments: frozenset[str] = frozenset()
     """Values of the segment label; any other given one is `other`."""
 

@@ -314,7 +314,7 @@ def _settle(
     product = feedback_product(interaction, feedback, entry.number) if feedback else None
     assert product is None or isinstance(product, PreferencePair | UnpairedExample)
     _produce(fold, entry, old, interaction.tenant, time, product)
-    _rate(fold, interaction, name, entry, feedback, time)
+    _rate(fold, interaction, name, entry, feedback, time, rules)
     _score(fold, interaction, entry, rules)
 
 
@@ -402,6 +402,7 @@ def _rate(
     entry: FeedbackEntry,
     feedback: FeedbackSubmitted | None,
     time: datetime,
+    rules: FoldRules,
 ) -> None:
     """Hand a rating on to the answers of the same prompt, or take it back from there."""
     rateable = (
@@ -411,13 +412,32 @@ def _rate(
         and bool(interaction.completion.strip())
         and bool(interaction.messages)
     )
-    if not rateable and not entry.rated:
-        return
-    entry.rated = rateable
-    key = prompt_key(interaction.tenant, interaction.messages)
-    rated_id = cause_id("rated", interaction.tenant, interaction.trace_id, name, str(entry.number))
-    answer = RatedAnswer(
-        rated_id=rated_id,
+    tenant, messages, tools = interaction.tenant, interaction.messages, interaction.tools
+    standing = prompt_key(tenant, messages) if entry.rated is True else entry.rated
+    key = prompt_key(tenant, messages, tools, rules.prompt_ignores) if rateable else ""
+    entry.rated = key
+    for place in dict.fromkeys((standing, key)):
+        # Where the rules of keys changed in between, the rating moves: it leaves its old place.
+        if place:
+            score = feedback.score if feedback is not None and place == key else None
+            answer = _rated_answer(interaction, name, entry, feedback, time, place, score)
+            fold.outputs.append(Output(RATED, place, answer, answer.rated_id, time))
+
+
+def _rated_answer(
+    interaction: InteractionRecorded,
+    name: str,
+    entry: FeedbackEntry,
+    feedback: FeedbackSubmitted | None,
+    time: datetime,
+    key: str,
+    score: float | None,
+) -> RatedAnswer:
+    """The answer for one prompt's row; without a score it takes the answer back from there."""
+    cause = ("rated", interaction.tenant, interaction.trace_id, name, str(entry.number))
+    moved = (key,) if score is None and entry.rated else ()
+    return RatedAnswer(
+        rated_id=cause_id(*cause, *moved),
         prompt_key=key,
         tenant=interaction.tenant,
         model=interaction.model,
@@ -425,10 +445,13 @@ def _rate(
         feedback_id=name,
         revision=entry.number,
         messages=interaction.messages,
+        tools=interaction.tools,
         completion=interaction.completion,
+        answer=interaction.answer,
+        untrainable=interaction.untrainable,
         cut=interaction.cut,
         version=interaction.version,
-        score=feedback.score if rateable and feedback is not None else None,
+        score=score,
         user_id=feedback.user_id if feedback is not None else "",
         context=(
             merged(interaction.context, feedback.context)
@@ -437,7 +460,6 @@ def _rate(
         ),
         created_at=time,
     )
-    fold.outputs.append(Output(RATED, key, answer, rated_id, time))
 
 
 def _first(event: FeedbackSubmitted | FeedbackWithdrawn, ts_ms: int) -> FirstScore | None:
@@ -487,7 +509,10 @@ def _example(row: TraceRow, interaction: InteractionRecorded, time: datetime, ca
         model=interaction.model,
         version=interaction.version,
         messages=interaction.messages,
+        tools=interaction.tools,
         completion=interaction.completion,
+        answer=interaction.answer,
+        untrainable=interaction.untrainable,
         context=interaction.context,
         started_at=interaction.started_at,
         feedback=tuple(

@@ -46,9 +46,10 @@ def feedback_product(
         feedback.feedback_id,
         str(edition),
     )
-    completion = interaction.completion
+    completion, answer = interaction.completion, interaction.answer
     version = interaction.version
     rejected_cut = False
+    chosen_turn = rejected_turn = None
     match feedback.type, feedback.value:
         case ((FeedbackType.thumbs_up | FeedbackType.thumbs_down), _):
             if not completion:
@@ -58,7 +59,10 @@ def feedback_product(
                 tenant=feedback.tenant,
                 model=interaction.model,
                 messages=interaction.messages,
+                tools=interaction.tools,
                 completion=completion,
+                answer=answer,
+                untrainable=interaction.untrainable,
                 cut=interaction.cut,
                 label=feedback.type is FeedbackType.thumbs_up,
                 version=version,
@@ -69,13 +73,14 @@ def feedback_product(
                 created_at=feedback.submitted_at,
             )
         case FeedbackType.text_correction, Correction() as value:
-            original = value.original or completion
+            rejected_turn = _corrected_turn(value, interaction)
+            original = completion if rejected_turn else value.original or completion
             sides = (value.corrected, original, "", version)
             rejected_cut = interaction.cut and original.strip() == completion.strip()
             source = PairSource.correction
         case FeedbackType.demonstration, str() as value:
             sides = (value, completion, "", version)
-            rejected_cut = interaction.cut
+            rejected_cut, rejected_turn = interaction.cut, answer
             source = PairSource.demonstration
         case FeedbackType.preference, Preference() as value:
             sides = (
@@ -84,6 +89,8 @@ def feedback_product(
                 value.chosen_version,
                 value.rejected_version,
             )
+            chosen_turn = answer if value.chosen.strip() == completion.strip() else None
+            rejected_turn = answer if value.rejected.strip() == completion.strip() else None
             source = PairSource.preference
         case _:
             return None
@@ -95,8 +102,12 @@ def feedback_product(
         tenant=feedback.tenant,
         model=interaction.model,
         messages=interaction.messages,
+        tools=interaction.tools,
         chosen=chosen,
         rejected=rejected,
+        chosen_turn=chosen_turn,
+        rejected_turn=rejected_turn,
+        untrainable=interaction.untrainable,
         rejected_cut=rejected_cut,
         chosen_version=chosen_version,
         rejected_version=rejected_version,
@@ -107,6 +118,19 @@ def feedback_product(
         context=merged(interaction.context, feedback.context),
         created_at=feedback.submitted_at,
     )
+
+
+def _corrected_turn(value: Correction, interaction: InteractionRecorded) -> Message | None:
+    """The answer as a turn, where it is what was corrected.
+
+    An answer of tool calls alone has no text that a product could quote, so whatever it shows as the
+    original stands for the calls.
+    """
+    answer, original = interaction.answer, value.original.strip()
+    if answer is None:
+        return None
+    quoted = original in {"", answer.content.strip(), interaction.completion.strip()}
+    return answer if quoted or not answer.content.strip() else None
 
 
 def vote_product(vote: VoteCast) -> PreferencePair | None:
@@ -165,9 +189,9 @@ def fold_rated(row: PromptRow | None, event: RatedAnswer) -> Fold[PromptRow]:
                 answer["pairs"].remove(pair_id)
     stored: KeptAnswer = {"revision": event.revision, "score": event.score, "pairs": []}
     if event.score is not None:
-        stored["event"] = event.model_dump(mode="json", exclude={"messages"})
+        stored["event"] = event.model_dump(mode="json", exclude={"messages", "tools"})
         for other, kept in _opposites(answers, event):
-            pair = _rated_pair(event, _answered(event.messages, kept))
+            pair = _rated_pair(event, _answered(event, kept))
             if len(pair.to_json()) > MAX_VALUE_BYTES:
                 contributions.append(OutcomeCounted("pair_too_large"))
                 continue
@@ -179,9 +203,9 @@ def fold_rated(row: PromptRow | None, event: RatedAnswer) -> Fold[PromptRow]:
     return Fold(changed, contributions, outputs)
 
 
-def _answered(messages: tuple[Message, ...], stored: dict[str, Any]) -> RatedAnswer:
+def _answered(event: RatedAnswer, stored: dict[str, Any]) -> RatedAnswer:
     """A kept answer, to the prompt as the event at hand has it; the two have one prompt_key."""
-    return RatedAnswer.model_validate({**stored, "messages": messages})
+    return RatedAnswer.model_validate({**stored, "messages": event.messages, "tools": event.tools})
 
 
 def _kept(answers: dict[str, KeptAnswer]) -> dict[str, KeptAnswer]:
@@ -224,8 +248,12 @@ def _rated_pair(one: RatedAnswer, other: RatedAnswer) -> PreferencePair:
         tenant=chosen.tenant,
         model=chosen.model,
         messages=chosen.messages,
+        tools=chosen.tools,
         chosen=chosen.completion,
         rejected=rejected.completion,
+        chosen_turn=chosen.answer,
+        rejected_turn=rejected.answer,
+        untrainable=tuple(dict.fromkeys((*chosen.untrainable, *rejected.untrainable))),
         chosen_cut=chosen.cut,
         rejected_cut=rejected.cut,
         chosen_version=chosen.version,

@@ -98,8 +98,9 @@ class FeedbackEntry:
     """What it adds to the figures now; an edit takes this out again."""
     products: list[str] = field(default_factory=list)
     """Ids of the pairs and examples that stand because of it."""
-    rated: bool = False
-    """It stands on the rated topic."""
+    rated: str | bool = ""
+    """Prompt key under which it stands on the rated topic, empty where it does not; True in rows
+    older than the second version of keys."""
     first: FirstScore | None = None
     """Of its first submission, whatever was edited later."""
     received_s: float = 0.0
@@ -224,14 +225,14 @@ class KeptAnswer(TypedDict):
     pairs: list[str]
     """Ids of the pairs that it stands in."""
     event: NotRequired[dict[str, Any]]
-    """Its RatedAnswer as JSON but for the messages; missing where it has no score."""
+    """Its RatedAnswer as JSON but for the prompt; missing where it has no score."""
 
 
 @dataclass(slots=True)
 class PromptRow:
     """The rated answers to one prompt, oldest first: `{trace, feedback -> answer}`.
 
-    The messages of the prompt are not kept: every event that asks for answers carries them.
+    The prompt's messages and tools are not kept: every event that asks for answers carries them.
     """
 
     answers: dict[str, KeptAnswer] = field(default_factory=dict[str, KeptAnswer])

@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field, field_validator
 from pydantic_settings import NoDecode
 
+from shared.contracts.prompt_key import PromptRule
 from shared.settings import ServiceSettings, service_config, shared_name, split_list
 
 MAX_SEGMENTS = 8
@@ -35,7 +36,13 @@ class AggregatorSettings(ServiceSettings):
         description="values of the segment label; the router's, so that both agree",
     )
 
-    @field_validator("segments", mode="before")
+    prompt_ignores: Annotated[tuple[PromptRule, ...], NoDecode] = Field(
+        default=(PromptRule.clock, PromptRule.ids),
+        validation_alias=shared_name("prompt_ignores"),
+        description="what a system prompt may say differently each time: clock, ids, or none",
+    )
+
+    @field_validator("segments", "prompt_ignores", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return split_list(value)

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from shared.contracts.events.base import Context, Event, Message
 from shared.contracts.events.feedback import FeedbackSubmitted, FeedbackType, FeedbackWithdrawn
@@ -37,8 +38,10 @@ def interaction(
     finish_reason: str = "",
     seconds: float = 0.0,
     context: Context | None = None,
+    **more: Any,
 ) -> InteractionRecorded:
-    return InteractionRecorded(
+    """An interaction; `more` are fields that take the place of those made here."""
+    made = InteractionRecorded(
         trace_id=trace,
         tenant=tenant,
         model="assistant",
@@ -60,6 +63,7 @@ def interaction(
         started_at=at(seconds),
         duration_ms=80.0,
     )
+    return made.model_copy(update=more)
 
 
 def feedback(
