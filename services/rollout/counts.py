@@ -3,9 +3,14 @@
 # pyright: strict
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
 from services.rollout import eprocess
+
+Whole = Literal["requests", "scores", "streams", "answers", "tool_calls"]
+"""What a criterion's figure is a share or mean of."""
 
 
 class ArmCounts(BaseModel):
@@ -16,37 +21,53 @@ class ArmCounts(BaseModel):
     failures: float = Field(default=0.0, description="server errors, timeouts and crashes")
     crashes: float = 0.0
     slow: float = Field(default=0.0, description="attempts longer than 2,000 ms")
+    streams: float = Field(default=0.0, description="streams of at least two tokens")
+    stalls: float = Field(default=0.0, description="streams with a gap over 2,000 ms")
     scores: float = Field(default=0.0, description="scored feedback")
     score_sum: float = Field(default=0.0, description="sum of the scores, each in [0, 1]")
+    answers: float = Field(default=0.0, description="complete answers, read by rule")
+    refusals: float = Field(default=0.0, description="answers that refuse")
+    cuts: float = Field(default=0.0, description="answers cut at the limit of tokens")
+    length_sum: float = Field(default=0.0, description="sum of lengths, each in [0, 1]")
+    tool_calls: float = Field(default=0.0, description="answers that call tools")
+    tool_failures: float = Field(default=0.0, description="of them, with a call that is invalid")
     keys: float = Field(default=0.0, description="distinct keys assigned")
 
     def __add__(self, other: ArmCounts) -> ArmCounts:
         """Both together."""
-        both = {name: getattr(self, name) + getattr(other, name) for name in ArmCounts.model_fields}
-        return ArmCounts(**both)
+        mine, theirs = self.__dict__, other.__dict__
+        # Without validation: both are valid, and the judge adds often.
+        return ArmCounts.model_construct(**{name: mine[name] + theirs[name] for name in mine})
 
 
-class Slice(BaseModel):
-    """What both arms did between two looks."""
+class Arms(BaseModel):
+    """Counts of the two arms."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
     candidate: ArmCounts = ArmCounts()
     stable: ArmCounts = ArmCounts()
+
+    def __add__(self, other: Arms) -> Arms:
+        """Both together."""
+        return Arms.model_construct(
+            candidate=self.candidate + other.candidate, stable=self.stable + other.stable
+        )
+
+    def least(self, whole: Whole) -> float:
+        """How many the arm with fewer has."""
+        return min(getattr(self.candidate, whole), getattr(self.stable, whole))
+
+
+class Slice(Arms):
+    """What both arms did between two looks; `segments` holds the parts of it by segment."""
+
+    segments: dict[str, Arms] = Field(default_factory=dict)
     keys_weight: int = Field(
         default=0, description="basis points in force for all keys of the slice; 0: do not test"
     )
     keys_copies: int = Field(default=1, ge=1, description="how often one key may be counted")
     weight: int = Field(default=0, description="basis points when it was taken")
     bake: bool = Field(default=False, description="everybody was on the candidate")
-
-    def __add__(self, other: Slice) -> Slice:
-        """The counts of both together, with the circumstances of the later one."""
-        return other.model_copy(
-            update={
-                "candidate": self.candidate + other.candidate,
-                "stable": self.stable + other.stable,
-            }
-        )
 
 
 class KeyTest(BaseModel):
@@ -78,17 +99,20 @@ class Baseline(BaseModel):
 
 
 class JudgeState(BaseModel):
-    """State of the judge for one rollout. Starts empty for every candidate."""
+    """State of the judge for one rollout. Starts empty for every candidate.
+
+    `blocks` holds what is not yet bet on, by what is counted and the segment ("scores/gold").
+    """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
     looks: int = 0
-    totals: Slice = Slice()
+    totals: Arms = Arms()
+    segments: dict[str, Arms] = Field(default_factory=dict)
     stage_weight: int = 0
     stage_stable: ArmCounts = Field(
         default=ArmCounts(), description="what stable did at the present weight"
     )
-    rates: Slice = Field(default=Slice(), description="not yet in a block of the error criterion")
-    scores: Slice = Field(default=Slice(), description="not yet in a block of satisfaction")
+    blocks: dict[str, Arms] = Field(default_factory=dict)
     wealth: dict[str, eprocess.LogWealth] = Field(default_factory=dict)
     keys: KeyTest = KeyTest()
     run: FailureRun = FailureRun()

@@ -12,14 +12,8 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from math import inf
 
-from services.rollout.evidence import (
-    CounterSeries,
-    RolloutEvidence,
-    SampleWindow,
-    crashes,
-    newest,
-    take,
-)
+from services.rollout.counters import CounterSeries, newest
+from services.rollout.evidence import RolloutEvidence, SampleWindow, crashes, take
 from services.rollout.judge import Judge
 from services.rollout.state import EngineMark, EngineReport, Move, Observation, RolloutState, ended
 from shared.contracts.events.rollouts import AnalysisOutcome, DecisionKind, Phase

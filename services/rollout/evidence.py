@@ -1,9 +1,4 @@
-"""Evidence of one rollout: raw counter samples -> what is new -> a slice for the judge. Pure.
-
-Every series is differenced by itself, with the last sample that was counted as its cursor, so
-samples that are fetched twice count once and Prometheus may lose all it has. A router creates its
-series at 0 with the rollout, so a series never seen before is counted from 0.
-"""
+"""Evidence of one rollout: raw counter samples -> what is new -> a slice for the judge. Pure."""
 
 # pyright: strict
 from __future__ import annotations
@@ -16,56 +11,28 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from services.rollout.counts import ArmCounts, JudgeState, Slice
+from services.rollout.counters import (
+    BY_PARTITION,
+    COUNTED,
+    CRASH,
+    FIGURES,
+    KEYS,
+    METRICS,
+    REQUESTS,
+    SLOW_EDGE,
+    CounterSeries,
+    Cursor,
+    belongs,
+    merged,
+    never_falls,
+    quoted,
+    rises,
+    series_key,
+)
+from services.rollout.counts import ArmCounts, Arms, JudgeState, Slice
 from services.rollout.judge import Judge
 from services.rollout.state import RolloutState
 from shared.contracts.events.base import WEIGHT_SCALE
-
-REQUESTS = "ratchet_router_requests_total"
-COUNTED = "ratchet_router_request_duration_seconds_count"
-FAST = "ratchet_router_request_duration_seconds_bucket"
-KEYS = "ratchet_router_assigned_keys_total"
-SCORE_SUM = "ratchet_satisfaction_sum_total"
-SCORE_COUNT = "ratchet_satisfaction_count_total"
-BY_PARTITION = frozenset({SCORE_SUM, SCORE_COUNT})
-"""Series of these move from worker to worker with their partition, and never fall."""
-PARTITION_LABELS = frozenset({"__name__", "version", "arm", "rollout", "segment", "partition"})
-"""What names such a counter (design section 10)."""
-ROUTER = "router"
-ROUTER_LABELS = PARTITION_LABELS - {"partition"} | {"model", "outcome", "le", ROUTER}
-"""What names a counter of one router's process, whatever else a scrape labels it."""
-
-SLOW_EDGE = "2.0"
-CRASH = "crash"
-FAILURES = frozenset({"server_error", "timeout", CRASH})
-
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """A figure of an arm, and the counters that it is the sum of: a metric, and a label's values."""
-
-    name: str
-    metric: str
-    label: str = ""
-    values: frozenset[str] = frozenset()
-
-    def counts(self, series: CounterSeries) -> bool:
-        """Whether a series adds to this figure."""
-        named = series.name == self.metric
-        return named and (not self.label or series.labels.get(self.label, "") in self.values)
-
-
-FIGURES = (
-    Figure("failures", REQUESTS, "outcome", FAILURES),
-    Figure("crashes", REQUESTS, "outcome", frozenset({CRASH})),
-    Figure("requests", COUNTED),
-    Figure("fast", FAST, "le", frozenset({SLOW_EDGE})),
-    Figure("keys", KEYS),
-    Figure("score_sum", SCORE_SUM),
-    Figure("scores", SCORE_COUNT),
-)
-"""What is counted of each arm. All are fields of `ArmCounts` but `fast`, which gives `slow`."""
-METRICS = tuple(dict.fromkeys(figure.metric for figure in FIGURES))
 
 WINDOW_LEAST_S = 15.0
 WINDOW_MOST_S = 120.0
@@ -76,24 +43,8 @@ MAX_UNREPORTED = 64
 """Slices kept until the next decision carries them; an outage of Kafka for longer loses the
 oldest to the replay, never to the judge."""
 MAX_SERIES = 50_000
-
-
-@dataclass(frozen=True, slots=True)
-class CounterSeries:
-    """One series of a range vector: its labels, and (unix seconds, value) in order of time.
-
-    `spoiled` is the time of a newest sample that no counter can have (NaN, below 0), and None where
-    the newest is good. Such samples are not among `samples`.
-    """
-
-    labels: dict[str, str]
-    samples: tuple[tuple[float, float], ...]
-    spoiled: float | None = None
-
-    @property
-    def name(self) -> str:
-        """The metric's name."""
-        return self.labels.get("__name__", "")
+ArmSums = dict[tuple[str, str], float]
+"""What each figure of an arm rose by, by arm and figure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,14 +57,6 @@ class SampleWindow:
 
     after: float = -inf
     before: float = inf
-
-
-class Cursor(BaseModel):
-    """The last sample of a series that was counted."""
-
-    model_config = ConfigDict(frozen=True)
-    at: float
-    value: float
 
 
 class RolloutEvidence(BaseModel):
@@ -154,32 +97,15 @@ def window_s(evidence: RolloutEvidence, now: float) -> float:
     return min(max(now - evidence.sampled_until + WINDOW_LEAST_S, WINDOW_LEAST_S), WINDOW_MOST_S)
 
 
-def quoted(text: str) -> str:
-    """A label value inside double quotes in PromQL."""
-    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-
-
-def newest(series: Iterable[CounterSeries], state: RolloutState) -> float:
-    """Unix time of the newest sample that routers gave of this rollout; 0 where none did."""
-    return max(
-        (
-            one.samples[-1][0]
-            for one in series
-            if one.samples and one.name not in BY_PARTITION and _belongs(one, state)
-        ),
-        default=0.0,
-    )
-
-
 def crashes(
     evidence: RolloutEvidence, series: Iterable[CounterSeries], state: RolloutState
 ) -> Iterator[float]:
     """Unix times of the samples, not counted yet, at which crashes of either arm rose."""
     from_zero = evidence.recovered_at is None
-    for one in _merged(series):
-        if one.name == REQUESTS and one.labels.get("outcome") == CRASH and _belongs(one, state):
-            cursor, constant = evidence.cursors.get(_key(one)), _never_falls(one)
-            for new, rise, _ in _rises(
+    for one in merged(series):
+        if one.name == REQUESTS and one.labels.get("outcome") == CRASH and belongs(one, state):
+            cursor, constant = evidence.cursors.get(series_key(one)), never_falls(one)
+            for new, rise, _ in rises(
                 cursor, one.samples, from_zero=from_zero, never_falls=constant
             ):
                 if rise > 0:
@@ -207,17 +133,17 @@ def take(
     until = evidence.sampled_until
     candidate_at = evidence.candidate_at
     resets = evidence.key_resets
-    sums: dict[tuple[str, str], float] = {}
-    for one in _merged(series):
+    sums: dict[str, ArmSums] = {}
+    for one in merged(series):
         arm = one.labels.get("arm", "")
-        if not _belongs(one, state):
+        if not belongs(one, state):
             continue
-        key, rise, falls = _key(one), 0.0, 0
-        for cursor, more, fell in _rises(
+        key, rise, falls = series_key(one), 0.0, 0
+        for cursor, more, fell in rises(
             cursors.get(key),
             (sample for sample in one.samples if sample[0] < window.before),
             from_zero=evidence.recovered_at is None,
-            never_falls=_never_falls(one),
+            never_falls=never_falls(one),
         ):
             cursors[key] = cursor
             falls += fell
@@ -231,14 +157,21 @@ def take(
             resets += falls
         for figure in FIGURES:
             if figure.counts(one):
-                sums[arm, figure.name] = sums.get((arm, figure.name), 0.0) + rise
+                for segment in {"", one.labels.get("segment", "")}:
+                    known = sums.setdefault(segment, {})
+                    known[arm, figure.name] = known.get((arm, figure.name), 0.0) + rise
     if cursors == evidence.cursors:
         return (
             evidence  # not an empty slice: looks without data would dilute the log and its replay
         )
+    whole = _arms(sums.pop("", {}))
+    segments = {
+        segment: arms for segment in sorted(sums) if (arms := _arms(sums[segment])) != Arms()
+    }
     piece = Slice(
-        candidate=_counts("candidate", sums),
-        stable=_counts("stable", sums),
+        candidate=whole.candidate,
+        stable=whole.stable,
+        segments=segments,
         keys_weight=_tested_weight(evidence, state),
         keys_copies=_copies(cursors, resets),
         weight=state.weight,
@@ -297,95 +230,15 @@ def carried(evidence: RolloutEvidence, *, whole: bool) -> dict[str, Any]:
     }
 
 
-def _belongs(series: CounterSeries, state: RolloutState) -> bool:
-    """Whether a series is about this rollout, and its version is that of its arm."""
-    labels = series.labels
-    if labels.get("rollout") != state.rollout_id:
-        return False
-    wanted = {"candidate": state.candidate, "stable": state.stable}.get(labels.get("arm", ""))
-    if wanted is None:
-        return False
-    return series.name == KEYS or labels.get("version") == wanted
+def _arms(sums: ArmSums) -> Arms:
+    return Arms(candidate=_counts("candidate", sums), stable=_counts("stable", sums))
 
 
-def _merged(series: Iterable[CounterSeries]) -> list[CounterSeries]:
-    """Series of one counter as one, in order of time: two scrapes of a router count once."""
-    groups: dict[str, list[CounterSeries]] = {}
-    for one in series:
-        if one.name in METRICS:
-            groups.setdefault(_key(one), []).append(one)
-    return [group[0] if len(group) == 1 else _together(group) for group in groups.values()]
-
-
-def _together(group: Sequence[CounterSeries]) -> CounterSeries:
-    samples = sorted({sample for one in group for sample in one.samples})
-    return CounterSeries(labels=group[0].labels, samples=tuple(samples))
-
-
-def copies(series: Iterable[CounterSeries], state: RolloutState) -> list[str]:
-    """Routers of a rollout that several scrapes read at the same time, with each scrape's labels."""
-    spans: dict[str, dict[str, tuple[float, float]]] = {}
-    for one in series:
-        if one.samples and one.name == COUNTED and _belongs(one, state) and ROUTER in one.labels:
-            target = ",".join(
-                f"{k}={v}" for k, v in sorted(one.labels.items()) if k not in ROUTER_LABELS
-            )
-            span = (one.samples[0][0], one.samples[-1][0])
-            spans.setdefault(one.labels[ROUTER], {})[target] = span
-    return [
-        f"router {router} is scraped as {' and as '.join(sorted(targets))}; counted once"
-        for router, targets in sorted(spans.items())
-        if len(targets) > 1
-        and max(first for first, _ in targets.values()) < min(last for _, last in targets.values())
-    ]
-
-
-def spoiled(series: Iterable[CounterSeries], state: RolloutState) -> str:
-    """What the rollout's counters cannot tell now, as a newest sample is no count; else empty."""
-    names = sorted({one.name for one in series if one.spoiled is not None and _belongs(one, state)})
-    return f"the newest sample of {', '.join(names)} is no count" if names else ""
-
-
-def _never_falls(series: CounterSeries) -> bool:
-    """Whether a fall is a copy that lags; a router's process and a partition never start anew."""
-    return series.name in BY_PARTITION or ROUTER in series.labels
-
-
-def _key(series: CounterSeries) -> str:
-    # A counter is one counter wherever it is scraped, whatever else a scrape labels it.
-    wanted = PARTITION_LABELS if series.name in BY_PARTITION else ROUTER_LABELS
-    every = not _never_falls(series)
-    shown = [(k, v) for k, v in series.labels.items() if every or k in wanted]
-    return ",".join(f"{k}={v}" for k, v in sorted(shown))
-
-
-def _rises(
-    cursor: Cursor | None,
-    samples: Iterable[tuple[float, float]],
-    *,
-    from_zero: bool,
-    never_falls: bool = False,
-) -> Iterator[tuple[Cursor, float, bool]]:
-    """Each new sample of a counter, what it rose by there, and whether it fell to 0 before.
-
-    A counter without a cursor is counted from 0, unless its start may have been counted already.
-    """
-    for at, value in samples:
-        if cursor is None:
-            rise, fell = (value if from_zero else 0.0), False
-        elif at <= cursor.at or (value < cursor.value and never_falls):
-            continue
-        else:
-            fell = value < cursor.value
-            rise = value if fell else value - cursor.value
-        cursor = Cursor(at=at, value=value)
-        yield cursor, rise, fell
-
-
-def _counts(arm: str, sums: dict[tuple[str, str], float]) -> ArmCounts:
+def _counts(arm: str, sums: ArmSums) -> ArmCounts:
     figures = {figure.name: sums.get((arm, figure.name), 0.0) for figure in FIGURES}
     slow = max(0.0, figures["requests"] - figures.pop("fast"))
-    return ArmCounts(slow=slow, **figures)
+    stalls = max(0.0, figures["streams"] - figures.pop("unstalled"))
+    return ArmCounts(slow=slow, stalls=stalls, **figures)
 
 
 def _tested_weight(evidence: RolloutEvidence, state: RolloutState) -> int:

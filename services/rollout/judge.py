@@ -8,7 +8,8 @@ most the strategy's `alpha`, however often one looks (see `criteria` and `eproce
 from __future__ import annotations
 
 from services.rollout.counts import JudgeState, Slice
-from services.rollout.criteria import criteria, opened
+from services.rollout.criteria import criteria
+from services.rollout.criteria.criterion import opened
 from services.rollout.strategy import JudgeSettings
 from services.rollout.verdict import CriterionState, Verdict
 from shared.contracts.events.rollouts import AnalysisOutcome

@@ -11,17 +11,9 @@ import structlog
 
 from services.rollout import engine_loss
 from services.rollout.agents import Agents
+from services.rollout.counters import CounterSeries, copies, newest, spoiled
 from services.rollout.errors import EvidenceUnavailable
-from services.rollout.evidence import (
-    CounterSeries,
-    RolloutEvidence,
-    SampleWindow,
-    copies,
-    newest,
-    query,
-    spoiled,
-    window_s,
-)
+from services.rollout.evidence import RolloutEvidence, SampleWindow, query, window_s
 from services.rollout.judge import Judge
 from services.rollout.prometheus import Prometheus
 from services.rollout.state import EngineReport, Observation, RolloutState

@@ -11,8 +11,9 @@ from typing import Any, Literal
 import aiohttp
 import orjson
 
+from services.rollout.counters import CounterSeries, quoted
 from services.rollout.errors import EvidenceUnavailable
-from services.rollout.evidence import MAX_SERIES, CounterSeries, quoted
+from services.rollout.evidence import MAX_SERIES
 from shared.credentials import CredentialsUnreadable, read_secret, tls_context
 
 TIMEOUT_S = 3.0

@@ -152,6 +152,26 @@ Step = Annotated[
 ]
 
 
+class BehaviourRule(_Part):
+    """One behaviour criterion."""
+
+    margin: Annotated[float, Field(ge=1, le=100)] = Field(
+        default=2.0, description="times stable's figure that are still kept"
+    )
+    guard: bool = Field(
+        default=False, description="a breach fails the candidate; else it is advice"
+    )
+
+
+class BehaviourSettings(_Part):
+    """What answers do, by rule, against stable."""
+
+    refusals: BehaviourRule = BehaviourRule()
+    cuts: BehaviourRule = BehaviourRule()
+    tool_failures: BehaviourRule = Field(default=BehaviourRule(), alias="toolFailures")
+    length: BehaviourRule = BehaviourRule(margin=1.5)
+
+
 class JudgeSettings(_Part):
     """Margins and limits of design section 7."""
 
@@ -165,8 +185,17 @@ class JudgeSettings(_Part):
     )
     slow_share: Share = Field(default=0.01, alias="slowShare")
     slow_margin: Annotated[float, Field(ge=1, le=100)] = Field(default=2.0, alias="slowMargin")
+    stall_margin: Annotated[float, Field(ge=1, le=100)] = Field(
+        default=2.0,
+        alias="stallMargin",
+        description="times stable's share of streams with a gap over 2,000 ms between tokens",
+    )
     crash_share: Share = Field(default=0.01, alias="crashShare")
     consecutive_failures: int = Field(default=20, ge=3, le=10_000, alias="consecutiveFailures")
+    segment_alpha: Annotated[float, Field(gt=0, le=0.2)] = Field(
+        default=0.005, alias="segmentAlpha", description="for the guards of the segments"
+    )
+    behaviour: BehaviourSettings = BehaviourSettings()
     sample_ratio_alpha: Annotated[float, Field(gt=0, le=0.05)] = Field(
         default=0.001, alias="sampleRatioAlpha"
     )

@@ -18,6 +18,7 @@ class CriterionState(StrEnum):
 
     ok = "ok"
     breached = "breached"
+    advised = "advised"
     held = "held"
 
 
@@ -48,6 +49,7 @@ class CriterionResult:
         rule: str,
         shown: Sequence[str],
         held: bool = False,
+        advisory: bool = False,
     ) -> CriterionResult:
         """Result of a criterion, with its text.
 
@@ -55,6 +57,7 @@ class CriterionResult:
             criterion: Its name.
             breached: Whether the candidate breaks it.
             held: Whether it cannot tell, and nobody should go on.
+            advisory: Whether a breach is told and decides nothing.
             values: The candidate's figure and stable's.
             counts: What each of them is a share or mean of.
             log_e: Log of the evidence.
@@ -66,6 +69,8 @@ class CriterionResult:
         state = CriterionState.ok
         if breached or held:
             state = CriterionState.breached if breached else CriterionState.held
+        if breached and advisory:
+            state = CriterionState.advised
         candidate, stable = values
         text = f"{criterion}: {rule}" if state is not CriterionState.ok else f"{criterion}: kept"
         return cls(
@@ -110,22 +115,26 @@ def ratio(part: float, whole: float) -> float | None:
 
 
 def shares_shown(
-    values: tuple[float | None, float | None], counts: tuple[float, float]
+    values: tuple[float | None, float | None], counts: tuple[float, float], of: str
 ) -> list[str]:
-    """Both arms' shares of their requests, in words; an arm without requests is left out."""
+    """Both arms' shares of what is counted, in words; an arm without any is left out."""
     return [
-        f"{arm} {value:.2%} of {count:g} requests"
+        f"{arm} {value:.2%} of {count:g} {of}"
         for arm, value, count in zip(ARMS, values, counts, strict=True)
         if value is not None
     ]
 
 
 def means_shown(
-    values: tuple[float | None, float | None], counts: tuple[float, float]
+    values: tuple[float | None, float | None],
+    counts: tuple[float, float],
+    of: str,
+    *,
+    digits: int = 3,
 ) -> list[str]:
-    """Both arms' mean scores, in words; an arm without scores is left out."""
+    """Both arms' means of what is counted, in words; an arm without any is left out."""
     return [
-        f"{arm} {value:.3f} over {count:g} scores"
+        f"{arm} {value:.{digits}f} over {count:g} {of}"
         for arm, value, count in zip(ARMS, values, counts, strict=True)
         if value is not None
     ]

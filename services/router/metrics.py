@@ -19,6 +19,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from services.router.behaviour import BEHAVIOURS, AnswerBehaviour
 from shared.clock import Clock
 from shared.contracts.events.interactions import Arm, Outcome
 from shared.registry.routing import RoutingState
@@ -80,12 +81,20 @@ class Cell:
 class Path:
     """What is kept without segments, for one (model, version, arm, rollout)."""
 
-    __slots__ = ("first_token", "gap", "overhead")
+    __slots__ = ("behaviours", "first_token", "gap", "length", "overhead")
 
     def __init__(self) -> None:
+        self.behaviours: dict[str, int] = dict.fromkeys(BEHAVIOURS, 0)
+        self.length = 0.0
         self.first_token = Histogram(WAIT_EDGES_S)
         self.gap = Histogram(WAIT_EDGES_S)
         self.overhead = Histogram(OVERHEAD_EDGES_S)
+
+    def answered(self, behaviour: AnswerBehaviour) -> None:
+        """Count what a complete answer did."""
+        for kind in behaviour.kinds:
+            self.behaviours[kind] += 1
+        self.length += behaviour.length
 
 
 ENDED_CHECK_S = 5.0
@@ -273,14 +282,29 @@ class RouterMetrics(Collector):
             "Time a request spent in the router itself",
             labels=(*_PATH_LABELS, "router"),
         )
+        answers = CounterMetricFamily(
+            "ratchet_router_answers",
+            "Complete answers by what they did; an answer may be of several kinds",
+            labels=(*_PATH_LABELS, "router", "behaviour"),
+        )
+        length = CounterMetricFamily(
+            "ratchet_router_answer_length",
+            "Sum of the lengths of complete answers, each as a share of 8,192 characters",
+            labels=(*_PATH_LABELS, "router"),
+        )
         for labels, path in self._paths.items():
             key = (*labels, self._router)
+            length.add_metric(key, path.length)
+            for behaviour, count in path.behaviours.items():
+                answers.add_metric((*key, behaviour), count)
             first.add_metric(key, path.first_token.buckets(), path.first_token.total)
             gap.add_metric(key, path.gap.buckets(), path.gap.total)
             overhead.add_metric(key, path.overhead.buckets(), path.overhead.total)
         yield first
         yield gap
         yield overhead
+        yield answers
+        yield length
 
 
 def _zero() -> float:

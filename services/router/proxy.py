@@ -15,6 +15,7 @@ from time import perf_counter
 import aiohttp
 import structlog
 
+from services.router.behaviour import behaviour_of
 from services.router.call import FAILED, Call, EngineAttempt
 from services.router.client_send import ClientSend, SlowClient
 from services.router.engines import CONNECT_TIMEOUT_S, EngineRequest, Engines
@@ -280,8 +281,10 @@ class Proxy:
     def _record(self, call: Call) -> None:
         call.recorded = True
         last = call.last
-        path = (call.choice.model, last.version, last.arm, call.choice.rollout)
-        self._metrics.path(path).overhead.observe(call.overhead_s)
+        path = self._metrics.path((call.choice.model, last.version, last.arm, call.choice.rollout))
+        path.overhead.observe(call.overhead_s)
+        if last.outcome is Outcome.ok:
+            path.answered(behaviour_of(call.answer.completion, call.answer.finish_reason))
         self._interactions.record(call, perf_counter() - call.started)
 
     def _cancelled(self, call: Call, why: str) -> None:

@@ -11,9 +11,9 @@ from prometheus_client import CollectorRegistry
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from services.rollout.controller import Controller, ControllerPolicy
+from services.rollout.counters import CounterSeries
 from services.rollout.decision_log import DecisionLog
 from services.rollout.errors import EvidenceUnavailable
-from services.rollout.evidence import CounterSeries
 from services.rollout.evidence_store import EvidenceStore
 from services.rollout.leadership import DecisionLogFollower, Leadership
 from services.rollout.metrics import RolloutMetrics

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from services.rollout import steps
-from services.rollout.counts import JudgeState, Slice
+from services.rollout.counters import COUNTED, FAST, REQUESTS, CounterSeries
+from services.rollout.counts import Arms, JudgeState, Slice
 from services.rollout.errors import Conflict, LeadershipLost, NotAllowed, NotLeading, Unknown
-from services.rollout.evidence import COUNTED, FAST, REQUESTS, CounterSeries
 from services.rollout.judge import Judge
 from services.rollout.state import EngineReport, RolloutState
 from shared.contracts.events.rollouts import DecisionKind, LeaderElected, Phase
@@ -373,7 +373,7 @@ async def test_a_retry_is_a_new_rollout_without_evidence(bench: ControllerBench)
     assert history is not None
     _, judged, verdict = harness.controller.newest(history)
     assert judged is not None
-    assert judged.totals == Slice()
+    assert judged.totals == Arms()
     assert verdict is not None
     assert verdict.outcome.value == "Successful"
 

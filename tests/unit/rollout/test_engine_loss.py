@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from services.rollout import steps
+from services.rollout.counters import COUNTED, FAST, REQUESTS, CounterSeries
 from services.rollout.counts import ArmCounts, JudgeState, Slice
 from services.rollout.decision_log import RolloutHistory
 from services.rollout.engine_loss import AGENT_SILENT_S, CRASH_WAITS_S, LOSS_EXCLUDES_S
-from services.rollout.evidence import COUNTED, FAST, REQUESTS, CounterSeries
 from services.rollout.judge import Judge
 from services.rollout.state import EngineReport, RolloutState
 from services.rollout.strategy import parse

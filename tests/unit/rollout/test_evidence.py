@@ -6,22 +6,28 @@ from math import inf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.rollout.evidence import (
+from services.rollout.counters import (
+    ANSWER_LENGTH,
+    ANSWERS,
     COUNTED,
     FAST,
+    GAPS,
     KEYS,
     REQUESTS,
     SCORE_COUNT,
     SCORE_SUM,
+    SHORT_GAPS,
     CounterSeries,
+    copies,
+    spoiled,
+)
+from services.rollout.evidence import (
     RolloutEvidence,
     SampleWindow,
     carried,
-    copies,
     crashes,
     query,
     recovered,
-    spoiled,
     take,
     window_s,
 )
@@ -127,6 +133,26 @@ def test_a_spoiled_series_is_named_and_the_others_go_on() -> None:
     assert fed(empty(), bad, good).judge.totals.candidate.requests == 30
     assert spoiled([bad, good], STATE) == f"the newest sample of {REQUESTS} is no count"
     assert spoiled([series(COUNTED, [], version="other")], STATE) == ""
+
+
+def test_gaps_and_behaviour_are_counted_and_segments_by_themselves() -> None:
+    at = [(1.0, 0.0), (2.0, 8.0)]
+    evidence = fed(
+        empty(),
+        series(GAPS, at),
+        series(SHORT_GAPS, [(1.0, 0.0), (2.0, 5.0)], le="2.0"),
+        series(ANSWERS, at, behaviour="answered"),
+        series(ANSWERS, [(1.0, 0.0), (2.0, 3.0)], behaviour="refused"),
+        series(ANSWER_LENGTH, [(1.0, 0.0), (2.0, 0.5)]),
+        series(COUNTED, at, segment="gold"),
+        series(COUNTED, [(1.0, 0.0), (2.0, 4.0)], segment="other"),
+    )
+    found = evidence.judge.totals.candidate
+    assert (found.streams, found.stalls) == (8, 3)
+    assert (found.answers, found.refusals, found.length_sum) == (8, 3, 0.5)
+    assert found.requests == 12
+    assert evidence.judge.segments["gold"].candidate.requests == 8
+    assert set(evidence.judge.segments) == {"gold", "other"}
 
 
 def test_a_span_ignores_what_was_before_and_leaves_what_comes_after() -> None:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.rollout.counts import ArmCounts, JudgeState, Slice
+from services.rollout.counts import ArmCounts, Arms, JudgeState, Slice
 from services.rollout.judge import Judge
 from services.rollout.strategy import JudgeSettings
 from services.rollout.verdict import CriterionState, Verdict
@@ -190,6 +190,107 @@ def test_an_equal_candidate_beyond_the_limit_is_not_taken_back() -> None:
             assert verdict.outcome is not AnalysisOutcome.failed, verdict.reason
 
 
+def test_streams_that_stall_fail_a_candidate_whose_answers_begin_in_time() -> None:
+    piece = Slice(
+        candidate=counts(300, streams=300, stalls=60), stable=counts(300, streams=300, stalls=3)
+    )
+    verdict = run(judge(), piece)
+    assert states(verdict)["stalls"] is CriterionState.breached
+    assert verdict.outcome is AnalysisOutcome.failed
+
+
+def _in_segment(candidate: ArmCounts, stable: ArmCounts) -> Slice:
+    """Harm to a tenth of the users, which drowns in the whole."""
+    rest = counts(2_000, 20, scores=400, score_sum=280)
+    return Slice(
+        candidate=candidate + rest,
+        stable=stable + rest,
+        segments={
+            "gold": Arms(candidate=candidate, stable=stable),
+            "other": Arms(candidate=rest, stable=rest),
+        },
+    )
+
+
+@pytest.mark.parametrize(
+    ("candidate", "stable", "guard"),
+    [
+        (counts(80, 24), counts(80, 1), "segment_errors"),
+        (
+            counts(80, scores=80, score_sum=30),
+            counts(80, scores=80, score_sum=70),
+            "segment_satisfaction",
+        ),
+    ],
+)
+def test_harm_to_one_segment_does_not_drown_in_the_whole(
+    candidate: ArmCounts, stable: ArmCounts, guard: str
+) -> None:
+    verdict = run(judge(), _in_segment(candidate, stable))
+    breached = {name for name, state in states(verdict).items() if state is CriterionState.breached}
+    assert breached == {guard}
+    assert "gold" in verdict.reason
+    equal = run(judge(), _in_segment(stable, stable))
+    assert equal.outcome is AnalysisOutcome.successful
+
+
+def test_segments_are_judged_within_an_alpha_of_their_own() -> None:
+    """120 rollouts with three equal segments each: no more alarms than chance allows."""
+    generator = np.random.default_rng(3)
+    judged, alarms = judge(segmentAlpha=0.05), 0
+    for _ in range(60):
+        state = JudgeState()
+        for _ in range(20):
+            segments = {
+                name: Arms(candidate=_noise(generator, 10), stable=_noise(generator, 30))
+                for name in ("gold", "free", "other")
+            }
+            state = judged.advance(state, Slice(segments=segments))
+        results = judged.verdict(state, error_limit=None).results
+        alarms += any(
+            one.state is CriterionState.breached for one in results if "segment" in one.criterion
+        )
+    assert alarms <= 0.05 * 60
+
+
+def _noise(generator: np.random.Generator, requests: int) -> ArmCounts:
+    scores = int(generator.binomial(requests, 0.3))
+    return ArmCounts(
+        requests=requests,
+        failures=int(generator.binomial(requests, 0.02)),
+        scores=scores,
+        score_sum=float(generator.binomial(scores, 0.7)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "candidate", "stable"),
+    [
+        ("refusals", {"answers": 400, "refusals": 80}, {"answers": 400, "refusals": 8}),
+        ("cuts", {"answers": 400, "cuts": 90}, {"answers": 400, "cuts": 10}),
+        ("length", {"answers": 900, "length_sum": 300}, {"answers": 900, "length_sum": 60}),
+        (
+            "tool_failures",
+            {"answers": 400, "tool_calls": 200, "tool_failures": 60},
+            {"answers": 400, "tool_calls": 200, "tool_failures": 2},
+        ),
+    ],
+)
+def test_changed_behaviour_is_advice_until_the_strategy_guards_it(
+    name: str, candidate: dict[str, float], stable: dict[str, float]
+) -> None:
+    piece = Slice(candidate=ArmCounts(**candidate), stable=ArmCounts(**stable))
+    advice = run(judge(), piece)
+    assert states(advice)[name] is CriterionState.advised
+    assert advice.outcome is AnalysisOutcome.successful
+    key = {"tool_failures": "toolFailures"}.get(name, name)
+    guarded = run(judge(behaviour={key: {"margin": 2, "guard": True}}), piece)
+    assert states(guarded)[name] is CriterionState.breached
+    assert guarded.outcome is AnalysisOutcome.failed
+    same = run(judge(), Slice(candidate=ArmCounts(**stable), stable=ArmCounts(**stable)))
+    assert states(same)[name] is CriterionState.ok
+
+
 def test_the_error_limit_in_force_is_that_of_the_step() -> None:
     """3.5 % with stable at 1 %: under the first step's 5 %, above the later 2 %."""
     piece = Slice(candidate=counts(4_000, 140), stable=counts(4_000, 40))
@@ -302,6 +403,6 @@ def test_inconsistent_scores_wait_until_they_agree() -> None:
             candidate=ArmCounts(scores=4, score_sum=5.0), stable=ArmCounts(scores=4, score_sum=3.0)
         ),
     )
-    assert torn.scores.candidate.scores == 4
+    assert torn.blocks["scores"].candidate.scores == 4
     mended = judged.advance(torn, Slice(candidate=ArmCounts(scores=1)))
-    assert mended.scores.candidate.scores == 0
+    assert "scores" not in mended.blocks

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from services.rollout.counters import COUNTED, FAST, REQUESTS, CounterSeries
 from services.rollout.decision_log import RolloutHistory
-from services.rollout.evidence import COUNTED, FAST, REQUESTS, CounterSeries
 from services.rollout.state import RolloutState
 from services.rollout.strategy import parse
 from shared.contracts.events.rollouts import AnalysisOutcome, DecisionKind, Phase

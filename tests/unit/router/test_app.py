@@ -180,6 +180,17 @@ async def test_a_rejected_version_by_name_is_unknown_and_says_why(bench: Gateway
     assert [row["id"] for row in (await bench.client.get("/v1/models")).json()["data"]] == ["m"]
 
 
+async def test_what_answers_do_is_counted_by_arm(bench: GatewayHarness):
+    await bench.start()
+    bench.route(candidate="m-v1.1", weight=10_000)
+    for stream in (False, True):
+        assert (await bench.ask(stream=stream)).status_code == 200
+    text = (await bench.client.get("/metrics")).text
+    rows = [row for row in text.splitlines() if row.startswith("ratchet_router_answers_total")]
+    answered = [row for row in rows if 'arm="candidate"' in row and 'behaviour="answered"' in row]
+    assert [row.rsplit(" ", 1)[1] for row in answered] == ["2.0"]
+
+
 async def test_a_purpose_needs_a_version(bench: GatewayHarness):
     await bench.start()
     bench.route()

@@ -1,0 +1,203 @@
+"""Counter series: which belong to a rollout, which are one counter, and what they rose by. Pure.
+
+Every counter is differenced by itself, with the last sample that was counted as its cursor, so
+samples that are fetched twice count once and Prometheus may lose all it has. A router creates its
+series at 0 with the rollout, so a counter never seen before is counted from 0.
+"""
+
+# pyright: strict
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from pydantic import BaseModel, ConfigDict
+
+from services.rollout.state import RolloutState
+
+REQUESTS = "ratchet_router_requests_total"
+COUNTED = "ratchet_router_request_duration_seconds_count"
+FAST = "ratchet_router_request_duration_seconds_bucket"
+GAPS = "ratchet_router_token_gap_seconds_count"
+SHORT_GAPS = "ratchet_router_token_gap_seconds_bucket"
+ANSWERS = "ratchet_router_answers_total"
+ANSWER_LENGTH = "ratchet_router_answer_length_total"
+KEYS = "ratchet_router_assigned_keys_total"
+SCORE_SUM = "ratchet_satisfaction_sum_total"
+SCORE_COUNT = "ratchet_satisfaction_count_total"
+BY_PARTITION = frozenset({SCORE_SUM, SCORE_COUNT})
+"""Series of these move from worker to worker with their partition, and never fall."""
+PARTITION_LABELS = frozenset({"__name__", "version", "arm", "rollout", "segment", "partition"})
+"""What names such a counter (design section 10)."""
+ROUTER = "router"
+ROUTER_LABELS = PARTITION_LABELS - {"partition"} | {"model", "outcome", "le", "behaviour", ROUTER}
+"""What names a counter of one router's process, whatever else a scrape labels it."""
+
+SLOW_EDGE = "2.0"
+CRASH = "crash"
+FAILURES = frozenset({"server_error", "timeout", CRASH})
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A figure of an arm, and the counters that it is the sum of: a metric, and a label's values."""
+
+    name: str
+    metric: str
+    label: str = ""
+    values: frozenset[str] = frozenset()
+
+    def counts(self, series: CounterSeries) -> bool:
+        """Whether a series adds to this figure."""
+        named = series.name == self.metric
+        return named and (not self.label or series.labels.get(self.label, "") in self.values)
+
+
+FIGURES = (
+    Figure("failures", REQUESTS, "outcome", FAILURES),
+    Figure("crashes", REQUESTS, "outcome", frozenset({CRASH})),
+    Figure("requests", COUNTED),
+    Figure("fast", FAST, "le", frozenset({SLOW_EDGE})),
+    Figure("streams", GAPS),
+    Figure("unstalled", SHORT_GAPS, "le", frozenset({SLOW_EDGE})),
+    Figure("answers", ANSWERS, "behaviour", frozenset({"answered"})),
+    Figure("refusals", ANSWERS, "behaviour", frozenset({"refused"})),
+    Figure("cuts", ANSWERS, "behaviour", frozenset({"cut"})),
+    Figure("tool_calls", ANSWERS, "behaviour", frozenset({"tool_called"})),
+    Figure("tool_failures", ANSWERS, "behaviour", frozenset({"tool_failed"})),
+    Figure("length_sum", ANSWER_LENGTH),
+    Figure("keys", KEYS),
+    Figure("score_sum", SCORE_SUM),
+    Figure("scores", SCORE_COUNT),
+)
+"""What is counted of each arm. All are fields of `ArmCounts` but two: `fast` gives
+`slow`, `unstalled` gives `stalls`."""
+METRICS = tuple(dict.fromkeys(figure.metric for figure in FIGURES))
+
+
+@dataclass(frozen=True, slots=True)
+class CounterSeries:
+    """One series of a range vector: its labels, and (unix seconds, value) in order of time.
+
+    `spoiled` is the time of a newest sample that no counter can have (NaN, below 0), and None where
+    the newest is good. Such samples are not among `samples`.
+    """
+
+    labels: dict[str, str]
+    samples: tuple[tuple[float, float], ...]
+    spoiled: float | None = None
+
+    @property
+    def name(self) -> str:
+        """The metric's name."""
+        return self.labels.get("__name__", "")
+
+
+class Cursor(BaseModel):
+    """The last sample of a series that was counted."""
+
+    model_config = ConfigDict(frozen=True)
+    at: float
+    value: float
+
+
+def quoted(text: str) -> str:
+    """A label value inside double quotes in PromQL."""
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+
+
+def newest(series: Iterable[CounterSeries], state: RolloutState) -> float:
+    """Unix time of the newest sample that routers gave of this rollout; 0 where none did."""
+    return max(
+        (
+            one.samples[-1][0]
+            for one in series
+            if one.samples and one.name not in BY_PARTITION and belongs(one, state)
+        ),
+        default=0.0,
+    )
+
+
+def belongs(series: CounterSeries, state: RolloutState) -> bool:
+    """Whether a series is about this rollout, and its version is that of its arm."""
+    labels = series.labels
+    if labels.get("rollout") != state.rollout_id:
+        return False
+    wanted = {"candidate": state.candidate, "stable": state.stable}.get(labels.get("arm", ""))
+    if wanted is None:
+        return False
+    return series.name == KEYS or labels.get("version") == wanted
+
+
+def copies(series: Iterable[CounterSeries], state: RolloutState) -> list[str]:
+    """Routers of a rollout that several scrapes read at the same time, with each scrape's labels."""
+    spans: dict[str, dict[str, tuple[float, float]]] = {}
+    for one in series:
+        if one.samples and one.name == COUNTED and belongs(one, state) and ROUTER in one.labels:
+            target = ",".join(
+                f"{k}={v}" for k, v in sorted(one.labels.items()) if k not in ROUTER_LABELS
+            )
+            span = (one.samples[0][0], one.samples[-1][0])
+            spans.setdefault(one.labels[ROUTER], {})[target] = span
+    return [
+        f"router {router} is scraped as {' and as '.join(sorted(targets))}; counted once"
+        for router, targets in sorted(spans.items())
+        if len(targets) > 1
+        and max(first for first, _ in targets.values()) < min(last for _, last in targets.values())
+    ]
+
+
+def spoiled(series: Iterable[CounterSeries], state: RolloutState) -> str:
+    """What the rollout's counters cannot tell now, as a newest sample is no count; else empty."""
+    names = sorted({one.name for one in series if one.spoiled is not None and belongs(one, state)})
+    return f"the newest sample of {', '.join(names)} is no count" if names else ""
+
+
+def merged(series: Iterable[CounterSeries]) -> list[CounterSeries]:
+    """Series of one counter as one, in order of time: two scrapes of a router count once."""
+    groups: dict[str, list[CounterSeries]] = {}
+    for one in series:
+        if one.name in METRICS:
+            groups.setdefault(series_key(one), []).append(one)
+    return [group[0] if len(group) == 1 else _together(group) for group in groups.values()]
+
+
+def _together(group: Sequence[CounterSeries]) -> CounterSeries:
+    samples = sorted({sample for one in group for sample in one.samples})
+    return CounterSeries(labels=group[0].labels, samples=tuple(samples))
+
+
+def never_falls(series: CounterSeries) -> bool:
+    """Whether a fall is a copy that lags; a router's process and a partition never start anew."""
+    return series.name in BY_PARTITION or ROUTER in series.labels
+
+
+def series_key(series: CounterSeries) -> str:
+    """Name of a series' counter: one wherever it is scraped, whatever else a scrape labels it."""
+    wanted = PARTITION_LABELS if series.name in BY_PARTITION else ROUTER_LABELS
+    every = not never_falls(series)
+    shown = [(k, v) for k, v in series.labels.items() if every or k in wanted]
+    return ",".join(f"{k}={v}" for k, v in sorted(shown))
+
+
+def rises(
+    cursor: Cursor | None,
+    samples: Iterable[tuple[float, float]],
+    *,
+    from_zero: bool,
+    never_falls: bool = False,
+) -> Iterator[tuple[Cursor, float, bool]]:
+    """Each new sample of a counter, what it rose by there, and whether it fell to 0 before.
+
+    A counter without a cursor is counted from 0, unless its start may have been counted already.
+    """
+    for at, value in samples:
+        if cursor is None:
+            rise, fell = (value if from_zero else 0.0), False
+        elif at <= cursor.at or (value < cursor.value and never_falls):
+            continue
+        else:
+            fell = value < cursor.value
+            rise = value if fell else value - cursor.value
+        cursor = Cursor(at=at, value=value)
+        yield cursor, rise, fell

@@ -1,0 +1,98 @@
+"""Behaviour criteria: what answers do, by rule, against the concurrent stable arm. Pure.
+
+Each is advice unless the strategy makes it a guard: then it shares the strategy's alpha.
+"""
+
+# pyright: strict
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from typing_extensions import override
+
+from services.rollout.counts import JudgeState
+from services.rollout.criteria.ratios import RateRatio
+from services.rollout.strategy import BehaviourRule, JudgeSettings
+from services.rollout.verdict import CriterionResult, means_shown
+
+
+class Behaviour(RateRatio):
+    """A share of the answers at most its margin times stable's."""
+
+    whole = "answers"
+    setting: ClassVar[Literal["refusals", "cuts", "tool_failures", "length"]]
+
+    @classmethod
+    @override
+    def shares_alpha(cls, settings: JudgeSettings) -> bool:
+        return _rule(settings, cls.setting).guard
+
+    @property
+    @override
+    def advisory(self) -> bool:
+        return not _rule(self.settings, self.setting).guard
+
+    @property
+    @override
+    def margin(self) -> float:
+        return _rule(self.settings, self.setting).margin
+
+    @override
+    def result(self, state: JudgeState, error_limit: float | None) -> CriterionResult | None:
+        """None while no answer of either arm was read."""
+        if not state.totals.least(self.whole):
+            return None
+        return super().result(state, error_limit)
+
+
+class Refusals(Behaviour):
+    """Share of answers that refuse."""
+
+    name = part = setting = "refusals"
+    words = "share of refusals"
+
+
+class Cuts(Behaviour):
+    """Share of answers that are cut at the limit of tokens."""
+
+    name = part = setting = "cuts"
+    words = "share of cut answers"
+
+
+class ToolFailures(Behaviour):
+    """Share of tool-calling answers with an invalid call."""
+
+    name = part = setting = "tool_failures"
+    whole = "tool_calls"
+    words = "share of invalid tool calls"
+
+
+class Length(Behaviour):
+    """Mean length of answers, each as a share of 8,192 characters and at most 1.
+
+    `eprocess.rate_ratio` holds for values in [0, 1], as x^y <= 1 - y + y*x there.
+    """
+
+    name = setting = "length"
+    part = "length_sum"
+    words = "length of answers"
+
+    @override
+    def shown(
+        self, values: tuple[float | None, float | None], counts: tuple[float, float]
+    ) -> list[str]:
+        scaled = tuple(None if value is None else value * LENGTH_SCALE for value in values)
+        return [
+            f"{text} characters"
+            for text in means_shown((scaled[0], scaled[1]), counts, "answers", digits=0)
+        ]
+
+
+LENGTH_SCALE = 8_192
+"""Characters that count as length 1 (`services/router/behaviour.py`)."""
+
+
+def _rule(
+    settings: JudgeSettings, name: Literal["refusals", "cuts", "tool_failures", "length"]
+) -> BehaviourRule:
+    return getattr(settings.behaviour, name)

@@ -1,0 +1,237 @@
+"""Criterion: one condition that a candidate must keep, and the look that it is told of. Pure."""
+
+# pyright: strict
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import log
+from typing import ClassVar, get_args
+
+from typing_extensions import override
+
+from services.rollout import eprocess
+from services.rollout.counts import ArmCounts, Arms, JudgeState, Slice, Whole
+from services.rollout.strategy import JudgeSettings
+from services.rollout.verdict import CriterionResult, means_shown, ratio, shares_shown
+
+BLOCK: dict[Whole, int] = {
+    "requests": 1,
+    "scores": 3,
+    "streams": 1,
+    "answers": 1,
+    "tool_calls": 1,
+}
+"""How many of each arm make a block to bet on. Waiting costs seconds; single scores would waste
+what the other arm has."""
+BY_SEGMENT: tuple[Whole, ...] = ("requests", "scores")
+MAX_SEGMENTS = 9
+"""Values of the label `segment` that are tested: eight configured ones and `other`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What is new at one look.
+
+    `blocks` are those that it completes, `expected` the stable mean score from before the block of
+    that key, as a bet may not know what it bets on. `parent` is what stable did in the last step
+    before this slice.
+    """
+
+    piece: Slice
+    parent: ArmCounts
+    blocks: dict[str, Arms]
+    expected: dict[str, float]
+    begins_bake: bool
+
+
+def block_key(whole: Whole, segment: str = "") -> str:
+    """The key of a block: what is counted, and of which segment."""
+    return f"{whole}/{segment}" if segment else whole
+
+
+def opened(state: JudgeState, piece: Slice) -> tuple[JudgeState, Look]:
+    """The state with a slice counted in, and the look at it that the criteria bet on."""
+    waiting, whole = dict(state.blocks), dict[str, Arms]()
+    expected: dict[str, float] = {}
+    for what, segment, arms in _parts(state, piece):
+        key = block_key(what, segment)
+        before = waiting.pop(key, None)
+        block = arms if before is None else before + arms
+        if what == "scores":
+            expected[key] = _expected(state, segment, before)
+        # Whether a block ends depends on how many came and on no outcome: else it would bias
+        # the bet.
+        if block.least(what) >= BLOCK[what] and (what != "scores" or _untorn(block)):
+            whole[key] = block
+        elif getattr(block.candidate, what) or getattr(block.stable, what) or _torn_sum(block):
+            waiting[key] = block
+    look = Look(
+        piece=piece,
+        parent=state.stage_stable,
+        blocks=whole,
+        expected=expected,
+        begins_bake=piece.bake and state.baseline is None,
+    )
+    begins_stage = piece.weight not in (0, state.stage_weight)
+    segments = dict(state.segments)
+    for segment, arms in piece.segments.items():
+        if segment in segments or len(segments) < MAX_SEGMENTS:
+            segments[segment] = segments.get(segment, Arms()) + arms
+    after = state.but(
+        looks=state.looks + 1,
+        totals=state.totals + piece,
+        segments=segments,
+        stage_weight=piece.weight or state.stage_weight,
+        stage_stable=piece.stable if begins_stage else state.stage_stable + piece.stable,
+        blocks=waiting,
+    )
+    return after, look
+
+
+def _parts(state: JudgeState, piece: Slice) -> Iterator[tuple[Whole, str, Arms]]:
+    """Each block that a slice adds to, by what is counted and the segment."""
+    both = Arms(candidate=piece.candidate, stable=piece.stable)
+    for what in get_args(Whole):
+        yield what, "", both
+    known = len(state.segments)
+    for segment, arms in piece.segments.items():
+        if segment not in state.segments:
+            known += 1
+            if known > MAX_SEGMENTS:
+                continue
+        for what in BY_SEGMENT:
+            yield what, segment, arms
+
+
+def _expected(state: JudgeState, segment: str, waiting: Arms | None) -> float:
+    total = state.segments.get(segment, Arms()) if segment else state.totals
+    before, held = total.stable, (waiting or Arms()).stable
+    return (before.score_sum - held.score_sum + 1) / (before.scores - held.scores + 2)
+
+
+def _untorn(block: Arms) -> bool:
+    """Whether sums and counts of scores were scraped together."""
+    return all(0 <= arm.score_sum <= arm.scores + 1e-9 for arm in (block.candidate, block.stable))
+
+
+def _torn_sum(block: Arms) -> bool:
+    return bool(block.candidate.score_sum or block.stable.score_sum)
+
+
+class Criterion(ABC):
+    """One condition that a candidate must keep.
+
+    `alpha` is the probability with which this criterion may ever condemn a candidate that keeps it.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(
+        self, settings: JudgeSettings, alpha: float, error_limits: tuple[float, ...]
+    ) -> None:
+        self.settings = settings
+        self.alpha = alpha
+        self.error_limits = error_limits
+
+    @classmethod
+    def shares_alpha(cls, settings: JudgeSettings) -> bool:  # noqa: ARG003
+        """Whether it takes part of the strategy's alpha; hard stops and advice do not."""
+        return True
+
+    @abstractmethod
+    def advance(self, state: JudgeState, look: Look) -> JudgeState:
+        """The state with this criterion's statistic after a look."""
+
+    @abstractmethod
+    def result(self, state: JudgeState, error_limit: float | None) -> CriterionResult | None:
+        """Result of this look; None where it does not apply at a step of this error limit."""
+
+
+class EProcessCriterion(Criterion):
+    """A criterion whose statistic is one e-process against "the candidate keeps it"."""
+
+    alternatives: ClassVar[Sequence[float]] = eprocess.ODDS_ALTERNATIVES
+    whole: ClassVar[Whole] = "requests"
+
+    @property
+    def threshold(self) -> float:
+        """Log of the evidence that decides: reached with probability at most alpha (Ville)."""
+        return log(1 / self.alpha)
+
+    @property
+    def advisory(self) -> bool:
+        """Whether a breach is told and decides nothing."""
+        return False
+
+    @abstractmethod
+    def addends(self, state: JudgeState, look: Look) -> eprocess.LogWealth | None:
+        """What a look adds to the log-wealths; None where it brings nothing to bet on."""
+
+    @override
+    def advance(self, state: JudgeState, look: Look) -> JudgeState:
+        return bet(state, self.name, self.alternatives, self.addends(state, look))
+
+    def says(
+        self,
+        state: JudgeState,
+        *,
+        values: tuple[float | None, float | None],
+        rule: str,
+        against_limit: bool = False,
+    ) -> CriterionResult:
+        """The result that the e-process gives, with both arms' figures."""
+        candidate, stable = state.totals.candidate, state.totals.stable
+        log_e = log_evidence(state, self.name)
+        counts = (
+            getattr(candidate, self.whole),
+            0.0 if against_limit else getattr(stable, self.whole),
+        )
+        return CriterionResult.of(
+            self.name,
+            breached=log_e >= self.threshold,
+            advisory=self.advisory,
+            values=values,
+            counts=counts,
+            log_e=log_e,
+            threshold=self.threshold,
+            rule=rule,
+            # The limit that stands in for stable's figure is in the rule.
+            shown=self.shown((values[0], None if against_limit else values[1]), counts),
+        )
+
+    def shown(
+        self, values: tuple[float | None, float | None], counts: tuple[float, float]
+    ) -> list[str]:
+        """Both arms' figures, in words."""
+        if self.whole == "scores":
+            return means_shown(values, counts, "scores")
+        return shares_shown(values, counts, self.whole.replace("_", " "))
+
+
+def log_evidence(state: JudgeState, key: str) -> float:
+    """Log of the evidence that an e-process has."""
+    wealth = state.wealth.get(key)
+    return eprocess.mixture(wealth) if wealth else 0.0
+
+
+def bet(
+    state: JudgeState,
+    key: str,
+    alternatives: Sequence[float],
+    addends: eprocess.LogWealth | None,
+) -> JudgeState:
+    """The state with the addends of one e-process."""
+    before = state.wealth.get(key) or eprocess.none_yet(alternatives)
+    after = before if addends is None else eprocess.added(before, addends)
+    return state.but(wealth={**state.wealth, key: after})
+
+
+def shares(arms: Arms, whole: Whole, part: str) -> tuple[float | None, float | None]:
+    """What share `part` is of `whole`, on the candidate and on stable."""
+    candidate, stable = arms.candidate, arms.stable
+    return (
+        ratio(getattr(candidate, part), getattr(candidate, whole)),
+        ratio(getattr(stable, part), getattr(stable, whole)),
+    )

@@ -1,0 +1,75 @@
+"""Behaviour of an answer, classified by rule: refused, cut, tools called, their calls invalid.
+
+Cheap rules on the text, the same for both arms: a rule that is often wrong is so on both, and the
+judge compares their shares. Refusals are told by how an answer begins.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import orjson
+
+LENGTH_SCALE = 8_192
+"""Characters that count as length 1; longer answers count no more."""
+REFUSAL_CHARACTERS = 200
+"""How far into an answer a refusal is looked for."""
+BEHAVIOURS = ("answered", "refused", "cut", "tool_called", "tool_failed")
+
+_REFUSAL = re.compile(
+    r"(?i)\b(?:i\s*(?:'|\u2019)?\s*(?:m|am)\s+(?:very\s+|really\s+|so\s+)?sorry"
+    r"|i\s+apologi[sz]e"
+    r"|i\s+(?:can\s*(?:'|\u2019)?\s*t|can\s?not|could\s+not|won(?:'|\u2019)t|will\s+not"
+    r"|(?:am|'m|\u2019m)\s+(?:not\s+able|unable))\s+(?:to\s+)?"
+    r"(?:help|assist|comply|do\s+that|provide|answer|discuss|fulfil+|support|create|write|share)"
+    r"|as\s+an?\s+(?:ai|artificial\s+intelligence)(?:\s+(?:language\s+)?model)?,?\s+i\s+(?:can|am|do)"
+    r"|es\s+tut\s+mir\s+leid|ich\s+kann\s+(?:ihnen|dir)?\s*(?:dabei\s+)?(?:leider\s+)?nicht"
+    r"|je\s+suis\s+d[e\u00e9]sol[e\u00e9]|je\s+ne\s+peux\s+pas"
+    r"|lo\s+siento|no\s+puedo\s+(?:ayudar|hacer|proporcionar))"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerBehaviour:
+    """What one complete answer did. `length` is in [0, 1], a share of LENGTH_SCALE characters."""
+
+    kinds: tuple[str, ...]
+    length: float
+
+
+def behaviour_of(text: str, finish_reason: str) -> AnswerBehaviour:
+    """Classify an answer by its text (tool calls: their JSON) and why it ended.
+
+    A call is invalid where it has no function name or its arguments are no JSON object.
+    """
+    calls = _calls(text) if finish_reason == "tool_calls" else []
+    kinds = ["answered"]
+    if finish_reason == "length":
+        kinds.append("cut")
+    if calls:
+        kinds.append("tool_called")
+        if not all(_valid(call) for call in calls):
+            kinds.append("tool_failed")
+    elif finish_reason != "tool_calls" and _REFUSAL.search(text[:REFUSAL_CHARACTERS]):
+        kinds.append("refused")
+    return AnswerBehaviour(tuple(kinds), min(len(text), LENGTH_SCALE) / LENGTH_SCALE)
+
+
+def _calls(text: str) -> list[object]:
+    """The calls of a whole answer; none where a stream brought them in fragments."""
+    try:
+        found = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return []
+    return found if isinstance(found, list) else []
+
+
+def _valid(call: object) -> bool:
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(function, dict) or not function.get("name"):
+        return False
+    try:
+        return isinstance(orjson.loads(function.get("arguments") or "{}"), dict)
+    except (orjson.JSONDecodeError, TypeError):
+        return False
