@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import getpass
-import json
 import math
+from http import HTTPStatus
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+import yaml
 
 from services.cli.errors import CliError, Exit
-from services.cli.http import ask, listing, segment
+from services.cli.http import ask, fetch, listing, segment
 from services.cli.output import AsJson, percent, print_fields, print_json, print_table
 from services.cli.settings import CliSettings, load_settings
 
@@ -22,6 +23,8 @@ Actor = Annotated[str, typer.Option(help="Who asks; kept on record.", show_defau
 Why = Annotated[str, typer.Option("--reason", help="Why; kept on record.")]
 RolloutId = Annotated[str, typer.Argument(help="The rollout; the model's present one if left out.")]
 DEFAULT_MODEL = "assistant"
+EXPORT_TIMEOUT_S = 60.0
+"""The service reads the whole topic for it."""
 
 
 @app.command()
@@ -31,7 +34,7 @@ def start(
     *,
     model: Model = DEFAULT_MODEL,
     strategy: Annotated[
-        str, typer.Option(help="A strategy's name (default, restore), or @file.json.")
+        str, typer.Option(help="A strategy's name (default, restore), or @file.yaml.")
     ] = "",
     supersede: Annotated[bool, typer.Option(help="End an unfinished rollout first.")] = False,
     again: Annotated[bool, typer.Option(help="Start a version that was rejected before.")] = False,
@@ -113,6 +116,117 @@ def decisions(
                 item.get("reason"),
             )
             for item in listing(data, "decisions")
+        ],
+    )
+
+
+@app.command()
+def history(
+    rollout_id: RolloutId = "",
+    *,
+    model: Model = DEFAULT_MODEL,
+    as_json: AsJson = False,
+) -> None:
+    """What was decided, in plain sentences, oldest first; signs of life are left out."""
+    settings = load_settings()
+    wanted = rollout_id or _current_id(settings, model)
+    path = f"/v1/rollouts/{segment(wanted)}/decisions"
+    data = ask(settings, "rollout", "GET", path, query={"limit": 1000, "moves": "true"})
+    if as_json:
+        print_json(data)
+        return
+    for item in listing(data, "decisions"):
+        typer.echo(f"{item.get('at')}  {item.get('sentence')}")
+
+
+@app.command()
+def replay(
+    rollout_id: RolloutId = "", *, model: Model = DEFAULT_MODEL, as_json: AsJson = False
+) -> None:
+    """Recompute every decision from its record; status 1 where one differs or is not whole."""
+    settings = load_settings()
+    wanted = rollout_id or _current_id(settings, model)
+    data = ask(settings, "rollout", "GET", f"/v1/rollouts/{segment(wanted)}/replay")
+    if as_json:
+        print_json(data)
+    else:
+        print_fields("Replay", data)
+    if not data.get("agrees"):
+        raise typer.Exit(Exit.failed)
+
+
+@app.command()
+def export(
+    out: Annotated[Path, typer.Option(help="The CSV file to write.")],
+    rollout_id: RolloutId = "",
+    *,
+    model: Model = DEFAULT_MODEL,
+) -> None:
+    """Write the judge's evidence of a rollout as CSV, one row for each look and arm."""
+    settings = load_settings()
+    wanted = rollout_id or _current_id(settings, model)
+    url = f"{settings.url('rollout')}/v1/rollouts/{segment(wanted)}/slices"
+    try:
+        status, text = fetch(settings, url, timeout_s=EXPORT_TIMEOUT_S)
+    except OSError as error:
+        raise CliError(f"rollout does not answer: {error}", Exit.unreachable) from None
+    if status != HTTPStatus.OK:
+        raise CliError(f"rollout refused ({status}): {text[:500]}", Exit.refused)
+    out.write_text(text, encoding="utf-8")
+    typer.echo(f"{out}: {max(0, len(text.splitlines()) - 1)} rows of {wanted}")
+
+
+@app.command()
+def validate(
+    file: Annotated[Path, typer.Argument(help="A strategy as YAML.")], *, as_json: AsJson = False
+) -> None:
+    """Whether a strategy is valid; says field, rule and remedy where it is not."""
+    data = _explained({"strategy": _strategy(f"@{file}")})
+    if as_json:
+        print_json(data)
+    else:
+        typer.echo(f"{file}: valid; {data.get('name')}, sha256 {data.get('config_sha256')}")
+
+
+@app.command()
+def explain(
+    file: Annotated[Path, typer.Argument(help="A strategy as YAML.")],
+    *,
+    rate: Annotated[
+        float | None, typer.Option(help="Requests a second; left out: as in the present rollout.")
+    ] = None,
+    feedback: Annotated[float, typer.Option(help="Share of answers that get feedback.")] = 0.05,
+    errors: Annotated[float, typer.Option(help="Error rate of stable.")] = 0.005,
+    score: Annotated[float, typer.Option(help="Mean satisfaction of stable, 0 to 1.")] = 0.7,
+    model: Model = DEFAULT_MODEL,
+    as_json: AsJson = False,
+) -> None:
+    """Step by step: how long it takes, and which harm is caught by when."""
+    body: dict[str, Any] = {"strategy": _strategy(f"@{file}"), "model": model}
+    if rate is not None:
+        body["traffic"] = {
+            "requests_per_s": rate,
+            "feedback_share": feedback,
+            "error_rate": errors,
+            "score": score,
+        }
+    data = _explained(body)
+    if as_json:
+        print_json(data)
+        return
+    print_table(
+        f"{data.get('name')} at {(data.get('traffic') or {}).get('requests_per_s', 0):.3g} requests/s",
+        ("step", "weight", "takes", "ends after", "waits for", "catches"),
+        [
+            (
+                step.get("step"),
+                percent(step.get("weight") or 0),
+                _duration(step.get("takes_s")),
+                _duration(step.get("ends_at_s")),
+                step.get("waits_for"),
+                "\n".join(step.get("catches") or ()),
+            )
+            for step in listing(data, "steps")
         ],
     )
 
@@ -223,13 +337,27 @@ def _current_id(settings: CliSettings, model: str) -> str:
     return str(current(settings, model)["rollout_id"])
 
 
+def _explained(body: dict[str, Any]) -> dict[str, Any]:
+    return dict(ask(load_settings(), "rollout", "POST", "/v1/strategies/explain", body=body))
+
+
+def _duration(seconds: float | None) -> str | None:
+    """A time in the largest unit that leaves at least two of it; None where it never ends."""
+    if seconds is None:
+        return None
+    units = ((86_400, "d"), (3_600, "h"), (60, "m"))
+    size, unit = next(((size, unit) for size, unit in units if seconds >= 2 * size), (1, "s"))
+    return f"{seconds / size:.3g} {unit}"
+
+
 def _strategy(given: str) -> Any:
     if not given.startswith("@"):
         return given
     try:
-        return json.loads(Path(given[1:]).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CliError(f"--strategy {given}: {error}; it is @file.json", Exit.usage) from None
+        # YAML has JSON in it.
+        return yaml.safe_load(Path(given[1:]).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise CliError(f"{given}: {error}; it is a file of YAML or JSON", Exit.usage) from None
 
 
 def _show(data: Any, *, as_json: bool) -> None:

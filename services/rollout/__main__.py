@@ -10,7 +10,8 @@ import uvloop
 from prometheus_client import CollectorRegistry
 
 from services.rollout.agents import Agents
-from services.rollout.api import RolloutApi, create_app, guarded
+from services.rollout.api import RolloutApi
+from services.rollout.audit import AuditLog
 from services.rollout.controller import Controller, ControllerPolicy
 from services.rollout.decision_log import DecisionLog
 from services.rollout.errors import BadStrategy
@@ -18,6 +19,7 @@ from services.rollout.evidence_store import EvidenceStore
 from services.rollout.leadership import DecisionLogFollower, Leadership
 from services.rollout.metrics import RolloutMetrics
 from services.rollout.prometheus import Prometheus, PrometheusAccess
+from services.rollout.routes import create_app, guarded
 from services.rollout.settings import RolloutSettings
 from services.rollout.strategy import read
 from shared.clock import SystemClock
@@ -105,7 +107,12 @@ async def run(settings: RolloutSettings) -> None:
             health.ready(name, freshness(follower.age_s))
         health.progress("controller", controller.idle_s, STUCK_AFTER_S)
         api = RolloutApi(
-            controller, decision_log, versions.registry, keys, settings.strategy.parent
+            controller,
+            decision_log,
+            versions.registry,
+            keys,
+            settings.strategy.parent,
+            AuditLog(log),
         )
         app = OperationsApp(health, registry, guarded(create_app(api), api))
         background = BackgroundTasks()

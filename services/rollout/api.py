@@ -1,35 +1,33 @@
-"""The control API (design section 5). Reads are answered by every replica, commands by the leader."""
+"""What the control API does (design section 5). Every replica answers reads, the leader commands."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import structlog
-from fastapi import FastAPI, Query, Request
-from fastapi.responses import JSONResponse
+from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from services.rollout import steps
+from services.rollout.audit import AuditLog
 from services.rollout.controller import Controller
+from services.rollout.counts import ArmCounts
 from services.rollout.decision_log import DecisionLog, RolloutHistory
-from services.rollout.errors import BadStrategy, Unknown
+from services.rollout.errors import BadStrategy, Conflict, Unknown
+from services.rollout.explain import Traffic, explain
+from services.rollout.replay import replay, slices_csv
 from services.rollout.strategy import Strategy, parse, read
 from services.rollout.views import decision_view, rollout_view, version_view
 from shared.contracts.events.api_keys import Permission
 from shared.contracts.events.base import Identifier
-from shared.http.asgi import Scope
-from shared.http.body import GuardedApp
-from shared.http.problems import handle_errors
 from shared.keys import ApiKey, KeyRing
 from shared.registry.versions import Registry
 
 log = structlog.get_logger(__name__)
 
-MAX_BODY_BYTES = 256 * 1024
-BODY_TIMEOUT_S = 10.0
-MAX_PAGE = 1_000
 _STRATEGY_NAME = re.compile(r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}$")
 
 
@@ -46,6 +44,25 @@ class StartRequest(BaseModel):
     again: bool = Field(default=False, description="start a version that was rejected before")
     actor: Identifier | None = None
     reason: Annotated[str, Field(max_length=1000)] = ""
+
+
+class TrafficRequest(BaseModel):
+    """What a model's users do, and how its stable version fares."""
+
+    model_config = ConfigDict(extra="forbid")
+    requests_per_s: float = Field(gt=0, le=1e6)
+    feedback_share: float = Field(default=0.05, ge=0, le=1)
+    error_rate: float = Field(default=0.005, gt=0, lt=1)
+    score: float = Field(default=0.7, gt=0, lt=1)
+
+
+class ExplainRequest(BaseModel):
+    """A strategy, and the traffic to explain it by; none: only whether it is valid."""
+
+    model_config = ConfigDict(extra="forbid")
+    strategy: str | dict[str, Any]
+    traffic: TrafficRequest | None = None
+    model: Identifier | None = Field(default=None, description="its present traffic")
 
 
 class CommandRequest(BaseModel):
@@ -67,12 +84,14 @@ class RolloutApi:
         registry: Registry,
         keys: KeyRing,
         strategies: Path,
+        audit: AuditLog,
     ) -> None:
         self._controller = controller
         self._decision_log = decision_log
         self._registry = registry
         self._keys = keys
         self._strategies = strategies
+        self._audit = audit
 
     def authenticate(self, request: Request) -> ApiKey:
         """Everything here needs the scope `operate`."""
@@ -144,11 +163,16 @@ class RolloutApi:
             raise Unknown(f"model {model}: never had a rollout", field="model")
         return self._view(history)
 
-    def decisions(self, rollout_id: str, after: int, limit: int) -> dict[str, Any]:
-        """A page of a rollout's decisions, or of a model's that belong to none."""
+    def decisions(
+        self, rollout_id: str, after: int, limit: int, *, moves: bool = False
+    ) -> dict[str, Any]:
+        """A page of a rollout's decisions, or of a model's that belong to none.
+
+        `moves` leaves out holds.
+        """
         history = self._decision_log.get(rollout_id)
         if history is not None:
-            found = history.decisions(after, limit)
+            found = history.decisions(after, limit, moves=moves)
         else:
             found = [one for one in self._decision_log.of_model(rollout_id) if one.offset > after][
                 :limit
@@ -158,6 +182,28 @@ class RolloutApi:
         return {
             "decisions": [decision_view(one) for one in found],
             "next": found[-1].offset if len(found) == limit else None,
+        }
+
+    async def replay(self, rollout_id: str) -> dict[str, Any]:
+        """Every decision recomputed from the log's record."""
+        return replay(rollout_id, await self._audit.decisions(rollout_id)).to_dict()
+
+    async def slices(self, rollout_id: str) -> str:
+        """The judge's evidence as CSV."""
+        return slices_csv(await self._audit.decisions(rollout_id))
+
+    def explain(self, body: ExplainRequest) -> dict[str, Any]:
+        """Whether a strategy is valid, and what it means at some traffic."""
+        strategy = self._strategy(body.strategy)
+        assert strategy is not None
+        traffic = Traffic(**body.traffic.model_dump()) if body.traffic else None
+        if traffic is None and body.model:
+            traffic = self._present_traffic(body.model)
+        return {
+            "name": strategy.name,
+            "config_sha256": strategy.sha256,
+            "traffic": asdict(traffic) if traffic else None,
+            "steps": [plan.to_dict() for plan in explain(strategy, traffic)] if traffic else [],
         }
 
     def versions(self, model: str) -> list[dict[str, Any]]:
@@ -170,6 +216,24 @@ class RolloutApi:
         if version is None:
             raise Unknown(f"version {name}: unknown; GET /v1/versions lists them")
         return version_view(version, whole=True)
+
+    def _present_traffic(self, model: str) -> Traffic:
+        """Traffic of the model's unfinished rollout, from the judge's own counts."""
+        history = self._decision_log.unfinished_of(model)
+        state, judged, _ = self._controller.newest(history) if history else (None, None, None)
+        both = judged.totals.candidate + judged.totals.stable if judged else ArmCounts()
+        if state is None or not both.requests:
+            raise Conflict(
+                f"model {model}: no unfinished rollout has counted requests; say the traffic",
+                field="traffic",
+            )
+        spent = max(1.0, (state.updated_at - state.started_at).total_seconds())
+        return Traffic(
+            requests_per_s=both.requests / spent,
+            feedback_share=both.scores / both.requests,
+            error_rate=min(max(both.failures / both.requests, 1e-4), 0.99),
+            score=min(max(both.score_sum / both.scores, 0.01), 0.99) if both.scores else 0.7,
+        )
 
     def _view(self, history: RolloutHistory) -> dict[str, Any]:
         state, judged, verdict = self._controller.newest(history)
@@ -188,69 +252,3 @@ class RolloutApi:
                 field="strategy",
             )
         return read(path)
-
-
-def create_app(api: RolloutApi) -> FastAPI:
-    """The application: routes, and the one place where errors become answers."""
-    app = FastAPI(title="Ratchet rollout", version="1")
-
-    @app.post("/v1/rollouts", status_code=201)
-    async def start(request: Request, body: StartRequest) -> dict[str, Any]:
-        return await api.start(body, api.authenticate(request))
-
-    @app.get("/v1/rollouts")
-    async def rollouts(
-        request: Request, model: str = "", limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 50
-    ) -> dict[str, Any]:
-        api.authenticate(request)
-        return {"rollouts": api.rollouts(model, limit)}
-
-    @app.get("/v1/rollouts/current")
-    async def current(request: Request, model: str) -> dict[str, Any]:
-        api.authenticate(request)
-        return api.current(model)
-
-    @app.get("/v1/rollouts/{rollout_id}")
-    async def rollout(request: Request, rollout_id: str) -> dict[str, Any]:
-        api.authenticate(request)
-        return api.rollout(rollout_id)
-
-    @app.get("/v1/rollouts/{rollout_id}/decisions")
-    async def decisions(
-        request: Request,
-        rollout_id: str,
-        after: int = -1,
-        limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 200,
-    ) -> dict[str, Any]:
-        api.authenticate(request)
-        return api.decisions(rollout_id, after, limit)
-
-    @app.post("/v1/rollouts/{rollout_id}/{verb}")
-    async def command(
-        request: Request, rollout_id: str, verb: str, body: CommandRequest | None = None
-    ) -> JSONResponse:
-        key = api.authenticate(request)
-        done = await api.command(rollout_id, verb, body or CommandRequest(), key)
-        return JSONResponse(done, status_code=201 if verb == "retry" else 200)
-
-    @app.get("/v1/versions")
-    async def versions(request: Request, model: str = "") -> dict[str, Any]:
-        api.authenticate(request)
-        return {"versions": api.versions(model)}
-
-    @app.get("/v1/versions/{version:path}")
-    async def version(request: Request, version: str) -> dict[str, Any]:
-        api.authenticate(request)
-        return api.version(version)
-
-    handle_errors(app)
-    return app
-
-
-def guarded(app: FastAPI, api: RolloutApi) -> GuardedApp:
-    """The application behind authentication, a limit and a deadline for bodies."""
-
-    def authorize(scope: Scope) -> None:
-        api.authenticate(Request(scope))
-
-    return GuardedApp(app, authorize=authorize, limit=MAX_BODY_BYTES, timeout_s=BODY_TIMEOUT_S)

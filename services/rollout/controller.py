@@ -462,7 +462,8 @@ class Controller:
             move = steps.look(active.state, seen)
             due = self._clock.monotonic() - active.last_decision_at >= self._policy.hold_interval_s
             if move.urgent or due:
-                await self._record(active, move, CONTROLLER, raw.evidence(seen))
+                judged = {**raw.evidence(seen), "judged_step": active.state.step}
+                await self._record(active, move, CONTROLLER, judged)
             else:
                 active.state = move.state
             if seen.verdict is not None:

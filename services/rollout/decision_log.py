@@ -46,9 +46,10 @@ class RolloutHistory:
         newest = max((queue[-1] for queue in (self.moves, self.holds) if queue), key=_offset)
         return newest.decision
 
-    def decisions(self, after: int, limit: int) -> list[LoggedDecision]:
-        """Decisions past an offset, oldest first."""
-        return [one for one in self._all() if one.offset > after][:limit]
+    def decisions(self, after: int, limit: int, *, moves: bool = False) -> list[LoggedDecision]:
+        """Decisions past an offset, oldest first; `moves` leaves out holds."""
+        found = self.moves if moves else self._all()
+        return [one for one in found if one.offset > after][:limit]
 
     def evidence(self) -> list[dict[str, Any]]:
         """The newest evidence with the judge's state whole, and all since, oldest first."""

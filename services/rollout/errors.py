@@ -42,6 +42,14 @@ class Conflict(RolloutError):
     code = "conflict"
 
 
+class AuditUnavailable(RolloutError):
+    """The log could not be read to its end."""
+
+    status = 503
+    code = "audit_unavailable"
+    retry_after_s = 5
+
+
 class NotLeading(RolloutError):
     """Raised where this replica does not lead. Nothing was done, so a retry is safe."""
 

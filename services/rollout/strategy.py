@@ -19,6 +19,7 @@ from pydantic import (
     PlainSerializer,
     Tag,
     ValidationError,
+    WithJsonSchema,
     model_validator,
 )
 
@@ -62,15 +63,49 @@ Seconds = Annotated[
     float,
     BeforeValidator(_seconds),
     Field(ge=0, le=366 * 86400),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "number", "minimum": 0, "maximum": 366 * 86400},
+                {"type": "string", "pattern": _DURATION.pattern},
+            ],
+            "description": "seconds, or a text such as 24h, 30m, 45s",
+        },
+        mode="validation",
+    ),
 ]
 Weight = Annotated[
     int,
     BeforeValidator(_basis_points),
     Field(ge=0, le=WEIGHT_SCALE),
     PlainSerializer(lambda points: points * 100 / WEIGHT_SCALE, return_type=float),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "number", "minimum": 0, "maximum": 100},
+                {"type": "string", "pattern": _PERCENT.pattern},
+            ],
+            "description": "percent, with at most two decimals",
+        },
+        mode="validation",
+    ),
 ]
 """Percent in the file, basis points in the program."""
-Share = Annotated[float, BeforeValidator(_share), Field(gt=0, lt=1)]
+Share = Annotated[
+    float,
+    BeforeValidator(_share),
+    Field(gt=0, lt=1),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},
+                {"type": "string", "pattern": r"^\s*\d+(\.\d+)?\s*%\s*$"},
+            ],
+            "description": "a share such as 0.05 or 5%",
+        },
+        mode="validation",
+    ),
+]
 
 
 class _Part(BaseModel):
@@ -275,6 +310,14 @@ class Strategy(_Part):
         step = self.steps[self.weight_step(index)]
         assert isinstance(step, SetWeight)
         return step.error_limit
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema (2020-12) of a strategy file, for editors and checks before a rollout."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **Strategy.model_json_schema(by_alias=True, mode="validation"),
+    }
 
 
 def parse(raw: object, *, source: str = "strategy") -> Strategy:

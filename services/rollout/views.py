@@ -9,7 +9,8 @@ from services.rollout.counts import ArmCounts, JudgeState
 from services.rollout.decision_log import LoggedDecision, RolloutHistory
 from services.rollout.state import RolloutState
 from services.rollout.verdict import Verdict
-from shared.contracts.events.rollouts import DecisionKind
+from shared.contracts.events.base import WEIGHT_SCALE
+from shared.contracts.events.rollouts import Decision, DecisionKind
 from shared.registry.versions import Version
 
 RESULTS = {
@@ -64,8 +65,36 @@ def rollout_view(
 
 
 def decision_view(logged: LoggedDecision) -> dict[str, Any]:
-    """One decision as it is in the log, with its offset."""
-    return {"offset": logged.offset, **logged.decision.model_dump(mode="json")}
+    """One decision as it is in the log, with its offset and a sentence."""
+    decision = logged.decision
+    return {
+        "offset": logged.offset,
+        "sentence": sentence(decision),
+        **decision.model_dump(mode="json"),
+    }
+
+
+def sentence(decision: Decision) -> str:
+    """A decision in plain words, with its reason."""
+    at, before = _percent(decision.weight), _percent(decision.weight_before)
+    words = {
+        DecisionKind.stable_set: f"{decision.stable} became stable",
+        DecisionKind.start: f"{decision.actor} started {decision.candidate}",
+        DecisionKind.weight: f"{decision.candidate} went from {before} to {at} of the users",
+        DecisionKind.hold: f"held at {at}",
+        DecisionKind.pause: f"paused at {at}" + (f", from {before}" if at != before else ""),
+        DecisionKind.resume: f"resumed at {at}",
+        DecisionKind.promote: f"{decision.actor} ended the step at {at}",
+        DecisionKind.abort: f"{decision.actor} called {decision.candidate} off at {before}",
+        DecisionKind.rollback: f"{decision.candidate} was taken back from {before}",
+        DecisionKind.complete: f"{decision.candidate} became stable",
+        DecisionKind.supersede: f"{decision.candidate} was superseded at {before}",
+    }
+    return f"{words[decision.kind]}: {decision.reason}" if decision.reason else words[decision.kind]
+
+
+def _percent(weight: int) -> str:
+    return f"{weight * 100 / WEIGHT_SCALE:g} %"
 
 
 def version_view(version: Version, *, whole: bool = False) -> dict[str, Any]:

@@ -43,6 +43,7 @@ VERSION = {
     "record": {"version": "assistant-v1.1", "base": "qwen", "fingerprint": {"texts": ["much"]}},
 }
 DECISION = {
+    "sentence": "v2 went from 5 % to 20 % of the users: setWeight 20 %",
     "offset": 4,
     "at": "2026-01-01T00:00:00Z",
     "kind": "weight",
@@ -59,6 +60,27 @@ ANSWERS: dict[tuple[str, str], tuple[int, Any]] = {
     ("POST", "/v1/rollouts"): (201, ROLLOUT),
     ("GET", "/v1/rollouts/current"): (200, ROLLOUT),
     ("GET", "/v1/rollouts/r-1/decisions"): (200, {"decisions": [DECISION], "next": None}),
+    ("GET", "/v1/rollouts/r-1/replay"): (200, {"rollout_id": "r-1", "agrees": True}),
+    ("GET", "/v1/rollouts/r-2/replay"): (200, {"rollout_id": "r-2", "agrees": False}),
+    ("GET", "/v1/rollouts/r-1/slices"): (200, "look,arm\n0,stable\n"),
+    ("POST", "/v1/strategies/explain"): (
+        200,
+        {
+            "name": "mine",
+            "config_sha256": "00",
+            "traffic": {"requests_per_s": 12},
+            "steps": [
+                {
+                    "step": "setWeight 5 %",
+                    "weight": 500,
+                    "takes_s": 0,
+                    "ends_at_s": 0,
+                    "waits_for": "the judge",
+                    "catches": ["30% errors in 9 s"],
+                }
+            ],
+        },
+    ),
     ("GET", "/v1/versions"): (200, {"versions": [VERSION]}),
     ("GET", "/v1/versions/assistant-v1.1"): (200, VERSION),
     ("GET", "/v1/versions/nope"): (
@@ -118,7 +140,7 @@ def straw(monkeypatch: pytest.MonkeyPatch) -> Iterator[Straw]:
             nothing = (404, {"detail": "nothing here"})
             given = straw.answers.get((self.command, url.path), nothing)
             status, answer = straw.first.pop(0) if self.command == "POST" and straw.first else given
-            text = json.dumps(answer).encode()
+            text = (answer if isinstance(answer, str) else json.dumps(answer)).encode()
             self.send_response(status)
             self.send_header("content-length", str(len(text)))
             self.end_headers()
@@ -163,6 +185,31 @@ def test_start_says_who_and_why(straw: Straw, run: Run) -> None:
         "actor": "joe",
         "reason": "try it",
     }
+
+
+def test_a_strategy_file_is_explained_step_by_step(straw: Straw, run: Run, tmp_path: Any) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("name: mine\nsteps: [{setWeight: 5}]\n")
+    ran = run("rollout", "explain", str(file), "--rate", "12", "--errors", "0.01")
+    assert ran.status == 0, ran.err
+    method, path, _, body = straw.last
+    assert (method, path) == ("POST", "/v1/strategies/explain")
+    assert body["strategy"] == {"name": "mine", "steps": [{"setWeight": 5}]}
+    assert body["traffic"]["requests_per_s"] == 12
+    assert "30% errors in 9 s" in ran.out
+    assert run("rollout", "validate", str(file)).status == 0
+    assert "traffic" not in straw.last[3]
+    file.write_text("steps: [")
+    assert run("rollout", "validate", str(file)).status == Exit.usage
+
+
+def test_a_replay_that_differs_is_a_failure(straw: Straw, run: Run, tmp_path: Any) -> None:
+    assert run("rollout", "replay", "r-1").status == 0
+    assert run("rollout", "replay", "r-2").status == Exit.failed
+    out = tmp_path / "slices.csv"
+    assert run("rollout", "export", "r-1", "--out", str(out)).status == 0
+    assert out.read_text() == "look,arm\n0,stable\n"
+    assert "v2 went from 5 % to 20 %" in run("rollout", "history", "r-1").out
 
 
 def test_a_rejected_version_is_started_again_by_word(straw: Straw, run: Run) -> None:

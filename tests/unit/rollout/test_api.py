@@ -11,8 +11,10 @@ import httpx
 import pytest
 from prometheus_client import CollectorRegistry
 
-from services.rollout import api as api_module
-from services.rollout.api import MAX_BODY_BYTES, RolloutApi, create_app, guarded
+from services.rollout import routes
+from services.rollout.api import RolloutApi
+from services.rollout.audit import AuditLog
+from services.rollout.routes import MAX_BODY_BYTES, create_app, guarded
 from shared.contracts.events.api_keys import ApiKeyIssued, Permission
 from shared.contracts.events.base import utc
 from shared.contracts.events.rollouts import LeaderElected
@@ -45,7 +47,12 @@ async def harness(tmp_path: Path) -> AsyncIterator[ControllerHarness]:
 
 def client(harness: ControllerHarness, keys: KeyRing) -> httpx.AsyncClient:
     api = RolloutApi(
-        harness.controller, harness.decision_log, harness.versions.registry, keys, STRATEGIES
+        harness.controller,
+        harness.decision_log,
+        harness.versions.registry,
+        keys,
+        STRATEGIES,
+        AuditLog(harness.log),
     )
     app = OperationsApp(Health(), CollectorRegistry(), guarded(create_app(api), api))
     transport = httpx.ASGITransport(app=app)  # type: ignore[arg-type]
@@ -286,7 +293,7 @@ async def test_a_body_that_does_not_arrive_is_given_up(
         yield b"{"
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(api_module, "BODY_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(routes, "BODY_TIMEOUT_S", 0.05)
     async with client(harness, KeyRing(required=False)) as http:
         answer = await http.post("/v1/rollouts", content=stalled())
     assert (answer.status_code, answer.json()["code"]) == (408, "too_slow")
@@ -304,3 +311,36 @@ async def test_without_a_key_no_body_is_read(harness: ControllerHarness) -> None
         refused = await http.post("/v1/rollouts", content=body())
     assert (refused.status_code, refused.json()["code"]) == (401, "unauthenticated")
     assert read == 0
+
+
+async def test_a_strategy_is_explained_by_the_traffic_of_the_present_rollout(
+    harness: ControllerHarness, http: httpx.AsyncClient
+) -> None:
+    body: dict[str, Any] = {"strategy": "default", "model": "m"}
+    none = await http.post("/v1/strategies/explain", json=body)
+    assert (none.status_code, none.json()["errors"][0]["field"]) == (409, "traffic")
+    said = await http.post(
+        "/v1/strategies/explain", json={**body, "traffic": {"requests_per_s": 10}}
+    )
+    steps = said.json()["steps"]
+    assert steps[0]["catches"][0].startswith("30% errors in ")
+    assert steps[1]["takes_s"] == 86_400
+    wrong = await http.post("/v1/strategies/explain", json={"strategy": {"name": "s"}})
+    assert wrong.status_code == 422
+    schema = (await http.get("/v1/strategies/schema")).json()
+    assert "steps" in schema["required"]
+
+
+async def test_the_record_of_a_rollout_is_replayed_exported_and_told(
+    harness: ControllerHarness, http: httpx.AsyncClient
+) -> None:
+    begun = (await http.post("/v1/rollouts", json={"model": "m", "candidate": "v2"})).json()
+    await harness.round()
+    path = f"/v1/rollouts/{begun['rollout_id']}"
+    replayed = (await http.get(f"{path}/replay")).json()
+    assert (replayed["agrees"], replayed["decisions"]) == (True, 2)
+    text = (await http.get(f"{path}/slices")).text
+    assert text.startswith("offset,at,look,segment,weight,arm,requests")
+    told = (await http.get(f"{path}/decisions", params={"moves": True})).json()["decisions"]
+    assert told[1]["sentence"] == "v2 went from 0 % to 5 % of the users: setWeight 5 %"
+    assert (await http.get("/v1/rollouts/nothing/replay")).status_code == 404

@@ -215,7 +215,7 @@ def _in_segment(candidate: ArmCounts, stable: ArmCounts) -> Slice:
 @pytest.mark.parametrize(
     ("candidate", "stable", "guard"),
     [
-        (counts(80, 24), counts(80, 1), "segment_errors"),
+        (counts(80, 32), counts(80, 1), "segment_errors"),
         (
             counts(80, scores=80, score_sum=30),
             counts(80, scores=80, score_sum=70),

@@ -1,0 +1,110 @@
+"""Routes of the control API: authentication, limits of bodies, and errors as answers."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, FastAPI, Query, Request
+from fastapi.responses import JSONResponse, Response
+
+from services.rollout.api import CommandRequest, ExplainRequest, RolloutApi, StartRequest
+from services.rollout.strategy import json_schema
+from shared.http.asgi import Scope
+from shared.http.body import GuardedApp
+from shared.http.problems import handle_errors
+from shared.keys import ApiKey
+
+MAX_BODY_BYTES = 256 * 1024
+BODY_TIMEOUT_S = 10.0
+MAX_PAGE = 1_000
+KEY = "ratchet.key"
+"""Where a request's scope has the key that `guarded` authenticated."""
+
+Page = Annotated[int, Query(ge=1, le=MAX_PAGE)]
+
+
+def create_app(api: RolloutApi) -> FastAPI:
+    """The application. It serves only behind `guarded`, which authenticates every request."""
+    app = FastAPI(title="Ratchet rollout", version="1", docs_url=None, redoc_url=None)
+    app.include_router(_rollouts(api))
+    app.include_router(_strategies_and_versions(api))
+    handle_errors(app)
+    return app
+
+
+def _rollouts(api: RolloutApi) -> APIRouter:
+    router = APIRouter(prefix="/v1/rollouts")
+
+    @router.post("", status_code=201)
+    async def start(request: Request, body: StartRequest) -> dict[str, Any]:
+        return await api.start(body, _key(request))
+
+    @router.get("")
+    async def rollouts(model: str = "", limit: Page = 50) -> dict[str, Any]:
+        return {"rollouts": api.rollouts(model, limit)}
+
+    @router.get("/current")
+    async def current(model: str) -> dict[str, Any]:
+        return api.current(model)
+
+    @router.get("/{rollout_id}")
+    async def rollout(rollout_id: str) -> dict[str, Any]:
+        return api.rollout(rollout_id)
+
+    @router.get("/{rollout_id}/decisions")
+    async def decisions(
+        rollout_id: str, after: int = -1, limit: Page = 200, *, moves: bool = False
+    ) -> dict[str, Any]:
+        return api.decisions(rollout_id, after, limit, moves=moves)
+
+    @router.get("/{rollout_id}/replay")
+    async def replayed(rollout_id: str) -> dict[str, Any]:
+        return await api.replay(rollout_id)
+
+    @router.get("/{rollout_id}/slices")
+    async def slices(rollout_id: str) -> Response:
+        return Response(await api.slices(rollout_id), media_type="text/csv")
+
+    @router.post("/{rollout_id}/{verb}")
+    async def command(
+        request: Request, rollout_id: str, verb: str, body: CommandRequest | None = None
+    ) -> JSONResponse:
+        done = await api.command(rollout_id, verb, body or CommandRequest(), _key(request))
+        return JSONResponse(done, status_code=201 if verb == "retry" else 200)
+
+    return router
+
+
+def _strategies_and_versions(api: RolloutApi) -> APIRouter:
+    router = APIRouter(prefix="/v1")
+
+    @router.get("/strategies/schema")
+    async def schema() -> dict[str, Any]:
+        return json_schema()
+
+    @router.post("/strategies/explain")
+    async def explained(body: ExplainRequest) -> dict[str, Any]:
+        return api.explain(body)
+
+    @router.get("/versions")
+    async def versions(model: str = "") -> dict[str, Any]:
+        return {"versions": api.versions(model)}
+
+    @router.get("/versions/{version:path}")
+    async def version(version: str) -> dict[str, Any]:
+        return api.version(version)
+
+    return router
+
+
+def guarded(app: FastAPI, api: RolloutApi) -> GuardedApp:
+    """The application behind authentication, a limit and a deadline for bodies."""
+
+    def authorize(scope: Scope) -> None:
+        scope[KEY] = api.authenticate(Request(scope))
+
+    return GuardedApp(app, authorize=authorize, limit=MAX_BODY_BYTES, timeout_s=BODY_TIMEOUT_S)
+
+
+def _key(request: Request) -> ApiKey:
+    return request.scope[KEY]

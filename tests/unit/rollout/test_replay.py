@@ -1,0 +1,55 @@
+"""Decisions are recomputed from their record, and what was changed in it is found."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+from services.rollout.audit import AuditLog
+from services.rollout.decision_log import LoggedDecision
+from services.rollout.replay import replay, slices_csv
+from tests.unit.rollout.fakes import ControllerHarness
+from tests.unit.rollout.test_controller import ControllerBench, begun, bench, traffic
+
+__all__ = ["bench"]
+
+
+async def judged(bench: ControllerBench) -> tuple[ControllerHarness, str, list[LoggedDecision]]:
+    """A rollout whose candidate fails after a while, and its record."""
+    harness, state = await begun(bench)
+    for n in range(1, 12):
+        traffic(harness, state, 10.0 * n, failures=3.0 * (n - 1))
+        await harness.round()
+    found = await AuditLog(harness.log).decisions(state.rollout_id)
+    return harness, state.rollout_id, found
+
+
+async def test_every_decision_is_recomputed_from_its_record(bench: ControllerBench) -> None:
+    _, name, decisions = await judged(bench)
+    assert decisions[-1].decision.kind.value == "rollback"
+    report = replay(name, decisions)
+    assert (report.differences, report.gaps) == ([], [])
+    assert report.recomputed > 2
+    assert report.looks > 3
+
+
+async def test_a_changed_record_and_a_missing_slice_are_found(bench: ControllerBench) -> None:
+    _, name, decisions = await judged(bench)
+    last = decisions[-1].decision
+    findings = [{**one, "log_e": one["log_e"] + 1} for one in last.evidence["findings"]]
+    forged = last.model_copy(update={"evidence": {**last.evidence, "findings": findings}})
+    report = replay(name, [*decisions[:-1], LoggedDecision(decisions[-1].offset, forged)])
+    assert {one["field"] for one in report.differences} == {"log_e"}
+    middle = next(n for n, one in enumerate(decisions) if one.decision.evidence.get("slices"))
+    assert replay(name, decisions[:middle] + decisions[middle + 1 :]).gaps == [0]
+
+
+async def test_the_exported_slices_add_up_to_what_was_judged(bench: ControllerBench) -> None:
+    _, _, decisions = await judged(bench)
+    rows = list(csv.DictReader(io.StringIO(slices_csv(decisions))))
+    mine = [row for row in rows if row["arm"] == "candidate" and not row["segment"]]
+    errors = next(
+        one for one in decisions[-1].decision.evidence["findings"] if one["criterion"] == "errors"
+    )
+    assert sum(float(row["requests"]) for row in mine) == errors["candidate_n"]
+    assert [int(row["look"]) for row in mine] == list(range(len(mine)))
