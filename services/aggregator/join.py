@@ -124,7 +124,10 @@ def fold_feedback(
         )
     row.entries[event.feedback_id] = entry
     row.touched_s = max(row.touched_s, at_s)
-    if row.interaction and entry.counted != UNJOINED:
+    if entry.kind == VOTE:
+        # A withdrawn vote stays counted, as every withdrawn feedback does; its pair goes.
+        _produce(fold, entry, old, event.tenant, event.submitted_at, None)
+    elif row.interaction and entry.counted != UNJOINED:
         interaction = InteractionRecorded.model_validate_json(row.interaction)
         _settle(fold, interaction, event.feedback_id, old, entry, rules)
         cause = f"{event.feedback_id}:{entry.number}"
@@ -203,9 +206,14 @@ _COUNTED = frozenset({Purpose.live, Purpose.explicit})
 
 
 def _may_follow(kind: str, event: FeedbackSubmitted | FeedbackWithdrawn) -> bool:
-    """Whether feedback of a type may get this revision: thumbs and ratings share a default id."""
+    """Whether feedback of a type may get this revision.
+
+    Thumbs and ratings share a default id; a vote is withdrawn as the preference it is.
+    """
     if event.type.value == kind:
         return True
+    if kind == VOTE:
+        return isinstance(event, FeedbackWithdrawn) and event.type is FeedbackType.preference
     place = (event.tenant, event.trace_id, event.user_id)
     return (
         event.type in RATINGS

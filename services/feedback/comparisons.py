@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -146,10 +146,18 @@ class Comparisons:
             "right": {"text": right.text},
         }
 
-    async def vote(self, comparison_id: str, body: Any, *, tenant: str) -> dict[str, Any]:
+    async def vote(
+        self,
+        comparison_id: str,
+        body: Any,
+        *,
+        tenant: str,
+        labels: Mapping[str, str] | None = None,
+    ) -> dict[str, Any]:
         """Store the one vote of a comparison, then reveal its versions.
 
-        Idempotent: the same choice by the same person gets the same response.
+        Idempotent: the same choice by the same person gets the same response. `labels` join the
+        event's context.
 
         Raises:
             FeedbackError: a bad body, an unknown or expired comparison, another vote before
@@ -166,7 +174,12 @@ class Comparisons:
                 "anonymous votes are off; send user_id",
                 [FieldError("user_id", "is required", "send the id of the person who votes")],
             )
-        ballot = Ballot(user_id=user_id, choice=request.choice, at=self._clock.now())
+        ballot = Ballot(
+            user_id=user_id,
+            choice=request.choice,
+            at=self._clock.now(),
+            labels=dict(labels or {}),
+        )
         counted = await self._store.claim(comparison, ballot)
         if not counted.repeats(ballot):
             raise AlreadyVoted("this comparison has its vote; open a new one")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal, Protocol
 
 import structlog
-from pydantic import AwareDatetime, BaseModel, ConfigDict
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
@@ -41,6 +41,8 @@ class Ballot(BaseModel):
     user_id: str
     choice: Choice
     at: AwareDatetime
+    labels: dict[str, str] = Field(default_factory=dict)
+    """What is known of how the vote came about; they join the comparison's own labels."""
     acknowledged: bool = False
 
     def repeats(self, other: Ballot) -> bool:
@@ -50,6 +52,9 @@ class Ballot(BaseModel):
 
 def vote(comparison: Comparison, ballot: Ballot) -> VoteCast:
     """The event of a ballot; the same ballot gives the same event."""
+    context = comparison.context
+    if ballot.labels:
+        context = context.model_copy(update={"labels": {**context.labels, **ballot.labels}})
     return VoteCast(
         comparison_id=comparison.comparison_id,
         tenant=comparison.tenant,
@@ -59,7 +64,7 @@ def vote(comparison: Comparison, ballot: Ballot) -> VoteCast:
         right=comparison.right,
         choice=ballot.choice,
         user_id=ballot.user_id,
-        context=comparison.context,
+        context=context,
         panel=comparison.panel,
         submitted_at=ballot.at,
         anonymous=not ballot.user_id,

@@ -298,6 +298,23 @@ def test_a_vote_again_counts_once_and_an_edited_one_replaces_its_pair() -> None:
     assert kinds(outputs) == ["PreferencePair", "PreferenceRetracted", "PreferencePair"]
 
 
+def test_a_withdrawn_vote_takes_its_pair_back_and_stays_so() -> None:
+    undo = withdrawn("c1", "c1", FeedbackType.preference)
+    row, contributions, outputs = folded(vote(), undo, undo, vote())
+    assert outcomes(contributions) == ["accepted", "withdrawn", "duplicate", "stale"]
+    assert len(counted(contributions)) == 1
+    assert kinds(outputs) == ["PreferencePair", "PreferenceRetracted"]
+    assert row.entries["c1"].body is None
+
+
+@pytest.mark.parametrize("kind", [FeedbackType.thumbs_up, FeedbackType.comment])
+def test_a_vote_is_withdrawn_as_a_preference_only(kind: FeedbackType) -> None:
+    row, contributions, outputs = folded(vote(), withdrawn("c1", "c1", kind))
+    assert outcomes(contributions) == ["accepted", "conflict"]
+    assert kinds(outputs) == ["PreferencePair"]
+    assert row.entries["c1"].body is not None
+
+
 def test_segments_outside_the_list_share_one_label() -> None:
     assert [RULES.segment(name) for name in ("", "gold", "anything")] == ["", "gold", "other"]
 
