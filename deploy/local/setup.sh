@@ -75,6 +75,8 @@ missing_packages() {
   has mvn || echo maven
   has wrk || echo wrk
   has nginx || echo nginx-light
+  # What tests/browser drives.
+  has chromium || has google-chrome || echo chromium
   python=$(find_python)
   if [[ -z $python ]]; then
     echo python3 python3-venv libnuma1

@@ -67,6 +67,27 @@ def withdraw(
     _show(ask(load_settings(), "feedback", "DELETE", path, query=query), as_json=as_json)
 
 
+@app.command()
+def invite(
+    rater: Annotated[str, typer.Argument(help="The rater's id; their votes carry it.")],
+    *,
+    hours: Annotated[float, typer.Option(min=0.01, help="How long the link signs in.")] = 168.0,
+    url: Annotated[str, typer.Option(help="The page's address as raters reach it.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Invite a rater to the voting page: prints a link that signs them in."""
+    settings = load_settings()
+    body = {"user_id": rater, "hours": hours}
+    invited = ask(settings, "feedback", "POST", "/v1/invites", body=body)
+    link = (url or settings.url("feedback")).rstrip("/") + invited.pop("path")
+    if as_json:
+        print_json({**invited, "link": link})
+    else:
+        typer.echo(
+            f"{link}\nIt signs {rater} in until {invited['expires_at']}; treat it as a password."
+        )
+
+
 def _parsed(value: str) -> Any:
     try:
         return json.loads(value)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import uvloop
 from prometheus_client import CollectorRegistry
 
@@ -14,9 +16,14 @@ from services.feedback.open_comparisons import RedisComparisons
 from services.feedback.publisher import SOURCE, FeedbackPublisher
 from services.feedback.router_client import RouterClient, router_session
 from services.feedback.settings import FeedbackSettings
+from services.feedback.voting.ballots import RaterBallots
+from services.feedback.voting.mount import VotingOptions, mount_voting
+from services.feedback.voting.plan import PlanUnreadable
+from services.feedback.voting.rater_store import RedisRaters
 from shared.clock import SystemClock
 from shared.contracts.events.feedback import FeedbackSubmitted
 from shared.contracts.topics import intake_topic
+from shared.credentials import CredentialsUnreadable
 from shared.garbage import spare_collector
 from shared.http.operations import OperationsApp
 from shared.http.server import serve, stop_on_signals
@@ -32,13 +39,14 @@ from shared.registry.connection import RedisCluster, connect_redis, refuse_clust
 from shared.registry.follow import KeyFollower, RegistryFollower, RoutingFollower
 from shared.service.background import BackgroundTasks
 from shared.service.readiness import freshness
+from shared.settings import EXIT_CONFIGURATION
 
 STUCK_AFTER_S = 120.0
 REDIS_TIMEOUT_S = 2.0
 FINISH_TIMEOUT_S = 3.0
 
 
-async def run(settings: FeedbackSettings) -> None:
+async def run(settings: FeedbackSettings, voting: VotingOptions) -> None:
     """Serve until told to stop."""
     stop = stop_on_signals()
     registry = CollectorRegistry()
@@ -80,9 +88,10 @@ async def run(settings: FeedbackSettings) -> None:
     )
     await refuse_cluster(redis)
     async with router_session(settings.max_comparisons) as session, redis:
+        store = RedisComparisons(redis, ttl_s=settings.comparison_ttl_s)
         comparisons = Comparisons(
             router=RouterClient(session, settings.router_url, timeout_s=settings.router_timeout_s),
-            store=RedisComparisons(redis, ttl_s=settings.comparison_ttl_s),
+            store=store,
             publisher=publisher,
             routing=routing.table,
             registry=versions.registry,
@@ -104,7 +113,21 @@ async def run(settings: FeedbackSettings) -> None:
             ),
             rules=settings.rules,
         )
-        served = open_to_browsers(create_app(api, metrics), settings.cors_origins)
+        application = create_app(api, metrics)
+        ballots = RaterBallots(
+            comparisons=comparisons,
+            open_comparisons=store,
+            raters=RedisRaters(redis, ttl_s=settings.comparison_ttl_s),
+            publisher=publisher,
+            routing=routing.table,
+            metrics=metrics,
+            clock=clock,
+            redact=redact,
+            plan=voting.plan,
+            authorization=voting.authorization,
+        )
+        mount_voting(application, ballots, voting, keys, clock)
+        served = open_to_browsers(application, settings.cors_origins)
         app = OperationsApp(health, registry, served)
         background = BackgroundTasks()
         for name, follower in followers.items():
@@ -118,6 +141,7 @@ async def run(settings: FeedbackSettings) -> None:
             await serve(app, host=settings.host, port=settings.port, stop=stop)
         finally:
             stop.set()
+            await ballots.close()
             background.cancel(*followers)
             await background.finish(FINISH_TIMEOUT_S)
             await log.stop()
@@ -127,7 +151,10 @@ def main() -> None:
     settings = FeedbackSettings.load()
     configure_logging("feedback", settings.log_level)
     try:
-        uvloop.run(run(settings))
+        uvloop.run(run(settings, VotingOptions.of(settings)))
+    except (CredentialsUnreadable, PlanUnreadable) as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(EXIT_CONFIGURATION) from None
     except RedisCluster as error:
         raise SystemExit(str(error)) from None
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 from pydantic_settings import NoDecode
 
 from services.feedback.submissions import SubmissionRules
+from shared.credentials import CredentialsUnreadable, read_secret
 from shared.http.cors import check_origins
 from shared.settings import ServiceSettings, service_config, split_list
+
+MIN_SECRET = 32
+"""Least length of the voting page's secret in characters."""
 
 
 class FeedbackSettings(ServiceSettings):
@@ -49,6 +54,24 @@ class FeedbackSettings(ServiceSettings):
     intake_concurrency: int = Field(default=200, ge=1, le=5000)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
+    voting_secret_file: Path | None = Field(
+        default=None,
+        description="file with the secret of invites and sessions; none: the voting page is off",
+    )
+    voting_plan_file: Path | None = Field(
+        default=None, description="YAML: model, goal, categories, prompts, guidelines"
+    )
+    voting_user_header: str = Field(
+        default="",
+        pattern=r"^[A-Za-z0-9-]*$",
+        description="header of a trusted proxy that names the rater; empty: invites only",
+    )
+    voting_session_hours: float = Field(default=12.0, gt=0, le=24 * 30)
+    router_api_key_file: Path | None = Field(
+        default=None,
+        description="file with the API key by which the voting page asks the router",
+    )
+
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(), description="origins of pages whose browsers may call, by commas; * for any"
     )
@@ -62,6 +85,36 @@ class FeedbackSettings(ServiceSettings):
     @classmethod
     def _are_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return check_origins(value)
+
+    def voting_secret(self) -> str:
+        """The secret of invites and sessions; empty where the voting page is off.
+
+        Raises:
+            CredentialsUnreadable: the file cannot be read, or its secret is too short.
+
+        """
+        if self.voting_secret_file is None:
+            return ""
+        variable = "RATCHET_FEEDBACK_VOTING_SECRET_FILE"
+        secret = read_secret(self.voting_secret_file, variable)
+        if len(secret) < MIN_SECRET:
+            raise CredentialsUnreadable(
+                f"{variable}: the secret has {len(secret)} characters; at least {MIN_SECRET} are "
+                "needed, such as those of `openssl rand -base64 32`"
+            )
+        return secret
+
+    def router_authorization(self) -> str:
+        """The Authorization header of the voting page's own requests; empty without a key.
+
+        Raises:
+            CredentialsUnreadable: the file cannot be read.
+
+        """
+        if self.router_api_key_file is None:
+            return ""
+        key = read_secret(self.router_api_key_file, "RATCHET_FEEDBACK_ROUTER_API_KEY_FILE")
+        return f"Bearer {key}"
 
     @property
     def rules(self) -> SubmissionRules:

@@ -62,6 +62,22 @@ def test_secrets_volumes_and_an_account_of_yours_reach_the_pods(tmp_path: Path) 
     assert keys["RATCHET_API_KEY"]["secretKeyRef"]["name"] == "operator"
 
 
+def test_the_voting_page_gets_its_files_and_nobody_else_does(tmp_path: Path) -> None:
+    files = {"votingSecret": "secret", "routerApiKey": "key"}
+    objects = render({"feedback": {"filesSecret": "raters", "files": files}}, tmp_path)
+    for name, pod in pods(objects).items():
+        sources = [volume.get("secret", {}).get("secretName") for volume in pod.get("volumes", [])]
+        assert ("raters" in sources) == (name == "feedback"), name
+    (configuration,) = (
+        item["data"]
+        for item in objects
+        if item["kind"] == "ConfigMap" and item["metadata"]["name"] == "here-feedback"
+    )
+    place = "/etc/ratchet-files/feedback"
+    assert configuration["RATCHET_FEEDBACK_VOTING_SECRET_FILE"] == f"{place}/votingSecret"
+    assert configuration["RATCHET_FEEDBACK_ROUTER_API_KEY_FILE"] == f"{place}/routerApiKey"
+
+
 def test_the_pod_monitor_scrapes_every_service_and_the_engine(tmp_path: Path) -> None:
     assert not [o for o in render({}, tmp_path) if o["kind"] == "PodMonitor"]
     values = {"podMonitor": {"enabled": True, "labels": {"release": "stack"}}}

@@ -89,6 +89,15 @@ SETS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
             "engine": {"filesSecret": "engine", "files": {"apiKey": "key"}},
         },
     ),
+    "voting": (
+        (),
+        {
+            "feedback": {
+                "filesSecret": "raters",
+                "files": {"votingSecret": "secret", "routerApiKey": "key", "votingPlan": "plan"},
+            }
+        },
+    ),
     "operator": (
         (),
         {

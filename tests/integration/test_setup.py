@@ -42,6 +42,7 @@ PROGRAMS = [
     "mvn",
     "wrk",
     "nginx",
+    "chromium",
     "python3",
 ]
 

@@ -65,7 +65,7 @@ app.kubernetes.io/component: {{ .name }}
 {{- define "ratchet.connections" -}}
 {{- $all := dict
   "router" (list "kafka" "redis" "engine")
-  "feedback" (list "kafka" "redis")
+  "feedback" (list "kafka" "redis" "feedback")
   "rollout" (list "kafka" "redis" "engine" "prometheus")
   "aggregator" (list "kafka")
   "inference" (list "kafka" "engine")

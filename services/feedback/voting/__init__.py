@@ -1,0 +1,1 @@
+"""The voting page: raters compare two blind answers in a browser."""

