@@ -16,7 +16,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
 from services.training.sides import DatasetRules, assign, is_held_out, rank
-from shared.contracts.events.base import Event, Message
+from shared.contracts.events.base import Event, Message, utc
 from shared.contracts.events.preferences import (
     PairSource,
     PreferencePair,
@@ -60,7 +60,7 @@ class Pair:
     def row(self) -> Row:
         """The pair as a line of a dataset."""
         return {
-            "messages": _turns(self.messages),
+            "messages": turns_of(self.messages),
             "chosen": self.chosen,
             "rejected": self.rejected,
             **{name: True for name in CUT if getattr(self, name)},
@@ -85,8 +85,37 @@ class Demonstration:
     def row(self) -> Row:
         """The demonstration as a line of a dataset."""
         return {
-            "messages": _turns(self.messages),
+            "messages": turns_of(self.messages),
             "answer": self.answer,
+            "meta": {"row_id": self.row_id, **self.meta},
+        }
+
+
+@dataclass(frozen=True)
+class LabelledAnswer:
+    """One answer that was good or bad, from a thumb or from an import."""
+
+    row_id: str
+    messages: tuple[Message, ...]
+    answer: str
+    label: bool
+    answer_cut: bool = False
+    raters: tuple[str, ...] = ()
+    meta: Mapping[str, str] = field(default_factory=dict[str, str])
+    panel: str = ""
+
+    @property
+    def prompt(self) -> str:
+        """The prompt's normal form."""
+        return normal_prompt(self.messages)
+
+    def row(self) -> Row:
+        """The answer as a line of a dataset."""
+        return {
+            "messages": turns_of(self.messages),
+            "answer": self.answer,
+            "label": self.label,
+            **({"answer_cut": True} if self.answer_cut else {}),
             "meta": {"row_id": self.row_id, **self.meta},
         }
 
@@ -126,7 +155,7 @@ class PreferenceFold:
     def __init__(self, model: str) -> None:
         self._model = model
         self._pairs: dict[str, Pair] = {}
-        self._prompts: dict[str, tuple[Message, ...]] = {}
+        self._answers: dict[str, LabelledAnswer] = {}
         self.retracted = 0
 
     def apply(self, event: Event) -> None:
@@ -135,11 +164,11 @@ class PreferenceFold:
             case PreferencePair() if event.model == self._model:
                 self._pairs[event.pair_id] = pair_of(event)
             case UnpairedExample() if event.model == self._model:
-                self._prompts[event.pair_id] = event.messages
+                self._answers[event.pair_id] = answer_of(event)
             case PreferenceRetracted():
                 known = self._pairs.pop(event.pair_id, None)
-                prompt = self._prompts.pop(event.pair_id, None)
-                self.retracted += known is not None or prompt is not None
+                answer = self._answers.pop(event.pair_id, None)
+                self.retracted += known is not None or answer is not None
             case _:
                 pass
 
@@ -149,9 +178,9 @@ class PreferenceFold:
         return tuple(self._pairs[name] for name in sorted(self._pairs))
 
     @property
-    def prompts(self) -> tuple[tuple[Message, ...], ...]:
-        """Prompts of unpaired examples, by id."""
-        return tuple(self._prompts[name] for name in sorted(self._prompts))
+    def answers(self) -> tuple[LabelledAnswer, ...]:
+        """Unpaired examples that stand, by id."""
+        return tuple(self._answers[name] for name in sorted(self._answers))
 
 
 def pair_of(event: PreferencePair) -> Pair:
@@ -164,6 +193,7 @@ def pair_of(event: PreferencePair) -> Pair:
         "segment": context.segment,
         "chosen_version": event.chosen_version,
         "rejected_version": event.rejected_version,
+        "created_at": utc(event.created_at),
     }
     return Pair(
         pair_id=event.pair_id,
@@ -175,6 +205,28 @@ def pair_of(event: PreferencePair) -> Pair:
         panel=event.panel,
         raters=event.raters,
         meta=meta,
+    )
+
+
+def answer_of(event: UnpairedExample) -> LabelledAnswer:
+    """An unpaired example of the log."""
+    context = event.context
+    return LabelledAnswer(
+        row_id=event.pair_id,
+        messages=event.messages,
+        answer=event.completion,
+        label=event.label,
+        answer_cut=event.cut,
+        raters=event.raters,
+        meta={
+            "source": "thumb",
+            "category": context.category,
+            "locale": context.locale,
+            "segment": context.segment,
+            "chosen_version": event.version,
+            "rejected_version": event.version,
+            "created_at": utc(event.created_at),
+        },
     )
 
 
@@ -194,7 +246,7 @@ def select_pairs(
 
     """
     refused: Counter[str] = Counter()
-    sides = assign(_clean(pairs, rules, refused), _clean(judged, rules, refused), rules)
+    sides = assign(clean_pairs(pairs, rules, refused), clean_pairs(judged, rules, refused), rules)
     refused += sides.refused
     train = [pair.row() for pair in sides.train]
     pools = (
@@ -207,7 +259,7 @@ def select_pairs(
             TRAIN: train,
             HELDOUT: [pair.row() for pair in sides.heldout],
             JUDGE: [pair.row() for pair in sides.judge],
-            PROMPTS: _evaluation_prompts(pools, {pair.prompt for pair in sides.train}, rules),
+            PROMPTS: evaluation_prompts(pools, {pair.prompt for pair in sides.train}, rules),
         },
         refused=dict(sorted(refused.items())),
         card=card_of(train, raters=sides.raters),
@@ -236,7 +288,7 @@ def select_demonstrations(rows: Iterable[Demonstration], rules: DatasetRules) ->
             TRAIN: [row.row() for row in train],
             HELDOUT: [row.row() for row in heldout],
             JUDGE: [],
-            PROMPTS: _evaluation_prompts(
+            PROMPTS: evaluation_prompts(
                 ([row.messages for row in heldout],), trained_prompts, rules
             ),
         },
@@ -272,7 +324,8 @@ def canonical(rows: Iterable[Row]) -> bytes:
     return b"".join(orjson.dumps(row, option=orjson.OPT_SORT_KEYS) + b"\n" for row in rows)
 
 
-def _clean(pairs: Iterable[Pair], rules: DatasetRules, refused: Counter[str]) -> list[Pair]:
+def clean_pairs(pairs: Iterable[Pair], rules: DatasetRules, refused: Counter[str]) -> list[Pair]:
+    """Pairs that can be trained on, by id; the others are counted by reason in `refused`."""
     sound: list[Pair] = []
     sides: defaultdict[tuple[str, frozenset[str]], set[str]] = defaultdict(set)
     for pair in sorted(pairs, key=lambda pair: pair.pair_id):
@@ -299,7 +352,7 @@ def _question(pair: Pair) -> tuple[str, frozenset[str]]:
     return (pair.prompt, frozenset((normal_text(pair.chosen), normal_text(pair.rejected))))
 
 
-def _evaluation_prompts(
+def evaluation_prompts(
     pools: Iterable[Iterable[tuple[Message, ...]]], trained: set[str], rules: DatasetRules
 ) -> list[Row]:
     """Prompts that were not trained on: earlier pools first, within one by hash."""
@@ -308,7 +361,7 @@ def _evaluation_prompts(
         fresh = {normal_prompt(messages): messages for messages in pool if messages}
         for key in sorted(fresh, key=lambda key: (rank(key), key)):
             if key not in trained and key not in found and len(found) < rules.prompts:
-                found[key] = {"messages": _turns(fresh[key])}
+                found[key] = {"messages": turns_of(fresh[key])}
     return list(found.values())
 
 
@@ -326,5 +379,6 @@ def card_of(rows: Sequence[Row], *, raters: int) -> dict[str, dict[str, int]]:
     return card
 
 
-def _turns(messages: Iterable[Message]) -> list[dict[str, str]]:
+def turns_of(messages: Iterable[Message]) -> list[dict[str, str]]:
+    """Turns as a line of a dataset has them."""
     return [{"role": turn.role, "content": turn.content} for turn in messages]

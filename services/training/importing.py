@@ -10,7 +10,15 @@ from typing import Any, TypeVar, cast
 import orjson
 from pydantic import ValidationError
 
-from services.training.dataset import CUT, Demonstration, LeftOut, Pair, Row, canonical
+from services.training.dataset import (
+    CUT,
+    Demonstration,
+    LabelledAnswer,
+    LeftOut,
+    Pair,
+    Row,
+    canonical,
+)
 from services.training.errors import BadDataset
 from shared.contracts.events.base import MAX_TEXT, Message
 
@@ -25,6 +33,11 @@ PAIR_FORM = (
 DEMONSTRATION_FORM = (
     '{"messages": [{"role", "content"}, …, {"role": "assistant", "content"}]} '
     'or {"prompt": [turns], "completion": [turn]}'
+)
+
+LABELLED_FORM = (
+    '{"messages": [{"role", "content"}, …], "completion": text, "label": true or false} '
+    'or {"prompt": [turns], "completion": [turn], "label": true or false}'
 )
 
 T = TypeVar("T")
@@ -53,6 +66,11 @@ def read_demonstrations(
 ) -> tuple[Demonstration, ...]:
     """Demonstrations from JSONL; arguments and errors are those of `read_pairs`."""
     return _read(data, _demonstration, DEMONSTRATION_FORM, left_out)
+
+
+def read_labelled(data: bytes, left_out: list[LeftOut] | None = None) -> tuple[LabelledAnswer, ...]:
+    """Single answers, good or bad; arguments and errors are those of `read_pairs`."""
+    return _read(data, _labelled, LABELLED_FORM, left_out)
 
 
 def _read(
@@ -133,6 +151,15 @@ def _demonstration(row: Row) -> Demonstration:
         return Demonstration(_identity(row), tuple(prompt), last.content, _meta(row))
     messages = _messages(row, "prompt")
     return Demonstration(_identity(row), messages, _answer(row, "completion"), _meta(row))
+
+
+def _labelled(row: Row) -> LabelledAnswer:
+    messages = _messages(row, "messages" if "messages" in row else "prompt")
+    if not isinstance(row.get("label"), bool):
+        raise _BadRow("label: must be true for a good answer or false for a bad one")
+    return LabelledAnswer(
+        _identity(row), messages, _answer(row, "completion"), row["label"], meta=_meta(row)
+    )
 
 
 def _messages(row: Row, name: str) -> tuple[Message, ...]:

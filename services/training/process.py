@@ -15,7 +15,7 @@ import structlog
 from pydantic import ValidationError
 
 from services.training.errors import TrainerFailed
-from services.training.trainers.job import BUSY, StageProgress
+from services.training.trainers.job import BUSY, FAILURE, GIVEN_UP, StageProgress
 
 log = structlog.get_logger(__name__)
 
@@ -70,6 +70,8 @@ class TrainerProcess:
             status = await self._run_alone(folder, on_progress, alive)
             if status == 0:
                 return
+            if status == GIVEN_UP:
+                raise TrainerFailed((folder / FAILURE).read_text(encoding="utf-8"))
             log.warning("trainer.ended", folder=folder.name, status=status, start=start + 1)
         raise TrainerFailed(
             f"the trainer ended {self.restarts + 1} times without a result, last with status "

@@ -35,6 +35,7 @@ async def rebuild(event_log: EventLog, stored: Dataset, roots: Collection[str]) 
         model=manifest.model,
         method=manifest.method,
         rules=manifest.rules,
+        labelled=manifest.labelled,
         imported=imported,
         until=manifest.offsets,
     )

@@ -219,6 +219,7 @@ class Runner:
             model=job.model,
             method=job.method,
             rules=rules,
+            labelled=job.algorithm == "kto",
             imported=imported,
             alive=self.alive,
         )

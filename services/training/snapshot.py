@@ -17,7 +17,7 @@ from typing import Literal, cast
 
 import orjson
 import structlog
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from services.training.dataset import (
     HELDOUT,
@@ -35,7 +35,8 @@ from services.training.dataset import (
     select_pairs,
 )
 from services.training.errors import BadDataset
-from services.training.importing import read_demonstrations, read_pairs
+from services.training.importing import read_demonstrations, read_labelled, read_pairs
+from services.training.labelled import select_labelled
 from services.training.sides import DatasetRules, set_apart
 from shared.contracts.events.base import ModelName
 from shared.contracts.events.preferences import PreferencePair, PreferenceRetracted, UnpairedExample
@@ -71,6 +72,7 @@ class Manifest(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
     model: ModelName
     method: TrainingMethod
+    labelled: bool = Field(default=False, description="rows are single answers, good or bad")
     origin: Literal["log", "import"]
     source: str = ""
     source_sha256: str = ""
@@ -190,6 +192,7 @@ async def take_snapshot(
     model: str,
     method: TrainingMethod,
     rules: DatasetRules,
+    labelled: bool = False,
     imported: ImportedRows | None = None,
     until: Offsets | None = None,
     alive: Callable[[], None] = lambda: None,
@@ -204,6 +207,7 @@ async def take_snapshot(
         model: Pairs of other models are left out.
         method: SFT takes demonstrations, DPO and reward take pairs.
         rules: Checks and shares.
+        labelled: Take single answers, good or bad, as KTO does.
         imported: Rows to train on in place of the log's.
         until: Offsets to stop at, to rebuild an earlier snapshot; None reads all there is.
         alive: Called for every record, as the log may be long.
@@ -216,11 +220,12 @@ async def take_snapshot(
     fold, offsets = PreferenceFold(model), dict[str, int]()
     if imported is None:
         await _read(event_log, fold, offsets, until, alive)
-    selection = await asyncio.to_thread(_select, fold, method, rules, imported)
+    selection = await asyncio.to_thread(_select, fold, method, rules, imported, labelled=labelled)
     files = {name: canonical(selection.files[name]) for name in FILES}
     manifest = Manifest(
         model=model,
         method=method,
+        labelled=labelled,
         origin="import" if imported else "log",
         source=imported.uri if imported else "",
         source_sha256=hashlib.sha256(imported.data).hexdigest() if imported else "",
@@ -308,7 +313,12 @@ async def _read(
 
 
 def _select(
-    fold: PreferenceFold, method: TrainingMethod, rules: DatasetRules, imported: ImportedRows | None
+    fold: PreferenceFold,
+    method: TrainingMethod,
+    rules: DatasetRules,
+    imported: ImportedRows | None,
+    *,
+    labelled: bool,
 ) -> Selection:
     bad: list[LeftOut] = []
     kept = None if imported is None or imported.strict else bad
@@ -317,10 +327,15 @@ def _select(
             read_demonstrations(imported.data, kept) if imported else demonstrations_of(fold.pairs)
         )
         selection = select_demonstrations(rows, rules)
+    elif labelled:
+        answers = read_labelled(imported.data, kept) if imported else fold.answers
+        selection = select_labelled(() if imported else fold.pairs, answers, rules)
     else:
         pairs = read_pairs(imported.data, kept) if imported else fold.pairs
         trainable, judged = set_apart(pairs, rules)
-        selection = select_pairs(trainable, judged, fold.prompts, rules)
+        selection = select_pairs(
+            trainable, judged, [answer.messages for answer in fold.answers], rules
+        )
     return _with_bad_rows(selection, bad)
 
 

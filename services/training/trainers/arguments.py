@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import PrinterCallback, Trainer, TrainerCallback
 
-from services.training.trainers.job import Progress, Stage
+from services.training.trainers.job import Progress, Stage, TrainingDiverged
 from services.training.trainers.models import device, dtype
 from shared.contracts.recipes import TrainerHyperparameters
 
@@ -28,6 +28,9 @@ REPORTED = frozenset(
         "rewards/margins",
         "rewards/chosen",
         "rewards/rejected",
+        "reward",
+        "reward_std",
+        "kl",
     }
 )
 CHECKPOINTS = 10
@@ -60,6 +63,7 @@ def arguments(
         "report_to": "none",
         "disable_tqdm": True,
         "logging_steps": 1,
+        "logging_nan_inf_filter": False,
         "save_strategy": "steps",
         "save_steps": max(1, math.ceil(steps / CHECKPOINTS)),
         "save_total_limit": 2,
@@ -103,8 +107,14 @@ class ReportProgress(TrainerCallback):
         self._after = after
         self._recent: dict[str, deque[float]] = {}
 
-    def on_log(self, *_: Any, logs: dict[str, Any], **__: Any) -> None:
+    def on_log(self, _: Any, state: Any, *__: Any, logs: dict[str, Any], **___: Any) -> None:
         """See TrainerCallback."""
+        loss = logs.get("loss")
+        if isinstance(loss, int | float) and not math.isfinite(loss):
+            raise TrainingDiverged(
+                f"{self._stage}: the loss is {loss} at step {state.global_step}: training diverged; "
+                "lower learning_rate or max_grad_norm"
+            )
         for name, value in logs.items():
             if isinstance(value, int | float) and math.isfinite(value):
                 self._recent.setdefault(name, deque(maxlen=RECENT)).append(float(value))
@@ -122,6 +132,16 @@ class ReportProgress(TrainerCallback):
             for name, values in self._recent.items()
             if name in REPORTED
         }
+
+
+def save_adapter(model: Any, folder: Path) -> None:
+    """Write the trained adapter to `<folder>/adapter`.
+
+    A trainable PeftModel makes TRL add a frozen copy named `ref`; saving writes it too, to
+    `ref/`, which must not be published.
+    """
+    model.save_pretrained(str(folder / "adapter"), selected_adapters=["default"])
+    shutil.rmtree(folder / "adapter" / "ref", ignore_errors=True)
 
 
 def train(trainer: Trainer, checkpoints: Path) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 from trl import DPOConfig, DPOTrainer
 
-from services.training.trainers.arguments import ReportProgress, arguments, train
+from services.training.trainers.arguments import ReportProgress, arguments, save_adapter, train
 from services.training.trainers.job import Progress, TrainerJob, read_rows
 from services.training.trainers.models import (
     end_tokens,
@@ -23,11 +22,7 @@ from shared.contracts.recipes import DpoHyperparameters
 
 
 def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, float]:
-    """Train on `train.jsonl` and write `adapter/`; returns the last logged figures.
-
-    A trainable PeftModel makes TRL add a frozen copy named `ref`; saving writes it too, to
-    `ref/`, which must not be published.
-    """
+    """Train on `train.jsonl` and write `adapter/`; returns the last logged figures."""
     parameters = job.trained
     assert isinstance(parameters, DpoHyperparameters)
     rows = read_rows(Path(job.data) / "train.jsonl")
@@ -64,8 +59,7 @@ def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, float]:
         _as_they_ended, fn_kwargs={"ends": end_tokens(model, tokenizer)}
     )
     train(trainer, checkpoints)
-    trainer.model.save_pretrained(str(folder / "adapter"), selected_adapters=["default"])
-    shutil.rmtree(folder / "adapter" / "ref", ignore_errors=True)
+    save_adapter(trainer.model, folder)
     return callback.figures()
 
 

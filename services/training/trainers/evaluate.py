@@ -29,7 +29,7 @@ from services.training.trainers.models import (
     set_seeds,
     without_end,
 )
-from services.training.trainers.reward import judged_ids, load_judge, score
+from services.training.trainers.reward import judged_ids, load_scorer, score
 
 NGRAM = 4
 """Words in a row that count as a repetition when an answer has them again."""
@@ -241,7 +241,7 @@ def _verdict(
     job: TrainerJob, tokenizer: Any, rows: list[dict[str, Any]], note: Note
 ) -> dict[str, float]:
     """Who wins; answers that read the same to the judge are ties. NaN of a diverged judge."""
-    judge = load_judge(job, tokenizer)
+    judge = load_scorer(job, tokenizer, Path(job.judge))
     read: dict[str, list[list[int]]] = {}
     for arm in ("parent", "candidate"):
         read[arm] = [judged_ids(job, tokenizer, row["messages"], row[arm]) for row in rows]

@@ -33,6 +33,13 @@ Stage = Literal[
 PROGRESS_INTERVAL_S = 0.5
 BUSY = 75
 """A trainer's exit status where another one works in its folder (EX_TEMPFAIL)."""
+GIVEN_UP = 65
+"""A trainer's exit status where another start would end the same; why is in `failure.txt`."""
+FAILURE = "failure.txt"
+
+
+class TrainingDiverged(Exception):
+    """The loss is no finite number; starting again would end the same."""
 
 
 class TrainerJob(BaseModel):

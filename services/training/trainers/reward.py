@@ -18,7 +18,7 @@ from transformers import AutoModelForSequenceClassification
 from trl import RewardConfig, RewardTrainer
 
 from services.training.trainers.arguments import ReportProgress, arguments, train
-from services.training.trainers.job import Progress, TrainerJob, read_rows
+from services.training.trainers.job import Progress, Stage, TrainerJob, read_rows
 from services.training.trainers.models import (
     Messages,
     by_tokens,
@@ -47,7 +47,29 @@ def run(job: TrainerJob, _: Path, progress: Progress) -> dict[str, float]:
     """
     data = Path(job.data)
     rows = read_rows(data / "judge.jsonl")
-    judge = Path(job.judge)
+    tested = [*read_rows(data / "heldout.jsonl"), *read_rows(data / "train.jsonl")]
+    figures = fit(job, rows, tested, Path(job.judge), "reward", progress)
+    return {
+        name if name.startswith("train_") else f"judge_{name}": value
+        for name, value in figures.items()
+    }
+
+
+def fit(
+    job: TrainerJob,
+    rows: Sequence[dict[str, Any]],
+    tested: Sequence[dict[str, Any]],
+    place: Path,
+    stage: Stage,
+    progress: Progress,
+) -> dict[str, float]:
+    """Train a reward model on pairs and write it to `<place>/adapter`.
+
+    Returns:
+        Figures of the training (`train_…`), its `pairs`, and in how many of the `tested` pairs it
+        `agreed`.
+
+    """
     set_seeds(job.seed)
     tokenizer = load_tokenizer(job.base)
     read = [
@@ -55,14 +77,13 @@ def run(job: TrainerJob, _: Path, progress: Progress) -> dict[str, float]:
             judged_ids(job, tokenizer, row["messages"], row["chosen"]),
             judged_ids(job, tokenizer, row["messages"], row["rejected"]),
         )
-        for name in ("heldout.jsonl", "train.jsonl")
-        for row in read_rows(data / name)
+        for row in tested
         if "chosen" in row
     ]
     pairs = [(chosen, rejected) for chosen, rejected in read if chosen != rejected]
     after = math.ceil(2 * len(pairs) / SCORED_A_STEP)
-    callback = ReportProgress("reward", progress, after=after)
-    checkpoints = judge / "checkpoints"
+    callback = ReportProgress(stage, progress, after=after)
+    checkpoints = place / "checkpoints"
     config = arguments(job.reward, checkpoints, rows=len(rows), seed=job.seed)
     trainer = RewardTrainer(
         model=_score_model(job.base, tokenizer, job.seed),
@@ -82,33 +103,33 @@ def run(job: TrainerJob, _: Path, progress: Progress) -> dict[str, float]:
         callbacks=[callback],
     )
     train(trainer, checkpoints)
-    trainer.model.save_pretrained(str(judge / "adapter"))
+    trainer.model.save_pretrained(str(place / "adapter"))
     trained, answered = trainer.state.max_steps, 0
 
     def note(count: int) -> None:
         nonlocal answered
         answered += count
-        progress.report("reward", trained + answered // SCORED_A_STEP, trained + after)
+        progress.report(stage, trained + answered // SCORED_A_STEP, trained + after)
 
     model = trainer.model.eval()
     chosen = score(model, tokenizer, [chosen for chosen, _ in pairs], note)
     rejected = score(model, tokenizer, [rejected for _, rejected in pairs], note)
-    progress.report("reward", trained + after, trained + after)
+    progress.report(stage, trained + after, trained + after)
     agreed = math.nan
     if all(map(math.isfinite, [*chosen, *rejected])):
         agreed = float(sum(good > bad for good, bad in zip(chosen, rejected, strict=True)))
     figures = {f"train_{name}": value for name, value in callback.figures().items()}
     return figures | {
-        "judge_pairs": float(len(rows)),
-        "judge_agreed": agreed,
-        "judge_tested": float(len(pairs)),
+        "pairs": float(len(rows)),
+        "agreed": agreed,
+        "tested": float(len(pairs)),
     }
 
 
-def load_judge(job: TrainerJob, tokenizer: Any) -> Any:
-    """The trained judge, ready to score."""
+def load_scorer(job: TrainerJob, tokenizer: Any, place: Path) -> Any:
+    """The reward model that `fit` wrote to a place, ready to score."""
     base = _score_model(job.base, tokenizer, job.seed)
-    return PeftModel.from_pretrained(base, str(Path(job.judge) / "adapter")).eval()
+    return PeftModel.from_pretrained(base, str(place / "adapter")).eval()
 
 
 def judged_ids(job: TrainerJob, tokenizer: Any, messages: Messages, answer: str) -> list[int]:

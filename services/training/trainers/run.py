@@ -18,7 +18,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from services.training.trainers.job import BUSY, Progress, Stage, TrainerJob, write_json
+from services.training.trainers.job import (
+    BUSY,
+    FAILURE,
+    GIVEN_UP,
+    Progress,
+    Stage,
+    TrainerJob,
+    TrainingDiverged,
+    write_json,
+)
 
 PR_SET_PDEATHSIG = 1
 PACKAGES = ("accelerate", "datasets", "peft", "tokenizers", "torch", "transformers", "trl")
@@ -33,7 +42,7 @@ def main(folder: Path, service: int) -> int:
             would never be told of its death.
 
     Returns:
-        The exit status: 0 when all is done, `BUSY`, or 1 without the service.
+        The exit status: 0 when all is done, `BUSY`, `GIVEN_UP`, or 1 without the service.
 
     """
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -50,8 +59,13 @@ def main(folder: Path, service: int) -> int:
             return BUSY
         progress = Progress(folder)
         _configure(job)
-        for stage in job.stages:
-            _do(stage, job, folder, progress)
+        (folder / FAILURE).unlink(missing_ok=True)
+        try:
+            for stage in job.stages:
+                _do(stage, job, folder, progress)
+        except TrainingDiverged as error:
+            (folder / FAILURE).write_text(str(error), encoding="utf-8")
+            return GIVEN_UP
         packages = {name: importlib.metadata.version(name) for name in PACKAGES}
         write_json(folder / "packages.json", packages)
     return 0

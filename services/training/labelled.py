@@ -1,0 +1,108 @@
+"""Dataset rows of single answers with a label, good or bad: what KTO trains on. Pure.
+
+A thumb is a row of its own; a preference pair is two. Sides are those of `sides`, over both kinds
+together, so a rater or prompt that is set apart for the judge trains by neither.
+"""
+
+# pyright: strict
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+
+from services.training.dataset import (
+    HELDOUT,
+    JUDGE,
+    PROMPTS,
+    TRAIN,
+    LabelledAnswer,
+    Pair,
+    Row,
+    Selection,
+    card_of,
+    clean_pairs,
+    evaluation_prompts,
+)
+from services.training.sides import DatasetRules, assign, set_apart
+from shared.contracts.prompt_key import normal_text
+
+
+def select_labelled(
+    pairs: Iterable[Pair], answers: Iterable[LabelledAnswer], rules: DatasetRules
+) -> Selection:
+    """Rows of a dataset of labelled answers. Held out are pairs, and good answers.
+
+    Args:
+        pairs: Preference pairs, those of the judge's panel included.
+        answers: Thumbs, or an import's rows.
+        rules: Checks and shares.
+
+    """
+    refused: Counter[str] = Counter()
+    everything: list[Pair | LabelledAnswer] = [
+        *clean_pairs(pairs, rules, refused),
+        *_clean_answers(answers, rules, refused),
+    ]
+    sides = assign(*set_apart(everything, rules), rules)
+    refused += sides.refused
+    judge = [one for one in sides.judge if isinstance(one, Pair)]
+    refused["answer_of_judge"] += len(sides.judge) - len(judge)
+    train = [row for one in sides.train for row in _labelled_rows(one)]
+    heldout = [one for one in sides.heldout if isinstance(one, Pair) or one.label]
+    refused["bad_answer_held_out"] += len(sides.heldout) - len(heldout)
+    pools = ([one.messages for one in sides.heldout], [one.messages for one in judge])
+    trained = {one.prompt for one in sides.train}
+    return Selection(
+        files={
+            TRAIN: train,
+            HELDOUT: [one.row() for one in heldout],
+            JUDGE: [one.row() for one in judge],
+            PROMPTS: evaluation_prompts(pools, trained, rules),
+        },
+        refused={name: count for name, count in sorted(refused.items()) if count},
+        card=card_of(train, raters=sides.raters),
+    )
+
+
+def _clean_answers(
+    answers: Iterable[LabelledAnswer], rules: DatasetRules, refused: Counter[str]
+) -> Sequence[LabelledAnswer]:
+    """Answers that can be trained on, by id; the same answer both good and bad is neither."""
+    sound: list[LabelledAnswer] = []
+    labels: defaultdict[tuple[str, str], set[bool]] = defaultdict(set)
+    for one in sorted(answers, key=lambda one: one.row_id):
+        if not one.messages:
+            refused["no_prompt"] += 1
+        elif len(one.answer.strip()) <= rules.min_chars:
+            refused["too_short"] += 1
+        else:
+            sound.append(one)
+            labels[_identity(one)].add(one.label)
+    kept: dict[tuple[str, str], LabelledAnswer] = {}
+    for one in sound:
+        if len(labels[_identity(one)]) > 1:
+            refused["contradictory"] += 1
+        elif _identity(one) in kept:
+            refused["duplicate"] += 1
+        else:
+            kept[_identity(one)] = one
+    return list(kept.values())
+
+
+def _identity(one: LabelledAnswer) -> tuple[str, str]:
+    return (one.prompt, normal_text(one.answer))
+
+
+def _labelled_rows(one: Pair | LabelledAnswer) -> list[Row]:
+    if isinstance(one, LabelledAnswer):
+        return [one.row()]
+    sides = (
+        ("chosen", one.chosen, one.chosen_cut, True),
+        ("rejected", one.rejected, one.rejected_cut, False),
+    )
+    return [
+        LabelledAnswer(
+            f"{one.pair_id}/{side}", one.messages, text, label, answer_cut=cut, meta=one.meta
+        ).row()
+        for side, text, cut, label in sides
+    ]

@@ -1,0 +1,88 @@
+"""KTO: single answers, good or bad, on the parent's adapter with it, frozen, as the reference."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from trl import KTOConfig, KTOTrainer
+
+from services.training.trainers.arguments import ReportProgress, arguments, save_adapter, train
+from services.training.trainers.job import Progress, TrainerJob, read_rows
+from services.training.trainers.models import (
+    end_tokens,
+    load_adapter,
+    load_base,
+    load_tokenizer,
+    set_seeds,
+    without_end,
+)
+from shared.contracts.recipes import KtoHyperparameters
+
+
+def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, float]:
+    """Train on the labelled rows of `train.jsonl` and write `adapter/`; returns the last figures.
+
+    The KL term of a row is estimated from its neighbours, so rows are shuffled once and read in
+    that order.
+    """
+    parameters = job.trained
+    assert isinstance(parameters, KtoHyperparameters)
+    rows = read_rows(Path(job.data) / "train.jsonl")
+    random.Random(job.seed).shuffle(rows)
+    set_seeds(job.seed)
+    callback = ReportProgress("kto", progress)
+    checkpoints = folder / "checkpoints"
+    tokenizer = load_tokenizer(job.base)
+    model = load_adapter(load_base(job.base), job.parent_adapter, trainable=True)
+    desirable, undesirable = weights(parameters, [row["label"] for row in rows])
+    trainer = KTOTrainer(
+        model=model,
+        processing_class=tokenizer,
+        args=KTOConfig(
+            beta=parameters.beta,
+            desirable_weight=desirable,
+            undesirable_weight=undesirable,
+            **arguments(parameters, checkpoints, rows=len(rows), seed=job.seed),
+        ),
+        train_dataset=Dataset.from_list(
+            [
+                {
+                    "prompt": row["messages"],
+                    "completion": [{"role": "assistant", "content": row["answer"]}],
+                    "label": row["label"],
+                    "cut": row.get("answer_cut", False),
+                }
+                for row in rows
+            ]
+        ),
+        callbacks=[callback],
+    )
+    trainer.train_dataset = trainer.train_dataset.map(
+        _as_it_ended, fn_kwargs={"ends": end_tokens(model, tokenizer)}
+    )
+    train(trainer, checkpoints)
+    save_adapter(trainer.model, folder)
+    return callback.figures()
+
+
+def weights(parameters: KtoHyperparameters, labels: list[bool]) -> tuple[float, float]:
+    """Weights of good and bad rows; where they are not given, both kinds weigh the same.
+
+    Ethayarajh et al. 2024, section 4.3: the ratio of weight times count lies in [1, 4/3].
+    """
+    good = sum(labels)
+    bad = len(labels) - good
+    balance = bad / good if good and bad else 1.0
+    return (
+        parameters.desirable_weight or max(1.0, balance),
+        parameters.undesirable_weight or max(1.0, 1 / balance),
+    )
+
+
+def _as_it_ended(row: dict[str, Any], ends: set[int]) -> dict[str, list[int]]:
+    """The answer without the end-of-turn token where generation was truncated."""
+    ids = row["completion_ids"]
+    return {"completion_ids": without_end(ids, ends) if row["cut"] else ids}

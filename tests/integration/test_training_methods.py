@@ -1,0 +1,64 @@
+"""Every training method on the tiny model: it raises what it is to raise, and trains LoRA alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+METHODS = ("sigmoid", "robust", "ipo", "hinge", "kto", "grpo", "rloo")
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture(scope="module")
+def methods(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What `training_methods.py` prints, by method; one process trains them all."""
+    script = Path(__file__).with_name("training_methods.py")
+    done = subprocess.run(
+        [ROOT / ".venv-ml/bin/python", script, tmp_path_factory.mktemp("methods")],
+        check=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        timeout=280,
+    )
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("name", ["sigmoid", "robust", "ipo", "hinge", "kto"])
+def test_good_answers_become_likelier_than_bad_ones(methods: dict[str, Any], name: str) -> None:
+    found = methods[name]
+    assert found["after"] > found["before"] + 1.0, "nats of the mean margin"
+    assert found["figures"]["margins"] > 0
+
+
+@pytest.mark.parametrize("name", ["grpo", "rloo"])
+def test_sampled_answers_score_higher_by_the_reward_model(
+    methods: dict[str, Any], name: str
+) -> None:
+    found = methods[name]
+    assert found["proxy"]["agreed"] == found["proxy"]["tested"], "the reward model learnt its pairs"
+    assert found["after"] > found["before"] + 0.1
+    assert 0 < found["figures"]["kl"] < 10
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_lora_weight_moved_and_no_other(methods: dict[str, Any], name: str) -> None:
+    assert methods[name]["still"] == []
+    assert methods[name]["moved"] == []
+    assert "ref" not in methods[name]["files"]
+    assert "adapter_model.safetensors" in methods[name]["files"]
+
+
+def test_a_loss_that_is_no_number_ends_the_training(methods: dict[str, Any]) -> None:
+    assert methods["diverged"].startswith("dpo: the loss is nan at step 1: training diverged")
+
+
+def test_an_answer_that_was_cut_has_no_end_to_learn(methods: dict[str, Any]) -> None:
+    assert methods["kto_ends"] == {"cut": [False], "whole": [True]}

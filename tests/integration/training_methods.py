@@ -1,0 +1,255 @@
+"""`python training_methods.py <folder>` in the ML environment: every method on the tiny model.
+
+Prints, by run, what moved: the quantity that the method is to raise before and after, and which
+parameters changed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from peft import get_peft_model
+from training_tiny_model import main as make_model
+
+from services.training.evaluation import EvaluationSettings
+from services.training.trainers import dpo, grpo, job, kto, online, proxy, rloo
+from services.training.trainers.models import (
+    conversation_ids,
+    load_adapter,
+    load_base,
+    load_tokenizer,
+    lora,
+    prompt_ids,
+    set_seeds,
+)
+from shared.contracts.recipes import LoraHyperparameters, RewardHyperparameters
+
+PAIRS = 24
+EMBEDDING_SCALE = 8.0
+GOOD, BAD = "oooo oooo", "xyxy zyzy"
+DPO_LOSSES: dict[str, dict[str, Any]] = {
+    "sigmoid": {},
+    "robust": {"loss": ["robust"], "loss_weights": [1.0], "label_smoothing": 0.1},
+    "ipo": {"loss": ["ipo"], "loss_weights": [1.0]},
+    "hinge": {"loss": ["hinge", "sft"], "loss_weights": [1.0, 0.3]},
+}
+SHORT = {"epochs": 3, "batch_size": 8, "learning_rate": 2e-3}
+RL = {
+    "epochs": 6,
+    "batch_size": 24,
+    "generations": 6,
+    "max_new_tokens": 8,
+    "learning_rate": 1e-2,
+    "beta": 0.02,
+}
+
+
+def main(folder: Path) -> None:
+    """Train with each method and print what moved."""
+    torch.set_num_threads(1)
+    base, data = folder / "base", folder / "data"
+    make_base(base)
+    data.mkdir()
+    rng = random.Random(3)
+    pairs = [
+        {
+            "messages": [{"role": "user", "content": "".join(rng.choices("abcd", k=4))}],
+            "chosen": f"{GOOD} {number % 7}",
+            "rejected": f"{BAD} {number % 7}",
+        }
+        for number in range(PAIRS)
+    ]
+    labelled = [
+        {"messages": pair["messages"], "answer": pair[side], "label": side == "chosen"}
+        for number, pair in enumerate(pairs)
+        for side in (("chosen", "rejected") if number % 3 else ("rejected",))
+    ]
+    labelled[0]["answer_cut"] = True
+    parent = make_parent(base, folder / "parent")
+    found: dict[str, Any] = {}
+    for name, parameters in DPO_LOSSES.items():
+        job.write_rows(data / "train.jsonl", pairs)
+        found[name] = trained(folder, name, dpo, "dpo", SHORT | parameters, parent, pairs)
+    job.write_rows(data / "train.jsonl", labelled)
+    found["kto"] = trained(folder, "kto", kto, "kto", SHORT, parent, pairs, seen := [])
+    found["kto_ends"] = ends(seen[0])
+    job.write_rows(data / "train.jsonl", pairs)
+    job.write_rows(data / "heldout.jsonl", pairs[:6])
+    for name, module in (("grpo", grpo), ("rloo", rloo)):
+        found[name] = trained(folder, name, module, name, RL, parent, pairs)
+    found["diverged"] = diverged(folder, parent, pairs)
+    print(json.dumps(found))
+
+
+def make_base(folder: Path) -> None:
+    """The tiny model with larger embeddings: with its own, all answers are about as likely."""
+    make_model(folder)
+    model = load_base(str(folder))
+    with torch.no_grad():
+        model.get_input_embeddings().weight.mul_(EMBEDDING_SCALE)
+    model.save_pretrained(str(folder))
+
+
+def make_parent(base: Path, folder: Path) -> Path:
+    """An adapter that differs from the base, as a parent's does."""
+    set_seeds(5)
+    model = get_peft_model(
+        load_base(str(base)), lora(LoraHyperparameters(rank=4), task="CAUSAL_LM")
+    )
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(std=0.02)
+    model.save_pretrained(str(folder))
+    return folder
+
+
+def trained(
+    folder: Path,
+    name: str,
+    module: ModuleType,
+    method: Any,
+    parameters: dict[str, Any],
+    parent: Path,
+    pairs: Sequence[dict[str, Any]],
+    trainers: list[Any] | None = None,
+) -> dict[str, Any]:
+    """Run one method; the quantity it raises, before and after, and what changed."""
+    trainers = [] if trainers is None else trainers
+    attempt = folder / name
+    attempt.mkdir()
+    asked = job.TrainerJob(
+        stages=(method,),
+        base=str(folder / "base"),
+        parent_adapter=str(parent),
+        data=str(folder / "data"),
+        judge="",
+        method=method,
+        hyperparameters=parameters,
+        reward=RewardHyperparameters(epochs=6, batch_size=8, learning_rate=3e-3),
+        evaluation=EvaluationSettings(),
+        seed=1,
+    )
+    held = online if method in ("grpo", "rloo") else module
+    usual = held.train
+    held.train = lambda trainer, checkpoints: (
+        trainers.append(trainer),
+        usual(trainer, checkpoints),
+    )
+    report: dict[str, Any] = {}
+    if held is online:
+        report["proxy"] = proxy.run(asked, attempt, job.Progress(attempt))
+    started = time.monotonic()
+    try:
+        report["figures"] = module.run(asked, attempt, job.Progress(attempt))
+    finally:
+        held.train = usual
+    report["seconds"] = time.monotonic() - started
+    measure = mean_reward if held is online else mean_margin
+    report["before"] = measure(asked, attempt, parent, pairs)
+    report["after"] = measure(asked, attempt, attempt / "adapter", pairs)
+    return report | changed(trainers[0].model, asked, parent, attempt)
+
+
+def ends(trainer: Any) -> dict[str, list[bool]]:
+    """Whether cut and whole answers are read with their end-of-turn token."""
+    end = trainer.processing_class.eos_token_id
+    found: dict[str, list[bool]] = {}
+    for row in trainer.train_dataset:
+        ended = row["completion_ids"][-1] == end
+        found.setdefault("cut" if row["cut"] else "whole", []).append(ended)
+    return {name: sorted(set(values)) for name, values in found.items()}
+
+
+def diverged(folder: Path, parent: Path, pairs: Sequence[dict[str, Any]]) -> str:
+    """What a training says whose loss is no number."""
+    broken = folder / "broken"
+    model = load_adapter(load_base(str(folder / "base")), parent, trainable=True)
+    with torch.no_grad():
+        next(one for name, one in model.named_parameters() if "lora_B" in name).fill_(math.nan)
+    model.save_pretrained(str(broken))
+    try:
+        trained(folder, "diverged", dpo, "dpo", SHORT, broken, pairs)
+    except job.TrainingDiverged as error:
+        return str(error)
+    return "nothing"
+
+
+@torch.no_grad()
+def mean_margin(
+    asked: job.TrainerJob, _: Path, adapter: Path, pairs: Sequence[dict[str, Any]]
+) -> float:
+    """Mean log-probability of the good answer above the bad one's, in nats."""
+    tokenizer = load_tokenizer(asked.base)
+    model = load_adapter(load_base(asked.base), adapter, trainable=False).eval()
+    margins: list[float] = []
+    for pair in pairs:
+        first = len(prompt_ids(tokenizer, pair["messages"]))
+        sums: list[float] = []
+        for side in ("chosen", "rejected"):
+            ids = torch.tensor([conversation_ids(tokenizer, pair["messages"], pair[side])])
+            values = torch.log_softmax(model(input_ids=ids).logits[0, :-1].double(), dim=-1)
+            sums.append(float(values.gather(-1, ids[0, 1:, None])[first - 1 :].sum()))
+        margins.append(sums[0] - sums[1])
+    return sum(margins) / len(margins)
+
+
+@torch.no_grad()
+def mean_reward(
+    asked: job.TrainerJob, attempt: Path, adapter: Path, pairs: Sequence[dict[str, Any]]
+) -> float:
+    """Mean score of sampled answers by the reward model."""
+    tokenizer = load_tokenizer(asked.base)
+    model = load_adapter(load_base(asked.base), adapter, trainable=False).eval()
+    reward = online.scorer(asked, tokenizer, attempt / "proxy")
+    set_seeds(9)
+    prompts, completions = [], []
+    for pair in pairs:
+        ids = torch.tensor([prompt_ids(tokenizer, pair["messages"])] * 4)
+        out = model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=8,
+            do_sample=True,
+            top_k=0,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        for row in out[:, ids.shape[1] :]:
+            prompts.append(pair["messages"])
+            text = tokenizer.decode(row, skip_special_tokens=True)
+            completions.append([{"role": "assistant", "content": text}])
+    scores = reward(prompts, completions)
+    return sum(scores) / len(scores)
+
+
+def changed(model: Any, asked: job.TrainerJob, parent: Path, attempt: Path) -> dict[str, Any]:
+    """Names of adapter weights that stood still, of other weights that moved, and of files."""
+    fresh = load_adapter(load_base(asked.base), parent, trainable=False)
+    before = {name: weight.detach() for name, weight in fresh.named_parameters()}
+    still: list[str] = []
+    moved: list[str] = []
+    for name, weight in model.named_parameters():
+        known = before[name.replace(".ref.", ".default.")]
+        same = torch.equal(weight.detach(), known)
+        if "lora_" in name and ".default." in name:
+            still += [name] if same else []
+        elif not same:
+            moved.append(name)
+    return {
+        "still": still,
+        "moved": moved,
+        "files": sorted(path.name for path in (attempt / "adapter").iterdir()),
+    }
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
