@@ -15,19 +15,28 @@ from services.cli.kafka import with_log
 from services.cli.output import AsJson, print_json
 from services.cli.rollout import DEFAULT_MODEL, who
 from services.cli.settings import load_settings
-from services.cli.train_jobs import list_jobs, show_job
+from services.cli.train_jobs import (
+    FINAL,
+    PUBLISH_TIMEOUT_S,
+    cancel_job,
+    list_jobs,
+    progress_of,
+    say_progress,
+    show_job,
+    show_logs,
+)
 
 if TYPE_CHECKING:
     from shared.contracts.events.training import TrainingProgress, TrainingRequested
     from shared.contracts.recipes import Recipe
     from shared.kafka.log import EventLog, Tail
 
-PUBLISH_TIMEOUT_S = 10.0
-
 
 app = typer.Typer(help="Ask for the next version of a model, and look at training jobs.")
 app.command("list")(list_jobs)
 app.command("show")(show_job)
+app.command("logs")(show_logs)
+app.command("cancel")(cancel_job)
 
 
 @app.callback(invoke_without_command=True)
@@ -90,7 +99,7 @@ def train(
         reason=reason,
         actor=actor or who(),
     )
-    say = None if as_json else _say
+    say = None if as_json else say_progress
     ended = with_log(settings, lambda log: _run(log, request, say, timeout_s if wait else 0.0))
     if as_json:
         print_json((ended or request).model_dump(mode="json"))
@@ -132,31 +141,15 @@ async def _run(
 
 
 async def _follow(tail: Tail, job_id: str, say: Any) -> TrainingProgress:
-    from shared.contracts.events.training import RunPhase, TrainingProgress
-    from shared.kafka.envelope import UnreadableRecord, decode, models_by_type
-
-    models = models_by_type(TrainingProgress)
     async for record in tail:
-        if record.key != job_id:
+        progress = progress_of(record, job_id)
+        if progress is None:
             continue
-        try:
-            progress = decode(record.headers, record.value, models)
-        except UnreadableRecord:
-            continue
-        assert isinstance(progress, TrainingProgress)
         if say is not None:
             say(progress)
-        if progress.phase in (RunPhase.succeeded, RunPhase.rejected, RunPhase.failed):
+        if progress.phase.value in FINAL:
             return progress
     raise CliError("the log of training runs ended; try again", Exit.unreachable)
-
-
-def _say(progress: TrainingProgress) -> None:
-    figures = "  ".join(f"{name} {value:.3g}" for name, value in progress.metrics.items())
-    typer.echo(
-        f"{progress.at:%H:%M:%S}  {progress.phase.value:<10} {progress.progress:>4.0%}  "
-        f"{progress.version}  {progress.message}  {figures}".rstrip()
-    )
 
 
 def _recipe(path: Path | None, **options: Any) -> Recipe:

@@ -1,4 +1,4 @@
-"""`ratchet train list` and `ratchet train show`: training jobs, as the event log has them."""
+"""`ratchet train list`, `show`, `logs` and `cancel`: training jobs, as the event log has them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ import typer
 from services.cli.errors import CliError, Exit
 from services.cli.kafka import READ_TIMEOUT_S, with_log
 from services.cli.output import AsJson, print_fields, print_json, print_table
+from services.cli.rollout import who
 from services.cli.settings import load_settings
 
 if TYPE_CHECKING:
     from shared.contracts.events.training import TrainingProgress, TrainingRequested
-    from shared.kafka.log import EventLog
+    from shared.kafka.log import EventLog, Record
 
+PUBLISH_TIMEOUT_S = 10.0
+FINAL = frozenset({"succeeded", "rejected", "failed"})
 WAITING = "waiting"
 """Phase of a job that nobody has begun."""
 
@@ -48,7 +51,43 @@ def show_job(
     if as_json:
         print_json(found)
         return
+    checks = found.pop("checks", None) or []
     print_fields(job_id, found)
+    if checks:
+        columns = ("name", "passed", "value", "limit", "detail")
+        rows = [[check[name] for name in columns] for check in checks]
+        print_table("Gate", ("check", "passed", "value", "limit", "what"), rows)
+
+
+def show_logs(
+    job_id: Annotated[str, typer.Argument(help="A job's id, as ratchet train list has it.")],
+    *,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on until the job has ended.")
+    ] = False,
+) -> None:
+    """Everything that a training job has said of itself: phases, steps, losses, its end."""
+    with_log(load_settings(), lambda log: _logs(log, job_id, follow=follow))
+
+
+def cancel_job(
+    job_id: Annotated[str, typer.Argument(help="A job's id, as ratchet train list has it.")],
+    *,
+    reason: Annotated[str, typer.Option(help="Why; kept on record.")] = "",
+    actor: Annotated[str, typer.Option(help="Who asks; kept on record.", show_default="you")] = "",
+) -> None:
+    """Cancel a job that waits or runs; its trainer is ended, and no version comes of it."""
+    with_log(load_settings(), lambda log: _cancel(log, job_id, reason, actor or who()))
+    typer.echo(f"{job_id}: cancellation requested; ratchet train show {job_id} says when it ended")
+
+
+def say_progress(progress: TrainingProgress) -> None:
+    """One line for people."""
+    figures = "  ".join(f"{name} {value:.3g}" for name, value in progress.metrics.items())
+    typer.echo(
+        f"{progress.at:%H:%M:%S}  {progress.phase.value:<10} {progress.progress:>4.0%}  "
+        f"{progress.version}  {progress.message}  {figures}".rstrip()
+    )
 
 
 def jobs_of(events: Iterable[TrainingRequested | TrainingProgress]) -> list[dict[str, Any]]:
@@ -69,6 +108,75 @@ def jobs_of(events: Iterable[TrainingRequested | TrainingProgress]) -> list[dict
         elif event.job_id not in newest or newest[event.job_id].phase not in final:
             newest[event.job_id] = event
     return [_row(request, newest.get(job_id)) for job_id, request in requests.items()]
+
+
+async def _logs(log: EventLog, job_id: str, *, follow: bool) -> None:
+    from shared.contracts.topics import TRAINING_RUNS
+    from shared.kafka.log import read_to_end
+
+    if not follow:
+        records = await read_to_end(log, TRAINING_RUNS, timeout_s=READ_TIMEOUT_S)
+        told = [one for record in records if (one := progress_of(record, job_id)) is not None]
+        if not told:
+            raise CliError(f"{job_id}: nothing was said of it yet", Exit.failed)
+        for progress in told:
+            say_progress(progress)
+        return
+    tail = log.tail(TRAINING_RUNS)
+    try:
+        async for record in tail:
+            progress = progress_of(record, job_id)
+            if progress is None:
+                continue
+            say_progress(progress)
+            if progress.phase.value in FINAL:
+                return
+    finally:
+        await tail.close()
+
+
+def progress_of(record: Record, job_id: str) -> TrainingProgress | None:
+    """The progress of this job that a record is, or None."""
+    from shared.contracts.events.training import TrainingProgress
+    from shared.kafka.envelope import UnreadableRecord, decode, models_by_type
+
+    if record.key != job_id:
+        return None
+    try:
+        progress = decode(record.headers, record.value, models_by_type(TrainingProgress))
+    except UnreadableRecord:
+        return None
+    assert isinstance(progress, TrainingProgress)
+    return progress
+
+
+async def _cancel(log: EventLog, job_id: str, reason: str, actor: str) -> None:
+    from datetime import UTC, datetime
+
+    from pydantic import ValidationError
+
+    from shared.contracts.events.training import TrainingCancelled
+    from shared.contracts.topics import TRAINING_JOBS
+    from shared.kafka.envelope import describe
+
+    job = next((job for job in await _jobs(log) if job["job_id"] == job_id), None)
+    if job is None:
+        raise CliError(f"{job_id}: no such job; ratchet train list has them", Exit.failed)
+    if job["phase"] in FINAL:
+        raise CliError(f"{job_id}: has ended ({job['phase']}); nothing to cancel", Exit.failed)
+    try:
+        event = TrainingCancelled(
+            job_id=job_id, reason=reason, actor=actor, requested_at=datetime.now(UTC)
+        )
+    except ValidationError as error:
+        raise CliError(describe(error), Exit.usage) from None
+    await log.publish(
+        TRAINING_JOBS,
+        key=job_id,
+        event=event,
+        event_id=f"{job_id}:cancel",
+        timeout_s=PUBLISH_TIMEOUT_S,
+    )
 
 
 async def _jobs(log: EventLog) -> list[dict[str, Any]]:
@@ -95,6 +203,16 @@ def _row(request: TrainingRequested, progress: TrainingProgress | None) -> dict[
     if progress is None:
         return {**row, "phase": WAITING, "message": ""}
     newest = progress.model_dump(
-        mode="json", include={"phase", "attempt", "progress", "message", "metrics", "at"}
+        mode="json",
+        include={
+            "phase",
+            "attempt",
+            "progress",
+            "message",
+            "metrics",
+            "checks",
+            "report_uri",
+            "at",
+        },
     )
     return {**row, **newest, "version": progress.version or request.version}

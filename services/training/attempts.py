@@ -85,7 +85,7 @@ class Attempts:
             reporter.attempt = number
             folder = workspace.attempt(number)
             await self.train(resolved, hyperparameters, workspace, folder, reporter, judged=judged)
-            await reporter.enter(RunPhase.gating, 0.95)
+            await reporter.enter(RunPhase.gating, 1.0)
             candidate = read_candidate(
                 folder, workspace.judge, job=job, manifest=manifest, limits=limits
             )

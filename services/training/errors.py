@@ -15,6 +15,10 @@ class BadDataset(TrainingError):
     """An import with rows that cannot be trained on, or a snapshot without any."""
 
 
+class DiskFull(TrainingError):
+    """Too little is free for checkpoints; nothing was begun."""
+
+
 class TrainerFailed(TrainingError):
     """The trainer's process ended without a result, more often than it may."""
 

@@ -8,6 +8,7 @@ from datetime import datetime
 
 from shared.contracts.events.training import (
     RunPhase,
+    TrainingCancelled,
     TrainingMethod,
     TrainingProgress,
     TrainingRequested,
@@ -27,9 +28,13 @@ class JobQueue:
         self._jobs: dict[str, TrainingRequested] = {}
         self._ended: dict[str, TrainingProgress] = {}
         self._noted: set[str] = set()
+        self._cancelled: dict[str, TrainingCancelled] = {}
 
-    def put(self, event: TrainingRequested | TrainingProgress) -> bool:
+    def put(self, event: TrainingRequested | TrainingProgress | TrainingCancelled) -> bool:
         """Fold one event; tells whether a job became known by it."""
+        if isinstance(event, TrainingCancelled):
+            self._cancelled.setdefault(event.job_id, event)
+            return False
         if isinstance(event, TrainingProgress):
             if event.phase in FINAL:
                 self._ended.setdefault(event.job_id, event)
@@ -51,6 +56,14 @@ class JobQueue:
             job.model == model and job_id not in self._ended for job_id, job in self._jobs.items()
         )
 
+    def cancelled(self, job_id: str) -> TrainingCancelled | None:
+        """The cancellation of a job, or None; one that came after the end changes nothing."""
+        return self._cancelled.get(job_id)
+
+    def find(self, job_id: str) -> TrainingRequested | None:
+        """The job with this id that has not ended, or None."""
+        return next((job for job in self.waiting() if job.job_id == job_id), None)
+
     def note(self, job_id: str) -> None:
         """Note that a job's end is on the log, though it was not read back yet."""
         self._noted.add(job_id)
@@ -61,11 +74,14 @@ class JobQueue:
         return end.phase if end else None
 
     def last_rejected(self, model: str, method: TrainingMethod, actor: str) -> bool:
-        """Whether the model's job of the method that ended last is this actor's and was rejected."""
+        """Whether the model's job of the method that ended last is this actor's and was refused,
+        by the gate or by a person who cancelled it.
+        """
         for job_id, end in reversed(self._ended.items()):
             job = self._jobs.get(job_id)
             if job is not None and (job.model, job.method) == (model, method):
-                return job.actor == actor and end.phase is RunPhase.rejected
+                refused = end.phase is RunPhase.rejected or job_id in self._cancelled
+                return job.actor == actor and refused
         return False
 
     def count(self, model: str, method: TrainingMethod, actor: str) -> int:
@@ -81,6 +97,8 @@ class JobQueue:
         for job_id, end in reversed(self._ended.items()):
             job = self._jobs.get(job_id)
             if job is None or job.model != model:
+                continue
+            if job_id in self._cancelled:
                 continue
             if end.phase is not RunPhase.failed:
                 break

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from services.training.diagnosis import diagnose
 from services.training.snapshot import Manifest
 from shared.contracts.events.training import RunPhase
-from shared.contracts.events.versions import GateResult, VersionRecord
+from shared.contracts.events.versions import GateCheck, GateResult, VersionRecord
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,8 @@ class JobOutcome:
     message: str
     version: str = ""
     metrics: Mapping[str, float] | None = None
+    checks: tuple[GateCheck, ...] = ()
+    report_uri: str = ""
 
 
 def failed(message: str) -> JobOutcome:
@@ -32,11 +34,23 @@ def succeeded(record: VersionRecord) -> JobOutcome:
     gate = record.gate
     how = "the gate passed" if gate.passed else f"the gate was overridden by {gate.overridden_by}"
     message = f"{record.version}: {how}{_left_out(record.dataset.refused)}"
-    return JobOutcome(RunPhase.succeeded, message, record.version, dict(record.metrics))
+    return JobOutcome(
+        RunPhase.succeeded,
+        message,
+        record.version,
+        dict(record.metrics),
+        gate.checks,
+        record.adapter_uri,
+    )
 
 
 def rejected(
-    gate: GateResult, figures: Mapping[str, float], manifest: Manifest, *, attempts: int
+    gate: GateResult,
+    figures: Mapping[str, float],
+    manifest: Manifest,
+    *,
+    attempts: int,
+    report_uri: str = "",
 ) -> JobOutcome:
     """A job whose candidates the gate refused, with the diagnosis."""
     message = diagnose(
@@ -48,7 +62,9 @@ def rejected(
         attempts=attempts,
     )
     message += _left_out(manifest.refused)
-    return JobOutcome(RunPhase.rejected, message, metrics=figures)
+    return JobOutcome(
+        RunPhase.rejected, message, metrics=figures, checks=gate.checks, report_uri=report_uri
+    )
 
 
 def _left_out(refused: Mapping[str, int]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import structlog
 
 from services.training.metrics import TrainingMetrics
+from services.training.outcome import JobOutcome
 from services.training.trainers.job import Stage, StageProgress
 from shared.clock import Clock
 from shared.contracts.events.training import RunPhase, TrainingProgress, TrainingRequested
@@ -20,28 +21,39 @@ STEP_INTERVAL_S = 2.0
 STEP_CHANGE = 0.01
 MAX_MESSAGE = 2000
 
+FITTED = (0.01, 0.05)
+"""From where to where in [0, 1] of a job its rows are taken and fitted."""
+TRIED = 0.95
+"""Where in [0, 1] of a job its last attempt ends; each attempt has an equal part before it."""
 _SHARES: dict[Stage, tuple[float, float]] = {
-    "fit": (0.01, 0.05),
-    "reward": (0.05, 0.20),
-    "sft": (0.05, 0.70),
-    "proxy": (0.20, 0.30),
-    "dpo": (0.20, 0.70),
-    "kto": (0.20, 0.70),
+    "reward": (0.0, 0.15),
+    "proxy": (0.15, 0.30),
+    "sft": (0.0, 0.70),
+    "dpo": (0.15, 0.70),
+    "kto": (0.15, 0.70),
     "grpo": (0.30, 0.70),
     "rloo": (0.30, 0.70),
-    "evaluate": (0.70, 0.93),
-    "fingerprint": (0.93, 0.95),
+    "evaluate": (0.70, 0.95),
+    "fingerprint": (0.95, 1.0),
 }
-"""From where to where in [0, 1] each stage takes a job."""
+"""From where to where in [0, 1] each stage takes an attempt."""
 _PHASES: dict[Stage, RunPhase] = {"fit": RunPhase.snapshot, "evaluate": RunPhase.judging}
+_OF_ATTEMPT = frozenset({RunPhase.training, RunPhase.judging, RunPhase.gating})
 
 
 class ProgressReporter:
     """Tells the log how far one job is. Steps may get lost, the final word may not."""
 
     def __init__(
-        self, event_log: EventLog, clock: Clock, metrics: TrainingMetrics, job: TrainingRequested
+        self,
+        event_log: EventLog,
+        clock: Clock,
+        metrics: TrainingMetrics,
+        job: TrainingRequested,
+        *,
+        attempts: int = 1,
     ) -> None:
+        """`attempts` are the most that the job may have."""
         self._log = event_log
         self._clock = clock
         self._gauge = metrics.progress.labels(job.method.value)
@@ -50,17 +62,24 @@ class ProgressReporter:
         self._said = 0.0
         self._phase = RunPhase.accepted
         self._sent = 0
+        self._attempts = attempts
         self.attempt = 1
 
     async def enter(self, phase: RunPhase, progress: float, message: str = "") -> None:
-        """Tell of a new phase."""
+        """Tell of a new phase; `progress` of the attempt where one is made, else of the job."""
         self._phase = phase
+        if phase in _OF_ATTEMPT:
+            progress = self._of_job(progress)
+            message = message or self._attempt
         await self._tell(progress, message, {})
 
     async def step(self, step: StageProgress) -> None:
         """Tell of a trainer's step, unless the last word is too young or too near."""
-        first, last = _SHARES[step.stage]
-        ratio = first + (last - first) * min(1.0, step.done / max(1, step.total))
+        done = min(1.0, step.done / max(1, step.total))
+        first, last = _SHARES.get(step.stage, FITTED)
+        ratio = first + (last - first) * done
+        if step.stage in _SHARES:
+            ratio = self._of_job(ratio)
         self._gauge.set(ratio)
         phase = _PHASES.get(step.stage, RunPhase.training)
         changed = phase is not self._phase and step.stage != "fingerprint"
@@ -70,24 +89,36 @@ class ProgressReporter:
         if changed:
             self._phase = phase
         figures = {"loss": step.loss} if step.loss is not None else {}
-        await self._tell(ratio, f"{step.stage}: step {step.done} of {step.total}", figures)
+        where = f"{step.stage}: step {step.done} of {step.total}"
+        await self._tell(ratio, f"{self._attempt}{where}", figures)
 
-    async def finish(
-        self, phase: RunPhase, message: str, *, version: str, metrics: Mapping[str, float]
-    ) -> None:
+    async def finish(self, outcome: JobOutcome) -> None:
         """The final word, which ends the job.
 
         Raises:
             LogUnavailable: it was not acknowledged; the job has not ended.
 
         """
-        event = self._event(phase, 1.0, message, metrics, version)
+        event = self._event(
+            outcome.phase, 1.0, outcome.message, outcome.metrics or {}, outcome.version
+        ).model_copy(update={"checks": outcome.checks, "report_uri": outcome.report_uri})
         await self._log.publish(
             TRAINING_RUNS, key=self._job.job_id, event=event, event_id=f"{self._job.job_id}:end"
         )
         self._gauge.set(0)
 
+    @property
+    def _attempt(self) -> str:
+        """Which attempt it is, for people; empty where there can be one alone."""
+        return f"attempt {self.attempt} of at most {self._attempts}: " if self._attempts > 1 else ""
+
+    def _of_job(self, progress: float) -> float:
+        """Progress of the job at this progress of the present attempt."""
+        done = (self.attempt - 1 + progress) / max(self._attempts, self.attempt)
+        return FITTED[1] + (TRIED - FITTED[1]) * done
+
     async def _tell(self, progress: float, message: str, figures: Mapping[str, float]) -> None:
+        progress = max(progress, self._said)
         self._said_at, self._said = self._clock.monotonic(), progress
         self._gauge.set(progress)
         self._sent += 1

@@ -17,15 +17,20 @@ from services.training.dataset_store import DatasetStore, lay_out, read_import
 from services.training.errors import InvalidJob, StoreUnavailable, TrainingError
 from services.training.metrics import TrainingMetrics
 from services.training.outcome import JobOutcome, failed, succeeded
-from services.training.progress import ProgressReporter
+from services.training.progress import FITTED, ProgressReporter
 from services.training.publish import Publisher
 from services.training.resolve import ResolvedJob, job_hyperparameters, resolve
 from services.training.settings import TrainingSettings
 from services.training.snapshot import Dataset, take_snapshot
-from services.training.workspace import ResumeState, Workspace
+from services.training.workspace import ResumeState, Workspace, require_free
 from shared.backoff import Backoff
 from shared.clock import Clock
-from shared.contracts.events.training import RunPhase, TrainingMethod, TrainingRequested
+from shared.contracts.events.training import (
+    RunPhase,
+    TrainingCancelled,
+    TrainingMethod,
+    TrainingRequested,
+)
 from shared.kafka.log import EventLog, LogUnavailable
 from shared.observability.events import Unavailable
 from shared.registry.adapters import AdapterError, AdapterUnavailable
@@ -90,7 +95,9 @@ class Runner:
         storage it tries a bounded number of times. Any other error ends the job as failed, with
         the reason.
         """
-        reporter = ProgressReporter(self._log, self._clock, self._metrics, job)
+        reporter = ProgressReporter(
+            self._log, self._clock, self._metrics, job, attempts=self._settings.attempts
+        )
         backoff, store_tries = Backoff(BACKOFF_FIRST_S, BACKOFF_MAX_S), 0
         while True:
             self.alive()
@@ -133,6 +140,12 @@ class Runner:
             return True
         return False
 
+    async def cancel(self, job: TrainingRequested, event: TrainingCancelled) -> None:
+        """End a job that a person cancelled; its trainer has ended already."""
+        why = f": {event.reason}" if event.reason else ""
+        reporter = ProgressReporter(self._log, self._clock, self._metrics, job)
+        await self._fail(job, reporter, f"cancelled by {event.actor}{why}")
+
     async def _fail(
         self, job: TrainingRequested, reporter: ProgressReporter, message: str
     ) -> JobOutcome:
@@ -151,9 +164,7 @@ class Runner:
 
     @staticmethod
     async def _finish(reporter: ProgressReporter, outcome: JobOutcome) -> None:
-        await reporter.finish(
-            outcome.phase, outcome.message, version=outcome.version, metrics=outcome.metrics or {}
-        )
+        await reporter.finish(outcome)
 
     def _ended(self, job: TrainingRequested, outcome: JobOutcome) -> None:
         self._metrics.runs.labels(job.method.value, outcome.phase.value).inc()
@@ -173,8 +184,9 @@ class Runner:
             return succeeded(made)
         await reporter.enter(RunPhase.accepted, 0.0)
         resolved = resolve(job, self._registry.registry, self._settings)
+        require_free(self.jobs, self._settings.min_free_bytes)
         workspace = Workspace(self.jobs, job.job_id)
-        await reporter.enter(RunPhase.snapshot, 0.01)
+        await reporter.enter(RunPhase.snapshot, FITTED[0])
         dataset = await self._dataset(resolved, workspace, reporter)
         manifest = dataset.manifest
         log.info(

@@ -40,6 +40,9 @@ class TrainingSettings(ServiceSettings):
         validation_alias=shared_name("inference_max_context"),
         description="tokens that the engine serves: max_length where none is given",
     )
+    min_free_bytes: int = Field(
+        default=2**30, ge=0, description="free on the disk of RATCHET_DATA_DIR before a job begins"
+    )
     max_lora_rank: int = Field(default=16, ge=1)
     model: ModelName = "assistant"
     import_roots: Annotated[tuple[str, ...], NoDecode] = Field(

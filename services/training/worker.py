@@ -13,7 +13,7 @@ from services.training.runner import Runner
 from services.training.scheduler import Scheduler
 from services.training.settings import TrainingSettings
 from services.training.workspace import prune
-from shared.contracts.events.training import TrainingProgress, TrainingRequested
+from shared.contracts.events.training import TrainingCancelled, TrainingProgress, TrainingRequested
 from shared.contracts.topics import TRAINING_JOBS, TRAINING_RUNS
 from shared.kafka.deadletters import DeadLetters
 from shared.kafka.envelope import UnreadableRecord, decode, models_by_type
@@ -23,7 +23,7 @@ from shared.registry.follow import RegistryFollower
 
 log = structlog.get_logger(__name__)
 
-MODELS = models_by_type(TrainingRequested, TrainingProgress)
+MODELS = models_by_type(TrainingRequested, TrainingCancelled, TrainingProgress)
 START_TIMEOUT_S = 30.0
 
 
@@ -52,6 +52,7 @@ class TrainingWorker:
         self._interval_s = settings.schedule_interval_s
         self._keep_jobs = settings.keep_jobs
         self._news = asyncio.Event()
+        self._running: tuple[str, asyncio.Task[object]] | None = None
         self._current = False
         """Whether the logs were read to their ends, so that a job without an end has none."""
 
@@ -99,11 +100,28 @@ class TrainingWorker:
 
     async def _do(self, job: TrainingRequested) -> None:
         log.info("job.begins", job_id=job.job_id, method=job.method.value, actor=job.actor)
-        await self._runner.run(job)
+        await self._run(job)
         self._queue.note(job.job_id)
         self._scheduler.look_again()
         open_jobs = [waiting.job_id for waiting in self._queue.waiting()]
         await asyncio.to_thread(prune, self._runner.jobs, keep=self._keep_jobs, open_jobs=open_jobs)
+
+    async def _run(self, job: TrainingRequested) -> None:
+        """Do a job to its end, or to its cancellation by a person."""
+        cancelled = self._queue.cancelled(job.job_id)
+        if cancelled is None:
+            self._running = (job.job_id, asyncio.create_task(self._runner.run(job)))
+            try:
+                await self._running[1]
+            except asyncio.CancelledError:
+                cancelled = self._queue.cancelled(job.job_id)
+                this = asyncio.current_task()
+                if cancelled is None or (this is not None and this.cancelling()):
+                    raise
+            finally:
+                self._running = None
+        if cancelled is not None and self._queue.ended(job.job_id) is None:
+            await self._runner.cancel(job, cancelled)
 
     async def _fold(self, record: Record) -> None:
         try:
@@ -111,11 +129,24 @@ class TrainingWorker:
         except UnreadableRecord as error:
             await self._put_aside(record, error)
             return
-        assert isinstance(event, TrainingRequested | TrainingProgress)
+        assert isinstance(event, TrainingRequested | TrainingCancelled | TrainingProgress)
+        if isinstance(event, TrainingCancelled):
+            await self._cancel(event)
         if self._queue.put(event):
             if self._current and isinstance(event, TrainingRequested):
                 await self._refuse_invalid(event)
             self._news.set()
+
+    async def _cancel(self, event: TrainingCancelled) -> None:
+        """Stop the job if it runs; end it if it waits. One that has ended stays as it is."""
+        self._queue.put(event)
+        if self._running is not None and self._running[0] == event.job_id:
+            self._running[1].cancel()
+            return
+        job = self._queue.find(event.job_id)
+        if job is not None and self._current:
+            await self._runner.cancel(job, event)
+            self._queue.note(job.job_id)
 
     async def _refuse_invalid(self, job: TrainingRequested) -> None:
         if await self._runner.refuse(job):

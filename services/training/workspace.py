@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from services.training.errors import DiskFull
 from services.training.trainers.job import TrainerJob, write_json
 from shared.contracts.events.base import OptionalName
 
@@ -88,6 +89,23 @@ class Workspace:
         """Drop what an ended job needs no more: checkpoints, and the adapters' copies stay."""
         for path in self.folder.glob("*/checkpoints"):
             shutil.rmtree(path, ignore_errors=True)
+
+
+def require_free(jobs: Path, bytes_wanted: int) -> None:
+    """Refuse to begin on a disk that would be full before the training ends.
+
+    Raises:
+        DiskFull: names the folder, what is free and what to do.
+
+    """
+    jobs.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(jobs).free
+    if free < bytes_wanted:
+        raise DiskFull(
+            f"disk: {free / 2**20:.0f} MiB are free below {jobs}, {bytes_wanted / 2**20:.0f} MiB "
+            "are wanted (RATCHET_TRAINING_MIN_FREE_BYTES); free some, or lower "
+            "RATCHET_TRAINING_KEEP_JOBS"
+        )
 
 
 def prune(jobs: Path, *, keep: int, open_jobs: Collection[str]) -> None:

@@ -14,6 +14,7 @@ from shared.contracts.events.base import (
     OptionalIdentifier,
     OptionalName,
 )
+from shared.contracts.events.versions import GateCheck
 
 
 class TrainingMethod(StrEnum):
@@ -112,4 +113,10 @@ class TrainingProgress(Event):
     progress: float = Field(default=0.0, ge=0.0, le=1.0)
     metrics: dict[str, float] = Field(default_factory=dict)
     message: str = Field(default="", max_length=2000)
+    checks: tuple[GateCheck, ...] = Field(
+        default=(), description="the gate's, with the result of a job that was put before it"
+    )
+    report_uri: str = Field(
+        default="", max_length=2000, description="folder with report.html and evaluation.json"
+    )
     at: AwareDatetime

@@ -49,6 +49,7 @@ def main(folder: Path) -> int:
         signal.pause()
     if todo.get("exit"):
         print("something broke", file=sys.stderr)
+        (folder / "failure.txt").write_text(todo.get("failure", ""))
         return todo["exit"]
     adapter = folder / "adapter"
     (adapter / "ref").mkdir(parents=True, exist_ok=True)

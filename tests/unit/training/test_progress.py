@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import pytest
 from prometheus_client import CollectorRegistry
 
 from services.training.metrics import TrainingMetrics
+from services.training.outcome import JobOutcome
 from services.training.progress import ProgressReporter
 from services.training.trainers.job import StageProgress
 from shared.contracts.events.training import RunPhase, TrainingProgress
@@ -27,13 +29,33 @@ async def test_steps_are_told_at_a_bounded_rate_and_phases_at_once() -> None:
         await reporter.step(StageProgress(stage="dpo", done=step, total=100, loss=0.5))
         clock.advance(0.1)
     await reporter.step(StageProgress(stage="evaluate", done=1, total=10))
-    await reporter.finish(RunPhase.succeeded, "done", version="v", metrics={"win_rate": 0.6})
+    await reporter.finish(JobOutcome(RunPhase.succeeded, "done", "v", {"win_rate": 0.6}))
     events = said(log)
     assert len(events) <= 9
     assert [event.phase for event in events[-2:]] == [RunPhase.judging, RunPhase.succeeded]
     assert [event.progress for event in events] == sorted(event.progress for event in events)
     name = "ratchet_training_run_progress_ratio"
     assert registry.get_sample_value(name, {"method": "dpo"}) == 0
+
+
+async def test_a_second_attempt_goes_on_from_the_first_ones_end_and_is_named() -> None:
+    clock = ManualClock()
+    log = MemoryLog(clock=clock)
+    metrics = TrainingMetrics(CollectorRegistry())
+    reporter = ProgressReporter(log, clock, metrics, request(), attempts=2)
+    for number in (1, 2):
+        reporter.attempt = number
+        for stage in ("reward", "dpo", "evaluate"):
+            for step in range(1, 11):
+                clock.advance(3)
+                await reporter.step(StageProgress(stage=stage, done=step, total=10))
+        await reporter.enter(RunPhase.gating, 1.0)
+    shares = [event.progress for event in said(log)]
+    assert shares == sorted(shares)
+    assert shares[len(shares) // 2 - 1] == pytest.approx(0.5)
+    assert shares[-1] == pytest.approx(0.95)
+    assert said(log)[0].message.startswith("attempt 1 of at most 2: reward: step ")
+    assert said(log)[-2].message.startswith("attempt 2 of at most 2: evaluate: step ")
 
 
 async def test_a_lost_step_does_not_stop_the_job() -> None:

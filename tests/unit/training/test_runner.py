@@ -12,7 +12,7 @@ import pytest
 
 from services.training import process
 from services.training.progress import ProgressReporter
-from services.training.trainers.job import BUSY
+from services.training.trainers.job import BUSY, GIVEN_UP
 from services.training.workspace import Workspace, prune
 from shared.clock import SystemClock
 from shared.contracts.events.training import RunPhase, TrainingMethod
@@ -155,6 +155,26 @@ async def test_nobody_lets_a_fingerprint_past_that_is_no_numbers(harness: Traini
     assert outcome.phase is RunPhase.failed
     assert "training diverged" in outcome.message
     assert len(harness.records()) == 1
+
+
+async def test_a_loss_that_is_no_number_fails_at_once_with_its_cause(
+    harness: TrainingHarness,
+) -> None:
+    harness.plan({"exit": GIVEN_UP, "failure": "dpo: the loss is nan at step 3; lower it"})
+    outcome = await harness.run(request())
+    assert (outcome.phase, outcome.message) == (
+        RunPhase.failed,
+        "dpo: the loss is nan at step 3; lower it",
+    )
+    assert len(harness.starts) == 1
+
+
+async def test_a_full_disk_is_told_before_anything_is_begun(harness: TrainingHarness) -> None:
+    outcome = await harness.run(request(), min_free_bytes=2**60)
+    assert outcome.phase is RunPhase.failed
+    assert "MiB are free below" in outcome.message
+    assert "RATCHET_TRAINING_MIN_FREE_BYTES" in outcome.message
+    assert harness.starts == []
 
 
 async def test_a_crash_of_the_trainer_is_gone_over(harness: TrainingHarness) -> None:

@@ -10,6 +10,7 @@ from services.training.sides import DatasetRules
 from services.training.trigger import MAX_FAILURES, PAUSES, PairCounter, TriggerInputs, decide
 from shared.contracts.events.training import (
     RunPhase,
+    TrainingCancelled,
     TrainingMethod,
     TrainingProgress,
     TrainingRequested,
@@ -219,6 +220,20 @@ def test_after_a_rejected_job_the_same_pairs_wait_for_a_quarter_more() -> None:
     again, _ = decide(replace(ENOUGH, fresh_pairs=25), queue, STABLE, NOW)
     assert again is not None
     assert again.job_id != job.job_id
+
+
+def test_a_scheduled_job_that_a_person_cancelled_is_not_asked_for_again_at_once() -> None:
+    queue = JobQueue()
+    job, _ = decide(ENOUGH, queue, STABLE, NOW)
+    assert job is not None
+    queue.put(job)
+    queue.put(TrainingCancelled(job_id=job.job_id, actor="ann", requested_at=NOW))
+    queue.put(progress(job.job_id, RunPhase.failed))
+    assert queue.trailing_failures(MODEL, "schedule") == []
+    again, why = decide(replace(ENOUGH, fresh_pairs=24), queue, STABLE, NOW)
+    assert again is None
+    assert "24 of 25 pairs" in why
+    assert decide(replace(ENOUGH, fresh_pairs=25), queue, STABLE, NOW)[0] is not None
 
 
 def test_pairs_since_a_snapshot_are_counted_without_using_the_others_up() -> None:

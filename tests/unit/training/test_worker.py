@@ -16,12 +16,12 @@ from services.training.runner import Runner
 from services.training.scheduler import Scheduler
 from services.training.worker import TrainingWorker
 from shared.clock import SystemClock
-from shared.contracts.events.training import RunPhase, TrainingRequested
+from shared.contracts.events.training import RunPhase, TrainingCancelled, TrainingRequested
 from shared.contracts.topics import DEAD_LETTERS, PREFERENCES, TRAINING_JOBS
 from shared.kafka.deadletters import DeadLetters
 from shared.registry.follow import RegistryFollower
 from tests.support.waiting import eventually
-from tests.unit.training.builders import MODEL, pair_event, request
+from tests.unit.training.builders import MODEL, NOW, pair_event, request
 from tests.unit.training.harness import V10, TrainingHarness
 
 
@@ -154,6 +154,42 @@ async def test_a_typo_in_a_hyperparameter_does_not_wait_behind_a_running_job(
     assert (
         "hyperparameters: learning_rat: unknown name; did you mean learning_rate? known are" in said
     )
+
+
+async def cancel(harness: TrainingHarness, job_id: str) -> None:
+    event = TrainingCancelled(job_id=job_id, reason="wrong data", actor="ann", requested_at=NOW)
+    await harness.log.publish(TRAINING_JOBS, key=job_id, event=event, event_id=f"{job_id}:cancel")
+
+
+async def test_a_running_job_is_cancelled_and_the_next_one_done(harness: TrainingHarness) -> None:
+    harness.plan({"hang": True}, {})
+    harness.settings = harness.settings.model_copy(update={"stall_s": 600.0})
+    await ask(harness, request("long"))
+    await ask(harness, request("waiting"))
+    await ask(harness, request("next"))
+    async with at_work(harness):
+        await eventually(lambda: harness.starts, "the trainer starts")
+        await cancel(harness, "waiting")
+        await eventually(lambda: ends(harness), "a waiting job ends at once")
+        await cancel(harness, "long")
+        await eventually(lambda: len(ends(harness)) == 3, "all end")
+        await cancel(harness, "next")
+    assert ends(harness) == [
+        ("waiting", RunPhase.failed),
+        ("long", RunPhase.failed),
+        ("next", RunPhase.succeeded),
+    ]
+    assert harness.progress("long")[-1].message == "cancelled by ann: wrong data"
+    assert len(harness.records()) == 2
+
+
+async def test_a_job_cancelled_while_nobody_worked_is_not_begun(harness: TrainingHarness) -> None:
+    await ask(harness, request("first"))
+    await cancel(harness, "first")
+    async with at_work(harness):
+        await eventually(lambda: ends(harness), "the job ends")
+    assert harness.starts == []
+    assert harness.progress("first")[-1].message == "cancelled by ann: wrong data"
 
 
 async def test_enough_pairs_start_a_job_and_the_next_needs_as_many_again(
