@@ -468,7 +468,8 @@ def test_every_rule_of_prometheus_links_to_the_runbooks_given(folder: Path) -> N
     ]
     assert alerts
     for alert in alerts:
-        assert "externalURL" not in str(alert)
+        link = alert["annotations"]["runbook_url"]
+        assert link == f"https://example.com/runbooks#{alert['alert'].lower()}"
 
 
 def test_dashboards_are_installed_as_the_files_are(folder: Path) -> None:

@@ -10,24 +10,28 @@ import pytest
 import yaml
 
 from deploy.k8s.monitoring import generate
+from deploy.k8s.monitoring.boards import BOARDS
 
 ROOT = Path(__file__).parents[2]
 MONITORING = ROOT / "deploy" / "k8s" / "monitoring"
 RULES_FILE = ROOT / "deploy" / "k8s" / "helm" / "ratchet" / "files" / "rules" / "ratchet.yml"
 RULES = yaml.safe_load(RULES_FILE.read_text())
-TESTS = yaml.safe_load((MONITORING / "tests" / "ratchet.yml").read_text())
+TEST_FILES = sorted((MONITORING / "tests").glob("*.yml"))
+TESTS = [test for path in TEST_FILES for test in yaml.safe_load(path.read_text())["tests"]]
 ALERTS: list[dict[str, Any]] = [
     rule for group in RULES["groups"] for rule in group["rules"] if "alert" in rule
 ]
 EXPRESSIONS = {
     **{
-        rule.get("record") or rule["alert"]: rule["expr"]
+        rule.get("alert") or " ".join((rule["record"], *rule.get("labels", {}).values())): rule[
+            "expr"
+        ]
         for group in RULES["groups"]
         for rule in group["rules"]
     },
     **{
-        panel.title: query
-        for _, panels in generate.BOARDS.values()
+        f"{board}: {panel.title}": query
+        for board, (_, panels) in BOARDS.items()
         for panel in panels
         for query, _ in panel.queries
     },
@@ -37,6 +41,7 @@ ARM = 'model="m",version="v",arm="candidate",rollout="r"'
 QUALITY = 'version="v",window="5m",figure="satisfaction",partition="0"'
 REQUESTS = "ratchet_router_requests_total"
 DURATION = "ratchet_router_request_duration_seconds"
+SLO_WINDOWS = ("5m", "30m", "1h", "6h")
 SCORES = f'{ARM},segment="",partition="0"'
 SHARES: dict[str, tuple[str, str, bool, tuple[float, float]]] = {
     # ratio: what it counts, of how many, whether by rate, and its values for none and all of them
@@ -52,19 +57,43 @@ SHARES: dict[str, tuple[str, str, bool, tuple[float, float]]] = {
         False,
         (0, 1),
     ),
-    "Error share by arm": (
+    "rollout: Error share by arm": (
         f'{REQUESTS}{{{ARM},outcome="crash"}}',
         f"{DURATION}_count{{{ARM}}}",
         True,
         (0, 1),
     ),
-    "Slow share by arm": (
+    "rollout: Slow share by arm": (
         f'{DURATION}_bucket{{{ARM},le="2.0"}}',
         f"{DURATION}_count{{{ARM}}}",
         True,
         (1, 0),  # counts the answers in time
     ),
-    "Satisfaction by arm, 1 to 5": (
+    **{
+        f"ratchet:slo:bad_ratio_rate{window} errors": (
+            f'{REQUESTS}{{{ARM},outcome="timeout"}}',
+            f"{DURATION}_count{{{ARM}}}",
+            True,
+            (0, 1),
+        )
+        for window in SLO_WINDOWS
+    },
+    **{
+        f"ratchet:slo:bad_ratio_rate{window} latency": (
+            f'{DURATION}_bucket{{{ARM},le="2.0"}}',
+            f"{DURATION}_count{{{ARM}}}",
+            True,
+            (1, 0),  # counts the answers in time
+        )
+        for window in SLO_WINDOWS
+    },
+    "inference: Loading an adapter, mean": (
+        "ratchet_inference_adapter_load_seconds_sum",
+        "ratchet_inference_adapter_load_seconds_count",
+        False,
+        (0, 1),
+    ),
+    "rollout: Satisfaction by arm, 1 to 5": (
         f"ratchet_satisfaction_sum_total{{{SCORES}}}",
         f"ratchet_satisfaction_count_total{{{SCORES}}}",
         False,
@@ -83,12 +112,12 @@ def promtool(*arguments: str) -> str:
 
 def test_promtool_accepts_the_rules_and_their_tests() -> None:
     promtool("check", "rules", str(RULES_FILE))
-    assert "SUCCESS" in promtool("test", "rules", str(MONITORING / "tests" / "ratchet.yml"))
+    assert "SUCCESS" in promtool("test", "rules", *map(str, TEST_FILES))
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert["alert"])
 def test_every_alert_fires_and_stays_silent_in_a_test(alert: dict[str, Any]) -> None:
-    cases = [case for test in TESTS["tests"] for case in test.get("alert_rule_test", [])]
+    cases = [case for test in TESTS for case in test.get("alert_rule_test", [])]
     expected = [case["exp_alerts"] for case in cases if case["alertname"] == alert["alert"]]
     assert any(expected), "no test in which it fires"
     assert not all(expected), "no test in which it stays silent"
@@ -96,23 +125,43 @@ def test_every_alert_fires_and_stays_silent_in_a_test(alert: dict[str, Any]) -> 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert["alert"])
 def test_every_alert_has_a_runbook_section(alert: dict[str, Any]) -> None:
-    path, _, anchor = alert["annotations"]["runbook_url"].partition("#")
-    headings = re.findall(r"^## (.+)$", (ROOT / path).read_text(), re.MULTILINE)
-    assert anchor in {heading.lower() for heading in headings}
+    address, _, anchor = alert["annotations"]["runbook_url"].partition("#")
+    # Absolute where an alert is read: Prometheus serves the page below its own address.
+    assert address == "{{ $externalURL }}/user/runbooks.html"
+    assert anchor == alert["alert"].lower()
+    assert f'<h2 id="{anchor}">' in generate.RUNBOOKS_PAGE.read_text()
     assert alert["labels"]["severity"] in {"page", "ticket"}
+    assert "{{ $" in alert["annotations"]["summary"], "a summary says what and how much"
+
+
+def test_the_page_of_runbooks_is_what_the_document_says_and_prometheus_serves_it() -> None:
+    assert generate.RUNBOOKS_PAGE.read_text() == generate.runbooks_page(), (
+        "python -m deploy.k8s.monitoring.generate"
+    )
+    folder = generate.RUNBOOKS_PAGE.parent.relative_to(ROOT)
+    local = yaml.safe_load((ROOT / "deploy" / "local" / "processes.yaml").read_text())
+    assert f"--web.user-assets=${{root}}/{folder}" in local["prometheus"]["command"]
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["prometheus"]
+    (assets,) = (one for one in compose["volumes"] if one.startswith(f"./{folder}:"))
+    assert f"--web.user-assets={assets.split(':')[1]}" in compose["command"]
+
+
+def test_every_section_of_the_runbooks_has_its_alert() -> None:
+    headings = re.findall(r"^## (.+)$", generate.RUNBOOKS.read_text(), re.MULTILINE)
+    assert sorted(headings) == sorted({alert["alert"] for alert in ALERTS})
 
 
 def test_an_alert_calls_people_where_a_rollout_does() -> None:
     assert any("ratchet_rollout_needs_person" in alert["expr"] for alert in ALERTS)
 
 
-@pytest.mark.parametrize("name", sorted(generate.BOARDS))
+@pytest.mark.parametrize("name", sorted(BOARDS))
 def test_dashboards_are_what_their_code_says(name: str) -> None:
     path = generate.DASHBOARDS / f"{name}.json"
     assert path.read_text() == generate.text(name), "python -m deploy.k8s.monitoring.generate"
 
 
-@pytest.mark.parametrize("name", sorted(generate.BOARDS))
+@pytest.mark.parametrize("name", sorted(BOARDS))
 def test_panels_do_not_overlap_and_say_what_they_show(name: str) -> None:
     panels = generate.dashboard(name)["panels"]
     places = {(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in panels}
@@ -120,15 +169,37 @@ def test_panels_do_not_overlap_and_say_what_they_show(name: str) -> None:
     assert all(panel["description"] and panel["targets"] for panel in panels)
 
 
+@pytest.mark.parametrize("name", sorted(BOARDS))
+def test_the_data_source_is_a_variable(name: str) -> None:
+    model = generate.dashboard(name)
+    (variable,) = model["templating"]["list"]
+    assert (variable["type"], variable["query"]) == ("datasource", "prometheus")
+    sources = {
+        part["datasource"]["uid"]
+        for panel in model["panels"]
+        for part in (panel, *panel["targets"])
+    }
+    assert sources == {f"${{{variable['name']}}}"}
+
+
 def test_every_ratio_is_tested_with_nothing_none_and_all() -> None:
     assert SHARES.keys() == RATIOS.keys()
 
 
-@pytest.mark.parametrize("name", sorted(SHARES))
-@pytest.mark.parametrize("case", ["nothing", "none", "all"])
-def test_a_ratio_shows_0_and_1_and_is_absent_without_data(
-    tmp_path: Path, name: str, case: str
-) -> None:
+def test_a_ratio_shows_0_and_1_and_is_absent_without_data(tmp_path: Path) -> None:
+    test = {
+        "rule_files": [str(RULES_FILE)],
+        "evaluation_interval": "1m",
+        "tests": [
+            _ratio_case(name, case) for name in SHARES for case in ("nothing", "none", "all")
+        ],
+    }
+    path = tmp_path / "ratio.yml"
+    path.write_text(yaml.safe_dump(test))
+    assert "SUCCESS" in promtool("test", "rules", str(path))
+
+
+def _ratio_case(name: str, case: str) -> dict[str, Any]:
     part, whole, by_rate, (at_none, at_all) = SHARES[name]
     per_minute = {"nothing": (0, 0), "none": (0, 60), "all": (60, 60)}[case]
     shown = {"nothing": [], "none": [at_none], "all": [at_all]}[case]
@@ -138,26 +209,13 @@ def test_a_ratio_shows_0_and_1_and_is_absent_without_data(
     ]
     query = EXPRESSIONS[name].replace("$__rate_interval", "5m")
     # Labels are the other tests' matter: a sum leaves the value alone, and none of nothing.
-    test = {
-        "rule_files": [str(RULES_FILE)],
-        "evaluation_interval": "1m",
-        "tests": [
-            {
-                "interval": "1m",
-                "input_series": series,
-                "promql_expr_test": [
-                    {
-                        "expr": f"sum({query})",
-                        "eval_time": "8m",
-                        "exp_samples": [{"labels": "{}", "value": value} for value in shown],
-                    }
-                ],
-            }
-        ],
+    samples = [{"labels": "{}", "value": value} for value in shown]
+    return {
+        "name": f"{name}, {case}",
+        "interval": "1m",
+        "input_series": series,
+        "promql_expr_test": [{"expr": f"sum({query})", "eval_time": "8m", "exp_samples": samples}],
     }
-    path = tmp_path / "ratio.yml"
-    path.write_text(yaml.safe_dump(test))
-    assert "SUCCESS" in promtool("test", "rules", str(path))
 
 
 @pytest.mark.parametrize("name", sorted(EXPRESSIONS))

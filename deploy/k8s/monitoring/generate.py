@@ -1,278 +1,53 @@
-"""Writes the Grafana dashboards: python -m deploy.k8s.monitoring.generate.
+"""Writes the Grafana dashboards and the runbooks' page: python -m deploy.k8s.monitoring.generate.
 
-A dashboard is a list of panels, a panel a title, what it tells, a unit and its queries. Every query
-is run by a test against the Prometheus of a running stack.
+What the dashboards show is in `boards`. The page is what alerts link to where Prometheus serves it
+(`--web.user-assets`).
 """
 
 from __future__ import annotations
 
 import json
+import re
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from markdown_it import MarkdownIt
+
+from deploy.k8s.monitoring.boards import BOARDS, Panel
+
+ROOT = Path(__file__).parents[3]
 DASHBOARDS = Path(__file__).parents[1] / "helm" / "ratchet" / "files" / "dashboards"
+RUNBOOKS = ROOT / "docs" / "runbooks.md"
+RUNBOOKS_PAGE = Path(__file__).parent / "assets" / "runbooks.html"
 WIDTH, HEIGHT, COLUMNS = 8, 8, 24
 SCHEMA_VERSION = 39
-DATASOURCE = {"type": "prometheus", "uid": "prometheus"}
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One graph: queries with their legends."""
-
-    title: str
-    about: str
-    unit: str
-    queries: tuple[tuple[str, str], ...]
-
-
-LOOP = (
-    Panel(
-        "Requests by version",
-        "Attempts a second, by version and arm.",
-        "reqps",
-        (
-            (
-                "sum by (version, arm) (rate(ratchet_router_requests_total[$__rate_interval]))",
-                "{{version}} {{arm}}",
-            ),
-        ),
-    ),
-    Panel(
-        "Error share by version",
-        "Failed attempts of those that count; the alert is at 2 %.",
-        "percentunit",
-        (("ratchet:errors:ratio_rate5m", "{{version}} {{arm}}"),),
-    ),
-    Panel(
-        "Request duration, 99th percentile",
-        "What a client waits; streams: to the first token.",
-        "s",
-        (
-            (
-                (
-                    "histogram_quantile(0.99, sum by (version, le)"
-                    " (rate(ratchet_router_request_duration_seconds_bucket[$__rate_interval])))"
-                ),
-                "{{version}}",
-            ),
-        ),
-    ),
-    Panel(
-        "Added by the router, 99th percentile",
-        "Time in the router itself.",
-        "s",
-        (
-            (
-                (
-                    "histogram_quantile(0.99, sum by (le)"
-                    " (rate(ratchet_router_overhead_seconds_bucket[$__rate_interval])))"
-                ),
-                "overhead",
-            ),
-        ),
-    ),
-    Panel(
-        "Feedback by type",
-        "Counted feedback a second.",
-        "ops",
-        (
-            (
-                (
-                    "sum by (type) (max by (partition, version, type)"
-                    " (rate(ratchet_feedback_total[$__rate_interval])))"
-                ),
-                "{{type}}",
-            ),
-        ),
-    ),
-    Panel(
-        "Quality, last five minutes",
-        "Targets: feedback rate > 5 %, positive ratio > 70 %, correction rate < 10 %.",
-        "percentunit",
-        (
-            (
-                'ratchet:quality_ratio{window="5m",figure!="satisfaction"}',
-                "{{version}} {{figure}}",
-            ),
-        ),
-    ),
-    Panel(
-        "Satisfaction, 1 to 5",
-        "Mean of the last five minutes; the target is 4.",
-        "none",
-        (('1 + 4 * ratchet:quality_ratio{window="5m",figure="satisfaction"}', "{{version}}"),),
-    ),
-    Panel(
-        "Feedback waiting for its interaction",
-        "Grows while a router cannot ship its events.",
-        "short",
-        (("sum(max by (partition) (ratchet_feedback_pending))", "pending"),),
-    ),
-    Panel(
-        "Age of events when counted, 95th percentile",
-        "From the event's time to its count.",
-        "s",
-        (
-            (
-                (
-                    "histogram_quantile(0.95, sum by (topic, le)"
-                    " (rate(ratchet_event_age_seconds_bucket[$__rate_interval])))"
-                ),
-                "{{topic}}",
-            ),
-        ),
-    ),
-    Panel(
-        "Spool of the routers",
-        "Interaction events that the brokers have not acknowledged.",
-        "bytes",
-        (("ratchet_router_spool_bytes", "{{instance}}"),),
-    ),
-    Panel(
-        "Training",
-        "Progress of the present run.",
-        "percentunit",
-        (("ratchet_training_run_progress_ratio", "{{method}}"),),
-    ),
-    Panel(
-        "Adapters by state",
-        "What the engine has loaded and verified.",
-        "short",
-        (("sum by (state) (ratchet_inference_adapters)", "{{state}}"),),
-    ),
-)
-
-ROLLOUT = (
-    Panel(
-        "Weight",
-        "Share of live users on each arm.",
-        "percentunit",
-        (("max by (model, rollout, arm) (ratchet_rollout_weight_ratio)", "{{rollout}} {{arm}}"),),
-    ),
-    Panel(
-        "Phase",
-        "1 for the present one.",
-        "short",
-        (
-            (
-                "max by (model, rollout, phase) (ratchet_rollout_phase) == 1",
-                "{{rollout}} {{phase}}",
-            ),
-        ),
-    ),
-    Panel(
-        "Requests by arm",
-        "Attempts of the rollout's traffic.",
-        "reqps",
-        (
-            (
-                (
-                    "sum by (rollout, arm)"
-                    ' (rate(ratchet_router_requests_total{rollout!=""}[$__rate_interval]))'
-                ),
-                "{{rollout}} {{arm}}",
-            ),
-        ),
-    ),
-    Panel(
-        "Error share by arm",
-        "Failed attempts of those that count, this rollout.",
-        "percentunit",
-        (
-            (
-                (
-                    "sum by (rollout, arm) (rate(ratchet_router_requests_total"
-                    '{rollout!="",outcome=~"server_error|timeout|crash"}[5m]))'
-                    " / (sum by (rollout, arm)"
-                    ' (rate(ratchet_router_request_duration_seconds_count{rollout!=""}[5m])) > 0)'
-                ),
-                "{{rollout}} {{arm}}",
-            ),
-        ),
-    ),
-    Panel(
-        "Slow share by arm",
-        "Answers after more than two seconds; the limit is 1 %.",
-        "percentunit",
-        (
-            (
-                (
-                    "1 - sum by (rollout, arm) (rate(ratchet_router_request_duration_seconds_bucket"
-                    '{rollout!="",le="2.0"}[5m]))'
-                    " / (sum by (rollout, arm)"
-                    ' (rate(ratchet_router_request_duration_seconds_count{rollout!=""}[5m])) > 0)'
-                ),
-                "{{rollout}} {{arm}}",
-            ),
-        ),
-    ),
-    Panel(
-        "Satisfaction by arm, 1 to 5",
-        "First scored feedback of randomly assigned traffic, since the rollout began.",
-        "none",
-        (
-            (
-                (
-                    "1 + 4 * sum by (rollout, arm) (max by (partition, version, arm, rollout, segment)"
-                    ' (ratchet_satisfaction_sum_total{rollout!=""}))'
-                    " / (sum by (rollout, arm) (max by (partition, version, arm, rollout, segment)"
-                    ' (ratchet_satisfaction_count_total{rollout!=""})) > 0)'
-                ),
-                "{{rollout}} {{arm}}",
-            ),
-        ),
-    ),
-    Panel(
-        "Evidence against the candidate",
-        "Logarithm of each criterion's e-value; it fails where it crosses its limit.",
-        "none",
-        (
-            ("ratchet_rollout_log_evidence", "{{rollout}} {{criterion}}"),
-            ("ratchet_rollout_log_evidence_limit", "limit {{criterion}}"),
-        ),
-    ),
-    Panel(
-        "Decisions",
-        "Looks of the judge by outcome, a minute.",
-        "opm",
-        (
-            (
-                (
-                    "60 * sum by (model, outcome)"
-                    " (rate(ratchet_rollout_decisions_total[$__rate_interval]))"
-                ),
-                "{{outcome}}",
-            ),
-        ),
-    ),
-    Panel(
-        "Distinct users by arm",
-        "Keys the routers assigned; their ratio is the weight.",
-        "short",
-        (
-            (
-                "sum by (rollout, arm) (ratchet_router_assigned_keys_total)",
-                "{{rollout}} {{arm}}",
-            ),
-        ),
-    ),
-    Panel(
-        "Waits for a person",
-        "1 while a rollout cannot go on by itself; `ratchet rollout status` says why.",
-        "short",
-        (("max by (model, rollout) (ratchet_rollout_needs_person)", "{{rollout}}"),),
-    ),
-)
-
-BOARDS = {"loop": ("Ratchet: Loop", LOOP), "rollout": ("Ratchet: Rollout", ROLLOUT)}
+DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
+VARIABLE = {
+    "name": "datasource",
+    "label": "Data source",
+    "type": "datasource",
+    "query": "prometheus",
+    "refresh": 1,
+    "regex": "",
+    "includeAll": False,
+    "multi": False,
+    "hide": 0,
+}
+STYLE = "body{font:1rem/1.5 system-ui;max-width:48rem;margin:2rem auto;padding:0 1rem}"
 
 
 def dashboard(name: str) -> dict[str, Any]:
-    """The Grafana model of a dashboard."""
+    """The Grafana model of a dashboard; its data source is a variable."""
     title, panels = BOARDS[name]
+    others = {
+        "type": "dashboards",
+        "tags": ["ratchet"],
+        "title": "Ratchet",
+        "asDropdown": True,
+        "includeVars": True,
+        "keepTime": True,
+    }
     return {
         "uid": f"ratchet-{name}",
         "title": title,
@@ -281,12 +56,19 @@ def dashboard(name: str) -> dict[str, Any]:
         "editable": False,
         "refresh": "10s",
         "time": {"from": "now-30m", "to": "now"},
+        "links": [others],
+        "templating": {"list": [VARIABLE]},
         "panels": [_panel(number, panel) for number, panel in enumerate(panels)],
     }
 
 
 def _panel(number: int, panel: Panel) -> dict[str, Any]:
     across = COLUMNS // WIDTH
+    defaults: dict[str, Any] = {"unit": panel.unit}
+    if panel.target is not None:
+        steps = [{"color": "transparent", "value": None}, {"color": "red", "value": panel.target}]
+        defaults["thresholds"] = {"mode": "absolute", "steps": steps}
+        defaults["custom"] = {"thresholdsStyle": {"mode": "dashed"}}
     return {
         "id": number + 1,
         "type": "timeseries",
@@ -299,9 +81,14 @@ def _panel(number: int, panel: Panel) -> dict[str, Any]:
             "w": WIDTH,
             "h": HEIGHT,
         },
-        "fieldConfig": {"defaults": {"unit": panel.unit}, "overrides": []},
+        "fieldConfig": {"defaults": defaults, "overrides": []},
         "targets": [
-            {"refId": chr(ord("A") + index), "expr": query, "legendFormat": legend}
+            {
+                "refId": chr(ord("A") + index),
+                "datasource": DATASOURCE,
+                "expr": query,
+                "legendFormat": legend,
+            }
             for index, (query, legend) in enumerate(panel.queries)
         ],
     }
@@ -312,11 +99,23 @@ def text(name: str) -> str:
     return json.dumps(dashboard(name), indent=1, ensure_ascii=False) + "\n"
 
 
+def runbooks_page() -> str:
+    """The runbooks as one page; each section has the anchor that its alert links to."""
+    body = MarkdownIt().render(RUNBOOKS.read_text())
+    body = re.sub(r"<h2>(\w+)</h2>", lambda m: f'<h2 id="{m[1].lower()}">{m[1]}</h2>', body)
+    return (
+        '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>Ratchet: runbooks</title>\n'
+        f"<style>{STYLE}</style>\n{body}</html>\n"
+    )
+
+
 def main() -> int:
-    """Write all dashboards."""
+    """Write all dashboards and the page."""
     DASHBOARDS.mkdir(exist_ok=True)
+    RUNBOOKS_PAGE.parent.mkdir(exist_ok=True)
     for name in BOARDS:
         (DASHBOARDS / f"{name}.json").write_text(text(name))
+    RUNBOOKS_PAGE.write_text(runbooks_page())
     return 0
 
 
