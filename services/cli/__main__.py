@@ -10,8 +10,10 @@ from services.cli import (
     acls,
     adapters,
     dead_letters,
+    doctor,
     feedback,
     keys,
+    report,
     rollout,
     state,
     status,
@@ -29,6 +31,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.command("status")(status.status)
+app.command("doctor")(doctor.doctor)
 app.add_typer(train.app, name="train")
 app.add_typer(versions.app, name="versions")
 app.add_typer(rollout.app, name="rollout")
@@ -39,6 +42,7 @@ app.add_typer(topics.app, name="topics")
 app.add_typer(acls.app, name="kafka")
 app.add_typer(state.app, name="state")
 app.add_typer(keys.app, name="keys")
+app.add_typer(report.app, name="report")
 
 
 def main() -> None:

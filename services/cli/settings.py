@@ -28,10 +28,11 @@ DEFAULT_PORTS = {
     "aggregator": 8085,
     "training": 8086,
 }
-DEFAULT_SERVER_PORTS = {"kafka": 9092, "redis": 6379}
+DEFAULT_SERVER_PORTS = {"kafka": 9092, "redis": 6379, "prometheus": 9090}
 PLACES = {
     "kafka": 0,
     "redis": 2,
+    "prometheus": 4,
     "inference": 5,
     "router": 7,
     "feedback": 8,
@@ -91,10 +92,16 @@ def _url(given: Mapping[str, str], service: str) -> str:
         if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).netloc:
             raise CliError(f"{variable} is {url!r}; allowed: http://host:port", Exit.usage)
         return url.rstrip("/")
-    return f"http://127.0.0.1:{_port(given, service)}"
+    return f"http://127.0.0.1:{server_port(service, given)}"
 
 
-def _port(given: Mapping[str, str], name: str) -> int:
+def server_port(name: str, given: Mapping[str, str]) -> int:
+    """Port of a service or server on this host, by the local stack's rules.
+
+    Raises:
+        CliError: a variable has a value that is not allowed.
+
+    """
     default = (DEFAULT_PORTS | DEFAULT_SERVER_PORTS)[name]
     if given.get("RATCHET_PORT_BASE"):
         base = _number(given, "RATCHET_PORT_BASE", default, LARGEST_PORT - max(PLACES.values()))
@@ -106,7 +113,7 @@ def _kafka(given: Mapping[str, str]) -> KafkaSettings:
     from shared.settings import KafkaSettings
 
     return _read(
-        KafkaSettings, given, "RATCHET_KAFKA_BOOTSTRAP", f"127.0.0.1:{_port(given, 'kafka')}"
+        KafkaSettings, given, "RATCHET_KAFKA_BOOTSTRAP", f"127.0.0.1:{server_port('kafka', given)}"
     )
 
 
@@ -114,7 +121,10 @@ def _redis(given: Mapping[str, str]) -> RedisSettings:
     from shared.settings import RedisSettings
 
     return _read(
-        RedisSettings, given, "RATCHET_REDIS_URL", f"redis://127.0.0.1:{_port(given, 'redis')}/0"
+        RedisSettings,
+        given,
+        "RATCHET_REDIS_URL",
+        f"redis://127.0.0.1:{server_port('redis', given)}/0",
     )
 
 

@@ -130,6 +130,7 @@ def test_the_notes_name_commands_that_exist(tmp_path: Path, extra: dict[str, Any
         assert "cli" not in pods(objects)
         return
     assert "cli" in pods(objects)
+    assert any(line.endswith("ratchet doctor") for line in lines)
     scopes = set()
     for line in lines:
         where, _, command = line.partition(" -- ")

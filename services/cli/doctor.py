@@ -1,0 +1,315 @@
+"""`ratchet doctor`: looks at every dependency, topic, key and engine, and says what to do."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import typer
+
+from services.cli.errors import CliError, Exit
+from services.cli.http import fetch
+from services.cli.kafka import READ_TIMEOUT_S, run_with_kafka, with_log, with_view
+from services.cli.output import AsJson, print_json, print_table
+from services.cli.prometheus import PrometheusClient
+from services.cli.settings import CliSettings, load_settings
+
+if TYPE_CHECKING:
+    from shared.contracts.events.api_keys import ApiKeyIssued
+    from shared.kafka.log import EventLog
+    from shared.kafka.topics import TopicReport
+
+State = Literal["ok", "look", "wrong"]
+TIMEOUT_S = 5.0
+READY = 200
+STALE_SCRAPE_S = 30.0
+"""Older samples are no evidence for the judge (RATCHET_ROLLOUT_NO_DATA_AFTER_S)."""
+CLOCK_S = 5.0
+LAG_RECORDS = 10_000
+KEY_DAYS = 14
+CRASHES = 3
+GROUPS = ("ratchet.aggregator", "ratchet.feedback-intake", "ratchet.inference")
+"""Consumer groups by the services' defaults."""
+RULE = "RatchetDeadLetters"
+ENGINE = "inference"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What was looked at, how it is, and what to do where it is not well."""
+
+    what: str
+    state: State
+    detail: str
+    remedy: str = ""
+
+
+def doctor(*, as_json: AsJson = False) -> None:
+    """Look at Kafka, topics, lag, Redis, Prometheus, services, engines and keys; say what to do.
+
+    Exit 1 where something is wrong; what one should only look at does not count.
+    """
+    settings = load_settings()
+    looks: list[Callable[[CliSettings], list[Finding]]] = [
+        _topics,
+        _lag,
+        _keys,
+        _redis,
+        _prometheus,
+        *(_service_look(service) for service in settings.urls),
+        _engines,
+    ]
+    with ThreadPoolExecutor(max_workers=len(looks)) as pool:
+        found = [
+            one for many in pool.map(lambda look: _guarded(look, settings), looks) for one in many
+        ]
+    if as_json:
+        print_json({"findings": [asdict(one) for one in found]})
+    else:
+        rows = [(one.what, one.state, one.detail, one.remedy or None) for one in found]
+        print_table("Doctor", ("what", "state", "found", "what to do"), rows)
+    if any(one.state == "wrong" for one in found):
+        raise typer.Exit(Exit.failed)
+
+
+def _guarded(look: Callable[[CliSettings], list[Finding]], settings: CliSettings) -> list[Finding]:
+    """A dependency that is away is a finding as well."""
+    try:
+        return look(settings)
+    except CliError as error:
+        detail, _, remedy = str(error).partition("\n")
+        name = getattr(look, "__name__", "").strip("_")
+        return [Finding(name, "wrong", detail, remedy)]
+
+
+def _topics(settings: CliSettings) -> list[Finding]:
+    import asyncio
+
+    from shared.kafka.security import KafkaConnection
+    from shared.kafka.topics import apply_topics
+
+    async def work() -> TopicReport:
+        async with asyncio.timeout(READ_TIMEOUT_S):
+            return await apply_topics(
+                KafkaConnection.of(settings.kafka),
+                tenants=settings.tenants,
+                partitions=settings.join_partitions,
+                replication=settings.replication,
+                dry_run=True,
+            )
+
+    return topic_findings(run_with_kafka(settings, work), settings.kafka.kafka_bootstrap)
+
+
+def topic_findings(report: TopicReport, brokers: str) -> list[Finding]:
+    """Topics that are missing or differ from their declaration."""
+    found = [Finding("kafka", "ok", f"{brokers} answers")]
+    if report.created:
+        names = ", ".join(report.created)
+        found.append(Finding("topics", "wrong", f"missing: {names}", "ratchet topics apply"))
+    found += [
+        Finding("topics", "look", line, "change it by kafka-configs.sh, or the declaration")
+        for line in report.drift
+    ]
+    if len(found) == 1:
+        found.append(Finding("topics", "ok", f"{len(report.unchanged)} as declared"))
+    return found
+
+
+def _lag(settings: CliSettings) -> list[Finding]:
+    from aiokafka import AIOKafkaConsumer
+    from aiokafka.admin import AIOKafkaAdminClient
+
+    from shared.kafka.security import KafkaConnection
+
+    async def work() -> dict[str, int]:
+        connection = KafkaConnection.of(settings.kafka)
+        admin: Any = AIOKafkaAdminClient(**connection.client_arguments())
+        consumer: Any = AIOKafkaConsumer(**connection.client_arguments())
+        await connection.start(admin)
+        await connection.start(consumer)
+        try:
+            lags: dict[str, int] = {}
+            for group in GROUPS:
+                offsets = await admin.list_consumer_group_offsets(group)
+                if offsets:
+                    ends = await consumer.end_offsets(list(offsets))
+                    behind = (ends[place] - max(0, at.offset) for place, at in offsets.items())
+                    lags[group] = sum(max(0, records) for records in behind)
+            return lags
+        finally:
+            await consumer.stop()
+            await admin.close()
+
+    return lag_findings(run_with_kafka(settings, work))
+
+
+def lag_findings(lags: dict[str, int]) -> list[Finding]:
+    """Consumer groups and how many records they are behind."""
+    return [
+        Finding(
+            f"lag of {group}",
+            "look" if lag > LAG_RECORDS else "ok",
+            f"{lag} records",
+            "more replicas, up to the partitions; see RatchetAggregatorLag in docs/runbooks.md"
+            if lag > LAG_RECORDS
+            else "",
+        )
+        for group, lag in sorted(lags.items())
+    ]
+
+
+def _keys(settings: CliSettings) -> list[Finding]:
+    from shared.contracts.events.api_keys import ApiKeyIssued
+    from shared.contracts.topics import API_KEYS
+    from shared.kafka.log import read_to_end
+
+    async def work(log: EventLog) -> list[ApiKeyIssued]:
+        found: dict[str, ApiKeyIssued] = {}
+        for record in await read_to_end(log, API_KEYS, timeout_s=READ_TIMEOUT_S):
+            found.pop(record.key, None)
+            if record.value is not None:
+                found[record.key] = ApiKeyIssued.model_validate_json(record.value)
+        return list(found.values())
+
+    return key_findings(with_log(settings, work), settings.kafka.profile, time.time())
+
+
+def key_findings(keys: Sequence[ApiKeyIssued], profile: str, now_s: float) -> list[Finding]:
+    """Whether anybody may ask, and whose key ends soon. `now_s` is seconds since 1970."""
+    ends = {
+        key.key_id: (key.expires_at.timestamp() - now_s) / 86_400 for key in keys if key.expires_at
+    }
+    valid = [key for key in keys if ends.get(key.key_id, 1) > 0]
+    if not valid:
+        local = profile == "local"
+        remedy = "" if local else "ratchet keys create --scope infer --scope feedback"
+        detail = "none, and the local profile asks for none" if local else "none: nobody may ask"
+        return [Finding("keys", "ok" if local else "wrong", detail, remedy)]
+    soon = [
+        Finding(
+            "keys",
+            "look",
+            f"{key.key_id} ({key.name or key.tenant}) expires in {ends[key.key_id]:.0f} days",
+            f"ratchet keys rotate {key.key_id}",
+        )
+        for key in valid
+        if ends.get(key.key_id, KEY_DAYS + 1) < KEY_DAYS
+    ]
+    return soon or [Finding("keys", "ok", f"{len(valid)} valid")]
+
+
+def _redis(settings: CliSettings) -> list[Finding]:
+    import asyncio
+
+    states = asyncio.run(with_view(settings, lambda view: view.all()))
+    if not states:
+        remedy = "ratchet state rebuild, unless no version was ever stable"
+        return [Finding("redis", "look", "answers, and holds no routing", remedy)]
+    return [Finding("redis", "ok", f"answers; routes {', '.join(one.model for one in states)}")]
+
+
+def _prometheus(_: CliSettings) -> list[Finding]:
+    client = PrometheusClient()
+    before = time.time()
+    (clock,) = client.query("time()")
+    ages = client.query("max by (instance) (time() - timestamp(ratchet_router_spool_bytes))")
+    return [
+        Finding("prometheus", "ok", f"{client.url} answers"),
+        *clock_findings(clock.value, before, time.time()),
+        *scrape_findings([one.value for one in ages]),
+        *rule_findings(client.rules()),
+    ]
+
+
+def clock_findings(theirs: float, before: float, after: float) -> list[Finding]:
+    """Whether Prometheus's clock lies where ours was meanwhile; all in seconds since 1970."""
+    off = max(before - theirs, theirs - after, 0.0)
+    if off <= CLOCK_S:
+        return [Finding("clock", "ok", "Prometheus's and this host's agree")]
+    remedy = "set the wrong one right (timedatectl; chronyc tracking)"
+    return [Finding("clock", "wrong", f"Prometheus's is {off:.0f} s off this host's", remedy)]
+
+
+def scrape_findings(ages: Iterable[float]) -> list[Finding]:
+    """Whether routers are scraped often enough for the judge; ages in seconds."""
+    oldest = max(ages, default=None)
+    if oldest is None:
+        remedy = "let it scrape every service, every 5 s (podMonitor.enabled in the chart)"
+        return [Finding("scrapes", "wrong", "Prometheus knows no router", remedy)]
+    if oldest > STALE_SCRAPE_S:
+        remedy = "scrape every 5 s: the judge takes nothing older than 30 s"
+        return [Finding("scrapes", "wrong", f"a router's is {oldest:.0f} s old", remedy)]
+    return [Finding("scrapes", "ok", f"routers' newest samples are {oldest:.0f} s old at most")]
+
+
+def rule_findings(names: set[str]) -> list[Finding]:
+    """Whether the alerting rules are loaded."""
+    if RULE in names:
+        return [Finding("alerts", "ok", f"{len(names)} rules loaded")]
+    remedy = "load deploy/k8s/helm/ratchet/files/rules (prometheusRules.enabled in the chart)"
+    return [Finding("alerts", "look", "Ratchet's rules are not loaded", remedy)]
+
+
+def _service_look(service: str) -> Callable[[CliSettings], list[Finding]]:
+    def look(settings: CliSettings) -> list[Finding]:
+        url = settings.url(service)
+        try:
+            status, text = fetch(settings, f"{url}/readyz", timeout_s=TIMEOUT_S)
+        except OSError as error:
+            reason = str(getattr(error, "reason", error))
+            remedy = f"start it, or set RATCHET_{service.upper()}_URL; its log says why it ended"
+            return [Finding(service, "wrong", f"{url}: {reason}", remedy)]
+        return [service_finding(service, url, status, text)]
+
+    return look
+
+
+def service_finding(service: str, url: str, status: int, text: str) -> Finding:
+    """What a service's /readyz says."""
+    try:
+        checks = dict(json.loads(text)["checks"])
+    except (ValueError, KeyError, TypeError):
+        checks = {"answer": f"status {status}"}
+    wrong = "; ".join(f"{name}: {said}" for name, said in checks.items() if said != "ok")
+    if status == READY:
+        return Finding(service, "ok", f"{url} is ready")
+    return Finding(service, "wrong", wrong or f"status {status}", "remove what its check names")
+
+
+def _engines(settings: CliSettings) -> list[Finding]:
+    url = settings.url(ENGINE)
+    try:
+        _, text = fetch(settings, f"{url}/v1/adapters", timeout_s=TIMEOUT_S)
+        adapters = [dict(one) for one in json.loads(text)["adapters"]]
+        _, metrics = fetch(settings, f"{url}/metrics", timeout_s=TIMEOUT_S)
+    except (OSError, ValueError, KeyError, TypeError):
+        return []  # the service's own finding says it
+    return engine_findings(adapters, metrics)
+
+
+def engine_findings(adapters: Iterable[dict[str, Any]], metrics: str) -> list[Finding]:
+    """Versions that an engine has not loaded, and engines that end again and again."""
+    from services.cli.status import total
+
+    found = [
+        Finding(
+            f"adapter {one.get('version')}",
+            "wrong" if one.get("state") == "refused" else "look",
+            f"{one.get('state')}: {one.get('reason') or 'no reason given'}",
+            "ratchet adapters list; see RatchetAdapterRefused in docs/runbooks.md",
+        )
+        for one in adapters
+        if one.get("state") != "ready"
+    ]
+    asked = total(metrics, 'ratchet_inference_engine_ends_total{cause="asked"}') or 0
+    ends = (total(metrics, "ratchet_inference_engine_ends_total") or 0) - asked
+    if ends >= CRASHES:
+        detail = f"the engine ended {ends:.0f} times by itself since the agent started"
+        remedy = "the inference log says how; see RatchetEngineCrashLoop in docs/runbooks.md"
+        found.append(Finding("engine", "wrong", detail, remedy))
+    return found

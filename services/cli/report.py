@@ -1,0 +1,195 @@
+"""`ratchet report weekly`: a week's preferences, versions, quality and what to do next.
+
+Counts of preferences, versions and training runs come from the log, so any past week can be made
+again; shares of live traffic come from Prometheus, as far back as it keeps them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, replace
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from services.cli.errors import CliError, Exit
+from services.cli.kafka import READ_TIMEOUT_S, with_log
+from services.cli.output import print_json
+from services.cli.prometheus import PrometheusClient
+from services.cli.settings import load_settings
+from services.cli.train_jobs import jobs_of
+from services.cli.weekly import TARGETS, Weekly, count_preferences, html, markdown
+
+if TYPE_CHECKING:
+    from shared.contracts.events.preferences import PreferencePair
+    from shared.contracts.events.training import TrainingProgress, TrainingRequested
+    from shared.contracts.events.versions import VersionRecord
+    from shared.kafka.log import EventLog
+
+app = typer.Typer(no_args_is_help=True, help="Reports over a stretch of time.")
+
+WEEK = timedelta(days=7)
+
+
+@app.command()
+def weekly(
+    *,
+    week: Annotated[
+        str, typer.Option(help="A day of the week (YYYY-MM-DD, UTC); empty: the last seven days.")
+    ] = "",
+    target: Annotated[int, typer.Option(min=1, help="Pairs that a week should bring.")] = 100,
+    model: Annotated[str, typer.Option(help="Only this model's; empty: all.")] = "",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for weekly.md and weekly.html; else printed.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+) -> None:
+    """Preferences against target, versions, quality and next actions, as Markdown and HTML."""
+    start, end = week_of(week, datetime.now(UTC))
+    found = _collect(start, end, target, model)
+    if as_json:
+        print_json({**asdict(found), "actions": found.actions()})
+    elif out is None:
+        typer.echo(markdown(found))
+    else:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "weekly.md").write_text(markdown(found))
+        (out / "weekly.html").write_text(html(found))
+        typer.echo(f"{out / 'weekly.md'}\n{out / 'weekly.html'}")
+
+
+def week_of(day: str, now: datetime) -> tuple[datetime, datetime]:
+    """Monday to Monday around a day, else the last seven days up to tomorrow's midnight, in UTC.
+
+    Raises:
+        CliError: the text is no day.
+
+    """
+    if not day:
+        end = datetime.combine(now.astimezone(UTC).date(), datetime.min.time(), UTC)
+        return end + timedelta(days=1) - WEEK, end + timedelta(days=1)
+    try:
+        found = date.fromisoformat(day)
+    except ValueError:
+        raise CliError(f"--week is {day!r}; write a day as 2026-11-25", Exit.usage) from None
+    monday = found - timedelta(days=found.weekday())
+    start = datetime.combine(monday, datetime.min.time(), UTC)
+    return start, start + WEEK
+
+
+def _collect(start: datetime, end: datetime, target: int, model: str) -> Weekly:
+    async def work(log: EventLog) -> Weekly:
+        return await _from_log(log, start, end, target, model)
+
+    report = with_log(load_settings(), work)
+    at = min(end, datetime.now(UTC)).timestamp()
+    try:
+        figures, errors = _from_prometheus(PrometheusClient(), at)
+    except CliError as error:
+        return replace(report, missing=str(error).splitlines()[0].rstrip("."))
+    return replace(report, figures=figures, errors=errors)
+
+
+def _from_prometheus(
+    client: PrometheusClient, at: float
+) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
+    figures: dict[str, dict[str, float]] = {}
+    for sample in client.query('ratchet:quality_ratio{window="1d"}', at=at):
+        if sample.labels["figure"] in TARGETS:
+            version = figures.setdefault(sample.labels["version"], {})
+            version[sample.labels["figure"]] = sample.value
+    counted = "sum by (version) (increase(ratchet_router_request_duration_seconds_count[7d]))"
+    failed = (
+        "sum by (version) (increase(ratchet_router_requests_total"
+        '{outcome=~"server_error|timeout|crash"}[7d]))'
+    )
+    errors = {
+        sample.labels.get("version", ""): sample.value
+        for sample in client.query(f"{failed} / ({counted} > 0)", at=at)
+    }
+    return figures, errors
+
+
+async def _from_log(
+    log: EventLog, start: datetime, end: datetime, target: int, model: str
+) -> Weekly:
+    from shared.contracts.events.preferences import PreferencePair, PreferenceRetracted
+    from shared.contracts.events.training import TrainingProgress, TrainingRequested
+    from shared.contracts.topics import PREFERENCES, TRAINING_JOBS, TRAINING_RUNS, VERSIONS
+    from shared.kafka.envelope import UnreadableRecord, decode, models_by_type
+    from shared.kafka.log import read_to_end
+    from shared.registry.versions import Registry
+
+    models = models_by_type(
+        PreferencePair, PreferenceRetracted, TrainingRequested, TrainingProgress
+    )
+    pairs: list[PreferencePair] = []
+    retracted: set[str] = set()
+    jobs: list[TrainingRequested | TrainingProgress] = []
+    registry = Registry()
+    for record in await read_to_end(
+        log, PREFERENCES, TRAINING_JOBS, TRAINING_RUNS, VERSIONS, timeout_s=READ_TIMEOUT_S
+    ):
+        try:
+            if record.topic == VERSIONS:
+                registry.apply(record.key, record.value)
+                continue
+            event = decode(record.headers, record.value, models)
+        except (UnreadableRecord, ValueError):
+            continue  # unpaired examples, and what nobody could read
+        if isinstance(event, PreferencePair):
+            if start <= event.created_at < end and model in ("", event.model):
+                pairs.append(event)
+        elif isinstance(event, PreferenceRetracted):
+            if event.created_at < end:
+                retracted.add(event.pair_id)
+        elif isinstance(event, TrainingRequested | TrainingProgress):
+            jobs.append(event)
+    versions = [
+        version_row(one.record, one.lifecycle.value)
+        for one in registry.versions(model)
+        if start <= one.record.created_at < end
+    ]
+    return Weekly(
+        start=start.date(),
+        end=end.date(),
+        target=target,
+        preferences=count_preferences(pairs, retracted, start),
+        versions=tuple(versions),
+        trainings=tuple(training_rows(jobs, start, end, model)),
+    )
+
+
+def version_row(record: VersionRecord, state: str) -> dict[str, str]:
+    """A version of the week as a row."""
+    return {
+        "version": record.version,
+        "model": record.model,
+        "parent": record.parent or "–",
+        "state": state,
+    }
+
+
+def training_rows(
+    events: Iterable[TrainingRequested | TrainingProgress],
+    start: datetime,
+    end: datetime,
+    model: str,
+) -> list[dict[str, str]]:
+    """Jobs asked for in the week, oldest first."""
+    rows = [
+        {
+            "job": job["job_id"],
+            "model": job["model"],
+            "method": job["method"],
+            "phase": job["phase"],
+            "why": job.get("message") or "–",
+            "at": job["requested_at"],
+        }
+        for job in jobs_of(events)
+        if start <= datetime.fromisoformat(job["requested_at"]) < end
+        and model in ("", job["model"])
+    ]
+    return sorted(rows, key=lambda row: row["at"])

@@ -1,0 +1,120 @@
+"""What the doctor says of what it finds."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from services.cli import doctor
+from services.cli.doctor import (
+    clock_findings,
+    engine_findings,
+    key_findings,
+    lag_findings,
+    rule_findings,
+    scrape_findings,
+    service_finding,
+    topic_findings,
+)
+from services.cli.errors import Exit
+from shared.contracts.events.api_keys import ApiKeyIssued, Permission
+from shared.kafka.topics import TopicReport
+from tests.support.command import ratchet_here
+
+NOW = datetime(2026, 11, 25, tzinfo=UTC)
+
+
+def key(key_id: str, days: float | None = None) -> ApiKeyIssued:
+    return ApiKeyIssued(
+        key_id=key_id,
+        sha256="0" * 64,
+        tenant="acme",
+        scopes=(Permission.infer,),
+        issued_at=NOW - timedelta(days=90),
+        expires_at=None if days is None else NOW + timedelta(days=days),
+    )
+
+
+def test_missing_topics_are_wrong_and_others_only_differ() -> None:
+    report = TopicReport(created=["a"], unchanged=["c"], drift=["b: 1 partitions, declared 4"])
+    states = {(one.what, one.state) for one in topic_findings(report, "kafka:9092")}
+    assert states == {("kafka", "ok"), ("topics", "wrong"), ("topics", "look")}
+    (_, fine) = topic_findings(TopicReport(unchanged=["c"]), "kafka:9092")
+    assert (fine.state, fine.remedy) == ("ok", "")
+
+
+def test_lag_is_looked_at_where_it_is_large() -> None:
+    found = {one.what: one.state for one in lag_findings({"g": 10_000, "h": 10_001})}
+    assert found == {"lag of g": "ok", "lag of h": "look"}
+
+
+@pytest.mark.parametrize(
+    ("keys", "profile", "states"),
+    [
+        ([], "local", ["ok"]),
+        ([], "production", ["wrong"]),
+        ([key("k", -1)], "production", ["wrong"]),
+        ([key("k")], "production", ["ok"]),
+        ([key("k"), key("soon", 3), key("later", 30)], "production", ["look"]),
+    ],
+)
+def test_keys(keys: list[ApiKeyIssued], profile: str, states: list[str]) -> None:
+    found = key_findings(keys, profile, NOW.timestamp())
+    assert [one.state for one in found] == states
+    if states == ["look"]:
+        assert found[0].remedy == "ratchet keys rotate soon"
+
+
+@pytest.mark.parametrize(
+    ("theirs", "state"), [(100, "ok"), (104.9, "ok"), (96, "ok"), (106.1, "wrong"), (94, "wrong")]
+)
+def test_the_clock_may_be_five_seconds_off(theirs: float, state: str) -> None:
+    assert [one.state for one in clock_findings(theirs, 100, 101)] == [state]
+
+
+@pytest.mark.parametrize(("ages", "state"), [([], "wrong"), ([3, 31], "wrong"), ([3, 30], "ok")])
+def test_scrapes_must_be_young_for_the_judge(ages: list[float], state: str) -> None:
+    assert [one.state for one in scrape_findings(ages)] == [state]
+
+
+def test_the_rule_it_looks_for_exists() -> None:
+    assert rule_findings({doctor.RULE})[0].state == "ok"
+    assert rule_findings({"other"})[0].state == "look"
+
+
+def test_a_service_says_by_its_checks_what_is_wrong() -> None:
+    ready = service_finding("router", "http://r", 200, '{"checks": {"kafka": "ok"}}')
+    assert ready.state == "ok"
+    away = service_finding(
+        "router", "http://r", 503, '{"checks": {"kafka": "away", "redis": "ok"}}'
+    )
+    assert (away.state, away.detail) == ("wrong", "kafka: away")
+    assert service_finding("router", "http://r", 500, "oops").detail == "answer: status 500"
+
+
+def test_engines_name_what_is_refused_and_that_they_crash() -> None:
+    adapters = [
+        {"version": "v1", "state": "ready"},
+        {"version": "v2", "state": "refused", "reason": "mismatch"},
+        {"version": "v3", "state": "loading"},
+    ]
+    metrics = (
+        'ratchet_inference_engine_ends_total{cause="exit"} 3.0\n'
+        'ratchet_inference_engine_ends_total{cause="asked"} 9.0\n'
+    )
+    found = {one.what: one.state for one in engine_findings(adapters, metrics)}
+    assert found == {"adapter v2": "wrong", "adapter v3": "look", "engine": "wrong"}
+    assert engine_findings(adapters[:1], metrics.replace("3.0", "2.0")) == []
+
+
+def test_nothing_runs_and_everything_is_named_with_a_remedy(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RATCHET_PORT_BASE", "1")  # nobody listens there
+    ran = ratchet_here("doctor", "--json", monkeypatch=monkeypatch, capsys=capsys)
+    assert ran.status == Exit.failed
+    found = ran.json["findings"]
+    wrong = {one["what"] for one in found if one["state"] == "wrong"}
+    assert {"topics", "redis", "prometheus", "router", "inference"} <= wrong
+    assert all(one["remedy"] for one in found if one["state"] != "ok")

@@ -1,0 +1,121 @@
+"""A week's report: what is counted, what is advised, and that pages hold it."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from services.cli.errors import CliError
+from services.cli.report import week_of
+from services.cli.weekly import Weekly, bars, count_preferences, html, markdown
+from shared.contracts.events.preferences import PreferencePair
+
+MONDAY = datetime(2026, 11, 23, tzinfo=UTC)
+
+
+def pair(number: int, chosen: str = "a long answer", rejected: str = "other", **more: Any) -> Any:
+    fields: dict[str, Any] = {
+        "pair_id": f"p{number}",
+        "tenant": "default",
+        "model": "assistant",
+        "messages": ({"role": "user", "content": "why?"},),
+        "chosen": chosen,
+        "rejected": rejected,
+        "source": "vote",
+        "causes": (f"f{number}:0",),
+        "created_at": MONDAY + timedelta(hours=number),
+    }
+    return PreferencePair.model_validate(fields | more)
+
+
+def report(pairs: list[Any], retracted: set[str] | None = None, **more: Any) -> Weekly:
+    counted = count_preferences(pairs, retracted or set(), MONDAY)
+    fields: dict[str, Any] = {
+        "start": MONDAY.date(),
+        "end": MONDAY.date() + timedelta(days=7),
+        "target": 3,
+        "versions": (),
+        "trainings": (),
+    }
+    return Weekly(preferences=counted, **(fields | more))
+
+
+def test_pairs_count_by_day_and_retracted_ones_do_not() -> None:
+    found = report([pair(1), pair(2), pair(30)], {"p2"}).preferences
+    assert (found.total, found.retracted) == (2, 1)
+    assert list(found.per_day.values()) == [1, 1, 0, 0, 0, 0, 0]
+    assert found.by_source == {"vote": 2}
+
+
+def test_win_rate_and_mean_length_are_by_version() -> None:
+    ab = {"chosen_version": "a", "rejected_version": "b"}
+    ba = {"chosen_version": "b", "rejected_version": "a"}
+    same = {"chosen_version": "a", "rejected_version": "a"}
+    found = report(
+        [
+            pair(1, "1234", "12", **ab),
+            pair(2, "1234", "12", **ab),
+            pair(3, "12", "1234", **ba),
+            pair(4, "12345678", "1234", **same),
+        ]
+    ).preferences
+    rates = {duel.version: duel.rate for duel in found.duels}
+    assert rates == {"a": pytest.approx(2 / 3), "b": pytest.approx(1 / 3)}
+    assert found.mean_length == {"a": pytest.approx(24 / 5), "b": 2}
+
+
+def test_doubtful_pairs_are_counted() -> None:
+    found = report(
+        [pair(1, "yes", "a long no"), pair(2, "a long no", "yes"), pair(3, "yes", "a long no")]
+    ).preferences
+    assert (found.short_chosen, found.duplicates, found.contradictions) == (2, 1, 1)
+
+
+def test_actions_follow_from_what_was_found() -> None:
+    assert report([pair(n, f"answer {n}") for n in range(3)]).actions() == [
+        "Nothing: every target was met."
+    ]
+    poor = report(
+        [pair(1)],
+        figures={"v": {"feedback_rate": 0.03, "positive_ratio": 0.8, "correction_rate": 0.2}},
+        trainings=({"job": "j", "phase": "failed"},),
+    ).actions()
+    assert [one.partition(":")[0] for one in poor] == [
+        "Collect 2 more pairs",
+        "v",
+        "v",
+        "Look at failed trainings",
+    ]
+    assert "correction rate is 20.0 %, the target is < 10.0 %" in poor[1]
+
+
+def test_a_quiet_week_has_a_report_too() -> None:
+    text = markdown(report([], missing="Prometheus gave no answer"))
+    assert "0 pairs of 3 (0%)" in text
+    assert "Missing: Prometheus gave no answer." in text
+
+
+def test_the_page_is_whole_and_escapes_what_people_wrote() -> None:
+    page = html(report([pair(1)], versions=({"version": "<script>x</script>"},)))
+    assert "<script>" not in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert page.count("<svg") == 1
+    assert "<table>" in page
+
+
+def test_bars_are_as_high_as_their_counts() -> None:
+    root = ET.fromstring(bars({"2026-11-23": 4, "2026-11-24": 0, "2026-11-25": 2}))
+    heights = [float(one.get("height", "")) for one in root.iter("rect")]
+    assert heights == [120, 0, 60]
+
+
+def test_a_week_is_monday_to_monday_or_the_last_seven_days() -> None:
+    now = datetime(2026, 11, 26, 12, tzinfo=UTC)
+    assert week_of("2026-11-25", now) == (MONDAY, MONDAY + timedelta(days=7))
+    start, end = week_of("", now)
+    assert (start.date(), end.date()) == (date(2026, 11, 20), date(2026, 11, 27))
+    with pytest.raises(CliError, match="--week"):
+        week_of("last", now)
