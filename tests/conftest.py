@@ -86,7 +86,7 @@ def full_stack(
         **STARTER_ENGINE,
         # Tests start trainings and rollouts themselves; what begins by itself is the demo's test.
         "RATCHET_ROLLOUT_AUTO_START": "false",
-        "RATCHET_TRAINING_MIN_PAIRS": "0",
+        "RATCHET_TRAINING_MIN_PAIRS": "1000000",
     }
     with Stack(run_dir, env=env, ports="free", scrape_interval="1s") as stack:
         yield stack

@@ -14,6 +14,11 @@ from redis.asyncio import Redis
 
 from services.cli.errors import Exit
 from shared.contracts.events.api_keys import Permission
+from shared.contracts.events.preferences import (
+    PairSource,
+    PreferencePair,
+    PreferenceRetracted,
+)
 from shared.contracts.events.rollouts import Decision, DecisionKind, LeaderElected, Phase
 from shared.contracts.events.training import (
     RunPhase,
@@ -21,7 +26,14 @@ from shared.contracts.events.training import (
     TrainingProgress,
     TrainingRequested,
 )
-from shared.contracts.topics import API_KEYS, ROLLOUTS, TRAINING_JOBS, TRAINING_RUNS, intake_topic
+from shared.contracts.topics import (
+    API_KEYS,
+    PREFERENCES,
+    ROLLOUTS,
+    TRAINING_JOBS,
+    TRAINING_RUNS,
+    intake_topic,
+)
 from shared.kafka.deadletters import DeadLetters
 from shared.kafka.envelope import decode, models_by_type
 from shared.kafka.log import EventLog, Record, read_to_end
@@ -281,3 +293,52 @@ async def test_without_redis_it_says_so(env: dict[str, str]) -> None:
     ran = await run("state", "rebuild", env=env | {"RATCHET_REDIS_URL": "redis://127.0.0.1:9/0"})
     assert ran.status == Exit.unreachable
     assert "RATCHET_REDIS_URL" in ran.err
+
+
+async def test_the_weekly_report_counts_pairs_and_leaves_out_what_was_taken_back(
+    env: dict[str, str], log: EventLog, unique: str
+) -> None:
+    now = datetime.now(UTC)
+    for number in (1, 2):
+        pair = PreferencePair(
+            pair_id=f"{unique}-{number}",
+            tenant="default",
+            model=unique,
+            messages=(),
+            chosen="a good answer",
+            rejected="a bad one",
+            chosen_version="v2",
+            rejected_version="v1",
+            source=PairSource.vote,
+            causes=(f"{unique}:{number}",),
+            created_at=now,
+        )
+        await log.publish(PREFERENCES, key=pair.pair_id, event=pair, event_id=pair.pair_id)
+    back = PreferenceRetracted(
+        pair_id=f"{unique}-2", tenant="default", reason="withdrawn", created_at=now
+    )
+    await log.publish(PREFERENCES, key=back.pair_id, event=back, event_id=f"{unique}-back")
+    # Prometheus is away, and the report says so instead of failing.
+    env |= {"RATCHET_PROMETHEUS_URL": "http://127.0.0.1:9"}
+    ran = await run("report", "weekly", "--model", unique, "--json", env=env)
+    assert ran.status == 0, ran.err
+    pairs = ran.json["preferences"]
+    assert sum(pairs["per_day"].values()) == 1
+    assert pairs["retracted"] == 1
+    assert [(one["version"], one["wins"]) for one in pairs["duels"]] == [("v1", 0), ("v2", 1)]
+    assert "Prometheus at http://127.0.0.1:9 gave no answer" in ran.json["missing"]
+    page = await run("report", "weekly", "--model", unique, env=env)
+    assert "1 pairs of 100" in page.out
+
+
+async def test_the_doctor_sees_what_runs_and_what_does_not(
+    env: dict[str, str], prometheus: str
+) -> None:
+    await run("topics", "apply", env=env)
+    ran = await run("doctor", "--json", env=env | {"RATCHET_PROMETHEUS_URL": prometheus})
+    assert ran.status == Exit.failed, "no service runs"
+    states = {(one["what"], one["state"]) for one in ran.json["findings"]}
+    assert {("kafka", "ok"), ("prometheus", "ok"), ("clock", "ok")} <= states
+    assert {("router", "wrong"), ("scrapes", "wrong")} <= states
+    assert ("topics", "wrong") not in states
+    assert "_lag" not in {one["what"] for one in ran.json["findings"]}
