@@ -15,6 +15,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from deploy.k8s.monitoring.boards import BOARDS
 from services.cli.settings import DEFAULT_PORTS, load_settings, url_variable
 from shared.settings import ServiceSettings
 from tests.support.chart import environments
@@ -24,7 +25,7 @@ CHART = ROOT / "deploy" / "k8s" / "helm" / "ratchet"
 MANIFESTS = ROOT / "deploy" / "k8s" / "manifests" / "ratchet.yaml"
 DOCKERFILE = (ROOT / "deploy" / "docker" / "Dockerfile").read_text()
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
-GPU: dict[str, Any] = yaml.safe_load((ROOT / "deploy" / "docker" / "gpu.yml").read_text())
+ENV_EXAMPLE = (ROOT / ".env.example").read_text()
 VALUES: dict[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text())
 OBJECTS: list[dict[str, Any]] = [
     item for item in yaml.safe_load_all(MANIFESTS.read_text()) if item is not None
@@ -79,7 +80,7 @@ def named_variables(text: str) -> set[str]:
     [
         "docker-compose.yml",
         "deploy/docker/Dockerfile",
-        "deploy/docker/gpu.yml",
+        ".env.example",
         "deploy/k8s/helm/ratchet/templates/NOTES.txt",
         "deploy/k8s/helm/ratchet/values.yaml",
         "deploy/k8s/manifests/ratchet.yaml",
@@ -198,16 +199,72 @@ def test_the_build_says_what_it_may_be_given() -> None:
         assert arguments == {"ML_REQUIREMENTS": "${ML_REQUIREMENTS:-ml.txt}"}
 
 
-def test_the_overlay_for_gpus_changes_the_two_that_use_one() -> None:
-    assert GPU["services"].keys() == {"inference", "training"}
-    for service in GPU["services"].values():
-        lock = service["build"]["args"]["ML_REQUIREMENTS"]
-        assert (ROOT / "requirements" / lock).exists()
-        assert lock != "ml.txt"
-        (device,) = service["deploy"]["resources"]["reservations"]["devices"]
-        assert device["capabilities"] == ["gpu"]
-    environment = GPU["services"]["inference"]["environment"]
-    assert environment["RATCHET_INFERENCE_ENGINE_PROFILE"] == "gpu"
+@pytest.mark.parametrize("name", ["inference", "training"])
+def test_each_profile_has_an_engine_and_a_trainer_at_one_address(name: str) -> None:
+    cpu, gpu = COMPOSE["services"][name], COMPOSE["services"][f"{name}-gpu"]
+    assert (cpu["profiles"], gpu["profiles"]) == (["cpu"], ["gpu"])
+    assert gpu["networks"] == {"ratchet": {"aliases": [name]}}
+    lock = gpu["build"]["args"]["ML_REQUIREMENTS"]
+    assert (ROOT / "requirements" / lock).exists()
+    assert lock != "ml.txt"
+    assert gpu["build"]["target"] == cpu["build"]["target"] == name
+    (device,) = gpu["deploy"]["resources"]["reservations"]["devices"]
+    assert device["capabilities"] == ["gpu"]
+    # Both lie on the same volumes, so that a stack can change its profile.
+    assert gpu["volumes"] == cpu["volumes"]
+    differ = {"RATCHET_INFERENCE_ENGINE_PROFILE", "RATCHET_INFERENCE_GPU_MEMORY_RATIO"}
+    changed = {
+        key for key, text in gpu["environment"].items() if cpu["environment"].get(key) != text
+    }
+    assert changed == (differ if name == "inference" else set())
+
+
+def test_only_engine_trainer_and_command_wait_for_a_profile() -> None:
+    waiting = {
+        name: one["profiles"] for name, one in COMPOSE["services"].items() if "profiles" in one
+    }
+    assert waiting == {
+        "cli": ["cli"],
+        "inference": ["cpu"],
+        "inference-gpu": ["gpu"],
+        "training": ["cpu"],
+        "training-gpu": ["gpu"],
+    }
+    for name, one in COMPOSE["services"].items():
+        if "profiles" not in one:
+            assert not waiting.keys() & one.get("depends_on", {}).keys(), name
+
+
+def test_the_example_of_env_names_what_compose_asks_for_and_its_defaults() -> None:
+    given = dict(re.findall(r"^([A-Z_]+)=(.*)$", ENV_EXAMPLE, re.MULTILINE))
+    assert given.pop("COMPOSE_PROFILES") == "cpu"
+    text = (ROOT / "docker-compose.yml").read_text()
+    assert given == dict(re.findall(r"\$\{([A-Z_]+):-([^}]*)\}", text))
+
+
+def test_prometheus_of_compose_scrapes_every_service_and_grafana_shows_every_dashboard() -> None:
+    docker = ROOT / "deploy" / "docker"
+    prometheus = yaml.safe_load((docker / "prometheus.yml").read_text())
+    targets = {
+        one["job_name"]: one["static_configs"][0]["targets"] for one in prometheus["scrape_configs"]
+    }
+    for service in SERVICES:
+        port = VALUES["services"][service]["port"]
+        assert targets.pop(service) == [f"{service}:{port}"]
+    assert targets == {"vllm": ["inference:8000"]}
+    (rules,) = prometheus["rule_files"]
+    mounted = dict(
+        reversed(one.removesuffix(":ro").split(":"))
+        for name in ("prometheus", "grafana")
+        for one in COMPOSE["services"][name]["volumes"]
+        if one.startswith("./")
+    )
+    assert list((ROOT / mounted[rules.rpartition("/")[0]]).glob("*.yml"))
+    provider = yaml.safe_load((docker / "grafana" / "dashboards" / "ratchet.yml").read_text())
+    folder = provider["providers"][0]["options"]["path"]
+    assert len(list((ROOT / mounted[folder]).glob("*.json"))) == len(BOARDS)
+    source = yaml.safe_load((docker / "grafana" / "datasources" / "prometheus.yml").read_text())
+    assert source["datasources"][0]["url"] == "http://prometheus:9090"
 
 
 def test_kafka_is_reached_from_the_network_and_from_this_host() -> None:
@@ -251,11 +308,10 @@ def test_the_ratchet_command_knows_every_service_and_no_service_minds() -> None:
     assert not URLS.keys() & service_variables()
 
 
-@pytest.mark.parametrize("file", [COMPOSE, GPU], ids=["compose", "gpu"])
-def test_compose_fits_its_schema(file: dict[str, Any]) -> None:
+def test_compose_fits_its_schema() -> None:
     assert COMPOSE_SCHEMA.exists(), "run make setup"
     schema = json.loads(COMPOSE_SCHEMA.read_text())
-    jsonschema.Draft7Validator(schema).validate(file)
+    jsonschema.Draft7Validator(schema).validate(COMPOSE)
 
 
 @pytest.mark.parametrize("item", OBJECTS, ids=lambda o: f"{o['kind']}/{o['metadata']['name']}")
