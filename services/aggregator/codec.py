@@ -17,6 +17,7 @@ from shared.contracts.events.votes import VoteCast
 from shared.contracts.topics import FEEDBACK, INTERACTIONS, RATED, TICKS
 from shared.kafka.envelope import Headers, decode, encode, headers_of, models_by_type
 from shared.kafka.log import Record
+from shared.observability.tracing import derived_traceparent
 
 SOURCE = "/ratchet/aggregator"
 MODELS = {
@@ -62,9 +63,21 @@ def record_in(message: Any) -> Record:
 
 
 def write_of(output: Output) -> Write:
-    """An output as the record to write."""
-    headers = encode(output.event, source=SOURCE, event_id=output.event_id, time=output.time)
+    """An output as the record to write; it goes on with the trace of the answer it is about."""
+    headers = encode(
+        output.event,
+        source=SOURCE,
+        event_id=output.event_id,
+        time=output.time,
+        traceparent=derived_traceparent(trace_of(output.event), output.event_id),
+    )
     return Write(output.topic, None, output.key.encode(), output.event.to_json(), headers)
+
+
+def trace_of(event: Event) -> str:
+    """The trace that an output is about: the answer's, the chosen one's of a pair; empty for none."""
+    traces: tuple[str, ...] = getattr(event, "traces", ())
+    return str(getattr(event, "trace_id", "") or (traces[0] if traces else ""))
 
 
 def event_time_s(event: Event) -> float | None:

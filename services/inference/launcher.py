@@ -164,6 +164,8 @@ class Launcher:
         self._metrics = metrics
         self._log_path = log_path
         self._asked: str = ""
+        self._ends = 0
+        self._last_end = ""
         self._beat = clock.monotonic()
 
     def idle_s(self) -> float:
@@ -189,6 +191,7 @@ class Launcher:
                 break
             lived_s = self._clock.monotonic() - began
             backoff_s = restart_pause_s(backoff, lived_s)
+            self._count_end(cause, lived_s)
             self._metrics.engine_ends.labels(cause).inc()
             log.warning(
                 "engine.ended",
@@ -205,7 +208,7 @@ class Launcher:
         self._asked = ""
         self.state.generation = next_generation(self._generations)
         self._metrics.engine_generation.set(self.state.generation)
-        self._set(ready=False, reason="starting")
+        self._set(ready=False, reason=self._starting())
         output = self._log_path.open("ab") if self._log_path else None
         try:
             process = await asyncio.create_subprocess_exec(
@@ -226,6 +229,22 @@ class Launcher:
             return await self._watch(process, stop)
         finally:
             await self._end(process)
+
+    def _count_end(self, cause: str, lived_s: float) -> None:
+        """Remember why engines end by themselves, until one stays; an asked restart is none."""
+        if cause == "asked" or lived_s >= STEADY_S:
+            self._ends = 0
+        if cause != "asked":
+            self._ends += 1
+            self._last_end = self.state.reason
+
+    def _starting(self) -> str:
+        """The reason of an engine that starts; in a crash loop, what ended the ones before."""
+        if not self._ends:
+            return "starting"
+        return (
+            f"starting again: ended by itself {self._ends} times in a row; last: {self._last_end}"
+        )
 
     async def _watch(self, process: asyncio.subprocess.Process, stop: asyncio.Event) -> str:
         began = last_well = self._clock.monotonic()

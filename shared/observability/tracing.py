@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import secrets
 
@@ -29,3 +30,12 @@ def rebuilt_traceparent(header: str) -> str:
 def traceparent(trace_id: str) -> str:
     """A sampled `traceparent` of this trace with a new parent id."""
     return f"00-{trace_id}-{secrets.token_hex(8)}-01"
+
+
+def derived_traceparent(trace_id: str, cause: str) -> str:
+    """A sampled `traceparent` whose parent id follows from `cause`, so that a repeat has the same.
+
+    Empty where `trace_id`, which a client may have made, is none of Trace Context.
+    """
+    span = hashlib.sha256(cause.encode()).hexdigest()[:16]
+    return rebuilt_traceparent(f"00-{trace_id}-{span}-01")

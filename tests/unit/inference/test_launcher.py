@@ -130,6 +130,12 @@ async def test_dying_engine_is_started_again_with_a_new_generation(
     launcher = harness.start("dies")
     await harness.reaches(lambda: launcher.state.generation >= 3, "two restarts")
     assert (False, "exited with status 3") in harness.heard
+    # A crash loop does not read like a first start.
+    assert [reason for _, reason in harness.heard if reason.startswith("starting")][:3] == [
+        "starting",
+        "starting again: ended by itself 1 times in a row; last: exited with status 3",
+        "starting again: ended by itself 2 times in a row; last: exited with status 3",
+    ]
     assert not any(map(alive, harness.children()[:2]))
 
 
