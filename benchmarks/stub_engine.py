@@ -3,8 +3,8 @@
     python -m benchmarks.stub_engine --port 8000 [--delay 0.05] [--tokens 16]
 
 It answers every POST with the same text under the model that was asked for; with `"stream": true`
-as server-sent events. `GET` answers 200, so that health checks pass. Nothing else of the API is
-there. A model whose name contains `fail` answers 500, `missing` 404, `hang` never, `drop` closes
+as server-sent events. `/v1/responses` answers in its own form. `GET` answers 200, so that health
+checks pass. Nothing else of the API is there. A model whose name contains `fail` answers 500, `missing` 404, `hang` never, `drop` closes
 the connection; `torn` closes it in the middle of a stream, and `stall` says no more from there.
 """
 
@@ -22,6 +22,7 @@ import uvloop
 TEXT = "Your parcel left our warehouse this morning and arrives tomorrow before noon."
 _MODEL = re.compile(rb'"model"\s*:\s*"([^"]+)"')
 _STREAM = re.compile(rb'"stream"\s*:\s*true')
+RESPONSES = b"/v1/responses"
 _CREATED = 1_700_000_000
 
 
@@ -72,6 +73,57 @@ def stream_events(model: str, text: str, tokens: int) -> list[bytes]:
     return events
 
 
+def responses_object(model: str, text: str, *, done: bool = True) -> dict[str, Any]:
+    """An answer of the Responses API, or the same before its output is there."""
+    content = [{"type": "output_text", "text": text, "annotations": []}]
+    message = {
+        "id": "msg_stub",
+        "type": "message",
+        "role": "assistant",
+        "status": "completed",
+        "content": content,
+    }
+    details = {"input_tokens_details": {"cached_tokens": 0}}
+    details["output_tokens_details"] = {"reasoning_tokens": 0}
+    return {
+        "id": "resp_stub",
+        "object": "response",
+        "created_at": _CREATED,
+        "model": model,
+        "status": "completed" if done else "in_progress",
+        "output": [message] if done else [],
+        "parallel_tool_calls": True,
+        "tool_choice": "auto",
+        "tools": [],
+        "usage": {"input_tokens": 12, "output_tokens": 14, "total_tokens": 26, **details}
+        if done
+        else None,
+    }
+
+
+def responses_events(model: str, text: str, tokens: int) -> list[bytes]:
+    """The events of a streamed answer of the Responses API."""
+    size = max(1, len(text) // tokens)
+    where = {"item_id": "msg_stub", "output_index": 0, "content_index": 0}
+    values: list[dict[str, Any]] = [
+        {"type": "response.created", "response": responses_object(model, text, done=False)},
+        *(
+            {
+                "type": "response.output_text.delta",
+                "delta": text[at : at + size],
+                "logprobs": [],
+                **where,
+            }
+            for at in range(0, len(text), size)
+        ),
+        {"type": "response.completed", "response": responses_object(model, text)},
+    ]
+    return [
+        f"event: {value['type']}\ndata: {json.dumps({**value, 'sequence_number': number})}\n\n".encode()
+        for number, value in enumerate(values)
+    ]
+
+
 def response(status: int, body: bytes, content_type: str = "application/json") -> bytes:
     """A whole HTTP response."""
     head = (
@@ -90,6 +142,7 @@ class Stub(asyncio.Protocol):
         self._seen = seen
         self._parser = httptools.HttpRequestParser(self)
         self._body = b""
+        self._url = b""
         self._transport: asyncio.Transport | None = None
         self._running: asyncio.Task[None] | None = None
 
@@ -106,6 +159,9 @@ class Stub(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         self._body = b""
+
+    def on_url(self, url: bytes) -> None:
+        self._url = url
 
     def on_body(self, body: bytes) -> None:
         self._body += body
@@ -133,7 +189,7 @@ class Stub(asyncio.Protocol):
             return response(404, b'{"error":{"message":"no such model"}}')
         if "refuse" in model:
             return response(400, b'{"error":{"message":"too many tokens","type":"BadRequest"}}')
-        return self._seen.cached(model)
+        return self._seen.cached(model, responses=self._url == RESPONSES)
 
     async def _later(self, model: str) -> None:
         assert self._transport is not None
@@ -154,7 +210,8 @@ class Stub(asyncio.Protocol):
             b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
             b"transfer-encoding: chunked\r\n\r\n"
         )
-        for number, event in enumerate(stream_events(model, TEXT, self._tokens)):
+        events = responses_events if self._url == RESPONSES else stream_events
+        for number, event in enumerate(events(model, TEXT, self._tokens)):
             if "torn" in model and number == 3:
                 self._transport.abort()
                 return
@@ -174,7 +231,7 @@ class EngineTraffic:
         self.aborted = 0
         self.bodies: list[bytes] = []
         self._keep = keep
-        self._whole: dict[str, bytes] = {}
+        self._whole: dict[tuple[str, bool], bytes] = {}
 
     def take(self, body: bytes) -> None:
         """Note one request."""
@@ -182,11 +239,13 @@ class EngineTraffic:
         if len(self.bodies) < self._keep:
             self.bodies.append(body)
 
-    def cached(self, model: str) -> bytes:
+    def cached(self, model: str, *, responses: bool = False) -> bytes:
         """The whole response for a model."""
-        if model not in self._whole:
-            self._whole[model] = response(200, chat_body(model, TEXT))
-        return self._whole[model]
+        key = (model, responses)
+        if key not in self._whole:
+            body = json.dumps(responses_object(model, TEXT)).encode()
+            self._whole[key] = response(200, body if responses else chat_body(model, TEXT))
+        return self._whole[key]
 
 
 async def serve_stub(

@@ -44,6 +44,7 @@ log = structlog.get_logger(__name__)
 ENDPOINTS: dict[str, Endpoint] = {
     "/v1/chat/completions": "chat",
     "/v1/completions": "completions",
+    "/v1/responses": "responses",
 }
 MODELS = "/v1/models"
 DISCARD_FACTOR = 8

@@ -9,7 +9,7 @@ from urllib.parse import quote
 from services.router.errors import InvalidRequest
 from services.router.identity import BODY_SOURCES
 
-Endpoint = Literal["chat", "completions"]
+Endpoint = Literal["chat", "completions", "responses"]
 
 
 def _names(text: str) -> frozenset[str]:
@@ -35,9 +35,19 @@ _CHAT = _names(
     tool_choice tools top_logprobs
     """
 )
+_RESPONSES = _names(
+    """
+    chat_template_kwargs frequency_penalty ignore_eos include include_reasoning
+    include_stop_str_in_output input instructions logit_bias max_output_tokens max_tool_calls min_p
+    mm_payload parallel_tool_calls presence_penalty reasoning repetition_penalty return_mm_kwargs
+    seed skip_special_tokens stop stop_token_ids stream structured_outputs temperature text
+    tool_choice tools top_k top_logprobs top_p truncation watermarking
+    """
+)
 ENGINE_FIELDS: dict[Endpoint, frozenset[str]] = {
     "chat": _BOTH | _CHAT,
     "completions": _BOTH | {"prompt", "suffix"},
+    "responses": _RESPONSES,
 }
 """Fields of vLLM's request schemas that change the caller's own answer and nothing else."""
 STEERING_FIELDS = _names(

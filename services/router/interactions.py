@@ -13,6 +13,7 @@ import orjson
 import structlog
 
 from services.router.call import Call
+from services.router.fields import Endpoint
 from services.router.request import ChatRequest, is_plain
 from services.router.response import EngineResponse
 from services.router.spool import Spool
@@ -38,6 +39,12 @@ TOOLS_CACHED = 32
 """Sets of tool definitions whose stored form is kept, each of at most MAX_TOOLS_BYTES."""
 MAX_ERROR = 500
 
+_ENDPOINTS: dict[Endpoint, dict[str, str]] = {
+    "chat": {"endpoint": "chat"},
+    "completions": {"endpoint": "completions"},
+    "responses": {"endpoint": "chat", "api": "responses"},
+}
+"""The event's fields; its `endpoint` is an enumeration that readers of old know two values of."""
 _SOURCE = b"/ratchet/router"
 _TYPE = InteractionRecorded.ce_type.encode()
 
@@ -168,7 +175,7 @@ def _event(
         "purpose": request.purpose,
         "user_id": request.user,
         "context": context,
-        "endpoint": request.endpoint,
+        **_ENDPOINTS[request.endpoint],
         "stream": request.stream,
         "messages": [clean.turn(turn) for turn in kept],
         **_answer(answer, clean),

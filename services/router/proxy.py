@@ -24,6 +24,7 @@ from services.router.fields import ignored_header
 from services.router.interactions import Interactions
 from services.router.metrics import RouterMetrics
 from services.router.response import StreamReader, UnreadableResponse, read_error, read_response
+from services.router.responses_api import ResponsesReader, read_responses_answer
 from services.router.watchdog import Watchdog
 from shared.contracts.events.interactions import Outcome
 from shared.http.asgi import Receive, Send
@@ -39,6 +40,10 @@ LOG_EVERY_S = 1.0
 END_OF_STREAM_S = 1.0
 """How long the end of an engine's stream may take after its last event."""
 
+WHOLE_READERS = {"responses": read_responses_answer}
+STREAM_READERS: dict[str, type[StreamReader]] = {"responses": ResponsesReader}
+"""How the answers of an endpoint are read where it is not as those of chat."""
+
 JSON = b"application/json"
 EVENTS = b"text/event-stream; charset=utf-8"
 EXPOSED_HEADERS = (
@@ -50,7 +55,6 @@ EXPOSED_HEADERS = (
     "x-ratchet-ignored",
 )
 """Headers of answers that a page of an allowed origin may read."""
-LAST_EVENT = b"data: [DONE]\n\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +161,8 @@ class Proxy:
         """What a whole response means; None where it is a failure."""
         if attempt.status == HTTP_OK:
             try:
-                call.answer, body = read_response(body, attempt.version, call.request.trace_id)
+                read = WHOLE_READERS.get(call.request.endpoint, read_response)
+                call.answer, body = read(body, attempt.version, call.request.trace_id)
             except UnreadableResponse as error:
                 attempt.outcome = Outcome.server_error
                 attempt.error = str(error)
@@ -209,10 +214,9 @@ class Proxy:
     async def _end_stream(self, call: Call, relay: StreamRelay, send: ClientSend) -> None:
         """Leave the event, then let the last bytes go."""
         self._record(call)
-        last = LAST_EVENT
+        last = relay.reader.last
         if call.last.outcome is not Outcome.ok:
-            failure = _failure(call)
-            last = b"data: " + failure.body + b"\n\n"
+            last = relay.reader.failed(_failure(call).body)
         await send({"type": "http.response.body", "body": relay.held + last})
 
     def _request(self, call: Call, attempt: EngineAttempt) -> EngineRequest:
@@ -308,9 +312,8 @@ class StreamRelay:
         self._call = call
         self._attempt = attempt
         self._send = send
-        self.reader = StreamReader(
-            attempt.version, call.request.trace_id, call.request.include_usage
-        )
+        reader = STREAM_READERS.get(call.request.endpoint, StreamReader)
+        self.reader = reader(attempt.version, call.request.trace_id, call.request.include_usage)
         self.held = b""
         self.started = False
 

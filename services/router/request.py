@@ -11,6 +11,11 @@ import orjson
 from services.router.errors import InvalidRequest
 from services.router.fields import Endpoint, FieldRules
 from services.router.identity import IdentityRules, check_identifier
+from services.router.responses_api import (
+    check_responses_request,
+    has_other_items,
+    request_turns,
+)
 from shared.contracts.conversation import compact_json, has_media, stored_turn
 from shared.contracts.events.base import Untrainable
 from shared.contracts.events.interactions import Purpose
@@ -49,17 +54,25 @@ class ChatRequest:
         """The turns as they are stored; a prompt is one user turn."""
         if self.endpoint == "completions":
             return [{"role": "user", "content": _prompt_text(self.payload["prompt"])}]
-        return [turn if is_plain(turn) else stored_turn(turn) for turn in self.payload["messages"]]
+        turns = (
+            request_turns(self.payload)
+            if self.endpoint == "responses"
+            else self.payload["messages"]
+        )
+        return [turn if is_plain(turn) else stored_turn(turn) for turn in turns]
 
     @property
     def tools(self) -> list[Any]:
         """Definitions of the tools that the model could call, as the client sent them."""
-        tools = self.payload.get("tools") if self.endpoint == "chat" else None
+        tools = self.payload.get("tools") if self.endpoint != "completions" else None
         return tools if isinstance(tools, list) else []
 
     def response_format(self) -> str:
         """The form that was asked for, as JSON; empty where any text will do."""
         form = self.payload.get("response_format")
+        if self.endpoint == "responses":
+            text = self.payload.get("text")
+            form = text.get("format") if isinstance(text, dict) else None
         return compact_json(form) if isinstance(form, dict) else ""
 
     def untrainable(self, turns: list[dict[str, Any]]) -> list[str]:
@@ -75,6 +88,7 @@ class ChatRequest:
             Untrainable.continued: bool(payload.get("continue_final_message"))
             or payload.get("add_generation_prompt") is False,
             Untrainable.media: has_media(turns),
+            Untrainable.other_items: self.endpoint == "responses" and has_other_items(payload),
         }
         return [reason.value for reason, holds in found.items() if holds]
 
@@ -108,6 +122,8 @@ def read_request(
         raise InvalidRequest("stream: must be true or false", param="stream")
     if endpoint == "chat":
         _check_messages(payload.get("messages"))
+    elif endpoint == "responses":
+        check_responses_request(payload)
     else:
         _check_prompt(payload.get("prompt"))
     session = identity.session(headers)
@@ -118,7 +134,7 @@ def read_request(
         model=model,
         stream=stream,
         payload=payload,
-        fields=_engine_body(fields, stream=stream),
+        fields=_engine_body(endpoint, fields, stream=stream),
         user=identity.user(payload, headers),
         session=session,
         context=_context(payload.get("metadata"), session),
@@ -128,9 +144,11 @@ def read_request(
     )
 
 
-def _engine_body(fields: dict[str, Any], *, stream: bool) -> bytes:
+def _engine_body(endpoint: Endpoint, fields: dict[str, Any], *, stream: bool) -> bytes:
     """The fields for the engine but the model, as a JSON object; never empty."""
-    if stream:
+    if endpoint == "responses":
+        fields["store"] = False
+    elif stream:
         options = fields.get("stream_options") or {}
         fields["stream_options"] = {**options, "include_usage": True}
     try:

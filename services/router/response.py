@@ -45,8 +45,8 @@ class EngineResponse:
     def use(self, usage: object) -> None:
         """Take over token counts."""
         if isinstance(usage, dict):
-            self.prompt_tokens = _count(usage.get("prompt_tokens"))
-            self.completion_tokens = _count(usage.get("completion_tokens"))
+            self.prompt_tokens = count(usage.get("prompt_tokens"))
+            self.completion_tokens = count(usage.get("completion_tokens"))
 
 
 def read_response(body: bytes, version: str, trace_id: str) -> tuple[EngineResponse, bytes]:
@@ -76,8 +76,8 @@ def read_response(body: bytes, version: str, trace_id: str) -> tuple[EngineRespo
         answer.completion = _content_text(first.get("text"))
     answer.finish_reason = _reason(first)
     answer.use(value.get("usage"))
-    answer.engine_id = _engine_id(value)
-    return answer, _rename(value, version, trace_id)
+    answer.engine_id = engine_id(value)
+    return answer, rename(value, version, trace_id)
 
 
 def read_error(status: int, body: bytes) -> tuple[str, bytes]:
@@ -112,6 +112,8 @@ class StreamReader:
     done: bool = False
     failure: str = ""
     tokens: int = 0
+    last: bytes = b"data: [DONE]\n\n"
+    """The stream's end, to be sent once the event is kept."""
     _rest: bytes = b""
     _text: StreamedText = field(default_factory=StreamedText)
     _more: StreamedMore | None = None
@@ -137,9 +139,9 @@ class StreamReader:
         for event in events:
             if self.done or self.failure:
                 break
-            if not event.startswith(b"data:"):
-                continue
-            self._event(event[5:].strip(), out)
+            start = 0 if event.startswith(b"data:") else event.find(b"\ndata:") + 1
+            if start or event.startswith(b"data:"):
+                self._event(event[start + 5 :].strip(), out)
         return b"".join(out)
 
     def finish(self) -> EngineResponse:
@@ -149,10 +151,24 @@ class StreamReader:
             self.answer.more = self._more.whole()
         return self.answer
 
+    def failed(self, error: bytes) -> bytes:
+        """The event that ends a stream that failed; `error` is the body of a whole failure."""
+        return b"data: " + error + b"\n\n"
+
     def _event(self, data: bytes, out: list[bytes]) -> None:
-        if data == DONE:
+        value = self._read(data)
+        if value is None:
             self.done = True
             return
+        if not value.get("choices") and ("error" in value or value.get("object") == "error"):
+            self.failure = failure_text(value.get("error") or value.get("message"))
+            return
+        self._chunk(value, out)
+
+    def _read(self, data: bytes) -> dict[str, Any] | None:
+        """An event's object; None for the mark at a stream's end."""
+        if data == DONE:
+            return None
         try:
             value = orjson.loads(data)
         except orjson.JSONDecodeError as error:
@@ -161,15 +177,12 @@ class StreamReader:
             ) from None
         if type(value) is not dict:
             raise UnreadableResponse("an event of the engine's stream is not a JSON object")
-        if not value.get("choices") and ("error" in value or value.get("object") == "error"):
-            self.failure = _failure(value.get("error") or value.get("message"))
-            return
-        self._chunk(value, out)
+        return value
 
     def _chunk(self, value: dict[str, Any], out: list[bytes]) -> None:
         choices = value.get("choices")
         if not self.answer.engine_id:
-            self.answer.engine_id = _engine_id(value)
+            self.answer.engine_id = engine_id(value)
         if "usage" in value:
             self.answer.use(value["usage"])
             if not self.include_usage:
@@ -178,7 +191,7 @@ class StreamReader:
                 del value["usage"]
         if isinstance(choices, list) and choices and type(choices[0]) is dict:
             self._choice(choices[0])
-        out.append(b"data: " + _rename(value, self.version, self.trace_id) + b"\n\n")
+        out.append(b"data: " + rename(value, self.version, self.trace_id) + b"\n\n")
 
     def _choice(self, choice: dict[str, Any]) -> None:
         delta = choice.get("delta")
@@ -204,8 +217,13 @@ class StreamReader:
             self.answer.finish_reason = reason
 
 
-def _rename(value: dict[str, Any], version: str, trace_id: str) -> bytes:
-    """The engine's JSON under the version's name and the trace id."""
+def rename(value: dict[str, Any], version: str, trace_id: str) -> bytes:
+    """The engine's JSON under the version's name and the trace id.
+
+    Raises:
+        UnreadableResponse: it cannot be written again.
+
+    """
     value["model"] = version
     value["id"] = trace_id
     try:
@@ -214,7 +232,8 @@ def _rename(value: dict[str, Any], version: str, trace_id: str) -> bytes:
         raise UnreadableResponse(f"the engine's answer cannot be passed on: {error}") from None
 
 
-def _engine_id(value: dict[str, Any]) -> str:
+def engine_id(value: dict[str, Any]) -> str:
+    """The id that the engine gave its answer; empty where it is none."""
     name = value.get("id")
     return name if isinstance(name, str) and len(name) <= MAX_ID and name.isprintable() else ""
 
@@ -231,10 +250,12 @@ def _reason(choice: dict[str, Any]) -> str:
     return reason[:64] if isinstance(reason, str) else ""
 
 
-def _count(value: object) -> int:
+def count(value: object) -> int:
+    """A count of tokens; 0 for what is none."""
     return value if isinstance(value, int) and value >= 0 else 0
 
 
-def _failure(error: object) -> str:
+def failure_text(error: object) -> str:
+    """What an engine says of its failure."""
     message = error.get("message") if isinstance(error, dict) else error
     return str(message or "the engine reported an error")

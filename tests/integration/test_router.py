@@ -234,11 +234,14 @@ async def test_the_openai_client_works_unchanged(world: RouterProcessHarness):
         assert chunks[-1].usage is not None
         completion = await client.completions.create(model=world.model, prompt="Dear customer,")
         assert completion.choices[0].text == TEXT
+        response = await client.responses.create(model=world.model, input="Where is my parcel?")
+        assert response.output_text == TEXT
         raw = await client.chat.completions.with_raw_response.create(
             model=world.model, messages=turns
         )
         assert len(raw.headers["x-ratchet-trace-id"]) == 32
-        given = {chat.id, chunks[0].id, completion.id, raw.headers["x-ratchet-trace-id"]}
+        given = {chat.id, chunks[0].id, completion.id, response.id}
+        given.add(raw.headers["x-ratchet-trace-id"])
         models = [model.id async for model in client.models.list()]
         assert world.model in models
         assert (await client.models.retrieve(world.model)).id == world.model
@@ -252,9 +255,9 @@ async def test_the_openai_client_works_unchanged(world: RouterProcessHarness):
         assert raised.value.status_code == 413
 
     async def shipped() -> bool:
-        return len(await world.interactions()) == 4
+        return len(await world.interactions()) == 5
 
-    await eventually(shipped, "all four interactions are in Kafka", 15)
+    await eventually(shipped, "all five interactions are in Kafka", 15)
     events = await world.interactions()
     assert {event.trace_id for event in events} == given
     assert {event.endpoint for event in events} == {"chat", "completions"}

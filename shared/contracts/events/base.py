@@ -147,6 +147,8 @@ class Untrainable(StrEnum):
     """A turn has an image, audio or a file, and training is on text."""
     continued = "continued"
     """The answer goes on in the middle of a turn that the client began."""
+    other_items = "other_items"
+    """The Responses API's input has items that no turn holds, such as calls of hosted tools."""
     too_large = "too_large"
     """The conversation is longer than what is stored."""
 

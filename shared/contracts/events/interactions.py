@@ -78,6 +78,9 @@ class InteractionRecorded(Event):
     user_id: OptionalIdentifier = ""
     context: Context = Context()
     endpoint: Literal["chat", "completions"]
+    api: OptionalIdentifier = unless_empty(
+        "", description="the API that was asked where it is not the endpoint's own: responses"
+    )
     stream: bool
     messages: tuple[Message, ...] = Field(description="chat turns; a prompt is one user turn")
     tools: tuple[Tool, ...] = unless_empty(())

@@ -18,15 +18,31 @@ from services.router.fields import (
     FieldRules,
     ignored_header,
 )
+from services.router.responses_api import NOT_KEPT
 
 ENDPOINTS: tuple[Endpoint, ...] = get_args(Endpoint)
 VLLM = ".venv-ml/lib/python3*/site-packages/vllm/entrypoints/openai"
 SCHEMAS: dict[Endpoint, tuple[str, str]] = {
     "chat": ("chat_completion", "ChatCompletionRequest"),
     "completions": ("completion", "CompletionRequest"),
+    "responses": ("responses", "ResponsesRequest"),
 }
-IGNORED_OF_VLLM = {"session_id"}
-"""Would let a client choose whose cache it meets, but is no more than a hint: left out and named."""
+IGNORED_OF_VLLM: dict[Endpoint, set[str]] = {
+    "chat": {"session_id"},
+    "completions": {"session_id"},
+    "responses": {
+        "session_id",
+        "enable_response_messages",
+        "previous_input_messages",
+        "prompt_cache_key",
+        "service_tier",
+        "store",
+        *NOT_KEPT,
+    }
+    - {"conversation"},
+}
+"""Left out and named, or read by the router. A session would let a client choose whose cache it
+meets, but is no more than a hint; what the Responses API would keep is refused or not kept."""
 
 
 def schema_fields(endpoint: Endpoint) -> set[str]:
@@ -46,7 +62,7 @@ def test_settings_dropped_every_field_of_vllm_has_its_rule(endpoint: Endpoint):
     schema, passed = schema_fields(endpoint), ENGINE_FIELDS[endpoint]
     assert passed <= schema
     assert not passed & STEERING_FIELDS
-    assert schema - passed - STEERING_FIELDS - ROUTER_FIELDS == IGNORED_OF_VLLM
+    assert schema - passed - STEERING_FIELDS - ROUTER_FIELDS == IGNORED_OF_VLLM[endpoint]
 
 
 @pytest.mark.parametrize("name", [*sorted(STEERING_FIELDS), "lora_request", "lora"])

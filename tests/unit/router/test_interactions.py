@@ -23,7 +23,7 @@ from shared.kafka.envelope import decode, models_by_type
 from shared.redaction import Redactor
 
 STARTED = datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=UTC)
-BEYOND_TEXT = {"tools", "response_format", "answer", "untrainable"}
+BEYOND_TEXT = {"api", "tools", "response_format", "answer", "untrainable"}
 """Fields that only some events have."""
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 
