@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
@@ -45,6 +45,10 @@ class Record:
     value: bytes | None
     headers: Headers
     timestamp_ms: int
+
+
+Positions = Mapping[tuple[str, int], int]
+"""(topic, partition) -> offset of the next record to read."""
 
 
 class NewRecord(NamedTuple):
@@ -146,8 +150,16 @@ class EventLog(Protocol):
         """Append an event as a CloudEvent from this log's source."""
         ...
 
-    def tail(self, *topics: str, since: Literal["earliest", "latest"] = "earliest") -> Tail:
-        """Follow topics without a consumer group."""
+    def tail(
+        self,
+        *topics: str,
+        since: Literal["earliest", "latest"] = "earliest",
+        positions: Positions | None = None,
+    ) -> Tail:
+        """Follow topics without a consumer group, each partition from its position if it has one.
+
+        A position that the log does not have is replaced by `since`.
+        """
         ...
 
 

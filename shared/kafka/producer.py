@@ -28,6 +28,7 @@ from shared.kafka.log import (
     LogUnavailable,
     NewRecord,
     Position,
+    Positions,
     RecordRefused,
 )
 from shared.kafka.partitions import partition_of
@@ -179,9 +180,20 @@ class KafkaLog:
             topic, key=key, value=event.to_json(), headers=headers, timeout_s=timeout_s
         )
 
-    def tail(self, *topics: str, since: Literal["earliest", "latest"] = "earliest") -> KafkaTail:
+    def tail(
+        self,
+        *topics: str,
+        since: Literal["earliest", "latest"] = "earliest",
+        positions: Positions | None = None,
+    ) -> KafkaTail:
         """See EventLog.tail."""
-        return KafkaTail(self._connection, topics, since=since, client_id=self._client_id)
+        return KafkaTail(
+            self._connection,
+            topics,
+            since=since,
+            positions=positions or {},
+            client_id=self._client_id,
+        )
 
     async def _connected(self) -> AIOKafkaProducer:
         if self._producer is not None:

@@ -17,7 +17,7 @@ from aiokafka.errors import KafkaError
 
 from shared.backoff import Backoff
 from shared.kafka.envelope import headers_of
-from shared.kafka.log import LogUnavailable, Record
+from shared.kafka.log import LogUnavailable, Positions, Record
 from shared.kafka.security import KafkaConnection
 from shared.observability.events import Unavailable
 
@@ -39,11 +39,13 @@ class KafkaTail:
         *,
         since: Literal["earliest", "latest"],
         client_id: str,
+        positions: Positions | None = None,
     ) -> None:
         self._connection = connection
         self._topics = topics
         self._since: Literal["earliest", "latest"] = since
         self._client_id = client_id
+        self._positions = positions or {}
         self._consumer: AIOKafkaConsumer | None = None
         self._targets: dict[TopicPartition, int] = {}
         self._caught_up = asyncio.Event()
@@ -136,6 +138,10 @@ class KafkaTail:
             return {}
         begins = await consumer.beginning_offsets(partitions)
         ends = await consumer.end_offsets(partitions)
+        for place in partitions:
+            position = self._positions.get((place.topic, place.partition), -1)
+            if begins[place] <= position <= ends[place]:
+                consumer.seek(place, position)
         return {partition: end for partition, end in ends.items() if end > begins[partition]}
 
     async def _look_for_end(self, consumer: AIOKafkaConsumer) -> None:

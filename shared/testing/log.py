@@ -19,6 +19,7 @@ from shared.kafka.log import (
     LogUnavailable,
     NewRecord,
     Position,
+    Positions,
     Record,
     RecordRefused,
     record_bytes,
@@ -106,9 +107,14 @@ class MemoryLog:
             topic, key=key, value=event.to_json(), headers=headers, timeout_s=timeout_s
         )
 
-    def tail(self, *topics: str, since: Literal["earliest", "latest"] = "earliest") -> MemoryTail:
+    def tail(
+        self,
+        *topics: str,
+        since: Literal["earliest", "latest"] = "earliest",
+        positions: Positions | None = None,
+    ) -> MemoryTail:
         """See EventLog.tail."""
-        return MemoryTail(self, topics, since)
+        return MemoryTail(self, topics, since, positions or {})
 
     def all(self, topic: str) -> list[Record]:
         """Everything in a topic, by partition and offset."""
@@ -153,7 +159,11 @@ class MemoryTail:
     """A Tail over a MemoryLog."""
 
     def __init__(
-        self, log: MemoryLog, topics: tuple[str, ...], since: Literal["earliest", "latest"]
+        self,
+        log: MemoryLog,
+        topics: tuple[str, ...],
+        since: Literal["earliest", "latest"],
+        positions: Positions,
     ) -> None:
         self._log = log
         self._next = {
@@ -161,6 +171,9 @@ class MemoryTail:
             for topic in topics
             for number, records in enumerate(log.partitions_of(topic))
         }
+        for place, position in positions.items():
+            if place in self._next and position <= len(log.partitions_of(place[0])[place[1]]):
+                self._next[place] = position
         self._target = {
             (topic, number): len(records)
             for topic in topics

@@ -144,6 +144,26 @@ async def test_a_tail_catches_up_then_follows(log: tuple[EventLog, str]) -> None
     await asyncio.wait_for(following, 10)
 
 
+async def test_a_tail_begins_at_the_positions_it_is_given(log: tuple[EventLog, str]) -> None:
+    event_log, topic = log
+    for partition in (0, 1, 2):
+        for value in (b"first", b"second"):
+            await event_log.append(topic, key="a", value=value, partition=partition)
+    # Partition 1 goes on after its first record; the log has no offset 7, so 2 is read whole.
+    tail = event_log.tail(topic, positions={(topic, 0): 2, (topic, 1): 1, (topic, 2): 7})
+    seen: list[tuple[int, bytes | None]] = []
+
+    async def follow() -> None:
+        async for record in tail:
+            seen.append((record.partition, record.value))  # noqa: PERF401 seen while it goes on
+
+    following = asyncio.create_task(follow())
+    await tail.caught_up(10)
+    assert sorted(seen) == [(1, b"second"), (2, b"first"), (2, b"second")]
+    await tail.close()
+    await asyncio.wait_for(following, 10)
+
+
 async def test_a_tail_of_an_empty_topic_has_caught_up(log: tuple[EventLog, str]) -> None:
     event_log, topic = log
     assert await read_to_end(event_log, topic, timeout_s=10) == []

@@ -1,0 +1,210 @@
+"""Changes of the read model: what one record of the log adds to it. Pure.
+
+The last record of a name is the one that holds, so folding a record twice changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal, TypeAlias
+
+from shared.contracts.events.base import Context
+from shared.contracts.events.feedback import (
+    RATINGS,
+    FeedbackSubmitted,
+    FeedbackType,
+    FeedbackWithdrawn,
+)
+from shared.contracts.events.preferences import (
+    PreferencePair,
+    PreferenceRetracted,
+    UnpairedExample,
+)
+from shared.contracts.events.quality import ExampleJoined
+from shared.contracts.events.votes import VoteCast
+from shared.kafka.envelope import decode, models_by_type
+from shared.kafka.log import Record
+
+MODELS = models_by_type(
+    FeedbackSubmitted,
+    FeedbackWithdrawn,
+    VoteCast,
+    ExampleJoined,
+    PreferencePair,
+    UnpairedExample,
+    PreferenceRetracted,
+)
+GOOD_SCORE = 0.75
+"""Lowest satisfaction of a positive example: a thumb up, or a rating of 4."""
+BAD_SCORE = 0.25
+"""Highest satisfaction of a negative example: a thumb down, or a rating of 2."""
+
+VOTE = "vote"
+Source = Literal["example", "product"]
+"""A joined row of examples.v1, or a pair or unpaired example of preferences.v1."""
+
+_TYPE_KINDS = {
+    FeedbackType.text_correction: "correction",
+    FeedbackType.demonstration: "demonstration",
+    FeedbackType.comment: "comment",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RevisionReceived:
+    """A revision of feedback, or a vote."""
+
+    tenant: str
+    feedback_id: str
+    trace_id: str
+    revision: int
+    received_us: int
+    type: str
+    withdrawn: bool
+    body: str
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentStored:
+    """A joined example, a pair or an unpaired example, with the kinds it is listed under."""
+
+    tenant: str
+    source: Source
+    name: str
+    at_us: int
+    kinds: tuple[str, ...]
+    versions: tuple[str, ...]
+    category: str
+    segment: str
+    locale: str
+    causes: tuple[str, ...]
+    body: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProductRetracted:
+    """A pair or unpaired example that no longer stands."""
+
+    tenant: str
+    name: str
+    reason: str
+    at_us: int
+
+
+Change: TypeAlias = RevisionReceived | DocumentStored | ProductRetracted
+
+
+def change_of(record: Record) -> Change:
+    """What a record changes.
+
+    Raises:
+        UnreadableRecord: its value is not what its headers promise.
+
+    """
+    event = decode(record.headers, record.value, MODELS)
+    match event:
+        case FeedbackSubmitted() | FeedbackWithdrawn():
+            return _revision(event)
+        case VoteCast():
+            return _vote(event)
+        case ExampleJoined():
+            return _joined(event)
+        case PreferencePair() | UnpairedExample():
+            return _product(event)
+        case PreferenceRetracted():
+            at_us = microseconds(event.created_at)
+            return ProductRetracted(event.tenant, event.pair_id, event.reason, at_us)
+        case _:
+            raise AssertionError(type(event))
+
+
+def microseconds(moment: datetime) -> int:
+    """Microseconds since 1970, exact."""
+    whole = int(moment.timestamp())
+    return whole * 1_000_000 + moment.microsecond if whole >= 0 else 0
+
+
+def _revision(event: FeedbackSubmitted | FeedbackWithdrawn) -> RevisionReceived:
+    return RevisionReceived(
+        tenant=event.tenant,
+        feedback_id=event.feedback_id,
+        trace_id=event.trace_id,
+        revision=event.revision,
+        received_us=microseconds(event.submitted_at),
+        type=event.type.value,
+        withdrawn=isinstance(event, FeedbackWithdrawn),
+        body=event.model_dump_json(exclude_defaults=True),
+    )
+
+
+def _vote(event: VoteCast) -> RevisionReceived:
+    sides = {"left": {"completion"}, "right": {"completion"}}
+    return RevisionReceived(
+        tenant=event.tenant,
+        feedback_id=event.comparison_id,
+        trace_id=event.comparison_id,
+        revision=event.revision,
+        received_us=microseconds(event.submitted_at),
+        type=VOTE,
+        withdrawn=False,
+        body=event.model_dump_json(exclude={"messages": True, **sides}),
+    )
+
+
+def _joined(event: ExampleJoined) -> DocumentStored:
+    return DocumentStored(
+        tenant=event.tenant,
+        source="example",
+        name=event.trace_id,
+        at_us=microseconds(event.started_at),
+        kinds=tuple(sorted(_kinds_of(event.feedback))),
+        versions=(event.version,),
+        **_labels(event.context, *(one.context for one in event.feedback)),
+        causes=(),
+        body=event.model_dump_json(),
+    )
+
+
+def _product(event: PreferencePair | UnpairedExample) -> DocumentStored:
+    if isinstance(event, PreferencePair):
+        kind, versions = "pair", (event.chosen_version, event.rejected_version)
+    else:
+        kind, versions = "unpaired", (event.version,)
+    return DocumentStored(
+        tenant=event.tenant,
+        source="product",
+        name=event.pair_id,
+        at_us=microseconds(event.created_at),
+        kinds=(kind,),
+        versions=tuple(dict.fromkeys(version for version in versions if version)),
+        **_labels(event.context),
+        causes=tuple(cause.rpartition(":")[0] for cause in event.causes),
+        body=event.model_dump_json(),
+    )
+
+
+def _labels(*contexts: Context) -> dict[str, str]:
+    """What rows are filtered by: the interaction's own, else what feedback said of it."""
+    return {
+        name: next((found for one in contexts if (found := getattr(one, name))), "")
+        for name in ("category", "segment", "locale")
+    }
+
+
+def _kinds_of(feedback: Iterable[FeedbackSubmitted]) -> set[str]:
+    """The kinds that an example is listed under: it is both where people disagree."""
+    kinds: set[str] = set()
+    for one in feedback:
+        kinds.add("any")
+        score = one.score if one.type in RATINGS else None
+        if score is not None and score >= GOOD_SCORE:
+            kinds.add("positive")
+        if score is not None and score <= BAD_SCORE:
+            kinds.add("negative")
+        if one.type in _TYPE_KINDS:
+            kinds.add(_TYPE_KINDS[one.type])
+    return kinds
+
+

@@ -1,0 +1,271 @@
+"""Store of the read model: folds records into SQLite, with their offsets in the same transaction.
+
+A process killed at any line leaves whole transactions: what was folded is behind the offset that is
+stored with it, so nothing is lost and nothing is folded twice.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from services.feedback.read_model.changes import (
+    VOTE,
+    Change,
+    DocumentStored,
+    ProductRetracted,
+    RevisionReceived,
+    change_of,
+)
+from services.feedback.read_model.schema import PAGE_BYTES, open_for_writing
+from shared.kafka.envelope import UnreadableRecord
+from shared.kafka.log import Positions, Record
+
+log = structlog.get_logger(__name__)
+
+MAX_REVISIONS: Final = 50
+"""Newest revisions kept per feedback."""
+PRUNE_ROWS: Final = 1_000
+"""Rows deleted per transaction, so that a prune never delays a fold for long."""
+_AGED = ("revisions", "traces", "documents")
+
+
+class LogReplaced(Exception):
+    """A record lies before an offset that was folded: the topic was made anew or cut back."""
+
+
+class ReadModelStore:
+    """The writing side. Not for use by several threads."""
+
+    def __init__(self, path: Path, *, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._connection = open_for_writing(path)
+        # Room for one batch above the limit that `prune` keeps to.
+        pages = max_bytes * 5 // 4 // PAGE_BYTES
+        self._connection.execute(f"PRAGMA max_page_count = {pages}")
+        self.unreadable = 0
+
+    def close(self) -> None:
+        """Close the file; an open transaction is rolled back."""
+        self._connection.close()
+
+    def positions(self) -> Positions:
+        """Where folding goes on."""
+        rows = self._connection.execute("SELECT topic, partition, next FROM offsets")
+        return {(topic, partition): following for topic, partition, following in rows}
+
+    def fold(self, records: Sequence[Record], *, not_before_ms: int) -> int:
+        """Fold records in one transaction; returns how many changed rows.
+
+        Records older than `not_before_ms` are passed over: retention would delete their rows.
+
+        Raises:
+            LogReplaced: a record's offset was folded already.
+            sqlite3.Error: nothing was stored; the same records may be folded again.
+
+        """
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            following = dict(self.positions())
+            folded = 0
+            for record in records:
+                place = (record.topic, record.partition)
+                if record.offset < following.get(place, 0):
+                    raise LogReplaced(f"{record.topic}/{record.partition} at {record.offset}")
+                following[place] = record.offset + 1
+                if record.timestamp_ms < not_before_ms:
+                    continue
+                change = self._change(record)
+                if change is not None:
+                    self._apply(change, record)
+                    folded += 1
+            self._connection.executemany(
+                "INSERT INTO offsets VALUES (?, ?, ?) "
+                "ON CONFLICT (topic, partition) DO UPDATE SET next = excluded.next",
+                [(*place, offset) for place, offset in following.items()],
+            )
+            self._connection.execute("COMMIT")
+        except BaseException:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            raise
+        return folded
+
+    def prune(self, *, not_before_ms: int) -> int:
+        """Delete rows older than that, PRUNE_ROWS of a table at most; returns how many.
+
+        Where the model is larger than its limit, the oldest rows go too.
+
+        Raises:
+            sqlite3.Error: nothing was deleted.
+
+        """
+        if self.bytes_used() > self._max_bytes:
+            not_before_ms = max(not_before_ms, self._age_of_oldest_tenth())
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            deleted = sum(self._delete_before(table, not_before_ms) for table in _AGED)
+            self._connection.execute("COMMIT")
+        except BaseException:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            raise
+        return deleted
+
+    def bytes_used(self) -> int:
+        """Bytes of the pages in use; deleted rows free pages inside the file."""
+        (pages,) = self._connection.execute("PRAGMA page_count").fetchone()
+        (free,) = self._connection.execute("PRAGMA freelist_count").fetchone()
+        return (pages - free) * PAGE_BYTES
+
+    def oldest_ms(self) -> int | None:
+        """When the oldest record whose rows are kept was stored in the log."""
+        found = [
+            self._connection.execute(f"SELECT min(stored_ms) FROM {table}").fetchone()[0]
+            for table in _AGED
+        ]
+        return min((one for one in found if one is not None), default=None)
+
+    def _change(self, record: Record) -> Change | None:
+        if record.value is None:
+            return None  # a tombstone: compaction's, as nobody writes them
+        try:
+            return change_of(record)
+        except UnreadableRecord as error:
+            self.unreadable += 1
+            log.warning(
+                "read_model.unreadable",
+                topic=record.topic,
+                offset=record.offset,
+                error=error.detail,
+            )
+            return None
+
+    def _apply(self, change: Change, record: Record) -> None:
+        match change:
+            case RevisionReceived():
+                self._add_revision(change, record)
+            case DocumentStored():
+                self._put_document(change, record)
+            case ProductRetracted():
+                self._retract(change, record)
+
+    def _add_revision(self, change: RevisionReceived, record: Record) -> None:
+        place = (change.tenant, change.feedback_id, change.trace_id)
+        self._connection.execute(
+            "INSERT OR IGNORE INTO revisions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                *place,
+                change.revision,
+                change.received_us,
+                change.withdrawn,
+                change.type,
+                record.timestamp_ms,
+                change.body,
+            ),
+        )
+        self._connection.execute(
+            "DELETE FROM revisions WHERE rowid IN (SELECT rowid FROM revisions "
+            "WHERE tenant = ? AND feedback_id = ? AND trace_id = ? "
+            "ORDER BY received_us DESC, rowid DESC LIMIT -1 OFFSET ?)",
+            (*place, MAX_REVISIONS),
+        )
+        if change.type != VOTE:
+            self._connection.execute(
+                "INSERT INTO traces VALUES (?, ?, ?, ?, ?) "
+                "ON CONFLICT (tenant, trace_id, feedback_id) "
+                "DO UPDATE SET stored_ms = excluded.stored_ms, bytes = excluded.bytes",
+                (
+                    change.tenant,
+                    change.trace_id,
+                    change.feedback_id,
+                    record.timestamp_ms,
+                    len(record.value or b""),
+                ),
+            )
+
+    def _put_document(self, change: DocumentStored, record: Record) -> None:
+        """Store a document in place of the one of its name; a repeat keeps its first offset."""
+        (number,) = self._connection.execute(
+            "INSERT INTO documents (tenant, source, name, stored_ms, partition, offset, body) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (tenant, source, name) DO UPDATE SET "
+            "stored_ms = excluded.stored_ms, body = excluded.body, "
+            "retracted_offset = NULL, retracted_us = NULL, retracted_reason = NULL RETURNING id",
+            (
+                change.tenant,
+                change.source,
+                change.name,
+                record.timestamp_ms,
+                record.partition,
+                record.offset,
+                change.body,
+            ),
+        ).fetchone()
+        self._connection.execute("DELETE FROM entries WHERE document = ?", (number,))
+        version, other_version = (*change.versions, "", "")[:2]
+        self._connection.executemany(
+            "INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [
+                (
+                    change.tenant,
+                    kind,
+                    change.at_us,
+                    change.name,
+                    number,
+                    version,
+                    other_version,
+                    change.category,
+                    change.segment,
+                    change.locale,
+                )
+                for kind in change.kinds
+            ],
+        )
+        self._connection.executemany(
+            "INSERT OR IGNORE INTO causes VALUES (?, ?, ?)",
+            [(change.tenant, cause, number) for cause in change.causes],
+        )
+
+    def _retract(self, change: ProductRetracted, record: Record) -> None:
+        found = self._connection.execute(
+            "UPDATE documents SET retracted_offset = ?, retracted_us = ?, retracted_reason = ?, "
+            "stored_ms = ? WHERE tenant = ? AND source = 'product' AND name = ? RETURNING id",
+            (
+                record.offset,
+                change.at_us,
+                change.reason,
+                record.timestamp_ms,
+                change.tenant,
+                change.name,
+            ),
+        ).fetchone()
+        if found is not None:
+            self._connection.execute("DELETE FROM entries WHERE document = ?", found)
+
+    def _delete_before(self, table: str, limit_ms: int) -> int:
+        key = "tenant, trace_id, feedback_id" if table == "traces" else "rowid"
+        old = f"SELECT {key} FROM {table} WHERE stored_ms < ? LIMIT {PRUNE_ROWS}"
+        if table == "documents":
+            for index in ("entries", "causes"):
+                self._connection.execute(
+                    f"DELETE FROM {index} WHERE document IN ({old})", (limit_ms,)
+                )
+        return self._connection.execute(
+            f"DELETE FROM {table} WHERE ({key}) IN ({old})", (limit_ms,)
+        ).rowcount
+
+    def _age_of_oldest_tenth(self) -> int:
+        """Log time before which a tenth of the largest table lies."""
+        newest: Iterable[tuple[int]] = [(0,)]
+        for table in _AGED:
+            (rows,) = self._connection.execute(f"SELECT count(*) FROM {table}").fetchone()
+            found = self._connection.execute(
+                f"SELECT stored_ms + 1 FROM {table} ORDER BY stored_ms LIMIT 1 OFFSET ?",
+                (rows // 10,),
+            ).fetchall()
+            newest = [*newest, *found]
+        return max(newest)[0]
