@@ -14,6 +14,7 @@ from shared.contracts.events.api_keys import Permission
 from shared.contracts.events.base import Identifier
 from shared.http.asgi import Scope
 from shared.http.body import GuardedApp
+from shared.http.openapi import describe, problem_responses
 from shared.http.problems import handle_errors
 from shared.keys import KeyRing
 
@@ -35,9 +36,11 @@ class AcceptRequest(BaseModel):
 def create_app(agent: Agent, engine: EngineControl, keys: KeyRing) -> FastAPI:
     """The application: list adapters, and accept refused ones."""
     app = FastAPI(title="Ratchet adapter agent", docs_url=None, redoc_url=None)
+    describe(app)
 
     @app.get("/v1/adapters")
     async def adapters() -> dict[str, Any]:
+        """The engine, and the state of each adapter."""
         state = engine.state
         return {
             "engine": {
@@ -49,12 +52,15 @@ def create_app(agent: Agent, engine: EngineControl, keys: KeyRing) -> FastAPI:
             "adapters": [described(slot) for slot in agent.adapters()],
         }
 
-    @app.post("/v1/adapters/{version}/accept")
+    refusals = problem_responses(401, 403, 404, 408, 409, 413)
+
+    @app.post("/v1/adapters/{version}/accept", responses=refusals)
     async def accept(
         version: str,
         body: AcceptRequest,
         authorization: Annotated[str | None, Header()] = None,
     ) -> dict[str, Any]:
+        """Let a version serve that was refused as too close to another."""
         keys.authenticate(authorization, Permission.operate)
         return agent.accept(version, body.actor, body.reason).model_dump(mode="json")
 

@@ -11,6 +11,7 @@ from services.rollout.api import CommandRequest, ExplainRequest, RolloutApi, Sta
 from services.rollout.strategy import json_schema
 from shared.http.asgi import Scope
 from shared.http.body import GuardedApp
+from shared.http.openapi import describe
 from shared.http.problems import handle_errors
 from shared.keys import ApiKey
 
@@ -26,6 +27,7 @@ Page = Annotated[int, Query(ge=1, le=MAX_PAGE)]
 def create_app(api: RolloutApi) -> FastAPI:
     """The application. It serves only behind `guarded`, which authenticates every request."""
     app = FastAPI(title="Ratchet rollout", version="1", docs_url=None, redoc_url=None)
+    describe(app, problems=(401, 403, 404), writing=(408, 409, 413, 503))
     app.include_router(_rollouts(api))
     app.include_router(_strategies_and_versions(api))
     handle_errors(app)
