@@ -35,6 +35,7 @@ from services.aggregator.pairs import (
 )
 from services.aggregator.rows import CapRow, FeedbackEntry, FirstScore, Revised, TraceRow
 from shared.contracts.events.feedback import (
+    MAX_FEEDBACKS,
     RATINGS,
     FeedbackSubmitted,
     FeedbackType,
@@ -52,8 +53,6 @@ from shared.contracts.topics import EXAMPLES, RATED
 UNJOINED = "unjoined"
 """Version under which feedback counts whose interaction never came."""
 VOTE = "vote"
-MAX_ENTRIES = 200
-"""Feedbacks per trace; more than that is no person any more."""
 FAILURES = frozenset({Outcome.server_error, Outcome.timeout, Outcome.crash})
 _NOT_BODY = frozenset({"submitted_at"})
 """What may differ between two sendings of one revision: when the service received it."""
@@ -117,10 +116,10 @@ def fold_feedback(
         return fold
     if body is not None and not entry.seen:
         entry = replace(entry, seen=True, kind=event.type.value, first=_first(event, ts_ms))
-    if old is None and len(row.entries) >= MAX_ENTRIES:
+    if old is None and len(row.entries) >= MAX_FEEDBACKS:
         raise EventRefused(
             "policy",
-            f"trace_id: {MAX_ENTRIES} feedbacks of trace {event.trace_id} are kept at most",
+            f"trace_id: {MAX_FEEDBACKS} feedbacks of trace {event.trace_id} are kept at most",
         )
     row.entries[event.feedback_id] = entry
     row.touched_s = max(row.touched_s, at_s)

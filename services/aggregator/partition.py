@@ -24,7 +24,6 @@ from services.aggregator.contributions import Contribution, Mark, OutcomeCounted
 from services.aggregator.errors import EventRefused
 from services.aggregator.fold import Fold, FoldRules, Output, cause_id
 from services.aggregator.rows import (
-    MAX_VALUE_BYTES,
     CapRow,
     PromptRow,
     Row,
@@ -36,7 +35,11 @@ from services.aggregator.rows import (
     trace_key,
 )
 from shared.contracts.events.base import Event
-from shared.contracts.events.feedback import FeedbackSubmitted, FeedbackWithdrawn
+from shared.contracts.events.feedback import (
+    MAX_TRACE_BYTES,
+    FeedbackSubmitted,
+    FeedbackWithdrawn,
+)
 from shared.contracts.events.interactions import InteractionRecorded
 from shared.contracts.events.quality import QualityWindow, Tick
 from shared.contracts.events.rated import RatedAnswer, RatedScore
@@ -247,11 +250,11 @@ class PartitionState:
         row = fold.row
         if isinstance(row, TraceRow) and topic != TICKS:
             size = len(row.encode()) if row.entries else len(row.interaction)
-            if size > MAX_VALUE_BYTES:
+            if size > MAX_TRACE_BYTES:
                 raise EventRefused(
                     "too_large",
                     f"with this event its trace would take {size} bytes, "
-                    f"at most {MAX_VALUE_BYTES} can be kept",
+                    f"at most {MAX_TRACE_BYTES} can be kept",
                 )
         if before is None:
             row.marks.extend(self._dropped_marks.pop(key, ()))

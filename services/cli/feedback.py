@@ -1,18 +1,22 @@
-"""`ratchet feedback`: send and withdraw feedback by hand."""
+"""`ratchet feedback`: send, withdraw and look up feedback; list and export examples."""
 
 from __future__ import annotations
 
 import json
+import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from services.cli.http import ask, segment
-from services.cli.output import AsJson, print_fields, print_json
+from services.cli.http import ask, download, listing, segment
+from services.cli.output import AsJson, print_fields, print_json, print_table
 from services.cli.settings import load_settings
 
-app = typer.Typer(no_args_is_help=True, help="Give feedback, and take it back.")
+app = typer.Typer(no_args_is_help=True, help="Give feedback, take it back, see what became of it.")
 
+SHOWN = 60
+"""Characters of a text in a table."""
 TraceId = Annotated[str, typer.Argument(help="The answer's x-ratchet-trace-id.")]
 
 
@@ -86,6 +90,129 @@ def invite(
         typer.echo(
             f"{link}\nIt signs {rater} in until {invited['expires_at']}; treat it as a password."
         )
+
+
+@app.command()
+def show(
+    feedback_id: Annotated[str, typer.Argument(help="The feedback's id.")],
+    *,
+    trace_id: Annotated[str, typer.Option("--trace", help="Where ids repeat.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """What became of a feedback."""
+    path = f"/v1/feedback/{segment(feedback_id)}"
+    found = ask(load_settings(), "feedback", "GET", path, query={"trace_id": trace_id})
+    if as_json:
+        print_json(found)
+        return
+    revisions, products = found.pop("revisions"), found.pop("products")
+    counted = found.pop("counted") or {}
+    print_fields("Feedback", {**found, **counted})
+    columns = ("revision", "received_at", "type", "value", "withdrawn", "counts")
+    print_table("Revisions", columns, [[one[name] for name in columns] for one in revisions])
+    columns = ("pair_id", "kind", "source", "label", "retracted_reason", "read_by")
+    print_table("Made of it", columns, [[one[name] for name in columns] for one in products])
+
+
+Kind = Annotated[
+    str,
+    typer.Argument(
+        help="any, positive, negative, correction, demonstration, comment, pair or unpaired."
+    ),
+]
+Version = Annotated[str, typer.Option(help="That answered; of a pair, either of the two.")]
+Since = Annotated[str, typer.Option(help="From this time on, such as 2026-11-18T09:00:00Z.")]
+Until = Annotated[str, typer.Option(help="Before this time.")]
+Category = Annotated[str, typer.Option(help="Of the metadata.")]
+Segment = Annotated[str, typer.Option("--segment", help="Of the metadata.")]
+Locale = Annotated[str, typer.Option(help="Of the metadata.")]
+Order = Annotated[str, typer.Option(help="newest or oldest first.")]
+
+
+@app.command()
+def examples(
+    kind: Kind = "any",
+    *,
+    version: Version = "",
+    since: Since = "",
+    until: Until = "",
+    category: Category = "",
+    user_segment: Segment = "",
+    locale: Locale = "",
+    order: Order = "newest",
+    limit: Annotated[int, typer.Option(min=1, max=500, help="Examples of this page.")] = 20,
+    cursor: Annotated[str, typer.Option(help="`next` of the page before.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """A page of examples with feedback, or of training data."""
+    query = {
+        "kind": kind, "version": version, "since": since, "until": until, "category": category,
+        "segment": user_segment, "locale": locale, "order": order, "limit": limit, "cursor": cursor,
+    }  # fmt: skip
+    page = ask(load_settings(), "feedback", "GET", "/v1/examples", query=query)
+    if as_json:
+        print_json(page)
+        return
+    columns = ("at", "version", "category", "locale", "prompt", "answer", "feedback")
+    print_table(f"Examples ({kind})", columns, [_row(one) for one in listing(page, "examples")])
+    if page["next"]:
+        typer.echo(f"more: --cursor {page['next']}")
+
+
+@app.command()
+def export(
+    kind: Kind = "any",
+    *,
+    version: Version = "",
+    since: Since = "",
+    until: Until = "",
+    category: Category = "",
+    user_segment: Segment = "",
+    locale: Locale = "",
+    order: Order = "oldest",
+    format_: Annotated[str, typer.Option("--format", help="jsonl or csv.")] = "jsonl",
+    to: Annotated[Path | None, typer.Option(help="File; else standard output.")] = None,
+) -> None:
+    """All examples that match, streamed."""
+    query = {
+        "kind": kind, "version": version, "since": since, "until": until, "category": category,
+        "segment": user_segment, "locale": locale, "order": order, "format": format_,
+    }  # fmt: skip
+    path = "/v1/examples/export"
+    if to is None:
+        download(load_settings(), "feedback", path, sys.stdout.buffer, query=query)
+        return
+    with to.open("wb") as file:
+        size = download(load_settings(), "feedback", path, file, query=query)
+    typer.echo(f"{size} bytes in {to}", err=True)
+
+
+@app.command()
+def reindex() -> None:
+    """Let the service delete its read model and fold the log anew; queries wait until it is back."""
+    ask(load_settings(), "feedback", "POST", "/v1/read-model/reindex")
+    typer.echo("the service folds the log anew")
+
+
+def _row(one: dict[str, Any]) -> tuple[Any, ...]:
+    context = one["context"]
+    feedback = one.get("feedback")
+    return (
+        one.get("started_at") or one["created_at"],
+        one.get("version") or one.get("chosen_version"),
+        context["category"],
+        context["locale"],
+        _short(one["messages"][-1]["content"] if one["messages"] else ""),
+        _short(one.get("completion") or one.get("chosen")),
+        ", ".join(item["type"] for item in feedback)
+        if feedback is not None
+        else one.get("source", "up" if one.get("label") else "down"),
+    )
+
+
+def _short(text: str | None) -> str:
+    flat = " ".join((text or "").split())
+    return flat if len(flat) <= SHOWN else flat[: SHOWN - 1] + "…"
 
 
 def _parsed(value: str) -> Any:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, BinaryIO
 
 from services.cli.errors import CliError, Exit, unreachable
 from services.cli.settings import CliSettings, url_variable
 
 TIMEOUT_S = 10.0
+DOWNLOAD_TIMEOUT_S = 60.0
+"""Longest wait for the next part of a streamed answer."""
+PART = 1024 * 1024
 MAX_ANSWER = 64 * 1024 * 1024
 NOT_LEADING = "not_leading"
 """Code of a replica that did nothing, as another one leads; the one address may stand for both."""
@@ -40,10 +44,7 @@ def ask(
         CliError: no answer, or an answer that says no, in the service's own words.
 
     """
-    url = settings.url(service) + path
-    given = {name: value for name, value in (query or {}).items() if value not in (None, "")}
-    if given:
-        url += "?" + urllib.parse.urlencode(given)
+    url = _url(settings, service, path, query or {})
     deadline = time.monotonic() + LEADER_WITHIN_S
     while True:
         try:
@@ -57,7 +58,7 @@ def ask(
             break
         time.sleep(LEADER_PAUSE_S)
     if status >= 400:
-        raise CliError(f"{service} refused ({status}): {_reason(data, text)}", Exit.refused)
+        raise _refused(service, status, data, text)
     return data
 
 
@@ -76,25 +77,83 @@ def fetch(
 
     """
     headers = {"accept": "application/json"}
-    if settings.api_key:
-        headers["authorization"] = f"Bearer {settings.api_key}"
     data = None
     if body is not None:
         data = json.dumps(body).encode()
         headers["content-type"] = "application/json"
-    # The settings allow http and https only.
-    request = urllib.request.Request(url, data=data, method=method, headers=headers)  # noqa: S310
     try:
-        with urllib.request.urlopen(request, timeout=timeout_s) as response:  # noqa: S310
+        with _open(
+            settings, url, method=method, data=data, headers=headers, timeout_s=timeout_s
+        ) as response:
             return response.status, response.read(MAX_ANSWER).decode("utf-8", "replace")
     except urllib.error.HTTPError as error:
         with error:
             return error.code, error.read(MAX_ANSWER).decode("utf-8", "replace")
 
 
+def download(
+    settings: CliSettings,
+    service: str,
+    path: str,
+    file: BinaryIO,
+    *,
+    query: Mapping[str, Any],
+) -> int:
+    """Write a streamed answer of any size to a file, in bounded memory; returns its bytes.
+
+    Raises:
+        CliError: no answer, an answer that says no, or one that ended too early.
+
+    """
+    url = _url(settings, service, path, query)
+    size = 0
+    try:
+        with _open(settings, url, timeout_s=DOWNLOAD_TIMEOUT_S) as response:
+            while part := response.read(PART):
+                file.write(part)
+                size += len(part)
+    except urllib.error.HTTPError as error:
+        with error:
+            text = error.read(MAX_ANSWER).decode("utf-8", "replace")
+        raise _refused(service, error.code, _parsed(text), text) from None
+    except (OSError, http.client.HTTPException) as error:
+        variable = url_variable(service)
+        if size:
+            ended = f"{service} ended the answer after {size} bytes ({error}); it is not whole"
+            raise CliError(ended, Exit.failed) from None
+        raise unreachable(service, settings.url(service), error, variable) from None
+    return size
+
+
 def segment(text: str) -> str:
     """A name as one segment of a path."""
     return urllib.parse.quote(text, safe="")
+
+
+def _url(settings: CliSettings, service: str, path: str, query: Mapping[str, Any]) -> str:
+    given = {name: value for name, value in query.items() if value not in (None, "")}
+    return settings.url(service) + path + ("?" + urllib.parse.urlencode(given) if given else "")
+
+
+def _open(
+    settings: CliSettings,
+    url: str,
+    *,
+    method: str = "GET",
+    data: bytes | None = None,
+    headers: Mapping[str, str] | None = None,
+    timeout_s: float,
+) -> http.client.HTTPResponse:
+    sent = dict(headers or {})
+    if settings.api_key:
+        sent["authorization"] = f"Bearer {settings.api_key}"
+    # The settings allow http and https only.
+    request = urllib.request.Request(url, data=data, method=method, headers=sent)  # noqa: S310
+    return urllib.request.urlopen(request, timeout=timeout_s)  # noqa: S310
+
+
+def _refused(service: str, status: int, data: Any, text: str) -> CliError:
+    return CliError(f"{service} refused ({status}): {_reason(data, text)}", Exit.refused)
 
 
 def _parsed(text: str) -> Any:

@@ -14,6 +14,10 @@ from services.feedback.intake import GROUP, INTAKE_MODELS, Intake
 from services.feedback.metrics import FeedbackMetrics
 from services.feedback.open_comparisons import RedisComparisons
 from services.feedback.publisher import SOURCE, FeedbackPublisher
+from services.feedback.read_model.api import QueryApi, query_router
+from services.feedback.read_model.queries import ReadModelQueries
+from services.feedback.read_model.schema import database_path
+from services.feedback.read_model.supervisor import ReadModelMetrics, ReadModelSupervisor
 from services.feedback.router_client import RouterClient, router_session
 from services.feedback.settings import FeedbackSettings
 from services.feedback.voting.ballots import RaterBallots
@@ -81,6 +85,9 @@ async def run(settings: FeedbackSettings, voting: VotingOptions) -> None:
     health.ready("log", lambda: "the event log is unavailable" if publisher.refuses() else None)
     for name, follower in followers.items():
         health.ready(name, freshness(follower.age_s))
+    read_model = ReadModelSupervisor(
+        database_path(settings.data_dir), ReadModelMetrics(registry), clock
+    )
     redis = connect_redis(
         settings,
         socket_timeout=REDIS_TIMEOUT_S,
@@ -113,7 +120,15 @@ async def run(settings: FeedbackSettings, voting: VotingOptions) -> None:
             ),
             rules=settings.rules,
         )
-        application = create_app(api, metrics)
+        queries = QueryApi(
+            queries=ReadModelQueries(database_path(settings.data_dir)),
+            age_s=read_model.age_s,
+            reindex=read_model.reindex,
+            keys=keys,
+            registry=versions.registry,
+            clock=clock,
+        )
+        application = create_app(api, metrics, query_router(queries))
         ballots = RaterBallots(
             comparisons=comparisons,
             open_comparisons=store,
@@ -135,6 +150,9 @@ async def run(settings: FeedbackSettings, voting: VotingOptions) -> None:
         if settings.intake:
             health.progress("intake", loop.idle_s, STUCK_AFTER_S)
             background.start("intake", loop.run(stop))
+        if settings.read_model:
+            health.note("read_model", freshness(read_model.age_s))
+            background.start("read_model", read_model.run())
         health.alive("tasks", background.ended)
         spare_collector()
         try:
@@ -142,7 +160,7 @@ async def run(settings: FeedbackSettings, voting: VotingOptions) -> None:
         finally:
             stop.set()
             await ballots.close()
-            background.cancel(*followers)
+            background.cancel(*followers, "read_model")
             await background.finish(FINISH_TIMEOUT_S)
             await log.stop()
 

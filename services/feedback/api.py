@@ -8,10 +8,11 @@ from datetime import timedelta
 from typing import Any, cast
 
 import structlog
-from fastapi import FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from pydantic import TypeAdapter, ValidationError
 
-from services.feedback.comparisons import ComparisonRequest, Comparisons, VoteRequest
+from services.feedback import documents
+from services.feedback.comparisons import Comparisons
 from services.feedback.errors import (
     FeedbackError,
     Malformed,
@@ -37,11 +38,11 @@ from shared.clock import Clock
 from shared.contracts.events.api_keys import Permission
 from shared.contracts.events.base import Identifier
 from shared.contracts.events.feedback import FeedbackSubmitted
-from shared.contracts.events.intake import Submission
 from shared.errors import FieldError, RatchetError
 from shared.http.asgi import AsgiApp
 from shared.http.body import ClientDisconnected, read_body
 from shared.http.cors import with_cors
+from shared.http.openapi import describe
 from shared.http.problems import handle_errors, json_response, problem
 from shared.kafka.log import NewRecord
 from shared.keys import ApiKey, KeyRing
@@ -206,9 +207,10 @@ def open_to_browsers(app: AsgiApp, origins: tuple[str, ...]) -> AsgiApp:
     )
 
 
-def create_app(api: FeedbackApi, metrics: FeedbackMetrics) -> FastAPI:
+def create_app(api: FeedbackApi, metrics: FeedbackMetrics, *routers: APIRouter) -> FastAPI:
     """The application: routes, and the one place where errors become answers."""
     app = FastAPI(title="Ratchet feedback", version="1", openapi_url="/openapi.json")
+    describe(app, documents.MODELS)
 
     def route(method: str, path: str, endpoint: Endpoint, way: Way, **documentation: Any) -> None:
         async def call(request: Request) -> Response:
@@ -232,15 +234,15 @@ def create_app(api: FeedbackApi, metrics: FeedbackMetrics) -> FastAPI:
             **documentation,
         )
 
-    one, many = _schema(Submission), {"type": "array", "items": _schema(Submission)}
-    batch = {"type": "object", "properties": {"items": many}}
-    route("POST", "/v1/feedback", api.submit, "single", **_documented(one))
-    route("POST", "/v1/feedback/batch", api.submit_batch, "batch", **_documented(batch))
-    route("DELETE", "/v1/feedback/{feedback_id:path}", api.withdraw, "withdrawal")
-    opened = _documented(_schema(ComparisonRequest))
-    route("POST", "/v1/comparisons", api.open_comparison, "comparison", **opened)
+    route("POST", "/v1/feedback", api.submit, "single", **documents.SUBMIT)
+    route("POST", "/v1/feedback/batch", api.submit_batch, "batch", **documents.SUBMIT_BATCH)
+    path = "/v1/feedback/{feedback_id:path}"
+    route("DELETE", path, api.withdraw, "withdrawal", **documents.WITHDRAW)
+    route("POST", "/v1/comparisons", api.open_comparison, "comparison", **documents.COMPARE)
     path = "/v1/comparisons/{comparison_id}/vote"
-    route("POST", path, api.vote, "vote", **_documented(_schema(VoteRequest)))
+    route("POST", path, api.vote, "vote", **documents.VOTE)
+    for router in routers:
+        app.include_router(router)
 
     handle_errors(app)
     return app
@@ -292,12 +294,3 @@ def _idempotency_key(request: Request) -> str:
 
 def _traceparent(request: Request) -> str:
     return rebuilt_traceparent(request.headers.get("traceparent", ""))
-
-
-def _schema(model: Any) -> dict[str, Any]:
-    return TypeAdapter(model).json_schema()
-
-
-def _documented(schema: dict[str, Any]) -> dict[str, Any]:
-    content = {"application/json": {"schema": schema}}
-    return {"openapi_extra": {"requestBody": {"required": True, "content": content}}}

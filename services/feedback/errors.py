@@ -31,6 +31,7 @@ class Reason(StrEnum):
     log_unavailable = "log_unavailable"
     store_unavailable = "store_unavailable"
     router_failed = "router_failed"
+    read_model_unavailable = "read_model_unavailable"
     internal = "internal"
 
 
@@ -110,6 +111,38 @@ class ComparisonStoreUnavailable(FeedbackError):
     status = 503
     code = Reason.store_unavailable
     title = "Comparison store unavailable"
+
+
+class ReadModelBusy(FeedbackError):
+    """As many queries run as may run, or one took too long."""
+
+    status = 503
+    code = Reason.busy
+    title = "Too many queries"
+
+
+class ReadModelUnavailable(FeedbackError):
+    """The read model cannot be read; ingestion goes on without it."""
+
+    status = 503
+    code = Reason.read_model_unavailable
+    title = "Read model unavailable"
+
+
+class AmbiguousFeedback(FeedbackError):
+    """Several traces have feedback of this id."""
+
+    status = 409
+    code = Reason.conflict
+    title = "Ambiguous"
+
+
+class FormatUnavailable(FeedbackError):
+    """The service has none of the formats that the caller accepts."""
+
+    status = 406
+    code = Reason.invalid
+    title = "No such format"
 
 
 class RouterFailed(FeedbackError):

@@ -52,6 +52,13 @@ class FeedbackSettings(ServiceSettings):
     )
     intake: bool = Field(default=True, description="consume the tenants' intake topics")
     intake_concurrency: int = Field(default=200, ge=1, le=5000)
+    read_model: bool = Field(default=True, description="keep a read model and answer queries")
+    read_model_days: float = Field(
+        default=90.0, gt=0, le=3650, description="age at which rows leave the read model"
+    )
+    read_model_max_mb: int = Field(
+        default=2_000, ge=10, le=1_000_000, description="beyond it the oldest rows leave"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     voting_secret_file: Path | None = Field(

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Self
 
 import httpx
@@ -145,3 +149,55 @@ async def test_stopping_is_quick_and_answers_what_was_asked(stack: Stack) -> Non
         await asyncio.to_thread(stack.start, "feedback")
     assert took_s < STOPPED_WITHIN_S
     assert senders.acknowledged <= await ids_in_the_log(stack)
+
+
+def folding_processes(stack: Stack) -> list[int]:
+    """Process ids of the stack's read model."""
+    data = f"RATCHET_DATA_DIR={stack.run_dir}".encode()
+    found: list[int] = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            command = (folder / "cmdline").read_bytes()
+            if (
+                b"services.feedback.read_model" in command
+                and data in (folder / "environ").read_bytes()
+            ):
+                found.append(int(folder.name))
+    return found
+
+
+async def test_what_was_accepted_can_be_asked_for_whatever_is_killed(stack: Stack) -> None:
+    """The read model follows the log through kills of its process and of the service."""
+    async with httpx.AsyncClient(base_url=stack.url("feedback"), timeout=30) as client:
+
+        async def send(name: str) -> None:
+            body = {"trace_id": name, "type": "rating", "value": 4, "feedback_id": name}
+            assert (await client.post("/v1/feedback", json=body)).status_code == 202
+
+        async def state_of(name: str) -> str:
+            try:
+                answer = await client.get(f"/v1/feedback/{name}")
+            except httpx.TransportError:
+                return "away"
+            return answer.json().get("state", "") if answer.status_code == 200 else ""
+
+        async def found(*names: str) -> bool:
+            return all([await state_of(name) == "waiting" for name in names])
+
+        await send("asked-1")
+        await eventually(lambda: found("asked-1"), "the first is found", PATIENCE_S)
+        (process,) = folding_processes(stack)
+        os.kill(process, signal.SIGKILL)
+        await send("asked-2")
+        await eventually(lambda: found("asked-1", "asked-2"), "found again", PATIENCE_S)
+        stack.kill("feedback")
+        await asyncio.to_thread(stack.wait_ready, "feedback", PATIENCE_S)
+        await send("asked-3")
+        names = ("asked-1", "asked-2", "asked-3")
+        await eventually(lambda: found(*names), "found after a restart", PATIENCE_S)
+        (process,) = folding_processes(stack)
+        assert (await client.post("/v1/read-model/reindex")).status_code == 202
+        await eventually(
+            lambda: folding_processes(stack) not in ([], [process]), "a new process", PATIENCE_S
+        )
+        await eventually(lambda: found(*names), "found after a rebuild", PATIENCE_S)

@@ -6,6 +6,7 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -20,6 +21,8 @@ from services.feedback.comparisons import Comparisons
 from services.feedback.metrics import FeedbackMetrics
 from services.feedback.open_comparisons import Ballot, Comparison, OpenComparisons
 from services.feedback.publisher import FeedbackPublisher
+from services.feedback.read_model.api import QueryApi, query_router
+from services.feedback.read_model.queries import ReadModelQueries
 from services.feedback.router_client import RouterClient
 from services.feedback.submissions import DEFAULT_RULES, SubmissionRules
 from shared.clock import Clock
@@ -174,6 +177,7 @@ async def feedback_service(
     clock: Clock | None = None,
     rules: SubmissionRules = DEFAULT_RULES,
     cors_origins: Sequence[str] = (),
+    read_model: Path = Path("/nonexistent"),
 ) -> AsyncIterator[FeedbackHarness]:
     """The service, called without a network between."""
     clock = clock or ManualClock()
@@ -208,7 +212,17 @@ async def feedback_service(
             limits=Limits(body_bytes=100_000, batch_bytes=1_000_000, body_timeout_s=0.5),
             rules=rules,
         )
-        served = open_to_browsers(create_app(api, metrics), tuple(cors_origins))
+        queries = QueryApi(
+            queries=ReadModelQueries(read_model),
+            age_s=lambda: 0.0,
+            reindex=lambda: None,
+            keys=keys,
+            registry=registry,
+            clock=clock,
+        )
+        served = open_to_browsers(
+            create_app(api, metrics, query_router(queries)), tuple(cors_origins)
+        )
         app: Any = OperationsApp(Health(), collected, served)
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://feedback") as client:

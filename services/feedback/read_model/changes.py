@@ -80,6 +80,8 @@ class DocumentStored:
     segment: str
     locale: str
     causes: tuple[str, ...]
+    text_bytes: int
+    """Of a joined row's messages and answer, which its feedback shares MAX_TRACE_BYTES with."""
     body: str
 
 
@@ -163,6 +165,8 @@ def _joined(event: ExampleJoined) -> DocumentStored:
         versions=(event.version,),
         **_labels(event.context, *(one.context for one in event.feedback)),
         causes=(),
+        text_bytes=sum(len(turn.model_dump_json().encode()) for turn in event.messages)
+        + len(event.completion.encode()),
         body=event.model_dump_json(),
     )
 
@@ -181,6 +185,7 @@ def _product(event: PreferencePair | UnpairedExample) -> DocumentStored:
         versions=tuple(dict.fromkeys(version for version in versions if version)),
         **_labels(event.context),
         causes=tuple(cause.rpartition(":")[0] for cause in event.causes),
+        text_bytes=0,
         body=event.model_dump_json(),
     )
 
@@ -206,5 +211,3 @@ def _kinds_of(feedback: Iterable[FeedbackSubmitted]) -> set[str]:
         if one.type in _TYPE_KINDS:
             kinds.add(_TYPE_KINDS[one.type])
     return kinds
-
-

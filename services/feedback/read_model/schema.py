@@ -35,6 +35,10 @@ CREATE TABLE traces (
     PRIMARY KEY (tenant, trace_id, feedback_id)
 ) WITHOUT ROWID;
 CREATE INDEX traces_by_age ON traces (stored_ms);
+CREATE TABLE loaded_traces (
+    tenant TEXT NOT NULL, trace_id TEXT NOT NULL, stored_ms INTEGER NOT NULL,
+    PRIMARY KEY (tenant, trace_id)
+) WITHOUT ROWID;
 CREATE TABLE documents (
     id INTEGER PRIMARY KEY,
     tenant TEXT NOT NULL, source TEXT NOT NULL, name TEXT NOT NULL,

@@ -6,8 +6,7 @@ stored with it, so nothing is lost and nothing is folded twice.
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +21,7 @@ from services.feedback.read_model.changes import (
     change_of,
 )
 from services.feedback.read_model.schema import PAGE_BYTES, open_for_writing
+from shared.contracts.events.feedback import MAX_FEEDBACKS, MAX_TRACE_BYTES
 from shared.kafka.envelope import UnreadableRecord
 from shared.kafka.log import Positions, Record
 
@@ -31,6 +31,11 @@ MAX_REVISIONS: Final = 50
 """Newest revisions kept per feedback."""
 PRUNE_ROWS: Final = 1_000
 """Rows deleted per transaction, so that a prune never delays a fold for long."""
+LOADED_FEEDBACKS: Final = MAX_FEEDBACKS * 3 // 4
+LOADED_BYTES: Final = MAX_TRACE_BYTES * 3 // 4
+"""From here on a trace is listed as loaded: its next feedback may be one too many."""
+INTERACTION: Final = ""
+"""Stands for the interaction among the feedbacks of a trace; no feedback_id is empty."""
 _AGED = ("revisions", "traces", "documents")
 
 
@@ -104,17 +109,24 @@ class ReadModelStore:
             sqlite3.Error: nothing was deleted.
 
         """
-        if self.bytes_used() > self._max_bytes:
+        if self.is_full():
             not_before_ms = max(not_before_ms, self._age_of_oldest_tenth())
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             deleted = sum(self._delete_before(table, not_before_ms) for table in _AGED)
+            self._connection.execute(
+                "DELETE FROM loaded_traces WHERE stored_ms < ?", (not_before_ms,)
+            )
             self._connection.execute("COMMIT")
         except BaseException:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
             raise
         return deleted
+
+    def is_full(self) -> bool:
+        """Whether the model is larger than it may be, so that `prune` deletes the oldest rows."""
+        return self.bytes_used() > self._max_bytes
 
     def bytes_used(self) -> int:
         """Bytes of the pages in use; deleted rows free pages inside the file."""
@@ -175,18 +187,24 @@ class ReadModelStore:
             (*place, MAX_REVISIONS),
         )
         if change.type != VOTE:
-            self._connection.execute(
-                "INSERT INTO traces VALUES (?, ?, ?, ?, ?) "
-                "ON CONFLICT (tenant, trace_id, feedback_id) "
-                "DO UPDATE SET stored_ms = excluded.stored_ms, bytes = excluded.bytes",
-                (
-                    change.tenant,
-                    change.trace_id,
-                    change.feedback_id,
-                    record.timestamp_ms,
-                    len(record.value or b""),
-                ),
-            )
+            size = len(record.value or b"")
+            self._load_trace(change.tenant, change.trace_id, change.feedback_id, size, record)
+
+    def _load_trace(
+        self, tenant: str, trace_id: str, feedback_id: str, size: int, record: Record
+    ) -> None:
+        """Note what a feedback, or INTERACTION, takes of what can be kept of a trace."""
+        self._connection.execute(
+            "INSERT INTO traces VALUES (?, ?, ?, ?, ?) ON CONFLICT (tenant, trace_id, feedback_id) "
+            "DO UPDATE SET stored_ms = excluded.stored_ms, bytes = excluded.bytes",
+            (tenant, trace_id, feedback_id, record.timestamp_ms, size),
+        )
+        self._connection.execute(
+            "INSERT OR REPLACE INTO loaded_traces SELECT tenant, trace_id, ? FROM traces "
+            "WHERE tenant = ? AND trace_id = ? GROUP BY tenant, trace_id "
+            "HAVING count(*) >= ? OR sum(bytes) >= ?",
+            (record.timestamp_ms, tenant, trace_id, LOADED_FEEDBACKS, LOADED_BYTES),
+        )
 
     def _put_document(self, change: DocumentStored, record: Record) -> None:
         """Store a document in place of the one of its name; a repeat keeps its first offset."""
@@ -205,6 +223,8 @@ class ReadModelStore:
                 change.body,
             ),
         ).fetchone()
+        if change.source == "example":
+            self._load_trace(change.tenant, change.name, INTERACTION, change.text_bytes, record)
         self._connection.execute("DELETE FROM entries WHERE document = ?", (number,))
         version, other_version = (*change.versions, "", "")[:2]
         self._connection.executemany(
@@ -248,7 +268,7 @@ class ReadModelStore:
 
     def _delete_before(self, table: str, limit_ms: int) -> int:
         key = "tenant, trace_id, feedback_id" if table == "traces" else "rowid"
-        old = f"SELECT {key} FROM {table} WHERE stored_ms < ? LIMIT {PRUNE_ROWS}"
+        old = f"SELECT {key} FROM {table} WHERE stored_ms < ? ORDER BY stored_ms LIMIT {PRUNE_ROWS}"
         if table == "documents":
             for index in ("entries", "causes"):
                 self._connection.execute(
@@ -259,13 +279,13 @@ class ReadModelStore:
         ).rowcount
 
     def _age_of_oldest_tenth(self) -> int:
-        """Log time before which a tenth of the largest table lies."""
-        newest: Iterable[tuple[int]] = [(0,)]
+        """Log time before which a tenth of some table lies, and no more of another."""
+        limits: list[int] = []
         for table in _AGED:
             (rows,) = self._connection.execute(f"SELECT count(*) FROM {table}").fetchone()
             found = self._connection.execute(
                 f"SELECT stored_ms + 1 FROM {table} ORDER BY stored_ms LIMIT 1 OFFSET ?",
                 (rows // 10,),
-            ).fetchall()
-            newest = [*newest, *found]
-        return max(newest)[0]
+            ).fetchone()
+            limits.extend(found or ())
+        return min(limits, default=0)

@@ -22,6 +22,12 @@ class FeedbackType(StrEnum):
     comment = "comment"
 
 
+MAX_FEEDBACKS = 200
+"""Feedbacks kept per trace; more than that is no person any more."""
+
+MAX_TRACE_BYTES = 900_000
+"""Largest interaction with all its feedback, as the aggregator keeps them."""
+
 RATINGS = frozenset({FeedbackType.thumbs_up, FeedbackType.thumbs_down, FeedbackType.rating})
 """Types that say how good an answer is as a whole; a person has one such opinion of it."""
 

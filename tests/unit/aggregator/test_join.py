@@ -17,7 +17,6 @@ from services.aggregator.contributions import (
 from services.aggregator.errors import EventRefused
 from services.aggregator.fold import Fold, FoldRules
 from services.aggregator.join import (
-    MAX_ENTRIES,
     expire,
     fold_feedback,
     fold_interaction,
@@ -26,7 +25,12 @@ from services.aggregator.join import (
 )
 from services.aggregator.rows import TraceRow
 from shared.contracts.events.base import Event
-from shared.contracts.events.feedback import FeedbackSubmitted, FeedbackType, FeedbackWithdrawn
+from shared.contracts.events.feedback import (
+    MAX_FEEDBACKS,
+    FeedbackSubmitted,
+    FeedbackType,
+    FeedbackWithdrawn,
+)
 from shared.contracts.events.interactions import InteractionRecorded, Outcome, Purpose
 from shared.contracts.events.preferences import PreferencePair, PreferenceRetracted, UnpairedExample
 from shared.contracts.events.quality import ExampleJoined
@@ -321,7 +325,7 @@ def test_segments_outside_the_list_share_one_label() -> None:
 
 def test_a_trace_keeps_a_bounded_number_of_feedbacks() -> None:
     row = TraceRow()
-    for number in range(MAX_ENTRIES):
+    for number in range(MAX_FEEDBACKS):
         row = fold_feedback(row, feedback(f"f{number}"), 0, RULES).row
     with pytest.raises(EventRefused, match="feedbacks of trace t1 are kept at most"):
         fold_feedback(row, feedback("one more"), 0, RULES)

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -100,6 +101,62 @@ ANSWERS: dict[tuple[str, str], tuple[int, Any]] = {
         202,
         {"feedback_id": "f-1", "revision": 9, "trace_id": "t-1"},
     ),
+    ("GET", "/v1/feedback/f-1"): (
+        200,
+        {
+            "feedback_id": "f-1",
+            "trace_id": "t-1",
+            "type": "rating",
+            "user_id": "u",
+            "reason": "so",
+            "state": "counted",
+            "counted": {
+                "model": "assistant",
+                "version": "assistant-v1.0",
+                "windows": {"1m": "2026-01-01"},
+                "satisfaction": 0.25,
+            },
+            "revisions": [
+                {
+                    "revision": 0,
+                    "received_at": "2026-01-01",
+                    "type": "rating",
+                    "value": 2,
+                    "withdrawn": False,
+                    "counts": True,
+                }
+            ],
+            "products": [
+                {
+                    "pair_id": "p-1",
+                    "kind": "pair",
+                    "source": "ratings",
+                    "label": None,
+                    "retracted_reason": None,
+                    "read_by": [],
+                }
+            ],
+        },
+    ),
+    ("GET", "/v1/examples"): (
+        200,
+        {
+            "examples": [
+                {
+                    "started_at": "2026-01-01",
+                    "version": "assistant-v1.0",
+                    "completion": "yes",
+                    "context": {"category": "creative", "locale": "de"},
+                    "messages": [{"role": "user", "content": "really?"}],
+                    "feedback": [{"type": "thumbs_up"}],
+                }
+            ],
+            "next": "abc",
+            "age_s": 0.1,
+        },
+    ),
+    ("GET", "/v1/examples/export"): (200, {"one": "row"}),
+    ("POST", "/v1/read-model/reindex"): (202, {"started_at": "2026-01-01"}),
     **{
         ("POST", f"/v1/rollouts/r-1/{action}"): (200, ROLLOUT)
         for action in ("pause", "resume", "promote", "abort", "retry")
@@ -384,6 +441,43 @@ def test_what_may_have_been_done_is_not_asked_again(
     assert ran.status == Exit.refused
     assert "not known whether" in ran.err
     assert len(straw.asked) == 1
+
+
+def test_feedback_show(straw: Straw, run: Run) -> None:
+    ran = run("feedback", "show", "f-1", "--trace", "t-1")
+    assert straw.last[:3] == ("GET", "/v1/feedback/f-1", {"trace_id": "t-1"})
+    for said in ("counted", "assistant-v1.0", "rating", "p-1", "ratings"):
+        assert said in ran.out
+
+
+def test_feedback_examples(straw: Straw, run: Run) -> None:
+    ran = run("feedback", "examples", "positive", "--locale", "de", "--segment", "gold")
+    query = {
+        "kind": "positive",
+        "locale": "de",
+        "segment": "gold",
+        "order": "newest",
+        "limit": "20",
+    }
+    assert straw.last[:3] == ("GET", "/v1/examples", query)
+    for said in ("really?", "yes", "thumbs_up", "--cursor abc"):
+        assert said in ran.out
+
+
+def test_feedback_export(straw: Straw, run: Run, tmp_path: Path) -> None:
+    ran = run("feedback", "export", "pair", "--format", "csv", "--to", str(tmp_path / "pairs.csv"))
+    assert ran.status == Exit.ok
+    assert straw.last[2] == {"kind": "pair", "format": "csv", "order": "oldest"}
+    assert (tmp_path / "pairs.csv").read_text() == '{"one": "row"}'
+    straw.answers["GET", "/v1/examples/export"] = (403, {"detail": "the key lacks operate"})
+    ran = run("feedback", "export")
+    assert (ran.status, ran.out) == (Exit.refused, "")
+    assert "the key lacks operate" in ran.err
+
+
+def test_feedback_reindex(straw: Straw, run: Run) -> None:
+    assert run("feedback", "reindex").status == Exit.ok
+    assert straw.last[:2] == ("POST", "/v1/read-model/reindex")
 
 
 def test_the_key_goes_along(straw: Straw, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from typing import ClassVar
 
+import jsonschema
 import orjson
 import pytest
 from pydantic import ValidationError
@@ -309,10 +310,21 @@ async def test_unknown_paths_and_methods_answer_in_the_same_shape(service: Feedb
         assert {"title", "status", "code", "detail"} <= set(answer.json())
 
 
-async def test_the_api_describes_itself(service: FeedbackHarness) -> None:
+async def test_the_api_describes_itself_and_answers_as_described(service: FeedbackHarness) -> None:
     described = (await service.client.get("/openapi.json")).json()
-    schema = described["paths"]["/v1/feedback"]["post"]["requestBody"]["content"]
-    assert "trace_id" in schema["application/json"]["schema"]["properties"]
+    good, bad = {"trace_id": "t", "type": "thumbs_up"}, {"trace_id": "t"}
+    for path, body in (
+        ("/v1/feedback", good),
+        ("/v1/feedback", bad),
+        ("/v1/feedback/batch", {"items": [good]}),
+        ("/v1/feedback/batch", {"items": [good, bad]}),
+    ):
+        answer = await service.post(path, body)
+        promised = described["paths"][path]["post"]["responses"][str(answer.status_code)]
+        schema = promised["content"][answer.headers["content-type"]]["schema"]
+        with_components = {**schema, "components": described["components"]}
+        validator = jsonschema.Draft202012Validator(with_components)
+        assert list(validator.iter_errors(answer.json())) == []
 
 
 class TestWithTheLogAway:

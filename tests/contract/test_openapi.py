@@ -1,0 +1,134 @@
+"""Each service's OpenAPI document is valid and whole: references, parameters, bodies, problems."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from openapi_spec_validator import validate
+
+from services.feedback import api as feedback_api
+from services.feedback.metrics import FeedbackMetrics
+from services.feedback.read_model.api import QueryApi, query_router
+from services.inference import api as inference_api
+from services.rollout import routes as rollout_routes
+from services.rollout.api import RolloutApi
+from shared.keys import KeyRing
+
+PROBLEM = "#/components/schemas/Problem"
+PROBLEM_TYPE = "application/problem+json"
+METHODS = ("get", "post", "put", "patch", "delete")
+
+
+def feedback_app() -> FastAPI:
+    queries = query_router(QueryApi.__new__(QueryApi))
+    api = feedback_api.FeedbackApi.__new__(feedback_api.FeedbackApi)
+    return feedback_api.create_app(api, FeedbackMetrics.__new__(FeedbackMetrics), queries)
+
+
+def inference_app() -> FastAPI:
+    nothing: Any = None
+    return inference_api.create_app(nothing, nothing, KeyRing(required=True))
+
+
+def rollout_app() -> FastAPI:
+    return rollout_routes.create_app(RolloutApi.__new__(RolloutApi))
+
+
+DOCUMENTS: dict[str, dict[str, Any]] = {
+    "feedback": feedback_app().openapi(),
+    "inference": inference_app().openapi(),
+    "rollout": rollout_app().openapi(),
+}
+each_document = pytest.mark.parametrize("document", DOCUMENTS.values(), ids=DOCUMENTS)
+
+
+def operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(method and path, operation) of a document."""
+    for path, item in document["paths"].items():
+        for method in METHODS:
+            if method in item:
+                yield f"{method.upper()} {path}", item[method]
+
+
+def references(node: Any) -> Iterator[str]:
+    match node:
+        case dict():
+            if isinstance(node.get("$ref"), str):
+                yield node["$ref"]
+            for value in node.values():
+                yield from references(value)
+        case list():
+            for value in node:
+                yield from references(value)
+        case _:
+            pass
+
+
+@each_document
+def test_the_document_is_valid(document: dict[str, Any]) -> None:
+    validate(document)
+
+
+@each_document
+def test_every_reference_resolves(document: dict[str, Any]) -> None:
+    found = set(references(document))
+    assert found, "the document names no schema"
+    for reference in found:
+        node: Any = document
+        for part in reference.removeprefix("#/").split("/"):
+            assert part in node, reference
+            node = node[part]
+
+
+@each_document
+def test_every_path_parameter_is_declared(document: dict[str, Any]) -> None:
+    for name, operation in operations(document):
+        declared = [one["name"] for one in operation.get("parameters", ()) if one["in"] == "path"]
+        assert sorted(declared) == sorted(re.findall(r"{(\w+)}", name)), name
+
+
+@each_document
+def test_every_operation_says_what_it_is_how_it_succeeds_and_how_it_refuses(
+    document: dict[str, Any],
+) -> None:
+    for name, operation in operations(document):
+        assert operation.get("summary") or operation.get("description"), name
+        refusals = {
+            status: answer for status, answer in operation["responses"].items() if status >= "4"
+        }
+        assert len(operation["responses"]) > len(refusals), f"{name}: no success"
+        assert "401" in refusals or name == "GET /v1/adapters", name
+        for status, answer in refusals.items():
+            schema = answer["content"][PROBLEM_TYPE]["schema"]
+            assert schema == {"$ref": PROBLEM}, f"{name} {status}"
+
+
+@each_document
+def test_operation_ids_are_unique(document: dict[str, Any]) -> None:
+    ids = [operation["operationId"] for _, operation in operations(document)]
+    assert len(ids) == len(set(ids))
+
+
+def test_ingestion_documents_its_bodies_and_answers() -> None:
+    paths = DOCUMENTS["feedback"]["paths"]
+
+    def schema_of(holder: dict[str, Any]) -> str:
+        return holder["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
+
+    one, batch = paths["/v1/feedback"]["post"], paths["/v1/feedback/batch"]["post"]
+    assert schema_of(one["requestBody"]) == "Submission"
+    assert schema_of(batch["requestBody"]) == "FeedbackBatch"
+    assert schema_of(one["responses"]["202"]) == "FeedbackReceipt"
+    assert schema_of(batch["responses"]["202"]) == "BatchResults"
+    assert schema_of(batch["responses"]["207"]) == "BatchResults"
+    assert {"422", "503"} <= set(one["responses"])
+    withdrawal = paths["/v1/feedback/{feedback_id}"]["delete"]
+    required = {one["name"] for one in withdrawal["parameters"] if one["required"]}
+    assert required == {"feedback_id", "trace_id"}
+    listing = paths["/v1/examples"]["get"]
+    names = {one["name"] for one in listing["parameters"]}
+    assert {"kind", "version", "since", "until", "category", "cursor", "limit"} <= names
