@@ -20,6 +20,7 @@ from services.feedback.read_model.schema import database_path
 from services.feedback.read_model.supervisor import ReadModelMetrics, ReadModelSupervisor
 from services.feedback.router_client import RouterClient, router_session
 from services.feedback.settings import FeedbackSettings
+from services.feedback.trace_limits import TraceLimits
 from services.feedback.voting.ballots import RaterBallots
 from services.feedback.voting.mount import VotingOptions, mount_voting
 from services.feedback.voting.plan import PlanUnreadable
@@ -108,6 +109,8 @@ async def run(settings: FeedbackSettings, voting: VotingOptions) -> None:
             anonymous_votes=settings.takes_anonymous_votes,
             max_asking=settings.max_comparisons,
         )
+        model = ReadModelQueries(database_path(settings.data_dir))
+        traces = TraceLimits(model)
         api = FeedbackApi(
             publisher=publisher,
             comparisons=comparisons,
@@ -118,10 +121,11 @@ async def run(settings: FeedbackSettings, voting: VotingOptions) -> None:
             limits=Limits(
                 settings.max_body_bytes, settings.max_batch_bytes, settings.body_timeout_s
             ),
+            traces=traces,
             rules=settings.rules,
         )
         queries = QueryApi(
-            queries=ReadModelQueries(database_path(settings.data_dir)),
+            queries=model,
             age_s=read_model.age_s,
             reindex=read_model.reindex,
             keys=keys,
@@ -153,6 +157,7 @@ async def run(settings: FeedbackSettings, voting: VotingOptions) -> None:
         if settings.read_model:
             health.note("read_model", freshness(read_model.age_s))
             background.start("read_model", read_model.run())
+            background.start("traces", traces.follow())
         health.alive("tasks", background.ended)
         spare_collector()
         try:
@@ -160,7 +165,7 @@ async def run(settings: FeedbackSettings, voting: VotingOptions) -> None:
         finally:
             stop.set()
             await ballots.close()
-            background.cancel(*followers, "read_model")
+            background.cancel(*followers, "read_model", "traces")
             await background.finish(FINISH_TIMEOUT_S)
             await log.stop()
 

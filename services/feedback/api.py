@@ -34,17 +34,18 @@ from services.feedback.submissions import (
     submitted,
     withdrawn,
 )
+from services.feedback.trace_limits import TraceLimits
 from shared.clock import Clock
 from shared.contracts.events.api_keys import Permission
 from shared.contracts.events.base import Identifier
-from shared.contracts.events.feedback import FeedbackSubmitted
+from shared.contracts.events.feedback import FeedbackSubmitted, FeedbackWithdrawn
 from shared.errors import FieldError, RatchetError
 from shared.http.asgi import AsgiApp
 from shared.http.body import ClientDisconnected, read_body
 from shared.http.cors import with_cors
 from shared.http.openapi import describe
 from shared.http.problems import handle_errors, json_response, problem
-from shared.kafka.log import NewRecord
+from shared.kafka.log import NewRecord, record_bytes
 from shared.keys import ApiKey, KeyRing
 from shared.observability.tracing import rebuilt_traceparent
 
@@ -78,8 +79,10 @@ class FeedbackApi:
         clock: Clock,
         redact: Redact,
         limits: Limits,
+        traces: TraceLimits,
         rules: SubmissionRules = DEFAULT_RULES,
     ) -> None:
+        self._traces = traces
         self._publisher = publisher
         self._comparisons = comparisons
         self._keys = keys
@@ -102,7 +105,9 @@ class FeedbackApi:
             fallback_id=_idempotency_key(request),
             rules=self._rules,
         )
-        await self._publisher.store(feedback_record(event, traceparent=_traceparent(request)))
+        record = feedback_record(event, traceparent=_traceparent(request))
+        await self._check_trace(event, record)
+        await self._publisher.store(record)
         self._metrics.accepted(event, "single")
         log.debug("feedback.accepted", feedback_id=event.feedback_id, revision=event.revision)
         return json_response(ACCEPTED, _receipt(event))
@@ -131,12 +136,14 @@ class FeedbackApi:
                     fallback_id=f"{idempotency_key}:{index}" if idempotency_key else "",
                     rules=self._rules,
                 )
-                records.append(feedback_record(event, traceparent=traceparent))
+                record = feedback_record(event, traceparent=traceparent)
+                await self._check_trace(event, record)
             except FeedbackError as error:
                 self._metrics.rejected(Reason(error.code), "batch")
                 results.append(_refusal(error))
                 continue
             events.append(event)
+            records.append(record)
             places.append(index)
             results.append({"status": ACCEPTED, **_receipt(event)})
         refused = await self._publisher.store_batch(records) if records else {}
@@ -156,7 +163,9 @@ class FeedbackApi:
         query = dict(request.query_params)
         query["feedback_id"] = request.path_params["feedback_id"]
         event = withdrawn(read_withdrawal(query), tenant=key.tenant, at=self._clock.now())
-        await self._publisher.store(feedback_record(event, traceparent=_traceparent(request)))
+        record = feedback_record(event, traceparent=_traceparent(request))
+        await self._check_trace(event, record)
+        await self._publisher.store(record)
         self._metrics.accepted(event, "withdrawal")
         log.info("feedback.withdrawn", feedback_id=event.feedback_id, revision=event.revision)
         return json_response(ACCEPTED, _receipt(event))
@@ -178,6 +187,12 @@ class FeedbackApi:
         answer = await self._comparisons.vote(comparison_id, body, tenant=key.tenant)
         log.info("vote.accepted", comparison_id=comparison_id)
         return json_response(200, answer)
+
+    async def _check_trace(
+        self, event: FeedbackSubmitted | FeedbackWithdrawn, record: NewRecord
+    ) -> None:
+        size = record_bytes(record)
+        await self._traces.check(event.tenant, event.trace_id, event.feedback_id, size)
 
     def _authenticate(self, request: Request, scope: Permission) -> ApiKey:
         return self._keys.authenticate(request.headers.get("authorization"), scope)

@@ -25,6 +25,7 @@ from services.feedback.read_model.api import QueryApi, query_router
 from services.feedback.read_model.queries import ReadModelQueries
 from services.feedback.router_client import RouterClient
 from services.feedback.submissions import DEFAULT_RULES, SubmissionRules
+from services.feedback.trace_limits import TraceLimits
 from shared.clock import Clock
 from shared.contracts.events.feedback import FeedbackSubmitted, FeedbackWithdrawn
 from shared.contracts.events.votes import VoteCast
@@ -137,6 +138,7 @@ class FeedbackHarness:
     metrics: FeedbackMetrics
     collected: CollectorRegistry
     clock: Clock
+    traces: TraceLimits
 
     async def stored(self, trace_id: str) -> list[Any]:
         """The events on the feedback topic of one trace or comparison, in order."""
@@ -202,6 +204,8 @@ async def feedback_service(
             max_asking=8,
             rng=random.Random(7),
         )
+        model = ReadModelQueries(read_model)
+        traces = TraceLimits(model)
         api = FeedbackApi(
             publisher=publisher,
             comparisons=comparisons,
@@ -210,10 +214,11 @@ async def feedback_service(
             clock=clock,
             redact=redact,
             limits=Limits(body_bytes=100_000, batch_bytes=1_000_000, body_timeout_s=0.5),
+            traces=traces,
             rules=rules,
         )
         queries = QueryApi(
-            queries=ReadModelQueries(read_model),
+            queries=model,
             age_s=lambda: 0.0,
             reindex=lambda: None,
             keys=keys,
@@ -237,4 +242,5 @@ async def feedback_service(
                 metrics=metrics,
                 collected=collected,
                 clock=clock,
+                traces=traces,
             )

@@ -98,11 +98,16 @@ class FeedbackSuite:
     async def test_a_whole_good_batch_is_202_and_in_the_log(
         self, service: FeedbackHarness, unique: str
     ) -> None:
-        items = [{"trace_id": unique, "type": "thumbs_up", "user_id": f"u{n}"} for n in range(1000)]
+        items = [
+            {"trace_id": f"{unique}-{n % 5}", "type": "thumbs_up", "user_id": f"u{n}"}
+            for n in range(1000)
+        ]
         answer = await service.post("/v1/feedback/batch", {"items": items})
         assert answer.status_code == 202
         ids = [result["feedback_id"] for result in answer.json()["results"]]
-        assert [event.feedback_id for event in await service.stored(unique)] == ids
+        for n in range(5):
+            stored = await service.stored(f"{unique}-{n}")
+            assert [event.feedback_id for event in stored] == ids[n::5]
 
     async def test_withdrawal_is_a_revision_above_every_edit(
         self, service: FeedbackHarness, unique: str

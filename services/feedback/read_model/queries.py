@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -75,9 +76,19 @@ class FoundFeedback(NamedTuple):
 class TraceLoad(NamedTuple):
     """What a trace holds."""
 
-    feedback_ids: frozenset[str]
-    bytes: int
-    """Of its interaction's texts and its feedback."""
+    sizes: Mapping[str, int]
+    """Bytes of the newest event of each feedback."""
+    interaction_bytes: int
+
+    @property
+    def feedback_ids(self) -> AbstractSet[str]:
+        """Its feedbacks."""
+        return self.sizes.keys()
+
+    @property
+    def bytes(self) -> int:
+        """Of its interaction's texts and its feedback."""
+        return self.interaction_bytes + sum(self.sizes.values())
 
 
 class ReadModelQueries:
@@ -248,5 +259,5 @@ def _trace_load(read: sqlite3.Connection, tenant: str, trace_id: str) -> TraceLo
         "SELECT feedback_id, bytes FROM traces WHERE tenant = ? AND trace_id = ?",
         (tenant, trace_id),
     ).fetchall()
-    names = frozenset(name for name, _ in rows if name != INTERACTION)
-    return TraceLoad(names, sum(size for _, size in rows))
+    sizes: dict[str, int] = dict(rows)
+    return TraceLoad(sizes, sizes.pop(INTERACTION, 0))
