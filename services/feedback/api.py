@@ -225,7 +225,7 @@ def open_to_browsers(app: AsgiApp, origins: tuple[str, ...]) -> AsgiApp:
 def create_app(api: FeedbackApi, metrics: FeedbackMetrics, *routers: APIRouter) -> FastAPI:
     """The application: routes, and the one place where errors become answers."""
     app = FastAPI(title="Ratchet feedback", version="1", openapi_url="/openapi.json")
-    describe(app, documents.MODELS)
+    describe(app, documents.MODELS, problems=(401, 403, 422))
 
     def route(method: str, path: str, endpoint: Endpoint, way: Way, **documentation: Any) -> None:
         async def call(request: Request) -> Response:

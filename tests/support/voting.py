@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -21,7 +22,9 @@ from services.feedback.circuit_breaker import CircuitBreaker
 from services.feedback.comparisons import Comparisons
 from services.feedback.metrics import FeedbackMetrics
 from services.feedback.publisher import FeedbackPublisher
+from services.feedback.read_model.queries import ReadModelQueries
 from services.feedback.router_client import RouterClient
+from services.feedback.trace_limits import TraceLimits
 from services.feedback.voting.ballots import RaterBallots
 from services.feedback.voting.invites import Invites, Rater
 from services.feedback.voting.mount import VotingOptions, mount_voting
@@ -238,6 +241,7 @@ async def voting_service(
             clock=clock,
             redact=redact,
             limits=limits,
+            traces=TraceLimits(ReadModelQueries(Path("/nonexistent"))),
         )
         app = create_app(api, metrics)
         sign_in = SignIn(secret, 3600, secure=False, proxy_header=proxy_header)

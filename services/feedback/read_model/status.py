@@ -113,24 +113,31 @@ def status_of(
     joined = found.examples.get(trace_id)
     example = ExampleJoined.model_validate_json(joined) if joined is not None else None
     counting = _counting(example, feedback_id)
-    vote = newest.type == VOTE
-    state = FeedbackState.counted if vote else _state(revisions, example, counting, now)
+    vote = any(one.type == VOTE for one in revisions)
+    if vote:
+        state = FeedbackState.withdrawn if newest.withdrawn else FeedbackState.counted
+    else:
+        state = _state(revisions, example, counting, now)
     bodies = [orjson.loads(one.body) for one in revisions]
     reason = _REASONS[state]
-    if vote:
+    if vote and not newest.withdrawn:
         reason = "the vote counts; a pair is made of it where it has a winner and a rater"
     elif state is not FeedbackState.withdrawn and bodies[-1].get("anonymous"):
         reason += _ANONYMOUS
     return FeedbackStatus(
         feedback_id=feedback_id,
         trace_id=trace_id,
-        type=newest.type,
+        type=VOTE if vote else newest.type,
         user_id=bodies[-1].get("user_id", ""),
         state=state,
         reason=reason,
         counted=_counted_for(example, counting),
         revisions=[
-            _revision(one, body, vote or _is(one, counting))
+            _revision(
+                one,
+                body,
+                (one is newest and not one.withdrawn) if vote else _is(one, counting),
+            )
             for one, body in zip(revisions, bodies, strict=True)
         ],
         products=list(_products(found.products, "" if vote else trace_id, registry)),

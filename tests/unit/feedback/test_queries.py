@@ -29,6 +29,7 @@ from tests.support.feedback import FeedbackHarness, feedback_service
 from tests.support.read_model import LogBuilder
 from tests.support.rollouts import version_record
 
+PREFERENCE = FeedbackType.preference
 TENANT = "default"
 """Whose key everybody has in the local profile."""
 
@@ -121,6 +122,7 @@ async def test_a_pair_names_the_versions_whose_dataset_was_read_beyond_it(tmp_pa
         ((feedback(), withdrawn()), timedelta(0), "withdrawn"),
         ((interaction(), feedback(), withdrawn()), timedelta(0), "withdrawn"),
         ((vote("f1"),), timedelta(0), "counted"),
+        ((vote("f1"), withdrawn("f1", "f1", PREFERENCE)), timedelta(0), "withdrawn"),
     ],
 )
 async def test_states(
