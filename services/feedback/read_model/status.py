@@ -127,7 +127,7 @@ def status_of(
     return FeedbackStatus(
         feedback_id=feedback_id,
         trace_id=trace_id,
-        type=VOTE if vote else newest.type,
+        type=VOTE if vote else _type_of(revisions),
         user_id=bodies[-1].get("user_id", ""),
         state=state,
         reason=reason,
@@ -142,6 +142,12 @@ def status_of(
         ],
         products=list(_products(found.products, "" if vote else trace_id, registry)),
     )
+
+
+def _type_of(revisions: list[FoundRevision]) -> str:
+    """Type of the newest submission: a withdrawal may name another that shares the default id."""
+    submitted = [one for one in revisions if not one.withdrawn]
+    return (submitted or revisions)[-1].type
 
 
 def _counting(example: ExampleJoined | None, feedback_id: str) -> FeedbackSubmitted | None:

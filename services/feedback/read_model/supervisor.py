@@ -78,7 +78,6 @@ class ReadModelSupervisor:
         self._heard_at = clock.monotonic()
         self._process: asyncio.subprocess.Process | None = None
         self._rebuild = False
-        metrics.age.set_function(self.age_s)
 
     def age_s(self) -> float:
         """Seconds since all of the log was folded; infinite before the first time."""
@@ -99,6 +98,7 @@ class ReadModelSupervisor:
 
     async def run(self) -> None:
         """Keep the process running until cancelled."""
+        self._metrics.age.set_function(self.age_s)
         backoff = Backoff(RESTART_FIRST_S, RESTART_MAX_S)
         first = True
         while True:

@@ -149,6 +149,15 @@ async def test_feedback_that_the_join_does_not_have_is_processing_then_not_count
         assert (await status_of(service, "f2"))["state"] == "not_counted"
 
 
+async def test_a_withdrawal_by_the_default_id_leaves_the_type_as_it_was_sent(
+    tmp_path: Path,
+) -> None:
+    events = (feedback(kind=DOWN), withdrawn(kind=UP))
+    async with service_of(tmp_path, *map(mine, events)) as service:
+        found = await status_of(service, "f1")
+    assert (found["type"], found["state"]) == ("thumbs_down", "withdrawn")
+
+
 async def test_anonymous_feedback_says_so(tmp_path: Path) -> None:
     async with service_of(tmp_path, mine(feedback(user="", anonymous=True))) as service:
         assert "user_id" in (await status_of(service, "f1"))["reason"]
