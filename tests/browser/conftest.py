@@ -1,25 +1,37 @@
-"""Debian's Chromium, driven by Playwright: one browser a session, one server and context a test."""
+"""Debian's Chromium, driven by Playwright: one browser a module, one server and context a test."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
+from tests.support.browser import ready
 from tests.support.voting import VotingHarness, voting_server
 
 PROGRAMS = ("chromium", "google-chrome")
 PATIENCE_MS = 30_000
 SCREENSHOTS = Path(os.environ.get("RATCHET_SCREENSHOTS", ".run/screenshots"))
-"""Where a test leaves its pictures; CI keeps them as artefacts."""
+"""Where tests leave their pictures."""
+
+expect.set_options(timeout=PATIENCE_MS)
 
 
-@pytest.fixture(scope="session")
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Chromium takes its time on a busy machine."""
+    for item in items:
+        if "browser" in item.path.parts and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(180))
+
+
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    # Not the session's: Playwright keeps an event loop running in this thread, beside which no
+    # asynchronous test could run.
     program = next((found for name in PROGRAMS if (found := shutil.which(name))), None)
     assert program, f"none of {', '.join(PROGRAMS)} is installed: run make setup"
     with sync_playwright() as playwright:
@@ -47,5 +59,16 @@ def page(context: BrowserContext, voting: VotingHarness) -> Page:
     """The page of a rater who came by an invite, with two answers to vote on."""
     opened = context.new_page()
     opened.goto(voting.invite())
-    opened.wait_for_selector("button[data-choice=left]:enabled")
+    ready(opened)
     return opened
+
+
+@pytest.fixture
+def picture(request: pytest.FixtureRequest) -> Callable[[Page, str], None]:
+    """Leaves a picture of the page among the artefacts."""
+
+    def take(page: Page, name: str) -> None:
+        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)
+
+    return take

@@ -98,6 +98,19 @@ class Senders:
                     await asyncio.sleep(0.02)
 
 
+async def test_the_stack_s_voting_page_takes_those_who_are_invited(stack: Stack) -> None:
+    async with httpx.AsyncClient(base_url=stack.url("feedback"), timeout=30) as client:
+        assert (await client.get("/vote/")).status_code == 401
+        invited = await client.post("/v1/invites", json={"user_id": "rosa"})
+        assert invited.status_code == 201
+        page = await client.get(invited.json()["path"], follow_redirects=True)
+        assert page.status_code == 200
+        assert "rosa" in page.text
+        assert (await client.get("/vote/static/voting.js")).status_code == 200
+        progress = await client.get("/vote/api/progress")
+        assert progress.json()["today"] == 0
+
+
 async def test_without_kafka_everyone_is_told_in_time_and_it_recovers(stack: Stack) -> None:
     url = stack.url("feedback")
     async with Senders(url, "away") as senders:
