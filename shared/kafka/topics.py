@@ -87,7 +87,7 @@ async def _apply(
     elif missing:
         existing |= await _create(admin, missing, partitions, replication, report)
     present = [topic for topic in wanted if topic.name in existing]
-    counts = await _partition_counts(admin, present, report)
+    counts, replicas = await _partition_counts(admin, present, report)
     configs = await _configs(admin, present, report)
     present = [topic for topic in present if topic.name not in report.refused]
     for topic in present:
@@ -101,6 +101,10 @@ async def _apply(
             differences.append(
                 f"{topic.name}: {counts[topic.name]} partitions, "
                 f"declared {count(topic, partitions)}"
+            )
+        if replicas[topic.name] < replication:
+            differences.append(
+                f"{topic.name}: {replicas[topic.name]} replicas, declared {replication}"
             )
         if differences:
             report.drift.extend(differences)
@@ -162,15 +166,18 @@ async def _create(
 
 async def _partition_counts(
     admin: AIOKafkaAdminClient, topics: list[Topic], report: TopicReport
-) -> dict[str, int]:
-    if not topics:
-        return {}
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Partitions of each topic, and the replicas of its least replicated one."""
     counts: dict[str, int] = {}
-    for item in await admin.describe_topics([topic.name for topic in topics]):
+    replicas: dict[str, int] = {}
+    found = await admin.describe_topics([topic.name for topic in topics]) if topics else []
+    for item in found:
         if item["error_code"]:
             report.refused[item["topic"]] = _reason(item["error_code"])
-        counts[item["topic"]] = len(item["partitions"])
-    return counts
+        partitions = item["partitions"]
+        counts[item["topic"]] = len(partitions)
+        replicas[item["topic"]] = min((len(one["replicas"]) for one in partitions), default=0)
+    return counts, replicas
 
 
 async def _configs(

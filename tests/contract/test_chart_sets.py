@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,7 @@ from shared.settings import KafkaSettings, RedisSettings
 from tests.contract.test_deploy import SERVICES, service_variables
 from tests.support.chart import (
     CHART,
+    ROOT,
     ChartRefused,
     environments,
     named,
@@ -536,3 +538,24 @@ def test_what_cannot_work_is_refused_with_its_name(
 ) -> None:
     with pytest.raises(ChartRefused, match=message):
         render(values, folder)
+
+
+def test_the_page_for_operators_makes_the_secrets_that_the_production_profile_names(
+    folder: Path,
+) -> None:
+    text = (ROOT / "docs" / "operations.md").read_text()
+    made = {
+        name: set(re.findall(r"--from-(?:file|literal)=([\w.]+)", keys))
+        for name, keys in re.findall(r"kubectl create secret generic (\S+) (.+)", text)
+    }
+    needed: dict[str, set[str]] = {}
+    for pod in pods(objects_of("production", folder)).values():
+        for volume in pod.get("volumes", []):
+            if secret := volume.get("secret"):
+                keys = needed.setdefault(secret["secretName"], set())
+                keys |= {item["key"] for item in secret["items"]}
+        for one in containers(pod):
+            for entry in one.get("env", []):
+                reference = entry["valueFrom"]["secretKeyRef"]
+                needed.setdefault(reference["name"], set()).add(reference["key"])
+    assert made == needed

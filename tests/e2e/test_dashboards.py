@@ -1,4 +1,4 @@
-"""Every panel of every dashboard shows something on a running stack."""
+"""What operators look at shows something on a running stack: panels, the doctor, the report."""
 
 from __future__ import annotations
 
@@ -69,3 +69,25 @@ def busy(serving: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
 def test_no_panel_is_empty(busy: Stack, query: str) -> None:
     prometheus = busy.url("prometheus")
     wait_until(lambda: result(prometheus, query), f"a sample of {query}", timeout_s=40)
+
+
+@pytest.mark.timeout(900)
+def test_the_doctor_finds_nothing_wrong_or_missing(busy: Stack) -> None:
+    ran = ratchet("doctor", "--json", env=busy.environment())
+    findings = ran.json["findings"]
+    assert [one for one in findings if one["state"] == "wrong"] == []
+    assert ran.status == 0
+    looked_at = {one["what"] for one in findings}
+    assert {"kafka", "topics", "redis", "prometheus", "scrapes", "alerts", "inference"} <= looked_at
+    assert "lag of ratchet.aggregator" in looked_at
+
+
+@pytest.mark.timeout(900)
+def test_the_weekly_report_has_live_figures_and_misses_nothing(busy: Stack) -> None:
+    def reported() -> bool:
+        ran = ratchet("report", "weekly", "--json", env=busy.environment())
+        assert ran.status == 0, ran.err
+        assert ran.json["missing"] == ""
+        return bool(ran.json["figures"] and ran.json["errors"] and ran.json["versions"])
+
+    wait_until(reported, "figures, errors and versions in the report", timeout_s=60)

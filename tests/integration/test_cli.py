@@ -92,6 +92,10 @@ async def test_topics_apply_creates_once_and_diff_says_what_is_missing(
     drifted = await run("topics", "apply", "--strict", "--json", env=env)
     assert drifted.status == Exit.failed
     assert any("4 partitions, declared 5" in line for line in drifted.json["drift"])
+    # One broker, and topics that are there already: more replicas are asked for than there are.
+    env |= {"RATCHET_KAFKA_REPLICATION": "3"}
+    lonely = await run("topics", "diff", "--json", env=env)
+    assert f"{name}: 1 replicas, declared 3" in lonely.json["drift"]
 
 
 async def test_topics_that_the_broker_refuses_are_shown_with_its_reason(

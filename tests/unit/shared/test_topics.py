@@ -38,7 +38,9 @@ class Admin:
         return SimpleNamespace(topic_errors=[(name, *answer) for name, answer in answers.items()])
 
     async def describe_topics(self, names: list[str]) -> list[dict[str, Any]]:
-        return [{"error_code": 0, "topic": name, "partitions": [0]} for name in names]
+        return [
+            {"error_code": 0, "topic": name, "partitions": [{"replicas": [0]}]} for name in names
+        ]
 
     async def describe_configs(self, asked: list[Any]) -> list[SimpleNamespace]:
         return [SimpleNamespace(resources=[(29, "not for you", 2, one.name, [])]) for one in asked]
