@@ -24,6 +24,7 @@ from services.cli.weekly import TARGETS, Weekly, count_preferences, html, markdo
 
 if TYPE_CHECKING:
     from shared.contracts.events.preferences import PreferencePair
+    from shared.contracts.events.rollouts import Decision
     from shared.contracts.events.training import TrainingProgress, TrainingRequested
     from shared.contracts.events.versions import VersionRecord
     from shared.kafka.log import EventLog
@@ -116,21 +117,35 @@ async def _from_log(
     log: EventLog, start: datetime, end: datetime, target: int, model: str
 ) -> Weekly:
     from shared.contracts.events.preferences import PreferencePair, PreferenceRetracted
+    from shared.contracts.events.rollouts import Decision
     from shared.contracts.events.training import TrainingProgress, TrainingRequested
-    from shared.contracts.topics import PREFERENCES, TRAINING_JOBS, TRAINING_RUNS, VERSIONS
+    from shared.contracts.topics import (
+        PREFERENCES,
+        ROLLOUTS,
+        TRAINING_JOBS,
+        TRAINING_RUNS,
+        VERSIONS,
+    )
     from shared.kafka.envelope import UnreadableRecord, decode, models_by_type
     from shared.kafka.log import read_to_end
     from shared.registry.versions import Registry
 
     models = models_by_type(
-        PreferencePair, PreferenceRetracted, TrainingRequested, TrainingProgress
+        PreferencePair, PreferenceRetracted, TrainingRequested, TrainingProgress, Decision
     )
     pairs: list[PreferencePair] = []
     retracted: set[str] = set()
     jobs: list[TrainingRequested | TrainingProgress] = []
+    decisions: list[Decision] = []
     registry = Registry()
     for record in await read_to_end(
-        log, PREFERENCES, TRAINING_JOBS, TRAINING_RUNS, VERSIONS, timeout_s=READ_TIMEOUT_S
+        log,
+        PREFERENCES,
+        ROLLOUTS,
+        TRAINING_JOBS,
+        TRAINING_RUNS,
+        VERSIONS,
+        timeout_s=READ_TIMEOUT_S,
     ):
         try:
             if record.topic == VERSIONS:
@@ -147,6 +162,8 @@ async def _from_log(
                 retracted.add(event.pair_id)
         elif isinstance(event, TrainingRequested | TrainingProgress):
             jobs.append(event)
+        elif isinstance(event, Decision) and start <= event.at < end and model in ("", event.model):
+            decisions.append(event)
     versions = [
         version_row(one.record, one.lifecycle.value)
         for one in registry.versions(model)
@@ -158,6 +175,7 @@ async def _from_log(
         target=target,
         preferences=count_preferences(pairs, retracted, start),
         versions=tuple(versions),
+        rollouts=tuple(rollout_rows(decisions)),
         trainings=tuple(training_rows(jobs, start, end, model)),
     )
 
@@ -170,6 +188,26 @@ def version_row(record: VersionRecord, state: str) -> dict[str, str]:
         "parent": record.parent or "–",
         "state": state,
     }
+
+
+def rollout_rows(decisions: Iterable[Decision]) -> list[dict[str, str]]:
+    """Rollouts that the week's decisions are about, by their last word; holds decide nothing."""
+    words: dict[str, list[Decision]] = {}
+    for decision in decisions:
+        if decision.rollout_id and decision.kind != "hold":
+            words.setdefault(decision.rollout_id, []).append(decision)
+    last = {name: max(all_, key=lambda one: (one.token, one.seq)) for name, all_ in words.items()}
+    return [
+        {
+            "rollout": name,
+            "model": one.model,
+            "candidate": one.candidate,
+            "phase": one.phase.value,
+            "decisions": str(len(words[name])),
+            "last reason": one.reason,
+        }
+        for name, one in sorted(last.items(), key=lambda pair: pair[1].at)
+    ]
 
 
 def training_rows(

@@ -64,6 +64,7 @@ class Weekly:
     target: int
     preferences: Preferences
     versions: tuple[dict[str, str], ...]
+    rollouts: tuple[dict[str, str], ...]
     trainings: tuple[dict[str, str], ...]
     figures: dict[str, dict[str, float]] = field(default_factory=dict)
     errors: dict[str, float] = field(default_factory=dict)
@@ -98,6 +99,9 @@ class Weekly:
         failed = [one["job"] for one in self.trainings if one["phase"] == "failed"]
         if failed:
             found.append(f"Look at failed trainings: ratchet train show {failed[0]}.")
+        waiting = [one["rollout"] for one in self.rollouts if one["phase"] == "Paused"]
+        if waiting:
+            found.append(f"Decide on {', '.join(waiting)}, which wait: ratchet rollout status.")
         if self.missing:
             found.append(f"Bring Prometheus back: {self.missing}.")
         return found or ["Nothing: every target was met."]
@@ -196,6 +200,9 @@ def markdown(report: Weekly) -> str:
         "## Versions registered",
         "",
         *_rows(report.versions),
+        "## Rollouts",
+        "",
+        *_rows(report.rollouts),
         "## Trainings",
         "",
         *_rows(report.trainings),

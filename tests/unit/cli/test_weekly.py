@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from services.cli.errors import CliError
-from services.cli.report import week_of
+from services.cli.report import rollout_rows, week_of
 from services.cli.weekly import Weekly, bars, count_preferences, html, markdown
 from shared.contracts.events.preferences import PreferencePair
+from shared.contracts.events.rollouts import Decision, DecisionKind, Phase
 
 MONDAY = datetime(2026, 11, 23, tzinfo=UTC)
 
@@ -38,6 +39,7 @@ def report(pairs: list[Any], retracted: set[str] | None = None, **more: Any) -> 
         "end": MONDAY.date() + timedelta(days=7),
         "target": 3,
         "versions": (),
+        "rollouts": (),
         "trainings": (),
     }
     return Weekly(preferences=counted, **(fields | more))
@@ -119,3 +121,33 @@ def test_a_week_is_monday_to_monday_or_the_last_seven_days() -> None:
     assert (start.date(), end.date()) == (date(2026, 11, 20), date(2026, 11, 27))
     with pytest.raises(CliError, match="--week"):
         week_of("last", now)
+
+
+def test_a_rollout_is_shown_by_its_last_word_of_the_newest_leader() -> None:
+    def decision(token: int, seq: int, kind: DecisionKind, phase: Phase, reason: str) -> Decision:
+        return Decision(
+            token=token,
+            seq=seq,
+            kind=kind,
+            model="assistant",
+            rollout_id="r",
+            stable="a",
+            candidate="b",
+            phase=phase,
+            actor="controller",
+            reason=reason,
+            at=MONDAY,
+        )
+
+    rows = rollout_rows(
+        [
+            decision(1, 0, DecisionKind.start, Phase.progressing, "begun"),
+            decision(2, 0, DecisionKind.pause, Phase.paused, "by hand"),
+            decision(1, 1, DecisionKind.weight, Phase.progressing, "by one who led before"),
+            decision(2, 1, DecisionKind.hold, Phase.paused, "nothing new"),
+        ]
+    )
+    assert [(one["phase"], one["decisions"], one["last reason"]) for one in rows] == [
+        ("Paused", "3", "by hand")
+    ]
+    assert "Decide on r, which wait" in report([pair(1)], rollouts=tuple(rows)).actions()[1]
