@@ -389,8 +389,8 @@ def test_keda_reads_the_lag_of_groups_and_topics_that_exist(folder: Path) -> Non
 def test_a_long_or_odd_release_name_still_gets_its_pods(folder: Path, release: str) -> None:
     objects = render({}, folder, release=release)
     for item in objects:
-        validate(item)
         name = item["metadata"]["name"]
+        assert all(len(text) <= 63 for text in item["metadata"]["labels"].values())
         # A StatefulSet's pods carry its name and a hash of ten as a label of at most 63.
         assert len(name) <= {"StatefulSet": 52}.get(item["kind"], 63)
         assert name[0].isalpha()
@@ -455,8 +455,7 @@ def test_the_version_label_is_the_images(folder: Path, tag: Any) -> None:
         label = item["metadata"]["labels"]["app.kubernetes.io/version"]
         image = item["spec"]["template"]["spec"]["containers"][0]["image"]
         assert image.rpartition(":")[2].startswith(label)
-        assert label
-        validate(item)
+        assert re.fullmatch(r"[A-Za-z0-9]([\w.-]{0,61}[A-Za-z0-9])?", label)
 
 
 def test_every_rule_of_prometheus_links_to_the_runbooks_given(folder: Path) -> None:

@@ -282,3 +282,11 @@ def test_prometheus_scrapes_what_a_test_adds(servers, prometheus):
     wait_until(targets, "the target appears", 20)
     servers.stack.scrape("own", [])
     wait_until(lambda: not targets(), "the target goes", 20)
+
+
+def test_prometheus_serves_the_runbooks_that_alerts_link_to(prometheus: str) -> None:
+    with urllib.request.urlopen(f"{prometheus}/user/runbooks.html", timeout=10) as answer:
+        assert answer.headers["content-type"].startswith("text/html")
+        assert b'id="ratchetdeadletters"' in answer.read()
+    with urllib.request.urlopen(f"{prometheus}/api/v1/status/flags", timeout=10) as answer:
+        assert json.load(answer)["data"]["web.external-url"] == prometheus
