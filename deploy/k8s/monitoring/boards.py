@@ -283,6 +283,15 @@ ROUTER = (
         ("ratchet_router_state_age_seconds", "{{instance}}"),
         target=60,
     ),
+    panel(
+        "Behaviour of answers",
+        "Complete answers a second by what they did; an answer may be of several kinds.",
+        "ops",
+        (
+            per_second("ratchet_router_answers_total", "version", "behaviour"),
+            "{{version}} {{behaviour}}",
+        ),
+    ),
 )
 
 INFERENCE = (
