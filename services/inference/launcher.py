@@ -69,6 +69,8 @@ def engine_command(settings: InferenceSettings) -> list[str]:
         *("--max-lora-rank", str(settings.max_adapter_rank)),
         *("--max-model-len", str(settings.max_context)),
         *("--scheduling-policy", "priority"),
+        # A line a request would hide why an engine ended; the router counts and logs requests.
+        "--disable-uvicorn-access-log",
     ]
     if settings.engine_profile == "cpu":
         # A worker process of its own would spin on shared memory between two steps, and yield to

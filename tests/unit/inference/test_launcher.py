@@ -260,6 +260,7 @@ def test_generations_rise_across_restarts_and_survive_a_torn_file(tmp_path: Path
 def test_cpu_profile_computes_in_float32() -> None:
     made = settings(engine_url="http://127.0.0.1:18000", engine_options="--seed 7")
     command = engine_command(made)
+    assert "--disable-uvicorn-access-log" in command
     # vLLM on CPU applies what lies in the last slot to the base: it must stay empty.
     assert int(command[command.index("--max-loras") + 1]) > made.max_adapters
     assert command[1:5] == ["-m", "vllm.entrypoints.openai.api_server", "--model", "some/base"]
