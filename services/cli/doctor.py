@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import typer
 
@@ -48,25 +48,21 @@ class Finding:
     remedy: str = ""
 
 
+Look: TypeAlias = Callable[[CliSettings], list[Finding]]
+
+
 def doctor(*, as_json: AsJson = False) -> None:
     """Look at Kafka, topics, lag, Redis, Prometheus, services, engines and keys; say what to do.
 
     Exit 1 where something is wrong; what one should only look at does not count.
     """
     settings = load_settings()
-    looks: list[Callable[[CliSettings], list[Finding]]] = [
-        _topics,
-        _lag,
-        _keys,
-        _redis,
-        _prometheus,
-        *(_service_look(service) for service in settings.urls),
-        _engines,
-    ]
+    looks: dict[str, Look] = {"kafka": _kafka, "redis": _redis, "prometheus": _prometheus}
+    looks |= {service: _service_look(service) for service in settings.urls}
+    looks["engines"] = _engines
     with ThreadPoolExecutor(max_workers=len(looks)) as pool:
-        found = [
-            one for many in pool.map(lambda look: _guarded(look, settings), looks) for one in many
-        ]
+        many = pool.map(lambda one: _guarded(one[0], one[1], settings), looks.items())
+        found = [finding for findings in many for finding in findings]
     if as_json:
         print_json({"findings": [asdict(one) for one in found]})
     else:
@@ -76,14 +72,22 @@ def doctor(*, as_json: AsJson = False) -> None:
         raise typer.Exit(Exit.failed)
 
 
-def _guarded(look: Callable[[CliSettings], list[Finding]], settings: CliSettings) -> list[Finding]:
+def _guarded(name: str, look: Look, settings: CliSettings) -> list[Finding]:
     """A dependency that is away is a finding as well."""
     try:
         return look(settings)
     except CliError as error:
         detail, _, remedy = str(error).partition("\n")
-        name = getattr(look, "__name__", "").strip("_")
         return [Finding(name, "wrong", detail, remedy)]
+
+
+def _kafka(settings: CliSettings) -> list[Finding]:
+    """Topics, lag and keys; where no broker answers, that alone."""
+    return [
+        *_topics(settings),
+        *_guarded("lag", _lag, settings),
+        *_guarded("keys", _keys, settings),
+    ]
 
 
 def _topics(settings: CliSettings) -> list[Finding]:
@@ -255,7 +259,7 @@ def rule_findings(names: set[str]) -> list[Finding]:
     return [Finding("alerts", "look", "Ratchet's rules are not loaded", remedy)]
 
 
-def _service_look(service: str) -> Callable[[CliSettings], list[Finding]]:
+def _service_look(service: str) -> Look:
     def look(settings: CliSettings) -> list[Finding]:
         url = settings.url(service)
         try:

@@ -116,5 +116,5 @@ def test_nothing_runs_and_everything_is_named_with_a_remedy(
     assert ran.status == Exit.failed
     found = ran.json["findings"]
     wrong = {one["what"] for one in found if one["state"] == "wrong"}
-    assert {"topics", "redis", "prometheus", "router", "inference"} <= wrong
+    assert {"kafka", "redis", "prometheus", "router", "inference"} <= wrong
     assert all(one["remedy"] for one in found if one["state"] != "ok")
