@@ -9,6 +9,7 @@ import typer
 from services.cli import (
     acls,
     adapters,
+    cases,
     dead_letters,
     doctor,
     feedback,
@@ -36,6 +37,7 @@ app.add_typer(train.app, name="train")
 app.add_typer(versions.app, name="versions")
 app.add_typer(rollout.app, name="rollout")
 app.add_typer(adapters.app, name="adapters")
+app.add_typer(cases.app, name="cases")
 app.add_typer(feedback.app, name="feedback")
 app.add_typer(dead_letters.app, name="dead-letters")
 app.add_typer(topics.app, name="topics")

@@ -24,6 +24,7 @@ from services.cli.train_jobs import (
     say_progress,
     show_job,
     show_logs,
+    write_report,
 )
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ app.command("list")(list_jobs)
 app.command("show")(show_job)
 app.command("logs")(show_logs)
 app.command("cancel")(cancel_job)
+app.command("report")(write_report)
 
 
 @app.callback(invoke_without_command=True)

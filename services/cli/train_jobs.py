@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -68,6 +69,22 @@ def show_logs(
 ) -> None:
     """Everything that a training job has said of itself: phases, steps, losses, its end."""
     with_log(load_settings(), lambda log: _logs(log, job_id, follow=follow))
+
+
+def write_report(
+    name: Annotated[str, typer.Argument(help="A version, or a job that the gate refused.")],
+    *,
+    to: Annotated[
+        Path | None,
+        typer.Option("--to", help="File to write; a name that ends in .json gets JSON."),
+    ] = None,
+) -> None:
+    """Fetch the evaluation report of a version or a rejected job, as an HTML page."""
+    uri = with_log(load_settings(), lambda log: _report_uri(log, name))
+    target = to or Path(f"{name}.html")
+    page = "evaluation.json" if target.suffix == ".json" else "report.html"
+    target.write_bytes(_fetch(f"{uri.rstrip('/')}/{page}"))
+    typer.echo(f"{target}: the evaluation of {name}")
 
 
 def cancel_job(
@@ -148,6 +165,38 @@ def progress_of(record: Record, job_id: str) -> TrainingProgress | None:
         return None
     assert isinstance(progress, TrainingProgress)
     return progress
+
+
+async def _report_uri(log: EventLog, name: str) -> str:
+    """The folder of a version's or job's report."""
+    from shared.contracts.topics import VERSIONS
+    from shared.kafka.log import read_to_end
+    from shared.registry.versions import Registry
+
+    registry = Registry()
+    for record in await read_to_end(log, VERSIONS, timeout_s=READ_TIMEOUT_S):
+        registry.apply(record.key, record.value)
+    version = registry.get(name)
+    if version is not None:
+        return version.record.adapter_uri
+    job = next((job for job in await _jobs(log) if job["job_id"] == name), None)
+    if job is None:
+        raise CliError(f"{name}: neither a version nor a job", Exit.failed)
+    if not job.get("report_uri"):
+        raise CliError(f"{name}: has no report; {job['phase']}: {job['message']}", Exit.failed)
+    return str(job["report_uri"])
+
+
+def _fetch(uri: str) -> bytes:
+    """A file of the adapter or dataset storage."""
+    import fsspec  # pyright: ignore[reportMissingTypeStubs]
+
+    try:
+        with fsspec.open(uri, "rb") as file:
+            return file.read()  # pyright: ignore[reportAttributeAccessIssue]
+    except Exception as error:  # noqa: BLE001
+        # Storage libraries raise errors of their own.
+        raise CliError(f"{uri}: cannot be read: {error}", Exit.unreachable) from None
 
 
 async def _cancel(log: EventLog, job_id: str, reason: str, actor: str) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -18,7 +18,6 @@ from services.training.dataset import HELDOUT, JUDGE, PROMPTS, LeftOut
 from services.training.dataset_store import lay_out
 from services.training.diagnosis import adjust
 from services.training.gate import data_gate
-from services.training.outcome import JobOutcome, rejected
 from services.training.process import TrainerProcess
 from services.training.progress import ProgressReporter
 from services.training.resolve import ResolvedJob
@@ -27,6 +26,7 @@ from services.training.snapshot import Dataset, Manifest
 from services.training.trainers.job import Stage, TrainerJob, write_json
 from services.training.workspace import Workspace
 from shared.contracts.events.training import RunPhase, TrainingMethod
+from shared.contracts.events.versions import GateResult
 from shared.contracts.recipes import MethodName, TrainerHyperparameters
 from shared.registry.adapters import FINGERPRINT_TEXTS, fetch
 
@@ -39,6 +39,17 @@ class Released:
 
     candidate: Candidate
     hyperparameters: TrainerHyperparameters
+
+
+@dataclass(frozen=True)
+class Refused:
+    """What the gate refused: the last attempt's candidate, or none where nothing was trained."""
+
+    gate: GateResult
+    figures: Mapping[str, float]
+    attempts: int
+    candidate: Candidate | None = None
+    hyperparameters: TrainerHyperparameters | None = None
 
 
 class Attempts:
@@ -61,8 +72,11 @@ class Attempts:
         manifest: Manifest,
         workspace: Workspace,
         reporter: ProgressReporter,
-    ) -> Released | JobOutcome:
-        """A released candidate, or the rejection after the last attempt.
+        known_of_data: Mapping[str, float],
+    ) -> Released | Refused:
+        """A released candidate, or what the gate refused last.
+
+        `known_of_data` are figures of the dataset, for the record.
 
         Raises:
             TrainerFailed: the trainer ended without a result.
@@ -78,7 +92,7 @@ class Attempts:
         }
         hopeless = data_gate(job.method, known, limits)
         if not hopeless.passed and not job.override_gate:
-            return rejected(hopeless, known, manifest, attempts=0)
+            return Refused(hopeless, known, attempts=0)
         hyperparameters, number = resolved.hyperparameters, 0
         while True:
             number += 1
@@ -87,7 +101,12 @@ class Attempts:
             await self.train(resolved, hyperparameters, workspace, folder, reporter, judged=judged)
             await reporter.enter(RunPhase.gating, 1.0)
             candidate = read_candidate(
-                folder, workspace.judge, job=job, manifest=manifest, limits=limits
+                folder,
+                workspace.judge,
+                job=job,
+                manifest=manifest,
+                limits=limits,
+                known=known_of_data,
             )
             gate = candidate.gate
             log.info(
@@ -102,7 +121,7 @@ class Attempts:
                 return Released(candidate, hyperparameters)
             adjusted = adjust(hyperparameters, gate, candidate.figures)
             if adjusted is None or number >= self._settings.attempts:
-                return rejected(gate, candidate.figures, manifest, attempts=number)
+                return Refused(gate, candidate.figures, number, candidate, hyperparameters)
             hyperparameters = adjusted
 
     async def fit(
@@ -190,6 +209,7 @@ class Attempts:
             parent_adapter=parent_adapter,
             data=str(data),
             judge=str(workspace.judge),
+            cases=str(workspace.cases),
             method=cast("MethodName", resolved.job.recipe_method),
             hyperparameters=hyperparameters.model_dump(mode="json"),
             reward=resolved.reward,

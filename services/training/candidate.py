@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,6 +19,10 @@ from shared.contracts.events.versions import Fingerprint, GateResult
 
 ONLINE = frozenset({"grpo", "rloo"})
 """Methods that sample from the policy and raise the score of a reward model of their own."""
+
+
+SHOWN_CASES = 5
+"""Failure cases that a check names."""
 
 
 @dataclass(frozen=True)
@@ -36,14 +41,27 @@ class Candidate:
         return self.folder / "adapter"
 
     def samples(self, count: int) -> list[dict[str, Any]]:
-        """The first answers of both arms."""
-        return read_rows(self.folder / "answers.jsonl")[:count]
+        """Answers of both arms: those whose scores moved most, up and down."""
+        rows = read_rows(self.folder / "answers.jsonl")
+        return sorted(rows, key=_moved, reverse=True)[:count]
+
+    @property
+    def lost(self) -> list[dict[str, Any]]:
+        """Failure cases and general tasks that the parent got right and the candidate wrong."""
+        rows = read_rows(self.folder / "drift.jsonl")
+        return [row for row in rows if row["parent"] > 0 >= row["candidate"]]
 
 
 def read_candidate(
-    folder: Path, judge: Path, *, job: TrainingRequested, manifest: Manifest, limits: GateLimits
+    folder: Path,
+    judge: Path,
+    *,
+    job: TrainingRequested,
+    manifest: Manifest,
+    limits: GateLimits,
+    known: Mapping[str, float],
 ) -> Candidate:
-    """The candidate of a finished attempt.
+    """The candidate of a finished attempt; `known` are figures of its data.
 
     A diverged training measures NaN and infinity, which JSON and so the log cannot hold. Such
     figures are left out, for their checks to fail, and counted as `not_finite`.
@@ -53,16 +71,19 @@ def read_candidate(
     measured |= _numbers(folder / f"{job.recipe_method}.json", "train_")
     measured |= _numbers(folder / "proxy.json", "proxy_")
     measured |= _numbers(folder / "evaluate.json", "")
+    measured |= _numbers(folder / "drift.json", "")
+    measured |= known
     answered = json.loads((folder / "fingerprint.json").read_bytes())
     measured |= {f"distance_to_{name}": far for name, far in answered["distances"].items()}
     figures = derive(_finite(measured))
-    return Candidate(
+    candidate = Candidate(
         folder=folder,
         figures=figures,
         gate=judge_gate(job.method, figures, limits),
         fingerprint=Fingerprint.model_validate(answered),
         packages=json.loads((folder / "packages.json").read_bytes()),
     )
+    return replace(candidate, gate=_with_names(candidate.gate, candidate.lost))
 
 
 def judge_figures(judge: Path) -> dict[str, float]:
@@ -94,7 +115,29 @@ def stages(method: str, *, judged: bool) -> tuple[Stage, ...]:
         return ("reward",)
     judge: tuple[Stage, ...] = ("reward",) if judged and method != "sft" else ()
     objective: tuple[Stage, ...] = ("proxy",) if method in ONLINE else ()
-    return (*judge, *objective, cast("Stage", method), "evaluate", "fingerprint")
+    return (*judge, *objective, cast("Stage", method), "evaluate", "drift", "fingerprint")
+
+
+def _moved(row: Mapping[str, Any]) -> float:
+    """How far the judge's score of an answer moved; NaN counts as none."""
+    moved = abs(row.get("candidate_score", 0.0) - row.get("parent_score", 0.0))
+    return moved if math.isfinite(moved) else 0.0
+
+
+def _with_names(gate: GateResult, lost: Sequence[Mapping[str, Any]]) -> GateResult:
+    """The result with the failure cases named that are failed again."""
+    names = [str(row.get("case_id", "")) for row in lost if row["kind"] == "cases"]
+    if not names:
+        return gate
+    more = f" and {len(names) - SHOWN_CASES} more" if len(names) > SHOWN_CASES else ""
+    shown = f"; failed again: {', '.join(names[:SHOWN_CASES])}{more} (ratchet cases show)"
+    checks = tuple(
+        check.model_copy(update={"detail": check.detail + shown})
+        if check.name == "cases"
+        else check
+        for check in gate.checks
+    )
+    return gate.model_copy(update={"checks": checks})
 
 
 def _finite(measured: dict[str, float]) -> dict[str, float]:

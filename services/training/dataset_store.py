@@ -8,7 +8,7 @@ last: a folder without one is the rest of a broken write and no dataset.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -140,6 +140,22 @@ def read_import(uri: str, roots: Collection[str], *, strict: bool = False) -> Im
         raise
     except Exception as error:
         raise StoreUnavailable(f"{uri}: cannot be read: {error}") from error
+
+
+def store_files(uri: str, files: Mapping[str, bytes]) -> None:
+    """Write some files into a folder, over older ones of the same names.
+
+    Raises:
+        StoreUnavailable: the storage refused them.
+
+    """
+    try:
+        filesystem, root = _locate(uri)
+        filesystem.makedirs(root, exist_ok=True)
+        for name, data in files.items():
+            filesystem.pipe_file(f"{root}/{name}", data)
+    except Exception as error:
+        raise StoreUnavailable(f"{uri}: cannot be written: {error}") from error
 
 
 def lay_out(dataset: Dataset, folder: Path) -> None:

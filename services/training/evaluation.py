@@ -14,4 +14,5 @@ class EvaluationSettings(BaseModel):
     max_new_tokens: int = Field(default=96, ge=1, le=8192)
     temperature: float = Field(default=0.8, ge=0, le=2)
     batch_size: int = Field(default=32, ge=1, le=1024)
+    cases: int = Field(default=500, ge=0, le=10_000, description="newest failure cases asked")
     samples: int = Field(default=8, ge=0, le=100, description="answers shown in the report")

@@ -18,6 +18,8 @@ from shared.registry.adapters import DISTINCTION, TOLERANCE
 
 Z95 = 1.959963984540054
 """Two-sided 95 % quantile of the normal distribution."""
+Z99 = 2.5758293035489004
+"""Two-sided 99 % quantile."""
 
 
 class GateLimits(BaseModel):
@@ -39,6 +41,16 @@ class GateLimits(BaseModel):
         default=DISTINCTION * TOLERANCE["float32"],
         ge=0,
         description="nats; the engine serves nothing nearer to its base or parent",
+    )
+    kl: float = Field(default=1.0, gt=0, description="nats a token from the parent, at most")
+    capability_fall: float = Field(
+        default=0.5,
+        gt=0,
+        le=1,
+        description="99 % lower bound of the share lost of tasks that changed",
+    )
+    cases_lost: float = Field(
+        default=0.05, ge=0, le=1, description="share of failure cases, at most"
     )
     repetition_rise: float = Field(default=0.05, ge=0, le=1, description="above the parent at most")
 
@@ -69,6 +81,11 @@ def derive(figures: Mapping[str, float]) -> dict[str, float]:
         low, high = wilson(known["judge_agreed"], tested)
         known |= {"judge_accuracy": known["judge_agreed"] / tested}
         known |= {"judge_accuracy_low": low, "judge_accuracy_high": high}
+    if {"capability_items", "capability_lost", "capability_won"} <= known.keys():
+        lost, won = known["capability_lost"], known["capability_won"]
+        known["capability_fall"] = wilson(lost, lost + won, Z99)[0]
+    if {"cases_items", "cases_lost"} <= known.keys():
+        known["cases_lost_share"] = known["cases_lost"] / max(1.0, known["cases_items"])
     for name in ("perplexity", "length"):
         parent, candidate = known.get(f"parent_{name}"), known.get(f"candidate_{name}")
         if parent and candidate is not None:
@@ -128,7 +145,21 @@ def judge_gate(
             "nats between its fingerprint and those of base and parent",
         ),
     )
-    checks = (*_data_checks(method, figures, limits), *manners)
+    memory = (
+        _at_most(
+            "capability",
+            figures.get("capability_fall"),
+            limits.capability_fall,
+            "lower bound of the share lost among general tasks that changed sides",
+        ),
+        _at_most(
+            "cases",
+            figures.get("cases_lost_share"),
+            limits.cases_lost,
+            "failure cases that the parent gets right and the candidate wrong",
+        ),
+    )
+    checks = (*_data_checks(method, figures, limits), *manners, *memory)
     if method is not TrainingMethod.sft:
         checks = (*checks, *_taste(figures, limits), *_excess(figures, limits))
     return GateResult(passed=all(check.passed for check in checks), checks=checks)
@@ -188,12 +219,13 @@ def _taste(figures: Mapping[str, float], limits: GateLimits) -> tuple[GateCheck,
 
 
 def _excess(figures: Mapping[str, float], limits: GateLimits) -> tuple[GateCheck, ...]:
-    """Signs of a model that games its objective: length and repetition."""
+    """Signs of a model that games its objective: KL, length and repetition."""
     ratio = figures.get("length_ratio")
     before, repetition = figures.get("parent_repetition"), figures.get("candidate_repetition")
     repetition = None if before is None else repetition
     allowed = (before or 0.0) + limits.repetition_rise
     return (
+        _at_most("kl", figures.get("kl"), limits.kl, "KL to the parent in nats a token"),
         _at_least("length_low", ratio, limits.length_ratio_low, "mean length against the parent's"),
         _at_most(
             "length_high", ratio, limits.length_ratio_high, "mean length against the parent's"

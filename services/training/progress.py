@@ -33,11 +33,16 @@ _SHARES: dict[Stage, tuple[float, float]] = {
     "kto": (0.15, 0.70),
     "grpo": (0.30, 0.70),
     "rloo": (0.30, 0.70),
-    "evaluate": (0.70, 0.95),
+    "evaluate": (0.70, 0.90),
+    "drift": (0.90, 0.95),
     "fingerprint": (0.95, 1.0),
 }
 """From where to where in [0, 1] each stage takes an attempt."""
-_PHASES: dict[Stage, RunPhase] = {"fit": RunPhase.snapshot, "evaluate": RunPhase.judging}
+_PHASES: dict[Stage, RunPhase] = {
+    "fit": RunPhase.snapshot,
+    "evaluate": RunPhase.judging,
+    "drift": RunPhase.judging,
+}
 _OF_ATTEMPT = frozenset({RunPhase.training, RunPhase.judging, RunPhase.gating})
 
 
@@ -82,7 +87,7 @@ class ProgressReporter:
             ratio = self._of_job(ratio)
         self._gauge.set(ratio)
         phase = _PHASES.get(step.stage, RunPhase.training)
-        changed = phase is not self._phase and step.stage != "fingerprint"
+        changed = phase is not self._phase and step.stage not in ("drift", "fingerprint")
         young = self._clock.monotonic() - self._said_at < STEP_INTERVAL_S
         if not changed and (young or abs(ratio - self._said) < STEP_CHANGE):
             return

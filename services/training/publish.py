@@ -16,11 +16,12 @@ from typing import Any
 import structlog
 from pydantic import BaseModel
 
-from services.training.attempts import Released
+from services.training.attempts import Refused, Released
 from services.training.candidate import Candidate, require_servable
+from services.training.dataset_store import store_files
 from services.training.errors import StoreUnavailable, VersionTaken
 from services.training.process import ROOT
-from services.training.report import render
+from services.training.report import EvaluationReport
 from services.training.resolve import ResolvedJob, require_served_base
 from services.training.revision import code_revision
 from services.training.settings import TrainingSettings
@@ -30,6 +31,7 @@ from services.training.workspace import Workspace
 from shared.clock import Clock
 from shared.contracts.events.training import TrainingMethod, TrainingRequested
 from shared.contracts.events.versions import GateResult, VersionRecord, record_key
+from shared.contracts.recipes import TrainerHyperparameters
 from shared.contracts.topics import VERSIONS
 from shared.kafka.log import EventLog, LogUnavailable
 from shared.registry.adapters import AdapterUnavailable, checksum, publish
@@ -81,21 +83,8 @@ class Publisher:
         require_served_base(resolved.base, job.model, self._registry.registry)
         version = self._name(resolved, workspace)
         gate = _signed(candidate.gate, job, version)
-        hyperparameters = _kept(released.hyperparameters) | {
-            "evaluation": _kept(settings.evaluation),
-            "gate": _kept(settings.gate),
-        }
-        if job.method is TrainingMethod.dpo:
-            hyperparameters["reward"] = _kept(resolved.reward)
-        report = render(
-            version,
-            parent=resolved.parent_version,
-            gate=gate,
-            figures=candidate.figures,
-            dataset=dataset,
-            parameters=hyperparameters,
-            samples=candidate.samples(settings.evaluation.samples),
-        )
+        hyperparameters = self._parameters(resolved, released.hyperparameters)
+        report = self._report(version, resolved, candidate, gate, dataset, hyperparameters)
         folder = workspace.folder / "publish"
         await asyncio.to_thread(gather, candidate, report, folder)
         stored = await asyncio.to_thread(upload, folder, settings.adapters_uri, version)
@@ -129,6 +118,56 @@ class Publisher:
                 "its files are untouched, ask for this job again under another name"
             )
         return registered
+
+    async def report(
+        self, resolved: ResolvedJob, refused: Refused, dataset: Dataset, workspace: Workspace
+    ) -> str:
+        """Store the report of a job whose candidate was refused; its folder, or empty without one.
+
+        Raises:
+            StoreUnavailable: the storage refused the files.
+
+        """
+        candidate, trained = refused.candidate, refused.hyperparameters
+        if candidate is None or trained is None:
+            return ""
+        parameters = self._parameters(resolved, trained)
+        title = f"{resolved.job.job_id}: no version"
+        report = self._report(title, resolved, candidate, refused.gate, dataset, parameters)
+        uri = f"{self._datasets_root}/reports/{workspace.folder.name}"
+        await asyncio.to_thread(store_files, uri, _pages(report))
+        return uri
+
+    def _parameters(self, resolved: ResolvedJob, trained: TrainerHyperparameters) -> dict[str, Any]:
+        """All that a candidate was trained, evaluated and judged with."""
+        parameters = _kept(trained) | {
+            "evaluation": _kept(self._settings.evaluation),
+            "gate": _kept(self._settings.gate),
+        }
+        if resolved.job.method is TrainingMethod.dpo:
+            parameters["reward"] = _kept(resolved.reward)
+        return parameters
+
+    def _report(
+        self,
+        title: str,
+        resolved: ResolvedJob,
+        candidate: Candidate,
+        gate: GateResult,
+        dataset: Dataset,
+        parameters: dict[str, Any],
+    ) -> EvaluationReport:
+        return EvaluationReport(
+            title=title,
+            method=resolved.job.recipe_method,
+            parent=resolved.parent_version,
+            gate=gate,
+            figures=candidate.figures,
+            dataset=dataset,
+            parameters=parameters,
+            samples=candidate.samples(self._settings.evaluation.samples),
+            lost=candidate.lost,
+        )
 
     def registered_by(self, job: TrainingRequested) -> VersionRecord | None:
         """The record that this job made already, here or on another replica."""
@@ -173,7 +212,7 @@ class Published:
     sha256: str
 
 
-def gather(candidate: Candidate, report: str, folder: Path) -> None:
+def gather(candidate: Candidate, report: EvaluationReport, folder: Path) -> None:
     """Put together what is published: the adapter, the report, the figures. Nothing else goes.
 
     Trainers also leave a copy of the reference adapter and pickled settings, which have no place
@@ -183,14 +222,14 @@ def gather(candidate: Candidate, report: str, folder: Path) -> None:
     folder.mkdir(parents=True)
     for name in ADAPTER_FILES:
         shutil.copyfile(candidate.adapter / name, folder / name)
-    (folder / "report.md").write_text(report, encoding="utf-8")
-    summary: dict[str, Any] = {
-        "figures": candidate.figures,
-        "gate": candidate.gate.model_dump(mode="json"),
-    }
-    (folder / "evaluation.json").write_text(
-        json.dumps(summary, indent=1, sort_keys=True) + "\n", encoding="utf-8"
-    )
+    for name, data in _pages(report).items():
+        (folder / name).write_bytes(data)
+
+
+def _pages(report: EvaluationReport) -> dict[str, bytes]:
+    """The report's files: the page, and the same as JSON."""
+    data = json.dumps(report.data(), indent=1, sort_keys=True, ensure_ascii=False)
+    return {"report.html": report.html().encode(), "evaluation.json": f"{data}\n".encode()}
 
 
 def upload(folder: Path, root: str, version: str) -> Published:

@@ -7,37 +7,50 @@ folder, the trainer's finished stages and checkpoints, and a record that is on t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from pathlib import Path
 
+import orjson
 import structlog
 
-from services.training.attempts import Attempts
+from services.training.attempts import Attempts, Refused
 from services.training.candidate import judge_figures
+from services.training.dataset import TRAIN, turns_of
 from services.training.dataset_store import DatasetStore, lay_out, read_import
 from services.training.errors import InvalidJob, StoreUnavailable, TrainingError
 from services.training.metrics import TrainingMetrics
-from services.training.outcome import JobOutcome, failed, succeeded
+from services.training.outcome import JobOutcome, failed, rejected, succeeded
+from services.training.policy import accounting, lineage
 from services.training.progress import FITTED, ProgressReporter
 from services.training.publish import Publisher
 from services.training.resolve import ResolvedJob, job_hyperparameters, resolve
 from services.training.settings import TrainingSettings
 from services.training.snapshot import Dataset, take_snapshot
+from services.training.trainers.job import write_rows
 from services.training.workspace import ResumeState, Workspace, require_free
 from shared.backoff import Backoff
 from shared.clock import Clock
+from shared.contracts.events.cases import CaseRetired
+from shared.contracts.events.preferences import PreferencePair, PreferenceRetracted
 from shared.contracts.events.training import (
     RunPhase,
     TrainingCancelled,
     TrainingMethod,
     TrainingRequested,
 )
-from shared.kafka.log import EventLog, LogUnavailable
+from shared.contracts.topics import CASES, PREFERENCES
+from shared.kafka.envelope import UnreadableRecord, decode, models_by_type
+from shared.kafka.log import EventLog, LogUnavailable, read_to_end
 from shared.observability.events import Unavailable
 from shared.registry.adapters import AdapterError, AdapterUnavailable
+from shared.registry.cases import FailureMemory, rolled_back
 from shared.registry.follow import RegistryFollower
 
 log = structlog.get_logger(__name__)
 
+CASE_MODELS = models_by_type(PreferencePair, PreferenceRetracted, CaseRetired)
+CASES_TIMEOUT_S = 600.0
+"""Longest wait for the failure memory to be read to its end."""
 BACKOFF_FIRST_S = 1.0
 BACKOFF_MAX_S = 30.0
 SHOWN_ROWS = 10
@@ -199,9 +212,16 @@ class Runner:
         )
         if job.method is TrainingMethod.reward:
             return await self._reward_model(resolved, workspace, reporter)
-        result = await self._attempts.run(resolved, manifest, workspace, reporter)
-        if isinstance(result, JobOutcome):
-            return result
+        await self._lay_out_cases(resolved, workspace)
+        rows = map(orjson.loads, dataset.files[TRAIN].splitlines())
+        ancestors = lineage(resolved.parent_version, self._registry.registry)
+        figures = accounting(rows, ancestors, job.requested_at)
+        result = await self._attempts.run(resolved, manifest, workspace, reporter, figures)
+        if isinstance(result, Refused):
+            uri = await self._publisher.report(resolved, result, dataset, workspace)
+            return rejected(
+                result.gate, result.figures, manifest, attempts=result.attempts, report_uri=uri
+            )
         record = await self._publisher.publish(resolved, result, dataset, workspace)
         return succeeded(record)
 
@@ -241,6 +261,34 @@ class Runner:
         await asyncio.to_thread(lay_out, dataset, workspace.data)
         workspace.save(ResumeState(job_id=job.job_id, dataset_id=dataset.manifest.dataset_id))
         return dataset
+
+    async def _lay_out_cases(self, resolved: ResolvedJob, workspace: Workspace) -> None:
+        """Write the failure cases that this job's candidates are asked; the same after a kill."""
+        if workspace.cases.exists():
+            return
+        memory = FailureMemory()
+        records = await read_to_end(self._log, PREFERENCES, CASES, timeout_s=CASES_TIMEOUT_S)
+        for record in records:
+            self.alive()
+            with contextlib.suppress(UnreadableRecord):
+                memory.apply(decode(record.headers, record.value, CASE_MODELS))
+        cases = [
+            case
+            for case in memory.cases(rolled_back(self._registry.registry))
+            if case.model == resolved.job.model and not case.retired
+        ]
+        rows = [
+            {
+                "case_id": case.case_id,
+                "name": case.kind,
+                "messages": turns_of(case.messages),
+                "good": case.good,
+                "bad": case.bad,
+            }
+            for case in cases[max(0, len(cases) - self._settings.evaluation.cases) :]
+        ]
+        workspace.folder.mkdir(parents=True, exist_ok=True)
+        await asyncio.to_thread(write_rows, workspace.cases, rows)
 
     async def _reward_model(
         self, resolved: ResolvedJob, workspace: Workspace, reporter: ProgressReporter

@@ -45,6 +45,11 @@ class Workspace:
         """The evaluation's reward model, made once a job."""
         return self.folder / "judge"
 
+    @property
+    def cases(self) -> Path:
+        """The failure cases that the job's candidates are asked."""
+        return self.folder / "cases.jsonl"
+
     def attempt(self, number: int) -> Path:
         """The folder of the attempt, counted from 1."""
         path = self.folder / f"attempt-{number}"

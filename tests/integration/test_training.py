@@ -81,6 +81,9 @@ FORGIVING = {
     "perplexity_ratio": 10.0,
     "repetition_rise": 1.0,
     "distance": 0.0,
+    "kl": 100.0,
+    "capability_fall": 1.0,
+    "cases_lost": 1.0,
 }
 """A random model of two layers learns next to nothing; the gate's own tests are unit tests."""
 
@@ -239,7 +242,7 @@ def test_sft_makes_the_first_version(story: Story, tmp_path: Path) -> None:
         "adapter_config.json",
         "adapter_model.safetensors",
         "evaluation.json",
-        "report.md",
+        "report.html",
     }
 
 
@@ -275,6 +278,9 @@ def test_dpo_record_is_whole(story: Story) -> None:
     assert record.gate.passed
     assert record.metrics["judge_pairs"] >= 10
     assert record.metrics["win_rate_low"] <= record.metrics["win_rate"]
+    assert record.metrics["kl"] > 0
+    assert record.metrics["capability_items"] == 60
+    assert record.metrics["data_age_days"] >= 0
 
 
 def test_every_parameter_moved_and_the_reference_is_gone(story: Story, tmp_path: Path) -> None:

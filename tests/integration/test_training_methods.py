@@ -56,6 +56,18 @@ def test_every_lora_weight_moved_and_no_other(methods: dict[str, Any], name: str
     assert "adapter_model.safetensors" in methods[name]["files"]
 
 
+def test_drift_is_zero_for_the_parent_itself_and_not_for_its_child(
+    methods: dict[str, Any],
+) -> None:
+    still, moved = methods["drift"]["unmoved"], methods["drift"]["sigmoid"]
+    assert still["kl"] == pytest.approx(0, abs=1e-6)
+    assert (still["cases_lost"], still["capability_lost"], still["capability_won"]) == (0, 0, 0)
+    assert moved["kl"] > 1e-3
+    assert moved["kl_answer"] > moved["kl"]
+    assert (moved["capability_items"], moved["cases_items"]) == (60, 24)
+    assert moved["cases_candidate"] >= moved["cases_parent"]
+
+
 def test_a_loss_that_is_no_number_ends_the_training(methods: dict[str, Any]) -> None:
     assert methods["diverged"].startswith("dpo: the loss is nan at step 1: training diverged")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ from peft import get_peft_model
 from training_tiny_model import main as make_model
 
 from services.training.evaluation import EvaluationSettings
-from services.training.trainers import dpo, grpo, job, kto, online, proxy, rloo
+from services.training.trainers import dpo, drift, grpo, job, kto, online, proxy, rloo
 from services.training.trainers.models import (
     conversation_ids,
     load_adapter,
@@ -86,6 +87,11 @@ def main(folder: Path) -> None:
     job.write_rows(data / "heldout.jsonl", pairs[:6])
     for name, module in (("grpo", grpo), ("rloo", rloo)):
         found[name] = trained(folder, name, module, name, RL, parent, pairs)
+    found["drift"] = {
+        name: drift.run(asked_of(folder, "dpo", SHORT, parent), folder / name, job.Progress(folder))
+        for name in ("unmoved", "sigmoid")
+        if answers_for(folder, name, parent, pairs)
+    }
     found["diverged"] = diverged(folder, parent, pairs)
     print(json.dumps(found))
 
@@ -127,18 +133,7 @@ def trained(
     trainers = [] if trainers is None else trainers
     attempt = folder / name
     attempt.mkdir()
-    asked = job.TrainerJob(
-        stages=(method,),
-        base=str(folder / "base"),
-        parent_adapter=str(parent),
-        data=str(folder / "data"),
-        judge="",
-        method=method,
-        hyperparameters=parameters,
-        reward=RewardHyperparameters(epochs=6, batch_size=8, learning_rate=3e-3),
-        evaluation=EvaluationSettings(),
-        seed=1,
-    )
+    asked = asked_of(folder, method, parameters, parent)
     held = online if method in ("grpo", "rloo") else module
     usual = held.train
     held.train = lambda trainer, checkpoints: (
@@ -182,6 +177,44 @@ def diverged(folder: Path, parent: Path, pairs: Sequence[dict[str, Any]]) -> str
     except job.TrainingDiverged as error:
         return str(error)
     return "nothing"
+
+
+def asked_of(folder: Path, method: Any, parameters: dict[str, Any], parent: Path) -> job.TrainerJob:
+    """The job of one method."""
+    return job.TrainerJob(
+        stages=(method,),
+        base=str(folder / "base"),
+        parent_adapter=str(parent),
+        data=str(folder / "data"),
+        judge="",
+        cases=str(folder / "cases.jsonl"),
+        method=method,
+        hyperparameters=parameters,
+        reward=RewardHyperparameters(epochs=6, batch_size=8, learning_rate=3e-3),
+        evaluation=EvaluationSettings(),
+        seed=1,
+    )
+
+
+def answers_for(folder: Path, name: str, parent: Path, pairs: Sequence[dict[str, Any]]) -> bool:
+    """Lay out what drift is measured on: answers, and cases that DPO has just learnt."""
+    (folder / name).mkdir(exist_ok=True)
+    if not (folder / name / "adapter").exists():
+        shutil.copytree(parent, folder / name / "adapter")
+    rows = [{"messages": pair["messages"], "candidate": pair["chosen"]} for pair in pairs]
+    job.write_rows(folder / name / "answers.jsonl", rows)
+    cases = [
+        {
+            "case_id": f"pair-{number}",
+            "name": "correction",
+            "messages": pair["messages"],
+            "good": pair["chosen"],
+            "bad": pair["rejected"],
+        }
+        for number, pair in enumerate(pairs)
+    ]
+    job.write_rows(folder / "cases.jsonl", cases)
+    return True
 
 
 @torch.no_grad()

@@ -28,7 +28,17 @@ from shared.contracts.recipes import (
 )
 
 Stage = Literal[
-    "fit", "reward", "proxy", "sft", "dpo", "kto", "grpo", "rloo", "evaluate", "fingerprint"
+    "fit",
+    "reward",
+    "proxy",
+    "sft",
+    "dpo",
+    "kto",
+    "grpo",
+    "rloo",
+    "evaluate",
+    "drift",
+    "fingerprint",
 ]
 PROGRESS_INTERVAL_S = 0.5
 BUSY = 75
@@ -51,6 +61,7 @@ class TrainerJob(BaseModel):
     parent_adapter: str = ""
     data: str
     judge: str
+    cases: str = ""
     method: MethodName = "dpo"
     hyperparameters: dict[str, Any] = Field(default_factory=dict)
     reward: RewardHyperparameters

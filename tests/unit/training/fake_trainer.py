@@ -29,6 +29,18 @@ GOOD = {
 }
 
 
+DRIFT = {
+    "kl": 0.2,
+    "kl_answer": 4.0,
+    "capability_items": 60.0,
+    "capability_lost": 2.0,
+    "capability_won": 1.0,
+    "cases_items": 0.0,
+    "cases_lost": 0.0,
+    "cases_won": 0.0,
+}
+
+
 def main(folder: Path) -> int:
     root = folder.parents[1]
     while not (root / "plan.json").exists():
@@ -63,6 +75,7 @@ def main(folder: Path) -> int:
         folder / "sft.json": {"loss": 1.0},
         folder / "dpo.json": {"loss": 0.5},
         folder / "evaluate.json": GOOD | todo.get("figures", {}),
+        folder / "drift.json": DRIFT | todo.get("drift", {}),
         folder / "fingerprint.json": {
             "dtype": "float32",
             "texts": [{"tokens": [1, 2], "logprobs": todo.get("logprobs", [-1.0])}],
@@ -75,6 +88,8 @@ def main(folder: Path) -> int:
         path.write_text(json.dumps(value))
     row = {"messages": [{"role": "user", "content": "q"}], "parent": "old", "candidate": "new"}
     (folder / "answers.jsonl").write_text(json.dumps(row) + "\n")
+    lost = todo.get("lost", [])
+    (folder / "drift.jsonl").write_text("".join(json.dumps(item) + "\n" for item in lost))
     return 0
 
 

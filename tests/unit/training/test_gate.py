@@ -27,6 +27,12 @@ GOOD = {
     "candidate_repetition": 0.02,
     "distance_to_base": 0.4,
     "distance_to_parent": 0.2,
+    "kl": 0.2,
+    "capability_items": 60.0,
+    "capability_lost": 3.0,
+    "capability_won": 2.0,
+    "cases_items": 40.0,
+    "cases_lost": 1.0,
 }
 CHECKS = {
     "heldout",
@@ -41,6 +47,9 @@ CHECKS = {
     "length_high",
     "repetition",
     "distinct",
+    "kl",
+    "capability",
+    "cases",
 }
 
 
@@ -92,6 +101,9 @@ def test_nothing_at_all_fails_every_check() -> None:
         ({"candidate_length": 11.0}, {"length_low"}),
         ({"candidate_repetition": 0.2}, {"repetition"}),
         ({"distance_to_parent": 0.09}, {"distinct"}),
+        ({"kl": 1.1}, {"kl"}),
+        ({"capability_lost": 12.0}, {"capability"}),
+        ({"cases_lost": 3.0}, {"cases"}),
     ],
 )
 def test_each_check_alone_refuses(change: dict[str, float], check: set[str]) -> None:
@@ -105,6 +117,11 @@ def test_sft_is_held_to_perplexity_and_stopping_alone() -> None:
         "candidate_stop_share": 0.6,
         "distance_to_base": 0.2,
         "heldout": 4.0,
+        "capability_items": 60.0,
+        "capability_lost": 3.0,
+        "capability_won": 2.0,
+        "cases_items": 0.0,
+        "cases_lost": 0.0,
     }
     assert failed(figures, TrainingMethod.sft) == set()
     assert failed({**figures, "candidate_perplexity": 9.5}, TrainingMethod.sft) == {"perplexity"}

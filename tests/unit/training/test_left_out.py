@@ -60,8 +60,8 @@ async def test_one_row_fails_the_job(harness: TrainingHarness) -> None:
     dataset = stored(harness, made.dataset.dataset_id)
     assert dataset.manifest.refused == {"template": 1}
     assert made.dataset.rows == dataset.files[TRAIN].count(b"\n")
-    report = (harness.published(made) / "report.md").read_text()
-    assert "left out: template 1" in report
+    report = (harness.published(made) / "report.html").read_text()
+    assert "<td>left out</td><td>template 1</td>" in report
     assert "train.jsonl line 3: template: TemplateError: a tool turn without calls" in report
 
 
@@ -123,7 +123,7 @@ async def test_one_empty_answer_does_not_refuse_the_import(harness: TrainingHarn
     (row,) = stored(harness, made.dataset.dataset_id).left_out
     assert (row.file, row.line) == ("import", 7)
     assert "chosen: must be a text" in row.detail
-    assert "import line 7" in (harness.published(made) / "report.md").read_text()
+    assert "import line 7" in (harness.published(made) / "report.html").read_text()
 
 
 async def test_strict_refuses_the_whole_import_for_one_bad_row(harness: TrainingHarness) -> None:

@@ -15,14 +15,17 @@ from services.training.progress import ProgressReporter
 from services.training.trainers.job import BUSY, GIVEN_UP
 from services.training.workspace import Workspace, prune
 from shared.clock import SystemClock
+from shared.contracts.events.cases import CaseRetired
+from shared.contracts.events.preferences import PairSource
 from shared.contracts.events.training import RunPhase, TrainingMethod
 from shared.contracts.events.versions import Lifecycle, record_key, state_key
-from shared.contracts.topics import PREFERENCES, VERSIONS
+from shared.contracts.topics import CASES, PREFERENCES, VERSIONS
 from shared.kafka.log import LogUnavailable
 from shared.registry.adapters import checksum, fetch
 from tests.support.waiting import eventually
 from tests.unit.training.builders import (
     MODEL,
+    NOW,
     pair_event,
     record,
     request,
@@ -42,7 +45,7 @@ async def test_a_good_candidate_becomes_the_next_version(harness: TrainingHarnes
     assert folder == harness.folder / "adapters" / made.version / made.adapter_sha256
     assert checksum(folder) == made.adapter_sha256
     assert not (folder / "ref").exists()
-    assert "Gate: **passed**" in (folder / "report.md").read_text()
+    assert "Gate: passed" in (folder / "report.html").read_text()
     phases = [event.phase for event in harness.progress()]
     assert phases[0] is RunPhase.accepted
     assert phases[-1] is RunPhase.succeeded
@@ -105,7 +108,7 @@ async def test_an_override_publishes_what_the_gate_refused_and_says_who(
     assert (outcome.phase, outcome.version) == (RunPhase.succeeded, f"{MODEL}-drill")
     gate = harness.records()[-1].gate
     assert (gate.passed, gate.overridden_by, gate.override_reason) == (False, "tester", "a drill")
-    report = (harness.published(harness.records()[-1]) / "report.md").read_text()
+    report = (harness.published(harness.records()[-1]) / "report.html").read_text()
     assert "overridden by tester: a drill" in report
 
 
@@ -155,6 +158,81 @@ async def test_nobody_lets_a_fingerprint_past_that_is_no_numbers(harness: Traini
     assert outcome.phase is RunPhase.failed
     assert "training diverged" in outcome.message
     assert len(harness.records()) == 1
+
+
+async def test_a_case_that_fails_again_is_named_and_blocks(harness: TrainingHarness) -> None:
+    item = {
+        "kind": "cases",
+        "name": "correction",
+        "case_id": "pair-0042",
+        "messages": [{"role": "user", "content": "May I return it?"}],
+        "good": "Within thirty days.",
+        "bad": "Never.",
+        "parent": 0.4,
+        "candidate": -0.1,
+    }
+    drift = {"cases_items": 4.0, "cases_lost": 1.0}
+    harness.plan({"drift": drift, "lost": [item]})
+    outcome = await harness.run(request())
+    assert outcome.phase is RunPhase.rejected
+    assert "failed again: pair-0042" in outcome.message
+    assert "forgetting: lower learning_rate" in outcome.message
+
+
+async def test_a_rejected_job_keeps_its_report_and_checks(harness: TrainingHarness) -> None:
+    harness.plan({"figures": {"candidate_stop_share": 0.2}})
+    await harness.run(request())
+    end = harness.progress()[-1]
+    assert end.phase is RunPhase.rejected
+    assert [check.name for check in end.checks if not check.passed] == ["stop"]
+    folder = Path(end.report_uri.removeprefix("file://"))
+    page = (folder / "report.html").read_text()
+    assert "Gate: refused" in page
+    assert json.loads((folder / "evaluation.json").read_text())["figures"]["win_rate"] > 0.5
+
+
+async def test_corrections_and_rolled_back_answers_are_asked_again(
+    harness: TrainingHarness,
+) -> None:
+    bad = f"{MODEL}-v0.9"
+    await harness.log.publish(
+        VERSIONS, key=record_key(bad), event=record(bad), event_id=f"{bad}-record"
+    )
+    await harness.log.publish(
+        VERSIONS, key=state_key(bad), event=state(bad, Lifecycle.rejected), event_id=f"{bad}-state"
+    )
+    for event in (
+        pair_event(900, source=PairSource.correction),
+        pair_event(901, source=PairSource.correction),
+        pair_event(902, rejected_version=bad),
+    ):
+        await harness.log.publish(
+            PREFERENCES, key=event.pair_id, event=event, event_id=event.pair_id
+        )
+    retired = CaseRetired(case_id="pair-0901", reason="changed", actor="ann", at=NOW)
+    await harness.log.publish(CASES, key="pair-0901", event=retired, event_id="retire")
+    await harness.run(request())
+    asked = Workspace(harness.folder / "state/training/jobs", "job").cases
+    rows = [json.loads(line) for line in asked.read_text().splitlines()]
+    assert {(row["case_id"], row["name"]) for row in rows} == {
+        ("pair-0900", "correction"),
+        ("pair-0902", "rollback"),
+    }
+
+
+async def test_a_record_says_how_far_its_data_are_from_the_policy(
+    harness: TrainingHarness,
+) -> None:
+    for number in range(300, 320):
+        event = pair_event(number, chosen_version=V10, rejected_version=V10)
+        await harness.log.publish(
+            PREFERENCES, key=event.pair_id, event=event, event_id=event.pair_id
+        )
+    await harness.run(request())
+    metrics = harness.records()[-1].metrics
+    assert metrics["data_on_policy_share"] == 1.0
+    assert metrics["data_policy_lag"] == 0.0
+    assert metrics["data_age_days"] == 0.0
 
 
 async def test_a_loss_that_is_no_number_fails_at_once_with_its_cause(

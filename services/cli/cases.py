@@ -1,0 +1,126 @@
+"""`ratchet cases`: the failure memory, which every candidate is asked again."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from services.cli.errors import CliError, Exit
+from services.cli.kafka import READ_TIMEOUT_S, with_log
+from services.cli.output import AsJson, print_fields, print_json, print_table
+from services.cli.rollout import who
+from services.cli.settings import load_settings
+
+if TYPE_CHECKING:
+    from shared.kafka.log import EventLog
+    from shared.registry.cases import FailureCase
+
+PUBLISH_TIMEOUT_S = 10.0
+SHOWN = 60
+"""Characters of a prompt that the list shows."""
+
+app = typer.Typer(help="Failures of before, which every candidate is asked again.")
+
+
+@app.command("list")
+def list_cases(
+    *,
+    model: Annotated[str, typer.Option(help="Only this model's.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Corrections, and what versions said that were rolled back; oldest first."""
+    cases = [case for case in with_log(load_settings(), read_cases) if model in ("", case.model)]
+    if as_json:
+        print_json({"cases": [asdict(case) for case in cases]})
+        return
+    rows = [
+        (case.case_id, case.model, case.kind, case.version, _prompt(case), case.retired or None)
+        for case in cases
+    ]
+    print_table("Cases", ("case", "model", "kind", "version", "prompt", "retired"), rows)
+
+
+@app.command()
+def show(
+    case_id: Annotated[str, typer.Argument(help="A case's id, as ratchet cases list has it.")],
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """One case with its lineage: the feedback and the requests that it came from."""
+    data: dict[str, Any] = asdict(_find(with_log(load_settings(), read_cases), case_id))
+    data["messages"] = [
+        {"role": turn["role"], "content": turn["content"]}
+        for turn in (message.model_dump() for message in data["messages"])
+    ]
+    if as_json:
+        print_json(data)
+        return
+    print_fields(case_id, data)
+
+
+@app.command()
+def retire(
+    case_id: Annotated[str, typer.Argument(help="A case's id, as ratchet cases list has it.")],
+    *,
+    reason: Annotated[str, typer.Option(help="Why it no longer holds; kept on record.")],
+    actor: Annotated[str, typer.Option(help="Who asks; kept on record.", show_default="you")] = "",
+) -> None:
+    """Ask candidates a case no longer, because what it wants is no longer right."""
+    with_log(load_settings(), lambda log: _retire(log, case_id, reason, actor or who()))
+    typer.echo(f"{case_id}: retired")
+
+
+async def read_cases(log: EventLog) -> list[FailureCase]:
+    """All cases, as the event log has them."""
+    from shared.contracts.events.cases import CaseRetired
+    from shared.contracts.events.preferences import PreferencePair, PreferenceRetracted
+    from shared.contracts.topics import CASES, PREFERENCES, VERSIONS
+    from shared.kafka.envelope import UnreadableRecord, decode, models_by_type
+    from shared.kafka.log import read_to_end
+    from shared.registry.cases import FailureMemory, rolled_back
+    from shared.registry.versions import Registry
+
+    models = models_by_type(PreferencePair, PreferenceRetracted, CaseRetired)
+    memory, registry = FailureMemory(), Registry()
+    for record in await read_to_end(log, PREFERENCES, CASES, VERSIONS, timeout_s=READ_TIMEOUT_S):
+        if record.topic == VERSIONS:
+            registry.apply(record.key, record.value)
+            continue
+        try:
+            memory.apply(decode(record.headers, record.value, models))
+        except UnreadableRecord:
+            continue
+    return memory.cases(rolled_back(registry))
+
+
+async def _retire(log: EventLog, case_id: str, reason: str, actor: str) -> None:
+    from datetime import UTC, datetime
+
+    from pydantic import ValidationError
+
+    from shared.contracts.events.cases import CaseRetired
+    from shared.contracts.topics import CASES
+    from shared.kafka.envelope import describe
+
+    _find(await read_cases(log), case_id)
+    try:
+        event = CaseRetired(case_id=case_id, reason=reason, actor=actor, at=datetime.now(UTC))
+    except ValidationError as error:
+        raise CliError(describe(error), Exit.usage) from None
+    await log.publish(
+        CASES, key=case_id, event=event, event_id=f"{case_id}:retire", timeout_s=PUBLISH_TIMEOUT_S
+    )
+
+
+def _find(cases: list[FailureCase], case_id: str) -> FailureCase:
+    found = next((case for case in cases if case.case_id == case_id), None)
+    if found is None:
+        raise CliError(f"{case_id}: no such case; ratchet cases list has them", Exit.failed)
+    return found
+
+
+def _prompt(case: FailureCase) -> str:
+    text = " ".join(case.messages[-1].content.split()) if case.messages else ""
+    return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"

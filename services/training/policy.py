@@ -1,0 +1,69 @@
+"""On-policy accounting: how far a dataset's answers are from the version that is trained. Pure.
+
+Off-policy pairs teach less and mislead more the further their writers are from the policy, so the
+share, lag and age of the rows are figures of every version.
+"""
+
+# pyright: strict
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from shared.registry.versions import Registry
+
+DAY_S = 86_400.0
+
+
+def lineage(version: str, registry: Registry) -> tuple[str, ...]:
+    """A version, its parent, that one's parent and so on."""
+    found: list[str] = []
+    while version and version not in found:
+        found.append(version)
+        known = registry.get(version)
+        version = known.record.parent if known else ""
+    return tuple(found)
+
+
+def accounting(
+    rows: Iterable[Mapping[str, Any]], ancestors: Sequence[str], asked_at: datetime
+) -> dict[str, float]:
+    """What a dataset's rows say of who wrote them, and when.
+
+    Args:
+        rows: Lines of `train.jsonl`; `meta` has versions and time where they are known.
+        ancestors: What `lineage` returns of the parent.
+        asked_at: When the job was asked for.
+
+    Returns:
+        `data_on_policy_share`: rows of which the parent wrote both answers, among those whose
+        writers are known. `data_policy_lag`: generations between the parent and the older of a
+        row's writers, mean over rows whose writers are all ancestors. `data_age_days`: median.
+        A figure without a row that tells it is left out.
+
+    """
+    generations = {version: number for number, version in enumerate(ancestors)}
+    on_policy: list[bool] = []
+    lags: list[int] = []
+    ages: list[float] = []
+    for row in rows:
+        meta: Mapping[str, str] = row.get("meta", {})
+        writers = {meta[side] for side in ("chosen_version", "rejected_version") if meta.get(side)}
+        if writers and ancestors:
+            on_policy.append(writers == {ancestors[0]})
+            known = [generations[writer] for writer in writers if writer in generations]
+            if len(known) == len(writers):
+                lags.append(max(known))
+        if meta.get("created_at"):
+            age_s = (asked_at - datetime.fromisoformat(meta["created_at"])).total_seconds()
+            ages.append(max(0.0, age_s) / DAY_S)
+    figures: dict[str, float] = {}
+    if on_policy:
+        figures["data_on_policy_share"] = sum(on_policy) / len(on_policy)
+    if lags:
+        figures["data_policy_lag"] = statistics.fmean(lags)
+    if ages:
+        figures["data_age_days"] = statistics.median(ages)
+    return figures
