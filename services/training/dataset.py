@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any, Literal, TypeVar
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
@@ -36,6 +37,7 @@ CUT = ("chosen_cut", "rejected_cut")
 not learned."""
 
 Row = dict[str, Any]
+R = TypeVar("R", "Pair", "LabelledAnswer")
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,11 @@ class Selection:
     files: Mapping[str, Sequence[Row]]
     refused: Mapping[str, int]
     card: Mapping[str, Mapping[str, int]]
+
+    def with_refused(self, **counts: int) -> Selection:
+        """The selection with further rows counted as left out, by reason."""
+        refused = Counter(self.refused) + Counter(counts)
+        return replace(self, refused=dict(sorted(refused.items())))
 
 
 class PreferenceFold:
@@ -305,6 +312,22 @@ def demonstrations_of(pairs: Iterable[Pair]) -> tuple[Demonstration, ...]:
         for pair in pairs
         if not pair.panel and pair.meta.get("source") in written
     )
+
+
+def unexpired(rows: Iterable[R], rules: DatasetRules) -> tuple[list[R], int]:
+    """Rows that are young enough, and how many are not.
+
+    Age is counted from the newest row, not from the clock, so that a rebuild keeps the same rows.
+    One without a time never expires.
+    """
+    known = list(rows)
+    times = [row.meta["created_at"] for row in known if row.meta.get("created_at")]
+    if not rules.max_age_days or not times:
+        return known, 0
+    newest = max(map(datetime.fromisoformat, times))
+    oldest = utc(newest - timedelta(days=rules.max_age_days))
+    kept = [row for row in known if (row.meta.get("created_at") or oldest) >= oldest]
+    return kept, len(known) - len(kept)
 
 
 def refusal(pair: Pair, rules: DatasetRules) -> str | None:

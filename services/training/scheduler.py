@@ -50,7 +50,7 @@ class Scheduler:
         self._settings = settings
         self._metrics = metrics
         self._clock = clock
-        self._pairs = PairCounter(settings.model, settings.rules)
+        self._pairs = PairCounter(settings.model, settings.rules, labelled=settings.method == "kto")
         self._tail = event_log.tail(PREFERENCES)
         self._why = ""
         self._snapshots: list[Manifest] = []
@@ -94,6 +94,7 @@ class Scheduler:
             min_judge_pairs=settings.gate.min_judge_pairs,
             last_dataset=last.dataset_id if last else "",
             seed=settings.seed,
+            algorithm=settings.algorithm,
             heldout_pairs=self._pairs.heldout,
             fresh_pairs=self._pairs.since(last.offsets if last else {}),
         )

@@ -48,6 +48,9 @@ class TrainingSettings(ServiceSettings):
     import_roots: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(), description="paths or URIs below which a job's dataset_uri may lie"
     )
+    method: Literal["dpo", "kto"] = Field(
+        default="dpo", description="of jobs that start by themselves; kto trains on thumbs too"
+    )
     min_pairs: int = Field(default=100, ge=0)
     schedule_interval_s: float = Field(default=2.0, gt=0)
     seed: int = 0
@@ -65,6 +68,11 @@ class TrainingSettings(ServiceSettings):
     @classmethod
     def _listed(cls, value: object) -> object:
         return split_list(value)
+
+    @property
+    def algorithm(self) -> str:
+        """The algorithm of jobs that start by themselves; empty for the method's own."""
+        return "" if self.method == "dpo" else self.method
 
     @property
     def readable_import_roots(self) -> tuple[str, ...]:

@@ -29,6 +29,9 @@ class DatasetRules(BaseModel):
     judge_share: float = Field(
         default=0.2, ge=0, le=0.5, description="raters, and prompts, set apart for the judge"
     )
+    max_age_days: float = Field(
+        default=0.0, ge=0, description="older rows than this before the newest expire; 0: none do"
+    )
     prompts: int = Field(default=200, ge=1, description="most prompts of the evaluation")
 
 
@@ -91,10 +94,10 @@ def set_apart(pairs: Iterable[P], rules: DatasetRules) -> tuple[list[P], list[P]
 def assign(pairs: Iterable[P], judged: Iterable[P], rules: DatasetRules) -> Sides[P]:
     """The sides of pairs that may be trained on and of pairs of the judge."""
     refused: Counter[str] = Counter()
-    candidates = list(judged)
+    trainable, candidates = list(pairs), list(judged)
     claimed = {pair.prompt for pair in candidates if is_prompt_of_judge(pair.prompt, rules)}
     kept: list[P] = []
-    for pair in pairs:
+    for pair in trainable:
         if pair.prompt in claimed:
             refused["prompt_of_judge"] += 1
         else:
@@ -102,7 +105,8 @@ def assign(pairs: Iterable[P], judged: Iterable[P], rules: DatasetRules) -> Side
     train = [pair for pair in kept if not is_held_out(pair.prompt, rules)]
     trained_prompts = {pair.prompt for pair in train}
     raters = {rater for pair in kept for rater in pair.raters}
-    by_prompt = len(raters | {rater for pair in candidates for rater in pair.raters}) < FEW_RATERS
+    everyone = {rater for pair in (*trainable, *candidates) for rater in pair.raters}
+    by_prompt = len(everyone) < FEW_RATERS
     judge: list[P] = []
     for pair in candidates:
         if pair.prompt in trained_prompts:

@@ -33,6 +33,7 @@ from services.training.dataset import (
     demonstrations_of,
     select_demonstrations,
     select_pairs,
+    unexpired,
 )
 from services.training.errors import BadDataset
 from services.training.importing import read_demonstrations, read_labelled, read_pairs
@@ -329,13 +330,15 @@ def _select(
         selection = select_demonstrations(rows, rules)
     elif labelled:
         answers = read_labelled(imported.data, kept) if imported else fold.answers
-        selection = select_labelled(() if imported else fold.pairs, answers, rules)
+        pairs, old_pairs = unexpired(() if imported else fold.pairs, rules)
+        fresh, expired = unexpired(answers, rules)
+        selection = select_labelled(pairs, fresh, rules).with_refused(expired=old_pairs + expired)
     else:
         pairs = read_pairs(imported.data, kept) if imported else fold.pairs
-        trainable, judged = set_apart(pairs, rules)
-        selection = select_pairs(
-            trainable, judged, [answer.messages for answer in fold.answers], rules
-        )
+        fresh, expired = unexpired(pairs, rules)
+        trainable, judged = set_apart(fresh, rules)
+        prompts = [answer.messages for answer in fold.answers]
+        selection = select_pairs(trainable, judged, prompts, rules).with_refused(expired=expired)
     return _with_bad_rows(selection, bad)
 
 

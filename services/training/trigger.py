@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from services.training.dataset import pair_of, refusal
+from services.training.dataset import answer_of, pair_of, refusal
 from services.training.jobs import JobQueue
 from services.training.sides import DatasetRules, Sides, assign, set_apart
 from services.training.snapshot import Offsets
 from shared.contracts.events.base import Event
-from shared.contracts.events.preferences import PreferencePair, PreferenceRetracted
+from shared.contracts.events.preferences import PreferencePair, PreferenceRetracted, UnpairedExample
 from shared.contracts.events.training import TrainingMethod, TrainingRequested
 from shared.contracts.events.versions import Lifecycle
 from shared.registry.versions import Registry
@@ -45,12 +45,16 @@ class _CountedPair:
     panel: str
     place: str
     offset: int
+    judges: bool
+    """Whether it can teach the judge: a single answer cannot."""
 
 
 class PairCounter:
     """Counts one model's trainable pairs that no version's snapshot has yet."""
 
-    def __init__(self, model: str, rules: DatasetRules) -> None:
+    def __init__(self, model: str, rules: DatasetRules, *, labelled: bool = False) -> None:
+        """`labelled`: single answers, good or bad, count as well, as KTO trains on them."""
+        self._labelled = labelled
         self._model = model
         self._rules = rules
         self._pairs: dict[str, _CountedPair] = {}
@@ -70,6 +74,19 @@ class PairCounter:
                         panel=pair.panel,
                         place=place,
                         offset=offset,
+                        judges=True,
+                    )
+            case UnpairedExample() if event.model == self._model and self._labelled:
+                answer = answer_of(event)
+                if len(answer.answer.strip()) > self._rules.min_chars and answer.messages:
+                    self._sides = None
+                    self._pairs[event.pair_id] = _CountedPair(
+                        prompt=answer.prompt,
+                        raters=answer.raters,
+                        panel="",
+                        place=place,
+                        offset=offset,
+                        judges=False,
                     )
             case PreferenceRetracted():
                 if self._pairs.pop(event.pair_id, None) is not None:
@@ -104,7 +121,7 @@ class PairCounter:
     @property
     def judged(self) -> int:
         """How many pairs the judge has, old ones included."""
-        return len(self._current().judge)
+        return sum(pair.judges for pair in self._current().judge)
 
     def _current(self) -> Sides[_CountedPair]:
         if self._sides is None:
@@ -124,6 +141,7 @@ class TriggerInputs:
     min_judge_pairs: int
     last_dataset: str
     seed: int
+    algorithm: str = ""
     heldout_pairs: int = 1
     fresh_pairs: int = 0
     """Pairs that came after the newest snapshot, whatever became of its job."""
@@ -182,6 +200,7 @@ def decide(
         job_id=str(uuid.uuid5(uuid.NAMESPACE_URL, name)),
         model=model,
         method=TrainingMethod.dpo,
+        algorithm=inputs.algorithm,
         parent=parent.record.version,
         seed=inputs.seed,
         reason=f"{inputs.new_pairs} new pairs since {inputs.last_dataset or 'the beginning'}",

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
+from datetime import timedelta
 
 import orjson
 from hypothesis import given
@@ -15,17 +17,20 @@ from services.training.dataset import (
     Pair,
     PreferenceFold,
     canonical,
+    clean_pairs,
     demonstrations_of,
     refusal,
     select_demonstrations,
     select_pairs,
+    unexpired,
 )
 from services.training.sides import DatasetRules, is_held_out
-from shared.contracts.events.base import Message
+from shared.contracts.events.base import Message, utc
 from shared.contracts.events.preferences import PairSource
 from shared.contracts.prompt_key import normal_prompt
 from tests.unit.training.builders import (
     MODEL,
+    NOW,
     example_event,
     pair,
     pair_event,
@@ -92,7 +97,19 @@ def test_the_judge_shares_no_rater_with_training(some: list[Pair], judged: list[
     raters = {rater for one in some if one.pair_id in trained for rater in one.raters}
     kept = {row["meta"]["pair_id"] for row in chosen.files[JUDGE]}
     both = raters & {rater for one in judged if one.pair_id in kept for rater in one.raters}
-    assert not both or len({rater for one in (*some, *judged) for rater in one.raters}) == 1
+    sound = [pair for pairs in (some, judged) for pair in clean_pairs(pairs, RULES, Counter())]
+    assert not both or {rater for one in sound for rater in one.raters} == both
+
+
+def test_rows_expire_by_their_distance_from_the_newest() -> None:
+    def aged(number: int, days: int) -> Pair:
+        return pair(number, meta={"created_at": utc(NOW - timedelta(days=days))})
+
+    rows = [aged(1, 400), aged(2, 99), aged(3, 91), aged(4, 90), aged(5, 0), pair(6)]
+    assert unexpired(rows, DatasetRules()) == (rows, 0)
+    kept, expired = unexpired(rows, DatasetRules(max_age_days=90))
+    assert [row.pair_id for row in kept] == ["pair-0004", "pair-0005", "pair-0006"]
+    assert expired == 3
 
 
 def test_contradictory_pairs_are_both_dropped() -> None:

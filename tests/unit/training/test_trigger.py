@@ -201,6 +201,19 @@ def test_a_job_waits_until_its_end_in_whatever_order_the_topics_are_read() -> No
     assert (queue.ended("a"), queue.ended("c")) == (RunPhase.rejected, None)
 
 
+def test_thumbs_count_where_kto_trains_by_itself() -> None:
+    rules = DatasetRules(judge_share=0)
+    pairs, thumbs = PairCounter(MODEL, rules), PairCounter(MODEL, rules, labelled=True)
+    for number in range(6):
+        event = example_event(number).model_copy(update={"completion": "a long enough answer"})
+        for counter in (pairs, thumbs):
+            counter.apply(event, "p/0", number)
+    assert (len(pairs), len(thumbs), thumbs.judged) == (0, 6, 0)
+    job, _ = decide(replace(ENOUGH, algorithm="kto"), JobQueue(), STABLE, NOW)
+    assert job is not None
+    assert job.recipe_method == "kto"
+
+
 def test_what_is_missing_for_the_next_training_is_counted_by_kind() -> None:
     few = replace(ENOUGH, new_pairs=179, judge_pairs=4, heldout_pairs=0)
     assert few.missing == {"pairs": 0, "judge_pairs": 26, "heldout_pairs": 1}
