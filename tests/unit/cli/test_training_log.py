@@ -1,0 +1,131 @@
+"""What the training commands read from the event log, and what they write to it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from services.cli import cases, train_jobs
+from services.cli.errors import CliError
+from shared.contracts.events.base import Event, Message
+from shared.contracts.events.cases import CaseRetired
+from shared.contracts.events.preferences import PairSource, PreferencePair
+from shared.contracts.events.training import (
+    RunPhase,
+    TrainingCancelled,
+    TrainingMethod,
+    TrainingProgress,
+    TrainingRequested,
+)
+from shared.contracts.topics import CASES, PREFERENCES, TRAINING_JOBS, TRAINING_RUNS
+from shared.testing.log import MemoryLog
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+async def publish(log: MemoryLog, topic: str, key: str, *events: Event) -> None:
+    for number, event in enumerate(events):
+        await log.publish(topic, key=key, event=event, event_id=f"{topic}:{key}:{number}")
+
+
+def asked(job_id: str) -> TrainingRequested:
+    return TrainingRequested(
+        job_id=job_id, model="m", method=TrainingMethod.dpo, actor="ann", requested_at=NOW
+    )
+
+
+def told(job_id: str, phase: RunPhase, message: str, **fields: object) -> TrainingProgress:
+    return TrainingProgress.model_validate(
+        {
+            "job_id": job_id,
+            "model": "m",
+            "method": "dpo",
+            "phase": phase,
+            "message": message,
+            "at": NOW,
+            **fields,
+        }
+    )
+
+
+@pytest.fixture
+async def log() -> MemoryLog:
+    made = MemoryLog(partitions={TRAINING_JOBS: 1, TRAINING_RUNS: 1})
+    for job_id in ("runs", "ended"):
+        await publish(made, TRAINING_JOBS, job_id, asked(job_id))
+    await publish(made, TRAINING_RUNS, "runs", told("runs", RunPhase.training, "dpo: step 3 of 9"))
+    return made
+
+
+async def end(log: MemoryLog, uri: str = "") -> None:
+    steps = told("ended", RunPhase.training, "dpo: step 9 of 9")
+    last = told("ended", RunPhase.rejected, "not improved", report_uri=uri)
+    await publish(log, TRAINING_RUNS, "ended", steps, last)
+
+
+@pytest.mark.parametrize("follow", [False, True])
+async def test_a_job_s_log_is_its_own_and_ends_with_it(
+    log: MemoryLog, capsys: pytest.CaptureFixture[str], *, follow: bool
+) -> None:
+    await end(log)
+    await train_jobs._logs(log, "ended", follow=follow)
+    first, last = capsys.readouterr().out.splitlines()
+    assert "dpo: step 9 of 9" in first
+    assert "rejected" in last
+
+
+async def test_a_job_that_said_nothing_has_no_log(log: MemoryLog) -> None:
+    with pytest.raises(CliError, match="nothing was said"):
+        await train_jobs._logs(log, "nobody", follow=False)
+
+
+async def test_a_running_job_is_cancelled_on_record(log: MemoryLog) -> None:
+    await train_jobs._cancel(log, "runs", "wrong data", "joe")
+    event = TrainingCancelled.model_validate_json(log.all(TRAINING_JOBS)[-1].value or b"")
+    assert (event.job_id, event.actor, event.reason) == ("runs", "joe", "wrong data")
+
+
+async def test_what_has_ended_or_never_was_is_not_cancelled(log: MemoryLog) -> None:
+    await end(log)
+    for job_id, said in (("ended", r"has ended \(rejected\)"), ("nobody", "no such job")):
+        with pytest.raises(CliError, match=said):
+            await train_jobs._cancel(log, job_id, "", "joe")
+    assert len(log.all(TRAINING_JOBS)) == 2
+
+
+async def test_a_rejected_job_s_report_is_found_and_fetched(log: MemoryLog, tmp_path: Path) -> None:
+    (tmp_path / "report.html").write_text("<h1>")
+    await end(log, f"file://{tmp_path}")
+    uri = await train_jobs._report_uri(log, "ended")
+    assert train_jobs._fetch(f"{uri}/report.html") == b"<h1>"
+    with pytest.raises(CliError, match="cannot be read"):
+        train_jobs._fetch(f"{uri}/gone.html")
+
+
+async def test_a_job_without_a_report_says_how_it_stands(log: MemoryLog) -> None:
+    with pytest.raises(CliError, match="runs: has no report; training: dpo: step 3 of 9"):
+        await train_jobs._report_uri(log, "runs")
+
+
+async def test_cases_are_read_and_retired(log: MemoryLog) -> None:
+    pair = PreferencePair(
+        pair_id="pair-1",
+        tenant="default",
+        model="m",
+        messages=(Message(role="user", content="q"),),
+        chosen="right",
+        rejected="wrong",
+        source=PairSource.correction,
+        causes=("f:0",),
+        created_at=NOW,
+    )
+    await publish(log, PREFERENCES, pair.pair_id, pair)
+    await cases._retire(log, "pair-1", "policy changed", "joe")
+    event = CaseRetired.model_validate_json(log.all(CASES)[-1].value or b"")
+    assert (event.case_id, event.actor) == ("pair-1", "joe")
+    (case,) = await cases.read_cases(log)
+    assert case.retired == "joe: policy changed"
+    with pytest.raises(CliError, match="no such case"):
+        await cases._retire(log, "pair-2", "x", "joe")
