@@ -33,9 +33,16 @@ ROUTER = "router"
 ROUTER_LABELS = PARTITION_LABELS - {"partition"} | {"model", "outcome", "le", "behaviour", ROUTER}
 """What names a counter of one router's process, whatever else a scrape labels it."""
 
+BREAKER = "ratchet_router_breaker_open"
+"""1 while a router sends nothing to a candidate that failed time after time there."""
+
 SLOW_EDGE = "2.0"
 CRASH = "crash"
 FAILURES = frozenset({"server_error", "timeout", CRASH})
+
+
+BREAKER_STANDS_S = 20.0
+"""How long a router's word on its breaker counts after its last scrape."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +152,21 @@ def copies(series: Iterable[CounterSeries], state: RolloutState) -> list[str]:
         if len(targets) > 1
         and max(first for first, _ in targets.values()) < min(last for _, last in targets.values())
     ]
+
+
+def breakers_open(series: Iterable[CounterSeries], state: RolloutState) -> list[str]:
+    """Routers whose circuit breaker of the rollout's candidate was open at the last scrape."""
+    mine = [one for one in series if one.labels.get("rollout") == state.rollout_id and one.samples]
+    last = max((one.samples[-1][0] for one in mine), default=0.0)
+    return sorted(
+        {
+            one.labels.get(ROUTER, "")
+            for one in mine
+            if one.name == BREAKER
+            and one.samples[-1][1] > 0
+            and one.samples[-1][0] > last - BREAKER_STANDS_S
+        }
+    )
 
 
 def spoiled(series: Iterable[CounterSeries], state: RolloutState) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from services.rollout.counters import (
+    BREAKER,
     BY_PARTITION,
     COUNTED,
     CRASH,
@@ -84,8 +85,8 @@ class RolloutEvidence(BaseModel):
 def query(rollout_id: str, window_s: float) -> str:
     """PromQL for all series of a rollout: raw samples, one consistent read, no rate()."""
     return (
-        f'{{__name__=~"{"|".join(METRICS)}",rollout="{quoted(rollout_id)}",'
-        f'arm=~"stable|candidate",le=~"{SLOW_EDGE}|",outcome=~"server_error|timeout|crash|"}}'
+        f'{{__name__=~"{"|".join((*METRICS, BREAKER))}",rollout="{quoted(rollout_id)}",'
+        f'arm=~"stable|candidate|",le=~"{SLOW_EDGE}|",outcome=~"server_error|timeout|crash|"}}'
         f"[{round(window_s)}s]"
     )
 

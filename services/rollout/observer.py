@@ -11,7 +11,7 @@ import structlog
 
 from services.rollout import engine_loss
 from services.rollout.agents import Agents
-from services.rollout.counters import CounterSeries, copies, newest, spoiled
+from services.rollout.counters import CounterSeries, breakers_open, copies, newest, spoiled
 from services.rollout.errors import EvidenceUnavailable
 from services.rollout.evidence import RolloutEvidence, SampleWindow, query, window_s
 from services.rollout.judge import Judge
@@ -91,6 +91,7 @@ class Observer:
             verdict=judge.verdict(evidence.judge, error_limit=state.error_limit),
             error=raw.error or spoiled(raw.series, state),
             copies=tuple(copies(raw.series, state)),
+            breakers=tuple(breakers_open(raw.series, state)),
             withheld=engine_loss.withheld(evidence, raw.series, state, judge, window),
             # Samples that wait to be judged are no silence.
             silent_s=now.timestamp()

@@ -97,7 +97,8 @@ class Observation:
 
     `candidate_at` is the unix time of the newest sample that counted a request of the candidate.
     `withheld` says why evidence that would fail the candidate is not judged yet; empty without any.
-    `copies` are the routers that several scrapes read; each is counted once.
+    `copies` are the routers that several scrapes read; each is counted once. `breakers` are those
+    that send the candidate nothing, as it failed time after time there.
     """
 
     at: datetime
@@ -106,6 +107,7 @@ class Observation:
     verdict: Verdict | None = None
     error: str = ""
     copies: tuple[str, ...] = ()
+    breakers: tuple[str, ...] = ()
     withheld: str = ""
     silent_s: float = 0.0
     idle_s: float = 0.0

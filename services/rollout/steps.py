@@ -66,6 +66,12 @@ def _outcome(
         return AnalysisOutcome.no_data, f"no request of the candidate for {seen.idle_s:.0f} s"
     if seen.verdict is None:
         return AnalysisOutcome.no_data, "no evidence yet"
+    if seen.breakers:
+        return (
+            AnalysisOutcome.inconclusive,
+            f"the circuit breaker of router {', '.join(seen.breakers)} is open: it failed "
+            "time after time there and gets no request",
+        )
     if seen.withheld:
         return AnalysisOutcome.inconclusive, seen.withheld
     return seen.verdict.outcome, seen.verdict.reason
@@ -110,8 +116,9 @@ def _walk(state: RolloutState, seen: Observation, reason: str) -> Move:
         waits_for = _waits_for(state, seen, step, reason)
         if waits_for:
             late = _late(state, seen, step)
-            held = seen.verdict is not None and any(
-                result.state is CriterionState.held for result in seen.verdict.results
+            held = bool(seen.breakers) or (
+                seen.verdict is not None
+                and any(result.state is CriterionState.held for result in seen.verdict.results)
             )
             after = state.but(needs_person=late or held)
             if late:

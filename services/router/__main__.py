@@ -13,6 +13,7 @@ import uvloop
 from prometheus_client import CollectorRegistry
 
 from services.router.app import Gateway
+from services.router.candidate_breaker import CandidateBreaker
 from services.router.engines import Engines
 from services.router.fields import FieldRules
 from services.router.health import add_checks
@@ -77,11 +78,13 @@ async def run(settings: RouterSettings, directory: Path) -> None:
     interactions = Interactions(spool, redactor)
     metrics = RouterMetrics(settings.segments, router=secrets.token_hex(4))
     series = SeriesLifecycle(metrics, clock, grace_s=settings.series_grace_s)
+    breaker = CandidateBreaker(clock, failures=settings.breaker_failures)
     state = RouterState(
         clock,
         stale_after_s=settings.stale_after_s,
         assigned=metrics.assigned,
         changed=series.follow,
+        refused=breaker.refuses,
     )
     registry = CollectorRegistry()
     registry.register(metrics)
@@ -101,6 +104,7 @@ async def run(settings: RouterSettings, directory: Path) -> None:
         spool_bytes=lambda: spool.bytes,
         events_lost=lambda: interactions.lost + shipper.refused,
         state_age_s=state.age_s,
+        breaker_open=breaker.is_open,
     )
     identity = IdentityRules(settings.user_sources, settings.nobody)
     health = Health()
@@ -115,6 +119,7 @@ async def run(settings: RouterSettings, directory: Path) -> None:
                 interactions,
                 metrics,
                 Deadlines(settings.timeout_s, settings.stream_timeout_s),
+                breaker,
             ),
             keys=keys,
             metrics=metrics,

@@ -126,13 +126,22 @@ class RouterMetrics(Collector):
         self._spool_bytes: Read = _zero
         self._events_lost: Read = _zero
         self._state_age_s: Read = _zero
+        self._breaker_open: Callable[[str], bool] = lambda _rollout: False
         self._cells: dict[CellKey, Cell] = {}
         self._paths: dict[PathKey, Path] = {}
         self._keys: dict[tuple[str, str, str], int] = {}
         self._seen: set[tuple[str, str]] = set()
 
-    def read_at_scrape(self, *, spool_bytes: Read, events_lost: Read, state_age_s: Read) -> None:
-        """Where the figures without labels come from."""
+    def read_at_scrape(
+        self,
+        *,
+        spool_bytes: Read,
+        events_lost: Read,
+        state_age_s: Read,
+        breaker_open: Callable[[str], bool] = lambda _rollout: False,
+    ) -> None:
+        """Where the figures without labels come from, and which rollout's breaker is open."""
+        self._breaker_open = breaker_open
         self._spool_bytes = spool_bytes
         self._events_lost = events_lost
         self._state_age_s = state_age_s
@@ -229,6 +238,14 @@ class RouterMetrics(Collector):
         for pair in sorted(self._seen):
             seen.add_metric((*pair, self._router), 1)
         yield seen
+        breaker = GaugeMetricFamily(
+            "ratchet_router_breaker_open",
+            "1 while this router sends nothing to the candidate, which failed time after time",
+            labels=("model", "rollout", "router"),
+        )
+        for pair in sorted(self._seen):
+            breaker.add_metric((*pair, self._router), self._breaker_open(pair[1]))
+        yield breaker
         yield GaugeMetricFamily(
             "ratchet_router_spool_bytes",
             "Interaction events on disk that no broker acknowledged yet",

@@ -17,6 +17,7 @@ import structlog
 
 from services.router.behaviour import behaviour_of
 from services.router.call import FAILED, Call, EngineAttempt
+from services.router.candidate_breaker import CandidateBreaker
 from services.router.client_send import ClientSend, SlowClient
 from services.router.engines import CONNECT_TIMEOUT_S, EngineRequest, Engines
 from services.router.errors import FAILURES, error_body
@@ -100,11 +101,13 @@ class Proxy:
         interactions: Interactions,
         metrics: RouterMetrics,
         deadlines: Deadlines,
+        breaker: CandidateBreaker,
     ) -> None:
         self._engines = engines
         self._interactions = interactions
         self._metrics = metrics
         self._deadlines = deadlines
+        self._breaker = breaker
         self._said: dict[tuple[str, Outcome], tuple[float, int]] = {}
 
     async def serve(self, call: Call, receive: Receive, send: Send, watchdog: Watchdog) -> None:
@@ -255,6 +258,7 @@ class Proxy:
             attempt.waited_s,
             duration_s=attempt.duration_s,
         )
+        self._breaker.note(choice.rollout, attempt.arm, attempt.outcome)
         if attempt.first_token_at:
             path = self._metrics.path((choice.model, attempt.version, attempt.arm, choice.rollout))
             path.first_token.observe(attempt.first_token_at - attempt.started)

@@ -68,6 +68,12 @@ class RouterSettings(ServiceSettings):
     )
     body_timeout_s: float = Field(default=30.0, gt=0, description="for a request's body to arrive")
     max_body_bytes: int = Field(default=4 * 1024 * 1024, gt=0)
+    breaker_failures: int = Field(
+        default=20,
+        ge=3,
+        le=1_000,
+        description="candidate failures in a row after which this replica sends it nothing",
+    )
     max_running: int = Field(default=1_000, ge=1, description="requests at a time")
     spool_limit_bytes: int = Field(default=512 * 1024 * 1024, ge=1024 * 1024)
     series_grace_s: float = Field(

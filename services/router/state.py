@@ -63,13 +63,18 @@ class RouterState:
         stale_after_s: float,
         assigned: Callable[[str, str, str], None] = lambda _model, _arm, _rollout: None,
         changed: Callable[[RoutingState], None] = lambda _state: None,
+        refused: Callable[[str], bool] = lambda _rollout: False,
         max_keys: int = MAX_KEYS,
     ) -> None:
-        """`assigned` hears of each distinct key by model, arm and rollout, `changed` of states."""
+        """`assigned` hears of each distinct key by model, arm and rollout, `changed` of states.
+
+        `refused` tells whether a rollout's candidate gets nothing here (its circuit breaker).
+        """
         self._clock = clock
         self._stale_after_s = stale_after_s
         self._assigned = assigned
         self._changed = changed
+        self._refused = refused
         self._max_keys = max_keys
         self._table = RoutingTable()
         self._routes: dict[str, Route] = {}
@@ -144,6 +149,8 @@ class RouterState:
         elif place not in route.keys and len(route.keys) < self._max_keys:
             route.keys.add(place)
             self._assigned(state.model, choice.arm, state.rollout)
+        if choice is route.candidate and self._refused(state.rollout):
+            return route.outside
         return choice
 
     def rejected(self, version: str) -> bool:

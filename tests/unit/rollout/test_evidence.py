@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from services.rollout.counters import (
     ANSWER_LENGTH,
     ANSWERS,
+    BREAKER,
     COUNTED,
     FAST,
     GAPS,
@@ -18,6 +19,7 @@ from services.rollout.counters import (
     SCORE_SUM,
     SHORT_GAPS,
     CounterSeries,
+    breakers_open,
     copies,
     spoiled,
 )
@@ -153,6 +155,17 @@ def test_gaps_and_behaviour_are_counted_and_segments_by_themselves() -> None:
     assert found.requests == 12
     assert evidence.judge.segments["gold"].candidate.requests == 8
     assert set(evidence.judge.segments) == {"gold", "other"}
+
+
+def test_routers_whose_breaker_is_open_are_named_while_they_say_so() -> None:
+    def said(value: float, at: float, router: str) -> CounterSeries:
+        labels = {"__name__": BREAKER, "rollout": "r1", "router": router}
+        return CounterSeries(labels, ((at, value),))
+
+    fresh = series(COUNTED, [(100.0, 1.0)])
+    found = [said(1, 99.0, "aa"), said(0, 99.0, "bb"), said(1, 60.0, "gone"), fresh]
+    assert breakers_open(found, STATE) == ["aa"]
+    assert fed(empty(), *found).judge.totals.candidate.requests == 1
 
 
 def test_a_span_ignores_what_was_before_and_leaves_what_comes_after() -> None:

@@ -176,6 +176,13 @@ def test_without_good_evidence_it_holds_and_calls_people_after_the_deadline(
     assert "person" in again.reason
 
 
+def test_an_open_breaker_holds_calls_a_person_and_fails_nothing() -> None:
+    move = steps.look(at_five_percent(), seen(breakers=("aa",)))
+    assert (move.kind, move.state.outcome) == (DecisionKind.hold, AnalysisOutcome.inconclusive)
+    assert move.state.needs_person
+    assert "router aa" in move.reason
+
+
 def test_a_step_waits_for_its_minimum_counted_since_its_weight() -> None:
     state = steps.look(begun(), seen(candidate=ArmCounts(requests=999, scores=999))).state
     few = ArmCounts(requests=999 + 49, scores=999 + 5)

@@ -18,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from benchmarks.stub_engine import EngineTraffic, serve_stub
 from deploy.local.ports import free_ports
 from services.router.app import Gateway
+from services.router.candidate_breaker import CandidateBreaker
 from services.router.engines import Engines
 from services.router.fields import FieldRules
 from services.router.identity import IdentityRules
@@ -48,11 +49,19 @@ class GatewayHarness:
         self.keys = KeyRing(required=False)
         self.metrics = RouterMetrics(("gold",))
         self.clock = SystemClock()
+        self.breaker = CandidateBreaker(self.clock, failures=5)
         self.state = RouterState(
             self.clock,
             stale_after_s=60,
             assigned=self.metrics.assigned,
             changed=SeriesLifecycle(self.metrics, self.clock, grace_s=900).follow,
+            refused=self.breaker.refuses,
+        )
+        self.metrics.read_at_scrape(
+            spool_bytes=lambda: 0.0,
+            events_lost=lambda: 0.0,
+            state_age_s=lambda: 0.0,
+            breaker_open=self.breaker.is_open,
         )
         self.spool = Spool(directory, limit_bytes=50_000_000)
         self.interactions = Interactions(self.spool, Redactor())
@@ -89,7 +98,7 @@ class GatewayHarness:
         pool = await self.stack.enter_async_context(Engines(engines, self.clock))
         gateway = Gateway(
             state=self.state,
-            proxy=Proxy(pool, self.interactions, self.metrics, deadlines),
+            proxy=Proxy(pool, self.interactions, self.metrics, deadlines, self.breaker),
             keys=self.keys,
             metrics=self.metrics,
             ops=OperationsApp(Health(), registry),
@@ -127,15 +136,21 @@ class GatewayHarness:
                     await writer.wait_closed()
                     return
 
-    def route(self, stable: str = "m-v1.0", candidate: str = "", weight: int = 10_000) -> None:
-        """Set the model's routing state; with a candidate in rollout `r1`."""
+    def route(
+        self,
+        stable: str = "m-v1.0",
+        candidate: str = "",
+        weight: int = 10_000,
+        rollout: str = "r1",
+    ) -> None:
+        """Set the model's routing state; with a candidate in that rollout."""
         self._seq += 1
         self.state.put(
             RoutingState(
                 model="m",
                 stable=stable,
                 candidate=candidate,
-                rollout="r1" if candidate else "",
+                rollout=rollout if candidate else "",
                 phase=Phase.progressing if candidate else Phase.healthy,
                 weight=weight if candidate else 0,
                 token=0,
