@@ -14,10 +14,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from services.rollout import steps
 from services.rollout.audit import AuditLog
 from services.rollout.controller import Controller
-from services.rollout.counts import ArmCounts
+from services.rollout.counts import ArmCounts, JudgeState
 from services.rollout.decision_log import DecisionLog, RolloutHistory
 from services.rollout.errors import BadStrategy, Conflict, Unknown
 from services.rollout.explain import Traffic, explain
+from services.rollout.intervals import interval_series
 from services.rollout.replay import replay, slices_csv
 from services.rollout.strategy import Strategy, parse, read
 from services.rollout.views import decision_view, rollout_view, version_view
@@ -144,10 +145,7 @@ class RolloutApi:
 
     def rollout(self, rollout_id: str) -> dict[str, Any]:
         """One rollout."""
-        history = self._decision_log.get(rollout_id)
-        if history is None:
-            raise Unknown(f"rollout {rollout_id}: unknown; GET /v1/rollouts lists them")
-        return self._view(history)
+        return self._view(self._history(rollout_id))
 
     def rollouts(self, model: str, limit: int) -> list[dict[str, Any]]:
         """Rollouts, newest first."""
@@ -192,6 +190,15 @@ class RolloutApi:
         """The judge's evidence as CSV."""
         return slices_csv(await self._audit.decisions(rollout_id))
 
+    def intervals(self, rollout_id: str) -> list[dict[str, Any]]:
+        """Confidence sequences of the relative criteria over time."""
+        history = self._history(rollout_id)
+        states = [(at, JudgeState.model_validate(raw)) for at, raw in history.judged()]
+        state, judged, _ = self._controller.newest(history)
+        if judged is not None:
+            states.append((state.updated_at, judged))
+        return interval_series(state.strategy.judge, states)
+
     def explain(self, body: ExplainRequest) -> dict[str, Any]:
         """Whether a strategy is valid, and what it means at some traffic."""
         strategy = self._strategy(body.strategy)
@@ -216,6 +223,12 @@ class RolloutApi:
         if version is None:
             raise Unknown(f"version {name}: unknown; GET /v1/versions lists them")
         return version_view(version, whole=True)
+
+    def _history(self, rollout_id: str) -> RolloutHistory:
+        history = self._decision_log.get(rollout_id)
+        if history is None:
+            raise Unknown(f"rollout {rollout_id}: unknown; GET /v1/rollouts lists them")
+        return history
 
     def _present_traffic(self, model: str) -> Traffic:
         """Traffic of the model's unfinished rollout, from the judge's own counts."""

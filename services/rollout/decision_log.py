@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from services.rollout.errors import BadStrategy
@@ -56,6 +57,14 @@ class RolloutHistory:
         found = [one.decision.evidence for one in self._all()]
         whole = [place for place, evidence in enumerate(found) if "judge" in evidence]
         return found[whole[-1] :] if whole else []
+
+    def judged(self) -> list[tuple[datetime, dict[str, Any]]]:
+        """The judge's state of each decision in memory that carries it whole, oldest first."""
+        return [
+            (one.decision.at, one.decision.evidence["judge"])
+            for one in self._all()
+            if "judge" in one.decision.evidence
+        ]
 
     def _all(self) -> list[LoggedDecision]:
         return sorted((*self.moves, *self.holds), key=_offset)

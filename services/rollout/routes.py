@@ -8,6 +8,7 @@ from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.responses import JSONResponse, Response
 
 from services.rollout.api import CommandRequest, ExplainRequest, RolloutApi, StartRequest
+from services.rollout.console_files import FILES, console_routes
 from services.rollout.strategy import json_schema
 from shared.http.asgi import Scope
 from shared.http.body import GuardedApp
@@ -25,9 +26,10 @@ Page = Annotated[int, Query(ge=1, le=MAX_PAGE)]
 
 
 def create_app(api: RolloutApi) -> FastAPI:
-    """The application. It serves only behind `guarded`, which authenticates every request."""
+    """The application. It serves only behind `guarded`, which authenticates what is no page."""
     app = FastAPI(title="Ratchet rollout", version="1", docs_url=None, redoc_url=None)
     describe(app, problems=(401, 403, 404), writing=(408, 409, 413, 503))
+    app.include_router(console_routes())
     app.include_router(_rollouts(api))
     app.include_router(_strategies_and_versions(api))
     handle_errors(app)
@@ -62,6 +64,10 @@ def _rollouts(api: RolloutApi) -> APIRouter:
     @router.get("/{rollout_id}/replay")
     async def replayed(rollout_id: str) -> dict[str, Any]:
         return await api.replay(rollout_id)
+
+    @router.get("/{rollout_id}/intervals")
+    async def intervals(rollout_id: str) -> dict[str, Any]:
+        return {"intervals": api.intervals(rollout_id)}
 
     @router.get("/{rollout_id}/slices")
     async def slices(rollout_id: str) -> Response:
@@ -103,6 +109,8 @@ def guarded(app: FastAPI, api: RolloutApi) -> GuardedApp:
     """The application behind authentication, a limit and a deadline for bodies."""
 
     def authorize(scope: Scope) -> None:
+        if scope["path"] in FILES:
+            return
         scope[KEY] = api.authenticate(Request(scope))
 
     return GuardedApp(app, authorize=authorize, limit=MAX_BODY_BYTES, timeout_s=BODY_TIMEOUT_S)

@@ -10,7 +10,7 @@ from services.rollout.decision_log import LoggedDecision, RolloutHistory
 from services.rollout.state import RolloutState
 from services.rollout.verdict import Verdict
 from shared.contracts.events.base import WEIGHT_SCALE
-from shared.contracts.events.rollouts import Decision, DecisionKind
+from shared.contracts.events.rollouts import Decision, DecisionKind, Phase
 from shared.registry.versions import Version
 
 RESULTS = {
@@ -49,6 +49,7 @@ def rollout_view(
         "outcome": state.outcome.value if state.outcome else None,
         "reason": last.reason,
         "actor": last.actor,
+        "actions": _actions(state),
         "needs_person": state.needs_person,
         "paused_by": state.paused_by,
         "strategy": state.strategy.name,
@@ -62,6 +63,14 @@ def rollout_view(
         "scores": {"candidate": _scores(candidate), "stable": _scores(stable)},
         "findings": results,
     }
+
+
+def _actions(state: RolloutState) -> list[str]:
+    """The commands that its phase allows, in the order of their buttons."""
+    if state.phase.finished:
+        return ["retry"] if state.phase is Phase.degraded else []
+    first = "resume" if state.phase is Phase.paused else "pause"
+    return [first, *(["promote"] if state.weight else []), "abort"]
 
 
 def decision_view(logged: LoggedDecision) -> dict[str, Any]:

@@ -344,3 +344,36 @@ async def test_the_record_of_a_rollout_is_replayed_exported_and_told(
     told = (await http.get(f"{path}/decisions", params={"moves": True})).json()["decisions"]
     assert told[1]["sentence"] == "v2 went from 0 % to 5 % of the users: setWeight 5 %"
     assert (await http.get("/v1/rollouts/nothing/replay")).status_code == 404
+
+
+async def test_the_console_needs_no_key_and_allows_nothing_from_elsewhere(
+    harness: ControllerHarness,
+) -> None:
+    async with client(harness, KeyRing(required=True)) as anyone:
+        page = await anyone.get("/")
+        assert page.status_code == 200
+        policy = page.headers["content-security-policy"]
+        assert policy.startswith("default-src 'none'; script-src 'self'")
+        assert "frame-ancestors 'none'" in policy
+        for path in ("/console.js", "/console.css"):
+            assert (await anyone.get(path)).status_code == 200
+        assert "http://" not in page.text.replace("http://www.w3.org/2000/svg", "")
+        for path in ("/v1/rollouts", "/openapi.json", "/docs", "/console.html"):
+            assert (await anyone.get(path)).status_code == 401
+
+
+async def test_a_rollout_tells_what_its_phase_allows(
+    harness: ControllerHarness, http: httpx.AsyncClient
+) -> None:
+    begun = (await http.post("/v1/rollouts", json={"model": "m", "candidate": "v2"})).json()
+    assert begun["actions"] == ["pause", "abort"]
+    await harness.round()
+    path = f"/v1/rollouts/{begun['rollout_id']}"
+    assert (await http.get(path)).json()["actions"] == ["pause", "promote", "abort"]
+    paused = (await http.post(f"{path}/pause", json={"reason": "r"})).json()
+    assert paused["actions"] == ["resume", "promote", "abort"]
+    ended = (await http.post(f"{path}/abort", json={"reason": "r"})).json()
+    assert (ended["actions"], ended["result"]) == (
+        ["retry"],
+        "aborted by a person; everybody is on stable",
+    )

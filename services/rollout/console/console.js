@@ -1,0 +1,274 @@
+// Console of the rollout service: polls its JSON API and draws what it says. No dependency.
+
+const POLL_MS = 2000;
+const TIMEOUT_MS = 8000;
+const WORDS = {
+  pause: ["Pause", "The weight stays; the judge looks on."],
+  resume: ["Resume", "Goes on where it stopped; a gate is passed."],
+  promote: ["End this step", "The next step begins now; the judge's word still comes first."],
+  abort: ["Abort", "Everybody is back on stable in a second, and the candidate is rejected."],
+  retry: ["Start again", "The same candidate begins a new rollout, without evidence."],
+};
+const byId = (id) => document.getElementById(id);
+const shown = new Map();
+let key = sessionStorage.getItem("ratchet-key") ?? "";
+let present = null;
+
+function element(name, attributes = {}, ...children) {
+  const made = document.createElement(name);
+  for (const [attribute, value] of Object.entries(attributes)) made.setAttribute(attribute, value);
+  made.append(...children.filter((child) => child !== null && child !== undefined));
+  return made;
+}
+
+function shape(name, attributes, ...children) {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", name);
+  for (const [attribute, value] of Object.entries(attributes)) made.setAttribute(attribute, value);
+  made.append(...children);
+  return made;
+}
+
+// Replace what an element shows only where it differs, so that focus and open details stay.
+function update(id, data, draw) {
+  const text = JSON.stringify(data);
+  if (shown.get(id) === text) return;
+  shown.set(id, text);
+  byId(id).replaceChildren(...[draw(data)].flat());
+}
+
+async function ask(path, options = {}) {
+  const headers = { accept: "application/json" };
+  if (key) headers.authorization = `Bearer ${key}`;
+  if (options.body) headers["content-type"] = "application/json";
+  const response = await fetch(path, { ...options, headers, signal: AbortSignal.timeout(TIMEOUT_MS) });
+  const body = await response.json().catch(() => ({}));
+  if (!response.ok) {
+    const error = new Error(body.detail ?? `the service answered ${response.status}`);
+    error.status = response.status;
+    throw error;
+  }
+  return body;
+}
+
+const percent = (share, digits = 2) => `${(share * 100).toFixed(digits)} %`;
+const moment = (iso) => new Date(iso).toLocaleString();
+
+function sentence(rollout) {
+  if (!rollout) return "This model never had a rollout.";
+  const share = percent(rollout.weight / 10000, rollout.weight % 100 ? 2 : 0);
+  if (rollout.ended_at) return `${rollout.candidate}: ${rollout.result}. ${rollout.reason}`;
+  const step = `step ${rollout.step + 1} of ${rollout.steps}, ${rollout.step_name}`;
+  return `${rollout.candidate} gets ${share} of the users (${step}). ${rollout.reason}`;
+}
+
+function facts(rollout) {
+  const rows = {
+    Phase: rollout.phase,
+    Outcome: rollout.outcome ?? "none yet",
+    Stable: rollout.stable,
+    Strategy: rollout.strategy,
+    Requests: `${rollout.requests.candidate} candidate, ${rollout.requests.stable} stable`,
+    "Waits for a person": rollout.needs_person ? "yes" : "no",
+    Started: moment(rollout.started_at),
+  };
+  return Object.entries(rows).map(([name, value]) =>
+    element("div", {}, element("dt", {}, name), element("dd", {}, value)),
+  );
+}
+
+function buttons(rollout) {
+  return rollout.actions.map((action) => {
+    const button = element("button", { type: "button" }, WORDS[action][0]);
+    if (action === "abort") button.className = "danger";
+    button.addEventListener("click", () => confirm(rollout.rollout_id, action));
+    return button;
+  });
+}
+
+function confirm(rollout, action) {
+  const dialog = byId("ask");
+  byId("ask-title").textContent = WORDS[action][0];
+  byId("ask-text").textContent = WORDS[action][1];
+  dialog.querySelector(".do").textContent = WORDS[action][0];
+  byId("reason").value = "";
+  dialog.returnValue = "cancel";
+  dialog.onclose = () => dialog.returnValue === "do" && act(rollout, action, byId("reason").value);
+  dialog.showModal();
+  byId("reason").focus();
+}
+
+async function act(rollout, action, reason) {
+  const answer = byId("answer");
+  try {
+    const path = `v1/rollouts/${encodeURIComponent(rollout)}/${action}`;
+    await ask(path, { method: "POST", body: JSON.stringify({ reason }) });
+    answer.textContent = "";
+  } catch (error) {
+    answer.textContent = `Not done: ${error.message}`;
+  }
+  await refresh();
+}
+
+// The main picture: the difference over time with its confidence sequence, against the margin.
+function intervalFigure(series) {
+  const [width, height, left, right, top, bottom] = [340, 150, 8, 62, 10, 20];
+  const points = series.points;
+  const last = points.at(-1);
+  const reach = Math.max(
+    ...points.slice(-Math.ceil(points.length * 0.8)).flatMap((p) => [Math.abs(p.difference), Math.abs(p.allowed)]),
+    Math.min(Math.max(Math.abs(last.low), Math.abs(last.high)), 1),
+    0.001,
+  ) * 1.15;
+  const x = (index) => left + (index / Math.max(points.length - 1, 1)) * (width - left - right);
+  const y = (value) =>
+    top + ((reach - Math.max(-reach, Math.min(reach, value))) / (2 * reach)) * (height - top - bottom);
+  const path = (values) => values.map((value, index) => `${index ? "L" : "M"}${x(index)},${y(value)}`).join("");
+  const lows = points.map((p, index) => `L${x(index)},${y(p.low)}`).reverse().join("");
+  const end = x(points.length - 1) + 14;
+  const label = (value, text) => shape("text", { x: end + 8, y: y(value) + 4 }, text);
+  const spread = `${percent(last.low)} to ${percent(last.high)}`;
+  const picture = shape(
+    "svg",
+    { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${series.label}: difference ${percent(last.difference)}, between ${spread}, margin ${percent(last.allowed)}` },
+    shape("line", { class: "axis", x1: left, x2: width - right + 20, y1: height - bottom, y2: height - bottom }),
+    shape("line", { class: "zero", x1: left, x2: width - right + 20, y1: y(0), y2: y(0) }),
+    shape("path", { class: "band", d: `${path(points.map((p) => p.high))}${lows}Z` }),
+    shape("path", { class: "margin", fill: "none", d: path(points.map((p) => p.allowed)) }),
+    shape("path", { class: "middle", d: path(points.map((p) => p.difference)) }),
+    shape("line", { class: "whisker", x1: end, x2: end, y1: y(last.low), y2: y(last.high) }),
+    shape("circle", { class: "dot", cx: end, cy: y(last.difference), r: 4 }),
+    label(0, "0"),
+    label(last.allowed, "margin"),
+    shape("text", { x: left, y: height - 5 }, new Date(points[0].at).toLocaleTimeString()),
+    shape("text", { x: width - right - 34, y: height - 5 }, new Date(last.at).toLocaleTimeString()),
+  );
+  return element(
+    "figure",
+    {},
+    element("h3", {}, series.label),
+    picture,
+    element("figcaption", {}, `${percent(last.difference)}, between ${spread}; ${series.worse} is worse, ` +
+      `allowed to ${percent(last.allowed)}. ${last.candidate_n} candidate, ${last.stable_n} stable.`),
+  );
+}
+
+function weightFigure({ moves, rollout }) {
+  const [width, height, left, bottom] = [720, 130, 40, 20];
+  const from = Date.parse(rollout.started_at);
+  const to = Math.max(Date.parse(rollout.ended_at ?? rollout.updated_at), from + 1000);
+  const x = (at) => left + ((Date.parse(at) - from) / (to - from)) * (width - left - 10);
+  const y = (weight) => 8 + (1 - weight / 10000) * (height - bottom - 8);
+  let d = `M${left},${y(0)}`;
+  for (const move of moves) d += `H${Math.max(left, x(move.at))}V${y(move.weight)}`;
+  d += `H${width - 10}`;
+  const lines = [0, 5000, 10000].flatMap((weight) => [
+    shape("line", { class: "axis", x1: left, x2: width - 10, y1: y(weight), y2: y(weight) }),
+    shape("text", { x: 2, y: y(weight) + 4 }, `${weight / 100} %`),
+  ]);
+  return shape(
+    "svg",
+    { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `Weight of the candidate, now ${rollout.weight / 100} %` },
+    ...lines,
+    shape("path", { class: "middle", d }),
+    shape("text", { x: left, y: height - 4 }, moment(rollout.started_at)),
+    shape("text", { x: width - 150, y: height - 4 }, moment(rollout.ended_at ?? rollout.updated_at)),
+  );
+}
+
+function rows(head, lines) {
+  return [
+    element("thead", {}, element("tr", {}, ...head.map((name) => element("th", { scope: "col" }, name)))),
+    element("tbody", {}, ...lines.map((cells) => element("tr", {}, ...cells.map((cell) =>
+      cell instanceof Node ? element("td", {}, cell) : element("td", {}, String(cell ?? "–")))))),
+  ];
+}
+
+function odds(finding) {
+  if (!finding.threshold) return "–";
+  const number = (log) => Math.exp(Math.min(log, 30)).toPrecision(3).replace(/\.?0+$/, "");
+  return `${number(finding.log_e)} of ${Math.round(Math.exp(finding.threshold))}`;
+}
+
+function criteria(findings) {
+  return rows(["Criterion", "State", "Says", "Odds against it"], findings.map((one) => [
+    one.criterion.replaceAll("_", " "),
+    element("strong", { class: one.state }, one.state),
+    one.text.replace(`${one.criterion}: `, ""),
+    odds(one),
+  ]));
+}
+
+function decisions(moves) {
+  return [...moves].reverse().map((move) => element(
+    "li",
+    {},
+    element("time", { datetime: move.at }, moment(move.at)),
+    move.sentence,
+    element("details", {}, element("summary", {}, `Evidence (record ${move.offset})`),
+      element("pre", {}, JSON.stringify(move.evidence.findings ?? move.evidence, null, 1))),
+  ));
+}
+
+function drawRollout(rollout, moves, intervals) {
+  update("sentence", sentence(rollout), (text) => [text]);
+  update("facts", rollout, (data) => (data ? facts(data) : []));
+  update("actions", rollout && [rollout.rollout_id, rollout.actions], () => (rollout ? buttons(rollout) : []));
+  update("criteria", rollout?.findings ?? [], criteria);
+  update("decisions", moves, decisions);
+  update("weight", { moves: moves.map(({ at, weight }) => ({ at, weight })), rollout }, (data) =>
+    data.rollout ? weightFigure(data) : []);
+  update("intervals", intervals, (all) => all.length
+    ? all.map(intervalFigure)
+    : [element("p", { class: "hint" }, "No criterion has both arms' figures yet.")]);
+}
+
+async function refresh() {
+  const model = byId("model").value;
+  const [{ versions }, { rollouts }] = await Promise.all([
+    ask("v1/versions"), ask("v1/rollouts?limit=100"),
+  ]);
+  const models = [...new Set([...versions, ...rollouts].map((one) => one.model))].sort();
+  update("model", models, (names) => names.map((name) => element("option", {}, name)));
+  if (models.includes(model)) byId("model").value = model;
+  const chosen = byId("model").value;
+  const mine = rollouts.filter((one) => one.model === chosen);
+  present = mine.find((one) => !one.ended_at) ?? mine[0] ?? null;
+  const path = present && `v1/rollouts/${encodeURIComponent(present.rollout_id)}`;
+  const [moves, intervals] = path
+    ? await Promise.all([
+      ask(`${path}/decisions?moves=true&limit=500`).then((body) => body.decisions),
+      ask(`${path}/intervals`).then((body) => body.intervals),
+    ])
+    : [[], []];
+  drawRollout(present, moves, intervals);
+  update("versions", versions.filter((one) => one.model === chosen), (all) =>
+    rows(["Version", "State", "Method", "Parent", "Registered", "Why"], all.map((one) =>
+      [one.version, one.state, one.method, one.parent || "–", moment(one.created_at), one.reason])));
+  update("earlier", mine.filter((one) => one !== present), (all) =>
+    rows(["Rollout", "Candidate", "Ended", "How", "Reason"], all.map((one) =>
+      [one.rollout_id, one.candidate, one.ended_at ? moment(one.ended_at) : "–", one.result, one.reason])));
+}
+
+async function poll() {
+  const live = byId("live");
+  try {
+    await refresh();
+    live.textContent = `Live, ${new Date().toLocaleTimeString()}`;
+    live.className = "";
+    byId("key-form").hidden = true;
+  } catch (error) {
+    byId("key-form").hidden = error.status !== 401 && error.status !== 403;
+    live.textContent = `Not up to date: ${error.message}`;
+    live.className = "stale";
+  }
+  setTimeout(poll, POLL_MS);
+}
+
+byId("key-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  key = byId("key").value.trim();
+  sessionStorage.setItem("ratchet-key", key);
+  refresh().catch(() => {});
+});
+byId("model").addEventListener("change", () => refresh().catch(() => {}));
+poll();

@@ -1,0 +1,42 @@
+"""Console: the static page at `/`, which asks the JSON API. It needs no key; what it asks does."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from fastapi import APIRouter
+from fastapi.responses import Response
+
+FILES = {
+    "/": ("index.html", "text/html; charset=utf-8"),
+    "/console.css": ("console.css", "text/css; charset=utf-8"),
+    "/console.js": ("console.js", "text/javascript; charset=utf-8"),
+}
+DIRECTORY = Path(__file__).parent / "console"
+HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+        "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
+"""No script, style or connection but the service's own; no page may put this one in a frame."""
+
+
+def console_routes() -> APIRouter:
+    """Routes of the console's files, read once."""
+    router = APIRouter()
+    for path, (name, media_type) in FILES.items():
+        answer = _file((DIRECTORY / name).read_bytes(), media_type)
+        router.add_api_route(path, answer, methods=["GET"], include_in_schema=False)
+    return router
+
+
+def _file(content: bytes, media_type: str) -> Callable[[], Awaitable[Response]]:
+    async def answer() -> Response:
+        return Response(content, media_type=media_type, headers=HEADERS)
+
+    return answer

@@ -1,0 +1,109 @@
+"""Confidence sequences of the relative criteria: candidate minus stable, against the margin. Pure.
+
+For the console and the record of people; the judge decides by its e-processes, which are sharper.
+Each arm's share has an anytime-valid bound on either side (`eprocess.upper_bound`); the four share
+alpha evenly, so the interval of the difference holds at every moment at once with 1 - alpha.
+"""
+
+# pyright: strict
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from services.rollout import eprocess
+from services.rollout.counts import ArmCounts, JudgeState, Whole
+from services.rollout.strategy import JudgeSettings
+
+SIDES = 4
+"""Bounds that share an interval's alpha: above and below, on both arms."""
+MAX_POINTS = 60
+"""Moments of a picture."""
+
+
+@dataclass(frozen=True, slots=True)
+class IntervalFigure:
+    """A criterion of which people see the difference. `margin` is times stable's figure."""
+
+    criterion: str
+    label: str
+    whole: Whole
+    part: str
+    margin: float
+
+    @property
+    def worse(self) -> str:
+        """Which direction is the harm."""
+        return "more" if self.margin >= 1 else "less"
+
+
+def figures(settings: JudgeSettings) -> tuple[IntervalFigure, ...]:
+    """The criteria that are shown, with the strategy's margins."""
+    return (
+        IntervalFigure("errors", "Error rate", "requests", "failures", settings.error_margin),
+        IntervalFigure(
+            "satisfaction", "Satisfaction", "scores", "score_sum", settings.satisfaction_margin
+        ),
+        IntervalFigure("slow_ratio", "Slow share", "requests", "slow", settings.slow_margin),
+        IntervalFigure("stalls", "Streams that stall", "streams", "stalls", settings.stall_margin),
+        IntervalFigure(
+            "refusals", "Refusals", "answers", "refusals", settings.behaviour.refusals.margin
+        ),
+    )
+
+
+def interval(figure: IntervalFigure, state: JudgeState, alpha: float) -> dict[str, Any] | None:
+    """One criterion's difference with its interval and margin; None without both arms' figures."""
+    totals = state.totals
+    if not totals.least(figure.whole):
+        return None
+    low_c, mean_c, high_c = _bounds(totals.candidate, figure, alpha / SIDES)
+    low_s, mean_s, high_s = _bounds(totals.stable, figure, alpha / SIDES)
+    return {
+        "difference": round(mean_c - mean_s, 6),
+        "low": round(low_c - high_s, 6),
+        "high": round(high_c - low_s, 6),
+        "allowed": round((figure.margin - 1) * mean_s, 6),
+        "candidate": round(mean_c, 6),
+        "stable": round(mean_s, 6),
+        "candidate_n": getattr(totals.candidate, figure.whole),
+        "stable_n": getattr(totals.stable, figure.whole),
+    }
+
+
+def interval_series(
+    settings: JudgeSettings, states: Sequence[tuple[datetime, JudgeState]]
+) -> list[dict[str, Any]]:
+    """Each criterion over time, from the judge's states oldest first; at most MAX_POINTS each."""
+    step = max(1, -(-len(states) // MAX_POINTS))
+    chosen = [one for place, one in enumerate(reversed(states)) if place % step == 0][::-1]
+    found: list[dict[str, Any]] = []
+    for figure in figures(settings):
+        points = [
+            {"at": at.isoformat(), **point}
+            for at, state in chosen
+            if (point := interval(figure, state, settings.alpha)) is not None
+        ]
+        if points:
+            found.append(
+                {
+                    "criterion": figure.criterion,
+                    "label": figure.label,
+                    "worse": figure.worse,
+                    "margin": figure.margin,
+                    "points": points,
+                }
+            )
+    return found
+
+
+def _bounds(arm: ArmCounts, figure: IntervalFigure, alpha: float) -> tuple[float, float, float]:
+    count = getattr(arm, figure.whole)
+    total = min(max(getattr(arm, figure.part), 0.0), count)
+    return (
+        eprocess.lower_bound(count, total, alpha),
+        total / count,
+        eprocess.upper_bound(count, total, alpha),
+    )
