@@ -54,6 +54,35 @@ def show(
     print_fields(version, {"state": data.get("state"), "reason": data.get("reason"), **record})
 
 
+@app.command()
+def gain(*, model: Annotated[str, typer.Option()] = "assistant", as_json: AsJson = False) -> None:
+    """What each version gained in satisfaction over the stable one, on users split at random."""
+    data = ask(load_settings(), "rollout", "GET", "/v1/versions/gain", query={"model": model})
+    if as_json:
+        print_json(data)
+        return
+    print_table(
+        "Gain in satisfaction (0 to 1) over the version that was stable",
+        ("version", "over", "gain", "at least", "at most", "confidence", "scores", "how it ended"),
+        [_gain(one) for one in listing(data, "gains")],
+    )
+
+
+def _gain(one: dict[str, Any]) -> tuple[Any, ...]:
+    shown = one.get("satisfaction") or {}
+    scores = f"{shown.get('candidate_n', 0):g}, {shown.get('stable_n', 0):g}"
+    return (
+        one.get("version"),
+        one.get("reference"),
+        shown.get("difference"),
+        shown.get("low"),
+        shown.get("high"),
+        f"{one.get('confidence', 0):.0%}",
+        scores,
+        one.get("result"),
+    )
+
+
 def _row(version: dict[str, Any]) -> tuple[Any, ...]:
     overridden_by = version.get("gate_overridden_by")
     verdict = "passed" if version.get("released") else "no"

@@ -29,6 +29,7 @@ from shared.registry.versions import Registry
 
 log = structlog.get_logger(__name__)
 
+SCORES = "satisfaction"
 _STRATEGY_NAME = re.compile(r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}$")
 
 
@@ -198,6 +199,29 @@ class RolloutApi:
         if judged is not None:
             states.append((state.updated_at, judged))
         return interval_series(state.strategy.judge, states)
+
+    def gains(self, model: str) -> list[dict[str, Any]]:
+        """Gain in satisfaction of each candidate over its stable version, users split at random.
+
+        Oldest first. The interval holds at every moment at once with 1 - alpha of the strategy;
+        it is None while an arm has no scored feedback.
+        """
+        found: list[dict[str, Any]] = []
+        for history in self._decision_log.histories(model):
+            view, state = self._view(history), history.state
+            shown = self.intervals(state.rollout_id)
+            points = next((one["points"] for one in shown if one["criterion"] == SCORES), [])
+            found.append(
+                {
+                    "version": state.candidate,
+                    "reference": state.stable,
+                    "rollout_id": state.rollout_id,
+                    "result": view["result"] or state.phase.value,
+                    "confidence": 1 - state.strategy.judge.alpha,
+                    "satisfaction": points[-1] if points else None,
+                }
+            )
+        return found
 
     def explain(self, body: ExplainRequest) -> dict[str, Any]:
         """Whether a strategy is valid, and what it means at some traffic."""

@@ -98,6 +98,10 @@ def _strategies_and_versions(api: RolloutApi) -> APIRouter:
     async def versions(model: str = "") -> dict[str, Any]:
         return {"versions": api.versions(model)}
 
+    @router.get("/versions/gain")
+    async def gains(model: str) -> dict[str, Any]:
+        return {"gains": api.gains(model)}
+
     @router.get("/versions/{version:path}")
     async def version(version: str) -> dict[str, Any]:
         return api.version(version)

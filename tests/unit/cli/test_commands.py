@@ -84,6 +84,20 @@ ANSWERS: dict[tuple[str, str], tuple[int, Any]] = {
     ),
     ("GET", "/v1/versions"): (200, {"versions": [VERSION]}),
     ("GET", "/v1/versions/assistant-v1.1"): (200, VERSION),
+    ("GET", "/v1/versions/gain"): (
+        200,
+        {
+            "gains": [
+                {
+                    "version": "assistant-v1.1",
+                    "reference": "assistant-v1.0",
+                    "result": "promoted",
+                    "confidence": 0.99,
+                    "satisfaction": {"difference": 0.05, "low": 0.012, "high": 0.09},
+                }
+            ]
+        },
+    ),
     ("GET", "/v1/versions/nope"): (
         404,
         {"code": "unknown", "detail": "no version nope"},
@@ -258,6 +272,13 @@ def test_a_strategy_file_is_explained_step_by_step(straw: Straw, run: Run, tmp_p
     assert "traffic" not in straw.last[3]
     file.write_text("steps: [")
     assert run("rollout", "validate", str(file)).status == Exit.usage
+
+
+def test_the_gain_of_a_version_has_its_interval(straw: Straw, run: Run) -> None:
+    ran = run("versions", "gain")
+    assert ran.status == 0, ran.err
+    assert straw.last[2] == {"model": "assistant"}
+    assert all(word in ran.out for word in ("assistant-v1.0", "0.012", "0.09", "99%", "promoted"))
 
 
 def test_a_replay_that_differs_is_a_failure(straw: Straw, run: Run, tmp_path: Any) -> None:

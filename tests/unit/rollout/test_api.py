@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 from services.rollout import routes
 from services.rollout.api import RolloutApi
 from services.rollout.audit import AuditLog
+from services.rollout.counters import SCORE_COUNT, SCORE_SUM, CounterSeries
 from services.rollout.routes import MAX_BODY_BYTES, create_app, guarded
 from shared.contracts.events.api_keys import ApiKeyIssued, Permission
 from shared.contracts.events.base import utc
@@ -377,3 +378,24 @@ async def test_a_rollout_tells_what_its_phase_allows(
         ["retry"],
         "aborted by a person; everybody is on stable",
     )
+
+
+async def test_a_version_says_what_it_gained_over_the_stable_one(
+    harness: ControllerHarness, http: httpx.AsyncClient
+) -> None:
+    begun = (await http.post("/v1/rollouts", json={"model": "m", "candidate": "v2"})).json()
+    await harness.round()
+    (none,) = (await http.get("/v1/versions/gain", params={"model": "m"})).json()["gains"]
+    assert (none["version"], none["satisfaction"]) == ("v2", None)
+    at = harness.clock.now().timestamp()
+    for arm, version, total in (("candidate", "v2", 900.0), ("stable", "v1", 600.0)):
+        labels = {"rollout": begun["rollout_id"], "arm": arm, "version": version, "partition": "0"}
+        for name, value in ((SCORE_COUNT, 1_000.0), (SCORE_SUM, total)):
+            sample = CounterSeries({**labels, "__name__": name}, ((at, value),))
+            harness.prometheus.series.append(sample)
+    await harness.round()
+    (one,) = (await http.get("/v1/versions/gain", params={"model": "m"})).json()["gains"]
+    assert (one["reference"], one["confidence"]) == ("v1", 0.99)
+    gained = one["satisfaction"]
+    assert gained["difference"] == 0.3
+    assert 0 < gained["low"] < 0.3 < gained["high"] < 0.6
