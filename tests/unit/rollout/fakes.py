@@ -11,13 +11,13 @@ from prometheus_client import CollectorRegistry
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from services.rollout.controller import Controller, ControllerPolicy
-from services.rollout.counters import CounterSeries
+from services.rollout.counters import COUNTED, FAST, REQUESTS, CounterSeries
 from services.rollout.decision_log import DecisionLog
 from services.rollout.errors import EvidenceUnavailable
 from services.rollout.evidence_store import EvidenceStore
 from services.rollout.leadership import DecisionLogFollower, Leadership
 from services.rollout.metrics import RolloutMetrics
-from services.rollout.state import EngineReport
+from services.rollout.state import EngineReport, RolloutState
 from services.rollout.strategy import parse
 from shared.contracts.events.rollouts import Decision
 from shared.contracts.events.versions import (
@@ -32,6 +32,7 @@ from shared.registry.follow import RegistryFollower
 from shared.registry.routing import RoutingState
 from shared.testing.clock import ManualClock
 from shared.testing.log import MemoryLog
+from tests.support.waiting import eventually
 
 STRATEGY = parse(
     {
@@ -225,3 +226,76 @@ async def register(log: MemoryLog, version: str, *, released: bool = True) -> No
         created_at=datetime(2026, 1, 1, tzinfo=UTC),
     )
     await log.publish(VERSIONS, key=record_key(version), event=record, event_id=version)
+
+
+class ControllerBench:
+    """Makes controllers that share a log, a Redis and a clock."""
+
+    def __init__(self, directory: Path) -> None:
+        self.clock = ManualClock()
+        self.log = MemoryLog(partitions={ROLLOUTS: 1, VERSIONS: 1}, clock=self.clock)
+        self.redis = FakeRedis(self.clock)
+        self._directory = directory
+        self._harnesses: list[ControllerHarness] = []
+
+    async def harness(self, holder: str = "one", **more: Any) -> ControllerHarness:
+        made = ControllerHarness(self.log, self.redis, self.clock, self._directory, holder, **more)
+        self._harnesses.append(made)
+        await made.caught_up()
+        return made
+
+    async def close(self) -> None:
+        for harness in self._harnesses:
+            await harness.close()
+
+
+async def begun(bench: ControllerBench, **more: Any) -> tuple[ControllerHarness, RolloutState]:
+    """A leader with v2 at 5 %."""
+    await register(bench.log, "v1")
+    harness = await bench.harness(**more)
+    await harness.round()
+    await register(bench.log, "v2")
+    await until_known(harness, "v2")
+    state = await start(harness)
+    await harness.round()
+    history = harness.decision_log.get(state.rollout_id)
+    assert history is not None
+    assert history.state.weight == 500
+    return harness, history.state
+
+
+async def start(
+    harness: ControllerHarness,
+    candidate: str = "v2",
+    *,
+    supersede: bool = False,
+    again: bool = False,
+) -> RolloutState:
+    return await harness.controller.start(
+        model="m",
+        candidate=candidate,
+        strategy=None,
+        supersede=supersede,
+        again=again,
+        actor="ann",
+        reason="try it",
+    )
+
+
+async def until_known(harness: ControllerHarness, version: str) -> None:
+    await eventually(lambda: harness.versions.registry.get(version), f"{version} is known")
+
+
+def traffic(
+    harness: ControllerHarness, state: RolloutState, requests: float, failures: float = 0.0
+) -> None:
+    """What Prometheus has of the candidate; stable has as many requests and no failure."""
+    at = harness.clock.now().timestamp()
+    series: list[CounterSeries] = []
+    for arm, version, failed in (("candidate", "v2", failures), ("stable", "v1", 0.0)):
+        labels = {"rollout": state.rollout_id, "arm": arm, "version": version, "instance": "a"}
+        series.append(CounterSeries({**labels, "__name__": COUNTED}, ((at, requests),)))
+        series.append(CounterSeries({**labels, "__name__": FAST, "le": "2.0"}, ((at, requests),)))
+        outcome = {"__name__": REQUESTS, "outcome": "server_error"}
+        series.append(CounterSeries({**labels, **outcome}, ((at, failed),)))
+    harness.prometheus.series = series

@@ -19,31 +19,15 @@ from services.rollout.routes import MAX_BODY_BYTES, create_app, guarded
 from shared.contracts.events.api_keys import ApiKeyIssued, Permission
 from shared.contracts.events.base import utc
 from shared.contracts.events.rollouts import LeaderElected
-from shared.contracts.topics import ROLLOUTS, VERSIONS
+from shared.contracts.topics import ROLLOUTS
 from shared.http.operations import OperationsApp
 from shared.kafka.log import LogUnavailable, Position
 from shared.keys import KeyRing, hash_key, new_key
 from shared.observability.health import Health
-from shared.testing.clock import ManualClock
-from shared.testing.log import MemoryLog
 from tests.support.waiting import eventually
-from tests.unit.rollout.fakes import ControllerHarness, FakeRedis, register
+from tests.unit.rollout.fakes import ControllerHarness, register
 
 STRATEGIES = Path("services/rollout/strategies")
-
-
-@pytest.fixture
-async def harness(tmp_path: Path) -> AsyncIterator[ControllerHarness]:
-    clock = ManualClock()
-    log = MemoryLog(partitions={ROLLOUTS: 1, VERSIONS: 1}, clock=clock)
-    await register(log, "v1")
-    made = ControllerHarness(log, FakeRedis(clock), clock, tmp_path)
-    await made.caught_up()
-    await made.round()
-    await register(log, "v2")
-    await eventually(lambda: made.versions.registry.get("v2"), "v2 is known")
-    yield made
-    await made.close()
 
 
 def client(harness: ControllerHarness, keys: KeyRing) -> httpx.AsyncClient:

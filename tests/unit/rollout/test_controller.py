@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from services.rollout import steps
-from services.rollout.counters import COUNTED, FAST, REQUESTS, CounterSeries
 from services.rollout.counts import Arms, JudgeState, Slice
 from services.rollout.errors import Conflict, LeadershipLost, NotAllowed, NotLeading, Unknown
 from services.rollout.judge import Judge
@@ -18,90 +15,16 @@ from services.rollout.state import EngineReport, RolloutState
 from shared.contracts.events.rollouts import DecisionKind, LeaderElected, Phase
 from shared.contracts.topics import ROLLOUTS, VERSIONS
 from shared.kafka.log import LogUnavailable
-from shared.testing.clock import ManualClock
-from shared.testing.log import MemoryLog
-from tests.support.waiting import eventually
-from tests.unit.rollout.fakes import STRATEGY, ControllerHarness, FakeRedis, register
-
-
-class ControllerBench:
-    """Makes rigs that share a log, a Redis and a clock."""
-
-    def __init__(self, directory: Path) -> None:
-        self.clock = ManualClock()
-        self.log = MemoryLog(partitions={ROLLOUTS: 1, VERSIONS: 1}, clock=self.clock)
-        self.redis = FakeRedis(self.clock)
-        self._directory = directory
-        self._harnesses: list[ControllerHarness] = []
-
-    async def harness(self, holder: str = "one", **more: Any) -> ControllerHarness:
-        made = ControllerHarness(self.log, self.redis, self.clock, self._directory, holder, **more)
-        self._harnesses.append(made)
-        await made.caught_up()
-        return made
-
-    async def close(self) -> None:
-        for harness in self._harnesses:
-            await harness.close()
-
-
-@pytest.fixture
-async def bench(tmp_path: Path) -> AsyncIterator[ControllerBench]:
-    made = ControllerBench(tmp_path)
-    yield made
-    await made.close()
-
-
-async def begun(bench: ControllerBench, **more: Any) -> tuple[ControllerHarness, RolloutState]:
-    """A leader with v2 at 5 %."""
-    await register(bench.log, "v1")
-    harness = await bench.harness(**more)
-    await harness.round()
-    await register(bench.log, "v2")
-    await _until_known(harness, "v2")
-    state = await start(harness)
-    await harness.round()
-    history = harness.decision_log.get(state.rollout_id)
-    assert history is not None
-    assert history.state.weight == 500
-    return harness, history.state
-
-
-async def start(
-    harness: ControllerHarness,
-    candidate: str = "v2",
-    *,
-    supersede: bool = False,
-    again: bool = False,
-) -> RolloutState:
-    return await harness.controller.start(
-        model="m",
-        candidate=candidate,
-        strategy=None,
-        supersede=supersede,
-        again=again,
-        actor="ann",
-        reason="try it",
-    )
-
-
-async def _until_known(harness: ControllerHarness, version: str) -> None:
-    await eventually(lambda: harness.versions.registry.get(version), f"{version} is known")
-
-
-def traffic(
-    harness: ControllerHarness, state: RolloutState, requests: float, failures: float = 0.0
-) -> None:
-    """What Prometheus has of the candidate; stable has as many requests and no failure."""
-    at = harness.clock.now().timestamp()
-    series: list[CounterSeries] = []
-    for arm, version, failed in (("candidate", "v2", failures), ("stable", "v1", 0.0)):
-        labels = {"rollout": state.rollout_id, "arm": arm, "version": version, "instance": "a"}
-        series.append(CounterSeries({**labels, "__name__": COUNTED}, ((at, requests),)))
-        series.append(CounterSeries({**labels, "__name__": FAST, "le": "2.0"}, ((at, requests),)))
-        outcome = {"__name__": REQUESTS, "outcome": "server_error"}
-        series.append(CounterSeries({**labels, **outcome}, ((at, failed),)))
-    harness.prometheus.series = series
+from tests.unit.rollout.fakes import (
+    STRATEGY,
+    ControllerBench,
+    ControllerHarness,
+    begun,
+    register,
+    start,
+    traffic,
+    until_known,
+)
 
 
 def lifecycle(harness: ControllerHarness, version: str) -> str:
@@ -123,7 +46,7 @@ async def test_no_version_becomes_stable_before_an_engine_has_verified_it(
     assert harness.decision_log.routing.get("m") is None
     assert lifecycle(harness, "v1") == "registered"
     await register(bench.log, "v2")
-    await _until_known(harness, "v2")
+    await until_known(harness, "v2")
     await harness.round()
     assert [(one.kind, one.stable) for one in harness.written] == [(DecisionKind.stable_set, "v2")]
 
@@ -332,7 +255,7 @@ async def test_without_redis_a_silent_log_has_no_leader(bench: ControllerBench) 
 async def test_one_unfinished_rollout_a_model_unless_superseded(bench: ControllerBench) -> None:
     harness, state = await begun(bench)
     await register(bench.log, "v3")
-    await _until_known(harness, "v3")
+    await until_known(harness, "v3")
     with pytest.raises(Conflict, match=state.rollout_id):
         await start(harness, "v3")
     with pytest.raises(Conflict, match="already"):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,11 +15,7 @@ from services.rollout.judge import Judge
 from services.rollout.state import EngineReport, RolloutState
 from services.rollout.strategy import parse
 from shared.contracts.events.rollouts import AnalysisOutcome, DecisionKind, Phase
-from shared.contracts.topics import ROLLOUTS, VERSIONS
-from shared.testing.clock import ManualClock
-from shared.testing.log import MemoryLog
-from tests.support.waiting import eventually
-from tests.unit.rollout.fakes import ControllerHarness, FakeRedis, register
+from tests.unit.rollout.fakes import ControllerHarness
 
 STRATEGY = parse(
     {
@@ -115,20 +109,6 @@ class Canary:
     async def looks(self, seconds: float) -> None:
         for _ in range(round(seconds)):
             await self.look()
-
-
-@pytest.fixture
-async def harness(tmp_path: Path) -> AsyncIterator[ControllerHarness]:
-    clock = ManualClock()
-    log = MemoryLog(partitions={ROLLOUTS: 1, VERSIONS: 1}, clock=clock)
-    await register(log, "v1")
-    made = ControllerHarness(log, FakeRedis(clock), clock, tmp_path)
-    await made.caught_up()
-    await made.round()
-    await register(log, "v2")
-    await eventually(lambda: made.versions.registry.get("v2"), "v2 is known")
-    yield made
-    await made.close()
 
 
 @pytest.fixture

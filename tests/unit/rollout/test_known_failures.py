@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import pytest
 
 from services.rollout.counters import COUNTED, FAST, REQUESTS, CounterSeries
@@ -12,27 +9,15 @@ from services.rollout.decision_log import RolloutHistory
 from services.rollout.state import RolloutState
 from services.rollout.strategy import parse
 from shared.contracts.events.rollouts import AnalysisOutcome, DecisionKind, Phase
-from shared.contracts.topics import ROLLOUTS, VERSIONS
-from shared.testing.clock import ManualClock
-from shared.testing.log import MemoryLog
-from tests.support.waiting import eventually
-from tests.unit.rollout.fakes import ControllerHarness, FakeRedis, register
+from tests.unit.rollout.fakes import ControllerHarness, register, until_known
 
 
 @pytest.fixture
-async def harness(tmp_path: Path) -> AsyncIterator[ControllerHarness]:
-    """A leader of a model with v1 stable, v2 and v3 registered."""
-    clock = ManualClock()
-    log = MemoryLog(partitions={ROLLOUTS: 1, VERSIONS: 1}, clock=clock)
-    await register(log, "v1")
-    made = ControllerHarness(log, FakeRedis(clock), clock, tmp_path)
-    await made.caught_up()
-    await made.round()
-    for version in ("v2", "v3"):
-        await register(log, version)
-    await eventually(lambda: made.versions.registry.get("v3"), "v3 is known")
-    yield made
-    await made.close()
+async def harness(harness: ControllerHarness) -> ControllerHarness:
+    """With v3 registered, too."""
+    await register(harness.log, "v3")
+    await until_known(harness, "v3")
+    return harness
 
 
 async def begin(harness: ControllerHarness, candidate: str = "v2") -> RolloutState:

@@ -8,10 +8,7 @@ import io
 from services.rollout.audit import AuditLog
 from services.rollout.decision_log import LoggedDecision
 from services.rollout.replay import replay, slices_csv
-from tests.unit.rollout.fakes import ControllerHarness
-from tests.unit.rollout.test_controller import ControllerBench, begun, bench, traffic
-
-__all__ = ["bench"]
+from tests.unit.rollout.fakes import ControllerBench, ControllerHarness, begun, traffic
 
 
 async def judged(bench: ControllerBench) -> tuple[ControllerHarness, str, list[LoggedDecision]]:

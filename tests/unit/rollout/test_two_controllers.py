@@ -16,8 +16,7 @@ from shared.kafka.log import LogUnavailable
 from shared.registry.routing import RoutingState
 from shared.testing.clock import ManualClock
 from shared.testing.log import MemoryLog
-from tests.unit.rollout.fakes import ControllerHarness, FakeRedis, register
-from tests.unit.rollout.test_controller import start, traffic
+from tests.unit.rollout.fakes import ControllerHarness, FakeRedis, register, start, traffic
 
 EVENTS = 60
 
