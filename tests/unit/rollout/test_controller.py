@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from services.rollout import steps
+from services.rollout.counters import (
+    COUNTED,
+    FAST,
+    GAPS,
+    SCORE_COUNT,
+    SCORE_SUM,
+    SHORT_GAPS,
+    CounterSeries,
+)
 from services.rollout.counts import Arms, JudgeState, Slice
 from services.rollout.errors import Conflict, LeadershipLost, NotAllowed, NotLeading, Unknown
 from services.rollout.judge import Judge
 from services.rollout.state import EngineReport, RolloutState
+from services.rollout.strategy import read
 from shared.contracts.events.rollouts import DecisionKind, LeaderElected, Phase
 from shared.contracts.topics import ROLLOUTS, VERSIONS
 from shared.kafka.log import LogUnavailable
@@ -117,6 +129,90 @@ async def test_a_bad_candidate_is_rolled_back_with_its_evidence_on_record(
     assert {"criterion", "candidate_n", "log_e", "threshold"} <= set(
         decision.evidence["findings"][0]
     )
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        ({"score": 0.3}, "satisfaction below"),
+        ({"slow": 0.3}, "slow share"),
+        ({"stalls": 0.3}, "token gap"),
+    ],
+)
+async def test_harm_that_is_no_error_is_rolled_back_too(
+    bench: ControllerBench, harm: dict[str, float], said: str
+) -> None:
+    """No request fails: only what users say, or how long they wait, differs."""
+    harness, state = await begun(bench)
+    for n in range(1, 40):
+        harness.prometheus.series = list(
+            _counters(state, harness.clock.now().timestamp(), 10.0 * n, **harm)
+        )
+        await harness.round()
+        if not harness.decision_log.unfinished_of("m"):
+            break
+    last = harness.written[-1]
+    assert last.kind is DecisionKind.rollback
+    assert said in last.reason
+    assert harness.view.states[-1].weight == 0
+
+
+def _counters(
+    state: RolloutState,
+    at: float,
+    requests: float,
+    *,
+    score: float = 0.7,
+    slow: float = 0.0,
+    stalls: float = 0.0,
+) -> Iterator[CounterSeries]:
+    """Counters of a candidate with that harm, and of a stable arm without it."""
+    for arm, version, harmed in (("candidate", "v2", True), ("stable", "v1", False)):
+        labels = {"rollout": state.rollout_id, "arm": arm, "version": version}
+        slow_now, stalls_now = (slow, stalls) if harmed else (0.0, 0.0)
+        for name, value, more in (
+            (COUNTED, requests, {}),
+            (FAST, requests * (1 - slow_now), {"le": "2.0"}),
+            (GAPS, requests, {}),
+            (SHORT_GAPS, requests * (1 - stalls_now), {"le": "2.0"}),
+            (SCORE_COUNT, requests, {"partition": "0"}),
+            (SCORE_SUM, requests * (score if harmed else 0.7), {"partition": "0"}),
+        ):
+            yield CounterSeries({**labels, **more, "__name__": name}, ((at, value),))
+
+
+async def test_the_way_back_to_a_version_that_served_before(bench: ControllerBench) -> None:
+    """The strategy `restore`, from the first request to stable again."""
+    harness, state = await begun(bench)
+    for n in range(1, 12):
+        traffic(harness, state, 20.0 * n)
+        await harness.round()
+    assert lifecycle(harness, "v2") == "stable"
+    restore = read(Path("services/rollout/strategies/restore.yaml"))
+    back = await harness.controller.start(
+        model="m",
+        candidate="v1",
+        strategy=restore,
+        supersede=False,
+        actor="ann",
+        reason="v2 rambles",
+    )
+    weights = set[int]()
+    for n in range(1, 400):
+        at = harness.clock.now().timestamp()
+        harness.prometheus.series = [
+            CounterSeries(
+                {**one.labels, "version": {"v1": "v2", "v2": "v1"}[one.labels["version"]]},
+                one.samples,
+            )
+            for one in _counters(back, at, 10.0 * n)
+        ]
+        await harness.round(5.0)
+        weights.add(harness.view.states[-1].weight)
+        if not harness.decision_log.unfinished_of("m"):
+            break
+    assert 10_000 in weights
+    assert (lifecycle(harness, "v1"), lifecycle(harness, "v2")) == ("stable", "retired")
 
 
 async def test_the_log_alone_replays_the_judge(bench: ControllerBench) -> None:
