@@ -131,10 +131,11 @@ def means_shown(
     of: str,
     *,
     digits: int = 3,
+    unit: str = "",
 ) -> list[str]:
     """Both arms' means of what is counted, in words; an arm without any is left out."""
     return [
-        f"{arm} {value:.{digits}f} over {count:g} {of}"
+        f"{arm} {value:.{digits}f}{unit} over {count:g} {of}"
         for arm, value, count in zip(ARMS, values, counts, strict=True)
         if value is not None
     ]

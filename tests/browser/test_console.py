@@ -187,7 +187,7 @@ def test_people_see_the_difference_with_its_interval_and_every_decision(
     expect(figures.nth(1)).to_contain_text("Satisfaction")
     label = figures.first.locator("svg").get_attribute("aria-label") or ""
     assert re.search(r"difference -?\d+\.\d+ %, between -\d", label), label
-    expect(opened.locator("#criteria")).to_contain_text("of 1000")
+    expect(opened.locator("#criteria")).to_contain_text("of 1,000")
     expect(opened.locator("#decisions li").first).to_contain_text("v2 went from 0 % to 20 %")
     expect(opened.locator("#versions")).to_contain_text("canary")
     picture(opened, "rollout-console")

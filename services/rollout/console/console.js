@@ -126,6 +126,7 @@ function intervalFigure(series) {
   const lows = points.map((p, index) => `L${x(index)},${y(p.low)}`).reverse().join("");
   const end = x(points.length - 1) + 14;
   const label = (value, text) => shape("text", { x: end + 8, y: y(value) + 4 }, text);
+  const apart = Math.abs(y(last.allowed) - y(0)) > 12;
   const spread = `${percent(last.low)} to ${percent(last.high)}`;
   const picture = shape(
     "svg",
@@ -137,8 +138,8 @@ function intervalFigure(series) {
     shape("path", { class: "middle", d: path(points.map((p) => p.difference)) }),
     shape("line", { class: "whisker", x1: end, x2: end, y1: y(last.low), y2: y(last.high) }),
     shape("circle", { class: "dot", cx: end, cy: y(last.difference), r: 4 }),
-    label(0, "0"),
-    label(last.allowed, "margin"),
+    label(0, apart ? "0" : "margin, 0"),
+    label(last.allowed, apart ? "margin" : ""),
     shape("text", { x: left, y: height - 5 }, new Date(points[0].at).toLocaleTimeString()),
     shape("text", { x: width - right - 34, y: height - 5 }, new Date(last.at).toLocaleTimeString()),
   );
@@ -185,8 +186,9 @@ function rows(head, lines) {
 
 function odds(finding) {
   if (!finding.threshold) return "–";
-  const number = (log) => Math.exp(Math.min(log, 30)).toPrecision(3).replace(/\.?0+$/, "");
-  return `${number(finding.log_e)} of ${Math.round(Math.exp(finding.threshold))}`;
+  const against = Math.exp(Math.min(finding.log_e, 30));
+  const shownOdds = against < 0.01 ? "under 0.01" : Number(against.toPrecision(3)).toLocaleString();
+  return `${shownOdds} of ${Math.round(Math.exp(finding.threshold)).toLocaleString()}`;
 }
 
 function criteria(findings) {
@@ -270,5 +272,7 @@ byId("key-form").addEventListener("submit", (event) => {
   sessionStorage.setItem("ratchet-key", key);
   refresh().catch(() => {});
 });
+// Enter in the reason takes a form's first submit button, so Cancel is none.
+byId("cancel").addEventListener("click", () => byId("ask").close("cancel"));
 byId("model").addEventListener("change", () => refresh().catch(() => {}));
 poll();

@@ -82,10 +82,7 @@ class Length(Behaviour):
         self, values: tuple[float | None, float | None], counts: tuple[float, float]
     ) -> list[str]:
         scaled = tuple(None if value is None else value * LENGTH_SCALE for value in values)
-        return [
-            f"{text} characters"
-            for text in means_shown((scaled[0], scaled[1]), counts, "answers", digits=0)
-        ]
+        return means_shown((scaled[0], scaled[1]), counts, "answers", digits=0, unit=" characters")
 
 
 LENGTH_SCALE = 8_192
