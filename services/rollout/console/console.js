@@ -119,7 +119,8 @@ function intervalFigure(series) {
     Math.min(Math.max(Math.abs(last.low), Math.abs(last.high)), 1),
     0.001,
   ) * 1.15;
-  const x = (index) => left + (index / Math.max(points.length - 1, 1)) * (width - left - right);
+  const x = (index) =>
+    points.length > 1 ? left + (index / (points.length - 1)) * (width - left - right) : width - right;
   const y = (value) =>
     top + ((reach - Math.max(-reach, Math.min(reach, value))) / (2 * reach)) * (height - top - bottom);
   const path = (values) => values.map((value, index) => `${index ? "L" : "M"}${x(index)},${y(value)}`).join("");
