@@ -11,8 +11,9 @@ from typing import Any
 
 import structlog
 
-from services.rollout import engine_loss, lifecycles, steps
+from services.rollout import engine_loss, steps
 from services.rollout.agents import Agents
+from services.rollout.candidates import Candidates
 from services.rollout.counts import JudgeState
 from services.rollout.decision_log import DecisionLog, RolloutHistory
 from services.rollout.effects import Effects
@@ -20,7 +21,6 @@ from services.rollout.errors import (
     Conflict,
     DecisionNotAcknowledged,
     LeadershipLost,
-    NotAllowed,
     NotLeading,
     Unknown,
     Unsure,
@@ -97,7 +97,7 @@ class Controller:
         self._leadership = leadership
         self._decision_log = decision_log
         self._registry = registry
-        self._agents = agents
+        self._candidates = Candidates(registry, decision_log, agents)
         self._observer = Observer(prometheus, agents, clock, policy.no_data_after_s)
         self._effects = Effects(leadership, decision_log, registry, view, clock)
         self._evidence_store = evidence_store
@@ -105,7 +105,6 @@ class Controller:
         self._clock = clock
         self._active: dict[str, ActiveRollout] = {}
         self._ended: dict[tuple[str, str], float] = {}
-        self._unverified: dict[str, tuple[str, dict[str, str]]] = {}
         self._turn = asyncio.Lock()
         self._round_at = clock.monotonic()
         self._led = False
@@ -156,7 +155,7 @@ class Controller:
             async with self._turn:
                 await self._take_over()
                 self._led = True
-        verified = await self._verified_firsts()
+        verified = await self._candidates.verified_firsts()
         async with self._turn:
             await self._start_what_waits(verified)
             await self._effects.uphold()
@@ -196,7 +195,7 @@ class Controller:
         self._must_lead()
         async with self._turn:
             self._must_lead()
-            stable = self._check_start(model, candidate, again=again)
+            stable = self._candidates.check(model, candidate, again=again)
             unfinished = self._decision_log.unfinished_of(model)
             if unfinished is not None:
                 if not supersede:
@@ -286,33 +285,6 @@ class Controller:
             leader = self._decision_log.holder or "nobody yet"
             raise NotLeading(f"this replica does not lead; the leader is {leader}; ask there")
 
-    def _check_start(self, model: str, candidate: str, *, again: bool) -> str:
-        """The stable version that a candidate may be rolled out against."""
-        version = self._registry.get(candidate)
-        if version is None or version.record.model != model:
-            raise Unknown(
-                f"candidate: {candidate} is not a version of {model}; GET /v1/versions lists them"
-            )
-        if not version.record.gate.released:
-            raise NotAllowed(
-                f"candidate: {candidate} did not pass its gate; train again, or register it "
-                "with the audited gate override",
-                field="candidate",
-            )
-        if version.lifecycle is Lifecycle.rejected and not again:
-            why = version.state.reason if version.state else ""
-            raise Conflict(
-                f"candidate: {candidate} was rejected ({why[:300]}); "
-                "to start it all the same say again: true (`ratchet rollout start --again`)",
-                field="candidate",
-            )
-        routing = self._decision_log.routing.get(model)
-        if routing is None:
-            raise Conflict(f"model {model} has no stable version yet; its first one becomes it")
-        if routing.stable == candidate:
-            raise Conflict(f"{candidate} is stable already")
-        return routing.stable
-
     async def _take_over(self) -> None:
         """Make good what a predecessor left undone, and show life for its rollouts."""
         self._active.clear()
@@ -330,43 +302,16 @@ class Controller:
         await asyncio.to_thread(self._evidence_store.tidy)
         self._effects.forget()
 
-    def _models(self) -> list[str]:
-        return sorted({version.record.model for version in self._registry.versions()})
-
-    async def _verified_firsts(self) -> dict[str, str]:
-        """Each model without a stable version -> its oldest version that an engine has verified.
-
-        A version that every engine refuses must not become stable: nothing could serve the model.
-        """
-        found: dict[str, str] = {}
-        for model in self._models():
-            if self._decision_log.routing.get(model) is not None:
-                continue
-            for version in lifecycles.waiting(self._decision_log, self._registry, model):
-                name = version.record.version
-                reports = await self._agents.reports(name)
-                if any(report.candidate_ready for report in reports.values()):
-                    found[model] = name
-                    break
-                details = {agent: report.detail for agent, report in reports.items()}
-                if self._unverified.get(model) != (name, details):
-                    self._unverified[model] = (name, details)
-                    log.info("first_version.not_verified", version=name, agents=details)
-        return found
-
     async def _start_what_waits(self, verified: dict[str, str]) -> None:
         """The first verified version becomes stable; the next ones begin their rollouts."""
-        for model in self._models():
+        for model in self._candidates.models():
             routing = self._decision_log.routing.get(model)
             if routing is None:
                 if model in verified:
                     await self._set_stable(model, verified[model])
                 continue
-            version = next(lifecycles.waiting(self._decision_log, self._registry, model), None)
-            if version is None:
-                continue
-            name = version.record.version
-            if self._policy.auto_start and self._decision_log.unfinished_of(model) is None:
+            name = self._candidates.waiting(model)
+            if name and self._policy.auto_start:
                 await self._begin(
                     model,
                     routing.stable,

@@ -1,0 +1,88 @@
+"""Candidates: which version may start a rollout, which one waits to, which may become stable."""
+
+from __future__ import annotations
+
+import structlog
+
+from services.rollout import lifecycles
+from services.rollout.agents import Agents
+from services.rollout.decision_log import DecisionLog
+from services.rollout.errors import Conflict, NotAllowed, Unknown
+from shared.contracts.events.versions import Lifecycle
+from shared.registry.versions import Registry
+
+log = structlog.get_logger(__name__)
+
+
+class Candidates:
+    """Reads the registry and the decisions; decides nothing."""
+
+    def __init__(self, registry: Registry, decision_log: DecisionLog, agents: Agents) -> None:
+        self._registry = registry
+        self._decision_log = decision_log
+        self._agents = agents
+        self._unverified: dict[str, tuple[str, dict[str, str]]] = {}
+
+    def models(self) -> list[str]:
+        """Models with a version, by name."""
+        return sorted({version.record.model for version in self._registry.versions()})
+
+    async def verified_firsts(self) -> dict[str, str]:
+        """Each model without a stable version -> its oldest version that an engine has verified.
+
+        A version that every engine refuses must not become stable: nothing could serve the model.
+        """
+        found: dict[str, str] = {}
+        for model in self.models():
+            if self._decision_log.routing.get(model) is not None:
+                continue
+            for version in lifecycles.waiting(self._decision_log, self._registry, model):
+                name = version.record.version
+                reports = await self._agents.reports(name)
+                if any(report.candidate_ready for report in reports.values()):
+                    found[model] = name
+                    break
+                details = {agent: report.detail for agent, report in reports.items()}
+                if self._unverified.get(model) != (name, details):
+                    self._unverified[model] = (name, details)
+                    log.info("first_version.not_verified", version=name, agents=details)
+        return found
+
+    def waiting(self, model: str) -> str:
+        """The oldest version whose rollout may begin now; empty where none, or one is under way."""
+        if self._decision_log.unfinished_of(model) is not None:
+            return ""
+        version = next(lifecycles.waiting(self._decision_log, self._registry, model), None)
+        return version.record.version if version else ""
+
+    def check(self, model: str, candidate: str, *, again: bool) -> str:
+        """The stable version that a candidate may be rolled out against.
+
+        Raises:
+            RolloutError: it may not, and why.
+
+        """
+        version = self._registry.get(candidate)
+        if version is None or version.record.model != model:
+            raise Unknown(
+                f"candidate: {candidate} is not a version of {model}; GET /v1/versions lists them"
+            )
+        if not version.record.gate.released:
+            raise NotAllowed(
+                f"candidate: {candidate} did not pass its gate; train again, or register it "
+                "with the audited gate override",
+                field="candidate",
+            )
+        if version.lifecycle is Lifecycle.rejected and not again:
+            why = version.state.reason if version.state else ""
+            raise Conflict(
+                f"candidate: {candidate} was rejected ({why[:300]}); "
+                "to start it all the same say again: true (`ratchet rollout start --again`)",
+                field="candidate",
+            )
+        routing = self._decision_log.routing.get(model)
+        if routing is None:
+            raise Conflict(f"model {model} has no stable version yet; its first one becomes it")
+        if routing.stable == candidate:
+            raise Conflict(f"{candidate} is stable already")
+        return routing.stable
