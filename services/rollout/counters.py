@@ -73,12 +73,17 @@ FIGURES = (
     Figure("tool_calls", ANSWERS, "behaviour", frozenset({"tool_called"})),
     Figure("tool_failures", ANSWERS, "behaviour", frozenset({"tool_failed"})),
     Figure("length_sum", ANSWER_LENGTH),
+    Figure("within_250ms", FAST, "le", frozenset({"0.25"})),
+    Figure("within_500ms", FAST, "le", frozenset({"0.5"})),
+    Figure("within_1s", FAST, "le", frozenset({"1.0"})),
     Figure("keys", KEYS),
     Figure("score_sum", SCORE_SUM),
     Figure("scores", SCORE_COUNT),
 )
-"""What is counted of each arm. All are fields of `ArmCounts` but two: `fast` gives
-`slow`, `unstalled` gives `stalls`."""
+"""What is counted of each arm. All are fields of `ArmCounts` but those of a
+bucket: `fast` gives `slow`, `unstalled` gives `stalls`, `within_1s` gives `over_1s` and so on."""
+EDGES = tuple(sorted({value for one in FIGURES if one.label == "le" for value in one.values}))
+"""Upper edges of the buckets that are asked for."""
 METRICS = tuple(dict.fromkeys(figure.metric for figure in FIGURES))
 
 

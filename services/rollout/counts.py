@@ -21,6 +21,9 @@ class ArmCounts(BaseModel):
     failures: float = Field(default=0.0, description="server errors, timeouts and crashes")
     crashes: float = 0.0
     slow: float = Field(default=0.0, description="attempts longer than 2,000 ms")
+    over_250ms: float = Field(default=0.0, description="attempts longer than 250 ms")
+    over_500ms: float = Field(default=0.0, description="attempts longer than 500 ms")
+    over_1s: float = Field(default=0.0, description="attempts longer than 1,000 ms")
     streams: float = Field(default=0.0, description="streams of at least two tokens")
     stalls: float = Field(default=0.0, description="streams with a gap over 2,000 ms")
     scores: float = Field(default=0.0, description="scored feedback")

@@ -16,11 +16,11 @@ from services.rollout.counters import (
     BY_PARTITION,
     COUNTED,
     CRASH,
+    EDGES,
     FIGURES,
     KEYS,
     METRICS,
     REQUESTS,
-    SLOW_EDGE,
     CounterSeries,
     Cursor,
     belongs,
@@ -86,7 +86,7 @@ def query(rollout_id: str, window_s: float) -> str:
     """PromQL for all series of a rollout: raw samples, one consistent read, no rate()."""
     return (
         f'{{__name__=~"{"|".join((*METRICS, BREAKER))}",rollout="{quoted(rollout_id)}",'
-        f'arm=~"stable|candidate|",le=~"{SLOW_EDGE}|",outcome=~"server_error|timeout|crash|"}}'
+        f'arm=~"stable|candidate|",le=~"{"|".join(EDGES)}|",outcome=~"server_error|timeout|crash|"}}'
         f"[{round(window_s)}s]"
     )
 
@@ -239,7 +239,11 @@ def _counts(arm: str, sums: ArmSums) -> ArmCounts:
     figures = {figure.name: sums.get((arm, figure.name), 0.0) for figure in FIGURES}
     slow = max(0.0, figures["requests"] - figures.pop("fast"))
     stalls = max(0.0, figures["streams"] - figures.pop("unstalled"))
-    return ArmCounts(slow=slow, stalls=stalls, **figures)
+    over = {
+        name.replace("within", "over"): max(0.0, figures["requests"] - figures.pop(name))
+        for name in ("within_250ms", "within_500ms", "within_1s")
+    }
+    return ArmCounts(slow=slow, stalls=stalls, **over, **figures)
 
 
 def _tested_weight(evidence: RolloutEvidence, state: RolloutState) -> int:

@@ -205,6 +205,9 @@ class BehaviourSettings(_Part):
     cuts: BehaviourRule = BehaviourRule()
     tool_failures: BehaviourRule = Field(default=BehaviourRule(), alias="toolFailures")
     length: BehaviourRule = BehaviourRule(margin=1.5)
+    latency: BehaviourRule = Field(
+        default=BehaviourRule(), description="share of answers later than 250, 500, 1,000 ms"
+    )
 
 
 class JudgeSettings(_Part):

@@ -10,7 +10,7 @@ there. A figure that no arm has yet is a field of `ArmCounts` and a row of `coun
 from __future__ import annotations
 
 from services.rollout.criteria.bake import BakeErrors, BakeSatisfaction
-from services.rollout.criteria.behaviour import Cuts, Length, Refusals, ToolFailures
+from services.rollout.criteria.behaviour import Cuts, Latency, Length, Refusals, ToolFailures
 from services.rollout.criteria.criterion import Criterion
 from services.rollout.criteria.limits import CrashShare, ErrorLimit, SlowShare
 from services.rollout.criteria.ratios import (
@@ -43,6 +43,7 @@ CRITERIA: tuple[type[Criterion], ...] = (
     Cuts,
     ToolFailures,
     Length,
+    Latency,
 )
 """All criteria, in the order of a verdict's reasons."""
 

@@ -10,17 +10,23 @@ from typing import ClassVar, Literal
 
 from typing_extensions import override
 
+from services.rollout import eprocess
 from services.rollout.counts import JudgeState
-from services.rollout.criteria.ratios import RateRatio
+from services.rollout.criteria.criterion import Look
+from services.rollout.criteria.ratios import RateRatio, rate_addends
 from services.rollout.strategy import BehaviourRule, JudgeSettings
 from services.rollout.verdict import CriterionResult, means_shown
+
+Setting = Literal["refusals", "cuts", "tool_failures", "length", "latency"]
+LATE: tuple[str, ...] = ("over_250ms", "over_500ms", "over_1s")
+"""Figures of answers later than an edge, all below the limit that `slow` is judged by."""
 
 
 class Behaviour(RateRatio):
     """A share of the answers at most its margin times stable's."""
 
     whole = "answers"
-    setting: ClassVar[Literal["refusals", "cuts", "tool_failures", "length"]]
+    setting: ClassVar[Setting]
 
     @classmethod
     @override
@@ -85,11 +91,35 @@ class Length(Behaviour):
         return means_shown((scaled[0], scaled[1]), counts, "answers", digits=0, unit=" characters")
 
 
+class Latency(Behaviour):
+    """Share of answers later than 250, 500 or 1,000 ms: a median that doubles below the limit.
+
+    The mean of one e-process for each edge, which is an e-process against "at no edge".
+    """
+
+    name = setting = "latency"
+    whole = "requests"
+    part = "over_500ms"
+    words = "share of answers later than 250, 500 or 1,000 ms"
+    alternatives = eprocess.RATE_ALTERNATIVES * len(LATE)
+
+    @override
+    def addends(self, state: JudgeState, look: Look) -> eprocess.LogWealth | None:
+        """The addends of every edge, one after the other."""
+        block = look.blocks.get(self.whole)
+        found = [rate_addends(self.margin, block, self.whole, part) for part in LATE]
+        return None if block is None else tuple(one for each in found if each for one in each)
+
+    @override
+    def shown(
+        self, values: tuple[float | None, float | None], counts: tuple[float, float]
+    ) -> list[str]:
+        return [f"later than 500 ms: {text}" for text in super().shown(values, counts)]
+
+
 LENGTH_SCALE = 8_192
 """Characters that count as length 1 (`services/router/behaviour.py`)."""
 
 
-def _rule(
-    settings: JudgeSettings, name: Literal["refusals", "cuts", "tool_failures", "length"]
-) -> BehaviourRule:
+def _rule(settings: JudgeSettings, name: Setting) -> BehaviourRule:
     return getattr(settings.behaviour, name)

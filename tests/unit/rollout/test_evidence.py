@@ -146,13 +146,14 @@ def test_gaps_and_behaviour_are_counted_and_segments_by_themselves() -> None:
         series(ANSWERS, at, behaviour="answered"),
         series(ANSWERS, [(1.0, 0.0), (2.0, 3.0)], behaviour="refused"),
         series(ANSWER_LENGTH, [(1.0, 0.0), (2.0, 0.5)]),
+        series(FAST, [(1.0, 0.0), (2.0, 6.0)], le="0.5", segment="gold"),
         series(COUNTED, at, segment="gold"),
         series(COUNTED, [(1.0, 0.0), (2.0, 4.0)], segment="other"),
     )
     found = evidence.judge.totals.candidate
     assert (found.streams, found.stalls) == (8, 3)
     assert (found.answers, found.refusals, found.length_sum) == (8, 3, 0.5)
-    assert found.requests == 12
+    assert (found.requests, found.over_500ms) == (12, 6)
     assert evidence.judge.segments["gold"].candidate.requests == 8
     assert set(evidence.judge.segments) == {"gold", "other"}
 

@@ -270,6 +270,11 @@ def _noise(generator: np.random.Generator, requests: int) -> ArmCounts:
         ("cuts", {"answers": 400, "cuts": 90}, {"answers": 400, "cuts": 10}),
         ("length", {"answers": 900, "length_sum": 300}, {"answers": 900, "length_sum": 60}),
         (
+            "latency",
+            {"requests": 400, "over_250ms": 390, "over_500ms": 200, "over_1s": 4},
+            {"requests": 400, "over_250ms": 200, "over_500ms": 40, "over_1s": 2},
+        ),
+        (
             "tool_failures",
             {"answers": 400, "tool_calls": 200, "tool_failures": 60},
             {"answers": 400, "tool_calls": 200, "tool_failures": 2},
