@@ -11,9 +11,11 @@ import typer
 
 from services.cli.http import ask, download, listing, segment
 from services.cli.output import AsJson, print_fields, print_json, print_table
+from services.cli.ranking import ranking
 from services.cli.settings import load_settings
 
-app = typer.Typer(no_args_is_help=True, help="Give feedback, take it back, see what became of it.")
+app = typer.Typer(no_args_is_help=True, help="Give feedback, see what became of it, rank by votes.")
+app.command("ranking")(ranking)
 
 SHOWN = 60
 """Characters of a text in a table."""

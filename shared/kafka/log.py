@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
@@ -163,8 +163,13 @@ class EventLog(Protocol):
         ...
 
 
-async def read_to_end(log: EventLog, *topics: str, timeout_s: float) -> list[Record]:
-    """Everything that is in some topics now, in order per partition.
+async def read_to_end(
+    log: EventLog,
+    *topics: str,
+    timeout_s: float,
+    keep: Callable[[Record], bool] = lambda _: True,
+) -> list[Record]:
+    """Everything that is in some topics now and is to `keep`, in order per partition.
 
     Raises:
         LogUnavailable: the end was not reached within `timeout_s` seconds.
@@ -175,7 +180,8 @@ async def read_to_end(log: EventLog, *topics: str, timeout_s: float) -> list[Rec
 
     async def collect() -> None:
         async for record in tail:
-            records.append(record)  # noqa: PERF401 what came before the end must be kept
+            if keep(record):
+                records.append(record)  # noqa: PERF401 what came before the end must be kept
 
     collecting = asyncio.create_task(collect())
     try:

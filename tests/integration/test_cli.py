@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 
 from services.cli.errors import Exit
 from shared.contracts.events.api_keys import Permission
+from shared.contracts.events.feedback import FeedbackType
 from shared.contracts.events.preferences import (
     PairSource,
     PreferencePair,
@@ -28,6 +29,7 @@ from shared.contracts.events.training import (
 )
 from shared.contracts.topics import (
     API_KEYS,
+    FEEDBACK,
     PREFERENCES,
     ROLLOUTS,
     TRAINING_JOBS,
@@ -42,6 +44,7 @@ from shared.kafka.security import KafkaConnection
 from shared.kafka.topics import TopicsRefused, apply_topics
 from shared.keys import KeyRing
 from shared.registry.view import RoutingView
+from tests.support.aggregator import vote, withdrawn
 from tests.support.command import Ran, ratchet
 
 pytestmark = pytest.mark.timeout(300)
@@ -333,6 +336,26 @@ async def test_the_weekly_report_counts_pairs_and_leaves_out_what_was_taken_back
     assert "Prometheus at http://127.0.0.1:9 gave no answer" in ran.json["missing"]
     page = await run("report", "weekly", "--model", unique, env=env)
     assert "1 pairs of 100" in page.out
+
+
+async def test_versions_are_ranked_by_the_votes_that_stand(
+    env: dict[str, str], log: EventLog, unique: str
+) -> None:
+    model = {"model": unique, "tenant": unique}
+    for number in range(6):
+        name = f"{unique}-{number}"
+        cast = vote(name).model_copy(update=model)
+        await log.publish(FEEDBACK, key=name, event=cast, event_id=f"{name}:0")
+    undone = withdrawn(f"{unique}-0", f"{unique}-0", FeedbackType.preference, tenant=unique)
+    await log.publish(FEEDBACK, key=f"{unique}-0", event=undone, event_id=f"{unique}-0:1")
+    asked = ("feedback", "ranking", "--model", unique, "--bootstraps", "50")
+    ranked = (await run(*asked, "--json", env=env)).json
+    assert ranked["votes"] == 5
+    assert [one["version"] for one in ranked["standings"]] == ["assistant-v1.1", "assistant-v1.0"]
+    assert "rating" in (await run(*asked, env=env)).out
+    nothing = await run("feedback", "ranking", "--model", f"{unique}-none", env=env)
+    assert nothing.status == Exit.failed
+    assert "no votes between versions" in nothing.err
 
 
 async def test_the_doctor_sees_what_runs_and_what_does_not(

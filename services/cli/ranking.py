@@ -1,0 +1,149 @@
+"""`ratchet feedback ranking`: versions ranked by their votes on the feedback topic."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from services.cli.errors import CliError, Exit
+from services.cli.kafka import READ_TIMEOUT_S, with_log
+from services.cli.output import AsJson, print_json, print_table
+from services.cli.settings import load_settings
+
+if TYPE_CHECKING:
+    from shared.contracts.events.base import Event
+    from shared.contracts.events.votes import VoteCast
+    from shared.kafka.log import EventLog, Record
+    from shared.ranking import RankedVote, ShareWithin, VersionRanking
+
+FAST = "vote_faster_than_reading"
+"""Label of the voting page's votes that came faster than both answers can be read."""
+
+
+def ranking(
+    *,
+    model: Annotated[str, typer.Option(help="Rank this model's versions.")] = "assistant",
+    tenant: Annotated[str, typer.Option(help="Only this tenant's votes; empty: all.")] = "",
+    bootstraps: Annotated[int, typer.Option(min=10, max=10_000)] = 1000,
+    leave_out_fast: Annotated[
+        bool, typer.Option("--leave-out-fast", help="Without votes faster than reading.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Rank versions by votes: Bradley-Terry on Elo's scale, with 95 % intervals."""
+    from shared.ranking import rank
+
+    events = with_log(load_settings(), vote_events)
+    votes = [
+        vote
+        for vote in standing_votes(events)
+        if vote.model == model
+        and tenant in ("", vote.tenant)
+        and not (leave_out_fast and vote.context.labels.get(FAST))
+    ]
+    found = rank(map(_ranked, votes), bootstraps=bootstraps)
+    if not found.votes:
+        raise CliError(
+            f"no votes between versions of {model}; open comparisons, or name another --model",
+            Exit.failed,
+        )
+    if as_json:
+        print_json(asdict(found))
+    else:
+        _show(model, found)
+
+
+def standing_votes(events: Iterable[Event]) -> list[VoteCast]:
+    """The votes that count: named, the highest revision of each, without those withdrawn."""
+    from shared.contracts.events.feedback import FeedbackWithdrawn
+    from shared.contracts.events.votes import VoteCast
+
+    votes: dict[tuple[str, str], VoteCast] = {}
+    withdrawn: dict[tuple[str, str], int] = {}
+    for event in events:
+        if isinstance(event, VoteCast):
+            key = event.tenant, event.comparison_id
+            if key not in votes or event.revision > votes[key].revision:
+                votes[key] = event
+        elif isinstance(event, FeedbackWithdrawn):
+            key = event.tenant, event.feedback_id
+            withdrawn[key] = max(event.revision, withdrawn.get(key, 0))
+    return [
+        vote
+        for key, vote in votes.items()
+        if not vote.anonymous and withdrawn.get(key, -1) < vote.revision
+    ]
+
+
+def _ranked(vote: VoteCast) -> RankedVote:
+    from shared.ranking import RankedVote
+
+    return RankedVote(
+        left=vote.left.version,
+        right=vote.right.version,
+        outcome=vote.choice.value,
+        left_length=len(vote.left.completion),
+        right_length=len(vote.right.completion),
+    )
+
+
+async def vote_events(log: EventLog) -> list[Event]:
+    """Votes and their withdrawals, as they are on the feedback topic.
+
+    Raises:
+        LogUnavailable: the topic's end was not reached in time.
+
+    """
+    from shared.contracts.events.feedback import FeedbackType, FeedbackWithdrawn
+    from shared.contracts.events.votes import VoteCast
+    from shared.contracts.topics import FEEDBACK
+    from shared.kafka.envelope import UnreadableRecord, decode, header, models_by_type
+    from shared.kafka.log import read_to_end
+
+    models = models_by_type(VoteCast, FeedbackWithdrawn)
+
+    def of_votes(record: Record) -> bool:
+        return header(record.headers, "ce_type") in models
+
+    found: list[Event] = []
+    for record in await read_to_end(log, FEEDBACK, timeout_s=READ_TIMEOUT_S, keep=of_votes):
+        try:
+            event = decode(record.headers, record.value, models)
+        except UnreadableRecord:
+            continue  # The aggregator sends it to the dead letters.
+        if not (isinstance(event, FeedbackWithdrawn) and event.type is not FeedbackType.preference):
+            found.append(event)
+    return found
+
+
+def _show(model: str, found: VersionRanking) -> None:
+    print_table(
+        f"Versions of {model} by {found.votes} votes",
+        ("rank", "version", "rating", "95 % interval", "votes"),
+        [
+            (
+                one.rank,
+                one.version,
+                f"{one.rating:.0f}",
+                f"{one.low:.0f} to {one.high:.0f}",
+                one.votes,
+            )
+            for one in found.standings
+        ],
+    )
+    lines = [
+        _share("ties", found.ties),
+        _share("both bad", found.both_bad),
+        _share("the left answer won", found.left_wins),
+        _share("the longer answer won", found.longer_wins),
+    ]
+    if not found.connected:
+        lines.append("Votes do not link all versions: compare ratings within each group only.")
+    typer.echo("\n".join(lines))
+
+
+def _share(what: str, share: ShareWithin) -> str:
+    return f"{what}: {share.share:.1%} ({share.low:.1%} to {share.high:.1%} of {share.of})"
