@@ -127,6 +127,7 @@ def topic_findings(report: TopicReport, brokers: str) -> list[Finding]:
 def _lag(settings: CliSettings) -> list[Finding]:
     from aiokafka import AIOKafkaConsumer
     from aiokafka.admin import AIOKafkaAdminClient
+    from aiokafka.errors import GroupCoordinatorNotAvailableError
 
     from shared.kafka.security import KafkaConnection
 
@@ -139,7 +140,10 @@ def _lag(settings: CliSettings) -> list[Finding]:
         try:
             lags: dict[str, int] = {}
             for group in GROUPS:
-                offsets = await admin.list_consumer_group_offsets(group)
+                try:
+                    offsets = await admin.list_consumer_group_offsets(group)
+                except GroupCoordinatorNotAvailableError:
+                    continue  # a new cluster, in which no group has committed anything
                 if offsets:
                     ends = await consumer.end_offsets(list(offsets))
                     behind = (ends[place] - max(0, at.offset) for place, at in offsets.items())
@@ -154,6 +158,9 @@ def _lag(settings: CliSettings) -> list[Finding]:
 
 def lag_findings(lags: dict[str, int]) -> list[Finding]:
     """Consumer groups and how many records they are behind."""
+    if not lags:
+        remedy = "start aggregator and feedback, if they do not run"
+        return [Finding("lag", "look", "no consumer group has committed anything yet", remedy)]
     return [
         Finding(
             f"lag of {group}",

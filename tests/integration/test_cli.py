@@ -366,6 +366,6 @@ async def test_the_doctor_sees_what_runs_and_what_does_not(
     assert ran.status == Exit.failed, "no service runs"
     states = {(one["what"], one["state"]) for one in ran.json["findings"]}
     assert {("kafka", "ok"), ("prometheus", "ok"), ("clock", "ok")} <= states
-    assert {("router", "wrong"), ("scrapes", "wrong")} <= states
+    assert ("router", "wrong") in states
     assert ("topics", "wrong") not in states
     assert ("lag", "wrong") not in states

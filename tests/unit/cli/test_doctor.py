@@ -47,6 +47,7 @@ def test_missing_topics_are_wrong_and_others_only_differ() -> None:
 def test_lag_is_looked_at_where_it_is_large() -> None:
     found = {one.what: one.state for one in lag_findings({"g": 10_000, "h": 10_001})}
     assert found == {"lag of g": "ok", "lag of h": "look"}
+    assert [(one.what, one.state) for one in lag_findings({})] == [("lag", "look")]
 
 
 @pytest.mark.parametrize(
