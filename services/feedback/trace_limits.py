@@ -20,7 +20,7 @@ from shared.errors import FieldError
 
 log = structlog.get_logger(__name__)
 
-RECENT_FEEDBACKS = 100_000
+RECENT_FEEDBACKS = 20_000
 """Feedbacks that this replica remembers having accepted, of the traces touched last."""
 LARGE_BYTES = 64_000
 """An event from here on is compared with what its trace holds, loaded or not."""
