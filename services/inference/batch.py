@@ -22,6 +22,7 @@ from services.inference.engine import EngineClient
 from services.inference.errors import EngineRefused, EngineUnavailable, Stopping
 from services.inference.metrics import InferenceMetrics
 from shared.clock import Clock
+from shared.contracts.conversation import openai_turn
 from shared.contracts.events.base import MAX_TEXT, Event
 from shared.contracts.events.generations import GenerationFinished, GenerationRequested
 from shared.contracts.topics import GENERATION_RESULTS
@@ -175,7 +176,7 @@ class BatchWorker:
             began = self._clock.monotonic()
             made = await self._client.generate(
                 event.version,
-                [{"role": turn.role, "content": turn.content} for turn in event.messages],
+                [openai_turn(turn) for turn in event.messages],
                 max_tokens=event.max_tokens,
                 temperature=event.temperature,
                 seed=event.seed,

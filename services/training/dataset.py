@@ -17,7 +17,16 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
 from services.training.sides import DatasetRules, assign, is_held_out, rank
-from shared.contracts.events.base import Event, Message, utc
+from shared.contracts.conversation import (
+    compact_json,
+    has_media,
+    openai_tools,
+    openai_turn,
+    read_json,
+    stored_tools,
+    stored_turn,
+)
+from shared.contracts.events.base import Event, Message, Tool, Untrainable, utc
 from shared.contracts.events.preferences import (
     PairSource,
     PreferencePair,
@@ -41,6 +50,39 @@ R = TypeVar("R", "Pair", "LabelledAnswer")
 
 
 @dataclass(frozen=True)
+class AskedPrompt:
+    """What a model was asked: the turns, and the tools that it could call."""
+
+    messages: tuple[Message, ...]
+    tools: tuple[Tool, ...] = ()
+    untrainable: tuple[str, ...] = ()
+
+    @property
+    def normal(self) -> str:
+        """The normal form, which prompt keys are hashed from."""
+        return normal_prompt(self.messages, self.tools)
+
+    @property
+    def refusal(self) -> str | None:
+        """Why nothing is trained on this prompt, or None."""
+        if self.untrainable:
+            return self.untrainable[0]
+        turns = [turn.model_dump() for turn in self.messages if turn.parts]
+        return Untrainable.media.value if has_media(turns) else None
+
+    def row(self) -> Row:
+        """The prompt in a line of a dataset: OpenAI's turns, and its tools as JSON.
+
+        Tools and arguments are texts there, as lines are written with sorted keys, and a template
+        renders keys in their own order.
+        """
+        row: Row = {"messages": [openai_turn(turn) for turn in self.messages]}
+        if self.tools:
+            row["tools"] = compact_json(openai_tools(self.tools))
+        return row
+
+
+@dataclass(frozen=True)
 class Pair:
     """A preference pair from the log or from an import."""
 
@@ -53,18 +95,28 @@ class Pair:
     panel: str = ""
     raters: tuple[str, ...] = ()
     meta: Mapping[str, str] = field(default_factory=dict[str, str])
+    tools: tuple[Tool, ...] = ()
+    chosen_turn: Message | None = None
+    rejected_turn: Message | None = None
+    untrainable: tuple[str, ...] = ()
+
+    @property
+    def asked(self) -> AskedPrompt:
+        """What both answers are to."""
+        return AskedPrompt(self.messages, self.tools, self.untrainable)
 
     @property
     def prompt(self) -> str:
         """The prompt's normal form, which prompt keys are hashed from."""
-        return normal_prompt(self.messages)
+        return self.asked.normal
 
     def row(self) -> Row:
-        """The pair as a line of a dataset."""
+        """The pair as a line of a dataset; an answer that is more than text as a turn, too."""
         return {
-            "messages": turns_of(self.messages),
+            **self.asked.row(),
             "chosen": self.chosen,
             "rejected": self.rejected,
+            **_answer_turns(chosen=self.chosen_turn, rejected=self.rejected_turn),
             **{name: True for name in CUT if getattr(self, name)},
             "meta": {"pair_id": self.pair_id, **self.meta},
         }
@@ -78,17 +130,26 @@ class Demonstration:
     messages: tuple[Message, ...]
     answer: str
     meta: Mapping[str, str] = field(default_factory=dict[str, str])
+    tools: tuple[Tool, ...] = ()
+    answer_turn: Message | None = None
+    untrainable: tuple[str, ...] = ()
+
+    @property
+    def asked(self) -> AskedPrompt:
+        """What the answer is to."""
+        return AskedPrompt(self.messages, self.tools, self.untrainable)
 
     @property
     def prompt(self) -> str:
         """The prompt's normal form."""
-        return normal_prompt(self.messages)
+        return self.asked.normal
 
     def row(self) -> Row:
         """The demonstration as a line of a dataset."""
         return {
-            "messages": turns_of(self.messages),
+            **self.asked.row(),
             "answer": self.answer,
+            **_answer_turns(answer=self.answer_turn),
             "meta": {"row_id": self.row_id, **self.meta},
         }
 
@@ -105,17 +166,26 @@ class LabelledAnswer:
     raters: tuple[str, ...] = ()
     meta: Mapping[str, str] = field(default_factory=dict[str, str])
     panel: str = ""
+    tools: tuple[Tool, ...] = ()
+    answer_turn: Message | None = None
+    untrainable: tuple[str, ...] = ()
+
+    @property
+    def asked(self) -> AskedPrompt:
+        """What the answer is to."""
+        return AskedPrompt(self.messages, self.tools, self.untrainable)
 
     @property
     def prompt(self) -> str:
         """The prompt's normal form."""
-        return normal_prompt(self.messages)
+        return self.asked.normal
 
     def row(self) -> Row:
         """The answer as a line of a dataset."""
         return {
-            "messages": turns_of(self.messages),
+            **self.asked.row(),
             "answer": self.answer,
+            **_answer_turns(answer=self.answer_turn),
             "label": self.label,
             **({"answer_cut": True} if self.answer_cut else {}),
             "meta": {"row_id": self.row_id, **self.meta},
@@ -212,6 +282,10 @@ def pair_of(event: PreferencePair) -> Pair:
         panel=event.panel,
         raters=event.raters,
         meta=meta,
+        tools=event.tools,
+        chosen_turn=event.chosen_turn,
+        rejected_turn=event.rejected_turn,
+        untrainable=event.untrainable,
     )
 
 
@@ -234,13 +308,16 @@ def answer_of(event: UnpairedExample) -> LabelledAnswer:
             "rejected_version": event.version,
             "created_at": utc(event.created_at),
         },
+        tools=event.tools,
+        answer_turn=event.answer,
+        untrainable=event.untrainable,
     )
 
 
 def select_pairs(
     pairs: Iterable[Pair],
     judged: Iterable[Pair],
-    prompts: Iterable[tuple[Message, ...]],
+    prompts: Iterable[AskedPrompt],
     rules: DatasetRules,
 ) -> Selection:
     """Rows of a preference dataset.
@@ -257,9 +334,9 @@ def select_pairs(
     refused += sides.refused
     train = [pair.row() for pair in sides.train]
     pools = (
-        [pair.messages for pair in sides.heldout],
-        list(prompts),
-        [pair.messages for pair in sides.judge],
+        [pair.asked for pair in sides.heldout],
+        _trainable(prompts, refused),
+        [pair.asked for pair in sides.judge],
     )
     return Selection(
         files={
@@ -279,7 +356,9 @@ def select_demonstrations(rows: Iterable[Demonstration], rules: DatasetRules) ->
     kept: dict[tuple[str, str], Demonstration] = {}
     for row in sorted(rows, key=lambda row: row.row_id):
         identity = (row.prompt, row.answer)
-        if not row.messages:
+        if (reason := row.asked.refusal) is not None:
+            refused[reason] += 1
+        elif not row.messages:
             refused["no_prompt"] += 1
         elif len(row.answer.strip()) <= rules.min_chars:
             refused["too_short"] += 1
@@ -295,9 +374,7 @@ def select_demonstrations(rows: Iterable[Demonstration], rules: DatasetRules) ->
             TRAIN: [row.row() for row in train],
             HELDOUT: [row.row() for row in heldout],
             JUDGE: [],
-            PROMPTS: evaluation_prompts(
-                ([row.messages for row in heldout],), trained_prompts, rules
-            ),
+            PROMPTS: evaluation_prompts(([row.asked for row in heldout],), trained_prompts, rules),
         },
         refused=dict(sorted(refused.items())),
         card=card_of([row.row() for row in train], raters=0),
@@ -308,7 +385,15 @@ def demonstrations_of(pairs: Iterable[Pair]) -> tuple[Demonstration, ...]:
     """What people wrote themselves: the better side of corrections and demonstrations."""
     written = {PairSource.correction.value, PairSource.demonstration.value}
     return tuple(
-        Demonstration(pair.pair_id, pair.messages, pair.chosen, pair.meta)
+        Demonstration(
+            pair.pair_id,
+            pair.messages,
+            pair.chosen,
+            pair.meta,
+            pair.tools,
+            pair.chosen_turn,
+            pair.untrainable,
+        )
         for pair in pairs
         if not pair.panel and pair.meta.get("source") in written
     )
@@ -332,6 +417,8 @@ def unexpired(rows: Iterable[R], rules: DatasetRules) -> tuple[list[R], int]:
 
 def refusal(pair: Pair, rules: DatasetRules) -> str | None:
     """Why this pair alone is not trained on, or None."""
+    if (reason := pair.asked.refusal) is not None:
+        return reason
     chosen, rejected = pair.chosen.strip(), pair.rejected.strip()
     if not pair.messages:
         return "no_prompt"
@@ -376,23 +463,21 @@ def _question(pair: Pair) -> tuple[str, frozenset[str]]:
 
 
 def evaluation_prompts(
-    pools: Iterable[Iterable[tuple[Message, ...]]], trained: set[str], rules: DatasetRules
+    pools: Iterable[Iterable[AskedPrompt]], trained: set[str], rules: DatasetRules
 ) -> list[Row]:
     """Prompts that were not trained on: earlier pools first, within one by hash."""
     found: dict[str, Row] = {}
     for pool in pools:
-        fresh = {normal_prompt(messages): messages for messages in pool if messages}
+        fresh = {prompt.normal: prompt for prompt in pool if prompt.messages}
         for key in sorted(fresh, key=lambda key: (rank(key), key)):
             if key not in trained and key not in found and len(found) < rules.prompts:
-                found[key] = {"messages": turns_of(fresh[key])}
+                found[key] = fresh[key].row()
     return list(found.values())
 
 
 def card_of(rows: Sequence[Row], *, raters: int) -> dict[str, dict[str, int]]:
     """What is trained on, counted by origin and segment."""
-    prompts = {
-        normal_prompt([Message.model_validate(turn) for turn in row["messages"]]) for row in rows
-    }
+    prompts = {prompt_of(row).normal for row in rows}
     card: dict[str, dict[str, int]] = {
         "counts": {"rows": len(rows), "raters": raters, "prompts": len(prompts)}
     }
@@ -402,6 +487,23 @@ def card_of(rows: Sequence[Row], *, raters: int) -> dict[str, dict[str, int]]:
     return card
 
 
-def turns_of(messages: Iterable[Message]) -> list[dict[str, str]]:
-    """Turns as a line of a dataset has them."""
-    return [{"role": turn.role, "content": turn.content} for turn in messages]
+def prompt_of(row: Row) -> AskedPrompt:
+    """The prompt of a dataset's line."""
+    turns = [Message.model_validate(stored_turn(turn)) for turn in row["messages"]]
+    tools = stored_tools(read_json(row["tools"])) if "tools" in row else []
+    return AskedPrompt(tuple(turns), tuple(Tool.model_validate(tool) for tool in tools))
+
+
+def _answer_turns(**turns: Message | None) -> Row:
+    return {f"{side}_turn": openai_turn(turn) for side, turn in turns.items() if turn is not None}
+
+
+def _trainable(prompts: Iterable[AskedPrompt], refused: Counter[str]) -> list[AskedPrompt]:
+    """Prompts that may be asked in an evaluation; the others are counted."""
+    kept: list[AskedPrompt] = []
+    for prompt in prompts:
+        if (reason := prompt.refusal) is None:
+            kept.append(prompt)
+        else:
+            refused[f"prompt_{reason}"] += 1
+    return kept

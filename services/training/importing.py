@@ -20,19 +20,20 @@ from services.training.dataset import (
     canonical,
 )
 from services.training.errors import BadDataset
-from shared.contracts.events.base import MAX_TEXT, Message
+from shared.contracts.conversation import answer_text, read_json, stored_tools, stored_turn
+from shared.contracts.events.base import MAX_TEXT, Message, Tool
 
 MAX_BYTES = 512 * 1024 * 1024
 MAX_ROWS = 500_000
 SHOWN_PROBLEMS = 10
 PAIR_FORM = (
-    '{"messages": [{"role", "content"}, …], "chosen": text, "rejected": text} '
+    '{"messages": [{"role", "content"}, …], "chosen": text or turn, "rejected": text or turn} '
     'or {"prompt": [turns], "chosen": [turn], "rejected": [turn]} '
     'or {"chosen": [prompt and answer], "rejected": [prompt and answer]}'
 )
 DEMONSTRATION_FORM = (
     '{"messages": [{"role", "content"}, …, {"role": "assistant", "content"}]} '
-    'or {"prompt": [turns], "completion": [turn]}'
+    'or {"prompt": [turns], "completion": [turn]}; "tools" may stand beside them'
 )
 
 LABELLED_FORM = (
@@ -116,10 +117,14 @@ def _pair(row: Row) -> Pair:
             "messages: the prompt ends with an answer; it must end before chosen and rejected"
         )
     chosen_cut, rejected_cut = (_flag(row, name) for name in CUT)
-    return Pair(_identity(row), prompt, chosen, rejected, chosen_cut, rejected_cut, meta=_meta(row))
+    return Pair(
+        _identity(row), prompt, answer_text(chosen.model_dump()),
+        answer_text(rejected.model_dump()), chosen_cut, rejected_cut, meta=_meta(row),
+        tools=_tools(row), chosen_turn=_beyond_text(chosen), rejected_turn=_beyond_text(rejected),
+    )  # fmt: skip
 
 
-def _prompt(row: Row) -> tuple[tuple[Message, ...], str, str]:
+def _prompt(row: Row) -> tuple[tuple[Message, ...], Message, Message]:
     """A pair's prompt and answers, whether the prompt stands alone or begins both conversations."""
     given = next((name for name in ("messages", "prompt") if name in row), "")
     if not _is_conversation(row.get("chosen")) and not _is_conversation(row.get("rejected")):
@@ -133,8 +138,7 @@ def _prompt(row: Row) -> tuple[tuple[Message, ...], str, str]:
     for name, answer in (("chosen", chosen), ("rejected", rejected)):
         if answer.role != "assistant":
             raise _BadRow(f"{name}: the last turn must be the assistant's")
-    answers = {"chosen": chosen.content, "rejected": rejected.content}
-    return tuple(prompt), _answer(answers, "chosen"), _answer(answers, "rejected")
+    return tuple(prompt), _said(chosen, "chosen"), _said(rejected, "rejected")
 
 
 def _is_conversation(value: object) -> bool:
@@ -148,18 +152,24 @@ def _demonstration(row: Row) -> Demonstration:
             raise _BadRow("messages: the last turn must be the assistant's")
         if not prompt:
             raise _BadRow("messages: an answer needs a prompt before it")
-        return Demonstration(_identity(row), tuple(prompt), last.content, _meta(row))
-    messages = _messages(row, "prompt")
-    return Demonstration(_identity(row), messages, _answer(row, "completion"), _meta(row))
+        return _demonstrated(row, tuple(prompt), last)
+    return _demonstrated(row, _messages(row, "prompt"), _answer(row, "completion"))
+
+
+def _demonstrated(row: Row, prompt: tuple[Message, ...], answer: Message) -> Demonstration:
+    text, turn = answer_text(answer.model_dump()), _beyond_text(answer)
+    return Demonstration(_identity(row), prompt, text, _meta(row), _tools(row), turn)
 
 
 def _labelled(row: Row) -> LabelledAnswer:
     messages = _messages(row, "messages" if "messages" in row else "prompt")
     if not isinstance(row.get("label"), bool):
         raise _BadRow("label: must be true for a good answer or false for a bad one")
+    answer = _answer(row, "completion")
     return LabelledAnswer(
-        _identity(row), messages, _answer(row, "completion"), row["label"], meta=_meta(row)
-    )
+        _identity(row), messages, answer_text(answer.model_dump()), row["label"], meta=_meta(row),
+        tools=_tools(row), answer_turn=_beyond_text(answer),
+    )  # fmt: skip
 
 
 def _messages(row: Row, name: str) -> tuple[Message, ...]:
@@ -169,20 +179,53 @@ def _messages(row: Row, name: str) -> tuple[Message, ...]:
     if not isinstance(value, list) or not value:
         raise _BadRow(f"{name}: must be a list of turns")
     try:
-        return tuple(Message.model_validate(turn) for turn in cast("list[object]", value))
+        return tuple(_turn(turn) for turn in cast("list[object]", value))
     except ValidationError as error:
         raise _BadRow(f"{name}: {error.errors(include_url=False)[0]['msg']}") from None
+    except ValueError as error:
+        raise _BadRow(f"{name}: {error}") from None
 
 
-def _answer(row: Row, name: str) -> str:
+def _turn(value: object) -> Message:
+    """A turn in OpenAI's form; what lacks its role or content is left to the model to refuse."""
+    if isinstance(value, dict):
+        turn = cast("Row", value)
+        if "role" in turn and ("content" in turn or "tool_calls" in turn):
+            return Message.model_validate(stored_turn(turn))
+    return Message.model_validate(value)
+
+
+def _answer(row: Row, name: str) -> Message:
     value: Any = row.get(name)
+    if isinstance(value, dict):
+        value = [value]
     if isinstance(value, list) and len(cast("list[object]", value)) == 1:
-        value = _messages(row, name)[0].content
-    if not isinstance(value, str) or not value.strip():
+        return _said(_messages({name: value}, name)[0], name)
+    if not isinstance(value, str):
         raise _BadRow(f"{name}: must be a text or a list of one turn")
     if len(value) > MAX_TEXT:
         raise _BadRow(f"{name}: longer than {MAX_TEXT} characters")
-    return value
+    return _said(Message(role="assistant", content=value), name)
+
+
+def _said(answer: Message, name: str) -> Message:
+    """An answer that says something or calls a tool."""
+    if not answer.content.strip() and not answer.tool_calls:
+        raise _BadRow(f"{name}: must be a text or a list of one turn")
+    return answer
+
+
+def _beyond_text(answer: Message) -> Message | None:
+    return answer if answer.tool_calls else None
+
+
+def _tools(row: Row) -> tuple[Tool, ...]:
+    value: Any = row.get("tools")
+    try:
+        given = read_json(value) if isinstance(value, str) else value
+        return tuple(Tool.model_validate(tool) for tool in stored_tools(given))
+    except ValueError as error:
+        raise _BadRow(f"tools: {error}") from None
 
 
 def _flag(row: Row, name: str) -> bool:

@@ -50,7 +50,7 @@ def select_labelled(
     train = [row for one in sides.train for row in _labelled_rows(one)]
     heldout = [one for one in sides.heldout if isinstance(one, Pair) or one.label]
     refused["bad_answer_held_out"] += len(sides.heldout) - len(heldout)
-    pools = ([one.messages for one in sides.heldout], [one.messages for one in judge])
+    pools = ([one.asked for one in sides.heldout], [one.asked for one in judge])
     trained = {one.prompt for one in sides.train}
     return Selection(
         files={
@@ -71,7 +71,9 @@ def _clean_answers(
     sound: list[LabelledAnswer] = []
     labels: defaultdict[tuple[str, str], set[bool]] = defaultdict(set)
     for one in sorted(answers, key=lambda one: one.row_id):
-        if not one.messages:
+        if (reason := one.asked.refusal) is not None:
+            refused[reason] += 1
+        elif not one.messages:
             refused["no_prompt"] += 1
         elif len(one.answer.strip()) <= rules.min_chars:
             refused["too_short"] += 1
@@ -97,12 +99,19 @@ def _labelled_rows(one: Pair | LabelledAnswer) -> list[Row]:
     if isinstance(one, LabelledAnswer):
         return [one.row()]
     sides = (
-        ("chosen", one.chosen, one.chosen_cut, True),
-        ("rejected", one.rejected, one.rejected_cut, False),
+        ("chosen", one.chosen, one.chosen_turn, one.chosen_cut, True),
+        ("rejected", one.rejected, one.rejected_turn, one.rejected_cut, False),
     )
     return [
         LabelledAnswer(
-            f"{one.pair_id}/{side}", one.messages, text, label, answer_cut=cut, meta=one.meta
+            f"{one.pair_id}/{side}",
+            one.messages,
+            text,
+            label,
+            answer_cut=cut,
+            meta=one.meta,
+            tools=one.tools,
+            answer_turn=turn,
         ).row()
-        for side, text, cut, label in sides
+        for side, text, turn, cut, label in sides
     ]

@@ -15,7 +15,7 @@ import structlog
 
 from services.training.attempts import Attempts, Refused
 from services.training.candidate import judge_figures
-from services.training.dataset import TRAIN, turns_of
+from services.training.dataset import TRAIN, AskedPrompt
 from services.training.dataset_store import DatasetStore, lay_out, read_import
 from services.training.errors import InvalidJob, StoreUnavailable, TrainingError
 from services.training.metrics import TrainingMetrics
@@ -281,7 +281,7 @@ class Runner:
             {
                 "case_id": case.case_id,
                 "name": case.kind,
-                "messages": turns_of(case.messages),
+                **AskedPrompt(case.messages).row(),
                 "good": case.good,
                 "bad": case.bad,
             }

@@ -337,7 +337,7 @@ def _select(
         pairs = read_pairs(imported.data, kept) if imported else fold.pairs
         fresh, expired = unexpired(pairs, rules)
         trainable, judged = set_apart(fresh, rules)
-        prompts = [answer.messages for answer in fold.answers]
+        prompts = [answer.asked for answer in fold.answers]
         selection = select_pairs(trainable, judged, prompts, rules).with_refused(expired=expired)
     return _with_bad_rows(selection, bad)
 

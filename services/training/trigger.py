@@ -78,7 +78,8 @@ class PairCounter:
                     )
             case UnpairedExample() if event.model == self._model and self._labelled:
                 answer = answer_of(event)
-                if len(answer.answer.strip()) > self._rules.min_chars and answer.messages:
+                sound = answer.messages and answer.asked.refusal is None
+                if sound and len(answer.answer.strip()) > self._rules.min_chars:
                     self._sides = None
                     self._pairs[event.pair_id] = _CountedPair(
                         prompt=answer.prompt,

@@ -142,25 +142,11 @@ def has_media(turns: Iterable[Mapping[str, Any]]) -> bool:
     return any(part["type"] != "text" for turn in turns for part in turn.get("parts", ()))
 
 
-def template_turn(message: Message) -> Turn:
-    """A turn as chat templates read it: parsed arguments, reasoning left out."""
-    return _openai_turn(message, parsed=True)
+def openai_turn(message: Message) -> Turn:
+    """A turn as OpenAI's chat endpoint takes it, and datasets hold it: arguments as text, no media.
 
-
-def engine_turn(message: Message) -> Turn:
-    """A turn as an engine's chat endpoint takes it: arguments as text, no media."""
-    return _openai_turn(message, parsed=False)
-
-
-def template_tool(tool: Tool) -> Json:
-    """A definition as chat templates read it."""
-    function: Json = {"name": tool.name, "parameters": _parsed(tool.parameters)}
-    if tool.description:
-        function["description"] = tool.description
-    return {"type": "function", "function": function}
-
-
-def _openai_turn(message: Message, *, parsed: bool) -> Turn:
+    Reasoning is left out: what a model thought is not what it is asked or trained to answer.
+    """
     turn: Turn = {"role": message.role, "content": message.content or message.refusal}
     if message.name:
         turn["name"] = message.name
@@ -171,21 +157,55 @@ def _openai_turn(message: Message, *, parsed: bool) -> Turn:
             {
                 "id": call.id,
                 "type": "function",
-                "function": {
-                    "name": call.name,
-                    "arguments": _parsed(call.arguments) if parsed else call.arguments,
-                },
+                "function": {"name": call.name, "arguments": call.arguments},
             }
             for call in message.tool_calls
         ]
     return turn
 
 
-def _parsed(text: str) -> Any:
+def openai_tools(tools: Iterable[Tool]) -> list[Json]:
+    """Definitions as OpenAI's chat endpoint and chat templates take them."""
+    return [
+        {
+            "type": "function",
+            "function": {
+                "name": tool.name,
+                **({"description": tool.description} if tool.description else {}),
+                "parameters": read_json(tool.parameters),
+            },
+        }
+        for tool in tools
+    ]
+
+
+def template_turn(turn: Mapping[str, Any]) -> Turn:
+    """One of OpenAI's turns as chat templates take it: with parsed arguments, where they parse."""
+    if "tool_calls" not in turn:
+        return dict(turn)
+    calls = cast("list[Json]", turn["tool_calls"])
+    parsed = [
+        {**call, "function": {**call["function"], "arguments": _parsed(call["function"])}}
+        for call in calls
+    ]
+    return {**turn, "tool_calls": parsed}
+
+
+def _parsed(function: Json) -> Any:
+    """Arguments for a template. Numbers that no column of a dataset can hold leave them a text."""
+    text: str = function["arguments"]
     try:
-        return read_json(text)
-    except ValueError:
+        value: object = json.loads(text, parse_constant=_refuse_constant, parse_int=_int64)
+    except (ValueError, RecursionError):
         return text
+    return cast("object", value) if isinstance(value, dict) else text
+
+
+def _int64(digits: str) -> int:
+    value = int(digits)
+    if not -(2**63) <= value < 2**63:
+        raise ValueError(f"{digits} has more than 64 bits")
+    return value
 
 
 def _stored_call(call: Json) -> Json:

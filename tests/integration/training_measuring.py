@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from peft import get_peft_model
+from safetensors.torch import load_file
 from training_tiny_model import main as make_model
 from transformers import AutoConfig, AutoTokenizer
 
@@ -32,9 +33,15 @@ from shared.contracts.recipes import LoraHyperparameters, RewardHyperparameters
 
 MAX_LENGTH = 64
 END = "<|end|>"
+TOOL_TEMPLATE = (
+    "{% if tools %}{{ '<|system|>' + tools | tojson + '<|end|>' }}{% endif %}"
+    "{% for m in messages %}{{ '<|' + m.role + '|>' + m.content }}{% for c in m.tool_calls or [] %}"
+    "{{ '<call>' + {'name': c.function.name, 'arguments': c.function.arguments} | tojson + '</call>' }}"
+    "{% endfor %}{{ '<|end|>' }}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
 SMALL_LOGITS = 2**12
 """Fifteen positions of the tiny vocabulary of 261."""
-Held = list[tuple[list[dict[str, str]], str, bool]]
+Held = list[evaluate.HeldOut]
 
 
 def main(folder: Path) -> dict[str, Any]:
@@ -50,6 +57,7 @@ def main(folder: Path) -> dict[str, Any]:
         | judging(folder, str(base), random.Random(3))
         | {"trained_on": trained_on(folder, str(base))}
         | {"left_out": left_out(folder / "fitting", str(base))}
+        | {"tools": tool_training(folder / "tools", str(base))}
         | {
             "long_longest": max(len(conversation_ids(tokenizer, *row[:2])) for row in long),
             "max_length": MAX_LENGTH,
@@ -61,7 +69,7 @@ def main(folder: Path) -> dict[str, Any]:
 def held_out(rng: random.Random, longer: int) -> Held:
     """Forty prompts with answers, every fourth so many times as long, every seventh cut."""
     return [
-        (
+        evaluate.HeldOut(
             turn(words(rng, 2)),
             words(rng, rng.randint(1, 6) * (longer if number % 4 == 0 else 1)),
             number % 7 == 0,
@@ -89,7 +97,7 @@ def perplexities(model: Any, tokenizer: Any, short: Held, long: Held) -> dict[st
             found[f"{name}_{bound}_most_logits"] = max(seen)
             found[f"{name}_{bound}_noted"] = sum(noted)
     evaluate.LOGITS = usual
-    prompts_alone = [(turn("a prompt that fills the row " * 4), "yes", False)]
+    prompts_alone = [evaluate.HeldOut(turn("a prompt that fills the row " * 4), "yes")]
     found["nothing_left"] = evaluate.perplexity(
         model, tokenizer, prompts_alone, max_length=MAX_LENGTH, note=noted.append
     )
@@ -124,18 +132,65 @@ def left_out(folder: Path, base: str) -> list[dict[str, Any]]:
     return fit.run(asked, folder, job.Progress(folder))["left_out"]
 
 
+def tool_training(folder: Path, base: str) -> dict[str, Any]:
+    """A DPO step on `tools.jsonl` of the folder: what is left out, what is read, what moves."""
+    knowing = AutoTokenizer.from_pretrained(base)
+    knowing.chat_template = TOOL_TEMPLATE
+    load_base(base).save_pretrained(folder / "base")
+    knowing.save_pretrained(folder / "base")
+    parent = folder / "parent"
+    get_peft_model(
+        load_base(str(folder / "base")), lora(LoraHyperparameters(), task="CAUSAL_LM")
+    ).save_pretrained(parent)
+    asked = job.TrainerJob(
+        stages=("fit", "dpo"),
+        base=str(folder / "base"),
+        data=str(folder),
+        judge=str(folder / "judge"),
+        parent_adapter=str(parent),
+        hyperparameters={"epochs": 4, "max_length": 512},
+        reward=RewardHyperparameters(),
+        evaluation=EvaluationSettings(),
+        seed=1,
+    )
+    left = fit.run(asked, folder, job.Progress(folder))["left_out"]
+    unknowing = asked.model_copy(update={"base": base})
+    refused = fit.run(unknowing, folder, job.Progress(folder))["left_out"]
+    read: list[dict[str, str]] = []
+    usual = dpo.train
+
+    def look(trainer: Any, checkpoints: Path) -> None:
+        read.extend(
+            {
+                side: trainer.processing_class.decode(row[f"{side}_ids"])
+                for side in ("prompt", "chosen", "rejected")
+            }
+            for row in trainer.train_dataset
+        )
+        usual(trainer, checkpoints)
+
+    dpo.train = look
+    figures = dpo.run(asked, folder, job.Progress(folder))
+    dpo.train = usual
+    before, after = (
+        load_file(path / "adapter_model.safetensors") for path in (parent, folder / "adapter")
+    )
+    moved = sum(not torch.equal(before[name], after[name]) for name in before)
+    return {"left_out": left, "refused": refused, "read": read, "moved": moved, **figures}
+
+
 @torch.no_grad()
 def reference(model: Any, tokenizer: Any, rows: Held, limit: int) -> float:
     """Perplexity with one batch and all logits."""
-    read = [conversation_ids(tokenizer, messages, answer) for messages, answer, _ in rows]
+    read = [conversation_ids(tokenizer, row.messages, row.answer) for row in rows]
     assert {tokenizer.decode(row[-1:]) for row in read} == {END}
-    kept = [row[:-1] if cut else row for row, (*_, cut) in zip(read, rows, strict=True)]
+    kept = [ids[:-1] if row.cut else ids for ids, row in zip(read, rows, strict=True)]
     ids, mask = padded([row[:limit] for row in kept], 0, left=False)
     logits = model(input_ids=ids, attention_mask=mask).logits[:, :-1].float()
     taken = torch.log_softmax(logits, dim=-1).gather(-1, ids[:, 1:, None]).squeeze(-1)
     answers = mask[:, 1:].clone()
-    for row, (messages, *_) in enumerate(rows):
-        answers[row, : len(prompt_ids(tokenizer, messages)) - 1] = 0
+    for number, row in enumerate(rows):
+        answers[number, : len(prompt_ids(tokenizer, row.messages)) - 1] = 0
     return math.exp(-float((taken * answers).sum() / answers.sum()))
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
 from trl import DPOConfig, DPOTrainer
 
 from services.training.trainers.arguments import ReportProgress, arguments, save_adapter, train
 from services.training.trainers.job import Progress, TrainerJob, read_rows
 from services.training.trainers.models import (
+    conversations,
     end_tokens,
     load_adapter,
     load_base,
@@ -41,17 +41,10 @@ def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, float]:
             label_smoothing=parameters.label_smoothing,
             **arguments(parameters, checkpoints, rows=len(rows), seed=job.seed),
         ),
-        train_dataset=Dataset.from_list(
-            [
-                {
-                    "prompt": row["messages"],
-                    "chosen": [{"role": "assistant", "content": row["chosen"]}],
-                    "rejected": [{"role": "assistant", "content": row["rejected"]}],
-                    "chosen_cut": row.get("chosen_cut", False),
-                    "rejected_cut": row.get("rejected_cut", False),
-                }
-                for row in rows
-            ]
+        train_dataset=conversations(
+            rows,
+            {"chosen": "chosen", "rejected": "rejected"},
+            flags=("chosen_cut", "rejected_cut"),
         ),
         callbacks=[callback],
     )

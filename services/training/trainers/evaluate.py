@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn import functional
@@ -18,6 +18,7 @@ from torch.nn import functional
 from services.training.trainers.job import Progress, TrainerJob, read_rows, write_rows
 from services.training.trainers.models import (
     Messages,
+    answer_of,
     by_tokens,
     conversation_ids,
     end_tokens,
@@ -45,6 +46,16 @@ Note = Callable[[int], None]
 """Hears how many steps were done."""
 
 
+class HeldOut(NamedTuple):
+    """A prompt with the answer that a model should find likely."""
+
+    messages: Messages
+    answer: str | Mapping[str, Any]
+    cut: bool = False
+    """Generation was truncated."""
+    tools: str = ""
+
+
 @dataclass(frozen=True)
 class Answers:
     """What one arm wrote, one entry a prompt, and how likely it finds held-out answers."""
@@ -63,10 +74,14 @@ def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, float]:
     """
     data = Path(job.data)
     tokenizer = load_tokenizer(job.base)
-    prompts = [row["messages"] for row in read_rows(data / "prompts.jsonl")]
-    prompts = prompts[: job.evaluation.prompts]
+    prompts = read_rows(data / "prompts.jsonl")[: job.evaluation.prompts]
     heldout = [
-        (row["messages"], row.get("chosen") or row["answer"], row.get("chosen_cut", False))
+        HeldOut(
+            row["messages"],
+            answer_of(row, "chosen" if "chosen" in row else "answer"),
+            row.get("chosen_cut", False),
+            row.get("tools", ""),
+        )
         for row in read_rows(data / "heldout.jsonl")
     ]
     judged = bool(prompts) and (Path(job.judge) / "adapter").exists()
@@ -90,7 +105,7 @@ def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, float]:
         f"{arm}_{name}": value for arm, said in arms.items() for name, value in _manners(said)
     }
     rows = [
-        {"messages": prompt, "parent": old, "candidate": new}
+        {**prompt, "parent": old, "candidate": new}
         for prompt, old, new in zip(
             prompts, arms["parent"].texts, arms["candidate"].texts, strict=True
         )
@@ -106,11 +121,11 @@ def _answers(
     job: TrainerJob,
     model: Any,
     tokenizer: Any,
-    prompts: Sequence[Messages],
-    heldout: Sequence[tuple[Messages, str, bool]],
+    prompts: Sequence[Mapping[str, Any]],
+    heldout: Sequence[HeldOut],
     note: Note,
 ) -> Answers:
-    encoded = [prompt_ids(tokenizer, messages) for messages in prompts]
+    encoded = [prompt_ids(tokenizer, row["messages"], row.get("tools", "")) for row in prompts]
     spaces = [len(tokens) + job.evaluation.max_new_tokens for tokens in encoded]
     texts, lengths = [""] * len(encoded), [0] * len(encoded)
     ended = [False] * len(encoded)
@@ -158,7 +173,7 @@ def _generate(
 def perplexity(
     model: Any,
     tokenizer: Any,
-    heldout: Sequence[tuple[Messages, str, bool]],
+    heldout: Sequence[HeldOut],
     *,
     max_length: int,
     note: Note,
@@ -173,7 +188,7 @@ def perplexity(
     Args:
         model: A causal model.
         tokenizer: Its tokenizer.
-        heldout: Prompts with answers, and whether each generation was truncated.
+        heldout: Prompts with answers.
         max_length: Most tokens of a row.
         note: Hears how many rows were read, after each batch.
 
@@ -184,11 +199,11 @@ def perplexity(
     limit = min(max_length, model.config.max_position_embeddings)
     ends = end_tokens(model, tokenizer)
     rows = [
-        (without_end(ids, ends) if cut else ids)[:limit]
-        for messages, answer, cut in heldout
-        for ids in [conversation_ids(tokenizer, messages, answer)]
+        (without_end(ids, ends) if row.cut else ids)[:limit]
+        for row in heldout
+        for ids in [conversation_ids(tokenizer, row.messages, row.answer, row.tools)]
     ]
-    firsts = [max(len(prompt_ids(tokenizer, messages)), 1) for messages, _, _ in heldout]
+    firsts = [max(len(prompt_ids(tokenizer, row.messages, row.tools)), 1) for row in heldout]
     width = max(1, LOGITS // model.get_output_embeddings().weight.shape[0])
     nll, count = 0.0, 0
     for batch in by_tokens([len(row) for row in rows], tokens=min(width, PERPLEXITY_TOKENS)):
@@ -244,7 +259,7 @@ def _verdict(
     judge = load_scorer(job, tokenizer, Path(job.judge))
     read: dict[str, list[list[int]]] = {}
     for arm in ("parent", "candidate"):
-        read[arm] = [judged_ids(job, tokenizer, row["messages"], row[arm]) for row in rows]
+        read[arm] = [judged_ids(job, tokenizer, row, row[arm]) for row in rows]
         for row, value in zip(rows, score(judge, tokenizer, read[arm], note), strict=True):
             row[f"{arm}_score"] = value
     gains = [row["candidate_score"] - row["parent_score"] for row in rows]

@@ -6,6 +6,7 @@ none is cut or dropped uncounted by a trainer.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,15 @@ from jinja2 import TemplateError
 from transformers import AutoConfig
 
 from services.training.trainers.job import Progress, TrainerJob, read_rows
-from services.training.trainers.models import conversation_ids, load_tokenizer, prompt_ids
+from services.training.trainers.models import (
+    answer_of,
+    conversation_ids,
+    load_tokenizer,
+    prompt_ids,
+)
 
+TOOLLESS = frozenset({"grpo", "rloo"})
+"""Methods that sample answers: TRL renders no tools of a row into their prompts."""
 MAX_DETAIL = 200
 """Characters of a template's own words that are kept."""
 TEMPLATE_ERRORS = (
@@ -53,6 +61,8 @@ def run(job: TrainerJob, _: Path, progress: Progress) -> dict[str, Any]:
     for done, (name, line, row) in enumerate(rows, start=1):
         limit = min(limits[name], positions)
         found = _problem(tokenizer, row, limit, answer_tokens=job.evaluation.max_new_tokens)
+        if name == "train.jsonl" and job.method in TOOLLESS and "tools" in row:
+            found = "template", f"{job.method} asks prompts without tools"
         if found is not None:
             reason, detail = found
             left_out.append({"file": name, "line": line, "reason": reason, "detail": detail})
@@ -64,16 +74,34 @@ def _problem(
     tokenizer: Any, row: dict[str, Any], limit: int, *, answer_tokens: int
 ) -> tuple[str, str] | None:
     """Why a row cannot be used, or None."""
-    answers = [row[side] for side in ("chosen", "rejected", "answer") if side in row]
+    answers = [answer_of(row, side) for side in ("chosen", "rejected", "answer") if side in row]
+    messages, tools = row["messages"], row.get("tools", "")
     try:
-        prompt = len(prompt_ids(tokenizer, row["messages"]))
-        lengths = [len(conversation_ids(tokenizer, row["messages"], text)) for text in answers]
+        prompt = prompt_ids(tokenizer, messages, tools)
+        read = [conversation_ids(tokenizer, messages, turn, tools) for turn in answers]
     except TEMPLATE_ERRORS as error:
         return "template", f"{type(error).__name__}: {error}"[:MAX_DETAIL]
-    longest = max(lengths, default=prompt + min(answer_tokens, limit // 2))
+    for ids, turn in zip(read or [prompt], answers or [{}], strict=True):
+        if missing := _unwritten_call(tokenizer, ids, [*messages, turn]):
+            return "template", f"the chat template does not write the call of {missing}"[
+                :MAX_DETAIL
+            ]
+    longest = max(map(len, read), default=len(prompt) + min(answer_tokens, limit // 2))
     if longest > limit:
         return "too_long", f"{longest} tokens; max_length is {limit}"
     return None
+
+
+def _unwritten_call(tokenizer: Any, ids: list[int], turns: list[Mapping[str, Any]]) -> str:
+    """Name of a tool call that the template left out, as one that knows no tools does.
+
+    The answer would be trained as an empty one.
+    """
+    names = [call["function"]["name"] for turn in turns for call in turn.get("tool_calls", ())]
+    if not names:
+        return ""
+    written = tokenizer.decode(ids)
+    return next((name for name in names if name not in written), "")
 
 
 def _positions(base: str) -> int:

@@ -6,12 +6,12 @@ import random
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
 from trl import KTOConfig, KTOTrainer
 
 from services.training.trainers.arguments import ReportProgress, arguments, save_adapter, train
 from services.training.trainers.job import Progress, TrainerJob, read_rows
 from services.training.trainers.models import (
+    conversations,
     end_tokens,
     load_adapter,
     load_base,
@@ -47,17 +47,7 @@ def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, float]:
             undesirable_weight=undesirable,
             **arguments(parameters, checkpoints, rows=len(rows), seed=job.seed),
         ),
-        train_dataset=Dataset.from_list(
-            [
-                {
-                    "prompt": row["messages"],
-                    "completion": [{"role": "assistant", "content": row["answer"]}],
-                    "label": row["label"],
-                    "cut": row.get("answer_cut", False),
-                }
-                for row in rows
-            ]
-        ),
+        train_dataset=conversations(rows, {"answer": "completion"}, flags=("label", "answer_cut")),
         callbacks=[callback],
     )
     trainer.train_dataset = trainer.train_dataset.map(
@@ -85,4 +75,4 @@ def weights(parameters: KtoHyperparameters, labels: list[bool]) -> tuple[float, 
 def _as_it_ended(row: dict[str, Any], ends: set[int]) -> dict[str, list[int]]:
     """The answer without the end-of-turn token where generation was truncated."""
     ids = row["completion_ids"]
-    return {"completion_ids": without_end(ids, ends) if row["cut"] else ids}
+    return {"completion_ids": without_end(ids, ends) if row["answer_cut"] else ids}

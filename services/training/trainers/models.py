@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset, Features, Json, List, Value
 from peft import LoraConfig, PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from shared.contracts.conversation import template_turn
 from shared.contracts.recipes import LoraHyperparameters
 
-Messages = Sequence[dict[str, str]]
+Messages = Sequence[Mapping[str, Any]]
+"""Turns in OpenAI's form, as datasets hold them."""
 
 
 def load_tokenizer(base: str) -> Any:
@@ -65,17 +69,69 @@ def set_seeds(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def prompt_ids(tokenizer: Any, messages: Messages) -> list[int]:
-    """A prompt as the model is asked it: the assistant's turn is open."""
-    text = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+def prompt_ids(tokenizer: Any, messages: Messages, tools: str = "") -> list[int]:
+    """A prompt as the model is asked it: the assistant's turn is open.
+
+    Args:
+        tokenizer: The base's, with its chat template.
+        messages: The turns.
+        tools: Definitions of tools as JSON, as a dataset's line has them.
+
+    """
+    text = tokenizer.apply_chat_template(
+        [template_turn(turn) for turn in messages],
+        tools=json.loads(tools) if tools else None,
+        tokenize=False,
+        add_generation_prompt=True,
+    )
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-def conversation_ids(tokenizer: Any, messages: Messages, answer: str) -> list[int]:
-    """A prompt with its answer, the end of the turn included."""
-    turns = [*messages, {"role": "assistant", "content": answer}]
-    text = tokenizer.apply_chat_template(turns, tokenize=False)
+def conversation_ids(
+    tokenizer: Any, messages: Messages, answer: str | Mapping[str, Any], tools: str = ""
+) -> list[int]:
+    """A prompt with its answer, a text or a turn, the end of the turn included."""
+    turn = {"role": "assistant", "content": answer} if isinstance(answer, str) else answer
+    text = tokenizer.apply_chat_template(
+        [template_turn(turn) for turn in (*messages, turn)],
+        tools=json.loads(tools) if tools else None,
+        tokenize=False,
+    )
     return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def answer_of(row: Mapping[str, Any], side: str) -> dict[str, Any]:
+    """The answer of a dataset's line as a turn; side is `chosen`, `rejected` or `answer`."""
+    return row.get(f"{side}_turn") or {"role": "assistant", "content": row[side]}
+
+
+def conversations(
+    rows: Sequence[Mapping[str, Any]], sides: Mapping[str, str], flags: Sequence[str] = ()
+) -> Dataset:
+    """Lines of a dataset as TRL's conversational form with tools.
+
+    Turns are columns of JSON: as structs, every call would get every other call's arguments.
+
+    Args:
+        rows: Lines of a dataset.
+        sides: TRL's column for each answer that a line has.
+        flags: Names of flags, which are false where a line lacks them.
+
+    """
+    turns = List(Json())
+    columns = {"prompt": turns, **dict.fromkeys(sides.values(), turns), "tools": Value("string")}
+    return Dataset.from_list(
+        [
+            {
+                "prompt": [template_turn(turn) for turn in row["messages"]],
+                **{to: [template_turn(answer_of(row, side))] for side, to in sides.items()},
+                "tools": row.get("tools"),
+                **{flag: row.get(flag, False) for flag in flags},
+            }
+            for row in rows
+        ],
+        features=Features({**columns, **dict.fromkeys(flags, Value("bool"))}),
+    )
 
 
 def end_tokens(model: Any, tokenizer: Any) -> set[int]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-from datasets import Dataset
 
 from services.training.trainers.arguments import ReportProgress, arguments, save_adapter, train
 from services.training.trainers.job import Progress, Stage, TrainerJob, read_rows
 from services.training.trainers.models import (
     Messages,
+    conversations,
     load_adapter,
     load_base,
     load_tokenizer,
@@ -39,7 +38,7 @@ def run(
     """
     parameters = job.trained
     assert isinstance(parameters, OnlineHyperparameters)
-    prompts = unique([row["messages"] for row in read_rows(Path(job.data) / "train.jsonl")])
+    prompts = unique(read_rows(Path(job.data) / "train.jsonl"))
     set_seeds(job.seed)
     callback = ReportProgress(stage, progress)
     checkpoints = folder / "checkpoints"
@@ -59,7 +58,7 @@ def run(
             temperature=parameters.temperature,
             **settings,
         ),
-        train_dataset=Dataset.from_list([{"prompt": messages} for messages in prompts]),
+        train_dataset=conversations(prompts, {}).remove_columns("tools"),
         callbacks=[callback],
     )
     train(trainer, checkpoints)
@@ -75,7 +74,7 @@ def scorer(job: TrainerJob, tokenizer: Any, place: Path) -> Reward:
         prompts: Sequence[Messages], completions: Sequence[Messages], **_: Any
     ) -> list[float]:
         read = [
-            judged_ids(job, tokenizer, prompt, completion[0]["content"])
+            judged_ids(job, tokenizer, {"messages": prompt}, completion[0])
             for prompt, completion in zip(prompts, completions, strict=True)
         ]
         return score(model, tokenizer, read, lambda _: None)
@@ -83,7 +82,7 @@ def scorer(job: TrainerJob, tokenizer: Any, place: Path) -> Reward:
     return reward
 
 
-def unique(prompts: Sequence[Messages]) -> list[Messages]:
-    """Each prompt once, in the order of the rows."""
-    seen: dict[str, Messages] = {str(messages): messages for messages in prompts}
+def unique(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """A line of each prompt, in the order of the lines."""
+    seen = {str(row["messages"]): row for row in rows}
     return list(seen.values())

@@ -7,12 +7,11 @@ Base with a score head and a LoRA, trained on log sigmoid(score(chosen) - score(
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
 from peft import PeftModel
 from transformers import AutoModelForSequenceClassification
 from trl import RewardConfig, RewardTrainer
@@ -20,9 +19,10 @@ from trl import RewardConfig, RewardTrainer
 from services.training.trainers.arguments import ReportProgress, arguments, train
 from services.training.trainers.job import Progress, Stage, TrainerJob, read_rows
 from services.training.trainers.models import (
-    Messages,
+    answer_of,
     by_tokens,
     conversation_ids,
+    conversations,
     device,
     dtype,
     load_tokenizer,
@@ -74,8 +74,8 @@ def fit(
     tokenizer = load_tokenizer(job.base)
     read = [
         (
-            judged_ids(job, tokenizer, row["messages"], row["chosen"]),
-            judged_ids(job, tokenizer, row["messages"], row["rejected"]),
+            judged_ids(job, tokenizer, row, answer_of(row, "chosen")),
+            judged_ids(job, tokenizer, row, answer_of(row, "rejected")),
         )
         for row in tested
         if "chosen" in row
@@ -89,16 +89,7 @@ def fit(
         model=_score_model(job.base, tokenizer, job.seed),
         processing_class=tokenizer,
         args=RewardConfig(center_rewards_coefficient=job.reward.center_rewards or None, **config),
-        train_dataset=Dataset.from_list(
-            [
-                {
-                    "prompt": row["messages"],
-                    "chosen": [{"role": "assistant", "content": row["chosen"]}],
-                    "rejected": [{"role": "assistant", "content": row["rejected"]}],
-                }
-                for row in rows
-            ]
-        ),
+        train_dataset=conversations(rows, {"chosen": "chosen", "rejected": "rejected"}),
         peft_config=lora(job.reward.lora, task="SEQ_CLS", modules_to_save=["score"]),
         callbacks=[callback],
     )
@@ -132,9 +123,12 @@ def load_scorer(job: TrainerJob, tokenizer: Any, place: Path) -> Any:
     return PeftModel.from_pretrained(base, str(place / "adapter")).eval()
 
 
-def judged_ids(job: TrainerJob, tokenizer: Any, messages: Messages, answer: str) -> list[int]:
-    """What the judge reads of an answer: prompt and answer, no longer than what it learnt from."""
-    return conversation_ids(tokenizer, messages, answer)[: job.reward.max_length]
+def judged_ids(
+    job: TrainerJob, tokenizer: Any, row: Mapping[str, Any], answer: str | Mapping[str, Any]
+) -> list[int]:
+    """What the judge reads of an answer to a line's prompt: no more than what it learnt from."""
+    ids = conversation_ids(tokenizer, row["messages"], answer, row.get("tools", ""))
+    return ids[: job.reward.max_length]
 
 
 @torch.no_grad()

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
 from services.training.trainers.arguments import ReportProgress, arguments, train
 from services.training.trainers.job import Progress, TrainerJob, read_rows
-from services.training.trainers.models import load_base, load_tokenizer, lora, set_seeds
+from services.training.trainers.models import (
+    conversations,
+    load_base,
+    load_tokenizer,
+    lora,
+    set_seeds,
+)
 from shared.contracts.recipes import SftHyperparameters
 
 
@@ -28,15 +33,7 @@ def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, float]:
             completion_only_loss=True,
             **arguments(parameters, checkpoints, rows=len(rows), seed=job.seed),
         ),
-        train_dataset=Dataset.from_list(
-            [
-                {
-                    "prompt": row["messages"],
-                    "completion": [{"role": "assistant", "content": row["answer"]}],
-                }
-                for row in rows
-            ]
-        ),
+        train_dataset=conversations(rows, {"answer": "completion"}),
         peft_config=lora(parameters.lora, task="CAUSAL_LM"),
         callbacks=[callback],
     )

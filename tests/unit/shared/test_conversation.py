@@ -11,8 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.contracts.conversation import engine_turn, stored_tools, stored_turn, template_turn
-from shared.contracts.events.base import Message, ToolCall
+from shared.contracts.conversation import (
+    openai_tools,
+    openai_turn,
+    stored_tools,
+    stored_turn,
+    template_turn,
+)
+from shared.contracts.events.base import Message, Tool, ToolCall
 from shared.contracts.events.interactions import InteractionRecorded
 from shared.contracts.generate import CONTRACTS
 
@@ -86,10 +92,28 @@ def test_a_turn_goes_to_templates_and_engines_and_comes_back() -> None:
     call = {"id": "c1", "name": "f", "arguments": '{"b":1,"a":{"z":1}}'}
     stored = {"role": "assistant", "content": "", "tool_calls": [call]}
     message = Message.model_validate(stored)
-    (rendered,) = template_turn(message)["tool_calls"]
+    asked = openai_turn(message)
+    assert asked["tool_calls"][0]["function"]["arguments"] == call["arguments"]
+    (rendered,) = template_turn(asked)["tool_calls"]
     assert list(rendered["function"]["arguments"]) == ["b", "a"]
-    assert engine_turn(message)["tool_calls"][0]["function"]["arguments"] == call["arguments"]
-    assert stored_turn(engine_turn(message)) == stored_turn(template_turn(message)) == stored
+    assert stored_turn(asked) == stored_turn(template_turn(asked)) == stored
+
+
+@pytest.mark.parametrize("arguments", ["{oops", "[1]", '{"x":123456789012345678901}'])
+def test_arguments_that_no_template_can_take_stay_a_text(arguments: str) -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    turn = {"role": "assistant", "content": "", "tool_calls": [call]}
+    assert template_turn(turn) == turn
+
+
+def test_tools_go_to_templates_and_come_back() -> None:
+    stored = [
+        {"name": "f", "parameters": '{"b":{},"a":1}', "description": "F."},
+        {"name": "g", "parameters": "{}"},
+    ]
+    tools = openai_tools(Tool.model_validate(tool) for tool in stored)
+    assert list(tools[0]["function"]["parameters"]) == ["b", "a"]
+    assert stored_tools(tools) == stored
 
 
 def test_arguments_keep_what_was_written() -> None:

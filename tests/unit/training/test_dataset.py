@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import orjson
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from services.training.dataset import (
@@ -13,20 +15,23 @@ from services.training.dataset import (
     JUDGE,
     PROMPTS,
     TRAIN,
+    AskedPrompt,
     Demonstration,
     Pair,
     PreferenceFold,
     canonical,
     clean_pairs,
     demonstrations_of,
+    pair_of,
+    prompt_of,
     refusal,
     select_demonstrations,
     select_pairs,
     unexpired,
 )
-from services.training.sides import DatasetRules, is_held_out
-from shared.contracts.events.base import Message, utc
-from shared.contracts.events.preferences import PairSource
+from services.training.sides import FEW_RATERS, DatasetRules, is_held_out
+from shared.contracts.events.base import ContentPart, Message, Tool, ToolCall, utc
+from shared.contracts.events.preferences import PairSource, PreferencePair
 from shared.contracts.prompt_key import normal_prompt
 from tests.unit.training.builders import (
     MODEL,
@@ -77,7 +82,9 @@ def test_the_order_of_events_does_not_matter(
 
 @given(pairs, pairs)
 def test_no_prompt_is_trained_on_and_measured_on(some: list[Pair], judged: list[Pair]) -> None:
-    chosen = select_pairs(some, judged, [turns(f"question {n}") for n in range(40)], RULES)
+    chosen = select_pairs(
+        some, judged, [AskedPrompt(turns(f"question {n}")) for n in range(40)], RULES
+    )
     trained = keys(list(chosen.files[TRAIN]))
     for name in (HELDOUT, JUDGE, PROMPTS):
         assert not trained & keys(list(chosen.files[name])), name
@@ -92,6 +99,8 @@ def test_every_pair_is_kept_or_counted(some: list[Pair], judged: list[Pair]) -> 
 
 @given(pairs, pairs)
 def test_the_judge_shares_no_rater_with_training(some: list[Pair], judged: list[Pair]) -> None:
+    sound = [one for one in (*some, *judged) if refusal(one, RULES) is None]
+    assume(len({rater for one in sound for rater in one.raters}) >= FEW_RATERS)
     chosen = select_pairs(some, judged, [], RULES)
     trained = {row["meta"]["pair_id"] for name in (TRAIN, HELDOUT) for row in chosen.files[name]}
     raters = {rater for one in some if one.pair_id in trained for rater in one.raters}
@@ -153,7 +162,7 @@ def test_the_held_out_share_is_about_what_was_asked() -> None:
 
 def test_evaluation_prompts_come_from_held_out_pairs_first_and_are_bounded() -> None:
     some = [pair(n) for n in range(40)]
-    chosen = select_pairs(some, [], [turns(f"other {n}") for n in range(99)], RULES)
+    chosen = select_pairs(some, [], [AskedPrompt(turns(f"other {n}")) for n in range(99)], RULES)
     prompts = list(chosen.files[PROMPTS])
     assert len(prompts) == RULES.prompts
     heldout = keys(list(chosen.files[HELDOUT]))
@@ -210,3 +219,70 @@ def test_canonical_lines_are_json_with_sorted_keys() -> None:
     data = canonical([{"b": "ü", "a": 1}])
     assert data == '{"a":1,"b":"ü"}\n'.encode()
     assert orjson.loads(data) == {"a": 1, "b": "ü"}
+
+
+CALL = ToolCall(id="c1", name="get_weather", arguments='{"unit":"C","city":"Rome"}')
+CALLED = Message(role="assistant", content="", tool_calls=(CALL,))
+TOOLS = (Tool(name="get_weather", parameters='{"type":"object","properties":{}}'),)
+
+
+def tool_pair(**fields: Any) -> PreferencePair:
+    result = Message(role="tool", content="21 C", tool_call_id="c1")
+    given = {
+        "messages": (*turns("weather in Rome?"), CALLED, result),
+        "tools": TOOLS,
+        "rejected_turn": CALLED,
+        **fields,
+    }
+    return pair_event(1, **given)
+
+
+def test_tool_turns_in_history_are_in_the_row_in_the_order_of_their_keys() -> None:
+    (line,) = canonical([pair_of(tool_pair()).row()]).splitlines()
+    row = orjson.loads(line)
+    call = {
+        "id": "c1",
+        "type": "function",
+        "function": {"name": "get_weather", "arguments": CALL.arguments},
+    }
+    question, called, result = row["messages"]
+    assert question == {"role": "user", "content": "weather in Rome?"}
+    assert called == {"role": "assistant", "content": "", "tool_calls": [call]}
+    assert result == {"role": "tool", "content": "21 C", "tool_call_id": "c1"}
+    assert (row["rejected_turn"], "chosen_turn" in row) == (called, False)
+    (tool,) = orjson.loads(row["tools"])
+    assert list(tool["function"]["parameters"]) == ["type", "properties"]
+    assert prompt_of(row) == AskedPrompt(pair_of(tool_pair()).messages, TOOLS)
+
+
+def test_text_rows_are_what_they_were() -> None:
+    assert pair(1, meta={"source": "vote"}).row() == {
+        "messages": [{"role": "user", "content": "question 1"}],
+        "chosen": "a good answer 1",
+        "rejected": "a bad answer 1",
+        "meta": {"pair_id": "pair-0001", "source": "vote"},
+    }
+
+
+def test_same_question_other_picture_is_left_out_and_counted() -> None:
+    part = ContentPart(type="image", sha256="a" * 64)
+    seen = Message(role="user", content="[image]", parts=(part,))
+    fold = PreferenceFold(MODEL)
+    for event in (
+        pair_event(1),
+        pair_event(2, untrainable=("media",)),
+        pair_event(3, messages=(seen,)),  # a vote, whose event has no reasons
+        pair_event(4, untrainable=("several_choices", "echo")),
+        example_event(1).model_copy(update={"untrainable": ("media",)}),
+        example_event(2),
+    ):
+        fold.apply(event)
+    chosen = select_pairs(fold.pairs, [], [answer.asked for answer in fold.answers], NO_HELDOUT)
+    assert [row["meta"]["pair_id"] for row in chosen.files[TRAIN]] == ["pair-0001"]
+    assert chosen.refused == {"media": 2, "prompt_media": 1, "several_choices": 1}
+    assert keys(list(chosen.files[PROMPTS])) == {"thumbed question 2"}
+    demonstrated = demonstrations_of(fold.pairs[:2])
+    assert select_demonstrations(demonstrated, NO_HELDOUT).refused == {}
+    corrected = [replace(one, meta={"source": "correction"}) for one in fold.pairs]
+    chosen = select_demonstrations(demonstrations_of(corrected), NO_HELDOUT)
+    assert (len(chosen.files[TRAIN]), chosen.refused) == (1, {"media": 2, "several_choices": 1})

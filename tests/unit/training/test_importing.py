@@ -127,3 +127,42 @@ def test_any_bytes_are_read_or_refused(data: bytes) -> None:
     for read in (read_pairs, read_demonstrations):
         with contextlib.suppress(BadDataset):
             assert read(data)
+
+
+FUNCTION = {"name": "get_weather", "arguments": '{"city": "Rome"}'}
+QUESTION = {"role": "user", "content": "Weather in Rome?"}
+CALLED = {
+    "role": "assistant",
+    "content": None,
+    "tool_calls": [{"id": "c1", "type": "function", "function": FUNCTION}],
+}
+TOOLS = [{"type": "function", "function": {"name": "get_weather", "parameters": {"b": 1, "a": 2}}}]
+
+
+def test_tool_turns_in_openais_form_are_read() -> None:
+    row = {"messages": [QUESTION], "tools": TOOLS, "chosen": [CALLED], "rejected": "Look outside."}
+    as_text = {**row, "tools": json.dumps(TOOLS)}
+    for pair in read_pairs(lines(row, as_text)):
+        assert pair.chosen_turn is not None
+        assert pair.chosen_turn.tool_calls[0].arguments == '{"city":"Rome"}'
+        assert pair.chosen == '[{"name":"get_weather","arguments":{"city":"Rome"}}]'
+        assert (pair.rejected, pair.rejected_turn) == ("Look outside.", None)
+        assert pair.tools[0].parameters == '{"b":1,"a":2}'
+    (shown,) = read_demonstrations(lines({"messages": [QUESTION, CALLED], "tools": TOOLS}))
+    assert shown.answer_turn is not None
+    assert shown.row()["answer_turn"]["tool_calls"][0]["function"]["name"] == "get_weather"
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        ({"messages": [{"role": "user"}]}, "messages: Field required"),
+        ({"messages": [{"content": "a"}]}, "messages: Field required"),
+        ({"tools": "{"}, "tools: "),
+        ({"chosen": [{"role": "assistant", "content": ""}]}, "chosen: must be a text"),
+    ],
+)
+def test_bad_turns_are_named(change: dict[str, object], rule: str) -> None:
+    row = {"messages": [QUESTION], "chosen": "a proper answer", "rejected": "no"}
+    with pytest.raises(BadDataset, match=rule):
+        read_pairs(lines({**row, **change}))

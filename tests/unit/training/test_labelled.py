@@ -15,6 +15,7 @@ from services.training.importing import read_labelled
 from services.training.labelled import select_labelled
 from services.training.sides import DatasetRules
 from services.training.snapshot import take_snapshot
+from shared.contracts.events.base import Message, Tool, ToolCall
 from shared.contracts.events.training import TrainingMethod
 from shared.contracts.topics import PREFERENCES
 from shared.testing.log import MemoryLog
@@ -112,3 +113,24 @@ def test_an_import_of_labelled_answers_is_read_by_line() -> None:
     assert [one.label for one in read_labelled(data)] == [True, False]
     with pytest.raises(BadDataset, match="line 1: label: must be true for a good answer"):
         read_labelled(json.dumps({**rows[0], "label": "up"}).encode())
+
+
+def test_tool_calls_are_rows_of_their_turn_and_the_untrainable_are_counted() -> None:
+    call = ToolCall(id="c1", name="get_weather", arguments='{"city":"Rome"}')
+    turn = Message(role="assistant", content="", tool_calls=(call,))
+    tools = (Tool(name="get_weather"),)
+    chosen = select_labelled(
+        [pair(1, rejected_turn=turn, tools=tools), pair(2, untrainable=("echo",))],
+        [
+            thumb(3, label=True, answer_turn=turn, tools=tools),
+            thumb(4, label=False, untrainable=("media",)),
+        ],
+        ALL,
+    )
+    rows = {row["meta"].get("row_id"): row for row in chosen.files[TRAIN]}
+    with_call = {name for name, row in rows.items() if "answer_turn" in row}
+    assert len(rows) == 3
+    assert with_call == {"pair-0001/rejected", thumb(3, label=True).row_id}
+    assert all(row["tools"] == '[{"type":"function","function":{"name":"get_weather","parameters":{}}}]'
+               for row in rows.values())  # fmt: skip
+    assert chosen.refused == {"echo": 1, "media": 1}
