@@ -74,6 +74,7 @@ async def run(
         ),
         rules=FoldRules(
             horizon_s=settings.horizon_days * 86_400,
+            unknown_trace_s=settings.unknown_trace_s,
             scores_per_day=settings.scores_per_day,
             segments=frozenset(settings.segments),
             prompt_ignores=settings.prompt_ignores,

@@ -87,13 +87,15 @@ class Checkpointer:
             ages, self._ages = self._ages, []
             with self._metrics.batches.time():
                 await self._write([batch for _, batch in batches])
+            now_s = self._clock.now().timestamp()
             for state, batch in batches:
                 state.confirm(batch)
                 if self._states.get(batch.partition) is state:
-                    self._metrics.checkpoints.show(batch.partition, batch.checkpoint, state.pending)
+                    self._metrics.checkpoints.show(
+                        batch.partition, batch.checkpoint, state.pending, state.unknown(now_s)
+                    )
             for event in held:
                 event.ack()
-            now_s = self._clock.now().timestamp()
             for topic, at_s in ages:
                 self._metrics.event_age.labels(topic).observe(max(0.0, now_s - at_s))
 

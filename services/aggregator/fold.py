@@ -33,6 +33,8 @@ class FoldRules:
 
     horizon_s: float = 30 * 86_400
     """How long feedback waits for its interaction, in event time."""
+    unknown_trace_s: float = 300.0
+    """How long feedback waits until its trace is taken for one that no router made."""
     rated_s: float = 30 * 86_400
     """How long answers to a prompt and a user's counted scores are kept, in event time."""
     scores_per_day: int = 3

@@ -22,12 +22,20 @@ class CheckpointCollector(Collector):
 
     def __init__(self) -> None:
         self._checkpoints: dict[int, bytes] = {}
-        self._pending: dict[int, int] = {}
+        self._pending: dict[int, tuple[int, int]] = {}
 
-    def show(self, partition: int, checkpoint: bytes, pending: int) -> None:
-        """Make a confirmed checkpoint what scrapes see of its partition."""
+    def show(self, partition: int, checkpoint: bytes, pending: int, unknown: int) -> None:
+        """Make a confirmed checkpoint what scrapes see of its partition.
+
+        Args:
+            partition: Which it is.
+            checkpoint: Its aggregates.
+            pending: Feedbacks that wait for their interaction.
+            unknown: How many of them wait longer than any interaction takes.
+
+        """
         self._checkpoints[partition] = checkpoint
-        self._pending[partition] = pending
+        self._pending[partition] = pending, unknown
 
     def hide(self) -> None:
         """Show no partition: none is owned until recovery has ended."""
@@ -71,6 +79,11 @@ class CheckpointCollector(Collector):
             "Feedback that waits for its interaction.",
             labels=("partition",),
         )
+        unknown = GaugeMetricFamily(
+            "ratchet_feedback_unknown_trace",
+            "Feedback that waits so long for its interaction that no router can have made its trace.",
+            labels=("partition",),
+        )
         quality_labels = ("version", "window", "figure", "partition")
         numerator = GaugeMetricFamily(
             "ratchet_quality_numerator",
@@ -94,14 +107,15 @@ class CheckpointCollector(Collector):
                 votes.add_metric((*vote, partition), count)
             for outcome, count in aggregates.outcomes.items():
                 outcomes.add_metric((outcome, partition), count)
-            pending.add_metric((partition,), self._pending[number])
+            for gauge, count in zip((pending, unknown), self._pending[number], strict=True):
+                gauge.add_metric((partition,), count)
             for (version, window), sums in aggregates.live().items():
                 for figure, (above, below) in RATIOS.items():
                     labels = (version, window, figure, partition)
                     numerator.add_metric(labels, sum(sums[index] for index in above))
                     denominator.add_metric(labels, sum(sums[index] for index in below))
         yield from (feedback, score_sum, score_count, votes, outcomes)
-        yield from (pending, numerator, denominator)
+        yield from (pending, unknown, numerator, denominator)
 
 
 class AggregatorMetrics:

@@ -12,7 +12,7 @@ state with `recover` and gets to the same sums (design section 8):
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -82,8 +82,8 @@ class PartitionState:
     aggregates: Aggregates = field(default_factory=Aggregates)
     confirmed: dict[str, int] = field(default_factory=dict)
     """Offsets of the last confirmed checkpoint."""
-    pending: int = 0
-    """Feedbacks that wait for their interaction."""
+    _waiting: Counter[int] = field(default_factory=Counter[int])
+    """Minute of the log -> feedbacks that came in it and wait for their interaction."""
     events: int = 0
     """Events since the last batch."""
     _rows: dict[bytes, Row | None] = field(default_factory=dict)
@@ -95,6 +95,16 @@ class PartitionState:
     _replays: dict[tuple[str, int], list[Contribution]] = field(default_factory=dict)
     _due: dict[int, list[bytes]] = field(default_factory=lambda: defaultdict(list))
     """hour of stream time -> keys of rows that may expire in it."""
+
+    @property
+    def pending(self) -> int:
+        """Feedbacks that wait for their interaction."""
+        return self._waiting.total()
+
+    def unknown(self, now_s: float) -> int:
+        """Feedbacks that wait so long for their interaction that no router can have made it."""
+        last = (now_s - self.rules.unknown_trace_s) // 60
+        return sum(count for minute, count in self._waiting.items() if minute < last)
 
     def recover(self, keys: Sequence[bytes]) -> None:
         """Take over what the changelog holds: the checkpoint once, then rows by their keys.
@@ -119,7 +129,7 @@ class PartitionState:
             for topic, offset, contributions in uncovered:
                 self._replays.setdefault((topic, offset), []).extend(contributions)
             if isinstance(row, TraceRow):
-                self.pending += row.pending()
+                self._waiting.update(row.waiting())
             self._schedule(key, row)
 
     def expects(self, topic: str) -> int:
@@ -261,13 +271,19 @@ class PartitionState:
         # Repeats and conflicts too: a replay must not judge them by a later state of the row.
         row.marks.append(Mark(topic, offset, fold.contributions))
         if isinstance(row, TraceRow):
-            waited = before.pending() if isinstance(before, TraceRow) else 0
-            self.pending += row.pending() - waited
+            self._wait(before if isinstance(before, TraceRow) else None, row)
         self._rows[key] = row
         self._dirty.add(key)
         self._schedule(key, row)
         self.aggregates.apply(fold.contributions)
         self._outputs.extend(fold.outputs)
+
+    def _wait(self, before: TraceRow | None, after: TraceRow) -> None:
+        self._waiting.update(after.waiting())
+        for minute in before.waiting() if before is not None else ():
+            self._waiting[minute] -= 1
+            if not self._waiting[minute]:
+                del self._waiting[minute]
 
     def _schedule(self, key: bytes, row: Row) -> None:
         self._due[int(self._due_s(row) // HOUR_S)].append(key)

@@ -143,7 +143,15 @@ class TraceRow:
 
     def pending(self) -> int:
         """How many feedbacks wait for the interaction."""
-        return sum(1 for entry in self.entries.values() if entry.seen and not entry.counted)
+        return len(self.waiting())
+
+    def waiting(self) -> list[int]:
+        """The minute of the log in which each feedback came that waits for the interaction."""
+        return [
+            entry.ts_ms // 60_000
+            for entry in self.entries.values()
+            if entry.seen and not entry.counted
+        ]
 
     def copy(self) -> TraceRow:
         """A row that can be changed without changing this one; entries are shared."""

@@ -26,6 +26,9 @@ class AggregatorSettings(ServiceSettings):
     horizon_days: float = Field(
         default=30.0, gt=0, le=365, description="how long feedback waits for its interaction"
     )
+    unknown_trace_s: float = Field(
+        default=300.0, ge=60, description="how long feedback waits before its trace is unknown"
+    )
     scores_per_day: int = Field(
         default=3, ge=1, description="scores counted per user, rollout and day"
     )

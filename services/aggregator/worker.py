@@ -67,6 +67,7 @@ class Worker:
         self._die = die
         self._session_timeout_s = settings.session_timeout_s
         self._states: dict[int, PartitionState] = {}
+        self._clock = clock
         self._ticker = Ticker(self._states, writer=writer, partitions=partitions, clock=clock)
         self._checkpointer = Checkpointer(
             self._states,
@@ -199,8 +200,11 @@ class Worker:
         self._stall_guard.armed = self._lease.armed = bool(states)
         self._states.update(states)
         self._joined = True
+        now_s = self._clock.now().timestamp()
         for partition, state in states.items():
-            self._metrics.checkpoints.show(partition, state.aggregates.encode(), state.pending)
+            self._metrics.checkpoints.show(
+                partition, state.aggregates.encode(), state.pending, state.unknown(now_s)
+            )
         self._metrics.owned.set(len(states))
         self._ticker.moved()
         log.info("partitions.recovered", partitions=owned, rows=len(stored))

@@ -198,6 +198,20 @@ def test_pending_is_what_waits() -> None:
     assert state.pending == 0
 
 
+def test_feedback_on_a_trace_that_no_router_made_is_seen_soon() -> None:
+    state = PartitionState(0, {}, FoldRules(unknown_trace_s=300.0))
+    for offset, (name, minute) in enumerate((("f1", 0), ("f2", 0), ("f3", 4))):
+        told = feedback(name, f"t-{name}")
+        state.apply(FEEDBACK, offset, told, told.to_json(), minute * 60_000)
+    assert [state.unknown(60.0 * minute) for minute in (5, 6, 9, 10)] == [0, 2, 2, 3]
+    late = interaction("t-f2")
+    state.apply(INTERACTIONS, 0, late, late.to_json(), 360_000)
+    assert (state.unknown(360.0), state.pending) == (1, 2)
+    successor = PartitionState(0, dict(state.take().rows), state.rules)
+    successor.recover(list(successor.stored))
+    assert (successor.unknown(360.0), successor.pending) == (1, 2)
+
+
 def waiting_since_start() -> PartitionState:
     state = PartitionState(0, {}, FoldRules())
     told = feedback(seconds=0.0)
