@@ -118,7 +118,7 @@ async def run(settings: RouterSettings, directory: Path) -> None:
                 engines,
                 interactions,
                 metrics,
-                Deadlines(settings.timeout_s, settings.stream_timeout_s),
+                Deadlines(settings.timeout_s, settings.stream_timeout_s, settings.heartbeat_s),
                 breaker,
             ),
             keys=keys,

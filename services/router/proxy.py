@@ -56,6 +56,8 @@ EXPOSED_HEADERS = (
     "x-ratchet-ignored",
 )
 """Headers of answers that a page of an allowed origin may read."""
+HEARTBEAT = b": heartbeat\n\n"
+"""A comment of server-sent events: clients skip it, and proxies see that the stream lives."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,8 @@ class Deadlines:
 
     answer_s: float
     stream_s: float
+    heartbeat_s: float = 0.0
+    """An engine's silence in a stream after which the client gets a comment; 0: none."""
 
     def total_s(self, *, stream: bool) -> float:
         """Seconds after which an attempt must be over."""
@@ -182,7 +186,7 @@ class Proxy:
     async def _stream(self, call: Call, send: ClientSend, watchdog: Watchdog) -> None:
         for version, arm in call.plan():
             attempt = self._start(call, send, version, arm)
-            relay = StreamRelay(call, attempt, send)
+            relay = StreamRelay(call, attempt, send, self._deadlines.heartbeat_s)
             response: aiohttp.ClientResponse | None = None
             reply: WholeResponse | None = None
             try:
@@ -308,11 +312,14 @@ class Proxy:
 
 
 class StreamRelay:
-    """A stream from the engine to the client, held back until its first token."""
+    """A stream from the engine to the client, held back until its first token or heartbeat."""
 
-    __slots__ = ("_attempt", "_call", "_send", "held", "reader", "started")
+    __slots__ = ("_attempt", "_call", "_heartbeat_s", "_send", "held", "reader", "started")
 
-    def __init__(self, call: Call, attempt: EngineAttempt, send: ClientSend) -> None:
+    def __init__(
+        self, call: Call, attempt: EngineAttempt, send: ClientSend, heartbeat_s: float
+    ) -> None:
+        self._heartbeat_s = heartbeat_s
         self._call = call
         self._attempt = attempt
         self._send = send
@@ -328,7 +335,7 @@ class StreamRelay:
         """
         call, attempt, reader = self._call, self._attempt, self.reader
         tokens = 0
-        async for data in response.content.iter_any():
+        while data := await self._next(response.content):
             self.held += reader.feed(data)
             if reader.tokens > tokens:
                 now = perf_counter()
@@ -350,6 +357,28 @@ class StreamRelay:
             attempt.error = reader.failure or "the engine's stream ended without its last event"
         elif not self.started:
             await self._begin()
+
+    async def _next(self, content: aiohttp.StreamReader) -> bytes:
+        """What the engine sends next, empty at its end; heartbeats for the client until then."""
+        while self._heartbeat_s:
+            silence = asyncio.timeout(self._heartbeat_s)
+            try:
+                async with silence:
+                    return await content.readany()
+            except TimeoutError:
+                # The engine's own deadlines raise it, too.
+                if not silence.expired():
+                    raise
+            await self._beat()
+        return await content.readany()
+
+    async def _beat(self) -> None:
+        waited_s = self._send.waited_s
+        if not self.started:
+            await self._begin()
+        await self._send({"type": "http.response.body", "body": HEARTBEAT, "more_body": True})
+        if self._attempt.last_token_at:
+            self._attempt.last_token_at += self._send.waited_s - waited_s
 
     async def _forward(self) -> None:
         if not self.started:

@@ -43,6 +43,11 @@ class RouterSettings(ServiceSettings):
         gt=0,
         description="for each attempt's answer, on either arm; in streams for each part of it",
     )
+    heartbeat_s: float = Field(
+        default=0.0,
+        ge=0,
+        description="silence in a stream after which the client gets a comment; 0: none",
+    )
     stream_timeout_s: float = Field(
         default=600.0, gt=0, description="for each attempt's whole stream"
     )

@@ -346,3 +346,35 @@ async def test_connections_to_the_engine_are_used_again(bench: GatewayHarness, s
     for _ in range(5):
         assert (await bench.ask(stream=stream)).status_code == 200
     assert connections == 1
+
+
+@pytest.mark.parametrize("heartbeat_s", [0.0, 0.02])
+async def test_heartbeats_keep_a_silent_stream_alive_by_setting(bench, heartbeat_s):
+    await bench.start(delay_s=0.06, deadlines=Deadlines(5.0, 10.0, heartbeat_s))
+    bench.route()
+    response = await bench.ask(stream=True)
+    events = response.text.split("\n\n")
+    beats = [number for number, event in enumerate(events) if event == ": heartbeat"]
+    # The stub's first event has no token: heartbeats come before it leaves.
+    assert bool(beats) is (0 in beats) is (heartbeat_s > 0)
+    assert "".join(
+        choice["delta"].get("content", "")
+        for event in events
+        if event.startswith("data: {")
+        for choice in orjson.loads(event[6:])["choices"]
+    ) == TEXT  # fmt: skip
+    (event,) = bench.events()
+    assert (event.completion, event.outcome) == (TEXT, Outcome.ok)
+    assert event.ttft_ms > 50
+
+
+async def test_a_stream_that_only_had_heartbeats_ends_with_an_error(bench):
+    await bench.start(delay_s=5.0, deadlines=Deadlines(0.3, 2.0, 0.05))
+    bench.route(candidate="m-v1.1")
+    response = await bench.ask(stream=True)
+    assert response.status_code == 200
+    *beats, _, last, end = response.text.split("\n\n")  # the stub's first event has no token
+    assert end == ""
+    assert set(beats) == {": heartbeat"}
+    assert "error" in orjson.loads(last[6:])
+    assert bench.events()[0].outcome is Outcome.timeout
