@@ -73,7 +73,7 @@ def stored_turn(turn: Mapping[str, Any]) -> Turn:
     """A turn of a request or answer in the stored form; one that has that form keeps it."""
     stored: Turn = {"role": turn.get("role") or "assistant", "content": ""}
     parts, given = turn.get("parts"), turn.get("content")
-    _set_content(stored, given if not parts else cast("list[object]", parts))
+    _set_content(stored, cast("object", parts if isinstance(parts, list) and parts else given))
     reasoning = turn.get("reasoning_content") or turn.get("reasoning")
     calls = stored_calls(turn)
     more = {
@@ -270,12 +270,24 @@ def _stored_part(part: Json) -> Json:
     if isinstance(part.get("text"), str) and (kind in _TEXTS or kind not in _MEDIA):
         return {"type": "text", "text": part["text"]}
     if kind in _STORED_MEDIA and isinstance(part.get("sha256"), str):
-        return part
+        return _known_fields(part)
     if kind not in _MEDIA:
         return {"type": "other", **_digest(compact_json(part).encode(), "", reference=True)}
     inner = part.get(kind)
     source = cast("Json", inner) if isinstance(inner, dict) else {**part, "url": inner}
     return {"type": _MEDIA[kind], **_media(source, _MEDIA[kind])}
+
+
+def _known_fields(part: Json) -> Json:
+    """A part that has the stored form, without what a client may have put beside it."""
+    kept: Json = {"type": part["type"], "sha256": part["sha256"][:64]}
+    if type(part.get("size")) is int and part["size"] > 0:
+        kept["size"] = part["size"]
+    if media_type := _identifier(part.get("media_type")):
+        kept["media_type"] = media_type
+    if part.get("reference") is True:
+        kept["reference"] = True
+    return kept
 
 
 def _media(source: Json, kind: str) -> Json:

@@ -135,7 +135,8 @@ def test_arguments_keep_what_was_written() -> None:
         | st.dictionaries(
             st.sampled_from(
                 ["role", "content", "type", "text", "tool_calls", "function", "name", "arguments",
-                 "image_url", "url", "parts", "refusal", "function_call"]
+                 "image_url", "url", "parts", "refusal", "function_call", "sha256", "size",
+                 "unparsed", "image", "data"]
             ),
             inner,
             max_size=4,
@@ -147,3 +148,10 @@ def test_any_turn_is_stored_in_a_form_that_stays(turn: dict[str, Any]) -> None:
     stored = stored_turn({**turn, "role": "user"})
     assert stored_turn(stored) == stored
     assert Message.model_validate(stored).model_dump(mode="json") == stored
+
+
+def test_a_client_s_part_in_the_stored_form_brings_nothing_else() -> None:
+    part = {"type": "image", "sha256": SHA, "size": "4", "data": BASE64, "media_type": ["x"]}
+    turn = stored_turn({"role": "user", "content": [part], "parts": True})
+    assert turn["parts"] == [{"type": "image", "sha256": SHA}]
+    assert Message.model_validate(turn).model_dump(mode="json") == turn
