@@ -70,7 +70,19 @@ EQUAL = (
         weight=0.5,
     ),
 )
+AGAINST_ONE_PERCENT = tuple(
+    SimulatedRollout(
+        f"{errors:.0%} errors against 1 %, 5 % weight",
+        SimulatedArm(errors=errors),
+        SimulatedArm(errors=0.01),
+        rate=60,
+        looks=looks,
+    )
+    for errors, looks in ((0.3, 300), (0.1, 300), (0.05, 900), (0.03, 2_700))
+)
+"""The requests that each takes are the judge's price; see docs/rollout.md."""
 WORSE = (
+    *AGAINST_ONE_PERCENT,
     SimulatedRollout("30 % errors, 5 % weight", SimulatedArm(errors=0.3), SimulatedArm()),
     SimulatedRollout("5 % errors, 5 % weight", SimulatedArm(errors=0.05), SimulatedArm()),
     SimulatedRollout(
