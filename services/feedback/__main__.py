@@ -39,6 +39,7 @@ from shared.kafka.security import KafkaConnection
 from shared.keys import KeyRing
 from shared.observability.health import Health
 from shared.observability.logging import configure_logging
+from shared.quotas import Quotas, RateLimits, RedisCounts, feedback_limits
 from shared.redaction.redactor import Redactor
 from shared.registry.connection import RedisCluster, connect_redis, refuse_cluster
 from shared.registry.follow import KeyFollower, RegistryFollower, RoutingFollower
@@ -95,6 +96,11 @@ async def run(settings: FeedbackSettings, voting: VotingOptions) -> None:
         socket_connect_timeout=REDIS_TIMEOUT_S,
     )
     await refuse_cluster(redis)
+    quotas = Quotas(
+        key=feedback_limits(RateLimits(settings.key_events_per_minute)),
+        tenant=RateLimits(settings.tenant_events_per_minute),
+        store=RedisCounts(redis, "feedback"),
+    )
     async with router_session(settings.max_comparisons) as session, redis:
         store = RedisComparisons(redis, ttl_s=settings.comparison_ttl_s)
         comparisons = Comparisons(
@@ -122,6 +128,7 @@ async def run(settings: FeedbackSettings, voting: VotingOptions) -> None:
                 settings.max_body_bytes, settings.max_batch_bytes, settings.body_timeout_s
             ),
             traces=traces,
+            quotas=quotas,
             rules=settings.rules,
         )
         queries = QueryApi(
@@ -151,6 +158,7 @@ async def run(settings: FeedbackSettings, voting: VotingOptions) -> None:
         background = BackgroundTasks()
         for name, follower in followers.items():
             background.start(name, follower.run())
+        background.start("quotas", quotas.run())
         if settings.intake:
             health.progress("intake", loop.idle_s, STUCK_AFTER_S)
             background.start("intake", loop.run(stop))
@@ -165,7 +173,7 @@ async def run(settings: FeedbackSettings, voting: VotingOptions) -> None:
         finally:
             stop.set()
             await ballots.close()
-            background.cancel(*followers, "read_model", "traces")
+            background.cancel(*followers, "read_model", "traces", "quotas")
             await background.finish(FINISH_TIMEOUT_S)
             await log.stop()
 

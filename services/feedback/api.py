@@ -48,6 +48,7 @@ from shared.http.problems import handle_errors, json_response, problem
 from shared.kafka.log import NewRecord, record_bytes
 from shared.keys import ApiKey, KeyRing
 from shared.observability.tracing import rebuilt_traceparent
+from shared.quotas import Quotas
 
 log = structlog.get_logger(__name__)
 
@@ -80,6 +81,7 @@ class FeedbackApi:
         redact: Redact,
         limits: Limits,
         traces: TraceLimits,
+        quotas: Quotas,
         rules: SubmissionRules = DEFAULT_RULES,
     ) -> None:
         self._traces = traces
@@ -90,11 +92,13 @@ class FeedbackApi:
         self._clock = clock
         self._redact = redact
         self._limits = limits
+        self._quotas = quotas
         self._rules = rules
 
     async def submit(self, request: Request) -> Response:
         """Store one piece of feedback; 202 once the brokers acknowledged it."""
         key = self._authenticate(request, Permission.feedback)
+        self._spend(key)
         body = await self._body(request, self._limits.body_bytes)
         submission = read_submission(parse_json(body), clamp=_flag(request, "clamp"))
         event = submitted(
@@ -117,6 +121,7 @@ class FeedbackApi:
         key = self._authenticate(request, Permission.feedback)
         body = parse_json(await self._body(request, self._limits.batch_bytes))
         items = _items(body)
+        self._spend(key, len(items))
         clamp = _flag(request, "clamp")
         idempotency_key = _idempotency_key(request)
         traceparent = _traceparent(request)
@@ -160,6 +165,7 @@ class FeedbackApi:
     async def withdraw(self, request: Request) -> Response:
         """Take feedback back: a revision that counts as none."""
         key = self._authenticate(request, Permission.feedback)
+        self._spend(key)
         query = dict(request.query_params)
         query["feedback_id"] = request.path_params["feedback_id"]
         event = withdrawn(read_withdrawal(query), tenant=key.tenant, at=self._clock.now())
@@ -173,6 +179,7 @@ class FeedbackApi:
     async def open_comparison(self, request: Request) -> Response:
         """Two blind answers to one question."""
         key = self._authenticate(request, Permission.vote)
+        self._spend(key)
         body = parse_json(await self._body(request, self._limits.body_bytes))
         opened = await self._comparisons.open(
             body, tenant=key.tenant, authorization=request.headers.get("authorization", "")
@@ -182,6 +189,7 @@ class FeedbackApi:
     async def vote(self, request: Request) -> Response:
         """The one vote of a comparison; names the versions once it is stored."""
         key = self._authenticate(request, Permission.vote)
+        self._spend(key)
         body = parse_json(await self._body(request, self._limits.body_bytes))
         comparison_id = request.path_params["comparison_id"]
         answer = await self._comparisons.vote(comparison_id, body, tenant=key.tenant)
@@ -196,6 +204,15 @@ class FeedbackApi:
 
     def _authenticate(self, request: Request, scope: Permission) -> ApiKey:
         return self._keys.authenticate(request.headers.get("authorization"), scope)
+
+    def _spend(self, key: ApiKey, events: int = 1) -> None:
+        """Count events against the limits of the key and its tenant.
+
+        Raises:
+            QuotaExceeded: one is reached.
+
+        """
+        self._quotas.leave(self._quotas.admit(key, events))
 
     async def _body(self, request: Request, limit: int) -> bytes:
         try:

@@ -50,6 +50,10 @@ class FeedbackSettings(ServiceSettings):
     max_ahead_s: float = Field(
         default=300.0, ge=0, le=86_400, description="how far ahead a timestamp may lie"
     )
+    key_events_per_minute: int = Field(
+        default=0, ge=0, description="feedback, votes and comparisons of each key; 0: no bound"
+    )
+    tenant_events_per_minute: int = Field(default=0, ge=0, description="0: no bound")
     intake: bool = Field(default=True, description="consume the tenants' intake topics")
     intake_concurrency: int = Field(default=200, ge=1, le=5000)
     read_model: bool = Field(default=True, description="keep a read model and answer queries")

@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from services.router.app import Gateway
 from services.router.candidate_breaker import CandidateBreaker
+from services.router.bounds import AnswerBounds
 from services.router.engines import Engines
 from services.router.fields import FieldRules
 from services.router.health import add_checks
@@ -36,6 +37,7 @@ from shared.kafka.security import KafkaConnection
 from shared.keys import KeyRing
 from shared.observability.health import Health
 from shared.observability.logging import configure_logging
+from shared.quotas import Quotas, RedisCounts, inference_limits
 from shared.redaction import Redactor
 from shared.registry.connection import RedisCluster, connect_redis, refuse_cluster
 from shared.registry.view import RoutingView
@@ -107,6 +109,13 @@ async def run(settings: RouterSettings, directory: Path) -> None:
         breaker_open=breaker.is_open,
     )
     identity = IdentityRules(settings.user_sources, settings.nobody)
+    quotas = Quotas(
+        key=inference_limits(settings.key_limits),
+        tenant=settings.tenant_limits,
+        # With one key for everybody there is nothing to share.
+        slots=0 if settings.profile == "local" else settings.max_running,
+        store=RedisCounts(redis, "router"),
+    )
     health = Health()
     add_checks(health, state, spool, settings, clock)
     async with Engines(
@@ -134,6 +143,8 @@ async def run(settings: RouterSettings, directory: Path) -> None:
             max_body_bytes=settings.max_body_bytes,
             body_timeout_s=settings.body_timeout_s,
             max_running=settings.max_running,
+            quotas=quotas,
+            bounds=AnswerBounds(settings.max_choices, settings.max_tokens),
         )
         app = with_cors(
             gateway, settings.cors_origins, methods=("GET", "POST"), expose=EXPOSED_HEADERS
@@ -142,6 +153,7 @@ async def run(settings: RouterSettings, directory: Path) -> None:
         background.start("sources", sources.run())
         background.start("shipper", shipper.run())
         background.start("series", series.run())
+        background.start("quotas", quotas.run())
         background.start("state", state.run())
         serving = asyncio.create_task(serve(app, host=settings.host, port=settings.port, stop=stop))
         log.info("router.started", port=settings.port, engines=settings.engines)

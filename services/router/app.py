@@ -11,6 +11,7 @@ import orjson
 import structlog
 
 from services.router.assignment import key_of
+from services.router.bounds import AnswerBounds
 from services.router.call import Call
 from services.router.errors import (
     InsufficientScope,
@@ -18,9 +19,11 @@ from services.router.errors import (
     InvalidRequest,
     NotReady,
     Overloaded,
+    RateLimited,
     RequestTooLarge,
     RouterError,
     SlowBody,
+    TokensRateLimited,
     UnknownModel,
     UnknownPath,
     WrongMethod,
@@ -38,6 +41,7 @@ from shared.contracts.events.interactions import Outcome, Purpose
 from shared.http.asgi import Receive, Scope, Send
 from shared.http.operations import OperationsApp
 from shared.keys import ApiKey, Forbidden, KeyRing, KeysUnread, Unauthenticated
+from shared.quotas import QuotaExceeded, Quotas, RequestSlot
 
 log = structlog.get_logger(__name__)
 
@@ -72,6 +76,8 @@ class Gateway:
         max_body_bytes: int,
         body_timeout_s: float,
         max_running: int,
+        quotas: Quotas,
+        bounds: AnswerBounds,
     ) -> None:
         self._state = state
         self._proxy = proxy
@@ -83,6 +89,8 @@ class Gateway:
         self._max_body = max_body_bytes
         self._body_timeout_s = body_timeout_s
         self._max_running = max_running
+        self._quotas = quotas
+        self._bounds = bounds
         self._running = 0
         self._traces = TraceIds()
 
@@ -118,39 +126,57 @@ class Gateway:
                 raise WrongMethod(f"{scope['path']} takes POST")
             headers = dict(scope["headers"])
             key = self._authenticate(headers)
-            body = await self._body(receive, watchdog)
-            request = read_request(endpoint, body, headers, self._rules, self._identity)
-            request.trace_id = self._traces.take()
-            choice = self._choose(request, key)
             if self._running >= self._max_running:
                 raise Overloaded(f"{self._running} requests are running already; try again")
+            slot = self._admit(key)
         except RouterError as error:
             self._metrics.refused(error.outcome.value)
             await send_error(send, error)
             return
+        self._running += 1
+        tokens = 0
+        try:
+            body = await self._body(receive, watchdog)
+            request = read_request(
+                endpoint, body, headers, self._rules, self._identity, self._bounds.of(key.limits)
+            )
+            request.trace_id = self._traces.take()
+            call = Call(
+                request=request,
+                choice=self._choose(request, key),
+                tenant=key.tenant,
+                started=started,
+                started_at=started_at,
+                traceparent=self._traces.traceparent(request.trace_id, headers.get(b"traceparent")),
+                segment=self._metrics.segment(request.context.get("segment", "")),
+            )
+            await self._serve(call, receive, send, watchdog)
+            tokens = (call.answer.prompt_tokens or 0) + (call.answer.completion_tokens or 0)
+        except RouterError as error:
+            self._metrics.refused(error.outcome.value)
+            await send_error(send, error)
         except ClientLeft:
             self._metrics.refused(Outcome.cancelled.value)
-            return
-        call = Call(
-            request=request,
-            choice=choice,
-            tenant=key.tenant,
-            started=started,
-            started_at=started_at,
-            traceparent=self._traces.traceparent(request.trace_id, headers.get(b"traceparent")),
-            segment=self._metrics.segment(request.context.get("segment", "")),
-        )
-        self._running += 1
+        finally:
+            self._running -= 1
+            self._quotas.leave(slot, tokens)
+
+    async def _serve(self, call: Call, receive: Receive, send: Send, watchdog: Watchdog) -> None:
         try:
             await self._proxy.serve(call, receive, send, watchdog)
         except Exception:
-            log.exception("request.broke", trace_id=request.trace_id)
+            log.exception("request.broke", trace_id=call.request.trace_id)
             self._metrics.refused(Outcome.server_error.value)
             # An answer that has begun cannot become another; the server then closes it.
             with contextlib.suppress(RuntimeError):
                 await send_error(send, RouterError("the router failed; try again"))
-        finally:
-            self._running -= 1
+
+    def _admit(self, key: ApiKey) -> RequestSlot:
+        try:
+            return self._quotas.admit(key)
+        except QuotaExceeded as error:
+            kind = TokensRateLimited if error.unit == "tokens a minute" else RateLimited
+            raise kind(error.detail, retry_after_s=error.retry_after_s) from None
 
     def _authenticate(self, headers: Mapping[bytes, bytes]) -> ApiKey:
         raw = headers.get(b"authorization")

@@ -17,8 +17,10 @@ class RouterError(RatchetError):
     code = "internal_error"
     outcome: ClassVar[Outcome] = Outcome.server_error
 
-    def __init__(self, message: str, *, param: str | None = None) -> None:
-        super().__init__(message)
+    def __init__(
+        self, message: str, *, param: str | None = None, retry_after_s: int | None = None
+    ) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
         self.param = param
 
     def body(self) -> bytes:
@@ -84,6 +86,20 @@ class RequestTooLarge(InvalidRequest):
 
     status = 413
     code = "request_too_large"
+
+
+class RateLimited(InvalidRequest):
+    """The key or its tenant has used up its requests."""
+
+    status = 429
+    kind = "requests"
+    code = "rate_limit_exceeded"
+
+
+class TokensRateLimited(RateLimited):
+    """The key or its tenant has used up its tokens."""
+
+    kind = "tokens"
 
 
 class NotReady(RouterError):

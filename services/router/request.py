@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 
+from services.router.bounds import AnswerBounds
 from services.router.errors import InvalidRequest
 from services.router.fields import Endpoint, FieldRules
 from services.router.identity import IdentityRules, check_identifier
@@ -25,6 +26,7 @@ MAX_METADATA = 16
 MAX_METADATA_KEY = 64
 MAX_METADATA_VALUE = 512
 
+NO_BOUNDS = AnswerBounds()
 _PICKED = ("category", "locale", "segment", "session_id")
 _PURPOSES = {"comparison": Purpose.comparison, "evaluation": Purpose.evaluation}
 
@@ -99,13 +101,14 @@ def read_request(
     headers: Mapping[bytes, bytes],
     rules: FieldRules,
     identity: IdentityRules,
+    bounds: AnswerBounds = NO_BOUNDS,
 ) -> ChatRequest:
     """Read and check a request.
 
     Raises:
         InvalidRequest: the body is no JSON object, a field that the router reads is of the wrong
-            type, or a field is refused; the message names the field and the rule. Or it is nested
-            too deep.
+            type, or a field is refused or over a bound; the message names the field and the rule.
+            Or it is nested too deep.
 
     """
     try:
@@ -127,6 +130,7 @@ def read_request(
     else:
         _check_prompt(payload.get("prompt"))
     session = identity.session(headers)
+    bounds.apply(payload)
     fields, ignored = rules.split(endpoint, payload)
     include_usage = _include_usage(payload.get("stream_options"), stream=stream)
     return ChatRequest(

@@ -9,6 +9,7 @@ from pydantic_settings import NoDecode
 
 from services.router.identity import BODY_SOURCES, NOBODY, USER_SOURCES
 from shared.http.cors import check_origins
+from shared.quotas import RateLimits
 from shared.settings import ServiceSettings, service_config, split_list
 
 MAX_SEGMENTS = 8
@@ -80,6 +81,18 @@ class RouterSettings(ServiceSettings):
         description="candidate failures in a row after which this replica sends it nothing",
     )
     max_running: int = Field(default=1_000, ge=1, description="requests at a time")
+    key_requests_per_minute: int = Field(default=0, ge=0, description="of each key; 0: no bound")
+    key_tokens_per_minute: int = Field(
+        default=0, ge=0, description="of each key, prompts and answers together; 0: no bound"
+    )
+    key_running: int = Field(default=0, ge=0, description="requests of a key at a time, 0: fair")
+    tenant_requests_per_minute: int = Field(default=0, ge=0, description="0: no bound")
+    tenant_tokens_per_minute: int = Field(default=0, ge=0, description="0: no bound")
+    tenant_running: int = Field(default=0, ge=0, description="requests at a time; 0: no bound")
+    max_choices: int = Field(
+        default=16, ge=0, description="answers a request: prompts times n or best_of; 0: no bound"
+    )
+    max_tokens: int = Field(default=0, ge=0, description="of an answer; 0: no bound")
     spool_limit_bytes: int = Field(default=512 * 1024 * 1024, ge=1024 * 1024)
     series_grace_s: float = Field(
         default=900.0, ge=0, description="how long series of an ended rollout stay"
@@ -97,6 +110,20 @@ class RouterSettings(ServiceSettings):
     @classmethod
     def _check_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return check_origins(value)
+
+    @property
+    def key_limits(self) -> RateLimits:
+        """RateLimits of keys that have none of their own."""
+        return RateLimits(
+            self.key_requests_per_minute, self.key_tokens_per_minute, self.key_running
+        )
+
+    @property
+    def tenant_limits(self) -> RateLimits:
+        """RateLimits of each tenant."""
+        return RateLimits(
+            self.tenant_requests_per_minute, self.tenant_tokens_per_minute, self.tenant_running
+        )
 
     @field_validator("engines")
     @classmethod

@@ -35,6 +35,7 @@ from shared.kafka.envelope import decode, models_by_type
 from shared.kafka.log import EventLog, Record, read_to_end
 from shared.keys import KeyRing
 from shared.observability.health import Health
+from shared.quotas import Quotas, RateLimits, feedback_limits
 from shared.redaction.redactor import Redactor
 from shared.registry.routing import RoutingTable
 from shared.registry.versions import Registry
@@ -178,6 +179,7 @@ async def feedback_service(
     timeout_s: float = 4.0,
     clock: Clock | None = None,
     rules: SubmissionRules = DEFAULT_RULES,
+    key_limits: RateLimits = RateLimits(),  # noqa: B008
     cors_origins: Sequence[str] = (),
     read_model: Path = Path("/nonexistent"),
 ) -> AsyncIterator[FeedbackHarness]:
@@ -215,6 +217,7 @@ async def feedback_service(
             redact=redact,
             limits=Limits(body_bytes=100_000, batch_bytes=1_000_000, body_timeout_s=0.5),
             traces=traces,
+            quotas=Quotas(key=feedback_limits(key_limits), tenant=RateLimits()),
             rules=rules,
         )
         queries = QueryApi(

@@ -20,6 +20,7 @@ from shared.contracts.events.versions import Lifecycle
 from shared.kafka.envelope import header
 from shared.kafka.log import APPEND_TIMEOUT_S, LogUnavailable, NewRecord, Position
 from shared.keys import hash_key
+from shared.quotas import RateLimits
 from shared.testing.clock import START, ManualClock
 from shared.testing.log import MemoryLog
 from tests.support.feedback import FeedbackHarness, StrawRouter, feedback_service, straw_router
@@ -553,3 +554,23 @@ class TestComparisons:
             assert answer.status_code == 200
             (vote,) = await service.stored(opened["comparison_id"])
             assert vote.submitted_at == START
+
+
+class TestQuotas:
+    async def test_a_key_over_its_limit_is_told_when_to_come_back(self) -> None:
+        limits = RateLimits(requests=5)
+        async with feedback_service(MemoryLog(), key_limits=limits) as service:
+            thumb = {"trace_id": "t", "type": "thumbs_up"}
+            batch = {"items": [thumb] * 4}
+            assert (await service.post("/v1/feedback/batch", batch)).status_code == 202
+            assert (await service.post("/v1/feedback", thumb)).status_code == 202
+            for path, body in (("/v1/feedback", thumb), ("/v1/feedback/batch", batch)):
+                refused = await service.post(path, body)
+                assert (refused.status_code, refused.json()["code"]) == (429, "rate_limited")
+                assert 1 <= int(refused.headers["retry-after"]) <= 60
+            assert len(await service.stored("t")) == 5
+            for way in ("single", "batch"):
+                count = service.value(
+                    "ratchet_ingestion_rejected_total", reason="rate_limited", way=way
+                )
+                assert count == 1

@@ -19,6 +19,7 @@ from benchmarks.stub_engine import EngineTraffic, serve_stub
 from deploy.local.ports import free_ports
 from services.router.app import Gateway
 from services.router.candidate_breaker import CandidateBreaker
+from services.router.bounds import AnswerBounds
 from services.router.engines import Engines
 from services.router.fields import FieldRules
 from services.router.identity import IdentityRules
@@ -35,9 +36,11 @@ from shared.http.operations import OperationsApp
 from shared.http.server import serve
 from shared.keys import KeyRing
 from shared.observability.health import Health
+from shared.quotas import Quotas, RateLimits, inference_limits
 from shared.redaction import Redactor
 from shared.registry.routing import RoutingState
 
+NO_LIMITS = RateLimits()
 SOURCES = (REDIS, ROLLOUTS, REGISTRY, KEYS)
 
 
@@ -81,6 +84,9 @@ class GatewayHarness:
         max_body_bytes: int = 100_000,
         body_timeout_s: float = 5.0,
         max_running: int = 100,
+        key_limits: RateLimits = NO_LIMITS,
+        fair: bool = False,
+        bounds: AnswerBounds = AnswerBounds(),  # noqa: B008
         cors_origins: tuple[str, ...] = (),
         rules: FieldRules = FieldRules(),  # noqa: B008
     ) -> None:
@@ -107,6 +113,12 @@ class GatewayHarness:
             max_body_bytes=max_body_bytes,
             body_timeout_s=body_timeout_s,
             max_running=max_running,
+            quotas=Quotas(
+                key=inference_limits(key_limits),
+                tenant=NO_LIMITS,
+                slots=max_running if fair else 0,
+            ),
+            bounds=bounds,
         )
         app = with_cors(gateway, cors_origins, methods=("GET", "POST"), expose=EXPOSED_HEADERS)
         port = free_ports(["router"])["router"]

@@ -1,0 +1,67 @@
+"""Bounds of one request to an engine: how many answers it may ask for, and how long ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from services.router.errors import InvalidRequest
+from shared.contracts.events.api_keys import KeyLimits
+
+CHOICE_FIELDS = ("n", "best_of")
+TOKEN_FIELDS = ("max_tokens", "max_completion_tokens")
+
+
+class AnswerBounds(NamedTuple):
+    """Bounds of each request; 0 is none."""
+
+    max_choices: int = 0
+    """Answers that an engine generates for a request: prompts times `n` or `best_of`."""
+    max_tokens: int = 0
+    """Tokens of one answer."""
+
+    def of(self, own: KeyLimits) -> AnswerBounds:
+        """Those of a key, where it has its own."""
+        return AnswerBounds(
+            self.max_choices if own.max_choices is None else own.max_choices,
+            self.max_tokens if own.max_tokens is None else own.max_tokens,
+        )
+
+    def apply(self, payload: dict[str, Any]) -> None:
+        """Check a request's fields; one that names no length gets the bound as its length.
+
+        Raises:
+            InvalidRequest: a field is over the bound, or no whole number.
+
+        """
+        if self.max_choices:
+            prompts = _prompts(payload.get("prompt"))
+            for name in CHOICE_FIELDS:
+                value = _whole(payload, name)
+                if (value or 1) * prompts > self.max_choices:
+                    param = "prompt" if prompts > 1 else name
+                    raise InvalidRequest(
+                        f"{param}: at most {self.max_choices} answers a request", param=param
+                    )
+        if self.max_tokens:
+            given = [_whole(payload, name) for name in TOKEN_FIELDS]
+            for name, value in zip(TOKEN_FIELDS, given, strict=True):
+                if value is not None and value > self.max_tokens:
+                    raise InvalidRequest(f"{name}: at most {self.max_tokens}", param=name)
+            if given == [None, None]:
+                payload["max_tokens"] = self.max_tokens
+
+
+def _whole(payload: Mapping[str, Any], name: str) -> int | None:
+    # Engines take "9" and 9.0 for 9, which would pass by a bound unseen.
+    value = payload.get(name)
+    if value is None or type(value) is int:
+        return value
+    raise InvalidRequest(f"{name}: must be a whole number", param=name)
+
+
+def _prompts(prompt: object) -> int:
+    """How many prompts a completion asks for at once."""
+    if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int):
+        return len(prompt)
+    return 1
