@@ -184,7 +184,7 @@ def withdrawn(withdrawal: Withdrawal, *, tenant: str, at: datetime) -> FeedbackW
 
 
 def context_of(metadata: Mapping[str, str], *, tenant: str, redact: Redact) -> Context:
-    """Metadata as a context: four known fields, the rest labels.
+    """Metadata as a context: four known fields, the rest labels, redacted but the session's id.
 
     Raises:
         Invalid: it names another tenant, or a known field is no identifier.
@@ -195,7 +195,12 @@ def context_of(metadata: Mapping[str, str], *, tenant: str, redact: Redact) -> C
     if metadata.get("tenant", tenant) != tenant:
         rule = "is not the tenant of the API key or of the topic"
         raise invalid([FieldError("metadata.tenant", rule, "leave it out: the key decides")])
-    known = {name: metadata[name] for name in CONTEXT_FIELDS if name in metadata}
+    # A session id joins a session's requests and stays as it is.
+    known = {
+        name: metadata[name] if name == "session_id" else redact(metadata[name])
+        for name in CONTEXT_FIELDS
+        if name in metadata
+    }
     labels = {
         name: redact(text)
         for name, text in metadata.items()

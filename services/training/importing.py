@@ -22,6 +22,8 @@ from services.training.dataset import (
 from services.training.errors import BadDataset
 from shared.contracts.conversation import answer_text, read_json, stored_tools, stored_turn
 from shared.contracts.events.base import MAX_TEXT, Message, Tool
+from shared.contracts.events.base import MAX_TEXT, Message
+from shared.redaction import Redactor
 
 MAX_BYTES = 512 * 1024 * 1024
 MAX_ROWS = 500_000
@@ -42,6 +44,7 @@ LABELLED_FORM = (
 )
 
 T = TypeVar("T")
+_REDACTOR = Redactor()
 
 
 class _BadRow(Exception):
@@ -86,7 +89,7 @@ def _read(
             value: object = orjson.loads(line)
             if not isinstance(value, dict):
                 raise _BadRow("not an object")
-            rows.append(parse(cast("Row", value)))
+            rows.append(parse(cast("Row", _redacted(cast("Row", value)))))
         except orjson.JSONDecodeError as error:
             problems.append(_bad(number, f"not JSON ({error.msg})"))
         except _BadRow as error:
@@ -104,6 +107,17 @@ def _read(
     if left_out is not None:
         left_out.extend(problems)
     return tuple(rows)
+
+
+def _redacted(value: object) -> object:
+    """JSON with every text redacted, as what the services themselves store is."""
+    if isinstance(value, str):
+        return _REDACTOR.text(value)
+    if isinstance(value, list):
+        return [_redacted(one) for one in cast("list[object]", value)]
+    if isinstance(value, dict):
+        return {name: _redacted(one) for name, one in cast("Row", value).items()}
+    return value
 
 
 def _bad(line: int, detail: str) -> LeftOut:

@@ -50,7 +50,8 @@ class DeadLetters:
     async def put(self, record: Record, reason: DeadLetterReason, detail: str) -> None:
         """Keep a record as a dead letter; the same record again gets the same id.
 
-        What is too long is cut, so that any record's letter can be stored.
+        What is too long is cut, so that any record's letter can be stored. Key, header values and
+        body are redacted; redaction leaves identifiers as they are, so `replay` restores them.
 
         Raises:
             LogUnavailable: the brokers did not acknowledge it.
@@ -58,7 +59,7 @@ class DeadLetters:
         """
         body = (record.value or b"").decode("utf-8", "replace")[:MAX_BODY]
         headers = [
-            (name[:MAX_HEADER], value.decode("utf-8", "replace")[:MAX_HEADER])
+            (name[:MAX_HEADER], self._redact(value.decode("utf-8", "replace")[:MAX_HEADER]))
             for name, value in record.headers[:MAX_HEADERS]
         ]
         letter = DeadLetter(

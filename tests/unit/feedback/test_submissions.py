@@ -114,6 +114,15 @@ def test_redaction_that_makes_a_text_too_long_is_refused() -> None:
         submitted(read_submission(body), tenant="t", at=AT, redact=REDACT)
 
 
+def test_all_of_a_context_but_the_sessions_id_is_redacted() -> None:
+    session = "4111111111111111"
+    metadata = {"segment": "joe@example.com", "session_id": session, "note": "+49 170 1234567"}
+    body = {"trace_id": "t", "type": "thumbs_up", "metadata": metadata}
+    event = submitted(read_submission(body), tenant="acme", at=AT, redact=REDACT)
+    assert (event.context.segment, event.context.session_id) == ("[EMAIL]", session)
+    assert event.context.labels == {"note": "[PHONE]"}
+
+
 def test_the_topics_or_keys_tenant_may_be_repeated_in_the_metadata() -> None:
     body = {"trace_id": "t", "type": "thumbs_up", "metadata": {"tenant": "acme", "plan": "gold"}}
     event = submitted(read_submission(body), tenant="acme", at=AT, redact=REDACT)

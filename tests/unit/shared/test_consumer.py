@@ -19,6 +19,7 @@ from shared.kafka.deadletters import DeadLetters, list_dead_letters
 from shared.kafka.envelope import header, models_by_type
 from shared.kafka.log import LogUnavailable, Record, RecordRefused
 from shared.kafka.security import KafkaConnection
+from shared.redaction import Redactor
 from shared.testing.clock import START, ManualClock
 from shared.testing.log import MemoryLog
 
@@ -234,3 +235,24 @@ async def test_any_record_makes_a_letter_that_brokers_take() -> None:
     assert len(stored.value) <= 900_000
     (letter,) = await list_dead_letters(log)
     assert len(letter.body) == 100_000
+
+
+async def test_a_dead_letter_keeps_identifiers_and_no_personal_data() -> None:
+    log, trace = MemoryLog(), "4111111111111111a0b1c2d3e4f50617"
+    letters = DeadLetters(log, service="test", redact=Redactor().text, metrics=CollectorRegistry())
+    traceparent = f"00-{trace}-4111111111111111-01"
+    body = f'{{"trace_id":"{trace}","value":"joe@example.com"}}'
+    record = Record(
+        topic="ratchet.feedback-intake.acme.v1",
+        partition=0,
+        offset=7,
+        key=trace,
+        value=body.encode(),
+        headers=(("traceparent", traceparent.encode()), ("x-from", b"joe@example.com")),
+        timestamp_ms=0,
+    )
+    await letters.put(record, "schema", "value: joe@example.com is none")
+    (letter,) = await list_dead_letters(log)
+    assert (letter.source_key, letter.headers["traceparent"]) == (trace, traceparent)
+    assert letter.body == body.replace("joe@example.com", "[EMAIL]")
+    assert "joe" not in letter.to_json().decode()

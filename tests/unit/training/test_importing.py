@@ -166,3 +166,16 @@ def test_bad_turns_are_named(change: dict[str, object], rule: str) -> None:
     row = {"messages": [QUESTION], "chosen": "a proper answer", "rejected": "no"}
     with pytest.raises(BadDataset, match=rule):
         read_pairs(lines({**row, **change}))
+def test_what_is_imported_is_redacted() -> None:
+    asked = [{"role": "user", "content": "write to joe@example.com"}]
+    row = {"messages": asked, "chosen": "call +49 170 1234567", "rejected": "no idea at all"}
+    (pair,) = read_pairs(lines(row))
+    assert pair.messages[0].content == "write to [EMAIL]"
+    assert pair.chosen == "call [PHONE]"
+    (demonstration,) = read_demonstrations(
+        lines({"prompt": asked, "completion": "4111111111111111"})
+    )
+    assert (demonstration.messages[0].content, demonstration.answer) == (
+        "write to [EMAIL]",
+        "[CARD]",
+    )
