@@ -8,7 +8,7 @@ import typer
 
 from services.cli.http import ask, listing, segment
 from services.cli.output import AsJson, print_fields, print_json, print_table
-from services.cli.rollout import Actor, Why, who
+from services.cli.rollout import OnBehalfOf, Why, who
 from services.cli.settings import load_settings
 
 app = typer.Typer(no_args_is_help=True, help="Look at loaded adapters; accept a refused one.")
@@ -36,12 +36,12 @@ def accept(
     version: Annotated[str, typer.Argument(help="A version refused for being close to another.")],
     reason: Why,
     *,
-    actor: Actor = "",
+    on_behalf_of: OnBehalfOf = "",
     as_json: AsJson = False,
 ) -> None:
     """Let a version serve although it answers much like another one."""
     path = f"/v1/adapters/{segment(version)}/accept"
-    body = {"actor": actor or who(), "reason": reason}
+    body = {"on_behalf_of": on_behalf_of or who(), "reason": reason}
     accepted = ask(load_settings(), "inference", "POST", path, body=body)
     if as_json:
         print_json(accepted)

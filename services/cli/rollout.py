@@ -19,7 +19,10 @@ from services.cli.settings import CliSettings, load_settings
 app = typer.Typer(no_args_is_help=True, help="Start, watch and steer rollouts.")
 
 Model = Annotated[str, typer.Option(help="The model's name.")]
-Actor = Annotated[str, typer.Option(help="Who asks; kept on record.", show_default="you")]
+OnBehalfOf = Annotated[
+    str,
+    typer.Option(help="For whom, beside the key; kept on record.", show_default="you"),
+]
 Why = Annotated[str, typer.Option("--reason", help="Why; kept on record.")]
 RolloutId = Annotated[str, typer.Argument(help="The rollout; the model's present one if left out.")]
 DEFAULT_MODEL = "assistant"
@@ -38,7 +41,7 @@ def start(
     ] = "",
     supersede: Annotated[bool, typer.Option(help="End an unfinished rollout first.")] = False,
     again: Annotated[bool, typer.Option(help="Start a version that was rejected before.")] = False,
-    actor: Actor = "",
+    on_behalf_of: OnBehalfOf = "",
     as_json: AsJson = False,
 ) -> None:
     """Start a rollout of a version."""
@@ -47,7 +50,7 @@ def start(
         body["again"] = True
     if strategy:
         body["strategy"] = _strategy(strategy)
-    body |= {"actor": actor or who(), "reason": reason}
+    body |= {"on_behalf_of": on_behalf_of or who(), "reason": reason}
     _show(ask(load_settings(), "rollout", "POST", "/v1/rollouts", body=body), as_json=as_json)
 
 
@@ -103,7 +106,7 @@ def decisions(
         return
     print_table(
         f"Decisions of {wanted}",
-        ("at", "kind", "phase", "step", "weight", "outcome", "actor", "reason"),
+        ("at", "kind", "phase", "step", "weight", "outcome", "actor", "on behalf of", "reason"),
         [
             (
                 item.get("at"),
@@ -113,6 +116,7 @@ def decisions(
                 f"{percent(item.get('weight_before') or 0)} → {percent(item.get('weight') or 0)}",
                 item.get("outcome"),
                 item.get("actor"),
+                item.get("on_behalf_of"),
                 item.get("reason"),
             )
             for item in listing(data, "decisions")
@@ -237,11 +241,13 @@ def pause(
     rollout_id: RolloutId = "",
     *,
     model: Model = DEFAULT_MODEL,
-    actor: Actor = "",
+    on_behalf_of: OnBehalfOf = "",
     as_json: AsJson = False,
 ) -> None:
     """Hold a rollout at its present weight."""
-    _act("pause", rollout_id, model=model, actor=actor, reason=reason, as_json=as_json)
+    _act(
+        "pause", rollout_id, model=model, on_behalf_of=on_behalf_of, reason=reason, as_json=as_json
+    )
 
 
 @app.command()
@@ -250,11 +256,13 @@ def resume(
     rollout_id: RolloutId = "",
     *,
     model: Model = DEFAULT_MODEL,
-    actor: Actor = "",
+    on_behalf_of: OnBehalfOf = "",
     as_json: AsJson = False,
 ) -> None:
     """Let a paused rollout go on, or approve a step that waits for people."""
-    _act("resume", rollout_id, model=model, actor=actor, reason=reason, as_json=as_json)
+    _act(
+        "resume", rollout_id, model=model, on_behalf_of=on_behalf_of, reason=reason, as_json=as_json
+    )
 
 
 @app.command()
@@ -264,12 +272,20 @@ def promote(
     *,
     full: Annotated[bool, typer.Option("--full", help="Skip all steps that remain.")] = False,
     model: Model = DEFAULT_MODEL,
-    actor: Actor = "",
+    on_behalf_of: OnBehalfOf = "",
     as_json: AsJson = False,
 ) -> None:
     """End the present step now, a gate too; with --full the candidate becomes stable at once."""
     more = {"full": True} if full else {}
-    _act("promote", rollout_id, model=model, actor=actor, reason=reason, as_json=as_json, **more)
+    _act(
+        "promote",
+        rollout_id,
+        model=model,
+        on_behalf_of=on_behalf_of,
+        reason=reason,
+        as_json=as_json,
+        **more,
+    )
 
 
 @app.command()
@@ -278,11 +294,13 @@ def abort(
     rollout_id: RolloutId = "",
     *,
     model: Model = DEFAULT_MODEL,
-    actor: Actor = "",
+    on_behalf_of: OnBehalfOf = "",
     as_json: AsJson = False,
 ) -> None:
     """Bring everyone back to stable at once."""
-    _act("abort", rollout_id, model=model, actor=actor, reason=reason, as_json=as_json)
+    _act(
+        "abort", rollout_id, model=model, on_behalf_of=on_behalf_of, reason=reason, as_json=as_json
+    )
 
 
 @app.command()
@@ -290,11 +308,11 @@ def retry(
     rollout_id: Annotated[str, typer.Argument(help="A rollout that ended Degraded.")],
     reason: Why,
     *,
-    actor: Actor = "",
+    on_behalf_of: OnBehalfOf = "",
     as_json: AsJson = False,
 ) -> None:
     """Start the candidate of a failed rollout again, with evidence from nothing."""
-    _act("retry", rollout_id, model="", actor=actor, reason=reason, as_json=as_json)
+    _act("retry", rollout_id, model="", on_behalf_of=on_behalf_of, reason=reason, as_json=as_json)
 
 
 def current(settings: CliSettings, model: str) -> Any:
@@ -321,7 +339,7 @@ def _act(
     rollout_id: str,
     *,
     model: str,
-    actor: str,
+    on_behalf_of: str,
     reason: str,
     as_json: bool,
     **more: Any,
@@ -329,7 +347,7 @@ def _act(
     settings = load_settings()
     wanted = rollout_id or _current_id(settings, model)
     path = f"/v1/rollouts/{segment(wanted)}/{action}"
-    body = {"actor": actor or who(), "reason": reason, **more}
+    body = {"on_behalf_of": on_behalf_of or who(), "reason": reason, **more}
     _show(ask(settings, "rollout", "POST", path, body=body), as_json=as_json)
 
 

@@ -18,7 +18,8 @@ class Acceptance(BaseModel):
     version: Identifier
     sha256: str
     neighbours: tuple[str, ...] = Field(description="whom it was too close to")
-    actor: Identifier
+    actor: Identifier = Field(description="the id of the key that asked")
+    on_behalf_of: str = Field(default="", max_length=200)
     reason: str = Field(min_length=1, max_length=2000)
     at: AwareDatetime
 

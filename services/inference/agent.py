@@ -151,8 +151,12 @@ class Agent:
             return None
         return f"not ready: {', '.join(stable)}; see /v1/adapters"
 
-    def accept(self, version: str, actor: Identifier, reason: str) -> Acceptance:
+    def accept(
+        self, version: str, actor: Identifier, reason: str, *, on_behalf_of: str = ""
+    ) -> Acceptance:
         """Accept a version that was refused as too close to another; a person decides that.
+
+        `actor` is who was authenticated, `on_behalf_of` whom the actor names.
 
         Raises:
             UnknownAdapter: no such version is wanted here.
@@ -175,6 +179,7 @@ class Agent:
             sha256=record.adapter_sha256,
             neighbours=tuple(too_close(slot.distances, self._verifier.tolerance(record))),
             actor=actor,
+            on_behalf_of=on_behalf_of,
             reason=reason,
             at=self._clock.now(),
         )

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from services.inference.agent import Agent, EngineControl
 from services.inference.reconcile import Slot
 from shared.contracts.events.api_keys import Permission
-from shared.contracts.events.base import Identifier
+from shared.contracts.events.base import OptionalIdentifier
 from shared.http.asgi import Scope
 from shared.http.body import GuardedApp
 from shared.http.openapi import describe, problem_responses
@@ -29,7 +29,7 @@ class AcceptRequest(BaseModel):
     """Who accepts, and why."""
 
     model_config = ConfigDict(extra="forbid")
-    actor: Identifier
+    on_behalf_of: OptionalIdentifier = ""
     reason: str = Field(min_length=1, max_length=2000)
 
 
@@ -61,8 +61,9 @@ def create_app(agent: Agent, engine: EngineControl, keys: KeyRing) -> FastAPI:
         authorization: Annotated[str | None, Header()] = None,
     ) -> dict[str, Any]:
         """Let a version serve that was refused as too close to another."""
-        keys.authenticate(authorization, Permission.operate)
-        return agent.accept(version, body.actor, body.reason).model_dump(mode="json")
+        key = keys.authenticate(authorization, Permission.operate)
+        accepted = agent.accept(version, key.key_id, body.reason, on_behalf_of=body.on_behalf_of)
+        return accepted.model_dump(mode="json")
 
     handle_errors(app)
     return app

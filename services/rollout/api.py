@@ -23,7 +23,9 @@ from services.rollout.replay import replay, slices_csv
 from services.rollout.strategy import Strategy, parse, read
 from services.rollout.views import decision_view, rollout_view, version_view
 from shared.contracts.events.api_keys import Permission
-from shared.contracts.events.base import Identifier
+from shared.contracts.events.base import Identifier, OptionalIdentifier
+from shared.errors import FieldError
+from shared.http.problems import InvalidField
 from shared.keys import ApiKey, KeyRing
 from shared.registry.versions import Registry
 
@@ -44,7 +46,7 @@ class StartRequest(BaseModel):
     )
     supersede: bool = False
     again: bool = Field(default=False, description="start a version that was rejected before")
-    actor: Identifier | None = None
+    on_behalf_of: OptionalIdentifier = ""
     reason: Annotated[str, Field(max_length=1000)] = ""
 
 
@@ -71,7 +73,7 @@ class CommandRequest(BaseModel):
     """Who wants it, and why."""
 
     model_config = ConfigDict(extra="forbid")
-    actor: Identifier | None = None
+    on_behalf_of: OptionalIdentifier = ""
     reason: Annotated[str, Field(max_length=1000)] = ""
     full: bool = Field(default=False, description="promote: make the candidate stable at once")
 
@@ -101,6 +103,8 @@ class RolloutApi:
 
     async def start(self, body: StartRequest, key: ApiKey) -> dict[str, Any]:
         """See StartRequest."""
+        if body.again:
+            _must_have_reason(body.reason, "again overrides a rejection")
         strategy = self._strategy(body.strategy)
         state = await self._controller.settle(
             lambda: self._controller.start(
@@ -109,7 +113,8 @@ class RolloutApi:
                 strategy=strategy,
                 supersede=body.supersede,
                 again=body.again,
-                actor=body.actor or key.key_id,
+                actor=key.key_id,
+                on_behalf_of=body.on_behalf_of,
                 reason=body.reason,
             )
         )
@@ -119,10 +124,12 @@ class RolloutApi:
         self, rollout_id: str, verb: str, body: CommandRequest, key: ApiKey
     ) -> dict[str, Any]:
         """Pause, resume, promote, abort or retry a rollout."""
-        actor = body.actor or key.key_id
+        who = {"actor": key.key_id, "on_behalf_of": body.on_behalf_of}
+        if verb == "retry" or (verb == "promote" and body.full):
+            _must_have_reason(body.reason, f"{verb} overrides the judge")
         if verb == "retry":
             state = await self._controller.settle(
-                lambda: self._controller.retry(rollout_id, actor=actor, reason=body.reason)
+                lambda: self._controller.retry(rollout_id, reason=body.reason, **who)
             )
             return self.rollout(state.rollout_id)
 
@@ -141,7 +148,7 @@ class RolloutApi:
                         f"{verb}: unknown; there are pause, resume, promote, abort and retry"
                     )
 
-        await self._controller.settle(lambda: self._controller.command(rollout_id, make, actor))
+        await self._controller.settle(lambda: self._controller.command(rollout_id, make, **who))
         return self.rollout(rollout_id)
 
     def rollout(self, rollout_id: str) -> dict[str, Any]:
@@ -289,3 +296,11 @@ class RolloutApi:
                 field="strategy",
             )
         return read(path)
+
+
+def _must_have_reason(reason: str, why: str) -> None:
+    if not reason.strip():
+        raise InvalidField(
+            f"reason: is required, as {why}",
+            [FieldError("reason", "is required", "say why; it is kept on record")],
+        )

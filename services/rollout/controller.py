@@ -184,9 +184,12 @@ class Controller:
         supersede: bool,
         actor: str,
         reason: str,
+        on_behalf_of: str = "",
         again: bool = False,
     ) -> RolloutState:
         """Begin a rollout; of a version that was rejected before only `again`.
+
+        `actor` is who was authenticated, `on_behalf_of` whom the actor names.
 
         Raises:
             RolloutError: the candidate may not, or the model has an unfinished rollout.
@@ -214,15 +217,19 @@ class Controller:
                     f"superseded by {candidate}: {reason}",
                     DecisionKind.supersede,
                 )
-                await self._command(unfinished, move, actor)
+                await self._command(unfinished, move, actor, on_behalf_of)
             chosen = strategy or self._policy.strategy
             try:
-                return await self._begin(model, stable, candidate, chosen, actor, reason)
+                return await self._begin(
+                    model, stable, candidate, chosen, actor, reason, on_behalf_of
+                )
             except LeadershipLost as error:
                 # The rollout before it has ended by now, whatever became of this one.
                 raise LeadershipLost(sent=error.sent or unfinished is not None) from error
 
-    async def retry(self, rollout_id: str, *, actor: str, reason: str) -> RolloutState:
+    async def retry(
+        self, rollout_id: str, *, actor: str, reason: str, on_behalf_of: str = ""
+    ) -> RolloutState:
         """Begin again with the same candidate and strategy, and no evidence.
 
         Raises:
@@ -239,11 +246,16 @@ class Controller:
             supersede=False,
             again=True,
             actor=actor,
+            on_behalf_of=on_behalf_of,
             reason=reason or f"retry of {rollout_id}",
         )
 
     async def command(
-        self, rollout_id: str, make: Callable[[RolloutState, datetime], Move], actor: str
+        self,
+        rollout_id: str,
+        make: Callable[[RolloutState, datetime], Move],
+        actor: str,
+        on_behalf_of: str = "",
     ) -> RolloutState:
         """Let a person's move through: pause, resume, promote or abort.
 
@@ -257,7 +269,7 @@ class Controller:
             history = self._history(rollout_id)
             active = self._active.get(rollout_id)
             state = active.state if active else history.state
-            await self._command(history, make(state, self._clock.now()), actor)
+            await self._command(history, make(state, self._clock.now()), actor, on_behalf_of)
             return self._history(rollout_id).state
 
     def newest(
@@ -348,6 +360,7 @@ class Controller:
         strategy: Strategy,
         actor: str,
         reason: str,
+        on_behalf_of: str = "",
     ) -> RolloutState:
         now = self._clock.now()
         known = self._registry.get(candidate)
@@ -364,12 +377,14 @@ class Controller:
         )
         active = ActiveRollout(state, RolloutEvidence(rollout_id=state.rollout_id), _judge(state))
         move = Move(DecisionKind.start, state, 0, reason or "started")
-        await self._record(active, move, actor, {})
+        await self._record(active, move, actor, {}, on_behalf_of)
         return state
 
-    async def _command(self, history: RolloutHistory, move: Move, actor: str) -> None:
+    async def _command(
+        self, history: RolloutHistory, move: Move, actor: str, on_behalf_of: str
+    ) -> None:
         active = self._active.get(history.state.rollout_id) or await self._activate(history)
-        await self._record(active, move, actor, {})
+        await self._record(active, move, actor, {}, on_behalf_of)
 
     async def _activate(self, history: RolloutHistory) -> ActiveRollout:
         """A rollout taken up from the log: the newer of its file and its last decision counts."""
@@ -415,7 +430,12 @@ class Controller:
                 self._metrics.found(active.state, seen.verdict.results)
 
     async def _record(
-        self, active: ActiveRollout, move: Move, actor: str, evidence: dict[str, Any]
+        self,
+        active: ActiveRollout,
+        move: Move,
+        actor: str,
+        evidence: dict[str, Any],
+        on_behalf_of: str = "",
     ) -> None:
         """Write a decision, then act on it. Raises, and acts on nothing, where it may not count."""
         state = move.state
@@ -448,6 +468,7 @@ class Controller:
                 weight=state.weight,
                 outcome=state.outcome,
                 actor=actor,
+                on_behalf_of=on_behalf_of,
                 reason=move.reason[:2000],
                 evidence=content,
                 config_sha256=state.strategy.sha256,

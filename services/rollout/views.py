@@ -50,6 +50,7 @@ def rollout_view(
         "reason": last.reason,
         "actor": last.actor,
         "actions": _actions(state),
+        "on_behalf_of": last.on_behalf_of,
         "needs_person": state.needs_person,
         "paused_by": state.paused_by,
         "strategy": state.strategy.name,

@@ -318,11 +318,13 @@ async def test_twin_of_a_loaded_adapter_waits_for_people(harness: InferenceHarne
     assert refused["fault"] == "too_close"
     assert stable in refused["reason"]
     url = f"{harness.stack.url('inference')}/v1/adapters/{twin}/accept"
-    async with harness.http.post(url, json={"actor": "test", "reason": "a twin"}) as response:
+    async with harness.http.post(
+        url, json={"on_behalf_of": "test", "reason": "a twin"}
+    ) as response:
         assert response.status == 200
         assert (await response.json())["neighbours"] == [stable]
     await harness.reaches(twin, "ready")
-    async with harness.http.post(url, json={"actor": "test", "reason": "again"}) as response:
+    async with harness.http.post(url, json={"on_behalf_of": "test", "reason": "again"}) as response:
         assert response.status == 409
 
 

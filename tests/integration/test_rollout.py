@@ -128,7 +128,7 @@ async def start(harness: RolloutHarness, strategy: str = "quick", **more: Any) -
         **more,
     }
     answer = await harness.http.post(
-        "/v1/rollouts", json={"actor": "sre", "reason": "test", **body}
+        "/v1/rollouts", json={"on_behalf_of": "sre", "reason": "test", **body}
     )
     assert answer.status_code == 201, answer.text
     return answer.json()
@@ -384,7 +384,7 @@ async def test_people_can_stop_and_move_it_and_are_told_what_is_wrong(
     early = await http.post(f"{path}/promote", json={})
     assert early.status_code == 409
     await at_weight(harness, 500)
-    who = {"actor": "ann", "reason": "looks odd"}
+    who = {"on_behalf_of": "ann", "reason": "looks odd"}
     paused = await http.post(f"{path}/pause", json=who)
     assert (paused.status_code, paused.json()["phase"]) == (200, "Paused")
     assert (await http.post(f"{path}/pause", json=who)).status_code == 409
@@ -392,7 +392,7 @@ async def test_people_can_stop_and_move_it_and_are_told_what_is_wrong(
     assert (await http.post(f"{path}/promote", json=who)).status_code == 200
     await at_weight(harness, 5_000)
     aborted = (await http.post(f"{path}/abort", json=who)).json()
-    assert (aborted["phase"], aborted["weight"], aborted["actor"]) == ("Degraded", 0, "ann")
+    assert (aborted["phase"], aborted["weight"], aborted["on_behalf_of"]) == ("Degraded", 0, "ann")
     assert (await http.post(f"{path}/abort", json=who)).status_code == 409
     retried = await http.post(f"{path}/retry", json=who)
     assert retried.status_code == 201

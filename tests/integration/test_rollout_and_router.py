@@ -185,7 +185,12 @@ async def test_a_failing_version_is_taken_back_and_no_user_saw_a_failure(
         candidate = f"{harness.model}-v1.1"
         begun = await harness.http.post(
             "/v1/rollouts",
-            json={"model": harness.model, "candidate": candidate, "actor": "sre", "reason": "test"},
+            json={
+                "model": harness.model,
+                "candidate": candidate,
+                "on_behalf_of": "sre",
+                "reason": "test",
+            },
         )
         assert begun.status_code == 201, begun.text
         name = begun.json()["rollout_id"]

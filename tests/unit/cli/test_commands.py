@@ -243,7 +243,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
 def test_start_says_who_and_why(straw: Straw, run: Run) -> None:
     ran = run(
-        "rollout", "start", "assistant-v1.1", "--reason", "try it", "--actor", "joe",
+        "rollout", "start", "assistant-v1.1", "--reason", "try it", "--on-behalf-of", "joe",
         "--strategy", "demo", "--supersede", "--json",
     )  # fmt: skip
     assert ran.status == 0
@@ -253,7 +253,7 @@ def test_start_says_who_and_why(straw: Straw, run: Run) -> None:
         "candidate": "assistant-v1.1",
         "strategy": "demo",
         "supersede": True,
-        "actor": "joe",
+        "on_behalf_of": "joe",
         "reason": "try it",
     }
 
@@ -317,7 +317,7 @@ def test_steering_finds_the_present_rollout(straw: Straw, run: Run, action: str)
     method, path, _, body = straw.last
     assert (method, path) == ("POST", f"/v1/rollouts/r-1/{action}")
     assert body["reason"] == "because"
-    assert body["actor"]
+    assert body["on_behalf_of"]
     assert "20 %" in ran.out
     assert "errors" in ran.out
 
@@ -363,8 +363,10 @@ def test_people_get_tables_and_programs_json(
 
 def test_accepting_an_adapter_says_who_and_why(straw: Straw, run: Run) -> None:
     assert run("adapters", "accept", "v").status == Exit.usage
-    assert run("adapters", "accept", "v", "--reason", "a drill", "--actor", "joe").status == 0
-    assert straw.last[3] == {"actor": "joe", "reason": "a drill"}
+    assert (
+        run("adapters", "accept", "v", "--reason", "a drill", "--on-behalf-of", "joe").status == 0
+    )
+    assert straw.last[3] == {"on_behalf_of": "joe", "reason": "a drill"}
 
 
 def test_versions_alone_lists_them(straw: Straw, run: Run) -> None:

@@ -450,10 +450,10 @@ async def test_http_tells_all_and_takes_acceptances(harness: AgentHarness) -> No
             ("v2", "refused"),
         ]
         assert body["adapters"][1]["distances"] == {"base": 8.0, "v1": 0.0}
-        word = {"actor": "ann", "reason": "on purpose"}
+        word = {"on_behalf_of": "ann", "reason": "on purpose"}
         assert (await http.post("/v1/adapters/v9/accept", json=word)).status_code == 404
         assert (await http.post("/v1/adapters/v1/accept", json=word)).status_code == 409
-        wrong = await http.post("/v1/adapters/v2/accept", json={"actor": "ann"})
+        wrong = await http.post("/v1/adapters/v2/accept", json={"on_behalf_of": "ann"})
         assert wrong.status_code == 422
         accepted = await http.post("/v1/adapters/v2/accept", json=word)
         assert accepted.json()["neighbours"] == ["v1"]
@@ -467,6 +467,8 @@ async def test_accepting_needs_the_operate_scope_where_keys_are_required(
     app = create_app(harness.agent, harness.engine, KeyRing(required=True))
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://agent") as http:
-        answer = await http.post("/v1/adapters/v1/accept", json={"actor": "a", "reason": "r"})
+        answer = await http.post(
+            "/v1/adapters/v1/accept", json={"on_behalf_of": "a", "reason": "r"}
+        )
         assert answer.status_code == 401
         assert (await http.get("/v1/adapters")).status_code == 200

@@ -26,11 +26,19 @@ class StubAgent:
     def __init__(self) -> None:
         self.reasons: list[str] = []
 
-    def accept(self, version: str, actor: str, reason: str) -> Acceptance:
+    def accept(
+        self, version: str, actor: str, reason: str, *, on_behalf_of: str = ""
+    ) -> Acceptance:
         self.reasons.append(reason)
         now = SystemClock().now()
         return Acceptance(
-            version=version, sha256="0", neighbours=(), actor=actor, reason=reason, at=now
+            version=version,
+            sha256="0",
+            neighbours=(),
+            actor=actor,
+            on_behalf_of=on_behalf_of,
+            reason=reason,
+            at=now,
         )
 
 
@@ -63,7 +71,7 @@ async def http(agent: StubAgent) -> AsyncIterator[httpx.AsyncClient]:
 
 def word(size: int) -> bytes:
     """An acceptance of so many bytes, most of them white space that JSON allows."""
-    content = json.dumps({"actor": "ann", "reason": "a twin"}).encode()
+    content = json.dumps({"on_behalf_of": "ann", "reason": "a twin"}).encode()
     return content + b" " * (size - len(content))
 
 
@@ -89,7 +97,9 @@ async def test_largest_body_is_taken_and_a_byte_more_is_not(
 
 
 async def test_longest_reason_fits_however_it_is_escaped(http: httpx.AsyncClient) -> None:
-    body = json.dumps({"actor": "ann", "reason": "\U0001f600" * 2000}, ensure_ascii=True).encode()
+    body = json.dumps(
+        {"on_behalf_of": "ann", "reason": "\U0001f600" * 2000}, ensure_ascii=True
+    ).encode()
     answer = await http.post(PATH, content=body, headers={"content-type": "application/json"})
     assert answer.status_code == 200
 

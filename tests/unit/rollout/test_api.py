@@ -55,17 +55,29 @@ async def test_a_rollout_from_start_to_abort(
 ) -> None:
     none = await http.get("/v1/rollouts/current", params={"model": "m"})
     assert (none.status_code, none.json()["code"]) == (404, "not_found")
-    body = {"model": "m", "candidate": "v2", "strategy": "default", "actor": "ann", "reason": "why"}
+    body = {
+        "model": "m",
+        "candidate": "v2",
+        "strategy": "default",
+        "on_behalf_of": "ann",
+        "reason": "why",
+    }
     begun = await http.post("/v1/rollouts", json=body)
     assert begun.status_code == 201
     rollout = begun.json()
-    assert (rollout["strategy"], rollout["weight"], rollout["actor"]) == ("default", 0, "ann")
+    assert (rollout["strategy"], rollout["weight"], rollout["on_behalf_of"]) == (
+        "default",
+        0,
+        "ann",
+    )
     await harness.round()
     present = (await http.get("/v1/rollouts/current", params={"model": "m"})).json()
     assert (present["weight"], present["step_name"]) == (500, "pause 86400 s")
     path = f"/v1/rollouts/{rollout['rollout_id']}"
-    ended = (await http.post(f"{path}/abort", json={"actor": "bob", "reason": "enough"})).json()
-    assert (ended["phase"], ended["actor"], ended["reason"]) == ("Degraded", "bob", "enough")
+    ended = (
+        await http.post(f"{path}/abort", json={"on_behalf_of": "bob", "reason": "enough"})
+    ).json()
+    assert (ended["phase"], ended["on_behalf_of"], ended["reason"]) == ("Degraded", "bob", "enough")
     assert ended["ended_at"]
     page = (await http.get(f"{path}/decisions", params={"limit": 2})).json()
     assert [one["kind"] for one in page["decisions"]] == ["start", "weight"]
@@ -111,7 +123,11 @@ async def test_versions(http: httpx.AsyncClient) -> None:
         ("POST", "/v1/rollouts", {"model": "m", "candidate": "v9"}, 404, "not_found"),
         ("POST", "/v1/rollouts", {"model": "m", "candidate": "v1"}, 409, "conflict"),
         ("POST", "/v1/rollouts/none/abort", {}, 404, "not_found"),
-        ("POST", "/v1/rollouts/none/retry", {}, 404, "not_found"),
+        ("POST", "/v1/rollouts/none/retry", {"reason": "mended"}, 404, "not_found"),
+        ("POST", "/v1/rollouts/none/retry", {}, 422, "invalid"),
+        ("POST", "/v1/rollouts/none/promote", {"full": True}, 422, "invalid"),
+        ("POST", "/v1/rollouts", {"model": "m", "candidate": "v2", "again": True}, 422, "invalid"),
+        ("POST", "/v1/rollouts", {"model": "m", "candidate": "v2", "actor": "x"}, 422, "invalid"),
         ("GET", "/v1/rollouts?limit=0", None, 422, "invalid"),
         ("GET", "/v1/nothing", None, 404, "not_found"),
         ("POST", "/v1/rollouts", {"reason": "x" * MAX_BODY_BYTES}, 413, "too_large"),
@@ -264,9 +280,12 @@ async def test_outside_the_local_profile_a_key_that_may_operate_is_needed(
         assert (refused.status_code, refused.json()["code"]) == (403, "forbidden")
         allowed = {"authorization": f"Bearer {operator}"}
         assert (await http.get("/v1/rollouts", headers=allowed)).status_code == 200
-        body = {"model": "m", "candidate": "v2"}
+        body = {"model": "m", "candidate": "v2", "on_behalf_of": "ann"}
         begun = await http.post("/v1/rollouts", json=body, headers=allowed)
-        assert begun.json()["actor"] == "ops"
+        assert (begun.json()["actor"], begun.json()["on_behalf_of"]) == ("ops", "ann")
+        path = f"/v1/rollouts/{begun.json()['rollout_id']}/decisions"
+        (decision,) = (await http.get(path, headers=allowed)).json()["decisions"]
+        assert (decision["actor"], decision["on_behalf_of"]) == ("ops", "ann")
         assert (await http.get("/healthz")).status_code == 200
         assert begun.json()["started_at"] <= utc(harness.clock.now())[:-1] + "+00:00"
 
