@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import sys
 from pathlib import Path
@@ -172,6 +173,11 @@ class ServiceSettings(KafkaSettings, RedisSettings):
         description="PEM of the authorities of engines by https; none: the system's",
     )
     host: str = Field(default="127.0.0.1", validation_alias=shared_name("host"))
+    local_open: bool = Field(
+        default=False,
+        validation_alias=shared_name("local_open"),
+        description="let the local profile, which asks for no key, serve other machines",
+    )
 
     @field_validator("tenants", "adapter_roots", mode="before")
     @classmethod
@@ -182,6 +188,16 @@ class ServiceSettings(KafkaSettings, RedisSettings):
     @classmethod
     def _fit_for_topics(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return check_tenants(value)
+
+    @model_validator(mode="after")
+    def _check_host(self) -> Self:
+        if self.profile == "local" and not self.local_open and not is_loopback(self.host):
+            raise ValueError(
+                f"RATCHET_HOST: {self.host} is reachable from other machines, and the local profile "
+                "asks nobody for a key; set RATCHET_PROFILE=production, or RATCHET_LOCAL_OPEN=true "
+                "on a network that you trust"
+            )
+        return self
 
     @property
     def readable_adapter_roots(self) -> tuple[str, ...]:
@@ -249,6 +265,17 @@ def explain(error: ValidationError, prefix: str = "RATCHET_") -> list[str]:
         shown = f"{given!r} given" if given is not None else "not set"
         lines.append(f"{variable}: {message} ({shown})")
     return lines
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address is this machine's own."""
+    name = host.strip("[]").lower()
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
 
 
 def _check_needed(variable: str, value: object, needed: bool, reason: str) -> None:

@@ -30,6 +30,7 @@ from shared.contracts.events.feedback import FeedbackSubmitted
 from shared.contracts.topics import intake_topic
 from shared.credentials import CredentialsUnreadable
 from shared.garbage import spare_collector
+from shared.http.local_guard import with_local_guard
 from shared.http.operations import OperationsApp
 from shared.http.server import serve, stop_on_signals
 from shared.kafka.consumer import ConsumerLoop
@@ -154,7 +155,9 @@ async def run(settings: FeedbackSettings, voting: VotingOptions) -> None:
         )
         mount_voting(application, ballots, voting, keys, clock)
         served = open_to_browsers(application, settings.cors_origins)
-        app = OperationsApp(health, registry, served)
+        app = with_local_guard(
+            OperationsApp(health, registry, served), settings, settings.cors_origins
+        )
         background = BackgroundTasks()
         for name, follower in followers.items():
             background.start(name, follower.run())

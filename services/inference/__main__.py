@@ -34,6 +34,7 @@ from services.inference.verification import AdapterVerifier
 from shared.clock import SystemClock
 from shared.contracts.events.generations import GenerationRequested
 from shared.contracts.topics import GENERATION_REQUESTS
+from shared.http.local_guard import with_local_guard
 from shared.http.operations import OperationsApp
 from shared.http.server import serve, stop_on_signals
 from shared.kafka.consumer import ConsumerLoop
@@ -186,7 +187,9 @@ async def run(settings: InferenceSettings) -> None:
         health.alive("tasks", background.ended)
         app = OperationsApp(health, registry, guarded(create_app(agent, engine, keys), keys))
         try:
-            await serve(app, host=settings.host, port=settings.port, stop=stop)
+            await serve(
+                with_local_guard(app, settings), host=settings.host, port=settings.port, stop=stop
+            )
         finally:
             stop.set()
             wake.set()

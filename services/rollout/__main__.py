@@ -23,6 +23,7 @@ from services.rollout.routes import create_app, guarded
 from services.rollout.settings import RolloutSettings
 from services.rollout.strategy import read
 from shared.clock import SystemClock
+from shared.http.local_guard import with_local_guard
 from shared.http.operations import OperationsApp
 from shared.http.server import serve, stop_on_signals
 from shared.kafka.producer import KafkaLog
@@ -129,7 +130,9 @@ async def run(settings: RolloutSettings) -> None:
 
         background.start("controller", control())
         try:
-            await serve(app, host=settings.host, port=settings.port, stop=stop)
+            await serve(
+                with_local_guard(app, settings), host=settings.host, port=settings.port, stop=stop
+            )
         finally:
             stop.set()
             # The controller hands over its lead, which it needs the followers for.

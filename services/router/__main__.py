@@ -29,6 +29,7 @@ from services.router.state import RouterState
 from shared.clock import SystemClock
 from shared.garbage import spare_collector
 from shared.http.cors import with_cors
+from shared.http.local_guard import with_local_guard
 from shared.http.operations import OperationsApp
 from shared.http.server import serve, stop_on_signals
 from shared.kafka.deadletters import DeadLetters
@@ -155,7 +156,14 @@ async def run(settings: RouterSettings, directory: Path) -> None:
         background.start("series", series.run())
         background.start("quotas", quotas.run())
         background.start("state", state.run())
-        serving = asyncio.create_task(serve(app, host=settings.host, port=settings.port, stop=stop))
+        serving = asyncio.create_task(
+            serve(
+                with_local_guard(app, settings, settings.cors_origins),
+                host=settings.host,
+                port=settings.port,
+                stop=stop,
+            )
+        )
         log.info("router.started", port=settings.port, engines=settings.engines)
         await asyncio.wait((serving, *background.tasks), return_when=asyncio.FIRST_COMPLETED)
         stop.set()

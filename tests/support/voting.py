@@ -40,6 +40,7 @@ from services.feedback.voting.rater_store import (
 from shared.clock import SystemClock
 from shared.contracts.topics import FEEDBACK
 from shared.keys import KeyRing
+from shared.quotas import Quotas, RateLimits, feedback_limits
 from shared.redaction.redactor import Redactor
 from shared.registry.routing import RoutingTable
 from shared.registry.versions import Registry
@@ -242,6 +243,7 @@ async def voting_service(
             redact=redact,
             limits=limits,
             traces=TraceLimits(ReadModelQueries(Path("/nonexistent"))),
+            quotas=Quotas(key=feedback_limits(RateLimits()), tenant=RateLimits()),
         )
         app = create_app(api, metrics)
         sign_in = SignIn(secret, 3600, secure=False, proxy_header=proxy_header)
