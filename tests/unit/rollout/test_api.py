@@ -24,6 +24,9 @@ from shared.http.operations import OperationsApp
 from shared.kafka.log import LogUnavailable, Position
 from shared.keys import KeyRing, hash_key, new_key
 from shared.observability.health import Health
+from shared.testing.clock import ManualClock
+from shared.testing.log import MemoryLog
+from tests.support.fuzzing import Mutations
 from tests.support.waiting import eventually
 from tests.unit.rollout.fakes import ControllerHarness, register
 
@@ -402,3 +405,22 @@ async def test_a_version_says_what_it_gained_over_the_stable_one(
     gained = one["satisfaction"]
     assert gained["difference"] == 0.3
     assert 0 < gained["low"] < 0.3 < gained["high"] < 0.6
+async def test_no_request_breaks_the_control_api(http: httpx.AsyncClient) -> None:
+    mutations = Mutations(seed=12)
+    start: dict[str, Any] = {
+        "model": "m",
+        "candidate": "v2",
+        "strategy": {"name": "s", "steps": [{"setWeight": 20}, {"pause": {"duration": "1m"}}]},
+        "supersede": True,
+        "on_behalf_of": "ann",
+        "reason": "why",
+    }
+    command = {"on_behalf_of": "ann", "reason": "why", "full": False}
+    for number in range(300):
+        verb = mutations.rng.choice(("", "/none/pause", "/none/retry", "/%00/abort", "/x/fly"))
+        body = mutations.body(command if verb else start)
+        headers = [(b"content-type", b"application/json"), *mutations.headers()]
+        answer = await http.post(f"/v1/rollouts{verb}", content=body, headers=headers)
+        assert answer.status_code < 500, (verb, body[:500], headers, answer.text)
+        if number % 50 == 0:
+            assert (await http.get("/v1/rollouts")).status_code == 200

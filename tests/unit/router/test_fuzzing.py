@@ -1,0 +1,41 @@
+"""Whatever is sent, the router answers, and the next good request succeeds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.support.fuzzing import Mutations
+from tests.unit.router.conftest import GatewayHarness
+
+REQUESTS = 1_000
+CHAT: dict[str, Any] = {
+    "model": "m",
+    "messages": [
+        {"role": "system", "content": "be kind"},
+        {"role": "user", "content": [{"type": "text", "text": "hi"}]},
+        {"role": "assistant", "content": None, "tool_calls": [{"id": "c", "type": "function"}]},
+        {"role": "tool", "tool_call_id": "c", "content": "42"},
+    ],
+    "user": "u",
+    "metadata": {"segment": "gold", "session_id": "s", "note": "n"},
+    "stream": False,
+    "n": 1,
+    "max_tokens": 5,
+}
+COMPLETION: dict[str, Any] = {"model": "m", "prompt": ["hi", "ho"], "stream": False}
+
+
+async def test_no_request_breaks_the_router(bench: GatewayHarness) -> None:
+    await bench.start()
+    bench.route()
+    mutations = Mutations(seed=11)
+    for number in range(REQUESTS):
+        path, valid = mutations.rng.choice(
+            (("/v1/chat/completions", CHAT), ("/v1/completions", COMPLETION))
+        )
+        body, headers = mutations.body(valid), mutations.headers()
+        answer = await bench.client.post(path, content=body, headers=headers)
+        assert answer.status_code < 500, (path, body[:500], headers, answer.text)
+        if number % 50 == 0:
+            assert (await bench.ask()).status_code == 200
+    assert bench.interactions.lost == 0
