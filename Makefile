@@ -1,7 +1,7 @@
 # Everything a person runs here, by name: make help
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup up down status logs demo test test-fast lint format bench verify manifests chart-test contracts lock clean
+.PHONY: help setup up down status logs demo test test-fast lint format bench verify manifests chart-test contracts lock sbom clean
 
 PYTHON_BIN := .venv/bin/python
 TORCH ?=
@@ -64,6 +64,16 @@ contracts: setup ## JSON Schemas and AsyncAPI from the event models
 
 lock: setup ## pin what pyproject.toml and requirements/ml.in ask for (UPGRADE=1 for the newest)
 	@requirements/lock.sh
+
+SHIPPED := services ml ml-cuda
+sbom: ## a software bill of materials (CycloneDX) of each shipped lock, below .run/sbom
+	@.tools/uv/bin/uv venv -q --allow-existing --python .venv/bin/python .tools/sbom
+	@.tools/uv/bin/uv pip sync -q --require-hashes --python .tools/sbom/bin/python requirements/sbom.txt
+	@mkdir -p .run/sbom
+	@for lock in $(SHIPPED); do \
+	  .tools/sbom/bin/cyclonedx-py requirements "requirements/$$lock.txt" --output-reproducible --of JSON \
+	    -o ".run/sbom/$$lock.cdx.json" && echo ".run/sbom/$$lock.cdx.json" || exit 1; \
+	done
 
 clean: ## stop local stacks; delete their data and what tests left (asks on a terminal; environments stay)
 	@if [[ -t 0 && -n "$$(ls -d '$(RUN_DIR)' .run .run-* 2>/dev/null)" ]]; then \

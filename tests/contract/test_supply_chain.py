@@ -1,0 +1,25 @@
+"""Locks, the bill of materials made of them, and the tool that proposes newer ones."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+NOT_SHIPPED = {"dev", "bench", "sbom"}
+
+
+def test_the_bill_of_materials_covers_every_shipped_lock() -> None:
+    found = re.search(r"^SHIPPED := (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert found is not None
+    locks = {
+        path.stem for path in (ROOT / "requirements").glob("*.txt") if path.stem != "ml-overrides"
+    }
+    assert set(found[1].split()) == locks - NOT_SHIPPED
+
+
+def test_renovate_waits_before_it_proposes_a_release() -> None:
+    config = json.loads((ROOT / "renovate.json").read_text())
+    assert config["minimumReleaseAge"]
+    assert "pep621" in config["enabledManagers"]
