@@ -173,6 +173,12 @@ class ServiceSettings(KafkaSettings, RedisSettings):
         description="PEM of the authorities of engines by https; none: the system's",
     )
     host: str = Field(default="127.0.0.1", validation_alias=shared_name("host"))
+    operations_port: int = Field(
+        default=0,
+        ge=0,
+        le=65535,
+        description="a port of its own for /metrics and /docs; 0: they are on the service's port",
+    )
     local_open: bool = Field(
         default=False,
         validation_alias=shared_name("local_open"),

@@ -104,6 +104,7 @@ async def run(
             host=settings.host,
             port=settings.port,
             stop=stop,
+            operations_port=settings.operations_port,
         )
     )
     await event_log.start()

@@ -172,7 +172,13 @@ async def run(settings: FeedbackSettings, voting: VotingOptions) -> None:
         health.alive("tasks", background.ended)
         spare_collector()
         try:
-            await serve(app, host=settings.host, port=settings.port, stop=stop)
+            await serve(
+                app,
+                host=settings.host,
+                port=settings.port,
+                stop=stop,
+                operations_port=settings.operations_port,
+            )
         finally:
             stop.set()
             await ballots.close()

@@ -188,7 +188,11 @@ async def run(settings: InferenceSettings) -> None:
         app = OperationsApp(health, registry, guarded(create_app(agent, engine, keys), keys))
         try:
             await serve(
-                with_local_guard(app, settings), host=settings.host, port=settings.port, stop=stop
+                with_local_guard(app, settings),
+                host=settings.host,
+                port=settings.port,
+                stop=stop,
+                operations_port=settings.operations_port,
             )
         finally:
             stop.set()

@@ -131,7 +131,11 @@ async def run(settings: RolloutSettings) -> None:
         background.start("controller", control())
         try:
             await serve(
-                with_local_guard(app, settings), host=settings.host, port=settings.port, stop=stop
+                with_local_guard(app, settings),
+                host=settings.host,
+                port=settings.port,
+                stop=stop,
+                operations_port=settings.operations_port,
             )
         finally:
             stop.set()

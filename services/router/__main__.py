@@ -162,6 +162,7 @@ async def run(settings: RouterSettings, directory: Path) -> None:
                 host=settings.host,
                 port=settings.port,
                 stop=stop,
+                operations_port=settings.operations_port,
             )
         )
         log.info("router.started", port=settings.port, engines=settings.engines)

@@ -85,7 +85,11 @@ async def run(settings: TrainingSettings) -> None:
     health.alive("tasks", background.ended)
     try:
         await serve(
-            OperationsApp(health, registry), host=settings.host, port=settings.port, stop=stop
+            OperationsApp(health, registry),
+            host=settings.host,
+            port=settings.port,
+            stop=stop,
+            operations_port=settings.operations_port,
         )
     finally:
         background.cancel()

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import orjson
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
 from shared.http.asgi import AsgiApp, Receive, Scope, Send, respond
 from shared.observability.health import Health
+
+OPERATORS = frozenset(("/metrics", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"))
+PROBES = frozenset(("/healthz", "/readyz"))
 
 
 class OperationsApp:
@@ -48,6 +53,31 @@ class OperationsApp:
     async def _report(send: Send, well: bool, checks: dict[str, str]) -> None:
         body = orjson.dumps({"ok": well, "checks": checks})
         await respond(send, 200 if well else 503, body, b"application/json")
+
+
+class PathFilter:
+    """ASGI middleware that answers 404 where `serves(path)` is false."""
+
+    def __init__(self, app: AsgiApp, serves: Callable[[str], bool]) -> None:
+        self._app = app
+        self._serves = serves
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand on what is served here."""
+        if scope["type"] == "http" and not self._serves(scope["path"]):
+            await respond(send, 404, b'{"error":"not on this port"}', b"application/json")
+        else:
+            await self._app(scope, receive, send)
+
+
+def for_clients(app: AsgiApp) -> AsgiApp:
+    """The application without what only operators should read."""
+    return PathFilter(app, lambda path: path not in OPERATORS)
+
+
+def for_operators(app: AsgiApp) -> AsgiApp:
+    """What of the application operators and probes read, and nothing else."""
+    return PathFilter(app, lambda path: path in OPERATORS or path in PROBES)
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:

@@ -11,6 +11,7 @@ import uvicorn
 
 from shared.http.asgi import AsgiApp
 from shared.http.head_limit import HeadLimitProtocol
+from shared.http.operations import for_clients, for_operators
 
 STOP_TIMEOUT_S = 10
 KEEP_ALIVE_S = 75
@@ -34,13 +35,26 @@ def stop_on_signals() -> asyncio.Event:
     return stop
 
 
-async def serve(app: AsgiApp, *, host: str, port: int, stop: asyncio.Event) -> None:
+async def serve(
+    app: AsgiApp, *, host: str, port: int, stop: asyncio.Event, operations_port: int = 0
+) -> None:
     """Serve an application until `stop` is set, then let open requests end for a bounded time.
 
+    With an `operations_port` /metrics and the documentation of the API are on that port alone.
+
     Raises:
-        SystemExit: the port cannot be taken.
+        SystemExit: a port cannot be taken.
 
     """
+    if not operations_port:
+        await _serve(app, host=host, port=port, stop=stop)
+        return
+    async with asyncio.TaskGroup() as group:
+        group.create_task(_serve(for_clients(app), host=host, port=port, stop=stop))
+        group.create_task(_serve(for_operators(app), host=host, port=operations_port, stop=stop))
+
+
+async def _serve(app: AsgiApp, *, host: str, port: int, stop: asyncio.Event) -> None:
     config = uvicorn.Config(
         app,
         http=HeadLimitProtocol,
