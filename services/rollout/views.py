@@ -87,15 +87,18 @@ def decision_view(logged: LoggedDecision) -> dict[str, Any]:
 def sentence(decision: Decision) -> str:
     """A decision in plain words, with its reason."""
     at, before = _percent(decision.weight), _percent(decision.weight_before)
+    who = decision.actor
+    if decision.on_behalf_of:
+        who = f"{decision.on_behalf_of} (by {decision.actor})"
     words = {
         DecisionKind.stable_set: f"{decision.stable} became stable",
-        DecisionKind.start: f"{decision.actor} started {decision.candidate}",
+        DecisionKind.start: f"{who} started {decision.candidate}",
         DecisionKind.weight: f"{decision.candidate} went from {before} to {at} of the users",
         DecisionKind.hold: f"held at {at}",
         DecisionKind.pause: f"paused at {at}" + (f", from {before}" if at != before else ""),
         DecisionKind.resume: f"resumed at {at}",
-        DecisionKind.promote: f"{decision.actor} ended the step at {at}",
-        DecisionKind.abort: f"{decision.actor} called {decision.candidate} off at {before}",
+        DecisionKind.promote: f"{who} ended the step at {at}",
+        DecisionKind.abort: f"{who} called {decision.candidate} off at {before}",
         DecisionKind.rollback: f"{decision.candidate} was taken back from {before}",
         DecisionKind.complete: f"{decision.candidate} became stable",
         DecisionKind.supersede: f"{decision.candidate} was superseded at {before}",

@@ -13,8 +13,8 @@ import uvloop
 from prometheus_client import CollectorRegistry
 
 from services.router.app import Gateway
-from services.router.candidate_breaker import CandidateBreaker
 from services.router.bounds import AnswerBounds
+from services.router.candidate_breaker import CandidateBreaker
 from services.router.engines import Engines
 from services.router.fields import FieldRules
 from services.router.health import add_checks

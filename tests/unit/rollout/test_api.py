@@ -24,8 +24,6 @@ from shared.http.operations import OperationsApp
 from shared.kafka.log import LogUnavailable, Position
 from shared.keys import KeyRing, hash_key, new_key
 from shared.observability.health import Health
-from shared.testing.clock import ManualClock
-from shared.testing.log import MemoryLog
 from tests.support.fuzzing import Mutations
 from tests.support.waiting import eventually
 from tests.unit.rollout.fakes import ControllerHarness, register
@@ -405,6 +403,8 @@ async def test_a_version_says_what_it_gained_over_the_stable_one(
     gained = one["satisfaction"]
     assert gained["difference"] == 0.3
     assert 0 < gained["low"] < 0.3 < gained["high"] < 0.6
+
+
 async def test_no_request_breaks_the_control_api(http: httpx.AsyncClient) -> None:
     mutations = Mutations(seed=12)
     start: dict[str, Any] = {

@@ -18,8 +18,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from benchmarks.stub_engine import EngineTraffic, serve_stub
 from deploy.local.ports import free_ports
 from services.router.app import Gateway
-from services.router.candidate_breaker import CandidateBreaker
 from services.router.bounds import AnswerBounds
+from services.router.candidate_breaker import CandidateBreaker
 from services.router.engines import Engines
 from services.router.fields import FieldRules
 from services.router.identity import IdentityRules
