@@ -22,7 +22,6 @@ from services.training.dataset import (
 from services.training.errors import BadDataset
 from shared.contracts.conversation import answer_text, read_json, stored_tools, stored_turn
 from shared.contracts.events.base import MAX_TEXT, Message, Tool
-from shared.contracts.events.base import MAX_TEXT, Message
 from shared.redaction import Redactor
 
 MAX_BYTES = 512 * 1024 * 1024

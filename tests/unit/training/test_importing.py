@@ -166,6 +166,8 @@ def test_bad_turns_are_named(change: dict[str, object], rule: str) -> None:
     row = {"messages": [QUESTION], "chosen": "a proper answer", "rejected": "no"}
     with pytest.raises(BadDataset, match=rule):
         read_pairs(lines({**row, **change}))
+
+
 def test_what_is_imported_is_redacted() -> None:
     asked = [{"role": "user", "content": "write to joe@example.com"}]
     row = {"messages": asked, "chosen": "call +49 170 1234567", "rejected": "no idea at all"}
