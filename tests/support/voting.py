@@ -120,6 +120,7 @@ class SteeredRouter:
     texts: dict[str, str] = field(default_factory=dict)
     status: int = 200
     asked: list[dict[str, Any]] = field(default_factory=list)
+    authorizations: list[str] = field(default_factory=list)
     gate: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
@@ -128,6 +129,7 @@ class SteeredRouter:
     async def chat(self, request: web.Request) -> web.Response:
         body = await request.json()
         self.asked.append(body)
+        self.authorizations.append(request.headers.get("authorization", ""))
         version, number = body["model"], len(self.asked)
         await asyncio.to_thread(self.gate.wait, 60)
         if self.status != 200:
@@ -166,6 +168,7 @@ class VotingHarness:
     comparisons: MemoryComparisons
     clock: SteeredClock
     ballots: RaterBallots
+    keys: KeyRing
 
     def invite(self, rater: Rater = RATER, *, hours: float = 1.0) -> str:
         """A link that signs a rater in."""
@@ -186,6 +189,7 @@ async def voting_service(
     proxy_header: str = "",
     secret: str = SECRET,
     keys_required: bool = False,
+    authorization: str = "",
     router_timeout_s: float = 20.0,
 ) -> AsyncIterator[tuple[Any, VotingHarness]]:
     """The application and its harness, without a server."""
@@ -231,6 +235,7 @@ async def voting_service(
             clock=clock,
             redact=redact,
             plan=plan,
+            authorization=authorization,
             rng=random.Random(7),
         )
         limits = Limits(body_bytes=100_000, batch_bytes=1_000_000, body_timeout_s=5.0)
@@ -247,10 +252,10 @@ async def voting_service(
         )
         app = create_app(api, metrics)
         sign_in = SignIn(secret, 3600, secure=False, proxy_header=proxy_header)
-        options = VotingOptions(plan, sign_in if secret else None, "")
+        options = VotingOptions(plan, sign_in if secret else None, authorization)
         mount_voting(app, ballots, options, keys, clock)
         set_routing(routing, stable="assistant-v1.0", candidate="assistant-v1.1")
-        yield app, VotingHarness("", router, routing, log, raters, store, clock, ballots)
+        yield app, VotingHarness("", router, routing, log, raters, store, clock, ballots, keys)
         router.gate.set()
         await ballots.close()
 

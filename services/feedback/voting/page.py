@@ -236,6 +236,8 @@ class VotingPage:
             raise SignedOut(
                 "your session is over or has not begun; open your invite link again"
             ) from None
+        if rater.tenant != self._tenant():
+            raise SignedOut("the page serves another tenant now; ask for a new invite")
         if self._sign_in.proxy_header:
             proxied = request.headers.get(self._sign_in.proxy_header, "")
             if session.get("proxied") and proxied != rater.user_id:

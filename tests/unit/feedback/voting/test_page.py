@@ -16,8 +16,10 @@ import pytest
 from services.feedback.voting.ballots import MAX_PENDING
 from services.feedback.voting.invites import InviteRefused, Invites, Rater
 from services.feedback.voting.plan import VotingPlan
+from shared.contracts.events.api_keys import ApiKeyIssued, Permission
 from shared.contracts.events.feedback import FeedbackSubmitted, FeedbackType, FeedbackWithdrawn
 from shared.contracts.events.votes import Choice, VoteCast
+from shared.keys import hash_key
 from tests.support.voting import PLAN, RATER, SECRET, VotingHarness, voting_service
 from tests.support.waiting import eventually
 
@@ -60,6 +62,19 @@ async def visiting(plan: VotingPlan = PLAN, **settings: Any) -> AsyncIterator[Vi
         visitor = Visitor(app, harness)
         async with visitor.client:
             yield visitor
+
+
+def issue(visitor: Visitor, key: str, *, tenant: str) -> None:
+    """Make a key valid for comparisons of a tenant."""
+    issued = ApiKeyIssued(
+        key_id="page",
+        sha256=hash_key(key),
+        tenant=tenant,
+        scopes=(Permission.vote, Permission.infer),
+        explicit_versions=True,
+        issued_at=visitor.harness.clock.now(),
+    )
+    visitor.harness.keys.apply("page", issued.to_json())
 
 
 @pytest.fixture
@@ -172,6 +187,27 @@ class TestSignIn:
         visitor.client.cookies.clear()
         visitor.client.cookies.set("ratchet_vote", cookie[:-3] + "abc", path="/vote")
         assert (await visitor.post("/next")).status_code == 401
+
+    async def test_a_session_ends_where_the_page_s_key_is_another_tenant_s(self) -> None:
+        async with visiting(keys_required=True, authorization="Bearer rk_one") as visitor:
+            issue(visitor, "rk_one", tenant="default")
+            await visitor.sign_in()
+            assert (await visitor.post("/next")).status_code == 200
+            assert set(visitor.harness.router.authorizations) == {"Bearer rk_one"}
+            issue(visitor, "rk_one", tenant="globex")
+            answer = await visitor.post("/next")
+        assert answer.status_code == 401
+        assert answer.json()["what"] == "The page serves another tenant now."
+
+    async def test_a_page_without_its_key_says_whom_to_tell(self) -> None:
+        async with visiting(keys_required=True) as visitor:
+            answer = await visitor.sign_in()
+        assert answer.status_code == 401
+        assert "RATCHET_FEEDBACK_ROUTER_API_KEY_FILE" in answer.text
+
+    async def test_the_page_is_found_without_its_last_slash(self, visitor: Visitor) -> None:
+        answer = await visitor.client.get("/vote", follow_redirects=True)
+        assert answer.status_code == 200
 
     async def test_signing_out_ends_the_session(self, visitor: Visitor) -> None:
         assert (await visitor.post("/sign-out")).status_code == 200
