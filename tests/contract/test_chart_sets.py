@@ -416,7 +416,7 @@ def test_pods_wait_for_the_topics(folder: Path) -> None:
             assert first["envFrom"] == pod["containers"][0]["envFrom"]
 
 
-def test_a_changed_disk_leaves_the_claims_that_the_cluster_has(tmp_path: Path) -> None:
+def test_a_changed_disk_and_an_autoscaler_leave_what_the_cluster_has(tmp_path: Path) -> None:
     # Without a cluster `lookup` finds nothing, so a copy of the chart is given what it would find.
     import shutil
 
@@ -424,7 +424,7 @@ def test_a_changed_disk_leaves_the_claims_that_the_cluster_has(tmp_path: Path) -
     shutil.copytree(CHART, chart)
     path = chart / "templates" / "workloads.yaml"
     text = path.read_text()
-    call = 'lookup "apps/v1" "StatefulSet" $.Release.Namespace (include "ratchet.name" $scope)'
+    call = 'lookup "apps/v1" $service.kind $.Release.Namespace (include "ratchet.name" $scope)'
     assert call in text
     path.write_text(text.replace(call, "(get $.Values.global $name) | default dict"))
     claim = {
@@ -433,14 +433,18 @@ def test_a_changed_disk_leaves_the_claims_that_the_cluster_has(tmp_path: Path) -
         "storageClassName": "fast",
         "volumeMode": "Filesystem",
     }
-    there = {"spec": {"volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": claim}]}}
+    claims = [{"metadata": {"name": "data"}, "spec": claim}]
+    there = {"spec": {"replicas": 7, "volumeClaimTemplates": claims}}
     services = {
         name: {"disk": "9Gi", "storageClassName": "other"} for name in ("router", "rollout")
     }
+    services["router"] |= SCALED
     values = {"global": {"router": there}, "services": services}
+    rendered = workloads(render(values, tmp_path, chart=chart))
+    assert rendered["router"]["spec"]["replicas"] == 7
     found = {
         name: item["spec"]["volumeClaimTemplates"][0]["spec"]
-        for name, item in workloads(render(values, tmp_path, chart=chart)).items()
+        for name, item in rendered.items()
         if item["kind"] == "StatefulSet"
     }
     assert found["router"] == claim
