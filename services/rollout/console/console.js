@@ -139,7 +139,7 @@ function intervalFigure(series) {
     shape("path", { class: "middle", d: path(points.map((p) => p.difference)) }),
     shape("line", { class: "whisker", x1: end, x2: end, y1: y(last.low), y2: y(last.high) }),
     shape("circle", { class: "dot", cx: end, cy: y(last.difference), r: 4 }),
-    label(0, apart ? "0" : "margin, 0"),
+    label(0, apart ? "0" : "margin"),
     label(last.allowed, apart ? "margin" : ""),
     shape("text", { x: left, y: height - 5 }, new Date(points[0].at).toLocaleTimeString()),
     shape("text", { x: width - right - 34, y: height - 5 }, new Date(last.at).toLocaleTimeString()),
