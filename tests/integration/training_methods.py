@@ -161,7 +161,7 @@ def ends(trainer: Any) -> dict[str, list[bool]]:
     found: dict[str, list[bool]] = {}
     for row in trainer.train_dataset:
         ended = row["completion_ids"][-1] == end
-        found.setdefault("cut" if row["cut"] else "whole", []).append(ended)
+        found.setdefault("cut" if row["answer_cut"] else "whole", []).append(ended)
     return {name: sorted(set(values)) for name, values in found.items()}
 
 

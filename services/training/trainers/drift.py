@@ -51,7 +51,7 @@ def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, float]:
         model.load_adapter(job.parent_adapter, "parent")
     limit = min(job.trained.max_length, model.config.max_position_embeddings)
     answers = [
-        _span(tokenizer, row["messages"], row["candidate"], limit)
+        _span(tokenizer, row, row["candidate"], limit)
         for row in read_rows(folder / "answers.jsonl")[:KL_ANSWERS]
     ]
     items = _items(job)
@@ -59,8 +59,7 @@ def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, float]:
     figures = _kl(model, answers)
     progress.report("drift", len(answers), total)
     pairs = [
-        [_span(tokenizer, item["messages"], item[side], limit) for side in ("good", "bad")]
-        for item in items
+        [_span(tokenizer, item, item[side], limit) for side in ("good", "bad")] for item in items
     ]
     for number, arm in enumerate(ARMS, start=1):
         with _arm(model, arm):
@@ -89,9 +88,10 @@ def _items(job: TrainerJob) -> list[dict[str, Any]]:
     return [*tasks, *({"kind": "cases", **row} for row in cases)]
 
 
-def _span(tokenizer: Any, messages: Any, answer: str, limit: int) -> Span:
-    ids = conversation_ids(tokenizer, messages, answer)[:limit]
-    return ids, min(max(1, len(prompt_ids(tokenizer, messages))), len(ids))
+def _span(tokenizer: Any, row: dict[str, Any], answer: str, limit: int) -> Span:
+    messages, tools = row["messages"], row.get("tools", "")
+    ids = conversation_ids(tokenizer, messages, answer, tools)[:limit]
+    return ids, min(max(1, len(prompt_ids(tokenizer, messages, tools))), len(ids))
 
 
 @contextmanager
