@@ -15,6 +15,7 @@ from hypothesis import settings
 
 from deploy.local.stack import Stack
 from deploy.local.starter import BASE_MODEL, STARTER_ENGINE, prepare_starter
+from shared.observability import logging as observability_logging
 from tests.support.servers import Servers
 
 _WHOLE_STACK_S = 900
@@ -32,6 +33,17 @@ def clean_environment() -> Iterator[None]:
     taken = {key: os.environ.pop(key) for key in list(os.environ) if key.startswith("RATCHET_")}
     yield
     os.environ.update(taken)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def logs_of_this_process() -> Iterator[None]:
+    """A command that runs in this process sets up no logging: that would outlive its test.
+
+    Loggers keep the stream they write to first, and a test's captured one is closed after it.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(observability_logging, "configure_logging", lambda *_: None)
+        yield
 
 
 @pytest.fixture

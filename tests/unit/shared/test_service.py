@@ -60,10 +60,13 @@ async def test_finish_ends_although_a_task_does_not(monkeypatch: pytest.MonkeyPa
 
     tasks = BackgroundTasks()
     tasks.start("stubborn", stubborn())
-    await asyncio.wait_for(tasks.finish(0.05), timeout=5)
-    assert not tasks.tasks[0].done()
-    release.set()
-    await tasks.tasks[0]
+    try:
+        await asyncio.wait_for(tasks.finish(0.05), timeout=5)
+        assert not tasks.tasks[0].done()
+    finally:
+        # Else the loop would wait for it for ever.
+        release.set()
+        await tasks.tasks[0]
 
 
 def test_a_topic_is_fresh_until_its_limit() -> None:
