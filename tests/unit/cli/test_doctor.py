@@ -25,12 +25,6 @@ from tests.support.command import ratchet_here
 NOW = datetime(2026, 11, 25, tzinfo=UTC)
 
 
-@pytest.fixture(autouse=True)
-def logging_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A command configures its process's logging, here onto this test's own standard error."""
-    monkeypatch.setattr("shared.observability.logging.configure_logging", lambda *_: None)
-
-
 def key(key_id: str, days: float | None = None) -> ApiKeyIssued:
     return ApiKeyIssued(
         key_id=key_id,
