@@ -6,10 +6,16 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from services.router.errors import InvalidRequest
+from services.router.fields import Endpoint
 from shared.contracts.events.api_keys import KeyLimits
 
 CHOICE_FIELDS = ("n", "best_of")
-TOKEN_FIELDS = ("max_tokens", "max_completion_tokens")
+TOKEN_FIELDS: dict[Endpoint, tuple[str, ...]] = {
+    "chat": ("max_tokens", "max_completion_tokens"),
+    "completions": ("max_tokens",),
+    "responses": ("max_output_tokens",),
+}
+"""Where a request says how long its answer may be; the first is set where none does."""
 
 
 class AnswerBounds(NamedTuple):
@@ -27,7 +33,7 @@ class AnswerBounds(NamedTuple):
             self.max_tokens if own.max_tokens is None else own.max_tokens,
         )
 
-    def apply(self, payload: dict[str, Any]) -> None:
+    def apply(self, endpoint: Endpoint, payload: dict[str, Any]) -> None:
         """Check a request's fields; one that names no length gets the bound as its length.
 
         Raises:
@@ -44,12 +50,13 @@ class AnswerBounds(NamedTuple):
                         f"{param}: at most {self.max_choices} answers a request", param=param
                     )
         if self.max_tokens:
-            given = [_whole(payload, name) for name in TOKEN_FIELDS]
-            for name, value in zip(TOKEN_FIELDS, given, strict=True):
+            names = TOKEN_FIELDS[endpoint]
+            given = {name: _whole(payload, name) for name in names}
+            for name, value in given.items():
                 if value is not None and value > self.max_tokens:
                     raise InvalidRequest(f"{name}: at most {self.max_tokens}", param=name)
-            if given == [None, None]:
-                payload["max_tokens"] = self.max_tokens
+            if not any(value is not None for value in given.values()):
+                payload[names[0]] = self.max_tokens
 
 
 def _whole(payload: Mapping[str, Any], name: str) -> int | None:

@@ -130,7 +130,7 @@ def read_request(
     else:
         _check_prompt(payload.get("prompt"))
     session = identity.session(headers)
-    bounds.apply(payload)
+    bounds.apply(endpoint, payload)
     fields, ignored = rules.split(endpoint, payload)
     include_usage = _include_usage(payload.get("stream_options"), stream=stream)
     return ChatRequest(

@@ -10,6 +10,7 @@ import pytest
 
 from services.router.bounds import AnswerBounds
 from services.router.errors import InvalidRequest
+from services.router.fields import Endpoint
 from shared.contracts.events.api_keys import KeyLimits
 from shared.quotas import RateLimits
 from tests.unit.router.conftest import GatewayHarness
@@ -80,8 +81,21 @@ async def test_the_bound_reaches_the_engine(bench: GatewayHarness) -> None:
 )
 def test_what_is_over_a_bound_is_refused(fields: dict[str, object], param: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        AnswerBounds(max_choices=4, max_tokens=100).apply(fields)
+        AnswerBounds(max_choices=4, max_tokens=100).apply("chat", fields)
     assert refused.value.param == param
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "name"),
+    [("chat", "max_tokens"), ("completions", "max_tokens"), ("responses", "max_output_tokens")],
+)
+def test_each_endpoint_has_its_own_name_for_the_bound(endpoint: Endpoint, name: str) -> None:
+    unbounded: dict[str, object] = {}
+    AnswerBounds(max_tokens=100).apply(endpoint, unbounded)
+    assert unbounded == {name: 100}
+    with pytest.raises(InvalidRequest) as refused:
+        AnswerBounds(max_tokens=100).apply(endpoint, {name: 101})
+    assert refused.value.param == name
 
 
 @pytest.mark.parametrize(
@@ -95,7 +109,7 @@ def test_what_is_over_a_bound_is_refused(fields: dict[str, object], param: str) 
 )
 def test_what_is_within_the_bounds_stays_as_it_is(fields: dict[str, object]) -> None:
     given = dict(fields)
-    AnswerBounds(max_choices=4, max_tokens=100).apply(fields)
+    AnswerBounds(max_choices=4, max_tokens=100).apply("chat", fields)
     assert fields == given
 
 
