@@ -66,6 +66,10 @@ find_python() {
   done
 }
 
+# What tests/browser drives. Ubuntu has it as a snap only: apt-get would refuse the whole list.
+has_browser() { has chromium || has google-chrome; }
+is_debian() { grep -qx ID=debian "${OS_RELEASE:-/etc/os-release}" 2>/dev/null; }
+
 missing_packages() {
   local python
   has redis-server || echo redis-server
@@ -75,8 +79,7 @@ missing_packages() {
   has mvn || echo maven
   has wrk || echo wrk
   has nginx || echo nginx-light
-  # What tests/browser drives.
-  has chromium || has google-chrome || echo chromium
+  has_browser || ! is_debian || echo chromium
   python=$(find_python)
   if [[ -z $python ]]; then
     echo python3 python3-venv libnuma1
@@ -114,6 +117,7 @@ install_packages() {
 
 debian_packages() {
   local packages by_hand
+  has_browser || is_debian || say "no Chromium here: install it, or Google Chrome, for tests/browser"
   mapfile -t packages < <(missing_packages | tr ' ' '\n')
   ((${#packages[@]} == 0)) && return
   by_hand="sudo apt-get install --no-install-recommends ${packages[*]}"

@@ -152,13 +152,19 @@ def test_a_failing_installation_shows_the_end_of_its_log(machine):
     assert "E: Unable to locate package" in done.stderr
 
 
-def test_no_browser_is_asked_for(machine):
+@pytest.mark.parametrize("system", ["debian", "ubuntu"])
+def test_a_browser_is_asked_for_where_its_package_is(machine, system):
     fake(machine / "bin", "apt-get", "exit 99")
-    assert not (machine / "bin/chromium").exists()
-    (machine / "bin/mvn").unlink()
-    done = setup(machine)
+    for name in ("chromium", "mvn"):
+        (machine / "bin" / name).unlink()
+    release = machine / "os-release"
+    release.write_text(f"NAME=x\nID={system}\n")
+    release.chmod(0o644)
+    done = setup(machine, OS_RELEASE=str(release))
     assert done.returncode == 1
-    assert "missing: maven, and neither root nor sudo" in done.stderr
+    missing = "maven chromium" if system == "debian" else "maven"
+    assert f"missing: {missing}, and neither root nor sudo" in done.stderr
+    assert ("no Chromium here" in done.stdout + done.stderr) is (system == "ubuntu")
 
 
 @pytest.fixture
