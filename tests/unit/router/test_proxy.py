@@ -16,7 +16,7 @@ from shared.contracts.events.interactions import Outcome
 from tests.support.waiting import eventually
 from tests.unit.router.conftest import GatewayHarness, error_of
 
-QUICK = Deadlines(answer_s=0.5, stream_s=2.0)
+QUICK = Deadlines(answer_s=1.5, stream_s=4.0)
 BOTH = pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 
 

@@ -199,7 +199,7 @@ async def test_the_openai_client_gets_its_responses(bench: GatewayHarness) -> No
 async def test_a_stream_that_breaks_ends_with_an_error_event(
     bench: GatewayHarness, engine: str
 ) -> None:
-    await bench.start(deadlines=Deadlines(answer_s=0.5, stream_s=2.0))
+    await bench.start(deadlines=Deadlines(answer_s=1.5, stream_s=4.0))
     bench.route(stable=engine)
     body = {"model": "m", "input": "hi", "stream": True}
     response = await bench.client.post("/v1/responses", json=body)
