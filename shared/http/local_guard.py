@@ -7,6 +7,7 @@ loopback or of origins that a setting allows.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 import orjson
@@ -55,7 +56,7 @@ class LocalGuard:
     def _refusal(self, scope: Scope) -> str:
         for name, value in scope["headers"]:
             if name == b"host":
-                if not is_loopback(_host(b"//" + value)):
+                if not _is_here(b"//" + value):
                     return "the Host header names another machine"
             elif name == b"origin" and not self._allows(value):
                 return "the Origin header names a page of another site"
@@ -63,11 +64,13 @@ class LocalGuard:
 
     def _allows(self, origin: bytes) -> bool:
         text = origin.decode("latin-1")
-        return ANY in self._origins or text in self._origins or is_loopback(_host(origin))
+        return ANY in self._origins or text in self._origins or _is_here(origin)
 
 
-def _host(address: bytes) -> str:
+@lru_cache(maxsize=64)
+def _is_here(address: bytes) -> bool:
+    """Whether an address of a header names this machine. Clients repeat theirs with each request."""
     try:
-        return urlsplit(address.decode("latin-1")).hostname or ""
+        return is_loopback(urlsplit(address.decode("latin-1")).hostname or "")
     except ValueError:
-        return ""
+        return False
