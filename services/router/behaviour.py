@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-import orjson
+from services.router.response import EngineResponse
+from shared.contracts.conversation import stored_calls
 
 LENGTH_SCALE = 8_192
 """Characters that count as length 1; longer answers count no more."""
@@ -32,44 +33,30 @@ _REFUSAL = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class AnswerBehaviour:
-    """What one complete answer did. `length` is in [0, 1], a share of LENGTH_SCALE characters."""
+    """What one complete answer did.
+
+    `length` is that of text and arguments, in [0, 1], a share of LENGTH_SCALE characters.
+    """
 
     kinds: tuple[str, ...]
     length: float
 
 
-def behaviour_of(text: str, finish_reason: str) -> AnswerBehaviour:
-    """Classify an answer by its text (tool calls: their JSON) and why it ended.
+def behaviour_of(answer: EngineResponse) -> AnswerBehaviour:
+    """Classify an answer by its text, its tool calls and why it ended.
 
     A call is invalid where it has no function name or its arguments are no JSON object.
     """
-    calls = _calls(text) if finish_reason == "tool_calls" else []
+    text = answer.completion
+    calls = stored_calls(answer.more) if answer.more else []
     kinds = ["answered"]
-    if finish_reason == "length":
+    if answer.finish_reason == "length":
         kinds.append("cut")
     if calls:
         kinds.append("tool_called")
-        if not all(_valid(call) for call in calls):
+        if any(call.get("unparsed") or not call["name"] for call in calls):
             kinds.append("tool_failed")
-    elif finish_reason != "tool_calls" and _REFUSAL.search(text[:REFUSAL_CHARACTERS]):
+    elif answer.finish_reason != "tool_calls" and _REFUSAL.search(text[:REFUSAL_CHARACTERS]):
         kinds.append("refused")
-    return AnswerBehaviour(tuple(kinds), min(len(text), LENGTH_SCALE) / LENGTH_SCALE)
-
-
-def _calls(text: str) -> list[object]:
-    """The calls of a whole answer; none where a stream brought them in fragments."""
-    try:
-        found = orjson.loads(text)
-    except orjson.JSONDecodeError:
-        return []
-    return found if isinstance(found, list) else []
-
-
-def _valid(call: object) -> bool:
-    function = call.get("function") if isinstance(call, dict) else None
-    if not isinstance(function, dict) or not function.get("name"):
-        return False
-    try:
-        return isinstance(orjson.loads(function.get("arguments") or "{}"), dict)
-    except (orjson.JSONDecodeError, TypeError):
-        return False
+    length = len(text) + sum(len(call["arguments"]) for call in calls)
+    return AnswerBehaviour(tuple(kinds), min(length, LENGTH_SCALE) / LENGTH_SCALE)

@@ -296,7 +296,7 @@ class Proxy:
         path = self._metrics.path((call.choice.model, last.version, last.arm, call.choice.rollout))
         path.overhead.observe(call.overhead_s)
         if last.outcome is Outcome.ok:
-            path.answered(behaviour_of(call.answer.completion, call.answer.finish_reason))
+            path.answered(behaviour_of(call.answer))
         self._interactions.record(call, perf_counter() - call.started)
 
     def _cancelled(self, call: Call, why: str) -> None:

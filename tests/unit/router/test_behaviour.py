@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import json
-
+import orjson
 import pytest
 
-from services.router.behaviour import LENGTH_SCALE, behaviour_of
+from services.router.behaviour import LENGTH_SCALE, AnswerBehaviour, behaviour_of
+from services.router.response import EngineResponse, StreamReader, read_response
+
+
+def said(text: str, finish_reason: str) -> AnswerBehaviour:
+    return behaviour_of(EngineResponse(text, finish_reason))
 
 
 @pytest.mark.parametrize(
@@ -21,7 +25,7 @@ from services.router.behaviour import LENGTH_SCALE, behaviour_of
     ],
 )
 def test_refusals_are_told_by_how_an_answer_begins(text: str) -> None:
-    assert "refused" in behaviour_of(text, "stop").kinds
+    assert "refused" in said(text, "stop").kinds
 
 
 @pytest.mark.parametrize(
@@ -35,14 +39,14 @@ def test_refusals_are_told_by_how_an_answer_begins(text: str) -> None:
     ],
 )
 def test_answers_are_no_refusals(text: str) -> None:
-    assert behaviour_of(text, "stop").kinds == ("answered",)
+    assert said(text, "stop").kinds == ("answered",)
 
 
 def test_an_answer_cut_at_its_limit_is_told_and_its_length_is_bounded() -> None:
-    found = behaviour_of("x" * (3 * LENGTH_SCALE), "length")
+    found = said("x" * (3 * LENGTH_SCALE), "length")
     assert found.kinds == ("answered", "cut")
     assert found.length == 1
-    assert behaviour_of("x" * (LENGTH_SCALE // 4), "stop").length == 0.25
+    assert said("x" * (LENGTH_SCALE // 4), "stop").length == 0.25
 
 
 @pytest.mark.parametrize(
@@ -58,9 +62,24 @@ def test_an_answer_cut_at_its_limit_is_told_and_its_length_is_bounded() -> None:
 def test_a_tool_call_needs_a_name_and_an_object(
     arguments: str, name: str, kinds: tuple[str, ...]
 ) -> None:
-    calls = json.dumps([{"function": {"name": name, "arguments": arguments}}])
-    assert behaviour_of(calls, "tool_calls").kinds == kinds
+    function = {"name": name, "arguments": arguments}
+    message = {"content": None, "tool_calls": [{"id": "c1", "function": function}]}
+    choice = {"message": message, "finish_reason": "tool_calls"}
+    whole, _ = read_response(orjson.dumps({"choices": [choice]}), "v", "t")
+    assert behaviour_of(whole).kinds == kinds
+
+    reader = StreamReader("v", "t", include_usage=False)
+    half = len(arguments) // 2
+    pieces = [
+        {"id": "c1", "function": {"name": name, "arguments": arguments[:half]}},
+        {"function": {"arguments": arguments[half:]}},
+    ]
+    for piece in pieces:
+        delta = {"tool_calls": [{"index": 0, **piece}]}
+        choice = {"index": 0, "delta": delta, "finish_reason": "tool_calls"}
+        reader.feed(b"data: " + orjson.dumps({"choices": [choice]}) + b"\n\n")
+    assert behaviour_of(reader.finish()).kinds == kinds
 
 
-def test_calls_in_fragments_are_not_judged() -> None:
-    assert behaviour_of('[{"function":{}}][{}]', "tool_calls").kinds == ("answered",)
+def test_a_text_that_looks_like_calls_is_not_judged_as_calls() -> None:
+    assert said('[{"function":{}}][{}]', "tool_calls").kinds == ("answered",)
