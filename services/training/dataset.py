@@ -82,8 +82,26 @@ class AskedPrompt:
         return row
 
 
+class AboutPrompt:
+    """What every row has: the prompt that its answers are to. The rows declare the fields."""
+
+    messages: tuple[Message, ...]
+    tools: tuple[Tool, ...]
+    untrainable: tuple[str, ...]
+
+    @property
+    def asked(self) -> AskedPrompt:
+        """The turns and tools that the answers are to."""
+        return AskedPrompt(self.messages, self.tools, self.untrainable)
+
+    @property
+    def prompt(self) -> str:
+        """The prompt's normal form, which prompt keys are hashed from."""
+        return self.asked.normal
+
+
 @dataclass(frozen=True)
-class Pair:
+class Pair(AboutPrompt):
     """A preference pair from the log or from an import."""
 
     pair_id: str
@@ -100,16 +118,6 @@ class Pair:
     rejected_turn: Message | None = None
     untrainable: tuple[str, ...] = ()
 
-    @property
-    def asked(self) -> AskedPrompt:
-        """What both answers are to."""
-        return AskedPrompt(self.messages, self.tools, self.untrainable)
-
-    @property
-    def prompt(self) -> str:
-        """The prompt's normal form, which prompt keys are hashed from."""
-        return self.asked.normal
-
     def row(self) -> Row:
         """The pair as a line of a dataset; an answer that is more than text as a turn, too."""
         return {
@@ -123,7 +131,7 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Demonstration:
+class Demonstration(AboutPrompt):
     """A prompt and the answer a person wants."""
 
     row_id: str
@@ -133,16 +141,6 @@ class Demonstration:
     tools: tuple[Tool, ...] = ()
     answer_turn: Message | None = None
     untrainable: tuple[str, ...] = ()
-
-    @property
-    def asked(self) -> AskedPrompt:
-        """What the answer is to."""
-        return AskedPrompt(self.messages, self.tools, self.untrainable)
-
-    @property
-    def prompt(self) -> str:
-        """The prompt's normal form."""
-        return self.asked.normal
 
     def row(self) -> Row:
         """The demonstration as a line of a dataset."""
@@ -155,7 +153,7 @@ class Demonstration:
 
 
 @dataclass(frozen=True)
-class LabelledAnswer:
+class LabelledAnswer(AboutPrompt):
     """One answer that was good or bad, from a thumb or from an import."""
 
     row_id: str
@@ -169,16 +167,6 @@ class LabelledAnswer:
     tools: tuple[Tool, ...] = ()
     answer_turn: Message | None = None
     untrainable: tuple[str, ...] = ()
-
-    @property
-    def asked(self) -> AskedPrompt:
-        """What the answer is to."""
-        return AskedPrompt(self.messages, self.tools, self.untrainable)
-
-    @property
-    def prompt(self) -> str:
-        """The prompt's normal form."""
-        return self.asked.normal
 
     def row(self) -> Row:
         """The answer as a line of a dataset."""
