@@ -24,6 +24,7 @@ from demo.tastes import Population
 from demo.users import MODEL, SimulatedUsers
 from demo.watch import FINISHED_RUN, StackSnapshot, StackWatch
 from deploy.starter import corpus
+from shared.intervals import wilson
 
 FIRST, BETTER = f"{MODEL}-v1.0", f"{MODEL}-v1.1"
 INVERTED, FAILING = f"{MODEL}-v1.2-inverted", f"{MODEL}-v1.3-failing"
@@ -298,7 +299,7 @@ class Demo:
             raise StepFailed(f"only {len(told)} of {len(fresh)} questions were answered twice")
         facts = self.facts
         facts.prompts, facts.win_rate = len(told), sum(told) / len(told)
-        facts.win_interval = tastes.wilson(sum(told), len(told))
+        facts.win_interval = wilson(sum(told), len(told))
 
     async def _count(self) -> LogRecount:
         """Counts until all three agree, or the deadline passes; keeps the last comparison."""

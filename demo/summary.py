@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from demo.steps import BETTER, FIRST, Demo, Facts
-from demo.tastes import wilson
+from shared.intervals import wilson
 
 
 def closing_table(demo: Demo, console: Console) -> None:

@@ -183,17 +183,5 @@ def population(seed: int, size: int = CROWD) -> Population:
     return Population(Taste(weights, expected), people)
 
 
-def wilson(wins: float, trials: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's score interval for a share (Wilson 1927); (0, 1) without trials."""
-    if trials == 0:
-        return 0.0, 1.0
-    share = wins / trials
-    centre = (share + z * z / (2 * trials)) / (1 + z * z / trials)
-    spread = (z / (1 + z * z / trials)) * math.sqrt(
-        share * (1 - share) / trials + z * z / (4 * trials * trials)
-    )
-    return max(0.0, centre - spread), min(1.0, centre + spread)
-
-
 def _sigmoid(value: float) -> float:
     return 1.0 / (1.0 + math.exp(-value))

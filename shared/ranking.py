@@ -14,6 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from shared.intervals import wilson
+
 Outcome = Literal["left", "right", "tie", "both_bad"]
 
 PRIOR_SD = 3.0
@@ -118,23 +120,17 @@ def rank(votes: Iterable[RankedVote], *, bootstraps: int = 1000, seed: int = 0) 
     return VersionRanking(
         standings=_standings(versions, strengths, draws, kept),
         votes=len(kept),
-        ties=wilson(sum(vote.outcome == "tie" for vote in kept), len(kept)),
-        both_bad=wilson(sum(vote.outcome == "both_bad" for vote in kept), len(kept)),
+        ties=share_within(sum(vote.outcome == "tie" for vote in kept), len(kept)),
+        both_bad=share_within(sum(vote.outcome == "both_bad" for vote in kept), len(kept)),
         left_wins=_left_wins(kept),
         longer_wins=_longer_wins(kept),
         connected=_connected(len(versions), cells),
     )
 
 
-def wilson(successes: int, of: int) -> ShareWithin:
-    """A share with its score interval (Wilson 1927, JASA 22, 209-212)."""
-    if not of:
-        return ShareWithin(0.0, 0.0, 1.0, 0)
-    z = 1.959964
-    share, square = successes / of, z * z / of
-    middle = (share + square / 2) / (1 + square)
-    half = z * math.sqrt(share * (1 - share) / of + square / (4 * of)) / (1 + square)
-    return ShareWithin(share, max(middle - half, 0.0), min(middle + half, 1.0), of)
+def share_within(successes: int, of: int) -> ShareWithin:
+    """A share with its score interval."""
+    return ShareWithin(successes / of if of else 0.0, *wilson(successes, of), of)
 
 
 def _wins(cells: Mapping[tuple[int, int, float], float]) -> _Wins:
@@ -232,7 +228,7 @@ def rating(strength: float) -> float:
 
 def _left_wins(votes: Iterable[RankedVote]) -> ShareWithin:
     decided = [vote.outcome for vote in votes if vote.outcome in ("left", "right")]
-    return wilson(decided.count("left"), len(decided))
+    return share_within(decided.count("left"), len(decided))
 
 
 def _longer_wins(votes: Iterable[RankedVote]) -> ShareWithin:
@@ -241,7 +237,7 @@ def _longer_wins(votes: Iterable[RankedVote]) -> ShareWithin:
         for vote in votes
         if vote.outcome in ("left", "right") and vote.left_length != vote.right_length
     ]
-    return wilson(sum(decided), len(decided))
+    return share_within(sum(decided), len(decided))
 
 
 def _connected(size: int, cells: Iterable[tuple[int, int, float]]) -> bool:

@@ -7,19 +7,14 @@ figure that is missing fails its check: no data is not a pass.
 # pyright: strict
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from shared.contracts.events.training import TrainingMethod
 from shared.contracts.events.versions import GateCheck, GateResult
+from shared.intervals import Z99, wilson
 from shared.registry.adapters import DISTINCTION, TOLERANCE
-
-Z95 = 1.959963984540054
-"""Two-sided 95 % quantile of the normal distribution."""
-Z99 = 2.5758293035489004
-"""Two-sided 99 % quantile."""
 
 
 class GateLimits(BaseModel):
@@ -53,17 +48,6 @@ class GateLimits(BaseModel):
         default=0.05, ge=0, le=1, description="share of failure cases, at most"
     )
     repetition_rise: float = Field(default=0.05, ge=0, le=1, description="above the parent at most")
-
-
-def wilson(successes: float, trials: float, z: float = Z95) -> tuple[float, float]:
-    """Score interval of a share (Wilson 1927); (0, 1) without trials."""
-    if trials <= 0:
-        return (0.0, 1.0)
-    share = successes / trials
-    spread = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
-    centre = share + z * z / (2 * trials)
-    scale = 1 + z * z / trials
-    return (max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale))
 
 
 def derive(figures: Mapping[str, float]) -> dict[str, float]:

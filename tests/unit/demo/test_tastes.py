@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from demo import tastes
 from demo.settings import DEMO_SEED
+from shared.intervals import wilson
 
 PROMPT = "How do I fix the router?"
 BEST = "Happy to help! Unplug the router for 30 seconds."
@@ -79,12 +80,12 @@ def test_equal_answers_tie_and_bad_ones_are_both_bad() -> None:
 @given(st.integers(0, 500), st.integers(1, 500))
 def test_wilson_contains_the_share(wins: int, trials: int) -> None:
     wins = min(wins, trials)
-    low, high = tastes.wilson(wins, trials)
+    low, high = wilson(wins, trials)
     assert 0 <= low <= wins / trials + 1e-9
     assert wins / trials - 1e-9 <= high <= 1
 
 
 def test_wilson_of_a_known_share() -> None:
-    low, high = tastes.wilson(65, 100)
+    low, high = wilson(65, 100)
     assert (low, high) == pytest.approx((0.5525, 0.7364), abs=1e-3)
-    assert tastes.wilson(0, 0) == (0.0, 1.0)
+    assert wilson(0, 0) == (0.0, 1.0)

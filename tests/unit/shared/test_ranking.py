@@ -18,7 +18,7 @@ from shared.ranking import (
     TooManyVersions,
     rank,
     rating,
-    wilson,
+    share_within,
 )
 
 
@@ -159,6 +159,6 @@ def test_too_many_versions_are_refused() -> None:
 
 
 def test_wilson_s_interval() -> None:
-    found = wilson(8, 10)
+    found = share_within(8, 10)
     assert (found.low, found.high) == pytest.approx((0.490, 0.943), abs=0.001)
-    assert wilson(0, 0).high == 1.0
+    assert share_within(0, 0).high == 1.0

@@ -5,8 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from services.training.gate import GateLimits, derive, judge_gate, wilson
+from services.training.gate import GateLimits, derive, judge_gate
 from shared.contracts.events.training import TrainingMethod
+from shared.intervals import wilson
 
 LIMITS = GateLimits()
 GOOD = {
