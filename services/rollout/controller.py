@@ -25,18 +25,19 @@ from services.rollout.errors import (
     Unknown,
     Unsure,
 )
-from services.rollout.evidence import RolloutEvidence, carried, recovered, take
+from services.rollout.evidence import RolloutEvidence, recovered, take
 from services.rollout.evidence_store import EvidenceStore
 from services.rollout.judge import Judge
 from services.rollout.leadership import Leadership
 from services.rollout.metrics import RolloutMetrics
 from services.rollout.observer import Observer
 from services.rollout.prometheus import Prometheus
+from services.rollout.recorder import CONTROLLER, ActiveRollout, DecisionRecorder
 from services.rollout.state import Move, RolloutState
 from services.rollout.strategy import Strategy
 from services.rollout.verdict import Verdict
 from shared.clock import Clock
-from shared.contracts.events.rollouts import Decision, DecisionKind, Phase
+from shared.contracts.events.rollouts import DecisionKind
 from shared.contracts.events.versions import Lifecycle
 from shared.kafka.log import LogUnavailable
 from shared.observability.events import Unavailable
@@ -45,9 +46,6 @@ from shared.registry.view import RoutingView
 
 log = structlog.get_logger(__name__)
 
-CONTROLLER = "controller"
-WHOLE_EVIDENCE_S = 60.0
-"""How often a hold carries all evidence; the topic is kept for ever, most holds only show life."""
 MAX_ROLLOUT_ID = 180
 UNKNOWN = "it is not known whether the decision was written"
 LOOK_FIRST = "look with `ratchet rollout status` before another try"
@@ -63,17 +61,6 @@ class ControllerPolicy:
     hold_interval_s: float
     no_data_after_s: float
     series_grace_s: float
-
-
-@dataclass(slots=True)
-class ActiveRollout:
-    """The leader's working state of an unfinished rollout."""
-
-    state: RolloutState
-    evidence: RolloutEvidence
-    judge: Judge
-    last_decision_at: float = float("-inf")
-    last_full_evidence_at: float = float("-inf")
 
 
 class Controller:
@@ -100,6 +87,7 @@ class Controller:
         self._candidates = Candidates(registry, decision_log, agents)
         self._observer = Observer(prometheus, agents, clock, policy.no_data_after_s)
         self._effects = Effects(leadership, decision_log, registry, view, clock)
+        self._recorder = DecisionRecorder(leadership, self._effects, metrics, clock)
         self._evidence_store = evidence_store
         self._metrics = metrics
         self._clock = clock
@@ -320,7 +308,7 @@ class Controller:
             routing = self._decision_log.routing.get(model)
             if routing is None:
                 if model in verified:
-                    await self._set_stable(model, verified[model])
+                    await self._recorder.set_stable(model, verified[model])
                 continue
             name = self._candidates.waiting(model)
             if name and self._policy.auto_start:
@@ -332,25 +320,6 @@ class Controller:
                     CONTROLLER,
                     "registered and released",
                 )
-
-    async def _set_stable(self, model: str, version: str) -> None:
-        def decide(token: int, seq: int) -> Decision:
-            return Decision(
-                token=token,
-                seq=seq,
-                kind=DecisionKind.stable_set,
-                model=model,
-                rollout_id="",
-                stable=version,
-                phase=Phase.healthy,
-                actor=CONTROLLER,
-                reason="the first released version that an engine has verified",
-                at=self._clock.now(),
-            )
-
-        decision = await self._leadership.write(decide)
-        self._metrics.decided(model, None)
-        await self._effects.act(decision)
 
     async def _begin(
         self,
@@ -437,68 +406,13 @@ class Controller:
         evidence: dict[str, Any],
         on_behalf_of: str = "",
     ) -> None:
-        """Write a decision, then act on it. Raises, and acts on nothing, where it may not count."""
-        state = move.state
-        first = move.kind is DecisionKind.start
-        promoted = state.phase is Phase.healthy
-        now = self._clock.monotonic()
-        whole = (
-            move.urgent
-            or move.kind is not DecisionKind.hold
-            or now - active.last_full_evidence_at >= WHOLE_EVIDENCE_S
-        )
-        content = {
-            **(evidence if whole else {}),
-            **carried(active.evidence, whole=whole),
-            "state": state.model_dump(mode="json"),
-        }
-
-        def decide(token: int, seq: int) -> Decision:
-            return Decision(
-                token=token,
-                seq=seq,
-                kind=move.kind,
-                model=state.model,
-                rollout_id=state.rollout_id,
-                stable=state.candidate if promoted else state.stable,
-                candidate=state.candidate,
-                phase=state.phase,
-                step=state.step,
-                weight_before=move.weight_before,
-                weight=state.weight,
-                outcome=state.outcome,
-                actor=actor,
-                on_behalf_of=on_behalf_of,
-                reason=move.reason[:2000],
-                evidence=content,
-                config_sha256=state.strategy.sha256,
-                strategy=state.strategy.to_dict() if first else None,
-                at=self._clock.now(),
-            )
-
-        decision = await self._leadership.write(decide)
-        active.state = state
-        active.evidence = active.evidence.reported()
-        active.last_decision_at = now
-        active.last_full_evidence_at = now if whole else active.last_full_evidence_at
+        """Record a move; a rollout that ends by it is looked at no more."""
+        await self._recorder.record(active, move, actor, evidence, on_behalf_of)
+        state = active.state
         self._active[state.rollout_id] = active
-        self._metrics.decided(state.model, state.outcome)
-        self._metrics.show(state, rolled_back=move.kind is DecisionKind.rollback)
-        if move.kind is not DecisionKind.hold:
-            log.info(
-                "rollout.decided",
-                rollout_id=state.rollout_id,
-                kind=move.kind.value,
-                phase=state.phase.value,
-                weight=state.weight,
-                outcome=state.outcome.value if state.outcome else None,
-                actor=actor,
-                reason=move.reason,
-            )
         if state.phase.finished:
             del self._active[state.rollout_id]
             self._ended[state.model, state.rollout_id] = self._clock.monotonic()
-        await self._effects.act(decision)
 
     def _forget_series(self) -> None:
         now = self._clock.monotonic()

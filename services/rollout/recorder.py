@@ -1,0 +1,143 @@
+"""Recorder of decisions: writes each to the log, then shows it and acts on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from services.rollout.effects import Effects
+from services.rollout.evidence import RolloutEvidence, carried
+from services.rollout.judge import Judge
+from services.rollout.leadership import Leadership
+from services.rollout.metrics import RolloutMetrics
+from services.rollout.state import Move, RolloutState
+from shared.clock import Clock
+from shared.contracts.events.rollouts import Decision, DecisionKind, Phase
+
+log = structlog.get_logger(__name__)
+
+CONTROLLER = "controller"
+"""The actor of decisions that no person asked for."""
+WHOLE_EVIDENCE_S = 60.0
+"""How often a hold carries all evidence; the topic is kept for ever, most holds only show life."""
+
+
+@dataclass(slots=True)
+class ActiveRollout:
+    """The leader's working state of an unfinished rollout."""
+
+    state: RolloutState
+    evidence: RolloutEvidence
+    judge: Judge
+    last_decision_at: float = float("-inf")
+    last_full_evidence_at: float = float("-inf")
+
+
+class DecisionRecorder:
+    """Writes the leader's decisions. It acts on none that may not count."""
+
+    def __init__(
+        self, leadership: Leadership, effects: Effects, metrics: RolloutMetrics, clock: Clock
+    ) -> None:
+        self._leadership = leadership
+        self._effects = effects
+        self._metrics = metrics
+        self._clock = clock
+
+    async def record(
+        self,
+        active: ActiveRollout,
+        move: Move,
+        actor: str,
+        evidence: dict[str, Any],
+        on_behalf_of: str = "",
+    ) -> None:
+        """Write a move with its evidence, and bring `active` to it.
+
+        Raises:
+            LeadershipLost, LogUnavailable: nothing was acted on; see Leadership.write.
+
+        """
+        state = move.state
+        now = self._clock.monotonic()
+        whole = (
+            move.urgent
+            or move.kind is not DecisionKind.hold
+            or now - active.last_full_evidence_at >= WHOLE_EVIDENCE_S
+        )
+        content = {
+            **(evidence if whole else {}),
+            **carried(active.evidence, whole=whole),
+            "state": state.model_dump(mode="json"),
+        }
+
+        def decide(token: int, seq: int) -> Decision:
+            return Decision(
+                token=token,
+                seq=seq,
+                kind=move.kind,
+                model=state.model,
+                rollout_id=state.rollout_id,
+                stable=state.candidate if state.phase is Phase.healthy else state.stable,
+                candidate=state.candidate,
+                phase=state.phase,
+                step=state.step,
+                weight_before=move.weight_before,
+                weight=state.weight,
+                outcome=state.outcome,
+                actor=actor,
+                on_behalf_of=on_behalf_of,
+                reason=move.reason[:2000],
+                evidence=content,
+                config_sha256=state.strategy.sha256,
+                strategy=state.strategy.to_dict() if move.kind is DecisionKind.start else None,
+                at=self._clock.now(),
+            )
+
+        decision = await self._leadership.write(decide)
+        active.state = state
+        active.evidence = active.evidence.reported()
+        active.last_decision_at = now
+        active.last_full_evidence_at = now if whole else active.last_full_evidence_at
+        self._metrics.decided(state.model, state.outcome)
+        self._metrics.show(state, rolled_back=move.kind is DecisionKind.rollback)
+        if move.kind is not DecisionKind.hold:
+            log.info(
+                "rollout.decided",
+                rollout_id=state.rollout_id,
+                kind=move.kind.value,
+                phase=state.phase.value,
+                weight=state.weight,
+                outcome=state.outcome.value if state.outcome else None,
+                actor=actor,
+                reason=move.reason,
+            )
+        await self._effects.act(decision)
+
+    async def set_stable(self, model: str, version: str) -> None:
+        """Make a model's first released version stable.
+
+        Raises:
+            LeadershipLost, LogUnavailable: nothing was acted on; see Leadership.write.
+
+        """
+
+        def decide(token: int, seq: int) -> Decision:
+            return Decision(
+                token=token,
+                seq=seq,
+                kind=DecisionKind.stable_set,
+                model=model,
+                rollout_id="",
+                stable=version,
+                phase=Phase.healthy,
+                actor=CONTROLLER,
+                reason="the first released version that an engine has verified",
+                at=self._clock.now(),
+            )
+
+        decision = await self._leadership.write(decide)
+        self._metrics.decided(model, None)
+        await self._effects.act(decision)
