@@ -9,12 +9,13 @@ from shared.contracts.events.cases import CaseRetired
 from shared.contracts.events.dead_letters import DeadLetter
 from shared.contracts.events.feedback import FeedbackSubmitted, FeedbackWithdrawn
 from shared.contracts.events.generations import GenerationFinished, GenerationRequested
-from shared.contracts.events.intake import Submission, Withdrawal
+from shared.contracts.events.intake import SignalSubmission, Submission, Withdrawal
 from shared.contracts.events.interactions import InteractionRecorded
 from shared.contracts.events.preferences import PreferencePair, PreferenceRetracted, UnpairedExample
 from shared.contracts.events.quality import ExampleJoined, QualityWindow, Tick
 from shared.contracts.events.rated import RatedAnswer, RatedScore
 from shared.contracts.events.rollouts import Decision, LeaderElected
+from shared.contracts.events.signals import SignalObserved
 from shared.contracts.events.training import (
     TrainingCancelled,
     TrainingProgress,
@@ -28,6 +29,7 @@ EVENTS: tuple[type[Event], ...] = (
     InteractionRecorded,
     FeedbackSubmitted,
     FeedbackWithdrawn,
+    SignalObserved,
     VoteCast,
     RatedAnswer,
     RatedScore,
@@ -55,6 +57,7 @@ EVENTS: tuple[type[Event], ...] = (
 
 INTAKE: dict[str, type[Event]] = {
     "ratchet.feedback-intake.submitted.v1": Submission,
+    "ratchet.feedback-intake.signal.v1": SignalSubmission,
     "ratchet.feedback-intake.withdrawn.v1": Withdrawal,
 }
 """What products send. The CloudEvents types are those of the stored events, the bodies are not."""

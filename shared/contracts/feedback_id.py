@@ -1,8 +1,9 @@
-"""Default feedback ids: what identifies feedback that came without an id of its own."""
+"""Default feedback ids: what identifies feedback or a signal that came without an id of its own."""
 
 from __future__ import annotations
 
 import uuid
+from enum import StrEnum
 from hashlib import sha1
 
 from shared.contracts.events.feedback import RATINGS, FeedbackType
@@ -12,7 +13,7 @@ FEEDBACK_NAMESPACE = uuid.UUID("6f1c1f0e-6a35-5a3c-9d0a-2f6a4f0c7d11")
 _NAMESPACE_BYTES = FEEDBACK_NAMESPACE.bytes
 
 
-def default_feedback_id(tenant: str, trace_id: str, user_id: str, kind: FeedbackType) -> str:
+def default_feedback_id(tenant: str, trace_id: str, user_id: str, kind: StrEnum) -> str:
     """The default id: one per tenant, trace and user for thumbs and ratings, else per type too.
 
     Thumbs and ratings share the id of `thumbs_up`: a person has one opinion of an answer.
@@ -21,7 +22,7 @@ def default_feedback_id(tenant: str, trace_id: str, user_id: str, kind: Feedback
     return typed_feedback_id(tenant, trace_id, user_id, shared)
 
 
-def typed_feedback_id(tenant: str, trace_id: str, user_id: str, kind: FeedbackType) -> str:
+def typed_feedback_id(tenant: str, trace_id: str, user_id: str, kind: StrEnum) -> str:
     """The id of exactly this type, which thumbs and ratings had before they shared one."""
     name = f"{tenant}\0{trace_id}\0{user_id}\0{kind.value}".encode()
     # uuid.uuid5, spelled out: a quarter of its time, on the path of every event.

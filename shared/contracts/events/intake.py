@@ -18,11 +18,19 @@ from shared.contracts.events.feedback import (
     FeedbackWithdrawn,
     Preference,
 )
+from shared.contracts.events.signals import SignalObserved, SignalType
 
 MAX_LABEL = 500
 """Longest value of a metadata label in characters."""
 
 Label = Annotated[str, Field(max_length=MAX_LABEL)]
+Metadata = Annotated[
+    dict[OptionalIdentifier, Label],
+    Field(
+        max_length=32,
+        description="session_id, locale, segment and category become the context, the rest labels",
+    ),
+]
 Revision = Annotated[int, Field(ge=0, le=2**31 - 1, strict=True)]
 
 
@@ -49,11 +57,29 @@ class Submission(Event):
     timestamp: AwareDatetime | None = Field(
         default=None, description="when the person gave it; orders and caps go by its receipt"
     )
-    metadata: dict[OptionalIdentifier, Label] = Field(
-        default_factory=dict,
-        max_length=32,
-        description="session_id, locale, segment and category become the context, the rest labels",
+    metadata: Metadata = Field(default_factory=dict)
+
+
+class SignalSubmission(Event):
+    """One signal as a product sends it. A null is an absent field.
+
+    `value` by type: edit_kept the share of the answer that was kept, from 0 to 1; follow_up may
+    carry the next turn's text, which is read and not stored; others have none. Identity is as for
+    Submission: without a feedback_id, one follows from tenant, trace, user and type.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+    ce_type: ClassVar[str] = SignalObserved.ce_type
+    trace_id: Identifier
+    type: SignalType
+    value: SkipValidation[float | str | None] = None
+    feedback_id: OptionalIdentifier = ""
+    revision: Revision = 0
+    user_id: OptionalIdentifier = ""
+    timestamp: AwareDatetime | None = Field(
+        default=None, description="when it happened; orders go by its receipt"
     )
+    metadata: Metadata = Field(default_factory=dict)
 
 
 class Withdrawal(Event):

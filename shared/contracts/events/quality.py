@@ -18,6 +18,7 @@ from shared.contracts.events.base import (
     unless_empty,
 )
 from shared.contracts.events.feedback import FeedbackSubmitted
+from shared.contracts.events.signals import SignalObserved
 
 
 class ExampleJoined(Event):
@@ -36,6 +37,7 @@ class ExampleJoined(Event):
     context: Context = Context()
     started_at: AwareDatetime
     feedback: tuple[FeedbackSubmitted, ...]
+    signals: tuple[SignalObserved, ...] = unless_empty(())
     updated_at: AwareDatetime
 
 
@@ -43,7 +45,10 @@ class QualityWindow(Event):
     """Figures of one window, grouped by the interaction's start.
 
     Key: version+window+start+partition. Every figure is a numerator and a denominator, summed
-    over partitions by the reader; satisfaction's numerator sums scores in [0, 1].
+    over partitions by the reader; satisfaction's numerator sums scores in [0, 1]. `paired` counts
+    answers with both implied and explicit satisfaction; the sums and sums of squares beside it are
+    what their correlation needs. A turn is a request that ends with a person's message, a session
+    starts with a turn that has no answer before it.
     """
 
     ce_type: ClassVar[str] = "ratchet.quality.window.v1"
@@ -60,6 +65,23 @@ class QualityWindow(Event):
     corrections: int
     score_sum: float
     score_count: int
+    regenerated: int = 0
+    copied: int = 0
+    edited: int = 0
+    kept_sum: float = 0.0
+    abandoned: int = 0
+    followed_up: int = 0
+    dissatisfied: int = 0
+    implied_sum: float = 0.0
+    implied_count: int = 0
+    paired: int = 0
+    paired_implied: float = 0.0
+    paired_explicit: float = 0.0
+    paired_implied_squared: float = 0.0
+    paired_explicit_squared: float = 0.0
+    paired_product: float = 0.0
+    turns: int = 0
+    sessions: int = 0
 
 
 class Tick(Event):
