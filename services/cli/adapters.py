@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from services.cli.http import ask, listing, segment
+from services.cli.identity import OnBehalfOf, Why, who
 from services.cli.output import AsJson, print_fields, print_json, print_table
-from services.cli.rollout import OnBehalfOf, Why, who
 from services.cli.settings import load_settings
 
 app = typer.Typer(no_args_is_help=True, help="Look at loaded adapters; accept a refused one.")

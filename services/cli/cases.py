@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from services.cli.errors import CliError, Exit
+from services.cli.identity import OnBehalfOf, Why, on_record
 from services.cli.kafka import READ_TIMEOUT_S, with_log
 from services.cli.output import AsJson, print_fields, print_json, print_table
-from services.cli.rollout import who
 from services.cli.settings import load_settings
 
 if TYPE_CHECKING:
@@ -64,11 +64,13 @@ def show(
 def retire(
     case_id: Annotated[str, typer.Argument(help="A case's id, as ratchet cases list has it.")],
     *,
-    reason: Annotated[str, typer.Option(help="Why it no longer holds; kept on record.")],
-    actor: Annotated[str, typer.Option(help="Who asks; kept on record.", show_default="you")] = "",
+    reason: Why,
+    on_behalf_of: OnBehalfOf = "",
 ) -> None:
     """Ask candidates a case no longer, because what it wants is no longer right."""
-    with_log(load_settings(), lambda log: _retire(log, case_id, reason, actor or who()))
+    settings = load_settings()
+    asked = on_record(settings, on_behalf_of, reason)
+    with_log(settings, lambda log: _retire(log, case_id, asked))
     typer.echo(f"{case_id}: retired")
 
 
@@ -95,7 +97,7 @@ async def read_cases(log: EventLog) -> list[FailureCase]:
     return memory.cases(rolled_back(registry))
 
 
-async def _retire(log: EventLog, case_id: str, reason: str, actor: str) -> None:
+async def _retire(log: EventLog, case_id: str, asked: dict[str, str]) -> None:
     from datetime import UTC, datetime
 
     from pydantic import ValidationError
@@ -106,7 +108,7 @@ async def _retire(log: EventLog, case_id: str, reason: str, actor: str) -> None:
 
     _find(await read_cases(log), case_id)
     try:
-        event = CaseRetired(case_id=case_id, reason=reason, actor=actor, at=datetime.now(UTC))
+        event = CaseRetired.model_validate(asked | {"case_id": case_id, "at": datetime.now(UTC)})
     except ValidationError as error:
         raise CliError(describe(error), Exit.usage) from None
     await log.publish(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import getpass
 import secrets
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from services.cli.errors import CliError, Exit
+from services.cli.identity import principal
 from services.cli.kafka import READ_TIMEOUT_S, with_log
 from services.cli.output import AsJson, print_json, print_table
 from services.cli.settings import CliSettings, load_settings
@@ -222,7 +222,7 @@ async def _audit(
         action=action,
         subject=key.key_id,
         tenant=key.tenant,
-        actor=settings.kafka.kafka_username or f"local:{getpass.getuser()}",
+        actor=principal(settings),
         reason=reason,
         at=_now(),
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import math
 from http import HTTPStatus
 from pathlib import Path
@@ -13,17 +12,13 @@ import yaml
 
 from services.cli.errors import CliError, Exit
 from services.cli.http import ask, fetch, listing, segment
+from services.cli.identity import OnBehalfOf, Why, who
 from services.cli.output import AsJson, percent, print_fields, print_json, print_table
 from services.cli.settings import CliSettings, load_settings
 
 app = typer.Typer(no_args_is_help=True, help="Start, watch and steer rollouts.")
 
 Model = Annotated[str, typer.Option(help="The model's name.")]
-OnBehalfOf = Annotated[
-    str,
-    typer.Option(help="For whom, beside the key; kept on record.", show_default="you"),
-]
-Why = Annotated[str, typer.Option("--reason", help="Why; kept on record.")]
 RolloutId = Annotated[str, typer.Argument(help="The rollout; the model's present one if left out.")]
 DEFAULT_MODEL = "assistant"
 EXPORT_TIMEOUT_S = 60.0
@@ -324,14 +319,6 @@ def odds(finding: dict[str, Any]) -> str | None:
     """Evidence against the candidate as odds, and those that decide; None for a hard stop."""
     log_e, threshold = finding.get("log_e") or 0.0, finding.get("threshold") or 0.0
     return f"{math.exp(min(log_e, 99)):.3g} of {math.exp(threshold):.0f}" if threshold else None
-
-
-def who() -> str:
-    """The login name of whoever runs the command."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return "operator"
 
 
 def _act(

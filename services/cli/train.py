@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from services.cli.errors import CliError, Exit
+from services.cli.identity import OnBehalfOf, on_record
 from services.cli.kafka import with_log
 from services.cli.output import AsJson, print_json
-from services.cli.rollout import DEFAULT_MODEL, who
+from services.cli.rollout import DEFAULT_MODEL
 from services.cli.settings import load_settings
 from services.cli.train_jobs import (
     FINAL,
@@ -68,7 +69,7 @@ def train(
         typer.Option("--override-gate", help="Release whatever the gate says; needs --reason."),
     ] = False,
     reason: Annotated[str, typer.Option(help="Why; kept on record.")] = "",
-    actor: Annotated[str, typer.Option(help="Who asks; kept on record.", show_default="you")] = "",
+    on_behalf_of: OnBehalfOf = "",
     wait: Annotated[bool, typer.Option("--wait", help="Follow the run to its end.")] = False,
     timeout_s: Annotated[float, typer.Option("--timeout", help="Seconds to follow.", min=1)] = 7200,
     as_json: AsJson = False,
@@ -98,8 +99,7 @@ def train(
         hyperparameters=asked.hyperparameters,
         seed=asked.seed,
         override_gate=override_gate,
-        reason=reason,
-        actor=actor or who(),
+        **on_record(settings, on_behalf_of, reason),
     )
     say = None if as_json else say_progress
     ended = with_log(settings, lambda log: _run(log, request, say, timeout_s if wait else 0.0))

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from services.cli.errors import CliError, Exit
+from services.cli.identity import OnBehalfOf, on_record
 from services.cli.kafka import READ_TIMEOUT_S, with_log
 from services.cli.output import AsJson, print_fields, print_json, print_table
-from services.cli.rollout import who
 from services.cli.settings import load_settings
 
 if TYPE_CHECKING:
@@ -91,10 +91,12 @@ def cancel_job(
     job_id: Annotated[str, typer.Argument(help="A job's id, as ratchet train list has it.")],
     *,
     reason: Annotated[str, typer.Option(help="Why; kept on record.")] = "",
-    actor: Annotated[str, typer.Option(help="Who asks; kept on record.", show_default="you")] = "",
+    on_behalf_of: OnBehalfOf = "",
 ) -> None:
     """Cancel a job that waits or runs; its trainer is ended, and no version comes of it."""
-    with_log(load_settings(), lambda log: _cancel(log, job_id, reason, actor or who()))
+    settings = load_settings()
+    asked = on_record(settings, on_behalf_of, reason)
+    with_log(settings, lambda log: _cancel(log, job_id, asked))
     typer.echo(f"{job_id}: cancellation requested; ratchet train show {job_id} says when it ended")
 
 
@@ -199,7 +201,7 @@ def _fetch(uri: str) -> bytes:
         raise CliError(f"{uri}: cannot be read: {error}", Exit.unreachable) from None
 
 
-async def _cancel(log: EventLog, job_id: str, reason: str, actor: str) -> None:
+async def _cancel(log: EventLog, job_id: str, asked: dict[str, str]) -> None:
     from datetime import UTC, datetime
 
     from pydantic import ValidationError
@@ -214,8 +216,8 @@ async def _cancel(log: EventLog, job_id: str, reason: str, actor: str) -> None:
     if job["phase"] in FINAL:
         raise CliError(f"{job_id}: has ended ({job['phase']}); nothing to cancel", Exit.failed)
     try:
-        event = TrainingCancelled(
-            job_id=job_id, reason=reason, actor=actor, requested_at=datetime.now(UTC)
+        event = TrainingCancelled.model_validate(
+            asked | {"job_id": job_id, "requested_at": datetime.now(UTC)}
         )
     except ValidationError as error:
         raise CliError(describe(error), Exit.usage) from None

@@ -80,15 +80,6 @@ class DatasetStore:
                 raise BadDataset(f"{dataset_id}/{name}: its bytes are not those of the manifest")
         return Dataset(manifest, files)
 
-    def newest(self, model: str, method: TrainingMethod) -> Manifest | None:
-        """The snapshot of the log with the highest offsets, or None before the first.
-
-        Raises:
-            StoreUnavailable: the storage did not answer.
-
-        """
-        return next(reversed(self.snapshots(model, method)), None)
-
     def snapshots(self, model: str, method: TrainingMethod) -> list[Manifest]:
         """The snapshots of the log, the one with the highest offsets last.
 

@@ -214,14 +214,15 @@ async def test_train_waits_for_the_end_of_its_run(env: dict[str, str], log: Even
     await tail.caught_up(60)  # A job asked for earlier would be none of the latest.
     ran = await run(
         "train", "--method", "dpo", "--parent", "assistant-v1.0", "--set", "beta=0.2",
-        "--override-gate", "--reason", "a drill", "--actor", "joe", "--wait",
+        "--override-gate", "--reason", "a drill", "--on-behalf-of", "joe", "--wait",
         "--timeout", "120", env=env,
     )  # fmt: skip
     assert ran.status == Exit.failed, f"a rejected version is no success: {ran.err}"
     job = await asyncio.wait_for(training, 60)
     assert "50%" in ran.out
     assert "the gate said no" in ran.out
-    assert (job.method, job.parent, job.actor) == (TrainingMethod.dpo, "assistant-v1.0", "joe")
+    assert (job.method, job.parent) == (TrainingMethod.dpo, "assistant-v1.0")
+    assert (job.actor, job.on_behalf_of) == (f"local:{getpass.getuser()}", "joe")
     assert job.hyperparameters == {"beta": 0.2}
     assert (job.override_gate, job.reason) == (True, "a drill")
 

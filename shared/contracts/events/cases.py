@@ -16,4 +16,5 @@ class CaseRetired(Event):
     case_id: Identifier = Field(description="the pair_id of the pair that the case is")
     reason: str = Field(min_length=1, max_length=1000)
     actor: Identifier
+    on_behalf_of: str = Field(default="", max_length=200, description="whom the actor names")
     at: AwareDatetime

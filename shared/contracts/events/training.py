@@ -49,6 +49,7 @@ class TrainingRequested(Event):
     override_gate: bool = False
     reason: str = Field(default="", max_length=1000)
     actor: Identifier
+    on_behalf_of: str = Field(default="", max_length=200, description="whom the actor names")
     requested_at: AwareDatetime
 
     @property
@@ -83,6 +84,7 @@ class TrainingCancelled(Event):
     job_id: Identifier
     reason: str = Field(default="", max_length=1000)
     actor: Identifier
+    on_behalf_of: str = Field(default="", max_length=200, description="whom the actor names")
     requested_at: AwareDatetime
 
 

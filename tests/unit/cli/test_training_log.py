@@ -23,6 +23,7 @@ from shared.contracts.topics import CASES, PREFERENCES, TRAINING_JOBS, TRAINING_
 from shared.testing.log import MemoryLog
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
+ASKED = {"actor": "kafka-user", "on_behalf_of": "joe", "reason": "a drill"}
 
 
 async def publish(log: MemoryLog, topic: str, key: str, *events: Event) -> None:
@@ -82,16 +83,16 @@ async def test_a_job_that_said_nothing_has_no_log(log: MemoryLog) -> None:
 
 
 async def test_a_running_job_is_cancelled_on_record(log: MemoryLog) -> None:
-    await train_jobs._cancel(log, "runs", "wrong data", "joe")
+    await train_jobs._cancel(log, "runs", ASKED)
     event = TrainingCancelled.model_validate_json(log.all(TRAINING_JOBS)[-1].value or b"")
-    assert (event.job_id, event.actor, event.reason) == ("runs", "joe", "wrong data")
+    assert (event.job_id, event.actor, event.reason) == ("runs", "kafka-user", "a drill")
 
 
 async def test_what_has_ended_or_never_was_is_not_cancelled(log: MemoryLog) -> None:
     await end(log)
     for job_id, said in (("ended", r"has ended \(rejected\)"), ("nobody", "no such job")):
         with pytest.raises(CliError, match=said):
-            await train_jobs._cancel(log, job_id, "", "joe")
+            await train_jobs._cancel(log, job_id, ASKED)
     assert len(log.all(TRAINING_JOBS)) == 2
 
 
@@ -122,10 +123,10 @@ async def test_cases_are_read_and_retired(log: MemoryLog) -> None:
         created_at=NOW,
     )
     await publish(log, PREFERENCES, pair.pair_id, pair)
-    await cases._retire(log, "pair-1", "policy changed", "joe")
+    await cases._retire(log, "pair-1", ASKED)
     event = CaseRetired.model_validate_json(log.all(CASES)[-1].value or b"")
-    assert (event.case_id, event.actor) == ("pair-1", "joe")
+    assert (event.case_id, event.actor, event.on_behalf_of) == ("pair-1", "kafka-user", "joe")
     (case,) = await cases.read_cases(log)
-    assert case.retired == "joe: policy changed"
+    assert case.retired == "kafka-user: a drill"
     with pytest.raises(CliError, match="no such case"):
-        await cases._retire(log, "pair-2", "x", "joe")
+        await cases._retire(log, "pair-2", ASKED)

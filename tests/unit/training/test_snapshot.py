@@ -133,9 +133,9 @@ async def test_a_dataset_without_its_manifest_is_none(tmp_path: Path) -> None:
     store.write(dataset)
     (tmp_path / dataset.manifest.dataset_id / "manifest.json").unlink()
     assert store.read(dataset.manifest.dataset_id) is None
-    assert store.newest(MODEL, DPO) is None
+    assert store.snapshots(MODEL, DPO) == []
     store.write(dataset)
-    assert store.newest(MODEL, DPO) == dataset.manifest
+    assert store.snapshots(MODEL, DPO) == [dataset.manifest]
 
 
 async def test_changed_bytes_are_noticed(tmp_path: Path) -> None:
@@ -148,18 +148,18 @@ async def test_changed_bytes_are_noticed(tmp_path: Path) -> None:
         store.read(dataset.manifest.dataset_id)
 
 
-async def test_the_newest_is_the_one_that_read_most_of_the_log(tmp_path: Path) -> None:
+async def test_snapshots_are_in_the_order_of_their_offsets(tmp_path: Path) -> None:
     store = DatasetStore(f"file://{tmp_path}")
-    assert store.newest(MODEL, DPO) is None
+    assert store.snapshots(MODEL, DPO) == []
     log = await some_log()
     first = await snapshot(log)
     await publish(log, pair_event(70))
     second = await snapshot(log)
     for dataset in (second, first):
         store.write(dataset)
-    assert store.newest(MODEL, DPO) == second.manifest
-    assert store.newest(MODEL, TrainingMethod.sft) is None
-    assert store.newest("another", DPO) is None
+    assert store.snapshots(MODEL, DPO) == [first.manifest, second.manifest]
+    assert store.snapshots(MODEL, TrainingMethod.sft) == []
+    assert store.snapshots("another", DPO) == []
 
 
 async def test_any_fsspec_root_will_do() -> None:
