@@ -6,29 +6,15 @@ judge compares their shares. Refusals are told by how an answer begins.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from services.router.response import EngineResponse
 from shared.contracts.conversation import stored_calls
+from shared.refusals import is_refusal
 
 LENGTH_SCALE = 8_192
 """Characters that count as length 1; longer answers count no more."""
-REFUSAL_CHARACTERS = 200
-"""How far into an answer a refusal is looked for."""
 BEHAVIOURS = ("answered", "refused", "cut", "tool_called", "tool_failed")
-
-_REFUSAL = re.compile(
-    r"(?i)\b(?:i\s*(?:'|\u2019)?\s*(?:m|am)\s+(?:very\s+|really\s+|so\s+)?sorry"
-    r"|i\s+apologi[sz]e"
-    r"|i\s+(?:can\s*(?:'|\u2019)?\s*t|can\s?not|could\s+not|won(?:'|\u2019)t|will\s+not"
-    r"|(?:am|'m|\u2019m)\s+(?:not\s+able|unable))\s+(?:to\s+)?"
-    r"(?:help|assist|comply|do\s+that|provide|answer|discuss|fulfil+|support|create|write|share)"
-    r"|as\s+an?\s+(?:ai|artificial\s+intelligence)(?:\s+(?:language\s+)?model)?,?\s+i\s+(?:can|am|do)"
-    r"|es\s+tut\s+mir\s+leid|ich\s+kann\s+(?:ihnen|dir)?\s*(?:dabei\s+)?(?:leider\s+)?nicht"
-    r"|je\s+suis\s+d[e\u00e9]sol[e\u00e9]|je\s+ne\s+peux\s+pas"
-    r"|lo\s+siento|no\s+puedo\s+(?:ayudar|hacer|proporcionar))"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +42,7 @@ def behaviour_of(answer: EngineResponse) -> AnswerBehaviour:
         kinds.append("tool_called")
         if any(call.get("unparsed") or not call["name"] for call in calls):
             kinds.append("tool_failed")
-    elif answer.finish_reason != "tool_calls" and _REFUSAL.search(text[:REFUSAL_CHARACTERS]):
+    elif answer.finish_reason != "tool_calls" and is_refusal(text):
         kinds.append("refused")
     length = len(text) + sum(len(call["arguments"]) for call in calls)
     return AnswerBehaviour(tuple(kinds), min(length, LENGTH_SCALE) / LENGTH_SCALE)
