@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from shared.contracts.events.preferences import PreferencePair
     from shared.contracts.events.rollouts import Decision
     from shared.contracts.events.training import TrainingProgress, TrainingRequested
-    from shared.contracts.events.versions import VersionRecord
+    from shared.contracts.events.versions import SettingsRecord, VersionRecord
     from shared.kafka.log import EventLog
 
 app = typer.Typer(no_args_is_help=True, help="Reports over a stretch of time.")
@@ -180,7 +180,7 @@ async def _from_log(
     )
 
 
-def version_row(record: VersionRecord, state: str) -> dict[str, str]:
+def version_row(record: VersionRecord | SettingsRecord, state: str) -> dict[str, str]:
     """A version of the week as a row."""
     return {
         "version": record.version,

@@ -178,9 +178,9 @@ async def _report_uri(log: EventLog, name: str) -> str:
     registry = Registry()
     for record in await read_to_end(log, VERSIONS, timeout_s=READ_TIMEOUT_S):
         registry.apply(record.key, record.value)
-    version = registry.get(name)
+    version = registry.adapter(name)
     if version is not None:
-        return version.record.adapter_uri
+        return version.adapter_uri
     job = next((job for job in await _jobs(log) if job["job_id"] == name), None)
     if job is None:
         raise CliError(f"{name}: neither a version nor a job", Exit.failed)

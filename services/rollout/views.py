@@ -11,7 +11,11 @@ from services.rollout.state import RolloutState
 from services.rollout.verdict import Verdict
 from shared.contracts.events.base import WEIGHT_SCALE
 from shared.contracts.events.rollouts import Decision, DecisionKind, Phase
+from shared.contracts.events.versions import VersionRecord
 from shared.registry.versions import Version
+
+SETTINGS = "settings"
+"""How a version of prompts and settings came about, where others have their training method."""
 
 RESULTS = {
     DecisionKind.complete: "promoted",
@@ -113,10 +117,11 @@ def _percent(weight: int) -> str:
 def version_view(version: Version, *, whole: bool = False) -> dict[str, Any]:
     """One version; `whole` adds its record."""
     record, state = version.record, version.state
+    trained = record if isinstance(record, VersionRecord) else None
     view: dict[str, Any] = {
         "version": record.version,
         "model": record.model,
-        "method": record.algorithm or record.method,
+        "method": trained.algorithm or trained.method if trained else SETTINGS,
         "parent": record.parent,
         "state": version.lifecycle.value,
         "rollout": state.rollout if state else "",
@@ -124,7 +129,7 @@ def version_view(version: Version, *, whole: bool = False) -> dict[str, Any]:
         "released": record.gate.released,
         "gate_overridden_by": record.gate.overridden_by,
         "erased_rows": version.marks.erased_rows if version.marks else 0,
-        "metrics": record.metrics,
+        "metrics": trained.metrics if trained else {},
         "created_at": record.created_at.isoformat(),
         "moved_at": state.at.isoformat() if state else None,
     }

@@ -30,7 +30,7 @@ from services.training.versioning import choose_name
 from services.training.workspace import Workspace
 from shared.clock import Clock
 from shared.contracts.events.training import TrainingMethod, TrainingRequested
-from shared.contracts.events.versions import GateResult, VersionRecord, record_key
+from shared.contracts.events.versions import GateResult, SettingsRecord, VersionRecord, record_key
 from shared.contracts.recipes import TrainerHyperparameters
 from shared.contracts.topics import VERSIONS
 from shared.kafka.log import EventLog, LogUnavailable
@@ -112,9 +112,9 @@ class Publisher:
             VERSIONS, key=record_key(version), event=record, event_id=f"{version}:{job.job_id}"
         )
         registered = await self._registered(version)
-        if registered.job_id != job.job_id:
+        if not isinstance(registered, VersionRecord) or registered.job_id != job.job_id:
             raise VersionTaken(
-                f"version: {version} was registered by job {registered.job_id} a moment before; "
+                f"version: {version} was registered by another a moment before; "
                 "its files are untouched, ask for this job again under another name"
             )
         return registered
@@ -172,8 +172,9 @@ class Publisher:
     def registered_by(self, job: TrainingRequested) -> VersionRecord | None:
         """The record that this job made already, here or on another replica."""
         for version in self._registry.registry.versions(job.model):
-            if version.record.job_id == job.job_id:
-                return version.record
+            record = version.record
+            if isinstance(record, VersionRecord) and record.job_id == job.job_id:
+                return record
         return None
 
     def _name(self, resolved: ResolvedJob, workspace: Workspace) -> str:
@@ -189,7 +190,7 @@ class Publisher:
         workspace.save(resume.model_copy(update={"version": name}))
         return name
 
-    async def _registered(self, version: str) -> VersionRecord:
+    async def _registered(self, version: str) -> VersionRecord | SettingsRecord:
         """The record under this name once it is read back: the first on the log, ours or not.
 
         Raises:

@@ -48,8 +48,8 @@ def resolve(job: TrainingRequested, registry: Registry, settings: TrainingSettin
     named = registry.get(job.parent) if job.parent else registry.stable(job.model)
     if job.parent and (named is None or named.record.model != job.model):
         raise InvalidJob(f"parent: {job.parent} is no version of {job.model}")
-    parent = named.record if named else None
-    base = job.base or (parent.base if parent else "")
+    parent = registry.adapter(named.record.version) if named else None
+    base = job.base or (named.record.base if named else "")
     if not base:
         raise InvalidJob("base: give a hub id or path; there is no parent to take it from")
     require_served_base(base, job.model, registry)
@@ -57,7 +57,9 @@ def resolve(job: TrainingRequested, registry: Registry, settings: TrainingSettin
     if job.method is not TrainingMethod.reward:
         choose_name(job.model, job.method, wanted=job.version, parent="", taken=taken)
     if job.method is TrainingMethod.dpo and parent is None:
-        raise InvalidJob(f"parent: {job.model} has no stable version; name one, or do sft first")
+        raise InvalidJob(
+            f"parent: {job.model} has no stable version with an adapter; name one, or do sft first"
+        )
     hyperparameters, reward = job_hyperparameters(job, settings)
     sft = job.method is TrainingMethod.sft
     return ResolvedJob(job, base, None if sft else parent, hyperparameters, reward)

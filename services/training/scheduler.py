@@ -17,6 +17,7 @@ from services.training.snapshot import MODELS, Manifest, place
 from services.training.trigger import PairCounter, TriggerInputs, decide
 from shared.clock import Clock
 from shared.contracts.events.training import TrainingMethod
+from shared.contracts.events.versions import VersionRecord
 from shared.contracts.topics import PREFERENCES, TRAINING_JOBS
 from shared.kafka.envelope import UnreadableRecord, decode
 from shared.kafka.log import EventLog, LogUnavailable
@@ -118,7 +119,11 @@ class Scheduler:
     def _forget_trained(self, snapshots: list[Manifest]) -> None:
         """Drop pairs that a version was made of; a job without a version does not use them up."""
         versions = self._registry.registry.versions(self._settings.model)
-        used = {version.record.dataset.dataset_id for version in versions}
+        used = {
+            version.record.dataset.dataset_id
+            for version in versions
+            if isinstance(version.record, VersionRecord)
+        }
         for manifest in reversed(snapshots):
             if manifest.dataset_id in used:
                 self._pairs.forget(manifest.offsets)

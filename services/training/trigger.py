@@ -192,6 +192,8 @@ def decide(
     parent = registry.stable(model)
     if parent is None:
         return None, "no stable version to go on from"
+    if registry.adapter(parent.record.version) is None:
+        return None, "the stable version has no adapter to go on from; train one by sft first"
     for version in registry.versions(model):
         if version.record.gate.released and version.lifecycle in _ON_THE_WAY:
             return None, f"{version.record.version} is on its way to traffic"

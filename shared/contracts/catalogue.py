@@ -21,7 +21,12 @@ from shared.contracts.events.training import (
     TrainingProgress,
     TrainingRequested,
 )
-from shared.contracts.events.versions import VersionMarks, VersionRecord, VersionState
+from shared.contracts.events.versions import (
+    SettingsRecord,
+    VersionMarks,
+    VersionRecord,
+    VersionState,
+)
 from shared.contracts.events.votes import VoteCast
 from shared.contracts.topics import Topic
 
@@ -47,6 +52,7 @@ EVENTS: tuple[type[Event], ...] = (
     TrainingProgress,
     DeadLetter,
     VersionRecord,
+    SettingsRecord,
     VersionState,
     VersionMarks,
     LeaderElected,

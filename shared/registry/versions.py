@@ -1,7 +1,8 @@
-"""Model registry: the fold of `versions.v1`, where three writers own three parts of a version.
+"""Model registry: the fold of `versions.v1`, where each part of a version has one writer.
 
-`<version>/record` is what training made and never changes, `<version>/state` is where rollout
-put it, `<version>/marks` is what erasures said about it.
+`<version>/record` is what training made and never changes, `<version>/settings` is in its place
+where a version is prompts and settings, `<version>/state` is where rollout put it, and
+`<version>/marks` is what erasures said about it.
 """
 
 from __future__ import annotations
@@ -11,16 +12,22 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from shared.contracts.events.versions import Lifecycle, VersionMarks, VersionRecord, VersionState
+from shared.contracts.events.versions import (
+    Lifecycle,
+    SettingsRecord,
+    VersionMarks,
+    VersionRecord,
+    VersionState,
+)
 
-Part = TypeVar("Part", VersionRecord, VersionState, VersionMarks)
+Part = TypeVar("Part", VersionRecord, SettingsRecord, VersionState, VersionMarks)
 
 
 class Version(BaseModel):
     """Record, lifecycle state and marks of one version."""
 
     model_config = ConfigDict(frozen=True)
-    record: VersionRecord
+    record: VersionRecord | SettingsRecord
     state: VersionState | None = None
     marks: VersionMarks | None = None
 
@@ -34,15 +41,17 @@ class Registry:
     """The fold of `versions.v1`. Feed it every record in log order."""
 
     def __init__(self) -> None:
-        self._records: dict[str, VersionRecord] = {}
+        self._records: dict[str, VersionRecord | SettingsRecord] = {}
+        self._settings: dict[str, SettingsRecord] = {}
         self._states: dict[str, VersionState] = {}
         self._marks: dict[str, VersionMarks] = {}
 
     def apply(self, key: str, value: bytes | None) -> str | None:
         """Fold one record; returns the version it was about, or None for an unknown part.
 
-        A second `record` under a name is ignored, as names are never reused. A `state` whose
-        token is lower than the last one's is ignored, as its writer had lost its leadership.
+        A second `record` or `settings` under a name is ignored, as names are never reused. A
+        `state` whose token is lower than the last one's is ignored, as its writer had lost its
+        leadership.
 
         Raises:
             pydantic.ValidationError: the value is not of the part's model.
@@ -56,6 +65,10 @@ class Registry:
                     self._records[version] = _about(
                         version, VersionRecord.model_validate_json(value)
                     )
+            case "settings":
+                if value is not None and version not in self._records:
+                    settings = _about(version, SettingsRecord.model_validate_json(value))
+                    self._records[version] = self._settings[version] = settings
             case "state":
                 if value is not None:
                     state = _about(version, VersionState.model_validate_json(value))
@@ -77,6 +90,17 @@ class Registry:
         return Version(
             record=record, state=self._states.get(version), marks=self._marks.get(version)
         )
+
+    def settings(self, version: str) -> SettingsRecord | None:
+        """The record of a version of prompts and settings; None for every other one."""
+        return self._settings.get(version)
+
+    def adapter(self, version: str) -> VersionRecord | None:
+        """The trained version whose adapter a version serves; None where it serves the base."""
+        record = self._records.get(version)
+        if isinstance(record, SettingsRecord):
+            record = self._records.get(record.adapter_of)
+        return record if isinstance(record, VersionRecord) else None
 
     def versions(self, model: str = "") -> Iterator[Version]:
         """All versions (of a model) in the order they were registered."""

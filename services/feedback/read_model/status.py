@@ -15,6 +15,7 @@ from services.feedback.read_model.listing import window_starts
 from services.feedback.read_model.queries import FoundFeedback, FoundProduct, FoundRevision
 from shared.contracts.events.feedback import FeedbackSubmitted
 from shared.contracts.events.quality import ExampleJoined
+from shared.contracts.events.versions import VersionRecord
 from shared.contracts.topics import PREFERENCES
 from shared.registry.versions import Registry
 
@@ -234,6 +235,8 @@ def _products(
 def _read_by(found: FoundProduct, model: str, registry: Registry) -> Iterable[ReadBy]:
     """Versions whose dataset covers the product's record and not its retraction."""
     for version in registry.versions(model):
+        if not isinstance(version.record, VersionRecord):
+            continue
         dataset = version.record.dataset
         end = dataset.offsets.get(f"{PREFERENCES}/{found.partition}", 0)
         taken_back = found.retracted_offset is not None and found.retracted_offset < end

@@ -151,6 +151,10 @@ class Untrainable(StrEnum):
     """The Responses API's input has items that no turn holds, such as calls of hosted tools."""
     too_large = "too_large"
     """The conversation is longer than what is stored."""
+    version_tools = "version_tools"
+    """The answer calls tools that the version's settings gave the model, and not the client."""
+    holdout = "holdout"
+    """The user is held out, so that what was learned can be measured against them."""
 
 
 UntrainableReasons = Annotated[

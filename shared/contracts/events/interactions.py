@@ -64,6 +64,19 @@ class Attempt(BaseModel):
     error: str = Field(default="", max_length=500)
 
 
+class AppliedSettings(BaseModel):
+    """What a version's settings made of a request; the version's record has the texts."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+    engine_model: Identifier = Field(description="the model's name in the engine's request")
+    system_sha256: str = unless_empty(
+        "", max_length=64, description="of the version's system prompt; empty: none was put in"
+    )
+    fields: tuple[Identifier, ...] = unless_empty(
+        (), description="request fields whose values are the version's"
+    )
+
+
 class InteractionRecorded(Event):
     """One request to the router with all its attempts; redacted. Key: trace_id."""
 
@@ -85,6 +98,12 @@ class InteractionRecorded(Event):
     messages: tuple[Message, ...] = Field(description="chat turns; a prompt is one user turn")
     tools: tuple[Tool, ...] = unless_empty(())
     response_format: Text = unless_empty("", description="JSON as asked for; empty: any text")
+    applied_settings: AppliedSettings | None = unless_empty(
+        None, description="messages, tools and response_format are the client's own"
+    )
+    holdout: OptionalIdentifier = unless_empty(
+        "", description="the reference version, where the user is held out; its arm is empty"
+    )
     completion: Text = Field(description="the answer's text; of tool calls alone, these as JSON")
     answer: AnswerTurn = unless_empty(None)
     untrainable: UntrainableReasons = unless_empty(())

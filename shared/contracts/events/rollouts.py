@@ -14,7 +14,11 @@ from shared.contracts.events.base import (
     ModelName,
     Name,
     OptionalName,
+    unless_empty,
 )
+
+MAX_HOLDOUT = 500
+"""Basis points of the users who may be held out at most."""
 
 
 class Phase(StrEnum):
@@ -69,7 +73,7 @@ class Decision(Event):
     """One decision with its evidence, written before it acts. Key: rollout_id.
 
     A `stable_set` decision belongs to no rollout: its rollout_id is empty and its key is the
-    model. `hold` records are also the heartbeat that keeps the weight above 0 (invariant 4).
+    model. It sets the holdout, too. `hold` records are also the heartbeat that keeps the weight above 0 (invariant 4).
     """
 
     ce_type: ClassVar[str] = "ratchet.rollout.decision.v1"
@@ -85,6 +89,10 @@ class Decision(Event):
     weight_before: int = Field(default=0, ge=0, le=WEIGHT_SCALE)
     weight: int = Field(default=0, ge=0, le=WEIGHT_SCALE)
     outcome: AnalysisOutcome | None = None
+    holdout: int = unless_empty(
+        0, ge=0, le=MAX_HOLDOUT, description="basis points of the users who stay on the reference"
+    )
+    holdout_reference: OptionalName = unless_empty("")
     actor: Identifier = Field(description="the controller, or the id of the key that asked")
     on_behalf_of: str = Field(default="", max_length=200, description="whom the actor names")
     reason: str = Field(max_length=2000)

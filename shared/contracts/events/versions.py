@@ -1,14 +1,25 @@
-"""Events of the registry: a version's record, its state, and the marks of erasures."""
+"""Events of the registry: a version's record or settings, its state, and the marks of erasures."""
 
 from __future__ import annotations
 
 from enum import StrEnum
+from hashlib import sha256
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
-from shared.contracts.events.base import Event, ModelName, Name, OptionalIdentifier, OptionalName
+from shared.contracts.events.base import (
+    Event,
+    Identifier,
+    ModelName,
+    Name,
+    OptionalIdentifier,
+    OptionalName,
+)
 from shared.contracts.names import check_name, check_sha256
+
+MAX_SYSTEM = 32_768
+"""Longest system prompt of a version in characters."""
 
 
 class FingerprintText(BaseModel):
@@ -73,7 +84,7 @@ class GateResult(BaseModel):
 
 
 class VersionRecord(Event):
-    """Immutable record of a version, to rebuild and serve it. Key: `<version>/record`."""
+    """Immutable record of a trained version, to rebuild and serve it. Key: `<version>/record`."""
 
     ce_type: ClassVar[str] = "ratchet.version.record.v1"
     version: Name
@@ -95,6 +106,68 @@ class VersionRecord(Event):
     metrics: dict[str, float] = Field(default_factory=dict)
     gate: GateResult
     job_id: str
+    created_at: AwareDatetime
+
+
+class RequestDefaults(BaseModel):
+    """Values of request fields, by their names in the OpenAI chat API; None where it has none."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    top_k: int | None = Field(default=None, ge=-1, description="an extension of vLLM and others")
+    min_p: float | None = Field(default=None, ge=0, le=1, description="an extension")
+    presence_penalty: float | None = Field(default=None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
+    repetition_penalty: float | None = Field(default=None, gt=0, le=2, description="an extension")
+    max_tokens: int | None = Field(default=None, ge=1)
+    stop: tuple[str, ...] | None = Field(default=None, min_length=1, max_length=16)
+    tools: tuple[dict[str, Any], ...] | None = Field(default=None, min_length=1, max_length=128)
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: dict[str, Any] | None = None
+
+
+class ServedSettings(BaseModel):
+    """What a version adds to each request, and whose value counts where the client has one too."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+    system: str = Field(default="", max_length=MAX_SYSTEM, description="system prompt")
+    system_rule: Literal["before", "replace"] = Field(
+        default="before",
+        description="the system prompt stands before the client's own, or in its place",
+    )
+    defaults: RequestDefaults = RequestDefaults()
+    precedence: Literal["client", "version"] = Field(
+        default="client", description="whose value of a field counts where both have one"
+    )
+
+    @property
+    def system_sha256(self) -> str:
+        """SHA-256 of the system prompt in hex; empty where there is none."""
+        return sha256(self.system.encode()).hexdigest() if self.system else ""
+
+
+class SettingsRecord(Event):
+    """Immutable record of a version of prompts and settings. Key: `<version>/settings`.
+
+    It serves the adapter of another version, or the base alone: then there is nothing to load and
+    no fingerprint, and an engine has verified it once it serves the base under this name.
+    """
+
+    ce_type: ClassVar[str] = "ratchet.version.settings.v1"
+    version: Name
+    model: ModelName
+    base: Identifier = Field(description="the base model's name at the engine")
+    adapter_of: OptionalName = Field(
+        default="", description="the trained version whose adapter it serves; empty: the base"
+    )
+    parent: OptionalName = Field(default="", description="the stable version at its registration")
+    settings: ServedSettings = ServedSettings()
+    gate: GateResult
+    actor: Identifier = Field(description="who was authenticated; callers cannot choose it")
+    on_behalf_of: str = Field(default="", max_length=200, description="whom the actor names")
+    reason: str = Field(default="", max_length=2000)
     created_at: AwareDatetime
 
 
@@ -134,6 +207,11 @@ class VersionMarks(Event):
 def record_key(version: str) -> str:
     """Key of a version's record on `versions.v1`."""
     return f"{version}/record"
+
+
+def settings_key(version: str) -> str:
+    """Key of a version's settings on `versions.v1`."""
+    return f"{version}/settings"
 
 
 def state_key(version: str) -> str:

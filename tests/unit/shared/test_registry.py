@@ -14,11 +14,15 @@ from shared.contracts.events.versions import (
     Fingerprint,
     GateResult,
     Lifecycle,
+    RequestDefaults,
+    ServedSettings,
+    SettingsRecord,
     VersionMarks,
     VersionRecord,
     VersionState,
     marks_key,
     record_key,
+    settings_key,
     state_key,
 )
 from shared.registry.routing import RoutingState, RoutingTable
@@ -44,6 +48,19 @@ def version_record(version: str, **changes: Any) -> VersionRecord:
         "created_at": START,
     }
     return VersionRecord(**(fields | changes))
+
+
+def settings_record(version: str, **changes: Any) -> SettingsRecord:
+    fields: dict[str, Any] = {
+        "version": version,
+        "model": "assistant",
+        "base": "starter",
+        "settings": ServedSettings(system="Be brief.", defaults=RequestDefaults(temperature=0.2)),
+        "gate": GateResult(passed=True),
+        "actor": "key-1",
+        "created_at": START,
+    }
+    return SettingsRecord(**(fields | changes))
 
 
 def state(version: str, lifecycle: Lifecycle, token: int) -> VersionState:
@@ -86,6 +103,42 @@ def test_text_of_a_record_that_would_become_another_path_is_refused(
     with pytest.raises(ValidationError):
         registry.apply(record_key("v1"), json.dumps(fields).encode())
     assert registry.get("v1") is None
+
+
+def test_a_version_of_settings_serves_the_base_or_the_adapter_of_a_trained_one() -> None:
+    registry = Registry()
+    registry.apply(record_key("v1"), version_record("v1").to_json())
+    over = settings_record("v1-polite", adapter_of="v1")
+    for record in (settings_record("polite"), over):
+        registry.apply(settings_key(record.version), record.to_json())
+    assert registry.settings("polite") == settings_record("polite")
+    assert registry.settings("v1") is None
+    served = {name: registry.adapter(name) for name in ("v1", "polite", "v1-polite", "nobody")}
+    assert {name: record.version if record else "" for name, record in served.items()} == {
+        "v1": "v1",
+        "polite": "",
+        "v1-polite": "v1",
+        "nobody": "",
+    }
+    assert [version.record.version for version in registry.versions()] == [
+        "v1",
+        "polite",
+        "v1-polite",
+    ]
+
+
+def test_settings_take_no_name_that_is_taken_and_no_trained_version_takes_theirs() -> None:
+    registry = Registry()
+    registry.apply(record_key("v1"), version_record("v1").to_json())
+    registry.apply(settings_key("v1"), settings_record("v1").to_json())
+    registry.apply(settings_key("v2"), settings_record("v2").to_json())
+    registry.apply(record_key("v2"), version_record("v2").to_json())
+    registry.apply(settings_key("v2"), settings_record("v2", base="other").to_json())
+    first, second = registry.get("v1"), registry.get("v2")
+    assert first is not None
+    assert second is not None
+    assert (first.record, registry.settings("v1")) == (version_record("v1"), None)
+    assert second.record == settings_record("v2")
 
 
 def test_a_record_under_another_versions_key_is_refused() -> None:
