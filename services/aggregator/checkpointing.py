@@ -14,10 +14,11 @@ from typing import Any
 
 from aiokafka.codec import lz4_encode
 
+from services.aggregator.batch import Batch
 from services.aggregator.codec import write_of
 from services.aggregator.errors import CheckpointTooLarge
 from services.aggregator.metrics import AggregatorMetrics
-from services.aggregator.partition import Batch, PartitionState
+from services.aggregator.partition import PartitionState
 from services.aggregator.rows import MAX_VALUE_BYTES
 from services.aggregator.writer import Write, Writer
 from shared.clock import Clock

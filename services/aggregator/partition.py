@@ -8,21 +8,26 @@ state with `recover` and gets to the same sums (design section 8):
 - above it, an event whose effect a recovered row holds only adds the contributions kept with the
   row's mark: its outputs were confirmed before the row was written;
 - any other event is folded.
+
+Rows wait in a row store; those that changed and are not confirmed yet are held here.
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, MutableMapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import islice
 from typing import TypeVar
 
 from services.aggregator import join, pairs
 from services.aggregator.aggregates import FIGURES, WINDOWS_S, Aggregates, WindowKey
+from services.aggregator.batch import Batch, DueEntry, IndexChanges
 from services.aggregator.contributions import Contribution, Mark, OutcomeCounted
 from services.aggregator.errors import EventRefused
 from services.aggregator.fold import Fold, FoldRules, Output, cause_id
+from services.aggregator.row_store import RowStore, index_row
 from services.aggregator.rows import (
     CapRow,
     PromptRow,
@@ -48,27 +53,8 @@ from shared.contracts.topics import QUALITY, TICKS
 
 EXPIRIES_PER_TICK = 2000
 """Rows that one tick looks at, so that a tick stays short, and that one batch drops at most."""
-HOUR_S = 3600
 
 RowT = TypeVar("RowT", TraceRow, PromptRow, CapRow)
-
-
-@dataclass(slots=True)
-class Batch:
-    """What was folded since the last batch, ready to be written in this order."""
-
-    partition: int
-    outputs: list[Output]
-    rows: list[tuple[bytes, bytes]]
-    checkpoint: bytes
-    dropped: list[bytes]
-    """Keys of rows to delete; not before the checkpoint, for a replay must still find them."""
-    offsets: dict[str, int]
-
-    @property
-    def checkpoint_key(self) -> bytes:
-        """Key of the checkpoint on the changelog."""
-        return checkpoint_key(self.partition)
 
 
 @dataclass(slots=True)
@@ -76,8 +62,8 @@ class PartitionState:
     """Everything the worker knows of a partition it owns."""
 
     partition: int
-    stored: MutableMapping[bytes, bytes]
-    """Rows and checkpoints as the changelog has them; shared between partitions."""
+    stored: RowStore
+    """Rows and the checkpoint as the changelog has them."""
     rules: FoldRules
     aggregates: Aggregates = field(default_factory=Aggregates)
     confirmed: dict[str, int] = field(default_factory=dict)
@@ -93,8 +79,10 @@ class PartitionState:
     """Marks of rows dropped in this batch, for a row of the same key that comes after it."""
     _outputs: list[Output] = field(default_factory=list)
     _replays: dict[tuple[str, int], list[Contribution]] = field(default_factory=dict)
-    _due: dict[int, list[bytes]] = field(default_factory=lambda: defaultdict(list))
-    """hour of stream time -> keys of rows that may expire in it."""
+    _index: IndexChanges = field(default_factory=IndexChanges)
+    """What the running batch changes in the store's indexes."""
+    _looked_to: DueEntry | None = None
+    """The last due entry looked at since the store changed; earlier ones would come again."""
 
     @property
     def pending(self) -> int:
@@ -106,31 +94,30 @@ class PartitionState:
         last = (now_s - self.rules.unknown_trace_s) // 60
         return sum(count for minute, count in self._waiting.items() if minute < last)
 
-    def recover(self, keys: Sequence[bytes]) -> None:
-        """Take over what the changelog holds: the checkpoint once, then rows by their keys.
+    def recover(self) -> None:
+        """Take over the checkpoint; the rows above it follow with `settle`, before any event."""
+        self._index.held = self.stored.held()
+        checkpoint = self.stored.get(checkpoint_key(self.partition))
+        if checkpoint is not None:
+            self.aggregates = Aggregates.decode(checkpoint)
+            self.confirmed = dict(self.aggregates.offsets)
+            for dropped in self.aggregates.dropped:
+                if self.stored.get(dropped.encode()) is not None:
+                    self._drop(dropped.encode(), [])
+        self._waiting.update(self.stored.waiting())
 
-        May be called several times with parts of the keys.
-        """
-        if not self.aggregates.offsets:
-            checkpoint = self.stored.get(checkpoint_key(self.partition))
-            if checkpoint is not None:
-                self.aggregates = Aggregates.decode(checkpoint)
-                self.confirmed = dict(self.aggregates.offsets)
-                for dropped in self.aggregates.dropped:
-                    if dropped.encode() in self.stored:
-                        self._drop(dropped.encode(), [])
+    def settle(self, keys: Sequence[bytes]) -> None:
+        """Take over rows that the changelog brought: what their marks hold above the checkpoint."""
+        settled: list[bytes] = []
         for key in keys:
-            if key == checkpoint_key(self.partition) or key in self._rows:
-                continue
-            row = decode_row(key, self.stored[key])
-            uncovered = [
-                mark for mark in row.marks if mark.offset > self.confirmed.get(mark.topic, -1)
-            ]
+            stored = self.stored.get(key) if key not in self._rows else None
+            marks = decode_row(key, stored).marks if stored is not None else ()
+            uncovered = [mark for mark in marks if mark.offset > self.confirmed.get(mark.topic, -1)]
             for topic, offset, contributions in uncovered:
                 self._replays.setdefault((topic, offset), []).extend(contributions)
-            if isinstance(row, TraceRow):
-                self._waiting.update(row.waiting())
-            self._schedule(key, row)
+            if not uncovered:
+                settled.append(key)
+        self.stored.settle(settled)
 
     def expects(self, topic: str) -> int:
         """The offset that the next event of a topic should have, or later."""
@@ -181,11 +168,17 @@ class PartitionState:
         """End the batch: encode what changed. The next event begins another."""
         rows: list[tuple[bytes, bytes]] = []
         dropped: list[bytes] = []
+        index = self._index
         for key in self._dirty:
             row = self._rows[key]
             if row is None:
                 dropped.append(key)
+                index.waiting[key] = ()
                 continue
+            due_ms, waiting = index_row(row, self.rules)
+            index.due.append(DueEntry(due_ms, key))
+            if isinstance(row, TraceRow) and row.entries:
+                index.waiting[key] = waiting
             row.marks = [
                 mark for mark in row.marks if mark.offset > self.confirmed.get(mark.topic, -1)
             ]
@@ -198,7 +191,9 @@ class PartitionState:
             self.aggregates.encode(),
             dropped,
             dict(self.aggregates.offsets),
+            index,
         )
+        self._index = IndexChanges(held=index.held)
         self._outputs = []
         self._dirty = set()
         self._dropped_marks = {}
@@ -206,16 +201,12 @@ class PartitionState:
         return batch
 
     def confirm(self, batch: Batch) -> None:
-        """The changelog has the batch: keep it as stored and forget what was held back for it."""
-        for key, value in batch.rows:
-            self.stored[key] = value
+        """The changelog has the batch: store it and forget what was held back for it."""
+        self.stored.commit(batch)
+        for key in (*(key for key, _ in batch.rows), *batch.dropped):
             if key not in self._dirty:
                 self._rows.pop(key, None)
-        for key in batch.dropped:
-            self.stored.pop(key, None)
-            if key not in self._dirty:
-                self._rows.pop(key, None)
-        self.stored[batch.checkpoint_key] = batch.checkpoint
+        self._looked_to = None
         self.confirmed = batch.offsets
 
     def _fold(self, topic: str, offset: int, event: Event, raw: bytes, ts_ms: int) -> None:
@@ -272,9 +263,10 @@ class PartitionState:
         row.marks.append(Mark(topic, offset, fold.contributions))
         if isinstance(row, TraceRow):
             self._wait(before if isinstance(before, TraceRow) else None, row)
+        if before is None:
+            self._index.held += 1
         self._rows[key] = row
         self._dirty.add(key)
-        self._schedule(key, row)
         self.aggregates.apply(fold.contributions)
         self._outputs.extend(fold.outputs)
 
@@ -284,14 +276,6 @@ class PartitionState:
             self._waiting[minute] -= 1
             if not self._waiting[minute]:
                 del self._waiting[minute]
-
-    def _schedule(self, key: bytes, row: Row) -> None:
-        self._due[int(self._due_s(row) // HOUR_S)].append(key)
-
-    def _due_s(self, row: Row) -> float:
-        if isinstance(row, TraceRow):
-            return join.due_s(row, self.rules)
-        return row.touched_s + self.rules.rated_s
 
     def _tick(self, offset: int, event: Tick, ts_ms: int) -> None:
         now_s = self.aggregates.stream_time(ts_ms / 1000, event.at.timestamp())
@@ -307,46 +291,48 @@ class PartitionState:
     def _expire(self, offset: int, now_s: float) -> None:
         # The checkpoint names the rows that it drops: after an outage, many ticks fit into one batch.
         budget = max(0, EXPIRIES_PER_TICK - len(self._dropped_marks))
-        for hour in sorted(hour for hour in self._due if hour * HOUR_S <= now_s):
-            keys = self._due.pop(hour)
-            looked, left = keys[:budget], keys[budget:]
-            budget -= len(looked)
-            for key in looked:
-                self._expire_row(offset, key, now_s)
-            if left:
-                self._due[hour].extend(left)
-                return
+        now_ms = round(now_s * 1000)
+        for key in list(islice(self._unconfirmed_due(now_ms), budget)):
+            budget -= 1
+            self._expire_row(offset, key, now_ms)
+        for entry in islice(self.stored.due(now_ms, self._looked_to), budget):
+            self._looked_to = entry
+            if self._expire_row(offset, entry.key, now_ms):
+                self._index.looked.append(entry)
 
-    def _expire_row(self, offset: int, key: bytes, now_s: float) -> None:
+    def _unconfirmed_due(self, now_ms: int) -> Iterator[bytes]:
+        """Rows that are due and that the store's index does not know yet."""
+        for key, row in self._rows.items():
+            if row is not None and index_row(row, self.rules).due_ms <= now_ms:
+                yield key
+
+    def _expire_row(self, offset: int, key: bytes, now_ms: int) -> bool:
+        """Expire or drop a row where it is due; False where its entry must stay in the index."""
         if key in self._rows:
             row = self._rows[key]
         else:
             stored = self.stored.get(key)
             row = decode_row(key, stored) if stored is not None else None
         if row is None:
-            return
+            return True
         # After a crash a row may hold effects of events that come after this tick.
-        ahead = any(mark.offset > self.aggregates.offsets.get(mark.topic, -1) for mark in row.marks)
-        if ahead or self._due_s(row) > now_s:
-            self._schedule(key, row)
-            return
-        if self._over(row, now_s):
-            self._drop(key, row.marks)
-            return
-        assert isinstance(row, TraceRow)
-        fold = join.expire(row, now_s, self.rules)
-        self._keep(TICKS, offset, key, row, fold)
-
-    def _over(self, row: Row, now_s: float) -> bool:
-        """Nothing waits in the row and its time has passed."""
-        if isinstance(row, TraceRow) and row.pending():
+        if any(mark.offset > self.aggregates.offsets.get(mark.topic, -1) for mark in row.marks):
             return False
-        return self._due_s(row) <= now_s
+        due_ms, waiting = index_row(row, self.rules)
+        if due_ms > now_ms:
+            self._index.due.append(DueEntry(due_ms, key))
+        elif isinstance(row, TraceRow) and waiting:
+            fold = join.expire(row, now_ms / 1000, self.rules)
+            self._keep(TICKS, offset, key, row, fold)
+        else:
+            self._drop(key, row.marks)
+        return True
 
     def _drop(self, key: bytes, marks: list[Mark]) -> None:
         self._rows[key] = None
         self._dropped_marks[key] = marks
         self._dirty.add(key)
+        self._index.held -= 1
 
     def _quality(self, key: WindowKey, offset: int, time: datetime) -> Output:
         window, start, version = key

@@ -29,10 +29,12 @@ from services.aggregator.faust_app import (
     owned_partitions,
 )
 from services.aggregator.fold import FoldRules
+from services.aggregator.memory_rows import MemoryRows
 from services.aggregator.metrics import AggregatorMetrics
 from services.aggregator.offset_gaps import LAG_S
 from services.aggregator.partition import PartitionState
 from services.aggregator.recovery import recover_states
+from services.aggregator.rows import partition_of
 from services.aggregator.session_lease import SessionLease
 from services.aggregator.stall_guard import StallGuard
 from services.aggregator.ticker import Ticker
@@ -194,7 +196,15 @@ class Worker:
         """The table holds what the changelog has: build the state of each owned partition."""
         stored = self._table.data.data
         owned = owned_partitions(self.app, changelog_of(self._table))
-        states = await recover_states(stored, owned, self._rules)
+        for key in [key for key in stored if partition_of(key) not in owned]:
+            del stored[key]
+        states = {
+            partition: PartitionState(
+                partition, MemoryRows(partition, self._rules, stored), self._rules
+            )
+            for partition in owned
+        }
+        await recover_states(states.values())
         self._drop()
         self._stall_guard.beat()
         self._stall_guard.armed = self._lease.armed = bool(states)

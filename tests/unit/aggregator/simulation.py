@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, MutableMapping, Sequence
 from dataclasses import dataclass, field
 
 from services.aggregator.aggregates import Aggregates
+from services.aggregator.batch import Batch
 from services.aggregator.fold import FoldRules, Output
-from services.aggregator.partition import Batch, PartitionState
+from services.aggregator.memory_rows import MemoryRows
+from services.aggregator.partition import PartitionState
 from services.aggregator.rows import checkpoint_key
 from shared.contracts.events.base import Event
 from shared.contracts.events.interactions import InteractionRecorded
@@ -38,6 +40,17 @@ def topic_of(event: Event) -> str:
             return FEEDBACK
 
 
+def recovered(
+    rules: FoldRules | None = None, changelog: MutableMapping[bytes, bytes] | None = None
+) -> PartitionState:
+    """The state of partition 0 from what its changelog holds; without one it is new."""
+    rules = rules or FoldRules()
+    state = PartitionState(0, MemoryRows(0, rules, changelog), rules)
+    state.recover()
+    state.settle(list(state.stored.unsettled()))
+    return state
+
+
 @dataclass
 class Simulation:
     """Delivers `events` in their order to a worker that is killed as told."""
@@ -63,8 +76,7 @@ class Simulation:
                 self._budget = next(self._budgets, None)
 
     def _live(self, batch: int) -> None:
-        state = PartitionState(0, dict(self.changelog), self.rules)
-        state.recover(list(state.stored))
+        state = recovered(self.rules, dict(self.changelog))
         for topic, offset, event in self._placed():
             if offset >= self.acknowledged.get(topic, 0):
                 self._deliver(state, topic, offset, event, ts_ms=log_ms(offset))

@@ -11,12 +11,12 @@ from typing import Any, cast
 import pytest
 
 from services.aggregator.aggregates import Aggregates
+from services.aggregator.batch import Batch
 from services.aggregator.checkpointing import Checkpointer, check_size
 from services.aggregator.consumption import Consumption
 from services.aggregator.errors import CheckpointTooLarge
-from services.aggregator.fold import FoldRules
 from services.aggregator.metrics import AggregatorMetrics
-from services.aggregator.partition import Batch, PartitionState
+from services.aggregator.partition import PartitionState
 from services.aggregator.rows import MAX_VALUE_BYTES, checkpoint_key
 from services.aggregator.ticker import Ticker
 from services.aggregator.writer import Write
@@ -29,6 +29,7 @@ from shared.kafka.log import Record
 from shared.testing.clock import ManualClock
 from shared.testing.log import MemoryLog
 from tests.support.aggregator import at, feedback, interaction
+from tests.unit.aggregator.simulation import recovered
 
 
 class StoredWrites:
@@ -91,7 +92,7 @@ def refused_message(offset: int) -> Any:
 
 
 def full_state() -> PartitionState:
-    state = PartitionState(0, {}, FoldRules())
+    state = recovered()
     shown = interaction(completion="x" * 90_000)
     state.apply(INTERACTIONS, 0, shown, shown.to_json(), 0)
     for number in range(8):

@@ -20,7 +20,7 @@ from shared.contracts.events.quality import Tick
 from shared.contracts.events.votes import Choice
 from shared.contracts.topics import FEEDBACK, INTERACTIONS, QUALITY, TICKS
 from tests.support.aggregator import DOWN, UP, at, feedback, interaction, vote, withdrawn
-from tests.unit.aggregator.simulation import Simulation, log_ms
+from tests.unit.aggregator.simulation import Simulation, log_ms, recovered
 
 pytestmark = pytest.mark.timeout(180)  # hypothesis on a busy machine
 
@@ -160,7 +160,7 @@ def test_records_sent_twice_count_once(events: list[Event], repeats: st.DataObje
 
 
 def test_an_event_at_or_below_the_checkpoint_is_ignored() -> None:
-    state = PartitionState(0, {}, FoldRules())
+    state = recovered()
     event = interaction()
     assert state.apply(INTERACTIONS, 4, event, event.to_json(), 0)
     assert not state.apply(INTERACTIONS, 4, event, event.to_json(), 0)
@@ -183,13 +183,12 @@ def test_feedback_waits_until_the_horizon_and_then_counts_once_as_unjoined() -> 
     simulation = Simulation(events, rules)
     aggregates = simulation.run(batch=1)
     assert aggregates.feedback == {("unjoined", "thumbs_up"): 1}
-    state = PartitionState(0, simulation.changelog, rules)
-    state.recover(list(simulation.changelog))
+    state = recovered(rules, simulation.changelog)
     assert state.pending == 0
 
 
 def test_pending_is_what_waits() -> None:
-    state = PartitionState(0, {}, FoldRules())
+    state = recovered()
     for offset, event in enumerate((feedback("f1"), feedback("f2"), withdrawn("f3"))):
         state.apply(FEEDBACK, offset, event, b"", 0)
     assert state.pending == 2
@@ -199,7 +198,7 @@ def test_pending_is_what_waits() -> None:
 
 
 def test_feedback_on_a_trace_that_no_router_made_is_seen_soon() -> None:
-    state = PartitionState(0, {}, FoldRules(unknown_trace_s=300.0))
+    state = recovered(FoldRules(unknown_trace_s=300.0))
     for offset, (name, minute) in enumerate((("f1", 0), ("f2", 0), ("f3", 4))):
         told = feedback(name, f"t-{name}")
         state.apply(FEEDBACK, offset, told, told.to_json(), minute * 60_000)
@@ -207,13 +206,12 @@ def test_feedback_on_a_trace_that_no_router_made_is_seen_soon() -> None:
     late = interaction("t-f2")
     state.apply(INTERACTIONS, 0, late, late.to_json(), 360_000)
     assert (state.unknown(360.0), state.pending) == (1, 2)
-    successor = PartitionState(0, dict(state.take().rows), state.rules)
-    successor.recover(list(successor.stored))
+    successor = recovered(state.rules, dict(state.take().rows))
     assert (successor.unknown(360.0), successor.pending) == (1, 2)
 
 
 def waiting_since_start() -> PartitionState:
-    state = PartitionState(0, {}, FoldRules())
+    state = recovered()
     told = feedback(seconds=0.0)
     state.apply(FEEDBACK, 0, told, told.to_json(), log_ms(0))
     state.apply(TICKS, 0, Tick(at=at(1), partition=0), b"", log_ms(1))
@@ -280,7 +278,7 @@ def test_rows_are_dropped_after_their_horizon() -> None:
 
 
 def test_a_row_too_large_for_the_changelog_is_refused_and_changes_nothing() -> None:
-    state = PartitionState(0, {}, FoldRules())
+    state = recovered()
     shown = interaction(completion="x" * 90_000)
     state.apply(INTERACTIONS, 0, shown, shown.to_json(), 0)
     for number in range(8):
@@ -304,7 +302,7 @@ def test_a_row_too_large_for_the_changelog_is_refused_and_changes_nothing() -> N
 
 
 def test_one_batch_drops_as_many_rows_as_its_checkpoint_can_name() -> None:
-    state = PartitionState(0, {}, FoldRules(horizon_s=100.0))
+    state = recovered(FoldRules(horizon_s=100.0))
     for number in range(2500):
         shown = interaction(f"t{number}")
         state.apply(INTERACTIONS, number, shown, shown.to_json(), log_ms(0))
@@ -321,7 +319,7 @@ def test_one_batch_drops_as_many_rows_as_its_checkpoint_can_name() -> None:
 
 def test_a_tick_with_many_expiries_leaves_some_for_the_next() -> None:
     rules = FoldRules(horizon_s=100.0)
-    state = PartitionState(0, {}, rules)
+    state = recovered(rules)
     for number in range(2500):
         told = feedback(f"f{number}", f"t{number}", seconds=0.0)
         state.apply(FEEDBACK, number, told, b"", 0)

@@ -11,7 +11,6 @@ import pytest
 from services.aggregator.aggregates import Aggregates
 from services.aggregator.contributions import decode_contribution
 from services.aggregator.fold import FoldRules
-from services.aggregator.partition import PartitionState
 from services.aggregator.rows import CapRow, PromptRow, TraceRow, checkpoint_key, decode_row
 from shared.contracts.events.base import Event
 from shared.contracts.events.interactions import Arm
@@ -20,6 +19,7 @@ from shared.contracts.events.rated import RatedScore
 from shared.contracts.events.votes import Choice
 from shared.contracts.topics import FEEDBACK, INTERACTIONS, RATED, TICKS
 from tests.support.aggregator import DOWN, at, feedback, interaction, vote
+from tests.unit.aggregator.simulation import recovered
 
 STORED: dict[str, Any] = json.loads(
     (Path(__file__).parent / "stored-format-2.json").read_text(encoding="utf-8")
@@ -43,8 +43,7 @@ def test_every_row_is_decoded_and_encoded_to_the_same_bytes() -> None:
 
 def test_a_successor_replays_what_the_rows_hold_to_the_same_checkpoint() -> None:
     stored = {checkpoint_key(0): STORED["checkpoint"].encode(), **ROWS}
-    state = PartitionState(0, stored, FoldRules(scores_per_day=1))
-    state.recover(list(stored))
+    state = recovered(FoldRules(scores_per_day=1), stored)
     score = RatedScore(
         score_id="s9", cap_key="k9", tenant="acme", trace_id="t1", version="assistant-v1.0",
         arm=Arm.stable, rollout="r1", segment="", score=1.0, created_at=at(1.0),

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from services.aggregator.fold import FoldRules
 from services.aggregator.partition import PartitionState
 from services.aggregator.ticker import Ticker
 from shared.testing.clock import ManualClock
+from tests.unit.aggregator.simulation import recovered
 
 
 class NoWriter:
@@ -29,7 +29,7 @@ def test_idle_time_is_uptime_since_a_tick_counted_while_something_is_owned() -> 
     )
     uptime[0] = 200.0
     assert ticker.idle_s() == 0.0
-    states[0] = PartitionState(0, {}, FoldRules())
+    states[0] = recovered()
     uptime[0] = 261.0
     assert ticker.idle_s() == 61.0
     ticker.moved()
