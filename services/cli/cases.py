@@ -30,7 +30,7 @@ def list_cases(
     model: Annotated[str, typer.Option(help="Only this model's.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Corrections, and what versions said that were rolled back; oldest first."""
+    """Corrections, what versions said that were rolled back, red-team hits; oldest first."""
     cases = [case for case in with_log(load_settings(), read_cases) if model in ("", case.model)]
     if as_json:
         print_json({"cases": [asdict(case) for case in cases]})
@@ -76,22 +76,19 @@ def retire(
 
 async def read_cases(log: EventLog) -> list[FailureCase]:
     """All cases, as the event log has them."""
-    from shared.contracts.events.cases import CaseRetired
-    from shared.contracts.events.preferences import PreferencePair, PreferenceRetracted
     from shared.contracts.topics import CASES, PREFERENCES, VERSIONS
-    from shared.kafka.envelope import UnreadableRecord, decode, models_by_type
+    from shared.kafka.envelope import UnreadableRecord, decode
     from shared.kafka.log import read_to_end
-    from shared.registry.cases import FailureMemory, rolled_back
+    from shared.registry.cases import CASE_MODELS, FailureMemory, rolled_back
     from shared.registry.versions import Registry
 
-    models = models_by_type(PreferencePair, PreferenceRetracted, CaseRetired)
     memory, registry = FailureMemory(), Registry()
     for record in await read_to_end(log, PREFERENCES, CASES, VERSIONS, timeout_s=READ_TIMEOUT_S):
         if record.topic == VERSIONS:
             registry.apply(record.key, record.value)
             continue
         try:
-            memory.apply(decode(record.headers, record.value, models))
+            memory.apply(decode(record.headers, record.value, CASE_MODELS))
         except UnreadableRecord:
             continue
     return memory.cases(rolled_back(registry))

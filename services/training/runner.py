@@ -30,8 +30,6 @@ from services.training.trainers.job import write_rows
 from services.training.workspace import ResumeState, Workspace, require_free
 from shared.backoff import Backoff
 from shared.clock import Clock
-from shared.contracts.events.cases import CaseRetired
-from shared.contracts.events.preferences import PreferencePair, PreferenceRetracted
 from shared.contracts.events.training import (
     RunPhase,
     TrainingCancelled,
@@ -39,16 +37,15 @@ from shared.contracts.events.training import (
     TrainingRequested,
 )
 from shared.contracts.topics import CASES, PREFERENCES
-from shared.kafka.envelope import UnreadableRecord, decode, models_by_type
+from shared.kafka.envelope import UnreadableRecord, decode
 from shared.kafka.log import EventLog, LogUnavailable, read_to_end
 from shared.observability.events import Unavailable
 from shared.registry.adapters import AdapterError, AdapterUnavailable
-from shared.registry.cases import FailureMemory, rolled_back
+from shared.registry.cases import CASE_MODELS, FailureMemory, rolled_back
 from shared.registry.follow import RegistryFollower
 
 log = structlog.get_logger(__name__)
 
-CASE_MODELS = models_by_type(PreferencePair, PreferenceRetracted, CaseRetired)
 CASES_TIMEOUT_S = 600.0
 """Longest wait for the failure memory to be read to its end."""
 BACKOFF_FIRST_S = 1.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from shared.contracts.events.api_keys import ApiKeyIssued
 from shared.contracts.events.audit import ActionAudited
 from shared.contracts.events.base import Event
-from shared.contracts.events.cases import CaseRetired
+from shared.contracts.events.cases import CaseFound, CaseRetired
 from shared.contracts.events.dead_letters import DeadLetter
 from shared.contracts.events.feedback import FeedbackSubmitted, FeedbackWithdrawn
 from shared.contracts.events.generations import GenerationFinished, GenerationRequested
@@ -41,6 +41,7 @@ EVENTS: tuple[type[Event], ...] = (
     PreferencePair,
     UnpairedExample,
     PreferenceRetracted,
+    CaseFound,
     CaseRetired,
     ExampleJoined,
     QualityWindow,

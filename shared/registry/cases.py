@@ -1,7 +1,7 @@
 """Failure memory: what once went wrong, as cases that every later candidate is asked again.
 
-A correction is a case, and so is every pair whose worse answer came from a version that was rolled
-back. Cases are folded from topics that are kept for ever, so none is lost, and one whose feedback
+A correction is a case, so is every pair whose worse answer came from a version that was rolled
+back, and what a red-team run found. Cases are folded from topics that are kept for ever, so none is lost, and one whose feedback
 was withdrawn or erased is gone. A person may retire a case; that is an event too.
 """
 
@@ -12,10 +12,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 from shared.contracts.events.base import Event, Message
-from shared.contracts.events.cases import CaseRetired
+from shared.contracts.events.cases import CaseFound, CaseRetired
 from shared.contracts.events.preferences import PairSource, PreferencePair, PreferenceRetracted
 from shared.contracts.events.versions import Lifecycle
+from shared.kafka.envelope import models_by_type
 from shared.registry.versions import Registry
+
+CASE_MODELS = models_by_type(PreferencePair, PreferenceRetracted, CaseFound, CaseRetired)
+"""The events that the memory is folded from; a topic's other events are none of its."""
+CaseKind = Literal["correction", "rollback", "redteam"]
 
 
 @dataclass(frozen=True)
@@ -24,7 +29,7 @@ class FailureCase:
 
     case_id: str
     model: str
-    kind: Literal["correction", "rollback"]
+    kind: CaseKind
     version: str
     messages: tuple[Message, ...]
     good: str
@@ -37,10 +42,11 @@ class FailureCase:
 
 
 class FailureMemory:
-    """The fold of preference pairs and retirements."""
+    """The fold of preference pairs, cases found by a red team, and retirements."""
 
     def __init__(self) -> None:
         self._pairs: dict[str, PreferencePair] = {}
+        self._found: dict[str, CaseFound] = {}
         self._retired: dict[str, CaseRetired] = {}
 
     def apply(self, event: Event) -> None:
@@ -50,6 +56,8 @@ class FailureMemory:
                 self._pairs[event.pair_id] = event
             case PreferenceRetracted():
                 self._pairs.pop(event.pair_id, None)
+            case CaseFound():
+                self._found.setdefault(event.case_id, event)
             case CaseRetired():
                 self._retired.setdefault(event.case_id, event)
             case _:
@@ -63,9 +71,12 @@ class FailureMemory:
 
         """
         found = [
-            _case(pair, kind, self._retired.get(pair.pair_id))
+            _of_pair(pair, kind, self._retired.get(pair.pair_id))
             for pair in self._pairs.values()
             if (kind := _kind(pair, rolled_back)) is not None
+        ]
+        found += [
+            _of_red_team(case, self._retired.get(case.case_id)) for case in self._found.values()
         ]
         return sorted(found, key=lambda case: (case.created_at, case.case_id))
 
@@ -83,17 +94,13 @@ def _is_text(pair: PreferencePair) -> bool:
     return not (pair.untrainable or pair.chosen_turn or pair.rejected_turn or pair.tools)
 
 
-def _kind(
-    pair: PreferencePair, rolled_back: Collection[str]
-) -> Literal["correction", "rollback"] | None:
+def _kind(pair: PreferencePair, rolled_back: Collection[str]) -> CaseKind | None:
     if pair.source is PairSource.correction:
         return "correction"
     return "rollback" if pair.rejected_version in rolled_back else None
 
 
-def _case(
-    pair: PreferencePair, kind: Literal["correction", "rollback"], retired: CaseRetired | None
-) -> FailureCase:
+def _of_pair(pair: PreferencePair, kind: CaseKind, retired: CaseRetired | None) -> FailureCase:
     return FailureCase(
         case_id=pair.pair_id,
         model=pair.model,
@@ -105,5 +112,25 @@ def _case(
         causes=pair.causes,
         traces=pair.traces,
         created_at=pair.created_at.isoformat(),
-        retired=f"{retired.actor}: {retired.reason}" if retired else "",
+        retired=_retired(retired),
     )
+
+
+def _of_red_team(found: CaseFound, retired: CaseRetired | None) -> FailureCase:
+    return FailureCase(
+        case_id=found.case_id,
+        model=found.model,
+        kind="redteam",
+        version=found.version,
+        messages=found.messages,
+        good=found.good,
+        bad=found.bad,
+        causes=(found.probe,),
+        traces=(),
+        created_at=found.at.isoformat(),
+        retired=_retired(retired),
+    )
+
+
+def _retired(retired: CaseRetired | None) -> str:
+    return f"{retired.actor}: {retired.reason}" if retired else ""

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from shared.contracts.events.base import Message
-from shared.contracts.events.cases import CaseRetired
+from shared.contracts.events.cases import CaseFound, CaseRetired
 from shared.contracts.events.preferences import PairSource, PreferencePair, PreferenceRetracted
 from shared.registry.cases import FailureMemory
 
@@ -53,6 +53,29 @@ def test_a_case_stays_until_it_is_retired_or_its_feedback_is_gone() -> None:
         "kept": "",
         "retired": "ann: policy changed",
     }
+
+
+def test_what_a_red_team_found_is_a_case_until_it_is_retired() -> None:
+    memory = FailureMemory()
+    for name in ("leak", "retired"):
+        memory.apply(
+            CaseFound(
+                case_id=name,
+                model="m",
+                version="m-v1",
+                messages=(Message(role="user", content="q"),),
+                good="right",
+                bad="wrong",
+                probe=f"{name}/plain",
+                actor="ann",
+                at=NOW,
+            )
+        )
+    memory.apply(CaseRetired(case_id="retired", reason="no harm", actor="ann", at=NOW))
+    found, retired = memory.cases(())
+    assert (found.case_id, found.kind, found.version) == ("leak", "redteam", "m-v1")
+    assert (found.good, found.bad, found.causes) == ("right", "wrong", ("leak/plain",))
+    assert (found.retired, retired.retired) == ("", "ann: no harm")
 
 
 def test_what_is_more_than_text_is_no_case() -> None:
