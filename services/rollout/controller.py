@@ -15,6 +15,7 @@ from services.rollout import engine_loss, steps
 from services.rollout.agents import Agents
 from services.rollout.candidates import Candidates
 from services.rollout.counts import JudgeState
+from services.rollout.criteria import STATISTIC
 from services.rollout.decision_log import DecisionLog, RolloutHistory
 from services.rollout.effects import Effects
 from services.rollout.errors import (
@@ -25,7 +26,7 @@ from services.rollout.errors import (
     Unknown,
     Unsure,
 )
-from services.rollout.evidence import RolloutEvidence, recovered, take
+from services.rollout.evidence import RolloutEvidence, recorded_statistic, recovered, take
 from services.rollout.evidence_store import EvidenceStore
 from services.rollout.judge import Judge
 from services.rollout.leadership import Leadership
@@ -344,7 +345,8 @@ class Controller:
             step_started_at=now,
             updated_at=now,
         )
-        active = ActiveRollout(state, RolloutEvidence(rollout_id=state.rollout_id), _judge(state))
+        evidence = RolloutEvidence(rollout_id=state.rollout_id, statistic=STATISTIC)
+        active = ActiveRollout(state, evidence, _judge(state, STATISTIC))
         move = Move(DecisionKind.start, state, 0, reason or "started")
         await self._record(active, move, actor, {}, on_behalf_of)
         return state
@@ -357,8 +359,9 @@ class Controller:
 
     async def _activate(self, history: RolloutHistory) -> ActiveRollout:
         """A rollout taken up from the log: the newer of its file and its last decision counts."""
-        rollout_id, judge = history.state.rollout_id, _judge(history.state)
-        from_log = recovered(rollout_id, history.evidence(), judge)
+        rollout_id, decided = history.state.rollout_id, history.evidence()
+        judge = _judge(history.state, recorded_statistic(decided))
+        from_log = recovered(rollout_id, decided, judge)
         evidence = await asyncio.to_thread(self._evidence_store.load, rollout_id)
         if evidence is None or evidence.sampled_until < from_log.sampled_until:
             evidence = from_log
@@ -440,5 +443,5 @@ class Controller:
             raise NotLeading(f"nothing was done: the lead was lost, {now}; ask there") from None
 
 
-def _judge(state: RolloutState) -> Judge:
-    return Judge(state.strategy.judge, state.strategy.error_limits)
+def _judge(state: RolloutState, statistic: int) -> Judge:
+    return Judge(state.strategy.judge, state.strategy.error_limits, statistic)

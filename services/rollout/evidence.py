@@ -31,6 +31,7 @@ from services.rollout.counters import (
     series_key,
 )
 from services.rollout.counts import ArmCounts, Arms, JudgeState, Slice
+from services.rollout.criteria import STATISTIC
 from services.rollout.judge import Judge
 from services.rollout.state import RolloutState
 from shared.contracts.events.base import WEIGHT_SCALE
@@ -65,6 +66,9 @@ class RolloutEvidence(BaseModel):
 
     model_config = ConfigDict(extra="ignore", frozen=True)
     rollout_id: str
+    statistic: int = Field(
+        default=1, description="version of the judge's rule; evidence without one is of the first"
+    )
     judge: JudgeState = JudgeState()
     cursors: dict[str, Cursor] = Field(default_factory=dict)
     sampled_until: float = Field(default=0.0, description="unix time of the newest sample counted")
@@ -180,6 +184,7 @@ def take(
     )
     return RolloutEvidence(
         rollout_id=evidence.rollout_id,
+        statistic=evidence.statistic,
         judge=judge.advance(evidence.judge, piece),
         cursors=cursors,
         sampled_until=until,
@@ -191,6 +196,11 @@ def take(
             {"look": evidence.judge.looks, **piece.model_dump(exclude_defaults=True)},
         ),
     )
+
+
+def recorded_statistic(evidence: Sequence[dict[str, Any]]) -> int:
+    """The version of the judge's rule that decisions name; the present one where there is none."""
+    return evidence[0].get("statistic", 1) if evidence else STATISTIC
 
 
 def recovered(rollout_id: str, evidence: Sequence[dict[str, Any]], judge: Judge) -> RolloutEvidence:
@@ -210,6 +220,7 @@ def recovered(rollout_id: str, evidence: Sequence[dict[str, Any]], judge: Judge)
     until = float(last.get("sampled_until", 0.0))
     return RolloutEvidence(
         rollout_id=rollout_id,
+        statistic=recorded_statistic(evidence),
         judge=judged,
         sampled_until=until,
         candidate_at=float(last.get("candidate_at", 0.0)),
@@ -225,6 +236,7 @@ def carried(evidence: RolloutEvidence, *, whole: bool) -> dict[str, Any]:
     state = {"judge": evidence.judge.model_dump(exclude_defaults=True)} if whole else {}
     return {
         **state,
+        "statistic": evidence.statistic,
         "sampled_until": evidence.sampled_until,
         "candidate_at": evidence.candidate_at,
         "slices": list(evidence.unreported),

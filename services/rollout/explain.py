@@ -13,7 +13,8 @@ from math import inf, log
 from typing import Any
 
 from services.rollout import eprocess
-from services.rollout.criteria import CRITERIA
+from services.rollout.criteria import alpha_of
+from services.rollout.criteria.ratios import ErrorRatio, Satisfaction
 from services.rollout.strategy import UNITS_S, Analysis, JudgeSettings, Pause, SetWeight, Strategy
 from shared.contracts.events.base import WEIGHT_SCALE
 
@@ -117,8 +118,8 @@ def _catches(
     """In words: when which harm is caught at a weight, and the smallest caught by its end."""
     if not 0 < weight < WEIGHT_SCALE or not traffic.requests_per_s:
         return ()
-    alpha = judge.alpha / sum(criterion.shares_alpha(judge) for criterion in CRITERIA)
-    threshold = log(1 / alpha)
+    errors_need = log(1 / alpha_of(ErrorRatio, judge))
+    scores_need = log(1 / alpha_of(Satisfaction, judge))
     share, rate = weight / WEIGHT_SCALE, traffic.requests_per_s
 
     def errors(p: float, seconds: float) -> bool:
@@ -126,7 +127,8 @@ def _catches(
         wealth = eprocess.rate_ratio(
             judge.error_margin, (n_c, n_c * p), (n_s, n_s * traffic.error_rate)
         )
-        return eprocess.mixture(wealth) >= threshold
+        staked = eprocess.added(eprocess.RATE_STAKES, wealth)
+        return eprocess.mixture(staked) >= errors_need
 
     def scores(part: float, seconds: float) -> bool:
         n = rate * traffic.feedback_share * seconds
@@ -137,7 +139,7 @@ def _catches(
             (n_c, n_c * traffic.score * part),
             (n_s, n_s * traffic.score),
         )
-        return eprocess.mixture(wealth) >= threshold
+        return eprocess.mixture(wealth) >= scores_need
 
     said = [
         f"{p:.0%} errors in {_time(when)} ({rate * share * when:.0f} requests)"

@@ -8,7 +8,7 @@ most the strategy's `alpha`, however often one looks (see `criteria` and `eproce
 from __future__ import annotations
 
 from services.rollout.counts import JudgeState, Slice
-from services.rollout.criteria import criteria
+from services.rollout.criteria import STATISTIC, criteria
 from services.rollout.criteria.criterion import opened
 from services.rollout.strategy import JudgeSettings
 from services.rollout.verdict import CriterionState, Verdict
@@ -16,10 +16,15 @@ from shared.contracts.events.rollouts import AnalysisOutcome
 
 
 class Judge:
-    """The criteria of one rollout."""
+    """The criteria of one rollout. `statistic` is the version of the rule that shares alpha."""
 
-    def __init__(self, settings: JudgeSettings, error_limits: tuple[float, ...]) -> None:
-        self._criteria = criteria(settings, error_limits)
+    def __init__(
+        self,
+        settings: JudgeSettings,
+        error_limits: tuple[float, ...],
+        statistic: int = STATISTIC,
+    ) -> None:
+        self._criteria = criteria(settings, error_limits, statistic)
 
     def advance(self, state: JudgeState, piece: Slice) -> JudgeState:
         """The state after one more slice."""

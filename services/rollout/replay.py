@@ -11,6 +11,7 @@ from typing import Any
 
 from services.rollout.counts import ArmCounts, JudgeState, Slice
 from services.rollout.decision_log import LoggedDecision
+from services.rollout.evidence import recorded_statistic
 from services.rollout.judge import Judge
 from services.rollout.strategy import parse
 from shared.contracts.events.rollouts import AnalysisOutcome
@@ -61,7 +62,8 @@ def replay(rollout_id: str, decisions: Sequence[LoggedDecision]) -> ReplayReport
     if not decisions:
         return report
     strategy = parse(decisions[0].decision.strategy)
-    judge, state = Judge(strategy.judge, strategy.error_limits), JudgeState()
+    statistic = recorded_statistic([decisions[0].decision.evidence])
+    judge, state = Judge(strategy.judge, strategy.error_limits, statistic), JudgeState()
     for logged in decisions:
         evidence = logged.decision.evidence
         for raw in evidence.get("slices", ()):

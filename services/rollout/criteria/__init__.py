@@ -48,7 +48,28 @@ CRITERIA: tuple[type[Criterion], ...] = (
 """All criteria, in the order of a verdict's reasons."""
 
 
-def criteria(settings: JudgeSettings, error_limits: tuple[float, ...]) -> tuple[Criterion, ...]:
-    """The criteria of one rollout; those that share the strategy's alpha do so evenly."""
-    alpha = settings.alpha / sum(criterion.shares_alpha(settings) for criterion in CRITERIA)
-    return tuple(criterion(settings, alpha, error_limits) for criterion in CRITERIA)
+STATISTIC = 2
+"""Version of the rule that shares alpha and stakes the bets: 1 both evenly, 2 by each criterion's
+`alpha_weight` and `eprocess.RATE_STAKES`.
+
+Each decision records its own, so that an older record is replayed by its rule.
+"""
+
+
+def criteria(
+    settings: JudgeSettings, error_limits: tuple[float, ...], statistic: int = STATISTIC
+) -> tuple[Criterion, ...]:
+    """The criteria of one rollout, each with its part of the strategy's alpha."""
+    return tuple(
+        criterion(settings, alpha_of(criterion, settings, statistic), error_limits, statistic)
+        for criterion in CRITERIA
+    )
+
+
+def alpha_of(
+    criterion: type[Criterion], settings: JudgeSettings, statistic: int = STATISTIC
+) -> float:
+    """A criterion's part of alpha; what stands beside alpha has the part it would have within."""
+    weights = {one: one.alpha_weight if statistic > 1 else 1.0 for one in CRITERIA}
+    whole = sum(weight for one, weight in weights.items() if one.shares_alpha(settings))
+    return settings.alpha * weights[criterion] / whole

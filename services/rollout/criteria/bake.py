@@ -35,7 +35,7 @@ class Bake(EProcessCriterion):
             frozen = self.freeze(look.parent)
             state = state.but(baseline=(state.baseline or Baseline()).model_copy(update=frozen))
         addends = self.addends(state, look) if look.piece.bake else None
-        return state if addends is None else bet(state, self.name, self.alternatives, addends)
+        return state if addends is None else bet(state, self.name, self.stakes, addends)
 
 
 class BakeErrors(Bake):

@@ -101,7 +101,11 @@ class Latency(Behaviour):
     whole = "requests"
     part = "over_500ms"
     words = "share of answers later than 250, 500 or 1,000 ms"
-    alternatives = eprocess.RATE_ALTERNATIVES * len(LATE)
+
+    @property
+    @override
+    def stakes(self) -> eprocess.LogWealth:
+        return super().stakes * len(LATE)
 
     @override
     def addends(self, state: JudgeState, look: Look) -> eprocess.LogWealth | None:

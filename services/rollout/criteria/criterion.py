@@ -123,17 +123,25 @@ def _torn_sum(block: Arms) -> bool:
 class Criterion(ABC):
     """One condition that a candidate must keep.
 
-    `alpha` is the probability with which this criterion may ever condemn a candidate that keeps it.
+    `alpha` is the probability with which this criterion may ever condemn a candidate that keeps it;
+    `statistic` the version of the rule that shares alpha and stakes the bets.
     """
 
     name: ClassVar[str]
+    alpha_weight: ClassVar[float] = 1.0
+    """How much of the strategy's alpha it takes, beside the other criteria that share it."""
 
     def __init__(
-        self, settings: JudgeSettings, alpha: float, error_limits: tuple[float, ...]
+        self,
+        settings: JudgeSettings,
+        alpha: float,
+        error_limits: tuple[float, ...],
+        statistic: int,
     ) -> None:
         self.settings = settings
         self.alpha = alpha
         self.error_limits = error_limits
+        self.statistic = statistic
 
     @classmethod
     def shares_alpha(cls, settings: JudgeSettings) -> bool:  # noqa: ARG003
@@ -161,6 +169,11 @@ class EProcessCriterion(Criterion):
         return log(1 / self.alpha)
 
     @property
+    def stakes(self) -> eprocess.LogWealth:
+        """The log-wealths before any data."""
+        return eprocess.none_yet(self.alternatives)
+
+    @property
     def advisory(self) -> bool:
         """Whether a breach is told and decides nothing."""
         return False
@@ -171,7 +184,7 @@ class EProcessCriterion(Criterion):
 
     @override
     def advance(self, state: JudgeState, look: Look) -> JudgeState:
-        return bet(state, self.name, self.alternatives, self.addends(state, look))
+        return bet(state, self.name, self.stakes, self.addends(state, look))
 
     def says(
         self,
@@ -219,13 +232,19 @@ def log_evidence(state: JudgeState, key: str) -> float:
 def bet(
     state: JudgeState,
     key: str,
-    alternatives: Sequence[float],
+    stakes: eprocess.LogWealth,
     addends: eprocess.LogWealth | None,
 ) -> JudgeState:
-    """The state with the addends of one e-process."""
-    before = state.wealth.get(key) or eprocess.none_yet(alternatives)
+    """The state with the addends of one e-process, which begins with the stakes."""
+    before = state.wealth.get(key) or stakes
     after = before if addends is None else eprocess.added(before, addends)
     return state.but(wealth={**state.wealth, key: after})
+
+
+def rate_stakes(statistic: int) -> eprocess.LogWealth:
+    """What the bets on a ratio of rates begin with, by the version of the rule."""
+    evenly = eprocess.none_yet(eprocess.RATE_ALTERNATIVES)
+    return eprocess.RATE_STAKES if statistic > 1 else evenly
 
 
 def shares(arms: Arms, whole: Whole, part: str) -> tuple[float | None, float | None]:

@@ -36,7 +36,7 @@ class ShareLimit(Criterion):
         for key, limit in self.limits().items():
             hits = min(getattr(candidate, self.part), candidate.requests)
             addends = eprocess.above_limit(limit, candidate.requests, hits)
-            state = bet(state, key, eprocess.ODDS_ALTERNATIVES, addends)
+            state = bet(state, key, eprocess.none_yet(eprocess.ODDS_ALTERNATIVES), addends)
         return state
 
     @override

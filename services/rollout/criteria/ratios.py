@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from services.rollout import eprocess
 from services.rollout.counts import Arms, JudgeState, Whole
-from services.rollout.criteria.criterion import EProcessCriterion, Look, shares
+from services.rollout.criteria.criterion import EProcessCriterion, Look, rate_stakes, shares
 from services.rollout.verdict import CriterionResult
 
 
@@ -44,9 +44,13 @@ def score_addends(margin: float, block: Arms | None, expected: float) -> eproces
 class RateRatio(EProcessCriterion):
     """A share of the candidate's at most `margin` times stable's."""
 
-    alternatives = eprocess.RATE_ALTERNATIVES
     part: ClassVar[str]
     words: ClassVar[str]
+
+    @property
+    @override
+    def stakes(self) -> eprocess.LogWealth:
+        return rate_stakes(self.statistic)
 
     @property
     @abstractmethod
@@ -71,6 +75,7 @@ class ErrorRatio(RateRatio):
     """Error rate at most `errorMargin` times stable's."""
 
     name = "errors"
+    alpha_weight = 9.0
     part = "failures"
     words = "error rate"
 
@@ -138,6 +143,7 @@ class Satisfaction(ScoreRatio):
     """Mean score at least `satisfactionMargin` times stable's."""
 
     name = "satisfaction"
+    alpha_weight = 2.0
 
     @property
     @override
@@ -149,6 +155,7 @@ class BelowBaseline(ScoreRatio):
     """Mean score at least stable's own, where the strategy asks for that."""
 
     name = "below_baseline"
+    alpha_weight = 2.0
 
     @property
     @override

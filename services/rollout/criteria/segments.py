@@ -19,6 +19,7 @@ from services.rollout.criteria.criterion import (
     bet,
     block_key,
     log_evidence,
+    rate_stakes,
     shares,
 )
 from services.rollout.criteria.ratios import rate_addends, score_addends
@@ -37,7 +38,6 @@ class SegmentGuard(Criterion):
 
     whole: ClassVar[Whole]
     part: ClassVar[str]
-    alternatives: ClassVar[tuple[float, ...]]
 
     @classmethod
     @override
@@ -48,6 +48,11 @@ class SegmentGuard(Criterion):
     def threshold(self) -> float:
         """Log of the evidence that decides in one segment."""
         return log(SEGMENT_CRITERIA * MAX_SEGMENTS / self.settings.segment_alpha)
+
+    @property
+    @abstractmethod
+    def stakes(self) -> eprocess.LogWealth:
+        """The log-wealths of a segment before any data."""
 
     @abstractmethod
     def segment_addends(self, block: Arms | None, expected: float) -> eprocess.LogWealth | None:
@@ -63,7 +68,7 @@ class SegmentGuard(Criterion):
             key = block_key(self.whole, segment)
             addends = self.segment_addends(look.blocks.get(key), look.expected.get(key, 0.5))
             if addends is not None:
-                state = bet(state, f"{self.name}:{segment}", self.alternatives, addends)
+                state = bet(state, f"{self.name}:{segment}", self.stakes, addends)
         return state
 
     @override
@@ -99,7 +104,11 @@ class SegmentErrors(SegmentGuard):
     name = "segment_errors"
     whole = "requests"
     part = "failures"
-    alternatives = eprocess.RATE_ALTERNATIVES
+
+    @property
+    @override
+    def stakes(self) -> eprocess.LogWealth:
+        return rate_stakes(self.statistic)
 
     @override
     def segment_addends(self, block: Arms | None, expected: float) -> eprocess.LogWealth | None:
@@ -116,7 +125,11 @@ class SegmentSatisfaction(SegmentGuard):
     name = "segment_satisfaction"
     whole = "scores"
     part = "score_sum"
-    alternatives = eprocess.MEAN_ALTERNATIVES
+
+    @property
+    @override
+    def stakes(self) -> eprocess.LogWealth:
+        return eprocess.none_yet(eprocess.MEAN_ALTERNATIVES)
 
     @override
     def segment_addends(self, block: Arms | None, expected: float) -> eprocess.LogWealth | None:

@@ -146,7 +146,7 @@ async def test_harm_that_is_no_error_is_rolled_back_too(
     harness, state = await begun(bench)
     for n in range(1, 40):
         harness.prometheus.series = list(
-            _counters(state, harness.clock.now().timestamp(), 10.0 * n, **harm)
+            _counters(state, harness.clock.now().timestamp(), 12.0 * n, **harm)
         )
         await harness.round()
         if not harness.decision_log.unfinished_of("m"):

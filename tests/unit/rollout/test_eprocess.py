@@ -142,3 +142,8 @@ def test_without_data_bounds_say_nothing() -> None:
 @pytest.mark.parametrize("wealth", [(0.0, 0.0), (5.0, -900.0), (-900.0, -900.0)])
 def test_a_mixture_lies_between_its_parts(wealth: tuple[float, ...]) -> None:
     assert min(wealth) <= eprocess.mixture(wealth) <= max(wealth)
+
+
+def test_stakes_are_shares_of_one_wealth() -> None:
+    assert len(eprocess.RATE_STAKES) == len(eprocess.RATE_ALTERNATIVES)
+    assert isclose(eprocess.mixture(eprocess.RATE_STAKES), 0.0, abs_tol=1e-12)

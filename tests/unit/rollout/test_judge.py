@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from services.rollout.counts import ArmCounts, Arms, JudgeState, Slice
+from services.rollout.criteria import CRITERIA, alpha_of
 from services.rollout.judge import Judge
 from services.rollout.strategy import JudgeSettings
 from services.rollout.verdict import CriterionState, Verdict
@@ -411,3 +414,14 @@ def test_inconsistent_scores_wait_until_they_agree() -> None:
     assert torn.blocks["scores"].candidate.scores == 4
     mended = judged.advance(torn, Slice(candidate=ArmCounts(scores=1)))
     assert "scores" not in mended.blocks
+
+
+@pytest.mark.parametrize("statistic", [1, 2])
+@pytest.mark.parametrize("guards", [{}, {"refusals": {"guard": True}, "cuts": {"guard": True}}])
+def test_the_criteria_share_alpha_and_no_more(statistic: int, guards: dict[str, Any]) -> None:
+    settings = JudgeSettings.model_validate({"behaviour": guards})
+    parts = {one: alpha_of(one, settings, statistic) for one in CRITERIA}
+    shared = [part for one, part in parts.items() if one.shares_alpha(settings)]
+    assert len(shared) == 10 + len(guards)
+    assert sum(shared) == pytest.approx(settings.alpha)
+    assert (len(set(shared)) == 1) is (statistic == 1)

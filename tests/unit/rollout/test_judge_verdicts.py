@@ -1,6 +1,6 @@
 """What the judge says of seeded evidence, look by look, stays what it said before.
 
-After a change that means to alter it: `python -m tests.unit.rollout.test_judge_verdicts`, and read
+`verdicts.json` was written by the first statistic: records of that time replay to it still. After a change that means to alter it: `python -m tests.unit.rollout.test_judge_verdicts`, and read
 the difference.
 """
 
@@ -25,7 +25,7 @@ LOOKS = 40
 class Scenario:
     """Arms that fail, crash, are slow and are scored at random rates, then a bake without stable."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, statistic: int) -> None:
         self._random = random.Random(seed)
         pick = self._random.choice
         settings = {
@@ -35,7 +35,7 @@ class Scenario:
             "consecutiveFailures": pick([5, 20]),
         }
         self.limits: tuple[float, ...] = pick([(0.05, 0.03, 0.02), (0.05,), ()])
-        self.judge = Judge(JudgeSettings.model_validate(settings), self.limits)
+        self.judge = Judge(JudgeSettings.model_validate(settings), self.limits, statistic)
         rates = [[0.01, 0.1, 0.5, 1.0], [0.001, 0.05, 0.4], [0, 0.02, 0.2], [0.2, 0.6, 0.7]]
         self._candidate = [pick(choices) for choices in rates]
         self._stable = [pick(choices) for choices in rates]
@@ -90,9 +90,9 @@ class Scenario:
         return sum(self._random.random() < share for _ in range(count))
 
 
-def verdicts(seed: int) -> dict[str, Any]:
+def verdicts(seed: int, statistic: int = 1) -> dict[str, Any]:
     """The outcome of each look at each error limit, and all that the last looks say."""
-    scenario, state = Scenario(seed), JudgeState()
+    scenario, state = Scenario(seed, statistic), JudgeState()
     limits = (*scenario.limits, None)
     outcomes = ""
     for piece in scenario.pieces():
@@ -123,6 +123,17 @@ def test_seeded_evidence_gets_the_verdicts_that_it_got_before(seed: int) -> None
             pytest.approx(threshold, abs=0.002),
             text,
         ]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_second_statistic_weighs_means_and_limits_alike_against_other_thresholds(
+    seed: int,
+) -> None:
+    first, second = verdicts(seed, 1)["results"], verdicts(seed, 2)["results"]
+    for criterion in ("satisfaction", "slow", "crashes"):
+        assert first[criterion][1] == second[criterion][1]
+    assert second["errors"][2] < first["errors"][2]
+    assert second["slow"][2] > first["slow"][2]
 
 
 def test_the_known_verdicts_hold_every_criterion_and_outcome() -> None:

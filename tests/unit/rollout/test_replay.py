@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
+from math import log
+
+import pytest
 
 from services.rollout.audit import AuditLog
+from services.rollout.criteria import STATISTIC
 from services.rollout.decision_log import LoggedDecision
 from services.rollout.replay import replay, slices_csv
 from tests.unit.rollout.fakes import ControllerBench, ControllerHarness, begun, traffic
@@ -50,3 +54,29 @@ async def test_the_exported_slices_add_up_to_what_was_judged(bench: ControllerBe
     )
     assert sum(float(row["requests"]) for row in mine) == errors["candidate_n"]
     assert [int(row["look"]) for row in mine] == list(range(len(mine)))
+
+
+async def test_a_record_of_the_first_statistic_is_replayed_by_it(bench: ControllerBench) -> None:
+    """Decisions from before the rule had versions name none."""
+    _, name, decisions = await judged(bench)
+    assert decisions[0].decision.evidence["statistic"] == STATISTIC
+    old = [
+        LoggedDecision(
+            one.offset,
+            one.decision.model_copy(
+                update={
+                    "evidence": {k: v for k, v in one.decision.evidence.items() if k != "statistic"}
+                }
+            ),
+        )
+        for one in decisions
+    ]
+    report = replay(name, old)
+    assert {one["field"] for one in report.differences} >= {"log_e", "threshold"}
+    errors = next(
+        one
+        for one in report.differences
+        if (one["criterion"], one["field"]) == ("errors", "threshold")
+    )
+    assert errors["recomputed"] == pytest.approx(log(10 / 0.01), abs=1e-4)
+    assert errors["recorded"] == pytest.approx(log(20 / 9 / 0.01), abs=1e-4)
