@@ -130,6 +130,7 @@ async def run(settings: RouterSettings, directory: Path) -> None:
                 metrics,
                 Deadlines(settings.timeout_s, settings.stream_timeout_s, settings.heartbeat_s),
                 breaker,
+                state.settings,
             ),
             keys=keys,
             metrics=metrics,

@@ -10,7 +10,7 @@ from typing import Any
 from services.router.request import ChatRequest
 from services.router.response import EngineResponse
 from services.router.state import RouteChoice
-from shared.contracts.events.interactions import Arm, Outcome
+from shared.contracts.events.interactions import AppliedSettings, Arm, Outcome
 
 FAILED = frozenset((Outcome.server_error, Outcome.timeout, Outcome.crash))
 """Outcomes that are the version's or the engine's fault."""
@@ -29,6 +29,8 @@ class EngineAttempt:
     duration_s: float = 0.0
     first_token_at: float = 0.0
     last_token_at: float = 0.0
+    applied: AppliedSettings | None = None
+    """What the version's settings made of the request; None without any."""
 
     @property
     def waited_s(self) -> float:

@@ -14,7 +14,7 @@ import structlog
 
 from services.router.call import Call
 from services.router.fields import Endpoint
-from services.router.request import ChatRequest, is_plain
+from services.router.request import is_plain
 from services.router.response import EngineResponse
 from services.router.spool import Spool
 from services.router.streamed_answer import CUT_MARGIN
@@ -179,7 +179,7 @@ def _event(
         "stream": request.stream,
         "messages": [clean.turn(turn) for turn in kept],
         **_answer(answer, clean),
-        **_beyond_text(request, answer, turns, clean),
+        **_beyond_text(call, turns, clean),
         "finish_reason": answer.finish_reason,
         "engine_id": answer.engine_id,
         "prompt_tokens": answer.prompt_tokens,
@@ -209,10 +209,9 @@ def _answer(answer: EngineResponse, clean: Cleaner) -> dict[str, Any]:
     return {"completion": answer_text(turn)[: clean.limit], "answer": turn}
 
 
-def _beyond_text(
-    request: ChatRequest, answer: EngineResponse, turns: list[dict[str, Any]], clean: Cleaner
-) -> dict[str, Any]:
+def _beyond_text(call: Call, turns: list[dict[str, Any]], clean: Cleaner) -> dict[str, Any]:
     """What only some events have: tools, response format, and why they are untrainable."""
+    request, answer = call.request, call.answer
     found: dict[str, Any] = {}
     tools = clean.tools(request.tools) if request.tools else None
     if tools is not None:
@@ -221,7 +220,12 @@ def _beyond_text(
         form = clean_json(form, clean)
         if len(form) <= clean.limit:
             found["response_format"] = form
+    applied = call.last.applied
+    if applied is not None:
+        found["applied_settings"] = applied.model_dump(mode="json")
     reasons = request.untrainable(turns)
+    if applied is not None and "tools" in applied.fields and answer.more.get("tool_calls"):
+        reasons.append(Untrainable.version_tools.value)
     if "audio" in answer.more and Untrainable.media not in reasons:
         reasons.append(Untrainable.media.value)
     if clean.cut:

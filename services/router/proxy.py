@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from time import perf_counter
@@ -28,6 +29,7 @@ from services.router.response import StreamReader, UnreadableResponse, read_erro
 from services.router.responses_api import ResponsesReader, read_responses_answer
 from services.router.watchdog import Watchdog
 from shared.contracts.events.interactions import Outcome
+from shared.contracts.events.versions import SettingsRecord
 from shared.http.asgi import Receive, Send
 
 log = structlog.get_logger(__name__)
@@ -106,12 +108,15 @@ class Proxy:
         metrics: RouterMetrics,
         deadlines: Deadlines,
         breaker: CandidateBreaker,
+        settings: Callable[[str], SettingsRecord | None],
     ) -> None:
+        """`settings` looks up what a version serves beside or without an adapter."""
         self._engines = engines
         self._interactions = interactions
         self._metrics = metrics
         self._deadlines = deadlines
         self._breaker = breaker
+        self._settings = settings
         self._said: dict[tuple[str, Outcome], tuple[float, int]] = {}
 
     async def serve(self, call: Call, receive: Receive, send: Send, watchdog: Watchdog) -> None:
@@ -228,7 +233,11 @@ class Proxy:
 
     def _request(self, call: Call, attempt: EngineAttempt) -> EngineRequest:
         """The attempt's request, with its deadlines; its time begins here."""
-        body = call.request.upstream_body(attempt.version)
+        settings = self._settings(attempt.version)
+        if settings is None:
+            body = call.request.upstream_body(attempt.version)
+        else:
+            body, attempt.applied = call.request.settled_body(settings)
         headers = {
             "Content-Type": "application/json",
             "traceparent": call.traceparent,

@@ -19,7 +19,9 @@ from services.router.responses_api import (
 )
 from shared.contracts.conversation import compact_json, has_media, stored_turn
 from shared.contracts.events.base import Untrainable
-from shared.contracts.events.interactions import Purpose
+from shared.contracts.events.interactions import AppliedSettings, Purpose
+from shared.contracts.events.versions import SettingsRecord
+from shared.registry.served_settings import apply_settings
 
 MAX_ROLE = 32
 MAX_METADATA = 16
@@ -51,6 +53,11 @@ class ChatRequest:
     def upstream_body(self, version: str) -> bytes:
         """The body for the engine: only fields it may see, and the version as the model."""
         return b'{"model":' + orjson.dumps(version) + b"," + self.fields[1:]
+
+    def settled_body(self, record: SettingsRecord) -> tuple[bytes, AppliedSettings]:
+        """The body for the engine under a version's settings, and what of them was applied."""
+        fields, applied = apply_settings(record, self.endpoint, orjson.loads(self.fields))
+        return orjson.dumps({"model": applied.engine_model, **fields}), applied
 
     def turns(self) -> list[dict[str, Any]]:
         """The turns as they are stored; a prompt is one user turn."""

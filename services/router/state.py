@@ -15,7 +15,7 @@ import structlog
 from services.router.assignment import KeyKind, digest, on_candidate
 from shared.clock import Clock
 from shared.contracts.events.interactions import Arm
-from shared.contracts.events.versions import Lifecycle
+from shared.contracts.events.versions import Lifecycle, SettingsRecord
 from shared.registry.routing import RoutingState, RoutingTable
 from shared.registry.versions import Registry
 
@@ -157,6 +157,10 @@ class RouterState:
         """Whether a version was taken back, so that no engine serves it."""
         found = self._registry.get(version)
         return found is not None and found.lifecycle is Lifecycle.rejected
+
+    def settings(self, version: str) -> SettingsRecord | None:
+        """The settings that a version serves; None for an adapter alone."""
+        return self._registry.settings(version)
 
     def explicit(self, version: str) -> RouteChoice | None:
         """A version asked for by name: no arm, no rollout, no fallback. None if unknown."""

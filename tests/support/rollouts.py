@@ -11,9 +11,12 @@ from shared.contracts.events.versions import (
     Fingerprint,
     GateResult,
     Lifecycle,
+    ServedSettings,
+    SettingsRecord,
     VersionRecord,
     VersionState,
     record_key,
+    settings_key,
     state_key,
 )
 from shared.contracts.topics import ROLLOUTS, VERSIONS
@@ -69,6 +72,27 @@ def version_record(version: str, *, model: str = "assistant", parent: str = "") 
     )
 
 
+def settings_record(
+    version: str,
+    settings: ServedSettings = ServedSettings(),  # noqa: B008
+    *,
+    model: str = "assistant",
+    base: str = "base",
+    adapter_of: str = "",
+) -> SettingsRecord:
+    """What rollout would have written of a version of prompts and settings."""
+    return SettingsRecord(
+        version=version,
+        model=model,
+        base=base,
+        adapter_of=adapter_of,
+        settings=settings,
+        gate=GateResult(passed=True),
+        actor="test",
+        created_at=START,
+    )
+
+
 def version_state(
     version: str, state: Lifecycle, *, model: str = "assistant", at: datetime = START
 ) -> VersionState:
@@ -84,10 +108,24 @@ def add_version(
     model: str = "assistant",
     at: datetime = START,
 ) -> None:
-    """Register a version and put it into a state; `at` is when it came there."""
+    """Register a trained version and put it into a state; `at` is when it came there."""
     registry.apply(record_key(version), version_record(version, model=model).to_json())
     stands = version_state(version, state, model=model, at=at)
     registry.apply(state_key(version), stands.to_json())
+
+
+def add_settings(
+    registry: Registry,
+    version: str,
+    settings: ServedSettings = ServedSettings(),  # noqa: B008
+    *,
+    model: str = "assistant",
+    base: str = "base",
+    adapter_of: str = "",
+) -> None:
+    """Register a version of prompts and settings."""
+    record = settings_record(version, settings, model=model, base=base, adapter_of=adapter_of)
+    registry.apply(settings_key(version), record.to_json())
 
 
 async def register(log: EventLog, version: str, state: Lifecycle, *, model: str, day: int) -> None:

@@ -104,7 +104,14 @@ class GatewayHarness:
         pool = await self.stack.enter_async_context(Engines(engines, self.clock))
         gateway = Gateway(
             state=self.state,
-            proxy=Proxy(pool, self.interactions, self.metrics, deadlines, self.breaker),
+            proxy=Proxy(
+                pool,
+                self.interactions,
+                self.metrics,
+                deadlines,
+                self.breaker,
+                self.state.settings,
+            ),
             keys=self.keys,
             metrics=self.metrics,
             ops=OperationsApp(Health(), registry),

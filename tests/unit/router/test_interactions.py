@@ -18,12 +18,20 @@ from services.router.response import EngineResponse
 from services.router.spool import Spool
 from services.router.state import RouteChoice
 from shared.contracts.events.base import MAX_TEXT, utc
-from shared.contracts.events.interactions import InteractionRecorded, Outcome
+from shared.contracts.events.interactions import AppliedSettings, InteractionRecorded, Outcome
 from shared.kafka.envelope import decode, models_by_type
 from shared.redaction import Redactor
 
 STARTED = datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=UTC)
-BEYOND_TEXT = {"api", "tools", "response_format", "answer", "untrainable"}
+BEYOND_TEXT = {
+    "api",
+    "tools",
+    "response_format",
+    "answer",
+    "untrainable",
+    "applied_settings",
+    "holdout",
+}
 """Fields that only some events have."""
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 
@@ -231,3 +239,20 @@ def test_a_full_spool_counts_what_is_lost(tmp_path):
     assert kept + interactions.lost == 5
     assert interactions.lost > 0
     spool.close()
+
+
+@pytest.mark.parametrize(("fields", "reasons"), [(("tools",), ("version_tools",)), ((), ())])
+def test_calls_of_tools_that_only_the_version_knows_are_not_trained_on(fields, reasons):
+    calls = [{"id": "c1", "type": "function", "function": {"name": "look", "arguments": "{}"}}]
+    applied = AppliedSettings(engine_model="qwen", fields=fields)
+    attempt = EngineAttempt("polite", "", 0.0, status=200, applied=applied)
+    event = event_of(
+        call_of(
+            [{"role": "user", "content": "hi"}],
+            completion="",
+            more={"tool_calls": calls},
+            attempts=[attempt],
+        )
+    )
+    assert event.applied_settings == applied
+    assert event.untrainable == reasons

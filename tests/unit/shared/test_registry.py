@@ -14,9 +14,6 @@ from shared.contracts.events.versions import (
     Fingerprint,
     GateResult,
     Lifecycle,
-    RequestDefaults,
-    ServedSettings,
-    SettingsRecord,
     VersionMarks,
     VersionRecord,
     VersionState,
@@ -28,6 +25,7 @@ from shared.contracts.events.versions import (
 from shared.registry.routing import RoutingState, RoutingTable
 from shared.registry.versions import Registry
 from shared.testing.clock import START
+from tests.support.rollouts import settings_record
 
 
 def version_record(version: str, **changes: Any) -> VersionRecord:
@@ -48,19 +46,6 @@ def version_record(version: str, **changes: Any) -> VersionRecord:
         "created_at": START,
     }
     return VersionRecord(**(fields | changes))
-
-
-def settings_record(version: str, **changes: Any) -> SettingsRecord:
-    fields: dict[str, Any] = {
-        "version": version,
-        "model": "assistant",
-        "base": "starter",
-        "settings": ServedSettings(system="Be brief.", defaults=RequestDefaults(temperature=0.2)),
-        "gate": GateResult(passed=True),
-        "actor": "key-1",
-        "created_at": START,
-    }
-    return SettingsRecord(**(fields | changes))
 
 
 def state(version: str, lifecycle: Lifecycle, token: int) -> VersionState:
