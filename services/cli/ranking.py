@@ -44,7 +44,7 @@ def ranking(
         and tenant in ("", vote.tenant)
         and not (leave_out_fast and vote.context.labels.get(FAST))
     ]
-    found = rank(map(_ranked, votes), bootstraps=bootstraps)
+    found = rank(map(ranked_vote, votes), bootstraps=bootstraps)
     if not found.votes:
         raise CliError(
             f"no votes between versions of {model}; open comparisons, or name another --model",
@@ -78,7 +78,8 @@ def standing_votes(events: Iterable[Event]) -> list[VoteCast]:
     ]
 
 
-def _ranked(vote: VoteCast) -> RankedVote:
+def ranked_vote(vote: VoteCast) -> RankedVote:
+    """What the ranking takes of a vote."""
     from shared.ranking import RankedVote
 
     return RankedVote(

@@ -20,6 +20,7 @@ from services.cli.output import print_json
 from services.cli.prometheus import PrometheusClient
 from services.cli.settings import load_settings
 from services.cli.train_jobs import jobs_of
+from services.cli.version_trajectory import read_trajectories
 from services.cli.weekly import TARGETS, Weekly, count_preferences, html, markdown
 
 if TYPE_CHECKING:
@@ -82,7 +83,8 @@ def week_of(day: str, now: datetime) -> tuple[datetime, datetime]:
 
 def _collect(start: datetime, end: datetime, target: int, model: str) -> Weekly:
     async def work(log: EventLog) -> Weekly:
-        return await _from_log(log, start, end, target, model)
+        report = await _from_log(log, start, end, target, model)
+        return replace(report, trajectories=await read_trajectories(log, model))
 
     report = with_log(load_settings(), work)
     at = min(end, datetime.now(UTC)).timestamp()

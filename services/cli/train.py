@@ -102,7 +102,7 @@ def train(
         **on_record(settings, on_behalf_of, reason),
     )
     say = None if as_json else say_progress
-    ended = with_log(settings, lambda log: _run(log, request, say, timeout_s if wait else 0.0))
+    ended = with_log(settings, lambda log: run_job(log, request, say, timeout_s if wait else 0.0))
     if as_json:
         print_json((ended or request).model_dump(mode="json"))
     elif ended is None:
@@ -113,9 +113,16 @@ def train(
         raise typer.Exit(Exit.failed)
 
 
-async def _run(
+async def run_job(
     log: EventLog, request: TrainingRequested, say: Any, timeout_s: float
 ) -> TrainingProgress | None:
+    """Ask for a job and follow it to its end, telling `say`; None where `timeout_s` is 0.
+
+    Raises:
+        CliError: it did not end in time.
+        LogUnavailable: the request was not acknowledged.
+
+    """
     from shared.contracts.topics import TRAINING_JOBS, TRAINING_RUNS
 
     await log.publish(

@@ -1,4 +1,4 @@
-"""`ratchet versions`: list and show registered versions, through the rollout service."""
+"""`ratchet versions`: registered versions, through the rollout service."""
 
 from __future__ import annotations
 
@@ -9,13 +9,20 @@ import typer
 from services.cli.http import ask, listing, segment
 from services.cli.output import AsJson, print_fields, print_json, print_table
 from services.cli.settings import load_settings
+from services.cli.version_compare import diff_versions, rebuild_version
+from services.cli.version_export import export_version
+from services.cli.version_trajectory import show_trajectory
 
-app = typer.Typer(help="List versions and look at one.")
+app = typer.Typer(help="List versions, compare, rebuild and export them.")
+app.command("trajectory")(show_trajectory)
+app.command("diff")(diff_versions)
+app.command("rebuild")(rebuild_version)
+app.command("export")(export_version)
 
 
 @app.callback(invoke_without_command=True)
 def versions(context: typer.Context) -> None:
-    """List versions and look at one."""
+    """List versions, compare, rebuild and export them."""
     if context.invoked_subcommand is None:
         list_versions()
 

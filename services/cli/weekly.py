@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from services.cli.output import show
+from services.cli.trajectory import TITLES, TrajectoryRow, cells, plot
+
 if TYPE_CHECKING:
     from shared.contracts.events.preferences import PreferencePair
 
@@ -68,6 +71,8 @@ class Weekly:
     trainings: tuple[dict[str, str], ...]
     figures: dict[str, dict[str, float]] = field(default_factory=dict)
     errors: dict[str, float] = field(default_factory=dict)
+    trajectories: Mapping[str, Sequence[TrajectoryRow]] = field(default_factory=dict)
+    """By model, up to today."""
     missing: str = ""
     """Why the figures of Prometheus are missing; empty where they are there."""
 
@@ -183,6 +188,9 @@ def markdown(report: Weekly) -> str:
                 for duel in pairs.duels
             ],
         ),
+        "## Improvement over versions",
+        "",
+        *_trajectories(report),
         "## Live figures, last day of the week",
         "",
         *_figures(report),
@@ -218,6 +226,9 @@ def html(report: Weekly) -> str:
     from markdown_it import MarkdownIt
 
     body = MarkdownIt("commonmark", {"html": False}).enable("table").render(markdown(report))
+    body = _after_heading(
+        body, "Improvement over versions", map(plot, report.trajectories.values())
+    )
     before, heading, after = body.partition("<h2>Versions against each other</h2>")
     style = (
         "body{font:1rem/1.5 system-ui;max-width:48rem;margin:2rem auto;padding:0 1rem}"
@@ -228,6 +239,11 @@ def html(report: Weekly) -> str:
         f"<title>Ratchet: week {report.start}</title>\n<style>{style}</style>\n"
         f"{before}{bars(report.preferences.per_day)}\n{heading}{after}</html>\n"
     )
+
+
+def _after_heading(body: str, title: str, charts: Iterable[str]) -> str:
+    heading = f"<h2>{title}</h2>"
+    return body.replace(heading, "\n".join((heading, *charts)), 1)
 
 
 def bars(values: Mapping[str, int]) -> str:
@@ -250,6 +266,11 @@ def bars(values: Mapping[str, int]) -> str:
             "</text>",
         ]
     return "".join((*parts, "</svg>"))
+
+
+def _trajectories(report: Weekly) -> list[str]:
+    rows = [row for rows in report.trajectories.values() for row in cells(rows)]
+    return _table(tuple(TITLES.values()), [[show(cell) for cell in row] for row in rows])
 
 
 def _figures(report: Weekly) -> list[str]:

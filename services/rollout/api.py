@@ -246,14 +246,18 @@ class RolloutApi:
 
     def versions(self, model: str) -> list[dict[str, Any]]:
         """Versions in order of registration."""
-        return [version_view(version) for version in self._registry.versions(model)]
+        deployments = self._decision_log.deployments
+        return [
+            version_view(version, deployments.of(version.record.version))
+            for version in self._registry.versions(model)
+        ]
 
     def version(self, name: str) -> dict[str, Any]:
         """One version with its record."""
         version = self._registry.get(name)
         if version is None:
             raise Unknown(f"version {name}: unknown; GET /v1/versions lists them")
-        return version_view(version, whole=True)
+        return version_view(version, self._decision_log.deployments.of(name), whole=True)
 
     def _history(self, rollout_id: str) -> RolloutHistory:
         history = self._decision_log.get(rollout_id)

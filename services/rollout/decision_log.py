@@ -15,6 +15,7 @@ from services.rollout.strategy import parse
 from shared.contracts.events.rollouts import Decision, DecisionKind, LeaderElected
 from shared.kafka.envelope import UnreadableRecord, decode, models_by_type
 from shared.kafka.log import Record
+from shared.registry.deployments import Deployments
 from shared.registry.routing import RoutingState, RoutingTable
 
 MAX_ROLLOUTS = 500
@@ -75,6 +76,7 @@ class DecisionLog:
 
     def __init__(self) -> None:
         self.routing = RoutingTable()
+        self.deployments = Deployments()
         self.holder = ""
         self.read_to = -1
         self._histories: dict[str, RolloutHistory] = {}
@@ -99,8 +101,10 @@ class DecisionLog:
             self.holder = event.holder
             return
         assert isinstance(event, Decision)
-        if not self.routing.put(RoutingState.of(event)):
+        state = RoutingState.of(event)
+        if not self.routing.put(state):
             return
+        self.deployments.apply(state)
         logged = LoggedDecision(record.offset, event)
         if not event.rollout_id:
             queue = self._of_models.setdefault(event.model, deque(maxlen=MAX_MOVES))

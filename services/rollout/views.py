@@ -3,6 +3,7 @@
 # pyright: strict
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 from services.rollout.counts import ArmCounts, JudgeState
@@ -12,6 +13,7 @@ from services.rollout.verdict import Verdict
 from shared.contracts.events.base import WEIGHT_SCALE
 from shared.contracts.events.rollouts import Decision, DecisionKind, Phase
 from shared.contracts.events.versions import VersionRecord
+from shared.registry.deployments import Deployment
 from shared.registry.versions import Version
 
 SETTINGS = "settings"
@@ -114,8 +116,10 @@ def _percent(weight: int) -> str:
     return f"{weight * 100 / WEIGHT_SCALE:g} %"
 
 
-def version_view(version: Version, *, whole: bool = False) -> dict[str, Any]:
-    """One version; `whole` adds its record."""
+def version_view(
+    version: Version, deployments: Sequence[Deployment], *, whole: bool = False
+) -> dict[str, Any]:
+    """One version with when it got traffic; `whole` adds its record."""
     record, state = version.record, version.state
     trained = record if isinstance(record, VersionRecord) else None
     view: dict[str, Any] = {
@@ -132,6 +136,7 @@ def version_view(version: Version, *, whole: bool = False) -> dict[str, Any]:
         "metrics": trained.metrics if trained else {},
         "created_at": record.created_at.isoformat(),
         "moved_at": state.at.isoformat() if state else None,
+        "deployments": [one.model_dump(mode="json") for one in deployments],
     }
     if whole:
         view["record"] = record.model_dump(mode="json")

@@ -98,7 +98,8 @@ class Attempts:
             number += 1
             reporter.attempt = number
             folder = workspace.attempt(number)
-            await self.train(resolved, hyperparameters, workspace, folder, reporter, judged=judged)
+            todo = stages(job.recipe_method, judged=judged)
+            await self.train(resolved, hyperparameters, workspace, folder, reporter, stages=todo)
             await reporter.enter(RunPhase.gating, 1.0)
             candidate = read_candidate(
                 folder,
@@ -159,9 +160,9 @@ class Attempts:
         folder: Path,
         reporter: ProgressReporter,
         *,
-        judged: bool,
+        stages: tuple[Stage, ...],
     ) -> None:
-        """Run the trainer's stages of one attempt, from its checkpoints where it has some.
+        """Run some of the trainer's stages of one attempt, from its checkpoints where it has some.
 
         Raises:
             TrainerFailed: the trainer ended without a result.
@@ -185,7 +186,7 @@ class Attempts:
             resolved,
             hyperparameters,
             workspace,
-            stages=stages(resolved.job.recipe_method, judged=judged),
+            stages=stages,
             data=workspace.data,
             parent_adapter=adapter,
         )

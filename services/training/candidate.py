@@ -114,8 +114,13 @@ def stages(method: str, *, judged: bool) -> tuple[Stage, ...]:
     if method == "reward":
         return ("reward",)
     judge: tuple[Stage, ...] = ("reward",) if judged and method != "sft" else ()
+    return (*judge, *training_stages(method), "evaluate", "drift", "fingerprint")
+
+
+def training_stages(method: str) -> tuple[Stage, ...]:
+    """What makes a method's adapter, without measuring it."""
     objective: tuple[Stage, ...] = ("proxy",) if method in ONLINE else ()
-    return (*judge, *objective, cast("Stage", method), "evaluate", "drift", "fingerprint")
+    return (*objective, cast("Stage", method))
 
 
 def _moved(row: Mapping[str, Any]) -> float:

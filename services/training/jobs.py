@@ -79,7 +79,9 @@ class JobQueue:
         """
         for job_id, end in reversed(self._ended.items()):
             job = self._jobs.get(job_id)
-            if job is not None and (job.model, job.method) == (model, method):
+            if job is None or job.rebuilds:
+                continue
+            if (job.model, job.method) == (model, method):
                 refused = end.phase is RunPhase.rejected or job_id in self._cancelled
                 return job.actor == actor and refused
         return False

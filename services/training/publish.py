@@ -39,7 +39,9 @@ from shared.registry.follow import RegistryFollower
 
 log = structlog.get_logger(__name__)
 
-ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+SETS = ("exclude_modules", "modules_to_save", "target_modules")
+"""Lists of PEFT's configuration whose order means nothing."""
 SEEN_TIMEOUT_S = 60.0
 
 
@@ -100,6 +102,7 @@ class Publisher:
             fingerprint=candidate.fingerprint,
             dataset=dataset.reference(self._datasets_root),
             hyperparameters=hyperparameters,
+            judged_with=self._judged_with(),
             seed=job.seed,
             code_revision=await asyncio.to_thread(code_revision, settings.code_revision, ROOT),
             packages=candidate.packages,
@@ -139,14 +142,16 @@ class Publisher:
         return uri
 
     def _parameters(self, resolved: ResolvedJob, trained: TrainerHyperparameters) -> dict[str, Any]:
-        """All that a candidate was trained, evaluated and judged with."""
-        parameters = _kept(trained) | {
-            "evaluation": _kept(self._settings.evaluation),
-            "gate": _kept(self._settings.gate),
-        }
+        """All that a candidate and its judge were trained with, as a job takes it."""
+        parameters = _kept(trained)
         if resolved.job.method is TrainingMethod.dpo:
             parameters["reward"] = _kept(resolved.reward)
         return parameters
+
+    def _judged_with(self) -> dict[str, Any]:
+        """The settings by which a candidate was evaluated and judged."""
+        settings = self._settings
+        return {"evaluation": _kept(settings.evaluation), "gate": _kept(settings.gate)}
 
     def _report(
         self,
@@ -164,7 +169,7 @@ class Publisher:
             gate=gate,
             figures=candidate.figures,
             dataset=dataset,
-            parameters=parameters,
+            parameters=parameters | self._judged_with(),
             samples=candidate.samples(self._settings.evaluation.samples),
             lost=candidate.lost,
         )
@@ -221,10 +226,20 @@ def gather(candidate: Candidate, report: EvaluationReport, folder: Path) -> None
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    for name in ADAPTER_FILES:
-        shutil.copyfile(candidate.adapter / name, folder / name)
+    for name, data in adapter_files(candidate.adapter).items():
+        (folder / name).write_bytes(data)
     for name, data in _pages(report).items():
         (folder / name).write_bytes(data)
+
+
+def adapter_files(folder: Path) -> dict[str, bytes]:
+    """An adapter's two files; the configuration's sets, which PEFT writes in any order, sorted."""
+    config: dict[str, Any] = json.loads((folder / CONFIG).read_bytes())
+    for name in SETS:
+        if isinstance(config.get(name), list):
+            config[name] = sorted(config[name])
+    text = json.dumps(config, indent=2, sort_keys=True)
+    return {CONFIG: f"{text}\n".encode(), WEIGHTS: (folder / WEIGHTS).read_bytes()}
 
 
 def _pages(report: EvaluationReport) -> dict[str, bytes]:

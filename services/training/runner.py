@@ -14,7 +14,7 @@ import orjson
 import structlog
 
 from services.training.attempts import Attempts, Refused
-from services.training.candidate import judge_figures
+from services.training.candidate import judge_figures, stages
 from services.training.dataset import TRAIN, AskedPrompt
 from services.training.dataset_store import DatasetStore, lay_out, read_import
 from services.training.errors import InvalidJob, StoreUnavailable, TrainingError
@@ -27,6 +27,7 @@ from services.training.resolve import ResolvedJob, job_hyperparameters, resolve
 from services.training.settings import TrainingSettings
 from services.training.snapshot import Dataset, take_snapshot
 from services.training.trainers.job import write_rows
+from services.training.version_rebuild import VersionRebuilder
 from services.training.workspace import ResumeState, Workspace, require_free
 from shared.backoff import Backoff
 from shared.clock import Clock
@@ -77,6 +78,9 @@ class Runner:
         self._clock = clock
         self._moved = clock.monotonic()
         self._attempts = Attempts(settings, self.alive)
+        self._rebuilder = VersionRebuilder(
+            event_log=event_log, store=store, settings=settings, attempts=self._attempts
+        )
         self._publisher = Publisher(
             event_log=event_log,
             registry=registry,
@@ -193,6 +197,10 @@ class Runner:
         if made is not None:
             return succeeded(made)
         await reporter.enter(RunPhase.accepted, 0.0)
+        if job.rebuilds:
+            require_free(self.jobs, self._settings.min_free_bytes)
+            workspace = Workspace(self.jobs, job.job_id)
+            return await self._rebuilder.run(job, self._registry.registry, workspace, reporter)
         resolved = resolve(job, self._registry.registry, self._settings)
         require_free(self.jobs, self._settings.min_free_bytes)
         workspace = Workspace(self.jobs, job.job_id)
@@ -297,7 +305,7 @@ class Runner:
             workspace,
             workspace.attempt(1),
             reporter,
-            judged=True,
+            stages=stages(resolved.job.recipe_method, judged=True),
         )
         figures = judge_figures(workspace.judge)
         return JobOutcome(RunPhase.succeeded, f"a judge of {resolved.job.model}", metrics=figures)

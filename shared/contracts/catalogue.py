@@ -22,6 +22,7 @@ from shared.contracts.events.training import (
     TrainingRequested,
 )
 from shared.contracts.events.versions import (
+    RewardRecord,
     SettingsRecord,
     VersionMarks,
     VersionRecord,
@@ -56,6 +57,7 @@ EVENTS: tuple[type[Event], ...] = (
     SettingsRecord,
     VersionState,
     VersionMarks,
+    RewardRecord,
     LeaderElected,
     Decision,
     ApiKeyIssued,

@@ -2,7 +2,7 @@
 
 `<version>/record` is what training made and never changes, `<version>/settings` is in its place
 where a version is prompts and settings, `<version>/state` is where rollout put it, and
-`<version>/marks` is what erasures said about it.
+`<version>/marks` is what erasures said about it. `<name>/reward` is a reward model.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from shared.contracts.events.versions import (
     Lifecycle,
+    RewardRecord,
     SettingsRecord,
     VersionMarks,
     VersionRecord,
@@ -45,9 +46,10 @@ class Registry:
         self._settings: dict[str, SettingsRecord] = {}
         self._states: dict[str, VersionState] = {}
         self._marks: dict[str, VersionMarks] = {}
+        self._rewards: dict[str, RewardRecord] = {}
 
     def apply(self, key: str, value: bytes | None) -> str | None:
-        """Fold one record; returns the version it was about, or None for an unknown part.
+        """Fold one record; returns the version it was about, or None where it was about none.
 
         A second `record` or `settings` under a name is ignored, as names are never reused. A
         `state` whose token is lower than the last one's is ignored, as its writer had lost its
@@ -78,9 +80,20 @@ class Registry:
             case "marks":
                 if value is not None:
                     self._marks[version] = _about(version, VersionMarks.model_validate_json(value))
+            case "reward":
+                self._put_reward(version, value)
+                return None
             case _:
                 return None
         return version
+
+    def _put_reward(self, name: str, value: bytes | None) -> None:
+        if value is None or name in self._rewards:
+            return
+        reward = RewardRecord.model_validate_json(value)
+        if reward.name != name:
+            raise ValueError(f"name: {reward.name!r} under the key of {name!r}")
+        self._rewards[name] = reward
 
     def get(self, version: str) -> Version | None:
         """The version, or None where no record of it is known."""
@@ -116,6 +129,10 @@ class Registry:
             if version.lifecycle is Lifecycle.stable:
                 return version
         return None
+
+    def rewards(self, model: str) -> tuple[RewardRecord, ...]:
+        """The model's reward models, the newest last."""
+        return tuple(one for one in self._rewards.values() if one.model == model)
 
 
 def _about(version: str, part: Part) -> Part:

@@ -46,6 +46,10 @@ class TrainingRequested(Event):
     )
     hyperparameters: dict[str, Any] = Field(default_factory=dict, max_length=64)
     seed: int = 0
+    rebuilds: OptionalName = Field(
+        default="",
+        description="version to make again from its record and compare; publishes nothing",
+    )
     override_gate: bool = False
     reason: str = Field(default="", max_length=1000)
     actor: Identifier

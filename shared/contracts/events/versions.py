@@ -1,4 +1,4 @@
-"""Events of the registry: a version's record or settings, its state, and the marks of erasures."""
+"""Events of the registry: records of versions and reward models, settings, states, marks."""
 
 from __future__ import annotations
 
@@ -99,7 +99,12 @@ class VersionRecord(Event):
     adapter_sha256: Annotated[str, AfterValidator(check_sha256)]
     fingerprint: Fingerprint
     dataset: DatasetRef
-    hyperparameters: dict[str, Any]
+    hyperparameters: dict[str, Any] = Field(
+        description="as a job takes them: the method's, and the judge's as `reward`"
+    )
+    judged_with: dict[str, Any] = Field(
+        default_factory=dict, description="`evaluation` and `gate` settings at the time"
+    )
     seed: int
     code_revision: str
     packages: dict[str, str] = Field(default_factory=dict)
@@ -171,6 +176,33 @@ class SettingsRecord(Event):
     created_at: AwareDatetime
 
 
+class RewardRecord(Event):
+    """Immutable record of a published reward model. Key: `<name>/reward`.
+
+    A reward model is a LoRA and a score head on the base; it answers no prompts, so it has neither
+    lifecycle nor fingerprint.
+    """
+
+    ce_type: ClassVar[str] = "ratchet.reward.record.v1"
+    name: Name
+    model: ModelName
+    base: str
+    predecessor: OptionalName = ""
+    adapter_uri: str
+    adapter_sha256: Annotated[str, AfterValidator(check_sha256)]
+    dataset: DatasetRef
+    hyperparameters: dict[str, Any]
+    seed: int
+    code_revision: str
+    packages: dict[str, str] = Field(default_factory=dict)
+    metrics: dict[str, float] = Field(
+        description="loss, held-out accuracy, calibration, gain over the predecessor"
+    )
+    accuracy_by_category: dict[str, float] = Field(default_factory=dict)
+    job_id: str
+    created_at: AwareDatetime
+
+
 class Lifecycle(StrEnum):
     """States of a version."""
 
@@ -212,6 +244,11 @@ def record_key(version: str) -> str:
 def settings_key(version: str) -> str:
     """Key of a version's settings on `versions.v1`."""
     return f"{version}/settings"
+
+
+def reward_key(name: str) -> str:
+    """Key of a reward model's record on `versions.v1`."""
+    return f"{name}/reward"
 
 
 def state_key(version: str) -> str:

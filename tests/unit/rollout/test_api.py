@@ -99,6 +99,8 @@ async def test_versions(http: httpx.AsyncClient) -> None:
     ]
     whole = (await http.get("/v1/versions/v1")).json()
     assert whole["record"]["adapter_sha256"] == "0" * 64
+    (deployment,) = whole["deployments"]
+    assert (deployment["role"], deployment["until"]) == ("stable", None)
     assert (await http.get("/v1/versions/v9")).status_code == 404
 
 

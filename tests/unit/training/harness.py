@@ -18,6 +18,7 @@ from services.training.metrics import TrainingMetrics
 from services.training.outcome import JobOutcome
 from services.training.runner import Runner
 from services.training.settings import TrainingSettings
+from services.training.workspace import Workspace
 from shared.clock import SystemClock
 from shared.contracts.events.training import TrainingProgress, TrainingRequested
 from shared.contracts.events.versions import VersionRecord
@@ -71,6 +72,11 @@ class TrainingHarness:
         if not path.exists():
             return []
         return [json.loads(line)["attempt"] for line in path.read_text().splitlines()]
+
+    def trainer_job(self, job_id: str) -> dict[str, Any]:
+        """What the trainer of a job's first attempt was told."""
+        jobs = Workspace(self.folder / "state/training/jobs", job_id)
+        return json.loads((jobs.attempt(1) / "job.json").read_bytes())
 
     @contextlib.asynccontextmanager
     async def runner(self, **changes: Any) -> AsyncIterator[Runner]:

@@ -19,6 +19,7 @@ from shared.contracts.events.cases import CaseRetired
 from shared.contracts.events.preferences import PairSource
 from shared.contracts.events.training import RunPhase, TrainingMethod
 from shared.contracts.events.versions import Lifecycle, record_key, state_key
+from shared.contracts.recipes import check_hyperparameters
 from shared.contracts.topics import CASES, PREFERENCES, VERSIONS
 from shared.kafka.log import LogUnavailable
 from shared.registry.adapters import checksum, fetch
@@ -41,6 +42,8 @@ async def test_a_good_candidate_becomes_the_next_version(harness: TrainingHarnes
     assert (made.parent, made.base, made.job_id, made.code_revision) == (V10, "base", "job", "cafe")
     assert made.gate.passed
     assert made.metrics["win_rate"] == pytest.approx(0.775)
+    check_hyperparameters(made.method, made.hyperparameters)
+    assert made.judged_with.keys() == {"evaluation", "gate"}
     folder = harness.published(made)
     assert folder == harness.folder / "adapters" / made.version / made.adapter_sha256
     assert checksum(folder) == made.adapter_sha256

@@ -1,0 +1,111 @@
+"""`ratchet versions diff` and `rebuild`: two records side by side; a version made again."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from services.cli.errors import Exit
+from services.cli.http import ask, segment
+from services.cli.kafka import with_log
+from services.cli.output import AsJson, print_json, print_table
+from services.cli.rollout import who
+from services.cli.settings import load_settings
+from services.cli.train import run_job
+from services.cli.train_jobs import say_progress
+
+if TYPE_CHECKING:
+    from shared.contracts.events.training import TrainingProgress
+
+UNSHOWN = frozenset({"version", "fingerprint", "adapter_sha256", "adapter_uri", "job_id"})
+"""Fields that differ between any two versions and say nothing."""
+
+VersionName = Annotated[str, typer.Argument(help="A version's name, such as assistant-v1.1.")]
+
+
+def diff_versions(first: VersionName, second: VersionName, *, as_json: AsJson = False) -> None:
+    """What differs between two versions' records: recipe, data, packages, figures."""
+    old, new = record_of(first), record_of(second)
+    found = differences(old, new)
+    if as_json:
+        print_json({"first": first, "second": second, "differences": found})
+        return
+    print_table(
+        f"{first} and {second}",
+        ("field", first, second),
+        [(one["field"], one["first"], one["second"]) for one in found],
+    )
+
+
+def rebuild_version(
+    version: VersionName,
+    *,
+    timeout_s: Annotated[float, typer.Option("--timeout", help="Seconds to follow.", min=1)] = 7200,
+    actor: Annotated[str, typer.Option(help="Who asks; kept on record.", show_default="you")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Make a version again from its record and compare the bytes; publishes nothing.
+
+    Exit 1 where they differ; the reason is told.
+    """
+    from shared.contracts.events.training import TrainingRequested, method_fields
+
+    record = record_of(version)
+    request = TrainingRequested.model_validate(
+        {
+            "job_id": f"rebuild-{uuid.uuid4().hex[:12]}",
+            "model": record["model"],
+            **method_fields(record.get("algorithm") or record["method"]),
+            "rebuilds": version,
+            "actor": actor or who(),
+            "requested_at": datetime.now(UTC),
+        }
+    )
+    say = None if as_json else say_progress
+    ended: TrainingProgress | None = with_log(
+        load_settings(), lambda log: run_job(log, request, say, timeout_s)
+    )
+    assert ended is not None
+    equal = ended.phase.value == "succeeded"
+    if as_json:
+        print_json({"version": version, "equal": equal, "message": ended.message})
+    if not equal:
+        raise typer.Exit(Exit.failed)
+
+
+def record_of(version: str) -> dict[str, Any]:
+    """A version's record, by the rollout service.
+
+    Raises:
+        CliError: no answer, or no such version.
+
+    """
+    data = ask(load_settings(), "rollout", "GET", f"/v1/versions/{segment(version)}")
+    return dict(data["record"])
+
+
+def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Fields that differ, by their path, with both values; None where one has none."""
+    old, new = _flat(first), _flat(second)
+    return [
+        {"field": name, "first": old.get(name), "second": new.get(name)}
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name)
+    ]
+
+
+def _flat(value: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """Values by their path through objects; a list is one value, but a gate's checks are named."""
+    found: dict[str, Any] = {}
+    for name, one in value.items():
+        if not path and name in UNSHOWN:
+            continue
+        place = f"{path}{name}"
+        if name == "checks":
+            one = {check["name"]: check.get("value") for check in one}  # noqa: PLW2901
+        found |= _flat(one, f"{place}.") if isinstance(one, Mapping) else {place: one}
+    return found

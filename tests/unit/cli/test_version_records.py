@@ -1,0 +1,112 @@
+"""Versions compared and exported: records side by side, a folder for model hubs, its card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from services.cli import version_export
+from services.cli.errors import CliError
+from services.cli.version_compare import differences
+from services.cli.version_export import export_version, model_card
+from shared.contracts.recipes import read_recipe
+from shared.registry.adapters import checksum
+
+
+def record(**changes: Any) -> dict[str, Any]:
+    return {
+        "version": "assistant-v1.1",
+        "model": "assistant",
+        "method": "dpo",
+        "algorithm": "kto",
+        "base": "Qwen/Qwen2-1.5B",
+        "parent": "assistant-v1.0",
+        "adapter_uri": "file:///a",
+        "adapter_sha256": "0" * 64,
+        "dataset": {"dataset_id": "d-1", "rows": 7, "sha256": "ab"},
+        "hyperparameters": {"beta": 0.1, "reward": {"epochs": 2.0}},
+        "seed": 3,
+        "code_revision": "cafe",
+        "packages": {"trl": "1.16.0"},
+        "metrics": {"win_rate": 0.64},
+        "gate": {"passed": True, "checks": [{"name": "win_rate", "value": 0.64}]},
+        "job_id": "j",
+        "created_at": "2026-11-01T12:00:00Z",
+        **changes,
+    }
+
+
+def test_only_what_differs_is_shown_by_its_path() -> None:
+    other = record(
+        version="assistant-v1.2",
+        hyperparameters={"beta": 0.2, "reward": {"epochs": 2.0}, "seed": 1},
+        gate={"passed": True, "checks": [{"name": "win_rate", "value": 0.7}]},
+        adapter_sha256="1" * 64,
+    )
+    assert differences(record(), other) == [
+        {"field": "gate.checks.win_rate", "first": 0.64, "second": 0.7},
+        {"field": "hyperparameters.beta", "first": 0.1, "second": 0.2},
+        {"field": "hyperparameters.seed", "first": None, "second": 1},
+    ]
+    assert differences(record(), record()) == []
+
+
+def parts(card: str) -> tuple[dict[str, Any], str]:
+    """A card's metadata, and its recipe."""
+    _, metadata, text = card.split("---\n", 2)
+    return yaml.safe_load(metadata), text.partition("```yaml\n")[2].partition("```")[0]
+
+
+def test_the_card_has_what_hubs_read_and_a_recipe_that_can_be_handed_back() -> None:
+    metadata, recipe = parts(model_card(record()))
+    assert metadata == {
+        "base_model": "Qwen/Qwen2-1.5B",
+        "library_name": "peft",
+        "pipeline_tag": "text-generation",
+        "tags": ["lora", "kto", "ratchet"],
+    }
+    read = read_recipe(recipe)
+    assert (read.method, read.seed, read.hyperparameters["beta"]) == ("kto", 3, 0.1)
+
+
+def test_a_base_on_this_machine_is_no_base_model_of_a_hub() -> None:
+    metadata, _ = parts(model_card(record(base="/models/starter")))
+    assert "base_model" not in metadata
+
+
+@pytest.fixture
+def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The record of an adapter that lies in storage."""
+    adapter = tmp_path / "stored"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text("{}")
+    (adapter / "adapter_model.safetensors").write_bytes(b"weights")
+    found = record(adapter_uri=f"file://{adapter}", adapter_sha256=checksum(adapter))
+    monkeypatch.setattr(version_export, "record_of", lambda _: found)
+    return found
+
+
+def test_an_export_has_the_adapters_files_and_the_card(
+    stored: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = tmp_path / "out"
+    export_version(stored["version"], folder)
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "README.md",
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
+    with pytest.raises(CliError, match="not empty"):
+        export_version(stored["version"], folder)
+
+
+def test_other_bytes_than_the_registered_ones_are_not_exported(
+    stored: dict[str, Any], tmp_path: Path
+) -> None:
+    (tmp_path / "stored" / "adapter_model.safetensors").write_bytes(b"others")
+    with pytest.raises(CliError, match="SHA-256"):
+        export_version(stored["version"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
