@@ -136,6 +136,7 @@ async def run(settings: InferenceSettings) -> None:
         worker = BatchWorker(
             client=client,
             adapters=agent,
+            settings=versions.registry.settings,
             event_log=event_log,
             admission=admission,
             policy=BatchTimeouts(settings.batch_timeout_s, settings.batch_wait_s),

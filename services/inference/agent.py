@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from dataclasses import replace
 from typing import Protocol
 
 import structlog
 
 from services.inference.acceptances import Acceptance, Acceptances
 from services.inference.adapter_cache import AdapterCache
-from services.inference.engine import EngineClient
+from services.inference.engine import EngineClient, ServedModels
 from services.inference.errors import (
     EngineRefused,
     EngineUnavailable,
@@ -35,7 +36,7 @@ from services.inference.verification import AdapterVerifier
 from shared.backoff import Backoff
 from shared.clock import Clock
 from shared.contracts.events.base import Identifier
-from shared.contracts.events.versions import Lifecycle, VersionRecord
+from shared.contracts.events.versions import Lifecycle, SettingsRecord, VersionRecord
 from shared.observability.events import Unavailable
 from shared.registry.adapters import AdapterError, AdapterUnavailable
 from shared.registry.versions import Registry, Version
@@ -43,6 +44,8 @@ from shared.registry.versions import Registry, Version
 log = structlog.get_logger(__name__)
 
 POLL_S = 1.0
+MAX_LISTED = 8
+"""Names of models that a refusal lists."""
 
 
 class EngineControl(Protocol):
@@ -90,7 +93,7 @@ class Agent:
         self._metrics = metrics
         self._slots = AdapterSlots(clock, metrics)
         self._wanted: tuple[Version, ...] = ()
-        self._base = ""
+        self._served = ServedModels()
         self._generation = -1
         self._settled = False
         self._wake = wake
@@ -100,25 +103,47 @@ class Agent:
     @property
     def base(self) -> str:
         """The base model's name at the engine; empty before the engine was seen."""
-        return self._base
+        return self._served.base
 
     def idle_s(self) -> float:
         """Seconds since the agent last finished an action or found nothing to do."""
         return self._clock.monotonic() - self._beat
 
-    def adapters(self) -> tuple[Slot, ...]:
-        """All adapters this replica has to do with, wanted ones first."""
-        names = [version.record.version for version in self._wanted]
-        slots = [self._slots.of(name) for name in names]
+    def versions(self) -> tuple[Slot, ...]:
+        """All versions this replica has to do with, wanted ones first; see `_slot`."""
+        slots = [self._slot(version.record) for version in self._wanted]
+        names = [slot.version for slot in slots]
         slots += [slot for name, slot in sorted(self._slots.items()) if name not in names]
         if self._engine.state.ready and self._generation == self._engine.state.generation:
             return tuple(slots)
         return tuple(Slot(slot.version, reason="waiting for the engine") for slot in slots)
 
+    def _slot(self, record: VersionRecord | SettingsRecord) -> Slot:
+        """A version's slot. One of settings has that of the adapter it serves.
+
+        Without an adapter there is nothing to load and no fingerprint to compare: it is ready
+        where the engine lists the base by the name that the version asks for.
+        """
+        if isinstance(record, VersionRecord):
+            return self._slots.of(record.version)
+        if record.adapter_of:
+            slot = self._slots.of(record.adapter_of)
+            reason = f"adapter of {record.adapter_of}: {slot.reason}" if slot.reason else ""
+            return replace(slot, version=record.version, reason=reason)
+        if record.base in self._served.bases:
+            return Slot(record.version, AdapterState.ready, verified=True)
+        listed = ", ".join(self._served.bases[:MAX_LISTED]) or "no model"
+        return Slot(
+            record.version,
+            AdapterState.refused,
+            fault="engine",
+            reason=f"base: the engine lists {listed}, and not {record.base}",
+        )
+
     def ready(self, version: str) -> bool:
         """Whether the version may serve on this replica."""
         return any(
-            slot.version == version and slot.state is AdapterState.ready for slot in self.adapters()
+            slot.version == version and slot.state is AdapterState.ready for slot in self.versions()
         )
 
     async def wait_ready(self, version: str, timeout_s: float) -> bool:
@@ -163,9 +188,8 @@ class Agent:
             NotAcceptable: it was not refused, or for a fault that cannot be overruled.
 
         """
-        known = {one.record.version: one for one in self._wanted}
         slot = self._slots.get(version)
-        if version not in known or slot is None:
+        if slot is None or version not in {record.version for record in self._adapters()}:
             raise UnknownAdapter(f"version: {version!r} is not wanted here; see /v1/adapters")
         if slot.fault != FingerprintFault.too_close:
             raise NotAcceptable(
@@ -173,7 +197,7 @@ class Agent:
                 + (f" ({slot.reason})" if slot.reason else "")
                 + "; only a refusal for being too close to another can be overruled"
             )
-        record = known[version].record
+        record = self._record(version)
         acceptance = Acceptance(
             version=version,
             sha256=record.adapter_sha256,
@@ -241,10 +265,12 @@ class Agent:
             self._verifier.forget()
             self._settled = False
             self._generation = state.generation
-        self._base, names = await self._client.models()
-        await self._verifier.learn_base(self._base, [one.record for one in self._wanted])
+        self._served = await self._client.models()
+        names, adapters = self._served.adapters, self._adapters()
+        if adapters:
+            await self._verifier.learn_base(self._served.base, adapters)
         loaded = EngineAdapters(names, await self._busy(names))
-        wanted = [version.record.version for version in self._wanted]
+        wanted = [record.version for record in adapters]
         known = {version.record.version for version in self._registry.versions()}
         self._slots.drop_lost(names)
         now = self._clock.monotonic()
@@ -335,7 +361,7 @@ class Agent:
     async def _notify(self) -> None:
         """Publish the slots' counts and wake whoever waits for a version."""
         counts = dict.fromkeys(AdapterState, 0)
-        for slot in self.adapters():
+        for slot in self.versions():
             counts[slot.state] += 1
         for state, count in counts.items():
             self._metrics.adapters.labels(state).set(count)
@@ -344,10 +370,15 @@ class Agent:
 
     def _needed(self) -> frozenset[str]:
         """Checksums of the folders that the engine may read again at any time."""
-        names = {version.record.version for version in self._wanted} | set(self._slots)
+        names = {record.version for record in self._adapters()} | set(self._slots)
         return frozenset(self._record(name).adapter_sha256 for name in names)
 
+    def _adapters(self) -> list[VersionRecord]:
+        """The records of the adapters that the wanted versions serve, in their order."""
+        served = (self._registry.adapter(version.record.version) for version in self._wanted)
+        return list({record.version: record for record in served if record is not None}.values())
+
     def _record(self, version: str) -> VersionRecord:
-        known = self._registry.get(version)
-        assert known is not None
-        return known.record
+        record = self._registry.adapter(version)
+        assert record is not None
+        return record

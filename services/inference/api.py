@@ -49,7 +49,7 @@ def create_app(agent: Agent, engine: EngineControl, keys: KeyRing) -> FastAPI:
                 "base_model": agent.base,
                 "reason": state.reason,
             },
-            "adapters": [described(slot) for slot in agent.adapters()],
+            "adapters": [described(slot) for slot in agent.versions()],
         }
 
     refusals = problem_responses(401, 403, 404, 408, 409, 413)

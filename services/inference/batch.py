@@ -13,7 +13,7 @@ import contextlib
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import structlog
 
@@ -25,10 +25,12 @@ from shared.clock import Clock
 from shared.contracts.conversation import openai_turn
 from shared.contracts.events.base import MAX_TEXT, Event
 from shared.contracts.events.generations import GenerationFinished, GenerationRequested
+from shared.contracts.events.versions import SettingsRecord
 from shared.contracts.topics import GENERATION_RESULTS
 from shared.kafka.log import EventLog, Record
 from shared.observability.events import Unavailable
 from shared.observability.tracing import parse_traceparent, traceparent
+from shared.registry.served_settings import apply_settings
 
 log = structlog.get_logger(__name__)
 
@@ -75,6 +77,7 @@ class BatchWorker:
         *,
         client: EngineClient,
         adapters: Adapters,
+        settings: Callable[[str], SettingsRecord | None],
         event_log: EventLog,
         admission: BatchAdmission,
         policy: BatchTimeouts,
@@ -83,8 +86,10 @@ class BatchWorker:
         metrics: InferenceMetrics,
         stop: asyncio.Event,
     ) -> None:
+        """`settings` looks up what a version serves beside or without an adapter."""
         self._client = client
         self._adapters = adapters
+        self._settings = settings
         self._log = event_log
         self._admission = admission
         self._policy = policy
@@ -175,13 +180,7 @@ class BatchWorker:
                 )
             began = self._clock.monotonic()
             made = await self._client.generate(
-                event.version,
-                [openai_turn(turn) for turn in event.messages],
-                max_tokens=event.max_tokens,
-                temperature=event.temperature,
-                seed=event.seed,
-                priority=PRIORITY,
-                timeout_s=self._policy.timeout_s,
+                self._engine_body(event), timeout_s=self._policy.timeout_s
             )
             took = self._clock.monotonic() - began
         self._metrics.generation_s.observe(took)
@@ -193,6 +192,21 @@ class BatchWorker:
             completion_tokens=made.tokens,
             duration_ms=took * 1000,
         )
+
+    def _engine_body(self, event: GenerationRequested) -> dict[str, Any]:
+        """The request for the engine, under the version's settings where it has any."""
+        fields: dict[str, Any] = {
+            "messages": [openai_turn(turn) for turn in event.messages],
+            "max_tokens": event.max_tokens,
+            "temperature": event.temperature,
+            "priority": PRIORITY,
+            **({} if event.seed is None else {"seed": event.seed}),
+        }
+        record = self._settings(event.version)
+        if record is None:
+            return {"model": event.version, **fields}
+        fields, applied = apply_settings(record, "chat", fields)
+        return {"model": applied.engine_model, **fields}
 
     async def _unless_stopped(self, work: Awaitable[T]) -> T:
         """Await, but no longer than the service is to run."""

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import aiohttp
 import orjson
 
-from services.inference.errors import EngineRefused, EngineUnavailable
+from services.inference.errors import EngineLacks, EngineRefused, EngineUnavailable
 from shared.contracts.events.versions import Fingerprint, FingerprintText
 
 HEALTH_TIMEOUT_S = 10.0
@@ -19,6 +19,7 @@ QUICK_TIMEOUT_S = 15.0
 LOAD_TIMEOUT_S = 120.0
 FINGERPRINT_TIMEOUT_S = 300.0
 KEY_REFUSED = (401, 403)
+LACKING = (404, 405)
 MAX_ERROR = 400
 """Characters of an engine's error that are passed on."""
 
@@ -30,6 +31,19 @@ _LORA_LINE = re.compile(
 _COUNT_LINE = re.compile(
     r"^vllm:num_requests_(?P<what>running|waiting)\{[^}]*\} (?P<count>\S+)$", re.MULTILINE
 )
+
+
+@dataclass(frozen=True)
+class ServedModels:
+    """Names that the engine answers under: those of base models, and of loaded adapters."""
+
+    bases: tuple[str, ...] = ()
+    adapters: frozenset[str] = frozenset()
+
+    @property
+    def base(self) -> str:
+        """The base model's first name; empty where there is none."""
+        return self.bases[0] if self.bases else ""
 
 
 @dataclass(frozen=True)
@@ -51,37 +65,37 @@ class Generated:
 
 
 class EngineClient:
-    """Talks to one vLLM. Every call has a deadline."""
+    """Talks to one vLLM, or to another OpenAI-compatible engine. Every call has a deadline."""
 
     def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
         self._session = session
         self._url = url
 
     async def healthy(self) -> bool:
-        """Whether `/health` answers 200 in time."""
+        """Whether `/health` answers 200 in time, or `/v1/models` where an engine has no `/health`."""
         try:
-            await self._call("GET", "/health", timeout_s=HEALTH_TIMEOUT_S)
+            try:
+                await self._call("GET", "/health", timeout_s=HEALTH_TIMEOUT_S)
+            except EngineLacks:
+                await self._call("GET", "/v1/models", timeout_s=HEALTH_TIMEOUT_S)
         except (EngineRefused, EngineUnavailable):
             return False
         return True
 
-    async def models(self) -> tuple[str, frozenset[str]]:
-        """The base model's name and the names of the loaded adapters.
+    async def models(self) -> ServedModels:
+        """The names that the engine lists.
 
         Raises:
             EngineUnavailable, EngineRefused: no list was given.
 
         """
         content = await self._call("GET", "/v1/models", timeout_s=QUICK_TIMEOUT_S)
-        base = ""
-        adapters: set[str] = set()
         with _understood("/v1/models"):
-            for card in orjson.loads(content)["data"]:
-                if card.get("parent") is None:
-                    base = base or card["id"]
-                else:
-                    adapters.add(card["id"])
-        return base, frozenset(adapters)
+            cards = [(card["id"], card.get("parent")) for card in orjson.loads(content)["data"]]
+        return ServedModels(
+            bases=tuple(name for name, parent in cards if parent is None),
+            adapters=frozenset(name for name, parent in cards if parent is not None),
+        )
 
     async def load_figures(self) -> EngineLoad:
         """How busy the engine is.
@@ -123,8 +137,7 @@ class EngineClient:
                 timeout_s=QUICK_TIMEOUT_S,
             )
         except EngineRefused:
-            _, adapters = await self.models()
-            if name in adapters:
+            if name in (await self.models()).adapters:
                 raise
 
     async def tokens(self, model: str, text: str) -> tuple[int, ...]:
@@ -186,37 +199,15 @@ class EngineClient:
             )
         return Fingerprint(dtype=dtype, texts=texts)
 
-    async def generate(
-        self,
-        model: str,
-        messages: Sequence[Mapping[str, str]],
-        *,
-        max_tokens: int,
-        temperature: float,
-        seed: int | None,
-        priority: int,
-        timeout_s: float,
-    ) -> Generated:
-        """One chat completion. A higher `priority` is served later.
+    async def generate(self, body: Mapping[str, Any], *, timeout_s: float) -> Generated:
+        """One chat completion; `body` is the request. A higher `priority` is served later.
 
         Raises:
             EngineUnavailable: the engine did not answer in time.
             EngineRefused: it did not take the request.
 
         """
-        content = await self._call(
-            "POST",
-            "/v1/chat/completions",
-            {
-                "model": model,
-                "messages": list(messages),
-                "max_tokens": max_tokens,
-                "temperature": temperature,
-                "priority": priority,
-                **({} if seed is None else {"seed": seed}),
-            },
-            timeout_s=timeout_s,
-        )
+        content = await self._call("POST", "/v1/chat/completions", body, timeout_s=timeout_s)
         with _understood("/v1/chat/completions"):
             answer = orjson.loads(content)
             choice = answer["choices"][0]
@@ -248,7 +239,8 @@ class EngineClient:
                 "set RATCHET_ENGINE_API_KEY_FILE to a file with its key"
             )
         if response.status != 200:
-            raise EngineRefused(f"{path}: {response.status} {error_message(content)}")
+            kind = EngineLacks if response.status in LACKING else EngineRefused
+            raise kind(f"{path}: {response.status} {error_message(content)}")
         return content
 
 

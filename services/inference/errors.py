@@ -25,6 +25,10 @@ class EngineRefused(InferenceError):
     code = "engine_refused"
 
 
+class EngineLacks(EngineRefused):
+    """The engine has no such path or model."""
+
+
 class UnknownAdapter(InferenceError):
     """No such version is wanted here."""
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from shared.contracts.events.versions import Lifecycle
+from shared.contracts.events.versions import Lifecycle, SettingsRecord
 from shared.registry.versions import Version
 
 NEVER = math.inf
@@ -98,6 +98,7 @@ def wanted_versions(
     Stable, canary and shadow versions, then the registered ones of a model without a stable
     version, as one becomes stable only after an engine has verified it, then each model's most
     recently retired one (the way back). Versions that no gate released are never among them.
+    `limit` bounds their adapters; a version that serves the base alone takes no place.
     """
     ours = [
         version
@@ -119,7 +120,19 @@ def wanted_versions(
             last = retired.get(version.record.model)
             if last is None or _since(version) >= _since(last):
                 retired[version.record.model] = version
-    return (*serving, *first, *retired.values())[:limit]
+    return tuple(_within((*serving, *first, *retired.values()), limit))
+
+
+def _within(versions: Iterable[Version], limit: int) -> Iterator[Version]:
+    adapters: set[str] = set()
+    for version in versions:
+        record = version.record
+        name = record.adapter_of if isinstance(record, SettingsRecord) else record.version
+        if not name or name in adapters:
+            yield version
+        elif len(adapters) < limit:
+            adapters.add(name)
+            yield version
 
 
 def next_action(
@@ -136,7 +149,7 @@ def next_action(
     a place in the engine.
 
     Args:
-        wanted: Versions that belong here, the most important first.
+        wanted: Adapters that belong here, the most important first.
         slots: What is known of each version.
         loaded: What the engine has.
         known: All versions of the registry.

@@ -133,9 +133,9 @@ class AdapterVerifier:
         for name in sorted(set(loaded) - {record.version}):
             others[name] = await self._ask(name, recorded)
         if parent and parent not in others:
-            known = self._registry.get(parent)
-            if known is not None and _tokens(known.record.fingerprint) == tokens:
-                others[parent] = known.record.fingerprint
+            known = self._registry.adapter(parent)
+            if known is not None and _tokens(known.fingerprint) == tokens:
+                others[parent] = known.fingerprint
         return others
 
     async def _ask(self, model: str, recorded: Fingerprint) -> Fingerprint:

@@ -16,7 +16,7 @@ from services.inference.acceptances import Acceptances
 from services.inference.adapter_cache import SPARE_FOLDERS, AdapterCache
 from services.inference.agent import Agent
 from services.inference.api import create_app
-from services.inference.engine import EngineClient
+from services.inference.engine import EngineClient, ServedModels
 from services.inference.launcher import EngineState
 from services.inference.metrics import InferenceMetrics
 from services.inference.reconcile import AdapterLimits, AdapterState, Slot
@@ -38,6 +38,7 @@ from shared.keys import KeyRing
 from shared.registry import adapters
 from shared.registry.versions import Registry
 from shared.testing.clock import ManualClock
+from tests.support.rollouts import add_settings
 from tests.unit.inference.fake_engine import FakeEngine
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -135,7 +136,7 @@ class AgentHarness:
         raise AssertionError("the agent never comes to rest")
 
     def slot(self, version: str) -> Slot:
-        return next(slot for slot in self.agent.adapters() if slot.version == version)
+        return next(slot for slot in self.agent.versions() if slot.version == version)
 
     def state(self, version: str) -> AdapterState:
         return self.slot(version).state
@@ -161,11 +162,49 @@ async def test_version_is_loaded_from_its_checksum_and_ready_after_its_fingerpri
     slot = harness.slot("v1")
     assert (slot.state, slot.difference) == (AdapterState.ready, 0.0)
     assert slot.distances == {"base": 8.0}
-    record = harness.registry.get("v1")
+    record = harness.registry.adapter("v1")
     assert record is not None
-    assert harness.fake.loaded == {"v1": str(harness.cache / record.record.adapter_sha256)}
+    assert harness.fake.loaded == {"v1": str(harness.cache / record.adapter_sha256)}
     assert harness.agent.unready() is None
     assert harness.agent.base == "base"
+
+
+async def test_settings_without_an_adapter_are_ready_where_the_engine_lists_their_base(
+    harness: AgentHarness,
+) -> None:
+    add_settings(harness.registry, "polite", model="m", base="base")
+    add_settings(harness.registry, "lost", model="m", base="another")
+    harness.put("polite", Lifecycle.stable)
+    harness.put("lost", Lifecycle.canary)
+    assert harness.agent.unready() is not None
+    await harness.settle()
+    assert harness.agent.unready() is None
+    assert harness.state("polite") is AdapterState.ready
+    lost = harness.slot("lost")
+    assert (lost.state, lost.reason) == (
+        AdapterState.refused,
+        "base: the engine lists base, and not another",
+    )
+    assert not harness.fake.calls, "nothing is loaded and nothing is measured"
+
+
+async def test_settings_over_an_adapter_are_ready_with_it(harness: AgentHarness) -> None:
+    harness.register("v1", recorded=-1.0)
+    harness.register("v2", recorded=-3.0, answers=-5.0)
+    add_settings(harness.registry, "v1-polite", model="m", adapter_of="v1")
+    add_settings(harness.registry, "v2-polite", model="m", adapter_of="v2")
+    harness.put("v1", Lifecycle.rejected)
+    harness.put("v1-polite", Lifecycle.stable)
+    harness.put("v2-polite", Lifecycle.canary)
+    await harness.settle()
+    assert list(harness.fake.loaded) == ["v1"]
+    assert harness.state("v1-polite") is AdapterState.ready
+    assert harness.state("v2-polite") is AdapterState.refused
+    assert harness.slot("v2-polite").reason.startswith("adapter of v2: ")
+    harness.put("v1-polite", Lifecycle.rejected)
+    harness.put("v2-polite", Lifecycle.rejected)
+    await harness.settle()
+    assert harness.state("v1") is AdapterState.draining
 
 
 async def test_refused_candidate_leaves_the_replica_ready(harness: AgentHarness) -> None:
@@ -216,7 +255,7 @@ async def test_after_an_engine_restart_all_is_loaded_and_checked_anew(
     harness.put("v2", Lifecycle.canary)
     await harness.settle()
     harness.engine.state.ready = False
-    assert [slot.state for slot in harness.agent.adapters()] == [AdapterState.wanted] * 2
+    assert [slot.state for slot in harness.agent.versions()] == [AdapterState.wanted] * 2
     assert not await harness.agent.step()
     harness.fake.loaded.clear()
     harness.fake.answers["v2"] = -7.0
@@ -292,7 +331,7 @@ async def test_accepted_twins_both_come_back_after_a_restart_of_everything(
     harness.engine.state.generation = 2
     harness.agent = harness.build()
     await harness.settle()
-    assert [(slot.version, slot.state) for slot in harness.agent.adapters()] == [
+    assert [(slot.version, slot.state) for slot in harness.agent.versions()] == [
         ("v2", AdapterState.ready),
         ("v1", AdapterState.ready),
     ]
@@ -312,7 +351,7 @@ async def test_drain_waits_for_requests_under_way(harness: AgentHarness) -> None
     harness.fake.running = 0
     await harness.settle()
     assert harness.fake.loaded == {}
-    assert harness.agent.adapters() == ()
+    assert harness.agent.versions() == ()
 
 
 async def test_store_that_is_away_is_tried_again_with_back_off(harness: AgentHarness) -> None:
@@ -370,7 +409,7 @@ async def test_what_nobody_foresaw_does_not_end_the_agent(
     failures = [RuntimeError("a bug"), KeyError("another"), RuntimeError("the first again")]
     models = EngineClient.models
 
-    async def fails_at_first(client: EngineClient) -> tuple[str, frozenset[str]]:
+    async def fails_at_first(client: EngineClient) -> ServedModels:
         if failures:
             raise failures.pop()
         return await models(client)

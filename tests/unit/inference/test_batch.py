@@ -23,10 +23,13 @@ from services.inference.errors import EngineUnavailable, Stopping
 from services.inference.metrics import InferenceMetrics
 from shared.contracts.events.base import Message
 from shared.contracts.events.generations import GenerationFinished, GenerationRequested
+from shared.contracts.events.versions import ServedSettings
 from shared.contracts.topics import GENERATION_REQUESTS, GENERATION_RESULTS
 from shared.kafka.log import LogUnavailable, Record
+from shared.registry.versions import Registry
 from shared.testing.clock import ManualClock
 from shared.testing.log import MemoryLog
+from tests.support.rollouts import add_settings
 from tests.unit.inference.fake_engine import FakeEngine
 
 IDLE = EngineLoad(0, 0, frozenset())
@@ -51,6 +54,7 @@ class BatchHarness:
         self.clock = ManualClock()
         self.log = MemoryLog()
         self.adapters = StubAdapters()
+        self.registry = Registry()
         self.stop = asyncio.Event()
         self.figures = IDLE
         self.asked: list[dict[str, Any]] = []
@@ -60,6 +64,7 @@ class BatchHarness:
         self.worker = BatchWorker(
             client=EngineClient(session, fake.url),
             adapters=self.adapters,
+            settings=self.registry.settings,
             event_log=self.log,
             admission=self.admission,
             policy=BatchTimeouts(timeout_s=5.0, wait_s=10.0),
@@ -121,6 +126,20 @@ async def test_result_is_redacted_and_asked_for_at_the_lowest_priority(
     headers = dict(harness.log.all(GENERATION_RESULTS)[0].headers)
     assert headers["ce_id"] == b"r1"
     assert headers["traceparent"].startswith(b"00-" + b"a" * 32)
+
+
+async def test_a_version_of_settings_answers_in_batch_as_it_does_live(
+    harness: BatchHarness,
+) -> None:
+    polite = ServedSettings(system="Be polite.")
+    add_settings(harness.registry, "v1-polite", polite, adapter_of="v1")
+    harness.adapters.ready.add("v1-polite")
+    await harness.handle(harness.request(version="v1-polite"))
+    (asked,) = harness.asked
+    assert asked["model"] == "v1"
+    assert asked["messages"][0] == {"role": "system", "content": "Be polite."}
+    (result,) = harness.results()
+    assert (result.version, result.outcome) == ("v1-polite", "ok")
 
 
 async def test_repeated_request_has_one_result_also_when_both_come_together(

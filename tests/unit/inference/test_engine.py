@@ -7,7 +7,13 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from services.inference.engine import EngineClient, EngineLoad, error_message, parse_load
+from services.inference.engine import (
+    EngineClient,
+    EngineLoad,
+    ServedModels,
+    error_message,
+    parse_load,
+)
 from services.inference.errors import EngineUnavailable
 from services.inference.launcher import engine_command, engine_environment
 from services.inference.settings import InferenceSettings
@@ -55,10 +61,21 @@ async def test_engine_with_key_takes_the_agents_and_the_batch_workers_requests(
     async with TestServer(app) as server:
         url = str(server.make_url("")).rstrip("/")
         async with aiohttp.ClientSession(headers=settings.engine_headers()) as session:
-            assert await EngineClient(session, url).models() == ("base", frozenset())
+            assert await EngineClient(session, url).models() == ServedModels(("base",))
         async with aiohttp.ClientSession() as session:
             # No refusal of what was asked: an adapter must not be blamed for it.
             with pytest.raises(EngineUnavailable, match="RATCHET_ENGINE_API_KEY_FILE"):
                 await EngineClient(session, url).models()
     assert engine_environment(settings, {})["VLLM_API_KEY"] == "s"
     assert "s" not in engine_command(settings)
+
+
+@pytest.mark.parametrize(("health", "models", "well"), [(404, 200, True), (404, 500, False)])
+async def test_an_engine_without_a_health_path_is_asked_for_its_models(health, models, well):
+    async def answer(request: web.Request) -> web.Response:
+        return web.Response(status=models if request.path == "/v1/models" else health)
+
+    app = web.Application()
+    app.router.add_get("/{path:.*}", answer)
+    async with TestServer(app) as server, aiohttp.ClientSession() as session:
+        assert await EngineClient(session, str(server.make_url("")).rstrip("/")).healthy() is well
