@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 
 from services.aggregator.contributions import (
+    AudienceCounted,
     Contribution,
     FeedbackCounted,
     FigureDeltas,
@@ -22,11 +23,12 @@ from services.aggregator.contributions import (
 )
 from services.aggregator.errors import UnknownFormat
 
-FORMAT = 3
+FORMAT = 4
 """Of a checkpoint and the rows it covers; it rises whenever an older aggregator could not read a
 newer one's, or the reverse. 2: the rated answers to a prompt are kept without its messages. 3: a
-feedback's row says when its revision was received."""
-READ_FORMATS = (1, 2, FORMAT)
+feedback's row says when its revision was received. 4: signals, sessions and audiences are counted."""
+READ_FORMATS = (1, 2, 3, FORMAT)
+AUDIENCE_FORMAT = 4
 FIGURES = (
     "interactions",
     "errors",
@@ -37,11 +39,33 @@ FIGURES = (
     "corrections",
     "score_sum",
     "score_count",
+    "regenerated",
+    "copied",
+    "edited",
+    "kept_sum",
+    "abandoned",
+    "followed_up",
+    "dissatisfied",
+    "implied_sum",
+    "implied_count",
+    "paired",
+    "paired_implied",
+    "paired_explicit",
+    "paired_implied_squared",
+    "paired_explicit_squared",
+    "paired_product",
+    "turns",
+    "sessions",
 )
 """Names of the places in a figures vector, as in contracts.events.QualityWindow."""
 INTERACTIONS, ERRORS, WITH_FEEDBACK, FEEDBACK, POSITIVE, NEGATIVE, CORRECTIONS, SCORE, SCORED = (
-    range(len(FIGURES))
+    range(9)
 )
+REGENERATED, COPIED, EDITED, KEPT, ABANDONED, FOLLOWED_UP, DISSATISFIED = range(9, 16)
+IMPLIED, IMPLIED_COUNT = 16, 17
+PAIRED = tuple(range(18, 24))
+"""How many answers have implied and explicit satisfaction x and y, then the sums of x, y, x², y², xy."""
+TURNS, SESSIONS = 24, 25
 
 WINDOWS_S = {"1m": 60, "5m": 300, "1h": 3600, "1d": 86_400}
 """Window names and their length in seconds."""
@@ -64,8 +88,16 @@ RATIOS = {
     "positive_ratio": ((POSITIVE,), (POSITIVE, NEGATIVE)),
     "correction_rate": ((CORRECTIONS,), (FEEDBACK,)),
     "satisfaction": ((SCORE,), (SCORED,)),
+    "regenerate_rate": ((REGENERATED,), (INTERACTIONS,)),
+    "copy_rate": ((COPIED,), (INTERACTIONS,)),
+    "edit_kept": ((KEPT,), (EDITED,)),
+    "abandon_rate": ((ABANDONED,), (INTERACTIONS,)),
+    "follow_up_rate": ((FOLLOWED_UP,), (INTERACTIONS,)),
+    "dissatisfied_rate": ((DISSATISFIED,), (FOLLOWED_UP,)),
+    "implied_satisfaction": ((IMPLIED,), (IMPLIED_COUNT,)),
+    "session_length": ((TURNS,), (SESSIONS,)),
 }
-"""Figures of requirement F7: which sums are the numerator and the denominator."""
+"""Figures of requirements F7 and C3: which sums are the numerator and the denominator."""
 
 Key4 = tuple[str, str, str, str]
 WindowKey = tuple[str, int, str]
@@ -86,6 +118,8 @@ class Aggregates:
     """(version, arm, rollout, segment) -> [sum, count, event time of the last one]."""
     votes: dict[tuple[str, str, str], int] = field(default_factory=dict)
     outcomes: dict[str, int] = field(default_factory=dict)
+    audience: dict[tuple[str, str, str], int] = field(default_factory=dict)
+    """(requests or feedback, dimension, value) -> how many; dimensions are category, locale, segment."""
     minutes: dict[int, dict[str, list[float]]] = field(default_factory=dict)
     hours: dict[int, dict[str, list[float]]] = field(default_factory=dict)
     windows: dict[WindowKey, list[float]] = field(default_factory=dict)
@@ -112,6 +146,11 @@ class Aggregates:
                     self.votes[vote] = self.votes.get(vote, 0) + 1
                 case OutcomeCounted(name):
                     self.outcomes[name] = self.outcomes.get(name, 0) + 1
+                case AudienceCounted(what, category, locale, segment):
+                    values = (("category", category), ("locale", locale), ("segment", segment))
+                    for dimension, value in values:
+                        audience = (what, dimension, value)
+                        self.audience[audience] = self.audience.get(audience, 0) + 1
 
     def _change_figures(self, changed: FiguresChanged) -> None:
         version, start_s, minute, deltas = changed
@@ -217,6 +256,7 @@ class Aggregates:
                 [[key, sums] for key, sums in self.windows.items()],
                 sorted(self.changed),
                 self.dropped,
+                [[*key, count] for key, count in self.audience.items()],
             ]
         )
 
@@ -237,6 +277,7 @@ class Aggregates:
                 "version that wrote it, or drop the table's changelog topic and the group's offsets "
                 "to count again from the log"
             )
+        audience: list[Any] = fields[12] if known >= AUDIENCE_FORMAT else []
         return cls(
             offsets=fields[0],
             clock_s=fields[1],
@@ -245,12 +286,25 @@ class Aggregates:
             scores={tuple(key): sums for key, sums in fields[4]},  # type: ignore[misc]
             votes={(left, right, choice): count for left, right, choice, count in fields[5]},
             outcomes=fields[6],
-            minutes=dict(fields[7]),
-            hours=dict(fields[8]),
-            windows={tuple(key): sums for key, sums in fields[9]},  # type: ignore[misc]
+            minutes=_widened(fields[7]),
+            hours=_widened(fields[8]),
+            windows={tuple(key): _wide(sums) for key, sums in fields[9]},  # type: ignore[misc]
             changed={tuple(key) for key in fields[10]},  # type: ignore[misc]
             dropped=fields[11],
+            audience={(what, *key): count for what, *key, count in audience},  # type: ignore[misc]
         )
+
+
+def _wide(sums: list[float]) -> list[float]:
+    """A figures vector of a format that had fewer of them."""
+    return [*sums, *[0.0] * (len(FIGURES) - len(sums))]
+
+
+def _widened(stored: list[tuple[int, dict[str, list[float]]]]) -> dict[int, dict[str, list[float]]]:
+    return {
+        stamp: {version: _wide(sums) for version, sums in versions.items()}
+        for stamp, versions in stored
+    }
 
 
 def _add(versions: dict[str, list[float]], version: str, deltas: FigureDeltas) -> None:

@@ -13,6 +13,7 @@ from shared.contracts.events.feedback import FeedbackSubmitted, FeedbackWithdraw
 from shared.contracts.events.interactions import InteractionRecorded
 from shared.contracts.events.quality import Tick
 from shared.contracts.events.rated import RatedAnswer, RatedScore
+from shared.contracts.events.signals import SignalObserved
 from shared.contracts.events.votes import VoteCast
 from shared.contracts.topics import FEEDBACK, INTERACTIONS, RATED, TICKS
 from shared.kafka.envelope import Headers, decode, encode, headers_of, models_by_type
@@ -22,7 +23,7 @@ from shared.observability.tracing import derived_traceparent
 SOURCE = "/ratchet/aggregator"
 MODELS = {
     INTERACTIONS: models_by_type(InteractionRecorded),
-    FEEDBACK: models_by_type(FeedbackSubmitted, FeedbackWithdrawn, VoteCast),
+    FEEDBACK: models_by_type(FeedbackSubmitted, FeedbackWithdrawn, SignalObserved, VoteCast),
     RATED: models_by_type(RatedAnswer, RatedScore),
     TICKS: models_by_type(Tick),
 }
@@ -85,7 +86,7 @@ def event_time_s(event: Event) -> float | None:
     match event:
         case InteractionRecorded():
             return event.started_at.timestamp() + event.duration_ms / 1000
-        case FeedbackSubmitted() | FeedbackWithdrawn() | VoteCast():
+        case FeedbackSubmitted() | FeedbackWithdrawn() | SignalObserved() | VoteCast():
             return event.submitted_at.timestamp()
         case _:
             return None

@@ -45,6 +45,16 @@ class OutcomeCounted(NamedTuple):
     outcome: str
 
 
+class AudienceCounted(NamedTuple):
+    """One request, or one feedback on it, by what is known of whom it is from."""
+
+    what: str
+    """`requests` or `feedback`."""
+    category: str
+    locale: str
+    segment: str
+
+
 class FiguresChanged(NamedTuple):
     """A change of a version's quality figures."""
 
@@ -57,7 +67,7 @@ class FiguresChanged(NamedTuple):
 
 
 Contribution: TypeAlias = (
-    FeedbackCounted | ScoreCounted | VoteCounted | OutcomeCounted | FiguresChanged
+    FeedbackCounted | ScoreCounted | VoteCounted | OutcomeCounted | AudienceCounted | FiguresChanged
 )
 
 
@@ -74,6 +84,7 @@ _NAMES: dict[type[Contribution], str] = {
     ScoreCounted: "score",
     VoteCounted: "vote",
     OutcomeCounted: "outcome",
+    AudienceCounted: "audience",
     FiguresChanged: "figures",
 }
 
@@ -111,6 +122,8 @@ def decode_contribution(stored: Sequence[Any]) -> Contribution:
             return VoteCounted(chosen, rejected, result)
         case ["outcome", str(outcome)]:
             return OutcomeCounted(outcome)
+        case ["audience", str(what), str(category), str(locale), str(segment)]:
+            return AudienceCounted(what, category, locale, segment)
         case _:
             raise ValueError(f"unknown contribution {stored!r}")
 

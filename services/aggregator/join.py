@@ -33,6 +33,7 @@ from shared.contracts.events.feedback import (
 )
 from shared.contracts.events.interactions import InteractionRecorded, Outcome
 from shared.contracts.events.rated import RatedScore
+from shared.contracts.events.signals import SignalObserved
 from shared.contracts.events.votes import Choice, VoteCast
 
 UNJOINED = "unjoined"
@@ -58,9 +59,16 @@ def fold_interaction(
     deltas: FigureDeltas = ((aggregates.INTERACTIONS, 1),)
     if event.outcome in FAILURES:
         deltas += ((aggregates.ERRORS, 1),)
+    if event.messages and event.messages[-1].role == "user":
+        deltas += ((aggregates.TURNS, 1),)
+        if all(turn.role != "assistant" for turn in event.messages):
+            deltas += ((aggregates.SESSIONS, 1),)
     fold = Fold(row)
     if event.purpose in COUNTED:
-        fold.contributions.append(FiguresChanged(event.version, started_s, ts_ms // 60_000, deltas))
+        fold.contributions += [
+            FiguresChanged(event.version, started_s, ts_ms // 60_000, deltas),
+            rules.audience("requests", event.context),
+        ]
     for name in waiting:
         settle(fold, event, name, None, row.entries[name], rules)
     if any(row.entries[name].counted for name in waiting):
@@ -72,24 +80,24 @@ def fold_interaction(
 
 def fold_feedback(
     row: TraceRow | None,
-    event: FeedbackSubmitted | FeedbackWithdrawn,
+    event: FeedbackSubmitted | SignalObserved | FeedbackWithdrawn,
     ts_ms: int,
     rules: FoldRules,
 ) -> Fold[TraceRow]:
-    """Fold a submission or a withdrawal in; it counts once its interaction is there.
+    """Fold a submission, a signal or a withdrawal in; it counts once its interaction is there.
 
     Raises:
         EventRefused: the trace has as many feedbacks as can be kept.
     """
     row = row.copy() if row is not None else TraceRow()
     old = row.entries.get(event.feedback_id)
-    body = event.model_dump(mode="json") if isinstance(event, FeedbackSubmitted) else None
+    body = None if isinstance(event, FeedbackWithdrawn) else event.model_dump(mode="json")
     at_s = event.submitted_at.timestamp()
     new = Revised(event.revision, at_s, event.by_receipt, body)
     if old is not None and not may_follow(old.kind, event):
         verdict, entry = "conflict", old
     else:
-        verdict, entry = revised(old, new, event.type.value, ts_ms)
+        verdict, entry = revised(old, new, str(event.type), ts_ms)
     fold = Fold(row, contributions=[OutcomeCounted(verdict)])
     if verdict in {"stale", "duplicate"} and (body is None or entry.seen):
         row.entries[event.feedback_id] = entry
@@ -97,7 +105,9 @@ def fold_feedback(
     if verdict == "conflict":
         return fold
     if body is not None and not entry.seen:
-        entry = replace(entry, seen=True, kind=event.type.value, first=first_score(event, ts_ms))
+        entry = replace(
+            entry, seen=True, kind=str(event.type), first=first_score(event, ts_ms, rules)
+        )
     if old is None and len(row.entries) >= MAX_FEEDBACKS:
         raise EventRefused(
             "policy",

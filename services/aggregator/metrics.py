@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from services.aggregator.aggregates import RATIOS, Aggregates
+from services.aggregator.aggregates import PAIRED, RATIOS, Aggregates
 
 AGE_BUCKETS_S = (0.1, 0.25, 0.5, 1, 2, 3, 5, 10, 30, 60, 300, 3600, 86_400)
 
@@ -74,6 +74,23 @@ class CheckpointCollector(Collector):
             "What became of feedback records: accepted, edited, withdrawn, duplicate, conflict …",
             labels=("outcome", "partition"),
         )
+        audience = {
+            "requests": CounterMetricFamily(
+                "ratchet_audience_requests",
+                "Requests on live traffic by category, locale or segment.",
+                labels=("dimension", "value", "partition"),
+            ),
+            "feedback": CounterMetricFamily(
+                "ratchet_audience_feedback",
+                "Feedback on live traffic by category, locale or segment of its request.",
+                labels=("dimension", "value", "partition"),
+            ),
+        }
+        paired = GaugeMetricFamily(
+            "ratchet_implied_satisfaction_sums",
+            "Of answers with implied (x) and explicit (y) satisfaction: how many, and sums of both.",
+            labels=("version", "window", "sum", "partition"),
+        )
         pending = GaugeMetricFamily(
             "ratchet_feedback_pending",
             "Feedback that waits for its interaction.",
@@ -107,6 +124,8 @@ class CheckpointCollector(Collector):
                 votes.add_metric((*vote, partition), count)
             for outcome, count in aggregates.outcomes.items():
                 outcomes.add_metric((outcome, partition), count)
+            for (what, dimension, value), count in aggregates.audience.items():
+                audience[what].add_metric((dimension, value, partition), count)
             for gauge, count in zip((pending, unknown), self._pending[number], strict=True):
                 gauge.add_metric((partition,), count)
             for (version, window), sums in aggregates.live().items():
@@ -114,8 +133,10 @@ class CheckpointCollector(Collector):
                     labels = (version, window, figure, partition)
                     numerator.add_metric(labels, sum(sums[index] for index in above))
                     denominator.add_metric(labels, sum(sums[index] for index in below))
+                for name, index in zip(("n", "x", "y", "xx", "yy", "xy"), PAIRED, strict=True):
+                    paired.add_metric((version, window, name, partition), sums[index])
         yield from (feedback, score_sum, score_count, votes, outcomes)
-        yield from (pending, unknown, numerator, denominator)
+        yield from (pending, unknown, numerator, denominator, paired, *audience.values())
 
 
 class AggregatorMetrics:

@@ -20,6 +20,7 @@ from shared.contracts.events.preferences import (
     UnpairedExample,
 )
 from shared.contracts.events.rated import RatedAnswer
+from shared.contracts.events.signals import SignalObserved
 from shared.contracts.events.votes import Choice, Side, VoteCast
 from shared.contracts.topics import PREFERENCES
 
@@ -39,13 +40,6 @@ def feedback_product(
     """The pair or example that one feedback makes, if any; anonymous feedback makes none."""
     if feedback.anonymous or not interaction.messages:
         return None
-    pair_id = cause_id(
-        "product",
-        feedback.tenant,
-        feedback.trace_id,
-        feedback.feedback_id,
-        str(edition),
-    )
     completion, answer = interaction.completion, interaction.answer
     version = interaction.version
     rejected_cut = False
@@ -54,24 +48,8 @@ def feedback_product(
         case ((FeedbackType.thumbs_up | FeedbackType.thumbs_down), _):
             if not completion:
                 return None
-            return UnpairedExample(
-                pair_id=pair_id,
-                tenant=feedback.tenant,
-                model=interaction.model,
-                messages=interaction.messages,
-                tools=interaction.tools,
-                completion=completion,
-                answer=answer,
-                untrainable=interaction.untrainable,
-                cut=interaction.cut,
-                label=feedback.type is FeedbackType.thumbs_up,
-                version=version,
-                causes=(f"{feedback.feedback_id}:{edition}",),
-                traces=(feedback.trace_id,),
-                raters=rater_of(feedback.user_id),
-                context=merged(interaction.context, feedback.context),
-                created_at=feedback.submitted_at,
-            )
+            label = feedback.type is FeedbackType.thumbs_up
+            return _unpaired(interaction, feedback, edition, label=label)
         case FeedbackType.text_correction, Correction() as value:
             rejected_turn = _corrected_turn(value, interaction)
             original = completion if rejected_turn else value.original or completion
@@ -98,7 +76,7 @@ def feedback_product(
     if not differ(chosen, rejected):
         return None
     return PreferencePair(
-        pair_id=pair_id,
+        pair_id=_product_id(feedback, edition),
         tenant=feedback.tenant,
         model=interaction.model,
         messages=interaction.messages,
@@ -118,6 +96,49 @@ def feedback_product(
         context=merged(interaction.context, feedback.context),
         created_at=feedback.submitted_at,
     )
+
+
+def signal_product(
+    interaction: InteractionRecorded, signal: SignalObserved, edition: int
+) -> UnpairedExample | None:
+    """The example that a signal makes where it implies that the answer was good or bad."""
+    score = signal.score
+    if score is None or BAD_SCORE < score < GOOD_SCORE:
+        return None
+    if signal.anonymous or not interaction.messages or not interaction.completion:
+        return None
+    return _unpaired(interaction, signal, edition, label=score >= GOOD_SCORE)
+
+
+def _unpaired(
+    interaction: InteractionRecorded,
+    said: FeedbackSubmitted | SignalObserved,
+    edition: int,
+    *,
+    label: bool,
+) -> UnpairedExample:
+    return UnpairedExample(
+        pair_id=_product_id(said, edition),
+        tenant=said.tenant,
+        model=interaction.model,
+        messages=interaction.messages,
+        tools=interaction.tools,
+        completion=interaction.completion,
+        answer=interaction.answer,
+        untrainable=interaction.untrainable,
+        cut=interaction.cut,
+        label=label,
+        version=interaction.version,
+        causes=(f"{said.feedback_id}:{edition}",),
+        traces=(said.trace_id,),
+        raters=rater_of(said.user_id),
+        context=merged(interaction.context, said.context),
+        created_at=said.submitted_at,
+    )
+
+
+def _product_id(said: FeedbackSubmitted | SignalObserved, edition: int) -> str:
+    return cause_id("product", said.tenant, said.trace_id, said.feedback_id, str(edition))
 
 
 def _corrected_turn(value: Correction, interaction: InteractionRecorded) -> Message | None:

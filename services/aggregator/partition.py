@@ -48,6 +48,7 @@ from shared.contracts.events.feedback import (
 from shared.contracts.events.interactions import InteractionRecorded
 from shared.contracts.events.quality import QualityWindow, Tick
 from shared.contracts.events.rated import RatedAnswer, RatedScore
+from shared.contracts.events.signals import SignalObserved
 from shared.contracts.events.votes import VoteCast
 from shared.contracts.topics import QUALITY, TICKS
 
@@ -218,7 +219,7 @@ class PartitionState:
                 self._keep(
                     topic, offset, key, row, join.fold_interaction(row, event, raw, ts_ms, rules)
                 )
-            case FeedbackSubmitted() | FeedbackWithdrawn():
+            case FeedbackSubmitted() | FeedbackWithdrawn() | SignalObserved():
                 key = trace_key(self.partition, event.tenant, event.trace_id)
                 row = self._row(key, TraceRow)
                 self._keep(topic, offset, key, row, join.fold_feedback(row, event, ts_ms, rules))

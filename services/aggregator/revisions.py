@@ -17,6 +17,7 @@ from shared.contracts.events.feedback import (
     FeedbackType,
     FeedbackWithdrawn,
 )
+from shared.contracts.events.signals import SignalObserved
 from shared.contracts.feedback_id import default_feedback_id
 
 VOTE = "vote"
@@ -24,13 +25,15 @@ _NOT_BODY = frozenset({"submitted_at"})
 """What may differ between two sendings of one revision: when the service received it."""
 
 
-def may_follow(kind: str, event: FeedbackSubmitted | FeedbackWithdrawn) -> bool:
+def may_follow(kind: str, event: FeedbackSubmitted | SignalObserved | FeedbackWithdrawn) -> bool:
     """Whether feedback of a type may get this revision.
 
     Thumbs and ratings share a default id; a vote is withdrawn as the preference it is.
     """
-    if event.type.value == kind:
+    if event.type == kind:
         return True
+    if isinstance(event, SignalObserved):
+        return False
     if kind == VOTE:
         return isinstance(event, FeedbackWithdrawn) and event.type is FeedbackType.preference
     place = (event.tenant, event.trace_id, event.user_id)

@@ -11,6 +11,9 @@ from shared.contracts.prompt_key import PromptRule
 from shared.settings import ServiceSettings, service_config, shared_name, split_list
 
 MAX_SEGMENTS = 8
+MAX_AUDIENCES = 16
+CATEGORIES = ("factual_qa", "comparison", "creative", "problem_solving", "explanation")
+"""The five of requirement P3."""
 
 
 class AggregatorSettings(ServiceSettings):
@@ -32,6 +35,12 @@ class AggregatorSettings(ServiceSettings):
     scores_per_day: int = Field(
         default=3, ge=1, description="scores counted per user, rollout and day"
     )
+    signals_judge: bool = Field(
+        default=False, description="what signals imply enters the judge's satisfaction"
+    )
+    signals_teach: bool = Field(
+        default=False, description="signals that imply a good or bad answer become training data"
+    )
     segments: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
         max_length=MAX_SEGMENTS,
@@ -39,13 +48,23 @@ class AggregatorSettings(ServiceSettings):
         description="values of the segment label; the router's, so that both agree",
     )
 
+    categories: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=CATEGORIES,
+        max_length=MAX_AUDIENCES,
+        description="categories that shares of feedback are counted by; others are `other`",
+    )
+    locales: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        max_length=MAX_AUDIENCES,
+        description="locales or languages that shares of feedback are counted by",
+    )
     prompt_ignores: Annotated[tuple[PromptRule, ...], NoDecode] = Field(
         default=(PromptRule.clock, PromptRule.ids),
         validation_alias=shared_name("prompt_ignores"),
         description="what a system prompt may say differently each time: clock, ids, or none",
     )
 
-    @field_validator("segments", "prompt_ignores", mode="before")
+    @field_validator("segments", "categories", "locales", "prompt_ignores", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return split_list(value)

@@ -7,26 +7,33 @@ from datetime import UTC, datetime
 
 from services.aggregator import aggregates
 from services.aggregator.contributions import FeedbackCounted, FigureDeltas, FiguresChanged
+from services.aggregator.figures import (
+    difference,
+    feedback_figures,
+    is_signal,
+    paired_figures,
+    signal_figures,
+)
 from services.aggregator.fold import Fold, FoldRules, Output, cause_id
 from services.aggregator.pairs import (
-    BAD_SCORE,
-    GOOD_SCORE,
     feedback_product,
     merged,
     pair_output,
     retraction,
+    signal_product,
 )
 from services.aggregator.rows import FeedbackEntry, FirstScore, TraceRow
+from shared.contracts.events.base import Event
 from shared.contracts.events.feedback import (
     RATINGS,
     FeedbackSubmitted,
-    FeedbackType,
     FeedbackWithdrawn,
 )
 from shared.contracts.events.interactions import InteractionRecorded, Purpose
 from shared.contracts.events.preferences import PreferencePair, UnpairedExample
 from shared.contracts.events.quality import ExampleJoined
 from shared.contracts.events.rated import RatedAnswer, RatedScore
+from shared.contracts.events.signals import SignalObserved
 from shared.contracts.prompt_key import digest, prompt_key
 from shared.contracts.topics import EXAMPLES, RATED
 
@@ -48,7 +55,8 @@ def settle(
     figures, pairs and ratings are replaced: what `old` caused is subtracted or retracted first.
     """
     row = fold.row
-    feedback = FeedbackSubmitted.model_validate(entry.body) if entry.body else None
+    said = _said(entry)
+    feedback = said if isinstance(said, FeedbackSubmitted) else None
     # Rows share entries with the rows they were copied from: changed in place, a refused event would
     # leave `counted` set in the row before it, and the feedback would never count.
     entry = replace(entry)
@@ -57,14 +65,28 @@ def settle(
         entry.counted = "joined"
         entry.minute = max(entry.ts_ms, row.ts_ms) // 60_000
         fold.contributions.append(FeedbackCounted(interaction.version, entry.kind))
+        if interaction.purpose in COUNTED and not is_signal(entry):
+            fold.contributions.append(rules.audience("feedback", interaction.context))
     if interaction.purpose in COUNTED:
-        _refigure(fold, interaction, old, entry, feedback)
-    time = feedback.submitted_at if feedback else datetime.fromtimestamp(row.touched_s, UTC)
-    product = feedback_product(interaction, feedback, entry.number) if feedback else None
+        _refigure(fold, interaction, old, entry, said)
+        _repair(fold, interaction, name, old)
+    time = said.submitted_at if said else datetime.fromtimestamp(row.touched_s, UTC)
+    product: Event | None = None
+    if feedback is not None:
+        product = feedback_product(interaction, feedback, entry.number)
+    elif isinstance(said, SignalObserved) and rules.signals_teach:
+        product = signal_product(interaction, said, entry.number)
     assert product is None or isinstance(product, PreferencePair | UnpairedExample)
     produce(fold, entry, old, interaction.tenant, time, product)
     _rate(fold, interaction, name, entry, feedback, time, rules)
     _score(fold, interaction, entry, rules)
+
+
+def _said(entry: FeedbackEntry) -> FeedbackSubmitted | SignalObserved | None:
+    """The present revision as its event; None once withdrawn."""
+    if not entry.body:
+        return None
+    return (SignalObserved if is_signal(entry) else FeedbackSubmitted).model_validate(entry.body)
 
 
 def _refigure(
@@ -72,60 +94,53 @@ def _refigure(
     interaction: InteractionRecorded,
     old: FeedbackEntry | None,
     entry: FeedbackEntry,
-    feedback: FeedbackSubmitted | None,
+    said: FeedbackSubmitted | SignalObserved | None,
 ) -> None:
     row = fold.row
-    started_s = row.started_s
-    entry.figures = _figures(feedback) if feedback is not None else ()
+    match said:
+        case FeedbackSubmitted():
+            entry.figures = feedback_figures(said)
+        case SignalObserved():
+            entry.figures = signal_figures(said)
+        case None:
+            entry.figures = ()
     before = old.figures if old is not None else ()
-    deltas = _difference(before, entry.figures)
-    if deltas:
-        fold.contributions.append(
-            FiguresChanged(interaction.version, started_s, entry.minute, deltas)
-        )
-    active = any(one.figures for one in row.entries.values())
+    _change(fold, interaction, entry.minute, difference(before, entry.figures))
+    if is_signal(entry):
+        return
+    active = any(one.figures and not is_signal(one) for one in row.entries.values())
     if active and row.with_feedback_minute < 0:
         row.with_feedback_minute = entry.minute
-        delta = 1
+        _change(fold, interaction, entry.minute, ((aggregates.WITH_FEEDBACK, 1),))
     elif not active and row.with_feedback_minute >= 0:
-        delta = -1
-    else:
+        minute, row.with_feedback_minute = row.with_feedback_minute, -1
+        _change(fold, interaction, minute, ((aggregates.WITH_FEEDBACK, -1),))
+
+
+def _repair(
+    fold: Fold[TraceRow], interaction: InteractionRecorded, name: str, old: FeedbackEntry | None
+) -> None:
+    """Move the figures of implied beside explicit satisfaction to what the row says now."""
+    entries = fold.row.entries
+    if len({is_signal(entry) for entry in entries.values()}) == 1:
         return
-    fold.contributions.append(
-        FiguresChanged(
-            interaction.version,
-            started_s,
-            row.with_feedback_minute,
-            ((aggregates.WITH_FEEDBACK, delta),),
-        )
-    )
-    if delta < 0:
-        row.with_feedback_minute = -1
+    others = [entry for key, entry in entries.items() if key != name]
+    before = paired_figures(others if old is None else [*others, old])
+    after = paired_figures(entries.values())
+    if before != after:
+        for sign, paired in ((-1, before), (1, after)):
+            if paired is not None:
+                minute, deltas = paired
+                signed = tuple((index, sign * delta) for index, delta in deltas)
+                _change(fold, interaction, minute, signed)
 
 
-def _figures(feedback: FeedbackSubmitted) -> FigureDeltas:
-    """What one feedback adds to the figures of its version."""
-    deltas: list[tuple[int, float]] = [(aggregates.FEEDBACK, 1)]
-    score = feedback.score
-    if feedback.type in RATINGS and score is not None:
-        if score >= GOOD_SCORE:
-            deltas.append((aggregates.POSITIVE, 1))
-        elif score <= BAD_SCORE:
-            deltas.append((aggregates.NEGATIVE, 1))
-    if feedback.type is FeedbackType.text_correction:
-        deltas.append((aggregates.CORRECTIONS, 1))
-    if score is not None:
-        deltas.append((aggregates.SCORED, 1))
-        if score:
-            deltas.append((aggregates.SCORE, score))
-    return tuple(deltas)
-
-
-def _difference(before: FigureDeltas, after: FigureDeltas) -> FigureDeltas:
-    sums = dict(after)
-    for index, delta in before:
-        sums[index] = sums.get(index, 0) - delta
-    return tuple((index, delta) for index, delta in sorted(sums.items()) if delta)
+def _change(
+    fold: Fold[TraceRow], interaction: InteractionRecorded, minute: int, deltas: FigureDeltas
+) -> None:
+    if deltas:
+        changed = FiguresChanged(interaction.version, fold.row.started_s, minute, deltas)
+        fold.contributions.append(changed)
 
 
 def produce(
@@ -212,12 +227,16 @@ def _rated_answer(
     )
 
 
-def first_score(event: FeedbackSubmitted | FeedbackWithdrawn, ts_ms: int) -> FirstScore | None:
+def first_score(
+    event: FeedbackSubmitted | FeedbackWithdrawn | SignalObserved, ts_ms: int, rules: FoldRules
+) -> FirstScore | None:
     """What the judge's counters take of a first submission: later ones never change them.
 
     Its time is the log's, for a producer's timestamp could spread a user's scores over many days.
     """
     if isinstance(event, FeedbackWithdrawn) or event.anonymous or event.score is None:
+        return None
+    if isinstance(event, SignalObserved) and not rules.signals_judge:
         return None
     return FirstScore(event.score, event.user_id, ts_ms / 1000)
 
@@ -253,6 +272,7 @@ def _score(
 
 def example(row: TraceRow, interaction: InteractionRecorded, time: datetime, cause: str) -> Output:
     """The joined row for queries, as it is after this event."""
+    said = [_said(entry) for entry in row.entries.values() if entry.counted == "joined"]
     joined = ExampleJoined(
         trace_id=interaction.trace_id,
         tenant=interaction.tenant,
@@ -265,11 +285,8 @@ def example(row: TraceRow, interaction: InteractionRecorded, time: datetime, cau
         untrainable=interaction.untrainable,
         context=interaction.context,
         started_at=interaction.started_at,
-        feedback=tuple(
-            FeedbackSubmitted.model_validate(entry.body)
-            for entry in row.entries.values()
-            if entry.body is not None and entry.counted == "joined"
-        ),
+        feedback=tuple(one for one in said if isinstance(one, FeedbackSubmitted)),
+        signals=tuple(one for one in said if isinstance(one, SignalObserved)),
         updated_at=time,
     )
     event_id = cause_id("example", interaction.tenant, interaction.trace_id, cause)

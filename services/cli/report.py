@@ -21,7 +21,17 @@ from services.cli.prometheus import PrometheusClient
 from services.cli.settings import load_settings
 from services.cli.train_jobs import jobs_of
 from services.cli.version_trajectory import read_trajectories
-from services.cli.weekly import TARGETS, Weekly, count_preferences, html, markdown
+from services.cli.weekly import (
+    SESSION_LENGTH,
+    SIGNALS,
+    TARGETS,
+    Audience,
+    Correlation,
+    Weekly,
+    count_preferences,
+    html,
+    markdown,
+)
 
 if TYPE_CHECKING:
     from shared.contracts.events.preferences import PreferencePair
@@ -89,18 +99,15 @@ def _collect(start: datetime, end: datetime, target: int, model: str) -> Weekly:
     report = with_log(load_settings(), work)
     at = min(end, datetime.now(UTC)).timestamp()
     try:
-        figures, errors = _from_prometheus(PrometheusClient(), at)
+        return _with_figures(report, PrometheusClient(), at)
     except CliError as error:
         return replace(report, missing=str(error).splitlines()[0].rstrip("."))
-    return replace(report, figures=figures, errors=errors)
 
 
-def _from_prometheus(
-    client: PrometheusClient, at: float
-) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
+def _with_figures(report: Weekly, client: PrometheusClient, at: float) -> Weekly:
     figures: dict[str, dict[str, float]] = {}
     for sample in client.query('ratchet:quality_ratio{window="1d"}', at=at):
-        if sample.labels["figure"] in TARGETS:
+        if sample.labels["figure"] in (*TARGETS, *SIGNALS, SESSION_LENGTH):
             version = figures.setdefault(sample.labels["version"], {})
             version[sample.labels["figure"]] = sample.value
     counted = "sum by (version) (increase(ratchet_router_request_duration_seconds_count[7d]))"
@@ -112,7 +119,26 @@ def _from_prometheus(
         sample.labels.get("version", ""): sample.value
         for sample in client.query(f"{failed} / ({counted} > 0)", at=at)
     }
-    return figures, errors
+    bounds = {
+        (sample.labels["version"], sample.labels["bound"]): sample.value
+        for sample in client.query('ratchet:implied_correlation_bound{window="1d"}', at=at)
+    }
+    correlations = {
+        version: Correlation(sample.value, bounds[version, "lower"], bounds[version, "upper"])
+        for sample in client.query('ratchet:implied_correlation{window="1d"}', at=at)
+        if (version := sample.labels["version"]) and (version, "lower") in bounds
+    }
+    audiences = tuple(
+        Audience(sample.labels["dimension"], sample.labels["value"], sample.value)
+        for sample in client.query("ratchet:audience_representation", at=at)
+    )
+    return replace(
+        report,
+        figures=figures,
+        errors=errors,
+        correlations=correlations,
+        audiences=tuple(sorted(audiences, key=lambda one: (one.dimension, one.value))),
+    )
 
 
 async def _from_log(

@@ -21,6 +21,19 @@ TARGETS = {
     "satisfaction": ("Satisfaction (0 to 1)", ">", 0.75),
 }
 """Live figures and their targets (requirement F7); 4.0 of 5 is 0.75 between 0 and 1."""
+NO_TARGET = ("", ">", float("-inf"))
+SIGNALS = {
+    "implied_satisfaction": "Implied satisfaction",
+    "regenerate_rate": "Regenerated",
+    "copy_rate": "Copied",
+    "edit_kept": "Kept of edited",
+    "abandon_rate": "Abandoned",
+    "dissatisfied_rate": "Next turns that object",
+}
+"""Figures of implicit feedback (requirement C3), shares of 1."""
+SESSION_LENGTH = "session_length"
+REPRESENTED = (0.5, 2.0)
+"""A part of the audience whose share of feedback over its share of requests is outside is warned of."""
 SHORT = 0.5
 """A chosen answer shorter than this share of the rejected one is doubtful (requirement P5)."""
 
@@ -37,6 +50,39 @@ class Duel:
     def rate(self) -> float:
         """Share of wins in [0, 1]."""
         return self.wins / (self.wins + self.losses)
+
+
+@dataclass(frozen=True, slots=True)
+class Correlation:
+    """Correlation of implied with explicit satisfaction and its 95 % interval."""
+
+    value: float
+    lower: float
+    upper: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.2f} ({self.lower:.2f} to {self.upper:.2f})"
+
+
+@dataclass(frozen=True, slots=True)
+class Audience:
+    """A category, locale or segment: its share of feedback over its share of requests."""
+
+    dimension: str
+    value: str
+    representation: float
+
+    @property
+    def action(self) -> str:
+        """What to do about it; empty where it is represented well enough."""
+        low, high = REPRESENTED
+        if low <= self.representation <= high:
+            return ""
+        return (
+            f"Ask {'more' if self.representation < low else 'less'} of {self.dimension} "
+            f"{self.value}: it gives {self.representation:.1f} times the feedback that its share "
+            "of requests would bring."
+        )
 
 
 @dataclass(frozen=True)
@@ -73,6 +119,9 @@ class Weekly:
     errors: dict[str, float] = field(default_factory=dict)
     trajectories: Mapping[str, Sequence[TrajectoryRow]] = field(default_factory=dict)
     """By model, up to today."""
+    correlations: dict[str, Correlation] = field(default_factory=dict)
+    """Of implied with explicit satisfaction, by version."""
+    audiences: tuple[Audience, ...] = ()
     missing: str = ""
     """Why the figures of Prometheus are missing; empty where they are there."""
 
@@ -95,12 +144,13 @@ class Weekly:
             )
         for version, figures in sorted(self.figures.items()):
             for name, value in sorted(figures.items()):
-                title, direction, target = TARGETS[name]
+                title, direction, target = TARGETS.get(name, NO_TARGET)
                 if (value < target) if direction == ">" else (value > target):
                     found.append(
                         f"{version}: {title.lower()} is {_share(value)}, the target is "
                         f"{direction} {_share(target)}; see docs/runbooks.md."
                     )
+        found += [one.action for one in self.audiences if one.action]
         failed = [one["job"] for one in self.trainings if one["phase"] == "failed"]
         if failed:
             found.append(f"Look at failed trainings: ratchet train show {failed[0]}.")
@@ -194,6 +244,15 @@ def markdown(report: Weekly) -> str:
         "## Live figures, last day of the week",
         "",
         *_figures(report),
+        "## What people do with answers, last day of the week",
+        "",
+        *_signals(report),
+        "## Whom feedback comes from, last day of the week",
+        "",
+        *_table(
+            ("part", "value", "share of feedback over share of requests"),
+            [(one.dimension, one.value, f"{one.representation:.2f}") for one in report.audiences],
+        ),
         "## Data quality",
         "",
         *_table(
@@ -286,6 +345,23 @@ def _figures(report: Weekly) -> list[str]:
         for version, figures in sorted(report.figures.items())
     ]
     return _table(("version", *names, "Errors (< 1.0 %)"), rows)
+
+
+def _signals(report: Weekly) -> list[str]:
+    rows: list[tuple[str, ...]] = []
+    for version, figures in sorted(report.figures.items()):
+        length = figures.get(SESSION_LENGTH)
+        rows.append(
+            (
+                version,
+                *(_share(figures[name]) if name in figures else "–" for name in SIGNALS),
+                str(report.correlations.get(version, "–")),
+                f"{length:.1f}" if length is not None else "–",
+            )
+        )
+    correlation = "Correlation with satisfaction (95 %)"
+    columns = ("version", *SIGNALS.values(), correlation, "Turns a session (should rise)")
+    return _table(columns, rows)
 
 
 def _rows(rows: Sequence[Mapping[str, str]]) -> list[str]:

@@ -27,8 +27,6 @@ from services.feedback.submissions import (
     DEFAULT_RULES,
     Redact,
     SubmissionRules,
-    fields_of,
-    json_kind,
     parse_json,
     read_submission,
     read_withdrawal,
@@ -36,10 +34,12 @@ from services.feedback.submissions import (
     withdrawn,
 )
 from services.feedback.trace_limits import TraceLimits
+from services.feedback.values import fields_of, json_kind
 from shared.clock import Clock
 from shared.contracts.events.api_keys import Permission
 from shared.contracts.events.base import Identifier
 from shared.contracts.events.feedback import FeedbackSubmitted, FeedbackWithdrawn
+from shared.contracts.events.signals import SignalObserved
 from shared.errors import FieldError, RatchetError
 from shared.http.asgi import AsgiApp
 from shared.http.body import ClientDisconnected, read_body
@@ -128,7 +128,7 @@ class FeedbackApi:
         traceparent = _traceparent(request)
         at = self._clock.now()
         results: list[dict[str, Any]] = []
-        events: list[FeedbackSubmitted] = []
+        events: list[FeedbackSubmitted | SignalObserved] = []
         records: list[NewRecord] = []
         places: list[int] = []
         for index, item in enumerate(items):
@@ -202,7 +202,7 @@ class FeedbackApi:
         return json_response(200, answer)
 
     async def _check_trace(
-        self, event: FeedbackSubmitted | FeedbackWithdrawn, record: NewRecord
+        self, event: FeedbackSubmitted | SignalObserved | FeedbackWithdrawn, record: NewRecord
     ) -> None:
         size = record_bytes(record)
         await self._traces.check(event.tenant, event.trace_id, event.feedback_id, size)

@@ -26,7 +26,8 @@ from services.feedback.metrics import FeedbackMetrics
 from services.feedback.open_comparisons import Ballot, Comparison, OpenComparisons, vote
 from services.feedback.publisher import FeedbackPublisher, vote_record
 from services.feedback.router_client import Answer, Question, RouterClient, VersionUnavailable
-from services.feedback.submissions import Redact, context_of, fields_of, json_kind
+from services.feedback.submissions import Redact, context_of
+from services.feedback.values import fields_of, json_kind
 from shared.clock import Clock
 from shared.contracts.events.base import Identifier, Message, OptionalIdentifier
 from shared.contracts.events.intake import Label

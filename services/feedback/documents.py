@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, RootModel
 
 from services.feedback.comparisons import ComparisonRequest, VoteRequest
 from shared.contracts.events.base import MAX_ID
-from shared.contracts.events.intake import Submission, Withdrawal
+from shared.contracts.events.intake import SignalSubmission, Submission, Withdrawal
 from shared.http.openapi import (
     Problem,
     json_body,
@@ -30,10 +30,14 @@ class FeedbackReceipt(BaseModel):
     trace_id: str
 
 
+class FeedbackBody(RootModel[Submission | SignalSubmission]):
+    """One piece of feedback, or one signal."""
+
+
 class FeedbackBatch(BaseModel):
     """Several pieces of feedback."""
 
-    items: list[Submission] = Field(min_length=1, max_length=1_000)
+    items: list[FeedbackBody] = Field(min_length=1, max_length=1_000)
 
 
 class BatchResult(BaseModel):
@@ -81,7 +85,7 @@ class VoteReceipt(BaseModel):
 
 
 MODELS = (
-    Submission,
+    FeedbackBody,
     FeedbackReceipt,
     FeedbackBatch,
     BatchResults,
@@ -122,7 +126,7 @@ SUBMIT: dict[str, Any] = {
     "status_code": 202,
     "responses": _answers(_WRITING, (202, "Stored", FeedbackReceipt)),
     "openapi_extra": {
-        "requestBody": json_body(Submission),
+        "requestBody": json_body(FeedbackBody),
         "parameters": [_CLAMP, _IDEMPOTENCY_KEY],
     },
 }

@@ -172,7 +172,7 @@ class RouterUnavailable(FeedbackError):
 REMEDIES = {
     "trace_id": "send the x-ratchet-trace-id header of the answer that the feedback is about",
     "type": "send one of thumbs_up, thumbs_down, rating, text_correction, preference, "
-    "demonstration, comment",
+    "demonstration, comment, or of a signal: regenerate, copy, edit_kept, abandon, follow_up",
     "revision": "send a whole number, 0 first, one more for each edit",
     "timestamp": "send the time with its zone, such as 2026-11-18T09:00:00Z, or leave it out",
     "metadata": "send an object of at most 32 texts, such as locale, segment, category, session_id",

@@ -27,6 +27,7 @@ from services.feedback.submissions import (
 from shared.contracts.events.base import Event
 from shared.contracts.events.dead_letters import DeadLetterReason
 from shared.contracts.events.feedback import FeedbackSubmitted, FeedbackWithdrawn
+from shared.contracts.events.signals import SignalObserved
 from shared.errors import FieldError
 from shared.kafka.consumer import Reject
 from shared.kafka.envelope import header, models_by_type
@@ -44,6 +45,13 @@ class SubmittedBody(Event):
     ce_type: ClassVar[str] = FeedbackSubmitted.ce_type
 
 
+class SignalBody(Event):
+    """Any JSON object; the rules of a submission are applied to it afterwards."""
+
+    model_config = ConfigDict(extra="allow")
+    ce_type: ClassVar[str] = SignalObserved.ce_type
+
+
 class WithdrawnBody(Event):
     """Any JSON object; the rules of a withdrawal are applied to it afterwards."""
 
@@ -51,7 +59,7 @@ class WithdrawnBody(Event):
     ce_type: ClassVar[str] = FeedbackWithdrawn.ce_type
 
 
-INTAKE_MODELS = models_by_type(SubmittedBody, WithdrawnBody)
+INTAKE_MODELS = models_by_type(SubmittedBody, SignalBody, WithdrawnBody)
 _LETTER_REASONS: dict[Reason, DeadLetterReason] = {
     Reason.too_large: "too_large",
     Reason.forbidden: "policy",
@@ -95,7 +103,9 @@ class Intake:
             raise Reject(_LETTER_REASONS.get(Reason(error.code), "schema"), error.detail) from error
         self._metrics.accepted(stored, "intake")
 
-    def read(self, event: Event, record: Record) -> FeedbackSubmitted | FeedbackWithdrawn:
+    def read(
+        self, event: Event, record: Record
+    ) -> FeedbackSubmitted | SignalObserved | FeedbackWithdrawn:
         """The event of a record: its tenant is its topic's, its time the record's.
 
         Raises:

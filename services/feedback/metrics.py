@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from services.feedback.errors import Reason
 from shared.contracts.events.feedback import FeedbackSubmitted, FeedbackType, FeedbackWithdrawn
+from shared.contracts.events.signals import SignalObserved, SignalType
 from shared.contracts.events.votes import Choice
 
 Way = Literal["single", "batch", "intake", "withdrawal", "vote", "comparison"]
@@ -27,8 +28,8 @@ class FeedbackMetrics:
             registry=registry,
         )
         self._accepted = {
-            (kind, way): accepted.labels(kind.value, way)
-            for kind in FeedbackType
+            (str(kind), way): accepted.labels(kind.value, way)
+            for kind in (*FeedbackType, *SignalType)
             for way in WAYS
             if way not in ("vote", "comparison")
         }
@@ -76,10 +77,12 @@ class FeedbackMetrics:
         )
         self.votes = {choice: votes.labels(choice.value) for choice in Choice}
 
-    def accepted(self, event: FeedbackSubmitted | FeedbackWithdrawn, way: Way) -> None:
-        """Count feedback or a withdrawal that was stored."""
-        self._accepted[event.type, way].inc()
-        if isinstance(event, FeedbackSubmitted) and event.anonymous:
+    def accepted(
+        self, event: FeedbackSubmitted | SignalObserved | FeedbackWithdrawn, way: Way
+    ) -> None:
+        """Count feedback, a signal or a withdrawal that was stored."""
+        self._accepted[str(event.type), way].inc()
+        if not isinstance(event, FeedbackWithdrawn) and event.anonymous:
             self._anonymous[way].inc()
 
     def rejected(self, reason: Reason, way: Way) -> None:

@@ -13,6 +13,7 @@ from services.feedback.metrics import FeedbackMetrics
 from services.feedback.submissions import event_id
 from shared.clock import Clock
 from shared.contracts.events.feedback import FeedbackSubmitted, FeedbackWithdrawn
+from shared.contracts.events.signals import SignalObserved
 from shared.contracts.events.votes import VoteCast
 from shared.contracts.topics import FEEDBACK
 from shared.kafka.envelope import encode
@@ -22,7 +23,7 @@ from shared.observability.events import Unavailable
 log = structlog.get_logger(__name__)
 
 SOURCE = "/ratchet/feedback"
-StoredEvent = FeedbackSubmitted | FeedbackWithdrawn | VoteCast
+StoredEvent = FeedbackSubmitted | SignalObserved | FeedbackWithdrawn | VoteCast
 MAX_RECORD_BYTES = 900_000
 """Largest key, headers and value together; brokers refuse records of 1 MiB by default."""
 MIN_WAIT_S = 0.1
@@ -30,7 +31,7 @@ MIN_WAIT_S = 0.1
 
 
 def feedback_record(
-    event: FeedbackSubmitted | FeedbackWithdrawn, *, traceparent: str = ""
+    event: FeedbackSubmitted | SignalObserved | FeedbackWithdrawn, *, traceparent: str = ""
 ) -> NewRecord:
     """The record of one revision, keyed by its trace.
 

@@ -10,7 +10,7 @@ import aiohttp
 import orjson
 
 from services.feedback.errors import RouterFailed, RouterUnavailable, invalid
-from services.feedback.submissions import fields_of
+from services.feedback.values import fields_of
 from shared.contracts.events.base import Message, was_cut
 from shared.errors import FieldError
 

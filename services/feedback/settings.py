@@ -44,6 +44,9 @@ class FeedbackSettings(ServiceSettings):
     use_anonymous_feedback: bool = Field(
         default=False, description="feedback without user_id reaches the judge and datasets"
     )
+    classify_follow_ups: bool = Field(
+        default=False, description="tell by rule whether the next turn of a follow_up objects"
+    )
     max_age_days: float = Field(
         default=30.0, ge=0, le=3650, description="how far back a timestamp may lie"
     )
@@ -132,6 +135,7 @@ class FeedbackSettings(ServiceSettings):
         """The rules of submissions."""
         return SubmissionRules(
             use_anonymous=self.use_anonymous_feedback,
+            classify_follow_ups=self.classify_follow_ups,
             max_age=timedelta(days=self.max_age_days),
             max_ahead=timedelta(seconds=self.max_ahead_s),
         )

@@ -8,13 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, cast
+from typing import Any
 
 import orjson
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
-from services.feedback.errors import REMEDIES, Invalid, Malformed, field_errors, invalid
-from shared.contracts.events.base import MAX_TEXT, Context
+from services.feedback.dissatisfaction import is_dissatisfied
+from services.feedback.errors import REMEDIES, Malformed, field_errors, invalid
+from services.feedback.values import feedback_value, fields_of, json_kind, signal_value
+from shared.contracts.events.base import Context
 from shared.contracts.events.feedback import (
     Correction,
     FeedbackSubmitted,
@@ -22,14 +24,13 @@ from shared.contracts.events.feedback import (
     FeedbackWithdrawn,
     Preference,
 )
-from shared.contracts.events.intake import Submission, Withdrawal
+from shared.contracts.events.intake import SignalSubmission, Submission, Withdrawal
+from shared.contracts.events.signals import SignalObserved, SignalType
 from shared.contracts.feedback_id import default_feedback_id, typed_feedback_id
 from shared.errors import FieldError
 
 REVISION_EPOCH = datetime(2020, 1, 1, tzinfo=UTC)
 """A withdrawal without a revision takes the seconds since then: above any count of edits."""
-MAX_RATING = 5
-MIN_RATING = 1
 CONTEXT_FIELDS = ("session_id", "locale", "segment", "category")
 
 Redact = Callable[[str], str]
@@ -43,14 +44,13 @@ class SubmissionRules:
     """Feedback without user_id reaches the judge and datasets."""
     max_age: timedelta = timedelta(days=30)
     """How long before its receipt feedback may say that it was given."""
+    classify_follow_ups: bool = False
+    """Tell by rule whether the next turn of a follow_up is dissatisfied."""
     max_ahead: timedelta = timedelta(minutes=5)
     """How long after its receipt, for clocks that are ahead."""
 
 
 DEFAULT_RULES = SubmissionRules()
-
-_correction = TypeAdapter(Correction)
-_preference = TypeAdapter(Preference)
 
 
 def parse_json(body: bytes) -> Any:
@@ -66,8 +66,8 @@ def parse_json(body: bytes) -> Any:
         raise Malformed(f"the body is not JSON: {error}; send a JSON object in UTF-8") from None
 
 
-def read_submission(item: Any, *, clamp: bool = False) -> Submission:
-    """Check one body and bring its value into its type's form.
+def read_submission(item: Any, *, clamp: bool = False) -> Submission | SignalSubmission:
+    """Check one body, of feedback or of a signal, and bring its value into its type's form.
 
     Raises:
         Malformed: it is no JSON object.
@@ -78,10 +78,13 @@ def read_submission(item: Any, *, clamp: bool = False) -> Submission:
     if given is None:
         raise Malformed(f"feedback is a JSON object, not {json_kind(item)}; send {{…}}")
     try:
+        if given.get("type") in _SIGNALS:
+            signal = SignalSubmission.model_validate(given)
+            return signal.model_copy(update={"value": signal_value(signal.type, signal.value)})
         submission = Submission.model_validate(given)
     except ValidationError as error:
         raise invalid(field_errors(error)) from None
-    submission.value = _value(submission.type, submission.value, clamp=clamp)
+    submission.value = feedback_value(submission.type, submission.value, clamp=clamp)
     return submission
 
 
@@ -104,14 +107,14 @@ def event_id(feedback_id: str, revision: int) -> str:
 
 
 def submitted(
-    submission: Submission,
+    submission: Submission | SignalSubmission,
     *,
     tenant: str,
     at: datetime,
     redact: Redact,
     fallback_id: str = "",
     rules: SubmissionRules = DEFAULT_RULES,
-) -> FeedbackSubmitted:
+) -> FeedbackSubmitted | SignalObserved:
     """The event of a checked submission, every text redacted. `at` is when it was received.
 
     `fallback_id` (the Idempotency-Key) names feedback that carries no feedback_id. Feedback without
@@ -124,24 +127,31 @@ def submitted(
     """
     user_id = submission.user_id
     own_id = submission.feedback_id or fallback_id
+    origin: dict[str, Any] = {
+        "feedback_id": own_id
+        or default_feedback_id(tenant, submission.trace_id, user_id, submission.type),
+        "revision": submission.revision,
+        "by_receipt": not own_id and not submission.revision,
+        "trace_id": submission.trace_id,
+        "tenant": tenant,
+        "type": submission.type,
+        "user_id": user_id,
+        "context": context_of(submission.metadata, tenant=tenant, redact=redact),
+        "submitted_at": at,
+        "anonymous": not user_id and not rules.use_anonymous,
+        "given_at": _given_at(submission.timestamp, at, rules),
+    }
+    value = submission.value
     try:
+        if isinstance(submission, SignalSubmission):
+            share = value if isinstance(value, float) else None
+            return SignalObserved(value=share, dissatisfied=_dissatisfied(value, rules), **origin)
         return FeedbackSubmitted(
-            feedback_id=own_id
-            or default_feedback_id(tenant, submission.trace_id, user_id, submission.type),
-            revision=submission.revision,
-            by_receipt=not own_id and not submission.revision,
-            trace_id=submission.trace_id,
-            tenant=tenant,
-            type=submission.type,
-            value=_redacted(submission.value, redact),
-            user_id=user_id,
+            value=_redacted(value, redact),
             version=submission.version,
             prompt=redact(submission.prompt) if submission.prompt else "",
             completion=redact(submission.completion) if submission.completion else "",
-            context=context_of(submission.metadata, tenant=tenant, redact=redact),
-            submitted_at=at,
-            anonymous=not user_id and not rules.use_anonymous,
-            given_at=_given_at(submission.timestamp, at, rules),
+            **origin,
         )
     except ValidationError as error:
         raise invalid(field_errors(error)) from None
@@ -213,31 +223,14 @@ def context_of(metadata: Mapping[str, str], *, tenant: str, redact: Redact) -> C
 
 
 NO_CONTEXT = Context()
+_SIGNALS = tuple(SignalType)
 
 
-def fields_of(item: Any) -> dict[str, Any] | None:
-    """A JSON object without its nulls, or None where it is none."""
-    if not isinstance(item, dict):
+def _dissatisfied(next_turn: object, rules: SubmissionRules) -> bool | None:
+    """What the rule says of a next turn; None where there is none or no one asked."""
+    if not rules.classify_follow_ups or not isinstance(next_turn, str):
         return None
-    fields = cast("dict[str, Any]", item)
-    return {name: value for name, value in fields.items() if value is not None}
-
-
-def json_kind(item: Any) -> str:
-    """What JSON calls a value."""
-    match item:
-        case None:
-            return "null"
-        case bool():
-            return "a boolean"
-        case int() | float():
-            return "a number"
-        case str():
-            return "a text"
-        case list():
-            return "a list"
-        case _:
-            return "an object"
+    return is_dissatisfied(next_turn)
 
 
 def _given_at(timestamp: datetime | None, at: datetime, rules: SubmissionRules) -> datetime | None:
@@ -248,63 +241,6 @@ def _given_at(timestamp: datetime | None, at: datetime, rules: SubmissionRules) 
         f"{at.isoformat(timespec='seconds')}"
     )
     raise invalid([FieldError("timestamp", rule, REMEDIES["timestamp"])])
-
-
-def _value(kind: FeedbackType, value: Any, *, clamp: bool) -> Any:
-    match kind:
-        case FeedbackType.thumbs_up | FeedbackType.thumbs_down:
-            if value is None:
-                return None
-            raise _bad_value(f"must be absent for {kind}", "send the type alone")
-        case FeedbackType.rating:
-            return _rating(value, clamp=clamp)
-        case FeedbackType.text_correction:
-            return _nested(
-                _correction,
-                value,
-                'send {"original": "…", "corrected": "…"}; original may be left out',
-            )
-        case FeedbackType.preference:
-            return _nested(
-                _preference,
-                value,
-                'send {"chosen": "…", "rejected": "…"}; chosen_version, rejected_version may follow',
-            )
-        case FeedbackType.demonstration | FeedbackType.comment:
-            if isinstance(value, str) and value.strip() and len(value) <= MAX_TEXT:
-                return value
-            rule = f"must be a text of 1 to {MAX_TEXT} characters for {kind}"
-            raise _bad_value(rule, "send the text itself")
-
-
-def _rating(value: Any, *, clamp: bool) -> int:
-    whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
-    if isinstance(value, bool) or not whole:
-        raise _bad_value("a rating is a whole number from 1 to 5", "send 1, 2, 3, 4 or 5")
-    rating = int(value)
-    if clamp:
-        return min(max(rating, MIN_RATING), MAX_RATING)
-    if not MIN_RATING <= rating <= MAX_RATING:
-        raise _bad_value(
-            "a rating is a whole number from 1 to 5",
-            "send 1, 2, 3, 4 or 5, or ask for clamping with ?clamp=true",
-        )
-    return rating
-
-
-def _nested(adapter: TypeAdapter[Any], value: Any, remedy: str) -> Any:
-    given = fields_of(value)
-    if given is None:
-        raise _bad_value(f"must be an object, not {json_kind(value)}", remedy)
-    try:
-        return adapter.validate_python(given)
-    except ValidationError as error:
-        found = field_errors(error, prefix="value")
-        raise invalid([FieldError(item.field, item.rule, remedy) for item in found]) from None
-
-
-def _bad_value(rule: str, remedy: str) -> Invalid:
-    return invalid([FieldError("value", rule, remedy)])
 
 
 def _redacted(value: Any, redact: Redact) -> Any:

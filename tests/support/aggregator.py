@@ -12,6 +12,7 @@ from typing import Any
 from shared.contracts.events.base import Context, Event, Message
 from shared.contracts.events.feedback import FeedbackSubmitted, FeedbackType, FeedbackWithdrawn
 from shared.contracts.events.interactions import Arm, Attempt, InteractionRecorded, Outcome, Purpose
+from shared.contracts.events.signals import SignalObserved, SignalType
 from shared.contracts.events.votes import Choice, Side, VoteCast
 
 START = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
@@ -90,6 +91,33 @@ def feedback(
             "submitted_at": at(seconds),
             "anonymous": anonymous,
         }
+    )
+
+
+def signal(
+    kind: SignalType = SignalType.copy,
+    trace: str = "t1",
+    *,
+    tenant: str = "acme",
+    name: str = "",
+    value: float | None = None,
+    dissatisfied: bool | None = None,
+    user: str = "u1",
+    seconds: float = 1.0,
+    revision: int = 0,
+) -> SignalObserved:
+    """A signal; its id is its type's unless named."""
+    return SignalObserved(
+        feedback_id=name or kind.value,
+        revision=revision,
+        trace_id=trace,
+        tenant=tenant,
+        type=kind,
+        value=value,
+        dissatisfied=dissatisfied,
+        user_id=user,
+        submitted_at=at(seconds),
+        anonymous=not user,
     )
 
 

@@ -28,6 +28,7 @@ from services.feedback.submissions import DEFAULT_RULES, SubmissionRules
 from services.feedback.trace_limits import TraceLimits
 from shared.clock import Clock
 from shared.contracts.events.feedback import FeedbackSubmitted, FeedbackWithdrawn
+from shared.contracts.events.signals import SignalObserved
 from shared.contracts.events.votes import VoteCast
 from shared.contracts.topics import FEEDBACK
 from shared.http.operations import OperationsApp
@@ -41,7 +42,7 @@ from shared.registry.routing import RoutingTable
 from shared.registry.versions import Registry
 from shared.testing.clock import ManualClock
 
-FEEDBACK_MODELS = models_by_type(FeedbackSubmitted, FeedbackWithdrawn, VoteCast)
+FEEDBACK_MODELS = models_by_type(FeedbackSubmitted, FeedbackWithdrawn, SignalObserved, VoteCast)
 
 
 class MemoryComparisons:

@@ -15,6 +15,7 @@ from shared.contracts.events.base import Event
 from shared.contracts.events.feedback import FeedbackSubmitted, FeedbackWithdrawn
 from shared.contracts.events.interactions import InteractionRecorded
 from shared.contracts.events.rated import RatedAnswer
+from shared.contracts.events.signals import SignalObserved
 from shared.contracts.events.votes import VoteCast
 from shared.contracts.topics import EXAMPLES, FEEDBACK, PREFERENCES
 from shared.kafka.envelope import encode
@@ -42,7 +43,7 @@ class LogBuilder:
             match event:
                 case InteractionRecorded():
                     self._fold(event, event.tenant, event.trace_id)
-                case FeedbackSubmitted() | FeedbackWithdrawn():
+                case FeedbackSubmitted() | FeedbackWithdrawn() | SignalObserved():
                     self.add(FEEDBACK, event.trace_id, event)
                     self._fold(event, event.tenant, event.trace_id)
                 case VoteCast():

@@ -23,6 +23,7 @@ from shared.contracts.events.preferences import (
     UnpairedExample,
 )
 from shared.contracts.events.quality import ExampleJoined
+from shared.contracts.events.signals import SignalObserved
 from shared.contracts.events.votes import VoteCast
 from shared.kafka.envelope import decode, models_by_type
 from shared.kafka.log import Record
@@ -30,6 +31,7 @@ from shared.kafka.log import Record
 MODELS = models_by_type(
     FeedbackSubmitted,
     FeedbackWithdrawn,
+    SignalObserved,
     VoteCast,
     ExampleJoined,
     PreferencePair,
@@ -54,7 +56,7 @@ _TYPE_KINDS = {
 
 @dataclass(frozen=True, slots=True)
 class RevisionReceived:
-    """A revision of feedback, or a vote."""
+    """A revision of feedback or of a signal, or a vote."""
 
     tenant: str
     feedback_id: str
@@ -107,7 +109,7 @@ def change_of(record: Record) -> Change:
     """
     event = decode(record.headers, record.value, MODELS)
     match event:
-        case FeedbackSubmitted() | FeedbackWithdrawn():
+        case FeedbackSubmitted() | FeedbackWithdrawn() | SignalObserved():
             return _revision(event)
         case VoteCast():
             return _vote(event)
@@ -128,14 +130,16 @@ def microseconds(moment: datetime) -> int:
     return whole * 1_000_000 + moment.microsecond if whole >= 0 else 0
 
 
-def _revision(event: FeedbackSubmitted | FeedbackWithdrawn) -> RevisionReceived:
+def _revision(
+    event: FeedbackSubmitted | FeedbackWithdrawn | SignalObserved,
+) -> RevisionReceived:
     return RevisionReceived(
         tenant=event.tenant,
         feedback_id=event.feedback_id,
         trace_id=event.trace_id,
         revision=event.revision,
         received_us=microseconds(event.submitted_at),
-        type=event.type.value,
+        type=str(event.type),
         withdrawn=isinstance(event, FeedbackWithdrawn),
         body=event.model_dump_json(exclude_defaults=True),
     )

@@ -15,6 +15,7 @@ from services.feedback.read_model.listing import window_starts
 from services.feedback.read_model.queries import FoundFeedback, FoundProduct, FoundRevision
 from shared.contracts.events.feedback import FeedbackSubmitted
 from shared.contracts.events.quality import ExampleJoined
+from shared.contracts.events.signals import SignalObserved
 from shared.contracts.events.versions import VersionRecord
 from shared.contracts.topics import PREFERENCES
 from shared.registry.versions import Registry
@@ -68,6 +69,7 @@ class CountedFor(BaseModel):
     version: str
     windows: dict[str, AwareDatetime]
     satisfaction: float | None
+    """What a signal only implies, for a signal."""
 
 
 class ReadBy(BaseModel):
@@ -151,16 +153,19 @@ def _type_of(revisions: list[FoundRevision]) -> str:
     return (submitted or revisions)[-1].type
 
 
-def _counting(example: ExampleJoined | None, feedback_id: str) -> FeedbackSubmitted | None:
+def _counting(
+    example: ExampleJoined | None, feedback_id: str
+) -> FeedbackSubmitted | SignalObserved | None:
     if example is None:
         return None
-    return next((one for one in example.feedback if one.feedback_id == feedback_id), None)
+    joined = (*example.feedback, *example.signals)
+    return next((one for one in joined if one.feedback_id == feedback_id), None)
 
 
 def _state(
     revisions: list[FoundRevision],
     example: ExampleJoined | None,
-    counting: FeedbackSubmitted | None,
+    counting: FeedbackSubmitted | SignalObserved | None,
     now: datetime,
 ) -> FeedbackState:
     if counting is not None:
@@ -177,7 +182,7 @@ def _state(
     return FeedbackState.not_counted if refused else FeedbackState.processing
 
 
-def _is(found: FoundRevision, counting: FeedbackSubmitted | None) -> bool:
+def _is(found: FoundRevision, counting: FeedbackSubmitted | SignalObserved | None) -> bool:
     return (
         counting is not None
         and not found.withdrawn
@@ -198,7 +203,7 @@ def _revision(found: FoundRevision, body: dict[str, Any], counts: bool) -> Revis
 
 
 def _counted_for(
-    example: ExampleJoined | None, counting: FeedbackSubmitted | None
+    example: ExampleJoined | None, counting: FeedbackSubmitted | SignalObserved | None
 ) -> CountedFor | None:
     if example is None or counting is None:
         return None

@@ -117,7 +117,7 @@ def test_a_checkpoint_is_the_whole_of_the_aggregates(items: list[tuple[int, str,
 @pytest.mark.parametrize("first", [FORMAT + 1, {"t": 7}, "1"])
 def test_a_checkpoint_of_another_format_is_refused(first: object) -> None:
     _, *rest = orjson.loads(Aggregates().encode())
-    with pytest.raises(UnknownFormat, match=f"reads format 1 and 2 and {FORMAT}"):
+    with pytest.raises(UnknownFormat, match=f"reads format 1 and 2 and 3 and {FORMAT}"):
         Aggregates.decode(orjson.dumps([first, *rest]))
 
 

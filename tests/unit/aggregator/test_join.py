@@ -75,6 +75,10 @@ def outcomes(contributions: list[Contribution]) -> list[str]:
     return [item.outcome for item in contributions if isinstance(item, OutcomeCounted)]
 
 
+ASKED = {0: 1, 24: 1, 25: 1}
+"""Figures of an interaction that is the first turn of its session."""
+
+
 def figures(contributions: list[Contribution]) -> dict[int, float]:
     """Sums of the figures by index; indices are aggregates.FIGURES."""
     sums: dict[int, float] = {}
@@ -94,7 +98,7 @@ def test_both_orders_count_the_same(late: bool) -> None:
     shown, told = interaction(), feedback()
     _, contributions, outputs = folded(*((shown, told) if late else (told, shown)))
     assert counted(contributions) == [FeedbackCounted("assistant-v1.0", "thumbs_up")]
-    assert figures(contributions) == {0: 1, 2: 1, 3: 1, 4: 1, 7: 1.0, 8: 1}
+    assert figures(contributions) == {**ASKED, 2: 1, 3: 1, 4: 1, 7: 1.0, 8: 1}
     assert sorted(kinds(outputs)) == [
         "ExampleJoined",
         "RatedAnswer",
@@ -135,7 +139,7 @@ def test_a_lower_revision_is_stale() -> None:
 def test_a_withdrawal_before_its_submission_still_lets_it_count_once() -> None:
     _, contributions, outputs = folded(interaction(), withdrawn(), feedback())
     assert counted(contributions) == [FeedbackCounted("assistant-v1.0", "thumbs_up")]
-    assert figures(contributions) == {0: 1}
+    assert figures(contributions) == ASKED
     assert "UnpairedExample" not in kinds(outputs)
 
 
@@ -145,7 +149,7 @@ def test_an_edit_moves_the_figures_and_keeps_the_counters() -> None:
         interaction(), feedback(kind=rating, value=5), feedback(kind=rating, value=1, revision=1)
     )
     assert counted(contributions) == [FeedbackCounted("assistant-v1.0", "rating")]
-    assert figures(contributions) == {0: 1, 2: 1, 3: 1, 5: 1, 8: 1}
+    assert figures(contributions) == {**ASKED, 2: 1, 3: 1, 5: 1, 8: 1}
     scores = [event for event in outputs if isinstance(event, RatedScore)]
     assert [event.score for event in scores] == [1.0]
     rated = [event for event in outputs if isinstance(event, RatedAnswer)]
@@ -154,7 +158,7 @@ def test_an_edit_moves_the_figures_and_keeps_the_counters() -> None:
 
 def test_a_withdrawal_takes_everything_back_but_the_counters() -> None:
     _, contributions, outputs = folded(interaction(), feedback(), withdrawn())
-    assert figures(contributions) == {0: 1}
+    assert figures(contributions) == ASKED
     made = [event for event in outputs if isinstance(event, UnpairedExample)]
     taken = [event for event in outputs if isinstance(event, PreferenceRetracted)]
     assert [event.pair_id for event in made] == [event.pair_id for event in taken]

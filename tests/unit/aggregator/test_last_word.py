@@ -93,8 +93,9 @@ class Standing:
     def of(cls, event: Said | None) -> Standing:
         """What one feedback alone makes."""
         if not isinstance(event, FeedbackSubmitted) or event.score is None:
-            return cls({"interactions": 1}, [], None)
+            return cls({"interactions": 1, "turns": 1, "sessions": 1}, [], None)
         figures = {"interactions": 1, "interactions_with_feedback": 1, "feedback": 1}
+        figures |= {"turns": 1, "sessions": 1}
         figures |= {"score_sum": event.score, "score_count": 1}
         figures |= {"positive": event.score >= 0.75, "negative": event.score <= 0.25}
         figures = {name: float(value) for name, value in figures.items() if value}

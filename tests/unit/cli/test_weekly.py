@@ -10,7 +10,15 @@ import pytest
 
 from services.cli.errors import CliError
 from services.cli.report import rollout_rows, week_of
-from services.cli.weekly import Weekly, bars, count_preferences, html, markdown
+from services.cli.weekly import (
+    Audience,
+    Correlation,
+    Weekly,
+    bars,
+    count_preferences,
+    html,
+    markdown,
+)
 from shared.contracts.events.preferences import PreferencePair
 from shared.contracts.events.rollouts import Decision, DecisionKind, Phase
 
@@ -151,3 +159,33 @@ def test_a_rollout_is_shown_by_its_last_word_of_the_newest_leader() -> None:
         ("Paused", "3", "by hand")
     ]
     assert "Decide on r, which wait" in report([pair(1)], rollouts=tuple(rows)).actions()[1]
+
+
+def test_signals_stand_beside_satisfaction_with_their_correlation() -> None:
+    found = report(
+        [],
+        figures={
+            "a": {"satisfaction": 0.8, "implied_satisfaction": 0.625, "session_length": 3.25},
+            "b": {"satisfaction": 0.9},
+        },
+        correlations={"a": Correlation(0.8, 0.744, 0.845)},
+    )
+    page = markdown(found)
+    assert "| a | 62.5 % | – | – | – | – | – | 0.80 (0.74 to 0.84) | 3.2 |" in page
+    assert "| b | – | – | – | – | – | – | – | – |" in page
+    assert not any("session" in action for action in found.actions())
+
+
+def test_parts_of_the_audience_are_warned_of_both_ways() -> None:
+    found = report(
+        [pair(n) for n in range(3)],
+        audiences=(
+            Audience("locale", "de", 0.1), Audience("locale", "en", 1.9),
+            Audience("segment", "pro", 2.5),
+        ),
+    )  # fmt: skip
+    said = [action for action in found.actions() if action.startswith("Ask")]
+    assert [action.partition(":")[0] for action in said] == [
+        "Ask more of locale de", "Ask less of segment pro",
+    ]  # fmt: skip
+    assert "| locale | en | 1.90 |" in markdown(found)
