@@ -1,7 +1,7 @@
 # Everything a person runs here, by name: make help
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup up down status logs demo test test-fast lint format bench verify manifests chart-test contracts lock sbom clean
+.PHONY: help setup up down status logs demo test test-fast lint format bench verify manifests chart-test clients contracts lock sbom clean
 
 PYTHON_BIN := .venv/bin/python
 TORCH ?=
@@ -30,7 +30,7 @@ logs: ## the end of every log (ARGS="router -n 100" for one)
 demo: setup ## the whole circle: feedback makes a better model, worse ones are rolled back (12 minutes)
 	@$(PYTHON_BIN) -m demo $(ARGS)
 
-test: setup ## every test but the hours-long tier
+test: clients ## every test but the hours-long tier
 	@$(PYTHON_BIN) -m pytest $(ARGS)
 
 test-fast: setup ## unit and contract tests on all cores, under a minute
@@ -50,7 +50,10 @@ bench: ## benchmarks beside their peers (BENCHMARKS="router" for one)
 	@TORCH='$(TORCH)' deploy/local/setup.sh bench
 	@for name in $(BENCHMARKS); do $(PYTHON_BIN) -m "benchmarks.$$name" $(ARGS) || exit 1; done
 
-verify: setup ## soak, fault table, all seeds, fuzzing (an hour and more; goes on where it was stopped) and a dated report
+clients: ## what setup brings, and the clients that tests/clients runs
+	@TORCH='$(TORCH)' deploy/local/setup.sh clients
+
+verify: clients ## soak, fault table, all seeds, fuzzing (an hour and more; goes on where it was stopped) and a dated report
 	@$(PYTHON_BIN) -m tests.verify $(ARGS)
 
 manifests: setup ## plain Kubernetes manifests from the Helm chart

