@@ -86,14 +86,14 @@ def decisions(
     rollout_id: RolloutId = "",
     *,
     model: Model = DEFAULT_MODEL,
-    after: Annotated[int, typer.Option(help="Only those behind this offset.", min=-1)] = -1,
+    after: Annotated[str, typer.Option(help="Only those behind this decision's id.")] = "",
     limit: Annotated[int, typer.Option(min=1, max=1000)] = 100,
     as_json: AsJson = False,
 ) -> None:
     """Every decision of a rollout with its evidence, oldest first."""
     settings = load_settings()
     wanted = rollout_id or _current_id(settings, model)
-    query = {"limit": limit, "after": after if after >= 0 else None}
+    query = {"limit": limit, "after": after or None}
     path = f"/v1/rollouts/{segment(wanted)}/decisions"
     data = ask(settings, "rollout", "GET", path, query=query)
     if as_json:

@@ -32,6 +32,7 @@ from shared.registry.versions import Registry
 log = structlog.get_logger(__name__)
 
 SCORES = "satisfaction"
+_DECISION_ID = re.compile(r"^\d{1,18}:\d{1,18}$")
 _STRATEGY_NAME = re.compile(r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}$")
 
 
@@ -170,24 +171,25 @@ class RolloutApi:
         return self._view(history)
 
     def decisions(
-        self, rollout_id: str, after: int, limit: int, *, moves: bool = False
+        self, rollout_id: str, after: str, limit: int, *, moves: bool = False
     ) -> dict[str, Any]:
         """A page of a rollout's decisions, or of a model's that belong to none.
 
-        `moves` leaves out holds.
+        `after` is the id of the last one seen; `moves` leaves out holds.
         """
+        seen = _order(after)
         history = self._decision_log.get(rollout_id)
         if history is not None:
-            found = history.decisions(after, limit, moves=moves)
+            found = history.decisions(seen, limit, moves=moves)
         else:
-            found = [one for one in self._decision_log.of_model(rollout_id) if one.offset > after][
+            found = [one for one in self._decision_log.of_model(rollout_id) if one.order > seen][
                 :limit
             ]
             if not self._decision_log.of_model(rollout_id):
                 raise Unknown(f"rollout {rollout_id}: unknown; GET /v1/rollouts lists them")
         return {
             "decisions": [decision_view(one) for one in found],
-            "next": found[-1].offset if len(found) == limit else None,
+            "next": found[-1].decision_id if len(found) == limit else None,
         }
 
     async def replay(self, rollout_id: str) -> dict[str, Any]:
@@ -300,6 +302,19 @@ class RolloutApi:
                 field="strategy",
             )
         return read(path)
+
+
+def _order(decision_id: str) -> tuple[int, int]:
+    """Order of a decision by its id; before all where there is none."""
+    if not decision_id:
+        return (-1, -1)
+    if not _DECISION_ID.match(decision_id):
+        raise InvalidField(
+            "after: is no decision's id",
+            [FieldError("after", "must be the id of a decision", "use `next` of the last page")],
+        )
+    token, _, seq = decision_id.partition(":")
+    return (int(token), int(seq))
 
 
 def _must_have_reason(reason: str, why: str) -> None:

@@ -1,49 +1,61 @@
 """Audit: the whole record of one rollout, read from the log on demand.
 
-The decision log in memory keeps the newest decisions; the topic keeps all.
+The decision log in memory keeps the newest decisions; the topics keep all, signs of life a month.
 """
 
 from __future__ import annotations
 
-from services.rollout.decision_log import MODELS, LoggedDecision
+from services.rollout.decision_log import MODELS, age
 from services.rollout.errors import AuditUnavailable, Unknown
 from shared.contracts.events.rollouts import Decision, LeaderElected
-from shared.contracts.topics import ROLLOUTS
+from shared.contracts.topics import ROLLOUT_HOLDS, ROLLOUTS
 from shared.kafka.envelope import UnreadableRecord, decode
-from shared.kafka.log import EventLog, LogUnavailable, read_to_end
+from shared.kafka.log import EventLog, LogUnavailable, Record, read_to_end
 
 READ_S = 30.0
 
 
 class AuditLog:
-    """Reads decisions from the topic; what a fenced leader wrote is left out."""
+    """Reads decisions from the topics; what a fenced leader wrote is left out."""
 
     def __init__(self, event_log: EventLog) -> None:
         self._log = event_log
 
-    async def decisions(self, rollout_id: str) -> list[LoggedDecision]:
+    async def decisions(self, rollout_id: str) -> list[Decision]:
         """Every valid decision of a rollout, oldest first.
 
         Raises:
             Unknown: there is none.
-            AuditUnavailable: the topic was not read to its end in READ_S seconds.
+            AuditUnavailable: the topics were not read to its end in READ_S seconds.
 
         """
         try:
-            records = await read_to_end(self._log, ROLLOUTS, timeout_s=READ_S)
+            moves = await read_to_end(self._log, ROLLOUTS, timeout_s=READ_S)
+            holds = await read_to_end(
+                self._log,
+                ROLLOUT_HOLDS,
+                timeout_s=READ_S,
+                keep=lambda record: record.key == rollout_id,
+            )
         except LogUnavailable as error:
             raise AuditUnavailable(f"the decisions could not be read: {error}; try again") from None
-        token, found = -1, list[LoggedDecision]()
-        for record in records:
-            try:
-                event = decode(record.headers, record.value, MODELS)
-            except (ValueError, UnreadableRecord):
-                continue
+        token, found = -1, list[Decision]()
+        for record in moves:
+            event = _event(record)
             if isinstance(event, LeaderElected):
                 token = record.offset
-            elif isinstance(event, Decision) and token <= event.token:
-                found.append(LoggedDecision(record.offset, event))
-        found = [one for one in found if one.decision.rollout_id == rollout_id]
+            elif event is not None and event.rollout_id == rollout_id and token <= event.token:
+                found.append(event)
+        found += [event for record in holds if isinstance(event := _event(record), Decision)]
         if not found:
             raise Unknown(f"rollout {rollout_id}: unknown; GET /v1/rollouts lists them")
-        return found
+        return sorted(found, key=age)
+
+
+def _event(record: Record) -> Decision | LeaderElected | None:
+    try:
+        event = decode(record.headers, record.value, MODELS)
+    except (ValueError, UnreadableRecord):
+        return None
+    assert isinstance(event, Decision | LeaderElected)
+    return event

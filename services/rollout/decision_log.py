@@ -1,4 +1,8 @@
-"""Decision log: the fold of `rollouts.v1` into every rollout with its decisions, and who leads."""
+"""Decision log: the fold of the rollouts' topics into every rollout, and who leads.
+
+A hold may be read before the decision that it follows, as they are in two topics; decisions are
+kept and believed in the order of their numbers.
+"""
 
 # pyright: strict
 from __future__ import annotations
@@ -26,49 +30,39 @@ MAX_HOLDS = 200
 MODELS = models_by_type(LeaderElected, Decision)
 
 
-@dataclass(frozen=True, slots=True)
-class LoggedDecision:
-    """A decision and its offset."""
-
-    offset: int
-    decision: Decision
-
-
 @dataclass(slots=True)
 class RolloutHistory:
     """History of one rollout, folded from the log."""
 
     state: RolloutState
-    moves: deque[LoggedDecision] = field(default_factory=lambda: deque(maxlen=MAX_MOVES))
-    holds: deque[LoggedDecision] = field(default_factory=lambda: deque(maxlen=MAX_HOLDS))
+    moves: deque[Decision] = field(default_factory=lambda: deque(maxlen=MAX_MOVES))
+    holds: deque[Decision] = field(default_factory=lambda: deque(maxlen=MAX_HOLDS))
 
     @property
     def last(self) -> Decision:
         """The newest decision."""
-        newest = max((queue[-1] for queue in (self.moves, self.holds) if queue), key=_offset)
-        return newest.decision
+        return max((queue[-1] for queue in (self.moves, self.holds) if queue), key=age)
 
-    def decisions(self, after: int, limit: int, *, moves: bool = False) -> list[LoggedDecision]:
-        """Decisions past an offset, oldest first; `moves` leaves out holds."""
-        found = self.moves if moves else self._all()
-        return [one for one in found if one.offset > after][:limit]
+    def decisions(
+        self, after: tuple[int, int], limit: int, *, moves: bool = False
+    ) -> list[Decision]:
+        """Decisions behind one, by its order, oldest first; `moves` leaves out holds."""
+        found = self.moves if moves else self.all()
+        return [one for one in found if one.order > after][:limit]
 
     def evidence(self) -> list[dict[str, Any]]:
         """The newest evidence with the judge's state whole, and all since, oldest first."""
-        found = [one.decision.evidence for one in self._all()]
+        found = [one.evidence for one in self.all()]
         whole = [place for place, evidence in enumerate(found) if "judge" in evidence]
         return found[whole[-1] :] if whole else []
 
     def judged(self) -> list[tuple[datetime, dict[str, Any]]]:
         """The judge's state of each decision in memory that carries it whole, oldest first."""
-        return [
-            (one.decision.at, one.decision.evidence["judge"])
-            for one in self._all()
-            if "judge" in one.decision.evidence
-        ]
+        return [(one.at, one.evidence["judge"]) for one in self.all() if "judge" in one.evidence]
 
-    def _all(self) -> list[LoggedDecision]:
-        return sorted((*self.moves, *self.holds), key=_offset)
+    def all(self) -> list[Decision]:
+        """Every decision in memory, oldest first."""
+        return sorted((*self.moves, *self.holds), key=age)
 
 
 class DecisionLog:
@@ -78,9 +72,10 @@ class DecisionLog:
         self.routing = RoutingTable()
         self.deployments = Deployments()
         self.holder = ""
-        self.read_to = -1
+        self.read_to: dict[tuple[str, int], int] = {}
+        """The offset of the last record read, by topic and partition."""
         self._histories: dict[str, RolloutHistory] = {}
-        self._of_models: dict[str, deque[LoggedDecision]] = {}
+        self._of_models: dict[str, deque[Decision]] = {}
 
     @property
     def token(self) -> int:
@@ -94,23 +89,23 @@ class DecisionLog:
             UnreadableRecord: neither a decision nor an election, or a decision without its state.
 
         """
-        self.read_to = max(self.read_to, record.offset)
+        self.read_to[record.topic, record.partition] = record.offset
         event = decode(record.headers, record.value, MODELS)
         if isinstance(event, LeaderElected):
             self.routing.elect(record.offset)
             self.holder = event.holder
             return
         assert isinstance(event, Decision)
-        state = RoutingState.of(event)
-        if not self.routing.put(state):
+        if event.token < self.token:
             return
-        self.deployments.apply(state)
-        logged = LoggedDecision(record.offset, event)
+        state = RoutingState.of(event)
+        if self.routing.put(state):
+            self.deployments.apply(state)
         if not event.rollout_id:
             queue = self._of_models.setdefault(event.model, deque(maxlen=MAX_MOVES))
-            queue.append(logged)
+            queue.append(event)
             return
-        self._fold(logged)
+        self._fold(event)
 
     def get(self, rollout_id: str) -> RolloutHistory | None:
         """A rollout, or None."""
@@ -134,17 +129,18 @@ class DecisionLog:
         """The model's rollout that has not ended, or None."""
         return next((one for one in self.unfinished() if one.state.model == model), None)
 
-    def of_model(self, model: str) -> list[LoggedDecision]:
+    def of_model(self, model: str) -> list[Decision]:
         """Decisions about a model that belong to no rollout."""
         return list(self._of_models.get(model, ()))
 
-    def _fold(self, logged: LoggedDecision) -> None:
-        decision = logged.decision
+    def _fold(self, decision: Decision) -> None:
         history = self._histories.get(decision.rollout_id)
         raw: Any = decision.evidence.get("state")
         if not isinstance(raw, dict):
             raise UnreadableRecord("schema", "evidence.state: missing, so the rollout cannot go on")
         if history is None:
+            if decision.kind is DecisionKind.hold:
+                return  # Its start was not read yet, or is forgotten; the next hold says the same.
             try:
                 strategy = parse(decision.strategy)
             except BadStrategy as error:
@@ -152,10 +148,10 @@ class DecisionLog:
             history = RolloutHistory(RolloutState.model_validate({**raw, "strategy": strategy}))
             self._histories[decision.rollout_id] = history
             self._forget()
-        else:
+        elif decision.order > history.last.order:
             history.state = RolloutState.model_validate({**raw, "strategy": history.state.strategy})
         queue = history.holds if decision.kind is DecisionKind.hold else history.moves
-        queue.append(logged)
+        queue.append(decision)
 
     def _forget(self) -> None:
         """Keep memory bounded: the oldest ended rollouts go."""
@@ -164,5 +160,6 @@ class DecisionLog:
             del self._histories[name]
 
 
-def _offset(logged: LoggedDecision) -> int:
-    return logged.offset
+def age(decision: Decision) -> tuple[int, int]:
+    """Key that sorts decisions by age."""
+    return decision.order

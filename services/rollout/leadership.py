@@ -19,10 +19,10 @@ from services.rollout.errors import LeadershipLost
 from shared.clock import Clock
 from shared.contracts.events.base import Event
 from shared.contracts.events.rollouts import Decision, LeaderElected
-from shared.contracts.topics import ROLLOUTS
-from shared.kafka.log import EventLog, LogUnavailable, Record
+from shared.contracts.topics import ROLLOUT_HOLDS, ROLLOUTS
+from shared.kafka.log import EventLog, LogUnavailable, Position, Record
 from shared.observability.events import Unavailable
-from shared.registry.follow import Follower
+from shared.registry.follow import RolloutFollower
 
 log = structlog.get_logger(__name__)
 
@@ -43,13 +43,13 @@ return 0
 """
 
 
-class DecisionLogFollower(Follower):
-    """Keeps a decision log at the end of `rollouts.v1`, and signals when a record was read back."""
+class DecisionLogFollower(RolloutFollower):
+    """Keeps a decision log at the end of the topics, and signals when a record was read back."""
 
     def __init__(self, event_log: EventLog, decision_log: DecisionLog) -> None:
         self.decision_log = decision_log
         self._grown = asyncio.Event()
-        super().__init__(event_log, (ROLLOUTS,), self._take)
+        super().__init__(event_log, self._take)
 
     def _take(self, record: Record) -> None:
         try:
@@ -58,8 +58,8 @@ class DecisionLogFollower(Follower):
             grown, self._grown = self._grown, asyncio.Event()
             grown.set()
 
-    async def read_back(self, offset: int) -> None:
-        """Wait until the record at `offset` was folded.
+    async def read_back(self, position: Position) -> None:
+        """Wait until the record at `position` was folded.
 
         Raises:
             LogUnavailable: not within READ_BACK_S seconds.
@@ -67,10 +67,13 @@ class DecisionLogFollower(Follower):
         """
         try:
             async with asyncio.timeout(READ_BACK_S):
-                while self.decision_log.read_to < offset:
+                read_to = self.decision_log.read_to
+                while read_to.get((position.topic, position.partition), -1) < position.offset:
                     await self._grown.wait()
         except TimeoutError:
-            raise LogUnavailable(f"offset {offset} not read back in {READ_BACK_S:g} s") from None
+            raise LogUnavailable(
+                f"offset {position.offset} not read back in {READ_BACK_S:g} s"
+            ) from None
 
 
 class Leadership:
@@ -93,7 +96,7 @@ class Leadership:
         self._token: int | None = None
         self._seq = 0
         self._quiet_since = clock.monotonic()
-        self._quiet_at = -1
+        self._quiet_at = 0
         self._renew = redis.register_script(_RENEW)
         self._release = redis.register_script(_RELEASE)
 
@@ -123,7 +126,7 @@ class Leadership:
         position = await self._log.publish(
             ROLLOUTS, key=self._holder, event=elected, event_id=f"elected:{self._holder}"
         )
-        await self._follower.read_back(position.offset)
+        await self._follower.read_back(position)
         self._token, self._seq = position.offset, 0
         if not self.leads:
             return False
@@ -150,8 +153,12 @@ class Leadership:
         except RedisError as error:
             log.warning(Unavailable.redis, during="lease_release", error=str(error))
 
-    async def write(self, decide: Callable[[int, int], Decision]) -> Decision:
+    async def write(
+        self, decide: Callable[[int, int], Decision], *, sign_of_life: bool = False
+    ) -> Decision:
         """Write a decision made of (token, seq), and return it once it was read back as valid.
+
+        A `sign_of_life` goes to a topic that is not kept for ever.
 
         Only then may it be acted on. After a failure the place is lost: whether the record was
         stored is unknown, and the next election's token fences it.
@@ -166,19 +173,27 @@ class Leadership:
         decision = decide(self._token, self._seq)
         self._seq += 1
         try:
-            position = await self._log.publish(
-                ROLLOUTS,
-                key=decision.rollout_id or decision.model,
-                event=decision,
-                event_id=f"{decision.token}:{decision.seq}",
-            )
-            await self._follower.read_back(position.offset)
+            publish = self._publish_hold if sign_of_life else self._publish
+            await self._follower.read_back(await publish(decision))
         except LogUnavailable:
             self._token = None
             raise
         if not self.leads:
             raise LeadershipLost(sent=True)
         return decision
+
+    async def _publish(self, decision: Decision) -> Position:
+        return await self._log.publish(
+            ROLLOUTS,
+            key=decision.rollout_id or decision.model,
+            event=decision,
+            event_id=decision.decision_id,
+        )
+
+    async def _publish_hold(self, hold: Decision) -> Position:
+        return await self._log.publish(
+            ROLLOUT_HOLDS, key=hold.rollout_id, event=hold, event_id=hold.decision_id
+        )
 
     async def append(self, topic: str, key: str, event: Event, event_id: str) -> None:
         """Append a record that follows from a decision.
@@ -199,7 +214,8 @@ class Leadership:
 
     def _log_is_silent(self) -> bool:
         """Whether no leader wrote for long; without Redis that means that there is none."""
-        now, read_to = self._clock.monotonic(), self._follower.decision_log.read_to
+        now = self._clock.monotonic()
+        read_to = sum(self._follower.decision_log.read_to.values())
         if read_to != self._quiet_at:
             self._quiet_at, self._quiet_since = read_to, now
         return now - self._quiet_since > SILENCE_S

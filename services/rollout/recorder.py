@@ -21,7 +21,7 @@ log = structlog.get_logger(__name__)
 CONTROLLER = "controller"
 """The actor of decisions that no person asked for."""
 WHOLE_EVIDENCE_S = 60.0
-"""How often a hold carries all evidence; the topic is kept for ever, most holds only show life."""
+"""How often a hold carries all evidence; most only show life."""
 
 
 @dataclass(slots=True)
@@ -62,11 +62,8 @@ class DecisionRecorder:
         """
         state = move.state
         now = self._clock.monotonic()
-        whole = (
-            move.urgent
-            or move.kind is not DecisionKind.hold
-            or now - active.last_full_evidence_at >= WHOLE_EVIDENCE_S
-        )
+        only_holds = move.kind is DecisionKind.hold and not move.urgent
+        whole = not only_holds or now - active.last_full_evidence_at >= WHOLE_EVIDENCE_S
         content = {
             **(evidence if whole else {}),
             **carried(active.evidence, whole=whole),
@@ -96,7 +93,7 @@ class DecisionRecorder:
                 at=self._clock.now(),
             )
 
-        decision = await self._leadership.write(decide)
+        decision = await self._leadership.write(decide, sign_of_life=only_holds)
         active.state = state
         active.evidence = active.evidence.reported()
         active.last_decision_at = now

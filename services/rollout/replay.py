@@ -10,18 +10,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from services.rollout.counts import ArmCounts, JudgeState, Slice
-from services.rollout.decision_log import LoggedDecision
 from services.rollout.evidence import recorded_statistic
 from services.rollout.judge import Judge
 from services.rollout.strategy import parse
-from shared.contracts.events.rollouts import AnalysisOutcome
+from shared.contracts.events.rollouts import AnalysisOutcome, Decision
 
 JUDGED = frozenset(
     (AnalysisOutcome.successful, AnalysisOutcome.failed, AnalysisOutcome.inconclusive)
 )
 TOLERANCE = 1e-3
 """Evidence is recorded with four digits."""
-COLUMNS = ("offset", "at", "look", "segment", "weight", "arm", *ArmCounts.model_fields)
+COLUMNS = ("decision", "at", "look", "segment", "weight", "arm", *ArmCounts.model_fields)
 
 
 @dataclass(slots=True)
@@ -48,7 +47,7 @@ class ReplayReport:
         }
 
 
-def replay(rollout_id: str, decisions: Sequence[LoggedDecision]) -> ReplayReport:
+def replay(rollout_id: str, decisions: Sequence[Decision]) -> ReplayReport:
     """Judge a rollout again from its slices alone, and compare with what was decided.
 
     Only criteria's findings are recomputed: that no engine was lost and that samples came in time
@@ -61,11 +60,11 @@ def replay(rollout_id: str, decisions: Sequence[LoggedDecision]) -> ReplayReport
     report = ReplayReport(rollout_id, decisions=len(decisions))
     if not decisions:
         return report
-    strategy = parse(decisions[0].decision.strategy)
-    statistic = recorded_statistic([decisions[0].decision.evidence])
+    strategy = parse(decisions[0].strategy)
+    statistic = recorded_statistic([decisions[0].evidence])
     judge, state = Judge(strategy.judge, strategy.error_limits, statistic), JudgeState()
-    for logged in decisions:
-        evidence = logged.decision.evidence
+    for decision in decisions:
+        evidence = decision.evidence
         for raw in evidence.get("slices", ()):
             if raw["look"] > state.looks:
                 report.gaps.append(state.looks)
@@ -76,22 +75,22 @@ def replay(rollout_id: str, decisions: Sequence[LoggedDecision]) -> ReplayReport
         if not findings:
             continue
         report.recomputed += 1
-        step = min(_judged_step(logged), len(strategy.steps) - 1)
+        step = min(_judged_step(decision), len(strategy.steps) - 1)
         verdict = judge.verdict(state, error_limit=strategy.error_limit(step))
         ours = {result.criterion: result.to_dict() for result in verdict.results}
-        report.differences += _differences(logged, findings, ours)
+        report.differences += _differences(decision, findings, ours)
     report.looks = state.looks
     return report
 
 
-def _judged_step(logged: LoggedDecision) -> int:
+def _judged_step(decision: Decision) -> int:
     """The step whose limits were in force at the look: a move's own step is the one after it."""
-    before = logged.decision.evidence.get("judged_step")
-    return before if isinstance(before, int) else logged.decision.step
+    before = decision.evidence.get("judged_step")
+    return before if isinstance(before, int) else decision.step
 
 
 def _differences(
-    logged: LoggedDecision, findings: Iterable[dict[str, Any]], ours: dict[str, dict[str, Any]]
+    decision: Decision, findings: Iterable[dict[str, Any]], ours: dict[str, dict[str, Any]]
 ) -> Iterator[dict[str, Any]]:
     for theirs in findings:
         mine = ours.get(theirs["criterion"])
@@ -99,7 +98,7 @@ def _differences(
             recorded, computed = theirs.get(name), mine.get(name) if mine else None
             if not _same(recorded, computed):
                 yield {
-                    "offset": logged.offset,
+                    "decision": decision.decision_id,
                     "criterion": theirs["criterion"],
                     "field": name,
                     "recorded": recorded,
@@ -113,14 +112,14 @@ def _same(one: Any, other: Any) -> bool:
     return one == other
 
 
-def slices_csv(decisions: Iterable[LoggedDecision]) -> str:
+def slices_csv(decisions: Iterable[Decision]) -> str:
     """The slices that the judge was given, one row for each arm (and segment), as CSV."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     seen = -1
-    for logged in decisions:
-        for raw in logged.decision.evidence.get("slices", ()):
+    for decision in decisions:
+        for raw in decision.evidence.get("slices", ()):
             if raw["look"] <= seen:
                 continue
             seen = raw["look"]
@@ -130,8 +129,8 @@ def slices_csv(decisions: Iterable[LoggedDecision]) -> str:
                     counts: ArmCounts = getattr(arms, arm)
                     writer.writerow(
                         (
-                            logged.offset,
-                            logged.decision.at.isoformat(),
+                            decision.decision_id,
+                            decision.at.isoformat(),
                             seen,
                             segment,
                             piece.weight,

@@ -57,7 +57,7 @@ def _rollouts(api: RolloutApi) -> APIRouter:
 
     @router.get("/{rollout_id}/decisions")
     async def decisions(
-        rollout_id: str, after: int = -1, limit: Page = 200, *, moves: bool = False
+        rollout_id: str, after: str = "", limit: Page = 200, *, moves: bool = False
     ) -> dict[str, Any]:
         return api.decisions(rollout_id, after, limit, moves=moves)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from services.rollout.counts import ArmCounts, JudgeState
-from services.rollout.decision_log import LoggedDecision, RolloutHistory
+from services.rollout.decision_log import RolloutHistory
 from services.rollout.state import RolloutState
 from services.rollout.verdict import Verdict
 from shared.contracts.events.base import WEIGHT_SCALE
@@ -80,11 +80,10 @@ def _actions(state: RolloutState) -> list[str]:
     return [first, *(["promote"] if state.weight else []), "abort"]
 
 
-def decision_view(logged: LoggedDecision) -> dict[str, Any]:
-    """One decision as it is in the log, with its offset and a sentence."""
-    decision = logged.decision
+def decision_view(decision: Decision) -> dict[str, Any]:
+    """One decision as it is in the log, with its id and a sentence."""
     return {
-        "offset": logged.offset,
+        "id": decision.decision_id,
         "sentence": sentence(decision),
         **decision.model_dump(mode="json"),
     }
@@ -149,9 +148,8 @@ def _scores(arm: ArmCounts) -> dict[str, float | None]:
 
 
 def _last_results(history: RolloutHistory) -> list[dict[str, Any]]:
-    found: list[LoggedDecision] = [*history.moves, *history.holds]
-    for logged in sorted(found, key=lambda one: one.offset, reverse=True):
-        results = logged.decision.evidence.get("findings")
+    for decision in reversed(history.all()):
+        results = decision.evidence.get("findings")
         if isinstance(results, list):
             return cast("list[dict[str, Any]]", results)
     return []

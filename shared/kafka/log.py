@@ -155,10 +155,12 @@ class EventLog(Protocol):
         *topics: str,
         since: Literal["earliest", "latest"] = "earliest",
         positions: Positions | None = None,
+        newest: int | None = None,
     ) -> Tail:
         """Follow topics without a consumer group, each partition from its position if it has one.
 
-        A position that the log does not have is replaced by `since`.
+        A position that the log does not have is replaced by `since`. With `newest`, at most so many
+        of the records that each partition has now are read.
         """
         ...
 

@@ -185,6 +185,7 @@ class KafkaLog:
         *topics: str,
         since: Literal["earliest", "latest"] = "earliest",
         positions: Positions | None = None,
+        newest: int | None = None,
     ) -> KafkaTail:
         """See EventLog.tail."""
         return KafkaTail(
@@ -192,6 +193,7 @@ class KafkaLog:
             topics,
             since=since,
             positions=positions or {},
+            newest=newest,
             client_id=self._client_id,
         )
 

@@ -40,12 +40,14 @@ class KafkaTail:
         since: Literal["earliest", "latest"],
         client_id: str,
         positions: Positions | None = None,
+        newest: int | None = None,
     ) -> None:
         self._connection = connection
         self._topics = topics
         self._since: Literal["earliest", "latest"] = since
         self._client_id = client_id
         self._positions = positions or {}
+        self._newest = newest
         self._consumer: AIOKafkaConsumer | None = None
         self._targets: dict[TopicPartition, int] = {}
         self._caught_up = asyncio.Event()
@@ -140,6 +142,8 @@ class KafkaTail:
         ends = await consumer.end_offsets(partitions)
         for place in partitions:
             position = self._positions.get((place.topic, place.partition), -1)
+            if self._newest is not None:
+                position = max(position, begins[place], ends[place] - self._newest)
             if begins[place] <= position <= ends[place]:
                 consumer.seek(place, position)
         return {partition: end for partition, end in ends.items() if end > begins[partition]}

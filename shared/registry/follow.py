@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable
 
 import structlog
 from pydantic import ValidationError
 
 from shared.contracts.events.rollouts import Decision, LeaderElected
-from shared.contracts.topics import API_KEYS, ROLLOUTS, VERSIONS
+from shared.contracts.topics import API_KEYS, ROLLOUT_HOLDS, ROLLOUTS, VERSIONS
 from shared.kafka.envelope import UnreadableRecord, decode, describe, models_by_type
 from shared.kafka.log import EventLog, LogUnavailable, Record, Tail, read_to_end
 from shared.keys import KeyRing
@@ -21,6 +22,8 @@ from shared.registry.view import RoutingView
 log = structlog.get_logger(__name__)
 
 CATCH_UP_TRY_S = 30.0
+HOLDS_READ = 5_000
+"""Signs of life read at a start: all evidence is in those of a minute, one model has 15."""
 _ROLLOUT_MODELS = models_by_type(LeaderElected, Decision)
 
 
@@ -28,9 +31,15 @@ class Follower:
     """Tails topics and hands each record to `apply`. A record that cannot be read is logged."""
 
     def __init__(
-        self, event_log: EventLog, topics: tuple[str, ...], apply: Callable[[Record], None]
+        self,
+        event_log: EventLog,
+        topics: tuple[str, ...],
+        apply: Callable[[Record], None],
+        *,
+        newest: int | None = None,
     ) -> None:
-        self._tail: Tail = event_log.tail(*topics)
+        """With `newest`, at most so many of a partition's records are read at the start."""
+        self._tail: Tail = event_log.tail(*topics, newest=newest)
         self._apply = apply
 
     async def run(self) -> None:
@@ -75,8 +84,43 @@ class RegistryFollower(Follower):
             self._changed(version)
 
 
-class RoutingFollower(Follower):
-    """Keeps `table` at the end of `rollouts.v1`; calls `changed` with each state kept."""
+class RolloutFollower(Follower):
+    """Follows `rollouts.v1` from its beginning, then the newest of `rollout-holds.v1`.
+
+    A hold means something only after the decisions before it, so the first reading is in order.
+    Later a hold may come before the decision that it follows: `apply` must go by their numbers.
+    """
+
+    def __init__(self, event_log: EventLog, apply: Callable[[Record], None]) -> None:
+        super().__init__(event_log, (ROLLOUTS,), apply)
+        self._holds = Follower(event_log, (ROLLOUT_HOLDS,), apply, newest=HOLDS_READ)
+
+    async def run(self) -> None:
+        """Follow until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(super().run())
+            group.create_task(self._follow_holds())
+
+    async def _follow_holds(self) -> None:
+        while True:
+            with contextlib.suppress(LogUnavailable):
+                await super().caught_up(CATCH_UP_TRY_S)
+                break
+        await self._holds.run()
+
+    async def caught_up(self, timeout_s: float) -> None:
+        """See Follower.caught_up; of both topics."""
+        began = time.monotonic()
+        await super().caught_up(timeout_s)
+        await self._holds.caught_up(timeout_s - (time.monotonic() - began))
+
+    def age_s(self) -> float:
+        """See Follower.age_s; of the topic read longer ago."""
+        return max(super().age_s(), self._holds.age_s())
+
+
+class RoutingFollower(RolloutFollower):
+    """Keeps `table` at the end of the rollouts' topics; calls `changed` with each state kept."""
 
     def __init__(
         self,
@@ -86,7 +130,7 @@ class RoutingFollower(Follower):
     ) -> None:
         self.table = table or RoutingTable()
         self._changed = changed
-        super().__init__(event_log, (ROLLOUTS,), self._fold)
+        super().__init__(event_log, self._fold)
 
     def _fold(self, record: Record) -> None:
         state = fold_rollout(self.table, record)
@@ -118,7 +162,7 @@ class KeyFollower(Follower):
 
 
 def fold_rollout(table: RoutingTable, record: Record) -> RoutingState | None:
-    """Fold one record of `rollouts.v1`; the state it set, or None where it set none.
+    """Fold one record of the rollouts' topics; the state it set, or None where it set none.
 
     Raises:
         UnreadableRecord: the record is neither a decision nor an election.

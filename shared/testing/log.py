@@ -112,9 +112,10 @@ class MemoryLog:
         *topics: str,
         since: Literal["earliest", "latest"] = "earliest",
         positions: Positions | None = None,
+        newest: int | None = None,
     ) -> MemoryTail:
         """See EventLog.tail."""
-        return MemoryTail(self, topics, since, positions or {})
+        return MemoryTail(self, topics, since, positions or {}, newest)
 
     def all(self, topic: str) -> list[Record]:
         """Everything in a topic, by partition and offset."""
@@ -164,6 +165,7 @@ class MemoryTail:
         topics: tuple[str, ...],
         since: Literal["earliest", "latest"],
         positions: Positions,
+        newest: int | None = None,
     ) -> None:
         self._log = log
         self._next = {
@@ -174,6 +176,10 @@ class MemoryTail:
         for place, position in positions.items():
             if place in self._next and position <= len(log.partitions_of(place[0])[place[1]]):
                 self._next[place] = position
+        for (topic, number), position in self._next.items():
+            if newest is not None:
+                end = len(log.partitions_of(topic)[number])
+                self._next[topic, number] = max(position, end - newest)
         self._target = {
             (topic, number): len(records)
             for topic in topics

@@ -207,7 +207,7 @@ function decisions(moves) {
     {},
     element("time", { datetime: move.at }, moment(move.at)),
     move.sentence,
-    element("details", {}, element("summary", {}, `Evidence (record ${move.offset})`),
+    element("details", {}, element("summary", {}, `Evidence (record ${move.id})`),
       element("pre", {}, JSON.stringify(move.evidence.findings ?? move.evidence, null, 1))),
   ));
 }

@@ -73,7 +73,8 @@ class Decision(Event):
     """One decision with its evidence, written before it acts. Key: rollout_id.
 
     A `stable_set` decision belongs to no rollout: its rollout_id is empty and its key is the
-    model. It sets the holdout, too. `hold` records are also the heartbeat that keeps the weight above 0 (invariant 4).
+    model. It sets the holdout, too. `hold` records are also the heartbeat that keeps the weight
+    above 0 (invariant 4); those that change nothing are in a topic of their own.
     """
 
     ce_type: ClassVar[str] = "ratchet.rollout.decision.v1"
@@ -102,3 +103,13 @@ class Decision(Event):
         default=None, description="the whole strategy, on `start` only"
     )
     at: AwareDatetime
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Sorts decisions by age, newest highest, whichever topic they are in."""
+        return (self.token, self.seq)
+
+    @property
+    def decision_id(self) -> str:
+        """Token and number: the record's `ce_id`."""
+        return f"{self.token}:{self.seq}"

@@ -45,7 +45,7 @@ VERSION = {
 }
 DECISION = {
     "sentence": "v2 went from 5 % to 20 % of the users: setWeight 20 %",
-    "offset": 4,
+    "id": "0:4",
     "at": "2026-01-01T00:00:00Z",
     "kind": "weight",
     "phase": "Progressing",

@@ -27,7 +27,8 @@ from shared.contracts.events.versions import (
     VersionRecord,
     record_key,
 )
-from shared.contracts.topics import ROLLOUTS, VERSIONS
+from shared.contracts.topics import ROLLOUT_HOLDS, ROLLOUTS, VERSIONS
+from shared.kafka.log import Position
 from shared.registry.follow import RegistryFollower
 from shared.registry.routing import RoutingState
 from shared.testing.clock import ManualClock
@@ -92,18 +93,19 @@ class FakeView:
 
     def __init__(self, log: MemoryLog) -> None:
         self._log = log
-        self._read = 0
+        self._read = {ROLLOUTS: 0, ROLLOUT_HOLDS: 0}
         self._written: list[RoutingState] = []
         self.states: list[RoutingState] = []
 
     async def put(self, state: RoutingState) -> bool:
-        records = self._log.all(ROLLOUTS)
-        self._written += [
-            RoutingState.of(Decision.model_validate_json(record.value))
-            for record in records[self._read :]
-            if record.value and b'"kind"' in record.value
-        ]
-        self._read = len(records)
+        for topic in (ROLLOUTS, ROLLOUT_HOLDS):
+            records = self._log.all(topic)
+            self._written += [
+                RoutingState.of(Decision.model_validate_json(record.value))
+                for record in records[self._read[topic] :]
+                if record.value and b'"kind"' in record.value
+            ]
+            self._read[topic] = len(records)
         assert state in self._written, "acted before it was written"
         self.states.append(state)
         return True
@@ -183,8 +185,9 @@ class ControllerHarness:
 
     async def caught_up(self) -> None:
         """All that is in the log was folded."""
-        end = len(self.log.all(ROLLOUTS)) - 1
-        await self.decisions.read_back(end)
+        for topic in (ROLLOUTS, ROLLOUT_HOLDS):
+            end = len(self.log.all(topic)) - 1
+            await self.decisions.read_back(Position(topic, 0, end))
         await self.versions.caught_up(5)
 
     async def round(self, after_s: float = 1.0) -> None:
@@ -199,12 +202,13 @@ class ControllerHarness:
 
     @property
     def written(self) -> list[Decision]:
-        """Every decision in the log, valid or fenced."""
-        return [
+        """Every decision in the log, valid or fenced, by age."""
+        found = [
             Decision.model_validate_json(record.value)
-            for record in self.log.all(ROLLOUTS)
+            for record in (*self.log.all(ROLLOUTS), *self.log.all(ROLLOUT_HOLDS))
             if record.value and b'"kind"' in record.value
         ]
+        return sorted(found, key=lambda decision: decision.order)
 
 
 async def register(log: MemoryLog, version: str, *, released: bool = True) -> None:
@@ -233,7 +237,9 @@ class ControllerBench:
 
     def __init__(self, directory: Path) -> None:
         self.clock = ManualClock()
-        self.log = MemoryLog(partitions={ROLLOUTS: 1, VERSIONS: 1}, clock=self.clock)
+        self.log = MemoryLog(
+            partitions={ROLLOUTS: 1, ROLLOUT_HOLDS: 1, VERSIONS: 1}, clock=self.clock
+        )
         self.redis = FakeRedis(self.clock)
         self._directory = directory
         self._harnesses: list[ControllerHarness] = []

@@ -347,7 +347,7 @@ async def test_the_record_of_a_rollout_is_replayed_exported_and_told(
     replayed = (await http.get(f"{path}/replay")).json()
     assert (replayed["agrees"], replayed["decisions"]) == (True, 2)
     text = (await http.get(f"{path}/slices")).text
-    assert text.startswith("offset,at,look,segment,weight,arm,requests")
+    assert text.startswith("decision,at,look,segment,weight,arm,requests")
     told = (await http.get(f"{path}/decisions", params={"moves": True})).json()["decisions"]
     assert told[1]["sentence"] == "v2 went from 0 % to 5 % of the users: setWeight 5 %"
     assert (await http.get("/v1/rollouts/nothing/replay")).status_code == 404

@@ -96,7 +96,11 @@ def test_a_fenced_leader_changes_nothing() -> None:
     history = decision_log.get("r")
     assert history is not None
     assert history.state.weight == 500
-    assert (decision_log.token, decision_log.holder, decision_log.read_to) == (3, "two", 4)
+    assert (decision_log.token, decision_log.holder, decision_log.read_to) == (
+        3,
+        "two",
+        {(ROLLOUTS, 0): 4},
+    )
 
 
 def test_the_last_decision_is_the_state_with_the_strategy_of_the_start() -> None:
@@ -110,8 +114,8 @@ def test_the_last_decision_is_the_state_with_the_strategy_of_the_start() -> None
     assert history is not None
     assert (history.state.weight, history.state.strategy) == (500, STRATEGY)
     assert history.last.kind is DecisionKind.hold
-    assert [one.offset for one in history.decisions(-1, 10)] == [1, 2, 3]
-    assert [one.offset for one in history.decisions(1, 1)] == [2]
+    assert [one.seq for one in history.decisions((-1, -1), 10)] == [0, 1, 2]
+    assert [one.seq for one in history.decisions((0, 0), 1)] == [1]
 
 
 def test_what_cannot_be_read_is_told_and_counted_as_read() -> None:
@@ -119,8 +123,8 @@ def test_what_cannot_be_read_is_told_and_counted_as_read() -> None:
     with pytest.raises(UnreadableRecord, match="state"):
         decision_log.apply(decided(1, 0, 0, kind=DecisionKind.start, evidence={}))
     with pytest.raises(UnreadableRecord):
-        decision_log.apply(decided(2, 0, 1))
-    assert decision_log.read_to == 2
+        decision_log.apply(decided(2, 0, 1, kind=DecisionKind.weight))
+    assert decision_log.read_to == {(ROLLOUTS, 0): 2}
     assert decision_log.get("r") is None
 
 
@@ -130,7 +134,7 @@ def test_memory_is_bounded_however_long_a_rollout_holds() -> None:
         decision_log.apply(decided(n, 0, n))
     history = decision_log.get("r")
     assert history is not None
-    assert len(history.decisions(-1, 10_000)) == MAX_HOLDS + 1
+    assert len(history.all()) == MAX_HOLDS + 1
 
 
 @given(order=st.permutations(range(6)))
@@ -146,3 +150,22 @@ def test_records_of_many_leaders_fold_to_the_highest_tokens_word(order: list[int
     history = folded(*records).get("r")
     assert history is not None
     assert history.state.weight == 500
+
+
+def test_a_hold_that_is_read_before_the_move_it_follows_hides_nothing() -> None:
+    """They are in two topics: another replica may get the later one first."""
+    decision_log = folded(
+        elected(0),
+        decided(1, 0, 0, kind=DecisionKind.start),
+        decided(0, 0, 2, weight=600),
+        decided(2, 0, 1, kind=DecisionKind.weight, weight=500),
+    )
+    history = decision_log.get("r")
+    assert history is not None
+    assert [one.seq for one in history.all()] == [0, 1, 2]
+    assert (history.state.weight, history.last.seq) == (600, 2)
+
+
+def test_a_hold_of_an_unknown_rollout_is_passed_over() -> None:
+    decision_log = folded(elected(0), decided(0, 0, 5, weight=500))
+    assert decision_log.histories() == []

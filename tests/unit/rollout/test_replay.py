@@ -10,12 +10,12 @@ import pytest
 
 from services.rollout.audit import AuditLog
 from services.rollout.criteria import STATISTIC
-from services.rollout.decision_log import LoggedDecision
 from services.rollout.replay import replay, slices_csv
+from shared.contracts.events.rollouts import Decision
 from tests.unit.rollout.fakes import ControllerBench, ControllerHarness, begun, traffic
 
 
-async def judged(bench: ControllerBench) -> tuple[ControllerHarness, str, list[LoggedDecision]]:
+async def judged(bench: ControllerBench) -> tuple[ControllerHarness, str, list[Decision]]:
     """A rollout whose candidate fails after a while, and its record."""
     harness, state = await begun(bench)
     for n in range(1, 12):
@@ -27,7 +27,7 @@ async def judged(bench: ControllerBench) -> tuple[ControllerHarness, str, list[L
 
 async def test_every_decision_is_recomputed_from_its_record(bench: ControllerBench) -> None:
     _, name, decisions = await judged(bench)
-    assert decisions[-1].decision.kind.value == "rollback"
+    assert decisions[-1].kind.value == "rollback"
     report = replay(name, decisions)
     assert (report.differences, report.gaps) == ([], [])
     assert report.recomputed > 2
@@ -36,12 +36,12 @@ async def test_every_decision_is_recomputed_from_its_record(bench: ControllerBen
 
 async def test_a_changed_record_and_a_missing_slice_are_found(bench: ControllerBench) -> None:
     _, name, decisions = await judged(bench)
-    last = decisions[-1].decision
+    last = decisions[-1]
     findings = [{**one, "log_e": one["log_e"] + 1} for one in last.evidence["findings"]]
     forged = last.model_copy(update={"evidence": {**last.evidence, "findings": findings}})
-    report = replay(name, [*decisions[:-1], LoggedDecision(decisions[-1].offset, forged)])
+    report = replay(name, [*decisions[:-1], forged])
     assert {one["field"] for one in report.differences} == {"log_e"}
-    middle = next(n for n, one in enumerate(decisions) if one.decision.evidence.get("slices"))
+    middle = next(n for n, one in enumerate(decisions) if one.evidence.get("slices"))
     assert replay(name, decisions[:middle] + decisions[middle + 1 :]).gaps == [0]
 
 
@@ -49,9 +49,7 @@ async def test_the_exported_slices_add_up_to_what_was_judged(bench: ControllerBe
     _, _, decisions = await judged(bench)
     rows = list(csv.DictReader(io.StringIO(slices_csv(decisions))))
     mine = [row for row in rows if row["arm"] == "candidate" and not row["segment"]]
-    errors = next(
-        one for one in decisions[-1].decision.evidence["findings"] if one["criterion"] == "errors"
-    )
+    errors = next(one for one in decisions[-1].evidence["findings"] if one["criterion"] == "errors")
     assert sum(float(row["requests"]) for row in mine) == errors["candidate_n"]
     assert [int(row["look"]) for row in mine] == list(range(len(mine)))
 
@@ -59,15 +57,10 @@ async def test_the_exported_slices_add_up_to_what_was_judged(bench: ControllerBe
 async def test_a_record_of_the_first_statistic_is_replayed_by_it(bench: ControllerBench) -> None:
     """Decisions from before the rule had versions name none."""
     _, name, decisions = await judged(bench)
-    assert decisions[0].decision.evidence["statistic"] == STATISTIC
+    assert decisions[0].evidence["statistic"] == STATISTIC
     old = [
-        LoggedDecision(
-            one.offset,
-            one.decision.model_copy(
-                update={
-                    "evidence": {k: v for k, v in one.decision.evidence.items() if k != "statistic"}
-                }
-            ),
+        one.model_copy(
+            update={"evidence": {k: v for k, v in one.evidence.items() if k != "statistic"}}
         )
         for one in decisions
     ]

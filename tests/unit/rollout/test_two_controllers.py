@@ -11,7 +11,7 @@ import pytest
 from services.rollout.decision_log import DecisionLog
 from services.rollout.errors import LeadershipLost, RolloutError
 from shared.contracts.events.rollouts import Decision, Phase
-from shared.contracts.topics import ROLLOUTS, VERSIONS
+from shared.contracts.topics import ROLLOUT_HOLDS, ROLLOUTS, VERSIONS
 from shared.kafka.log import LogUnavailable
 from shared.registry.routing import RoutingState
 from shared.testing.clock import ManualClock
@@ -39,7 +39,7 @@ class SharedView:
 @pytest.mark.parametrize("seed", range(8))
 async def test_whatever_happens_the_log_tells_one_story(seed: int, tmp_path: Path) -> None:
     generator, clock = random.Random(seed), ManualClock()
-    log = MemoryLog(partitions={ROLLOUTS: 1, VERSIONS: 1}, clock=clock)
+    log = MemoryLog(partitions={ROLLOUTS: 1, ROLLOUT_HOLDS: 1, VERSIONS: 1}, clock=clock)
     redis, view = FakeRedis(clock), SharedView()
     await register(log, "v1")
     await register(log, "v2")
@@ -87,6 +87,11 @@ async def test_whatever_happens_the_log_tells_one_story(seed: int, tmp_path: Pat
 def _check(log: MemoryLog, view: SharedView, rigs: list[ControllerHarness]) -> None:
     reader = DecisionLog()
     accepted: list[Decision] = []
+    holds = [
+        Decision.model_validate_json(record.value)
+        for record in log.all(ROLLOUT_HOLDS)
+        if record.value
+    ]
     for record in log.all(ROLLOUTS):
         before = reader.routing.get("m")
         reader.apply(record)
@@ -96,12 +101,14 @@ def _check(log: MemoryLog, view: SharedView, rigs: list[ControllerHarness]) -> N
     orders = [(one.token, one.seq) for one in accepted]
     assert orders == sorted(orders)
     # Nobody saw a state that the log does not tell, and the last one rules.
-    told = {RoutingState.of(one).order for one in accepted}
+    for record in log.all(ROLLOUT_HOLDS):
+        reader.apply(record)
+    told = {one.order for one in (*accepted, *holds)}
     assert {state.order for state in view.seen} <= told
     assert view.state == reader.routing.get("m")
     # Within a rollout weights only rise, but for the fall to 0 that ends it.
     for history in reader.histories("m"):
-        weights = [one.decision.weight for one in history.decisions(-1, 1_000)]
+        weights = [one.weight for one in history.all()]
         rising = weights[:-1] if history.state.phase is Phase.degraded else weights
         assert rising == sorted(rising)
     assert sum(harness.leadership.leads for harness in rigs) == 1
