@@ -23,6 +23,7 @@ class RoutingState(BaseModel):
     rollout: str = ""
     phase: Phase = Phase.healthy
     weight: int = Field(default=0, ge=0, le=WEIGHT_SCALE)
+    shadow: int = Field(default=0, ge=0, le=WEIGHT_SCALE)
     token: int
     seq: int
     at: AwareDatetime
@@ -43,6 +44,7 @@ class RoutingState(BaseModel):
             rollout="" if finished else decision.rollout_id,
             phase=decision.phase,
             weight=0 if finished else decision.weight,
+            shadow=0 if finished else decision.shadow,
             token=decision.token,
             seq=decision.seq,
             at=decision.at,

@@ -1,12 +1,44 @@
-"""Events of the batch worker: generation asked for and done."""
+"""Events of the batch worker: generation asked for and done, and its comparison in a shadow step."""
 
 from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from pydantic import AwareDatetime, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from shared.contracts.events.base import Event, Identifier, Message, OptionalIdentifier, Text
+from shared.contracts.events.base import (
+    Event,
+    Identifier,
+    Message,
+    OptionalIdentifier,
+    Text,
+    Tool,
+    unless_empty,
+)
+
+MAX_GENERATED_TOKENS = 8192
+
+
+class ShownAnswer(BaseModel):
+    """The answer that a person was shown, for a candidate's shadow answer to be compared with."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+    completion: Text = ""
+    tool_calls: tuple[str, ...] = Field(default=(), description="names of the tools called")
+    latency_ms: float = Field(ge=0, description="of the whole answer")
+
+
+class ShadowComparison(BaseModel):
+    """A shadow answer beside the shown one; neither is in it."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+    length_ratio: float = Field(ge=0, description="characters of the candidate's over the shown's")
+    similarity: float = Field(ge=0, le=1, description="words in both over words in either")
+    refused: bool
+    shown_refused: bool
+    tools_equal: bool = Field(description="the same tools by name, in the same order")
+    latency_ms: float = Field(ge=0)
+    shown_latency_ms: float = Field(ge=0)
 
 
 class GenerationRequested(Event):
@@ -18,11 +50,15 @@ class GenerationRequested(Event):
     purpose: Literal["shadow", "evaluation"]
     version: Identifier
     messages: tuple[Message, ...]
-    max_tokens: int = Field(default=64, ge=1, le=8192)
+    max_tokens: int = Field(default=64, ge=1, le=MAX_GENERATED_TOKENS)
     temperature: float = Field(default=0.0, ge=0.0, le=2.0)
     seed: int | None = None
     expires_at: AwareDatetime
     trace_id: OptionalIdentifier = ""
+    tools: tuple[Tool, ...] = unless_empty(())
+    shown: ShownAnswer | None = Field(
+        default=None, description="of a shadow request: what its answer is compared with"
+    )
 
 
 class GenerationFinished(Event):
@@ -40,3 +76,6 @@ class GenerationFinished(Event):
     duration_ms: float = 0.0
     error: str = Field(default="", max_length=500)
     finished_at: AwareDatetime
+    comparison: ShadowComparison | None = Field(
+        default=None, description="of a shadow answer, whose text is not kept"
+    )

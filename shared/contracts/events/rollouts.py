@@ -89,6 +89,12 @@ class Decision(Event):
     step: int = Field(default=0, ge=0, description="index into the strategy's steps")
     weight_before: int = Field(default=0, ge=0, le=WEIGHT_SCALE)
     weight: int = Field(default=0, ge=0, le=WEIGHT_SCALE)
+    shadow: int = Field(
+        default=0,
+        ge=0,
+        le=WEIGHT_SCALE,
+        description="share of live requests that the candidate answers unseen",
+    )
     outcome: AnalysisOutcome | None = None
     holdout: int = unless_empty(
         0, ge=0, le=MAX_HOLDOUT, description="basis points of the users who stay on the reference"
