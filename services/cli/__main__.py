@@ -9,11 +9,13 @@ import typer
 from services.cli import (
     acls,
     adapters,
+    audit,
     cases,
     dead_letters,
     doctor,
     feedback,
     keys,
+    redteam,
     report,
     rollout,
     state,
@@ -45,6 +47,8 @@ app.add_typer(acls.app, name="kafka")
 app.add_typer(state.app, name="state")
 app.add_typer(keys.app, name="keys")
 app.add_typer(report.app, name="report")
+app.add_typer(redteam.app, name="redteam")
+app.add_typer(audit.app, name="audit")
 
 
 def main() -> None:

@@ -68,6 +68,7 @@ def fetch(
     *,
     method: str = "GET",
     body: Any = None,
+    headers: Mapping[str, str] | None = None,
     timeout_s: float = TIMEOUT_S,
 ) -> tuple[int, str]:
     """Status and text of an answer, whatever its status.
@@ -76,14 +77,14 @@ def fetch(
         OSError: there was none.
 
     """
-    headers = {"accept": "application/json"}
+    sent = {"accept": "application/json", **(headers or {})}
     data = None
     if body is not None:
         data = json.dumps(body).encode()
-        headers["content-type"] = "application/json"
+        sent["content-type"] = "application/json"
     try:
         with _open(
-            settings, url, method=method, data=data, headers=headers, timeout_s=timeout_s
+            settings, url, method=method, data=data, headers=sent, timeout_s=timeout_s
         ) as response:
             return response.status, response.read(MAX_ANSWER).decode("utf-8", "replace")
     except urllib.error.HTTPError as error:
