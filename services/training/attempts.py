@@ -14,7 +14,12 @@ from typing import cast
 import structlog
 
 from services.training.candidate import Candidate, read_candidate, stages
-from services.training.dataset import HELDOUT, JUDGE, PROMPTS, LeftOut
+from services.training.dataset_rows import (
+    HELDOUT,
+    JUDGE,
+    PROMPTS,
+    LeftOut,
+)
 from services.training.dataset_store import lay_out
 from services.training.diagnosis import adjust
 from services.training.gate import data_gate

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-from services.training.dataset import JUDGE
+from services.training.dataset_rows import JUDGE
 from services.training.errors import TrainerFailed
 from services.training.gate import GateLimits, derive, judge_gate
 from services.training.snapshot import Manifest

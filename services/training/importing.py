@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 import orjson
 from pydantic import ValidationError
 
-from services.training.dataset import (
+from services.training.dataset_rows import (
     CUT,
     Demonstration,
     LabelledAnswer,

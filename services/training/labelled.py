@@ -11,6 +11,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
 from services.training.dataset import (
+    Selection,
+    card_of,
+    clean_pairs,
+    evaluation_prompts,
+)
+from services.training.dataset_rows import (
     HELDOUT,
     JUDGE,
     PROMPTS,
@@ -18,10 +24,6 @@ from services.training.dataset import (
     LabelledAnswer,
     Pair,
     Row,
-    Selection,
-    card_of,
-    clean_pairs,
-    evaluation_prompts,
 )
 from services.training.sides import DatasetRules, assign, set_apart
 from shared.contracts.prompt_key import normal_text

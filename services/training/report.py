@@ -9,7 +9,7 @@ from html import escape
 from typing import Any
 
 from services.training.charts import intervals, paired_bars, shares
-from services.training.dataset import LEFT_OUT
+from services.training.dataset_rows import LEFT_OUT
 from services.training.snapshot import Dataset
 from shared.contracts.events.versions import GateResult
 

@@ -15,7 +15,7 @@ import structlog
 
 from services.training.attempts import Attempts, Refused
 from services.training.candidate import judge_figures, stages
-from services.training.dataset import TRAIN, AskedPrompt
+from services.training.dataset_rows import TRAIN, AskedPrompt
 from services.training.dataset_store import DatasetStore, lay_out, read_import
 from services.training.errors import InvalidJob, StoreUnavailable, TrainingError
 from services.training.metrics import TrainingMetrics

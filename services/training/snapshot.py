@@ -20,20 +20,22 @@ import structlog
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from services.training.dataset import (
+    PreferenceFold,
+    Selection,
+    card_of,
+    demonstrations_of,
+    select_demonstrations,
+    select_pairs,
+    unexpired,
+)
+from services.training.dataset_rows import (
     HELDOUT,
     JUDGE,
     LEFT_OUT,
     PROMPTS,
     TRAIN,
     LeftOut,
-    PreferenceFold,
-    Selection,
     canonical,
-    card_of,
-    demonstrations_of,
-    select_demonstrations,
-    select_pairs,
-    unexpired,
 )
 from services.training.errors import BadDataset
 from services.training.importing import read_demonstrations, read_labelled, read_pairs

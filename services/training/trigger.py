@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from services.training.dataset import answer_of, pair_of, refusal
+from services.training.dataset import refusal
+from services.training.dataset_rows import answer_of, pair_of
 from services.training.jobs import JobQueue
 from services.training.sides import DatasetRules, Sides, assign, set_apart
 from services.training.snapshot import Offsets

@@ -12,7 +12,7 @@ import pytest
 
 from services.aggregator.fold import FoldRules
 from services.aggregator.join import fold_feedback, fold_interaction
-from services.training.dataset import canonical, pair_of
+from services.training.dataset_rows import canonical, pair_of
 from shared.contracts.events.base import Message, Tool, ToolCall
 from shared.contracts.events.feedback import FeedbackType
 from shared.contracts.events.preferences import PreferencePair

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from services.training.dataset import Pair
+from services.training.dataset_rows import Pair
 from shared.contracts.events.base import Context, Message
 from shared.contracts.events.preferences import (
     PairSource,

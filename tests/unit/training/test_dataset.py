@@ -11,6 +11,15 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from services.training.dataset import (
+    PreferenceFold,
+    clean_pairs,
+    demonstrations_of,
+    refusal,
+    select_demonstrations,
+    select_pairs,
+    unexpired,
+)
+from services.training.dataset_rows import (
     HELDOUT,
     JUDGE,
     PROMPTS,
@@ -18,16 +27,9 @@ from services.training.dataset import (
     AskedPrompt,
     Demonstration,
     Pair,
-    PreferenceFold,
     canonical,
-    clean_pairs,
-    demonstrations_of,
     pair_of,
     prompt_of,
-    refusal,
-    select_demonstrations,
-    select_pairs,
-    unexpired,
 )
 from services.training.sides import FEW_RATERS, DatasetRules, is_held_out
 from shared.contracts.events.base import ContentPart, Message, Tool, ToolCall, utc

@@ -9,7 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.training.dataset import HELDOUT, JUDGE, PROMPTS, TRAIN, LabelledAnswer
+from services.training.dataset_rows import (
+    HELDOUT,
+    JUDGE,
+    PROMPTS,
+    TRAIN,
+    LabelledAnswer,
+)
 from services.training.errors import BadDataset
 from services.training.importing import read_labelled
 from services.training.labelled import select_labelled

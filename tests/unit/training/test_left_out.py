@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from services.training.dataset import JUDGE, TRAIN, LeftOut
+from services.training.dataset_rows import JUDGE, TRAIN, LeftOut
 from services.training.dataset_store import DatasetStore
 from services.training.rebuild import differences, rebuild
 from services.training.snapshot import Dataset

@@ -9,7 +9,7 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from services.training.charts import intervals, paired_bars, shares
-from services.training.dataset import JUDGE, TRAIN
+from services.training.dataset_rows import JUDGE, TRAIN
 from services.training.report import EvaluationReport
 from services.training.sides import DatasetRules
 from services.training.snapshot import Dataset, FileRef, Manifest

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.training.dataset import Pair
+from services.training.dataset_rows import Pair
 from services.training.sides import DatasetRules, Sides, assign, set_apart
 from tests.unit.training.builders import pair, turns
 

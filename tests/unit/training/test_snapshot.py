@@ -9,7 +9,12 @@ from fsspec import AbstractFileSystem
 from pydantic import ValidationError
 
 from services.training import dataset_store
-from services.training.dataset import HELDOUT, JUDGE, PROMPTS, TRAIN
+from services.training.dataset_rows import (
+    HELDOUT,
+    JUDGE,
+    PROMPTS,
+    TRAIN,
+)
 from services.training.dataset_store import DatasetStore, lay_out, read_import
 from services.training.errors import BadDataset, StoreUnavailable
 from services.training.publish import upload
