@@ -177,6 +177,7 @@ def vote_product(vote: VoteCast) -> PreferencePair | None:
         rejected_cut=rejected.cut,
         chosen_version=chosen.version,
         rejected_version=rejected.version,
+        chosen_side="left" if vote.choice is Choice.left else "right",
         source=PairSource.vote,
         panel=vote.panel,
         causes=(f"{vote.comparison_id}:{vote.revision}",),

@@ -104,6 +104,8 @@ class Pair(AboutPrompt):
     chosen_turn: Message | None = None
     rejected_turn: Message | None = None
     untrainable: tuple[str, ...] = ()
+    tenant: str = ""
+    chosen_side: str = ""
 
     def row(self) -> Row:
         """The pair as a line of a dataset; an answer that is more than text as a turn, too."""
@@ -154,6 +156,7 @@ class LabelledAnswer(AboutPrompt):
     tools: tuple[Tool, ...] = ()
     answer_turn: Message | None = None
     untrainable: tuple[str, ...] = ()
+    tenant: str = ""
 
     def row(self) -> Row:
         """The answer as a line of a dataset."""
@@ -213,6 +216,8 @@ def pair_of(event: PreferencePair) -> Pair:
         chosen_turn=event.chosen_turn,
         rejected_turn=event.rejected_turn,
         untrainable=event.untrainable,
+        tenant=event.tenant,
+        chosen_side=event.chosen_side,
     )
 
 
@@ -238,6 +243,7 @@ def answer_of(event: UnpairedExample) -> LabelledAnswer:
         tools=event.tools,
         answer_turn=event.answer,
         untrainable=event.untrainable,
+        tenant=event.tenant,
     )
 
 

@@ -51,6 +51,9 @@ class PreferencePair(Event):
     rejected_cut: Cut = False
     chosen_version: OptionalIdentifier = ""
     rejected_version: OptionalIdentifier = ""
+    chosen_side: Literal["", "left", "right"] = unless_empty(
+        "", description="where a vote's chosen answer stood; sides are random"
+    )
     source: PairSource
     panel: Literal["", "judge"] = ""
     causes: tuple[str, ...] = Field(description="feedback_id:revision of each cause")
