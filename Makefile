@@ -1,7 +1,7 @@
 # Everything a person runs here, by name: make help
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup up down status logs demo test test-fast lint format bench verify manifests chart-test clients contracts lock sbom clean
+.PHONY: help setup up down status logs demo test test-fast lint format bench verify manifests chart-test clients all-clients contracts lock sbom clean
 
 PYTHON_BIN := .venv/bin/python
 TORCH ?=
@@ -50,10 +50,13 @@ bench: ## benchmarks beside their peers (BENCHMARKS="router" for one)
 	@TORCH='$(TORCH)' deploy/local/setup.sh bench
 	@for name in $(BENCHMARKS); do $(PYTHON_BIN) -m "benchmarks.$$name" $(ARGS) || exit 1; done
 
-clients: ## what setup brings, and the clients that tests/clients runs
+clients: ## what setup brings, and the Python clients that tests/clients runs
 	@TORCH='$(TORCH)' deploy/local/setup.sh clients
 
-verify: clients ## soak, fault table, all seeds, fuzzing (an hour and more; goes on where it was stopped) and a dated report
+all-clients: ## those, and the JavaScript ones
+	@TORCH='$(TORCH)' deploy/local/setup.sh all-clients
+
+verify: all-clients ## soak, fault table, all seeds, fuzzing (an hour and more; goes on where it was stopped) and a dated report
 	@$(PYTHON_BIN) -m tests.verify $(ARGS)
 
 manifests: setup ## plain Kubernetes manifests from the Helm chart

