@@ -30,10 +30,16 @@ class ApiKey(NamedTuple):
     limits: KeyLimits = NO_LIMITS
     expires_at: float = math.inf
     """Seconds since 1970."""
+    own_trace_ids: bool = False
 
 
 LOCAL_KEY = ApiKey(
-    "local", "default", frozenset(Permission), explicit_versions=True, judge_panel=True
+    "local",
+    "default",
+    frozenset(Permission),
+    explicit_versions=True,
+    judge_panel=True,
+    own_trace_ids=True,
 )
 """Everybody's key in the local profile."""
 
@@ -112,6 +118,7 @@ class KeyRing:
             issued.judge_panel,
             issued.limits,
             issued.expires_at.timestamp() if issued.expires_at else math.inf,
+            issued.own_trace_ids,
         )
 
     def authenticate(self, authorization: str | None, scope: Permission) -> ApiKey:

@@ -43,6 +43,9 @@ def create(
     judge_panel: Annotated[
         bool, typer.Option("--judge-panel", help="May vote for the evaluation judge's panel.")
     ] = False,
+    own_trace_ids: Annotated[
+        bool, typer.Option("--own-trace-ids", help="May name its requests by x-ratchet-trace-id.")
+    ] = False,
     requests_per_minute: Bound = None,
     tokens_per_minute: Bound = None,
     feedback_per_minute: Bound = None,
@@ -59,6 +62,7 @@ def create(
         "name": name,
         "explicit_versions": explicit_versions,
         "judge_panel": judge_panel,
+        "own_trace_ids": own_trace_ids,
         "expires_at": _in_days(days),
         "limits": {
             "requests_per_minute": requests_per_minute,

@@ -13,6 +13,7 @@ import structlog
 from services.router.assignment import key_of
 from services.router.bounds import AnswerBounds
 from services.router.call import Call
+from services.router.client_ids import ClientIds
 from services.router.errors import (
     InsufficientScope,
     InvalidApiKey,
@@ -93,6 +94,7 @@ class Gateway:
         self._bounds = bounds
         self._running = 0
         self._traces = TraceIds()
+        self._client_ids = ClientIds()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -140,7 +142,8 @@ class Gateway:
             request = read_request(
                 endpoint, body, headers, self._rules, self._identity, self._bounds.of(key.limits)
             )
-            request.trace_id = self._traces.take()
+            given = self._client_ids.read(headers.get(b"x-ratchet-trace-id"), key)
+            request.trace_id = given or self._traces.take()
             call = Call(
                 request=request,
                 choice=self._choose(request, key),
@@ -150,6 +153,8 @@ class Gateway:
                 traceparent=self._traces.traceparent(request.trace_id, headers.get(b"traceparent")),
                 segment=self._metrics.segment(request.context.get("segment", "")),
             )
+            if given:
+                self._client_ids.claim(key.tenant, given)
             await self._serve(call, receive, send, watchdog)
             tokens = (call.answer.prompt_tokens or 0) + (call.answer.completion_tokens or 0)
         except RouterError as error:

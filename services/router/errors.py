@@ -74,6 +74,13 @@ class WrongMethod(InvalidRequest):
     code = "method_not_allowed"
 
 
+class TraceIdTaken(InvalidRequest):
+    """A request of the tenant has this trace id already."""
+
+    status = 409
+    code = "trace_id_taken"
+
+
 class SlowBody(InvalidRequest):
     """The request's body did not arrive in time."""
 

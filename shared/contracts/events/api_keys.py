@@ -45,6 +45,9 @@ class ApiKeyIssued(Event):
     judge_panel: bool = Field(
         default=False, description="may vote for the evaluation judge's panel"
     )
+    own_trace_ids: bool = Field(
+        default=False, description="may name its requests itself, by x-ratchet-trace-id"
+    )
     issued_at: AwareDatetime
     name: str = Field(default="", max_length=200)
     expires_at: AwareDatetime | None = Field(default=None, description="absent: never")

@@ -1,0 +1,84 @@
+"""Trace ids that clients make: permission, pattern, collisions, the same in answer, stream and event."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import orjson
+import pytest
+
+from services.router import client_ids
+from services.router.client_ids import ClientIds
+from services.router.errors import InvalidRequest, TraceIdTaken
+from shared.contracts.events.api_keys import ApiKeyIssued, Permission
+from shared.keys import LOCAL_KEY, hash_key
+from tests.unit.router.conftest import GatewayHarness, error_of
+
+OWN = "order-17:turn.2"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_own_id_is_the_id_of_answer_and_event(bench: GatewayHarness, stream: bool) -> None:
+    await bench.start()
+    bench.route()
+    answer = await bench.ask({"x-ratchet-trace-id": OWN}, stream=stream)
+    assert answer.headers["x-ratchet-trace-id"] == answer.headers["x-request-id"] == OWN
+    bodies = (
+        [line[6:] for line in answer.text.splitlines() if line.startswith("data: {")]
+        if stream
+        else [answer.text]
+    )
+    assert {orjson.loads(body)["id"] for body in bodies} == {OWN}
+    assert [event.trace_id for event in bench.events()] == [OWN]
+    again = await bench.ask({"x-ratchet-trace-id": OWN}, stream=stream)
+    assert again.status_code == 409
+    assert error_of(again)["code"] == "trace_id_taken"
+    assert len(bench.events()) == 1
+
+
+async def test_a_refused_request_leaves_the_id_free(bench: GatewayHarness) -> None:
+    await bench.start()
+    bench.route()
+    refused = await bench.ask({"x-ratchet-trace-id": OWN}, model="nothing")
+    assert refused.status_code == 404
+    assert (await bench.ask({"x-ratchet-trace-id": OWN})).status_code == 200
+
+
+@pytest.mark.parametrize(("allowed", "status"), [(False, 403), (True, 200)])
+async def test_only_where_the_key_allows(bench: GatewayHarness, allowed: bool, status: int) -> None:
+    await bench.start(keys_required=True)
+    bench.route()
+    issued = ApiKeyIssued(
+        key_id="k",
+        sha256=hash_key("rk_secret"),
+        tenant="acme",
+        scopes=(Permission.infer,),
+        own_trace_ids=allowed,
+        issued_at=datetime.now(UTC),
+    )
+    bench.keys.apply("k", issued.model_dump_json().encode())
+    headers = {"authorization": "Bearer rk_secret"}
+    answer = await bench.ask(headers | {"x-ratchet-trace-id": OWN})
+    assert answer.status_code == status
+    if not allowed:
+        assert error_of(answer)["param"] == "x-ratchet-trace-id"
+    assert (await bench.ask(headers)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "raw", [b"", b"short", b"a" * 129, b"with space", "ümläute-1".encode(), b"0" * 32, b"aB" * 16]
+)
+def test_pattern(raw: bytes) -> None:
+    with pytest.raises(InvalidRequest, match="x-ratchet-trace-id: must be"):
+        ClientIds().read(raw, LOCAL_KEY)
+
+
+def test_an_id_is_taken_for_its_tenant_within_the_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_ids, "MAX_REMEMBERED", 2)
+    ids = ClientIds()
+    ids.claim("acme", "first-id")
+    ids.claim("other", "first-id")
+    with pytest.raises(TraceIdTaken):
+        ids.claim("acme", "first-id")
+    ids.claim("acme", "second-id")
+    ids.claim("acme", "first-id")
