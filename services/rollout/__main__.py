@@ -19,6 +19,7 @@ from services.rollout.evidence_store import EvidenceStore
 from services.rollout.leadership import DecisionLogFollower, Leadership
 from services.rollout.metrics import RolloutMetrics
 from services.rollout.prometheus import Prometheus, PrometheusAccess
+from services.rollout.registrations import Registrations
 from services.rollout.routes import create_app, guarded
 from services.rollout.settings import RolloutSettings
 from services.rollout.strategy import read
@@ -114,6 +115,7 @@ async def run(settings: RolloutSettings) -> None:
             keys,
             settings.strategy.parent,
             AuditLog(log),
+            Registrations(log, versions.registry, clock),
         )
         app = OperationsApp(health, registry, guarded(create_app(api), api))
         background = BackgroundTasks()

@@ -19,6 +19,7 @@ from services.rollout.decision_log import DecisionLog, RolloutHistory
 from services.rollout.errors import BadStrategy, Conflict, Unknown
 from services.rollout.explain import Traffic, explain
 from services.rollout.intervals import interval_series
+from services.rollout.registrations import RegisterRequest, Registrations
 from services.rollout.replay import replay, slices_csv
 from services.rollout.strategy import Strategy, parse, read
 from services.rollout.views import decision_view, rollout_view, version_view
@@ -90,6 +91,7 @@ class RolloutApi:
         keys: KeyRing,
         strategies: Path,
         audit: AuditLog,
+        registrations: Registrations,
     ) -> None:
         self._controller = controller
         self._decision_log = decision_log
@@ -97,6 +99,7 @@ class RolloutApi:
         self._keys = keys
         self._strategies = strategies
         self._audit = audit
+        self._registrations = registrations
 
     def authenticate(self, request: Request) -> ApiKey:
         """Everything here needs the scope `operate`."""
@@ -245,6 +248,11 @@ class RolloutApi:
             "traffic": asdict(traffic) if traffic else None,
             "steps": [plan.to_dict() for plan in explain(strategy, traffic)] if traffic else [],
         }
+
+    async def register(self, body: RegisterRequest, key: ApiKey) -> dict[str, Any]:
+        """See RegisterRequest."""
+        version = await self._registrations.register(body, key.key_id)
+        return version_view(version, (), whole=True)
 
     def versions(self, model: str) -> list[dict[str, Any]]:
         """Versions in order of registration."""

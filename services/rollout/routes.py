@@ -9,6 +9,7 @@ from fastapi.responses import JSONResponse, Response
 
 from services.rollout.api import CommandRequest, ExplainRequest, RolloutApi, StartRequest
 from services.rollout.console_files import FILES, console_routes
+from services.rollout.registrations import RegisterRequest
 from services.rollout.strategy import json_schema
 from shared.http.asgi import Scope
 from shared.http.body import GuardedApp
@@ -97,6 +98,10 @@ def _strategies_and_versions(api: RolloutApi) -> APIRouter:
     @router.get("/versions")
     async def versions(model: str = "") -> dict[str, Any]:
         return {"versions": api.versions(model)}
+
+    @router.post("/versions", status_code=201)
+    async def register(request: Request, body: RegisterRequest) -> dict[str, Any]:
+        return await api.register(body, _key(request))
 
     @router.get("/versions/gain")
     async def gains(model: str) -> dict[str, Any]:

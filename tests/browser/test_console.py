@@ -25,9 +25,11 @@ from services.rollout.counters import (
     SCORE_SUM,
     CounterSeries,
 )
+from services.rollout.registrations import Registrations
 from services.rollout.routes import create_app, guarded
 from services.rollout.state import RolloutState
 from services.rollout.strategy import parse
+from shared.clock import SystemClock
 from shared.contracts.topics import ROLLOUTS, VERSIONS
 from shared.keys import KeyRing
 from shared.testing.clock import ManualClock
@@ -89,7 +91,8 @@ class ConsoleHarness:
         keys = KeyRing(required=False)
         controller, decisions = self.harness.controller, self.harness.decision_log
         registry, audit = self.harness.versions.registry, AuditLog(log)
-        api = RolloutApi(controller, decisions, registry, keys, STRATEGIES, audit)
+        registrations = Registrations(log, registry, SystemClock())
+        api = RolloutApi(controller, decisions, registry, keys, STRATEGIES, audit, registrations)
         config = uvicorn.Config(
             guarded(create_app(api), api), host="127.0.0.1", port=0, log_level="warning"
         )

@@ -84,6 +84,7 @@ ANSWERS: dict[tuple[str, str], tuple[int, Any]] = {
     ),
     ("GET", "/v1/versions"): (200, {"versions": [VERSION]}),
     ("GET", "/v1/versions/assistant-v1.1"): (200, VERSION),
+    ("POST", "/v1/versions"): (201, {"state": "registered", "record": {"base": "qwen"}}),
     ("GET", "/v1/versions/gain"): (
         200,
         {
@@ -279,6 +280,31 @@ def test_the_gain_of_a_version_has_its_interval(straw: Straw, run: Run) -> None:
     assert ran.status == 0, ran.err
     assert straw.last[2] == {"model": "assistant"}
     assert all(word in ran.out for word in ("assistant-v1.0", "0.012", "0.09", "99%", "promoted"))
+
+
+def test_prompts_and_settings_are_registered_as_a_version(
+    straw: Straw, run: Run, tmp_path: Any
+) -> None:
+    system, more = tmp_path / "system.txt", tmp_path / "more.json"
+    system.write_text("Be polite.\n")
+    more.write_text('{"stop": ["END"], "temperature": 1}')
+    options = ["--system-file", str(system), "--defaults-file", str(more), "--temperature", "0.2"]
+    given = [*options, "--system-rule", "replace", "--base", "qwen", "--reason", "rude answers"]
+    ran = run("versions", "register", "polite", *given)
+    assert ran.status == 0, ran.err
+    assert "qwen" in ran.out
+    body = straw.last[3]
+    assert body["settings"] == {
+        "system": "Be polite.",
+        "system_rule": "replace",
+        "defaults": {"stop": ["END"], "temperature": 0.2},
+        "precedence": "client",
+    }
+    assert (body["base"], body["adapter_of"], body["reason"]) == ("qwen", "", "rude answers")
+    assert body["on_behalf_of"]
+    more.write_text("[1]")
+    assert run("versions", "register", "polite", *given).status == Exit.usage
+    assert run("versions", "register", "polite", "--base", "qwen").status == Exit.usage
 
 
 def test_a_replay_that_differs_is_a_failure(straw: Straw, run: Run, tmp_path: Any) -> None:

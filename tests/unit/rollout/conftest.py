@@ -1,13 +1,40 @@
-"""Controllers in memory, shared by the tests of the rollout service."""
+"""Controllers in memory and clients of their API, shared by the tests of the rollout service."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import httpx
 import pytest
+from prometheus_client import CollectorRegistry
 
+from services.rollout.api import RolloutApi
+from services.rollout.audit import AuditLog
+from services.rollout.registrations import Registrations
+from services.rollout.routes import create_app, guarded
+from shared.clock import SystemClock
+from shared.http.operations import OperationsApp
+from shared.keys import KeyRing
+from shared.observability.health import Health
 from tests.unit.rollout.fakes import ControllerBench, ControllerHarness, register, until_known
+
+STRATEGIES = Path("services/rollout/strategies")
+
+
+def client(harness: ControllerHarness, keys: KeyRing) -> httpx.AsyncClient:
+    api = RolloutApi(
+        harness.controller,
+        harness.decision_log,
+        harness.versions.registry,
+        keys,
+        STRATEGIES,
+        AuditLog(harness.log),
+        Registrations(harness.log, harness.versions.registry, SystemClock()),
+    )
+    app = OperationsApp(Health(), CollectorRegistry(), guarded(create_app(api), api))
+    transport = httpx.ASGITransport(app=app)  # type: ignore[arg-type]
+    return httpx.AsyncClient(transport=transport, base_url="http://rollout")
 
 
 @pytest.fixture
@@ -26,3 +53,9 @@ async def harness(bench: ControllerBench) -> ControllerHarness:
     await register(bench.log, "v2")
     await until_known(made, "v2")
     return made
+
+
+@pytest.fixture
+async def http(harness: ControllerHarness) -> AsyncIterator[httpx.AsyncClient]:
+    async with client(harness, KeyRing(required=False)) as made:
+        yield made

@@ -4,51 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from prometheus_client import CollectorRegistry
 
 from services.rollout import routes
-from services.rollout.api import RolloutApi
-from services.rollout.audit import AuditLog
 from services.rollout.counters import SCORE_COUNT, SCORE_SUM, CounterSeries
-from services.rollout.routes import MAX_BODY_BYTES, create_app, guarded
+from services.rollout.routes import MAX_BODY_BYTES
 from shared.contracts.events.api_keys import ApiKeyIssued, Permission
 from shared.contracts.events.base import utc
 from shared.contracts.events.rollouts import LeaderElected
 from shared.contracts.topics import ROLLOUTS
-from shared.http.operations import OperationsApp
 from shared.kafka.log import LogUnavailable, Position
 from shared.keys import KeyRing, hash_key, new_key
-from shared.observability.health import Health
 from tests.support.fuzzing import Mutations
 from tests.support.waiting import eventually
+from tests.unit.rollout.conftest import client
 from tests.unit.rollout.fakes import ControllerHarness, register
-
-STRATEGIES = Path("services/rollout/strategies")
-
-
-def client(harness: ControllerHarness, keys: KeyRing) -> httpx.AsyncClient:
-    api = RolloutApi(
-        harness.controller,
-        harness.decision_log,
-        harness.versions.registry,
-        keys,
-        STRATEGIES,
-        AuditLog(harness.log),
-    )
-    app = OperationsApp(Health(), CollectorRegistry(), guarded(create_app(api), api))
-    transport = httpx.ASGITransport(app=app)  # type: ignore[arg-type]
-    return httpx.AsyncClient(transport=transport, base_url="http://rollout")
-
-
-@pytest.fixture
-async def http(harness: ControllerHarness) -> AsyncIterator[httpx.AsyncClient]:
-    async with client(harness, KeyRing(required=False)) as made:
-        yield made
 
 
 async def test_a_rollout_from_start_to_abort(

@@ -1,0 +1,182 @@
+"""Registration of versions of prompts and settings: checked, written once, never changed."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated
+
+import structlog
+from pydantic import BaseModel, ConfigDict, Field
+
+from services.rollout.errors import Conflict, NotAllowed, Unknown, Unsure
+from shared.clock import Clock
+from shared.contracts.events.base import ModelName, Name, OptionalIdentifier, OptionalName
+from shared.contracts.events.versions import (
+    GateCheck,
+    GateResult,
+    Lifecycle,
+    RequestDefaults,
+    ServedSettings,
+    SettingsRecord,
+    settings_key,
+)
+from shared.contracts.topics import VERSIONS
+from shared.kafka.log import EventLog, LogUnavailable
+from shared.registry.versions import Registry, Version
+
+log = structlog.get_logger(__name__)
+
+SEEN_TIMEOUT_S = 5.0
+SEEN_POLL_S = 0.02
+LOOK = "look with `ratchet versions list` before another try"
+NOT_EVALUATED = GateCheck(
+    name="not_evaluated",
+    passed=True,
+    detail="settings are judged by their rollout alone; nothing was asked of them before",
+)
+
+
+class DefaultsRequest(RequestDefaults):
+    """Defaults as they are asked for: a field that is none is an error."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class SettingsRequest(ServedSettings):
+    """Settings as they are asked for: a field that is none is an error."""
+
+    model_config = ConfigDict(extra="forbid")
+    defaults: DefaultsRequest = DefaultsRequest()  # pyright: ignore[reportIncompatibleVariableOverride]
+
+
+class RegisterRequest(BaseModel):
+    """A version of prompts and settings, who wants it, and why."""
+
+    model_config = ConfigDict(extra="forbid")
+    version: Name
+    model: ModelName
+    base: OptionalIdentifier = Field(
+        default="", description="the base model's name at the engine; absent: stable's"
+    )
+    adapter_of: OptionalName = Field(
+        default="", description="the version whose adapter it serves; absent: the base alone"
+    )
+    settings: SettingsRequest = SettingsRequest()
+    on_behalf_of: OptionalIdentifier = ""
+    reason: Annotated[str, Field(min_length=1, max_length=1000)]
+
+
+class Registrations:
+    """Writes checked records to the registry's topic; of two under one name the first counts."""
+
+    def __init__(self, event_log: EventLog, registry: Registry, clock: Clock) -> None:
+        self._log = event_log
+        self._registry = registry
+        self._clock = clock
+
+    async def register(self, request: RegisterRequest, actor: str) -> Version:
+        """The registered version, once it was read back. `actor` is who was authenticated.
+
+        Raises:
+            RolloutError: it may not be registered, or it is not known whether it was.
+
+        """
+        record = checked_record(request, self._registry, actor, self._clock.now())
+        try:
+            await self._log.publish(
+                VERSIONS,
+                key=settings_key(record.version),
+                event=record,
+                event_id=settings_key(record.version),
+            )
+        except LogUnavailable as error:
+            raise Unsure(f"it is not known whether it was registered: {error}; {LOOK}") from error
+        version = await self._seen(record.version)
+        if version.record != record:
+            raise Conflict(
+                f"version: {record.version} was registered by another a moment before; "
+                "ask under another name",
+                field="version",
+            )
+        log.info("version.registered", version=record.version, model=record.model, actor=actor)
+        return version
+
+    async def _seen(self, name: str) -> Version:
+        """The first version on the log under this name, ours or not."""
+        deadline = self._clock.monotonic() + SEEN_TIMEOUT_S
+        while (version := self._registry.get(name)) is None:
+            if self._clock.monotonic() > deadline:
+                raise Unsure(f"{name} was written and not read back; {LOOK}")
+            await self._clock.sleep(SEEN_POLL_S)
+        return version
+
+
+def checked_record(
+    request: RegisterRequest, registry: Registry, actor: str, at: datetime
+) -> SettingsRecord:
+    """The record of a version that may be registered.
+
+    Raises:
+        RolloutError: names the field, the rule and the remedy.
+
+    """
+    name, model = request.version, request.model
+    if registry.get(name) is not None:
+        raise Conflict(
+            f"version: {name} exists and names are never reused; take another", field="version"
+        )
+    if name in {model, *(version.record.model for version in registry.versions())}:
+        raise Conflict(f"version: {name} is a model's name; take another", field="version")
+    stable = registry.stable(model)
+    adapter = _adapter(request, registry)
+    base = adapter[1] if adapter else request.base or (stable.record.base if stable else "")
+    if not base:
+        raise NotAllowed(
+            f"base: is required, as {model} has no stable version; "
+            "give the model's name as the engine's /v1/models has it",
+            field="base",
+        )
+    if request.base not in ("", base):
+        raise NotAllowed(
+            f"base: {request.base} is not {base}, which the adapter of {request.adapter_of} is of; "
+            "leave it out",
+            field="base",
+        )
+    return SettingsRecord(
+        version=name,
+        model=model,
+        base=base,
+        adapter_of=adapter[0] if adapter else "",
+        parent=stable.record.version if stable else "",
+        settings=ServedSettings.model_validate(request.settings.model_dump()),
+        gate=GateResult(passed=True, checks=(NOT_EVALUATED,)),
+        actor=actor,
+        on_behalf_of=request.on_behalf_of,
+        reason=request.reason,
+        created_at=at,
+    )
+
+
+def _adapter(request: RegisterRequest, registry: Registry) -> tuple[str, str] | None:
+    """Name and base of the trained version whose adapter is to be served; None for the base."""
+    name = request.adapter_of
+    if not name:
+        return None
+    known = registry.get(name)
+    if known is None or known.record.model != request.model:
+        raise Unknown(
+            f"adapter_of: {name} is not a version of {request.model}; GET /v1/versions lists them",
+            field="adapter_of",
+        )
+    trained = registry.adapter(name)
+    if trained is None:
+        raise NotAllowed(
+            f"adapter_of: {name} has no adapter; leave it out to serve the base",
+            field="adapter_of",
+        )
+    if not trained.gate.released or known.lifecycle is Lifecycle.rejected:
+        raise NotAllowed(
+            f"adapter_of: {name} was rejected or did not pass its gate; take a released version",
+            field="adapter_of",
+        )
+    return trained.version, trained.base
