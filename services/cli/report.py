@@ -21,6 +21,7 @@ from services.cli.prometheus import PrometheusClient
 from services.cli.settings import load_settings
 from services.cli.train_jobs import jobs_of
 from services.cli.version_trajectory import read_trajectories
+from services.cli.webhook import post_text, read_webhook
 from services.cli.weekly import (
     SESSION_LENGTH,
     SIGNALS,
@@ -31,6 +32,7 @@ from services.cli.weekly import (
     count_preferences,
     html,
     markdown,
+    summary,
 )
 
 if TYPE_CHECKING:
@@ -56,10 +58,18 @@ def weekly(
     out: Annotated[
         Path | None, typer.Option(help="Folder for weekly.md and weekly.html; else printed.")
     ] = None,
+    webhook_file: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="RATCHET_REPORT_WEBHOOK_FILE",
+            help='File with an address that takes {"text": …}: gets the report in a few lines.',
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
     """Preferences against target, versions, quality and next actions, as Markdown and HTML."""
     start, end = week_of(week, datetime.now(UTC))
+    webhook = read_webhook(webhook_file) if webhook_file is not None else None
     found = _collect(start, end, target, model)
     if as_json:
         print_json({**asdict(found), "actions": found.actions()})
@@ -70,6 +80,8 @@ def weekly(
         (out / "weekly.md").write_text(markdown(found))
         (out / "weekly.html").write_text(html(found))
         typer.echo(f"{out / 'weekly.md'}\n{out / 'weekly.html'}")
+    if webhook is not None:
+        post_text(webhook, summary(found))
 
 
 def week_of(day: str, now: datetime) -> tuple[datetime, datetime]:

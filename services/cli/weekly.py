@@ -280,6 +280,19 @@ def markdown(report: Weekly) -> str:
     return "\n".join(lines) + "\n"
 
 
+def summary(report: Weekly) -> str:
+    """The report in a few lines, for a chat."""
+    last = report.end - timedelta(days=1)
+    pairs = report.preferences.total
+    return "\n".join(
+        (
+            f"Ratchet, week {report.start} to {last}: {pairs} pairs of {report.target} "
+            f"({pairs / report.target:.0%}), {len(report.versions)} versions registered.",
+            *(f"- {action}" for action in report.actions()),
+        )
+    )
+
+
 def html(report: Weekly) -> str:
     """The report as one self-contained page, with the pairs of each day as bars."""
     from markdown_it import MarkdownIt

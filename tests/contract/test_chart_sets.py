@@ -143,6 +143,13 @@ SETS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     ),
     "network-policies": ((), {"networkPolicy": {"enabled": True}}),
     "tenants": ((), {"tenants": ["default", "acme", "globex"]}),
+    "report": (
+        (),
+        {
+            "report": {"enabled": True, "filesSecret": "report", "files": {"webhook": "url"}},
+            "networkPolicy": {"enabled": True},
+        },
+    ),
     "without-cli": ((), {"cli": {"enabled": False}, "networkPolicy": {"enabled": True}}),
     "volumes-of-yours": (
         (),
@@ -486,6 +493,17 @@ def test_dashboards_are_installed_as_the_files_are(folder: Path) -> None:
     }
     files = (CHART / "files" / "dashboards").glob("*.json")
     assert installed == {f"ratchet-{file.name}": json.loads(file.read_text()) for file in files}
+
+
+def test_the_report_runs_by_its_schedule_with_what_it_reads(folder: Path) -> None:
+    objects = objects_of("report", folder)
+    assert named(objects, "CronJob", "here-report")["spec"]["schedule"] == "0 7 * * 1"
+    (container,) = pods(objects)["report"]["containers"]
+    assert container["args"] == ["report", "weekly", "--target", "100"]
+    read = environments(objects)["report"]
+    assert read["RATCHET_REPORT_WEBHOOK_FILE"] == "/etc/ratchet-files/report/webhook"
+    assert {"RATCHET_PROMETHEUS_URL", "RATCHET_KAFKA_BOOTSTRAP"} <= read.keys()
+    assert "report" not in pods(objects_of("defaults", folder))
 
 
 def test_policies_let_through_what_the_data_flow_needs_and_nothing_else(folder: Path) -> None:

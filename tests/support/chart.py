@@ -71,11 +71,13 @@ def named(objects: list[dict[str, Any]], kind: str, name: str) -> dict[str, Any]
 
 
 def workloads(objects: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Deployments, StatefulSets and Jobs by their component."""
+    """Deployments, StatefulSets and Jobs by their component; of a CronJob the Job it makes."""
     return {
-        item["metadata"]["labels"]["app.kubernetes.io/component"]: item
+        item["metadata"]["labels"]["app.kubernetes.io/component"]: (
+            item["spec"]["jobTemplate"] if item["kind"] == "CronJob" else item
+        )
         for item in objects
-        if item["kind"] in {"Deployment", "StatefulSet", "Job"}
+        if item["kind"] in {"Deployment", "StatefulSet", "Job", "CronJob"}
     }
 
 

@@ -18,6 +18,7 @@ from services.cli.weekly import (
     count_preferences,
     html,
     markdown,
+    summary,
 )
 from shared.contracts.events.preferences import PreferencePair
 from shared.contracts.events.rollouts import Decision, DecisionKind, Phase
@@ -189,3 +190,9 @@ def test_parts_of_the_audience_are_warned_of_both_ways() -> None:
         "Ask more of locale de", "Ask less of segment pro",
     ]  # fmt: skip
     assert "| locale | en | 1.90 |" in markdown(found)
+
+
+def test_a_chat_gets_the_total_and_what_to_do() -> None:
+    first, *actions = summary(report([pair(0)])).splitlines()
+    assert "week 2026-11-23 to 2026-11-29: 1 pairs of 3 (33%)" in first
+    assert actions == [f"- {action}" for action in report([pair(0)]).actions()]

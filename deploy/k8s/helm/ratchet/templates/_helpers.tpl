@@ -71,8 +71,17 @@ app.kubernetes.io/component: {{ .name }}
   "inference" (list "kafka" "engine")
   "training" (list "kafka" "engine")
   "cli" (list "kafka" "redis" "prometheus")
+  "report" (list "kafka" "prometheus" "report")
   "topics" (list "kafka") -}}
 {{ get $all .name | toJson }}
+{{- end -}}
+
+{{- /* Every component that there is: the services, and those that run the ratchet command. */ -}}
+{{- define "ratchet.components" -}}
+{{- $all := append (keys .Values.services | sortAlpha) "topics" -}}
+{{- if .Values.cli.enabled }}{{ $all = append $all "cli" }}{{ end -}}
+{{- if .Values.report.enabled }}{{ $all = append $all "report" }}{{ end -}}
+{{ toJson $all }}
 {{- end -}}
 
 {{- /* Volumes of those files; with `mounts`, where they are mounted. */ -}}

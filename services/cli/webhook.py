@@ -1,0 +1,71 @@
+"""Posts to a webhook: one text, as Slack, Mattermost and Teams' workflows take it."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from services.cli.errors import CliError, Exit
+
+TIMEOUT_S = 10.0
+PAUSES_S = (1.0, 2.0, 4.0)
+"""Between the attempts, of which there is one more."""
+MAX_TEXT = 3_000
+BUSY = frozenset((408, 425, 429))
+"""4xx that mean later, not never."""
+
+
+def read_webhook(path: Path) -> str:
+    """The address in a file; it is a secret, and no message has more of it than its host.
+
+    Raises:
+        CliError: the file cannot be read, or holds no address.
+
+    """
+    try:
+        url = path.read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CliError(f"{path}: cannot be read: {error}", Exit.usage) from None
+    if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
+        raise CliError(f"{path}: must hold one address that begins with https://", Exit.usage)
+    return url
+
+
+def post_text(url: str, text: str) -> None:
+    """Post a text, cut to MAX_TEXT characters; tried again where the answer may change.
+
+    Raises:
+        CliError: refused, or no answer after the last attempt.
+
+    """
+    host = urlsplit(url).hostname
+    for pause_s in (*PAUSES_S, None):
+        refusal, for_good = _post(url, text[:MAX_TEXT])
+        if not refusal:
+            return
+        if for_good or pause_s is None:
+            raise CliError(
+                f"the webhook at {host} did not take the text: {refusal}",
+                Exit.refused if for_good else Exit.unreachable,
+            )
+        time.sleep(pause_s)
+
+
+def _post(url: str, text: str) -> tuple[str, bool]:
+    """Why the text was not taken, empty where it was, and whether that is for good."""
+    body = json.dumps({"text": text}).encode()
+    headers = {"content-type": "application/json"}
+    # The address has been checked: http and https only.
+    request = urllib.request.Request(url, body, headers)  # noqa: S310
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S):  # noqa: S310
+            return "", False
+    except urllib.error.HTTPError as error:
+        with error:
+            return f"status {error.code}", 400 <= error.code < 500 and error.code not in BUSY
+    except (OSError, ValueError) as error:
+        return str(getattr(error, "reason", error)), False
