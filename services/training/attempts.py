@@ -31,7 +31,7 @@ from services.training.snapshot import Dataset, Manifest
 from services.training.trainers.job import Stage, TrainerJob, write_json
 from services.training.workspace import Workspace
 from shared.contracts.events.training import RunPhase, TrainingMethod
-from shared.contracts.events.versions import GateResult
+from shared.contracts.events.versions import GateResult, RewardRecord, VersionRecord
 from shared.contracts.recipes import MethodName, TrainerHyperparameters
 from shared.registry.adapters import FINGERPRINT_TEXTS, fetch
 
@@ -174,29 +174,35 @@ class Attempts:
             AdapterError: the parent's adapter cannot be fetched.
 
         """
-        settings = self._settings
-        adapter = ""
-        if resolved.parent is not None and resolved.job.method is TrainingMethod.dpo:
-            cache = settings.data_dir.resolve() / "training" / "adapters"
-            path = await asyncio.to_thread(
-                fetch,
-                resolved.parent.adapter_uri,
-                resolved.parent.adapter_sha256,
-                cache,
-                roots=settings.readable_adapter_roots,
-                max_bytes=settings.adapter_max_bytes,
-            )
-            adapter = str(path)
+        continues = resolved.job.method is TrainingMethod.dpo
+        parent = await self._fetched(resolved.parent if continues else None)
+        predecessor = await self._fetched(resolved.predecessor if "reward" in stages else None)
         trainer_job = self._trainer_job(
             resolved,
             hyperparameters,
             workspace,
             stages=stages,
             data=workspace.data,
-            parent_adapter=adapter,
+            parent_adapter=parent,
+            predecessor=predecessor,
         )
         workspace.begin(folder, trainer_job)
         await self._process.run(folder, reporter.step, self._alive)
+
+    async def _fetched(self, record: VersionRecord | RewardRecord | None) -> str:
+        """The folder with an adapter's files; empty without a record."""
+        if record is None:
+            return ""
+        settings = self._settings
+        path = await asyncio.to_thread(
+            fetch,
+            record.adapter_uri,
+            record.adapter_sha256,
+            settings.data_dir.resolve() / "training" / "adapters",
+            roots=settings.readable_adapter_roots,
+            max_bytes=settings.adapter_max_bytes,
+        )
+        return str(path)
 
     def _trainer_job(
         self,
@@ -207,12 +213,14 @@ class Attempts:
         stages: tuple[Stage, ...],
         data: Path,
         parent_adapter: str = "",
+        predecessor: str = "",
     ) -> TrainerJob:
         settings = self._settings
         return TrainerJob(
             stages=stages,
             base=resolved.base,
             parent_adapter=parent_adapter,
+            predecessor=predecessor,
             data=str(data),
             judge=str(workspace.judge),
             cases=str(workspace.cases),

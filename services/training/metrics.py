@@ -42,6 +42,21 @@ class TrainingMetrics:
             ("model", "kind"),
             registry=registry,
         )
+        self.reward = Gauge(
+            "ratchet_training_reward_model_ratio",
+            "Measures of the newest published reward model: accuracy on pairs it never saw, "
+            "accuracy_gain over its predecessor on the same pairs, calibration_error.",
+            ("model", "figure"),
+            registry=registry,
+        )
+        self.tracked = Counter(
+            "ratchet_training_mlflow_runs_total",
+            "Ended jobs that were to be logged to MLflow, by result.",
+            ("result",),
+            registry=registry,
+        )
+        for result in ("logged", "failed"):
+            self.tracked.labels(result)
         for method in TrainingMethod:
             self.progress.labels(method.value)
             for phase in FINAL:

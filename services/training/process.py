@@ -102,7 +102,7 @@ class TrainerProcess:
                 str(folder),
                 str(os.getpid()),
                 cwd=ROOT,
-                env=self._environment(),
+                env=trainer_environment(self.threads),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -123,31 +123,33 @@ class TrainerProcess:
                     log.error("trainer.stalled", folder=folder.name, limit_s=self.stall_s)
                     break
         finally:
-            await _end(process)
+            await end_process(process)
         status = process.returncode
         assert status is not None
         return status
 
-    def _environment(self) -> dict[str, str]:
-        added = {
-            "PYTHONPATH": str(ROOT),
-            "PYTHONUNBUFFERED": "1",
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-            "DO_NOT_TRACK": "1",
-            "TOKENIZERS_PARALLELISM": "false",
-            "TRANSFORMERS_VERBOSITY": "error",
-            "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
-            # Threads that spin while they wait would take the cores from the engine.
-            "OMP_WAIT_POLICY": "PASSIVE",
-            # glibc would give every large tensor back to the kernel and fetch its pages anew: more
-            # than a third of a small model's training on CPU.
-            "MALLOC_MMAP_THRESHOLD_": str(2**30),
-            "MALLOC_TRIM_THRESHOLD_": str(2**33),
-        }
-        if self.threads:
-            added |= {"OMP_NUM_THREADS": str(self.threads), "MKL_NUM_THREADS": str(self.threads)}
-        return {**os.environ, **added}
+
+def trainer_environment(threads: int) -> dict[str, str]:
+    """Environment of a process of the ML environment; 0 threads leaves their number to it."""
+    added = {
+        "PYTHONPATH": str(ROOT),
+        "PYTHONUNBUFFERED": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "DO_NOT_TRACK": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+        # Threads that spin while they wait would take the cores from the engine.
+        "OMP_WAIT_POLICY": "PASSIVE",
+        # glibc would give every large tensor back to the kernel and fetch its pages anew: more
+        # than a third of a small model's training on CPU.
+        "MALLOC_MMAP_THRESHOLD_": str(2**30),
+        "MALLOC_TRIM_THRESHOLD_": str(2**33),
+    }
+    if threads:
+        added |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    return {**os.environ, **added}
 
 
 class _ProgressReader:
@@ -172,7 +174,7 @@ class _ProgressReader:
         return found
 
 
-async def _end(process: asyncio.subprocess.Process) -> None:
+async def end_process(process: asyncio.subprocess.Process) -> None:
     """End a process with its children, first politely."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         if process.returncode is not None:

@@ -115,9 +115,11 @@ class Publisher:
             VERSIONS, key=record_key(version), event=record, event_id=f"{version}:{job.job_id}"
         )
         registered = await self._registered(version)
-        if not isinstance(registered, VersionRecord) or registered.job_id != job.job_id:
+        trained = isinstance(registered, VersionRecord)
+        if not trained or registered.job_id != job.job_id:
+            other = f"job {registered.job_id}" if trained else f"{registered.actor} as settings"
             raise VersionTaken(
-                f"version: {version} was registered by another a moment before; "
+                f"version: {version} was registered by {other} a moment before; "
                 "its files are untouched, ask for this job again under another name"
             )
         return registered

@@ -8,7 +8,7 @@ from services.training.errors import InvalidJob
 from services.training.settings import TrainingSettings
 from services.training.versioning import choose_name
 from shared.contracts.events.training import TrainingMethod, TrainingRequested
-from shared.contracts.events.versions import VersionRecord
+from shared.contracts.events.versions import RewardRecord, VersionRecord
 from shared.contracts.recipes import (
     CONTINUING,
     HYPERPARAMETERS,
@@ -31,6 +31,8 @@ class ResolvedJob:
     parent: VersionRecord | None
     hyperparameters: TrainerHyperparameters
     reward: RewardHyperparameters
+    predecessor: RewardRecord | None = None
+    """The newest reward model on the same base, made by another job."""
 
     @property
     def parent_version(self) -> str:
@@ -62,7 +64,15 @@ def resolve(job: TrainingRequested, registry: Registry, settings: TrainingSettin
         )
     hyperparameters, reward = job_hyperparameters(job, settings)
     sft = job.method is TrainingMethod.sft
-    return ResolvedJob(job, base, None if sft else parent, hyperparameters, reward)
+    before = _predecessor(job, base, registry)
+    return ResolvedJob(job, base, None if sft else parent, hyperparameters, reward, before)
+
+
+def _predecessor(job: TrainingRequested, base: str, registry: Registry) -> RewardRecord | None:
+    known = [
+        one for one in registry.rewards(job.model) if one.base == base and one.job_id != job.job_id
+    ]
+    return known[-1] if known else None
 
 
 def require_served_base(base: str, model: str, registry: Registry) -> None:

@@ -24,8 +24,10 @@ from services.training.policy import accounting, lineage
 from services.training.progress import FITTED, ProgressReporter
 from services.training.publish import Publisher
 from services.training.resolve import ResolvedJob, job_hyperparameters, resolve
+from services.training.reward_models import RewardModels
 from services.training.settings import TrainingSettings
 from services.training.snapshot import Dataset, take_snapshot
+from services.training.tracking import MlflowTracker
 from services.training.trainers.job import write_rows
 from services.training.version_rebuild import VersionRebuilder
 from services.training.workspace import ResumeState, Workspace, require_free
@@ -78,6 +80,14 @@ class Runner:
         self._clock = clock
         self._moved = clock.monotonic()
         self._attempts = Attempts(settings, self.alive)
+        self._rewards = RewardModels(
+            event_log=event_log,
+            registry=registry,
+            datasets_root=store.root,
+            settings=settings,
+            clock=clock,
+        )
+        self._tracker = MlflowTracker(settings, metrics, clock)
         self._rebuilder = VersionRebuilder(
             event_log=event_log, store=store, settings=settings, attempts=self._attempts
         )
@@ -137,7 +147,7 @@ class Runner:
                 log.exception("job.broken", job_id=job.job_id)
                 return await self._fail(job, reporter, f"{type(error).__name__}: {error}")
             else:
-                self._ended(job, outcome)
+                await self._ended(job, outcome)
                 return outcome
             await self._clock.sleep(backoff.next_s())
 
@@ -173,14 +183,14 @@ class Runner:
                 log.warning(Unavailable.kafka, during="job", job_id=job.job_id, error=str(error))
                 await self._clock.sleep(backoff.next_s())
             else:
-                self._ended(job, outcome)
+                await self._ended(job, outcome)
                 return outcome
 
     @staticmethod
     async def _finish(reporter: ProgressReporter, outcome: JobOutcome) -> None:
         await reporter.finish(outcome)
 
-    def _ended(self, job: TrainingRequested, outcome: JobOutcome) -> None:
+    async def _ended(self, job: TrainingRequested, outcome: JobOutcome) -> None:
         self._metrics.runs.labels(job.method.value, outcome.phase.value).inc()
         log.info(
             "job.ended",
@@ -189,7 +199,10 @@ class Runner:
             version=outcome.version,
             message=outcome.message,
         )
-        Workspace(self.jobs, job.job_id).tidy()
+        workspace = Workspace(self.jobs, job.job_id)
+        if workspace.folder.exists():
+            await self._tracker.track(job, outcome, workspace)
+        workspace.tidy()
 
     async def _outcome(self, job: TrainingRequested, reporter: ProgressReporter) -> JobOutcome:
         """Take the job through its phases; a version with its record needs only the final word."""
@@ -216,12 +229,14 @@ class Runner:
             left_out=[str(row) for row in dataset.left_out[:SHOWN_ROWS]],
         )
         if job.method is TrainingMethod.reward:
-            return await self._reward_model(resolved, workspace, reporter)
+            return await self._reward_model(resolved, dataset, workspace, reporter)
         await self._lay_out_cases(resolved, workspace)
         rows = map(orjson.loads, dataset.files[TRAIN].splitlines())
         ancestors = lineage(resolved.parent_version, self._registry.registry)
         figures = accounting(rows, ancestors, job.requested_at)
         result = await self._attempts.run(resolved, manifest, workspace, reporter, figures)
+        if manifest.origin == "log":
+            await self._rewards.publish(resolved, dataset, workspace)
         if isinstance(result, Refused):
             uri = await self._publisher.report(resolved, result, dataset, workspace)
             return rejected(
@@ -296,9 +311,13 @@ class Runner:
         await asyncio.to_thread(write_rows, workspace.cases, rows)
 
     async def _reward_model(
-        self, resolved: ResolvedJob, workspace: Workspace, reporter: ProgressReporter
+        self,
+        resolved: ResolvedJob,
+        dataset: Dataset,
+        workspace: Workspace,
+        reporter: ProgressReporter,
     ) -> JobOutcome:
-        """Train the reward model (the judge) alone; it makes no version."""
+        """Train the reward model alone and publish it; it makes no version."""
         await self._attempts.train(
             resolved,
             resolved.hyperparameters,
@@ -308,4 +327,10 @@ class Runner:
             stages=stages(resolved.job.recipe_method, judged=True),
         )
         figures = judge_figures(workspace.judge)
-        return JobOutcome(RunPhase.succeeded, f"a judge of {resolved.job.model}", metrics=figures)
+        made = await self._rewards.publish(resolved, dataset, workspace)
+        if made is None:
+            message = (
+                "not published: it does not agree with raters it never saw; collect more votes"
+            )
+            return JobOutcome(RunPhase.rejected, message, metrics=figures)
+        return JobOutcome(RunPhase.succeeded, f"{made.name}: published", metrics=figures)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import AliasChoices, Field, field_validator
 from pydantic_settings import NoDecode
 
 from services.training.evaluation import EvaluationSettings
@@ -27,6 +27,12 @@ class TrainingSettings(ServiceSettings):
     )
     code_revision: str = Field(default="", validation_alias=shared_name("code_revision"))
     python: str = ".venv-ml/bin/python"
+    mlflow_tracking_uri: str = Field(
+        default="",
+        validation_alias=AliasChoices("MLFLOW_TRACKING_URI"),
+        description="jobs are logged there; empty: nowhere",
+    )
+    mlflow_python: str = Field(default="", description="one that has mlflow; empty: `python`")
     threads: int = Field(default=0, ge=0, le=1024)
     nice: int = Field(default=10, ge=0, le=19)
     stall_s: float = Field(default=900.0, gt=0)

@@ -7,6 +7,7 @@ import contextlib
 
 import structlog
 
+from services.training import reward_models
 from services.training.jobs import JobQueue
 from services.training.metrics import TrainingMetrics
 from services.training.runner import Runner
@@ -76,6 +77,7 @@ class TrainingWorker:
             self._runner.alive()
             waiting = list(self._queue.waiting())
             self._metrics.waiting.set(len(waiting))
+            reward_models.show(self._registry.registry, self._metrics)
             if waiting:
                 await self._do(waiting[0])
                 continue

@@ -68,7 +68,9 @@ class Workspace:
 
         Threads and niceness change nothing in a result, so they may differ.
         """
-        judge = job.model_dump(mode="json", include={"base", "reward", "seed", "data"})
+        judge = job.model_dump(
+            mode="json", include={"base", "reward", "seed", "data", "predecessor"}
+        )
         attempt = job.model_dump(mode="json", exclude={"threads", "nice"})
         for place, content in ((self.judge, judge), (folder, attempt)):
             mark = place / "made-from.json"

@@ -227,7 +227,7 @@ def judging(folder: Path, base: str, rng: random.Random) -> dict[str, Any]:
     lines = job.read_rows(attempt / "progress.jsonl")
     tokenizer = load_tokenizer(base)
     read = [conversation_ids(tokenizer, row["messages"], row["chosen"]) for row in files["judge"]]
-    trained = reward.load_scorer(asked, tokenizer, judge)
+    trained = reward.load_scorer(asked, tokenizer, judge / "adapter")
     with torch.no_grad():
         ids, mask = padded(read, tokenizer.pad_token_id, left=False)
         plain = trained(input_ids=ids, attention_mask=mask).logits.squeeze(-1).tolist()

@@ -256,7 +256,7 @@ def _verdict(
     job: TrainerJob, tokenizer: Any, rows: list[dict[str, Any]], note: Note
 ) -> dict[str, float]:
     """Who wins; answers that read the same to the judge are ties. NaN of a diverged judge."""
-    judge = load_scorer(job, tokenizer, Path(job.judge))
+    judge = load_scorer(job, tokenizer, Path(job.judge) / "adapter")
     read: dict[str, list[list[int]]] = {}
     for arm in ("parent", "candidate"):
         read[arm] = [judged_ids(job, tokenizer, row, row[arm]) for row in rows]

@@ -62,6 +62,7 @@ class TrainerJob(BaseModel):
     data: str
     judge: str
     cases: str = ""
+    predecessor: str = Field(default="", description="adapter of the last published reward model")
     method: MethodName = "dpo"
     hyperparameters: dict[str, Any] = Field(default_factory=dict)
     reward: RewardHyperparameters

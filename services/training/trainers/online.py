@@ -68,7 +68,7 @@ def run(
 
 def scorer(job: TrainerJob, tokenizer: Any, place: Path) -> Reward:
     """TRL's reward function: the reward model's score of each prompt with its completion."""
-    model = load_scorer(job, tokenizer, place)
+    model = load_scorer(job, tokenizer, place / "adapter")
 
     def reward(
         prompts: Sequence[Messages], completions: Sequence[Messages], **_: Any

@@ -9,15 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from peft import PeftModel
 from transformers import AutoModelForSequenceClassification
 from trl import RewardConfig, RewardTrainer
 
+from services.training.trainers.agreement import agreement, by_category, calibration_error
 from services.training.trainers.arguments import ReportProgress, arguments, train
-from services.training.trainers.job import Progress, Stage, TrainerJob, read_rows
+from services.training.trainers.job import Progress, Stage, TrainerJob, read_rows, write_json
 from services.training.trainers.models import (
     answer_of,
     by_tokens,
@@ -43,16 +44,21 @@ def run(job: TrainerJob, _: Path, progress: Progress) -> dict[str, float]:
 
     Those are votes of other raters on other prompts, so their share in which the judge agrees is
     an honest accuracy. Returns it as `judge_agreed` of `judge_tested` pairs, NaN where a score is
-    no finite number. Pairs that differ only beyond `max_length` tokens are not tested.
+    no finite number, `judge_predecessor_agreed` of the same pairs where there is a predecessor, and
+    `judge_calibration_error`. Pairs that differ only beyond `max_length` tokens are not tested.
     """
     data = Path(job.data)
     rows = read_rows(data / "judge.jsonl")
     tested = [*read_rows(data / "heldout.jsonl"), *read_rows(data / "train.jsonl")]
-    figures = fit(job, rows, tested, Path(job.judge), "reward", progress)
-    return {
+    judge = Path(job.judge)
+    figures = fit(job, rows, tested, judge, "reward", progress)
+    named = {
         name if name.startswith("train_") else f"judge_{name}": value
         for name, value in figures.items()
     }
+    if job.predecessor:
+        named["judge_predecessor_agreed"] = _predecessor_agreed(job, tested)
+    return named
 
 
 def fit(
@@ -65,22 +71,16 @@ def fit(
 ) -> dict[str, float]:
     """Train a reward model on pairs and write it to `<place>/adapter`.
 
+    `<place>/categories.json` has, by category, in how many of how many pairs it agreed.
+
     Returns:
-        Figures of the training (`train_…`), its `pairs`, and in how many of the `tested` pairs it
-        `agreed`.
+        Figures of the training (`train_…`), its `pairs`, in how many of the `tested` pairs it
+        `agreed`, and its expected `calibration_error`.
 
     """
     set_seeds(job.seed)
     tokenizer = load_tokenizer(job.base)
-    read = [
-        (
-            judged_ids(job, tokenizer, row, answer_of(row, "chosen")),
-            judged_ids(job, tokenizer, row, answer_of(row, "rejected")),
-        )
-        for row in tested
-        if "chosen" in row
-    ]
-    pairs = [(chosen, rejected) for chosen, rejected in read if chosen != rejected]
+    pairs = _tested(job, tokenizer, tested)
     after = math.ceil(2 * len(pairs) / SCORED_A_STEP)
     callback = ReportProgress(stage, progress, after=after)
     checkpoints = place / "checkpoints"
@@ -103,24 +103,58 @@ def fit(
         progress.report(stage, trained + answered // SCORED_A_STEP, trained + after)
 
     model = trainer.model.eval()
-    chosen = score(model, tokenizer, [chosen for chosen, _ in pairs], note)
-    rejected = score(model, tokenizer, [rejected for _, rejected in pairs], note)
+    margins = _margins(model, tokenizer, pairs, note)
     progress.report(stage, trained + after, trained + after)
-    agreed = math.nan
-    if all(map(math.isfinite, [*chosen, *rejected])):
-        agreed = float(sum(good > bad for good, bad in zip(chosen, rejected, strict=True)))
+    write_json(place / "categories.json", by_category([pair.category for pair in pairs], margins))
     figures = {f"train_{name}": value for name, value in callback.figures().items()}
     return figures | {
         "pairs": float(len(rows)),
-        "agreed": agreed,
+        "agreed": agreement(margins),
         "tested": float(len(pairs)),
+        "calibration_error": calibration_error(margins),
     }
 
 
-def load_scorer(job: TrainerJob, tokenizer: Any, place: Path) -> Any:
-    """The reward model that `fit` wrote to a place, ready to score."""
+class TestedPair(NamedTuple):
+    """Both answers as the judge reads them, and the category that was asked in."""
+
+    category: str
+    chosen: list[int]
+    rejected: list[int]
+
+
+def load_scorer(job: TrainerJob, tokenizer: Any, adapter: Path) -> Any:
+    """A reward model of the job's base that `fit` wrote, ready to score."""
     base = _score_model(job.base, tokenizer, job.seed)
-    return PeftModel.from_pretrained(base, str(place / "adapter")).eval()
+    return PeftModel.from_pretrained(base, str(adapter)).eval()
+
+
+def _tested(job: TrainerJob, tokenizer: Any, rows: Sequence[dict[str, Any]]) -> list[TestedPair]:
+    read = (
+        TestedPair(
+            str(row.get("meta", {}).get("category", "")),
+            judged_ids(job, tokenizer, row, answer_of(row, "chosen")),
+            judged_ids(job, tokenizer, row, answer_of(row, "rejected")),
+        )
+        for row in rows
+        if "chosen" in row
+    )
+    return [pair for pair in read if pair.chosen != pair.rejected]
+
+
+def _margins(
+    model: Any, tokenizer: Any, pairs: Sequence[TestedPair], note: Callable[[int], None]
+) -> list[float]:
+    chosen = score(model, tokenizer, [pair.chosen for pair in pairs], note)
+    rejected = score(model, tokenizer, [pair.rejected for pair in pairs], note)
+    return [good - bad for good, bad in zip(chosen, rejected, strict=True)]
+
+
+def _predecessor_agreed(job: TrainerJob, tested: Sequence[dict[str, Any]]) -> float:
+    """In how many of the same pairs the reward model agrees that was published before."""
+    tokenizer = load_tokenizer(job.base)
+    model = load_scorer(job, tokenizer, Path(job.predecessor))
+    return agreement(_margins(model, tokenizer, _tested(job, tokenizer, tested), lambda _: None))
 
 
 def judged_ids(

@@ -39,6 +39,13 @@ DRIFT = {
     "cases_lost": 0.0,
     "cases_won": 0.0,
 }
+JUDGE = {
+    "judge_pairs": 40.0,
+    "judge_agreed": 90.0,
+    "judge_tested": 100.0,
+    "judge_calibration_error": 0.05,
+    "train_loss": 0.4,
+}
 
 
 def main(folder: Path) -> int:
@@ -70,7 +77,10 @@ def main(folder: Path) -> int:
     weights = todo.get("weights", f"weights {folder.name}")
     (adapter / "adapter_model.safetensors").write_bytes(weights.encode())
     judge = Path(job["judge"])
-    judge.mkdir(parents=True, exist_ok=True)
+    (judge / "adapter").mkdir(parents=True, exist_ok=True)
+    (judge / "adapter" / "adapter_config.json").write_text("{}")
+    (judge / "adapter" / "adapter_model.safetensors").write_bytes(b"weights of the judge")
+    (judge / "categories.json").write_text('{"billing": {"agreed": 3, "tested": 4}}')
     results = {
         folder / "sft.json": {"loss": 1.0},
         folder / "dpo.json": {"loss": 0.5},
@@ -82,7 +92,7 @@ def main(folder: Path) -> int:
             "distances": {"base": 0.4, "parent": 0.3},
         },
         folder / "packages.json": {"torch": "0"},
-        judge / "reward.json": {"judge_pairs": 40.0, "judge_agreed": 90.0, "judge_tested": 100.0},
+        judge / "reward.json": JUDGE | todo.get("judge", {}),
     }
     for path, value in results.items():
         path.write_text(json.dumps(value))

@@ -21,14 +21,37 @@ from services.training.settings import TrainingSettings
 from services.training.workspace import Workspace
 from shared.clock import SystemClock
 from shared.contracts.events.training import TrainingProgress, TrainingRequested
-from shared.contracts.events.versions import VersionRecord
-from shared.contracts.topics import TRAINING_RUNS, VERSIONS
+from shared.contracts.events.versions import Lifecycle, VersionRecord, record_key, state_key
+from shared.contracts.topics import PREFERENCES, TRAINING_JOBS, TRAINING_RUNS, VERSIONS
+from shared.registry.adapters import publish
 from shared.registry.follow import RegistryFollower
 from shared.testing.log import MemoryLog
-from tests.unit.training.builders import MODEL
+from tests.unit.training.builders import MODEL, example_event, pair_event, record, state
 
 FAKE = Path(__file__).with_name("fake_trainer.py")
 V10 = f"{MODEL}-v1.0"
+
+
+async def stocked(folder: Path) -> TrainingHarness:
+    """A harness with a stable version, and pairs enough for the next one."""
+    log = MemoryLog(partitions={VERSIONS: 1, TRAINING_RUNS: 1, TRAINING_JOBS: 1})
+    parent = folder / "parent"
+    parent.mkdir()
+    (parent / "adapter_model.safetensors").write_bytes(b"weights of the parent")
+    uri = f"file://{folder}/adapters/{V10}"
+    first = record(V10, adapter_uri=uri, adapter_sha256=publish(parent, uri))
+    await log.publish(VERSIONS, key=record_key(V10), event=first, event_id="1")
+    await log.publish(
+        VERSIONS, key=state_key(V10), event=state(V10, Lifecycle.stable), event_id="2"
+    )
+    events = [
+        *(pair_event(n) for n in range(60)),
+        *(pair_event(100 + n, panel="judge") for n in range(40)),
+        *(example_event(n) for n in range(60)),
+    ]
+    for event in events:
+        await log.publish(PREFERENCES, key=event.pair_id, event=event, event_id=event.pair_id)
+    return TrainingHarness(folder, log)
 
 
 class TrainingHarness:

@@ -1,0 +1,53 @@
+"""Agreement of a reward model with raters: accuracy, calibration, accuracy by category. Pure.
+
+A margin is the score of the chosen answer less that of the rejected one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+CALIBRATION_BINS = 10
+
+
+def agreement(margins: Sequence[float]) -> float:
+    """In how many pairs the chosen answer has the higher score; NaN of a diverged judge."""
+    finite = all(map(math.isfinite, margins))
+    return float(sum(margin > 0 for margin in margins)) if finite else math.nan
+
+
+def calibration_error(margins: Sequence[float]) -> float:
+    """Expected calibration error in [0, 1] of the chances that Bradley-Terry gives (Guo et al. 2017).
+
+    A pair's confidence is the larger of both answers' chances, sigmoid(|margin|) in [0.5, 1]; the
+    error is the mean over ten equal bins, weighted by their pairs, of |confidence - accuracy|. NaN
+    without pairs and of a diverged judge.
+
+    Args:
+        margins: Score of the chosen answer less that of the rejected one, of each pair.
+
+    """
+    if not margins or not all(map(math.isfinite, margins)):
+        return math.nan
+    bins: dict[int, list[tuple[float, bool]]] = {}
+    for margin in margins:
+        confidence = 1 / (1 + math.exp(-min(abs(margin), 700.0)))
+        place = min(int((confidence - 0.5) * 2 * CALIBRATION_BINS), CALIBRATION_BINS - 1)
+        bins.setdefault(place, []).append((confidence, margin > 0))
+    gaps = (
+        abs(sum(confidence for confidence, _ in pairs) - sum(right for _, right in pairs))
+        for pairs in bins.values()
+    )
+    return sum(gaps) / len(margins)
+
+
+def by_category(categories: Sequence[str], margins: Sequence[float]) -> dict[str, dict[str, int]]:
+    """In how many of how many tested pairs the judge agreed, by category; unnamed ones left out."""
+    found: dict[str, dict[str, int]] = {}
+    for category, margin in zip(categories, margins, strict=True):
+        if category:
+            counts = found.setdefault(category, {"agreed": 0, "tested": 0})
+            counts["agreed"] += margin > 0
+            counts["tested"] += 1
+    return found

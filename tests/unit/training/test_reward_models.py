@@ -1,0 +1,76 @@
+"""Reward models as a product: published with their measures, their gain, and shown as metrics."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from services.training.reward_models import show
+from services.training.trainers.agreement import agreement, by_category, calibration_error
+from shared.contracts.events.training import RunPhase, TrainingMethod
+from shared.contracts.topics import VERSIONS
+from shared.registry.versions import Registry
+from tests.unit.training.builders import MODEL, request
+from tests.unit.training.harness import TrainingHarness
+
+
+def registry(harness: TrainingHarness) -> Registry:
+    made = Registry()
+    for record in harness.log.all(VERSIONS):
+        made.apply(record.key, record.value)
+    return made
+
+
+async def test_a_run_s_judge_is_published_with_its_measures(harness: TrainingHarness) -> None:
+    await harness.run(request())
+    (record,) = registry(harness).rewards(MODEL)
+    assert (record.name, record.base, record.predecessor) == (f"{MODEL}-reward-v1", "base", "")
+    assert record.metrics["accuracy"] == 0.9
+    assert record.metrics["accuracy_low"] < 0.9 < record.metrics["accuracy_high"]
+    assert (record.metrics["train_loss"], record.metrics["calibration_error"]) == (0.4, 0.05)
+    assert "accuracy_gain" not in record.metrics
+    assert record.accuracy_by_category == {"billing": 0.75}
+
+
+async def test_the_next_one_s_gain_is_over_its_predecessor_on_the_same_pairs(
+    harness: TrainingHarness,
+) -> None:
+    await harness.run(request("first", method=TrainingMethod.reward))
+    harness.plan({"judge": {"judge_predecessor_agreed": 80.0}})
+    outcome = await harness.run(request("second", method=TrainingMethod.reward))
+    assert outcome.message == f"{MODEL}-reward-v2: published"
+    record = registry(harness).rewards(MODEL)[-1]
+    assert record.predecessor == f"{MODEL}-reward-v1"
+    assert record.metrics["accuracy_gain"] == pytest.approx(0.1)
+    assert harness.trainer_job("second")["predecessor"]
+    show(registry(harness), harness.metrics)
+    shown = harness.metrics.reward.labels(MODEL, "accuracy_gain")._value.get()
+    assert shown == pytest.approx(0.1)
+
+
+async def test_a_judge_no_better_than_chance_is_not_published(harness: TrainingHarness) -> None:
+    harness.plan({"judge": {"judge_agreed": 52.0}})
+    outcome = await harness.run(request(method=TrainingMethod.reward))
+    assert outcome.phase is RunPhase.rejected
+    assert "collect more votes" in outcome.message
+    assert registry(harness).rewards(MODEL) == ()
+
+
+def test_a_sure_and_right_judge_is_calibrated_and_a_sure_and_wrong_one_is_not() -> None:
+    assert calibration_error([20.0] * 10) == pytest.approx(0.0, abs=1e-6)
+    assert calibration_error([-20.0] * 10) == pytest.approx(1.0, abs=1e-6)
+    margin = math.log(3)  # a chance of 75 %
+    assert calibration_error([margin] * 3 + [-margin]) == pytest.approx(0.0)
+    assert calibration_error([margin] * 2 + [-margin] * 2) == pytest.approx(0.25)
+    assert math.isnan(calibration_error([]))
+    assert math.isnan(calibration_error([math.nan]))
+
+
+def test_agreement_is_counted_by_category() -> None:
+    assert agreement([1.0, -1.0, 0.0]) == 1.0
+    assert math.isnan(agreement([math.nan]))
+    assert by_category(["a", "a", "b", ""], [1.0, -1.0, 2.0, 3.0]) == {
+        "a": {"agreed": 1, "tested": 2},
+        "b": {"agreed": 1, "tested": 1},
+    }

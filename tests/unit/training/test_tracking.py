@@ -1,0 +1,75 @@
+"""MLflow tracking beside a job: what is handed over, and that no tracker ever stops a job."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.training import tracking
+from services.training.tracking import MAX_POINTS, curves
+from services.training.workspace import Workspace
+from shared.contracts.events.training import RunPhase
+from tests.unit.training.builders import MODEL, request
+from tests.unit.training.harness import TrainingHarness
+
+
+def tracked(harness: TrainingHarness, script: str) -> dict[str, Any]:
+    """Settings with a tracker of straw: a shell script that gets the folder as its last argument."""
+    path = harness.folder / "mlflow-python"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return {"mlflow_tracking_uri": "http://tracker", "mlflow_python": str(path)}
+
+
+def counted(harness: TrainingHarness) -> tuple[float, float]:
+    values = [harness.metrics.tracked.labels(one)._value.get() for one in ("logged", "failed")]
+    return values[0], values[1]
+
+
+async def test_a_job_is_handed_over_with_its_parameters_curves_figures_and_files(
+    harness: TrainingHarness,
+) -> None:
+    outcome = await harness.run(request(), **tracked(harness, "exit 0"))
+    place = Workspace(harness.folder / "state/training/jobs", "job").folder / "tracking"
+    told = json.loads((place / "run.json").read_bytes())
+    assert (told["experiment"], told["name"]) == (f"ratchet/{MODEL}", outcome.version)
+    assert (told["registered_model"], told["version"]) == (MODEL, f"{MODEL}-v1.1")
+    assert (told["params"]["method"], told["params"]["beta"]) == ("dpo", 0.1)
+    assert told["metrics"]["win_rate"] == pytest.approx(0.775)
+    assert told["status"] == "FINISHED"
+    files = {path.name for path in (place / "artifacts").iterdir()}
+    assert {"report.html", "evaluation.json", "adapter_model.safetensors"} <= files
+    assert counted(harness) == (1, 0)
+
+
+async def test_a_tracker_that_fails_is_counted_and_stops_nothing(harness: TrainingHarness) -> None:
+    outcome = await harness.run(request(), **tracked(harness, "echo away >&2; exit 1"))
+    assert outcome.phase is RunPhase.succeeded
+    assert counted(harness) == (0, 1)
+
+
+async def test_a_tracker_that_hangs_is_ended(
+    harness: TrainingHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracking, "TIMEOUT_S", 0.5)
+    outcome = await harness.run(request(), **tracked(harness, "exec sleep 60"))
+    assert outcome.phase is RunPhase.succeeded
+    assert counted(harness) == (0, 1)
+
+
+async def test_without_a_tracking_uri_nothing_is_handed_over(harness: TrainingHarness) -> None:
+    await harness.run(request())
+    assert counted(harness) == (0, 0)
+
+
+def test_curves_are_losses_by_step_and_bounded(tmp_path: Path) -> None:
+    lines = [{"stage": "dpo", "done": n, "total": 2000, "loss": 1 / (n + 1)} for n in range(2000)]
+    lines.append({"stage": "evaluate", "done": 1, "total": 1, "loss": None})
+    (tmp_path / "progress.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
+    found = curves([tmp_path])
+    assert len(found) == MAX_POINTS
+    assert found[1] == {"name": f"{tmp_path.name}/dpo_loss", "step": 4, "value": 0.2}
