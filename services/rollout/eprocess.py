@@ -20,8 +20,8 @@ from math import exp, inf, isfinite, lgamma, log, log1p, pi, sqrt
 
 RATE_ALTERNATIVES = (1.4, 2.0, 4.0, 10.0, 40.0, 400.0)
 """How many times the margin the candidate's failure rate may be, for the bets on it."""
-RATE_STAKES = tuple(log(6 * part) for part in (0.25, 0.25, 0.2, 0.15, 0.1, 0.05))
-"""Log of what is bet on each of them to begin with, times their number: small harm is the harder."""
+RATE_STAKES = tuple(log(6 * part) for part in (0.2, 0.2, 0.2, 0.2, 0.16, 0.04))
+"""Log of what is bet on each of them to begin with, times their number: 400 is rarely true."""
 MEAN_ALTERNATIVES = (0.93, 0.8, 0.6, 0.35, 0.1)
 """What part of the margin the candidate's mean score may be, for the bets on it."""
 ODDS_ALTERNATIVES = (1.4, 2.0, 4.0, 10.0, 40.0)
