@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-NAMES = ("router", "ingestion", "aggregator", "judge")
+NAMES = ("router", "ingestion", "aggregator", "aggregator_history", "judge")
 
 
 def main(names: list[str]) -> int:

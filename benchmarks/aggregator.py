@@ -228,15 +228,15 @@ def our_rate(bootstrap: str, total: int, directory: Path) -> Rate:
                 if time.monotonic() > deadline or process.poll() is not None:
                     raise SystemExit(f"the aggregator counted {marks[-1:]} of {total} and no more")
                 time.sleep(0.25)
-                counted = _counted(port)
-                if counted:
-                    marks.append(ProgressMark(counted, time.monotonic(), _cpu_s(process.pid)))
+                seen = counted(port)
+                if seen:
+                    marks.append(ProgressMark(seen, time.monotonic(), cpu_s(process.pid)))
         finally:
             process.kill()
     return slope(marks, total)
 
 
-def _counted(port: int) -> int:
+def counted(port: int) -> int:
     """Interactions and feedback in confirmed checkpoints."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as reply:
@@ -256,7 +256,7 @@ def _counted(port: int) -> int:
     )
 
 
-def _cpu_s(pid: int) -> float:
+def cpu_s(pid: int) -> float:
     """Processor time of a process so far, in seconds."""
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -71,6 +71,7 @@ async def run(
             app_id=settings.app_id,
             session_timeout_s=settings.session_timeout_s,
             data_dir=settings.data_dir,
+            state_cache_mib=settings.state_cache_mib,
         ),
         rules=FoldRules(
             horizon_s=settings.horizon_days * 86_400,

@@ -274,8 +274,8 @@ class Aggregates:
             raise UnknownFormat(
                 f"checkpoint: this aggregator reads format {' and '.join(map(str, READ_FORMATS))}, "
                 f"not {str(known)[:20]}; run the "
-                "version that wrote it, or drop the table's changelog topic and the group's offsets "
-                "to count again from the log"
+                "version that wrote it, or drop the table's changelog topic, the group's offsets and the "
+                "workers' directories to count again from the log"
             )
         audience: list[Any] = fields[12] if known >= AUDIENCE_FORMAT else []
         return cls(

@@ -41,6 +41,8 @@ class Batch:
     """Keys of rows to delete; not before the checkpoint, for a replay must still find them."""
     offsets: dict[str, int]
     index: IndexChanges = field(default_factory=IndexChanges)
+    position: int | None = None
+    """Offset of the checkpoint on the changelog, once it is written."""
 
     @property
     def checkpoint_key(self) -> bytes:

@@ -17,7 +17,7 @@ from aiokafka.codec import lz4_encode
 from services.aggregator.batch import Batch
 from services.aggregator.codec import write_of
 from services.aggregator.errors import CheckpointTooLarge
-from services.aggregator.metrics import AggregatorMetrics
+from services.aggregator.metrics import AggregatorMetrics, PartitionGauges
 from services.aggregator.partition import PartitionState
 from services.aggregator.rows import MAX_VALUE_BYTES
 from services.aggregator.writer import Write, Writer
@@ -93,7 +93,7 @@ class Checkpointer:
                 state.confirm(batch)
                 if self._states.get(batch.partition) is state:
                     self._metrics.checkpoints.show(
-                        batch.partition, batch.checkpoint, state.pending, state.unknown(now_s)
+                        batch.partition, batch.checkpoint, gauges_of(state, now_s)
                     )
             for event in held:
                 event.ack()
@@ -110,12 +110,14 @@ class Checkpointer:
                 for key, value in batch.rows
             ]
         )
-        await self._writer.write(
+        offsets = await self._writer.write(
             [
                 Write(changelog, batch.partition, batch.checkpoint_key, batch.checkpoint)
                 for batch in batches
             ]
         )
+        for batch in batches:
+            batch.position = offsets.get((changelog, batch.partition))
         await self._writer.write(
             [
                 Write(changelog, batch.partition, key, None)
@@ -123,6 +125,11 @@ class Checkpointer:
                 for key in batch.dropped
             ]
         )
+
+
+def gauges_of(state: PartitionState, now_s: float) -> PartitionGauges:
+    """What a partition holds, as its gauges show it."""
+    return PartitionGauges(state.pending, state.unknown(now_s), state.held)
 
 
 def check_size(batch: Batch) -> None:

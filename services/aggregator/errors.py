@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from shared.contracts.events.dead_letters import DeadLetterReason
 
 
@@ -24,6 +26,16 @@ class UnknownFormat(AggregatorError):
 
 class DataDirUnusable(AggregatorError):
     """The directory that Faust needs cannot be made."""
+
+
+class StateUnusable(AggregatorError):
+    """The state on disk cannot be opened, read or written; the changelog has all of it."""
+
+    def __init__(self, path: Path, reason: object) -> None:
+        super().__init__(
+            f"state in {path}: {reason}; make room or repair the volume and start again: nothing is "
+            "lost, and whatever is missing there is restored from the changelog"
+        )
 
 
 class WriteFailed(AggregatorError):

@@ -31,6 +31,7 @@ class FaustSettings(NamedTuple):
     app_id: str
     session_timeout_s: float
     data_dir: Path
+    state_cache_mib: int
 
 
 class FaustCallbacks(NamedTuple):
@@ -63,8 +64,15 @@ class FaustLog:
         return found
 
 
-def build_app(settings: FaustSettings, callbacks: FaustCallbacks) -> tuple[Any, Any]:
+def build_app(
+    settings: FaustSettings, callbacks: FaustCallbacks, *, store: Callable[[Any, Any], Any]
+) -> tuple[Any, Any]:
     """The application and its table; nothing connects yet.
+
+    Args:
+        settings: where and as whom.
+        callbacks: what it calls.
+        store: makes the table's store from the application and the table.
 
     Raises:
         DataDirUnusable: Faust's directory cannot be made.
@@ -89,8 +97,11 @@ def build_app(settings: FaustSettings, callbacks: FaustCallbacks) -> tuple[Any, 
         broker_rebalance_timeout=max(REBALANCE_S, settings.session_timeout_s * 3),
         broker_request_timeout=settings.session_timeout_s * 3,
         broker_commit_interval=1.0,
+        # Rows on disk that are ahead of the changelog are of another one: Worker restores them whole.
+        recovery_consistency_check=False,
     )
     table = app.Table("joins", key_type=bytes, value_type=bytes, on_recover=callbacks.recovered)
+    table._data = store(app, table)  # Faust's registry of stores takes no arguments for them
     if settings.app_id == "ratchet.aggregator":
         assert changelog_of(table) == AGGREGATOR_CHANGELOG, changelog_of(table)
     # Raw by name: the type alone would still let Faust parse each value as JSON, and drop it
@@ -147,6 +158,11 @@ def owned_partitions(app: Any, changelog: str) -> list[int]:
     """Partitions that the group assigned to this worker, in order."""
     assigned = app.assignor.assigned_actives()
     return sorted({tp.partition for tp in assigned if tp.topic == changelog})
+
+
+def changelog_end(app: Any, changelog: str, partition: int) -> int:
+    """Offset of the last record of a changelog partition when recovery began; -1 for none."""
+    return app.tables.recovery.active_highwaters.get(TP(changelog, partition), -1)
 
 
 def coordinator_of(app: Any) -> Any:

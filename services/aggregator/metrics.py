@@ -6,7 +6,10 @@ that a crash could take back is never shown.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -17,30 +20,32 @@ from services.aggregator.aggregates import PAIRED, RATIOS, Aggregates
 AGE_BUCKETS_S = (0.1, 0.25, 0.5, 1, 2, 3, 5, 10, 30, 60, 300, 3600, 86_400)
 
 
+class PartitionGauges(NamedTuple):
+    """What a partition holds beside its checkpoint."""
+
+    pending: int
+    """Feedbacks that wait for their interaction."""
+    unknown: int
+    """How many of them wait longer than any interaction takes."""
+    rows: int
+
+
 class CheckpointCollector(Collector):
     """Counters and gauges of the partitions owned now."""
 
     def __init__(self) -> None:
         self._checkpoints: dict[int, bytes] = {}
-        self._pending: dict[int, tuple[int, int]] = {}
+        self._gauges: dict[int, PartitionGauges] = {}
 
-    def show(self, partition: int, checkpoint: bytes, pending: int, unknown: int) -> None:
-        """Make a confirmed checkpoint what scrapes see of its partition.
-
-        Args:
-            partition: Which it is.
-            checkpoint: Its aggregates.
-            pending: Feedbacks that wait for their interaction.
-            unknown: How many of them wait longer than any interaction takes.
-
-        """
+    def show(self, partition: int, checkpoint: bytes, gauges: PartitionGauges) -> None:
+        """Make a confirmed checkpoint what scrapes see of its partition."""
         self._checkpoints[partition] = checkpoint
-        self._pending[partition] = pending, unknown
+        self._gauges[partition] = gauges
 
     def hide(self) -> None:
         """Show no partition: none is owned until recovery has ended."""
         self._checkpoints.clear()
-        self._pending.clear()
+        self._gauges.clear()
 
     def describe(self) -> Iterator[Metric]:
         """No fixed description: registering must not scrape."""
@@ -101,6 +106,11 @@ class CheckpointCollector(Collector):
             "Feedback that waits so long for its interaction that no router can have made its trace.",
             labels=("partition",),
         )
+        rows = GaugeMetricFamily(
+            "ratchet_aggregator_rows",
+            "Rows held: traces, prompts with ratings, users with scores of a day.",
+            labels=("partition",),
+        )
         quality_labels = ("version", "window", "figure", "partition")
         numerator = GaugeMetricFamily(
             "ratchet_quality_numerator",
@@ -126,7 +136,7 @@ class CheckpointCollector(Collector):
                 outcomes.add_metric((outcome, partition), count)
             for (what, dimension, value), count in aggregates.audience.items():
                 audience[what].add_metric((dimension, value, partition), count)
-            for gauge, count in zip((pending, unknown), self._pending[number], strict=True):
+            for gauge, count in zip((pending, unknown, rows), self._gauges[number], strict=True):
                 gauge.add_metric((partition,), count)
             for (version, window), sums in aggregates.live().items():
                 for figure, (above, below) in RATIOS.items():
@@ -136,7 +146,7 @@ class CheckpointCollector(Collector):
                 for name, index in zip(("n", "x", "y", "xx", "yy", "xy"), PAIRED, strict=True):
                     paired.add_metric((version, window, name, partition), sums[index])
         yield from (feedback, score_sum, score_count, votes, outcomes)
-        yield from (pending, unknown, numerator, denominator, paired, *audience.values())
+        yield from (pending, unknown, rows, numerator, denominator, paired, *audience.values())
 
 
 class AggregatorMetrics:
@@ -175,3 +185,24 @@ class AggregatorMetrics:
             ("topic",),
             registry=self.registry,
         )
+        self._state_bytes = Gauge(
+            "ratchet_aggregator_state_bytes",
+            "Rows and their indexes on disk.",
+            registry=self.registry,
+        )
+        self._volume_free = Gauge(
+            "ratchet_aggregator_volume_free_bytes",
+            "Room left on the volume of the rows.",
+            registry=self.registry,
+        )
+        self._volume_size = Gauge(
+            "ratchet_aggregator_volume_size_bytes",
+            "Size of the volume of the rows.",
+            registry=self.registry,
+        )
+
+    def watch_state(self, path: Path, disk_bytes: Callable[[], int]) -> None:
+        """Measure the rows in a directory, and its volume, at each scrape."""
+        self._state_bytes.set_function(disk_bytes)
+        self._volume_free.set_function(lambda: shutil.disk_usage(path).free)
+        self._volume_size.set_function(lambda: shutil.disk_usage(path).total)

@@ -90,6 +90,11 @@ class PartitionState:
         """Feedbacks that wait for their interaction."""
         return self._waiting.total()
 
+    @property
+    def held(self) -> int:
+        """How many rows there are."""
+        return self._index.held
+
     def unknown(self, now_s: float) -> int:
         """Feedbacks that wait so long for their interaction that no router can have made it."""
         last = (now_s - self.rules.unknown_trace_s) // 60

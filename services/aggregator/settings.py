@@ -32,6 +32,9 @@ class AggregatorSettings(ServiceSettings):
     unknown_trace_s: float = Field(
         default=300.0, ge=60, description="how long feedback waits before its trace is unknown"
     )
+    state_cache_mib: int = Field(
+        default=64, ge=8, le=65_536, description="memory for blocks read from the state on disk"
+    )
     scores_per_day: int = Field(
         default=3, ge=1, description="scores counted per user, rollout and day"
     )

@@ -15,28 +15,30 @@ from typing import Any
 
 import structlog
 
-from services.aggregator.checkpointing import BATCH_S, Checkpointer
+from services.aggregator.checkpointing import BATCH_S, Checkpointer, gauges_of
 from services.aggregator.consumption import Consumption
+from services.aggregator.disk_rows import DiskRows
 from services.aggregator.errors import AggregatorError
 from services.aggregator.faust_app import (
     FaustCallbacks,
     FaustLog,
     FaustSettings,
     build_app,
+    changelog_end,
     changelog_of,
     coordinator_of,
     expelled,
     owned_partitions,
 )
 from services.aggregator.fold import FoldRules
-from services.aggregator.memory_rows import MemoryRows
 from services.aggregator.metrics import AggregatorMetrics
 from services.aggregator.offset_gaps import LAG_S
 from services.aggregator.partition import PartitionState
 from services.aggregator.recovery import recover_states
-from services.aggregator.rows import partition_of
+from services.aggregator.row_database import MIB, RowDatabase
 from services.aggregator.session_lease import SessionLease
 from services.aggregator.stall_guard import StallGuard
+from services.aggregator.table_store import TableStore
 from services.aggregator.ticker import Ticker
 from services.aggregator.writer import Writer
 from shared.clock import Clock
@@ -63,6 +65,7 @@ class Worker:
         die: Callable[[str], None],
     ) -> None:
         self._rules = rules
+        self._partitions = partitions
         self._metrics = metrics
         self._stall_guard = stall_guard
         self._lease = lease
@@ -95,7 +98,12 @@ class Worker:
             revoked=self._on_revoked,
             recovered=self._on_recovered,
         )
-        self.app, self._table = build_app(settings, callbacks)
+        self.app, self._table = build_app(settings, callbacks, store=self._table_store)
+        self._database = RowDatabase(
+            settings.data_dir / "aggregator" / settings.app_id,
+            cache_bytes=settings.state_cache_mib * MIB,
+        )
+        metrics.watch_state(self._database.path, self._database.disk_bytes)
 
     async def start(self) -> None:
         """Join the group and begin. Topics must exist."""
@@ -122,6 +130,7 @@ class Worker:
             task.cancel()
         self._drop()
         await self.app.stop()
+        self._database.close()
         self._tasks[0].cancel()
 
     def joined(self) -> bool:
@@ -192,19 +201,22 @@ class Worker:
             log.exception("partitions.recovery_failed", error=str(error))
             self._die(f"recovering: {error}")
 
+    def _table_store(self, app: Any, table: Any) -> TableStore:
+        self._store = TableStore(app, table, rows=self._rows, clock=self._clock, die=self._die)
+        return self._store
+
     async def _recover(self) -> None:
-        """The table holds what the changelog has: build the state of each owned partition."""
-        stored = self._table.data.data
-        owned = owned_partitions(self.app, changelog_of(self._table))
-        for key in [key for key in stored if partition_of(key) not in owned]:
-            del stored[key]
+        """The rows are what the changelog has: build the state of each owned partition."""
+        changelog = changelog_of(self._table)
+        owned = owned_partitions(self.app, changelog)
+        for partition in owned:
+            self._check_position(partition, changelog_end(self.app, changelog, partition))
         states = {
-            partition: PartitionState(
-                partition, MemoryRows(partition, self._rules, stored), self._rules
-            )
+            partition: PartitionState(partition, self._rows(partition), self._rules)
             for partition in owned
         }
         await recover_states(states.values())
+        self._store.sweep(range(await self._partitions(changelog)), set(owned))
         self._drop()
         self._stall_guard.beat()
         self._stall_guard.armed = self._lease.armed = bool(states)
@@ -213,8 +225,24 @@ class Worker:
         now_s = self._clock.now().timestamp()
         for partition, state in states.items():
             self._metrics.checkpoints.show(
-                partition, state.aggregates.encode(), state.pending, state.unknown(now_s)
+                partition, state.aggregates.encode(), gauges_of(state, now_s)
             )
         self._metrics.owned.set(len(states))
         self._ticker.moved()
-        log.info("partitions.recovered", partitions=owned, rows=len(stored))
+        rows = sum(state.held for state in states.values())
+        log.info(
+            "partitions.recovered", partitions=owned, rows=rows, restored=self._store.restored()
+        )
+
+    def _rows(self, partition: int) -> DiskRows:
+        return DiskRows(self._database, partition, rules=self._rules, clock=self._clock)
+
+    def _check_position(self, partition: int, end: int) -> None:
+        """Rows ahead of the changelog are of another one, as after it was made anew."""
+        position = self._rows(partition).position()
+        if position is not None and position.offset > end:
+            self._rows(partition).forget()
+            self._die(
+                f"the rows of partition {partition} were ahead of the changelog ({position.offset} "
+                f"over {end}): deleted"
+            )

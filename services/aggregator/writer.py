@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
@@ -36,10 +36,14 @@ class Write(NamedTuple):
     headers: Headers = ()
 
 
+Offsets: TypeAlias = Mapping[tuple[str, int], int]
+"""(topic, partition) -> offset of the first record of the last batch written there."""
+
+
 class Writer(Protocol):
     """Where the worker's writes go."""
 
-    async def write(self, writes: Sequence[Write]) -> None:
+    async def write(self, writes: Sequence[Write]) -> Offsets:
         """Store records, in order per partition; return once the brokers confirmed all.
 
         Raises:
@@ -103,19 +107,19 @@ class KafkaWriter:
             count = self._partitions[topic] = len(await self._producer.partitions_for(topic))
         return count
 
-    async def write(self, writes: Sequence[Write]) -> None:
+    async def write(self, writes: Sequence[Write]) -> Offsets:
         """See Writer.write."""
         if not writes:
-            return
+            return {}
         try:
             async with asyncio.timeout(WRITE_TIMEOUT_S):
-                await self._write(writes)
+                return await self._write(writes)
         except TimeoutError:
             raise WriteFailed(f"no confirmation within {WRITE_TIMEOUT_S:g} s") from None
         except KafkaError as error:
             raise WriteFailed(f"{self._connection.bootstrap}: {error}") from error
 
-    async def _write(self, writes: Sequence[Write]) -> None:
+    async def _write(self, writes: Sequence[Write]) -> Offsets:
         places: dict[tuple[str, int], list[Write]] = defaultdict(list)
         for write in writes:
             partition = write.partition
@@ -123,14 +127,15 @@ class KafkaWriter:
                 count = await self.partitions(write.topic)
                 partition = partition_of(write.key, count)
             places[write.topic, partition].append(write)
-        await asyncio.gather(
+        offsets = await asyncio.gather(
             *(
                 self._write_partition(topic, partition, records)
                 for (topic, partition), records in places.items()
             )
         )
+        return dict(zip(places, offsets, strict=True))
 
-    async def _write_partition(self, topic: str, partition: int, records: list[Write]) -> None:
+    async def _write_partition(self, topic: str, partition: int, records: list[Write]) -> int:
         producer = self._producer
         assert producer is not None
         confirmations: list[Awaitable[Any]] = []
@@ -144,8 +149,8 @@ class KafkaWriter:
                 batch.append(timestamp=None, **args)
         batch.close()
         confirmations.append(await producer.send_batch(batch, topic, partition=partition))
-        for confirmation in confirmations:
-            await confirmation
+        written = [await confirmation for confirmation in confirmations]
+        return written[-1].offset
 
     def _guard_requests(self, producer: AIOKafkaProducer) -> None:
         """Let the guard look at the clock where a request goes to its socket, not earlier."""

@@ -20,7 +20,7 @@ import uvloop
 
 from services.aggregator.__main__ import run
 from services.aggregator.settings import AggregatorSettings
-from services.aggregator.writer import KafkaWriter, Write, Writer
+from services.aggregator.writer import KafkaWriter, Offsets, Write, Writer
 from shared.contracts.topics import AGGREGATOR_CHANGELOG, TICKS
 from shared.observability.logging import configure_logging
 
@@ -32,14 +32,14 @@ class KillingWriter:
         self._writer = writer
         self._budget = budget
 
-    async def write(self, writes: Sequence[Write]) -> None:
+    async def write(self, writes: Sequence[Write]) -> Offsets:
         counted = [write for write in writes if write.topic != TICKS]
         if len(counted) < self._budget:
             self._budget -= len(counted)
-            await self._writer.write(writes)
-            return
+            return await self._writer.write(writes)
         await self._writer.write(counted[: self._budget])
         os.kill(os.getpid(), signal.SIGKILL)
+        return {}
 
 
 class HoldingWriter:
@@ -50,11 +50,11 @@ class HoldingWriter:
         self._checkpoints = step == "checkpoint"
         self._held = held
 
-    async def write(self, writes: Sequence[Write]) -> None:
+    async def write(self, writes: Sequence[Write]) -> Offsets:
         if any(map(self._holds, writes)):
             while self._held.exists():  # noqa: ASYNC110 another process removes it
                 await asyncio.sleep(0.05)
-        await self._writer.write(writes)
+        return await self._writer.write(writes)
 
     def _holds(self, write: Write) -> bool:
         if write.topic != AGGREGATOR_CHANGELOG or write.value is None:

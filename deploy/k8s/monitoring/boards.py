@@ -375,6 +375,13 @@ KAFKA = (
         ("ratchet_aggregator_partitions", "{{instance}}"),
     ),
     panel(
+        "Rows held by the aggregator",
+        "By worker, on disk; the room left on its volume beside it.",
+        "bytes",
+        ("ratchet_aggregator_state_bytes", "rows {{instance}}"),
+        ("ratchet_aggregator_volume_free_bytes", "free {{instance}}"),
+    ),
+    panel(
         "Feedback waiting for its interaction",
         "Grows while a router cannot ship its events.",
         "short",

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 
 from services.aggregator.aggregates import Aggregates
 from services.aggregator.batch import Batch
+from services.aggregator.disk_rows import DiskRows
 from services.aggregator.fold import FoldRules, Output
-from services.aggregator.memory_rows import MemoryRows
 from services.aggregator.partition import PartitionState
+from services.aggregator.row_store import RowStore
 from services.aggregator.rows import checkpoint_key
 from shared.contracts.events.base import Event
 from shared.contracts.events.interactions import InteractionRecorded
@@ -17,6 +18,7 @@ from shared.contracts.events.preferences import PreferencePair, PreferenceRetrac
 from shared.contracts.events.quality import Tick
 from shared.contracts.topics import FEEDBACK, INTERACTIONS, RATED, TICKS
 from tests.support.aggregator import at
+from tests.support.memory_rows import MemoryRows
 
 Place = tuple[str, int]
 
@@ -45,9 +47,14 @@ def recovered(
 ) -> PartitionState:
     """The state of partition 0 from what its changelog holds; without one it is new."""
     rules = rules or FoldRules()
-    state = PartitionState(0, MemoryRows(0, rules, changelog), rules)
+    return taken_over(MemoryRows(0, rules, changelog), rules)
+
+
+def taken_over(rows: RowStore, rules: FoldRules) -> PartitionState:
+    """The state of partition 0 over its rows."""
+    state = PartitionState(0, rows, rules)
     state.recover()
-    state.settle(list(state.stored.unsettled()))
+    state.settle(list(rows.unsettled()))
     return state
 
 
@@ -58,6 +65,8 @@ class Simulation:
     events: Sequence[Event]
     rules: FoldRules = field(default_factory=FoldRules)
     changelog: dict[bytes, bytes] = field(default_factory=dict)
+    records: list[tuple[bytes, bytes | None]] = field(default_factory=list)
+    """What was written to the changelog, before its compaction."""
     outputs: list[Output] = field(default_factory=list)
     rated: list[Event] = field(default_factory=list)
     acknowledged: dict[str, int] = field(default_factory=dict)
@@ -76,7 +85,7 @@ class Simulation:
                 self._budget = next(self._budgets, None)
 
     def _live(self, batch: int) -> None:
-        state = recovered(self.rules, dict(self.changelog))
+        state = self._recovered()
         for topic, offset, event in self._placed():
             if offset >= self.acknowledged.get(topic, 0):
                 self._deliver(state, topic, offset, event, ts_ms=log_ms(offset))
@@ -86,6 +95,9 @@ class Simulation:
         self._flush(state)
         while self._deliver_rated(state):
             self._flush(state)
+
+    def _recovered(self) -> PartitionState:
+        return recovered(self.rules, dict(self.changelog))
 
     def _placed(self) -> list[tuple[str, int, Event]]:
         heads: dict[str, int] = {}
@@ -112,6 +124,7 @@ class Simulation:
     def _flush(self, state: PartitionState) -> None:
         batch = state.take()
         self._write(batch)
+        self._spend()
         state.confirm(batch)
         self._spend()
         self.acknowledged = {topic: offset + 1 for topic, offset in batch.offsets.items()}
@@ -123,13 +136,19 @@ class Simulation:
             if output.topic == RATED:
                 self.rated.append(output.event)
         for key, value in batch.rows:
-            self._spend()
-            self.changelog[key] = value
-        self._spend()
-        self.changelog[batch.checkpoint_key] = batch.checkpoint
+            self._record(key, value)
+        self._record(batch.checkpoint_key, batch.checkpoint)
+        batch.position = len(self.records) - 1
         for key in batch.dropped:
-            self._spend()
+            self._record(key, None)
+
+    def _record(self, key: bytes, value: bytes | None) -> None:
+        self._spend()
+        self.records.append((key, value))
+        if value is None:
             self.changelog.pop(key, None)
+        else:
+            self.changelog[key] = value
 
     def _spend(self) -> None:
         if self._budget is None:
@@ -166,3 +185,20 @@ class Simulation:
                 case _:
                     pass
         return {body for pair_id, body in found.items() if pair_id not in retracted}
+
+
+@dataclass
+class DiskSimulation(Simulation):
+    """A simulation whose worker keeps its rows on disk, and reads the changelog's tail after a kill."""
+
+    rows: DiskRows = field(kw_only=True)
+    restored: list[int] = field(default_factory=list)
+    """Per life, how many records of the changelog were read."""
+
+    def _recovered(self) -> PartitionState:
+        position = self.rows.position()
+        first = position.offset + 1 if position is not None else 0
+        self.restored.append(len(self.records) - first)
+        if self.restored[-1]:
+            self.rows.restore(self.records[first:], len(self.records) - 1)
+        return taken_over(self.rows, self.rules)

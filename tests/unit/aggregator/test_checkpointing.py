@@ -19,7 +19,7 @@ from services.aggregator.metrics import AggregatorMetrics
 from services.aggregator.partition import PartitionState
 from services.aggregator.rows import MAX_VALUE_BYTES, checkpoint_key
 from services.aggregator.ticker import Ticker
-from services.aggregator.writer import Write
+from services.aggregator.writer import Offsets, Write
 from shared.contracts.events.dead_letters import DeadLetterReason
 from shared.contracts.events.feedback import FeedbackType
 from shared.contracts.topics import FEEDBACK, INTERACTIONS
@@ -40,9 +40,10 @@ class StoredWrites:
         self.gate = asyncio.Event()
         self.gate.set()
 
-    async def write(self, writes: Sequence[Write]) -> None:
+    async def write(self, writes: Sequence[Write]) -> Offsets:
         await self.gate.wait()
         self.stored.extend(writes)
+        return {}
 
     def checkpoint(self) -> Aggregates:
         found = [write.value for write in self.stored if write.key == checkpoint_key(0)]

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 from services.aggregator import aggregates
 from services.aggregator.aggregates import Aggregates
 from services.aggregator.fold import FoldRules
-from services.aggregator.metrics import CheckpointCollector
+from services.aggregator.metrics import CheckpointCollector, PartitionGauges
 from shared.contracts.events.base import Context, Event, Message
 from shared.contracts.events.feedback import FeedbackType
 from shared.contracts.events.preferences import UnpairedExample
@@ -166,7 +166,7 @@ def test_correlation_can_be_computed_from_the_exported_sums() -> None:
     simulation = Simulation([*events, CLOSING])
     simulation.run()
     collector = CheckpointCollector()
-    collector.show(0, simulation.changelog[b"0\x1fcheckpoint"], 0, 0)
+    collector.show(0, simulation.changelog[b"0\x1fcheckpoint"], PartitionGauges(0, 0, 0))
     registry = CollectorRegistry()
     registry.register(collector)
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from services.aggregator.partition import PartitionState
 from services.aggregator.ticker import Ticker
+from services.aggregator.writer import Offsets
 from shared.testing.clock import ManualClock
 from tests.unit.aggregator.simulation import recovered
 
 
 class NoWriter:
-    async def write(self, writes: object) -> None:
+    async def write(self, writes: object) -> Offsets:
         raise AssertionError(writes)
 
 

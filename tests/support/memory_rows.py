@@ -1,4 +1,4 @@
-"""Row store in memory, of a partition that the changelog restores whole."""
+"""Row store in memory: the twin of `DiskRows`, for tests of many short lives."""
 
 from __future__ import annotations
 

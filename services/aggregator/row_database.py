@@ -1,0 +1,175 @@
+"""Row database: RocksDB below the rows of a worker's partitions, opened, bounded and rebuilt.
+
+It has no write-ahead log of its own: the changelog is one. A batch and its position on the changelog
+are one atomic write, so whatever a kill leaves on disk is a state that the changelog can be applied
+to from that position on.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO, cast
+
+import structlog
+from rocksdict import (
+    BlockBasedOptions,
+    Cache,
+    DBCompressionType,
+    Options,
+    Rdict,
+    ReadOptions,
+    WriteBatch,
+    WriteOptions,
+)
+
+from services.aggregator.errors import StateUnusable
+
+log = structlog.get_logger(__name__)
+
+MIB = 1024 * 1024
+WRITE_BUFFER_BYTES = 32 * MIB
+"""What is in memory before it goes to disk, twice at most; a killed worker reads as much again from
+the changelog."""
+BLOB_BYTES = 256
+"""Values from this size on are kept apart from their keys, so that compaction does not copy them."""
+OPEN_FILES = 256
+BLOCK_BYTES = 16 * 1024
+BLOOM_BITS = 10
+WORKERS_PER_DIRECTORY = 64
+REBUILD = "rebuild"
+"""File in a state directory that is to be emptied when it is opened next."""
+_DAMAGED = ("Corruption", "No such file")
+
+
+class RowDatabase:
+    """One worker's state on disk: the first directory below `root` that no other worker holds.
+
+    Raises:
+        StateUnusable: it cannot be opened, or from any method, read or written.
+    """
+
+    def __init__(self, root: Path, *, cache_bytes: int) -> None:
+        self._cache_bytes = cache_bytes
+        self.path, self._lock = _claim(root)
+        try:
+            self._db = self._restored()
+        except Exception as error:
+            self._lock.close()
+            raise StateUnusable(self.path, error) from error
+        self._unlogged = WriteOptions()
+        self._unlogged.disable_wal = True  # pyright: ignore[reportAttributeAccessIssue] a property
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value of a key."""
+        try:
+            return self._db.get(key)
+        except Exception as error:
+            raise self._failure(error) from error
+
+    def scan(self, start: bytes, end: bytes) -> Iterator[bytes]:
+        """Keys from `start` on, before `end`, as they are now."""
+        for key, _ in self.items(start, end):
+            yield key
+
+    def items(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Keys from `start` on, before `end`, with their values, as they are now."""
+        options = ReadOptions()
+        options.set_iterate_upper_bound(end)
+        try:
+            # The database's type allows other keys; in raw mode all are bytes.
+            items = cast(
+                "Iterator[tuple[bytes, bytes]]", self._db.items(from_key=start, read_opt=options)
+            )
+            yield from items
+        except Exception as error:
+            raise self._failure(error) from error
+
+    def write(self, batch: WriteBatch) -> None:
+        """Apply a batch, whole or not at all."""
+        try:
+            self._db.write(batch, self._unlogged)
+        except Exception as error:
+            raise self._failure(error) from error
+
+    def disk_bytes(self) -> int:
+        """Bytes of its files."""
+        return sum(entry.stat().st_size for entry in os.scandir(self.path) if entry.is_file())
+
+    def close(self) -> None:
+        """Put on disk what is in memory, and let go of the directory."""
+        try:
+            self._db.close()
+        except Exception as error:
+            raise self._failure(error) from error
+        finally:
+            del self._db  # RocksDB lets go of its own lock even where it could not write
+            self._lock.close()
+
+    def _restored(self) -> Rdict:
+        """The database as it is, or a new one where it is damaged."""
+        if (self.path / REBUILD).exists():
+            self._empty("damaged")
+        try:
+            return self._open()
+        except Exception as error:
+            if not any(sign in str(error) for sign in _DAMAGED):
+                raise
+            self._empty(str(error))
+            return self._open()
+
+    def _open(self) -> Rdict:
+        tables = BlockBasedOptions()
+        tables.set_block_cache(Cache(self._cache_bytes))
+        tables.set_cache_index_and_filter_blocks(True)
+        tables.set_bloom_filter(BLOOM_BITS, False)
+        tables.set_block_size(BLOCK_BYTES)
+        options = Options(raw_mode=True)
+        options.create_if_missing(True)
+        options.set_block_based_table_factory(tables)
+        options.set_compression_type(DBCompressionType.lz4())
+        options.set_write_buffer_size(WRITE_BUFFER_BYTES)
+        options.set_max_write_buffer_number(2)
+        options.set_max_open_files(OPEN_FILES)
+        options.set_max_background_jobs(2)
+        options.set_enable_blob_files(True)
+        options.set_min_blob_size(BLOB_BYTES)
+        options.set_blob_compression_type(DBCompressionType.lz4())
+        # Rows leave in the order in which they came: the oldest half holds what can be freed.
+        options.set_enable_blob_gc(True)
+        options.set_blob_gc_age_cutoff(0.5)
+        options.set_blob_gc_force_threshold(0.5)
+        options.set_keep_log_file_num(2)
+        options.set_max_log_file_size(MIB)
+        return Rdict(str(self.path), options=options)
+
+    def _empty(self, reason: str) -> None:
+        log.warning("state.emptied", path=str(self.path), reason=reason)
+        shutil.rmtree(self.path)
+        self.path.mkdir()
+
+    def _failure(self, error: Exception) -> StateUnusable:
+        if any(sign in str(error) for sign in _DAMAGED):
+            (self.path / REBUILD).touch()
+        return StateUnusable(self.path, error)
+
+
+def _claim(root: Path) -> tuple[Path, TextIO]:
+    """The first numbered directory below `root` that no other process holds, and its lock."""
+    for number in range(WORKERS_PER_DIRECTORY):
+        path = root / f"worker-{number}"
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            lock = (root / f"worker-{number}.lock").open("w", encoding="ascii")
+        except OSError as error:
+            raise StateUnusable(root, error) from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            continue
+        return path, lock
+    raise StateUnusable(root, f"{WORKERS_PER_DIRECTORY} workers hold it; give each its own")
