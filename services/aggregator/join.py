@@ -24,7 +24,7 @@ from services.aggregator.pairs import (
     vote_product,
 )
 from services.aggregator.revisions import VOTE, may_follow, revised
-from services.aggregator.rows import CapRow, Revised, TraceRow
+from services.aggregator.rows import NO_FEEDBACK, UNANSWERED, CapRow, Revised, TraceRow
 from services.aggregator.settlement import COUNTED, example, first_score, produce, settle
 from shared.contracts.events.feedback import (
     MAX_FEEDBACKS,
@@ -38,6 +38,8 @@ from shared.contracts.events.votes import Choice, VoteCast
 
 UNJOINED = "unjoined"
 """Version under which feedback counts whose interaction never came."""
+UNANSWERED_TEXTS_S = 86_400.0
+"""How long a request that failed or was cancelled keeps its texts for feedback on it."""
 FAILURES = frozenset({Outcome.server_error, Outcome.timeout, Outcome.crash})
 
 
@@ -50,6 +52,8 @@ def fold_interaction(
     started_s = event.started_at.timestamp()
     if row is None:
         row = TraceRow(raw, {}, started_s, ts_ms, started_s)
+        if event.outcome is not Outcome.ok:
+            row.with_feedback_minute = UNANSWERED
         waiting: list[str] = []
     else:
         row = row.copy()
@@ -154,9 +158,16 @@ def fold_vote(row: TraceRow | None, event: VoteCast, ts_ms: int) -> Fold[TraceRo
 
 
 def expire(row: TraceRow, now_s: float, rules: FoldRules) -> Fold[TraceRow]:
-    """Count feedback as unjoined that waited a whole horizon at stream time `now_s`."""
+    """Count feedback as unjoined that waited a whole horizon at stream time `now_s`.
+
+    A request that failed or was cancelled and got no feedback loses its texts instead.
+    """
     row = row.copy()
     fold = Fold(row)
+    if _perishable(row):
+        row.interaction = _without_texts(row.interaction)
+        row.with_feedback_minute = NO_FEEDBACK
+        return fold
     for name, entry in row.entries.items():
         if entry.seen and not entry.counted and entry.at_s + rules.horizon_s <= now_s:
             row.entries[name] = replace(entry, counted=UNJOINED)
@@ -166,15 +177,34 @@ def expire(row: TraceRow, now_s: float, rules: FoldRules) -> Fold[TraceRow]:
 
 
 def due_s(row: TraceRow, rules: FoldRules) -> float:
-    """Stream time at which the row needs a look: feedback to `expire`, or all of it to drop.
-
-    An interaction without feedback is kept one horizon, anything else two after its last change.
-    """
+    """Stream time at which the row needs a look: something to `expire`, or all of it to drop."""
     waiting = [entry.at_s for entry in row.entries.values() if entry.seen and not entry.counted]
     if waiting:
         return min(waiting) + rules.horizon_s
+    if _perishable(row):
+        return row.touched_s + min(UNANSWERED_TEXTS_S, rules.horizon_s)
+    return _over_s(row, rules)
+
+
+def over(row: TraceRow, now_s: float, rules: FoldRules) -> bool:
+    """Whether nothing waits in the row and its time has passed."""
+    return not row.waiting() and _over_s(row, rules) <= now_s
+
+
+def _over_s(row: TraceRow, rules: FoldRules) -> float:
+    """An interaction without feedback is kept one horizon, anything else two after its last change."""
     horizons = 2 if row.entries else 1
     return row.touched_s + horizons * rules.horizon_s
+
+
+def _perishable(row: TraceRow) -> bool:
+    return row.with_feedback_minute == UNANSWERED and not row.entries
+
+
+def _without_texts(interaction: bytes) -> bytes:
+    event = InteractionRecorded.model_validate_json(interaction)
+    texts = {"messages": (), "tools": (), "completion": "", "answer": None}
+    return event.model_copy(update=texts).to_json()
 
 
 def fold_score(row: CapRow | None, event: RatedScore, rules: FoldRules) -> Fold[CapRow]:

@@ -324,10 +324,10 @@ class PartitionState:
         # After a crash a row may hold effects of events that come after this tick.
         if any(mark.offset > self.aggregates.offsets.get(mark.topic, -1) for mark in row.marks):
             return False
-        due_ms, waiting = index_row(row, self.rules)
+        due_ms = index_row(row, self.rules).due_ms
         if due_ms > now_ms:
             self._index.due.append(DueEntry(due_ms, key))
-        elif isinstance(row, TraceRow) and waiting:
+        elif isinstance(row, TraceRow) and not join.over(row, now_ms / 1000, self.rules):
             fold = join.expire(row, now_ms / 1000, self.rules)
             self._keep(TICKS, offset, key, row, fold)
         else:

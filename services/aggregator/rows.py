@@ -27,6 +27,11 @@ MAX_VALUE_BYTES = 900_000
 and a row's marks of a batch or two come on top."""
 
 
+NO_FEEDBACK = -1
+UNANSWERED = -2
+"""No feedback, and the request failed or was cancelled: the row does not keep its texts for long."""
+
+
 def trace_key(partition: int, tenant: str, trace_id: str) -> bytes:
     """Key of the row that joins a trace's interaction, feedback or vote."""
     return SEPARATOR.join((str(partition), "trace", tenant, trace_id)).encode()
@@ -135,8 +140,8 @@ class TraceRow:
     """When the interaction reached the log."""
     touched_s: float = 0.0
     """Event time of the last change."""
-    with_feedback_minute: int = -1
-    """Minute in which it counts as having feedback; -1 while it has none."""
+    with_feedback_minute: int = NO_FEEDBACK
+    """Minute in which it counts as having feedback; NO_FEEDBACK or UNANSWERED while it has none."""
     scored: bool = False
     """Its first scored feedback was handed on to the satisfaction counters."""
     marks: list[Mark] = field(default_factory=list)

@@ -22,7 +22,7 @@ from services.aggregator.pairs import (
     retraction,
     signal_product,
 )
-from services.aggregator.rows import FeedbackEntry, FirstScore, TraceRow
+from services.aggregator.rows import NO_FEEDBACK, FeedbackEntry, FirstScore, TraceRow
 from shared.contracts.events.base import Event
 from shared.contracts.events.feedback import (
     RATINGS,
@@ -113,7 +113,7 @@ def _refigure(
         row.with_feedback_minute = entry.minute
         _change(fold, interaction, entry.minute, ((aggregates.WITH_FEEDBACK, 1),))
     elif not active and row.with_feedback_minute >= 0:
-        minute, row.with_feedback_minute = row.with_feedback_minute, -1
+        minute, row.with_feedback_minute = row.with_feedback_minute, NO_FEEDBACK
         _change(fold, interaction, minute, ((aggregates.WITH_FEEDBACK, -1),))
 
 

@@ -12,10 +12,11 @@ from services.aggregator.aggregates import Aggregates
 from services.aggregator.errors import EventRefused
 from services.aggregator.fold import FoldRules
 from services.aggregator.partition import PartitionState
-from services.aggregator.rows import trace_key
+from services.aggregator.rows import checkpoint_key, trace_key
 from shared.contracts.events.base import Event
 from shared.contracts.events.feedback import FeedbackType
-from shared.contracts.events.interactions import Purpose
+from shared.contracts.events.interactions import Outcome, Purpose
+from shared.contracts.events.preferences import UnpairedExample
 from shared.contracts.events.quality import Tick
 from shared.contracts.events.votes import Choice
 from shared.contracts.topics import FEEDBACK, INTERACTIONS, QUALITY, TICKS
@@ -328,3 +329,35 @@ def test_a_tick_with_many_expiries_leaves_some_for_the_next() -> None:
     state.apply(TICKS, 1, Tick(at=at(4001), partition=0), b"", log_ms(4001))
     assert state.aggregates.feedback == {("unjoined", "thumbs_up"): 2500}
     assert state.pending == 0
+
+
+@pytest.mark.parametrize("outcome", [Outcome.server_error, Outcome.cancelled])
+def test_a_request_without_an_answer_and_without_feedback_loses_its_texts_after_a_day(
+    outcome: Outcome,
+) -> None:
+    events: list[Event] = [
+        interaction("t1", outcome=outcome, prompt="A question", completion="Half an"),
+        interaction("t2", prompt="A question"),
+        interaction("t3", outcome=outcome, prompt="A question"),
+        feedback("f3", "t3", seconds=60.0),
+    ]
+    early, late = (Tick(at=at(86_400 + seconds), partition=0) for seconds in (-1, 1))
+    rows = {trace: trace_key(0, "acme", trace) for trace in ("t1", "t2", "t3")}
+
+    def told(*more: Event) -> Simulation:
+        simulation = Simulation([*events, *more])
+        simulation.run(batch=1)
+        return simulation
+
+    def with_texts(simulation: Simulation) -> set[str]:
+        return {trace for trace, key in rows.items() if b"A question" in simulation.changelog[key]}
+
+    assert with_texts(told(early)) == {"t1", "t2", "t3"}
+    assert with_texts(told(early, late)) == {"t2", "t3"}
+    simulation = told(late, feedback("f1", "t1", DOWN, seconds=86_500.0))
+    counted = Aggregates.decode(simulation.changelog[checkpoint_key(0)]).feedback
+    assert counted["assistant-v1.0", "thumbs_down"] == 1
+    examples = [out.event for out in simulation.outputs if isinstance(out.event, UnpairedExample)]
+    assert {example.traces for example in examples} == {("t3",)}
+    closing = Tick(at=at(31 * 86_400), partition=0)
+    assert rows["t1"] not in told(late, closing).changelog
