@@ -76,6 +76,8 @@ class Consumption:
         self._offset_gaps = OffsetGaps()
         self._lags = Lags()
         self._folded = 0
+        self._advanced = 0
+        """Events folded for the first time since overdue ones were last sought."""
         self._flushing: asyncio.Task[None] | None = None
 
     def clear(self) -> None:
@@ -96,7 +98,15 @@ class Consumption:
                 self._die(f"folding: {error}")
 
     async def seek_overdue(self) -> None:
-        """Seek each event that the log has and that does not come; to be called every second."""
+        """Seek each event that the log has and that does not come; to be called every second.
+
+        A worker that works off a backlog comes to some topics late: it seeks none, as a seek throws
+        away what was fetched.
+        """
+        advanced, self._advanced = self._advanced, 0
+        if advanced > BATCH_EVENTS:
+            self._lags.clear()
+            return
         for topic, partition, expected, end in self._lags.overdue(
             self._positions(), self._clock.monotonic()
         ):
@@ -124,6 +134,7 @@ class Consumption:
             self._offset_gaps.close(topic, message.partition)
         self._metrics.events.labels(topic).inc()
         if offset >= expected:
+            self._advanced += 1
             await self._fold_new(state, message)
         self._checkpointer.hold(event)
         if state.events >= BATCH_EVENTS:

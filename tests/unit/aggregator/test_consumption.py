@@ -5,10 +5,16 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any, cast
 
-from services.aggregator.consumption import Consumption
+import pytest
+
+from services.aggregator.consumption import BATCH_EVENTS, Consumption
 from services.aggregator.metrics import AggregatorMetrics
 from services.aggregator.offset_gaps import LAG_S
+from shared.contracts.topics import INTERACTIONS
+from shared.kafka.envelope import encode
 from shared.testing.clock import ManualClock
+from tests.support.aggregator import at, interaction
+from tests.unit.aggregator.simulation import recovered
 
 TOPIC = "ratchet.feedback.v1"
 
@@ -68,3 +74,45 @@ async def test_an_event_that_is_dropped_is_sought_although_none_comes_after_it()
     clock.advance(LAG_S)
     await consumption.seek_overdue()
     assert len(source.sought) == 2
+
+
+async def test_a_worker_that_works_off_a_backlog_seeks_nothing() -> None:
+    clock, source = ManualClock(), Log(end=BATCH_EVENTS + 9)
+    state = recovered()
+    writer = cast("Any", None)
+    consumption = Consumption(
+        {0: state},
+        checkpointer=cast("Any", SimpleNamespace(hold=lambda _: None, observe_age=lambda *_: None)),
+        ticker=writer,
+        dead_letters=writer,
+        metrics=AggregatorMetrics(),
+        source=source,
+        clock=clock,
+        die=pytest.fail,
+    )
+
+    def message(offset: int) -> Any:
+        event = interaction(f"t{offset}")
+        return SimpleNamespace(
+            topic=INTERACTIONS, partition=0, offset=offset, key=b"", value=event.to_json(),
+            headers=encode(event, source="/test", event_id="test", time=at(0)), timestamp=0.0,
+        )  # fmt: skip
+
+    async def backlog(first: int, last: int) -> None:
+        async def events() -> Any:
+            for offset in range(first, last):
+                state.events = 0  # no batch is written here
+                yield SimpleNamespace(message=message(offset))
+
+        await consumption.fold_stream(SimpleNamespace(noack=lambda: SimpleNamespace(events=events)))
+
+    await consumption.seek_overdue()
+    for first in (0, BATCH_EVENTS + 1):
+        clock.advance(LAG_S)
+        await backlog(first, first + BATCH_EVENTS + 1)
+        await consumption.seek_overdue()
+    assert source.sought == []
+    for _ in range(2):
+        clock.advance(LAG_S)
+        await consumption.seek_overdue()
+    assert source.sought == [(TOPIC, 0, 0)]
