@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TypeVar
 
+from services.training.caps import cap_shares
 from services.training.dataset_rows import (
     HELDOUT,
     JUDGE,
@@ -27,6 +28,7 @@ from services.training.dataset_rows import (
     pair_of,
     prompt_of,
 )
+from services.training.pair_quality import quality_card, similarity
 from services.training.sides import DatasetRules, assign, is_held_out, rank
 from shared.contracts.events.base import Event, utc
 from shared.contracts.events.preferences import (
@@ -36,8 +38,9 @@ from shared.contracts.events.preferences import (
     UnpairedExample,
 )
 from shared.contracts.prompt_key import normal_text
+from shared.rater_marks import RaterChoice, suspicions
 
-R = TypeVar("R", Pair, LabelledAnswer)
+R = TypeVar("R", Pair, LabelledAnswer, Pair | LabelledAnswer)
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,8 @@ def select_pairs(
     refused: Counter[str] = Counter()
     sides = assign(clean_pairs(pairs, rules, refused), clean_pairs(judged, rules, refused), rules)
     refused += sides.refused
-    train = [pair.row() for pair in sides.train]
+    trained = capped(sides.train, rules, refused)
+    train = [pair.row() for pair in trained]
     pools = (
         [pair.asked for pair in sides.heldout],
         _trainable(prompts, refused),
@@ -119,8 +123,8 @@ def select_pairs(
             JUDGE: [pair.row() for pair in sides.judge],
             PROMPTS: evaluation_prompts(pools, {pair.prompt for pair in sides.train}, rules),
         },
-        refused=dict(sorted(refused.items())),
-        card=card_of(train, raters=sides.raters),
+        refused={name: count for name, count in sorted(refused.items()) if count},
+        card=card_of(train, raters=sides.raters, rules=rules),
     )
 
 
@@ -150,8 +154,8 @@ def select_demonstrations(rows: Iterable[Demonstration], rules: DatasetRules) ->
             JUDGE: [],
             PROMPTS: evaluation_prompts(([row.asked for row in heldout],), trained_prompts, rules),
         },
-        refused=dict(sorted(refused.items())),
-        card=card_of([row.row() for row in train], raters=0),
+        refused={name: count for name, count in sorted(refused.items()) if count},
+        card=card_of([row.row() for row in train], raters=0, rules=rules),
     )
 
 
@@ -171,6 +175,49 @@ def demonstrations_of(pairs: Iterable[Pair]) -> tuple[Demonstration, ...]:
         for pair in pairs
         if not pair.panel and pair.meta.get("source") in written
     )
+
+
+def capped(rows: Sequence[R], rules: DatasetRules, refused: Counter[str]) -> list[R]:
+    """Rows without those beyond a tenant's and a rater's share, which `refused` counts."""
+    within = cap_shares(rows, _tenant_of, _name_of, rules.tenant_share)
+    refused["tenant_cap"] += len(rows) - len(within)
+    kept = cap_shares(within, _raters_of, _name_of, rules.rater_share)
+    refused["rater_cap"] += len(within) - len(kept)
+    return kept
+
+
+def unsuspicious(rows: Sequence[R], rules: DatasetRules, refused: Counter[str]) -> list[R]:
+    """Rows without the choices of one rater that are suspicious, which `refused` counts."""
+    marked = suspicions(filter(None, map(choice_of, rows)), rules.raters)
+    refused.update(marked.values())
+    return [row for row in rows if row.name not in marked]
+
+
+def choice_of(row: Pair | LabelledAnswer) -> RaterChoice | None:
+    """What one rater chose; None where several did, none is known, or the time is not."""
+    if len(row.raters) != 1 or not row.meta.get("created_at"):
+        return None
+    compared = isinstance(row, Pair)
+    return RaterChoice(
+        name=row.name,
+        rater=f"{row.tenant}/{row.raters[0]}",
+        at=datetime.fromisoformat(row.meta["created_at"]),
+        side=row.chosen_side if compared else "",
+        chosen_version=row.meta.get("chosen_version", "") if compared else "",
+        rejected_version=row.meta.get("rejected_version", "") if compared else "",
+    )
+
+
+def _tenant_of(row: Pair | LabelledAnswer) -> tuple[str, ...]:
+    return (row.tenant,) if row.tenant else ()
+
+
+def _raters_of(row: Pair | LabelledAnswer) -> tuple[str, ...]:
+    return tuple(f"{row.tenant}/{rater}" for rater in row.raters)
+
+
+def _name_of(row: Pair | LabelledAnswer) -> str:
+    return row.name
 
 
 def unexpired(rows: Iterable[R], rules: DatasetRules) -> tuple[list[R], int]:
@@ -200,6 +247,13 @@ def refusal(pair: Pair, rules: DatasetRules) -> str | None:
         return "too_short"
     if normal_text(chosen) == normal_text(rejected):
         return "same_answers"
+    if pair.chosen_turn is not None or pair.rejected_turn is not None:
+        return None  # calls of tools have no length or sentences to compare
+    if len(chosen) <= rules.length_ratio * len(rejected):
+        return "chosen_shorter"
+    corrected = pair.meta.get("source") == PairSource.correction
+    if not corrected and similarity(chosen, rejected) >= rules.similarity:
+        return "similar_answers"
     return None
 
 
@@ -244,8 +298,8 @@ def evaluation_prompts(
     return list(found.values())
 
 
-def card_of(rows: Sequence[Row], *, raters: int) -> dict[str, dict[str, int]]:
-    """What is trained on, counted by origin and segment."""
+def card_of(rows: Sequence[Row], *, raters: int, rules: DatasetRules) -> dict[str, dict[str, int]]:
+    """What is trained on, counted by origin and segment, and the quality of its pairs."""
     prompts = {prompt_of(row).normal for row in rows}
     card: dict[str, dict[str, int]] = {
         "counts": {"rows": len(rows), "raters": raters, "prompts": len(prompts)}
@@ -253,6 +307,9 @@ def card_of(rows: Sequence[Row], *, raters: int) -> dict[str, dict[str, int]]:
     for name in ("source", "category", "locale", "segment", "chosen_version", "rejected_version"):
         tally = Counter(str(row["meta"].get(name) or "unknown") for row in rows)
         card[name] = dict(sorted(tally.items()))
+    pairs = [row for row in rows if "chosen" in row] if rules.describe_quality else []
+    if pairs:
+        card["quality"] = quality_card(pairs)
     return card
 
 

@@ -107,6 +107,11 @@ class Pair(AboutPrompt):
     tenant: str = ""
     chosen_side: str = ""
 
+    @property
+    def name(self) -> str:
+        """Its id."""
+        return self.pair_id
+
     def row(self) -> Row:
         """The pair as a line of a dataset; an answer that is more than text as a turn, too."""
         return {
@@ -157,6 +162,11 @@ class LabelledAnswer(AboutPrompt):
     answer_turn: Message | None = None
     untrainable: tuple[str, ...] = ()
     tenant: str = ""
+
+    @property
+    def name(self) -> str:
+        """Its id."""
+        return self.row_id
 
     def row(self) -> Row:
         """The answer as a line of a dataset."""

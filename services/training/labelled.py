@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
+from services.training.caps import balance
 from services.training.dataset import (
     Selection,
+    capped,
     card_of,
     clean_pairs,
     evaluation_prompts,
@@ -47,22 +49,22 @@ def select_labelled(
     ]
     sides = assign(*set_apart(everything, rules), rules)
     refused += sides.refused
+    trained = _balanced(capped(sides.train, rules, refused), rules, refused)
     judge = [one for one in sides.judge if isinstance(one, Pair)]
     refused["answer_of_judge"] += len(sides.judge) - len(judge)
-    train = [row for one in sides.train for row in _labelled_rows(one)]
+    train = [row for one in trained for row in _labelled_rows(one)]
     heldout = [one for one in sides.heldout if isinstance(one, Pair) or one.label]
     refused["bad_answer_held_out"] += len(sides.heldout) - len(heldout)
     pools = ([one.asked for one in sides.heldout], [one.asked for one in judge])
-    trained = {one.prompt for one in sides.train}
     return Selection(
         files={
             TRAIN: train,
             HELDOUT: [one.row() for one in heldout],
             JUDGE: [one.row() for one in judge],
-            PROMPTS: evaluation_prompts(pools, trained, rules),
+            PROMPTS: evaluation_prompts(pools, {one.prompt for one in sides.train}, rules),
         },
         refused={name: count for name, count in sorted(refused.items()) if count},
-        card=card_of(train, raters=sides.raters),
+        card=card_of(train, raters=sides.raters, rules=rules),
     )
 
 
@@ -91,6 +93,20 @@ def _clean_answers(
         else:
             kept[_identity(one)] = one
     return list(kept.values())
+
+
+def _balanced(
+    rows: Sequence[Pair | LabelledAnswer], rules: DatasetRules, refused: Counter[str]
+) -> Sequence[Pair | LabelledAnswer]:
+    """Rows with good and bad answers in balance; a pair is one of each."""
+    kept = balance(
+        rows,
+        lambda one: one.label if isinstance(one, LabelledAnswer) else None,
+        lambda one: one.name,
+        rules,
+    )
+    refused["unbalanced"] += len(rows) - len(kept)
+    return kept
 
 
 def _identity(one: LabelledAnswer) -> tuple[str, str]:

@@ -12,10 +12,21 @@ import hashlib
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from shared.rater_marks import RaterRules
+
+OF_THEIR_TIME: dict[str, Any] = {
+    "judge_share": 0.0,
+    "length_ratio": 0.0,
+    "similarity": 1.0,
+    "rater_share": 1.0,
+    "raters": {"burst": 0, "alpha": 0.0},
+    "describe_quality": False,
+}
+"""What manifests mean that were written before these rules: none of them was applied."""
 FEW_RATERS = 2
 """With fewer raters than this, none can judge another: prompts alone are split."""
 
@@ -32,6 +43,21 @@ class DatasetRules(BaseModel):
     max_age_days: float = Field(
         default=0.0, ge=0, description="older rows than this before the newest expire; 0: none do"
     )
+    length_ratio: float = Field(
+        default=0.5, ge=0, description="chosen answers shorter than this share of the rejected go"
+    )
+    similarity: float = Field(
+        default=0.8, gt=0, le=1, description="answers at least as similar go; 1: none do"
+    )
+    rater_share: float = Field(
+        default=0.02, gt=0, le=1, description="of one rater in what is trained on; 1: no cap"
+    )
+    tenant_share: float = Field(default=1.0, gt=0, le=1, description="of one tenant; 1: no cap")
+    label_share: float = Field(
+        default=1.0, ge=0.5, le=1, description="of good or of bad answers, as KTO takes them"
+    )
+    raters: RaterRules = Field(default=RaterRules(), description="which choices are suspicious")
+    describe_quality: bool = Field(default=True, description="pair quality is in the card")
     prompts: int = Field(default=200, ge=1, description="most prompts of the evaluation")
 
 

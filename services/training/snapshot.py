@@ -27,6 +27,7 @@ from services.training.dataset import (
     select_demonstrations,
     select_pairs,
     unexpired,
+    unsuspicious,
 )
 from services.training.dataset_rows import (
     HELDOUT,
@@ -34,13 +35,15 @@ from services.training.dataset_rows import (
     LEFT_OUT,
     PROMPTS,
     TRAIN,
+    LabelledAnswer,
     LeftOut,
+    Pair,
     canonical,
 )
 from services.training.errors import BadDataset
 from services.training.importing import read_demonstrations, read_labelled, read_pairs
 from services.training.labelled import select_labelled
-from services.training.sides import DatasetRules, set_apart
+from services.training.sides import OF_THEIR_TIME, DatasetRules, set_apart
 from shared.contracts.events.base import ModelName
 from shared.contracts.events.preferences import PreferencePair, PreferenceRetracted, UnpairedExample
 from shared.contracts.events.training import TrainingMethod
@@ -89,10 +92,10 @@ class Manifest(BaseModel):
     @field_validator("rules", mode="before")
     @classmethod
     def _rules_of_their_time(cls, value: object) -> object:
-        """Rules from before raters were set apart by their hash set none apart."""
+        """A rule that a manifest does not name was not there when it was written."""
         if not isinstance(value, dict):
             return value
-        return {"judge_share": 0.0, **cast("dict[str, object]", value)}
+        return {**OF_THEIR_TIME, **cast("dict[str, object]", value)}
 
     @field_validator("files")
     @classmethod
@@ -170,7 +173,7 @@ class Dataset:
         manifest = self.manifest.model_copy(
             update={
                 "refused": dict(sorted(refused.items())),
-                "card": card_of(train, raters=raters),
+                "card": card_of(train, raters=raters, rules=self.manifest.rules),
                 "files": {name: _file_ref(data) for name, data in files.items()},
             }
         )
@@ -334,13 +337,20 @@ def _select(
         answers = read_labelled(imported.data, kept) if imported else fold.answers
         pairs, old_pairs = unexpired(() if imported else fold.pairs, rules)
         fresh, expired = unexpired(answers, rules)
-        selection = select_labelled(pairs, fresh, rules).with_refused(expired=old_pairs + expired)
+        refused = Counter(expired=old_pairs + expired)
+        chosen = unsuspicious([*pairs, *fresh], rules, refused)
+        selection = select_labelled(
+            [one for one in chosen if isinstance(one, Pair)],
+            [one for one in chosen if isinstance(one, LabelledAnswer)],
+            rules,
+        ).with_refused(**refused)
     else:
         pairs = read_pairs(imported.data, kept) if imported else fold.pairs
         fresh, expired = unexpired(pairs, rules)
-        trainable, judged = set_apart(fresh, rules)
+        refused = Counter(expired=expired)
+        trainable, judged = set_apart(unsuspicious(fresh, rules, refused), rules)
         prompts = [answer.asked for answer in fold.answers]
-        selection = select_pairs(trainable, judged, prompts, rules).with_refused(expired=expired)
+        selection = select_pairs(trainable, judged, prompts, rules).with_refused(**refused)
     return _with_bad_rows(selection, bad)
 
 

@@ -20,15 +20,19 @@ from services.feedback.read_model.store import ReadModelStore
 from shared.backoff import Backoff
 from shared.clock import Clock
 from shared.kafka.log import Record, Tail
+from shared.rater_marks import RaterRules
 
 log = structlog.get_logger(__name__)
 
 BATCH = 500
+RATER_RULES = RaterRules()
 WAITING = 200
 """Records read and not folded yet: with a record's 1 MB at most, what memory they may take."""
 IDLE_S = 0.25
 REPORT_S = 1.0
 PRUNE_S = 10.0
+MARK_S = 60.0
+"""How often suspicious training data are looked for: all that stands is read for it."""
 RETRY_FIRST_S = 0.5
 RETRY_MAX_S = 10.0
 
@@ -72,6 +76,7 @@ class ReadModelFolder:
         self._pruned = 0
         self._unreadable = 0
         self._reported_at = self._pruned_at = clock.monotonic()
+        self._marked_at = -math.inf
 
     async def run(self) -> None:
         """Fold until cancelled.
@@ -126,7 +131,7 @@ class ReadModelFolder:
             self._whole_at = self._clock.monotonic() - self._tail.age_s()
 
     def _housekeep(self) -> None:
-        """Delete what is old or too much, and report, each in its own interval."""
+        """Delete what is old or too much, mark and report, each in its own interval."""
         now = self._clock.monotonic()
         if self._store.is_full() or now - self._pruned_at >= PRUNE_S:
             try:
@@ -137,6 +142,12 @@ class ReadModelFolder:
             self._pruned += pruned
             if not pruned:  # else there may be more, and the next round goes on
                 self._pruned_at = now
+        if self._waiting.empty() and now - self._marked_at >= MARK_S:
+            try:
+                self._store.mark(RATER_RULES)
+            except sqlite3.OperationalError as error:
+                self._failed(error)
+            self._marked_at = now
         if now - self._reported_at >= REPORT_S:
             self._reported_at = now
             self._report(self._taken(now))

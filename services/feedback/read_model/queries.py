@@ -61,6 +61,7 @@ class FoundProduct(NamedTuple):
     retracted_offset: int | None
     retracted_us: int | None
     retracted_reason: str | None
+    suspicion: str | None
     body: str
 
 
@@ -207,8 +208,11 @@ def _feedback(
     products = [
         FoundProduct(*row)
         for row in read.execute(
-            "SELECT name, partition, offset, retracted_offset, retracted_us, retracted_reason, body "
+            "SELECT documents.name, partition, offset, retracted_offset, retracted_us, "
+            "retracted_reason, suspicions.reason, body "
             "FROM causes JOIN documents ON documents.id = causes.document "
+            "LEFT JOIN suspicions ON suspicions.tenant = documents.tenant "
+            "AND suspicions.name = documents.name "
             "WHERE causes.tenant = ? AND causes.feedback_id = ? ORDER BY documents.id LIMIT 1000",
             (tenant, feedback_id),
         )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 """Kept in `user_version`; a file of another format is folded anew."""
 FILE_NAME: Final = "read-model.sqlite"
 PAGE_BYTES: Final = 4096
@@ -59,6 +59,9 @@ CREATE TABLE causes (
     PRIMARY KEY (tenant, feedback_id, document)
 ) WITHOUT ROWID;
 CREATE INDEX causes_by_document ON causes (document);
+CREATE TABLE suspicions (
+    tenant TEXT NOT NULL, name TEXT NOT NULL, reason TEXT NOT NULL, PRIMARY KEY (tenant, name)
+) WITHOUT ROWID;
 """
 
 

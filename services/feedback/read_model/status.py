@@ -18,6 +18,7 @@ from shared.contracts.events.quality import ExampleJoined
 from shared.contracts.events.signals import SignalObserved
 from shared.contracts.events.versions import VersionRecord
 from shared.contracts.topics import PREFERENCES
+from shared.rater_marks import Suspicion
 from shared.registry.versions import Registry
 
 HORIZON = timedelta(days=30)
@@ -90,6 +91,8 @@ class ProductStatus(BaseModel):
     created_at: AwareDatetime
     retracted_at: AwareDatetime | None
     retracted_reason: str | None
+    suspicion: Literal["", "burst", "position_bias", "outlier_rater"]
+    """Why anti-abuse leaves it out of datasets; empty where it does not."""
     read_by: list[ReadBy]
 
 
@@ -233,6 +236,7 @@ def _products(
             created_at=body["created_at"],
             retracted_at=_moment(one.retracted_us) if one.retracted_us is not None else None,
             retracted_reason=one.retracted_reason,
+            suspicion=Suspicion(one.suspicion).value if one.suspicion else "",
             read_by=list(_read_by(one, body["model"], registry)),
         )
 

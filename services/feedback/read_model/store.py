@@ -20,10 +20,12 @@ from services.feedback.read_model.changes import (
     RevisionReceived,
     change_of,
 )
+from services.feedback.read_model.marking import mark_products
 from services.feedback.read_model.schema import PAGE_BYTES, open_for_writing
 from shared.contracts.events.feedback import MAX_FEEDBACKS, MAX_TRACE_BYTES
 from shared.kafka.envelope import UnreadableRecord
 from shared.kafka.log import Positions, Record
+from shared.rater_marks import RaterRules
 
 log = structlog.get_logger(__name__)
 
@@ -53,6 +55,7 @@ class ReadModelStore:
         pages = max_bytes * 5 // 4 // PAGE_BYTES
         self._connection.execute(f"PRAGMA max_page_count = {pages}")
         self.unreadable = 0
+        self._products_changed = True
 
     def close(self) -> None:
         """Close the file; an open transaction is rolled back."""
@@ -123,6 +126,17 @@ class ReadModelStore:
                 self._connection.execute("ROLLBACK")
             raise
         return deleted
+
+    def mark(self, rules: RaterRules) -> None:
+        """Mark suspicious pairs and examples anew, where any came or went since the last time.
+
+        Raises:
+            sqlite3.Error: the marks are as they were.
+
+        """
+        if self._products_changed:
+            mark_products(self._connection, rules)
+            self._products_changed = False
 
     def is_full(self) -> bool:
         """Whether the model is larger than it may be, so that `prune` deletes the oldest rows."""
@@ -223,6 +237,7 @@ class ReadModelStore:
                 change.body,
             ),
         ).fetchone()
+        self._products_changed |= change.source == "product"
         if change.source == "example":
             self._load_trace(change.tenant, change.name, INTERACTION, change.text_bytes, record)
         self._connection.execute("DELETE FROM entries WHERE document = ?", (number,))
@@ -263,6 +278,7 @@ class ReadModelStore:
                 change.name,
             ),
         ).fetchone()
+        self._products_changed = True
         if found is not None:
             self._connection.execute("DELETE FROM entries WHERE document = ?", found)
 

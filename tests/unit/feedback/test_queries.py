@@ -22,6 +22,7 @@ from shared.contracts.events.votes import Choice
 from shared.contracts.feedback_id import default_feedback_id
 from shared.contracts.topics import PREFERENCES
 from shared.keys import hash_key
+from shared.rater_marks import RaterRules
 from shared.testing.clock import ManualClock
 from shared.testing.log import MemoryLog
 from tests.support.aggregator import DOWN, START, UP, at, feedback, interaction, vote, withdrawn
@@ -47,6 +48,8 @@ async def service_of(
     log.take(*events)
     model = ReadModelStore(path / "model", max_bytes=100_000_000)
     model.fold(log.records, not_before_ms=0)
+    if settings.pop("marked", False):
+        model.mark(RaterRules())
     model.close()
     clock = settings.pop("clock", None) or ManualClock(START + timedelta(minutes=1))
     async with feedback_service(
@@ -394,3 +397,20 @@ async def test_a_format_that_is_not_had_is_a_406(tmp_path: Path) -> None:
         assert answer.status_code == 406
         named = await service.client.get(f"{path}&format=csv", headers=headers)
         assert named.status_code == 200
+
+
+async def test_a_burst_is_marked_and_the_reason_is_visible(tmp_path: Path) -> None:
+    events: list[Event] = [
+        mine(
+            vote(f"c{number}", (Choice.left, Choice.right)[number % 2], user="fast").model_copy(
+                update={"submitted_at": at(number)}
+            )
+        )
+        for number in range(25)
+    ]
+    events.append(mine(vote("c99", user="slow")))
+    async with service_of(tmp_path, *events, marked=True) as service:
+        fast, slow = await status_of(service, "c3"), await status_of(service, "c99")
+    assert [one["suspicion"] for one in fast["products"]] == ["burst"]
+    assert [one["suspicion"] for one in slow["products"]] == [""]
+    assert fast["state"] == "counted"
