@@ -7,22 +7,17 @@ from ssl import SSLContext
 from types import TracebackType
 from typing import Self
 
-import aiohttp
-from yarl import URL
-
+from services.router.engine_connection import (
+    AttemptDeadlines,
+    ConnectFailed,
+    EnginePool,
+    HttpResponse,
+)
 from services.router.fields import Endpoint
 from shared.clock import Clock
 
-CONNECT_TIMEOUT_S = 2.0
-IDLE_CONNECTION_S = 3.0
-"""Under the 5 s after which uvicorn, and with it vLLM, closes an idle connection: a connection
-that closes as it is taken would look like a crash of the engine."""
 DOWN_FOR_S = 1.0
 """How long an engine that refused a connection is asked last."""
-READ_BYTES = 1024 * 1024
-
-UNREACHABLE = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
-"""Errors of a connection that never came about."""
 
 _PATHS: dict[Endpoint, str] = {
     "chat": "/v1/chat/completions",
@@ -34,17 +29,17 @@ _PATHS: dict[Endpoint, str] = {
 class Engine:
     """One engine and what runs on it."""
 
-    __slots__ = ("down_until", "in_flight", "name", "urls")
+    __slots__ = ("down_until", "in_flight", "name", "pool")
 
-    def __init__(self, base_url: str) -> None:
+    def __init__(self, base_url: str, pool: EnginePool) -> None:
         self.name = base_url
-        self.urls = {endpoint: URL(base_url + path) for endpoint, path in _PATHS.items()}
+        self.pool = pool
         self.in_flight = 0
         self.down_until = 0.0
 
 
 class Engines:
-    """The engines and the one HTTP client for all of them. Use as an async context manager."""
+    """The engines and the connections to them. Use as an async context manager."""
 
     def __init__(
         self,
@@ -55,27 +50,13 @@ class Engines:
         tls: SSLContext | None = None,
     ) -> None:
         """`headers` go with every request, such as the engines' key; `tls` is for https."""
-        self._engines = tuple(Engine(url) for url in base_urls)
+        self._engines = tuple(
+            Engine(url, EnginePool(url, headers=headers, tls=tls)) for url in base_urls
+        )
         self._clock = clock
-        self._headers = headers
-        self._tls = tls
-        self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
-        """Open the client."""
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=0,
-                keepalive_timeout=IDLE_CONNECTION_S,
-                ttl_dns_cache=10,
-                ssl=self._tls or True,
-            ),
-            headers=self._headers,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding"),
-            auto_decompress=False,
-            read_bufsize=READ_BYTES,
-        )
+        """Connections are made as they are needed."""
         return self
 
     async def __aexit__(
@@ -84,9 +65,9 @@ class Engines:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Close the client and its connections."""
-        if self._session is not None:
-            await self._session.close()
+        """Close the connections."""
+        for engine in self._engines:
+            await engine.pool.close()
 
     @property
     def in_flight(self) -> int:
@@ -105,11 +86,10 @@ class Engines:
         endpoint: Endpoint,
         body: bytes,
         headers: dict[str, str],
-        timeout: aiohttp.ClientTimeout,
+        deadlines: AttemptDeadlines,
     ) -> EngineRequest:
         """A request, to be sent by `async with`; it counts as in flight while that lasts."""
-        assert self._session is not None
-        return EngineRequest(self, self._session, endpoint, body, headers, timeout)
+        return EngineRequest(self, endpoint, body, headers, deadlines)
 
     def unreachable(self, engine: Engine) -> None:
         """Ask this engine last for a while."""
@@ -124,59 +104,54 @@ class EngineRequest:
     an exception closes the connection; else it goes back to the pool once the body was read.
 
     Raises (on entering):
-        aiohttp.ClientError, OSError: no engine was reached, or the connection was lost.
+        ConnectFailed: no engine was reached.
+        ConnectionLost: the connection ended.
         TimeoutError: a deadline passed.
     """
 
     __slots__ = (
         "_body",
+        "_deadlines",
         "_endpoint",
         "_engine",
         "_engines",
         "_headers",
         "_response",
-        "_session",
-        "_timeout",
     )
 
     def __init__(
         self,
         engines: Engines,
-        session: aiohttp.ClientSession,
         endpoint: Endpoint,
         body: bytes,
         headers: dict[str, str],
-        timeout: aiohttp.ClientTimeout,
+        deadlines: AttemptDeadlines,
     ) -> None:
         self._engines = engines
-        self._session = session
         self._endpoint: Endpoint = endpoint
         self._body = body
         self._headers = headers
-        self._timeout = timeout
+        self._deadlines = deadlines
         self._engine: Engine | None = None
-        self._response: aiohttp.ClientResponse | None = None
+        self._response: HttpResponse | None = None
 
-    async def __aenter__(self) -> aiohttp.ClientResponse:
+    async def __aenter__(self) -> HttpResponse:
         """Send the request."""
         engines = self._engines.order()
         for engine in engines:
             engine.in_flight += 1
             try:
-                self._response = await self._session.post(
-                    engine.urls[self._endpoint],
-                    data=self._body,
-                    headers=self._headers,
-                    timeout=self._timeout,
-                    allow_redirects=False,
+                self._response = await engine.pool.post(
+                    _PATHS[self._endpoint], self._body, self._headers, self._deadlines
                 )
-            except BaseException as error:
+            except ConnectFailed:
                 engine.in_flight -= 1
-                if not isinstance(error, UNREACHABLE):
-                    raise
                 self._engines.unreachable(engine)
                 if engine is engines[-1]:
                     raise
+            except BaseException:
+                engine.in_flight -= 1
+                raise
             else:
                 self._engine = engine
                 return self._response

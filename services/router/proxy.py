@@ -10,17 +10,16 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from time import perf_counter
 
-import aiohttp
 import structlog
 
 from services.router.behaviour import behaviour_of
 from services.router.call import FAILED, Call, EngineAttempt
 from services.router.candidate_breaker import CandidateBreaker
 from services.router.client_send import ClientSend, SlowClient
-from services.router.engines import CONNECT_TIMEOUT_S, EngineRequest, Engines
+from services.router.engine_connection import AttemptDeadlines, HttpResponse
+from services.router.engines import EngineRequest, Engines
 from services.router.errors import FAILURES, error_body
 from services.router.fields import ignored_header
 from services.router.interactions import Interactions
@@ -79,14 +78,11 @@ class Deadlines:
         """Seconds after which an attempt must be over."""
         return self.stream_s if stream else self.answer_s
 
-    def timeout(self, *, stream: bool) -> aiohttp.ClientTimeout:
-        """The engine client's deadlines for an attempt."""
-        return _timeout(self.total_s(stream=stream), self.answer_s if stream else None)
-
-
-@lru_cache(maxsize=8)
-def _timeout(total_s: float, part_s: float | None) -> aiohttp.ClientTimeout:
-    return aiohttp.ClientTimeout(total=total_s, sock_connect=CONNECT_TIMEOUT_S, sock_read=part_s)
+    def of_attempt(self, *, stream: bool) -> AttemptDeadlines:
+        """The deadlines of a request to an engine."""
+        if stream:
+            return AttemptDeadlines(self.stream_s, self.answer_s)
+        return AttemptDeadlines(self.answer_s)
 
 
 @dataclass(slots=True)
@@ -162,7 +158,7 @@ class Proxy:
                     body = await response.read()
                 attempt.status = response.status
                 reply = self._judge(call, attempt, body)
-            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            except OSError as error:
                 _fail(attempt, error)
             self._close(call, attempt)
             if attempt.outcome not in FAILED and reply is not None:
@@ -192,7 +188,7 @@ class Proxy:
         for version, arm in call.plan():
             attempt = self._start(call, send, version, arm)
             relay = StreamRelay(call, attempt, send, self._deadlines.heartbeat_s)
-            response: aiohttp.ClientResponse | None = None
+            response: HttpResponse | None = None
             reply: WholeResponse | None = None
             try:
                 async with self._request(call, attempt) as response:
@@ -201,7 +197,7 @@ class Proxy:
                         await relay.run(response)
                     else:
                         reply = self._judge(call, attempt, await response.read())
-            except (aiohttp.ClientError, TimeoutError, OSError, UnreadableResponse) as error:
+            except (OSError, UnreadableResponse) as error:
                 _fail(attempt, error)
                 taken_s = perf_counter() - attempt.started
                 if attempt.outcome is Outcome.timeout and send.waited_s > taken_s / 2:
@@ -238,13 +234,10 @@ class Proxy:
             body = call.request.upstream_body(attempt.version)
         else:
             body, attempt.applied = call.request.settled_body(settings)
-        headers = {
-            "Content-Type": "application/json",
-            "traceparent": call.traceparent,
-        }
-        timeout = self._deadlines.timeout(stream=call.request.stream)
+        headers = {"traceparent": call.traceparent}
+        deadlines = self._deadlines.of_attempt(stream=call.request.stream)
         attempt.started = perf_counter()
-        return self._engines.request(call.request.endpoint, body, headers, timeout)
+        return self._engines.request(call.request.endpoint, body, headers, deadlines)
 
     async def _reply(self, call: Call, reply: WholeResponse, send: ClientSend) -> None:
         call.overhead_s = perf_counter() - call.started - call.engine_s
@@ -337,14 +330,14 @@ class StreamRelay:
         self.held = b""
         self.started = False
 
-    async def run(self, response: aiohttp.ClientResponse) -> None:
+    async def run(self, response: HttpResponse) -> None:
         """Pass on what comes, until the stream's own end; sets how the attempt ended.
 
         What came last stays in `held`: it leaves after the event is kept.
         """
         call, attempt, reader = self._call, self._attempt, self.reader
         tokens = 0
-        while data := await self._next(response.content):
+        while data := await self._next(response):
             self.held += reader.feed(data)
             if reader.tokens > tokens:
                 now = perf_counter()
@@ -367,19 +360,19 @@ class StreamRelay:
         elif not self.started:
             await self._begin()
 
-    async def _next(self, content: aiohttp.StreamReader) -> bytes:
+    async def _next(self, response: HttpResponse) -> bytes:
         """What the engine sends next, empty at its end; heartbeats for the client until then."""
         while self._heartbeat_s:
             silence = asyncio.timeout(self._heartbeat_s)
             try:
                 async with silence:
-                    return await content.readany()
+                    return await response.readany()
             except TimeoutError:
                 # The engine's own deadlines raise it, too.
                 if not silence.expired():
                     raise
             await self._beat()
-        return await content.readany()
+        return await response.readany()
 
     async def _beat(self) -> None:
         waited_s = self._send.waited_s
@@ -428,7 +421,7 @@ def _fail(attempt: EngineAttempt, error: Exception) -> None:
     attempt.error = f"{type(error).__name__}: {error}"
     if isinstance(error, UnreadableResponse):
         attempt.outcome = Outcome.server_error
-    elif isinstance(error, TimeoutError) and not isinstance(error, aiohttp.ConnectionTimeoutError):
+    elif isinstance(error, TimeoutError):
         attempt.outcome = Outcome.timeout
     else:
         attempt.outcome = Outcome.crash
@@ -448,12 +441,12 @@ def _failure(call: Call) -> WholeResponse:
     return WholeResponse(error.status, body, error.retry_after_s or 0)
 
 
-async def _to_end(response: aiohttp.ClientResponse) -> None:
+async def _to_end(response: HttpResponse) -> None:
     """Read a finished stream's end, so that its connection can be used again."""
     try:
-        with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError):
+        with contextlib.suppress(OSError):
             async with asyncio.timeout(END_OF_STREAM_S):
-                while await response.content.readany():
+                while await response.readany():
                     pass
     finally:
-        response.release()
+        response.close()

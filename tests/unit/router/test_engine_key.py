@@ -8,11 +8,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import aiohttp
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from services.router.engine_connection import AttemptDeadlines, ConnectFailed
 from services.router.engines import Engines
 from services.router.settings import RouterSettings
 from shared.clock import SystemClock
@@ -58,7 +58,7 @@ async def test_engine_with_key_that_the_router_has(tmp_path: Path) -> None:
     async with (
         engine(asked) as url,
         Engines((url,), SystemClock(), headers=settings.engine_headers()) as engines,
-        engines.request("chat", b"{}", {}, aiohttp.ClientTimeout(total=5)) as response,
+        engines.request("chat", b"{}", {}, AttemptDeadlines(5.0)) as response,
     ):
         assert response.status == 200
 
@@ -80,7 +80,7 @@ async def test_an_engine_by_https_is_recognised_by_its_authority(tmp_path: Path)
     server = TestServer(app, scheme="https")
     await server.start_server(ssl=served)
     url = str(server.make_url("")).rstrip("/")
-    timeout = aiohttp.ClientTimeout(total=5)
+    timeout = AttemptDeadlines(5.0)
     try:
         trusted = RouterSettings(engine_ca_file=tmp_path / "ca").engine_tls()
         async with (
@@ -89,7 +89,7 @@ async def test_an_engine_by_https_is_recognised_by_its_authority(tmp_path: Path)
         ):
             assert response.status == 200
         async with Engines((url,), SystemClock()) as engines:
-            with pytest.raises(aiohttp.ClientConnectorCertificateError):
+            with pytest.raises(ConnectFailed, match="certificate"):
                 await engines.request("chat", b"{}", {}, timeout).__aenter__()
     finally:
         await server.close()

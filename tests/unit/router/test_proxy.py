@@ -323,6 +323,7 @@ async def test_the_least_busy_engine_is_asked(bench: GatewayHarness):
 @BOTH
 async def test_connections_to_the_engine_are_used_again(bench: GatewayHarness, stream):
     connections = 0
+    relays: set[asyncio.Task[None] | None] = set()
     stub, _ = await serve_stub("127.0.0.1", 0)
     bench.stack.callback(stub.close)
     stub_port = stub.sockets[0].getsockname()[1]
@@ -330,17 +331,23 @@ async def test_connections_to_the_engine_are_used_again(bench: GatewayHarness, s
     async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal connections
         connections += 1
+        relays.add(asyncio.current_task())
         up_reader, up_writer = await asyncio.open_connection("127.0.0.1", stub_port)
 
         async def pump(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
             while data := await source.read(65_536):
                 target.write(data)
             target.close()
+            await target.wait_closed()
 
         await asyncio.gather(pump(reader, up_writer), pump(up_reader, writer))
 
+    async def ended() -> None:
+        await asyncio.wait([task for task in relays if task is not None], timeout=60)
+
     server = await asyncio.start_server(relay, "127.0.0.1", 0)
     bench.stack.callback(server.close)
+    bench.stack.push_async_callback(ended)
     await bench.start(engines=(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}",))
     bench.route()
     for _ in range(5):
