@@ -12,19 +12,24 @@ import asyncio
 import contextlib
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, TypeVar
 
 import structlog
 
 from services.inference.admission import BatchAdmission
+from services.inference.comparison import compare
 from services.inference.engine import EngineClient
 from services.inference.errors import EngineRefused, EngineUnavailable, Stopping
 from services.inference.metrics import InferenceMetrics
 from shared.clock import Clock
-from shared.contracts.conversation import openai_turn
+from shared.contracts.conversation import openai_tools, openai_turn
 from shared.contracts.events.base import MAX_TEXT, Event
-from shared.contracts.events.generations import GenerationFinished, GenerationRequested
+from shared.contracts.events.generations import (
+    GenerationFinished,
+    GenerationRequested,
+    ShadowComparison,
+)
 from shared.contracts.events.versions import SettingsRecord
 from shared.contracts.topics import GENERATION_RESULTS
 from shared.kafka.log import EventLog, Record
@@ -184,10 +189,17 @@ class BatchWorker:
             )
             took = self._clock.monotonic() - began
         self._metrics.generation_s.observe(took)
+        completion = self._redact(made.text)[:MAX_TEXT]
+        comparison = None
+        if event.shown is not None:
+            # Nobody reads a shadow answer: what is kept of it is how it differs.
+            made = replace(made, text=completion)
+            comparison, completion = compare(event.shown, made, took * 1000), ""
         return self._finished(
             event,
             "ok",
-            completion=self._redact(made.text)[:MAX_TEXT],
+            completion=completion,
+            comparison=comparison,
             finish_reason=made.finish_reason,
             completion_tokens=made.tokens,
             duration_ms=took * 1000,
@@ -197,10 +209,9 @@ class BatchWorker:
         """The request for the engine, under the version's settings where it has any."""
         fields: dict[str, Any] = {
             "messages": [openai_turn(turn) for turn in event.messages],
-            "max_tokens": event.max_tokens,
-            "temperature": event.temperature,
+            **_sampling(event),
+            **({"tools": openai_tools(event.tools)} if event.tools else {}),
             "priority": PRIORITY,
-            **({} if event.seed is None else {"seed": event.seed}),
         }
         record = self._settings(event.version)
         if record is None:
@@ -235,6 +246,7 @@ class BatchWorker:
         completion_tokens: int = 0,
         duration_ms: float = 0.0,
         error: str = "",
+        comparison: ShadowComparison | None = None,
     ) -> GenerationFinished:
         return GenerationFinished(
             request_id=event.request_id,
@@ -247,5 +259,13 @@ class BatchWorker:
             completion_tokens=completion_tokens,
             duration_ms=duration_ms,
             error=error[:MAX_ERROR],
+            comparison=comparison,
             finished_at=self._clock.now(),
         )
+
+
+def _sampling(event: GenerationRequested) -> dict[str, Any]:
+    if event.sampling is not None:
+        return event.sampling
+    seed = {} if event.seed is None else {"seed": event.seed}
+    return {"max_tokens": event.max_tokens, "temperature": event.temperature, **seed}

@@ -12,6 +12,7 @@ import aiohttp
 import orjson
 
 from services.inference.errors import EngineLacks, EngineRefused, EngineUnavailable
+from shared.contracts.conversation import stored_calls
 from shared.contracts.events.versions import Fingerprint, FingerprintText
 
 HEALTH_TIMEOUT_S = 10.0
@@ -62,6 +63,8 @@ class Generated:
     text: str
     finish_reason: str
     tokens: int
+    tool_calls: tuple[str, ...] = ()
+    """Names of the tools called."""
 
 
 class EngineClient:
@@ -211,10 +214,12 @@ class EngineClient:
         with _understood("/v1/chat/completions"):
             answer = orjson.loads(content)
             choice = answer["choices"][0]
+            message = choice["message"]
             return Generated(
-                text=choice["message"]["content"] or "",
+                text=message["content"] or "",
                 finish_reason=choice["finish_reason"] or "",
                 tokens=answer["usage"]["completion_tokens"],
+                tool_calls=tuple(call["name"] for call in stored_calls(message)),
             )
 
     async def _call(

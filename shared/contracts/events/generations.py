@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
@@ -15,8 +15,6 @@ from shared.contracts.events.base import (
     Tool,
     unless_empty,
 )
-
-MAX_GENERATED_TOKENS = 8192
 
 
 class ShownAnswer(BaseModel):
@@ -50,12 +48,16 @@ class GenerationRequested(Event):
     purpose: Literal["shadow", "evaluation"]
     version: Identifier
     messages: tuple[Message, ...]
-    max_tokens: int = Field(default=64, ge=1, le=MAX_GENERATED_TOKENS)
+    max_tokens: int = Field(default=64, ge=1, le=8192)
     temperature: float = Field(default=0.0, ge=0.0, le=2.0)
     seed: int | None = None
     expires_at: AwareDatetime
     trace_id: OptionalIdentifier = ""
     tools: tuple[Tool, ...] = unless_empty(())
+    sampling: dict[str, Any] | None = Field(
+        default=None,
+        description="what a client asked for, in place of max_tokens, temperature and seed",
+    )
     shown: ShownAnswer | None = Field(
         default=None, description="of a shadow request: what its answer is compared with"
     )

@@ -21,8 +21,12 @@ from services.inference.batch import (
 from services.inference.engine import EngineClient, EngineLoad
 from services.inference.errors import EngineUnavailable, Stopping
 from services.inference.metrics import InferenceMetrics
-from shared.contracts.events.base import Message
-from shared.contracts.events.generations import GenerationFinished, GenerationRequested
+from shared.contracts.events.base import Message, Tool
+from shared.contracts.events.generations import (
+    GenerationFinished,
+    GenerationRequested,
+    ShownAnswer,
+)
 from shared.contracts.events.versions import ServedSettings
 from shared.contracts.topics import GENERATION_REQUESTS, GENERATION_RESULTS
 from shared.kafka.log import LogUnavailable, Record
@@ -242,3 +246,18 @@ def test_more_live_traffic_never_allows_more(
     assert batch_limit(limit, IDLE, 0) == limit
     if running + waiting <= ours:
         assert now == limit
+
+
+async def test_a_shadow_answer_is_compared_and_not_kept(harness: BatchHarness) -> None:
+    tool = Tool(name="search", parameters='{"type":"object"}')
+    shown = ShownAnswer(completion="I am [VERSION]", latency_ms=100)
+    sampling = {"temperature": 0.5, "top_p": 0.9}
+    await harness.handle(harness.request(shown=shown, tools=(tool,), sampling=sampling))
+    (result,) = harness.results()
+    assert (result.outcome, result.completion) == ("ok", "")
+    assert result.comparison is not None
+    assert (result.comparison.similarity, result.comparison.length_ratio) == (1.0, 1.0)
+    (asked,) = harness.asked
+    assert (asked["temperature"], asked["top_p"], asked["priority"]) == (0.5, 0.9, PRIORITY)
+    assert "max_tokens" not in asked
+    assert asked["tools"][0]["function"]["name"] == "search"
