@@ -21,6 +21,7 @@ from services.router.health import add_checks
 from services.router.identity import IdentityRules
 from services.router.interactions import Interactions
 from services.router.metrics import RouterMetrics, SeriesLifecycle
+from services.router.mirror import Mirror
 from services.router.proxy import EXPOSED_HEADERS, Deadlines, Proxy
 from services.router.settings import RouterSettings
 from services.router.sources import Sources
@@ -41,6 +42,7 @@ from shared.observability.logging import configure_logging
 from shared.quotas import Quotas, RedisCounts, inference_limits
 from shared.redaction import Redactor
 from shared.registry.connection import RedisCluster, connect_redis, refuse_cluster
+from shared.registry.routing import RoutingState
 from shared.registry.view import RoutingView
 from shared.service.background import BackgroundTasks
 
@@ -78,21 +80,27 @@ async def run(settings: RouterSettings, directory: Path) -> None:
     clock = SystemClock()
     spool = Spool(directory / "spool", limit_bytes=settings.spool_limit_bytes)
     redactor = Redactor()
-    interactions = Interactions(spool, redactor)
     metrics = RouterMetrics(settings.segments, router=secrets.token_hex(4))
     series = SeriesLifecycle(metrics, clock, grace_s=settings.series_grace_s)
+    registry = CollectorRegistry()
+    registry.register(metrics)
+    event_log = KafkaLog(KafkaConnection.of(settings), source="/ratchet/router", client_id="router")
+    mirror = Mirror(event_log, clock, registry, stale_after_s=settings.stale_after_s)
+    interactions = Interactions(spool, redactor, mirror)
     breaker = CandidateBreaker(clock, failures=settings.breaker_failures)
+
+    def changed(state: RoutingState) -> None:
+        series.follow(state)
+        mirror.follow(state)
+
     state = RouterState(
         clock,
         stale_after_s=settings.stale_after_s,
         assigned=metrics.assigned,
-        changed=series.follow,
+        changed=changed,
         refused=breaker.refuses,
     )
-    registry = CollectorRegistry()
-    registry.register(metrics)
     keys = KeyRing(required=settings.profile != "local")
-    event_log = KafkaLog(KafkaConnection.of(settings), source="/ratchet/router", client_id="router")
     redis = connect_redis(settings, socket_connect_timeout=2, health_check_interval=5)
     await refuse_cluster(redis)
     sources = Sources(state, keys, event_log, RoutingView(redis), clock)
@@ -155,6 +163,7 @@ async def run(settings: RouterSettings, directory: Path) -> None:
         background.start("sources", sources.run())
         background.start("shipper", shipper.run())
         background.start("series", series.run())
+        background.start("mirror", mirror.run())
         background.start("quotas", quotas.run())
         background.start("state", state.run())
         serving = asyncio.create_task(

@@ -14,6 +14,7 @@ import structlog
 
 from services.router.call import Call
 from services.router.fields import Endpoint
+from services.router.mirror import Mirror
 from services.router.request import is_plain
 from services.router.response import EngineResponse
 from services.router.spool import Spool
@@ -52,23 +53,27 @@ _TYPE = InteractionRecorded.ce_type.encode()
 class Interactions:
     """Writes events to the spool, from where they are shipped. A full spool only counts."""
 
-    def __init__(self, spool: Spool, redactor: Redactor) -> None:
+    def __init__(self, spool: Spool, redactor: Redactor, mirror: Mirror | None = None) -> None:
         self._spool = spool
         self._redactor = redactor
+        self._mirror = mirror
         self.lost = 0
 
     def record(self, call: Call, duration_s: float) -> None:
         """Append the event of a finished request; it never stands in the answer's way."""
         time = utc(call.started_at)
         try:
+            value = event_json(call, duration_s, time, self._redactor)
             kept = self._spool.append(
                 NewRecord(
                     topic=INTERACTIONS,
                     key=call.request.trace_id,
-                    value=event_json(call, duration_s, time, self._redactor),
+                    value=value,
                     headers=_headers(call, time),
                 )
             )
+            if self._mirror is not None:
+                self._mirror.offer(call, value)
         except Exception:
             log.exception("interaction.not_built", trace_id=call.request.trace_id)
             kept = False

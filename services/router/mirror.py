@@ -1,0 +1,197 @@
+"""Traffic mirroring: a share of live requests goes to a candidate in a shadow step, unseen.
+
+The batch worker answers them at the lowest priority and compares. A request is mirrored after its
+answer has left, from its redacted event. Nothing waits: what does not fit is dropped and counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from datetime import timedelta
+from random import random
+from typing import Any, NamedTuple
+
+import orjson
+import structlog
+from prometheus_client import CollectorRegistry, Counter
+from pydantic import ValidationError
+
+from services.router.call import Call
+from shared.clock import Clock
+from shared.contracts.events.base import WEIGHT_SCALE
+from shared.contracts.events.generations import (
+    GenerationRequested,
+    ShownAnswer,
+)
+from shared.contracts.events.interactions import Arm, Outcome, Purpose
+from shared.contracts.topics import GENERATION_REQUESTS
+from shared.kafka.envelope import encode
+from shared.kafka.log import EventLog, LogUnavailable, NewRecord
+from shared.observability.events import Unavailable
+from shared.registry.routing import RoutingState
+
+log = structlog.get_logger(__name__)
+
+MAX_WAITING = 256
+MAX_BYTES = 64 * 1024
+"""Of one event that is mirrored: 16 MiB wait at most."""
+BATCH = 32
+EXPIRES_S = 120.0
+"""Age at which a worker that lags drops a request instead of answering it."""
+SOURCE = "/ratchet/router"
+UNSUITED = ("untrainable", "response_format")
+"""Fields of events whose requests cannot be asked again as they were."""
+SAMPLING = {
+    **{name: name for name in ("temperature", "top_p", "top_k", "min_p", "seed", "stop")},
+    **{name: name for name in ("presence_penalty", "frequency_penalty", "repetition_penalty")},
+    **{name: name for name in ("max_tokens", "max_completion_tokens", "tool_choice")},
+    "max_output_tokens": "max_tokens",
+}
+"""Fields of a client's request that its shadow request has too, and what they are called there."""
+SENT, QUEUE_FULL, TOO_LARGE, NOT_SUITED, LOG_AWAY = OUTCOMES = (
+    "sent",
+    "queue_full",
+    "too_large",
+    "unsuited",
+    "log_unavailable",
+)
+"""What became of a request that was drawn."""
+
+
+class Mirrored(NamedTuple):
+    """One drawn request: its redacted event, and what the event leaves out."""
+
+    model: str
+    candidate: str
+    rollout: str
+    event: bytes
+    payload: dict[str, Any]
+
+
+class Mirror:
+    """Mirrors live requests of models whose rollout is in a shadow step."""
+
+    def __init__(
+        self,
+        event_log: EventLog,
+        clock: Clock,
+        registry: CollectorRegistry,
+        *,
+        stale_after_s: float,
+    ) -> None:
+        self._log = event_log
+        self._clock = clock
+        self._stale_after_s = stale_after_s
+        self._states: dict[str, RoutingState] = {}
+        self._waiting: deque[Mirrored] = deque()
+        self._grown = asyncio.Event()
+        self._requests = Counter(
+            "ratchet_router_shadow_requests",
+            "Live requests drawn for a candidate's shadow answer, by what became of them",
+            ("model", "outcome"),
+            registry=registry,
+        )
+
+    def follow(self, state: RoutingState) -> None:
+        """Take note of a model's new routing state."""
+        if not state.shadow:
+            self._states.pop(state.model, None)
+            return
+        if state.model not in self._states:
+            for outcome in OUTCOMES:
+                self._requests.labels(state.model, outcome)
+        self._states[state.model] = state
+
+    def offer(self, call: Call, event: bytes) -> None:
+        """Mirror a finished request, of which `event` is the record, if it is drawn."""
+        state = self._states.get(call.choice.model)
+        if state is None or random() * WEIGHT_SCALE >= state.shadow:
+            return
+        shown = call.last.outcome is Outcome.ok and call.last.arm == Arm.stable.value
+        if not shown or call.request.purpose != Purpose.live.value or self._is_stale(state):
+            return
+        if call.request.endpoint == "completions":
+            self._count(state.model, NOT_SUITED)
+        elif len(event) > MAX_BYTES:
+            self._count(state.model, TOO_LARGE)
+        elif len(self._waiting) >= MAX_WAITING:
+            self._count(state.model, QUEUE_FULL)
+        else:
+            payload = call.request.payload
+            self._waiting.append(
+                Mirrored(state.model, state.candidate, state.rollout, event, payload)
+            )
+            self._grown.set()
+
+    async def run(self) -> None:
+        """Send what was drawn, until cancelled."""
+        while True:
+            await self._grown.wait()
+            self._grown.clear()
+            while self._waiting:
+                await self._send([self._waiting.popleft() for _ in range(self._next_batch())])
+
+    def _next_batch(self) -> int:
+        return min(BATCH, len(self._waiting))
+
+    async def _send(self, drawn: list[Mirrored]) -> None:
+        records: list[NewRecord] = []
+        models: list[str] = []
+        for one in drawn:
+            request = self._request(one)
+            if request is None:
+                self._count(one.model, NOT_SUITED)
+                continue
+            headers = encode(
+                request, source=SOURCE, event_id=request.request_id, time=self._clock.now()
+            )
+            records.append(
+                NewRecord(GENERATION_REQUESTS, request.request_id, request.to_json(), headers)
+            )
+            models.append(one.model)
+        outcome = SENT
+        try:
+            if records:
+                await self._log.append_many(records)
+        except LogUnavailable as error:
+            log.warning(Unavailable.kafka, during="mirroring", error=str(error))
+            outcome = LOG_AWAY
+        for model in models:
+            self._count(model, outcome)
+
+    def _request(self, one: Mirrored) -> GenerationRequested | None:
+        """The request for the batch worker; None where it cannot be asked again as it was."""
+        event: dict[str, Any] = orjson.loads(one.event)
+        if any(event.get(name) for name in UNSUITED):
+            return None
+        answer = event.get("answer") or {"content": event["completion"]}
+        try:
+            return GenerationRequested(
+                request_id=f"{one.rollout}/{event['trace_id']}",
+                batch_id=one.rollout,
+                purpose="shadow",
+                version=one.candidate,
+                messages=event["messages"],
+                tools=event.get("tools", ()),
+                sampling={
+                    name: one.payload[sent]
+                    for sent, name in SAMPLING.items()
+                    if one.payload.get(sent) is not None
+                },
+                expires_at=self._clock.now() + timedelta(seconds=EXPIRES_S),
+                trace_id=event["trace_id"],
+                shown=ShownAnswer(
+                    completion=answer["content"],
+                    tool_calls=tuple(call["name"] for call in answer.get("tool_calls", ())),
+                    latency_ms=event["attempts"][-1]["duration_ms"],
+                ),
+            )
+        except (ValidationError, TypeError):
+            return None
+
+    def _is_stale(self, state: RoutingState) -> bool:
+        return (self._clock.now() - state.at).total_seconds() > self._stale_after_s
+
+    def _count(self, model: str, outcome: str) -> None:
+        self._requests.labels(model, outcome).inc()
