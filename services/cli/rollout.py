@@ -365,6 +365,21 @@ def _strategy(given: str) -> Any:
         raise CliError(f"{given}: {error}; it is a file of YAML or JSON", Exit.usage) from None
 
 
+def shadow_fields(shadow: dict[str, Any]) -> dict[str, Any]:
+    """The shadow step in an operator's words: what is asked, what came, how it differs."""
+    answers = shadow.get("answers") or {}
+    differences = answers.get("differences") or {}
+    asked = {"share of requests": percent(shadow.get("share") or 0)}
+    came = {name: answers.get(name, 0) for name in ("answered", "failed", "expired")}
+    return {
+        **asked,
+        **came,
+        "minimum": shadow.get("minimum"),
+        "coverage": f"{answers.get('coverage', 0):.0%}",
+        **{name.replace("_", " "): f"{value:.2f}" for name, value in differences.items()},
+    }
+
+
 def _show(data: Any, *, as_json: bool) -> None:
     if as_json:
         print_json(data)
@@ -373,7 +388,10 @@ def _show(data: Any, *, as_json: bool) -> None:
     findings = rollout.pop("findings", None) or []
     if "weight" in rollout:
         rollout["weight"] = percent(rollout["weight"])
+    shadow = rollout.pop("shadow", None)
     print_fields("Rollout", rollout)
+    if shadow:
+        print_fields("Shadow answers", shadow_fields(shadow))
     if findings:
         print_table(
             "What the judge sees",

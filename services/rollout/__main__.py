@@ -22,6 +22,7 @@ from services.rollout.prometheus import Prometheus, PrometheusAccess
 from services.rollout.registrations import Registrations
 from services.rollout.routes import create_app, guarded
 from services.rollout.settings import RolloutSettings
+from services.rollout.shadow_results import ShadowResults
 from services.rollout.strategy import read
 from shared.clock import SystemClock
 from shared.http.local_guard import with_local_guard
@@ -63,7 +64,13 @@ async def run(settings: RolloutSettings) -> None:
     keys = KeyRing(required=settings.profile != "local")
     decision_log = DecisionLog()
     decisions, versions = DecisionLogFollower(log, decision_log), RegistryFollower(log)
-    followers = {"rollouts": decisions, "versions": versions, "keys": KeyFollower(log, keys)}
+    shadow_results = ShadowResults(log)
+    followers = {
+        "rollouts": decisions,
+        "versions": versions,
+        "keys": KeyFollower(log, keys),
+        "shadow results": shadow_results,
+    }
     redis = connect_redis(
         settings,
         socket_timeout=REDIS_TIMEOUT_S,
@@ -99,6 +106,7 @@ async def run(settings: RolloutSettings) -> None:
                 ),
             ),
             agents=Agents(session, settings.agents),
+            shadow_results=shadow_results,
             evidence_store=EvidenceStore(settings.data_dir / "rollout"),
             metrics=metrics,
             clock=clock,

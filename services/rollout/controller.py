@@ -34,6 +34,7 @@ from services.rollout.metrics import RolloutMetrics
 from services.rollout.observer import Observer
 from services.rollout.prometheus import Prometheus
 from services.rollout.recorder import CONTROLLER, ActiveRollout, DecisionRecorder
+from services.rollout.shadow_results import ShadowResults
 from services.rollout.state import Move, RolloutState
 from services.rollout.strategy import Strategy
 from services.rollout.verdict import Verdict
@@ -77,6 +78,7 @@ class Controller:
         view: RoutingView,
         prometheus: Prometheus,
         agents: Agents,
+        shadow_results: ShadowResults,
         evidence_store: EvidenceStore,
         metrics: RolloutMetrics,
         clock: Clock,
@@ -86,7 +88,7 @@ class Controller:
         self._decision_log = decision_log
         self._registry = registry
         self._candidates = Candidates(registry, decision_log, agents)
-        self._observer = Observer(prometheus, agents, clock, policy.no_data_after_s)
+        self._observer = Observer(prometheus, agents, shadow_results, clock, policy.no_data_after_s)
         self._effects = Effects(leadership, decision_log, registry, view, clock)
         self._recorder = DecisionRecorder(leadership, self._effects, metrics, clock)
         self._evidence_store = evidence_store

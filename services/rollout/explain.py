@@ -15,7 +15,15 @@ from typing import Any
 from services.rollout import eprocess
 from services.rollout.criteria import alpha_of
 from services.rollout.criteria.ratios import ErrorRatio, Satisfaction
-from services.rollout.strategy import UNITS_S, Analysis, JudgeSettings, Pause, SetWeight, Strategy
+from services.rollout.strategy import (
+    Analysis,
+    JudgeSettings,
+    Pause,
+    SetWeight,
+    Shadow,
+    Strategy,
+)
+from services.rollout.units import UNITS_S
 from shared.contracts.events.base import WEIGHT_SCALE
 
 ERRORS = (0.3, 0.1, 0.05, 0.03)
@@ -93,7 +101,13 @@ def _stage_s(strategy: Strategy, index: int, traffic: Traffic) -> float:
     return total
 
 
-def _takes(step: Pause | Analysis, weight: int, traffic: Traffic) -> tuple[float | None, str]:
+def _takes(
+    step: Shadow | Pause | Analysis, weight: int, traffic: Traffic
+) -> tuple[float | None, str]:
+    if isinstance(step, Shadow):
+        share, minimum = step.shadow.share / WEIGHT_SCALE, step.shadow.minimum
+        takes = max(step.shadow.duration, minimum / (traffic.requests_per_s * share))
+        return takes, f"{minimum} answers that were compared"
     if isinstance(step, Pause):
         if step.pause.duration is None:
             return None, "a person"

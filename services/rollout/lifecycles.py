@@ -51,7 +51,8 @@ def _changes(
         if name == routing.stable:
             wanted = Lifecycle.stable
         elif unfinished is not None and name == unfinished.state.candidate:
-            wanted = Lifecycle.canary
+            shadowed = unfinished.state.shadow_step is not None
+            wanted = Lifecycle.shadow if shadowed else Lifecycle.canary
         elif version.lifecycle is Lifecycle.stable:
             wanted, reason = Lifecycle.retired, f"{routing.stable} is stable now"
         elif version.lifecycle in RESTING:

@@ -54,7 +54,28 @@ class RolloutMetrics:
             ("model", "rollout"),
             registry=registry,
         )
+        self.shadow_answers = Gauge(
+            "ratchet_rollout_shadow_answers",
+            "Results of a shadow step's requests: answered, failed, or expired before they were made",
+            ("model", "rollout", "outcome"),
+            registry=registry,
+        )
+        self.shadow_coverage = Gauge(
+            "ratchet_rollout_shadow_coverage_ratio",
+            "Share of a shadow step's results that were answers to compare",
+            ("model", "rollout"),
+            registry=registry,
+        )
+        self.shadow_difference = Gauge(
+            "ratchet_rollout_shadow_difference",
+            "Differences between shadow answers and the shown ones, by figure",
+            ("model", "rollout", "figure"),
+            registry=registry,
+        )
         self._of_rollouts = (
+            self.shadow_answers,
+            self.shadow_coverage,
+            self.shadow_difference,
             self.rolled_back,
             self.weight,
             self.phase,
@@ -101,6 +122,12 @@ class RolloutMetrics:
             self.phase.labels(model, rollout, phase.value).set(phase is state.phase)
         self.rolled_back.labels(model, rollout).set(rolled_back)
         self.needs_person.labels(model, rollout).set(state.needs_person)
+        if state.shadow is not None:
+            for outcome, count in state.shadow.outcomes().items():
+                self.shadow_answers.labels(model, rollout, outcome).set(count)
+            self.shadow_coverage.labels(model, rollout).set(state.shadow.coverage)
+            for figure, value in state.shadow.differences().items():
+                self.shadow_difference.labels(model, rollout, figure).set(value)
 
     def found(self, state: RolloutState, results: tuple[CriterionResult, ...]) -> None:
         """Export the result of each criterion."""

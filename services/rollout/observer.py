@@ -16,6 +16,7 @@ from services.rollout.errors import EvidenceUnavailable
 from services.rollout.evidence import RolloutEvidence, SampleWindow, query, window_s
 from services.rollout.judge import Judge
 from services.rollout.prometheus import Prometheus
+from services.rollout.shadow_results import ShadowResults
 from services.rollout.state import EngineReport, Observation, RolloutState
 from shared.clock import Clock
 from shared.observability.events import Unavailable
@@ -58,10 +59,16 @@ class Observer:
     """Asks Prometheus and the agents; what either cannot say is part of the answer."""
 
     def __init__(
-        self, prometheus: Prometheus, agents: Agents, clock: Clock, no_data_after_s: float
+        self,
+        prometheus: Prometheus,
+        agents: Agents,
+        shadow_results: ShadowResults,
+        clock: Clock,
+        no_data_after_s: float,
     ) -> None:
         self._prometheus = prometheus
         self._agents = agents
+        self._shadow_results = shadow_results
         self._clock = clock
         self._no_data_after_s = no_data_after_s
 
@@ -100,6 +107,7 @@ class Observer:
             candidate_at=evidence.candidate_at,
             no_data_after_s=state.strategy.no_data_after or self._no_data_after_s,
             candidate=evidence.judge.totals.candidate,
+            shadow=self._shadow_results.of(state),
         )
 
     async def _series(self, asked: str) -> tuple[list[CounterSeries], str]:

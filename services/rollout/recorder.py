@@ -83,6 +83,7 @@ class DecisionRecorder:
                 step=state.step,
                 weight_before=move.weight_before,
                 weight=state.weight,
+                shadow=state.mirrored,
                 outcome=state.outcome,
                 actor=actor,
                 on_behalf_of=on_behalf_of,

@@ -10,7 +10,8 @@ from typing import Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from services.rollout.counts import ArmCounts
-from services.rollout.strategy import Strategy
+from services.rollout.shadow import ShadowResult, ShadowTally
+from services.rollout.strategy import Shadow, Strategy
 from services.rollout.verdict import Verdict
 from shared.contracts.events.rollouts import AnalysisOutcome, DecisionKind, Phase
 from shared.contracts.events.versions import Lifecycle
@@ -56,6 +57,9 @@ class RolloutState(BaseModel):
     unjudged_until: AwareDatetime | None = Field(
         default=None, description="samples up to here are not judged, because of a lost engine"
     )
+    shadow: ShadowTally | None = Field(
+        default=None, description="answers of the shadow step, from its beginning on"
+    )
     outcome: AnalysisOutcome | None = None
     needs_person: bool = False
 
@@ -68,6 +72,19 @@ class RolloutState(BaseModel):
         """The present step in an operator's words."""
         steps = self.strategy.steps
         return steps[self.step].name if self.step < len(steps) else "done"
+
+    @property
+    def shadow_step(self) -> Shadow | None:
+        """The present step, where it is a shadow step."""
+        step = self.strategy.steps[min(self.step, len(self.strategy.steps) - 1)]
+        return step if isinstance(step, Shadow) and not self.phase.finished else None
+
+    @property
+    def mirrored(self) -> int:
+        """Share of live requests that the candidate answers unseen, in basis points."""
+        step = self.shadow_step
+        begun = self.shadow is not None and self.phase is Phase.progressing
+        return step.shadow.share if step is not None and begun else 0
 
     @property
     def error_limit(self) -> float | None:
@@ -114,10 +131,11 @@ class Observation:
     candidate_at: float = 0.0
     no_data_after_s: float = 30.0
     candidate: ArmCounts = field(default_factory=ArmCounts)
+    shadow: tuple[ShadowResult, ...] = ()
 
     @property
-    def not_ready(self) -> str:
-        """What the first weight above 0 still waits for; empty where nothing."""
+    def not_served(self) -> str:
+        """Why the candidate cannot answer yet; empty where it can."""
         if not self.agents:
             return "no adapter agent is configured"
         for url, report in sorted(self.agents.items()):
@@ -127,7 +145,13 @@ class Observation:
                 return f"the engine of {url} is not ready"
             if not report.candidate_ready:
                 return f"{url} does not serve the candidate yet: {report.detail or 'unknown to it'}"
-        return self.zeros_missing or (f"evidence: {self.error}" if self.error else "")
+        return ""
+
+    @property
+    def not_ready(self) -> str:
+        """What the first weight above 0 still waits for; empty where nothing."""
+        missing = self.zeros_missing or (f"evidence: {self.error}" if self.error else "")
+        return self.not_served or missing
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from services.rollout import engine_loss
+from services.rollout import engine_loss, shadow
 from services.rollout.errors import Conflict
+from services.rollout.shadow import ShadowTally
 from services.rollout.state import Move, Observation, RolloutState, ended, hold
-from services.rollout.strategy import Analysis, Pause, SetWeight
+from services.rollout.strategy import Analysis, Pause, SetWeight, Shadow
 from services.rollout.verdict import CriterionState
 from shared.contracts.events.base import WEIGHT_SCALE
 from shared.contracts.events.rollouts import AnalysisOutcome, DecisionKind, Phase
@@ -39,6 +40,10 @@ def look(state: RolloutState, seen: Observation) -> Move:
     if seen.verdict is not None and seen.verdict.outcome is AnalysisOutcome.failed:
         state = state.but(outcome=AnalysisOutcome.failed)
         return ended(state, DecisionKind.rollback, seen.verdict.reason)
+    state = _shadowed(state, seen)
+    if broken := _shadow_broken(state):
+        state = state.but(outcome=AnalysisOutcome.failed)
+        return ended(state, DecisionKind.rollback, broken)
     outcome, reason = _outcome(state, seen, engine_loss.silent(before, seen.agents))
     state = state.but(outcome=outcome)
     if state.phase is Phase.paused:
@@ -108,6 +113,12 @@ def _walk(state: RolloutState, seen: Observation, reason: str) -> Move:
         step = steps[state.step]
         if isinstance(step, SetWeight):
             return _set_weight(state, seen, step, reason)
+        if isinstance(step, Shadow):
+            move = _shadow(state, seen, step)
+            if move is not None:
+                return move
+            state = state.but(step=state.step + 1, step_started_at=seen.at, needs_person=False)
+            continue
         if isinstance(step, Pause) and step.pause.duration is None:
             after = state.but(
                 phase=Phase.paused, paused_by="gate", paused_at=seen.at, needs_person=True
@@ -128,6 +139,42 @@ def _walk(state: RolloutState, seen: Observation, reason: str) -> Move:
         state = state.but(step=state.step + 1, step_started_at=seen.at, needs_person=False)
     after = state.but(phase=Phase.healthy, weight=WEIGHT_SCALE, needs_person=False)
     return Move(DecisionKind.complete, after, state.weight, f"{state.candidate} passed every step")
+
+
+def _shadowed(state: RolloutState, seen: Observation) -> RolloutState:
+    """The state with the shadow answers that came in; what a lost engine cost is no answer."""
+    if state.shadow is None or state.shadow_step is None:
+        return state
+    excluded = state.unjudged_until is not None and seen.at < state.unjudged_until
+    judged = state.paused_by != "engine" and not excluded
+    return state.but(shadow=state.shadow.counting(seen.shadow, judged=judged))
+
+
+def _shadow_broken(state: RolloutState) -> str:
+    step = state.shadow_step
+    if state.shadow is None or step is None:
+        return ""
+    return state.shadow.broken(step.shadow, state.strategy.judge.alpha)
+
+
+def _shadow(state: RolloutState, seen: Observation, step: Shadow) -> Move | None:
+    """The shadow step's move; None where it is over."""
+    elapsed_s = (seen.at - state.step_started_at).total_seconds()
+    if state.shadow is None and not seen.not_served:
+        after = state.but(
+            shadow=ShadowTally(since=seen.at), step_started_at=seen.at, needs_person=False
+        )
+        return Move(DecisionKind.weight, after, state.weight, step.name)
+    if state.shadow is None:
+        waits_for, late = f"waits: {seen.not_served}", elapsed_s > LOAD_DEADLINE_S
+    else:
+        waits_for = shadow.waits_for(state.shadow, step.shadow, elapsed_s)
+        late = _late(state, seen, step)
+    if not waits_for:
+        return None
+    if late and state.shadow is not None:
+        waits_for = f"the step's deadline is over, a person has to look: {waits_for}"
+    return hold(state.but(needs_person=late), waits_for, urgent=late and not state.needs_person)
 
 
 def _set_weight(state: RolloutState, seen: Observation, step: SetWeight, reason: str) -> Move:
@@ -184,8 +231,13 @@ def _waits_for(state: RolloutState, seen: Observation, step: Pause | Analysis, r
     return ""
 
 
-def _late(state: RolloutState, seen: Observation, step: Pause | Analysis) -> bool:
-    if isinstance(step, Pause):
+def _late(state: RolloutState, seen: Observation, step: Shadow | Pause | Analysis) -> bool:
+    if isinstance(step, Shadow):
+        deadline = step.shadow.deadline
+        allowed = (
+            deadline if deadline is not None else step.shadow.duration + state.strategy.deadline
+        )
+    elif isinstance(step, Pause):
         deadline = step.pause.deadline
         allowed = (
             deadline
@@ -248,7 +300,7 @@ def promote(state: RolloutState, at: datetime, reason: str, *, full: bool = Fals
 
     """
     _unfinished(state)
-    if state.weight == 0:
+    if state.weight == 0 and (full or state.mirrored == 0):
         raise Conflict(
             f"rollout {state.rollout_id}: the candidate serves no user yet; "
             "wait for its first weight, or resume the rollout"

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
@@ -12,100 +11,19 @@ import orjson
 import yaml
 from pydantic import (
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
-    PlainSerializer,
     Tag,
     ValidationError,
-    WithJsonSchema,
     model_validator,
 )
 
 from services.rollout.errors import BadStrategy
+from services.rollout.units import Seconds, Share, Weight
 from shared.contracts.events.base import WEIGHT_SCALE
 
-UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_DURATION = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([smhd]?)\s*$")
-_PERCENT = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*%?\s*$")
 MAX_STEPS = 64
-
-
-def _seconds(value: object) -> object:
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(value, str) and (found := _DURATION.match(value)):
-        return float(found[1]) * UNITS_S[found[2] or "s"]
-    raise ValueError("a duration is a number of seconds or a text such as 24h, 30m, 45s")
-
-
-def _basis_points(value: object) -> object:
-    found = _PERCENT.match(str(value)) if not isinstance(value, bool) else None
-    if found is None:
-        raise ValueError("a weight is a percentage such as 5 or 0.5")
-    points = float(found[1]) * WEIGHT_SCALE / 100
-    if abs(points - round(points)) > 1e-9:
-        raise ValueError("a weight has at most two decimals: it is kept in hundredths of a percent")
-    return round(points)
-
-
-def _share(value: object) -> object:
-    if isinstance(value, str) and value.rstrip().endswith("%"):
-        found = _PERCENT.match(value)
-        if found is None:
-            raise ValueError("a share is a number such as 0.05 or a text such as 5%")
-        return float(found[1]) / 100
-    return value
-
-
-Seconds = Annotated[
-    float,
-    BeforeValidator(_seconds),
-    Field(ge=0, le=366 * 86400),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "number", "minimum": 0, "maximum": 366 * 86400},
-                {"type": "string", "pattern": _DURATION.pattern},
-            ],
-            "description": "seconds, or a text such as 24h, 30m, 45s",
-        },
-        mode="validation",
-    ),
-]
-Weight = Annotated[
-    int,
-    BeforeValidator(_basis_points),
-    Field(ge=0, le=WEIGHT_SCALE),
-    PlainSerializer(lambda points: points * 100 / WEIGHT_SCALE, return_type=float),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "number", "minimum": 0, "maximum": 100},
-                {"type": "string", "pattern": _PERCENT.pattern},
-            ],
-            "description": "percent, with at most two decimals",
-        },
-        mode="validation",
-    ),
-]
-"""Percent in the file, basis points in the program."""
-Share = Annotated[
-    float,
-    BeforeValidator(_share),
-    Field(gt=0, lt=1),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},
-                {"type": "string", "pattern": r"^\s*\d+(\.\d+)?\s*%\s*$"},
-            ],
-            "description": "a share such as 0.05 or 5%",
-        },
-        mode="validation",
-    ),
-]
 
 
 class _Part(BaseModel):
@@ -117,6 +35,36 @@ class Minimum(_Part):
 
     requests: int = Field(default=0, ge=0, description="judged attempts of the candidate")
     feedback: int = Field(default=0, ge=0, description="scored feedback of the candidate")
+
+
+class ShadowOf(_Part):
+    """How many live requests the candidate answers unseen, and how many answers there must be."""
+
+    share: Weight = Field(description="percent of the live requests")
+    minimum: int = Field(default=100, ge=1, description="answers that were compared")
+    duration: Seconds = 0.0
+    error_limit: Share = Field(
+        default=0.05, alias="errorLimit", description="share of failed answers that is kept"
+    )
+    deadline: Seconds | None = Field(default=None, description="people are called after it")
+
+    @model_validator(mode="after")
+    def _mirrors_something(self) -> ShadowOf:
+        if self.share == 0:
+            raise ValueError("share: must be above 0, or no answer would ever be compared")
+        return self
+
+
+class Shadow(_Part):
+    """Has the candidate answer live requests that stable answers, seen by nobody."""
+
+    shadow: ShadowOf
+
+    @property
+    def name(self) -> str:
+        """The step in an operator's words."""
+        share = self.shadow.share * 100 / WEIGHT_SCALE
+        return f"shadow {share:g} % ({self.shadow.minimum} answers)"
 
 
 class SetWeight(_Part):
@@ -170,17 +118,26 @@ class Analysis(_Part):
         return f"analysis ({needed.requests} requests, {needed.feedback} feedback)"
 
 
+KINDS = {
+    "shadow": "Shadow",
+    "setWeight": "SetWeight",
+    "pause": "Pause",
+    "analysis": "Analysis",
+}
+"""Kinds of steps: the key in a file, and the class."""
+
+
 def _kind(step: object) -> str | None:
-    if isinstance(step, SetWeight | Pause | Analysis):
+    if isinstance(step, Shadow | SetWeight | Pause | Analysis):
         return type(step).__name__
     if isinstance(step, dict):
-        names = {"setWeight": "SetWeight", "pause": "Pause", "analysis": "Analysis"}
-        return next((names[key] for key in names if key in step), None)
+        return next((KINDS[key] for key in KINDS if key in step), None)
     return None
 
 
 Step = Annotated[
-    Annotated[SetWeight, Tag("SetWeight")]
+    Annotated[Shadow, Tag("Shadow")]
+    | Annotated[SetWeight, Tag("SetWeight")]
     | Annotated[Pause, Tag("Pause")]
     | Annotated[Analysis, Tag("Analysis")],
     Discriminator(_kind),
@@ -258,8 +215,11 @@ class Strategy(_Part):
     @model_validator(mode="after")
     def _leads_to_full_traffic(self) -> Strategy:
         weights = [step.set_weight for step in self.steps if isinstance(step, SetWeight)]
-        if not isinstance(self.steps[0], SetWeight):
-            raise ValueError("steps: the first one must be a setWeight")  # noqa: TRY004
+        shadows = [index for index, step in enumerate(self.steps) if isinstance(step, Shadow)]
+        if shadows not in ([], [0]) or not isinstance(self.steps[len(shadows)], SetWeight):
+            raise ValueError(
+                "steps: the first one must be a setWeight; one shadow step may come before it"
+            )
         if weights != sorted(set(weights)) or weights[0] == 0:
             raise ValueError("steps: the weights must rise, from above 0")
         if weights[-1] != WEIGHT_SCALE:
@@ -301,18 +261,20 @@ class Strategy(_Part):
         return tuple(sorted(limits, reverse=True))
 
     def weight_step(self, index: int) -> int:
-        """Index of the setWeight that rules at a step."""
+        """Index of the setWeight that rules at a step; 0, the shadow step's, before the first."""
         return max(
-            number
-            for number, step in enumerate(self.steps[: index + 1])
-            if isinstance(step, SetWeight)
+            (
+                number
+                for number, step in enumerate(self.steps[: index + 1])
+                if isinstance(step, SetWeight)
+            ),
+            default=0,
         )
 
     def error_limit(self, index: int) -> float | None:
-        """The error limit that holds at a step."""
+        """The error limit of users' requests that holds at a step."""
         step = self.steps[self.weight_step(index)]
-        assert isinstance(step, SetWeight)
-        return step.error_limit
+        return step.error_limit if isinstance(step, SetWeight) else None
 
 
 def json_schema() -> dict[str, Any]:
@@ -343,7 +305,7 @@ def parse(raw: object, *, source: str = "strategy") -> Strategy:
         return Strategy.model_validate(given)
     except ValidationError as error:
         said = error.errors(include_url=False, include_input=False)[0]
-        kinds = {"SetWeight", "Pause", "Analysis"}  # the tag that the path of a step goes through
+        kinds = set(KINDS.values())  # the tag that the path of a step goes through
         path = ".".join(str(part) for part in said["loc"] if part not in kinds)
         field = f"{source}.{path}" if path else source
         rule = said["msg"].removeprefix("Value error, ")
@@ -355,21 +317,15 @@ def _checked(step: object, field: str) -> dict[str, object]:
     if not isinstance(step, dict):
         raise BadStrategy(f"{field}: must be a mapping such as setWeight: 5", field=field)
     given = {str(key): value for key, value in cast("dict[object, object]", step).items()}
-    if "shadow" in given:
-        raise BadStrategy(
-            f"{field}: shadow steps are not supported yet; "
-            "take the step out and begin with a small setWeight",
-            field=field,
-        )
-    kinds = {"setWeight", "pause", "analysis"} & set(given)
+    kinds = KINDS.keys() & given.keys()
     if len(kinds) != 1:
         raise BadStrategy(
-            f"{field}: needs exactly one of setWeight, pause, analysis; "
+            f"{field}: needs exactly one of {', '.join(KINDS)}; "
             f"has {', '.join(given) or 'nothing'}",
             field=field,
         )
     kind = kinds.pop()
-    if given[kind] is None and kind != "setWeight":
+    if given[kind] is None and kind in ("pause", "analysis"):
         given[kind] = {}
     return given
 

@@ -9,6 +9,7 @@ from typing import Any, cast
 from services.rollout.counts import ArmCounts, JudgeState
 from services.rollout.decision_log import RolloutHistory
 from services.rollout.state import RolloutState
+from services.rollout.strategy import Shadow
 from services.rollout.verdict import Verdict
 from shared.contracts.events.base import WEIGHT_SCALE
 from shared.contracts.events.rollouts import Decision, DecisionKind, Phase
@@ -52,6 +53,7 @@ def rollout_view(
         "step_name": state.step_name,
         "steps": len(state.strategy.steps),
         "weight": state.weight,
+        "shadow": _shadow(state),
         "outcome": state.outcome.value if state.outcome else None,
         "reason": last.reason,
         "actor": last.actor,
@@ -72,12 +74,21 @@ def rollout_view(
     }
 
 
+def _shadow(state: RolloutState) -> dict[str, Any] | None:
+    """The shadow step's answers, and the share that is mirrored now; None without such a step."""
+    first = state.strategy.steps[0]
+    if not isinstance(first, Shadow):
+        return None
+    tally = state.shadow.to_dict() if state.shadow else None
+    return {"share": state.mirrored, "minimum": first.shadow.minimum, "answers": tally}
+
+
 def _actions(state: RolloutState) -> list[str]:
     """The commands that its phase allows, in the order of their buttons."""
     if state.phase.finished:
         return ["retry"] if state.phase is Phase.degraded else []
     first = "resume" if state.phase is Phase.paused else "pause"
-    return [first, *(["promote"] if state.weight else []), "abort"]
+    return [first, *(["promote"] if state.weight or state.mirrored else []), "abort"]
 
 
 def decision_view(decision: Decision) -> dict[str, Any]:
@@ -108,6 +119,9 @@ def sentence(decision: Decision) -> str:
         DecisionKind.complete: f"{decision.candidate} became stable",
         DecisionKind.supersede: f"{decision.candidate} was superseded at {before}",
     }
+    if decision.kind is DecisionKind.weight and decision.shadow:
+        share = _percent(decision.shadow)
+        return f"{decision.candidate} answers {share} of the live requests, seen by nobody"
     return f"{words[decision.kind]}: {decision.reason}" if decision.reason else words[decision.kind]
 
 

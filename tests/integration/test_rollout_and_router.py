@@ -5,17 +5,33 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
+import aiohttp
 import httpx
 import pytest
 import yaml
 from aiohttp import web
+from prometheus_client import CollectorRegistry
+from prometheus_client.parser import text_string_to_metric_families
 
 from deploy.local.ports import free_ports
 from deploy.local.stack import Stack
+from services.inference.admission import BatchAdmission
+from services.inference.batch import PRIORITY, BatchTimeouts, BatchWorker
+from services.inference.engine import EngineClient
+from services.inference.metrics import InferenceMetrics
+from shared.clock import SystemClock
+from shared.contracts.events.generations import GenerationRequested
+from shared.contracts.topics import GENERATION_REQUESTS
+from shared.kafka.consumer import ConsumerLoop
+from shared.kafka.deadletters import DeadLetters
+from shared.kafka.envelope import models_by_type
+from shared.kafka.producer import KafkaLog
+from shared.kafka.security import KafkaConnection
 from tests.support.rollout_harness import HOST, RolloutHarness, StandInAgent
 from tests.support.waiting import eventually
 
@@ -30,6 +46,11 @@ STRATEGY = {
         {"setWeight": 100},
         {"pause": {"duration": "1s"}},
     ],
+}
+SHADOW = {
+    **STRATEGY,
+    "name": "shadowed",
+    "steps": [{"shadow": {"share": 50, "minimum": 40, "errorLimit": 0.05}}, *STRATEGY["steps"]],
 }
 FAILING = 0.3
 RATE = 30.0
@@ -76,22 +97,36 @@ def stack(ports: dict[str, int], tmp_path_factory: pytest.TempPathFactory) -> It
         yield started
 
 
-@pytest.fixture
-async def engine(ports: dict[str, int]) -> AsyncIterator[None]:
+@dataclass
+class StubEngine:
     """An engine whose answers for v1.1 fail as often as the demo's fault proxy makes them."""
+
+    url: str
+    failing: float = FAILING
+    priorities: list[int] = field(default_factory=list)
+    """Of the requests for v1.1."""
+
+
+@pytest.fixture
+async def engine(ports: dict[str, int]) -> AsyncIterator[StubEngine]:
     generator = random.Random(4)
+    stub = StubEngine(f"http://{HOST}:{ports['engine']}")
 
     async def answer(request: web.Request) -> web.Response:
-        model = (await request.json())["model"]
-        if model.endswith("v1.1") and generator.random() < FAILING:
-            return web.json_response({"error": {"message": "injected"}}, status=500)
+        asked = await request.json()
+        model = asked["model"]
+        if model.endswith("v1.1"):
+            stub.priorities.append(asked.get("priority", 0))
+            if generator.random() < stub.failing:
+                return web.json_response({"error": {"message": "injected"}}, status=500)
         choice = {
             "index": 0,
             "message": {"role": "assistant", "content": "Here you are."},
             "finish_reason": "stop",
         }
         body = {"id": "1", "object": "chat.completion", "created": 1, "model": model}
-        return web.json_response({**body, "choices": [choice]})
+        usage = {"prompt_tokens": 5, "completion_tokens": 4}
+        return web.json_response({**body, "choices": [choice], "usage": usage})
 
     async def well(_: web.Request) -> web.Response:
         return web.json_response({"data": []})
@@ -102,13 +137,66 @@ async def engine(ports: dict[str, int]) -> AsyncIterator[None]:
     runner = web.AppRunner(app)
     await runner.setup()
     await web.TCPSite(runner, HOST, ports["engine"]).start()
-    yield
+    yield stub
     await runner.cleanup()
+
+
+class ServedAdapters:
+    """An agent whose versions all serve."""
+
+    async def wait_ready(self, version: str, timeout_s: float) -> bool:
+        return bool(version) and timeout_s > 0
+
+
+@pytest.fixture
+async def batch_worker(stack: Stack, engine: StubEngine, unique: str) -> AsyncIterator[None]:
+    """The real batch worker, on the real log, beside the stub engine."""
+    stop, clock = asyncio.Event(), SystemClock()
+    registry = CollectorRegistry()
+    metrics = InferenceMetrics(registry)
+    connection = KafkaConnection(stack.address("kafka"))
+    log = KafkaLog(connection, source="/ratchet/inference")
+    await log.start()
+    async with aiohttp.ClientSession() as session:
+        client = EngineClient(session, engine.url)
+        admission = BatchAdmission(4, client.load_figures, clock, metrics)
+        worker = BatchWorker(
+            client=client,
+            adapters=ServedAdapters(),
+            settings=lambda _: None,
+            event_log=log,
+            admission=admission,
+            policy=BatchTimeouts(timeout_s=10, wait_s=10),
+            redact=lambda text: text,
+            clock=clock,
+            metrics=metrics,
+            stop=stop,
+        )
+        consumer = ConsumerLoop(
+            connection,
+            group=unique,
+            handler=worker.handle,
+            models=models_by_type(GenerationRequested),
+            dead_letters=DeadLetters(
+                log, service="inference", redact=lambda text: text, metrics=registry
+            ),
+            topics=[GENERATION_REQUESTS],
+            concurrency=4,
+        )
+        running = [
+            asyncio.create_task(admission.run(stop)),
+            asyncio.create_task(consumer.run(stop)),
+        ]
+        yield
+        stop.set()
+        running[0].cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+    await log.stop()
 
 
 @pytest.fixture
 async def harness(
-    stack: Stack, ports: dict[str, int], engine: None, unique: str
+    stack: Stack, ports: dict[str, int], engine: StubEngine, unique: str
 ) -> AsyncIterator[RolloutHarness]:
     """Registers versions and follows the routing view; its stand-in routers are not used."""
     made = RolloutHarness(
@@ -225,6 +313,76 @@ async def test_a_failing_version_is_taken_back_and_no_user_saw_a_failure(
         f'ratchet_rollout_phase{{model="{harness.model}",phase="Degraded",rollout="{name}"}} 1.0'
         in text
     )
+
+
+async def start_shadow(harness: RolloutHarness) -> str:
+    """A rollout whose first step is a shadow; returns its id."""
+    begun = await harness.http.post(
+        "/v1/rollouts",
+        json={
+            "model": harness.model,
+            "candidate": f"{harness.model}-v1.1",
+            "strategy": SHADOW,
+            "reason": "test",
+        },
+    )
+    assert begun.status_code == 201, begun.text
+    return begun.json()["rollout_id"]
+
+
+async def arms_of_router(stack: Stack, rollout: str) -> dict[str, float]:
+    """Attempts that the router counted in a rollout, by arm."""
+    async with httpx.AsyncClient(base_url=stack.url("router")) as http:
+        text = (await http.get("/metrics")).text
+    found: dict[str, float] = defaultdict(float)
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            counts = sample.name == "ratchet_router_requests_total"
+            if counts and sample.labels["rollout"] == rollout:
+                found[sample.labels["arm"]] += sample.value
+    return found
+
+
+@pytest.mark.parametrize("failing", [0.0, 0.6], ids=["a good candidate", "a failing one"])
+async def test_a_candidate_answers_unseen_before_it_has_a_user(
+    stack: Stack,
+    harness: RolloutHarness,
+    engine: StubEngine,
+    batch_worker: None,
+    failing: float,
+) -> None:
+    engine.failing = failing
+    users = Users(stack.url("router"), harness.model)
+    try:
+        await eventually(lambda: users.answers, "the router answers", 60)
+        name = await start_shadow(harness)
+
+        async def shadow_over() -> bool:
+            now = await harness.current()
+            return now["weight"] > 0 or now["phase"] == "Degraded"
+
+        await eventually(shadow_over, "the shadow step ended", 90)
+        done = await harness.current()
+        kinds = [one["kind"] for one in await harness.decisions(name) if one["kind"] != "hold"]
+    finally:
+        await users.stop()
+    attempts = await arms_of_router(stack, name)
+    answers = done["shadow"]["answers"]
+    assert {one.status for one in users.answers} == {200}
+    if failing:
+        assert kinds == ["start", "weight", "rollback"]
+        assert "shadow answers failed" in done["reason"]
+        assert attempts.keys() <= {"stable"} or attempts["candidate"] == 0
+        assert not [one for one in users.answers if one.arm == "candidate"]
+    else:
+        assert kinds == ["start", "weight", "weight"]
+        assert (answers["failed"], done["weight"]) == (0, 500)
+        assert answers["answered"] >= 40
+        assert answers["differences"]["similarity"] == 1.0
+    unseen = engine.priorities.count(PRIORITY)
+    assert unseen >= answers["answered"] + answers["failed"]
+    # The router counted none of them: what it counts for the candidate are its users' requests.
+    assert engine.priorities.count(0) == attempts.get("candidate", 0)
 
 
 def _seconds(text: str) -> float:

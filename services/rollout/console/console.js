@@ -61,6 +61,16 @@ function sentence(rollout) {
   return `${rollout.candidate} gets ${share} of the users (${step}). ${rollout.reason}`;
 }
 
+function shadow(step) {
+  if (!step) return "none";
+  const answers = step.answers;
+  if (!answers) return `not begun; ${step.minimum} answers are needed`;
+  const counts = `${answers.answered} of ${step.minimum} answers, ${answers.failed} failed, ${answers.expired} expired`;
+  const shown = Object.entries(answers.differences).map(([name, value]) =>
+    `${name.replaceAll("_", " ")} ${Number(value.toPrecision(2))}`);
+  return [counts, ...shown].join("; ");
+}
+
 function facts(rollout) {
   const rows = {
     Phase: rollout.phase,
@@ -68,6 +78,7 @@ function facts(rollout) {
     Stable: rollout.stable,
     Strategy: rollout.strategy,
     Requests: `${rollout.requests.candidate} candidate, ${rollout.requests.stable} stable`,
+    Shadow: shadow(rollout.shadow),
     "Waits for a person": rollout.needs_person ? "yes" : "no",
     Started: moment(rollout.started_at),
   };

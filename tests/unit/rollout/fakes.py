@@ -17,6 +17,7 @@ from services.rollout.errors import EvidenceUnavailable
 from services.rollout.evidence_store import EvidenceStore
 from services.rollout.leadership import DecisionLogFollower, Leadership
 from services.rollout.metrics import RolloutMetrics
+from services.rollout.shadow_results import ShadowResults
 from services.rollout.state import EngineReport, RolloutState
 from services.rollout.strategy import parse
 from shared.contracts.events.rollouts import Decision
@@ -161,6 +162,7 @@ class ControllerHarness:
         self.decision_log = DecisionLog()
         self.decisions = DecisionLogFollower(log, self.decision_log)
         self.versions = RegistryFollower(log)
+        self.shadow_results = ShadowResults(log)
         self.view = view or FakeView(log)
         self.prometheus = FakePrometheus()
         self.agents = FakeAgents()
@@ -174,6 +176,7 @@ class ControllerHarness:
             view=self.view,
             prometheus=self.prometheus,  # type: ignore[arg-type]
             agents=self.agents,  # type: ignore[arg-type]
+            shadow_results=self.shadow_results,
             evidence_store=EvidenceStore(directory / holder),
             metrics=RolloutMetrics(self.metrics),
             clock=clock,
@@ -181,6 +184,7 @@ class ControllerHarness:
         self._tasks = [
             asyncio.create_task(self.decisions.run()),
             asyncio.create_task(self.versions.run()),
+            asyncio.create_task(self.shadow_results.run()),
         ]
 
     async def caught_up(self) -> None:

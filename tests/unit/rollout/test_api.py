@@ -46,6 +46,12 @@ async def test_a_rollout_from_start_to_abort(
     )
     await harness.round()
     present = (await http.get("/v1/rollouts/current", params={"model": "m"})).json()
+    assert (present["weight"], present["step_name"]) == (0, "shadow 5 % (200 answers)")
+    shadow = present["shadow"]
+    assert (shadow["share"], shadow["minimum"], shadow["answers"]["answered"]) == (500, 200, 0)
+    await http.post(f"/v1/rollouts/{rollout['rollout_id']}/promote", json={"reason": "seen"})
+    await harness.round()
+    present = (await http.get("/v1/rollouts/current", params={"model": "m"})).json()
     assert (present["weight"], present["step_name"]) == (500, "pause 86400 s")
     path = f"/v1/rollouts/{rollout['rollout_id']}"
     ended = (
@@ -53,8 +59,9 @@ async def test_a_rollout_from_start_to_abort(
     ).json()
     assert (ended["phase"], ended["on_behalf_of"], ended["reason"]) == ("Degraded", "bob", "enough")
     assert ended["ended_at"]
-    page = (await http.get(f"{path}/decisions", params={"limit": 2})).json()
-    assert [one["kind"] for one in page["decisions"]] == ["start", "weight"]
+    page = (await http.get(f"{path}/decisions", params={"limit": 4})).json()
+    kinds = [one["kind"] for one in page["decisions"]]
+    assert kinds == ["start", "weight", "promote", "weight"]
     rest = await http.get(f"{path}/decisions", params={"after": page["next"]})
     assert [one["kind"] for one in rest.json()["decisions"]] == ["abort"]
     assert rest.json()["next"] is None
@@ -303,8 +310,9 @@ async def test_a_strategy_is_explained_by_the_traffic_of_the_present_rollout(
         "/v1/strategies/explain", json={**body, "traffic": {"requests_per_s": 10}}
     )
     steps = said.json()["steps"]
-    assert steps[0]["catches"][0].startswith("30% errors in ")
-    assert steps[1]["takes_s"] == 86_400
+    assert (steps[0]["takes_s"], steps[0]["catches"]) == (3_600, [])
+    assert steps[1]["catches"][0].startswith("30% errors in ")
+    assert steps[2]["takes_s"] == 86_400
     wrong = await http.post("/v1/strategies/explain", json={"strategy": {"name": "s"}})
     assert wrong.status_code == 422
     schema = (await http.get("/v1/strategies/schema")).json()

@@ -26,8 +26,10 @@ def test_times_add_up_and_a_gate_never_ends_by_itself() -> None:
         5_000,
         10_000,
     ]
-    assert plans[1].ends_at_s == 86_400
-    assert plans[2].takes_s == 30 / (10 * 0.05 * 0.05)
+    assert plans[0].ends_at_s == 3_600
+    assert explain(read(DEFAULT), Traffic(requests_per_s=0.01))[0].takes_s == 200 / (0.01 * 0.05)
+    assert plans[2].ends_at_s == 3_600 + 86_400
+    assert plans[3].takes_s == 30 / (10 * 0.05 * 0.05)
     assert plans[-1].ends_at_s is not None
     gated = parse(
         {
@@ -46,14 +48,14 @@ def test_times_add_up_and_a_gate_never_ends_by_itself() -> None:
 
 def test_without_feedback_an_analysis_that_needs_it_never_ends() -> None:
     plans = explain(read(DEFAULT), Traffic(requests_per_s=10, feedback_share=0))
-    assert plans[2].takes_s is None
-    assert "never come" in plans[2].waits_for
+    assert plans[3].takes_s is None
+    assert "never come" in plans[3].waits_for
 
 
 def test_the_time_that_is_told_is_the_time_that_it_takes() -> None:
     """30 % errors at 5 % of 30 requests/s: the judge's own median is near what is told."""
     strategy = read(DEFAULT)
-    told = explain(strategy, Traffic(requests_per_s=30))[0].catches[0]
+    told = explain(strategy, Traffic(requests_per_s=30))[1].catches[0]
     assert told.startswith("30% errors in ")
     seconds = float(told.split(" in ")[1].split(" ")[0])
     generator = np.random.default_rng(4)

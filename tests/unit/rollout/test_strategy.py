@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from services.rollout.errors import BadStrategy
-from services.rollout.strategy import Analysis, Pause, SetWeight, parse, read
+from services.rollout.strategy import Analysis, Pause, SetWeight, Shadow, parse, read
 
 STRATEGIES = Path("services/rollout/strategies")
 SHIPPED = sorted([*STRATEGIES.glob("*.yaml"), *Path("demo/strategies").glob("*.yaml")])
@@ -35,6 +35,9 @@ def test_the_default_is_the_way_of_the_requirement() -> None:
         for step in strategy.steps
         if isinstance(step, Pause) and step.pause.duration
     ]
+    first = strategy.steps[0]
+    assert isinstance(first, Shadow)
+    assert (first.shadow.share, first.shadow.minimum) == (500, 200)
     assert weights == [500, 2_000, 5_000, 10_000]
     assert hours[:3] == [24, 48, 72]
     assert strategy.error_limits == (0.05, 0.03, 0.02)
@@ -77,7 +80,18 @@ def test_an_empty_analysis_is_the_default_one() -> None:
     ("changes", "field", "rule"),
     [
         ({"steps": []}, "strategy.steps", "at least 2"),
-        ({"steps": [{"shadow": {}}]}, "strategy.steps.0", "not supported yet"),
+        ({"steps": [{"shadow": {}}, {"setWeight": 100}]}, "strategy.steps.0.shadow.share", "req"),
+        (
+            {"steps": [{"shadow": {"share": 0}}, {"setWeight": 100}]},
+            "strategy.steps.0.shadow",
+            "above 0",
+        ),
+        ({"steps": [{"shadow": {"share": 5}}, {"pause": {}}]}, "strategy", "first one must be"),
+        (
+            {"steps": [{"setWeight": 100}, {"shadow": {"share": 5}}, {"pause": {}}]},
+            "strategy",
+            "one shadow step may come before it",
+        ),
         ({"steps": [{"wait": 3}, {"setWeight": 100}]}, "strategy.steps.0", "exactly one of"),
         ({"steps": [{"setWeight": 5, "pause": {}}]}, "strategy.steps.0", "exactly one of"),
         (
