@@ -24,6 +24,7 @@ from services.rollout.routes import create_app, guarded
 from services.rollout.settings import RolloutSettings
 from services.rollout.shadow_results import ShadowResults
 from services.rollout.strategy import read
+from services.rollout.webhooks import Webhooks
 from shared.clock import SystemClock
 from shared.http.local_guard import with_local_guard
 from shared.http.operations import OperationsApp
@@ -78,6 +79,9 @@ async def run(settings: RolloutSettings) -> None:
     )
     await refuse_cluster(redis)
     async with aiohttp.ClientSession() as session, redis:
+        webhooks = Webhooks(
+            session, settings.webhook_urls, settings.webhook_secret, clock, registry
+        )
         holder = f"{socket.gethostname()}:{settings.port}/{os.getpid()}"
         controller = Controller(
             policy=ControllerPolicy(
@@ -110,6 +114,7 @@ async def run(settings: RolloutSettings) -> None:
             evidence_store=EvidenceStore(settings.data_dir / "rollout"),
             metrics=metrics,
             clock=clock,
+            announce=webhooks.announce,
         )
         metrics.read_at_scrape(controller.idle_s)
         health = Health()
@@ -129,6 +134,8 @@ async def run(settings: RolloutSettings) -> None:
         background = BackgroundTasks()
         for name, follower in followers.items():
             background.start(name, follower.run())
+        if settings.webhook_urls:
+            background.start("webhooks", webhooks.run())
         health.alive("tasks", background.ended)
 
         async def control() -> None:

@@ -142,9 +142,9 @@ class RolloutApi:
                 case "pause":
                     return steps.pause(state, at, body.reason)
                 case "resume":
-                    return steps.resume(state, at, body.reason)
+                    return steps.resume(state, at, body.reason, actor=key.key_id)
                 case "promote":
-                    return steps.promote(state, at, body.reason, full=body.full)
+                    return steps.promote(state, at, body.reason, full=body.full, actor=key.key_id)
                 case "abort":
                     return steps.abort(state, at, body.reason)
                 case _:

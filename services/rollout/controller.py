@@ -39,7 +39,7 @@ from services.rollout.state import Move, RolloutState
 from services.rollout.strategy import Strategy
 from services.rollout.verdict import Verdict
 from shared.clock import Clock
-from shared.contracts.events.rollouts import DecisionKind
+from shared.contracts.events.rollouts import Decision, DecisionKind
 from shared.contracts.events.versions import Lifecycle
 from shared.kafka.log import LogUnavailable
 from shared.observability.events import Unavailable
@@ -82,6 +82,7 @@ class Controller:
         evidence_store: EvidenceStore,
         metrics: RolloutMetrics,
         clock: Clock,
+        announce: Callable[[Decision], None] = lambda _: None,
     ) -> None:
         self._policy = policy
         self._leadership = leadership
@@ -90,7 +91,7 @@ class Controller:
         self._candidates = Candidates(registry, decision_log, agents)
         self._observer = Observer(prometheus, agents, shadow_results, clock, policy.no_data_after_s)
         self._effects = Effects(leadership, decision_log, registry, view, clock)
-        self._recorder = DecisionRecorder(leadership, self._effects, metrics, clock)
+        self._recorder = DecisionRecorder(leadership, self._effects, metrics, clock, announce)
         self._evidence_store = evidence_store
         self._metrics = metrics
         self._clock = clock
@@ -343,6 +344,7 @@ class Controller:
             candidate=candidate,
             came_from=known.lifecycle if known else Lifecycle.registered,
             strategy=strategy,
+            asked_by=actor,
             started_at=now,
             step_started_at=now,
             updated_at=now,

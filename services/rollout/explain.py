@@ -75,6 +75,8 @@ def explain(strategy: Strategy, traffic: Traffic) -> list[StepPlan]:
         catches: tuple[str, ...] = ()
         if isinstance(step, SetWeight):
             weight, takes, waits = step.set_weight, 0.0, "the judge's word on the weight before"
+            if strategy.freeze:
+                waits += ", and the end of a freeze window"
             spent = _stage_s(strategy, index, traffic)
             catches = _catches(strategy.judge, weight, traffic, spent)
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,12 +40,19 @@ class DecisionRecorder:
     """Writes the leader's decisions. It acts on none that may not count."""
 
     def __init__(
-        self, leadership: Leadership, effects: Effects, metrics: RolloutMetrics, clock: Clock
+        self,
+        leadership: Leadership,
+        effects: Effects,
+        metrics: RolloutMetrics,
+        clock: Clock,
+        announce: Callable[[Decision], None],
     ) -> None:
+        """`announce` tells others of each decision, and never waits."""
         self._leadership = leadership
         self._effects = effects
         self._metrics = metrics
         self._clock = clock
+        self._announce = announce
 
     async def record(
         self,
@@ -113,6 +121,7 @@ class DecisionRecorder:
                 reason=move.reason,
             )
         await self._effects.act(decision)
+        self._announce(decision)
 
     async def set_stable(self, model: str, version: str) -> None:
         """Make a model's first released version stable.
@@ -139,3 +148,4 @@ class DecisionRecorder:
         decision = await self._leadership.write(decide)
         self._metrics.decided(model, None)
         await self._effects.act(decision)
+        self._announce(decision)

@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AnyHttpUrl, Field, TypeAdapter, field_validator, model_validator
 from pydantic_settings import NoDecode
 
+from shared.credentials import read_secret
 from shared.observability.logging import Level
 from shared.settings import ServiceSettings, service_config, shared_name, split_list
 
@@ -62,18 +63,24 @@ class RolloutSettings(ServiceSettings):
     prometheus_ca_file: Path | None = Field(
         default=None, validation_alias=shared_name("prometheus_ca_file")
     )
+    webhook_urls: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), max_length=16, description="addresses that each transition is posted to"
+    )
+    webhook_secret_file: Path | None = Field(
+        default=None, description="the secret that webhooks are signed with"
+    )
     log_level: Level = "info"
     no_data_after_s: float = Field(default=30.0, gt=0)
     series_grace_s: float = Field(
         default=900.0, ge=0, description="how long series of an ended rollout stay"
     )
 
-    @field_validator("agents", mode="before")
+    @field_validator("agents", "webhook_urls", mode="before")
     @classmethod
-    def _split_agents(cls, value: object) -> object:
+    def _split_lists(cls, value: object) -> object:
         return split_list(value)
 
-    @field_validator("agents")
+    @field_validator("agents", "webhook_urls")
     @classmethod
     def _check_urls(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for url in value:
@@ -90,6 +97,25 @@ class RolloutSettings(ServiceSettings):
                 'double quotes; write for example namespace="prod",cluster=~"eu-.*"'
             )
         return text
+
+    @model_validator(mode="after")
+    def _check_webhooks(self) -> Self:
+        if bool(self.webhook_urls) != bool(self.webhook_secret_file):
+            raise ValueError(
+                "RATCHET_ROLLOUT_WEBHOOK_URLS: must be set together with "
+                "RATCHET_ROLLOUT_WEBHOOK_SECRET_FILE, as every webhook is signed"
+            )
+        return self
+
+    def webhook_secret(self) -> str:
+        """The secret that webhooks are signed with, as the file has it now.
+
+        Raises:
+            CredentialsUnreadable: the file cannot be read.
+
+        """
+        assert self.webhook_secret_file is not None
+        return read_secret(self.webhook_secret_file, "RATCHET_ROLLOUT_WEBHOOK_SECRET_FILE")
 
     @model_validator(mode="after")
     def _check_prometheus(self) -> Self:

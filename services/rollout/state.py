@@ -41,6 +41,7 @@ class RolloutState(BaseModel):
         default=Lifecycle.registered, description="the candidate's state before the rollout"
     )
     strategy: Strategy = Field(exclude=True)
+    asked_by: str = Field(default="", description="the actor of the start")
     phase: Phase = Phase.progressing
     step: int = 0
     weight: int = 0

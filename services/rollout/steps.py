@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 
 from services.rollout import engine_loss, shadow
 from services.rollout.errors import Conflict
+from services.rollout.freeze import frozen_until
 from services.rollout.shadow import ShadowTally
 from services.rollout.state import Move, Observation, RolloutState, ended, hold
 from services.rollout.strategy import Analysis, Pause, SetWeight, Shadow
@@ -189,6 +190,10 @@ def _set_weight(state: RolloutState, seen: Observation, step: SetWeight, reason:
         late = (seen.at - state.step_started_at).total_seconds() > state.strategy.deadline
         urgent = late and not state.needs_person
         return hold(state.but(needs_person=late), f"{step.name} waits: {unjudged}", urgent=urgent)
+    if end := frozen_until(state.strategy.freeze, seen.at):
+        return hold(
+            state.but(needs_person=False), f"{step.name} waits: frozen until {end:%F %R %Z}"
+        )
     after = state.but(
         weight=step.set_weight,
         weight_set_at=seen.at,
@@ -276,30 +281,36 @@ def pause(state: RolloutState, at: datetime, reason: str) -> Move:
     return Move(DecisionKind.pause, after, state.weight, reason or "paused by a person")
 
 
-def resume(state: RolloutState, at: datetime, reason: str) -> Move:
-    """Go on where it stopped; a gate is passed.
+def resume(state: RolloutState, at: datetime, reason: str, *, actor: str = "") -> Move:
+    """Go on where it stopped; a gate is passed, one with four eyes by another actor only.
 
     Raises:
-        Conflict: it is not paused.
+        Conflict: it is not paused, or `actor` may not let it on.
 
     """
     _unfinished(state)
     if state.phase is not Phase.paused:
         raise Conflict(f"rollout {state.rollout_id} is not paused; nothing to resume")
+    if state.paused_by == "gate":
+        _other_eyes(state, actor, state.step + 1)
     after = _resumed(state, at).but(updated_at=at)
     if state.paused_by == "gate":
         after = after.but(step=state.step + 1, step_started_at=at)
     return Move(DecisionKind.resume, after, state.weight, reason or "resumed by a person")
 
 
-def promote(state: RolloutState, at: datetime, reason: str, *, full: bool = False) -> Move:
+def promote(
+    state: RolloutState, at: datetime, reason: str, *, full: bool = False, actor: str = ""
+) -> Move:
     """End the present step now; `full` makes the candidate stable at once.
 
     Raises:
-        Conflict: it has ended, or the candidate is not serving yet.
+        Conflict: it has ended, the candidate is not serving yet, or a gate on the way needs other
+            eyes than the actor's.
 
     """
     _unfinished(state)
+    _other_eyes(state, actor, len(state.strategy.steps) if full else state.step + 1)
     if state.weight == 0 and (full or state.mirrored == 0):
         raise Conflict(
             f"rollout {state.rollout_id}: the candidate serves no user yet; "
@@ -342,6 +353,15 @@ def abort(
     """
     _unfinished(state)
     return ended(state.but(updated_at=at), kind, reason or "aborted by a person")
+
+
+def _other_eyes(state: RolloutState, actor: str, until: int) -> None:
+    """Refuse the one who asked for a rollout at its gates with four eyes, up to a step."""
+    if actor and actor == state.asked_by and state.strategy.four_eyes(state.step, until):
+        raise Conflict(
+            f"rollout {state.rollout_id}: its gate needs four eyes, and {actor} started it; "
+            "another key with the scope operate has to let it on"
+        )
 
 
 def _unfinished(state: RolloutState) -> None:

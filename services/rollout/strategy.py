@@ -20,10 +20,12 @@ from pydantic import (
 )
 
 from services.rollout.errors import BadStrategy
+from services.rollout.freeze import FreezeWindow
 from services.rollout.units import Seconds, Share, Weight
 from shared.contracts.events.base import WEIGHT_SCALE
 
 MAX_STEPS = 64
+MAX_FREEZES = 32
 
 
 class _Part(BaseModel):
@@ -84,6 +86,17 @@ class PauseFor(_Part):
 
     duration: Seconds | None = None
     deadline: Seconds | None = Field(default=None, description="people are called after it")
+    four_eyes: bool = Field(
+        default=False,
+        alias="fourEyes",
+        description="of a gate: the key that started the rollout may not let it on",
+    )
+
+    @model_validator(mode="after")
+    def _a_gate_has_no_end(self) -> PauseFor:
+        if self.four_eyes and self.duration is not None:
+            raise ValueError("fourEyes: holds for a gate, so leave the duration out")
+        return self
 
 
 class Pause(_Part):
@@ -95,7 +108,8 @@ class Pause(_Part):
     def name(self) -> str:
         """The step in an operator's words."""
         if self.pause.duration is None:
-            return "pause until a person lets it on"
+            who = "another person" if self.pause.four_eyes else "a person"
+            return f"pause until {who} lets it on"
         return f"pause {self.pause.duration:g} s"
 
 
@@ -206,6 +220,9 @@ class Strategy(_Part):
     no_data_after: Seconds | None = Field(
         default=None, alias="noDataAfter", description="None: the controller's setting"
     )
+    freeze: tuple[FreezeWindow, ...] = Field(
+        default=(), max_length=MAX_FREEZES, description="times in which no weight rises"
+    )
     engine_lost: Literal["resume", "wait"] = Field(
         default="resume",
         alias="engineLost",
@@ -259,6 +276,11 @@ class Strategy(_Part):
             if isinstance(step, SetWeight) and step.error_limit is not None
         }
         return tuple(sorted(limits, reverse=True))
+
+    def four_eyes(self, first: int, until: int) -> bool:
+        """Whether one of the steps from `first` to before `until` is a gate with four eyes."""
+        steps = self.steps[first:until]
+        return any(isinstance(step, Pause) and step.pause.four_eyes for step in steps)
 
     def weight_step(self, index: int) -> int:
         """Index of the setWeight that rules at a step; 0, the shadow step's, before the first."""

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from services.rollout import engine_loss, steps
 from services.rollout.counts import ArmCounts
-from services.rollout.errors import Conflict
+from services.rollout.errors import BadStrategy, Conflict
 from services.rollout.state import EngineReport, Move, Observation, RolloutState
 from services.rollout.strategy import parse
 from services.rollout.verdict import CriterionResult, CriterionState, Verdict
@@ -397,3 +397,32 @@ def _check_look(before: RolloutState, event: dict[str, Any], move: Move) -> None
         assert not event["error"]
     if 0 < state.weight < before.weight:
         pytest.fail("a weight fell to something other than 0")
+
+
+def at_a_gate_with_four_eyes() -> RolloutState:
+    raw = STRATEGY.to_dict()
+    raw["steps"][5] = {"pause": {"fourEyes": True}}
+    gate = at_five_percent().but(strategy=parse(raw), step=5, asked_by="key-ann")
+    return gate.but(phase=Phase.paused, paused_by="gate", paused_at=NOW, weight=5_000)
+
+
+def test_who_asked_for_a_rollout_may_not_let_it_through_a_gate_with_four_eyes() -> None:
+    gate = at_a_gate_with_four_eyes()
+    for act in (
+        lambda: steps.resume(gate, NOW, "fine", actor="key-ann"),
+        lambda: steps.promote(gate, NOW, "fine", actor="key-ann"),
+        lambda: steps.promote(gate.but(step=2), NOW, "fine", full=True, actor="key-ann"),
+    ):
+        with pytest.raises(Conflict, match="four eyes"):
+            act()
+    assert steps.resume(gate, NOW, "seen", actor="key-bob").state.step == 6
+    assert steps.abort(gate, NOW, "no").state.phase is Phase.degraded
+    # An earlier step that is no gate may be ended by whoever asked.
+    assert steps.promote(gate.but(step=2), NOW, "on", actor="key-ann").state.step == 3
+
+
+def test_four_eyes_are_for_gates_only() -> None:
+    raw = STRATEGY.to_dict()
+    raw["steps"][1] = {"pause": {"duration": 10, "fourEyes": True}}
+    with pytest.raises(BadStrategy, match=r"steps\.1\.pause: fourEyes"):
+        parse(raw)
