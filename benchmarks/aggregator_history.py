@@ -33,6 +33,8 @@ READY_GOAL_S = 15.0
 SLICES = 5
 WAIT_S = 900.0
 POLL_S = 0.1
+SCRAPE_S = 0.5
+"""Between two looks at the counters; a scrape costs the worker processor time."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ class HistoryWorker:
                 raise SystemExit(f"the aggregator counted {counted(self._port)} of {total}")
             if self._ended():
                 self.start()
-            time.sleep(POLL_S)
+            time.sleep(SCRAPE_S)
 
     def counted(self) -> int:
         """Interactions and feedback in confirmed checkpoints."""

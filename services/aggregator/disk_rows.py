@@ -137,6 +137,7 @@ class DiskRows:
         batch = WriteBatch(raw_mode=True)
         batch.delete_range(self._prefix, _after(self._prefix))
         self._database.write(batch)
+        self._database.flush()
 
     def _due_key(self, entry: DueEntry) -> bytes:
         return self._due + max(0, entry.due_ms).to_bytes(TIME_BYTES, "big") + entry.key

@@ -95,6 +95,13 @@ class RowDatabase:
         except Exception as error:
             raise self._failure(error) from error
 
+    def flush(self) -> None:
+        """Put on disk what is in memory; without it a kill undoes what the changelog does not hold."""
+        try:
+            self._db.flush()
+        except Exception as error:
+            raise self._failure(error) from error
+
     def disk_bytes(self) -> int:
         """Bytes of its files."""
         return sum(entry.stat().st_size for entry in os.scandir(self.path) if entry.is_file())

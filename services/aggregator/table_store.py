@@ -75,6 +75,19 @@ class TableStore(Store):
             self._failed(error)
             raise
 
+    def check(self, partition: int, end: int) -> None:
+        """Delete rows that are ahead of the changelog's last offset `end`, and end the process.
+
+        They are of another changelog, as after it was made anew; the next start restores them.
+        """
+        position = self._rows(partition).position()
+        if position is not None and position.offset > end:
+            self._rows(partition).forget()
+            self._die(
+                f"the rows of partition {partition} were ahead of the changelog ({position.offset} "
+                f"over {end}): deleted"
+            )
+
     def restored(self) -> int:
         """Records of the changelog applied since this was last asked."""
         restored, self._restored = self._restored, 0

@@ -210,7 +210,7 @@ class Worker:
         changelog = changelog_of(self._table)
         owned = owned_partitions(self.app, changelog)
         for partition in owned:
-            self._check_position(partition, changelog_end(self.app, changelog, partition))
+            self._store.check(partition, changelog_end(self.app, changelog, partition))
         states = {
             partition: PartitionState(partition, self._rows(partition), self._rules)
             for partition in owned
@@ -236,13 +236,3 @@ class Worker:
 
     def _rows(self, partition: int) -> DiskRows:
         return DiskRows(self._database, partition, rules=self._rules, clock=self._clock)
-
-    def _check_position(self, partition: int, end: int) -> None:
-        """Rows ahead of the changelog are of another one, as after it was made anew."""
-        position = self._rows(partition).position()
-        if position is not None and position.offset > end:
-            self._rows(partition).forget()
-            self._die(
-                f"the rows of partition {partition} were ahead of the changelog ({position.offset} "
-                f"over {end}): deleted"
-            )

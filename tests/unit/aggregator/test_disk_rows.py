@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import resource
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -163,6 +164,27 @@ def test_rows_stay_where_the_process_ends_and_each_worker_has_a_directory(tmp_pa
     assert (position.offset, position.held) == (3, 1)
     again.close()
     second.close()
+
+
+def test_a_kill_leaves_a_state_that_the_changelog_leads_on_from(tmp_path: Path) -> None:
+    database = opened(tmp_path / "run")
+    rows = rows_of(database)
+    rows.restore([(KEYS[0], TraceRow().encode())], 3)
+    database.flush()
+    rows.restore([(KEYS[1], TraceRow().encode())], 4)
+
+    def after_a_kill(name: str) -> tuple[int | None, list[bytes]]:
+        shutil.copytree(tmp_path / "run", tmp_path / name)
+        left = opened(tmp_path / name)
+        position = rows_of(left).position()
+        keys = [key for key in KEYS if rows_of(left).get(key) is not None]
+        left.close()
+        return (position.offset if position is not None else None), keys
+
+    assert after_a_kill("unflushed") == (3, KEYS[:1])
+    rows.forget()
+    assert after_a_kill("forgotten") == (None, [])
+    database.close()
 
 
 @pytest.mark.parametrize("damage", ["manifest", "values", "missing"])
