@@ -12,7 +12,8 @@ REFUSAL_CHARACTERS = 200
 """How far into an answer a refusal is looked for."""
 
 _REFUSAL = re.compile(
-    r"(?i)\b(?:i\s*(?:'|\u2019)?\s*(?:m|am)\s+(?:very\s+|really\s+|so\s+)?sorry"
+    # The lookahead names what the alternatives begin with: it spares most words all of them.
+    r"(?i)\b(?=[iaejln])(?:i\s*(?:'|\u2019)?\s*(?:m|am)\s+(?:very\s+|really\s+|so\s+)?sorry"
     r"|i\s+apologi[sz]e"
     r"|i\s+(?:can\s*(?:'|\u2019)?\s*t|can\s?not|could\s+not|won(?:'|\u2019)t|will\s+not"
     r"|(?:am|'m|\u2019m)\s+(?:not\s+able|unable))\s+(?:to\s+)?"
