@@ -12,6 +12,8 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from shared.http.response_writes import CoalescingTransport
+
 MAX_HEAD_BYTES = 32 * 1024
 """Request line and headers together."""
 HEAD_TIMEOUT_S = 10.0
@@ -68,7 +70,10 @@ class HeadLimitProtocol(HttpToolsProtocol):
             if size > MAX_HEAD_BYTES:
                 self._refusal = 431
                 raise HeadTooLarge
+        before = self.cycle
         super().on_headers_complete()
+        if self.cycle is not before and self.scope["method"] != "HEAD":
+            self.cycle.transport = CoalescingTransport(self.transport, self.cycle)  # type: ignore[assignment]
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Cancel the timers of a closed connection."""

@@ -1,0 +1,136 @@
+"""Responses over real connections, and how many writes they take."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+import uvloop
+
+from deploy.local.ports import free_ports
+from shared.http import response_writes
+from shared.http.asgi import Receive, Scope, Send
+from shared.http.response_writes import CoalescingTransport
+from shared.http.server import serve
+from tests.support.waiting import eventually
+
+HEAD = {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"4")]}
+STREAM = {"type": "http.response.start", "status": 200, "headers": []}
+
+
+def body(data: bytes, *, more: bool = False) -> dict[str, object]:
+    return {"type": "http.response.body", "body": data, "more_body": more}
+
+
+async def app(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answers by the path."""
+    if scope["type"] != "http":
+        return
+    if scope["path"] == "/stream":
+        await send(STREAM)
+        await send(body(b"one", more=True))
+        await send(body(b"two"))
+    elif scope["path"] == "/break":
+        await send(HEAD)
+        raise RuntimeError("the application broke")
+    else:
+        await receive()
+        await send(HEAD)
+        await send(body(b"" if scope["method"] == "HEAD" else b"body"))
+
+
+@pytest.fixture
+def writes(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """Everything that responses write to their connections, one entry a write."""
+    seen: list[bytes] = []
+
+    class Recorded(CoalescingTransport):
+        def __init__(self, transport: asyncio.Transport, cycle: object) -> None:
+            class Recorder:
+                def write(self, data: bytes) -> None:
+                    seen.append(data)
+                    transport.write(data)
+
+                def __getattr__(self, name: str) -> object:
+                    return getattr(transport, name)
+
+            super().__init__(Recorder(), cycle)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("shared.http.head_limit.CoalescingTransport", Recorded)
+    assert response_writes.CoalescingTransport is CoalescingTransport
+    return seen
+
+
+@asynccontextmanager
+async def connected() -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    port, stop = free_ports(["test"])["test"], asyncio.Event()
+    serving = asyncio.create_task(serve(app, host="127.0.0.1", port=port, stop=stop))
+
+    async def connection() -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
+        try:
+            return await asyncio.open_connection("127.0.0.1", port)
+        except OSError:
+            return None
+
+    reader, writer = await eventually(connection, "the server listens", 60)
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+        await writer.wait_closed()
+        stop.set()
+        await serving
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def test_a_whole_response_is_one_write(run: Callable[..., None], writes: list[bytes]) -> None:
+    async def ask() -> None:
+        async with connected() as (reader, writer):
+            for _ in range(2):
+                writer.write(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+                assert (await reader.readuntil(b"body")).startswith(b"HTTP/1.1 200")
+
+    run(ask())
+    assert len(writes) == 2
+
+
+async def test_a_streams_pieces_leave_as_they_come(writes: list[bytes]) -> None:
+    async with connected() as (reader, writer):
+        writer.write(b"GET /stream HTTP/1.1\r\nhost: a\r\n\r\n")
+        await reader.readuntil(b"0\r\n\r\n")
+    assert [write.partition(b"\r\n\r\n")[2] or write for write in writes] == [
+        b"3\r\none\r\n",
+        b"3\r\ntwo\r\n0\r\n\r\n",
+    ]
+
+
+async def test_a_head_request_gets_its_head() -> None:
+    async with connected() as (reader, writer):
+        for _ in range(2):
+            writer.write(b"HEAD / HTTP/1.1\r\nhost: a\r\n\r\n")
+            assert b"content-length: 4" in await reader.readuntil(b"\r\n\r\n")
+
+
+async def test_continue_is_not_held_back() -> None:
+    async with connected() as (reader, writer):
+        writer.write(b"POST / HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\n")
+        writer.write(b"content-length: 2\r\n\r\n")
+        assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        writer.write(b"{}")
+        assert await reader.readuntil(b"body")
+
+
+async def test_a_response_that_breaks_off_still_sends_its_head() -> None:
+    async with connected() as (reader, writer):
+        writer.write(b"GET /break HTTP/1.1\r\nhost: a\r\n\r\n")
+        assert (await reader.read()).startswith(b"HTTP/1.1 200")
+
+
+async def test_pipelined_requests_are_answered_in_order(writes: list[bytes]) -> None:
+    async with connected() as (reader, writer):
+        writer.write(b"GET /stream HTTP/1.1\r\nhost: a\r\n\r\nGET / HTTP/1.1\r\nhost: a\r\n\r\n")
+        answers = await reader.readuntil(b"body")
+    assert answers.index(b"two") < answers.index(b"body")
+    assert len(writes) == 3
