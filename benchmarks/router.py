@@ -16,6 +16,10 @@ Two rates: by the clock, and a second of the proxy's own CPU time (its workers i
 what the proxy does on one core that it need not share; they agree on a quiet machine, and where they
 do not, other programs were on the core. The goals are judged by the second. `+p50` is the median at
 one connection less that of the stub alone, always by the clock.
+
+Two more tables are of the stub alone, the bare proxy and the router: streams
+(`benchmarks.router_streams`), and resident memory before the first request, under load, and after it
+all.
 """
 
 from __future__ import annotations
@@ -26,21 +30,34 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import textwrap
 import time
-import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from redis.asyncio import Redis
 
+from benchmarks.proxies import (
+    OTHER_CORE,
+    PROXY_CORE,
+    ROOT,
+    await_answer,
+    process,
+    resident_mib,
+)
+from benchmarks.proxy_load import LOAD, Load, Row, measure
+from benchmarks.router_streams import (
+    PACE_S,
+    TOKENS,
+    StreamRow,
+    measure_streams,
+    stream_table,
+    stream_verdicts,
+)
 from benchmarks.stub_engine import TEXT
 from deploy.local.ports import free_ports
 from deploy.local.stack import Stack
@@ -56,33 +73,8 @@ from shared.registry.view import RoutingView
 GOAL_RPS = 4_000
 GOAL_TIMES_LITELLM = 30
 GOAL_ADDED_P50_MS = 0.6
-PROXY_CORE, OTHER_CORE = 0, 1
-START_TIMEOUT_S = 180.0
 SHIP_TIMEOUT_S = 60.0
-USERS = 5_000
-ROOT = Path(__file__).parents[1]
 LITELLM = ROOT / ".venv-bench/bin/litellm"
-PATH = "/v1/chat/completions"
-
-_LOAD = textwrap.dedent(
-    """
-    local n = 0
-    request = function()
-      n = n + 1
-      return wrk.format("POST", "%(path)s", {["content-type"] = "application/json"},
-        '{"model":"assistant","user":"user-' .. (n %% %(users)d) .. '","messages":['
-        .. '{"role":"system","content":"You are a helpful support assistant."},'
-        .. '{"role":"user","content":"Where is my parcel? I ordered it last week."}],'
-        .. '"max_tokens":64,"temperature":0.7}')
-    end
-    done = function(summary, latency, requests)
-      io.write(string.format('RESULT {"requests":%%d,"seconds":%%f,"p50_ms":%%f,"p99_ms":%%f,'
-        .. '"bad":%%d}\\n', summary.requests, summary.duration / 1e6, latency:percentile(50) / 1e3,
-        latency:percentile(99) / 1e3, summary.errors.status + summary.errors.connect
-        + summary.errors.read + summary.errors.write + summary.errors.timeout))
-    end
-    """
-) % {"path": PATH, "users": USERS}
 
 _BARE = textwrap.dedent(
     """
@@ -100,6 +92,14 @@ _BARE = textwrap.dedent(
             body, more = body + message["body"], message["more_body"]
         async with session.post(os.environ["UPSTREAM"] + scope["path"], data=body,
                                 headers={"content-type": "application/json"}) as response:
+            kind = response.headers["content-type"].encode()
+            if kind.startswith(b"text/event-stream"):
+                await send({"type": "http.response.start", "status": response.status,
+                            "headers": [(b"content-type", kind)]})
+                async for data in response.content.iter_any():
+                    await send({"type": "http.response.body", "body": data, "more_body": True})
+                await send({"type": "http.response.body", "body": b""})
+                return
             answer = await response.read()
         headers = [(b"content-type", b"application/json"),
                    (b"content-length", str(len(answer)).encode())]
@@ -123,117 +123,6 @@ http {{
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One line of the table. Times are in milliseconds, `core_rps` is requests a core-second."""
-
-    name: str
-    rps: float
-    p99_ms: float
-    alone_p50_ms: float
-    core_rps: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """How hard and how long."""
-
-    script: Path
-    seconds: int
-    connections: int
-
-
-def measure(name: str, url: str, load: Load, pid: int | None) -> Row:
-    """Warm up, then many connections, then one."""
-    first_answer(url)
-    wrk(url, load, 1, load.connections)
-    before = cpu_seconds(pid) if pid else 0.0
-    busy = wrk(url, load, load.seconds, load.connections)
-    used = cpu_seconds(pid) - before if pid else 0.0
-    alone = wrk(url, load, max(2, load.seconds // 2), 1)
-    return Row(
-        name=name,
-        rps=busy["requests"] / busy["seconds"],
-        p99_ms=busy["p99_ms"],
-        alone_p50_ms=alone["p50_ms"],
-        core_rps=busy["requests"] / used if pid else None,
-    )
-
-
-def first_answer(url: str) -> None:
-    """One request, which may take its time: some proxies load half of themselves with it."""
-    body = {"model": "assistant", "messages": [{"role": "user", "content": "hello"}]}
-    headers = {"content-type": "application/json"}
-    request = urllib.request.Request(url + PATH, json.dumps(body).encode(), headers)
-    with urllib.request.urlopen(request, timeout=START_TIMEOUT_S):
-        pass
-
-
-def wrk(url: str, load: Load, seconds: int, connections: int) -> dict[str, float]:
-    """One run of the load generator; every answer must be a 200."""
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}", "--timeout", "10", "-s",
-               str(load.script), url]  # fmt: skip
-    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    found = re.search(r"^RESULT (.*)$", output, re.MULTILINE)
-    assert found is not None, output
-    result = json.loads(found[1])
-    assert result["requests"] > 0, f"{url}: not one answer in {seconds} s\n{output}"
-    assert result["bad"] == 0, f"{url}: {result['bad']} requests failed\n{output}"
-    return result
-
-
-def cpu_seconds(pid: int) -> float:
-    """Processor time of a process and its children that live."""
-    ticks = 0
-    for each in [pid, *children(pid)]:
-        fields = Path(f"/proc/{each}/stat").read_text().rsplit(")", 1)[1].split()
-        ticks += int(fields[11]) + int(fields[12])
-    return ticks / os.sysconf("SC_CLK_TCK")
-
-
-def children(pid: int) -> list[int]:
-    """All descendants of a process."""
-    direct = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [one for child in direct for one in (int(child), *children(int(child)))]
-
-
-@contextmanager
-def process(
-    command: Sequence[str], log: Path, core: int, env: dict[str, str] | None = None
-) -> Iterator[subprocess.Popen[bytes]]:
-    """A program on one core, ended on leaving."""
-    with log.open("wb") as output:
-        started = subprocess.Popen(
-            ["taskset", "-c", str(core), *command],
-            cwd=ROOT,
-            env={**os.environ, **(env or {})},
-            stdout=output,
-            stderr=output,
-        )
-    try:
-        yield started
-    finally:
-        started.terminate()
-        try:
-            started.wait(20)
-        except subprocess.TimeoutExpired:
-            started.kill()
-            started.wait()
-
-
-def await_answer(url: str, running: subprocess.Popen[bytes], log: Path) -> None:
-    """Wait until a URL answers 200."""
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while True:
-        try:
-            with urllib.request.urlopen(url, timeout=5):
-                return
-        except (urllib.error.URLError, OSError):
-            if running.poll() is not None or time.monotonic() > deadline:
-                raise SystemExit(f"{url} does not answer:\n{log.read_text()[-2000:]}") from None
-            time.sleep(0.1)
-
-
 class Run:
     """The stub, the servers, and one proxy after the other."""
 
@@ -242,6 +131,9 @@ class Run:
         self.load = load
         self.ports = ports
         self.stub = f"http://127.0.0.1:{ports['stub']}"
+        self.streams: list[StreamRow] = []
+        self.after_mib: dict[str, float] = {}
+        """Resident memory after all of a proxy's loads."""
 
     def url(self, name: str) -> str:
         """Base URL of a port."""
@@ -249,7 +141,9 @@ class Run:
 
     def limit(self) -> Row:
         """The stub alone."""
-        return measure("limit: the stub alone", self.stub, self.load, None)
+        row = measure("limit: the stub alone", self.stub, self.load, None)
+        self.streams.append(measure_streams(row.name, self.stub))
+        return row
 
     def nginx(self) -> Row:
         """Nginx with one worker."""
@@ -265,7 +159,9 @@ class Run:
         command = [sys.executable, "-m", "uvicorn", "bare_proxy:app", "--app-dir",
                    str(self.directory), "--port", str(self.ports["bare"]), "--no-access-log",
                    "--log-level", "warning", "--lifespan", "off"]  # fmt: skip
-        return self._proxy("bare", command, "/", {"UPSTREAM": self.stub}, name="bare ASGI proxy")
+        return self._proxy(
+            "bare", command, "/", {"UPSTREAM": self.stub}, name="bare ASGI proxy", streams=True
+        )
 
     def litellm(self) -> Row:
         """LiteLLM's proxy with one worker."""
@@ -301,11 +197,17 @@ class Run:
         ready: str,
         env: dict[str, str] | None = None,
         name: str = "",
+        *,
+        streams: bool = False,
     ) -> Row:
         log = self.directory / f"{key}.log"
         with process(command, log, PROXY_CORE, env) as running:
             await_answer(self.url(key) + ready, running, log)
-            return measure(name or key, self.url(key), self.load, running.pid)
+            row = measure(name or key, self.url(key), self.load, running.pid)
+            if streams:
+                self.streams.append(measure_streams(row.name, self.url(key)))
+            self.after_mib[row.name] = resident_mib(running.pid)
+            return row
 
     def ratchet(self) -> Row:
         """The router, then a look at what it left: every request counted, every event in Kafka."""
@@ -335,7 +237,9 @@ class Run:
             with process(command, log, PROXY_CORE, env) as running:
                 await_answer(self.url("ratchet") + "/readyz", running, log)
                 row = measure("ratchet router", self.url("ratchet"), self.load, running.pid)
+                self.streams.append(measure_streams(row.name, self.url("ratchet")))
                 self._check(bootstrap)
+                self.after_mib[row.name] = resident_mib(running.pid)
             return row
 
     def _check(self, bootstrap: str) -> None:
@@ -406,6 +310,16 @@ def table(rows: Sequence[Row], alone_ms: float) -> str:
     return "\n".join(lines)
 
 
+def memory_table(rows: Sequence[Row], after_mib: dict[str, float]) -> str:
+    """Resident memory of each proxy in MiB, aligned."""
+    lines = [f"{'resident MiB':22}{'idle':>9}{'steady':>9}{'after':>9}"]
+    for row in rows:
+        if row.name in after_mib:
+            after = after_mib[row.name]
+            lines.append(f"{row.name:22}{row.idle_mib:9.0f}{row.steady_mib:9.0f}{after:9.0f}")
+    return "\n".join(lines)
+
+
 def verdicts(rows: dict[str, Row], alone_ms: float) -> list[tuple[bool, str]]:
     """Our figures against the goals."""
     ours = rows["ratchet"]
@@ -450,10 +364,11 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="ratchet-bench-") as name:
         directory = Path(name)
         script = directory / "chat.lua"
-        script.write_text(_LOAD)
+        script.write_text(LOAD)
         ports = free_ports(["stub", "nginx", "bare", "ratchet", "litellm"])
         run = Run(directory, Load(script, given.seconds, given.connections), ports)
-        stub = [sys.executable, "-m", "benchmarks.stub_engine", "--port", str(ports["stub"])]
+        stub = [sys.executable, "-m", "benchmarks.stub_engine", "--port", str(ports["stub"]),
+                "--pace", str(PACE_S), "--tokens", str(TOKENS)]  # fmt: skip
         with process(stub, directory / "stub.log", OTHER_CORE) as running:
             await_answer(run.stub, running, directory / "stub.log")
             steps: dict[str, Callable[[], Row]] = {
@@ -473,7 +388,9 @@ def main() -> int:
         f"\nrouter: {given.connections} connections, {len(TEXT)} characters an answer, load {started_at:.1f} at the start"
     )
     print(table(list(rows.values()), alone_ms))
-    said = verdicts(rows, alone_ms)
+    print(f"\n{stream_table(run.streams)}")
+    print(f"\n{memory_table(list(rows.values()), run.after_mib)}")
+    said = [*verdicts(rows, alone_ms), *stream_verdicts(run.streams, run.streams[-1])]
     for well, text in said:
         print(f"{'reached' if well else 'MISSED'}: {text}")
     return 0 if all(well for well, _ in said) else 1

@@ -1,9 +1,9 @@
 """An OpenAI-compatible upstream that costs next to nothing, to load what stands before it.
 
-    python -m benchmarks.stub_engine --port 8000 [--delay 0.05] [--tokens 16]
+    python -m benchmarks.stub_engine --port 8000 [--delay 0.05] [--pace 0.1] [--tokens 16]
 
 It answers every POST with the same text under the model that was asked for; with `"stream": true`
-as server-sent events. `/v1/responses` answers in its own form. `GET` answers 200, so that health
+as server-sent events, one every `--pace` seconds. `/v1/responses` answers in its own form. `GET` answers 200, so that health
 checks pass. Nothing else of the API is there. A model whose name contains `fail` answers 500, `missing` 404, `hang` never, `drop` closes
 the connection; `torn` closes it in the middle of a stream, and `stall` says no more from there.
 """
@@ -136,8 +136,9 @@ def response(status: int, body: bytes, content_type: str = "application/json") -
 class Stub(asyncio.Protocol):
     """One connection. `seen` is shared: bodies of requests and disconnects, for tests."""
 
-    def __init__(self, delay_s: float, tokens: int, seen: EngineTraffic) -> None:
+    def __init__(self, delay_s: float, pace_s: float, tokens: int, seen: EngineTraffic) -> None:
         self._delay_s = delay_s
+        self._pace_s = pace_s
         self._tokens = tokens
         self._seen = seen
         self._parser = httptools.HttpRequestParser(self)
@@ -218,8 +219,8 @@ class Stub(asyncio.Protocol):
             self._transport.write(b"%x\r\n%b\r\n" % (len(event), event))
             if "stall" in model and number == 3:
                 await asyncio.sleep(3600)
-            if self._delay_s:
-                await asyncio.sleep(self._delay_s)
+            if self._pace_s:
+                await asyncio.sleep(self._pace_s)
         self._transport.write(b"0\r\n\r\n")
 
 
@@ -249,19 +250,22 @@ class EngineTraffic:
 
 
 async def serve_stub(
-    host: str, port: int, *, delay_s: float = 0.0, tokens: int = 16
+    host: str, port: int, *, delay_s: float = 0.0, pace_s: float = 0.0, tokens: int = 16
 ) -> tuple[asyncio.Server, EngineTraffic]:
-    """Start a stub; port 0 takes a free one. Close the server to end it."""
+    """Start a stub; port 0 takes a free one. Close the server to end it.
+
+    `delay_s` passes before an answer, `pace_s` (by default as long) after each event of a stream.
+    """
     seen = EngineTraffic()
     server = await asyncio.get_running_loop().create_server(
-        lambda: Stub(delay_s, tokens, seen), host, port
+        lambda: Stub(delay_s, pace_s or delay_s, tokens, seen), host, port
     )
     return server, seen
 
 
-async def run(port: int, delay_s: float, tokens: int) -> None:
+async def run(port: int, delay_s: float, pace_s: float, tokens: int) -> None:
     """Serve until killed."""
-    server, _ = await serve_stub("127.0.0.1", port, delay_s=delay_s, tokens=tokens)
+    server, _ = await serve_stub("127.0.0.1", port, delay_s=delay_s, pace_s=pace_s, tokens=tokens)
     await server.serve_forever()
 
 
@@ -271,9 +275,12 @@ def main() -> None:
     parser.add_argument(
         "--delay", type=float, default=0.0, help="seconds before (each part of) an answer"
     )
+    parser.add_argument(
+        "--pace", type=float, default=0.0, help="seconds between the events of a stream"
+    )
     parser.add_argument("--tokens", type=int, default=16)
     given = parser.parse_args()
-    uvloop.run(run(given.port, given.delay, given.tokens))
+    uvloop.run(run(given.port, given.delay, given.pace, given.tokens))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,103 @@
+"""Load on a proxy by wrk: what it answers in a second, how long one takes, what it costs."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import textwrap
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.proxies import START_TIMEOUT_S, cpu_seconds, resident_mib
+
+USERS = 5_000
+PATH = "/v1/chat/completions"
+
+LOAD = textwrap.dedent(
+    """
+    local n = 0
+    request = function()
+      n = n + 1
+      return wrk.format("POST", "%(path)s", {["content-type"] = "application/json"},
+        '{"model":"assistant","user":"user-' .. (n %% %(users)d) .. '","messages":['
+        .. '{"role":"system","content":"You are a helpful support assistant."},'
+        .. '{"role":"user","content":"Where is my parcel? I ordered it last week."}],'
+        .. '"max_tokens":64,"temperature":0.7}')
+    end
+    done = function(summary, latency, requests)
+      io.write(string.format('RESULT {"requests":%%d,"seconds":%%f,"p50_ms":%%f,"p99_ms":%%f,'
+        .. '"bad":%%d}\\n', summary.requests, summary.duration / 1e6, latency:percentile(50) / 1e3,
+        latency:percentile(99) / 1e3, summary.errors.status + summary.errors.connect
+        + summary.errors.read + summary.errors.write + summary.errors.timeout))
+    end
+    """
+) % {"path": PATH, "users": USERS}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table. Times are in milliseconds, `core_rps` is requests a core-second."""
+
+    name: str
+    rps: float
+    p99_ms: float
+    alone_p50_ms: float
+    core_rps: float | None
+    idle_mib: float = 0.0
+    """Resident memory before the first request; 0 where none was read."""
+    steady_mib: float = 0.0
+    """At the end of the load."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How hard and how long."""
+
+    script: Path
+    seconds: int
+    connections: int
+
+
+def measure(name: str, url: str, load: Load, pid: int | None) -> Row:
+    """Warm up, then many connections, then one."""
+    idle_mib = resident_mib(pid) if pid else 0.0
+    first_answer(url)
+    wrk(url, load, 1, load.connections)
+    before = cpu_seconds(pid) if pid else 0.0
+    busy = wrk(url, load, load.seconds, load.connections)
+    used = cpu_seconds(pid) - before if pid else 0.0
+    steady_mib = resident_mib(pid) if pid else 0.0
+    alone = wrk(url, load, max(2, load.seconds // 2), 1)
+    return Row(
+        name=name,
+        rps=busy["requests"] / busy["seconds"],
+        p99_ms=busy["p99_ms"],
+        alone_p50_ms=alone["p50_ms"],
+        core_rps=busy["requests"] / used if pid else None,
+        idle_mib=idle_mib,
+        steady_mib=steady_mib,
+    )
+
+
+def first_answer(url: str) -> None:
+    """One request, which may take its time: some proxies load half of themselves with it."""
+    body = {"model": "assistant", "messages": [{"role": "user", "content": "hello"}]}
+    headers = {"content-type": "application/json"}
+    request = urllib.request.Request(url + PATH, json.dumps(body).encode(), headers)
+    with urllib.request.urlopen(request, timeout=START_TIMEOUT_S):
+        pass
+
+
+def wrk(url: str, load: Load, seconds: int, connections: int) -> dict[str, float]:
+    """One run of the load generator; every answer must be a 200."""
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}", "--timeout", "10", "-s",
+               str(load.script), url]  # fmt: skip
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    found = re.search(r"^RESULT (.*)$", output, re.MULTILINE)
+    assert found is not None, output
+    result = json.loads(found[1])
+    assert result["requests"] > 0, f"{url}: not one answer in {seconds} s\n{output}"
+    assert result["bad"] == 0, f"{url}: {result['bad']} requests failed\n{output}"
+    return result
