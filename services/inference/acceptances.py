@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter
 
+from services.inference.errors import AcceptanceNotKept
 from shared.contracts.events.base import Identifier
 
 MAX_KEPT = 1000
@@ -45,10 +46,21 @@ class Acceptances:
         return frozenset(named) | {one.version for one in self._kept if version in one.neighbours}
 
     def add(self, acceptance: Acceptance) -> None:
-        """Keep an acceptance, on disk before this returns."""
+        """Keep an acceptance, on disk before this returns.
+
+        Raises:
+            AcceptanceNotKept: the disk refused it; those of before stay.
+
+        """
         kept = (*self._kept, acceptance)[-MAX_KEPT:]
-        self._path.parent.mkdir(parents=True, exist_ok=True)
         fresh = self._path.with_suffix(".new")
-        fresh.write_bytes(_KEPT.dump_json(kept, indent=1))
-        fresh.replace(self._path)
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            fresh.write_bytes(_KEPT.dump_json(kept, indent=1))
+            fresh.replace(self._path)
+        except OSError as error:
+            raise AcceptanceNotKept(
+                f"the acceptance of {acceptance.version!r} could not be kept: {error.strerror}; "
+                "make room on the data volume and accept it again"
+            ) from error
         self._kept = kept

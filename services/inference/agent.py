@@ -186,6 +186,7 @@ class Agent:
         Raises:
             UnknownAdapter: no such version is wanted here.
             NotAcceptable: it was not refused, or for a fault that cannot be overruled.
+            AcceptanceNotKept: the disk refused the acceptance.
 
         """
         slot = self._slots.get(version)

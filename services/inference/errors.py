@@ -43,6 +43,13 @@ class NotAcceptable(InferenceError):
     code = "not_acceptable"
 
 
+class AcceptanceNotKept(InferenceError):
+    """The disk refused an acceptance, which does not hold then."""
+
+    status = 503
+    code = "acceptance_not_kept"
+
+
 class PortTaken(InferenceError):
     """Another process listens where the engine should."""
 

@@ -391,7 +391,8 @@ class Controller:
             evidence = take(active.evidence, raw.series, active.state, active.judge, window)
             if evidence is not active.evidence:
                 active.evidence = evidence
-                await asyncio.to_thread(self._evidence_store.save, evidence)
+                if not await asyncio.to_thread(self._evidence_store.save, evidence):
+                    self._metrics.evidence_refused.inc()
             seen = self._observer.observation(
                 raw, active.state, active.evidence, active.judge, window
             )

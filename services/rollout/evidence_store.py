@@ -18,11 +18,14 @@ KEPT = 50
 
 
 class EvidenceStore:
-    """A directory of evidence files. Calls block for a disk write; run them in a thread."""
+    """A directory of evidence files. Calls block for a disk write; run them in a thread.
+
+    A rollout is judged by the evidence in memory: what the disk refuses is lost only to a restart,
+    which goes on from an older file, or from the last decision, and counts a longer slice.
+    """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        directory.mkdir(parents=True, exist_ok=True)
 
     def load(self, rollout_id: str) -> RolloutEvidence | None:
         """The evidence of a rollout; None where there is none, or one that cannot be read."""
@@ -36,26 +39,33 @@ class EvidenceStore:
             return None
         return evidence if evidence.rollout_id == rollout_id else None
 
-    def save(self, evidence: RolloutEvidence) -> None:
-        """Replace a rollout's evidence; after a crash there is the old or the new one.
+    def save(self, evidence: RolloutEvidence) -> bool:
+        """Replace a rollout's evidence; False where the disk refused it.
 
-        Raises:
-            OSError: the disk refused it.
-
+        After that, and after a crash, there is the old or the new one.
         """
         path = self._path(evidence.rollout_id)
         partial = path.with_suffix(".partial")
-        with partial.open("wb") as file:
-            file.write(evidence.model_dump_json(exclude_defaults=True).encode())
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            with partial.open("wb") as file:
+                file.write(evidence.model_dump_json(exclude_defaults=True).encode())
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        except OSError as error:
+            log.warning("evidence.not_saved", rollout_id=evidence.rollout_id, error=str(error))
+            return False
+        return True
 
     def tidy(self) -> None:
-        """Delete all but the newest files."""
-        books = sorted(self._directory.glob("*.json"), key=lambda path: path.stat().st_mtime)
-        for path in books[:-KEPT]:
-            path.unlink(missing_ok=True)
+        """Delete all but the newest files; one that the disk keeps is tried the next time."""
+        try:
+            books = sorted(self._directory.glob("*.json"), key=lambda path: path.stat().st_mtime)
+            for path in books[:-KEPT]:
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("evidence.not_tidied", error=str(error))
 
     def _path(self, rollout_id: str) -> Path:
         return self._directory / f"{hashlib.sha256(rollout_id.encode()).hexdigest()[:32]}.json"

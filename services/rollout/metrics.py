@@ -89,6 +89,11 @@ class RolloutMetrics:
             ("model", "outcome"),
             registry=registry,
         )
+        self.evidence_refused = Counter(
+            "ratchet_rollout_evidence_refused",
+            "Slices of evidence that the disk refused; judged all the same",
+            registry=registry,
+        )
         self.leader = Gauge(
             "ratchet_rollout_leader", "1 where this replica decides", registry=registry
         )

@@ -149,8 +149,13 @@ def _create(filesystem: Any, path: Path, root: str, name: str) -> None:
         return
     partial = f"{root.rpartition('/')[0]}/.partial-{uuid.uuid4().hex}"
     filesystem.makedirs(target.rpartition("/")[0], exist_ok=True)
-    filesystem.put_file(str(path), partial)
-    filesystem.mv(partial, target)
+    try:
+        filesystem.put_file(str(path), partial)
+        filesystem.mv(partial, target)
+    except BaseException:
+        with contextlib.suppress(Exception):
+            filesystem.rm_file(partial)
+        raise
 
 
 def fetch(

@@ -131,6 +131,21 @@ async def test_a_bad_candidate_is_rolled_back_with_its_evidence_on_record(
     )
 
 
+async def test_a_bad_candidate_is_rolled_back_while_the_disk_refuses_its_evidence(
+    bench: ControllerBench, tmp_path: Path
+) -> None:
+    (tmp_path / "one").write_text("a file where the folder of evidence should be")
+    harness, state = await begun(bench)
+    for n in range(1, 4):
+        traffic(harness, state, 100.0 * n, failures=30.0 * n)
+        await harness.round()
+    assert (tmp_path / "one").is_file()
+    history = harness.decision_log.get(state.rollout_id)
+    assert history is not None
+    assert (history.state.phase, history.state.weight) == (Phase.degraded, 0)
+    assert harness.metrics.get_sample_value("ratchet_rollout_evidence_refused_total")
+
+
 @pytest.mark.parametrize(
     ("harm", "said"),
     [

@@ -1,11 +1,7 @@
 import asyncio
-import contextlib
 import os
-import resource
 import socket
 import struct
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +14,7 @@ from services.router.spool import Spool, SpoolShipper
 from shared.kafka.deadletters import DeadLetters, list_dead_letters
 from shared.kafka.log import NewRecord, read_to_end
 from shared.testing.log import MemoryLog
+from tests.support.small_disk import small_disk
 from tests.support.waiting import eventually
 
 LIMIT = 10_000_000
@@ -168,24 +165,6 @@ async def test_draining_is_bounded(tmp_path: Path) -> None:
 @pytest.fixture
 def without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spool_module, "DISK_RETRY_S", 0.0)
-
-
-@contextlib.contextmanager
-def small_disk(directory: Path) -> Iterator[None]:
-    """256 KiB and 8 inodes where mounting is allowed, else files of at most 64 KiB."""
-    mount = ["mount", "-t", "tmpfs", "-o", "size=256k,nr_inodes=8", "tmpfs", str(directory)]
-    if not subprocess.run(mount, check=False, capture_output=True).returncode:
-        try:
-            yield
-        finally:
-            subprocess.run(["umount", "-l", str(directory)], check=True)
-        return
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (64 * 1024, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.usefixtures("without_waiting")
