@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from services.cli.agreement import agreement
 from services.cli.http import ask, download, listing, segment
 from services.cli.output import AsJson, print_fields, print_json, print_table
 from services.cli.ranking import ranking
@@ -16,6 +17,7 @@ from services.cli.settings import load_settings
 
 app = typer.Typer(no_args_is_help=True, help="Give feedback, see what became of it, rank by votes.")
 app.command("ranking")(ranking)
+app.command("agreement")(agreement)
 
 SHOWN = 60
 """Characters of a text in a table."""
@@ -29,7 +31,8 @@ def send(
         str,
         typer.Argument(
             metavar="TYPE",
-            help="thumbs_up, thumbs_down, rating, text_correction, preference, demonstration, comment.",
+            help="thumbs_up, thumbs_down, rating, text_correction, preference, demonstration, comment; "
+            "signals: regenerate, copy, edit_kept, abandon, follow_up.",
         ),
     ],
     value: Annotated[
@@ -47,7 +50,9 @@ def send(
     """Send one piece of feedback; returns once it is stored."""
     body: dict[str, Any] = {"trace_id": trace_id, "type": kind, "revision": revision}
     if value:
-        body["value"] = value if kind in ("comment", "demonstration") else _parsed(value)
+        body["value"] = (
+            value if kind in ("comment", "demonstration", "follow_up") else _parsed(value)
+        )
     if user:
         body["user_id"] = user
     if feedback_id:
@@ -112,7 +117,7 @@ def show(
     print_fields("Feedback", {**found, **counted})
     columns = ("revision", "received_at", "type", "value", "withdrawn", "counts")
     print_table("Revisions", columns, [[one[name] for name in columns] for one in revisions])
-    columns = ("pair_id", "kind", "source", "label", "retracted_reason", "read_by")
+    columns = ("pair_id", "kind", "source", "label", "retracted_reason", "suspicion", "read_by")
     print_table("Made of it", columns, [[one[name] for name in columns] for one in products])
 
 

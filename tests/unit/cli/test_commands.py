@@ -148,6 +148,7 @@ ANSWERS: dict[tuple[str, str], tuple[int, Any]] = {
                     "source": "ratings",
                     "label": None,
                     "retracted_reason": None,
+                    "suspicion": "",
                     "read_by": [],
                 }
             ],
