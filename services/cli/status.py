@@ -40,6 +40,16 @@ PENDING = (
         'ratchet_training_missing_rows{kind="heldout_pairs"}',
         "held-out pairs missing for the next training",
     ),
+    (
+        "training",
+        'ratchet_training_missing_rows{kind="category_pairs"}',
+        "pairs of the plan's categories missing for the next training",
+    ),
+    (
+        "training",
+        'ratchet_training_missing_rows{kind="days"}',
+        "days until the plan's next training",
+    ),
 )
 """Metrics of pending work: the service, the metric, maybe with a label, what it counts."""
 

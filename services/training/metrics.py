@@ -37,8 +37,9 @@ class TrainingMetrics:
         )
         self.missing = Gauge(
             "ratchet_training_missing_rows",
-            "Rows that the next training by itself still lacks, by kind: pairs, judge_pairs (set "
-            "apart for the judge), heldout_pairs.",
+            "What the next training by itself still lacks, by kind: pairs, judge_pairs (set apart "
+            "for the judge), heldout_pairs, category_pairs (of the plan's coverage), days (of its "
+            "cadence).",
             ("model", "kind"),
             registry=registry,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+from datetime import datetime
 
 import structlog
 
@@ -87,10 +88,11 @@ class Scheduler:
         last = snapshots[-1] if snapshots else None
         self._forget_trained(snapshots)
         self._metrics.new_pairs.labels(settings.model).set(len(self._pairs))
+        plan = settings.collection_plan
         inputs = TriggerInputs(
             model=settings.model,
             new_pairs=len(self._pairs),
-            min_pairs=settings.min_pairs,
+            min_pairs=plan.pairs,
             judge_pairs=self._pairs.judged,
             min_judge_pairs=settings.gate.min_judge_pairs,
             last_dataset=last.dataset_id if last else "",
@@ -98,6 +100,8 @@ class Scheduler:
             algorithm=settings.algorithm,
             heldout_pairs=self._pairs.heldout,
             fresh_pairs=self._pairs.since(last.offsets if last else {}),
+            category_pairs_missing=plan.missing_of_categories(self._pairs.by_category()),
+            days_left=plan.days_left(self._last_version_at(), self._clock.now()),
         )
         for kind, rows in inputs.missing.items():
             self._metrics.missing.labels(settings.model, kind).set(rows)
@@ -115,6 +119,12 @@ class Scheduler:
             log.warning(
                 Unavailable.kafka, during="job_request", job_id=job.job_id, error=str(error)
             )
+
+    def _last_version_at(self) -> datetime | None:
+        """When the newest version of data was registered; None before the first."""
+        versions = self._registry.registry.versions(self._settings.model)
+        times = [one.record.created_at for one in versions if isinstance(one.record, VersionRecord)]
+        return max(times, default=None)
 
     def _forget_trained(self, snapshots: list[Manifest]) -> None:
         """Drop pairs that a version was made of; a job without a version does not use them up."""

@@ -9,6 +9,7 @@ from pydantic_settings import NoDecode
 
 from services.training.evaluation import EvaluationSettings
 from services.training.gate import GateLimits
+from services.training.plans import PLANS, CollectionPlan, PlanName
 from services.training.sides import DatasetRules
 from shared.contracts.events.base import ModelName
 from shared.contracts.recipes import HYPERPARAMETERS, parse
@@ -57,7 +58,14 @@ class TrainingSettings(ServiceSettings):
     method: Literal["dpo", "kto"] = Field(
         default="dpo", description="of jobs that start by themselves; kto trains on thumbs too"
     )
-    min_pairs: int = Field(default=100, ge=0)
+    min_pairs: int = Field(default=100, ge=0, description="new pairs of a training without a plan")
+    plan: PlanName | Literal[""] = Field(
+        default="", description="volume and cadence of trainings that start by themselves"
+    )
+    plan_categories: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), max_length=32, description="categories that a training needs new pairs of"
+    )
+    plan_per_category: int = Field(default=10, ge=1, description="of each of plan_categories")
     schedule_interval_s: float = Field(default=2.0, gt=0)
     seed: int = 0
     sft: dict[str, Any] = Field(default_factory=dict)
@@ -70,10 +78,17 @@ class TrainingSettings(ServiceSettings):
     gate: GateLimits = GateLimits()
     rules: DatasetRules = DatasetRules()
 
-    @field_validator("import_roots", mode="before")
+    @field_validator("import_roots", "plan_categories", mode="before")
     @classmethod
     def _listed(cls, value: object) -> object:
         return split_list(value)
+
+    @property
+    def collection_plan(self) -> CollectionPlan:
+        """The plan by its name, else one of `min_pairs` at any time, with the coverage given."""
+        plan = PLANS[self.plan] if self.plan else CollectionPlan(pairs=self.min_pairs)
+        coverage = {"categories": self.plan_categories, "per_category": self.plan_per_category}
+        return plan.model_copy(update=coverage)
 
     @property
     def algorithm(self) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import uuid
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -44,6 +45,7 @@ class _CountedPair:
     prompt: str
     raters: tuple[str, ...]
     panel: str
+    category: str
     place: str
     offset: int
     judges: bool
@@ -73,6 +75,7 @@ class PairCounter:
                         prompt=pair.prompt,
                         raters=pair.raters,
                         panel=pair.panel,
+                        category=pair.meta.get("category", ""),
                         place=place,
                         offset=offset,
                         judges=True,
@@ -86,6 +89,7 @@ class PairCounter:
                         prompt=answer.prompt,
                         raters=answer.raters,
                         panel="",
+                        category=answer.meta.get("category", ""),
                         place=place,
                         offset=offset,
                         judges=False,
@@ -106,13 +110,21 @@ class PairCounter:
 
     def since(self, offsets: Offsets) -> int:
         """How many trainable pairs a snapshot up to these offsets does not have."""
+        return self._since(offsets).total()
+
+    def by_category(self) -> Counter[str]:
+        """How many trainable pairs of each category no version's snapshot has."""
+        return self._since(self._trained)
+
+    def _since(self, offsets: Offsets) -> Counter[str]:
         sides, least = self._current(), {**offsets}
         for place, offset in self._trained.items():
             least[place] = max(offset, least.get(place, 0))
-        return sum(
-            pair.offset >= least.get(pair.place, 0)
+        return Counter(
+            pair.category
             for side in (sides.train, sides.heldout)
             for pair in side
+            if pair.offset >= least.get(pair.place, 0)
         )
 
     @property
@@ -147,16 +159,22 @@ class TriggerInputs:
     heldout_pairs: int = 1
     fresh_pairs: int = 0
     """Pairs that came after the newest snapshot, whatever became of its job."""
+    category_pairs_missing: int = 0
+    """New pairs that the plan's categories still lack."""
+    days_left: float = 0.0
+    """Until the plan's cadence allows a training."""
 
     @property
-    def missing(self) -> dict[str, int]:
-        """Rows that the next training by itself still lacks, by kind; empty where it is off."""
+    def missing(self) -> dict[str, float]:
+        """Rows and days that the next training by itself still lacks; empty where it is off."""
         if self.min_pairs <= 0:
             return {}
         return {
             "pairs": max(0, self.min_pairs - self.new_pairs),
             "judge_pairs": max(0, self.min_judge_pairs - self.judge_pairs),
             "heldout_pairs": max(0, 1 - self.heldout_pairs),
+            "category_pairs": self.category_pairs_missing,
+            "days": self.days_left,
         }
 
 
@@ -173,14 +191,8 @@ def decide(
 
     """
     model, need = inputs.model, inputs.min_pairs
-    if need <= 0:
-        return None, "off: the setting is 0"
-    if inputs.new_pairs < need:
-        return None, f"{inputs.new_pairs} of {need} new pairs"
-    if inputs.judge_pairs < inputs.min_judge_pairs:
-        return None, f"{inputs.judge_pairs} of {inputs.min_judge_pairs} judge's pairs"
-    if not inputs.heldout_pairs:
-        return None, "no pair is held out for the evaluation"
+    if lacks := _lacks(inputs):
+        return None, lacks
     again = math.ceil(need * REJECTED_PAUSE_SHARE)
     rejected = queue.last_rejected(model, TrainingMethod.dpo, ACTOR)
     if rejected and inputs.fresh_pairs < again:
@@ -212,6 +224,24 @@ def decide(
         requested_at=now,
     )
     return job, job.reason
+
+
+def _lacks(inputs: TriggerInputs) -> str:
+    """What data or time a training still lacks; empty where nothing."""
+    need = inputs.min_pairs
+    if need <= 0:
+        return "off: the setting is 0"
+    if inputs.new_pairs < need:
+        return f"{inputs.new_pairs} of {need} new pairs"
+    if inputs.category_pairs_missing:
+        return f"{inputs.category_pairs_missing} pairs of the plan's categories are missing"
+    if inputs.days_left > 0:
+        return f"{inputs.days_left:.1f} days until the plan's next training"
+    if inputs.judge_pairs < inputs.min_judge_pairs:
+        return f"{inputs.judge_pairs} of {inputs.min_judge_pairs} judge's pairs"
+    if not inputs.heldout_pairs:
+        return "no pair is held out for the evaluation"
+    return ""
 
 
 def _waits(failures: Sequence[datetime], now: datetime) -> str:

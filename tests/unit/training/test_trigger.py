@@ -216,7 +216,13 @@ def test_thumbs_count_where_kto_trains_by_itself() -> None:
 
 def test_what_is_missing_for_the_next_training_is_counted_by_kind() -> None:
     few = replace(ENOUGH, new_pairs=179, judge_pairs=4, heldout_pairs=0)
-    assert few.missing == {"pairs": 0, "judge_pairs": 26, "heldout_pairs": 1}
+    assert few.missing == {
+        "pairs": 0,
+        "judge_pairs": 26,
+        "heldout_pairs": 1,
+        "category_pairs": 0,
+        "days": 0.0,
+    }
     assert replace(few, min_pairs=0).missing == {}
     assert decide(replace(ENOUGH, heldout_pairs=0), JobQueue(), STABLE, NOW)[0] is None
 
