@@ -11,6 +11,7 @@ from services.cli import (
     adapters,
     audit,
     cases,
+    dataset,
     dead_letters,
     doctor,
     feedback,
@@ -40,6 +41,7 @@ app.add_typer(versions.app, name="versions")
 app.add_typer(rollout.app, name="rollout")
 app.add_typer(adapters.app, name="adapters")
 app.add_typer(cases.app, name="cases")
+app.add_typer(dataset.app, name="dataset")
 app.add_typer(feedback.app, name="feedback")
 app.add_typer(dead_letters.app, name="dead-letters")
 app.add_typer(topics.app, name="topics")

@@ -1,0 +1,107 @@
+"""`ratchet dataset`: preference pairs from and into the forms of other tools."""
+
+from __future__ import annotations
+
+import gzip
+from collections import deque
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Annotated, BinaryIO, cast
+
+import typer
+
+from services.cli.errors import CliError, Exit
+from services.cli.pair_formats.convert import FORMATS, BadLine, converted, detected
+from services.cli.pair_formats.pair import BadPair, PairFormat
+from services.cli.pair_formats.ratchet import RATCHET
+
+app = typer.Typer(no_args_is_help=True, help="Import and export preference pairs.")
+
+SHOWN = 10
+"""Bad rows that are printed."""
+AUTO = "auto"
+Source = Annotated[Path, typer.Argument(help="A JSONL file, maybe .gz.")]
+Target = Annotated[Path, typer.Option("--to", help="The file to write, maybe .gz.")]
+Strict = Annotated[bool, typer.Option(help="Write nothing where one row is bad.")]
+
+
+@app.command("import")
+def import_(
+    source: Source,
+    to: Target,
+    *,
+    format_: Annotated[str, typer.Option("--format", help=f"{', '.join(FORMATS)}.")] = AUTO,
+    strict: Strict = False,
+) -> None:
+    """Pairs of another tool as Ratchet's rows, for `ratchet train --dataset`."""
+    _convert(source, to, format_, RATCHET, strict=strict)
+
+
+@app.command()
+def export(
+    source: Annotated[Path, typer.Argument(help="A dataset's train.jsonl, maybe .gz.")],
+    to: Target,
+    *,
+    format_: Annotated[str, typer.Option("--format", help=f"{', '.join(FORMATS)}.")],
+    strict: Strict = False,
+) -> None:
+    """A dataset's pairs in the form of another tool."""
+    _convert(source, to, RATCHET.name, _named(format_), strict=strict)
+
+
+def _named(name: str) -> PairFormat:
+    if name not in FORMATS:
+        raise CliError(f"--format is {name!r}; known are {', '.join(FORMATS)}", Exit.usage)
+    return FORMATS[name]
+
+
+def _convert(source: Path, to: Path, name: str, target: PairFormat, *, strict: bool) -> None:
+    known = None if name == AUTO else _named(name)
+    partial = to.with_name(f".partial-{to.name}")  # keeps the suffix by which it is compressed
+    written, bad, shown = 0, 0, deque[BadLine](maxlen=SHOWN)
+    try:
+        with _open(source, "rb") as lines, _open(partial, "wb") as out:
+            rows, form = _with_form(lines, known)
+            for one in converted(rows, form, target):
+                if isinstance(one, BadLine):
+                    bad += 1
+                    if bad <= SHOWN:
+                        shown.append(one)
+                else:
+                    written += 1
+                    out.write(one)
+        refused = not written or (strict and bad)
+        if not refused:
+            partial.replace(to)
+    except BadPair as error:
+        raise CliError(f"{source}: {error}", Exit.failed) from None
+    except OSError as error:
+        raise CliError(
+            f"{error.filename or source}: {error.strerror or error}", Exit.failed
+        ) from None
+    finally:
+        partial.unlink(missing_ok=True)
+    for one in shown:
+        typer.echo(f"line {one.line}: {one.reason}", err=True)
+    typer.echo(f"{form.name} to {target.name}: {written} rows, {bad} left out", err=True)
+    if refused:
+        raise CliError(f"{to} was not written", Exit.failed)
+
+
+def _with_form(lines: BinaryIO, known: PairFormat | None) -> tuple[Iterator[bytes], PairFormat]:
+    """The lines, and the form that was named or that the first row has."""
+    if known is not None:
+        return iter(lines), known
+    skipped: list[bytes] = []
+    for line in lines:
+        skipped.append(line)
+        if line.strip():
+            return chain(skipped, lines), detected(line)
+    raise BadPair("no rows")
+
+
+def _open(path: Path, mode: str) -> BinaryIO:
+    if path.suffix == ".gz":
+        return cast("BinaryIO", gzip.open(path, mode))
+    return cast("BinaryIO", path.open(mode))

@@ -1,0 +1,68 @@
+"""Conversion of JSONL between forms, line by line: the good rows, and why the others are not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import orjson
+
+from services.cli.pair_formats.anthropic_hh import ANTHROPIC_HH
+from services.cli.pair_formats.llama_factory import LLAMA_FACTORY
+from services.cli.pair_formats.openai_dpo import OPENAI_DPO
+from services.cli.pair_formats.pair import BadPair, PairFormat
+from services.cli.pair_formats.ratchet import RATCHET
+from services.cli.pair_formats.trl import TRL
+from services.cli.pair_formats.ultrafeedback import ULTRAFEEDBACK
+
+FORMATS = {
+    one.name: one for one in (RATCHET, TRL, ANTHROPIC_HH, OPENAI_DPO, LLAMA_FACTORY, ULTRAFEEDBACK)
+}
+
+
+@dataclass(frozen=True, slots=True)
+class BadLine:
+    """A line that was left out."""
+
+    line: int
+    reason: str
+
+
+def detected(line: bytes) -> PairFormat:
+    """The form of a file by its first row.
+
+    Raises:
+        BadPair: no form has such rows, or several do.
+
+    """
+    row = _object(line)
+    found = [one for one in FORMATS.values() if one.matches(row)]
+    if len(found) != 1:
+        raise BadPair(f"the first row is of no known form; name one of {', '.join(FORMATS)}")
+    return found[0]
+
+
+def converted(
+    lines: Iterable[bytes], source: PairFormat, target: PairFormat
+) -> Iterator[bytes | BadLine]:
+    """Each line in the other form, or why it is left out; empty lines are passed over."""
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = target.write(source.read(_object(line)))
+        except BadPair as error:
+            yield BadLine(number, str(error))
+        else:
+            yield orjson.dumps(row) + b"\n"
+
+
+def _object(line: bytes) -> dict[str, object]:
+    try:
+        row = orjson.loads(line)
+    except json.JSONDecodeError as error:
+        raise BadPair(f"not JSON ({error.msg})") from None
+    if not isinstance(row, dict):
+        raise BadPair("not an object")
+    return row

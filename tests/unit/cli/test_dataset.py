@@ -1,0 +1,132 @@
+"""Forms of other tools: export then import is identity, bad rows are named by their line."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from services.cli.__main__ import app
+from services.cli.errors import CliError
+from services.cli.pair_formats.convert import FORMATS, BadLine, converted, detected
+from services.cli.pair_formats.pair import BadPair, TextPair, Turn
+
+RUN = CliRunner()
+words = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=30).map(
+    lambda text: text.strip() or "x"
+)
+users = st.builds(Turn, st.just("user"), words)
+assistants = st.builds(Turn, st.just("assistant"), words)
+prompts = st.builds(
+    lambda system, first, more: (*system, first, *(turn for pair in more for turn in pair)),
+    st.lists(st.builds(Turn, st.just("system"), words), max_size=1),
+    users,
+    st.lists(st.tuples(assistants, users), max_size=2),
+)
+pairs = st.builds(TextPair, prompts, words, words)
+
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "ratchet": {"messages": [{"role": "user", "content": "Why?"}], "chosen": "So.", "rejected": "No."},
+    "trl": {
+        "prompt": [{"role": "user", "content": "Why?"}],
+        "chosen": [{"role": "assistant", "content": "So."}],
+        "rejected": [{"role": "assistant", "content": "No."}],
+    },
+    "anthropic-hh": {
+        "chosen": "\n\nHuman: Why?\n\nAssistant: So.", "rejected": "\n\nHuman: Why?\n\nAssistant: No.",
+    },
+    "openai-dpo": {
+        "input": {"messages": [{"role": "user", "content": "Why?"}], "tools": []},
+        "preferred_output": [{"role": "assistant", "content": "So."}],
+        "non_preferred_output": [{"role": "assistant", "content": "No."}],
+    },
+    "llama-factory": {
+        "conversations": [{"from": "human", "value": "Why?"}],
+        "chosen": {"from": "gpt", "value": "So."}, "rejected": {"from": "gpt", "value": "No."},
+    },
+    "ultrafeedback": {
+        "prompt": "Why?", "score_chosen": 8.0, "score_rejected": 3.0,
+        "chosen": [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}],
+        "rejected": [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "No."}],
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@given(pair=pairs)
+def test_export_then_import_is_identity(name: str, pair: TextPair) -> None:
+    form = FORMATS[name]
+    try:
+        row = form.write(pair)
+    except BadPair:
+        assert name == "anthropic-hh"  # no system turn, and no mark of a speaker in a text
+        assert pair.messages[0].role == "system" or "\n\n" in repr(pair).replace("\\n", "\n")
+        return
+    assert form.read(orjson.loads(orjson.dumps(row))) == pair
+    assert detected(orjson.dumps(row)) is form
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_row_as_its_tool_writes_it_is_detected_and_read(name: str) -> None:
+    line = json.dumps(PUBLISHED[name]).encode()
+    assert detected(line).name == name
+    assert FORMATS[name].read(PUBLISHED[name]) == TextPair((Turn("user", "Why?"),), "So.", "No.")
+
+
+def test_the_implicit_prompt_of_trl_is_read() -> None:
+    row = {key: PUBLISHED["ultrafeedback"][key] for key in ("chosen", "rejected")}
+    assert detected(json.dumps(row).encode()).name == "trl"
+    assert FORMATS["trl"].read(row).messages == (Turn("user", "Why?"),)
+
+
+def test_bad_lines_have_number_and_reason_and_the_others_are_written() -> None:
+    good = json.dumps(PUBLISHED["trl"]).encode()
+    tools = json.loads(good)
+    tools["chosen"][0]["tool_calls"] = [{"name": "x"}]
+    lines = [good, b"", b"{", b"[]", json.dumps(tools).encode(), good]
+    found = list(converted(lines, FORMATS["trl"], FORMATS["ratchet"]))
+    bad = [one for one in found if isinstance(one, BadLine)]
+    assert [one.line for one in bad] == [3, 4, 5]
+    assert bad[0].reason.startswith("not JSON")
+    assert bad[1].reason == "not an object"
+    assert bad[2].reason == "chosen: each turn must be an object of text alone"
+    assert len(found) - len(bad) == 2
+
+
+def test_the_command_converts_compressed_files_and_names_bad_lines(tmp_path: Path) -> None:
+    source, out = tmp_path / "in.jsonl.gz", tmp_path / "out.jsonl"
+    with gzip.open(source, "wb") as file:
+        file.write(json.dumps(PUBLISHED["openai-dpo"]).encode() + b"\n{}\n")
+    done = RUN.invoke(app, ["dataset", "import", str(source), "--to", str(out)])
+    assert done.exit_code == 0, done.output
+    assert "line 2: input: must be an object with messages" in done.output
+    assert "openai-dpo to ratchet: 1 rows, 1 left out" in done.output
+    assert json.loads(out.read_text())["chosen"] == "So."
+    back = tmp_path / "back.jsonl.gz"
+    done = RUN.invoke(
+        app, ["dataset", "export", str(out), "--to", str(back), "--format", "anthropic-hh"]
+    )
+    assert done.exit_code == 0, done.output
+    with gzip.open(back) as file:
+        assert json.loads(file.read())["chosen"].endswith("Assistant: So.")
+
+
+@pytest.mark.parametrize(
+    ("content", "options"),
+    [(b"\n", []), (b'{"x": 1}\n', []), (b'{"chosen": [1]}\n{}\n', ["--strict"])],
+)
+def test_nothing_is_written_where_nothing_is_good_or_all_must_be(
+    content: bytes, options: list[str], tmp_path: Path
+) -> None:
+    source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_bytes(content)
+    done = RUN.invoke(app, ["dataset", "import", str(source), "--to", str(out), *options])
+    assert isinstance(done.exception, CliError)
+    assert [one.name for one in tmp_path.iterdir()] == ["in.jsonl"]
