@@ -347,3 +347,30 @@ async def test_a_clients_trace_goes_on_and_names_no_request(bench: GatewayHarnes
         for record in bench.spool.batch()[0]
     }
     assert carried == {trace}
+
+
+async def test_whatever_clients_send_makes_no_new_series(bench: GatewayHarness):
+    await bench.start()
+    bench.route(candidate="m-v1.1", weight=5_000)
+
+    async def series() -> set[str]:
+        lines = (await bench.client.get("/metrics")).text.splitlines()
+        return {line.rsplit(" ", 1)[0] for line in lines if line.startswith("ratchet_")}
+
+    async def ask_all(made_up: str) -> None:
+        headers = {"x-ratchet-user": made_up, "x-ratchet-session": made_up}
+        for stream in (False, True):
+            for segment in ("gold", made_up):
+                for user in ("ann", "bob", made_up, f"{made_up}-2", f"{made_up}-3"):
+                    more = {"metadata": {"segment": segment, made_up: made_up}}
+                    await bench.ask(headers, stream=stream, user=user, **more)
+        await bench.ask(model=made_up)
+        await bench.ask({"x-ratchet-purpose": made_up})
+        await bench.client.post(f"/v1/{made_up}", content=made_up)
+
+    await ask_all("first")
+    known = await series()
+    for number in range(5):
+        await ask_all(f"made-up-{number}")
+    assert await series() == known
+    assert len(known) <= 2_000

@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from services.router.metrics import Histogram, RolloutSeries, RouterMetrics
+from services.router.settings import MAX_SEGMENTS
 from shared.contracts.events.interactions import Outcome
 
 KEY = ("m", "m-v1.1", "candidate", "r1", "")
@@ -91,6 +92,17 @@ def test_opening_again_keeps_what_was_counted():
 def test_clients_cannot_make_up_segments(given_segments):
     metrics = RouterMetrics(("gold",))
     assert {metrics.segment(one) for one in given_segments} <= {"", "gold", "other"}
+
+
+def test_a_router_has_at_most_2000_series_with_all_segments_on_every_arm_of_a_rollout():
+    segments = tuple(f"segment-{number}" for number in range(MAX_SEGMENTS))
+    metrics = RouterMetrics(segments, router="r")
+    metrics.open_rollout(RolloutSeries("m", "r1", "m-v1.0", "m-v1.1"))
+    for segment in ("", *segments, "other"):
+        metrics.attempt(("m", "m-v1.0", "", "", segment), "ok", 0.1, duration_s=0.1)
+    metrics.path(("m", "m-v1.0", "", ""))
+    metrics.refused("client_error")
+    assert len(scrape(metrics)) <= 2_000
 
 
 def test_figures_without_labels_are_read_at_the_scrape():
