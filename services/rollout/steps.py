@@ -237,21 +237,14 @@ def _waits_for(state: RolloutState, seen: Observation, step: Pause | Analysis, r
 
 
 def _late(state: RolloutState, seen: Observation, step: Shadow | Pause | Analysis) -> bool:
-    if isinstance(step, Shadow):
-        deadline = step.shadow.deadline
-        allowed = (
-            deadline if deadline is not None else step.shadow.duration + state.strategy.deadline
-        )
-    elif isinstance(step, Pause):
-        deadline = step.pause.deadline
-        allowed = (
-            deadline
-            if deadline is not None
-            else (step.pause.duration or 0.0) + state.strategy.deadline
-        )
-    else:
-        deadline = step.analysis.deadline
-        allowed = deadline if deadline is not None else state.strategy.deadline
+    match step:
+        case Shadow():
+            deadline, duration = step.shadow.deadline, step.shadow.duration
+        case Pause():
+            deadline, duration = step.pause.deadline, step.pause.duration or 0.0
+        case Analysis():
+            deadline, duration = step.analysis.deadline, 0.0
+    allowed = deadline if deadline is not None else duration + state.strategy.deadline
     return (seen.at - state.step_started_at).total_seconds() > allowed
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -30,7 +30,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 
 async def test_each_service_is_ready_in_seconds_behind_a_year_of_rollouts(
-    stack: Stack, record_property: pytest.RecordProperty
+    stack: Stack, record_property: Callable[[str, object], None]
 ) -> None:
     log = KafkaLog(KafkaConnection(stack.address("kafka")), source="/ratchet/rollout")
     await log.start()
