@@ -174,6 +174,7 @@ class EngineConnection(asyncio.Protocol):
         """The reader has caught up."""
         if self._paused and self._transport is not None:
             self._paused = False
+            self._wait_until(self._next_until(self._loop.time()))
             self._transport.resume_reading()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -258,7 +259,8 @@ class EngineConnection(asyncio.Protocol):
         self.close()
 
     def _next_until(self, now: float) -> float:
-        if self._part_s is None:
+        # While nobody reads, the engine cannot send: its silence is not its own.
+        if self._part_s is None or self._paused:
             return self._total_until
         return min(self._total_until, now + self._part_s)
 
