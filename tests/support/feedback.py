@@ -168,24 +168,45 @@ def event_of(record: Record) -> Any:
     return decode(record.headers, record.value, FEEDBACK_MODELS)
 
 
+@dataclass
+class FeedbackParts:
+    """The service's parts with twins behind them, wired as `__main__` wires the real ones."""
+
+    clock: Clock
+    collected: CollectorRegistry
+    metrics: FeedbackMetrics
+    breaker: CircuitBreaker
+    publisher: FeedbackPublisher
+    keys: KeyRing
+    routing: RoutingTable
+    registry: Registry
+    store: OpenComparisons
+    comparisons: Comparisons
+    model: ReadModelQueries
+    traces: TraceLimits
+    api: FeedbackApi
+
+
 @asynccontextmanager
-async def feedback_service(
+async def feedback_parts(
     log: EventLog,
     *,
     router_url: str = "http://127.0.0.1:9",
+    router_timeout_s: float = 5.0,
     store: OpenComparisons | None = None,
     keys_required: bool = False,
     anonymous_votes: bool = True,
     max_waiting: int = 1_000_000,
     timeout_s: float = 4.0,
+    body_timeout_s: float = 0.5,
     clock: Clock | None = None,
     rules: SubmissionRules = DEFAULT_RULES,
     key_limits: RateLimits = RateLimits(),  # noqa: B008
-    cors_origins: Sequence[str] = (),
     read_model: Path = Path("/nonexistent"),
-) -> AsyncIterator[FeedbackHarness]:
-    """The service, called without a network between."""
+) -> AsyncIterator[FeedbackParts]:
+    """The service's parts, which share one session with the router."""
     clock = clock or ManualClock()
+    store = store or MemoryComparisons()
     collected = CollectorRegistry()
     metrics = FeedbackMetrics(collected)
     breaker = CircuitBreaker(max_waiting=max_waiting)
@@ -195,8 +216,8 @@ async def feedback_service(
     redact = Redactor().text
     async with aiohttp.ClientSession() as session:
         comparisons = Comparisons(
-            router=RouterClient(session, router_url, timeout_s=5),
-            store=store or MemoryComparisons(),
+            router=RouterClient(session, router_url, timeout_s=router_timeout_s),
+            store=store,
             publisher=publisher,
             routing=routing,
             registry=registry,
@@ -216,35 +237,47 @@ async def feedback_service(
             metrics=metrics,
             clock=clock,
             redact=redact,
-            limits=Limits(body_bytes=100_000, batch_bytes=1_000_000, body_timeout_s=0.5),
+            limits=Limits(body_bytes=100_000, batch_bytes=1_000_000, body_timeout_s=body_timeout_s),
             traces=traces,
             quotas=Quotas(key=feedback_limits(key_limits), tenant=RateLimits()),
             rules=rules,
         )
+        yield FeedbackParts(
+            clock, collected, metrics, breaker, publisher, keys, routing, registry, store,
+            comparisons, model, traces, api,
+        )  # fmt: skip
+
+
+@asynccontextmanager
+async def feedback_service(
+    log: EventLog, *, cors_origins: Sequence[str] = (), **parts_options: Any
+) -> AsyncIterator[FeedbackHarness]:
+    """The service, called without a network between; options are those of `feedback_parts`."""
+    async with feedback_parts(log, **parts_options) as parts:
         queries = QueryApi(
-            queries=model,
+            queries=parts.model,
             age_s=lambda: 0.0,
             reindex=lambda: None,
-            keys=keys,
-            registry=registry,
-            clock=clock,
+            keys=parts.keys,
+            registry=parts.registry,
+            clock=parts.clock,
         )
         served = open_to_browsers(
-            create_app(api, metrics, query_router(queries)), tuple(cors_origins)
+            create_app(parts.api, parts.metrics, query_router(queries)), tuple(cors_origins)
         )
-        app: Any = OperationsApp(Health(), collected, served)
+        app: Any = OperationsApp(Health(), parts.collected, served)
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://feedback") as client:
             yield FeedbackHarness(
                 client=client,
                 log=log,
-                routing=routing,
-                registry=registry,
-                keys=keys,
-                breaker=breaker,
-                publisher=publisher,
-                metrics=metrics,
-                collected=collected,
-                clock=clock,
-                traces=traces,
+                routing=parts.routing,
+                registry=parts.registry,
+                keys=parts.keys,
+                breaker=parts.breaker,
+                publisher=parts.publisher,
+                metrics=parts.metrics,
+                collected=parts.collected,
+                clock=parts.clock,
+                traces=parts.traces,
             )

@@ -9,22 +9,12 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
-import aiohttp
 import uvicorn
 from aiohttp import web
-from prometheus_client import CollectorRegistry
 
-from services.feedback.api import FeedbackApi, Limits, create_app
-from services.feedback.circuit_breaker import CircuitBreaker
-from services.feedback.comparisons import Comparisons
-from services.feedback.metrics import FeedbackMetrics
-from services.feedback.publisher import FeedbackPublisher
-from services.feedback.read_model.queries import ReadModelQueries
-from services.feedback.router_client import RouterClient
-from services.feedback.trace_limits import TraceLimits
+from services.feedback.api import create_app
 from services.feedback.voting.ballots import RaterBallots
 from services.feedback.voting.invites import Invites, Rater
 from services.feedback.voting.mount import VotingOptions, mount_voting
@@ -40,12 +30,10 @@ from services.feedback.voting.rater_store import (
 from shared.clock import SystemClock
 from shared.contracts.topics import FEEDBACK
 from shared.keys import KeyRing
-from shared.quotas import Quotas, RateLimits, feedback_limits
 from shared.redaction.redactor import Redactor
 from shared.registry.routing import RoutingTable
-from shared.registry.versions import Registry
 from shared.testing.log import MemoryLog
-from tests.support.feedback import MemoryComparisons, answering, event_of
+from tests.support.feedback import MemoryComparisons, answering, event_of, feedback_parts
 from tests.support.rollouts import set_routing
 from tests.support.waiting import eventually
 
@@ -193,69 +181,45 @@ async def voting_service(
     router_timeout_s: float = 20.0,
 ) -> AsyncIterator[tuple[Any, VotingHarness]]:
     """The application and its harness, without a server."""
-    router, clock, log, collected = (
-        SteeredRouter(),
-        SteeredClock(),
-        MemoryLog(),
-        CollectorRegistry(),
-    )
-    metrics = FeedbackMetrics(collected)
-    publisher = FeedbackPublisher(
-        log, CircuitBreaker(max_waiting=1_000), metrics, clock, timeout_s=4.0
-    )
-    keys = KeyRing(required=keys_required)
-    routing, registry, store, raters = (
-        RoutingTable(),
-        Registry(),
-        MemoryComparisons(),
-        MemoryRaters(),
-    )
-    redact = Redactor().text
-    async with answering(router.chat) as url, aiohttp.ClientSession() as session:
-        comparisons = Comparisons(
-            router=RouterClient(session, url, timeout_s=router_timeout_s),
+    router, clock, log = SteeredRouter(), SteeredClock(), MemoryLog()
+    store, raters = MemoryComparisons(), MemoryRaters()
+    async with (
+        answering(router.chat) as url,
+        feedback_parts(
+            log,
+            router_url=url,
+            router_timeout_s=router_timeout_s,
             store=store,
-            publisher=publisher,
-            routing=routing,
-            registry=registry,
-            metrics=metrics,
-            clock=clock,
-            redact=redact,
+            keys_required=keys_required,
             anonymous_votes=False,
-            max_asking=8,
-            rng=random.Random(7),
-        )
+            body_timeout_s=5.0,
+            clock=clock,
+        ) as parts,
+    ):
         ballots = RaterBallots(
-            comparisons=comparisons,
+            comparisons=parts.comparisons,
             open_comparisons=store,
             raters=raters,
-            publisher=publisher,
-            routing=routing,
-            metrics=metrics,
+            publisher=parts.publisher,
+            routing=parts.routing,
+            metrics=parts.metrics,
             clock=clock,
-            redact=redact,
+            redact=Redactor().text,
             plan=plan,
             authorization=authorization,
             rng=random.Random(7),
         )
-        limits = Limits(body_bytes=100_000, batch_bytes=1_000_000, body_timeout_s=5.0)
-        api = FeedbackApi(
-            publisher=publisher,
-            comparisons=comparisons,
-            keys=keys,
-            metrics=metrics,
-            clock=clock,
-            redact=redact,
-            limits=limits,
-            traces=TraceLimits(ReadModelQueries(Path("/nonexistent"))),
-            quotas=Quotas(key=feedback_limits(RateLimits()), tenant=RateLimits()),
-        )
-        app = create_app(api, metrics)
+        app = create_app(parts.api, parts.metrics)
         sign_in = SignIn(secret, 3600, secure=False, proxy_header=proxy_header)
         options = VotingOptions(plan, sign_in if secret else None, authorization)
-        mount_voting(app, ballots, options, keys, clock)
-        set_routing(routing, stable="assistant-v1.0", candidate="assistant-v1.1")
-        yield app, VotingHarness("", router, routing, log, raters, store, clock, ballots, keys)
+        mount_voting(app, ballots, options, parts.keys, clock)
+        set_routing(parts.routing, stable="assistant-v1.0", candidate="assistant-v1.1")
+        yield (
+            app,
+            VotingHarness(
+                "", router, parts.routing, log, raters, store, clock, ballots, parts.keys
+            ),
+        )
         router.gate.set()
         await ballots.close()
 
