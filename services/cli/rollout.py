@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
+from services.cli import holdout
 from services.cli.errors import CliError, Exit
 from services.cli.http import ask, fetch, listing, segment
 from services.cli.identity import OnBehalfOf, Why, who
@@ -17,6 +18,7 @@ from services.cli.output import AsJson, percent, print_fields, print_json, print
 from services.cli.settings import CliSettings, load_settings
 
 app = typer.Typer(no_args_is_help=True, help="Start, watch and steer rollouts.")
+app.add_typer(holdout.app, name="holdout")
 
 Model = Annotated[str, typer.Option(help="The model's name.")]
 RolloutId = Annotated[str, typer.Argument(help="The rollout; the model's present one if left out.")]

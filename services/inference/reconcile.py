@@ -95,7 +95,7 @@ def wanted_versions(
 ) -> tuple[Version, ...]:
     """Released versions that belong in an engine, the most important first.
 
-    Stable, canary and shadow versions, then the registered ones of a model without a stable
+    Stable, canary and shadow versions, then references of holdouts, then the registered ones of a model without a stable
     version, as one becomes stable only after an engine has verified it, then each model's most
     recently retired one (the way back). Versions that no gate released are never among them.
     `limit` bounds their adapters; a version that serves the base alone takes no place.
@@ -108,6 +108,7 @@ def wanted_versions(
     serving = [
         version for lifecycle in _SERVING for version in ours if version.lifecycle is lifecycle
     ]
+    references = [version for version in ours if version.state and version.state.holdout]
     served = {version.record.model for version in ours if version.lifecycle is Lifecycle.stable}
     first = [
         version
@@ -120,7 +121,8 @@ def wanted_versions(
             last = retired.get(version.record.model)
             if last is None or _since(version) >= _since(last):
                 retired[version.record.model] = version
-    return tuple(_within((*serving, *first, *retired.values()), limit))
+    found = (*serving, *references, *first, *retired.values())
+    return tuple(_within({one.record.version: one for one in found}.values(), limit))
 
 
 def _within(versions: Iterable[Version], limit: int) -> Iterator[Version]:

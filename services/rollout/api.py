@@ -22,9 +22,10 @@ from services.rollout.intervals import interval_series
 from services.rollout.registrations import RegisterRequest, Registrations
 from services.rollout.replay import replay, slices_csv
 from services.rollout.strategy import Strategy, parse, read
-from services.rollout.views import decision_view, rollout_view, version_view
+from services.rollout.views import decision_view, holdout_view, rollout_view, version_view
 from shared.contracts.events.api_keys import Permission
 from shared.contracts.events.base import Identifier, OptionalIdentifier
+from shared.contracts.events.rollouts import MAX_HOLDOUT
 from shared.errors import FieldError
 from shared.http.problems import InvalidField
 from shared.keys import ApiKey, KeyRing
@@ -78,6 +79,18 @@ class CommandRequest(BaseModel):
     on_behalf_of: OptionalIdentifier = ""
     reason: Annotated[str, Field(max_length=1000)] = ""
     full: bool = Field(default=False, description="promote: make the candidate stable at once")
+
+
+class HoldoutRequest(BaseModel):
+    """Keep a share of a model's users on its reference version, for as long as it is set."""
+
+    model_config = ConfigDict(extra="forbid")
+    model: Identifier
+    share: float = Field(
+        ge=0, le=MAX_HOLDOUT / 100, description="percent of the users; 0 ends the holdout"
+    )
+    on_behalf_of: OptionalIdentifier = ""
+    reason: Annotated[str, Field(min_length=1, max_length=1000)]
 
 
 class RolloutApi:
@@ -248,6 +261,26 @@ class RolloutApi:
             "traffic": asdict(traffic) if traffic else None,
             "steps": [plan.to_dict() for plan in explain(strategy, traffic)] if traffic else [],
         }
+
+    async def set_holdout(self, body: HoldoutRequest, key: ApiKey) -> dict[str, Any]:
+        """See HoldoutRequest."""
+        await self._controller.settle(
+            lambda: self._controller.set_holdout(
+                body.model,
+                round(body.share * 100),
+                actor=key.key_id,
+                on_behalf_of=body.on_behalf_of,
+                reason=body.reason,
+            )
+        )
+        return self.holdout(body.model)
+
+    def holdout(self, model: str) -> dict[str, Any]:
+        """The model's holdout, and the decision that set it, where there is one."""
+        routing = self._decision_log.routing.get(model)
+        if routing is None:
+            raise Unknown(f"model {model}: has no stable version yet", field="model")
+        return holdout_view(routing, self._decision_log.of_model(model))
 
     async def register(self, body: RegisterRequest, key: ApiKey) -> dict[str, Any]:
         """See RegisterRequest."""

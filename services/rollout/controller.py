@@ -91,7 +91,9 @@ class Controller:
         self._candidates = Candidates(registry, decision_log, agents)
         self._observer = Observer(prometheus, agents, shadow_results, clock, policy.no_data_after_s)
         self._effects = Effects(leadership, decision_log, registry, view, clock)
-        self._recorder = DecisionRecorder(leadership, self._effects, metrics, clock, announce)
+        self._recorder = DecisionRecorder(
+            leadership, decision_log.routing, self._effects, metrics, clock, announce
+        )
         self._evidence_store = evidence_store
         self._metrics = metrics
         self._clock = clock
@@ -263,6 +265,33 @@ class Controller:
             state = active.state if active else history.state
             await self._command(history, make(state, self._clock.now()), actor, on_behalf_of)
             return self._history(rollout_id).state
+
+    async def set_holdout(
+        self, model: str, share: int, *, actor: str, on_behalf_of: str, reason: str
+    ) -> None:
+        """Hold out `share` basis points of the users on the present reference; 0 ends it.
+
+        The reference is the version that is stable when the holdout begins.
+
+        Raises:
+            RolloutError: the model has no stable version, or an unfinished rollout.
+
+        """
+        self._must_lead()
+        async with self._turn:
+            self._must_lead()
+            routing = self._decision_log.routing.get(model)
+            if routing is None:
+                raise Unknown(f"model {model}: has no stable version to refer to", field="model")
+            if self._decision_log.unfinished_of(model) is not None:
+                raise Conflict(
+                    f"model {model} has an unfinished rollout, whose users must not move; "
+                    "wait for its end or abort it"
+                )
+            reference = (routing.reference or routing.stable) if share else ""
+            await self._recorder.set_holdout(
+                routing, share, reference, actor=actor, on_behalf_of=on_behalf_of, reason=reason
+            )
 
     def newest(
         self, history: RolloutHistory

@@ -70,12 +70,16 @@ class Effects:
                     state=change.state,
                     rollout=change.rollout,
                     reason=change.reason,
+                    holdout=change.holdout,
                     token=self._decision_log.token,
                     at=self._clock.now(),
                 )
                 key = state_key(change.version)
                 await self._leadership.append(
-                    VERSIONS, key, state, f"{state.token}:{change.version}:{change.state}"
+                    VERSIONS,
+                    key,
+                    state,
+                    f"{state.token}:{change.version}:{change.state}:{change.holdout:d}",
                 )
                 # The follower brings it again; until then it must not be written twice.
                 self._registry.apply(key, state.to_json())

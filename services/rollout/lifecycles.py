@@ -28,6 +28,7 @@ class LifecycleChange:
     state: Lifecycle
     rollout: str
     reason: str
+    holdout: bool = False
 
 
 def changes(decision_log: DecisionLog, registry: Registry, model: str) -> list[LifecycleChange]:
@@ -58,9 +59,11 @@ def _changes(
         elif version.lifecycle in RESTING:
             wanted = _after_failure(history)
         else:
-            continue
-        if wanted is not version.lifecycle:
-            yield LifecycleChange(name, model, wanted, rollout, reason[:2000])
+            wanted = version.lifecycle
+        holdout = name == routing.reference
+        held = version.state is not None and version.state.holdout
+        if wanted is not version.lifecycle or holdout is not held:
+            yield LifecycleChange(name, model, wanted, rollout, reason[:2000], holdout)
 
 
 def waiting(decision_log: DecisionLog, registry: Registry, model: str) -> Iterator[Version]:

@@ -16,6 +16,7 @@ from services.rollout.metrics import RolloutMetrics
 from services.rollout.state import Move, RolloutState
 from shared.clock import Clock
 from shared.contracts.events.rollouts import Decision, DecisionKind, Phase
+from shared.registry.routing import RoutingState, RoutingTable
 
 log = structlog.get_logger(__name__)
 
@@ -42,6 +43,7 @@ class DecisionRecorder:
     def __init__(
         self,
         leadership: Leadership,
+        routing: RoutingTable,
         effects: Effects,
         metrics: RolloutMetrics,
         clock: Clock,
@@ -49,6 +51,7 @@ class DecisionRecorder:
     ) -> None:
         """`announce` tells others of each decision, and never waits."""
         self._leadership = leadership
+        self._routing = routing
         self._effects = effects
         self._metrics = metrics
         self._clock = clock
@@ -97,6 +100,7 @@ class DecisionRecorder:
                 on_behalf_of=on_behalf_of,
                 reason=move.reason[:2000],
                 evidence=content,
+                **self._holdout(state.model),
                 config_sha256=state.strategy.sha256,
                 strategy=state.strategy.to_dict() if move.kind is DecisionKind.start else None,
                 at=self._clock.now(),
@@ -149,3 +153,48 @@ class DecisionRecorder:
         self._metrics.decided(model, None)
         await self._effects.act(decision)
         self._announce(decision)
+
+    async def set_holdout(
+        self,
+        routing: RoutingState,
+        share: int,
+        reference: str,
+        *,
+        actor: str,
+        on_behalf_of: str,
+        reason: str,
+    ) -> None:
+        """Hold out a share of a model's users, in basis points, on a reference version.
+
+        Raises:
+            LeadershipLost, LogUnavailable: nothing was acted on; see Leadership.write.
+
+        """
+
+        def decide(token: int, seq: int) -> Decision:
+            return Decision(
+                token=token,
+                seq=seq,
+                kind=DecisionKind.stable_set,
+                model=routing.model,
+                rollout_id="",
+                stable=routing.stable,
+                phase=Phase.healthy,
+                holdout=share,
+                holdout_reference=reference,
+                actor=actor,
+                on_behalf_of=on_behalf_of,
+                reason=reason,
+                at=self._clock.now(),
+            )
+
+        decision = await self._leadership.write(decide)
+        await self._effects.act(decision)
+        self._announce(decision)
+
+    def _holdout(self, model: str) -> dict[str, Any]:
+        """The present holdout, which every decision of a rollout carries on."""
+        state = self._routing.get(model)
+        if state is None:
+            return {}
+        return {"holdout": state.holdout, "holdout_reference": state.reference}

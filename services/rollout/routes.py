@@ -7,7 +7,13 @@ from typing import Annotated, Any
 from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.responses import JSONResponse, Response
 
-from services.rollout.api import CommandRequest, ExplainRequest, RolloutApi, StartRequest
+from services.rollout.api import (
+    CommandRequest,
+    ExplainRequest,
+    HoldoutRequest,
+    RolloutApi,
+    StartRequest,
+)
 from services.rollout.console_files import FILES, console_routes
 from services.rollout.registrations import RegisterRequest
 from services.rollout.strategy import json_schema
@@ -98,6 +104,14 @@ def _strategies_and_versions(api: RolloutApi) -> APIRouter:
     @router.get("/versions")
     async def versions(model: str = "") -> dict[str, Any]:
         return {"versions": api.versions(model)}
+
+    @router.get("/holdout")
+    async def holdout(model: str) -> dict[str, Any]:
+        return api.holdout(model)
+
+    @router.post("/holdout")
+    async def set_holdout(request: Request, body: HoldoutRequest) -> dict[str, Any]:
+        return await api.set_holdout(body, _key(request))
 
     @router.post("/versions", status_code=201)
     async def register(request: Request, body: RegisterRequest) -> dict[str, Any]:

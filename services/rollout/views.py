@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from services.rollout.counts import ArmCounts, JudgeState
 from services.rollout.decision_log import RolloutHistory
+from services.rollout.recorder import CONTROLLER
 from services.rollout.state import RolloutState
 from services.rollout.strategy import Shadow
 from services.rollout.verdict import Verdict
@@ -15,6 +16,7 @@ from shared.contracts.events.base import WEIGHT_SCALE
 from shared.contracts.events.rollouts import Decision, DecisionKind, Phase
 from shared.contracts.events.versions import VersionRecord
 from shared.registry.deployments import Deployment
+from shared.registry.routing import RoutingState
 from shared.registry.versions import Version
 
 SETTINGS = "settings"
@@ -107,7 +109,7 @@ def sentence(decision: Decision) -> str:
     if decision.on_behalf_of:
         who = f"{decision.on_behalf_of} (by {decision.actor})"
     words = {
-        DecisionKind.stable_set: f"{decision.stable} became stable",
+        DecisionKind.stable_set: _outside(decision, who),
         DecisionKind.start: f"{who} started {decision.candidate}",
         DecisionKind.weight: f"{decision.candidate} went from {before} to {at} of the users",
         DecisionKind.hold: f"held at {at}",
@@ -123,6 +125,35 @@ def sentence(decision: Decision) -> str:
         share = _percent(decision.shadow)
         return f"{decision.candidate} answers {share} of the live requests, seen by nobody"
     return f"{words[decision.kind]}: {decision.reason}" if decision.reason else words[decision.kind]
+
+
+def _outside(decision: Decision, who: str) -> str:
+    """A decision outside of rollouts: the first stable version, or the holdout."""
+    if decision.holdout:
+        share, reference = _percent(decision.holdout), decision.holdout_reference
+        return f"{who} holds {share} of the users out on {reference}"
+    if decision.actor != CONTROLLER:
+        return f"{who} ended the holdout"
+    return f"{decision.stable} became stable"
+
+
+def holdout_view(routing: RoutingState, decisions: Sequence[Decision]) -> dict[str, Any]:
+    """The holdout; `set_by` is the decision that set it as it is, None before the first one."""
+    present = (routing.holdout, routing.reference)
+    set_by = next(
+        (
+            one
+            for one in reversed(decisions)
+            if one.actor != CONTROLLER and (one.holdout, one.holdout_reference) == present
+        ),
+        None,
+    )
+    return {
+        "model": routing.model,
+        "share": routing.holdout / 100,
+        "reference": routing.reference,
+        "set_by": decision_view(set_by) if set_by else None,
+    }
 
 
 def _percent(weight: int) -> str:

@@ -11,6 +11,9 @@ from hashlib import blake2b
 
 from shared.contracts.events.base import WEIGHT_SCALE
 
+HOLDOUT_SALT = "holdout:"
+"""No rollout's id has a colon."""
+
 
 class KeyKind(StrEnum):
     """What identifies the one who asks. A trace is unique, so it sticks to nothing."""
@@ -29,6 +32,11 @@ def digest(rollout_id: str, tenant: str, kind: str, key: str) -> int:
 def bucket(rollout_id: str, tenant: str, kind: str, key: str) -> int:
     """The key's place in this rollout, from 0 to 9999."""
     return digest(rollout_id, tenant, kind, key) % WEIGHT_SCALE
+
+
+def holdout_bucket(model: str, tenant: str, kind: str, key: str) -> int:
+    """The key's place for the holdout: the same for ever, and independent of every rollout's."""
+    return bucket(f"{HOLDOUT_SALT}{model}", tenant, kind, key)
 
 
 def on_candidate(place: int, weight: int) -> bool:

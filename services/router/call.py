@@ -9,11 +9,16 @@ from typing import Any
 
 from services.router.request import ChatRequest
 from services.router.response import EngineResponse
-from services.router.state import RouteChoice
+from services.router.state import HOLDOUT, RouteChoice
 from shared.contracts.events.interactions import AppliedSettings, Arm, Outcome
 
 FAILED = frozenset((Outcome.server_error, Outcome.timeout, Outcome.crash))
 """Outcomes that are the version's or the engine's fault."""
+
+
+def recorded_arm(arm: str) -> str:
+    """The arm as an event has it: its closed set has none for held-out users."""
+    return "" if arm == HOLDOUT else arm
 
 
 @dataclass(slots=True)
@@ -43,7 +48,7 @@ class EngineAttempt:
         """The attempt as it stands in the event."""
         return {
             "version": self.version,
-            "arm": self.arm,
+            "arm": recorded_arm(self.arm),
             "outcome": self.outcome.value,
             "status": self.status,
             "duration_ms": round(self.duration_s * 1000, 3),

@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 import structlog
 
-from services.router.call import Call
+from services.router.call import Call, recorded_arm
 from services.router.fields import Endpoint
 from services.router.mirror import Mirror
 from services.router.request import is_plain
@@ -175,7 +175,7 @@ def _event(
         "tenant": call.tenant,
         "model": call.choice.model,
         "version": last.version,
-        "arm": last.arm,
+        "arm": recorded_arm(last.arm),
         "rollout": call.choice.rollout,
         "purpose": request.purpose,
         "user_id": request.user,
@@ -229,6 +229,9 @@ def _beyond_text(call: Call, turns: list[dict[str, Any]], clean: Cleaner) -> dic
     if applied is not None:
         found["applied_settings"] = applied.model_dump(mode="json")
     reasons = request.untrainable(turns)
+    if call.choice.holdout:
+        found["holdout"] = call.choice.holdout
+        reasons.append(Untrainable.holdout.value)
     if applied is not None and "tools" in applied.fields and answer.more.get("tool_calls"):
         reasons.append(Untrainable.version_tools.value)
     if "audio" in answer.more and Untrainable.media not in reasons:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from services.router.assignment import KeyKind, digest, on_candidate
+from services.router.assignment import KeyKind, digest, holdout_bucket, on_candidate
 from shared.clock import Clock
 from shared.contracts.events.interactions import Arm
 from shared.contracts.events.versions import Lifecycle, SettingsRecord
@@ -27,6 +27,8 @@ STALE_LOOK_S = 1.0
 REDIS, ROLLOUTS, REGISTRY, KEYS = "redis", "rollouts", "registry", "keys"
 """Where knowledge comes from."""
 ROUTE_SOURCES = frozenset((REDIS, ROLLOUTS))
+HOLDOUT = "holdout"
+"""Arm of held-out users in metrics and headers; events have a field of their own for them."""
 SERVED = frozenset((Lifecycle.stable, Lifecycle.canary, Lifecycle.shadow))
 
 
@@ -39,6 +41,8 @@ class RouteChoice:
     arm: str
     rollout: str = ""
     fallback: str = ""
+    holdout: str = ""
+    """The reference version, for a user who is held out."""
 
 
 @dataclass(slots=True)
@@ -50,6 +54,7 @@ class Route:
     outside: RouteChoice
     stable: RouteChoice
     candidate: RouteChoice
+    holdout: RouteChoice
     keys: set[int] = field(default_factory=set)
 
 
@@ -138,6 +143,12 @@ class RouterState:
     def choose(self, route: Route, tenant: str, kind: KeyKind, key: str) -> RouteChoice:
         """The arm of a request. Deterministic in the state and the key, but for staleness."""
         state = route.state
+        if (
+            state.holdout
+            and kind is not KeyKind.trace
+            and on_candidate(holdout_bucket(state.model, tenant, kind, key), state.holdout)
+        ):
+            return route.holdout
         if not (state.rollout and state.candidate):
             return route.outside
         if state.weight and self._clock.monotonic() > route.stale_at:
@@ -232,6 +243,13 @@ class RouterState:
                 arm=Arm.candidate.value,
                 rollout=rollout,
                 fallback=state.stable,
+            ),
+            holdout=RouteChoice(
+                model=model,
+                version=state.reference,
+                arm=HOLDOUT,
+                fallback=state.stable if state.stable != state.reference else "",
+                holdout=state.reference,
             ),
         )
         if before is not None and (before.state.rollout, before.state.weight) == (

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from shared.contracts.events.base import WEIGHT_SCALE, ModelName, Name
-from shared.contracts.events.rollouts import Decision, Phase
+from shared.contracts.events.base import WEIGHT_SCALE, ModelName, Name, OptionalName
+from shared.contracts.events.rollouts import MAX_HOLDOUT, Decision, Phase
 
 
 class RoutingState(BaseModel):
@@ -23,6 +23,9 @@ class RoutingState(BaseModel):
     rollout: str = ""
     phase: Phase = Phase.healthy
     weight: int = Field(default=0, ge=0, le=WEIGHT_SCALE)
+    holdout: int = Field(default=0, ge=0, le=MAX_HOLDOUT)
+    """Basis points of the users who stay on the reference version."""
+    reference: OptionalName = ""
     shadow: int = Field(default=0, ge=0, le=WEIGHT_SCALE)
     token: int
     seq: int
@@ -44,6 +47,8 @@ class RoutingState(BaseModel):
             rollout="" if finished else decision.rollout_id,
             phase=decision.phase,
             weight=0 if finished else decision.weight,
+            holdout=decision.holdout,
+            reference=decision.holdout_reference,
             shadow=0 if finished else decision.shadow,
             token=decision.token,
             seq=decision.seq,

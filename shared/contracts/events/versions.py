@@ -15,6 +15,7 @@ from shared.contracts.events.base import (
     Name,
     OptionalIdentifier,
     OptionalName,
+    unless_empty,
 )
 from shared.contracts.names import check_name, check_sha256
 
@@ -223,6 +224,9 @@ class VersionState(Event):
     state: Lifecycle
     rollout: OptionalIdentifier = ""
     reason: str = ""
+    holdout: bool = unless_empty(
+        default=False, description="held-out users stay on it, so it stays loaded in any state"
+    )
     token: int = Field(description="leader token of the writer; lower ones are ignored")
     at: AwareDatetime
 

@@ -32,6 +32,12 @@ ROLLOUT = {
         {"criterion": "errors", "state": "ok", "candidate": 0.01, "stable": 0.011, "text": "fine"}
     ],
 }
+HOLDOUT = {
+    "model": "assistant",
+    "share": 2.0,
+    "reference": "assistant-v1.0",
+    "set_by": {"at": "2026-01-01", "actor": "k", "on_behalf_of": "ann", "reason": "measure"},
+}
 VERSION = {
     "version": "assistant-v1.1",
     "model": "assistant",
@@ -84,6 +90,8 @@ ANSWERS: dict[tuple[str, str], tuple[int, Any]] = {
     ),
     ("GET", "/v1/versions"): (200, {"versions": [VERSION]}),
     ("GET", "/v1/versions/assistant-v1.1"): (200, VERSION),
+    ("GET", "/v1/holdout"): (200, HOLDOUT),
+    ("POST", "/v1/holdout"): (200, HOLDOUT),
     ("POST", "/v1/versions"): (201, {"state": "registered", "record": {"base": "qwen"}}),
     ("GET", "/v1/versions/gain"): (
         200,
@@ -306,6 +314,18 @@ def test_prompts_and_settings_are_registered_as_a_version(
     more.write_text("[1]")
     assert run("versions", "register", "polite", *given).status == Exit.usage
     assert run("versions", "register", "polite", "--base", "qwen").status == Exit.usage
+
+
+def test_the_holdout_is_set_shown_and_cleared(straw: Straw, run: Run) -> None:
+    ran = run("rollout", "holdout", "set", "--share", "2", "--reason", "measure")
+    assert ran.status == 0, ran.err
+    body = straw.last[3]
+    assert (body["model"], body["share"], body["reason"]) == ("assistant", 2, "measure")
+    assert all(word in ran.out for word in ("2 %", "assistant-v1.0", "measure"))
+    assert run("rollout", "holdout", "clear", "--reason", "known").status == 0
+    assert straw.last[3]["share"] == 0
+    assert "assistant-v1.0" in run("rollout", "holdout", "show").out
+    assert run("rollout", "holdout", "set", "--share", "2").status == Exit.usage
 
 
 def test_a_replay_that_differs_is_a_failure(straw: Straw, run: Run, tmp_path: Any) -> None:

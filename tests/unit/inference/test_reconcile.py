@@ -40,6 +40,7 @@ def version(
     model: str = "m",
     released: bool = True,
     minute: int = 0,
+    holdout: bool = False,
 ) -> Version:
     at = START + timedelta(minutes=minute)
     record = VersionRecord(
@@ -59,7 +60,7 @@ def version(
         created_at=START,
     )
     state = (
-        VersionState(version=name, model=model, state=lifecycle, token=0, at=at)
+        VersionState(version=name, model=model, state=lifecycle, holdout=holdout, token=0, at=at)
         if lifecycle
         else None
     )
@@ -92,6 +93,15 @@ def test_a_model_without_a_stable_version_has_its_registered_ones_verified() -> 
         version("v4", None, model="new", released=False),
     ]
     assert names(wanted_versions(versions, (), 4)) == ["v2", "v1"]
+
+
+def test_a_reference_of_a_holdout_stays_whatever_became_of_it() -> None:
+    versions = [
+        version("v0", Lifecycle.retired, minute=1, holdout=True),
+        version("v1", Lifecycle.retired, minute=2),
+        version("v2", Lifecycle.stable),
+    ]
+    assert names(wanted_versions(versions, (), 4)) == ["v2", "v0", "v1"]
 
 
 def test_unreleased_and_other_models_versions_are_not_wanted() -> None:

@@ -161,6 +161,8 @@ class GatewayHarness:
         candidate: str = "",
         weight: int = 10_000,
         rollout: str = "r1",
+        holdout: int = 0,
+        reference: str = "",
     ) -> None:
         """Set the model's routing state; with a candidate in that rollout."""
         self._seq += 1
@@ -172,6 +174,8 @@ class GatewayHarness:
                 rollout=rollout if candidate else "",
                 phase=Phase.progressing if candidate else Phase.healthy,
                 weight=weight if candidate else 0,
+                holdout=holdout,
+                reference=reference,
                 token=0,
                 seq=self._seq,
                 at=datetime.now(UTC),
