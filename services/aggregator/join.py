@@ -25,7 +25,7 @@ from services.aggregator.pairs import (
 )
 from services.aggregator.revisions import VOTE, may_follow, revised
 from services.aggregator.rows import NO_FEEDBACK, UNANSWERED, CapRow, Revised, TraceRow
-from services.aggregator.settlement import COUNTED, example, first_score, produce, settle
+from services.aggregator.settlement import counts, example, first_score, produce, settle
 from shared.contracts.events.feedback import (
     MAX_FEEDBACKS,
     FeedbackSubmitted,
@@ -68,7 +68,7 @@ def fold_interaction(
         if all(turn.role != "assistant" for turn in event.messages):
             deltas += ((aggregates.SESSIONS, 1),)
     fold = Fold(row)
-    if event.purpose in COUNTED:
+    if counts(event):
         fold.contributions += [
             FiguresChanged(event.version, started_s, ts_ms // 60_000, deltas),
             rules.audience("requests", event.context),

@@ -29,7 +29,7 @@ from shared.contracts.events.feedback import (
     FeedbackSubmitted,
     FeedbackWithdrawn,
 )
-from shared.contracts.events.interactions import InteractionRecorded, Purpose
+from shared.contracts.events.interactions import OPERATIONS_ONLY, InteractionRecorded, Purpose
 from shared.contracts.events.preferences import PreferencePair, UnpairedExample
 from shared.contracts.events.quality import ExampleJoined
 from shared.contracts.events.rated import RatedAnswer, RatedScore
@@ -39,6 +39,11 @@ from shared.contracts.topics import EXAMPLES, RATED
 
 COUNTED = frozenset({Purpose.live, Purpose.explicit})
 """Purposes whose interactions people see one at a time, so that feedback rates mean something."""
+
+
+def counts(interaction: InteractionRecorded) -> bool:
+    """Whether an interaction and what is said of it are in the figures."""
+    return interaction.purpose in COUNTED and interaction.api not in OPERATIONS_ONLY
 
 
 def settle(
@@ -65,9 +70,9 @@ def settle(
         entry.counted = "joined"
         entry.minute = max(entry.ts_ms, row.ts_ms) // 60_000
         fold.contributions.append(FeedbackCounted(interaction.version, entry.kind))
-        if interaction.purpose in COUNTED and not is_signal(entry):
+        if counts(interaction) and not is_signal(entry):
             fold.contributions.append(rules.audience("feedback", interaction.context))
-    if interaction.purpose in COUNTED:
+    if counts(interaction):
         _refigure(fold, interaction, old, entry, said)
         _repair(fold, interaction, name, old)
     time = said.submitted_at if said else datetime.fromtimestamp(row.touched_s, UTC)
@@ -247,6 +252,8 @@ def _score(
     """Hand the interaction's first scored feedback on to the counters of the judge."""
     row = fold.row
     if row.scored or entry.first is None or interaction.purpose is not Purpose.live:
+        return
+    if not counts(interaction):
         return
     row.scored = True
     score, rater, received_s = entry.first

@@ -50,6 +50,8 @@ ENDPOINTS: dict[str, Endpoint] = {
     "/v1/chat/completions": "chat",
     "/v1/completions": "completions",
     "/v1/responses": "responses",
+    "/v1/embeddings": "embeddings",
+    "/v1/messages": "messages",
 }
 MODELS = "/v1/models"
 DISCARD_FACTOR = 8
@@ -185,6 +187,9 @@ class Gateway:
 
     def _authenticate(self, headers: Mapping[bytes, bytes]) -> ApiKey:
         raw = headers.get(b"authorization")
+        if raw is None and b"x-api-key" in headers:
+            # Where clients of the Messages API put it.
+            raw = b"Bearer " + headers[b"x-api-key"]
         try:
             return self._keys.authenticate(raw.decode("latin-1") if raw else None, Permission.infer)
         except KeysUnread as error:

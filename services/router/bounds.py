@@ -14,6 +14,8 @@ TOKEN_FIELDS: dict[Endpoint, tuple[str, ...]] = {
     "chat": ("max_tokens", "max_completion_tokens"),
     "completions": ("max_tokens",),
     "responses": ("max_output_tokens",),
+    "embeddings": (),
+    "messages": ("max_tokens",),
 }
 """Where a request says how long its answer may be; the first is set where none does."""
 
@@ -55,7 +57,7 @@ class AnswerBounds(NamedTuple):
             for name, value in given.items():
                 if value is not None and value > self.max_tokens:
                     raise InvalidRequest(f"{name}: at most {self.max_tokens}", param=name)
-            if not any(value is not None for value in given.values()):
+            if names and not any(value is not None for value in given.values()):
                 payload[names[0]] = self.max_tokens
 
 

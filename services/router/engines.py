@@ -23,6 +23,8 @@ _PATHS: dict[Endpoint, str] = {
     "chat": "/v1/chat/completions",
     "completions": "/v1/completions",
     "responses": "/v1/responses",
+    "embeddings": "/v1/embeddings",
+    "messages": "/v1/messages",
 }
 
 

@@ -9,7 +9,7 @@ from urllib.parse import quote
 from services.router.errors import InvalidRequest
 from services.router.identity import BODY_SOURCES
 
-Endpoint = Literal["chat", "completions", "responses"]
+Endpoint = Literal["chat", "completions", "responses", "embeddings", "messages"]
 
 
 def _names(text: str) -> frozenset[str]:
@@ -44,10 +44,24 @@ _RESPONSES = _names(
     tool_choice tools top_k top_logprobs top_p truncation watermarking
     """
 )
+_EMBEDDINGS = _names(
+    """
+    add_special_tokens dimensions embed_dtype encoding_format endianness input padding
+    truncate_prompt_tokens truncation_side use_activation
+    """
+)
+_MESSAGES = _names(
+    """
+    chat_template_kwargs max_tokens messages mm_payload output_config return_mm_kwargs
+    stop_sequences stream system temperature thinking tool_choice tools top_k top_p watermarking
+    """
+)
 ENGINE_FIELDS: dict[Endpoint, frozenset[str]] = {
     "chat": _BOTH | _CHAT,
     "completions": _BOTH | {"prompt", "suffix"},
     "responses": _RESPONSES,
+    "embeddings": _EMBEDDINGS,
+    "messages": _MESSAGES,
 }
 """Fields of vLLM's request schemas that change the caller's own answer and nothing else."""
 STEERING_FIELDS = _names(

@@ -44,6 +44,8 @@ _ENDPOINTS: dict[Endpoint, dict[str, str]] = {
     "chat": {"endpoint": "chat"},
     "completions": {"endpoint": "completions"},
     "responses": {"endpoint": "chat", "api": "responses"},
+    "embeddings": {"endpoint": "chat", "api": "embeddings"},
+    "messages": {"endpoint": "chat", "api": "messages"},
 }
 """The event's fields; its `endpoint` is an enumeration that readers of old know two values of."""
 _SOURCE = b"/ratchet/router"

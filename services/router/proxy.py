@@ -14,6 +14,7 @@ from time import perf_counter
 
 import structlog
 
+from services.router.answer_readers import STREAM_READERS, WHOLE_READERS
 from services.router.behaviour import behaviour_of
 from services.router.call import FAILED, Call, EngineAttempt
 from services.router.candidate_breaker import CandidateBreaker
@@ -24,8 +25,8 @@ from services.router.errors import FAILURES, error_body
 from services.router.fields import ignored_header
 from services.router.interactions import Interactions
 from services.router.metrics import RouterMetrics
-from services.router.response import StreamReader, UnreadableResponse, read_error, read_response
-from services.router.responses_api import ResponsesReader, read_responses_answer
+from services.router.passed_through import ABSENT, PASSED_THROUGH
+from services.router.response import UnreadableResponse, read_error
 from services.router.watchdog import Watchdog
 from shared.contracts.events.interactions import Outcome
 from shared.contracts.events.versions import SettingsRecord
@@ -41,10 +42,6 @@ MAX_LOGGED = 300
 LOG_EVERY_S = 1.0
 END_OF_STREAM_S = 1.0
 """How long the end of an engine's stream may take after its last event."""
-
-WHOLE_READERS = {"responses": read_responses_answer}
-STREAM_READERS: dict[str, type[StreamReader]] = {"responses": ResponsesReader}
-"""How the answers of an endpoint are read where it is not as those of chat."""
 
 JSON = b"application/json"
 EVENTS = b"text/event-stream; charset=utf-8"
@@ -169,7 +166,7 @@ class Proxy:
         """What a whole response means; None where it is a failure."""
         if attempt.status == HTTP_OK:
             try:
-                read = WHOLE_READERS.get(call.request.endpoint, read_response)
+                read = WHOLE_READERS[call.request.endpoint]
                 call.answer, body = read(body, attempt.version, call.request.trace_id)
             except UnreadableResponse as error:
                 attempt.outcome = Outcome.server_error
@@ -178,6 +175,11 @@ class Proxy:
             return WholeResponse(HTTP_OK, body)
         message, shaped = read_error(attempt.status, body)
         attempt.error = message
+        passed = call.request.endpoint in PASSED_THROUGH
+        if passed and attempt.status in ABSENT and attempt.version not in message:
+            # No fault of a version: the engine has no such endpoint.
+            attempt.outcome = Outcome.client_error
+            return WholeResponse(404, shaped)
         if 400 <= attempt.status < 500 and attempt.status not in ENGINE_FAULTS:
             attempt.outcome = Outcome.client_error
             return WholeResponse(attempt.status, shaped)
@@ -297,7 +299,7 @@ class Proxy:
         last = call.last
         path = self._metrics.path((call.choice.model, last.version, last.arm, call.choice.rollout))
         path.overhead.observe(call.overhead_s)
-        if last.outcome is Outcome.ok:
+        if last.outcome is Outcome.ok and call.request.endpoint not in PASSED_THROUGH:
             path.answered(behaviour_of(call.answer))
         self._interactions.record(call, perf_counter() - call.started)
 
@@ -325,7 +327,7 @@ class StreamRelay:
         self._call = call
         self._attempt = attempt
         self._send = send
-        reader = STREAM_READERS.get(call.request.endpoint, StreamReader)
+        reader = STREAM_READERS[call.request.endpoint]
         self.reader = reader(attempt.version, call.request.trace_id, call.request.include_usage)
         self.held = b""
         self.started = False

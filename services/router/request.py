@@ -12,6 +12,11 @@ from services.router.bounds import AnswerBounds
 from services.router.errors import InvalidRequest
 from services.router.fields import Endpoint, FieldRules
 from services.router.identity import IdentityRules, check_identifier
+from services.router.passed_through import (
+    PASSED_THROUGH,
+    check_passed_through,
+    passed_through_turns,
+)
 from services.router.responses_api import (
     check_responses_request,
     has_other_items,
@@ -21,7 +26,7 @@ from shared.contracts.conversation import compact_json, has_media, stored_turn
 from shared.contracts.events.base import Untrainable
 from shared.contracts.events.interactions import AppliedSettings, Purpose
 from shared.contracts.events.versions import SettingsRecord
-from shared.registry.served_settings import apply_settings
+from shared.registry.served_settings import apply_settings, engine_model
 
 MAX_ROLE = 32
 MAX_METADATA = 16
@@ -56,13 +61,19 @@ class ChatRequest:
 
     def settled_body(self, record: SettingsRecord) -> tuple[bytes, AppliedSettings]:
         """The body for the engine under a version's settings, and what of them was applied."""
-        fields, applied = apply_settings(record, self.endpoint, orjson.loads(self.fields))
+        fields = orjson.loads(self.fields)
+        if self.endpoint == "embeddings" or self.endpoint == "messages":
+            applied = AppliedSettings(engine_model=engine_model(record))
+        else:
+            fields, applied = apply_settings(record, self.endpoint, fields)
         return orjson.dumps({"model": applied.engine_model, **fields}), applied
 
     def turns(self) -> list[dict[str, Any]]:
         """The turns as they are stored; a prompt is one user turn."""
         if self.endpoint == "completions":
             return [{"role": "user", "content": _prompt_text(self.payload["prompt"])}]
+        if self.endpoint in PASSED_THROUGH:
+            return passed_through_turns(self.payload, self.endpoint)
         turns = (
             request_turns(self.payload)
             if self.endpoint == "responses"
@@ -73,7 +84,8 @@ class ChatRequest:
     @property
     def tools(self) -> list[Any]:
         """Definitions of the tools that the model could call, as the client sent them."""
-        tools = self.payload.get("tools") if self.endpoint != "completions" else None
+        known = self.endpoint in ("chat", "responses")
+        tools = self.payload.get("tools") if known else None
         return tools if isinstance(tools, list) else []
 
     def response_format(self) -> str:
@@ -97,6 +109,7 @@ class ChatRequest:
             Untrainable.continued: bool(payload.get("continue_final_message"))
             or payload.get("add_generation_prompt") is False,
             Untrainable.media: has_media(turns),
+            Untrainable.passed_through: self.endpoint in PASSED_THROUGH,
             Untrainable.other_items: self.endpoint == "responses" and has_other_items(payload),
         }
         return [reason.value for reason, holds in found.items() if holds]
@@ -134,6 +147,8 @@ def read_request(
         _check_messages(payload.get("messages"))
     elif endpoint == "responses":
         check_responses_request(payload)
+    elif endpoint in PASSED_THROUGH:
+        check_passed_through(payload, endpoint)
     else:
         _check_prompt(payload.get("prompt"))
     session = identity.session(headers)
@@ -159,7 +174,7 @@ def _engine_body(endpoint: Endpoint, fields: dict[str, Any], *, stream: bool) ->
     """The fields for the engine but the model, as a JSON object; never empty."""
     if endpoint == "responses":
         fields["store"] = False
-    elif stream:
+    elif stream and endpoint != "messages":
         options = fields.get("stream_options") or {}
         fields["stream_options"] = {**options, "include_usage": True}
     try:

@@ -230,6 +230,25 @@ async def test_openai_cancelled_on_the_way(
     assert TEXT.startswith(event.completion)
 
 
+async def test_openai_embeddings(served: ServedClients, client: openai.AsyncOpenAI) -> None:
+    answer = await client.embeddings.create(
+        model=served.model, input=["one", "two"], encoding_format="float", user="u1"
+    )
+    assert [row.embedding for row in answer.data] == [[0.5, -0.5]] * 2
+    trace = answer._request_id
+    assert trace is not None
+    (event,) = await served.recorded([trace])
+    assert (event.api, event.user_id) == ("embeddings", "u1")
+
+
+async def test_anthropic(served: ServedClients) -> None:
+    said = await served.python("ask_anthropic.py")
+    assert said["texts"] == [TEXT, TEXT]
+    assert said["tokens"] == [7, 7]
+    for event in await served.recorded(said["traces"]):
+        assert (event.api, event.user_id, event.completion) == ("messages", "u1", TEXT)
+
+
 async def test_openai_agents(served: ServedClients) -> None:
     said = await served.python("ask_openai_agents.py")
     assert said.keys() == {"OpenAIResponsesModel", "OpenAIChatCompletionsModel"}

@@ -289,8 +289,61 @@ def _response_events(body: dict[str, Any]) -> Iterator[str]:
         yield f"event: {value['type']}\ndata: " + json.dumps({**value, "sequence_number": number})
 
 
+def _message(body: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "id": "msg_1",
+        "type": "message",
+        "role": "assistant",
+        "model": body["model"],
+        "content": [{"type": "text", "text": TEXT}],
+        "stop_reason": "end_turn",
+        "stop_sequence": None,
+        "usage": {"input_tokens": 12, "output_tokens": 7},
+    }
+
+
+def _message_events(body: dict[str, Any]) -> Iterator[str]:
+    usage = {"input_tokens": 12, "output_tokens": 0}
+    started = {**_message(body), "content": [], "stop_reason": None, "usage": usage}
+    values: list[dict[str, Any]] = [
+        {"type": "message_start", "message": started},
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+        *(
+            {
+                "type": "content_block_delta",
+                "index": 0,
+                "delta": {"type": "text_delta", "text": word},
+            }
+            for word in _words(TEXT)
+        ),
+        {"type": "content_block_stop", "index": 0},
+        {
+            "type": "message_delta",
+            "delta": {"stop_reason": "end_turn", "stop_sequence": None},
+            "usage": {"output_tokens": 7},
+        },
+        {"type": "message_stop"},
+    ]
+    for value in values:
+        yield f"event: {value['type']}\ndata: " + json.dumps(value)
+
+
+def _embeddings(body: dict[str, Any]) -> dict[str, Any]:
+    given = body["input"]
+    count = len(given) if isinstance(given, list) else 1
+    rows = [{"object": "embedding", "index": at, "embedding": [0.5, -0.5]} for at in range(count)]
+    usage = {"prompt_tokens": 3, "total_tokens": 3}
+    return {"object": "list", "model": body["model"], "data": rows, "usage": usage}
+
+
+def _no_events(_body: dict[str, Any]) -> Iterator[str]:
+    yield from ()
+
+
 _ANSWERS = {
     "/v1/chat/completions": (_chat, _chat_events),
     "/v1/completions": (_completion, _completion_events),
     "/v1/responses": (_response, _response_events),
+    "/v1/messages": (_message, _message_events),
+    "/v1/embeddings": (_embeddings, _no_events),
 }

@@ -153,6 +153,8 @@ class Untrainable(StrEnum):
     """The conversation is longer than what is stored."""
     version_tools = "version_tools"
     """The answer calls tools that the version's settings gave the model, and not the client."""
+    passed_through = "passed_through"
+    """Embeddings and the Messages API, which are judged on operations only."""
     holdout = "holdout"
     """The user is held out, so that what was learned can be measured against them."""
 

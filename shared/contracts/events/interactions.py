@@ -52,6 +52,10 @@ class Purpose(StrEnum):
     evaluation = "evaluation"
 
 
+OPERATIONS_ONLY = frozenset(("embeddings", "messages"))
+"""Values of `api` that are judged on errors and latency alone: nothing else is read from them."""
+
+
 class Attempt(BaseModel):
     """One try at an engine. The last attempt of a request is the one that answered."""
 
@@ -92,7 +96,8 @@ class InteractionRecorded(Event):
     context: Context = Context()
     endpoint: Literal["chat", "completions"]
     api: OptionalIdentifier = unless_empty(
-        "", description="the API that was asked where it is not the endpoint's own: responses"
+        "",
+        description="the API that was asked where it is not the endpoint's own: responses, embeddings, messages",
     )
     stream: bool
     messages: tuple[Message, ...] = Field(description="chat turns; a prompt is one user turn")

@@ -183,6 +183,16 @@ def test_only_the_first_scored_feedback_of_live_traffic_scores() -> None:
         assert "RatedScore" not in kinds(outputs)
 
 
+@pytest.mark.parametrize("api", ["embeddings", "messages"])
+def test_what_is_judged_on_operations_only_is_in_no_figure(api: str) -> None:
+    _, contributions, outputs = folded(interaction(api=api), feedback())
+    assert figures(contributions) == {}
+    assert not any(isinstance(output, RatedScore) for output in outputs)
+    _, contributions, outputs = folded(interaction(api="responses"), feedback())
+    assert figures(contributions)
+    assert any(isinstance(output, RatedScore) for output in outputs)
+
+
 def test_anonymous_feedback_counts_but_teaches_and_judges_nothing() -> None:
     _, contributions, outputs = folded(interaction(), feedback(anonymous=True))
     assert len(counted(contributions)) == 1

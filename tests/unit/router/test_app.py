@@ -10,6 +10,7 @@ import httpx
 import orjson
 import pytest
 
+from services.router.answer_readers import WHOLE_READERS
 from services.router.state import REDIS, ROLLOUTS
 from shared.contracts.events.api_keys import ApiKeyIssued, Permission
 from shared.contracts.events.versions import Lifecycle, VersionState, record_key, state_key
@@ -328,7 +329,7 @@ async def test_a_fault_of_our_own_is_told_in_the_same_shape(bench: GatewayHarnes
         raise ValueError("a bug")
 
     with monkeypatch.context() as patch:
-        patch.setattr("services.router.proxy.read_response", broken)
+        patch.setitem(WHOLE_READERS, "chat", broken)
         response = await bench.ask()
     assert response.status_code == 500
     assert error_of(response)["code"] == "internal_error"

@@ -21,12 +21,23 @@ from services.router.fields import (
 from services.router.responses_api import NOT_KEPT
 
 ENDPOINTS: tuple[Endpoint, ...] = get_args(Endpoint)
-VLLM = ".venv-ml/lib/python3*/site-packages/vllm/entrypoints/openai"
-SCHEMAS: dict[Endpoint, tuple[str, str]] = {
-    "chat": ("chat_completion", "ChatCompletionRequest"),
-    "completions": ("completion", "CompletionRequest"),
-    "responses": ("responses", "ResponsesRequest"),
+VLLM = ".venv-ml/lib/python3*/site-packages/vllm/entrypoints"
+SCHEMAS: dict[Endpoint, tuple[str, set[str]]] = {
+    "chat": ("openai/chat_completion", {"ChatCompletionRequest"}),
+    "completions": ("openai/completion", {"CompletionRequest"}),
+    "responses": ("openai/responses", {"ResponsesRequest"}),
+    "embeddings": (
+        "pooling/base",
+        {
+            "PoolingBasicRequestMixin",
+            "CompletionRequestMixin",
+            "EncodingRequestMixin",
+            "EmbedRequestMixin",
+        },
+    ),
+    "messages": ("anthropic", {"AnthropicMessagesRequest"}),
 }
+"""Folder and classes whose fields an endpoint takes."""
 IGNORED_OF_VLLM: dict[Endpoint, set[str]] = {
     "chat": {"session_id"},
     "completions": {"session_id"},
@@ -40,6 +51,8 @@ IGNORED_OF_VLLM: dict[Endpoint, set[str]] = {
         *NOT_KEPT,
     }
     - {"conversation"},
+    "embeddings": set(),
+    "messages": set(),
 }
 """Left out and named, or read by the router. A session would let a client choose whose cache it
 meets, but is no more than a hint; what the Responses API would keep is refused or not kept."""
@@ -47,13 +60,14 @@ meets, but is no more than a hint; what the Responses API would keep is refused 
 
 def schema_fields(endpoint: Endpoint) -> set[str]:
     """Fields of vLLM's request class, read from its source: an import takes half a minute."""
-    folder, name = SCHEMAS[endpoint]
+    folder, names = SCHEMAS[endpoint]
     found = sorted(Path(__file__).parents[3].glob(f"{VLLM}/{folder}/protocol.py"))
     if not found:
         pytest.skip("vLLM is not installed")
     tree = ast.parse(found[0].read_text())
-    (cls,) = (n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name)
-    targets = (n.target for n in cls.body if isinstance(n, ast.AnnAssign))
+    classes = [n for n in tree.body if isinstance(n, ast.ClassDef) and n.name in names]
+    assert len(classes) == len(names)
+    targets = (n.target for cls in classes for n in cls.body if isinstance(n, ast.AnnAssign))
     return {t.id for t in targets if isinstance(t, ast.Name) and not t.id.startswith("_")}
 
 
