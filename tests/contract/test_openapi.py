@@ -120,7 +120,9 @@ def test_ingestion_documents_its_bodies_and_answers() -> None:
         return holder["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
 
     one, batch = paths["/v1/feedback"]["post"], paths["/v1/feedback/batch"]["post"]
-    assert schema_of(one["requestBody"]) == "Submission"
+    assert schema_of(one["requestBody"]) == "FeedbackBody"
+    kinds = DOCUMENTS["feedback"]["components"]["schemas"]["FeedbackBody"]["anyOf"]
+    assert {kind["$ref"].rpartition("/")[2] for kind in kinds} == {"Submission", "SignalSubmission"}
     assert schema_of(batch["requestBody"]) == "FeedbackBatch"
     assert schema_of(one["responses"]["202"]) == "FeedbackReceipt"
     assert schema_of(batch["responses"]["202"]) == "BatchResults"
