@@ -20,6 +20,7 @@ from services.inference.agent import Agent
 from services.inference.api import create_app, guarded
 from services.inference.batch import BatchTimeouts, BatchWorker
 from services.inference.engine import EngineClient
+from services.inference.generation_api import generation_router
 from services.inference.launcher import (
     ExternalEngine,
     Launcher,
@@ -28,7 +29,9 @@ from services.inference.launcher import (
     engine_environment,
 )
 from services.inference.metrics import InferenceMetrics
+from services.inference.moderation import ModerationRules, Moderator
 from services.inference.reconcile import AdapterLimits
+from services.inference.scorer import Scorer
 from services.inference.settings import InferenceSettings
 from services.inference.verification import AdapterVerifier
 from shared.clock import SystemClock
@@ -94,6 +97,15 @@ def engine_of(
     )
 
 
+def adapter_cache(settings: InferenceSettings, name: str) -> AdapterCache:
+    """A cache of adapters in a folder of its own."""
+    return AdapterCache(
+        settings.data_dir / "inference" / name,
+        roots=settings.readable_adapter_roots,
+        max_bytes=settings.adapter_max_bytes,
+    )
+
+
 async def run(settings: InferenceSettings) -> None:
     """Serve until SIGTERM or SIGINT."""
     stop = stop_on_signals()
@@ -121,11 +133,7 @@ async def run(settings: InferenceSettings) -> None:
             limits=AdapterLimits(
                 settings.max_adapters, settings.drain_grace_s, settings.drain_limit_s
             ),
-            cache=AdapterCache(
-                settings.data_dir / "inference" / "adapters",
-                roots=settings.readable_adapter_roots,
-                max_bytes=settings.adapter_max_bytes,
-            ),
+            cache=adapter_cache(settings, "adapters"),
             verifier=AdapterVerifier(client, versions.registry, acceptances, settings.tolerance_of),
             acceptances=acceptances,
             clock=clock,
@@ -157,6 +165,29 @@ async def run(settings: InferenceSettings) -> None:
             max_records=settings.batch_concurrency * 4,
             concurrency=settings.batch_concurrency,
         )
+        scorer = Scorer(
+            python=settings.engine_python,
+            registry=versions.registry,
+            cache=adapter_cache(settings, "reward-models"),
+            clock=clock,
+            metrics=metrics,
+        )
+        moderator = Moderator(
+            client=client,
+            scorer=scorer,
+            event_log=event_log,
+            rules=ModerationRules(
+                policy=settings.moderation_policy,
+                writer_s=settings.moderation_writer_s,
+                critic_s=settings.moderation_critic_s,
+                score_s=settings.moderation_score_s,
+                pairs=settings.moderation_pairs,
+            ),
+            redact=redact,
+            clock=clock,
+            metrics=metrics,
+        )
+        generation = generation_router(agent, versions.registry, scorer, moderator, keys)
         caught_up = asyncio.Event()
         health = Health()
         health.progress("engine", engine.idle_s, STUCK_AFTER_S)
@@ -186,7 +217,8 @@ async def run(settings: InferenceSettings) -> None:
         for name, job in jobs.items():
             background.start(name, job)
         health.alive("tasks", background.ended)
-        app = OperationsApp(health, registry, guarded(create_app(agent, engine, keys), keys))
+        routes = create_app(agent, engine, keys, generation)
+        app = OperationsApp(health, registry, guarded(routes, keys))
         try:
             await serve(
                 with_local_guard(app, settings),
@@ -201,6 +233,7 @@ async def run(settings: InferenceSettings) -> None:
             # Engine and consumer end by themselves once `stop` is set.
             background.cancel("versions", "keys", "agent", "admission")
             await background.finish(FINISH_TIMEOUT_S)
+            await scorer.close()
             await event_log.stop()
 
 

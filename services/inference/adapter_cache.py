@@ -10,7 +10,7 @@ from pathlib import Path
 
 import structlog
 
-from shared.contracts.events.versions import VersionRecord
+from shared.contracts.events.versions import RewardRecord, VersionRecord
 from shared.registry.adapters import AdapterUnavailable, fetch
 
 log = structlog.get_logger(__name__)
@@ -28,8 +28,8 @@ class AdapterCache:
         self._root = root
         self._fetch = partial(fetch, cache=root, roots=roots, max_bytes=max_bytes)
 
-    async def fetch(self, record: VersionRecord) -> Path:
-        """The folder of a version's adapter, fetched unless it is there.
+    async def fetch(self, record: VersionRecord | RewardRecord) -> Path:
+        """The folder of an adapter, fetched unless it is there.
 
         Raises:
             AdapterUnavailable: the store did not hand it over in time.

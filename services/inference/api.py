@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Header, Request
+from fastapi import APIRouter, FastAPI, Header, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from services.inference.agent import Agent, EngineControl
+from services.inference.generation_api import GENERATION_PATHS, MAX_GENERATION_BYTES
 from services.inference.reconcile import Slot
 from shared.contracts.events.api_keys import Permission
 from shared.contracts.events.base import OptionalIdentifier
-from shared.http.asgi import Scope
+from shared.http.asgi import AsgiApp, Receive, Scope, Send
 from shared.http.body import GuardedApp
 from shared.http.openapi import describe, problem_responses
 from shared.http.problems import handle_errors
@@ -33,8 +34,10 @@ class AcceptRequest(BaseModel):
     reason: str = Field(min_length=1, max_length=2000)
 
 
-def create_app(agent: Agent, engine: EngineControl, keys: KeyRing) -> FastAPI:
-    """The application: list adapters, and accept refused ones."""
+def create_app(
+    agent: Agent, engine: EngineControl, keys: KeyRing, generation: APIRouter
+) -> FastAPI:
+    """The application: adapters are listed and refused ones accepted; scores and moderation."""
     app = FastAPI(title="Ratchet adapter agent", docs_url=None, redoc_url=None)
     describe(app)
 
@@ -65,24 +68,35 @@ def create_app(agent: Agent, engine: EngineControl, keys: KeyRing) -> FastAPI:
         accepted = agent.accept(version, key.key_id, body.reason, on_behalf_of=body.on_behalf_of)
         return accepted.model_dump(mode="json")
 
+    app.include_router(generation)
     handle_errors(app)
     return app
 
 
-def guarded(app: FastAPI, keys: KeyRing) -> GuardedApp:
+def guarded(app: FastAPI, keys: KeyRing) -> AsgiApp:
     """The application behind authentication of what changes something, and bounded bodies."""
 
-    def authorize(scope: Scope) -> None:
-        if scope["method"] not in ("GET", "HEAD"):
-            keys.authenticate(Request(scope).headers.get("authorization"), Permission.operate)
+    def behind(permission: Permission, limit: int) -> GuardedApp:
+        def authorize(scope: Scope) -> None:
+            if scope["method"] not in ("GET", "HEAD"):
+                keys.authenticate(Request(scope).headers.get("authorization"), permission)
 
-    return GuardedApp(
-        app,
-        authorize=authorize,
-        limit=MAX_BODY_BYTES,
-        timeout_s=BODY_TIMEOUT_S,
-        discard=DISCARDED_BYTES,
-    )
+        return GuardedApp(
+            app,
+            authorize=authorize,
+            limit=limit,
+            timeout_s=BODY_TIMEOUT_S,
+            discard=DISCARDED_BYTES,
+        )
+
+    operated = behind(Permission.operate, MAX_BODY_BYTES)
+    generated = behind(Permission.infer, MAX_GENERATION_BYTES)
+
+    async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
+        inner = generated if scope.get("path") in GENERATION_PATHS else operated
+        await inner(scope, receive, send)
+
+    return dispatch
 
 
 def described(slot: Slot) -> dict[str, Any]:

@@ -50,6 +50,27 @@ class AcceptanceNotKept(InferenceError):
     code = "acceptance_not_kept"
 
 
+class NoRewardModel(InferenceError):
+    """No reward model was published for the model."""
+
+    status = 404
+    code = "no_reward_model"
+
+
+class ScorerOverloaded(InferenceError):
+    """Too many requests wait for scores."""
+
+    status = 503
+    code = "scorer_overloaded"
+
+
+class ScorerUnavailable(InferenceError):
+    """There were no scores: the reward model cannot be used, or took too long."""
+
+    status = 503
+    code = "scorer_unavailable"
+
+
 class PortTaken(InferenceError):
     """Another process listens where the engine should."""
 

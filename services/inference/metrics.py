@@ -8,6 +8,9 @@ from services.inference.reconcile import AdapterState
 
 _SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 
+_SCORES = (-8.0, -4.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
+"""Edges of reward scores, which have no unit and lie around 0."""
+
 
 class InferenceMetrics:
     """All series of this service, in one registry."""
@@ -82,6 +85,34 @@ class InferenceMetrics:
             "Generations of the batch worker under way.",
             registry=registry,
         )
+        self.scored = Counter(
+            "ratchet_inference_scored_answers_total",
+            "Answers scored by the reward model.",
+            registry=registry,
+        )
+        self.score_s = Histogram(
+            "ratchet_inference_score_seconds",
+            "One request for scores, its wait included.",
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.moderated = Counter(
+            "ratchet_inference_moderated_total",
+            "Moderated generations, by whose answer was returned; fallback: nothing scored it.",
+            ("chosen",),
+            registry=registry,
+        )
+        self.moderated_score = Histogram(
+            "ratchet_inference_moderated_score",
+            "Scores of writer's and critic's answers by the reward model.",
+            ("role",),
+            buckets=_SCORES,
+            registry=registry,
+        )
+        for chosen in ("writer", "critic", "fallback"):
+            self.moderated.labels(chosen)
+        for role in ("writer", "critic"):
+            self.moderated_score.labels(role)
         self.batch_allowed = Gauge(
             "ratchet_inference_batch_allowed",
             "Generations the batch worker may run beside the present live traffic.",

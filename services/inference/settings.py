@@ -69,6 +69,15 @@ class InferenceSettings(ServiceSettings):
     batch_wait_s: float = Field(
         default=120.0, gt=0, le=3600, description="for a version to become ready"
     )
+    moderation_policy: str = Field(
+        default="", max_length=32_768, description="business policy, the system prompt"
+    )
+    moderation_writer_s: float = Field(default=30.0, gt=0, le=600)
+    moderation_critic_s: float = Field(default=30.0, gt=0, le=600)
+    moderation_score_s: float = Field(default=10.0, gt=0, le=600)
+    moderation_pairs: bool = Field(
+        default=False, description="publish pairs of writer and critic, marked as synthetic"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @field_validator("models", mode="before")

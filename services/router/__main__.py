@@ -8,6 +8,7 @@ import secrets
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
+import aiohttp
 import structlog
 import uvloop
 from prometheus_client import CollectorRegistry
@@ -22,6 +23,7 @@ from services.router.identity import IdentityRules
 from services.router.interactions import Interactions
 from services.router.metrics import RouterMetrics, SeriesLifecycle
 from services.router.mirror import Mirror
+from services.router.moderated import ModeratedProxy
 from services.router.proxy import EXPOSED_HEADERS, Deadlines, Proxy
 from services.router.settings import RouterSettings
 from services.router.sources import Sources
@@ -29,6 +31,7 @@ from services.router.spool import Spool, SpoolShipper
 from services.router.state import RouterState
 from shared.clock import SystemClock
 from shared.garbage import spare_collector
+from shared.http.asgi import AsgiApp
 from shared.http.cors import with_cors
 from shared.http.local_guard import with_local_guard
 from shared.http.operations import OperationsApp
@@ -72,6 +75,16 @@ def take(directory: Path) -> AbstractContextManager[object]:
             f"{directory} belongs to another running router; give each its own RATCHET_DATA_DIR"
         ) from None
     return lock
+
+
+def moderated(
+    app: AsgiApp, settings: RouterSettings, session: aiohttp.ClientSession, keys: KeyRing
+) -> AsgiApp:
+    """The application with moderated generation, where an inference service is named for it."""
+    if not settings.moderation_url:
+        return app
+    limit = settings.max_body_bytes
+    return ModeratedProxy(app, url=settings.moderation_url, session=session, keys=keys, limit=limit)
 
 
 async def run(settings: RouterSettings, directory: Path) -> None:
@@ -127,9 +140,12 @@ async def run(settings: RouterSettings, directory: Path) -> None:
     )
     health = Health()
     add_checks(health, state, spool, settings, clock)
-    async with Engines(
-        settings.engines, clock, headers=settings.engine_headers(), tls=settings.engine_tls()
-    ) as engines:
+    async with (
+        Engines(
+            settings.engines, clock, headers=settings.engine_headers(), tls=settings.engine_tls()
+        ) as engines,
+        aiohttp.ClientSession() as client,
+    ):
         gateway = Gateway(
             state=state,
             proxy=Proxy(
@@ -157,7 +173,10 @@ async def run(settings: RouterSettings, directory: Path) -> None:
             bounds=AnswerBounds(settings.max_choices, settings.max_tokens),
         )
         app = with_cors(
-            gateway, settings.cors_origins, methods=("GET", "POST"), expose=EXPOSED_HEADERS
+            moderated(gateway, settings, client, keys),
+            settings.cors_origins,
+            methods=("GET", "POST"),
+            expose=EXPOSED_HEADERS,
         )
         background = BackgroundTasks()
         background.start("sources", sources.run())

@@ -32,6 +32,11 @@ class RouterSettings(ServiceSettings):
     model_config = service_config("router")
 
     port: int = Field(default=8080, ge=1, le=65535)
+    moderation_url: str = Field(
+        default="",
+        pattern=r"^$|^https?://[^/]+$",
+        description="of the inference service, for /v1/moderated; empty: there is no such path",
+    )
     engines: Annotated[tuple[str, ...], NoDecode] = Field(
         default=("http://127.0.0.1:8000",), min_length=1, description="base URLs of vLLM"
     )

@@ -120,7 +120,7 @@ def select_pairs(
         files={
             TRAIN: train,
             HELDOUT: [pair.row() for pair in sides.heldout],
-            JUDGE: [pair.row() for pair in sides.judge],
+            JUDGE: [pair.row() for pair in sides.judge if not pair.synthetic],
             PROMPTS: evaluation_prompts(pools, {pair.prompt for pair in sides.train}, rules),
         },
         refused={name: count for name, count in sorted(refused.items()) if count},
@@ -243,6 +243,8 @@ def refusal(pair: Pair, rules: DatasetRules) -> str | None:
     chosen, rejected = pair.chosen.strip(), pair.rejected.strip()
     if not pair.messages:
         return "no_prompt"
+    if pair.synthetic and not rules.synthetic:
+        return "synthetic"
     if min(len(chosen), len(rejected)) <= rules.min_chars:
         return "too_short"
     if normal_text(chosen) == normal_text(rejected):

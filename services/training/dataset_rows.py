@@ -20,7 +20,7 @@ from shared.contracts.conversation import (
     stored_turn,
 )
 from shared.contracts.events.base import Message, Tool, Untrainable, utc
-from shared.contracts.events.preferences import PreferencePair, UnpairedExample
+from shared.contracts.events.preferences import PairSource, PreferencePair, UnpairedExample
 from shared.contracts.prompt_key import normal_prompt
 
 TRAIN, HELDOUT, JUDGE, PROMPTS = "train.jsonl", "heldout.jsonl", "judge.jsonl", "prompts.jsonl"
@@ -111,6 +111,11 @@ class Pair(AboutPrompt):
     def name(self) -> str:
         """Its id."""
         return self.pair_id
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether a reward model preferred the answer, not a person."""
+        return self.meta.get("source") == PairSource.synthetic.value
 
     def row(self) -> Row:
         """The pair as a line of a dataset; an answer that is more than text as a turn, too."""

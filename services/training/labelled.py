@@ -50,7 +50,7 @@ def select_labelled(
     sides = assign(*set_apart(everything, rules), rules)
     refused += sides.refused
     trained = _balanced(capped(sides.train, rules, refused), rules, refused)
-    judge = [one for one in sides.judge if isinstance(one, Pair)]
+    judge = [one for one in sides.judge if isinstance(one, Pair) and not one.synthetic]
     refused["answer_of_judge"] += len(sides.judge) - len(judge)
     train = [row for one in trained for row in _labelled_rows(one)]
     heldout = [one for one in sides.heldout if isinstance(one, Pair) or one.label]

@@ -58,6 +58,9 @@ class DatasetRules(BaseModel):
     )
     raters: RaterRules = Field(default=RaterRules(), description="which choices are suspicious")
     describe_quality: bool = Field(default=True, description="pair quality is in the card")
+    synthetic: bool = Field(
+        default=False, description="pairs of moderated generation train too; never the judge"
+    )
     prompts: int = Field(default=200, ge=1, description="most prompts of the evaluation")
 
 

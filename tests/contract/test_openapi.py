@@ -14,6 +14,7 @@ from services.feedback import api as feedback_api
 from services.feedback.metrics import FeedbackMetrics
 from services.feedback.read_model.api import QueryApi, query_router
 from services.inference import api as inference_api
+from services.inference.generation_api import generation_router
 from services.rollout import routes as rollout_routes
 from services.rollout.api import RolloutApi
 from shared.keys import KeyRing
@@ -31,7 +32,9 @@ def feedback_app() -> FastAPI:
 
 def inference_app() -> FastAPI:
     nothing: Any = None
-    return inference_api.create_app(nothing, nothing, KeyRing(required=True))
+    keys = KeyRing(required=True)
+    generation = generation_router(nothing, nothing, nothing, nothing, keys)
+    return inference_api.create_app(nothing, nothing, keys, generation)
 
 
 def rollout_app() -> FastAPI:

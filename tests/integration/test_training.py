@@ -24,10 +24,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from services.cli import version_export
+from services.inference.adapter_cache import AdapterCache
+from services.inference.errors import NoRewardModel
+from services.inference.metrics import InferenceMetrics
+from services.inference.scorer import Scorer
 from services.training.dataset_store import DatasetStore
+from services.training.trainers.job import read_rows
 from services.training.workspace import Workspace
+from shared.clock import SystemClock
 from shared.contracts.events.base import Message
 from shared.contracts.events.preferences import PairSource, PreferencePair, UnpairedExample
 from shared.contracts.events.training import (
@@ -48,6 +55,7 @@ from shared.kafka.log import read_to_end
 from shared.kafka.producer import KafkaLog
 from shared.kafka.security import KafkaConnection
 from shared.registry.adapters import fetch
+from shared.registry.versions import Registry
 from tests.support.waiting import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -98,6 +106,7 @@ class Story:
     folder: Path
     progress: list[TrainingProgress] = field(default_factory=list)
     records: list[tuple[str, VersionRecord]] = field(default_factory=list)
+    rewards: Registry = field(default_factory=Registry)
     scheduled: list[TrainingRequested] = field(default_factory=list)
     steps_before_kill: int = 0
     checkpoint_at_kill: int = 0
@@ -344,6 +353,43 @@ def test_an_export_is_loaded_by_peft_and_answers_as_registered(
     assert json.loads(answered.stdout) == pytest.approx(text.logprobs, abs=1e-4)
 
 
+async def test_the_run_s_judge_is_published_and_the_scorer_scores_as_it_did(
+    story: Story, tmp_path: Path
+) -> None:
+    """Measured beside it: how many answers a second one by one, and in one batch."""
+    (reward,) = story.rewards.rewards(story.model)
+    assert 0 <= reward.metrics["calibration_error"] <= 1
+    assert reward.metrics["accuracy_low"] <= reward.metrics["accuracy"]
+    answers = read_rows(story.attempt(story.scheduled[0].job_id) / "answers.jsonl")
+    rows = [{"messages": one["messages"], "completion": one["candidate"]} for one in answers]
+    roots = (f"file://{story.folder}/adapters",)
+    scorer = Scorer(
+        python=ML_PYTHON,
+        registry=story.rewards,
+        cache=AdapterCache(tmp_path, roots=roots, max_bytes=2**30),
+        clock=SystemClock(),
+        metrics=InferenceMetrics(CollectorRegistry()),
+    )
+    try:
+        found = await scorer.score(story.model, rows, timeout_s=120)
+        assert found.reward_model == f"{story.model}-reward-v1"
+        assert found.values == pytest.approx([one["candidate_score"] for one in answers], abs=1e-4)
+        batch = (rows * 8)[:128]
+        began = time.monotonic()
+        await scorer.score(story.model, batch, timeout_s=60)
+        together = time.monotonic() - began
+        began = time.monotonic()
+        for row in batch:
+            await scorer.score(story.model, [row], timeout_s=60)
+        ratio = (time.monotonic() - began) / together
+        print(f"scored {len(batch) / together:.0f} answers/s in a batch, {ratio:.1f} x one by one")
+        assert ratio > 3
+        with pytest.raises(NoRewardModel, match="nobody"):
+            await scorer.score("nobody", rows, timeout_s=1)
+    finally:
+        await scorer.close()
+
+
 def test_what_cannot_pass_is_rejected_with_a_diagnosis(story: Story) -> None:
     end = story.of(_job(story, "refused"))[-1]
     assert end.phase is RunPhase.rejected
@@ -423,6 +469,8 @@ async def _read(log: KafkaLog, story: Story) -> None:
     events = [TrainingProgress.model_validate_json(record.value or b"") for record in runs]
     story.progress = [event for event in events if event.model == story.model]
     versions = await read_to_end(log, VERSIONS, timeout_s=20)
+    for record in versions:
+        story.rewards.apply(record.key, record.value)
     story.records = [
         (record.key, VersionRecord.model_validate_json(record.value or b""))
         for record in versions

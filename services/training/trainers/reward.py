@@ -137,7 +137,7 @@ def _tested(job: TrainerJob, tokenizer: Any, rows: Sequence[dict[str, Any]]) -> 
             judged_ids(job, tokenizer, row, answer_of(row, "rejected")),
         )
         for row in rows
-        if "chosen" in row
+        if "chosen" in row and row.get("meta", {}).get("source") != "synthetic"
     )
     return [pair for pair in read if pair.chosen != pair.rejected]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import aiohttp
 import httpx
 import pytest
+from fastapi import APIRouter
 from prometheus_client import CollectorRegistry
 
 from services.inference import adapter_cache, agent
@@ -474,7 +475,7 @@ async def test_http_tells_all_and_takes_acceptances(harness: AgentHarness) -> No
     harness.put("v1", Lifecycle.stable)
     harness.put("v2", Lifecycle.canary)
     await harness.settle()
-    app = create_app(harness.agent, harness.engine, KeyRing(required=False))
+    app = create_app(harness.agent, harness.engine, KeyRing(required=False), APIRouter())
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://agent") as http:
         body = (await http.get("/v1/adapters")).json()
@@ -503,7 +504,7 @@ async def test_http_tells_all_and_takes_acceptances(harness: AgentHarness) -> No
 async def test_accepting_needs_the_operate_scope_where_keys_are_required(
     harness: AgentHarness,
 ) -> None:
-    app = create_app(harness.agent, harness.engine, KeyRing(required=True))
+    app = create_app(harness.agent, harness.engine, KeyRing(required=True), APIRouter())
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://agent") as http:
         answer = await http.post(

@@ -10,10 +10,12 @@ import pytest
 
 from services.inference import api
 from services.inference.acceptances import Acceptance
+from services.inference.generation_api import generation_router
 from services.inference.launcher import EngineState
 from shared.clock import SystemClock
-from shared.http.body import GuardedApp
+from shared.http.asgi import AsgiApp
 from shared.keys import KeyRing
+from shared.registry.versions import Registry
 
 PATH = "/v1/adapters/v1/accept"
 
@@ -49,12 +51,13 @@ class RunningEngine:
         """Nothing to start again."""
 
 
-def guarded_app(agent: Any, keys: KeyRing | None = None) -> GuardedApp:
+def guarded_app(agent: Any, keys: KeyRing | None = None) -> AsgiApp:
     keys = keys or KeyRing(required=False)
-    return api.guarded(api.create_app(agent, RunningEngine(), keys), keys)
+    generation = generation_router(agent, Registry(), agent, agent, keys)
+    return api.guarded(api.create_app(agent, RunningEngine(), keys, generation), keys)
 
 
-def client(app: GuardedApp) -> httpx.AsyncClient:
+def client(app: Any) -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://agent")
 
 

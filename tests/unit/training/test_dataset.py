@@ -131,6 +131,17 @@ def test_contradictory_pairs_are_both_dropped() -> None:
     assert chosen.refused == {"contradictory": 2}
 
 
+def test_synthetic_pairs_train_by_setting_alone_and_never_judge() -> None:
+    moderated = replace(pair(1), meta={"source": PairSource.synthetic.value})
+    rest = [pair(2), pair(3)]
+    chosen = select_pairs([moderated, *rest], [], [], NO_HELDOUT)
+    assert (len(chosen.files[TRAIN]), chosen.refused) == (2, {"synthetic": 1})
+    allowed = NO_HELDOUT.model_copy(update={"synthetic": True})
+    assert len(select_pairs([moderated, *rest], [], [], allowed).files[TRAIN]) == 3
+    judged = select_pairs(rest, [moderated], [], allowed)
+    assert judged.files[JUDGE] == []
+
+
 def test_the_same_judgement_twice_counts_once() -> None:
     chosen = select_pairs(
         [

@@ -1,0 +1,204 @@
+"""Moderated generation: a writer answers, a critic rewrites, a reward model returns the better one.
+
+Every stage has a deadline. Once the writer has answered there is always an answer: where the critic
+or the scores are missing, the writer's is returned and the result says why.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import structlog
+
+from services.inference.engine import EngineClient
+from services.inference.errors import InferenceError
+from services.inference.metrics import InferenceMetrics
+from services.inference.scorer import Scorer
+from shared.clock import Clock
+from shared.contracts.events.base import Context, Message
+from shared.contracts.events.preferences import PairSource, PreferencePair
+from shared.contracts.topics import PREFERENCES
+from shared.kafka.log import EventLog, LogUnavailable
+from shared.observability.events import Unavailable
+
+log = structlog.get_logger(__name__)
+
+CRITIC = (
+    "You review an assistant's answer before a customer reads it. Rewrite it where it is wrong, "
+    "unclear, impolite or against the policy; else repeat it unchanged. Write the answer only."
+)
+NAMESPACE = uuid.UUID("7b6c1c1e-9a0f-4ed2-8a4c-5a8de3d1d0f4")
+PUBLISH_TIMEOUT_S = 5.0
+
+Turn = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class ModerationRules:
+    """Business policy, deadlines in seconds, and whether pairs are kept."""
+
+    policy: str
+    writer_s: float
+    critic_s: float
+    score_s: float
+    pairs: bool
+
+
+@dataclass(frozen=True)
+class ModerationRequest:
+    """What is to be answered, by which version of which model, for which tenant."""
+
+    tenant: str
+    model: str
+    version: str
+    messages: Sequence[Turn]
+    max_tokens: int
+    temperature: float
+
+
+class Moderator:
+    """Runs the three stages at the engine and the scorer."""
+
+    def __init__(
+        self,
+        *,
+        client: EngineClient,
+        scorer: Scorer,
+        event_log: EventLog,
+        rules: ModerationRules,
+        redact: Callable[[str], str],
+        clock: Clock,
+        metrics: InferenceMetrics,
+    ) -> None:
+        self._client = client
+        self._scorer = scorer
+        self._log = event_log
+        self._rules = rules
+        self._redact = redact
+        self._clock = clock
+        self._metrics = metrics
+
+    async def run(self, asked: ModerationRequest) -> AsyncIterator[dict[str, Any]]:
+        """Progress, one event a stage, and last the result.
+
+        Raises:
+            InferenceError: the writer gave no answer; later failures fall back to its answer.
+
+        """
+        rules = self._rules
+        written = await self._generate(asked, asked.messages, rules.writer_s)
+        yield {"stage": "writer", "text": written}
+        result: dict[str, Any] = {
+            "stage": "result",
+            "id": uuid.uuid4().hex,
+            "model": asked.version,
+            "text": written,
+            "chosen": "writer",
+            "writer": {"text": written, "score": None},
+            "critic": None,
+            "margin": None,
+            "reward_model": "",
+            "fallback": "",
+        }
+        try:
+            rewritten = await self._generate(
+                asked, critique(asked.messages, written), rules.critic_s
+            )
+            yield {"stage": "critic", "text": rewritten}
+            result["critic"] = {"text": rewritten, "score": None}
+            rows = [
+                {"messages": list(asked.messages), "completion": text}
+                for text in (written, rewritten)
+            ]
+            scores = await self._scorer.score(asked.model, rows, timeout_s=rules.score_s)
+        except InferenceError as error:
+            log.warning("moderation.fallback", version=asked.version, error=str(error))
+            result["fallback"] = f"{'scores' if result['critic'] else 'critic'}: {error}"
+            self._metrics.moderated.labels("fallback").inc()
+            yield result
+            return
+        yield choose(result, scores.reward_model, *scores.values)
+        self._count(result)
+        await self._keep(asked, result)
+
+    async def _generate(
+        self, asked: ModerationRequest, messages: Sequence[Turn], timeout_s: float
+    ) -> str:
+        policy = self._rules.policy
+        turns = [{"role": "system", "content": policy}, *messages] if policy else list(messages)
+        body = {
+            "model": asked.version,
+            "messages": turns,
+            "max_tokens": asked.max_tokens,
+            "temperature": asked.temperature,
+        }
+        return (await self._client.generate(body, timeout_s=timeout_s)).text
+
+    def _count(self, result: Mapping[str, Any]) -> None:
+        self._metrics.moderated.labels(result["chosen"]).inc()
+        for role in ("writer", "critic"):
+            self._metrics.moderated_score.labels(role).observe(result[role]["score"])
+
+    async def _keep(self, asked: ModerationRequest, result: Mapping[str, Any]) -> None:
+        """Publish the pair, marked as synthetic; one that gets lost is only logged."""
+        better, worse = result["text"], result[_other(result["chosen"])]["text"]
+        if not self._rules.pairs or not result["margin"] or better == worse:
+            return
+        pair = PreferencePair(
+            pair_id=str(uuid.uuid5(NAMESPACE, result["id"])),
+            tenant=asked.tenant,
+            model=asked.model,
+            messages=tuple(
+                Message(role=turn["role"], content=self._redact(turn["content"]))
+                for turn in asked.messages
+            ),
+            chosen=self._redact(better),
+            rejected=self._redact(worse),
+            chosen_version=asked.version,
+            rejected_version=asked.version,
+            source=PairSource.synthetic,
+            causes=(f"moderated:{result['id']}",),
+            context=Context(labels={"moderated": result["chosen"]}),
+            created_at=self._clock.now(),
+        )
+        try:
+            await self._log.publish(
+                PREFERENCES,
+                key=pair.pair_id,
+                event=pair,
+                event_id=pair.pair_id,
+                timeout_s=PUBLISH_TIMEOUT_S,
+            )
+        except LogUnavailable as error:
+            log.warning(Unavailable.kafka, during="moderated_pair", error=str(error))
+
+
+def critique(messages: Sequence[Turn], written: str) -> list[Turn]:
+    """The conversation as the critic is asked about it."""
+    return [
+        *messages,
+        {"role": "assistant", "content": written},
+        {"role": "user", "content": CRITIC},
+    ]
+
+
+def choose(
+    result: dict[str, Any], reward_model: str, writer: float, critic: float
+) -> dict[str, Any]:
+    """The result with both scores and the better text; of two equal scores the writer's."""
+    chosen: Literal["writer", "critic"] = "critic" if critic > writer else "writer"
+    result["writer"]["score"], result["critic"]["score"] = writer, critic
+    result |= {
+        "chosen": chosen,
+        "text": result[chosen]["text"],
+        "margin": abs(critic - writer),
+        "reward_model": reward_model,
+    }
+    return result
+
+
+def _other(role: str) -> str:
+    return "writer" if role == "critic" else "critic"

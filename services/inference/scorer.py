@@ -1,0 +1,153 @@
+"""Scorer: scores of answers by the newest published reward model, from a process with torch."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+import structlog
+
+from services.inference.adapter_cache import AdapterCache
+from services.inference.errors import NoRewardModel, ScorerOverloaded, ScorerUnavailable
+from services.inference.metrics import InferenceMetrics
+from shared.clock import Clock
+from shared.contracts.events.versions import RewardRecord
+from shared.registry.adapters import AdapterError
+from shared.registry.versions import Registry
+
+log = structlog.get_logger(__name__)
+
+ROOT = Path(__file__).resolve().parents[2]
+MODULE = "services.inference.scoring"
+MAX_WAITING = 32
+"""Requests that wait for the one process; more are refused."""
+STOP_S = 5.0
+LINE_BYTES = 1 << 20
+DEFAULT_MAX_LENGTH = 512
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of some answers, and the reward model that gave them."""
+
+    reward_model: str
+    values: tuple[float, ...]
+
+
+class Scorer:
+    """Owns the scoring process: started at the first request, and again after one that failed."""
+
+    def __init__(
+        self,
+        *,
+        python: Path,
+        registry: Registry,
+        cache: AdapterCache,
+        clock: Clock,
+        metrics: InferenceMetrics,
+    ) -> None:
+        self._python = python
+        self._registry = registry
+        self._cache = cache
+        self._clock = clock
+        self._metrics = metrics
+        self._process: asyncio.subprocess.Process | None = None
+        self._lock = asyncio.Lock()
+        self._waiting = 0
+
+    async def score(
+        self, model: str, rows: Sequence[Mapping[str, Any]], *, timeout_s: float
+    ) -> Scores:
+        """Score answers, each `{"messages", "completion"}`; higher is better.
+
+        Raises:
+            NoRewardModel: none was published for the model.
+            ScorerOverloaded: too many requests wait.
+            ScorerUnavailable: no answer in time, or the reward model cannot be used.
+
+        """
+        known = self._registry.rewards(model)
+        if not known:
+            raise NoRewardModel(
+                f"model: {model} has no published reward model; ratchet train --method reward "
+                "makes one"
+            )
+        if self._waiting >= MAX_WAITING:
+            raise ScorerOverloaded(f"{self._waiting} requests wait already; try again")
+        self._waiting += 1
+        began = self._clock.monotonic()
+        try:
+            async with asyncio.timeout(timeout_s), self._lock:
+                values = await self._ask(known[-1], rows)
+        except TimeoutError:
+            raise ScorerUnavailable(f"no scores within {timeout_s:g} s") from None
+        except (AdapterError, OSError) as error:
+            raise ScorerUnavailable(f"{known[-1].name}: {error}") from error
+        finally:
+            self._waiting -= 1
+        self._metrics.scored.inc(len(rows))
+        self._metrics.score_s.observe(self._clock.monotonic() - began)
+        return Scores(known[-1].name, values)
+
+    async def close(self) -> None:
+        """End the process."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STOP_S):
+                await process.wait()
+
+    async def _ask(
+        self, record: RewardRecord, rows: Sequence[Mapping[str, Any]]
+    ) -> tuple[float, ...]:
+        folder = await self._cache.fetch(record)
+        asked = {
+            "base": record.base,
+            "adapter": str(folder),
+            "max_length": record.hyperparameters.get("max_length", DEFAULT_MAX_LENGTH),
+            "rows": list(rows),
+        }
+        process = await self._running()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            process.stdin.write(orjson.dumps(asked) + b"\n")
+            await process.stdin.drain()
+            line = await process.stdout.readline()
+            if not line:
+                raise ScorerUnavailable("the scoring process ended; its words are in our log")
+        except BaseException:
+            # Whatever came between, the next line would be the answer to another question.
+            await self.close()
+            raise
+        answer = orjson.loads(line)
+        if "error" in answer:
+            raise ScorerUnavailable(f"{record.name}: {answer['error']}")
+        values = tuple(float(value) for value in answer["scores"])
+        if not all(map(math.isfinite, values)):
+            raise ScorerUnavailable(f"{record.name}: its scores are no finite numbers")
+        return values
+
+    async def _running(self) -> asyncio.subprocess.Process:
+        if self._process is None or self._process.returncode is not None:
+            self._process = await asyncio.create_subprocess_exec(
+                self._python,
+                *("-m", MODULE),
+                cwd=ROOT,
+                env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_DISABLE_TELEMETRY": "1"},
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                limit=LINE_BYTES,
+            )
+            log.info("scorer.started", pid=self._process.pid)
+        return self._process

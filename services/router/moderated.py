@@ -1,0 +1,91 @@
+"""ASGI middleware: passes `POST /v1/moderated` on to the inference service, streams included."""
+
+from __future__ import annotations
+
+import aiohttp
+
+from shared.contracts.events.api_keys import Permission
+from shared.errors import RatchetError
+from shared.http.asgi import AsgiApp, Receive, Scope, Send
+from shared.http.body import GuardedApp
+from shared.http.problems import problem
+from shared.keys import KeyRing
+
+PATH = "/v1/moderated"
+TIMEOUT_S = 300.0
+"""For all stages; each has a shorter deadline of its own there."""
+MAX_RUNNING = 64
+BODY_TIMEOUT_S = 10.0
+
+
+class ModerationUnavailable(RatchetError):
+    """The inference service did not answer, or too many requests wait for it."""
+
+    status = 503
+    code = "moderation_unavailable"
+    title = "Not available"
+
+
+class ModeratedProxy:
+    """Hands moderated generation to the service that has engine and reward model.
+
+    It authenticates first and reads a bounded body; everything else goes to the wrapped app.
+    """
+
+    def __init__(
+        self, app: AsgiApp, *, url: str, session: aiohttp.ClientSession, keys: KeyRing, limit: int
+    ) -> None:
+        self._app = app
+        self._url = url + PATH
+        self._session = session
+        self._running = 0
+
+        def authorize(scope: Scope) -> None:
+            given = dict(scope["headers"]).get(b"authorization")
+            keys.authenticate(given.decode("latin-1") if given else None, Permission.infer)
+
+        self._guarded = GuardedApp(
+            self._forward, authorize=authorize, limit=limit, timeout_s=BODY_TIMEOUT_S
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        ours = scope["type"] == "http" and (scope["method"], scope["path"]) == ("POST", PATH)
+        await (self._guarded if ours else self._app)(scope, receive, send)
+
+    async def _forward(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._running >= MAX_RUNNING:
+            error = ModerationUnavailable(f"{self._running} requests are running; try again")
+            await problem(error)(scope, receive, send)
+            return
+        self._running += 1
+        begun = False
+        try:
+            headers = {"content-type": "application/json"}
+            if given := dict(scope["headers"]).get(b"authorization"):
+                headers["authorization"] = given.decode("latin-1")
+            async with self._session.post(
+                self._url,
+                data=(await receive())["body"],
+                headers=headers,
+                timeout=aiohttp.ClientTimeout(total=TIMEOUT_S),
+            ) as answer:
+                kind = answer.headers.get("content-type", "application/json").encode()
+                begun = True
+                await send(
+                    {
+                        "type": "http.response.start",
+                        "status": answer.status,
+                        "headers": [(b"content-type", kind)],
+                    }
+                )
+                async for part in answer.content.iter_any():
+                    await send({"type": "http.response.body", "body": part, "more_body": True})
+                await send({"type": "http.response.body", "body": b""})
+        except (aiohttp.ClientError, TimeoutError) as error:
+            if begun:
+                raise  # The server closes the connection: an answer cut short must not look whole.
+            failed = ModerationUnavailable(f"the inference service did not answer: {error}")
+            await problem(failed)(scope, receive, send)
+        finally:
+            self._running -= 1

@@ -1,0 +1,136 @@
+"""Scores and moderated generation over HTTP: bodies, keys, streams and refusals."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import httpx
+import pytest
+
+from services.inference import api
+from services.inference.errors import EngineUnavailable, NoRewardModel
+from services.inference.generation_api import MAX_ANSWERS, MAX_GENERATION_BYTES, generation_router
+from services.inference.scorer import Scores
+from shared.contracts.events.versions import Lifecycle, record_key, state_key
+from shared.keys import KeyRing
+from shared.registry.versions import Registry
+from tests.unit.training.builders import MODEL, record, state
+
+V10 = f"{MODEL}-v1.0"
+RESULT: dict[str, Any] = {
+    "stage": "result",
+    "id": "1",
+    "model": V10,
+    "text": "b",
+    "chosen": "critic",
+    "writer": {"text": "a", "score": 0.0},
+    "critic": {"text": "b", "score": 1.0},
+    "margin": 1.0,
+    "reward_model": "r",
+    "fallback": "",
+}
+
+
+class StubGenerator:
+    """Agent, scorer and moderator of straw."""
+
+    def __init__(self) -> None:
+        self.asked: list[Any] = []
+        self.broken = False
+
+    def ready(self, version: str) -> bool:
+        return version == V10
+
+    async def score(self, model: str, rows: Sequence[Any], *, timeout_s: float) -> Scores:
+        if model != MODEL:
+            raise NoRewardModel(f"model: {model} has no published reward model")
+        self.asked += rows
+        return Scores("r", tuple(float(len(row["completion"])) for row in rows))
+
+    async def run(self, asked: Any) -> AsyncIterator[dict[str, Any]]:
+        self.asked.append(asked)
+        yield {"stage": "writer", "text": "a"}
+        if self.broken:
+            raise EngineUnavailable("away")
+        yield RESULT
+
+
+@pytest.fixture
+def stub() -> StubGenerator:
+    return StubGenerator()
+
+
+def client(stub: Any, *, keys: bool = False) -> httpx.AsyncClient:
+    registry, ring = Registry(), KeyRing(required=keys)
+    registry.apply(record_key(V10), record(V10).to_json())
+    registry.apply(state_key(V10), state(V10, Lifecycle.stable).to_json())
+    generation = generation_router(stub, registry, stub, stub, ring)
+    app: Any = api.guarded(api.create_app(stub, stub, ring, generation), ring)
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://agent")
+
+
+def item(completion: str) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": "q"}], "completion": completion}
+
+
+@pytest.fixture
+async def http(stub: StubGenerator) -> AsyncIterator[httpx.AsyncClient]:
+    async with client(stub) as http:
+        yield http
+
+
+async def test_one_or_a_batch_is_scored_in_order(http: httpx.AsyncClient) -> None:
+    body = {"model": MODEL, "items": [item("abc"), item("a")]}
+    answer = await http.post("/v1/score", json=body)
+    assert answer.json() == {"reward_model": "r", "scores": [3.0, 1.0]}
+    one = await http.post("/v1/score", json={"model": MODEL, "items": [item("ab")]})
+    assert one.json()["scores"] == [2.0]
+
+
+@pytest.mark.parametrize("count", [0, MAX_ANSWERS + 1])
+async def test_a_batch_is_bounded(http: httpx.AsyncClient, count: int) -> None:
+    answer = await http.post("/v1/score", json={"model": MODEL, "items": [item("a")] * count})
+    assert answer.status_code == 422
+    assert answer.json()["detail"].startswith("items: ")
+
+
+async def test_a_body_over_the_limit_is_refused(http: httpx.AsyncClient) -> None:
+    answer = await http.post("/v1/score", content=b" " * (MAX_GENERATION_BYTES + 1))
+    assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
+
+
+async def test_a_model_without_a_reward_model_says_so(http: httpx.AsyncClient) -> None:
+    answer = await http.post("/v1/score", json={"model": "other", "items": [item("a")]})
+    assert (answer.status_code, answer.json()["code"]) == (404, "no_reward_model")
+
+
+@pytest.mark.parametrize("path", ["/v1/score", "/v1/moderated"])
+async def test_without_a_key_nothing_is_read(stub: StubGenerator, path: str) -> None:
+    async with client(stub, keys=True) as http:
+        assert (await http.post(path, content=b"{")).status_code == 401
+
+
+async def test_the_model_s_stable_version_answers(
+    http: httpx.AsyncClient, stub: StubGenerator
+) -> None:
+    body = {"model": MODEL, "messages": [{"role": "user", "content": "q"}]}
+    answer = await http.post("/v1/moderated", json=body)
+    assert (answer.status_code, answer.json()) == (200, RESULT)
+    assert (stub.asked[0].model, stub.asked[0].version) == (MODEL, V10)
+    unknown = await http.post("/v1/moderated", json={**body, "model": "nobody"})
+    assert unknown.status_code == 404
+
+
+@pytest.mark.parametrize("broken", [False, True])
+async def test_progress_is_streamed_and_so_is_an_error(
+    http: httpx.AsyncClient, stub: StubGenerator, broken: bool
+) -> None:
+    stub.broken = broken
+    body = {"model": MODEL, "messages": [{"role": "user", "content": "q"}], "stream": True}
+    answer = await http.post("/v1/moderated", json=body)
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    events = [json.loads(line.removeprefix("data: ")) for line in answer.text.split("\n\n") if line]
+    assert events[0] == {"stage": "writer", "text": "a"}
+    assert events[1] == ({"stage": "error", "detail": "away"} if broken else RESULT)

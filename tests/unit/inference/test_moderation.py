@@ -1,0 +1,162 @@
+"""Moderated generation: the better answer with both scores, a fallback for each stage, pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from services.inference.engine import EngineClient, Generated
+from services.inference.errors import EngineUnavailable, InferenceError, ScorerUnavailable
+from services.inference.metrics import InferenceMetrics
+from services.inference.moderation import ModerationRequest, ModerationRules, Moderator
+from services.inference.scorer import Scorer, Scores
+from shared.contracts.events.preferences import PairSource, PreferencePair
+from shared.contracts.topics import PREFERENCES
+from shared.testing.clock import ManualClock
+from shared.testing.log import MemoryLog
+
+ASKED = ModerationRequest(
+    tenant="default",
+    model="m",
+    version="m-v1",
+    messages=({"role": "user", "content": "Where is my parcel?"},),
+    max_tokens=8,
+    temperature=0.0,
+)
+RULES = ModerationRules(policy="Be kind.", writer_s=1, critic_s=2, score_s=3, pairs=True)
+
+
+class ScriptedEngine:
+    """Gives its answers in turn; an error is raised."""
+
+    def __init__(self, *answers: str | InferenceError) -> None:
+        self.answers = list(answers)
+        self.asked: list[tuple[list[Mapping[str, str]], float]] = []
+
+    async def generate(self, body: Mapping[str, Any], *, timeout_s: float) -> Generated:
+        self.asked.append((body["messages"], timeout_s))
+        answer = self.answers.pop(0)
+        if isinstance(answer, InferenceError):
+            raise answer
+        return Generated(answer, "stop", 1)
+
+
+class ScriptedScorer:
+    """Gives these scores, or raises."""
+
+    def __init__(self, *values: float, error: InferenceError | None = None) -> None:
+        self.values, self.error = values, error
+
+    async def score(self, model: str, rows: Sequence[Any], *, timeout_s: float) -> Scores:
+        if self.error:
+            raise self.error
+        return Scores("m-reward-v1", self.values)
+
+
+class Stages:
+    """A moderator with everything around it."""
+
+    def __init__(
+        self, engine: ScriptedEngine, scorer: ScriptedScorer, rules: ModerationRules = RULES
+    ) -> None:
+        self.log = MemoryLog()
+        self.metrics = InferenceMetrics(CollectorRegistry())
+        self.moderator = Moderator(
+            client=cast("EngineClient", engine),
+            scorer=cast("Scorer", scorer),
+            event_log=self.log,
+            rules=rules,
+            redact=lambda text: text.replace("parcel", "[redacted]"),
+            clock=ManualClock(),
+            metrics=self.metrics,
+        )
+
+    async def run(self) -> list[dict[str, Any]]:
+        return [event async for event in self.moderator.run(ASKED)]
+
+    def chosen(self, name: str) -> float:
+        return self.metrics.moderated.labels(name)._value.get()
+
+    def pairs(self) -> list[PreferencePair]:
+        return [
+            PreferencePair.model_validate_json(one.value or b"")
+            for one in self.log.all(PREFERENCES)
+        ]
+
+
+async def test_the_better_answer_is_returned_with_both_scores_and_progress() -> None:
+    engine = ScriptedEngine("It is late.", "It comes tomorrow.")
+    stages = Stages(engine, ScriptedScorer(0.5, 1.5))
+    events = await stages.run()
+    assert [event["stage"] for event in events] == ["writer", "critic", "result"]
+    result = events[-1]
+    assert (result["chosen"], result["text"]) == ("critic", "It comes tomorrow.")
+    assert result["writer"] == {"text": "It is late.", "score": 0.5}
+    assert (result["critic"]["score"], result["margin"]) == (1.5, 1.0)
+    assert result["reward_model"] == "m-reward-v1"
+    assert stages.chosen("critic") == 1
+
+
+async def test_the_policy_is_the_system_prompt_of_both_and_each_has_its_deadline() -> None:
+    engine = ScriptedEngine("a", "b")
+    await Stages(engine, ScriptedScorer(1.0, 0.0)).run()
+    (writer, writer_s), (critic, critic_s) = engine.asked
+    assert writer[0] == critic[0] == {"role": "system", "content": "Be kind."}
+    assert critic[-2] == {"role": "assistant", "content": "a"}
+    assert (writer_s, critic_s) == (1, 2)
+
+
+async def test_of_two_equal_scores_the_writer_s_stays() -> None:
+    stages = Stages(ScriptedEngine("a", "b"), ScriptedScorer(1.0, 1.0))
+    assert (await stages.run())[-1]["chosen"] == "writer"
+    assert stages.pairs() == [], "nothing was better"
+
+
+@pytest.mark.parametrize(
+    ("engine", "scorer", "why"),
+    [
+        (
+            ScriptedEngine("a", EngineUnavailable("no answer within 2 s")),
+            ScriptedScorer(),
+            "critic: no answer within 2 s",
+        ),
+        (
+            ScriptedEngine("a", "b"),
+            ScriptedScorer(error=ScorerUnavailable("no scores within 3 s")),
+            "scores: no scores within 3 s",
+        ),
+    ],
+)
+async def test_a_stage_that_fails_leaves_the_writer_s_answer(
+    engine: ScriptedEngine, scorer: ScriptedScorer, why: str
+) -> None:
+    stages = Stages(engine, scorer)
+    result = (await stages.run())[-1]
+    assert (result["text"], result["chosen"], result["fallback"]) == ("a", "writer", why)
+    assert (stages.chosen("fallback"), stages.pairs()) == (1, [])
+
+
+async def test_without_the_writer_there_is_no_answer() -> None:
+    stages = Stages(ScriptedEngine(EngineUnavailable("away")), ScriptedScorer())
+    with pytest.raises(EngineUnavailable):
+        await stages.run()
+
+
+async def test_a_pair_is_marked_as_synthetic_and_redacted_and_can_be_turned_off() -> None:
+    stages = Stages(ScriptedEngine("the parcel", "your order"), ScriptedScorer(2.0, 1.0))
+    await stages.run()
+    (pair,) = stages.pairs()
+    assert (pair.source, pair.chosen, pair.rejected) == (
+        PairSource.synthetic,
+        "the [redacted]",
+        "your order",
+    )
+    assert pair.messages[0].content == "Where is my [redacted]?"
+    assert (pair.raters, pair.context.labels) == ((), {"moderated": "writer"})
+    silent = Stages(ScriptedEngine("a", "b"), ScriptedScorer(2.0, 1.0), replace(RULES, pairs=False))
+    await silent.run()
+    assert silent.pairs() == []

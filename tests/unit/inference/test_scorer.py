@@ -1,0 +1,119 @@
+"""The scorer around its process: answers in turn, deadlines, ends and too many waiters."""
+
+from __future__ import annotations
+
+import asyncio
+import stat
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from services.inference import scorer as module
+from services.inference.adapter_cache import AdapterCache
+from services.inference.errors import NoRewardModel, ScorerOverloaded, ScorerUnavailable
+from services.inference.metrics import InferenceMetrics
+from services.inference.scorer import Scorer
+from shared.clock import SystemClock
+from shared.contracts.events.versions import DatasetRef, RewardRecord, reward_key
+from shared.registry.versions import Registry
+from tests.unit.training.builders import MODEL, NOW
+
+SCORES_LENGTHS = """
+import json, sys, time
+for line in sys.stdin:
+    rows = [row["completion"] for row in json.loads(line)["rows"]]
+    if "hang" in rows: time.sleep(60)
+    if "end" in rows: sys.exit(1)
+    answer = {"error": "no template"} if "bad" in rows else {"scores": [len(row) for row in rows]}
+    print(json.dumps(answer), flush=True)
+"""
+
+
+class StubCache:
+    """Every adapter is there already."""
+
+    async def fetch(self, record: RewardRecord) -> Path:
+        return Path("/adapters") / record.name
+
+
+def registry() -> Registry:
+    made = Registry()
+    record = RewardRecord(
+        name=f"{MODEL}-reward-v1",
+        model=MODEL,
+        base="base",
+        adapter_uri="file:///a",
+        adapter_sha256="0" * 64,
+        dataset=DatasetRef(dataset_id="d", uri="u", sha256="0", rows=1),
+        hyperparameters={},
+        seed=0,
+        code_revision="c",
+        metrics={},
+        job_id="j",
+        created_at=NOW,
+    )
+    made.apply(reward_key(record.name), record.to_json())
+    return made
+
+
+@pytest.fixture
+async def scorer(tmp_path: Path) -> AsyncIterator[Scorer]:
+    script, python = tmp_path / "scoring.py", tmp_path / "python"
+    script.write_text(SCORES_LENGTHS)
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{script}"\n')
+    python.chmod(python.stat().st_mode | stat.S_IXUSR)
+    made = Scorer(
+        python=python,
+        registry=registry(),
+        cache=cast("AdapterCache", StubCache()),
+        clock=SystemClock(),
+        metrics=InferenceMetrics(CollectorRegistry()),
+    )
+    yield made
+    await made.close()
+
+
+def rows(*completions: str) -> list[dict[str, Any]]:
+    return [{"messages": [], "completion": text} for text in completions]
+
+
+async def test_requests_at_once_each_get_their_own_scores(scorer: Scorer) -> None:
+    asked = [scorer.score(MODEL, rows("x" * n), timeout_s=30) for n in range(8)]
+    found = await asyncio.gather(*asked)
+    assert [one.values for one in found] == [(float(n),) for n in range(8)]
+    assert {one.reward_model for one in found} == {f"{MODEL}-reward-v1"}
+
+
+@pytest.mark.parametrize(
+    ("text", "timeout_s", "why"), [("hang", 0.5, "within 0.5 s"), ("end", 30, "ended")]
+)
+async def test_after_a_process_that_hangs_or_ends_the_next_request_has_a_new_one(
+    scorer: Scorer, text: str, timeout_s: float, why: str
+) -> None:
+    with pytest.raises(ScorerUnavailable, match=why):
+        await scorer.score(MODEL, rows(text), timeout_s=timeout_s)
+    assert (await scorer.score(MODEL, rows("abc"), timeout_s=30)).values == (3.0,)
+
+
+async def test_an_answer_that_cannot_be_read_is_told_and_the_process_stays(scorer: Scorer) -> None:
+    with pytest.raises(ScorerUnavailable, match="no template"):
+        await scorer.score(MODEL, rows("bad"), timeout_s=30)
+    assert (await scorer.score(MODEL, rows("a"), timeout_s=30)).values == (1.0,)
+
+
+async def test_a_model_without_a_reward_model_is_refused(scorer: Scorer) -> None:
+    with pytest.raises(NoRewardModel):
+        await scorer.score("other", rows("a"), timeout_s=1)
+
+
+async def test_waiters_are_bounded(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_WAITING", 1)
+    first = asyncio.create_task(scorer.score(MODEL, rows("a"), timeout_s=30))
+    await asyncio.sleep(0)
+    with pytest.raises(ScorerOverloaded):
+        await scorer.score(MODEL, rows("b"), timeout_s=30)
+    assert (await first).values == (1.0,)

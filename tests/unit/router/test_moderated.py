@@ -1,0 +1,64 @@
+"""`/v1/moderated` at the router: passed on with its key, streamed back, refused without one."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import httpx
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from services.router.moderated import PATH, ModeratedProxy
+from shared.keys import KeyRing
+
+
+async def elsewhere(scope: Any, receive: Any, send: Any) -> None:
+    """The rest of the router."""
+    await send({"type": "http.response.start", "status": 418, "headers": []})
+    await send({"type": "http.response.body", "body": b""})
+
+
+@pytest.fixture
+async def inference() -> AsyncIterator[TestServer]:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+        await response.prepare(request)
+        await response.write(b"data: " + await request.read() + b"\n\n")
+        await response.write(request.headers.get("authorization", "none").encode())
+        return response
+
+    app = web.Application()
+    app.router.add_post(PATH, answer)
+    async with TestServer(app) as server:
+        yield server
+
+
+def client(session: aiohttp.ClientSession, url: str, **more: Any) -> httpx.AsyncClient:
+    keys = more.pop("keys", KeyRing(required=False))
+    app: Any = ModeratedProxy(elsewhere, url=url, session=session, keys=keys, limit=100)
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://router")
+
+
+async def test_body_and_key_go_on_and_the_stream_comes_back(inference: TestServer) -> None:
+    url = str(inference.make_url("")).rstrip("/")
+    async with aiohttp.ClientSession() as session, client(session, url) as http:
+        answer = await http.post(PATH, content=b"{}", headers={"authorization": "Bearer k"})
+        assert answer.headers["content-type"] == "text/event-stream"
+        assert answer.text == "data: {}\n\nBearer k"
+        assert (await http.get(PATH)).status_code == 418
+        assert (await http.post("/v1/chat/completions")).status_code == 418
+
+
+async def test_keys_sizes_and_an_absent_service_are_refusals(inference: TestServer) -> None:
+    url = str(inference.make_url("")).rstrip("/")
+    async with aiohttp.ClientSession() as session:
+        async with client(session, url, keys=KeyRing(required=True)) as http:
+            assert (await http.post(PATH, content=b"{}")).status_code == 401
+        async with client(session, url) as http:
+            assert (await http.post(PATH, content=b" " * 101)).status_code == 413
+        async with client(session, "http://127.0.0.1:9") as http:
+            answer = await http.post(PATH, content=b"{}")
+            assert (answer.status_code, answer.json()["code"]) == (503, "moderation_unavailable")
