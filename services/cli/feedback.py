@@ -12,12 +12,14 @@ import typer
 from services.cli.agreement import agreement
 from services.cli.http import ask, download, listing, segment
 from services.cli.output import AsJson, print_fields, print_json, print_table
+from services.cli.prioritise import prioritise
 from services.cli.ranking import ranking
 from services.cli.settings import load_settings
 
 app = typer.Typer(no_args_is_help=True, help="Give feedback, see what became of it, rank by votes.")
 app.command("ranking")(ranking)
 app.command("agreement")(agreement)
+app.command("prioritise")(prioritise)
 
 SHOWN = 60
 """Characters of a text in a table."""

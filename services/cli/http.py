@@ -34,6 +34,7 @@ def ask(
     *,
     query: Mapping[str, Any] | None = None,
     body: Any = None,
+    timeout_s: float = TIMEOUT_S,
 ) -> Any:
     """The service's answer to one request.
 
@@ -48,7 +49,7 @@ def ask(
     deadline = time.monotonic() + LEADER_WITHIN_S
     while True:
         try:
-            status, text = fetch(settings, url, method=method, body=body)
+            status, text = fetch(settings, url, method=method, body=body, timeout_s=timeout_s)
         except (OSError, ValueError) as error:
             variable = url_variable(service)
             reason = getattr(error, "reason", error)

@@ -33,6 +33,9 @@ class QueuedPrompt(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     text: Annotated[str, Field(min_length=1, max_length=MAX_QUESTION)]
     category: CategoryName | None = None
+    information: float = Field(
+        default=0.0, ge=0, le=1, description="what a vote on it would tell; higher ones come first"
+    )
 
 
 class VotingPlan(BaseModel):

@@ -1,4 +1,4 @@
-"""Choice of the next prompt: the least covered category first, then what a rater has not seen. Pure."""
+"""Choice of the next prompt: least covered category, not seen, most informative. Pure."""
 
 from __future__ import annotations
 
@@ -36,16 +36,21 @@ class PromptQueue:
         """A prompt's text and category, or None where the queue is empty.
 
         `coverage` are today's votes by category, `seen` the beginnings (`snippet`) of what the rater
-        has met today. Where everything was seen, prompts come again: another pair of answers is
-        another comparison.
+        has met today. In a category the most informative prompt comes first. Where everything was
+        seen, prompts come again in any order: another pair of answers is another comparison.
         """
         if not self._by_category:
             return None
-        fresh = {
-            category: unseen
+        unseen = {
+            category: left
             for category, prompts in self._by_category.items()
-            if (unseen := [one for one in prompts if snippet(one.text) not in seen])
-        } or self._by_category
+            if (left := [one for one in prompts if snippet(one.text) not in seen])
+        }
+        fresh = unseen or self._by_category
         least = min(coverage.get(category, 0) for category in fresh)
         category = rng.choice(sorted(name for name in fresh if coverage.get(name, 0) == least))
-        return rng.choice(fresh[category]).text, category
+        offered = fresh[category]
+        if unseen:
+            most = max(prompt.information for prompt in offered)
+            offered = [prompt for prompt in offered if prompt.information == most]
+        return rng.choice(offered).text, category

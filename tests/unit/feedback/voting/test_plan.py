@@ -106,6 +106,21 @@ def test_over_time_every_category_is_covered_alike() -> None:
     assert set(coverage.values()) == {20}
 
 
+def test_in_a_category_the_most_informative_unseen_prompt_comes_first() -> None:
+    prompts = [{"text": f"What is {n}?", "information": n / 10} for n in range(4)]
+    queue = PromptQueue(VotingPlan.model_validate({"prompts": prompts}))
+    rng, seen = random.Random(5), set[str]()
+    order: list[str] = []
+    for _ in prompts:
+        chosen = queue.choose({}, seen, rng)
+        assert chosen is not None
+        order.append(chosen[0])
+        seen.add(snippet(chosen[0]))
+    assert order == ["What is 3?", "What is 2?", "What is 1?", "What is 0?"]
+    again = {queue.choose({}, seen, random.Random(seed)) for seed in range(20)}
+    assert len(again) > 1, "one prompt alone comes again and again"
+
+
 def test_an_empty_queue_has_nothing() -> None:
     queue = PromptQueue(VotingPlan())
     assert not queue

@@ -1,0 +1,58 @@
+"""Information of a vote on a prompt: unsure between two different answers, and unlike the others. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+
+
+@dataclass(frozen=True, slots=True)
+class AnsweredTwice:
+    """A prompt with the answers of two versions and their scores by a reward model."""
+
+    text: str
+    answers: tuple[str, str]
+    scores: tuple[float, float]
+
+
+def information(prompt: AnsweredTwice) -> float:
+    """How much a vote would tell, in [0, 1].
+
+    4p(1-p), where p is the chance that the first answer wins (Bradley-Terry): 1 where the reward
+    model cannot tell, 0 where it is sure. Times the share of words in which the answers differ:
+    between equal answers there is nothing to choose.
+    """
+    margin = max(-700.0, min(700.0, prompt.scores[0] - prompt.scores[1]))
+    chance = 1 / (1 + math.exp(-margin))
+    first, second = (text.split() for text in prompt.answers)
+    alike = SequenceMatcher(None, first, second, autojunk=False).ratio()
+    return 4 * chance * (1 - chance) * (1 - alike)
+
+
+def diversified(prompts: Sequence[AnsweredTwice]) -> list[tuple[str, float]]:
+    """Prompts from the first to ask on, each with what it adds to those before it, in [0, 1].
+
+    Greedy maximal marginal relevance (Carbonell and Goldstein 1998): its information, times how
+    far its words are from the nearest prompt before it (one less their Jaccard index).
+    """
+    left = {one.text: (information(one), _words(one.text)) for one in prompts}
+    nearest = dict.fromkeys(left, 0.0)
+    found: list[tuple[str, float]] = []
+    while left:
+        gains = {text: value * (1 - nearest[text]) for text, (value, _) in left.items()}
+        best = max(gains, key=lambda text: (gains[text], text))
+        _, words = left.pop(best)
+        found.append((best, gains[best]))
+        for text, (_, others) in left.items():
+            nearest[text] = max(nearest[text], _jaccard(words, others))
+    return found
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.lower().split())
+
+
+def _jaccard(left: frozenset[str], right: frozenset[str]) -> float:
+    return len(left & right) / len(left | right) if left | right else 1.0
