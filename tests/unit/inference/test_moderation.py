@@ -30,7 +30,7 @@ ASKED = ModerationRequest(
 RULES = ModerationRules(policy="Be kind.", writer_s=1, critic_s=2, score_s=3, pairs=True)
 
 
-class ScriptedEngine:
+class EngineOfAnswers:
     """Gives its answers in turn; an error is raised."""
 
     def __init__(self, *answers: str | InferenceError) -> None:
@@ -61,7 +61,7 @@ class Stages:
     """A moderator with everything around it."""
 
     def __init__(
-        self, engine: ScriptedEngine, scorer: ScriptedScorer, rules: ModerationRules = RULES
+        self, engine: EngineOfAnswers, scorer: ScriptedScorer, rules: ModerationRules = RULES
     ) -> None:
         self.log = MemoryLog()
         self.metrics = InferenceMetrics(CollectorRegistry())
@@ -89,7 +89,7 @@ class Stages:
 
 
 async def test_the_better_answer_is_returned_with_both_scores_and_progress() -> None:
-    engine = ScriptedEngine("It is late.", "It comes tomorrow.")
+    engine = EngineOfAnswers("It is late.", "It comes tomorrow.")
     stages = Stages(engine, ScriptedScorer(0.5, 1.5))
     events = await stages.run()
     assert [event["stage"] for event in events] == ["writer", "critic", "result"]
@@ -102,7 +102,7 @@ async def test_the_better_answer_is_returned_with_both_scores_and_progress() -> 
 
 
 async def test_the_policy_is_the_system_prompt_of_both_and_each_has_its_deadline() -> None:
-    engine = ScriptedEngine("a", "b")
+    engine = EngineOfAnswers("a", "b")
     await Stages(engine, ScriptedScorer(1.0, 0.0)).run()
     (writer, writer_s), (critic, critic_s) = engine.asked
     assert writer[0] == critic[0] == {"role": "system", "content": "Be kind."}
@@ -111,7 +111,7 @@ async def test_the_policy_is_the_system_prompt_of_both_and_each_has_its_deadline
 
 
 async def test_of_two_equal_scores_the_writer_s_stays() -> None:
-    stages = Stages(ScriptedEngine("a", "b"), ScriptedScorer(1.0, 1.0))
+    stages = Stages(EngineOfAnswers("a", "b"), ScriptedScorer(1.0, 1.0))
     assert (await stages.run())[-1]["chosen"] == "writer"
     assert stages.pairs() == [], "nothing was better"
 
@@ -120,19 +120,19 @@ async def test_of_two_equal_scores_the_writer_s_stays() -> None:
     ("engine", "scorer", "why"),
     [
         (
-            ScriptedEngine("a", EngineUnavailable("no answer within 2 s")),
+            EngineOfAnswers("a", EngineUnavailable("no answer within 2 s")),
             ScriptedScorer(),
             "critic: no answer within 2 s",
         ),
         (
-            ScriptedEngine("a", "b"),
+            EngineOfAnswers("a", "b"),
             ScriptedScorer(error=ScorerUnavailable("no scores within 3 s")),
             "scores: no scores within 3 s",
         ),
     ],
 )
 async def test_a_stage_that_fails_leaves_the_writer_s_answer(
-    engine: ScriptedEngine, scorer: ScriptedScorer, why: str
+    engine: EngineOfAnswers, scorer: ScriptedScorer, why: str
 ) -> None:
     stages = Stages(engine, scorer)
     result = (await stages.run())[-1]
@@ -141,13 +141,13 @@ async def test_a_stage_that_fails_leaves_the_writer_s_answer(
 
 
 async def test_without_the_writer_there_is_no_answer() -> None:
-    stages = Stages(ScriptedEngine(EngineUnavailable("away")), ScriptedScorer())
+    stages = Stages(EngineOfAnswers(EngineUnavailable("away")), ScriptedScorer())
     with pytest.raises(EngineUnavailable):
         await stages.run()
 
 
 async def test_a_pair_is_marked_as_synthetic_and_redacted_and_can_be_turned_off() -> None:
-    stages = Stages(ScriptedEngine("the parcel", "your order"), ScriptedScorer(2.0, 1.0))
+    stages = Stages(EngineOfAnswers("the parcel", "your order"), ScriptedScorer(2.0, 1.0))
     await stages.run()
     (pair,) = stages.pairs()
     assert (pair.source, pair.chosen, pair.rejected) == (
@@ -157,6 +157,8 @@ async def test_a_pair_is_marked_as_synthetic_and_redacted_and_can_be_turned_off(
     )
     assert pair.messages[0].content == "Where is my [redacted]?"
     assert (pair.raters, pair.context.labels) == ((), {"moderated": "writer"})
-    silent = Stages(ScriptedEngine("a", "b"), ScriptedScorer(2.0, 1.0), replace(RULES, pairs=False))
+    silent = Stages(
+        EngineOfAnswers("a", "b"), ScriptedScorer(2.0, 1.0), replace(RULES, pairs=False)
+    )
     await silent.run()
     assert silent.pairs() == []
