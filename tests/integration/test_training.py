@@ -374,15 +374,15 @@ async def test_the_run_s_judge_is_published_and_the_scorer_scores_as_it_did(
         found = await scorer.score(story.model, rows, timeout_s=120)
         assert found.reward_model == f"{story.model}-reward-v1"
         assert found.values == pytest.approx([one["candidate_score"] for one in answers], abs=1e-4)
-        batch = (rows * 8)[:128]
+        batch = (rows * 8)[:64]
         began = time.monotonic()
         await scorer.score(story.model, batch, timeout_s=60)
-        together = time.monotonic() - began
+        together = (time.monotonic() - began) / len(batch)
         began = time.monotonic()
-        for row in batch:
+        for row in batch[:16]:
             await scorer.score(story.model, [row], timeout_s=60)
-        ratio = (time.monotonic() - began) / together
-        print(f"scored {len(batch) / together:.0f} answers/s in a batch, {ratio:.1f} x one by one")
+        ratio = (time.monotonic() - began) / 16 / together
+        print(f"scored {1 / together:.0f} answers/s in a batch, {ratio:.1f} x one by one")
         assert ratio > 3
         with pytest.raises(NoRewardModel, match="nobody"):
             await scorer.score("nobody", rows, timeout_s=1)
