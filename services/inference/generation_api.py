@@ -31,7 +31,7 @@ SCORE_TIMEOUT_S = 120.0
 """The first request loads the reward model."""
 
 
-class Turn(BaseModel):
+class TextTurn(BaseModel):
     """A turn of a conversation."""
 
     model_config = ConfigDict(extra="forbid")
@@ -43,7 +43,7 @@ class AnsweredPrompt(BaseModel):
     """An answer with the conversation that it answers."""
 
     model_config = ConfigDict(extra="forbid")
-    messages: list[Turn] = Field(min_length=1, max_length=MAX_TURNS)
+    messages: list[TextTurn] = Field(min_length=1, max_length=MAX_TURNS)
     completion: str = Field(max_length=MAX_CHARS)
 
 
@@ -67,7 +67,7 @@ class ModeratedRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     model: Name
-    messages: list[Turn] = Field(min_length=1, max_length=MAX_TURNS)
+    messages: list[TextTurn] = Field(min_length=1, max_length=MAX_TURNS)
     max_tokens: int = Field(default=256, ge=1, le=8192)
     temperature: float = Field(default=0.7, ge=0, le=2)
     stream: bool = False
