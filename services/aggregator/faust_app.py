@@ -49,8 +49,14 @@ class FaustLog:
         self._consumer = consumer
 
     async def seek(self, topic: str, partition: int, offset: int) -> None:
-        """See SourceLog.seek."""
-        await self._consumer().seek(TP(topic, partition), offset)
+        """See SourceLog.seek.
+
+        On the consumer's own thread: Faust's seek() changes the fetcher from this one, and the
+        consumer, which goes through it meanwhile, breaks with a KeyError.
+        """
+        consumer, place = self._consumer(), TP(topic, partition)
+        await consumer._thread.call_thread(consumer._thread.seek, place, offset)
+        consumer._read_offset[place] = offset or None
 
     def ends(self) -> dict[tuple[str, int], int]:
         """See SourceLog.ends."""
