@@ -36,6 +36,9 @@ ROUTER_LABELS = PARTITION_LABELS - {"partition"} | {"model", "outcome", "le", "b
 BREAKER = "ratchet_router_breaker_open"
 """1 while a router sends nothing to a candidate that failed time after time there."""
 
+CAPPED = "capped"
+"""Arm of the attempts that a router does not count in the judgement; the version says whose."""
+
 SLOW_EDGE = "2.0"
 CRASH = "crash"
 FAILURES = frozenset({"server_error", "timeout", CRASH})
@@ -57,13 +60,16 @@ class Figure:
     def counts(self, series: CounterSeries) -> bool:
         """Whether a series adds to this figure."""
         named = series.name == self.metric
-        return named and (not self.label or series.labels.get(self.label, "") in self.values)
+        if not named or (series.labels.get("arm") == CAPPED) is not (self.label == "arm"):
+            return False
+        return not self.label or series.labels.get(self.label, "") in self.values
 
 
 FIGURES = (
     Figure("failures", REQUESTS, "outcome", FAILURES),
     Figure("crashes", REQUESTS, "outcome", frozenset({CRASH})),
     Figure("requests", COUNTED),
+    Figure("capped", COUNTED, "arm", frozenset({CAPPED})),
     Figure("fast", FAST, "le", frozenset({SLOW_EDGE})),
     Figure("streams", GAPS),
     Figure("unstalled", SHORT_GAPS, "le", frozenset({SLOW_EDGE})),
@@ -139,6 +145,16 @@ def belongs(series: CounterSeries, state: RolloutState) -> bool:
     if wanted is None:
         return False
     return series.name == KEYS or labels.get("version") == wanted
+
+
+def arm_of(series: CounterSeries, state: RolloutState) -> str:
+    """The arm whose figures a series adds to; empty where it is not about this rollout."""
+    if belongs(series, state):
+        return series.labels["arm"]
+    if series.labels.get("arm") != CAPPED or series.labels.get("rollout") != state.rollout_id:
+        return ""
+    versions = {state.candidate: "candidate", state.stable: "stable"}
+    return versions.get(series.labels.get("version", ""), "")
 
 
 def copies(series: Iterable[CounterSeries], state: RolloutState) -> list[str]:

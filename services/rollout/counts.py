@@ -35,6 +35,9 @@ class ArmCounts(BaseModel):
     tool_calls: float = Field(default=0.0, description="answers that call tools")
     tool_failures: float = Field(default=0.0, description="of them, with a call that is invalid")
     keys: float = Field(default=0.0, description="distinct keys assigned")
+    capped: float = Field(
+        default=0.0, description="attempts beyond a user's votes of the day, or of nobody"
+    )
 
     def __add__(self, other: ArmCounts) -> ArmCounts:
         """Both together."""

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from services.rollout.counters import (
     BREAKER,
     BY_PARTITION,
+    CAPPED,
     COUNTED,
     CRASH,
     EDGES,
@@ -23,6 +24,7 @@ from services.rollout.counters import (
     REQUESTS,
     CounterSeries,
     Cursor,
+    arm_of,
     belongs,
     merged,
     never_falls,
@@ -90,7 +92,7 @@ def query(rollout_id: str, window_s: float) -> str:
     """PromQL for all series of a rollout: raw samples, one consistent read, no rate()."""
     return (
         f'{{__name__=~"{"|".join((*METRICS, BREAKER))}",rollout="{quoted(rollout_id)}",'
-        f'arm=~"stable|candidate|",le=~"{"|".join(EDGES)}|",outcome=~"server_error|timeout|crash|"}}'
+        f'arm=~"stable|candidate|{CAPPED}|",le=~"{"|".join(EDGES)}|",outcome=~"server_error|timeout|crash|"}}'
         f"[{round(window_s)}s]"
     )
 
@@ -140,8 +142,8 @@ def take(
     resets = evidence.key_resets
     sums: dict[str, ArmSums] = {}
     for one in merged(series):
-        arm = one.labels.get("arm", "")
-        if not belongs(one, state):
+        arm = arm_of(one, state)
+        if not arm:
             continue
         key, rise, falls = series_key(one), 0.0, 0
         for cursor, more, fell in rises(
@@ -154,7 +156,7 @@ def take(
             falls += fell
             if cursor.at > after:
                 rise += more
-                if more > 0 and one.name == COUNTED and arm == "candidate":
+                if more > 0 and one.name == COUNTED and one.labels["arm"] == "candidate":
                     candidate_at = max(candidate_at, cursor.at)
             if one.name not in BY_PARTITION:
                 until = max(until, cursor.at)

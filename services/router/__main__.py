@@ -112,6 +112,7 @@ async def run(settings: RouterSettings, directory: Path) -> None:
         assigned=metrics.assigned,
         changed=changed,
         refused=breaker.refuses,
+        secret=settings.assignment_secret(),
     )
     keys = KeyRing(required=settings.profile != "local")
     redis = connect_redis(settings, socket_connect_timeout=2, health_check_interval=5)

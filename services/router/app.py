@@ -154,6 +154,8 @@ class Gateway:
                 started_at=started_at,
                 traceparent=self._traces.traceparent(request.trace_id, headers.get(b"traceparent")),
                 segment=self._metrics.segment(request.context.get("segment", "")),
+                # Who may name a version may know which one answered.
+                shows_arm=key.explicit_versions,
             )
             if given:
                 self._client_ids.claim(key.tenant, given)

@@ -23,10 +23,14 @@ class KeyKind(StrEnum):
     trace = "trace"
 
 
-def digest(rollout_id: str, tenant: str, kind: str, key: str) -> int:
-    """BLAKE2b-64 (RFC 7693) of the NUL-joined UTF-8 of the four, as a big-endian integer."""
+def digest(rollout_id: str, tenant: str, kind: str, key: str, *, secret: bytes = b"") -> int:
+    """BLAKE2b-64 (RFC 7693) of the NUL-joined UTF-8 of the four, as a big-endian integer.
+
+    Keyed with `secret` (at most 64 bytes): who does not know it cannot compute an arm, nor make up
+    users for one.
+    """
     joined = f"{rollout_id}\x00{tenant}\x00{kind}\x00{key}".encode()
-    return int.from_bytes(blake2b(joined, digest_size=8).digest(), "big")
+    return int.from_bytes(blake2b(joined, digest_size=8, key=secret).digest(), "big")
 
 
 def bucket(rollout_id: str, tenant: str, kind: str, key: str) -> int:

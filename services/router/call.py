@@ -34,6 +34,8 @@ class EngineAttempt:
     duration_s: float = 0.0
     first_token_at: float = 0.0
     last_token_at: float = 0.0
+    counted_arm: str = ""
+    """Arm in the metrics: `capped` where the attempt does not count in the judgement."""
     applied: AppliedSettings | None = None
     """What the version's settings made of the request; None without any."""
 
@@ -72,6 +74,8 @@ class Call:
     overhead_s: float = 0.0
     max_gap_s: float | None = None
     segment: str = ""
+    shows_arm: bool = False
+    """Whether the answer's headers tell version and arm."""
     recorded: bool = False
 
     def plan(self) -> Iterator[tuple[str, str]]:

@@ -27,6 +27,7 @@ from services.router.interactions import Interactions
 from services.router.metrics import RouterMetrics
 from services.router.passed_through import ABSENT, PASSED_THROUGH
 from services.router.response import UnreadableResponse, read_error
+from services.router.votes import CAPPED, VoteLimits
 from services.router.watchdog import Watchdog
 from shared.contracts.events.interactions import Outcome
 from shared.contracts.events.versions import SettingsRecord
@@ -110,6 +111,7 @@ class Proxy:
         self._deadlines = deadlines
         self._breaker = breaker
         self._settings = settings
+        self._votes = VoteLimits()
         self._said: dict[tuple[str, Outcome], tuple[float, int]] = {}
 
     async def serve(self, call: Call, receive: Receive, send: Send, watchdog: Watchdog) -> None:
@@ -260,15 +262,24 @@ class Proxy:
             call.note_gap(now - attempt.last_token_at)
         call.engine_s += attempt.waited_s if call.request.stream else attempt.duration_s
         choice = call.choice
+        attempt.counted_arm = self._votes.arm(call, attempt)
         self._metrics.attempt(
-            (choice.model, attempt.version, attempt.arm, choice.rollout, call.segment),
+            (
+                choice.model,
+                attempt.version,
+                attempt.counted_arm,
+                choice.rollout,
+                "" if attempt.counted_arm == CAPPED else call.segment,
+            ),
             attempt.outcome,
             attempt.waited_s,
             duration_s=attempt.duration_s,
         )
         self._breaker.note(choice.rollout, attempt.arm, attempt.outcome)
         if attempt.first_token_at:
-            path = self._metrics.path((choice.model, attempt.version, attempt.arm, choice.rollout))
+            path = self._metrics.path(
+                (choice.model, attempt.version, attempt.counted_arm, choice.rollout)
+            )
             path.first_token.observe(attempt.first_token_at - attempt.started)
             if call.max_gap_s is not None:
                 path.gap.observe(call.max_gap_s)
@@ -297,7 +308,9 @@ class Proxy:
     def _record(self, call: Call) -> None:
         call.recorded = True
         last = call.last
-        path = self._metrics.path((call.choice.model, last.version, last.arm, call.choice.rollout))
+        path = self._metrics.path(
+            (call.choice.model, last.version, last.counted_arm, call.choice.rollout)
+        )
         path.overhead.observe(call.overhead_s)
         if last.outcome is Outcome.ok and call.request.endpoint not in PASSED_THROUGH:
             path.answered(behaviour_of(call.answer))
@@ -409,10 +422,13 @@ def response_headers(call: Call, content_type: bytes) -> list[tuple[bytes, bytes
         (b"content-type", content_type),
         (b"x-ratchet-trace-id", trace_id),
         (b"x-request-id", trace_id),
-        (b"x-ratchet-version", last.version.encode()),
-        (b"x-ratchet-arm", last.arm.encode()),
         (b"x-ratchet-overhead-ms", b"%.3f" % (call.overhead_s * 1000)),
     ]
+    if call.shows_arm:
+        headers += [
+            (b"x-ratchet-version", last.version.encode()),
+            (b"x-ratchet-arm", last.arm.encode()),
+        ]
     if call.request.ignored:
         headers.append((b"x-ratchet-ignored", ignored_header(call.request.ignored)))
     return headers

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AnyHttpUrl, Field, TypeAdapter, field_validator
 from pydantic_settings import NoDecode
 
 from services.router.identity import BODY_SOURCES, NOBODY, USER_SOURCES
+from shared.credentials import CredentialsUnreadable, read_secret
 from shared.http.cors import check_origins
 from shared.quotas import RateLimits
 from shared.settings import ServiceSettings, service_config, split_list
 
 MAX_SEGMENTS = 8
+MIN_SECRET, MAX_SECRET = 32, 64
+"""Bytes of the assignment's secret; BLAKE2b takes no longer key."""
 
 _LISTS = (
     "engines",
@@ -79,6 +83,11 @@ class RouterSettings(ServiceSettings):
     )
     body_timeout_s: float = Field(default=30.0, gt=0, description="for a request's body to arrive")
     max_body_bytes: int = Field(default=4 * 1024 * 1024, gt=0)
+    assignment_secret_file: Path | None = Field(
+        default=None,
+        description="file with the secret that keys the assignment to arms, the same on all "
+        "replicas; none: whoever knows a user's name and the rollout can compute its arm",
+    )
     breaker_failures: int = Field(
         default=20,
         ge=3,
@@ -115,6 +124,24 @@ class RouterSettings(ServiceSettings):
     @classmethod
     def _check_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return check_origins(value)
+
+    def assignment_secret(self) -> bytes:
+        """The key of the assignment's hash; empty where none is set.
+
+        Raises:
+            CredentialsUnreadable: the file cannot be read, or its secret is too short or too long.
+
+        """
+        if self.assignment_secret_file is None:
+            return b""
+        variable = "RATCHET_ROUTER_ASSIGNMENT_SECRET_FILE"
+        secret = read_secret(self.assignment_secret_file, variable).encode()
+        if not MIN_SECRET <= len(secret) <= MAX_SECRET:
+            raise CredentialsUnreadable(
+                f"{variable}: the secret has {len(secret)} bytes; {MIN_SECRET} to {MAX_SECRET} are "
+                "needed, such as those of openssl rand -hex 32"
+            )
+        return secret
 
     @property
     def key_limits(self) -> RateLimits:

@@ -70,10 +70,12 @@ class RouterState:
         changed: Callable[[RoutingState], None] = lambda _state: None,
         refused: Callable[[str], bool] = lambda _rollout: False,
         max_keys: int = MAX_KEYS,
+        secret: bytes = b"",
     ) -> None:
         """`assigned` hears of each distinct key by model, arm and rollout, `changed` of states.
 
         `refused` tells whether a rollout's candidate gets nothing here (its circuit breaker).
+        `secret` keys the assignment's hash.
         """
         self._clock = clock
         self._stale_after_s = stale_after_s
@@ -81,6 +83,7 @@ class RouterState:
         self._changed = changed
         self._refused = refused
         self._max_keys = max_keys
+        self._secret = secret
         self._table = RoutingTable()
         self._routes: dict[str, Route] = {}
         self._registry = Registry()
@@ -153,7 +156,7 @@ class RouterState:
             return route.outside
         if state.weight and self._clock.monotonic() > route.stale_at:
             return route.outside
-        place = digest(state.rollout, tenant, kind, key)
+        place = digest(state.rollout, tenant, kind, key, secret=self._secret)
         choice = route.candidate if on_candidate(place, state.weight) else route.stable
         if kind is KeyKind.trace:
             self._assigned(state.model, choice.arm, state.rollout)

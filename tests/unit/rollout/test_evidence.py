@@ -337,3 +337,20 @@ def test_slices_wait_for_a_decision_and_are_bounded() -> None:
     assert len(evidence.unreported) == 64
     assert evidence.unreported[-1]["look"] == 198
     assert evidence.reported().unreported == ()
+
+
+def test_capped_attempts_are_shown_by_arm_and_judged_in_none() -> None:
+    """A router gives them an arm of their own; the version says whose users' they are."""
+    evidence = fed(
+        empty(),
+        series(COUNTED, [(1.0, 4.0)]),
+        series(COUNTED, [(1.0, 7.0)], arm="capped"),
+        series(COUNTED, [(1.0, 9.0)], arm="capped", version="v1"),
+        series(COUNTED, [(1.0, 5.0)], arm="capped", version="other"),
+        series("ratchet_router_requests_total", [(1.0, 7.0)], arm="capped", outcome="crash"),
+    )
+    totals = evidence.judge.totals
+    assert (totals.candidate.requests, totals.candidate.capped) == (4, 7)
+    assert (totals.stable.requests, totals.stable.capped) == (0, 9)
+    assert totals.candidate.failures == totals.candidate.crashes == 0
+    assert "capped" in query("r1", 60)

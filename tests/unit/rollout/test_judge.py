@@ -425,3 +425,23 @@ def test_the_criteria_share_alpha_and_no_more(statistic: int, guards: dict[str, 
     assert len(shared) == 10 + len(guards)
     assert sum(shared) == pytest.approx(settings.alpha)
     assert (len(set(shared)) == 1) is (statistic == 1)
+
+
+@pytest.mark.parametrize("bad", ["failures", "slow", "crashes"])
+@given(stable=st.integers(1, 38), before=st.integers(0, 5))
+def test_the_votes_of_one_user_condemn_nobody_alone(bad: str, stable: int, before: int) -> None:
+    """Two bad attempts are all that a router counts of a user's day (services/router/votes.py)."""
+    worst = {"failures": 2.0, "slow": 0.0, "crashes": 0.0} | {bad: 2.0}
+    pieces = [Slice(stable=counts(stable)), Slice(candidate=ArmCounts(requests=2, **worst))]
+    verdict = run(judge(), *[Slice(stable=counts(1))] * before, *pieces)
+    assert verdict.outcome is not AnalysisOutcome.failed
+
+
+@given(stable=st.integers(1, 57))
+def test_the_scores_of_one_user_condemn_nobody_alone(stable: int) -> None:
+    """Three are all that the aggregator counts of a user's day."""
+    hated = Slice(
+        candidate=ArmCounts(scores=3, score_sum=0),
+        stable=ArmCounts(scores=stable, score_sum=stable),
+    )
+    assert run(judge(), hated).outcome is not AnalysisOutcome.failed

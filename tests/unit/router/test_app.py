@@ -185,7 +185,7 @@ async def test_what_answers_do_is_counted_by_arm(bench: GatewayHarness):
     await bench.start()
     bench.route(candidate="m-v1.1", weight=10_000)
     for stream in (False, True):
-        assert (await bench.ask(stream=stream)).status_code == 200
+        assert (await bench.ask(user="ana", stream=stream)).status_code == 200
     text = (await bench.client.get("/metrics")).text
     rows = [row for row in text.splitlines() if row.startswith("ratchet_router_answers_total")]
     answered = [row for row in rows if 'arm="candidate"' in row and 'behaviour="answered"' in row]

@@ -104,3 +104,15 @@ def test_another_rollout_draws_anew():
 )
 def test_user_before_session_before_trace(user, session, expected):
     assert key_of(user, session, "t") == expected
+
+
+def test_a_secret_draws_all_users_anew() -> None:
+    """Who does not know it cannot compute an arm: the places are unrelated."""
+    secret = b"s" * 32
+    plain = [digest("r1", "acme", "user", f"u{n}") for n in range(200)]
+    keyed = [digest("r1", "acme", "user", f"u{n}", secret=secret) for n in range(200)]
+    assert not set(plain) & set(keyed)
+    both = sum(
+        on_candidate(a, 5_000) == on_candidate(b, 5_000) for a, b in zip(plain, keyed, strict=True)
+    )
+    assert 70 < both < 130

@@ -90,7 +90,7 @@ async def test_stable_answers_when_the_candidate_cannot(
 ):
     await bench.start(deadlines=QUICK)
     bench.route(candidate=candidate)
-    response = await bench.ask(stream=stream)
+    response = await bench.ask(user="ana", stream=stream)
     assert response.status_code == 200
     assert text_of(response, stream=stream) == TEXT
     assert response.headers["x-ratchet-version"] == "m-v1.0"
@@ -112,7 +112,7 @@ async def test_deadline_differs_by_arm(bench: GatewayHarness):
     await bench.start(delay_s=0.7 * QUICK.answer_s, deadlines=QUICK)
     for weight in (0, 10_000):
         bench.route(candidate="m-v1.1", weight=weight)
-        assert (await bench.ask()).status_code == 200
+        assert (await bench.ask(user="ana")).status_code == 200
     assert await bench.attempts() == {
         ("m-v1.0", "stable", "ok"): 1,
         ("m-v1.1", "candidate", "ok"): 1,
@@ -123,7 +123,7 @@ async def test_deadline_differs_by_arm_the_retry_has_time_of_its_own(bench: Gate
     """Case deadline-differs-by-arm: the candidate used up all its time, stable needs most of its."""
     await bench.start(delay_s=0.7 * QUICK.answer_s, deadlines=QUICK)
     bench.route(candidate="m-hang")
-    response = await bench.ask()
+    response = await bench.ask(user="ana")
     assert (response.status_code, response.headers["x-ratchet-arm"]) == (200, "fallback")
     assert await bench.attempts() == {
         ("m-hang", "candidate", "timeout"): 1,
@@ -159,7 +159,7 @@ async def test_what_the_client_is_told_when_stable_fails(
 async def test_both_arms_failing_is_told_once_and_counted_twice(bench: GatewayHarness, stream):
     await bench.start(deadlines=QUICK)
     bench.route(stable="m-fail", candidate="m-drop")
-    response = await bench.ask(stream=stream)
+    response = await bench.ask(user="ana", stream=stream)
     assert response.status_code == 502
     assert len(bench.events()) == 1
     assert await bench.attempts() == {
@@ -196,7 +196,7 @@ async def test_the_engines_own_refusal_passes_through_without_a_retry(
 async def test_a_stream_that_breaks_after_its_first_token_ends_with_an_error(bench: GatewayHarness):
     await bench.start(delay_s=0.01)
     bench.route(candidate="m-torn")
-    response = await bench.ask(stream=True)
+    response = await bench.ask(user="ana", stream=True)
     assert response.status_code == 200
     last = [line for line in response.text.split("\n\n") if line][-1]
     assert orjson.loads(last[6:])["error"]["code"] == "engine_unavailable"
@@ -210,7 +210,7 @@ async def test_a_stream_that_breaks_after_its_first_token_ends_with_an_error(ben
 async def test_a_stream_that_hangs_after_its_first_token_counts_the_gap(bench: GatewayHarness):
     await bench.start(deadlines=QUICK)
     bench.route(candidate="m-stall")
-    response = await bench.ask(stream=True)
+    response = await bench.ask(user="ana", stream=True)
     last = [line for line in response.text.split("\n\n") if line][-1]
     assert orjson.loads(last[6:])["error"]["code"] == "engine_timeout"
     (event,) = bench.events()

@@ -1,0 +1,121 @@
+"""No user has more votes in a rollout's judgement than its few a day."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from time import perf_counter
+
+import pytest
+
+from services.router.call import Call, EngineAttempt
+from services.router.request import ChatRequest
+from services.router.settings import RouterSettings
+from services.router.state import RouteChoice
+from services.router.votes import ATTEMPTS_PER_DAY, BAD_PER_DAY, CAPPED, VoteLimits
+from shared.contracts.events.api_keys import ApiKeyIssued, Permission
+from shared.contracts.events.interactions import Outcome
+from shared.credentials import CredentialsUnreadable
+from shared.keys import KeyRing, new_key
+from tests.unit.router.conftest import GatewayHarness
+
+NOON = datetime(2026, 11, 26, 12, tzinfo=UTC)
+
+
+def call(user: str, *, at: datetime = NOON, rollout: str = "r1") -> Call:
+    request = ChatRequest.__new__(ChatRequest)
+    request.user, request.session, request.trace_id = user, "", "t1"
+    choice = RouteChoice(model="m", version="m-v1.1", arm="candidate", rollout=rollout)
+    return Call(request, choice, "acme", perf_counter(), at, "")
+
+
+def ended(outcome: Outcome = Outcome.ok, *, after_s: float = 0.1) -> EngineAttempt:
+    return EngineAttempt("m-v1.1", "candidate", 0.0, outcome=outcome, duration_s=after_s)
+
+
+@pytest.mark.parametrize(
+    "bad", [ended(Outcome.server_error), ended(after_s=2.5), ended(Outcome.cancelled, after_s=9)]
+)
+def test_after_two_bad_attempts_of_a_day_a_user_has_no_vote(bad: EngineAttempt) -> None:
+    limits = VoteLimits()
+    arms = [limits.arm(call("eve"), bad) for _ in range(5)]
+    assert arms == ["candidate"] * BAD_PER_DAY + [CAPPED] * 3
+    assert limits.arm(call("eve"), ended()) == CAPPED
+    assert limits.arm(call("ana"), ended()) == "candidate"
+    assert limits.arm(call("eve", at=NOON + timedelta(days=1)), bad) == "candidate"
+    assert limits.arm(call("eve", rollout="r2"), bad) == "candidate"
+
+
+def test_good_attempts_are_limited_too() -> None:
+    limits = VoteLimits()
+    arms = [limits.arm(call("eve"), ended()) for _ in range(ATTEMPTS_PER_DAY + 2)]
+    assert arms.count("candidate") == ATTEMPTS_PER_DAY
+    assert arms[-2:] == [CAPPED] * 2
+
+
+def test_what_does_not_fail_the_judge_takes_no_vote() -> None:
+    limits = VoteLimits()
+    for _ in range(3):
+        assert limits.arm(call("ana"), ended(Outcome.client_error)) == "candidate"
+    assert limits.arm(call("ana"), ended(Outcome.server_error)) == "candidate"
+    assert limits.arm(call(""), ended()) == CAPPED
+    assert limits.arm(call("", rollout=""), ended()) == "candidate"
+
+
+def test_made_up_users_fill_a_bounded_table_and_the_next_day_has_room() -> None:
+    limits = VoteLimits(max_voters=10)
+    arms = [limits.arm(call(f"u{n}"), ended()) for n in range(12)]
+    assert arms == ["candidate"] * 10 + [CAPPED] * 2
+    assert limits.arm(call("u11", at=NOON + timedelta(days=1)), ended()) == "candidate"
+
+
+async def test_capped_attempts_are_counted_apart_and_served_alike(bench: GatewayHarness) -> None:
+    await bench.start()
+    bench.route(candidate="m-fail")
+    for _ in range(BAD_PER_DAY + 2):
+        assert (await bench.ask(user="eve")).status_code == 200
+    assert await bench.attempts() == {
+        ("m-fail", "candidate", "server_error"): BAD_PER_DAY,
+        ("m-fail", CAPPED, "server_error"): 2,
+        ("m-v1.0", "fallback", "ok"): BAD_PER_DAY + 2,
+    }
+    assert [event.attempts[0].arm for event in bench.events()] == ["candidate"] * (BAD_PER_DAY + 2)
+
+
+@pytest.mark.parametrize("explicit", [True, False])
+async def test_only_a_key_that_may_name_versions_sees_the_arm(
+    bench: GatewayHarness, explicit: bool
+) -> None:
+    bench.keys = KeyRing(required=True)
+    await bench.start()
+    bench.route(candidate="m-v1.1")
+    key = new_key()
+    issued = ApiKeyIssued(
+        key_id="k1",
+        sha256=hashlib.sha256(key.encode()).hexdigest(),
+        tenant="acme",
+        scopes=(Permission.infer,),
+        explicit_versions=explicit,
+        issued_at=NOON,
+    )
+    bench.keys.apply(issued.key_id, issued.to_json())
+    answer = await bench.ask(headers={"authorization": f"Bearer {key}"}, user="ana")
+    assert answer.status_code == 200
+    assert ("x-ratchet-arm" in answer.headers) is explicit
+    assert ("x-ratchet-version" in answer.headers) is explicit
+
+
+@pytest.mark.parametrize(("text", "good"), [("s" * 32, True), ("short", False), ("s" * 65, False)])
+def test_the_assignment_secret_has_a_length(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, good: bool
+) -> None:
+    file = tmp_path / "secret"
+    file.write_text(text)
+    monkeypatch.setenv("RATCHET_ROUTER_ASSIGNMENT_SECRET_FILE", str(file))
+    settings = RouterSettings.load()
+    if good:
+        assert settings.assignment_secret() == text.encode()
+        return
+    with pytest.raises(CredentialsUnreadable, match="RATCHET_ROUTER_ASSIGNMENT_SECRET_FILE"):
+        settings.assignment_secret()
