@@ -90,6 +90,7 @@ def _detection() -> Iterator[TableRow]:
                 looks=75,
                 even_s=seconds,
                 daily=0.0,
+                users=4_000,
             )
             yield TableRow(case, harmful=True, goal=wanted)
 

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import csv
 import io
-from math import log
+import subprocess
+import sys
+from math import exp, log
+from pathlib import Path
 
+import numpy as np
 import pytest
 
+from benchmarks.judge.crowd import ArmTruth, SimulatedRollout, simulate
 from services.rollout.audit import AuditLog
+from services.rollout.counts import JudgeState
 from services.rollout.criteria import STATISTIC
+from services.rollout.judge import Judge
 from services.rollout.replay import replay, slices_csv
+from services.rollout.strategy import JudgeSettings
+from services.rollout.verdict import CriterionState
 from shared.contracts.events.rollouts import Decision
 from tests.unit.rollout.fakes import ControllerBench, ControllerHarness, begun, traffic
 
@@ -73,3 +82,38 @@ async def test_a_record_of_the_first_statistic_is_replayed_by_it(bench: Controll
     )
     assert errors["recomputed"] == pytest.approx(log(10 / 0.01), abs=1e-4)
     assert errors["recorded"] == pytest.approx(log(20 / 9 / 0.01), abs=1e-4)
+
+
+@pytest.mark.verify
+@pytest.mark.timeout(600)
+async def test_another_authors_test_reaches_the_same_verdict(
+    bench: ControllerBench, tmp_path: Path
+) -> None:
+    """`RateRatioTest` of sequential-analysis (AGPL) judges exported slices in its own environment."""
+    _, _, (first, *_) = await judged(bench)
+    python = tmp_path / "venv/bin/python"
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    package = "sequential-analysis==0.4.0"
+    subprocess.run([python, "-m", "pip", "install", "--quiet", package], check=True)
+    script = Path(__file__).parents[3] / "benchmarks/check_slices.py"
+    for seed, errors in ((1, 0.1), (2, 0.05), (3, 0.01), (4, 0.015)):
+        case = SimulatedRollout("exported", candidate=ArmTruth(errors=errors))
+        looks = simulate(case, np.random.default_rng(seed))
+        judge, state = Judge(JudgeSettings(), ()), JudgeState()
+        for piece in looks.pieces:
+            state = judge.advance(state, piece)
+        result = judge.verdict(state, error_limit=None).results[0]
+        slices = [{"look": n, **piece.model_dump()} for n, piece in enumerate(looks.pieces)]
+        record = first.model_copy(update={"evidence": {"slices": slices}})
+        file = tmp_path / "slices.csv"
+        file.write_text(slices_csv([record]))
+        said = subprocess.run(
+            [python, script, file, "--alpha", f"{exp(-result.threshold)}"],
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+        theirs = next(one for one in said.stdout.splitlines() if one.startswith("errors: "))
+        assert result.criterion == "errors"
+        assert ("broken" in theirs) is (result.state is CriterionState.breached), (errors, theirs)
+        assert ("broken" in theirs) is (errors > 0.015)
