@@ -1,0 +1,38 @@
+"""The crowds of `benchmarks/judge` keep what they say: the judge's figures rest on them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from benchmarks.judge.__main__ import information_bound, rows
+from benchmarks.judge.crowd import BAD_PER_DAY, ArmTruth, Hostile, SimulatedRollout, simulate
+from benchmarks.judge.rules import fixed_threshold, judge
+from services.router import votes
+
+
+def test_the_simulated_limits_are_the_routers() -> None:
+    assert BAD_PER_DAY == votes.BAD_PER_DAY
+
+
+@pytest.mark.parametrize("limited", [True, False])
+def test_a_hostile_user_has_its_few_votes_a_day(limited: bool) -> None:
+    calm = ArmTruth(errors=0.0, slow=0.0)
+    case = SimulatedRollout(
+        "one", calm, calm, users=50, hostile=Hostile(users=1, on_candidate=True), limited=limited
+    )
+    looks = simulate(case, np.random.default_rng(1))
+    bad = sum(piece.candidate.failures for piece in looks.pieces)
+    assert (0 < bad <= BAD_PER_DAY * 6) is limited
+
+
+def test_the_judge_keeps_an_identical_candidate_that_a_threshold_takes_back() -> None:
+    looks = simulate(SimulatedRollout("same", users=300), np.random.default_rng(2))
+    assert judge(looks) is None
+    assert fixed_threshold(looks) is not None
+
+
+def test_a_larger_harm_has_a_smaller_bound() -> None:
+    bounds = [information_bound(errors, 0.01, 0.05) for errors in (0.3, 0.1, 0.05, 0.03)]
+    assert bounds == sorted(bounds)
+    assert len({row.case.name for row in rows()}) == len(rows())
