@@ -83,13 +83,16 @@ class ControllerDouble:
             assert await self._view.put(RoutingState.of(decision))
 
 
-class Router:
-    """A router process; `kill` and `start` as often as a test likes."""
+class ServiceProcess:
+    """A process of one service, the router unless said otherwise; started as often as one likes."""
 
-    def __init__(self, env: dict[str, str], port: int, log_file: Path) -> None:
+    def __init__(
+        self, env: dict[str, str], port: int, log_file: Path, *, module: str = "services.router"
+    ) -> None:
         self.url = f"http://127.0.0.1:{port}"
         self.env = env
         self._log_file = log_file
+        self._module = module
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self, **more: str) -> None:
@@ -97,7 +100,7 @@ class Router:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
-                "services.router",
+                self._module,
                 cwd=ROOT,
                 env={**os.environ, **self.env, **more},
                 stdout=output,
@@ -106,7 +109,9 @@ class Router:
 
     async def ready(self) -> None:
         async with httpx.AsyncClient() as client:
-            await eventually(lambda: self._ready(client), "the router is ready", START_TIMEOUT_S)
+            await eventually(
+                lambda: self._ready(client), f"{self._module} is ready", START_TIMEOUT_S
+            )
 
     async def _ready(self, client: httpx.AsyncClient) -> bool:
         assert self._process is not None
@@ -132,15 +137,15 @@ class Router:
 class RouterProcessHarness:
     """Everything around the router under test."""
 
-    def __init__(self, router: Router, controller: ControllerDouble, log: KafkaLog) -> None:
+    def __init__(self, router: ServiceProcess, controller: ControllerDouble, log: KafkaLog) -> None:
         self.router = router
         self.controller = controller
         self.log = log
         self.model = controller.model
 
-    def another(self, log_file: Path) -> Router:
+    def another(self, log_file: Path) -> ServiceProcess:
         port = free_ports(["router"])["router"]
-        return Router(self.router.env | {"RATCHET_ROUTER_PORT": str(port)}, port, log_file)
+        return ServiceProcess(self.router.env | {"RATCHET_ROUTER_PORT": str(port)}, port, log_file)
 
     def openai(self) -> openai.AsyncOpenAI:
         return openai.AsyncOpenAI(base_url=f"{self.router.url}/v1", api_key="none", max_retries=0)
@@ -190,7 +195,7 @@ async def router_process(
         "RATCHET_ROUTER_ENGINES": engine,
     }
     controller = ControllerDouble(log, redis, model)
-    router = Router(env, port, directory / "router.log")
+    router = ServiceProcess(env, port, directory / "router.log")
     try:
         await controller.lead()
         yield RouterProcessHarness(router, controller, log)
