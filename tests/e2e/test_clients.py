@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
+import httpx
 import openai
 import pytest
 
 from deploy.local.stack import Stack
+from tests.support.waiting import wait_until
 
+RUNNING = "vllm:num_requests_running"
 QUESTION = "Where is my parcel?"
+PARCEL = ["lost", "found"]
 
 
 @pytest.fixture
@@ -30,3 +37,85 @@ def test_responses_whole_and_streamed(client: openai.OpenAI) -> None:
     assert last.response.id not in {whole.id, ""}
     text = "".join(event.delta for event in events if event.type == "response.output_text.delta")
     assert text == whole.output_text
+
+
+def test_openai_choices_and_logprobs(client: openai.OpenAI) -> None:
+    with client:
+        asked: dict[str, Any] = {
+            "model": "assistant",
+            "messages": [{"role": "user", "content": QUESTION}],
+            "max_tokens": 8,
+            "n": 2,
+            "logprobs": True,
+        }
+        whole = client.chat.completions.create(**asked)
+        chunks = list(client.chat.completions.create(**asked, stream=True))
+    streamed = [choice for chunk in chunks for choice in chunk.choices]
+    for choices in (whole.choices, streamed):
+        assert {choice.index for choice in choices} == {0, 1}
+        for index in (0, 1):
+            tokens = [
+                part.token
+                for choice in choices
+                if choice.index == index and choice.logprobs is not None
+                for part in choice.logprobs.content or []
+            ]
+            assert "".join(tokens).strip()
+
+
+def test_openai_structured_output(client: openai.OpenAI) -> None:
+    with client:
+        answer = client.chat.completions.create(
+            model="assistant",
+            messages=[{"role": "user", "content": QUESTION}],
+            response_format={
+                "type": "json_schema",
+                "json_schema": {"name": "parcel", "schema": {"enum": PARCEL}},
+            },
+            max_tokens=64,
+        )
+    assert json.loads(answer.choices[0].message.content or "") in PARCEL
+
+
+def test_openai_cancelled_on_the_way(client: openai.OpenAI, serving: Stack) -> None:
+    with client:
+        stream = client.chat.completions.create(
+            model="assistant",
+            messages=[{"role": "user", "content": QUESTION}],
+            extra_body={"ignore_eos": True},
+            stream=True,
+        )
+        next(stream)
+        stream.close()
+
+        def idle() -> bool:
+            text = httpx.get(f"{serving.url('vllm')}/metrics").text
+            running = [line for line in text.splitlines() if line.startswith(RUNNING)]
+            return bool(running) and all(float(line.split()[-1]) == 0 for line in running)
+
+        wait_until(idle, "the engine has nothing to do", timeout_s=60)
+
+
+def test_messages_whole_and_streamed(client: openai.OpenAI, serving: Stack) -> None:
+    asked: dict[str, Any] = {
+        "model": "assistant",
+        "max_tokens": 8,
+        "messages": [{"role": "user", "content": QUESTION}],
+        "temperature": 0,
+    }
+    url = f"{serving.url('router')}/v1/messages"
+    whole = httpx.post(url, json=asked, timeout=60).raise_for_status().json()
+    streamed = httpx.post(url, json={**asked, "stream": True}, timeout=60).raise_for_status()
+    data = [line[6:] for line in streamed.text.splitlines() if line.startswith("data: ")]
+    events = [json.loads(one) for one in data]
+    assert events[0]["message"]["model"] == whole["model"] == "assistant-v1.0"
+    assert events[-1]["type"] == "message_stop"
+    deltas = [event["delta"]["text"] for event in events if "content_block_delta" in event["type"]]
+    assert "".join(deltas) == whole["content"][0]["text"] != ""
+
+
+def test_embeddings_of_an_engine_without_them_are_a_404(serving: Stack) -> None:
+    url = f"{serving.url('router')}/v1/embeddings"
+    answer = httpx.post(url, json={"model": "assistant", "input": QUESTION}, timeout=60)
+    assert answer.status_code == 404
+    assert answer.json()["error"]["message"]
