@@ -175,6 +175,7 @@ async def run(settings: InferenceSettings) -> None:
         moderator = Moderator(
             client=client,
             scorer=scorer,
+            settings=versions.registry.settings,
             event_log=event_log,
             rules=ModerationRules(
                 policy=settings.moderation_policy,

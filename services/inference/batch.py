@@ -35,7 +35,7 @@ from shared.contracts.topics import GENERATION_RESULTS
 from shared.kafka.log import EventLog, Record
 from shared.observability.events import Unavailable
 from shared.observability.tracing import parse_traceparent, traceparent
-from shared.registry.served_settings import apply_settings
+from shared.registry.served_settings import chat_body
 
 log = structlog.get_logger(__name__)
 
@@ -213,11 +213,7 @@ class BatchWorker:
             **({"tools": openai_tools(event.tools)} if event.tools else {}),
             "priority": PRIORITY,
         }
-        record = self._settings(event.version)
-        if record is None:
-            return {"model": event.version, **fields}
-        fields, applied = apply_settings(record, "chat", fields)
-        return {"model": applied.engine_model, **fields}
+        return chat_body(event.version, self._settings(event.version), fields)
 
     async def _unless_stopped(self, work: Awaitable[T]) -> T:
         """Await, but no longer than the service is to run."""

@@ -20,9 +20,11 @@ from services.inference.scorer import Scorer
 from shared.clock import Clock
 from shared.contracts.events.base import Context, Message
 from shared.contracts.events.preferences import PairSource, PreferencePair
+from shared.contracts.events.versions import SettingsRecord
 from shared.contracts.topics import PREFERENCES
 from shared.kafka.log import EventLog, LogUnavailable
 from shared.observability.events import Unavailable
+from shared.registry.served_settings import chat_body, put_before
 
 log = structlog.get_logger(__name__)
 
@@ -67,14 +69,17 @@ class Moderator:
         *,
         client: EngineClient,
         scorer: Scorer,
+        settings: Callable[[str], SettingsRecord | None],
         event_log: EventLog,
         rules: ModerationRules,
         redact: Callable[[str], str],
         clock: Clock,
         metrics: InferenceMetrics,
     ) -> None:
+        """`settings` looks up what a version serves beside or without an adapter."""
         self._client = client
         self._scorer = scorer
+        self._settings = settings
         self._log = event_log
         self._rules = rules
         self._redact = redact
@@ -127,14 +132,15 @@ class Moderator:
     async def _generate(
         self, asked: ModerationRequest, messages: Sequence[Turn], timeout_s: float
     ) -> str:
-        policy = self._rules.policy
-        turns = [{"role": "system", "content": policy}, *messages] if policy else list(messages)
-        body = {
-            "model": asked.version,
-            "messages": turns,
+        fields = {
+            "messages": list(messages),
             "max_tokens": asked.max_tokens,
             "temperature": asked.temperature,
         }
+        body = chat_body(asked.version, self._settings(asked.version), fields)
+        if self._rules.policy:
+            # After the version's settings: they may replace what the client's system turns say.
+            body["messages"] = put_before(self._rules.policy, body["messages"])
         return (await self._client.generate(body, timeout_s=timeout_s)).text
 
     def _count(self, result: Mapping[str, Any]) -> None:

@@ -3,7 +3,7 @@
 # pyright: strict
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from shared.contracts.events.interactions import AppliedSettings
@@ -24,6 +24,30 @@ TOKEN_FIELDS = frozenset(("max_tokens", "max_completion_tokens", "max_output_tok
 def engine_model(record: SettingsRecord) -> str:
     """The name by which the engine knows what a version serves: an adapter's or the base's."""
     return record.adapter_of or record.base
+
+
+def chat_body(
+    version: str, record: SettingsRecord | None, fields: Mapping[str, Any]
+) -> dict[str, Any]:
+    """A chat request for the engine, as a version is served: by its name, or under its settings."""
+    if record is None:
+        return {"model": version, **fields}
+    settled, applied = apply_settings(record, "chat", fields)
+    return {"model": applied.engine_model, **settled}
+
+
+def put_before(system: str, messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The turns with a system prompt before all else: one turn with the one that begins them."""
+    if not messages or messages[0].get("role") not in SYSTEM_ROLES:
+        return [{"role": "system", "content": system}, *messages]
+    first, *others = messages
+    theirs: Any = first.get("content") or ""
+    joined: Any = (
+        system + SEPARATOR + theirs
+        if isinstance(theirs, str)
+        else [{"type": "text", "text": system + SEPARATOR}, *theirs]
+    )
+    return [{**first, "content": joined}, *others]
 
 
 def apply_settings(
@@ -87,19 +111,10 @@ def _sent(name: str, endpoint: Endpoint, fields: Mapping[str, Any]) -> bool:
 
 
 def _system_of_chat(settings: ServedSettings, fields: Mapping[str, Any]) -> dict[str, Any]:
-    turns: list[dict[str, Any]] = list(fields["messages"])
+    turns: list[dict[str, Any]] = fields["messages"]
     if settings.system_rule == "replace":
         turns = [turn for turn in turns if turn.get("role") not in SYSTEM_ROLES]
-    elif turns and turns[0].get("role") in SYSTEM_ROLES:
-        first = turns.pop(0)
-        theirs: Any = first.get("content") or ""
-        joined: Any = (
-            settings.system + SEPARATOR + theirs
-            if isinstance(theirs, str)
-            else [{"type": "text", "text": settings.system + SEPARATOR}, *theirs]
-        )
-        return {"messages": [{**first, "content": joined}, *turns]}
-    return {"messages": [{"role": "system", "content": settings.system}, *turns]}
+    return {"messages": put_before(settings.system, turns)}
 
 
 def _system_of_responses(settings: ServedSettings, fields: Mapping[str, Any]) -> dict[str, Any]:

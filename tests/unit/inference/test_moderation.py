@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any, cast
 
 import pytest
@@ -15,6 +16,12 @@ from services.inference.metrics import InferenceMetrics
 from services.inference.moderation import ModerationRequest, ModerationRules, Moderator
 from services.inference.scorer import Scorer, Scores
 from shared.contracts.events.preferences import PairSource, PreferencePair
+from shared.contracts.events.versions import (
+    GateResult,
+    RequestDefaults,
+    ServedSettings,
+    SettingsRecord,
+)
 from shared.contracts.topics import PREFERENCES
 from shared.testing.clock import ManualClock
 from shared.testing.log import MemoryLog
@@ -36,8 +43,10 @@ class EngineOfAnswers:
     def __init__(self, *answers: str | InferenceError) -> None:
         self.answers = list(answers)
         self.asked: list[tuple[list[Mapping[str, str]], float]] = []
+        self.bodies: list[Mapping[str, Any]] = []
 
     async def generate(self, body: Mapping[str, Any], *, timeout_s: float) -> Generated:
+        self.bodies.append(body)
         self.asked.append((body["messages"], timeout_s))
         answer = self.answers.pop(0)
         if isinstance(answer, InferenceError):
@@ -61,13 +70,18 @@ class Stages:
     """A moderator with everything around it."""
 
     def __init__(
-        self, engine: EngineOfAnswers, scorer: ScriptedScorer, rules: ModerationRules = RULES
+        self,
+        engine: EngineOfAnswers,
+        scorer: ScriptedScorer,
+        rules: ModerationRules = RULES,
+        settings: SettingsRecord | None = None,
     ) -> None:
         self.log = MemoryLog()
         self.metrics = InferenceMetrics(CollectorRegistry())
         self.moderator = Moderator(
             client=cast("EngineClient", engine),
             scorer=cast("Scorer", scorer),
+            settings=lambda _: settings,
             event_log=self.log,
             rules=rules,
             redact=lambda text: text.replace("parcel", "[redacted]"),
@@ -108,6 +122,24 @@ async def test_the_policy_is_the_system_prompt_of_both_and_each_has_its_deadline
     assert writer[0] == critic[0] == {"role": "system", "content": "Be kind."}
     assert critic[-2] == {"role": "assistant", "content": "a"}
     assert (writer_s, critic_s) == (1, 2)
+
+
+async def test_a_version_of_settings_is_asked_as_it_is_served_with_the_policy_first() -> None:
+    engine = EngineOfAnswers("a", "b")
+    settings = SettingsRecord(
+        version="m-v1",
+        model="m",
+        base="the-base",
+        settings=ServedSettings(system="Be brief.", defaults=RequestDefaults(top_p=0.5)),
+        gate=GateResult(passed=True, checks=()),
+        actor="ana",
+        created_at=datetime(2026, 11, 26, tzinfo=UTC),
+    )
+    await Stages(engine, ScriptedScorer(1.0, 0.0), settings=settings).run()
+    for body in engine.bodies:
+        assert (body["model"], body["top_p"]) == ("the-base", 0.5)
+        systems = [turn["content"] for turn in body["messages"] if turn["role"] == "system"]
+        assert systems == ["Be kind.\n\nBe brief."]
 
 
 async def test_of_two_equal_scores_the_writer_s_stays() -> None:
