@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from services.cli.errors import Exit
+from services.cli.errors import CliError, Exit
 from services.cli.http import ask, segment
+from services.cli.identity import OnBehalfOf, on_record
 from services.cli.kafka import with_log
 from services.cli.output import AsJson, print_json, print_table
-from services.cli.rollout import who
 from services.cli.settings import load_settings
 from services.cli.train import run_job
 from services.cli.train_jobs import say_progress
@@ -45,7 +45,8 @@ def rebuild_version(
     version: VersionName,
     *,
     timeout_s: Annotated[float, typer.Option("--timeout", help="Seconds to follow.", min=1)] = 7200,
-    actor: Annotated[str, typer.Option(help="Who asks; kept on record.", show_default="you")] = "",
+    reason: Annotated[str, typer.Option(help="Why; kept on record.")] = "",
+    on_behalf_of: OnBehalfOf = "",
     as_json: AsJson = False,
 ) -> None:
     """Make a version again from its record and compare the bytes; publishes nothing.
@@ -54,20 +55,20 @@ def rebuild_version(
     """
     from shared.contracts.events.training import TrainingRequested, method_fields
 
-    record = record_of(version)
+    record, settings = trained_record_of(version), load_settings()
     request = TrainingRequested.model_validate(
         {
             "job_id": f"rebuild-{uuid.uuid4().hex[:12]}",
             "model": record["model"],
             **method_fields(record.get("algorithm") or record["method"]),
             "rebuilds": version,
-            "actor": actor or who(),
+            **on_record(settings, on_behalf_of, reason),
             "requested_at": datetime.now(UTC),
         }
     )
     say = None if as_json else say_progress
     ended: TrainingProgress | None = with_log(
-        load_settings(), lambda log: run_job(log, request, say, timeout_s)
+        settings, lambda log: run_job(log, request, say, timeout_s)
     )
     assert ended is not None
     equal = ended.phase.value == "succeeded"
@@ -86,6 +87,20 @@ def record_of(version: str) -> dict[str, Any]:
     """
     data = ask(load_settings(), "rollout", "GET", f"/v1/versions/{segment(version)}")
     return dict(data["record"])
+
+
+def trained_record_of(version: str) -> dict[str, Any]:
+    """A trained version's record, by the rollout service.
+
+    Raises:
+        CliError: no answer, no such version, or one of prompts and settings.
+
+    """
+    record = record_of(version)
+    if "adapter_uri" not in record:
+        served = record.get("adapter_of") or "the base"
+        raise CliError(f"{version}: is prompts and settings; it serves {served}", Exit.usage)
+    return record
 
 
 def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ import typer
 import yaml
 
 from services.cli.errors import CliError, Exit
-from services.cli.version_compare import VersionName, record_of
+from services.cli.version_compare import VersionName, trained_record_of
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 """A base that a hub knows; any other is a path of this machine."""
@@ -32,10 +32,7 @@ def export_version(
 
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise CliError(f"{folder}: is there and not empty; name a new folder", Exit.usage)
-    record = record_of(version)
-    if "adapter_uri" not in record:
-        served = record.get("adapter_of") or "the base"
-        raise CliError(f"{version}: is prompts and settings; it serves {served}", Exit.usage)
+    record = trained_record_of(version)
     uri = str(record["adapter_uri"]).rstrip("/")
     try:
         with TemporaryDirectory() as cache:

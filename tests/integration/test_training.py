@@ -26,7 +26,7 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from services.cli import version_export
+from services.cli import version_compare, version_export
 from services.inference.adapter_cache import AdapterCache
 from services.inference.errors import NoRewardModel
 from services.inference.metrics import InferenceMetrics
@@ -333,7 +333,7 @@ def test_an_export_is_loaded_by_peft_and_answers_as_registered(
     story: Story, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record = story.record(f"{story.model}-v1.1")
-    monkeypatch.setattr(version_export, "record_of", lambda _: record.model_dump(mode="json"))
+    monkeypatch.setattr(version_compare, "record_of", lambda _: record.model_dump(mode="json"))
     version_export.export_version(record.version, tmp_path / "out")
     text = record.fingerprint.texts[0]
     script = (

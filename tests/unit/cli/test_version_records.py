@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 
-from services.cli import version_export
-from services.cli.errors import CliError
-from services.cli.version_compare import differences
+from services.cli import version_compare
+from services.cli.errors import CliError, Exit
+from services.cli.identity import principal
+from services.cli.settings import load_settings
+from services.cli.version_compare import differences, rebuild_version
 from services.cli.version_export import export_version, model_card
 from shared.contracts.recipes import read_recipe
 from shared.registry.adapters import checksum
+from shared.testing.log import MemoryLog
 
 
 def record(**changes: Any) -> dict[str, Any]:
@@ -85,7 +90,7 @@ def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     (adapter / "adapter_config.json").write_text("{}")
     (adapter / "adapter_model.safetensors").write_bytes(b"weights")
     found = record(adapter_uri=f"file://{adapter}", adapter_sha256=checksum(adapter))
-    monkeypatch.setattr(version_export, "record_of", lambda _: found)
+    monkeypatch.setattr(version_compare, "record_of", lambda _: found)
     return found
 
 
@@ -110,3 +115,35 @@ def test_other_bytes_than_the_registered_ones_are_not_exported(
     with pytest.raises(CliError, match="SHA-256"):
         export_version(stored["version"], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_version_of_settings_is_neither_exported_nor_rebuilt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = {"version": "polite", "model": "assistant", "adapter_of": "", "settings": {}}
+    monkeypatch.setattr(version_compare, "record_of", lambda _: found)
+    for ask in (
+        lambda: export_version("polite", tmp_path / "out"),
+        lambda: rebuild_version("polite"),
+    ):
+        with pytest.raises(CliError, match="prompts and settings") as refused:
+            ask()
+        assert refused.value.status is Exit.usage
+
+
+def test_a_rebuild_is_asked_for_by_the_principal_whoever_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[Any] = []
+
+    async def run_job(_: Any, request: Any, *__: Any) -> Any:
+        asked.append(request)
+        return SimpleNamespace(phase=SimpleNamespace(value="succeeded"), message="equal")
+
+    monkeypatch.setattr(version_compare, "record_of", lambda _: record())
+    monkeypatch.setattr(version_compare, "run_job", run_job)
+    monkeypatch.setattr(version_compare, "with_log", lambda _, work: asyncio.run(work(MemoryLog())))
+    rebuild_version("assistant-v1.1", reason="an audit", on_behalf_of="ana")
+    (request,) = asked
+    assert (request.rebuilds, request.reason) == ("assistant-v1.1", "an audit")
+    assert (request.actor, request.on_behalf_of) == (principal(load_settings()), "ana")
