@@ -14,6 +14,7 @@ import orjson
 import pytest
 from aiohttp import web
 from prometheus_client import CollectorRegistry
+from structlog.testing import capture_logs
 
 from services.rollout import webhooks as module
 from services.rollout.webhooks import MAX_WAITING, TRIES, Webhooks
@@ -129,3 +130,13 @@ async def test_what_waits_is_bounded_and_the_newest_stay(receiver: Receiver) -> 
     assert receiver.counted("dropped") == 5
     await receiver.ended("delivered", MAX_WAITING)
     assert receiver.got[-1][0]["webhook-id"] == f"1:{MAX_WAITING + 4}"
+
+
+async def test_the_log_has_the_host_of_an_address_and_not_its_path(receiver: Receiver) -> None:
+    with capture_logs() as logs:
+        receiver.statuses = [404]
+        receiver.webhooks.announce(decision())
+        await receiver.ended("refused")
+    (ended,) = [entry for entry in logs if entry["event"] == "webhook.ended"]
+    assert ended["host"] == "127.0.0.1"
+    assert "/hook" not in str(logs)
