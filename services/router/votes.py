@@ -43,6 +43,7 @@ class VoteLimits:
     def __init__(self, *, max_voters: int = MAX_VOTERS) -> None:
         self._max_voters = max_voters
         self._cast: dict[Voter, VotesCast] = {}
+        self._cleared_on = 0
 
     def arm(self, call: Call, attempt: EngineAttempt) -> str:
         """The arm that an attempt which has ended counts for: its own, or `capped`."""
@@ -68,11 +69,17 @@ class VoteLimits:
         if votes is not None and votes.day == day:
             return votes
         if votes is None and len(self._cast) >= self._max_voters:
-            self._cast = {key: kept for key, kept in self._cast.items() if kept.day == day}
+            self._clear(day)
             if len(self._cast) >= self._max_voters:
                 return None
         votes = self._cast[voter] = VotesCast(day)
         return votes
+
+    def _clear(self, day: int) -> None:
+        """Forget the votes of days before, once a day: reading all of them takes milliseconds."""
+        if day > self._cleared_on:
+            self._cleared_on = day
+            self._cast = {key: kept for key, kept in self._cast.items() if kept.day == day}
 
 
 def _bad(call: Call, attempt: EngineAttempt) -> bool:

@@ -70,6 +70,17 @@ def test_made_up_users_fill_a_bounded_table_and_the_next_day_has_room() -> None:
     assert limits.arm(call("u11", at=NOON + timedelta(days=1)), ended()) == "candidate"
 
 
+def test_a_full_table_is_cleared_once_a_day_and_not_for_each_further_user() -> None:
+    limits = VoteLimits(max_voters=3)
+    for n in range(3):
+        limits.arm(call(f"u{n}"), ended())
+    assert limits.arm(call("u3"), ended()) == CAPPED
+    table = limits._cast
+    assert limits.arm(call("u4"), ended()) == CAPPED
+    assert limits.arm(call("u5", at=NOON - timedelta(days=1)), ended()) == CAPPED
+    assert limits._cast is table, "not built anew, and not for a request from before midnight"
+
+
 async def test_capped_attempts_are_counted_apart_and_served_alike(bench: GatewayHarness) -> None:
     await bench.start()
     bench.route(candidate="m-fail")
