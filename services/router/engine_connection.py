@@ -183,6 +183,14 @@ class EngineConnection(asyncio.Protocol):
         self._pool.begun(self)
         self._wait_until(self._loop.time() + IDLE_CONNECTION_S)
 
+    def eof_received(self) -> None:
+        """Leave the pool; the transport closes itself.
+
+        `connection_lost` comes a step of the loop later, and a request that took the connection
+        between the two would be counted as a crash.
+        """
+        self._pool.remove(self)
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Fail what waits; a body whose end is the connection's end is complete."""
         self._transport = None

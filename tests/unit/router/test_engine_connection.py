@@ -129,6 +129,16 @@ async def test_answers_after_which_the_connection_is_not_used_again(answer: byte
     assert engine.connections == 2
 
 
+async def test_a_connection_that_the_engine_ended_is_given_to_nobody_from_then_on() -> None:
+    engine = ScriptedEngine(OK, OK)
+    async with pool_of(engine) as pool:
+        assert await ask(pool) == b"ok"
+        (idle,) = pool._idle
+        idle.eof_received()  # what the loop calls a step before `connection_lost`
+        assert await ask(pool) == b"ok"
+    assert engine.connections == 2
+
+
 async def test_a_body_that_ends_with_its_connection() -> None:
     class Closing(ScriptedEngine):
         async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
