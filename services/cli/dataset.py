@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import zlib
 from collections import deque
 from collections.abc import Iterator
 from itertools import chain
@@ -80,6 +81,8 @@ def _convert(source: Path, to: Path, name: str, target: PairFormat, *, strict: b
         raise CliError(
             f"{error.filename or source}: {error.strerror or error}", Exit.failed
         ) from None
+    except (EOFError, zlib.error) as error:
+        raise CliError(f"{source}: is cut or damaged: {error}", Exit.failed) from None
     finally:
         partial.unlink(missing_ok=True)
     for one in shown:

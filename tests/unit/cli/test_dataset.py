@@ -130,3 +130,15 @@ def test_nothing_is_written_where_nothing_is_good_or_all_must_be(
     done = RUN.invoke(app, ["dataset", "import", str(source), "--to", str(out), *options])
     assert isinstance(done.exception, CliError)
     assert [one.name for one in tmp_path.iterdir()] == ["in.jsonl"]
+
+
+@pytest.mark.parametrize("keep", [slice(0, -12), slice(0, 14)], ids=["no end", "a few bytes"])
+def test_a_compressed_file_that_is_cut_is_named_and_nothing_is_written(
+    keep: slice, tmp_path: Path
+) -> None:
+    source = tmp_path / "in.jsonl.gz"
+    source.write_bytes(gzip.compress(orjson.dumps(PUBLISHED["trl"]) + b"\n")[keep])
+    done = RUN.invoke(app, ["dataset", "import", str(source), "--to", str(tmp_path / "out.jsonl")])
+    assert isinstance(done.exception, CliError)
+    assert "cut or damaged" in str(done.exception)
+    assert [one.name for one in tmp_path.iterdir()] == ["in.jsonl.gz"]
