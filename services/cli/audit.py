@@ -38,7 +38,7 @@ def show_log(
     subject: Annotated[str, typer.Option(help="Only what was done to this.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Everything that people and policies did: keys, rollouts, training, cases, probes."""
+    """Everything that people and policies did: keys, rollouts, settings, training, cases, probes."""
     actions = [
         action
         for action in with_log(load_settings(), read_actions)
@@ -115,14 +115,21 @@ async def read_actions(log: EventLog) -> list[dict[str, Any]]:
     from shared.contracts.events.cases import CaseFound, CaseRetired
     from shared.contracts.events.rollouts import Decision, DecisionKind
     from shared.contracts.events.training import TrainingCancelled, TrainingRequested
-    from shared.contracts.topics import AUDIT, CASES, ROLLOUTS, TRAINING_JOBS
+    from shared.contracts.events.versions import SettingsRecord
+    from shared.contracts.topics import AUDIT, CASES, ROLLOUTS, TRAINING_JOBS, VERSIONS
     from shared.kafka.envelope import UnreadableRecord, decode, models_by_type
     from shared.kafka.log import read_to_end
 
     models = models_by_type(
-        ActionAudited, CaseFound, CaseRetired, Decision, TrainingCancelled, TrainingRequested
+        ActionAudited,
+        CaseFound,
+        CaseRetired,
+        Decision,
+        SettingsRecord,
+        TrainingCancelled,
+        TrainingRequested,
     )
-    topics = (AUDIT, CASES, ROLLOUTS, TRAINING_JOBS)
+    topics = (AUDIT, CASES, ROLLOUTS, TRAINING_JOBS, VERSIONS)
     actions: list[dict[str, Any]] = []
     for record in await read_to_end(log, *topics, timeout_s=READ_TIMEOUT_S):
         try:
@@ -139,6 +146,9 @@ async def read_actions(log: EventLog) -> list[dict[str, Any]]:
             case Decision() if event.kind is not DecisionKind.hold:
                 what = f"rollout.{event.kind.value}"
                 actions.append(_action(what, event.candidate or event.stable, event, event.at))
+            case SettingsRecord():
+                what = "version.registered"
+                actions.append(_action(what, event.version, event, event.created_at))
             case TrainingRequested():
                 what = "training.overridden" if event.override_gate else "training.requested"
                 actions.append(_action(what, event.job_id, event, event.requested_at))

@@ -20,7 +20,7 @@ from services.cli.settings import load_settings
 from shared.contracts.events.cases import CaseFound
 from shared.contracts.topics import AUDIT, CASES, VERSIONS
 from shared.testing.log import MemoryLog
-from tests.support.rollouts import version_record
+from tests.support.rollouts import settings_record, version_record
 
 ASKED = {"actor": "kafka-user", "on_behalf_of": "joe", "reason": "a drill"}
 LEAK = red_team.Probe(
@@ -141,6 +141,17 @@ async def test_hits_become_cases_and_the_run_is_on_record() -> None:
     assert ran[0]["reason"] == "a drill: 1 of 6 prompts succeeded"
     with pytest.raises(CliError, match="no such version"):
         await redteam._record(log, "assistant-v9", [hit], ASKED, "")
+
+
+async def test_who_registered_prompts_and_settings_is_in_the_log_of_actions() -> None:
+    log = MemoryLog()
+    made = settings_record("polite-v1")
+    await log.publish(VERSIONS, key="polite-v1/settings", event=made, event_id="s")
+    trained = version_record("assistant-v1.1")
+    await log.publish(VERSIONS, key="assistant-v1.1/record", event=trained, event_id="r")
+    (action,) = await audit.read_actions(log)
+    assert (action["action"], action["subject"]) == ("version.registered", "polite-v1")
+    assert action["actor"] == made.actor
 
 
 def answers_of(group: str, share: float, length: int, number: int = 40) -> list[Any]:
