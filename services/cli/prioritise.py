@@ -11,11 +11,12 @@ import yaml
 from services.cli.errors import CliError, Exit
 from services.cli.http import ask
 from services.cli.information import AnsweredTwice, diversified
+from services.cli.probes.asking import ANSWER_TIMEOUT_S, Asking, ask_all
+from services.cli.probes.report import check_answered
 from services.cli.rollout import DEFAULT_MODEL
 from services.cli.settings import CliSettings, load_settings
 
 MAX_PROMPTS = 2_000
-ANSWER_TIMEOUT_S = 120.0
 SCORED_AT_ONCE = 100
 """Prompts, two answers each, of one request for scores."""
 
@@ -30,31 +31,27 @@ def prioritise(
     """Ask both versions each prompt, score the answers, and put first what a vote tells most of."""
     settings = load_settings()
     content = _read(plan)
-    queued = [{"text": one} if isinstance(one, str) else dict(one) for one in content["prompts"]]
+    queued = _prompts(plan, content)
     tokens = int(content.get("max_tokens", 512))
-    answered = [
-        (
-            prompt["text"],
-            tuple(_answer(settings, name, prompt["text"], tokens) for name in versions),
-        )
-        for prompt in queued
-    ]
-    scored = _scored(settings, model, answered)
-    gains = dict(diversified(scored))
+    texts = list(dict.fromkeys(prompt["text"] for prompt in queued))
+    answered = _answered(settings, versions, texts, tokens)
+    gains = dict(diversified(_scored(settings, model, answered)))
     ranked = sorted(
-        ({**prompt, "information": round(gains[prompt["text"]], 6)} for prompt in queued),
+        ({**prompt, "information": round(gains.get(prompt["text"], 0.0), 6)} for prompt in queued),
         key=lambda prompt: -prompt["information"],
     )
     to.write_text(
         yaml.safe_dump({**content, "prompts": ranked}, sort_keys=False, allow_unicode=True)
     )
     typer.echo(f"{to}: {len(ranked)} prompts, the most informative: {ranked[0]['text'][:60]}")
+    if missing := len(texts) - len(answered):
+        typer.echo(f"{missing} prompts were not answered by both versions and stand last")
 
 
 def _read(plan: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(plan.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise CliError(f"{plan}: cannot be read: {error}", Exit.usage) from None
     prompts = content.get("prompts") if isinstance(content, dict) else None
     if not isinstance(prompts, list) or not 0 < len(prompts) <= MAX_PROMPTS:
@@ -62,25 +59,32 @@ def _read(plan: Path) -> dict[str, Any]:
     return content
 
 
-def _answer(settings: CliSettings, version: str, text: str, tokens: int) -> str:
-    body = {
-        "model": version,
-        "messages": [{"role": "user", "content": text}],
-        "max_tokens": tokens,
-    }
-    answer = ask(
-        settings,
-        "router",
-        "POST",
-        "/v1/chat/completions",
-        body=body,
-        timeout_s=ANSWER_TIMEOUT_S,
-    )
-    return str(answer["choices"][0]["message"]["content"] or "")
+def _prompts(plan: Path, content: dict[str, Any]) -> list[dict[str, Any]]:
+    """The plan's prompts, each with its text."""
+    queued = [{"text": one} if isinstance(one, str) else one for one in content["prompts"]]
+    for number, one in enumerate(queued, 1):
+        if not isinstance(one, dict) or not isinstance(one.get("text"), str):
+            raise CliError(f"{plan}: prompt {number}: must be a text or have one", Exit.usage)
+    return queued
+
+
+def _answered(
+    settings: CliSettings, versions: tuple[str, str], texts: list[str], max_tokens: int
+) -> list[tuple[str, tuple[str, str]]]:
+    """The prompts that both versions answered, with the answers; a failure stops no other."""
+    asked = [[{"role": "user", "content": text}] for text in texts]
+    both = [ask_all(settings, Asking(name, max_tokens), asked) for name in versions]
+    for answers in both:
+        check_answered(answers)
+    return [
+        (text, (one.text, other.text))
+        for text, one, other in zip(texts, *both, strict=True)
+        if not (one.failure or other.failure)
+    ]
 
 
 def _scored(
-    settings: CliSettings, model: str, answered: list[tuple[str, tuple[str, ...]]]
+    settings: CliSettings, model: str, answered: list[tuple[str, tuple[str, str]]]
 ) -> list[AnsweredTwice]:
     found: list[AnsweredTwice] = []
     for start in range(0, len(answered), SCORED_AT_ONCE):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from services.cli import prioritise as module
 from services.cli.errors import CliError
 from services.cli.information import AnsweredTwice, diversified, information
 from services.cli.prioritise import prioritise
+from services.cli.probes import asking
 from services.feedback.voting.plan import load_plan
 
 
@@ -44,20 +46,31 @@ def test_of_two_alike_prompts_the_second_waits_for_another_kind() -> None:
     assert gains == sorted(gains, reverse=True)
 
 
-def test_a_plan_gets_its_prompts_in_that_order_and_the_page_reads_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def stack(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Router and scorer; m-v2 fails at what begins with `broken`. Holds the router's headers."""
     scores = {"sure?": (5.0, -5.0), "unsure?": (0.1, 0.0)}
+    asked: list[Any] = []
 
-    def ask(_: Any, service: str, __: str, path: str, *, body: Any, **___: Any) -> Any:
-        if service == "router":
-            text = f"{body['model']} says"
-            return {"choices": [{"message": {"content": text}}]}
+    def fetch(_: Any, __: str, *, body: Any, headers: Any, **___: Any) -> tuple[int, str]:
+        asked.append(headers)
+        if body["model"] == "m-v2" and body["messages"][0]["content"].startswith("broken"):
+            return 503, json.dumps({"error": {"message": "no engine"}})
+        return 200, json.dumps({"choices": [{"message": {"content": f"{body['model']} says"}}]})
+
+    def ask(_: Any, __: str, ___: str, path: str, *, body: Any, **____: Any) -> Any:
         assert path == "/v1/score"
         texts = [item["messages"][0]["content"] for item in body["items"]]
         return {"scores": [scores[text][n % 2] for n, text in enumerate(texts)]}
 
     monkeypatch.setattr(module, "ask", ask)
+    monkeypatch.setattr(asking, "fetch", fetch)
+    return asked
+
+
+def test_a_plan_gets_its_prompts_in_that_order_and_the_page_reads_it(
+    tmp_path: Path, stack: list[Any]
+) -> None:
     plan, ranked = tmp_path / "plan.yaml", tmp_path / "ranked.yaml"
     plan.write_text(yaml.safe_dump({"goal": 7, "prompts": ["sure?", {"text": "unsure?"}]}))
     prioritise(plan, ("m-v1", "m-v2"), to=ranked, model="m")
@@ -65,6 +78,28 @@ def test_a_plan_gets_its_prompts_in_that_order_and_the_page_reads_it(
     assert read.goal == 7
     assert [one.text for one in read.prompts] == ["unsure?", "sure?"]
     assert read.prompts[0].information > read.prompts[1].information
+    assert {"x-ratchet-purpose": "evaluation"} in stack
+    assert all(headers == stack[0] for headers in stack), "none of it is live traffic"
+
+
+@pytest.mark.usefixtures("stack")
+def test_a_prompt_that_one_version_fails_at_stops_no_other_and_stands_last(tmp_path: Path) -> None:
+    plan, ranked = tmp_path / "plan.yaml", tmp_path / "ranked.yaml"
+    plan.write_text(yaml.safe_dump({"prompts": ["broken?", "unsure?"]}))
+    prioritise(plan, ("m-v1", "m-v2"), to=ranked, model="m")
+    prompts = load_plan(ranked).prompts
+    assert [one.text for one in prompts] == ["unsure?", "broken?"]
+    assert prompts[1].information == 0
+    plan.write_text(yaml.safe_dump({"prompts": ["broken?", "broken too?"]}))
+    with pytest.raises(CliError, match="none of 2 questions was answered"):
+        prioritise(plan, ("m-v1", "m-v2"), to=ranked, model="m")
+
+
+def test_a_prompt_without_text_is_named_by_its_place(tmp_path: Path) -> None:
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(yaml.safe_dump({"prompts": ["a", {"category": "c"}]}))
+    with pytest.raises(CliError, match="prompt 2: must be a text"):
+        prioritise(plan, ("a", "b"), to=tmp_path / "out", model="m")
 
 
 def test_a_plan_without_prompts_is_refused(tmp_path: Path) -> None:
