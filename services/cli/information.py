@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 
+from shared.similarity import jaccard
+
 
 @dataclass(frozen=True, slots=True)
 class AnsweredTwice:
@@ -46,13 +48,9 @@ def diversified(prompts: Sequence[AnsweredTwice]) -> list[tuple[str, float]]:
         _, words = left.pop(best)
         found.append((best, gains[best]))
         for text, (_, others) in left.items():
-            nearest[text] = max(nearest[text], _jaccard(words, others))
+            nearest[text] = max(nearest[text], jaccard(words, others))
     return found
 
 
 def _words(text: str) -> frozenset[str]:
     return frozenset(text.lower().split())
-
-
-def _jaccard(left: frozenset[str], right: frozenset[str]) -> float:
-    return len(left & right) / len(left | right) if left | right else 1.0

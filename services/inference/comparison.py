@@ -6,6 +6,7 @@ from __future__ import annotations
 from services.inference.engine import Generated
 from shared.contracts.events.generations import ShadowComparison, ShownAnswer
 from shared.refusals import is_refusal
+from shared.similarity import jaccard
 
 MAX_LENGTH_RATIO = 100.0
 
@@ -28,6 +29,4 @@ def compare(shown: ShownAnswer, made: Generated, latency_ms: float) -> ShadowCom
 
 def similarity(one: str, other: str) -> float:
     """Jaccard index of the words of two texts, in [0, 1]; 1 for two texts without any."""
-    words, others = set(one.casefold().split()), set(other.casefold().split())
-    either = words | others
-    return len(words & others) / len(either) if either else 1.0
+    return jaccard(set(one.casefold().split()), set(other.casefold().split()))

@@ -10,6 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from shared.contracts.prompt_key import normal_text
+from shared.similarity import jaccard
 
 SHINGLE = 3
 """Characters of a shingle: short enough for short answers, and no words are needed."""
@@ -51,8 +52,7 @@ def similarity(one: str, other: str) -> float:
     Exact, and linear in the texts: MinHash estimates the same number and pays off only where one
     text is compared with many.
     """
-    left, right = _shingles(one), _shingles(other)
-    return len(left & right) / len(left | right)
+    return jaccard(_shingles(one), _shingles(other))
 
 
 def sentences(text: str) -> int:
