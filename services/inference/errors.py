@@ -36,6 +36,13 @@ class UnknownAdapter(InferenceError):
     code = "unknown_adapter"
 
 
+class VersionNotAllowed(InferenceError):
+    """The key may ask for models, and name no versions."""
+
+    status = 403
+    code = "forbidden"
+
+
 class NotAcceptable(InferenceError):
     """The refusal cannot be overruled."""
 

@@ -11,13 +11,13 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from services.inference.agent import Agent
-from services.inference.errors import InferenceError, UnknownAdapter
+from services.inference.errors import InferenceError, UnknownAdapter, VersionNotAllowed
 from services.inference.moderation import ModerationRequest, Moderator
 from services.inference.scorer import Scorer
 from shared.contracts.events.api_keys import Permission
 from shared.contracts.events.base import Name
 from shared.http.openapi import problem_responses
-from shared.keys import KeyRing
+from shared.keys import ApiKey, KeyRing
 from shared.registry.versions import Registry
 
 GENERATION_PATHS = frozenset({"/v1/score", "/v1/moderated"})
@@ -118,7 +118,7 @@ def generation_router(
     ) -> Any:
         """Answer by writer and critic; the reward model chooses. `stream` sends the progress."""
         key = keys.authenticate(authorization, Permission.infer)
-        model, version = served(registry, agent, body.model)
+        model, version = served(registry, agent, body.model, key)
         asked = ModerationRequest(
             tenant=key.tenant,
             model=model,
@@ -135,14 +135,20 @@ def generation_router(
     return router
 
 
-def served(registry: Registry, agent: Agent, name: str) -> tuple[str, str]:
+def served(registry: Registry, agent: Agent, name: str, key: ApiKey) -> tuple[str, str]:
     """Model and version that a name asks for: a version, or a model's stable one.
 
     Raises:
         UnknownAdapter: there is none, or it may not serve here.
+        VersionNotAllowed: it is a version, and the key may name none.
 
     """
-    version = registry.get(name) or registry.stable(name)
+    named = registry.get(name)
+    if named is not None and not key.explicit_versions:
+        raise VersionNotAllowed(
+            f"model: the key may not name versions; ask for the model {named.record.model!r}"
+        )
+    version = named or registry.stable(name)
     if version is None or not agent.ready(version.record.version):
         raise UnknownAdapter(f"model: {name} has no version that is ready here; see /v1/adapters")
     return version.record.model, version.record.version

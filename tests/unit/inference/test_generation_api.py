@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
@@ -13,8 +15,9 @@ from services.inference import api
 from services.inference.errors import EngineUnavailable, NoRewardModel
 from services.inference.generation_api import MAX_ANSWERS, MAX_GENERATION_BYTES, generation_router
 from services.inference.scorer import Scores
+from shared.contracts.events.api_keys import ApiKeyIssued, Permission
 from shared.contracts.events.versions import Lifecycle, record_key, state_key
-from shared.keys import KeyRing
+from shared.keys import KeyRing, new_key
 from shared.registry.versions import Registry
 from tests.unit.training.builders import MODEL, record, state
 
@@ -62,8 +65,8 @@ def stub() -> StubGenerator:
     return StubGenerator()
 
 
-def client(stub: Any, *, keys: bool = False) -> httpx.AsyncClient:
-    registry, ring = Registry(), KeyRing(required=keys)
+def client(stub: Any, *, keys: bool = False, ring: KeyRing | None = None) -> httpx.AsyncClient:
+    registry, ring = Registry(), ring or KeyRing(required=keys)
     registry.apply(record_key(V10), record(V10).to_json())
     registry.apply(state_key(V10), state(V10, Lifecycle.stable).to_json())
     generation = generation_router(stub, registry, stub, stub, ring)
@@ -121,6 +124,29 @@ async def test_the_model_s_stable_version_answers(
     assert (stub.asked[0].model, stub.asked[0].version) == (MODEL, V10)
     unknown = await http.post("/v1/moderated", json={**body, "model": "nobody"})
     assert unknown.status_code == 404
+
+
+@pytest.mark.parametrize("explicit", [False, True])
+async def test_a_version_is_named_only_by_a_key_that_may(
+    stub: StubGenerator, explicit: bool
+) -> None:
+    key, ring = new_key(), KeyRing(required=True)
+    issued = ApiKeyIssued(
+        key_id="k1",
+        sha256=hashlib.sha256(key.encode()).hexdigest(),
+        tenant="acme",
+        scopes=(Permission.infer,),
+        explicit_versions=explicit,
+        issued_at=datetime(2026, 11, 26, tzinfo=UTC),
+    )
+    ring.apply(issued.key_id, issued.to_json())
+    turns = [{"role": "user", "content": "q"}]
+    headers = {"authorization": f"Bearer {key}"}
+    async with client(stub, ring=ring) as http:
+        for name, status in ((MODEL, 200), (V10, 200 if explicit else 403)):
+            body = {"model": name, "messages": turns}
+            answer = await http.post("/v1/moderated", json=body, headers=headers)
+            assert answer.status_code == status, name
 
 
 @pytest.mark.parametrize("broken", [False, True])
