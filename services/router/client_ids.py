@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import OrderedDict
 
 from services.router.errors import InsufficientScope, InvalidRequest, TraceIdTaken
 from shared.keys import ApiKey
@@ -18,7 +19,7 @@ class ClientIds:
     """The last ids of clients that this router took, at most `MAX_REMEMBERED` of all tenants."""
 
     def __init__(self) -> None:
-        self._taken: dict[tuple[str, str], None] = {}
+        self._taken: OrderedDict[tuple[str, str], None] = OrderedDict()
 
     def read(self, raw: bytes | None, key: ApiKey) -> str:
         """The id in the header's value, or "" without one.
@@ -58,4 +59,4 @@ class ClientIds:
             )
         self._taken[place] = None
         if len(self._taken) > MAX_REMEMBERED:
-            del self._taken[next(iter(self._taken))]
+            self._taken.popitem(last=False)
