@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Mapping
 from datetime import timedelta
 from random import random
 from typing import Any, NamedTuple
@@ -174,11 +175,7 @@ class Mirror:
                 version=one.candidate,
                 messages=event["messages"],
                 tools=event.get("tools", ()),
-                sampling={
-                    name: one.payload[sent]
-                    for sent, name in SAMPLING.items()
-                    if one.payload.get(sent) is not None
-                },
+                sampling=sampling_of(one.payload, with_tools=bool(event.get("tools"))),
                 expires_at=self._clock.now() + timedelta(seconds=EXPIRES_S),
                 trace_id=event["trace_id"],
                 shown=ShownAnswer(
@@ -187,7 +184,7 @@ class Mirror:
                     latency_ms=event["attempts"][-1]["duration_ms"],
                 ),
             )
-        except (ValidationError, TypeError):
+        except (ValidationError, TypeError, KeyError):
             return None
 
     def _is_stale(self, state: RoutingState) -> bool:
@@ -195,3 +192,26 @@ class Mirror:
 
     def _count(self, model: str, outcome: str) -> None:
         self._requests.labels(model, outcome).inc()
+
+
+def sampling_of(payload: Mapping[str, Any], *, with_tools: bool) -> dict[str, Any]:
+    """What a client asked for beside its conversation, in the chat API's form.
+
+    A choice of a tool goes along where tools do: an engine refuses it alone, and the refusal would
+    be the candidate's failure. The Responses API names the chosen tool beside the type.
+
+    Raises:
+        KeyError: a tool is chosen that the chat API cannot name.
+
+    """
+    found = {
+        name: payload[sent] for sent, name in SAMPLING.items() if payload.get(sent) is not None
+    }
+    choice = found.get("tool_choice")
+    if not with_tools:
+        found.pop("tool_choice", None)
+    elif isinstance(choice, dict) and "function" not in choice:
+        if choice["type"] != "function":
+            raise KeyError(choice["type"])
+        found["tool_choice"] = {"type": "function", "function": {"name": choice["name"]}}
+    return found

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from services.router.call import Call, EngineAttempt
 from services.router.interactions import Interactions
-from services.router.mirror import EXPIRES_S, MAX_BYTES, MAX_WAITING, Mirror
+from services.router.mirror import EXPIRES_S, MAX_BYTES, MAX_WAITING, Mirror, sampling_of
 from services.router.spool import Spool
 from services.router.state import RouteChoice
 from shared.contracts.events.base import Message
@@ -116,6 +116,38 @@ async def test_tools_and_their_calls_go_along(harness: MirrorHarness) -> None:
     assert [one.name for one in request.tools] == ["search"]
     assert request.shown is not None
     assert (request.shown.tool_calls, request.shown.completion) == (("search",), "")
+
+
+NAMED = {"type": "function", "function": {"name": "search"}}
+
+
+@pytest.mark.parametrize(
+    ("choice", "with_tools", "sent"),
+    [
+        (NAMED, True, NAMED),
+        ({"type": "function", "name": "search"}, True, NAMED),
+        ("required", True, "required"),
+        ("required", False, None),
+    ],
+    ids=["chat", "responses", "any tool", "its tools are not kept"],
+)
+def test_a_chosen_tool_is_asked_for_as_chat_does_or_not_at_all(
+    choice: Any, with_tools: bool, sent: Any
+) -> None:
+    found = sampling_of({"tool_choice": choice, "max_output_tokens": 9}, with_tools=with_tools)
+    assert found.pop("tool_choice", None) == sent
+    assert found == {"max_tokens": 9}
+
+
+@pytest.mark.parametrize("kind", ["allowed_tools", "custom"])
+async def test_a_choice_that_chat_cannot_name_is_unsuited(
+    harness: MirrorHarness, kind: str
+) -> None:
+    tool = {"type": "function", "function": {"name": "search", "parameters": {"type": "object"}}}
+    harness.follow()
+    harness.record(shown(tools=[tool], tool_choice={"type": kind, "name": "x"}))
+    await eventually(lambda: harness.counted("unsuited") == 1, "it was counted")
+    assert harness.sent() == []
 
 
 @pytest.mark.parametrize(
