@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from services.cli.kafka import READ_TIMEOUT_S, with_log
+from services.cli.kafka import read_events, with_log
 from services.cli.output import AsJson, print_fields, print_json
 from services.cli.ranking import standing_votes
 from services.cli.settings import load_settings
@@ -101,14 +101,5 @@ async def rated_events(log: EventLog) -> list[Event]:
     from shared.contracts.events.feedback import FeedbackSubmitted, FeedbackWithdrawn
     from shared.contracts.events.votes import VoteCast
     from shared.contracts.topics import FEEDBACK
-    from shared.kafka.envelope import UnreadableRecord, decode, models_by_type
-    from shared.kafka.log import read_to_end
 
-    models = models_by_type(FeedbackSubmitted, FeedbackWithdrawn, VoteCast)
-    found: list[Event] = []
-    for record in await read_to_end(log, FEEDBACK, timeout_s=READ_TIMEOUT_S):
-        try:
-            found.append(decode(record.headers, record.value, models))
-        except UnreadableRecord:
-            continue  # signals, and what the aggregator sends to the dead letters
-    return found
+    return await read_events(log, (FEEDBACK,), FeedbackSubmitted, FeedbackWithdrawn, VoteCast)

@@ -11,7 +11,7 @@ import typer
 
 from services.cli.errors import Exit
 from services.cli.identity import OnBehalfOf, on_record
-from services.cli.kafka import READ_TIMEOUT_S, with_log
+from services.cli.kafka import read_events, with_log
 from services.cli.output import AsJson, print_json, print_table
 from services.cli.probes.asking import Asking, ask_all
 from services.cli.probes.report import (
@@ -117,10 +117,11 @@ async def read_actions(log: EventLog) -> list[dict[str, Any]]:
     from shared.contracts.events.training import TrainingCancelled, TrainingRequested
     from shared.contracts.events.versions import SettingsRecord
     from shared.contracts.topics import AUDIT, CASES, ROLLOUTS, TRAINING_JOBS, VERSIONS
-    from shared.kafka.envelope import UnreadableRecord, decode, models_by_type
-    from shared.kafka.log import read_to_end
 
-    models = models_by_type(
+    actions: list[dict[str, Any]] = []
+    for event in await read_events(
+        log,
+        (AUDIT, CASES, ROLLOUTS, TRAINING_JOBS, VERSIONS),
         ActionAudited,
         CaseFound,
         CaseRetired,
@@ -128,14 +129,7 @@ async def read_actions(log: EventLog) -> list[dict[str, Any]]:
         SettingsRecord,
         TrainingCancelled,
         TrainingRequested,
-    )
-    topics = (AUDIT, CASES, ROLLOUTS, TRAINING_JOBS, VERSIONS)
-    actions: list[dict[str, Any]] = []
-    for record in await read_to_end(log, *topics, timeout_s=READ_TIMEOUT_S):
-        try:
-            event = decode(record.headers, record.value, models)
-        except UnreadableRecord:
-            continue
+    ):
         match event:
             case ActionAudited():
                 actions.append(_action(event.action, event.subject, event, event.at))

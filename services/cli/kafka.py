@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from services.cli.errors import CliError, Exit, unreachable
 from services.cli.settings import CliSettings
 
 if TYPE_CHECKING:
-    from shared.kafka.log import EventLog
+    from shared.contracts.events.base import Event
+    from shared.kafka.log import EventLog, Record
     from shared.registry.view import RoutingView
 
 T = TypeVar("T")
+E = TypeVar("E", bound="Event")
 SOURCE = "/ratchet/cli"
 READ_TIMEOUT_S = 60.0
 CONNECT_TIMEOUT_S = 10.0
@@ -41,6 +43,32 @@ def with_log(settings: CliSettings, work: Callable[[EventLog], Awaitable[T]]) ->
             await log.stop()
 
     return run_with_kafka(settings, run)
+
+
+async def read_events(log: EventLog, topics: Sequence[str], *models: type[E]) -> list[E]:
+    """The events of these types on some topics, as they came; none that cannot be read.
+
+    What is of another type is not kept in memory; what is unreadable is in the dead letters.
+
+    Raises:
+        LogUnavailable: the topics' end was not reached in time.
+
+    """
+    from shared.kafka.envelope import UnreadableRecord, decode, header, models_by_type
+    from shared.kafka.log import read_to_end
+
+    by_type = models_by_type(*models)
+
+    def wanted(record: Record) -> bool:
+        return header(record.headers, "ce_type") in by_type
+
+    found: list[E] = []
+    for record in await read_to_end(log, *topics, timeout_s=READ_TIMEOUT_S, keep=wanted):
+        try:
+            found.append(cast("E", decode(record.headers, record.value, by_type)))
+        except UnreadableRecord:
+            continue
+    return found
 
 
 def run_with_kafka(settings: CliSettings, work: Callable[[], Awaitable[T]]) -> T:

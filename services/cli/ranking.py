@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from services.cli.errors import CliError, Exit
-from services.cli.kafka import READ_TIMEOUT_S, with_log
+from services.cli.kafka import read_events, with_log
 from services.cli.output import AsJson, print_json, print_table
 from services.cli.settings import load_settings
 
 if TYPE_CHECKING:
     from shared.contracts.events.base import Event
     from shared.contracts.events.votes import VoteCast
-    from shared.kafka.log import EventLog, Record
+    from shared.kafka.log import EventLog
     from shared.ranking import RankedVote, ShareWithin, VersionRanking
 
 FAST = "vote_faster_than_reading"
@@ -101,23 +101,12 @@ async def vote_events(log: EventLog) -> list[Event]:
     from shared.contracts.events.feedback import FeedbackType, FeedbackWithdrawn
     from shared.contracts.events.votes import VoteCast
     from shared.contracts.topics import FEEDBACK
-    from shared.kafka.envelope import UnreadableRecord, decode, header, models_by_type
-    from shared.kafka.log import read_to_end
 
-    models = models_by_type(VoteCast, FeedbackWithdrawn)
-
-    def of_votes(record: Record) -> bool:
-        return header(record.headers, "ce_type") in models
-
-    found: list[Event] = []
-    for record in await read_to_end(log, FEEDBACK, timeout_s=READ_TIMEOUT_S, keep=of_votes):
-        try:
-            event = decode(record.headers, record.value, models)
-        except UnreadableRecord:
-            continue  # The aggregator sends it to the dead letters.
-        if not (isinstance(event, FeedbackWithdrawn) and event.type is not FeedbackType.preference):
-            found.append(event)
-    return found
+    return [
+        event
+        for event in await read_events(log, (FEEDBACK,), VoteCast, FeedbackWithdrawn)
+        if isinstance(event, VoteCast) or event.type is FeedbackType.preference
+    ]
 
 
 def _show(model: str, found: VersionRanking) -> None:

@@ -10,7 +10,7 @@ import typer
 
 from services.cli.errors import CliError, Exit
 from services.cli.identity import OnBehalfOf, on_record
-from services.cli.kafka import READ_TIMEOUT_S, with_log
+from services.cli.kafka import READ_TIMEOUT_S, read_events, with_log
 from services.cli.output import AsJson, print_fields, print_json, print_table
 from services.cli.settings import load_settings
 
@@ -233,20 +233,11 @@ async def _cancel(log: EventLog, job_id: str, asked: dict[str, str]) -> None:
 async def _jobs(log: EventLog) -> list[dict[str, Any]]:
     from shared.contracts.events.training import TrainingProgress, TrainingRequested
     from shared.contracts.topics import TRAINING_JOBS, TRAINING_RUNS
-    from shared.kafka.envelope import UnreadableRecord, decode, models_by_type
-    from shared.kafka.log import read_to_end
 
-    models = models_by_type(TrainingRequested, TrainingProgress)
-    events: list[TrainingRequested | TrainingProgress] = []
-    for record in await read_to_end(log, TRAINING_JOBS, TRAINING_RUNS, timeout_s=READ_TIMEOUT_S):
-        try:
-            event = decode(record.headers, record.value, models)
-        except UnreadableRecord:
-            continue
-        assert isinstance(event, TrainingRequested | TrainingProgress)
-        events.append(event)
-    jobs = jobs_of(events)
-    return sorted(jobs, key=lambda job: job["requested_at"])
+    events = await read_events(
+        log, (TRAINING_JOBS, TRAINING_RUNS), TrainingRequested, TrainingProgress
+    )
+    return sorted(jobs_of(events), key=lambda job: job["requested_at"])
 
 
 def _row(request: TrainingRequested, progress: TrainingProgress | None) -> dict[str, Any]:

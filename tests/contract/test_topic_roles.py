@@ -23,7 +23,9 @@ OUTSIDE = {(INTAKE, "write", "products")}
 """Roles of programs that are not in this repository."""
 CALLS = {
     **dict.fromkeys(("append", "publish", "NewRecord", "Output", "Write"), "write"),
-    **dict.fromkeys(("tail", "read_to_end", "ConsumerLoop", "Follower", "__init__"), "read"),
+    **dict.fromkeys(
+        ("tail", "read_to_end", "read_events", "ConsumerLoop", "Follower", "__init__"), "read"
+    ),
 }
 """What a call does with the topics among its arguments; `__init__` is a Follower's."""
 NAMES = {
