@@ -78,13 +78,23 @@ def take(directory: Path) -> AbstractContextManager[object]:
 
 
 def moderated(
-    app: AsgiApp, settings: RouterSettings, session: aiohttp.ClientSession, keys: KeyRing
+    app: AsgiApp,
+    settings: RouterSettings,
+    session: aiohttp.ClientSession,
+    keys: KeyRing,
+    quotas: Quotas,
 ) -> AsgiApp:
     """The application with moderated generation, where an inference service is named for it."""
     if not settings.moderation_url:
         return app
-    limit = settings.max_body_bytes
-    return ModeratedProxy(app, url=settings.moderation_url, session=session, keys=keys, limit=limit)
+    return ModeratedProxy(
+        app,
+        url=settings.moderation_url,
+        session=session,
+        keys=keys,
+        quotas=quotas,
+        limit=settings.max_body_bytes,
+    )
 
 
 async def run(settings: RouterSettings, directory: Path) -> None:
@@ -174,7 +184,7 @@ async def run(settings: RouterSettings, directory: Path) -> None:
             bounds=AnswerBounds(settings.max_choices, settings.max_tokens),
         )
         app = with_cors(
-            moderated(gateway, settings, client, keys),
+            moderated(gateway, settings, client, keys, quotas),
             settings.cors_origins,
             methods=("GET", "POST"),
             expose=EXPOSED_HEADERS,

@@ -9,13 +9,16 @@ from shared.errors import RatchetError
 from shared.http.asgi import AsgiApp, Receive, Scope, Send
 from shared.http.body import GuardedApp
 from shared.http.problems import problem
-from shared.keys import KeyRing
+from shared.keys import ApiKey, KeyRing
+from shared.quotas import QuotaExceeded, Quotas
 
 PATH = "/v1/moderated"
 TIMEOUT_S = 300.0
 """For all stages; each has a shorter deadline of its own there."""
 MAX_RUNNING = 64
 BODY_TIMEOUT_S = 10.0
+ENGINE_REQUESTS = 2
+"""What one request asks of an engine, the writer's answer and the critic's: it counts as so many."""
 
 
 class ModerationUnavailable(RatchetError):
@@ -29,29 +32,49 @@ class ModerationUnavailable(RatchetError):
 class ModeratedProxy:
     """Hands moderated generation to the service that has engine and reward model.
 
-    It authenticates first and reads a bounded body; everything else goes to the wrapped app.
+    It authenticates first, reads a bounded body, and counts against the quotas of requests, as the
+    router's own endpoints do; everything else goes to the wrapped app.
     """
 
     def __init__(
-        self, app: AsgiApp, *, url: str, session: aiohttp.ClientSession, keys: KeyRing, limit: int
+        self,
+        app: AsgiApp,
+        *,
+        url: str,
+        session: aiohttp.ClientSession,
+        keys: KeyRing,
+        quotas: Quotas,
+        limit: int,
     ) -> None:
         self._app = app
         self._url = url + PATH
         self._session = session
+        self._keys = keys
+        self._quotas = quotas
         self._running = 0
-
-        def authorize(scope: Scope) -> None:
-            given = dict(scope["headers"]).get(b"authorization")
-            keys.authenticate(given.decode("latin-1") if given else None, Permission.infer)
-
         self._guarded = GuardedApp(
-            self._forward, authorize=authorize, limit=limit, timeout_s=BODY_TIMEOUT_S
+            self._admitted, authorize=self._authenticate, limit=limit, timeout_s=BODY_TIMEOUT_S
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         ours = scope["type"] == "http" and (scope["method"], scope["path"]) == ("POST", PATH)
         await (self._guarded if ours else self._app)(scope, receive, send)
+
+    def _authenticate(self, scope: Scope) -> ApiKey:
+        given = dict(scope["headers"]).get(b"authorization")
+        return self._keys.authenticate(given.decode("latin-1") if given else None, Permission.infer)
+
+    async def _admitted(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            slot = self._quotas.admit(self._authenticate(scope), ENGINE_REQUESTS)
+        except QuotaExceeded as error:
+            await problem(error)(scope, receive, send)
+            return
+        try:
+            await self._forward(scope, receive, send)
+        finally:
+            self._quotas.leave(slot)
 
     async def _forward(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._running >= MAX_RUNNING:

@@ -13,6 +13,7 @@ from aiohttp.test_utils import TestServer
 
 from services.router.moderated import PATH, ModeratedProxy
 from shared.keys import KeyRing
+from shared.quotas import Quotas, RateLimits, inference_limits
 
 
 async def elsewhere(scope: Any, receive: Any, send: Any) -> None:
@@ -38,7 +39,10 @@ async def inference() -> AsyncIterator[TestServer]:
 
 def client(session: aiohttp.ClientSession, url: str, **more: Any) -> httpx.AsyncClient:
     keys = more.pop("keys", KeyRing(required=False))
-    app: Any = ModeratedProxy(elsewhere, url=url, session=session, keys=keys, limit=100)
+    quotas = Quotas(key=inference_limits(more.pop("key_limits", RateLimits())), tenant=RateLimits())
+    app: Any = ModeratedProxy(
+        elsewhere, url=url, session=session, keys=keys, quotas=quotas, limit=100
+    )
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://router")
 
 
@@ -62,3 +66,23 @@ async def test_keys_sizes_and_an_absent_service_are_refusals(inference: TestServ
         async with client(session, "http://127.0.0.1:9") as http:
             answer = await http.post(PATH, content=b"{}")
             assert (answer.status_code, answer.json()["code"]) == (503, "moderation_unavailable")
+
+
+@pytest.mark.parametrize(
+    ("limits", "statuses"),
+    [(RateLimits(requests=4), [200, 200, 429]), (RateLimits(running=1), [200, 200, 200])],
+    ids=["two requests each", "one at a time"],
+)
+async def test_the_key_s_limits_hold_and_slots_come_back(
+    inference: TestServer, limits: RateLimits, statuses: list[int]
+) -> None:
+    url = str(inference.make_url("")).rstrip("/")
+    async with (
+        aiohttp.ClientSession() as session,
+        client(session, url, key_limits=limits) as http,
+    ):
+        answers = [await http.post(PATH, content=b"{}") for _ in statuses]
+    assert [one.status_code for one in answers] == statuses
+    if statuses[-1] == 429:
+        assert answers[-1].json()["code"] == "rate_limited"
+        assert answers[-1].headers["retry-after"]
