@@ -61,6 +61,7 @@ class Scorer:
         self._process: asyncio.subprocess.Process | None = None
         self._lock = asyncio.Lock()
         self._waiting = 0
+        self._needed: set[str] = set()
 
     async def score(
         self, model: str, rows: Sequence[Mapping[str, Any]], *, timeout_s: float
@@ -110,7 +111,7 @@ class Scorer:
     async def _ask(
         self, record: RewardRecord, rows: Sequence[Mapping[str, Any]]
     ) -> tuple[float, ...]:
-        folder = await self._cache.fetch(record)
+        folder = await self._folder(record)
         asked = {
             "base": record.base,
             "adapter": str(folder),
@@ -137,6 +138,16 @@ class Scorer:
         if not all(map(math.isfinite, values)):
             raise ScorerUnavailable(f"{record.name}: its scores are no finite numbers")
         return values
+
+    async def _folder(self, record: RewardRecord) -> Path:
+        """The reward model's folder; after a new one, older ones than each model's newest go."""
+        folder = await self._cache.fetch(record)
+        if record.adapter_sha256 not in self._needed:
+            models = {version.record.model for version in self._registry.versions()}
+            newest = [known[-1] for model in models if (known := self._registry.rewards(model))]
+            self._needed = {record.adapter_sha256, *(one.adapter_sha256 for one in newest)}
+            await self._cache.prune(self._needed)
+        return folder
 
     async def _running(self) -> asyncio.subprocess.Process:
         if self._process is None or self._process.returncode is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import stat
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,9 +18,9 @@ from services.inference.errors import NoRewardModel, ScorerOverloaded, ScorerUna
 from services.inference.metrics import InferenceMetrics
 from services.inference.scorer import Scorer
 from shared.clock import SystemClock
-from shared.contracts.events.versions import DatasetRef, RewardRecord, reward_key
+from shared.contracts.events.versions import DatasetRef, RewardRecord, record_key, reward_key
 from shared.registry.versions import Registry
-from tests.unit.training.builders import MODEL, NOW
+from tests.unit.training.builders import MODEL, NOW, record
 
 SCORES_LENGTHS = """
 import json, sys, time
@@ -34,20 +34,25 @@ for line in sys.stdin:
 
 
 class StubCache:
-    """Every adapter is there already."""
+    """Every adapter is there already; holds what each pruning kept."""
+
+    def __init__(self) -> None:
+        self.kept: list[set[str]] = []
 
     async def fetch(self, record: RewardRecord) -> Path:
         return Path("/adapters") / record.name
 
+    async def prune(self, needed: Collection[str]) -> None:
+        self.kept.append(set(needed))
 
-def registry() -> Registry:
-    made = Registry()
-    record = RewardRecord(
-        name=f"{MODEL}-reward-v1",
+
+def reward(number: int) -> RewardRecord:
+    return RewardRecord(
+        name=f"{MODEL}-reward-v{number}",
         model=MODEL,
         base="base",
         adapter_uri="file:///a",
-        adapter_sha256="0" * 64,
+        adapter_sha256=str(number) * 64,
         dataset=DatasetRef(dataset_id="d", uri="u", sha256="0", rows=1),
         hyperparameters={},
         seed=0,
@@ -56,20 +61,37 @@ def registry() -> Registry:
         job_id="j",
         created_at=NOW,
     )
-    made.apply(reward_key(record.name), record.to_json())
+
+
+def publish(registry: Registry, number: int) -> None:
+    made = reward(number)
+    registry.apply(reward_key(made.name), made.to_json())
+
+
+@pytest.fixture
+def registry() -> Registry:
+    made = Registry()
+    version = record(f"{MODEL}-v1.0")
+    made.apply(record_key(version.version), version.to_json())
+    publish(made, 1)
     return made
 
 
 @pytest.fixture
-async def scorer(tmp_path: Path) -> AsyncIterator[Scorer]:
+def cache() -> StubCache:
+    return StubCache()
+
+
+@pytest.fixture
+async def scorer(tmp_path: Path, registry: Registry, cache: StubCache) -> AsyncIterator[Scorer]:
     script, python = tmp_path / "scoring.py", tmp_path / "python"
     script.write_text(SCORES_LENGTHS)
     python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{script}"\n')
     python.chmod(python.stat().st_mode | stat.S_IXUSR)
     made = Scorer(
         python=python,
-        registry=registry(),
-        cache=cast("AdapterCache", StubCache()),
+        registry=registry,
+        cache=cast("AdapterCache", cache),
         clock=SystemClock(),
         metrics=InferenceMetrics(CollectorRegistry()),
     )
@@ -117,3 +139,14 @@ async def test_waiters_are_bounded(scorer: Scorer, monkeypatch: pytest.MonkeyPat
     with pytest.raises(ScorerOverloaded):
         await scorer.score(MODEL, rows("b"), timeout_s=30)
     assert (await first).values == (1.0,)
+
+
+async def test_a_new_reward_model_lets_the_older_ones_go_from_the_disk(
+    scorer: Scorer, registry: Registry, cache: StubCache
+) -> None:
+    for _ in range(2):
+        await scorer.score(MODEL, rows("a"), timeout_s=30)
+    assert cache.kept == [{"1" * 64}], "looked at once"
+    publish(registry, 2)
+    assert (await scorer.score(MODEL, rows("a"), timeout_s=30)).reward_model.endswith("-v2")
+    assert cache.kept[1:] == [{"2" * 64}]
