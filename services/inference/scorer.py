@@ -28,6 +28,8 @@ ROOT = Path(__file__).resolve().parents[2]
 MODULE = "services.inference.scoring"
 MAX_WAITING = 32
 """Requests that wait for the one process; more are refused."""
+LONGEST_S = 120.0
+"""For the scores of one request, the loading of the reward model included; then the process is ended."""
 STOP_S = 5.0
 LINE_BYTES = 1 << 20
 DEFAULT_MAX_LENGTH = 512
@@ -60,6 +62,7 @@ class Scorer:
         self._metrics = metrics
         self._process: asyncio.subprocess.Process | None = None
         self._lock = asyncio.Lock()
+        self._asking: asyncio.Task[tuple[float, ...]] | None = None
         self._waiting = 0
         self._needed: set[str] = set()
 
@@ -67,6 +70,9 @@ class Scorer:
         self, model: str, rows: Sequence[Mapping[str, Any]], *, timeout_s: float
     ) -> Scores:
         """Score answers, each `{"messages", "completion"}`; higher is better.
+
+        A caller that gives up while the process works leaves it working: it may be loading the
+        reward model, which the next request would have to wait for all over again.
 
         Raises:
             NoRewardModel: none was published for the model.
@@ -84,15 +90,18 @@ class Scorer:
             raise ScorerOverloaded(f"{self._waiting} requests wait already; try again")
         self._waiting += 1
         began = self._clock.monotonic()
+        turn = asyncio.create_task(self._turn(known[-1], rows))
+        turn.add_done_callback(self._turn_ended)
         try:
-            async with asyncio.timeout(timeout_s), self._lock:
-                values = await self._ask(known[-1], rows)
+            async with asyncio.timeout(timeout_s):
+                values = await asyncio.shield(turn)
         except TimeoutError:
             raise ScorerUnavailable(f"no scores within {timeout_s:g} s") from None
         except (AdapterError, OSError) as error:
             raise ScorerUnavailable(f"{known[-1].name}: {error}") from error
         finally:
-            self._waiting -= 1
+            if turn is not self._asking:
+                turn.cancel()
         self._metrics.scored.inc(len(rows))
         self._metrics.score_s.observe(self._clock.monotonic() - began)
         return Scores(known[-1].name, values)
@@ -107,6 +116,24 @@ class Scorer:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(STOP_S):
                 await process.wait()
+
+    async def _turn(
+        self, record: RewardRecord, rows: Sequence[Mapping[str, Any]]
+    ) -> tuple[float, ...]:
+        async with self._lock:
+            self._asking = asyncio.current_task()
+            try:
+                async with asyncio.timeout(LONGEST_S):
+                    return await self._ask(record, rows)
+            except TimeoutError:
+                raise ScorerUnavailable(f"no scores within {LONGEST_S:g} s") from None
+            finally:
+                self._asking = None
+
+    def _turn_ended(self, turn: asyncio.Task[tuple[float, ...]]) -> None:
+        self._waiting -= 1
+        if not turn.cancelled():
+            turn.exception()  # whoever gave up reads it no more
 
     async def _ask(
         self, record: RewardRecord, rows: Sequence[Mapping[str, Any]]

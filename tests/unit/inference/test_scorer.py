@@ -20,6 +20,7 @@ from services.inference.scorer import Scorer
 from shared.clock import SystemClock
 from shared.contracts.events.versions import DatasetRef, RewardRecord, record_key, reward_key
 from shared.registry.versions import Registry
+from tests.support.waiting import eventually
 from tests.unit.training.builders import MODEL, NOW, record
 
 SCORES_LENGTHS = """
@@ -27,6 +28,7 @@ import json, sys, time
 for line in sys.stdin:
     rows = [row["completion"] for row in json.loads(line)["rows"]]
     if "hang" in rows: time.sleep(60)
+    if "load" in rows: time.sleep(0.5)
     if "end" in rows: sys.exit(1)
     answer = {"error": "no template"} if "bad" in rows else {"scores": [len(row) for row in rows]}
     print(json.dumps(answer), flush=True)
@@ -111,14 +113,28 @@ async def test_requests_at_once_each_get_their_own_scores(scorer: Scorer) -> Non
 
 
 @pytest.mark.parametrize(
-    ("text", "timeout_s", "why"), [("hang", 0.5, "within 0.5 s"), ("end", 30, "ended")]
+    ("text", "longest_s", "why"), [("hang", 0.5, "within 0.5 s"), ("end", 30, "ended")]
 )
 async def test_after_a_process_that_hangs_or_ends_the_next_request_has_a_new_one(
-    scorer: Scorer, text: str, timeout_s: float, why: str
+    scorer: Scorer, monkeypatch: pytest.MonkeyPatch, text: str, longest_s: float, why: str
 ) -> None:
+    monkeypatch.setattr(module, "LONGEST_S", longest_s)
     with pytest.raises(ScorerUnavailable, match=why):
-        await scorer.score(MODEL, rows(text), timeout_s=timeout_s)
+        await scorer.score(MODEL, rows(text), timeout_s=30)
+    monkeypatch.setattr(module, "LONGEST_S", 30)
     assert (await scorer.score(MODEL, rows("abc"), timeout_s=30)).values == (3.0,)
+
+
+async def test_a_caller_that_gives_up_leaves_the_process_to_load(scorer: Scorer) -> None:
+    with pytest.raises(ScorerUnavailable, match=r"within 0\.05 s"):
+        await scorer.score(MODEL, rows("load"), timeout_s=0.05)
+    await eventually(lambda: scorer._process is not None, "the process is started")
+    started = scorer._process
+    with pytest.raises(ScorerUnavailable, match=r"within 0\.05 s"):
+        await scorer.score(MODEL, rows("x" * 5), timeout_s=0.05)
+    assert (await scorer.score(MODEL, rows("abc"), timeout_s=30)).values == (3.0,)
+    assert scorer._process is started
+    assert scorer._waiting == 0
 
 
 async def test_an_answer_that_cannot_be_read_is_told_and_the_process_stays(scorer: Scorer) -> None:
