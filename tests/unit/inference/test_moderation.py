@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any, cast
 
 import pytest
@@ -16,15 +15,11 @@ from services.inference.metrics import InferenceMetrics
 from services.inference.moderation import ModerationRequest, ModerationRules, Moderator
 from services.inference.scorer import Scorer, Scores
 from shared.contracts.events.preferences import PairSource, PreferencePair
-from shared.contracts.events.versions import (
-    GateResult,
-    RequestDefaults,
-    ServedSettings,
-    SettingsRecord,
-)
+from shared.contracts.events.versions import RequestDefaults, ServedSettings, SettingsRecord
 from shared.contracts.topics import PREFERENCES
 from shared.testing.clock import ManualClock
 from shared.testing.log import MemoryLog
+from tests.support.rollouts import settings_record
 
 ASKED = ModerationRequest(
     tenant="default",
@@ -126,15 +121,8 @@ async def test_the_policy_is_the_system_prompt_of_both_and_each_has_its_deadline
 
 async def test_a_version_of_settings_is_asked_as_it_is_served_with_the_policy_first() -> None:
     engine = EngineOfAnswers("a", "b")
-    settings = SettingsRecord(
-        version="m-v1",
-        model="m",
-        base="the-base",
-        settings=ServedSettings(system="Be brief.", defaults=RequestDefaults(top_p=0.5)),
-        gate=GateResult(passed=True, checks=()),
-        actor="ana",
-        created_at=datetime(2026, 11, 26, tzinfo=UTC),
-    )
+    served = ServedSettings(system="Be brief.", defaults=RequestDefaults(top_p=0.5))
+    settings = settings_record("m-v1", served, model="m", base="the-base")
     await Stages(engine, ScriptedScorer(1.0, 0.0), settings=settings).run()
     for body in engine.bodies:
         assert (body["model"], body["top_p"]) == ("the-base", 0.5)
