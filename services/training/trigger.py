@@ -49,7 +49,7 @@ class _CountedPair:
     place: str
     offset: int
     judges: bool
-    """Whether it can teach the judge: a single answer cannot."""
+    """Whether it can teach the judge: neither a single answer nor a synthetic pair can."""
 
 
 class PairCounter:
@@ -78,7 +78,7 @@ class PairCounter:
                         category=pair.meta.get("category", ""),
                         place=place,
                         offset=offset,
-                        judges=True,
+                        judges=not pair.synthetic,
                     )
             case UnpairedExample() if event.model == self._model and self._labelled:
                 answer = answer_of(event)

@@ -8,6 +8,7 @@ import pytest
 from services.training.jobs import JobQueue
 from services.training.sides import DatasetRules
 from services.training.trigger import MAX_FAILURES, PAUSES, PairCounter, TriggerInputs, decide
+from shared.contracts.events.preferences import PairSource
 from shared.contracts.events.training import (
     RunPhase,
     TrainingCancelled,
@@ -187,6 +188,16 @@ def test_pairs_are_counted_until_a_snapshot_has_them() -> None:
     assert (len(counter), counter.judged) == (1, 1)
     counter.forget({"preferences/0": 8, "preferences/1": 5})
     assert len(counter) == 0
+
+
+def test_synthetic_pairs_are_none_of_the_judge_s() -> None:
+    counter = PairCounter(MODEL, DatasetRules(judge_share=0.5, synthetic=True))
+    for number in range(20):
+        synthetic = {"source": PairSource.synthetic, "raters": ()}
+        counter.apply(pair_event(number, **synthetic), "preferences/0", number)
+    assert counter.judged == 0
+    counter.apply(pair_event(99, panel="judge"), "preferences/0", 99)
+    assert counter.judged == 1
 
 
 def test_a_job_waits_until_its_end_in_whatever_order_the_topics_are_read() -> None:
