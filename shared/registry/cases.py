@@ -95,6 +95,8 @@ def _is_text(pair: PreferencePair) -> bool:
 
 
 def _kind(pair: PreferencePair, rolled_back: Collection[str]) -> CaseKind | None:
+    if pair.source is PairSource.synthetic:
+        return None  # No person found the answer bad.
     if pair.source is PairSource.correction:
         return "correction"
     return "rollback" if pair.rejected_version in rolled_back else None

@@ -34,6 +34,7 @@ def test_corrections_and_answers_of_a_version_rolled_back_are_cases_with_their_l
     memory.apply(pair("vote", rejected_version="m-v1"))
     memory.apply(pair("corrected", PairSource.correction, rejected_version="m-v1"))
     memory.apply(pair("bad", rejected_version="m-v2"))
+    memory.apply(pair("by a model", PairSource.synthetic, rejected_version="m-v2"))
     assert [case.case_id for case in memory.cases(())] == ["corrected"]
     found = {case.case_id: case for case in memory.cases({"m-v2"})}
     assert found.keys() == {"corrected", "bad"}
