@@ -167,9 +167,12 @@ def count_preferences(
 ) -> Preferences:
     """Count a week's pairs that were not taken back.
 
-    A version's length is the mean of its answers' characters, chosen or not. A duplicate has the
-    prompt and both answers of another pair; a contradiction has them the other way round.
+    Synthetic ones are counted by source alone, as no person gave them. A version's length is the
+    mean of its answers' characters, chosen or not. A duplicate has the prompt and both answers of
+    another pair; a contradiction has them the other way round.
     """
+    from shared.contracts.events.preferences import PairSource
+
     days = [(start + timedelta(days=n)).date().isoformat() for n in range(7)]
     per_day, sources = Counter(dict.fromkeys(days, 0)), Counter[str]()
     wins, losses = Counter[str](), Counter[str]()
@@ -181,8 +184,10 @@ def count_preferences(
         if pair.pair_id in retracted:
             taken_back += 1
             continue
-        per_day[pair.created_at.astimezone(UTC).date().isoformat()] += 1
         sources[pair.source] += 1
+        if pair.source is PairSource.synthetic:
+            continue
+        per_day[pair.created_at.astimezone(UTC).date().isoformat()] += 1
         for version, answer in (
             (pair.chosen_version, pair.chosen),
             (pair.rejected_version, pair.rejected),

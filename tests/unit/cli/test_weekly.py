@@ -61,6 +61,12 @@ def test_pairs_count_by_day_and_retracted_ones_do_not() -> None:
     assert found.by_source == {"vote": 2}
 
 
+def test_what_no_person_chose_meets_no_target_and_stands_by_its_source() -> None:
+    found = report([pair(1), pair(2, source="synthetic", chosen_version="a")]).preferences
+    assert (found.total, found.mean_length) == (1, {})
+    assert found.by_source == {"vote": 1, "synthetic": 1}
+
+
 def test_win_rate_and_mean_length_are_by_version() -> None:
     ab = {"chosen_version": "a", "rejected_version": "b"}
     ba = {"chosen_version": "b", "rejected_version": "a"}
