@@ -213,7 +213,16 @@ class Demo:
     # ── parts ──────────────────────────────────────────────────────────────────────────────────
 
     async def _train(self, method: str, version: str, *more: str) -> None:
-        arguments = ("train", "--method", method, "--version", version, "--actor", ACTOR, *more)
+        arguments = (
+            "train",
+            "--method",
+            method,
+            "--version",
+            version,
+            "--on-behalf-of",
+            ACTOR,
+            *more,
+        )
         await ratchet(self._environment, *arguments)
 
     async def _train_bad_versions(self) -> None:
