@@ -9,7 +9,7 @@ import typer
 
 from services.cli.errors import CliError, Exit
 from services.cli.identity import OnBehalfOf, Why, on_record
-from services.cli.kafka import READ_TIMEOUT_S, with_log
+from services.cli.kafka import read_events, read_registry, with_log
 from services.cli.output import AsJson, print_fields, print_json, print_table
 from services.cli.settings import load_settings
 
@@ -76,22 +76,13 @@ def retire(
 
 async def read_cases(log: EventLog) -> list[FailureCase]:
     """All cases, as the event log has them."""
-    from shared.contracts.topics import CASES, PREFERENCES, VERSIONS
-    from shared.kafka.envelope import UnreadableRecord, decode
-    from shared.kafka.log import read_to_end
+    from shared.contracts.topics import CASES, PREFERENCES
     from shared.registry.cases import CASE_MODELS, FailureMemory, rolled_back
-    from shared.registry.versions import Registry
 
-    memory, registry = FailureMemory(), Registry()
-    for record in await read_to_end(log, PREFERENCES, CASES, VERSIONS, timeout_s=READ_TIMEOUT_S):
-        if record.topic == VERSIONS:
-            registry.apply(record.key, record.value)
-            continue
-        try:
-            memory.apply(decode(record.headers, record.value, CASE_MODELS))
-        except UnreadableRecord:
-            continue
-    return memory.cases(rolled_back(registry))
+    memory = FailureMemory()
+    for event in await read_events(log, (PREFERENCES, CASES), *CASE_MODELS.values()):
+        memory.apply(event)
+    return memory.cases(rolled_back(await read_registry(log)))
 
 
 async def _retire(log: EventLog, case_id: str, asked: dict[str, str]) -> None:

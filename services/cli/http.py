@@ -75,7 +75,7 @@ def fetch(
     """Status and text of an answer, whatever its status.
 
     Raises:
-        OSError: there was none.
+        OSError: there was none, or none that was whole.
 
     """
     sent = {"accept": "application/json", **(headers or {})}
@@ -91,6 +91,8 @@ def fetch(
     except urllib.error.HTTPError as error:
         with error:
             return error.code, error.read(MAX_ANSWER).decode("utf-8", "replace")
+    except http.client.HTTPException as error:
+        raise OSError(f"the answer was cut: {type(error).__name__}") from error
 
 
 def download(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar, cast
@@ -13,6 +14,7 @@ from services.cli.settings import CliSettings
 if TYPE_CHECKING:
     from shared.contracts.events.base import Event
     from shared.kafka.log import EventLog, Record
+    from shared.registry.versions import Registry
     from shared.registry.view import RoutingView
 
 T = TypeVar("T")
@@ -69,6 +71,24 @@ async def read_events(log: EventLog, topics: Sequence[str], *models: type[E]) ->
         except UnreadableRecord:
             continue
     return found
+
+
+async def read_registry(log: EventLog) -> Registry:
+    """The registry of versions as the event log has it; records that cannot be read left out.
+
+    Raises:
+        LogUnavailable: the topic's end was not reached in time.
+
+    """
+    from shared.contracts.topics import VERSIONS
+    from shared.kafka.log import read_to_end
+    from shared.registry.versions import Registry
+
+    registry = Registry()
+    for record in await read_to_end(log, VERSIONS, timeout_s=READ_TIMEOUT_S):
+        with contextlib.suppress(ValueError):
+            registry.apply(record.key, record.value)
+    return registry
 
 
 def run_with_kafka(settings: CliSettings, work: Callable[[], Awaitable[T]]) -> T:

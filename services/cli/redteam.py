@@ -10,7 +10,7 @@ import typer
 
 from services.cli.errors import CliError, Exit
 from services.cli.identity import OnBehalfOf, on_record
-from services.cli.kafka import READ_TIMEOUT_S, with_log
+from services.cli.kafka import read_registry, with_log
 from services.cli.output import AsJson, print_json, print_table
 from services.cli.probes.asking import Asking, ask_all
 from services.cli.probes.report import (
@@ -163,14 +163,7 @@ async def _record(
 
 
 async def _model_of(log: EventLog, version: str) -> str:
-    from shared.contracts.topics import VERSIONS
-    from shared.kafka.log import read_to_end
-    from shared.registry.versions import Registry
-
-    registry = Registry()
-    for record in await read_to_end(log, VERSIONS, timeout_s=READ_TIMEOUT_S):
-        registry.apply(record.key, record.value)
-    found = registry.get(version)
+    found = (await read_registry(log)).get(version)
     if found is None:
         raise CliError(f"{version}: no such version; ratchet versions list has them", Exit.failed)
     return found.record.model

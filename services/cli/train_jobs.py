@@ -10,7 +10,7 @@ import typer
 
 from services.cli.errors import CliError, Exit
 from services.cli.identity import OnBehalfOf, on_record
-from services.cli.kafka import READ_TIMEOUT_S, read_events, with_log
+from services.cli.kafka import READ_TIMEOUT_S, read_events, read_registry, with_log
 from services.cli.output import AsJson, print_fields, print_json, print_table
 from services.cli.settings import load_settings
 
@@ -171,14 +171,7 @@ def progress_of(record: Record, job_id: str) -> TrainingProgress | None:
 
 async def _report_uri(log: EventLog, name: str) -> str:
     """The folder of a version's or job's report."""
-    from shared.contracts.topics import VERSIONS
-    from shared.kafka.log import read_to_end
-    from shared.registry.versions import Registry
-
-    registry = Registry()
-    for record in await read_to_end(log, VERSIONS, timeout_s=READ_TIMEOUT_S):
-        registry.apply(record.key, record.value)
-    version = registry.adapter(name)
+    version = (await read_registry(log)).adapter(name)
     if version is not None:
         return version.adapter_uri
     job = next((job for job in await _jobs(log) if job["job_id"] == name), None)

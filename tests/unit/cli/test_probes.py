@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import http.client
 import json
 from pathlib import Path
 from typing import Any
@@ -231,3 +232,12 @@ def test_a_report_that_cannot_be_written_says_so(tmp_path: Path) -> None:
 
 def test_a_run_with_one_answer_counts() -> None:
     check_answered([ProbeAnswer(failure="503"), ProbeAnswer(text="yes")])
+
+
+def test_an_answer_that_is_cut_is_a_failure_like_any_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    def cut(*_: Any, **__: Any) -> Any:
+        raise http.client.IncompleteRead(b"{")
+
+    monkeypatch.setattr("services.cli.http._open", cut)
+    (answer,) = asking.ask_all(load_settings(), Asking("m-v1"), [HARM.turns("plain")])
+    assert answer.failure == "the answer was cut: IncompleteRead"

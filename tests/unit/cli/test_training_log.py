@@ -19,8 +19,9 @@ from shared.contracts.events.training import (
     TrainingProgress,
     TrainingRequested,
 )
-from shared.contracts.topics import CASES, PREFERENCES, TRAINING_JOBS, TRAINING_RUNS
+from shared.contracts.topics import CASES, PREFERENCES, TRAINING_JOBS, TRAINING_RUNS, VERSIONS
 from shared.testing.log import MemoryLog
+from tests.support.rollouts import version_record
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 ASKED = {"actor": "kafka-user", "on_behalf_of": "joe", "reason": "a drill"}
@@ -130,3 +131,13 @@ async def test_cases_are_read_and_retired(log: MemoryLog) -> None:
     assert case.retired == "kafka-user: a drill"
     with pytest.raises(CliError, match="no such case"):
         await cases._retire(log, "pair-2", ASKED)
+
+
+async def test_a_record_of_the_registry_that_cannot_be_read_hides_no_other(
+    log: MemoryLog,
+) -> None:
+    await publish(log, VERSIONS, "assistant-v1.0/record", version_record("assistant-v1.0"))
+    await publish(log, VERSIONS, "assistant-v1.1/record", version_record("assistant-v1.0"))
+    uri = await train_jobs._report_uri(log, "assistant-v1.0")
+    assert uri == version_record("assistant-v1.0").adapter_uri
+    assert await cases.read_cases(log) == []
