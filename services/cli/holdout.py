@@ -8,12 +8,11 @@ import typer
 
 from services.cli.http import ask
 from services.cli.identity import OnBehalfOf, Why, who
+from services.cli.options import DEFAULT_MODEL, Model
 from services.cli.output import AsJson, print_fields, print_json
 from services.cli.settings import load_settings
 
 app = typer.Typer(no_args_is_help=True, help="Keep a share of the users on a reference version.")
-
-Model = Annotated[str, typer.Option(help="The model's name.")]
 
 
 @app.command("set")
@@ -21,7 +20,7 @@ def set_holdout(
     reason: Why,
     *,
     share: Annotated[float, typer.Option(help="Percent of the users, at most 5.")],
-    model: Model = "assistant",
+    model: Model = DEFAULT_MODEL,
     on_behalf_of: OnBehalfOf = "",
     as_json: AsJson = False,
 ) -> None:
@@ -33,7 +32,7 @@ def set_holdout(
 def clear_holdout(
     reason: Why,
     *,
-    model: Model = "assistant",
+    model: Model = DEFAULT_MODEL,
     on_behalf_of: OnBehalfOf = "",
     as_json: AsJson = False,
 ) -> None:
@@ -42,7 +41,7 @@ def clear_holdout(
 
 
 @app.command("show")
-def show_holdout(*, model: Model = "assistant", as_json: AsJson = False) -> None:
+def show_holdout(*, model: Model = DEFAULT_MODEL, as_json: AsJson = False) -> None:
     """Share, reference version, and who set them and why."""
     _print(
         ask(load_settings(), "rollout", "GET", "/v1/holdout", query={"model": model}),

@@ -11,9 +11,9 @@ import yaml
 from services.cli.errors import CliError, Exit
 from services.cli.http import ask
 from services.cli.information import AnsweredTwice, diversified
+from services.cli.options import DEFAULT_MODEL
 from services.cli.probes.asking import ANSWER_TIMEOUT_S, Asking, ask_all
 from services.cli.probes.report import check_answered
-from services.cli.rollout import DEFAULT_MODEL
 from services.cli.settings import CliSettings, load_settings
 
 MAX_PROMPTS = 2_000

@@ -10,6 +10,7 @@ import typer
 
 from services.cli.errors import CliError, Exit
 from services.cli.kafka import read_events, with_log
+from services.cli.options import DEFAULT_MODEL
 from services.cli.output import AsJson, print_json, print_table
 from services.cli.settings import load_settings
 
@@ -25,7 +26,7 @@ FAST = "vote_faster_than_reading"
 
 def ranking(
     *,
-    model: Annotated[str, typer.Option(help="Rank this model's versions.")] = "assistant",
+    model: Annotated[str, typer.Option(help="Rank this model's versions.")] = DEFAULT_MODEL,
     tenant: Annotated[str, typer.Option(help="Only this tenant's votes; empty: all.")] = "",
     bootstraps: Annotated[int, typer.Option(min=10, max=10_000)] = 1000,
     leave_out_fast: Annotated[

@@ -14,15 +14,14 @@ from services.cli import holdout
 from services.cli.errors import CliError, Exit
 from services.cli.http import ask, fetch, listing, segment
 from services.cli.identity import OnBehalfOf, Why, who
+from services.cli.options import DEFAULT_MODEL, Model
 from services.cli.output import AsJson, percent, print_fields, print_json, print_table
 from services.cli.settings import CliSettings, load_settings
 
 app = typer.Typer(no_args_is_help=True, help="Start, watch and steer rollouts.")
 app.add_typer(holdout.app, name="holdout")
 
-Model = Annotated[str, typer.Option(help="The model's name.")]
 RolloutId = Annotated[str, typer.Argument(help="The rollout; the model's present one if left out.")]
-DEFAULT_MODEL = "assistant"
 EXPORT_TIMEOUT_S = 60.0
 """The service reads the whole topic for it."""
 

@@ -13,8 +13,8 @@ import typer
 from services.cli.errors import CliError, Exit
 from services.cli.identity import OnBehalfOf, on_record
 from services.cli.kafka import with_log
+from services.cli.options import DEFAULT_MODEL, Model
 from services.cli.output import AsJson, print_json
-from services.cli.rollout import DEFAULT_MODEL
 from services.cli.settings import load_settings
 from services.cli.train_jobs import (
     FINAL,
@@ -52,7 +52,7 @@ def train(
     recipe: Annotated[
         Path | None, typer.Option(help="YAML with method and hyperparameters; options win over it.")
     ] = None,
-    model: Annotated[str, typer.Option(help="The model's name.")] = DEFAULT_MODEL,
+    model: Model = DEFAULT_MODEL,
     dataset: Annotated[str, typer.Option(help="JSONL to train on; else the log's pairs.")] = "",
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse a dataset with a bad row; else leave it out.")

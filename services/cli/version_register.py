@@ -12,6 +12,7 @@ import typer
 from services.cli.errors import CliError, Exit
 from services.cli.http import ask
 from services.cli.identity import OnBehalfOf, Why, who
+from services.cli.options import DEFAULT_MODEL
 from services.cli.output import AsJson, print_fields, print_json
 from services.cli.settings import load_settings
 
@@ -36,7 +37,7 @@ def register_version(
     version: Annotated[str, typer.Argument(help="The version's name; never used before.")],
     reason: Why,
     *,
-    model: Annotated[str, typer.Option(help="The name clients ask for.")] = "assistant",
+    model: Annotated[str, typer.Option(help="The name clients ask for.")] = DEFAULT_MODEL,
     adapter_of: Annotated[
         str, typer.Option(help="Serve this version's adapter; none: the base alone.")
     ] = NO_ADAPTER,

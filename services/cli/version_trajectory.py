@@ -12,9 +12,9 @@ import typer
 
 from services.cli.errors import CliError, Exit
 from services.cli.kafka import READ_TIMEOUT_S, with_log
+from services.cli.options import DEFAULT_MODEL, Model
 from services.cli.output import AsJson, print_json, print_table, show
 from services.cli.ranking import ranked_vote, standing_votes, vote_events
-from services.cli.rollout import DEFAULT_MODEL
 from services.cli.settings import load_settings
 from services.cli.trajectory import TITLES, TrajectoryRow, cells, chain, plot, rows
 
@@ -30,7 +30,7 @@ BOOTSTRAPS = 10
 
 def show_trajectory(
     *,
-    model: Annotated[str, typer.Option(help="The model's name.")] = DEFAULT_MODEL,
+    model: Model = DEFAULT_MODEL,
     to: Annotated[str, typer.Option(help="Last version of the chain; empty: the stable one.")] = "",
     html: Annotated[Path | None, typer.Option(help="Write table and plot to this page.")] = None,
     as_json: AsJson = False,

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from services.cli.http import ask, listing, segment
+from services.cli.options import DEFAULT_MODEL
 from services.cli.output import AsJson, print_fields, print_json, print_table
 from services.cli.settings import load_settings
 from services.cli.version_compare import diff_versions, rebuild_version
@@ -64,7 +65,7 @@ def show(
 
 
 @app.command()
-def gain(*, model: Annotated[str, typer.Option()] = "assistant", as_json: AsJson = False) -> None:
+def gain(*, model: Annotated[str, typer.Option()] = DEFAULT_MODEL, as_json: AsJson = False) -> None:
     """What each version gained in satisfaction over the stable one, on users split at random."""
     data = ask(load_settings(), "rollout", "GET", "/v1/versions/gain", query={"model": model})
     if as_json:
