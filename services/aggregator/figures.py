@@ -8,9 +8,15 @@ from typing import Any
 
 from services.aggregator import aggregates
 from services.aggregator.contributions import FigureDeltas
-from services.aggregator.pairs import BAD_SCORE, GOOD_SCORE
 from services.aggregator.rows import FeedbackEntry
-from shared.contracts.events.feedback import RATINGS, FeedbackSubmitted, FeedbackType, satisfaction
+from shared.contracts.events.feedback import (
+    BAD_SCORE,
+    GOOD_SCORE,
+    RATINGS,
+    FeedbackSubmitted,
+    FeedbackType,
+    satisfaction,
+)
 from shared.contracts.events.signals import SignalObserved, SignalType, implied_satisfaction
 
 STEPS = 256

@@ -11,7 +11,14 @@ from services.aggregator.contributions import Contribution, OutcomeCounted
 from services.aggregator.fold import Fold, Output, cause_id
 from services.aggregator.rows import MAX_VALUE_BYTES, KeptAnswer, PromptRow
 from shared.contracts.events.base import Context, Event, Message
-from shared.contracts.events.feedback import Correction, FeedbackSubmitted, FeedbackType, Preference
+from shared.contracts.events.feedback import (
+    BAD_SCORE,
+    GOOD_SCORE,
+    Correction,
+    FeedbackSubmitted,
+    FeedbackType,
+    Preference,
+)
 from shared.contracts.events.interactions import InteractionRecorded
 from shared.contracts.events.preferences import (
     PairSource,
@@ -24,10 +31,6 @@ from shared.contracts.events.signals import SignalObserved
 from shared.contracts.events.votes import Choice, Side, VoteCast
 from shared.contracts.topics import PREFERENCES
 
-GOOD_SCORE = 0.75
-"""Lowest score of a good answer: a thumb up, or a rating of 4."""
-BAD_SCORE = 0.25
-"""Highest score of a bad answer: a thumb down, or a rating of 2."""
 PAIRS_PER_ANSWER = 2
 """Pairs that a new answer makes with earlier ones to the same prompt."""
 MAX_ANSWERS = 40

@@ -12,6 +12,8 @@ from typing import Literal, TypeAlias
 
 from shared.contracts.events.base import Context
 from shared.contracts.events.feedback import (
+    BAD_SCORE,
+    GOOD_SCORE,
     RATINGS,
     FeedbackSubmitted,
     FeedbackType,
@@ -38,10 +40,6 @@ MODELS = models_by_type(
     UnpairedExample,
     PreferenceRetracted,
 )
-GOOD_SCORE = 0.75
-"""Lowest satisfaction of a positive example: a thumb up, or a rating of 4."""
-BAD_SCORE = 0.25
-"""Highest satisfaction of a negative example: a thumb down, or a rating of 2."""
 
 VOTE = "vote"
 Source = Literal["example", "product"]

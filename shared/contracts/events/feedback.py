@@ -22,6 +22,12 @@ class FeedbackType(StrEnum):
     comment = "comment"
 
 
+GOOD_SCORE = 0.75
+"""Lowest score of a good answer: a thumb up, or a rating of 4."""
+
+BAD_SCORE = 0.25
+"""Highest score of a bad answer: a thumb down, or a rating of 2."""
+
 MAX_FEEDBACKS = 200
 """Feedbacks kept per trace; more than that is no person any more."""
 
