@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+PASSING_REFUSALS = frozenset((408, 425, 429))
+"""HTTP statuses of refusals that a later try may change; other 4xx are for good."""
 MAX_DOUBLINGS = 32
 """Bounds the power of 2, so that no count of failures overflows a float."""
 

@@ -10,13 +10,12 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from services.cli.errors import CliError, Exit
+from shared.backoff import PASSING_REFUSALS
 
 TIMEOUT_S = 10.0
 PAUSES_S = (1.0, 2.0, 4.0)
 """Between the attempts, of which there is one more."""
 MAX_TEXT = 3_000
-BUSY = frozenset((408, 425, 429))
-"""4xx that mean later, not never."""
 
 
 def read_webhook(path: Path) -> str:
@@ -66,6 +65,9 @@ def _post(url: str, text: str) -> tuple[str, bool]:
             return "", False
     except urllib.error.HTTPError as error:
         with error:
-            return f"status {error.code}", 400 <= error.code < 500 and error.code not in BUSY
+            return (
+                f"status {error.code}",
+                400 <= error.code < 500 and error.code not in PASSING_REFUSALS,
+            )
     except (OSError, ValueError) as error:
         return str(getattr(error, "reason", error)), False

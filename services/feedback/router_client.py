@@ -11,6 +11,7 @@ import orjson
 
 from services.feedback.errors import RouterFailed, RouterUnavailable, invalid
 from services.feedback.values import fields_of
+from shared.backoff import PASSING_REFUSALS
 from shared.contracts.events.base import Message, was_cut
 from shared.errors import FieldError
 
@@ -18,7 +19,7 @@ CHAT_PATH = "/v1/chat/completions"
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
 MAX_REASON = 300
 """Characters of the router's own message that are passed on."""
-PASSING = (408, 425, 429, 503, 504)
+PASSING = PASSING_REFUSALS | {503, 504}
 """Transient statuses: a retry may succeed."""
 SERVER_ERROR = 500
 

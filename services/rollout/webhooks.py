@@ -21,7 +21,7 @@ import structlog
 from prometheus_client import CollectorRegistry, Counter
 
 from services.rollout.views import sentence
-from shared.backoff import Backoff
+from shared.backoff import PASSING_REFUSALS, Backoff
 from shared.clock import Clock
 from shared.contracts.events.rollouts import Decision, DecisionKind
 from shared.credentials import CredentialsUnreadable
@@ -34,8 +34,6 @@ TRIES = 5
 TIMEOUT_S = 5.0
 BACKOFF_FIRST_S = 1.0
 BACKOFF_MAX_S = 30.0
-ASK_AGAIN = frozenset((408, 425, 429))
-"""4xx that a later try may change."""
 DELIVERED, REFUSED, FAILED, DROPPED = OUTCOMES = ("delivered", "refused", "failed", "dropped")
 
 
@@ -98,7 +96,7 @@ class Webhooks:
             status = await self._post(url, decision.decision_id, body)
             if 200 <= status < 300:
                 return DELIVERED
-            if 400 <= status < 500 and status not in ASK_AGAIN:
+            if 400 <= status < 500 and status not in PASSING_REFUSALS:
                 return REFUSED
             if left:
                 await self._clock.sleep(backoff.next_s())
