@@ -13,7 +13,6 @@ from datetime import datetime
 import aiohttp
 import httpx
 import pytest
-import yaml
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
@@ -33,6 +32,7 @@ from shared.kafka.envelope import models_by_type
 from shared.kafka.producer import KafkaLog
 from shared.kafka.security import KafkaConnection
 from tests.support.rollout_harness import HOST, RolloutHarness, StandInAgent
+from tests.support.rollout_stack import rollout_and_router
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.timeout(600)  # the stack starts within the first test's time
@@ -74,26 +74,7 @@ def ports() -> dict[str, int]:
 @pytest.fixture(scope="module")
 def stack(ports: dict[str, int], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     run_dir = tmp_path_factory.mktemp("pair")
-    strategy = run_dir / "slow.yaml"
-    strategy.write_text(yaml.safe_dump(STRATEGY))
-    rollout = {
-        "RATCHET_ROLLOUT_AGENTS": f"http://{HOST}:{ports['agent']}",
-        "RATCHET_ROLLOUT_STRATEGY": str(strategy),
-        "RATCHET_ROLLOUT_AUTO_START": "false",
-        "RATCHET_DATA_DIR": str(run_dir / "rollout-data"),
-    }
-    router = {
-        "RATCHET_ROUTER_ENGINES": f"http://{HOST}:{ports['engine']}",
-        "RATCHET_DATA_DIR": str(run_dir / "router-data"),
-    }
-    with Stack(
-        run_dir,
-        services=["rollout", "router"],
-        processes={"rollout": {"env": rollout}, "router": {"env": router}},
-        ports="free",
-        scrape_interval="1s",
-        say=lambda _: None,
-    ) as started:
+    with rollout_and_router(run_dir, STRATEGY, ports) as started:
         yield started
 
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import openai
 import pytest
-import yaml
 from aiohttp import web
 
 from deploy.local.ports import free_ports
 from deploy.local.stack import Stack
 from tests.support.command import ratchet
 from tests.support.rollout_harness import HOST, RolloutHarness
+from tests.support.rollout_stack import rollout_and_router
 from tests.support.router_process import ServiceProcess
 from tests.support.waiting import eventually
 
@@ -44,26 +44,7 @@ def ports() -> dict[str, int]:
 @pytest.fixture(scope="module")
 def stack(ports: dict[str, int], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     run_dir = tmp_path_factory.mktemp("settings")
-    strategy = run_dir / "slow.yaml"
-    strategy.write_text(yaml.safe_dump(STRATEGY))
-    rollout = {
-        "RATCHET_ROLLOUT_AGENTS": f"http://{HOST}:{ports['agent']}",
-        "RATCHET_ROLLOUT_STRATEGY": str(strategy),
-        "RATCHET_ROLLOUT_AUTO_START": "false",
-        "RATCHET_DATA_DIR": str(run_dir / "rollout-data"),
-    }
-    router = {
-        "RATCHET_ROUTER_ENGINES": f"http://{HOST}:{ports['engine']}",
-        "RATCHET_DATA_DIR": str(run_dir / "router-data"),
-    }
-    with Stack(
-        run_dir,
-        services=["rollout", "router"],
-        processes={"rollout": {"env": rollout}, "router": {"env": router}},
-        ports="free",
-        scrape_interval="1s",
-        say=lambda _: None,
-    ) as started:
+    with rollout_and_router(run_dir, STRATEGY, ports) as started:
         yield started
 
 
