@@ -13,6 +13,7 @@ import structlog
 import uvloop
 from prometheus_client import CollectorRegistry
 
+from services.router.answer_headers import EXPOSED_HEADERS
 from services.router.app import Gateway
 from services.router.bounds import AnswerBounds
 from services.router.candidate_breaker import CandidateBreaker
@@ -24,7 +25,7 @@ from services.router.interactions import Interactions
 from services.router.metrics import RouterMetrics, SeriesLifecycle
 from services.router.mirror import Mirror
 from services.router.moderated import ModeratedProxy
-from services.router.proxy import EXPOSED_HEADERS, Deadlines, Proxy
+from services.router.proxy import Deadlines, Proxy
 from services.router.settings import RouterSettings
 from services.router.sources import Sources
 from services.router.spool import Spool, SpoolShipper

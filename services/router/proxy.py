@@ -14,7 +14,8 @@ from time import perf_counter
 
 import structlog
 
-from services.router.answer_readers import STREAM_READERS, WHOLE_READERS
+from services.router.answer_headers import answer_headers
+from services.router.answer_readers import WHOLE_READERS
 from services.router.behaviour import behaviour_of
 from services.router.call import FAILED, Call, EngineAttempt
 from services.router.candidate_breaker import CandidateBreaker
@@ -22,10 +23,10 @@ from services.router.client_send import ClientSend, SlowClient
 from services.router.engine_connection import AttemptDeadlines, HttpResponse
 from services.router.engines import EngineRequest, Engines
 from services.router.errors import FAILURES, error_body
-from services.router.fields import ignored_header
 from services.router.interactions import Interactions
 from services.router.metrics import RouterMetrics
 from services.router.passed_through import ABSENT, PASSED_THROUGH
+from services.router.relay import HTTP_OK, StreamRelay
 from services.router.response import UnreadableResponse, read_error
 from services.router.votes import CAPPED, VoteLimits
 from services.router.watchdog import Watchdog
@@ -35,7 +36,6 @@ from shared.http.asgi import Receive, Send
 
 log = structlog.get_logger(__name__)
 
-HTTP_OK = 200
 ENGINE_FAULTS = frozenset((401, 403, 404, 408, 429))
 """4xx that are no fault of the client: the router's key is wrong, the adapter is not loaded, or the
 engine is too busy."""
@@ -45,18 +45,6 @@ END_OF_STREAM_S = 1.0
 """How long the end of an engine's stream may take after its last event."""
 
 JSON = b"application/json"
-EVENTS = b"text/event-stream; charset=utf-8"
-EXPOSED_HEADERS = (
-    "x-ratchet-trace-id",
-    "x-request-id",
-    "x-ratchet-version",
-    "x-ratchet-arm",
-    "x-ratchet-overhead-ms",
-    "x-ratchet-ignored",
-)
-"""Headers of answers that a page of an allowed origin may read."""
-HEARTBEAT = b": heartbeat\n\n"
-"""A comment of server-sent events: clients skip it, and proxies see that the stream lives."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +234,7 @@ class Proxy:
     async def _reply(self, call: Call, reply: WholeResponse, send: ClientSend) -> None:
         call.overhead_s = perf_counter() - call.started - call.engine_s
         self._record(call)
-        headers = response_headers(call, JSON)
+        headers = answer_headers(call, JSON)
         headers.append((b"content-length", str(len(reply.body)).encode()))
         if reply.retry_after_s:
             headers.append((b"retry-after", str(reply.retry_after_s).encode()))
@@ -326,112 +314,6 @@ class Proxy:
             attempt.error = why
             self._close(call, attempt)
         self._record(call)
-
-
-class StreamRelay:
-    """A stream from the engine to the client, held back until its first token or heartbeat."""
-
-    __slots__ = ("_attempt", "_call", "_heartbeat_s", "_send", "held", "reader", "started")
-
-    def __init__(
-        self, call: Call, attempt: EngineAttempt, send: ClientSend, heartbeat_s: float
-    ) -> None:
-        self._heartbeat_s = heartbeat_s
-        self._call = call
-        self._attempt = attempt
-        self._send = send
-        reader = STREAM_READERS[call.request.endpoint]
-        self.reader = reader(attempt.version, call.request.trace_id, call.request.include_usage)
-        self.held = b""
-        self.started = False
-
-    async def run(self, response: HttpResponse) -> None:
-        """Pass on what comes, until the stream's own end; sets how the attempt ended.
-
-        What came last stays in `held`: it leaves after the event is kept.
-        """
-        call, attempt, reader = self._call, self._attempt, self.reader
-        tokens = 0
-        while data := await self._next(response):
-            self.held += reader.feed(data)
-            if reader.tokens > tokens:
-                now = perf_counter()
-                if tokens:
-                    call.note_gap(now - attempt.last_token_at)
-                else:
-                    attempt.first_token_at = now
-                attempt.last_token_at, tokens = now, reader.tokens
-            if reader.done or reader.failure:
-                break
-            if tokens and self.held:
-                waited_s = self._send.waited_s
-                await self._forward()
-                # A gap is the engine's silence, not the client's.
-                attempt.last_token_at += self._send.waited_s - waited_s
-        if reader.failure or not reader.done:
-            response.close()
-            attempt.outcome = Outcome.server_error
-            attempt.error = reader.failure or "the engine's stream ended without its last event"
-        elif not self.started:
-            await self._begin()
-
-    async def _next(self, response: HttpResponse) -> bytes:
-        """What the engine sends next, empty at its end; heartbeats for the client until then."""
-        while self._heartbeat_s:
-            silence = asyncio.timeout(self._heartbeat_s)
-            try:
-                async with silence:
-                    return await response.readany()
-            except TimeoutError:
-                # The engine's own deadlines raise it, too.
-                if not silence.expired():
-                    raise
-            await self._beat()
-        return await response.readany()
-
-    async def _beat(self) -> None:
-        waited_s = self._send.waited_s
-        if not self.started:
-            await self._begin()
-        await self._send({"type": "http.response.body", "body": HEARTBEAT, "more_body": True})
-        if self._attempt.last_token_at:
-            self._attempt.last_token_at += self._send.waited_s - waited_s
-
-    async def _forward(self) -> None:
-        if not self.started:
-            await self._begin()
-        held, self.held = self.held, b""
-        await self._send({"type": "http.response.body", "body": held, "more_body": True})
-
-    async def _begin(self) -> None:
-        self.started = True
-        call, attempt = self._call, self._attempt
-        now = perf_counter()
-        waited_s = call.engine_s + (attempt.first_token_at or now) - attempt.started
-        call.overhead_s = now - call.started - waited_s
-        headers = response_headers(call, EVENTS)
-        headers.append((b"cache-control", b"no-cache"))
-        await self._send({"type": "http.response.start", "status": HTTP_OK, "headers": headers})
-
-
-def response_headers(call: Call, content_type: bytes) -> list[tuple[bytes, bytes]]:
-    """The headers of every answer that an engine was asked for."""
-    last = call.last
-    trace_id = call.request.trace_id.encode()
-    headers = [
-        (b"content-type", content_type),
-        (b"x-ratchet-trace-id", trace_id),
-        (b"x-request-id", trace_id),
-        (b"x-ratchet-overhead-ms", b"%.3f" % (call.overhead_s * 1000)),
-    ]
-    if call.shows_arm:
-        headers += [
-            (b"x-ratchet-version", last.version.encode()),
-            (b"x-ratchet-arm", last.arm.encode()),
-        ]
-    if call.request.ignored:
-        headers.append((b"x-ratchet-ignored", ignored_header(call.request.ignored)))
-    return headers
 
 
 def _fail(attempt: EngineAttempt, error: Exception) -> None:

@@ -17,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.stub_engine import EngineTraffic, serve_stub
 from deploy.local.ports import free_ports
+from services.router.answer_headers import EXPOSED_HEADERS
 from services.router.app import Gateway
 from services.router.bounds import AnswerBounds
 from services.router.candidate_breaker import CandidateBreaker
@@ -25,7 +26,7 @@ from services.router.fields import FieldRules
 from services.router.identity import IdentityRules
 from services.router.interactions import Interactions
 from services.router.metrics import RouterMetrics, SeriesLifecycle
-from services.router.proxy import EXPOSED_HEADERS, Deadlines, Proxy
+from services.router.proxy import Deadlines, Proxy
 from services.router.spool import Spool
 from services.router.state import KEYS, REDIS, REGISTRY, ROLLOUTS, RouterState
 from shared.clock import SystemClock

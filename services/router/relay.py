@@ -1,0 +1,104 @@
+"""Relay of one stream, engine to client: its first token, gaps, heartbeats and its end."""
+
+from __future__ import annotations
+
+import asyncio
+from time import perf_counter
+
+from services.router.answer_headers import answer_headers
+from services.router.answer_readers import STREAM_READERS
+from services.router.call import Call, EngineAttempt
+from services.router.client_send import ClientSend
+from services.router.engine_connection import HttpResponse
+from shared.contracts.events.interactions import Outcome
+
+HTTP_OK = 200
+EVENTS = b"text/event-stream; charset=utf-8"
+HEARTBEAT = b": heartbeat\n\n"
+"""A comment of server-sent events: clients skip it, and proxies see that the stream lives."""
+
+
+class StreamRelay:
+    """A stream from the engine to the client, held back until its first token or heartbeat."""
+
+    __slots__ = ("_attempt", "_call", "_heartbeat_s", "_send", "held", "reader", "started")
+
+    def __init__(
+        self, call: Call, attempt: EngineAttempt, send: ClientSend, heartbeat_s: float
+    ) -> None:
+        self._heartbeat_s = heartbeat_s
+        self._call = call
+        self._attempt = attempt
+        self._send = send
+        reader = STREAM_READERS[call.request.endpoint]
+        self.reader = reader(attempt.version, call.request.trace_id, call.request.include_usage)
+        self.held = b""
+        self.started = False
+
+    async def run(self, response: HttpResponse) -> None:
+        """Pass on what comes, until the stream's own end; sets how the attempt ended.
+
+        What came last stays in `held`: it leaves after the event is kept.
+        """
+        call, attempt, reader = self._call, self._attempt, self.reader
+        tokens = 0
+        while data := await self._next(response):
+            self.held += reader.feed(data)
+            if reader.tokens > tokens:
+                now = perf_counter()
+                if tokens:
+                    call.note_gap(now - attempt.last_token_at)
+                else:
+                    attempt.first_token_at = now
+                attempt.last_token_at, tokens = now, reader.tokens
+            if reader.done or reader.failure:
+                break
+            if tokens and self.held:
+                waited_s = self._send.waited_s
+                await self._forward()
+                # A gap is the engine's silence, not the client's.
+                attempt.last_token_at += self._send.waited_s - waited_s
+        if reader.failure or not reader.done:
+            response.close()
+            attempt.outcome = Outcome.server_error
+            attempt.error = reader.failure or "the engine's stream ended without its last event"
+        elif not self.started:
+            await self._begin()
+
+    async def _next(self, response: HttpResponse) -> bytes:
+        """What the engine sends next, empty at its end; heartbeats for the client until then."""
+        while self._heartbeat_s:
+            silence = asyncio.timeout(self._heartbeat_s)
+            try:
+                async with silence:
+                    return await response.readany()
+            except TimeoutError:
+                # The engine's own deadlines raise it, too.
+                if not silence.expired():
+                    raise
+            await self._beat()
+        return await response.readany()
+
+    async def _beat(self) -> None:
+        waited_s = self._send.waited_s
+        if not self.started:
+            await self._begin()
+        await self._send({"type": "http.response.body", "body": HEARTBEAT, "more_body": True})
+        if self._attempt.last_token_at:
+            self._attempt.last_token_at += self._send.waited_s - waited_s
+
+    async def _forward(self) -> None:
+        if not self.started:
+            await self._begin()
+        held, self.held = self.held, b""
+        await self._send({"type": "http.response.body", "body": held, "more_body": True})
+
+    async def _begin(self) -> None:
+        self.started = True
+        call, attempt = self._call, self._attempt
+        now = perf_counter()
+        waited_s = call.engine_s + (attempt.first_token_at or now) - attempt.started
+        call.overhead_s = now - call.started - waited_s
+        headers = answer_headers(call, EVENTS)
+        headers.append((b"cache-control", b"no-cache"))
+        await self._send({"type": "http.response.start", "status": HTTP_OK, "headers": headers})
