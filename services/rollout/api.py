@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,7 +17,15 @@ from services.rollout.audit import AuditLog
 from services.rollout.controller import Controller
 from services.rollout.counts import ArmCounts, JudgeState
 from services.rollout.decision_log import DecisionLog, RolloutHistory
-from services.rollout.errors import BadStrategy, Conflict, Unknown
+from services.rollout.errors import (
+    BadStrategy,
+    Conflict,
+    DecisionNotAcknowledged,
+    LeadershipLost,
+    NotLeading,
+    Unknown,
+    Unsure,
+)
 from services.rollout.explain import Traffic, explain
 from services.rollout.intervals import interval_series
 from services.rollout.registrations import RegisterRequest, Registrations
@@ -28,12 +37,15 @@ from shared.contracts.events.base import Identifier, OptionalIdentifier
 from shared.contracts.events.rollouts import MAX_HOLDOUT
 from shared.errors import FieldError
 from shared.http.problems import InvalidField
+from shared.kafka.log import LogUnavailable
 from shared.keys import ApiKey, KeyRing
 from shared.registry.versions import Registry
 
 log = structlog.get_logger(__name__)
 
 SCORES = "satisfaction"
+UNKNOWN = "it is not known whether the decision was written"
+LOOK_FIRST = "look with `ratchet rollout status` before another try"
 _DECISION_ID = re.compile(r"^\d{1,18}:\d{1,18}$")
 _STRATEGY_NAME = re.compile(r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}$")
 
@@ -123,7 +135,7 @@ class RolloutApi:
         if body.again:
             _must_have_reason(body.reason, "again overrides a rejection")
         strategy = self._strategy(body.strategy)
-        state = await self._controller.settle(
+        state = await self._settle(
             lambda: self._controller.start(
                 model=body.model,
                 candidate=body.candidate,
@@ -145,7 +157,7 @@ class RolloutApi:
         if verb == "retry" or (verb == "promote" and body.full):
             _must_have_reason(body.reason, f"{verb} overrides the judge")
         if verb == "retry":
-            state = await self._controller.settle(
+            state = await self._settle(
                 lambda: self._controller.retry(rollout_id, reason=body.reason, **who)
             )
             return self.rollout(state.rollout_id)
@@ -165,7 +177,7 @@ class RolloutApi:
                         f"{verb}: unknown; there are pause, resume, promote, abort and retry"
                     )
 
-        await self._controller.settle(lambda: self._controller.command(rollout_id, make, **who))
+        await self._settle(lambda: self._controller.command(rollout_id, make, **who))
         return self.rollout(rollout_id)
 
     def rollout(self, rollout_id: str) -> dict[str, Any]:
@@ -264,7 +276,7 @@ class RolloutApi:
 
     async def set_holdout(self, body: HoldoutRequest, key: ApiKey) -> dict[str, Any]:
         """See HoldoutRequest."""
-        await self._controller.settle(
+        await self._settle(
             lambda: self._controller.set_holdout(
                 body.model,
                 round(body.share * 100),
@@ -301,6 +313,24 @@ class RolloutApi:
         if version is None:
             raise Unknown(f"version {name}: unknown; GET /v1/versions lists them")
         return version_view(version, self._decision_log.deployments.of(name), whole=True)
+
+    async def _settle(self, action: Callable[[], Awaitable[Any]]) -> Any:
+        """Run a command and map failures of the log to API errors.
+
+        Raises:
+            RolloutError: as the action does; NotLeading where nothing was sent, Unsure where it
+                was and no answer says what became of it.
+
+        """
+        try:
+            return await action()
+        except LogUnavailable as error:
+            raise DecisionNotAcknowledged(f"{UNKNOWN}: {error}; {LOOK_FIRST}") from error
+        except LeadershipLost as error:
+            now = f"the leader is {self._decision_log.holder}"
+            if error.sent:
+                raise Unsure(f"{UNKNOWN}: the lead was lost, {now}; {LOOK_FIRST}") from None
+            raise NotLeading(f"nothing was done: the lead was lost, {now}; ask there") from None
 
     def _history(self, rollout_id: str) -> RolloutHistory:
         history = self._decision_log.get(rollout_id)

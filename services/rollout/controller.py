@@ -11,29 +11,25 @@ from typing import Any
 
 import structlog
 
-from services.rollout import engine_loss, steps
+from services.rollout import steps
+from services.rollout.active_rollouts import ActiveRollout, ActiveRollouts
 from services.rollout.agents import Agents
 from services.rollout.candidates import Candidates
 from services.rollout.counts import JudgeState
-from services.rollout.criteria import STATISTIC
 from services.rollout.decision_log import DecisionLog, RolloutHistory
 from services.rollout.effects import Effects
 from services.rollout.errors import (
     Conflict,
-    DecisionNotAcknowledged,
     LeadershipLost,
     NotLeading,
     Unknown,
-    Unsure,
 )
-from services.rollout.evidence import RolloutEvidence, recorded_statistic, recovered, take
 from services.rollout.evidence_store import EvidenceStore
-from services.rollout.judge import Judge
 from services.rollout.leadership import Leadership
 from services.rollout.metrics import RolloutMetrics
 from services.rollout.observer import Observer
 from services.rollout.prometheus import Prometheus
-from services.rollout.recorder import CONTROLLER, ActiveRollout, DecisionRecorder
+from services.rollout.recorder import CONTROLLER, DecisionRecorder
 from services.rollout.shadow_results import ShadowResults
 from services.rollout.state import Move, RolloutState
 from services.rollout.strategy import Strategy
@@ -49,8 +45,6 @@ from shared.registry.view import RoutingView
 log = structlog.get_logger(__name__)
 
 MAX_ROLLOUT_ID = 180
-UNKNOWN = "it is not known whether the decision was written"
-LOOK_FIRST = "look with `ratchet rollout status` before another try"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +88,9 @@ class Controller:
         self._recorder = DecisionRecorder(
             leadership, decision_log.routing, self._effects, metrics, clock, announce
         )
-        self._evidence_store = evidence_store
+        self._active = ActiveRollouts(evidence_store, metrics, clock, policy.series_grace_s)
         self._metrics = metrics
         self._clock = clock
-        self._active: dict[str, ActiveRollout] = {}
-        self._ended: dict[tuple[str, str], float] = {}
         self._turn = asyncio.Lock()
         self._round_at = clock.monotonic()
         self._led = False
@@ -156,7 +148,7 @@ class Controller:
             await self._effects.refresh()
         names = [history.state.rollout_id for history in self._decision_log.unfinished()]
         said = await asyncio.gather(*(self._look(name) for name in names), return_exceptions=True)
-        self._forget_series()
+        self._active.forget_series()
         for error in said:
             if isinstance(error, BaseException):
                 raise error
@@ -165,8 +157,7 @@ class Controller:
         """Know no more than the log; what another replica decides is its to show."""
         if self._led:
             self._metrics.forget_all()
-        self._active.clear()
-        self._ended.clear()
+        self._active.follow()
         self._led = False
 
     async def start(
@@ -296,16 +287,8 @@ class Controller:
     def newest(
         self, history: RolloutHistory
     ) -> tuple[RolloutState, JudgeState | None, Verdict | None]:
-        """A rollout's state and evidence as the leader has them; as the log has them elsewhere."""
-        active = self._active.get(history.state.rollout_id)
-        if active is None:
-            return history.state, None, None
-        judged = active.evidence.judge
-        return (
-            active.state,
-            judged,
-            active.judge.verdict(judged, error_limit=active.state.error_limit),
-        )
+        """See ActiveRollouts.newest."""
+        return self._active.newest(history)
 
     def _history(self, rollout_id: str) -> RolloutHistory:
         history = self._decision_log.get(rollout_id)
@@ -320,9 +303,9 @@ class Controller:
 
     async def _take_over(self) -> None:
         """Make good what a predecessor left undone, and show life for its rollouts."""
-        self._active.clear()
+        await self._active.lead()
         for history in list(self._decision_log.unfinished()):
-            active = await self._activate(history)
+            active = await self._active.take_up(history)
             move = Move(
                 DecisionKind.hold,
                 active.state.but(updated_at=self._clock.now()),
@@ -332,7 +315,6 @@ class Controller:
             await self._record(active, move, CONTROLLER, {})
         for state in self._decision_log.routing.models():
             self._metrics.know(state.model)
-        await asyncio.to_thread(self._evidence_store.tidy)
         self._effects.forget()
 
     async def _start_what_waits(self, verified: dict[str, str]) -> None:
@@ -378,29 +360,15 @@ class Controller:
             step_started_at=now,
             updated_at=now,
         )
-        evidence = RolloutEvidence(rollout_id=state.rollout_id, statistic=STATISTIC)
-        active = ActiveRollout(state, evidence, _judge(state, STATISTIC))
         move = Move(DecisionKind.start, state, 0, reason or "started")
-        await self._record(active, move, actor, {}, on_behalf_of)
+        await self._record(ActiveRollout.begun(state), move, actor, {}, on_behalf_of)
         return state
 
     async def _command(
         self, history: RolloutHistory, move: Move, actor: str, on_behalf_of: str
     ) -> None:
-        active = self._active.get(history.state.rollout_id) or await self._activate(history)
+        active = await self._active.take_up(history)
         await self._record(active, move, actor, {}, on_behalf_of)
-
-    async def _activate(self, history: RolloutHistory) -> ActiveRollout:
-        """A rollout taken up from the log: the newer of its file and its last decision counts."""
-        rollout_id, decided = history.state.rollout_id, history.evidence()
-        judge = _judge(history.state, recorded_statistic(decided))
-        from_log = recovered(rollout_id, decided, judge)
-        evidence = await asyncio.to_thread(self._evidence_store.load, rollout_id)
-        if evidence is None or evidence.sampled_until < from_log.sampled_until:
-            evidence = from_log
-        active = ActiveRollout(history.state, evidence, judge)
-        self._active[rollout_id] = active
-        return active
 
     async def _look(self, rollout_id: str) -> None:
         """Observe one rollout and do what follows."""
@@ -409,19 +377,12 @@ class Controller:
             history = self._decision_log.get(rollout_id)
             if history is None:
                 return
-            active = await self._activate(history)
+            active = await self._active.take_up(history)
         raw = await self._observer.look(active.state, active.evidence)
         async with self._turn:
             if self._active.get(rollout_id) is not active or active.state.phase.finished:
                 return
-            window = engine_loss.judged_window(
-                active.evidence, raw.series, active.state, raw.agents, self._clock.now()
-            )
-            evidence = take(active.evidence, raw.series, active.state, active.judge, window)
-            if evidence is not active.evidence:
-                active.evidence = evidence
-                if not await asyncio.to_thread(self._evidence_store.save, evidence):
-                    self._metrics.evidence_refused.inc()
+            window = await self._active.judge(active, raw)
             seen = self._observer.observation(
                 raw, active.state, active.evidence, active.judge, window
             )
@@ -445,37 +406,4 @@ class Controller:
     ) -> None:
         """Record a move; a rollout that ends by it is looked at no more."""
         await self._recorder.record(active, move, actor, evidence, on_behalf_of)
-        state = active.state
-        self._active[state.rollout_id] = active
-        if state.phase.finished:
-            del self._active[state.rollout_id]
-            self._ended[state.model, state.rollout_id] = self._clock.monotonic()
-
-    def _forget_series(self) -> None:
-        now = self._clock.monotonic()
-        for (model, rollout), ended in list(self._ended.items()):
-            if now - ended > self._policy.series_grace_s:
-                self._metrics.forget(model, rollout)
-                del self._ended[model, rollout]
-
-    async def settle(self, action: Callable[[], Any]) -> Any:
-        """Run an API call's action and map failures of the log to API errors.
-
-        Raises:
-            RolloutError: as the action does; NotLeading where nothing was sent, Unsure where it
-                was and no answer says what became of it.
-
-        """
-        try:
-            return await action()
-        except LogUnavailable as error:
-            raise DecisionNotAcknowledged(f"{UNKNOWN}: {error}; {LOOK_FIRST}") from error
-        except LeadershipLost as error:
-            now = f"the leader is {self._decision_log.holder}"
-            if error.sent:
-                raise Unsure(f"{UNKNOWN}: the lead was lost, {now}; {LOOK_FIRST}") from None
-            raise NotLeading(f"nothing was done: the lead was lost, {now}; ask there") from None
-
-
-def _judge(state: RolloutState, statistic: int) -> Judge:
-    return Judge(state.strategy.judge, state.strategy.error_limits, statistic)
+        self._active.recorded(active)

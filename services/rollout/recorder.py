@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import structlog
 
+from services.rollout.active_rollouts import ActiveRollout
 from services.rollout.effects import Effects
-from services.rollout.evidence import RolloutEvidence, carried
-from services.rollout.judge import Judge
+from services.rollout.evidence import carried
 from services.rollout.leadership import Leadership
 from services.rollout.metrics import RolloutMetrics
-from services.rollout.state import Move, RolloutState
+from services.rollout.state import Move
 from shared.clock import Clock
 from shared.contracts.events.rollouts import Decision, DecisionKind, Phase
 from shared.registry.routing import RoutingState, RoutingTable
@@ -24,17 +23,6 @@ CONTROLLER = "controller"
 """The actor of decisions that no person asked for."""
 WHOLE_EVIDENCE_S = 60.0
 """How often a hold carries all evidence; most only show life."""
-
-
-@dataclass(slots=True)
-class ActiveRollout:
-    """The leader's working state of an unfinished rollout."""
-
-    state: RolloutState
-    evidence: RolloutEvidence
-    judge: Judge
-    last_decision_at: float = float("-inf")
-    last_full_evidence_at: float = float("-inf")
 
 
 class DecisionRecorder:
