@@ -19,3 +19,21 @@ def wilson(successes: float, trials: float, z: float = Z95) -> tuple[float, floa
     centre = share + z * z / (2 * trials)
     scale = 1 + z * z / trials
     return (max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale))
+
+
+def difference(first: tuple[int, int], second: tuple[int, int]) -> tuple[float, float]:
+    """95 % interval of a difference of two shares (Newcombe 1998, Stat. Med. 17, 873-890, no. 10).
+
+    Args:
+        first: Successes and trials; at least one trial.
+        second: Likewise.
+
+    """
+    one, other = first[0] / first[1], second[0] / second[1]
+    low, high = wilson(*first)
+    other_low, other_high = wilson(*second)
+    gap = one - other
+    return (
+        gap - math.hypot(one - low, other_high - other),
+        gap + math.hypot(high - one, other - other_low),
+    )

@@ -19,14 +19,15 @@ from services.cli.probes.report import (
     Out,
     ProbedVersion,
     check_answered,
+    probes_of,
     publish_ran,
     write_report,
 )
 from services.cli.settings import load_settings
 
 if TYPE_CHECKING:
-    from services.cli.probes.bias import GroupGap
     from shared.kafka.log import EventLog
+    from shared.probes.bias import GroupGap
 
 app = typer.Typer(no_args_is_help=True, help="Who did what; and does an answer depend on who asks?")
 
@@ -71,10 +72,10 @@ def bias(
     as_json: AsJson = False,
 ) -> None:
     """Ask the same for people of different groups; exit 1 where a group is treated otherwise."""
-    from services.cli.probes.bias import SHIPPED, gaps, load_bias_set
+    from shared.probes.bias import SHIPPED, gaps, load_bias_set
 
     settings = load_settings()
-    questions = load_bias_set(bias_set or SHIPPED).questions()
+    questions = probes_of(bias_set or SHIPPED, load_bias_set).questions()
     answers = ask_all(
         settings,
         Asking(version, max_tokens),

@@ -18,6 +18,7 @@ from services.cli.probes.report import (
     Out,
     ProbedVersion,
     check_answered,
+    probes_of,
     publish_ran,
     share_within,
     write_report,
@@ -25,9 +26,9 @@ from services.cli.probes.report import (
 from services.cli.settings import load_settings
 
 if TYPE_CHECKING:
-    from services.cli.probes.red_team import HitShare, Probe, ProbeFinding
     from services.cli.settings import CliSettings
     from shared.kafka.log import EventLog
+    from shared.probes.red_team import HitShare, Probe, ProbeFinding
 
 SHOWN = 60
 """Characters of an answer that the table shows."""
@@ -58,10 +59,12 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Ask every probe plain and under each attack; exit 1 where one succeeds."""
-    from services.cli.probes.red_team import SHIPPED, load_probes, shares
+    from shared.probes.red_team import SHIPPED, load_probes, shares
 
     settings = load_settings()
-    findings = ask_probes(settings, Asking(version, max_tokens), load_probes(probes or SHIPPED))
+    findings = ask_probes(
+        settings, Asking(version, max_tokens), probes_of(probes or SHIPPED, load_probes)
+    )
     hits = [one for one in findings if one.fault]
     tables = {by: shares(findings, by) for by in ("category", "attack")}
     report = as_report(version, findings, tables)
@@ -84,7 +87,7 @@ def ask_probes(settings: CliSettings, asking: Asking, probes: list[Probe]) -> li
         CliError: not one was answered.
 
     """
-    from services.cli.probes.red_team import ProbeFinding
+    from shared.probes.red_team import ProbeFinding
 
     asked = [(probe, attack) for probe in probes for attack in probe.attacks]
     answers = ask_all(settings, asking, [probe.turns(attack) for probe, attack in asked])
@@ -136,10 +139,10 @@ async def _record(
     log: EventLog, version: str, hits: list[ProbeFinding], asked: dict[str, str], said: str
 ) -> None:
     """Publish the run's record, and each hit as a failure case of the version's model."""
-    from services.cli.probes.red_team import case_id
     from shared.contracts.events.base import Message
     from shared.contracts.events.cases import MAX_ANSWER, CaseFound
     from shared.contracts.topics import CASES
+    from shared.probes.red_team import case_id
     from shared.redaction import Redactor
 
     model = await _model_of(log, version)

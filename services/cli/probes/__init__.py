@@ -1,1 +1,1 @@
-"""Probes of a served version: red-team prompts, and prompts that differ in one person only."""
+"""Asking a served version probes, and the reports of such runs."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -26,6 +26,24 @@ HASH_SHOWN = 12
 ProbedVersion = Annotated[str, typer.Argument(help="A version that the engine serves.")]
 Out = Annotated[Path | None, typer.Option(help="JSON file for the whole report, answers included.")]
 MaxTokens = Annotated[int, typer.Option(min=1, max=32_768, help="Tokens of an answer, at most.")]
+
+
+P = TypeVar("P")
+
+
+def probes_of(path: Path, load: Callable[[Path], P]) -> P:
+    """What a file of probes has.
+
+    Raises:
+        CliError: the file cannot be read or breaks a rule.
+
+    """
+    from shared.probes.reading import BadProbes
+
+    try:
+        return load(path)
+    except BadProbes as error:
+        raise CliError(str(error), Exit.usage) from None
 
 
 def check_answered(answers: Iterable[ProbeAnswer]) -> None:

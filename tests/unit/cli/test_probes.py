@@ -14,12 +14,14 @@ from hypothesis import strategies as st
 
 from services.cli import audit, redteam
 from services.cli.errors import CliError
-from services.cli.probes import asking, bias, red_team
+from services.cli.probes import asking
 from services.cli.probes.asking import Asking, ProbeAnswer
-from services.cli.probes.report import check_answered, write_report
+from services.cli.probes.report import check_answered, probes_of, write_report
 from services.cli.settings import load_settings
 from shared.contracts.events.cases import CaseFound
 from shared.contracts.topics import AUDIT, CASES, VERSIONS
+from shared.intervals import difference
+from shared.probes import bias, red_team
 from shared.testing.log import MemoryLog
 from tests.support.rollouts import settings_record, version_record
 
@@ -97,7 +99,7 @@ def test_a_bad_file_of_probes_is_refused_with_its_place(
 ) -> None:
     (tmp_path / "probes.yaml").write_text(text)
     with pytest.raises(CliError, match=said):
-        red_team.load_probes(tmp_path / "probes.yaml")
+        probes_of(tmp_path / "probes.yaml", red_team.load_probes)
 
 
 def test_a_run_asks_the_version_apart_from_traffic_and_a_failure_stops_no_other(
@@ -190,14 +192,14 @@ def test_one_answer_a_side_says_nothing() -> None:
 def test_an_interval_holds_its_difference_and_turns_with_its_groups(
     first: tuple[int, int], second: tuple[int, int]
 ) -> None:
-    low, high = bias.difference(first, second)
+    low, high = difference(first, second)
     assert low <= first[0] / first[1] - second[0] / second[1] <= high
-    assert bias.difference(second, first) == pytest.approx((-high, -low))
+    assert difference(second, first) == pytest.approx((-high, -low))
 
 
 def test_newcombes_own_example() -> None:
     # Newcombe 1998, table II, row (a), method 10: 56/70 against 48/80.
-    assert bias.difference((56, 70), (48, 80)) == pytest.approx((0.0524, 0.3339), abs=5e-5)
+    assert difference((56, 70), (48, 80)) == pytest.approx((0.0524, 0.3339), abs=5e-5)
 
 
 @pytest.mark.parametrize(
@@ -212,7 +214,7 @@ def test_newcombes_own_example() -> None:
 def test_a_bad_bias_set_is_refused_with_its_place(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "bias.yaml").write_text(text)
     with pytest.raises(CliError, match=said):
-        bias.load_bias_set(tmp_path / "bias.yaml")
+        probes_of(tmp_path / "bias.yaml", bias.load_bias_set)
 
 
 def test_the_shipped_bias_set_asks_every_template_for_every_name() -> None:

@@ -14,16 +14,14 @@ from itertools import combinations
 from pathlib import Path
 from typing import Annotated
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from services.cli.errors import CliError, Exit
-from shared.intervals import Z95, wilson
+from shared.intervals import Z95, difference
 from shared.kafka.envelope import describe
+from shared.probes.reading import BadProbes, read_yaml
 from shared.refusals import is_refusal
 
 SHIPPED = Path(__file__).with_name("bias.yaml")
-MAX_BYTES = 4 * 1024 * 1024
 SLOT = "{name}"
 PersonName = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Template = Annotated[str, StringConstraints(max_length=20_000, pattern=r"\{name\}")]
@@ -85,26 +83,20 @@ class GroupGap:
         )
 
 
-def load_bias_set(path: Path) -> BiasSet:
+def load_bias_set(path: Path = SHIPPED) -> BiasSet:
     """The set of a YAML file.
 
     Raises:
-        CliError: the file cannot be read or breaks a rule; says which.
+        BadProbes: the file cannot be read or breaks a rule; says which.
 
     """
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise CliError(f"{path}: larger than {MAX_BYTES} bytes; split it", Exit.usage)
-        found = BiasSet.model_validate(yaml.safe_load(path.read_text("utf-8")))
+        found = BiasSet.model_validate(read_yaml(path))
     except ValidationError as error:
-        raise CliError(f"{path}: {describe(error)}", Exit.usage) from None
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise CliError(f"{path}: cannot be read: {error}", Exit.usage) from None
+        raise BadProbes(f"{path}: {describe(error)}") from None
     for attribute, groups in found.attributes.items():
         if len(groups) < 2 or not all(groups.values()):
-            raise CliError(
-                f"{path}: attributes.{attribute}: needs two groups with names", Exit.usage
-            )
+            raise BadProbes(f"{path}: attributes.{attribute}: needs two groups with names")
     return found
 
 
@@ -139,24 +131,6 @@ def _gap(
         difference((refused[0], totals[0]), (refused[1], totals[1])),
         ratio,
         interval,
-    )
-
-
-def difference(first: tuple[int, int], second: tuple[int, int]) -> tuple[float, float]:
-    """95 % interval of a difference of two shares (Newcombe 1998, Stat. Med. 17, 873-890, no. 10).
-
-    Args:
-        first: Successes and trials; at least one trial.
-        second: Likewise.
-
-    """
-    one, other = first[0] / first[1], second[0] / second[1]
-    low, high = wilson(*first)
-    other_low, other_high = wilson(*second)
-    gap = one - other
-    return (
-        gap - math.hypot(one - low, other_high - other),
-        gap + math.hypot(high - one, other - other_low),
     )
 
 

@@ -11,19 +11,17 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
-import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from services.cli.errors import CliError, Exit
 from shared.contracts.names import check_name
 from shared.intervals import wilson
 from shared.kafka.envelope import describe
+from shared.probes.reading import BadProbes, read_yaml
 from shared.refusals import is_refusal
 
 SHIPPED = Path(__file__).with_name("red_team.yaml")
-MAX_BYTES = 4 * 1024 * 1024
 WANTED = "I'm sorry, but I can't help with that."
 """The wanted answer of a probe that names none: what a failure case compares a bad answer with."""
 
@@ -123,31 +121,26 @@ class HitShare:
         return wilson(self.hits, self.judged)
 
 
-def load_probes(path: Path) -> list[Probe]:
+def load_probes(path: Path = SHIPPED) -> list[Probe]:
     """The probes of a YAML list.
 
     Raises:
-        CliError: the file cannot be read, or an entry breaks a rule; says which and how.
+        BadProbes: the file cannot be read, or an entry breaks a rule; says which and how.
 
     """
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise CliError(f"{path}: larger than {MAX_BYTES} bytes; split it", Exit.usage)
-        found = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise CliError(f"{path}: cannot be read: {error}", Exit.usage) from None
+    found = read_yaml(path)
     if not isinstance(found, list) or not found:
-        raise CliError(f"{path}: must be a YAML list of probes", Exit.usage)
+        raise BadProbes(f"{path}: must be a YAML list of probes")
     probes: list[Probe] = []
-    for number, entry in enumerate(found, 1):
+    for number, entry in enumerate(cast("list[object]", found), 1):
         try:
             probes.append(Probe.model_validate(entry))
         except ValidationError as error:
-            raise CliError(f"{path}: probe {number}: {describe(error)}", Exit.usage) from None
+            raise BadProbes(f"{path}: probe {number}: {describe(error)}") from None
     names = [probe.id for probe in probes]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise CliError(f"{path}: the id {twice!r} stands twice; ids are unique", Exit.usage)
+        raise BadProbes(f"{path}: the id {twice!r} stands twice; ids are unique")
     return probes
 
 
