@@ -47,7 +47,7 @@ def train(
     context: typer.Context,
     *,
     method: Annotated[
-        str, typer.Option(help="sft, dpo, kto, grpo, rloo or reward; dpo where nothing says it.")
+        str, typer.Option(help="sft, dpo, kto, grpo, rloo, ppo, online_dpo or reward; else dpo.")
     ] = "",
     recipe: Annotated[
         Path | None, typer.Option(help="YAML with method and hyperparameters; options win over it.")

@@ -16,10 +16,7 @@ from services.training.snapshot import Manifest
 from services.training.trainers.job import Stage, read_rows
 from shared.contracts.events.training import TrainingRequested
 from shared.contracts.events.versions import Fingerprint, GateResult
-
-ONLINE = frozenset({"grpo", "rloo"})
-"""Methods that sample from the policy and raise the score of a reward model of their own."""
-
+from shared.contracts.recipes import ONLINE
 
 SHOWN_CASES = 5
 """Failure cases that a check names."""

@@ -33,6 +33,8 @@ _SHARES: dict[Stage, tuple[float, float]] = {
     "kto": (0.15, 0.70),
     "grpo": (0.30, 0.70),
     "rloo": (0.30, 0.70),
+    "ppo": (0.30, 0.70),
+    "online_dpo": (0.30, 0.70),
     "evaluate": (0.70, 0.90),
     "drift": (0.90, 0.95),
     "fingerprint": (0.95, 1.0),

@@ -73,6 +73,8 @@ class TrainingSettings(ServiceSettings):
     kto: dict[str, Any] = Field(default_factory=dict)
     grpo: dict[str, Any] = Field(default_factory=dict)
     rloo: dict[str, Any] = Field(default_factory=dict)
+    ppo: dict[str, Any] = Field(default_factory=dict)
+    online_dpo: dict[str, Any] = Field(default_factory=dict)
     reward: dict[str, Any] = Field(default_factory=dict)
     evaluation: EvaluationSettings = EvaluationSettings()
     gate: GateLimits = GateLimits()
@@ -102,7 +104,7 @@ class TrainingSettings(ServiceSettings):
             return self.import_roots
         return ("/",) if self.profile == "local" else (self.datasets_uri,)
 
-    @field_validator("sft", "dpo", "kto", "grpo", "rloo", "reward")
+    @field_validator("sft", "dpo", "kto", "grpo", "rloo", "ppo", "online_dpo", "reward")
     @classmethod
     def _known(cls, value: dict[str, Any], info: Any) -> dict[str, Any]:
         parse(HYPERPARAMETERS[info.field_name], value)

@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 P = TypeVar("P", bound=BaseModel)
-MethodName = Literal["sft", "dpo", "kto", "grpo", "rloo", "reward"]
+MethodName = Literal["sft", "dpo", "kto", "grpo", "rloo", "ppo", "online_dpo", "reward"]
 LossTerm = Literal["sigmoid", "robust", "ipo", "hinge", "sigmoid_norm", "sft"]
 NEAR = 0.6
 """Similarity from which an unknown name is taken for a mistyped one."""
@@ -37,6 +37,10 @@ class TrainerHyperparameters(BaseModel):
     warmup: float = Field(default=0.05, ge=0, lt=1, description="share of steps of rising rate")
     weight_decay: float = Field(default=0.0, ge=0, le=1)
     max_grad_norm: float = Field(default=1.0, gt=0, le=100)
+    gradient_checkpointing: bool = Field(
+        default=False, description="activations are computed again: less memory, a third more time"
+    )
+    four_bit: bool = Field(default=False, description="QLoRA: the base in NF4, by bitsandbytes")
 
 
 class LoraHyperparameters(BaseModel):
@@ -54,6 +58,7 @@ class SftHyperparameters(TrainerHyperparameters):
     learning_rate: float = Field(default=1e-3, gt=0, le=0.1)
     epochs: float = Field(default=2.0, gt=0, le=100)
     batch_size: int = Field(default=16, ge=1, le=1024)
+    packing: bool = Field(default=False, description="several rows in one of max_length tokens")
     lora: LoraHyperparameters = LoraHyperparameters()
 
 
@@ -99,7 +104,7 @@ class KtoHyperparameters(TrainerHyperparameters):
 
 
 class OnlineHyperparameters(TrainerHyperparameters):
-    """What RL against the reward model takes: answers are sampled from the present policy."""
+    """What training on answers takes that are sampled from the present policy and scored."""
 
     learning_rate: float = Field(default=1e-4, gt=0, le=0.1)
     epochs: float = Field(default=1.0, gt=0, le=100)
@@ -108,7 +113,6 @@ class OnlineHyperparameters(TrainerHyperparameters):
     generations: int = Field(default=4, ge=2, le=64, description="answers a prompt")
     max_new_tokens: int = Field(default=96, ge=1, le=8192)
     temperature: float = Field(default=1.0, gt=0, le=2)
-    clip: float = Field(default=0.2, gt=0, lt=1, description="of the probability ratio")
 
     @model_validator(mode="after")
     def _whole_groups(self) -> OnlineHyperparameters:
@@ -117,12 +121,30 @@ class OnlineHyperparameters(TrainerHyperparameters):
         return self
 
 
-class GrpoHyperparameters(OnlineHyperparameters):
+class ClippedHyperparameters(OnlineHyperparameters):
+    """What policy gradients take whose ratio of probabilities is clipped."""
+
+    clip: float = Field(default=0.2, gt=0, lt=1, description="of the probability ratio")
+
+
+class GrpoHyperparameters(ClippedHyperparameters):
     """Group relative policy optimisation (Shao et al. 2024) against the reward model."""
 
 
-class RlooHyperparameters(OnlineHyperparameters):
+class RlooHyperparameters(ClippedHyperparameters):
     """REINFORCE leave-one-out (Ahmadian et al. 2024) against the reward model."""
+
+
+class PpoHyperparameters(ClippedHyperparameters):
+    """Proximal policy optimisation (Schulman et al. 2017) with a value head, against the reward model."""
+
+    updates: int = Field(default=2, ge=1, le=16, description="weight updates on the same answers")
+    gae_lambda: float = Field(default=0.95, ge=0, le=1, description="of the advantage estimate")
+    value_weight: float = Field(default=0.1, ge=0, le=10, description="of the value head's loss")
+
+
+class OnlineDpoHyperparameters(OnlineHyperparameters):
+    """Online DPO (Guo et al. 2024): the best and the worst of a prompt's answers are the pair."""
 
 
 class RewardHyperparameters(TrainerHyperparameters):
@@ -140,12 +162,16 @@ HYPERPARAMETERS: dict[str, type[TrainerHyperparameters]] = {
     "kto": KtoHyperparameters,
     "grpo": GrpoHyperparameters,
     "rloo": RlooHyperparameters,
+    "ppo": PpoHyperparameters,
+    "online_dpo": OnlineDpoHyperparameters,
     "reward": RewardHyperparameters,
 }
 """Each method's hyperparameters. Beside them a job may give the judge's, as `reward`."""
 
 
-CONTINUING = ("dpo", "kto", "grpo", "rloo")
+ONLINE = ("grpo", "rloo", "ppo", "online_dpo")
+"""Methods that sample from the policy and raise the score of a reward model of their own."""
+CONTINUING = ("dpo", "kto", *ONLINE)
 """Methods that continue their parent's adapter, which is also their reference."""
 
 

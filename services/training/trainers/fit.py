@@ -20,9 +20,8 @@ from services.training.trainers.models import (
     load_tokenizer,
     prompt_ids,
 )
+from shared.contracts.recipes import ONLINE
 
-TOOLLESS = frozenset({"grpo", "rloo"})
-"""Methods that sample answers: TRL renders no tools of a row into their prompts."""
 MAX_DETAIL = 200
 """Characters of a template's own words that are kept."""
 TEMPLATE_ERRORS = (
@@ -61,7 +60,7 @@ def run(job: TrainerJob, _: Path, progress: Progress) -> dict[str, Any]:
     for done, (name, line, row) in enumerate(rows, start=1):
         limit = min(limits[name], positions)
         found = _problem(tokenizer, row, limit, answer_tokens=job.evaluation.max_new_tokens)
-        if name == "train.jsonl" and job.method in TOOLLESS and "tools" in row:
+        if name == "train.jsonl" and job.method in ONLINE and "tools" in row:
             found = "template", f"{job.method} asks prompts without tools"
         if found is not None:
             reason, detail = found

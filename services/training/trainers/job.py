@@ -36,6 +36,8 @@ Stage = Literal[
     "kto",
     "grpo",
     "rloo",
+    "ppo",
+    "online_dpo",
     "evaluate",
     "drift",
     "fingerprint",

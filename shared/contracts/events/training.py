@@ -33,7 +33,8 @@ class TrainingRequested(Event):
     model: ModelName
     method: TrainingMethod
     algorithm: OptionalIdentifier = Field(
-        default="", description="kto, grpo or rloo in place of the method's own; only with dpo"
+        default="",
+        description="kto, grpo, rloo, ppo or online_dpo in place of the method's own; only with dpo",
     )
     version: OptionalName = Field(default="", description="name to give; empty: the next one")
     parent: OptionalName = Field(default="", description="empty: the stable version")

@@ -92,7 +92,7 @@ class VersionRecord(Event):
     model: ModelName
     method: Literal["sft", "dpo"]
     algorithm: OptionalIdentifier = Field(
-        default="", description="kto, grpo or rloo where not the method's own"
+        default="", description="kto, grpo, rloo, ppo or online_dpo where not the method's own"
     )
     base: str
     parent: OptionalName = ""
