@@ -189,7 +189,8 @@ class Stub(asyncio.Protocol):
         if "missing" in model:
             return response(404, b'{"error":{"message":"no such model"}}')
         if "refuse" in model:
-            return response(400, b'{"error":{"message":"too many tokens","type":"BadRequest"}}')
+            refusal = f'{{"error":{{"message":"too many tokens for {model}","type":"BadRequest"}}}}'
+            return response(400, refusal.encode())
         return self._seen.cached(model, responses=self._url == RESPONSES)
 
     async def _later(self, model: str) -> None:

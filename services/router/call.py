@@ -75,8 +75,12 @@ class Call:
     max_gap_s: float | None = None
     segment: str = ""
     shows_arm: bool = False
-    """Whether the answer's headers tell version and arm."""
+    """Whether the client may know version and arm."""
     recorded: bool = False
+
+    def shown(self, version: str) -> str:
+        """The model's name in the client's answer: the version, or the alias that hides it."""
+        return version if self.shows_arm else self.choice.model
 
     def plan(self) -> Iterator[tuple[str, str]]:
         """Version and arm of each attempt that may follow when the one before failed."""

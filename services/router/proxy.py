@@ -157,7 +157,8 @@ class Proxy:
         if attempt.status == HTTP_OK:
             try:
                 read = WHOLE_READERS[call.request.endpoint]
-                call.answer, body = read(body, attempt.version, call.request.trace_id)
+                name = call.shown(attempt.version)
+                call.answer, body = read(body, name, call.request.trace_id)
             except UnreadableResponse as error:
                 attempt.outcome = Outcome.server_error
                 attempt.error = str(error)
@@ -165,6 +166,8 @@ class Proxy:
             return WholeResponse(HTTP_OK, body)
         message, shaped = read_error(attempt.status, body)
         attempt.error = message
+        if not call.shows_arm:
+            shaped = shaped.replace(attempt.version.encode(), call.choice.model.encode())
         passed = call.request.endpoint in PASSED_THROUGH
         if passed and attempt.status in ABSENT and attempt.version not in message:
             # No fault of a version: the engine has no such endpoint.
@@ -331,7 +334,7 @@ def _failure(call: Call) -> WholeResponse:
     """What the client is told when the last attempt failed."""
     last = call.last
     error = FAILURES[last.outcome]
-    tried = f"{call.choice.model} ({last.version})"
+    tried = call.choice.model + (f" ({last.version})" if call.shows_arm else "")
     messages = {
         Outcome.server_error: f"the engine failed to answer for {tried}; try again",
         Outcome.crash: f"the connection to the engine of {tried} failed or was lost; try again",

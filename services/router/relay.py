@@ -31,7 +31,8 @@ class StreamRelay:
         self._attempt = attempt
         self._send = send
         reader = STREAM_READERS[call.request.endpoint]
-        self.reader = reader(attempt.version, call.request.trace_id, call.request.include_usage)
+        name = call.shown(attempt.version)
+        self.reader = reader(name, call.request.trace_id, call.request.include_usage)
         self.held = b""
         self.started = False
 

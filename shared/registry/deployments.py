@@ -12,7 +12,8 @@ from shared.registry.routing import RoutingState
 MAX_DEPLOYMENTS = 100
 """Kept of each version, the newest ones."""
 
-Role = Literal["stable", "canary"]
+Role = Literal["stable", "canary", "holdout"]
+"""`holdout`: the reference version of the held-out users."""
 
 
 class Deployment(BaseModel):
@@ -36,6 +37,7 @@ class Deployments:
         """Note who gets traffic from this state on. A candidate without weight gets none."""
         self._set(state, "stable", state.stable)
         self._set(state, "canary", state.candidate if state.weight else "")
+        self._set(state, "holdout", state.reference if state.holdout else "")
 
     def of(self, version: str) -> tuple[Deployment, ...]:
         """A version's deployments, oldest first."""
@@ -47,8 +49,10 @@ class Deployments:
             return
         if before:
             ended = self._of[before]
-            place = next(n for n in reversed(range(len(ended))) if ended[n].role == role)
-            ended[place] = ended[place].model_copy(update={"until": state.at})
+            open_ones = (n for n in reversed(range(len(ended))) if ended[n].role == role)
+            # A later stretch in another role may have pushed it out.
+            if (place := next(open_ones, None)) is not None:
+                ended[place] = ended[place].model_copy(update={"until": state.at})
         self._present[state.model, role] = version
         if version:
             begun = Deployment(

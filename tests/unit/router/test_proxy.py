@@ -187,7 +187,7 @@ async def test_the_engines_own_refusal_passes_through_without_a_retry(
     bench.route(candidate="m-refuse")
     response = await bench.ask(stream=stream)
     assert response.status_code == 400
-    assert error_of(response)["message"] == "too many tokens"
+    assert error_of(response)["message"] == "too many tokens for m-refuse"
     (event,) = bench.events()
     assert len(event.attempts) == 1
     assert await bench.attempts() == {("m-refuse", "candidate", "client_error"): 1}

@@ -94,13 +94,10 @@ async def test_capped_attempts_are_counted_apart_and_served_alike(bench: Gateway
     assert [event.attempts[0].arm for event in bench.events()] == ["candidate"] * (BAD_PER_DAY + 2)
 
 
-@pytest.mark.parametrize("explicit", [True, False])
-async def test_only_a_key_that_may_name_versions_sees_the_arm(
-    bench: GatewayHarness, explicit: bool
-) -> None:
+async def as_product(bench: GatewayHarness, *, explicit: bool) -> dict[str, str]:
+    """Start the gateway with one key, which may name versions or not; its header."""
     bench.keys = KeyRing(required=True)
     await bench.start()
-    bench.route(candidate="m-v1.1")
     key = new_key()
     issued = ApiKeyIssued(
         key_id="k1",
@@ -111,10 +108,34 @@ async def test_only_a_key_that_may_name_versions_sees_the_arm(
         issued_at=NOON,
     )
     bench.keys.apply(issued.key_id, issued.to_json())
-    answer = await bench.ask(headers={"authorization": f"Bearer {key}"}, user="ana")
+    return {"authorization": f"Bearer {key}"}
+
+
+@pytest.mark.parametrize("explicit", [True, False])
+@pytest.mark.parametrize("stream", [True, False])
+async def test_only_a_key_that_may_name_versions_sees_the_arm(
+    bench: GatewayHarness, explicit: bool, stream: bool
+) -> None:
+    headers = await as_product(bench, explicit=explicit)
+    bench.route(candidate="m-v1.1")
+    answer = await bench.ask(headers=headers, user="ana", stream=stream)
     assert answer.status_code == 200
     assert ("x-ratchet-arm" in answer.headers) is explicit
     assert ("x-ratchet-version" in answer.headers) is explicit
+    assert ('"model":"m-v1.1"' in answer.text) is explicit
+    assert ('"model":"m"' in answer.text) is not explicit
+    assert bench.events()[0].version == "m-v1.1"
+
+
+@pytest.mark.parametrize("version", ["m-fail", "m-refuse"])
+async def test_an_error_names_no_version_to_a_key_that_may_not_name_one(
+    bench: GatewayHarness, version: str
+) -> None:
+    headers = await as_product(bench, explicit=False)
+    bench.route(stable=version)
+    answer = await bench.ask(headers=headers, user="ana")
+    assert answer.status_code in (400, 502)
+    assert version not in answer.text
 
 
 @pytest.mark.parametrize(("text", "good"), [("s" * 32, True), ("short", False), ("s" * 65, False)])

@@ -48,3 +48,34 @@ def test_what_is_kept_of_a_version_is_bounded() -> None:
         deployments.apply(routing(minute, "v1", "v2", minute % 2))
     assert len(deployments.of("v2")) == MAX_DEPLOYMENTS
     assert deployments.of("v2")[-1].since == START + timedelta(minutes=3 * MAX_DEPLOYMENTS - 1)
+
+
+def test_the_reference_of_a_holdout_is_deployed_until_the_holdout_ends() -> None:
+    deployments = Deployments()
+    held = {"holdout": 200, "reference": "v1"}
+    for state in (
+        routing(0, "v1"),
+        routing(1, "v1").model_copy(update=held),
+        routing(2, "v2").model_copy(update=held),
+        routing(3, "v2"),
+    ):
+        deployments.apply(state)
+    minutes = [
+        (
+            one.role,
+            (one.since - START).seconds // 60,
+            one.until and (one.until - START).seconds // 60,
+        )
+        for one in deployments.of("v1")
+    ]
+    assert minutes == [("stable", 0, 2), ("holdout", 1, 3)]
+
+
+def test_a_stretch_that_was_pushed_out_ends_without_harm() -> None:
+    deployments = Deployments()
+    held = {"holdout": 200, "reference": "v1"}
+    for minute in range(2 * MAX_DEPLOYMENTS + 2):
+        state = routing(minute, "v2", "v1", minute % 2).model_copy(update=held)
+        deployments.apply(state)
+    deployments.apply(routing(minute + 1, "v2"))
+    assert all(one.until is not None for one in deployments.of("v1"))
