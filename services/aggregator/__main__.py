@@ -28,6 +28,7 @@ from shared.kafka.producer import KafkaLog
 from shared.kafka.security import KafkaConnection, KafkaCredentialsUnreadable
 from shared.observability.health import Health
 from shared.observability.logging import configure_logging
+from shared.observability.spans import Spans
 from shared.redaction.redactor import Redactor
 
 log = structlog.get_logger(__name__)
@@ -64,6 +65,7 @@ async def run(
         KafkaConnection.of(settings), source=SOURCE, client_id="ratchet-aggregator"
     )
     redactor = Redactor()
+    spans = Spans.of("aggregator")
     writer = KafkaWriter(KafkaConnection.of(settings), guard=stall_guard.check, lease=lease)
     worker = Worker(
         FaustSettings(
@@ -96,6 +98,7 @@ async def run(
         stall_guard=stall_guard,
         lease=lease,
         clock=clock,
+        spans=spans,
         die=die,
     )
     health = Health()
@@ -120,6 +123,7 @@ async def run(
     await writer.stop()
     await event_log.stop()
     await serving
+    spans.close()
 
 
 def main() -> None:

@@ -17,11 +17,13 @@ from aiokafka.codec import lz4_encode
 from services.aggregator.batch import Batch
 from services.aggregator.codec import write_of
 from services.aggregator.errors import CheckpointTooLarge
+from services.aggregator.join_spans import JoinSpans
 from services.aggregator.metrics import AggregatorMetrics, PartitionGauges
 from services.aggregator.partition import PartitionState
 from services.aggregator.rows import MAX_VALUE_BYTES
 from services.aggregator.writer import Write, Writer
 from shared.clock import Clock
+from shared.observability.spans import nanoseconds
 
 BATCH_S = 1.0
 """Seconds after which a batch is written however few events it has."""
@@ -41,12 +43,14 @@ class Checkpointer:
         changelog: Callable[[], str],
         metrics: AggregatorMetrics,
         clock: Clock,
+        spans: JoinSpans,
     ) -> None:
         self._states = states
         self._writer = writer
         self._changelog = changelog
         self._metrics = metrics
         self._clock = clock
+        self._spans = spans
         self._held: list[Any] = []
         self._held_since = 0.0
         self._ages: list[tuple[str, float]] = []
@@ -88,6 +92,10 @@ class Checkpointer:
             ages, self._ages = self._ages, []
             with self._metrics.batches.time():
                 await self._write([batch for _, batch in batches])
+            if self._spans.enabled:
+                now_ns = nanoseconds(self._clock.now())
+                self._spans.joined((event.message for event in held), now_ns)
+                self._spans.written((one for _, batch in batches for one in batch.outputs), now_ns)
             now_s = self._clock.now().timestamp()
             for state, batch in batches:
                 state.confirm(batch)
@@ -102,7 +110,13 @@ class Checkpointer:
 
     async def _write(self, batches: list[Batch]) -> None:
         changelog = self._changelog()
-        await self._writer.write([write_of(one) for batch in batches for one in batch.outputs])
+        await self._writer.write(
+            [
+                write_of(one, sampled=self._spans.sampled(one))
+                for batch in batches
+                for one in batch.outputs
+            ]
+        )
         await self._writer.write(
             [
                 Write(changelog, batch.partition, key, value)

@@ -63,16 +63,21 @@ def record_in(message: Any) -> Record:
     )
 
 
-def write_of(output: Output) -> Write:
+def write_of(output: Output, *, sampled: bool = False) -> Write:
     """An output as the record to write; it goes on with the trace of the answer it is about."""
     headers = encode(
         output.event,
         source=SOURCE,
         event_id=output.event_id,
         time=output.time,
-        traceparent=derived_traceparent(trace_of(output.event), output.event_id),
+        traceparent=traceparent_of(output, sampled=sampled),
     )
     return Write(output.topic, None, output.key.encode(), output.event.to_json(), headers)
+
+
+def traceparent_of(output: Output, *, sampled: bool = False) -> str:
+    """The span of an output, the same in each repeat; empty where its trace has no valid id."""
+    return derived_traceparent(trace_of(output.event), output.event_id, sampled=sampled)
 
 
 def trace_of(event: Event) -> str:

@@ -31,6 +31,7 @@ from services.aggregator.faust_app import (
     owned_partitions,
 )
 from services.aggregator.fold import FoldRules
+from services.aggregator.join_spans import JoinSpans
 from services.aggregator.metrics import AggregatorMetrics
 from services.aggregator.offset_gaps import LAG_S
 from services.aggregator.partition import PartitionState
@@ -43,6 +44,7 @@ from services.aggregator.ticker import Ticker
 from services.aggregator.writer import Writer
 from shared.clock import Clock
 from shared.kafka.deadletters import DeadLetters
+from shared.observability.spans import Spans
 
 log = structlog.get_logger(__name__)
 
@@ -62,6 +64,7 @@ class Worker:
         stall_guard: StallGuard,
         lease: SessionLease,
         clock: Clock,
+        spans: Spans,
         die: Callable[[str], None],
     ) -> None:
         self._rules = rules
@@ -80,6 +83,7 @@ class Worker:
             changelog=lambda: changelog_of(self._table),
             metrics=metrics,
             clock=clock,
+            spans=JoinSpans(spans),
         )
         self._consumption = Consumption(
             self._states,

@@ -14,6 +14,7 @@ from services.rollout.api import RolloutApi
 from services.rollout.audit import AuditLog
 from services.rollout.controller import Controller, ControllerPolicy
 from services.rollout.decision_log import DecisionLog
+from services.rollout.decision_spans import DecisionSpans
 from services.rollout.errors import BadStrategy
 from services.rollout.evidence_store import EvidenceStore
 from services.rollout.leadership import DecisionLogFollower, Leadership
@@ -26,6 +27,7 @@ from services.rollout.shadow_results import ShadowResults
 from services.rollout.strategy import read
 from services.rollout.webhooks import Webhooks
 from shared.clock import SystemClock
+from shared.contracts.events.rollouts import Decision
 from shared.http.local_guard import with_local_guard
 from shared.http.operations import OperationsApp
 from shared.http.server import serve, stop_on_signals
@@ -34,6 +36,7 @@ from shared.kafka.security import KafkaConnection
 from shared.keys import KeyRing
 from shared.observability.health import Health
 from shared.observability.logging import configure_logging
+from shared.observability.spans import Spans
 from shared.registry.connection import RedisCluster, connect_redis, refuse_cluster
 from shared.registry.follow import KeyFollower, RegistryFollower
 from shared.registry.view import RoutingView
@@ -62,6 +65,7 @@ async def run(settings: RolloutSettings) -> None:
         linger_ms=LINGER_MS,
     )
     await log.start()
+    spans = Spans.of("rollout")
     keys = KeyRing(required=settings.profile != "local")
     decision_log = DecisionLog()
     decisions, versions = DecisionLogFollower(log, decision_log), RegistryFollower(log)
@@ -82,6 +86,12 @@ async def run(settings: RolloutSettings) -> None:
         webhooks = Webhooks(
             session, settings.webhook_urls, settings.webhook_secret, clock, registry
         )
+        decision_spans = DecisionSpans(spans, versions.registry)
+
+        def announce(decision: Decision) -> None:
+            webhooks.announce(decision)
+            decision_spans.announce(decision)
+
         holder = f"{socket.gethostname()}:{settings.port}/{os.getpid()}"
         controller = Controller(
             policy=ControllerPolicy(
@@ -114,7 +124,7 @@ async def run(settings: RolloutSettings) -> None:
             evidence_store=EvidenceStore(settings.data_dir / "rollout"),
             metrics=metrics,
             clock=clock,
-            announce=webhooks.announce,
+            announce=announce,
         )
         metrics.read_at_scrape(controller.idle_s)
         health = Health()
@@ -159,6 +169,7 @@ async def run(settings: RolloutSettings) -> None:
             # The controller hands over its lead, which it needs the followers for.
             await background.finish(FINISH_TIMEOUT_S, wait_for=("controller",))
             await log.stop()
+            spans.close()
 
 
 def main() -> None:

@@ -43,6 +43,7 @@ from shared.kafka.security import KafkaConnection
 from shared.keys import KeyRing
 from shared.observability.health import Health
 from shared.observability.logging import configure_logging
+from shared.observability.spans import Spans
 from shared.quotas import Quotas, RedisCounts, inference_limits
 from shared.redaction import Redactor
 from shared.registry.connection import RedisCluster, connect_redis, refuse_cluster
@@ -104,6 +105,7 @@ async def run(settings: RouterSettings, directory: Path) -> None:
     clock = SystemClock()
     spool = Spool(directory / "spool", limit_bytes=settings.spool_limit_bytes)
     redactor = Redactor()
+    spans = Spans.of("router")
     metrics = RouterMetrics(settings.segments, router=secrets.token_hex(4))
     series = SeriesLifecycle(metrics, clock, grace_s=settings.series_grace_s)
     registry = CollectorRegistry()
@@ -183,6 +185,7 @@ async def run(settings: RouterSettings, directory: Path) -> None:
             max_running=settings.max_running,
             quotas=quotas,
             bounds=AnswerBounds(settings.max_choices, settings.max_tokens),
+            spans=spans,
         )
         app = with_cors(
             moderated(gateway, settings, client, keys, quotas),
@@ -217,6 +220,7 @@ async def run(settings: RouterSettings, directory: Path) -> None:
     await redis.aclose()
     log.info("router.stopped", shipped=shipped, left_bytes=spool.bytes)
     spool.close()
+    spans.close()
     if errors:
         raise errors[0]
 

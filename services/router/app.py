@@ -35,13 +35,14 @@ from services.router.metrics import RouterMetrics
 from services.router.proxy import Proxy
 from services.router.request import ChatRequest, read_request
 from services.router.state import RouteChoice, RouterState
-from services.router.traces import TraceIds
+from services.router.traces import RequestSpans, TraceIds
 from services.router.watchdog import Watchdog
 from shared.contracts.events.api_keys import Permission
 from shared.contracts.events.interactions import Outcome, Purpose
 from shared.http.asgi import Receive, Scope, Send
 from shared.http.operations import OperationsApp
 from shared.keys import ApiKey, Forbidden, KeyRing, KeysUnread, Unauthenticated
+from shared.observability.spans import Spans
 from shared.quotas import QuotaExceeded, Quotas, RequestSlot
 
 log = structlog.get_logger(__name__)
@@ -81,6 +82,7 @@ class Gateway:
         max_running: int,
         quotas: Quotas,
         bounds: AnswerBounds,
+        spans: Spans,
     ) -> None:
         self._state = state
         self._proxy = proxy
@@ -95,7 +97,8 @@ class Gateway:
         self._quotas = quotas
         self._bounds = bounds
         self._running = 0
-        self._traces = TraceIds()
+        self._traces = TraceIds(spans)
+        self._spans = RequestSpans(spans)
         self._client_ids = ClientIds()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -153,6 +156,7 @@ class Gateway:
                 started=started,
                 started_at=started_at,
                 traceparent=self._traces.traceparent(request.trace_id, headers.get(b"traceparent")),
+                given_traceparent=headers.get(b"traceparent"),
                 segment=self._metrics.segment(request.context.get("segment", "")),
                 # Who may name a version may know which one answered.
                 shows_arm=key.explicit_versions,
@@ -160,6 +164,7 @@ class Gateway:
             if given:
                 self._client_ids.claim(key.tenant, given)
             await self._serve(call, receive, send, watchdog)
+            self._spans.record(call)
             tokens = (call.answer.prompt_tokens or 0) + (call.answer.completion_tokens or 0)
         except RouterError as error:
             self._metrics.refused(error.outcome.value)

@@ -11,6 +11,7 @@ from services.router.request import ChatRequest
 from services.router.response import EngineResponse
 from services.router.state import HOLDOUT, RouteChoice
 from shared.contracts.events.interactions import AppliedSettings, Arm, Outcome
+from shared.observability.tracing import derived_traceparent, is_sampled
 
 FAILED = frozenset((Outcome.server_error, Outcome.timeout, Outcome.crash))
 """Outcomes that are the version's or the engine's fault."""
@@ -68,6 +69,9 @@ class Call:
     started: float
     started_at: datetime
     traceparent: str
+    """The request's own span."""
+    given_traceparent: bytes | None = None
+    """The client's header."""
     attempts: list[EngineAttempt] = field(default_factory=list)
     answer: EngineResponse = field(default_factory=EngineResponse)
     engine_s: float = 0.0
@@ -87,6 +91,13 @@ class Call:
         yield self.choice.version, self.choice.arm
         if self.choice.fallback:
             yield self.choice.fallback, Arm.fallback.value
+
+    def attempt_traceparent(self, number: int) -> str:
+        """The span of an attempt, for the engine; the request's own where it is not sampled."""
+        if not is_sampled(self.traceparent):
+            return self.traceparent
+        trace_id = self.traceparent[3:35]
+        return derived_traceparent(trace_id, f"{self.traceparent}:{number}", sampled=True)
 
     def note_gap(self, seconds: float) -> None:
         """Keep the largest gap between two tokens of the stream."""

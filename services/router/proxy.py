@@ -229,7 +229,7 @@ class Proxy:
             body = call.request.upstream_body(attempt.version)
         else:
             body, attempt.applied = call.request.settled_body(settings)
-        headers = {"traceparent": call.traceparent}
+        headers = {"traceparent": call.attempt_traceparent(len(call.attempts) - 1)}
         deadlines = self._deadlines.of_attempt(stream=call.request.stream)
         attempt.started = perf_counter()
         return self._engines.request(call.request.endpoint, body, headers, deadlines)

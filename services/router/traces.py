@@ -1,11 +1,26 @@
-"""Trace ids: each request has one of its own, by which its event and its feedback are found."""
+"""Trace ids: each request has one of its own, by which its event and its feedback are found.
+
+And the spans of a request: its own, and one for each attempt at an engine.
+"""
 
 from __future__ import annotations
 
 import os
 import random
+from time import perf_counter
 
-from shared.observability.tracing import parse_traceparent
+from services.router.call import Call, recorded_arm
+from shared.contracts.events.interactions import Outcome
+from shared.observability import span_attributes as names
+from shared.observability.spans import (
+    NS,
+    AttributeValue,
+    FinishedSpan,
+    SpanKind,
+    Spans,
+    nanoseconds,
+)
+from shared.observability.tracing import is_sampled, parse_traceparent, rebuilt_traceparent
 
 ID_BYTES = 16
 POOL_IDS = 256
@@ -19,10 +34,11 @@ class TraceIds:
     routers would both take it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, spans: Spans) -> None:
+        self._spans = spans
         self._pool = ""
         self._at = 0
-        self._spans = random.Random(os.urandom(ID_BYTES))
+        self._span_ids = random.Random(os.urandom(ID_BYTES))
 
     def take(self) -> str:
         """A new trace id: 32 random hex digits."""
@@ -34,10 +50,83 @@ class TraceIds:
         return self._pool[start:end]
 
     def traceparent(self, trace_id: str, given: bytes | None) -> str:
-        """A sampled `traceparent` with a new span: of the client's trace, else of `trace_id`.
+        """A `traceparent` with a new span: of the client's trace, else of `trace_id`.
 
-        `given` is the client's own header. The engine is sent the result and the interaction
-        event carries it, so that a client's trace goes on behind the router.
+        `given` is the client's own header. The interaction event carries the result, so that a
+        client's trace goes on behind the router. Sampled is what the export samples; without an
+        export, what the client says.
         """
-        offered = parse_traceparent(given.decode("latin-1")) if given else None
-        return f"00-{offered or trace_id}-{self._spans.getrandbits(64) or 1:016x}-01"
+        header = given.decode("latin-1") if given else ""
+        offered = parse_traceparent(header) if header else None
+        if self._spans.enabled:
+            sampled = self._spans.sampled(offered or trace_id, header if offered else "")
+        else:
+            sampled = offered is not None and is_sampled(header)
+        span = self._span_ids.getrandbits(64) or 1
+        return f"00-{offered or trace_id}-{span:016x}-0{sampled:d}"
+
+
+class RequestSpans:
+    """Exports what a sampled request was: a server span, and a client span for each attempt."""
+
+    def __init__(self, spans: Spans) -> None:
+        self._spans = spans
+
+    def record(self, call: Call) -> None:
+        """Export the spans of a request that is over."""
+        if not self._spans.enabled or not is_sampled(call.traceparent):
+            return
+        start_ns = nanoseconds(call.started_at)
+        model = {
+            names.OPERATION: names.OPERATIONS[call.request.endpoint],
+            names.REQUEST_MODEL: call.choice.model,
+        }
+        for number, attempt in enumerate(call.attempts):
+            begun_ns = start_ns + int((attempt.started - call.started) * NS)
+            self._spans.record(
+                FinishedSpan(
+                    name=f"{model[names.OPERATION]} {attempt.version}",
+                    context=call.attempt_traceparent(number),
+                    start_ns=begun_ns,
+                    end_ns=begun_ns + int(attempt.duration_s * NS),
+                    kind=SpanKind.client,
+                    parent=call.traceparent,
+                    attributes={
+                        **model,
+                        names.RESPONSE_MODEL: attempt.version,
+                        names.ARM: recorded_arm(attempt.arm),
+                        names.OUTCOME: attempt.outcome.value,
+                    },
+                    error="" if attempt.outcome is Outcome.ok else attempt.outcome.value,
+                )
+            )
+        outcome = call.attempts[-1].outcome if call.attempts else Outcome.server_error
+        self._spans.record(
+            FinishedSpan(
+                name=f"{model[names.OPERATION]} {call.choice.model}",
+                context=call.traceparent,
+                start_ns=start_ns,
+                end_ns=start_ns + int((perf_counter() - call.started) * NS),
+                kind=SpanKind.server,
+                parent=rebuilt_traceparent((call.given_traceparent or b"").decode("latin-1")),
+                attributes={**model, **_answer_attributes(call), names.OUTCOME: outcome.value},
+                error="" if outcome is Outcome.ok else outcome.value,
+            )
+        )
+
+
+def _answer_attributes(call: Call) -> dict[str, AttributeValue]:
+    answer = call.answer
+    found: dict[str, AttributeValue] = {
+        names.TENANT: call.tenant,
+        names.TRACE_ID: call.request.trace_id,
+        names.RESPONSE_ID: call.request.trace_id,
+        names.ROLLOUT: call.choice.rollout,
+        names.INPUT_TOKENS: answer.prompt_tokens,
+        names.OUTPUT_TOKENS: answer.completion_tokens,
+    }
+    if answer.finish_reason:
+        found[names.FINISH_REASONS] = (answer.finish_reason,)
+    if call.attempts:
+        found[names.RESPONSE_MODEL] = call.last.version
+    return found

@@ -22,6 +22,7 @@ from shared.kafka.producer import KafkaLog
 from shared.kafka.security import KafkaConnection
 from shared.observability.health import Health
 from shared.observability.logging import configure_logging
+from shared.observability.spans import Spans
 from shared.redaction.redactor import Redactor
 from shared.registry.follow import RegistryFollower
 from shared.service.background import BackgroundTasks
@@ -39,6 +40,7 @@ async def run(settings: TrainingSettings) -> None:
     stop = stop_on_signals()
     clock, registry = SystemClock(), CollectorRegistry()
     metrics = TrainingMetrics(registry)
+    spans = Spans.of("training")
     log = KafkaLog(KafkaConnection.of(settings), source=SOURCE, client_id="ratchet-training")
     await log.start()
     versions, queue = RegistryFollower(log), JobQueue()
@@ -50,6 +52,7 @@ async def run(settings: TrainingSettings) -> None:
         settings=settings,
         metrics=metrics,
         clock=clock,
+        spans=spans,
     )
     scheduler = Scheduler(
         event_log=log,
@@ -95,6 +98,7 @@ async def run(settings: TrainingSettings) -> None:
         background.cancel()
         await background.finish(FINISH_TIMEOUT_S)
         await log.stop()
+        spans.close()
 
 
 def main() -> None:

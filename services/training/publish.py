@@ -24,6 +24,7 @@ from services.training.process import ROOT
 from services.training.report import EvaluationReport
 from services.training.resolve import ResolvedJob, require_served_base
 from services.training.revision import code_revision
+from services.training.run_spans import RunSpans
 from services.training.settings import TrainingSettings
 from services.training.snapshot import Dataset
 from services.training.versioning import choose_name
@@ -56,12 +57,14 @@ class Publisher:
         datasets_root: str,
         settings: TrainingSettings,
         clock: Clock,
+        spans: RunSpans,
     ) -> None:
         self._log = event_log
         self._registry = registry
         self._datasets_root = datasets_root
         self._settings = settings
         self._clock = clock
+        self._spans = spans
 
     async def publish(
         self, resolved: ResolvedJob, released: Released, dataset: Dataset, workspace: Workspace
@@ -112,7 +115,11 @@ class Publisher:
             created_at=self._clock.now(),
         )
         await self._log.publish(
-            VERSIONS, key=record_key(version), event=record, event_id=f"{version}:{job.job_id}"
+            VERSIONS,
+            key=record_key(version),
+            event=record,
+            event_id=f"{version}:{job.job_id}",
+            traceparent=self._spans.context(job.job_id),
         )
         registered = await self._registered(version)
         trained = isinstance(registered, VersionRecord)

@@ -25,6 +25,7 @@ from services.training.progress import FITTED, ProgressReporter
 from services.training.publish import Publisher
 from services.training.resolve import ResolvedJob, job_hyperparameters, resolve
 from services.training.reward_models import RewardModels
+from services.training.run_spans import RunSpans
 from services.training.settings import TrainingSettings
 from services.training.snapshot import Dataset, take_snapshot
 from services.training.tracking import MlflowTracker
@@ -43,6 +44,7 @@ from shared.contracts.topics import CASES, PREFERENCES
 from shared.kafka.envelope import UnreadableRecord, decode
 from shared.kafka.log import EventLog, LogUnavailable, read_to_end
 from shared.observability.events import Unavailable
+from shared.observability.spans import OFF, Spans
 from shared.registry.adapters import AdapterError, AdapterUnavailable
 from shared.registry.cases import CASE_MODELS, FailureMemory, rolled_back
 from shared.registry.follow import RegistryFollower
@@ -71,6 +73,7 @@ class Runner:
         settings: TrainingSettings,
         metrics: TrainingMetrics,
         clock: Clock,
+        spans: Spans = OFF,
     ) -> None:
         self._log = event_log
         self._registry = registry
@@ -78,6 +81,7 @@ class Runner:
         self._settings = settings
         self._metrics = metrics
         self._clock = clock
+        self._spans = RunSpans(spans, clock)
         self._moved = clock.monotonic()
         self._attempts = Attempts(settings, self.alive)
         self._rewards = RewardModels(
@@ -97,6 +101,7 @@ class Runner:
             datasets_root=store.root,
             settings=settings,
             clock=clock,
+            spans=self._spans,
         )
 
     @property
@@ -192,6 +197,7 @@ class Runner:
 
     async def _ended(self, job: TrainingRequested, outcome: JobOutcome) -> None:
         self._metrics.runs.labels(job.method.value, outcome.phase.value).inc()
+        self._spans.ended(job, outcome)
         log.info(
             "job.ended",
             job_id=job.job_id,
@@ -249,7 +255,7 @@ class Runner:
         self, resolved: ResolvedJob, workspace: Workspace, reporter: ProgressReporter
     ) -> Dataset:
         """The job's snapshot: the one taken before a kill, or a new one, stored and laid out."""
-        job, resume = resolved.job, workspace.load()
+        job, resume, start_ns = resolved.job, workspace.load(), self._spans.now_ns()
         if resume.dataset_id:
             known = await asyncio.to_thread(self._store.read, resume.dataset_id)
             if known is not None:
@@ -280,6 +286,7 @@ class Runner:
         await asyncio.to_thread(self._store.write, dataset)
         await asyncio.to_thread(lay_out, dataset, workspace.data)
         workspace.save(ResumeState(job_id=job.job_id, dataset_id=dataset.manifest.dataset_id))
+        self._spans.snapshot(job, dataset, start_ns)
         return dataset
 
     async def _lay_out_cases(self, resolved: ResolvedJob, workspace: Workspace) -> None:

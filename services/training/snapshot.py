@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, cast
 
 import orjson
@@ -49,8 +49,10 @@ from shared.contracts.events.preferences import PreferencePair, PreferenceRetrac
 from shared.contracts.events.training import TrainingMethod
 from shared.contracts.events.versions import DatasetRef
 from shared.contracts.topics import PREFERENCES
-from shared.kafka.envelope import UnreadableRecord, decode, models_by_type
+from shared.kafka.envelope import UnreadableRecord, decode, header, models_by_type
 from shared.kafka.log import EventLog, LogUnavailable, Record
+from shared.observability.spans import MAX_LINKS
+from shared.observability.tracing import is_sampled
 
 log = structlog.get_logger(__name__)
 
@@ -128,6 +130,8 @@ class Dataset:
 
     manifest: Manifest
     files: Mapping[str, bytes]
+    traceparents: Sequence[str] = field(default=(), compare=False)
+    """Spans of some sampled pairs that were read for it; none where it was read from storage."""
 
     def reference(self, root: str) -> DatasetRef:
         """What a version's record says of its data."""
@@ -224,8 +228,9 @@ async def take_snapshot(
 
     """
     fold, offsets = PreferenceFold(model), dict[str, int]()
+    traceparents: list[str] = []
     if imported is None:
-        await _read(event_log, fold, offsets, until, alive)
+        traceparents = await _read(event_log, fold, offsets, until, alive)
     selection = await asyncio.to_thread(_select, fold, method, rules, imported, labelled=labelled)
     files = {name: canonical(selection.files[name]) for name in FILES}
     manifest = Manifest(
@@ -242,7 +247,7 @@ async def take_snapshot(
         card={name: dict(counts) for name, counts in selection.card.items()},
         files={name: _file_ref(data) for name, data in files.items()},
     )
-    dataset = Dataset(manifest, files)
+    dataset = Dataset(manifest, files, traceparents)
     _require_rows(dataset)
     return dataset
 
@@ -283,9 +288,11 @@ async def _read(
     offsets: dict[str, int],
     until: Offsets | None,
     alive: Callable[[], None],
-) -> None:
+) -> list[str]:
+    """Read the topic to its end; returns the spans of the last sampled records, a bounded number."""
     tail = event_log.tail(PREFERENCES)
     count = 0
+    traceparents = deque[str](maxlen=MAX_LINKS)
 
     async def collect() -> None:
         nonlocal count
@@ -297,6 +304,8 @@ async def _read(
             offsets[place(record)] = record.offset + 1
             try:
                 fold.apply(decode(record.headers, record.value, MODELS))
+                if is_sampled(cause := header(record.headers, "traceparent")):
+                    traceparents.append(cause)
             except UnreadableRecord as error:
                 log.warning("snapshot.unreadable", offset=record.offset, error=str(error))
 
@@ -316,6 +325,7 @@ async def _read(
         with contextlib.suppress(asyncio.CancelledError):
             await collecting
         await tail.close()
+    return list(traceparents)
 
 
 def _select(

@@ -27,15 +27,30 @@ def rebuilt_traceparent(header: str) -> str:
     return f"00-{header[3:55]}" if parse_traceparent(header) else ""
 
 
+def is_sampled(header: str) -> bool:
+    """Whether a valid `traceparent` says that its trace is sampled."""
+    return parse_traceparent(header) is not None and bool(int(header[53:55], 16) & 1)
+
+
 def traceparent(trace_id: str) -> str:
     """A sampled `traceparent` of this trace with a new parent id."""
     return f"00-{trace_id}-{secrets.token_hex(8)}-01"
 
 
-def derived_traceparent(trace_id: str, cause: str) -> str:
-    """A sampled `traceparent` whose parent id follows from `cause`, so that a repeat has the same.
+def derived_traceparent(trace_id: str, cause: str, *, sampled: bool = False) -> str:
+    """A `traceparent` whose parent id follows from `cause`, so that a repeat has the same.
 
     Empty where `trace_id`, which a client may have made, is none of Trace Context.
     """
     span = hashlib.sha256(cause.encode()).hexdigest()[:16]
-    return rebuilt_traceparent(f"00-{trace_id}-{span}-01")
+    return rebuilt_traceparent(f"00-{trace_id}-{span}-{sampled:02x}")
+
+
+def derived_trace_id(name: str) -> str:
+    """The trace id of something long-lived on the log, such as a job: 32 hex digits of its name."""
+    return hashlib.sha256(name.encode()).hexdigest()[:32]
+
+
+def run_traceparent(job_id: str, *, sampled: bool) -> str:
+    """The span of a training run, which follows from the job's id."""
+    return derived_traceparent(derived_trace_id(job_id), "run", sampled=sampled)

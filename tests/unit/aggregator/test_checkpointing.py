@@ -15,6 +15,7 @@ from services.aggregator.batch import Batch
 from services.aggregator.checkpointing import Checkpointer, check_size
 from services.aggregator.consumption import Consumption
 from services.aggregator.errors import CheckpointTooLarge
+from services.aggregator.join_spans import JoinSpans
 from services.aggregator.metrics import AggregatorMetrics
 from services.aggregator.partition import PartitionState
 from services.aggregator.rows import MAX_VALUE_BYTES, checkpoint_key
@@ -26,6 +27,7 @@ from shared.contracts.topics import FEEDBACK, INTERACTIONS
 from shared.kafka.deadletters import DeadLetters
 from shared.kafka.envelope import encode
 from shared.kafka.log import Record
+from shared.observability.spans import OFF
 from shared.testing.clock import ManualClock
 from shared.testing.log import MemoryLog
 from tests.support.aggregator import at, feedback, interaction
@@ -107,7 +109,12 @@ async def test_no_checkpoint_covers_a_refused_event_before_its_dead_letter_is_ke
     states = {0: full_state()}
     letters = SlowLetters(MemoryLog(), metrics)
     checkpointer = Checkpointer(
-        states, writer=writer, changelog=lambda: "changelog", metrics=metrics, clock=clock
+        states,
+        writer=writer,
+        changelog=lambda: "changelog",
+        metrics=metrics,
+        clock=clock,
+        spans=JoinSpans(OFF),
     )
 
     async def unexpected(*_: Any) -> Any:

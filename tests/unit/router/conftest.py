@@ -37,6 +37,7 @@ from shared.http.operations import OperationsApp
 from shared.http.server import serve
 from shared.keys import KeyRing
 from shared.observability.health import Health
+from shared.observability.spans import OFF, Spans
 from shared.quotas import Quotas, RateLimits, inference_limits
 from shared.redaction import Redactor
 from shared.registry.routing import RoutingState
@@ -90,6 +91,7 @@ class GatewayHarness:
         bounds: AnswerBounds = AnswerBounds(),  # noqa: B008
         cors_origins: tuple[str, ...] = (),
         rules: FieldRules = FieldRules(),  # noqa: B008
+        spans: Spans = OFF,
     ) -> None:
         """Serve; without engines a stub of its own."""
         if not engines:
@@ -127,6 +129,7 @@ class GatewayHarness:
                 slots=max_running if fair else 0,
             ),
             bounds=bounds,
+            spans=spans,
         )
         app = with_cors(gateway, cors_origins, methods=("GET", "POST"), expose=EXPOSED_HEADERS)
         port = free_ports(["router"])["router"]

@@ -13,6 +13,7 @@ from services.router.fields import Endpoint, FieldRules
 from services.router.identity import IdentityRules
 from services.router.request import read_request
 from services.router.traces import TraceIds
+from shared.observability.spans import Spans
 
 TURNS = [{"role": "user", "content": "hi"}]
 
@@ -227,7 +228,7 @@ def test_a_body_too_deep_for_the_engine_is_the_clients_error():
 
 
 def test_trace_ids_are_distinct():
-    traces = TraceIds()
+    traces = TraceIds(Spans())
     taken = {traces.take() for _ in range(2_000)}
     assert len(taken) == 2_000
     assert all(len(trace_id) == 32 for trace_id in taken)
@@ -236,7 +237,7 @@ def test_trace_ids_are_distinct():
 def test_the_clients_trace_goes_on_with_a_new_span():
     trace, span = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
     version, kept, new, flags = (
-        TraceIds().traceparent("a" * 32, f"00-{trace}-{span}-01".encode()).split("-")
+        TraceIds(Spans()).traceparent("a" * 32, f"00-{trace}-{span}-01".encode()).split("-")
     )
     assert (version, kept, flags) == ("00", trace, "01")
     assert new != span
@@ -244,4 +245,4 @@ def test_the_clients_trace_goes_on_with_a_new_span():
 
 @pytest.mark.parametrize("given", [None, b"", b"\xff nonsense", b"00-" + b"0" * 32 + b"-1-01"])
 def test_without_a_clients_trace_the_request_is_its_own(given):
-    assert TraceIds().traceparent("a" * 32, given).split("-")[1] == "a" * 32
+    assert TraceIds(Spans()).traceparent("a" * 32, given).split("-")[1] == "a" * 32

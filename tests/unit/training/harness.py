@@ -23,6 +23,7 @@ from shared.clock import SystemClock
 from shared.contracts.events.training import TrainingProgress, TrainingRequested
 from shared.contracts.events.versions import Lifecycle, VersionRecord, record_key, state_key
 from shared.contracts.topics import PREFERENCES, TRAINING_JOBS, TRAINING_RUNS, VERSIONS
+from shared.observability.spans import OFF, Spans
 from shared.registry.adapters import publish
 from shared.registry.follow import RegistryFollower
 from shared.testing.log import MemoryLog
@@ -102,7 +103,7 @@ class TrainingHarness:
         return json.loads((jobs.attempt(1) / "job.json").read_bytes())
 
     @contextlib.asynccontextmanager
-    async def runner(self, **changes: Any) -> AsyncIterator[Runner]:
+    async def runner(self, *, spans: Spans = OFF, **changes: Any) -> AsyncIterator[Runner]:
         follower = RegistryFollower(self.log)
         following = asyncio.create_task(follower.run())
         await follower.caught_up(5)
@@ -114,6 +115,7 @@ class TrainingHarness:
                 settings=self.settings.model_copy(update=changes),
                 metrics=self.metrics,
                 clock=SystemClock(),
+                spans=spans,
             )
         finally:
             following.cancel()
