@@ -21,7 +21,7 @@ def wilson(successes: float, trials: float, z: float = Z95) -> tuple[float, floa
     return (max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale))
 
 
-def difference(first: tuple[int, int], second: tuple[int, int]) -> tuple[float, float]:
+def difference(first: tuple[float, float], second: tuple[float, float]) -> tuple[float, float]:
     """95 % interval of a difference of two shares (Newcombe 1998, Stat. Med. 17, 873-890, no. 10).
 
     Args:

@@ -112,6 +112,7 @@ class Attempts:
                 job=job,
                 manifest=manifest,
                 limits=limits,
+                evaluation=self._settings.evaluation,
                 known=known_of_data,
             )
             gate = candidate.gate

@@ -11,15 +11,21 @@ from typing import Any, cast
 
 from services.training.dataset_rows import JUDGE
 from services.training.errors import TrainerFailed
+from services.training.evaluation import EvaluationSettings
 from services.training.gate import GateLimits, derive, judge_gate
+from services.training.measures.score import weighted_scores
+from services.training.measures.segments import SegmentWins, segment_figures, segment_wins
 from services.training.snapshot import Manifest
 from services.training.trainers.job import Stage, read_rows
 from shared.contracts.events.training import TrainingRequested
 from shared.contracts.events.versions import Fingerprint, GateResult
 from shared.contracts.recipes import ONLINE
 
+ARMS = ("parent", "candidate")
 SHOWN_CASES = 5
-"""Failure cases that a check names."""
+"""Failure cases or probes that a check names."""
+SHOWN_CHARACTERS = 80
+"""Of a prompt that a check names."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,8 @@ class Candidate:
     gate: GateResult
     fingerprint: Fingerprint
     packages: dict[str, str]
+    segments: tuple[SegmentWins, ...] = ()
+    """Segments of the judged prompts, the one that loses most first."""
 
     @property
     def adapter(self) -> Path:
@@ -44,8 +52,12 @@ class Candidate:
 
     @property
     def lost(self) -> list[dict[str, Any]]:
-        """Failure cases and general tasks that the parent got right and the candidate wrong."""
-        rows = read_rows(self.folder / "drift.jsonl")
+        """What the parent got right and the candidate wrong: failure cases, tasks, questions."""
+        questions = [
+            {**row, "good": row["parent_answer"], "bad": row["candidate_answer"]}
+            for row in read_rows(self.folder / "questions.jsonl")
+        ]
+        rows = [*read_rows(self.folder / "drift.jsonl"), *questions]
         return [row for row in rows if row["parent"] > 0 >= row["candidate"]]
 
 
@@ -56,6 +68,7 @@ def read_candidate(
     job: TrainingRequested,
     manifest: Manifest,
     limits: GateLimits,
+    evaluation: EvaluationSettings,
     known: Mapping[str, float],
 ) -> Candidate:
     """The candidate of a finished attempt; `known` are figures of its data.
@@ -68,19 +81,24 @@ def read_candidate(
     measured |= _numbers(folder / f"{job.recipe_method}.json", "train_")
     measured |= _numbers(folder / "proxy.json", "proxy_")
     measured |= _numbers(folder / "evaluate.json", "")
+    measured |= _numbers(folder / "quality.json", "")
     measured |= _numbers(folder / "drift.json", "")
+    segments = segment_wins(_finite_rows(folder / "answers.jsonl"))
+    measured |= segment_figures(segments)
     measured |= known
     answered = json.loads((folder / "fingerprint.json").read_bytes())
     measured |= {f"distance_to_{name}": far for name, far in answered["distances"].items()}
     figures = derive(_finite(measured))
+    figures |= weighted_scores(figures, evaluation.weights)
     candidate = Candidate(
         folder=folder,
         figures=figures,
         gate=judge_gate(job.method, figures, limits),
         fingerprint=Fingerprint.model_validate(answered),
         packages=json.loads((folder / "packages.json").read_bytes()),
+        segments=tuple(segments),
     )
-    return replace(candidate, gate=_with_names(candidate.gate, candidate.lost))
+    return replace(candidate, gate=_with_names(candidate))
 
 
 def judge_figures(judge: Path) -> dict[str, float]:
@@ -111,7 +129,7 @@ def stages(method: str, *, judged: bool) -> tuple[Stage, ...]:
     if method == "reward":
         return ("reward",)
     judge: tuple[Stage, ...] = ("reward",) if judged and method != "sft" else ()
-    return (*judge, *training_stages(method), "evaluate", "drift", "fingerprint")
+    return (*judge, *training_stages(method), "evaluate", "quality", "drift", "fingerprint")
 
 
 def training_stages(method: str) -> tuple[Stage, ...]:
@@ -126,20 +144,46 @@ def _moved(row: Mapping[str, Any]) -> float:
     return moved if math.isfinite(moved) else 0.0
 
 
-def _with_names(gate: GateResult, lost: Sequence[Mapping[str, Any]]) -> GateResult:
-    """The result with the failure cases named that are failed again."""
-    names = [str(row.get("case_id", "")) for row in lost if row["kind"] == "cases"]
-    if not names:
-        return gate
-    more = f" and {len(names) - SHOWN_CASES} more" if len(names) > SHOWN_CASES else ""
-    shown = f"; failed again: {', '.join(names[:SHOWN_CASES])}{more} (ratchet cases show)"
+def _with_names(candidate: Candidate) -> GateResult:
+    """The candidate's gate with what failed named: cases, probes, the segment and its prompts."""
+    lost = candidate.lost
+    named = {
+        "cases": _listed("failed again", _of_kind(lost, "cases"), "(ratchet cases show)"),
+        "safety": _listed("fails", _of_kind(lost, "safety")),
+    }
+    if candidate.segments:
+        worst = candidate.segments[0]
+        shown = ", ".join(f'"{case[:SHOWN_CHARACTERS]}"' for case in worst.cases)
+        named["segments"] = (
+            f"; {worst.name} won {worst.win_rate:.0%} of {worst.prompts} prompts"
+            + (f", lost most on {shown}" if shown else "")
+        )
     checks = tuple(
-        check.model_copy(update={"detail": check.detail + shown})
-        if check.name == "cases"
-        else check
-        for check in gate.checks
+        check.model_copy(update={"detail": check.detail + named.get(check.name, "")})
+        for check in candidate.gate.checks
     )
-    return gate.model_copy(update={"checks": checks})
+    return candidate.gate.model_copy(update={"checks": checks})
+
+
+def _of_kind(lost: Sequence[Mapping[str, Any]], kind: str) -> list[str]:
+    names = (str(row.get("case_id") or row["name"]) for row in lost if row["kind"] == kind)
+    return list(dict.fromkeys(names))
+
+
+def _listed(verb: str, names: Sequence[str], where: str = "") -> str:
+    if not names:
+        return ""
+    more = f" and {len(names) - SHOWN_CASES} more" if len(names) > SHOWN_CASES else ""
+    return f"; {verb}: {', '.join(names[:SHOWN_CASES])}{more}{f' {where}' if where else ''}"
+
+
+def _finite_rows(path: Path) -> list[dict[str, Any]]:
+    """Answers whose scores are finite; a diverged judge tells nothing of a segment."""
+    return [
+        row
+        for row in read_rows(path)
+        if all(math.isfinite(row.get(f"{arm}_score", 0.0)) for arm in ARMS)
+    ]
 
 
 def _finite(measured: dict[str, float]) -> dict[str, float]:

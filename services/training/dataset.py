@@ -18,8 +18,9 @@ from services.training.dataset_rows import (
     HELDOUT,
     JUDGE,
     PROMPTS,
+    SEGMENTS,
     TRAIN,
-    AskedPrompt,
+    AboutPrompt,
     Demonstration,
     LabelledAnswer,
     Pair,
@@ -94,7 +95,7 @@ class PreferenceFold:
 def select_pairs(
     pairs: Iterable[Pair],
     judged: Iterable[Pair],
-    prompts: Iterable[AskedPrompt],
+    prompts: Iterable[AboutPrompt],
     rules: DatasetRules,
 ) -> Selection:
     """Rows of a preference dataset.
@@ -112,9 +113,9 @@ def select_pairs(
     trained = capped(sides.train, rules, refused)
     train = [pair.row() for pair in trained]
     pools = (
-        [pair.asked for pair in sides.heldout],
+        sides.heldout,
         _trainable(prompts, refused),
-        [pair.asked for pair in sides.judge],
+        sides.judge,
     )
     return Selection(
         files={
@@ -152,7 +153,7 @@ def select_demonstrations(rows: Iterable[Demonstration], rules: DatasetRules) ->
             TRAIN: [row.row() for row in train],
             HELDOUT: [row.row() for row in heldout],
             JUDGE: [],
-            PROMPTS: evaluation_prompts(([row.asked for row in heldout],), trained_prompts, rules),
+            PROMPTS: evaluation_prompts((heldout,), trained_prompts, rules),
         },
         refused={name: count for name, count in sorted(refused.items()) if count},
         card=card_of([row.row() for row in train], raters=0, rules=rules),
@@ -288,16 +289,22 @@ def _question(pair: Pair) -> tuple[str, frozenset[str]]:
 
 
 def evaluation_prompts(
-    pools: Iterable[Iterable[AskedPrompt]], trained: set[str], rules: DatasetRules
+    pools: Iterable[Iterable[AboutPrompt]], trained: set[str], rules: DatasetRules
 ) -> list[Row]:
     """Prompts that were not trained on: earlier pools first, within one by hash."""
     found: dict[str, Row] = {}
     for pool in pools:
-        fresh = {prompt.normal: prompt for prompt in pool if prompt.messages}
+        fresh = {one.prompt: one for one in pool if one.messages}
         for key in sorted(fresh, key=lambda key: (rank(key), key)):
             if key not in trained and key not in found and len(found) < rules.prompts:
-                found[key] = fresh[key].row()
+                found[key] = _prompt_row(fresh[key], rules)
     return list(found.values())
+
+
+def _prompt_row(one: AboutPrompt, rules: DatasetRules) -> Row:
+    """A prompt with the segments that it belongs to, which the evaluation compares."""
+    told = {name: one.meta[name] for name in SEGMENTS if one.meta.get(name)}
+    return {**one.asked.row(), **({"meta": told} if told and rules.describe_prompts else {})}
 
 
 def card_of(rows: Sequence[Row], *, raters: int, rules: DatasetRules) -> dict[str, dict[str, int]]:
@@ -306,7 +313,7 @@ def card_of(rows: Sequence[Row], *, raters: int, rules: DatasetRules) -> dict[st
     card: dict[str, dict[str, int]] = {
         "counts": {"rows": len(rows), "raters": raters, "prompts": len(prompts)}
     }
-    for name in ("source", "category", "locale", "segment", "chosen_version", "rejected_version"):
+    for name in ("source", *SEGMENTS, "chosen_version", "rejected_version"):
         tally = Counter(str(row["meta"].get(name) or "unknown") for row in rows)
         card[name] = dict(sorted(tally.items()))
     pairs = [row for row in rows if "chosen" in row] if rules.describe_quality else []
@@ -315,11 +322,11 @@ def card_of(rows: Sequence[Row], *, raters: int, rules: DatasetRules) -> dict[st
     return card
 
 
-def _trainable(prompts: Iterable[AskedPrompt], refused: Counter[str]) -> list[AskedPrompt]:
+def _trainable(prompts: Iterable[AboutPrompt], refused: Counter[str]) -> list[AboutPrompt]:
     """Prompts that may be asked in an evaluation; the others are counted."""
-    kept: list[AskedPrompt] = []
+    kept: list[AboutPrompt] = []
     for prompt in prompts:
-        if (reason := prompt.refusal) is None:
+        if (reason := prompt.asked.refusal) is None:
             kept.append(prompt)
         else:
             refused[f"prompt_{reason}"] += 1

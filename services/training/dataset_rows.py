@@ -33,6 +33,9 @@ CUT = ("chosen_cut", "rejected_cut")
 """Flags of a pair's row, present where true: generation was truncated, so its end-of-turn token is
 not learned."""
 
+SEGMENTS = ("category", "locale", "segment")
+"""What a row's `meta` may say of who asked, and of what."""
+
 Row = dict[str, Any]
 
 
@@ -75,6 +78,7 @@ class AboutPrompt:
     messages: tuple[Message, ...]
     tools: tuple[Tool, ...]
     untrainable: tuple[str, ...]
+    meta: Mapping[str, str]
 
     @property
     def asked(self) -> AskedPrompt:

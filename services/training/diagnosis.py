@@ -140,6 +140,10 @@ def _data_problems(
         yield "pair quality: the judge and the raters do not agree; look at the raters' votes"
     if figures.get("win_rate_high", 1.0) < 0.5:
         yield "pair quality: the data teach what other raters dislike; look for inverted pairs"
+    if "segments" in names:
+        yield "fairness: add rows of the segment that loses, or leave out what the others teach it"
+    if "safety" in names:
+        yield "safety: add the failed probes' wanted answers, or leave out rows that teach the bad ones"
     rows, noisy = counts.get("rows", 0), refused.get("contradictory", 0)
     if rows and noisy / (rows + noisy) > NOISY_SHARE:
         yield f"pair quality: {noisy} contradictory pairs were left out"

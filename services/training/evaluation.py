@@ -3,7 +3,22 @@
 # pyright: strict
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import BaseModel, ConfigDict, Field
+
+WEIGHTS = {
+    "win_rate": 4.0,
+    "rouge_l": 1.0,
+    "safety": 1.0,
+    "factuality": 1.0,
+    "f1": 1.0,
+    "stop_share": 1.0,
+    "variety": 0.5,
+    "coherence": 0.5,
+    "sentiment": 0.5,
+}
+"""Half of the score is what people prefer; the rest keeps a liked model from getting worse."""
 
 
 class EvaluationSettings(BaseModel):
@@ -16,3 +31,13 @@ class EvaluationSettings(BaseModel):
     batch_size: int = Field(default=32, ge=1, le=1024)
     cases: int = Field(default=500, ge=0, le=10_000, description="newest failure cases asked")
     samples: int = Field(default=8, ge=0, le=100, description="answers shown in the report")
+    questions: str = Field(
+        default="", max_length=2000, description="YAML of further facts, labels and tool requests"
+    )
+    question_tokens: int = Field(default=32, ge=1, le=8192, description="of an answer to those")
+    sentiment_model: str = Field(
+        default="", max_length=2000, description="hub id or path of a classifier; empty: a lexicon"
+    )
+    weights: dict[str, Annotated[float, Field(ge=0, le=1000)]] = Field(
+        default=WEIGHTS, max_length=64, description="of measures in [0, 1] in the one score"
+    )

@@ -55,7 +55,7 @@ def select_labelled(
     train = [row for one in trained for row in _labelled_rows(one)]
     heldout = [one for one in sides.heldout if isinstance(one, Pair) or one.label]
     refused["bad_answer_held_out"] += len(sides.heldout) - len(heldout)
-    pools = ([one.asked for one in sides.heldout], [one.asked for one in judge])
+    pools = (sides.heldout, judge)
     return Selection(
         files={
             TRAIN: train,

@@ -35,7 +35,8 @@ _SHARES: dict[Stage, tuple[float, float]] = {
     "rloo": (0.30, 0.70),
     "ppo": (0.30, 0.70),
     "online_dpo": (0.30, 0.70),
-    "evaluate": (0.70, 0.90),
+    "evaluate": (0.70, 0.86),
+    "quality": (0.86, 0.90),
     "drift": (0.90, 0.95),
     "fingerprint": (0.95, 1.0),
 }
@@ -43,6 +44,7 @@ _SHARES: dict[Stage, tuple[float, float]] = {
 _PHASES: dict[Stage, RunPhase] = {
     "fit": RunPhase.snapshot,
     "evaluate": RunPhase.judging,
+    "quality": RunPhase.judging,
     "drift": RunPhase.judging,
 }
 _OF_ATTEMPT = frozenset({RunPhase.training, RunPhase.judging, RunPhase.gating})

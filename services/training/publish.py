@@ -181,6 +181,7 @@ class Publisher:
             parameters=parameters | self._judged_with(),
             samples=candidate.samples(self._settings.evaluation.samples),
             lost=candidate.lost,
+            segments=candidate.segments,
         )
 
     def registered_by(self, job: TrainingRequested) -> VersionRecord | None:

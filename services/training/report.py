@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from html import escape
 from typing import Any
 
 from services.training.charts import intervals, paired_bars, shares
 from services.training.dataset_rows import LEFT_OUT
+from services.training.measures.segments import SegmentWins
 from services.training.snapshot import Dataset
 from shared.contracts.events.versions import GateResult
 
@@ -41,7 +42,8 @@ class EvaluationReport:
     parameters: Mapping[str, Any]
     samples: Sequence[Mapping[str, Any]]
     lost: Sequence[Mapping[str, Any]] = ()
-    """General tasks and failure cases that the parent got right and the candidate wrong."""
+    """What the parent got right and the candidate wrong: failure cases, tasks, questions."""
+    segments: Sequence[SegmentWins] = ()
 
     def data(self) -> dict[str, Any]:
         """The report as JSON."""
@@ -62,6 +64,7 @@ class EvaluationReport:
             "parameters": dict(self.parameters),
             "samples": [dict(row) for row in self.samples],
             "lost": [dict(row) for row in self.lost],
+            "segments": [asdict(one) for one in self.segments],
         }
 
     def html(self) -> str:
@@ -77,6 +80,7 @@ class EvaluationReport:
                 f"<p>{escape(self.method)} from {escape(self.parent or 'the base')}.</p>",
                 *self._gate(),
                 *self._charts(),
+                *self._segments(),
                 *self._lost(),
                 *self._samples(),
                 *self._data(),
@@ -113,7 +117,10 @@ class EvaluationReport:
         ]
         if spans:
             yield intervals("95 % intervals; the line is one half", spans, mark=0.5)
-        names = ("perplexity", "length", "stop_share", "repetition")
+        measured = sorted(
+            name.removeprefix("candidate_") for name in figures if name.startswith("candidate_")
+        )
+        names = ["score", *(name for name in measured if name != "score")]
         pairs = [
             (name, figures[f"parent_{name}"], figures[f"candidate_{name}"])
             for name in names
@@ -125,6 +132,18 @@ class EvaluationReport:
             )
         if pairs:
             yield paired_bars("parent (grey) and candidate (blue)", pairs)
+
+    def _segments(self) -> Iterable[str]:
+        if not self.segments:
+            return
+        yield "<h2>By segment</h2>"
+        spans = [(one.name, one.low, one.win_rate, one.high) for one in self.segments[:MAX_ROWS]]
+        yield intervals("win rate, simultaneous 99 % bounds; the line is one half", spans, mark=0.5)
+        rows = [
+            (one.name, one.prompts, one.win_rate, one.gap, one.gap_low, one.gap_high)
+            for one in self.segments[:MAX_ROWS]
+        ]
+        yield table(("segment", "prompts", "win rate", "gap to others", "low", "high"), rows)
 
     def _lost(self) -> Iterable[str]:
         if self.lost:

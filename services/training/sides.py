@@ -25,6 +25,7 @@ OF_THEIR_TIME: dict[str, Any] = {
     "rater_share": 1.0,
     "raters": {"burst": 0, "alpha": 0.0},
     "describe_quality": False,
+    "describe_prompts": False,
 }
 """What manifests mean that were written before these rules: none of them was applied."""
 FEW_RATERS = 2
@@ -58,6 +59,9 @@ class DatasetRules(BaseModel):
     )
     raters: RaterRules = Field(default=RaterRules(), description="which choices are suspicious")
     describe_quality: bool = Field(default=True, description="pair quality is in the card")
+    describe_prompts: bool = Field(
+        default=True, description="evaluation prompts say their segment, locale and category"
+    )
     synthetic: bool = Field(
         default=False, description="pairs of moderated generation train too; never the judge"
     )

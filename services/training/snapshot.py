@@ -359,8 +359,7 @@ def _select(
         fresh, expired = unexpired(pairs, rules)
         refused = Counter(expired=expired)
         trainable, judged = set_apart(unsuspicious(fresh, rules, refused), rules)
-        prompts = [answer.asked for answer in fold.answers]
-        selection = select_pairs(trainable, judged, prompts, rules).with_refused(**refused)
+        selection = select_pairs(trainable, judged, fold.answers, rules).with_refused(**refused)
     return _with_bad_rows(selection, bad)
 
 

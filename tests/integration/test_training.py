@@ -147,7 +147,7 @@ class TrainingProcess:
             "RATCHET_TRAINING_MODEL": story.model,
             "RATCHET_TRAINING_THREADS": "1",
             "RATCHET_TRAINING_ATTEMPTS": "1",
-            "RATCHET_TRAINING_EVALUATION": '{"prompts": 24, "max_new_tokens": 12}',
+            "RATCHET_TRAINING_EVALUATION": '{"prompts": 24, "max_new_tokens": 12, "question_tokens": 4}',
             "RATCHET_TRAINING_REWARD": '{"epochs": 2}',
             **{f"RATCHET_TRAINING_{name.upper()}": str(value) for name, value in settings.items()},
         }

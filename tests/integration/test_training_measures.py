@@ -24,18 +24,34 @@ ML_PYTHON = ROOT / ".venv-ml" / "bin" / "python"
 pytestmark = pytest.mark.timeout(900)
 
 
+METRIC = """
+def short(messages, answer, reference):
+    return float(len(answer) < 30 and messages[-1]["role"] == "user")
+"""
+
+
+def install_metric(folder: Path) -> None:
+    """A package with a metric of its own, as an installed one looks on disk."""
+    (folder / "own.dist-info").mkdir(parents=True)
+    (folder / "own.py").write_text(METRIC)
+    (folder / "own.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: own\n")
+    entry = "[ratchet.metrics]\nshort = own:short\n"
+    (folder / "own.dist-info" / "entry_points.txt").write_text(entry)
+
+
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What `training_measuring.py` prints: perplexity and judge of a tiny model."""
     script = Path(__file__).with_name("training_measuring.py")
     folder = tmp_path_factory.mktemp("measuring")
+    install_metric(folder / "packages")
     (folder / "tools").mkdir()
     (folder / "tools" / "train.jsonl").write_bytes(canonical(tool_rows()))
     done = subprocess.run(
         [ML_PYTHON, script, folder],
         check=True,
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{folder / 'packages'}"},
         stdout=subprocess.PIPE,
         timeout=300,
     )
@@ -133,6 +149,26 @@ def test_a_judge_s_scores_are_the_plain_ones_and_their_progress_is_told(
     assert done == sorted(done)
     assert {total for _, total in measured["judge_progress"]} == {done[-1]}
     assert len(done) > 2 + 132 // 32, "training has two steps, and each batch scored is a line"
+
+
+def test_quality_is_that_of_the_references_the_lexicon_and_the_installed_metric(
+    measured: dict[str, Any],
+) -> None:
+    found = measured["quality"]
+    for name in ("bleu", "rouge_1", "rouge_l", "sentiment"):
+        assert (found[f"parent_{name}"], found[f"candidate_{name}"]) == (
+            pytest.approx(1.0),
+            pytest.approx(0.0, abs=0.02),
+        ), name
+    assert (found["parent_short"], found["candidate_short"]) == (0.0, 1.0)
+    assert found["metrics_failed"] == 0.0
+
+
+def test_both_arms_are_asked_the_questions_that_the_context_holds(measured: dict[str, Any]) -> None:
+    found = measured["quality"]
+    assert found["asked"] > 50
+    assert found["questions_skipped"] >= 0
+    assert found["safety_lost"] == found["safety_won"] == 0.0, "an untrained LoRA changes nothing"
 
 
 def test_a_diverged_judge_says_nothing(measured: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ from training_tiny_model import main as make_model
 from transformers import AutoConfig, AutoTokenizer
 
 from services.training.evaluation import EvaluationSettings
-from services.training.trainers import dpo, evaluate, fit, job, reward
+from services.training.trainers import dpo, evaluate, fit, job, quality, reward
 from services.training.trainers.models import (
     conversation_ids,
     load_base,
@@ -58,6 +58,7 @@ def main(folder: Path) -> dict[str, Any]:
         | {"trained_on": trained_on(folder, str(base))}
         | {"left_out": left_out(folder / "fitting", str(base))}
         | {"tools": tool_training(folder / "tools", str(base))}
+        | {"quality": qualities(folder / "quality", str(base))}
         | {
             "long_longest": max(len(conversation_ids(tokenizer, *row[:2])) for row in long),
             "max_length": MAX_LENGTH,
@@ -177,6 +178,34 @@ def tool_training(folder: Path, base: str) -> dict[str, Any]:
     )
     moved = sum(not torch.equal(before[name], after[name]) for name in before)
     return {"left_out": left, "refused": refused, "read": read, "moved": moved, **figures}
+
+
+def qualities(folder: Path, base: str) -> dict[str, Any]:
+    """Both arms' quality: the parent wrote what people preferred, the candidate did not."""
+    data = folder / "data"
+    data.mkdir(parents=True)
+    get_peft_model(load_base(base), lora(LoraHyperparameters(), task="CAUSAL_LM")).save_pretrained(
+        folder / "adapter"
+    )
+    wanted = "we gladly refund the order within two days"
+    rows = [{"messages": turn(f"{number}"), "chosen": wanted} for number in range(3)]
+    job.write_rows(data / "heldout.jsonl", rows)
+    answers = [
+        {"messages": row["messages"], "parent": wanted, "candidate": "it is broken and bad"}
+        for row in [*rows, {"messages": turn("without a reference")}]
+    ]
+    job.write_rows(folder / "answers.jsonl", answers)
+    asked = job.TrainerJob(
+        stages=("quality",),
+        base=base,
+        data=str(data),
+        judge=str(folder),
+        reward=RewardHyperparameters(),
+        evaluation=EvaluationSettings(question_tokens=2),
+        seed=1,
+    )
+    figures = quality.run(asked, folder, job.Progress(folder))
+    return {**figures, "asked": len(job.read_rows(folder / "questions.jsonl"))}
 
 
 @torch.no_grad()

@@ -62,7 +62,7 @@ def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, float]:
         [_span(tokenizer, item, item[side], limit) for side in ("good", "bad")] for item in items
     ]
     for number, arm in enumerate(ARMS, start=1):
-        with _arm(model, arm):
+        with as_arm(model, arm):
             good = likelihoods(model, [pair[0] for pair in pairs])
             bad = likelihoods(model, [pair[1] for pair in pairs])
         for item, better, worse in zip(items, good, bad, strict=True):
@@ -95,7 +95,7 @@ def _span(tokenizer: Any, row: dict[str, Any], answer: str, limit: int) -> Span:
 
 
 @contextmanager
-def _arm(model: Any, arm: str) -> Iterator[None]:
+def as_arm(model: Any, arm: str) -> Iterator[None]:
     """The model as one arm: the parent is the base where it has no adapter."""
     if arm == "candidate":
         model.set_adapter("default")
@@ -131,7 +131,7 @@ def _kl(model: Any, spans: Sequence[Span]) -> dict[str, float]:
         ids, mask = padded([spans[i][0] for i in batch], 0, left=False)
         values: list[Any] = []
         for arm in ARMS:
-            with _arm(model, arm):
+            with as_arm(model, arm):
                 logits = model(input_ids=ids, attention_mask=mask).logits[:, :-1].float()
             values.append(torch.log_softmax(logits, dim=-1))
         parent, candidate = values

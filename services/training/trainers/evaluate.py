@@ -100,7 +100,7 @@ def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, float]:
         if adapter:
             model = load_adapter(model, adapter, trainable=False).merge_and_unload()
         model.eval()
-        arms[arm] = _answers(job, model, tokenizer, prompts, heldout, note)
+        arms[arm] = answers(job, model, tokenizer, prompts, heldout, note)
     figures = {
         f"{arm}_{name}": value for arm, said in arms.items() for name, value in _manners(said)
     }
@@ -117,7 +117,7 @@ def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, float]:
     return figures | {"prompts": float(len(prompts)), "heldout": float(len(heldout))}
 
 
-def _answers(
+def answers(
     job: TrainerJob,
     model: Any,
     tokenizer: Any,
@@ -125,6 +125,7 @@ def _answers(
     heldout: Sequence[HeldOut],
     note: Note,
 ) -> Answers:
+    """What a model answers to prompts, by the job's evaluation settings, and its perplexity."""
     encoded = [prompt_ids(tokenizer, row["messages"], row.get("tools", "")) for row in prompts]
     spaces = [len(tokens) + job.evaluation.max_new_tokens for tokens in encoded]
     texts, lengths = [""] * len(encoded), [0] * len(encoded)

@@ -39,6 +39,7 @@ Stage = Literal[
     "ppo",
     "online_dpo",
     "evaluate",
+    "quality",
     "drift",
     "fingerprint",
 ]

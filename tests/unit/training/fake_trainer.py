@@ -27,8 +27,13 @@ GOOD = {
     "parent_repetition": 0.05,
     "candidate_repetition": 0.02,
 }
-
-
+QUALITY = {
+    "safety_items": 20.0,
+    "safety_lost": 1.0,
+    "safety_won": 2.0,
+    "parent_safety": 0.8,
+    "candidate_safety": 0.85,
+}
 DRIFT = {
     "kl": 0.2,
     "kl_answer": 4.0,
@@ -85,6 +90,7 @@ def main(folder: Path) -> int:
         folder / "sft.json": {"loss": 1.0},
         folder / "dpo.json": {"loss": 0.5},
         folder / "evaluate.json": GOOD | todo.get("figures", {}),
+        folder / "quality.json": QUALITY | todo.get("quality", {}),
         folder / "drift.json": DRIFT | todo.get("drift", {}),
         folder / "fingerprint.json": {
             "dtype": "float32",
@@ -97,9 +103,13 @@ def main(folder: Path) -> int:
     for path, value in results.items():
         path.write_text(json.dumps(value))
     row = {"messages": [{"role": "user", "content": "q"}], "parent": "old", "candidate": "new"}
-    (folder / "answers.jsonl").write_text(json.dumps(row) + "\n")
-    lost = todo.get("lost", [])
-    (folder / "drift.jsonl").write_text("".join(json.dumps(item) + "\n" for item in lost))
+    rows = {
+        "answers": todo.get("answers", [row]),
+        "drift": todo.get("lost", []),
+        "questions": todo.get("questions", []),
+    }
+    for name, items in rows.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(one) + "\n" for one in items))
     return 0
 
 

@@ -84,9 +84,7 @@ def test_the_order_of_events_does_not_matter(
 
 @given(pairs, pairs)
 def test_no_prompt_is_trained_on_and_measured_on(some: list[Pair], judged: list[Pair]) -> None:
-    chosen = select_pairs(
-        some, judged, [AskedPrompt(turns(f"question {n}")) for n in range(40)], RULES
-    )
+    chosen = select_pairs(some, judged, [pair(n) for n in range(40)], RULES)
     trained = keys(list(chosen.files[TRAIN]))
     for name in (HELDOUT, JUDGE, PROMPTS):
         assert not trained & keys(list(chosen.files[name])), name
@@ -175,11 +173,22 @@ def test_the_held_out_share_is_about_what_was_asked() -> None:
 
 def test_evaluation_prompts_come_from_held_out_pairs_first_and_are_bounded() -> None:
     some = [pair(n) for n in range(40)]
-    chosen = select_pairs(some, [], [AskedPrompt(turns(f"other {n}")) for n in range(99)], RULES)
+    chosen = select_pairs(
+        some, [], [pair(n, messages=turns(f"other {n}")) for n in range(99)], RULES
+    )
     prompts = list(chosen.files[PROMPTS])
     assert len(prompts) == RULES.prompts
     heldout = keys(list(chosen.files[HELDOUT]))
     assert keys(prompts[: len(heldout)]) == heldout
+
+
+def test_evaluation_prompts_say_their_segment_unless_the_rules_are_older() -> None:
+    some = [pair(n, meta={"segment": "new", "locale": "", "source": "vote"}) for n in range(40)]
+    rows = select_pairs(some, [], [], RULES).files[PROMPTS]
+    assert rows
+    assert all(row["meta"] == {"segment": "new"} for row in rows)
+    older = RULES.model_copy(update={"describe_prompts": False})
+    assert not any("meta" in row for row in select_pairs(some, [], [], older).files[PROMPTS])
 
 
 def test_the_fold_keeps_the_last_word_on_each_pair() -> None:
@@ -290,7 +299,7 @@ def test_same_question_other_picture_is_left_out_and_counted() -> None:
         example_event(2),
     ):
         fold.apply(event)
-    chosen = select_pairs(fold.pairs, [], [answer.asked for answer in fold.answers], NO_HELDOUT)
+    chosen = select_pairs(fold.pairs, [], fold.answers, NO_HELDOUT)
     assert [row["meta"]["pair_id"] for row in chosen.files[TRAIN]] == ["pair-0001"]
     assert chosen.refused == {"media": 2, "prompt_media": 1, "several_choices": 1}
     assert keys(list(chosen.files[PROMPTS])) == {"thumbed question 2"}

@@ -34,6 +34,10 @@ GOOD = {
     "capability_won": 2.0,
     "cases_items": 40.0,
     "cases_lost": 1.0,
+    "safety_items": 20.0,
+    "safety_lost": 2.0,
+    "safety_won": 2.0,
+    "segment_worst_high": 0.7,
 }
 CHECKS = {
     "heldout",
@@ -51,6 +55,8 @@ CHECKS = {
     "kl",
     "capability",
     "cases",
+    "safety",
+    "segments",
 }
 
 
@@ -105,6 +111,8 @@ def test_nothing_at_all_fails_every_check() -> None:
         ({"kl": 1.1}, {"kl"}),
         ({"capability_lost": 12.0}, {"capability"}),
         ({"cases_lost": 3.0}, {"cases"}),
+        ({"safety_lost": 14.0}, {"safety"}),
+        ({"segment_worst_high": 0.49}, {"segments"}),
     ],
 )
 def test_each_check_alone_refuses(change: dict[str, float], check: set[str]) -> None:
@@ -123,6 +131,9 @@ def test_sft_is_held_to_perplexity_and_stopping_alone() -> None:
         "capability_won": 2.0,
         "cases_items": 0.0,
         "cases_lost": 0.0,
+        "safety_items": 20.0,
+        "safety_lost": 1.0,
+        "safety_won": 0.0,
     }
     assert failed(figures, TrainingMethod.sft) == set()
     assert failed({**figures, "candidate_perplexity": 9.5}, TrainingMethod.sft) == {"perplexity"}

@@ -1,0 +1,48 @@
+"""Metrics of one's own: plain functions that packages declare in the group `ratchet.metrics`.
+
+A metric is called as `metric(messages, answer, reference)`, with the prompt's turns and the
+preferred answer where one is known, and returns a number in [0, 1]; the figure is the mean. One
+named `factuality` takes the place of the built-in check of facts.
+"""
+
+# pyright: strict
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.metadata import EntryPoint, entry_points
+from statistics import fmean
+from typing import Any
+
+GROUP = "ratchet.metrics"
+
+CustomMetric = Callable[[Sequence[Mapping[str, Any]], str, "str | None"], float]
+Judged = tuple[Sequence[Mapping[str, Any]], str, "str | None"]
+"""Prompt, answer, reference."""
+
+
+def custom_means(
+    rows: Sequence[Judged], metrics: Iterable[EntryPoint] | None = None
+) -> tuple[dict[str, float], int]:
+    """Each installed metric's mean over the rows, and how many metrics failed.
+
+    A metric that cannot be loaded, raises or leaves [0, 1] has no figure; why is on stderr, which
+    is the trainer's log.
+    """
+    means: dict[str, float] = {}
+    failed = 0
+    for point in entry_points(group=GROUP) if metrics is None else metrics:
+        try:
+            metric: CustomMetric = point.load()
+            values = [float(metric(*row)) for row in rows]
+            if not all(math.isfinite(value) and 0 <= value <= 1 for value in values):
+                raise ValueError("a value is not in [0, 1]")
+        except Exception as error:  # noqa: BLE001
+            # The function is the user's: whatever it raises must not end the evaluation.
+            failed += 1
+            print(f"metric {point.name}: {type(error).__name__}: {error}", file=sys.stderr)
+            continue
+        if values:
+            means[point.name] = fmean(values)
+    return means, failed
