@@ -78,6 +78,8 @@ FIGURES = (
     Figure("cuts", ANSWERS, "behaviour", frozenset({"cut"})),
     Figure("tool_calls", ANSWERS, "behaviour", frozenset({"tool_called"})),
     Figure("tool_failures", ANSWERS, "behaviour", frozenset({"tool_failed"})),
+    Figure("questions", ANSWERS, "behaviour", frozenset({"asked_back"})),
+    Figure("language_switches", ANSWERS, "behaviour", frozenset({"language_switched"})),
     Figure("length_sum", ANSWER_LENGTH),
     Figure("within_250ms", FAST, "le", frozenset({"0.25"})),
     Figure("within_500ms", FAST, "le", frozenset({"0.5"})),

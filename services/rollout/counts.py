@@ -31,6 +31,10 @@ class ArmCounts(BaseModel):
     answers: float = Field(default=0.0, description="complete answers, read by rule")
     refusals: float = Field(default=0.0, description="answers that refuse")
     cuts: float = Field(default=0.0, description="answers cut at the limit of tokens")
+    questions: float = Field(default=0.0, description="short answers that ask back")
+    language_switches: float = Field(
+        default=0.0, description="answers in another language than the user's"
+    )
     length_sum: float = Field(default=0.0, description="sum of lengths, each in [0, 1]")
     tool_calls: float = Field(default=0.0, description="answers that call tools")
     tool_failures: float = Field(default=0.0, description="of them, with a call that is invalid")

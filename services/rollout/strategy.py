@@ -175,6 +175,14 @@ class BehaviourSettings(_Part):
     refusals: BehaviourRule = BehaviourRule()
     cuts: BehaviourRule = BehaviourRule()
     tool_failures: BehaviourRule = Field(default=BehaviourRule(), alias="toolFailures")
+    questions: BehaviourRule = Field(
+        default=BehaviourRule(), description="share of short answers that ask back"
+    )
+    language_switches: BehaviourRule = Field(
+        default=BehaviourRule(),
+        alias="languageSwitches",
+        description="share of answers in another language than the user's",
+    )
     length: BehaviourRule = BehaviourRule(margin=1.5)
     latency: BehaviourRule = Field(
         default=BehaviourRule(), description="share of answers later than 250, 500, 1,000 ms"

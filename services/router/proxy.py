@@ -304,7 +304,7 @@ class Proxy:
         )
         path.overhead.observe(call.overhead_s)
         if last.outcome is Outcome.ok and call.request.endpoint not in PASSED_THROUGH:
-            path.answered(behaviour_of(call.answer))
+            path.answered(behaviour_of(call.answer, call.request.asked))
         self._interactions.record(call, perf_counter() - call.started)
 
     def _cancelled(self, call: Call, why: str) -> None:

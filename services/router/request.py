@@ -82,6 +82,15 @@ class ChatRequest:
         return [turn if is_plain(turn) else stored_turn(turn) for turn in turns]
 
     @property
+    def asked(self) -> str:
+        """The text of the last user turn; empty where it has none."""
+        turns = self.payload["messages"] if self.endpoint == "chat" else self.turns()
+        for turn in reversed(turns):
+            if turn["role"] == "user":
+                return (turn if is_plain(turn) else stored_turn(turn))["content"]
+        return ""
+
+    @property
     def tools(self) -> list[Any]:
         """Definitions of the tools that the model could call, as the client sent them."""
         known = self.endpoint in ("chat", "responses")

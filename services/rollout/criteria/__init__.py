@@ -10,7 +10,15 @@ there. A figure that no arm has yet is a field of `ArmCounts` and a row of `coun
 from __future__ import annotations
 
 from services.rollout.criteria.bake import BakeErrors, BakeSatisfaction
-from services.rollout.criteria.behaviour import Cuts, Latency, Length, Refusals, ToolFailures
+from services.rollout.criteria.behaviour import (
+    Cuts,
+    LanguageSwitches,
+    Latency,
+    Length,
+    Questions,
+    Refusals,
+    ToolFailures,
+)
 from services.rollout.criteria.criterion import Criterion
 from services.rollout.criteria.limits import CrashShare, ErrorLimit, SlowShare
 from services.rollout.criteria.ratios import (
@@ -42,6 +50,8 @@ CRITERIA: tuple[type[Criterion], ...] = (
     Refusals,
     Cuts,
     ToolFailures,
+    Questions,
+    LanguageSwitches,
     Length,
     Latency,
 )

@@ -17,7 +17,9 @@ from services.rollout.criteria.ratios import RateRatio, rate_addends
 from services.rollout.strategy import BehaviourRule, JudgeSettings
 from services.rollout.verdict import CriterionResult, means_shown
 
-Setting = Literal["refusals", "cuts", "tool_failures", "length", "latency"]
+Setting = Literal[
+    "refusals", "cuts", "tool_failures", "questions", "language_switches", "length", "latency"
+]
 LATE: tuple[str, ...] = ("over_250ms", "over_500ms", "over_1s")
 """Figures of answers later than an edge, all below the limit that `slow` is judged by."""
 
@@ -71,6 +73,20 @@ class ToolFailures(Behaviour):
     name = part = setting = "tool_failures"
     whole = "tool_calls"
     words = "share of invalid tool calls"
+
+
+class Questions(Behaviour):
+    """Share of answers that are a clarifying question."""
+
+    name = part = setting = "questions"
+    words = "share of clarifying questions"
+
+
+class LanguageSwitches(Behaviour):
+    """Share of answers in another language than the user's."""
+
+    name = part = setting = "language_switches"
+    words = "share of answers in another language"
 
 
 class Length(Behaviour):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic.alias_generators import to_camel
 
 from services.rollout.counts import ArmCounts, Arms, JudgeState, Slice
 from services.rollout.criteria import CRITERIA, alpha_of
@@ -282,6 +283,12 @@ def _noise(generator: np.random.Generator, requests: int) -> ArmCounts:
             {"answers": 400, "tool_calls": 200, "tool_failures": 60},
             {"answers": 400, "tool_calls": 200, "tool_failures": 2},
         ),
+        ("questions", {"answers": 400, "questions": 80}, {"answers": 400, "questions": 8}),
+        (
+            "language_switches",
+            {"answers": 400, "language_switches": 60},
+            {"answers": 400, "language_switches": 2},
+        ),
     ],
 )
 def test_changed_behaviour_is_advice_until_the_strategy_guards_it(
@@ -291,7 +298,7 @@ def test_changed_behaviour_is_advice_until_the_strategy_guards_it(
     advice = run(judge(), piece)
     assert states(advice)[name] is CriterionState.advised
     assert advice.outcome is AnalysisOutcome.successful
-    key = {"tool_failures": "toolFailures"}.get(name, name)
+    key = to_camel(name)
     guarded = run(judge(behaviour={key: {"margin": 2, "guard": True}}), piece)
     assert states(guarded)[name] is CriterionState.breached
     assert guarded.outcome is AnalysisOutcome.failed

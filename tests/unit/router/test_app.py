@@ -192,6 +192,22 @@ async def test_what_answers_do_is_counted_by_arm(bench: GatewayHarness):
     assert [row.rsplit(" ", 1)[1] for row in answered] == ["2.0"]
 
 
+async def test_an_answer_in_another_language_than_the_users_last_turn_is_counted(
+    bench: GatewayHarness,
+):
+    await bench.start()
+    bench.route(candidate="m-v1.1", weight=10_000)
+    turns = [
+        {"role": "user", "content": "Where is my parcel?"},
+        {"role": "assistant", "content": "Here."},
+        {"role": "user", "content": [{"type": "text", "text": "Und wo ist mein Brief?"}]},
+    ]
+    assert (await bench.ask(user="ana", messages=turns)).status_code == 200
+    text = (await bench.client.get("/metrics")).text
+    rows = [row for row in text.splitlines() if 'behaviour="language_switched"' in row]
+    assert [row.rsplit(" ", 1)[1] for row in rows if 'arm="candidate"' in row] == ["1.0"]
+
+
 async def test_a_purpose_needs_a_version(bench: GatewayHarness):
     await bench.start()
     bench.route()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import timeit
+from time import process_time
+
 import orjson
 import pytest
 
@@ -83,3 +86,55 @@ def test_a_tool_call_needs_a_name_and_an_object(
 
 def test_a_text_that_looks_like_calls_is_not_judged_as_calls() -> None:
     assert said('[{"function":{}}][{}]', "tool_calls").kinds == ("answered",)
+
+
+@pytest.mark.parametrize(
+    ("text", "asks_back"),
+    [
+        ("Which order do you mean?", True),
+        ("Gerne. Welche Bestellnummer hat das Paket?  ", True),
+        ("どの注文ですか\uff1f", True),
+        ("It arrives tomorrow.", False),
+        ("It arrives tomorrow. Is there anything else I can help you with?", False),
+        ("Es kommt morgen. Kann ich sonst noch etwas tun?", False),
+        ("It arrives tomorrow. " * 20 + "Shall I call?", False),
+        ("", False),
+    ],
+)
+def test_a_clarifying_question_is_a_short_answer_that_ends_in_one(
+    text: str, asks_back: bool
+) -> None:
+    assert ("asked_back" in said(text, "stop").kinds) is asks_back
+
+
+@pytest.mark.parametrize(
+    ("asked", "text", "switched"),
+    [
+        ("Wo ist mein Paket?", "Your parcel is in the warehouse and arrives tomorrow.", True),
+        ("Wo ist mein Paket?", "Ihr Paket ist im Lager und kommt morgen.", False),
+        ("Where is my parcel?", "您的包裹今天早上离开了我们的仓库。", True),
+        ("Где моя посылка?", "Посылка придёт завтра.", False),
+        (
+            "O\u00f9 est mon colis et que dois-je faire ?",
+            "O seu pacote está com a equipe, não se preocupe.",
+            True,
+        ),
+        ("Where is my parcel?", "42", False),
+        ("42 + 1", "Das ist 43, und nicht 44.", False),
+        ("", "Your parcel is in the warehouse.", False),
+    ],
+)
+def test_a_language_counts_as_switched_where_both_are_known_and_differ(
+    asked: str, text: str, switched: bool
+) -> None:
+    found = behaviour_of(EngineResponse(text, "stop"), asked)
+    assert ("language_switched" in found.kinds) is switched
+
+
+def test_the_rules_of_behaviour_take_at_most_50_us_an_answer() -> None:
+    asked, text = "Où est mon colis et que dois-je faire ? " * 50, "Le colis est là, où ? " * 200
+    answer = EngineResponse(text, "stop")
+    spent = min(
+        timeit.repeat(lambda: behaviour_of(answer, asked), number=200, repeat=5, timer=process_time)
+    )
+    assert spent / 200 <= 50e-6
