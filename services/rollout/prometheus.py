@@ -136,8 +136,10 @@ class Prometheus:
                 content = await response.read()
         except CredentialsUnreadable as error:
             raise EvidenceUnavailable(f"Prometheus: {error}") from error
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise EvidenceUnavailable(f"Prometheus: {error or type(error).__name__}") from error
+        except TimeoutError as error:
+            raise EvidenceUnavailable(f"Prometheus: no answer within {TIMEOUT_S:g} s") from error
+        except aiohttp.ClientError as error:
+            raise EvidenceUnavailable(f"Prometheus: {error}") from error
         try:
             body: Any = orjson.loads(content)
         except orjson.JSONDecodeError:

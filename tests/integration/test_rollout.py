@@ -98,7 +98,7 @@ async def harness(stack: Stack, agent_port: int, unique: str) -> AsyncIterator[R
     agent = StandInAgent()
     await made.open()
     await agent.open(agent_port)
-    agent.harness = made
+    agent.harnesses.append(made)
     # As an operator of Prometheus on Kubernetes names jobs; the service must not care.
     stack.scrape("monitoring/ratchet", made.addresses)
     stack.scrape("aggregator", [made.score_address])

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import random
-import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, field
 from datetime import datetime
 
 import aiohttp
 import httpx
 import pytest
-from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -31,8 +27,10 @@ from shared.kafka.deadletters import DeadLetters
 from shared.kafka.envelope import models_by_type
 from shared.kafka.producer import KafkaLog
 from shared.kafka.security import KafkaConnection
-from tests.support.rollout_harness import HOST, RolloutHarness, StandInAgent
+from tests.support.candidate_engine import CandidateEngine
+from tests.support.rollout_harness import RolloutHarness, StandInAgent
 from tests.support.rollout_stack import rollout_and_router
+from tests.support.routed_users import RoutedUsers
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.timeout(600)  # the stack starts within the first test's time
@@ -56,16 +54,6 @@ FAILING = 0.3
 RATE = 30.0
 
 
-@dataclass
-class TimedAnswer:
-    """One answer as a client saw it."""
-
-    at: float
-    version: str
-    arm: str
-    status: int
-
-
 @pytest.fixture(scope="module")
 def ports() -> dict[str, int]:
     return free_ports(["agent", "engine"])
@@ -78,48 +66,12 @@ def stack(ports: dict[str, int], tmp_path_factory: pytest.TempPathFactory) -> It
         yield started
 
 
-@dataclass
-class StubEngine:
-    """An engine whose answers for v1.1 fail as often as the demo's fault proxy makes them."""
-
-    url: str
-    failing: float = FAILING
-    priorities: list[int] = field(default_factory=list)
-    """Of the requests for v1.1."""
-
-
 @pytest.fixture
-async def engine(ports: dict[str, int]) -> AsyncIterator[StubEngine]:
-    generator = random.Random(4)
-    stub = StubEngine(f"http://{HOST}:{ports['engine']}")
-
-    async def answer(request: web.Request) -> web.Response:
-        asked = await request.json()
-        model = asked["model"]
-        if model.endswith("v1.1"):
-            stub.priorities.append(asked.get("priority", 0))
-            if generator.random() < stub.failing:
-                return web.json_response({"error": {"message": "injected"}}, status=500)
-        choice = {
-            "index": 0,
-            "message": {"role": "assistant", "content": "Here you are."},
-            "finish_reason": "stop",
-        }
-        body = {"id": "1", "object": "chat.completion", "created": 1, "model": model}
-        usage = {"prompt_tokens": 5, "completion_tokens": 4}
-        return web.json_response({**body, "choices": [choice], "usage": usage})
-
-    async def well(_: web.Request) -> web.Response:
-        return web.json_response({"data": []})
-
-    app = web.Application()
-    app.router.add_post("/v1/chat/completions", answer)
-    app.router.add_get("/{path:.*}", well)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, HOST, ports["engine"]).start()
-    yield stub
-    await runner.cleanup()
+async def engine(ports: dict[str, int]) -> AsyncIterator[CandidateEngine]:
+    made = CandidateEngine(ports["engine"], failing=FAILING)
+    await made.open()
+    yield made
+    await made.close()
 
 
 class ServedAdapters:
@@ -130,7 +82,7 @@ class ServedAdapters:
 
 
 @pytest.fixture
-async def batch_worker(stack: Stack, engine: StubEngine, unique: str) -> AsyncIterator[None]:
+async def batch_worker(stack: Stack, engine: CandidateEngine, unique: str) -> AsyncIterator[None]:
     """The real batch worker, on the real log, beside the stub engine."""
     stop, clock = asyncio.Event(), SystemClock()
     registry = CollectorRegistry()
@@ -177,7 +129,7 @@ async def batch_worker(stack: Stack, engine: StubEngine, unique: str) -> AsyncIt
 
 @pytest.fixture
 async def harness(
-    stack: Stack, ports: dict[str, int], engine: StubEngine, unique: str
+    stack: Stack, ports: dict[str, int], engine: CandidateEngine, unique: str
 ) -> AsyncIterator[RolloutHarness]:
     """Registers versions and follows the routing view; its stand-in routers are not used."""
     made = RolloutHarness(
@@ -191,7 +143,7 @@ async def harness(
     agent = StandInAgent()
     await made.open()
     await agent.open(ports["agent"])
-    agent.harness = made
+    agent.harnesses.append(made)
     await made.register(f"{unique}-v1.0")
     await eventually(lambda: made.state is not None, "v1.0 becomes stable by itself", 20)
     await made.register(f"{unique}-v1.1")
@@ -200,53 +152,10 @@ async def harness(
     await made.close()
 
 
-class Users:
-    """Users who ask the router, so many a second, until told to stop."""
-
-    def __init__(self, url: str, model: str) -> None:
-        self.answers: list[TimedAnswer] = []
-        self._http = httpx.AsyncClient(base_url=url, timeout=10)
-        self._model = model
-        self._running: set[asyncio.Task[None]] = set()
-        self._driving = asyncio.create_task(self._drive())
-
-    async def stop(self) -> None:
-        self._driving.cancel()
-        await asyncio.gather(self._driving, *self._running, return_exceptions=True)
-        await self._http.aclose()
-
-    async def _drive(self) -> None:
-        user = 0
-        while True:
-            user += 1
-            task = asyncio.create_task(self._ask(f"user-{user % 997}"))
-            self._running.add(task)
-            task.add_done_callback(self._running.discard)
-            await asyncio.sleep(1 / RATE)
-
-    async def _ask(self, user: str) -> None:
-        body = {
-            "model": self._model,
-            "user": user,
-            "messages": [{"role": "user", "content": "Where is my parcel?"}],
-        }
-        answer = await self._http.post("/v1/chat/completions", json=body)
-        headers = answer.headers
-        self.answers.append(
-            TimedAnswer(
-                time.time(),
-                headers.get("x-ratchet-version", ""),
-                headers.get("x-ratchet-arm", ""),
-                answer.status_code,
-            )
-        )
-
-
 async def test_a_failing_version_is_taken_back_and_no_user_saw_a_failure(
     stack: Stack, harness: RolloutHarness
 ) -> None:
-    users = Users(stack.url("router"), harness.model)
-    try:
+    async with RoutedUsers(stack.url("router"), harness.model, rate=RATE) as users:
         await eventually(
             lambda: any(one.status == 200 for one in users.answers), "stable answers", 20
         )
@@ -276,8 +185,6 @@ async def test_a_failing_version_is_taken_back_and_no_user_saw_a_failure(
             "two seconds' worth of answers from after the decision",
             20,
         )
-    finally:
-        await users.stop()
     assert decided["kind"] == "rollback"
     served = [one for one in users.answers if one.arm in ("candidate", "fallback")]
     first = min(one.at for one in served)
@@ -328,13 +235,12 @@ async def arms_of_router(stack: Stack, rollout: str) -> dict[str, float]:
 async def test_a_candidate_answers_unseen_before_it_has_a_user(
     stack: Stack,
     harness: RolloutHarness,
-    engine: StubEngine,
+    engine: CandidateEngine,
     batch_worker: None,
     failing: float,
 ) -> None:
     engine.failing = failing
-    users = Users(stack.url("router"), harness.model)
-    try:
+    async with RoutedUsers(stack.url("router"), harness.model, rate=RATE) as users:
         await eventually(lambda: users.answers, "the router answers", 60)
         name = await start_shadow(harness)
 
@@ -345,8 +251,6 @@ async def test_a_candidate_answers_unseen_before_it_has_a_user(
         await eventually(shadow_over, "the shadow step ended", 90)
         done = await harness.current()
         kinds = [one["kind"] for one in await harness.decisions(name) if one["kind"] != "hold"]
-    finally:
-        await users.stop()
     attempts = await arms_of_router(stack, name)
     answers = done["shadow"]["answers"]
     assert {one.status for one in users.answers} == {200}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
+import secrets
 import time
 from collections import defaultdict
 from collections.abc import Iterable
@@ -65,9 +66,10 @@ class ArmTally:
 
 
 class StandInRouter:
-    """Counters of one router process; a restart sets them to 0."""
+    """Counters of one router process, which bear its id."""
 
     def __init__(self) -> None:
+        self.id = secrets.token_hex(4)
         self.values: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
         self.seen_keys: set[tuple[str, int, str]] = set()
         self.rollouts: set[tuple[str, str]] = set()
@@ -95,17 +97,12 @@ class StandInRouter:
         key = (name, tuple(sorted(labels.items())))
         self.values[key] = self.values.get(key, 0.0) + amount
 
-    def restart(self) -> None:
-        """As a process that died and came back: all is forgotten."""
-        self.values.clear()
-        self.seen_keys.clear()
-        self.rollouts.clear()
-
     def exposition(self) -> str:
         """The series in Prometheus's text format."""
         lines: list[str] = []
         for (name, labels), value in self.values.items():
-            shown = ",".join(f'{label}="{given}"' for label, given in labels)
+            whose = (("router", self.id),) if name.startswith("ratchet_router_") else ()
+            shown = ",".join(f'{label}="{given}"' for label, given in (*labels, *whose))
             lines.append(f"{name}{{{shown}}} {value}\n")
         return "".join(lines)
 
@@ -128,6 +125,8 @@ class RolloutHarness:
         self.rate = rate
         self.feedback_share = 0.3
         self.behaviours: dict[str, VersionBehaviour] = defaultdict(VersionBehaviour)
+        self.uncounted: set[str] = set()
+        """Arms whose users are assigned and whose requests no router ever counts."""
         self.routers = [StandInRouter() for _ in range(routers)]
         self.scores = StandInRouter()
         self.counts: dict[tuple[str, str], ArmTally] = defaultdict(ArmTally)
@@ -246,6 +245,8 @@ class RolloutHarness:
         while True:
             try:
                 async for state in self._view.announcements():
+                    for router in self.routers if state.rollout else ():
+                        router.open(state)
                     if state.model == self.model:
                         self.states.append((time.time(), state))
             except RedisError:
@@ -264,11 +265,17 @@ class RolloutHarness:
 
     def _request(self, state: RoutingState) -> None:
         router = self._random.choice(self.routers)
-        router.open(state)
         user = self._random.randrange(5_000)
         arm = "candidate" if bucket(state.rollout, user) < state.weight else "stable"
         version = state.candidate if arm == "candidate" else state.stable
         behaviour = self.behaviours[version]
+        key = (state.rollout, state.weight, f"{user}")
+        if key not in router.seen_keys:
+            router.seen_keys.add(key)
+            keys = {"model": state.model, "arm": arm, "rollout": state.rollout}
+            router.add("ratchet_router_assigned_keys_total", keys, 1)
+        if arm in self.uncounted:
+            return
         labels = attempt_labels(state, version, arm)
         failed = self._random.random() < behaviour.failing
         slow = self._random.random() < behaviour.slow
@@ -278,11 +285,6 @@ class RolloutHarness:
         for edge, within in (("2.0", not slow), ("+Inf", True)):
             name = "ratchet_router_request_duration_seconds_bucket"
             router.add(name, {**labels, "le": edge}, within)
-        key = (state.rollout, state.weight, f"{user}")
-        if key not in router.seen_keys:
-            router.seen_keys.add(key)
-            keys = {"model": state.model, "arm": arm, "rollout": state.rollout}
-            router.add("ratchet_router_assigned_keys_total", keys, 1)
         counts = self.counts[state.rollout, arm]
         counts.requests += 1
         counts.failures += failed
@@ -304,10 +306,10 @@ class RolloutHarness:
 
 
 class StandInAgent:
-    """One adapter agent's endpoint; answers what its harness says."""
+    """One adapter agent's endpoint: the adapters of all its harnesses, the engine of the first."""
 
     def __init__(self) -> None:
-        self.harness: RolloutHarness | None = None
+        self.harnesses: list[RolloutHarness] = []
         self.address = ""
         self._runner: web.AppRunner | None = None
 
@@ -325,9 +327,11 @@ class StandInAgent:
             await self._runner.cleanup()
 
     async def _answer(self, _: web.Request) -> web.Response:
-        if self.harness is None:
+        if not self.harnesses:
             return web.json_response({}, status=503)
-        return web.json_response(self.harness.agent_body())
+        bodies = [harness.agent_body() for harness in self.harnesses]
+        adapters = [adapter for body in bodies for adapter in body["adapters"]]
+        return web.json_response({**bodies[0], "adapters": adapters})
 
 
 def bucket(rollout: str, user: int) -> int:

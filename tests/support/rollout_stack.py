@@ -15,20 +15,27 @@ from tests.support.rollout_harness import HOST
 
 @contextlib.contextmanager
 def rollout_and_router(
-    run_dir: Path, strategy: Mapping[str, Any], ports: Mapping[str, int]
+    run_dir: Path,
+    strategy: Mapping[str, Any],
+    ports: Mapping[str, int],
+    *,
+    rollout_env: Mapping[str, str] | None = None,
+    router_env: Mapping[str, str] | None = None,
 ) -> Iterator[Stack]:
     """The started stack; `ports` are those of the test's `agent` and `engine`."""
-    file = run_dir / "slow.yaml"
+    file = run_dir / f"{strategy['name']}.yaml"
     file.write_text(yaml.safe_dump(dict(strategy)))
     rollout = {
         "RATCHET_ROLLOUT_AGENTS": f"http://{HOST}:{ports['agent']}",
         "RATCHET_ROLLOUT_STRATEGY": str(file),
         "RATCHET_ROLLOUT_AUTO_START": "false",
         "RATCHET_DATA_DIR": str(run_dir / "rollout-data"),
+        **(rollout_env or {}),
     }
     router = {
         "RATCHET_ROUTER_ENGINES": f"http://{HOST}:{ports['engine']}",
         "RATCHET_DATA_DIR": str(run_dir / "router-data"),
+        **(router_env or {}),
     }
     with Stack(
         run_dir,
