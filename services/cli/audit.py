@@ -116,7 +116,7 @@ async def read_actions(log: EventLog) -> list[dict[str, Any]]:
     from shared.contracts.events.cases import CaseFound, CaseRetired
     from shared.contracts.events.rollouts import Decision, DecisionKind
     from shared.contracts.events.training import TrainingCancelled, TrainingRequested
-    from shared.contracts.events.versions import SettingsRecord
+    from shared.contracts.events.versions import SettingsEvaluation, SettingsRecord
     from shared.contracts.topics import AUDIT, CASES, ROLLOUTS, TRAINING_JOBS, VERSIONS
 
     actions: list[dict[str, Any]] = []
@@ -127,6 +127,7 @@ async def read_actions(log: EventLog) -> list[dict[str, Any]]:
         CaseFound,
         CaseRetired,
         Decision,
+        SettingsEvaluation,
         SettingsRecord,
         TrainingCancelled,
         TrainingRequested,
@@ -144,6 +145,8 @@ async def read_actions(log: EventLog) -> list[dict[str, Any]]:
             case SettingsRecord():
                 what = "version.registered"
                 actions.append(_action(what, event.version, event, event.created_at))
+            case SettingsEvaluation():
+                actions.append(_action("version.evaluated", event.version, event, event.at))
             case TrainingRequested():
                 what = "training.overridden" if event.override_gate else "training.requested"
                 actions.append(_action(what, event.job_id, event, event.requested_at))

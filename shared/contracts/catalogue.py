@@ -23,6 +23,7 @@ from shared.contracts.events.training import (
 )
 from shared.contracts.events.versions import (
     RewardRecord,
+    SettingsEvaluation,
     SettingsRecord,
     VersionMarks,
     VersionRecord,
@@ -54,6 +55,7 @@ EVENTS: tuple[type[Event], ...] = (
     TrainingProgress,
     DeadLetter,
     VersionRecord,
+    SettingsEvaluation,
     SettingsRecord,
     VersionState,
     VersionMarks,

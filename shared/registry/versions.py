@@ -1,8 +1,9 @@
 """Model registry: the fold of `versions.v1`, where each part of a version has one writer.
 
 `<version>/record` is what training made and never changes, `<version>/settings` is in its place
-where a version is prompts and settings, `<version>/state` is where rollout put it, and
-`<version>/marks` is what erasures said about it. `<name>/reward` is a reward model.
+where a version is prompts and settings and `<version>/evaluation` how those answered recorded
+prompts, `<version>/state` is where rollout put it, and `<version>/marks` is what erasures said
+about it. `<name>/reward` is a reward model.
 """
 
 from __future__ import annotations
@@ -15,22 +16,26 @@ from pydantic import BaseModel, ConfigDict
 from shared.contracts.events.versions import (
     Lifecycle,
     RewardRecord,
+    SettingsEvaluation,
     SettingsRecord,
     VersionMarks,
     VersionRecord,
     VersionState,
 )
 
-Part = TypeVar("Part", VersionRecord, SettingsRecord, VersionState, VersionMarks)
+Part = TypeVar(
+    "Part", VersionRecord, SettingsRecord, SettingsEvaluation, VersionState, VersionMarks
+)
 
 
 class Version(BaseModel):
-    """Record, lifecycle state and marks of one version."""
+    """Record, evaluation, lifecycle state and marks of one version."""
 
     model_config = ConfigDict(frozen=True)
     record: VersionRecord | SettingsRecord
     state: VersionState | None = None
     marks: VersionMarks | None = None
+    evaluation: SettingsEvaluation | None = None
 
     @property
     def lifecycle(self) -> Lifecycle:
@@ -46,6 +51,7 @@ class Registry:
         self._settings: dict[str, SettingsRecord] = {}
         self._states: dict[str, VersionState] = {}
         self._marks: dict[str, VersionMarks] = {}
+        self._evaluations: dict[str, SettingsEvaluation] = {}
         self._rewards: dict[str, RewardRecord] = {}
 
     def apply(self, key: str, value: bytes | None) -> str | None:
@@ -77,15 +83,23 @@ class Registry:
                     last = self._states.get(version)
                     if last is None or state.token >= last.token:
                         self._states[version] = state
-            case "marks":
-                if value is not None:
-                    self._marks[version] = _about(version, VersionMarks.model_validate_json(value))
+            case "marks" | "evaluation":
+                self._put_newest(version, part, value)
             case "reward":
                 self._put_reward(version, value)
                 return None
             case _:
                 return None
         return version
+
+    def _put_newest(self, version: str, part: str, value: bytes | None) -> None:
+        if value is None:
+            return
+        if part == "marks":
+            self._marks[version] = _about(version, VersionMarks.model_validate_json(value))
+        else:
+            evaluation = SettingsEvaluation.model_validate_json(value)
+            self._evaluations[version] = _about(version, evaluation)
 
     def _put_reward(self, name: str, value: bytes | None) -> None:
         if value is None or name in self._rewards:
@@ -101,7 +115,10 @@ class Registry:
         if record is None:
             return None
         return Version(
-            record=record, state=self._states.get(version), marks=self._marks.get(version)
+            record=record,
+            state=self._states.get(version),
+            marks=self._marks.get(version),
+            evaluation=self._evaluations.get(version),
         )
 
     def settings(self, version: str) -> SettingsRecord | None:

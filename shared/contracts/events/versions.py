@@ -1,4 +1,6 @@
-"""Events of the registry: records of versions and reward models, settings, states, marks."""
+"""Events of the registry: records of versions and reward models, settings with their evaluation,
+states, marks.
+"""
 
 from __future__ import annotations
 
@@ -177,6 +179,26 @@ class SettingsRecord(Event):
     created_at: AwareDatetime
 
 
+class SettingsEvaluation(Event):
+    """Evaluation of a version of settings on recorded prompts. Key: `<version>/evaluation`.
+
+    Both versions answered the same prompts at the engine; the newest evaluation counts.
+    """
+
+    ce_type: ClassVar[str] = "ratchet.version.evaluation.v1"
+    version: Name
+    model: ModelName
+    against: Name = Field(description="the stable version that answered the same prompts")
+    prompts: int = Field(ge=1, description="recorded prompts that were asked")
+    pairs: int = Field(ge=0, description="prompts that both versions answered")
+    reward_model: OptionalName = Field(default="", description="empty: none scored the answers")
+    gate: GateResult
+    actor: Identifier = Field(description="who was authenticated; callers cannot choose it")
+    on_behalf_of: str = Field(default="", max_length=200, description="whom the actor names")
+    reason: str = Field(default="", max_length=2000)
+    at: AwareDatetime
+
+
 class RewardRecord(Event):
     """Immutable record of a published reward model. Key: `<name>/reward`.
 
@@ -248,6 +270,11 @@ def record_key(version: str) -> str:
 def settings_key(version: str) -> str:
     """Key of a version's settings on `versions.v1`."""
     return f"{version}/settings"
+
+
+def evaluation_key(version: str) -> str:
+    """Key of a version's evaluation on `versions.v1`."""
+    return f"{version}/evaluation"
 
 
 def reward_key(name: str) -> str:

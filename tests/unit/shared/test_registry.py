@@ -14,9 +14,11 @@ from shared.contracts.events.versions import (
     Fingerprint,
     GateResult,
     Lifecycle,
+    SettingsEvaluation,
     VersionMarks,
     VersionRecord,
     VersionState,
+    evaluation_key,
     marks_key,
     record_key,
     settings_key,
@@ -124,6 +126,26 @@ def test_settings_take_no_name_that_is_taken_and_no_trained_version_takes_theirs
     assert second is not None
     assert (first.record, registry.settings("v1")) == (version_record("v1"), None)
     assert second.record == settings_record("v2")
+
+
+def test_the_newest_evaluation_of_settings_counts() -> None:
+    registry = Registry()
+    registry.apply(settings_key("polite"), settings_record("polite").to_json())
+    for passed in (False, True):
+        evaluation = SettingsEvaluation(
+            version="polite",
+            model="assistant",
+            against="v1",
+            prompts=64,
+            pairs=60,
+            gate=GateResult(passed=passed),
+            actor="key",
+            at=START,
+        )
+        registry.apply(evaluation_key("polite"), evaluation.to_json())
+        version = registry.get("polite")
+        assert version is not None
+        assert version.evaluation == evaluation
 
 
 def test_a_record_under_another_versions_key_is_refused() -> None:
