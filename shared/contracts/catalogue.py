@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shared.contracts.events.annotations import AnnotationGiven, AnnotationItemAdded
 from shared.contracts.events.api_keys import ApiKeyIssued
 from shared.contracts.events.audit import ActionAudited
 from shared.contracts.events.base import Event
@@ -43,6 +44,8 @@ EVENTS: tuple[type[Event], ...] = (
     PreferencePair,
     UnpairedExample,
     PreferenceRetracted,
+    AnnotationItemAdded,
+    AnnotationGiven,
     CaseFound,
     CaseRetired,
     ExampleJoined,
