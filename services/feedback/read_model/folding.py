@@ -7,7 +7,6 @@ its disk delays ingestion. It reports on standard output, one JSON object a seco
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 import sqlite3
 from collections.abc import Callable, Sequence
@@ -32,7 +31,7 @@ IDLE_S = 0.25
 REPORT_S = 1.0
 PRUNE_S = 10.0
 MARK_S = 60.0
-"""How often suspicious training data are looked for: all that stands is read for it."""
+"""How often suspicious training data are looked for, in a thread beside the folding."""
 RETRY_FIRST_S = 0.5
 RETRY_MAX_S = 10.0
 
@@ -77,6 +76,7 @@ class ReadModelFolder:
         self._unreadable = 0
         self._reported_at = self._pruned_at = clock.monotonic()
         self._marked_at = -math.inf
+        self._marking: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
         """Fold until cancelled.
@@ -93,10 +93,11 @@ class ReadModelFolder:
                 self._housekeep()
             reading.result()
         finally:
-            reading.cancel()
+            tasks = [reading, *([self._marking] if self._marking else [])]
+            for task in tasks:
+                task.cancel()
             await self._tail.close()
-            with contextlib.suppress(asyncio.CancelledError):
-                await reading
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _read(self) -> None:
         async for record in self._tail:
@@ -142,15 +143,21 @@ class ReadModelFolder:
             self._pruned += pruned
             if not pruned:  # else there may be more, and the next round goes on
                 self._pruned_at = now
-        if self._waiting.empty() and now - self._marked_at >= MARK_S:
-            try:
-                self._store.mark(RATER_RULES)
-            except sqlite3.OperationalError as error:
-                self._failed(error)
+        if self._marking is not None and self._marking.done():
+            self._marking.result()  # a damaged file ends the folding
+            self._marking = None
+        if self._marking is None and self._waiting.empty() and now - self._marked_at >= MARK_S:
             self._marked_at = now
+            self._marking = asyncio.create_task(self._mark())
         if now - self._reported_at >= REPORT_S:
             self._reported_at = now
             self._report(self._taken(now))
+
+    async def _mark(self) -> None:
+        try:
+            await self._store.mark(RATER_RULES)
+        except sqlite3.OperationalError as error:
+            self._failed(error)
 
     def _taken(self, now: float) -> FoldingReport:
         age_s = now - self._whole_at

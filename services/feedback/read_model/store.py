@@ -6,6 +6,7 @@ stored with it, so nothing is lost and nothing is folded twice.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -20,7 +21,7 @@ from services.feedback.read_model.changes import (
     RevisionReceived,
     change_of,
 )
-from services.feedback.read_model.marking import mark_products
+from services.feedback.read_model.marking import apply_marks, look_for_marks
 from services.feedback.read_model.schema import PAGE_BYTES, open_for_writing
 from shared.contracts.events.feedback import MAX_FEEDBACKS, MAX_TRACE_BYTES
 from shared.kafka.envelope import UnreadableRecord
@@ -49,6 +50,7 @@ class ReadModelStore:
     """The writing side. Not for use by several threads."""
 
     def __init__(self, path: Path, *, max_bytes: int) -> None:
+        self._path = path
         self._max_bytes = max_bytes
         self._connection = open_for_writing(path)
         # Room for one batch above the limit that `prune` keeps to.
@@ -127,16 +129,24 @@ class ReadModelStore:
             raise
         return deleted
 
-    def mark(self, rules: RaterRules) -> None:
+    async def mark(self, rules: RaterRules) -> None:
         """Mark suspicious pairs and examples anew, where any came or went since the last time.
+
+        What stands is read in a thread, while this store may be used.
 
         Raises:
             sqlite3.Error: the marks are as they were.
 
         """
-        if self._products_changed:
-            mark_products(self._connection, rules)
-            self._products_changed = False
+        if not self._products_changed:
+            return
+        self._products_changed = False
+        try:
+            changes = await asyncio.to_thread(look_for_marks, self._path, rules)
+            apply_marks(self._connection, changes)
+        except BaseException:
+            self._products_changed = True
+            raise
 
     def is_full(self) -> bool:
         """Whether the model is larger than it may be, so that `prune` deletes the oldest rows."""

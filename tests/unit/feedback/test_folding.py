@@ -7,6 +7,7 @@ import contextlib
 import math
 import sqlite3
 import sys
+import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -15,8 +16,9 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
-from services.feedback.read_model import folding, supervisor
+from services.feedback.read_model import folding, store, supervisor
 from services.feedback.read_model.folding import FoldingReport, ReadModelFolder
+from services.feedback.read_model.marking import Mark, MarkChanges
 from services.feedback.read_model.queries import ReadModelQueries
 from services.feedback.read_model.store import LogReplaced, ReadModelStore
 from services.feedback.read_model.supervisor import ReadModelMetrics, ReadModelSupervisor
@@ -189,6 +191,28 @@ async def test_reports_become_series_and_other_lines_do_not(
         ):  # fmt: skip
             assert count(registry, name) == value, name
         assert count(registry, "age_seconds") >= 0.5
+
+
+async def test_marking_does_not_hold_up_folding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started, go_on = threading.Event(), threading.Event()
+
+    def slow_look(*_: object) -> MarkChanges:
+        started.set()
+        assert go_on.wait(PATIENCE_S)
+        return MarkChanges(frozenset({Mark("acme", "p", "burst")}), frozenset())
+
+    monkeypatch.setattr(store, "look_for_marks", slow_look)
+    harness = FoldingHarness(tmp_path / "model")
+    async with folding_of(harness):
+        await eventually(started.is_set, "marking began", PATIENCE_S)
+        await harness.send("during")
+        await eventually(lambda: harness.has("during"), "folded while marking", PATIENCE_S)
+        go_on.set()
+        marked = "SELECT count(*) FROM suspicions"
+        with contextlib.closing(sqlite3.connect(tmp_path / "model")) as read:
+            await eventually(lambda: read.execute(marked).fetchone()[0], "marked", PATIENCE_S)
 
 
 @pytest.mark.parametrize(

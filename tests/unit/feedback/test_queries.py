@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -14,6 +15,8 @@ from typing import Any
 import pytest
 
 from services.feedback.read_model import export as exporting
+from services.feedback.read_model import marking
+from services.feedback.read_model.marking import MarkChanges, look_for_marks
 from services.feedback.read_model.store import ReadModelStore
 from shared.contracts.events.api_keys import ApiKeyIssued, Permission
 from shared.contracts.events.base import Context, Event
@@ -49,7 +52,7 @@ async def service_of(
     model = ReadModelStore(path / "model", max_bytes=100_000_000)
     model.fold(log.records, not_before_ms=0)
     if settings.pop("marked", False):
-        model.mark(RaterRules())
+        await model.mark(RaterRules())
     model.close()
     clock = settings.pop("clock", None) or ManualClock(START + timedelta(minutes=1))
     async with feedback_service(
@@ -414,3 +417,35 @@ async def test_a_burst_is_marked_and_the_reason_is_visible(tmp_path: Path) -> No
     assert [one["suspicion"] for one in fast["products"]] == ["burst"]
     assert [one["suspicion"] for one in slow["products"]] == [""]
     assert fast["state"] == "counted"
+
+
+async def test_marks_follow_what_stands_and_only_changes_are_written(tmp_path: Path) -> None:
+    log = LogBuilder()
+    log.take(
+        *(
+            mine(
+                vote(f"c{n}", (Choice.left, Choice.right)[n % 2], user="fast").model_copy(
+                    update={"submitted_at": at(n)}
+                )
+            )
+            for n in range(25)
+        )
+    )
+    path = tmp_path / "model"
+    model = ReadModelStore(path, max_bytes=100_000_000)
+    model.fold(log.records, not_before_ms=0)
+    await model.mark(RaterRules())
+    nothing = MarkChanges(frozenset(), frozenset())
+    assert look_for_marks(path, RaterRules()) == nothing
+    unmarked = look_for_marks(path, RaterRules(burst=0))
+    assert (len(unmarked.new), len(unmarked.gone)) == (0, 25)
+    model.close()
+
+
+def test_a_look_that_takes_too_long_is_broken_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(marking, "STEPS_PER_CHECK", 1)
+    ReadModelStore(tmp_path / "model", max_bytes=100_000_000).close()
+    with pytest.raises(sqlite3.OperationalError, match="interrupted"):
+        look_for_marks(tmp_path / "model", RaterRules(), timeout_s=-1.0)
