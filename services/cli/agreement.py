@@ -12,14 +12,12 @@ from services.cli.kafka import read_events, with_log
 from services.cli.output import AsJson, print_fields, print_json
 from services.cli.ranking import standing_votes
 from services.cli.settings import load_settings
+from services.cli.weekly import RAW_TARGET
 
 if TYPE_CHECKING:
     from shared.agreement import RaterLabel
     from shared.contracts.events.base import Event
     from shared.kafka.log import EventLog
-
-RAW_TARGET = 0.8
-"""Raw agreement of requirement F7."""
 
 
 def agreement(
@@ -48,6 +46,11 @@ def agreement(
             "95 % interval": interval,
             f"raw agreement (target above {RAW_TARGET:.0%})": (
                 "–" if found.raw is None else f"{found.raw:.1%}"
+            ),
+            **(
+                {f"{found.kappa_of.capitalize()}'s kappa": f"{found.kappa:.2f}"}
+                if found.kappa is not None
+                else {}
             ),
         },
     )

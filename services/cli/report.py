@@ -6,6 +6,7 @@ again; shares of live traffic come from Prometheus, as far back as it keeps them
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 from datetime import UTC, date, datetime, timedelta
@@ -27,6 +28,7 @@ from services.cli.weekly import (
     SIGNALS,
     TARGETS,
     Audience,
+    Consistency,
     Correlation,
     Weekly,
     count_preferences,
@@ -146,10 +148,30 @@ def _with_figures(report: Weekly, client: PrometheusClient, at: float) -> Weekly
     )
     return replace(
         report,
+        consistency=_consistency(client, at),
         figures=figures,
         errors=errors,
         correlations=correlations,
         audiences=tuple(sorted(audiences, key=lambda one: (one.dimension, one.value))),
+    )
+
+
+def _consistency(client: PrometheusClient, at: float) -> Consistency | None:
+    alphas = {
+        sample.labels["bound"]: sample.value
+        for sample in client.query("max by (bound) (ratchet_label_consistency_alpha)", at=at)
+        if not math.isnan(sample.value)
+    }
+    raw = client.query("max(ratchet_label_consistency_raw_ratio)", at=at)
+    items = client.query("max(ratchet_label_consistency_items)", at=at)
+    if not raw or not items or math.isnan(raw[0].value):
+        return None
+    return Consistency(
+        raw=raw[0].value,
+        items=round(items[0].value),
+        alpha=alphas.get("value"),
+        low=alphas.get("low"),
+        high=alphas.get("high"),
     )
 
 

@@ -34,6 +34,10 @@ SIGNALS = {
 SESSION_LENGTH = "session_length"
 REPRESENTED = (0.5, 2.0)
 """A part of the audience whose share of feedback over its share of requests is outside is warned of."""
+RAW_TARGET = 0.8
+"""Raw agreement of requirement F7."""
+LABELLED_ITEMS = 30
+"""Items that several raters labelled before their agreement is warned of."""
 SHORT = 0.5
 """A chosen answer shorter than this share of the rejected one is doubtful (requirement P5)."""
 
@@ -62,6 +66,27 @@ class Correlation:
 
     def __str__(self) -> str:
         return f"{self.value:.2f} ({self.lower:.2f} to {self.upper:.2f})"
+
+
+@dataclass(frozen=True, slots=True)
+class Consistency:
+    """Agreement of the annotation queue's raters: shares of equal labels, and alpha's 95 % interval."""
+
+    raw: float
+    items: int
+    alpha: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def action(self) -> str:
+        """What to do about it; empty where raters agree, or where too few items say anything."""
+        if self.raw >= RAW_TARGET or self.items < LABELLED_ITEMS:
+            return ""
+        return (
+            f"Make the guidelines clearer: raters agree in {_share(self.raw)} of the labels of "
+            f"{self.items} items, the target is > {_share(RAW_TARGET)}; see docs/runbooks.md."
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +147,8 @@ class Weekly:
     correlations: dict[str, Correlation] = field(default_factory=dict)
     """Of implied with explicit satisfaction, by version."""
     audiences: tuple[Audience, ...] = ()
+    consistency: Consistency | None = None
+    """None where nothing was labelled by several raters."""
     missing: str = ""
     """Why the figures of Prometheus are missing; empty where they are there."""
 
@@ -151,6 +178,8 @@ class Weekly:
                         f"{direction} {_share(target)}; see docs/runbooks.md."
                     )
         found += [one.action for one in self.audiences if one.action]
+        if self.consistency and self.consistency.action:
+            found.append(self.consistency.action)
         failed = [one["job"] for one in self.trainings if one["phase"] == "failed"]
         if failed:
             found.append(f"Look at failed trainings: ratchet train show {failed[0]}.")
@@ -258,6 +287,9 @@ def markdown(report: Weekly) -> str:
             ("part", "value", "share of feedback over share of requests"),
             [(one.dimension, one.value, f"{one.representation:.2f}") for one in report.audiences],
         ),
+        "## Agreement of raters",
+        "",
+        *_consistency(report.consistency),
         "## Data quality",
         "",
         *_table(
@@ -363,6 +395,16 @@ def _figures(report: Weekly) -> list[str]:
         for version, figures in sorted(report.figures.items())
     ]
     return _table(("version", *names, "Errors (< 1.0 %)"), rows)
+
+
+def _consistency(found: Consistency | None) -> list[str]:
+    if found is None:
+        return ["Nothing was labelled by several raters.", ""]
+    alpha = "–" if found.alpha is None else f"{found.alpha:.2f}"
+    if found.low is not None and found.high is not None:
+        alpha += f" ({found.low:.2f} to {found.high:.2f})"
+    columns = ("items", f"equal labels (> {_share(RAW_TARGET)})", "Krippendorff's alpha (95 %)")
+    return _table(columns, [(found.items, _share(found.raw), alpha)])
 
 
 def _signals(report: Weekly) -> list[str]:

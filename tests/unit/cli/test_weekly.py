@@ -12,6 +12,7 @@ from services.cli.errors import CliError
 from services.cli.report import rollout_rows, week_of
 from services.cli.weekly import (
     Audience,
+    Consistency,
     Correlation,
     Weekly,
     bars,
@@ -196,6 +197,17 @@ def test_parts_of_the_audience_are_warned_of_both_ways() -> None:
         "Ask more of locale de", "Ask less of segment pro",
     ]  # fmt: skip
     assert "| locale | en | 1.90 |" in markdown(found)
+
+
+def test_agreement_of_raters_is_shown_and_warned_of_where_enough_was_labelled() -> None:
+    poor = Consistency(raw=0.7, items=40, alpha=0.41, low=0.2, high=0.6)
+    page = markdown(report([], consistency=poor))
+    assert "| 40 | 70.0 % | 0.41 (0.20 to 0.60) |" in page
+    assert any("guidelines" in action for action in report([], consistency=poor).actions())
+    for well in (Consistency(raw=0.7, items=29), Consistency(raw=0.8, items=40), None):
+        actions = report([], consistency=well).actions()
+        assert not any("guidelines" in action for action in actions)
+    assert "Nothing was labelled by several raters" in markdown(report([]))
 
 
 def test_a_chat_gets_the_total_and_what_to_do() -> None:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import random
+import time
 from collections import Counter
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.agreement import RaterLabel, agreement, krippendorff_alpha
+from shared.agreement import (
+    RaterLabel,
+    agreement,
+    cohen_kappa,
+    fleiss_kappa,
+    krippendorff_alpha,
+)
 
 # Krippendorff (2011): two observers with binary data, two with nominal data, four with missing data.
 BINARY = ("0 1 0 0 0 0 0 0 1 0", "1 1 1 0 0 1 0 0 0 0")
@@ -59,3 +67,40 @@ def test_alpha_is_at_most_1_and_1_only_where_all_agree(items: list[list[str]]) -
     if alpha is not None:
         assert alpha <= 1.0
         assert (alpha == 1.0) == all(len(set(item)) == 1 for item in items)
+
+
+def test_cohen_s_kappa_is_the_published_one() -> None:
+    # Cohen's own example as agreement matrix: 20 yes-yes, 5 yes-no, 10 no-yes, 15 no-no.
+    pairs = [("y", "y")] * 20 + [("y", "n")] * 5 + [("n", "y")] * 10 + [("n", "n")] * 15
+    assert cohen_kappa(pairs) == pytest.approx(0.4)
+    assert cohen_kappa([("y", "y")] * 3) is None
+    assert cohen_kappa([]) is None
+
+
+def test_fleiss_s_kappa_is_the_published_one() -> None:
+    # Fleiss (1971): ten subjects, fourteen raters, five categories.
+    table = (
+        (0, 0, 0, 0, 14), (0, 2, 6, 4, 2), (0, 0, 3, 5, 6), (0, 3, 9, 2, 0), (2, 2, 8, 1, 1),
+        (7, 7, 0, 0, 0), (3, 2, 6, 3, 0), (2, 5, 3, 2, 2), (6, 5, 2, 1, 0), (0, 2, 2, 3, 7),
+    )  # fmt: skip
+    items = [{str(place): count for place, count in enumerate(row) if count} for row in table]
+    assert fleiss_kappa(items) == pytest.approx(0.210, abs=5e-4)
+    assert fleiss_kappa([{"a": 3}]) is None
+
+
+def test_kappa_is_cohen_s_of_two_people_and_fleiss_s_of_equally_many_labels() -> None:
+    assert agreement(labels(*NOMINAL[:2])).kappa_of == "cohen"
+    assert agreement(labels("a a b", "a b b", "a b a")).kappa_of == "fleiss"
+    assert agreement(labels(*MISSING)).kappa_of == ""
+
+
+def test_ten_thousand_items_take_seconds_not_minutes() -> None:
+    rng = random.Random(5)
+    said = [
+        RaterLabel(f"i{item}", f"r{rater}", rng.choice("abc"))
+        for item in range(10_000)
+        for rater in range(3)
+    ]
+    start = time.process_time()
+    agreement(said, bootstraps=100)
+    assert time.process_time() - start < 3.0
