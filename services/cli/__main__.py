@@ -9,6 +9,7 @@ import typer
 from services.cli import (
     acls,
     adapters,
+    annotations,
     audit,
     cases,
     dataset,
@@ -43,6 +44,7 @@ app.add_typer(adapters.app, name="adapters")
 app.add_typer(cases.app, name="cases")
 app.add_typer(dataset.app, name="dataset")
 app.add_typer(feedback.app, name="feedback")
+app.add_typer(annotations.app, name="annotations")
 app.add_typer(dead_letters.app, name="dead-letters")
 app.add_typer(topics.app, name="topics")
 app.add_typer(acls.app, name="kafka")

@@ -7,6 +7,8 @@ import sys
 import uvloop
 from prometheus_client import CollectorRegistry
 
+from services.feedback.annotation.leases import RedisLeases
+from services.feedback.annotation.service import AnnotationService
 from services.feedback.api import FeedbackApi, Limits, create_app, open_to_browsers
 from services.feedback.circuit_breaker import CircuitBreaker
 from services.feedback.comparisons import Comparisons
@@ -23,6 +25,7 @@ from services.feedback.settings import FeedbackSettings
 from services.feedback.trace_limits import TraceLimits
 from services.feedback.voting.ballots import RaterBallots
 from services.feedback.voting.mount import VotingOptions, mount_voting
+from services.feedback.voting.page import VotingPage
 from services.feedback.voting.plan import PlanUnreadable
 from services.feedback.voting.rater_store import RedisRaters
 from shared.clock import SystemClock
@@ -140,7 +143,21 @@ async def run(settings: FeedbackSettings, voting: VotingOptions) -> None:
             registry=versions.registry,
             clock=clock,
         )
-        application = create_app(api, metrics, query_router(queries))
+        annotations = AnnotationService(
+            event_log=log,
+            leases=RedisLeases(redis, lease=voting.plan.annotation.lease),
+            comparisons=comparisons,
+            routing=routing.table,
+            publisher=publisher,
+            read_model=model,
+            registry=registry,
+            keys=keys,
+            clock=clock,
+            redact=redact,
+            plan=voting.plan,
+            authorization=voting.authorization,
+        )
+        application = create_app(api, metrics, query_router(queries), annotations.router())
         ballots = RaterBallots(
             comparisons=comparisons,
             open_comparisons=store,
@@ -153,7 +170,16 @@ async def run(settings: FeedbackSettings, voting: VotingOptions) -> None:
             plan=voting.plan,
             authorization=voting.authorization,
         )
-        mount_voting(application, ballots, voting, keys, clock)
+        mount_voting(
+            application,
+            lambda sessions: [
+                *VotingPage(ballots, sessions).routes(),
+                *annotations.pages(sessions),
+            ],
+            voting,
+            keys,
+            clock,
+        )
         served = open_to_browsers(application, settings.cors_origins)
         app = with_local_guard(
             OperationsApp(health, registry, served), settings, settings.cors_origins
@@ -162,6 +188,8 @@ async def run(settings: FeedbackSettings, voting: VotingOptions) -> None:
         for name, follower in followers.items():
             background.start(name, follower.run())
         background.start("quotas", quotas.run())
+        health.note("annotations", freshness(annotations.follower.age_s))
+        background.start("annotations", annotations.run())
         if settings.intake:
             health.progress("intake", loop.idle_s, STUCK_AFTER_S)
             background.start("intake", loop.run(stop))
@@ -182,7 +210,7 @@ async def run(settings: FeedbackSettings, voting: VotingOptions) -> None:
         finally:
             stop.set()
             await ballots.close()
-            background.cancel(*followers, "read_model", "traces", "quotas")
+            background.cancel(*followers, "read_model", "traces", "quotas", "annotations")
             await background.finish(FINISH_TIMEOUT_S)
             await log.stop()
 

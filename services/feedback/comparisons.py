@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -107,34 +108,15 @@ class Comparisons:
         """
         request = _read(ComparisonRequest, body)
         context = context_of(request.metadata, tenant=tenant, redact=self._redact)
-        match = self._match(request)
-        question = Question(
-            messages=request.messages,
-            max_tokens=request.max_tokens,
-            temperature=request.temperature,
-            user_id=request.user_id,
-            metadata=request.metadata,
-        )
-        if match.same_version:
-            question = _sampled(question)
-        if self._asking >= self._max_asking:
-            raise Busy("as many comparisons as allowed are being answered", retry_after_s=2)
         start = self._clock.monotonic()
-        self._asking += 1
-        try:
-            left, right = await self._ask_both(question, match, authorization)
-        finally:
-            self._asking -= 1
+        left, right = await self.answers(request, authorization)
         comparison = Comparison(
             comparison_id=self._new_id(),
             tenant=tenant,
             model=request.model,
-            messages=tuple(
-                Message(role=turn.role, content=self._redact(turn.content))
-                for turn in request.messages
-            ),
-            left=self._side(left),
-            right=self._side(right),
+            messages=self.redacted(request.messages),
+            left=self.side(left),
+            right=self.side(right),
             user_id=request.user_id,
             context=context,
             panel=request.panel,
@@ -146,6 +128,49 @@ class Comparisons:
             "left": {"text": left.text},
             "right": {"text": right.text},
         }
+
+    async def answers(
+        self, request: ComparisonRequest, authorization: str
+    ) -> tuple[Answer, Answer]:
+        """Two versions' answers to one question, on random sides.
+
+        Raises:
+            FeedbackError: an unknown model, as many are being asked as may be, or the router failed.
+
+        """
+        match = self._match(request)
+        question = _question(request)
+        if match.same_version:
+            question = _sampled(question)
+        with self._asks():
+            return await self._ask_both(question, match, authorization)
+
+    async def answer(self, request: ComparisonRequest, authorization: str) -> Answer:
+        """The answer of the stable version, or of the first that the request names.
+
+        Raises:
+            FeedbackError: as `answers`.
+
+        """
+        version = self._match(request).stand_in if not request.versions else request.versions[0]
+        with self._asks():
+            return await self._ask(_question(request), version, authorization)
+
+    @contextmanager
+    def _asks(self) -> Generator[None]:
+        if self._asking >= self._max_asking:
+            raise Busy("as many comparisons as allowed are being answered", retry_after_s=2)
+        self._asking += 1
+        try:
+            yield
+        finally:
+            self._asking -= 1
+
+    def redacted(self, messages: Sequence[Message]) -> tuple[Message, ...]:
+        """Turns with their texts redacted."""
+        return tuple(
+            Message(role=turn.role, content=self._redact(turn.content)) for turn in messages
+        )
 
     async def vote(
         self,
@@ -208,20 +233,12 @@ class Comparisons:
     ) -> tuple[Answer, Answer]:
         async def ask(version: str, seed: int) -> Answer:
             try:
-                return await self._router.answer(
-                    question, version, seed, authorization=authorization
-                )
-            except (VersionUnavailable, RouterFailed) as error:
+                return await self._ask(question, version, authorization, seed)
+            except (NotFound, RouterFailed):
                 # An engine may not hold the older version any more, which nobody asked for by name.
                 if match.stand_in and match.stand_in != version:
-                    return await self._router.answer(
-                        _sampled(question), match.stand_in, seed, authorization=authorization
-                    )
-                if isinstance(error, RouterFailed):
-                    raise
-                raise NotFound(
-                    f"version {version} is not served: {error}; ratchet versions list shows them"
-                ) from error
+                    return await self._ask(_sampled(question), match.stand_in, authorization, seed)
+                raise
 
         try:
             async with asyncio.TaskGroup() as group:
@@ -232,13 +249,34 @@ class Comparisons:
             raise failures.exceptions[0] from None
         return left.result(), right.result()
 
-    def _side(self, answer: Answer) -> Side:
+    async def _ask(
+        self, question: Question, version: str, authorization: str, seed: int = 0
+    ) -> Answer:
+        try:
+            return await self._router.answer(question, version, seed, authorization=authorization)
+        except VersionUnavailable as error:
+            raise NotFound(
+                f"version {version} is not served: {error}; ratchet versions list shows them"
+            ) from error
+
+    def side(self, answer: Answer) -> Side:
+        """An answer as it is stored, redacted."""
         return Side(
             version=answer.version,
             trace_id=answer.trace_id,
             completion=self._redact(answer.text),
             cut=answer.cut,
         )
+
+
+def _question(request: ComparisonRequest) -> Question:
+    return Question(
+        messages=request.messages,
+        max_tokens=request.max_tokens,
+        temperature=request.temperature,
+        user_id=request.user_id,
+        metadata=request.metadata,
+    )
 
 
 def _sampled(question: Question) -> Question:

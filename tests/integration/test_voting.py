@@ -1,14 +1,17 @@
-"""The rater store on real Redis."""
+"""The rater store and the leases of annotation slots on real Redis."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from datetime import timedelta
 
 import pytest
 from redis.asyncio import Redis
 
+from services.feedback.annotation.leases import AnnotationLeases, RedisLeases
 from services.feedback.voting.invites import Rater
 from services.feedback.voting.rater_store import DAY_TTL_S, RaterStore, RedisRaters
+from tests.support.lease_suite import LEASE_S, LeaseSuite
 from tests.support.rater_suite import RaterStoreSuite, counted, pending
 
 TTL_S = 60
@@ -40,3 +43,24 @@ async def test_everything_kept_of_a_rater_expires(
     assert len(keys) == 3
     for key in keys:
         assert 0 < await redis.ttl(key) <= (TTL_S if b":open:" in key else DAY_TTL_S)
+
+
+class TestLeasesOnRedis(LeaseSuite):
+    """The common suite."""
+
+    @pytest.fixture
+    def leases(self, redis: Redis) -> AnnotationLeases:
+        return RedisLeases(redis, lease=timedelta(seconds=LEASE_S))
+
+    async def test_everything_kept_of_an_item_expires(
+        self, leases: AnnotationLeases, redis: Redis, unique: str
+    ) -> None:
+        rosa = Rater(unique, "rosa")
+        await leases.take(rosa, "i1", slots=1, labelled=())
+        await leases.skip(rosa, "i1")
+        await leases.take(rosa, "i2", slots=1, labelled=())
+        await leases.fill(rosa, "i2")
+        keys = [key async for key in redis.scan_iter(f"ratchet:annotation:*{unique}*")]
+        assert keys
+        for key in keys:
+            assert await redis.ttl(key) > 0

@@ -14,11 +14,12 @@ from typing import Any
 import uvicorn
 from aiohttp import web
 
+from services.feedback.annotation.service import AnnotationService
 from services.feedback.api import create_app
 from services.feedback.voting.ballots import RaterBallots
 from services.feedback.voting.invites import Invites, Rater
 from services.feedback.voting.mount import VotingOptions, mount_voting
-from services.feedback.voting.page import SignIn
+from services.feedback.voting.page import VotingPage
 from services.feedback.voting.plan import VotingPlan
 from services.feedback.voting.rater_store import (
     CountedVote,
@@ -27,12 +28,14 @@ from services.feedback.voting.rater_store import (
     day_of,
     newest_first,
 )
+from services.feedback.voting.sessions import SignIn
 from shared.clock import SystemClock
 from shared.contracts.topics import FEEDBACK
 from shared.keys import KeyRing
 from shared.redaction.redactor import Redactor
 from shared.registry.routing import RoutingTable
 from shared.testing.log import MemoryLog
+from tests.support.annotations import MemoryLeases
 from tests.support.feedback import MemoryComparisons, answering, event_of, feedback_parts
 from tests.support.rollouts import set_routing
 from tests.support.waiting import eventually
@@ -157,6 +160,7 @@ class VotingHarness:
     clock: SteeredClock
     ballots: RaterBallots
     keys: KeyRing
+    annotations: AnnotationService
 
     def invite(self, rater: Rater = RATER, *, hours: float = 1.0) -> str:
         """A link that signs a rater in."""
@@ -209,15 +213,48 @@ async def voting_service(
             authorization=authorization,
             rng=random.Random(7),
         )
-        app = create_app(parts.api, parts.metrics)
+        leases = MemoryLeases(clock, plan.annotation.lease)
+        annotations = AnnotationService(
+            event_log=log,
+            leases=leases,
+            comparisons=parts.comparisons,
+            routing=parts.routing,
+            publisher=parts.publisher,
+            read_model=parts.model,
+            registry=parts.collected,
+            keys=parts.keys,
+            clock=clock,
+            redact=Redactor().text,
+            plan=plan,
+            authorization=authorization,
+        )
+        app = create_app(parts.api, parts.metrics, annotations.router())
         sign_in = SignIn(secret, 3600, secure=False, proxy_header=proxy_header)
         options = VotingOptions(plan, sign_in if secret else None, authorization)
-        mount_voting(app, ballots, options, parts.keys, clock)
+        mount_voting(
+            app,
+            lambda sessions: [
+                *VotingPage(ballots, sessions).routes(),
+                *annotations.pages(sessions),
+            ],
+            options,
+            parts.keys,
+            clock,
+        )
         set_routing(parts.routing, stable="assistant-v1.0", candidate="assistant-v1.1")
         yield (
             app,
             VotingHarness(
-                "", router, parts.routing, log, raters, store, clock, ballots, parts.keys
+                "",
+                router,
+                parts.routing,
+                log,
+                raters,
+                store,
+                clock,
+                ballots,
+                parts.keys,
+                annotations,
             ),
         )
         router.gate.set()

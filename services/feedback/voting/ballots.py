@@ -15,7 +15,8 @@ from services.feedback.errors import AlreadyVoted, Busy, FeedbackError, NotFound
 from services.feedback.metrics import FeedbackMetrics
 from services.feedback.open_comparisons import Comparison, OpenComparisons
 from services.feedback.publisher import FeedbackPublisher, feedback_record
-from services.feedback.submissions import Redact, read_submission, submitted, withdrawn
+from services.feedback.submissions import Redact, withdrawn
+from services.feedback.voting.corrections import correction
 from services.feedback.voting.invites import Rater
 from services.feedback.voting.plan import VotingPlan
 from services.feedback.voting.prompts import PromptQueue, snippet
@@ -221,17 +222,14 @@ class RaterBallots:
         if await self._counted(rater, comparison_id) is None:
             raise NotFound("vote first; a correction may follow")
         answer = comparison.left if side == "left" else comparison.right
-        submission = read_submission(
-            {
-                "trace_id": answer.trace_id,
-                "type": FeedbackType.text_correction.value,
-                "value": {"original": answer.completion, "corrected": corrected},
-                "user_id": rater.user_id,
-                "metadata": {"category": comparison.context.category, "vote_source": "page"},
-            }
-        )
-        event = submitted(
-            submission, tenant=rater.tenant, at=self._clock.now(), redact=self._redact
+        event = correction(
+            answer,
+            corrected,
+            rater,
+            category=comparison.context.category,
+            source="page",
+            at=self._clock.now(),
+            redact=self._redact,
         )
         await self._publisher.store(feedback_record(event))
         self._metrics.accepted(event, "single")
@@ -300,7 +298,7 @@ class RaterBallots:
     async def _open_new(self, rater: Rater, question: str, category: str) -> PendingComparison:
         opened = await self._comparisons.open(
             {
-                "model": self._model(),
+                "model": voted_model(self.plan, self._routing),
                 "messages": [{"role": "user", "content": question}],
                 "user_id": rater.user_id,
                 "metadata": {"category": category},
@@ -314,17 +312,6 @@ class RaterBallots:
         )
         await self._raters.add(rater, pending)
         return pending
-
-    def _model(self) -> str:
-        models = [state.model for state in self._routing.models()]
-        if self.plan.model in models:
-            return self.plan.model
-        if self.plan.model or not models:
-            raise NothingToVoteOn(
-                f"no version of {self.plan.model or 'any model'} is served yet; "
-                "ratchet versions list shows what there is"
-            )
-        return models[0]
 
     async def _show(
         self, rater: Rater, pending: PendingComparison, comparison: Comparison
@@ -354,3 +341,21 @@ class RaterBallots:
                 if vote.comparison_id == comparison_id:
                     return vote
         return None
+
+
+def voted_model(plan: VotingPlan, routing: RoutingTable) -> str:
+    """The model whose answers are shown: the plan's, else the first that has a stable version.
+
+    Raises:
+        NothingToVoteOn: there is none.
+
+    """
+    models = [state.model for state in routing.models()]
+    if plan.model in models:
+        return plan.model
+    if plan.model or not models:
+        raise NothingToVoteOn(
+            f"no version of {plan.model or 'any model'} is served yet; "
+            "ratchet versions list shows what there is"
+        )
+    return models[0]

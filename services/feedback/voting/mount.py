@@ -1,21 +1,23 @@
-"""Mounts the voting page and its invites on the service's application."""
+"""Mounts raters' pages and their invites on the service's application."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.routing import Route
 
 from services.feedback.errors import FeedbackError, Reason, field_errors, invalid
 from services.feedback.settings import FeedbackSettings
 from services.feedback.submissions import parse_json
-from services.feedback.voting.ballots import RaterBallots
 from services.feedback.voting.invites import Invites, Rater
-from services.feedback.voting.page import OFF, PATH, SignIn, VotingPage, voting_app, voting_off
+from services.feedback.voting.pages import OFF, PATH, pages_app, pages_off
 from services.feedback.voting.plan import VotingPlan, load_plan
+from services.feedback.voting.sessions import RaterSessions, SignIn
 from shared.clock import Clock
 from shared.contracts.events.api_keys import Permission
 from shared.contracts.events.base import Identifier
@@ -76,9 +78,13 @@ class VotingOptions:
 
 
 def mount_voting(
-    app: FastAPI, ballots: RaterBallots, options: VotingOptions, keys: KeyRing, clock: Clock
+    app: FastAPI,
+    pages: Callable[[RaterSessions], Sequence[Route]],
+    options: VotingOptions,
+    keys: KeyRing,
+    clock: Clock,
 ) -> None:
-    """Serve the page below PATH, and invites to it; without a secret, the reason why not."""
+    """Serve raters' pages below PATH, and invites to them; without a secret, the reason why not."""
     sign_in = options.sign_in
 
     async def invite(request: Request) -> Response:
@@ -119,7 +125,7 @@ def mount_voting(
         },
     )
     if sign_in is None:
-        app.mount(PATH, voting_off())
+        app.mount(PATH, pages_off())
     else:
-        page = VotingPage(ballots, sign_in, keys, clock, authorization=options.authorization)
-        app.mount(PATH, voting_app(page, sign_in))
+        sessions = RaterSessions(sign_in, keys, clock, authorization=options.authorization)
+        app.mount(PATH, pages_app(pages(sessions), sign_in))

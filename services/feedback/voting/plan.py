@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from services.feedback.voting.annotation_rules import AnnotationRules
 from services.feedback.voting.categories import (
     DEFAULT_CATEGORIES,
     OTHER,
@@ -52,6 +53,7 @@ class VotingPlan(BaseModel):
         DEFAULT_CATEGORIES
     )
     prompts: Annotated[tuple[QueuedPrompt, ...], Field(max_length=MAX_PROMPTS)] = ()
+    annotation: AnnotationRules = AnnotationRules()
 
     @field_validator("prompts", mode="before")
     @classmethod
@@ -73,6 +75,11 @@ class VotingPlan(BaseModel):
                     f"prompts.{index}.category: {prompt.category} is not one of "
                     f"{', '.join(sorted(known))}; add it to categories"
                 )
+        if strange := self.annotation.high_stakes - known:
+            raise ValueError(
+                f"annotation.high_stakes: {', '.join(sorted(strange))} is not one of "
+                f"{', '.join(sorted(known))}; add it to categories"
+            )
         return self
 
     @property

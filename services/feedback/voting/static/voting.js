@@ -1,97 +1,30 @@
-"use strict";
 // The voting page. Answers arrive as HTML that the server made of Markdown with raw HTML disabled;
-// the content security policy allows no script but this file.
+// the content security policy allows no script but this folder's.
 
-const $ = (id) => document.getElementById(id);
-const meta = (name) => document.querySelector(`meta[name="${name}"]`).content;
+import { $, Refusal, call, fail, isBusy, onChange, once, release, retryBy, say, waitingFor } from "./page.js";
+
 const SIDES = ["left", "right"];
 const KEYS = { 1: "left", 2: "right", 3: "tie", 4: "both_bad" };
 const SAID = { left: "answer 1 is better", right: "answer 2 is better", tie: "tie", both_bad: "both are bad" };
-const SLOW_MS = 8000;
-const DEADLINE_MS = 330000; // longer than the service waits for the router
 const votes = [...document.querySelectorAll("[data-choice]")];
 
 let current = null; // the comparison on the page
-let busy = false; // a request that changes something is under way
-let again = null; // what "Try again" does
 let undoUntil = 0;
-
-class Refusal extends Error {
-  constructor(problem) {
-    super(problem.what);
-    this.problem = problem;
-  }
-}
-
-async function call(method, path, body) {
-  let response;
-  try {
-    response = await fetch(meta("base") + "/api" + path, {
-      method,
-      headers: { "content-type": "application/json", "x-csrf-token": meta("csrf-token") },
-      body: method === "GET" ? undefined : JSON.stringify(body || {}),
-      signal: AbortSignal.timeout(DEADLINE_MS),
-    });
-  } catch {
-    throw new Refusal({
-      what: "The server cannot be reached.",
-      remedy: "See whether you are online, then press Try again. Nothing is lost.",
-    });
-  }
-  const answer = await response.json().catch(() => ({}));
-  if (response.ok) return answer;
-  throw new Refusal({
-    what: "The server answered in a way this page does not know.",
-    remedy: "Load the page again.",
-    ...answer,
-  });
-}
-
-const say = (text) => { $("status").textContent = text; };
-
-function fail(error, retry) {
-  if (!(error instanceof Refusal)) throw error;
-  const { what, remedy, code } = error.problem;
-  say("");
-  $("error-what").textContent = what;
-  $("error-remedy").textContent = remedy || "";
-  again = code === "unauthenticated" ? () => location.reload() : retry;
-  $("retry").textContent = code === "unauthenticated" ? "Load the page again" : "Try again";
-  $("error").hidden = false;
-  $("retry").focus();
-}
-
-// One request at a time: a double click, a held key and a second press change nothing.
-async function once(work, retry) {
-  if (busy) return;
-  busy = true;
-  $("error").hidden = true;
-  refresh();
-  try {
-    await work();
-  } catch (error) {
-    busy = false;
-    fail(error, retry);
-  } finally {
-    busy = false;
-    refresh();
-  }
-}
 
 function refresh() {
   const open = current && !current.versions;
   for (const button of votes) {
-    button.disabled = busy || !open;
+    button.disabled = isBusy() || !open;
     const chosen = current && current.choice === button.dataset.choice;
     if (chosen) button.setAttribute("aria-pressed", "true");
     else button.removeAttribute("aria-pressed");
   }
   const voted = Boolean(current && current.versions);
   $("next").hidden = !voted;
-  $("next").disabled = busy;
+  $("next").disabled = isBusy();
   $("undo").hidden = !voted || current.withdrawn || Date.now() >= undoUntil;
-  $("undo").disabled = busy;
-  $("ask").querySelector("button").disabled = busy;
+  $("undo").disabled = isBusy();
+  $("ask").querySelector("button").disabled = isBusy();
 }
 
 function show(comparison) {
@@ -115,8 +48,7 @@ function show(comparison) {
 }
 
 function load(question) {
-  const waiting = setTimeout(
-    () => say("This takes longer than usual. You may wait, or come back later: nothing is lost."), SLOW_MS);
+  const waiting = waitingFor();
   say(question ? "Asking two versions…" : "Getting the next comparison…");
   return once(async () => {
     try {
@@ -142,7 +74,7 @@ function cast(choice) {
         current = null;
         $("comparison").hidden = true;
         fail(error, () => load());
-        $("retry").textContent = "Next comparison";
+        retryBy("Next comparison");
         return;
       }
       throw error;
@@ -162,8 +94,7 @@ function reveal(comparison, choice, answer) {
   draw(answer.progress);
   const quick = answer.faster_than_reading ? " It came faster than both answers can be read, and is marked so." : "";
   say(`Your vote counts: ${SAID[choice]}. Answer 1 is ${answer.versions.left}, answer 2 is ${answer.versions.right}.${quick}`);
-  busy = false;
-  refresh();
+  release();
   $("next").focus();
 }
 
@@ -274,7 +205,6 @@ for (const button of document.querySelectorAll("[data-side]")) {
 }
 $("next").addEventListener("click", () => load());
 $("undo").addEventListener("click", () => undo(current.comparison_id));
-$("retry").addEventListener("click", () => again && again());
 $("ask").addEventListener("submit", (event) => {
   event.preventDefault();
   load({ question: $("own").value, category: $("own-category").value });
@@ -283,8 +213,7 @@ $("sign-out").addEventListener("click", () => once(async () => {
   await call("POST", "/sign-out");
   location.reload();
 }, () => location.reload()));
+onChange(refresh);
 document.addEventListener("keydown", pressed);
-// The back button may bring the page as it was, with a comparison that has its vote by now.
-window.addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });
 setInterval(tick, 1000);
 load();

@@ -1,0 +1,1 @@
+"""Annotation queue: items that several raters label, adjudication, and label consistency."""

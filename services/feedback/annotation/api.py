@@ -1,0 +1,351 @@
+"""The annotation queue over HTTP, for operators: add items, list them, see how far they are."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Iterator
+from itertools import islice
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from services.feedback.annotation.additions import MAX_ADDED, NewItem, NewItems
+from services.feedback.annotation.board import AnnotationItem, ItemState
+from services.feedback.annotation.consistency import LabelConsistency
+from services.feedback.annotation.queue import AnnotationQueue
+from services.feedback.annotation.sampling import TrafficPrompt, sample
+from services.feedback.annotation.traffic import RecentTraffic
+from shared.contracts.events.annotations import MAX_RATERS, AnnotationKind, AnnotatorRole
+from shared.contracts.events.api_keys import Permission
+from shared.contracts.events.base import Identifier, OptionalIdentifier, prompt_text
+from shared.http.openapi import problem_responses
+from shared.keys import KeyRing
+
+MAX_LISTED = 500
+MAX_SHOWN = 500
+"""Characters of a question in a listing."""
+
+
+class AddedItems(BaseModel):
+    """Items as they are in the queue now; those known before are left out."""
+
+    added: list[str] = Field(description="item ids")
+
+
+class LabelOfItem(BaseModel):
+    """One label of an item. Of a preference, left is the first answer of the listing."""
+
+    annotator: str
+    role: AnnotatorRole
+    label: str
+    given_at: AwareDatetime
+
+
+class ListedItem(BaseModel):
+    """An item, its labels and what they came to."""
+
+    item_id: str
+    kind: AnnotationKind
+    state: ItemState
+    category: str
+    high_stakes: bool
+    question: str
+    versions: list[str]
+    raters: int
+    missing: int
+    labels: list[LabelOfItem]
+    outcome: str = Field(description="the label that holds; empty while there is none")
+    added_at: AwareDatetime
+
+
+class AnnotationList(BaseModel):
+    """Items of the key's tenant, newest first."""
+
+    items: list[ListedItem]
+
+
+class AnnotationQuery(BaseModel):
+    """Query parameters of a listing."""
+
+    state: ItemState | None = None
+    category: OptionalIdentifier = ""
+    limit: int = Field(default=50, ge=1, le=MAX_LISTED)
+
+
+class CategoryStates(BaseModel):
+    """Items of a category by state."""
+
+    category: str
+    high_stakes: bool
+    open: int
+    disputed: int
+    settled: int
+
+
+class LabelAgreement(BaseModel):
+    """How far raters agree on items that several of them labelled; null where undefined."""
+
+    items: int
+    raters: int
+    alpha: float | None = Field(description="Krippendorff's alpha")
+    low: float | None
+    high: float | None = Field(description="95 % bootstrap interval of alpha")
+    raw: float | None = Field(description="share of pairs of labels that are equal")
+    kappa: float | None
+    kappa_of: str = Field(description="cohen, fleiss, or empty where neither fits")
+
+
+class AnnotationStatus(BaseModel):
+    """How far the tenant's queue is."""
+
+    labelled: int = Field(description="labels of unsettled items")
+    needed: int = Field(description="labels that those items need in all")
+    disputed: int
+    seconds_left: float | None = Field(description="by the pace of the last hour")
+    categories: list[CategoryStates]
+    agreement: LabelAgreement
+
+
+class SampleRequest(BaseModel):
+    """Body of `POST /v1/annotations/sample`."""
+
+    model_config = ConfigDict(extra="forbid")
+    count: int = Field(default=MAX_ADDED, ge=1, le=MAX_ADDED)
+    kind: AnnotationKind = AnnotationKind.preference
+    raters: Annotated[int, Field(ge=1, le=MAX_RATERS)] | None = None
+
+
+class CategoryCoverage(BaseModel):
+    """A category in recent traffic and in the queue."""
+
+    category: str
+    prompts: int = Field(description="different conversations among the newest requests")
+    share: float = Field(description="of all those conversations")
+    failing: int
+    items: int = Field(description="in the queue, settled ones that are kept included")
+    share_of_items: float
+
+
+class CoverageReport(BaseModel):
+    """Categories of recent traffic beside those of the queue, the most asked first."""
+
+    categories: list[CategoryCoverage]
+
+
+class ModelLabel(BaseModel):
+    """Body of `POST /v1/annotations/{item_id}/labels`: a program's label."""
+
+    model_config = ConfigDict(extra="forbid")
+    annotator: Identifier
+    label: Identifier
+
+
+class AnnotationApi:
+    """The endpoints, each one method."""
+
+    def __init__(
+        self,
+        queue: AnnotationQueue,
+        consistency: LabelConsistency,
+        keys: KeyRing,
+        traffic: RecentTraffic,
+        disliked: Callable[[str], Awaitable[Collection[str]]],
+        *,
+        authorization: str = "",
+        rng: random.Random | None = None,
+    ) -> None:
+        """Endpoints of a queue.
+
+        `disliked` gives a tenant's traces whose answers people disliked; `authorization` asks the
+        router for answers, the caller's own where it is empty.
+        """
+        self._traffic = traffic
+        self._disliked = disliked
+        self._rng = rng or random.SystemRandom()
+        self._queue = queue
+        self._consistency = consistency
+        self._keys = keys
+        self._authorization = authorization
+
+    async def add(self, request: Request, body: NewItems) -> AddedItems:
+        """See the route."""
+        tenant = self._tenant(request)
+        authorization = self._authorization or request.headers.get("authorization", "")
+        added = await self._queue.add(body.items, tenant=tenant, authorization=authorization)
+        return AddedItems(added=[event.item_id for event in added])
+
+    def items(self, request: Request, query: AnnotationQuery) -> AnnotationList:
+        """See the route."""
+        found = islice(_matching(self._queue, self._tenant(request), query), query.limit)
+        return AnnotationList(items=[_listed(item) for item in found])
+
+    def status(self, request: Request) -> AnnotationStatus:
+        """See the route."""
+        tenant = self._tenant(request)
+        progress = self._queue.progress(tenant)
+        agreed = self._consistency.of(tenant)
+        high_stakes = self._queue.board.rules.high_stakes
+        return AnnotationStatus(
+            labelled=progress.labelled,
+            needed=progress.needed,
+            disputed=progress.disputed,
+            seconds_left=progress.seconds_left,
+            categories=[
+                CategoryStates(
+                    category=category,
+                    high_stakes=category in high_stakes,
+                    **{state.value: counts[state.value] for state in ItemState},
+                )
+                for category, counts in sorted(self._queue.board.coverage(tenant).items())
+            ],
+            agreement=LabelAgreement(
+                items=agreed.items,
+                raters=agreed.raters,
+                alpha=agreed.alpha,
+                low=agreed.low,
+                high=agreed.high,
+                raw=agreed.raw,
+                kappa=agreed.kappa,
+                kappa_of=agreed.kappa_of,
+            ),
+        )
+
+    async def sample(self, request: Request, body: SampleRequest) -> AddedItems:
+        """See the route."""
+        tenant = self._tenant(request)
+        fresh = [
+            (item_id, prompt)
+            for prompt in await self._traffic.prompts(tenant, await self._disliked(tenant))
+            if not self._queue.board.get(tenant, item_id := _traffic_id(prompt))
+        ]
+        ids = {prompt: item_id for item_id, prompt in fresh}
+        chosen = sample(list(ids), body.count, self._rng)
+        items = [
+            NewItem(
+                item_id=ids[prompt],
+                kind=body.kind,
+                messages=prompt.messages,
+                category=prompt.category,
+                raters=body.raters,
+                source="traffic",
+            )
+            for prompt in chosen
+        ]
+        authorization = self._authorization or request.headers.get("authorization", "")
+        added = await self._queue.add(items, tenant=tenant, authorization=authorization)
+        return AddedItems(added=[event.item_id for event in added])
+
+    async def coverage(self, request: Request) -> CoverageReport:
+        """See the route."""
+        tenant = self._tenant(request)
+        prompts = await self._traffic.prompts(tenant, await self._disliked(tenant))
+        asked = Counter(prompt.category for prompt in prompts)
+        failing = Counter(prompt.category for prompt in prompts if prompt.failing)
+        items = Counter(item.added.context.category for item in self._queue.board.items(tenant))
+        return CoverageReport(
+            categories=[
+                CategoryCoverage(
+                    category=category,
+                    prompts=asked[category],
+                    share=asked[category] / max(asked.total(), 1),
+                    failing=failing[category],
+                    items=items[category],
+                    share_of_items=items[category] / max(items.total(), 1),
+                )
+                for category, _ in (asked + items).most_common()
+            ]
+        )
+
+    async def label(self, request: Request, item_id: str, body: ModelLabel) -> LabelOfItem:
+        """See the route."""
+        given = await self._queue.label_by_model(
+            self._tenant(request), item_id, model=body.annotator, label=body.label
+        )
+        return LabelOfItem.model_validate(given, from_attributes=True)
+
+    def _tenant(self, request: Request) -> str:
+        header = request.headers.get("authorization")
+        return self._keys.authenticate(header, Permission.operate).tenant
+
+
+def annotation_router(api: AnnotationApi) -> APIRouter:
+    """The routes of the annotation queue. Scope: operate."""
+    router = APIRouter()
+
+    @router.post("/v1/annotations", status_code=201, responses=problem_responses(
+        401, 403, 404, 413, 422, 502, 503
+    ))  # fmt: skip
+    async def add_items(request: Request, body: NewItems) -> AddedItems:
+        """Add items that several raters label; answers that are not given are generated."""
+        return await api.add(request, body)
+
+    @router.get("/v1/annotations", responses=problem_responses(401, 403, 422))
+    async def list_items(
+        request: Request, query: Annotated[AnnotationQuery, Query()]
+    ) -> AnnotationList:
+        """Items of the key's tenant, newest first: all that wait, and the last that are settled."""
+        return api.items(request, query)
+
+    @router.get("/v1/annotations/status", responses=problem_responses(401, 403))
+    async def queue_status(request: Request) -> AnnotationStatus:
+        """Progress, time left, and agreement of raters."""
+        return api.status(request)
+
+    @router.post("/v1/annotations/sample", status_code=201, responses=problem_responses(
+        401, 403, 404, 422, 502, 503
+    ))  # fmt: skip
+    async def sample_traffic(request: Request, body: SampleRequest) -> AddedItems:
+        """Add prompts of recent traffic; rare categories, failures and edge cases weigh more."""
+        return await api.sample(request, body)
+
+    @router.get("/v1/annotations/coverage", responses=problem_responses(401, 403, 503))
+    async def coverage(request: Request) -> CoverageReport:
+        """Categories of recent traffic beside those of the queue."""
+        return await api.coverage(request)
+
+    @router.post("/v1/annotations/{item_id}/labels", status_code=201, responses=problem_responses(
+        401, 403, 404, 422, 503
+    ))  # fmt: skip
+    async def label_item(request: Request, item_id: str, body: ModelLabel) -> LabelOfItem:
+        """A program's label; it is no feedback, and fills no slot in a high-stakes category."""
+        return await api.label(request, item_id, body)
+
+    return router
+
+
+def _traffic_id(prompt: TrafficPrompt) -> str:
+    """The same conversation is the same item, so that it is sampled once."""
+    digest = hashlib.sha256(prompt_text(prompt.messages).encode()).hexdigest()
+    return f"traffic-{digest[:32]}"
+
+
+def _matching(
+    queue: AnnotationQueue, tenant: str, query: AnnotationQuery
+) -> Iterator[AnnotationItem]:
+    for item in reversed(list(queue.board.items(tenant))):
+        of_state = query.state in (None, item.state)
+        if of_state and query.category in ("", item.added.context.category):
+            yield item
+
+
+def _listed(item: AnnotationItem) -> ListedItem:
+    return ListedItem(
+        item_id=item.added.item_id,
+        kind=item.added.kind,
+        state=item.state,
+        category=item.added.context.category,
+        high_stakes=item.high_stakes,
+        question=prompt_text(item.added.messages)[-MAX_SHOWN:],
+        versions=[answer.version for answer in item.added.answers],
+        raters=item.added.raters,
+        missing=item.missing,
+        labels=[
+            LabelOfItem.model_validate(label, from_attributes=True)
+            for label in item.labels.values()
+        ],
+        outcome=item.outcome,
+        added_at=item.added.added_at,
+    )

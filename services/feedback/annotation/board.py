@@ -1,0 +1,159 @@
+"""Annotation board: the fold of `annotations.v1` into items, their labels and their states. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from services.feedback.voting.annotation_rules import AnnotationRules
+from shared.agreement import RaterLabel
+from shared.contracts.events.annotations import (
+    AnnotationGiven,
+    AnnotationItemAdded,
+    AnnotatorRole,
+)
+
+SETTLED_KEPT = 5_000
+"""Newest settled items kept in memory; agreement is of these and the unsettled ones."""
+
+
+class ItemState(StrEnum):
+    """How far an item is."""
+
+    open = "open"
+    """It has fewer labels than it needs."""
+    disputed = "disputed"
+    """Its raters disagree; an adjudicator decides."""
+    settled = "settled"
+
+
+@dataclass(slots=True)
+class AnnotationItem:
+    """An item and the first label of each annotator."""
+
+    added: AnnotationItemAdded
+    high_stakes: bool
+    labels: dict[str, AnnotationGiven] = field(default_factory=dict[str, AnnotationGiven])
+
+    @property
+    def counted(self) -> list[AnnotationGiven]:
+        """The labels that fill slots: raters', and models' unless the category is high-stakes."""
+        return [
+            label
+            for label in self.labels.values()
+            if label.role is AnnotatorRole.rater
+            or (label.role is AnnotatorRole.model and not self.high_stakes)
+        ]
+
+    @property
+    def missing(self) -> int:
+        """Labels that it still needs."""
+        return max(self.added.raters - len(self.counted), 0)
+
+    @property
+    def outcome(self) -> str:
+        """The label that holds; empty while there is none.
+
+        An adjudicator's label holds. Else all counted labels must be equal in a high-stakes
+        category, and more than half of them in any other.
+        """
+        for label in self.labels.values():
+            if label.role is AnnotatorRole.adjudicator:
+                return label.label
+        counted = self.counted
+        if self.missing:
+            return ""
+        (label, votes), *_ = Counter(one.label for one in counted).most_common(1)
+        needed = len(counted) if self.high_stakes else len(counted) // 2 + 1
+        return label if votes >= needed else ""
+
+    @property
+    def state(self) -> ItemState:
+        """How far the item is."""
+        if self.outcome:
+            return ItemState.settled
+        return ItemState.open if self.missing else ItemState.disputed
+
+
+class AnnotationBoard:
+    """All items that are open or disputed, and the newest settled ones."""
+
+    def __init__(self, rules: AnnotationRules, *, settled_kept: int = SETTLED_KEPT) -> None:
+        self.rules = rules
+        self._settled_kept = settled_kept
+        self._items: dict[tuple[str, str], AnnotationItem] = {}
+        self._settled: dict[tuple[str, str], None] = {}
+        """Keys of settled items in the order in which they were settled."""
+
+    def apply(self, event: AnnotationItemAdded | AnnotationGiven) -> None:
+        """Fold one event; a repeat changes nothing, and neither does a label of an unknown item."""
+        key = (event.tenant, event.item_id)
+        if isinstance(event, AnnotationItemAdded):
+            high_stakes = event.context.category in self.rules.high_stakes
+            self._items.setdefault(key, AnnotationItem(event, high_stakes))
+            return
+        item = self._items.get(key)
+        if item is None or key in self._settled:
+            return
+        item.labels.setdefault(event.annotator, event)
+        if item.state is ItemState.settled:
+            self._settled[key] = None
+            if len(self._settled) > self._settled_kept:
+                oldest = next(iter(self._settled))
+                del self._settled[oldest], self._items[oldest]
+
+    def get(self, tenant: str, item_id: str) -> AnnotationItem | None:
+        """The tenant's item, or None where it is unknown or was settled too long ago."""
+        return self._items.get((tenant, item_id))
+
+    def items(self, tenant: str) -> Iterator[AnnotationItem]:
+        """The tenant's items in the order in which they were added."""
+        return (item for (owner, _), item in self._items.items() if owner == tenant)
+
+    @property
+    def unsettled(self) -> int:
+        """Items of all tenants that are not settled."""
+        return len(self._items) - len(self._settled)
+
+    def wanted_of(self, tenant: str, annotator: str) -> list[AnnotationItem]:
+        """Items that this person may label now, in the order in which they should.
+
+        Adjudicators get disputed items first. Then come high-stakes items, then those that lack
+        fewest labels, so that what was begun is ended first.
+        """
+        adjudicates = annotator in self.rules.adjudicators
+        found = [
+            item
+            for item in self.items(tenant)
+            if annotator not in item.labels
+            and (item.state is ItemState.open or (adjudicates and item.state is ItemState.disputed))
+        ]
+        found.sort(
+            key=lambda item: (
+                item.state is not ItemState.disputed,
+                not item.high_stakes,
+                item.missing,
+                item.added.added_at,
+            )
+        )
+        return found
+
+    def rater_labels(self) -> dict[str, list[RaterLabel]]:
+        """What people said as raters, by tenant: no adjudicator, who saw that they disagree."""
+        found: defaultdict[str, list[RaterLabel]] = defaultdict(list)
+        for (tenant, item_id), item in self._items.items():
+            found[tenant] += [
+                RaterLabel(f"{tenant}/{item_id}", label.annotator, label.label)
+                for label in item.labels.values()
+                if label.role is AnnotatorRole.rater
+            ]
+        return dict(found)
+
+    def coverage(self, tenant: str) -> dict[str, Counter[str]]:
+        """Items by category and state."""
+        found: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        for item in self.items(tenant):
+            found[item.added.context.category][item.state.value] += 1
+        return dict(found)

@@ -1,0 +1,25 @@
+"""Follower of `annotations.v1`: keeps the board at the end of the topic."""
+
+from __future__ import annotations
+
+from services.feedback.annotation.board import AnnotationBoard
+from shared.contracts.events.annotations import AnnotationGiven, AnnotationItemAdded
+from shared.contracts.topics import ANNOTATIONS
+from shared.kafka.envelope import decode, models_by_type
+from shared.kafka.log import EventLog, Record
+from shared.registry.follow import Follower
+
+_MODELS = models_by_type(AnnotationItemAdded, AnnotationGiven)
+
+
+class AnnotationFollower(Follower):
+    """Keeps `board` current."""
+
+    def __init__(self, event_log: EventLog, board: AnnotationBoard) -> None:
+        self.board = board
+        super().__init__(event_log, (ANNOTATIONS,), self._fold)
+
+    def _fold(self, record: Record) -> None:
+        event = decode(record.headers, record.value, _MODELS)
+        if isinstance(event, AnnotationItemAdded | AnnotationGiven):
+            self.board.apply(event)

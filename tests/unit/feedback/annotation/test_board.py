@@ -1,0 +1,107 @@
+"""The annotation board: states, who may label what, and what counts."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from hypothesis import given as each
+from hypothesis import strategies as st
+
+from services.feedback.annotation.board import AnnotationBoard, ItemState
+from services.feedback.voting.annotation_rules import AnnotationRules
+from shared.contracts.events.annotations import AnnotatorRole
+from tests.support.annotations import EPOCH, given, item
+
+RULES = AnnotationRules(high_stakes=frozenset({"medical"}), adjudicators=frozenset({"ann"}))
+
+
+def board(*events: object) -> AnnotationBoard:
+    made = AnnotationBoard(RULES)
+    for event in events:
+        made.apply(event)  # type: ignore[arg-type]
+    return made
+
+
+def state(*events: object) -> ItemState:
+    found = board(*events).get("default", "i1")
+    assert found
+    return found.state
+
+
+@pytest.mark.parametrize(
+    ("category", "labels", "expected"),
+    [
+        ("creative", "ll", ItemState.open),
+        ("creative", "llr", ItemState.settled),
+        ("creative", "lrt", ItemState.disputed),
+        ("medical", "lll", ItemState.settled),
+        ("medical", "llr", ItemState.disputed),
+    ],
+)
+def test_an_item_is_settled_by_more_than_half_and_in_a_high_stakes_category_by_all(
+    category: str, labels: str, expected: ItemState
+) -> None:
+    names = {"l": "left", "r": "right", "t": "tie"}
+    said = [given(f"r{number}", names[label]) for number, label in enumerate(labels)]
+    assert state(item(category=category), *said) is expected
+
+
+def test_a_model_never_fills_a_slot_of_a_high_stakes_item() -> None:
+    by_model = [given(f"m{number}", "left", role=AnnotatorRole.model) for number in range(3)]
+    assert state(item(category="creative"), *by_model) is ItemState.settled
+    found = board(item(category="medical"), *by_model).get("default", "i1")
+    assert found
+    assert (found.state, found.missing, found.outcome) == (ItemState.open, 3, "")
+
+
+def test_an_adjudicator_s_label_holds() -> None:
+    disputed = [item(), given("a", "left"), given("b", "right"), given("c", "tie")]
+    assert [one.added.item_id for one in board(*disputed).wanted_of("default", "ann")] == ["i1"]
+    assert board(*disputed).wanted_of("default", "dora") == []
+    settled = board(*disputed, given("ann", "right", role=AnnotatorRole.adjudicator))
+    found = settled.get("default", "i1")
+    assert found
+    assert (found.state, found.outcome) == (ItemState.settled, "right")
+    assert {one.rater for one in settled.rater_labels()["default"]} == {"a", "b", "c"}
+
+
+def test_nobody_is_offered_an_item_twice_and_other_tenants_see_nothing() -> None:
+    made = board(item(), given("a", "left"))
+    assert made.wanted_of("default", "a") == []
+    assert len(made.wanted_of("default", "b")) == 1
+    assert made.wanted_of("acme", "b") == []
+
+
+def test_high_stakes_come_first_then_what_was_begun_then_the_oldest() -> None:
+    later = EPOCH + timedelta(hours=1)
+    made = board(
+        item("new", at=later),
+        item("old"),
+        item("begun", at=later),
+        item("risky", at=later, category="medical"),
+        given("a", "left", "begun"),
+    )
+    order = [one.added.item_id for one in made.wanted_of("default", "b")]
+    assert order == ["risky", "begun", "old", "new"]
+
+
+def test_settled_items_beyond_the_limit_are_forgotten_and_waiting_ones_never() -> None:
+    made = AnnotationBoard(RULES, settled_kept=2)
+    for number in range(5):
+        made.apply(item(f"i{number}", raters=1))
+    for number in range(4):
+        made.apply(given("a", "left", f"i{number}"))
+    assert [one.added.item_id for one in made.items("default")] == ["i2", "i3", "i4"]
+    assert made.unsettled == 1
+    made.apply(given("b", "right", "i0"))
+    assert made.get("default", "i0") is None
+
+
+@each(
+    st.permutations([("a", "left"), ("b", "right"), ("c", "left"), ("a", "left"), ("b", "right")])
+)
+def test_labels_in_any_order_and_repeated_come_to_the_same(said: list[tuple[str, str]]) -> None:
+    found = board(item(), *(given(*one) for one in said)).get("default", "i1")
+    assert found
+    assert (found.outcome, len(found.labels)) == ("left", 3)
