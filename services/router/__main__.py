@@ -30,6 +30,8 @@ from services.router.settings import RouterSettings
 from services.router.sources import Sources
 from services.router.spool import Spool, SpoolShipper
 from services.router.state import RouterState
+from services.router.vote_exchange import VoteExchange
+from services.router.votes import VoteLimits
 from shared.clock import SystemClock
 from shared.garbage import spare_collector
 from shared.http.asgi import AsgiApp
@@ -106,7 +108,8 @@ async def run(settings: RouterSettings, directory: Path) -> None:
     spool = Spool(directory / "spool", limit_bytes=settings.spool_limit_bytes)
     redactor = Redactor()
     spans = Spans.of("router")
-    metrics = RouterMetrics(settings.segments, router=secrets.token_hex(4))
+    process = secrets.token_hex(4)
+    metrics = RouterMetrics(settings.segments, router=process)
     series = SeriesLifecycle(metrics, clock, grace_s=settings.series_grace_s)
     registry = CollectorRegistry()
     registry.register(metrics)
@@ -130,6 +133,7 @@ async def run(settings: RouterSettings, directory: Path) -> None:
     keys = KeyRing(required=settings.profile != "local")
     redis = connect_redis(settings, socket_connect_timeout=2, health_check_interval=5)
     await refuse_cluster(redis)
+    votes = VoteLimits(settings.vote_caps)
     sources = Sources(state, keys, event_log, RoutingView(redis), clock)
     dead_letters = DeadLetters(
         event_log,
@@ -168,6 +172,7 @@ async def run(settings: RouterSettings, directory: Path) -> None:
                 metrics,
                 Deadlines(settings.timeout_s, settings.stream_timeout_s, settings.heartbeat_s),
                 breaker,
+                votes,
                 state.settings,
             ),
             keys=keys,
@@ -199,6 +204,7 @@ async def run(settings: RouterSettings, directory: Path) -> None:
         background.start("series", series.run())
         background.start("mirror", mirror.run())
         background.start("quotas", quotas.run())
+        background.start("votes", VoteExchange(votes, redis, router=process).run())
         background.start("state", state.run())
         serving = asyncio.create_task(
             serve(

@@ -153,6 +153,7 @@ class Gateway:
                 request=request,
                 choice=self._choose(request, key),
                 tenant=key.tenant,
+                key_id=key.key_id,
                 started=started,
                 started_at=started_at,
                 traceparent=self._traces.traceparent(request.trace_id, headers.get(b"traceparent")),

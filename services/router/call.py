@@ -70,6 +70,8 @@ class Call:
     started_at: datetime
     traceparent: str
     """The request's own span."""
+    key_id: str = ""
+    """Of the API key that asked."""
     given_traceparent: bytes | None = None
     """The client's header."""
     attempts: list[EngineAttempt] = field(default_factory=list)

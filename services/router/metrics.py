@@ -20,6 +20,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from services.router.behaviour import BEHAVIOURS, AnswerBehaviour
+from services.router.voter_counts import VoterCounts
 from shared.clock import Clock
 from shared.contracts.events.interactions import Arm, Outcome
 from shared.registry.routing import RoutingState
@@ -121,6 +122,7 @@ class RouterMetrics(Collector):
 
     def __init__(self, segments: tuple[str, ...] = (), *, router: str = "") -> None:
         self._router = router
+        self.voters = VoterCounts()
         self._segments = frozenset(segments)
         self._labels = ("", *segments, OTHER_SEGMENT)
         self._spool_bytes: Read = _zero
@@ -217,11 +219,13 @@ class RouterMetrics(Collector):
         self._paths = {key: path for key, path in self._paths.items() if key[3] != rollout}
         self._keys = {key: count for key, count in self._keys.items() if key[2] != rollout}
         self._seen = {pair for pair in self._seen if pair[1] != rollout}
+        self.voters.drop_rollout(rollout)
 
     def collect(self) -> Iterable[Metric]:
         """The exposition, one metric family after the other."""
         yield from self._attempt_families()
         yield from self._path_families()
+        yield from self.voters.families(self._router)
         keys = CounterMetricFamily(
             "ratchet_router_assigned_keys",
             "Distinct assignment keys per arm since the rollout's weight last changed, summed up",

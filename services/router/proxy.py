@@ -28,7 +28,7 @@ from services.router.metrics import RouterMetrics
 from services.router.passed_through import ABSENT, PASSED_THROUGH
 from services.router.relay import HTTP_OK, StreamRelay
 from services.router.response import UnreadableResponse, read_error
-from services.router.votes import CAPPED, VoteLimits
+from services.router.votes import CAPPED, JUDGED_ARMS, VoteLimits, vote_figures
 from services.router.watchdog import Watchdog
 from shared.contracts.events.interactions import Outcome
 from shared.contracts.events.versions import SettingsRecord
@@ -90,6 +90,7 @@ class Proxy:
         metrics: RouterMetrics,
         deadlines: Deadlines,
         breaker: CandidateBreaker,
+        votes: VoteLimits,
         settings: Callable[[str], SettingsRecord | None],
     ) -> None:
         """`settings` looks up what a version serves beside or without an adapter."""
@@ -99,7 +100,7 @@ class Proxy:
         self._deadlines = deadlines
         self._breaker = breaker
         self._settings = settings
-        self._votes = VoteLimits()
+        self._votes = votes
         self._said: dict[tuple[str, Outcome], tuple[float, int]] = {}
 
     async def serve(self, call: Call, receive: Receive, send: Send, watchdog: Watchdog) -> None:
@@ -266,6 +267,13 @@ class Proxy:
             attempt.waited_s,
             duration_s=attempt.duration_s,
         )
+        if choice.rollout and attempt.arm in JUDGED_ARMS:
+            self._metrics.voters.add(
+                (choice.model, attempt.version, attempt.arm, choice.rollout),
+                tenant=call.tenant,
+                key=call.key_id,
+                figures=vote_figures(call, attempt, capped=attempt.counted_arm == CAPPED),
+            )
         self._breaker.note(choice.rollout, attempt.arm, attempt.outcome)
         if attempt.first_token_at:
             path = self._metrics.path(

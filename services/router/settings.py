@@ -9,6 +9,7 @@ from pydantic import AnyHttpUrl, Field, TypeAdapter, field_validator
 from pydantic_settings import NoDecode
 
 from services.router.identity import BODY_SOURCES, NOBODY, USER_SOURCES
+from services.router.votes import VoteCaps
 from shared.credentials import CredentialsUnreadable, read_secret
 from shared.http.cors import check_origins
 from shared.quotas import RateLimits
@@ -103,6 +104,18 @@ class RouterSettings(ServiceSettings):
     tenant_requests_per_minute: int = Field(default=0, ge=0, description="0: no bound")
     tenant_tokens_per_minute: int = Field(default=0, ge=0, description="0: no bound")
     tenant_running: int = Field(default=0, ge=0, description="requests at a time; 0: no bound")
+    key_votes_per_minute: int = Field(
+        default=6_000, ge=0, description="attempts of a key that count in a rollout; 0: no bound"
+    )
+    tenant_votes_per_minute: int = Field(
+        default=12_000, ge=0, description="attempts of a tenant that count; 0: no bound"
+    )
+    nobody_votes_per_minute: int = Field(
+        default=0,
+        ge=0,
+        description="attempts of a key without user and session that count; 0: none does, and a "
+        "rollout of such traffic alone never ends",
+    )
     max_choices: int = Field(
         default=16, ge=0, description="answers a request: prompts times n or best_of; 0: no bound"
     )
@@ -148,6 +161,13 @@ class RouterSettings(ServiceSettings):
         """RateLimits of keys that have none of their own."""
         return RateLimits(
             self.key_requests_per_minute, self.key_tokens_per_minute, self.key_running
+        )
+
+    @property
+    def vote_caps(self) -> VoteCaps:
+        """How many attempts a minute count in a rollout's judgement."""
+        return VoteCaps(
+            self.key_votes_per_minute, self.tenant_votes_per_minute, self.nobody_votes_per_minute
         )
 
     @property

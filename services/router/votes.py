@@ -1,15 +1,16 @@
-"""Vote limits: which attempts count in a rollout's judgement, so that no single user decides it.
+"""Vote limits: which attempts count in a rollout's judgement, so that no one decides it alone.
 
-Whether an attempt counts depends on the user's earlier attempts alone, never on its own outcome:
-the chance that it fails is what it would be anyway, and the judge's tests stay valid (design
-section 7). Counts are of this process; another replica, or a restart, counts anew.
+Whether an attempt counts depends on earlier attempts alone, never on its own outcome: the chance
+that it fails is what it would be anyway, and the judge's tests stay valid (design section 7). Bad
+attempts are exchanged with the other replicas (`vote_exchange`); the others are this process's.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 
-from services.router.assignment import KeyKind, key_of
+from services.router.assignment import KeyKind, digest, key_of
 from services.router.call import FAILED, Call, EngineAttempt
 from services.router.metrics import SLOW_AFTER_S
 from shared.contracts.events.interactions import Arm, Outcome
@@ -20,12 +21,23 @@ BAD_PER_DAY = 2
 no one user reaches any limit of the judge alone."""
 MAX_VOTERS = 100_000
 """Users remembered; while that many are, no further one counts."""
+MAX_UNSENT = 10_000
+"""Bad attempts kept for the other replicas while Redis is away; the oldest are dropped."""
 CAPPED = "capped"
 """Arm in the metrics of an attempt of a rollout that does not count."""
 JUDGED_ARMS = frozenset((Arm.stable.value, Arm.candidate.value))
+MINUTE_S = 60
 
-Voter = tuple[str, str, KeyKind, str]
-"""rollout, tenant, kind of key, key"""
+
+@dataclass(frozen=True, slots=True)
+class VoteCaps:
+    """How many attempts count a minute on this router; 0 is no bound."""
+
+    key: int = 6_000
+    """Of an API key, in each rollout."""
+    tenant: int = 12_000
+    nobody: int = 0
+    """Of an API key's requests without user and session, each its own voter; 0: none counts."""
 
 
 @dataclass(slots=True)
@@ -37,13 +49,25 @@ class VotesCast:
     bad: int = 0
 
 
-class VoteLimits:
-    """Counts each user's attempts of a day, and says which of them are judged."""
+@dataclass(frozen=True, slots=True)
+class BadVote:
+    """A bad attempt that counted: the user's digest, and the day's ordinal."""
 
-    def __init__(self, *, max_voters: int = MAX_VOTERS) -> None:
+    voter: int
+    day: int
+
+
+class VoteLimits:
+    """Counts each user's attempts of a day, those of keys and tenants a minute; says which count."""
+
+    def __init__(self, caps: VoteCaps = VoteCaps(), *, max_voters: int = MAX_VOTERS) -> None:
+        self._caps = caps
         self._max_voters = max_voters
-        self._cast: dict[Voter, VotesCast] = {}
+        self._cast: dict[int, VotesCast] = {}
         self._cleared_on = 0
+        self._minute = 0
+        self._this_minute: dict[tuple[str, str, str], int] = {}
+        self._unsent: deque[BadVote] = deque(maxlen=MAX_UNSENT)
 
     def arm(self, call: Call, attempt: EngineAttempt) -> str:
         """The arm that an attempt which has ended counts for: its own, or `capped`."""
@@ -53,18 +77,58 @@ class VoteLimits:
             return attempt.arm
         request = call.request
         kind, key = key_of(request.user, request.session, request.trace_id)
-        if kind is KeyKind.trace:
+        groups = self._groups(call, nobody=kind is KeyKind.trace)
+        if groups is None:
             return CAPPED
-        votes = self._votes((call.choice.rollout, call.tenant, kind, key), call)
-        if votes is None or votes.attempts >= ATTEMPTS_PER_DAY or votes.bad >= BAD_PER_DAY:
-            return CAPPED
-        votes.attempts += 1
-        votes.bad += _bad(call, attempt)
+        if kind is not KeyKind.trace:
+            voter = digest(call.choice.rollout, call.tenant, kind, key)
+            day = call.started_at.toordinal()
+            votes = self._votes(voter, day)
+            if votes is None or votes.attempts >= ATTEMPTS_PER_DAY or votes.bad >= BAD_PER_DAY:
+                return CAPPED
+            votes.attempts += 1
+            if _bad(call, attempt):
+                votes.bad += 1
+                self._unsent.append(BadVote(voter, day))
+        for group in groups:
+            self._this_minute[group] = self._this_minute.get(group, 0) + 1
         return attempt.arm
 
-    def _votes(self, voter: Voter, call: Call) -> VotesCast | None:
+    def unsent(self) -> list[BadVote]:
+        """The bad attempts that the other replicas do not know of yet; they are forgotten here."""
+        found = list(self._unsent)
+        self._unsent.clear()
+        return found
+
+    def heard(self, vote: BadVote) -> None:
+        """Count a bad attempt that another replica, or this one before its restart, let in."""
+        known = self._cast.get(vote.voter)
+        if known is not None and known.day > vote.day:
+            return
+        votes = self._votes(vote.voter, vote.day)
+        if votes is not None:
+            votes.bad += 1
+
+    def _groups(self, call: Call, *, nobody: bool) -> list[tuple[str, str, str]] | None:
+        """What the attempt takes a vote of this minute from; None where one has none left."""
+        minute = int(call.started_at.timestamp()) // MINUTE_S
+        if minute > self._minute:
+            self._minute = minute
+            self._this_minute.clear()
+        caps, rollout = self._caps, call.choice.rollout
+        bounds = [("key", call.key_id, caps.key), ("tenant", call.tenant, caps.tenant)]
+        if nobody:
+            if not caps.nobody:
+                return None
+            bounds.append(("nobody", call.key_id, caps.nobody))
+        groups = [(rollout, kind, name) for kind, name, most in bounds if most]
+        limits = [most for _, _, most in bounds if most]
+        cast = self._this_minute
+        full = any(cast.get(one, 0) >= most for one, most in zip(groups, limits, strict=True))
+        return None if full else groups
+
+    def _votes(self, voter: int, day: int) -> VotesCast | None:
         """The user's votes of the day; None where too many users are remembered."""
-        day = call.started_at.toordinal()
         votes = self._cast.get(voter)
         if votes is not None and votes.day == day:
             return votes
@@ -80,6 +144,26 @@ class VoteLimits:
         if day > self._cleared_on:
             self._cleared_on = day
             self._cast = {key: kept for key, kept in self._cast.items() if kept.day == day}
+
+
+def vote_figures(call: Call, attempt: EngineAttempt, *, capped: bool) -> tuple[str, ...]:
+    """What an attempt adds to its voters' counts (`voter_counts.FIGURES`)."""
+    outcome = attempt.outcome
+    early = outcome is Outcome.cancelled and attempt.duration_s < SLOW_AFTER_S
+    if outcome is Outcome.client_error or early:
+        return ()
+    if capped:
+        return ("capped",)
+    gap_s = call.max_gap_s if attempt.first_token_at else None
+    shown = {
+        "requests": True,
+        "failures": outcome in FAILED,
+        "crashes": outcome is Outcome.crash,
+        "slow": attempt.waited_s > SLOW_AFTER_S,
+        "streams": gap_s is not None,
+        "stalls": gap_s is not None and gap_s > SLOW_AFTER_S,
+    }
+    return tuple(name for name, counts in shown.items() if counts)
 
 
 def _bad(call: Call, attempt: EngineAttempt) -> bool:

@@ -12,10 +12,15 @@ import httpx
 import openai
 import pytest
 from openai.types.chat import ChatCompletionMessageParam
+from redis.asyncio import Redis
 
 from benchmarks.stub_engine import TEXT, EngineTraffic, serve_stub
+from services.router.vote_exchange import STREAM, VoteExchange
+from services.router.votes import CAPPED, VoteLimits
+from shared.contracts.events.interactions import Outcome
 from shared.contracts.events.rollouts import Phase
 from tests.support.router_process import RouterProcessHarness, router_process
+from tests.support.votes import a_call, ended
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.timeout(180)
@@ -233,3 +238,25 @@ async def test_a_wrong_setting_ends_it_with_the_name(world: RouterProcessHarness
     await world.router.start(RATCHET_ROUTER_ENGINES="not a url")
     assert await world.router.exited() == 2
     assert "RATCHET_ROUTER_ENGINES" in (tmp_path / "router.log").read_text()
+
+
+async def test_replicas_tell_each_other_whose_attempts_went_bad(
+    redis_server: str, unique: str
+) -> None:
+    async with Redis.from_url(redis_server) as redis, Redis.from_url(redis_server) as other:
+        here, there = VoteLimits(), VoteLimits()
+        exchanges = [
+            VoteExchange(here, redis, router="a"),
+            VoteExchange(there, other, router="b"),
+        ]
+        assert here.arm(a_call("eve", rollout=unique), ended(Outcome.crash)) == "candidate"
+        assert there.arm(a_call("eve", rollout=unique), ended(Outcome.crash)) == "candidate"
+        for exchange in (*exchanges, *exchanges):
+            await exchange.exchange()
+        arms = [one.arm(a_call("eve", rollout=unique), ended()) for one in (here, there)]
+        assert arms == [CAPPED] * 2
+        restarted = VoteLimits()
+        await redis.xadd(STREAM, {"router": "c", "voter": "no number", "day": "1"})
+        await VoteExchange(restarted, redis, router="c").exchange()
+        assert restarted.arm(a_call("eve", rollout=unique), ended()) == CAPPED
+        assert restarted.arm(a_call("ana", rollout=unique), ended()) == "candidate"

@@ -29,6 +29,7 @@ from services.router.metrics import RouterMetrics, SeriesLifecycle
 from services.router.proxy import Deadlines, Proxy
 from services.router.spool import Spool
 from services.router.state import KEYS, REDIS, REGISTRY, ROLLOUTS, RouterState
+from services.router.votes import VoteLimits
 from shared.clock import SystemClock
 from shared.contracts.events.interactions import InteractionRecorded
 from shared.contracts.events.rollouts import Phase
@@ -113,6 +114,7 @@ class GatewayHarness:
                 self.metrics,
                 deadlines,
                 self.breaker,
+                VoteLimits(),
                 self.state.settings,
             ),
             keys=self.keys,

@@ -102,6 +102,10 @@ def test_a_router_has_at_most_2000_series_with_all_segments_on_every_arm_of_a_ro
         metrics.attempt(("m", "m-v1.0", "", "", segment), "ok", 0.1, duration_s=0.1)
     metrics.path(("m", "m-v1.0", "", ""))
     metrics.refused("client_error")
+    for number in range(500):
+        for version, arm in (("m-v1.0", "stable"), ("m-v1.1", "candidate")):
+            path = ("m", version, arm, "r1")
+            metrics.voters.add(path, tenant=f"t{number}", key=f"k{number}", figures=("requests",))
     assert len(scrape(metrics)) <= 2_000
 
 

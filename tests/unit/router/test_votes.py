@@ -3,35 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
-from time import perf_counter
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
-from services.router.call import Call, EngineAttempt
-from services.router.request import ChatRequest
+from services.router.call import EngineAttempt
 from services.router.settings import RouterSettings
-from services.router.state import RouteChoice
-from services.router.votes import ATTEMPTS_PER_DAY, BAD_PER_DAY, CAPPED, VoteLimits
+from services.router.votes import ATTEMPTS_PER_DAY, BAD_PER_DAY, CAPPED, VoteCaps, VoteLimits
 from shared.contracts.events.api_keys import ApiKeyIssued, Permission
 from shared.contracts.events.interactions import Outcome
 from shared.credentials import CredentialsUnreadable
 from shared.keys import KeyRing, new_key
+from shared.voters import voter_label
+from tests.support.votes import NOON, a_call, ended
 from tests.unit.router.conftest import GatewayHarness
-
-NOON = datetime(2026, 11, 26, 12, tzinfo=UTC)
-
-
-def call(user: str, *, at: datetime = NOON, rollout: str = "r1") -> Call:
-    request = ChatRequest.__new__(ChatRequest)
-    request.user, request.session, request.trace_id = user, "", "t1"
-    choice = RouteChoice(model="m", version="m-v1.1", arm="candidate", rollout=rollout)
-    return Call(request, choice, "acme", perf_counter(), at, "")
-
-
-def ended(outcome: Outcome = Outcome.ok, *, after_s: float = 0.1) -> EngineAttempt:
-    return EngineAttempt("m-v1.1", "candidate", 0.0, outcome=outcome, duration_s=after_s)
 
 
 @pytest.mark.parametrize(
@@ -39,17 +26,17 @@ def ended(outcome: Outcome = Outcome.ok, *, after_s: float = 0.1) -> EngineAttem
 )
 def test_after_two_bad_attempts_of_a_day_a_user_has_no_vote(bad: EngineAttempt) -> None:
     limits = VoteLimits()
-    arms = [limits.arm(call("eve"), bad) for _ in range(5)]
+    arms = [limits.arm(a_call("eve"), bad) for _ in range(5)]
     assert arms == ["candidate"] * BAD_PER_DAY + [CAPPED] * 3
-    assert limits.arm(call("eve"), ended()) == CAPPED
-    assert limits.arm(call("ana"), ended()) == "candidate"
-    assert limits.arm(call("eve", at=NOON + timedelta(days=1)), bad) == "candidate"
-    assert limits.arm(call("eve", rollout="r2"), bad) == "candidate"
+    assert limits.arm(a_call("eve"), ended()) == CAPPED
+    assert limits.arm(a_call("ana"), ended()) == "candidate"
+    assert limits.arm(a_call("eve", at=NOON + timedelta(days=1)), bad) == "candidate"
+    assert limits.arm(a_call("eve", rollout="r2"), bad) == "candidate"
 
 
 def test_good_attempts_are_limited_too() -> None:
     limits = VoteLimits()
-    arms = [limits.arm(call("eve"), ended()) for _ in range(ATTEMPTS_PER_DAY + 2)]
+    arms = [limits.arm(a_call("eve"), ended()) for _ in range(ATTEMPTS_PER_DAY + 2)]
     assert arms.count("candidate") == ATTEMPTS_PER_DAY
     assert arms[-2:] == [CAPPED] * 2
 
@@ -57,28 +44,88 @@ def test_good_attempts_are_limited_too() -> None:
 def test_what_does_not_fail_the_judge_takes_no_vote() -> None:
     limits = VoteLimits()
     for _ in range(3):
-        assert limits.arm(call("ana"), ended(Outcome.client_error)) == "candidate"
-    assert limits.arm(call("ana"), ended(Outcome.server_error)) == "candidate"
-    assert limits.arm(call(""), ended()) == CAPPED
-    assert limits.arm(call("", rollout=""), ended()) == "candidate"
+        assert limits.arm(a_call("ana"), ended(Outcome.client_error)) == "candidate"
+    assert limits.arm(a_call("ana"), ended(Outcome.server_error)) == "candidate"
+    assert limits.arm(a_call(""), ended()) == CAPPED
+    assert limits.arm(a_call("", rollout=""), ended()) == "candidate"
 
 
 def test_made_up_users_fill_a_bounded_table_and_the_next_day_has_room() -> None:
     limits = VoteLimits(max_voters=10)
-    arms = [limits.arm(call(f"u{n}"), ended()) for n in range(12)]
+    arms = [limits.arm(a_call(f"u{n}"), ended()) for n in range(12)]
     assert arms == ["candidate"] * 10 + [CAPPED] * 2
-    assert limits.arm(call("u11", at=NOON + timedelta(days=1)), ended()) == "candidate"
+    assert limits.arm(a_call("u11", at=NOON + timedelta(days=1)), ended()) == "candidate"
 
 
 def test_a_full_table_is_cleared_once_a_day_and_not_for_each_further_user() -> None:
     limits = VoteLimits(max_voters=3)
     for n in range(3):
-        limits.arm(call(f"u{n}"), ended())
-    assert limits.arm(call("u3"), ended()) == CAPPED
+        limits.arm(a_call(f"u{n}"), ended())
+    assert limits.arm(a_call("u3"), ended()) == CAPPED
     table = limits._cast
-    assert limits.arm(call("u4"), ended()) == CAPPED
-    assert limits.arm(call("u5", at=NOON - timedelta(days=1)), ended()) == CAPPED
+    assert limits.arm(a_call("u4"), ended()) == CAPPED
+    assert limits.arm(a_call("u5", at=NOON - timedelta(days=1)), ended()) == CAPPED
     assert limits._cast is table, "not built anew, and not for a request from before midnight"
+
+
+def test_a_key_and_a_tenant_have_so_many_votes_a_minute() -> None:
+    limits = VoteLimits(VoteCaps(key=3, tenant=5))
+    first = [limits.arm(a_call(f"u{n}"), ended()) for n in range(5)]
+    second = [limits.arm(a_call(f"v{n}", key="k2"), ended()) for n in range(5)]
+    assert first == ["candidate"] * 3 + [CAPPED] * 2
+    assert second == ["candidate"] * 2 + [CAPPED] * 3
+    assert limits.arm(a_call("u0", rollout="r2"), ended()) == "candidate"
+    assert limits.arm(a_call("u0", at=NOON + timedelta(minutes=1)), ended()) == "candidate"
+
+
+def test_nobody_has_votes_where_the_operator_says_so() -> None:
+    limits = VoteLimits(VoteCaps(nobody=2))
+    arms = [limits.arm(a_call(""), ended(Outcome.server_error)) for _ in range(3)]
+    assert arms == ["candidate", "candidate", CAPPED]
+    assert limits.arm(a_call("ana"), ended()) == "candidate"
+    assert limits.arm(a_call("", key="k2"), ended()) == "candidate"
+
+
+def test_bad_attempts_of_other_replicas_take_a_users_votes() -> None:
+    here, there = VoteLimits(), VoteLimits()
+    bad = ended(Outcome.crash)
+    assert here.arm(a_call("eve"), bad) == "candidate"
+    assert there.arm(a_call("eve"), bad) == "candidate"
+    for vote in there.unsent():
+        here.heard(vote)
+    assert here.arm(a_call("eve"), ended()) == CAPPED
+    assert here.arm(a_call("ana"), ended()) == "candidate"
+    assert there.unsent() == []
+
+
+def test_a_late_word_of_yesterday_takes_nobodys_vote_of_today() -> None:
+    here, there = VoteLimits(), VoteLimits()
+    for _ in range(BAD_PER_DAY):
+        there.arm(a_call("eve", at=NOON - timedelta(days=1)), ended(Outcome.crash))
+    assert here.arm(a_call("eve"), ended()) == "candidate"
+    for vote in there.unsent():
+        here.heard(vote)
+    assert here.arm(a_call("eve"), ended()) == "candidate"
+
+
+async def test_what_each_tenant_and_key_adds_is_counted(bench: GatewayHarness) -> None:
+    await bench.start()
+    bench.route(candidate="m-fail")
+    for _ in range(BAD_PER_DAY + 1):
+        await bench.ask(user="eve")
+    text = (await bench.client.get("/metrics")).text
+    counted = {
+        (s.labels["by"], s.labels["voter"], s.labels["figure"]): s.value
+        for family in text_string_to_metric_families(text)
+        for s in family.samples
+        if s.name == "ratchet_router_voter_attempts_total" and s.value
+    }
+    tenant, key = voter_label("default"), voter_label("local")
+    assert counted == {
+        (by, voter, figure): count
+        for by, voter in (("tenant", tenant), ("key", key))
+        for figure, count in (("requests", BAD_PER_DAY), ("failures", BAD_PER_DAY), ("capped", 1))
+    }
 
 
 async def test_capped_attempts_are_counted_apart_and_served_alike(bench: GatewayHarness) -> None:

@@ -1,0 +1,92 @@
+"""Vote exchange: bad attempts that counted, shared between the router's replicas by a Redis stream.
+
+Twice a second each replica adds its own to one bounded stream and reads the others', so a user's
+two bad attempts of a day are two over all replicas, but for what several let in within that half
+second. A replica that starts reads the stream from its beginning. Without Redis each replica counts
+by itself, and sends later what it kept.
+"""
+
+# pyright: basic
+# The Redis client's own types are partly unknown.
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any
+
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from services.router.votes import BadVote, VoteLimits
+from shared.observability.events import Unavailable
+
+log = structlog.get_logger(__name__)
+
+STREAM = "ratchet:votes:bad"
+EXCHANGE_S = 0.5
+TIMEOUT_S = 2.0
+KEPT_S = 2 * 86_400
+MAX_STREAM = 100_000
+READ_AT_ONCE = 1_000
+
+
+class VoteExchange:
+    """Sends this replica's bad attempts and reads those of the others."""
+
+    def __init__(self, limits: VoteLimits, redis: Redis, *, router: str) -> None:
+        """`router` names this process among those that share the stream."""
+        self._limits = limits
+        self._redis = redis
+        self._router = router
+        self._after = "0"
+        self._waiting: list[BadVote] = []
+        self._failing = False
+
+    async def exchange(self) -> None:
+        """Send what is new, and read what is new of the others.
+
+        Raises:
+            redis.RedisError, OSError, TimeoutError: Redis is unavailable; what was not sent is kept.
+
+        """
+        self._waiting = [*self._waiting, *self._limits.unsent()][-MAX_STREAM:]
+        async with asyncio.timeout(TIMEOUT_S):
+            if self._waiting:
+                pipeline = self._redis.pipeline(transaction=False)
+                for vote in self._waiting:
+                    fields: Any = {"router": self._router, "voter": vote.voter, "day": vote.day}
+                    pipeline.xadd(STREAM, fields, maxlen=MAX_STREAM, approximate=True)
+                pipeline.expire(STREAM, KEPT_S)
+                await pipeline.execute()
+                self._waiting = []
+            while await self._read() == READ_AT_ONCE:
+                pass
+
+    async def run(self) -> None:
+        """Exchange until cancelled; an outage is logged once."""
+        while True:
+            try:
+                await self.exchange()
+                self._failing = False
+            except (RedisError, OSError, TimeoutError) as error:
+                if not self._failing:
+                    log.warning(Unavailable.redis, during="votes", error=str(error) or "timed out")
+                self._failing = True
+            await asyncio.sleep(EXCHANGE_S)
+
+    async def _read(self) -> int:
+        found: Any = await self._redis.xread({STREAM: self._after}, count=READ_AT_ONCE)
+        entries = found[0][1] if found else []
+        for name, fields in entries:
+            self._after = name
+            said = {_text(key): _text(value) for key, value in fields.items()}
+            if said.get("router") == self._router:
+                continue
+            with contextlib.suppress(KeyError, ValueError):
+                self._limits.heard(BadVote(int(said["voter"]), int(said["day"])))
+        return len(entries)
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value

@@ -1,0 +1,50 @@
+"""Voters: hashed, bounded labels for the tenants and API keys whose traffic a rollout is judged by.
+
+A process names the first few of each kind by a hash of their own; the rest share a few labels, by
+the same hash. So the label sets stay bounded whatever keys are issued, and who leaves one voter out
+knows which shared label may hold it on another process. Pure.
+"""
+
+# pyright: strict
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import Literal
+
+VoterKind = Literal["tenant", "key"]
+KINDS: tuple[VoterKind, ...] = ("tenant", "key")
+MAX_OWN = 8
+"""Voters of a kind with a label of their own in a process."""
+SHARED = 4
+"""Labels that the others share."""
+_SHARED_PREFIX = "shared-"
+
+
+def voter_label(name: str) -> str:
+    """A voter's own label: BLAKE2b-32 of its name in UTF-8, in hex."""
+    return blake2b(name.encode(), digest_size=4).hexdigest()
+
+
+def shared_label(label: str) -> str:
+    """The label that a voter with this own label has where its process has no room; "" for none."""
+    return "" if label.startswith(_SHARED_PREFIX) else f"{_SHARED_PREFIX}{int(label, 16) % SHARED}"
+
+
+class VoterLabels:
+    """Labels of one process, given in the order in which voters come."""
+
+    __slots__ = ("_own",)
+
+    def __init__(self) -> None:
+        self._own: dict[tuple[VoterKind, str], str] = {}
+
+    def label(self, kind: VoterKind, name: str) -> str:
+        """The label of a voter: at most `MAX_OWN` + `SHARED` of each kind; "" for no name."""
+        known = self._own.get((kind, name))
+        if known is not None or not name:
+            return known or ""
+        label = voter_label(name)
+        if sum(1 for own, _ in self._own if own == kind) >= MAX_OWN:
+            return shared_label(label)
+        self._own[kind, name] = label
+        return label
