@@ -60,7 +60,7 @@ def stored(answer, messages=({"role": "user", "content": "weather in Rome?"},), 
     call = Call(
         request, RouteChoice("m", "m-v1", "stable", "", ""), "default", 0.0,
         datetime(2026, 1, 2, tzinfo=UTC), f"00-{TRACE}-00f067aa0ba902b7-01",
-        [EngineAttempt("m-v1", "stable", 0.0, status=200)],
+        attempts=[EngineAttempt("m-v1", "stable", 0.0, status=200)],
     )  # fmt: skip
     call.answer = answer
     return InteractionRecorded.model_validate_json(
