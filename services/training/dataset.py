@@ -29,6 +29,7 @@ from services.training.dataset_rows import (
     pair_of,
     prompt_of,
 )
+from services.training.machine_made import people_made, within_shares
 from services.training.pair_quality import quality_card, similarity
 from services.training.sides import DatasetRules, assign, is_held_out, rank
 from shared.contracts.events.base import Event, utc
@@ -110,18 +111,18 @@ def select_pairs(
     refused: Counter[str] = Counter()
     sides = assign(clean_pairs(pairs, rules, refused), clean_pairs(judged, rules, refused), rules)
     refused += sides.refused
-    trained = capped(sides.train, rules, refused)
-    train = [pair.row() for pair in trained]
+    heldout = people_made(sides.heldout, refused)
+    train = [pair.row() for pair in capped(sides.train, rules, refused)]
     pools = (
-        sides.heldout,
+        heldout,
         _trainable(prompts, refused),
         sides.judge,
     )
     return Selection(
         files={
             TRAIN: train,
-            HELDOUT: [pair.row() for pair in sides.heldout],
-            JUDGE: [pair.row() for pair in sides.judge if not pair.synthetic],
+            HELDOUT: [pair.row() for pair in heldout],
+            JUDGE: [pair.row() for pair in people_made(sides.judge, refused)],
             PROMPTS: evaluation_prompts(pools, {pair.prompt for pair in sides.train}, rules),
         },
         refused={name: count for name, count in sorted(refused.items()) if count},
@@ -135,7 +136,7 @@ def select_demonstrations(rows: Iterable[Demonstration], rules: DatasetRules) ->
     kept: dict[tuple[str, str], Demonstration] = {}
     for row in sorted(rows, key=lambda row: row.row_id):
         identity = (row.prompt, row.answer)
-        if (reason := row.asked.refusal) is not None:
+        if (reason := row.asked.refusal or machine_refusal(row, rules)) is not None:
             refused[reason] += 1
         elif not row.messages:
             refused["no_prompt"] += 1
@@ -145,8 +146,13 @@ def select_demonstrations(rows: Iterable[Demonstration], rules: DatasetRules) ->
             refused["duplicate"] += 1
         else:
             kept[identity] = row
-    train = [row for row in kept.values() if not is_held_out(row.prompt, rules)]
-    heldout = [row for row in kept.values() if is_held_out(row.prompt, rules)]
+    train = within_shares(
+        [row for row in kept.values() if not is_held_out(row.prompt, rules)],
+        lambda row: row.row_id,
+        rules,
+        refused,
+    )
+    heldout = people_made([row for row in kept.values() if is_held_out(row.prompt, rules)], refused)
     trained_prompts = {row.prompt for row in train}
     return Selection(
         files={
@@ -179,12 +185,12 @@ def demonstrations_of(pairs: Iterable[Pair]) -> tuple[Demonstration, ...]:
 
 
 def capped(rows: Sequence[R], rules: DatasetRules, refused: Counter[str]) -> list[R]:
-    """Rows without those beyond a tenant's and a rater's share, which `refused` counts."""
+    """Rows without those beyond a tenant's, a rater's or machines' share, which are counted."""
     within = cap_shares(rows, _tenant_of, _name_of, rules.tenant_share)
     refused["tenant_cap"] += len(rows) - len(within)
     kept = cap_shares(within, _raters_of, _name_of, rules.rater_share)
     refused["rater_cap"] += len(within) - len(kept)
-    return kept
+    return within_shares(kept, _name_of, rules, refused)
 
 
 def unsuspicious(rows: Sequence[R], rules: DatasetRules, refused: Counter[str]) -> list[R]:
@@ -244,8 +250,8 @@ def refusal(pair: Pair, rules: DatasetRules) -> str | None:
     chosen, rejected = pair.chosen.strip(), pair.rejected.strip()
     if not pair.messages:
         return "no_prompt"
-    if pair.synthetic and not rules.synthetic:
-        return "synthetic"
+    if (reason := machine_refusal(pair, rules)) is not None:
+        return reason
     if min(len(chosen), len(rejected)) <= rules.min_chars:
         return "too_short"
     if normal_text(chosen) == normal_text(rejected):
@@ -260,17 +266,31 @@ def refusal(pair: Pair, rules: DatasetRules) -> str | None:
     return None
 
 
+def machine_refusal(row: AboutPrompt, rules: DatasetRules) -> str | None:
+    """Why a row that a machine made is not trained on, or None."""
+    if row.source == PairSource.synthetic and not rules.synthetic:
+        return "synthetic"
+    if row.machine_made and row.meta.get("category") in rules.people_only:
+        return "people_only"
+    return None
+
+
 def clean_pairs(pairs: Iterable[Pair], rules: DatasetRules, refused: Counter[str]) -> list[Pair]:
     """Pairs that can be trained on, by id; the others are counted by reason in `refused`."""
     sound: list[Pair] = []
     sides: defaultdict[tuple[str, frozenset[str]], set[str]] = defaultdict(set)
-    for pair in sorted(pairs, key=lambda pair: pair.pair_id):
+    # People first: where they have judged, a machine's word is not asked for, only refused.
+    for pair in sorted(pairs, key=lambda pair: (pair.machine_made, pair.pair_id)):
         reason = refusal(pair, rules)
         if reason is not None:
             refused[reason] += 1
             continue
+        chosen = sides[_question(pair)]
+        if pair.machine_made and chosen and normal_text(pair.chosen) not in chosen:
+            refused["against_people"] += 1
+            continue
         sound.append(pair)
-        sides[_question(pair)].add(normal_text(pair.chosen))
+        chosen.add(normal_text(pair.chosen))
     kept: dict[tuple[tuple[str, frozenset[str]], str], Pair] = {}
     for pair in sound:
         identity = (_question(pair), normal_text(pair.chosen))

@@ -33,6 +33,10 @@ CUT = ("chosen_cut", "rejected_cut")
 """Flags of a pair's row, present where true: generation was truncated, so its end-of-turn token is
 not learned."""
 
+AI, AUGMENTED = "ai", "augmented"
+"""Sources of imported rows that an AI judge labelled, or whose prompt was varied."""
+MACHINE_MADE = frozenset({PairSource.synthetic.value, AI, AUGMENTED})
+
 SEGMENTS = ("category", "locale", "segment")
 """What a row's `meta` may say of who asked, and of what."""
 
@@ -90,6 +94,16 @@ class AboutPrompt:
         """The prompt's normal form, which prompt keys are hashed from."""
         return self.asked.normal
 
+    @property
+    def source(self) -> str:
+        """Where the row is from."""
+        return self.meta.get("source", "")
+
+    @property
+    def machine_made(self) -> bool:
+        """Whether a machine made or labelled the row, not a person."""
+        return self.source in MACHINE_MADE
+
 
 @dataclass(frozen=True)
 class Pair(AboutPrompt):
@@ -115,11 +129,6 @@ class Pair(AboutPrompt):
     def name(self) -> str:
         """Its id."""
         return self.pair_id
-
-    @property
-    def synthetic(self) -> bool:
-        """Whether a reward model preferred the answer, not a person."""
-        return self.meta.get("source") == PairSource.synthetic.value
 
     def row(self) -> Row:
         """The pair as a line of a dataset; an answer that is more than text as a turn, too."""

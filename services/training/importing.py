@@ -11,7 +11,10 @@ import orjson
 from pydantic import ValidationError
 
 from services.training.dataset_rows import (
+    AUGMENTED,
     CUT,
+    MACHINE_MADE,
+    AskedPrompt,
     Demonstration,
     LabelledAnswer,
     LeftOut,
@@ -252,9 +255,16 @@ def _meta(row: Row) -> dict[str, str]:
     given: Any = row.get("meta")
     meta: dict[str, Any] = dict(cast("Row", given)) if isinstance(given, dict) else {}
     meta.setdefault("category", row.get("category", ""))
-    known = ("category", "locale", "segment", "chosen_version", "rejected_version")
+    known = ("category", "locale", "segment", "chosen_version", "rejected_version", "labeller")
     kept = {name: str(meta[name]) for name in known if meta.get(name)}
-    return {"source": "import", **kept}
+    source = str(meta.get("source", ""))
+    if source not in MACHINE_MADE:
+        return {"source": "import", **kept}
+    if source == AUGMENTED:
+        if "origin" not in row:
+            raise _BadRow("origin: an augmented row must have its original's turns")
+        kept["origin"] = AskedPrompt(_messages(row, "origin"), _tools(row)).normal
+    return {"source": source, **kept}
 
 
 def _identity(row: Row) -> str:

@@ -17,6 +17,7 @@ from services.training.dataset import (
     card_of,
     clean_pairs,
     evaluation_prompts,
+    machine_refusal,
 )
 from services.training.dataset_rows import (
     HELDOUT,
@@ -27,6 +28,7 @@ from services.training.dataset_rows import (
     Pair,
     Row,
 )
+from services.training.machine_made import people_made
 from services.training.sides import DatasetRules, assign, set_apart
 from shared.contracts.prompt_key import normal_text
 
@@ -50,12 +52,14 @@ def select_labelled(
     sides = assign(*set_apart(everything, rules), rules)
     refused += sides.refused
     trained = _balanced(capped(sides.train, rules, refused), rules, refused)
-    judge = [one for one in sides.judge if isinstance(one, Pair) and not one.synthetic]
-    refused["answer_of_judge"] += len(sides.judge) - len(judge)
+    judged = people_made(sides.judge, refused)
+    judge = [one for one in judged if isinstance(one, Pair)]
+    refused["answer_of_judge"] += len(judged) - len(judge)
     train = [row for one in trained for row in _labelled_rows(one)]
-    heldout = [one for one in sides.heldout if isinstance(one, Pair) or one.label]
-    refused["bad_answer_held_out"] += len(sides.heldout) - len(heldout)
-    pools = (sides.heldout, judge)
+    measured = people_made(sides.heldout, refused)
+    heldout = [one for one in measured if isinstance(one, Pair) or one.label]
+    refused["bad_answer_held_out"] += len(measured) - len(heldout)
+    pools = (measured, judge)
     return Selection(
         files={
             TRAIN: train,
@@ -75,7 +79,7 @@ def _clean_answers(
     sound: list[LabelledAnswer] = []
     labels: defaultdict[tuple[str, str], set[bool]] = defaultdict(set)
     for one in sorted(answers, key=lambda one: one.row_id):
-        if (reason := one.asked.refusal) is not None:
+        if (reason := one.asked.refusal or machine_refusal(one, rules)) is not None:
             refused[reason] += 1
         elif not one.messages:
             refused["no_prompt"] += 1

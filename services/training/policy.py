@@ -8,10 +8,12 @@ share, lag and age of the rows are figures of every version.
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from services.training.dataset_rows import MACHINE_MADE
 from shared.registry.versions import Registry
 
 DAY_S = 86_400.0
@@ -41,6 +43,7 @@ def accounting(
         `data_on_policy_share`: rows of which the parent wrote both answers, among those whose
         writers are known. `data_policy_lag`: generations between the parent and the older of a
         row's writers, mean over rows whose writers are all ancestors. `data_age_days`: median.
+        `data_<source>_share`: rows that a machine made or labelled, by source, where there are any.
         A figure without a row that tells it is left out.
 
     """
@@ -48,8 +51,10 @@ def accounting(
     on_policy: list[bool] = []
     lags: list[int] = []
     ages: list[float] = []
+    sources: Counter[str] = Counter()
     for row in rows:
         meta: Mapping[str, str] = row.get("meta", {})
+        sources[meta.get("source", "")] += 1
         writers = {meta[side] for side in ("chosen_version", "rejected_version") if meta.get(side)}
         if writers and ancestors:
             on_policy.append(writers == {ancestors[0]})
@@ -66,4 +71,6 @@ def accounting(
         figures["data_policy_lag"] = statistics.fmean(lags)
     if ages:
         figures["data_age_days"] = statistics.median(ages)
+    for source in sorted(MACHINE_MADE & sources.keys()):
+        figures[f"data_{source}_share"] = sources[source] / sources.total()
     return figures

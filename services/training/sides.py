@@ -65,6 +65,17 @@ class DatasetRules(BaseModel):
     synthetic: bool = Field(
         default=False, description="pairs of moderated generation train too; never the judge"
     )
+    ai_share: float = Field(
+        default=0.5, ge=0, le=1, description="of rows that an AI judge labelled, at most; 1: no cap"
+    )
+    augmented_share: float = Field(
+        default=0.2, ge=0, le=0.2, description="of rows whose prompt was varied, at most"
+    )
+    people_only: tuple[str, ...] = Field(
+        default=("medical", "legal", "financial"),
+        max_length=64,
+        description="categories of which no row that a machine made is trained on",
+    )
     prompts: int = Field(default=200, ge=1, description="most prompts of the evaluation")
 
 

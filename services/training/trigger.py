@@ -78,7 +78,7 @@ class PairCounter:
                         category=pair.meta.get("category", ""),
                         place=place,
                         offset=offset,
-                        judges=not pair.synthetic,
+                        judges=not pair.machine_made,
                     )
             case UnpairedExample() if event.model == self._model and self._labelled:
                 answer = answer_of(event)

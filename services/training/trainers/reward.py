@@ -16,6 +16,7 @@ from peft import PeftModel
 from transformers import AutoModelForSequenceClassification
 from trl import RewardConfig, RewardTrainer
 
+from services.training.dataset_rows import MACHINE_MADE
 from services.training.trainers.agreement import agreement, by_category, calibration_error
 from services.training.trainers.arguments import ReportProgress, arguments, train
 from services.training.trainers.job import Progress, Stage, TrainerJob, read_rows, write_json
@@ -137,7 +138,7 @@ def _tested(job: TrainerJob, tokenizer: Any, rows: Sequence[dict[str, Any]]) -> 
             judged_ids(job, tokenizer, row, answer_of(row, "rejected")),
         )
         for row in rows
-        if "chosen" in row and row.get("meta", {}).get("source") != "synthetic"
+        if "chosen" in row and row.get("meta", {}).get("source") not in MACHINE_MADE
     )
     return [pair for pair in read if pair.chosen != pair.rejected]
 
