@@ -1,4 +1,4 @@
-"""`ratchet dataset`: preference pairs from and into the forms of other tools."""
+"""`ratchet dataset`: preference pairs from and into other tools' forms, labelled and varied."""
 
 from __future__ import annotations
 
@@ -12,12 +12,16 @@ from typing import Annotated, BinaryIO, cast
 
 import typer
 
+from services.cli.augment import augment
 from services.cli.errors import CliError, Exit
+from services.cli.label import label
 from services.cli.pair_formats.convert import FORMATS, BadLine, converted, detected
 from services.cli.pair_formats.pair import BadPair, PairFormat
 from services.cli.pair_formats.ratchet import RATCHET
 
-app = typer.Typer(no_args_is_help=True, help="Import and export preference pairs.")
+app = typer.Typer(no_args_is_help=True, help="Import, export, label and augment preference pairs.")
+app.command()(label)
+app.command()(augment)
 
 SHOWN = 10
 """Bad rows that are printed."""

@@ -9,16 +9,14 @@ import typer
 import yaml
 
 from services.cli.errors import CliError, Exit
-from services.cli.http import ask
 from services.cli.information import AnsweredTwice, diversified
 from services.cli.options import DEFAULT_MODEL
-from services.cli.probes.asking import ANSWER_TIMEOUT_S, Asking, ask_all
+from services.cli.probes.asking import Asking, ask_all
 from services.cli.probes.report import check_answered
+from services.cli.scores import scores
 from services.cli.settings import CliSettings, load_settings
 
 MAX_PROMPTS = 2_000
-SCORED_AT_ONCE = 100
-"""Prompts, two answers each, of one request for scores."""
 
 
 def prioritise(
@@ -86,19 +84,14 @@ def _answered(
 def _scored(
     settings: CliSettings, model: str, answered: list[tuple[str, tuple[str, str]]]
 ) -> list[AnsweredTwice]:
-    found: list[AnsweredTwice] = []
-    for start in range(0, len(answered), SCORED_AT_ONCE):
-        part = answered[start : start + SCORED_AT_ONCE]
-        items = [
-            {"messages": [{"role": "user", "content": text}], "completion": answer}
-            for text, answers in part
-            for answer in answers
-        ]
-        body = {"model": model, "items": items}
-        scores: list[float] = ask(
-            settings, "inference", "POST", "/v1/score", body=body, timeout_s=ANSWER_TIMEOUT_S
-        )["scores"]
-        pairs = zip(scores[::2], scores[1::2], strict=True)
-        for (text, (first, second)), both in zip(part, pairs, strict=True):
-            found.append(AnsweredTwice(text, (first, second), both))
-    return found
+    items = [
+        ([{"role": "user", "content": text}], answer)
+        for text, answers in answered
+        for answer in answers
+    ]
+    found = scores(settings, model, items)
+    pairs = zip(found[::2], found[1::2], strict=True)
+    return [
+        AnsweredTwice(text, answers, both)
+        for (text, answers), both in zip(answered, pairs, strict=True)
+    ]

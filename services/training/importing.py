@@ -261,9 +261,12 @@ def _meta(row: Row) -> dict[str, str]:
     if source not in MACHINE_MADE:
         return {"source": "import", **kept}
     if source == AUGMENTED:
-        if "origin" not in row:
+        if "origin" in row:
+            kept["origin"] = AskedPrompt(_messages(row, "origin"), _tools(row)).normal
+        elif meta.get("origin"):
+            kept["origin"] = str(meta["origin"])  # a dataset's own line
+        else:
             raise _BadRow("origin: an augmented row must have its original's turns")
-        kept["origin"] = AskedPrompt(_messages(row, "origin"), _tools(row)).normal
     return {"source": source, **kept}
 
 

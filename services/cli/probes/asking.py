@@ -24,6 +24,7 @@ class Asking:
     max_tokens: int = 256
     workers: int = 8
     timeout_s: float = ANSWER_TIMEOUT_S
+    temperature: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ def ask_all(
 ) -> list[ProbeAnswer]:
     """The version's answers, in the order of the conversations; a failed one stops no other.
 
-    Each is asked at temperature 0 with the purpose `evaluation`, so that no rollout counts it.
+    Each is asked with the purpose `evaluation`, so that no rollout counts it.
     """
     with ThreadPoolExecutor(max_workers=asking.workers) as pool:
         return list(pool.map(lambda turns: _ask(settings, asking, turns), conversations))
@@ -49,7 +50,7 @@ def _ask(settings: CliSettings, asking: Asking, turns: Sequence[dict[str, str]])
     body = {
         "model": asking.version,
         "messages": list(turns),
-        "temperature": 0,
+        "temperature": asking.temperature,
         "max_tokens": asking.max_tokens,
     }
     url = f"{settings.url('router')}/v1/chat/completions"

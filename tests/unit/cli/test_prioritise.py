@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from services.cli import prioritise as module
+from services.cli import scores as scoring
 from services.cli.errors import CliError
 from services.cli.information import AnsweredTwice, diversified, information
 from services.cli.prioritise import prioritise
@@ -63,7 +63,7 @@ def stack(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         texts = [item["messages"][0]["content"] for item in body["items"]]
         return {"scores": [scores[text][n % 2] for n, text in enumerate(texts)]}
 
-    monkeypatch.setattr(module, "ask", ask)
+    monkeypatch.setattr(scoring, "ask", ask)
     monkeypatch.setattr(asking, "fetch", fetch)
     return asked
 

@@ -144,6 +144,7 @@ def test_an_import_keeps_the_mark_of_a_machine_and_no_other_source() -> None:
     assert labelled.meta == {"source": "ai", "labeller": "judge-1"}
     assert voted.meta == {"source": "import"}
     assert varied.meta == {"source": "augmented", "origin": "the original"}
+    assert read_pairs(canonical([varied.row()]))[0].meta == varied.meta
     with pytest.raises(BadDataset, match=r"line 1: origin: an augmented row must have"):
         read_pairs(canonical([row({"source": "augmented"})]))
 
