@@ -17,7 +17,8 @@ from services.rollout.state import RolloutState
 
 REQUESTS = "ratchet_router_requests_total"
 COUNTED = "ratchet_router_request_duration_seconds_count"
-FAST = "ratchet_router_request_duration_seconds_bucket"
+WITHIN = "ratchet_router_request_duration_seconds_bucket"
+SLOW = "ratchet_router_slow_requests_total"
 GAPS = "ratchet_router_token_gap_seconds_count"
 SHORT_GAPS = "ratchet_router_token_gap_seconds_bucket"
 ANSWERS = "ratchet_router_answers_total"
@@ -39,7 +40,7 @@ BREAKER = "ratchet_router_breaker_open"
 CAPPED = "capped"
 """Arm of the attempts that a router does not count in the judgement; the version says whose."""
 
-SLOW_EDGE = "2.0"
+STALL_EDGE = "2.0"
 CRASH = "crash"
 FAILURES = frozenset({"server_error", "timeout", CRASH})
 
@@ -70,9 +71,9 @@ FIGURES = (
     Figure("crashes", REQUESTS, "outcome", frozenset({CRASH})),
     Figure("requests", COUNTED),
     Figure("capped", COUNTED, "arm", frozenset({CAPPED})),
-    Figure("fast", FAST, "le", frozenset({SLOW_EDGE})),
+    Figure("slow", SLOW),
     Figure("streams", GAPS),
-    Figure("unstalled", SHORT_GAPS, "le", frozenset({SLOW_EDGE})),
+    Figure("unstalled", SHORT_GAPS, "le", frozenset({STALL_EDGE})),
     Figure("answers", ANSWERS, "behaviour", frozenset({"answered"})),
     Figure("refusals", ANSWERS, "behaviour", frozenset({"refused"})),
     Figure("cuts", ANSWERS, "behaviour", frozenset({"cut"})),
@@ -81,15 +82,15 @@ FIGURES = (
     Figure("questions", ANSWERS, "behaviour", frozenset({"asked_back"})),
     Figure("language_switches", ANSWERS, "behaviour", frozenset({"language_switched"})),
     Figure("length_sum", ANSWER_LENGTH),
-    Figure("within_250ms", FAST, "le", frozenset({"0.25"})),
-    Figure("within_500ms", FAST, "le", frozenset({"0.5"})),
-    Figure("within_1s", FAST, "le", frozenset({"1.0"})),
+    Figure("within_250ms", WITHIN, "le", frozenset({"0.25"})),
+    Figure("within_500ms", WITHIN, "le", frozenset({"0.5"})),
+    Figure("within_1s", WITHIN, "le", frozenset({"1.0"})),
     Figure("keys", KEYS),
     Figure("score_sum", SCORE_SUM),
     Figure("scores", SCORE_COUNT),
 )
 """What is counted of each arm. All are fields of `ArmCounts` but those of a
-bucket: `fast` gives `slow`, `unstalled` gives `stalls`, `within_1s` gives `over_1s` and so on."""
+bucket: `unstalled` gives `stalls`, `within_1s` gives `over_1s` and so on."""
 EDGES = tuple(sorted({value for one in FIGURES if one.label == "le" for value in one.values}))
 """Upper edges of the buckets that are asked for."""
 METRICS = tuple(dict.fromkeys(figure.metric for figure in FIGURES))

@@ -20,7 +20,7 @@ class ArmCounts(BaseModel):
     requests: float = Field(default=0.0, description="attempts that count (design section 7)")
     failures: float = Field(default=0.0, description="server errors, timeouts and crashes")
     crashes: float = 0.0
-    slow: float = Field(default=0.0, description="attempts longer than 2,000 ms")
+    slow: float = Field(default=0.0, description="attempts longer than the latency limit")
     over_250ms: float = Field(default=0.0, description="attempts longer than 250 ms")
     over_500ms: float = Field(default=0.0, description="attempts longer than 500 ms")
     over_1s: float = Field(default=0.0, description="attempts longer than 1,000 ms")

@@ -251,13 +251,12 @@ def _arms(sums: ArmSums) -> Arms:
 
 def _counts(arm: str, sums: ArmSums) -> ArmCounts:
     figures = {figure.name: sums.get((arm, figure.name), 0.0) for figure in FIGURES}
-    slow = max(0.0, figures["requests"] - figures.pop("fast"))
     stalls = max(0.0, figures["streams"] - figures.pop("unstalled"))
     over = {
         name.replace("within", "over"): max(0.0, figures["requests"] - figures.pop(name))
         for name in ("within_250ms", "within_500ms", "within_1s")
     }
-    return ArmCounts(slow=slow, stalls=stalls, **over, **figures)
+    return ArmCounts(stalls=stalls, **over, **figures)
 
 
 def _tested_weight(evidence: RolloutEvidence, state: RolloutState) -> int:

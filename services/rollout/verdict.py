@@ -49,6 +49,7 @@ class CriterionResult:
         rule: str,
         shown: Sequence[str],
         held: bool = False,
+        kept: str = "",
         advisory: bool = False,
     ) -> CriterionResult:
         """Result of a criterion, with its text.
@@ -57,6 +58,7 @@ class CriterionResult:
             criterion: Its name.
             breached: Whether the candidate breaks it.
             held: Whether it cannot tell, and nobody should go on.
+            kept: What holds where it is neither, in words; empty: it is kept.
             advisory: Whether a breach is told and decides nothing.
             values: The candidate's figure and stable's.
             counts: What each of them is a share or mean of.
@@ -72,7 +74,7 @@ class CriterionResult:
         if breached and advisory:
             state = CriterionState.advised
         candidate, stable = values
-        text = f"{criterion}: {rule}" if state is not CriterionState.ok else f"{criterion}: kept"
+        text = f"{criterion}: {rule if state is not CriterionState.ok else kept or 'kept'}"
         return cls(
             criterion=criterion,
             state=state,

@@ -22,6 +22,7 @@ from services.router.fields import FieldRules
 from services.router.health import add_checks
 from services.router.identity import IdentityRules
 from services.router.interactions import Interactions
+from services.router.latency_limits import LatencyLimits
 from services.router.metrics import RouterMetrics, SeriesLifecycle
 from services.router.mirror import Mirror
 from services.router.moderated import ModeratedProxy
@@ -109,7 +110,8 @@ async def run(settings: RouterSettings, directory: Path) -> None:
     redactor = Redactor()
     spans = Spans.of("router")
     process = secrets.token_hex(4)
-    metrics = RouterMetrics(settings.segments, router=process)
+    latency = LatencyLimits(settings.latency_limits)
+    metrics = RouterMetrics(settings.segments, router=process, limits=latency.edges)
     series = SeriesLifecycle(metrics, clock, grace_s=settings.series_grace_s)
     registry = CollectorRegistry()
     registry.register(metrics)
@@ -191,6 +193,7 @@ async def run(settings: RouterSettings, directory: Path) -> None:
             quotas=quotas,
             bounds=AnswerBounds(settings.max_choices, settings.max_tokens),
             spans=spans,
+            latency=latency,
         )
         app = with_cors(
             moderated(gateway, settings, client, keys, quotas),

@@ -31,6 +31,7 @@ from services.router.errors import (
 )
 from services.router.fields import Endpoint, FieldRules
 from services.router.identity import IdentityRules
+from services.router.latency_limits import LatencyLimits
 from services.router.metrics import RouterMetrics
 from services.router.proxy import Proxy
 from services.router.request import ChatRequest, read_request
@@ -83,6 +84,7 @@ class Gateway:
         quotas: Quotas,
         bounds: AnswerBounds,
         spans: Spans,
+        latency: LatencyLimits,
     ) -> None:
         self._state = state
         self._proxy = proxy
@@ -96,6 +98,7 @@ class Gateway:
         self._max_running = max_running
         self._quotas = quotas
         self._bounds = bounds
+        self._latency = latency
         self._running = 0
         self._traces = TraceIds(spans)
         self._spans = RequestSpans(spans)
@@ -149,9 +152,10 @@ class Gateway:
             )
             given = self._client_ids.read(headers.get(b"x-ratchet-trace-id"), key)
             request.trace_id = given or self._traces.take()
+            choice = self._choose(request, key)
             call = Call(
                 request=request,
-                choice=self._choose(request, key),
+                choice=choice,
                 tenant=key.tenant,
                 key_id=key.key_id,
                 started=started,
@@ -159,6 +163,7 @@ class Gateway:
                 traceparent=self._traces.traceparent(request.trace_id, headers.get(b"traceparent")),
                 given_traceparent=headers.get(b"traceparent"),
                 segment=self._metrics.segment(request.context.get("segment", "")),
+                slow_after_s=self._latency.limit_s(choice.model, endpoint, stream=request.stream),
                 # Who may name a version may know which one answered.
                 shows_arm=key.explicit_versions,
             )

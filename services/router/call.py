@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from services.router.latency_limits import LatencyLimit
 from services.router.request import ChatRequest
 from services.router.response import EngineResponse
 from services.router.state import HOLDOUT, RouteChoice
@@ -80,6 +81,8 @@ class Call:
     overhead_s: float = 0.0
     max_gap_s: float | None = None
     segment: str = ""
+    slow_after_s: float = LatencyLimit().answer_s
+    """The latency limit: of the whole answer, of a stream's first token."""
     shows_arm: bool = False
     """Whether the client may know version and arm."""
     recorded: bool = False

@@ -26,9 +26,10 @@ from shared.contracts.events.interactions import Arm, Outcome
 from shared.registry.routing import RoutingState
 
 WAIT_EDGES_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 60.0)
-"""Upper edges for waits; 2.0 is the limit that `slow` is judged by."""
+"""Upper edges for waits; those of clients have the latency limits, too."""
 OVERHEAD_EDGES_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 1.0)
-SLOW_AFTER_S = 2.0
+STALLED_AFTER_S = 2.0
+"""A gap between two tokens from which a stream stalls, an edge of its histogram."""
 OTHER_SEGMENT = "other"
 
 CellKey = tuple[str, str, str, str, str]
@@ -72,11 +73,12 @@ class Histogram:
 class Cell:
     """Attempts of one (model, version, arm, rollout, segment)."""
 
-    __slots__ = ("outcomes", "waits")
+    __slots__ = ("outcomes", "slow", "waits")
 
-    def __init__(self) -> None:
+    def __init__(self, edges: tuple[float, ...]) -> None:
         self.outcomes = dict.fromkeys(_OUTCOMES, 0)
-        self.waits = Histogram(WAIT_EDGES_S)
+        self.slow = 0
+        self.waits = Histogram(edges)
 
 
 class Path:
@@ -117,12 +119,20 @@ class RouterMetrics(Collector):
 
     `segments` are the configured values of the segment label; any other given one is `other`,
     none given is empty. `router` names this process, so that the judge counts a process once
-    however many scrapes read it, and whatever labels a scrape gives it.
+    however many scrapes read it, and whatever labels a scrape gives it. `limits` are seconds after
+    which answers are slow, edges of the clients' waits.
     """
 
-    def __init__(self, segments: tuple[str, ...] = (), *, router: str = "") -> None:
+    def __init__(
+        self,
+        segments: tuple[str, ...] = (),
+        *,
+        router: str = "",
+        limits: Iterable[float] = (),
+    ) -> None:
         self._router = router
         self.voters = VoterCounts()
+        self._edges = tuple(sorted({*WAIT_EDGES_S, *limits}))
         self._segments = frozenset(segments)
         self._labels = ("", *segments, OTHER_SEGMENT)
         self._spool_bytes: Read = _zero
@@ -159,6 +169,7 @@ class RouterMetrics(Collector):
         waited_s: float,
         *,
         duration_s: float,
+        slow_after_s: float,
     ) -> None:
         """Count one attempt.
 
@@ -168,22 +179,25 @@ class RouterMetrics(Collector):
             waited_s: how long the client waited: the whole attempt, for a stream the time to
                 its first token.
             duration_s: the whole attempt, by which a cancel is early or late.
+            slow_after_s: the latency limit: longer waits are slow, earlier cancels are no matter.
 
         """
-        cell = self._cells.get(key)
-        if cell is None:
-            cell = self._cells[key] = Cell()
+        cell = self._cell(key)
         cell.outcomes[outcome] += 1
-        if outcome == "client_error" or (outcome == "cancelled" and duration_s < SLOW_AFTER_S):
+        if outcome == "client_error" or (outcome == "cancelled" and duration_s < slow_after_s):
             return
         cell.waits.observe(waited_s)
+        cell.slow += waited_s > slow_after_s
 
     def refused(self, outcome: str) -> None:
         """Count a request that ended before any attempt; it has no model and no version."""
-        cell = self._cells.get(NO_ATTEMPT)
+        self._cell(NO_ATTEMPT).outcomes[outcome] += 1
+
+    def _cell(self, key: CellKey) -> Cell:
+        cell = self._cells.get(key)
         if cell is None:
-            cell = self._cells[NO_ATTEMPT] = Cell()
-        cell.outcomes[outcome] += 1
+            cell = self._cells[key] = Cell(self._edges)
+        return cell
 
     def path(self, key: PathKey) -> Path:
         """The histograms of a (model, version, arm, rollout)."""
@@ -207,8 +221,7 @@ class RouterMetrics(Collector):
         for version, arm in arms:
             self.path((series.model, version, arm, series.rollout))
             for segment in self._labels:
-                key = (series.model, version, arm, series.rollout, segment)
-                self._cells.setdefault(key, Cell())
+                self._cell((series.model, version, arm, series.rollout, segment))
         for arm in (Arm.stable.value, Arm.candidate.value):
             self._keys.setdefault((series.model, arm, series.rollout), 0)
         self._seen.add((series.model, series.rollout))
@@ -275,7 +288,12 @@ class RouterMetrics(Collector):
         waits = HistogramMetricFamily(
             "ratchet_router_request_duration_seconds",
             "Wait of the client for an answer, in streams for the first token; without client "
-            "errors and cancels before 2 s",
+            "errors and cancels before the latency limit",
+            labels=(*_ATTEMPT_LABELS, "router"),
+        )
+        slow = CounterMetricFamily(
+            "ratchet_router_slow_requests",
+            "Waits beyond the latency limit of model and endpoint",
             labels=(*_ATTEMPT_LABELS, "router"),
         )
         for key, cell in self._cells.items():
@@ -284,8 +302,10 @@ class RouterMetrics(Collector):
                 requests.add_metric((*named, outcome), count)
             if key[1]:
                 waits.add_metric(named, cell.waits.buckets(), cell.waits.total)
+                slow.add_metric(named, cell.slow)
         yield requests
         yield waits
+        yield slow
 
     def _path_families(self) -> Iterator[Metric]:
         first = HistogramMetricFamily(

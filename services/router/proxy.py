@@ -266,6 +266,7 @@ class Proxy:
             attempt.outcome,
             attempt.waited_s,
             duration_s=attempt.duration_s,
+            slow_after_s=call.slow_after_s,
         )
         if choice.rollout and attempt.arm in JUDGED_ARMS:
             self._metrics.voters.add(

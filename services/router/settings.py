@@ -9,6 +9,7 @@ from pydantic import AnyHttpUrl, Field, TypeAdapter, field_validator
 from pydantic_settings import NoDecode
 
 from services.router.identity import BODY_SOURCES, NOBODY, USER_SOURCES
+from services.router.latency_limits import FORM, LatencyLimits
 from services.router.votes import VoteCaps
 from shared.credentials import CredentialsUnreadable, read_secret
 from shared.http.cors import check_origins
@@ -16,11 +17,14 @@ from shared.quotas import RateLimits
 from shared.settings import ServiceSettings, service_config, split_list
 
 MAX_SEGMENTS = 8
+MAX_LATENCY_LIMITS = 32
+"""Each may be another edge of a histogram."""
 MIN_SECRET, MAX_SECRET = 32, 64
 """Bytes of the assignment's secret; BLAKE2b takes no longer key."""
 
 _LISTS = (
     "engines",
+    "latency_limits",
     "segments",
     "pass_fields",
     "refuse_fields",
@@ -53,6 +57,11 @@ class RouterSettings(ServiceSettings):
         default=60.0,
         gt=0,
         description="for each attempt's answer, on either arm; in streams for each part of it",
+    )
+    latency_limits: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        max_length=MAX_LATENCY_LIMITS,
+        description=f"when answers are slow, else after 2 s: {FORM}; * is any",
     )
     heartbeat_s: float = Field(
         default=0.0,
@@ -132,6 +141,12 @@ class RouterSettings(ServiceSettings):
     @classmethod
     def _split_lists(cls, value: object) -> object:
         return split_list(value)
+
+    @field_validator("latency_limits")
+    @classmethod
+    def _check_limits(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        LatencyLimits(value)
+        return value
 
     @field_validator("cors_origins")
     @classmethod

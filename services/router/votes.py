@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from services.router.assignment import KeyKind, digest, key_of
 from services.router.call import FAILED, Call, EngineAttempt
-from services.router.metrics import SLOW_AFTER_S
+from services.router.metrics import STALLED_AFTER_S
 from shared.contracts.events.interactions import Arm, Outcome
 
 ATTEMPTS_PER_DAY = 200
@@ -149,7 +149,7 @@ class VoteLimits:
 def vote_figures(call: Call, attempt: EngineAttempt, *, capped: bool) -> tuple[str, ...]:
     """What an attempt adds to its voters' counts (`voter_counts.FIGURES`)."""
     outcome = attempt.outcome
-    early = outcome is Outcome.cancelled and attempt.duration_s < SLOW_AFTER_S
+    early = outcome is Outcome.cancelled and attempt.duration_s < call.slow_after_s
     if outcome is Outcome.client_error or early:
         return ()
     if capped:
@@ -159,9 +159,9 @@ def vote_figures(call: Call, attempt: EngineAttempt, *, capped: bool) -> tuple[s
         "requests": True,
         "failures": outcome in FAILED,
         "crashes": outcome is Outcome.crash,
-        "slow": attempt.waited_s > SLOW_AFTER_S,
+        "slow": attempt.waited_s > call.slow_after_s,
         "streams": gap_s is not None,
-        "stalls": gap_s is not None and gap_s > SLOW_AFTER_S,
+        "stalls": gap_s is not None and gap_s > STALLED_AFTER_S,
     }
     return tuple(name for name, counts in shown.items() if counts)
 
@@ -170,6 +170,6 @@ def _bad(call: Call, attempt: EngineAttempt) -> bool:
     """Whether it failed, was late, or hung between two tokens."""
     return (
         attempt.outcome in FAILED
-        or attempt.waited_s > SLOW_AFTER_S
-        or (call.max_gap_s or 0.0) > SLOW_AFTER_S
+        or attempt.waited_s > call.slow_after_s
+        or (call.max_gap_s or 0.0) > STALLED_AFTER_S
     )

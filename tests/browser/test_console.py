@@ -19,10 +19,10 @@ from services.rollout.audit import AuditLog
 from services.rollout.counters import (
     ANSWERS,
     COUNTED,
-    FAST,
     REQUESTS,
     SCORE_COUNT,
     SCORE_SUM,
+    SLOW,
     CounterSeries,
 )
 from services.rollout.registrations import Registrations
@@ -118,7 +118,7 @@ class ConsoleHarness:
             scores = int(self._random.binomial(requests, 0.2))
             new = {
                 COUNTED: requests,
-                FAST: requests - int(self._random.binomial(requests, 0.004)),
+                SLOW: int(self._random.binomial(requests, 0.004)),
                 REQUESTS: int(self._random.binomial(requests, errors[arm])),
                 SCORE_COUNT: scores,
                 SCORE_SUM: int(self._random.binomial(scores, 0.7)),
@@ -126,7 +126,6 @@ class ConsoleHarness:
             }
             labels = {"rollout": self.state.rollout_id, "arm": arm, "version": version}
             more = {
-                FAST: {"le": "2.0"},
                 REQUESTS: {"outcome": "server_error"},
                 ANSWERS: {"behaviour": "answered"},
             }

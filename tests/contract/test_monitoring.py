@@ -41,6 +41,7 @@ ARM = 'model="m",version="v",arm="candidate",rollout="r"'
 QUALITY = 'version="v",window="5m",figure="satisfaction",partition="0"'
 REQUESTS = "ratchet_router_requests_total"
 DURATION = "ratchet_router_request_duration_seconds"
+SLOW = "ratchet_router_slow_requests_total"
 SLO_WINDOWS = ("5m", "30m", "1h", "6h")
 SCORES = f'{ARM},segment="",partition="0"'
 SHARES: dict[str, tuple[str, str, bool, tuple[float, float]]] = {
@@ -64,10 +65,10 @@ SHARES: dict[str, tuple[str, str, bool, tuple[float, float]]] = {
         (0, 1),
     ),
     "rollout: Slow share by arm": (
-        f'{DURATION}_bucket{{{ARM},le="2.0"}}',
+        f"{SLOW}{{{ARM}}}",
         f"{DURATION}_count{{{ARM}}}",
         True,
-        (1, 0),  # counts the answers in time
+        (0, 1),
     ),
     **{
         f"ratchet:slo:bad_ratio_rate{window} errors": (
@@ -80,10 +81,10 @@ SHARES: dict[str, tuple[str, str, bool, tuple[float, float]]] = {
     },
     **{
         f"ratchet:slo:bad_ratio_rate{window} latency": (
-            f'{DURATION}_bucket{{{ARM},le="2.0"}}',
+            f"{SLOW}{{{ARM}}}",
             f"{DURATION}_count{{{ARM}}}",
             True,
-            (1, 0),  # counts the answers in time
+            (0, 1),
         )
         for window in SLO_WINDOWS
     },

@@ -84,9 +84,7 @@ class StandInRouter:
             labels = attempt_labels(state, version, arm)
             for outcome in OUTCOMES:
                 self.add("ratchet_router_requests_total", {**labels, "outcome": outcome}, 0)
-            for edge in ("2.0", "+Inf"):
-                name = "ratchet_router_request_duration_seconds_bucket"
-                self.add(name, {**labels, "le": edge}, 0)
+            self.add("ratchet_router_slow_requests_total", labels, 0)
             self.add("ratchet_router_request_duration_seconds_count", labels, 0)
             keys = {"model": state.model, "arm": arm, "rollout": state.rollout}
             self.add("ratchet_router_assigned_keys_total", keys, 0)
@@ -282,9 +280,7 @@ class RolloutHarness:
         outcome = "server_error" if failed else "ok"
         router.add("ratchet_router_requests_total", {**labels, "outcome": outcome}, 1)
         router.add("ratchet_router_request_duration_seconds_count", labels, 1)
-        for edge, within in (("2.0", not slow), ("+Inf", True)):
-            name = "ratchet_router_request_duration_seconds_bucket"
-            router.add(name, {**labels, "le": edge}, within)
+        router.add("ratchet_router_slow_requests_total", labels, slow)
         counts = self.counts[state.rollout, arm]
         counts.requests += 1
         counts.failures += failed

@@ -58,9 +58,10 @@ CRITERIA: tuple[type[Criterion], ...] = (
 """All criteria, in the order of a verdict's reasons."""
 
 
-STATISTIC = 2
-"""Version of the rule that shares alpha and stakes the bets: 1 both evenly, 2 by each criterion's
-`alpha_weight` and `eprocess.RATE_STAKES`.
+STATISTIC = 3
+"""Version of the judge's rule: 1 shares alpha and stakes the bets evenly, 2 by each criterion's
+`alpha_weight` and `eprocess.RATE_STAKES`; 3 also leaves a slow share beyond its limit on both arms
+to `slow_ratio`, where 2 held.
 
 Each decision records its own, so that an older record is replayed by its rule.
 """

@@ -21,7 +21,7 @@ Setting = Literal[
     "refusals", "cuts", "tool_failures", "questions", "language_switches", "length", "latency"
 ]
 LATE: tuple[str, ...] = ("over_250ms", "over_500ms", "over_1s")
-"""Figures of answers later than an edge, all below the limit that `slow` is judged by."""
+"""Figures of answers later than an edge."""
 
 
 class Behaviour(RateRatio):

@@ -20,6 +20,8 @@ class ShareLimit(Criterion):
 
     part: ClassVar[Literal["failures", "slow", "crashes"]]
     words: ClassVar[str]
+    relative: ClassVar[str] = ""
+    """The criterion that decides where stable may break the limit too; empty: the rollout holds."""
 
     @abstractmethod
     def limits(self) -> dict[str, float]:
@@ -45,7 +47,8 @@ class ShareLimit(Criterion):
 
         Both are bounds, not point estimates: noise on stable's few requests neither switches the
         limit off nor takes an equal candidate back. Beyond the limit with stable beyond it too, or
-        not told apart from stable, is a hold; the relative criteria still decide.
+        not told apart from stable, is left to the relative criterion where there is one, else a
+        hold.
         """
         present = self.limit(error_limit)
         if present is None:
@@ -58,16 +61,18 @@ class ShareLimit(Criterion):
         shared = self._shared(state, limit) if beyond else ""
         values = shares(state.totals, "requests", self.part)
         counts = (state.totals.candidate.requests, state.totals.stable.requests)
+        left = bool(shared and self.relative and self.statistic > 2)
         return CriterionResult.of(
             self.name,
             breached=beyond and not shared,
-            held=bool(shared),
+            held=bool(shared) and not left,
             values=values,
             counts=counts,
             log_e=log_e,
             threshold=threshold,
             shown=shares_shown(values, counts, "requests"),
             rule=f"{self.words} above {limit:.2%}{shared}",
+            kept=f"left to {self.relative}, {self.words} above {limit:.2%}{shared}" if left else "",
         )
 
     def _shared(self, state: JudgeState, limit: float) -> str:
@@ -86,10 +91,11 @@ class ShareLimit(Criterion):
 
 
 class SlowShare(ShareLimit):
-    """Share of answers later than 2,000 ms at most `slowShare`."""
+    """Share of answers later than the latency limit at most `slowShare`."""
 
     name = part = "slow"
     words = "slow share"
+    relative = "slow_ratio"
 
     @override
     def limits(self) -> dict[str, float]:

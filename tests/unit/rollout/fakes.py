@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from services.rollout.controller import Controller, ControllerPolicy
-from services.rollout.counters import COUNTED, FAST, REQUESTS, CounterSeries
+from services.rollout.counters import COUNTED, REQUESTS, CounterSeries
 from services.rollout.decision_log import DecisionLog
 from services.rollout.errors import EvidenceUnavailable
 from services.rollout.evidence_store import EvidenceStore
@@ -305,7 +305,6 @@ def traffic(
     for arm, version, failed in (("candidate", "v2", failures), ("stable", "v1", 0.0)):
         labels = {"rollout": state.rollout_id, "arm": arm, "version": version, "instance": "a"}
         series.append(CounterSeries({**labels, "__name__": COUNTED}, ((at, requests),)))
-        series.append(CounterSeries({**labels, "__name__": FAST, "le": "2.0"}, ((at, requests),)))
         outcome = {"__name__": REQUESTS, "outcome": "server_error"}
         series.append(CounterSeries({**labels, **outcome}, ((at, failed),)))
     harness.prometheus.series = series

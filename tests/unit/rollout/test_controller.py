@@ -12,11 +12,11 @@ import pytest
 from services.rollout import steps
 from services.rollout.counters import (
     COUNTED,
-    FAST,
     GAPS,
     SCORE_COUNT,
     SCORE_SUM,
     SHORT_GAPS,
+    SLOW,
     CounterSeries,
 )
 from services.rollout.counts import Arms, JudgeState, Slice
@@ -187,7 +187,7 @@ def _counters(
         slow_now, stalls_now = (slow, stalls) if harmed else (0.0, 0.0)
         for name, value, more in (
             (COUNTED, requests, {}),
-            (FAST, requests * (1 - slow_now), {"le": "2.0"}),
+            (SLOW, requests * slow_now, {}),
             (GAPS, requests, {}),
             (SHORT_GAPS, requests * (1 - stalls_now), {"le": "2.0"}),
             (SCORE_COUNT, requests, {"partition": "0"}),

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from services.rollout import steps
-from services.rollout.counters import COUNTED, FAST, REQUESTS, CounterSeries
+from services.rollout.counters import COUNTED, REQUESTS, CounterSeries
 from services.rollout.counts import ArmCounts, JudgeState, Slice
 from services.rollout.decision_log import RolloutHistory
 from services.rollout.engine_loss import AGENT_SILENT_S, CRASH_WAITS_S, LOSS_EXCLUDES_S
@@ -102,7 +102,6 @@ class Canary:
 
         return [
             one(COUNTED, "requests"),
-            one(FAST, "requests", le="2.0"),
             *(one(REQUESTS, outcome, outcome=outcome) for outcome in ("crash", "server_error")),
         ]
 

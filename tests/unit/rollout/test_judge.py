@@ -143,12 +143,29 @@ def test_lower_satisfaction_is_found_and_better_satisfaction_is_not_punished() -
 
 
 def test_both_arms_beyond_a_limit_hold_instead_of_condemning() -> None:
-    verdict = run(judge(), Slice(candidate=counts(200, slow=40), stable=counts(800, slow=160)))
+    both = Slice(candidate=counts(200, crashes=40), stable=counts(800, crashes=160))
+    verdict = run(judge(), both)
     assert verdict.outcome is AnalysisOutcome.inconclusive
-    assert states(verdict)["slow"] is CriterionState.held
+    assert states(verdict)["crashes"] is CriterionState.held
     assert "both arms" in verdict.reason
-    alone = run(judge(), Slice(candidate=counts(200, slow=40), stable=counts(800, slow=1)))
+    alone = run(judge(), Slice(candidate=counts(200, crashes=40), stable=counts(800, crashes=1)))
     assert alone.outcome is AnalysisOutcome.failed
+
+
+@pytest.mark.parametrize("slow", [200, 100])
+def test_slow_on_both_arms_holds_for_ever(slow: int) -> None:
+    """Both arms answer in 3 s under a limit of 2 s: the slow share relative to stable's decides."""
+    piece = Slice(candidate=counts(200, slow=slow), stable=counts(800, slow=4 * slow))
+    verdict = run(judge(), piece)
+    assert verdict.outcome is AnalysisOutcome.successful, verdict.reason
+    assert states(verdict)["slow"] is states(verdict)["slow_ratio"] is CriterionState.ok
+    (limit,) = (result.text for result in verdict.results if result.criterion == "slow")
+    assert "left to slow_ratio" in limit
+    assert "both arms" in limit
+    before = run(Judge(JudgeSettings(), (), 2), piece)
+    assert states(before)["slow"] is CriterionState.held
+    worse = Slice(candidate=counts(200, slow=slow), stable=counts(800, slow=slow))
+    assert states(run(judge(), worse))["slow_ratio"] is CriterionState.breached
 
 
 @pytest.mark.parametrize(
@@ -156,13 +173,14 @@ def test_both_arms_beyond_a_limit_hold_instead_of_condemning() -> None:
     [
         ((500, 400), (100, 2), CriterionState.breached),
         ((2_000, 200), (20_000, 220), CriterionState.breached),
-        ((2_000, 200), (200_000, 3_000), CriterionState.held),
+        ((2_000, 200), (200_000, 3_000), CriterionState.ok),
     ],
 )
 def test_a_slow_candidate_fails_whatever_noise_is_on_stable(
     candidate: tuple[int, int], stable: tuple[int, int], limit: CriterionState
 ) -> None:
-    """Stable at 1.1 % slow, ordinary for a p99, may lie within 1 %; at 1.5 % it does not."""
+    """Stable at 1.1 % slow, ordinary for a p99, may lie within 1 %; at 1.5 % it does not, and the
+    relative criterion decides alone."""
     piece = Slice(
         candidate=counts(candidate[0], slow=candidate[1]), stable=counts(stable[0], slow=stable[1])
     )
@@ -174,9 +192,9 @@ def test_a_slow_candidate_fails_whatever_noise_is_on_stable(
 
 def test_a_candidate_beyond_a_limit_that_stable_may_break_too_holds() -> None:
     """The bound on the candidate lies beyond 1 %, but not beyond the bound on stable."""
-    piece = Slice(candidate=counts(1_000, slow=40), stable=counts(300, slow=5))
-    verdict = run(judge(slowMargin=10), piece)
-    assert states(verdict)["slow"] is CriterionState.held
+    piece = Slice(candidate=counts(1_000, crashes=40), stable=counts(300, crashes=5))
+    verdict = run(judge(), piece)
+    assert states(verdict)["crashes"] is CriterionState.held
     assert verdict.outcome is AnalysisOutcome.inconclusive
 
 

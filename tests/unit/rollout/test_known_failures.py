@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from services.rollout.counters import COUNTED, FAST, REQUESTS, CounterSeries
+from services.rollout.counters import COUNTED, REQUESTS, CounterSeries
 from services.rollout.decision_log import RolloutHistory
 from services.rollout.state import RolloutState
 from services.rollout.strategy import parse
@@ -55,7 +55,6 @@ def traffic(
         labels = {"rollout": rollout or state.rollout_id, "arm": arm, "version": version}
         series += [
             CounterSeries({**labels, "__name__": COUNTED}, ((at, requests),)),
-            CounterSeries({**labels, "__name__": FAST, "le": "2.0"}, ((at, requests),)),
             CounterSeries(
                 {**labels, "__name__": REQUESTS, "outcome": "timeout"}, ((at, failures),)
             ),

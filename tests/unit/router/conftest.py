@@ -25,6 +25,7 @@ from services.router.engines import Engines
 from services.router.fields import FieldRules
 from services.router.identity import IdentityRules
 from services.router.interactions import Interactions
+from services.router.latency_limits import LatencyLimits
 from services.router.metrics import RouterMetrics, SeriesLifecycle
 from services.router.proxy import Deadlines, Proxy
 from services.router.spool import Spool
@@ -93,6 +94,7 @@ class GatewayHarness:
         cors_origins: tuple[str, ...] = (),
         rules: FieldRules = FieldRules(),  # noqa: B008
         spans: Spans = OFF,
+        latency: LatencyLimits = LatencyLimits(),  # noqa: B008
     ) -> None:
         """Serve; without engines a stub of its own."""
         if not engines:
@@ -132,6 +134,7 @@ class GatewayHarness:
             ),
             bounds=bounds,
             spans=spans,
+            latency=latency,
         )
         app = with_cors(gateway, cors_origins, methods=("GET", "POST"), expose=EXPOSED_HEADERS)
         port = free_ports(["router"])["router"]

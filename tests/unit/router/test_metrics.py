@@ -51,13 +51,24 @@ def value(metrics, name, **labels):
 )
 def test_what_counts_for_error_rate_and_slow_share(outcome, waited_s, duration_s, counted, slow):
     metrics = RouterMetrics()
-    metrics.attempt(KEY, outcome, waited_s, duration_s=duration_s)
+    metrics.attempt(KEY, outcome, waited_s, duration_s=duration_s, slow_after_s=2.0)
     name = "ratchet_router_request_duration_seconds"
     assert value(metrics, "ratchet_router_requests_total", outcome=outcome.value) == 1
     count = value(metrics, f"{name}_count", version="m-v1.1")
-    fast = value(metrics, f"{name}_bucket", version="m-v1.1", le="2.0")
     assert count == int(counted)
-    assert count - fast == int(slow)
+    assert value(metrics, "ratchet_router_slow_requests_total", version="m-v1.1") == int(slow)
+
+
+def test_a_limit_is_an_edge_of_the_waits_and_ends_early_cancels():
+    metrics = RouterMetrics(limits=(30.0, 0.7))
+    metrics.attempt(KEY, Outcome.ok, 0.6, duration_s=0.6, slow_after_s=0.7)
+    metrics.attempt(KEY, Outcome.ok, 12.0, duration_s=12.0, slow_after_s=30.0)
+    metrics.attempt(KEY, Outcome.cancelled, 12.0, duration_s=12.0, slow_after_s=30.0)
+    metrics.attempt(KEY, Outcome.ok, 0.8, duration_s=0.8, slow_after_s=0.7)
+    name = "ratchet_router_request_duration_seconds"
+    assert value(metrics, f"{name}_bucket", le="0.7") == 1
+    assert value(metrics, f"{name}_bucket", le="30.0") == 3
+    assert value(metrics, "ratchet_router_slow_requests_total") == 1
 
 
 def test_an_open_rollout_has_every_series_at_zero():
@@ -83,7 +94,7 @@ def test_opening_again_keeps_what_was_counted():
     metrics = RouterMetrics()
     series = RolloutSeries("m", "r1", "m-v1.0", "m-v1.1")
     metrics.open_rollout(series)
-    metrics.attempt(KEY, "ok", 0.1, duration_s=0.1)
+    metrics.attempt(KEY, "ok", 0.1, duration_s=0.1, slow_after_s=2.0)
     metrics.open_rollout(series)
     assert value(metrics, "ratchet_router_requests_total", outcome="ok") == 1
 
@@ -99,7 +110,9 @@ def test_a_router_has_at_most_2000_series_with_all_segments_on_every_arm_of_a_ro
     metrics = RouterMetrics(segments, router="r")
     metrics.open_rollout(RolloutSeries("m", "r1", "m-v1.0", "m-v1.1"))
     for segment in ("", *segments, "other"):
-        metrics.attempt(("m", "m-v1.0", "", "", segment), "ok", 0.1, duration_s=0.1)
+        metrics.attempt(
+            ("m", "m-v1.0", "", "", segment), "ok", 0.1, duration_s=0.1, slow_after_s=2.0
+        )
     metrics.path(("m", "m-v1.0", "", ""))
     metrics.refused("client_error")
     for number in range(500):
