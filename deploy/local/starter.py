@@ -13,8 +13,12 @@ from deploy.starter.model import Starter
 BASE_MODEL = "RATCHET_INFERENCE_BASE_MODEL"
 """The variable that names a path or hub id in place of the starter model."""
 
-STARTER_ENGINE = {"RATCHET_INFERENCE_ENGINE_THREADS": "1"}
-"""What suits the engine that serves the starter: so small, a second thread only waits."""
+STARTER_ENGINE = {
+    "RATCHET_INFERENCE_ENGINE_THREADS": "1",
+    "RATCHET_INFERENCE_TOOL_PARSER": "hermes",
+}
+"""What suits the engine that serves the starter: so small, a second thread only waits; and the form
+in which its chat template writes tool calls."""
 
 _TRAINING_S = 900.0
 

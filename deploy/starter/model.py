@@ -36,15 +36,22 @@ QWEN_WORDS = (
 """How Qwen2 splits text before BPE. Whoever loads a `qwen2` model splits like this, whatever the
 tokenizer's file says, so it must be learned like this."""
 CHAT_TEMPLATE = (
+    "{% if tools %}{{ '<|system|>' + tools | tojson + '<|end|>' }}{% endif %}"
     "{% for message in messages %}"
-    "{{ '<|' + message['role'] + '|>' }}"
     "{% if message['role'] == 'assistant' %}"
-    "{% generation %}{{ message['content'] + '<|end|>' }}{% endgeneration %}"
-    "{% else %}{{ message['content'] + '<|end|>' }}{% endif %}"
+    "{{ '<|assistant|>' }}{% generation %}{{ message['content'] or '' }}"
+    "{% for call in message['tool_calls'] or [] %}"
+    "{{ '<tool_call>' + {'name': call['function']['name'], "
+    "'arguments': call['function']['arguments']} | tojson + '</tool_call>' }}"
+    "{% endfor %}{{ '<|end|>' }}{% endgeneration %}"
+    "{% elif message['role'] == 'tool' %}"
+    "{{ '<|user|><tool_response>' + message['content'] + '</tool_response><|end|>' }}"
+    "{% else %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endif %}"
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
-"""Role markers are single tokens, so a prompt's tokens are always a prefix of the conversation's."""
+"""Role markers are single tokens, so a prompt's tokens are always a prefix of the conversation's.
+Tool calls have Hermes' form, which vLLM's parser `hermes` reads."""
 
 
 @dataclass(frozen=True)

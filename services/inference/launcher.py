@@ -72,6 +72,8 @@ def engine_command(settings: InferenceSettings) -> list[str]:
         # A line a request would hide why an engine ended; the router counts and logs requests.
         "--disable-uvicorn-access-log",
     ]
+    if settings.tool_parser:
+        command += ["--enable-auto-tool-choice", "--tool-call-parser", settings.tool_parser]
     if settings.engine_profile == "cpu":
         # A worker process of its own would spin on shared memory between two steps, and yield to
         # nobody: one whole core for two requests a second, and a trainer beside it starves.

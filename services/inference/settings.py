@@ -41,6 +41,12 @@ class InferenceSettings(ServiceSettings):
     engine_options: str = Field(
         default="", description="further options of vLLM, as on a command line"
     )
+    tool_parser: str = Field(
+        default="",
+        pattern=r"^[A-Za-z0-9_.-]{0,64}$",
+        description="vLLM's parser of the base model's tool calls, such as hermes for Qwen; empty: "
+        "vLLM refuses requests whose tool_choice is not none",
+    )
     engine_start_timeout_s: float = Field(default=600.0, gt=0, le=3600)
     engine_unhealthy_after_s: float = Field(
         default=60.0, gt=0, le=600, description="without a healthy answer it is started again"

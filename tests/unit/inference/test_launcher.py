@@ -276,6 +276,13 @@ def test_cpu_profile_computes_in_float32() -> None:
     assert (one["OMP_NUM_THREADS"], one["VLLM_CPU_OMP_THREADS_BIND"]) == ("1", "nobind")
 
 
+def test_tool_calls_are_parsed_where_a_parser_is_named() -> None:
+    assert "--enable-auto-tool-choice" not in engine_command(settings())
+    command = engine_command(settings(tool_parser="hermes"))
+    assert "--enable-auto-tool-choice" in command
+    assert command[command.index("--tool-call-parser") + 1] == "hermes"
+
+
 def test_engine_asks_a_hub_for_a_hub_id_only(tmp_path: Path) -> None:
     named, folder = settings(base_model="some/base"), settings(base_model=str(tmp_path))
     assert "HF_HUB_OFFLINE" not in engine_environment(named, {})

@@ -153,6 +153,7 @@ A component's environment as a map of texts: what the chart knows, then `env`, t
 {{- $_ := set $found "RATCHET_INFERENCE_ENGINE_BIND" "0.0.0.0" -}}
 {{- $_ := set $found "RATCHET_INFERENCE_ENGINE_URL" (printf "http://127.0.0.1:%d" $engine) -}}
 {{- $_ := set $found "RATCHET_INFERENCE_MAX_CONTEXT" $values.model.maxContext -}}
+{{- $_ := set $found "RATCHET_INFERENCE_TOOL_PARSER" $values.model.toolParser -}}
 {{- else if eq .name "training" -}}
 {{- $_ := set $found "RATCHET_DATASETS_URI" $values.storage.datasets -}}
 {{- $_ := set $found "RATCHET_INFERENCE_MAX_CONTEXT" $values.model.maxContext -}}
