@@ -37,6 +37,9 @@ def start(
     ] = "",
     supersede: Annotated[bool, typer.Option(help="End an unfinished rollout first.")] = False,
     again: Annotated[bool, typer.Option(help="Start a version that was rejected before.")] = False,
+    unevaluated: Annotated[
+        bool, typer.Option(help="Start though the strategy requires a passed evaluation.")
+    ] = False,
     on_behalf_of: OnBehalfOf = "",
     as_json: AsJson = False,
 ) -> None:
@@ -44,6 +47,8 @@ def start(
     body: dict[str, Any] = {"model": model, "candidate": candidate, "supersede": supersede}
     if again:
         body["again"] = True
+    if unevaluated:
+        body["unevaluated"] = True
     if strategy:
         body["strategy"] = _strategy(strategy)
     body |= {"on_behalf_of": on_behalf_of or who(), "reason": reason}

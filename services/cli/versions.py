@@ -11,12 +11,14 @@ from services.cli.options import DEFAULT_MODEL
 from services.cli.output import AsJson, print_fields, print_json, print_table
 from services.cli.settings import load_settings
 from services.cli.version_compare import diff_versions, rebuild_version
+from services.cli.version_evaluate import evaluate_version
 from services.cli.version_export import export_version
 from services.cli.version_register import register_version
 from services.cli.version_trajectory import show_trajectory
 
-app = typer.Typer(help="List versions, register, compare, rebuild and export them.")
+app = typer.Typer(help="List versions, register, evaluate, compare, rebuild and export them.")
 app.command("register")(register_version)
+app.command("evaluate")(evaluate_version)
 app.command("trajectory")(show_trajectory)
 app.command("diff")(diff_versions)
 app.command("rebuild")(rebuild_version)
@@ -25,7 +27,7 @@ app.command("export")(export_version)
 
 @app.callback(invoke_without_command=True)
 def versions(context: typer.Context) -> None:
-    """List versions, register, compare, rebuild and export them."""
+    """List versions, register, evaluate, compare, rebuild and export them."""
     if context.invoked_subcommand is None:
         list_versions()
 

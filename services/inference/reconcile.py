@@ -97,7 +97,8 @@ def wanted_versions(
 
     Stable, canary and shadow versions, then references of holdouts, then the registered ones of a model without a stable
     version, as one becomes stable only after an engine has verified it, then each model's most
-    recently retired one (the way back). Versions that no gate released are never among them.
+    recently retired one (the way back), then the other registered ones of settings, which are
+    evaluated before their rollout. Versions that no gate released are never among them.
     `limit` bounds their adapters; a version that serves the base alone takes no place.
     """
     ours = [
@@ -121,7 +122,12 @@ def wanted_versions(
             last = retired.get(version.record.model)
             if last is None or _since(version) >= _since(last):
                 retired[version.record.model] = version
-    found = (*serving, *references, *first, *retired.values())
+    settings = [
+        version
+        for version in ours
+        if version.lifecycle is Lifecycle.registered and isinstance(version.record, SettingsRecord)
+    ]
+    found = (*serving, *references, *first, *retired.values(), *settings)
     return tuple(_within({one.record.version: one for one in found}.values(), limit))
 
 

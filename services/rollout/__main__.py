@@ -16,6 +16,7 @@ from services.rollout.controller import Controller, ControllerPolicy
 from services.rollout.decision_log import DecisionLog
 from services.rollout.decision_spans import DecisionSpans
 from services.rollout.errors import BadStrategy
+from services.rollout.evaluations import Evaluations
 from services.rollout.evidence_store import EvidenceStore
 from services.rollout.leadership import DecisionLogFollower, Leadership
 from services.rollout.metrics import RolloutMetrics
@@ -69,13 +70,6 @@ async def run(settings: RolloutSettings) -> None:
     keys = KeyRing(required=settings.profile != "local")
     decision_log = DecisionLog()
     decisions, versions = DecisionLogFollower(log, decision_log), RegistryFollower(log)
-    shadow_results = ShadowResults(log)
-    followers = {
-        "rollouts": decisions,
-        "versions": versions,
-        "keys": KeyFollower(log, keys),
-        "shadow results": shadow_results,
-    }
     redis = connect_redis(
         settings,
         socket_timeout=REDIS_TIMEOUT_S,
@@ -83,6 +77,15 @@ async def run(settings: RolloutSettings) -> None:
     )
     await refuse_cluster(redis)
     async with aiohttp.ClientSession() as session, redis:
+        agents = Agents(session, settings.agents, settings.score_headers)
+        evaluations = Evaluations(log, versions.registry, agents, clock)
+        shadow_results = ShadowResults(log, evaluations.take)
+        followers = {
+            "rollouts": decisions,
+            "versions": versions,
+            "keys": KeyFollower(log, keys),
+            "shadow results": shadow_results,
+        }
         webhooks = Webhooks(
             session, settings.webhook_urls, settings.webhook_secret, clock, registry
         )
@@ -106,20 +109,8 @@ async def run(settings: RolloutSettings) -> None:
             decision_log=decision_log,
             registry=versions.registry,
             view=RoutingView(redis),
-            prometheus=Prometheus(
-                session,
-                settings.prometheus_url,
-                router_matchers=settings.router_matchers,
-                access=PrometheusAccess(
-                    method=settings.prometheus_method,
-                    token_file=settings.prometheus_token_file,
-                    username=settings.prometheus_username,
-                    password_file=settings.prometheus_password_file,
-                    headers_file=settings.prometheus_headers_file,
-                    ca_file=settings.prometheus_ca_file,
-                ),
-            ),
-            agents=Agents(session, settings.agents),
+            prometheus=_prometheus(session, settings),
+            agents=agents,
             shadow_results=shadow_results,
             evidence_store=EvidenceStore(settings.data_dir / "rollout"),
             metrics=metrics,
@@ -139,11 +130,13 @@ async def run(settings: RolloutSettings) -> None:
             settings.strategy.parent,
             AuditLog(log),
             Registrations(log, versions.registry, clock),
+            evaluations,
         )
         app = OperationsApp(health, registry, guarded(create_app(api), api))
         background = BackgroundTasks()
         for name, follower in followers.items():
             background.start(name, follower.run())
+        background.start("evaluations", evaluations.run())
         if settings.webhook_urls:
             background.start("webhooks", webhooks.run())
         health.alive("tasks", background.ended)
@@ -170,6 +163,22 @@ async def run(settings: RolloutSettings) -> None:
             await background.finish(FINISH_TIMEOUT_S, wait_for=("controller",))
             await log.stop()
             spans.close()
+
+
+def _prometheus(session: aiohttp.ClientSession, settings: RolloutSettings) -> Prometheus:
+    return Prometheus(
+        session,
+        settings.prometheus_url,
+        router_matchers=settings.router_matchers,
+        access=PrometheusAccess(
+            method=settings.prometheus_method,
+            token_file=settings.prometheus_token_file,
+            username=settings.prometheus_username,
+            password_file=settings.prometheus_password_file,
+            headers_file=settings.prometheus_headers_file,
+            ca_file=settings.prometheus_ca_file,
+        ),
+    )
 
 
 def main() -> None:

@@ -1,31 +1,85 @@
-"""HTTP client of the adapter agents: is the engine up, and does it serve the candidate."""
+"""HTTP client of the inference replicas: what their engines serve, and scores of answers."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import aiohttp
+import structlog
 
 from services.rollout.state import EngineReport
+from shared.credentials import CredentialsUnreadable
+
+log = structlog.get_logger(__name__)
 
 TIMEOUT_S = 2.0
+SCORE_TIMEOUT_S = 180.0
+"""The first request loads the reward model."""
+SCORED_AT_ONCE = 32
 SERVING = "ready"
 PEOPLE_DECIDE = "too_close"
 """The one fault of a refused adapter that a person may overrule at its agent (invariant 8)."""
 
 
 class Agents:
-    """The adapter agents of all inference replicas."""
+    """The adapter agents of all inference replicas.
 
-    def __init__(self, session: aiohttp.ClientSession, urls: tuple[str, ...]) -> None:
+    `authorize` gives the headers with which answers are scored: that needs a key.
+    """
+
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        urls: tuple[str, ...],
+        authorize: Callable[[], dict[str, str]] = dict,
+    ) -> None:
         self._session = session
         self._urls = urls
+        self._authorize = authorize
 
     async def reports(self, candidate: str) -> dict[str, EngineReport]:
         """Each agent's report, by its URL. An agent that does not answer is reported as such."""
         reports = await asyncio.gather(*(self._report(url, candidate) for url in self._urls))
         return dict(zip(self._urls, reports, strict=True))
+
+    async def scores(self, model: str, items: list[dict[str, Any]]) -> tuple[str, list[float]]:
+        """The newest reward model's name, and its score of each item (messages and completion).
+
+        An empty name where no replica scores them all.
+        """
+        for url in self._urls:
+            try:
+                return await self._scores(url, model, items)
+            except (
+                aiohttp.ClientError,
+                CredentialsUnreadable,
+                TimeoutError,
+                KeyError,
+                ValueError,
+            ) as error:
+                log.info("answers.not_scored", url=url, error=str(error) or type(error).__name__)
+        return "", []
+
+    async def _scores(
+        self, url: str, model: str, items: list[dict[str, Any]]
+    ) -> tuple[str, list[float]]:
+        name, scores = "", list[float]()
+        for first in range(0, len(items), SCORED_AT_ONCE):
+            async with self._session.post(
+                f"{url.rstrip('/')}/v1/score",
+                json={"model": model, "items": items[first : first + SCORED_AT_ONCE]},
+                headers=self._authorize(),
+                timeout=aiohttp.ClientTimeout(total=SCORE_TIMEOUT_S),
+            ) as response:
+                response.raise_for_status()
+                body: Any = await response.json(content_type=None)
+            name = str(body["reward_model"])
+            scores += [float(score) for score in body["scores"]]
+        if len(scores) != len(items):
+            raise ValueError(f"{len(scores)} scores for {len(items)} answers")
+        return name, scores
 
     async def _report(self, url: str, candidate: str) -> EngineReport:
         try:

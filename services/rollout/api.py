@@ -26,6 +26,7 @@ from services.rollout.errors import (
     Unknown,
     Unsure,
 )
+from services.rollout.evaluations import EvaluateRequest, Evaluations
 from services.rollout.explain import Traffic, explain
 from services.rollout.intervals import interval_series
 from services.rollout.registrations import RegisterRequest, Registrations
@@ -61,6 +62,9 @@ class StartRequest(BaseModel):
     )
     supersede: bool = False
     again: bool = Field(default=False, description="start a version that was rejected before")
+    unevaluated: bool = Field(
+        default=False, description="start though the strategy requires a passed evaluation"
+    )
     on_behalf_of: OptionalIdentifier = ""
     reason: Annotated[str, Field(max_length=1000)] = ""
 
@@ -117,6 +121,7 @@ class RolloutApi:
         strategies: Path,
         audit: AuditLog,
         registrations: Registrations,
+        evaluations: Evaluations,
     ) -> None:
         self._controller = controller
         self._decision_log = decision_log
@@ -125,6 +130,7 @@ class RolloutApi:
         self._strategies = strategies
         self._audit = audit
         self._registrations = registrations
+        self._evaluations = evaluations
 
     def authenticate(self, request: Request) -> ApiKey:
         """Everything here needs the scope `operate`."""
@@ -134,6 +140,8 @@ class RolloutApi:
         """See StartRequest."""
         if body.again:
             _must_have_reason(body.reason, "again overrides a rejection")
+        if body.unevaluated:
+            _must_have_reason(body.reason, "unevaluated overrides the strategy")
         strategy = self._strategy(body.strategy)
         state = await self._settle(
             lambda: self._controller.start(
@@ -142,6 +150,7 @@ class RolloutApi:
                 strategy=strategy,
                 supersede=body.supersede,
                 again=body.again,
+                unevaluated=body.unevaluated,
                 actor=key.key_id,
                 on_behalf_of=body.on_behalf_of,
                 reason=body.reason,
@@ -299,6 +308,10 @@ class RolloutApi:
         version = await self._registrations.register(body, key.key_id)
         return version_view(version, (), whole=True)
 
+    async def evaluate(self, name: str, body: EvaluateRequest, key: ApiKey) -> dict[str, Any]:
+        """See EvaluateRequest."""
+        return await self._evaluations.begin(name, body, key.key_id)
+
     def versions(self, model: str) -> list[dict[str, Any]]:
         """Versions in order of registration."""
         deployments = self._decision_log.deployments
@@ -312,7 +325,8 @@ class RolloutApi:
         version = self._registry.get(name)
         if version is None:
             raise Unknown(f"version {name}: unknown; GET /v1/versions lists them")
-        return version_view(version, self._decision_log.deployments.of(name), whole=True)
+        view = version_view(version, self._decision_log.deployments.of(name), whole=True)
+        return {**view, "evaluating": self._evaluations.progress(name)}
 
     async def _settle(self, action: Callable[[], Awaitable[Any]]) -> Any:
         """Run a command and map failures of the log to API errors.

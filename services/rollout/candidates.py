@@ -8,7 +8,8 @@ from services.rollout import lifecycles
 from services.rollout.agents import Agents
 from services.rollout.decision_log import DecisionLog
 from services.rollout.errors import Conflict, NotAllowed, Unknown
-from shared.contracts.events.versions import Lifecycle
+from services.rollout.strategy import Strategy
+from shared.contracts.events.versions import Lifecycle, SettingsRecord
 from shared.registry.versions import Registry
 
 log = structlog.get_logger(__name__)
@@ -54,6 +55,21 @@ class Candidates:
             return ""
         version = next(lifecycles.waiting(self._decision_log, self._registry, model), None)
         return version.record.version if version else ""
+
+    def unevaluated(self, candidate: str, strategy: Strategy) -> str:
+        """Why a strategy's requirement of a passed evaluation is not met; empty where it is.
+
+        Trained versions have a gate of their own.
+        """
+        version = self._registry.get(candidate)
+        if strategy.evaluation == "advice" or version is None:
+            return ""
+        if not isinstance(version.record, SettingsRecord):
+            return ""
+        if version.evaluation is None:
+            return "it was not evaluated"
+        failed = [check for check in version.evaluation.gate.checks if not check.passed]
+        return "; ".join(f"{check.name}: {check.detail}" for check in failed)
 
     def check(self, model: str, candidate: str, *, again: bool) -> str:
         """The stable version that a candidate may be rolled out against.

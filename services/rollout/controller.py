@@ -21,6 +21,7 @@ from services.rollout.effects import Effects
 from services.rollout.errors import (
     Conflict,
     LeadershipLost,
+    NotAllowed,
     NotLeading,
     Unknown,
 )
@@ -171,9 +172,11 @@ class Controller:
         reason: str,
         on_behalf_of: str = "",
         again: bool = False,
+        unevaluated: bool = False,
     ) -> RolloutState:
         """Begin a rollout; of a version that was rejected before only `again`.
 
+        `unevaluated` overrides a strategy that requires an evaluation; the decision says so.
         `actor` is who was authenticated, `on_behalf_of` whom the actor names.
 
         Raises:
@@ -184,6 +187,15 @@ class Controller:
         async with self._turn:
             self._must_lead()
             stable = self._candidates.check(model, candidate, again=again)
+            chosen = strategy or self._policy.strategy
+            lacking = self._candidates.unevaluated(candidate, chosen)
+            if lacking and not unevaluated:
+                raise NotAllowed(
+                    f"candidate: strategy {chosen.name} requires a passed evaluation of {candidate}, "
+                    f"and {lacking}; evaluate it (`ratchet versions evaluate {candidate}`), or say "
+                    "unevaluated: true (`ratchet rollout start --unevaluated`)",
+                    field="candidate",
+                )
             unfinished = self._decision_log.unfinished_of(model)
             if unfinished is not None:
                 if not supersede:
@@ -203,10 +215,9 @@ class Controller:
                     DecisionKind.supersede,
                 )
                 await self._command(unfinished, move, actor, on_behalf_of)
-            chosen = strategy or self._policy.strategy
             try:
                 return await self._begin(
-                    model, stable, candidate, chosen, actor, reason, on_behalf_of
+                    model, stable, candidate, chosen, actor, reason, on_behalf_of, lacking
                 )
             except LeadershipLost as error:
                 # The rollout before it has ended by now, whatever became of this one.
@@ -326,7 +337,8 @@ class Controller:
                     await self._recorder.set_stable(model, verified[model])
                 continue
             name = self._candidates.waiting(model)
-            if name and self._policy.auto_start:
+            lacking = self._candidates.unevaluated(name, self._policy.strategy)
+            if name and self._policy.auto_start and not lacking:
                 await self._begin(
                     model,
                     routing.stable,
@@ -345,6 +357,7 @@ class Controller:
         actor: str,
         reason: str,
         on_behalf_of: str = "",
+        unevaluated: str = "",
     ) -> RolloutState:
         now = self._clock.now()
         known = self._registry.get(candidate)
@@ -361,7 +374,8 @@ class Controller:
             updated_at=now,
         )
         move = Move(DecisionKind.start, state, 0, reason or "started")
-        await self._record(ActiveRollout.begun(state), move, actor, {}, on_behalf_of)
+        overridden = {"unevaluated": unevaluated} if unevaluated else {}
+        await self._record(ActiveRollout.begun(state), move, actor, overridden, on_behalf_of)
         return state
 
     async def _command(

@@ -50,6 +50,14 @@ class AuditUnavailable(RolloutError):
     retry_after_s = 5
 
 
+class EvaluationUnavailable(RolloutError):
+    """An evaluation cannot begin now."""
+
+    status = 503
+    code = "evaluation_unavailable"
+    retry_after_s = 30
+
+
 class NotLeading(RolloutError):
     """Raised where this replica does not lead. Nothing was done, so a retry is safe."""
 

@@ -32,7 +32,7 @@ LOOK = "look with `ratchet versions list` before another try"
 NOT_EVALUATED = GateCheck(
     name="not_evaluated",
     passed=True,
-    detail="settings are judged by their rollout alone; nothing was asked of them before",
+    detail="registered without an evaluation; `ratchet versions evaluate` adds one",
 )
 
 

@@ -15,6 +15,7 @@ from services.rollout.api import (
     StartRequest,
 )
 from services.rollout.console_files import FILES, console_routes
+from services.rollout.evaluations import EvaluateRequest
 from services.rollout.registrations import RegisterRequest
 from services.rollout.strategy import json_schema
 from shared.http.asgi import Scope
@@ -116,6 +117,10 @@ def _strategies_and_versions(api: RolloutApi) -> APIRouter:
     @router.post("/versions", status_code=201)
     async def register(request: Request, body: RegisterRequest) -> dict[str, Any]:
         return await api.register(body, _key(request))
+
+    @router.post("/versions/{version:path}/evaluation", status_code=202)
+    async def evaluate(request: Request, version: str, body: EvaluateRequest) -> dict[str, Any]:
+        return await api.evaluate(version, body, _key(request))
 
     @router.get("/versions/gain")
     async def gains(model: str) -> dict[str, Any]:

@@ -69,6 +69,9 @@ class RolloutSettings(ServiceSettings):
     webhook_secret_file: Path | None = Field(
         default=None, description="the secret that webhooks are signed with"
     )
+    score_api_key_file: Path | None = Field(
+        default=None, description="file with the API key (infer) by which answers are scored"
+    )
     log_level: Level = "info"
     no_data_after_s: float = Field(default=30.0, gt=0)
     series_grace_s: float = Field(
@@ -116,6 +119,18 @@ class RolloutSettings(ServiceSettings):
         """
         assert self.webhook_secret_file is not None
         return read_secret(self.webhook_secret_file, "RATCHET_ROLLOUT_WEBHOOK_SECRET_FILE")
+
+    def score_headers(self) -> dict[str, str]:
+        """Headers of a request for scores, with the key as the file has it now.
+
+        Raises:
+            CredentialsUnreadable: the file cannot be read.
+
+        """
+        if self.score_api_key_file is None:
+            return {}
+        key = read_secret(self.score_api_key_file, "RATCHET_ROLLOUT_SCORE_API_KEY_FILE")
+        return {"Authorization": f"Bearer {key}"}
 
     @model_validator(mode="after")
     def _check_prometheus(self) -> Self:

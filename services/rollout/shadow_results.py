@@ -1,8 +1,11 @@
-"""Results of shadow requests, followed on their topic and kept until a rollout has counted them."""
+"""Results of the batch worker, followed on their topic; those of shadow requests are kept until a
+rollout has counted them.
+"""
 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from collections.abc import Callable
 
 from services.rollout.shadow import ShadowResult
 from services.rollout.state import RolloutState
@@ -26,7 +29,13 @@ _MODELS = models_by_type(GenerationFinished)
 class ShadowResults(Follower):
     """The newest results by rollout, each request's first one only."""
 
-    def __init__(self, event_log: EventLog) -> None:
+    def __init__(
+        self,
+        event_log: EventLog,
+        evaluated: Callable[[GenerationFinished], None] = lambda _: None,
+    ) -> None:
+        """`evaluated` takes the results of evaluations."""
+        self._evaluated = evaluated
         self._waiting: OrderedDict[str, deque[ShadowResult]] = OrderedDict()
         self._seen: OrderedDict[str, None] = OrderedDict()
         super().__init__(event_log, (GENERATION_RESULTS,), self._take, newest=NEWEST)
@@ -44,7 +53,10 @@ class ShadowResults(Follower):
     def _take(self, record: Record) -> None:
         result = decode(record.headers, record.value, _MODELS)
         assert isinstance(result, GenerationFinished)
-        if result.purpose != "shadow" or result.request_id in self._seen:
+        if result.purpose == "evaluation":
+            self._evaluated(result)
+            return
+        if result.request_id in self._seen:
             return
         self._seen[result.request_id] = None
         if len(self._seen) > MAX_REQUESTS:

@@ -228,6 +228,10 @@ class Strategy(_Part):
     no_data_after: Seconds | None = Field(
         default=None, alias="noDataAfter", description="None: the controller's setting"
     )
+    evaluation: Literal["advice", "required"] = Field(
+        default="advice",
+        description="whether a version of settings must have passed its evaluation before it starts",
+    )
     freeze: tuple[FreezeWindow, ...] = Field(
         default=(), max_length=MAX_FREEZES, description="times in which no weight rises"
     )

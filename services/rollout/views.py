@@ -183,7 +183,9 @@ def version_view(
         "deployments": [one.model_dump(mode="json") for one in deployments],
     }
     if whole:
+        evaluation = version.evaluation
         view["record"] = record.model_dump(mode="json")
+        view["evaluation"] = evaluation.model_dump(mode="json") if evaluation else None
     return view
 
 

@@ -170,14 +170,17 @@ async def read_to_end(
     *topics: str,
     timeout_s: float,
     keep: Callable[[Record], bool] = lambda _: True,
+    newest: int | None = None,
 ) -> list[Record]:
     """Everything that is in some topics now and is to `keep`, in order per partition.
+
+    With `newest`, at most so many records of each partition are read.
 
     Raises:
         LogUnavailable: the end was not reached within `timeout_s` seconds.
 
     """
-    tail = log.tail(*topics)
+    tail = log.tail(*topics, newest=newest)
     records: list[Record] = []
 
     async def collect() -> None:

@@ -6,6 +6,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator
 from datetime import datetime
+from typing import Any
 
 import aiohttp
 import httpx
@@ -268,6 +269,33 @@ async def test_a_candidate_answers_unseen_before_it_has_a_user(
     assert unseen >= answers["answered"] + answers["failed"]
     # The router counted none of them: what it counts for the candidate are its users' requests.
     assert engine.priorities.count(0) == attempts.get("candidate", 0)
+
+
+async def test_settings_are_evaluated_on_what_users_asked(
+    stack: Stack, harness: RolloutHarness, batch_worker: None
+) -> None:
+    polite = f"{harness.model}-polite"
+    body = {"version": polite, "model": harness.model, "reason": "answers are rude"}
+    settings = {"system": "Be polite.", "defaults": {"temperature": 0.2}}
+    made = await harness.http.post("/v1/versions", json={**body, "settings": settings})
+    assert made.status_code == 201, made.text
+    async with RoutedUsers(stack.url("router"), harness.model, rate=RATE) as users:
+        await eventually(lambda: len(users.answers) >= 20, "users have asked", 60)
+        path = f"/v1/versions/{polite}"
+
+        async def begun() -> bool:
+            asked = {"prompts": 10, "reason": "before its first user"}
+            answer = await harness.http.post(f"{path}/evaluation", json=asked)
+            return answer.status_code == 202
+
+        await eventually(begun, "enough of it is recorded", 60)
+
+    async def found() -> dict[str, Any]:
+        return (await harness.http.get(path)).json()["evaluation"]
+
+    evaluation = await eventually(found, "the evaluation is on record", 60)
+    assert (evaluation["against"], evaluation["pairs"]) == (f"{harness.model}-v1.0", 10)
+    assert evaluation["gate"]["passed"], evaluation["gate"]
 
 
 def _seconds(text: str) -> float:

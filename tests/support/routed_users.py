@@ -59,7 +59,7 @@ class RoutedUsers:
             "model": self._model,
             "user": user,
             "stream": self._streaming,
-            "messages": [{"role": "user", "content": "Where is my parcel?"}],
+            "messages": [{"role": "user", "content": f"Where is my parcel? {user}"}],
         }
         sent_at = time.time()
         answer = await self._http.post("/v1/chat/completions", json=body)

@@ -197,6 +197,8 @@ class Straw:
         self.answers = dict(ANSWERS)
         self.first: list[tuple[int, Any]] = []
         """What the next commands are answered before `answers`."""
+        self.afterwards: dict[tuple[str, str], Any] = {}
+        """Answers once something was posted."""
 
     @property
     def last(self) -> tuple[str, str, dict[str, str], Any]:
@@ -221,6 +223,8 @@ def straw(monkeypatch: pytest.MonkeyPatch) -> Iterator[Straw]:
             nothing = (404, {"detail": "nothing here"})
             given = straw.answers.get((self.command, url.path), nothing)
             status, answer = straw.first.pop(0) if self.command == "POST" and straw.first else given
+            if self.command == "POST":
+                straw.answers.update(straw.afterwards)
             text = (answer if isinstance(answer, str) else json.dumps(answer)).encode()
             self.send_response(status)
             self.send_header("content-length", str(len(text)))
@@ -314,6 +318,20 @@ def test_prompts_and_settings_are_registered_as_a_version(
     more.write_text("[1]")
     assert run("versions", "register", "polite", *given).status == Exit.usage
     assert run("versions", "register", "polite", "--base", "qwen").status == Exit.usage
+
+
+def test_an_evaluation_says_who_and_why_and_its_result_is_the_status(
+    straw: Straw, run: Run
+) -> None:
+    checks = [{"name": "refusals", "passed": False, "value": 0.0, "limit": 0.01, "detail": "12"}]
+    result = {"against": "v1", "prompts": 12, "gate": {"passed": False, "checks": checks}}
+    shown = ("GET", "/v1/versions/polite")
+    straw.answers[shown] = (200, {"evaluation": None, "evaluating": None})
+    straw.answers["POST", "/v1/versions/polite/evaluation"] = (202, {"prompts": 12})
+    straw.afterwards[shown] = (200, {"evaluation": result})
+    ran = run("versions", "evaluate", "polite", "--prompts", "12", "--reason", "first look")
+    assert ran.status == Exit.failed
+    assert all(word in ran.out for word in ("failed", "refusals", "v1"))
 
 
 def test_the_holdout_is_set_shown_and_cleared(straw: Straw, run: Run) -> None:

@@ -27,6 +27,7 @@ from shared.contracts.events.versions import (
     VersionState,
 )
 from shared.registry.versions import Version
+from tests.support.rollouts import settings_record
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 LIMITS = AdapterLimits(max_adapters=4, drain_grace_s=5.0, drain_limit_s=60.0)
@@ -93,6 +94,18 @@ def test_a_model_without_a_stable_version_has_its_registered_ones_verified() -> 
         version("v4", None, model="new", released=False),
     ]
     assert names(wanted_versions(versions, (), 4)) == ["v2", "v1"]
+
+
+def test_registered_settings_are_served_for_their_evaluation_where_there_is_room() -> None:
+    versions = [
+        Version(record=settings_record("polite", model="m")),
+        Version(record=settings_record("v1-polite", model="m", adapter_of="v1")),
+        Version(record=settings_record("v0-polite", model="m", adapter_of="v0")),
+        version("v1", Lifecycle.stable),
+        version("v2", None),
+    ]
+    assert names(wanted_versions(versions, (), 1)) == ["v1", "polite", "v1-polite"]
+    assert names(wanted_versions(versions, (), 2)) == ["v1", "polite", "v1-polite", "v0-polite"]
 
 
 def test_a_reference_of_a_holdout_stays_whatever_became_of_it() -> None:

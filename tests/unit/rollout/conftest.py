@@ -31,6 +31,7 @@ def client(harness: ControllerHarness, keys: KeyRing) -> httpx.AsyncClient:
         STRATEGIES,
         AuditLog(harness.log),
         Registrations(harness.log, harness.versions.registry, SystemClock()),
+        harness.evaluations,
     )
     app = OperationsApp(Health(), CollectorRegistry(), guarded(create_app(api), api))
     transport = httpx.ASGITransport(app=app)  # type: ignore[arg-type]

@@ -14,12 +14,13 @@ from services.rollout.controller import Controller, ControllerPolicy
 from services.rollout.counters import COUNTED, REQUESTS, CounterSeries
 from services.rollout.decision_log import DecisionLog
 from services.rollout.errors import EvidenceUnavailable
+from services.rollout.evaluations import Evaluations
 from services.rollout.evidence_store import EvidenceStore
 from services.rollout.leadership import DecisionLogFollower, Leadership
 from services.rollout.metrics import RolloutMetrics
 from services.rollout.shadow_results import ShadowResults
 from services.rollout.state import EngineReport, RolloutState
-from services.rollout.strategy import parse
+from services.rollout.strategy import Strategy, parse
 from shared.contracts.events.rollouts import Decision
 from shared.contracts.events.versions import (
     DatasetRef,
@@ -144,6 +145,16 @@ class FakeAgents:
         return {"agent": self.report}
 
 
+class FakeScorer:
+    """A reward model that likes short answers; without a name there is none."""
+
+    def __init__(self) -> None:
+        self.name = ""
+
+    async def scores(self, model: str, items: list[dict[str, Any]]) -> tuple[str, list[float]]:
+        return self.name, [-float(len(one["completion"])) for one in items] if self.name else []
+
+
 class ControllerHarness:
     """One controller on a log that it may share with others."""
 
@@ -156,20 +167,23 @@ class ControllerHarness:
         holder: str = "one",
         *,
         auto_start: bool = False,
+        strategy: Strategy = STRATEGY,
         view: Any = None,
     ) -> None:
         self.log, self.redis, self.clock = log, redis, clock
         self.decision_log = DecisionLog()
         self.decisions = DecisionLogFollower(log, self.decision_log)
         self.versions = RegistryFollower(log)
-        self.shadow_results = ShadowResults(log)
+        self.scorer = FakeScorer()
+        self.evaluations = Evaluations(log, self.versions.registry, self.scorer, clock)
+        self.shadow_results = ShadowResults(log, self.evaluations.take)
         self.view = view or FakeView(log)
         self.prometheus = FakePrometheus()
         self.agents = FakeAgents()
         self.leadership = Leadership(log, self.decisions, redis, clock, holder=holder)  # type: ignore[arg-type]
         self.metrics = CollectorRegistry()
         self.controller = Controller(
-            policy=ControllerPolicy(STRATEGY, auto_start, 1.0, 4.0, 30.0, 60.0),
+            policy=ControllerPolicy(strategy, auto_start, 1.0, 4.0, 30.0, 60.0),
             leadership=self.leadership,
             decision_log=self.decision_log,
             registry=self.versions.registry,
@@ -185,6 +199,7 @@ class ControllerHarness:
             asyncio.create_task(self.decisions.run()),
             asyncio.create_task(self.versions.run()),
             asyncio.create_task(self.shadow_results.run()),
+            asyncio.create_task(self.evaluations.run()),
         ]
 
     async def caught_up(self) -> None:

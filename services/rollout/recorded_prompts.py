@@ -1,0 +1,57 @@
+"""Recorded prompts of a model's users: the newest live requests, drawn at random without repeats."""
+
+from __future__ import annotations
+
+from random import Random
+
+from shared.contracts.events.interactions import InteractionRecorded, Outcome, Purpose
+from shared.contracts.topics import INTERACTIONS
+from shared.kafka.envelope import UnreadableRecord, decode, models_by_type
+from shared.kafka.log import EventLog, Record, read_to_end
+
+NEWEST = 1_000
+"""Records of each partition that are read: the latest requests of all models."""
+READ_S = 30.0
+_MODELS = models_by_type(InteractionRecorded)
+
+
+async def recorded_prompts(
+    event_log: EventLog, model: str, count: int, seed: str
+) -> list[InteractionRecorded]:
+    """At most `count` different prompts that can be asked again as they were; redacted.
+
+    Raises:
+        LogUnavailable: the topic was not read to its end in READ_S seconds.
+
+    """
+    records = await read_to_end(event_log, INTERACTIONS, timeout_s=READ_S, newest=NEWEST)
+    found = {
+        event.prompt: event
+        for record in records
+        if (event := _event(record)) is not None and _suits(event, model)
+    }
+    prompts = list(found.values())
+    return Random(seed).sample(prompts, min(count, len(prompts)))
+
+
+def _event(record: Record) -> InteractionRecorded | None:
+    try:
+        event = decode(record.headers, record.value, _MODELS)
+    except (ValueError, UnreadableRecord):
+        return None
+    assert isinstance(event, InteractionRecorded)
+    return event
+
+
+def _suits(event: InteractionRecorded, model: str) -> bool:
+    """Whether it is a user's question of this model that says all that was asked."""
+    return (
+        event.model == model
+        and event.purpose is Purpose.live
+        and event.outcome is Outcome.ok
+        and event.endpoint == "chat"
+        and bool(event.messages)
+        and event.messages[-1].role == "user"
+        and not event.untrainable
+        and not event.response_format
+    )

@@ -1,0 +1,231 @@
+"""Evaluation of settings versions through the control API, and the gate that asks for it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+import pytest
+
+from services.rollout.evaluations import MAX_TOKENS
+from services.rollout.strategy import parse
+from shared.contracts.events.generations import GenerationFinished, GenerationRequested
+from shared.contracts.events.interactions import InteractionRecorded, Outcome, Purpose
+from shared.contracts.events.versions import GateResult, SettingsEvaluation, evaluation_key
+from shared.contracts.topics import (
+    GENERATION_REQUESTS,
+    GENERATION_RESULTS,
+    INTERACTIONS,
+    VERSIONS,
+)
+from shared.kafka.envelope import decode, models_by_type
+from shared.keys import KeyRing
+from tests.support.aggregator import interaction
+from tests.support.waiting import eventually
+from tests.unit.rollout.conftest import client
+from tests.unit.rollout.fakes import STRATEGY, ControllerBench, ControllerHarness, register
+
+POLITE: dict[str, Any] = {
+    "version": "polite",
+    "model": "m",
+    "settings": {"system": "Be polite."},
+    "reason": "answers are rude",
+}
+WHY = {"reason": "before its first user", "on_behalf_of": "ann"}
+REQUIRED = {**STRATEGY.to_dict(), "evaluation": "required"}
+REFUSAL = "I'm sorry, but I can't help with that."
+
+
+@pytest.fixture
+async def worker(harness: ControllerHarness) -> AsyncIterator[dict[str, str]]:
+    """A batch worker that answers by version with the texts that a test sets."""
+    texts = {"v1": "It arrives tomorrow.", "polite": "It will arrive tomorrow."}
+
+    async def answer() -> None:
+        async for record in harness.log.tail(GENERATION_REQUESTS):
+            asked = decode(record.headers, record.value, models_by_type(GenerationRequested))
+            assert isinstance(asked, GenerationRequested)
+            result = GenerationFinished(
+                request_id=asked.request_id,
+                batch_id=asked.batch_id,
+                purpose=asked.purpose,
+                version=asked.version,
+                outcome="ok",
+                completion=texts[asked.version],
+                finish_reason="stop",
+                finished_at=datetime(2026, 1, 1, tzinfo=UTC),
+            )
+            await harness.log.publish(
+                GENERATION_RESULTS,
+                key=result.request_id,
+                event=result,
+                event_id=result.request_id,
+            )
+
+    answering = asyncio.create_task(answer())
+    yield texts
+    answering.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await answering
+
+
+async def recorded(harness: ControllerHarness, *events: InteractionRecorded) -> None:
+    for event in events:
+        await harness.log.publish(
+            INTERACTIONS, key=event.trace_id, event=event, event_id=event.trace_id
+        )
+
+
+def prompts(count: int, **more: Any) -> list[InteractionRecorded]:
+    return [
+        interaction(f"t{number}", prompt=f"Where is parcel {number}?", model="m", **more)
+        for number in range(count)
+    ]
+
+
+async def evaluation(http: httpx.AsyncClient) -> dict[str, Any]:
+    begun = await http.post("/v1/versions/polite/evaluation", json={**WHY, "prompts": 12})
+    assert begun.status_code == 202, begun.text
+
+    async def found() -> dict[str, Any]:
+        return (await http.get("/v1/versions/polite")).json()["evaluation"]
+
+    return await eventually(found, "the evaluation is on record", 30)
+
+
+async def test_settings_answer_recorded_prompts_beside_stable_and_it_is_on_record(
+    harness: ControllerHarness, http: httpx.AsyncClient, worker: dict[str, str]
+) -> None:
+    await http.post("/v1/versions", json=POLITE)
+    harness.scorer.name = "reward-1"
+    unsuited = [
+        interaction("other", prompt="another model's"),
+        interaction("probe", prompt="no user's", model="m", purpose=Purpose.evaluation),
+        interaction("lost", prompt="failed", model="m", outcome=Outcome.timeout),
+    ]
+    await recorded(harness, *prompts(20), *prompts(20), *unsuited)
+    shown = await evaluation(http)
+    assert (shown["against"], shown["prompts"], shown["pairs"]) == ("v1", 12, 12)
+    assert (shown["reward_model"], shown["on_behalf_of"]) == ("reward-1", "ann")
+    checks = {one["name"]: one["passed"] for one in shown["gate"]["checks"]}
+    assert set(checks) == {"answered", "failures", "refusals", "cuts", "length", "reward"}
+    # The reward model of this test likes short answers, and each of these is longer.
+    assert [name for name, passed in checks.items() if not passed] == ["reward"]
+    (record,) = (one for one in harness.log.all(VERSIONS) if one.key == evaluation_key("polite"))
+    kept = SettingsEvaluation.model_validate_json(record.value or b"")
+    assert kept.actor
+    asked = [
+        GenerationRequested.model_validate_json(one.value or b"")
+        for one in harness.log.all(GENERATION_REQUESTS)
+    ]
+    assert len(asked) == 24
+    assert {one.sampling["max_tokens"] for one in asked if one.sampling} == {MAX_TOKENS}
+    both = {name: {one.messages for one in asked if one.version == name} for name in worker}
+    assert both["v1"] == both["polite"]
+    assert len(both["v1"]) == 12
+
+
+async def test_a_strategy_may_require_that_it_passed_and_an_override_is_on_record(
+    harness: ControllerHarness, http: httpx.AsyncClient, worker: dict[str, str]
+) -> None:
+    await http.post("/v1/versions", json=POLITE)
+    await recorded(harness, *prompts(20))
+    start = {"model": "m", "candidate": "polite", "strategy": REQUIRED}
+    refused = await http.post("/v1/rollouts", json=start)
+    assert (refused.status_code, refused.json()["code"]) == (422, "not_allowed")
+    assert "it was not evaluated" in refused.json()["detail"]
+    worker["polite"] = REFUSAL
+    assert not (await evaluation(http))["gate"]["passed"]
+    refused = await http.post("/v1/rollouts", json=start)
+    assert "refusals: 12 answers refuse, of stable's 0" in refused.json()["detail"]
+    overriding = {**start, "unevaluated": True}
+    assert (await http.post("/v1/rollouts", json=overriding)).status_code == 422
+    begun = await http.post("/v1/rollouts", json={**overriding, "reason": "it has to refuse"})
+    assert begun.status_code == 201, begun.text
+    (decision,) = (one for one in harness.written if one.kind.value == "start")
+    assert decision.evidence["unevaluated"] == "refusals: 12 answers refuse, of stable's 0"
+    assert decision.reason == "it has to refuse"
+
+
+async def test_a_passed_evaluation_lets_it_start(
+    harness: ControllerHarness, http: httpx.AsyncClient, worker: dict[str, str]
+) -> None:
+    await http.post("/v1/versions", json=POLITE)
+    await recorded(harness, *prompts(20))
+    assert (await evaluation(http))["gate"]["passed"]
+    start = {"model": "m", "candidate": "polite", "strategy": REQUIRED}
+    assert (await http.post("/v1/rollouts", json=start)).status_code == 201
+
+
+async def test_trained_versions_have_a_gate_of_their_own(http: httpx.AsyncClient) -> None:
+    start = {"model": "m", "candidate": "v2", "strategy": REQUIRED}
+    assert (await http.post("/v1/rollouts", json=start)).status_code == 201
+
+
+@pytest.mark.parametrize(
+    ("version", "recorded_prompts", "status", "reason"),
+    [
+        ("v2", 20, 422, "only versions of settings"),
+        ("nobody", 20, 404, "unknown"),
+        ("polite", 9, 409, "9 recorded prompts"),
+    ],
+)
+async def test_what_cannot_be_evaluated_is_told_why(
+    harness: ControllerHarness,
+    http: httpx.AsyncClient,
+    version: str,
+    recorded_prompts: int,
+    status: int,
+    reason: str,
+) -> None:
+    await http.post("/v1/versions", json=POLITE)
+    await recorded(harness, *prompts(recorded_prompts))
+    refused = await http.post(f"/v1/versions/{version}/evaluation", json=WHY)
+    assert (refused.status_code, reason in refused.json()["detail"]) == (status, True)
+
+
+async def test_a_second_evaluation_waits_for_the_first(
+    harness: ControllerHarness, http: httpx.AsyncClient
+) -> None:
+    await http.post("/v1/versions", json=POLITE)
+    await recorded(harness, *prompts(20))
+    assert (await http.post("/v1/versions/polite/evaluation", json=WHY)).status_code == 202
+    again = await http.post("/v1/versions/polite/evaluation", json=WHY)
+    assert (again.status_code, again.json()["code"]) == (409, "conflict")
+    shown = (await http.get("/v1/versions/polite")).json()
+    assert shown["evaluating"]["prompts"] == 20
+    assert shown["evaluation"] is None
+
+
+async def test_what_starts_by_itself_waits_for_a_required_evaluation(
+    bench: ControllerBench,
+) -> None:
+    await register(bench.log, "v1")
+    harness = await bench.harness(auto_start=True, strategy=parse(REQUIRED))
+    await harness.round()
+    async with client(harness, KeyRing(required=False)) as http:
+        await http.post("/v1/versions", json=POLITE)
+    await harness.round()
+    assert harness.decision_log.unfinished_of("m") is None
+    passed = SettingsEvaluation(
+        version="polite",
+        model="m",
+        against="v1",
+        prompts=20,
+        pairs=20,
+        gate=GateResult(passed=True),
+        actor="key",
+        at=datetime(2026, 1, 1, tzinfo=UTC),
+    )
+    key = evaluation_key("polite")
+    await harness.log.publish(VERSIONS, key=key, event=passed, event_id=key)
+    registry = harness.versions.registry
+    await eventually(lambda: (known := registry.get("polite")) and known.evaluation, "it is known")
+    await harness.round()
+    begun = harness.decision_log.unfinished_of("m")
+    assert begun is not None
+    assert begun.state.candidate == "polite"
