@@ -9,6 +9,7 @@ from typing import Any
 from services.aggregator.fold import Output
 from services.aggregator.writer import Write
 from shared.contracts.events.base import Event
+from shared.contracts.events.erasures import TraceErased
 from shared.contracts.events.feedback import FeedbackSubmitted, FeedbackWithdrawn
 from shared.contracts.events.interactions import InteractionRecorded
 from shared.contracts.events.quality import Tick
@@ -23,7 +24,9 @@ from shared.observability.tracing import derived_traceparent
 SOURCE = "/ratchet/aggregator"
 MODELS = {
     INTERACTIONS: models_by_type(InteractionRecorded),
-    FEEDBACK: models_by_type(FeedbackSubmitted, FeedbackWithdrawn, SignalObserved, VoteCast),
+    FEEDBACK: models_by_type(
+        FeedbackSubmitted, FeedbackWithdrawn, SignalObserved, VoteCast, TraceErased
+    ),
     RATED: models_by_type(RatedAnswer, RatedScore),
     TICKS: models_by_type(Tick),
 }

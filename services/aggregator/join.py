@@ -18,6 +18,7 @@ from services.aggregator.contributions import (
     ScoreCounted,
     VoteCounted,
 )
+from services.aggregator.erasing import NO_TEXTS, asked_by_erased, emptied, without_person
 from services.aggregator.errors import EventRefused
 from services.aggregator.fold import Fold, FoldRules
 from services.aggregator.pairs import (
@@ -50,6 +51,7 @@ def fold_interaction(
     if row is not None and row.interaction:
         return Fold(row, contributions=[OutcomeCounted("interaction_repeated")])
     started_s = event.started_at.timestamp()
+    kept = event
     if row is None:
         row = TraceRow(raw, {}, started_s, ts_ms, started_s)
         if event.outcome is not Outcome.ok:
@@ -57,6 +59,10 @@ def fold_interaction(
         waiting: list[str] = []
     else:
         row = row.copy()
+        if asked_by_erased(event, row):
+            kept = without_person(event)
+            raw = kept.to_json()
+            row.entries = {name: emptied(entry) for name, entry in row.entries.items()}
         row.interaction, row.started_s, row.ts_ms = raw, started_s, ts_ms
         row.touched_s = max(row.touched_s, started_s)
         waiting = [name for name, entry in row.entries.items() if not entry.counted]
@@ -74,11 +80,11 @@ def fold_interaction(
             rules.audience("requests", event.context),
         ]
     for name in waiting:
-        settle(fold, event, name, None, row.entries[name], rules)
+        settle(fold, kept, name, None, row.entries[name], rules)
     if any(row.entries[name].counted for name in waiting):
         last = max(row.entries[name].at_s for name in waiting)
         time = max(event.started_at, datetime.fromtimestamp(last, UTC))
-        fold.outputs.append(example(row, event, time, "interaction"))
+        fold.outputs.append(example(row, kept, time, "interaction"))
     return fold
 
 
@@ -203,8 +209,7 @@ def _perishable(row: TraceRow) -> bool:
 
 def _without_texts(interaction: bytes) -> bytes:
     event = InteractionRecorded.model_validate_json(interaction)
-    texts = {"messages": (), "tools": (), "completion": "", "answer": None}
-    return event.model_copy(update=texts).to_json()
+    return event.model_copy(update=NO_TEXTS).to_json()
 
 
 def fold_score(row: CapRow | None, event: RatedScore, rules: FoldRules) -> Fold[CapRow]:

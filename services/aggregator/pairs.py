@@ -95,7 +95,8 @@ def feedback_product(
         source=source,
         causes=(f"{feedback.feedback_id}:{edition}",),
         traces=(feedback.trace_id,),
-        raters=rater_of(feedback.user_id),
+        raters=person_of(feedback.user_id),
+        askers=person_of(interaction.user_id),
         context=merged(interaction.context, feedback.context),
         created_at=feedback.submitted_at,
     )
@@ -134,7 +135,8 @@ def _unpaired(
         version=interaction.version,
         causes=(f"{said.feedback_id}:{edition}",),
         traces=(said.trace_id,),
-        raters=rater_of(said.user_id),
+        raters=person_of(said.user_id),
+        askers=person_of(interaction.user_id),
         context=merged(interaction.context, said.context),
         created_at=said.submitted_at,
     )
@@ -185,7 +187,7 @@ def vote_product(vote: VoteCast) -> PreferencePair | None:
         panel=vote.panel,
         causes=(f"{vote.comparison_id}:{vote.revision}",),
         traces=(chosen.trace_id, rejected.trace_id),
-        raters=rater_of(vote.user_id),
+        raters=person_of(vote.user_id),
         context=vote.context,
         created_at=vote.submitted_at,
     )
@@ -267,7 +269,8 @@ def _rated_pair(one: RatedAnswer, other: RatedAnswer) -> PreferencePair:
     assert one.score is not None
     assert other.score is not None
     chosen, rejected = (one, other) if one.score > other.score else (other, one)
-    raters = dict.fromkeys((*rater_of(chosen.user_id), *rater_of(rejected.user_id)))
+    raters = dict.fromkeys((*person_of(chosen.user_id), *person_of(rejected.user_id)))
+    askers = dict.fromkeys((*person_of(chosen.asker), *person_of(rejected.asker)))
     return PreferencePair(
         pair_id=cause_id("ratings", chosen.rated_id, rejected.rated_id),
         tenant=chosen.tenant,
@@ -290,6 +293,7 @@ def _rated_pair(one: RatedAnswer, other: RatedAnswer) -> PreferencePair:
         ),
         traces=(chosen.trace_id, rejected.trace_id),
         raters=tuple(raters),
+        askers=tuple(askers),
         context=chosen.context,
         created_at=max(chosen.created_at, rejected.created_at),
     )
@@ -323,6 +327,6 @@ def merged(first: Context, second: Context) -> Context:
     )
 
 
-def rater_of(user_id: str) -> tuple[str, ...]:
-    """The rater, where one is known."""
+def person_of(user_id: str) -> tuple[str, ...]:
+    """The person, where one is known."""
     return (user_id,) if user_id else ()

@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import TypeVar
 
-from services.aggregator import join, pairs
+from services.aggregator import erasing, join, pairs
 from services.aggregator.aggregates import FIGURES, WINDOWS_S, Aggregates, WindowKey
 from services.aggregator.batch import Batch, DueEntry, IndexChanges
 from services.aggregator.contributions import Contribution, Mark, OutcomeCounted
@@ -40,6 +40,7 @@ from services.aggregator.rows import (
     trace_key,
 )
 from shared.contracts.events.base import Event
+from shared.contracts.events.erasures import TraceErased
 from shared.contracts.events.feedback import (
     MAX_TRACE_BYTES,
     FeedbackSubmitted,
@@ -232,6 +233,10 @@ class PartitionState:
                 key = trace_key(self.partition, event.tenant, event.comparison_id)
                 row = self._row(key, TraceRow)
                 self._keep(topic, offset, key, row, join.fold_vote(row, event, ts_ms))
+            case TraceErased():
+                key = trace_key(self.partition, event.tenant, event.trace_id)
+                row = self._row(key, TraceRow)
+                self._keep(topic, offset, key, row, erasing.fold_erased(row, event))
             case RatedAnswer():
                 key = prompt_row_key(self.partition, event.prompt_key)
                 answers = self._row(key, PromptRow)

@@ -144,6 +144,8 @@ class TraceRow:
     """Minute in which it counts as having feedback; NO_FEEDBACK or UNANSWERED while it has none."""
     scored: bool = False
     """Its first scored feedback was handed on to the satisfaction counters."""
+    erased: tuple[str, ...] = ()
+    """Subjects of the people whose data were erased from it."""
     marks: list[Mark] = field(default_factory=list)
 
     def pending(self) -> int:
@@ -168,6 +170,7 @@ class TraceRow:
             self.touched_s,
             self.with_feedback_minute,
             self.scored,
+            self.erased,
             list(self.marks),
         )
 
@@ -181,6 +184,7 @@ class TraceRow:
                 self.touched_s,
                 self.with_feedback_minute,
                 self.scored,
+                *((self.erased,) if self.erased else ()),  # as format 2 had it
                 [encode_mark(mark) for mark in self.marks],
             ]
         )
@@ -191,12 +195,14 @@ class TraceRow:
         """The row that `encode` wrote."""
         state, _, interaction = stored.partition(b"\n")
         entries, *rest, marks = orjson.loads(state)
-        return cls(
+        row = cls(
             interaction,
             {name: _decode_entry(values) for name, *values in entries},
             *rest,
             marks=[decode_mark(mark) for mark in marks],
         )
+        row.erased = tuple(row.erased)
+        return row
 
 
 def _entry_fields(entry: FeedbackEntry) -> tuple[Any, ...]:

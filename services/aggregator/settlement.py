@@ -190,11 +190,11 @@ def _rate(
         # Where the rules of keys changed in between, the rating moves: it leaves its old place.
         if place:
             score = feedback.score if feedback is not None and place == key else None
-            answer = _rated_answer(interaction, name, entry, feedback, time, place, score)
+            answer = rated_answer(interaction, name, entry, feedback, time, place, score)
             fold.outputs.append(Output(RATED, place, answer, answer.rated_id, time))
 
 
-def _rated_answer(
+def rated_answer(
     interaction: InteractionRecorded,
     name: str,
     entry: FeedbackEntry,
@@ -223,6 +223,7 @@ def _rated_answer(
         version=interaction.version,
         score=score,
         user_id=feedback.user_id if feedback is not None else "",
+        asker=interaction.user_id,
         context=(
             merged(interaction.context, feedback.context)
             if feedback is not None
@@ -290,6 +291,7 @@ def example(row: TraceRow, interaction: InteractionRecorded, time: datetime, cau
         completion=interaction.completion,
         answer=interaction.answer,
         untrainable=interaction.untrainable,
+        asker=interaction.user_id,
         context=interaction.context,
         started_at=interaction.started_at,
         feedback=tuple(one for one in said if isinstance(one, FeedbackSubmitted)),

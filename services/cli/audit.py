@@ -114,20 +114,22 @@ async def read_actions(log: EventLog) -> list[dict[str, Any]]:
     """What was done by people and policies, oldest first, from every topic that records it."""
     from shared.contracts.events.audit import ActionAudited
     from shared.contracts.events.cases import CaseFound, CaseRetired
+    from shared.contracts.events.erasures import ErasureRequested
     from shared.contracts.events.rollouts import Decision, DecisionKind
     from shared.contracts.events.training import TrainingCancelled, TrainingRequested
     from shared.contracts.events.versions import SettingsEvaluation, SettingsRecord
-    from shared.contracts.topics import AUDIT, CASES, ROLLOUTS, TRAINING_JOBS, VERSIONS
+    from shared.contracts.topics import AUDIT, CASES, ERASURES, ROLLOUTS, TRAINING_JOBS, VERSIONS
 
     actions: list[dict[str, Any]] = []
     for event in await read_events(
         log,
-        (AUDIT, CASES, ROLLOUTS, TRAINING_JOBS, VERSIONS),
+        (AUDIT, CASES, ERASURES, ROLLOUTS, TRAINING_JOBS, VERSIONS),
         ActionAudited,
         CaseFound,
         CaseRetired,
         Decision,
         SettingsEvaluation,
+        ErasureRequested,
         SettingsRecord,
         TrainingCancelled,
         TrainingRequested,
@@ -142,6 +144,8 @@ async def read_actions(log: EventLog) -> list[dict[str, Any]]:
             case Decision() if event.kind is not DecisionKind.hold:
                 what = f"rollout.{event.kind.value}"
                 actions.append(_action(what, event.candidate or event.stable, event, event.at))
+            case ErasureRequested():
+                actions.append(_action("user.erased", event.subjects[0], event, event.requested_at))
             case SettingsRecord():
                 what = "version.registered"
                 actions.append(_action(what, event.version, event, event.created_at))

@@ -12,6 +12,9 @@ from services.feedback.annotation.service import AnnotationService
 from services.feedback.api import FeedbackApi, Limits, create_app, open_to_browsers
 from services.feedback.circuit_breaker import CircuitBreaker
 from services.feedback.comparisons import Comparisons
+from services.feedback.erasure.api import UserApi, user_router
+from services.feedback.erasure.eraser import ERASURE_MODELS, Eraser
+from services.feedback.erasure.eraser import GROUP as ERASURE_GROUP
 from services.feedback.intake import GROUP, INTAKE_MODELS, Intake
 from services.feedback.metrics import FeedbackMetrics
 from services.feedback.open_comparisons import RedisComparisons
@@ -30,7 +33,7 @@ from services.feedback.voting.plan import PlanUnreadable
 from services.feedback.voting.rater_store import RedisRaters
 from shared.clock import SystemClock
 from shared.contracts.events.feedback import FeedbackSubmitted
-from shared.contracts.topics import intake_topic
+from shared.contracts.topics import ERASURES, intake_topic
 from shared.credentials import CredentialsUnreadable
 from shared.garbage import spare_collector
 from shared.http.local_guard import with_local_guard
@@ -76,16 +79,26 @@ async def run(settings: FeedbackSettings, voting: VotingOptions) -> None:
     keys = KeyRing(required=settings.profile != "local")
     versions, routing = RegistryFollower(log), RoutingFollower(log)
     followers = {"versions": versions, "rollouts": routing, "keys": KeyFollower(log, keys)}
+    dead_letters = DeadLetters(log, service="feedback", redact=redact, metrics=registry)
     intake = Intake(publisher, metrics, redact=redact, rules=settings.rules)
     loop = ConsumerLoop(
         KafkaConnection.of(settings),
         group=GROUP,
         handler=intake.handle,
         models=INTAKE_MODELS,
-        dead_letters=DeadLetters(log, service="feedback", redact=redact, metrics=registry),
+        dead_letters=dead_letters,
         topics=[intake_topic(tenant) for tenant in settings.tenants],
         concurrency=settings.intake_concurrency,
         default_type=FeedbackSubmitted.ce_type,
+    )
+    eraser = ConsumerLoop(
+        KafkaConnection.of(settings),
+        group=ERASURE_GROUP,
+        handler=Eraser(log, clock).handle,
+        models=ERASURE_MODELS,
+        dead_letters=dead_letters,
+        topics=[ERASURES],
+        max_records=1,
     )
     health = Health()
     health.ready("log", lambda: "the event log is unavailable" if publisher.refuses() else None)
@@ -157,7 +170,10 @@ async def run(settings: FeedbackSettings, voting: VotingOptions) -> None:
             plan=voting.plan,
             authorization=voting.authorization,
         )
-        application = create_app(api, metrics, query_router(queries), annotations.router())
+        users = UserApi(log, keys, clock, pseudonym=lambda _, user_id: user_id)
+        application = create_app(
+            api, metrics, query_router(queries), annotations.router(), user_router(users)
+        )
         ballots = RaterBallots(
             comparisons=comparisons,
             open_comparisons=store,
@@ -190,6 +206,7 @@ async def run(settings: FeedbackSettings, voting: VotingOptions) -> None:
         background.start("quotas", quotas.run())
         health.note("annotations", freshness(annotations.follower.age_s))
         background.start("annotations", annotations.run())
+        background.start("erasures", eraser.run(stop))
         if settings.intake:
             health.progress("intake", loop.idle_s, STUCK_AFTER_S)
             background.start("intake", loop.run(stop))

@@ -8,6 +8,7 @@ from shared.contracts.events.audit import ActionAudited
 from shared.contracts.events.base import Event
 from shared.contracts.events.cases import CaseFound, CaseRetired
 from shared.contracts.events.dead_letters import DeadLetter
+from shared.contracts.events.erasures import ErasureCompleted, ErasureRequested, TraceErased
 from shared.contracts.events.feedback import FeedbackSubmitted, FeedbackWithdrawn
 from shared.contracts.events.generations import GenerationFinished, GenerationRequested
 from shared.contracts.events.intake import SignalSubmission, Submission, Withdrawal
@@ -39,6 +40,7 @@ EVENTS: tuple[type[Event], ...] = (
     FeedbackWithdrawn,
     SignalObserved,
     VoteCast,
+    TraceErased,
     RatedAnswer,
     RatedScore,
     PreferencePair,
@@ -67,6 +69,8 @@ EVENTS: tuple[type[Event], ...] = (
     Decision,
     ApiKeyIssued,
     ActionAudited,
+    ErasureRequested,
+    ErasureCompleted,
 )
 
 INTAKE: dict[str, type[Event]] = {

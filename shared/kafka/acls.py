@@ -8,9 +8,9 @@ from typing import NamedTuple
 from shared.contracts.topics import DEAD_LETTERS, intake_topic, load_topics
 
 CONSUMER_GROUPS = {
-    "aggregator": "ratchet.aggregator",
-    "feedback": "ratchet.feedback-intake",
-    "inference": "ratchet.inference",
+    "aggregator": ("ratchet.aggregator",),
+    "feedback": ("ratchet.feedback-intake", "ratchet.feedback-erasures"),
+    "inference": ("ratchet.inference",),
 }
 ALL_TOPICS = "ratchet."
 """What the names of all topics begin with."""
@@ -52,8 +52,9 @@ def required_acls(tenants: tuple[str, ...], *, prefix: str) -> Iterator[Acl]:
         if with_dead_letters & set(topic.readers):
             # `ratchet dead-letters replay` puts a record back where it came from.
             yield from _on_topic(f"User:{prefix}cli", "Write", topic.name)
-    for service, consumers in CONSUMER_GROUPS.items():
-        yield Acl(f"User:{prefix}{service}", "Read", "group", consumers)
+    for service, groups in CONSUMER_GROUPS.items():
+        for group in groups:
+            yield Acl(f"User:{prefix}{service}", "Read", "group", group)
     for operation in ("Create", "Describe", "DescribeConfigs"):
         # `ratchet topics apply` and `diff`
         yield Acl(f"User:{prefix}cli", operation, "topic", ALL_TOPICS, "prefixed")

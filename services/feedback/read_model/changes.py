@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Literal, TypeAlias
 
 from shared.contracts.events.base import Context
+from shared.contracts.events.erasures import TraceErased
 from shared.contracts.events.feedback import (
     BAD_SCORE,
     GOOD_SCORE,
@@ -35,6 +36,7 @@ MODELS = models_by_type(
     FeedbackWithdrawn,
     SignalObserved,
     VoteCast,
+    TraceErased,
     ExampleJoined,
     PreferencePair,
     UnpairedExample,
@@ -95,7 +97,19 @@ class ProductRetracted:
     at_us: int
 
 
-Change: TypeAlias = RevisionReceived | DocumentStored | ProductRetracted
+@dataclass(frozen=True, slots=True)
+class PersonForgotten:
+    """What a person said of one trace goes; all that was said of it where the person asked."""
+
+    tenant: str
+    trace_id: str
+    subjects: tuple[str, ...]
+    whole: bool
+    until_us: int
+    """What was received later stays."""
+
+
+Change: TypeAlias = RevisionReceived | DocumentStored | ProductRetracted | PersonForgotten
 
 
 def change_of(record: Record) -> Change:
@@ -111,6 +125,14 @@ def change_of(record: Record) -> Change:
             return _revision(event)
         case VoteCast():
             return _vote(event)
+        case TraceErased():
+            return PersonForgotten(
+                event.tenant,
+                event.trace_id,
+                event.subjects,
+                event.whole,
+                microseconds(event.erased_at),
+            )
         case ExampleJoined():
             return _joined(event)
         case PreferencePair() | UnpairedExample():

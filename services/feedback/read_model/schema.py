@@ -95,6 +95,8 @@ def open_for_writing(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA journal_mode = WAL")
         # A commit may be lost with the machine, never half of one: its offsets are lost with it.
         connection.execute("PRAGMA synchronous = NORMAL")
+        # What an erasure deletes must not stay readable in free pages.
+        connection.execute("PRAGMA secure_delete = ON")
         (written,) = connection.execute("PRAGMA user_version").fetchone()
         if written == 0:
             connection.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version = {FORMAT}; COMMIT;")

@@ -17,6 +17,7 @@ from services.feedback.read_model.changes import (
     VOTE,
     Change,
     DocumentStored,
+    PersonForgotten,
     ProductRetracted,
     RevisionReceived,
     change_of,
@@ -24,6 +25,8 @@ from services.feedback.read_model.changes import (
 from services.feedback.read_model.marking import apply_marks, look_for_marks
 from services.feedback.read_model.schema import PAGE_BYTES, open_for_writing
 from shared.contracts.events.feedback import MAX_FEEDBACKS, MAX_TRACE_BYTES
+from shared.contracts.events.preferences import ERASED
+from shared.contracts.subject import subject_of
 from shared.kafka.envelope import UnreadableRecord
 from shared.kafka.log import Positions, Record
 from shared.rater_marks import RaterRules
@@ -58,6 +61,8 @@ class ReadModelStore:
         self._connection.execute(f"PRAGMA max_page_count = {pages}")
         self.unreadable = 0
         self._products_changed = True
+        self._erased = False
+        """Something was erased since the write-ahead log was last emptied."""
 
     def close(self) -> None:
         """Close the file; an open transaction is rolled back."""
@@ -103,6 +108,9 @@ class ReadModelStore:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
             raise
+        if self._erased:  # the write-ahead log still holds the pages as they were
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            self._erased = False
         return folded
 
     def prune(self, *, not_before_ms: int) -> int:
@@ -189,6 +197,8 @@ class ReadModelStore:
                 self._put_document(change, record)
             case ProductRetracted():
                 self._retract(change, record)
+            case PersonForgotten():
+                self._forget(change)
 
     def _add_revision(self, change: RevisionReceived, record: Record) -> None:
         place = (change.tenant, change.feedback_id, change.trace_id)
@@ -291,6 +301,37 @@ class ReadModelStore:
         self._products_changed = True
         if found is not None:
             self._connection.execute("DELETE FROM entries WHERE document = ?", found)
+            if change.reason == ERASED:
+                self._delete_document(*found)
+
+    def _forget(self, change: PersonForgotten) -> None:
+        place = (change.tenant, change.trace_id)
+        said = self._connection.execute(
+            "SELECT rowid, json_extract(body, '$.user_id') FROM revisions "
+            "WHERE tenant = ? AND trace_id = ? AND received_us <= ?",
+            (*place, change.until_us),
+        ).fetchall()
+        self._connection.executemany(
+            "DELETE FROM revisions WHERE rowid = ?",
+            [
+                (number,)
+                for number, user_id in said
+                if change.whole or subject_of(change.tenant, user_id or "") in change.subjects
+            ],
+        )
+        if change.whole:
+            for (number,) in self._connection.execute(
+                "SELECT id FROM documents WHERE tenant = ? AND source = 'example' AND name = ?",
+                place,
+            ).fetchall():
+                self._delete_document(number)
+        self._erased = True
+
+    def _delete_document(self, number: int) -> None:
+        for index in ("entries", "causes"):
+            self._connection.execute(f"DELETE FROM {index} WHERE document = ?", (number,))
+        self._connection.execute("DELETE FROM documents WHERE id = ?", (number,))
+        self._erased = True
 
     def _delete_before(self, table: str, limit_ms: int) -> int:
         key = "tenant, trace_id, feedback_id" if table == "traces" else "rowid"

@@ -21,6 +21,9 @@ from shared.contracts.events.base import (
     unless_empty,
 )
 
+ERASED = "erased"
+"""Reason of a retraction that an erasure wrote: stored datasets lose the row too."""
+
 
 class PairSource(StrEnum):
     """Source of a preference pair."""
@@ -59,6 +62,9 @@ class PreferencePair(Event):
     causes: tuple[str, ...] = Field(description="feedback_id:revision of each cause")
     traces: tuple[str, ...] = ()
     raters: tuple[str, ...] = ()
+    askers: tuple[str, ...] = unless_empty(
+        (), description="who asked what was answered, by user id; see raters for who judged it"
+    )
     context: Context = Context()
     created_at: AwareDatetime
 
@@ -81,6 +87,9 @@ class UnpairedExample(Event):
     causes: tuple[str, ...]
     traces: tuple[str, ...] = ()
     raters: tuple[str, ...] = ()
+    askers: tuple[str, ...] = unless_empty(
+        (), description="who asked what was answered, by user id; see raters for who judged it"
+    )
     context: Context = Context()
     created_at: AwareDatetime
 

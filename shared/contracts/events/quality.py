@@ -12,6 +12,7 @@ from shared.contracts.events.base import (
     Event,
     Identifier,
     Message,
+    OptionalIdentifier,
     Text,
     Tool,
     UntrainableReasons,
@@ -34,6 +35,7 @@ class ExampleJoined(Event):
     completion: Text
     answer: AnswerTurn = unless_empty(None)
     untrainable: UntrainableReasons = unless_empty(())
+    asker: OptionalIdentifier = unless_empty("", description="who asked, by user id")
     context: Context = Context()
     started_at: AwareDatetime
     feedback: tuple[FeedbackSubmitted, ...]

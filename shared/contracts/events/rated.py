@@ -42,6 +42,7 @@ class RatedAnswer(Event):
     version: Identifier
     score: float | None = Field(description="satisfaction in [0, 1]; None retracts")
     user_id: OptionalIdentifier = ""
+    asker: OptionalIdentifier = unless_empty("", description="who asked, by user id")
     context: Context = Context()
     created_at: AwareDatetime
 

@@ -28,6 +28,7 @@ ROLLOUT_HOLDS = "ratchet.rollout-holds.v1"
 API_KEYS = "ratchet.api-keys.v1"
 AUDIT = "ratchet.audit.v1"
 DEAD_LETTERS = "ratchet.dead-letters.v1"
+ERASURES = "ratchet.erasures.v1"
 
 TOPICS_DIR = Path(__file__).parent
 

@@ -8,6 +8,7 @@ import pytest
 
 from services.aggregator.settings import AggregatorSettings
 from services.feedback import intake
+from services.feedback.erasure import eraser
 from shared.contracts.topics import FEEDBACK, intake_topic
 from shared.kafka.acls import CONSUMER_GROUPS, required_acls
 from tests.support.command import ratchet_here
@@ -33,8 +34,8 @@ def test_a_service_writes_only_what_its_topics_declare() -> None:
 
 
 def test_consumer_groups_are_those_that_the_services_join() -> None:
-    assert CONSUMER_GROUPS["feedback"] == intake.GROUP
-    assert CONSUMER_GROUPS["aggregator"] == AggregatorSettings().app_id
+    assert CONSUMER_GROUPS["feedback"] == (intake.GROUP, eraser.GROUP)
+    assert CONSUMER_GROUPS["aggregator"] == (AggregatorSettings().app_id,)
 
 
 def test_rules_are_printed_for_people_programs_and_kafkas_own_command(

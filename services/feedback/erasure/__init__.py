@@ -1,0 +1,1 @@
+"""Erasure of people: the request, the sweep over the topics, its proof, and export of a person."""

@@ -1,0 +1,224 @@
+"""Erasure and export of a person over HTTP: a person of the key's own tenant only."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Callable
+from typing import Annotated, Literal
+
+import structlog
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import AwareDatetime, BaseModel, Field
+
+from services.feedback.erasure.eraser import SWEEP_TIMEOUT_S, erasures_of
+from services.feedback.erasure.people import body_of, is_about
+from services.feedback.errors import Busy, EventLogUnavailable
+from services.feedback.read_model.export import ExportResponse
+from shared.clock import Clock
+from shared.contracts.events.api_keys import Permission
+from shared.contracts.events.base import Identifier
+from shared.contracts.events.erasures import ErasureCompleted, ErasureRequested
+from shared.contracts.subject import subject_of
+from shared.contracts.topics import ERASURES, EXAMPLES, FEEDBACK, INTERACTIONS, PREFERENCES
+from shared.http.openapi import problem_responses
+from shared.kafka.log import EventLog, LogUnavailable, Record, read_to_end
+from shared.keys import ApiKey, KeyRing
+
+log = structlog.get_logger(__name__)
+
+NDJSON = "application/x-ndjson"
+
+
+class ErasureQuery(BaseModel):
+    """Query parameters of an erasure."""
+
+    reason: str = Field(min_length=1, max_length=2000, description="why; kept on record")
+    on_behalf_of: str = Field(default="", max_length=200, description="for whom the caller acts")
+
+
+class ErasureAccepted(BaseModel):
+    """An erasure that is on record and will be done, whatever is killed."""
+
+    erasure_id: str
+    requested_at: AwareDatetime
+
+
+class Erasure(BaseModel):
+    """An erasure: who asked for it, and what it took away once it is done."""
+
+    erasure_id: str
+    state: Literal["requested", "completed"]
+    requested_at: AwareDatetime
+    actor: str
+    on_behalf_of: str
+    reason: str
+    completed_at: AwareDatetime | None = None
+    traces: int | None = Field(
+        default=None, description="traces that the person asked or gave feedback on"
+    )
+    examples: int | None = Field(default=None, description="joined examples that lost texts")
+    products: int | None = Field(
+        default=None, description="pairs and unpaired examples that were retracted"
+    )
+
+
+class Erasures(BaseModel):
+    """All erasures of a person, oldest first."""
+
+    erasures: list[Erasure]
+
+
+class UserApi:
+    """The endpoints, each one method."""
+
+    def __init__(
+        self,
+        event_log: EventLog,
+        keys: KeyRing,
+        clock: Clock,
+        *,
+        pseudonym: Callable[[str, str], str],
+    ) -> None:
+        """`pseudonym` gives the id under which a tenant's user is stored today."""
+        self._log = event_log
+        self._keys = keys
+        self._clock = clock
+        self._pseudonym = pseudonym
+        self._exporting = asyncio.Lock()
+
+    async def erase(self, request: Request, user_id: str, query: ErasureQuery) -> ErasureAccepted:
+        """See the route.
+
+        Raises:
+            EventLogUnavailable: nothing is on record, or it is not known whether it is.
+
+        """
+        key = self._operator(request)
+        event = ErasureRequested(
+            erasure_id=str(uuid.uuid4()),
+            tenant=key.tenant,
+            subjects=self._subjects(key.tenant, user_id),
+            actor=key.key_id,
+            on_behalf_of=query.on_behalf_of,
+            reason=query.reason,
+            requested_at=self._clock.now(),
+        )
+        try:
+            await self._log.publish(
+                ERASURES, key=event.subjects[0], event=event, event_id=event.erasure_id
+            )
+        except LogUnavailable as error:
+            raise _unavailable(error) from error
+        log.info("erasure.requested", erasure_id=event.erasure_id, actor=key.key_id)
+        return ErasureAccepted(erasure_id=event.erasure_id, requested_at=event.requested_at)
+
+    async def erasures(self, request: Request, user_id: str) -> Erasures:
+        """See the route.
+
+        Raises:
+            EventLogUnavailable: they cannot be read now.
+
+        """
+        tenant = self._operator(request).tenant
+        try:
+            events = await erasures_of(self._log, tenant, self._subjects(tenant, user_id))
+        except LogUnavailable as error:
+            raise _unavailable(error) from error
+        completed = {one.erasure_id: one for one in events if isinstance(one, ErasureCompleted)}
+        return Erasures(
+            erasures=[
+                _erasure(one, completed.get(one.erasure_id))
+                for one in events
+                if isinstance(one, ErasureRequested)
+            ]
+        )
+
+    async def export(self, request: Request, user_id: str) -> Response:
+        """See the route.
+
+        Raises:
+            Busy: another export reads the log.
+            EventLogUnavailable: the log cannot be read now.
+
+        """
+        tenant = self._operator(request).tenant
+        subjects = self._subjects(tenant, user_id)
+        if self._exporting.locked():
+            raise Busy("another person is being exported; ask again then", retry_after_s=30)
+
+        def keep(record: Record) -> bool:
+            body = body_of(record)
+            return body.get("tenant") == tenant and is_about(body, subjects)
+
+        async with self._exporting:
+            try:
+                # Read whole before the answer begins, so that a failure is an error.
+                records = await read_to_end(
+                    self._log,
+                    INTERACTIONS,
+                    FEEDBACK,
+                    EXAMPLES,
+                    PREFERENCES,
+                    timeout_s=SWEEP_TIMEOUT_S,
+                    keep=keep,
+                )
+            except LogUnavailable as error:
+                raise _unavailable(error) from error
+        log.info("person.exported", records=len(records))
+        return ExportResponse(_lines(records), media_type=NDJSON)
+
+    def _operator(self, request: Request) -> ApiKey:
+        authorization = request.headers.get("authorization")
+        return self._keys.authenticate(authorization, Permission.operate)
+
+    def _subjects(self, tenant: str, user_id: str) -> tuple[str, ...]:
+        """The person under today's stored id, and under the id as it was sent."""
+        names = dict.fromkeys((self._pseudonym(tenant, user_id), user_id))
+        return tuple(subject_of(tenant, name) for name in names)
+
+
+def user_router(api: UserApi) -> APIRouter:
+    """The routes about people."""
+    router = APIRouter(prefix="/v1/users")
+    problems = problem_responses(401, 403, 422, 503)
+
+    @router.get("/{user_id:path}/erasures", responses=problems)
+    async def list_erasures(request: Request, user_id: Identifier) -> Erasures:
+        """A person's erasures, and what each took away: the proof."""
+        return await api.erasures(request, user_id)
+
+    @router.get("/{user_id:path}/export", response_class=Response, responses={
+        200: {"description": "One stored event a line", "content": {NDJSON: {"schema": {
+            "type": "string"}}}}, **problems})  # fmt: skip
+    async def export_user(request: Request, user_id: Identifier) -> Response:
+        """Every stored event that is about a person, as JSON Lines with its topic."""
+        return await api.export(request, user_id)
+
+    @router.delete("/{user_id:path}", status_code=202, responses=problems)
+    async def erase_user(
+        request: Request, user_id: Identifier, query: Annotated[ErasureQuery, Query()]
+    ) -> ErasureAccepted:
+        """Erase a person; done within minutes, see the person's erasures."""
+        return await api.erase(request, user_id, query)
+
+    return router
+
+
+async def _lines(records: list[Record]) -> AsyncIterator[bytes]:
+    for record in records:
+        yield b'{"topic":"%s","event":%s}\n' % (record.topic.encode(), record.value)
+
+
+def _erasure(request: ErasureRequested, done: ErasureCompleted | None) -> Erasure:
+    asked = {"erasure_id", "requested_at", "actor", "on_behalf_of", "reason"}
+    found = {"completed_at", "traces", "examples", "products"}
+    return Erasure(
+        state="completed" if done else "requested",
+        **request.model_dump(include=asked),
+        **(done.model_dump(include=found) if done else {}),
+    )
+
+
+def _unavailable(error: LogUnavailable) -> EventLogUnavailable:
+    return EventLogUnavailable(f"the event log did not answer: {error}", retry_after_s=5)

@@ -1,0 +1,199 @@
+"""Eraser: sweeps the topics for a requested erasure and records what it took away.
+
+Each step may run again: traces are erased idempotently, a retraction repeated is the same, and an
+erasure that has its completion on record is passed over. So a killed sweep starts again from its
+request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+
+import structlog
+
+from services.feedback.erasure.people import Trace, body_of, is_about, trace_of, without_person
+from services.feedback.publisher import SOURCE
+from shared.clock import Clock
+from shared.contracts.events.base import Event
+from shared.contracts.events.erasures import ErasureCompleted, ErasureRequested, TraceErased
+from shared.contracts.events.preferences import ERASED, PreferenceRetracted
+from shared.contracts.events.quality import ExampleJoined
+from shared.contracts.topics import ERASURES, EXAMPLES, FEEDBACK, INTERACTIONS, PREFERENCES
+from shared.kafka.envelope import Headers, decode, encode, models_by_type
+from shared.kafka.log import EventLog, NewRecord, Record, read_to_end
+
+log = structlog.get_logger(__name__)
+
+GROUP = "ratchet.feedback-erasures"
+ERASURE_MODELS = models_by_type(ErasureRequested, ErasureCompleted)
+SWEEP_TIMEOUT_S = 3600.0
+"""Longest time for reading some topics once."""
+READ_TIMEOUT_S = 30.0
+WRITE_BATCH = 200
+
+
+class Eraser:
+    """Handles the records of `erasures.v1`, one after the other."""
+
+    def __init__(self, event_log: EventLog, clock: Clock) -> None:
+        self._log = event_log
+        self._clock = clock
+
+    async def handle(self, event: Event, _: Record) -> None:
+        """Do a requested erasure unless it is done.
+
+        Raises:
+            LogUnavailable: some of it is not done; hand it in again.
+
+        """
+        if not isinstance(event, ErasureRequested) or await self._is_done(event):
+            return
+        traces = await self._erase_traces(event)
+        asked = {trace for trace, whole in traces.items() if whole}
+        completed = ErasureCompleted(
+            erasure_id=event.erasure_id,
+            tenant=event.tenant,
+            subjects=event.subjects,
+            requested_at=event.requested_at,
+            traces=len(traces),
+            examples=await self._empty_examples(event, asked),
+            products=await self._retract_products(event, asked),
+            completed_at=self._clock.now(),
+        )
+        await self._log.publish(
+            ERASURES, key=event.subjects[0], event=completed, event_id=f"{event.erasure_id}:done"
+        )
+        counts = completed.model_dump(include={"erasure_id", "traces", "examples", "products"})
+        log.info("erasure.completed", **counts)
+
+    async def _is_done(self, event: ErasureRequested) -> bool:
+        known = await erasures_of(self._log, event.tenant, event.subjects)
+        return any(
+            isinstance(one, ErasureCompleted) and one.erasure_id == event.erasure_id
+            for one in known
+        )
+
+    async def _erase_traces(self, event: ErasureRequested) -> dict[Trace, bool]:
+        """Erase the person's traces; returns them, and whether the person asked the question."""
+        traces: dict[Trace, bool] = {}
+
+        def note(record: Record) -> None:
+            body = body_of(record)
+            if body.get("tenant") == event.tenant and is_about(body, event.subjects):
+                trace = trace_of(body)
+                traces[trace] = traces.get(trace, False) or record.topic == INTERACTIONS
+
+        await self._sweep(note, INTERACTIONS, FEEDBACK)
+        await self._write(
+            NewRecord(FEEDBACK, trace_id, *self._encoded(erased, f"{event.erasure_id}:{trace_id}"))
+            for (tenant, trace_id), whole in traces.items()
+            for erased in (
+                TraceErased(
+                    erasure_id=event.erasure_id,
+                    trace_id=trace_id,
+                    tenant=tenant,
+                    subjects=event.subjects,
+                    whole=whole,
+                    erased_at=event.requested_at,
+                ),
+            )
+        )
+        return traces
+
+    async def _empty_examples(self, event: ErasureRequested, asked: Collection[Trace]) -> int:
+        """Replace joined examples; the aggregator does so too, while it still has their rows."""
+        emptied: dict[str, NewRecord] = {}
+
+        def note(record: Record) -> None:
+            emptied.pop(record.key, None)  # only the newest of a key is of interest
+            if not _touches(record, event, asked):
+                return
+            example = decode(record.headers, record.value, models_by_type(ExampleJoined))
+            assert isinstance(example, ExampleJoined)
+            left = without_person(
+                example, event.subjects, at=event.requested_at,
+                whole=(example.tenant, example.trace_id) in asked,
+            )  # fmt: skip
+            if left.model_copy(update={"updated_at": example.updated_at}) != example:
+                name = f"{event.erasure_id}:{record.key}"
+                emptied[record.key] = NewRecord(EXAMPLES, record.key, *self._encoded(left, name))
+
+        await self._sweep(note, EXAMPLES)
+        await self._write(emptied.values())
+        return len(emptied)
+
+    async def _retract_products(self, event: ErasureRequested, asked: Collection[Trace]) -> int:
+        """Retract pairs and unpaired examples, also those that were retracted for another reason:
+        stored datasets may hold them.
+        """
+        found: set[str] = set()
+        erased: set[str] = set()
+
+        def note(record: Record) -> None:
+            if _touches(record, event, asked):
+                found.add(record.key)
+            elif body_of(record).get("reason") == ERASED:
+                erased.add(record.key)
+
+        await self._sweep(note, PREFERENCES)
+        await self._write(
+            NewRecord(PREFERENCES, pair_id, *self._encoded(retraction, f"{ERASED}:{pair_id}"))
+            for pair_id in sorted(found - erased)
+            for retraction in (
+                PreferenceRetracted(
+                    pair_id=pair_id,
+                    tenant=event.tenant,
+                    reason=ERASED,
+                    created_at=event.requested_at,
+                ),
+            )
+        )
+        return len(found)
+
+    async def _sweep(self, note: Callable[[Record], None], *topics: str) -> None:
+        def keep(record: Record) -> bool:
+            note(record)
+            return False
+
+        await read_to_end(self._log, *topics, timeout_s=SWEEP_TIMEOUT_S, keep=keep)
+
+    def _encoded(self, event: Event, event_id: str) -> tuple[bytes, Headers]:
+        headers = encode(event, source=SOURCE, event_id=event_id, time=self._clock.now())
+        return event.to_json(), headers
+
+    async def _write(self, records: Iterable[NewRecord]) -> None:
+        every = list(records)
+        for start in range(0, len(every), WRITE_BATCH):
+            await self._log.append_many(every[start : start + WRITE_BATCH])
+
+
+async def erasures_of(
+    event_log: EventLog, tenant: str, subjects: Collection[str]
+) -> list[ErasureRequested | ErasureCompleted]:
+    """Requests and completions of a person's erasures, oldest first.
+
+    Raises:
+        LogUnavailable: they cannot be read.
+
+    """
+    records = await read_to_end(
+        event_log,
+        ERASURES,
+        timeout_s=READ_TIMEOUT_S,
+        keep=lambda record: record.key in subjects,
+    )
+    events = (decode(record.headers, record.value, ERASURE_MODELS) for record in records)
+    return [
+        event
+        for event in events
+        if isinstance(event, ErasureRequested | ErasureCompleted) and event.tenant == tenant
+    ]
+
+
+def _touches(record: Record, event: ErasureRequested, asked: Collection[Trace]) -> bool:
+    """Whether a record is about the person, or about an answer to the person's question."""
+    body = body_of(record)
+    if body.get("tenant") != event.tenant:
+        return False
+    traces = (*(body.get("traces") or ()), body.get("trace_id"))
+    return is_about(body, event.subjects) or any((event.tenant, one) in asked for one in traces)

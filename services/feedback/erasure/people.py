@@ -1,0 +1,75 @@
+"""People in records: whose data a record holds, and what is left of it without a person. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from datetime import datetime
+from typing import Any
+
+import orjson
+
+from services.feedback.values import fields_of
+from shared.contracts.events.quality import ExampleJoined
+from shared.contracts.subject import subject_of
+from shared.kafka.log import Record
+
+NOTHING_SAID = {
+    "messages": (), "tools": (), "completion": "", "answer": None,
+    "asker": "", "feedback": (), "signals": (),
+}  # fmt: skip
+"""Fields of a joined example that hold texts or people, as they are without them."""
+
+Trace = tuple[str, str]
+"""Tenant and trace id, or comparison id of a vote."""
+
+
+def body_of(record: Record) -> Mapping[str, Any]:
+    """A record's JSON object; empty where it has none."""
+    try:
+        found = orjson.loads(record.value or b"null")
+    except orjson.JSONDecodeError:
+        return {}
+    return fields_of(found) or {}
+
+
+def is_about(body: Mapping[str, Any], subjects: Collection[str]) -> bool:
+    """Whether one of the people in a record's body is one of the subjects."""
+    tenant = str(body.get("tenant", ""))
+    return any(subject_of(tenant, user) in subjects for user in _people_in(body))
+
+
+def trace_of(body: Mapping[str, Any]) -> Trace:
+    """The trace that a record of interactions or feedback is about."""
+    return str(body.get("tenant", "")), str(body.get("trace_id") or body.get("comparison_id") or "")
+
+
+def without_person(
+    example: ExampleJoined, subjects: Collection[str], *, at: datetime, whole: bool
+) -> ExampleJoined:
+    """A joined example as an erasure at a moment leaves it.
+
+    Where the person asked (`whole`, or as its `asker` says) no text is left, else only what the
+    person said until then goes.
+    """
+    if whole or subject_of(example.tenant, example.asker) in subjects:
+        context = example.context.model_copy(update={"session_id": "", "labels": {}})
+        return example.model_copy(update={**NOTHING_SAID, "context": context, "updated_at": at})
+    others = {
+        name: tuple(
+            one
+            for one in getattr(example, name)
+            if subject_of(example.tenant, one.user_id) not in subjects or one.submitted_at > at
+        )
+        for name in ("feedback", "signals")
+    }
+    return example.model_copy(update={**others, "updated_at": at})
+
+
+def _people_in(body: Mapping[str, Any]) -> Iterator[str]:
+    for name in ("user_id", "asker"):
+        yield str(body.get(name) or "")
+    for name in ("raters", "askers"):
+        yield from body.get(name) or ()
+    for name in ("feedback", "signals"):
+        for one in body.get(name) or ():
+            yield str(one.get("user_id") or "")
