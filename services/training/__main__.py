@@ -8,6 +8,7 @@ import uvloop
 from prometheus_client import CollectorRegistry
 
 from services.training.dataset_store import DatasetStore
+from services.training.erasure import DatasetEraser
 from services.training.jobs import JobQueue
 from services.training.metrics import TrainingMetrics
 from services.training.runner import Runner
@@ -63,6 +64,7 @@ async def run(settings: TrainingSettings) -> None:
         metrics=metrics,
         clock=clock,
     )
+    eraser = DatasetEraser(log, versions, store, runner.jobs, clock)
     letters = DeadLetters(
         log, service="training", redact=Redactor().text, metrics=registry, clock=clock
     )
@@ -72,6 +74,7 @@ async def run(settings: TrainingSettings) -> None:
         registry=versions,
         runner=runner,
         scheduler=scheduler,
+        eraser=eraser,
         dead_letters=letters,
         metrics=metrics,
         settings=settings,
@@ -84,6 +87,7 @@ async def run(settings: TrainingSettings) -> None:
     background.start("versions", versions.run())
     background.start("jobs", worker.follow())
     background.start("pairs", scheduler.count())
+    background.start("erasures", eraser.follow())
     background.start("work", worker.work())
     health.alive("tasks", background.ended)
     try:

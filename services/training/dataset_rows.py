@@ -204,7 +204,7 @@ class LeftOut(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     file: str = Field(description="`import`, or the dataset's file before rows were left out")
     line: int = Field(ge=1, description="of that file")
-    reason: Literal["bad_row", "template", "too_long"]
+    reason: Literal["bad_row", "template", "too_long", "erased"]
     detail: str
 
     @property

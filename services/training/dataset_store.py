@@ -16,12 +16,14 @@ import fsspec  # pyright: ignore[reportMissingTypeStubs]
 
 from services.training.errors import BadDataset, StoreUnavailable
 from services.training.importing import MAX_BYTES
-from services.training.snapshot import Dataset, ImportedRows, Manifest
+from services.training.snapshot import FILES, Dataset, ImportedRows, Manifest
 from shared.contracts.events.training import TrainingMethod
 from shared.contracts.names import check_name
 from shared.paths import OutsideRoot, contained_uri
 
 MANIFEST = "manifest.json"
+STAGED = "erasing"
+"""Folder below a dataset where the one that takes its place is written."""
 
 
 class DatasetStore:
@@ -55,6 +57,42 @@ class DatasetStore:
             # Storage libraries raise errors of their own: s3fs hands botocore's on as they are.
             raise StoreUnavailable(f"{self._root}: cannot be written: {error}") from error
 
+    def replace(self, dataset: Dataset) -> None:
+        """Store a dataset in place of the one of its name, as an erasure left it.
+
+        Its files are staged whole before the first is moved, so that `read` can finish what was
+        cut short.
+
+        Raises:
+            StoreUnavailable: the storage refused it.
+
+        """
+        try:
+            filesystem, root = _locate(f"{self._root}/{dataset.manifest.dataset_id}")
+            staged = f"{root}/{STAGED}"
+            filesystem.makedirs(staged, exist_ok=True)
+            for name, data in dataset.files.items():
+                filesystem.pipe_file(f"{staged}/{name}", data)
+            filesystem.pipe_file(f"{staged}/.{MANIFEST}", dataset.manifest.encode())
+            filesystem.mv(f"{staged}/.{MANIFEST}", f"{staged}/{MANIFEST}")
+            _move_staged(filesystem, root)
+        except Exception as error:
+            raise StoreUnavailable(f"{self._root}: cannot be written: {error}") from error
+
+    def names(self) -> list[str]:
+        """Ids of all datasets.
+
+        Raises:
+            StoreUnavailable: the storage did not answer.
+
+        """
+        try:
+            filesystem, root = _locate(self._root)
+            found = cast("list[str]", filesystem.glob(f"{root}/*/{MANIFEST}"))
+        except Exception as error:
+            raise StoreUnavailable(f"{self._root}: cannot be read: {error}") from error
+        return sorted(path.split("/")[-2] for path in found)
+
     def read(self, dataset_id: str) -> Dataset | None:
         """A whole dataset with its hashes checked, or None where it is not.
 
@@ -71,6 +109,7 @@ class DatasetStore:
             filesystem, root = _locate(f"{self._root}/{dataset_id}")
             if not filesystem.exists(f"{root}/{MANIFEST}"):
                 return None
+            _move_staged(filesystem, root)
             manifest = Manifest.model_validate_json(filesystem.cat_file(f"{root}/{MANIFEST}"))
             files = {name: bytes(filesystem.cat_file(f"{root}/{name}")) for name in manifest.files}
         except Exception as error:
@@ -103,6 +142,16 @@ class DatasetStore:
             if (manifest.model, manifest.method, manifest.origin) == (model, method, "log")
         ]
         return sorted(of_log, key=lambda manifest: sum(manifest.offsets.values()))
+
+
+def _move_staged(filesystem: Any, root: str) -> None:
+    """Move the files of a whole staged dataset into place, its manifest last."""
+    staged = f"{root}/{STAGED}"
+    if not filesystem.exists(f"{staged}/{MANIFEST}"):
+        return
+    for name in (*FILES, MANIFEST):
+        if filesystem.exists(f"{staged}/{name}"):
+            filesystem.mv(f"{staged}/{name}", f"{root}/{name}")
 
 
 def read_import(uri: str, roots: Collection[str], *, strict: bool = False) -> ImportedRows:

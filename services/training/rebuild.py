@@ -12,7 +12,8 @@ from collections.abc import Collection
 
 from services.training.dataset_store import DatasetStore, read_import
 from services.training.settings import TrainingSettings
-from services.training.snapshot import Dataset, take_snapshot
+from services.training.snapshot import Dataset, FilePlace, take_snapshot
+from shared.contracts.events.preferences import ERASED
 from shared.kafka.log import EventLog
 from shared.kafka.producer import KafkaLog
 from shared.kafka.security import KafkaConnection
@@ -40,7 +41,11 @@ async def rebuild(event_log: EventLog, stored: Dataset, roots: Collection[str]) 
         until=manifest.offsets,
     )
     # Which rows fit a base only its tokenizer can say, and the stored dataset says it already.
-    return made.without(row for row in stored.left_out if row.file in made.files)
+    left = [row for row in stored.left_out if row.file in made.files]
+    made = made.without(row for row in left if row.reason != ERASED)
+    if not manifest.erased_from:
+        return made
+    return made.erase({FilePlace(row.file, row.line) for row in left if row.reason == ERASED})
 
 
 def differences(stored: Dataset, made: Dataset) -> list[str]:

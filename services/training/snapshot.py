@@ -12,8 +12,9 @@ import contextlib
 import hashlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
-from typing import Literal, cast
+from typing import Literal, NamedTuple, cast
 
 import orjson
 import structlog
@@ -45,7 +46,12 @@ from services.training.importing import read_demonstrations, read_labelled, read
 from services.training.labelled import select_labelled
 from services.training.sides import OF_THEIR_TIME, DatasetRules, set_apart
 from shared.contracts.events.base import ModelName
-from shared.contracts.events.preferences import PreferencePair, PreferenceRetracted, UnpairedExample
+from shared.contracts.events.preferences import (
+    ERASED,
+    PreferencePair,
+    PreferenceRetracted,
+    UnpairedExample,
+)
 from shared.contracts.events.training import TrainingMethod
 from shared.contracts.events.versions import DatasetRef
 from shared.contracts.topics import PREFERENCES
@@ -74,6 +80,17 @@ class FileRef(BaseModel):
     bytes: int
 
 
+class FilePlace(NamedTuple):
+    """A line of a dataset's file, counted from 1."""
+
+    file: str
+    line: int
+
+
+def _is_empty(value: object) -> bool:
+    return not value
+
+
 class Manifest(BaseModel):
     """What a dataset is: its origin, checks, counts, card and the hashes of its files."""
 
@@ -90,6 +107,11 @@ class Manifest(BaseModel):
     retracted: int
     card: dict[str, dict[str, int]]
     files: dict[str, FileRef]
+    erased_from: str = Field(
+        default="",
+        exclude_if=_is_empty,
+        description="the dataset's id before an erasure took rows out; it stays its name",
+    )
 
     @field_validator("rules", mode="before")
     @classmethod
@@ -120,8 +142,8 @@ class Manifest(BaseModel):
 
     @property
     def dataset_id(self) -> str:
-        """The dataset's name; it follows from the hash."""
-        return f"{self.model}-{self.method.value}-{self.sha256[:16]}"
+        """The dataset's name; it follows from the hash, before any erasure."""
+        return self.erased_from or f"{self.model}-{self.method.value}-{self.sha256[:16]}"
 
 
 @dataclass(frozen=True)
@@ -158,10 +180,41 @@ class Dataset:
             BadDataset: nothing is left to train on.
 
         """
-        left = sorted(rows, key=lambda row: (FILES.index(row.file), row.line))
+        left = list(rows)
         if not left:
             return self
-        gone = {(row.file, row.line) for row in left}
+        dataset = self._without({FilePlace(row.file, row.line) for row in left}, left)
+        _require_rows(dataset)
+        return dataset
+
+    def erase(self, places: AbstractSet[FilePlace]) -> Dataset:
+        """The dataset after an erasure: under its own name, and maybe with nothing left.
+
+        The lines are those of the files as they are; those that are kept on record count from
+        before the first erasure, so that a rebuild leaves out the same rows.
+        """
+        before = {
+            name: sorted(
+                row.line for row in self.left_out if (row.file, row.reason) == (name, ERASED)
+            )
+            for name in FILES
+        }
+        left = [
+            LeftOut(file=name, line=_counted_with(before[name], line), reason="erased", detail="")
+            for name, line in places
+        ]
+        dataset = self._without(places, left)
+        # In one order whether several erasures took the rows or one, as a rebuild does.
+        rows = sorted(dataset.left_out, key=_by_erasure)
+        files = {**dataset.files, LEFT_OUT: canonical(row.model_dump() for row in rows)}
+        update = {
+            "erased_from": self.manifest.dataset_id,
+            "files": {name: _file_ref(data) for name, data in files.items()},
+        }
+        return Dataset(dataset.manifest.model_copy(update=update), files)
+
+    def _without(self, gone: AbstractSet[FilePlace], left: Iterable[LeftOut]) -> Dataset:
+        left = sorted(left, key=lambda row: (FILES.index(row.file), row.line))
         files = {
             name: b"".join(
                 line
@@ -181,9 +234,7 @@ class Dataset:
                 "files": {name: _file_ref(data) for name, data in files.items()},
             }
         )
-        dataset = replace(self, manifest=manifest, files=files)
-        _require_rows(dataset)
-        return dataset
+        return replace(self, manifest=manifest, files=files)
 
 
 @dataclass(frozen=True)
@@ -255,6 +306,18 @@ async def take_snapshot(
 def place(record: Record) -> str:
     """The name of a record's partition in `Offsets`."""
     return f"{record.topic}/{record.partition}"
+
+
+def _by_erasure(row: LeftOut) -> tuple[int, int]:
+    """Sorts erased rows behind the others, by file and line; the others stay in their order."""
+    return (1 + FILES.index(row.file), row.line) if row.reason == ERASED else (0, 0)
+
+
+def _counted_with(gone: Sequence[int], line: int) -> int:
+    """The number that a line had before those of these numbers went, which are in order."""
+    for before in gone:
+        line += before <= line
+    return line
 
 
 def _file_ref(data: bytes) -> FileRef:

@@ -8,6 +8,7 @@ import contextlib
 import structlog
 
 from services.training import reward_models
+from services.training.erasure import DatasetEraser
 from services.training.jobs import JobQueue
 from services.training.metrics import TrainingMetrics
 from services.training.runner import Runner
@@ -39,6 +40,7 @@ class TrainingWorker:
         registry: RegistryFollower,
         runner: Runner,
         scheduler: Scheduler,
+        eraser: DatasetEraser,
         dead_letters: DeadLetters,
         metrics: TrainingMetrics,
         settings: TrainingSettings,
@@ -48,6 +50,7 @@ class TrainingWorker:
         self._registry = registry
         self._runner = runner
         self._scheduler = scheduler
+        self._eraser = eraser
         self._dead_letters = dead_letters
         self._metrics = metrics
         self._interval_s = settings.schedule_interval_s
@@ -75,6 +78,7 @@ class TrainingWorker:
         await self._started()
         while True:
             self._runner.alive()
+            await self._eraser.sweep()
             waiting = list(self._queue.waiting())
             self._metrics.waiting.set(len(waiting))
             reward_models.show(self._registry.registry, self._metrics)
@@ -94,6 +98,7 @@ class TrainingWorker:
             try:
                 await self._tail.caught_up(START_TIMEOUT_S)
                 await self._registry.caught_up(START_TIMEOUT_S)
+                await self._eraser.caught_up(START_TIMEOUT_S)
             except LogUnavailable as error:
                 log.warning(Unavailable.kafka, during="catch_up", error=str(error))
             else:

@@ -5,6 +5,7 @@ It only saves work: a job whose folder is lost starts again from its request.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
@@ -122,6 +123,15 @@ def prune(jobs: Path, *, keep: int, open_jobs: Collection[str]) -> None:
     ended.sort(key=lambda path: path.stat().st_mtime, reverse=True)
     for path in ended[keep:]:
         shutil.rmtree(path, ignore_errors=True)
+
+
+def drop_of_datasets(jobs: Path, dataset_ids: Collection[str]) -> None:
+    """Delete the folders of jobs on these datasets; a job that is not ended begins anew."""
+    for path in jobs.glob("*/resume.json"):
+        with contextlib.suppress(OSError, ValidationError):
+            resume = ResumeState.model_validate_json(path.read_bytes())
+            if resume.dataset_id in dataset_ids:
+                shutil.rmtree(path.parent, ignore_errors=True)
 
 
 def _read(path: Path) -> Any:

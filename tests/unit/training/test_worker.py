@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from prometheus_client import CollectorRegistry
 
 from services.training.dataset_store import DatasetStore
+from services.training.erasure import DatasetEraser
 from services.training.jobs import JobQueue
 from services.training.metrics import TrainingMetrics
 from services.training.runner import Runner
@@ -53,19 +54,23 @@ async def at_work(
         metrics=metrics,
         clock=clock,
     )
+    eraser = DatasetEraser(harness.log, versions, store, runner.jobs, clock)
     worker = TrainingWorker(
         event_log=harness.log,
         queue=queue,
         registry=versions,
         runner=runner,
         scheduler=scheduler,
+        eraser=eraser,
         dead_letters=DeadLetters(
             harness.log, service="training", redact=lambda text: text, metrics=registry
         ),
         metrics=metrics,
         settings=settings,
     )
-    work = (versions.run(), worker.follow(), scheduler.count(), worker.work())
+    work = (
+        versions.run(), worker.follow(), scheduler.count(), eraser.follow(), worker.work()
+    )  # fmt: skip
     tasks = [asyncio.create_task(one) for one in work]
     try:
         yield registry

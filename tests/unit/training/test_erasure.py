@@ -1,0 +1,173 @@
+"""Erasure in stored datasets: rows and prompts go, versions are marked, and a kill leaves no half."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fsspec.implementations.local import LocalFileSystem
+
+from services.training.dataset_rows import LEFT_OUT, PROMPTS, TRAIN
+from services.training.dataset_store import DatasetStore
+from services.training.erasure import DatasetEraser
+from services.training.errors import StoreUnavailable
+from services.training.rebuild import differences, rebuild
+from services.training.sides import DatasetRules
+from services.training.snapshot import Dataset, take_snapshot
+from services.training.workspace import ResumeState, Workspace
+from shared.clock import SystemClock
+from shared.contracts.events.preferences import ERASED, PreferenceRetracted
+from shared.contracts.events.training import TrainingMethod
+from shared.contracts.events.versions import DatasetRef, record_key
+from shared.contracts.topics import PREFERENCES, VERSIONS
+from shared.registry.follow import RegistryFollower
+from shared.testing.log import MemoryLog
+from tests.support.waiting import eventually
+from tests.unit.training.builders import MODEL, NOW, example_event, pair_event, record
+
+VERSION = f"{MODEL}-v1.1"
+
+
+async def a_dataset(log: MemoryLog, store: DatasetStore) -> Dataset:
+    """A stored dataset of pairs and prompts, with a version that was trained on it."""
+    events = [*(pair_event(n) for n in range(40)), *(example_event(n) for n in range(20))]
+    for event in events:
+        await log.publish(PREFERENCES, key=event.pair_id, event=event, event_id=event.pair_id)
+    rules = DatasetRules(prompts=50, judge_share=0.0)
+    dataset = await take_snapshot(log, model=MODEL, method=TrainingMethod.dpo, rules=rules)
+    store.write(dataset)
+    reference: DatasetRef = dataset.reference(store.root)
+    made = record(VERSION, dataset=reference)
+    await log.publish(VERSIONS, key=record_key(VERSION), event=made, event_id="record")
+    return dataset
+
+
+def trained_ids(dataset: Dataset) -> list[str]:
+    return [
+        f"pair-{number:04}"
+        for number in range(40)
+        if f"pair-{number:04}".encode() in dataset.files[TRAIN]
+    ]
+
+
+async def erase(log: MemoryLog, *names: str) -> None:
+    for name in names:
+        event = PreferenceRetracted(pair_id=name, tenant="default", reason=ERASED, created_at=NOW)
+        await log.publish(PREFERENCES, key=name, event=event, event_id=f"{ERASED}:{name}")
+
+
+@asynccontextmanager
+async def eraser_of(
+    log: MemoryLog, store: DatasetStore, jobs: Path
+) -> AsyncIterator[tuple[DatasetEraser, RegistryFollower]]:
+    """An eraser that has read the log to its end."""
+    versions = RegistryFollower(log)
+    eraser = DatasetEraser(log, versions, store, jobs, SystemClock())
+    tasks = [asyncio.create_task(one) for one in (versions.run(), eraser.follow())]
+    await versions.caught_up(60.0)
+    await eraser.caught_up(60.0)
+    try:
+        yield eraser, versions
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_rows_and_prompts_go_the_version_is_marked_and_a_rebuild_is_the_same_bytes(
+    tmp_path: Path,
+) -> None:
+    log, store = MemoryLog(partitions={VERSIONS: 1}), DatasetStore(f"file://{tmp_path}/datasets")
+    dataset = await a_dataset(log, store)
+    first, second, third = trained_ids(dataset)[:3]
+    prompt = b'thumbed question 7"'
+    assert prompt in dataset.files[PROMPTS]
+    for job_id, dataset_id in (("touched", dataset.manifest.dataset_id), ("other", "x-dpo-1")):
+        Workspace(tmp_path / "jobs", job_id).save(ResumeState(job_id=job_id, dataset_id=dataset_id))
+    await erase(log, second, "example-0007")
+    async with eraser_of(log, store, tmp_path / "jobs") as (eraser, versions):
+        await eraser.sweep()
+        await erase(log, first, third)  # the lines of the first sweep are counted with
+        await eventually(lambda: eraser.erased == 4, "the second erasure is read")
+        await eraser.sweep()
+        await eventually(
+            lambda: (
+                (marks := versions.registry.get(VERSION)) is not None
+                and marks.marks is not None
+                and marks.marks.erased_rows == 3
+            ),
+            "the version is marked",
+        )
+        before = len(log.records[VERSIONS][0])
+        await eraser.sweep()
+        assert len(log.records[VERSIONS][0]) == before
+    left = store.read(dataset.manifest.dataset_id)
+    assert left is not None
+    assert left.manifest.sha256 != dataset.manifest.sha256
+    assert left.manifest.dataset_id == dataset.manifest.dataset_id
+    every = b"".join(left.files.values())
+    for gone in (first.encode(), second.encode(), third.encode(), prompt):
+        assert gone not in every
+    assert left.manifest.files[TRAIN].rows == dataset.manifest.files[TRAIN].rows - 3
+    assert left.manifest.refused[ERASED] == 3
+    lines = dataset.files[TRAIN].splitlines()
+    erased_lines = [row.line for row in left.left_out if row.file == TRAIN]
+    assert {lines[line - 1] for line in erased_lines} == set(lines[:3])
+    made = await rebuild(log, left, ())
+    assert differences(left, made) == []
+    assert not Workspace(tmp_path / "jobs", "touched").folder.exists()
+    assert Workspace(tmp_path / "jobs", "other").folder.exists()
+
+
+@pytest.mark.parametrize("moves", range(7))
+async def test_killed_between_any_two_files_the_dataset_is_whole_before_or_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moves: int
+) -> None:
+    log, store = MemoryLog(), DatasetStore(f"file://{tmp_path}/datasets")
+    dataset = await a_dataset(log, store)
+    await erase(log, trained_ids(dataset)[0])
+    left = moves
+    move = LocalFileSystem.mv
+
+    def killed(self: LocalFileSystem, *paths: Any, **options: Any) -> None:
+        nonlocal left
+        if not left:
+            raise OSError("killed")
+        left -= 1
+        move(self, *paths, **options)
+
+    async with eraser_of(log, store, tmp_path / "jobs") as (eraser, _):
+        monkeypatch.setattr(LocalFileSystem, "mv", killed)
+        await eraser.sweep()
+        monkeypatch.setattr(LocalFileSystem, "mv", move)
+        found = store.read(dataset.manifest.dataset_id)
+        assert found is not None
+        assert bool(found.manifest.erased_from) == (moves > 0)
+        await eraser.sweep()
+        found = store.read(dataset.manifest.dataset_id)
+        assert found is not None
+        assert [row.file for row in found.left_out] == [TRAIN]
+
+
+async def test_storage_that_is_away_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, store = MemoryLog(), DatasetStore(f"file://{tmp_path}/datasets")
+    dataset = await a_dataset(log, store)
+    await erase(log, trained_ids(dataset)[0])
+
+    def away(_: Dataset) -> None:
+        raise StoreUnavailable("away")
+
+    async with eraser_of(log, store, tmp_path / "jobs") as (eraser, _):
+        with monkeypatch.context() as patch:
+            patch.setattr(store, "replace", away)
+            await eraser.sweep()
+        await eraser.sweep()
+    found = store.read(dataset.manifest.dataset_id)
+    assert found is not None
+    assert found.files[LEFT_OUT]
