@@ -24,6 +24,7 @@ from services.cli import (
     status,
     topics,
     train,
+    users,
     versions,
 )
 from services.cli.errors import CliError, Exit
@@ -45,6 +46,7 @@ app.add_typer(cases.app, name="cases")
 app.add_typer(dataset.app, name="dataset")
 app.add_typer(feedback.app, name="feedback")
 app.add_typer(annotations.app, name="annotations")
+app.add_typer(users.app, name="users")
 app.add_typer(dead_letters.app, name="dead-letters")
 app.add_typer(topics.app, name="topics")
 app.add_typer(acls.app, name="kafka")

@@ -103,6 +103,17 @@ def trained_record_of(version: str) -> dict[str, Any]:
     return record
 
 
+def erased_rows_of(version: str) -> int:
+    """How many rows of a version's training data were erased since.
+
+    Raises:
+        CliError: no answer, or no such version.
+
+    """
+    path = f"/v1/versions/{segment(version)}"
+    return int(ask(load_settings(), "rollout", "GET", path).get("erased_rows", 0))
+
+
 def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Fields that differ, by their path, with both values; None where one has none."""
     old, new = _flat(first), _flat(second)

@@ -13,7 +13,7 @@ import typer
 import yaml
 
 from services.cli.errors import CliError, Exit
-from services.cli.version_compare import VersionName, trained_record_of
+from services.cli.version_compare import VersionName, erased_rows_of, trained_record_of
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 """A base that a hub knows; any other is a path of this machine."""
@@ -42,13 +42,18 @@ def export_version(
             shutil.copytree(fetched, folder, dirs_exist_ok=True)
     except AdapterError as error:
         raise CliError(f"{version}: {error}", Exit.failed) from None
-    (folder / CARD).write_text(model_card(record), encoding="utf-8")
+    (folder / CARD).write_text(
+        model_card(record, erased_rows=erased_rows_of(version)), encoding="utf-8"
+    )
     names = ", ".join(sorted(path.name for path in folder.iterdir()))
     typer.echo(f"{folder}: {version} ({names})")
 
 
-def model_card(record: Mapping[str, Any]) -> str:
-    """The model card of a record: metadata that hubs read, and what a person asks, in Markdown."""
+def model_card(record: Mapping[str, Any], *, erased_rows: int = 0) -> str:
+    """The model card of a record: metadata that hubs read, and what a person asks, in Markdown.
+
+    `erased_rows` of its training data were erased after it was trained.
+    """
     method = record.get("algorithm") or record["method"]
     metadata: dict[str, Any] = {
         "library_name": "peft",
@@ -69,6 +74,7 @@ def model_card(record: Mapping[str, Any]) -> str:
         "seed": record["seed"],
         "code": record["code_revision"],
         "release gate": verdict,
+        **({"erased since": f"{erased_rows} rows of its data"} if erased_rows else {}),
     }
     packages = dict(sorted(record.get("packages", {}).items()))
     return "\n".join(

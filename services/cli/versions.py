@@ -63,7 +63,8 @@ def show(
         return
     record = dict(data.get("record") or {})
     record.pop("fingerprint", None)  # thousands of figures; --json has them
-    print_fields(version, {"state": data.get("state"), "reason": data.get("reason"), **record})
+    shown = {name: data.get(name) for name in ("state", "reason", "erased_rows")}
+    print_fields(version, {**shown, **record})
 
 
 @app.command()

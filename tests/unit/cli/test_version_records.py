@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from services.cli import version_compare
+from services.cli import version_compare, version_export
 from services.cli.errors import CliError, Exit
 from services.cli.identity import principal
 from services.cli.settings import load_settings
@@ -77,6 +77,11 @@ def test_the_card_has_what_hubs_read_and_a_recipe_that_can_be_handed_back() -> N
     assert (read.method, read.seed, read.hyperparameters["beta"]) == ("kto", 3, 0.1)
 
 
+def test_the_card_says_that_rows_were_erased_since() -> None:
+    assert "| erased since | 2 rows of its data |" in model_card(record(), erased_rows=2)
+    assert "erased" not in model_card(record())
+
+
 def test_a_base_on_this_machine_is_no_base_model_of_a_hub() -> None:
     metadata, _ = parts(model_card(record(base="/models/starter")))
     assert "base_model" not in metadata
@@ -95,8 +100,9 @@ def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 def test_an_export_has_the_adapters_files_and_the_card(
-    stored: dict[str, Any], tmp_path: Path
+    stored: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(version_export, "erased_rows_of", lambda _: 2)
     folder = tmp_path / "out"
     export_version(stored["version"], folder)
     assert sorted(path.name for path in folder.iterdir()) == [
@@ -104,6 +110,7 @@ def test_an_export_has_the_adapters_files_and_the_card(
         "adapter_config.json",
         "adapter_model.safetensors",
     ]
+    assert "2 rows of its data" in (folder / "README.md").read_text()
     with pytest.raises(CliError, match="not empty"):
         export_version(stored["version"], folder)
 
