@@ -30,6 +30,7 @@ from services.training.dataset_rows import (
 )
 from services.training.machine_made import people_made
 from services.training.sides import DatasetRules, assign, set_apart
+from services.training.thumbs import paired_thumbs
 from shared.contracts.prompt_key import normal_text
 
 
@@ -53,18 +54,22 @@ def select_labelled(
     refused += sides.refused
     trained = _balanced(capped(sides.train, rules, refused), rules, refused)
     judged = people_made(sides.judge, refused)
-    judge = [one for one in judged if isinstance(one, Pair)]
-    refused["answer_of_judge"] += len(judged) - len(judge)
+    votes = [one for one in judged if isinstance(one, Pair)]
+    by_thumbs = not votes and rules.judge_from_thumbs
+    judge = [one.row() for one in (judged if by_thumbs else votes)]
+    if by_thumbs:
+        judge = paired_thumbs(judge)
+    refused["answer_of_judge"] += len(judged) - (2 * len(judge) if by_thumbs else len(judge))
     train = [row for one in trained for row in _labelled_rows(one)]
     measured = people_made(sides.heldout, refused)
     heldout = [one for one in measured if isinstance(one, Pair) or one.label]
     refused["bad_answer_held_out"] += len(measured) - len(heldout)
-    pools = (measured, judge)
+    pools = (measured, judged if by_thumbs else votes)
     return Selection(
         files={
             TRAIN: train,
             HELDOUT: [one.row() for one in heldout],
-            JUDGE: [one.row() for one in judge],
+            JUDGE: judge,
             PROMPTS: evaluation_prompts(pools, {one.prompt for one in sides.train}, rules),
         },
         refused={name: count for name, count in sorted(refused.items()) if count},

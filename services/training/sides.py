@@ -26,6 +26,7 @@ OF_THEIR_TIME: dict[str, Any] = {
     "raters": {"burst": 0, "alpha": 0.0},
     "describe_quality": False,
     "describe_prompts": False,
+    "judge_from_thumbs": False,
 }
 """What manifests mean that were written before these rules: none of them was applied."""
 FEW_RATERS = 2
@@ -75,6 +76,9 @@ class DatasetRules(BaseModel):
         default=("medical", "legal", "financial"),
         max_length=64,
         description="categories of which no row that a machine made is trained on",
+    )
+    judge_from_thumbs: bool = Field(
+        default=True, description="KTO's judge learns from thumbs set apart, where it has no vote"
     )
     prompts: int = Field(default=200, ge=1, description="most prompts of the evaluation")
 

@@ -49,7 +49,9 @@ class _CountedPair:
     place: str
     offset: int
     judges: bool
-    """Whether it can teach the judge: neither a single answer nor a synthetic pair can."""
+    """Whether it can teach the judge by itself: neither a single answer nor a machine's pair can."""
+    label: bool | None = None
+    """Of a single answer: two of them, good and bad, teach a judge that has no vote."""
 
 
 class PairCounter:
@@ -93,6 +95,7 @@ class PairCounter:
                         place=place,
                         offset=offset,
                         judges=False,
+                        label=answer.label,
                     )
             case PreferenceRetracted():
                 if self._pairs.pop(event.pair_id, None) is not None:
@@ -135,7 +138,12 @@ class PairCounter:
     @property
     def judged(self) -> int:
         """How many pairs the judge has, old ones included."""
-        return sum(pair.judges for pair in self._current().judge)
+        judge = self._current().judge
+        votes = sum(pair.judges for pair in judge)
+        if votes or not self._rules.judge_from_thumbs:
+            return votes
+        good = sum(pair.label is True for pair in judge)
+        return min(good, sum(pair.label is False for pair in judge))
 
     def _current(self) -> Sides[_CountedPair]:
         if self._sides is None:

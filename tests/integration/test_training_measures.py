@@ -171,5 +171,12 @@ def test_both_arms_are_asked_the_questions_that_the_context_holds(measured: dict
     assert found["safety_lost"] == found["safety_won"] == 0.0, "an untrained LoRA changes nothing"
 
 
+def test_a_judge_learns_from_thumbs_alone(measured: dict[str, Any]) -> None:
+    found = measured["thumbs"]
+    assert found["left_out"] == []
+    assert (found["judge_pairs"], found["judge_tested"]) == (32, 16)
+    assert found["judge_agreed"] >= 14
+
+
 def test_a_diverged_judge_says_nothing(measured: dict[str, Any]) -> None:
     assert set(measured["diverged"].values()) == {"nan"}

@@ -20,6 +20,7 @@ from training_tiny_model import main as make_model
 from transformers import AutoConfig, AutoTokenizer
 
 from services.training.evaluation import EvaluationSettings
+from services.training.thumbs import paired_thumbs
 from services.training.trainers import dpo, evaluate, fit, job, quality, reward
 from services.training.trainers.models import (
     conversation_ids,
@@ -59,6 +60,7 @@ def main(folder: Path) -> dict[str, Any]:
         | {"left_out": left_out(folder / "fitting", str(base))}
         | {"tools": tool_training(folder / "tools", str(base))}
         | {"quality": qualities(folder / "quality", str(base))}
+        | {"thumbs": judging_by_thumbs(folder / "thumbs", str(base), random.Random(4))}
         | {
             "long_longest": max(len(conversation_ids(tokenizer, *row[:2])) for row in long),
             "max_length": MAX_LENGTH,
@@ -276,6 +278,34 @@ def judging(folder: Path, base: str, rng: random.Random) -> dict[str, Any]:
         "verdict": verdict,
         "diverged": {name: str(value) for name, value in diverged.items()},
     }
+
+
+def judging_by_thumbs(folder: Path, base: str, rng: random.Random) -> dict[str, Any]:
+    """A judge that has nothing but thumbs, on thumbs of others."""
+    folder.mkdir()
+    thumbs = [
+        {
+            "messages": turn(words(rng, 3)),
+            "answer": f"{'thanks' if number % 2 else 'no'} {words(rng, 2)}",
+            "label": bool(number % 2),
+            "meta": {"row_id": f"t{number}", "source": "thumb"},
+        }
+        for number in range(96)
+    ]
+    job.write_rows(folder / "judge.jsonl", paired_thumbs(thumbs[:64]))
+    job.write_rows(folder / "train.jsonl", thumbs[64:])
+    asked = job.TrainerJob(
+        stages=("reward",),
+        base=base,
+        data=str(folder),
+        judge=str(folder / "judge"),
+        method="kto",
+        reward=RewardHyperparameters(epochs=6, max_length=MAX_LENGTH),
+        evaluation=EvaluationSettings(),
+        seed=1,
+    )
+    left = fit.run(asked, folder, job.Progress(folder))["left_out"]
+    return {"left_out": left, **reward.run(asked, folder, job.Progress(folder))}
 
 
 def trained_on(folder: Path, base: str) -> list[list[str]]:

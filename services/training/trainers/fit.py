@@ -19,6 +19,7 @@ from services.training.trainers.models import (
     conversation_ids,
     load_tokenizer,
     prompt_ids,
+    turns_before,
 )
 from shared.contracts.recipes import ONLINE
 
@@ -73,11 +74,15 @@ def _problem(
     tokenizer: Any, row: dict[str, Any], limit: int, *, answer_tokens: int
 ) -> tuple[str, str] | None:
     """Why a row cannot be used, or None."""
-    answers = [answer_of(row, side) for side in ("chosen", "rejected", "answer") if side in row]
+    sides = [side for side in ("chosen", "rejected", "answer") if side in row]
+    answers = [answer_of(row, side) for side in sides]
     messages, tools = row["messages"], row.get("tools", "")
     try:
         prompt = prompt_ids(tokenizer, messages, tools)
-        read = [conversation_ids(tokenizer, messages, turn, tools) for turn in answers]
+        read = [
+            conversation_ids(tokenizer, turns_before(row, side), turn, tools)
+            for side, turn in zip(sides, answers, strict=True)
+        ]
     except TEMPLATE_ERRORS as error:
         return "template", f"{type(error).__name__}: {error}"[:MAX_DETAIL]
     for ids, turn in zip(read or [prompt], answers or [{}], strict=True):

@@ -105,6 +105,11 @@ def answer_of(row: Mapping[str, Any], side: str) -> dict[str, Any]:
     return row.get(f"{side}_turn") or {"role": "assistant", "content": row[side]}
 
 
+def turns_before(row: Mapping[str, Any], side: str) -> Messages:
+    """The prompt of an answer; a pair of thumbs has one of its own for the rejected answer."""
+    return row.get(f"{side}_messages", row["messages"])
+
+
 def conversations(
     rows: Sequence[Mapping[str, Any]], sides: Mapping[str, str], flags: Sequence[str] = ()
 ) -> Dataset:

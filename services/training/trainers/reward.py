@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from datasets import Dataset, Features, Json, List, Value
 from peft import PeftModel
 from transformers import AutoModelForSequenceClassification
 from trl import RewardConfig, RewardTrainer
 
 from services.training.dataset_rows import MACHINE_MADE
+from services.training.thumbs import paired_thumbs
 from services.training.trainers.agreement import agreement, by_category, calibration_error
 from services.training.trainers.arguments import ReportProgress, arguments, train
 from services.training.trainers.job import Progress, Stage, TrainerJob, read_rows, write_json
@@ -24,15 +26,17 @@ from services.training.trainers.models import (
     answer_of,
     by_tokens,
     conversation_ids,
-    conversations,
     device,
     dtype,
     load_tokenizer,
     lora,
     padded,
     set_seeds,
+    template_turn,
+    turns_before,
 )
 
+SIDES = ("chosen", "rejected")
 SCORE_BATCH = 32
 SCORE_TOKENS = 8192
 """Most rows and most padded tokens that are scored at a time."""
@@ -44,8 +48,9 @@ def run(job: TrainerJob, _: Path, progress: Progress) -> dict[str, float]:
     """Train on `judge.jsonl`, write the judge, and measure it on `train.jsonl` and `heldout.jsonl`.
 
     Those are votes of other raters on other prompts, so their share in which the judge agrees is
-    an honest accuracy. Returns it as `judge_agreed` of `judge_tested` pairs, NaN where a score is
-    no finite number, `judge_predecessor_agreed` of the same pairs where there is a predecessor, and
+    an honest accuracy; where there is no vote, thumbs in pairs, good against bad. Returns it as
+    `judge_agreed` of `judge_tested` pairs, NaN where a score is no finite number,
+    `judge_predecessor_agreed` of the same pairs where there is a predecessor, and
     `judge_calibration_error`. Pairs that differ only beyond `max_length` tokens are not tested.
     """
     data = Path(job.data)
@@ -90,7 +95,7 @@ def fit(
         model=_score_model(job.base, tokenizer, job.seed),
         processing_class=tokenizer,
         args=RewardConfig(center_rewards_coefficient=job.reward.center_rewards or None, **config),
-        train_dataset=conversations(rows, {"chosen": "chosen", "rejected": "rejected"}),
+        train_dataset=_whole_conversations(rows),
         peft_config=lora(job.reward.lora, task="SEQ_CLS", modules_to_save=["score"]),
         callbacks=[callback],
     )
@@ -124,6 +129,27 @@ class TestedPair(NamedTuple):
     rejected: list[int]
 
 
+def _whole_conversations(rows: Sequence[dict[str, Any]]) -> Dataset:
+    """Pairs in TRL's form with the prompt in both sides, as those of thumbs differ."""
+    turns = List(Json())
+    return Dataset.from_list(
+        [
+            {
+                "tools": row.get("tools"),
+                **{
+                    side: [
+                        template_turn(turn)
+                        for turn in (*turns_before(row, side), answer_of(row, side))
+                    ]
+                    for side in SIDES
+                },
+            }
+            for row in rows
+        ],
+        features=Features({**dict.fromkeys(SIDES, turns), "tools": Value("string")}),
+    )
+
+
 def load_scorer(job: TrainerJob, tokenizer: Any, adapter: Path) -> Any:
     """A reward model of the job's base that `fit` wrote, ready to score."""
     base = _score_model(job.base, tokenizer, job.seed)
@@ -131,16 +157,25 @@ def load_scorer(job: TrainerJob, tokenizer: Any, adapter: Path) -> Any:
 
 
 def _tested(job: TrainerJob, tokenizer: Any, rows: Sequence[dict[str, Any]]) -> list[TestedPair]:
+    """Pairs of people that the judge reads differently; without any, people's thumbs in pairs."""
+    people = [row for row in rows if row.get("meta", {}).get("source") not in MACHINE_MADE]
+    votes = [row for row in people if "chosen" in row]
     read = (
         TestedPair(
-            str(row.get("meta", {}).get("category", "")),
-            judged_ids(job, tokenizer, row, answer_of(row, "chosen")),
-            judged_ids(job, tokenizer, row, answer_of(row, "rejected")),
+            str(row.get("meta", {}).get("category", "")), *_judged_sides(job, tokenizer, row)
         )
-        for row in rows
-        if "chosen" in row and row.get("meta", {}).get("source") not in MACHINE_MADE
+        for row in votes or paired_thumbs(people)
     )
     return [pair for pair in read if pair.chosen != pair.rejected]
+
+
+def _judged_sides(job: TrainerJob, tokenizer: Any, row: dict[str, Any]) -> list[list[int]]:
+    return [
+        judged_ids(
+            job, tokenizer, {**row, "messages": turns_before(row, side)}, answer_of(row, side)
+        )
+        for side in SIDES
+    ]
 
 
 def _margins(

@@ -100,14 +100,16 @@ def test_nothing_is_on_two_sides_and_everything_is_counted(pairs: int, thumbs: i
     )
 
     def prompts(name: str) -> set[str]:
-        return {row["messages"][0]["content"] for row in chosen.files[name]}
+        asked = ("messages", "rejected_messages")
+        return {row[of][0]["content"] for row in chosen.files[name] for of in asked if of in row}
 
     for name in (HELDOUT, JUDGE, PROMPTS):
         assert not prompts(TRAIN) & prompts(name), name
     assert all(row.get("label", True) for row in chosen.files[HELDOUT])
     of_pairs = sum("/" in row["meta"].get("row_id", "") for row in chosen.files[TRAIN])
     kept = len(chosen.files[TRAIN]) - of_pairs // 2 + len(chosen.files[HELDOUT])
-    assert kept + len(chosen.files[JUDGE]) + sum(chosen.refused.values()) == pairs + thumbs
+    judged = sum(2 if "rejected_messages" in row else 1 for row in chosen.files[JUDGE])
+    assert kept + judged + sum(chosen.refused.values()) == pairs + thumbs
 
 
 def test_an_import_of_labelled_answers_is_read_by_line() -> None:
