@@ -28,7 +28,7 @@ from shared.kafka.producer import KafkaLog
 from shared.kafka.security import KafkaConnection, KafkaCredentialsUnreadable
 from shared.observability.health import Health
 from shared.observability.logging import configure_logging
-from shared.observability.spans import Spans
+from shared.observability.trace_export import spans_of
 from shared.redaction.redactor import Redactor
 
 log = structlog.get_logger(__name__)
@@ -65,7 +65,7 @@ async def run(
         KafkaConnection.of(settings), source=SOURCE, client_id="ratchet-aggregator"
     )
     redactor = Redactor()
-    spans = Spans.of("aggregator")
+    spans = spans_of("aggregator")
     writer = KafkaWriter(KafkaConnection.of(settings), guard=stall_guard.check, lease=lease)
     worker = Worker(
         FaustSettings(

@@ -37,7 +37,7 @@ from shared.kafka.security import KafkaConnection
 from shared.keys import KeyRing
 from shared.observability.health import Health
 from shared.observability.logging import configure_logging
-from shared.observability.spans import Spans
+from shared.observability.trace_export import spans_of
 from shared.registry.connection import RedisCluster, connect_redis, refuse_cluster
 from shared.registry.follow import KeyFollower, RegistryFollower
 from shared.registry.view import RoutingView
@@ -66,7 +66,7 @@ async def run(settings: RolloutSettings) -> None:
         linger_ms=LINGER_MS,
     )
     await log.start()
-    spans = Spans.of("rollout")
+    spans = spans_of("rollout")
     keys = KeyRing(required=settings.profile != "local")
     decision_log = DecisionLog()
     decisions, versions = DecisionLogFollower(log, decision_log), RegistryFollower(log)

@@ -46,7 +46,7 @@ from shared.kafka.security import KafkaConnection
 from shared.keys import KeyRing
 from shared.observability.health import Health
 from shared.observability.logging import configure_logging
-from shared.observability.spans import Spans
+from shared.observability.trace_export import spans_of
 from shared.quotas import Quotas, RedisCounts, inference_limits
 from shared.redaction import Redactor
 from shared.registry.connection import RedisCluster, connect_redis, refuse_cluster
@@ -108,7 +108,7 @@ async def run(settings: RouterSettings, directory: Path) -> None:
     clock = SystemClock()
     spool = Spool(directory / "spool", limit_bytes=settings.spool_limit_bytes)
     redactor = Redactor()
-    spans = Spans.of("router")
+    spans = spans_of("router")
     process = secrets.token_hex(4)
     latency = LatencyLimits(settings.latency_limits)
     metrics = RouterMetrics(settings.segments, router=process, limits=latency.edges)

@@ -12,7 +12,7 @@ from services.router.request import ChatRequest
 from services.router.response import EngineResponse
 from services.router.state import HOLDOUT, RouteChoice
 from shared.contracts.events.interactions import AppliedSettings, Arm, Outcome
-from shared.observability.tracing import derived_traceparent, is_sampled
+from shared.observability.tracing import SPAN_ID
 
 FAILED = frozenset((Outcome.server_error, Outcome.timeout, Outcome.crash))
 """Outcomes that are the version's or the engine's fault."""
@@ -98,11 +98,13 @@ class Call:
             yield self.choice.fallback, Arm.fallback.value
 
     def attempt_traceparent(self, number: int) -> str:
-        """The span of an attempt, for the engine; the request's own where it is not sampled."""
-        if not is_sampled(self.traceparent):
-            return self.traceparent
-        trace_id = self.traceparent[3:35]
-        return derived_traceparent(trace_id, f"{self.traceparent}:{number}", sampled=True)
+        """The span that an engine's own are to hang under: the request's, or that of a retry."""
+        return self.attempt_span(number) if number else self.traceparent
+
+    def attempt_span(self, number: int) -> str:
+        """The span of an attempt, where a request has several."""
+        own = int(self.traceparent[SPAN_ID], 16)
+        return f"{self.traceparent[:36]}{own ^ number + 1:016x}{self.traceparent[52:]}"
 
     def note_gap(self, seconds: float) -> None:
         """Keep the largest gap between two tokens of the stream."""

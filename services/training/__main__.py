@@ -23,7 +23,7 @@ from shared.kafka.producer import KafkaLog
 from shared.kafka.security import KafkaConnection
 from shared.observability.health import Health
 from shared.observability.logging import configure_logging
-from shared.observability.spans import Spans
+from shared.observability.trace_export import spans_of
 from shared.redaction.redactor import Redactor
 from shared.registry.follow import RegistryFollower
 from shared.service.background import BackgroundTasks
@@ -41,7 +41,7 @@ async def run(settings: TrainingSettings) -> None:
     stop = stop_on_signals()
     clock, registry = SystemClock(), CollectorRegistry()
     metrics = TrainingMetrics(registry)
-    spans = Spans.of("training")
+    spans = spans_of("training")
     log = KafkaLog(KafkaConnection.of(settings), source=SOURCE, client_id="ratchet-training")
     await log.start()
     versions, queue = RegistryFollower(log), JobQueue()

@@ -7,6 +7,8 @@ import re
 import secrets
 
 _TRACEPARENT = re.compile(r"^[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(?:-.*)?$")
+SPAN_ID = slice(36, 52)
+"""Where the parent or span id stands in a `traceparent`."""
 _NO_TRACE = "0" * 32
 
 

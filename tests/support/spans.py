@@ -9,12 +9,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 
-from shared.observability.spans import Spans
+from shared.observability.otlp import OtlpExport
+from shared.observability.spans import HeadSampling, Spans
 
 
 class CollectedSpans:
@@ -23,10 +24,8 @@ class CollectedSpans:
     def __init__(self, ratio: float = 1.0) -> None:
         """Of traces without a parent, the share `ratio` is sampled."""
         self._exporter = InMemorySpanExporter()
-        self.spans = Spans(
-            SimpleSpanProcessor(self._exporter),
-            TracerProvider(sampler=ParentBased(TraceIdRatioBased(ratio)), shutdown_on_exit=False),
-        )
+        export = OtlpExport(SimpleSpanProcessor(self._exporter), Resource.create())
+        self.spans = Spans(export, HeadSampling(ratio))
 
     def finished(self) -> tuple[ReadableSpan, ...]:
         """All spans so far, in the order in which they were exported."""

@@ -88,7 +88,9 @@ def test_the_clients_trace_goes_on_to_the_join() -> None:
     for number, version in enumerate(("assistant-v1.1", "assistant-v1.0")):
         attempt = spans[f"chat {version}"]
         assert attempt.parent.span_id == own.context.span_id
-        assert f"{attempt.context.span_id:016x}" == call.attempt_traceparent(number)[36:52]
+        assert f"{attempt.context.span_id:016x}" == call.attempt_span(number)[36:52]
+    assert call.attempt_traceparent(0) == call.traceparent
+    assert call.attempt_traceparent(1) == call.attempt_span(1)
     interaction, feedback = spans[f"process {INTERACTIONS}"], spans[f"process {FEEDBACK}"]
     assert f"{interaction.context.trace_id:032x}" == trace_id
     assert feedback.parent.span_id == interaction.context.span_id

@@ -6,27 +6,24 @@ import subprocess
 import sys
 
 import pytest
+from opentelemetry.sdk.trace.sampling import Decision, TraceIdRatioBased
 
-from shared.observability.spans import MAX_LINKS, OFF, FinishedSpan, SpanKind, Spans
+from shared.observability.spans import MAX_LINKS, OFF, FinishedSpan, HeadSampling, SpanKind
+from shared.observability.trace_export import spans_of
 from shared.observability.tracing import derived_trace_id, derived_traceparent, is_sampled
 from tests.support.spans import CollectedSpans, otlp_receiver
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT = f"00-{TRACE}-00f067aa0ba902b7-01"
+UNREACHABLE = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}
 OWN = derived_traceparent(TRACE, "own", sampled=True)
-
-
-@pytest.fixture(autouse=True)
-def no_otel_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("OTEL_SDK_DISABLED", "OTEL_TRACES_SAMPLER", "OTEL_SERVICE_NAME"):
-        monkeypatch.delenv(name, raising=False)
 
 
 def test_a_span_arrives_with_its_ids_links_and_attributes(monkeypatch: pytest.MonkeyPatch):
     with otlp_receiver() as receiver:
         environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url}
         monkeypatch.setenv(*next(iter(environ.items())))
-        spans = Spans.of("router", environ)
+        spans = spans_of("router", environ)
         spans.record(
             FinishedSpan(
                 name="chat assistant",
@@ -60,12 +57,12 @@ def test_a_span_arrives_with_its_ids_links_and_attributes(monkeypatch: pytest.Mo
     [
         {},
         {"OTEL_EXPORTER_OTLP_ENDPOINT": ""},
-        {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", "OTEL_SDK_DISABLED": "true"},
-        {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", "OTEL_TRACES_EXPORTER": "none"},
+        {**UNREACHABLE, "OTEL_SDK_DISABLED": "true"},
+        {**UNREACHABLE, "OTEL_TRACES_EXPORTER": "none"},
     ],
 )
 def test_without_an_endpoint_nothing_is_exported(environ: dict[str, str]):
-    spans = Spans.of("router", environ)
+    spans = spans_of("router", environ)
     assert not spans.enabled
     assert not spans.sampled(TRACE, PARENT)
     spans.record(FinishedSpan("lost", OWN, 0, 1))
@@ -74,7 +71,7 @@ def test_without_an_endpoint_nothing_is_exported(environ: dict[str, str]):
 
 def test_the_sdk_is_not_loaded_without_an_endpoint():
     code = (
-        "import sys; from shared.observability.spans import Spans; Spans.of('router', {});"
+        "import sys; from shared.observability.trace_export import spans_of; spans_of('router', {});"
         "sys.exit(any(name.startswith('opentelemetry.sdk') for name in sys.modules))"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -86,7 +83,7 @@ def test_another_protocol_is_refused_with_its_variable():
         "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
     }
     with pytest.raises(SystemExit, match=r"OTEL_EXPORTER_OTLP_PROTOCOL: 'grpc'.*http/protobuf"):
-        Spans.of("router", environ)
+        spans_of("router", environ)
 
 
 def test_a_trace_is_sampled_by_its_parents_flag_else_by_its_id():
@@ -118,3 +115,46 @@ def test_the_sampled_flag_is_one_bit(flags: str):
     assert is_sampled(PARENT)
     assert is_sampled(PARENT[:-2] + "03")
     assert not is_sampled(PARENT[:-2] + flags)
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.1, 0.5, 1.0])
+def test_a_ratio_chooses_the_traces_that_the_sdks_sampler_chooses(ratio: float):
+    ours, theirs = HeadSampling(ratio), TraceIdRatioBased(ratio)
+    for number in range(500):
+        trace_id = derived_trace_id(str(number))
+        decision = theirs.should_sample(None, int(trace_id, 16), "").decision
+        assert ours.sampled(trace_id) == (decision is Decision.RECORD_AND_SAMPLE)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "ratio", "roots", "children"),
+    [
+        ("", "", True, False),
+        ("always_on", "", True, True),
+        ("always_off", "", False, False),
+        ("parentbased_always_off", "", False, False),
+        ("parentbased_traceidratio", "1", True, False),
+        ("traceidratio", "0", False, False),
+        ("traceidratio", "", True, True),
+    ],
+)
+def test_the_samplers_of_the_specification(sampler: str, ratio: str, roots: bool, children: bool):
+    environ = {**UNREACHABLE, "OTEL_TRACES_SAMPLER": sampler, "OTEL_TRACES_SAMPLER_ARG": ratio}
+    spans = spans_of("router", environ)
+    found = spans.sampled(TRACE), spans.sampled(TRACE, PARENT[:-2] + "00")
+    spans.close()
+    assert found == (roots, children)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("OTEL_TRACES_SAMPLER", "jaeger_remote"),
+        ("OTEL_TRACES_SAMPLER_ARG", "10"),
+        ("OTEL_TRACES_SAMPLER_ARG", "a tenth"),
+    ],
+)
+def test_a_sampler_that_cannot_be_had_is_refused(variable: str, value: str):
+    environ = {**UNREACHABLE, "OTEL_TRACES_SAMPLER": "traceidratio", variable: value}
+    with pytest.raises(SystemExit, match=f"{variable}: '{value}'"):
+        spans_of("router", environ)
