@@ -33,18 +33,27 @@ def shared_label(label: str) -> str:
 class VoterLabels:
     """Labels of one process, given in the order in which voters come."""
 
-    __slots__ = ("_own",)
+    __slots__ = ("_labels", "_names")
 
     def __init__(self) -> None:
-        self._own: dict[tuple[VoterKind, str], str] = {}
+        self._labels: dict[VoterKind, set[str]] = {kind: set() for kind in KINDS}
+        self._names: dict[tuple[VoterKind, str], str] = {}
 
     def label(self, kind: VoterKind, name: str) -> str:
-        """The label of a voter: at most `MAX_OWN` + `SHARED` of each kind; "" for no name."""
-        known = self._own.get((kind, name))
-        if known is not None or not name:
-            return known or ""
-        label = voter_label(name)
-        if sum(1 for own, _ in self._own if own == kind) >= MAX_OWN:
-            return shared_label(label)
-        self._own[kind, name] = label
+        """The label of a voter by its name: at most `MAX_OWN` + `SHARED` of each kind."""
+        known = self._names.get((kind, name))
+        if known is not None:
+            return known
+        own = voter_label(name)
+        label = self.bounded(kind, own)
+        if label == own:
+            self._names[kind, name] = label
         return label
+
+    def bounded(self, kind: VoterKind, own: str) -> str:
+        """The label of a voter by its own one: that, or the shared one where there is no room."""
+        labels = self._labels[kind]
+        if own not in labels and len(labels) >= MAX_OWN:
+            return shared_label(own)
+        labels.add(own)
+        return own

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
@@ -22,13 +22,16 @@ from services.aggregator.contributions import (
     VoteCounted,
 )
 from services.aggregator.errors import UnknownFormat
+from shared.voters import VoterKind
 
-FORMAT = 4
+FORMAT = 5
 """Of a checkpoint and the rows it covers; it rises whenever an older aggregator could not read a
 newer one's, or the reverse. 2: the rated answers to a prompt are kept without its messages. 3: a
-feedback's row says when its revision was received. 4: signals, sessions and audiences are counted."""
-READ_FORMATS = (1, 2, 3, FORMAT)
+feedback's row says when its revision was received. 4: signals, sessions and audiences are counted. 5:
+scores are counted by tenant and API key, too."""
+READ_FORMATS = (1, 2, 3, 4, FORMAT)
 AUDIENCE_FORMAT = 4
+VOTER_FORMAT = 5
 FIGURES = (
     "interactions",
     "errors",
@@ -100,6 +103,8 @@ RATIOS = {
 """Figures of requirements F7 and C3: which sums are the numerator and the denominator."""
 
 Key4 = tuple[str, str, str, str]
+VoterScores = tuple[str, str, str, VoterKind, str]
+ScoreSeries = TypeVar("ScoreSeries", Key4, VoterScores)
 WindowKey = tuple[str, int, str]
 """(window, start in seconds, version)."""
 
@@ -116,6 +121,8 @@ class Aggregates:
     feedback: dict[tuple[str, str], int] = field(default_factory=dict)
     scores: dict[Key4, list[float]] = field(default_factory=dict)
     """(version, arm, rollout, segment) -> [sum, count, event time of the last one]."""
+    voter_scores: dict[VoterScores, list[float]] = field(default_factory=dict)
+    """(version, arm, rollout, kind of voter, its hash) -> the same, in the order they came."""
     votes: dict[tuple[str, str, str], int] = field(default_factory=dict)
     outcomes: dict[str, int] = field(default_factory=dict)
     audience: dict[tuple[str, str, str], int] = field(default_factory=dict)
@@ -136,11 +143,8 @@ class Aggregates:
                 case FeedbackCounted(version, kind):
                     key = (version, kind)
                     self.feedback[key] = self.feedback.get(key, 0) + 1
-                case ScoreCounted(version, arm, rollout, segment, score, at_s):
-                    sums = self.scores.setdefault((version, arm, rollout, segment), [0.0, 0, 0.0])
-                    sums[0] += score
-                    sums[1] += 1
-                    sums[2] = max(sums[2], at_s)
+                case ScoreCounted():
+                    self._count_score(contribution)
                 case VoteCounted(chosen, rejected, result):
                     vote = (chosen, rejected, result)
                     self.votes[vote] = self.votes.get(vote, 0) + 1
@@ -151,6 +155,14 @@ class Aggregates:
                     for dimension, value in values:
                         audience = (what, dimension, value)
                         self.audience[audience] = self.audience.get(audience, 0) + 1
+
+    def _count_score(self, counted: ScoreCounted) -> None:
+        version, arm, rollout, segment, score, at_s, tenant, api_key = counted
+        _add_score(self.scores, (version, arm, rollout, segment), score, at_s)
+        voters: tuple[tuple[VoterKind, str], ...] = (("tenant", tenant), ("key", api_key))
+        for kind, voter in voters:
+            if rollout and voter:
+                _add_score(self.voter_scores, (version, arm, rollout, kind, voter), score, at_s)
 
     def _change_figures(self, changed: FiguresChanged) -> None:
         version, start_s, minute, deltas = changed
@@ -203,9 +215,8 @@ class Aggregates:
         ]:
             if key not in self.changed:
                 del self.windows[key]
-        for series, sums in list(self.scores.items()):
-            if series[2] and sums[2] + ENDED_ROLLOUT_S < now:
-                del self.scores[series]
+        _forget_ended(self.scores, now)
+        _forget_ended(self.voter_scores, now)
 
     def _roll(self) -> None:
         oldest = int(self.clock_s // 60) - LIVE_MINUTES
@@ -257,6 +268,7 @@ class Aggregates:
                 sorted(self.changed),
                 self.dropped,
                 [[*key, count] for key, count in self.audience.items()],
+                [[key, sums] for key, sums in self.voter_scores.items()],
             ]
         )
 
@@ -278,12 +290,14 @@ class Aggregates:
                 "workers' directories to count again from the log"
             )
         audience: list[Any] = fields[12] if known >= AUDIENCE_FORMAT else []
+        voter_scores: list[Any] = fields[13] if known >= VOTER_FORMAT else []
         return cls(
             offsets=fields[0],
             clock_s=fields[1],
             emitted_s=fields[2],
             feedback={(version, kind): count for version, kind, count in fields[3]},
             scores={tuple(key): sums for key, sums in fields[4]},  # type: ignore[misc]
+            voter_scores={tuple(key): sums for key, sums in voter_scores},  # type: ignore[misc]
             votes={(left, right, choice): count for left, right, choice, count in fields[5]},
             outcomes=fields[6],
             minutes=_widened(fields[7]),
@@ -293,6 +307,21 @@ class Aggregates:
             dropped=fields[11],
             audience={(what, *key): count for what, *key, count in audience},  # type: ignore[misc]
         )
+
+
+def _add_score(
+    scores: dict[ScoreSeries, list[float]], series: ScoreSeries, score: float, at_s: float
+) -> None:
+    sums = scores.setdefault(series, [0.0, 0, 0.0])
+    sums[0] += score
+    sums[1] += 1
+    sums[2] = max(sums[2], at_s)
+
+
+def _forget_ended(scores: dict[ScoreSeries, list[float]], now_s: float) -> None:
+    for series, sums in list(scores.items()):
+        if series[2] and sums[2] + ENDED_ROLLOUT_S < now_s:
+            del scores[series]
 
 
 def _wide(sums: list[float]) -> list[float]:

@@ -29,6 +29,9 @@ class ScoreCounted(NamedTuple):
     segment: str
     score: float
     at_s: float
+    tenant: str = ""
+    """Hashed, as the API key is (`shared.voters`); empty in what was stored before format 5."""
+    api_key: str = ""
 
 
 class VoteCounted(NamedTuple):
@@ -79,6 +82,7 @@ class Mark(NamedTuple):
     contributions: Sequence[Contribution]
 
 
+SCORE_FIELDS_BEFORE_5 = 6
 _NAMES: dict[type[Contribution], str] = {
     FeedbackCounted: "feedback",
     ScoreCounted: "score",
@@ -91,8 +95,15 @@ _NAMES: dict[type[Contribution], str] = {
 
 def encode_mark(mark: Mark) -> tuple[object, ...]:
     """The mark as orjson can write it; orjson refuses named tuples."""
-    stored = [(_NAMES[type(item)], *item) for item in mark.contributions]
+    stored = [(_NAMES[type(item)], *_fields(item)) for item in mark.contributions]
     return (mark.topic, mark.offset, stored)
+
+
+def _fields(item: Contribution) -> Sequence[object]:
+    """Its fields; those that format 5 added to a score only where they were known."""
+    if isinstance(item, ScoreCounted) and not item.tenant:
+        return item[:SCORE_FIELDS_BEFORE_5]
+    return item
 
 
 def decode_mark(stored: Sequence[Any]) -> Mark:
@@ -118,6 +129,9 @@ def decode_contribution(stored: Sequence[Any]) -> Contribution:
             return FeedbackCounted(version, kind)
         case ["score", str(version), str(arm), str(rollout), str(segment), score, at_s]:
             return ScoreCounted(version, arm, rollout, segment, score, at_s)
+        case ["score", str(version), str(arm), str(rollout), str(segment), score, at_s,
+              str(tenant), str(key)]:  # fmt: skip
+            return ScoreCounted(version, arm, rollout, segment, score, at_s, tenant, key)
         case ["vote", str(chosen), str(rejected), str(result)]:
             return VoteCounted(chosen, rejected, result)
         case ["outcome", str(outcome)]:

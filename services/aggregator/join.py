@@ -36,6 +36,7 @@ from shared.contracts.events.interactions import InteractionRecorded, Outcome
 from shared.contracts.events.rated import RatedScore
 from shared.contracts.events.signals import SignalObserved
 from shared.contracts.events.votes import Choice, VoteCast
+from shared.voters import voter_label
 
 UNJOINED = "unjoined"
 """Version under which feedback counts whose interaction never came."""
@@ -221,7 +222,14 @@ def fold_score(row: CapRow | None, event: RatedScore, rules: FoldRules) -> Fold[
         return Fold(row, contributions=[OutcomeCounted("score_capped")])
     at_s = event.created_at.timestamp()
     score = ScoreCounted(
-        event.version, event.arm.value, event.rollout, event.segment, event.score, at_s
+        event.version,
+        event.arm.value,
+        event.rollout,
+        event.segment,
+        event.score,
+        at_s,
+        voter_label(event.tenant),
+        event.api_key,
     )
     changed = CapRow([*row.counted, event.score_id], at_s, list(row.marks))
     return Fold(changed, contributions=[score])

@@ -15,7 +15,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from services.aggregator.aggregates import PAIRED, RATIOS, Aggregates
+from services.aggregator.aggregates import PAIRED, RATIOS, Aggregates, VoterScores
+from shared.voters import VoterLabels
 
 AGE_BUCKETS_S = (0.1, 0.25, 0.5, 1, 2, 3, 5, 10, 30, 60, 300, 3600, 86_400)
 
@@ -68,6 +69,17 @@ class CheckpointCollector(Collector):
             "ratchet_satisfaction_count",
             "How many scores are in ratchet_satisfaction_sum_total.",
             labels=score_labels,
+        )
+        voter_labels = ("version", "arm", "rollout", "by", "voter", "partition")
+        voter_sum = CounterMetricFamily(
+            "ratchet_satisfaction_voter_sum",
+            "Sum of the scores of a rollout by tenant and API key, hashed; the ninth on share labels.",
+            labels=voter_labels,
+        )
+        voter_count = CounterMetricFamily(
+            "ratchet_satisfaction_voter_count",
+            "How many scores are in ratchet_satisfaction_voter_sum_total.",
+            labels=voter_labels,
         )
         votes = CounterMetricFamily(
             "ratchet_votes",
@@ -130,6 +142,9 @@ class CheckpointCollector(Collector):
             for series, (total, count, _) in aggregates.scores.items():
                 score_sum.add_metric((*series, partition), total)
                 score_count.add_metric((*series, partition), count)
+            for voter, (total, count) in by_bounded_voter(aggregates).items():
+                voter_sum.add_metric((*voter, partition), total)
+                voter_count.add_metric((*voter, partition), count)
             for vote, count in aggregates.votes.items():
                 votes.add_metric((*vote, partition), count)
             for outcome, count in aggregates.outcomes.items():
@@ -145,8 +160,20 @@ class CheckpointCollector(Collector):
                     denominator.add_metric(labels, sum(sums[index] for index in below))
                 for name, index in zip(("n", "x", "y", "xx", "yy", "xy"), PAIRED, strict=True):
                     paired.add_metric((version, window, name, partition), sums[index])
-        yield from (feedback, score_sum, score_count, votes, outcomes)
+        yield from (feedback, score_sum, score_count, voter_sum, voter_count, votes, outcomes)
         yield from (pending, unknown, rows, numerator, denominator, paired, *audience.values())
+
+
+def by_bounded_voter(aggregates: Aggregates) -> dict[VoterScores, tuple[float, float]]:
+    """Sum and count of the scores by voter; each rollout has a bounded set of labels."""
+    labels: dict[str, VoterLabels] = {}
+    found: dict[VoterScores, tuple[float, float]] = {}
+    for (version, arm, rollout, kind, voter), (score, more, _) in aggregates.voter_scores.items():
+        bounded = labels.setdefault(rollout, VoterLabels()).bounded(kind, voter)
+        series = (version, arm, rollout, kind, bounded)
+        total, count = found.get(series, (0.0, 0.0))
+        found[series] = (total + score, count + more)
+    return found
 
 
 class AggregatorMetrics:

@@ -272,6 +272,7 @@ def _score(
         arm=interaction.arm,
         rollout=interaction.rollout,
         segment=rules.segment(interaction.context.segment),
+        api_key=interaction.api_key,
         score=score,
         created_at=time,
     )

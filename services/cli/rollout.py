@@ -395,6 +395,7 @@ def _show(data: Any, *, as_json: bool) -> None:
     if "weight" in rollout:
         rollout["weight"] = percent(rollout["weight"])
     shadow = rollout.pop("shadow", None)
+    voters = rollout.pop("voters", None) or []
     print_fields("Rollout", rollout)
     if shadow:
         print_fields("Shadow answers", shadow_fields(shadow))
@@ -416,3 +417,19 @@ def _show(data: Any, *, as_json: bool) -> None:
                 for finding in findings
             ],
         )
+    if voters:
+        print_table(
+            "Who is judged by: shares of each tenant and API key, hashed",
+            ("by", "voter", "candidate", "stable", "scores", "of stable", "capped"),
+            [_voter(one) for one in voters],
+        )
+
+
+def _voter(one: dict[str, Any]) -> tuple[Any, ...]:
+    shares = ("candidate", "stable", "candidate_scores", "stable_scores")
+    return (
+        one.get("by"),
+        one.get("voter"),
+        *(f"{one.get(name, 0):.0%}" for name in shares),
+        f"{one.get('capped', 0):g}",
+    )

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pydantic import BaseModel, ConfigDict
 
 from services.rollout.state import RolloutState
+from services.rollout.voters import FIGURES as VOTER_FIGURES
 
 REQUESTS = "ratchet_router_requests_total"
 COUNTED = "ratchet_router_request_duration_seconds_count"
@@ -26,12 +27,19 @@ ANSWER_LENGTH = "ratchet_router_answer_length_total"
 KEYS = "ratchet_router_assigned_keys_total"
 SCORE_SUM = "ratchet_satisfaction_sum_total"
 SCORE_COUNT = "ratchet_satisfaction_count_total"
-BY_PARTITION = frozenset({SCORE_SUM, SCORE_COUNT})
+VOTER_ATTEMPTS = "ratchet_router_voter_attempts_total"
+VOTER_SCORE_SUM = "ratchet_satisfaction_voter_sum_total"
+VOTER_SCORE_COUNT = "ratchet_satisfaction_voter_count_total"
+BY_PARTITION = frozenset({SCORE_SUM, SCORE_COUNT, VOTER_SCORE_SUM, VOTER_SCORE_COUNT})
 """Series of these move from worker to worker with their partition, and never fall."""
-PARTITION_LABELS = frozenset({"__name__", "version", "arm", "rollout", "segment", "partition"})
+PARTITION_LABELS = frozenset(
+    {"__name__", "version", "arm", "rollout", "segment", "by", "voter", "partition"}
+)
 """What names such a counter (design section 10)."""
 ROUTER = "router"
-ROUTER_LABELS = PARTITION_LABELS - {"partition"} | {"model", "outcome", "le", "behaviour", ROUTER}
+ROUTER_LABELS = PARTITION_LABELS - {"partition"} | {
+    "model", "outcome", "le", "behaviour", "figure", ROUTER,
+}  # fmt: skip
 """What names a counter of one router's process, whatever else a scrape labels it."""
 
 BREAKER = "ratchet_router_breaker_open"
@@ -93,7 +101,11 @@ FIGURES = (
 bucket: `unstalled` gives `stalls`, `within_1s` gives `over_1s` and so on."""
 EDGES = tuple(sorted({value for one in FIGURES if one.label == "le" for value in one.values}))
 """Upper edges of the buckets that are asked for."""
-METRICS = tuple(dict.fromkeys(figure.metric for figure in FIGURES))
+VOTER_SCORES = {VOTER_SCORE_SUM: "score_sum", VOTER_SCORE_COUNT: "scores"}
+"""Figures of voters by metric; of their attempts a label names the figure."""
+METRICS = tuple(
+    dict.fromkeys((*(figure.metric for figure in FIGURES), VOTER_ATTEMPTS, *VOTER_SCORES))
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +170,15 @@ def arm_of(series: CounterSeries, state: RolloutState) -> str:
         return ""
     versions = {state.candidate: "candidate", state.stable: "stable"}
     return versions.get(series.labels.get("version", ""), "")
+
+
+def voter_figure(series: CounterSeries) -> tuple[str, str] | None:
+    """The voter that a series is about ("tenant:3fa9c1d2"), and the figure; None for other series."""
+    figure = VOTER_SCORES.get(series.name, "")
+    if series.name == VOTER_ATTEMPTS:
+        figure = series.labels.get("figure", "")
+    kind, label = series.labels.get("by", ""), series.labels.get("voter", "")
+    return (f"{kind}:{label}", figure) if figure in VOTER_FIGURES and kind and label else None
 
 
 def copies(series: Iterable[CounterSeries], state: RolloutState) -> list[str]:

@@ -78,6 +78,9 @@ class Slice(Arms):
     keys_copies: int = Field(default=1, ge=1, description="how often one key may be counted")
     weight: int = Field(default=0, description="basis points when it was taken")
     bake: bool = Field(default=False, description="everybody was on the candidate")
+    voters: dict[str, Arms] = Field(
+        default_factory=dict, description='the part of each tenant and API key ("tenant:3fa9c1d2")'
+    )
 
 
 class KeyTest(BaseModel):
@@ -127,6 +130,12 @@ class JudgeState(BaseModel):
     keys: KeyTest = KeyTest()
     run: FailureRun = FailureRun()
     baseline: Baseline | None = None
+    voters: dict[str, Arms] = Field(
+        default_factory=dict, description="what each tenant and API key added to the totals"
+    )
+    without: dict[str, JudgeState] = Field(
+        default_factory=dict, description="the state of a judge that never saw that voter"
+    )
 
     def but(self, **changes: object) -> JudgeState:
         """The same with some fields changed."""

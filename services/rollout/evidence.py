@@ -31,6 +31,7 @@ from services.rollout.counters import (
     quoted,
     rises,
     series_key,
+    voter_figure,
 )
 from services.rollout.counts import ArmCounts, Arms, JudgeState, Slice
 from services.rollout.criteria import STATISTIC
@@ -141,6 +142,7 @@ def take(
     candidate_at = evidence.candidate_at
     resets = evidence.key_resets
     sums: dict[str, ArmSums] = {}
+    voters: dict[str, ArmSums] = {}
     for one in merged(series):
         arm = arm_of(one, state)
         if not arm:
@@ -162,11 +164,7 @@ def take(
                 until = max(until, cursor.at)
         if one.name == KEYS:
             resets += falls
-        for figure in FIGURES:
-            if figure.counts(one):
-                for segment in {"", one.labels.get("segment", "")}:
-                    known = sums.setdefault(segment, {})
-                    known[arm, figure.name] = known.get((arm, figure.name), 0.0) + rise
+        _count(one, arm, rise, sums, voters)
     if cursors == evidence.cursors:
         return (
             evidence  # not an empty slice: looks without data would dilute the log and its replay
@@ -174,6 +172,9 @@ def take(
     whole = _arms(sums.pop("", {}))
     segments = {
         segment: arms for segment in sorted(sums) if (arms := _arms(sums[segment])) != Arms()
+    }
+    by_voter = {
+        voter: arms for voter in sorted(voters) if (arms := _voter_arms(voters[voter])) != Arms()
     }
     piece = Slice(
         candidate=whole.candidate,
@@ -183,6 +184,7 @@ def take(
         keys_copies=_copies(cursors, resets),
         weight=state.weight,
         bake=state.weight == WEIGHT_SCALE,
+        voters=by_voter,
     )
     return RolloutEvidence(
         rollout_id=evidence.rollout_id,
@@ -245,8 +247,37 @@ def carried(evidence: RolloutEvidence, *, whole: bool) -> dict[str, Any]:
     }
 
 
+def _count(
+    series: CounterSeries,
+    arm: str,
+    rise: float,
+    segments: dict[str, ArmSums],
+    voters: dict[str, ArmSums],
+) -> None:
+    """Add what a series rose by to its figures, of the whole, its segment and its voter."""
+    if (about := voter_figure(series)) is not None:
+        _add(voters, about[0], arm, about[1], rise)
+    for figure in FIGURES:
+        if figure.counts(series):
+            for segment in {"", series.labels.get("segment", "")}:
+                _add(segments, segment, arm, figure.name, rise)
+
+
+def _add(of: dict[str, ArmSums], part: str, arm: str, figure: str, rise: float) -> None:
+    known = of.setdefault(part, {})
+    known[arm, figure] = known.get((arm, figure), 0.0) + rise
+
+
 def _arms(sums: ArmSums) -> Arms:
     return Arms(candidate=_counts("candidate", sums), stable=_counts("stable", sums))
+
+
+def _voter_arms(sums: ArmSums) -> Arms:
+    candidate, stable = (
+        ArmCounts(**{name: rise for (of, name), rise in sums.items() if of == arm})
+        for arm in ("candidate", "stable")
+    )
+    return Arms(candidate=candidate, stable=stable)
 
 
 def _counts(arm: str, sums: ArmSums) -> ArmCounts:

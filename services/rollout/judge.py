@@ -7,11 +7,15 @@ most the strategy's `alpha`, however often one looks (see `criteria` and `eproce
 # pyright: strict
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
+
 from services.rollout.counts import JudgeState, Slice
 from services.rollout.criteria import STATISTIC, criteria
-from services.rollout.criteria.criterion import opened
+from services.rollout.criteria.criterion import Criterion, opened
 from services.rollout.strategy import JudgeSettings
-from services.rollout.verdict import CriterionState, Verdict
+from services.rollout.verdict import CriterionResult, CriterionState, Verdict
+from services.rollout.voters import deciding_voters, left_out, named
 from shared.contracts.events.rollouts import AnalysisOutcome
 
 
@@ -25,18 +29,21 @@ class Judge:
         statistic: int = STATISTIC,
     ) -> None:
         self._criteria = criteria(settings, error_limits, statistic)
+        self._by_voter = tuple(one for one in self._criteria if one.by_voter)
 
     def advance(self, state: JudgeState, piece: Slice) -> JudgeState:
         """The state after one more slice."""
-        state, look = opened(state, piece)
-        for criterion in self._criteria:
-            state = criterion.advance(state, look)
-        return state
+        totals, without = left_out(state, piece, partial(_advanced, self._by_voter))
+        return _advanced(self._criteria, state, piece).but(voters=totals, without=without)
 
     def verdict(self, state: JudgeState, *, error_limit: float | None) -> Verdict:
         """Verdict on the evidence so far; `error_limit` is that of the present step."""
-        said = (criterion.result(state, error_limit) for criterion in self._criteria)
-        results = tuple(result for result in said if result is not None)
+        voters = deciding_voters(state)
+        results = tuple(
+            self._supported(criterion, result, state, voters, error_limit)
+            for criterion in self._criteria
+            if (result := criterion.result(state, error_limit)) is not None
+        )
         for outcome, wanted in (
             (AnalysisOutcome.failed, CriterionState.breached),
             (AnalysisOutcome.inconclusive, CriterionState.held),
@@ -45,3 +52,31 @@ class Judge:
             if texts:
                 return Verdict(outcome, "; ".join(texts), results)
         return Verdict(AnalysisOutcome.successful, "every criterion is kept", results)
+
+    def _supported(
+        self,
+        criterion: Criterion,
+        result: CriterionResult,
+        state: JudgeState,
+        voters: Sequence[str],
+        error_limit: float | None,
+    ) -> CriterionResult:
+        """The result, or a hold in place of a breach that rests on one of the voters."""
+        if result.state is not CriterionState.breached or not voters:
+            return result
+        if not criterion.by_voter:
+            return result.held(
+                "no verdict without a look at each tenant's part, which is not known"
+            )
+        for voter in voters:
+            other = criterion.result(state.without[voter], error_limit)
+            if other is None or other.state is not CriterionState.breached:
+                return result.held(f"rests on {named(voter, state)} alone")
+        return result
+
+
+def _advanced(criteria: Sequence[Criterion], state: JudgeState, piece: Slice) -> JudgeState:
+    state, look = opened(state, piece)
+    for criterion in criteria:
+        state = criterion.advance(state, look)
+    return state

@@ -69,7 +69,10 @@ def _outcome(
     if seen.silent_s > seen.no_data_after_s:
         return AnalysisOutcome.no_data, f"no new sample for {seen.silent_s:.0f} s"
     if seen.idle_s > IDLE_FACTOR * seen.no_data_after_s:
-        return AnalysisOutcome.no_data, f"no request of the candidate for {seen.idle_s:.0f} s"
+        return (
+            AnalysisOutcome.no_data,
+            f"no judged request of the candidate for {seen.idle_s:.0f} s{_capped(seen)}",
+        )
     if seen.verdict is None:
         return AnalysisOutcome.no_data, "no evidence yet"
     if seen.breakers:
@@ -81,6 +84,16 @@ def _outcome(
     if seen.withheld:
         return AnalysisOutcome.inconclusive, seen.withheld
     return seen.verdict.outcome, seen.verdict.reason
+
+
+def _capped(seen: Observation) -> str:
+    """What a person has to know where requests come and none of them counts."""
+    if not seen.candidate.capped:
+        return ""
+    return (
+        f"; {seen.candidate.capped:g} of its attempts were capped: they name no user and no session "
+        "(RATCHET_ROUTER_NOBODY_VOTES_PER_MINUTE has some of them judged), or are beyond a limit"
+    )
 
 
 def _paused(state: RolloutState, seen: Observation, reason: str) -> Move:

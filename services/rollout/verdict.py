@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -86,6 +86,10 @@ class CriterionResult:
             threshold=threshold,
             text=f"{text} ({', '.join(shown)})" if shown else text,
         )
+
+    def held(self, why: str) -> CriterionResult:
+        """The same as a hold, with the reason."""
+        return replace(self, state=CriterionState.held, text=f"{self.text}; {why}")
 
     def to_dict(self) -> dict[str, Any]:
         """For evidence and the API."""

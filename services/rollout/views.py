@@ -12,6 +12,7 @@ from services.rollout.recorder import CONTROLLER
 from services.rollout.state import RolloutState
 from services.rollout.strategy import Shadow
 from services.rollout.verdict import Verdict
+from services.rollout.voters import voter_shares
 from shared.contracts.events.base import WEIGHT_SCALE
 from shared.contracts.events.rollouts import Decision, DecisionKind, Phase
 from shared.contracts.events.versions import VersionRecord
@@ -70,9 +71,11 @@ def rollout_view(
         "updated_at": state.updated_at.isoformat(),
         "ended_at": last.at.isoformat() if state.phase.finished else None,
         "requests": {"candidate": candidate.requests, "stable": stable.requests},
+        "capped": {"candidate": candidate.capped, "stable": stable.capped},
         "failures": {"candidate": candidate.failures, "stable": stable.failures},
         "scores": {"candidate": _scores(candidate), "stable": _scores(stable)},
         "findings": results,
+        "voters": voter_shares(known),
     }
 
 

@@ -27,6 +27,7 @@ from shared.kafka.envelope import Headers
 from shared.kafka.log import NewRecord
 from shared.redaction import Redactor
 from shared.redaction.turns import clean_json, clean_tool, clean_turn
+from shared.voters import voter_label
 
 log = structlog.get_logger(__name__)
 
@@ -230,6 +231,8 @@ def _beyond_text(call: Call, turns: list[dict[str, Any]], clean: Cleaner) -> dic
     applied = call.last.applied
     if applied is not None:
         found["applied_settings"] = applied.model_dump(mode="json")
+    if call.choice.rollout:
+        found["api_key"] = voter_label(call.key_id)
     reasons = request.untrainable(turns)
     if call.choice.holdout:
         found["holdout"] = call.choice.holdout

@@ -33,16 +33,13 @@ class VoterCounts:
         Args:
             path: model, version, arm and rollout.
             tenant: its name.
-            key: the API key's id; empty where none is known.
+            key: the API key's id.
             figures: of `FIGURES`.
 
         """
         voters: tuple[tuple[VoterKind, str], ...] = (("tenant", tenant), ("key", key))
         for kind, name in voters:
-            label = self._labels.label(kind, name)
-            if not label:
-                continue
-            series = (*path, kind, label)
+            series = (*path, kind, self._labels.label(kind, name))
             counts = self._counts.get(series)
             if counts is None:
                 counts = self._counts[series] = dict.fromkeys(FIGURES, 0)

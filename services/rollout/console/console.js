@@ -212,6 +212,13 @@ function criteria(findings) {
   ]));
 }
 
+function voters(all) {
+  const share = (part) => `${Math.round(100 * part)} %`;
+  return rows(["Tenant or API key (hash)", "Of the candidate's attempts", "Of stable's", "Of its scores", "Of stable's", "Capped"],
+    all.map((one) => [`${one.by} ${one.voter}`, share(one.candidate), share(one.stable),
+      share(one.candidate_scores), share(one.stable_scores), one.capped.toLocaleString()]));
+}
+
 function decisions(moves) {
   return [...moves].reverse().map((move) => element(
     "li",
@@ -228,6 +235,7 @@ function drawRollout(rollout, moves, intervals) {
   update("facts", rollout, (data) => (data ? facts(data) : []));
   update("actions", rollout && [rollout.rollout_id, rollout.actions], () => (rollout ? buttons(rollout) : []));
   update("criteria", rollout?.findings ?? [], criteria);
+  update("voters", rollout?.voters ?? [], voters);
   update("decisions", moves, decisions);
   update("weight", { moves: moves.map(({ at, weight }) => ({ at, weight })), rollout }, (data) =>
     data.rollout ? weightFigure(data) : []);

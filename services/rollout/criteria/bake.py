@@ -20,6 +20,8 @@ class Bake(EProcessCriterion):
     That limit can be wrong too: half of the criterion's alpha is for its bound on stable.
     """
 
+    by_voter = True
+
     @property
     @override
     def threshold(self) -> float:

@@ -27,6 +27,7 @@ LATE: tuple[str, ...] = ("over_250ms", "over_500ms", "over_1s")
 class Behaviour(RateRatio):
     """A share of the answers at most its margin times stable's."""
 
+    by_voter = False
     whole = "answers"
     setting: ClassVar[Setting]
 

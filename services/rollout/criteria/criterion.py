@@ -130,6 +130,8 @@ class Criterion(ABC):
     name: ClassVar[str]
     alpha_weight: ClassVar[float] = 1.0
     """How much of the strategy's alpha it takes, beside the other criteria that share it."""
+    by_voter: ClassVar[bool] = False
+    """Whether its figures are known by voter, so that one can be left out."""
 
     def __init__(
         self,

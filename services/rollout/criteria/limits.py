@@ -18,6 +18,7 @@ from services.rollout.verdict import CriterionResult, shares_shown
 class ShareLimit(Criterion):
     """A share of the candidate's requests at most an absolute limit, unless stable breaks it too."""
 
+    by_voter = True
     part: ClassVar[Literal["failures", "slow", "crashes"]]
     words: ClassVar[str]
     relative: ClassVar[str] = ""

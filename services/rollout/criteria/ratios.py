@@ -44,6 +44,7 @@ def score_addends(margin: float, block: Arms | None, expected: float) -> eproces
 class RateRatio(EProcessCriterion):
     """A share of the candidate's at most `margin` times stable's."""
 
+    by_voter = True
     part: ClassVar[str]
     words: ClassVar[str]
 
@@ -115,6 +116,7 @@ class StallRatio(RateRatio):
 class ScoreRatio(EProcessCriterion):
     """Mean score at least `margin` times stable's."""
 
+    by_voter = True
     alternatives = eprocess.MEAN_ALTERNATIVES
     whole = "scores"
 

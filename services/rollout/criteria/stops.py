@@ -21,6 +21,7 @@ MAX_INTERVALS = 16
 class FailureStreak(Criterion):
     """Hard stop: `consecutiveFailures` failures in a row, unless stable fails likewise."""
 
+    by_voter = True
     name = "consecutive_failures"
 
     @classmethod

@@ -112,6 +112,9 @@ class InteractionRecorded(Event):
     completion: Text = Field(description="the answer's text; of tool calls alone, these as JSON")
     answer: AnswerTurn = unless_empty(None)
     untrainable: UntrainableReasons = unless_empty(())
+    api_key: OptionalIdentifier = unless_empty(
+        "", description="hash of the id of the API key that asked (shared/voters.py)"
+    )
     finish_reason: str = Field(default="", max_length=64)
     engine_id: OptionalIdentifier = Field(
         default="",

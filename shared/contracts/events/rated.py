@@ -62,5 +62,8 @@ class RatedScore(Event):
     arm: Arm
     rollout: OptionalIdentifier
     segment: OptionalIdentifier = Field(default="", description="one of the configured values")
+    api_key: OptionalIdentifier = unless_empty(
+        "", description="hash of the id of the API key that asked for the answer"
+    )
     score: float = Field(ge=0.0, le=1.0)
     created_at: AwareDatetime

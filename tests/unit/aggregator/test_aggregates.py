@@ -26,6 +26,8 @@ from services.aggregator.contributions import (
     VoteCounted,
 )
 from services.aggregator.errors import UnknownFormat
+from services.aggregator.metrics import by_bounded_voter
+from shared.voters import MAX_OWN, SHARED, voter_label
 
 HOUR = 3600
 T0 = 500_000 * HOUR
@@ -108,7 +110,10 @@ def test_a_checkpoint_is_the_whole_of_the_aggregates(items: list[tuple[int, str,
         aggregates.apply([FiguresChanged(version, at_s, at_s // 60, ((index, 1),))])
         aggregates.apply([FeedbackCounted(version, "rating"), VoteCounted("v1", "v2", "tie")])
         aggregates.apply(
-            [ScoreCounted(version, "stable", "r", "", 0.25, at_s), OutcomeCounted("edited")]
+            [
+                ScoreCounted(version, "stable", "r", "", 0.25, at_s, "3fa9c1d2"),
+                OutcomeCounted("edited"),
+            ]
         )
     aggregates.tick(T0)
     assert Aggregates.decode(aggregates.encode()) == aggregates
@@ -117,12 +122,28 @@ def test_a_checkpoint_is_the_whole_of_the_aggregates(items: list[tuple[int, str,
 @pytest.mark.parametrize("first", [FORMAT + 1, {"t": 7}, "1"])
 def test_a_checkpoint_of_another_format_is_refused(first: object) -> None:
     _, *rest = orjson.loads(Aggregates().encode())
-    with pytest.raises(UnknownFormat, match=f"reads format 1 and 2 and 3 and {FORMAT}"):
+    with pytest.raises(UnknownFormat, match=f"reads format 1 and 2 and 3 and 4 and {FORMAT}"):
         Aggregates.decode(orjson.dumps([first, *rest]))
 
 
-@pytest.mark.parametrize("before", [1, 2])
+@pytest.mark.parametrize("before", [1, 2, 4])
 def test_a_checkpoint_of_a_format_before_is_read(before: int) -> None:
     aggregates = Aggregates(offsets={"t": 7})
     _, *rest = orjson.loads(aggregates.encode())
     assert Aggregates.decode(orjson.dumps([before, *rest])) == aggregates
+
+
+def test_scores_are_counted_by_tenant_and_key_and_the_labels_are_bounded() -> None:
+    aggregates = Aggregates()
+    for number in range(50):
+        who = voter_label(f"acme-{number}")
+        aggregates.apply([ScoreCounted("v1", "stable", "r", "", 0.5, T0, who, "00000001")])
+        aggregates.apply([ScoreCounted("v1", "", "", "", 0.5, T0, who, "00000001")])
+    shown = by_bounded_voter(aggregates)
+    tenants = {series: sums for series, sums in shown.items() if series[3] == "tenant"}
+    assert len(tenants) <= MAX_OWN + SHARED
+    assert sum(count for _, count in tenants.values()) == 50
+    assert shown["v1", "stable", "r", "key", "00000001"] == (25.0, 50)
+    aggregates.tick(T0 + ENDED_ROLLOUT_S + 1)
+    aggregates.forget()
+    assert not aggregates.voter_scores

@@ -18,6 +18,9 @@ from services.rollout.counters import (
     SCORE_SUM,
     SHORT_GAPS,
     SLOW,
+    VOTER_ATTEMPTS,
+    VOTER_SCORE_COUNT,
+    VOTER_SCORE_SUM,
     WITHIN,
     CounterSeries,
     breakers_open,
@@ -37,6 +40,7 @@ from services.rollout.evidence import (
 from services.rollout.judge import Judge
 from services.rollout.state import RolloutState
 from services.rollout.strategy import Strategy, parse
+from services.rollout.voters import voter_shares
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 STRATEGY: Strategy = parse(
@@ -355,3 +359,30 @@ def test_capped_attempts_are_shown_by_arm_and_judged_in_none() -> None:
     assert (totals.stable.requests, totals.stable.capped) == (0, 9)
     assert totals.candidate.failures == totals.candidate.crashes == 0
     assert "capped" in query("r1", 60)
+
+
+def test_what_each_voter_adds_is_a_part_of_the_slice() -> None:
+    labels = {"by": "tenant", "voter": "3fa9c1d2"}
+    later = take(
+        RolloutEvidence(rollout_id="r1"),
+        [
+            series(COUNTED, [(1.0, 40.0)], router="a"),
+            series(VOTER_ATTEMPTS, [(1.0, 10.0)], router="a", figure="requests", **labels),
+            series(VOTER_ATTEMPTS, [(1.0, 2.0)], router="b", figure="requests", **labels),
+            series(VOTER_ATTEMPTS, [(1.0, 3.0)], router="a", figure="capped", **labels),
+            series(VOTER_ATTEMPTS, [(1.0, 9.0)], router="a", figure="unknown", **labels),
+            series(VOTER_SCORE_COUNT, [(1.0, 2.0)], partition="0", **labels),
+            series(VOTER_SCORE_SUM, [(1.0, 1.5)], partition="0", **labels),
+        ],
+        STATE,
+        JUDGE,
+    )
+    voter = later.judge.voters["tenant:3fa9c1d2"].candidate
+    assert (voter.requests, voter.capped, voter.scores, voter.score_sum) == (12, 3, 2, 1.5)
+    assert later.judge.totals.candidate.requests == 40
+    assert later.judge.without["tenant:3fa9c1d2"].totals.candidate.requests == 28
+    (row,) = voter_shares(later.judge)
+    assert (row["by"], row["voter"], row["candidate"], row["capped"]) == (
+        "tenant", "3fa9c1d2", 0.3, 3,
+    )  # fmt: skip
+    assert VOTER_ATTEMPTS in query("r1", 60)

@@ -1,0 +1,129 @@
+"""Leave one voter out: no verdict rests on one tenant or API key alone. Pure.
+
+Beside the judge of all traffic runs one for each voter that never saw it. Where three tenants or
+more carry the traffic (else three keys or more), a breach stands only if every one of those judges
+finds it too; else it is a hold, and a person is called. That only takes verdicts back, so alpha
+holds as it is.
+"""
+
+# pyright: strict
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from services.rollout.counts import ArmCounts, Arms, JudgeState, KeyTest, Slice
+from shared.voters import KINDS, MAX_OWN, SHARED, shared_label
+
+CARRIERS = 3
+CARRIES = 0.05
+"""So many voters with at least this share of the judged attempts carry the traffic."""
+MAX_VOTERS = len(KINDS) * 2 * (MAX_OWN + SHARED)
+"""Voters followed; several routers may each name others by their own label."""
+FIGURES = (
+    "requests",
+    "failures",
+    "crashes",
+    "slow",
+    "streams",
+    "stalls",
+    "capped",
+    "scores",
+    "score_sum",
+)
+"""Figures of an arm that are known by voter."""
+
+
+def voter_key(kind: str, label: str) -> str:
+    """A voter's name in slices and in the judge's state."""
+    return f"{kind}:{label}"
+
+
+def left_out(
+    state: JudgeState, piece: Slice, advance: Callable[[JudgeState, Slice], JudgeState]
+) -> tuple[dict[str, Arms], dict[str, JudgeState]]:
+    """Each voter's totals, and its judge's state, after a slice; `state` is from before it."""
+    totals, without = dict(state.voters), dict(state.without)
+    for voter, arms in piece.voters.items():
+        if voter in totals or len(totals) < MAX_VOTERS:
+            totals[voter] = totals.get(voter, Arms()) + arms
+            # Until now it had no part in anything: all that was seen, was seen without it.
+            without.setdefault(voter, _seed(state))
+    return totals, {
+        voter: advance(before, _without(piece, voter)) for voter, before in without.items()
+    }
+
+
+def deciding_voters(state: JudgeState) -> tuple[str, ...]:
+    """The voters of whom no single one may decide; empty where fewer than three carry the traffic."""
+    whole = _attempts(state.totals)
+    for kind in KINDS:
+        mine = tuple(voter for voter in state.voters if voter.startswith(f"{kind}:"))
+        carriers = [one for one in mine if _attempts(state.voters[one]) >= CARRIES * whole > 0]
+        if len(carriers) >= CARRIERS:
+            return mine
+    return ()
+
+
+def voter_shares(state: JudgeState) -> list[dict[str, str | float]]:
+    """What each voter contributed, largest share of the candidate's attempts first."""
+    whole = state.totals
+    rows: list[dict[str, str | float]] = []
+    for voter, arms in state.voters.items():
+        kind, _, label = voter.partition(":")
+        rows.append(
+            {
+                "by": kind,
+                "voter": label,
+                "candidate": _share(arms.candidate.requests, whole.candidate.requests),
+                "stable": _share(arms.stable.requests, whole.stable.requests),
+                "candidate_scores": _share(arms.candidate.scores, whole.candidate.scores),
+                "stable_scores": _share(arms.stable.scores, whole.stable.scores),
+                "capped": arms.candidate.capped + arms.stable.capped,
+            }
+        )
+    return sorted(rows, key=lambda row: (str(row["by"]), -float(row["candidate"])))
+
+
+def named(voter: str, state: JudgeState) -> str:
+    """A voter in words, with its share of the candidate's attempts."""
+    kind, _, label = voter.partition(":")
+    part = state.voters[voter].candidate.requests
+    share = _share(part, state.totals.candidate.requests)
+    return f"{'tenant' if kind == 'tenant' else 'API key'} {label} ({share:.0%} of its attempts)"
+
+
+def _seed(state: JudgeState) -> JudgeState:
+    """The state without what is not known by voter."""
+    whole_blocks = {key: block for key, block in state.blocks.items() if "/" not in key}
+    return state.but(segments={}, keys=KeyTest(), blocks=whole_blocks, voters={}, without={})
+
+
+def _without(piece: Slice, voter: str) -> Slice:
+    """What a slice holds without one voter, and without the shared label that may hold it too."""
+    kind, _, label = voter.partition(":")
+    parts = [piece.voters.get(voter, Arms())]
+    if shared := shared_label(label):
+        parts.append(piece.voters.get(voter_key(kind, shared), Arms()))
+    return Slice(
+        candidate=_less(piece.candidate, [part.candidate for part in parts]),
+        stable=_less(piece.stable, [part.stable for part in parts]),
+        weight=piece.weight,
+        bake=piece.bake,
+    )
+
+
+def _less(whole: ArmCounts, parts: list[ArmCounts]) -> ArmCounts:
+    return ArmCounts(
+        **{
+            name: max(0.0, getattr(whole, name) - sum(getattr(part, name) for part in parts))
+            for name in FIGURES
+        }
+    )
+
+
+def _attempts(arms: Arms) -> float:
+    return arms.candidate.requests + arms.stable.requests
+
+
+def _share(part: float, whole: float) -> float:
+    return part / whole if whole else 0.0

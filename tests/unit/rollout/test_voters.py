@@ -1,0 +1,115 @@
+"""No verdict rests on one tenant or API key alone, where three or more carry the traffic."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.rollout.counts import ArmCounts, Arms, JudgeState, Slice
+from services.rollout.judge import Judge
+from services.rollout.strategy import JudgeSettings
+from services.rollout.verdict import CriterionState, Verdict
+from services.rollout.voters import MAX_VOTERS, deciding_voters
+from shared.contracts.events.rollouts import AnalysisOutcome
+
+JUDGE = Judge(JudgeSettings(), (0.05,))
+GOOD = Arms(candidate=ArmCounts(requests=10), stable=ArmCounts(requests=190, failures=1))
+FAILING = Arms(
+    candidate=ArmCounts(requests=10, failures=5), stable=ArmCounts(requests=190, failures=1)
+)
+HATED = Arms(
+    candidate=ArmCounts(requests=10, scores=10),
+    stable=ArmCounts(requests=190, scores=20, score_sum=16),
+)
+LIKED = Arms(
+    candidate=ArmCounts(requests=10, scores=10, score_sum=8),
+    stable=ArmCounts(requests=190, scores=20, score_sum=16),
+)
+
+
+def piece(by: str, **voters: Arms) -> Slice:
+    """A slice that is the sum of its voters."""
+    whole = Arms()
+    for arms in voters.values():
+        whole = whole + arms
+    return Slice(
+        candidate=whole.candidate,
+        stable=whole.stable,
+        weight=500,
+        voters={f"{by}:{label}": arms for label, arms in voters.items()},
+    )
+
+
+def judged(by: str, looks: int = 20, **voters: Arms) -> tuple[JudgeState, Verdict]:
+    state = JudgeState()
+    for _ in range(looks):
+        state = JUDGE.advance(state, piece(by, **voters))
+    return state, JUDGE.verdict(state, error_limit=0.05)
+
+
+@pytest.mark.parametrize("by", ["tenant", "key"])
+@pytest.mark.parametrize(
+    ("harm", "rest", "criterion"), [(FAILING, GOOD, "errors"), (HATED, LIKED, "satisfaction")]
+)
+def test_one_of_three_alone_holds_and_does_not_condemn(
+    by: str, harm: Arms, rest: Arms, criterion: str
+) -> None:
+    _, verdict = judged(by, aa=harm, bb=rest, cc=rest)
+    assert verdict.outcome is AnalysisOutcome.inconclusive
+    states = {result.criterion: result.state for result in verdict.results}
+    assert states[criterion] is CriterionState.held
+    who = {"tenant": "tenant", "key": "API key"}[by]
+    assert f"{criterion}: " in verdict.reason
+    assert f"rests on {who} aa (33% of its attempts) alone" in verdict.reason
+
+
+@pytest.mark.parametrize("harm", [FAILING, HATED])
+def test_what_all_three_see_condemns(harm: Arms) -> None:
+    _, verdict = judged("tenant", aa=harm, bb=harm, cc=harm)
+    assert verdict.outcome is AnalysisOutcome.failed
+
+
+def test_with_two_tenants_the_verdict_is_that_of_all() -> None:
+    _, verdict = judged("tenant", aa=FAILING, bb=GOOD)
+    assert verdict.outcome is AnalysisOutcome.failed
+
+
+def test_a_tenant_below_the_share_does_not_make_three() -> None:
+    tiny = Arms(stable=ArmCounts(requests=5))
+    state, verdict = judged("tenant", aa=FAILING, bb=GOOD, cc=tiny)
+    assert deciding_voters(state) == ()
+    assert verdict.outcome is AnalysisOutcome.failed
+
+
+def test_the_share_under_a_common_label_is_left_out_with_the_voter_that_may_be_in_it() -> None:
+    state, _ = judged("tenant", looks=1, **{"00000004": GOOD, "00000005": GOOD, "shared-0": GOOD})
+    left = {voter: one.totals.candidate.requests for voter, one in state.without.items()}
+    assert left == {"tenant:00000004": 10, "tenant:00000005": 20, "tenant:shared-0": 20}
+
+
+def test_a_segment_cannot_be_looked_at_by_tenant_and_holds() -> None:
+    state = JudgeState()
+    for _ in range(30):
+        look = piece("tenant", aa=GOOD, bb=GOOD, cc=GOOD)
+        harmed = Arms(candidate=FAILING.candidate, stable=GOOD.stable)
+        state = JUDGE.advance(state, look.model_copy(update={"segments": {"gold": harmed}}))
+    verdict = JUDGE.verdict(state, error_limit=0.05)
+    states = {result.criterion: result.state for result in verdict.results}
+    assert states["segment_errors"] is CriterionState.held
+    assert verdict.outcome is AnalysisOutcome.inconclusive
+
+
+@given(st.lists(st.text("0123456789abcdef", min_size=8, max_size=8), max_size=120))
+def test_voters_that_are_followed_are_bounded(labels: list[str]) -> None:
+    state = JUDGE.advance(JudgeState(), piece("key", **dict.fromkeys(labels, GOOD)))
+    assert len(state.voters) == len(state.without) <= MAX_VOTERS
+
+
+def test_a_late_voter_had_no_part_before() -> None:
+    state = JudgeState()
+    for voters in ({"aa": GOOD}, {"aa": GOOD, "bb": FAILING}):
+        state = JUDGE.advance(state, piece("tenant", **voters))
+    assert state.without["tenant:bb"].totals.candidate.requests == 20
+    assert state.without["tenant:bb"].totals.candidate.failures == 0
+    assert state == JudgeState.model_validate(state.model_dump(exclude_defaults=True))
