@@ -15,7 +15,6 @@ from prometheus_client import CollectorRegistry
 
 from services.router.answer_headers import EXPOSED_HEADERS
 from services.router.app import Gateway
-from services.router.bounds import AnswerBounds
 from services.router.candidate_breaker import CandidateBreaker
 from services.router.engines import Engines
 from services.router.fields import FieldRules
@@ -98,6 +97,7 @@ def moderated(
         session=session,
         keys=keys,
         quotas=quotas,
+        bounds=settings.answer_bounds,
         limit=settings.max_body_bytes,
     )
 
@@ -191,7 +191,7 @@ async def run(settings: RouterSettings, directory: Path) -> None:
             body_timeout_s=settings.body_timeout_s,
             max_running=settings.max_running,
             quotas=quotas,
-            bounds=AnswerBounds(settings.max_choices, settings.max_tokens),
+            bounds=settings.answer_bounds,
             spans=spans,
             latency=latency,
         )

@@ -19,6 +19,7 @@ from prometheus_client import CollectorRegistry, Counter
 from pydantic import ValidationError
 
 from services.router.call import Call
+from services.router.fields import ENGINE_FIELDS
 from shared.clock import Clock
 from shared.contracts.events.base import WEIGHT_SCALE
 from shared.contracts.events.generations import (
@@ -43,13 +44,34 @@ EXPIRES_S = 120.0
 SOURCE = "/ratchet/router"
 UNSUITED = ("untrainable", "response_format")
 """Fields of events whose requests cannot be asked again as they were."""
-SAMPLING = {
-    **{name: name for name in ("temperature", "top_p", "top_k", "min_p", "seed", "stop")},
-    **{name: name for name in ("presence_penalty", "frequency_penalty", "repetition_penalty")},
-    **{name: name for name in ("max_tokens", "max_completion_tokens", "tool_choice")},
-    "max_output_tokens": "max_tokens",
-}
-"""Fields of a client's request that its shadow request has too, and what they are called there."""
+NOT_SHADOWED = frozenset(
+    [
+        "echo",
+        "logprob_token_ids",
+        "logprobs",
+        "messages",
+        "n",
+        "prompt_logprobs",
+        "return_mm_kwargs",
+        "return_prompt_text",
+        "return_token_ids",
+        "return_token_offsets",
+        "return_tokens_as_token_ids",
+        "routed_experts_prompt_start",
+        "stream",
+        "stream_interval",
+        "stream_options",
+        "tools",
+        "top_logprobs",
+    ]
+)
+"""Fields that the event has in another form, or that change how an answer is told and not what it
+says; a shadow request has every other field that went to the engine."""
+UNREDACTED = ("documents", "mm_payload")
+"""Fields with texts or media of people, which no topic may hold as they came."""
+RESPONSES_NAMES = {"max_output_tokens": "max_tokens"}
+"""Fields of the Responses API under the chat API's name; others that chat does not know are left
+out, and `reasoning` names the effort within."""
 SENT, QUEUE_FULL, TOO_LARGE, NOT_SUITED, LOG_AWAY = OUTCOMES = (
     "sent",
     "queue_full",
@@ -67,7 +89,8 @@ class Mirrored(NamedTuple):
     candidate: str
     rollout: str
     event: bytes
-    payload: dict[str, Any]
+    fields: bytes
+    """What went to the engine, but for the model."""
 
 
 class Mirror:
@@ -119,9 +142,9 @@ class Mirror:
         elif len(self._waiting) >= MAX_WAITING:
             self._count(state.model, QUEUE_FULL)
         else:
-            payload = call.request.payload
+            fields = call.request.fields
             self._waiting.append(
-                Mirrored(state.model, state.candidate, state.rollout, event, payload)
+                Mirrored(state.model, state.candidate, state.rollout, event, fields)
             )
             self._grown.set()
 
@@ -175,7 +198,7 @@ class Mirror:
                 version=one.candidate,
                 messages=event["messages"],
                 tools=event.get("tools", ()),
-                sampling=sampling_of(one.payload, with_tools=bool(event.get("tools"))),
+                sampling=sampling_of(orjson.loads(one.fields), with_tools=bool(event.get("tools"))),
                 expires_at=self._clock.now() + timedelta(seconds=EXPIRES_S),
                 trace_id=event["trace_id"],
                 shown=ShownAnswer(
@@ -194,22 +217,36 @@ class Mirror:
         self._requests.labels(model, outcome).inc()
 
 
-def sampling_of(payload: Mapping[str, Any], *, with_tools: bool) -> dict[str, Any]:
+def sampling_of(fields: Mapping[str, Any], *, with_tools: bool) -> dict[str, Any]:
     """What a client asked for beside its conversation, in the chat API's form.
 
     A choice of a tool goes along where tools do: an engine refuses it alone, and the refusal would
     be the candidate's failure. The Responses API names the chosen tool beside the type.
 
+    Args:
+        fields: What went to the engine.
+        with_tools: Whether the shadow request has tools.
+
     Raises:
-        KeyError: a tool is chosen that the chat API cannot name.
+        KeyError: a tool is chosen that the chat API cannot name, or a field may hold personal data.
 
     """
+    for name in UNREDACTED:
+        if fields.get(name):
+            raise KeyError(name)
+    named = {RESPONSES_NAMES.get(name, name): value for name, value in fields.items()}
+    reasoning = named.get("reasoning")
+    if isinstance(reasoning, dict):
+        named["reasoning_effort"] = reasoning.get("effort")
     found = {
-        name: payload[sent] for sent, name in SAMPLING.items() if payload.get(sent) is not None
+        name: named[name]
+        for name in named.keys() & ENGINE_FIELDS["chat"] - NOT_SHADOWED
+        if named[name] is not None
     }
     choice = found.get("tool_choice")
     if not with_tools:
         found.pop("tool_choice", None)
+        found.pop("parallel_tool_calls", None)
     elif isinstance(choice, dict) and "function" not in choice:
         if choice["type"] != "function":
             raise KeyError(choice["type"])

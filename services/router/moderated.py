@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import aiohttp
+import orjson
 
+from services.router.bounds import AnswerBounds
+from services.router.errors import InvalidRequest
 from shared.contracts.events.api_keys import Permission
 from shared.errors import RatchetError
 from shared.http.asgi import AsgiApp, Receive, Scope, Send
@@ -17,6 +20,8 @@ TIMEOUT_S = 300.0
 """For all stages; each has a shorter deadline of its own there."""
 MAX_RUNNING = 64
 BODY_TIMEOUT_S = 10.0
+DEFAULT_TOKENS = 256
+"""What the service takes as `max_tokens` where a request names none."""
 ENGINE_REQUESTS = 2
 """What one request asks of an engine, the writer's answer and the critic's: it counts as so many."""
 
@@ -32,8 +37,9 @@ class ModerationUnavailable(RatchetError):
 class ModeratedProxy:
     """Hands moderated generation to the service that has engine and reward model.
 
-    It authenticates first, reads a bounded body, and counts against the quotas of requests, as the
-    router's own endpoints do; everything else goes to the wrapped app.
+    It authenticates first, reads a bounded body, holds it to the bounds of one request, and counts
+    against the quotas of requests, as the router's own endpoints do; everything else goes to the
+    wrapped app.
     """
 
     def __init__(
@@ -44,6 +50,7 @@ class ModeratedProxy:
         session: aiohttp.ClientSession,
         keys: KeyRing,
         quotas: Quotas,
+        bounds: AnswerBounds,
         limit: int,
     ) -> None:
         self._app = app
@@ -51,6 +58,7 @@ class ModeratedProxy:
         self._session = session
         self._keys = keys
         self._quotas = quotas
+        self._bounds = bounds
         self._running = 0
         self._guarded = GuardedApp(
             self._admitted, authorize=self._authenticate, limit=limit, timeout_s=BODY_TIMEOUT_S
@@ -66,17 +74,19 @@ class ModeratedProxy:
         return self._keys.authenticate(given.decode("latin-1") if given else None, Permission.infer)
 
     async def _admitted(self, scope: Scope, receive: Receive, send: Send) -> None:
+        key = self._authenticate(scope)
         try:
-            slot = self._quotas.admit(self._authenticate(scope), ENGINE_REQUESTS)
-        except QuotaExceeded as error:
+            body = bounded((await receive())["body"], self._bounds.of(key.limits))
+            slot = self._quotas.admit(key, ENGINE_REQUESTS)
+        except (InvalidRequest, QuotaExceeded) as error:
             await problem(error)(scope, receive, send)
             return
         try:
-            await self._forward(scope, receive, send)
+            await self._forward(body, scope, receive, send)
         finally:
             self._quotas.leave(slot)
 
-    async def _forward(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _forward(self, body: bytes, scope: Scope, receive: Receive, send: Send) -> None:
         if self._running >= MAX_RUNNING:
             error = ModerationUnavailable(f"{self._running} requests are running; try again")
             await problem(error)(scope, receive, send)
@@ -89,7 +99,7 @@ class ModeratedProxy:
                 headers["authorization"] = given.decode("latin-1")
             async with self._session.post(
                 self._url,
-                data=(await receive())["body"],
+                data=body,
                 headers=headers,
                 timeout=aiohttp.ClientTimeout(total=TIMEOUT_S),
             ) as answer:
@@ -112,3 +122,22 @@ class ModeratedProxy:
             await problem(failed)(scope, receive, send)
         finally:
             self._running -= 1
+
+
+def bounded(body: bytes, bounds: AnswerBounds) -> bytes:
+    """The body within the bounds of one request; what is no JSON object the service refuses.
+
+    Raises:
+        InvalidRequest: a field is over its bound, or no whole number.
+
+    """
+    try:
+        payload = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return body
+    if not isinstance(payload, dict):
+        return body
+    if bounds.max_tokens:
+        payload.setdefault("max_tokens", min(DEFAULT_TOKENS, bounds.max_tokens))
+    bounds.apply("chat", payload)
+    return orjson.dumps(payload)

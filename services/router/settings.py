@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AnyHttpUrl, Field, TypeAdapter, field_validator
 from pydantic_settings import NoDecode
 
+from services.router.bounds import AnswerBounds
 from services.router.identity import BODY_SOURCES, NOBODY, USER_SOURCES
 from services.router.latency_limits import FORM, LatencyLimits
 from services.router.votes import VoteCaps
@@ -170,6 +171,11 @@ class RouterSettings(ServiceSettings):
                 "needed, such as those of openssl rand -hex 32"
             )
         return secret
+
+    @property
+    def answer_bounds(self) -> AnswerBounds:
+        """Bounds of one request where its key has none of its own."""
+        return AnswerBounds(self.max_choices, self.max_tokens)
 
     @property
     def key_limits(self) -> RateLimits:

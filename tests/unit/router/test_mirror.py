@@ -139,6 +139,20 @@ def test_a_chosen_tool_is_asked_for_as_chat_does_or_not_at_all(
     assert found == {"max_tokens": 9}
 
 
+def test_every_field_that_shapes_the_answer_goes_along() -> None:
+    shaping = {"logit_bias": {"7": -100}, "chat_template_kwargs": {"enable_thinking": False}}
+    told = {"stream": True, "stream_options": {}, "logprobs": True, "messages": HELLO, "seed": None}
+    asked = {**shaping, "reasoning_effort": "low"}
+    assert sampling_of({**asked, **told}, with_tools=False) == asked
+    responses = {**shaping, "reasoning": {"effort": "low"}, "store": False, "input": "x"}
+    assert sampling_of(responses, with_tools=False) == asked
+
+
+def test_a_field_with_what_people_wrote_is_unsuited() -> None:
+    with pytest.raises(KeyError, match="documents"):
+        sampling_of({"documents": [{"text": "ann@example.org"}]}, with_tools=False)
+
+
 @pytest.mark.parametrize("kind", ["allowed_tools", "custom"])
 async def test_a_choice_that_chat_cannot_name_is_unsuited(
     harness: MirrorHarness, kind: str

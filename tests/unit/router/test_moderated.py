@@ -11,6 +11,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from services.router.bounds import AnswerBounds
 from services.router.moderated import PATH, ModeratedProxy
 from shared.keys import KeyRing
 from shared.quotas import Quotas, RateLimits, inference_limits
@@ -41,7 +42,13 @@ def client(session: aiohttp.ClientSession, url: str, **more: Any) -> httpx.Async
     keys = more.pop("keys", KeyRing(required=False))
     quotas = Quotas(key=inference_limits(more.pop("key_limits", RateLimits())), tenant=RateLimits())
     app: Any = ModeratedProxy(
-        elsewhere, url=url, session=session, keys=keys, quotas=quotas, limit=100
+        elsewhere,
+        url=url,
+        session=session,
+        keys=keys,
+        quotas=quotas,
+        bounds=more.pop("bounds", AnswerBounds()),
+        limit=100,
     )
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://router")
 
@@ -86,3 +93,39 @@ async def test_the_key_s_limits_hold_and_slots_come_back(
     if statuses[-1] == 429:
         assert answers[-1].json()["code"] == "rate_limited"
         assert answers[-1].headers["retry-after"]
+
+
+@pytest.mark.parametrize(
+    ("sent", "asked"),
+    [
+        (b'{"max_tokens":9}', '{"max_tokens":9}'),
+        (b'{"max_tokens":10}', "max_tokens: at most 9"),
+        (b'{"max_tokens":"9"}', "max_tokens: must be a whole number"),
+        (b'{"n":3}', "n: at most 2 answers"),
+        (b"{}", '{"max_tokens":9}'),
+        (b"[]", "[]"),
+        (b"{", "{"),
+    ],
+)
+async def test_the_bounds_of_one_request_hold(
+    inference: TestServer, sent: bytes, asked: str
+) -> None:
+    url = str(inference.make_url("")).rstrip("/")
+    async with (
+        aiohttp.ClientSession() as session,
+        client(session, url, bounds=AnswerBounds(max_choices=2, max_tokens=9)) as http,
+    ):
+        answer = await http.post(PATH, content=sent)
+        assert asked in answer.text
+        assert answer.status_code == (400 if ": " in asked else 200)
+
+
+async def test_a_request_without_a_length_keeps_the_service_s_default(
+    inference: TestServer,
+) -> None:
+    url = str(inference.make_url("")).rstrip("/")
+    async with (
+        aiohttp.ClientSession() as session,
+        client(session, url, bounds=AnswerBounds(max_tokens=100_000)) as http,
+    ):
+        assert '{"max_tokens":256}' in (await http.post(PATH, content=b"{}")).text
