@@ -48,6 +48,7 @@ from shared.kafka.security import KafkaConnection
 from shared.keys import KeyRing
 from shared.observability.health import Health
 from shared.observability.logging import configure_logging
+from shared.quotas import Quotas, RateLimits, inference_limits
 from shared.redaction.redactor import Redactor
 from shared.registry.follow import KeyFollower, RegistryFollower
 from shared.service.background import BackgroundTasks
@@ -188,7 +189,8 @@ async def run(settings: InferenceSettings) -> None:
             clock=clock,
             metrics=metrics,
         )
-        generation = generation_router(agent, versions.registry, scorer, moderator, keys)
+        quotas = Quotas(key=inference_limits(RateLimits()), tenant=RateLimits())
+        generation = generation_router(agent, versions.registry, scorer, moderator, keys, quotas)
         caught_up = asyncio.Event()
         health = Health()
         health.progress("engine", engine.idle_s, STUCK_AFTER_S)
@@ -213,6 +215,7 @@ async def run(settings: InferenceSettings) -> None:
             "agent": reconcile(),
             "admission": admission.run(stop),
             "batch": consumer.run(stop),
+            "quotas": quotas.run(),
         }
         background = BackgroundTasks()
         for name, job in jobs.items():

@@ -20,7 +20,7 @@ import structlog
 from services.inference.admission import BatchAdmission
 from services.inference.comparison import compare
 from services.inference.engine import EngineClient
-from services.inference.errors import EngineRefused, EngineUnavailable, Stopping
+from services.inference.errors import EngineLacks, EngineRefused, EngineUnavailable, Stopping
 from services.inference.metrics import InferenceMetrics
 from shared.clock import Clock
 from shared.contracts.conversation import openai_tools, openai_turn
@@ -162,7 +162,8 @@ class BatchWorker:
             try:
                 return await self._unless_stopped(self._generate(event))
             except EngineRefused as error:
-                return self._finished(event, "failed", error=str(error))
+                unsuited = await self._unless_stopped(self._refused_alike(event))
+                return self._finished(event, "failed", error=str(error), unsuited=unsuited)
             except EngineUnavailable as error:
                 log.warning(
                     Unavailable.engine,
@@ -205,15 +206,23 @@ class BatchWorker:
             duration_ms=took * 1000,
         )
 
+    async def _refused_alike(self, event: GenerationRequested) -> bool:
+        """Whether the engine refuses a shadow request to its base, too: no fault of the version."""
+        if event.shown is None:
+            return False
+        try:
+            base = (await self._client.models()).base
+            body = {**_fields(event), "model": base, "max_tokens": 1, "max_completion_tokens": 1}
+            await self._client.generate(body, timeout_s=self._policy.timeout_s)
+        except EngineRefused as error:
+            return not isinstance(error, EngineLacks)
+        except EngineUnavailable:
+            return False
+        return False
+
     def _engine_body(self, event: GenerationRequested) -> dict[str, Any]:
         """The request for the engine, under the version's settings where it has any."""
-        fields: dict[str, Any] = {
-            "messages": [openai_turn(turn) for turn in event.messages],
-            **_sampling(event),
-            **({"tools": openai_tools(event.tools)} if event.tools else {}),
-            "priority": PRIORITY,
-        }
-        return chat_body(event.version, self._settings(event.version), fields)
+        return chat_body(event.version, self._settings(event.version), _fields(event))
 
     async def _unless_stopped(self, work: Awaitable[T]) -> T:
         """Await, but no longer than the service is to run."""
@@ -243,6 +252,7 @@ class BatchWorker:
         duration_ms: float = 0.0,
         error: str = "",
         comparison: ShadowComparison | None = None,
+        unsuited: bool = False,
     ) -> GenerationFinished:
         return GenerationFinished(
             request_id=event.request_id,
@@ -256,8 +266,19 @@ class BatchWorker:
             duration_ms=duration_ms,
             error=error[:MAX_ERROR],
             comparison=comparison,
+            unsuited=unsuited,
             finished_at=self._clock.now(),
         )
+
+
+def _fields(event: GenerationRequested) -> dict[str, Any]:
+    """The request for an engine, but for the model."""
+    return {
+        "messages": [openai_turn(turn) for turn in event.messages],
+        **_sampling(event),
+        **({"tools": openai_tools(event.tools)} if event.tools else {}),
+        "priority": PRIORITY,
+    }
 
 
 def _sampling(event: GenerationRequested) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from shared.contracts.events.api_keys import Permission
 from shared.contracts.events.base import Name
 from shared.http.openapi import problem_responses
 from shared.keys import ApiKey, KeyRing
+from shared.quotas import Quotas
 from shared.registry.versions import Registry
 
 GENERATION_PATHS = frozenset({"/v1/score", "/v1/moderated"})
@@ -96,20 +97,28 @@ class ModeratedAnswer(BaseModel):
 
 
 def generation_router(
-    agent: Agent, registry: Registry, scorer: Scorer, moderator: Moderator, keys: KeyRing
+    agent: Agent,
+    registry: Registry,
+    scorer: Scorer,
+    moderator: Moderator,
+    keys: KeyRing,
+    quotas: Quotas,
 ) -> APIRouter:
-    """Routes of the scorer and of moderated generation."""
+    """Routes of the scorer and of moderated generation; scores count against a key's own limits."""
     router = APIRouter(prefix="/v1")
-    refusals = problem_responses(401, 403, 404, 408, 413, 422, 502, 503)
+    refusals = problem_responses(401, 403, 404, 408, 413, 422, 429, 502, 503)
 
     @router.post("/score", responses=refusals)
     async def score(
         body: ScoreRequest, authorization: Annotated[str | None, Header()] = None
     ) -> ScoreAnswer:
         """Score answers by the newest published reward model of a model."""
-        keys.authenticate(authorization, Permission.infer)
-        rows = [item.model_dump() for item in body.items]
-        found = await scorer.score(body.model, rows, timeout_s=SCORE_TIMEOUT_S)
+        slot = quotas.admit(keys.authenticate(authorization, Permission.infer))
+        try:
+            rows = [item.model_dump() for item in body.items]
+            found = await scorer.score(body.model, rows, timeout_s=SCORE_TIMEOUT_S)
+        finally:
+            quotas.leave(slot)
         return ScoreAnswer(reward_model=found.reward_model, scores=list(found.values))
 
     @router.post("/moderated", responses=refusals, response_model=ModeratedAnswer)

@@ -56,7 +56,7 @@ class RolloutMetrics:
         )
         self.shadow_answers = Gauge(
             "ratchet_rollout_shadow_answers",
-            "Results of a shadow step's requests: answered, failed, or expired before they were made",
+            "Results of a shadow step's requests by outcome; expired and unsuited say nothing of it",
             ("model", "rollout", "outcome"),
             registry=registry,
         )

@@ -25,7 +25,8 @@ class ShadowTally(BaseModel):
     """Sums over the answers of a shadow step. Each decision carries it whole.
 
     `read_to` says which results are in it, so that a successor counts each once. `failed` are the
-    candidate's, `expired` were not made in time: they say nothing about the candidate.
+    candidate's; `expired` were not made in time and the engine refuses `unsuited` ones whatever the
+    version: they say nothing about the candidate.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -34,6 +35,7 @@ class ShadowTally(BaseModel):
     answered: int = 0
     failed: int = 0
     expired: int = 0
+    unsuited: int = 0
     log_length_ratio: float = 0.0
     similarity: float = 0.0
     refused: int = 0
@@ -45,7 +47,7 @@ class ShadowTally(BaseModel):
     @property
     def asked(self) -> int:
         """Requests that have a result."""
-        return self.answered + self.failed + self.expired
+        return self.answered + self.failed + self.expired + self.unsuited
 
     @property
     def coverage(self) -> float:
@@ -70,6 +72,8 @@ class ShadowTally(BaseModel):
         """The sums that a result changes."""
         if result.outcome == "expired":
             return {"expired": self.expired + 1}
+        if result.unsuited:
+            return {"unsuited": self.unsuited + 1}
         if result.outcome == "failed" or result.comparison is None:
             return {"failed": self.failed + 1}
         return self._compared(result.comparison)
@@ -116,7 +120,12 @@ class ShadowTally(BaseModel):
 
     def outcomes(self) -> dict[str, int]:
         """Results by outcome."""
-        return {"answered": self.answered, "failed": self.failed, "expired": self.expired}
+        return {
+            "answered": self.answered,
+            "failed": self.failed,
+            "expired": self.expired,
+            "unsuited": self.unsuited,
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """For the API."""

@@ -33,7 +33,7 @@ def feedback_app() -> FastAPI:
 def inference_app() -> FastAPI:
     nothing: Any = None
     keys = KeyRing(required=True)
-    generation = generation_router(nothing, nothing, nothing, nothing, keys)
+    generation = generation_router(nothing, nothing, nothing, nothing, keys, nothing)
     return inference_api.create_app(nothing, nothing, keys, generation)
 
 

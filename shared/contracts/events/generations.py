@@ -81,3 +81,6 @@ class GenerationFinished(Event):
     comparison: ShadowComparison | None = Field(
         default=None, description="of a shadow answer, whose text is not kept"
     )
+    unsuited: bool = Field(
+        default=False, description="the engine refuses the shadow request for its base, too"
+    )

@@ -53,7 +53,7 @@ class RunningEngine:
 
 def guarded_app(agent: Any, keys: KeyRing | None = None) -> AsgiApp:
     keys = keys or KeyRing(required=False)
-    generation = generation_router(agent, Registry(), agent, agent, keys)
+    generation = generation_router(agent, Registry(), agent, agent, keys, agent)
     return api.guarded(api.create_app(agent, RunningEngine(), keys, generation), keys)
 
 

@@ -186,6 +186,17 @@ async def test_engines_refusal_is_a_failed_result(harness: BatchHarness) -> None
     assert (result.outcome, result.error) == ("failed", "/v1/chat/completions: 400 cannot")
 
 
+@pytest.mark.parametrize(("refusals", "unsuited"), [(2, True), (1, False)])
+async def test_a_shadow_request_that_the_base_refuses_too_is_no_fault_of_the_version(
+    harness: BatchHarness, refusals: int, unsuited: bool
+) -> None:
+    harness.fake.fail_generations = refusals
+    await harness.handle(harness.request(shown=ShownAnswer(completion="a", latency_ms=1)))
+    (result,) = harness.results()
+    assert (result.outcome, result.unsuited) == ("failed", unsuited)
+    assert [name for path, name in harness.fake.calls if path == "completions"] == ["v1", "base"]
+
+
 async def test_lost_engine_is_tried_a_bounded_number_of_times(harness: BatchHarness) -> None:
     harness.fake.server.shutdown()
     harness.fake.server.server_close()

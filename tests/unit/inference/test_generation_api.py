@@ -15,9 +15,10 @@ from services.inference import api
 from services.inference.errors import EngineUnavailable, NoRewardModel
 from services.inference.generation_api import MAX_ANSWERS, MAX_GENERATION_BYTES, generation_router
 from services.inference.scorer import Scores
-from shared.contracts.events.api_keys import ApiKeyIssued, Permission
+from shared.contracts.events.api_keys import ApiKeyIssued, KeyLimits, Permission
 from shared.contracts.events.versions import Lifecycle, record_key, state_key
 from shared.keys import KeyRing, new_key
+from shared.quotas import Quotas, RateLimits, inference_limits
 from shared.registry.versions import Registry
 from tests.unit.training.builders import MODEL, record, state
 
@@ -69,13 +70,29 @@ def client(stub: Any, *, keys: bool = False, ring: KeyRing | None = None) -> htt
     registry, ring = Registry(), ring or KeyRing(required=keys)
     registry.apply(record_key(V10), record(V10).to_json())
     registry.apply(state_key(V10), state(V10, Lifecycle.stable).to_json())
-    generation = generation_router(stub, registry, stub, stub, ring)
+    quotas = Quotas(key=inference_limits(RateLimits()), tenant=RateLimits())
+    generation = generation_router(stub, registry, stub, stub, ring, quotas)
     app: Any = api.guarded(api.create_app(stub, stub, ring, generation), ring)
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://agent")
 
 
 def item(completion: str) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": "q"}], "completion": completion}
+
+
+def one_key(**fields: Any) -> tuple[KeyRing, dict[str, str]]:
+    """Keys of which there is one, and the header that names it."""
+    key, ring = new_key(), KeyRing(required=True)
+    issued = ApiKeyIssued(
+        key_id="k1",
+        sha256=hashlib.sha256(key.encode()).hexdigest(),
+        tenant="acme",
+        scopes=(Permission.infer,),
+        issued_at=datetime(2026, 11, 26, tzinfo=UTC),
+        **fields,
+    )
+    ring.apply(issued.key_id, issued.to_json())
+    return ring, {"authorization": f"Bearer {key}"}
 
 
 @pytest.fixture
@@ -126,22 +143,22 @@ async def test_the_model_s_stable_version_answers(
     assert unknown.status_code == 404
 
 
+async def test_scores_count_against_the_key_s_limit(stub: StubGenerator) -> None:
+    ring, headers = one_key(limits=KeyLimits(requests_per_minute=2))
+    body = {"model": MODEL, "items": [item("a")]}
+    async with client(stub, ring=ring) as http:
+        answers = [await http.post("/v1/score", json=body, headers=headers) for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
+    assert answers[2].json()["code"] == "rate_limited"
+    assert answers[2].headers["retry-after"]
+
+
 @pytest.mark.parametrize("explicit", [False, True])
 async def test_a_version_is_named_only_by_a_key_that_may(
     stub: StubGenerator, explicit: bool
 ) -> None:
-    key, ring = new_key(), KeyRing(required=True)
-    issued = ApiKeyIssued(
-        key_id="k1",
-        sha256=hashlib.sha256(key.encode()).hexdigest(),
-        tenant="acme",
-        scopes=(Permission.infer,),
-        explicit_versions=explicit,
-        issued_at=datetime(2026, 11, 26, tzinfo=UTC),
-    )
-    ring.apply(issued.key_id, issued.to_json())
+    ring, headers = one_key(explicit_versions=explicit)
     turns = [{"role": "user", "content": "q"}]
-    headers = {"authorization": f"Bearer {key}"}
     async with client(stub, ring=ring) as http:
         for name, status in ((MODEL, 200), (V10, 200 if explicit else 403)):
             body = {"model": name, "messages": turns}

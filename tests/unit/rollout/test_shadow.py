@@ -83,6 +83,13 @@ def results(
     )
 
 
+def test_what_the_engine_refuses_its_base_too_says_nothing_of_the_candidate() -> None:
+    record = Record(GENERATION_RESULTS, 0, 0, "k", b"", (), 0)
+    unsuited = finished(0, "failed").model_copy(update={"unsuited": True})
+    tally = ShadowTally(since=NOW).counting([(record, unsuited)])
+    assert (tally.failed, tally.unsuited, tally.asked, tally.coverage) == (0, 1, 1, 0)
+
+
 def begun() -> RolloutState:
     return RolloutState(
         rollout_id="r",
@@ -186,7 +193,7 @@ def test_a_person_may_pause_end_and_call_off_a_shadow() -> None:
 def test_each_result_counts_once_whoever_counts_it() -> None:
     tally = ShadowTally(since=NOW).counting(results(3, failed=1))
     again = tally.counting((*results(3, failed=1), *results(2, start=4)))
-    assert again.outcomes() == {"answered": 5, "failed": 1, "expired": 0}
+    assert again.outcomes() == {"answered": 5, "failed": 1, "expired": 0, "unsuited": 0}
 
 
 def test_differences_are_those_of_the_compared_answers() -> None:
