@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -29,8 +29,23 @@ def lineage(version: str, registry: Registry) -> tuple[str, ...]:
     return tuple(found)
 
 
+def policy_of(version: str, registry: Registry) -> str:
+    """The version whose policy a version's answers are of.
+
+    Settings over an adapter sample from the adapter's policy. With a system prompt of their own
+    they do not: a row keeps the client's conversation, and its answer was conditioned on more.
+    """
+    settings, adapter = registry.settings(version), registry.adapter(version)
+    if settings is None or adapter is None or settings.settings.system:
+        return version
+    return adapter.version
+
+
 def accounting(
-    rows: Iterable[Mapping[str, Any]], ancestors: Sequence[str], asked_at: datetime
+    rows: Iterable[Mapping[str, Any]],
+    ancestors: Sequence[str],
+    asked_at: datetime,
+    policy: Callable[[str], str] = str,
 ) -> dict[str, float]:
     """What a dataset's rows say of who wrote them, and when.
 
@@ -38,6 +53,7 @@ def accounting(
         rows: Lines of `train.jsonl`; `meta` has versions and time where they are known.
         ancestors: What `lineage` returns of the parent.
         asked_at: When the job was asked for.
+        policy: Names the version whose policy a version's answers are of; see `policy_of`.
 
     Returns:
         `data_on_policy_share`: rows of which the parent wrote both answers, among those whose
@@ -55,7 +71,8 @@ def accounting(
     for row in rows:
         meta: Mapping[str, str] = row.get("meta", {})
         sources[meta.get("source", "")] += 1
-        writers = {meta[side] for side in ("chosen_version", "rejected_version") if meta.get(side)}
+        sides = ("chosen_version", "rejected_version")
+        writers = {policy(meta[side]) for side in sides if meta.get(side)}
         if writers and ancestors:
             on_policy.append(writers == {ancestors[0]})
             known = [generations[writer] for writer in writers if writer in generations]

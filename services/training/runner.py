@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from functools import partial
 from pathlib import Path
 
 import orjson
@@ -20,7 +21,7 @@ from services.training.dataset_store import DatasetStore, lay_out, read_import
 from services.training.errors import InvalidJob, StoreUnavailable, TrainingError
 from services.training.metrics import TrainingMetrics
 from services.training.outcome import JobOutcome, failed, rejected, succeeded
-from services.training.policy import accounting, lineage
+from services.training.policy import accounting, lineage, policy_of
 from services.training.progress import FITTED, ProgressReporter
 from services.training.publish import Publisher
 from services.training.resolve import ResolvedJob, job_hyperparameters, resolve
@@ -238,8 +239,13 @@ class Runner:
             return await self._reward_model(resolved, dataset, workspace, reporter)
         await self._lay_out_cases(resolved, workspace)
         rows = map(orjson.loads, dataset.files[TRAIN].splitlines())
-        ancestors = lineage(resolved.parent_version, self._registry.registry)
-        figures = accounting(rows, ancestors, job.requested_at)
+        registry = self._registry.registry
+        figures = accounting(
+            rows,
+            lineage(resolved.parent_version, registry),
+            job.requested_at,
+            partial(policy_of, registry=registry),
+        )
         result = await self._attempts.run(resolved, manifest, workspace, reporter, figures)
         if manifest.origin == "log":
             await self._rewards.publish(resolved, dataset, workspace)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from functools import partial
 
 import pytest
 
-from services.training.policy import accounting, lineage
+from services.training.policy import accounting, lineage, policy_of
 from shared.contracts.events.base import utc
-from shared.contracts.events.versions import record_key
+from shared.contracts.events.versions import ServedSettings, record_key, settings_key
 from shared.registry.versions import Registry
+from tests.support.rollouts import settings_record
 from tests.unit.training.builders import NOW, record
 
 CHAIN = ("m-v1.2", "m-v1.1", "m-v1.0")
@@ -41,6 +43,23 @@ def test_what_nobody_knows_has_no_figure() -> None:
     assert accounting([{"meta": {}}, {}], CHAIN, NOW) == {}
     assert accounting([], (), NOW) == {}
     assert accounting([row("", "")], CHAIN, NOW) == {"data_age_days": 0.0}
+
+
+def test_settings_over_an_adapter_are_its_policy_but_for_a_system_prompt() -> None:
+    registry = Registry()
+    registry.apply(record_key("m-v1.2"), record("m-v1.2").to_json())
+    for version in (
+        settings_record("cooler", adapter_of="m-v1.2", model="m"),
+        settings_record("polite", ServedSettings(system="Be polite."), adapter_of="m-v1.2"),
+        settings_record("base-alone", model="m"),
+    ):
+        registry.apply(settings_key(version.version), version.to_json())
+    policy = partial(policy_of, registry=registry)
+    rows = [row("cooler", "m-v1.2"), row("polite", "m-v1.2"), row("base-alone", "m-v1.2")]
+    figures = accounting(rows, CHAIN, NOW, policy)
+    assert figures["data_on_policy_share"] == pytest.approx(1 / 3)
+    assert figures["data_policy_lag"] == 0.0
+    assert policy("gone") == "gone"
 
 
 def test_a_lineage_ends_and_never_turns_in_a_circle() -> None:
