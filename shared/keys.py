@@ -31,6 +31,7 @@ class ApiKey(NamedTuple):
     expires_at: float = math.inf
     """Seconds since 1970."""
     own_trace_ids: bool = False
+    approver: bool = False
 
 
 LOCAL_KEY = ApiKey(
@@ -40,6 +41,7 @@ LOCAL_KEY = ApiKey(
     explicit_versions=True,
     judge_panel=True,
     own_trace_ids=True,
+    approver=True,
 )
 """Everybody's key in the local profile."""
 
@@ -119,6 +121,7 @@ class KeyRing:
             issued.limits,
             issued.expires_at.timestamp() if issued.expires_at else math.inf,
             issued.own_trace_ids,
+            issued.approver,
         )
 
     def authenticate(self, authorization: str | None, scope: Permission) -> ApiKey:

@@ -46,6 +46,10 @@ def create(
     own_trace_ids: Annotated[
         bool, typer.Option("--own-trace-ids", help="May name its requests by x-ratchet-trace-id.")
     ] = False,
+    approver: Annotated[
+        bool,
+        typer.Option("--approver", help="May let rollouts through gates that ask for approval."),
+    ] = False,
     requests_per_minute: Bound = None,
     tokens_per_minute: Bound = None,
     feedback_per_minute: Bound = None,
@@ -63,6 +67,7 @@ def create(
         "explicit_versions": explicit_versions,
         "judge_panel": judge_panel,
         "own_trace_ids": own_trace_ids,
+        "approver": approver,
         "expires_at": _in_days(days),
         "limits": {
             "requests_per_minute": requests_per_minute,

@@ -171,14 +171,16 @@ class RolloutApi:
             )
             return self.rollout(state.rollout_id)
 
+        gatekeeper = {"actor": key.key_id, "approver": key.approver}
+
         def make(state: steps.RolloutState, at: Any) -> steps.Move:
             match verb:
                 case "pause":
                     return steps.pause(state, at, body.reason)
                 case "resume":
-                    return steps.resume(state, at, body.reason, actor=key.key_id)
+                    return steps.resume(state, at, body.reason, **gatekeeper)
                 case "promote":
-                    return steps.promote(state, at, body.reason, full=body.full, actor=key.key_id)
+                    return steps.promote(state, at, body.reason, full=body.full, **gatekeeper)
                 case "abort":
                     return steps.abort(state, at, body.reason)
                 case _:

@@ -287,8 +287,10 @@ def pause(state: RolloutState, at: datetime, reason: str) -> Move:
     return Move(DecisionKind.pause, after, state.weight, reason or "paused by a person")
 
 
-def resume(state: RolloutState, at: datetime, reason: str, *, actor: str = "") -> Move:
-    """Go on where it stopped; a gate is passed, one with four eyes by another actor only.
+def resume(
+    state: RolloutState, at: datetime, reason: str, *, actor: str = "", approver: bool = True
+) -> Move:
+    """Go on where it stopped; a gate is passed, if its rules let this actor through.
 
     Raises:
         Conflict: it is not paused, or `actor` may not let it on.
@@ -298,7 +300,7 @@ def resume(state: RolloutState, at: datetime, reason: str, *, actor: str = "") -
     if state.phase is not Phase.paused:
         raise Conflict(f"rollout {state.rollout_id} is not paused; nothing to resume")
     if state.paused_by == "gate":
-        _other_eyes(state, actor, state.step + 1)
+        _pass_gates(state, actor, state.step + 1, approver=approver)
     after = _resumed(state, at).but(updated_at=at)
     if state.paused_by == "gate":
         after = after.but(step=state.step + 1, step_started_at=at)
@@ -306,17 +308,24 @@ def resume(state: RolloutState, at: datetime, reason: str, *, actor: str = "") -
 
 
 def promote(
-    state: RolloutState, at: datetime, reason: str, *, full: bool = False, actor: str = ""
+    state: RolloutState,
+    at: datetime,
+    reason: str,
+    *,
+    full: bool = False,
+    actor: str = "",
+    approver: bool = True,
 ) -> Move:
     """End the present step now; `full` makes the candidate stable at once.
 
     Raises:
-        Conflict: it has ended, the candidate is not serving yet, or a gate on the way needs other
-            eyes than the actor's.
+        Conflict: it has ended, the candidate is not serving yet, or the actor may not let it
+            through a gate on the way.
 
     """
     _unfinished(state)
-    _other_eyes(state, actor, len(state.strategy.steps) if full else state.step + 1)
+    until = len(state.strategy.steps) if full else state.step + 1
+    _pass_gates(state, actor, until, approver=approver)
     if state.weight == 0 and (full or state.mirrored == 0):
         raise Conflict(
             f"rollout {state.rollout_id}: the candidate serves no user yet; "
@@ -361,9 +370,15 @@ def abort(
     return ended(state.but(updated_at=at), kind, reason or "aborted by a person")
 
 
-def _other_eyes(state: RolloutState, actor: str, until: int) -> None:
-    """Refuse the one who asked for a rollout at its gates with four eyes, up to a step."""
-    if actor and actor == state.asked_by and state.strategy.four_eyes(state.step, until):
+def _pass_gates(state: RolloutState, actor: str, until: int, *, approver: bool) -> None:
+    """Refuse an actor whom a gate up to a step does not let through."""
+    gates = state.strategy.gates(state.step, until)
+    if not approver and any(gate.approval for gate in gates):
+        raise Conflict(
+            f"rollout {state.rollout_id}: its gate needs an approval, and {actor} is no approver's "
+            "key; one issued with `ratchet keys create --approver` has to let it on"
+        )
+    if actor and actor == state.asked_by and any(gate.four_eyes for gate in gates):
         raise Conflict(
             f"rollout {state.rollout_id}: its gate needs four eyes, and {actor} started it; "
             "another key with the scope operate has to let it on"

@@ -91,11 +91,15 @@ class PauseFor(_Part):
         alias="fourEyes",
         description="of a gate: the key that started the rollout may not let it on",
     )
+    approval: bool = Field(
+        default=False, description="of a gate: only a key issued as approver's lets it on"
+    )
 
     @model_validator(mode="after")
     def _a_gate_has_no_end(self) -> PauseFor:
-        if self.four_eyes and self.duration is not None:
-            raise ValueError("fourEyes: holds for a gate, so leave the duration out")
+        for name, given in (("fourEyes", self.four_eyes), ("approval", self.approval)):
+            if given and self.duration is not None:
+                raise ValueError(f"{name}: holds for a gate, so leave the duration out")
         return self
 
 
@@ -108,8 +112,8 @@ class Pause(_Part):
     def name(self) -> str:
         """The step in an operator's words."""
         if self.pause.duration is None:
-            who = "another person" if self.pause.four_eyes else "a person"
-            return f"pause until {who} lets it on"
+            article, who = ("an", "approver") if self.pause.approval else ("a", "person")
+            return f"pause until {'another' if self.pause.four_eyes else article} {who} lets it on"
         return f"pause {self.pause.duration:g} s"
 
 
@@ -289,10 +293,13 @@ class Strategy(_Part):
         }
         return tuple(sorted(limits, reverse=True))
 
-    def four_eyes(self, first: int, until: int) -> bool:
-        """Whether one of the steps from `first` to before `until` is a gate with four eyes."""
-        steps = self.steps[first:until]
-        return any(isinstance(step, Pause) and step.pause.four_eyes for step in steps)
+    def gates(self, first: int, until: int) -> tuple[PauseFor, ...]:
+        """The gates among the steps from `first` to before `until`."""
+        return tuple(
+            step.pause
+            for step in self.steps[first:until]
+            if isinstance(step, Pause) and step.pause.duration is None
+        )
 
     def weight_step(self, index: int) -> int:
         """Index of the setWeight that rules at a step; 0, the shadow step's, before the first."""

@@ -48,6 +48,9 @@ class ApiKeyIssued(Event):
     own_trace_ids: bool = Field(
         default=False, description="may name its requests itself, by x-ratchet-trace-id"
     )
+    approver: bool = Field(
+        default=False, description="may let rollouts through gates that ask for an approval"
+    )
     issued_at: AwareDatetime
     name: str = Field(default="", max_length=200)
     expires_at: AwareDatetime | None = Field(default=None, description="absent: never")

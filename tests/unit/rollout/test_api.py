@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
@@ -241,22 +242,46 @@ async def test_a_chunked_body_within_the_limit_is_whole(http: httpx.AsyncClient)
     assert answer.status_code == 201, answer.text
 
 
+def issue(keys: KeyRing, name: str, scope: Permission, *, approver: bool = False) -> str:
+    key = new_key()
+    issued = ApiKeyIssued(
+        key_id=name,
+        sha256=hash_key(key),
+        tenant="default",
+        scopes=(scope,),
+        approver=approver,
+        issued_at=datetime(2026, 1, 1, tzinfo=UTC),
+    )
+    keys.apply(name, issued.to_json())
+    return key
+
+
+async def test_only_an_approvers_key_passes_a_gate_that_asks_for_approval(
+    harness: ControllerHarness,
+) -> None:
+    keys = KeyRing(required=True)
+    operator = issue(keys, "ops", Permission.operate)
+    approver = issue(keys, "boss", Permission.operate, approver=True)
+    steps = [{"setWeight": 5}, {"analysis": {}}, {"pause": {"approval": True}}]
+    strategy = {"name": "gated", "steps": [*steps, {"setWeight": 100}, {"pause": {"duration": 1}}]}
+    async with client(harness, keys) as http:
+        http.headers["authorization"] = f"Bearer {operator}"
+        body = {"model": "m", "candidate": "v2", "strategy": strategy}
+        path = f"/v1/rollouts/{(await http.post('/v1/rollouts', json=body)).json()['rollout_id']}"
+        await harness.round()
+        full = {"full": True, "reason": "now"}
+        refused = await http.post(f"{path}/promote", json=full)
+        assert refused.status_code == 409
+        assert "ops is no approver's key" in refused.json()["detail"]
+        http.headers["authorization"] = f"Bearer {approver}"
+        assert (await http.post(f"{path}/promote", json=full)).json()["phase"] == "Healthy"
+
+
 async def test_outside_the_local_profile_a_key_that_may_operate_is_needed(
     harness: ControllerHarness,
 ) -> None:
-    keys, operator, voter = KeyRing(required=True), new_key(), new_key()
-    for name, key, scope in (
-        ("ops", operator, Permission.operate),
-        ("vote", voter, Permission.vote),
-    ):
-        issued = ApiKeyIssued(
-            key_id=name,
-            sha256=hash_key(key),
-            tenant="default",
-            scopes=(scope,),
-            issued_at=harness.clock.now(),
-        )
-        keys.apply(name, issued.to_json())
+    keys = KeyRing(required=True)
+    operator, voter = issue(keys, "ops", Permission.operate), issue(keys, "vote", Permission.vote)
     async with client(harness, keys) as http:
         assert (await http.get("/v1/rollouts")).status_code == 401
         refused = await http.get("/v1/rollouts", headers={"authorization": f"Bearer {voter}"})

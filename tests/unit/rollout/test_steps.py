@@ -399,15 +399,15 @@ def _check_look(before: RolloutState, event: dict[str, Any], move: Move) -> None
         pytest.fail("a weight fell to something other than 0")
 
 
-def at_a_gate_with_four_eyes() -> RolloutState:
+def at_a_gate(rule: str) -> RolloutState:
     raw = STRATEGY.to_dict()
-    raw["steps"][5] = {"pause": {"fourEyes": True}}
+    raw["steps"][5] = {"pause": {rule: True}}
     gate = at_five_percent().but(strategy=parse(raw), step=5, asked_by="key-ann")
     return gate.but(phase=Phase.paused, paused_by="gate", paused_at=NOW, weight=5_000)
 
 
 def test_who_asked_for_a_rollout_may_not_let_it_through_a_gate_with_four_eyes() -> None:
-    gate = at_a_gate_with_four_eyes()
+    gate = at_a_gate("fourEyes")
     for act in (
         lambda: steps.resume(gate, NOW, "fine", actor="key-ann"),
         lambda: steps.promote(gate, NOW, "fine", actor="key-ann"),
@@ -419,6 +419,20 @@ def test_who_asked_for_a_rollout_may_not_let_it_through_a_gate_with_four_eyes() 
     assert steps.abort(gate, NOW, "no").state.phase is Phase.degraded
     # An earlier step that is no gate may be ended by whoever asked.
     assert steps.promote(gate.but(step=2), NOW, "on", actor="key-ann").state.step == 3
+
+
+def test_a_gate_that_asks_for_approval_lets_an_approvers_key_through_only() -> None:
+    gate = at_a_gate("approval")
+    with pytest.raises(Conflict, match="needs an approval, and ann is no approver's key"):
+        steps.resume(gate, NOW, "", actor="ann", approver=False)
+    with pytest.raises(Conflict, match="needs an approval"):
+        steps.promote(gate, NOW, "now", full=True, actor="ann", approver=False)
+    assert steps.resume(gate, NOW, "", actor="ann", approver=True).state.step == 6
+    assert gate.step_name == "pause until an approver lets it on"
+    raw = STRATEGY.to_dict()
+    raw["steps"][1] = {"pause": {"duration": 10, "approval": True}}
+    with pytest.raises(BadStrategy, match=r"steps\.1\.pause: approval"):
+        parse(raw)
 
 
 def test_four_eyes_are_for_gates_only() -> None:
