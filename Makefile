@@ -5,7 +5,7 @@ SHELL := /bin/bash
 
 PYTHON_BIN := .venv/bin/python
 TORCH ?=
-BENCHMARKS ?= router aggregator aggregator_history ingestion judge
+BENCHMARKS ?= router aggregator aggregator_history ingestion judge reinforcement
 RUN_DIR ?= .run/stack
 export PYTHONUNBUFFERED := 1
 

@@ -5,7 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 
-NAMES = ("router", "ingestion", "aggregator", "aggregator_history", "judge")
+NAMES = (
+    "router",
+    "ingestion",
+    "aggregator",
+    "aggregator_history",
+    "judge",
+    "reinforcement",
+)
 
 
 def main(names: list[str]) -> int:

@@ -138,13 +138,19 @@ class RlooHyperparameters(ClippedHyperparameters):
 class PpoHyperparameters(ClippedHyperparameters):
     """Proximal policy optimisation (Schulman et al. 2017) with a value head, against the reward model."""
 
-    updates: int = Field(default=2, ge=1, le=16, description="weight updates on the same answers")
+    updates: int = Field(default=4, ge=1, le=16, description="weight updates on the same answers")
     gae_lambda: float = Field(default=0.95, ge=0, le=1, description="of the advantage estimate")
     value_weight: float = Field(default=0.1, ge=0, le=10, description="of the value head's loss")
 
 
 class OnlineDpoHyperparameters(OnlineHyperparameters):
     """Online DPO (Guo et al. 2024): the best and the worst of a prompt's answers are the pair."""
+
+    @model_validator(mode="after")
+    def _whole_prompts(self) -> OnlineDpoHyperparameters:
+        if self.batch_size % self.generations:
+            raise ValueError("batch_size: must be whole generations, as each prompt gives its pair")
+        return self
 
 
 class RewardHyperparameters(TrainerHyperparameters):

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
+from shared.contracts.recipes import ONLINE
+
 ROOT = Path(__file__).resolve().parents[2]
-METHODS = ("sigmoid", "robust", "ipo", "hinge", "kto", "grpo", "rloo")
+METHODS = ("sigmoid", "robust", "ipo", "hinge", "kto", *ONLINE)
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -38,14 +40,50 @@ def test_good_answers_become_likelier_than_bad_ones(methods: dict[str, Any], nam
     assert found["figures"]["margins"] > 0
 
 
-@pytest.mark.parametrize("name", ["grpo", "rloo"])
+@pytest.mark.parametrize("name", ONLINE)
 def test_sampled_answers_score_higher_by_the_reward_model(
     methods: dict[str, Any], name: str
 ) -> None:
     found = methods[name]
     assert found["proxy"]["agreed"] == found["proxy"]["tested"], "the reward model learnt its pairs"
     assert found["after"] > found["before"] + 0.1
-    assert 0 < found["figures"]["kl"] < 10
+    assert found["figures"]["kl"] > 0
+    assert found["kl_answer"] <= 10, "nats of a whole answer from the parent"
+
+
+def test_a_policy_that_games_its_reward_model_is_stopped_and_its_best_checkpoint_kept(
+    methods: dict[str, Any],
+) -> None:
+    found = methods["monitor"]["gamed"]
+    figures, steps, judge = found["figures"], found["steps"], found["judge"]
+    assert figures["monitor_stopped"] == 1
+    assert steps[-1] < 30, "six epochs of five steps"
+    best = steps[1 + judge[1:].index(max(judge[1:]))]
+    assert figures["monitor_step"] == best < steps[-1]
+    assert figures["monitor_judge_gain"] < 0 < figures["monitor_proxy_gain"]
+    assert found["moved"] > 0
+    assert "best" not in found["left"]
+
+
+def test_a_policy_that_the_judge_likes_too_is_trained_to_its_end(methods: dict[str, Any]) -> None:
+    figures = methods["monitor"]["honest"]["figures"]
+    assert figures["monitor_stopped"] == 0
+    assert figures["monitor_step"] == methods["monitor"]["honest"]["steps"][-1] == 15
+    assert figures["monitor_judge_gain"] > 0
+
+
+def test_advantages_are_those_of_the_formula(methods: dict[str, Any]) -> None:
+    surprises = [0.1 + 0.5 - 0.3, 0.2 + 0.7 - 0.5, 1.0 - 0.7]
+    for lam in (0.0, 0.5, 1.0):
+        wanted = [
+            sum(surprises[later] * lam ** (later - place) for later in range(place, 3))
+            for place in range(3)
+        ]
+        assert methods["advantages"][str(lam)] == pytest.approx([*wanted, 0.0, 0.0])
+
+
+def test_prompts_that_fill_no_step_are_told_before_training(methods: dict[str, Any]) -> None:
+    assert methods["few_prompts"].startswith("train: 3 prompts are fewer than the 4 of one step")
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -22,7 +22,19 @@ from peft import get_peft_model
 from training_tiny_model import main as make_model
 
 from services.training.evaluation import EvaluationSettings
-from services.training.trainers import dpo, drift, grpo, job, kto, online, proxy, rloo
+from services.training.trainers import (
+    dpo,
+    drift,
+    grpo,
+    job,
+    kto,
+    online,
+    online_dpo,
+    ppo,
+    proxy,
+    reward,
+    rloo,
+)
 from services.training.trainers.models import (
     conversation_ids,
     load_adapter,
@@ -32,7 +44,7 @@ from services.training.trainers.models import (
     prompt_ids,
     set_seeds,
 )
-from shared.contracts.recipes import LoraHyperparameters, RewardHyperparameters
+from shared.contracts.recipes import ONLINE, LoraHyperparameters, RewardHyperparameters
 
 PAIRS = 24
 EMBEDDING_SCALE = 8.0
@@ -45,13 +57,19 @@ DPO_LOSSES: dict[str, dict[str, Any]] = {
 }
 SHORT = {"epochs": 3, "batch_size": 8, "learning_rate": 2e-3}
 RL = {
-    "epochs": 6,
+    "epochs": 3,
     "batch_size": 24,
     "generations": 6,
     "max_new_tokens": 8,
-    "learning_rate": 1e-2,
-    "beta": 0.02,
+    "learning_rate": 5e-3,
+    "beta": 0.1,
 }
+RL_OWN: dict[str, dict[str, Any]] = {
+    "rloo": {"learning_rate": 1e-2, "beta": 0.02},
+    "ppo": {"epochs": 6, "learning_rate": 7e-3},
+    "online_dpo": {"learning_rate": 3e-3},
+}
+"""What moves a method about as far as the others: its steps differ in size."""
 
 
 def main(folder: Path) -> None:
@@ -85,13 +103,27 @@ def main(folder: Path) -> None:
     found["kto_ends"] = ends(seen[0])
     job.write_rows(data / "train.jsonl", pairs)
     job.write_rows(data / "heldout.jsonl", pairs[:6])
-    for name, module in (("grpo", grpo), ("rloo", rloo)):
-        found[name] = trained(folder, name, module, name, RL, parent, pairs)
+    rl = (("grpo", grpo), ("rloo", rloo), ("ppo", ppo), ("online_dpo", online_dpo))
+    for name, module in rl:
+        found[name] = trained(folder, name, module, name, RL | RL_OWN.get(name, {}), parent, pairs)
     found["drift"] = {
         name: drift.run(asked_of(folder, "dpo", SHORT, parent), folder / name, job.Progress(folder))
         for name in ("unmoved", "sigmoid")
         if answers_for(folder, name, parent, pairs)
     }
+    found["advantages"] = advantages()
+    found["monitor"] = {
+        "gamed": monitored(
+            folder,
+            "gamed",
+            RL | {"epochs": 6, "learning_rate": 1e-2},
+            parent,
+            pairs,
+            swapped(pairs),
+        ),
+        "honest": monitored(folder, "honest", RL, parent, pairs, pairs),
+    }
+    found["few_prompts"] = few_prompts(folder, parent, pairs)
     found["diverged"] = diverged(folder, parent, pairs)
     print(json.dumps(found))
 
@@ -134,7 +166,7 @@ def trained(
     attempt = folder / name
     attempt.mkdir()
     asked = asked_of(folder, method, parameters, parent)
-    held = online if method in ("grpo", "rloo") else module
+    held = online if method in ONLINE else module
     usual = held.train
     held.train = lambda trainer, checkpoints: (
         trainers.append(trainer),
@@ -152,7 +184,9 @@ def trained(
     measure = mean_reward if held is online else mean_margin
     report["before"] = measure(asked, attempt, parent, pairs)
     report["after"] = measure(asked, attempt, attempt / "adapter", pairs)
-    return report | changed(trainers[0].model, asked, parent, attempt)
+    if held is online:
+        report["kl_answer"] = kl_answer(asked, attempt)
+    return report | changed(online.adapted(trainers[0]), asked, parent, attempt)
 
 
 def ends(trainer: Any) -> dict[str, list[bool]]:
@@ -176,6 +210,52 @@ def diverged(folder: Path, parent: Path, pairs: Sequence[dict[str, Any]]) -> str
         trained(folder, "diverged", dpo, "dpo", SHORT, broken, pairs)
     except job.TrainingDiverged as error:
         return str(error)
+    return "nothing"
+
+
+def swapped(pairs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Pairs of raters who like what the others dislike."""
+    return [{**pair, "chosen": pair["rejected"], "rejected": pair["chosen"]} for pair in pairs]
+
+
+def monitored(
+    folder: Path,
+    name: str,
+    parameters: dict[str, Any],
+    parent: Path,
+    pairs: Sequence[dict[str, Any]],
+    judged: Sequence[dict[str, Any]],
+) -> dict[str, Any]:
+    """What the monitor does of a training whose judge learnt from other pairs."""
+    judge = folder / f"{name}-judge"
+    asked = asked_of(folder, "grpo", parameters, parent).model_copy(update={"judge": str(judge)})
+    reward.fit(asked, judged, pairs, judge, "reward", job.Progress(folder))
+    attempt = folder / name
+    attempt.mkdir()
+    proxy.run(asked, attempt, job.Progress(attempt))
+    figures = grpo.run(asked, attempt, job.Progress(attempt))
+    checks = job.read_rows(attempt / "monitor.jsonl")
+    first = load_adapter(load_base(asked.base), parent, trainable=False).state_dict()
+    last = load_adapter(load_base(asked.base), attempt / "adapter", trainable=False).state_dict()
+    return {
+        "figures": figures,
+        "steps": [check["step"] for check in checks],
+        "judge": [sum(check["judge"]) for check in checks],
+        "moved": sum(float((last[key] - first[key]).abs().sum()) for key in first if "lora" in key),
+        "left": sorted(path.name for path in attempt.iterdir()),
+    }
+
+
+def few_prompts(folder: Path, parent: Path, pairs: Sequence[dict[str, Any]]) -> str:
+    """What a method says whose prompts do not fill a step."""
+    data = folder / "data/train.jsonl"
+    job.write_rows(data, pairs[:3])
+    try:
+        trained(folder, "few", ppo, "ppo", RL, parent, pairs)
+    except job.CannotTrain as error:
+        return str(error)
+    finally:
+        job.write_rows(data, pairs)
     return "nothing"
 
 
@@ -243,7 +323,7 @@ def mean_reward(
     """Mean score of sampled answers by the reward model."""
     tokenizer = load_tokenizer(asked.base)
     model = load_adapter(load_base(asked.base), adapter, trainable=False).eval()
-    reward = online.scorer(asked, tokenizer, attempt / "proxy")
+    scored = online.scorer(asked, tokenizer, attempt / "proxy")
     set_seeds(9)
     prompts, completions = [], []
     for pair in pairs:
@@ -260,8 +340,29 @@ def mean_reward(
             prompts.append(pair["messages"])
             text = tokenizer.decode(row, skip_special_tokens=True)
             completions.append([{"role": "assistant", "content": text}])
-    scores = reward(prompts, completions)
+    scores = scored(prompts, completions)
+    sampled = [
+        {"messages": messages, "candidate": turn["content"]}
+        for messages, (turn,) in zip(prompts, completions, strict=True)
+    ]
+    job.write_rows(attempt / "answers.jsonl", sampled)
     return sum(scores) / len(scores)
+
+
+def kl_answer(asked: job.TrainerJob, attempt: Path) -> float:
+    """Nats of KL(candidate ‖ parent) over an answer, on the candidate's samples of `mean_reward`."""
+    return drift.run(asked, attempt, job.Progress(attempt))["kl_answer"]
+
+
+def advantages() -> dict[str, list[float]]:
+    """PPO's advantages of an answer of three tokens that is padded to five."""
+    rewards = torch.tensor([[0.1, 0.2, 1.0, 9.0, 9.0]], dtype=torch.float64)
+    values = torch.tensor([[0.3, 0.5, 0.7, 9.0, 9.0]], dtype=torch.float64)
+    mask = torch.tensor([[1, 1, 1, 0, 0]])
+    return {
+        str(lam): ppo.estimated_advantages(rewards, values, mask, lam=lam)[0].tolist()
+        for lam in (0.0, 0.5, 1.0)
+    }
 
 
 def changed(model: Any, asked: job.TrainerJob, parent: Path, attempt: Path) -> dict[str, Any]:

@@ -31,6 +31,9 @@ REPORTED = frozenset(
         "reward",
         "reward_std",
         "kl",
+        "clip_fraction",
+        "paired",
+        "value_loss",
     }
 )
 CHECKPOINTS = 10

@@ -27,6 +27,7 @@ from services.training.trainers.models import (
     load_tokenizer,
     padded,
     prompt_ids,
+    sampled,
     set_seeds,
     without_end,
 )
@@ -133,7 +134,14 @@ def answers(
     stops = end_tokens(model, tokenizer)
     set_seeds(job.seed)
     for batch in by_tokens(spaces, tokens=GENERATION_TOKENS, rows=job.evaluation.batch_size):
-        written = _generate(job, model, tokenizer, [encoded[i] for i in batch])
+        whole, mask = sampled(
+            model,
+            tokenizer,
+            [encoded[i] for i in batch],
+            max_new_tokens=job.evaluation.max_new_tokens,
+            temperature=job.evaluation.temperature,
+        )
+        written = whole[:, mask.shape[1] :].tolist()
         for index, tokens in zip(batch, written, strict=True):
             length = next((n for n, token in enumerate(tokens) if token in stops), None)
             ended[index] = length is not None
@@ -144,30 +152,6 @@ def answers(
     trained = job.trained
     read = perplexity(model, tokenizer, heldout, max_length=trained.max_length, note=note)
     return Answers(texts, lengths, ended, read)
-
-
-@torch.no_grad()
-def _generate(
-    job: TrainerJob, model: Any, tokenizer: Any, batch: Sequence[list[int]]
-) -> list[list[int]]:
-    ids, mask = padded(batch, tokenizer.pad_token_id, left=True)
-    sampling: dict[str, Any] = {"do_sample": False}
-    if job.evaluation.temperature > 0:
-        sampling = {
-            "do_sample": True,
-            "temperature": job.evaluation.temperature,
-            "top_k": 0,
-            "top_p": 1.0,
-        }
-    out = model.generate(
-        input_ids=ids,
-        attention_mask=mask,
-        max_new_tokens=job.evaluation.max_new_tokens,
-        eos_token_id=sorted(end_tokens(model, tokenizer)),
-        pad_token_id=tokenizer.pad_token_id,
-        **sampling,
-    )
-    return out[:, ids.shape[1] :].tolist()
 
 
 @torch.no_grad()

@@ -8,8 +8,11 @@ from trl import GRPOConfig, GRPOTrainer
 
 from services.training.trainers import online
 from services.training.trainers.job import Progress, TrainerJob
+from shared.contracts.recipes import GrpoHyperparameters
 
 
 def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, float]:
     """See `online.run`."""
-    return online.run(job, folder, progress, "grpo", GRPOTrainer, GRPOConfig)
+    own = job.trained
+    assert isinstance(own, GrpoHyperparameters)
+    return online.run(job, folder, progress, "grpo", GRPOTrainer, GRPOConfig, epsilon=own.clip)

@@ -51,8 +51,12 @@ GIVEN_UP = 65
 FAILURE = "failure.txt"
 
 
-class TrainingDiverged(Exception):
-    """The loss is no finite number; starting again would end the same."""
+class CannotTrain(Exception):
+    """Starting again would end the same; the message says what was wrong and what to do."""
+
+
+class TrainingDiverged(CannotTrain):
+    """The loss is no finite number."""
 
 
 class TrainerJob(BaseModel):

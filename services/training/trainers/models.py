@@ -164,6 +164,47 @@ def padded(rows: Sequence[Sequence[int]], pad: int, *, left: bool) -> tuple[Any,
     return ids.to(device()), mask.to(device())
 
 
+@torch.no_grad()
+def sampled(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    **settings: Any,
+) -> tuple[Any, Any]:
+    """Answers drawn from the model's whole distribution, the likeliest ones at temperature 0.
+
+    Args:
+        model: A causal model.
+        tokenizer: Its tokenizer.
+        prompts: Token ids of each prompt.
+        max_new_tokens: Most tokens of an answer.
+        temperature: Of sampling.
+        settings: Whatever else `generate` takes.
+
+    Returns:
+        Token ids of the prompts, padded on the left, with their answers, padded on the right;
+        shape (rows, prompt + answer). The prompts' attention mask; shape (rows, prompt).
+
+    """
+    ids, mask = padded(prompts, tokenizer.pad_token_id, left=True)
+    chance: dict[str, Any] = {"do_sample": False}
+    if temperature > 0:
+        chance = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+    whole = model.generate(
+        input_ids=ids,
+        attention_mask=mask,
+        max_new_tokens=max_new_tokens,
+        eos_token_id=sorted(end_tokens(model, tokenizer)),
+        pad_token_id=tokenizer.pad_token_id,
+        **chance,
+        **settings,
+    )
+    return whole, mask
+
+
 def by_tokens(lengths: Sequence[int], *, tokens: int, rows: int | None = None) -> list[list[int]]:
     """Batches of indices, shortest first, that stay small once padded.
 

@@ -1,13 +1,17 @@
-"""RL against the reward model on answers sampled from the policy: what GRPO and RLOO share."""
+"""Training on answers that are sampled from the policy and scored by the reward model.
+
+What GRPO, RLOO, PPO and online DPO share.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from services.training.trainers.arguments import ReportProgress, arguments, save_adapter, train
-from services.training.trainers.job import Progress, Stage, TrainerJob, read_rows
+from services.training.trainers.job import CannotTrain, Progress, Stage, TrainerJob, read_rows
 from services.training.trainers.models import (
     Messages,
     conversations,
@@ -16,6 +20,7 @@ from services.training.trainers.models import (
     load_tokenizer,
     set_seeds,
 )
+from services.training.trainers.monitor import RewardMonitor
 from services.training.trainers.reward import judged_ids, load_scorer, score
 from shared.contracts.recipes import OnlineHyperparameters
 
@@ -23,7 +28,15 @@ Reward = Callable[..., list[float]]
 
 
 def run(
-    job: TrainerJob, folder: Path, progress: Progress, stage: Stage, trainer_class: Any, config: Any
+    job: TrainerJob,
+    folder: Path,
+    progress: Progress,
+    stage: Stage,
+    trainer_class: Any,
+    config: Any,
+    *,
+    updates: int = 1,
+    **own: float,
 ) -> dict[str, float]:
     """Train on the prompts of `train.jsonl` and write `adapter/`; returns the last logged figures.
 
@@ -32,38 +45,84 @@ def run(
         folder: The attempt's folder; `proxy/` in it has the reward model.
         progress: Where steps are noted.
         stage: The method's name.
-        trainer_class: TRL's trainer of the method.
-        config: TRL's configuration of the method.
+        trainer_class: The method's trainer, with TRL's arguments.
+        config: The method's configuration, with TRL's names.
+        updates: Weight updates on the same answers.
+        own: What the method alone takes.
+
+    Raises:
+        CannotTrain: there are fewer prompts than one step takes.
 
     """
     parameters = job.trained
     assert isinstance(parameters, OnlineHyperparameters)
     prompts = unique(read_rows(Path(job.data) / "train.jsonl"))
+    require_step(len(prompts), parameters)
     set_seeds(job.seed)
     callback = ReportProgress(stage, progress)
     checkpoints = folder / "checkpoints"
     tokenizer = load_tokenizer(job.base)
-    rows = len(prompts) * parameters.generations
-    settings = arguments(parameters, checkpoints, rows=rows, seed=job.seed)
+    proxy = scorer(job, tokenizer, folder / "proxy")
+    monitor = _monitor(job, folder, tokenizer, prompts, proxy)
+    rows = len(prompts) * parameters.generations * updates
+    settings = arguments(parameters, checkpoints, rows=rows, seed=job.seed) | own
     settings.pop("max_length")
+    if updates > 1:
+        # A checkpoint between two updates would lose the answers that both learn from.
+        settings["save_steps"] = math.ceil(settings["save_steps"] / updates) * updates
+        settings["updates"] = updates
     trainer = trainer_class(
         model=load_adapter(load_base(job.base), job.parent_adapter, trainable=True),
         processing_class=tokenizer,
-        reward_funcs=[scorer(job, tokenizer, folder / "proxy")],
+        reward_funcs=[proxy],
         args=config(
             beta=parameters.beta,
-            epsilon=parameters.clip,
             num_generations=parameters.generations,
             max_completion_length=parameters.max_new_tokens,
             temperature=parameters.temperature,
             **settings,
         ),
         train_dataset=conversations(prompts, {}).remove_columns("tools"),
-        callbacks=[callback],
+        callbacks=[callback, *monitor],
     )
+    model = adapted(trainer)
+    for one in monitor:
+        one.model = model
     train(trainer, checkpoints)
-    save_adapter(trainer.model, folder)
-    return callback.figures()
+    figures = callback.figures()
+    for one in monitor:
+        one.restore_best()
+        figures |= one.figures()
+    save_adapter(model, folder)
+    return figures
+
+
+def _monitor(
+    job: TrainerJob,
+    folder: Path,
+    tokenizer: Any,
+    prompts: Sequence[Mapping[str, Any]],
+    proxy: Reward,
+) -> list[RewardMonitor]:
+    """A monitor of the training; none where there is no judge that is independent of it."""
+    parameters = job.trained
+    assert isinstance(parameters, OnlineHyperparameters)
+    judge = Path(job.judge)
+    if not job.judge or not (judge / "adapter").exists():
+        return []
+    monitor = RewardMonitor(
+        folder,
+        tokenizer,
+        [prompt["messages"] for prompt in prompts],
+        proxy=proxy,
+        judge=scorer(job, tokenizer, judge),
+        sampling={
+            "max_new_tokens": parameters.max_new_tokens,
+            "temperature": parameters.temperature,
+        },
+        seed=job.seed,
+    )
+    return [monitor]
 
 
 def scorer(job: TrainerJob, tokenizer: Any, place: Path) -> Reward:
@@ -80,6 +139,26 @@ def scorer(job: TrainerJob, tokenizer: Any, place: Path) -> Reward:
         return score(model, tokenizer, read, lambda _: None)
 
     return reward
+
+
+def adapted(trainer: Any) -> Any:
+    """The model with the trained adapter, which a rollout trainer keeps beside its value head."""
+    return getattr(trainer, "policy", trainer).model
+
+
+def require_step(prompts: int, parameters: OnlineHyperparameters) -> None:
+    """Refuse data that do not fill one step, on which a trainer would end without having trained.
+
+    Raises:
+        CannotTrain: names both counts and what to lower.
+
+    """
+    wanted = parameters.batch_size * parameters.accumulation // parameters.generations
+    if prompts < wanted:
+        raise CannotTrain(
+            f"train: {prompts} prompts are fewer than the {wanted} of one step (batch_size × "
+            "accumulation / generations); collect more, or lower batch_size or accumulation"
+        )
 
 
 def unique(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

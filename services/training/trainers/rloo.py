@@ -8,8 +8,11 @@ from trl import RLOOConfig, RLOOTrainer
 
 from services.training.trainers import online
 from services.training.trainers.job import Progress, TrainerJob
+from shared.contracts.recipes import RlooHyperparameters
 
 
 def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, float]:
     """See `online.run`."""
-    return online.run(job, folder, progress, "rloo", RLOOTrainer, RLOOConfig)
+    own = job.trained
+    assert isinstance(own, RlooHyperparameters)
+    return online.run(job, folder, progress, "rloo", RLOOTrainer, RLOOConfig, epsilon=own.clip)

@@ -22,10 +22,10 @@ from services.training.trainers.job import (
     BUSY,
     FAILURE,
     GIVEN_UP,
+    CannotTrain,
     Progress,
     Stage,
     TrainerJob,
-    TrainingDiverged,
     write_json,
 )
 
@@ -63,7 +63,7 @@ def main(folder: Path, service: int) -> int:
         try:
             for stage in job.stages:
                 _do(stage, job, folder, progress)
-        except TrainingDiverged as error:
+        except CannotTrain as error:
             (folder / FAILURE).write_text(str(error), encoding="utf-8")
             return GIVEN_UP
         packages = {name: importlib.metadata.version(name) for name in PACKAGES}
