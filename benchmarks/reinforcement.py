@@ -25,7 +25,7 @@ from shared.contracts.recipes import ONLINE, RewardHyperparameters
 
 ROOT = Path(__file__).resolve().parents[1]
 ML_PYTHON = ROOT / ".venv-ml/bin/python"
-TRAINED, HELD_OUT = 128, 64
+TRAINED, HELD_OUT = 64, 64
 """Prompts that are sampled from, and prompts that the score is measured on."""
 MAX_KL = 10.0
 """Nats that an answer may be from the parent's distribution."""
@@ -77,7 +77,7 @@ def compare(folder: Path, methods: Sequence[str], seed: int, learning_rate: floa
             place,
             method,
             ["proxy", method, "evaluate", "drift"],
-            base | {"hyperparameters": {"learning_rate": learning_rate}},
+            base | {"hyperparameters": {"learning_rate": learning_rate, "max_new_tokens": 48}},
         )
         gain, kl = found["evaluate"]["reward_gain"], found["drift"]["kl_answer"]
         wins = found["evaluate"]["wins"] / found["evaluate"]["prompts"]

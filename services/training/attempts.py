@@ -69,6 +69,7 @@ class Attempts:
             threads=settings.threads,
             stall_s=settings.stall_s,
             restarts=settings.restarts,
+            accelerate=settings.accelerate,
         )
 
     async def run(

@@ -42,6 +42,7 @@ class TrainerProcess:
         threads: Threads of the numeric libraries; 0 leaves it to them.
         stall_s: Longest time without progress before it is ended and started again.
         restarts: How often it may be started again for one attempt.
+        accelerate: Configuration of `accelerate launch`, for several processes; empty: one.
 
     """
 
@@ -49,6 +50,7 @@ class TrainerProcess:
     threads: int
     stall_s: float
     restarts: int
+    accelerate: str = ""
 
     async def run(self, folder: Path, on_progress: OnProgress, alive: Callable[[], None]) -> None:
         """Do the stages of `<folder>/job.json`; goes on from checkpoints after a crash.
@@ -78,6 +80,14 @@ class TrainerProcess:
             f"{status}; the end of its log: {_tail(folder / 'trainer.log')}"
         )
 
+    def command(self, folder: Path) -> list[str]:
+        """What does the stages of a folder: one trainer, or the launcher of several."""
+        own = [str(folder), str(os.getpid())]
+        if not self.accelerate:
+            return [self.python, "-m", "services.training.trainers.run", *own]
+        configuration = str(Path(self.accelerate).resolve())
+        return [self.python, "-m", "services.training.trainers.launch", *own, configuration]
+
     async def _run_alone(
         self, folder: Path, on_progress: OnProgress, alive: Callable[[], None]
     ) -> int:
@@ -96,11 +106,7 @@ class TrainerProcess:
     ) -> int:
         with (folder / "trainer.log").open("ab") as output:
             process = await asyncio.create_subprocess_exec(
-                self.python,
-                "-m",
-                "services.training.trainers.run",
-                str(folder),
-                str(os.getpid()),
+                *self.command(folder),
                 cwd=ROOT,
                 env=trainer_environment(self.threads),
                 stdin=asyncio.subprocess.DEVNULL,

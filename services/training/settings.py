@@ -35,6 +35,10 @@ class TrainingSettings(ServiceSettings):
     )
     mlflow_python: str = Field(default="", description="one that has mlflow; empty: `python`")
     threads: int = Field(default=0, ge=0, le=1024)
+    accelerate: str = Field(
+        default="",
+        description="configuration of `accelerate launch` for several GPUs; empty: one process",
+    )
     nice: int = Field(default=10, ge=0, le=19)
     stall_s: float = Field(default=900.0, gt=0)
     restarts: int = Field(default=2, ge=0, le=100)

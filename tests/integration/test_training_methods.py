@@ -72,6 +72,22 @@ def test_a_policy_that_the_judge_likes_too_is_trained_to_its_end(methods: dict[s
     assert figures["monitor_judge_gain"] > 0
 
 
+def test_out_of_memory_halves_the_batch_and_goes_on_with_the_same_steps(
+    methods: dict[str, Any],
+) -> None:
+    short, smaller = methods["memory"]["short"], methods["memory"]["smaller"]
+    assert short["batch_halved"] == 1
+    assert short["steps"] == smaller["steps"] == [9, 9]
+    assert methods["memory"]["apart"] < 1e-4, "the same weights as with the smaller batch"
+
+
+def test_two_processes_reach_the_loss_of_one(methods: dict[str, Any]) -> None:
+    one, two = methods["processes"]["run"], methods["processes"]["launch"]
+    assert two["steps"] == one["steps"] == [9, 9]
+    assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
+    assert two["margins"] == pytest.approx(one["margins"], rel=1e-3)
+
+
 def test_advantages_are_those_of_the_formula(methods: dict[str, Any]) -> None:
     surprises = [0.1 + 0.5 - 0.3, 0.2 + 0.7 - 0.5, 1.0 - 0.7]
     for lam in (0.0, 0.5, 1.0):

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import random
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -18,11 +20,15 @@ from types import ModuleType
 from typing import Any
 
 import torch
+import yaml
 from peft import get_peft_model
+from safetensors.torch import load_file
 from training_tiny_model import main as make_model
+from transformers import Trainer
 
 from services.training.evaluation import EvaluationSettings
 from services.training.trainers import (
+    arguments,
     dpo,
     drift,
     grpo,
@@ -34,6 +40,7 @@ from services.training.trainers import (
     proxy,
     reward,
     rloo,
+    run,
 )
 from services.training.trainers.models import (
     conversation_ids,
@@ -55,6 +62,7 @@ DPO_LOSSES: dict[str, dict[str, Any]] = {
     "ipo": {"loss": ["ipo"], "loss_weights": [1.0]},
     "hinge": {"loss": ["hinge", "sft"], "loss_weights": [1.0, 0.3]},
 }
+DDP = Path(__file__).resolve().parents[2] / "services/training/accelerate/ddp.yaml"
 SHORT = {"epochs": 3, "batch_size": 8, "learning_rate": 2e-3}
 RL = {
     "epochs": 3,
@@ -124,6 +132,8 @@ def main(folder: Path) -> None:
         "honest": monitored(folder, "honest", RL, parent, pairs, pairs),
     }
     found["few_prompts"] = few_prompts(folder, parent, pairs)
+    found["memory"] = out_of_memory(folder, parent)
+    found["processes"] = several_processes(folder, parent)
     found["diverged"] = diverged(folder, parent, pairs)
     print(json.dumps(found))
 
@@ -186,7 +196,7 @@ def trained(
     report["after"] = measure(asked, attempt, attempt / "adapter", pairs)
     if held is online:
         report["kl_answer"] = kl_answer(asked, attempt)
-    return report | changed(online.adapted(trainers[0]), asked, parent, attempt)
+    return report | changed(arguments.adapted(trainers[0]), asked, parent, attempt)
 
 
 def ends(trainer: Any) -> dict[str, list[bool]]:
@@ -244,6 +254,69 @@ def monitored(
         "moved": sum(float((last[key] - first[key]).abs().sum()) for key in first if "lora" in key),
         "left": sorted(path.name for path in attempt.iterdir()),
     }
+
+
+def out_of_memory(folder: Path, parent: Path) -> dict[str, Any]:
+    """A training that runs out of memory at its fifth step, and one that had the smaller batch."""
+    found: dict[str, Any] = {}
+    step, calls = Trainer.training_step, [0]
+
+    def short(trainer: Any, *given: Any) -> Any:
+        calls[0] += 1
+        if trainer.args.per_device_train_batch_size > 4 and calls[0] > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return step(trainer, *given)
+
+    for name, size in (("short", 8), ("smaller", 4)):
+        parameters = SHORT | {"batch_size": size, "accumulation": 8 // size}
+        asked = asked_of(folder, "dpo", parameters, parent)
+        attempt = folder / f"memory-{name}"
+        attempt.mkdir()
+        Trainer.training_step = short if name == "short" else step
+        try:
+            run.do("dpo", asked, attempt)
+        finally:
+            Trainer.training_step = step
+        found[name] = json.loads((attempt / "dpo.json").read_bytes()) | {"steps": steps(attempt)}
+    weights = [
+        load_file(folder / f"memory-{name}/adapter/adapter_model.safetensors") for name in found
+    ]
+    found["apart"] = max(
+        float((weights[0][key] - weights[1][key]).abs().max()) for key in weights[0]
+    )
+    return found
+
+
+def several_processes(folder: Path, parent: Path) -> dict[str, Any]:
+    """The same training by one process and by two, which have half the rows a step each."""
+    found: dict[str, Any] = {}
+    configuration = yaml.safe_load(DDP.read_text(encoding="utf-8"))
+    configuration |= {"num_processes": 2, "mixed_precision": "no", "main_process_port": 0}
+    (folder / "two.yaml").write_text(yaml.safe_dump(configuration), encoding="utf-8")
+    for name, size, extra in (("run", 8, []), ("launch", 4, [str(folder / "two.yaml")])):
+        attempt = folder / f"processes-{name}"
+        attempt.mkdir()
+        asked = asked_of(folder, "dpo", SHORT | {"batch_size": size}, parent)
+        (attempt / "job.json").write_text(asked.model_dump_json(), encoding="utf-8")
+        module = f"services.training.trainers.{name}"
+        command = [sys.executable, "-m", module, str(attempt), str(os.getpid()), *extra]
+        with (folder / f"{name}.log").open("wb") as log:
+            subprocess.run(
+                command,
+                check=True,
+                env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                timeout=240,
+            )
+        found[name] = json.loads((attempt / "dpo.json").read_bytes()) | {"steps": steps(attempt)}
+    return found
+
+
+def steps(attempt: Path) -> list[int]:
+    """Steps that were noted last, and how many there were to be."""
+    last = job.read_rows(attempt / "progress.jsonl")[-1]
+    return [last["done"], last["total"]]
 
 
 def few_prompts(folder: Path, parent: Path, pairs: Sequence[dict[str, Any]]) -> str:

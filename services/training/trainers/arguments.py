@@ -11,6 +11,7 @@ from typing import Any
 
 from transformers import PrinterCallback, Trainer, TrainerCallback
 
+from services.training.trainers import processes
 from services.training.trainers.job import Progress, Stage, TrainingDiverged
 from services.training.trainers.models import device, dtype
 from shared.contracts.recipes import TrainerHyperparameters
@@ -44,7 +45,8 @@ def arguments(
     parameters: TrainerHyperparameters, folder: Path, *, rows: int, seed: int
 ) -> dict[str, Any]:
     """Keyword arguments for a TRL config. `rows` decides how often a checkpoint is written."""
-    updates = math.ceil(rows / (parameters.batch_size * parameters.accumulation))
+    together = parameters.batch_size * parameters.accumulation * processes.count()
+    updates = math.ceil(rows / together)
     steps = max(1, math.ceil(updates * parameters.epochs))
     return {
         "output_dir": str(folder),
@@ -57,7 +59,8 @@ def arguments(
         "weight_decay": parameters.weight_decay,
         "max_grad_norm": parameters.max_grad_norm,
         "max_length": parameters.max_length,
-        "gradient_checkpointing": False,
+        "gradient_checkpointing": parameters.gradient_checkpointing,
+        "gradient_checkpointing_kwargs": {"use_reentrant": False},
         "bf16": dtype().is_floating_point and str(dtype()) == "torch.bfloat16",
         "use_cpu": device() == "cpu",
         "dataloader_pin_memory": False,
@@ -137,14 +140,26 @@ class ReportProgress(TrainerCallback):
         }
 
 
-def save_adapter(model: Any, folder: Path) -> None:
+def adapted(trainer: Any) -> Any:
+    """The model with the trained adapter, which a rollout trainer keeps beside its value head."""
+    return getattr(trainer, "policy", trainer).model
+
+
+def save_adapter(trainer: Trainer, folder: Path) -> None:
     """Write the trained adapter to `<folder>/adapter`.
 
     A trainable PeftModel makes TRL add a frozen copy named `ref`; saving writes it too, to
     `ref/`, which must not be published.
     """
-    model.save_pretrained(str(folder / "adapter"), selected_adapters=["default"])
-    shutil.rmtree(folder / "adapter" / "ref", ignore_errors=True)
+    place = folder / "adapter"
+    if processes.sharded():
+        trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
+        trainer.save_model(str(place))
+    elif processes.rank() == 0:
+        adapted(trainer).save_pretrained(str(place), selected_adapters=["default"])
+    processes.wait()
+    if processes.rank() == 0:
+        shutil.rmtree(place / "ref", ignore_errors=True)
 
 
 def train(trainer: Trainer, checkpoints: Path) -> None:

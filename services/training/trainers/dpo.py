@@ -30,7 +30,9 @@ def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, float]:
     callback = ReportProgress("dpo", progress)
     checkpoints = folder / "checkpoints"
     tokenizer = load_tokenizer(job.base)
-    model = load_adapter(load_base(job.base), job.parent_adapter, trainable=True)
+    model = load_adapter(
+        load_base(job.base, four_bit=parameters.four_bit), job.parent_adapter, trainable=True
+    )
     trainer = DPOTrainer(
         model=model,
         processing_class=tokenizer,
@@ -52,7 +54,7 @@ def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, float]:
         _as_they_ended, fn_kwargs={"ends": end_tokens(model, tokenizer)}
     )
     train(trainer, checkpoints)
-    save_adapter(trainer.model, folder)
+    save_adapter(trainer, folder)
     return callback.figures()
 
 

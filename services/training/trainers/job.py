@@ -20,6 +20,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from services.training.evaluation import EvaluationSettings
+from services.training.trainers import processes
 from shared.contracts.recipes import (
     HYPERPARAMETERS,
     MethodName,
@@ -96,7 +97,10 @@ class StageProgress(BaseModel):
 
 
 class Progress:
-    """Writes progress.jsonl, at most twice a second and always at a stage's end."""
+    """Writes progress.jsonl, at most twice a second and always at a stage's end.
+
+    Of several processes the first one writes.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "progress.jsonl"
@@ -105,7 +109,7 @@ class Progress:
     def report(self, stage: Stage, done: int, total: int, loss: float | None = None) -> None:
         """Note that `done` of `total` steps of the stage are over."""
         now = time.monotonic()
-        if done < total and now - self._last < PROGRESS_INTERVAL_S:
+        if processes.rank() or (done < total and now - self._last < PROGRESS_INTERVAL_S):
             return
         self._last = now
         line = StageProgress(stage=stage, done=done, total=total, loss=loss).model_dump_json()

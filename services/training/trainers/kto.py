@@ -36,7 +36,9 @@ def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, float]:
     callback = ReportProgress("kto", progress)
     checkpoints = folder / "checkpoints"
     tokenizer = load_tokenizer(job.base)
-    model = load_adapter(load_base(job.base), job.parent_adapter, trainable=True)
+    model = load_adapter(
+        load_base(job.base, four_bit=parameters.four_bit), job.parent_adapter, trainable=True
+    )
     desirable, undesirable = weights(parameters, [row["label"] for row in rows])
     trainer = KTOTrainer(
         model=model,
@@ -54,7 +56,7 @@ def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, float]:
         _as_it_ended, fn_kwargs={"ends": end_tokens(model, tokenizer)}
     )
     train(trainer, checkpoints)
-    save_adapter(trainer.model, folder)
+    save_adapter(trainer, folder)
     return callback.figures()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,9 +11,11 @@ from typing import Any
 
 import torch
 from datasets import Dataset, Features, Json, List, Value
-from peft import LoraConfig, PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from peft import LoraConfig, PeftModel, prepare_model_for_kbit_training
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
+from services.training.trainers import processes
+from services.training.trainers.job import CannotTrain
 from shared.contracts.conversation import template_turn
 from shared.contracts.recipes import LoraHyperparameters
 
@@ -28,9 +31,42 @@ def load_tokenizer(base: str) -> Any:
     return tokenizer
 
 
-def load_base(base: str) -> Any:
-    """The base as a causal model: float32 on a CPU, bfloat16 on a GPU that has it."""
-    return AutoModelForCausalLM.from_pretrained(base, dtype=dtype()).to(device())
+def load_base(base: str, *, four_bit: bool = False) -> Any:
+    """The base as a causal model: float32 on a CPU, bfloat16 on a GPU that has it.
+
+    A base of which each process holds a part stays where it is, for accelerate to divide.
+
+    Args:
+        base: Hub id or path.
+        four_bit: Frozen weights in NF4 (Dettmers et al. 2023), for training alone.
+
+    Raises:
+        CannotTrain: four bits are asked for, and bitsandbytes is not installed.
+
+    """
+    if four_bit:
+        return _load_in_four_bits(base)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype())
+    return model if processes.sharded() else model.to(device())
+
+
+def _load_in_four_bits(base: str) -> Any:
+    settings = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype(),
+    )
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            base, dtype=dtype(), quantization_config=settings, device_map={"": device()}
+        )
+    except ImportError as error:
+        raise CannotTrain(
+            "four_bit: bitsandbytes is not installed in the ML environment; install it, or leave "
+            f"four_bit out ({error})"
+        ) from None
+    return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
 
 
 def load_adapter(base: Any, folder: str | Path, *, name: str = "default", trainable: bool) -> Any:
@@ -54,7 +90,7 @@ def lora(
 
 def device() -> str:
     """Where to compute."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
 
 
 def dtype() -> torch.dtype:

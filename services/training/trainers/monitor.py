@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
+from services.training.trainers import processes
 from services.training.trainers.job import read_rows, write_rows
 from services.training.trainers.models import Messages, prompt_ids, sampled
 from services.training.trainers.overoptimisation import Check, best, mean, parted
@@ -88,6 +89,7 @@ class RewardMonitor(TrainerCallback):
         place = self._folder / "best"
         if self.stopped:
             self.model.load_adapter(str(place), "default", is_trainable=True)
+        processes.wait()
         shutil.rmtree(place, ignore_errors=True)
 
     def figures(self) -> dict[str, float]:
@@ -116,6 +118,8 @@ class RewardMonitor(TrainerCallback):
         turns = [[{"role": "assistant", "content": text}] for text in said]
         check = Check(step, self._proxy(self._prompts, turns), self._judge(self._prompts, turns))
         self._history.append(check)
+        if processes.rank():
+            return
         write_rows(self._folder / "monitor.jsonl", map(asdict, self._history))
         if step and best(self._history[1:]) is check:
             self.model.save_pretrained(str(self._folder / "best"), selected_adapters=["default"])

@@ -10,7 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from services.training.trainers.arguments import ReportProgress, arguments, save_adapter, train
+from services.training.trainers.arguments import (
+    ReportProgress,
+    adapted,
+    arguments,
+    save_adapter,
+    train,
+)
 from services.training.trainers.job import CannotTrain, Progress, Stage, TrainerJob, read_rows
 from services.training.trainers.models import (
     Messages,
@@ -72,7 +78,9 @@ def run(
         settings["save_steps"] = math.ceil(settings["save_steps"] / updates) * updates
         settings["updates"] = updates
     trainer = trainer_class(
-        model=load_adapter(load_base(job.base), job.parent_adapter, trainable=True),
+        model=load_adapter(
+            load_base(job.base, four_bit=parameters.four_bit), job.parent_adapter, trainable=True
+        ),
         processing_class=tokenizer,
         reward_funcs=[proxy],
         args=config(
@@ -93,7 +101,7 @@ def run(
     for one in monitor:
         one.restore_best()
         figures |= one.figures()
-    save_adapter(model, folder)
+    save_adapter(trainer, folder)
     return figures
 
 
@@ -139,11 +147,6 @@ def scorer(job: TrainerJob, tokenizer: Any, place: Path) -> Reward:
         return score(model, tokenizer, read, lambda _: None)
 
     return reward
-
-
-def adapted(trainer: Any) -> Any:
-    """The model with the trained adapter, which a rollout trainer keeps beside its value head."""
-    return getattr(trainer, "policy", trainer).model
 
 
 def require_step(prompts: int, parameters: OnlineHyperparameters) -> None:

@@ -19,8 +19,9 @@ from trl import RewardConfig, RewardTrainer
 
 from services.training.dataset_rows import MACHINE_MADE
 from services.training.thumbs import paired_thumbs
+from services.training.trainers import processes
 from services.training.trainers.agreement import agreement, by_category, calibration_error
-from services.training.trainers.arguments import ReportProgress, arguments, train
+from services.training.trainers.arguments import ReportProgress, arguments, save_adapter, train
 from services.training.trainers.job import Progress, Stage, TrainerJob, read_rows, write_json
 from services.training.trainers.models import (
     answer_of,
@@ -100,7 +101,7 @@ def fit(
         callbacks=[callback],
     )
     train(trainer, checkpoints)
-    trainer.model.save_pretrained(str(place / "adapter"))
+    save_adapter(trainer, place)
     trained, answered = trainer.state.max_steps, 0
 
     def note(count: int) -> None:
@@ -111,7 +112,10 @@ def fit(
     model = trainer.model.eval()
     margins = _margins(model, tokenizer, pairs, note)
     progress.report(stage, trained + after, trained + after)
-    write_json(place / "categories.json", by_category([pair.category for pair in pairs], margins))
+    if processes.rank() == 0:
+        write_json(
+            place / "categories.json", by_category([pair.category for pair in pairs], margins)
+        )
     figures = {f"train_{name}": value for name, value in callback.figures().items()}
     return figures | {
         "pairs": float(len(rows)),

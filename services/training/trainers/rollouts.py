@@ -81,6 +81,10 @@ class Policy(nn.Module):
             self.value_head = nn.Linear(width, 1, device=model.device, dtype=torch.float32)
             nn.init.zeros_(self.value_head.weight)
 
+    def gradient_checkpointing_enable(self, **settings: Any) -> None:
+        """See PreTrainedModel."""
+        self.model.gradient_checkpointing_enable(**settings)
+
     def forward(self, ids: Tensor, mask: Tensor, answer: int) -> tuple[Tensor, Tensor]:
         """Log-probabilities of the last `answer` tokens and values before them; (rows, answer)."""
         out = self.model(

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from services.training.trainers import memory, processes
 from services.training.trainers.job import (
     BUSY,
     FAILURE,
@@ -28,8 +29,11 @@ from services.training.trainers.job import (
     TrainerJob,
     write_json,
 )
+from shared.contracts.recipes import HYPERPARAMETERS
 
 PR_SET_PDEATHSIG = 1
+TOGETHER: frozenset[str] = frozenset({"proxy", *HYPERPARAMETERS})
+"""Stages that all processes do; the first alone does the others."""
 PACKAGES = ("accelerate", "datasets", "peft", "tokenizers", "torch", "transformers", "trl")
 
 
@@ -38,48 +42,85 @@ def main(folder: Path, service: int) -> int:
 
     Args:
         folder: The attempt's folder.
-        service: Process id of the service, which must be the parent: who was adopted by another
-            would never be told of its death.
+        service: Process id of the service, or of the launcher of several processes, which must be
+            the parent: who was adopted by another would never be told of its death.
 
     Returns:
         The exit status: 0 when all is done, `BUSY`, `GIVEN_UP`, or 1 without the service.
 
     """
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != service:
+    if not die_with(service):
         print(f"{folder}: no child of process {service}: that service is gone", file=sys.stderr)
         return 1
     job = TrainerJob.model_validate_json((folder / "job.json").read_bytes())
     os.nice(job.nice)
+    if processes.rank():
+        return _stages(job, folder)
     with (folder / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             print(f"{folder}: another trainer works here", file=sys.stderr)
             return BUSY
-        progress = Progress(folder)
-        _configure(job)
+        return _stages(job, folder)
+
+
+def die_with(service: int) -> bool:
+    """Have this process end with its parent; False where that is not the service any more."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    return os.getppid() == service
+
+
+def _stages(job: TrainerJob, folder: Path) -> int:
+    _configure(job)
+    todo: list[Stage] = [stage for stage in job.stages if not _result(stage, job, folder).exists()]
+    processes.wait()
+    try:
+        for stage in todo:
+            if processes.rank() == 0 or stage in TOGETHER:
+                do(stage, job, folder)
+    except CannotTrain as error:
+        (folder / FAILURE).write_text(str(error), encoding="utf-8")
+        return GIVEN_UP
+    if processes.rank() == 0:
         (folder / FAILURE).unlink(missing_ok=True)
-        try:
-            for stage in job.stages:
-                _do(stage, job, folder, progress)
-        except CannotTrain as error:
-            (folder / FAILURE).write_text(str(error), encoding="utf-8")
-            return GIVEN_UP
         packages = {name: importlib.metadata.version(name) for name in PACKAGES}
         write_json(folder / "packages.json", packages)
     return 0
 
 
-def _do(stage: Stage, job: TrainerJob, folder: Path, progress: Progress) -> None:
-    result = (Path(job.judge) if stage == "reward" else folder) / f"{stage}.json"
-    if result.exists():
-        return
-    result.parent.mkdir(parents=True, exist_ok=True)
+def do(stage: Stage, job: TrainerJob, folder: Path) -> None:
+    """Do one stage and write its result; where memory is short, with a smaller batch from there on.
+
+    Raises:
+        CannotTrain: the stage would fail the same way again.
+
+    """
     run: Callable[[TrainerJob, Path, Progress], dict[str, Any]] = importlib.import_module(
         f"services.training.trainers.{stage}"
     ).run
-    write_json(result, run(job, folder, progress))
+    result = _result(stage, job, folder)
+    result.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        times = memory.halvings(folder, stage)
+        try:
+            figures = run(memory.fitted(job, stage, times), folder, Progress(folder))
+        except (RuntimeError, MemoryError) as error:
+            if processes.count() > 1 or not memory.ran_out(error):
+                raise
+            print(f"{stage}: out of memory: {error}; goes on with half the batch", flush=True)
+            memory.halve(folder, stage, job)
+        else:
+            break
+        memory.release()
+    if times:
+        figures |= {"batch_halved": float(times)}
+    if processes.rank() == 0:
+        write_json(result, figures)
+
+
+def _result(stage: Stage, job: TrainerJob, folder: Path) -> Path:
+    return (Path(job.judge) if stage == "reward" else folder) / f"{stage}.json"
 
 
 def _configure(job: TrainerJob) -> None:

@@ -6,7 +6,13 @@ from pathlib import Path
 
 from trl import SFTConfig, SFTTrainer
 
-from services.training.trainers.arguments import ReportProgress, arguments, train
+from services.training.trainers.arguments import (
+    CHECKPOINTS,
+    ReportProgress,
+    arguments,
+    save_adapter,
+    train,
+)
 from services.training.trainers.job import Progress, TrainerJob, read_rows
 from services.training.trainers.models import (
     conversations,
@@ -26,17 +32,19 @@ def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, float]:
     set_seeds(job.seed)
     callback = ReportProgress("sft", progress)
     checkpoints = folder / "checkpoints"
+    settings = arguments(parameters, checkpoints, rows=len(rows), seed=job.seed)
+    if parameters.packing:
+        # How many rows are left is known once they are packed: shares in place of steps.
+        settings |= {"packing": True, "save_steps": 1 / CHECKPOINTS}
+        settings |= {"warmup_steps": parameters.warmup}
     trainer = SFTTrainer(
-        model=load_base(job.base),
+        model=load_base(job.base, four_bit=parameters.four_bit),
         processing_class=load_tokenizer(job.base),
-        args=SFTConfig(
-            completion_only_loss=True,
-            **arguments(parameters, checkpoints, rows=len(rows), seed=job.seed),
-        ),
+        args=SFTConfig(completion_only_loss=True, **settings),
         train_dataset=conversations(rows, {"answer": "completion"}),
         peft_config=lora(parameters.lora, task="CAUSAL_LM"),
         callbacks=[callback],
     )
     train(trainer, checkpoints)
-    trainer.model.save_pretrained(str(folder / "adapter"))
+    save_adapter(trainer, folder)
     return callback.figures()

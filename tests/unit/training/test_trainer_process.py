@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from services.training.evaluation import EvaluationSettings
-from services.training.process import ROOT
+from services.training.process import ROOT, TrainerProcess
 from services.training.trainers.job import BUSY, TrainerJob
 from shared.contracts.recipes import RewardHyperparameters
 from tests.support.waiting import wait_until
@@ -62,3 +62,22 @@ def test_a_child_of_its_service_sees_that_another_works_in_the_folder(tmp_path: 
         )
     assert done.returncode == BUSY
     assert b"another trainer works here" in done.stderr
+
+
+def test_several_processes_are_started_by_a_launcher_that_ends_with_its_service_too(
+    tmp_path: Path,
+) -> None:
+    trainer = TrainerProcess(
+        python=sys.executable, threads=0, stall_s=1, restarts=0, accelerate="ddp.yaml"
+    )
+    command = trainer.command(tmp_path)
+    assert command[2:] == [
+        "services.training.trainers.launch",
+        str(tmp_path),
+        str(os.getpid()),
+        str(Path("ddp.yaml").resolve()),
+    ]
+    command[4] = "1"
+    done = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, timeout=30)
+    assert done.returncode == 1
+    assert b"no child of process 1: that service is gone" in done.stderr
