@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Iterable
 from random import Random
 
 from shared.contracts.events.interactions import InteractionRecorded, Outcome, Purpose
@@ -9,7 +11,7 @@ from shared.contracts.topics import INTERACTIONS
 from shared.kafka.envelope import UnreadableRecord, decode, models_by_type
 from shared.kafka.log import EventLog, Record, read_to_end
 
-NEWEST = 1_000
+NEWEST = 500
 """Records of each partition that are read: the latest requests of all models."""
 READ_S = 30.0
 _MODELS = models_by_type(InteractionRecorded)
@@ -25,13 +27,14 @@ async def recorded_prompts(
 
     """
     records = await read_to_end(event_log, INTERACTIONS, timeout_s=READ_S, newest=NEWEST)
-    found = {
-        event.prompt: event
-        for record in records
-        if (event := _event(record)) is not None and _suits(event, model)
-    }
-    prompts = list(found.values())
+    # Thousands of events take a second to read, in which the controller must not stand still.
+    prompts = await asyncio.to_thread(_prompts, records, model)
     return Random(seed).sample(prompts, min(count, len(prompts)))
+
+
+def _prompts(records: Iterable[Record], model: str) -> list[InteractionRecorded]:
+    events = (event for record in records if (event := _event(record)) is not None)
+    return list({event.prompt: event for event in events if _suits(event, model)}.values())
 
 
 def _event(record: Record) -> InteractionRecorded | None:

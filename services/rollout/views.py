@@ -178,6 +178,7 @@ def version_view(
         "rollout": state.rollout if state else "",
         "reason": state.reason if state else "",
         "released": record.gate.released,
+        "evaluated": version.evaluation.gate.passed if version.evaluation else None,
         "gate_overridden_by": record.gate.overridden_by,
         "erased_rows": version.marks.erased_rows if version.marks else 0,
         "metrics": trained.metrics if trained else {},

@@ -230,6 +230,9 @@ function decisions(moves) {
   ));
 }
 
+// Of a version of settings on recorded prompts.
+const evaluation = (passed) => (passed === null ? "–" : passed ? "passed" : "failed");
+
 function drawRollout(rollout, moves, intervals) {
   update("sentence", sentence(rollout), (text) => [text]);
   update("facts", rollout, (data) => (data ? facts(data) : []));
@@ -264,8 +267,9 @@ async function refresh() {
     : [[], []];
   drawRollout(present, moves, intervals);
   update("versions", versions.filter((one) => one.model === chosen), (all) =>
-    rows(["Version", "State", "Method", "Parent", "Registered", "Why"], all.map((one) =>
-      [one.version, one.state, one.method, one.parent || "–", moment(one.created_at), one.reason])));
+    rows(["Version", "State", "Method", "Parent", "Evaluation", "Registered", "Why"], all.map((one) =>
+      [one.version, one.state, one.method, one.parent || "–", evaluation(one.evaluated),
+        moment(one.created_at), one.reason])));
   update("earlier", mine.filter((one) => one !== present), (all) =>
     rows(["Rollout", "Candidate", "Ended", "How", "Reason"], all.map((one) =>
       [one.rollout_id, one.candidate, one.ended_at ? moment(one.ended_at) : "–", one.result, one.reason])));

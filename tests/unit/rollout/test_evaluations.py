@@ -115,6 +115,12 @@ async def test_settings_answer_recorded_prompts_beside_stable_and_it_is_on_recor
     assert set(checks) == {"answered", "failures", "refusals", "cuts", "length", "reward"}
     # The reward model of this test likes short answers, and each of these is longer.
     assert [name for name, passed in checks.items() if not passed] == ["reward"]
+    listed = (await http.get("/v1/versions", params={"model": "m"})).json()["versions"]
+    assert {one["version"]: one["evaluated"] for one in listed} == {
+        "v1": None,
+        "v2": None,
+        "polite": False,
+    }
     (record,) = (one for one in harness.log.all(VERSIONS) if one.key == evaluation_key("polite"))
     kept = SettingsEvaluation.model_validate_json(record.value or b"")
     assert kept.actor
