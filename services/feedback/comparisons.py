@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from services.feedback.conversations import tools_as_stored, turns_as_stored
 from services.feedback.errors import (
     AlreadyVoted,
     AnonymousVote,
@@ -30,10 +31,11 @@ from services.feedback.router_client import Answer, Question, RouterClient, Vers
 from services.feedback.submissions import Redact, context_of
 from services.feedback.values import fields_of, json_kind
 from shared.clock import Clock
-from shared.contracts.events.base import Identifier, Message, OptionalIdentifier
+from shared.contracts.events.base import Identifier, Message, OptionalIdentifier, Tool
 from shared.contracts.events.intake import Label
 from shared.contracts.events.votes import Choice, Side
 from shared.errors import FieldError
+from shared.redaction.turns import clean_tool, clean_turn
 from shared.registry.routing import RoutingTable
 from shared.registry.versions import Registry
 
@@ -42,6 +44,7 @@ _Body = TypeVar("_Body", bound=BaseModel)
 SAMPLING_TEMPERATURE = 1.0
 """What makes two answers of one version differ where the caller names no temperature."""
 MAX_TURNS = 64
+MAX_TOOLS = 64
 
 
 class ComparisonRequest(BaseModel):
@@ -49,7 +52,14 @@ class ComparisonRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     model: Identifier
-    messages: Annotated[tuple[Message, ...], Field(min_length=1, max_length=MAX_TURNS)]
+    messages: Annotated[
+        tuple[Message, ...],
+        BeforeValidator(turns_as_stored),
+        Field(min_length=1, max_length=MAX_TURNS),
+    ]
+    tools: Annotated[
+        tuple[Tool, ...], BeforeValidator(tools_as_stored), Field(max_length=MAX_TOOLS)
+    ] = ()
     versions: tuple[Identifier, Identifier] | None = None
     user_id: OptionalIdentifier = ""
     metadata: dict[OptionalIdentifier, Label] = Field(default_factory=dict, max_length=16)
@@ -115,6 +125,10 @@ class Comparisons:
             tenant=tenant,
             model=request.model,
             messages=self.redacted(request.messages),
+            tools=tuple(
+                Tool.model_validate(clean_tool(tool.model_dump(), self._redact))
+                for tool in request.tools
+            ),
             left=self.side(left),
             right=self.side(right),
             user_id=request.user_id,
@@ -168,9 +182,10 @@ class Comparisons:
 
     def redacted(self, messages: Sequence[Message]) -> tuple[Message, ...]:
         """Turns with their texts redacted."""
-        return tuple(
-            Message(role=turn.role, content=self._redact(turn.content)) for turn in messages
-        )
+        return tuple(self._clean(turn) for turn in messages)
+
+    def _clean(self, turn: Message) -> Message:
+        return Message.model_validate(clean_turn(turn.model_dump(), self._redact))
 
     async def vote(
         self,
@@ -265,6 +280,7 @@ class Comparisons:
             version=answer.version,
             trace_id=answer.trace_id,
             completion=self._redact(answer.text),
+            answer=None if answer.turn is None else self._clean(answer.turn),
             cut=answer.cut,
         )
 
@@ -276,6 +292,7 @@ def _question(request: ComparisonRequest) -> Question:
         temperature=request.temperature,
         user_id=request.user_id,
         metadata=request.metadata,
+        tools=request.tools,
     )
 
 

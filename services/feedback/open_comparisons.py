@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from services.feedback.errors import ComparisonStoreUnavailable
-from shared.contracts.events.base import Context, Message
+from shared.contracts.events.base import Context, Message, Tool
 from shared.contracts.events.votes import Choice, Side, VoteCast
 from shared.observability.events import Unavailable
 
@@ -27,6 +27,7 @@ class Comparison(BaseModel):
     tenant: str
     model: str
     messages: tuple[Message, ...]
+    tools: tuple[Tool, ...] = ()
     left: Side
     right: Side
     user_id: str
@@ -60,6 +61,7 @@ def vote(comparison: Comparison, ballot: Ballot) -> VoteCast:
         tenant=comparison.tenant,
         model=comparison.model,
         messages=comparison.messages,
+        tools=comparison.tools,
         left=comparison.left,
         right=comparison.right,
         choice=ballot.choice,

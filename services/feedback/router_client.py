@@ -12,7 +12,8 @@ import orjson
 from services.feedback.errors import RouterFailed, RouterUnavailable, invalid
 from services.feedback.values import fields_of
 from shared.backoff import PASSING_REFUSALS
-from shared.contracts.events.base import Message, was_cut
+from shared.contracts.conversation import answer_text, openai_tools, openai_turn, stored_turn
+from shared.contracts.events.base import Message, Tool, was_cut
 from shared.errors import FieldError
 
 CHAT_PATH = "/v1/chat/completions"
@@ -37,6 +38,7 @@ class Question:
     temperature: float | None
     user_id: str
     metadata: Mapping[str, str]
+    tools: Sequence[Tool] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,8 @@ class Answer:
     trace_id: str
     text: str
     cut: bool = False
+    turn: Message | None = None
+    """The answer, where it is more than text."""
 
 
 def router_session(max_comparisons: int) -> aiohttp.ClientSession:
@@ -102,9 +106,11 @@ class RouterClient:
 def _body(question: Question, version: str, seed: int) -> dict[str, Any]:
     body: dict[str, Any] = {
         "model": version,
-        "messages": [turn.model_dump() for turn in question.messages],
+        "messages": [openai_turn(turn) for turn in question.messages],
         "seed": seed,
     }
+    if question.tools:
+        body["tools"] = openai_tools(question.tools)
     if question.max_tokens is not None:
         body["max_tokens"] = question.max_tokens
     if question.temperature is not None:
@@ -124,13 +130,16 @@ def _answer(response: aiohttp.ClientResponse, body: bytes, version: str) -> Answ
     if response.status == 200:
         try:
             choice = parsed["choices"][0]
+            stored = stored_turn({**choice["message"], "role": "assistant"})
+            turn = Message.model_validate(stored)
             return Answer(
                 version=response.headers.get("x-ratchet-version") or parsed["model"],
                 trace_id=response.headers["x-ratchet-trace-id"],
-                text=choice["message"]["content"] or "",
+                text=answer_text(stored),
                 cut=was_cut(choice.get("finish_reason") or ""),
+                turn=None if turn.is_text else turn,
             )
-        except (KeyError, IndexError, TypeError):
+        except (KeyError, IndexError, TypeError, ValueError):
             raise RouterFailed(
                 "the router's answer is no chat completion with an x-ratchet-trace-id; "
                 "check that RATCHET_ROUTER_URL names a Ratchet router"

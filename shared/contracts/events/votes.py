@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from shared.contracts.events.base import (
+    AnswerTurn,
     Context,
     Cut,
     Event,
@@ -15,6 +16,8 @@ from shared.contracts.events.base import (
     Message,
     OptionalIdentifier,
     Text,
+    Tool,
+    unless_empty,
 )
 
 
@@ -34,6 +37,7 @@ class Side(BaseModel):
     version: Identifier
     trace_id: Identifier
     completion: Text
+    answer: AnswerTurn = unless_empty(None)
     cut: Cut = False
 
 
@@ -46,6 +50,7 @@ class VoteCast(Event):
     tenant: Identifier
     model: Identifier
     messages: tuple[Message, ...]
+    tools: tuple[Tool, ...] = unless_empty(())
     left: Side
     right: Side
     choice: Choice

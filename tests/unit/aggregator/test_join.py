@@ -23,8 +23,9 @@ from services.aggregator.join import (
     fold_score,
     fold_vote,
 )
+from services.aggregator.pairs import vote_product
 from services.aggregator.rows import TraceRow
-from shared.contracts.events.base import Event
+from shared.contracts.events.base import Event, Message, Tool, ToolCall
 from shared.contracts.events.feedback import (
     MAX_FEEDBACKS,
     FeedbackSubmitted,
@@ -305,6 +306,21 @@ def test_votes(choice: Choice, chosen: str | None, contribution: Contribution) -
     pairs = [event for event in outputs if isinstance(event, PreferencePair)]
     assert [pair.chosen_version for pair in pairs] == ([chosen] if chosen else [])
     assert all(pair.panel == "judge" for pair in pairs)
+
+
+def test_a_vote_on_tool_turns_makes_a_whole_pair() -> None:
+    call = ToolCall(id="c1", name="weather", arguments='{"city":"Rome"}')
+    called = Message(role="assistant", content="", tool_calls=(call,))
+    tool = Tool(name="weather", parameters='{"type":"object"}')
+    given = vote(left='[{"name":"weather"}]', right="No idea.")
+    left = given.left.model_copy(update={"answer": called})
+    asked = (*given.messages, called, Message(role="tool", content="21 C", tool_call_id="c1"))
+    pair = vote_product(
+        given.model_copy(update={"left": left, "tools": (tool,), "messages": asked})
+    )
+    assert pair is not None
+    assert (pair.messages, pair.tools) == (asked, (tool,))
+    assert (pair.chosen_turn, pair.rejected_turn) == (called, None)
 
 
 def test_a_vote_again_counts_once_and_an_edited_one_replaces_its_pair() -> None:
