@@ -111,6 +111,39 @@ async def test_the_stack_s_voting_page_takes_those_who_are_invited(stack: Stack)
         assert progress.json()["today"] == 0
 
 
+async def test_a_person_is_erased_with_a_proof_and_the_read_model_forgets(stack: Stack) -> None:
+    async with httpx.AsyncClient(base_url=stack.url("feedback"), timeout=60) as client:
+        body = {
+            "trace_id": "t-erased",
+            "type": "text_correction",
+            "value": {"corrected": "a private word"},
+            "user_id": "u/erased",
+        }
+        stored = await client.post("/v1/feedback", json=body)
+        assert stored.status_code == 202, stored.text
+        path = f"/v1/feedback/{stored.json()['feedback_id']}"
+
+        async def known() -> bool:
+            return (await client.get(path)).status_code == 200
+
+        async def forgotten() -> bool:
+            return (await client.get(path)).status_code == 404
+
+        await eventually(known, "it is in the read model", PATIENCE_S)
+        person = "/v1/users/u%2Ferased"
+        exported = await client.get(f"{person}/export")
+        assert "a private word" in exported.text
+        asked = await client.delete(person, params={"reason": "asked by letter"})
+        assert asked.status_code == 202, asked.text
+
+        async def completed() -> bool:
+            (found,) = (await client.get(f"{person}/erasures")).json()["erasures"]
+            return found["state"] == "completed" and found["traces"] == 1
+
+        await eventually(completed, "the erasure is completed", PATIENCE_S)
+        await eventually(forgotten, "the read model forgot", PATIENCE_S)
+
+
 async def test_without_kafka_everyone_is_told_in_time_and_it_recovers(stack: Stack) -> None:
     url = stack.url("feedback")
     async with Senders(url, "away") as senders:
