@@ -13,6 +13,7 @@ from pydantic import AliasChoices, Field, ValidationError, field_validator, mode
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from shared.credentials import CredentialsUnreadable, read_secret, tls_context
+from shared.pseudonyms import AS_THEY_COME, MIN_SECRET, UserPseudonyms
 from shared.tenants import check_tenants
 
 EXIT_CONFIGURATION = 2
@@ -172,6 +173,11 @@ class ServiceSettings(KafkaSettings, RedisSettings):
         validation_alias=shared_name("engine_ca_file"),
         description="PEM of the authorities of engines by https; none: the system's",
     )
+    user_id_key_file: Path | None = Field(
+        default=None,
+        validation_alias=shared_name("user_id_key_file"),
+        description="file with the secret by which user ids are hashed; none: stored as they come",
+    )
     host: str = Field(default="127.0.0.1", validation_alias=shared_name("host"))
     operations_port: int = Field(
         default=0,
@@ -194,6 +200,24 @@ class ServiceSettings(KafkaSettings, RedisSettings):
     @classmethod
     def _fit_for_topics(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return check_tenants(value)
+
+    def user_pseudonyms(self) -> UserPseudonyms:
+        """How user ids are stored.
+
+        Raises:
+            CredentialsUnreadable: the file cannot be read, or its secret is too short.
+
+        """
+        if self.user_id_key_file is None:
+            return AS_THEY_COME
+        variable = "RATCHET_USER_ID_KEY_FILE"
+        secret = read_secret(self.user_id_key_file, variable).encode()
+        if len(secret) < MIN_SECRET:
+            raise CredentialsUnreadable(
+                f"{variable}: the secret has {len(secret)} bytes; at least {MIN_SECRET} are needed, "
+                "such as those of openssl rand -hex 32"
+            )
+        return UserPseudonyms(secret)
 
     @model_validator(mode="after")
     def _check_host(self) -> Self:

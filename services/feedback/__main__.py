@@ -80,7 +80,8 @@ async def run(settings: FeedbackSettings, voting: VotingOptions) -> None:
     versions, routing = RegistryFollower(log), RoutingFollower(log)
     followers = {"versions": versions, "rollouts": routing, "keys": KeyFollower(log, keys)}
     dead_letters = DeadLetters(log, service="feedback", redact=redact, metrics=registry)
-    intake = Intake(publisher, metrics, redact=redact, rules=settings.rules)
+    rules = settings.rules
+    intake = Intake(publisher, metrics, redact=redact, rules=rules)
     loop = ConsumerLoop(
         KafkaConnection.of(settings),
         group=GROUP,
@@ -146,7 +147,7 @@ async def run(settings: FeedbackSettings, voting: VotingOptions) -> None:
             ),
             traces=traces,
             quotas=quotas,
-            rules=settings.rules,
+            rules=rules,
         )
         queries = QueryApi(
             queries=model,
@@ -170,7 +171,7 @@ async def run(settings: FeedbackSettings, voting: VotingOptions) -> None:
             plan=voting.plan,
             authorization=voting.authorization,
         )
-        users = UserApi(log, keys, clock, pseudonym=lambda _, user_id: user_id)
+        users = UserApi(log, keys, clock, pseudonym=rules.pseudonyms.of)
         application = create_app(
             api, metrics, query_router(queries), annotations.router(), user_router(users)
         )

@@ -169,7 +169,9 @@ class FeedbackApi:
         self._spend(key)
         query = dict(request.query_params)
         query["feedback_id"] = request.path_params["feedback_id"]
-        event = withdrawn(read_withdrawal(query), tenant=key.tenant, at=self._clock.now())
+        event = withdrawn(
+            read_withdrawal(query), tenant=key.tenant, at=self._clock.now(), rules=self._rules
+        )
         record = feedback_record(event, traceparent=_traceparent(request))
         await self._check_trace(event, record)
         await self._publisher.store(record)
@@ -197,7 +199,9 @@ class FeedbackApi:
         self._spend(key)
         body = parse_json(await self._body(request, self._limits.body_bytes))
         comparison_id = request.path_params["comparison_id"]
-        answer = await self._comparisons.vote(comparison_id, body, tenant=key.tenant)
+        answer = await self._comparisons.vote(
+            comparison_id, body, tenant=key.tenant, pseudonyms=self._rules.pseudonyms
+        )
         log.info("vote.accepted", comparison_id=comparison_id)
         return json_response(200, answer)
 

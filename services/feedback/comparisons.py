@@ -35,6 +35,7 @@ from shared.contracts.events.base import Identifier, Message, OptionalIdentifier
 from shared.contracts.events.intake import Label
 from shared.contracts.events.votes import Choice, Side
 from shared.errors import FieldError
+from shared.pseudonyms import AS_THEY_COME, UserPseudonyms
 from shared.redaction.turns import clean_tool, clean_turn
 from shared.registry.routing import RoutingTable
 from shared.registry.versions import Registry
@@ -194,11 +195,12 @@ class Comparisons:
         *,
         tenant: str,
         labels: Mapping[str, str] | None = None,
+        pseudonyms: UserPseudonyms = AS_THEY_COME,
     ) -> dict[str, Any]:
         """Store the one vote of a comparison, then reveal its versions.
 
         Idempotent: the same choice by the same person gets the same response. `labels` join the
-        event's context.
+        event's context; `pseudonyms` say how the person is stored.
 
         Raises:
             FeedbackError: a bad body, an unknown or expired comparison, another vote before
@@ -209,7 +211,7 @@ class Comparisons:
         comparison = await self._store.get(tenant, comparison_id)
         if comparison is None:
             raise NotFound("no such comparison, or its hour is over; open a new one")
-        user_id = request.user_id or comparison.user_id
+        user_id = pseudonyms.of(tenant, request.user_id or comparison.user_id)
         if not user_id and not self._anonymous_votes:
             raise AnonymousVote(
                 "anonymous votes are off; send user_id",

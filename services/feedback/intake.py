@@ -118,7 +118,7 @@ class Intake:
         at = _time_of(record)
         body = event.model_extra or {}
         if isinstance(event, WithdrawnBody):
-            return withdrawn(read_withdrawal(body), tenant=tenant, at=at)
+            return withdrawn(read_withdrawal(body), tenant=tenant, at=at, rules=self._rules)
         return submitted(
             read_submission(body),
             tenant=tenant,

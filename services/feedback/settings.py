@@ -138,6 +138,7 @@ class FeedbackSettings(ServiceSettings):
             classify_follow_ups=self.classify_follow_ups,
             max_age=timedelta(days=self.max_age_days),
             max_ahead=timedelta(seconds=self.max_ahead_s),
+            pseudonyms=self.user_pseudonyms(),
         )
 
     @property

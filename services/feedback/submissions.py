@@ -28,6 +28,7 @@ from shared.contracts.events.intake import SignalSubmission, Submission, Withdra
 from shared.contracts.events.signals import SignalObserved, SignalType
 from shared.contracts.feedback_id import default_feedback_id, typed_feedback_id
 from shared.errors import FieldError
+from shared.pseudonyms import AS_THEY_COME, UserPseudonyms
 
 REVISION_EPOCH = datetime(2020, 1, 1, tzinfo=UTC)
 """A withdrawal without a revision takes the seconds since then: above any count of edits."""
@@ -48,6 +49,8 @@ class SubmissionRules:
     """Tell by rule whether the next turn of a follow_up is dissatisfied."""
     max_ahead: timedelta = timedelta(minutes=5)
     """How long after its receipt, for clocks that are ahead."""
+    pseudonyms: UserPseudonyms = AS_THEY_COME
+    """How user ids are stored."""
 
 
 DEFAULT_RULES = SubmissionRules()
@@ -125,7 +128,7 @@ def submitted(
             is out of bounds.
 
     """
-    user_id = submission.user_id
+    user_id = rules.pseudonyms.of(tenant, submission.user_id)
     own_id = submission.feedback_id or fallback_id
     origin: dict[str, Any] = {
         "feedback_id": own_id
@@ -157,7 +160,9 @@ def submitted(
         raise invalid(field_errors(error)) from None
 
 
-def withdrawn(withdrawal: Withdrawal, *, tenant: str, at: datetime) -> FeedbackWithdrawn:
+def withdrawn(
+    withdrawal: Withdrawal, *, tenant: str, at: datetime, rules: SubmissionRules = DEFAULT_RULES
+) -> FeedbackWithdrawn:
     """The event of a withdrawal.
 
     Without a revision it takes the seconds since REVISION_EPOCH, and of a default id it is ordered
@@ -169,7 +174,8 @@ def withdrawn(withdrawal: Withdrawal, *, tenant: str, at: datetime) -> FeedbackW
             and `at` lies before REVISION_EPOCH.
 
     """
-    default = _type_of_default(withdrawal, tenant)
+    user_id = rules.pseudonyms.of(tenant, withdrawal.user_id)
+    default = _type_of_default(withdrawal, tenant, user_id)
     kind = withdrawal.type or default
     if kind is None:
         rule = "is required where feedback_id is not the default id of this trace_id and user_id"
@@ -185,7 +191,7 @@ def withdrawn(withdrawal: Withdrawal, *, tenant: str, at: datetime) -> FeedbackW
             trace_id=withdrawal.trace_id,
             tenant=tenant,
             type=kind,
-            user_id=withdrawal.user_id,
+            user_id=user_id,
             submitted_at=at,
             by_receipt=default is not None and withdrawal.revision is None,
         )
@@ -260,8 +266,8 @@ def _redacted(value: Any, redact: Redact) -> Any:
             return value
 
 
-def _type_of_default(withdrawal: Withdrawal, tenant: str) -> FeedbackType | None:
-    place = (tenant, withdrawal.trace_id, withdrawal.user_id)
+def _type_of_default(withdrawal: Withdrawal, tenant: str, user_id: str) -> FeedbackType | None:
+    place = (tenant, withdrawal.trace_id, user_id)
     for kind in FeedbackType:
         if typed_feedback_id(*place, kind) == withdrawal.feedback_id:
             return kind

@@ -25,6 +25,7 @@ from shared.contracts.events.interactions import InteractionRecorded
 from shared.contracts.topics import INTERACTIONS
 from shared.kafka.envelope import Headers
 from shared.kafka.log import NewRecord
+from shared.pseudonyms import AS_THEY_COME, UserPseudonyms
 from shared.redaction import Redactor
 from shared.redaction.turns import clean_json, clean_tool, clean_turn
 from shared.voters import voter_label
@@ -56,17 +57,24 @@ _TYPE = InteractionRecorded.ce_type.encode()
 class Interactions:
     """Writes events to the spool, from where they are shipped. A full spool only counts."""
 
-    def __init__(self, spool: Spool, redactor: Redactor, mirror: Mirror | None = None) -> None:
+    def __init__(
+        self,
+        spool: Spool,
+        redactor: Redactor,
+        mirror: Mirror | None = None,
+        pseudonyms: UserPseudonyms = AS_THEY_COME,
+    ) -> None:
         self._spool = spool
         self._redactor = redactor
         self._mirror = mirror
+        self._pseudonyms = pseudonyms
         self.lost = 0
 
     def record(self, call: Call, duration_s: float) -> None:
         """Append the event of a finished request; it never stands in the answer's way."""
         time = utc(call.started_at)
         try:
-            value = event_json(call, duration_s, time, self._redactor)
+            value = event_json(call, duration_s, time, self._redactor, self._pseudonyms)
             kept = self._spool.append(
                 NewRecord(
                     topic=INTERACTIONS,
@@ -84,12 +92,20 @@ class Interactions:
             self.lost += 1
 
 
-def event_json(call: Call, duration_s: float, time: str, redactor: Redactor) -> bytes:
+def event_json(
+    call: Call,
+    duration_s: float,
+    time: str,
+    redactor: Redactor,
+    pseudonyms: UserPseudonyms = AS_THEY_COME,
+) -> bytes:
     """An InteractionRecorded as JSON, redacted and at most MAX_EVENT_BYTES long."""
     turns = call.request.turns()
+    user_id = pseudonyms.of(call.tenant, call.request.user)
     budget = PROMPT_BUDGET
     while True:
-        value = orjson.dumps(_event(call, duration_s, time, Cleaner(redactor, budget), turns))
+        clean = Cleaner(redactor, budget)
+        value = orjson.dumps({**_event(call, duration_s, time, clean, turns), "user_id": user_id})
         if len(value) <= MAX_EVENT_BYTES:
             return value
         budget //= 2
@@ -181,7 +197,6 @@ def _event(
         "arm": recorded_arm(last.arm),
         "rollout": call.choice.rollout,
         "purpose": request.purpose,
-        "user_id": request.user,
         "context": context,
         **_ENDPOINTS[request.endpoint],
         "stream": request.stream,

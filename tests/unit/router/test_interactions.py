@@ -20,6 +20,7 @@ from services.router.state import RouteChoice
 from shared.contracts.events.base import MAX_TEXT, utc
 from shared.contracts.events.interactions import AppliedSettings, InteractionRecorded, Outcome
 from shared.kafka.envelope import decode, models_by_type
+from shared.pseudonyms import UserPseudonyms
 from shared.redaction import Redactor
 
 STARTED = datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=UTC)
@@ -228,6 +229,15 @@ def test_the_spool_gets_a_readable_cloud_event(tmp_path):
     assert headers["traceparent"].decode().split("-")[1] == TRACE
     assert headers["ce_time"].decode() == utc(STARTED)
     spool.close()
+
+
+def test_a_user_is_stored_under_the_hash_of_the_tenant():
+    pseudonyms = UserPseudonyms(b"s" * 32)
+    call = call_of([{"role": "user", "content": "Hi"}], user="jane@example.com")
+    value = event_json(call, 0.3, utc(call.started_at), Redactor(), pseudonyms)
+    assert orjson.loads(value)["user_id"] == pseudonyms.of("default", "jane@example.com")
+    assert b"jane" not in value
+    assert call.request.user == "jane@example.com"  # arms are drawn by the id as it came
 
 
 def test_a_full_spool_counts_what_is_lost(tmp_path):
