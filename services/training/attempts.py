@@ -104,7 +104,11 @@ class Attempts:
             number += 1
             reporter.attempt = number
             folder = workspace.attempt(number)
-            todo = stages(job.recipe_method, judged=judged)
+            todo = stages(
+                job.recipe_method,
+                judged=judged,
+                harness=bool(self._settings.evaluation.lm_eval_tasks),
+            )
             await self.train(resolved, hyperparameters, workspace, folder, reporter, stages=todo)
             await reporter.enter(RunPhase.gating, 1.0)
             candidate = read_candidate(

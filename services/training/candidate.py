@@ -15,6 +15,7 @@ from services.training.evaluation import EvaluationSettings
 from services.training.gate import GateLimits, derive, judge_gate
 from services.training.measures.score import weighted_scores
 from services.training.measures.segments import SegmentWins, segment_figures, segment_wins
+from services.training.measures.tasks import tasks_of
 from services.training.snapshot import Manifest
 from services.training.trainers.job import Stage, read_rows
 from shared.contracts.events.training import TrainingRequested
@@ -83,6 +84,7 @@ def read_candidate(
     measured |= _numbers(folder / "evaluate.json", "")
     measured |= _numbers(folder / "quality.json", "")
     measured |= _numbers(folder / "drift.json", "")
+    measured |= _numbers(folder / "harness.json", "")
     segments = segment_wins(_finite_rows(folder / "answers.jsonl"))
     measured |= segment_figures(segments)
     measured |= known
@@ -124,12 +126,13 @@ def require_servable(candidate: Candidate) -> None:
             )
 
 
-def stages(method: str, *, judged: bool) -> tuple[Stage, ...]:
+def stages(method: str, *, judged: bool, harness: bool = False) -> tuple[Stage, ...]:
     """What a trainer does for a method. The judge is trained where it has data enough."""
     if method == "reward":
         return ("reward",)
+    drift: tuple[Stage, ...] = ("drift", "harness") if harness else ("drift",)
     judge: tuple[Stage, ...] = ("reward",) if judged and method != "sft" else ()
-    return (*judge, *training_stages(method), "evaluate", "quality", "drift", "fingerprint")
+    return (*judge, *training_stages(method), "evaluate", "quality", *drift, "fingerprint")
 
 
 def training_stages(method: str) -> tuple[Stage, ...]:
@@ -150,6 +153,7 @@ def _with_names(candidate: Candidate) -> GateResult:
     named = {
         "cases": _listed("failed again", _of_kind(lost, "cases"), "(ratchet cases show)"),
         "safety": _listed("fails", _of_kind(lost, "safety")),
+        "capability_task": _listed("fell", _fallen(candidate.figures)),
     }
     if candidate.segments:
         worst = candidate.segments[0]
@@ -163,6 +167,19 @@ def _with_names(candidate: Candidate) -> GateResult:
         for check in candidate.gate.checks
     )
     return candidate.gate.model_copy(update={"checks": checks})
+
+
+def _fallen(figures: Mapping[str, float]) -> list[str]:
+    """Tasks by how sure their fall is, each with its change and 95 % interval."""
+    names = sorted(tasks_of(figures), key=lambda task: -figures[f"capability_{task}_fall"])
+    found: list[str] = []
+    for task in names:
+        change, low, high = (
+            figures[f"capability_{task}_{what}"] for what in ("change", "change_low", "change_high")
+        )
+        if change < 0:
+            found.append(f"{task} {change:+.0%} [{low:+.0%}, {high:+.0%}]")
+    return found
 
 
 def _of_kind(lost: Sequence[Mapping[str, Any]], kind: str) -> list[str]:

@@ -11,7 +11,7 @@ from shared.contracts.recipes import SftHyperparameters, TrainerHyperparameters
 
 NO_DATA = frozenset({"judge_data", "judge", "prompts", "heldout"})
 TOO_FAR = frozenset({"perplexity", "stop", "length_low", "length_high", "repetition", "kl"})
-FORGOT = frozenset({"cases", "capability"})
+FORGOT = frozenset({"cases", "capability", "capability_task"})
 MAX_BETA = 2.0
 MAX_EPOCHS = 10.0
 MAX_LEARNING_RATE = 5e-3

@@ -41,3 +41,14 @@ class EvaluationSettings(BaseModel):
     weights: dict[str, Annotated[float, Field(ge=0, le=1000)]] = Field(
         default=WEIGHTS, max_length=64, description="of measures in [0, 1] in the one score"
     )
+    lm_eval_tasks: tuple[str, ...] = Field(
+        default=(), max_length=64, description="of lm-evaluation-harness; the gate holds each"
+    )
+    lm_eval_path: str = Field(default="", max_length=2000, description="folder of own task files")
+    lm_eval_limit: int = Field(default=200, ge=1, le=100_000, description="items of a task")
+    lm_eval_python: str = Field(
+        default="",
+        max_length=2000,
+        description="interpreter that has lm_eval; empty: the trainer's",
+    )
+    lm_eval_timeout_s: float = Field(default=3600.0, gt=0, le=86_400, description="of one arm")

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from services.training.measures.tasks import task_changes
 from shared.contracts.events.training import TrainingMethod
 from shared.contracts.events.versions import GateCheck, GateResult
 from shared.intervals import Z99, wilson
@@ -75,6 +76,7 @@ def derive(figures: Mapping[str, float]) -> dict[str, float]:
         if {f"{name}_{what}" for what in ("items", "lost", "won")} <= known.keys():
             lost, won = known[f"{name}_lost"], known[f"{name}_won"]
             known[f"{name}_fall"] = wilson(lost, lost + won, Z99)[0]
+    known |= task_changes(known)
     if {"cases_items", "cases_lost"} <= known.keys():
         known["cases_lost_share"] = known["cases_lost"] / max(1.0, known["cases_items"])
     for name in ("perplexity", "length"):
@@ -142,6 +144,12 @@ def judge_gate(
             figures.get("capability_fall"),
             limits.capability_fall,
             "lower bound of the share lost among general tasks that changed sides",
+        ),
+        _at_most(
+            "capability_task",
+            figures.get("capability_worst_fall"),
+            limits.capability_fall,
+            "lower bound of the share lost among changed items of the task that falls most",
         ),
         _at_most(
             "safety",

@@ -37,7 +37,8 @@ _SHARES: dict[Stage, tuple[float, float]] = {
     "online_dpo": (0.30, 0.70),
     "evaluate": (0.70, 0.86),
     "quality": (0.86, 0.90),
-    "drift": (0.90, 0.95),
+    "drift": (0.90, 0.92),
+    "harness": (0.92, 0.95),
     "fingerprint": (0.95, 1.0),
 }
 """From where to where in [0, 1] each stage takes an attempt."""
@@ -46,6 +47,7 @@ _PHASES: dict[Stage, RunPhase] = {
     "evaluate": RunPhase.judging,
     "quality": RunPhase.judging,
     "drift": RunPhase.judging,
+    "harness": RunPhase.judging,
 }
 _OF_ATTEMPT = frozenset({RunPhase.training, RunPhase.judging, RunPhase.gating})
 

@@ -11,6 +11,7 @@ from typing import Any
 from services.training.charts import intervals, paired_bars, shares
 from services.training.dataset_rows import LEFT_OUT
 from services.training.measures.segments import SegmentWins
+from services.training.measures.tasks import tasks_of
 from services.training.snapshot import Dataset
 from shared.contracts.events.versions import GateResult
 
@@ -81,6 +82,7 @@ class EvaluationReport:
                 *self._gate(),
                 *self._charts(),
                 *self._segments(),
+                *self._tasks(),
                 *self._lost(),
                 *self._samples(),
                 *self._data(),
@@ -144,6 +146,18 @@ class EvaluationReport:
             for one in self.segments[:MAX_ROWS]
         ]
         yield table(("segment", "prompts", "win rate", "gap to others", "low", "high"), rows)
+
+    def _tasks(self) -> Iterable[str]:
+        figures, tasks = self.figures, tasks_of(self.figures)
+        if not tasks:
+            return
+        yield "<h2>General tasks</h2>"
+        columns = ("items", "parent", "candidate", "change", "change_low", "change_high")
+        rows = [
+            (task, *(figures.get(f"capability_{task}_{name}") for name in columns))
+            for task in tasks
+        ]
+        yield table(("task", *columns), rows)
 
     def _lost(self) -> Iterable[str]:
         if self.lost:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from services.training.measures.tasks import task_figures
 from services.training.trainers.evaluate import LOGITS
 from services.training.trainers.job import Progress, TrainerJob, read_rows, write_rows
 from services.training.trainers.models import (
@@ -42,7 +43,7 @@ def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, float]:
         `kl`, nats a token of KL(candidate ‖ parent) over the whole vocabulary, `kl_answer`, its
         sum over an answer; `<kind>_items`, `<kind>_parent` and `<kind>_candidate` (shares that are
         right), `<kind>_lost` (right with the parent, wrong with the candidate) and `<kind>_won`,
-        of the kinds `capability` and `cases`.
+        of the kinds `capability` and `cases`; and what `task_figures` returns of the former.
 
     """
     tokenizer = load_tokenizer(job.base)
@@ -70,7 +71,7 @@ def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, float]:
         progress.report("drift", len(answers) + number * len(items), total)
     write_rows(folder / "drift.jsonl", items)
     progress.report("drift", total, total)
-    return figures | _shares("capability", items) | _shares("cases", items)
+    return figures | _shares("capability", items) | _shares("cases", items) | _by_task(items)
 
 
 def _items(job: TrainerJob) -> list[dict[str, Any]]:
@@ -162,3 +163,12 @@ def _shares(kind: str, items: Sequence[dict[str, Any]]) -> dict[str, float]:
         figures[f"{kind}_parent"] = sum(before for before, _ in mine) / len(mine)
         figures[f"{kind}_candidate"] = sum(after for _, after in mine) / len(mine)
     return figures
+
+
+def _by_task(items: Sequence[dict[str, Any]]) -> dict[str, float]:
+    right: dict[str, dict[str, dict[str, bool]]] = {arm: {} for arm in ARMS}
+    for number, item in enumerate(items):
+        if item["kind"] == "capability":
+            for arm in ARMS:
+                right[arm].setdefault(item["name"], {})[str(number)] = item[arm] > 0
+    return task_figures(right["parent"], right["candidate"])

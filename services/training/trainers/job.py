@@ -42,6 +42,7 @@ Stage = Literal[
     "evaluate",
     "quality",
     "drift",
+    "harness",
     "fingerprint",
 ]
 PROGRESS_INTERVAL_S = 0.5
