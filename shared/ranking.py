@@ -12,6 +12,7 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Literal
 
 from shared.intervals import wilson
@@ -30,6 +31,8 @@ LEVEL = 0.95
 """Of intervals."""
 
 _Wins = dict[tuple[int, int], float]
+_Pair = tuple[int, int, float, float]
+"""Two versions, and how often the first and the second won."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +131,38 @@ def rank(votes: Iterable[RankedVote], *, bootstraps: int = 1000, seed: int = 0) 
     )
 
 
+def gains(
+    versions: Sequence[str], wins: Mapping[tuple[str, str], float]
+) -> dict[tuple[str, str], float]:
+    """What one more vote on each pair of versions tells of the ranking.
+
+    That is p (1 - p) of the pair's next outcome times the variance of its difference of strengths,
+    both from the posterior's normal approximation: how far the vote lowers the variance, to the first
+    order (Glickman and Jensen 2005, Journal of Statistical Planning and Inference 127, 279-293).
+    `wins` has how often the first of two versions won over the second; a tie is half of each.
+    """
+    place = {version: index for index, version in enumerate(versions)}
+    counted: _Wins = {}
+    for (first, second), won in wins.items():
+        if first in place and second in place and first != second:
+            i, j = place[first], place[second]
+            counted[i, j] = won
+            counted.setdefault((j, i), 0.0)
+    strengths = _fit(counted, [0.0] * len(versions))
+    _, curvature = _derivatives(_pairs(counted), strengths)
+    columns: list[list[float]] = []
+    for index in range(len(versions)):
+        unit = [0.0] * len(versions)
+        unit[index] = 1.0
+        columns.append(_solve([row[:] for row in curvature], unit))
+    found: dict[tuple[str, str], float] = {}
+    for i, j in combinations(range(len(versions)), 2):
+        chance = 1 / (1 + math.exp(strengths[j] - strengths[i]))
+        variance = columns[i][i] + columns[j][j] - 2 * columns[i][j]
+        found[versions[i], versions[j]] = chance * (1 - chance) * variance
+    return found
+
+
 def share_within(successes: int, of: int) -> ShareWithin:
     """A share with its score interval."""
     return ShareWithin(successes / of if of else 0.0, *wilson(successes, of), of)
@@ -145,23 +180,9 @@ def _wins(cells: Mapping[tuple[int, int, float], float]) -> _Wins:
 def _fit(wins: _Wins, start: Sequence[float]) -> list[float]:
     """Strengths of highest posterior density, by Newton's method; their mean is 0."""
     strengths = list(start)
-    size, precision = len(strengths), 1 / PRIOR_SD**2
-    pairs = [(i, j, won, wins[j, i]) for (i, j), won in wins.items() if i < j]
+    pairs = _pairs(wins)
     for _ in range(MAX_STEPS):
-        gradient = [-precision * strength for strength in strengths]
-        curvature = [[0.0] * size for _ in range(size)]
-        for index in range(size):
-            curvature[index][index] = precision
-        for i, j, won, lost in pairs:
-            chance = 1 / (1 + math.exp(strengths[j] - strengths[i]))
-            slope = won - (won + lost) * chance
-            gradient[i] += slope
-            gradient[j] -= slope
-            bend = (won + lost) * chance * (1 - chance)
-            curvature[i][i] += bend
-            curvature[j][j] += bend
-            curvature[i][j] -= bend
-            curvature[j][i] -= bend
+        gradient, curvature = _derivatives(pairs, strengths)
         step = _solve(curvature, gradient)
         # Damped: far from the optimum a whole step may overshoot.
         longest = max(map(abs, step), default=0.0)
@@ -170,6 +191,32 @@ def _fit(wins: _Wins, start: Sequence[float]) -> list[float]:
         if longest < TOLERANCE:
             break
     return strengths
+
+
+def _pairs(wins: _Wins) -> list[_Pair]:
+    return [(i, j, won, wins.get((j, i), 0.0)) for (i, j), won in wins.items() if i < j]
+
+
+def _derivatives(
+    pairs: Sequence[_Pair], strengths: Sequence[float]
+) -> tuple[list[float], list[list[float]]]:
+    """Gradient of the log posterior, and the negative of its Hessian."""
+    size, precision = len(strengths), 1 / PRIOR_SD**2
+    gradient = [-precision * strength for strength in strengths]
+    curvature = [[0.0] * size for _ in range(size)]
+    for index in range(size):
+        curvature[index][index] = precision
+    for i, j, won, lost in pairs:
+        chance = 1 / (1 + math.exp(strengths[j] - strengths[i]))
+        slope = won - (won + lost) * chance
+        gradient[i] += slope
+        gradient[j] -= slope
+        bend = (won + lost) * chance * (1 - chance)
+        curvature[i][i] += bend
+        curvature[j][j] += bend
+        curvature[i][j] -= bend
+        curvature[j][i] -= bend
+    return gradient, curvature
 
 
 def _solve(matrix: list[list[float]], vector: list[float]) -> list[float]:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 from shared.contracts.events.versions import Lifecycle
+from shared.ranking import gains
 from shared.registry.routing import RoutingState
 from shared.registry.versions import Version
 
 MAX_SEED = 2**31 - 1
+COVERAGE = 0.25
+"""Share of the mean pair's votes that every pair gets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,27 @@ def opponents(state: RoutingState, versions: Iterable[Version]) -> tuple[str, st
         return state.stable, state.stable
     latest = max(retired, key=lambda version: version.state.at if version.state else state.at)
     return state.stable, latest.record.version
+
+
+def informative_pair(
+    versions: Sequence[str], wins: Mapping[tuple[str, str], float], rng: random.Random
+) -> tuple[str, str]:
+    """The two of several versions whose comparison tells most of their ranking.
+
+    A pair that has less than COVERAGE of the mean pair's votes comes first, so that all pairs are
+    covered over time. `wins` has how often the first of two versions won over the second.
+    """
+    pairs = list(combinations(versions, 2))
+    votes = {
+        (first, second): wins.get((first, second), 0.0) + wins.get((second, first), 0.0)
+        for first, second in pairs
+    }
+    least = min(votes.values())
+    if least <= COVERAGE * sum(votes.values()) / len(pairs):
+        return rng.choice([pair for pair in pairs if votes[pair] == least])
+    gained = gains(versions, wins)
+    most = max(gained.values())
+    return rng.choice([pair for pair in pairs if gained[pair] == most])
 
 
 def matchup(first: str, second: str, *, rng: random.Random, stand_in: str = "") -> Matchup:

@@ -79,3 +79,14 @@ class RaterStoreSuite:
             assert await raters.votes(other, day) == []
         assert await raters.votes(rater, day + timedelta(days=1)) == []
         assert await raters.coverage(unique, day + timedelta(days=1)) == {}
+
+    async def test_wins_follow_votes_and_their_withdrawal(
+        self, raters: RaterStore, unique: str
+    ) -> None:
+        rater = Rater(unique, "rosa")
+        tie = counted(2).model_copy(update={"choice": Choice.both_bad})
+        for vote in (counted(1), counted(1), tie):
+            await raters.count(rater, vote)
+        assert await raters.wins(unique) == {("v1", "v2"): 1.5, ("v2", "v1"): 0.5}
+        await raters.withdraw(rater, counted(1))
+        assert await raters.wins(unique) == {("v1", "v2"): 0.5, ("v2", "v1"): 0.5}

@@ -27,6 +27,7 @@ from services.feedback.voting.rater_store import (
     by_showing,
     day_of,
     newest_first,
+    won_by,
 )
 from services.feedback.voting.sessions import SignIn
 from shared.clock import SystemClock
@@ -64,6 +65,7 @@ class MemoryRaters:
         self.open: dict[Rater, dict[str, PendingComparison]] = {}
         self.days: dict[tuple[Rater, date], dict[str, CountedVote]] = {}
         self.counts: dict[tuple[str, date], dict[str, int]] = {}
+        self.won: dict[str, dict[tuple[str, str], float]] = {}
 
     async def pending(self, rater: Rater) -> list[PendingComparison]:
         return by_showing(self.open.get(rater, {}).values())
@@ -98,7 +100,13 @@ class MemoryRaters:
     async def coverage(self, tenant: str, day: date) -> dict[str, int]:
         return dict(self.counts.get((tenant, day), {}))
 
+    async def wins(self, tenant: str) -> dict[tuple[str, str], float]:
+        return dict(self.won.get(tenant, {}))
+
     def _cover(self, rater: Rater, vote: CountedVote, by: int) -> None:
+        won = self.won.setdefault(rater.tenant, {})
+        for pair, share in won_by(vote).items():
+            won[pair] = won.get(pair, 0.0) + by * share
         counts = self.counts.setdefault((rater.tenant, day_of(vote.at)), {})
         counts[vote.category] = counts.get(vote.category, 0) + by
 

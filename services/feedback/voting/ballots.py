@@ -12,6 +12,7 @@ import structlog
 
 from services.feedback.comparisons import Comparisons
 from services.feedback.errors import AlreadyVoted, Busy, FeedbackError, NotFound
+from services.feedback.matchups import informative_pair
 from services.feedback.metrics import FeedbackMetrics
 from services.feedback.open_comparisons import Comparison, OpenComparisons
 from services.feedback.publisher import FeedbackPublisher, feedback_record
@@ -296,8 +297,10 @@ class RaterBallots:
         await self._open_new(rater, *chosen)
 
     async def _open_new(self, rater: Rater, question: str, category: str) -> PendingComparison:
+        versions = await self._pair(rater.tenant)
         opened = await self._comparisons.open(
             {
+                **({"versions": versions} if versions else {}),
                 "model": voted_model(self.plan, self._routing),
                 "messages": [{"role": "user", "content": question}],
                 "user_id": rater.user_id,
@@ -312,6 +315,12 @@ class RaterBallots:
         )
         await self._raters.add(rater, pending)
         return pending
+
+    async def _pair(self, tenant: str) -> tuple[str, str] | None:
+        """Of the plan's versions the two to show; None where it names none."""
+        if not self.plan.versions:
+            return None
+        return informative_pair(self.plan.versions, await self._raters.wins(tenant), self._rng)
 
     async def _show(
         self, rater: Rater, pending: PendingComparison, comparison: Comparison

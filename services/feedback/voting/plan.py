@@ -16,10 +16,11 @@ from services.feedback.voting.categories import (
     QuestionCategory,
     classify,
 )
-from shared.contracts.events.base import OptionalIdentifier
+from shared.contracts.events.base import Name, OptionalIdentifier
 
 MAX_PLAN_BYTES = 4 * 1024 * 1024
 MAX_PROMPTS = 10_000
+MAX_VERSIONS = 20
 MAX_QUESTION = 4_000
 """Longest question in characters, a rater's own included."""
 
@@ -46,6 +47,9 @@ class VotingPlan(BaseModel):
     model: OptionalIdentifier = Field(
         default="", description="the model voted on; empty: the first that has a stable version"
     )
+    versions: Annotated[tuple[Name, ...], Field(max_length=MAX_VERSIONS)] = Field(
+        default=(), description="compared with each other; empty: stable and its candidate"
+    )
     goal: int = Field(default=100, ge=1, le=2_000, description="votes of one rater and day")
     max_tokens: int = Field(default=512, ge=1, le=8192, description="of each answer")
     guidelines: str = Field(default="", max_length=10_000, description="Markdown, for raters")
@@ -65,6 +69,8 @@ class VotingPlan(BaseModel):
 
     @model_validator(mode="after")
     def _categories_are_known(self) -> VotingPlan:
+        if len(self.versions) == 1 or len(set(self.versions)) < len(self.versions):
+            raise ValueError("versions: name two or more different versions, or none")
         names = [one.name for one in self.categories]
         if len(set(names)) != len(names):
             raise ValueError("categories: a name stands twice; name each category once")

@@ -20,7 +20,10 @@ from shared.contracts.events.votes import Choice
 PREFIX = "ratchet:voting"
 DAY_TTL_S = 3 * 86_400
 """How long a day's votes stay; undo and the history look back one day at most."""
+WINS_TTL_S = 90 * 86_400
 _SHOWN = ":shown"
+_SEPARATOR = "|"
+"""Between two versions; no version's name has it."""
 _WITHDRAWN = ":withdrawn"
 
 
@@ -83,6 +86,13 @@ class RaterStore(Protocol):
 
     async def coverage(self, tenant: str, day: date) -> dict[str, int]:
         """Counted votes of a tenant's raters on a day (UTC) by category."""
+        ...
+
+    async def wins(self, tenant: str) -> dict[tuple[str, str], float]:
+        """How often the first of two versions won over the second; a tie is half of each.
+
+        Of votes on the page in the last months: it says what to show, and ranks nothing.
+        """
         ...
 
 
@@ -160,17 +170,30 @@ class RedisRaters:
         fields = await self._read(_coverage_key(tenant, day))
         return {category: int(count) for category, count in fields.items()}
 
+    async def wins(self, tenant: str) -> dict[tuple[str, str], float]:
+        """See RaterStore.wins."""
+        fields = await self._read(_wins_key(tenant))
+        return {
+            (first, second): float(count)
+            for pair, count in fields.items()
+            for first, second in [pair.split(_SEPARATOR)]
+        }
+
     async def _once(
         self, rater: Rater, vote: CountedVote, field: str, value: str, *, by: int
     ) -> None:
         day = day_of(vote.at)
         key, coverage = _votes_key(rater, day), _coverage_key(rater.tenant, day)
+        wins = _wins_key(rater.tenant)
         try:
             if await self._redis.hsetnx(key, field, value):
                 async with self._redis.pipeline() as pipe:
                     pipe.expire(key, DAY_TTL_S)
                     pipe.hincrby(coverage, vote.category, by)
                     pipe.expire(coverage, DAY_TTL_S)
+                    for pair, won in won_by(vote).items():
+                        pipe.hincrbyfloat(wins, _SEPARATOR.join(pair), by * won)
+                    pipe.expire(wins, WINS_TTL_S)
                     await pipe.execute()
         except (RedisError, OSError) as error:
             raise _unavailable(error) from error
@@ -197,6 +220,14 @@ def newest_first(votes: Iterable[CountedVote]) -> list[CountedVote]:
     return sorted(votes, key=lambda vote: vote.at, reverse=True)
 
 
+def won_by(vote: CountedVote) -> dict[tuple[str, str], float]:
+    """What a vote adds to the wins of one version over another; both bad is a tie."""
+    if vote.left == vote.right:
+        return {}
+    left = {Choice.left: 1.0, Choice.right: 0.0}.get(vote.choice, 0.5)
+    return {(vote.left, vote.right): left, (vote.right, vote.left): 1.0 - left}
+
+
 def day_of(moment: datetime) -> date:
     """The day in UTC on which a vote counts."""
     return moment.astimezone(UTC).date()
@@ -212,6 +243,10 @@ def _votes_key(rater: Rater, day: date) -> str:
 
 def _coverage_key(tenant: str, day: date) -> str:
     return f"{PREFIX}:coverage:{tenant}:{day}"
+
+
+def _wins_key(tenant: str) -> str:
+    return f"{PREFIX}:wins:{tenant}"
 
 
 def _moment(value: bytes | str | None) -> datetime | None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import random
 from datetime import timedelta
 
-from services.feedback.matchups import matchup, opponents
+from services.feedback.matchups import COVERAGE, informative_pair, matchup, opponents
 from shared.contracts.events.versions import Lifecycle
 from shared.registry.routing import RoutingTable
 from shared.registry.versions import Registry
@@ -49,3 +50,28 @@ def test_sides_and_seeds_are_random_and_seeds_differ() -> None:
     assert 420 < sum(match.left.version == "a" for match in matches) < 580
     assert all(match.left.seed != match.right.seed for match in matches)
     assert all({match.left.version, match.right.version} == {"a", "b"} for match in matches)
+
+
+def test_of_several_versions_all_pairs_are_covered_and_close_ones_most() -> None:
+    strengths = {"a": 2.0, "b": 0.1, "c": 0.0, "d": -2.0}
+    rng = random.Random(4)
+    wins: dict[tuple[str, str], float] = {}
+    for _ in range(600):
+        first, second = informative_pair(tuple(strengths), wins, rng)
+        chance = 1 / (1 + math.exp(strengths[second] - strengths[first]))
+        won = (first, second) if rng.random() < chance else (second, first)
+        wins[won] = wins.get(won, 0.0) + 1.0
+    votes = {
+        pair: wins.get(pair, 0.0) + wins.get(pair[::-1], 0.0)
+        for pair in (("a", "b"), ("a", "c"), ("a", "d"), ("b", "c"), ("b", "d"), ("c", "d"))
+    }
+    assert sum(votes.values()) == 600
+    assert min(votes.values()) >= COVERAGE * 600 / 6 - 1
+    # Whoever wins nearly always tells little: the far pair is shown no more than coverage asks.
+    assert votes["a", "d"] == min(votes.values())
+    assert votes["b", "c"] > 1.5 * votes["a", "d"]
+
+
+def test_versions_without_votes_are_shown_in_any_order() -> None:
+    shown = {informative_pair(("a", "b", "c"), {}, random.Random(seed)) for seed in range(40)}
+    assert shown == {("a", "b"), ("a", "c"), ("b", "c")}

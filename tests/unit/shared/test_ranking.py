@@ -16,6 +16,7 @@ from shared.ranking import (
     Outcome,
     RankedVote,
     TooManyVersions,
+    gains,
     rank,
     rating,
     share_within,
@@ -162,3 +163,19 @@ def test_wilson_s_interval() -> None:
     found = share_within(8, 10)
     assert (found.low, found.high) == pytest.approx((0.490, 0.943), abs=0.001)
     assert share_within(0, 0).high == 1.0
+
+
+def test_a_vote_tells_most_where_little_is_known_and_outcomes_are_open() -> None:
+    known = {("a", "b"): 50.0, ("b", "a"): 50.0, ("b", "c"): 2.0, ("c", "b"): 2.0}
+    gained = gains(("a", "b", "c"), known)
+    assert gained["a", "b"] < gained["b", "c"] < gained["a", "c"]
+    sure = gains(("a", "b", "c"), {("a", "b"): 5.0, ("b", "c"): 2.0, ("c", "b"): 3.0})
+    assert sure["a", "b"] < gains(("a", "b"), {("a", "b"): 2.5, ("b", "a"): 2.5})["a", "b"]
+
+
+def test_a_gain_is_the_fall_of_the_variance_to_the_first_order() -> None:
+    wins = {("a", "b"): 30.0, ("b", "a"): 20.0, ("b", "c"): 25.0, ("c", "b"): 25.0}
+    before = gains(("a", "b", "c"), wins)["a", "b"]
+    after = gains(("a", "b", "c"), {**wins, ("a", "b"): 30.6, ("b", "a"): 20.4})["a", "b"]
+    # One more vote, split as it is expected to be, divides the variance by 1 + gain.
+    assert before / after == pytest.approx(1 + before, rel=1e-2)

@@ -451,3 +451,22 @@ async def eventually_voted(visitor: Visitor, comparison: dict[str, Any]) -> dict
     answer = await eventually(voted, "the vote is stored")
     assert answer is not None
     return answer
+
+
+async def test_of_three_versions_every_pair_is_shown_over_time() -> None:
+    versions = ["assistant-v1.0", "assistant-v1.1", "assistant-v1.2"]
+    plan = VotingPlan.model_validate({**PLAN.model_dump(), "versions": versions})
+    async with visiting(plan) as visitor:
+        await visitor.sign_in()
+        shown: set[frozenset[str]] = set()
+        for _ in range(12):
+            answer = await visitor.vote(await visitor.next())
+            shown.add(frozenset(answer.json()["versions"].values()))
+        assert len(shown) == 3
+        assert all(len(pair) == 2 for pair in shown)
+
+
+def test_a_plan_compares_two_or_more_different_versions() -> None:
+    for versions in (["a"], ["a", "b", "a"]):
+        with pytest.raises(ValueError, match="two or more different versions"):
+            VotingPlan.model_validate({"versions": versions})
