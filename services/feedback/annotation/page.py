@@ -20,6 +20,7 @@ from services.feedback.voting.pages import (
     html_page,
     message_page,
     shown_answer,
+    shown_turn,
 )
 from services.feedback.voting.sessions import RaterSessions
 from shared.contracts.events.base import MAX_ID, MAX_TEXT
@@ -108,7 +109,7 @@ class AnnotationPage:
             "high_stakes": shown.item.high_stakes,
             "role": shown.role.value,
             "given": dict(shown.given),
-            "turns": [{"role": turn.role, "html": render(turn.content)} for turn in added.messages],
+            "turns": [shown_turn(turn) for turn in added.messages],
             "answers": [shown_answer(answer) for answer in shown.answers],
             "guidelines": render(guidelines) if guidelines else "",
         }

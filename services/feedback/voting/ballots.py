@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal
@@ -29,7 +30,7 @@ from services.feedback.voting.rater_store import (
 )
 from services.feedback.voting.reading_time import least_reading_time
 from shared.clock import Clock
-from shared.contracts.events.base import prompt_text
+from shared.contracts.events.base import Message, prompt_text
 from shared.contracts.events.feedback import FeedbackType
 from shared.contracts.events.intake import Withdrawal
 from shared.contracts.events.votes import Choice, Side
@@ -67,7 +68,8 @@ class Shown:
 
     comparison_id: str
     category: str
-    question: str
+    turns: tuple[Message, ...]
+    """The conversation, the question last."""
     left: Side
     right: Side
     one_version: bool
@@ -139,9 +141,8 @@ class RaterBallots:
             raise Busy("your last question is being answered; wait for it", retry_after_s=2)
         self._asking.add(rater)
         try:
-            pending = await self._open_new(
-                rater, question, self.plan.category_of(question, category)
-            )
+            turns = (Message(role="user", content=question),)
+            pending = await self._open_new(rater, turns, self.plan.category_of(question, category))
         finally:
             self._asking.discard(rater)
         comparison = await self._of(rater, pending.comparison_id)
@@ -294,15 +295,18 @@ class RaterBallots:
         chosen = self._queue.choose(coverage, seen, self._rng)
         if chosen is None:
             raise NothingToVoteOn("the queue has no prompts; ask a question of your own")
-        await self._open_new(rater, *chosen)
+        prompt, category = chosen
+        await self._open_new(rater, prompt.turns, category)
 
-    async def _open_new(self, rater: Rater, question: str, category: str) -> PendingComparison:
+    async def _open_new(
+        self, rater: Rater, turns: Sequence[Message], category: str
+    ) -> PendingComparison:
         versions = await self._pair(rater.tenant)
         opened = await self._comparisons.open(
             {
                 **({"versions": versions} if versions else {}),
                 "model": voted_model(self.plan, self._routing),
-                "messages": [{"role": "user", "content": question}],
+                "messages": [turn.model_dump() for turn in turns],
                 "user_id": rater.user_id,
                 "metadata": {"category": category},
                 "max_tokens": self.plan.max_tokens,
@@ -329,7 +333,7 @@ class RaterBallots:
         return Shown(
             comparison_id=pending.comparison_id,
             category=pending.category,
-            question=prompt_text(comparison.messages),
+            turns=comparison.messages,
             left=comparison.left,
             right=comparison.right,
             one_version=comparison.left.version == comparison.right.version,

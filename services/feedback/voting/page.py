@@ -20,6 +20,7 @@ from services.feedback.voting.pages import (
     html_page,
     message_page,
     shown_answer,
+    shown_turn,
 )
 from services.feedback.voting.plan import MAX_QUESTION
 from services.feedback.voting.rater_store import CountedVote
@@ -165,7 +166,8 @@ def _shown(shown: Shown) -> dict[str, Any]:
     return {
         "comparison_id": shown.comparison_id,
         "category": shown.category,
-        "question": shown.question,
+        "earlier": [shown_turn(turn) for turn in shown.turns[:-1]],
+        "question": shown.turns[-1].content,
         "left": shown_answer(shown.left),
         "right": shown_answer(shown.right),
         "one_version": shown.one_version,

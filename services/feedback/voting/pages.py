@@ -27,6 +27,7 @@ from services.feedback.voting.markdown import render
 from services.feedback.voting.sessions import SignIn
 from services.feedback.voting.wording import in_plain_words
 from shared.contracts.events.base import MAX_TEXT
+from shared.contracts.events.base import Message as Turn
 from shared.contracts.events.votes import Side
 from shared.errors import RatchetError
 from shared.http.asgi import AsgiApp, Message, Receive, Scope, Send
@@ -119,6 +120,11 @@ async def body_of(request: Request, model: type[_Body]) -> _Body:
 def shown_answer(side: Side) -> dict[str, Any]:
     """An answer for a page; nothing in it names its version."""
     return {"html": render(side.completion), "text": side.completion, "cut": side.cut}
+
+
+def shown_turn(turn: Turn) -> dict[str, str]:
+    """A turn of a conversation for a page."""
+    return {"role": turn.role, "html": render(turn.content)}
 
 
 def pages_app(routes: Sequence[Route], sign_in: SignIn) -> AsgiApp:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -16,11 +16,12 @@ from services.feedback.voting.categories import (
     QuestionCategory,
     classify,
 )
-from shared.contracts.events.base import Name, OptionalIdentifier
+from shared.contracts.events.base import Message, Name, OptionalIdentifier
 
 MAX_PLAN_BYTES = 4 * 1024 * 1024
 MAX_PROMPTS = 10_000
 MAX_VERSIONS = 20
+MAX_BEFORE = 32
 MAX_QUESTION = 4_000
 """Longest question in characters, a rater's own included."""
 
@@ -29,15 +30,32 @@ class PlanUnreadable(Exception):
     """The plan's file cannot be read or breaks a rule; the message names file, field and rule."""
 
 
+class EarlierTurn(BaseModel):
+    """A turn of a conversation before the question."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    role: Literal["system", "user", "assistant"]
+    content: Annotated[str, Field(min_length=1, max_length=MAX_QUESTION)]
+
+
 class QueuedPrompt(BaseModel):
     """A prompt of the queue; its category is the classifier's where none is named."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     text: Annotated[str, Field(min_length=1, max_length=MAX_QUESTION)]
+    before: Annotated[tuple[EarlierTurn, ...], Field(max_length=MAX_BEFORE)] = Field(
+        default=(), description="the conversation that the text goes on"
+    )
     category: CategoryName | None = None
     information: float = Field(
         default=0.0, ge=0, le=1, description="what a vote on it would tell; higher ones come first"
     )
+
+    @property
+    def turns(self) -> tuple[Message, ...]:
+        """The whole conversation, the question last."""
+        earlier = (Message(role=turn.role, content=turn.content) for turn in self.before)
+        return (*earlier, Message(role="user", content=self.text))
 
 
 class VotingPlan(BaseModel):

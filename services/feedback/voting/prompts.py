@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 
 from services.feedback.voting.plan import QueuedPrompt, VotingPlan
+from shared.contracts.events.base import prompt_text
 
 MAX_SNIPPET = 200
 """Characters of a question in a rater's history."""
@@ -32,8 +33,8 @@ class PromptQueue:
 
     def choose(
         self, coverage: Mapping[str, int], seen: AbstractSet[str], rng: random.Random
-    ) -> tuple[str, str] | None:
-        """A prompt's text and category, or None where the queue is empty.
+    ) -> tuple[QueuedPrompt, str] | None:
+        """A prompt and its category, or None where the queue is empty.
 
         `coverage` are today's votes by category, `seen` the beginnings (`snippet`) of what the rater
         has met today. In a category the most informative prompt comes first. Where everything was
@@ -44,7 +45,7 @@ class PromptQueue:
         unseen = {
             category: left
             for category, prompts in self._by_category.items()
-            if (left := [one for one in prompts if snippet(one.text) not in seen])
+            if (left := [one for one in prompts if snippet(prompt_text(one.turns)) not in seen])
         }
         fresh = unseen or self._by_category
         least = min(coverage.get(category, 0) for category in fresh)
@@ -53,4 +54,4 @@ class PromptQueue:
         if unseen:
             most = max(prompt.information for prompt in offered)
             offered = [prompt for prompt in offered if prompt.information == most]
-        return rng.choice(offered).text, category
+        return rng.choice(offered), category

@@ -1,7 +1,7 @@
 // The annotation page: one item at a time, leased to its rater. Texts arrive as HTML that the server
 // made of Markdown with raw HTML disabled.
 
-import { $, Refusal, call, fail, isBusy, onChange, once, retryBy, say, waitingFor } from "./page.js";
+import { $, Refusal, call, fail, isBusy, onChange, once, retryBy, say, turn, waitingFor } from "./page.js";
 
 const KINDS = {
   preference: {
@@ -49,19 +49,6 @@ function show(item) {
   $("guidelines-text").innerHTML = item.guidelines;
   $("item").hidden = false;
   say("An item is ready. Read it, then label it.");
-}
-
-function turn({ role, html }) {
-  const item = document.createElement("li");
-  const who = document.createElement("span");
-  const text = document.createElement("div");
-  item.className = `turn ${role === "assistant" ? "assistant" : "user"}`;
-  who.className = "what";
-  who.textContent = role;
-  text.className = "text";
-  text.innerHTML = html;
-  item.append(who, text);
-  return item;
 }
 
 function labelButton([key, label, text]) {

@@ -84,6 +84,20 @@ export function release() {
   changed();
 }
 
+// One turn of a conversation; its HTML is the server's.
+export function turn({ role, html }) {
+  const item = document.createElement("li");
+  const who = document.createElement("span");
+  const text = document.createElement("div");
+  item.className = `turn ${role === "assistant" ? "assistant" : "user"}`;
+  who.className = "what";
+  who.textContent = role;
+  text.className = "text";
+  text.innerHTML = html;
+  item.append(who, text);
+  return item;
+}
+
 export const waitingFor = () => setTimeout(
   () => say("This takes longer than usual. You may wait, or come back later: nothing is lost."), SLOW_MS);
 

@@ -1,7 +1,7 @@
 // The voting page. Answers arrive as HTML that the server made of Markdown with raw HTML disabled;
 // the content security policy allows no script but this folder's.
 
-import { $, Refusal, call, fail, isBusy, onChange, once, release, retryBy, say, waitingFor } from "./page.js";
+import { $, Refusal, call, fail, isBusy, onChange, once, release, retryBy, say, turn, waitingFor } from "./page.js";
 
 const SIDES = ["left", "right"];
 const KEYS = { 1: "left", 2: "right", 3: "tie", 4: "both_bad" };
@@ -30,6 +30,8 @@ function refresh() {
 function show(comparison) {
   current = comparison;
   $("category").textContent = comparison.category.replaceAll("_", " ");
+  $("turns").replaceChildren(...comparison.earlier.map(turn));
+  $("turns").hidden = comparison.earlier.length === 0;
   $("question").textContent = comparison.question;
   $("one-version").hidden = !comparison.one_version;
   for (const side of SIDES) {

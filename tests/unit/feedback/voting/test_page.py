@@ -466,6 +466,30 @@ async def test_of_three_versions_every_pair_is_shown_over_time() -> None:
         assert all(len(pair) == 2 for pair in shown)
 
 
+async def test_a_conversation_of_the_queue_is_shown_and_asked_whole() -> None:
+    before = [
+        {"role": "user", "content": "I bake **bread**."},
+        {"role": "assistant", "content": "<b>Nice.</b>"},
+    ]
+    prompts = [{"text": "Write a slogan for it.", "before": before}]
+    plan = VotingPlan.model_validate({**PLAN.model_dump(), "prompts": prompts})
+    async with visiting(plan) as visitor:
+        await visitor.sign_in()
+        shown = await visitor.next()
+        assert shown["question"] == "Write a slogan for it."
+        assert [turn["role"] for turn in shown["earlier"]] == ["user", "assistant"]
+        assert "<strong>bread</strong>" in shown["earlier"][0]["html"]
+        assert "<b>" not in shown["earlier"][1]["html"]
+        asked = visitor.harness.router.asked[0]["messages"]
+        assert [turn["content"] for turn in asked] == [
+            *(turn["content"] for turn in before),
+            "Write a slogan for it.",
+        ]
+        await visitor.vote(shown)
+        (vote,) = [one for one in visitor.harness.events() if isinstance(one, VoteCast)]
+        assert len(vote.messages) == 3
+
+
 def test_a_plan_compares_two_or_more_different_versions() -> None:
     for versions in (["a"], ["a", "b", "a"]):
         with pytest.raises(ValueError, match="two or more different versions"):

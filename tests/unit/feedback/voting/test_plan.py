@@ -84,7 +84,9 @@ QUEUE = PromptQueue(VotingPlan.model_validate({"prompts": PROMPTS}))
 def test_the_least_covered_category_comes_first() -> None:
     coverage = {"factual_qa": 3, "creative": 1, "explanation": 2}
     for seed in range(20):
-        assert QUEUE.choose(coverage, set(), random.Random(seed)) == ("Write three.", "creative")
+        chosen = QUEUE.choose(coverage, set(), random.Random(seed))
+        assert chosen
+        assert (chosen[0].text, chosen[1]) == ("Write three.", "creative")
 
 
 def test_what_a_rater_has_seen_comes_last() -> None:
@@ -92,8 +94,8 @@ def test_what_a_rater_has_seen_comes_last() -> None:
     for _ in PROMPTS:
         chosen = QUEUE.choose({}, seen, rng)
         assert chosen is not None
-        assert chosen[0] not in seen
-        seen.add(snippet(chosen[0]))
+        assert chosen[0].text not in seen
+        seen.add(snippet(chosen[0].text))
     assert QUEUE.choose({}, seen, rng) is not None
 
 
@@ -114,8 +116,8 @@ def test_in_a_category_the_most_informative_unseen_prompt_comes_first() -> None:
     for _ in prompts:
         chosen = queue.choose({}, seen, rng)
         assert chosen is not None
-        order.append(chosen[0])
-        seen.add(snippet(chosen[0]))
+        order.append(chosen[0].text)
+        seen.add(snippet(chosen[0].text))
     assert order == ["What is 3?", "What is 2?", "What is 1?", "What is 0?"]
     again = {queue.choose({}, seen, random.Random(seed)) for seed in range(20)}
     assert len(again) > 1, "one prompt alone comes again and again"
