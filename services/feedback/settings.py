@@ -90,15 +90,26 @@ class FeedbackSettings(ServiceSettings):
         default=(), description="origins of pages whose browsers may call, by commas; * for any"
     )
 
-    @field_validator("cors_origins", mode="before")
+    embed_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="origins of pages that may embed the voting page, by commas"
+    )
+
+    @field_validator("cors_origins", "embed_origins", mode="before")
     @classmethod
     def _split_origins(cls, value: object) -> object:
         return split_list(value)
 
-    @field_validator("cors_origins")
+    @field_validator("cors_origins", "embed_origins")
     @classmethod
     def _are_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return check_origins(value)
+
+    @field_validator("embed_origins")
+    @classmethod
+    def _are_named(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if "*" in value:
+            raise ValueError("name each origin: whoever embeds the page can cover its buttons")
+        return value
 
     def voting_secret(self) -> str:
         """The secret of invites and sessions; empty where the voting page is off.

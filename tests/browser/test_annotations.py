@@ -64,8 +64,8 @@ def test_a_conversation_is_labelled_by_key_and_the_next_item_comes(
     expect(page.locator("#asked")).to_have_text("How good is the answer?")
     page.click("text=Correct answer 1")
     page.fill("#correction-1", "Fresh bread, every day.")
-    page.click("text=Good")
-    failed(page, "nothing waits for your label")
+    page.click("[data-label='4']")
+    failed(page, "Nothing waits for your label")
     expect(page.locator("#mine")).to_have_text("2")
     events = queue.events()
     assert [event.user_id for event in events if isinstance(event, VoteCast)] == ["rosa"]
@@ -113,6 +113,6 @@ def test_two_people_and_an_adjudicator_settle_an_item(
     page.goto(f"{queue.url}/vote/annotations")
     expect(page.locator("#adjudication")).to_contain_text("Answer 1 is better (1)")
     page.keyboard.press("3")
-    failed(page, "nothing waits")
+    failed(page, "Nothing waits")
     (listed,) = httpx.get(f"{queue.url}/v1/annotations").json()["items"]
     assert (listed["state"], listed["outcome"]) == ("settled", "tie")

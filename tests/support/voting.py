@@ -187,6 +187,7 @@ async def voting_service(
     plan: VotingPlan = PLAN,
     *,
     proxy_header: str = "",
+    embed_origins: tuple[str, ...] = (),
     secret: str = SECRET,
     keys_required: bool = False,
     authorization: str = "",
@@ -237,7 +238,9 @@ async def voting_service(
             authorization=authorization,
         )
         app = create_app(parts.api, parts.metrics, annotations.router())
-        sign_in = SignIn(secret, 3600, secure=False, proxy_header=proxy_header)
+        sign_in = SignIn(
+            secret, 3600, secure=False, proxy_header=proxy_header, embed_origins=embed_origins
+        )
         options = VotingOptions(plan, sign_in if secret else None, authorization)
         mount_voting(
             app,
@@ -270,13 +273,13 @@ async def voting_service(
 
 
 @contextmanager
-def voting_server(plan: VotingPlan = PLAN) -> Iterator[VotingHarness]:
+def voting_server(plan: VotingPlan = PLAN, **settings: Any) -> Iterator[VotingHarness]:
     """The page on a port of its own, served by a thread."""
     started: list[VotingHarness] = []
     ready, stop = threading.Event(), threading.Event()
 
     async def serve() -> None:
-        async with voting_service(plan) as (app, harness):
+        async with voting_service(plan, **settings) as (app, harness):
             server = uvicorn.Server(
                 uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=2)
             )

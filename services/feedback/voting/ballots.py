@@ -18,7 +18,7 @@ from services.feedback.metrics import FeedbackMetrics
 from services.feedback.open_comparisons import Comparison, OpenComparisons
 from services.feedback.publisher import FeedbackPublisher, feedback_record
 from services.feedback.submissions import Redact, withdrawn
-from services.feedback.voting.corrections import correction
+from services.feedback.voting.corrections import correction, marks
 from services.feedback.voting.invites import Rater
 from services.feedback.voting.plan import VotingPlan
 from services.feedback.voting.prompts import PromptQueue, snippet
@@ -29,6 +29,7 @@ from services.feedback.voting.rater_store import (
     day_of,
 )
 from services.feedback.voting.reading_time import least_reading_time
+from services.feedback.voting.spans import MarkedSpan
 from shared.clock import Clock
 from shared.contracts.events.base import Message, prompt_text
 from shared.contracts.events.feedback import FeedbackType
@@ -220,21 +221,42 @@ class RaterBallots:
         self, rater: Rater, comparison_id: str, side: Literal["left", "right"], corrected: str
     ) -> None:
         """Store the rater's correction of one answer, once the vote is in; the last one counts."""
-        comparison = await self._of(rater, comparison_id)
-        if await self._counted(rater, comparison_id) is None:
-            raise NotFound("vote first; a correction may follow")
-        answer = comparison.left if side == "left" else comparison.right
+        answer, category = await self._voted_answer(rater, comparison_id, side)
         event = correction(
             answer,
             corrected,
             rater,
-            category=comparison.context.category,
+            category=category,
             source="page",
             at=self._clock.now(),
             redact=self._redact,
         )
         await self._publisher.store(feedback_record(event))
         self._metrics.accepted(event, "single")
+
+    async def mark(
+        self,
+        rater: Rater,
+        comparison_id: str,
+        side: Literal["left", "right"],
+        spans: Sequence[MarkedSpan],
+    ) -> None:
+        """Store which parts of one answer the rater liked and disliked, once the vote is in."""
+        answer, category = await self._voted_answer(rater, comparison_id, side)
+        events = marks(
+            answer,
+            spans,
+            rater,
+            feedback_id=f"{comparison_id}:{side}",
+            category=category,
+            at=self._clock.now(),
+            redact=self._redact,
+        )
+        refused = await self._publisher.store_batch([feedback_record(event) for event in events])
+        for error in refused.values():
+            raise error
+        for event in events:
+            self._metrics.accepted(event, "single")
 
     async def progress(self, rater: Rater) -> RaterProgress:
         """Today's votes: the rater's own, and everybody's by category."""
@@ -345,6 +367,16 @@ class RaterBallots:
         if comparison is None or comparison.user_id != rater.user_id:
             raise NotFound("no such comparison, or its hour is over; take the next one")
         return comparison
+
+    async def _voted_answer(
+        self, rater: Rater, comparison_id: str, side: Literal["left", "right"]
+    ) -> tuple[Side, str]:
+        """One answer of a comparison that has the rater's vote, and its category."""
+        comparison = await self._of(rater, comparison_id)
+        if await self._counted(rater, comparison_id) is None:
+            raise NotFound("vote first; corrections and marks may follow")
+        answer = comparison.left if side == "left" else comparison.right
+        return answer, comparison.context.category
 
     async def _counted(self, rater: Rater, comparison_id: str) -> CountedVote | None:
         """The rater's vote on a comparison, of today or, just after midnight, of yesterday."""

@@ -69,6 +69,7 @@ class VotingOptions:
             session_s=round(settings.voting_session_hours * 3600),
             secure=settings.profile != "local",
             proxy_header=settings.voting_user_header,
+            embed_origins=settings.embed_origins,
         )
         return cls(
             plan=load_plan(settings.voting_plan_file),

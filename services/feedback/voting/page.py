@@ -17,6 +17,7 @@ from services.feedback.voting.pages import (
     PATH,
     body_of,
     call_route,
+    embedded_by,
     html_page,
     message_page,
     shown_answer,
@@ -25,6 +26,7 @@ from services.feedback.voting.pages import (
 from services.feedback.voting.plan import MAX_QUESTION
 from services.feedback.voting.rater_store import CountedVote
 from services.feedback.voting.sessions import RaterSessions
+from services.feedback.voting.spans import MAX_SPANS, MarkedSpan
 from shared.contracts.events.base import MAX_ID, MAX_TEXT
 from shared.contracts.events.votes import Choice
 from shared.errors import RatchetError
@@ -53,6 +55,12 @@ class _Corrected(BaseModel):
     text: Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
 
 
+class _Marked(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    side: Literal["left", "right"]
+    spans: Annotated[tuple[MarkedSpan, ...], Field(min_length=1, max_length=MAX_SPANS)]
+
+
 class VotingPage:
     """The endpoints, each one method."""
 
@@ -66,12 +74,14 @@ class VotingPage:
         return [
             Route("/", self.page),
             Route("/sign-in", self.enter),
+            Route("/embed", self.embed),
             call_route("GET", "/api/progress", self.progress),
             call_route("POST", "/api/next", self.next),
             call_route("POST", "/api/sign-out", self.leave),
             call_route("POST", f"{comparison}/vote", self.vote),
             call_route("POST", f"{comparison}/undo", self.undo),
             call_route("POST", f"{comparison}/correction", self.correct),
+            call_route("POST", f"{comparison}/spans", self.mark),
         ]
 
     async def enter(self, request: Request) -> Response:
@@ -88,16 +98,36 @@ class VotingPage:
             rater = self._sessions.visitor(request)
         except RatchetError as error:
             return message_page(error, "Sign in to vote")
-        plan = self._ballots.plan
-        return html_page(
+        return html_page("page.html", request, user=rater.user_id, **self._planned())
+
+    async def embed(self, request: Request) -> Response:
+        """The page in a frame of a product's page, for the rater of an invite."""
+        query = request.query_params
+        origin, invite = query.get("origin", ""), query.get("invite", "")
+        try:
+            self._sessions.check_embedding(origin)
+            rater = self._sessions.invited(invite)
+        except RatchetError as error:
+            return message_page(error, "This page cannot be shown here")
+        page = html_page(
             "page.html",
             request,
             user=rater.user_id,
-            categories=plan.category_names,
-            has_queue=bool(plan.prompts),
-            guidelines=render(plan.guidelines) if plan.guidelines else "",
-            max_question=MAX_QUESTION,
+            parent=origin,
+            invite=invite,
+            asked=query.get("question", "")[:MAX_QUESTION],
+            **self._planned(),
         )
+        return embedded_by(page, origin)
+
+    def _planned(self) -> dict[str, Any]:
+        plan = self._ballots.plan
+        return {
+            "categories": plan.category_names,
+            "has_queue": bool(plan.prompts),
+            "guidelines": render(plan.guidelines) if plan.guidelines else "",
+            "max_question": MAX_QUESTION,
+        }
 
     async def next(self, request: Request) -> Response:
         """The next comparison, on the rater's own question where one is given."""
@@ -133,6 +163,13 @@ class VotingPage:
         rater, corrected = self._sessions.caller(request), await body_of(request, _Corrected)
         comparison_id = request.path_params["comparison_id"]
         await self._ballots.correct(rater, comparison_id, corrected.side, corrected.text)
+        return json_response(200, {"accepted": True})
+
+    async def mark(self, request: Request) -> Response:
+        """Store liked and disliked parts of one answer."""
+        rater, marked = self._sessions.caller(request), await body_of(request, _Marked)
+        comparison_id = request.path_params["comparison_id"]
+        await self._ballots.mark(rater, comparison_id, marked.side, marked.spans)
         return json_response(200, {"accepted": True})
 
     async def progress(self, request: Request) -> Response:

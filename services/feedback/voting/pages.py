@@ -46,11 +46,13 @@ OFF = (
     "The voting page is off: RATCHET_FEEDBACK_VOTING_SECRET_FILE is not set. Name a file with a "
     "secret of 32 characters or more, then start the feedback service again."
 )
+_CSP = "content-security-policy"
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src data:; form-action 'none'; base-uri 'none'"
+)
 _HEADERS = {
-    "content-security-policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-        "img-src data:; form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
-    ),
+    _CSP: f"{_POLICY}; frame-ancestors 'none'",
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
     "cache-control": "no-store",
@@ -68,8 +70,14 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 def html_page(template: str, request: Request, **values: Any) -> Response:
     """A page of a session; `values` are the template's."""
-    values = {"path": PATH, "token": request.session["csrf"], **values}
+    values = {"path": PATH, "token": request.session.get("csrf", ""), **values}
     return HTMLResponse(_templates.get_template(template).render(**values))
+
+
+def embedded_by(response: Response, origin: str) -> Response:
+    """The response, which pages of an origin may show in a frame."""
+    response.headers[_CSP] = f"{_POLICY}; frame-ancestors {origin}"
+    return response
 
 
 def message_page(error: RatchetError, title: str) -> Response:
@@ -165,8 +173,12 @@ def _with_headers(app: AsgiApp) -> AsgiApp:
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.start":
-                given = [(name.encode(), value.encode()) for name, value in _HEADERS.items()]
-                message["headers"] = [*message.get("headers", []), *given]
+                given = dict(message.get("headers", []))
+                more = [(name.encode(), value.encode()) for name, value in _HEADERS.items()]
+                message["headers"] = [
+                    *message.get("headers", []),
+                    *(one for one in more if one[0] not in given),
+                ]
             await send(message)
 
         await app(scope, receive, sending)

@@ -18,6 +18,9 @@ from shared.contracts.events.api_keys import Permission
 from shared.contracts.events.base import MAX_ID
 from shared.keys import KeyRing
 
+INVITE_HEADER = "x-ratchet-invite"
+"""Carries the invite in the calls of an embedded page."""
+
 
 class SignedOut(FeedbackError):
     """The session is over, or the request does not come from the page."""
@@ -25,6 +28,14 @@ class SignedOut(FeedbackError):
     status = 401
     code = Reason.unauthenticated
     title = "Signed out"
+
+
+class NotEmbedded(FeedbackError):
+    """The origin may not show the page in a frame."""
+
+    status = 403
+    code = Reason.forbidden
+    title = "Not embedded"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +46,8 @@ class SignIn:
     session_s: int
     secure: bool
     proxy_header: str = ""
+    embed_origins: tuple[str, ...] = ()
+    """Origins of product pages that may show the page in a frame."""
 
 
 class RaterSessions:
@@ -57,13 +70,36 @@ class RaterSessions:
             Unauthenticated, Forbidden: the pages' own key may not vote.
 
         """
-        rater = self._invites.read(request.query_params.get("invite", ""), now=self._clock.now())
+        self._start(request, self.invited(request.query_params.get("invite", "")))
+
+    def invited(self, token: str) -> Rater:
+        """Whom an invite names.
+
+        Raises:
+            InviteRefused: it is none, is over, or is for another tenant.
+            Unauthenticated, Forbidden: the pages' own key may not vote.
+
+        """
+        rater = self._invites.read(token, now=self._clock.now())
         if rater.tenant != self._tenant():
             raise InviteRefused(
                 f"this invite is for tenant {rater.tenant}, and this page votes for another; "
                 "ask for an invite to your tenant's page"
             )
-        self._start(request, rater)
+        return rater
+
+    def check_embedding(self, origin: str) -> None:
+        """Whether the pages of an origin may embed the page.
+
+        Raises:
+            NotEmbedded: they may not.
+
+        """
+        if origin not in self._sign_in.embed_origins:
+            raise NotEmbedded(
+                f"pages of {origin or 'an unnamed origin'} may not embed this one; name it in "
+                "?origin= and in RATCHET_FEEDBACK_EMBED_ORIGINS"
+            )
 
     def visitor(self, request: Request) -> Rater:
         """The rater of a page: whom the proxy names, else the session's.
@@ -76,13 +112,15 @@ class RaterSessions:
         return self._proxied(request) or self.rater(request)
 
     def rater(self, request: Request) -> Rater:
-        """The session's rater.
+        """The session's rater; in a frame, whose browser sends no cookies, the invite's.
 
         Raises:
             SignedOut: there is no session, or it is of another tenant or person.
             Unauthenticated, Forbidden: the pages' own key may not vote.
 
         """
+        if token := request.headers.get(INVITE_HEADER):
+            return self.invited(token)
         session = request.session
         try:
             rater = Rater(session["tenant"], session["user_id"])
@@ -106,6 +144,8 @@ class RaterSessions:
 
         """
         rater = self.rater(request)
+        if INVITE_HEADER in request.headers:
+            return rater  # no cookie, so no other site can make a browser send it
         token = request.headers.get("x-csrf-token", "")
         if not hmac.compare_digest(token.encode(), request.session["csrf"].encode()):
             raise SignedOut("the page is older than your session; load it again")

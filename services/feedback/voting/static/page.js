@@ -8,7 +8,7 @@ let again = null; // what "Try again" does
 let changed = () => {};
 
 export const $ = (id) => document.getElementById(id);
-const meta = (name) => document.querySelector(`meta[name="${name}"]`).content;
+export const meta = (name) => document.querySelector(`meta[name="${name}"]`)?.content ?? "";
 
 export class Refusal extends Error {
   constructor(problem) {
@@ -22,7 +22,11 @@ export async function call(method, path, body) {
   try {
     response = await fetch(meta("base") + "/api" + path, {
       method,
-      headers: { "content-type": "application/json", "x-csrf-token": meta("csrf-token") },
+      headers: {
+        "content-type": "application/json",
+        "x-csrf-token": meta("csrf-token"),
+        ...(meta("invite") && { "x-ratchet-invite": meta("invite") }),
+      },
       body: method === "GET" ? undefined : JSON.stringify(body || {}),
       signal: AbortSignal.timeout(DEADLINE_MS),
     });

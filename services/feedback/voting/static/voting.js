@@ -1,7 +1,7 @@
 // The voting page. Answers arrive as HTML that the server made of Markdown with raw HTML disabled;
 // the content security policy allows no script but this folder's.
 
-import { $, Refusal, call, fail, isBusy, onChange, once, release, retryBy, say, turn, waitingFor } from "./page.js";
+import { $, Refusal, call, fail, isBusy, meta, onChange, once, release, retryBy, say, turn, waitingFor } from "./page.js";
 
 const SIDES = ["left", "right"];
 const KEYS = { 1: "left", 2: "right", 3: "tie", 4: "both_bad" };
@@ -44,6 +44,12 @@ function show(comparison) {
     correction.hidden = true;
     correction.open = false;
     $(`${side}-correction`).value = comparison[side].text;
+    const marking = article.querySelector(".marking");
+    marking.hidden = true;
+    marking.open = false;
+    $(`${side}-marking`).value = comparison[side].text;
+    comparison[side].spans = [];
+    drawMarks(side);
   }
   $("comparison").hidden = false;
   say("Two answers are ready. Read both, then vote.");
@@ -92,7 +98,9 @@ function reveal(comparison, choice, answer) {
     $(side).querySelector(".version").textContent = answer.versions[side];
     $(side).classList.toggle("chosen", choice === side);
     $(side).querySelector(".correction").hidden = false;
+    $(side).querySelector(".marking").hidden = false;
   }
+  tell({ type: "ratchet:vote", comparison_id: comparison.comparison_id, choice, versions: answer.versions });
   draw(answer.progress);
   const quick = answer.faster_than_reading ? " It came faster than both answers can be read, and is marked so." : "";
   say(`Your vote counts: ${SAID[choice]}. Answer 1 is ${answer.versions.left}, answer 2 is ${answer.versions.right}.${quick}`);
@@ -120,6 +128,59 @@ function correct(side) {
     await call("POST", `/comparisons/${encodeURIComponent(comparison.comparison_id)}/correction`, { side, text });
     say(`Your correction of answer ${side === "left" ? 1 : 2} is stored. Send another and it replaces this one.`);
   }, () => correct(side));
+}
+
+// Tell the page that embeds this one; the browser delivers it to that origin alone.
+function tell(result) {
+  if (meta("parent")) window.parent.postMessage(result, meta("parent"));
+}
+
+// A selection counts UTF-16 units, the service characters.
+const characters = (text, units) => [...text.slice(0, units)].length;
+
+function mark(side, liked) {
+  const box = $(`${side}-marking`);
+  if (!current || box.selectionStart === box.selectionEnd) {
+    say("Select a part of the answer first.");
+    return;
+  }
+  const spans = current[side].spans;
+  if (spans.length === 20) {
+    say("Twenty parts are marked; send them, or remove one.");
+    return;
+  }
+  spans.push({
+    start: characters(box.value, box.selectionStart),
+    end: characters(box.value, box.selectionEnd),
+    liked,
+    text: box.value.slice(box.selectionStart, box.selectionEnd),
+  });
+  drawMarks(side);
+}
+
+function drawMarks(side) {
+  const spans = current[side].spans;
+  const list = $(side).querySelector(".marks");
+  list.replaceChildren(...spans.map((span) => {
+    const item = document.createElement("li");
+    const button = document.createElement("button");
+    button.type = "button";
+    button.textContent = "Remove";
+    button.setAttribute("aria-label", `Remove the mark on: ${span.text.slice(0, 80)}`);
+    button.addEventListener("click", () => { spans.splice(spans.indexOf(span), 1); drawMarks(side); });
+    item.append(`${span.liked ? "Liked" : "Disliked"}: ${span.text} `, button);
+    return item;
+  }));
+  $(side).querySelector("[data-marks]").disabled = spans.length === 0;
+}
+
+function sendMarks(side) {
+  const comparison = current;
+  const spans = comparison[side].spans.map(({ start, end, liked }) => ({ start, end, liked }));
+  return once(async () => {
+    await call("POST", `/comparisons/${encodeURIComponent(comparison.comparison_id)}/spans`, { side, spans });
+    say(`Your marks on answer ${side === "left" ? 1 : 2} are stored. Send others and they replace these.`);
+  }, () => sendMarks(side));
 }
 
 async function progress() {
@@ -205,6 +266,12 @@ for (const button of votes) button.addEventListener("click", () => cast(button.d
 for (const button of document.querySelectorAll("[data-side]")) {
   button.addEventListener("click", () => correct(button.dataset.side));
 }
+for (const button of document.querySelectorAll("[data-mark]")) {
+  button.addEventListener("click", () => mark(button.dataset.mark, button.dataset.liked === "true"));
+}
+for (const button of document.querySelectorAll("[data-marks]")) {
+  button.addEventListener("click", () => sendMarks(button.dataset.marks));
+}
 $("next").addEventListener("click", () => load());
 $("undo").addEventListener("click", () => undo(current.comparison_id));
 $("ask").addEventListener("submit", (event) => {
@@ -218,4 +285,4 @@ $("sign-out").addEventListener("click", () => once(async () => {
 onChange(refresh);
 document.addEventListener("keydown", pressed);
 setInterval(tick, 1000);
-load();
+load(meta("asked") ? { question: meta("asked") } : undefined);

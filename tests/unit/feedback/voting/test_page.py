@@ -17,7 +17,12 @@ from services.feedback.voting.ballots import MAX_PENDING
 from services.feedback.voting.invites import InviteRefused, Invites, Rater
 from services.feedback.voting.plan import VotingPlan
 from shared.contracts.events.api_keys import ApiKeyIssued, Permission
-from shared.contracts.events.feedback import FeedbackSubmitted, FeedbackType, FeedbackWithdrawn
+from shared.contracts.events.feedback import (
+    Correction,
+    FeedbackSubmitted,
+    FeedbackType,
+    FeedbackWithdrawn,
+)
 from shared.contracts.events.votes import Choice, VoteCast
 from shared.keys import hash_key
 from tests.support.voting import PLAN, RATER, SECRET, VotingHarness, voting_service
@@ -451,6 +456,90 @@ async def eventually_voted(visitor: Visitor, comparison: dict[str, Any]) -> dict
     answer = await eventually(voted, "the vote is stored")
     assert answer is not None
     return answer
+
+
+async def test_disliked_parts_make_a_correction_and_liked_ones_a_comment() -> None:
+    async with visiting() as visitor:
+        visitor.harness.router.text = "Good words. Bad words. More."
+        await visitor.sign_in()
+        shown = await visitor.next()
+        path = f"/comparisons/{shown['comparison_id']}/spans"
+        spans = [{"start": 0, "end": 4, "liked": True}, {"start": 12, "end": 15, "liked": False}]
+        body = {"side": "left", "spans": spans}
+        assert (await visitor.post(path, body)).status_code == 404, "vote first"
+        await visitor.vote(shown)
+        for _ in range(2):
+            answer = await visitor.post(path, body)
+            assert answer.status_code == 200, answer.text
+        events = [one for one in visitor.harness.events() if isinstance(one, FeedbackSubmitted)]
+        by_type = {event.type: event for event in events}
+        corrected = by_type[FeedbackType.text_correction]
+        assert corrected.value == Correction(
+            original="Good words. Bad words. More.", corrected="Good words. More."
+        )
+        assert corrected.context.labels["spans_disliked"] == "12-15"
+        assert by_type[FeedbackType.comment].value == "> Good"
+        assert len({event.feedback_id for event in events}) == 2
+
+
+@pytest.mark.parametrize(
+    ("spans", "said"),
+    [
+        ([], "at least 1"),
+        ([{"start": 0, "end": 99, "liked": True}], "ends behind the answer"),
+        ([{"start": 0, "end": 5, "liked": False}], "nothing is left"),
+    ],
+)
+async def test_marks_that_say_nothing_are_refused(spans: list[dict[str, Any]], said: str) -> None:
+    async with visiting() as visitor:
+        visitor.harness.router.text = "Words."
+        await visitor.sign_in()
+        shown = await visitor.next()
+        await visitor.vote(shown)
+        path = f"/comparisons/{shown['comparison_id']}/spans"
+        answer = await visitor.post(path, {"side": "left", "spans": spans})
+        assert answer.status_code == 422
+        assert said in answer.text
+
+
+SHOP = "https://shop.example.com"
+
+
+async def test_a_named_origin_may_embed_the_page_and_votes_by_invite_without_a_cookie() -> None:
+    async with visiting(embed_origins=(SHOP,)) as visitor:
+        invite = visitor.harness.invite().partition("invite=")[2]
+        page = await visitor.client.get(f"/vote/embed?origin={SHOP}&invite={invite}")
+        assert page.status_code == 200
+        assert f"frame-ancestors {SHOP}" in page.headers["content-security-policy"]
+        assert "set-cookie" not in page.headers
+        assert f'name="parent" content="{SHOP}"' in page.text
+        called = await visitor.post("/next", **{"x-ratchet-invite": invite})
+        assert called.status_code == 200, called.text
+        path = f"/comparisons/{called.json()['comparison_id']}/vote"
+        voted = await visitor.post(path, {"choice": "tie"}, **{"x-ratchet-invite": invite})
+        assert voted.status_code == 200
+        (vote,) = [one for one in visitor.harness.events() if isinstance(one, VoteCast)]
+        assert vote.user_id == RATER.user_id
+
+
+@pytest.mark.parametrize(
+    "origin", ["https://evil.example.com", "", "https://shop.example.com.evil.io"]
+)
+async def test_no_other_origin_may_embed_the_page(origin: str) -> None:
+    async with visiting(embed_origins=(SHOP,)) as visitor:
+        invite = visitor.harness.invite().partition("invite=")[2]
+        page = await visitor.client.get(f"/vote/embed?origin={origin}&invite={invite}")
+        assert page.status_code == 403
+        assert "frame-ancestors 'none'" in page.headers["content-security-policy"]
+        assert "RATCHET_FEEDBACK_EMBED_ORIGINS" in page.text
+
+
+async def test_an_embedded_page_needs_an_invite_that_holds() -> None:
+    async with visiting(embed_origins=(SHOP,)) as visitor:
+        page = await visitor.client.get(f"/vote/embed?origin={SHOP}&invite=made-up")
+        assert page.status_code == 403
+        refused = await visitor.post("/next", **{"x-ratchet-invite": "made-up"})
+        assert refused.status_code == 403
 
 
 async def test_of_three_versions_every_pair_is_shown_over_time() -> None:
