@@ -94,6 +94,13 @@ LOOP = (
         target=4,
     ),
     panel(
+        "Label consistency",
+        "Agreement of the annotation queue's raters: equal labels (target above 80 %), and alpha.",
+        "percentunit",
+        ("ratchet:label_consistency", "{{figure}}"),
+        target=0.8,
+    ),
+    panel(
         "Feedback by type",
         "Counted feedback a second.",
         "ops",

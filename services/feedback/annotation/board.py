@@ -12,6 +12,7 @@ from shared.agreement import RaterLabel
 from shared.contracts.events.annotations import (
     AnnotationGiven,
     AnnotationItemAdded,
+    AnnotationKind,
     AnnotatorRole,
 )
 
@@ -57,7 +58,8 @@ class AnnotationItem:
         """The label that holds; empty while there is none.
 
         An adjudicator's label holds. Else all counted labels must be equal in a high-stakes
-        category, and more than half of them in any other.
+        category, and more than half of them in any other. Ratings that differ by one at most agree:
+        the most frequent holds, the lower one of equally frequent ones.
         """
         for label in self.labels.values():
             if label.role is AnnotatorRole.adjudicator:
@@ -65,7 +67,10 @@ class AnnotationItem:
         counted = self.counted
         if self.missing:
             return ""
-        (label, votes), *_ = Counter(one.label for one in counted).most_common(1)
+        found = Counter(sorted(one.label for one in counted))
+        (label, votes), *_ = found.most_common(1)
+        if self.added.kind is AnnotationKind.rating and int(max(found)) - int(min(found)) <= 1:
+            return label
         needed = len(counted) if self.high_stakes else len(counted) // 2 + 1
         return label if votes >= needed else ""
 
@@ -145,7 +150,7 @@ class AnnotationBoard:
         found: defaultdict[str, list[RaterLabel]] = defaultdict(list)
         for (tenant, item_id), item in self._items.items():
             found[tenant] += [
-                RaterLabel(f"{tenant}/{item_id}", label.annotator, label.label)
+                RaterLabel(f"{tenant}/{item_id}", label.annotator, _opinion(item, label.label))
                 for label in item.labels.values()
                 if label.role is AnnotatorRole.rater
             ]
@@ -157,3 +162,10 @@ class AnnotationBoard:
         for item in self.items(tenant):
             found[item.added.context.category][item.state.value] += 1
         return dict(found)
+
+
+def _opinion(item: AnnotationItem, label: str) -> str:
+    """A label as agreement takes it: of ratings only good, between or bad."""
+    if item.added.kind is not AnnotationKind.rating:
+        return label
+    return ("bad", "bad", "between", "good", "good")[int(label) - 1]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from services.feedback.annotation.board import AnnotationBoard, ItemState
 from services.feedback.voting.annotation_rules import AnnotationRules
-from shared.contracts.events.annotations import AnnotatorRole
+from shared.contracts.events.annotations import AnnotationKind, AnnotatorRole
 from tests.support.annotations import EPOCH, given, item
 
 RULES = AnnotationRules(high_stakes=frozenset({"medical"}), adjudicators=frozenset({"ann"}))
@@ -45,6 +45,23 @@ def test_an_item_is_settled_by_more_than_half_and_in_a_high_stakes_category_by_a
     names = {"l": "left", "r": "right", "t": "tie"}
     said = [given(f"r{number}", names[label]) for number, label in enumerate(labels)]
     assert state(item(category=category), *said) is expected
+
+
+@pytest.mark.parametrize(
+    ("labels", "outcome"), [("45", "4"), ("455", "5"), ("355", "5"), ("135", ""), ("24", "")]
+)
+def test_ratings_that_differ_by_one_agree(labels: str, outcome: str) -> None:
+    asked = item(kind=AnnotationKind.rating, raters=len(labels))
+    said = [given(f"r{number}", label) for number, label in enumerate(labels)]
+    found = board(asked, *said).get("default", "i1")
+    assert found
+    assert found.outcome == outcome
+
+
+def test_agreement_takes_ratings_as_good_between_or_bad() -> None:
+    asked = item(kind=AnnotationKind.rating)
+    made = board(asked, given("a", "4"), given("b", "5"), given("c", "3"))
+    assert [one.label for one in made.rater_labels()["default"]] == ["good", "good", "between"]
 
 
 def test_a_model_never_fills_a_slot_of_a_high_stakes_item() -> None:
