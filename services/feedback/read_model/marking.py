@@ -35,7 +35,7 @@ _STANDING = (
 )
 
 
-class Mark(NamedTuple):
+class SuspicionMark(NamedTuple):
     """A pair or example and why it is suspicious: a row of `suspicions`."""
 
     tenant: str
@@ -46,8 +46,8 @@ class Mark(NamedTuple):
 class MarkChanges(NamedTuple):
     """What a look found to be different from the marks that are stored."""
 
-    new: frozenset[Mark]
-    gone: frozenset[Mark]
+    new: frozenset[SuspicionMark]
+    gone: frozenset[SuspicionMark]
 
 
 def look_for_marks(
@@ -65,10 +65,11 @@ def look_for_marks(
         read.execute("BEGIN")
         choices, tenants = _standing(read)
         stored = frozenset(
-            Mark(*row) for row in read.execute("SELECT tenant, name, reason FROM suspicions")
+            SuspicionMark(*row)
+            for row in read.execute("SELECT tenant, name, reason FROM suspicions")
         )
     found = frozenset(
-        Mark(tenants[name], name, reason.value)
+        SuspicionMark(tenants[name], name, reason.value)
         for of_model in choices.values()
         for name, reason in suspicions(of_model, rules).items()
     )

@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry
 
 from services.feedback.read_model import folding, store, supervisor
 from services.feedback.read_model.folding import FoldingReport, ReadModelFolder
-from services.feedback.read_model.marking import Mark, MarkChanges
+from services.feedback.read_model.marking import MarkChanges, SuspicionMark
 from services.feedback.read_model.queries import ReadModelQueries
 from services.feedback.read_model.store import LogReplaced, ReadModelStore
 from services.feedback.read_model.supervisor import ReadModelMetrics, ReadModelSupervisor
@@ -201,7 +201,7 @@ async def test_marking_does_not_hold_up_folding(
     def slow_look(*_: object) -> MarkChanges:
         started.set()
         assert go_on.wait(PATIENCE_S)
-        return MarkChanges(frozenset({Mark("acme", "p", "burst")}), frozenset())
+        return MarkChanges(frozenset({SuspicionMark("acme", "p", "burst")}), frozenset())
 
     monkeypatch.setattr(store, "look_for_marks", slow_look)
     harness = FoldingHarness(tmp_path / "model")
