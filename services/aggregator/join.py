@@ -21,6 +21,7 @@ from services.aggregator.contributions import (
 from services.aggregator.erasing import NO_TEXTS, asked_by_erased, emptied, without_person
 from services.aggregator.errors import EventRefused
 from services.aggregator.fold import Fold, FoldRules
+from services.aggregator.foreign_answers import foreign_interaction
 from services.aggregator.pairs import (
     vote_product,
 )
@@ -97,9 +98,29 @@ def fold_feedback(
 ) -> Fold[TraceRow]:
     """Fold a submission, a signal or a withdrawal in; it counts once its interaction is there.
 
+    One that names its source brings the interaction.
+
     Raises:
         EventRefused: the trace has as many feedbacks as can be kept.
     """
+    brought: Fold[TraceRow] | None = None
+    if isinstance(event, FeedbackSubmitted) and event.source and not (row and row.interaction):
+        interaction = foreign_interaction(event)
+        brought = fold_interaction(row, interaction, interaction.to_json(), ts_ms, rules)
+        row = brought.row
+    fold = _fold_said(row, event, ts_ms, rules)
+    if brought is not None:
+        fold.contributions[:0] = brought.contributions
+        fold.outputs[:0] = brought.outputs
+    return fold
+
+
+def _fold_said(
+    row: TraceRow | None,
+    event: FeedbackSubmitted | SignalObserved | FeedbackWithdrawn,
+    ts_ms: int,
+    rules: FoldRules,
+) -> Fold[TraceRow]:
     row = row.copy() if row is not None else TraceRow()
     old = row.entries.get(event.feedback_id)
     body = None if isinstance(event, FeedbackWithdrawn) else event.model_dump(mode="json")

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from services.feedback.dissatisfaction import is_dissatisfied
 from services.feedback.errors import REMEDIES, Malformed, field_errors, invalid
+from services.feedback.foreign_answers import check_source, stored_trace_id
 from services.feedback.values import feedback_value, fields_of, json_kind, signal_value
 from shared.contracts.events.base import Context
 from shared.contracts.events.feedback import (
@@ -87,6 +88,7 @@ def read_submission(item: Any, *, clamp: bool = False) -> Submission | SignalSub
         submission = Submission.model_validate(given)
     except ValidationError as error:
         raise invalid(field_errors(error)) from None
+    check_source(submission)
     submission.value = feedback_value(submission.type, submission.value, clamp=clamp)
     return submission
 
@@ -130,12 +132,12 @@ def submitted(
     """
     user_id = rules.pseudonyms.of(tenant, submission.user_id)
     own_id = submission.feedback_id or fallback_id
+    trace_id = stored_trace_id(submission)
     origin: dict[str, Any] = {
-        "feedback_id": own_id
-        or default_feedback_id(tenant, submission.trace_id, user_id, submission.type),
+        "feedback_id": own_id or default_feedback_id(tenant, trace_id, user_id, submission.type),
         "revision": submission.revision,
         "by_receipt": not own_id and not submission.revision,
-        "trace_id": submission.trace_id,
+        "trace_id": trace_id,
         "tenant": tenant,
         "type": submission.type,
         "user_id": user_id,
@@ -151,6 +153,8 @@ def submitted(
             return SignalObserved(value=share, dissatisfied=_dissatisfied(value, rules), **origin)
         return FeedbackSubmitted(
             value=_redacted(value, redact),
+            source=submission.source,
+            model=submission.model,
             version=submission.version,
             prompt=redact(submission.prompt) if submission.prompt else "",
             completion=redact(submission.completion) if submission.completion else "",

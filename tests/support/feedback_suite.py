@@ -144,15 +144,17 @@ class FeedbackSuite:
             "trace_id": unique,
             "type": "text_correction",
             "value": {"original": "ask joe@example.com", "corrected": "call +49 151 2345 6789"},
+            "source": "old",
+            "model": "assistant",
             "prompt": "my mail is joe@example.com",
             "completion": "I wrote to joe@example.com",
             "metadata": {"note": "joe@example.com", "locale": "de"},
         }
         assert (await service.post("/v1/feedback", body)).status_code == 202
-        (record,) = await service.records(unique)
+        (record,) = await service.records(f"old:{unique}")
         assert b"joe@" not in (record.value or b"")
         assert b"2345" not in (record.value or b"")
-        (event,) = await service.stored(unique)
+        (event,) = await service.stored(f"old:{unique}")
         assert event.prompt == "my mail is [EMAIL]"
         assert event.context.locale == "de"
         assert event.context.labels == {"note": "[EMAIL]"}

@@ -7,7 +7,14 @@ from typing import Annotated, ClassVar
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
-from shared.contracts.events.base import Context, Event, Identifier, OptionalIdentifier, Text
+from shared.contracts.events.base import (
+    Context,
+    Event,
+    Identifier,
+    OptionalIdentifier,
+    Text,
+    unless_empty,
+)
 
 
 class FeedbackType(StrEnum):
@@ -79,6 +86,11 @@ class FeedbackSubmitted(Event):
     version: OptionalIdentifier = ""
     prompt: Text = ""
     completion: Text = ""
+    source: OptionalIdentifier = unless_empty(
+        "",
+        description="where the answer is from if no router gave it; prompt, completion and model are then its interaction's",
+    )
+    model: OptionalIdentifier = unless_empty("", description="of the answer; with source only")
     context: Context = Context()
     submitted_at: AwareDatetime
     anonymous: bool = False

@@ -51,9 +51,18 @@ class Submission(Event):
     feedback_id: OptionalIdentifier = ""
     revision: Revision = 0
     user_id: OptionalIdentifier = ""
-    version: OptionalIdentifier = ""
-    prompt: Text = ""
-    completion: Text = ""
+    source: OptionalIdentifier = Field(
+        default="",
+        description="where the answer is from if no router gave it, such as langfuse; prompt, completion and model are then required, else refused",
+    )
+    model: OptionalIdentifier = Field(
+        default="", description="whose datasets the answer may enter; with source only"
+    )
+    version: OptionalIdentifier = Field(
+        default="", description="what answered; with source only, and the source's name by default"
+    )
+    prompt: Text = Field(default="", description="with source only")
+    completion: Text = Field(default="", description="with source only")
     timestamp: AwareDatetime | None = Field(
         default=None, description="when the person gave it; orders and caps go by its receipt"
     )

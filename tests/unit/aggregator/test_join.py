@@ -403,3 +403,38 @@ def test_scores_beyond_the_cap_do_not_count() -> None:
     score, capped = (ScoreCounted, "assistant-v1.0"), (OutcomeCounted, "score_capped")
     assert results == [[score], [score], [score], [capped], [capped]]
     assert fold_score(row, first.model_copy(update={"score_id": "s0"}), RULES).contributions == []
+
+
+def from_log(kind: FeedbackType = UP, value: object = None, **more: Any) -> FeedbackSubmitted:
+    said = feedback("f1", "old:t1", kind, value)
+    brought = {"source": "old", "model": "assistant", "prompt": "Q?", "completion": "A."}
+    return said.model_copy(update={**brought, **more})
+
+
+def test_feedback_with_a_source_brings_its_interaction_and_teaches() -> None:
+    row, contributions, outputs = folded(from_log())
+    assert counted(contributions) == [FeedbackCounted("old", "thumbs_up")]
+    assert figures(contributions) == {}  # it is no traffic
+    (made,) = [one for one in outputs if isinstance(one, UnpairedExample)]
+    assert (made.messages[0].content, made.completion, made.label) == ("Q?", "A.", True)
+    assert made.context.labels == {"source": "old"}
+    assert not [one for one in outputs if isinstance(one, RatedScore)]
+    assert row.entries["f1"].counted == "joined"
+
+
+def test_an_edit_brings_no_second_interaction() -> None:
+    correction = {"corrected": "B."}
+    edited = from_log(FeedbackType.text_correction, correction).model_copy(
+        update={"feedback_id": "f2", "completion": "another answer"}
+    )
+    _, _, outputs = folded(from_log(), edited)
+    (pair,) = [one for one in outputs if isinstance(one, PreferencePair)]
+    assert (pair.chosen, pair.rejected) == ("B.", "A.")
+
+
+def test_ratings_of_one_prompt_from_logs_and_traffic_meet() -> None:
+    _, _, outputs = folded(from_log())
+    (rated,) = [one for one in outputs if isinstance(one, RatedAnswer)]
+    _, _, live = folded(interaction(prompt="Q?"), feedback(kind=DOWN))
+    (other,) = [one for one in live if isinstance(one, RatedAnswer)]
+    assert rated.prompt_key == other.prompt_key

@@ -149,6 +149,8 @@ async def test_a_record_that_is_too_large_is_rejected_as_such() -> None:
         "trace_id": "t",
         "type": "preference",
         "value": {"chosen": "…" * 100_000, "rejected": "–" * 100_000},
+        "source": "old",
+        "model": "assistant",
         "prompt": text,
         "completion": text,
     }

@@ -67,6 +67,9 @@ def test_the_namespace_never_changes() -> None:
                 "user_id",
                 "feedback_id",
                 "prompt",
+                "completion",
+                "source",
+                "model",
                 "metadata",
             ]
         )
@@ -109,7 +112,10 @@ def test_the_same_body_gives_the_same_bytes() -> None:
 
 def test_redaction_that_makes_a_text_too_long_is_refused() -> None:
     text = "a@b.co " * 14_000
-    body = {"trace_id": "t", "type": "thumbs_up", "prompt": text}
+    body = {
+        "trace_id": "t", "type": "thumbs_up", "source": "s", "model": "m", "prompt": text,
+        "completion": "ok",
+    }  # fmt: skip
     with pytest.raises(Invalid, match="prompt"):
         submitted(read_submission(body), tenant="t", at=AT, redact=REDACT)
 
@@ -206,3 +212,35 @@ def test_own_timestamp(age: timedelta, taken: bool) -> None:
 def test_an_own_timestamp_has_a_zone(timestamp: object) -> None:
     with pytest.raises(Invalid, match=r"timestamp: .*such as 2026-11-18T09:00:00Z"):
         read_submission({"trace_id": "T", "type": "thumbs_up", "timestamp": timestamp})
+
+
+BROUGHT = {
+    "trace_id": "log-1",
+    "type": "thumbs_up",
+    "source": "langfuse",
+    "model": "assistant",
+    "prompt": "How do I reset it?",
+    "completion": "Hold the button.",
+}
+
+
+@pytest.mark.parametrize("name", ["prompt", "completion", "version", "model"])
+def test_what_nothing_would_read_is_refused_and_says_how_it_would_be(name: str) -> None:
+    body = {"trace_id": "t", "type": "thumbs_up", name: "x"}
+    with pytest.raises(Invalid, match=f"{name}: is recorded .* name in source"):
+        read_submission(body)
+
+
+@pytest.mark.parametrize("name", ["prompt", "completion", "model"])
+def test_a_source_needs_what_an_interaction_is_made_of(name: str) -> None:
+    with pytest.raises(Invalid, match=f"{name}: is required where source is named"):
+        read_submission({**BROUGHT, name: " "})
+
+
+def test_a_foreign_answer_has_a_trace_id_that_no_router_gives() -> None:
+    event = submitted(read_submission(BROUGHT), tenant="t", at=AT, redact=REDACT)
+    assert isinstance(event, FeedbackSubmitted)
+    assert event.trace_id == "langfuse:log-1"
+    assert (event.source, event.model, event.prompt) == (
+        "langfuse", "assistant", "How do I reset it?"
+    )  # fmt: skip
