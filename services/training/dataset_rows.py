@@ -204,7 +204,7 @@ class LeftOut(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     file: str = Field(description="`import`, or the dataset's file before rows were left out")
     line: int = Field(ge=1, description="of that file")
-    reason: Literal["bad_row", "template", "too_long", "erased"]
+    reason: Literal["bad_row", "template", "reasoning", "too_long", "erased"]
     detail: str
 
     @property
@@ -288,4 +288,9 @@ def prompt_of(row: Row) -> AskedPrompt:
 
 
 def _answer_turns(**turns: Message | None) -> Row:
-    return {f"{side}_turn": openai_turn(turn) for side, turn in turns.items() if turn is not None}
+    """Answers as turns; those of a model with what it thought, which a recipe keeps or drops."""
+    return {
+        f"{side}_turn": openai_turn(turn, reasoning=True)
+        for side, turn in turns.items()
+        if turn is not None
+    }

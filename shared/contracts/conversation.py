@@ -142,12 +142,14 @@ def has_media(turns: Iterable[Mapping[str, Any]]) -> bool:
     return any(part["type"] != "text" for turn in turns for part in turn.get("parts", ()))
 
 
-def openai_turn(message: Message) -> Turn:
+def openai_turn(message: Message, *, reasoning: bool = False) -> Turn:
     """A turn as OpenAI's chat endpoint takes it, and datasets hold it: arguments as text, no media.
 
-    Reasoning is left out: what a model thought is not what it is asked or trained to answer.
+    Reasoning is left out unless it is asked for: what a model thought is nothing it is asked.
     """
     turn: Turn = {"role": message.role, "content": message.content or message.refusal}
+    if reasoning and message.reasoning:
+        turn["reasoning_content"] = message.reasoning
     if message.name:
         turn["name"] = message.name
     if message.tool_call_id:

@@ -41,6 +41,10 @@ class TrainerHyperparameters(BaseModel):
         default=False, description="activations are computed again: less memory, a third more time"
     )
     four_bit: bool = Field(default=False, description="QLoRA: the base in NF4, by bitsandbytes")
+    reasoning: bool = Field(
+        default=False,
+        description="train answers with what the model thought before them; the judge reads none",
+    )
 
 
 class LoraHyperparameters(BaseModel):

@@ -88,6 +88,15 @@ def test_rows_that_the_template_refuses_or_that_are_too_long_are_named(
     assert (prompt["file"], prompt["reason"]) == ("prompts.jsonl", "too_long")
 
 
+def test_reasoning_is_trained_on_or_dropped_by_the_recipe(measured: dict[str, Any]) -> None:
+    found = measured["thinking"]
+    assert found["dropped_plain"] == found["dropped_thinking"] == []
+    assert found["kept_thinking"] == [[2, "reasoning"]], "only the rejected answer has it"
+    assert found["kept_plain"] == [[1, "reasoning"], [2, "reasoning"]]
+    assert found["read_True"] == "<|assistant|><think>chosen?</think>chosen<|end|>"
+    assert found["read_False"] == "<|assistant|>chosen<|end|>"
+
+
 def tool_rows() -> list[dict[str, Any]]:
     """Rows of corrected answers in conversations with a tool, from their events on."""
     call = ToolCall(id="c1", name="get_weather", arguments='{"unit":"C","city":"Rome"}')

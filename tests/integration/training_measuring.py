@@ -24,6 +24,7 @@ from services.training.thumbs import paired_thumbs
 from services.training.trainers import dpo, evaluate, fit, job, quality, reward
 from services.training.trainers.models import (
     conversation_ids,
+    conversations,
     load_base,
     load_tokenizer,
     lora,
@@ -39,6 +40,11 @@ TOOL_TEMPLATE = (
     "{% for m in messages %}{{ '<|' + m.role + '|>' + m.content }}{% for c in m.tool_calls or [] %}"
     "{{ '<call>' + {'name': c.function.name, 'arguments': c.function.arguments} | tojson + '</call>' }}"
     "{% endfor %}{{ '<|end|>' }}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+THINKING_TEMPLATE = (
+    "{% for m in messages %}{{ '<|' + m.role + '|>' }}"
+    "{% if m.reasoning_content %}{{ '<think>' + m.reasoning_content + '</think>' }}{% endif %}"
+    "{{ m.content + '<|end|>' }}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 SMALL_LOGITS = 2**12
 """Fifteen positions of the tiny vocabulary of 261."""
@@ -59,6 +65,7 @@ def main(folder: Path) -> dict[str, Any]:
         | {"trained_on": trained_on(folder, str(base))}
         | {"left_out": left_out(folder / "fitting", str(base))}
         | {"tools": tool_training(folder / "tools", str(base))}
+        | {"thinking": thinking(folder / "thinking", str(base))}
         | {"quality": qualities(folder / "quality", str(base))}
         | {"thumbs": judging_by_thumbs(folder / "thumbs", str(base), random.Random(4))}
         | {
@@ -133,6 +140,41 @@ def left_out(folder: Path, base: str) -> list[dict[str, Any]]:
         seed=1,
     )
     return fit.run(asked, folder, job.Progress(folder))["left_out"]
+
+
+def thinking(folder: Path, base: str) -> dict[str, Any]:
+    """Rows with reasoning: what is left out under templates with and without it, what is read."""
+    folder.mkdir()
+    knowing = AutoTokenizer.from_pretrained(base)
+    knowing.chat_template = THINKING_TEMPLATE
+    knowing.save_pretrained(folder / "base")
+    AutoConfig.from_pretrained(base).save_pretrained(folder / "base")
+    turns = {
+        f"{side}_turn": {"role": "assistant", "content": side, "reasoning_content": f"{side}?"}
+        for side in ("chosen", "rejected")
+    }
+    pair = {"messages": turn("a"), "chosen": "chosen", "rejected": "rejected"}
+    both, corrected = {**pair, **turns}, {**pair, "rejected_turn": turns["rejected_turn"]}
+    job.write_rows(folder / "train.jsonl", [both, corrected, pair])
+    found: dict[str, Any] = {}
+    for kept in (True, False):
+        for template in (str(folder / "base"), base):
+            asked = job.TrainerJob(
+                stages=("fit",),
+                base=template,
+                data=str(folder),
+                judge=str(folder / "judge"),
+                hyperparameters={"max_length": MAX_LENGTH, "reasoning": kept},
+                reward=RewardHyperparameters(),
+                evaluation=EvaluationSettings(),
+                seed=1,
+            )
+            left = fit.run(asked, folder, job.Progress(folder))["left_out"]
+            name = f"{'kept' if kept else 'dropped'}_{'plain' if template == base else 'thinking'}"
+            found[name] = [(one["line"], one["reason"]) for one in left]
+        rows = conversations([both], {"chosen": "chosen"}, reasoning=kept)
+        found[f"read_{kept}"] = knowing.apply_chat_template(rows[0]["chosen"], tokenize=False)
+    return found
 
 
 def tool_training(folder: Path, base: str) -> dict[str, Any]:

@@ -47,6 +47,7 @@ def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, float]:
             rows,
             {"chosen": "chosen", "rejected": "rejected"},
             flags=("chosen_cut", "rejected_cut"),
+            reasoning=parameters.reasoning,
         ),
         callbacks=[callback],
     )

@@ -79,7 +79,11 @@ def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, float]:
     heldout = [
         HeldOut(
             row["messages"],
-            answer_of(row, "chosen" if "chosen" in row else "answer"),
+            answer_of(
+                row,
+                "chosen" if "chosen" in row else "answer",
+                reasoning=job.trained.reasoning,
+            ),
             row.get("chosen_cut", False),
             row.get("tools", ""),
         )

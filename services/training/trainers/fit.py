@@ -15,6 +15,7 @@ from transformers import AutoConfig
 
 from services.training.trainers.job import Progress, TrainerJob, read_rows
 from services.training.trainers.models import (
+    REASONING,
     answer_of,
     conversation_ids,
     load_tokenizer,
@@ -60,7 +61,13 @@ def run(job: TrainerJob, _: Path, progress: Progress) -> dict[str, Any]:
     left_out: list[dict[str, Any]] = []
     for done, (name, line, row) in enumerate(rows, start=1):
         limit = min(limits[name], positions)
-        found = _problem(tokenizer, row, limit, answer_tokens=job.evaluation.max_new_tokens)
+        found = _problem(
+            tokenizer,
+            row,
+            limit,
+            answer_tokens=job.evaluation.max_new_tokens,
+            reasoning=trained.reasoning and name != "judge.jsonl",
+        )
         if name == "train.jsonl" and job.method in ONLINE and "tools" in row:
             found = "template", f"{job.method} asks prompts without tools"
         if found is not None:
@@ -71,17 +78,24 @@ def run(job: TrainerJob, _: Path, progress: Progress) -> dict[str, Any]:
 
 
 def _problem(
-    tokenizer: Any, row: dict[str, Any], limit: int, *, answer_tokens: int
+    tokenizer: Any, row: dict[str, Any], limit: int, *, answer_tokens: int, reasoning: bool
 ) -> tuple[str, str] | None:
     """Why a row cannot be used, or None."""
     sides = [side for side in ("chosen", "rejected", "answer") if side in row]
-    answers = [answer_of(row, side) for side in sides]
+    answers = [answer_of(row, side, reasoning=reasoning) for side in sides]
     messages, tools = row["messages"], row.get("tools", "")
     try:
         prompt = prompt_ids(tokenizer, messages, tools)
         read = [
             conversation_ids(tokenizer, turns_before(row, side), turn, tools)
             for side, turn in zip(sides, answers, strict=True)
+        ]
+        unthinking = [
+            side
+            for side, turn, ids in zip(sides, answers, read, strict=True)
+            if REASONING in turn
+            and ids
+            == conversation_ids(tokenizer, turns_before(row, side), answer_of(row, side), tools)
         ]
     except TEMPLATE_ERRORS as error:
         return "template", f"{type(error).__name__}: {error}"[:MAX_DETAIL]
@@ -90,6 +104,11 @@ def _problem(
             return "template", f"the chat template does not write the call of {missing}"[
                 :MAX_DETAIL
             ]
+    if unthinking:
+        return "reasoning", "the chat template does not write what the model thought"
+    if len({REASONING in turn for turn in answers}) > 1:
+        # Preferring the answer without it would teach the model not to think.
+        return "reasoning", "only one of the two answers has what the model thought"
     longest = max(map(len, read), default=len(prompt) + min(answer_tokens, limit // 2))
     if longest > limit:
         return "too_long", f"{longest} tokens; max_length is {limit}"

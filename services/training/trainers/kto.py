@@ -49,7 +49,12 @@ def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, float]:
             undesirable_weight=undesirable,
             **arguments(parameters, checkpoints, rows=len(rows), seed=job.seed),
         ),
-        train_dataset=conversations(rows, {"answer": "completion"}, flags=("label", "answer_cut")),
+        train_dataset=conversations(
+            rows,
+            {"answer": "completion"},
+            flags=("label", "answer_cut"),
+            reasoning=parameters.reasoning,
+        ),
         callbacks=[callback],
     )
     trainer.train_dataset = trainer.train_dataset.map(

@@ -21,6 +21,8 @@ from shared.contracts.recipes import LoraHyperparameters
 
 Messages = Sequence[Mapping[str, Any]]
 """Turns in OpenAI's form, as datasets hold them."""
+REASONING = "reasoning_content"
+"""Field of a turn with what the model thought before its answer."""
 
 
 def load_tokenizer(base: str) -> Any:
@@ -136,9 +138,13 @@ def conversation_ids(
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-def answer_of(row: Mapping[str, Any], side: str) -> dict[str, Any]:
-    """The answer of a dataset's line as a turn; side is `chosen`, `rejected` or `answer`."""
-    return row.get(f"{side}_turn") or {"role": "assistant", "content": row[side]}
+def answer_of(row: Mapping[str, Any], side: str, *, reasoning: bool = False) -> dict[str, Any]:
+    """The answer of a dataset's line as a turn; side is `chosen`, `rejected` or `answer`.
+
+    What the model thought before it is in it only where `reasoning` says so.
+    """
+    turn = row.get(f"{side}_turn") or {"role": "assistant", "content": row[side]}
+    return {name: turn[name] for name in turn if reasoning or name != REASONING}
 
 
 def turns_before(row: Mapping[str, Any], side: str) -> Messages:
@@ -147,7 +153,11 @@ def turns_before(row: Mapping[str, Any], side: str) -> Messages:
 
 
 def conversations(
-    rows: Sequence[Mapping[str, Any]], sides: Mapping[str, str], flags: Sequence[str] = ()
+    rows: Sequence[Mapping[str, Any]],
+    sides: Mapping[str, str],
+    flags: Sequence[str] = (),
+    *,
+    reasoning: bool = False,
 ) -> Dataset:
     """Lines of a dataset as TRL's conversational form with tools.
 
@@ -157,6 +167,7 @@ def conversations(
         rows: Lines of a dataset.
         sides: TRL's column for each answer that a line has.
         flags: Names of flags, which are false where a line lacks them.
+        reasoning: Whether answers have what the model thought before them.
 
     """
     turns = List(Json())
@@ -165,7 +176,10 @@ def conversations(
         [
             {
                 "prompt": [template_turn(turn) for turn in row["messages"]],
-                **{to: [template_turn(answer_of(row, side))] for side, to in sides.items()},
+                **{
+                    to: [template_turn(answer_of(row, side, reasoning=reasoning))]
+                    for side, to in sides.items()
+                },
                 "tools": row.get("tools"),
                 **{flag: row.get(flag, False) for flag in flags},
             }

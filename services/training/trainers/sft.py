@@ -41,7 +41,7 @@ def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, float]:
         model=load_base(job.base, four_bit=parameters.four_bit),
         processing_class=load_tokenizer(job.base),
         args=SFTConfig(completion_only_loss=True, **settings),
-        train_dataset=conversations(rows, {"answer": "completion"}),
+        train_dataset=conversations(rows, {"answer": "completion"}, reasoning=parameters.reasoning),
         peft_config=lora(parameters.lora, task="CAUSAL_LM"),
         callbacks=[callback],
     )
