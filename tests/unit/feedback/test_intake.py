@@ -92,7 +92,8 @@ async def test_what_the_published_contract_shows_is_taken(path: Path) -> None:
     kind = INTAKE[name].ce_type
     await handle(log, record_of(body, (("ce_type", kind.encode()),)))
     stored = event_of(log.all(FEEDBACK)[0])
-    assert (stored.ce_type, stored.tenant, stored.trace_id) == (kind, "acme", body["trace_id"])
+    trace_id = ":".join((*filter(None, [body.get("source")]), body["trace_id"]))
+    assert (stored.ce_type, stored.tenant, stored.trace_id) == (kind, "acme", trace_id)
 
 
 @pytest.mark.parametrize(
