@@ -12,6 +12,7 @@ NAMES = (
     "aggregator_history",
     "judge",
     "reinforcement",
+    "active_learning",
 )
 
 

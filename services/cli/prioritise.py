@@ -9,12 +9,12 @@ import typer
 import yaml
 
 from services.cli.errors import CliError, Exit
-from services.cli.information import AnsweredTwice, diversified
 from services.cli.options import DEFAULT_MODEL
 from services.cli.probes.asking import Asking, ask_all
 from services.cli.probes.report import check_answered
 from services.cli.scores import scores
 from services.cli.settings import CliSettings, load_settings
+from shared.information import AnsweredTwice, diversified
 
 MAX_PROMPTS = 2_000
 

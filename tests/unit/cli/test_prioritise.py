@@ -11,10 +11,10 @@ import yaml
 
 from services.cli import scores as scoring
 from services.cli.errors import CliError
-from services.cli.information import AnsweredTwice, diversified, information
 from services.cli.prioritise import prioritise
 from services.cli.probes import asking
 from services.feedback.voting.plan import load_plan
+from shared.information import AnsweredTwice, diversified, information
 
 
 def answered(text: str, margin: float, first: str = "one two", second: str = "six ten") -> Any:
