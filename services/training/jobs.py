@@ -86,6 +86,15 @@ class JobQueue:
                 return job.actor == actor and refused
         return False
 
+    def last_asked(self, model: str, method: TrainingMethod, actor: str) -> datetime | None:
+        """When this actor last asked for a job; None before the first."""
+        times = [
+            job.requested_at
+            for job in self._jobs.values()
+            if (job.model, job.method, job.actor) == (model, method, actor)
+        ]
+        return max(times, default=None)
+
     def count(self, model: str, method: TrainingMethod, actor: str) -> int:
         """How many jobs this actor ever asked for."""
         return sum(

@@ -50,6 +50,13 @@ class TrainingMetrics:
             ("model", "figure"),
             registry=registry,
         )
+        self.reward_drift = Gauge(
+            "ratchet_training_reward_drift_ratio",
+            "Population stability index of the pairs since the newest reward model against those "
+            "before, by feature; above 0.2 they have moved.",
+            ("model", "feature"),
+            registry=registry,
+        )
         self.tracked = Counter(
             "ratchet_training_mlflow_runs_total",
             "Ended jobs that were to be logged to MLflow, by result.",

@@ -34,7 +34,7 @@ from shared.registry.versions import Registry
 
 log = structlog.get_logger(__name__)
 
-SHOWN = ("accuracy", "accuracy_gain", "calibration_error")
+SHOWN = ("accuracy", "accuracy_gain", "predecessor_accuracy", "calibration_error")
 """Measures that are metrics, each in [-1, 1]."""
 
 
@@ -123,7 +123,8 @@ def measures(figures: Mapping[str, float]) -> dict[str, float]:
     """A reward model's measures from its judge's figures.
 
     `train_loss`, `pairs`, held-out `accuracy` with its 95 % bounds, `calibration_error`, and
-    `accuracy_gain`, the difference to the predecessor's accuracy on the same pairs.
+    on the same pairs, votes that came since included, the `predecessor_accuracy` and the
+    `accuracy_gain` over it.
     """
     kept = {
         name.removeprefix("judge_"): value
@@ -137,6 +138,7 @@ def measures(figures: Mapping[str, float]) -> dict[str, float]:
     kept |= {"accuracy": agreed / tested, "accuracy_low": low, "accuracy_high": high}
     before = figures.get("judge_predecessor_agreed")
     if before is not None:
+        kept["predecessor_accuracy"] = before / tested
         kept["accuracy_gain"] = (agreed - before) / tested
     return kept
 

@@ -13,11 +13,12 @@ from services.training.dataset_store import DatasetStore
 from services.training.errors import StoreUnavailable
 from services.training.jobs import JobQueue
 from services.training.metrics import TrainingMetrics
+from services.training.reward_schedule import RewardInputs, decide_reward, drift
 from services.training.settings import TrainingSettings
 from services.training.snapshot import MODELS, Manifest, place
 from services.training.trigger import PairCounter, TriggerInputs, decide
 from shared.clock import Clock
-from shared.contracts.events.training import TrainingMethod
+from shared.contracts.events.training import TrainingMethod, TrainingRequested
 from shared.contracts.events.versions import VersionRecord
 from shared.contracts.topics import PREFERENCES, TRAINING_JOBS
 from shared.kafka.envelope import UnreadableRecord, decode
@@ -28,7 +29,8 @@ from shared.registry.follow import RegistryFollower
 log = structlog.get_logger(__name__)
 
 LOOK_INTERVAL_S = 60.0
-"""How often the store is asked for snapshots that another replica may have made."""
+"""How often the store is asked for snapshots that another replica may have made, and all pairs are
+looked at for drift."""
 
 
 class Scheduler:
@@ -57,6 +59,7 @@ class Scheduler:
         self._why = ""
         self._snapshots: list[Manifest] = []
         self._looked_at = -math.inf
+        self._drift_at = -math.inf
 
     async def count(self) -> None:
         """Follow the pairs until cancelled."""
@@ -79,12 +82,40 @@ class Scheduler:
 
     async def consider(self) -> None:
         """Ask for a job if it is time. What Kafka or storage refuses is tried again later."""
+        asked = await self._consider_version()
+        now = self._clock.monotonic()
+        if not asked and now - self._drift_at >= LOOK_INTERVAL_S:
+            self._drift_at = now
+            await self._consider_reward()
+
+    async def _consider_reward(self) -> None:
+        settings = self._settings
+        known = self._registry.registry.rewards(settings.model)
+        before, since = self._pairs.shapes(known[-1].dataset.offsets if known else {})
+        for feature, index in drift(before, since).items():
+            self._metrics.reward_drift.labels(settings.model, feature).set(index)
+        inputs = RewardInputs(
+            model=settings.model,
+            judge_pairs=self._pairs.judged,
+            min_judge_pairs=settings.gate.min_judge_pairs,
+            every_days=settings.reward_every_days,
+            max_drift=settings.reward_max_drift,
+            known=before,
+            fresh=since,
+            seed=settings.seed,
+        )
+        job, why = decide_reward(inputs, self._queue, self._registry.registry, self._clock.now())
+        if job is not None:
+            await self._ask(job, why)
+
+    async def _consider_version(self) -> bool:
+        """Ask for a version's training if it is time; tells whether a job was asked for."""
         settings = self._settings
         try:
             snapshots = await self._known_snapshots()
         except StoreUnavailable as error:
             log.warning(Unavailable.storage, during="newest_dataset", error=str(error))
-            return
+            return False
         last = snapshots[-1] if snapshots else None
         self._forget_trained(snapshots)
         self._metrics.new_pairs.labels(settings.model).set(len(self._pairs))
@@ -111,7 +142,11 @@ class Scheduler:
             if kind != self._why:
                 log.info("schedule.waits", why=why)
             self._why = kind
-            return
+            return False
+        await self._ask(job, why)
+        return True
+
+    async def _ask(self, job: TrainingRequested, why: str) -> None:
         log.info("schedule.asks", job_id=job.job_id, why=why)
         try:
             await self._log.publish(TRAINING_JOBS, key=job.job_id, event=job, event_id=job.job_id)

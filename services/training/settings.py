@@ -70,6 +70,18 @@ class TrainingSettings(ServiceSettings):
         default=(), max_length=32, description="categories that a training needs new pairs of"
     )
     plan_per_category: int = Field(default=10, ge=1, description="of each of plan_categories")
+    reward_every_days: float = Field(
+        default=30.0,
+        ge=0,
+        le=3650,
+        description="age at which a reward model is made anew; 0: never",
+    )
+    reward_max_drift: float = Field(
+        default=0.2,
+        ge=0,
+        le=10,
+        description="stability index of its pairs at which it is made anew; 0: never",
+    )
     schedule_interval_s: float = Field(default=2.0, gt=0)
     seed: int = 0
     sft: dict[str, Any] = Field(default_factory=dict)

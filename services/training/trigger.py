@@ -16,6 +16,7 @@ from datetime import datetime, timedelta
 from services.training.dataset import refusal
 from services.training.dataset_rows import answer_of, pair_of
 from services.training.jobs import JobQueue
+from services.training.reward_schedule import PairShapes
 from services.training.sides import DatasetRules, Sides, assign, set_apart
 from services.training.snapshot import Offsets
 from shared.contracts.events.base import Event
@@ -50,6 +51,8 @@ class _CountedPair:
     offset: int
     judges: bool
     """Whether it can teach the judge by itself: neither a single answer nor a machine's pair can."""
+    chars: int = 0
+    """Of the better answer."""
     label: bool | None = None
     """Of a single answer: two of them, good and bad, teach a judge that has no vote."""
 
@@ -81,6 +84,7 @@ class PairCounter:
                         place=place,
                         offset=offset,
                         judges=not pair.machine_made,
+                        chars=len(pair.chosen),
                     )
             case UnpairedExample() if event.model == self._model and self._labelled:
                 answer = answer_of(event)
@@ -144,6 +148,18 @@ class PairCounter:
             return votes
         good = sum(pair.label is True for pair in judge)
         return min(good, sum(pair.label is False for pair in judge))
+
+    def shapes(self, offsets: Offsets) -> tuple[PairShapes, PairShapes]:
+        """Categories and lengths of people's pairs, those before these offsets and those since."""
+        sides: tuple[list[_CountedPair], list[_CountedPair]] = [], []
+        for pair in self._pairs.values():
+            if pair.judges:
+                sides[pair.offset >= offsets.get(pair.place, 0)].append(pair)
+        before, since = (
+            PairShapes([pair.category for pair in side], [pair.chars for pair in side])
+            for side in sides
+        )
+        return before, since
 
     def _current(self) -> Sides[_CountedPair]:
         if self._sides is None:

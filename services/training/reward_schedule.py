@@ -1,0 +1,135 @@
+"""Retraining of the reward model by age and by drift of the pairs it judges. Pure.
+
+A judge knows the pairs of its time. Where new ones have other categories or other lengths it is
+asked about what it never saw, so the schedule asks for a new one before the next version needs it.
+"""
+
+# pyright: strict
+from __future__ import annotations
+
+import bisect
+import math
+import uuid
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import TypeVar
+
+from services.training.jobs import JobQueue
+from shared.contracts.events.training import TrainingMethod, TrainingRequested
+from shared.registry.versions import Registry
+
+Bin = TypeVar("Bin", bound=Hashable)
+
+ACTOR = "reward-schedule"
+BINS = 10
+"""Bins of a length, each with as many of the known pairs."""
+FEW = 0.5
+"""Pairs that a bin has at least, so that an empty one does not make the index infinite."""
+MIN_FRESH = 50
+"""New pairs below which no drift is told: the index of fewer is chance."""
+RETRY = timedelta(days=1)
+"""After a job of its own that ended without a reward model: the same data would end the same."""
+
+
+@dataclass(frozen=True)
+class PairShapes:
+    """What is known of pairs without their texts: category and the chosen answer's characters."""
+
+    categories: Sequence[str] = ()
+    lengths: Sequence[int] = ()
+
+
+@dataclass(frozen=True)
+class RewardInputs:
+    """What the decision looks at."""
+
+    model: str
+    judge_pairs: int
+    min_judge_pairs: int
+    every_days: float
+    """Age at which a reward model is made anew; 0: age alone never does."""
+    max_drift: float
+    """Population stability index at which it is made anew; 0: drift never does."""
+    known: PairShapes = field(default_factory=PairShapes)
+    """Pairs of the newest reward model's time."""
+    fresh: PairShapes = field(default_factory=PairShapes)
+    """Pairs that came since."""
+    seed: int = 0
+
+
+def drift(known: PairShapes, fresh: PairShapes) -> dict[str, float]:
+    """Population stability index of each feature; zeros with too few pairs on either side."""
+    if len(fresh.categories) < MIN_FRESH or len(known.categories) < MIN_FRESH:
+        return {"category": 0.0, "length": 0.0}
+    ordered = sorted(known.lengths)
+    edges = sorted({ordered[len(ordered) * step // BINS] for step in range(1, BINS)})
+    lengths = [
+        Counter(bisect.bisect_right(edges, length) for length in shapes.lengths)
+        for shapes in (known, fresh)
+    ]
+    return {
+        "category": stability_index(Counter(known.categories), Counter(fresh.categories)),
+        "length": stability_index(lengths[0], lengths[1]),
+    }
+
+
+def stability_index(before: Mapping[Bin, int], now: Mapping[Bin, int]) -> float:
+    """Population stability index, sum of (q - p) · ln(q / p) over bins, less what chance gives.
+
+    Below 0.1 counts as still, above 0.2 as moved (Siddiqi 2006). Of two samples of n and m from one
+    distribution over B bins it is about (B - 1)(1/n + 1/m), which is taken off (Yurdakul 2018).
+    """
+    bins = before.keys() | now.keys()
+    sizes = sum(before.values()), sum(now.values())
+    found = 0.0
+    for one in bins:
+        p = max(before.get(one, 0), FEW) / sizes[0]
+        q = max(now.get(one, 0), FEW) / sizes[1]
+        found += (q - p) * math.log(q / p)
+    chance = (len(bins) - 1) * (1 / sizes[0] + 1 / sizes[1])
+    return max(0.0, found - chance)
+
+
+def decide_reward(
+    inputs: RewardInputs, queue: JobQueue, registry: Registry, now: datetime
+) -> tuple[TrainingRequested | None, str]:
+    """The job to ask for, or None, and why."""
+    model = inputs.model
+    known = registry.rewards(model)
+    if not known:
+        return None, "no reward model yet: the first one comes with a version's training"
+    newest = known[-1]
+    age = (now - newest.created_at) / timedelta(days=1)
+    moved = {name: value for name, value in drift(inputs.known, inputs.fresh).items() if value}
+    drifted = 0 < inputs.max_drift <= max(moved.values(), default=0.0)
+    if drifted:
+        reason = "drift since " + newest.name + ": " + _shown(moved)
+    elif 0 < inputs.every_days <= age:
+        reason = f"{newest.name} is {age:.0f} days old"
+    else:
+        return None, "the reward model is young and its pairs have not moved"
+    if inputs.judge_pairs < inputs.min_judge_pairs:
+        return None, f"{inputs.judge_pairs} of {inputs.min_judge_pairs} judge's pairs"
+    if queue.unfinished(model):
+        return None, "a job of this model is not finished"
+    last = queue.last_asked(model, TrainingMethod.reward, ACTOR)
+    if last is not None and last > newest.created_at and abs(now - last) < RETRY:
+        return None, "the last one that was asked for made no reward model"
+    asked = queue.count(model, TrainingMethod.reward, ACTOR)
+    name = f"ratchet/{model}/{newest.name}/{asked}"
+    job = TrainingRequested(
+        job_id=str(uuid.uuid5(uuid.NAMESPACE_URL, name)),
+        model=model,
+        method=TrainingMethod.reward,
+        seed=inputs.seed,
+        reason=reason,
+        actor=ACTOR,
+        requested_at=now,
+    )
+    return job, reason
+
+
+def _shown(moved: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.2f}" for name, value in sorted(moved.items()))

@@ -1,0 +1,130 @@
+"""When the reward model is made anew: by age, and by drift of the pairs beyond chance."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from services.training.jobs import JobQueue
+from services.training.reward_schedule import (
+    ACTOR,
+    RETRY,
+    PairShapes,
+    RewardInputs,
+    decide_reward,
+    drift,
+    stability_index,
+)
+from services.training.sides import DatasetRules
+from services.training.trigger import PairCounter
+from shared.contracts.events.base import Context
+from shared.contracts.events.training import RunPhase, TrainingMethod, TrainingProgress
+from shared.contracts.events.versions import DatasetRef, RewardRecord, reward_key
+from shared.registry.versions import Registry
+from tests.unit.training.builders import MODEL, NOW, pair_event
+
+QUIET = RewardInputs(model=MODEL, judge_pairs=30, min_judge_pairs=30, every_days=30, max_drift=0.2)
+
+
+def pairs(count: int, *, long: bool = False, seed: int = 0) -> PairShapes:
+    rng = random.Random(seed)
+    lengths = [int(rng.lognormvariate(6 if long else 5, 0.5)) for _ in range(count)]
+    return PairShapes([rng.choice("abc") for _ in range(count)], lengths)
+
+
+def rewarded() -> Registry:
+    made = Registry()
+    name = f"{MODEL}-reward-v1"
+    record = RewardRecord(
+        name=name,
+        model=MODEL,
+        base="base",
+        adapter_uri="memory://reward",
+        adapter_sha256="0" * 64,
+        dataset=DatasetRef(dataset_id="d", uri="d", sha256="0", rows=1),
+        hyperparameters={},
+        seed=0,
+        code_revision="cafe",
+        metrics={},
+        job_id="job",
+        created_at=NOW,
+    )
+    made.apply(reward_key(name), record.to_json())
+    return made
+
+
+def test_the_index_is_that_of_the_formula_less_what_chance_gives() -> None:
+    found = stability_index({"a": 500, "b": 500}, {"a": 800, "b": 200})
+    wanted = 0.3 * 0.4700036292 + 0.3 * 0.9162907319
+    assert found == pytest.approx(wanted - (1 / 1000 + 1 / 1000))
+
+
+def test_two_samples_of_one_distribution_have_not_drifted() -> None:
+    found = [drift(pairs(400, seed=seed), pairs(60, seed=1000 + seed)) for seed in range(50)]
+    assert max(max(indices.values()) for indices in found) < 0.2
+
+
+def test_other_lengths_and_other_categories_are_seen_and_few_pairs_are_not() -> None:
+    known = pairs(400)
+    assert drift(known, pairs(60, long=True))["length"] > 0.5
+    assert drift(known, PairShapes(["new"] * 60, known.lengths[:60]))["category"] > 1
+    assert drift(known, PairShapes(["new"] * 49, known.lengths[:49])) == {
+        "category": 0.0,
+        "length": 0.0,
+    }
+
+
+def test_an_old_one_is_made_anew_and_a_young_one_is_not() -> None:
+    job, _ = decide_reward(QUIET, JobQueue(), rewarded(), NOW + timedelta(days=29))
+    assert job is None
+    job, why = decide_reward(QUIET, JobQueue(), rewarded(), NOW + timedelta(days=31))
+    assert job is not None
+    assert (job.method, job.actor) == (TrainingMethod.reward, ACTOR)
+    assert why == f"{MODEL}-reward-v1 is 31 days old"
+
+
+def test_drift_makes_a_young_one_anew_and_names_what_moved() -> None:
+    moved = replace(QUIET, known=pairs(400), fresh=pairs(100, long=True))
+    job, why = decide_reward(moved, JobQueue(), rewarded(), NOW + timedelta(days=1))
+    assert job is not None
+    assert "length" in why
+    off = replace(moved, max_drift=0)
+    assert decide_reward(off, JobQueue(), rewarded(), NOW + timedelta(days=1))[0] is None
+
+
+def test_it_waits_for_data_for_another_job_and_after_one_that_made_none() -> None:
+    late = NOW + timedelta(days=31)
+    assert decide_reward(replace(QUIET, judge_pairs=29), JobQueue(), rewarded(), late)[0] is None
+    assert decide_reward(QUIET, JobQueue(), Registry(), late)[0] is None
+    queue = JobQueue()
+    first, _ = decide_reward(QUIET, queue, rewarded(), late)
+    assert first is not None
+    queue.put(first)
+    assert decide_reward(QUIET, queue, rewarded(), late)[1] == "a job of this model is not finished"
+    queue.put(
+        TrainingProgress(
+            job_id=first.job_id,
+            model=MODEL,
+            method=TrainingMethod.reward,
+            phase=RunPhase.rejected,
+            at=late,
+        )
+    )
+    assert decide_reward(QUIET, queue, rewarded(), late + RETRY / 2)[0] is None
+    second, _ = decide_reward(QUIET, queue, rewarded(), late + RETRY)
+    assert second is not None
+    assert second.job_id != first.job_id
+
+
+def test_pairs_of_before_and_since_are_told_apart_by_their_offsets() -> None:
+    counter = PairCounter(MODEL, DatasetRules())
+    for number in range(4):
+        event = pair_event(number, context=Context(category="old" if number < 3 else "new"))
+        counter.apply(event, "ratchet.preferences.v1/0", number)
+    known, fresh = counter.shapes({"ratchet.preferences.v1/0": 3})
+    assert list(known.categories) == ["old"] * 3
+    assert list(fresh.categories) == ["new"]
+    assert list(fresh.lengths) == [len("a good answer 3")]
