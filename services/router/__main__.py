@@ -18,6 +18,7 @@ from services.router.app import Gateway
 from services.router.candidate_breaker import CandidateBreaker
 from services.router.engines import Engines
 from services.router.fields import FieldRules
+from services.router.filter_rules import FilterRules
 from services.router.health import add_checks
 from services.router.identity import IdentityRules
 from services.router.interactions import Interactions
@@ -25,6 +26,7 @@ from services.router.latency_limits import LatencyLimits
 from services.router.metrics import RouterMetrics, SeriesLifecycle
 from services.router.mirror import Mirror
 from services.router.moderated import ModeratedProxy
+from services.router.output_filter import OutputFilter
 from services.router.proxy import Deadlines, Proxy
 from services.router.settings import RouterSettings
 from services.router.sources import Sources
@@ -102,7 +104,7 @@ def moderated(
     )
 
 
-async def run(settings: RouterSettings, directory: Path) -> None:
+async def run(settings: RouterSettings, directory: Path, rules: FilterRules) -> None:
     """Serve until a signal says stop, then ship what the spool holds for a bounded time."""
     stop = stop_on_signals()
     clock = SystemClock()
@@ -176,6 +178,7 @@ async def run(settings: RouterSettings, directory: Path) -> None:
                 breaker,
                 votes,
                 state.settings,
+                OutputFilter(rules, registry),
             ),
             keys=keys,
             metrics=metrics,
@@ -239,9 +242,13 @@ def main() -> None:
     spare_collector()
     settings = RouterSettings.load()
     directory = settings.data_dir / "router"
+    try:
+        rules = settings.filter_rules()
+    except ValueError as error:
+        raise SystemExit(f"RATCHET_ROUTER_OUTPUT_FILTER_FILE: {error}") from None
     with take(directory):
         try:
-            uvloop.run(run(settings, directory))
+            uvloop.run(run(settings, directory, rules))
         except RedisCluster as error:
             raise SystemExit(str(error)) from None
 

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from services.router.latency_limits import LatencyLimit
+from services.router.output_filter import FilterFindings
 from services.router.request import ChatRequest
 from services.router.response import EngineResponse
 from services.router.state import HOLDOUT, RouteChoice
@@ -86,6 +87,8 @@ class Call:
     shows_arm: bool = False
     """Whether the client may know version and arm."""
     recorded: bool = False
+    filtered: FilterFindings | None = None
+    """What the output filter found; None where it found nothing or did not look."""
 
     def shown(self, version: str) -> str:
         """The model's name in the client's answer: the version, or the alias that hides it."""

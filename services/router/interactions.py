@@ -249,6 +249,9 @@ def _beyond_text(call: Call, turns: list[dict[str, Any]], clean: Cleaner) -> dic
     if call.choice.rollout:
         found["api_key"] = voter_label(call.key_id)
     reasons = request.untrainable(turns)
+    if call.filtered is not None:
+        found["output_filter"] = call.filtered.row()
+        reasons += call.filtered.untrainable
     if call.choice.holdout:
         found["holdout"] = call.choice.holdout
         reasons.append(Untrainable.holdout.value)

@@ -23,8 +23,16 @@ from services.router.client_send import ClientSend, SlowClient
 from services.router.engine_connection import AttemptDeadlines, HttpResponse
 from services.router.engines import EngineRequest, Engines
 from services.router.errors import FAILURES, error_body
+from services.router.filter_rules import RuleSet
 from services.router.interactions import Interactions
 from services.router.metrics import RouterMetrics
+from services.router.output_filter import (
+    FILTERED,
+    REFUSAL,
+    FilterFindings,
+    OutputFilter,
+    filter_whole,
+)
 from services.router.passed_through import ABSENT, PASSED_THROUGH
 from services.router.relay import HTTP_OK, StreamRelay
 from services.router.response import UnreadableResponse, read_error
@@ -92,6 +100,7 @@ class Proxy:
         breaker: CandidateBreaker,
         votes: VoteLimits,
         settings: Callable[[str], SettingsRecord | None],
+        output_filter: OutputFilter,
     ) -> None:
         """`settings` looks up what a version serves beside or without an adapter."""
         self._engines = engines
@@ -100,6 +109,7 @@ class Proxy:
         self._deadlines = deadlines
         self._breaker = breaker
         self._settings = settings
+        self._filter = output_filter
         self._votes = votes
         self._said: dict[tuple[str, Outcome], tuple[float, int]] = {}
 
@@ -164,7 +174,7 @@ class Proxy:
                 attempt.outcome = Outcome.server_error
                 attempt.error = str(error)
                 return None
-            return WholeResponse(HTTP_OK, body)
+            return self._filtered(call, body)
         message, shaped = read_error(attempt.status, body)
         attempt.error = message
         if not call.shows_arm:
@@ -180,10 +190,33 @@ class Proxy:
         attempt.outcome = Outcome.server_error
         return None
 
+    def _filtered(self, call: Call, body: bytes) -> WholeResponse:
+        """A whole answer as the client may see it."""
+        rules = self._rules(call)
+        if rules is None:
+            return WholeResponse(HTTP_OK, body)
+        body, status, findings = filter_whole(rules, body, call.request.endpoint)
+        self._note(call, findings)
+        return WholeResponse(status, body)
+
+    def _rules(self, call: Call) -> RuleSet | None:
+        if call.request.endpoint == "embeddings":
+            return None
+        return self._filter.rules(call.tenant, call.choice.model)
+
+    def _note(self, call: Call, findings: FilterFindings) -> None:
+        if findings.action is None:
+            return
+        call.filtered = findings
+        self._filter.note(call.choice.model, findings)
+        if findings.blocked:
+            call.answer.finish_reason = FILTERED
+
     async def _stream(self, call: Call, send: ClientSend, watchdog: Watchdog) -> None:
         for version, arm in call.plan():
             attempt = self._start(call, send, version, arm)
-            relay = StreamRelay(call, attempt, send, self._deadlines.heartbeat_s)
+            heartbeat_s = self._deadlines.heartbeat_s
+            relay = StreamRelay(call, attempt, send, heartbeat_s, self._rules(call))
             response: HttpResponse | None = None
             reply: WholeResponse | None = None
             try:
@@ -201,6 +234,8 @@ class Proxy:
                     raise SlowClient from None
             finally:
                 call.answer = relay.reader.finish()
+                if relay.filter is not None:
+                    self._note(call, relay.filter.findings)
             self._close(call, attempt)
             if relay.started:
                 watchdog.unwatch()
@@ -221,6 +256,8 @@ class Proxy:
         last = relay.reader.last
         if call.last.outcome is not Outcome.ok:
             last = relay.reader.failed(_failure(call).body)
+        elif relay.blocked and not relay.held:
+            last = relay.reader.failed(REFUSAL)
         await send({"type": "http.response.body", "body": relay.held + last})
 
     def _request(self, call: Call, attempt: EngineAttempt) -> EngineRequest:

@@ -10,6 +10,8 @@ from services.router.answer_readers import STREAM_READERS
 from services.router.call import Call, EngineAttempt
 from services.router.client_send import ClientSend
 from services.router.engine_connection import HttpResponse
+from services.router.filter_rules import RuleSet
+from services.router.output_filter import filtered_stream
 from shared.contracts.events.interactions import Outcome
 
 HTTP_OK = 200
@@ -21,11 +23,27 @@ HEARTBEAT = b": heartbeat\n\n"
 class StreamRelay:
     """A stream from the engine to the client, held back until its first token or heartbeat."""
 
-    __slots__ = ("_attempt", "_call", "_heartbeat_s", "_send", "held", "reader", "started")
+    __slots__ = (
+        "_attempt",
+        "_call",
+        "_heartbeat_s",
+        "_send",
+        "filter",
+        "held",
+        "reader",
+        "started",
+    )
 
     def __init__(
-        self, call: Call, attempt: EngineAttempt, send: ClientSend, heartbeat_s: float
+        self,
+        call: Call,
+        attempt: EngineAttempt,
+        send: ClientSend,
+        heartbeat_s: float,
+        rules: RuleSet | None,
     ) -> None:
+        """With `rules`, what the engine sends goes through the output filter."""
+        self.filter = filtered_stream(rules, call.request.endpoint) if rules else None
         self._heartbeat_s = heartbeat_s
         self._call = call
         self._attempt = attempt
@@ -44,7 +62,8 @@ class StreamRelay:
         call, attempt, reader = self._call, self._attempt, self.reader
         tokens = 0
         while data := await self._next(response):
-            self.held += reader.feed(data)
+            events = reader.feed(data)
+            self.held += self.filter.feed(events) if self.filter else events
             if reader.tokens > tokens:
                 now = perf_counter()
                 if tokens:
@@ -52,19 +71,30 @@ class StreamRelay:
                 else:
                     attempt.first_token_at = now
                 attempt.last_token_at, tokens = now, reader.tokens
-            if reader.done or reader.failure:
+            if reader.done or reader.failure or self.blocked:
                 break
             if tokens and self.held:
                 waited_s = self._send.waited_s
                 await self._forward()
                 # A gap is the engine's silence, not the client's.
                 attempt.last_token_at += self._send.waited_s - waited_s
-        if reader.failure or not reader.done:
+        if self.filter and reader.done:
+            self.held += self.filter.finish()
+        if self.blocked:
+            response.close()
+            if not self.started:
+                await self._begin()
+        elif reader.failure or not reader.done:
             response.close()
             attempt.outcome = Outcome.server_error
             attempt.error = reader.failure or "the engine's stream ended without its last event"
         elif not self.started:
             await self._begin()
+
+    @property
+    def blocked(self) -> bool:
+        """Whether the output filter refuses the answer."""
+        return self.filter is not None and self.filter.findings.blocked
 
     async def _next(self, response: HttpResponse) -> bytes:
         """What the engine sends next, empty at its end; heartbeats for the client until then."""

@@ -9,6 +9,7 @@ from pydantic import AnyHttpUrl, Field, TypeAdapter, field_validator
 from pydantic_settings import NoDecode
 
 from services.router.bounds import AnswerBounds
+from services.router.filter_rules import FilterRules
 from services.router.identity import BODY_SOURCES, NOBODY, USER_SOURCES
 from services.router.latency_limits import FORM, LatencyLimits
 from services.router.votes import VoteCaps
@@ -46,6 +47,9 @@ class RouterSettings(ServiceSettings):
         default="",
         pattern=r"^$|^https?://[^/]+$",
         description="of the inference service, for /v1/moderated; empty: there is no such path",
+    )
+    output_filter_file: Path | None = Field(
+        default=None, description="YAML file with the rules of the output filter; none: no filter"
     )
     engines: Annotated[tuple[str, ...], NoDecode] = Field(
         default=("http://127.0.0.1:8000",), min_length=1, description="base URLs of vLLM"
@@ -153,6 +157,17 @@ class RouterSettings(ServiceSettings):
     @classmethod
     def _check_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return check_origins(value)
+
+    def filter_rules(self) -> FilterRules:
+        """The rules of the output filter; none without a file.
+
+        Raises:
+            ValueError: the file cannot be read, or a rule is wrong.
+
+        """
+        if self.output_filter_file is None:
+            return FilterRules()
+        return FilterRules.read(self.output_filter_file)
 
     def assignment_secret(self) -> bytes:
         """The key of the assignment's hash; empty where none is set.

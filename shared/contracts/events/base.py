@@ -155,6 +155,8 @@ class Untrainable(StrEnum):
     """The answer calls tools that the version's settings gave the model, and not the client."""
     passed_through = "passed_through"
     """Embeddings and the Messages API, which are judged on operations only."""
+    filtered = "filtered"
+    """The client saw the answer masked or not at all."""
     holdout = "holdout"
     """The user is held out, so that what was learned can be measured against them."""
 

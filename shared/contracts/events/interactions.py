@@ -56,6 +56,25 @@ OPERATIONS_ONLY = frozenset(("embeddings", "messages"))
 """Values of `api` that are judged on errors and latency alone: nothing else is read from them."""
 
 
+class FilterAction(StrEnum):
+    """What the content filter on output does where a rule finds something."""
+
+    flag = "flag"
+    """Nothing but say so."""
+    mask = "mask"
+    """Replace what was found."""
+    block = "block"
+    """Refuse the answer."""
+
+
+class FilterResult(BaseModel):
+    """What the content filter found in an answer; texts, as an enumeration could not gain a value."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+    action: str = Field(max_length=32, description="the severest that was taken: of FilterAction")
+    rules: tuple[Identifier, ...] = Field(max_length=64, description="names of the rules")
+
+
 class Attempt(BaseModel):
     """One try at an engine. The last attempt of a request is the one that answered."""
 
@@ -114,6 +133,9 @@ class InteractionRecorded(Event):
     untrainable: UntrainableReasons = unless_empty(())
     api_key: OptionalIdentifier = unless_empty(
         "", description="hash of the id of the API key that asked (shared/voters.py)"
+    )
+    output_filter: FilterResult | None = unless_empty(
+        None, description="completion and answer are what the model wrote, not what was shown"
     )
     finish_reason: str = Field(default="", max_length=64)
     engine_id: OptionalIdentifier = Field(

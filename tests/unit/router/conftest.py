@@ -23,10 +23,12 @@ from services.router.bounds import AnswerBounds
 from services.router.candidate_breaker import CandidateBreaker
 from services.router.engines import Engines
 from services.router.fields import FieldRules
+from services.router.filter_rules import FilterRules
 from services.router.identity import IdentityRules
 from services.router.interactions import Interactions
 from services.router.latency_limits import LatencyLimits
 from services.router.metrics import RouterMetrics, SeriesLifecycle
+from services.router.output_filter import OutputFilter
 from services.router.proxy import Deadlines, Proxy
 from services.router.spool import Spool
 from services.router.state import KEYS, REDIS, REGISTRY, ROLLOUTS, RouterState
@@ -94,6 +96,7 @@ class GatewayHarness:
         cors_origins: tuple[str, ...] = (),
         rules: FieldRules = FieldRules(),  # noqa: B008
         spans: Spans = OFF,
+        filter_rules: FilterRules = FilterRules(),  # noqa: B008
         latency: LatencyLimits = LatencyLimits(),  # noqa: B008
     ) -> None:
         """Serve; without engines a stub of its own."""
@@ -118,6 +121,7 @@ class GatewayHarness:
                 self.breaker,
                 VoteLimits(),
                 self.state.settings,
+                OutputFilter(filter_rules, registry),
             ),
             keys=self.keys,
             metrics=self.metrics,

@@ -32,6 +32,7 @@ BEYOND_TEXT = {
     "untrainable",
     "applied_settings",
     "holdout",
+    "output_filter",
 }
 """Fields that only some events have."""
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"

@@ -1,0 +1,149 @@
+"""Content filter rules: words and patterns that answers must not hold, by tenant and model. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from shared.contracts.events.base import Identifier
+from shared.contracts.events.interactions import FilterAction
+from shared.kafka.envelope import describe
+
+LOOK_BACK = 512
+"""Longest match in characters that is found for sure where a text comes in pieces."""
+MAX_RULES = 64
+MASK = "[FILTERED]"
+
+Word = Annotated[str, Field(min_length=1, max_length=LOOK_BACK // 2)]
+
+
+class Match(NamedTuple):
+    """A place in a text, and the rule that found it."""
+
+    start: int
+    end: int
+    rule: FilterRule
+
+
+class FilterRule(BaseModel):
+    """One rule: whole words or phrases in any case, or a regular expression of Python's `re`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    name: Identifier
+    action: FilterAction
+    words: tuple[Word, ...] = Field(default=(), max_length=10_000)
+    regex: str = Field(default="", max_length=2_000)
+    tenants: tuple[Identifier, ...] = Field(default=(), description="none: all")
+    models: tuple[Identifier, ...] = Field(default=(), description="none: all")
+
+    @model_validator(mode="after")
+    def _check(self) -> FilterRule:
+        if bool(self.words) == bool(self.regex):
+            raise ValueError("give either words or a regex")
+        try:
+            found = self.pattern().search("") or self.pattern().search(MASK)
+        except re.error as error:
+            raise ValueError(f"regex: {error}") from None
+        if found is not None:
+            raise ValueError(f"it matches an empty text or the mask, {MASK!r}")
+        return self
+
+    def pattern(self) -> re.Pattern[str]:
+        """What finds the rule's matches; `re` keeps compiled patterns."""
+        if self.regex:
+            return re.compile(self.regex)
+        phrases = (r"\s+".join(map(re.escape, word.split())) for word in self.words)
+        return re.compile(rf"(?<!\w)(?:{'|'.join(phrases)})(?!\w)", re.IGNORECASE)
+
+
+class _RuleFile(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    rules: tuple[FilterRule, ...] = Field(max_length=MAX_RULES)
+
+
+class RuleSet:
+    """The rules that apply to one tenant and model."""
+
+    __slots__ = ("_rules",)
+
+    def __init__(self, rules: Iterable[FilterRule]) -> None:
+        self._rules = [(rule, rule.pattern()) for rule in rules]
+
+    def matches(self, text: str, begin: int = 0, *, whole: bool = True) -> list[Match]:
+        """All matches that start at `begin` or later, by their start.
+
+        Where more text may follow (not `whole`), one that ends with the text waits: it might be a
+        longer one, or the beginning of another word.
+        """
+        found = [
+            Match(match.start(), match.end(), rule)
+            for rule, pattern in self._rules
+            for match in pattern.finditer(text, begin)
+            if match.end() > match.start() and (whole or match.end() < len(text))
+        ]
+        return sorted(found, key=lambda match: match[:2])
+
+
+class FilterRules:
+    """All rules of a file."""
+
+    def __init__(self, rules: Sequence[FilterRule] = ()) -> None:
+        self._rules = tuple(rules)
+        self._sets: dict[tuple[FilterRule, ...], RuleSet] = {}
+
+    @classmethod
+    def read(cls, path: Path) -> FilterRules:
+        """The rules of a YAML file: `rules: [{name, action, words or regex, tenants, models}]`.
+
+        Raises:
+            ValueError: it cannot be read, or a rule is wrong; the message names which.
+
+        """
+        try:
+            value: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+            return cls(_RuleFile.model_validate(value).rules)
+        except ValidationError as error:
+            raise ValueError(f"{path}: {describe(error)}") from None
+        except (OSError, UnicodeError, yaml.YAMLError) as error:
+            raise ValueError(f"{path}: {error}") from None
+
+    def of(self, tenant: str, model: str) -> RuleSet | None:
+        """The rules for a tenant's answers from a model; None where there are none."""
+        found = tuple(
+            rule
+            for rule in self._rules
+            if (not rule.tenants or tenant in rule.tenants)
+            and (not rule.models or model in rule.models)
+        )
+        if not found:
+            return None
+        if found not in self._sets:
+            # As many sets as combinations of rules that name tenants and models.
+            self._sets[found] = RuleSet(found)
+        return self._sets[found]
+
+
+def masked(text: str, matches: Sequence[Match]) -> str:
+    """The text with each match, overlapping ones together, replaced."""
+    parts: list[str] = []
+    at = 0
+    for start, end in spans(match[:2] for match in matches):
+        parts += (text[at:start], MASK)
+        at = end
+    return "".join((*parts, text[at:]))
+
+
+def spans(places: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Places sorted by their start; overlapping ones are one."""
+    merged: list[tuple[int, int]] = []
+    for start, end in sorted(places):
+        if merged and start < merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+        else:
+            merged.append((start, end))
+    return merged
