@@ -154,7 +154,7 @@ def job(objects: list[dict[str, Any]]) -> dict[str, Any]:
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_the_topics_job_has_another_name_where_its_spec_is_another(
+def test_second_sync_has_another_job_where_its_spec_is_another(
     tmp_path: Path, change: dict[str, Any]
 ) -> None:
     before, same, after = (job(render(v, tmp_path)) for v in ({}, {}, change))
@@ -166,7 +166,7 @@ def test_the_topics_job_has_another_name_where_its_spec_is_another(
     assert "ttlSecondsAfterFinished" not in before["spec"]
 
 
-def test_pods_go_where_the_values_send_them(tmp_path: Path) -> None:
+def test_scheduling_values_send_pods_where_they_say(tmp_path: Path) -> None:
     terms = [{"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a"]}]}]
     required = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}
     scheduling = {

@@ -101,7 +101,7 @@ async def test_topics_apply_creates_once_and_diff_says_what_is_missing(
     assert f"{name}: 1 replicas, declared 3" in lonely.json["drift"]
 
 
-async def test_topics_that_the_broker_refuses_are_shown_with_its_reason(
+async def test_topics_apply_refused_shows_the_brokers_reason(
     env: dict[str, str], kafka: str, unique: str
 ) -> None:
     env |= {"RATCHET_TENANTS": unique, "RATCHET_KAFKA_REPLICATION": "3"}

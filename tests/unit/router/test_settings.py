@@ -7,7 +7,9 @@ from services.router.settings import RouterSettings
 
 
 @pytest.mark.parametrize("given", ["http://a:8000", "http://a:8000/v1", "http://a:8000/v1/"])
-def test_an_engine_is_named_with_or_without_v1(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_engine_url_with_v1_names_the_same_engine(
+    given: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Case engine-url-with-v1."""
     monkeypatch.setenv("RATCHET_ROUTER_ENGINES", f"{given},http://b/x/v1")
     assert RouterSettings.load().engines == ("http://a:8000", "http://b/x")

@@ -168,7 +168,7 @@ def without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("without_waiting")
-def test_a_segment_that_cannot_be_opened_gives_no_descriptor_away(
+def test_disk_refuses_a_segment_and_gives_no_descriptor_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Case disk-refuses-a-segment: a connection got the descriptor, and then a user's prompt."""

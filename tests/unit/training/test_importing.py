@@ -36,7 +36,7 @@ def test_both_forms_of_pairs_mean_the_same() -> None:
     assert first.meta["source"] == "import"
 
 
-def test_conversations_that_begin_with_the_prompt_are_read() -> None:
+def test_preference_file_forms_that_begin_with_the_prompt() -> None:
     """As TRL documents them: with the prompt besides, as text or turns, or without it."""
     answered = {
         "chosen": [*ASKED, *ANSWERED],

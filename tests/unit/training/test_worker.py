@@ -128,7 +128,7 @@ async def test_what_cannot_be_read_is_put_aside_and_the_rest_is_done(
     assert ends(harness)[0][1] is RunPhase.succeeded
 
 
-async def test_a_job_for_a_name_with_a_slash_is_put_aside_with_the_rule(
+async def test_model_name_with_slash_is_put_aside_with_the_rule(
     harness: TrainingHarness,
 ) -> None:
     """Its version could not be paused, aborted or promoted: the name is no one path segment."""
