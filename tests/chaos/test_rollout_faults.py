@@ -175,7 +175,9 @@ async def at_weight(harness: RolloutHarness, weight: int = HALF) -> None:
     )
 
 
-async def recorded(harness: RolloutHarness, reason: str, **fields: Any) -> dict[str, Any]:
+async def recorded(
+    harness: RolloutHarness, reason: str, *, timeout_s: float = 60, **fields: Any
+) -> dict[str, Any]:
     """The rollout, once it is as `fields` say and a decision on record has `reason` in its own."""
 
     async def found() -> dict[str, Any]:
@@ -185,7 +187,7 @@ async def recorded(harness: RolloutHarness, reason: str, **fields: Any) -> dict[
         decisions = await harness.decisions(rollout["rollout_id"])
         return rollout if any(reason in one["reason"] for one in decisions) else {}
 
-    return await eventually(found, f"{fields} because of {reason}", 60)
+    return await eventually(found, f"{fields} because of {reason}", timeout_s)
 
 
 async def counted_exactly(harness: RolloutHarness) -> bool:
@@ -441,7 +443,6 @@ async def test_answers_of_35_s_on_both_arms_hold(
         async with RoutedUsers(stack.url("router"), harness.model, rate=5.0):
             await begin(harness)
             await at_weight(harness)
-            await asyncio.sleep(40)  # for the first answers; nothing can be seen before
-            await recorded(harness, "on both arms: see to the engine", **HELD)
+            await recorded(harness, "on both arms: see to the engine", timeout_s=180, **HELD)
     finally:
         engine.delay_s = 0.0
