@@ -16,7 +16,7 @@ from shared.contracts.events.annotations import (
     AnnotatorRole,
 )
 
-SETTLED_KEPT = 5_000
+SETTLED_KEPT = 2_000
 """Newest settled items kept in memory; agreement is of these and the unsettled ones."""
 
 

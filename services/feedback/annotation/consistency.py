@@ -12,6 +12,8 @@ from shared.agreement import Agreement, RaterLabel, agreement
 from shared.clock import Clock
 
 UPDATE_S = 10.0
+BOOTSTRAPS = 200
+"""Of a live interval: a fifth of a report's, as ingestion shares the interpreter with it."""
 ALL_TENANTS = ""
 """No tenant is called so; metrics are of all of them."""
 
@@ -54,12 +56,14 @@ class LabelConsistency:
             await self._clock.sleep(UPDATE_S)
 
     async def update(self) -> None:
-        """Compute agreement where labels came; in a thread, as the bootstrap takes a second."""
+        """Compute agreement where labels came; in a thread, as the bootstrap takes a moment."""
         by_tenant = self._board.rater_labels()
         everybody = [label for labels in by_tenant.values() for label in labels]
         for tenant, labels in {**by_tenant, ALL_TENANTS: everybody}.items():
             if labels != self._seen.get(tenant):
-                self._agreements[tenant] = await asyncio.to_thread(agreement, labels)
+                self._agreements[tenant] = await asyncio.to_thread(
+                    agreement, labels, bootstraps=BOOTSTRAPS
+                )
                 self._seen[tenant] = labels
         self._export()
 

@@ -14,8 +14,10 @@ from shared.contracts.topics import INTERACTIONS
 from shared.kafka.envelope import UnreadableRecord, decode, models_by_type
 from shared.kafka.log import EventLog, LogUnavailable
 
-NEWEST = 1_000
+NEWEST = 500
 """Records read of each partition."""
+PER_TURN = 50
+"""Records decoded before other requests get a turn."""
 READ_TIMEOUT_S = 20.0
 FAILED = frozenset((Outcome.server_error, Outcome.timeout, Outcome.crash))
 _MODELS = models_by_type(InteractionRecorded)
@@ -42,7 +44,11 @@ class RecentTraffic:
         found: dict[str, TrafficPrompt] = {}
 
         async def collect() -> None:
+            read = 0
             async for record in tail:
+                read += 1
+                if read % PER_TURN == 0:
+                    await asyncio.sleep(0)
                 try:
                     event = decode(record.headers, record.value, _MODELS)
                 except UnreadableRecord:
