@@ -18,8 +18,13 @@ from services.cli.label import label
 from services.cli.pair_formats.convert import FORMATS, BadLine, converted, detected
 from services.cli.pair_formats.pair import BadPair, PairFormat
 from services.cli.pair_formats.ratchet import RATCHET
+from services.cli.stored_dataset import diff_datasets, show_dataset
 
-app = typer.Typer(no_args_is_help=True, help="Import, export, label and augment preference pairs.")
+app = typer.Typer(
+    no_args_is_help=True, help="Show, compare, import, export, label and augment datasets."
+)
+app.command("show")(show_dataset)
+app.command("diff")(diff_datasets)
 app.command()(label)
 app.command()(augment)
 

@@ -9,7 +9,10 @@ from dataclasses import dataclass
 import orjson
 
 from services.cli.pair_formats.anthropic_hh import ANTHROPIC_HH
+from services.cli.pair_formats.argilla import ARGILLA
+from services.cli.pair_formats.label_studio import LABEL_STUDIO
 from services.cli.pair_formats.llama_factory import LLAMA_FACTORY
+from services.cli.pair_formats.lmarena import LMARENA
 from services.cli.pair_formats.openai_dpo import OPENAI_DPO
 from services.cli.pair_formats.pair import BadPair, PairFormat
 from services.cli.pair_formats.ratchet import RATCHET
@@ -17,7 +20,18 @@ from services.cli.pair_formats.trl import TRL
 from services.cli.pair_formats.ultrafeedback import ULTRAFEEDBACK
 
 FORMATS = {
-    one.name: one for one in (RATCHET, TRL, ANTHROPIC_HH, OPENAI_DPO, LLAMA_FACTORY, ULTRAFEEDBACK)
+    one.name: one
+    for one in (
+        RATCHET,
+        TRL,
+        ANTHROPIC_HH,
+        OPENAI_DPO,
+        LLAMA_FACTORY,
+        ULTRAFEEDBACK,
+        LMARENA,
+        ARGILLA,
+        LABEL_STUDIO,
+    )
 }
 
 

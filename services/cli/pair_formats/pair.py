@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -93,3 +94,21 @@ def answer(value: object, name: str) -> str:
     if more or turn.role != "assistant":
         raise BadPair(f"{name}: must be one turn of the assistant")
     return turn.content
+
+
+def preferred(votes: Sequence[object], sides: tuple[str, str], name: str) -> tuple[str, str]:
+    """The side that most raters chose, and the other one.
+
+    Raises:
+        BadPair: nobody chose, or as many chose either.
+
+    """
+    first, second = (sum(vote == side for vote in votes) for side in sides)
+    if first == second:
+        raise BadPair(f"{name}: no majority for {sides[0]} or {sides[1]}; a tie makes no pair")
+    return sides if first > second else (sides[1], sides[0])
+
+
+def chosen_first(pair: TextPair) -> bool:
+    """On which side the better answer is written: by its text, so that neither side wins always."""
+    return zlib.crc32(pair.chosen.encode()) % 2 == 0

@@ -51,6 +51,28 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "conversations": [{"from": "human", "value": "Why?"}],
         "chosen": {"from": "gpt", "value": "So."}, "rejected": {"from": "gpt", "value": "No."},
     },
+    "lmarena": {
+        "question_id": "q", "winner": "model_b", "judge": "arena_user_1", "turn": 1,
+        "conversation_a": [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "No."}],
+        "conversation_b": [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}],
+    },
+    "argilla": {
+        "id": "1", "status": "completed", "metadata": {}, "suggestions": {}, "vectors": {},
+        "fields": {"prompt": "Why?", "response1": "No.", "response2": "So."},
+        "responses": {"preference": [
+            {"value": "response2", "user_id": "a"}, {"value": "response1", "user_id": "b"},
+            {"value": "response2", "user_id": "c"},
+        ]},
+    },
+    "label-studio": {
+        "id": 1, "data": {"prompt": "Why?", "answer1": "So.", "answer2": "No."},
+        "annotations": [
+            {"id": 4, "was_cancelled": False, "result": [{
+                "type": "pairwise", "from_name": "comparison", "to_name": "answer1,answer2",
+                "value": {"selected": "left"}}]},
+            {"id": 5, "was_cancelled": True, "result": []},
+        ],
+    },
     "ultrafeedback": {
         "prompt": "Why?", "score_chosen": 8.0, "score_rejected": 3.0,
         "chosen": [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}],
@@ -78,6 +100,29 @@ def test_a_row_as_its_tool_writes_it_is_detected_and_read(name: str) -> None:
     line = json.dumps(PUBLISHED[name]).encode()
     assert detected(line).name == name
     assert FORMATS[name].read(PUBLISHED[name]) == TextPair((Turn("user", "Why?"),), "So.", "No.")
+
+
+def test_a_tie_makes_no_pair_and_says_so() -> None:
+    battle = {**PUBLISHED["lmarena"], "winner": "tie (bothbad)"}
+    split = {**PUBLISHED["argilla"], "responses": {"preference": [
+        {"value": "response1"}, {"value": "response2"}]}}  # fmt: skip
+    skipped = {**PUBLISHED["label-studio"], "annotations": []}
+    for name, row in (("lmarena", battle), ("argilla", split), ("label-studio", skipped)):
+        with pytest.raises(BadPair, match="a tie makes no pair"):
+            FORMATS[name].read(row)
+
+
+def test_a_battle_keeps_whose_answers_they_are() -> None:
+    row = {**PUBLISHED["lmarena"], "model_a": "v1", "model_b": "v2"}
+    pair = FORMATS["lmarena"].read(row)
+    assert pair.meta == {"chosen_version": "v2", "rejected_version": "v1"}
+    assert FORMATS["lmarena"].read(FORMATS["lmarena"].write(pair)) == pair
+
+
+def test_neither_side_holds_every_better_answer() -> None:
+    turn = (Turn("user", "Why?"),)
+    written = [FORMATS["lmarena"].write(TextPair(turn, f"yes {n}", "no")) for n in range(40)]
+    assert 10 <= sum(row["winner"] == "model_a" for row in written) <= 30
 
 
 def test_the_implicit_prompt_of_trl_is_read() -> None:

@@ -1,0 +1,76 @@
+"""Label Studio's tasks with a pairwise choice, one task a line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from services.cli.pair_formats.pair import (
+    BadPair,
+    PairFormat,
+    Row,
+    TextPair,
+    Turn,
+    chosen_first,
+    preferred,
+    text,
+    turns,
+)
+
+SIDES = ("left", "right")
+_FIELDS = {"left": "answer1", "right": "answer2"}
+
+
+def _read(row: Row) -> TextPair:
+    data = row.get("data")
+    if not isinstance(data, dict):
+        raise BadPair("data: must be an object")
+    chosen, rejected = preferred(_choices(row.get("annotations")), SIDES, "annotations")
+    prompt = (
+        turns(data["dialogue"], "data.dialogue", role="author", content="text")
+        if "dialogue" in data
+        else (Turn("user", text(data, "prompt")),)
+    )
+    return TextPair(prompt, text(data, _FIELDS[chosen]), text(data, _FIELDS[rejected]))
+
+
+def _choices(annotations: object) -> list[object]:
+    if not isinstance(annotations, list):
+        raise BadPair("annotations: must be a list")
+    results = [
+        result
+        for one in annotations
+        if isinstance(one, dict) and not one.get("was_cancelled")
+        for result in one.get("result") or ()
+    ]
+    return [
+        (result.get("value") or {}).get("selected")
+        for result in results
+        if isinstance(result, dict) and result.get("type") == "pairwise"
+    ]
+
+
+def _write(pair: TextPair) -> dict[str, Any]:
+    chosen, rejected = SIDES if chosen_first(pair) else SIDES[::-1]
+    result = {
+        "type": "pairwise",
+        "from_name": "comparison",
+        "to_name": "answer1,answer2",
+        "value": {"selected": chosen},
+    }
+    return {
+        "data": {
+            "dialogue": [{"author": turn.role, "text": turn.content} for turn in pair.messages],
+            _FIELDS[chosen]: pair.chosen,
+            _FIELDS[rejected]: pair.rejected,
+        },
+        "annotations": [{"result": [result]}],
+    }
+
+
+LABEL_STUDIO = PairFormat(
+    "label-studio",
+    "Label Studio: data with dialogue or prompt, answer1, answer2, and pairwise annotations",
+    lambda row: "data" in row and "annotations" in row,
+    _read,
+    _write,
+)

@@ -1,0 +1,111 @@
+"""`ratchet dataset show` and `diff`: what a stored dataset is made of, and what two differ in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Annotated, Any, NamedTuple, cast
+
+import typer
+
+from services.cli.errors import CliError, Exit
+from services.cli.output import AsJson, print_fields, print_json, print_table
+
+MANIFEST = "manifest.json"
+FILES = ("train.jsonl", "heldout.jsonl", "judge.jsonl")
+"""Files whose rows have ids."""
+SHOWN = 20
+"""Ids that are printed of each difference; --json has all."""
+Folder = Annotated[str, typer.Argument(help="A dataset's folder: a path, or a URI such as s3://….")]
+
+
+class FileDifference(NamedTuple):
+    """What the same file of two datasets does not share, by row id."""
+
+    file: str
+    removed: list[str]
+    added: list[str]
+    changed: list[str]
+    """In both, with another text."""
+
+
+def show_dataset(folder: Folder, *, as_json: AsJson = False) -> None:
+    """A dataset's origin, rules, counts, card and lineage."""
+    manifest = _manifest(folder)
+    if as_json:
+        print_json(manifest)
+        return
+    card, files = manifest.pop("card"), manifest.pop("files")
+    print_fields("Dataset", manifest)
+    columns = ("rows", "bytes", "sha256")
+    print_table(
+        "Files",
+        ("file", *columns),
+        [(name, *(one[c] for c in columns)) for name, one in files.items()],
+    )
+    print_table("Card", ("what", "counts"), list(card.items()))
+
+
+def diff_datasets(old: Folder, new: Folder, *, as_json: AsJson = False) -> None:
+    """Rows that one of two datasets has and the other has not, and what else differs."""
+    first, second = _manifest(old), _manifest(new)
+    fields = [
+        {"field": name, "old": first.get(name), "new": second.get(name)}
+        for name in sorted({*first, *second} - {"files"})
+        if first.get(name) != second.get(name)
+    ]
+    rows = [
+        difference(name, dict(_rows(old, name)), dict(_rows(new, name)))
+        for name in FILES
+        if name in first["files"] and name in second["files"]
+    ]
+    if as_json:
+        print_json({"fields": fields, "files": [one._asdict() for one in rows]})
+        return
+    print_table("Differences", ("field", "old", "new"), [list(one.values()) for one in fields])
+    kinds = ("removed", "added", "changed")
+    print_table(
+        "Rows",
+        ("file", *kinds),
+        [(one.file, *(_some(getattr(one, k)) for k in kinds)) for one in rows],
+    )
+
+
+def difference(file: str, old: dict[str, int], new: dict[str, int]) -> FileDifference:
+    """The difference of two files whose rows are given as {id: digest}."""
+    return FileDifference(
+        file,
+        removed=sorted(old.keys() - new.keys()),
+        added=sorted(new.keys() - old.keys()),
+        changed=sorted(name for name in old.keys() & new.keys() if old[name] != new[name]),
+    )
+
+
+def _manifest(folder: str) -> dict[str, Any]:
+    import fsspec
+
+    uri = f"{folder.rstrip('/')}/{MANIFEST}"
+    try:
+        with cast("Any", fsspec.open(uri, "rb")) as file:
+            found = json.load(file)
+        missing = {"card", "files"} - found.keys()
+    except (OSError, ValueError, ImportError, AttributeError) as error:
+        raise CliError(f"{uri}: {getattr(error, 'strerror', None) or error}", Exit.failed) from None
+    if missing:
+        raise CliError(f"{uri}: is no dataset's manifest, {missing.pop()} is missing", Exit.failed)
+    return dict(found)
+
+
+def _rows(folder: str, name: str) -> Iterator[tuple[str, int]]:
+    """Id and hash of each row; the rows themselves are not kept."""
+    import fsspec
+
+    with cast("Any", fsspec.open(f"{folder.rstrip('/')}/{name}", "rb")) as file:
+        for line in file:
+            meta = json.loads(line)["meta"]
+            yield meta.get("pair_id") or meta["row_id"], hash(line)
+
+
+def _some(ids: list[str]) -> str:
+    more = len(ids) - SHOWN
+    return ", ".join(ids[:SHOWN]) + (f" and {more} more" if more > 0 else "") or "–"

@@ -1,0 +1,70 @@
+"""`ratchet dataset show` and `diff` on datasets as training stores them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from services.cli.__main__ import app
+from services.cli.errors import CliError
+from services.training.dataset_store import DatasetStore
+from services.training.sides import DatasetRules
+from services.training.snapshot import FilePlace, take_snapshot
+from shared.contracts.events.training import TrainingMethod
+from shared.contracts.topics import PREFERENCES
+from shared.testing.log import MemoryLog
+from tests.unit.training.builders import MODEL, pair_event
+
+RUN = CliRunner()
+
+
+@pytest.fixture
+async def folders(tmp_path: Path) -> tuple[Path, Path]:
+    """A dataset, and the same one after its first row was erased."""
+    log = MemoryLog()
+    for number in range(30):
+        event = pair_event(number)
+        await log.publish(PREFERENCES, key=event.pair_id, event=event, event_id=event.pair_id)
+    rules = DatasetRules(prompts=5, judge_share=0.0)
+    dataset = await take_snapshot(log, model=MODEL, method=TrainingMethod.dpo, rules=rules)
+    before, after = tmp_path / "before", tmp_path / "after"
+    for folder, made in ((before, dataset), (after, dataset.erase({FilePlace("train.jsonl", 1)}))):
+        DatasetStore(str(folder)).write(made)
+    name = dataset.manifest.dataset_id
+    return before / name, after / name
+
+
+async def test_the_card_and_the_files_are_shown(folders: tuple[Path, Path]) -> None:
+    done = RUN.invoke(app, ["dataset", "show", str(folders[1])])
+    assert done.exit_code == 0, done.output
+    for part in ("Card", "source", "train.jsonl", "erased_from"):
+        assert part in done.output
+    done = RUN.invoke(app, ["dataset", "show", f"file://{folders[0]}", "--json"])
+    assert json.loads(done.output)["offsets"]
+
+
+async def test_the_rows_that_two_do_not_share_are_named(folders: tuple[Path, Path]) -> None:
+    before, after = folders
+    lines = (before / "train.jsonl").read_bytes().splitlines()
+    first = json.loads(lines[0])["meta"]["pair_id"]
+    edited = [line.replace(b"a good answer", b"a better one", 1) for line in lines[1:2]]
+    (after / "train.jsonl").write_bytes(b"\n".join([*edited, *lines[2:]]) + b"\n")
+    done = RUN.invoke(app, ["dataset", "diff", str(before), str(after), "--json"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.output)
+    (train,) = [one for one in found["files"] if one["file"] == "train.jsonl"]
+    assert train["removed"] == [first]
+    assert train["added"] == []
+    assert train["changed"] == [json.loads(lines[1])["meta"]["pair_id"]]
+    assert "erased_from" in {one["field"] for one in found["fields"]}
+    shown = RUN.invoke(app, ["dataset", "diff", str(after), str(before)])
+    assert first in shown.output
+
+
+def test_a_folder_that_is_no_dataset_is_named(tmp_path: Path) -> None:
+    done = RUN.invoke(app, ["dataset", "show", str(tmp_path)])
+    assert isinstance(done.exception, CliError)
+    assert "manifest.json" in str(done.exception)
