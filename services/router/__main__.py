@@ -16,10 +16,12 @@ from prometheus_client import CollectorRegistry
 from services.router.answer_headers import EXPOSED_HEADERS
 from services.router.app import Gateway
 from services.router.candidate_breaker import CandidateBreaker
+from services.router.client_ids import ClientIds
 from services.router.engines import Engines
 from services.router.fields import FieldRules
 from services.router.filter_rules import FilterRules
 from services.router.health import add_checks
+from services.router.id_claims import RedisIdClaims
 from services.router.identity import IdentityRules
 from services.router.interactions import Interactions
 from services.router.latency_limits import LatencyLimits
@@ -197,6 +199,7 @@ async def run(settings: RouterSettings, directory: Path, rules: FilterRules) -> 
             bounds=settings.answer_bounds,
             spans=spans,
             latency=latency,
+            client_ids=ClientIds(RedisIdClaims(redis)),
         )
         app = with_cors(
             moderated(gateway, settings, client, keys, quotas),

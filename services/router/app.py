@@ -85,6 +85,7 @@ class Gateway:
         bounds: AnswerBounds,
         spans: Spans,
         latency: LatencyLimits,
+        client_ids: ClientIds,
     ) -> None:
         self._state = state
         self._proxy = proxy
@@ -102,7 +103,7 @@ class Gateway:
         self._running = 0
         self._traces = TraceIds(spans)
         self._spans = RequestSpans(spans)
-        self._client_ids = ClientIds()
+        self._client_ids = client_ids
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -168,7 +169,7 @@ class Gateway:
                 shows_arm=key.explicit_versions,
             )
             if given:
-                self._client_ids.claim(key.tenant, given)
+                await self._client_ids.claim(key.tenant, given)
             await self._serve(call, receive, send, watchdog)
             self._spans.record(call)
             tokens = (call.answer.prompt_tokens or 0) + (call.answer.completion_tokens or 0)

@@ -6,6 +6,7 @@ import re
 from collections import OrderedDict
 
 from services.router.errors import InsufficientScope, InvalidRequest, TraceIdTaken
+from services.router.id_claims import IdClaims
 from shared.keys import ApiKey
 
 HEADER = "x-ratchet-trace-id"
@@ -16,9 +17,13 @@ MAX_REMEMBERED = 100_000
 
 
 class ClientIds:
-    """The last ids of clients that this router took, at most `MAX_REMEMBERED` of all tenants."""
+    """The last ids of clients that this router took, at most `MAX_REMEMBERED` of all tenants.
 
-    def __init__(self) -> None:
+    `claims` has those that any replica took lately.
+    """
+
+    def __init__(self, claims: IdClaims | None = None) -> None:
+        self._claims = claims
         self._taken: OrderedDict[tuple[str, str], None] = OrderedDict()
 
     def read(self, raw: bytes | None, key: ApiKey) -> str:
@@ -44,7 +49,7 @@ class ClientIds:
             )
         return raw.decode()
 
-    def claim(self, tenant: str, trace_id: str) -> None:
+    async def claim(self, tenant: str, trace_id: str) -> None:
         """Take an id for one request.
 
         Raises:
@@ -52,11 +57,15 @@ class ClientIds:
 
         """
         place = (tenant, trace_id)
-        if place in self._taken:
+        taken = place in self._taken
+        if not taken:
+            # Before the await: a second request with the id may come while Redis is asked.
+            self._taken[place] = None
+            if len(self._taken) > MAX_REMEMBERED:
+                self._taken.popitem(last=False)
+            taken = self._claims is not None and not await self._claims.take(tenant, trace_id)
+        if taken:
             raise TraceIdTaken(
                 f"{HEADER}: {trace_id!r} names an earlier request; give each try an id of its own",
                 param=HEADER,
             )
-        self._taken[place] = None
-        if len(self._taken) > MAX_REMEMBERED:
-            self._taken.popitem(last=False)

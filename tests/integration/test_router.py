@@ -15,6 +15,7 @@ from openai.types.chat import ChatCompletionMessageParam
 from redis.asyncio import Redis
 
 from benchmarks.stub_engine import TEXT, EngineTraffic, serve_stub
+from services.router.id_claims import KEPT_S, PREFIX, RedisIdClaims
 from services.router.vote_exchange import STREAM, VoteExchange
 from services.router.votes import CAPPED, VoteLimits
 from shared.contracts.events.interactions import Outcome
@@ -260,3 +261,13 @@ async def test_replicas_tell_each_other_whose_attempts_went_bad(
         await VoteExchange(restarted, redis, router="c").exchange()
         assert restarted.arm(a_call("eve", rollout=unique), ended()) == CAPPED
         assert restarted.arm(a_call("ana", rollout=unique), ended()) == "candidate"
+
+
+async def test_a_client_s_own_id_is_taken_on_every_replica(redis_server: str, unique: str) -> None:
+    async with Redis.from_url(redis_server) as redis, Redis.from_url(redis_server) as other:
+        assert await RedisIdClaims(redis).take(unique, "order-17")
+        assert not await RedisIdClaims(other).take(unique, "order-17")
+        assert await RedisIdClaims(other).take(f"{unique}-other", "order-17")
+        assert 0 < await redis.ttl(f"{PREFIX}{unique}:order-17") <= KEPT_S
+    async with Redis.from_url(f"redis://{NOWHERE}") as away:
+        assert await RedisIdClaims(away).take(unique, "order-17"), "without Redis it serves on"

@@ -21,6 +21,7 @@ from services.router.answer_headers import EXPOSED_HEADERS
 from services.router.app import Gateway
 from services.router.bounds import AnswerBounds
 from services.router.candidate_breaker import CandidateBreaker
+from services.router.client_ids import ClientIds
 from services.router.engines import Engines
 from services.router.fields import FieldRules
 from services.router.filter_rules import FilterRules
@@ -139,6 +140,7 @@ class GatewayHarness:
             bounds=bounds,
             spans=spans,
             latency=latency,
+            client_ids=ClientIds(),
         )
         app = with_cors(gateway, cors_origins, methods=("GET", "POST"), expose=EXPOSED_HEADERS)
         port = free_ports(["router"])["router"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime
 
 import orjson
@@ -73,12 +74,39 @@ def test_pattern(raw: bytes) -> None:
         ClientIds().read(raw, LOCAL_KEY)
 
 
-def test_an_id_is_taken_for_its_tenant_within_the_window(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_id_is_taken_for_its_tenant_within_the_window(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(client_ids, "MAX_REMEMBERED", 2)
     ids = ClientIds()
-    ids.claim("acme", "first-id")
-    ids.claim("other", "first-id")
+    await ids.claim("acme", "first-id")
+    await ids.claim("other", "first-id")
     with pytest.raises(TraceIdTaken):
-        ids.claim("acme", "first-id")
-    ids.claim("acme", "second-id")
-    ids.claim("acme", "first-id")
+        await ids.claim("acme", "first-id")
+    await ids.claim("acme", "second-id")
+    await ids.claim("acme", "first-id")
+
+
+class StubClaims:
+    """Claims in memory, which take a moment."""
+
+    def __init__(self) -> None:
+        self.taken: set[tuple[str, str]] = set()
+
+    async def take(self, tenant: str, trace_id: str) -> bool:
+        await asyncio.sleep(0)
+        first = (tenant, trace_id) not in self.taken
+        self.taken.add((tenant, trace_id))
+        return first
+
+
+async def test_an_id_is_taken_on_all_replicas_and_by_one_of_two_at_a_time() -> None:
+    claims = StubClaims()
+    one, other = ClientIds(claims), ClientIds(claims)
+    both = await asyncio.gather(
+        *(one.claim("acme", "first-id") for _ in range(2)), return_exceptions=True
+    )
+    assert [type(result) for result in both] == [type(None), TraceIdTaken]
+    with pytest.raises(TraceIdTaken):
+        await other.claim("acme", "first-id")
+    await other.claim("acme", "second-id")
