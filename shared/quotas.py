@@ -203,9 +203,7 @@ class Quotas:
         own = self._keys.get(key.key_id)
         if own is None:
             own = self._keys[key.key_id] = _Subject(self._key_limits(key.limits))
-        tenant = self._tenants.get(key.tenant)
-        if tenant is None:
-            tenant = self._tenants[key.tenant] = _Subject(self._tenant_limits)
+        tenant = self._tenant(key.tenant)
         self._check("the key", own, requests)
         self._check("the tenant", tenant, requests)
         if self._slots and own.running >= FAIR_FACTOR * (self._slots - self._taken):
@@ -215,6 +213,17 @@ class Quotas:
             subject.requests.count(requests)
         self._taken += 1
         return RequestSlot(own, tenant)
+
+    def spend(self, tenant: str, requests: int = 1) -> None:
+        """Count requests of a tenant that come without a key, or refuse them.
+
+        Raises:
+            QuotaExceeded: the tenant's limit is reached; nothing was counted.
+
+        """
+        subject = self._tenant(tenant)
+        self._check("the tenant", subject, requests)
+        subject.requests.count(requests)
 
     def leave(self, slot: RequestSlot, tokens: int = 0) -> None:
         """The request is over and took so many tokens."""
@@ -280,6 +289,12 @@ class Quotas:
             await asyncio.sleep(SYNC_S)
             await self.sync()
             self.tick()
+
+    def _tenant(self, name: str) -> _Subject:
+        subject = self._tenants.get(name)
+        if subject is None:
+            subject = self._tenants[name] = _Subject(self._tenant_limits)
+        return subject
 
     def _check(self, who: str, subject: _Subject, requests: int) -> None:
         limits = subject.limits

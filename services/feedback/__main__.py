@@ -79,9 +79,25 @@ async def run(settings: FeedbackSettings, voting: VotingOptions) -> None:
     keys = KeyRing(required=settings.profile != "local")
     versions, routing = RegistryFollower(log), RoutingFollower(log)
     followers = {"versions": versions, "rollouts": routing, "keys": KeyFollower(log, keys)}
+    redis = connect_redis(
+        settings,
+        socket_timeout=REDIS_TIMEOUT_S,
+        socket_connect_timeout=REDIS_TIMEOUT_S,
+    )
+    await refuse_cluster(redis)
+    quotas = Quotas(
+        key=feedback_limits(RateLimits(settings.key_events_per_minute)),
+        tenant=RateLimits(settings.tenant_events_per_minute),
+        store=RedisCounts(redis, "feedback"),
+    )
+    query_quotas = Quotas(
+        key=lambda _: RateLimits(settings.key_queries_per_minute),
+        tenant=RateLimits(),
+        store=RedisCounts(redis, "feedback-queries"),
+    )
     dead_letters = DeadLetters(log, service="feedback", redact=redact, metrics=registry)
     rules = settings.rules
-    intake = Intake(publisher, metrics, redact=redact, rules=rules)
+    intake = Intake(publisher, metrics, redact=redact, clock=clock, quotas=quotas, rules=rules)
     loop = ConsumerLoop(
         KafkaConnection.of(settings),
         group=GROUP,
@@ -107,17 +123,6 @@ async def run(settings: FeedbackSettings, voting: VotingOptions) -> None:
         health.ready(name, freshness(follower.age_s))
     read_model = ReadModelSupervisor(
         database_path(settings.data_dir), ReadModelMetrics(registry), clock
-    )
-    redis = connect_redis(
-        settings,
-        socket_timeout=REDIS_TIMEOUT_S,
-        socket_connect_timeout=REDIS_TIMEOUT_S,
-    )
-    await refuse_cluster(redis)
-    quotas = Quotas(
-        key=feedback_limits(RateLimits(settings.key_events_per_minute)),
-        tenant=RateLimits(settings.tenant_events_per_minute),
-        store=RedisCounts(redis, "feedback"),
     )
     async with router_session(settings.max_comparisons) as session, redis:
         store = RedisComparisons(redis, ttl_s=settings.comparison_ttl_s)
@@ -156,6 +161,7 @@ async def run(settings: FeedbackSettings, voting: VotingOptions) -> None:
             keys=keys,
             registry=versions.registry,
             clock=clock,
+            quotas=query_quotas,
         )
         annotations = AnnotationService(
             event_log=log,
@@ -205,6 +211,7 @@ async def run(settings: FeedbackSettings, voting: VotingOptions) -> None:
         for name, follower in followers.items():
             background.start(name, follower.run())
         background.start("quotas", quotas.run())
+        background.start("query_quotas", query_quotas.run())
         health.note("annotations", freshness(annotations.follower.age_s))
         background.start("annotations", annotations.run())
         background.start("erasures", eraser.run(stop))
@@ -228,7 +235,9 @@ async def run(settings: FeedbackSettings, voting: VotingOptions) -> None:
         finally:
             stop.set()
             await ballots.close()
-            background.cancel(*followers, "read_model", "traces", "quotas", "annotations")
+            background.cancel(
+                *followers, "read_model", "traces", "quotas", "query_quotas", "annotations"
+            )
             await background.finish(FINISH_TIMEOUT_S)
             await log.stop()
 

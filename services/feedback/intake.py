@@ -24,6 +24,7 @@ from services.feedback.submissions import (
     submitted,
     withdrawn,
 )
+from shared.clock import Clock
 from shared.contracts.events.base import Event
 from shared.contracts.events.dead_letters import DeadLetterReason
 from shared.contracts.events.feedback import FeedbackSubmitted, FeedbackWithdrawn
@@ -33,6 +34,7 @@ from shared.kafka.consumer import Reject
 from shared.kafka.envelope import header, models_by_type
 from shared.kafka.log import LogUnavailable, Record
 from shared.observability.tracing import rebuilt_traceparent
+from shared.quotas import QuotaExceeded, Quotas
 
 INTAKE_TOPIC = re.compile(r"^ratchet\.feedback-intake\.(?P<tenant>.+)\.v1$")
 GROUP = "ratchet.feedback-intake"
@@ -75,29 +77,39 @@ class Intake:
         metrics: FeedbackMetrics,
         *,
         redact: Redact,
+        clock: Clock,
+        quotas: Quotas,
         rules: SubmissionRules = DEFAULT_RULES,
     ) -> None:
         self._publisher = publisher
         self._metrics = metrics
         self._redact = redact
+        self._clock = clock
+        self._quotas = quotas
         self._rules = rules
 
     async def handle(self, event: Event, record: Record) -> None:
         """Store what a product published.
 
         Raises:
-            Reject: it breaks a rule, or the brokers refuse it for good; the detail says which.
+            Reject: it breaks a rule, its tenant is over its quota, or the brokers refuse it for
+                good; the detail says which.
             LogUnavailable: not acknowledged; the record is to be handled again.
 
         """
         try:
             stored = self.read(event, record)
+            self._quotas.spend(stored.tenant)
             entry = feedback_record(
                 stored, traceparent=rebuilt_traceparent(header(record.headers, "traceparent"))
             )
             await self._publisher.store(entry)
         except (Busy, EventLogUnavailable) as error:
             raise LogUnavailable(error.detail) from error
+        except QuotaExceeded as error:
+            self._metrics.rejected(Reason.rate_limited, "intake")
+            remedy = "replay the dead letters of this topic later, or raise the tenant's limit"
+            raise Reject("policy", f"{error.detail}; {remedy}") from error
         except FeedbackError as error:
             self._metrics.rejected(Reason(error.code), "intake")
             raise Reject(_LETTER_REASONS.get(Reason(error.code), "schema"), error.detail) from error
@@ -115,7 +127,7 @@ class Intake:
         found = INTAKE_TOPIC.match(record.topic)
         assert found is not None, record.topic
         tenant = found["tenant"]
-        at = _time_of(record)
+        at = self._time_of(record)
         body = event.model_extra or {}
         if isinstance(event, WithdrawnBody):
             return withdrawn(read_withdrawal(body), tenant=tenant, at=at, rules=self._rules)
@@ -127,17 +139,26 @@ class Intake:
             rules=self._rules,
         )
 
+    def _time_of(self, record: Record) -> datetime:
+        """A record's time, which its producer chose, within the bounds of a submission's own.
 
-def _time_of(record: Record) -> datetime:
-    """A record's time, which its producer chose.
+        Raises:
+            Invalid: it is beyond what a date can say, or the producer's clock is wrong.
 
-    Raises:
-        Invalid: it is beyond what a date can say.
-
-    """
-    try:
-        return datetime.fromtimestamp(record.timestamp_ms / 1000, UTC)
-    except (ValueError, OverflowError, OSError):
-        rule = f"of the record is {record.timestamp_ms} ms since 1970, which is no date"
-        remedy = "let the client library set it"
-        raise invalid([FieldError("timestamp", rule, remedy)]) from None
+        """
+        try:
+            at = datetime.fromtimestamp(record.timestamp_ms / 1000, UTC)
+        except (ValueError, OverflowError, OSError):
+            rule = f"of the record is {record.timestamp_ms} ms since 1970, which is no date"
+            remedy = "let the client library set it"
+            raise invalid([FieldError("timestamp", rule, remedy)]) from None
+        now, rules = self._clock.now(), self._rules
+        if not now - rules.max_age <= at <= now + rules.max_ahead:
+            rule = (
+                f"of the record is {at.isoformat()}, more than {rules.max_age} before or "
+                f"{rules.max_ahead} after {now.isoformat(timespec='seconds')}"
+            )
+            raise invalid(
+                [FieldError("timestamp", rule, "set the clock of the producer's machine")]
+            )
+        return at

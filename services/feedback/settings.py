@@ -56,7 +56,12 @@ class FeedbackSettings(ServiceSettings):
     key_events_per_minute: int = Field(
         default=0, ge=0, description="feedback, votes and comparisons of each key; 0: no bound"
     )
-    tenant_events_per_minute: int = Field(default=0, ge=0, description="0: no bound")
+    tenant_events_per_minute: int = Field(
+        default=0, ge=0, description="by the API and the intake together; 0: no bound"
+    )
+    key_queries_per_minute: int = Field(
+        default=0, ge=0, description="queries of examples and feedback of each key; 0: no bound"
+    )
     intake: bool = Field(default=True, description="consume the tenants' intake topics")
     intake_concurrency: int = Field(default=200, ge=1, le=5000)
     read_model: bool = Field(default=True, description="keep a read model and answer queries")

@@ -32,6 +32,7 @@ from shared.kafka.producer import KafkaLog
 from shared.kafka.security import KafkaConnection
 from shared.redaction.redactor import Redactor
 from tests.support.feedback import (
+    UNLIMITED,
     FeedbackHarness,
     StrawRouter,
     event_of,
@@ -141,7 +142,9 @@ async def running_intake(bootstrap: str, log: EventLog, tenant: str) -> AsyncIte
     loop = ConsumerLoop(
         KafkaConnection(bootstrap),
         group=f"{GROUP}.{tenant}",
-        handler=Intake(publisher, metrics, redact=redact).handle,
+        handler=Intake(
+            publisher, metrics, redact=redact, clock=SystemClock(), quotas=UNLIMITED
+        ).handle,
         models=INTAKE_MODELS,
         dead_letters=DeadLetters(log, service="feedback", redact=redact, metrics=registry),
         topics=[intake_topic(tenant)],

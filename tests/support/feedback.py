@@ -44,6 +44,9 @@ from shared.testing.clock import ManualClock
 
 FEEDBACK_MODELS = models_by_type(FeedbackSubmitted, FeedbackWithdrawn, SignalObserved, VoteCast)
 
+UNLIMITED = Quotas(key=lambda _: RateLimits(), tenant=RateLimits())
+"""No bound."""
+
 
 class MemoryComparisons:
     """OpenComparisons in a dict."""
@@ -250,7 +253,11 @@ async def feedback_parts(
 
 @asynccontextmanager
 async def feedback_service(
-    log: EventLog, *, cors_origins: Sequence[str] = (), **parts_options: Any
+    log: EventLog,
+    *,
+    cors_origins: Sequence[str] = (),
+    queries_per_minute: int = 0,
+    **parts_options: Any,
 ) -> AsyncIterator[FeedbackHarness]:
     """The service, called without a network between; options are those of `feedback_parts`."""
     async with feedback_parts(log, **parts_options) as parts:
@@ -261,6 +268,7 @@ async def feedback_service(
             keys=parts.keys,
             registry=parts.registry,
             clock=parts.clock,
+            quotas=Quotas(key=lambda _: RateLimits(queries_per_minute), tenant=RateLimits()),
         )
         served = open_to_browsers(
             create_app(parts.api, parts.metrics, query_router(queries)), tuple(cors_origins)

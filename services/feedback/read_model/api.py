@@ -29,6 +29,7 @@ from shared.contracts.events.quality import ExampleJoined
 from shared.http.openapi import problem_responses
 from shared.http.problems import json_response
 from shared.keys import KeyRing
+from shared.quotas import Quotas
 from shared.registry.versions import Registry
 
 MAX_LIMIT = 500
@@ -77,6 +78,7 @@ class QueryApi:
         keys: KeyRing,
         registry: Registry,
         clock: Clock,
+        quotas: Quotas,
     ) -> None:
         self._queries = queries
         self._age_s = age_s
@@ -84,6 +86,7 @@ class QueryApi:
         self._keys = keys
         self._registry = registry
         self._clock = clock
+        self._quotas = quotas
 
     async def feedback(self, request: Request, feedback_id: str, trace_id: str) -> FeedbackStatus:
         """See the route.
@@ -146,7 +149,9 @@ class QueryApi:
         return ReindexStarted(started_at=self._clock.now())
 
     def _tenant(self, request: Request, scope: Permission) -> str:
-        return self._keys.authenticate(request.headers.get("authorization"), scope).tenant
+        key = self._keys.authenticate(request.headers.get("authorization"), scope)
+        self._quotas.leave(self._quotas.admit(key))
+        return key.tenant
 
     def _behind(self) -> str:
         """What a reader should know of a read model that is not at the end of the log."""

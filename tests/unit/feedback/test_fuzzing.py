@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,11 @@ from shared.kafka.log import Record
 from shared.redaction import Redactor
 from shared.testing.clock import ManualClock
 from shared.testing.log import MemoryLog
-from tests.support.feedback import feedback_service
+from tests.support.feedback import UNLIMITED, feedback_service
 from tests.support.fuzzing import Mutations
 
 REQUESTS = 2_000
+PUBLISHED = datetime.fromtimestamp(1_700_000_000, UTC)
 RECORDS = 1_500
 EXAMPLES = Path(__file__).parents[3] / "shared/contracts/examples"
 GOOD: dict[str, Any] = {"trace_id": "t", "type": "thumbs_up"}
@@ -56,10 +58,10 @@ async def test_no_request_breaks_the_service() -> None:
 
 async def test_no_record_breaks_the_intake() -> None:
     mutations, bodies, log = Mutations(seed=10), submissions(), MemoryLog()
-    metrics, clock = FeedbackMetrics(CollectorRegistry()), ManualClock()
+    metrics, clock = FeedbackMetrics(CollectorRegistry()), ManualClock(PUBLISHED)
     breaker = CircuitBreaker(max_waiting=1_000)
     publisher = FeedbackPublisher(log, breaker, metrics, clock, timeout_s=4.0)
-    intake = Intake(publisher, metrics, redact=Redactor().text)
+    intake = Intake(publisher, metrics, redact=Redactor().text, clock=clock, quotas=UNLIMITED)
     kinds = [kind.encode() for kind in INTAKE_MODELS]
     taken = 0
     for offset in range(RECORDS):

@@ -28,13 +28,17 @@ from shared.contracts.topics import FEEDBACK, intake_topic
 from shared.kafka.consumer import Reject
 from shared.kafka.envelope import Headers, decode
 from shared.kafka.log import LogUnavailable, Record, record_bytes
+from shared.quotas import Quotas, RateLimits
 from shared.redaction.redactor import Redactor
 from shared.testing.clock import ManualClock
 from shared.testing.log import MemoryLog
-from tests.support.feedback import event_of
+from tests.support.feedback import UNLIMITED, event_of
 
 SUBMITTED: Headers = (("ce_type", FeedbackSubmitted.ce_type.encode()),)
 WITHDRAWN: Headers = (("ce_type", FeedbackWithdrawn.ce_type.encode()),)
+
+
+NOW_S = 1_770_000_060
 
 
 def record_of(
@@ -54,11 +58,11 @@ def record_of(
     )
 
 
-async def handle(log: MemoryLog, record: Record) -> None:
-    clock = ManualClock()
+async def handle(log: MemoryLog, record: Record, *, quotas: Quotas = UNLIMITED) -> None:
+    clock = ManualClock(datetime.fromtimestamp(NOW_S, UTC))
     metrics = FeedbackMetrics(CollectorRegistry())
     publisher = FeedbackPublisher(log, CircuitBreaker(max_waiting=10), metrics, clock, timeout_s=1)
-    intake = Intake(publisher, metrics, redact=Redactor().text)
+    intake = Intake(publisher, metrics, redact=Redactor().text, clock=clock, quotas=quotas)
     await intake.handle(decode(record.headers, record.value, INTAKE_MODELS), record)
 
 
@@ -117,6 +121,29 @@ async def test_what_breaks_a_rule_is_rejected_with_field_and_rule(
         await handle(log, record_of(body))
     assert caught.value.reason == reason
     assert log.all(FEEDBACK) == []
+
+
+@pytest.mark.parametrize("off_s", [-40 * 86_400, 600, 40 * 86_400])
+async def test_a_producers_clock_that_is_far_off_is_told_and_spreads_nothing(off_s: int) -> None:
+    log = MemoryLog()
+    body = {"trace_id": "t", "type": "thumbs_up", "user_id": "u"}
+    with pytest.raises(Reject, match=r"timestamp: of the record is .*set the clock"):
+        await handle(log, record_of(body, timestamp_ms=(NOW_S + off_s) * 1000))
+    assert log.all(FEEDBACK) == []
+    await handle(log, record_of(body, timestamp_ms=(NOW_S - 86_400) * 1000))
+    assert len(log.all(FEEDBACK)) == 1
+
+
+async def test_a_tenant_over_its_quota_holds_up_no_other_and_its_records_are_kept() -> None:
+    log, quotas = MemoryLog(), Quotas(key=lambda _: RateLimits(), tenant=RateLimits(2))
+    body = {"trace_id": "t", "type": "thumbs_up", "user_id": "u"}
+    for _ in "ab":
+        await handle(log, record_of(body), quotas=quotas)
+    with pytest.raises(Reject, match=r"policy: rate limit of the tenant .*replay") as refused:
+        await handle(log, record_of(body), quotas=quotas)
+    assert refused.value.reason == "policy"
+    await handle(log, record_of(body, tenant="other"), quotas=quotas)
+    assert len(log.all(FEEDBACK)) == 3
 
 
 @pytest.mark.parametrize("timestamp_ms", [-1, 1_500_000_000_000, 2**45, -(2**63), 2**63 - 1])

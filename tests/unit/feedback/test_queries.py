@@ -449,3 +449,12 @@ def test_a_look_that_takes_too_long_is_broken_off(
     ReadModelStore(tmp_path / "model", max_bytes=100_000_000).close()
     with pytest.raises(sqlite3.OperationalError, match="interrupted"):
         look_for_marks(tmp_path / "model", RaterRules(), timeout_s=-1.0)
+
+
+async def test_a_key_over_its_limit_of_queries_is_told_when_to_come_back() -> None:
+    async with feedback_service(MemoryLog(), queries_per_minute=2) as service:
+        for _ in "ab":
+            assert (await service.client.get("/v1/examples?kind=any")).status_code != 429
+        refused = await service.client.get("/v1/examples?kind=any")
+        assert (refused.status_code, refused.json()["code"]) == (429, "rate_limited")
+        assert 1 <= int(refused.headers["retry-after"]) <= 60
