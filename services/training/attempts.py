@@ -182,6 +182,7 @@ class Attempts:
         """
         continues = resolved.job.method is TrainingMethod.dpo
         parent = await self._fetched(resolved.parent if continues else None)
+        first = await self._fetched(resolved.first if continues else None)
         predecessor = await self._fetched(resolved.predecessor if "reward" in stages else None)
         trainer_job = self._trainer_job(
             resolved,
@@ -190,6 +191,7 @@ class Attempts:
             stages=stages,
             data=workspace.data,
             parent_adapter=parent,
+            first_adapter=first,
             predecessor=predecessor,
         )
         workspace.begin(folder, trainer_job)
@@ -219,6 +221,7 @@ class Attempts:
         stages: tuple[Stage, ...],
         data: Path,
         parent_adapter: str = "",
+        first_adapter: str = "",
         predecessor: str = "",
     ) -> TrainerJob:
         settings = self._settings
@@ -226,6 +229,7 @@ class Attempts:
             stages=stages,
             base=resolved.base,
             parent_adapter=parent_adapter,
+            first_adapter=first_adapter,
             predecessor=predecessor,
             data=str(data),
             judge=str(workspace.judge),

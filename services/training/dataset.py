@@ -31,6 +31,7 @@ from services.training.dataset_rows import (
 )
 from services.training.machine_made import people_made, within_shares
 from services.training.pair_quality import quality_card, similarity
+from services.training.policy import weighted
 from services.training.sides import DatasetRules, assign, is_held_out, rank
 from shared.contracts.events.base import Event, utc
 from shared.contracts.events.preferences import (
@@ -185,12 +186,17 @@ def demonstrations_of(pairs: Iterable[Pair]) -> tuple[Demonstration, ...]:
 
 
 def capped(rows: Sequence[R], rules: DatasetRules, refused: Counter[str]) -> list[R]:
-    """Rows without those beyond a tenant's, a rater's or machines' share, which are counted."""
+    """Rows without those beyond a tenant's, a rater's or machines' share, or too far off policy.
+
+    What is left out is counted.
+    """
     within = cap_shares(rows, _tenant_of, _name_of, rules.tenant_share)
     refused["tenant_cap"] += len(rows) - len(within)
     kept = cap_shares(within, _raters_of, _name_of, rules.rater_share)
     refused["rater_cap"] += len(within) - len(kept)
-    return within_shares(kept, _name_of, rules, refused)
+    near = weighted(kept, rules)
+    refused["off_policy"] += len(kept) - len(near)
+    return within_shares(near, _name_of, rules, refused)
 
 
 def unsuspicious(rows: Sequence[R], rules: DatasetRules, refused: Counter[str]) -> list[R]:

@@ -10,7 +10,9 @@ from shared.contracts.events.versions import GateCheck, GateResult
 from shared.contracts.recipes import SftHyperparameters, TrainerHyperparameters
 
 NO_DATA = frozenset({"judge_data", "judge", "prompts", "heldout"})
-TOO_FAR = frozenset({"perplexity", "stop", "length_low", "length_high", "repetition", "kl"})
+TOO_FAR = frozenset(
+    {"perplexity", "stop", "length_low", "length_high", "repetition", "kl", "kl_first"}
+)
 FORGOT = frozenset({"cases", "capability", "capability_task"})
 MAX_BETA = 2.0
 MAX_EPOCHS = 10.0

@@ -39,6 +39,9 @@ class GateLimits(BaseModel):
         description="nats; the engine serves nothing nearer to its base or parent",
     )
     kl: float = Field(default=1.0, gt=0, description="nats a token from the parent, at most")
+    kl_first: float = Field(
+        default=3.0, gt=0, description="nats a token from the chain's first version, at most"
+    )
     capability_fall: float = Field(
         default=0.5,
         gt=0,
@@ -237,6 +240,12 @@ def _excess(figures: Mapping[str, float], limits: GateLimits) -> tuple[GateCheck
     allowed = (before or 0.0) + limits.repetition_rise
     return (
         _at_most("kl", figures.get("kl"), limits.kl, "KL to the parent in nats a token"),
+        _at_most(
+            "kl_first",
+            figures.get("kl_first"),
+            limits.kl_first,
+            "KL to the first version of the chain of parents in nats a token",
+        ),
         _at_least("length_low", ratio, limits.length_ratio_low, "mean length against the parent's"),
         _at_most(
             "length_high", ratio, limits.length_ratio_high, "mean length against the parent's"

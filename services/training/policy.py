@@ -11,12 +11,31 @@ import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from services.training.dataset_rows import MACHINE_MADE
+from services.training.sides import DatasetRules, rank
 from shared.registry.versions import Registry
 
 DAY_S = 86_400.0
+WRITERS = ("chosen_version", "rejected_version")
+
+
+class WrittenRow(Protocol):
+    """A row that says which versions wrote its answers."""
+
+    @property
+    def name(self) -> str:
+        """Its name in the dataset."""
+        ...
+
+    @property
+    def meta(self) -> Mapping[str, str]:
+        """What is known of it."""
+        ...
+
+
+R = TypeVar("R", bound=WrittenRow)
 
 
 def lineage(version: str, registry: Registry) -> tuple[str, ...]:
@@ -39,6 +58,35 @@ def policy_of(version: str, registry: Registry) -> str:
     if settings is None or adapter is None or settings.settings.system:
         return version
     return adapter.version
+
+
+def lag_of(meta: Mapping[str, str], generations: Mapping[str, int]) -> int | None:
+    """Generations between the parent and the older writer of a row; None with one of no generation.
+
+    Args:
+        meta: Versions that wrote the row's answers, as `<side>_version`.
+        generations: Number of each version of the lineage, the parent's being 0.
+
+    """
+    writers = {meta[side] for side in WRITERS if meta.get(side)}
+    if not writers or not writers <= generations.keys():
+        return None
+    return max(generations[writer] for writer in writers)
+
+
+def weighted(rows: Iterable[R], rules: DatasetRules) -> list[R]:
+    """Rows by their weight, `lag_weight` to the power of the lag: the share of them that is kept.
+
+    Thinning has the same expected gradient as weights have, and needs no trainer that knows weights.
+    A stable hash of the row's name decides, so a rebuild keeps the same rows. One whose lag is not
+    known keeps its full weight.
+    """
+    generations = {version: number for number, version in enumerate(rules.lineage)}
+    return [
+        row
+        for row in rows
+        if rank(f"lag/{row.name}") < rules.lag_weight ** (lag_of(row.meta, generations) or 0)
+    ]
 
 
 def accounting(
@@ -71,13 +119,12 @@ def accounting(
     for row in rows:
         meta: Mapping[str, str] = row.get("meta", {})
         sources[meta.get("source", "")] += 1
-        sides = ("chosen_version", "rejected_version")
-        writers = {policy(meta[side]) for side in sides if meta.get(side)}
-        if writers and ancestors:
-            on_policy.append(writers == {ancestors[0]})
-            known = [generations[writer] for writer in writers if writer in generations]
-            if len(known) == len(writers):
-                lags.append(max(known))
+        of_policy = {side: policy(meta[side]) for side in WRITERS if meta.get(side)}
+        if of_policy and ancestors:
+            on_policy.append(set(of_policy.values()) == {ancestors[0]})
+            lag = lag_of(of_policy, generations)
+            if lag is not None:
+                lags.append(lag)
         if meta.get("created_at"):
             age_s = (asked_at - datetime.fromisoformat(meta["created_at"])).total_seconds()
             ages.append(max(0.0, age_s) / DAY_S)

@@ -31,6 +31,8 @@ class ResolvedJob:
     parent: VersionRecord | None
     hyperparameters: TrainerHyperparameters
     reward: RewardHyperparameters
+    first: VersionRecord | None = None
+    """The first version of the chain of parents on this base."""
     predecessor: RewardRecord | None = None
     """The newest reward model on the same base, made by another job."""
 
@@ -64,8 +66,24 @@ def resolve(job: TrainingRequested, registry: Registry, settings: TrainingSettin
         )
     hyperparameters, reward = job_hyperparameters(job, settings)
     sft = job.method is TrainingMethod.sft
-    before = _predecessor(job, base, registry)
-    return ResolvedJob(job, base, None if sft else parent, hyperparameters, reward, before)
+    return ResolvedJob(
+        job,
+        base,
+        None if sft else parent,
+        hyperparameters,
+        reward,
+        first=None if sft else _first(parent, base, registry),
+        predecessor=_predecessor(job, base, registry),
+    )
+
+
+def _first(parent: VersionRecord | None, base: str, registry: Registry) -> VersionRecord | None:
+    """The oldest version on this base that the parent descends from, itself where it is that."""
+    chain: list[VersionRecord] = []
+    while parent is not None and parent.base == base and parent not in chain:
+        chain.append(parent)
+        parent = registry.adapter(parent.parent) if parent.parent else None
+    return chain[-1] if chain else None
 
 
 def _predecessor(job: TrainingRequested, base: str, registry: Registry) -> RewardRecord | None:

@@ -27,6 +27,8 @@ BINS = 10
 """Bins of a length, each with as many of the known pairs."""
 FEW = 0.5
 """Pairs that a bin has at least, so that an empty one does not make the index infinite."""
+Z95 = 1.645
+"""One-sided 95 % of a normal."""
 MIN_FRESH = 50
 """New pairs below which no drift is told: the index of fewer is chance."""
 RETRY = timedelta(days=1)
@@ -79,7 +81,8 @@ def stability_index(before: Mapping[Bin, int], now: Mapping[Bin, int]) -> float:
     """Population stability index, sum of (q - p) · ln(q / p) over bins, less what chance gives.
 
     Below 0.1 counts as still, above 0.2 as moved (Siddiqi 2006). Of two samples of n and m from one
-    distribution over B bins it is about (B - 1)(1/n + 1/m), which is taken off (Yurdakul 2018).
+    distribution over B bins it is about (1/n + 1/m) times a chi-square of B - 1 degrees of freedom
+    (Yurdakul 2018); what that reaches in 95 % is taken off, so few pairs alone never count as moved.
     """
     bins = before.keys() | now.keys()
     sizes = sum(before.values()), sum(now.values())
@@ -88,7 +91,8 @@ def stability_index(before: Mapping[Bin, int], now: Mapping[Bin, int]) -> float:
         p = max(before.get(one, 0), FEW) / sizes[0]
         q = max(now.get(one, 0), FEW) / sizes[1]
         found += (q - p) * math.log(q / p)
-    chance = (len(bins) - 1) * (1 / sizes[0] + 1 / sizes[1])
+    freedom = len(bins) - 1
+    chance = (freedom + Z95 * math.sqrt(2 * freedom)) * (1 / sizes[0] + 1 / sizes[1])
     return max(0.0, found - chance)
 
 

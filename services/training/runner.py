@@ -278,6 +278,9 @@ class Runner:
         rules = self._settings.rules.model_copy(
             update={"prompts": self._settings.evaluation.prompts}
         )
+        if rules.lag_weight < 1:
+            chain = lineage(resolved.parent_version, self._registry.registry)
+            rules = rules.model_copy(update={"lineage": chain})
         dataset = await take_snapshot(
             self._log,
             model=job.model,

@@ -45,6 +45,15 @@ class DatasetRules(BaseModel):
     max_age_days: float = Field(
         default=0.0, ge=0, description="older rows than this before the newest expire; 0: none do"
     )
+    lag_weight: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="weight of a row for each generation that its writers are behind the parent",
+    )
+    lineage: tuple[str, ...] = Field(
+        default=(), description="the parent, its parent and so on: what a lag is counted by"
+    )
     length_ratio: float = Field(
         default=0.5, ge=0, description="chosen answers shorter than this share of the rejected go"
     )

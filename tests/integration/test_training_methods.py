@@ -15,7 +15,7 @@ from shared.contracts.recipes import ONLINE
 ROOT = Path(__file__).resolve().parents[2]
 METHODS = ("sigmoid", "robust", "ipo", "hinge", "kto", *ONLINE)
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def methods(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
-        timeout=280,
+        timeout=840,
     )
     return json.loads(done.stdout)
 

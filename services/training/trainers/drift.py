@@ -41,7 +41,8 @@ def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, float]:
 
     Returns:
         `kl`, nats a token of KL(candidate ‖ parent) over the whole vocabulary, `kl_answer`, its
-        sum over an answer; `<kind>_items`, `<kind>_parent` and `<kind>_candidate` (shares that are
+        sum over an answer; `kl_first` and `kl_first_answer`, the same to the first version of the
+        chain of parents; `<kind>_items`, `<kind>_parent` and `<kind>_candidate` (shares that are
         right), `<kind>_lost` (right with the parent, wrong with the candidate) and `<kind>_won`,
         of the kinds `capability` and `cases`; and what `task_figures` returns of the former.
 
@@ -50,6 +51,10 @@ def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, float]:
     model = load_adapter(load_base(job.base), folder / "adapter", trainable=False).eval()
     if job.parent_adapter:
         model.load_adapter(job.parent_adapter, "parent")
+    first = "parent"
+    if job.first_adapter not in ("", job.parent_adapter):
+        first = "first"
+        model.load_adapter(job.first_adapter, first)
     limit = min(job.trained.max_length, model.config.max_position_embeddings)
     answers = [
         _span(tokenizer, row, row["candidate"], limit)
@@ -57,7 +62,9 @@ def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, float]:
     ]
     items = _items(job)
     total = len(answers) + 2 * len(items) + 1
-    figures = _kl(model, answers)
+    figures = _kl(model, answers, "parent")
+    far = figures if first == "parent" else _kl(model, answers, first)
+    figures |= {name.replace("kl", "kl_first"): value for name, value in far.items()}
     progress.report("drift", len(answers), total)
     pairs = [
         [_span(tokenizer, item, item[side], limit) for side in ("good", "bad")] for item in items
@@ -101,8 +108,8 @@ def as_arm(model: Any, arm: str) -> Iterator[None]:
     if arm == "candidate":
         model.set_adapter("default")
         yield
-    elif "parent" in model.peft_config:
-        model.set_adapter("parent")
+    elif arm in model.peft_config:
+        model.set_adapter(arm)
         yield
     else:
         with model.disable_adapter():
@@ -125,18 +132,18 @@ def likelihoods(model: Any, spans: Sequence[Span]) -> list[float]:
 
 
 @torch.no_grad()
-def _kl(model: Any, spans: Sequence[Span]) -> dict[str, float]:
-    """KL(candidate ‖ parent), exact at each token of the candidate's own answers."""
+def _kl(model: Any, spans: Sequence[Span], before: str) -> dict[str, float]:
+    """KL(candidate ‖ before), exact at each token of the candidate's own answers."""
     total, tokens, answers = 0.0, 0, 0
     for batch in _batches(model, spans):
         ids, mask = padded([spans[i][0] for i in batch], 0, left=False)
         values: list[Any] = []
-        for arm in ARMS:
+        for arm in (before, "candidate"):
             with as_arm(model, arm):
                 logits = model(input_ids=ids, attention_mask=mask).logits[:, :-1].float()
             values.append(torch.log_softmax(logits, dim=-1))
-        parent, candidate = values
-        each = (candidate.exp() * (candidate - parent)).sum(-1)
+        reference, candidate = values
+        each = (candidate.exp() * (candidate - reference)).sum(-1)
         for row, index in enumerate(batch):
             ids_of, first = spans[index]
             count = len(ids_of) - first

@@ -68,6 +68,7 @@ class TrainerJob(BaseModel):
     stages: tuple[Stage, ...]
     base: str
     parent_adapter: str = ""
+    first_adapter: str = Field(default="", description="of the chain of parents' first version")
     data: str
     judge: str
     cases: str = ""

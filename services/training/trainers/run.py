@@ -108,7 +108,7 @@ def do(stage: Stage, job: TrainerJob, folder: Path) -> None:
         except (RuntimeError, MemoryError) as error:
             if processes.count() > 1 or not memory.ran_out(error):
                 raise
-            print(f"{stage}: out of memory: {error}; goes on with half the batch", flush=True)
+            print(f"{stage}: half the batch from here on, as {error}", file=sys.stderr)
             memory.halve(folder, stage, job)
         else:
             break

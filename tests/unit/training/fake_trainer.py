@@ -37,6 +37,8 @@ QUALITY = {
 DRIFT = {
     "kl": 0.2,
     "kl_answer": 4.0,
+    "kl_first": 0.5,
+    "kl_first_answer": 9.0,
     "capability_items": 60.0,
     "capability_lost": 2.0,
     "capability_won": 1.0,

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import timedelta
 from functools import partial
 
 import pytest
 
-from services.training.policy import accounting, lineage, policy_of
+from services.training.dataset import capped
+from services.training.policy import accounting, lineage, policy_of, weighted
+from services.training.sides import DatasetRules
 from shared.contracts.events.base import utc
 from shared.contracts.events.versions import ServedSettings, record_key, settings_key
 from shared.registry.versions import Registry
 from tests.support.rollouts import settings_record
-from tests.unit.training.builders import NOW, record
+from tests.unit.training.builders import NOW, pair, record
 
 CHAIN = ("m-v1.2", "m-v1.1", "m-v1.0")
 
@@ -69,3 +72,26 @@ def test_a_lineage_ends_and_never_turns_in_a_circle() -> None:
     assert lineage("a", registry) == ("a", "b", "c")
     assert lineage("", registry) == ()
     assert lineage("gone", registry) == ("gone",)
+
+
+def test_rows_weigh_less_by_each_generation_and_unknown_writers_keep_theirs() -> None:
+    rules = DatasetRules(lag_weight=0.5, lineage=("v3", "v2", "v1"))
+    rows = [
+        pair(number, meta={"chosen_version": version, "rejected_version": "v3"})
+        for number, version in enumerate(["v3", "v2", "v1", "other"] * 500)
+    ]
+    kept = weighted(rows, rules)
+    shares = Counter(row.meta["chosen_version"] for row in kept)
+    assert shares["v3"] == shares["other"] == 500
+    assert shares["v2"] / 500 == pytest.approx(0.5, abs=0.08)
+    assert shares["v1"] / 500 == pytest.approx(0.25, abs=0.08)
+    assert weighted(rows, rules) == kept, "a rebuild keeps the same rows"
+    assert weighted(rows, DatasetRules()) == rows
+
+
+def test_rows_that_weigh_less_are_counted_as_left_out() -> None:
+    rules = DatasetRules(lag_weight=0.1, lineage=("v2", "v1"), rater_share=1)
+    refused: Counter[str] = Counter()
+    old = {"chosen_version": "v1", "rejected_version": "v1"}
+    kept = capped([pair(number, meta=old) for number in range(200)], rules, refused)
+    assert refused["off_policy"] == 200 - len(kept) > 150
