@@ -23,8 +23,8 @@ from services.inference.engine import EngineClient
 from services.inference.errors import EngineLacks, EngineRefused, EngineUnavailable, Stopping
 from services.inference.metrics import InferenceMetrics
 from shared.clock import Clock
-from shared.contracts.conversation import openai_tools, openai_turn
-from shared.contracts.events.base import MAX_TEXT, Event
+from shared.contracts.conversation import answer_text, openai_tools, openai_turn
+from shared.contracts.events.base import MAX_TEXT, Event, Message
 from shared.contracts.events.generations import (
     GenerationFinished,
     GenerationRequested,
@@ -35,6 +35,7 @@ from shared.contracts.topics import GENERATION_RESULTS
 from shared.kafka.log import EventLog, Record
 from shared.observability.events import Unavailable
 from shared.observability.tracing import parse_traceparent, traceparent
+from shared.redaction.turns import clean_turn
 from shared.registry.served_settings import chat_body
 
 log = structlog.get_logger(__name__)
@@ -190,21 +191,29 @@ class BatchWorker:
             )
             took = self._clock.monotonic() - began
         self._metrics.generation_s.observe(took)
-        completion = self._redact(made.text)[:MAX_TEXT]
-        comparison = None
+        comparison = answer = None
+        completion = ""
         if event.shown is not None:
             # Nobody reads a shadow answer: what is kept of it is how it differs.
-            made = replace(made, text=completion)
-            comparison, completion = compare(event.shown, made, took * 1000), ""
+            made = replace(made, text=self._cut(made.text))
+            comparison = compare(event.shown, made, took * 1000)
+        else:
+            turn = clean_turn(dict(made.turn), self._cut)
+            answer, completion = Message.model_validate(turn), answer_text(turn)[:MAX_TEXT]
         return self._finished(
             event,
             "ok",
             completion=completion,
+            answer=None if answer is None or answer.is_text else answer,
             comparison=comparison,
             finish_reason=made.finish_reason,
             completion_tokens=made.tokens,
             duration_ms=took * 1000,
         )
+
+    def _cut(self, text: str) -> str:
+        """A text as it is kept: redacted, and no longer than an event's texts."""
+        return self._redact(text)[:MAX_TEXT]
 
     async def _refused_alike(self, event: GenerationRequested) -> bool:
         """Whether the engine refuses a shadow request to its base, too: no fault of the version."""
@@ -247,6 +256,7 @@ class BatchWorker:
         outcome: Literal["ok", "failed", "expired"],
         *,
         completion: str = "",
+        answer: Message | None = None,
         finish_reason: str = "",
         completion_tokens: int = 0,
         duration_ms: float = 0.0,
@@ -261,6 +271,7 @@ class BatchWorker:
             version=event.version,
             outcome=outcome,
             completion=completion,
+            answer=answer,
             finish_reason=finish_reason,
             completion_tokens=completion_tokens,
             duration_ms=duration_ms,

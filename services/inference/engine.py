@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import aiohttp
 import orjson
 
 from services.inference.errors import EngineLacks, EngineRefused, EngineUnavailable
-from shared.contracts.conversation import stored_calls
+from shared.contracts.conversation import stored_turn
 from shared.contracts.events.versions import Fingerprint, FingerprintText
 
 HEALTH_TIMEOUT_S = 10.0
@@ -63,8 +63,13 @@ class Generated:
     text: str
     finish_reason: str
     tokens: int
-    tool_calls: tuple[str, ...] = ()
-    """Names of the tools called."""
+    turn: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """The answer in the stored form."""
+
+    @property
+    def tool_calls(self) -> tuple[str, ...]:
+        """Names of the tools called."""
+        return tuple(call["name"] for call in self.turn.get("tool_calls", ()))
 
 
 class EngineClient:
@@ -219,7 +224,7 @@ class EngineClient:
                 text=message["content"] or "",
                 finish_reason=choice["finish_reason"] or "",
                 tokens=answer["usage"]["completion_tokens"],
-                tool_calls=tuple(call["name"] for call in stored_calls(message)),
+                turn=stored_turn({**message, "role": "assistant"}),
             )
 
     async def _call(

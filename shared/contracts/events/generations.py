@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from shared.contracts.events.base import (
+    AnswerTurn,
     Event,
     Identifier,
     Message,
@@ -73,6 +74,7 @@ class GenerationFinished(Event):
     version: Identifier
     outcome: Literal["ok", "failed", "expired"]
     completion: Text = ""
+    answer: AnswerTurn = unless_empty(None)
     finish_reason: str = ""
     completion_tokens: int = 0
     duration_ms: float = 0.0

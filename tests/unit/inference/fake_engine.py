@@ -27,6 +27,7 @@ class FakeEngine:
         self.running = 0
         self.waiting = 0
         self.refuse_loads = ""
+        self.message: dict[str, Any] = {}
         self.fail_generations = 0
         self.on_generate: Callable[[dict[str, Any]], None] = lambda _: None
         engine = self
@@ -102,7 +103,8 @@ class FakeEngine:
                     self.fail_generations -= 1
                     return 400, error("cannot")
                 self.on_generate(body)
-                choice = {"message": {"content": f"I am {name}"}, "finish_reason": "stop"}
+                message = self.message or {"content": f"I am {name}"}
+                choice = {"message": message, "finish_reason": "stop"}
                 return 200, {"choices": [choice], "usage": {"completion_tokens": 3}}
 
     def choices(self, name: str, prompts: list[list[int]]) -> list[dict[str, Any]]:

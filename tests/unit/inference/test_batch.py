@@ -272,3 +272,15 @@ async def test_a_shadow_answer_is_compared_and_not_kept(harness: BatchHarness) -
     assert (asked["temperature"], asked["top_p"], asked["priority"]) == (0.5, 0.9, PRIORITY)
     assert "max_tokens" not in asked
     assert asked["tools"][0]["function"]["name"] == "search"
+
+
+async def test_an_evaluation_s_answer_of_tool_calls_is_kept_whole(harness: BatchHarness) -> None:
+    function = {"name": "search", "arguments": '{"for": "v1"}'}
+    call = {"id": "c1", "type": "function", "function": function}
+    harness.fake.message = {"content": None, "tool_calls": [call]}
+    await harness.handle(harness.request(purpose="evaluation"))
+    (result,) = harness.results()
+    assert result.completion == '[{"name":"search","arguments":{"for":"[VERSION]"}}]'
+    assert result.answer is not None
+    (kept,) = result.answer.tool_calls
+    assert (kept.name, kept.arguments) == ("search", '{"for":"[VERSION]"}')

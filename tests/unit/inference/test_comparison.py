@@ -16,7 +16,7 @@ def shown(completion: str = "Press the button.", *tools: str) -> ShownAnswer:
 
 
 def made(text: str = "Press the button.", *tools: str) -> Generated:
-    return Generated(text, "stop", 3, tools)
+    return Generated(text, "stop", 3, {"tool_calls": [{"name": name} for name in tools]})
 
 
 def test_the_same_answer_does_not_differ() -> None:
