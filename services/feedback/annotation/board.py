@@ -128,13 +128,7 @@ class AnnotationBoard:
         Adjudicators get disputed items first. Then come high-stakes items, then those that lack
         fewest labels, so that what was begun is ended first.
         """
-        adjudicates = annotator in self.rules.adjudicators
-        found = [
-            item
-            for item in self.items(tenant)
-            if annotator not in item.labels
-            and (item.state is ItemState.open or (adjudicates and item.state is ItemState.disputed))
-        ]
+        found = [item for item in self.items(tenant) if self.is_open_to(item, annotator)]
         found.sort(
             key=lambda item: (
                 item.state is not ItemState.disputed,
@@ -144,6 +138,13 @@ class AnnotationBoard:
             )
         )
         return found
+
+    def is_open_to(self, item: AnnotationItem, annotator: str) -> bool:
+        """Whether this person may label an item: an open one, or as adjudicator a disputed one."""
+        if annotator in item.labels:
+            return False
+        disputed = item.state is ItemState.disputed
+        return item.state is ItemState.open or (disputed and annotator in self.rules.adjudicators)
 
     def rater_labels(self) -> dict[str, list[RaterLabel]]:
         """What people said as raters, by tenant: no adjudicator, who saw that they disagree."""

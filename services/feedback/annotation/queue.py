@@ -149,7 +149,7 @@ class AnnotationQueue:
             if before.label == true_label:
                 return before
             raise AlreadyVoted("this item has your label already; take the next one")
-        if item.state is ItemState.settled or not await self._take(rater, item):
+        if not (self.board.is_open_to(item, rater.user_id) and await self._take(rater, item)):
             raise AlreadyVoted(
                 "your time for this item is over and others labelled it; take the next one"
             )
@@ -164,21 +164,7 @@ class AnnotationQueue:
             given_at=now,
         )
         feedback = [self._feedback_of(shown, rater, label, given)]
-        feedback += [
-            feedback_record(
-                correction(
-                    answer,
-                    text,
-                    rater,
-                    category=item.added.context.category,
-                    source="annotation",
-                    at=now,
-                    redact=self._redact,
-                )
-            )
-            for answer, text in zip(shown.answers, corrections, strict=False)
-            if text is not None and text.strip() and text != answer.completion
-        ]
+        feedback += self._corrections(shown, rater, corrections, now)
         # Feedback first: a process that dies between the two frees the slot, and the label given
         # again is the same feedback.
         slot = _slot(item)
@@ -277,6 +263,26 @@ class AnnotationQueue:
         return feedback_record(
             submitted(submission, tenant=rater.tenant, at=given.given_at, redact=self._redact)
         )
+
+    def _corrections(
+        self, shown: ShownItem, rater: Rater, corrected: Sequence[str | None], at: datetime
+    ) -> list[NewRecord]:
+        """Corrections of the answers whose text was changed."""
+        return [
+            feedback_record(
+                correction(
+                    answer,
+                    text,
+                    rater,
+                    category=shown.item.added.context.category,
+                    source="annotation",
+                    at=at,
+                    redact=self._redact,
+                )
+            )
+            for answer, text in zip(shown.answers, corrected, strict=False)
+            if text is not None and text.strip() and text != answer.completion
+        ]
 
     async def _store_label(self, given: AnnotationGiven) -> None:
         await self._store([_record(given, f"{given.item_id}:{given.annotator}", given.given_at)])

@@ -154,6 +154,7 @@ async def test_disagreement_about_a_high_stakes_item_goes_to_an_adjudicator() ->
             await label(rater, "i1", side_of(await take(rater), text))
         dora, ann = await queue.rater("dora"), await queue.rater("ann")
         assert (await dora.post("/annotations/next")).status_code == 404
+        assert (await label(dora, "i1", "tie")).status_code == 409, "no adjudicator"
         shown = await take(ann)
         assert shown["role"] == "adjudicator"
         assert shown["given"] == {"left": 1, "right": 1}
