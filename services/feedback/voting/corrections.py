@@ -43,14 +43,6 @@ def marks(
         f"spans_{name}": ",".join(str(span) for span in spans if span.liked is liked)
         for name, liked in (("liked", True), ("disliked", False))
     }
-    values: dict[FeedbackType, object] = {}
-    if any(not span.liked for span in spans):
-        corrected = without_disliked(text, spans)
-        if not corrected or corrected == text:
-            raise _bad_spans("nothing is left of the answer without what you dislike")
-        values[FeedbackType.text_correction] = {"original": text, "corrected": corrected}
-    if quoted := liked_parts(text, spans):
-        values[FeedbackType.comment] = quoted
     return [
         submitted(
             read_submission(
@@ -68,8 +60,20 @@ def marks(
             at=at,
             redact=redact,
         )
-        for kind, value in values.items()
+        for kind, value in _said(text, spans).items()
     ]
+
+
+def _said(text: str, spans: Sequence[MarkedSpan]) -> dict[FeedbackType, object]:
+    values: dict[FeedbackType, object] = {}
+    if any(not span.liked for span in spans):
+        corrected = without_disliked(text, spans)
+        if not corrected or corrected == text:
+            raise _bad_spans("nothing is left of the answer without what you dislike")
+        values[FeedbackType.text_correction] = {"original": text, "corrected": corrected}
+    if quoted := liked_parts(text, spans):
+        values[FeedbackType.comment] = quoted
+    return values
 
 
 def _bad_spans(rule: str) -> Invalid:
