@@ -7,11 +7,18 @@ request.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 import structlog
 
-from services.feedback.erasure.people import Trace, body_of, is_about, trace_of, without_person
+from services.feedback.erasure.people import (
+    Trace,
+    body_of,
+    is_about,
+    trace_of,
+    traces_in,
+    without_person,
+)
 from services.feedback.publisher import SOURCE
 from shared.clock import Clock
 from shared.contracts.events.base import Event
@@ -19,13 +26,14 @@ from shared.contracts.events.erasures import ErasureCompleted, ErasureRequested,
 from shared.contracts.events.preferences import ERASED, PreferenceRetracted
 from shared.contracts.events.quality import ExampleJoined
 from shared.contracts.topics import ERASURES, EXAMPLES, FEEDBACK, INTERACTIONS, PREFERENCES
-from shared.kafka.envelope import Headers, decode, encode, models_by_type
+from shared.kafka.envelope import Headers, UnreadableRecord, decode, encode, models_by_type
 from shared.kafka.log import EventLog, NewRecord, Record, read_to_end
 
 log = structlog.get_logger(__name__)
 
 GROUP = "ratchet.feedback-erasures"
 ERASURE_MODELS = models_by_type(ErasureRequested, ErasureCompleted)
+EXAMPLE_MODELS = models_by_type(ExampleJoined)
 SWEEP_TIMEOUT_S = 3600.0
 """Longest time for reading some topics once."""
 READ_TIMEOUT_S = 30.0
@@ -108,8 +116,9 @@ class Eraser:
             emptied.pop(record.key, None)  # only the newest of a key is of interest
             if not _touches(record, event, asked):
                 return
-            example = decode(record.headers, record.value, models_by_type(ExampleJoined))
-            assert isinstance(example, ExampleJoined)
+            example = _readable(record, EXAMPLE_MODELS)
+            if not isinstance(example, ExampleJoined):
+                return
             left = without_person(
                 example, event.subjects, at=event.requested_at,
                 whole=(example.tenant, example.trace_id) in asked,
@@ -182,7 +191,7 @@ async def erasures_of(
         timeout_s=READ_TIMEOUT_S,
         keep=lambda record: record.key in subjects,
     )
-    events = (decode(record.headers, record.value, ERASURE_MODELS) for record in records)
+    events = (_readable(record, ERASURE_MODELS) for record in records)
     return [
         event
         for event in events
@@ -190,10 +199,22 @@ async def erasures_of(
     ]
 
 
+def _readable(record: Record, models: Mapping[str, type[Event]]) -> Event | None:
+    """The record's event; None where it has none, for one bad record must not end a sweep."""
+    try:
+        return decode(record.headers, record.value, models)
+    except UnreadableRecord as error:
+        log.warning(
+            "erasure.unreadable", topic=record.topic, offset=record.offset, error=str(error)
+        )
+        return None
+
+
 def _touches(record: Record, event: ErasureRequested, asked: Collection[Trace]) -> bool:
     """Whether a record is about the person, or about an answer to the person's question."""
     body = body_of(record)
     if body.get("tenant") != event.tenant:
         return False
-    traces = (*(body.get("traces") or ()), body.get("trace_id"))
-    return is_about(body, event.subjects) or any((event.tenant, one) in asked for one in traces)
+    return is_about(body, event.subjects) or any(
+        (event.tenant, one) in asked for one in traces_in(body)
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 import orjson
 
@@ -43,6 +43,12 @@ def trace_of(body: Mapping[str, Any]) -> Trace:
     return str(body.get("tenant", "")), str(body.get("trace_id") or body.get("comparison_id") or "")
 
 
+def traces_in(body: Mapping[str, Any]) -> list[str]:
+    """Trace ids of the answers that a record of examples or preferences is made of."""
+    found = [body.get("trace_id"), *_list(body.get("traces"))]
+    return [one for one in found if isinstance(one, str)]
+
+
 def without_person(
     example: ExampleJoined, subjects: Collection[str], *, at: datetime, whole: bool
 ) -> ExampleJoined:
@@ -66,10 +72,14 @@ def without_person(
 
 
 def _people_in(body: Mapping[str, Any]) -> Iterator[str]:
-    for name in ("user_id", "asker"):
-        yield str(body.get(name) or "")
+    """User ids of a body; what is of another shape names nobody."""
+    found = [body.get("user_id"), body.get("asker")]
     for name in ("raters", "askers"):
-        yield from body.get(name) or ()
+        found += _list(body.get(name))
     for name in ("feedback", "signals"):
-        for one in body.get(name) or ():
-            yield str(one.get("user_id") or "")
+        found += [(fields_of(one) or {}).get("user_id") for one in _list(body.get(name))]
+    return (one for one in found if isinstance(one, str))
+
+
+def _list(value: object) -> list[Any]:
+    return cast("list[Any]", value) if isinstance(value, list) else []

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import tracemalloc
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -187,3 +189,19 @@ def test_a_compressed_file_that_is_cut_is_named_and_nothing_is_written(
     assert isinstance(done.exception, CliError)
     assert "cut or damaged" in str(done.exception)
     assert [one.name for one in tmp_path.iterdir()] == ["in.jsonl.gz"]
+
+
+def test_a_conversion_takes_the_same_memory_for_ten_times_the_rows() -> None:
+    line = json.dumps(PUBLISHED["trl"]).encode()
+
+    def peak_of(rows: int) -> int:
+        tracemalloc.start()
+        try:
+            for _ in converted(repeat(line, rows), FORMATS["trl"], FORMATS["ratchet"]):
+                pass
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak_of(10)
+    assert peak_of(5_000) < peak_of(500) + 50_000
