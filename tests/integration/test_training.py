@@ -290,7 +290,7 @@ def test_dpo_record_is_whole(story: Story) -> None:
     assert record.metrics["judge_pairs"] >= 10
     assert record.metrics["win_rate_low"] <= record.metrics["win_rate"]
     assert record.metrics["kl"] > 0
-    assert record.metrics["capability_items"] == 60
+    assert record.metrics["capability_items"] == 354
     assert record.metrics["data_age_days"] >= 0
 
 

@@ -118,7 +118,7 @@ def test_drift_is_zero_for_the_parent_itself_and_not_for_its_child(
     assert (still["cases_lost"], still["capability_lost"], still["capability_won"]) == (0, 0, 0)
     assert moved["kl"] > 1e-3
     assert moved["kl_answer"] > moved["kl"]
-    assert (moved["capability_items"], moved["cases_items"]) == (60, 24)
+    assert (moved["capability_items"], moved["cases_items"]) == (354, 24)
     assert moved["cases_candidate"] >= moved["cases_parent"]
 
 
