@@ -221,8 +221,10 @@ class BatchWorker:
             return False
         try:
             base = (await self._client.models()).base
-            body = {**_fields(event), "model": base, "max_tokens": 1, "max_completion_tokens": 1}
-            await self._client.generate(body, timeout_s=self._policy.timeout_s)
+            # With its own lengths: they may be what the engine refuses.
+            await self._client.generate(
+                {"model": base, **_fields(event)}, timeout_s=self._policy.timeout_s
+            )
         except EngineRefused as error:
             return not isinstance(error, EngineLacks)
         except EngineUnavailable:
