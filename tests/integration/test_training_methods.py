@@ -13,6 +13,7 @@ import pytest
 from shared.contracts.recipes import ONLINE
 
 ROOT = Path(__file__).resolve().parents[2]
+CAPABILITY = ROOT / "services/training/capability.jsonl"
 METHODS = ("sigmoid", "robust", "ipo", "hinge", "kto", *ONLINE)
 
 pytestmark = pytest.mark.timeout(900)
@@ -118,7 +119,10 @@ def test_drift_is_zero_for_the_parent_itself_and_not_for_its_child(
     assert (still["cases_lost"], still["capability_lost"], still["capability_won"]) == (0, 0, 0)
     assert moved["kl"] > 1e-3
     assert moved["kl_answer"] > moved["kl"]
-    assert (moved["capability_items"], moved["cases_items"]) == (354, 24)
+    assert moved["kl_first"] == pytest.approx(0, abs=1e-6), "it is its own chain's first here"
+    assert still["kl_first"] > 1e-3, "the parent is that far from the first"
+    tasks = len(CAPABILITY.read_text(encoding="utf-8").splitlines())
+    assert (moved["capability_items"], moved["cases_items"]) == (tasks, 24)
     assert moved["cases_candidate"] >= moved["cases_parent"]
 
 

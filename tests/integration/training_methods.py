@@ -114,8 +114,10 @@ def main(folder: Path) -> None:
     rl = (("grpo", grpo), ("rloo", rloo), ("ppo", ppo), ("online_dpo", online_dpo))
     for name, module in rl:
         found[name] = trained(folder, name, module, name, RL | RL_OWN.get(name, {}), parent, pairs)
+    asked = asked_of(folder, "dpo", SHORT, parent)
+    asked = asked.model_copy(update={"first_adapter": str(folder / "sigmoid/adapter")})
     found["drift"] = {
-        name: drift.run(asked_of(folder, "dpo", SHORT, parent), folder / name, job.Progress(folder))
+        name: drift.run(asked, folder / name, job.Progress(folder))
         for name in ("unmoved", "sigmoid")
         if answers_for(folder, name, parent, pairs)
     }
