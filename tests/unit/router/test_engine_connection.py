@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 import uvloop
@@ -15,9 +17,13 @@ from services.router.engine_connection import (
     AttemptDeadlines,
     ConnectFailed,
     ConnectionLost,
+    EngineConnection,
     EnginePool,
     header_lines,
 )
+from shared.http.asgi import Receive, Scope, Send
+from shared.http.head_limit import HeadLimitProtocol
+from shared.http.server import serve
 from tests.support.waiting import eventually
 
 LONG = AttemptDeadlines(60.0)
@@ -90,6 +96,54 @@ def test_a_connection_is_used_again_on_either_loop(run: Callable[..., None]) -> 
         assert engine.connections == 1
 
     run(twice())
+
+
+async def answers_ok(scope: Scope, receive: Receive, send: Send) -> None:
+    await receive()
+    headers = [(b"content-length", b"2")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": b"ok"})
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def test_small_events_leave_at_once_both_ways(
+    run: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nagle's algorithm and delayed ACKs would hold each event of a stream back by 40 ms."""
+    seen: set[tuple[str, bool]] = set()
+
+    def watch(protocol: Any) -> None:
+        made = protocol.connection_made
+
+        def look(self: Any, transport: asyncio.Transport) -> None:
+            given = transport.get_extra_info("socket")
+            nodelay = given.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            seen.add((protocol.__name__, bool(nodelay)))
+            made(self, transport)
+
+        monkeypatch.setattr(protocol, "connection_made", look)
+
+    async def once() -> None:
+        port = free_ports(["router"])["router"]
+        stop = asyncio.Event()
+        serving = asyncio.create_task(serve(answers_ok, host="127.0.0.1", port=port, stop=stop))
+        pool = EnginePool(f"http://127.0.0.1:{port}")
+
+        async def answered() -> bool:
+            try:
+                return await ask(pool) == b"ok"
+            except ConnectFailed:
+                return False
+
+        await eventually(answered, "the server answers", 60)
+        await pool.close()
+        stop.set()
+        await serving
+
+    for protocol in (EngineConnection, HeadLimitProtocol):
+        watch(protocol)
+    run(once())
+    assert seen == {("EngineConnection", True), ("HeadLimitProtocol", True)}
 
 
 @pytest.mark.parametrize(
