@@ -12,7 +12,7 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf, log
 from pathlib import Path
 from statistics import median
@@ -29,9 +29,13 @@ from services.rollout.strategy import JudgeSettings
 
 CHUNK = 50
 """Rollouts that one task of a worker simulates."""
+PEER_ROLLOUTS = 400
+"""Rollouts of a row that the peers' rules decide, too."""
 CAUGHT = 0.99
 """Share of rollouts in which a candidate with three times the errors must be taken back."""
 HARMFUL = ArmTruth(errors=0.1)
+MADE_UP = Hostile(users=100, on_candidate=True, requests_per_s=0.01, voter="key")
+"""Users that a key's holder made up until they fell on the candidate."""
 DISLIKED = ArmTruth(score=0.4)
 LIKED = ArmTruth(score=0.8)
 
@@ -45,6 +49,8 @@ class TableRow:
     goal: float = inf
     before_weight: float = 1.0
     peers: bool = True
+    of_all: float = 1.0
+    """In what share of rollouts this comes about."""
 
 
 @dataclass(frozen=True)
@@ -120,10 +126,16 @@ def _hostile() -> Iterator[TableRow]:
         "one hostile user": Hostile(users=1),
         "one hostile user, on the candidate": Hostile(users=1, on_candidate=True),
         "5 % hostile users": Hostile(share=0.05),
+        "one hostile API key of three": MADE_UP,
+        "one hostile tenant of three": replace(MADE_UP, voter="tenant"),
     }
     for words, hostile in crowds.items():
+        unlucky = hostile.on_candidate and hostile.voter is None
         yield TableRow(
-            SimulatedRollout(f"identical, {words}", hostile=hostile), harmful=False, peers=False
+            SimulatedRollout(f"identical, {words}", hostile=hostile),
+            harmful=False,
+            peers=False,
+            of_all=0.05 if unlucky else 1.0,
         )
         yield TableRow(
             SimulatedRollout(f"10 % errors, {words}", candidate=HARMFUL, hostile=hostile),
@@ -159,21 +171,22 @@ def information_bound(errors: float, stable: float, weight: float) -> float:
     return needed / (failing * divergence) * weight
 
 
-def decided(row: TableRow, count: int, seed: int) -> list[RuleActions]:
-    """What each rule did in some rollouts."""
+def decided(row: TableRow, count: int, seed: int, *, peers: bool = True) -> list[RuleActions]:
+    """What the judge did in some rollouts, and where they are asked, its peers."""
     generator = np.random.default_rng([seed, crc32(row.case.name.encode())])
-    rules = RULES if row.peers else {"judge": RULES["judge"]}
+    judge_alone = {"judge": RULES["judge"]}
     found: list[RuleActions] = []
+    rules = RULES if row.peers and peers else judge_alone
     for _ in range(count):
         looks = simulate(row.case, generator)
-        requests = np.cumsum([piece.candidate.requests for piece in looks.pieces])
         acted = {name: rule(looks) for name, rule in rules.items()}
+        requests = np.cumsum([look.piece.candidate.requests for look in looks.drawn])
         at = {name: look for name, look in acted.items() if look is not None}
         found.append(
             RuleActions(
                 {name: float(requests[look]) for name, look in at.items()},
-                {name: looks.weights[look] for name, look in at.items()},
-                {name: looks.ends_s[look] for name, look in at.items()},
+                {name: looks.drawn[look].weight for name, look in at.items()},
+                {name: looks.drawn[look].end_s for name, look in at.items()},
             )
         )
     return found
@@ -186,7 +199,8 @@ def met(row: TableRow, found: Sequence[RuleActions]) -> str:
     share = len(caught) / count
     if not row.harmful:
         # Three standard errors above alpha is no accident of the simulation.
-        allowed = ALPHA + 3 * (ALPHA * (1 - ALPHA) / count) ** 0.5
+        allowed = ALPHA / row.of_all
+        allowed += 3 * (allowed * (1 - allowed) / count) ** 0.5
         return "" if share <= allowed else f"taken back in {share:.1%}"
     if row.goal < inf:
         middle = median(one.requests.get("judge", inf) for one in found)
@@ -203,7 +217,7 @@ def line(row: TableRow, found: Sequence[RuleActions]) -> str:
             cells.append("")
             continue
         caught = [one.requests[name] for one in found if name in one.requests]
-        cell = f"{len(caught) / len(found):.1%}"
+        cell = f"{len(caught) / (len(found) if name == 'judge' else min(len(found), PEER_ROLLOUTS)):.1%}"
         cells.append(f"{cell}, {median(caught):,.0f}" if caught else cell)
     caught = sorted(one.seconds["judge"] for one in found if "judge" in one.seconds)
     delay = _time(caught[len(caught) // 2]) if row.harmful and caught else ""
@@ -226,8 +240,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--plot", type=Path, help="write the times to detection there, as SVG")
     options = parser.parse_args(arguments)
     print(
-        f"{options.rollouts} simulated rollouts a row, seed {options.seed}, alpha {ALPHA:g} over a "
-        "whole rollout. Each cell: share of rollouts in which the rule takes the candidate back, "
+        f"{options.rollouts} simulated rollouts a row (the peers decide {PEER_ROLLOUTS} of them), seed "
+        f"{options.seed}, alpha {ALPHA:g} over a whole rollout. Each cell: share of rollouts in which the rule takes the candidate back, "
         "and after how many of its requests (median)."
     )
     print(f"\n| candidate | {' | '.join(RULES)} | at most | delay |")
@@ -240,7 +254,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if options.rows not in row.case.name:
                 continue
             tasks = [
-                pool.submit(decided, row, size, options.seed * 100_000 + number)
+                pool.submit(
+                    decided,
+                    row,
+                    size,
+                    options.seed * 100_000 + number,
+                    peers=number * CHUNK < PEER_ROLLOUTS,
+                )
                 for number, size in enumerate(sizes)
                 if size
             ]

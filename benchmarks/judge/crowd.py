@@ -3,19 +3,23 @@
 Each user has an activity (Pareto), an error rate of its own around the arm's (gamma) and a taste
 (beta). A user's place is random, so a heavy user with a bad connection falls on one arm, as in
 life. Requests follow a daily cycle; scores arrive late. The limits on what one user adds are the
-router's and the aggregator's (design section 7).
+router's and the aggregator's (design section 7). Looks are drawn one after the other, as far as a
+rule asks for them: a candidate that is caught in a minute costs no simulated week.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from services.rollout.counts import ArmCounts, Slice
+from services.rollout.counts import ArmCounts, Arms, Slice
+from services.rollout.voters import voter_key
 from shared.contracts.events.base import WEIGHT_SCALE
+from shared.voters import VoterKind
 
 DAY_S = 86_400.0
 SCORES_PER_DAY = 3
@@ -26,6 +30,11 @@ ATTEMPTS_PER_DAY = 200
 
 LATER_LOOKS = 20
 """Looks after the evenly spaced ones."""
+SPARSE = 4
+"""Events are drawn one by one where fewer than a user in so many has one."""
+VOTERS = 3
+"""Tenants, or API keys, of a crowd."""
+FIGURES = ("requests", "failures", "slow", "scores", "score_sum")
 
 Counts = NDArray[Any]
 
@@ -43,14 +52,16 @@ class ArmTruth:
 class Hostile:
     """Users who want the candidate gone: they fail, and score 0, wherever they are.
 
-    `share` of all users; with `on_candidate` they fell on the candidate, as bad luck has it.
-    `requests_per_s` is what each of them sends.
+    `share` of all users; with `on_candidate` they fell on the candidate, as bad luck has it, or
+    were made up until they did. `requests_per_s` is what each of them sends. With `voter` they are
+    all of one tenant, or use one API key, of the three that the crowd has.
     """
 
     share: float = 0.0
     users: int = 0
     on_candidate: bool = False
     requests_per_s: float = 1.0
+    voter: VoterKind | None = None
 
 
 @dataclass(frozen=True)
@@ -66,7 +77,7 @@ class SimulatedRollout:
     stable: ArmTruth = ArmTruth()
     rate: float = 10.0
     stages: tuple[tuple[float, float], ...] = ((0.05, DAY_S), (0.2, 2 * DAY_S), (0.5, 3 * DAY_S))
-    looks: int = 60
+    looks: int = 48
     even_s: float = 0.0
     users: int = 1_000
     feedback: float = 0.05
@@ -77,64 +88,187 @@ class SimulatedRollout:
 
 
 @dataclass(frozen=True)
-class SimulatedLooks:
-    """What the judge sees: a slice for each look, with its end in seconds and its weight."""
+class SimulatedLook:
+    """What the judge sees at a look: a slice, with its end in seconds and its weight."""
 
-    pieces: list[Slice]
-    ends_s: list[float]
-    weights: list[float]
+    piece: Slice
+    end_s: float
+    weight: float
+
+
+class SimulatedLooks:
+    """A rollout's looks, drawn when they are first asked for."""
+
+    def __init__(self, case: SimulatedRollout, generator: np.random.Generator) -> None:
+        self.drawn: list[SimulatedLook] = []
+        self._rest = _looks(case, generator)
+
+    def __iter__(self) -> Iterator[SimulatedLook]:
+        place = 0
+        while place < len(self.drawn) or self._draw():
+            yield self.drawn[place]
+            place += 1
+
+    def _draw(self) -> bool:
+        look = next(self._rest, None)
+        if look is not None:
+            self.drawn.append(look)
+        return look is not None
+
+
+class _Crowd:
+    """The users of one rollout, and what each has left of a day's votes and scores."""
+
+    def __init__(self, case: SimulatedRollout, generator: np.random.Generator) -> None:
+        self._case, self._generator = case, generator
+        users = case.users
+        activity = generator.pareto(1.5, users) + 0.1
+        activity /= activity.sum()
+        self.place = generator.random(users)
+        # Mean 1 over the requests, so that the arm's true share is the one of the case.
+        nature = generator.gamma(2.0, 0.5, users)
+        self._nature = nature / (nature * activity).sum()
+        self._taste = 0.4 * (generator.beta(2.0, 2.0, users) - 0.5)
+        self._rate = case.rate * activity
+        self.voter = generator.permutation(users) % VOTERS
+        self._hostile = np.zeros(users, dtype=bool)
+        self._hostile[self._chosen()] = True
+        self._day = -1
+        self._new_day(0)
+
+    def look(self, end_s: float, seconds: float, weight: float) -> tuple[Counts, Counts]:
+        """Draw a look: (arm, voter, figure) sums of requests, failures, slow; of scores, their sum."""
+        self._new_day(int(end_s // DAY_S))
+        case, generator = self._case, self._generator
+        cycle = 1 + case.daily * np.sin(2 * np.pi * (end_s - seconds / 2) / DAY_S)
+        mean = self._rate * (seconds * cycle)
+        mean[self._hostile] = case.hostile.requests_per_s * seconds
+        counted = (self._bad < BAD_PER_DAY) & (self._attempts < ATTEMPTS_PER_DAY)
+        heard = self._scores < SCORES_PER_DAY
+        mean[~(counted | heard)] = 0.0
+        users, attempts = _poisson(generator, mean)
+        treated = self.place[users] < weight
+        kept = self._kept(users, attempts, treated)
+        scored = self._scored(users, attempts, treated)
+        group = treated * VOTERS + self.voter[users]
+        return _sums(group, kept), _sums(group, scored)
+
+    def _kept(self, users: Counts, attempts: Counts, treated: Counts) -> tuple[Counts, ...]:
+        """Requests, failures and slow ones that count: until a user's second bad one of the day."""
+        case, generator = self._case, self._generator
+        errors = np.where(treated, case.candidate.errors, case.stable.errors)
+        errors = np.clip(errors * self._nature[users], 0, 1)
+        errors[self._hostile[users]] = 1.0
+        failures = generator.binomial(attempts, errors)
+        slow = np.where(treated, case.candidate.slow, case.stable.slow)
+        late = generator.binomial(attempts - failures, slow)
+        if not case.limited:
+            return attempts, failures, late
+        room = np.maximum(BAD_PER_DAY - self._bad[users], 0)
+        bad = failures + late
+        # Where the bad ones are the room or more, the last that counts is this far on in the mean.
+        until = np.where(bad >= room, np.ceil(room * (attempts + 1) / (bad + 1)), attempts)
+        until = np.minimum(until, np.maximum(ATTEMPTS_PER_DAY - self._attempts[users], 0))
+        until = np.minimum(until, attempts)
+        kept_bad = np.minimum(np.minimum(bad, room), until)
+        kept_failures = np.minimum(failures, kept_bad)
+        self._bad[users] += kept_bad.astype(int)
+        self._attempts[users] += until.astype(int)
+        return until, kept_failures, np.minimum(late, kept_bad - kept_failures)
+
+    def _scored(self, users: Counts, attempts: Counts, treated: Counts) -> tuple[Counts, ...]:
+        """Scores that count, and their sum."""
+        case, generator = self._case, self._generator
+        hostile = self._hostile[users]
+        scores = np.where(hostile, attempts, generator.binomial(attempts, case.feedback))
+        if case.limited:
+            scores = np.minimum(scores, np.maximum(SCORES_PER_DAY - self._scores[users], 0))
+            self._scores[users] += scores
+        liking = np.where(treated, case.candidate.score, case.stable.score) + self._taste[users]
+        liking = np.where(hostile, 0.0, np.clip(liking, 0, 1))
+        return scores, generator.binomial(scores, liking)
+
+    def _new_day(self, day: int) -> None:
+        if day != self._day:
+            self._day = day
+            self._bad, self._attempts, self._scores = (
+                np.zeros(self._case.users, dtype=int) for _ in range(3)
+            )
+
+    def _chosen(self) -> Counts:
+        """Which users are hostile; they are put on an arm and a voter where the case says so."""
+        case, generator = self._case, self._generator
+        count = case.hostile.users or round(case.hostile.share * case.users)
+        pool = np.arange(case.users)
+        if case.hostile.voter is not None:
+            pool = np.flatnonzero(self.voter == 0)
+        chosen = generator.permutation(pool)[:count]
+        if case.hostile.on_candidate:
+            self.place[chosen] = case.stages[0][0] * generator.random(len(chosen))
+        return chosen
 
 
 def simulate(case: SimulatedRollout, generator: np.random.Generator) -> SimulatedLooks:
     """One rollout's looks."""
+    return SimulatedLooks(case, generator)
+
+
+def _looks(case: SimulatedRollout, generator: np.random.Generator) -> Iterator[SimulatedLook]:
     edges, weights = _edges(case)
     ends, lengths = edges[1:], np.diff(edges)
-    activity = generator.pareto(1.5, case.users) + 0.1
-    activity /= activity.sum()
-    place = generator.random(case.users)
-    # Mean 1 over the requests, so that the arm's true share is the one of the case.
-    nature = generator.gamma(2.0, 0.5, case.users)
-    nature /= (nature * activity).sum()
-    taste = generator.beta(2.0, 2.0, case.users) - 0.5
-    cycle = 1 + case.daily * np.sin(2 * np.pi * (ends - lengths / 2) / DAY_S)
-    mean = case.rate * activity[:, None] * (lengths * cycle)[None, :]
-    hostile = _hostile(case, generator, place, weights[0])
-    mean[hostile] = case.hostile.requests_per_s * lengths[None, :]
-    attempts = generator.poisson(mean)
-    treated = place[:, None] < weights[None, :]
-    errors = np.where(treated, case.candidate.errors, case.stable.errors) * nature[:, None]
-    errors[hostile] = 1.0
-    slow = np.where(treated, case.candidate.slow, case.stable.slow)
-    failures = _hits(generator, attempts, np.clip(errors, 0, 1))
-    late = _hits(generator, attempts - failures, slow)
-    liking = np.where(treated, case.candidate.score, case.stable.score) + 0.4 * taste[:, None]
-    liking[hostile] = 0.0
-    scores = _hits(generator, attempts, np.full(attempts.shape, case.feedback))
-    scores[hostile] = attempts[hostile]
-    days = (ends // DAY_S).astype(int)
-    if case.limited:
-        attempts, failures, late = _limited(attempts, failures, late, days)
-        scores = _limit(scores, days, SCORES_PER_DAY)
-    good = _hits(generator, scores, np.clip(liking, 0, 1))
-    return SimulatedLooks(
-        _slices(
-            treated,
-            {"requests": attempts, "failures": failures, "slow": late},
-            {"scores": scores, "score_sum": good},
-            _arrivals(case, ends, generator),
-            weights,
-        ),
-        ends.tolist(),
-        weights.tolist(),
+    crowd = _Crowd(case, generator)
+    # The look in which the scores given in each look arrive; past the end: never.
+    delays = generator.exponential(case.feedback_delay_s, len(ends))
+    arrivals = np.searchsorted(ends, ends + delays)
+    waiting = np.zeros((len(ends) + 1, 2, VOTERS, 2))
+    for place, (end_s, seconds, weight) in enumerate(
+        zip(ends.tolist(), lengths.tolist(), weights.tolist(), strict=True)
+    ):
+        kept, scored = crowd.look(end_s, seconds, weight)
+        waiting[arrivals[place]] += scored
+        figures = np.concatenate((kept, waiting[place]), axis=2)
+        yield SimulatedLook(_slice(figures, weight, case.hostile.voter), end_s, weight)
+
+
+def _slice(figures: Counts, weight: float, voter: VoterKind | None) -> Slice:
+    """A slice of (arm, voter, figure) sums; the parts of the voters where the case has some."""
+    stable, candidate = figures.sum(axis=1).tolist()
+    voters = {}
+    if voter is not None:
+        voters = {
+            voter_key(voter, f"{number:08x}"): Arms(
+                candidate=_counts(figures[1, number].tolist()),
+                stable=_counts(figures[0, number].tolist()),
+            )
+            for number in range(VOTERS)
+        }
+    return Slice(
+        candidate=_counts(candidate),
+        stable=_counts(stable),
+        weight=round(weight * WEIGHT_SCALE),
+        voters=voters,
     )
 
 
-def _hits(generator: np.random.Generator, counts: Counts, chance: Counts) -> Counts:
-    """Binomial draws, made only where something is counted: most users do nothing in a look."""
-    hits = np.zeros_like(counts)
-    busy = counts > 0
-    hits[busy] = generator.binomial(counts[busy], chance[busy])
-    return hits
+def _counts(figures: list[float]) -> ArmCounts:
+    return ArmCounts(**dict(zip(FIGURES, figures, strict=True)))
+
+
+def _poisson(generator: np.random.Generator, mean: Counts) -> tuple[Counts, Counts]:
+    """Who has any of Poisson counts with these means, and how many: few draws where few have."""
+    whole = mean.sum()
+    if whole * SPARSE > len(mean):
+        counts = generator.poisson(mean)
+        some = np.flatnonzero(counts)
+        return some, counts[some]
+    events = generator.random(generator.poisson(whole)) * whole
+    return np.unique(np.searchsorted(np.cumsum(mean), events), return_counts=True)
+
+
+def _sums(group: Counts, figures: tuple[Counts, ...]) -> Counts:
+    """(arm, voter, figure) sums of what users have, each of one group."""
+    sums = [np.bincount(group, weights=one, minlength=2 * VOTERS) for one in figures]
+    return np.stack(sums, axis=1).reshape(2, VOTERS, len(figures))
 
 
 def _edges(case: SimulatedRollout) -> tuple[Counts, Counts]:
@@ -148,78 +282,3 @@ def _edges(case: SimulatedRollout) -> tuple[Counts, Counts]:
     ends = np.cumsum([seconds for _, seconds in case.stages])
     stage = np.minimum(np.searchsorted(ends, edges[:-1], side="right"), len(ends) - 1)
     return edges, np.array([weight for weight, _ in case.stages])[stage]
-
-
-def _hostile(
-    case: SimulatedRollout, generator: np.random.Generator, place: Counts, weight: float
-) -> Counts:
-    """Which users are hostile."""
-    count = case.hostile.users or round(case.hostile.share * case.users)
-    chosen = generator.permutation(case.users)[:count]
-    if case.hostile.on_candidate:
-        place[chosen] = weight * generator.random(count)
-    return chosen
-
-
-def _limit(counts: Counts, days: Counts, most: int) -> Counts:
-    """The first `most` of each row in a day."""
-    kept = np.zeros_like(counts)
-    for day in np.unique(days):
-        of = days == day
-        total = np.minimum(np.cumsum(counts[:, of], axis=1), most)
-        kept[:, of] = np.diff(total, axis=1, prepend=0)
-    return kept
-
-
-def _limited(
-    attempts: Counts, failures: Counts, late: Counts, days: Counts
-) -> tuple[Counts, Counts, Counts]:
-    """What a router counts: until a user's second bad attempt of the day, or its last allowed one."""
-    bad = failures + late
-    kept_bad = _limit(bad, days, BAD_PER_DAY)
-    # Of the look with the last bad attempt, what came before it.
-    before = np.floor(attempts * np.divide(kept_bad, bad, out=np.ones(bad.shape), where=bad > 0))
-    spent = np.zeros_like(bad)
-    for day in np.unique(days):
-        of = days == day
-        total = np.cumsum(bad[:, of], axis=1)
-        spent[:, of] = total - bad[:, of]
-    before[spent >= BAD_PER_DAY] = 0
-    kept = np.maximum(_limit(before.astype(int), days, ATTEMPTS_PER_DAY), 0)
-    kept_failures = np.minimum(failures, np.minimum(kept_bad, kept))
-    kept_late = np.minimum(late, np.minimum(kept_bad, kept) - kept_failures)
-    return kept, kept_failures, kept_late
-
-
-def _arrivals(case: SimulatedRollout, ends: Counts, generator: np.random.Generator) -> Counts:
-    """The look in which the scores given in each look arrive; past the end: never."""
-    return np.searchsorted(ends, ends + generator.exponential(case.feedback_delay_s, len(ends)))
-
-
-def _slices(
-    treated: Counts,
-    now: dict[str, Counts],
-    later: dict[str, Counts],
-    arrivals: Counts,
-    weights: Counts,
-) -> list[Slice]:
-    looks = len(weights)
-    arms: list[dict[str, Counts]] = []
-    for of in (treated, ~treated):
-        figures = {name: (counts * of).sum(axis=0) for name, counts in now.items()}
-        for name, counts in later.items():
-            sums = np.zeros(looks + 1)
-            np.add.at(sums, arrivals, (counts * of).sum(axis=0))
-            figures[name] = sums[:looks]
-        arms.append(figures)
-    made = [
-        [
-            ArmCounts(**dict(zip(figures, values, strict=True)))
-            for values in zip(*(column.tolist() for column in figures.values()), strict=True)
-        ]
-        for figures in arms
-    ]
-    return [
-        Slice(candidate=candidate, stable=stable, weight=round(weight * WEIGHT_SCALE))
-        for candidate, stable, weight in zip(*made, weights.tolist(), strict=True)
-    ]

@@ -10,12 +10,12 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from scipy.stats import mannwhitneyu
 
-from benchmarks.judge.crowd import SimulatedLooks
+from benchmarks.judge.crowd import SimulatedLook
 from services.rollout.counts import Arms, JudgeState
 from services.rollout.judge import Judge
 from services.rollout.strategy import JudgeSettings
@@ -26,21 +26,21 @@ ERROR_LIMITS = {0.05: 0.05, 0.2: 0.03, 0.5: 0.02}
 ALPHA = 0.01
 JUDGE = Judge(JudgeSettings(alpha=ALPHA), tuple(ERROR_LIMITS.values()))
 
-Rule = Callable[[SimulatedLooks], int | None]
+Rule = Callable[[Iterable[SimulatedLook]], int | None]
 
 
-def judge(looks: SimulatedLooks) -> int | None:
+def judge(looks: Iterable[SimulatedLook]) -> int | None:
     """Ratchet's judge with all criteria, each step's limit in force."""
     state = JudgeState()
-    for look, (piece, weight) in enumerate(zip(looks.pieces, looks.weights, strict=True)):
-        state = JUDGE.advance(state, piece)
-        verdict = JUDGE.verdict(state, error_limit=ERROR_LIMITS[weight])
+    for look, seen in enumerate(looks):
+        state = JUDGE.advance(state, seen.piece)
+        verdict = JUDGE.verdict(state, error_limit=ERROR_LIMITS[seen.weight])
         if verdict.outcome is AnalysisOutcome.failed:
             return look
     return None
 
 
-def fixed_threshold(looks: SimulatedLooks) -> int | None:
+def fixed_threshold(looks: Iterable[SimulatedLook]) -> int | None:
     """Each time both arms have 100 requests: candidate's error rate above 1.5 times stable's."""
     for look, window in _windows(looks, requests=100):
         if _rate(window.candidate) > 1.5 * _rate(window.stable):
@@ -48,7 +48,7 @@ def fixed_threshold(looks: SimulatedLooks) -> int | None:
     return None
 
 
-def flagger(looks: SimulatedLooks) -> int | None:
+def flagger(looks: Iterable[SimulatedLook]) -> int | None:
     """Flagger's defaults: success rate of a minute at least 99 %, five failed checks in all."""
     failed = 0
     for look, window in _windows(looks, requests=1, seconds=60.0):
@@ -58,7 +58,7 @@ def flagger(looks: SimulatedLooks) -> int | None:
     return None
 
 
-def kayenta(looks: SimulatedLooks) -> int | None:
+def kayenta(looks: Iterable[SimulatedLook]) -> int | None:
     """Kayenta's Mann-Whitney test of error rates a minute, 98 % sure, at every tenth minute."""
     candidate: list[float] = []
     stable: list[float] = []
@@ -72,25 +72,25 @@ def kayenta(looks: SimulatedLooks) -> int | None:
     return None
 
 
-def all_pass(looks: SimulatedLooks) -> int | None:
+def all_pass(looks: Iterable[SimulatedLook]) -> int | None:
     """OME's sample: the first 20 requests of the candidate must all pass."""
     seen = 0.0
-    for look, piece in enumerate(looks.pieces):
+    for look, one in enumerate(looks):
         if seen >= 20:
             return None
-        if piece.candidate.failures:
+        if one.piece.candidate.failures:
             return look
-        seen += piece.candidate.requests
+        seen += one.piece.candidate.requests
     return None
 
 
-def rate_ratio_test(looks: SimulatedLooks) -> int | None:
+def rate_ratio_test(looks: Iterable[SimulatedLook]) -> int | None:
     """`RateRatioTest` of sequential-analysis 0.4.0 at the same alpha and margin, on errors alone."""
     rates: Any = importlib.import_module("sequential_analysis.procedures.rates")
     test = rates.RateRatioTest(ALPHA, rho0=1.5, alternative="greater", grid=0)
     state, needed = test.initial_state(), math.log(1 / ALPHA)
-    for look, piece in enumerate(looks.pieces):
-        for arm, counts in ((1, piece.candidate), (0, piece.stable)):
+    for look, one in enumerate(looks):
+        for arm, counts in ((1, one.piece.candidate), (0, one.piece.stable)):
             if counts.requests:
                 unit = {"arm": arm, "count": round(counts.failures), "exposure": counts.requests}
                 state, output = test.step(state, unit)
@@ -111,15 +111,15 @@ if importlib.util.find_spec("sequential_analysis"):
 
 
 def _windows(
-    looks: SimulatedLooks, *, requests: float, seconds: float = 0.0
+    looks: Iterable[SimulatedLook], *, requests: float, seconds: float = 0.0
 ) -> Iterator[tuple[int, Arms]]:
     """Looks put together until both arms have the requests and the time is over."""
     window, begun = Arms(), 0.0
-    for look, (piece, ends) in enumerate(zip(looks.pieces, looks.ends_s, strict=True)):
-        window = window + piece
-        if window.least("requests") >= requests and ends - begun >= seconds:
+    for look, one in enumerate(looks):
+        window = window + one.piece
+        if window.least("requests") >= requests and one.end_s - begun >= seconds:
             yield look, window
-            window, begun = Arms(), ends
+            window, begun = Arms(), one.end_s
 
 
 def _rate(counts: Any) -> float:

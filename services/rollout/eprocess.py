@@ -20,8 +20,11 @@ from math import exp, inf, isfinite, lgamma, log, log1p, pi, sqrt
 
 RATE_ALTERNATIVES = (1.4, 2.0, 4.0, 10.0, 40.0, 400.0)
 """How many times the margin the candidate's failure rate may be, for the bets on it."""
-RATE_STAKES = tuple(log(6 * part) for part in (0.2, 0.2, 0.2, 0.2, 0.16, 0.04))
-"""Log of what is bet on each of them to begin with, times their number: 400 is rarely true."""
+RATE_STAKES = tuple(log(6 * part) for part in (0.12, 0.2, 0.3, 0.22, 0.13, 0.03))
+"""Log of what is bet on each of them to begin with, times their number: most on 2 to 10 times the
+margin, which is where a bad version is that is not plain at once."""
+EARLIER_RATE_STAKES = tuple(log(6 * part) for part in (0.2, 0.2, 0.2, 0.2, 0.16, 0.04))
+"""The same in the versions 2 and 3 of the judge's rule."""
 MEAN_ALTERNATIVES = (0.93, 0.8, 0.6, 0.35, 0.1)
 """What part of the margin the candidate's mean score may be, for the bets on it."""
 ODDS_ALTERNATIVES = (1.4, 2.0, 4.0, 10.0, 40.0)

@@ -25,6 +25,7 @@ BLOCK: dict[Whole, int] = {
 }
 """How many of each arm make a block to bet on. Waiting costs seconds; single scores would waste
 what the other arm has."""
+LAST_WITH_EARLIER_STAKES = 3
 BY_SEGMENT: tuple[Whole, ...] = ("requests", "scores")
 MAX_SEGMENTS = 9
 """Values of the label `segment` that are tested: eight configured ones and `other`."""
@@ -246,7 +247,9 @@ def bet(
 def rate_stakes(statistic: int) -> eprocess.LogWealth:
     """What the bets on a ratio of rates begin with, by the version of the rule."""
     evenly = eprocess.none_yet(eprocess.RATE_ALTERNATIVES)
-    return eprocess.RATE_STAKES if statistic > 1 else evenly
+    if statistic > LAST_WITH_EARLIER_STAKES:
+        return eprocess.RATE_STAKES
+    return eprocess.EARLIER_RATE_STAKES if statistic > 1 else evenly
 
 
 def shares(arms: Arms, whole: Whole, part: str) -> tuple[float | None, float | None]:

@@ -145,5 +145,6 @@ def test_a_mixture_lies_between_its_parts(wealth: tuple[float, ...]) -> None:
 
 
 def test_stakes_are_shares_of_one_wealth() -> None:
-    assert len(eprocess.RATE_STAKES) == len(eprocess.RATE_ALTERNATIVES)
-    assert isclose(eprocess.mixture(eprocess.RATE_STAKES), 0.0, abs_tol=1e-12)
+    for stakes in (eprocess.RATE_STAKES, eprocess.EARLIER_RATE_STAKES):
+        assert len(stakes) == len(eprocess.RATE_ALTERNATIVES)
+        assert isclose(eprocess.mixture(stakes), 0.0, abs_tol=1e-12)
