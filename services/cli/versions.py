@@ -69,7 +69,7 @@ def show(
 
 @app.command()
 def gain(*, model: Annotated[str, typer.Option()] = DEFAULT_MODEL, as_json: AsJson = False) -> None:
-    """What each version gained in satisfaction over the stable one, on users split at random."""
+    """What each version gained over the stable one, and over the holdout's reference."""
     data = ask(load_settings(), "rollout", "GET", "/v1/versions/gain", query={"model": model})
     if as_json:
         print_json(data)
@@ -78,6 +78,37 @@ def gain(*, model: Annotated[str, typer.Option()] = DEFAULT_MODEL, as_json: AsJs
         "Gain in satisfaction (0 to 1) over the version that was stable",
         ("version", "over", "gain", "at least", "at most", "confidence", "scores", "how it ended"),
         [_gain(one) for one in listing(data, "gains")],
+    )
+    shown = [
+        _measure(one, against, measure, found)
+        for one in listing(data, "gains")
+        for against, measure, key in (
+            ("reference", "votes won", "win_rate"),
+            ("holdout_reference", "satisfaction", "since_reference"),
+            ("holdout_reference", "votes won", "win_rate_since_reference"),
+        )
+        if (found := one.get(key))
+    ]
+    if shown:
+        print_table(
+            "Votes won (a tie is half), and gain since the holdout's reference",
+            ("version", "over", "measure", "value", "at least", "at most", "of", "of reference"),
+            shown,
+        )
+
+
+def _measure(
+    one: dict[str, Any], against: str, measure: str, found: dict[str, Any]
+) -> tuple[Any, ...]:
+    return (
+        one.get("version"),
+        one.get(against),
+        measure,
+        found.get("difference", found.get("rate")),
+        found.get("low"),
+        found.get("high"),
+        f"{found.get('candidate_n', found.get('votes', 0)):g}",
+        f"{found['stable_n']:g}" if "stable_n" in found else "",
     )
 
 

@@ -19,6 +19,7 @@ from services.rollout.errors import BadStrategy
 from services.rollout.evaluations import Evaluations
 from services.rollout.evidence_store import EvidenceStore
 from services.rollout.leadership import DecisionLogFollower, Leadership
+from services.rollout.live_figures import LiveFigures
 from services.rollout.metrics import RolloutMetrics
 from services.rollout.prometheus import Prometheus, PrometheusAccess
 from services.rollout.registrations import Registrations
@@ -95,6 +96,7 @@ async def run(settings: RolloutSettings) -> None:
             webhooks.announce(decision)
             decision_spans.announce(decision)
 
+        prometheus = _prometheus(session, settings)
         holder = f"{socket.gethostname()}:{settings.port}/{os.getpid()}"
         controller = Controller(
             policy=ControllerPolicy(
@@ -109,7 +111,7 @@ async def run(settings: RolloutSettings) -> None:
             decision_log=decision_log,
             registry=versions.registry,
             view=RoutingView(redis),
-            prometheus=_prometheus(session, settings),
+            prometheus=prometheus,
             agents=agents,
             shadow_results=shadow_results,
             evidence_store=EvidenceStore(settings.data_dir / "rollout"),
@@ -131,6 +133,7 @@ async def run(settings: RolloutSettings) -> None:
             AuditLog(log),
             Registrations(log, versions.registry, clock),
             evaluations,
+            LiveFigures(log, prometheus, clock),
         )
         app = OperationsApp(health, registry, guarded(create_app(api), api))
         background = BackgroundTasks()

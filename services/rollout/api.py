@@ -28,7 +28,9 @@ from services.rollout.errors import (
 )
 from services.rollout.evaluations import EvaluateRequest, Evaluations
 from services.rollout.explain import Traffic, explain
+from services.rollout.gains import since_reference, win_rate
 from services.rollout.intervals import interval_series
+from services.rollout.live_figures import LiveFigures
 from services.rollout.registrations import RegisterRequest, Registrations
 from services.rollout.replay import replay, slices_csv
 from services.rollout.strategy import Strategy, parse, read
@@ -122,6 +124,7 @@ class RolloutApi:
         audit: AuditLog,
         registrations: Registrations,
         evaluations: Evaluations,
+        figures: LiveFigures,
     ) -> None:
         self._controller = controller
         self._decision_log = decision_log
@@ -131,6 +134,7 @@ class RolloutApi:
         self._audit = audit
         self._registrations = registrations
         self._evaluations = evaluations
+        self._figures = figures
 
     def authenticate(self, request: Request) -> ApiKey:
         """Everything here needs the scope `operate`."""
@@ -248,12 +252,17 @@ class RolloutApi:
             states.append((state.updated_at, judged))
         return interval_series(state.strategy.judge, states)
 
-    def gains(self, model: str) -> list[dict[str, Any]]:
-        """Gain in satisfaction of each candidate over its stable version, users split at random.
+    async def gains(self, model: str) -> list[dict[str, Any]]:
+        """Gain of each candidate over its stable version, and over the holdout's reference.
 
-        Oldest first. The interval holds at every moment at once with 1 - alpha of the strategy;
-        it is None while an arm has no scored feedback.
+        Oldest first. The intervals hold at every moment at once with 1 - alpha of the strategy;
+        they are None while an arm has no scored feedback, no vote, or there is no holdout.
         """
+        routing = self._decision_log.routing.get(model)
+        reference = routing.reference if routing is not None and routing.holdout else ""
+        scores = await self._figures.scores() if reference else {}
+        votes = await self._figures.votes()
+        deployments, now = self._decision_log.deployments, self._figures.now()
         found: list[dict[str, Any]] = []
         for history in self._decision_log.histories(model):
             view, state = self._view(history), history.state
@@ -265,8 +274,21 @@ class RolloutApi:
                     "reference": state.stable,
                     "rollout_id": state.rollout_id,
                     "result": view["result"] or state.phase.value,
-                    "confidence": 1 - state.strategy.judge.alpha,
+                    "confidence": 1 - (alpha := state.strategy.judge.alpha),
                     "satisfaction": points[-1] if points else None,
+                    "win_rate": win_rate(state.candidate, state.stable, votes, alpha=alpha),
+                    "holdout_reference": reference,
+                    "since_reference": since_reference(
+                        deployments.of(state.candidate),
+                        deployments.of(reference),
+                        (state.candidate, reference),
+                        scores,
+                        now=now,
+                        alpha=alpha,
+                    ),
+                    "win_rate_since_reference": win_rate(
+                        state.candidate, reference, votes, alpha=alpha
+                    ),
                 }
             )
         return found

@@ -59,18 +59,34 @@ def interval(figure: IntervalFigure, state: JudgeState, alpha: float) -> dict[st
     totals = state.totals
     if not totals.least(figure.whole):
         return None
-    low_c, mean_c, high_c = _bounds(totals.candidate, figure, alpha / SIDES)
-    low_s, mean_s, high_s = _bounds(totals.stable, figure, alpha / SIDES)
+    found = difference(_of(totals.candidate, figure), _of(totals.stable, figure), alpha)
+    return {**found, "allowed": round((figure.margin - 1) * found["stable"], 6)}
+
+
+def difference(
+    candidate: tuple[float, float], stable: tuple[float, float], alpha: float
+) -> dict[str, float]:
+    """Difference of two means with its interval; each arm is (count, sum of values in [0, 1])."""
+    low_c, mean_c, high_c = mean_bounds(*candidate, 2 * alpha / SIDES)
+    low_s, mean_s, high_s = mean_bounds(*stable, 2 * alpha / SIDES)
     return {
         "difference": round(mean_c - mean_s, 6),
         "low": round(low_c - high_s, 6),
         "high": round(high_c - low_s, 6),
-        "allowed": round((figure.margin - 1) * mean_s, 6),
         "candidate": round(mean_c, 6),
         "stable": round(mean_s, 6),
-        "candidate_n": getattr(totals.candidate, figure.whole),
-        "stable_n": getattr(totals.stable, figure.whole),
+        "candidate_n": candidate[0],
+        "stable_n": stable[0],
     }
+
+
+def mean_bounds(count: float, total: float, alpha: float) -> tuple[float, float, float]:
+    """Lower bound, mean and upper bound of values in [0, 1]; with 1 - alpha both hold for ever."""
+    return (
+        eprocess.lower_bound(count, total, alpha / 2),
+        total / count,
+        eprocess.upper_bound(count, total, alpha / 2),
+    )
 
 
 def interval_series(
@@ -99,11 +115,6 @@ def interval_series(
     return found
 
 
-def _bounds(arm: ArmCounts, figure: IntervalFigure, alpha: float) -> tuple[float, float, float]:
+def _of(arm: ArmCounts, figure: IntervalFigure) -> tuple[float, float]:
     count = getattr(arm, figure.whole)
-    total = min(max(getattr(arm, figure.part), 0.0), count)
-    return (
-        eprocess.lower_bound(count, total, alpha),
-        total / count,
-        eprocess.upper_bound(count, total, alpha),
-    )
+    return count, min(max(getattr(arm, figure.part), 0.0), count)

@@ -124,7 +124,7 @@ def _strategies_and_versions(api: RolloutApi) -> APIRouter:
 
     @router.get("/versions/gain")
     async def gains(model: str) -> dict[str, Any]:
-        return {"gains": api.gains(model)}
+        return {"gains": await api.gains(model)}
 
     @router.get("/versions/{version:path}")
     async def version(version: str) -> dict[str, Any]:

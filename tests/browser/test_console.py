@@ -25,6 +25,7 @@ from services.rollout.counters import (
     SLOW,
     CounterSeries,
 )
+from services.rollout.live_figures import LiveFigures
 from services.rollout.registrations import Registrations
 from services.rollout.routes import create_app, guarded
 from services.rollout.state import RolloutState
@@ -92,7 +93,19 @@ class ConsoleHarness:
         controller, decisions = self.harness.controller, self.harness.decision_log
         registry, audit = self.harness.versions.registry, AuditLog(log)
         registrations = Registrations(log, registry, SystemClock())
-        api = RolloutApi(controller, decisions, registry, keys, STRATEGIES, audit, registrations)
+        evaluations = self.harness.evaluations
+        figures = LiveFigures(log, self.harness.prometheus, self.harness.clock)
+        api = RolloutApi(
+            controller,
+            decisions,
+            registry,
+            keys,
+            STRATEGIES,
+            audit,
+            registrations,
+            evaluations,
+            figures,
+        )
         config = uvicorn.Config(
             guarded(create_app(api), api), host="127.0.0.1", port=0, log_level="warning"
         )

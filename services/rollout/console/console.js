@@ -2,6 +2,7 @@
 
 const POLL_MS = 2000;
 const TIMEOUT_MS = 8000;
+const GAINS_EVERY_MS = 60_000;
 const WORDS = {
   pause: ["Pause", "The weight stays; the judge looks on."],
   resume: ["Resume", "Goes on where it stopped; a gate is passed."],
@@ -212,6 +213,17 @@ function criteria(findings) {
   ]));
 }
 
+function gains(all) {
+  const span = (found, unit) => found
+    ? `${percent(found[unit])} (${percent(found.low)} to ${percent(found.high)})`
+    : "–";
+  return rows(
+    ["Version", "Over", "Satisfaction", "Votes won", "Since the holdout's", "Satisfaction", "Votes won"],
+    all.map((one) => [one.version, one.reference, span(one.satisfaction, "difference"), span(one.win_rate, "rate"),
+      one.holdout_reference || "–", span(one.since_reference, "difference"),
+      span(one.win_rate_since_reference, "rate")]));
+}
+
 function voters(all) {
   const share = (part) => `${Math.round(100 * part)} %`;
   return rows(["Tenant or API key (hash)", "Of the candidate's attempts", "Of stable's", "Of its scores", "Of stable's", "Capped"],
@@ -247,6 +259,16 @@ function drawRollout(rollout, moves, intervals) {
     : [element("p", { class: "hint" }, "No criterion has both arms' figures yet.")]);
 }
 
+let gainsShown = { model: "", at: 0 };
+
+async function refreshGains(model) {
+  if (!model || (gainsShown.model === model && Date.now() - gainsShown.at < GAINS_EVERY_MS)) return;
+  gainsShown = { model, at: Date.now() };
+  // Without the day's scores all else is still shown.
+  const found = await ask(`v1/versions/gain?model=${encodeURIComponent(model)}`).catch(() => null);
+  if (found) update("gains", found.gains, gains);
+}
+
 async function refresh() {
   const model = byId("model").value;
   const [{ versions }, { rollouts }] = await Promise.all([
@@ -266,6 +288,7 @@ async function refresh() {
     ])
     : [[], []];
   drawRollout(present, moves, intervals);
+  await refreshGains(chosen);
   update("versions", versions.filter((one) => one.model === chosen), (all) =>
     rows(["Version", "State", "Method", "Parent", "Evaluation", "Registered", "Why"], all.map((one) =>
       [one.version, one.state, one.method, one.parent || "–", evaluation(one.evaluated),

@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from services.rollout.api import RolloutApi
 from services.rollout.audit import AuditLog
+from services.rollout.live_figures import LiveFigures
 from services.rollout.registrations import Registrations
 from services.rollout.routes import create_app, guarded
 from shared.clock import SystemClock
@@ -32,6 +33,7 @@ def client(harness: ControllerHarness, keys: KeyRing) -> httpx.AsyncClient:
         AuditLog(harness.log),
         Registrations(harness.log, harness.versions.registry, SystemClock()),
         harness.evaluations,
+        LiveFigures(harness.log, harness.prometheus, harness.clock),
     )
     app = OperationsApp(Health(), CollectorRegistry(), guarded(create_app(api), api))
     transport = httpx.ASGITransport(app=app)  # type: ignore[arg-type]

@@ -440,3 +440,10 @@ def test_four_eyes_are_for_gates_only() -> None:
     raw["steps"][1] = {"pause": {"duration": 10, "fourEyes": True}}
     with pytest.raises(BadStrategy, match=r"steps\.1\.pause: fourEyes"):
         parse(raw)
+
+
+def test_a_rollout_of_nobodys_requests_says_why_it_has_no_data() -> None:
+    move = steps.look(at_five_percent(), seen(50, idle_s=301.0, candidate=ArmCounts(capped=40)))
+    assert move.state.outcome is AnalysisOutcome.no_data
+    assert "40 of its attempts were capped: they name no user and no session" in move.reason
+    assert "RATCHET_ROUTER_NOBODY_VOTES_PER_MINUTE" in move.reason
