@@ -37,7 +37,7 @@ Pick = Callable[[Sequence[AnsweredTwice], int], list[str]]
 
 
 @dataclass(frozen=True)
-class Pair:
+class PromptPair:
     """A prompt's two answers, and how much better the first one is by the hidden taste."""
 
     prompt: str
@@ -71,8 +71,8 @@ def compare(seed: int, votes: int) -> dict[str, list[float]]:
 
 
 def learn(
-    pool: Sequence[Pair],
-    tests: Sequence[Pair],
+    pool: Sequence[PromptPair],
+    tests: Sequence[PromptPair],
     words: Mapping[str, int],
     pick: Pick,
     votes: int,
@@ -95,16 +95,18 @@ def learn(
     return curve
 
 
-def pairs(split: str, count: int, seed: int) -> list[Pair]:
+def pairs(split: str, count: int, seed: int) -> list[PromptPair]:
     """Pairs of answers in styles of their own, judged by the seed's taste."""
     chance = random.Random(f"{seed}/{split}")
     taste = random.Random(seed)
     likes = {name: taste.gauss(0, 1) for name in ("polite", "concrete", "short", "closing")}
-    found: list[Pair] = []
+    found: list[PromptPair] = []
     for prompt in chance.sample(corpus.prompts_of(split), count):
         mixes = [corpus.Mix(polite=chance.random(), blunt=chance.random() / 2) for _ in range(2)]
         first, second = (corpus.answer(prompt, mix, chance) for mix in mixes)
-        found.append(Pair(prompt.text, (first, second), liked(first, likes) - liked(second, likes)))
+        found.append(
+            PromptPair(prompt.text, (first, second), liked(first, likes) - liked(second, likes))
+        )
     return found
 
 
@@ -120,13 +122,13 @@ def liked(answer: str, likes: Mapping[str, float]) -> float:
     )
 
 
-def vocabulary(known: Sequence[Pair]) -> dict[str, int]:
+def vocabulary(known: Sequence[PromptPair]) -> dict[str, int]:
     """A column for each word of the answers."""
     words = sorted({word for pair in known for text in pair.answers for word in split(text)})
     return {word: number for number, word in enumerate(words)}
 
 
-def features(pair: Pair, words: Mapping[str, int]) -> np.ndarray:
+def features(pair: PromptPair, words: Mapping[str, int]) -> np.ndarray:
     """Counts of words in the first answer less those in the second; shape (words,)."""
     row = np.zeros(len(words))
     for sign, text in zip((1, -1), pair.answers, strict=True):
@@ -147,12 +149,12 @@ def fitted(rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return rows.T @ dual / RIDGE
 
 
-def scored(pair: Pair, weights: np.ndarray, words: Mapping[str, int]) -> AnsweredTwice:
+def scored(pair: PromptPair, weights: np.ndarray, words: Mapping[str, int]) -> AnsweredTwice:
     """The pair with the model's margin as its scores."""
     return AnsweredTwice(pair.prompt, pair.answers, (float(features(pair, words) @ weights), 0.0))
 
 
-def agreement(tests: Sequence[Pair], weights: np.ndarray, words: Mapping[str, int]) -> float:
+def agreement(tests: Sequence[PromptPair], weights: np.ndarray, words: Mapping[str, int]) -> float:
     """Share of pairs that the model orders as the taste does; a tie counts half."""
     told = [(float(features(pair, words) @ weights), pair.margin) for pair in tests]
     return statistics.fmean(0.5 + np.sign(one * other) / 2 for one, other in told if other)
