@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,18 @@ SETS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     ),
     "network-policies": ((), {"networkPolicy": {"enabled": True}}),
     "tenants": ((), {"tenants": ["default", "acme", "globex"]}),
+    "training-job": (
+        ("gpu",),
+        {
+            "networkPolicy": {"enabled": True},
+            "trainingJob": {
+                "enabled": True,
+                "folder": "training/jobs/1f/attempt-1",
+                "nodes": 3,
+                "processes": 8,
+            },
+        },
+    ),
     "report": (
         (),
         {
@@ -493,6 +506,31 @@ def test_dashboards_are_installed_as_the_files_are(folder: Path) -> None:
     }
     files = (CHART / "files" / "dashboards").glob("*.json")
     assert installed == {f"ratchet-{file.name}": json.loads(file.read_text()) for file in files}
+
+
+def test_a_training_job_is_one_launch_of_accelerate_over_its_pods(folder: Path) -> None:
+    objects = objects_of("training-job", folder)
+    job = named(objects, "Job", "here-training-job")["spec"]
+    assert (job["completionMode"], job["completions"], job["parallelism"]) == ("Indexed", 3, 3)
+    pod = job["template"]["spec"]
+    (container,) = pod["containers"]
+    launch = container["command"][-1].split()
+    given = dict(pairwise(launch))
+    assert (given["--num_machines"], given["--num_processes"]) == ("3", "24")
+    assert given["--main_process_ip"] == "here-training-job-0.here-training-job"
+    assert given["--machine_rank"] == '"$JOB_COMPLETION_INDEX"'
+    assert launch[-2:] == ["/var/lib/ratchet/training/jobs/1f/attempt-1", '"$$$$"']
+    assert (ROOT / given["--config_file"]).exists()
+    assert pod["subdomain"] == "here-training-job"
+    assert named(objects, "Service", "here-training-job")["spec"]["clusterIP"] == "None"
+    training = pods(objects)["training"]["containers"][0]
+    assert (container["image"], container["resources"]) == (
+        training["image"],
+        training["resources"],
+    )
+    claims = [one["persistentVolumeClaim"] for one in pod["volumes"] if one["name"] == "data"]
+    assert claims == [{"claimName": "data-here-training-0"}]
+    assert "training-job" not in pods(objects_of("defaults", folder))
 
 
 def test_the_report_runs_by_its_schedule_with_what_it_reads(folder: Path) -> None:
