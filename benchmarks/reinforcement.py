@@ -10,26 +10,22 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import shutil
-import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.training_stages import first_version, train, write
 from deploy.starter import corpus
-from shared.contracts.recipes import ONLINE, RewardHyperparameters
+from shared.contracts.recipes import ONLINE
 
-ROOT = Path(__file__).resolve().parents[1]
-ML_PYTHON = ROOT / ".venv-ml/bin/python"
 TRAINED, HELD_OUT = 64, 64
 """Prompts that are sampled from, and prompts that the score is measured on."""
 MAX_KL = 10.0
 """Nats that an answer may be from the parent's distribution."""
-TIMEOUT_S = 1800.0
 POLITE = corpus.Mix(polite=1.0, blunt=0.0)
 BLUNT = corpus.Mix(polite=0.0, blunt=1.0)
 
@@ -45,20 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def compare(folder: Path, methods: Sequence[str], seed: int, learning_rate: float) -> int:
-    starter = json.loads(
-        run([str(ML_PYTHON), "-m", "deploy.starter"], capture=True).splitlines()[-1]
-    )
-    demonstrations = folder / "demonstrations"
-    demonstrations.mkdir()
-    with Path(starter["demonstrations"]).open(encoding="utf-8") as file:
-        rows = [demonstration(json.loads(line)) for line in file]
-    write(demonstrations / "train.jsonl", rows)
     lay_out(folder / "data", seed)
-    base = {"base": starter["model"], "seed": seed}
-    train(folder / "parent", "sft", ["sft"], base | {"data": str(demonstrations)})
+    base = first_version(folder / "parent", seed) | {"evaluation": {"prompts": HELD_OUT}}
     base |= {
         "data": str(folder / "data"),
-        "parent_adapter": str(folder / "parent/adapter"),
         "judge": str(folder / "objective/proxy"),
     }
     objective = train(folder / "objective", "grpo", ["proxy"], base)
@@ -88,11 +74,6 @@ def compare(folder: Path, methods: Sequence[str], seed: int, learning_rate: floa
     return 0 if good else 1
 
 
-def demonstration(row: dict[str, Any]) -> dict[str, Any]:
-    """A line of the starter's demonstrations as a dataset has it."""
-    return {"messages": row["prompt"], "answer": row["completion"][0]["content"]}
-
-
 def lay_out(folder: Path, seed: int) -> None:
     """Pairs of a polite and a blunt answer; the held-out prompts are of another split."""
     folder.mkdir()
@@ -114,48 +95,11 @@ def pairs(split: str, count: int, rng: random.Random) -> list[dict[str, Any]]:
     ]
 
 
-def train(folder: Path, method: str, stages: list[str], job: dict[str, Any]) -> dict[str, Any]:
-    """Run stages of the trainer as the service does; the figures of each."""
-    folder.mkdir(exist_ok=True)
-    settings = {
-        "judge": "",
-        "reward": RewardHyperparameters().model_dump(mode="json"),
-        "evaluation": {"prompts": HELD_OUT},
-        **job,
-        "method": method,
-        "stages": stages,
-    }
-    (folder / "job.json").write_text(json.dumps(settings), encoding="utf-8")
-    run([str(ML_PYTHON), "-m", "services.training.trainers.run", str(folder), str(os.getpid())])
-    return {stage: json.loads((folder / f"{stage}.json").read_bytes()) for stage in stages}
-
-
-def run(command: list[str], *, capture: bool = False) -> str:
-    done = subprocess.run(
-        command,
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": "PASSIVE"},
-        stdout=subprocess.PIPE,
-        stderr=None if capture else subprocess.STDOUT,
-        text=True,
-        timeout=TIMEOUT_S,
-        check=False,
-    )
-    if done.returncode:
-        sys.exit(f"{' '.join(command[1:3])} ended with {done.returncode}:\n{done.stdout[-3000:]}")
-    return done.stdout
-
-
 def last_step(folder: Path, stage: str) -> int:
     """Steps of a stage, as it noted them."""
     lines = (folder / "progress.jsonl").read_text(encoding="utf-8").splitlines()
     noted = (json.loads(line) for line in lines)
     return max(line["total"] for line in noted if line["stage"] == stage)
-
-
-def write(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    text = "".join(json.dumps(row) + "\n" for row in rows)
-    path.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

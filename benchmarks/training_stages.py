@@ -1,0 +1,97 @@
+"""Stages of the trainer as processes, and the starter's first version, for benchmarks of training.
+
+A stage whose result is in its folder is not done again, so a benchmark that was killed goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from shared.contracts.recipes import RewardHyperparameters
+
+ROOT = Path(__file__).resolve().parents[1]
+ML_PYTHON = ROOT / ".venv-ml/bin/python"
+TIMEOUT_S = 1800.0
+
+
+def first_version(folder: Path, seed: int) -> dict[str, Any]:
+    """Train v1.0 on the starter's demonstrations; what a job that continues it begins with."""
+    starter = json.loads(
+        run([str(ML_PYTHON), "-m", "deploy.starter"], capture=True).splitlines()[-1]
+    )
+    data = folder / "demonstrations"
+    data.mkdir(parents=True, exist_ok=True)
+    with Path(starter["demonstrations"]).open(encoding="utf-8") as file:
+        write(data / "train.jsonl", [demonstration(json.loads(line)) for line in file])
+    job = {"base": starter["model"], "seed": seed}
+    train(folder, "sft", ["sft"], job | {"data": str(data)})
+    return job | {"parent_adapter": str(folder / "adapter")}
+
+
+def demonstration(row: dict[str, Any]) -> dict[str, Any]:
+    """A line of the starter's demonstrations as a dataset has it."""
+    return {"messages": row["prompt"], "answer": row["completion"][0]["content"]}
+
+
+def train(
+    folder: Path,
+    method: str,
+    stages: Sequence[str],
+    job: Mapping[str, Any],
+    judge: Path | None = None,
+) -> dict[str, Any]:
+    """Run stages of the trainer as the service does; the figures of each.
+
+    Args:
+        folder: Of the attempt.
+        method: Of the recipe.
+        stages: In their order.
+        job: Further fields of the trainer's job.
+        judge: Where the stage `reward` leaves its figures.
+
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = {
+        "judge": "",
+        "reward": RewardHyperparameters().model_dump(mode="json"),
+        "evaluation": {},
+        **job,
+        "method": method,
+        "stages": stages,
+    }
+    (folder / "job.json").write_text(json.dumps(settings), encoding="utf-8")
+    run([str(ML_PYTHON), "-m", "services.training.trainers.run", str(folder), str(os.getpid())])
+    places = {stage: judge if judge and stage == "reward" else folder for stage in stages}
+    return {stage: json.loads((at / f"{stage}.json").read_bytes()) for stage, at in places.items()}
+
+
+def run(command: list[str], *, capture: bool = False) -> str:
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": "PASSIVE"},
+        stdout=subprocess.PIPE,
+        stderr=None if capture else subprocess.STDOUT,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    if done.returncode:
+        sys.exit(f"{' '.join(command[1:3])} ended with {done.returncode}:\n{done.stdout[-3000:]}")
+    return done.stdout
+
+
+def write(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    path.write_text(text, encoding="utf-8")
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """Rows of a JSONL file."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
