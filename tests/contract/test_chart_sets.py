@@ -163,6 +163,14 @@ SETS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
             "networkPolicy": {"enabled": True},
         },
     ),
+    "traces-and-moderation": (
+        (),
+        {
+            "tracing": {"endpoint": "http://collector:4318", "ratio": 0.25},
+            "moderation": {"enabled": True},
+            "networkPolicy": {"enabled": True},
+        },
+    ),
     "without-cli": ((), {"cli": {"enabled": False}, "networkPolicy": {"enabled": True}}),
     "volumes-of-yours": (
         (),
@@ -284,6 +292,32 @@ def test_a_variable_goes_to_every_component_that_reads_it_and_nowhere_else(folde
             "RATCHET_ENGINE_API_KEY_FILE",
         }, name
         assert shared <= configured[name].keys()
+
+
+def test_traces_and_moderation_are_set_and_let_through(folder: Path) -> None:
+    objects = objects_of("traces-and-moderation", folder)
+    environment = environments(objects)
+    assert environment["router"]["RATCHET_ROUTER_MODERATION_URL"].endswith("-inference:8084")
+    for service in SERVICES:
+        assert environment[service]["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://collector:4318"
+        assert environment[service]["OTEL_TRACES_SAMPLER_ARG"] == "0.25"
+    (router,) = (
+        item["spec"]
+        for item in objects
+        if item["kind"] == "NetworkPolicy" and item["metadata"]["name"].endswith("-router")
+    )
+    assert {"protocol": "TCP", "port": 4318} in [
+        port for to in router["egress"] for port in to["ports"]
+    ]
+    reached = [
+        (port["port"], peer["podSelector"]["matchLabels"]["app.kubernetes.io/component"])
+        for to in router["egress"]
+        for port in to["ports"]
+        for peer in to.get("to", [])
+    ]
+    assert ("http", "inference") in reached
+    default = environments(objects_of("defaults", folder))["router"]
+    assert not [name for name in default if name.startswith("OTEL") or "MODERATION" in name]
 
 
 def test_whole_numbers_stay_whole(folder: Path) -> None:

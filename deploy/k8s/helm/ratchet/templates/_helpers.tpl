@@ -135,9 +135,17 @@ A component's environment as a map of texts: what the chart knows, then `env`, t
 {{- $_ := set $found $variable (printf "/etc/ratchet-files/%s/%s" $connection $file) -}}
 {{- end -}}
 {{- end -}}
+{{- with $values.tracing.endpoint -}}
+{{- $_ := set $found "OTEL_EXPORTER_OTLP_ENDPOINT" . -}}
+{{- $_ := set $found "OTEL_TRACES_SAMPLER" "parentbased_traceidratio" -}}
+{{- $_ := set $found "OTEL_TRACES_SAMPLER_ARG" $values.tracing.ratio -}}
+{{- end -}}
 {{- $engine := $services.inference.extraPorts.engine | int64 -}}
 {{- if eq .name "router" -}}
 {{- $_ := set $found "RATCHET_ROUTER_ENGINES" (printf "http://%s-inference:%d" $base $engine) -}}
+{{- if $values.moderation.enabled -}}
+{{- $_ := set $found "RATCHET_ROUTER_MODERATION_URL" (printf "http://%s-inference:%d" $base (int64 $services.inference.port)) -}}
+{{- end -}}
 {{- else if eq .name "feedback" -}}
 {{- $_ := set $found "RATCHET_FEEDBACK_ROUTER_URL" (printf "http://%s-router:%d" $base (int64 $services.router.port)) -}}
 {{- else if eq .name "rollout" -}}
