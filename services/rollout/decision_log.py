@@ -83,7 +83,7 @@ class DecisionLog:
         return self.routing.token
 
     def apply(self, record: Record) -> None:
-        """Fold one record. What a fenced leader wrote is passed over.
+        """Fold one record. What a fenced leader wrote is passed over, or one never elected.
 
         Raises:
             UnreadableRecord: neither a decision nor an election, or a decision without its state.
@@ -96,7 +96,7 @@ class DecisionLog:
             self.holder = event.holder
             return
         assert isinstance(event, Decision)
-        if event.token < self.token:
+        if not self.routing.believes(event.token):
             return
         state = RoutingState.of(event)
         if self.routing.put(state):

@@ -95,6 +95,10 @@ class Sources:
 
     async def _listen(self) -> None:
         async for state in self._view.announcements():
+            if state is None:
+                log.warning("routing.reset", source=REDIS)
+                self._state.table.reset()
+                continue
             self._say(state, REDIS, changed=self._state.put(state))
 
     async def _poll(self) -> None:

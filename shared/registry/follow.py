@@ -164,6 +164,8 @@ class KeyFollower(Follower):
 def fold_rollout(table: RoutingTable, record: Record) -> RoutingState | None:
     """Fold one record of the rollouts' topics; the state it set, or None where it set none.
 
+    A decision whose token no election gave sets none.
+
     Raises:
         UnreadableRecord: the record is neither a decision nor an election.
 
@@ -173,12 +175,16 @@ def fold_rollout(table: RoutingTable, record: Record) -> RoutingState | None:
         table.elect(record.offset)
         return None
     assert isinstance(event, Decision)
+    if not table.believes(event.token):
+        return None
     state = RoutingState.of(event)
     return state if table.put(state) else None
 
 
 async def rebuild_views(event_log: EventLog, view: RoutingView, *, timeout_s: float = 60.0) -> int:
     """Empty the views in Redis and fill them from the topics; returns how many states.
+
+    Routers that listen forget the order of what they know, so that the log's word counts again.
 
     Raises:
         LogUnavailable: the topics could not be read.
@@ -190,6 +196,7 @@ async def rebuild_views(event_log: EventLog, view: RoutingView, *, timeout_s: fl
         with contextlib.suppress(UnreadableRecord):
             fold_rollout(table, record)
     await view.clear()
+    await view.announce_reset()
     for state in table.models():
         await view.put(state)
     return len(table.models())

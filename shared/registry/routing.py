@@ -1,8 +1,9 @@
 """Rollout records and the routing state: the fold of `rollouts.v1`.
 
 A leader's token is the offset of its LeaderElected record. Every later record carries the token
-of the leader that wrote it, and a reader ignores records with a token lower than the highest it
-has seen: a leader that lost its place cannot undo what its successor decided.
+of the leader that wrote it, and a reader of the log ignores records with another token than that of the
+newest election: a leader that lost its place cannot undo what its successor decided, and a token
+that no election gave counts for nothing.
 """
 
 from __future__ import annotations
@@ -62,6 +63,8 @@ class RoutingTable:
     def __init__(self) -> None:
         self._token = -1
         self._states: dict[str, RoutingState] = {}
+        self._outdated: set[str] = set()
+        """Models whose next state counts, whatever its order."""
 
     @property
     def token(self) -> int:
@@ -72,6 +75,15 @@ class RoutingTable:
         """Take note of a LeaderElected record at this offset."""
         self._token = max(self._token, offset)
 
+    def believes(self, token: int) -> bool:
+        """Whether a record of the log has the token of the newest election, or there was none."""
+        return self._token < 0 or token == self._token
+
+    def reset(self) -> None:
+        """Route on by what is known until other states come, which count whatever their order."""
+        self._token = -1
+        self._outdated = set(self._states)
+
     def put(self, state: RoutingState) -> bool:
         """Keep `state` if it is newer than what is known; returns whether it was kept.
 
@@ -81,8 +93,9 @@ class RoutingTable:
         if state.token < self._token:
             return False
         known = self._states.get(state.model)
-        if known is not None and state.order < known.order:
+        if known is not None and state.order < known.order and state.model not in self._outdated:
             return False
+        self._outdated.discard(state.model)
         self._states[state.model] = state
         return True
 

@@ -14,6 +14,7 @@ from shared.registry.routing import RoutingState
 
 KEY_PREFIX = "ratchet:routing:"
 CHANNEL = "ratchet:routing"
+RESET = "reset"
 MODELS_KEY = "ratchet:routing-models"
 
 _PUT = """
@@ -60,14 +61,23 @@ class RoutingView:
         states = (_read(value) for value in values)
         return [state for state in states if state is not None]
 
-    async def announcements(self) -> AsyncIterator[RoutingState]:
-        """States as they are published, the stored ones first. Ends with a RedisError."""
+    async def announce_reset(self) -> None:
+        """Tell who listens that the order of earlier states counts no more."""
+        await self._redis.publish(CHANNEL, RESET)
+
+    async def announcements(self) -> AsyncIterator[RoutingState | None]:
+        """States as they are published, the stored ones first; None is a reset.
+
+        Ends with a RedisError.
+        """
         async with self._redis.pubsub() as channel:
             await channel.subscribe(CHANNEL)
             for state in await self.all():
                 yield state
             async for message in channel.listen():
-                if message["type"] == "message":
+                if message["type"] == "message" and message["data"] in (RESET, RESET.encode()):
+                    yield None
+                elif message["type"] == "message":
                     state = _read(message["data"])
                     if state is not None:
                         yield state

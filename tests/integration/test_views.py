@@ -69,12 +69,14 @@ async def test_announcements_bring_the_present_state_first(redis: Redis) -> None
 
     async def listen() -> None:
         async for announced in view.announcements():
-            heard.append(announced.weight)  # noqa: PERF401 heard while it goes on
+            heard.append(-1 if announced is None else announced.weight)  # noqa: PERF401 heard while it goes on
 
     listening = asyncio.create_task(listen())
     await eventually(lambda: heard == [500], "the present state is heard")
     await view.put(state(1, 1, 2000))
     await eventually(lambda: heard == [500, 2000], "the new state is heard")
+    await view.announce_reset()
+    await eventually(lambda: heard == [500, 2000, -1], "the reset is heard")
     listening.cancel()
     await asyncio.gather(listening, return_exceptions=True)
 

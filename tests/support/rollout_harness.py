@@ -243,6 +243,8 @@ class RolloutHarness:
         while True:
             try:
                 async for state in self._view.announcements():
+                    if state is None:
+                        continue
                     for router in self.routers if state.rollout else ():
                         router.open(state)
                     if state.model == self.model:

@@ -103,6 +103,23 @@ def test_a_fenced_leader_changes_nothing() -> None:
     )
 
 
+def test_a_token_that_no_election_gave_counts_for_nothing() -> None:
+    decision_log = folded(
+        elected(0),
+        decided(1, 0, 0, kind=DecisionKind.start),
+        decided(2, 10**15, 0, kind=DecisionKind.weight, weight=10_000),
+        decided(3, 1, 0, kind=DecisionKind.weight, weight=10_000),
+        elected(4, "two"),
+        decided(5, 4, 0, kind=DecisionKind.weight, weight=500),
+    )
+    history = decision_log.get("r")
+    assert history is not None
+    assert history.state.weight == 500
+    routed = decision_log.routing.get("m")
+    assert routed is not None
+    assert (routed.weight, routed.token) == (500, 4)
+
+
 def test_the_last_decision_is_the_state_with_the_strategy_of_the_start() -> None:
     decision_log = folded(
         elected(0),

@@ -26,14 +26,14 @@ class FakeRoutingView:
     def __init__(self) -> None:
         self.away = False
         self.states: list[RoutingState] = []
-        self.announced: asyncio.Queue[RoutingState] = asyncio.Queue()
+        self.announced: asyncio.Queue[RoutingState | None] = asyncio.Queue()
 
     async def all(self) -> list[RoutingState]:
         if self.away:
             raise RedisConnectionError("away")
         return list(self.states)
 
-    async def announcements(self) -> AsyncIterator[RoutingState]:
+    async def announcements(self) -> AsyncIterator[RoutingState | None]:
         for state in await self.all():
             yield state
         while True:
@@ -150,6 +150,22 @@ async def test_an_outage_of_redis_ends_nothing(world: SourcesHarness):
 
     await eventually(back, "Redis is read again")
     assert not task.done()
+    await stop(task)
+
+
+async def test_a_token_that_no_election_gave_moves_nobody_and_a_reset_forgets_it(
+    world: SourcesHarness,
+):
+    token = await world.lead()
+    await world.write(world.decision(token, "r1", 500))
+    await world.write(world.decision(10**15, "r1", 10_000))
+    task = world.run()
+    await eventually(lambda: world.weight() == 500, "the log's word counts")
+    world.view.announced.put_nowait(RoutingState.of(world.decision(10**15, "r1", 9_000)))
+    await eventually(lambda: world.weight() == 9_000, "Redis may be ahead of the log")
+    world.view.announced.put_nowait(None)
+    world.view.announced.put_nowait(RoutingState.of(world.decision(token, "r1", 500)))
+    await eventually(lambda: world.weight() == 500, "after a reset the rebuilt view counts")
     await stop(task)
 
 
