@@ -221,7 +221,7 @@ async def run(settings: InferenceSettings) -> None:
         for name, job in jobs.items():
             background.start(name, job)
         health.alive("tasks", background.ended)
-        routes = create_app(agent, engine, keys, generation)
+        routes = create_app(agent, engine, keys, generation, event_log)
         app = OperationsApp(health, registry, guarded(routes, keys))
         try:
             await serve(

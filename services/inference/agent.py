@@ -176,17 +176,16 @@ class Agent:
             return None
         return f"not ready: {', '.join(stable)}; see /v1/adapters"
 
-    def accept(
+    def acceptance(
         self, version: str, actor: Identifier, reason: str, *, on_behalf_of: str = ""
     ) -> Acceptance:
-        """Accept a version that was refused as too close to another; a person decides that.
+        """What a person's acceptance of a version refused as too close to another would be.
 
         `actor` is who was authenticated, `on_behalf_of` whom the actor names.
 
         Raises:
             UnknownAdapter: no such version is wanted here.
             NotAcceptable: it was not refused, or for a fault that cannot be overruled.
-            AcceptanceNotKept: the disk refused the acceptance.
 
         """
         slot = self._slots.get(version)
@@ -199,7 +198,7 @@ class Agent:
                 + "; only a refusal for being too close to another can be overruled"
             )
         record = self._record(version)
-        acceptance = Acceptance(
+        return Acceptance(
             version=version,
             sha256=record.adapter_sha256,
             neighbours=tuple(too_close(slot.distances, self._verifier.tolerance(record))),
@@ -208,18 +207,24 @@ class Agent:
             reason=reason,
             at=self._clock.now(),
         )
+
+    def accept(self, acceptance: Acceptance) -> None:
+        """Let the version serve that was accepted.
+
+        Raises:
+            AcceptanceNotKept: the disk refused the acceptance.
+
+        """
         self._acceptances.add(acceptance)
         log.warning(
             "adapter.accepted",
-            version=version,
-            actor=actor,
-            reason=reason,
-            refusal=slot.reason,
-            distances=dict(slot.distances),
+            version=acceptance.version,
+            actor=acceptance.actor,
+            reason=acceptance.reason,
+            neighbours=acceptance.neighbours,
         )
-        self._slots.reset(version)
+        self._slots.reset(acceptance.version)
         self._wake.set()
-        return acceptance
 
     async def run(self, stop: asyncio.Event) -> None:
         """Reconcile until `stop` is set. A failure in a round does not end the loop.

@@ -8,15 +8,20 @@ from typing import Annotated, Any
 from fastapi import APIRouter, FastAPI, Header, Request
 from pydantic import BaseModel, ConfigDict, Field
 
+from services.inference.acceptances import Acceptance
 from services.inference.agent import Agent, EngineControl
+from services.inference.errors import AcceptanceNotOnRecord
 from services.inference.generation_api import GENERATION_PATHS, MAX_GENERATION_BYTES
 from services.inference.reconcile import Slot
 from shared.contracts.events.api_keys import Permission
+from shared.contracts.events.audit import ActionAudited
 from shared.contracts.events.base import OptionalIdentifier
+from shared.contracts.topics import AUDIT
 from shared.http.asgi import AsgiApp, Receive, Scope, Send
 from shared.http.body import GuardedApp
 from shared.http.openapi import describe, problem_responses
 from shared.http.problems import handle_errors
+from shared.kafka.log import EventLog, LogUnavailable
 from shared.keys import KeyRing
 
 MAX_BODY_BYTES = 65_536
@@ -35,9 +40,12 @@ class AcceptRequest(BaseModel):
 
 
 def create_app(
-    agent: Agent, engine: EngineControl, keys: KeyRing, generation: APIRouter
+    agent: Agent, engine: EngineControl, keys: KeyRing, generation: APIRouter, event_log: EventLog
 ) -> FastAPI:
-    """The application: adapters are listed and refused ones accepted; scores and moderation."""
+    """The application: adapters are listed and refused ones accepted; scores and moderation.
+
+    An acceptance is on the audit topic of `event_log` before it counts.
+    """
     app = FastAPI(title="Ratchet adapter agent", docs_url=None, redoc_url=None)
     describe(app)
 
@@ -55,7 +63,7 @@ def create_app(
             "adapters": [described(slot) for slot in agent.versions()],
         }
 
-    refusals = problem_responses(401, 403, 404, 408, 409, 413)
+    refusals = problem_responses(401, 403, 404, 408, 409, 413, 503)
 
     @app.post("/v1/adapters/{version}/accept", responses=refusals)
     async def accept(
@@ -65,12 +73,42 @@ def create_app(
     ) -> dict[str, Any]:
         """Let a version serve that was refused as too close to another."""
         key = keys.authenticate(authorization, Permission.operate)
-        accepted = agent.accept(version, key.key_id, body.reason, on_behalf_of=body.on_behalf_of)
+        accepted = agent.acceptance(
+            version, key.key_id, body.reason, on_behalf_of=body.on_behalf_of
+        )
+        await record(event_log, accepted, key.tenant)
+        agent.accept(accepted)
         return accepted.model_dump(mode="json")
 
     app.include_router(generation)
     handle_errors(app)
     return app
+
+
+async def record(event_log: EventLog, accepted: Acceptance, tenant: str) -> None:
+    """Put an acceptance on record.
+
+    Raises:
+        AcceptanceNotOnRecord: the brokers did not acknowledge it.
+
+    """
+    event = ActionAudited(
+        action="adapter.accepted",
+        subject=accepted.version,
+        tenant=tenant,
+        actor=accepted.actor,
+        on_behalf_of=accepted.on_behalf_of,
+        reason=accepted.reason,
+        at=accepted.at,
+    )
+    event_id = f"{accepted.version}:{accepted.at.isoformat()}"
+    try:
+        await event_log.publish(AUDIT, key=accepted.version, event=event, event_id=event_id)
+    except LogUnavailable as error:
+        raise AcceptanceNotOnRecord(
+            f"the acceptance of {accepted.version!r} could not be put on record: {error}; "
+            "nothing was accepted, try again"
+        ) from None
 
 
 def guarded(app: FastAPI, keys: KeyRing) -> AsgiApp:

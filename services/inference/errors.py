@@ -57,6 +57,13 @@ class AcceptanceNotKept(InferenceError):
     code = "acceptance_not_kept"
 
 
+class AcceptanceNotOnRecord(InferenceError):
+    """The audit log does not have an acceptance, so it does not count."""
+
+    status = 503
+    code = "acceptance_not_on_record"
+
+
 class NoRewardModel(InferenceError):
     """No reward model was published for the model."""
 

@@ -24,6 +24,7 @@ from services.inference.reconcile import AdapterLimits, AdapterState, Slot
 from services.inference.slots import RETRY_FIRST_S, RETRY_MAX_S
 from services.inference.verification import AdapterVerifier
 from shared.backoff import pause_s
+from shared.contracts.events.audit import ActionAudited
 from shared.contracts.events.versions import (
     DatasetRef,
     Fingerprint,
@@ -35,10 +36,12 @@ from shared.contracts.events.versions import (
     record_key,
     state_key,
 )
+from shared.contracts.topics import AUDIT
 from shared.keys import KeyRing
 from shared.registry import adapters
 from shared.registry.versions import Registry
 from shared.testing.clock import ManualClock
+from shared.testing.log import MemoryLog
 from tests.support.rollouts import add_settings
 from tests.unit.inference.fake_engine import FakeEngine
 
@@ -323,7 +326,7 @@ async def test_accepted_twins_both_come_back_after_a_restart_of_everything(
     harness.put("v2", Lifecycle.canary)
     await harness.settle()
     assert harness.state("v2") is AdapterState.refused
-    harness.agent.accept("v2", "ann", "a twin on purpose")
+    harness.agent.accept(harness.agent.acceptance("v2", "ann", "a twin on purpose"))
     await harness.settle()
     assert harness.state("v2") is AdapterState.ready
     harness.put("v1", Lifecycle.retired)
@@ -475,7 +478,8 @@ async def test_http_tells_all_and_takes_acceptances(harness: AgentHarness) -> No
     harness.put("v1", Lifecycle.stable)
     harness.put("v2", Lifecycle.canary)
     await harness.settle()
-    app = create_app(harness.agent, harness.engine, KeyRing(required=False), APIRouter())
+    log = MemoryLog()
+    app = create_app(harness.agent, harness.engine, KeyRing(required=False), APIRouter(), log)
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://agent") as http:
         body = (await http.get("/v1/adapters")).json()
@@ -495,16 +499,32 @@ async def test_http_tells_all_and_takes_acceptances(harness: AgentHarness) -> No
         assert (await http.post("/v1/adapters/v1/accept", json=word)).status_code == 409
         wrong = await http.post("/v1/adapters/v2/accept", json={"on_behalf_of": "ann"})
         assert wrong.status_code == 422
+        log.available = False
+        assert (await http.post("/v1/adapters/v2/accept", json=word)).status_code == 503
+        await harness.settle()
+        assert not harness.agent.ready("v2")
+        log.available = True
         accepted = await http.post("/v1/adapters/v2/accept", json=word)
         assert accepted.json()["neighbours"] == ["v1"]
     await harness.settle()
     assert harness.agent.ready("v2")
+    (audited,) = log.all(AUDIT)
+    action = ActionAudited.model_validate_json(audited.value or b"")
+    assert (action.action, action.subject, action.actor, action.on_behalf_of, action.reason) == (
+        "adapter.accepted",
+        "v2",
+        "local",
+        "ann",
+        "on purpose",
+    )
 
 
 async def test_accepting_needs_the_operate_scope_where_keys_are_required(
     harness: AgentHarness,
 ) -> None:
-    app = create_app(harness.agent, harness.engine, KeyRing(required=True), APIRouter())
+    app = create_app(
+        harness.agent, harness.engine, KeyRing(required=True), APIRouter(), MemoryLog()
+    )
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://agent") as http:
         answer = await http.post(

@@ -16,6 +16,7 @@ from shared.clock import SystemClock
 from shared.http.asgi import AsgiApp
 from shared.keys import KeyRing
 from shared.registry.versions import Registry
+from shared.testing.log import MemoryLog
 
 PATH = "/v1/adapters/v1/accept"
 
@@ -28,10 +29,9 @@ class StubAgent:
     def __init__(self) -> None:
         self.reasons: list[str] = []
 
-    def accept(
+    def acceptance(
         self, version: str, actor: str, reason: str, *, on_behalf_of: str = ""
     ) -> Acceptance:
-        self.reasons.append(reason)
         now = SystemClock().now()
         return Acceptance(
             version=version,
@@ -42,6 +42,9 @@ class StubAgent:
             reason=reason,
             at=now,
         )
+
+    def accept(self, acceptance: Acceptance) -> None:
+        self.reasons.append(acceptance.reason)
 
 
 class RunningEngine:
@@ -54,7 +57,7 @@ class RunningEngine:
 def guarded_app(agent: Any, keys: KeyRing | None = None) -> AsgiApp:
     keys = keys or KeyRing(required=False)
     generation = generation_router(agent, Registry(), agent, agent, keys, agent)
-    return api.guarded(api.create_app(agent, RunningEngine(), keys, generation), keys)
+    return api.guarded(api.create_app(agent, RunningEngine(), keys, generation, MemoryLog()), keys)
 
 
 def client(app: Any) -> httpx.AsyncClient:

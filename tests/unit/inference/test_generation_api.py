@@ -72,7 +72,7 @@ def client(stub: Any, *, keys: bool = False, ring: KeyRing | None = None) -> htt
     registry.apply(state_key(V10), state(V10, Lifecycle.stable).to_json())
     quotas = Quotas(key=inference_limits(RateLimits()), tenant=RateLimits())
     generation = generation_router(stub, registry, stub, stub, ring, quotas)
-    app: Any = api.guarded(api.create_app(stub, stub, ring, generation), ring)
+    app: Any = api.guarded(api.create_app(stub, stub, ring, generation, stub), ring)
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://agent")
 
 
