@@ -18,22 +18,54 @@ from services.cli.version_compare import VersionName, erased_rows_of, trained_re
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 """A base that a hub knows; any other is a path of this machine."""
 CARD = "README.md"
+MAX_CHAIN = 1000
+"""Most versions of a chain of parents."""
 
 
 def export_version(
-    version: VersionName, folder: Annotated[Path, typer.Argument(help="New or empty folder.")]
+    version: VersionName,
+    folder: Annotated[Path, typer.Argument(help="New or empty folder.")],
+    *,
+    chain: Annotated[
+        bool,
+        typer.Option(
+            "--chain", help="Its parents too: sft/sft-lora, dpo/dpo-iter1-lora and so on."
+        ),
+    ] = False,
 ) -> None:
     """Write adapter, model card and evaluation; the registered checksum is checked first.
 
     The folder is what `PeftModel.from_pretrained`, vLLM's `--lora-modules` and the hub's
     `upload_folder` take. The base model is not in it.
     """
-    from shared.registry.adapters import AdapterError, fetch
-
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise CliError(f"{folder}: is there and not empty; name a new folder", Exit.usage)
     record = trained_record_of(version)
-    uri = str(record["adapter_uri"]).rstrip("/")
+    if not chain:
+        _export(record, folder)
+        return
+    for generation, one in enumerate(_chain(record)):
+        _export(one, folder / checkpoint_folder(one, generation))
+
+
+def checkpoint_folder(record: Mapping[str, Any], generation: int) -> str:
+    """Where a version lies in a folder of checkpoints: `dpo/dpo-iter2-lora` of generation 2."""
+    method = record.get("algorithm") or record["method"]
+    return f"{method}/{method}-iter{generation}-lora" if generation else f"{method}/{method}-lora"
+
+
+def _chain(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """A version's record behind those of its parents, the first version in front."""
+    found = [record]
+    while (parent := found[-1].get("parent")) and len(found) < MAX_CHAIN:
+        found.append(trained_record_of(parent))
+    return found[::-1]
+
+
+def _export(record: Mapping[str, Any], folder: Path) -> None:
+    from shared.registry.adapters import AdapterError, fetch
+
+    version, uri = record["version"], str(record["adapter_uri"]).rstrip("/")
     try:
         with TemporaryDirectory() as cache:
             fetched = fetch(

@@ -115,6 +115,34 @@ def test_an_export_has_the_adapters_files_and_the_card(
         export_version(stored["version"], folder)
 
 
+def test_a_chain_is_exported_as_checkpoints_from_sft_on(
+    stored: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain = {
+        "m-v1.0": {"method": "sft", "algorithm": "", "parent": ""},
+        "m-v1.1": {"method": "dpo", "algorithm": "", "parent": "m-v1.0"},
+        "m-v1.2": {"method": "dpo", "algorithm": "kto", "parent": "m-v1.1"},
+        "m-v1.3": {"method": "dpo", "algorithm": "", "parent": "m-v1.2"},
+    }
+    monkeypatch.setattr(version_export, "erased_rows_of", lambda _: 0)
+    monkeypatch.setattr(
+        version_compare, "record_of", lambda name: stored | {"version": name} | chain[name]
+    )
+    export_version("m-v1.3", tmp_path / "checkpoints", chain=True)
+    written = {
+        str(card.parent.relative_to(tmp_path / "checkpoints")): card.read_text().split("# m-")[1][
+            :4
+        ]
+        for card in (tmp_path / "checkpoints").glob("*/*/README.md")
+    }
+    assert written == {
+        "sft/sft-lora": "v1.0",
+        "dpo/dpo-iter1-lora": "v1.1",
+        "kto/kto-iter2-lora": "v1.2",
+        "dpo/dpo-iter3-lora": "v1.3",
+    }
+
+
 def test_other_bytes_than_the_registered_ones_are_not_exported(
     stored: dict[str, Any], tmp_path: Path
 ) -> None:
