@@ -16,6 +16,7 @@ from typing import Any
 from services.rollout import eprocess
 from services.rollout.counts import ArmCounts, JudgeState, Whole
 from services.rollout.strategy import JudgeSettings
+from services.rollout.voters import deciding_voters
 
 SIDES = 4
 """Bounds that share an interval's alpha: above and below, on both arms."""
@@ -61,6 +62,17 @@ def interval(figure: IntervalFigure, state: JudgeState, alpha: float) -> dict[st
         return None
     found = difference(_of(totals.candidate, figure), _of(totals.stable, figure), alpha)
     return {**found, "allowed": round((figure.margin - 1) * found["stable"], 6)}
+
+
+def proven(settings: JudgeSettings, state: JudgeState) -> bool:
+    """Whether the candidate's satisfaction is above stable's, with 1 - alpha at every look at once.
+
+    Where several tenants carry the traffic, without each of them, too.
+    """
+    scores = next(one for one in figures(settings) if one.whole == "scores")
+    without = (state.without[voter] for voter in deciding_voters(state))
+    found = [interval(scores, one, settings.alpha) for one in (state, *without)]
+    return all(one is not None and one["low"] > 0 for one in found)
 
 
 def difference(

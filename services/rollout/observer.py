@@ -14,6 +14,7 @@ from services.rollout.agents import Agents
 from services.rollout.counters import CounterSeries, breakers_open, copies, newest, spoiled
 from services.rollout.errors import EvidenceUnavailable
 from services.rollout.evidence import RolloutEvidence, SampleWindow, query, window_s
+from services.rollout.intervals import proven
 from services.rollout.judge import Judge
 from services.rollout.prometheus import Prometheus
 from services.rollout.shadow_results import ShadowResults
@@ -107,6 +108,7 @@ class Observer:
             candidate_at=evidence.candidate_at,
             no_data_after_s=state.strategy.no_data_after or self._no_data_after_s,
             candidate=evidence.judge.totals.candidate,
+            proven=proven(state.strategy.judge, evidence.judge),
             shadow=self._shadow_results.of(state),
         )
 

@@ -116,7 +116,8 @@ class Observation:
     `candidate_at` is the unix time of the newest sample that counted a request of the candidate.
     `withheld` says why evidence that would fail the candidate is not judged yet; empty without any.
     `copies` are the routers that several scrapes read; each is counted once. `breakers` are those
-    that send the candidate nothing, as it failed time after time there.
+    that send the candidate nothing, as it failed time after time there. `proven`: satisfaction is
+    shown to be above stable's.
     """
 
     at: datetime
@@ -132,6 +133,7 @@ class Observation:
     candidate_at: float = 0.0
     no_data_after_s: float = 30.0
     candidate: ArmCounts = field(default_factory=ArmCounts)
+    proven: bool = False
     shadow: tuple[ShadowResult, ...] = ()
 
     @property

@@ -236,6 +236,8 @@ def _waits_for(state: RolloutState, seen: Observation, step: Pause | Analysis, r
     if unjudged := _unjudged(state, seen, reason):
         return unjudged
     if isinstance(step, Pause):
+        if step.pause.until_proven and seen.proven:
+            return ""
         elapsed = (seen.at - state.step_started_at).total_seconds()
         duration = step.pause.duration or 0.0
         return f"{duration - elapsed:.0f} s left" if elapsed < duration else ""

@@ -95,11 +95,19 @@ class PauseFor(_Part):
         default=False, description="of a gate: only a key issued as approver's lets it on"
     )
 
+    until_proven: bool = Field(
+        default=False,
+        alias="untilProven",
+        description="ends early once satisfaction is shown to be above stable's",
+    )
+
     @model_validator(mode="after")
     def _a_gate_has_no_end(self) -> PauseFor:
         for name, given in (("fourEyes", self.four_eyes), ("approval", self.approval)):
             if given and self.duration is not None:
                 raise ValueError(f"{name}: holds for a gate, so leave the duration out")
+        if self.until_proven and self.duration is None:
+            raise ValueError("untilProven: ends a duration early, so give one")
         return self
 
 
@@ -257,6 +265,11 @@ class Strategy(_Part):
             raise ValueError("steps: the weights must rise, from above 0")
         if weights[-1] != WEIGHT_SCALE:
             raise ValueError("steps: the last setWeight must be 100, as a promotion follows it")
+        full = self.weight_step(len(self.steps) - 1)
+        if any(isinstance(one, Pause) and one.pause.until_proven for one in self.steps[full:]):
+            raise ValueError(
+                "steps: untilProven is not for the bake time, when stable has no users"
+            )
         analysed = True
         for step in self.steps:
             if isinstance(step, SetWeight):
