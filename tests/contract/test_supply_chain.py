@@ -6,6 +6,8 @@ import json
 import re
 from pathlib import Path
 
+import yaml
+
 ROOT = Path(__file__).parents[2]
 NOT_SHIPPED = {"dev", "bench", "clients", "mlflow", "sbom"}
 
@@ -35,3 +37,20 @@ def test_locks_have_hashes_and_name_no_registry() -> None:
         text = path.read_text()
         assert "://" not in text, path
         assert path.stem == "ml-overrides" or "--hash=sha256:" in text, path
+
+
+def test_every_image_can_be_pinned_by_digest() -> None:
+    compose = (ROOT / "docker-compose.yml").read_text()
+    images = re.findall(r"^\s+image: (\S+)$", compose, re.MULTILINE)
+    foreign = [image for image in images if not image.startswith("ratchet/")]
+    assert len(foreign) >= 5
+    for image in foreign:
+        assert re.fullmatch(r"\$\{[A-Z]+_IMAGE:-[a-z/]+:\S+\}", image), image
+    assert re.search(r"^x-base: &base \$\{BASE_IMAGE:-", compose, re.MULTILINE)
+    for service in yaml.safe_load(compose)["services"].values():
+        if "build" in service:
+            assert service["build"]["args"]["BASE"].startswith("${BASE_IMAGE:-")
+    dockerfile = (ROOT / "deploy/docker/Dockerfile").read_text()
+    stages = set(re.findall(r" AS (\S+)$", dockerfile, re.MULTILINE))
+    for source in re.findall(r"^FROM (\S+) AS", dockerfile, re.MULTILINE):
+        assert source == "${BASE}" or source in stages
