@@ -82,6 +82,22 @@ def test_out_of_memory_halves_the_batch_and_goes_on_with_the_same_steps(
     assert methods["memory"]["apart"] < 1e-4, "the same weights as with the smaller batch"
 
 
+def test_gradient_checkpointing_changes_no_weight(methods: dict[str, Any]) -> None:
+    assert methods["checkpointed"]["after"] == pytest.approx(methods["sigmoid"]["after"], rel=1e-5)
+
+
+def test_packing_reads_the_same_rows_in_fewer_steps(methods: dict[str, Any]) -> None:
+    alone, packed = methods["packed"]["alone"], methods["packed"]["packed"]
+    assert alone["steps"] == [24, 24]
+    assert packed["steps"][0] == packed["steps"][1] < 12
+    assert 0 < packed["loss"] < 10
+
+
+def test_four_bits_without_bitsandbytes_are_told_with_the_remedy(methods: dict[str, Any]) -> None:
+    if methods["four_bit"] != "installed":
+        assert methods["four_bit"].startswith("four_bit: bitsandbytes is not installed")
+
+
 def test_two_processes_reach_the_loss_of_one(methods: dict[str, Any]) -> None:
     one, two = methods["processes"]["run"], methods["processes"]["launch"]
     assert two["steps"] == one["steps"] == [9, 9]

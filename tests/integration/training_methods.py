@@ -6,6 +6,7 @@ parameters changed.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import os
@@ -41,6 +42,7 @@ from services.training.trainers import (
     reward,
     rloo,
     run,
+    sft,
 )
 from services.training.trainers.models import (
     conversation_ids,
@@ -64,6 +66,7 @@ DPO_LOSSES: dict[str, dict[str, Any]] = {
 }
 DDP = Path(__file__).resolve().parents[2] / "services/training/accelerate/ddp.yaml"
 SHORT = {"epochs": 3, "batch_size": 8, "learning_rate": 2e-3}
+SFT = {"epochs": 2, "batch_size": 2, "max_length": 128, "learning_rate": 1e-3}
 RL = {
     "epochs": 3,
     "batch_size": 24,
@@ -134,6 +137,10 @@ def main(folder: Path) -> None:
         "honest": monitored(folder, "honest", RL, parent, pairs, pairs),
     }
     found["few_prompts"] = few_prompts(folder, parent, pairs)
+    smaller = SHORT | {"gradient_checkpointing": True}
+    found["checkpointed"] = trained(folder, "checkpointed", dpo, "dpo", smaller, parent, pairs)
+    found["packed"] = packed(folder, parent, pairs)
+    found["four_bit"] = in_four_bits(folder, parent, pairs)
     found["memory"] = out_of_memory(folder, parent)
     found["processes"] = several_processes(folder, parent)
     found["diverged"] = diverged(folder, parent, pairs)
@@ -256,6 +263,31 @@ def monitored(
         "moved": sum(float((last[key] - first[key]).abs().sum()) for key in first if "lora" in key),
         "left": sorted(path.name for path in attempt.iterdir()),
     }
+
+
+def packed(folder: Path, parent: Path, pairs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """SFT on rows of their own and on packed ones: figures and steps."""
+    found: dict[str, Any] = {}
+    rows = [{"messages": pair["messages"], "answer": pair["chosen"]} for pair in pairs]
+    job.write_rows(folder / "data/train.jsonl", rows)
+    for name, packing in (("alone", False), ("packed", True)):
+        attempt = folder / f"sft-{name}"
+        attempt.mkdir()
+        asked = asked_of(folder, "sft", SFT | {"packing": packing}, parent)
+        found[name] = sft.run(asked, attempt, job.Progress(attempt)) | {"steps": steps(attempt)}
+    job.write_rows(folder / "data/train.jsonl", pairs)
+    return found
+
+
+def in_four_bits(folder: Path, parent: Path, pairs: Sequence[dict[str, Any]]) -> str:
+    """What a training in four bits says where bitsandbytes is not installed; else that it is."""
+    if importlib.util.find_spec("bitsandbytes"):
+        return "installed"
+    try:
+        trained(folder, "four", dpo, "dpo", SHORT | {"four_bit": True}, parent, pairs)
+    except job.CannotTrain as error:
+        return str(error)
+    return "nothing"
 
 
 def out_of_memory(folder: Path, parent: Path) -> dict[str, Any]:
