@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,9 +90,10 @@ class Publisher:
         gate = _signed(candidate.gate, job, version)
         hyperparameters = self._parameters(resolved, released.hyperparameters)
         report = self._report(version, resolved, candidate, gate, dataset, hyperparameters)
-        folder = workspace.folder / "publish"
-        await asyncio.to_thread(gather, candidate, report, folder)
-        stored = await asyncio.to_thread(upload, folder, settings.adapters_uri, version)
+        files = adapter_files(candidate.adapter) | _pages(report)
+        stored = await asyncio.to_thread(
+            store, files, workspace.fresh("publish"), settings.adapters_uri, version
+        )
         record = VersionRecord(
             version=version,
             model=job.model,
@@ -228,20 +229,6 @@ class Published:
     sha256: str
 
 
-def gather(candidate: Candidate, report: EvaluationReport, folder: Path) -> None:
-    """Put together what is published: the adapter, the report, the figures. Nothing else goes.
-
-    Trainers also leave a copy of the reference adapter and pickled settings, which have no place
-    in an adapter folder.
-    """
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    for name, data in adapter_files(candidate.adapter).items():
-        (folder / name).write_bytes(data)
-    for name, data in _pages(report).items():
-        (folder / name).write_bytes(data)
-
-
 def adapter_files(folder: Path) -> dict[str, bytes]:
     """An adapter's two files; the configuration's sets, which PEFT writes in any order, sorted."""
     config: dict[str, Any] = json.loads((folder / CONFIG).read_bytes())
@@ -256,6 +243,21 @@ def _pages(report: EvaluationReport) -> dict[str, bytes]:
     """The report's files: the page, and the same as JSON."""
     data = json.dumps(report.data(), indent=1, sort_keys=True, ensure_ascii=False)
     return {"report.html": report.html().encode(), "evaluation.json": f"{data}\n".encode()}
+
+
+def store(files: Mapping[str, bytes], folder: Path, root: str, name: str) -> Published:
+    """Store an artefact's files, and no others, by way of an empty folder of the job's.
+
+    Trainers also leave a copy of the reference adapter and pickled settings, which have no place
+    in an adapter folder.
+
+    Raises:
+        StoreUnavailable: the storage refused them.
+
+    """
+    for file, data in files.items():
+        (folder / file).write_bytes(data)
+    return upload(folder, root, name)
 
 
 def upload(folder: Path, root: str, version: str) -> Published:

@@ -18,7 +18,7 @@ import structlog
 from services.training.candidate import judge_figures
 from services.training.metrics import TrainingMetrics
 from services.training.process import ROOT
-from services.training.publish import adapter_files, upload
+from services.training.publish import adapter_files, store
 from services.training.resolve import ResolvedJob
 from services.training.revision import code_revision
 from services.training.settings import TrainingSettings
@@ -80,10 +80,10 @@ class RewardModels:
             log.info("reward.not_published", job_id=job.job_id, figures=figures)
             return None
         name = next_name(job.model, self._registry.registry)
-        folder = workspace.fresh("publish-reward")
-        for file, data in adapter_files(judge / "adapter").items():
-            (folder / file).write_bytes(data)
-        stored = await asyncio.to_thread(upload, folder, self._settings.adapters_uri, name)
+        files = adapter_files(judge / "adapter")
+        stored = await asyncio.to_thread(
+            store, files, workspace.fresh("publish-reward"), self._settings.adapters_uri, name
+        )
         record = RewardRecord(
             name=name,
             model=job.model,
