@@ -82,6 +82,10 @@ def test_out_of_memory_halves_the_batch_and_goes_on_with_the_same_steps(
     assert methods["memory"]["apart"] < 1e-4, "the same weights as with the smaller batch"
 
 
+def test_ppo_that_was_killed_ends_with_the_same_weights(methods: dict[str, Any]) -> None:
+    assert methods["resumed"] < 1e-6
+
+
 def test_gradient_checkpointing_changes_no_weight(methods: dict[str, Any]) -> None:
     assert methods["checkpointed"]["after"] == pytest.approx(methods["sigmoid"]["after"], rel=1e-5)
 

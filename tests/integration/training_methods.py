@@ -141,6 +141,7 @@ def main(folder: Path) -> None:
     found["checkpointed"] = trained(folder, "checkpointed", dpo, "dpo", smaller, parent, pairs)
     found["packed"] = packed(folder, parent, pairs)
     found["four_bit"] = in_four_bits(folder, parent, pairs)
+    found["resumed"] = resumed(folder, parent)
     found["memory"] = out_of_memory(folder, parent)
     found["processes"] = several_processes(folder, parent)
     found["diverged"] = diverged(folder, parent, pairs)
@@ -290,6 +291,37 @@ def in_four_bits(folder: Path, parent: Path, pairs: Sequence[dict[str, Any]]) ->
     return "nothing"
 
 
+def resumed(folder: Path, parent: Path) -> float:
+    """How far PPO's weights are apart after a kill in its second epoch and without one."""
+    asked = asked_of(folder, "ppo", RL | {"epochs": 2}, parent)
+    step, calls = Trainer.training_step, [0]
+
+    def killed(trainer: Any, *given: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == 27:
+            raise KeyboardInterrupt
+        return step(trainer, *given)
+
+    for name in ("whole", "killed"):
+        attempt = folder / f"ppo-{name}"
+        attempt.mkdir()
+        proxy.run(asked, attempt, job.Progress(attempt))
+        if name == "killed":
+            Trainer.training_step = killed
+            try:
+                run.do("ppo", asked, attempt)
+            except KeyboardInterrupt:
+                Trainer.training_step = step
+        run.do("ppo", asked, attempt)
+    return apart(folder / "ppo-whole", folder / "ppo-killed")
+
+
+def apart(*attempts: Path) -> float:
+    """The largest difference between two attempts' adapters."""
+    one, other = (load_file(place / "adapter/adapter_model.safetensors") for place in attempts)
+    return max(float((one[key] - other[key]).abs().max()) for key in one)
+
+
 def out_of_memory(folder: Path, parent: Path) -> dict[str, Any]:
     """A training that runs out of memory at its fifth step, and one that had the smaller batch."""
     found: dict[str, Any] = {}
@@ -312,12 +344,7 @@ def out_of_memory(folder: Path, parent: Path) -> dict[str, Any]:
         finally:
             Trainer.training_step = step
         found[name] = json.loads((attempt / "dpo.json").read_bytes()) | {"steps": steps(attempt)}
-    weights = [
-        load_file(folder / f"memory-{name}/adapter/adapter_model.safetensors") for name in found
-    ]
-    found["apart"] = max(
-        float((weights[0][key] - weights[1][key]).abs().max()) for key in weights[0]
-    )
+    found["apart"] = apart(folder / "memory-short", folder / "memory-smaller")
     return found
 
 
