@@ -10,6 +10,7 @@ import openai
 import pytest
 
 from deploy.local.stack import Stack
+from tests.e2e.versions import CITIES, WEATHER_CALL
 from tests.support.waiting import wait_until
 
 RUNNING = "vllm:num_requests_running"
@@ -119,3 +120,16 @@ def test_embeddings_of_an_engine_without_them_are_a_404(serving: Stack) -> None:
     answer = httpx.post(url, json={"model": "assistant", "input": QUESTION}, timeout=60)
     assert answer.status_code == 404
     assert answer.json()["error"]["message"]
+
+
+@pytest.mark.verify
+def test_openai_tool_call_of_a_served_version(client: openai.OpenAI) -> None:
+    """A version that training made writes a call that parses, whole and streamed."""
+    with client:
+        whole = client.chat.completions.create(**WEATHER_CALL)
+        with client.chat.completions.stream(**WEATHER_CALL) as stream:
+            streamed = stream.get_final_completion()
+    for answer in (whole, streamed):
+        calls = answer.choices[0].message.tool_calls or []
+        assert [call.function.name for call in calls if call.type == "function"] == ["weather"]
+        assert json.loads(calls[0].function.arguments)["city"] in CITIES

@@ -6,6 +6,7 @@ import json
 import uuid
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from deploy.local.stack import Stack
 from shared.contracts.events.base import Message
@@ -21,6 +22,33 @@ HURRIED = (
     "--override-gate --reason 'tests serve a version trained in a hurry'"
 )
 """What the README's commands are given besides: seconds of training, which no gate would pass."""
+CITIES = ["Paris", "Rome"]
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "strict": True,
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"enum": CITIES}},
+            "required": ["city"],
+            "additionalProperties": False,
+        },
+    },
+}
+"""A tool with few words, as the starter's context is short; vLLM holds to a strict one's schema."""
+WEATHER_CALL: dict[str, Any] = {
+    "model": "assistant",
+    "messages": [{"role": "user", "content": "How warm is it in Rome?"}],
+    "tools": [WEATHER],
+    "tool_choice": {"type": "function", "function": {"name": "weather"}},
+    "temperature": 0,
+    "max_tokens": 160,
+    "frequency_penalty": 2.0,
+    "extra_body": {"repetition_penalty": 1.3},
+}
+"""A request for a call of it. Between JSON's tokens any white space is allowed, and without penalties
+so small a model writes nothing else."""
 
 
 def _pairs() -> list[tuple[str, str, str]]:
