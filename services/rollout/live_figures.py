@@ -15,6 +15,7 @@ from shared.clock import Clock
 from shared.contracts.events.quality import QualityWindow
 from shared.contracts.topics import QUALITY
 from shared.kafka.log import EventLog, LogUnavailable, read_to_end
+from shared.observability.events import Unavailable
 
 log = structlog.get_logger(__name__)
 
@@ -89,7 +90,7 @@ class LiveFigures:
         try:
             series = await self._prometheus.samples(VOTES)
         except EvidenceUnavailable as error:
-            log.warning("votes.unavailable", error=str(error))
+            log.warning(Unavailable.prometheus, during="votes", error=str(error))
             return {}
         # A partition that moved between workers is there twice; its counters never fall.
         newest: dict[tuple[str, str, str, str], float] = {}

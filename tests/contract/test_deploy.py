@@ -196,7 +196,10 @@ def test_the_build_says_what_it_may_be_given() -> None:
     assert 'ARG EXTRA_PACKAGES=""' in services
     for name in ("inference", "training"):
         arguments = COMPOSE["services"][name]["build"]["args"]
-        assert arguments == {"ML_REQUIREMENTS": "${ML_REQUIREMENTS:-ml.txt}"}
+        assert arguments == {
+            "BASE": "${BASE_IMAGE:-python:3.11-slim-bookworm}",
+            "ML_REQUIREMENTS": "${ML_REQUIREMENTS:-ml.txt}",
+        }
 
 
 @pytest.mark.parametrize("name", ["inference", "training"])

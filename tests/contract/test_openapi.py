@@ -34,7 +34,7 @@ def inference_app() -> FastAPI:
     nothing: Any = None
     keys = KeyRing(required=True)
     generation = generation_router(nothing, nothing, nothing, nothing, keys, nothing)
-    return inference_api.create_app(nothing, nothing, keys, generation)
+    return inference_api.create_app(nothing, nothing, keys, generation, nothing)
 
 
 def rollout_app() -> FastAPI:
