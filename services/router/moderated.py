@@ -7,6 +7,7 @@ import orjson
 
 from services.router.bounds import AnswerBounds
 from services.router.errors import InvalidRequest
+from services.router.request import json_object
 from shared.contracts.events.api_keys import Permission
 from shared.errors import RatchetError
 from shared.http.asgi import AsgiApp, Receive, Scope, Send
@@ -125,19 +126,19 @@ class ModeratedProxy:
 
 
 def bounded(body: bytes, bounds: AnswerBounds) -> bytes:
-    """The body within the bounds of one request; what is no JSON object the service refuses.
+    """The body within the bounds of one request.
 
     Raises:
-        InvalidRequest: a field is over its bound, or no whole number.
+        InvalidRequest: it is no JSON object, or nested too deep, or a field is over its bound or no
+            whole number.
 
     """
-    try:
-        payload = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return body
-    if not isinstance(payload, dict):
-        return body
+    # The service would read more (UTF-16, NaN), and that would pass by the bounds unseen.
+    payload = json_object(body)
     if bounds.max_tokens:
         payload.setdefault("max_tokens", min(DEFAULT_TOKENS, bounds.max_tokens))
     bounds.apply("chat", payload)
-    return orjson.dumps(payload)
+    try:
+        return orjson.dumps(payload)
+    except orjson.JSONEncodeError as error:
+        raise InvalidRequest(f"the body cannot be passed on: {error}") from None

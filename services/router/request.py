@@ -124,6 +124,22 @@ class ChatRequest:
         return [reason.value for reason, holds in found.items() if holds]
 
 
+def json_object(body: bytes) -> dict[str, Any]:
+    """A request's body.
+
+    Raises:
+        InvalidRequest: it is no JSON object.
+
+    """
+    try:
+        payload = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise InvalidRequest(f"the body is not valid JSON: {error}") from None
+    if type(payload) is not dict:
+        raise InvalidRequest("the body must be a JSON object")
+    return payload
+
+
 def read_request(
     endpoint: Endpoint,
     body: bytes,
@@ -140,12 +156,7 @@ def read_request(
             Or it is nested too deep.
 
     """
-    try:
-        payload = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise InvalidRequest(f"the body is not valid JSON: {error}") from None
-    if type(payload) is not dict:
-        raise InvalidRequest("the body must be a JSON object")
+    payload = json_object(body)
     model = payload.get("model")
     if type(model) is not str or not model:
         raise InvalidRequest("model: must be a non-empty string", param="model")
