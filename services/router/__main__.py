@@ -120,7 +120,7 @@ async def run(settings: RouterSettings, directory: Path, rules: FilterRules) -> 
     registry = CollectorRegistry()
     registry.register(metrics)
     event_log = KafkaLog(KafkaConnection.of(settings), source="/ratchet/router", client_id="router")
-    mirror = Mirror(event_log, clock, registry, stale_after_s=settings.stale_after_s)
+    mirror = Mirror(event_log, clock, registry, redactor, stale_after_s=settings.stale_after_s)
     interactions = Interactions(spool, redactor, mirror, settings.user_pseudonyms())
     breaker = CandidateBreaker(clock, failures=settings.breaker_failures)
 

@@ -31,13 +31,15 @@ from shared.contracts.topics import GENERATION_REQUESTS
 from shared.kafka.envelope import encode
 from shared.kafka.log import EventLog, LogUnavailable, NewRecord
 from shared.observability.events import Unavailable
+from shared.redaction import Redactor
+from shared.redaction.turns import clean_json
 from shared.registry.routing import RoutingState
 
 log = structlog.get_logger(__name__)
 
 MAX_WAITING = 256
 MAX_BYTES = 64 * 1024
-"""Of one event that is mirrored: 16 MiB wait at most."""
+"""Of one event that is mirrored, and of its request's fields: 32 MiB wait at most."""
 BATCH = 32
 EXPIRES_S = 120.0
 """Age at which a worker that lags drops a request instead of answering it."""
@@ -101,11 +103,13 @@ class Mirror:
         event_log: EventLog,
         clock: Clock,
         registry: CollectorRegistry,
+        redactor: Redactor,
         *,
         stale_after_s: float,
     ) -> None:
         self._log = event_log
         self._clock = clock
+        self._redactor = redactor
         self._stale_after_s = stale_after_s
         self._states: dict[str, RoutingState] = {}
         self._waiting: deque[Mirrored] = deque()
@@ -135,14 +139,14 @@ class Mirror:
         shown = call.last.outcome is Outcome.ok and call.last.arm == Arm.stable.value
         if not shown or call.request.purpose != Purpose.live.value or self._is_stale(state):
             return
+        fields = call.request.fields
         if call.request.endpoint == "completions":
             self._count(state.model, NOT_SUITED)
-        elif len(event) > MAX_BYTES:
+        elif max(len(event), len(fields)) > MAX_BYTES:
             self._count(state.model, TOO_LARGE)
         elif len(self._waiting) >= MAX_WAITING:
             self._count(state.model, QUEUE_FULL)
         else:
-            fields = call.request.fields
             self._waiting.append(
                 Mirrored(state.model, state.candidate, state.rollout, event, fields)
             )
@@ -190,7 +194,13 @@ class Mirror:
         if any(event.get(name) for name in UNSUITED):
             return None
         answer = event.get("answer") or {"content": event["completion"]}
+        fields = orjson.loads(one.fields)
         try:
+            sampling = sampling_of(fields, with_tools=bool(event.get("tools")))
+            redacted = clean_json(orjson.dumps(sampling).decode(), self._redactor.text)
+            if orjson.loads(redacted) != sampling:
+                # Such as a stop sequence with an address: redacted, it would ask for something else.
+                return None
             return GenerationRequested(
                 request_id=f"{one.rollout}/{event['trace_id']}",
                 batch_id=one.rollout,
@@ -198,7 +208,7 @@ class Mirror:
                 version=one.candidate,
                 messages=event["messages"],
                 tools=event.get("tools", ()),
-                sampling=sampling_of(orjson.loads(one.fields), with_tools=bool(event.get("tools"))),
+                sampling=sampling,
                 expires_at=self._clock.now() + timedelta(seconds=EXPIRES_S),
                 trace_id=event["trace_id"],
                 shown=ShownAnswer(

@@ -36,7 +36,7 @@ class MirrorHarness:
         self.clock = ManualClock()
         self.log = MemoryLog()
         self.registry = CollectorRegistry()
-        self.mirror = Mirror(self.log, self.clock, self.registry, stale_after_s=60)
+        self.mirror = Mirror(self.log, self.clock, self.registry, Redactor(), stale_after_s=60)
         self.interactions = Interactions(spool, Redactor(), self.mirror)
 
     def follow(self, share: int = 10_000) -> None:
@@ -205,6 +205,9 @@ async def test_about_its_share_is_mirrored(harness: MirrorHarness) -> None:
         (shown(n=2), "unsuited"),
         (shown(response_format={"type": "json_object"}), "unsuited"),
         (shown(messages=[{"role": "user", "content": "x" * MAX_BYTES}]), "too_large"),
+        (shown(logit_bias={str(token): 1 for token in range(MAX_BYTES // 8)}), "too_large"),
+        (shown(stop=["ann@example.org"]), "unsuited"),
+        (shown(structured_outputs={"choice": ["+49 30 1234567"]}), "unsuited"),
     ],
 )
 async def test_what_cannot_be_asked_again_is_dropped_and_counted(
