@@ -286,7 +286,7 @@ class Runner:
             model=job.model,
             method=job.method,
             rules=rules,
-            labelled=job.algorithm == "kto",
+            labelled=self._takes_thumbs(job),
             imported=imported,
             alive=self.alive,
         )
@@ -297,6 +297,12 @@ class Runner:
         workspace.save(ResumeState(job_id=job.job_id, dataset_id=dataset.manifest.dataset_id))
         self._spans.snapshot(job, dataset, start_ns)
         return dataset
+
+    def _takes_thumbs(self, job: TrainingRequested) -> bool:
+        """Whether a dataset has single answers: KTO's, and its judge's where there is no vote."""
+        if job.method is TrainingMethod.reward and not job.dataset_uri:
+            return self._settings.method == "kto"
+        return job.algorithm == "kto"
 
     async def _lay_out_cases(self, resolved: ResolvedJob, workspace: Workspace) -> None:
         """Write the failure cases that this job's candidates are asked; the same after a kill."""

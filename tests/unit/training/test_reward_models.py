@@ -9,9 +9,9 @@ import pytest
 from services.training.reward_models import show
 from services.training.trainers.agreement import agreement, by_category, calibration_error
 from shared.contracts.events.training import RunPhase, TrainingMethod
-from shared.contracts.topics import VERSIONS
+from shared.contracts.topics import PREFERENCES, VERSIONS
 from shared.registry.versions import Registry
-from tests.unit.training.builders import MODEL, request
+from tests.unit.training.builders import MODEL, example_event, request
 from tests.unit.training.harness import TrainingHarness
 
 
@@ -55,6 +55,24 @@ async def test_a_judge_no_better_than_chance_is_not_published(harness: TrainingH
     assert outcome.phase is RunPhase.rejected
     assert "collect more votes" in outcome.message
     assert registry(harness).rewards(MODEL) == ()
+
+
+async def test_a_product_of_thumbs_alone_has_its_reward_model_made_anew(
+    harness: TrainingHarness,
+) -> None:
+    asked = request(model="thumbs", base="base", method=TrainingMethod.reward)
+    for number in range(100):
+        event = example_event(number).model_copy(
+            update={
+                "model": "thumbs",
+                "label": number % 2 == 0,
+                "completion": f"an answer that somebody rated {number}",
+                "raters": (f"rater-{number}",),
+            }
+        )
+        await harness.log.publish(PREFERENCES, key="k", event=event, event_id=f"thumb-{number}")
+    outcome = await harness.run(asked, method="kto")
+    assert outcome.message == "thumbs-reward-v1: published"
 
 
 def test_a_sure_and_right_judge_is_calibrated_and_a_sure_and_wrong_one_is_not() -> None:
