@@ -121,7 +121,7 @@ class Evaluations:
             RolloutError: it cannot be evaluated, or not now.
 
         """
-        record, against = self._checked(version)
+        record, _ = self._checked(version)
         batch = f"evaluation-{secrets.token_hex(8)}"
         try:
             prompts = await recorded_prompts(self._log, record.model, request.prompts, batch)
@@ -134,6 +134,8 @@ class Evaluations:
                 f"{record.model} has {len(prompts)} recorded prompts that can be asked again; "
                 f"an evaluation needs {MIN_PROMPTS}, so wait for traffic"
             )
+        # Reading took a while, in which another call may have begun the same evaluation.
+        record, against = self._checked(version)
         running = RunningEvaluation(record, against, prompts, request, actor, batch)
         try:
             self._waiting.put_nowait(running)

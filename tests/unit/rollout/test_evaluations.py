@@ -207,6 +207,17 @@ async def test_a_second_evaluation_waits_for_the_first(
     assert shown["evaluation"] is None
 
 
+async def test_of_two_evaluations_asked_for_at_once_one_begins(
+    harness: ControllerHarness, http: httpx.AsyncClient
+) -> None:
+    await http.post("/v1/versions", json=POLITE)
+    await recorded(harness, *prompts(20))
+    both = await asyncio.gather(
+        *(http.post("/v1/versions/polite/evaluation", json=WHY) for _ in range(2))
+    )
+    assert sorted(one.status_code for one in both) == [202, 409]
+
+
 async def test_what_starts_by_itself_waits_for_a_required_evaluation(
     bench: ControllerBench,
 ) -> None:
