@@ -15,6 +15,8 @@ from pydantic import BaseModel, ConfigDict
 
 from services.rollout.state import RolloutState
 from services.rollout.voters import FIGURES as VOTER_FIGURES
+from services.rollout.voters import voter_key
+from shared.voters import KINDS
 
 REQUESTS = "ratchet_router_requests_total"
 COUNTED = "ratchet_router_request_duration_seconds_count"
@@ -178,7 +180,8 @@ def voter_figure(series: CounterSeries) -> tuple[str, str] | None:
     if series.name == VOTER_ATTEMPTS:
         figure = series.labels.get("figure", "")
     kind, label = series.labels.get("by", ""), series.labels.get("voter", "")
-    return (f"{kind}:{label}", figure) if figure in VOTER_FIGURES and kind and label else None
+    known = figure in VOTER_FIGURES and kind in KINDS and label
+    return (voter_key(kind, label), figure) if known else None
 
 
 def copies(series: Iterable[CounterSeries], state: RolloutState) -> list[str]:

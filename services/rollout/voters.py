@@ -17,8 +17,9 @@ from shared.voters import KINDS, MAX_OWN, SHARED, shared_label
 CARRIERS = 3
 CARRIES = 0.05
 """So many voters with at least this share of the judged attempts carry the traffic."""
-MAX_VOTERS = len(KINDS) * 2 * (MAX_OWN + SHARED)
-"""Voters followed; several routers may each name others by their own label."""
+MAX_FOLLOWED = 2 * MAX_OWN + SHARED
+"""Voters of a kind followed by their own label; several routers may each name others by it."""
+MAX_VOTERS = len(KINDS) * (MAX_FOLLOWED + SHARED)
 FIGURES = (
     "requests",
     "failures",
@@ -43,24 +44,33 @@ def left_out(
 ) -> tuple[dict[str, Arms], dict[str, JudgeState]]:
     """Each voter's totals, and its judge's state, after a slice; `state` is from before it."""
     totals, without = dict(state.voters), dict(state.without)
-    for voter, arms in piece.voters.items():
-        if voter in totals or len(totals) < MAX_VOTERS:
-            totals[voter] = totals.get(voter, Arms()) + arms
-            # Until now it had no part in anything: all that was seen, was seen without it.
-            without.setdefault(voter, _seed(state))
+    parts = _followed(state, piece)
+    for voter, arms in parts.items():
+        totals[voter] = totals.get(voter, Arms()) + arms
+        if voter not in without:
+            # Until now it had no part but under its shared label: a router may have restarted.
+            without[voter] = state.without.get(_shared(voter)) or _seed(state)
+    piece = piece.model_copy(update={"voters": parts})
     return totals, {
         voter: advance(before, _without(piece, voter)) for voter, before in without.items()
     }
 
 
 def deciding_voters(state: JudgeState) -> tuple[str, ...]:
-    """The voters of whom no single one may decide; empty where fewer than three carry the traffic."""
+    """The voters of whom no single one may decide, the one with the most attempts first.
+
+    Empty where fewer than three carry the traffic.
+    """
     whole = _attempts(state.totals)
     for kind in KINDS:
-        mine = tuple(voter for voter in state.voters if voter.startswith(f"{kind}:"))
-        carriers = [one for one in mine if _attempts(state.voters[one]) >= CARRIES * whole > 0]
+        mine = {
+            voter: _attempts(arms)
+            for voter, arms in state.voters.items()
+            if voter.startswith(f"{kind}:")
+        }
+        carriers = [attempts for attempts in mine.values() if attempts >= CARRIES * whole > 0]
         if len(carriers) >= CARRIERS:
-            return mine
+            return tuple(sorted(mine, key=lambda voter: -mine[voter]))
     return ()
 
 
@@ -92,6 +102,29 @@ def named(voter: str, state: JudgeState) -> str:
     return f"{'tenant' if kind == 'tenant' else 'API key'} {label} ({share:.0%} of its attempts)"
 
 
+def _followed(state: JudgeState, piece: Slice) -> dict[str, Arms]:
+    """A slice's parts by followed voters; one without room counts under its shared label."""
+    own = {voter for voter in state.voters if _shared(voter)}
+    parts: dict[str, Arms] = {}
+    for voter, arms in piece.voters.items():
+        name, shared = voter, _shared(voter)
+        if shared and voter not in own:
+            kind = voter.partition(":")[0]
+            if sum(one.startswith(f"{kind}:") for one in own) < MAX_FOLLOWED:
+                own.add(voter)
+            else:
+                name = shared
+        parts[name] = parts.get(name, Arms()) + arms
+    return parts
+
+
+def _shared(voter: str) -> str:
+    """The voter by whose label this one may be counted too; "" of a shared one."""
+    kind, _, label = voter.partition(":")
+    shared = shared_label(label)
+    return shared and voter_key(kind, shared)
+
+
 def _seed(state: JudgeState) -> JudgeState:
     """The state without what is not known by voter."""
     whole_blocks = {key: block for key, block in state.blocks.items() if "/" not in key}
@@ -100,10 +133,7 @@ def _seed(state: JudgeState) -> JudgeState:
 
 def _without(piece: Slice, voter: str) -> Slice:
     """What a slice holds without one voter, and without the shared label that may hold it too."""
-    kind, _, label = voter.partition(":")
-    parts = [piece.voters.get(voter, Arms())]
-    if shared := shared_label(label):
-        parts.append(piece.voters.get(voter_key(kind, shared), Arms()))
+    parts = [piece.voters.get(one, Arms()) for one in (voter, _shared(voter)) if one]
     return Slice(
         candidate=_less(piece.candidate, [part.candidate for part in parts]),
         stable=_less(piece.stable, [part.stable for part in parts]),

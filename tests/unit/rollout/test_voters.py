@@ -113,3 +113,39 @@ def test_a_late_voter_had_no_part_before() -> None:
     assert state.without["tenant:bb"].totals.candidate.requests == 20
     assert state.without["tenant:bb"].totals.candidate.failures == 0
     assert state == JudgeState.model_validate(state.model_dump(exclude_defaults=True))
+
+
+def test_a_voter_that_gets_its_own_label_had_its_part_under_the_shared_one() -> None:
+    state = JudgeState()
+    # A router has no room for tenant 00000004, and has after its restart.
+    for label in ("shared-0", "00000004"):
+        for _ in range(20):
+            voters = {label: FAILING, "00000005": GOOD, "00000006": GOOD}
+            state = JUDGE.advance(state, piece("tenant", **voters))
+    assert state.without["tenant:00000004"].totals.candidate.failures == 0
+    verdict = JUDGE.verdict(state, error_limit=0.05)
+    assert verdict.outcome is AnalysisOutcome.inconclusive
+
+
+def test_a_voter_beyond_those_followed_is_left_out_by_its_shared_label() -> None:
+    state = JUDGE.advance(
+        JudgeState(), piece("key", **{f"{number:08x}": GOOD for number in range(MAX_VOTERS)})
+    )
+    harm = Arms(
+        candidate=ArmCounts(requests=200, failures=100), stable=ArmCounts(requests=200, failures=1)
+    )
+    late = f"{4 * MAX_VOTERS:08x}"
+    for _ in range(10):
+        look = piece("key", **{late: harm, "00000001": GOOD, "00000002": GOOD, "00000003": GOOD})
+        state = JUDGE.advance(state, look)
+    assert state.without["key:shared-0"].totals.candidate.failures == 0
+    verdict = JUDGE.verdict(state, error_limit=0.05)
+    assert "rests on API key shared-0" in verdict.reason
+
+
+def test_keys_take_no_room_from_tenants() -> None:
+    state = JUDGE.advance(
+        JudgeState(), piece("key", **{f"{number:08x}": GOOD for number in range(MAX_VOTERS)})
+    )
+    state = JUDGE.advance(state, piece("tenant", aa=GOOD))
+    assert "tenant:aa" in state.without
