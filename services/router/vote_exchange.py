@@ -28,7 +28,7 @@ EXCHANGE_S = 0.5
 TIMEOUT_S = 2.0
 KEPT_S = 2 * 86_400
 MAX_STREAM = 100_000
-READ_AT_ONCE = 1_000
+AT_ONCE = 1_000
 
 
 class VoteExchange:
@@ -52,15 +52,10 @@ class VoteExchange:
         """
         self._waiting = [*self._waiting, *self._limits.unsent()][-MAX_STREAM:]
         async with asyncio.timeout(TIMEOUT_S):
-            if self._waiting:
-                pipeline = self._redis.pipeline(transaction=False)
-                for vote in self._waiting:
-                    fields: Any = {"router": self._router, "voter": vote.voter, "day": vote.day}
-                    pipeline.xadd(STREAM, fields, maxlen=MAX_STREAM, approximate=True)
-                pipeline.expire(STREAM, KEPT_S)
-                await pipeline.execute()
-                self._waiting = []
-            while await self._read() == READ_AT_ONCE:
+            while self._waiting:
+                await self._send(self._waiting[:AT_ONCE])
+                del self._waiting[:AT_ONCE]
+            while await self._read() == AT_ONCE:
                 pass
 
     async def run(self) -> None:
@@ -75,8 +70,16 @@ class VoteExchange:
                 self._failing = True
             await asyncio.sleep(EXCHANGE_S)
 
+    async def _send(self, votes: list[BadVote]) -> None:
+        pipeline = self._redis.pipeline(transaction=False)
+        for vote in votes:
+            fields: Any = {"router": self._router, "voter": vote.voter, "day": vote.day}
+            pipeline.xadd(STREAM, fields, maxlen=MAX_STREAM, approximate=True)
+        pipeline.expire(STREAM, KEPT_S)
+        await pipeline.execute()
+
     async def _read(self) -> int:
-        found: Any = await self._redis.xread({STREAM: self._after}, count=READ_AT_ONCE)
+        found: Any = await self._redis.xread({STREAM: self._after}, count=AT_ONCE)
         entries = found[0][1] if found else []
         for name, fields in entries:
             self._after = name
