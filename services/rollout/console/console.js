@@ -263,10 +263,11 @@ let gainsShown = { model: "", at: 0 };
 
 async function refreshGains(model) {
   if (!model || (gainsShown.model === model && Date.now() - gainsShown.at < GAINS_EVERY_MS)) return;
+  if (gainsShown.model !== model) update("gains", [], gains);
   gainsShown = { model, at: Date.now() };
   // Without the day's scores all else is still shown.
   const found = await ask(`v1/versions/gain?model=${encodeURIComponent(model)}`).catch(() => null);
-  if (found) update("gains", found.gains, gains);
+  if (found && gainsShown.model === model) update("gains", found.gains, gains);
 }
 
 async function refresh() {
@@ -288,7 +289,7 @@ async function refresh() {
     ])
     : [[], []];
   drawRollout(present, moves, intervals);
-  await refreshGains(chosen);
+  refreshGains(chosen); // Reading the days' scores takes seconds, which nothing else waits for.
   update("versions", versions.filter((one) => one.model === chosen), (all) =>
     rows(["Version", "State", "Method", "Parent", "Evaluation", "Registered", "Why"], all.map((one) =>
       [one.version, one.state, one.method, one.parent || "–", evaluation(one.evaluated),
