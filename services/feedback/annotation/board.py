@@ -10,6 +10,7 @@ from enum import StrEnum
 from services.feedback.voting.annotation_rules import AnnotationRules
 from shared.agreement import RaterLabel
 from shared.contracts.events.annotations import (
+    LABELS,
     AnnotationGiven,
     AnnotationItemAdded,
     AnnotationKind,
@@ -93,14 +94,18 @@ class AnnotationBoard:
         """Keys of settled items in the order in which they were settled."""
 
     def apply(self, event: AnnotationItemAdded | AnnotationGiven) -> None:
-        """Fold one event; a repeat changes nothing, and neither does a label of an unknown item."""
+        """Fold one event; a repeat changes nothing, nor does a label that the item cannot have.
+
+        Two replicas may each have added an item under one id, of which the log's first counts
+        here: a label of the other may be of another kind.
+        """
         key = (event.tenant, event.item_id)
         if isinstance(event, AnnotationItemAdded):
             high_stakes = event.context.category in self.rules.high_stakes
             self._items.setdefault(key, AnnotationItem(event, high_stakes))
             return
         item = self._items.get(key)
-        if item is None or key in self._settled:
+        if item is None or key in self._settled or event.label not in LABELS[item.added.kind]:
             return
         item.labels.setdefault(event.annotator, event)
         if item.state is ItemState.settled:

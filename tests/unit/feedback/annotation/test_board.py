@@ -83,6 +83,12 @@ def test_an_adjudicator_s_label_holds() -> None:
     assert {one.rater for one in settled.rater_labels()["default"]} == {"a", "b", "c"}
 
 
+def test_a_label_of_another_kind_changes_nothing() -> None:
+    found = board(item(kind=AnnotationKind.rating), given("r0", "left"))
+    assert found.rater_labels() == {"default": []}
+    assert [one.added.item_id for one in found.wanted_of("default", "r0")] == ["i1"]
+
+
 def test_nobody_is_offered_an_item_twice_and_other_tenants_see_nothing() -> None:
     made = board(item(), given("a", "left"))
     assert made.wanted_of("default", "a") == []
