@@ -144,7 +144,7 @@ class RaterSessions:
 
         """
         rater = self.rater(request)
-        if INVITE_HEADER in request.headers:
+        if request.headers.get(INVITE_HEADER):
             return rater  # no cookie, so no other site can make a browser send it
         token = request.headers.get("x-csrf-token", "")
         if not hmac.compare_digest(token.encode(), request.session["csrf"].encode()):

@@ -187,6 +187,10 @@ class TestSignIn:
         assert answer.status_code == 401
         assert answer.json()["remedy"]
 
+    async def test_an_empty_invite_does_not_stand_for_the_token(self, visitor: Visitor) -> None:
+        answer = await visitor.post("/next", **{"x-csrf-token": "", "x-ratchet-invite": ""})
+        assert answer.status_code == 401
+
     async def test_a_changed_cookie_is_no_session(self, visitor: Visitor) -> None:
         cookie = visitor.client.cookies["ratchet_vote"]
         visitor.client.cookies.clear()
