@@ -87,8 +87,8 @@ class Eraser:
 
         def note(record: Record) -> None:
             body = body_of(record)
-            if body.get("tenant") == event.tenant and is_about(body, event.subjects):
-                trace = trace_of(body)
+            about = body.get("tenant") == event.tenant and is_about(body, event.subjects)
+            if about and (trace := trace_of(body)):
                 traces[trace] = traces.get(trace, False) or record.topic == INTERACTIONS
 
         await self._sweep(note, INTERACTIONS, FEEDBACK)

@@ -7,8 +7,10 @@ from datetime import datetime
 from typing import Any, cast
 
 import orjson
+from pydantic import TypeAdapter, ValidationError
 
 from services.feedback.values import fields_of
+from shared.contracts.events.base import Identifier
 from shared.contracts.events.quality import ExampleJoined
 from shared.contracts.subject import subject_of
 from shared.kafka.log import Record
@@ -21,6 +23,7 @@ NOTHING_SAID = {
 
 Trace = tuple[str, str]
 """Tenant and trace id, or comparison id of a vote."""
+_TRACE: TypeAdapter[Trace] = TypeAdapter(tuple[Identifier, Identifier])
 
 
 def body_of(record: Record) -> Mapping[str, Any]:
@@ -38,9 +41,13 @@ def is_about(body: Mapping[str, Any], subjects: Collection[str]) -> bool:
     return any(subject_of(tenant, user) in subjects for user in _people_in(body))
 
 
-def trace_of(body: Mapping[str, Any]) -> Trace:
-    """The trace that a record of interactions or feedback is about."""
-    return str(body.get("tenant", "")), str(body.get("trace_id") or body.get("comparison_id") or "")
+def trace_of(body: Mapping[str, Any]) -> Trace | None:
+    """The trace that a record of interactions or feedback is about; None where no id names one."""
+    found = (body.get("tenant"), body.get("trace_id") or body.get("comparison_id"))
+    try:
+        return _TRACE.validate_python(found)
+    except ValidationError:
+        return None
 
 
 def traces_in(body: Mapping[str, Any]) -> list[str]:

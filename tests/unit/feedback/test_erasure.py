@@ -169,6 +169,8 @@ async def test_records_of_another_shape_do_not_hold_an_erasure_up() -> None:
         [],
         {"tenant": TENANT, "user_id": ["u1"], "raters": 7, "feedback": [3], "traces": {}},
         {"tenant": TENANT, "asker": "u1", "trace_id": "broken"},
+        {"tenant": TENANT, "user_id": "u1"},
+        {"tenant": TENANT, "user_id": "u1", "trace_id": "t" * 5_000},
     )
     for topic in (ERASURES, *ALL):
         for number, body in enumerate(bad):
