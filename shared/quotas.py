@@ -225,6 +225,10 @@ class Quotas:
         self._check("the tenant", subject, requests)
         subject.requests.count(requests)
 
+    def refund(self, tenant: str, requests: int = 1) -> None:
+        """Take back what `spend` counted, of requests that will come again."""
+        self._tenant(tenant).requests.count(-requests)
+
     def leave(self, slot: RequestSlot, tokens: int = 0) -> None:
         """The request is over and took so many tokens."""
         for subject in slot:

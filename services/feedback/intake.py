@@ -100,12 +100,7 @@ class Intake:
         try:
             stored = self.read(event, record)
             self._quotas.spend(stored.tenant)
-            entry = feedback_record(
-                stored, traceparent=rebuilt_traceparent(header(record.headers, "traceparent"))
-            )
-            await self._publisher.store(entry)
-        except (Busy, EventLogUnavailable) as error:
-            raise LogUnavailable(error.detail) from error
+            await self._store(stored, record)
         except QuotaExceeded as error:
             self._metrics.rejected(Reason.rate_limited, "intake")
             remedy = "replay the dead letters of this topic later, or raise the tenant's limit"
@@ -114,6 +109,19 @@ class Intake:
             self._metrics.rejected(Reason(error.code), "intake")
             raise Reject(_LETTER_REASONS.get(Reason(error.code), "schema"), error.detail) from error
         self._metrics.accepted(stored, "intake")
+
+    async def _store(
+        self, stored: FeedbackSubmitted | SignalObserved | FeedbackWithdrawn, record: Record
+    ) -> None:
+        entry = feedback_record(
+            stored, traceparent=rebuilt_traceparent(header(record.headers, "traceparent"))
+        )
+        try:
+            await self._publisher.store(entry)
+        except (Busy, EventLogUnavailable) as error:
+            # Else the tries of an outage would use the quota up, and the records be refused.
+            self._quotas.refund(stored.tenant)
+            raise LogUnavailable(error.detail) from error
 
     def read(
         self, event: Event, record: Record

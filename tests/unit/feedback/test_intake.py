@@ -146,6 +146,18 @@ async def test_a_tenant_over_its_quota_holds_up_no_other_and_its_records_are_kep
     assert len(log.all(FEEDBACK)) == 3
 
 
+async def test_tries_of_an_outage_do_not_use_up_the_quota() -> None:
+    log, quotas = MemoryLog(), Quotas(key=lambda _: RateLimits(), tenant=RateLimits(2))
+    record = record_of({"trace_id": "t", "type": "thumbs_up", "user_id": "u"})
+    log.available = False
+    for _ in range(5):
+        with pytest.raises(LogUnavailable):
+            await handle(log, record, quotas=quotas)
+    log.available = True
+    await handle(log, record, quotas=quotas)
+    assert len(log.all(FEEDBACK)) == 1
+
+
 @pytest.mark.parametrize("timestamp_ms", [-1, 1_500_000_000_000, 2**45, -(2**63), 2**63 - 1])
 async def test_a_withdrawal_at_an_odd_time_is_stored_or_rejected(timestamp_ms: int) -> None:
     log = MemoryLog()
