@@ -13,6 +13,8 @@ from shared.kafka.envelope import Headers
 
 APPEND_TIMEOUT_S = 5.0
 """Seconds an append waits for the brokers before it gives up."""
+PER_TURN = 50
+"""Records that a reading to the end takes before other tasks of the process get a turn."""
 
 
 class LogUnavailable(Exception):
@@ -184,9 +186,14 @@ async def read_to_end(
     records: list[Record] = []
 
     async def collect() -> None:
+        read = 0
         async for record in tail:
             if keep(record):
-                records.append(record)  # noqa: PERF401 what came before the end must be kept
+                records.append(record)
+            # A tail hands out what it has fetched, megabytes at a time, without a pause.
+            read += 1
+            if read % PER_TURN == 0:
+                await asyncio.sleep(0)
 
     collecting = asyncio.create_task(collect())
     try:

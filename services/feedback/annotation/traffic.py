@@ -12,12 +12,10 @@ from shared.contracts.events.base import prompt_text
 from shared.contracts.events.interactions import InteractionRecorded, Outcome, Purpose
 from shared.contracts.topics import INTERACTIONS
 from shared.kafka.envelope import UnreadableRecord, decode, models_by_type
-from shared.kafka.log import EventLog, LogUnavailable
+from shared.kafka.log import EventLog, LogUnavailable, Record, read_to_end
 
 NEWEST = 500
 """Records read of each partition."""
-PER_TURN = 50
-"""Records decoded before other requests get a turn."""
 READ_TIMEOUT_S = 20.0
 FAILED = frozenset((Outcome.server_error, Outcome.timeout, Outcome.crash))
 _MODELS = models_by_type(InteractionRecorded)
@@ -43,34 +41,27 @@ class RecentTraffic:
         """
         found: dict[str, TrafficPrompt] = {}
 
-        async def collect() -> None:
-            read = 0
-            async for record in tail:
-                read += 1
-                if read % PER_TURN == 0:
-                    await asyncio.sleep(0)
-                try:
-                    event = decode(record.headers, record.value, _MODELS)
-                except UnreadableRecord:
-                    continue
-                if isinstance(event, InteractionRecorded) and _can_be_asked(event, tenant):
-                    prompt = self._prompt(event, failing=event.trace_id in disliked)
-                    known = found.get(event.prompt)
-                    if known is None or prompt.failing:
-                        found[event.prompt] = prompt
+        def note(record: Record) -> bool:
+            try:
+                event = decode(record.headers, record.value, _MODELS)
+            except UnreadableRecord:
+                return False
+            if isinstance(event, InteractionRecorded) and _can_be_asked(event, tenant):
+                prompt = self._prompt(event, failing=event.trace_id in disliked)
+                known = found.get(event.prompt)
+                if known is None or prompt.failing:
+                    found[event.prompt] = prompt
+            return False
 
         async with self._reading:
-            tail = self._log.tail(INTERACTIONS, newest=NEWEST)
-            collecting = asyncio.create_task(collect())
             try:
-                await tail.caught_up(READ_TIMEOUT_S)
+                await read_to_end(
+                    self._log, INTERACTIONS, newest=NEWEST, timeout_s=READ_TIMEOUT_S, keep=note
+                )
             except LogUnavailable as error:
                 raise EventLogUnavailable(
                     f"recent traffic cannot be read: {error}; try again", retry_after_s=5
                 ) from error
-            finally:
-                await tail.close()
-                collecting.cancel()
         return list(found.values())
 
     def _prompt(self, event: InteractionRecorded, *, failing: bool) -> TrafficPrompt:

@@ -9,7 +9,7 @@ import pytest
 from services.rollout.decision_log import DecisionLog
 from services.rollout.leadership import DecisionLogFollower
 from shared.contracts.topics import ROLLOUT_HOLDS, ROLLOUTS
-from shared.kafka.log import Record
+from shared.kafka.log import PER_TURN, NewRecord, Record, read_to_end
 from shared.registry import follow
 from shared.registry.follow import RolloutFollower, RoutingFollower
 from shared.testing.log import MemoryLog
@@ -56,3 +56,21 @@ async def test_router_and_controller_know_the_unfinished_rollout(log: MemoryLog)
     (unfinished,) = decision_log.unfinished()
     assert unfinished.last == last
     assert len(unfinished.moves) == HISTORY.moves
+
+
+async def test_a_reading_to_the_end_lets_other_tasks_of_the_process_run() -> None:
+    log = MemoryLog(partitions={ROLLOUTS: 1})
+    await log.append_many([NewRecord(ROLLOUTS, "assistant", b"{}")] * (10 * PER_TURN))
+    turns = 0
+    at_turn: list[int] = []
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    running = asyncio.create_task(others())
+    await read_to_end(log, ROLLOUTS, timeout_s=30, keep=lambda _: at_turn.append(turns) or True)
+    running.cancel()
+    assert at_turn[-1] - at_turn[0] >= 9
