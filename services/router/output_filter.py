@@ -28,10 +28,14 @@ FILTERED = "content_filter"
 """`finish_reason` of a refused answer in the OpenAI API."""
 MAX_HELD_EVENTS = 4_096
 MAX_HELD_BYTES = 4 * 1024 * 1024
+INPUT = "input"
+"""Arguments of a tool, as a text or as an object whose texts are all the model's."""
 _TEXTS = frozenset(
-    ("content", "text", "reasoning", "reasoning_content", "refusal", "arguments", "thinking")
+    ("content", "text", "reasoning", "reasoning_content", "refusal", "arguments", "thinking", INPUT)
 )
 """Fields of an answer that hold what the model wrote."""
+_TOKENS = frozenset(("logprobs", "token_ids"))
+"""Fields of an answer that hold it once more, token by token."""
 _DELTAS = _TEXTS | {"partial_json"}
 _SHAPED: frozenset[Endpoint] = frozenset(("chat", "completions"))
 """Endpoints that have choices; a refusal by the others is an error."""
@@ -119,7 +123,7 @@ def filter_whole(
             holder[key] = masked(holder[key], hidden)
             changed = True
     if changed:
-        _drop_logprobs(value)
+        _drop_tokens(value)
     if findings.blocked:
         if endpoint not in _SHAPED:
             return REFUSAL, 400, findings
@@ -196,7 +200,7 @@ class _Channel:
 class LookBackStream:
     """Chunks of chat and completions: a text leaves once LOOK_BACK characters stand behind it.
 
-    `logprobs` are left out, as they would tell the text at once.
+    Tokens are left out, as they would tell the text at once.
     """
 
     def __init__(self, rules: RuleSet) -> None:
@@ -237,7 +241,8 @@ class LookBackStream:
             if isinstance(choice, dict):
                 number = choice.get("index", 0)
                 self._choices.add(number)
-                choice.pop("logprobs", None)
+                for name in _TOKENS:
+                    choice.pop(name, None)
                 for holder, key in _texts(choice):
                     yield _Piece(holder, key, (number, key))
 
@@ -301,42 +306,51 @@ class HeldStream:
 
     def finish(self) -> bytes:
         """See FilteredStream.finish; a refusal is the relay's to write."""
-        texts: dict[str, list[str]] = {}
+        deltas: dict[str, list[str]] = {}
+        texts: set[str] = set()
         for event in self._held.split(b"\n\n"):
             _, _, data = event.partition(b"data: ")
             value = orjson.loads(data) if data else {}
             delta = value.get("delta")
             if isinstance(delta, str):
-                texts.setdefault(value["type"], []).append(delta)
+                deltas.setdefault(value["type"], []).append(delta)
             elif isinstance(delta, dict):
                 for name, text in delta.items():
                     if isinstance(text, str) and name in _DELTAS:
-                        texts.setdefault(name, []).append(text)
-        for parts in texts.values():
-            self.findings.take(self._rules.matches("".join(parts)))
+                        deltas.setdefault(name, []).append(text)
+            else:
+                # Not every engine sends all in pieces before.
+                texts.update(holder[key] for holder, key in _texts(value))
+        texts.update("".join(parts) for parts in deltas.values())
+        for text in texts:
+            self.findings.take(self._rules.matches(text))
         if self.findings.action is FilterAction.mask:
             self.findings.action = FilterAction.block
         return b"" if self.findings.blocked else bytes(self._held)
 
 
-def _texts(value: Any) -> Iterator[tuple[dict[str, Any], str]]:
-    """Where in an answer's JSON the model's texts stand."""
-    if isinstance(value, list):
-        for one in value:
-            yield from _texts(one)
-    elif isinstance(value, dict):
-        for key, one in value.items():
-            if isinstance(one, str):
-                if key in _TEXTS:
-                    yield value, key
-            else:
-                yield from _texts(one)
+def _texts(value: Any, *, every: bool = False) -> Iterator[tuple[Any, Any]]:
+    """Where in an answer's JSON the model's texts stand: holder and key. With `every`, all are."""
+    if isinstance(value, dict):
+        places = value.items()
+    else:
+        places = enumerate(value) if isinstance(value, list) else ()
+    for key, one in places:
+        if isinstance(one, str):
+            if every or key in _TEXTS:
+                yield value, key
+        else:
+            yield from _texts(one, every=every or key == INPUT)
 
 
-def _drop_logprobs(value: dict[str, Any]) -> None:
+def _drop_tokens(value: Any) -> None:
     """Remove the tokens one by one, which would tell what was masked."""
-    for choice in value.get("choices", ()):
-        choice.pop("logprobs", None)
+    if isinstance(value, dict):
+        for name in _TOKENS & value.keys():
+            del value[name]
+        value = list(value.values())
+    for one in value if isinstance(value, list) else ():
+        _drop_tokens(one)
 
 
 def _refused(choice: dict[str, Any]) -> dict[str, Any]:

@@ -234,7 +234,7 @@ class Proxy:
                     raise SlowClient from None
             finally:
                 call.answer = relay.reader.finish()
-                if relay.filter is not None:
+                if relay.filter is not None and (relay.started or attempt.outcome not in FAILED):
                     self._note(call, relay.filter.findings)
             self._close(call, attempt)
             if relay.started:

@@ -8,6 +8,8 @@ from typing import Any
 
 import orjson
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from benchmarks.stub_engine import TEXT
 from services.router.filter_rules import LOOK_BACK, MASK, FilterRule, FilterRules, RuleSet, masked
@@ -107,6 +109,66 @@ def test_token_probabilities_do_not_tell_what_is_held_back():
     whole, _, _ = filter_whole(RuleSet([SECRET]), orjson.dumps(body), "chat")
     assert b"logprobs" not in whole
     assert MASK.encode() in whole
+
+
+def test_the_tokens_of_a_masked_answer_do_not_tell_its_text():
+    stream = LookBackStream(RuleSet([SECRET]))
+    out = stream.feed(chunk("warehouse this morning ", token_ids=[7])) + stream.finish()
+    choice = {"message": {"content": TEXT}, "token_ids": [7]}
+    part = {"type": "output_text", "text": TEXT, "logprobs": [{"token": "w"}]}
+    chat, _, _ = filter_whole(RuleSet([SECRET]), orjson.dumps({"choices": [choice]}), "chat")
+    body = {"output": [{"type": "message", "content": [part]}]}
+    responses, _, _ = filter_whole(RuleSet([SECRET]), orjson.dumps(body), "responses")
+    for shown in (out, chat, responses):
+        assert MASK.encode() in shown
+        assert b"token_ids" not in shown
+        assert b"logprobs" not in shown
+
+
+def test_arguments_of_a_tool_are_looked_at_in_the_form_of_the_messages_api_too():
+    given = {"query": TEXT, "more": [{"note": TEXT}], "count": 3}
+    block = {"type": "tool_use", "id": "t", "name": "search", "input": given}
+    body = orjson.dumps({"content": [block]})
+    shown, _, findings = filter_whole(RuleSet([SECRET]), body, "messages")
+    assert findings.action is FilterAction.mask
+    assert b"warehouse" not in shown
+    assert shown.count(MASK.encode()) == 2
+    assert orjson.loads(shown)["content"][0]["input"]["count"] == 3
+
+
+def test_a_held_stream_is_looked_at_where_a_text_comes_in_no_piece():
+    stream = HeldStream(RuleSet([SECRET]))
+    call = {"type": "function_call", "arguments": orjson.dumps({"where": TEXT}).decode()}
+    value = {"type": "response.output_item.done", "item": call}
+    stream.feed(b"event: x\ndata: " + orjson.dumps(value) + b"\n\n")
+    assert stream.finish() == b""
+    assert stream.findings.blocked
+
+
+async def answer_or_tear(request: web.Request) -> web.StreamResponse:
+    """An engine that says the same of each version, and whose candidate breaks off."""
+    response = web.StreamResponse()
+    await response.prepare(request)
+    await response.write(chunk(TEXT))
+    if (await request.json())["model"] == "m-v1.0":
+        await response.write(chunk("", finish_reason="stop") + b"data: [DONE]\n\n")
+    return response
+
+
+async def test_a_failed_attempt_that_nobody_saw_is_not_counted(bench: GatewayHarness):
+    app = web.Application()
+    app.router.add_post("/v1/chat/completions", answer_or_tear)
+    async with TestServer(app) as engine:
+        await bench.start(
+            filter_rules=with_action("mask"), engines=(str(engine.make_url("")).rstrip("/"),)
+        )
+        bench.route(candidate="m-v1.1")
+        answer = await bench.ask(stream=True)
+        assert MASK in "".join(texts(answer.content))
+        (event,) = bench.events()
+        assert [attempt.arm for attempt in event.attempts] == ["candidate", "fallback"]
+        line = 'ratchet_router_filtered_total{action="mask",model="m",rule="secret"} 1.0'
+        assert line in (await bench.client.get("/metrics")).text
 
 
 def test_a_stream_that_repeats_itself_at_the_end_is_held_and_masking_refuses():
