@@ -125,6 +125,7 @@ class JudgeState(BaseModel):
     stage_stable: ArmCounts = Field(
         default=ArmCounts(), description="what stable did at the present weight"
     )
+    stage_candidate: ArmCounts = ArmCounts()
     blocks: dict[str, Arms] = Field(default_factory=dict)
     wealth: dict[str, eprocess.LogWealth] = Field(default_factory=dict)
     keys: KeyTest = KeyTest()

@@ -65,14 +65,24 @@ def interval(figure: IntervalFigure, state: JudgeState, alpha: float) -> dict[st
 
 
 def proven(settings: JudgeSettings, state: JudgeState) -> bool:
-    """Whether the candidate's satisfaction is above stable's, with 1 - alpha at every look at once.
+    """Whether the candidate's satisfaction is above stable's at the present weight.
 
-    Where several tenants carry the traffic, without each of them, too.
+    With 1 - alpha at all its looks at once; where several tenants carry the traffic, without each
+    of them, too. Scores at earlier weights do not count: the candidate has most of its scores from
+    later days than stable, so a good day would look like a good candidate.
     """
-    scores = next(one for one in figures(settings) if one.whole == "scores")
     without = (state.without[voter] for voter in deciding_voters(state))
-    found = [interval(scores, one, settings.alpha) for one in (state, *without)]
-    return all(one is not None and one["low"] > 0 for one in found)
+    return all(_better(one, settings.alpha) for one in (state, *without))
+
+
+def _better(state: JudgeState, alpha: float) -> bool:
+    candidate, stable = state.stage_candidate, state.stage_stable
+    if not candidate.scores or not stable.scores:
+        return False
+    found = difference(
+        (candidate.scores, candidate.score_sum), (stable.scores, stable.score_sum), alpha
+    )
+    return found["low"] > 0
 
 
 def difference(

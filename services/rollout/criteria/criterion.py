@@ -80,12 +80,15 @@ def opened(state: JudgeState, piece: Slice) -> tuple[JudgeState, Look]:
     for segment, arms in piece.segments.items():
         if segment in segments or len(segments) < MAX_SEGMENTS:
             segments[segment] = segments.get(segment, Arms()) + arms
+    earlier = Arms(candidate=state.stage_candidate, stable=state.stage_stable)
+    stage = (Arms() if begins_stage else earlier) + piece
     after = state.but(
         looks=state.looks + 1,
         totals=state.totals + piece,
         segments=segments,
         stage_weight=piece.weight or state.stage_weight,
-        stage_stable=piece.stable if begins_stage else state.stage_stable + piece.stable,
+        stage_stable=stage.stable,
+        stage_candidate=stage.candidate,
         blocks=waiting,
     )
     return after, look

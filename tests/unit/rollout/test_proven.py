@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from services.rollout import steps
-from services.rollout.counts import ArmCounts, Arms, JudgeState
+from services.rollout.counts import ArmCounts, Arms, JudgeState, Slice
 from services.rollout.errors import BadStrategy
 from services.rollout.intervals import proven
 from services.rollout.strategy import JudgeSettings, parse
 from shared.contracts.events.rollouts import DecisionKind
 from tests.unit.rollout.test_steps import begun, seen
-from tests.unit.rollout.test_voters import judged
+from tests.unit.rollout.test_voters import JUDGE, judged
 
 
 def strategy(pause: dict[str, Any], bake: dict[str, Any]) -> dict[str, Any]:
@@ -60,12 +60,23 @@ def test_a_gate_and_a_bake_time_do_not_end_early(
 
 @pytest.mark.parametrize(("score", "wanted"), [(0.75, True), (0.62, False), (0.5, False)])
 def test_improvement_is_proven_once_the_interval_lies_above_0(score: float, wanted: bool) -> None:
-    totals = Arms(
-        candidate=ArmCounts(scores=1_000, score_sum=1_000 * score),
-        stable=ArmCounts(scores=9_000, score_sum=5_400),
+    state = JudgeState(
+        stage_candidate=ArmCounts(scores=1_000, score_sum=1_000 * score),
+        stage_stable=ArmCounts(scores=9_000, score_sum=5_400),
     )
-    assert proven(JudgeSettings(), JudgeState(totals=totals)) is wanted
+    assert proven(JudgeSettings(), state) is wanted
     assert not proven(JudgeSettings(), JudgeState())
+
+
+def test_a_good_day_after_the_weight_rose_proves_nothing() -> None:
+    state = JudgeState()
+    for weight, share, liked in ((500, 0.05, 0.4), (5_000, 0.5, 0.8)):
+        counts = (2_000 * share, 2_000 * (1 - share))
+        arms = [ArmCounts(requests=n, scores=n, score_sum=n * liked) for n in counts]
+        day = Slice(candidate=arms[0], stable=arms[1], weight=weight)
+        for _ in range(10):
+            state = JUDGE.advance(state, day)
+        assert not proven(JudgeSettings(), state)
 
 
 def test_no_tenant_alone_proves_an_improvement() -> None:
