@@ -63,7 +63,15 @@ def test_a_policy_that_games_its_reward_model_is_stopped_and_its_best_checkpoint
     assert figures["monitor_step"] == best < steps[-1]
     assert figures["monitor_judge_gain"] < 0 < figures["monitor_proxy_gain"]
     assert found["moved"] > 0
-    assert "best" not in found["left"]
+
+
+def test_a_stopped_training_that_is_killed_before_its_result_ends_the_same(
+    methods: dict[str, Any],
+) -> None:
+    found = methods["monitor"]["gamed"]
+    before = {name: found["figures"][name] for name in found["again"]}
+    assert found["again"] == pytest.approx(before)
+    assert found["apart"] == 0
 
 
 def test_a_policy_that_the_judge_likes_too_is_trained_to_its_end(methods: dict[str, Any]) -> None:
@@ -120,7 +128,9 @@ def test_advantages_are_those_of_the_formula(methods: dict[str, Any]) -> None:
 
 
 def test_prompts_that_fill_no_step_are_told_before_training(methods: dict[str, Any]) -> None:
-    assert methods["few_prompts"].startswith("train: 3 prompts are fewer than the 4 of one step")
+    one, two = methods["few_prompts"]
+    assert one.startswith("train: 3 prompts are fewer than the 4 of one step")
+    assert two.startswith("train: 6 prompts are fewer than the 8 of one step")
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -254,6 +254,9 @@ def monitored(
     attempt.mkdir()
     proxy.run(asked, attempt, job.Progress(attempt))
     figures = grpo.run(asked, attempt, job.Progress(attempt))
+    kept = load_file(attempt / "adapter/adapter_model.safetensors")
+    again = grpo.run(asked, attempt, job.Progress(attempt))
+    same = load_file(attempt / "adapter/adapter_model.safetensors")
     checks = job.read_rows(attempt / "monitor.jsonl")
     first = load_adapter(load_base(asked.base), parent, trainable=False).state_dict()
     last = load_adapter(load_base(asked.base), attempt / "adapter", trainable=False).state_dict()
@@ -262,7 +265,8 @@ def monitored(
         "steps": [check["step"] for check in checks],
         "judge": [sum(check["judge"]) for check in checks],
         "moved": sum(float((last[key] - first[key]).abs().sum()) for key in first if "lora" in key),
-        "left": sorted(path.name for path in attempt.iterdir()),
+        "again": {name: again[name] for name in figures if name.startswith("monitor_")},
+        "apart": max(float((kept[key] - same[key]).abs().max()) for key in kept),
     }
 
 
@@ -380,17 +384,21 @@ def steps(attempt: Path) -> list[int]:
     return [last["done"], last["total"]]
 
 
-def few_prompts(folder: Path, parent: Path, pairs: Sequence[dict[str, Any]]) -> str:
-    """What a method says whose prompts do not fill a step."""
-    data = folder / "data/train.jsonl"
-    job.write_rows(data, pairs[:3])
-    try:
-        trained(folder, "few", ppo, "ppo", RL, parent, pairs)
-    except job.CannotTrain as error:
-        return str(error)
-    finally:
-        job.write_rows(data, pairs)
-    return "nothing"
+def few_prompts(folder: Path, parent: Path, pairs: Sequence[dict[str, Any]]) -> list[str]:
+    """What PPO says whose prompts do not fill a step, of one process and of two."""
+    data, found = folder / "data/train.jsonl", list[str]()
+    asked = asked_of(folder, "ppo", RL, parent)
+    for count, processes in ((3, "1"), (7, "2")):
+        job.write_rows(data, pairs[:count])
+        os.environ["WORLD_SIZE"] = processes
+        try:
+            ppo.run(asked, folder / "few", job.Progress(folder))
+        except job.CannotTrain as error:
+            found.append(str(error))
+        finally:
+            del os.environ["WORLD_SIZE"]
+    job.write_rows(data, pairs)
+    return found
 
 
 def asked_of(folder: Path, method: Any, parameters: dict[str, Any], parent: Path) -> job.TrainerJob:

@@ -6,7 +6,6 @@ training ends and the checkpoint is kept that the judge liked best.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -66,31 +65,31 @@ class RewardMonitor(TrainerCallback):
         self.model: Any = None
         """The model with the trained adapter; the trainer is made after its callbacks."""
 
-    def on_train_begin(self, _: Any, state: Any, *__: Any, **___: Any) -> None:
+    def on_train_begin(self, _: Any, state: Any, control: Any, **__: Any) -> None:
         """See TrainerCallback. What was noted before a kill counts up to the checkpoint."""
         self._history = [
             check
             for check in (Check(**row) for row in read_rows(self._folder / "monitor.jsonl"))
-            if check.step <= state.global_step
+            if state.global_step and check.step <= state.global_step
         ]
         if not self._history:
             self._check(0)
+        self._stop_where_parted(control)
 
     def on_step_end(self, _: Any, state: Any, control: Any, **__: Any) -> None:
         """See TrainerCallback."""
         if state.global_step % max(1, state.max_steps // CHECKS):
             return
         self._check(state.global_step)
-        if parted(self._history):
-            self.stopped = control.should_training_stop = True
+        self._stop_where_parted(control)
 
     def restore_best(self) -> None:
-        """Replace the adapter by the one that the judge liked best, where the training was ended."""
-        place = self._folder / "best"
+        """Replace the adapter by the one that the judge liked best, where the training was ended.
+
+        Its files stay: a run that is killed before its result is written needs them again.
+        """
         if self.stopped:
-            self.model.load_adapter(str(place), "default", is_trainable=True)
-        processes.wait()
-        shutil.rmtree(place, ignore_errors=True)
+            self.model.load_adapter(str(self._folder / "best"), "default", is_trainable=True)
 
     def figures(self) -> dict[str, float]:
         """What the record says of it: gains since the start by both scores, of what is kept."""
@@ -106,6 +105,10 @@ class RewardMonitor(TrainerCallback):
             "monitor_proxy_gain": mean(held.proxy) - mean(first.proxy),
         }
 
+    def _stop_where_parted(self, control: Any) -> None:
+        if parted(self._history):
+            self.stopped = control.should_training_stop = True
+
     def _check(self, step: int) -> None:
         was_training = self.model.training
         self.model.eval()
@@ -117,6 +120,8 @@ class RewardMonitor(TrainerCallback):
         said = self._tokenizer.batch_decode(whole[:, mask.shape[1] :], skip_special_tokens=True)
         turns = [[{"role": "assistant", "content": text}] for text in said]
         check = Check(step, self._proxy(self._prompts, turns), self._judge(self._prompts, turns))
+        # A process that stopped by another rounding would leave the others waiting for it.
+        check = processes.of_first(check)
         self._history.append(check)
         if processes.rank():
             return

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from services.training.trainers import processes
 from services.training.trainers.arguments import (
     ReportProgress,
     adapted,
@@ -156,11 +157,13 @@ def require_step(prompts: int, parameters: OnlineHyperparameters) -> None:
         CannotTrain: names both counts and what to lower.
 
     """
-    wanted = parameters.batch_size * parameters.accumulation // parameters.generations
+    answers = parameters.batch_size * parameters.accumulation * processes.count()
+    wanted = answers // parameters.generations
     if prompts < wanted:
         raise CannotTrain(
             f"train: {prompts} prompts are fewer than the {wanted} of one step (batch_size × "
-            "accumulation / generations); collect more, or lower batch_size or accumulation"
+            "accumulation × processes / generations); collect more, or lower batch_size or "
+            "accumulation"
         )
 
 

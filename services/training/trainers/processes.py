@@ -6,6 +6,14 @@ The environment says which one this is; torch.distributed is asked by the traine
 from __future__ import annotations
 
 import os
+from datetime import timedelta
+from typing import TypeVar
+
+T = TypeVar("T")
+
+PATIENCE = timedelta(days=1)
+"""Longest wait of one process for another. The first one trains the judge while the others wait,
+and the backends' own limits are minutes; a trainer without progress is ended by its service."""
 
 
 def rank() -> int:
@@ -29,4 +37,16 @@ def wait() -> None:
         import torch
         from accelerate.state import PartialState
 
-        PartialState(cpu=not torch.cuda.is_available()).wait_for_everyone()
+        cpu = not torch.cuda.is_available()
+        PartialState(cpu=cpu, timeout=PATIENCE).wait_for_everyone()
+
+
+def of_first(value: T) -> T:
+    """The first process's value, which all processes get; all must ask."""
+    if count() == 1:
+        return value
+    from torch import distributed
+
+    held = [value]
+    distributed.broadcast_object_list(held)
+    return held[0]
