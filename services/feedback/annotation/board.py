@@ -33,21 +33,26 @@ class ItemState(StrEnum):
 
 @dataclass(slots=True)
 class AnnotationItem:
-    """An item and the first label of each annotator."""
+    """An item, the first label of each annotator, and what they come to."""
 
     added: AnnotationItemAdded
     high_stakes: bool
     labels: dict[str, AnnotationGiven] = field(default_factory=dict[str, AnnotationGiven])
+    counted: list[AnnotationGiven] = field(default_factory=list[AnnotationGiven])
+    """The labels that fill slots: raters', and models' unless the category is high-stakes."""
+    outcome: str = ""
+    """The label that holds: an adjudicator's, else what the counted ones agree on; else empty."""
 
-    @property
-    def counted(self) -> list[AnnotationGiven]:
-        """The labels that fill slots: raters', and models' unless the category is high-stakes."""
-        return [
-            label
-            for label in self.labels.values()
-            if label.role is AnnotatorRole.rater
-            or (label.role is AnnotatorRole.model and not self.high_stakes)
-        ]
+    def take(self, given: AnnotationGiven) -> None:
+        """Add a label, unless the item is settled or the annotator gave one before."""
+        if self.outcome or given.annotator in self.labels:
+            return
+        self.labels[given.annotator] = given
+        is_model = given.role is AnnotatorRole.model
+        if given.role is AnnotatorRole.rater or (is_model and not self.high_stakes):
+            self.counted.append(given)
+        adjudicated = given.role is AnnotatorRole.adjudicator
+        self.outcome = given.label if adjudicated else self._agreed()
 
     @property
     def missing(self) -> int:
@@ -55,32 +60,27 @@ class AnnotationItem:
         return max(self.added.raters - len(self.counted), 0)
 
     @property
-    def outcome(self) -> str:
-        """The label that holds; empty while there is none.
-
-        An adjudicator's label holds. Else all counted labels must be equal in a high-stakes
-        category, and more than half of them in any other. Ratings that differ by one at most agree:
-        the most frequent holds, the lower one of equally frequent ones.
-        """
-        for label in self.labels.values():
-            if label.role is AnnotatorRole.adjudicator:
-                return label.label
-        counted = self.counted
-        if self.missing:
-            return ""
-        found = Counter(sorted(one.label for one in counted))
-        (label, votes), *_ = found.most_common(1)
-        if self.added.kind is AnnotationKind.rating and int(max(found)) - int(min(found)) <= 1:
-            return label
-        needed = len(counted) if self.high_stakes else len(counted) // 2 + 1
-        return label if votes >= needed else ""
-
-    @property
     def state(self) -> ItemState:
         """How far the item is."""
         if self.outcome:
             return ItemState.settled
         return ItemState.open if self.missing else ItemState.disputed
+
+    def _agreed(self) -> str:
+        """The label on which the counted ones agree; empty where they do not, or are too few.
+
+        All must be equal in a high-stakes category, and more than half of them in any other.
+        Ratings that differ by one at most agree: the most frequent holds, the lower one of equally
+        frequent ones.
+        """
+        if self.missing:
+            return ""
+        found = Counter(sorted(one.label for one in self.counted))
+        (label, votes), *_ = found.most_common(1)
+        if self.added.kind is AnnotationKind.rating and int(max(found)) - int(min(found)) <= 1:
+            return label
+        needed = len(self.counted) if self.high_stakes else len(self.counted) // 2 + 1
+        return label if votes >= needed else ""
 
 
 class AnnotationBoard:
@@ -105,9 +105,9 @@ class AnnotationBoard:
             self._items.setdefault(key, AnnotationItem(event, high_stakes))
             return
         item = self._items.get(key)
-        if item is None or key in self._settled or event.label not in LABELS[item.added.kind]:
+        if item is None or event.label not in LABELS[item.added.kind]:
             return
-        item.labels.setdefault(event.annotator, event)
+        item.take(event)
         if item.state is ItemState.settled:
             self._settled[key] = None
             if len(self._settled) > self._settled_kept:

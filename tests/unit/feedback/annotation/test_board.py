@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given as each
 from hypothesis import strategies as st
 
-from services.feedback.annotation.board import AnnotationBoard, ItemState
+from services.feedback.annotation.board import AnnotationBoard, AnnotationItem, ItemState
 from services.feedback.voting.annotation_rules import AnnotationRules
 from shared.contracts.events.annotations import AnnotationKind, AnnotatorRole
 from tests.support.annotations import EPOCH, given, item
@@ -81,6 +81,14 @@ def test_an_adjudicator_s_label_holds() -> None:
     assert found
     assert (found.state, found.outcome) == (ItemState.settled, "right")
     assert {one.rater for one in settled.rater_labels()["default"]} == {"a", "b", "c"}
+
+
+def test_reading_the_board_counts_no_labels_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = [given(f"r{number}", "left") for number in range(3)]
+    found = board(item("i0"), item(), *labels, item("i2"))
+    monkeypatch.setattr(AnnotationItem, "_agreed", None)
+    assert [one.added.item_id for one in found.wanted_of("default", "ann")] == ["i0", "i2"]
+    assert [one.state.value for one in found.items("default")] == ["open", "settled", "open"]
 
 
 def test_a_label_of_another_kind_changes_nothing() -> None:
