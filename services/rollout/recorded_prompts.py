@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from datetime import datetime
 from random import Random
 
+from shared.contracts.events.base import Event
+from shared.contracts.events.erasures import ErasureCompleted, ErasureRequested
 from shared.contracts.events.interactions import InteractionRecorded, Outcome, Purpose
-from shared.contracts.topics import INTERACTIONS
+from shared.contracts.subject import subject_of
+from shared.contracts.topics import ERASURES, INTERACTIONS
 from shared.kafka.envelope import UnreadableRecord, decode, models_by_type
 from shared.kafka.log import EventLog, Record, read_to_end
 
 NEWEST = 500
 """Records of each partition that are read: the latest requests of all models."""
 READ_S = 30.0
-_MODELS = models_by_type(InteractionRecorded)
+_MODELS = models_by_type(InteractionRecorded, ErasureRequested, ErasureCompleted)
 
 
 async def recorded_prompts(
@@ -22,28 +26,42 @@ async def recorded_prompts(
 ) -> list[InteractionRecorded]:
     """At most `count` different prompts that can be asked again as they were; redacted.
 
+    The topic still has those of erased people, which are left out.
+
     Raises:
-        LogUnavailable: the topic was not read to its end in READ_S seconds.
+        LogUnavailable: a topic was not read to its end in READ_S seconds.
 
     """
     records = await read_to_end(event_log, INTERACTIONS, timeout_s=READ_S, newest=NEWEST)
+    erasures = await read_to_end(event_log, ERASURES, timeout_s=READ_S)
     # Thousands of events take a second to read, in which the controller must not stand still.
-    prompts = await asyncio.to_thread(_prompts, records, model)
+    prompts = await asyncio.to_thread(_prompts, records, model, _erased(erasures))
     return Random(seed).sample(prompts, min(count, len(prompts)))
 
 
-def _prompts(records: Iterable[Record], model: str) -> list[InteractionRecorded]:
-    events = (event for record in records if (event := _event(record)) is not None)
-    return list({event.prompt: event for event in events if _suits(event, model)}.values())
+def _prompts(
+    records: Iterable[Record], model: str, erased: Mapping[str, datetime]
+) -> list[InteractionRecorded]:
+    found: dict[str, InteractionRecorded] = {}
+    for event in map(_event, records):
+        if isinstance(event, InteractionRecorded) and _suits(event, model):
+            until = erased.get(subject_of(event.tenant, event.user_id))
+            if until is None or event.started_at > until:
+                found[event.prompt] = event
+    return list(found.values())
 
 
-def _event(record: Record) -> InteractionRecorded | None:
+def _erased(records: Iterable[Record]) -> dict[str, datetime]:
+    """Until when each erased person's data are gone, by subject."""
+    asked = (event for event in map(_event, records) if isinstance(event, ErasureRequested))
+    return {subject: event.requested_at for event in asked for subject in event.subjects}
+
+
+def _event(record: Record) -> Event | None:
     try:
-        event = decode(record.headers, record.value, _MODELS)
+        return decode(record.headers, record.value, _MODELS)
     except (ValueError, UnreadableRecord):
         return None
-    assert isinstance(event, InteractionRecorded)
-    return event
 
 
 def _suits(event: InteractionRecorded, model: str) -> bool:

@@ -13,10 +13,13 @@ import pytest
 
 from services.rollout.evaluations import MAX_TOKENS
 from services.rollout.strategy import parse
+from shared.contracts.events.erasures import ErasureRequested
 from shared.contracts.events.generations import GenerationFinished, GenerationRequested
 from shared.contracts.events.interactions import InteractionRecorded, Outcome, Purpose
 from shared.contracts.events.versions import GateResult, SettingsEvaluation, evaluation_key
+from shared.contracts.subject import subject_of
 from shared.contracts.topics import (
+    ERASURES,
     GENERATION_REQUESTS,
     GENERATION_RESULTS,
     INTERACTIONS,
@@ -205,6 +208,20 @@ async def test_a_second_evaluation_waits_for_the_first(
     shown = (await http.get("/v1/versions/polite")).json()
     assert shown["evaluating"]["prompts"] == 20
     assert shown["evaluation"] is None
+
+
+async def test_a_person_who_was_erased_is_asked_nothing_again(
+    harness: ControllerHarness, http: httpx.AsyncClient
+) -> None:
+    await http.post("/v1/versions", json=POLITE)
+    await recorded(harness, *prompts(20, user_id="eve"), *prompts(30, user_id="ana")[20:])
+    person = {"tenant": "acme", "subjects": (subject_of("acme", "eve"),)}
+    asked = ErasureRequested(
+        erasure_id="e1", actor="key", requested_at=datetime(2030, 1, 1, tzinfo=UTC), **person
+    )
+    await harness.log.publish(ERASURES, key="e1", event=asked, event_id="e1")
+    begun = await http.post("/v1/versions/polite/evaluation", json=WHY)
+    assert (begun.status_code, begun.json()["prompts"]) == (202, 10)
 
 
 async def test_of_two_evaluations_asked_for_at_once_one_begins(
