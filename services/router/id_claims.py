@@ -16,6 +16,8 @@ log = structlog.get_logger(__name__)
 PREFIX = "ratchet:trace-id:"
 KEPT_S = 3_600
 TIMEOUT_S = 0.25
+PAUSE_S = 1.0
+"""How long Redis is not asked after it failed: else each request would wait for it."""
 
 
 class IdClaims(Protocol):
@@ -32,9 +34,13 @@ class RedisIdClaims:
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self._fails = False
+        self._asks_again_at = 0.0
 
     async def take(self, tenant: str, trace_id: str) -> bool:
         """See IdClaims.take; True where Redis does not answer in time."""
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._asks_again_at:
+            return True
         try:
             async with asyncio.timeout(TIMEOUT_S):
                 key = f"{PREFIX}{tenant}:{trace_id}"
@@ -43,6 +49,7 @@ class RedisIdClaims:
             if not self._fails:
                 log.warning(Unavailable.redis, during="trace_ids", error=str(error) or "timed out")
             self._fails = True
+            self._asks_again_at = loop.time() + PAUSE_S
             return True
         self._fails = False
         return bool(taken)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime
+from typing import Any
 
 import orjson
 import pytest
 
-from services.router import client_ids
+from services.router import client_ids, id_claims
 from services.router.client_ids import ClientIds
 from services.router.errors import InvalidRequest, TraceIdTaken
+from services.router.id_claims import RedisIdClaims
 from shared.contracts.events.api_keys import ApiKeyIssued, Permission
 from shared.keys import LOCAL_KEY, hash_key
 from tests.unit.router.conftest import GatewayHarness, error_of
@@ -85,6 +87,32 @@ async def test_an_id_is_taken_for_its_tenant_within_the_window(
         await ids.claim("acme", "first-id")
     await ids.claim("acme", "second-id")
     await ids.claim("acme", "first-id")
+
+
+class AbsentRedis:
+    """A Redis that never answers."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def set(self, name: str, value: int, *, nx: bool, ex: int) -> bool:
+        self.asked += 1
+        return await asyncio.Event().wait()
+
+
+async def test_an_absent_redis_delays_one_request_and_not_each(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(id_claims, "TIMEOUT_S", 0.01)
+    redis: Any = AbsentRedis()
+    claims = RedisIdClaims(redis)
+    monkeypatch.setattr(id_claims, "PAUSE_S", 3_600)
+    assert [await claims.take("acme", f"order-{number}") for number in range(3)] == [True] * 3
+    assert redis.asked == 1
+    monkeypatch.setattr(id_claims, "PAUSE_S", 0)
+    claims = RedisIdClaims(redis)
+    assert [await claims.take("acme", f"order-{number}") for number in range(3)] == [True] * 3
+    assert redis.asked == 4
 
 
 class StubClaims:
