@@ -26,6 +26,8 @@ from shared.contracts.events.interactions import FilterAction
 
 FILTERED = "content_filter"
 """`finish_reason` of a refused answer in the OpenAI API."""
+CHECK_EVERY = 64
+"""Characters of a stream after which it is looked at again: at each token would cost the most."""
 MAX_HELD_EVENTS = 4_096
 MAX_HELD_BYTES = 4 * 1024 * 1024
 INPUT = "input"
@@ -167,11 +169,17 @@ class _Channel:
     left: int = 0
     """1 where there is such a character."""
     hidden: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
+    checked: int = 0
+    """How far the text was looked at."""
     closed: bool = False
 
     @property
-    def waiting(self) -> int:
-        return len(self.text) - self.left
+    def due(self) -> bool:
+        return len(self.text) - self.checked >= CHECK_EVERY
+
+    def waits(self, piece: _Piece, look_back: int) -> bool:
+        """Whether a match may still begin in the first piece."""
+        return not self.closed and self.checked - self.left - len(piece.text) < look_back
 
     def take(self, piece: _Piece) -> None:
         self.pieces.append(piece)
@@ -193,7 +201,7 @@ class _Channel:
         parts.append(self.text[at:end])
         piece.holder[piece.key] = "".join(parts)
         cut = max(0, end - 1)
-        self.text, self.left = self.text[cut:], end - cut
+        self.text, self.left, self.checked = self.text[cut:], end - cut, self.checked - cut
         self.hidden = [(start - cut, stop - cut) for start, stop in self.hidden if stop > end]
 
 
@@ -223,8 +231,9 @@ class LookBackStream:
                 self._close_others(piece.channel)
                 self._channels.setdefault(piece.channel, _Channel()).take(piece)
                 fed.add(piece.channel)
-        for channel in fed:
-            self._check(self._channels[channel], whole=False)
+        for channel in (self._channels[name] for name in fed):
+            if channel.due:
+                self._check(channel, whole=False)
         return self._refusal() if self.findings.blocked else self._release(LOOK_BACK)
 
     def finish(self) -> bytes:
@@ -256,19 +265,21 @@ class LookBackStream:
     def _check(self, channel: _Channel, *, whole: bool) -> None:
         matches = self._rules.matches(channel.text, channel.left, whole=whole)
         self.findings.take(matches)
+        channel.checked = len(channel.text)
         channel.hide(match[:2] for match in matches if match.rule.action is FilterAction.mask)
 
     def _release(self, look_back: int) -> bytes:
         out: list[bytes] = []
         while self._events:
             value, pieces = self._events[0]
-            waits = any(
-                not (channel := self._channels[piece.channel]).closed
-                and channel.waiting - len(piece.text) < look_back
-                for piece in pieces
-            )
+            waits = any(self._channels[piece.channel].waits(piece, look_back) for piece in pieces)
             if waits and len(self._events) <= MAX_HELD_EVENTS:
                 break
+            if waits:
+                for piece in pieces:
+                    self._check(self._channels[piece.channel], whole=True)
+                if self.findings.blocked:
+                    return b"".join((*out, self._refusal()))
             self._events.popleft()
             for piece in pieces:
                 self._channels[piece.channel].release()

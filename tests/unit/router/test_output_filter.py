@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import timeit
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,13 @@ from aiohttp.test_utils import TestServer
 
 from benchmarks.stub_engine import TEXT
 from services.router.filter_rules import LOOK_BACK, MASK, FilterRule, FilterRules, RuleSet, masked
-from services.router.output_filter import HeldStream, LookBackStream, filter_whole
+from services.router.output_filter import (
+    CHECK_EVERY,
+    MAX_HELD_EVENTS,
+    HeldStream,
+    LookBackStream,
+    filter_whole,
+)
 from shared.contracts.events.interactions import FilterAction
 from tests.unit.router.conftest import GatewayHarness
 
@@ -80,12 +88,41 @@ def test_a_text_leaves_as_soon_as_no_match_can_begin_in_it():
 def test_a_blocked_stream_ends_without_the_phrase_and_says_why():
     rules = RuleSet([SECRET.model_copy(update={"action": FilterAction.block})])
     stream = LookBackStream(rules)
-    pieces = ["It left our ware", "house this", " morning", " and arrives"]
+    pieces = ["It left our ware", "house this", " morning", " and arrives" + "." * CHECK_EVERY]
     out = b"".join(stream.feed(chunk(piece)) for piece in pieces)
     assert stream.findings.blocked
     assert "".join(texts(out)) == ""
     assert b'"finish_reason":"content_filter"' in out
     assert stream.finish() == b""
+
+
+def test_what_leaves_a_full_stream_early_was_looked_at():
+    stream = LookBackStream(RuleSet([SECRET]))
+    out = stream.feed(chunk("warehouse this morning"))
+    assert out == b""
+    out = b"".join(stream.feed(chunk("", 1)) for _ in range(MAX_HELD_EVENTS))
+    assert texts(out) == [MASK]
+
+
+def test_thousands_of_words_are_found_as_fast_as_a_few():
+    draw = random.Random(1)
+    words = ["".join(draw.choices("abcdefghij", k=7)) for _ in range(3_000)]
+    rules = [
+        RuleSet([FilterRule(name="words", action=FilterAction.mask, words=tuple(chosen))])
+        for chosen in (words[:1], words)
+    ]
+    text = "zebra zest " * 2_000
+    few, many = (min(timeit.repeat(partial(one.matches, text), number=1)) for one in rules)
+    assert many < 20 * few
+    assert [match.end for match in rules[1].matches(" ".join(words[:9]))] == list(range(7, 72, 8))
+
+
+def test_of_words_that_begin_alike_each_is_found():
+    words = ("art", "arts and crafts", "article", "a+", "Ärger")
+    rules = RuleSet([FilterRule(name="words", action=FilterAction.mask, words=words)])
+    text = "art ARTS  and\ncrafts articles article a+ a ärger"
+    found = [text[match.start : match.end] for match in rules.matches(text)]
+    assert found == ["art", "ARTS  and\ncrafts", "article", "a+", "ärger"]
 
 
 def test_reasoning_does_not_hold_back_the_answer_behind_it_and_choices_do_not_mix():
