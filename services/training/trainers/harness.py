@@ -7,17 +7,20 @@ right, so its tasks are held to the same intervals as the shipped ones.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from services.training.measures.tasks import RightItems, task_figures
+from services.training.trainers import memory, processes
 from services.training.trainers.drift import ARMS
 from services.training.trainers.job import CannotTrain, Progress, TrainerJob, read_rows
 from services.training.trainers.models import dtype
@@ -62,8 +65,16 @@ def _answered(
     ]  # fmt: skip
     if settings.lm_eval_path:
         command += ["--include_path", settings.lm_eval_path]
+    memory.release()
     with (out / "log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
+        process = subprocess.Popen(
+            command,
+            stdout=log,
+            stderr=log,
+            env=processes.environment_of_one(),
+            # A trainer that is killed would leave it running, beside the next one's.
+            preexec_fn=partial(processes.die_with, os.getpid()),  # noqa: PLW1509
+        )
     deadline = time.monotonic() + settings.lm_eval_timeout_s
     try:
         while process.poll() is None:

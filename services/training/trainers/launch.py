@@ -10,7 +10,7 @@ import os
 import sys
 from pathlib import Path
 
-from services.training.trainers.run import die_with
+from services.training.trainers.processes import die_with
 
 
 def main(folder: Path, service: int, configuration: Path) -> int:

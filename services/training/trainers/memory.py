@@ -31,7 +31,7 @@ def ran_out(error: Exception) -> bool:
 
 
 def release() -> None:
-    """Give back what the failed try still holds."""
+    """Give back what ended work still holds."""
     import torch
 
     gc.collect()

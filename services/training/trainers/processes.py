@@ -5,15 +5,41 @@ The environment says which one this is; torch.distributed is asked by the traine
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
 from datetime import timedelta
 from typing import TypeVar
 
 T = TypeVar("T")
+PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None)  # loaded before any fork, in which another thread may hold the loader
+LAUNCHED = (
+    "RANK",
+    "WORLD_",
+    "LOCAL_",
+    "GROUP_",
+    "ROLE_",
+    "MASTER_",
+    "TORCHELASTIC_",
+    "ACCELERATE_",
+)
+"""How the variables begin by which a launcher tells a process which one it is."""
 
 PATIENCE = timedelta(days=1)
 """Longest wait of one process for another. The first one trains the judge while the others wait,
 and the backends' own limits are minutes; a trainer without progress is ended by its service."""
+
+
+def die_with(parent: int) -> bool:
+    """Have this process end with its parent; False where that is not the parent any more."""
+    _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    return os.getppid() == parent
+
+
+def environment_of_one() -> dict[str, str]:
+    """The environment of a process outside the launched ones, which must not wait for them."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(LAUNCHED)}
 
 
 def rank() -> int:

@@ -7,12 +7,10 @@ one that died before this interpreter was up, and two can never work in one fold
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import importlib
 import importlib.metadata
 import os
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -31,7 +29,6 @@ from services.training.trainers.job import (
 )
 from shared.contracts.recipes import HYPERPARAMETERS
 
-PR_SET_PDEATHSIG = 1
 TOGETHER: frozenset[str] = frozenset({"proxy", *HYPERPARAMETERS})
 """Stages that all processes do; the first alone does the others."""
 PACKAGES = ("accelerate", "datasets", "peft", "tokenizers", "torch", "transformers", "trl")
@@ -49,7 +46,7 @@ def main(folder: Path, service: int) -> int:
         The exit status: 0 when all is done, `BUSY`, `GIVEN_UP`, or 1 without the service.
 
     """
-    if not die_with(service):
+    if not processes.die_with(service):
         print(f"{folder}: no child of process {service}: that service is gone", file=sys.stderr)
         return 1
     job = TrainerJob.model_validate_json((folder / "job.json").read_bytes())
@@ -63,12 +60,6 @@ def main(folder: Path, service: int) -> int:
             print(f"{folder}: another trainer works here", file=sys.stderr)
             return BUSY
         return _stages(job, folder)
-
-
-def die_with(service: int) -> bool:
-    """Have this process end with its parent; False where that is not the service any more."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    return os.getppid() == service
 
 
 def _stages(job: TrainerJob, folder: Path) -> int:
