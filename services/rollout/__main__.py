@@ -13,6 +13,7 @@ from services.rollout.agents import Agents
 from services.rollout.api import RolloutApi
 from services.rollout.audit import AuditLog
 from services.rollout.controller import Controller, ControllerPolicy
+from services.rollout.daily_scores import DailyScores
 from services.rollout.decision_log import DecisionLog
 from services.rollout.decision_spans import DecisionSpans
 from services.rollout.errors import BadStrategy
@@ -81,6 +82,7 @@ async def run(settings: RolloutSettings) -> None:
         agents = Agents(session, settings.agents, settings.score_headers)
         evaluations = Evaluations(log, versions.registry, agents, clock)
         shadow_results = ShadowResults(log, evaluations.take)
+        daily_scores = DailyScores(log)
         followers = {
             "rollouts": decisions,
             "versions": versions,
@@ -133,13 +135,14 @@ async def run(settings: RolloutSettings) -> None:
             AuditLog(log),
             Registrations(log, versions.registry, clock),
             evaluations,
-            LiveFigures(log, prometheus, clock),
+            LiveFigures(daily_scores, prometheus, clock),
         )
         app = OperationsApp(health, registry, guarded(create_app(api), api))
         background = BackgroundTasks()
         for name, follower in followers.items():
             background.start(name, follower.run())
         background.start("evaluations", evaluations.run())
+        background.start("daily scores", daily_scores.run())
         if settings.webhook_urls:
             background.start("webhooks", webhooks.run())
         health.alive("tasks", background.ended)

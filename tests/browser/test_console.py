@@ -94,7 +94,9 @@ class ConsoleHarness:
         registry, audit = self.harness.versions.registry, AuditLog(log)
         registrations = Registrations(log, registry, SystemClock())
         evaluations = self.harness.evaluations
-        figures = LiveFigures(log, self.harness.prometheus, self.harness.clock)
+        figures = LiveFigures(
+            self.harness.daily_scores, self.harness.prometheus, self.harness.clock
+        )
         api = RolloutApi(
             controller,
             decisions,

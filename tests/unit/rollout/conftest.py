@@ -33,7 +33,7 @@ def client(harness: ControllerHarness, keys: KeyRing) -> httpx.AsyncClient:
         AuditLog(harness.log),
         Registrations(harness.log, harness.versions.registry, SystemClock()),
         harness.evaluations,
-        LiveFigures(harness.log, harness.prometheus, harness.clock),
+        LiveFigures(harness.daily_scores, harness.prometheus, harness.clock),
     )
     app = OperationsApp(Health(), CollectorRegistry(), guarded(create_app(api), api))
     transport = httpx.ASGITransport(app=app)  # type: ignore[arg-type]

@@ -12,6 +12,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from services.rollout.controller import Controller, ControllerPolicy
 from services.rollout.counters import COUNTED, REQUESTS, CounterSeries
+from services.rollout.daily_scores import DailyScores
 from services.rollout.decision_log import DecisionLog
 from services.rollout.errors import EvidenceUnavailable
 from services.rollout.evaluations import Evaluations
@@ -177,6 +178,7 @@ class ControllerHarness:
         self.scorer = FakeScorer()
         self.evaluations = Evaluations(log, self.versions.registry, self.scorer, clock)
         self.shadow_results = ShadowResults(log, self.evaluations.take)
+        self.daily_scores = DailyScores(log)
         self.view = view or FakeView(log)
         self.prometheus = FakePrometheus()
         self.agents = FakeAgents()
@@ -187,7 +189,7 @@ class ControllerHarness:
             leadership=self.leadership,
             decision_log=self.decision_log,
             registry=self.versions.registry,
-            view=self.view,
+            view=self.view,  # type: ignore[arg-type]
             prometheus=self.prometheus,  # type: ignore[arg-type]
             agents=self.agents,  # type: ignore[arg-type]
             shadow_results=self.shadow_results,
@@ -200,6 +202,7 @@ class ControllerHarness:
             asyncio.create_task(self.versions.run()),
             asyncio.create_task(self.shadow_results.run()),
             asyncio.create_task(self.evaluations.run()),
+            asyncio.create_task(self.daily_scores.run()),
         ]
 
     async def caught_up(self) -> None:

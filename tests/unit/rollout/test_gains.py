@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
@@ -9,10 +10,15 @@ import httpx
 import pytest
 
 from services.rollout.counters import CounterSeries
+from services.rollout.daily_scores import DailyScores
+from services.rollout.errors import AuditUnavailable
 from services.rollout.gains import ScoreSums, since_reference, win_rate
 from shared.contracts.events.quality import QualityWindow
 from shared.contracts.topics import QUALITY
+from shared.kafka.log import LogUnavailable
 from shared.registry.deployments import Deployment, Role
+from shared.testing.log import MemoryLog
+from tests.support.waiting import eventually
 from tests.unit.rollout.fakes import ControllerHarness, start
 
 DAY = datetime(2026, 1, 10, tzinfo=UTC)
@@ -100,7 +106,13 @@ async def test_the_api_says_what_a_version_gained_since_the_reference(
         )
         for one in ("a", "b")
     ]
-    (row,) = (await http.get("/v1/versions/gain", params={"model": "m"})).json()["gains"]
+
+    async def measured() -> dict[str, Any]:
+        (row,) = (await http.get("/v1/versions/gain", params={"model": "m"})).json()["gains"]
+        gained = row["since_reference"]
+        return row if gained and gained["candidate_n"] + gained["stable_n"] == 4_000 else {}
+
+    row = await eventually(measured, "the scores of both partitions are known")
     assert row["holdout_reference"] == "v1"
     gained = row["since_reference"]
     assert (gained["candidate_n"], gained["stable_n"]) == (2_000, 2_000)
@@ -108,6 +120,34 @@ async def test_the_api_says_what_a_version_gained_since_the_reference(
     assert gained["low"] > 0.2
     assert row["win_rate_since_reference"]["rate"] == 1
     assert row["win_rate_since_reference"]["votes"] == 30
+
+
+async def test_daily_scores_are_bounded_and_are_those_of_the_newest_window() -> None:
+    log = MemoryLog()
+    daily_scores = DailyScores(log, max_windows=2)
+    following = asyncio.create_task(daily_scores.run())
+    for version, total in (("v1", 500.0), ("v2", 600.0), ("v3", 700.0), ("v3", 800.0)):
+        key, value = window(version, DAY, 0, total)
+        await log.append(QUALITY, key=key, value=value)
+    minute = window("v3", DAY, 0, 1.0)[1].replace(b'"1d"', b'"1m"')
+    await log.append(QUALITY, key="v3:1m", value=minute)
+    wanted = {("v2", DAY.date()): (1_000, 600.0), ("v3", DAY.date()): (1_000, 800.0)}
+
+    async def known() -> bool:
+        return await daily_scores.sums() == wanted
+
+    await eventually(known, "the newest two are known")
+    following.cancel()
+    await asyncio.gather(following, return_exceptions=True)
+
+
+async def test_scores_are_refused_until_they_were_read_once() -> None:
+    class Unread(DailyScores):
+        async def caught_up(self, timeout_s: float) -> None:
+            raise LogUnavailable("not read to the end")
+
+    with pytest.raises(AuditUnavailable, match="try again"):
+        await Unread(MemoryLog()).sums()
 
 
 def window(version: str, start: datetime, partition: int, total: float) -> tuple[str, bytes]:
