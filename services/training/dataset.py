@@ -285,18 +285,21 @@ def clean_pairs(pairs: Iterable[Pair], rules: DatasetRules, refused: Counter[str
     """Pairs that can be trained on, by id; the others are counted by reason in `refused`."""
     sound: list[Pair] = []
     sides: defaultdict[tuple[str, frozenset[str]], set[str]] = defaultdict(set)
+    of_people: defaultdict[tuple[str, frozenset[str]], set[str]] = defaultdict(set)
     # People first: where they have judged, a machine's word is not asked for, only refused.
     for pair in sorted(pairs, key=lambda pair: (pair.machine_made, pair.pair_id)):
         reason = refusal(pair, rules)
         if reason is not None:
             refused[reason] += 1
             continue
-        chosen = sides[_question(pair)]
-        if pair.machine_made and chosen and normal_text(pair.chosen) not in chosen:
+        question, chosen = _question(pair), normal_text(pair.chosen)
+        if not pair.machine_made:
+            of_people[question].add(chosen)
+        elif of_people[question] and chosen not in of_people[question]:
             refused["against_people"] += 1
             continue
         sound.append(pair)
-        chosen.add(normal_text(pair.chosen))
+        sides[question].add(chosen)
     kept: dict[tuple[tuple[str, frozenset[str]], str], Pair] = {}
     for pair in sound:
         identity = (_question(pair), normal_text(pair.chosen))

@@ -109,6 +109,20 @@ def test_people_are_right_where_a_machine_says_otherwise() -> None:
     assert refused == {"against_people": 1}
 
 
+def test_machines_that_contradict_each_other_are_contradictory_and_not_against_people() -> None:
+    one = pair(1, messages=turns("which?"), meta={"source": "ai"})
+    other = pair(
+        2,
+        messages=turns("which?"),
+        chosen=one.rejected,
+        rejected=one.chosen,
+        meta={"source": "ai"},
+    )
+    refused: Counter[str] = Counter()
+    assert clean_pairs([one, other], RULES, refused) == []
+    assert refused == {"contradictory": 2}
+
+
 def test_high_stakes_are_people_s_alone() -> None:
     rows = [
         made(1, "ai", category="medical"),
