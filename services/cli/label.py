@@ -6,6 +6,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
@@ -82,7 +83,8 @@ def label(
     settings = load_settings()
     decide = _decider(settings, judge, judge_url, model, criteria, margin)
     voted = read_votes(votes)
-    agreement = agreement_of(decide(voted))
+    high_stakes = {name.strip() for name in people_only.split(",")} - {""}
+    agreement = agreement_of(decide(_askable(voted, high_stakes)))
     typer.echo(f"{judge} agrees with people in {agreement}", err=True)
     if agreement.decided < MIN_VOTES or agreement.interval[0] < min_agreement:
         raise CliError(
@@ -96,8 +98,7 @@ def label(
         if sample
         else read_unlabelled(source)
     )
-    high_stakes = frozenset(filter(None, people_only.split(",")))
-    asked = [pair for pair in pairs if pair.meta.get("category") not in high_stakes]
+    asked = _askable(pairs, high_stakes)
     winners = decide(asked)
     labelled = [
         pair.row(winner, judge)
@@ -114,6 +115,13 @@ def label(
     )
     if audit is not None:
         _write_audit(audit, labelled, audit_share)
+
+
+def _askable(
+    pairs: Sequence[UnlabelledPair], high_stakes: AbstractSet[str]
+) -> list[UnlabelledPair]:
+    """Pairs that a judge may see, in its exam too."""
+    return [pair for pair in pairs if pair.meta.get("category") not in high_stakes]
 
 
 Decide = Callable[[Sequence[UnlabelledPair]], "list[Winner | None]"]

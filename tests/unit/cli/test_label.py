@@ -134,6 +134,32 @@ def test_labelled_pairs_say_by_whom_and_ties_and_high_stakes_are_left_out(
 
 
 @pytest.mark.parametrize("wanted", ["no", "A"])
+def test_no_vote_of_high_stakes_is_in_the_judge_s_exam(router: Router, tmp_path: Path) -> None:
+    kinds = ["billing"] * 40 + ["medical", "legal"]
+    content = [
+        {
+            "messages": ask(f"{kind} {n}"),
+            "chosen": f"please {n}",
+            "rejected": f"no {n}",
+            "meta": {"category": kind},
+        }
+        for n, kind in enumerate(kinds)
+    ]
+    given = rows(tmp_path / "people.jsonl", content)
+    source = rows(tmp_path / "answers.jsonl", [{"prompt": "q", "answers": ["no", "please"]}])
+    out = tmp_path / "labelled.jsonl"
+    said = label(
+        source, "--votes", given, "--to", str(out), "--judge", "judge-1", "--with-votes",
+        "--people-only", "medical, legal",
+    )  # fmt: skip
+    assert "of 40 votes it decides, of 40" in said
+    asked = "\n".join(router.questions)
+    assert "billing 1" in asked
+    assert "medical" not in asked
+    assert "legal" not in asked
+    assert len(written(out)) == 43, "people's own votes are kept"
+
+
 def test_a_judge_that_disagrees_or_prefers_a_side_writes_nothing(
     router: Router, votes: str, tmp_path: Path, wanted: str
 ) -> None:
