@@ -180,7 +180,14 @@ def read_responses_answer(body: bytes, version: str, trace_id: str) -> tuple[Eng
     except orjson.JSONDecodeError as error:
         raise UnreadableResponse(f"the engine's answer is not JSON: {error}") from None
     answer = _answer_of(value)
+    _hide_instructions(value)
     return answer, rename(value, version, trace_id)
+
+
+def _hide_instructions(response: dict[str, Any]) -> None:
+    """Leave out the repeated system prompt: that of a version is the operator's, and tells the arm."""
+    if response.get("instructions"):
+        response["instructions"] = None
 
 
 def _answer_of(value: object) -> EngineResponse:
@@ -252,6 +259,7 @@ class ResponsesReader(StreamReader):
                 self._text.add(value.get("delta"))
         if isinstance(response, dict):
             response["model"], response["id"] = self.version, self.trace_id
+            _hide_instructions(response)
             data = orjson.dumps(value)
         event = _sse(kind.encode(), data)
         if self.done:

@@ -160,6 +160,16 @@ def test_an_answer_is_the_same_streamed_or_whole(
     assert b"resp_1" not in sent
 
 
+def test_a_versions_system_prompt_does_not_come_back() -> None:
+    value = answer([message("A")], instructions="The operator's own.", model="base")
+    _, whole = read_responses_answer(orjson.dumps(value), "m", TRACE)
+    reader = ResponsesReader("m", TRACE, include_usage=False)
+    streamed = reader.feed(events_of(value)) + reader.last
+    for shown in (whole, streamed):
+        assert b"operator" not in shown
+        assert b'"instructions":null' in shown
+
+
 def test_a_failure_of_the_engine_is_one() -> None:
     failed = answer([], status="failed", error={"code": "server_error", "message": "no memory"})
     with pytest.raises(UnreadableResponse, match="no memory"):
