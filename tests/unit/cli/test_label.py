@@ -133,7 +133,6 @@ def test_labelled_pairs_say_by_whom_and_ties_and_high_stakes_are_left_out(
     assert [pair.source for pair in imported] == ["ai", "ai"]
 
 
-@pytest.mark.parametrize("wanted", ["no", "A"])
 def test_no_vote_of_high_stakes_is_in_the_judge_s_exam(router: Router, tmp_path: Path) -> None:
     kinds = ["billing"] * 40 + ["medical", "legal"]
     content = [
@@ -160,6 +159,7 @@ def test_no_vote_of_high_stakes_is_in_the_judge_s_exam(router: Router, tmp_path:
     assert len(written(out)) == 43, "people's own votes are kept"
 
 
+@pytest.mark.parametrize("wanted", ["no", "A"])
 def test_a_judge_that_disagrees_or_prefers_a_side_writes_nothing(
     router: Router, votes: str, tmp_path: Path, wanted: str
 ) -> None:
