@@ -91,6 +91,8 @@ def moderated(
     session: aiohttp.ClientSession,
     keys: KeyRing,
     quotas: Quotas,
+    output_filter: OutputFilter,
+    state: RouterState,
 ) -> AsgiApp:
     """The application with moderated generation, where an inference service is named for it."""
     if not settings.moderation_url:
@@ -102,6 +104,8 @@ def moderated(
         keys=keys,
         quotas=quotas,
         bounds=settings.answer_bounds,
+        output_filter=output_filter,
+        model_of=state.model_of,
         limit=settings.max_body_bytes,
     )
 
@@ -162,6 +166,7 @@ async def run(settings: RouterSettings, directory: Path, rules: FilterRules) -> 
         slots=0 if settings.profile == "local" else settings.max_running,
         store=RedisCounts(redis, "router"),
     )
+    output_filter = OutputFilter(rules, registry)
     health = Health()
     add_checks(health, state, spool, settings, clock)
     async with (
@@ -180,7 +185,7 @@ async def run(settings: RouterSettings, directory: Path, rules: FilterRules) -> 
                 breaker,
                 votes,
                 state.settings,
-                OutputFilter(rules, registry),
+                output_filter,
             ),
             keys=keys,
             metrics=metrics,
@@ -202,7 +207,7 @@ async def run(settings: RouterSettings, directory: Path, rules: FilterRules) -> 
             client_ids=ClientIds(RedisIdClaims(redis)),
         )
         app = with_cors(
-            moderated(gateway, settings, client, keys, quotas),
+            moderated(gateway, settings, client, keys, quotas, output_filter, state),
             settings.cors_origins,
             methods=("GET", "POST"),
             expose=EXPOSED_HEADERS,

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import aiohttp
 import orjson
 
 from services.router.bounds import AnswerBounds
 from services.router.errors import InvalidRequest
+from services.router.filter_rules import RuleSet
+from services.router.output_filter import FILTERED, HeldStream, OutputFilter, filter_whole
 from services.router.request import json_object
 from shared.contracts.events.api_keys import Permission
 from shared.errors import RatchetError
@@ -23,6 +28,8 @@ MAX_RUNNING = 64
 BODY_TIMEOUT_S = 10.0
 DEFAULT_TOKENS = 256
 """What the service takes as `max_tokens` where a request names none."""
+HTTP_OK = 200
+EVENTS = b"text/event-stream"
 ENGINE_REQUESTS = 2
 """What one request asks of an engine, the writer's answer and the critic's: it counts as so many."""
 
@@ -35,12 +42,20 @@ class ModerationUnavailable(RatchetError):
     title = "Not available"
 
 
+class ModeratedFiltered(RatchetError):
+    """The output filter refuses the answer."""
+
+    status = 400
+    code = FILTERED
+    title = "Refused"
+
+
 class ModeratedProxy:
     """Hands moderated generation to the service that has engine and reward model.
 
-    It authenticates first, reads a bounded body, holds it to the bounds of one request, and counts
-    against the quotas of requests, as the router's own endpoints do; everything else goes to the
-    wrapped app.
+    It authenticates first, reads a bounded body, holds it to the bounds of one request, counts
+    against the quotas of requests and filters the answer, as the router's own endpoints do;
+    everything else goes to the wrapped app.
     """
 
     def __init__(
@@ -52,14 +67,19 @@ class ModeratedProxy:
         keys: KeyRing,
         quotas: Quotas,
         bounds: AnswerBounds,
+        output_filter: OutputFilter,
+        model_of: Callable[[str], str],
         limit: int,
     ) -> None:
+        """`model_of` names the model of a version; any other name is its own."""
         self._app = app
         self._url = url + PATH
         self._session = session
         self._keys = keys
         self._quotas = quotas
         self._bounds = bounds
+        self._filter = output_filter
+        self._model_of = model_of
         self._running = 0
         self._guarded = GuardedApp(
             self._admitted, authorize=self._authenticate, limit=limit, timeout_s=BODY_TIMEOUT_S
@@ -77,17 +97,29 @@ class ModeratedProxy:
     async def _admitted(self, scope: Scope, receive: Receive, send: Send) -> None:
         key = self._authenticate(scope)
         try:
-            body = bounded((await receive())["body"], self._bounds.of(key.limits))
+            # The service would read more (UTF-16, NaN), which would pass by the bounds unseen.
+            payload = json_object((await receive())["body"])
+            body = bounded(payload, self._bounds.of(key.limits))
             slot = self._quotas.admit(key, ENGINE_REQUESTS)
         except (InvalidRequest, QuotaExceeded) as error:
             await problem(error)(scope, receive, send)
             return
         try:
-            await self._forward(body, scope, receive, send)
+            model = self._model_of(str(payload.get("model")))
+            rules = self._filter.rules(key.tenant, model)
+            await self._forward(body, model, rules, scope, receive, send)
         finally:
             self._quotas.leave(slot)
 
-    async def _forward(self, body: bytes, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _forward(
+        self,
+        body: bytes,
+        model: str,
+        rules: RuleSet | None,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
         if self._running >= MAX_RUNNING:
             error = ModerationUnavailable(f"{self._running} requests are running; try again")
             await problem(error)(scope, receive, send)
@@ -105,6 +137,9 @@ class ModeratedProxy:
                 timeout=aiohttp.ClientTimeout(total=TIMEOUT_S),
             ) as answer:
                 kind = answer.headers.get("content-type", "application/json").encode()
+                last = b""
+                if rules is not None and answer.status == HTTP_OK:
+                    last = self._filtered(await answer.read(), kind, model, rules)
                 begun = True
                 await send(
                     {
@@ -115,7 +150,9 @@ class ModeratedProxy:
                 )
                 async for part in answer.content.iter_any():
                     await send({"type": "http.response.body", "body": part, "more_body": True})
-                await send({"type": "http.response.body", "body": b""})
+                await send({"type": "http.response.body", "body": last})
+        except ModeratedFiltered as error:
+            await problem(error)(scope, receive, send)
         except (aiohttp.ClientError, TimeoutError) as error:
             if begun:
                 raise  # The server closes the connection: an answer cut short must not look whole.
@@ -124,17 +161,27 @@ class ModeratedProxy:
         finally:
             self._running -= 1
 
+    def _filtered(self, body: bytes, kind: bytes, model: str, rules: RuleSet) -> bytes:
+        """A whole answer as the client may see it; a stream passes as it is or not at all."""
+        if kind.startswith(EVENTS):
+            stream = HeldStream(rules)
+            stream.feed(body)
+            body, findings = stream.finish(), stream.findings
+        else:
+            body, _, findings = filter_whole(rules, body, "responses")
+        self._filter.note(model, findings)
+        if findings.blocked:
+            raise ModeratedFiltered("the answer was refused by a content filter")
+        return body
 
-def bounded(body: bytes, bounds: AnswerBounds) -> bytes:
-    """The body within the bounds of one request.
+
+def bounded(payload: dict[str, Any], bounds: AnswerBounds) -> bytes:
+    """The body of a request within its bounds.
 
     Raises:
-        InvalidRequest: it is no JSON object, or nested too deep, or a field is over its bound or no
-            whole number.
+        InvalidRequest: a field is over its bound or no whole number, or it is nested too deep.
 
     """
-    # The service would read more (UTF-16, NaN), and that would pass by the bounds unseen.
-    payload = json_object(body)
     if bounds.max_tokens:
         payload.setdefault("max_tokens", min(DEFAULT_TOKENS, bounds.max_tokens))
     bounds.apply("chat", payload)

@@ -186,6 +186,11 @@ class RouterState:
                 return RouteChoice(model=route.state.model, version=version, arm="")
         return None
 
+    def model_of(self, name: str) -> str:
+        """The model of a version; any other name is its own."""
+        found = self.explicit(name)
+        return name if found is None else found.model
+
     def catalogue(self) -> list[tuple[str, int, bool]]:
         """Name, creation time in Unix seconds, and whether it is a version, of all on offer."""
         rows = [

@@ -10,9 +10,13 @@ import httpx
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from prometheus_client import CollectorRegistry
 
 from services.router.bounds import AnswerBounds
+from services.router.filter_rules import MASK, FilterRule, FilterRules
 from services.router.moderated import PATH, ModeratedProxy
+from services.router.output_filter import OutputFilter
+from shared.contracts.events.interactions import FilterAction
 from shared.keys import KeyRing
 from shared.quotas import Quotas, RateLimits, inference_limits
 
@@ -26,6 +30,8 @@ async def elsewhere(scope: Any, receive: Any, send: Any) -> None:
 @pytest.fixture
 async def inference() -> AsyncIterator[TestServer]:
     async def answer(request: web.Request) -> web.StreamResponse:
+        if b"whole" in await request.read():
+            return web.Response(body=await request.read(), content_type="application/json")
         response = web.StreamResponse(headers={"content-type": "text/event-stream"})
         await response.prepare(request)
         await response.write(b"data: " + await request.read() + b"\n\n")
@@ -48,6 +54,8 @@ def client(session: aiohttp.ClientSession, url: str, **more: Any) -> httpx.Async
         keys=keys,
         quotas=quotas,
         bounds=more.pop("bounds", AnswerBounds()),
+        output_filter=OutputFilter(more.pop("rules", FilterRules()), CollectorRegistry()),
+        model_of=lambda name: name.removesuffix("-v1.0"),
         limit=1_000,
     )
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://router")
@@ -121,6 +129,36 @@ async def test_the_bounds_of_one_request_hold(
         answer = await http.post(PATH, content=sent)
         assert asked in answer.text
         assert answer.status_code == (200 if asked.startswith("{") else 400)
+
+
+@pytest.mark.parametrize(
+    ("action", "form", "status", "shown"),
+    [
+        ("mask", "whole", 200, MASK),
+        ("block", "whole", 400, "content_filter"),
+        ("mask", "stream", 400, "content_filter"),
+        ("flag", "stream", 200, "Heron"),
+    ],
+)
+@pytest.mark.parametrize("model", ["m", "m-v1.0"])
+async def test_the_output_filter_holds(
+    inference: TestServer, model: str, action: str, form: str, status: int, shown: str
+) -> None:
+    url = str(inference.make_url("")).rstrip("/")
+    rule = FilterRule(
+        name="code", action=FilterAction(action), words=("Project Heron",), models=("m",)
+    )
+    async with (
+        aiohttp.ClientSession() as session,
+        client(session, url, rules=FilterRules([rule])) as http,
+    ):
+        body = {"model": model, "stage": form, "writer": {"text": "It is Project Heron."}}
+        answer = await http.post(PATH, json=body)
+        other = await http.post(PATH, json={**body, "model": "other"})
+    assert answer.status_code == status
+    assert shown in answer.text
+    assert ("Heron" in answer.text) == (action == "flag")
+    assert "Heron" in other.text
 
 
 async def test_a_request_without_a_length_keeps_the_service_s_default(
