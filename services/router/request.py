@@ -33,6 +33,9 @@ MAX_METADATA = 16
 MAX_METADATA_KEY = 64
 MAX_METADATA_VALUE = 512
 
+PROMPT_FIELDS = frozenset(("prompt_logprobs", "return_prompt_text", "return_token_ids"))
+"""Fields by which an answer repeats its prompt: a version's is the operator's."""
+
 NO_BOUNDS = AnswerBounds()
 _PICKED = ("category", "locale", "segment", "session_id")
 _PURPOSES = {"comparison": Purpose.comparison, "evaluation": Purpose.evaluation}
@@ -66,6 +69,8 @@ class ChatRequest:
             applied = AppliedSettings(engine_model=engine_model(record))
         else:
             fields, applied = apply_settings(record, self.endpoint, fields)
+        if applied.system_sha256:
+            fields = {name: fields[name] for name in fields if name not in PROMPT_FIELDS}
         return orjson.dumps({"model": applied.engine_model, **fields}), applied
 
     def turns(self) -> list[dict[str, Any]]:

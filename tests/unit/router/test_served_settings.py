@@ -41,6 +41,21 @@ async def test_the_engine_gets_the_settings_and_the_client_sees_its_version(
     assert sent["temperature"] == 0.2
 
 
+@pytest.mark.parametrize(("settings", "kept"), [(POLITE, False), (ServedSettings(), True)])
+async def test_nothing_that_repeats_the_prompt_is_asked_for_with_the_operators(
+    bench: GatewayHarness, settings: ServedSettings, kept: bool
+):
+    await bench.start()
+    use(bench, polite=settings)
+    bench.route(stable="polite")
+    asked = {"prompt_logprobs": 1, "return_prompt_text": True, "return_token_ids": True}
+    assert (await bench.ask(seed=1, **asked)).status_code == 200
+    sent = orjson.loads(bench.seen.bodies[0])
+    assert (asked.keys() <= sent.keys()) == kept
+    assert kept or not asked.keys() & sent.keys()
+    assert sent["seed"] == 1
+
+
 async def test_the_event_keeps_what_the_client_sent_and_says_what_the_engine_got(
     bench: GatewayHarness,
 ):
