@@ -17,25 +17,38 @@ from typing import Any
 
 GROUP = "ratchet.metrics"
 
+TAKEN = frozenset(
+    {"perplexity", "length", "stop_share", "repetition", "safety", "score", "win_rate", "variety"}
+)
+"""Names of the evaluation's own figures, by some of which the gate decides."""
+
 CustomMetric = Callable[[Sequence[Mapping[str, Any]], str, "str | None"], float]
 Judged = tuple[Sequence[Mapping[str, Any]], str, "str | None"]
 """Prompt, answer, reference."""
 
 
 def custom_means(
-    rows: Sequence[Judged], metrics: Iterable[EntryPoint] | None = None
+    rows: Sequence[Judged],
+    metrics: Iterable[EntryPoint] | None = None,
+    *,
+    note: Callable[[], None] = lambda: None,
 ) -> tuple[dict[str, float], int]:
     """Each installed metric's mean over the rows, and how many metrics failed.
 
-    A metric that cannot be loaded, raises or leaves [0, 1] has no figure; why is on stderr, which
-    is the trainer's log.
+    A metric that cannot be loaded, raises, leaves [0, 1] or has a name in `TAKEN` has no figure; why is on stderr, which
+    is the trainer's log. `note` is called before each row, as a metric may ask a slow service.
     """
     means: dict[str, float] = {}
     failed = 0
     for point in entry_points(group=GROUP) if metrics is None else metrics:
         try:
+            if point.name in TAKEN:
+                raise ValueError("the evaluation has a figure of this name; take another")
             metric: CustomMetric = point.load()
-            values = [float(metric(*row)) for row in rows]
+            values: list[float] = []
+            for row in rows:
+                note()
+                values.append(float(metric(*row)))
             if not all(math.isfinite(value) and 0 <= value <= 1 for value in values):
                 raise ValueError("a value is not in [0, 1]")
         except Exception as error:  # noqa: BLE001

@@ -69,7 +69,7 @@ def fitted(job: TrainerJob, stage: Stage, times: int) -> TrainerJob:
     if stage == job.method:
         smaller = _smaller(job.trained, stage, times).model_dump(mode="json")
         return job.model_copy(update={"hyperparameters": smaller})
-    if stage == "evaluate" and job.evaluation.batch_size >> times:
+    if stage in ("evaluate", "quality") and job.evaluation.batch_size >> times:
         size = job.evaluation.batch_size >> times
         evaluation = job.evaluation.model_copy(update={"batch_size": size})
         return job.model_copy(update={"evaluation": evaluation})

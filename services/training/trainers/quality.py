@@ -67,7 +67,8 @@ def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, float]:
             for name, value in _measured(rows, arm, references, feeling).items()
         }
         means, failed = custom_means(
-            [(row["messages"], row[arm], references.get(_key(row))) for row in rows]
+            [(row["messages"], row[arm], references.get(_key(row))) for row in rows],
+            note=lambda: progress.report("quality", total - 1, total),
         )
         figures |= {f"{arm}_{name}": value for name, value in means.items()}
         figures["metrics_failed"] = float(failed)

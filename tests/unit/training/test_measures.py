@@ -217,11 +217,17 @@ def test_own_metrics_are_means_and_a_broken_one_is_counted(
 ) -> None:
     points = [EntryPoint(n, f"{__name__}:{n}", "ratchet.metrics") for n in ("brevity", "broken")]
     points.append(EntryPoint("gone", "no_such_module:f", "ratchet.metrics"))
-    means, failed = custom_means([([], "short", None), ([], "a long answer", None)], points)
-    assert (means, failed) == ({"brevity": 0.5}, 2)
+    points.append(EntryPoint("length", f"{__name__}:brevity", "ratchet.metrics"))
+    noted: list[None] = []
+    means, failed = custom_means(
+        [([], "short", None), ([], "a long answer", None)], points, note=lambda: noted.append(None)
+    )
+    assert (means, failed) == ({"brevity": 0.5}, 3)
+    assert len(noted) == 4, "two rows of each metric that could be called"
     said = capsys.readouterr().err
     assert "metric broken: ValueError" in said
     assert "metric gone: ModuleNotFoundError" in said
+    assert "metric length: ValueError: the evaluation has a figure of this name" in said
 
 
 def test_one_score_weighs_what_both_arms_have() -> None:

@@ -35,7 +35,8 @@ def test_half_the_rows_and_twice_the_steps() -> None:
 def test_the_judge_and_the_evaluation_have_batches_of_their_own() -> None:
     reward = fitted(job(), "reward", 1).reward
     assert (reward.batch_size, reward.accumulation) == (2, 6)
-    assert fitted(job(), "evaluate", 3).evaluation.batch_size == 4
+    for stage in ("evaluate", "quality"):
+        assert fitted(job(), stage, 3).evaluation.batch_size == 4
 
 
 @pytest.mark.parametrize(
