@@ -25,9 +25,11 @@ FILE = "batches.json"
 
 def ran_out(error: Exception) -> bool:
     """Whether an exception means that memory is short, on a GPU or on a CPU."""
+    if isinstance(error, MemoryError):
+        return True
     from accelerate.utils.memory import should_reduce_batch_size
 
-    return isinstance(error, MemoryError) or should_reduce_batch_size(error)
+    return should_reduce_batch_size(error)
 
 
 def release() -> None:

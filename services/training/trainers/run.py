@@ -97,8 +97,12 @@ def do(stage: Stage, job: TrainerJob, folder: Path) -> None:
         try:
             figures = run(memory.fitted(job, stage, times), folder, Progress(folder))
         except (RuntimeError, MemoryError) as error:
-            if processes.count() > 1 or not memory.ran_out(error):
+            if not memory.ran_out(error):
                 raise
+            if processes.count() > 1 and stage in TOGETHER:
+                raise CannotTrain(
+                    f"{stage}: out of memory in one of several processes; lower batch_size"
+                ) from error
             print(f"{stage}: half the batch from here on, as {error}", file=sys.stderr)
             memory.halve(folder, stage, job)
         else:

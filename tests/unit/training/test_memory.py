@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from services.training.evaluation import EvaluationSettings
 from services.training.trainers.job import CannotTrain, TrainerJob
 from services.training.trainers.memory import fitted, halve, halvings
+from services.training.trainers.run import do
 from shared.contracts.recipes import RewardHyperparameters
 
 
@@ -64,3 +67,16 @@ def test_a_restart_knows_how_often(tmp_path: Path) -> None:
     with pytest.raises(CannotTrain):
         halve(tmp_path, "dpo", asked)
     assert halvings(tmp_path, "dpo") == 2
+
+
+def test_of_several_processes_it_is_told_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(*_: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setitem(sys.modules, "services.training.trainers.dpo", SimpleNamespace(run=run))
+    with pytest.raises(CannotTrain, match="one of several processes; lower batch_size"):
+        do("dpo", job(), tmp_path)
+    assert halvings(tmp_path, "dpo") == 0
