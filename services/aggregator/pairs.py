@@ -191,6 +191,7 @@ def vote_product(vote: VoteCast) -> PreferencePair | None:
         causes=(f"{vote.comparison_id}:{vote.revision}",),
         traces=(chosen.trace_id, rejected.trace_id),
         raters=person_of(vote.user_id),
+        askers=person_of(vote.asker),
         context=vote.context,
         created_at=vote.submitted_at,
     )

@@ -211,7 +211,8 @@ class Comparisons:
         comparison = await self._store.get(tenant, comparison_id)
         if comparison is None:
             raise NotFound("no such comparison, or its hour is over; open a new one")
-        user_id = pseudonyms.of(tenant, request.user_id or comparison.user_id)
+        asker = pseudonyms.of(tenant, comparison.user_id)
+        user_id = pseudonyms.of(tenant, request.user_id) or asker
         if not user_id and not self._anonymous_votes:
             raise AnonymousVote(
                 "anonymous votes are off; send user_id",
@@ -221,6 +222,7 @@ class Comparisons:
             user_id=user_id,
             choice=request.choice,
             at=self._clock.now(),
+            asker="" if asker == user_id else asker,
             labels=dict(labels or {}),
         )
         counted = await self._store.claim(comparison, ballot)

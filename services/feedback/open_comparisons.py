@@ -42,6 +42,8 @@ class Ballot(BaseModel):
     user_id: str
     choice: Choice
     at: AwareDatetime
+    asker: str = ""
+    """Who asked, where that is another person."""
     labels: dict[str, str] = Field(default_factory=dict)
     """What is known of how the vote came about; they join the comparison's own labels."""
     acknowledged: bool = False
@@ -66,6 +68,7 @@ def vote(comparison: Comparison, ballot: Ballot) -> VoteCast:
         right=comparison.right,
         choice=ballot.choice,
         user_id=ballot.user_id,
+        asker=ballot.asker,
         context=context,
         panel=comparison.panel,
         submitted_at=ballot.at,

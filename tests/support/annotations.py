@@ -14,7 +14,9 @@ from shared.contracts.events.annotations import (
     AnnotatorRole,
 )
 from shared.contracts.events.base import Context, Message
+from shared.contracts.events.erasures import ErasureRequested
 from shared.contracts.events.votes import Side
+from shared.contracts.subject import subject_of
 
 EPOCH = datetime(2026, 11, 1, tzinfo=UTC)
 
@@ -105,4 +107,15 @@ def given(
         role=role,
         label=label,
         given_at=at,
+    )
+
+
+def erasure(asker: str) -> ErasureRequested:
+    """The erasure of a person."""
+    return ErasureRequested(
+        erasure_id="e1",
+        tenant="default",
+        subjects=(subject_of("default", asker),),
+        actor="key-1",
+        requested_at=EPOCH,
     )

@@ -107,7 +107,9 @@ class ItemBuilder:
         self._clock = clock
         self._redact = redact
 
-    async def build(self, new: NewItem, *, tenant: str, authorization: str) -> AnnotationItemAdded:
+    async def build(
+        self, new: NewItem, *, tenant: str, authorization: str, asker: str = ""
+    ) -> AnnotationItemAdded:
         """The event of one item, texts redacted.
 
         Raises:
@@ -134,6 +136,7 @@ class ItemBuilder:
             context=Context(category=category),
             guidelines=new.guidelines,
             source=new.source,
+            asker=asker,
             added_at=self._clock.now(),
         )
 

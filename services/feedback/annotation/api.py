@@ -220,6 +220,7 @@ class AnnotationApi:
             (item_id, prompt)
             for prompt in await self._traffic.prompts(tenant, await self._disliked(tenant))
             if not self._queue.board.get(tenant, item_id := _traffic_id(prompt))
+            and not self._queue.board.is_erased(tenant, prompt.asker)
         ]
         ids = {prompt: item_id for item_id, prompt in fresh}
         chosen = sample(list(ids), body.count, self._rng)
@@ -235,7 +236,12 @@ class AnnotationApi:
             for prompt in chosen
         ]
         authorization = self._authorization or request.headers.get("authorization", "")
-        added = await self._queue.add(items, tenant=tenant, authorization=authorization)
+        added = await self._queue.add(
+            items,
+            tenant=tenant,
+            authorization=authorization,
+            askers={ids[prompt]: prompt.asker for prompt in chosen},
+        )
         return AddedItems(added=[event.item_id for event in added])
 
     async def coverage(self, request: Request) -> CoverageReport:

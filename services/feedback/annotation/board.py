@@ -1,4 +1,4 @@
-"""Annotation board: the fold of `annotations.v1` into items, their labels and their states. Pure."""
+"""Annotation board: the fold of `annotations.v1` and erasures into items, labels and states. Pure."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from shared.contracts.events.annotations import (
     AnnotationKind,
     AnnotatorRole,
 )
+from shared.contracts.events.erasures import ErasureRequested
+from shared.contracts.subject import subject_of
 
 SETTLED_KEPT = 2_000
 """Newest settled items kept in memory; agreement is of these and the unsettled ones."""
@@ -92,18 +94,31 @@ class AnnotationBoard:
         self._items: dict[tuple[str, str], AnnotationItem] = {}
         self._settled: dict[tuple[str, str], None] = {}
         """Keys of settled items in the order in which they were settled."""
+        self._erased: set[str] = set()
+        """Subjects of all erased people."""
 
-    def apply(self, event: AnnotationItemAdded | AnnotationGiven) -> None:
+    def apply(self, event: AnnotationItemAdded | AnnotationGiven | ErasureRequested) -> None:
         """Fold one event; a repeat changes nothing, nor does a label that the item cannot have.
 
         Two replicas may each have added an item under one id, of which the log's first counts
         here: a label of the other may be of another kind.
         """
-        key = (event.tenant, event.item_id)
-        if isinstance(event, AnnotationItemAdded):
+        match event:
+            case AnnotationItemAdded():
+                self._add(event)
+            case AnnotationGiven():
+                self._label(event)
+            case ErasureRequested():
+                self._erase(event)
+
+    def _add(self, event: AnnotationItemAdded) -> None:
+        if not self.is_erased(event.tenant, event.asker):
             high_stakes = event.context.category in self.rules.high_stakes
+            key = (event.tenant, event.item_id)
             self._items.setdefault(key, AnnotationItem(event, high_stakes))
-            return
+
+    def _label(self, event: AnnotationGiven) -> None:
+        key = (event.tenant, event.item_id)
         item = self._items.get(key)
         if item is None or event.label not in LABELS[item.added.kind]:
             return
@@ -113,6 +128,20 @@ class AnnotationBoard:
             if len(self._settled) > self._settled_kept:
                 oldest = next(iter(self._settled))
                 del self._settled[oldest], self._items[oldest]
+
+    def _erase(self, event: ErasureRequested) -> None:
+        """Drop what the person asked; no order holds between two topics, so the person is kept."""
+        self._erased.update(event.subjects)
+        gone = [
+            key for key, item in self._items.items() if self.is_erased(key[0], item.added.asker)
+        ]
+        for key in gone:
+            del self._items[key]
+            self._settled.pop(key, None)
+
+    def is_erased(self, tenant: str, asker: str) -> bool:
+        """Whether a person was erased: no prompt of theirs is in the queue from then on."""
+        return subject_of(tenant, asker) in self._erased
 
     def get(self, tenant: str, item_id: str) -> AnnotationItem | None:
         """The tenant's item, or None where it is unknown or was settled too long ago."""

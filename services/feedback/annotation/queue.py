@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from types import MappingProxyType
 
 from services.feedback.annotation.additions import ItemBuilder, NewItem
 from services.feedback.annotation.board import AnnotationBoard, AnnotationItem, ItemState
@@ -39,6 +40,7 @@ MAX_OFFERS = 50
 """Items whose slots are asked for before a rater is told that others hold them all."""
 NAMESPACE = uuid.UUID("5f0f5e0a-3a34-4c64-8a4e-3a1f1d1e9a51")
 PACE_WINDOW = timedelta(hours=1)
+NOBODY: Mapping[str, str] = MappingProxyType({})
 MIRRORED = {Choice.left.value: Choice.right.value, Choice.right.value: Choice.left.value}
 
 
@@ -89,15 +91,28 @@ class AnnotationQueue:
         self._redact = redact
 
     async def add(
-        self, items: Sequence[NewItem], *, tenant: str, authorization: str = ""
+        self,
+        items: Sequence[NewItem],
+        *,
+        tenant: str,
+        authorization: str = "",
+        askers: Mapping[str, str] = NOBODY,
     ) -> list[AnnotationItemAdded]:
-        """Add all items or none; one whose id is known stays as it is."""
+        """Add all items or none; one whose id is known stays as it is.
+
+        `askers` are the stored user ids of those whose prompts were sampled, by item id.
+        """
         fresh = [item for item in items if not self.board.get(tenant, item.item_id)]
         if self.board.unsettled + len(fresh) > MAX_UNSETTLED:
             raise Busy(f"{MAX_UNSETTLED} items wait for labels; add more when some are settled")
         events = await asyncio.gather(
             *(
-                self._builder.build(item, tenant=tenant, authorization=authorization)
+                self._builder.build(
+                    item,
+                    tenant=tenant,
+                    authorization=authorization,
+                    asker=askers.get(item.item_id, ""),
+                )
                 for item in fresh
             )
         )
@@ -246,6 +261,7 @@ class AnnotationQueue:
                 right=right,
                 choice=Choice(label),
                 user_id=rater.user_id,
+                asker=added.asker,
                 context=added.context.model_copy(update={"labels": {**labels, "vote_side": label}}),
                 submitted_at=given.given_at,
             )

@@ -28,6 +28,8 @@ class TrafficPrompt:
     category: str
     failing: bool
     """The request failed, its answer was truncated, or people disliked it."""
+    asker: str = ""
+    """User id as it is stored."""
 
     @property
     def length(self) -> int:

@@ -70,6 +70,7 @@ class RecentTraffic:
             messages=event.messages,
             category=self._category_of(question, event.context.category),
             failing=failing or event.outcome in FAILED or event.cut,
+            asker=event.user_id,
         )
 
 

@@ -15,8 +15,9 @@ from services.feedback.erasure.people import (
     Trace,
     body_of,
     is_about,
-    trace_of,
+    is_asked_by,
     traces_in,
+    traces_of,
     without_person,
 )
 from services.feedback.publisher import SOURCE
@@ -25,7 +26,14 @@ from shared.contracts.events.base import Event
 from shared.contracts.events.erasures import ErasureCompleted, ErasureRequested, TraceErased
 from shared.contracts.events.preferences import ERASED, PreferenceRetracted
 from shared.contracts.events.quality import ExampleJoined
-from shared.contracts.topics import ERASURES, EXAMPLES, FEEDBACK, INTERACTIONS, PREFERENCES
+from shared.contracts.topics import (
+    ANNOTATIONS,
+    ERASURES,
+    EXAMPLES,
+    FEEDBACK,
+    INTERACTIONS,
+    PREFERENCES,
+)
 from shared.kafka.envelope import Headers, UnreadableRecord, decode, encode, models_by_type
 from shared.kafka.log import EventLog, NewRecord, Record, read_to_end
 
@@ -87,11 +95,12 @@ class Eraser:
 
         def note(record: Record) -> None:
             body = body_of(record)
-            about = body.get("tenant") == event.tenant and is_about(body, event.subjects)
-            if about and (trace := trace_of(body)):
-                traces[trace] = traces.get(trace, False) or record.topic == INTERACTIONS
+            if body.get("tenant") == event.tenant and is_about(body, event.subjects):
+                whole = record.topic == INTERACTIONS or is_asked_by(body, event.subjects)
+                for trace in traces_of(body):
+                    traces[trace] = traces.get(trace, False) or whole
 
-        await self._sweep(note, INTERACTIONS, FEEDBACK)
+        await self._sweep(note, INTERACTIONS, FEEDBACK, ANNOTATIONS)
         await self._write(
             NewRecord(FEEDBACK, trace_id, *self._encoded(erased, f"{event.erasure_id}:{trace_id}"))
             for (tenant, trace_id), whole in traces.items()

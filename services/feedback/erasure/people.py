@@ -41,13 +41,17 @@ def is_about(body: Mapping[str, Any], subjects: Collection[str]) -> bool:
     return any(subject_of(tenant, user) in subjects for user in _people_in(body))
 
 
-def trace_of(body: Mapping[str, Any]) -> Trace | None:
-    """The trace that a record of interactions or feedback is about; None where no id names one."""
-    found = (body.get("tenant"), body.get("trace_id") or body.get("comparison_id"))
-    try:
-        return _TRACE.validate_python(found)
-    except ValidationError:
-        return None
+def is_asked_by(body: Mapping[str, Any], subjects: Collection[str]) -> bool:
+    """Whether the `asker` of a record's body is one of the subjects."""
+    asker = body.get("asker")
+    return isinstance(asker, str) and subject_of(str(body.get("tenant", "")), asker) in subjects
+
+
+def traces_of(body: Mapping[str, Any]) -> list[Trace]:
+    """The traces that a record is about: its own, or those of an annotation item's answers."""
+    answers = [fields_of(one) or {} for one in _list(body.get("answers"))]
+    found = [_trace_of({**one, "tenant": body.get("tenant")}) for one in answers or [body]]
+    return [trace for trace in found if trace is not None]
 
 
 def traces_in(body: Mapping[str, Any]) -> list[str]:
@@ -76,6 +80,15 @@ def without_person(
         for name in ("feedback", "signals")
     }
     return example.model_copy(update={**others, "updated_at": at})
+
+
+def _trace_of(body: Mapping[str, Any]) -> Trace | None:
+    """The trace that a body names, by its own id or a comparison's; None where no id names one."""
+    found = (body.get("tenant"), body.get("trace_id") or body.get("comparison_id"))
+    try:
+        return _TRACE.validate_python(found)
+    except ValidationError:
+        return None
 
 
 def _people_in(body: Mapping[str, Any]) -> Iterator[str]:

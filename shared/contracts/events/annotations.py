@@ -13,7 +13,9 @@ from shared.contracts.events.base import (
     Identifier,
     Message,
     ModelName,
+    OptionalIdentifier,
     Text,
+    unless_empty,
 )
 from shared.contracts.events.votes import Choice, Side
 
@@ -64,6 +66,9 @@ class AnnotationItemAdded(Event):
     guidelines: Text = Field(default="", description="Markdown, shown beside this item")
     source: Literal["manual", "traffic"] = Field(
         default="manual", description="traffic: the prompt was sampled from requests"
+    )
+    asker: OptionalIdentifier = unless_empty(
+        "", description="who asked the sampled prompt, by user id"
     )
     added_at: AwareDatetime
 

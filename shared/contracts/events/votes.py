@@ -55,6 +55,9 @@ class VoteCast(Event):
     right: Side
     choice: Choice
     user_id: OptionalIdentifier = ""
+    asker: OptionalIdentifier = unless_empty(
+        "", description="who asked the question, by user id, where another person votes"
+    )
     context: Context = Context()
     panel: Literal["", "judge"] = Field(
         default="", description="judge: kept for the evaluation judge, never trained on"

@@ -514,6 +514,17 @@ class TestComparisons:
         assert answer.status_code == 422
         assert answer.json()["errors"][0]["field"] == "choice"
 
+    @pytest.mark.parametrize(("voter", "asker"), [("ben", "ada"), ("ada", ""), ("", "")])
+    async def test_a_vote_names_who_asked_where_another_person_votes(
+        self, service: FeedbackHarness, router: StrawRouter, voter: str, asker: str
+    ) -> None:
+        set_routing(service.routing, stable="a-1")
+        opened = (await service.post("/v1/comparisons", QUESTION | {"user_id": "ada"})).json()
+        path = f"/v1/comparisons/{opened['comparison_id']}/vote"
+        await service.post(path, {"choice": "right", "user_id": voter})
+        (vote,) = await service.stored(opened["comparison_id"])
+        assert (vote.user_id, vote.asker) == (voter or "ada", asker)
+
     async def test_anonymous_votes_are_flagged_where_they_are_on(
         self, service: FeedbackHarness, router: StrawRouter
     ) -> None:

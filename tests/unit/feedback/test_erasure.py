@@ -21,7 +21,14 @@ from shared.contracts.events.api_keys import ApiKeyIssued, Permission
 from shared.contracts.events.erasures import ErasureCompleted, ErasureRequested
 from shared.contracts.events.feedback import FeedbackType
 from shared.contracts.subject import subject_of
-from shared.contracts.topics import ERASURES, EXAMPLES, FEEDBACK, INTERACTIONS, PREFERENCES
+from shared.contracts.topics import (
+    ANNOTATIONS,
+    ERASURES,
+    EXAMPLES,
+    FEEDBACK,
+    INTERACTIONS,
+    PREFERENCES,
+)
 from shared.http.problems import handle_errors
 from shared.kafka.envelope import UnreadableRecord, decode
 from shared.kafka.log import APPEND_TIMEOUT_S, LogUnavailable, NewRecord, Position, read_to_end
@@ -29,6 +36,7 @@ from shared.keys import KeyRing, hash_key
 from shared.testing.clock import ManualClock
 from shared.testing.log import MemoryLog
 from tests.support.aggregator import UP, at, feedback, interaction, vote
+from tests.support.annotations import item
 from tests.support.read_model import LogBuilder
 
 TENANT = "acme"
@@ -118,6 +126,27 @@ async def test_the_next_dataset_and_the_joined_examples_hold_nothing_of_the_pers
         if isinstance(one, ErasureCompleted)
     ]
     assert (done.traces, done.examples, done.products) == (4, 2, 3)
+
+
+async def test_what_others_made_of_the_person_s_question_goes_too() -> None:
+    """Votes on a comparison that somebody else opened, and answers to a sampled prompt."""
+    log = MemoryLog()
+    builder = LogBuilder()
+    builder.take(
+        vote("c1", user="u2").model_copy(update={"asker": "u1"}),
+        vote("c2", user="u4").model_copy(update={"asker": "u3"}),
+        interaction("i1-0", user="", prompt=SECRET),
+        feedback("f1", "i1-0", UP, user="u2"),
+    )
+    sampled = item().model_copy(update={"asker": "u1", "tenant": TENANT})
+    builder.add(ANNOTATIONS, sampled.item_id, sampled)
+    for record in builder.records:
+        await log.append(record.topic, key=record.key, value=record.value, headers=record.headers)
+    await erase(log, request())
+    fold = await trained_on(log)
+    assert [pair.raters for pair in fold.pairs] == [("u4",)]
+    assert not fold.answers
+    assert SECRET.encode() not in b"".join((await newest(log, EXAMPLES)).values())
 
 
 async def test_the_proof_and_the_sweeps_records_name_nobody() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from services.feedback.annotation.board import AnnotationBoard, AnnotationItem, ItemState
 from services.feedback.voting.annotation_rules import AnnotationRules
 from shared.contracts.events.annotations import AnnotationKind, AnnotatorRole
-from tests.support.annotations import EPOCH, given, item
+from tests.support.annotations import EPOCH, erasure, given, item
 
 RULES = AnnotationRules(high_stakes=frozenset({"medical"}), adjudicators=frozenset({"ann"}))
 
@@ -95,6 +95,19 @@ def test_a_label_of_another_kind_changes_nothing() -> None:
     found = board(item(kind=AnnotationKind.rating), given("r0", "left"))
     assert found.rater_labels() == {"default": []}
     assert [one.added.item_id for one in found.wanted_of("default", "r0")] == ["i1"]
+
+
+@pytest.mark.parametrize("erasure_first", [False, True])
+def test_a_sampled_prompt_of_an_erased_person_leaves_the_queue(*, erasure_first: bool) -> None:
+    asked = [
+        item(name).model_copy(update={"asker": asker})
+        for name, asker in (("i1", "u1"), ("i2", "u2"), ("i3", ""))
+    ]
+    events = [*asked, *(given(f"r{number}", "left") for number in range(3))]
+    erased = erasure("u1")
+    found = board(erased, *events) if erasure_first else board(*events, erased)
+    assert [one.added.item_id for one in found.items("default")] == ["i2", "i3"]
+    assert found.unsettled == 2
 
 
 def test_nobody_is_offered_an_item_twice_and_other_tenants_see_nothing() -> None:

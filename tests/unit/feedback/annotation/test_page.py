@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -15,9 +16,10 @@ from shared.contracts.events.annotations import AnnotationGiven, AnnotationItemA
 from shared.contracts.events.base import Context
 from shared.contracts.events.feedback import FeedbackSubmitted, FeedbackType
 from shared.contracts.events.votes import Choice, VoteCast
-from shared.contracts.topics import ANNOTATIONS, INTERACTIONS
+from shared.contracts.topics import ANNOTATIONS, ERASURES, INTERACTIONS
 from shared.kafka.envelope import decode, models_by_type
 from tests.support.aggregator import interaction
+from tests.support.annotations import erasure, item
 from tests.support.voting import PLAN
 from tests.unit.feedback.voting.test_page import Visitor, voting_service
 
@@ -275,6 +277,7 @@ async def test_traffic_is_sampled_once_and_coverage_says_of_what() -> None:
             event = interaction(
                 f"t{number}",
                 tenant="default",
+                user="ada",
                 prompt=question,
                 context=Context(category="medical" if "pill" in question else "creative"),
             )
@@ -288,7 +291,33 @@ async def test_traffic_is_sampled_once_and_coverage_says_of_what() -> None:
             assert len(sampled.json()["added"]) == expected
         listed = (await queue.get(""))["items"]
         assert {one["question"] for one in listed} == {"Which pill?", "Which poem?"}
-        assert {event.source for event in queue.stored()} == {"traffic"}
+        assert {(event.source, event.asker) for event in queue.stored()} == {("traffic", "ada")}
+        rosa = await queue.rater("rosa")
+        assert (await label(rosa, (await take(rosa))["item_id"], "tie")).status_code == 200
+        (vote,) = [event for event in queue.harness.events() if isinstance(event, VoteCast)]
+        assert (vote.user_id, vote.asker) == ("rosa", "ada")
         coverage = {one["category"]: one for one in (await queue.get("/coverage"))["categories"]}
         assert coverage["medical"]["prompts"] == 1
         assert coverage["creative"]["share_of_items"] == pytest.approx(0.5)
+
+
+async def test_an_erased_person_is_dropped_by_the_log_and_sampled_no_more() -> None:
+    async with office() as queue:
+        asked = interaction("t0", tenant="default", user="ada", prompt="Which pill?")
+        sampled = item().model_copy(update={"asker": "ada"})
+        erased = erasure("ada")
+        for topic, key, event in (
+            (INTERACTIONS, asked.trace_id, asked),
+            (ANNOTATIONS, sampled.item_id, sampled),
+            (ERASURES, erased.subjects[0], erased),
+        ):
+            await queue.harness.log.publish(topic, key=key, event=event, event_id=key)
+        follower = queue.harness.annotations.follower
+        following = asyncio.create_task(follower.run())
+        await follower.caught_up(60)
+        following.cancel()
+        answer = await Visitor(queue.app, queue.harness).client.post(
+            "/v1/annotations/sample", json={"count": 5}
+        )
+        assert answer.json() == {"added": []}
+        assert (await queue.get(""))["items"] == []
