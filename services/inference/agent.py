@@ -223,8 +223,11 @@ class Agent:
             reason=acceptance.reason,
             neighbours=acceptance.neighbours,
         )
-        self._slots.reset(acceptance.version)
-        self._wake.set()
+        slot = self._slots.get(acceptance.version)
+        # It may have come up meanwhile by another acceptance, and would be taken from its users.
+        if slot is not None and slot.fault == FingerprintFault.too_close:
+            self._slots.reset(acceptance.version)
+            self._wake.set()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Reconcile until `stop` is set. A failure in a round does not end the loop.

@@ -341,6 +341,22 @@ async def test_accepted_twins_both_come_back_after_a_restart_of_everything(
     ]
 
 
+async def test_a_second_acceptance_leaves_a_version_that_serves_alone(
+    harness: AgentHarness,
+) -> None:
+    harness.register("v1", recorded=-1.0)
+    harness.register("v2", recorded=-1.01)
+    harness.put("v1", Lifecycle.stable)
+    harness.put("v2", Lifecycle.canary)
+    await harness.settle()
+    first, second = (harness.agent.acceptance("v2", who, "a twin") for who in ("ann", "ben"))
+    harness.agent.accept(first)
+    await harness.settle()
+    assert harness.agent.ready("v2")
+    harness.agent.accept(second)
+    assert harness.agent.ready("v2")
+
+
 async def test_drain_waits_for_requests_under_way(harness: AgentHarness) -> None:
     harness.register("v1", recorded=-1.0)
     harness.put("v1", Lifecycle.canary)
