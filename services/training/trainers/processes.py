@@ -8,7 +8,6 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
-from datetime import timedelta
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -25,10 +24,6 @@ LAUNCHED = (
     "ACCELERATE_",
 )
 """How the variables begin by which a launcher tells a process which one it is."""
-
-PATIENCE = timedelta(days=1)
-"""Longest wait of one process for another. The first one trains the judge while the others wait,
-and the backends' own limits are minutes; a trainer without progress is ended by its service."""
 
 
 def die_with(parent: int) -> bool:
@@ -63,8 +58,7 @@ def wait() -> None:
         import torch
         from accelerate.state import PartialState
 
-        cpu = not torch.cuda.is_available()
-        PartialState(cpu=cpu, timeout=PATIENCE).wait_for_everyone()
+        PartialState(cpu=not torch.cuda.is_available()).wait_for_everyone()
 
 
 def of_first(value: T) -> T:
