@@ -11,12 +11,13 @@ from shared.contracts.events.rollouts import Decision, LeaderElected
 from shared.contracts.topics import ROLLOUT_HOLDS, ROLLOUTS
 from shared.kafka.envelope import UnreadableRecord, decode
 from shared.kafka.log import EventLog, LogUnavailable, Record, read_to_end
+from shared.registry.routing import RoutingTable
 
 READ_S = 30.0
 
 
 class AuditLog:
-    """Reads decisions from the topics; what a fenced leader wrote is left out."""
+    """Reads decisions from the topics; what a fenced leader wrote, or one never elected, is left out."""
 
     def __init__(self, event_log: EventLog) -> None:
         self._log = event_log
@@ -39,14 +40,23 @@ class AuditLog:
             )
         except LogUnavailable as error:
             raise AuditUnavailable(f"the decisions could not be read: {error}; try again") from None
-        token, found = -1, list[Decision]()
+        elections, tokens, found = RoutingTable(), set[int](), list[Decision]()
         for record in moves:
             event = _event(record)
             if isinstance(event, LeaderElected):
-                token = record.offset
-            elif event is not None and event.rollout_id == rollout_id and token <= event.token:
+                elections.elect(record.offset)
+                tokens.add(record.offset)
+            elif (
+                event is not None
+                and event.rollout_id == rollout_id
+                and elections.believes(event.token)
+            ):
                 found.append(event)
-        found += [event for record in holds if isinstance(event := _event(record), Decision)]
+        # In another topic, so beside no election: it must have the token of one.
+        for record in holds:
+            event = _event(record)
+            if isinstance(event, Decision) and (not tokens or event.token in tokens):
+                found.append(event)
         if not found:
             raise Unknown(f"rollout {rollout_id}: unknown; GET /v1/rollouts lists them")
         return sorted(found, key=age)
