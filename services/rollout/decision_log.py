@@ -26,6 +26,8 @@ MAX_ROLLOUTS = 500
 MAX_MOVES = 500
 MAX_HOLDS = 200
 """Kept in memory for each rollout; the topic keeps all."""
+WHOLE = "judge"
+"""Part of the evidence of a decision that carries the judge's state whole."""
 
 MODELS = models_by_type(LeaderElected, Decision)
 
@@ -37,6 +39,17 @@ class RolloutHistory:
     state: RolloutState
     moves: deque[Decision] = field(default_factory=lambda: deque(maxlen=MAX_MOVES))
     holds: deque[Decision] = field(default_factory=lambda: deque(maxlen=MAX_HOLDS))
+
+    def add(self, decision: Decision) -> None:
+        """Keep a decision; earlier ones lose what only a successor or a replay would need."""
+        queue = self.holds if decision.kind is DecisionKind.hold else self.moves
+        queue.append(decision)
+        if WHOLE in decision.evidence:
+            newest = max(one.order for one in (*self.moves, *self.holds) if WHOLE in one.evidence)
+            for kept in (self.moves, self.holds):
+                for place, one in enumerate(kept):
+                    if one.order < newest or self.state.phase.finished:
+                        kept[place] = _slim(one)
 
     @property
     def last(self) -> Decision:
@@ -53,12 +66,12 @@ class RolloutHistory:
     def evidence(self) -> list[dict[str, Any]]:
         """The newest evidence with the judge's state whole, and all since, oldest first."""
         found = [one.evidence for one in self.all()]
-        whole = [place for place, evidence in enumerate(found) if "judge" in evidence]
+        whole = [place for place, evidence in enumerate(found) if WHOLE in evidence]
         return found[whole[-1] :] if whole else []
 
     def judged(self) -> list[tuple[datetime, dict[str, Any]]]:
         """The judge's state of each decision in memory that carries it whole, oldest first."""
-        return [(one.at, one.evidence["judge"]) for one in self.all() if "judge" in one.evidence]
+        return [(one.at, one.evidence[WHOLE]) for one in self.all() if WHOLE in one.evidence]
 
     def all(self) -> list[Decision]:
         """Every decision in memory, oldest first."""
@@ -150,14 +163,25 @@ class DecisionLog:
             self._forget()
         elif decision.order > history.last.order:
             history.state = RolloutState.model_validate({**raw, "strategy": history.state.strategy})
-        queue = history.holds if decision.kind is DecisionKind.hold else history.moves
-        queue.append(decision)
+        history.add(decision)
 
     def _forget(self) -> None:
         """Keep memory bounded: the oldest ended rollouts go."""
         ended = [name for name, one in self._histories.items() if one.state.phase.finished]
         for name in ended[: max(0, len(self._histories) - MAX_ROLLOUTS)]:
             del self._histories[name]
+
+
+def _slim(decision: Decision) -> Decision:
+    """A decision without slices and the judges that leave one voter out: most of its bytes."""
+    if "slices" not in decision.evidence and "without" not in decision.evidence.get(WHOLE, {}):
+        return decision
+    evidence = {name: part for name, part in decision.evidence.items() if name != "slices"}
+    if WHOLE in evidence:
+        evidence[WHOLE] = {
+            name: part for name, part in evidence[WHOLE].items() if name != "without"
+        }
+    return decision.model_copy(update={"evidence": evidence})
 
 
 def age(decision: Decision) -> tuple[int, int]:

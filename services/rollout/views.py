@@ -97,7 +97,10 @@ def _actions(state: RolloutState) -> list[str]:
 
 
 def decision_view(decision: Decision) -> dict[str, Any]:
-    """One decision as it is in the log, with its id and a sentence."""
+    """One decision as it is known, with its id and a sentence.
+
+    Only the log has the slices of earlier ones, and their judges that leave one voter out.
+    """
     return {
         "id": decision.decision_id,
         "sentence": sentence(decision),

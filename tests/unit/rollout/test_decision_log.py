@@ -7,14 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.rollout.audit import AuditLog
 from services.rollout.decision_log import MAX_HOLDS, DecisionLog
 from services.rollout.state import RolloutState
 from services.rollout.strategy import parse
 from shared.contracts.events.base import Event
 from shared.contracts.events.rollouts import Decision, DecisionKind, LeaderElected, Phase
-from shared.contracts.topics import ROLLOUTS
+from shared.contracts.topics import ROLLOUT_HOLDS, ROLLOUTS
 from shared.kafka.envelope import UnreadableRecord, encode
 from shared.kafka.log import Record
+from shared.testing.log import MemoryLog
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 STRATEGY = parse(
@@ -143,6 +145,48 @@ def test_what_cannot_be_read_is_told_and_counted_as_read() -> None:
         decision_log.apply(decided(2, 0, 1, kind=DecisionKind.weight))
     assert decision_log.read_to == {(ROLLOUTS, 0): 2}
     assert decision_log.get("r") is None
+
+
+def test_only_what_a_successor_needs_is_kept_of_the_evidence() -> None:
+    state = {"without": {"tenant:aa": {"looks": 1}}, "voters": {"tenant:aa": {}}, "looks": 1}
+
+    def carrying(offset: int, *, whole: bool, **more: Any) -> Record:
+        plain = Decision.model_validate_json(decided(offset, 0, offset, **more).value or b"")
+        judge = {"judge": state} if whole else {}
+        evidence = {**plain.evidence, **judge, "slices": [{"look": offset}]}
+        return decided(offset, 0, offset, evidence=evidence, **more)
+
+    records = [
+        elected(0),
+        carrying(1, whole=True, kind=DecisionKind.start),
+        carrying(2, whole=False),
+        carrying(3, whole=True),
+        carrying(4, whole=False),
+    ]
+    history = folded(*records).get("r")
+    assert history is not None
+    assert ["slices" in one.evidence for one in history.all()] == [False, False, True, True]
+    assert ["without" in judged for _, judged in history.judged()] == [False, True]
+    assert [one["slices"] for one in history.evidence()] == [[{"look": 3}], [{"look": 4}]]
+    end = carrying(5, whole=True, kind=DecisionKind.abort, phase=Phase.degraded)
+    ended = folded(*records, end).get("r")
+    assert ended is not None
+    assert not any("slices" in one.evidence for one in ended.all())
+    assert [("without" in one, "voters" in one) for _, one in ended.judged()] == [(False, True)] * 3
+
+
+async def test_the_audit_believes_no_token_that_no_election_gave() -> None:
+    log = MemoryLog()
+    for topic, one in (
+        (ROLLOUTS, elected(0)),
+        (ROLLOUTS, decided(1, 0, 0, kind=DecisionKind.start)),
+        (ROLLOUTS, decided(2, 10**15, 0, kind=DecisionKind.weight, weight=10_000)),
+        (ROLLOUT_HOLDS, decided(0, 0, 1)),
+        (ROLLOUT_HOLDS, decided(1, 10**15, 1)),
+    ):
+        await log.append(topic, key="r", value=one.value, headers=one.headers)
+    found = await AuditLog(log).decisions("r")
+    assert [one.decision_id for one in found] == ["0:0", "0:1"]
 
 
 def test_memory_is_bounded_however_long_a_rollout_holds() -> None:
