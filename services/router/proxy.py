@@ -350,7 +350,9 @@ class Proxy:
         )
         path.overhead.observe(call.overhead_s)
         if last.outcome is Outcome.ok and call.request.endpoint not in PASSED_THROUGH:
-            path.answered(behaviour_of(call.answer, call.request.asked))
+            # Languages are compared between arms alone, and cost more than all else here.
+            asked = call.request.asked if call.choice.rollout else ""
+            path.answered(behaviour_of(call.answer, asked))
         self._interactions.record(call, perf_counter() - call.started)
 
     def _cancelled(self, call: Call, why: str) -> None:

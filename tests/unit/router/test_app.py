@@ -208,6 +208,22 @@ async def test_an_answer_in_another_language_than_the_users_last_turn_is_counted
     assert [row.rsplit(" ", 1)[1] for row in rows if 'arm="candidate"' in row] == ["1.0"]
 
 
+async def test_outside_a_rollout_no_language_is_told(
+    bench: GatewayHarness, monkeypatch: pytest.MonkeyPatch
+):
+    told: list[str] = []
+    monkeypatch.setattr(
+        "services.router.behaviour.language_of", lambda text: told.append(text) or ""
+    )
+    await bench.start()
+    bench.route()
+    assert (await bench.ask(user="ana")).status_code == 200
+    assert told == [""]
+    bench.route(candidate="m-v1.1", weight=10_000)
+    assert (await bench.ask(user="ana")).status_code == 200
+    assert "hi" in told
+
+
 async def test_a_purpose_needs_a_version(bench: GatewayHarness):
     await bench.start()
     bench.route()
