@@ -9,7 +9,7 @@ from services.rollout.decision_log import MODELS, age
 from services.rollout.errors import AuditUnavailable, Unknown
 from shared.contracts.events.rollouts import Decision, LeaderElected
 from shared.contracts.topics import ROLLOUT_HOLDS, ROLLOUTS
-from shared.kafka.envelope import UnreadableRecord, decode
+from shared.kafka.envelope import UnreadableRecord, decode, header
 from shared.kafka.log import EventLog, LogUnavailable, Record, read_to_end
 from shared.registry.routing import RoutingTable
 
@@ -31,7 +31,12 @@ class AuditLog:
 
         """
         try:
-            moves = await read_to_end(self._log, ROLLOUTS, timeout_s=READ_S)
+            moves = await read_to_end(
+                self._log,
+                ROLLOUTS,
+                timeout_s=READ_S,
+                keep=lambda record: record.key == rollout_id or _elects(record),
+            )
             holds = await read_to_end(
                 self._log,
                 ROLLOUT_HOLDS,
@@ -46,11 +51,7 @@ class AuditLog:
             if isinstance(event, LeaderElected):
                 elections.elect(record.offset)
                 tokens.add(record.offset)
-            elif (
-                event is not None
-                and event.rollout_id == rollout_id
-                and elections.believes(event.token)
-            ):
+            elif event is not None and elections.believes(event.token):
                 found.append(event)
         # In another topic, so beside no election: it must have the token of one.
         for record in holds:
@@ -60,6 +61,10 @@ class AuditLog:
         if not found:
             raise Unknown(f"rollout {rollout_id}: unknown; GET /v1/rollouts lists them")
         return sorted(found, key=age)
+
+
+def _elects(record: Record) -> bool:
+    return header(record.headers, "ce_type") == LeaderElected.ce_type
 
 
 def _event(record: Record) -> Decision | LeaderElected | None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.rollout.audit import AuditLog
+from services.rollout import audit
 from services.rollout.decision_log import MAX_HOLDS, DecisionLog
 from services.rollout.state import RolloutState
 from services.rollout.strategy import parse
@@ -175,6 +175,24 @@ def test_only_what_a_successor_needs_is_kept_of_the_evidence() -> None:
     assert [("without" in one, "voters" in one) for _, one in ended.judged()] == [(False, True)] * 3
 
 
+async def test_the_audit_holds_no_other_rollout_s_decisions_in_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    log, held = MemoryLog(partitions={ROLLOUTS: 1}), list[str]()
+    event_of = audit._event
+
+    def counted(record: Record) -> Decision | LeaderElected | None:
+        held.append(record.key)
+        return event_of(record)
+
+    monkeypatch.setattr(audit, "_event", counted)
+    start = decided(1, 0, 0, kind=DecisionKind.start)
+    for key, one in (("leader", elected(0)), ("other", start), ("r", start)):
+        await log.append(ROLLOUTS, key=key, value=one.value, headers=one.headers)
+    assert len(await audit.AuditLog(log).decisions("r")) == 1
+    assert held == ["leader", "r"]
+
+
 async def test_the_audit_believes_no_token_that_no_election_gave() -> None:
     log = MemoryLog()
     for topic, one in (
@@ -185,7 +203,7 @@ async def test_the_audit_believes_no_token_that_no_election_gave() -> None:
         (ROLLOUT_HOLDS, decided(1, 10**15, 1)),
     ):
         await log.append(topic, key="r", value=one.value, headers=one.headers)
-    found = await AuditLog(log).decisions("r")
+    found = await audit.AuditLog(log).decisions("r")
     assert [one.decision_id for one in found] == ["0:0", "0:1"]
 
 
