@@ -242,7 +242,10 @@ def test_the_example_of_env_names_what_compose_asks_for_and_its_defaults() -> No
     given = dict(re.findall(r"^([A-Z_]+)=(.*)$", ENV_EXAMPLE, re.MULTILINE))
     assert given.pop("COMPOSE_PROFILES") == "cpu"
     text = (ROOT / "docker-compose.yml").read_text()
-    assert given == dict(re.findall(r"\$\{([A-Z_]+):-([^}]*)\}", text))
+    defaults: list[tuple[str, str, str]] = re.findall(r"\$\{([A-Z_]+)(:?-)([^}]*)\}", text)
+    assert given == {name: default for name, _, default in defaults}
+    # Empty is no parser, and must not become the default.
+    assert ("TOOL_PARSER", "-", "hermes") in defaults
 
 
 def test_prometheus_of_compose_scrapes_every_service_and_grafana_shows_every_dashboard() -> None:
