@@ -567,6 +567,16 @@ def test_a_training_job_is_one_launch_of_accelerate_over_its_pods(folder: Path) 
     assert "training-job" not in pods(objects_of("defaults", folder))
 
 
+def test_a_training_job_reaches_its_pods_and_the_hub(folder: Path) -> None:
+    objects = objects_of("training-job", folder)
+    rules = named(objects, "NetworkPolicy", "here-training-job")["spec"]["egress"]
+    among, hub = rules
+    assert "ports" not in among, "gloo and NCCL open what they like"
+    assert hub == {"ports": [{"protocol": "TCP", "port": 443}]}
+    service = named(objects, "NetworkPolicy", "here-training")["spec"]["egress"]
+    assert hub in service
+
+
 def test_the_report_runs_by_its_schedule_with_what_it_reads(folder: Path) -> None:
     objects = objects_of("report", folder)
     assert named(objects, "CronJob", "here-report")["spec"]["schedule"] == "0 7 * * 1"
