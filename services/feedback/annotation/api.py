@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Iterator
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator
 from itertools import islice
-from typing import Annotated
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.routing import APIRoute
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from services.feedback.annotation.additions import MAX_ADDED, NewItem, NewItems
@@ -18,12 +19,18 @@ from services.feedback.annotation.consistency import LabelConsistency
 from services.feedback.annotation.queue import AnnotationQueue
 from services.feedback.annotation.sampling import TrafficPrompt, sample
 from services.feedback.annotation.traffic import RecentTraffic
+from services.feedback.errors import Malformed
 from shared.contracts.events.annotations import MAX_RATERS, AnnotationKind, AnnotatorRole
 from shared.contracts.events.api_keys import Permission
 from shared.contracts.events.base import Identifier, OptionalIdentifier, prompt_text
+from shared.http.asgi import Message, Receive
+from shared.http.body import ClientDisconnected, read_body
 from shared.http.openapi import problem_responses
 from shared.keys import KeyRing
 
+MAX_BODY_BYTES = 6_000_000
+"""Twenty items of the greatest length, at four bytes a character."""
+BODY_TIMEOUT_S = 10.0
 MAX_LISTED = 500
 MAX_SHOWN = 500
 """Characters of a question in a listing."""
@@ -272,6 +279,15 @@ class AnnotationApi:
         )
         return LabelOfItem.model_validate(given, from_attributes=True)
 
+    def authorize(self, request: Request) -> None:
+        """Check the key of a request.
+
+        Raises:
+            Unauthenticated, Forbidden: it has none that may operate.
+
+        """
+        self._tenant(request)
+
     def _tenant(self, request: Request) -> str:
         header = request.headers.get("authorization")
         return self._keys.authenticate(header, Permission.operate).tenant
@@ -279,7 +295,20 @@ class AnnotationApi:
 
 def annotation_router(api: AnnotationApi) -> APIRouter:
     """The routes of the annotation queue. Scope: operate."""
-    router = APIRouter()
+
+    class GuardedRoute(APIRoute):
+        """A route that checks the key before FastAPI reads the body, which is bounded."""
+
+        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+            handle = super().get_route_handler()
+
+            async def guarded(request: Request) -> Response:
+                api.authorize(request)
+                return await handle(Request(request.scope, await _read(request)))
+
+            return guarded
+
+    router = APIRouter(route_class=GuardedRoute)
 
     @router.post("/v1/annotations", status_code=201, responses=problem_responses(
         401, 403, 404, 413, 422, 502, 503
@@ -320,6 +349,27 @@ def annotation_router(api: AnnotationApi) -> APIRouter:
         return await api.label(request, item_id, body)
 
     return router
+
+
+async def _read(request: Request) -> Receive:
+    """What hands out the body of a request, read whole.
+
+    Raises:
+        BodyTooLarge, BodyTooSlow: it is over a limit.
+        Malformed: the connection ended before it did.
+
+    """
+    try:
+        body = await read_body(
+            request.scope, request.receive, limit=MAX_BODY_BYTES, timeout_s=BODY_TIMEOUT_S
+        )
+    except ClientDisconnected:
+        raise Malformed("the connection ended before the body did; send it again") from None
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return receive
 
 
 def _traffic_id(prompt: TrafficPrompt) -> str:

@@ -256,6 +256,27 @@ async def test_signed_out_or_without_the_token_nothing_is_given() -> None:
         assert queue.harness.events() == []
 
 
+async def test_the_key_is_checked_before_a_body_is_read_and_the_body_is_bounded() -> None:
+    read = 0
+
+    async def body() -> AsyncIterator[bytes]:
+        nonlocal read
+        while read < 100:
+            read += 1
+            yield b" " * 1_000_000
+
+    async with voting_service(ANNOTATED, keys_required=True) as (app, harness):
+        client = Visitor(app, harness).client
+        for path in ("", "/sample", "/i1/labels"):
+            refused = await client.post(f"/v1/annotations{path}", content=body())
+            assert (refused.status_code, read) == (401, 0)
+    async with office() as queue:
+        client = Visitor(queue.app, queue.harness).client
+        refused = await client.post("/v1/annotations", content=body())
+        assert refused.status_code == 413
+        assert read < 10
+
+
 async def test_a_second_replica_learns_the_queue_from_the_log() -> None:
     async with office() as queue:
         await queue.add(ITEM)
