@@ -47,6 +47,17 @@ def count() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def keep_one_device() -> None:
+    """Hide all GPUs from a single process but the first that it sees; before torch is loaded.
+
+    Hugging Face's trainer would divide batches among them (DataParallel), each as large as a
+    recipe's batch.
+    """
+    if count() == 1:
+        seen = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
+        os.environ["CUDA_VISIBLE_DEVICES"] = seen.partition(",")[0]
+
+
 def sharded() -> bool:
     """Whether each process holds a part of the base only (FSDP)."""
     return os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"

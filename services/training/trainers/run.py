@@ -119,6 +119,7 @@ def _result(stage: Stage, job: TrainerJob, folder: Path) -> Path:
 
 
 def _configure(job: TrainerJob) -> None:
+    processes.keep_one_device()
     import torch
 
     if job.threads:
