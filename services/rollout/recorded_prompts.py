@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from random import Random
 
+import orjson
+
 from shared.contracts.events.base import Event
 from shared.contracts.events.erasures import ErasureCompleted, ErasureRequested
 from shared.contracts.events.interactions import InteractionRecorded, Outcome, Purpose
@@ -18,6 +20,8 @@ from shared.kafka.log import EventLog, Record, read_to_end
 NEWEST = 500
 """Records of each partition that are read: the latest requests of all models."""
 READ_S = 30.0
+MAX_BYTES = 64 * 2**20
+"""Of the model's records that are held at once; a client may send prompts of any length."""
 _MODELS = models_by_type(InteractionRecorded, ErasureRequested, ErasureCompleted)
 
 
@@ -32,7 +36,17 @@ async def recorded_prompts(
         LogUnavailable: a topic was not read to its end in READ_S seconds.
 
     """
-    records = await read_to_end(event_log, INTERACTIONS, timeout_s=READ_S, newest=NEWEST)
+    named, held = orjson.dumps(model), 0
+
+    def fits(record: Record) -> bool:
+        nonlocal held
+        value = record.value or b""
+        if named not in value or held + len(value) > MAX_BYTES:
+            return False
+        held += len(value)
+        return True
+
+    records = await read_to_end(event_log, INTERACTIONS, timeout_s=READ_S, newest=NEWEST, keep=fits)
     erasures = await read_to_end(event_log, ERASURES, timeout_s=READ_S)
     # Thousands of events take a second to read, in which the controller must not stand still.
     prompts = await asyncio.to_thread(_prompts, records, model, _erased(erasures))

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from services.rollout import recorded_prompts
 from services.rollout.evaluations import MAX_TOKENS
 from services.rollout.strategy import parse
 from shared.contracts.events.erasures import ErasureRequested
@@ -222,6 +223,19 @@ async def test_a_person_who_was_erased_is_asked_nothing_again(
     await harness.log.publish(ERASURES, key="e1", event=asked, event_id="e1")
     begun = await http.post("/v1/versions/polite/evaluation", json=WHY)
     assert (begun.status_code, begun.json()["prompts"]) == (202, 10)
+
+
+async def test_prompts_are_held_up_to_a_bound_of_their_bytes(
+    harness: ControllerHarness, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await http.post("/v1/versions", json=POLITE)
+    theirs = [one.model_copy(update={"model": "other"}) for one in prompts(20)]
+    await recorded(harness, *theirs, *prompts(20))
+    size = max(len(one.to_json()) for one in prompts(20))
+    monkeypatch.setattr(recorded_prompts, "MAX_BYTES", 15 * size)
+    begun = await http.post("/v1/versions/polite/evaluation", json=WHY)
+    assert begun.status_code == 202, begun.text
+    assert 15 <= begun.json()["prompts"] < 18
 
 
 async def test_of_two_evaluations_asked_for_at_once_one_begins(
