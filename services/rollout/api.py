@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
@@ -237,11 +238,13 @@ class RolloutApi:
 
     async def replay(self, rollout_id: str) -> dict[str, Any]:
         """Every decision recomputed from the log's record."""
-        return replay(rollout_id, await self._audit.decisions(rollout_id)).to_dict()
+        decisions = await self._audit.decisions(rollout_id)
+        # A rollout of days takes a minute to judge, in which the controller must not stand still.
+        return (await asyncio.to_thread(replay, rollout_id, decisions)).to_dict()
 
     async def slices(self, rollout_id: str) -> str:
         """The judge's evidence as CSV."""
-        return slices_csv(await self._audit.decisions(rollout_id))
+        return await asyncio.to_thread(slices_csv, await self._audit.decisions(rollout_id))
 
     def intervals(self, rollout_id: str) -> list[dict[str, Any]]:
         """Confidence sequences of the relative criteria over time."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from services.rollout import routes
+from services.rollout import api, routes
 from services.rollout.counters import SCORE_COUNT, SCORE_SUM, CounterSeries
 from services.rollout.routes import MAX_BODY_BYTES
 from shared.contracts.events.api_keys import ApiKeyIssued, Permission
@@ -357,6 +358,28 @@ async def test_the_record_of_a_rollout_is_replayed_exported_and_told(
     told = (await http.get(f"{path}/decisions", params={"moves": True})).json()["decisions"]
     assert told[1]["sentence"] == "v2 went from 0 % to 5 % of the users: setWeight 5 %"
     assert (await http.get("/v1/rollouts/nothing/replay")).status_code == 404
+
+
+@pytest.mark.parametrize(("path", "name"), [("replay", "replay"), ("slices", "slices_csv")])
+async def test_the_controller_goes_on_while_a_record_is_read(
+    harness: ControllerHarness,
+    http: httpx.AsyncClient,
+    monkeypatch: pytest.MonkeyPatch,
+    path: str,
+    name: str,
+) -> None:
+    begun = (await http.post("/v1/rollouts", json={"model": "m", "candidate": "v2"})).json()
+    threads: list[threading.Thread] = []
+    reading = getattr(api, name)
+
+    def noting(*given: Any) -> Any:
+        threads.append(threading.current_thread())
+        return reading(*given)
+
+    monkeypatch.setattr(api, name, noting)
+    assert (await http.get(f"/v1/rollouts/{begun['rollout_id']}/{path}")).status_code == 200
+    assert threads
+    assert threads[0] is not threading.main_thread()
 
 
 async def test_the_console_needs_no_key_and_allows_nothing_from_elsewhere(
