@@ -19,6 +19,8 @@ from shared.contracts.events.annotations import (
 from shared.contracts.events.erasures import ErasureRequested
 from shared.contracts.subject import subject_of
 
+MAX_BYTES = 64 * 1024 * 1024
+"""JSON of all items beyond which settled ones are forgotten; in memory it is up to four times that."""
 SETTLED_KEPT = 2_000
 """Newest settled items kept in memory; agreement is of these and the unsettled ones."""
 
@@ -39,6 +41,8 @@ class AnnotationItem:
 
     added: AnnotationItemAdded
     high_stakes: bool
+    bytes: int
+    """Size of its event in JSON."""
     labels: dict[str, AnnotationGiven] = field(default_factory=dict[str, AnnotationGiven])
     counted: list[AnnotationGiven] = field(default_factory=list[AnnotationGiven])
     """The labels that fill slots: raters', and models' unless the category is high-stakes."""
@@ -88,9 +92,18 @@ class AnnotationItem:
 class AnnotationBoard:
     """All items that are open or disputed, and the newest settled ones."""
 
-    def __init__(self, rules: AnnotationRules, *, settled_kept: int = SETTLED_KEPT) -> None:
+    def __init__(
+        self,
+        rules: AnnotationRules,
+        *,
+        settled_kept: int = SETTLED_KEPT,
+        max_bytes: int = MAX_BYTES,
+    ) -> None:
         self.rules = rules
         self._settled_kept = settled_kept
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        """JSON of all items that are kept."""
         self._items: dict[tuple[str, str], AnnotationItem] = {}
         self._settled: dict[tuple[str, str], None] = {}
         """Keys of settled items in the order in which they were settled."""
@@ -115,7 +128,10 @@ class AnnotationBoard:
         if not self.is_erased(event.tenant, event.asker):
             high_stakes = event.context.category in self.rules.high_stakes
             key = (event.tenant, event.item_id)
-            self._items.setdefault(key, AnnotationItem(event, high_stakes))
+            if key not in self._items:
+                self._items[key] = AnnotationItem(event, high_stakes, len(event.to_json()))
+                self._bytes += self._items[key].bytes
+                self._forget()
 
     def _label(self, event: AnnotationGiven) -> None:
         key = (event.tenant, event.item_id)
@@ -125,9 +141,16 @@ class AnnotationBoard:
         item.take(event)
         if item.state is ItemState.settled:
             self._settled[key] = None
-            if len(self._settled) > self._settled_kept:
-                oldest = next(iter(self._settled))
-                del self._settled[oldest], self._items[oldest]
+            self._forget()
+
+    def _forget(self) -> None:
+        """Drop the items that were settled first, until the rest is within the limits."""
+        while self._settled and (len(self._settled) > self._settled_kept or self.is_full):
+            self._drop(next(iter(self._settled)))
+
+    def _drop(self, key: tuple[str, str]) -> None:
+        self._bytes -= self._items.pop(key).bytes
+        self._settled.pop(key, None)
 
     def _erase(self, event: ErasureRequested) -> None:
         """Drop what the person asked; no order holds between two topics, so the person is kept."""
@@ -136,8 +159,7 @@ class AnnotationBoard:
             key for key, item in self._items.items() if self.is_erased(key[0], item.added.asker)
         ]
         for key in gone:
-            del self._items[key]
-            self._settled.pop(key, None)
+            self._drop(key)
 
     def is_erased(self, tenant: str, asker: str) -> bool:
         """Whether a person was erased: no prompt of theirs is in the queue from then on."""
@@ -150,6 +172,11 @@ class AnnotationBoard:
     def items(self, tenant: str) -> Iterator[AnnotationItem]:
         """The tenant's items in the order in which they were added."""
         return (item for (owner, _), item in self._items.items() if owner == tenant)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the items take as much memory as they may."""
+        return self._bytes > self._max_bytes
 
     @property
     def unsettled(self) -> int:

@@ -105,6 +105,10 @@ class AnnotationQueue:
         fresh = [item for item in items if not self.board.get(tenant, item.item_id)]
         if self.board.unsettled + len(fresh) > MAX_UNSETTLED:
             raise Busy(f"{MAX_UNSETTLED} items wait for labels; add more when some are settled")
+        if self.board.is_full:
+            raise Busy(
+                "the items that wait fill the queue's memory; add more when some are settled"
+            )
         events = await asyncio.gather(
             *(
                 self._builder.build(

@@ -142,6 +142,25 @@ def test_settled_items_beyond_the_limit_are_forgotten_and_waiting_ones_never() -
     assert made.get("default", "i0") is None
 
 
+def test_texts_beyond_the_limit_push_settled_items_out_and_leave_no_room_for_more() -> None:
+    size = len(item("i0").to_json())
+    found = AnnotationBoard(RULES, max_bytes=3 * size)
+    for number in range(3):
+        found.apply(item(f"i{number}"))
+    for name in ("ada", "ben", "cleo"):
+        found.apply(given(name, "left", "i1"))
+    assert found.get("default", "i1")
+    assert not found.is_full
+    found.apply(item("i3"))
+    assert [one.added.item_id for one in found.items("default")] == ["i0", "i2", "i3"]
+    found.apply(item("i4"))
+    assert found.is_full
+    found.apply(item("i4"))
+    for name in ("ada", "ben", "cleo"):
+        found.apply(given(name, "left", "i4"))
+    assert not found.is_full
+
+
 @each(
     st.permutations([("a", "left"), ("b", "right"), ("c", "left"), ("a", "left"), ("b", "right")])
 )
