@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
+import time
 
 import pytest
 from opentelemetry.sdk.trace.sampling import Decision, TraceIdRatioBased
 
+from shared.observability import otlp
 from shared.observability.spans import MAX_LINKS, OFF, FinishedSpan, HeadSampling, SpanKind
 from shared.observability.trace_export import spans_of
 from shared.observability.tracing import derived_trace_id, derived_traceparent, is_sampled
@@ -50,6 +53,19 @@ def test_a_span_arrives_with_its_ids_links_and_attributes(monkeypatch: pytest.Mo
     assert [link.span_id.hex() for link in span.links] == ["00f067aa0ba902b7"]
     assert span.attributes[0].value.string_value == "assistant"
     assert (span.kind, span.status.message) == (span.SPAN_KIND_SERVER, "timeout")
+
+
+def test_a_receiver_that_hangs_holds_up_nobody(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(otlp, "CLOSE_TIMEOUT_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{silent.getsockname()[1]}"}
+        monkeypatch.setenv(*next(iter(environ.items())))
+        spans = spans_of("router", environ)
+        began = time.monotonic()
+        for _ in range(5_000):
+            spans.record(FinishedSpan(name="chat m", context=OWN, start_ns=1, end_ns=2))
+        spans.close()
+        assert time.monotonic() - began < 5
 
 
 @pytest.mark.parametrize(
