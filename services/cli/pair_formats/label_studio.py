@@ -34,19 +34,21 @@ def _read(row: Row) -> TextPair:
 
 
 def _choices(annotations: object) -> list[object]:
-    if not isinstance(annotations, list):
-        raise BadPair("annotations: must be a list")
+    """What each pairwise result of the annotations selected."""
     results = [
         result
-        for one in annotations
-        if isinstance(one, dict) and not one.get("was_cancelled")
-        for result in one.get("result") or ()
+        for one in _objects(annotations, "annotations")
+        if not one.get("was_cancelled")
+        for result in _objects(one.get("result") or [], "annotations.result")
     ]
-    return [
-        (result.get("value") or {}).get("selected")
-        for result in results
-        if isinstance(result, dict) and result.get("type") == "pairwise"
-    ]
+    pairwise = [one.get("value") for one in results if one.get("type") == "pairwise"]
+    return [one.get("selected") for one in _objects(pairwise, "annotations.result.value")]
+
+
+def _objects(value: object, name: str) -> list[dict[str, Any]]:
+    if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
+        raise BadPair(f"{name}: must be a list of objects")
+    return value
 
 
 def _write(pair: TextPair) -> dict[str, Any]:

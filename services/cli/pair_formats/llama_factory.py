@@ -24,7 +24,7 @@ def _read(row: Row) -> TextPair:
 
 
 def _turn(value: object, name: str) -> Turn:
-    if not isinstance(value, dict) or value.get("from") not in _ROLES:
+    if not isinstance(value, dict) or value.get("from") not in tuple(_ROLES):
         raise BadPair(f"{name}: a turn has from ({' or '.join(_ROLES)}) and value")
     return Turn(_ROLES[value["from"]], text(value, "value"))
 

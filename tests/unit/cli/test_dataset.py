@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import gzip
 import json
 import tracemalloc
+from collections.abc import Iterator
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -102,6 +104,31 @@ def test_a_row_as_its_tool_writes_it_is_detected_and_read(name: str) -> None:
     line = json.dumps(PUBLISHED[name]).encode()
     assert detected(line).name == name
     assert FORMATS[name].read(PUBLISHED[name]) == TextPair((Turn("user", "Why?"),), "So.", "No.")
+
+
+JUNK = (None, True, 1.5, "", "x", [], {}, [1], [[]], [{}], [None], {"role": []}, {"value": "x"})
+
+
+def with_junk(value: Any) -> Iterator[Any]:
+    """The value with each part of it replaced by each kind of junk."""
+    yield from JUNK
+    items: Any = ()
+    if isinstance(value, dict):
+        items = value.items()
+    elif isinstance(value, list):
+        items = enumerate(value)
+    for name, part in items:
+        for junk in with_junk(part):
+            changed = copy.copy(value)
+            changed[name] = junk
+            yield changed
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_row_of_junk_is_refused_and_never_ends_the_conversion(name: str) -> None:
+    rows = [row for row in with_junk(PUBLISHED[name]) if isinstance(row, dict)]
+    lines = [orjson.dumps(row) for row in rows]
+    assert len(list(converted(lines, FORMATS[name], FORMATS["ratchet"]))) == len(lines)
 
 
 def test_a_tie_makes_no_pair_and_says_so() -> None:
