@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date
+from datetime import UTC
 
 from services.rollout.errors import AuditUnavailable
-from services.rollout.gains import ScoreSums
+from services.rollout.gains import Day, ScoreSums
 from shared.contracts.events.quality import QualityWindow
 from shared.contracts.topics import QUALITY
 from shared.kafka.log import EventLog, LogUnavailable, Record
@@ -21,7 +21,7 @@ class DailyScores(Follower):
     """Keeps each version's scores by day. The topic grows for ever, so it is read once."""
 
     def __init__(self, event_log: EventLog, *, max_windows: int = MAX_WINDOWS) -> None:
-        self._windows: dict[str, QualityWindow] = {}
+        self._windows: dict[str, tuple[Day, int, float]] = {}
         self._max_windows = max_windows
         super().__init__(event_log, (QUALITY,), self._take)
 
@@ -36,16 +36,17 @@ class DailyScores(Follower):
             await self.caught_up(CAUGHT_UP_S)
         except LogUnavailable as error:
             raise AuditUnavailable(f"the scores are not read yet: {error}; try again") from None
-        found: dict[tuple[str, date], tuple[float, float]] = {}
-        for window in self._windows.values():
-            day = (window.version, window.start.astimezone(UTC).date())
+        found: dict[Day, tuple[float, float]] = {}
+        for day, more, score_sum in self._windows.values():
             count, total = found.get(day, (0.0, 0.0))
-            found[day] = (count + window.score_count, total + window.score_sum)
+            found[day] = (count + more, total + score_sum)
         return found
 
     def _take(self, record: Record) -> None:
         if WHOLE_DAY not in (record.value or b""):
             return
-        self._windows[record.key] = QualityWindow.model_validate_json(record.value or b"")
+        window = QualityWindow.model_validate_json(record.value or b"")
+        day = (window.version, window.start.astimezone(UTC).date())
+        self._windows[record.key] = (day, window.score_count, window.score_sum)
         if len(self._windows) > self._max_windows:
             del self._windows[next(iter(self._windows))]
