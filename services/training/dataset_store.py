@@ -110,7 +110,7 @@ class DatasetStore:
             if not filesystem.exists(f"{root}/{MANIFEST}"):
                 return None
             _move_staged(filesystem, root)
-            manifest = Manifest.model_validate_json(filesystem.cat_file(f"{root}/{MANIFEST}"))
+            manifest = _read_manifest(filesystem, f"{root}/{MANIFEST}")
             files = {name: bytes(filesystem.cat_file(f"{root}/{name}")) for name in manifest.files}
         except Exception as error:
             raise StoreUnavailable(f"{self._root}/{dataset_id}: cannot be read: {error}") from error
@@ -131,9 +131,7 @@ class DatasetStore:
             if not filesystem.exists(root):
                 return []
             found = cast("list[str]", filesystem.glob(f"{root}/{model}-*/{MANIFEST}"))
-            manifests = [
-                Manifest.model_validate_json(filesystem.cat_file(path)) for path in sorted(found)
-            ]
+            manifests = [_read_manifest(filesystem, path) for path in sorted(found)]
         except Exception as error:
             raise StoreUnavailable(f"{self._root}: cannot be read: {error}") from error
         of_log = [
@@ -142,6 +140,11 @@ class DatasetStore:
             if (manifest.model, manifest.method, manifest.origin) == (model, method, "log")
         ]
         return sorted(of_log, key=lambda manifest: sum(manifest.offsets.values()))
+
+
+def _read_manifest(filesystem: Any, path: str) -> Manifest:
+    """A stored manifest under the name of its folder."""
+    return Manifest.model_validate_json(filesystem.cat_file(path)).under(path.split("/")[-2])
 
 
 def _move_staged(filesystem: Any, root: str) -> None:

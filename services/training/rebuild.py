@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Collection
+from dataclasses import replace
 
 from services.training.dataset_store import DatasetStore, read_import
 from services.training.settings import TrainingSettings
@@ -45,6 +46,7 @@ async def rebuild(event_log: EventLog, stored: Dataset, roots: Collection[str]) 
     made = made.without(row for row in left if row.reason != ERASED)
     if not manifest.erased_from:
         return made
+    made = replace(made, manifest=made.manifest.under(manifest.dataset_id))
     return made.erase({FilePlace(row.file, row.line) for row in left if row.reason == ERASED})
 
 

@@ -112,6 +112,12 @@ class Manifest(BaseModel):
         exclude_if=_is_empty,
         description="the dataset's id before an erasure took rows out; it stays its name",
     )
+    stored_as: str = Field(
+        default="",
+        exclude=True,
+        description="its name in storage where that does not follow: a rule of today is no part of "
+        "the hash of an older manifest",
+    )
 
     @field_validator("rules", mode="before")
     @classmethod
@@ -142,8 +148,14 @@ class Manifest(BaseModel):
 
     @property
     def dataset_id(self) -> str:
-        """The dataset's name; it follows from the hash, before any erasure."""
-        return self.erased_from or f"{self.model}-{self.method.value}-{self.sha256[:16]}"
+        """The dataset's name; it follows from the hash at first writing, before any erasure."""
+        name = self.stored_as or self.erased_from
+        return name or f"{self.model}-{self.method.value}-{self.sha256[:16]}"
+
+    def under(self, name: str) -> Manifest:
+        """The manifest as that of a dataset of this name, whichever release wrote it."""
+        named = self.model_copy(update={"stored_as": ""})
+        return named if named.dataset_id == name else named.model_copy(update={"stored_as": name})
 
 
 @dataclass(frozen=True)

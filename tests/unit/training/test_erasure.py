@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 
@@ -121,6 +123,33 @@ async def test_rows_and_prompts_go_the_version_is_marked_and_a_rebuild_is_the_sa
     assert differences(left, made) == []
     assert not Workspace(tmp_path / "jobs", "touched").folder.exists()
     assert Workspace(tmp_path / "jobs", "other").folder.exists()
+
+
+async def test_a_dataset_of_an_earlier_release_keeps_its_name_and_loses_its_rows(
+    tmp_path: Path,
+) -> None:
+    log, store = MemoryLog(partitions={VERSIONS: 1}), DatasetStore(f"file://{tmp_path}/datasets")
+    today = await a_dataset(log, store)
+    manifest = orjson.loads(today.manifest.encode())
+    for rule in ("lag_weight", "lineage", "ai_share", "augmented_share", "people_only"):
+        del manifest["rules"][rule]
+    options = orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2
+    data = orjson.dumps(manifest, option=options) + b"\n"
+    name = f"{MODEL}-dpo-{hashlib.sha256(data).hexdigest()[:16]}"
+    folder = tmp_path / "datasets" / name
+    (tmp_path / "datasets" / today.manifest.dataset_id).rename(folder)
+    (folder / "manifest.json").write_bytes(data)
+    assert [one.dataset_id for one in store.snapshots(MODEL, TrainingMethod.dpo)] == [name]
+    gone = trained_ids(today)[0]
+    await erase(log, gone)
+    async with eraser_of(log, store, tmp_path / "jobs") as (eraser, _):
+        await eraser.sweep()
+    assert store.names() == [name]
+    left = store.read(name)
+    assert left is not None
+    assert gone.encode() not in b"".join(left.files.values())
+    assert left.manifest.dataset_id == name
+    assert differences(left, await rebuild(log, left, ())) == []
 
 
 @pytest.mark.parametrize("moves", range(7))
