@@ -43,6 +43,11 @@ class EngineAttempt:
     """What the version's settings made of the request; None without any."""
 
     @property
+    def engine_model(self) -> str:
+        """The name by which the engine was asked: the version, or what its settings serve."""
+        return self.version if self.applied is None else self.applied.engine_model
+
+    @property
     def waited_s(self) -> float:
         """How long the client waited: to the first token, else to the attempt's end."""
         if self.first_token_at and self.outcome is not Outcome.timeout:

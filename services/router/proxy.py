@@ -178,9 +178,9 @@ class Proxy:
         message, shaped = read_error(attempt.status, body)
         attempt.error = message
         if not call.shows_arm:
-            shaped = shaped.replace(attempt.version.encode(), call.choice.model.encode())
+            shaped = shaped.replace(attempt.engine_model.encode(), call.choice.model.encode())
         passed = call.request.endpoint in PASSED_THROUGH
-        if passed and attempt.status in ABSENT and attempt.version not in message:
+        if passed and attempt.status in ABSENT and attempt.engine_model not in message:
             # No fault of a version: the engine has no such endpoint.
             attempt.outcome = Outcome.client_error
             return WholeResponse(404, shaped)

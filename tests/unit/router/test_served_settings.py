@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import orjson
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from shared.contracts.events.versions import RequestDefaults, ServedSettings
 from shared.registry.versions import Registry
@@ -90,6 +92,32 @@ async def test_each_attempt_has_the_settings_of_its_own_version(bench: GatewayHa
     assert event.applied_settings is not None
     assert event.applied_settings.engine_model == "qwen"
     assert event.applied_settings.system_sha256 == ""
+
+
+async def without_the_model(request: web.Request) -> web.Response:
+    """What vLLM answers for a name that it has not loaded."""
+    name = (await request.json())["model"]
+    return web.json_response(
+        {"error": {"message": f"The model `{name}` does not exist."}}, status=404
+    )
+
+
+async def test_an_engine_without_what_a_version_serves_is_the_versions_fault(
+    bench: GatewayHarness,
+):
+    app = web.Application()
+    app.router.add_post("/v1/embeddings", without_the_model)
+    async with TestServer(app) as engine:
+        await bench.start(engines=(str(engine.make_url("")).rstrip("/"),))
+        use(bench, polite=POLITE)
+        bench.route(candidate="polite", weight=10_000)
+        body = {"model": "m", "input": "one", "user": "ana"}
+        assert (await bench.client.post("/v1/embeddings", json=body)).status_code == 502
+        (event,) = bench.events()
+        assert [(one.version, one.outcome) for one in event.attempts] == [
+            ("polite", "server_error"),
+            ("m-v1.0", "server_error"),
+        ]
 
 
 async def test_an_adapters_request_is_untouched(bench: GatewayHarness):
