@@ -58,11 +58,14 @@ class LiveFigures:
         # A partition that moved between workers is there twice; its counters never fall.
         newest: dict[tuple[str, str, str, str], float] = {}
         for one in series:
-            labels, value = one.labels, one.samples[-1][1] if one.samples else 0.0
-            names = ("chosen", "rejected", "result", "partition")
-            vote = tuple(labels.get(name, "") for name in names)
-            assert len(vote) == len(names)
-            newest[vote] = max(newest.get(vote, 0.0), value)  # type: ignore[index]
+            label, value = one.labels.get, one.samples[-1][1] if one.samples else 0.0
+            vote = (
+                label("chosen", ""),
+                label("rejected", ""),
+                label("result", ""),
+                label("partition", ""),
+            )
+            newest[vote] = max(newest.get(vote, 0.0), value)
         found: dict[tuple[str, str, str], float] = {}
         for (chosen, rejected, result, _), value in newest.items():
             found[chosen, rejected, result] = found.get((chosen, rejected, result), 0.0) + value
