@@ -113,6 +113,7 @@ class Evaluations:
         self._clock = clock
         self._waiting: asyncio.Queue[RunningEvaluation] = asyncio.Queue(MAX_WAITING)
         self._known: dict[str, RunningEvaluation] = {}
+        self._beginning = asyncio.Lock()
 
     async def begin(self, version: str, request: EvaluateRequest, actor: str) -> dict[str, Any]:
         """Read the prompts and queue the evaluation; returns its progress.
@@ -121,29 +122,16 @@ class Evaluations:
             RolloutError: it cannot be evaluated, or not now.
 
         """
-        record, _ = self._checked(version)
-        batch = f"evaluation-{secrets.token_hex(8)}"
-        try:
-            prompts = await recorded_prompts(self._log, record.model, request.prompts, batch)
-        except LogUnavailable as error:
-            raise EvaluationUnavailable(
-                f"the recorded prompts could not be read: {error}; try again"
-            ) from None
-        if len(prompts) < MIN_PROMPTS:
-            raise Conflict(
-                f"{record.model} has {len(prompts)} recorded prompts that can be asked again; "
-                f"an evaluation needs {MIN_PROMPTS}, so wait for traffic"
-            )
-        # Reading took a while, in which another call may have begun the same evaluation.
-        record, against = self._checked(version)
-        running = RunningEvaluation(record, against, prompts, request, actor, batch)
-        try:
-            self._waiting.put_nowait(running)
-        except asyncio.QueueFull:
-            raise EvaluationUnavailable("too many evaluations wait; try again later") from None
-        while len(self._known) >= MAX_KNOWN:
-            del self._known[next(iter(self._known))]
-        self._known[version] = running
+        # Reading takes a while and many records: one call at a time, and the next one sees this one.
+        async with self._beginning:
+            running = await self._prepared(version, request, actor)
+            try:
+                self._waiting.put_nowait(running)
+            except asyncio.QueueFull:
+                raise EvaluationUnavailable("too many evaluations wait; try again later") from None
+            while len(self._known) >= MAX_KNOWN:
+                del self._known[next(iter(self._known))]
+            self._known[version] = running
         return running.progress()
 
     def progress(self, version: str) -> dict[str, Any] | None:
@@ -170,6 +158,24 @@ class Evaluations:
                 running.failed = f"the log is unavailable: {error}; ask again"
             else:
                 self._known.pop(running.record.version, None)
+
+    async def _prepared(
+        self, version: str, request: EvaluateRequest, actor: str
+    ) -> RunningEvaluation:
+        record, against = self._checked(version)
+        batch = f"evaluation-{secrets.token_hex(8)}"
+        try:
+            prompts = await recorded_prompts(self._log, record.model, request.prompts, batch)
+        except LogUnavailable as error:
+            raise EvaluationUnavailable(
+                f"the recorded prompts could not be read: {error}; try again"
+            ) from None
+        if len(prompts) < MIN_PROMPTS:
+            raise Conflict(
+                f"{record.model} has {len(prompts)} recorded prompts that can be asked again; "
+                f"an evaluation needs {MIN_PROMPTS}, so wait for traffic"
+            )
+        return RunningEvaluation(record, against, prompts, request, actor, batch)
 
     def _checked(self, version: str) -> tuple[SettingsRecord, str]:
         record, known = self._registry.settings(version), self._registry.get(version)

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from services.rollout import recorded_prompts
+from services.rollout import evaluations, recorded_prompts
 from services.rollout.evaluations import MAX_TOKENS
 from services.rollout.strategy import parse
 from shared.contracts.events.erasures import ErasureRequested
@@ -247,6 +247,30 @@ async def test_of_two_evaluations_asked_for_at_once_one_begins(
         *(http.post("/v1/versions/polite/evaluation", json=WHY) for _ in range(2))
     )
     assert sorted(one.status_code for one in both) == [202, 409]
+
+
+async def test_prompts_are_read_for_one_evaluation_at_a_time(
+    harness: ControllerHarness, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("polite", "brief", "warm")
+    for name in names:
+        await http.post("/v1/versions", json={**POLITE, "version": name})
+    reading, most = 0, 0
+
+    async def read(*_: object) -> list[InteractionRecorded]:
+        nonlocal reading, most
+        reading += 1
+        most = max(most, reading)
+        await asyncio.sleep(0)
+        reading -= 1
+        return prompts(20)
+
+    monkeypatch.setattr(evaluations, "recorded_prompts", read)
+    begun = await asyncio.gather(
+        *(http.post(f"/v1/versions/{name}/evaluation", json=WHY) for name in names)
+    )
+    assert {one.status_code for one in begun} == {202}
+    assert most == 1
 
 
 async def test_what_starts_by_itself_waits_for_a_required_evaluation(
