@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
@@ -196,11 +195,15 @@ async def read_to_end(
                 await asyncio.sleep(0)
 
     collecting = asyncio.create_task(collect())
+    waiting = asyncio.create_task(tail.caught_up(timeout_s))
     try:
-        await tail.caught_up(timeout_s)
+        await asyncio.wait((collecting, waiting), return_when=asyncio.FIRST_COMPLETED)
+        if collecting.done():
+            collecting.result()  # what `keep` raised: the end will not be reached
+        await waiting
     finally:
         await tail.close()
         collecting.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await collecting
+        waiting.cancel()
+        await asyncio.gather(collecting, waiting, return_exceptions=True)
     return records
