@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Callable
-from typing import Annotated, Literal
+from collections.abc import AsyncIterator, Callable, Collection
+from tempfile import SpooledTemporaryFile
+from typing import Annotated, BinaryIO, Literal, cast
 
 import structlog
 from fastapi import APIRouter, Query, Request, Response
@@ -28,6 +29,9 @@ from shared.keys import ApiKey, KeyRing
 log = structlog.get_logger(__name__)
 
 NDJSON = "application/x-ndjson"
+SPOOL_BYTES = 16 * 1024 * 1024
+"""Of an export in memory; a longer one is in a temporary file."""
+CHUNK_BYTES = 256 * 1024
 
 
 class ErasureQuery(BaseModel):
@@ -138,7 +142,7 @@ class UserApi:
         """See the route.
 
         Raises:
-            Busy: another export reads the log.
+            Busy: another export reads the log, or the disk takes no more.
             EventLogUnavailable: the log cannot be read now.
 
         """
@@ -146,27 +150,32 @@ class UserApi:
         subjects = self._subjects(tenant, user_id)
         if self._exporting.locked():
             raise Busy("another person is being exported; ask again then", retry_after_s=30)
-
-        def keep(record: Record) -> bool:
-            body = body_of(record)
-            return body.get("tenant") == tenant and is_about(body, subjects)
-
         async with self._exporting:
-            try:
-                # Read whole before the answer begins, so that a failure is an error.
-                records = await read_to_end(
-                    self._log,
-                    INTERACTIONS,
-                    FEEDBACK,
-                    EXAMPLES,
-                    PREFERENCES,
-                    timeout_s=SWEEP_TIMEOUT_S,
-                    keep=keep,
-                )
-            except LogUnavailable as error:
-                raise _unavailable(error) from error
-        log.info("person.exported", records=len(records))
-        return ExportResponse(_lines(records), media_type=NDJSON)
+            # Read whole before the answer begins, so that a failure is an error.
+            found = await self._records_about(tenant, subjects)
+        log.info("person.exported", bytes=found.tell())
+        return ExportResponse(_chunks(found), media_type=NDJSON)
+
+    async def _records_about(self, tenant: str, subjects: Collection[str]) -> BinaryIO:
+        """The person's records as lines of a file, which is in memory while it is small."""
+        # One id may stand for all users of a product, whose records no memory holds.
+        spool = SpooledTemporaryFile(max_size=SPOOL_BYTES)  # noqa: SIM115 _chunks closes it
+        found = cast("BinaryIO", spool)
+
+        def write(record: Record) -> bool:
+            body = body_of(record)
+            if body.get("tenant") == tenant and is_about(body, subjects):
+                found.write(b'{"topic":"%s","event":%s}\n' % (record.topic.encode(), record.value))
+            return False
+
+        topics = (INTERACTIONS, FEEDBACK, EXAMPLES, PREFERENCES)
+        try:
+            await read_to_end(self._log, *topics, timeout_s=SWEEP_TIMEOUT_S, keep=write)
+        except LogUnavailable as error:
+            raise _unavailable(error) from error
+        except OSError as error:
+            raise Busy(f"the export cannot be written: {error}; free the disk") from error
+        return found
 
     def _operator(self, request: Request) -> ApiKey:
         authorization = request.headers.get("authorization")
@@ -205,9 +214,11 @@ def user_router(api: UserApi) -> APIRouter:
     return router
 
 
-async def _lines(records: list[Record]) -> AsyncIterator[bytes]:
-    for record in records:
-        yield b'{"topic":"%s","event":%s}\n' % (record.topic.encode(), record.value)
+async def _chunks(file: BinaryIO) -> AsyncIterator[bytes]:
+    with file:
+        file.seek(0)
+        while chunk := file.read(CHUNK_BYTES):
+            yield chunk
 
 
 def _erasure(request: ErasureRequested, done: ErasureCompleted | None) -> Erasure:

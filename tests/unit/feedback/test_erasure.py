@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import tempfile
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,6 +14,7 @@ import orjson
 import pytest
 from fastapi import FastAPI
 
+from services.feedback.erasure import api as erasure_api
 from services.feedback.erasure.api import UserApi, user_router
 from services.feedback.erasure.eraser import ERASURE_MODELS, Eraser, erasures_of
 from services.feedback.read_model.store import ReadModelStore
@@ -309,6 +312,21 @@ async def test_an_export_is_all_of_the_person_and_of_nobody_else() -> None:
         assert {line["event"].get("user_id", "u2") for line in lines} == {"u2"}
         other = await client.get("/v1/users/u2/export", headers=of("umbrella"))
         assert other.content == b""
+
+
+async def test_a_long_export_is_written_to_disk_and_a_full_one_is_said_at_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    log = MemoryLog()
+    await stored(log)
+    monkeypatch.setattr(erasure_api, "SPOOL_BYTES", 1)
+    async with served(log, tenants=(TENANT,)) as client, asyncio.timeout(30):
+        whole = await client.get("/v1/users/u1/export", headers=of(TENANT))
+        assert whole.text.count(SECRET) > 1
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+        refused = await client.get("/v1/users/u1/export", headers=of(TENANT))
+        assert refused.status_code == 503
+        assert "free the disk" in refused.text
 
 
 async def test_with_the_log_away_nothing_is_promised() -> None:
