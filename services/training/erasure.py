@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 
@@ -175,7 +175,12 @@ def rows_of(
             if name == PROMPTS:
                 gone = prompt_of(row).normal in prompts
             else:
-                meta = row["meta"]
-                gone = (meta.get("pair_id") or meta.get("row_id")) in erased
+                gone = not _made_of(row["meta"]).isdisjoint(erased)
             if gone:
                 yield FilePlace(name, line)
+
+
+def _made_of(meta: Mapping[str, str]) -> frozenset[str]:
+    """Ids of the pairs and examples of a row: KTO's has `<pair>/<side>`, a judge's of thumbs both."""
+    name = meta.get("pair_id") or meta.get("row_id", "")
+    return frozenset((name, *name.split("/")))

@@ -13,7 +13,7 @@ import orjson
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 
-from services.training.dataset_rows import LEFT_OUT, PROMPTS, TRAIN
+from services.training.dataset_rows import JUDGE, LEFT_OUT, PROMPTS, TRAIN
 from services.training.dataset_store import DatasetStore
 from services.training.erasure import DatasetEraser
 from services.training.errors import StoreUnavailable
@@ -123,6 +123,46 @@ async def test_rows_and_prompts_go_the_version_is_marked_and_a_rebuild_is_the_sa
     assert differences(left, made) == []
     assert not Workspace(tmp_path / "jobs", "touched").folder.exists()
     assert Workspace(tmp_path / "jobs", "other").folder.exists()
+
+
+async def test_rows_that_kto_makes_of_a_pair_and_its_judge_of_two_thumbs_go_too(
+    tmp_path: Path,
+) -> None:
+    log, store = MemoryLog(), DatasetStore(f"file://{tmp_path}/datasets")
+    pairs = [pair_event(n) for n in range(40)]
+    thumbs = [
+        example_event(n).model_copy(
+            update={
+                "label": n % 2 == 0,
+                "completion": f"an answer that somebody rated {n}.",
+                "raters": (f"rater-{n}",),
+            }
+        )
+        for n in range(100)
+    ]
+    made: list[Dataset] = []
+    for events, judge_share in ((thumbs, 0.4), ([*thumbs, *pairs], 0.0)):
+        for event in events:
+            await log.publish(PREFERENCES, key=event.pair_id, event=event, event_id=event.pair_id)
+        rules = DatasetRules(judge_share=judge_share)
+        made.append(
+            await take_snapshot(
+                log, model=MODEL, method=TrainingMethod.dpo, rules=rules, labelled=True
+            )
+        )
+        store.write(made[-1])
+    judge = orjson.loads(made[0].files[JUDGE].splitlines()[0])
+    trained = trained_ids(made[1])[0]
+    thumb = judge["meta"]["pair_id"].split("/")[1]
+    assert f"{trained}/chosen".encode() in made[1].files[TRAIN]
+    await erase(log, thumb, trained)
+    async with eraser_of(log, store, tmp_path / "jobs") as (eraser, _):
+        await eraser.sweep()
+    left = [store.read(one.manifest.dataset_id) for one in made]
+    assert all(left)
+    every = b"".join(data for one in left if one for data in one.files.values())
+    for gone in (thumb.encode(), judge["rejected"].encode(), trained.encode()):
+        assert gone not in every
 
 
 async def test_a_dataset_of_an_earlier_release_keeps_its_name_and_loses_its_rows(
