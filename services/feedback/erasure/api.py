@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import ExitStack
 from tempfile import SpooledTemporaryFile
 from typing import Annotated, BinaryIO, Literal, cast
 
@@ -158,24 +159,28 @@ class UserApi:
 
     async def _records_about(self, tenant: str, subjects: Collection[str]) -> BinaryIO:
         """The person's records as lines of a file, which is in memory while it is small."""
-        # One id may stand for all users of a product, whose records no memory holds.
-        spool = SpooledTemporaryFile(max_size=SPOOL_BYTES)  # noqa: SIM115 _chunks closes it
-        found = cast("BinaryIO", spool)
-
-        def write(record: Record) -> bool:
-            body = body_of(record)
-            if body.get("tenant") == tenant and is_about(body, subjects):
-                found.write(b'{"topic":"%s","event":%s}\n' % (record.topic.encode(), record.value))
-            return False
-
         topics = (INTERACTIONS, FEEDBACK, EXAMPLES, PREFERENCES)
-        try:
-            await read_to_end(self._log, *topics, timeout_s=SWEEP_TIMEOUT_S, keep=write)
-        except LogUnavailable as error:
-            raise _unavailable(error) from error
-        except OSError as error:
-            raise Busy(f"the export cannot be written: {error}; free the disk") from error
-        return found
+        with ExitStack() as unless_whole:
+            # One id may stand for all users of a product, whose records no memory holds.
+            spool = unless_whole.enter_context(SpooledTemporaryFile(max_size=SPOOL_BYTES))
+            found = cast("BinaryIO", spool)
+
+            def write(record: Record) -> bool:
+                body = body_of(record)
+                if body.get("tenant") == tenant and is_about(body, subjects):
+                    found.write(
+                        b'{"topic":"%s","event":%s}\n' % (record.topic.encode(), record.value)
+                    )
+                return False
+
+            try:
+                await read_to_end(self._log, *topics, timeout_s=SWEEP_TIMEOUT_S, keep=write)
+            except LogUnavailable as error:
+                raise _unavailable(error) from error
+            except OSError as error:
+                raise Busy(f"the export cannot be written: {error}; free the disk") from error
+            unless_whole.pop_all()
+            return found
 
     def _operator(self, request: Request) -> ApiKey:
         authorization = request.headers.get("authorization")
