@@ -61,6 +61,7 @@ def stage(folder: Path, program: str) -> subprocess.Popen[str]:
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT), "RANK": "0", "WORLD_SIZE": "2"},
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
     )
 
@@ -77,6 +78,14 @@ def test_both_arms_are_asked_alone_and_each_task_has_its_change(tmp_path: Path) 
         assert command == ["-m", "lm_eval", "run"]
         assert "PATH" in names
         assert not {"RANK", "WORLD_SIZE"} & set(names), "it would wait for the second process"
+
+
+def test_a_task_without_samples_is_no_pass(tmp_path: Path) -> None:
+    program = ANSWERS.replace("metric in ((", "metric in () if trained else ((")
+    with stage(tmp_path, program) as trainer:
+        _, errors = trainer.communicate(timeout=DEADLINE_S)
+    assert trainer.returncode != 0
+    assert "samples of arc_easy, gsm8k for the parent and of nothing for the candidate" in errors
 
 
 def test_it_ends_with_a_trainer_that_is_killed(tmp_path: Path) -> None:

@@ -38,11 +38,18 @@ def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, float]:
         (right with the parent, wrong with the candidate) and `_won`.
 
     Raises:
-        CannotTrain: the harness ended with an error, or took longer than it may.
+        CannotTrain: the harness ended with an error, took longer than it may, or left no samples
+            of a task.
 
     """
     adapters = {"parent": job.parent_adapter, "candidate": str(folder / "adapter")}
     found = {arm: _answered(job, folder, arm, adapters[arm], progress) for arm in ARMS}
+    told = [", ".join(sorted(tasks)) or "nothing" for tasks in found.values()]
+    if "nothing" in told or len(set(told)) > 1:
+        raise CannotTrain(
+            f"lm-eval left samples of {told[0]} for the parent and of {told[1]} for the candidate; "
+            "both must have all tasks: look at harness/<arm>/log"
+        )
     progress.report("harness", len(ARMS), len(ARMS))
     return task_figures(found["parent"], found["candidate"])
 
