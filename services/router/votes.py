@@ -20,7 +20,10 @@ BAD_PER_DAY = 2
 """How many attempts of a user count for a rollout in a day (UTC), and how many bad ones: with two
 no one user reaches any limit of the judge alone."""
 MAX_VOTERS = 100_000
-"""Users remembered; while that many are, no further one counts."""
+"""Users remembered. While that many are, no further one of the API key that brought most counts,
+and one of another key takes a place of that key's."""
+ELSEWHERE = "elsewhere"
+"""Stands for the API key of users that other replicas told of."""
 MAX_UNSENT = 10_000
 """Bad attempts kept for the other replicas while Redis is away; the oldest are dropped."""
 CAPPED = "capped"
@@ -42,9 +45,10 @@ class VoteCaps:
 
 @dataclass(slots=True)
 class VotesCast:
-    """What a user cast on a day (its ordinal)."""
+    """What a user cast on a day (its ordinal), brought by an API key."""
 
     day: int
+    brought_by: str
     attempts: int = 0
     bad: int = 0
 
@@ -64,6 +68,7 @@ class VoteLimits:
         self._caps = caps
         self._max_voters = max_voters
         self._cast: dict[int, VotesCast] = {}
+        self._brought: dict[str, deque[int]] = {}
         self._cleared_on = 0
         self._minute = 0
         self._this_minute: dict[tuple[str, str, str], int] = {}
@@ -83,7 +88,7 @@ class VoteLimits:
         if kind is not KeyKind.trace:
             voter = digest(call.choice.rollout, call.tenant, kind, key)
             day = call.started_at.toordinal()
-            votes = self._votes(voter, day)
+            votes = self._votes(voter, day, call.key_id)
             if votes is None or votes.attempts >= ATTEMPTS_PER_DAY or votes.bad >= BAD_PER_DAY:
                 return CAPPED
             votes.attempts += 1
@@ -105,7 +110,7 @@ class VoteLimits:
         known = self._cast.get(vote.voter)
         if known is not None and known.day > vote.day:
             return
-        votes = self._votes(vote.voter, vote.day)
+        votes = self._votes(vote.voter, vote.day, ELSEWHERE)
         if votes is not None:
             votes.bad += 1
 
@@ -127,23 +132,46 @@ class VoteLimits:
         full = any(cast.get(one, 0) >= most for one, most in zip(groups, limits, strict=True))
         return None if full else groups
 
-    def _votes(self, voter: int, day: int) -> VotesCast | None:
-        """The user's votes of the day; None where too many users are remembered."""
+    def _votes(self, voter: int, day: int, key_id: str) -> VotesCast | None:
+        """The user's votes of the day; None where there is no room for the user."""
         votes = self._cast.get(voter)
         if votes is not None and votes.day == day:
             return votes
-        if votes is None and len(self._cast) >= self._max_voters:
-            self._clear(day)
-            if len(self._cast) >= self._max_voters:
-                return None
-        votes = self._cast[voter] = VotesCast(day)
+        if votes is not None:
+            key_id = votes.brought_by
+        elif self._make_room(day, key_id):
+            self._brought.setdefault(key_id, deque()).append(voter)
+        else:
+            return None
+        votes = self._cast[voter] = VotesCast(day, key_id)
         return votes
+
+    def _make_room(self, day: int, key_id: str) -> bool:
+        """Whether the table has room for a user that an API key brings.
+
+        Made-up users of one key push out none but each other: whoever is forgotten belongs to the
+        key with most users, which gets no place back while the table is full.
+        """
+        if len(self._cast) < self._max_voters:
+            return True
+        self._clear(day)
+        if len(self._cast) < self._max_voters:
+            return True
+        largest = max(self._brought, key=lambda key: len(self._brought[key]))
+        if len(self._brought.get(key_id, ())) + 1 >= len(self._brought[largest]):
+            return False
+        del self._cast[self._brought[largest].popleft()]
+        return True
 
     def _clear(self, day: int) -> None:
         """Forget the votes of days before, once a day: reading all of them takes milliseconds."""
-        if day > self._cleared_on:
-            self._cleared_on = day
-            self._cast = {key: kept for key, kept in self._cast.items() if kept.day == day}
+        if day <= self._cleared_on:
+            return
+        self._cleared_on = day
+        self._cast = {key: kept for key, kept in self._cast.items() if kept.day == day}
+        self._brought = {}
+        for voter, kept in self._cast.items():
+            self._brought.setdefault(kept.brought_by, deque()).append(voter)
 
 
 def vote_figures(call: Call, attempt: EngineAttempt, *, capped: bool) -> tuple[str, ...]:

@@ -11,7 +11,14 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from services.router.call import EngineAttempt
 from services.router.settings import RouterSettings
-from services.router.votes import ATTEMPTS_PER_DAY, BAD_PER_DAY, CAPPED, VoteCaps, VoteLimits
+from services.router.votes import (
+    ATTEMPTS_PER_DAY,
+    BAD_PER_DAY,
+    CAPPED,
+    BadVote,
+    VoteCaps,
+    VoteLimits,
+)
 from shared.contracts.events.api_keys import ApiKeyIssued, Permission
 from shared.contracts.events.interactions import Outcome
 from shared.credentials import CredentialsUnreadable
@@ -55,6 +62,18 @@ def test_made_up_users_fill_a_bounded_table_and_the_next_day_has_room() -> None:
     arms = [limits.arm(a_call(f"u{n}"), ended()) for n in range(12)]
     assert arms == ["candidate"] * 10 + [CAPPED] * 2
     assert limits.arm(a_call("u11", at=NOON + timedelta(days=1)), ended()) == "candidate"
+
+
+def test_made_up_users_of_one_key_push_out_none_but_each_other() -> None:
+    limits = VoteLimits(max_voters=10)
+    limits.heard(BadVote(voter=1, day=NOON.toordinal()))
+    flood = [limits.arm(a_call(f"u{n}"), ended()) for n in range(30)]
+    assert flood.count("candidate") == 9
+    others = [limits.arm(a_call(f"v{n}", key="k2"), ended()) for n in range(8)]
+    assert others == ["candidate"] * 4 + [CAPPED] * 4, "half of the places each"
+    assert limits.arm(a_call("u0"), ended()) == CAPPED, "who gave way has no further votes"
+    assert limits.arm(a_call("v0", key="k2"), ended()) == "candidate"
+    assert len(limits._cast) == 10
 
 
 def test_a_full_table_is_cleared_once_a_day_and_not_for_each_further_user() -> None:
