@@ -100,10 +100,17 @@ def _rows(folder: str, name: str) -> Iterator[tuple[str, int]]:
     """Id and hash of each row; the rows themselves are not kept."""
     import fsspec
 
-    with cast("Any", fsspec.open(f"{folder.rstrip('/')}/{name}", "rb")) as file:
-        for line in file:
-            meta = json.loads(line)["meta"]
-            yield meta.get("pair_id") or meta["row_id"], hash(line)
+    uri, number = f"{folder.rstrip('/')}/{name}", 0
+    try:
+        with cast("Any", fsspec.open(uri, "rb")) as file:
+            for line in file:
+                number += 1
+                meta = json.loads(line)["meta"]
+                yield meta.get("pair_id") or meta["row_id"], hash(line)
+    except OSError as error:
+        raise CliError(f"{uri}: {error.strerror or error}", Exit.failed) from None
+    except (ValueError, LookupError, TypeError, AttributeError):
+        raise CliError(f"{uri}, line {number}: is no row of a dataset", Exit.failed) from None
 
 
 def _some(ids: list[str]) -> str:

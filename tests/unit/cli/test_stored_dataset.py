@@ -68,3 +68,18 @@ def test_a_folder_that_is_no_dataset_is_named(tmp_path: Path) -> None:
     done = RUN.invoke(app, ["dataset", "show", str(tmp_path)])
     assert isinstance(done.exception, CliError)
     assert "manifest.json" in str(done.exception)
+
+
+@pytest.mark.parametrize("row", ["{", "[]", "{}", '{"meta": null}', '{"meta": {}}'])
+async def test_a_row_that_is_none_is_named_by_its_line(
+    folders: tuple[Path, Path], row: str
+) -> None:
+    before, after = folders
+    good, *_ = (after / "train.jsonl").read_text().splitlines()
+    (after / "train.jsonl").write_text(f"{good}\n{row}\n")
+    done = RUN.invoke(app, ["dataset", "diff", str(before), str(after)])
+    assert isinstance(done.exception, CliError)
+    assert "train.jsonl, line 2: is no row" in str(done.exception)
+    (after / "train.jsonl").unlink()
+    done = RUN.invoke(app, ["dataset", "diff", str(before), str(after)])
+    assert isinstance(done.exception, CliError)
