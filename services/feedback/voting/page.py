@@ -106,9 +106,12 @@ class VotingPage:
         origin, invite = query.get("origin", ""), query.get("invite", "")
         try:
             self._sessions.check_embedding(origin)
-            rater = self._sessions.invited(invite)
         except RatchetError as error:
             return message_page(error, "This page cannot be shown here")
+        try:
+            rater = self._sessions.invited(invite)
+        except RatchetError as error:
+            return embedded_by(message_page(error, "You cannot vote now"), origin)
         page = html_page(
             "page.html",
             request,

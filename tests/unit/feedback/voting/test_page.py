@@ -542,6 +542,9 @@ async def test_an_embedded_page_needs_an_invite_that_holds() -> None:
     async with visiting(embed_origins=(SHOP,)) as visitor:
         page = await visitor.client.get(f"/vote/embed?origin={SHOP}&invite=made-up")
         assert page.status_code == 403
+        assert "Ask for a new one" in page.text
+        # Else the browser shows the frame empty, and nobody learns why.
+        assert f"frame-ancestors {SHOP}" in page.headers["content-security-policy"]
         refused = await visitor.post("/next", **{"x-ratchet-invite": "made-up"})
         assert refused.status_code == 403
 
