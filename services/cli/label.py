@@ -193,18 +193,23 @@ def _vote_row(vote: UnlabelledPair) -> dict[str, Any]:
 def _write(to: Path, rows: Sequence[dict[str, Any]]) -> None:
     if not rows:
         raise CliError(f"no pair was decided; {to} was not written", Exit.failed)
+    _write_bytes(to, b"".join(orjson.dumps(row) + b"\n" for row in rows))
+
+
+def _write_bytes(to: Path, data: bytes) -> None:
     try:
-        to.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
+        to.write_bytes(data)
     except OSError as error:
         raise CliError(f"{to}: cannot be written: {error}", Exit.failed) from None
 
 
 def _write_audit(plan: Path, labelled: Sequence[dict[str, Any]], share: float) -> None:
-    """A voting plan with the prompts of a sample that a hash of the rows chooses."""
-    prompts = {str(row["messages"][-1]["content"]): None for row in labelled if _place(row) < share}
-    plan.write_text(
-        yaml.safe_dump({"prompts": list(prompts)}, sort_keys=False, allow_unicode=True), "utf-8"
-    )
+    """A voting plan with the prompts of a sample that a hash of the rows chooses, one at least."""
+    rows = sorted(labelled, key=_place)
+    count = max(1, sum(_place(row) < share for row in rows))
+    prompts = list(dict.fromkeys(str(row["messages"][-1]["content"]) for row in rows[:count]))
+    text = yaml.safe_dump({"prompts": prompts}, sort_keys=False, allow_unicode=True)
+    _write_bytes(plan, text.encode())
     typer.echo(f"{plan}: {len(prompts)} prompts for people to check", err=True)
 
 

@@ -187,6 +187,18 @@ def test_hybrid_has_the_votes_first_and_a_plan_for_people_who_check(
     assert yaml.safe_load(plan.read_text())["prompts"][0].startswith("q")
 
 
+def test_few_labelled_pairs_are_checked_by_one_prompt_at_least(
+    router: Router, votes: str, tmp_path: Path
+) -> None:
+    source = rows(tmp_path / "answers.jsonl", [{"prompt": "q1", "answers": ["no", "please"]}])
+    out, plan = tmp_path / "out.jsonl", tmp_path / "audit.yaml"
+    given = [source, "--votes", votes, "--to", str(out), "--judge", "j", "--audit-share", "0.01"]
+    label(*given, "--audit", str(plan))
+    assert len(load_plan(plan).prompts) == 1
+    with pytest.raises(CliError, match="cannot be written"):
+        label(*given, "--audit", str(tmp_path))
+
+
 def test_a_version_s_own_answers_are_sampled_and_judged(
     router: Router, votes: str, tmp_path: Path
 ) -> None:
