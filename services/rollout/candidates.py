@@ -68,6 +68,10 @@ class Candidates:
             return ""
         if version.evaluation is None:
             return "it was not evaluated"
+        routing = self._decision_log.routing.get(version.record.model)
+        against = version.evaluation.against
+        if routing is not None and routing.stable != against:
+            return f"it was evaluated against {against}, and {routing.stable} is stable now"
         failed = [check for check in version.evaluation.gate.checks if not check.passed]
         return "; ".join(f"{check.name}: {check.detail}" for check in failed)
 

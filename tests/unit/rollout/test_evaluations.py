@@ -171,6 +171,24 @@ async def test_a_passed_evaluation_lets_it_start(
     assert (await http.post("/v1/rollouts", json=start)).status_code == 201
 
 
+async def test_an_evaluation_against_an_earlier_stable_version_does_not_count(
+    harness: ControllerHarness, http: httpx.AsyncClient, worker: dict[str, str]
+) -> None:
+    await http.post("/v1/versions", json=POLITE)
+    await recorded(harness, *prompts(20))
+    assert (await evaluation(http))["gate"]["passed"]
+    begun = await http.post("/v1/rollouts", json={"model": "m", "candidate": "v2"})
+    path = f"/v1/rollouts/{begun.json()['rollout_id']}/promote"
+    full = {"full": True, "reason": "v2 is known to be better"}
+    await harness.round()
+    promoted = await http.post(path, json=full)
+    assert promoted.status_code == 200, promoted.text
+    start = {"model": "m", "candidate": "polite", "strategy": REQUIRED}
+    refused = await http.post("/v1/rollouts", json=start)
+    assert refused.status_code == 422
+    assert "it was evaluated against v1, and v2 is stable now" in refused.json()["detail"]
+
+
 async def test_trained_versions_have_a_gate_of_their_own(http: httpx.AsyncClient) -> None:
     start = {"model": "m", "candidate": "v2", "strategy": REQUIRED}
     assert (await http.post("/v1/rollouts", json=start)).status_code == 201
