@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 
@@ -38,6 +38,8 @@ from shared.registry.follow import RegistryFollower
 log = structlog.get_logger(__name__)
 
 READ_TIMEOUT_S = 600.0
+MAX_REFUSED = 3
+"""Datasets that storage may refuse in a sweep before it counts as away."""
 
 
 class DatasetEraser:
@@ -105,12 +107,33 @@ class DatasetEraser:
             stale = [name for name in names if self._checked.get(name, 0) < len(erased)]
             if stale:
                 prompts = await self._prompts(erased)
-                for name in stale:
-                    await asyncio.to_thread(self._erase, name, erased, prompts)
-                    self._checked[name] = len(erased)
+                await self._erase_in(stale, erased, prompts)
             await self._mark()
         except (StoreUnavailable, LogUnavailable) as error:
             log.warning(Unavailable.storage, during="erasure", error=str(error))
+
+    async def _erase_in(
+        self, names: Sequence[str], erased: AbstractSet[str], prompts: Collection[str]
+    ) -> None:
+        """Erase in each dataset; one that storage refuses holds no other one up.
+
+        Raises:
+            StoreUnavailable: storage refused MAX_REFUSED datasets.
+
+        """
+        refused = 0
+        for name in names:
+            try:
+                await asyncio.to_thread(self._erase, name, erased, prompts)
+            except StoreUnavailable as error:
+                refused += 1
+                if refused >= MAX_REFUSED:
+                    raise
+                log.warning(
+                    Unavailable.storage, during="erasure", dataset_id=name, error=str(error)
+                )
+            else:
+                self._checked[name] = len(erased)
 
     async def _prompts(self, erased: AbstractSet[str]) -> frozenset[str]:
         """Normal forms of the prompts of what was erased."""

@@ -34,12 +34,12 @@ from tests.unit.training.builders import MODEL, NOW, example_event, pair_event, 
 VERSION = f"{MODEL}-v1.1"
 
 
-async def a_dataset(log: MemoryLog, store: DatasetStore) -> Dataset:
+async def a_dataset(log: MemoryLog, store: DatasetStore, *, prompts: int = 50) -> Dataset:
     """A stored dataset of pairs and prompts, with a version that was trained on it."""
     events = [*(pair_event(n) for n in range(40)), *(example_event(n) for n in range(20))]
     for event in events:
         await log.publish(PREFERENCES, key=event.pair_id, event=event, event_id=event.pair_id)
-    rules = DatasetRules(prompts=50, judge_share=0.0)
+    rules = DatasetRules(prompts=prompts, judge_share=0.0)
     dataset = await take_snapshot(log, model=MODEL, method=TrainingMethod.dpo, rules=rules)
     store.write(dataset)
     reference: DatasetRef = dataset.reference(store.root)
@@ -240,3 +240,32 @@ async def test_storage_that_is_away_is_tried_again(
     found = store.read(dataset.manifest.dataset_id)
     assert found is not None
     assert found.files[LEFT_OUT]
+
+
+async def test_a_dataset_that_storage_refuses_holds_no_other_one_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, store = MemoryLog(), DatasetStore(f"file://{tmp_path}/datasets")
+    datasets = [await a_dataset(log, store, prompts=number) for number in (40, 50)]
+    first, second = sorted(one.manifest.dataset_id for one in datasets)
+    await erase(log, trained_ids(datasets[0])[0])
+    replace = store.replace
+
+    def refuse_the_first(dataset: Dataset) -> None:
+        if dataset.manifest.dataset_id == first:
+            raise StoreUnavailable("this folder is read-only")
+        replace(dataset)
+
+    def left_out(name: str) -> bytes:
+        found = store.read(name)
+        assert found is not None
+        return found.files[LEFT_OUT]
+
+    async with eraser_of(log, store, tmp_path / "jobs") as (eraser, _):
+        with monkeypatch.context() as patch:
+            patch.setattr(store, "replace", refuse_the_first)
+            await eraser.sweep()
+        assert ERASED.encode() in left_out(second)
+        assert ERASED.encode() not in left_out(first)
+        await eraser.sweep()
+    assert ERASED.encode() in left_out(first)
