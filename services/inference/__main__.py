@@ -235,7 +235,7 @@ async def run(settings: InferenceSettings) -> None:
             stop.set()
             wake.set()
             # Engine and consumer end by themselves once `stop` is set.
-            background.cancel("versions", "keys", "agent", "admission")
+            background.cancel("versions", "keys", "agent", "admission", "quotas")
             await background.finish(FINISH_TIMEOUT_S)
             await scorer.close()
             await event_log.stop()
