@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import random
+import itertools
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -33,7 +33,6 @@ STRATEGY = {
 }
 BASE = "qwen"
 HARMFUL = "Think of a number and never stop."
-FAILING = 0.5
 
 
 @pytest.fixture(scope="module")
@@ -52,14 +51,15 @@ def stack(ports: dict[str, int], tmp_path_factory: pytest.TempPathFactory) -> It
 async def engine(ports: dict[str, int]) -> AsyncIterator[None]:
     """An OpenAI-compatible engine with one model and no health path.
 
-    Half of its answers to a system prompt that it cannot stand fail.
+    Every second of its answers to a system prompt that it cannot stand fails, the first one not: a
+    candidate that fails at once several times in a row gets no request that a client could see.
     """
-    generator = random.Random(4)
+    fails = itertools.cycle((False, True))
 
     async def answer(request: web.Request) -> web.Response:
         asked = await request.json()
         assert asked["model"] == BASE
-        if HARMFUL in asked["messages"][0]["content"] and generator.random() < FAILING:
+        if HARMFUL in asked["messages"][0]["content"] and next(fails):
             return web.json_response({"error": {"message": "injected"}}, status=500)
         choice = {
             "index": 0,
