@@ -144,10 +144,6 @@ function pressed(event) {
 }
 
 $("skip").addEventListener("click", () => finish("skip", {}, "Others get this item."));
-$("sign-out").addEventListener("click", () => once(async () => {
-  await call("POST", "/sign-out");
-  location.reload();
-}, () => location.reload()));
 onChange(refresh);
 document.addEventListener("keydown", pressed);
 load();

@@ -106,5 +106,9 @@ export const waitingFor = () => setTimeout(
   () => say("This takes longer than usual. You may wait, or come back later: nothing is lost."), SLOW_MS);
 
 $("retry").addEventListener("click", () => again && again());
+$("sign-out").addEventListener("click", () => once(async () => {
+  await call("POST", "/sign-out");
+  location.reload();
+}, () => location.reload()));
 // The back button may bring the page as it was, with work that is done by now.
 window.addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });

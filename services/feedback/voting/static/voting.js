@@ -278,10 +278,6 @@ $("ask").addEventListener("submit", (event) => {
   event.preventDefault();
   load({ question: $("own").value, category: $("own-category").value });
 });
-$("sign-out").addEventListener("click", () => once(async () => {
-  await call("POST", "/sign-out");
-  location.reload();
-}, () => location.reload()));
 onChange(refresh);
 document.addEventListener("keydown", pressed);
 setInterval(tick, 1000);
