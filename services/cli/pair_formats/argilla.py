@@ -10,7 +10,8 @@ from services.cli.pair_formats.pair import (
     Row,
     TextPair,
     Turn,
-    chosen_first,
+    objects,
+    placed,
     preferred,
     text,
     turns,
@@ -24,12 +25,9 @@ def _read(row: Row) -> TextPair:
     fields, responses = row.get("fields"), row.get("responses")
     if not isinstance(fields, dict) or not isinstance(responses, dict):
         raise BadPair("fields, responses: must be objects")
-    given = responses.get(QUESTION)
-    if not isinstance(given, list) or not all(isinstance(one, dict) for one in given):
-        raise BadPair(f"responses.{QUESTION}: must be a list of answers")
-    chosen, rejected = preferred(
-        [one.get("value") for one in given], SIDES, f"responses.{QUESTION}"
-    )
+    question = f"responses.{QUESTION}"
+    given = objects(responses.get(QUESTION), question)
+    chosen, rejected = preferred([one.get("value") for one in given], SIDES, question)
     asked = fields.get("prompt")
     prompt = (
         (Turn("user", text(fields, "prompt")),)
@@ -40,7 +38,7 @@ def _read(row: Row) -> TextPair:
 
 
 def _write(pair: TextPair) -> dict[str, Any]:
-    chosen, rejected = SIDES if chosen_first(pair) else SIDES[::-1]
+    chosen, rejected = placed(pair, SIDES)
     return {
         "fields": {
             "prompt": [turn.as_openai() for turn in pair.messages],

@@ -10,7 +10,8 @@ from services.cli.pair_formats.pair import (
     Row,
     TextPair,
     Turn,
-    chosen_first,
+    objects,
+    placed,
     preferred,
     text,
     turns,
@@ -37,22 +38,16 @@ def _choices(annotations: object) -> list[object]:
     """What each pairwise result of the annotations selected."""
     results = [
         result
-        for one in _objects(annotations, "annotations")
+        for one in objects(annotations, "annotations")
         if not one.get("was_cancelled")
-        for result in _objects(one.get("result") or [], "annotations.result")
+        for result in objects(one.get("result") or [], "annotations.result")
     ]
     pairwise = [one.get("value") for one in results if one.get("type") == "pairwise"]
-    return [one.get("selected") for one in _objects(pairwise, "annotations.result.value")]
-
-
-def _objects(value: object, name: str) -> list[dict[str, Any]]:
-    if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
-        raise BadPair(f"{name}: must be a list of objects")
-    return value
+    return [one.get("selected") for one in objects(pairwise, "annotations.result.value")]
 
 
 def _write(pair: TextPair) -> dict[str, Any]:
-    chosen, rejected = SIDES if chosen_first(pair) else SIDES[::-1]
+    chosen, rejected = placed(pair, SIDES)
     result = {
         "type": "pairwise",
         "from_name": "comparison",

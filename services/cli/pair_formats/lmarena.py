@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from services.cli.pair_formats.pair import BadPair, PairFormat, Row, TextPair, chosen_first
+from services.cli.pair_formats.pair import BadPair, PairFormat, Row, TextPair, placed
 from services.cli.pair_formats.trl import shared_prompt
 
 _OTHER = {"model_a": "model_b", "model_b": "model_a"}
@@ -28,7 +28,7 @@ def _read(row: Row) -> TextPair:
 
 def _write(pair: TextPair) -> dict[str, Any]:
     prompt = [turn.as_openai() for turn in pair.messages]
-    won, lost = ("a", "b") if chosen_first(pair) else ("b", "a")
+    won, lost = placed(pair, ("a", "b"))
     return {
         f"model_{won}": pair.meta.get("chosen_version", ""),
         f"model_{lost}": pair.meta.get("rejected_version", ""),

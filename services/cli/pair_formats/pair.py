@@ -109,6 +109,21 @@ def preferred(votes: Sequence[object], sides: tuple[str, str], name: str) -> tup
     return sides if first > second else (sides[1], sides[0])
 
 
-def chosen_first(pair: TextPair) -> bool:
-    """On which side the better answer is written: by its text, so that neither side wins always."""
-    return zlib.crc32(pair.chosen.encode()) % 2 == 0
+def placed(pair: TextPair, sides: tuple[str, str]) -> tuple[str, str]:
+    """The sides that the better and the worse answer are written on.
+
+    Which is which follows from the text, so that neither side wins always.
+    """
+    return sides if zlib.crc32(pair.chosen.encode()) % 2 == 0 else (sides[1], sides[0])
+
+
+def objects(value: object, name: str) -> list[dict[str, Any]]:
+    """A field's list of objects.
+
+    Raises:
+        BadPair: it is none; names the field.
+
+    """
+    if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
+        raise BadPair(f"{name}: must be a list of objects")
+    return value
