@@ -3,6 +3,7 @@
 # pyright: strict
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 from datetime import datetime
 
@@ -95,12 +96,16 @@ class JobQueue:
         ]
         return max(times, default=None)
 
-    def count(self, model: str, method: TrainingMethod, actor: str) -> int:
-        """How many jobs this actor ever asked for."""
-        return sum(
+    def next_id(self, model: str, method: TrainingMethod, actor: str, since: str) -> str:
+        """Id of the next job that this actor asks for; replicas that ask at once give the same.
+
+        `since` names what came before the job: the last dataset, or the newest reward model.
+        """
+        asked = sum(
             (job.model, job.method, job.actor) == (model, method, actor)
             for job in self._jobs.values()
         )
+        return str(uuid.uuid5(uuid.NAMESPACE_URL, f"ratchet/{model}/{since}/{asked}"))
 
     def trailing_failures(self, model: str, actor: str) -> list[datetime]:
         """When the actor's jobs failed since a job of the model, anyone's, did not; newest first."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import bisect
 import math
-import uuid
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -121,10 +120,8 @@ def decide_reward(
     last = queue.last_asked(model, TrainingMethod.reward, ACTOR)
     if last is not None and last > newest.created_at and abs(now - last) < RETRY:
         return None, "the last one that was asked for made no reward model"
-    asked = queue.count(model, TrainingMethod.reward, ACTOR)
-    name = f"ratchet/{model}/{newest.name}/{asked}"
     job = TrainingRequested(
-        job_id=str(uuid.uuid5(uuid.NAMESPACE_URL, name)),
+        job_id=queue.next_id(model, TrainingMethod.reward, ACTOR, newest.name),
         model=model,
         method=TrainingMethod.reward,
         seed=inputs.seed,

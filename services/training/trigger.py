@@ -7,7 +7,6 @@ Two replicas that see the same log ask for the same job_id, and a job_id is one 
 from __future__ import annotations
 
 import math
-import uuid
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -234,10 +233,8 @@ def decide(
     for version in registry.versions(model):
         if version.record.gate.released and version.lifecycle in _ON_THE_WAY:
             return None, f"{version.record.version} is on its way to traffic"
-    asked = queue.count(model, TrainingMethod.dpo, ACTOR)
-    name = f"ratchet/{model}/{inputs.last_dataset}/{asked}"
     job = TrainingRequested(
-        job_id=str(uuid.uuid5(uuid.NAMESPACE_URL, name)),
+        job_id=queue.next_id(model, TrainingMethod.dpo, ACTOR, inputs.last_dataset),
         model=model,
         method=TrainingMethod.dpo,
         algorithm=inputs.algorithm,
