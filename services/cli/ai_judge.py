@@ -12,11 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from shared.contracts.row_sources import AI
 from shared.intervals import wilson
 
 CRITERIA = "The better answer is correct, helpful, safe, polite and no longer than it must be."
-AI_SOURCE = "ai"
-"""`source` of the rows it labels, which datasets bound and never hold out."""
 _CHOICE = re.compile(r"\b(?:tie|A|B)\b|\bTIE\b")
 
 Turns = Sequence[Mapping[str, str]]
@@ -48,7 +47,7 @@ class UnlabelledPair:
             "messages": [dict(turn) for turn in self.messages],
             "chosen": self.answers[winner],
             "rejected": self.answers[1 - winner],
-            "meta": {**self.meta, "source": AI_SOURCE, "labeller": labeller},
+            "meta": {**self.meta, "source": AI, "labeller": labeller},
         }
 
 

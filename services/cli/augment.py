@@ -12,7 +12,6 @@ import typer
 
 from services.cli.augmentation import (
     BY_LEXICON,
-    MAX_SHARE,
     METHODS,
     Method,
     PlannedVariant,
@@ -23,8 +22,9 @@ from services.cli.errors import CliError, Exit
 from services.cli.pair_formats.pair import BadPair
 from services.cli.probes.asking import Asking, ask_all
 from services.cli.probes.report import check_answered
-from services.cli.row_files import MACHINE_SOURCES, messages_of, meta_of, read_rows
+from services.cli.row_files import messages_of, meta_of, read_rows
 from services.cli.settings import load_settings
+from shared.contracts.row_sources import MACHINE_MADE, MAX_AUGMENTED_SHARE
 
 PARAPHRASE = "Say the following in other words. Keep its meaning, names and numbers. Write the new text only."
 TRANSLATE = "Translate the following into {language}. Write the translation only."
@@ -39,8 +39,9 @@ def augment(
         str, typer.Option(help=f"With commas, of {', '.join(METHODS)}.")
     ] = "synonym,insertion",
     share: Annotated[
-        float, typer.Option(min=0.01, max=MAX_SHARE, help="Of variants in the result, at most.")
-    ] = MAX_SHARE,
+        float,
+        typer.Option(min=0.01, max=MAX_AUGMENTED_SHARE, help="Of variants in the result, at most."),
+    ] = MAX_AUGMENTED_SHARE,
     seed: Annotated[int, typer.Option(help="The same seed varies the same rows alike.")] = 0,
     version: Annotated[
         str, typer.Option(help="Served version that paraphrases and translates.")
@@ -56,7 +57,7 @@ def augment(
     """
     wanted = _methods(methods, version)
     rows = read_rows(source, _checked)
-    people = [row for row in rows if meta_of(row).get("source") not in MACHINE_SOURCES]
+    people = [row for row in rows if meta_of(row).get("source") not in MACHINE_MADE]
     if not people:
         raise CliError(f"{source}: no row is a person's; nothing is varied twice", Exit.usage)
     planned = plan(people, wanted, share, seed)

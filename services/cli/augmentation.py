@@ -18,14 +18,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from shared.contracts.row_sources import AUGMENTED
+
 LEXICON = Path(__file__).with_name("synonyms.txt")
 """Own list: a group of English words of one meaning a line."""
 Method = Literal["synonym", "insertion", "paraphrase", "back-translation"]
 METHODS: tuple[Method, ...] = get_args(Method)
 BY_LEXICON: frozenset[Method] = frozenset({"synonym", "insertion"})
-AUGMENTED_SOURCE = "augmented"
-MAX_SHARE = 0.2
-"""Of varied rows in a file; a dataset bounds them likewise."""
 CHANGED_SHARE = 0.15
 """Of a prompt's words that the lexicon changes, at least one."""
 LENGTHS = (0.5, 2.0)
@@ -57,7 +56,7 @@ class PlannedVariant:
     def with_prompt(self, prompt: str) -> dict[str, Any]:
         """The varied row."""
         *before, last = self.row["messages"]
-        meta = {**self.row.get("meta", {}), "source": AUGMENTED_SOURCE, "method": self.method}
+        meta = {**self.row.get("meta", {}), "source": AUGMENTED, "method": self.method}
         return {
             **self.row,
             "messages": [*before, {**last, "content": prompt}],

@@ -31,6 +31,7 @@ from services.cli.probes.report import check_answered
 from services.cli.scores import scores
 from services.cli.settings import CliSettings, load_settings
 from services.cli.unlabelled import read_prompts, read_unlabelled, read_votes
+from shared.contracts.row_sources import HIGH_STAKES
 
 JUDGE_KEY = "RATCHET_JUDGE_API_KEY"
 VERDICT_TOKENS = 16
@@ -66,7 +67,7 @@ def label(
     max_tokens: Annotated[int, typer.Option(min=1, max=32_768, help="Of a sampled answer.")] = 256,
     people_only: Annotated[
         str, typer.Option(help="Categories that no machine labels, with commas.")
-    ] = "medical,legal,financial",
+    ] = ",".join(HIGH_STAKES),
     with_votes: Annotated[
         bool, typer.Option(help="Write the votes first: people where they voted, AI beyond.")
     ] = False,

@@ -12,8 +12,6 @@ from services.cli.errors import CliError, Exit
 from services.cli.pair_formats.pair import BadPair, turns
 
 MAX_ROWS = 100_000
-MACHINE_SOURCES = frozenset({"ai", "augmented", "synthetic"})
-"""Values of a row's `meta.source` that no person stands behind."""
 
 T = TypeVar("T")
 

@@ -8,7 +8,8 @@ from typing import Any
 from services.cli.ai_judge import UnlabelledPair
 from services.cli.errors import CliError, Exit
 from services.cli.pair_formats.pair import BadPair, text
-from services.cli.row_files import MACHINE_SOURCES, messages_of, meta_of, read_rows
+from services.cli.row_files import messages_of, meta_of, read_rows
+from shared.contracts.row_sources import MACHINE_MADE
 
 
 def read_unlabelled(path: Path) -> list[UnlabelledPair]:
@@ -59,6 +60,6 @@ def _unlabelled(row: dict[str, Any]) -> list[UnlabelledPair]:
 
 def _vote(row: dict[str, Any]) -> UnlabelledPair | None:
     meta = meta_of(row)
-    if meta.get("source") in MACHINE_SOURCES:
+    if meta.get("source") in MACHINE_MADE:
         return None
     return UnlabelledPair(messages_of(row), (text(row, "chosen"), text(row, "rejected")), meta)

@@ -20,8 +20,9 @@ from shared.contracts.conversation import (
     stored_turn,
 )
 from shared.contracts.events.base import Message, Tool, Untrainable, utc
-from shared.contracts.events.preferences import PairSource, PreferencePair, UnpairedExample
+from shared.contracts.events.preferences import PreferencePair, UnpairedExample
 from shared.contracts.prompt_key import normal_prompt
+from shared.contracts.row_sources import MACHINE_MADE
 
 TRAIN, HELDOUT, JUDGE, PROMPTS = "train.jsonl", "heldout.jsonl", "judge.jsonl", "prompts.jsonl"
 """Files of a dataset: trained on, held out, the judge's, prompts of the evaluation."""
@@ -32,10 +33,6 @@ LEFT_OUT = "left_out.jsonl"
 CUT = ("chosen_cut", "rejected_cut")
 """Flags of a pair's row, present where true: generation was truncated, so its end-of-turn token is
 not learned."""
-
-AI, AUGMENTED = "ai", "augmented"
-"""Sources of imported rows that an AI judge labelled, or whose prompt was varied."""
-MACHINE_MADE = frozenset({PairSource.synthetic.value, AI, AUGMENTED})
 
 SEGMENTS = ("category", "locale", "segment")
 """What a row's `meta` may say of who asked, and of what."""

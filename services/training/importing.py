@@ -11,9 +11,7 @@ import orjson
 from pydantic import ValidationError
 
 from services.training.dataset_rows import (
-    AUGMENTED,
     CUT,
-    MACHINE_MADE,
     AskedPrompt,
     Demonstration,
     LabelledAnswer,
@@ -25,6 +23,7 @@ from services.training.dataset_rows import (
 from services.training.errors import BadDataset
 from shared.contracts.conversation import answer_text, read_json, stored_tools, stored_turn
 from shared.contracts.events.base import MAX_TEXT, Message, Tool
+from shared.contracts.row_sources import AUGMENTED, MACHINE_MADE
 from shared.redaction import Redactor
 
 MAX_BYTES = 512 * 1024 * 1024

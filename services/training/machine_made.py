@@ -12,8 +12,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from services.training.dataset_rows import AI, AUGMENTED, AboutPrompt
+from services.training.dataset_rows import AboutPrompt
 from services.training.sides import DatasetRules, is_held_out, is_prompt_of_judge, rank
+from shared.contracts.row_sources import AI, AUGMENTED
 
 A = TypeVar("A", bound=AboutPrompt)
 

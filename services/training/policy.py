@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol, TypeVar
 
-from services.training.dataset_rows import MACHINE_MADE
 from services.training.sides import DatasetRules, rank
+from shared.contracts.row_sources import MACHINE_MADE
 from shared.registry.versions import Registry
 
 DAY_S = 86_400.0

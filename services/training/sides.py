@@ -16,6 +16,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from shared.contracts.row_sources import HIGH_STAKES, MAX_AUGMENTED_SHARE
 from shared.rater_marks import RaterRules
 
 OF_THEIR_TIME: dict[str, Any] = {
@@ -79,10 +80,13 @@ class DatasetRules(BaseModel):
         default=0.5, ge=0, le=1, description="of rows that an AI judge labelled, at most; 1: no cap"
     )
     augmented_share: float = Field(
-        default=0.2, ge=0, le=0.2, description="of rows whose prompt was varied, at most"
+        default=MAX_AUGMENTED_SHARE,
+        ge=0,
+        le=MAX_AUGMENTED_SHARE,
+        description="of rows whose prompt was varied, at most",
     )
     people_only: tuple[str, ...] = Field(
-        default=("medical", "legal", "financial"),
+        default=HIGH_STAKES,
         max_length=64,
         description="categories of which no row that a machine made is trained on",
     )

@@ -17,7 +17,6 @@ from peft import PeftModel
 from transformers import AutoModelForSequenceClassification
 from trl import RewardConfig, RewardTrainer
 
-from services.training.dataset_rows import MACHINE_MADE
 from services.training.thumbs import paired_thumbs
 from services.training.trainers import processes
 from services.training.trainers.agreement import agreement, by_category, calibration_error
@@ -36,6 +35,7 @@ from services.training.trainers.models import (
     template_turn,
     turns_before,
 )
+from shared.contracts.row_sources import MACHINE_MADE
 
 SIDES = ("chosen", "rejected")
 SCORE_BATCH = 32
