@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import sys
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from services.cli.identity import Why, requester, who
 from services.cli.kafka import with_log
 from services.cli.output import AsJson, print_json, print_table
 from services.cli.settings import load_settings
+
+if TYPE_CHECKING:
+    from shared.kafka.log import EventLog
 
 app = typer.Typer(no_args_is_help=True, help="Look at dead letters, and replay them.")
 
@@ -46,13 +51,20 @@ def list_letters(*, topic: Topic = "", limit: Limit = 100, as_json: AsJson = Fal
 
 
 @app.command()
-def replay(*, topic: Topic = "", limit: Limit = 100, as_json: AsJson = False) -> None:
+def replay(
+    *, topic: Topic = "", limit: Limit = 100, reason: Why = "", as_json: AsJson = False
+) -> None:
     """Hand dead letters back to the topics they came from; what counted already counts once."""
-    from shared.kafka.deadletters import replay as replay_letters
+    from shared.kafka.deadletters import list_dead_letters, replay_on_record
 
-    count = with_log(
-        load_settings(), lambda log: replay_letters(log, source_topic=topic, limit=limit)
-    )
+    settings = load_settings()
+    asked = requester(settings, who(), reason)
+
+    async def work(log: EventLog) -> int:
+        found = await list_dead_letters(log, source_topic=topic, limit=sys.maxsize)
+        return await replay_on_record(log, [one for one in found if one.body][:limit], asked)
+
+    count = with_log(settings, work)
     if as_json:
         print_json({"replayed": count})
     else:

@@ -9,6 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from services.cli.settings import CliSettings
+    from shared.kafka.audit import Requester
 
 OnBehalfOf = Annotated[
     str,
@@ -29,11 +30,14 @@ def who() -> str:
 
 def on_record(settings: CliSettings, on_behalf_of: str, reason: str) -> dict[str, str]:
     """The fields of an event that say who asked for it, for whom, and why."""
-    return {
-        "actor": principal(settings),
-        "on_behalf_of": on_behalf_of or who(),
-        "reason": reason,
-    }
+    return requester(settings, on_behalf_of or who(), reason)._asdict()
+
+
+def requester(settings: CliSettings, on_behalf_of: str, reason: str) -> Requester:
+    """The same for what is recorded as an action."""
+    from shared.kafka.audit import Requester
+
+    return Requester(principal(settings), on_behalf_of, reason)
 
 
 def principal(settings: CliSettings) -> str:

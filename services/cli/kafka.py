@@ -6,14 +6,14 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar
 
 from services.cli.errors import CliError, Exit, unreachable
 from services.cli.settings import CliSettings
 
 if TYPE_CHECKING:
     from shared.contracts.events.base import Event
-    from shared.kafka.log import EventLog, Record
+    from shared.kafka.log import EventLog
     from shared.registry.versions import Registry
     from shared.registry.view import RoutingView
 
@@ -28,9 +28,10 @@ def with_log(settings: CliSettings, work: Callable[[EventLog], Awaitable[T]]) ->
     """Run `work` with the event log.
 
     Raises:
-        CliError: Kafka gave no answer.
+        CliError: Kafka gave no answer, or what was asked for is refused.
 
     """
+    from shared.errors import RatchetError
     from shared.kafka.log import LogUnavailable
     from shared.kafka.producer import KafkaLog
     from shared.kafka.security import KafkaConnection
@@ -41,6 +42,8 @@ def with_log(settings: CliSettings, work: Callable[[EventLog], Awaitable[T]]) ->
             return await work(log)
         except LogUnavailable as error:
             raise _unreachable(settings, error) from error
+        except RatchetError as error:
+            raise CliError(error.detail, Exit.refused) from None
         finally:
             await log.stop()
 
@@ -50,27 +53,13 @@ def with_log(settings: CliSettings, work: Callable[[EventLog], Awaitable[T]]) ->
 async def read_events(log: EventLog, topics: Sequence[str], *models: type[E]) -> list[E]:
     """The events of these types on some topics, as they came; none that cannot be read.
 
-    What is of another type is not kept in memory; what is unreadable is in the dead letters.
-
     Raises:
         LogUnavailable: the topics' end was not reached in time.
 
     """
-    from shared.kafka.envelope import UnreadableRecord, decode, header, models_by_type
-    from shared.kafka.log import read_to_end
+    from shared.kafka import log as event_log
 
-    by_type = models_by_type(*models)
-
-    def wanted(record: Record) -> bool:
-        return header(record.headers, "ce_type") in by_type
-
-    found: list[E] = []
-    for record in await read_to_end(log, *topics, timeout_s=READ_TIMEOUT_S, keep=wanted):
-        try:
-            found.append(cast("E", decode(record.headers, record.value, by_type)))
-        except UnreadableRecord:
-            continue
-    return found
+    return await event_log.read_events(log, topics, *models, timeout_s=READ_TIMEOUT_S)
 
 
 async def read_registry(log: EventLog) -> Registry:

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import secrets
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from services.cli.errors import CliError, Exit
-from services.cli.identity import principal
+from services.cli.identity import requester
 from services.cli.kafka import READ_TIMEOUT_S, with_log
 from services.cli.output import AsJson, print_json, print_table
-from services.cli.settings import CliSettings, load_settings
+from services.cli.settings import load_settings
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from shared.contracts.events.api_keys import ApiKeyIssued
     from shared.contracts.events.audit import ActionAudited
     from shared.kafka.log import EventLog
+    from shared.registry.api_keys import NewKey
 
 app = typer.Typer(no_args_is_help=True, help="Issue, list, rotate and revoke API keys.")
 
@@ -78,24 +77,22 @@ def create(
             "max_choices": max_choices,
         },
     }
-    key, issued = _make(fields)
-    settings = load_settings()
+    from shared.registry.api_keys import issue_key
 
-    async def work(log: EventLog) -> None:
-        await _publish(log, issued)
-        await _audit(log, settings, "key.issued", issued, reason)
-
-    with_log(settings, work)
-    _show_new(issued, key, as_json=as_json)
+    new, settings = _make(fields), load_settings()
+    with_log(settings, lambda log: issue_key(log, new, requester(settings, "", reason)))
+    _show_new(new, as_json=as_json)
 
 
 @app.command("list")
 def list_keys(*, as_json: AsJson = False) -> None:
     """The keys that are valid now, without their secrets."""
+    from shared.registry.api_keys import read_keys
+
     now = _now()
     found = [
         key
-        for key in with_log(load_settings(), _issued).values()
+        for key in with_log(load_settings(), read_keys).values()
         if key.expires_at is None or key.expires_at > now
     ]
     if as_json:
@@ -131,39 +128,32 @@ def rotate(
     as_json: AsJson = False,
 ) -> None:
     """Issue a key like this one, and let this one expire."""
+    from shared.registry.api_keys import known_key, rotate_key
+
     settings = load_settings()
 
-    async def work(log: EventLog) -> tuple[str, ApiKeyIssued]:
-        old = await _known(log, key_id)
-        end = _in_days(overlap_hours / 24) or _now()
-        if old.expires_at is not None:
-            end = min(end, old.expires_at)
-        fields = old.model_dump(exclude={"key_id", "sha256", "issued_at"})
-        key, issued = _make(fields | {"expires_at": _in_days(days)})
-        # The new one first: cut short here, both are valid and the old one can be rotated again.
-        await _publish(log, issued)
-        await _publish(log, old.model_copy(update={"expires_at": end}))
-        await _audit(log, settings, "key.rotated", old, reason or f"replaced by {issued.key_id}")
-        await _audit(log, settings, "key.issued", issued, reason or f"replaces {key_id}")
-        return key, issued
+    async def work(log: EventLog) -> NewKey:
+        old = await known_key(log, key_id)
+        return await rotate_key(
+            log,
+            old,
+            requester(settings, "", reason),
+            now=_now(),
+            old_expires_at=_in_days(overlap_hours / 24) or _now(),
+            expires_at=_in_days(days),
+        )
 
-    key, issued = with_log(settings, work)
-    _show_new(issued, key, as_json=as_json)
+    _show_new(with_log(settings, work), as_json=as_json)
 
 
 @app.command()
 def revoke(key_id: KeyId, *, reason: Reason = "", as_json: AsJson = False) -> None:
     """Revoke a key."""
-    from shared.contracts.topics import API_KEYS
+    from shared.registry.api_keys import revoke_key
 
     settings = load_settings()
-
-    async def work(log: EventLog) -> None:
-        revoked = await _known(log, key_id)
-        await log.append(API_KEYS, key=key_id, value=None)
-        await _audit(log, settings, "key.revoked", revoked, reason)
-
-    with_log(settings, work)
+    asked = requester(settings, "", reason)
+    with_log(settings, lambda log: revoke_key(log, key_id, asked, now=_now()))
     if as_json:
         print_json({"revoked": key_id})
     else:
@@ -194,48 +184,16 @@ def audit(*, as_json: AsJson = False) -> None:
     )
 
 
-def _make(fields: dict[str, Any]) -> tuple[str, ApiKeyIssued]:
-    """A new key, and its event."""
+def _make(fields: dict[str, Any]) -> NewKey:
     from pydantic import ValidationError
 
-    from shared.contracts.events.api_keys import ApiKeyIssued
     from shared.kafka.envelope import describe
-    from shared.keys import hash_key, new_key
+    from shared.registry.api_keys import make_key
 
-    key = new_key()
-    own = {
-        "key_id": f"key-{secrets.token_hex(6)}",
-        "sha256": hash_key(key),
-        "issued_at": _now(),
-    }
     try:
-        return key, ApiKeyIssued.model_validate(fields | own)
+        return make_key(fields, _now())
     except ValidationError as error:
         raise CliError(describe(error), Exit.usage) from None
-
-
-async def _publish(log: EventLog, issued: ApiKeyIssued) -> None:
-    from shared.contracts.topics import API_KEYS
-
-    await log.publish(API_KEYS, key=issued.key_id, event=issued, event_id=issued.key_id)
-
-
-async def _audit(
-    log: EventLog, settings: CliSettings, action: str, key: ApiKeyIssued, reason: str
-) -> None:
-    """Record who did it: the user that the brokers know, else the one of this machine."""
-    from shared.contracts.events.audit import ActionAudited
-    from shared.contracts.topics import AUDIT
-
-    event = ActionAudited(
-        action=action,
-        subject=key.key_id,
-        tenant=key.tenant,
-        actor=principal(settings),
-        reason=reason,
-        at=_now(),
-    )
-    await log.publish(AUDIT, key=key.key_id, event=event, event_id=secrets.token_hex(16))
 
 
 async def _audited(log: EventLog) -> list[ActionAudited]:
@@ -247,34 +205,14 @@ async def _audited(log: EventLog) -> list[ActionAudited]:
     return [ActionAudited.model_validate_json(one.value) for one in records if one.value]
 
 
-async def _known(log: EventLog, key_id: str) -> ApiKeyIssued:
-    found = (await _issued(log)).get(key_id)
-    if found is None:
-        raise CliError(f"there is no key {key_id}; see ratchet keys list", Exit.refused)
-    return found
-
-
-async def _issued(log: EventLog) -> dict[str, ApiKeyIssued]:
-    from shared.contracts.events.api_keys import ApiKeyIssued
-    from shared.contracts.topics import API_KEYS
-    from shared.kafka.log import read_to_end
-
-    found: dict[str, ApiKeyIssued] = {}
-    for record in await read_to_end(log, API_KEYS, timeout_s=READ_TIMEOUT_S):
-        if record.value is None:
-            found.pop(record.key, None)
-        else:
-            found[record.key] = ApiKeyIssued.model_validate_json(record.value)
-    return found
-
-
-def _show_new(issued: ApiKeyIssued, key: str, *, as_json: bool) -> None:
+def _show_new(new: NewKey, *, as_json: bool) -> None:
+    issued = new.issued
     if as_json:
         shown = issued.model_dump(mode="json", include={"key_id", "tenant", "scopes", "expires_at"})
-        print_json(shown | {"key": key})
+        print_json(shown | {"key": new.secret})
     else:
         typer.echo(
-            f"{issued.key_id}: {key}\nIt is shown this once. "
+            f"{issued.key_id}: {new.secret}\nIt is shown this once. "
             "Send it as: Authorization: Bearer <key>"
         )
 

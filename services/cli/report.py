@@ -20,7 +20,6 @@ from services.cli.kafka import READ_TIMEOUT_S, with_log
 from services.cli.output import print_json
 from services.cli.prometheus import PrometheusClient
 from services.cli.settings import load_settings
-from services.cli.train_jobs import jobs_of
 from services.cli.version_trajectory import read_trajectories
 from services.cli.webhook import post_text, read_webhook
 from services.cli.weekly import (
@@ -279,6 +278,8 @@ def training_rows(
     model: str,
 ) -> list[dict[str, str]]:
     """Jobs asked for in the week, oldest first."""
+    from shared.registry.training_jobs import jobs_of
+
     rows = [
         {
             "job": job["job_id"],

@@ -18,7 +18,6 @@ from services.cli.output import AsJson, print_json
 from services.cli.settings import load_settings
 from services.cli.train_jobs import (
     FINAL,
-    PUBLISH_TIMEOUT_S,
     cancel_job,
     list_jobs,
     progress_of,
@@ -124,6 +123,7 @@ async def run_job(
 
     """
     from shared.contracts.topics import TRAINING_JOBS, TRAINING_RUNS
+    from shared.registry.training_jobs import PUBLISH_TIMEOUT_S
 
     await log.publish(
         TRAINING_JOBS,

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from services.cli.errors import CliError, Exit
-from services.cli.identity import OnBehalfOf, on_record
-from services.cli.kafka import READ_TIMEOUT_S, read_events, read_registry, with_log
+from services.cli.identity import OnBehalfOf, requester, who
+from services.cli.kafka import READ_TIMEOUT_S, read_registry, with_log
 from services.cli.output import AsJson, print_fields, print_json, print_table
 from services.cli.settings import load_settings
 
 if TYPE_CHECKING:
-    from shared.contracts.events.training import TrainingProgress, TrainingRequested
+    from shared.contracts.events.training import TrainingProgress
     from shared.kafka.log import EventLog, Record
 
-PUBLISH_TIMEOUT_S = 10.0
 FINAL = frozenset({"succeeded", "rejected", "failed"})
-WAITING = "waiting"
-"""Phase of a job that nobody has begun."""
 
 
 def list_jobs(
@@ -30,7 +27,9 @@ def list_jobs(
     as_json: AsJson = False,
 ) -> None:
     """All training jobs, oldest first: phase, version and why."""
-    jobs = [job for job in with_log(load_settings(), _jobs) if model in ("", job["model"])]
+    from shared.registry.training_jobs import read_jobs
+
+    jobs = [job for job in with_log(load_settings(), read_jobs) if model in ("", job["model"])]
     if as_json:
         print_json({"jobs": jobs})
         return
@@ -46,7 +45,10 @@ def show_job(
     as_json: AsJson = False,
 ) -> None:
     """Everything that is known of one training job."""
-    found = next((job for job in with_log(load_settings(), _jobs) if job["job_id"] == job_id), None)
+    from shared.registry.training_jobs import read_jobs
+
+    jobs = with_log(load_settings(), read_jobs)
+    found = next((job for job in jobs if job["job_id"] == job_id), None)
     if found is None:
         raise CliError(f"{job_id}: no such job; ratchet train list has them", Exit.failed)
     if as_json:
@@ -94,9 +96,11 @@ def cancel_job(
     on_behalf_of: OnBehalfOf = "",
 ) -> None:
     """Cancel a job that waits or runs; its trainer is ended, and no version comes of it."""
+    from shared.registry.training_jobs import cancel_job as cancel
+
     settings = load_settings()
-    asked = on_record(settings, on_behalf_of, reason)
-    with_log(settings, lambda log: _cancel(log, job_id, asked))
+    asked = requester(settings, on_behalf_of or who(), reason)
+    with_log(settings, lambda log: cancel(log, job_id, asked, now=datetime.now(UTC)))
     typer.echo(f"{job_id}: cancellation requested; ratchet train show {job_id} says when it ended")
 
 
@@ -107,26 +111,6 @@ def say_progress(progress: TrainingProgress) -> None:
         f"{progress.at:%H:%M:%S}  {progress.phase.value:<10} {progress.progress:>4.0%}  "
         f"{progress.version}  {progress.message}  {figures}".rstrip()
     )
-
-
-def jobs_of(events: Iterable[TrainingRequested | TrainingProgress]) -> list[dict[str, Any]]:
-    """Each job with its newest progress; a final word stands, whatever follows it.
-
-    Args:
-        events: Requests in their order, and the progress of each job in its order.
-
-    """
-    from shared.contracts.events.training import RunPhase, TrainingProgress
-
-    final = {RunPhase.succeeded, RunPhase.rejected, RunPhase.failed}
-    requests: dict[str, TrainingRequested] = {}
-    newest: dict[str, TrainingProgress] = {}
-    for event in events:
-        if not isinstance(event, TrainingProgress):
-            requests.setdefault(event.job_id, event)
-        elif event.job_id not in newest or newest[event.job_id].phase not in final:
-            newest[event.job_id] = event
-    return [_row(request, newest.get(job_id)) for job_id, request in requests.items()]
 
 
 async def _logs(log: EventLog, job_id: str, *, follow: bool) -> None:
@@ -171,10 +155,12 @@ def progress_of(record: Record, job_id: str) -> TrainingProgress | None:
 
 async def _report_uri(log: EventLog, name: str) -> str:
     """The folder of a version's or job's report."""
+    from shared.registry.training_jobs import read_jobs
+
     version = (await read_registry(log)).adapter(name)
     if version is not None:
         return version.adapter_uri
-    job = next((job for job in await _jobs(log) if job["job_id"] == name), None)
+    job = next((job for job in await read_jobs(log) if job["job_id"] == name), None)
     if job is None:
         raise CliError(f"{name}: neither a version nor a job", Exit.failed)
     if not job.get("report_uri"):
@@ -192,62 +178,3 @@ def _fetch(uri: str) -> bytes:
     except Exception as error:  # noqa: BLE001
         # Storage libraries raise errors of their own.
         raise CliError(f"{uri}: cannot be read: {error}", Exit.unreachable) from None
-
-
-async def _cancel(log: EventLog, job_id: str, asked: dict[str, str]) -> None:
-    from datetime import UTC, datetime
-
-    from pydantic import ValidationError
-
-    from shared.contracts.events.training import TrainingCancelled
-    from shared.contracts.topics import TRAINING_JOBS
-    from shared.kafka.envelope import describe
-
-    job = next((job for job in await _jobs(log) if job["job_id"] == job_id), None)
-    if job is None:
-        raise CliError(f"{job_id}: no such job; ratchet train list has them", Exit.failed)
-    if job["phase"] in FINAL:
-        raise CliError(f"{job_id}: has ended ({job['phase']}); nothing to cancel", Exit.failed)
-    try:
-        event = TrainingCancelled.model_validate(
-            asked | {"job_id": job_id, "requested_at": datetime.now(UTC)}
-        )
-    except ValidationError as error:
-        raise CliError(describe(error), Exit.usage) from None
-    await log.publish(
-        TRAINING_JOBS,
-        key=job_id,
-        event=event,
-        event_id=f"{job_id}:cancel",
-        timeout_s=PUBLISH_TIMEOUT_S,
-    )
-
-
-async def _jobs(log: EventLog) -> list[dict[str, Any]]:
-    from shared.contracts.events.training import TrainingProgress, TrainingRequested
-    from shared.contracts.topics import TRAINING_JOBS, TRAINING_RUNS
-
-    events = await read_events(
-        log, (TRAINING_JOBS, TRAINING_RUNS), TrainingRequested, TrainingProgress
-    )
-    return sorted(jobs_of(events), key=lambda job: job["requested_at"])
-
-
-def _row(request: TrainingRequested, progress: TrainingProgress | None) -> dict[str, Any]:
-    row = request.model_dump(mode="json")
-    if progress is None:
-        return {**row, "phase": WAITING, "message": ""}
-    newest = progress.model_dump(
-        mode="json",
-        include={
-            "phase",
-            "attempt",
-            "progress",
-            "message",
-            "metrics",
-            "checks",
-            "report_uri",
-            "at",
-        },
-    )
-    return {**row, **newest, "version": progress.version or request.version}

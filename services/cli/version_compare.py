@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,14 +20,13 @@ from services.cli.train_jobs import say_progress
 if TYPE_CHECKING:
     from shared.contracts.events.training import TrainingProgress
 
-UNSHOWN = frozenset({"version", "fingerprint", "adapter_sha256", "adapter_uri", "job_id"})
-"""Fields that differ between any two versions and say nothing."""
-
 VersionName = Annotated[str, typer.Argument(help="A version's name, such as assistant-v1.1.")]
 
 
 def diff_versions(first: VersionName, second: VersionName, *, as_json: AsJson = False) -> None:
     """What differs between two versions' records: recipe, data, packages, figures."""
+    from shared.registry.record_differences import differences
+
     old, new = record_of(first), record_of(second)
     found = differences(old, new)
     if as_json:
@@ -112,26 +110,3 @@ def erased_rows_of(version: str) -> int:
     """
     path = f"/v1/versions/{segment(version)}"
     return int(ask(load_settings(), "rollout", "GET", path).get("erased_rows", 0))
-
-
-def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Fields that differ, by their path, with both values; None where one has none."""
-    old, new = _flat(first), _flat(second)
-    return [
-        {"field": name, "first": old.get(name), "second": new.get(name)}
-        for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name)
-    ]
-
-
-def _flat(value: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    """Values by their path through objects; a list is one value, but a gate's checks are named."""
-    found: dict[str, Any] = {}
-    for name, one in value.items():
-        if not path and name in UNSHOWN:
-            continue
-        place = f"{path}{name}"
-        if name == "checks":
-            one = {check["name"]: check.get("value") for check in one}  # noqa: PLW2901
-        found |= _flat(one, f"{place}.") if isinstance(one, Mapping) else {place: one}
-    return found

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
 
 from prometheus_client import CollectorRegistry, Counter
 
 from shared.clock import Clock, SystemClock
 from shared.contracts.events.dead_letters import DeadLetter, DeadLetterReason
 from shared.contracts.topics import DEAD_LETTERS
-from shared.kafka.envelope import Headers, decode, models_by_type
-from shared.kafka.log import EventLog, Record, RecordRefused, read_to_end
+from shared.kafka.audit import Requester, audit_action
+from shared.kafka.envelope import Headers
+from shared.kafka.log import EventLog, Position, Record, RecordRefused, read_events
 
 MAX_BODY = 200_000
 """Characters of a body that are kept."""
@@ -90,34 +91,39 @@ class DeadLetters:
 
 
 async def list_dead_letters(
-    log: EventLog, *, source_topic: str = "", limit: int = 100
+    log: EventLog, *, source_topic: str = "", limit: int = 100, newest: int | None = None
 ) -> list[DeadLetter]:
     """The oldest dead letters (of a topic), each source record once.
+
+    With `newest`, at most so many records of each partition are read.
 
     Raises:
         LogUnavailable: the topic could not be read to its end.
 
     """
-    found: dict[tuple[str, int, int], DeadLetter] = {}
-    models = models_by_type(DeadLetter)
-    for record in await read_to_end(log, DEAD_LETTERS, timeout_s=READ_TIMEOUT_S):
-        letter = decode(record.headers, record.value, models)
-        assert isinstance(letter, DeadLetter)
+    found: dict[Position, DeadLetter] = {}
+    for letter in await read_events(
+        log, (DEAD_LETTERS,), DeadLetter, timeout_s=READ_TIMEOUT_S, newest=newest
+    ):
         if not source_topic or letter.source_topic == source_topic:
-            place = (letter.source_topic, letter.source_partition, letter.source_offset)
-            found.setdefault(place, letter)
+            found.setdefault(place_of(letter), letter)
     return list(found.values())[:limit]
 
 
-async def replay(log: EventLog, *, source_topic: str = "", limit: int = 100) -> int:
+async def replay(log: EventLog, letters: Iterable[DeadLetter]) -> int:
     """Append dead letters to the topics they came from; returns how many.
 
     What was redacted stays redacted. Readers drop what they had already counted, by its identity.
     Letters without a body, whose records were empty or could not be taken apart, are left out.
+
+    Raises:
+        LogUnavailable: the brokers did not acknowledge one; those before it are replayed.
+
     """
-    found = await list_dead_letters(log, source_topic=source_topic, limit=sys.maxsize)
-    letters = [letter for letter in found if letter.body][:limit]
+    count = 0
     for letter in letters:
+        if not letter.body:
+            continue
         headers: Headers = tuple((k, v.encode()) for k, v in letter.headers.items())
         await log.append(
             letter.source_topic,
@@ -125,4 +131,23 @@ async def replay(log: EventLog, *, source_topic: str = "", limit: int = 100) -> 
             value=letter.body.encode(),
             headers=headers,
         )
-    return len(letters)
+        count += 1
+    return count
+
+
+async def replay_on_record(log: EventLog, letters: Sequence[DeadLetter], who: Requester) -> int:
+    """Replay dead letters, and record who did it for each topic that they came from.
+
+    Raises:
+        LogUnavailable: see `replay`.
+
+    """
+    count = await replay(log, letters)
+    for topic in sorted({letter.source_topic for letter in letters if letter.body}):
+        await audit_action(log, "letters.replayed", topic, who, at=datetime.now(UTC))
+    return count
+
+
+def place_of(letter: DeadLetter) -> Position:
+    """Where the record is that could not be read."""
+    return Position(letter.source_topic, letter.source_partition, letter.source_offset)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, TypeVar, cast
 
 from shared.contracts.events.base import Event
-from shared.kafka.envelope import Headers
+from shared.kafka.envelope import Headers, UnreadableRecord, decode, header, models_by_type
 
+E = TypeVar("E", bound=Event)
 APPEND_TIMEOUT_S = 5.0
 """Seconds an append waits for the brokers before it gives up."""
 PER_TURN = 50
@@ -207,3 +208,34 @@ async def read_to_end(
         waiting.cancel()
         await asyncio.gather(collecting, waiting, return_exceptions=True)
     return records
+
+
+async def read_events(
+    log: EventLog,
+    topics: Sequence[str],
+    *models: type[E],
+    timeout_s: float,
+    newest: int | None = None,
+) -> list[E]:
+    """The events of these types on some topics, as they came; none that cannot be read.
+
+    What is of another type is not kept in memory; what is unreadable is in the dead letters. With
+    `newest`, at most so many records of each partition are read.
+
+    Raises:
+        LogUnavailable: the topics' end was not reached in time.
+
+    """
+    by_type = models_by_type(*models)
+
+    def wanted(record: Record) -> bool:
+        return header(record.headers, "ce_type") in by_type
+
+    found: list[E] = []
+    records = await read_to_end(log, *topics, timeout_s=timeout_s, keep=wanted, newest=newest)
+    for record in records:
+        try:
+            found.append(cast("E", decode(record.headers, record.value, by_type)))
+        except UnreadableRecord:
+            continue
+    return found

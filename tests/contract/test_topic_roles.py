@@ -74,8 +74,9 @@ def constants_of(tree: ast.AST) -> set[str]:
 
 
 def shared_roles() -> dict[tuple[str, str], set[Role]]:
-    """Roles of each class and function of `shared`, by module and name."""
+    """Roles of each class and function of `shared`, by module and name; of what it calls, too."""
     found: dict[tuple[str, str], set[Role]] = {}
+    calls: dict[tuple[str, str], set[tuple[str, str]]] = {}
     for path in (ROOT / "shared").rglob("*.py"):
         tree = ast.parse(path.read_text())
         module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
@@ -85,11 +86,20 @@ def shared_roles() -> dict[tuple[str, str], set[Role]]:
             for node in tree.body
             if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
         }
-        direct = {name: roles_in(node, constants) for name, node in definitions.items()}
+        known = {name: (module, name) for name in definitions}
+        known |= {name: (source, name) for source, name in imported(tree)}
         for name, node in definitions.items():
-            called = {item.id for item in ast.walk(node) if isinstance(item, ast.Name)}
-            found[module, name] = direct[name].union(*(direct[n] for n in called & set(direct)))
-    return found
+            found[module, name] = roles_in(node, constants)
+            used = {item.id for item in ast.walk(node) if isinstance(item, ast.Name)}
+            calls[module, name] = {known[one] for one in used & set(known)}
+    while True:
+        grown = {
+            name: roles.union(*(found.get(one, set()) for one in calls[name]))
+            for name, roles in found.items()
+        }
+        if grown == found:
+            return found
+        found = grown
 
 
 SHARED = shared_roles()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import secrets
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +18,6 @@ from shared.intervals import wilson
 if TYPE_CHECKING:
     from shared.kafka.log import EventLog
 
-TENANT = "default"
 """Tenant of the records: a probe run belongs to the operator, not to a product."""
 HASH_SHOWN = 12
 
@@ -80,19 +78,11 @@ async def publish_ran(
     log: EventLog, action: str, version: str, asked: dict[str, str], said: str
 ) -> None:
     """Record on the audit topic that a version was probed, and with what result."""
-    from shared.contracts.events.audit import ActionAudited
-    from shared.contracts.topics import AUDIT
+    from shared.kafka.audit import Requester, audit_action
 
-    event = ActionAudited(
-        action=action,
-        subject=version,
-        tenant=TENANT,
-        actor=asked["actor"],
-        on_behalf_of=asked["on_behalf_of"],
-        reason=f"{asked['reason']}: {said}",
-        at=datetime.now(UTC),
-    )
-    await log.publish(AUDIT, key=version, event=event, event_id=secrets.token_hex(16))
+    asker = Requester(**asked)
+    told = asker._replace(reason=f"{asker.reason}: {said}")
+    await audit_action(log, action, version, told, at=datetime.now(UTC))
 
 
 def share_within(hits: int, judged: int) -> str:

@@ -20,11 +20,14 @@ from shared.contracts.events.training import (
     TrainingRequested,
 )
 from shared.contracts.topics import CASES, PREFERENCES, TRAINING_JOBS, TRAINING_RUNS, VERSIONS
+from shared.errors import RatchetError
+from shared.kafka.audit import Requester
+from shared.registry.training_jobs import cancel_job
 from shared.testing.log import MemoryLog
 from tests.support.rollouts import version_record
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-ASKED = {"actor": "kafka-user", "on_behalf_of": "joe", "reason": "a drill"}
+ASKED = Requester("kafka-user", "joe", "a drill")
 
 
 async def publish(log: MemoryLog, topic: str, key: str, *events: Event) -> None:
@@ -84,7 +87,7 @@ async def test_a_job_that_said_nothing_has_no_log(log: MemoryLog) -> None:
 
 
 async def test_a_running_job_is_cancelled_on_record(log: MemoryLog) -> None:
-    await train_jobs._cancel(log, "runs", ASKED)
+    await cancel_job(log, "runs", ASKED, now=NOW)
     event = TrainingCancelled.model_validate_json(log.all(TRAINING_JOBS)[-1].value or b"")
     assert (event.job_id, event.actor, event.reason) == ("runs", "kafka-user", "a drill")
 
@@ -92,8 +95,8 @@ async def test_a_running_job_is_cancelled_on_record(log: MemoryLog) -> None:
 async def test_what_has_ended_or_never_was_is_not_cancelled(log: MemoryLog) -> None:
     await end(log)
     for job_id, said in (("ended", r"has ended \(rejected\)"), ("nobody", "no such job")):
-        with pytest.raises(CliError, match=said):
-            await train_jobs._cancel(log, job_id, ASKED)
+        with pytest.raises(RatchetError, match=said):
+            await cancel_job(log, job_id, ASKED, now=NOW)
     assert len(log.all(TRAINING_JOBS)) == 2
 
 
@@ -124,13 +127,13 @@ async def test_cases_are_read_and_retired(log: MemoryLog) -> None:
         created_at=NOW,
     )
     await publish(log, PREFERENCES, pair.pair_id, pair)
-    await cases._retire(log, "pair-1", ASKED)
+    await cases._retire(log, "pair-1", ASKED._asdict())
     event = CaseRetired.model_validate_json(log.all(CASES)[-1].value or b"")
     assert (event.case_id, event.actor, event.on_behalf_of) == ("pair-1", "kafka-user", "joe")
     (case,) = await cases.read_cases(log)
     assert case.retired == "kafka-user: a drill"
     with pytest.raises(CliError, match="no such case"):
-        await cases._retire(log, "pair-2", ASKED)
+        await cases._retire(log, "pair-2", ASKED._asdict())
 
 
 async def test_a_record_of_the_registry_that_cannot_be_read_hides_no_other(

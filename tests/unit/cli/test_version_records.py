@@ -14,10 +14,11 @@ from services.cli import version_compare, version_export
 from services.cli.errors import CliError, Exit
 from services.cli.identity import principal
 from services.cli.settings import load_settings
-from services.cli.version_compare import differences, rebuild_version
+from services.cli.version_compare import rebuild_version
 from services.cli.version_export import export_version, model_card
 from shared.contracts.recipes import read_recipe
 from shared.registry.adapters import checksum
+from shared.registry.record_differences import differences
 from shared.testing.log import MemoryLog
 
 

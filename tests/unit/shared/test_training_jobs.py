@@ -1,17 +1,17 @@
-"""Training jobs as the command shows them."""
+"""Training jobs with their newest progress."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 from typing import Any
 
-from services.cli.train_jobs import jobs_of
 from shared.contracts.events.training import (
     RunPhase,
     TrainingMethod,
     TrainingProgress,
     TrainingRequested,
 )
+from shared.registry.training_jobs import jobs_of
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

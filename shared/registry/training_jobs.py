@@ -1,0 +1,116 @@
+"""Training jobs on their topics: each with its newest progress; cancellation of one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+
+from shared.contracts.events.training import (
+    RunPhase,
+    TrainingCancelled,
+    TrainingProgress,
+    TrainingRequested,
+)
+from shared.contracts.topics import TRAINING_JOBS, TRAINING_RUNS
+from shared.errors import RatchetError
+from shared.kafka.audit import Requester
+from shared.kafka.log import EventLog, read_events
+
+READ_TIMEOUT_S = 60.0
+PUBLISH_TIMEOUT_S = 10.0
+FINAL = frozenset({RunPhase.succeeded, RunPhase.rejected, RunPhase.failed})
+WAITING = "waiting"
+"""Phase of a job that nobody has begun."""
+SHOWN = {"phase", "attempt", "progress", "message", "metrics", "checks", "report_uri", "at"}
+"""Fields of a job's progress."""
+
+
+class UnknownJob(RatchetError):
+    """There is no such job."""
+
+    status = 404
+    code = "not_found"
+    title = "No such job"
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"{job_id}: no such job; ratchet train list has them")
+
+
+class JobEnded(RatchetError):
+    """The job has ended, so there is nothing to cancel."""
+
+    status = 409
+    code = "conflict"
+    title = "Job has ended"
+
+    def __init__(self, job_id: str, phase: str) -> None:
+        super().__init__(f"{job_id}: has ended ({phase}); nothing to cancel")
+
+
+def jobs_of(events: Iterable[TrainingRequested | TrainingProgress]) -> list[dict[str, Any]]:
+    """Each job with its newest progress; a final word stands, whatever follows it.
+
+    Args:
+        events: Requests in their order, and the progress of each job in its order.
+
+    """
+    requests: dict[str, TrainingRequested] = {}
+    newest: dict[str, TrainingProgress] = {}
+    for event in events:
+        if not isinstance(event, TrainingProgress):
+            requests.setdefault(event.job_id, event)
+        elif event.job_id not in newest or newest[event.job_id].phase not in FINAL:
+            newest[event.job_id] = event
+    return [_row(request, newest.get(job_id)) for job_id, request in requests.items()]
+
+
+async def read_jobs(log: EventLog, *, newest: int | None = None) -> list[dict[str, Any]]:
+    """All jobs, oldest first; with `newest`, of at most so many records of each topic.
+
+    Raises:
+        LogUnavailable: the topics' end was not reached in time.
+
+    """
+    events = await read_events(
+        log,
+        (TRAINING_JOBS, TRAINING_RUNS),
+        TrainingRequested,
+        TrainingProgress,
+        timeout_s=READ_TIMEOUT_S,
+        newest=newest,
+    )
+    return sorted(jobs_of(events), key=lambda job: job["requested_at"])
+
+
+async def cancel_job(log: EventLog, job_id: str, who: Requester, *, now: datetime) -> None:
+    """Ask for the cancellation of a job that has not ended.
+
+    Raises:
+        UnknownJob: there is none.
+        JobEnded: it has ended.
+        pydantic.ValidationError: a text is too long.
+        LogUnavailable: the topics were not read, or the brokers did not acknowledge it.
+
+    """
+    job = next((job for job in await read_jobs(log) if job["job_id"] == job_id), None)
+    if job is None:
+        raise UnknownJob(job_id)
+    if job["phase"] in FINAL:
+        raise JobEnded(job_id, job["phase"])
+    event = TrainingCancelled(job_id=job_id, requested_at=now, **who._asdict())
+    await log.publish(
+        TRAINING_JOBS,
+        key=job_id,
+        event=event,
+        event_id=f"{job_id}:cancel",
+        timeout_s=PUBLISH_TIMEOUT_S,
+    )
+
+
+def _row(request: TrainingRequested, progress: TrainingProgress | None) -> dict[str, Any]:
+    row = request.model_dump(mode="json")
+    if progress is None:
+        return {**row, "phase": WAITING, "message": ""}
+    newest = progress.model_dump(mode="json", include=SHOWN)
+    return {**row, **newest, "version": progress.version or request.version}
