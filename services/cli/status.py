@@ -50,6 +50,16 @@ PENDING = (
         'ratchet_training_missing_rows{kind="days"}',
         "days until the plan's next training",
     ),
+    (
+        "training",
+        'ratchet_training_reward_missing_rows{kind="days"}',
+        "days until a reward model is tried again, as the last one was not published",
+    ),
+    (
+        "training",
+        'ratchet_training_reward_missing_rows{kind="judge_pairs"}',
+        "judge's pairs missing until a reward model is tried again",
+    ),
 )
 """Metrics of pending work: the service, the metric, maybe with a label, what it counts."""
 

@@ -33,7 +33,7 @@ from services.training.workspace import Workspace
 from shared.contracts.events.training import RunPhase, TrainingMethod
 from shared.contracts.events.versions import GateResult, RewardRecord, VersionRecord
 from shared.contracts.recipes import MethodName, TrainerHyperparameters
-from shared.registry.adapters import FINGERPRINT_TEXTS, fetch
+from shared.registry.adapters import FINGERPRINT_TEXTS, AdapterGone, fetch
 
 log = structlog.get_logger(__name__)
 
@@ -55,6 +55,14 @@ class Refused:
     attempts: int
     candidate: Candidate | None = None
     hyperparameters: TrainerHyperparameters | None = None
+
+
+@dataclass(frozen=True)
+class FirstAdapter:
+    """The adapter of the chain's first version: its folder, or why it cannot be had."""
+
+    path: str = ""
+    gone: str = ""
 
 
 class Attempts:
@@ -96,7 +104,8 @@ class Attempts:
             "heldout": float(manifest.files[HELDOUT].rows),
             "judged": float(manifest.files[PROMPTS].rows),
         }
-        hopeless = data_gate(job.method, known, limits)
+        first = await self._first(resolved)
+        hopeless = data_gate(job.method, known, limits, first.gone)
         if not hopeless.passed and not job.override_gate:
             return Refused(hopeless, known, attempts=0)
         hyperparameters, number = resolved.hyperparameters, 0
@@ -109,7 +118,15 @@ class Attempts:
                 judged=judged,
                 harness=bool(self._settings.evaluation.lm_eval_tasks),
             )
-            await self.train(resolved, hyperparameters, workspace, folder, reporter, stages=todo)
+            await self.train(
+                resolved,
+                hyperparameters,
+                workspace,
+                folder,
+                reporter,
+                stages=todo,
+                first_adapter=first.path,
+            )
             await reporter.enter(RunPhase.gating, 1.0)
             candidate = read_candidate(
                 folder,
@@ -119,6 +136,7 @@ class Attempts:
                 limits=limits,
                 evaluation=self._settings.evaluation,
                 known=known_of_data,
+                first_gone=first.gone,
             )
             gate = candidate.gate
             log.info(
@@ -172,8 +190,11 @@ class Attempts:
         reporter: ProgressReporter,
         *,
         stages: tuple[Stage, ...],
+        first_adapter: str = "",
     ) -> None:
         """Run some of the trainer's stages of one attempt, from its checkpoints where it has some.
+
+        A predecessor whose adapter is gone is not compared with.
 
         Raises:
             TrainerFailed: the trainer ended without a result.
@@ -182,8 +203,11 @@ class Attempts:
         """
         continues = resolved.job.method is TrainingMethod.dpo
         parent = await self._fetched(resolved.parent if continues else None)
-        first = await self._fetched(resolved.first if continues else None)
-        predecessor = await self._fetched(resolved.predecessor if "reward" in stages else None)
+        try:
+            predecessor = await self._fetched(resolved.predecessor if "reward" in stages else None)
+        except AdapterGone as error:
+            log.warning("reward.predecessor_gone", job_id=resolved.job.job_id, error=str(error))
+            predecessor = ""
         trainer_job = self._trainer_job(
             resolved,
             hyperparameters,
@@ -191,11 +215,33 @@ class Attempts:
             stages=stages,
             data=workspace.data,
             parent_adapter=parent,
-            first_adapter=first,
+            first_adapter=first_adapter,
             predecessor=predecessor,
         )
         workspace.begin(folder, trainer_job)
         await self._process.run(folder, reporter.step, self._alive)
+
+    async def _first(self, resolved: ResolvedJob) -> FirstAdapter:
+        """The adapter of the chain's first version, or why there is none.
+
+        The parent's is fetched before it: a volume that is not mounted has neither, and the job is
+        tried again.
+
+        Raises:
+            AdapterError: the parent's adapter cannot be fetched, or storage does not answer.
+
+        """
+        if resolved.job.method is not TrainingMethod.dpo or resolved.first is None:
+            return FirstAdapter()
+        await self._fetched(resolved.parent)
+        try:
+            return FirstAdapter(path=await self._fetched(resolved.first))
+        except AdapterGone:
+            first = resolved.first
+            log.warning("job.first_adapter_gone", job_id=resolved.job.job_id, version=first.version)
+            return FirstAdapter(
+                gone=f"the adapter of {first.version} is gone from {first.adapter_uri}"
+            )
 
     async def _fetched(self, record: VersionRecord | RewardRecord | None) -> str:
         """The folder with an adapter's files; empty without a record."""

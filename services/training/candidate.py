@@ -71,8 +71,11 @@ def read_candidate(
     limits: GateLimits,
     evaluation: EvaluationSettings,
     known: Mapping[str, float],
+    first_gone: str = "",
 ) -> Candidate:
     """The candidate of a finished attempt; `known` are figures of its data.
+
+    `first_gone` says why drift from the chain's first version was not measured.
 
     A diverged training measures NaN and infinity, which JSON and so the log cannot hold. Such
     figures are left out, for their checks to fail, and counted as `not_finite`.
@@ -95,7 +98,7 @@ def read_candidate(
     candidate = Candidate(
         folder=folder,
         figures=figures,
-        gate=judge_gate(job.method, figures, limits),
+        gate=judge_gate(job.method, figures, limits, first_gone),
         fingerprint=Fingerprint.model_validate(answered),
         packages=json.loads((folder / "packages.json").read_bytes()),
         segments=tuple(segments),

@@ -99,7 +99,6 @@ def diagnose(
         said = [f"not good enough after {attempts} attempt{'s' if attempts != 1 else ''}"]
     if not attempts:
         said = ["not trained, as nothing could have passed the gate"]
-        failed = [check for check in failed if check.value is not None]
     said += [_shown(check) for check in failed]
     names = {check.name for check in failed}
     said += _missing_data(names, lost=int(figures.get("not_finite", 0)))

@@ -8,6 +8,7 @@ figure that is missing fails its check: no data is not a pass.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -41,6 +42,9 @@ class GateLimits(BaseModel):
     kl: float = Field(default=1.0, gt=0, description="nats a token from the parent, at most")
     kl_first: float = Field(
         default=3.0, gt=0, description="nats a token from the chain's first version, at most"
+    )
+    kl_first_gone: Literal["refuse", "pass"] = Field(
+        default="refuse", description="what kl_first does without the first version's adapter"
     )
     capability_fall: float = Field(
         default=0.5,
@@ -90,22 +94,31 @@ def derive(figures: Mapping[str, float]) -> dict[str, float]:
 
 
 def data_gate(
-    method: TrainingMethod, figures: Mapping[str, float], limits: GateLimits
+    method: TrainingMethod,
+    figures: Mapping[str, float],
+    limits: GateLimits,
+    first_gone: str = "",
 ) -> GateResult:
-    """The checks that the dataset alone decides, so that nothing is trained that cannot pass.
+    """The checks that can be made before a training, so that nothing is trained that cannot pass.
 
     Args:
         method: SFT needs no judge and no prompts.
         figures: `heldout`, `judge_pairs` and `judged`, the rows that there are of each.
         limits: Conditions of release.
+        first_gone: Why the adapter of the chain's first version cannot be had; empty: it can.
 
     """
     checks = _data_checks(method, figures, limits)
+    if first_gone:
+        checks = (*checks, _first(None, limits, first_gone))
     return GateResult(passed=all(check.passed for check in checks), checks=checks)
 
 
 def judge_gate(
-    method: TrainingMethod, figures: Mapping[str, float], limits: GateLimits
+    method: TrainingMethod,
+    figures: Mapping[str, float],
+    limits: GateLimits,
+    first_gone: str = "",
 ) -> GateResult:
     """What the gate says of a candidate.
 
@@ -113,6 +126,7 @@ def judge_gate(
         method: SFT has no parent to win against and is held to perplexity and stopping alone.
         figures: What `derive` returns.
         limits: Conditions of release.
+        first_gone: Why the adapter of the chain's first version cannot be had; empty: it can.
 
     """
     stop, stop_limit = figures.get("candidate_stop_share"), limits.stop_share
@@ -169,7 +183,8 @@ def judge_gate(
     )
     checks = (*_data_checks(method, figures, limits), *manners, *memory)
     if method is not TrainingMethod.sft:
-        checks = (*checks, *_taste(figures, limits), *_excess(figures, limits))
+        first = _first(figures.get("kl_first"), limits, first_gone)
+        checks = (*checks, *_taste(figures, limits), first, *_excess(figures, limits))
     return GateResult(passed=all(check.passed for check in checks), checks=checks)
 
 
@@ -240,17 +255,26 @@ def _excess(figures: Mapping[str, float], limits: GateLimits) -> tuple[GateCheck
     allowed = (before or 0.0) + limits.repetition_rise
     return (
         _at_most("kl", figures.get("kl"), limits.kl, "KL to the parent in nats a token"),
-        _at_most(
-            "kl_first",
-            figures.get("kl_first"),
-            limits.kl_first,
-            "KL to the first version of the chain of parents in nats a token",
-        ),
         _at_least("length_low", ratio, limits.length_ratio_low, "mean length against the parent's"),
         _at_most(
             "length_high", ratio, limits.length_ratio_high, "mean length against the parent's"
         ),
         _at_most("repetition", repetition, allowed, "share of words said again"),
+    )
+
+
+def _first(value: float | None, limits: GateLimits, gone: str) -> GateCheck:
+    """Drift from the chain's first version; without its adapter `kl_first_gone` decides."""
+    what = "KL to the first version of the chain of parents in nats a token"
+    if not gone:
+        return _at_most("kl_first", value, limits.kl_first, what)
+    passed = limits.kl_first_gone == "pass"
+    cure = "" if passed else "; restore it, or set kl_first_gone of RATCHET_TRAINING_GATE to pass"
+    return GateCheck(
+        name="kl_first",
+        passed=passed,
+        limit=limits.kl_first,
+        detail=f"{what}: not measured: {gone}{cure}",
     )
 
 

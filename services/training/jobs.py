@@ -87,14 +87,19 @@ class JobQueue:
                 return job.actor == actor and refused
         return False
 
-    def last_asked(self, model: str, method: TrainingMethod, actor: str) -> datetime | None:
-        """When this actor last asked for a job; None before the first."""
-        times = [
-            job.requested_at
-            for job in self._jobs.values()
-            if (job.model, job.method, job.actor) == (model, method, actor)
+    def fruitless(
+        self, model: str, method: TrainingMethod, actor: str, since: datetime
+    ) -> list[TrainingProgress]:
+        """Ends of this actor's jobs that did not succeed, of those asked for after a time."""
+        jobs = ((self._jobs.get(job_id), end) for job_id, end in self._ended.items())
+        return [
+            end
+            for job, end in jobs
+            if job is not None
+            and (job.model, job.method, job.actor) == (model, method, actor)
+            and end.phase is not RunPhase.succeeded
+            and job.requested_at > since
         ]
-        return max(times, default=None)
 
     def next_id(self, model: str, method: TrainingMethod, actor: str, since: str) -> str:
         """Id of the next job that this actor asks for; replicas that ask at once give the same.

@@ -57,6 +57,13 @@ class TrainingMetrics:
             ("model", "feature"),
             registry=registry,
         )
+        self.reward_missing = Gauge(
+            "ratchet_training_reward_missing_rows",
+            "What a reward model still lacks to be tried again after one that was not published, by "
+            "kind: judge_pairs, days (of the pause).",
+            ("model", "kind"),
+            registry=registry,
+        )
         self.tracked = Counter(
             "ratchet_training_mlflow_runs_total",
             "Ended jobs that were to be logged to MLflow, by result.",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol, TypeVar
 
@@ -60,6 +60,13 @@ def policy_of(version: str, registry: Registry) -> str:
     return adapter.version
 
 
+def settings_policies(ancestors: Collection[str], registry: Registry) -> dict[str, str]:
+    """Settings whose answers are the policy of an ancestor's adapter, and that adapter's version."""
+    names = sorted(one.record.version for one in registry.versions())
+    found = ((name, policy_of(name, registry)) for name in names)
+    return {name: policy for name, policy in found if policy != name and policy in ancestors}
+
+
 def lag_of(meta: Mapping[str, str], generations: Mapping[str, int]) -> int | None:
     """Generations between the parent and the older writer of a row; None with one of no generation.
 
@@ -78,10 +85,11 @@ def weighted(rows: Iterable[R], rules: DatasetRules) -> list[R]:
     """Rows by their weight, `lag_weight` to the power of the lag: the share of them that is kept.
 
     Thinning has the same expected gradient as weights have, and needs no trainer that knows weights.
-    A stable hash of the row's name decides, so a rebuild keeps the same rows. One whose lag is not
-    known keeps its full weight.
+    A stable hash of the row's name decides, so a rebuild keeps the same rows. Settings over an
+    adapter lag as it does. A row whose lag is not known keeps its full weight.
     """
     generations = {version: number for number, version in enumerate(rules.lineage)}
+    generations |= {name: generations[policy] for name, policy in rules.policies.items()}
     return [
         row
         for row in rows

@@ -30,8 +30,11 @@ Z95 = 1.645
 """One-sided 95 % of a normal."""
 MIN_FRESH = 50
 """New pairs below which no drift is told: the index of fewer is chance."""
-RETRY = timedelta(days=1)
-"""After a job of its own that ended without a reward model: the same data would end the same."""
+RETRY, MAX_RETRY = timedelta(days=1), timedelta(days=30)
+"""Pause after a job of its own that ended without a reward model; each further one doubles it."""
+GROWTH = 0.1
+"""Judge's pairs beyond those of a job that was rejected, as a share of them, that the next one waits
+for: the same data would be rejected again."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,43 @@ def stability_index(before: Mapping[Bin, int], now: Mapping[Bin, int]) -> float:
     return max(0.0, found - chance)
 
 
+@dataclass(frozen=True)
+class RewardWait:
+    """What the next reward model still lacks after jobs that made none."""
+
+    days: float = 0.0
+    pairs: int = 0
+    """More pairs of the judge than the last one had."""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.days:.1f} days and {self.pairs} judge's pairs since one that was not published"
+        )
+
+
+def reward_wait(
+    inputs: RewardInputs, queue: JobQueue, registry: Registry, now: datetime
+) -> RewardWait:
+    """Pause and growth of the data that jobs without a reward model ask for.
+
+    The distance in time counts in both directions, so a clock that was set back costs one more
+    pause at most.
+    """
+    known = registry.rewards(inputs.model)
+    if not known:
+        return RewardWait()
+    ends = queue.fruitless(inputs.model, TrainingMethod.reward, ACTOR, known[-1].created_at)
+    if not ends:
+        return RewardWait()
+    last = ends[-1]
+    doublings = min(len(ends) - 1, MAX_RETRY // RETRY)
+    pause = min(RETRY * 2**doublings, MAX_RETRY)
+    left = max(timedelta(), pause - abs(now - last.at))
+    had = int(last.metrics.get("judge_pairs", 0))
+    wanted = had + math.ceil(had * GROWTH)
+    return RewardWait(left / timedelta(days=1), max(0, wanted - inputs.judge_pairs))
+
+
 def decide_reward(
     inputs: RewardInputs, queue: JobQueue, registry: Registry, now: datetime
 ) -> tuple[TrainingRequested | None, str]:
@@ -117,9 +157,9 @@ def decide_reward(
         return None, f"{inputs.judge_pairs} of {inputs.min_judge_pairs} judge's pairs"
     if queue.unfinished(model):
         return None, "a job of this model is not finished"
-    last = queue.last_asked(model, TrainingMethod.reward, ACTOR)
-    if last is not None and last > newest.created_at and abs(now - last) < RETRY:
-        return None, "the last one that was asked for made no reward model"
+    wait = reward_wait(inputs, queue, registry, now)
+    if wait != RewardWait():
+        return None, str(wait)
     job = TrainingRequested(
         job_id=queue.next_id(model, TrainingMethod.reward, ACTOR, newest.name),
         model=model,

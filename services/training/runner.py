@@ -21,7 +21,7 @@ from services.training.dataset_store import DatasetStore, lay_out, read_import
 from services.training.errors import InvalidJob, StoreUnavailable, TrainingError
 from services.training.metrics import TrainingMetrics
 from services.training.outcome import JobOutcome, failed, rejected, succeeded
-from services.training.policy import accounting, lineage, policy_of
+from services.training.policy import accounting, lineage, policy_of, settings_policies
 from services.training.progress import FITTED, ProgressReporter
 from services.training.publish import Publisher
 from services.training.resolve import ResolvedJob, job_hyperparameters, resolve
@@ -280,7 +280,8 @@ class Runner:
         )
         if rules.lag_weight < 1:
             chain = lineage(resolved.parent_version, self._registry.registry)
-            rules = rules.model_copy(update={"lineage": chain})
+            policies = settings_policies(chain, self._registry.registry)
+            rules = rules.model_copy(update={"lineage": chain, "policies": policies})
         dataset = await take_snapshot(
             self._log,
             model=job.model,

@@ -13,7 +13,7 @@ from services.training.dataset_store import DatasetStore
 from services.training.errors import StoreUnavailable
 from services.training.jobs import JobQueue
 from services.training.metrics import TrainingMetrics
-from services.training.reward_schedule import RewardInputs, decide_reward, drift
+from services.training.reward_schedule import RewardInputs, decide_reward, drift, reward_wait
 from services.training.settings import TrainingSettings
 from services.training.snapshot import MODELS, Manifest, place
 from services.training.trigger import PairCounter, TriggerInputs, decide
@@ -104,7 +104,11 @@ class Scheduler:
             fresh=since,
             seed=settings.seed,
         )
-        job, why = decide_reward(inputs, self._queue, self._registry.registry, self._clock.now())
+        registry, now = self._registry.registry, self._clock.now()
+        wait = reward_wait(inputs, self._queue, registry, now)
+        for kind, rows in (("days", wait.days), ("judge_pairs", wait.pairs)):
+            self._metrics.reward_missing.labels(settings.model, kind).set(rows)
+        job, why = decide_reward(inputs, self._queue, registry, now)
         if job is not None:
             await self._ask(job, why)
 

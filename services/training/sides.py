@@ -55,6 +55,10 @@ class DatasetRules(BaseModel):
     lineage: tuple[str, ...] = Field(
         default=(), description="the parent, its parent and so on: what a lag is counted by"
     )
+    policies: dict[str, str] = Field(
+        default_factory=dict,
+        description="settings over an adapter of the lineage, which lag as that version does",
+    )
     length_ratio: float = Field(
         default=0.5, ge=0, description="chosen answers shorter than this share of the rejected go"
     )

@@ -73,6 +73,10 @@ class AdapterUnavailable(AdapterError):
     """The storage is unavailable; another try later may succeed."""
 
 
+class AdapterGone(AdapterUnavailable):
+    """The storage answers and has no file of the adapter: deleted, or a volume is not mounted."""
+
+
 class ChecksumMismatch(AdapterError):
     """The bytes are not the registered ones."""
 
@@ -175,7 +179,8 @@ def fetch(
     Raises:
         AdapterError: `sha256` is none, `uri` lies below no root, or the files there are too many,
             too large or named so that they would be written elsewhere.
-        AdapterUnavailable: the storage did not hand it over, or holds no such folder.
+        AdapterGone: the storage holds no such folder.
+        AdapterUnavailable: the storage did not hand it over.
         ChecksumMismatch: the storage holds other bytes than those registered.
         OSError: the cache cannot be read or written.
 
@@ -234,7 +239,7 @@ def _download(uri: str, folder: Path, max_bytes: int) -> None:
         filesystem, root = _locate(uri)
         names = cast("list[str]", filesystem.find(root))
         if not names:
-            raise AdapterUnavailable(f"{uri}: there are no files")
+            raise AdapterGone(f"{uri}: there are no files; restore them from a backup")
         if len(names) > MAX_FILES:
             raise AdapterError(f"{uri}: {len(names)} files; an adapter has at most {MAX_FILES}")
         targets = {name: _target(name, root, folder) for name in names}

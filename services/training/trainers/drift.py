@@ -42,7 +42,7 @@ def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, float]:
     Returns:
         `kl`, nats a token of KL(candidate ‖ parent) over the whole vocabulary, `kl_answer`, its
         sum over an answer; `kl_first` and `kl_first_answer`, the same to the first version of the
-        chain of parents; `<kind>_items`, `<kind>_parent` and `<kind>_candidate` (shares that are
+        chain of parents where that one's adapter is given; `<kind>_items`, `<kind>_parent` and `<kind>_candidate` (shares that are
         right), `<kind>_lost` (right with the parent, wrong with the candidate) and `<kind>_won`,
         of the kinds `capability` and `cases`; and what `task_figures` returns of the former.
 
@@ -51,9 +51,8 @@ def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, float]:
     model = load_adapter(load_base(job.base), folder / "adapter", trainable=False).eval()
     if job.parent_adapter:
         model.load_adapter(job.parent_adapter, "parent")
-    first = "parent"
-    if job.first_adapter not in ("", job.parent_adapter):
-        first = "first"
+    first = "parent" if job.first_adapter == job.parent_adapter else "first"
+    if job.first_adapter and first == "first":
         model.load_adapter(job.first_adapter, first)
     limit = min(job.trained.max_length, model.config.max_position_embeddings)
     answers = [
@@ -63,8 +62,9 @@ def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, float]:
     items = _items(job)
     total = len(answers) + 2 * len(items) + 1
     figures = _kl(model, answers, "parent")
-    far = figures if first == "parent" else _kl(model, answers, first)
-    figures |= {name.replace("kl", "kl_first"): value for name, value in far.items()}
+    if job.first_adapter:
+        far = figures if first == "parent" else _kl(model, answers, first)
+        figures |= {name.replace("kl", "kl_first"): value for name, value in far.items()}
     progress.report("drift", len(answers), total)
     pairs = [
         [_span(tokenizer, item, item[side], limit) for side in ("good", "bad")] for item in items

@@ -68,7 +68,9 @@ class TrainerJob(BaseModel):
     stages: tuple[Stage, ...]
     base: str
     parent_adapter: str = ""
-    first_adapter: str = Field(default="", description="of the chain of parents' first version")
+    first_adapter: str = Field(
+        default="", description="of the chain of parents' first version; empty: not there"
+    )
     data: str
     judge: str
     cases: str = ""

@@ -37,8 +37,6 @@ QUALITY = {
 DRIFT = {
     "kl": 0.2,
     "kl_answer": 4.0,
-    "kl_first": 0.5,
-    "kl_first_answer": 9.0,
     "capability_items": 60.0,
     "capability_lost": 2.0,
     "capability_won": 1.0,
@@ -91,12 +89,13 @@ def main(folder: Path) -> int:
     (judge / "adapter" / "adapter_config.json").write_text("{}")
     (judge / "adapter" / "adapter_model.safetensors").write_bytes(b"weights of the judge")
     (judge / "categories.json").write_text('{"billing": {"agreed": 3, "tested": 4}}')
+    chain = {"kl_first": 0.5, "kl_first_answer": 9.0} if job["first_adapter"] else {}
     results = {
         folder / "sft.json": {"loss": 1.0},
         folder / "dpo.json": {"loss": 0.5},
         folder / "evaluate.json": GOOD | todo.get("figures", {}),
         folder / "quality.json": QUALITY | todo.get("quality", {}),
-        folder / "drift.json": DRIFT | todo.get("drift", {}),
+        folder / "drift.json": DRIFT | chain | todo.get("drift", {}),
         folder / "fingerprint.json": {
             "dtype": "float32",
             "texts": [{"tokens": [1, 2], "logprobs": todo.get("logprobs", [-1.0])}],

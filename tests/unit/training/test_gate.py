@@ -5,7 +5,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from services.training.gate import GateLimits, derive, judge_gate
+from services.training.gate import GateLimits, data_gate, derive, judge_gate
 from shared.contracts.events.training import TrainingMethod
 from shared.intervals import wilson
 
@@ -133,6 +133,18 @@ def test_nothing_at_all_fails_every_check() -> None:
 )
 def test_each_check_alone_refuses(change: dict[str, float], check: set[str]) -> None:
     assert failed({**GOOD, **change}) == check
+
+
+def test_a_first_version_whose_adapter_is_gone_is_told_and_passes_by_setting_alone() -> None:
+    figures = derive({name: value for name, value in GOOD.items() if name != "kl_first"})
+    gone = "the adapter of m-v1.0 is gone from s3://a/m-v1.0"
+    for limits in (LIMITS, LIMITS.model_copy(update={"kl_first_gone": "pass"})):
+        gate = judge_gate(TrainingMethod.dpo, figures, limits, gone)
+        check = next(check for check in gate.checks if check.name == "kl_first")
+        assert f"not measured: {gone}" in check.detail
+        passes = limits.kl_first_gone == "pass"
+        assert (check.passed, check.value, gate.passed) == (passes, None, passes)
+        assert data_gate(TrainingMethod.dpo, figures, limits, gone).passed is passes
 
 
 def test_sft_is_held_to_perplexity_and_stopping_alone() -> None:

@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 
 from services.training.dataset import capped
-from services.training.policy import accounting, lineage, policy_of, weighted
+from services.training.policy import accounting, lineage, policy_of, settings_policies, weighted
 from services.training.sides import DatasetRules
 from shared.contracts.events.base import utc
 from shared.contracts.events.versions import ServedSettings, record_key, settings_key
@@ -87,6 +87,28 @@ def test_rows_weigh_less_by_each_generation_and_unknown_writers_keep_theirs() ->
     assert shares["v1"] / 500 == pytest.approx(0.25, abs=0.08)
     assert weighted(rows, rules) == kept, "a rebuild keeps the same rows"
     assert weighted(rows, DatasetRules()) == rows
+
+
+def test_settings_over_an_older_adapter_weigh_as_it_does() -> None:
+    registry = Registry()
+    for name in ("v2", "v1", "stranger"):
+        registry.apply(record_key(name), record(name).to_json())
+    for version in (
+        settings_record("cooler", adapter_of="v1"),
+        settings_record("polite", ServedSettings(system="Be polite."), adapter_of="v1"),
+        settings_record("foreign", adapter_of="stranger"),
+    ):
+        registry.apply(settings_key(version.version), version.to_json())
+    policies = settings_policies(("v2", "v1"), registry)
+    assert policies == {"cooler": "v1"}
+    rules = DatasetRules(lag_weight=0.1, lineage=("v2", "v1"), policies=policies)
+    rows = [
+        pair(number, meta={"chosen_version": version, "rejected_version": version})
+        for number, version in enumerate(["cooler", "polite"] * 300)
+    ]
+    kept = Counter(row.meta["chosen_version"] for row in weighted(rows, rules))
+    assert kept["polite"] == 300
+    assert kept["cooler"] / 300 == pytest.approx(0.1, abs=0.06)
 
 
 def test_rows_that_weigh_less_are_counted_as_left_out() -> None:

@@ -11,11 +11,14 @@ import pytest
 from services.training.jobs import JobQueue
 from services.training.reward_schedule import (
     ACTOR,
+    MAX_RETRY,
     RETRY,
     PairShapes,
     RewardInputs,
+    RewardWait,
     decide_reward,
     drift,
+    reward_wait,
     stability_index,
 )
 from services.training.sides import DatasetRules
@@ -117,6 +120,34 @@ def test_it_waits_for_data_for_another_job_and_after_one_that_made_none() -> Non
     second, _ = decide_reward(QUIET, queue, rewarded(), late + RETRY)
     assert second is not None
     assert second.job_id != first.job_id
+
+
+def test_one_that_was_rejected_is_tried_again_with_more_data_after_pauses_that_double() -> None:
+    queue, now, grown = JobQueue(), NOW + timedelta(days=31), QUIET
+    pauses: list[timedelta] = []
+    for judge_pairs in (100, 120, 140, 160, 190, 220, 250):
+        grown = replace(QUIET, judge_pairs=judge_pairs)
+        job, _ = decide_reward(grown, queue, rewarded(), now)
+        assert job is not None
+        queue.put(job.model_copy(update={"requested_at": now}))
+        queue.put(
+            TrainingProgress(
+                job_id=job.job_id,
+                model=MODEL,
+                method=TrainingMethod.reward,
+                phase=RunPhase.rejected,
+                metrics={"judge_pairs": float(judge_pairs)},
+                at=now,
+            )
+        )
+        later = now + MAX_RETRY
+        assert decide_reward(grown, queue, rewarded(), later)[0] is None, "the same data"
+        assert reward_wait(grown, queue, rewarded(), later).pairs == round(judge_pairs / 10)
+        more = replace(QUIET, judge_pairs=1000)
+        pauses.append(timedelta(days=reward_wait(more, queue, rewarded(), now).days))
+        now += pauses[-1]
+        assert reward_wait(more, queue, rewarded(), now) == RewardWait()
+    assert pauses == [RETRY * days for days in (1, 2, 4, 8, 16, 30, 30)]
 
 
 def test_pairs_of_before_and_since_are_told_apart_by_their_offsets() -> None:

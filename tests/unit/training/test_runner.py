@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,32 @@ async def test_what_cannot_pass_for_lack_of_votes_is_not_trained(harness: Traini
     past = await harness.run(request("past", override_gate=True, reason="a drill"), gate=limits)
     assert past.phase is RunPhase.succeeded
     assert harness.records()[-1].gate.overridden_by == "tester"
+
+
+async def test_a_chain_whose_first_adapter_is_gone_is_told_so_or_trains_by_setting(
+    harness: TrainingHarness,
+) -> None:
+    assert (await harness.run(request())).phase is RunPhase.succeeded
+    first, second = harness.records()
+    for version, lifecycle in ((V10, Lifecycle.retired), (second.version, Lifecycle.stable)):
+        event = state(version, lifecycle)
+        await harness.log.publish(
+            VERSIONS, key=state_key(version), event=event, event_id=f"{version}-{lifecycle}"
+        )
+    shutil.rmtree(harness.published(first))
+    shutil.rmtree(harness.folder / "state/training/adapters")
+    harness.plan({})
+    outcome = await harness.run(request("refused"))
+    assert outcome.phase is RunPhase.rejected
+    assert f"not measured: the adapter of {V10} is gone from {first.adapter_uri}" in outcome.message
+    assert "kl_first_gone" in outcome.message
+    assert harness.starts == []
+    limits = harness.settings.gate.model_copy(update={"kl_first_gone": "pass"})
+    outcome = await harness.run(request("goes-on"), gate=limits)
+    assert (outcome.phase, outcome.version) == (RunPhase.succeeded, f"{MODEL}-v1.2")
+    assert harness.trainer_job("goes-on")["first_adapter"] == ""
+    check = next(one for one in harness.records()[-1].gate.checks if one.name == "kl_first")
+    assert (check.passed, check.value) == (True, None)
 
 
 async def test_an_override_publishes_what_the_gate_refused_and_says_who(
