@@ -20,7 +20,7 @@ from services.inference.agent import Agent
 from services.inference.api import create_app, guarded
 from services.inference.batch import BatchTimeouts, BatchWorker
 from services.inference.engine import EngineClient
-from services.inference.generation_api import generation_router
+from services.inference.generation_api import generation_router, serving
 from services.inference.launcher import (
     ExternalEngine,
     Launcher,
@@ -32,11 +32,12 @@ from services.inference.metrics import InferenceMetrics
 from services.inference.moderation import ModerationRules, Moderator
 from services.inference.reconcile import AdapterLimits
 from services.inference.scorer import Scorer
-from services.inference.settings import InferenceSettings
+from services.inference.settings import CRITIC_KEY, InferenceSettings
 from services.inference.verification import AdapterVerifier
 from shared.clock import SystemClock
 from shared.contracts.events.generations import GenerationRequested
 from shared.contracts.topics import GENERATION_REQUESTS
+from shared.credentials import CredentialsUnreadable
 from shared.http.local_guard import with_local_guard
 from shared.http.operations import OperationsApp
 from shared.http.server import serve, stop_on_signals
@@ -122,8 +123,13 @@ async def run(settings: InferenceSettings) -> None:
     key_follower = KeyFollower(event_log, keys)
     connector = aiohttp.TCPConnector(limit=CONNECTIONS, ssl=settings.engine_tls())
     headers = settings.engine_headers()
-    async with aiohttp.ClientSession(connector=connector, headers=headers) as session:
+    async with (
+        aiohttp.ClientSession(connector=connector, headers=headers) as session,
+        aiohttp.ClientSession(headers=settings.critic_headers()) as critic_session,
+    ):
         client = EngineClient(session, settings.engine_url)
+        critic_url = settings.moderation_critic_url
+        critic = EngineClient(critic_session, critic_url, CRITIC_KEY) if critic_url else None
         engine = engine_of(settings, client, metrics, wake)
         acceptances = Acceptances(settings.data_dir / "inference" / "acceptances.json")
         agent = Agent(
@@ -175,11 +181,14 @@ async def run(settings: InferenceSettings) -> None:
         )
         moderator = Moderator(
             client=client,
+            critic_client=critic,
             scorer=scorer,
+            serving=lambda name: serving(versions.registry, agent, name).record.version,
             settings=versions.registry.settings,
             event_log=event_log,
             rules=ModerationRules(
                 policy=settings.moderation_policy,
+                critic=settings.moderation_critic,
                 writer_s=settings.moderation_writer_s,
                 critic_s=settings.moderation_critic_s,
                 score_s=settings.moderation_score_s,
@@ -243,6 +252,10 @@ async def run(settings: InferenceSettings) -> None:
 
 def check(settings: InferenceSettings) -> str:
     """What is wrong with settings taken together, or nothing."""
+    try:
+        settings.critic_headers()
+    except CredentialsUnreadable as error:
+        return str(error)
     if settings.engine_external:
         return ""
     if not settings.base_model:

@@ -75,9 +75,16 @@ class Generated:
 class EngineClient:
     """Talks to one vLLM, or to another OpenAI-compatible engine. Every call has a deadline."""
 
-    def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        url: str,
+        key_setting: str = "RATCHET_ENGINE_API_KEY_FILE",
+    ) -> None:
+        """`key_setting` names the file of the key that the session sends."""
         self._session = session
         self._url = url
+        self._key_setting = key_setting
 
     async def healthy(self) -> bool:
         """Whether `/health` answers 200 in time, or `/v1/models` where an engine has no `/health`."""
@@ -246,7 +253,7 @@ class EngineClient:
         if response.status in KEY_REFUSED:
             raise EngineUnavailable(
                 f"{path}: {response.status}: the engine refuses our key; "
-                "set RATCHET_ENGINE_API_KEY_FILE to a file with its key"
+                f"set {self._key_setting} to a file with its key"
             )
         if response.status != 200:
             kind = EngineLacks if response.status in LACKING else EngineRefused

@@ -19,7 +19,7 @@ from shared.contracts.events.base import Name
 from shared.http.openapi import problem_responses
 from shared.keys import ApiKey, KeyRing
 from shared.quotas import Quotas
-from shared.registry.versions import Registry
+from shared.registry.versions import Registry, Version
 
 GENERATION_PATHS = frozenset({"/v1/score", "/v1/moderated"})
 MAX_GENERATION_BYTES = 4 * 2**20
@@ -75,10 +75,11 @@ class ModeratedRequest(BaseModel):
 
 
 class ScoredText(BaseModel):
-    """An answer with its score; None where nothing scored it."""
+    """An answer with its score, None where nothing scored it, and who wrote it."""
 
     text: str
     score: float | None
+    version: str
 
 
 class ModeratedAnswer(BaseModel):
@@ -157,10 +158,21 @@ def served(registry: Registry, agent: Agent, name: str, key: ApiKey) -> tuple[st
         raise VersionNotAllowed(
             f"model: the key may not name versions; ask for the model {named.record.model!r}"
         )
-    version = named or registry.stable(name)
+    version = serving(registry, agent, name)
+    return version.record.model, version.record.version
+
+
+def serving(registry: Registry, agent: Agent, name: str) -> Version:
+    """The version that a name asks for, or a model's stable one.
+
+    Raises:
+        UnknownAdapter: there is none, or it may not serve here.
+
+    """
+    version = registry.get(name) or registry.stable(name)
     if version is None or not agent.ready(version.record.version):
         raise UnknownAdapter(f"model: {name} has no version that is ready here; see /v1/adapters")
-    return version.record.model, version.record.version
+    return version
 
 
 async def server_sent(events: AsyncIterator[dict[str, Any]]) -> AsyncIterator[bytes]:

@@ -43,6 +43,8 @@ class ModerationRules:
     """Business policy, deadlines in seconds, and whether pairs are kept."""
 
     policy: str
+    critic: str
+    """Model or version that rewrites; empty: the one that wrote."""
     writer_s: float
     critic_s: float
     score_s: float
@@ -68,7 +70,9 @@ class Moderator:
         self,
         *,
         client: EngineClient,
+        critic_client: EngineClient | None,
         scorer: Scorer,
+        serving: Callable[[str], str],
         settings: Callable[[str], SettingsRecord | None],
         event_log: EventLog,
         rules: ModerationRules,
@@ -76,9 +80,26 @@ class Moderator:
         clock: Clock,
         metrics: InferenceMetrics,
     ) -> None:
-        """`settings` looks up what a version serves beside or without an adapter."""
+        """Wire the stages.
+
+        Args:
+            client: Of the engine.
+            critic_client: Of the critic's own endpoint; None: the engine's.
+            scorer: Has the reward model.
+            serving: The version ready here that a model's or a version's name asks for; raises
+                `UnknownAdapter`.
+            settings: What a version serves beside or without an adapter.
+            event_log: Takes the pairs.
+            rules: Policy, critic, deadlines.
+            redact: Applied to the texts of pairs.
+            clock: Dates the pairs.
+            metrics: Count who won, and with which scores.
+
+        """
         self._client = client
+        self._critic_client = critic_client
         self._scorer = scorer
+        self._serving = serving
         self._settings = settings
         self._log = event_log
         self._rules = rules
@@ -94,7 +115,7 @@ class Moderator:
 
         """
         rules = self._rules
-        written = await self._generate(asked, asked.messages, rules.writer_s)
+        written = await self._generate(asked, asked.version, asked.messages, rules.writer_s)
         yield {"stage": "writer", "text": written}
         result: dict[str, Any] = {
             "stage": "result",
@@ -102,18 +123,16 @@ class Moderator:
             "model": asked.version,
             "text": written,
             "chosen": "writer",
-            "writer": {"text": written, "score": None},
+            "writer": {"text": written, "score": None, "version": asked.version},
             "critic": None,
             "margin": None,
             "reward_model": "",
             "fallback": "",
         }
         try:
-            rewritten = await self._generate(
-                asked, critique(asked.messages, written), rules.critic_s
-            )
+            critic, rewritten = await self._rewrite(asked, written)
             yield {"stage": "critic", "text": rewritten}
-            result["critic"] = {"text": rewritten, "score": None}
+            result["critic"] = {"text": rewritten, "score": None, "version": critic}
             rows = [
                 {"messages": list(asked.messages), "completion": text}
                 for text in (written, rewritten)
@@ -129,19 +148,32 @@ class Moderator:
         self._count(result)
         await self._keep(asked, result)
 
+    async def _rewrite(self, asked: ModerationRequest, written: str) -> tuple[str, str]:
+        """Who rewrote, and what.
+
+        Raises:
+            InferenceError: the critic gave no answer in time, or is not ready.
+
+        """
+        rules, turns = self._rules, critique(asked.messages, written)
+        if self._critic_client is not None:
+            body = self._with_policy({"model": rules.critic, **_fields(asked, turns)})
+            found = await self._critic_client.generate(body, timeout_s=rules.critic_s)
+            return rules.critic, found.text
+        critic = self._serving(rules.critic) if rules.critic else asked.version
+        return critic, await self._generate(asked, critic, turns, rules.critic_s)
+
     async def _generate(
-        self, asked: ModerationRequest, messages: Sequence[Turn], timeout_s: float
+        self, asked: ModerationRequest, version: str, messages: Sequence[Turn], timeout_s: float
     ) -> str:
-        fields = {
-            "messages": list(messages),
-            "max_tokens": asked.max_tokens,
-            "temperature": asked.temperature,
-        }
-        body = chat_body(asked.version, self._settings(asked.version), fields)
-        if self._rules.policy:
-            # After the version's settings: they may replace what the client's system turns say.
-            body["messages"] = put_before(self._rules.policy, body["messages"])
-        return (await self._client.generate(body, timeout_s=timeout_s)).text
+        body = chat_body(version, self._settings(version), _fields(asked, messages))
+        return (await self._client.generate(self._with_policy(body), timeout_s=timeout_s)).text
+
+    def _with_policy(self, body: dict[str, Any]) -> dict[str, Any]:
+        """The policy first: a version's settings may replace what the client's system turns say."""
+        if not self._rules.policy:
+            return body
+        return {**body, "messages": put_before(self._rules.policy, body["messages"])}
 
     def _count(self, result: Mapping[str, Any]) -> None:
         self._metrics.moderated.labels(result["chosen"]).inc()
@@ -150,7 +182,8 @@ class Moderator:
 
     async def _keep(self, asked: ModerationRequest, result: Mapping[str, Any]) -> None:
         """Publish the pair, marked as synthetic; one that gets lost is only logged."""
-        better, worse = result["text"], result[_other(result["chosen"])]["text"]
+        chosen, rejected = result[result["chosen"]], result[_other(result["chosen"])]
+        better, worse = chosen["text"], rejected["text"]
         if not self._rules.pairs or not result["margin"] or better == worse:
             return
         pair = PreferencePair(
@@ -163,8 +196,8 @@ class Moderator:
             ),
             chosen=self._redact(better),
             rejected=self._redact(worse),
-            chosen_version=asked.version,
-            rejected_version=asked.version,
+            chosen_version=chosen["version"],
+            rejected_version=rejected["version"],
             source=PairSource.synthetic,
             causes=(f"moderated:{result['id']}",),
             context=Context(labels={"moderated": result["chosen"]}),
@@ -189,6 +222,14 @@ def critique(messages: Sequence[Turn], written: str) -> list[Turn]:
         {"role": "assistant", "content": written},
         {"role": "user", "content": CRITIC},
     ]
+
+
+def _fields(asked: ModerationRequest, messages: Sequence[Turn]) -> dict[str, Any]:
+    return {
+        "messages": list(messages),
+        "max_tokens": asked.max_tokens,
+        "temperature": asked.temperature,
+    }
 
 
 def choose(

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import NoDecode
 
+from shared.credentials import read_secret
 from shared.registry.adapters import TOLERANCE
 from shared.settings import ServiceSettings, service_config, split_list
+
+CRITIC_KEY = "RATCHET_INFERENCE_MODERATION_CRITIC_KEY_FILE"
 
 
 class InferenceSettings(ServiceSettings):
@@ -78,6 +81,19 @@ class InferenceSettings(ServiceSettings):
     moderation_policy: str = Field(
         default="", max_length=32_768, description="business policy, the system prompt"
     )
+    moderation_critic: str = Field(
+        default="",
+        max_length=200,
+        description="model or version that rewrites; empty: the one that wrote",
+    )
+    moderation_critic_url: str = Field(
+        default="",
+        pattern=r"^(https?://[^/]+(/.*)?[^/])?$",
+        description="OpenAI-compatible endpoint of the critic, without /v1; empty: the engine",
+    )
+    moderation_critic_key_file: Path | None = Field(
+        default=None, description="file with the key of that endpoint"
+    )
     moderation_writer_s: float = Field(default=30.0, gt=0, le=600)
     moderation_critic_s: float = Field(default=30.0, gt=0, le=600)
     moderation_score_s: float = Field(default=10.0, gt=0, le=600)
@@ -90,6 +106,27 @@ class InferenceSettings(ServiceSettings):
     @classmethod
     def _list(cls, value: object) -> object:
         return split_list(value)
+
+    @model_validator(mode="after")
+    def _critic_has_a_name(self) -> Self:
+        if self.moderation_critic_url and not self.moderation_critic:
+            raise ValueError(
+                "RATCHET_INFERENCE_MODERATION_CRITIC: name the model to ask for at "
+                "RATCHET_INFERENCE_MODERATION_CRITIC_URL"
+            )
+        return self
+
+    def critic_headers(self) -> dict[str, str]:
+        """What a request to the critic's own endpoint carries: its key.
+
+        Raises:
+            CredentialsUnreadable: the file cannot be read.
+
+        """
+        if self.moderation_critic_key_file is None:
+            return {}
+        key = read_secret(self.moderation_critic_key_file, CRITIC_KEY)
+        return {"Authorization": f"Bearer {key}"}
 
     @property
     def engine_address(self) -> tuple[str, int]:

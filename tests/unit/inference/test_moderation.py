@@ -10,7 +10,12 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from services.inference.engine import EngineClient, Generated
-from services.inference.errors import EngineUnavailable, InferenceError, ScorerUnavailable
+from services.inference.errors import (
+    EngineUnavailable,
+    InferenceError,
+    ScorerUnavailable,
+    UnknownAdapter,
+)
 from services.inference.metrics import InferenceMetrics
 from services.inference.moderation import ModerationRequest, ModerationRules, Moderator
 from services.inference.scorer import Scorer, Scores
@@ -29,7 +34,7 @@ ASKED = ModerationRequest(
     max_tokens=8,
     temperature=0.0,
 )
-RULES = ModerationRules(policy="Be kind.", writer_s=1, critic_s=2, score_s=3, pairs=True)
+RULES = ModerationRules(policy="Be kind.", critic="", writer_s=1, critic_s=2, score_s=3, pairs=True)
 
 
 class EngineOfAnswers:
@@ -70,11 +75,21 @@ class Stages:
         scorer: ScriptedScorer,
         rules: ModerationRules = RULES,
         settings: SettingsRecord | None = None,
+        critic: EngineOfAnswers | None = None,
+        ready: Mapping[str, str] | None = None,
     ) -> None:
         self.log = MemoryLog()
         self.metrics = InferenceMetrics(CollectorRegistry())
+
+        def serving(name: str) -> str:
+            if name not in (ready or {}):
+                raise UnknownAdapter(f"model: {name} has no version that is ready here")
+            return (ready or {})[name]
+
         self.moderator = Moderator(
             client=cast("EngineClient", engine),
+            critic_client=cast("EngineClient", critic) if critic else None,
+            serving=serving,
             scorer=cast("Scorer", scorer),
             settings=lambda _: settings,
             event_log=self.log,
@@ -104,7 +119,7 @@ async def test_the_better_answer_is_returned_with_both_scores_and_progress() -> 
     assert [event["stage"] for event in events] == ["writer", "critic", "result"]
     result = events[-1]
     assert (result["chosen"], result["text"]) == ("critic", "It comes tomorrow.")
-    assert result["writer"] == {"text": "It is late.", "score": 0.5}
+    assert result["writer"] == {"text": "It is late.", "score": 0.5, "version": "m-v1"}
     assert (result["critic"]["score"], result["margin"]) == (1.5, 1.0)
     assert result["reward_model"] == "m-reward-v1"
     assert stages.chosen("critic") == 1
@@ -128,6 +143,37 @@ async def test_a_version_of_settings_is_asked_as_it_is_served_with_the_policy_fi
         assert (body["model"], body["top_p"]) == ("the-base", 0.5)
         systems = [turn["content"] for turn in body["messages"] if turn["role"] == "system"]
         assert systems == ["Be kind.\n\nBe brief."]
+
+
+async def test_another_version_is_the_critic_and_the_pair_says_who_wrote_what() -> None:
+    engine, rules = EngineOfAnswers("a", "b"), replace(RULES, critic="reviewer")
+    stages = Stages(engine, ScriptedScorer(0.0, 1.0), rules, ready={"reviewer": "reviewer-v2"})
+    result = (await stages.run())[-1]
+    assert [body["model"] for body in engine.bodies] == ["m-v1", "reviewer-v2"]
+    assert (result["writer"]["version"], result["critic"]["version"]) == ("m-v1", "reviewer-v2")
+    (pair,) = stages.pairs()
+    assert (pair.chosen_version, pair.rejected_version) == ("reviewer-v2", "m-v1")
+
+
+async def test_a_critic_that_is_not_ready_leaves_the_writer_s_answer() -> None:
+    stages = Stages(EngineOfAnswers("a"), ScriptedScorer(), replace(RULES, critic="reviewer"))
+    result = (await stages.run())[-1]
+    assert (result["text"], result["chosen"]) == ("a", "writer")
+    assert result["fallback"].startswith("critic: model: reviewer has no version")
+
+
+async def test_a_critic_at_an_endpoint_of_its_own_has_policy_deadline_and_fallback() -> None:
+    rules = replace(RULES, critic="big-model")
+    engine = EngineOfAnswers("a", "a")
+    critic = EngineOfAnswers("b", EngineUnavailable("no answer within 2 s"))
+    settings = settings_record("m-v1", ServedSettings(system="Be brief."), model="m", base="base")
+    stages = Stages(engine, ScriptedScorer(0.0, 1.0), rules, settings, critic)
+    result = (await stages.run())[-1]
+    assert (result["text"], result["critic"]["version"]) == ("b", "big-model")
+    messages, deadline_s = critic.asked[0]
+    assert (critic.bodies[0]["model"], deadline_s) == ("big-model", 2)
+    assert messages[0] == {"role": "system", "content": "Be kind."}
+    assert (await stages.run())[-1]["fallback"] == "critic: no answer within 2 s"
 
 
 async def test_of_two_equal_scores_the_writer_s_stays() -> None:

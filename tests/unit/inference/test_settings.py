@@ -37,6 +37,22 @@ def test_tolerance_follows_the_coarser_dtype_unless_set() -> None:
     assert strict.tolerance_of("bfloat16") == 0.001
 
 
+def test_a_critic_s_endpoint_needs_a_model_and_a_key_that_can_be_read(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("RATCHET_INFERENCE_MODERATION_CRITIC_URL", "https://critic.example")
+    with pytest.raises(SystemExit):
+        InferenceSettings.load()
+    assert "RATCHET_INFERENCE_MODERATION_CRITIC: name the model" in capsys.readouterr().err
+    monkeypatch.setenv("RATCHET_INFERENCE_MODERATION_CRITIC", "provider/big-model")
+    key = tmp_path / "key"
+    monkeypatch.setenv("RATCHET_INFERENCE_MODERATION_CRITIC_KEY_FILE", str(key))
+    settings = InferenceSettings.load()
+    assert check(settings).startswith("RATCHET_INFERENCE_MODERATION_CRITIC_KEY_FILE")
+    key.write_text("secret\n")
+    assert settings.critic_headers() == {"Authorization": "Bearer secret"}
+
+
 def test_missing_engine_is_said_with_the_remedy(tmp_path: Path) -> None:
     nothing = InferenceSettings.model_validate({})
     assert "RATCHET_INFERENCE_BASE_MODEL" in check(nothing)
