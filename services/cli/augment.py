@@ -19,10 +19,10 @@ from services.cli.augmentation import (
     plan,
 )
 from services.cli.errors import CliError, Exit
-from services.cli.pair_formats.pair import BadPair
+from services.cli.pair_formats.pair import BadPair, meta_of
 from services.cli.probes.asking import Asking, ask_all
 from services.cli.probes.report import check_answered
-from services.cli.row_files import messages_of, meta_of, read_rows
+from services.cli.row_files import messages_of, read_rows
 from services.cli.settings import load_settings
 from shared.contracts.row_sources import MACHINE_MADE, MAX_AUGMENTED_SHARE
 

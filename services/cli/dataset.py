@@ -1,11 +1,12 @@
-"""`ratchet dataset`: preference pairs from and into other tools' forms, labelled and varied."""
+"""`ratchet dataset`: pairs and labelled answers from and into other tools' forms, labelled and varied."""
 
 from __future__ import annotations
 
 import gzip
 import zlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, BinaryIO, cast
@@ -18,6 +19,8 @@ from services.cli.label import label
 from services.cli.pair_formats.convert import FORMATS, BadLine, converted, detected
 from services.cli.pair_formats.pair import BadPair, PairFormat
 from services.cli.pair_formats.ratchet import RATCHET
+from services.cli.parquet import SUFFIX as PARQUET
+from services.cli.parquet import parquet_lines, require_pyarrow, write_parquet
 from services.cli.stored_dataset import diff_datasets, show_dataset
 
 app = typer.Typer(
@@ -31,8 +34,10 @@ app.command()(augment)
 SHOWN = 10
 """Bad rows that are printed."""
 AUTO = "auto"
-Source = Annotated[Path, typer.Argument(help="A JSONL file, maybe .gz.")]
-Target = Annotated[Path, typer.Option("--to", help="The file to write, maybe .gz.")]
+Source = Annotated[Path, typer.Argument(help="A JSONL file, maybe .gz, or .parquet.")]
+Target = Annotated[
+    Path, typer.Option("--to", help="The file to write: JSONL, maybe .gz, or .parquet.")
+]
 Strict = Annotated[bool, typer.Option(help="Write nothing where one row is bad.")]
 
 
@@ -44,19 +49,21 @@ def import_(
     format_: Annotated[str, typer.Option("--format", help=f"{', '.join(FORMATS)}.")] = AUTO,
     strict: Strict = False,
 ) -> None:
-    """Pairs of another tool as Ratchet's rows, for `ratchet train --dataset`."""
+    """Pairs or labelled answers of another tool as Ratchet's rows, for `ratchet train --dataset`."""
     _convert(source, to, format_, RATCHET, strict=strict)
 
 
 @app.command()
 def export(
-    source: Annotated[Path, typer.Argument(help="A dataset's train.jsonl, maybe .gz.")],
+    source: Annotated[
+        Path, typer.Argument(help="A dataset's train.jsonl, maybe .gz, or .parquet.")
+    ],
     to: Target,
     *,
     format_: Annotated[str, typer.Option("--format", help=f"{', '.join(FORMATS)}.")],
     strict: Strict = False,
 ) -> None:
-    """A dataset's pairs in the form of another tool."""
+    """A dataset's pairs or labelled answers in the form of another tool."""
     _convert(source, to, RATCHET.name, _named(format_), strict=strict)
 
 
@@ -68,22 +75,44 @@ def _named(name: str) -> PairFormat:
 
 def _convert(source: Path, to: Path, name: str, target: PairFormat, *, strict: bool) -> None:
     known = None if name == AUTO else _named(name)
+    if to.suffix == PARQUET:
+        require_pyarrow()
     partial = to.with_name(f".partial-{to.name}")  # keeps the suffix by which it is compressed
+    columns = to.with_name(f".columns-{to.name}")
     written, bad, shown = 0, 0, deque[BadLine](maxlen=SHOWN)
     try:
-        with _open(source, "rb") as lines, _open(partial, "wb") as out:
-            rows, form = _with_form(lines, known)
-            for one in converted(rows, form, target):
-                if isinstance(one, BadLine):
-                    bad += 1
-                    if bad <= SHOWN:
-                        shown.append(one)
-                else:
-                    written += 1
-                    out.write(one)
-        refused = not written or (strict and bad)
-        if not refused:
-            partial.replace(to)
+        with _readable(source):
+            with _lines(source) as lines, _open(partial, "wb") as out:
+                rows, form = _with_form(lines, known)
+                for one in converted(rows, form, target):
+                    if isinstance(one, BadLine):
+                        bad += 1
+                        if bad <= SHOWN:
+                            shown.append(one)
+                    else:
+                        written += 1
+                        out.write(one)
+            refused = not written or (strict and bad)
+            if not refused and to.suffix == PARQUET:
+                write_parquet(partial, columns)
+                columns.replace(to)
+            elif not refused:
+                partial.replace(to)
+    finally:
+        partial.unlink(missing_ok=True)
+        columns.unlink(missing_ok=True)
+    for one in shown:
+        typer.echo(f"line {one.line}: {one.reason}", err=True)
+    typer.echo(f"{form.name} to {target.name}: {written} rows, {bad} left out", err=True)
+    if refused:
+        raise CliError(f"{to} was not written", Exit.failed)
+
+
+@contextmanager
+def _readable(source: Path) -> Iterator[None]:
+    """Says what is wrong with the files."""
+    try:
+        yield
     except BadPair as error:
         raise CliError(f"{source}: {error}", Exit.failed) from None
     except OSError as error:
@@ -92,25 +121,31 @@ def _convert(source: Path, to: Path, name: str, target: PairFormat, *, strict: b
         ) from None
     except (EOFError, zlib.error) as error:
         raise CliError(f"{source}: is cut or damaged: {error}", Exit.failed) from None
-    finally:
-        partial.unlink(missing_ok=True)
-    for one in shown:
-        typer.echo(f"line {one.line}: {one.reason}", err=True)
-    typer.echo(f"{form.name} to {target.name}: {written} rows, {bad} left out", err=True)
-    if refused:
-        raise CliError(f"{to} was not written", Exit.failed)
 
 
-def _with_form(lines: BinaryIO, known: PairFormat | None) -> tuple[Iterator[bytes], PairFormat]:
+def _with_form(
+    given: Iterable[bytes], known: PairFormat | None
+) -> tuple[Iterator[bytes], PairFormat]:
     """The lines, and the form that was named or that the first row has."""
+    lines = iter(given)
     if known is not None:
-        return iter(lines), known
+        return lines, known
     skipped: list[bytes] = []
     for line in lines:
         skipped.append(line)
         if line.strip():
             return chain(skipped, lines), detected(line)
     raise BadPair("no rows")
+
+
+@contextmanager
+def _lines(path: Path) -> Iterator[Iterable[bytes]]:
+    """The rows of a file as lines of JSON."""
+    if path.suffix == PARQUET:
+        yield parquet_lines(path)
+        return
+    with _open(path, "rb") as lines:
+        yield lines
 
 
 def _open(path: Path, mode: str) -> BinaryIO:

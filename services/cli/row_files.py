@@ -57,10 +57,7 @@ def messages_of(row: dict[str, Any]) -> tuple[dict[str, str], ...]:
     prompt = row.get("prompt")
     if isinstance(prompt, str) and prompt.strip():
         return ({"role": "user", "content": prompt},)
-    return tuple(turn.as_openai() for turn in turns(row.get("messages", prompt), "messages"))
-
-
-def meta_of(row: dict[str, Any]) -> dict[str, str]:
-    """What a row says of itself."""
-    meta = row.get("meta")
-    return {str(k): str(v) for k, v in meta.items()} if isinstance(meta, dict) else {}
+    found = turns(row.get("messages", prompt), "messages")
+    if not all(turn.is_text and turn.role != "tool" for turn in found):
+        raise BadPair("messages: each turn must be an object of text alone")
+    return tuple({"role": turn.role, "content": turn.content} for turn in found)

@@ -7,8 +7,8 @@ from typing import Any
 
 from services.cli.ai_judge import UnlabelledPair
 from services.cli.errors import CliError, Exit
-from services.cli.pair_formats.pair import BadPair, text
-from services.cli.row_files import messages_of, meta_of, read_rows
+from services.cli.pair_formats.pair import BadPair, meta_of, text
+from services.cli.row_files import messages_of, read_rows
 from shared.contracts.row_sources import MACHINE_MADE
 
 

@@ -180,7 +180,7 @@ def _labelled(row: Row) -> LabelledAnswer:
     messages = _messages(row, "messages" if "messages" in row else "prompt")
     if not isinstance(row.get("label"), bool):
         raise _BadRow("label: must be true for a good answer or false for a bad one")
-    answer = _answer(row, "completion")
+    answer = _answer(row, "completion" if "completion" in row else "answer")
     return LabelledAnswer(
         _identity(row), messages, answer_text(answer.model_dump()), row["label"], meta=_meta(row),
         tools=_tools(row), answer_turn=_beyond_text(answer),
@@ -211,7 +211,8 @@ def _turn(value: object) -> Message:
 
 
 def _answer(row: Row, name: str) -> Message:
-    value: Any = row.get(name)
+    """An answer; a dataset has one that is more than text as a turn beside its text."""
+    value: Any = row.get(f"{name}_turn", row.get(name))
     if isinstance(value, dict):
         value = [value]
     if isinstance(value, list) and len(cast("list[object]", value)) == 1:

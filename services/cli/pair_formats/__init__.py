@@ -1,1 +1,1 @@
-"""Forms of preference pairs that other tools read and write, one module each. Pure."""
+"""Forms of preference pairs and labelled answers that other tools read and write, one module each. Pure."""

@@ -5,45 +5,46 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from services.cli.pair_formats.pair import BadPair, PairFormat, Row, TextPair, Turn, text
+from services.cli.pair_formats.pair import BadPair, PairFormat, PairRow, Row, said, text
+from shared.contracts.events.base import Message
 
 _MARKS = {"user": "\n\nHuman: ", "assistant": "\n\nAssistant: "}
 _SPEAKER = re.compile(r"\n\n(Human|Assistant): ?")
 
 
-def _read(row: Row) -> TextPair:
+def _read(row: Row) -> PairRow:
     *prompt, chosen = _dialogue(text(row, "chosen"), "chosen")
     *other, rejected = _dialogue(text(row, "rejected"), "rejected")
     if not prompt or prompt != other:
         raise BadPair("chosen, rejected: must have the same turns but for the last one")
     if {chosen.role, rejected.role} != {"assistant"}:
         raise BadPair("chosen, rejected: must end with the assistant's turn")
-    return TextPair(tuple(prompt), chosen.content, rejected.content)
+    return PairRow(tuple(prompt), chosen, rejected)
 
 
-def _dialogue(whole: str, name: str) -> list[Turn]:
+def _dialogue(whole: str, name: str) -> list[Message]:
     before, *parts = _SPEAKER.split(whole)
     if before.strip() or not parts:
         raise BadPair(f"{name}: must begin with an empty line and Human:")
     roles = {"Human": "user", "Assistant": "assistant"}
     found = [
-        Turn(roles[speaker], said.strip())
-        for speaker, said in zip(parts[::2], parts[1::2], strict=True)
+        said(roles[speaker], words.strip())
+        for speaker, words in zip(parts[::2], parts[1::2], strict=True)
     ]
     if not all(turn.content for turn in found):
         raise BadPair(f"{name}: a turn says nothing")
     return found
 
 
-def _write(pair: TextPair) -> dict[str, Any]:
-    everything = (*pair.messages, Turn("", pair.chosen), Turn("", pair.rejected))
+def _write(pair: PairRow) -> dict[str, Any]:
     if any(turn.role == "system" for turn in pair.messages):
         raise BadPair("messages: the form has no system turn")
-    if any(_SPEAKER.search(turn.content) for turn in everything):
+    if any(_SPEAKER.search(turn.content) for turn in pair.turns):
         raise BadPair("messages: a turn has the form's own mark of a speaker in it")
-    prompt = "".join(_MARKS[turn.role] + turn.content for turn in pair.messages)
-    mark = _MARKS["assistant"]
-    return {"chosen": prompt + mark + pair.chosen, "rejected": prompt + mark + pair.rejected}
+    return {
+        side: "".join(_MARKS[turn.role] + turn.content for turn in (*pair.messages, last))
+        for side, last in (("chosen", pair.chosen), ("rejected", pair.rejected))
+    }
 
 
 ANTHROPIC_HH = PairFormat(

@@ -7,43 +7,39 @@ from typing import Any
 from services.cli.pair_formats.pair import (
     BadPair,
     PairFormat,
+    PairRow,
     Row,
-    TextPair,
-    Turn,
+    answer,
+    asked,
     objects,
+    openai_turns,
     placed,
     preferred,
     text,
-    turns,
 )
 
 QUESTION = "preference"
 SIDES = ("response1", "response2")
 
 
-def _read(row: Row) -> TextPair:
+def _read(row: Row) -> PairRow:
     fields, responses = row.get("fields"), row.get("responses")
     if not isinstance(fields, dict) or not isinstance(responses, dict):
         raise BadPair("fields, responses: must be objects")
     question = f"responses.{QUESTION}"
     given = objects(responses.get(QUESTION), question)
     chosen, rejected = preferred([one.get("value") for one in given], SIDES, question)
-    asked = fields.get("prompt")
-    prompt = (
-        (Turn("user", text(fields, "prompt")),)
-        if isinstance(asked, str)
-        else turns(asked, "fields.prompt")
-    )
-    return TextPair(prompt, text(fields, chosen), text(fields, rejected))
+    better, worse = (answer(text(fields, side), side) for side in (chosen, rejected))
+    return PairRow(asked(fields.get("prompt"), "fields.prompt"), better, worse)
 
 
-def _write(pair: TextPair) -> dict[str, Any]:
+def _write(pair: PairRow) -> dict[str, Any]:
     chosen, rejected = placed(pair, SIDES)
     return {
         "fields": {
-            "prompt": [turn.as_openai() for turn in pair.messages],
-            chosen: pair.chosen,
-            rejected: pair.rejected,
+            "prompt": openai_turns(pair.messages),
+            chosen: pair.chosen.content,
+            rejected: pair.rejected.content,
         },
         "responses": {QUESTION: [{"value": chosen}]},
     }

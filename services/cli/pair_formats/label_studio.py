@@ -7,31 +7,32 @@ from typing import Any
 from services.cli.pair_formats.pair import (
     BadPair,
     PairFormat,
+    PairRow,
     Row,
-    TextPair,
-    Turn,
+    answer,
+    asked,
     objects,
     placed,
     preferred,
     text,
-    turns,
 )
 
 SIDES = ("left", "right")
 _FIELDS = {"left": "answer1", "right": "answer2"}
 
 
-def _read(row: Row) -> TextPair:
+def _read(row: Row) -> PairRow:
     data = row.get("data")
     if not isinstance(data, dict):
         raise BadPair("data: must be an object")
     chosen, rejected = preferred(_choices(row.get("annotations")), SIDES, "annotations")
-    prompt = (
-        turns(data["dialogue"], "data.dialogue", role="author", content="text")
-        if "dialogue" in data
-        else (Turn("user", text(data, "prompt")),)
-    )
-    return TextPair(prompt, text(data, _FIELDS[chosen]), text(data, _FIELDS[rejected]))
+    said = data.get("prompt")
+    if "dialogue" in data:
+        dialogue = objects(data["dialogue"], "data.dialogue")
+        said = [{"role": one.get("author"), "content": one.get("text")} for one in dialogue]
+    sides = (_FIELDS[chosen], _FIELDS[rejected])
+    better, worse = (answer(text(data, side), side) for side in sides)
+    return PairRow(asked(said, "data.dialogue"), better, worse)
 
 
 def _choices(annotations: object) -> list[object]:
@@ -46,7 +47,7 @@ def _choices(annotations: object) -> list[object]:
     return [one.get("selected") for one in objects(pairwise, "annotations.result.value")]
 
 
-def _write(pair: TextPair) -> dict[str, Any]:
+def _write(pair: PairRow) -> dict[str, Any]:
     chosen, rejected = placed(pair, SIDES)
     result = {
         "type": "pairwise",
@@ -57,8 +58,8 @@ def _write(pair: TextPair) -> dict[str, Any]:
     return {
         "data": {
             "dialogue": [{"author": turn.role, "text": turn.content} for turn in pair.messages],
-            _FIELDS[chosen]: pair.chosen,
-            _FIELDS[rejected]: pair.rejected,
+            _FIELDS[chosen]: pair.chosen.content,
+            _FIELDS[rejected]: pair.rejected.content,
         },
         "annotations": [{"result": [result]}],
     }

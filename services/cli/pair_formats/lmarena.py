@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from services.cli.pair_formats.pair import BadPair, PairFormat, Row, TextPair, placed
+from services.cli.pair_formats.pair import BadPair, PairFormat, PairRow, Row, openai_turns, placed
 from services.cli.pair_formats.trl import shared_prompt
 
 _OTHER = {"model_a": "model_b", "model_b": "model_a"}
 
 
-def _read(row: Row) -> TextPair:
+def _read(row: Row) -> PairRow:
     winner = row.get("winner")
     if not isinstance(winner, str) or winner not in _OTHER:
         raise BadPair("winner: must be model_a or model_b; a tie makes no pair")
@@ -23,18 +24,17 @@ def _read(row: Row) -> TextPair:
     )
     versions = {"chosen_version": row.get(winner), "rejected_version": row.get(loser)}
     meta = {name: str(value) for name, value in versions.items() if value}
-    return TextPair(pair.messages, pair.chosen, pair.rejected, meta)
+    return replace(pair, meta=meta)
 
 
-def _write(pair: TextPair) -> dict[str, Any]:
-    prompt = [turn.as_openai() for turn in pair.messages]
+def _write(pair: PairRow) -> dict[str, Any]:
     won, lost = placed(pair, ("a", "b"))
     return {
         f"model_{won}": pair.meta.get("chosen_version", ""),
         f"model_{lost}": pair.meta.get("rejected_version", ""),
         "winner": f"model_{won}",
-        f"conversation_{won}": [*prompt, {"role": "assistant", "content": pair.chosen}],
-        f"conversation_{lost}": [*prompt, {"role": "assistant", "content": pair.rejected}],
+        f"conversation_{won}": openai_turns([*pair.messages, pair.chosen]),
+        f"conversation_{lost}": openai_turns([*pair.messages, pair.rejected]),
     }
 
 

@@ -4,27 +4,37 @@ from __future__ import annotations
 
 from typing import Any
 
-from services.cli.pair_formats.pair import BadPair, PairFormat, Row, TextPair, answer, turns
+from services.cli.pair_formats.pair import (
+    BadPair,
+    PairFormat,
+    PairRow,
+    Row,
+    answer,
+    openai_turns,
+    tools_of,
+    turns,
+)
+from shared.contracts.conversation import openai_tools
 
 
-def _read(row: Row) -> TextPair:
+def _read(row: Row) -> PairRow:
     asked = row.get("input")
     if not isinstance(asked, dict):
         raise BadPair("input: must be an object with messages")
-    if asked.get("tools"):
-        raise BadPair("input: a prompt with tools is more than text")
-    return TextPair(
+    return PairRow(
         turns(asked.get("messages"), "input.messages"),
         answer(row.get("preferred_output"), "preferred_output"),
         answer(row.get("non_preferred_output"), "non_preferred_output"),
+        tools_of(asked.get("tools"), "input.tools"),
     )
 
 
-def _write(pair: TextPair) -> dict[str, Any]:
+def _write(pair: PairRow) -> dict[str, Any]:
+    tools = {"tools": openai_tools(pair.tools)} if pair.tools else {}
     return {
-        "input": {"messages": [turn.as_openai() for turn in pair.messages]},
-        "preferred_output": [{"role": "assistant", "content": pair.chosen}],
-        "non_preferred_output": [{"role": "assistant", "content": pair.rejected}],
+        "input": {"messages": openai_turns(pair.messages), **tools},
+        "preferred_output": openai_turns([pair.chosen]),
+        "non_preferred_output": openai_turns([pair.rejected]),
     }
 
 
@@ -34,4 +44,5 @@ OPENAI_DPO = PairFormat(
     lambda row: "preferred_output" in row,
     _read,
     _write,
+    tools=True,
 )

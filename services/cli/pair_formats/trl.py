@@ -1,23 +1,43 @@
-"""TRL's conversational preference rows, prompt explicit (written, read) or implicit (read)."""
+"""TRL's rows: preference pairs, prompt explicit (written, read) or implicit (read), and single answers
+(`completion` and `label`); with `tools`.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-from services.cli.pair_formats.pair import BadPair, PairFormat, Row, TextPair, answer, turns
+from services.cli.pair_formats.pair import (
+    AnswerRow,
+    BadPair,
+    PairFormat,
+    PairRow,
+    Row,
+    answer,
+    asked,
+    is_label,
+    tools_of,
+    turns,
+)
+from shared.contracts.conversation import compact_json, openai_tools, openai_turn, template_turn
+from shared.contracts.events.base import Message
 
 
-def _read(row: Row) -> TextPair:
-    if "prompt" in row:
-        return TextPair(
-            turns(row["prompt"], "prompt"),
-            answer(row.get("chosen"), "chosen"),
-            answer(row.get("rejected"), "rejected"),
-        )
-    return shared_prompt(row)
+def _read(row: Row) -> PairRow | AnswerRow:
+    tools = tools_of(row.get("tools"))
+    if "completion" in row:
+        said = answer(row["completion"], "completion")
+        return AnswerRow(asked(row.get("prompt"), "prompt"), said, row["label"], tools)
+    if "prompt" not in row:
+        return shared_prompt(row)
+    return PairRow(
+        turns(row["prompt"], "prompt"),
+        answer(row.get("chosen"), "chosen"),
+        answer(row.get("rejected"), "rejected"),
+        tools,
+    )
 
 
-def shared_prompt(row: Row) -> TextPair:
+def shared_prompt(row: Row) -> PairRow:
     """A pair of whole conversations that differ in their last turn.
 
     Raises:
@@ -28,25 +48,41 @@ def shared_prompt(row: Row) -> TextPair:
     *other, rejected = turns(row.get("rejected"), "rejected")
     if not prompt or prompt != other:
         raise BadPair("chosen, rejected: must have the same turns but for the last one")
-    return TextPair(
-        tuple(prompt),
-        answer(chosen.as_openai(), "chosen"),
-        answer(rejected.as_openai(), "rejected"),
-    )
+    if {chosen.role, rejected.role} != {"assistant"}:
+        raise BadPair("chosen, rejected: must end with the assistant's turn")
+    return PairRow(tuple(prompt), chosen, rejected, tools_of(row.get("tools")))
 
 
-def _write(pair: TextPair) -> dict[str, Any]:
-    return {
-        "prompt": [turn.as_openai() for turn in pair.messages],
-        "chosen": [{"role": "assistant", "content": pair.chosen}],
-        "rejected": [{"role": "assistant", "content": pair.rejected}],
-    }
+def _write(pair: PairRow) -> dict[str, Any]:
+    return _with_prompt(pair, chosen=_turns(pair.chosen), rejected=_turns(pair.rejected))
+
+
+def _write_answer(row: AnswerRow) -> dict[str, Any]:
+    return _with_prompt(row, completion=_turns(row.answer), label=row.label)
+
+
+def _with_prompt(row: PairRow | AnswerRow, **fields: object) -> dict[str, Any]:
+    tools = {"tools": compact_json(openai_tools(row.tools))} if row.tools else {}
+    return {"prompt": _turns(*row.messages), **fields, **tools}
+
+
+def _turns(*messages: Message) -> list[dict[str, Any]]:
+    """Turns with parsed arguments, as chat templates render them."""
+    return [template_turn(openai_turn(turn)) for turn in messages]
+
+
+def _matches(row: Row) -> bool:
+    if "completion" in row:
+        return "prompt" in row and is_label(row.get("label"))
+    return isinstance(row.get("chosen"), list) and not isinstance(row.get("prompt"), str)
 
 
 TRL = PairFormat(
     "trl",
-    "TRL, conversational: prompt, chosen and rejected as lists of turns",
-    lambda row: isinstance(row.get("chosen"), list) and not isinstance(row.get("prompt"), str),
+    "TRL: prompt with chosen and rejected, or with completion and label; tools",
+    _matches,
     _read,
     _write,
+    _write_answer,
+    tools=True,
 )

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
-from services.cli.pair_formats.pair import PairFormat, Row, TextPair, text
+from services.cli.pair_formats.pair import PairFormat, PairRow, Row, openai_turns, text
 from services.cli.pair_formats.trl import shared_prompt
 
 
-def _read(row: Row) -> TextPair:
+def _read(row: Row) -> PairRow:
     text(row, "prompt")
     return shared_prompt(row)
 
 
-def _write(pair: TextPair) -> dict[str, Any]:
-    prompt = [turn.as_openai() for turn in pair.messages]
+def _write(pair: PairRow) -> dict[str, Any]:
     return {
         "prompt": next(
             (turn.content for turn in reversed(pair.messages) if turn.role == "user"),
             pair.messages[-1].content,
         ),
-        "chosen": [*prompt, {"role": "assistant", "content": pair.chosen}],
-        "rejected": [*prompt, {"role": "assistant", "content": pair.rejected}],
+        "chosen": openai_turns([*pair.messages, pair.chosen]),
+        "rejected": openai_turns([*pair.messages, pair.rejected]),
     }
 
 

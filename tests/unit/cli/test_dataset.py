@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gzip
 import json
+import sys
 import tracemalloc
 from collections.abc import Iterator
 from itertools import repeat
@@ -13,28 +14,76 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from services.cli.__main__ import app
 from services.cli.errors import CliError
 from services.cli.pair_formats.convert import FORMATS, BadLine, converted, detected
-from services.cli.pair_formats.pair import BadPair, TextPair, Turn
+from services.cli.pair_formats.pair import AnswerRow, BadPair, PairRow
+from services.cli.parquet import parquet_lines, write_parquet
+from shared.contracts.conversation import compact_json
+from shared.contracts.events.base import Message, Tool, ToolCall
 
 RUN = CliRunner()
+
+
+def said(role: str, text: str) -> Message:
+    return Message(role=role, content=text)
+
+
 words = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=30).map(
     lambda text: text.strip() or "x"
 )
-users = st.builds(Turn, st.just("user"), words)
-assistants = st.builds(Turn, st.just("assistant"), words)
+users = st.builds(lambda text: said("user", text), words)
+assistants = st.builds(lambda text: said("assistant", text), words)
 prompts = st.builds(
     lambda system, first, more: (*system, first, *(turn for pair in more for turn in pair)),
-    st.lists(st.builds(Turn, st.just("system"), words), max_size=1),
+    st.lists(st.builds(lambda text: said("system", text), words), max_size=1),
     users,
     st.lists(st.tuples(assistants, users), max_size=2),
 )
-pairs = st.builds(TextPair, prompts, words, words)
+pairs = st.builds(PairRow, prompts, assistants, assistants)
+answers = st.builds(AnswerRow, prompts, assistants, st.booleans())
+arguments = st.dictionaries(words, st.none() | st.booleans() | st.integers() | words, max_size=3)
+calls = st.builds(
+    lambda name, arguments: Message(
+        role="assistant",
+        content="",
+        tool_calls=(ToolCall(id="call_1", name=name, arguments=compact_json(arguments)),),
+    ),
+    words,
+    arguments,
+)
+tools = st.builds(
+    lambda name, about, schema: Tool(name=name, description=about, parameters=compact_json(schema)),
+    words,
+    words,
+    arguments,
+)
+
+
+@st.composite
+def rows_with_tools(draw: st.DrawFn) -> PairRow | AnswerRow:
+    """Rows whose prompt has a call and its result, or whose answers are calls."""
+    prompt, known = draw(prompts), (draw(tools),)
+    call, other = draw(calls), draw(calls)
+    said_at_last, said_instead = draw(assistants), draw(assistants)
+    if draw(st.booleans()):
+        result = Message(role="tool", content=draw(words), tool_call_id="call_1")
+        prompt = (*prompt, call, result)
+        if draw(st.booleans()):
+            return AnswerRow(prompt, said_at_last, draw(st.booleans()), known)
+        return PairRow(prompt, said_at_last, said_instead, known)
+    if draw(st.booleans()):
+        return AnswerRow(prompt, call, draw(st.booleans()), known)
+    second = other.tool_calls[0].model_copy(update={"id": "call_2"})
+    return PairRow(prompt, call, other.model_copy(update={"tool_calls": (second,)}), known)
+
+
+WITH_TOOLS = ("ratchet", "trl", "openai-dpo", "llama-factory")
+WITH_ANSWERS = ("ratchet", "trl", "llama-factory")
 
 PUBLISHED: dict[str, dict[str, Any]] = {
     "ratchet": {"messages": [{"role": "user", "content": "Why?"}], "chosen": "So.", "rejected": "No."},
@@ -87,7 +136,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", FORMATS)
 @given(pair=pairs)
-def test_export_then_import_is_identity(name: str, pair: TextPair) -> None:
+def test_export_then_import_is_identity(name: str, pair: PairRow) -> None:
     form = FORMATS[name]
     try:
         row = form.write(pair)
@@ -99,11 +148,112 @@ def test_export_then_import_is_identity(name: str, pair: TextPair) -> None:
     assert detected(orjson.dumps(row)) is form
 
 
+@pytest.mark.parametrize("name", FORMATS)
+@given(row=answers | rows_with_tools())
+def test_answers_and_tools_are_kept_or_refused_never_lost(
+    name: str, row: PairRow | AnswerRow
+) -> None:
+    form, alone = FORMATS[name], isinstance(row, AnswerRow)
+    if (alone and name not in WITH_ANSWERS) or (row.tools and name not in WITH_TOOLS):
+        with pytest.raises(BadPair, match=r"pairs alone|text alone"):
+            form.write(row)
+        return
+    written = orjson.loads(orjson.dumps(form.write(row)))
+    assert form.read(written) == row
+    assert detected(orjson.dumps(written)) is form
+
+
+def pair_of(chosen: str, rejected: str) -> PairRow:
+    return PairRow((said("user", "Why?"),), said("assistant", chosen), said("assistant", rejected))
+
+
+UNPAIRED: dict[str, dict[str, Any]] = {
+    "ratchet": {
+        "messages": [{"role": "user", "content": "Why?"}], "answer": "So.", "label": True,
+        "meta": {},
+    },
+    "trl": {"prompt": "Why?", "completion": "So.", "label": True},
+    "llama-factory": {
+        "conversations": [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "So."}],
+        "kto_tag": True,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", UNPAIRED)
+def test_a_labelled_answer_as_its_tool_writes_it_is_read(name: str) -> None:
+    assert detected(json.dumps(UNPAIRED[name]).encode()).name == name
+    found = FORMATS[name].read(UNPAIRED[name])
+    assert found == AnswerRow((said("user", "Why?"),), said("assistant", "So."), label=True)
+
+
+def test_a_form_without_ids_refuses_what_it_would_mix_up() -> None:
+    call = ToolCall(id="a", name="look", arguments="{}")
+    twice = Message(role="assistant", content="", tool_calls=(call, call))
+    result = Message(role="tool", content="x", tool_call_id="b")
+    question, end = said("user", "Why?"), said("assistant", "So.")
+    for turns, rule in (
+        ((question, twice), "one call a turn"),
+        (
+            (question, twice.model_copy(update={"tool_calls": (call,)}), result),
+            "after its one call",
+        ),
+    ):
+        with pytest.raises(BadPair, match=rule):
+            FORMATS["llama-factory"].write(AnswerRow(turns, end, label=True))
+
+
+@pytest.mark.parametrize("name", WITH_TOOLS)
+@given(rows=st.lists(rows_with_tools() | pairs, min_size=1, max_size=4))
+@settings(max_examples=10)
+def test_parquet_keeps_what_a_form_holds(
+    name: str, rows: list[PairRow | AnswerRow], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    form, folder = FORMATS[name], tmp_path_factory.mktemp("parquet")
+    kept = [row for row in rows if name in WITH_ANSWERS or isinstance(row, PairRow)]
+    lines = folder / "rows.jsonl"
+    lines.write_bytes(b"".join(orjson.dumps(form.write(row)) + b"\n" for row in kept))
+    write_parquet(lines, folder / "rows.parquet")
+    read = [form.read(orjson.loads(line)) for line in parquet_lines(folder / "rows.parquet")]
+    assert read == kept
+
+
+def test_the_command_reads_and_writes_parquet(tmp_path: Path) -> None:
+    source, columns, back = (tmp_path / name for name in ("in.jsonl", "rows.parquet", "out.jsonl"))
+    rows = [PUBLISHED["ratchet"], UNPAIRED["ratchet"]]
+    source.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
+    export = ["dataset", "export", str(source), "--to", str(columns), "--format", "trl"]
+    done = RUN.invoke(app, export)
+    assert done.exit_code == 0, done.output
+    done = RUN.invoke(app, ["dataset", "import", str(columns), "--to", str(back)])
+    assert done.exit_code == 0, done.output
+    assert [sorted(json.loads(line)) for line in back.read_text().splitlines()] == [
+        ["chosen", "messages", "rejected"], ["completion", "label", "messages"],
+    ]  # fmt: skip
+    assert not [one for one in tmp_path.iterdir() if one.name.startswith(".")]
+    columns.write_bytes(columns.read_bytes()[:-9])
+    done = RUN.invoke(app, ["dataset", "import", str(columns), "--to", str(back)])
+    assert "is no Parquet" in str(done.exception)
+
+
+def test_parquet_without_pyarrow_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    source = tmp_path / "in.jsonl"
+    source.write_bytes(orjson.dumps(PUBLISHED["trl"]))
+    done = RUN.invoke(
+        app, ["dataset", "import", str(source), "--to", str(tmp_path / "out.parquet")]
+    )
+    assert "ratchet[parquet]" in str(done.exception)
+    assert [one.name for one in tmp_path.iterdir()] == ["in.jsonl"]
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_row_as_its_tool_writes_it_is_detected_and_read(name: str) -> None:
     line = json.dumps(PUBLISHED[name]).encode()
     assert detected(line).name == name
-    assert FORMATS[name].read(PUBLISHED[name]) == TextPair((Turn("user", "Why?"),), "So.", "No.")
+    assert FORMATS[name].read(PUBLISHED[name]) == pair_of("So.", "No.")
 
 
 JUNK = (None, True, 1.5, "", "x", [], {}, [1], [[]], [{}], [None], {"role": []}, {"value": "x"})
@@ -149,28 +299,27 @@ def test_a_battle_keeps_whose_answers_they_are() -> None:
 
 
 def test_neither_side_holds_every_better_answer() -> None:
-    turn = (Turn("user", "Why?"),)
-    written = [FORMATS["lmarena"].write(TextPair(turn, f"yes {n}", "no")) for n in range(40)]
+    written = [FORMATS["lmarena"].write(pair_of(f"yes {n}", "no")) for n in range(40)]
     assert 10 <= sum(row["winner"] == "model_a" for row in written) <= 30
 
 
 def test_the_implicit_prompt_of_trl_is_read() -> None:
     row = {key: PUBLISHED["ultrafeedback"][key] for key in ("chosen", "rejected")}
     assert detected(json.dumps(row).encode()).name == "trl"
-    assert FORMATS["trl"].read(row).messages == (Turn("user", "Why?"),)
+    assert FORMATS["trl"].read(row).messages == (said("user", "Why?"),)
 
 
 def test_bad_lines_have_number_and_reason_and_the_others_are_written() -> None:
     good = json.dumps(PUBLISHED["trl"]).encode()
     tools = json.loads(good)
-    tools["chosen"][0]["tool_calls"] = [{"name": "x"}]
+    tools["chosen"][0]["tool_calls"] = [{"function": {}}]
     lines = [good, b"", b"{", b"[]", json.dumps(tools).encode(), good]
     found = list(converted(lines, FORMATS["trl"], FORMATS["ratchet"]))
     bad = [one for one in found if isinstance(one, BadLine)]
     assert [one.line for one in bad] == [3, 4, 5]
     assert bad[0].reason.startswith("not JSON")
     assert bad[1].reason == "not an object"
-    assert bad[2].reason == "chosen: each turn must be an object of text alone"
+    assert bad[2].reason == "chosen: a call must have its function's name and arguments"
     assert len(found) - len(bad) == 2
 
 
@@ -230,5 +379,5 @@ def test_a_conversion_takes_the_same_memory_for_ten_times_the_rows() -> None:
         finally:
             tracemalloc.stop()
 
-    peak_of(10)
+    peak_of(5_000)  # fills the caches
     assert peak_of(5_000) < peak_of(500) + 50_000

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.training.errors import BadDataset
-from services.training.importing import read_demonstrations, read_pairs
+from services.training.importing import read_demonstrations, read_labelled, read_pairs
 from tests.unit.training.builders import turns
 
 
@@ -137,6 +137,21 @@ CALLED = {
     "tool_calls": [{"id": "c1", "type": "function", "function": FUNCTION}],
 }
 TOOLS = [{"type": "function", "function": {"name": "get_weather", "parameters": {"b": 1, "a": 2}}}]
+
+
+def test_a_dataset_s_own_lines_keep_their_calls() -> None:
+    row = {
+        "messages": [QUESTION],
+        "chosen": "[…]",
+        "chosen_turn": CALLED,
+        "rejected": "Look outside.",
+    }
+    (pair,) = read_pairs(lines(row))
+    assert pair.chosen_turn is not None
+    assert pair.chosen_turn.tool_calls[0].name == "get_weather"
+    row = {"messages": [QUESTION], "answer": "[…]", "answer_turn": CALLED, "label": False}
+    (answer,) = read_labelled(lines(row))
+    assert answer.answer_turn == pair.chosen_turn
 
 
 def test_tool_turns_in_openais_form_are_read() -> None:
