@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from http import HTTPStatus
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +11,7 @@ import yaml
 
 from services.cli import holdout
 from services.cli.errors import CliError, Exit
-from services.cli.http import ask, fetch, listing, segment
+from services.cli.http import ask, download, listing, segment
 from services.cli.identity import OnBehalfOf, Why, who
 from services.cli.options import DEFAULT_MODEL, Model
 from services.cli.output import AsJson, percent, print_fields, print_json, print_table
@@ -22,7 +21,8 @@ app = typer.Typer(no_args_is_help=True, help="Start, watch and steer rollouts.")
 app.add_typer(holdout.app, name="holdout")
 
 RolloutId = Annotated[str, typer.Argument(help="The rollout; the model's present one if left out.")]
-EXPORT_TIMEOUT_S = 60.0
+REPLAY_TIMEOUT_S = 900.0
+"""A rollout of days has hundreds of thousands of looks to judge again."""
 """The service reads the whole topic for it."""
 
 
@@ -151,7 +151,8 @@ def replay(
     """Recompute every decision from its record; status 1 where one differs or is not whole."""
     settings = load_settings()
     wanted = rollout_id or _current_id(settings, model)
-    data = ask(settings, "rollout", "GET", f"/v1/rollouts/{segment(wanted)}/replay")
+    path = f"/v1/rollouts/{segment(wanted)}/replay"
+    data = ask(settings, "rollout", "GET", path, timeout_s=REPLAY_TIMEOUT_S)
     if as_json:
         print_json(data)
     else:
@@ -170,15 +171,11 @@ def export(
     """Write the judge's evidence of a rollout as CSV, one row for each look and arm."""
     settings = load_settings()
     wanted = rollout_id or _current_id(settings, model)
-    url = f"{settings.url('rollout')}/v1/rollouts/{segment(wanted)}/slices"
-    try:
-        status, text = fetch(settings, url, timeout_s=EXPORT_TIMEOUT_S)
-    except OSError as error:
-        raise CliError(f"rollout does not answer: {error}", Exit.unreachable) from None
-    if status != HTTPStatus.OK:
-        raise CliError(f"rollout refused ({status}): {text[:500]}", Exit.refused)
-    out.write_text(text, encoding="utf-8")
-    typer.echo(f"{out}: {max(0, len(text.splitlines()) - 1)} rows of {wanted}")
+    with out.open("wb") as file:
+        size = download(
+            settings, "rollout", f"/v1/rollouts/{segment(wanted)}/slices", file, query={}
+        )
+    typer.echo(f"{out}: {size} bytes, the slices of {wanted}")
 
 
 @app.command()

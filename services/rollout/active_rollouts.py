@@ -34,6 +34,8 @@ class ActiveRollout:
     judge: Judge
     last_decision_at: float = float("-inf")
     last_full_evidence_at: float = float("-inf")
+    holds_since: int = 0
+    """Written since the last decision that carried the evidence whole."""
 
     @classmethod
     def begun(cls, state: RolloutState) -> ActiveRollout:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -33,7 +33,7 @@ from services.rollout.gains import since_reference, win_rate
 from services.rollout.intervals import interval_series
 from services.rollout.live_figures import LiveFigures
 from services.rollout.registrations import RegisterRequest, Registrations
-from services.rollout.replay import replay, slices_csv
+from services.rollout.replay import Replay, SliceTable
 from services.rollout.strategy import Strategy, parse, read
 from services.rollout.views import decision_view, holdout_view, rollout_view, version_view
 from shared.contracts.events.api_keys import Permission
@@ -238,13 +238,18 @@ class RolloutApi:
 
     async def replay(self, rollout_id: str) -> dict[str, Any]:
         """Every decision recomputed from the log's record."""
-        decisions = await self._audit.decisions(rollout_id)
+        replay = Replay(rollout_id)
         # A rollout of days takes a minute to judge, in which the controller must not stand still.
-        return (await asyncio.to_thread(replay, rollout_id, decisions)).to_dict()
+        async for batch in self._audit.batches(rollout_id):
+            await asyncio.to_thread(replay.add, batch)
+        return replay.report.to_dict()
 
-    async def slices(self, rollout_id: str) -> str:
-        """The judge's evidence as CSV."""
-        return await asyncio.to_thread(slices_csv, await self._audit.decisions(rollout_id))
+    async def slices(self, rollout_id: str) -> AsyncGenerator[str]:
+        """The judge's evidence as CSV, a piece at a time."""
+        table, header = SliceTable(), SliceTable.header()
+        async for batch in self._audit.batches(rollout_id):
+            yield header + await asyncio.to_thread(table.rows, batch)
+            header = ""
 
     def intervals(self, rollout_id: str) -> list[dict[str, Any]]:
         """Confidence sequences of the relative criteria over time."""

@@ -79,8 +79,11 @@ class Slice(Arms):
     weight: int = Field(default=0, description="basis points when it was taken")
     bake: bool = Field(default=False, description="everybody was on the candidate")
     voters: dict[str, Arms] = Field(
-        default_factory=dict, description='the part of each tenant and API key ("tenant:3fa9c1d2")'
+        default_factory=dict,
+        description='the part of each tenant and API key ("tenant:3fa9c1d2"), of this slice and of '
+        "those before it whose voters came later",
     )
+    voters_later: bool = Field(default=False, description="a later slice has its voters' parts")
 
 
 class KeyTest(BaseModel):
@@ -135,7 +138,11 @@ class JudgeState(BaseModel):
         default_factory=dict, description="what each tenant and API key added to the totals"
     )
     without: dict[str, JudgeState] = Field(
-        default_factory=dict, description="the state of a judge that never saw that voter"
+        default_factory=dict,
+        description='the state of a judge that never saw that voter; of "": that saw all',
+    )
+    apart: Arms = Field(
+        default=Arms(), description="counts of the newest slices, whose voters come later"
     )
 
     def but(self, **changes: object) -> JudgeState:

@@ -47,6 +47,9 @@ SETTLE_S = 10.0
 MAX_UNREPORTED = 64
 """Slices kept until the next decision carries them; an outage of Kafka for longer loses the
 oldest to the replay, never to the judge."""
+PARTS_S = 12.0
+"""Seconds of samples whose parts by segment and voter one slice carries: most of its bytes. Less
+than the 15 s after which Prometheus scrapes unless it is told otherwise."""
 MAX_SERIES = 50_000
 ArmSums = dict[tuple[str, str], float]
 """What each figure of an arm rose by, by arm and figure."""
@@ -62,6 +65,23 @@ class SampleWindow:
 
     after: float = -inf
     before: float = inf
+
+
+class PendingParts(BaseModel):
+    """Parts of the newest slices by segment and voter, for a slice to come to carry."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+    since: float = Field(default=0.0, description="unix time up to which slices carried theirs")
+    segments: dict[str, Arms] = Field(default_factory=dict)
+    voters: dict[str, Arms] = Field(default_factory=dict)
+
+    def plus(self, segments: dict[str, Arms], voters: dict[str, Arms]) -> PendingParts:
+        """With what a look brings."""
+        return PendingParts(
+            since=self.since,
+            segments=_together(self.segments, segments),
+            voters=_together(self.voters, voters),
+        )
 
 
 class RolloutEvidence(BaseModel):
@@ -82,6 +102,7 @@ class RolloutEvidence(BaseModel):
     recovered_at: float | None = Field(
         default=None, description="the cursors were lost; samples up to here are counted"
     )
+    pending: PendingParts = PendingParts()
     unreported: tuple[dict[str, Any], ...] = ()
 
     def reported(self) -> RolloutEvidence:
@@ -170,26 +191,24 @@ def take(
             evidence  # not an empty slice: looks without data would dilute the log and its replay
         )
     whole = _arms(sums.pop("", {}))
-    segments = {
-        segment: arms for segment in sorted(sums) if (arms := _arms(sums[segment])) != Arms()
-    }
-    by_voter = {
-        voter: arms for voter in sorted(voters) if (arms := _voter_arms(voters[voter])) != Arms()
-    }
     piece = Slice(
         candidate=whole.candidate,
         stable=whole.stable,
-        segments=segments,
         keys_weight=_tested_weight(evidence, state),
         keys_copies=_copies(cursors, resets),
         weight=state.weight,
         bake=state.weight == WEIGHT_SCALE,
-        voters=by_voter,
     )
+    pending = evidence.pending.plus(
+        {segment: _arms(one) for segment, one in sums.items()},
+        {voter: _voter_arms(one) for voter, one in voters.items()},
+    )
+    piece, judged, pending = _judged(evidence, state, judge, piece, pending, until)
     return RolloutEvidence(
         rollout_id=evidence.rollout_id,
         statistic=evidence.statistic,
-        judge=judge.advance(evidence.judge, piece),
+        judge=judged,
+        pending=pending,
         cursors=cursors,
         sampled_until=until,
         candidate_at=candidate_at,
@@ -200,6 +219,34 @@ def take(
             {"look": evidence.judge.looks, **piece.model_dump(exclude_defaults=True)},
         ),
     )
+
+
+def _judged(
+    evidence: RolloutEvidence,
+    state: RolloutState,
+    judge: Judge,
+    piece: Slice,
+    pending: PendingParts,
+    until: float,
+) -> tuple[Slice, JudgeState, PendingParts]:
+    """The slice with the parts that are due, the judge's state after it, and what still waits.
+
+    Segments are due after a time or a change of weight alone, as their bets may not end by what
+    they bet on; voters also where a criterion is newly broken, to see at once on whom it rests.
+    """
+    moved = state.weight not in (0, evidence.judge.stage_weight)
+    if moved or until - pending.since >= PARTS_S:
+        piece = piece.model_copy(update={"segments": pending.segments, "voters": pending.voters})
+        return piece, judge.advance(evidence.judge, piece), PendingParts(since=until)
+    later = piece.model_copy(update={"voters_later": True})
+    judged = judge.advance(evidence.judge, later)
+    limit = state.error_limit
+    broken = judge.breaches(judged, error_limit=limit)
+    if not broken or broken <= judge.breaches(evidence.judge, error_limit=limit):
+        return later, judged, pending
+    piece = piece.model_copy(update={"voters": pending.voters})
+    waits = pending.model_copy(update={"voters": {}})
+    return piece, judge.advance(evidence.judge, piece), waits
 
 
 def recorded_statistic(evidence: Sequence[dict[str, Any]]) -> int:
@@ -261,6 +308,12 @@ def _count(
         if figure.counts(series):
             for segment in {"", series.labels.get("segment", "")}:
                 _add(segments, segment, arm, figure.name, rise)
+
+
+def _together(some: dict[str, Arms], more: dict[str, Arms]) -> dict[str, Arms]:
+    """Both by part, without those in which nothing was counted."""
+    whole = {name: some.get(name, Arms()) + more.get(name, Arms()) for name in {*some, *more}}
+    return {name: whole[name] for name in sorted(whole) if whole[name] != Arms()}
 
 
 def _add(of: dict[str, ArmSums], part: str, arm: str, figure: str, rise: float) -> None:

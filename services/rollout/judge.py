@@ -33,8 +33,15 @@ class Judge:
 
     def advance(self, state: JudgeState, piece: Slice) -> JudgeState:
         """The state after one more slice."""
-        totals, without = left_out(state, piece, partial(_advanced, self._by_voter))
-        return _advanced(self._criteria, state, piece).but(voters=totals, without=without)
+        after = _advanced(self._criteria, state, piece)
+        return left_out(state, after, piece, partial(_advanced, self._by_voter))
+
+    def breaches(self, state: JudgeState, *, error_limit: float | None) -> frozenset[str]:
+        """Criteria that the candidate breaks on all traffic, whether or not it rests on one voter."""
+        results = (criterion.result(state, error_limit) for criterion in self._criteria)
+        return frozenset(
+            one.criterion for one in results if one and one.state is CriterionState.breached
+        )
 
     def verdict(self, state: JudgeState, *, error_limit: float | None) -> Verdict:
         """Verdict on the evidence so far; `error_limit` is that of the present step."""

@@ -8,6 +8,7 @@ from typing import Any
 import structlog
 
 from services.rollout.active_rollouts import ActiveRollout
+from services.rollout.decision_log import MAX_HOLDS
 from services.rollout.effects import Effects
 from services.rollout.evidence import carried
 from services.rollout.leadership import Leadership
@@ -21,8 +22,9 @@ log = structlog.get_logger(__name__)
 
 CONTROLLER = "controller"
 """The actor of decisions that no person asked for."""
-WHOLE_EVIDENCE_S = 60.0
-"""How often a hold carries all evidence; most only show life."""
+WHOLE_EVIDENCE_S = 120.0
+WHOLE_EVIDENCE_HOLDS = MAX_HOLDS // 2
+"""How often a hold carries all evidence, by time and by number; the others only show life."""
 
 
 class DecisionRecorder:
@@ -62,7 +64,11 @@ class DecisionRecorder:
         state = move.state
         now = self._clock.monotonic()
         only_holds = move.kind is DecisionKind.hold and not move.urgent
-        whole = not only_holds or now - active.last_full_evidence_at >= WHOLE_EVIDENCE_S
+        whole = (
+            not only_holds
+            or now - active.last_full_evidence_at >= WHOLE_EVIDENCE_S
+            or active.holds_since >= WHOLE_EVIDENCE_HOLDS
+        )
         content = {
             **(evidence if whole else {}),
             **carried(active.evidence, whole=whole),
@@ -99,6 +105,7 @@ class DecisionRecorder:
         active.evidence = active.evidence.reported()
         active.last_decision_at = now
         active.last_full_evidence_at = now if whole else active.last_full_evidence_at
+        active.holds_since = 0 if whole else active.holds_since + 1
         self._metrics.decided(state.model, state.outcome)
         self._metrics.show(state, rolled_back=move.kind is DecisionKind.rollback)
         if move.kind is not DecisionKind.hold:

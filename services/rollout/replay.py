@@ -1,18 +1,21 @@
-"""Replay: every decision of a rollout recomputed from its record, and the record's slices. Pure."""
+"""Replay: every decision of a rollout recomputed from its record, and the record's slices. Pure.
+
+Both take a record piece by piece, oldest first, and keep none of it.
+"""
 
 # pyright: strict
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from services.rollout.counts import ArmCounts, JudgeState, Slice
 from services.rollout.evidence import recorded_statistic
 from services.rollout.judge import Judge
-from services.rollout.strategy import parse
+from services.rollout.strategy import Strategy, parse
 from shared.contracts.events.rollouts import AnalysisOutcome, Decision
 
 JUDGED = frozenset(
@@ -20,12 +23,17 @@ JUDGED = frozenset(
 )
 TOLERANCE = 1e-3
 """Evidence is recorded with four digits."""
+MAX_SHOWN = 1_000
+"""Differences, and gaps, that a report lists."""
 COLUMNS = ("decision", "at", "look", "segment", "weight", "arm", *ArmCounts.model_fields)
 
 
 @dataclass(slots=True)
 class ReplayReport:
-    """What a replay found. `gaps` are looks whose slices the record does not have."""
+    """What a replay found. `gaps` are looks whose slices the record does not have.
+
+    Of differences and gaps the first MAX_SHOWN.
+    """
 
     rollout_id: str
     decisions: int = 0
@@ -47,40 +55,52 @@ class ReplayReport:
         }
 
 
-def replay(rollout_id: str, decisions: Sequence[Decision]) -> ReplayReport:
-    """Judge a rollout again from its slices alone, and compare with what was decided.
+class Replay:
+    """Judges a rollout again from its slices alone, and compares with what was decided.
 
     Only criteria's findings are recomputed: that no engine was lost and that samples came in time
     is what the record says.
-
-    Raises:
-        BadStrategy: the first decision's strategy is no longer valid.
-
     """
-    report = ReplayReport(rollout_id, decisions=len(decisions))
-    if not decisions:
-        return report
-    strategy = parse(decisions[0].strategy)
-    statistic = recorded_statistic([decisions[0].evidence])
-    judge, state = Judge(strategy.judge, strategy.error_limits, statistic), JudgeState()
-    for decision in decisions:
-        evidence = decision.evidence
+
+    def __init__(self, rollout_id: str) -> None:
+        self.report = ReplayReport(rollout_id)
+        self._rule: tuple[Strategy, Judge] | None = None
+        self._state = JudgeState()
+
+    def add(self, decisions: Iterable[Decision]) -> None:
+        """Go on with the next decisions.
+
+        Raises:
+            BadStrategy: the first decision's strategy is no longer valid.
+
+        """
+        for decision in decisions:
+            if self._rule is None:
+                strategy = parse(decision.strategy)
+                statistic = recorded_statistic([decision.evidence])
+                judge = Judge(strategy.judge, strategy.error_limits, statistic)
+                self._rule = strategy, judge
+            self._go_on(decision, *self._rule)
+
+    def _go_on(self, decision: Decision, strategy: Strategy, judge: Judge) -> None:
+        report, state, evidence = self.report, self._state, decision.evidence
+        report.decisions += 1
         for raw in evidence.get("slices", ()):
             if raw["look"] > state.looks:
-                report.gaps.append(state.looks)
+                report.gaps = [*report.gaps, state.looks][:MAX_SHOWN]
                 state = state.but(looks=raw["look"])
             if raw["look"] == state.looks:
                 state = judge.advance(state, Slice.model_validate(raw))
+        self._state, report.looks = state, state.looks
         findings: list[dict[str, Any]] | None = evidence.get("findings")
         if not findings:
-            continue
+            return
         report.recomputed += 1
         step = min(_judged_step(decision), len(strategy.steps) - 1)
         verdict = judge.verdict(state, error_limit=strategy.error_limit(step))
         ours = {result.criterion: result.to_dict() for result in verdict.results}
-        report.differences += _differences(decision, findings, ours)
-    report.looks = state.looks
-    return report
+        differences = (*report.differences, *_differences(decision, findings, ours))
+        report.differences = list(differences[:MAX_SHOWN])
 
 
 def _judged_step(decision: Decision) -> int:
@@ -112,30 +132,39 @@ def _same(one: Any, other: Any) -> bool:
     return one == other
 
 
-def slices_csv(decisions: Iterable[Decision]) -> str:
-    """The slices that the judge was given, one row for each arm (and segment), as CSV."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    seen = -1
-    for decision in decisions:
-        for raw in decision.evidence.get("slices", ()):
-            if raw["look"] <= seen:
-                continue
-            seen = raw["look"]
-            piece = Slice.model_validate(raw)
-            for segment, arms in [("", piece), *sorted(piece.segments.items())]:
-                for arm in ("candidate", "stable"):
-                    counts: ArmCounts = getattr(arms, arm)
-                    writer.writerow(
-                        (
-                            decision.decision_id,
-                            decision.at.isoformat(),
-                            seen,
-                            segment,
-                            piece.weight,
-                            arm,
-                            *(f"{value:g}" for value in counts.model_dump().values()),
+class SliceTable:
+    """The slices that the judge was given as CSV, one row for each arm (and segment)."""
+
+    def __init__(self) -> None:
+        self._seen = -1
+
+    @staticmethod
+    def header() -> str:
+        """The line of column names."""
+        return ",".join(COLUMNS) + "\n"
+
+    def rows(self, decisions: Iterable[Decision]) -> str:
+        """The rows of the next decisions."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        for decision in decisions:
+            for raw in decision.evidence.get("slices", ()):
+                if raw["look"] <= self._seen:
+                    continue
+                self._seen = raw["look"]
+                piece = Slice.model_validate(raw)
+                for segment, arms in [("", piece), *sorted(piece.segments.items())]:
+                    for arm in ("candidate", "stable"):
+                        counts: ArmCounts = getattr(arms, arm)
+                        writer.writerow(
+                            (
+                                decision.decision_id,
+                                decision.at.isoformat(),
+                                self._seen,
+                                segment,
+                                piece.weight,
+                                arm,
+                                *(f"{value:g}" for value in counts.model_dump().values()),
+                            )
                         )
-                    )
-    return text.getvalue()
+        return text.getvalue()

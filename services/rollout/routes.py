@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, Query, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, StreamingResponse
 
 from services.rollout.api import (
     CommandRequest,
@@ -78,8 +79,17 @@ def _rollouts(api: RolloutApi) -> APIRouter:
         return {"intervals": api.intervals(rollout_id)}
 
     @router.get("/{rollout_id}/slices")
-    async def slices(rollout_id: str) -> Response:
-        return Response(await api.slices(rollout_id), media_type="text/csv")
+    async def slices(rollout_id: str) -> StreamingResponse:
+        pieces = api.slices(rollout_id)
+        # What is wrong from the start is an answer of its own; later it ends the stream.
+        first = await anext(pieces)
+
+        async def whole() -> AsyncGenerator[str]:
+            yield first
+            async for piece in pieces:
+                yield piece
+
+        return StreamingResponse(whole(), media_type="text/csv")
 
     @router.post("/{rollout_id}/{verb}")
     async def command(

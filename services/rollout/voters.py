@@ -19,6 +19,8 @@ CARRIES = 0.05
 """So many voters with at least this share of the judged attempts carry the traffic."""
 MAX_FOLLOWED = 2 * MAX_OWN + SHARED
 """Voters of a kind followed by their own label; several routers may each name others by it."""
+NOBODY = ""
+"""Stands for no voter among the judges that leave one out: a new voter's begins as this one is."""
 MAX_VOTERS = len(KINDS) * (MAX_FOLLOWED + SHARED)
 FIGURES = (
     "requests",
@@ -40,20 +42,33 @@ def voter_key(kind: str, label: str) -> str:
 
 
 def left_out(
-    state: JudgeState, piece: Slice, advance: Callable[[JudgeState, Slice], JudgeState]
-) -> tuple[dict[str, Arms], dict[str, JudgeState]]:
-    """Each voter's totals, and its judge's state, after a slice; `state` is from before it."""
-    totals, without = dict(state.voters), dict(state.without)
-    parts = _followed(state, piece)
+    before: JudgeState,
+    after: JudgeState,
+    piece: Slice,
+    advance: Callable[[JudgeState, Slice], JudgeState],
+) -> JudgeState:
+    """`after` a slice, with each voter's totals and the state of its judge; they are of `before`.
+
+    Slices whose voters come later wait, and are one slice to these judges: they take verdicts back
+    and make none, so it is nothing to alpha when that one ends.
+    """
+    totals, without = dict(before.voters), dict(before.without)
+    if NOBODY not in without:
+        without[NOBODY] = _seed(before)
+    apart = before.apart + piece
+    if piece.voters_later:
+        return after.but(voters=totals, without=without, apart=apart)
+    parts = _followed(before, piece)
     for voter, arms in parts.items():
         totals[voter] = totals.get(voter, Arms()) + arms
         if voter not in without:
             # Until now it had no part but under its shared label: a router may have restarted.
-            without[voter] = state.without.get(_shared(voter)) or _seed(state)
-    piece = piece.model_copy(update={"voters": parts})
-    return totals, {
-        voter: advance(before, _without(piece, voter)) for voter, before in without.items()
-    }
+            without[voter] = before.without.get(_shared(voter), without[NOBODY])
+    whole = piece.model_copy(
+        update={"candidate": apart.candidate, "stable": apart.stable, "voters": parts}
+    )
+    judges = {voter: advance(one, _without(whole, voter)) for voter, one in without.items()}
+    return after.but(voters=totals, without=judges, apart=Arms())
 
 
 def deciding_voters(state: JudgeState) -> tuple[str, ...]:
@@ -119,16 +134,18 @@ def _followed(state: JudgeState, piece: Slice) -> dict[str, Arms]:
 
 
 def _shared(voter: str) -> str:
-    """The voter by whose label this one may be counted too; "" of a shared one."""
+    """The voter by whose label this one may be counted too; "" of a shared one and of nobody."""
     kind, _, label = voter.partition(":")
-    shared = shared_label(label)
+    shared = label and shared_label(label)
     return shared and voter_key(kind, shared)
 
 
 def _seed(state: JudgeState) -> JudgeState:
     """The state without what is not known by voter."""
     whole_blocks = {key: block for key, block in state.blocks.items() if "/" not in key}
-    return state.but(segments={}, keys=KeyTest(), blocks=whole_blocks, voters={}, without={})
+    return state.but(
+        segments={}, keys=KeyTest(), blocks=whole_blocks, voters={}, without={}, apart=Arms()
+    )
 
 
 def _without(piece: Slice, voter: str) -> Slice:

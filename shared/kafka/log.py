@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol, TypeVar, cast
 
@@ -174,40 +174,57 @@ async def read_to_end(
     keep: Callable[[Record], bool] = lambda _: True,
     newest: int | None = None,
 ) -> list[Record]:
+    """All of `records_to_end` at once."""
+    found = records_to_end(log, *topics, timeout_s=timeout_s, keep=keep, newest=newest)
+    return [record async for record in found]
+
+
+async def records_to_end(
+    log: EventLog,
+    *topics: str,
+    timeout_s: float,
+    keep: Callable[[Record], bool] = lambda _: True,
+    newest: int | None = None,
+) -> AsyncGenerator[Record]:
     """Everything that is in some topics now and is to `keep`, in order per partition.
 
-    With `newest`, at most so many records of each partition are read.
+    With `newest`, at most so many records of each partition are read. Few are in memory at a time.
 
     Raises:
         LogUnavailable: the end was not reached within `timeout_s` seconds.
 
     """
     tail = log.tail(*topics, newest=newest)
-    records: list[Record] = []
+    found = asyncio.Queue[Record | None](PER_TURN)
 
     async def collect() -> None:
         read = 0
         async for record in tail:
             if keep(record):
-                records.append(record)
+                await found.put(record)
             # A tail hands out what it has fetched, megabytes at a time, without a pause.
             read += 1
             if read % PER_TURN == 0:
                 await asyncio.sleep(0)
 
+    async def end() -> None:
+        await asyncio.wait((collecting, waiting), return_when=asyncio.FIRST_COMPLETED)
+        await found.put(None)
+
     collecting = asyncio.create_task(collect())
     waiting = asyncio.create_task(tail.caught_up(timeout_s))
+    ending = asyncio.create_task(end())
     try:
-        await asyncio.wait((collecting, waiting), return_when=asyncio.FIRST_COMPLETED)
+        while (record := await found.get()) is not None:
+            yield record
         if collecting.done():
             collecting.result()  # what `keep` raised: the end will not be reached
         await waiting
     finally:
         await tail.close()
-        collecting.cancel()
-        waiting.cancel()
-        await asyncio.gather(collecting, waiting, return_exceptions=True)
-    return records
+        for task in (collecting, waiting, ending):
+            task.cancel()
+        await asyncio.gather(collecting, waiting, ending, return_exceptions=True)
 
 
 async def read_events(

@@ -11,8 +11,9 @@ from typing import Any
 import httpx
 import pytest
 
-from services.rollout import api, routes
+from services.rollout import routes
 from services.rollout.counters import SCORE_COUNT, SCORE_SUM, CounterSeries
+from services.rollout.replay import Replay, SliceTable
 from services.rollout.routes import MAX_BODY_BYTES
 from shared.contracts.events.api_keys import ApiKeyIssued, Permission
 from shared.contracts.events.base import utc
@@ -360,23 +361,25 @@ async def test_the_record_of_a_rollout_is_replayed_exported_and_told(
     assert (await http.get("/v1/rollouts/nothing/replay")).status_code == 404
 
 
-@pytest.mark.parametrize(("path", "name"), [("replay", "replay"), ("slices", "slices_csv")])
+@pytest.mark.parametrize(
+    ("path", "name"), [("replay", (Replay, "add")), ("slices", (SliceTable, "rows"))]
+)
 async def test_the_controller_goes_on_while_a_record_is_read(
     harness: ControllerHarness,
     http: httpx.AsyncClient,
     monkeypatch: pytest.MonkeyPatch,
     path: str,
-    name: str,
+    name: tuple[type, str],
 ) -> None:
     begun = (await http.post("/v1/rollouts", json={"model": "m", "candidate": "v2"})).json()
     threads: list[threading.Thread] = []
-    reading = getattr(api, name)
+    reading = getattr(*name)
 
     def noting(*given: Any) -> Any:
         threads.append(threading.current_thread())
         return reading(*given)
 
-    monkeypatch.setattr(api, name, noting)
+    monkeypatch.setattr(*name, noting)
     assert (await http.get(f"/v1/rollouts/{begun['rollout_id']}/{path}")).status_code == 200
     assert threads
     assert threads[0] is not threading.main_thread()

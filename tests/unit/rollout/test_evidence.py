@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 from math import inf
 
@@ -38,6 +39,7 @@ from services.rollout.evidence import (
     window_s,
 )
 from services.rollout.judge import Judge
+from services.rollout.recorder import WHOLE_EVIDENCE_S
 from services.rollout.state import RolloutState
 from services.rollout.strategy import Strategy, parse
 from services.rollout.voters import voter_shares
@@ -386,3 +388,54 @@ def test_what_each_voter_adds_is_a_part_of_the_slice() -> None:
         "tenant", "3fa9c1d2", 0.3, 3,
     )  # fmt: skip
     assert VOTER_ATTEMPTS in query("r1", 60)
+
+
+def scraped(second: int, voters: int, failures: float = 0.0) -> list[CounterSeries]:
+    """A router's counters at a second: ten requests of each voter, ten new ones each second."""
+    found = [
+        series(
+            name, [(float(second), 10.0 * voters * second)], router="a", arm=arm, version=version
+        )
+        for name in (COUNTED, SLOW)
+        for arm, version in (("candidate", "v2"), ("stable", "v1"))
+    ]
+    for number in range(voters):
+        labels = {"by": "tenant" if number % 2 else "key", "voter": f"{number:08x}", "router": "a"}
+        for arm, version in (("candidate", "v2"), ("stable", "v1")):
+            found.append(
+                series(
+                    VOTER_ATTEMPTS,
+                    [(float(second), 10.0 * second)],
+                    arm=arm,
+                    version=version,
+                    figure="requests",
+                    **labels,
+                )
+            )
+    failed = [(float(second), failures)]
+    return [*found, series(REQUESTS, failed, router="a", outcome="server_error")]
+
+
+def test_a_day_of_scrapes_a_second_with_48_voters_is_a_bounded_record() -> None:
+    evidence, judge_bytes = empty(), 0
+    for second in range(1, 61):
+        evidence = take(evidence, scraped(second, 24), STATE, JUDGE)
+    slices = [json.dumps(one) for one in evidence.unreported]
+    assert len(slices) == 60
+    assert sum("voters" in json.loads(one) for one in slices) <= 6
+    judge_bytes = len(json.dumps(carried(evidence, whole=True)["judge"]))
+    a_day = 86_400 / 60 * sum(map(len, slices)) + 86_400 / WHOLE_EVIDENCE_S * judge_bytes
+    assert a_day < 150e6
+
+
+def test_who_breaks_a_criterion_is_looked_at_in_the_same_look() -> None:
+    evidence = empty()
+    for second in range(100, 103):
+        evidence = take(evidence, scraped(second, 2), STATE, JUDGE)
+    assert [one.get("voters_later", False) for one in evidence.unreported] == [False, True, True]
+    assert evidence.judge.voters["key:00000000"].candidate.requests == 1_000
+    evidence = take(evidence, scraped(103, 2, failures=60.0), STATE, JUDGE)
+    assert "voters_later" not in evidence.unreported[-1]
+    assert evidence.judge.voters["key:00000000"].candidate.requests == 1_030
+    assert evidence.judge.totals.candidate.requests == 2_060
+    assert evidence.judge.without["key:00000000"].totals.candidate.requests == 1_030

@@ -6,6 +6,8 @@ import csv
 import io
 import subprocess
 import sys
+import tracemalloc
+from collections.abc import Iterable
 from math import exp, log
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from services.rollout.audit import AuditLog
 from services.rollout.counts import JudgeState
 from services.rollout.criteria import STATISTIC
 from services.rollout.judge import Judge
-from services.rollout.replay import replay, slices_csv
+from services.rollout.replay import MAX_SHOWN, Replay, ReplayReport, SliceTable
 from services.rollout.strategy import JudgeSettings
 from services.rollout.verdict import CriterionState
 from shared.contracts.events.rollouts import Decision
@@ -30,8 +32,18 @@ async def judged(bench: ControllerBench) -> tuple[ControllerHarness, str, list[D
     for n in range(1, 12):
         traffic(harness, state, 10.0 * n, failures=3.0 * (n - 1))
         await harness.round()
-    found = await AuditLog(harness.log).decisions(state.rollout_id)
-    return harness, state.rollout_id, found
+    batches = AuditLog(harness.log).batches(state.rollout_id)
+    return harness, state.rollout_id, [one async for batch in batches for one in batch]
+
+
+def replay(name: str, decisions: Iterable[Decision]) -> ReplayReport:
+    replaying = Replay(name)
+    replaying.add(decisions)
+    return replaying.report
+
+
+def slices_csv(decisions: Iterable[Decision]) -> str:
+    return SliceTable.header() + SliceTable().rows(decisions)
 
 
 async def test_every_decision_is_recomputed_from_its_record(bench: ControllerBench) -> None:
@@ -52,6 +64,33 @@ async def test_a_changed_record_and_a_missing_slice_are_found(bench: ControllerB
     assert {one["field"] for one in report.differences} == {"log_e"}
     middle = next(n for n, one in enumerate(decisions) if one.evidence.get("slices"))
     assert replay(name, decisions[:middle] + decisions[middle + 1 :]).gaps == [0]
+
+
+async def test_a_record_is_replayed_piece_by_piece_and_kept_nowhere(bench: ControllerBench) -> None:
+    """Days of looks: what a replay holds does not grow with them."""
+    _, name, (start, *_) = await judged(bench)
+    arm = {"requests": 30.0, "failures": 1.0, "scores": 3.0, "score_sum": 2.0}
+    gaps = [{"look": 3 * n, "candidate": arm, "stable": arm} for n in range(3_000)]
+
+    def batch(first: int) -> list[Decision]:
+        return [
+            start.model_copy(update={"evidence": {"slices": [dict(one)]}})
+            for one in gaps[first : first + 100]
+        ]
+
+    replaying = Replay(name)
+    replaying.add([start])
+    tracemalloc.start()
+    before = 0
+    for first in range(0, len(gaps), 100):
+        replaying.add(batch(first))
+        if first == MAX_SHOWN:
+            before, _ = tracemalloc.get_traced_memory()
+    after, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (replaying.report.decisions, replaying.report.looks) == (3_001, 3 * 2_999 + 1)
+    assert len(replaying.report.gaps) == MAX_SHOWN
+    assert after - before < 50_000
 
 
 async def test_the_exported_slices_add_up_to_what_was_judged(bench: ControllerBench) -> None:
