@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ from services.router.errors import InvalidRequest
 from services.router.filter_rules import RuleSet
 from services.router.output_filter import FILTERED, HeldStream, OutputFilter, filter_whole
 from services.router.request import json_object
+from services.router.watchdog import Watchdog
 from shared.contracts.events.api_keys import Permission
 from shared.errors import RatchetError
 from shared.http.asgi import AsgiApp, Receive, Scope, Send
@@ -104,11 +106,20 @@ class ModeratedProxy:
         except (InvalidRequest, QuotaExceeded) as error:
             await problem(error)(scope, receive, send)
             return
+        watchdog = Watchdog()
+        watchdog.watch(receive)
         try:
             model = self._model_of(str(payload.get("model")))
             rules = self._filter.rules(key.tenant, model)
             await self._forward(body, model, rules, scope, receive, send)
+        except asyncio.CancelledError:
+            # The request to the service ended with it, and with that one the engine's.
+            task = asyncio.current_task()
+            if not watchdog.gone or task is None:
+                raise
+            task.uncancel()
         finally:
+            watchdog.close()
             self._quotas.leave(slot)
 
     async def _forward(

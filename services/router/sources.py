@@ -42,6 +42,7 @@ class Sources:
         self._view = view
         self._clock = clock
         self._said: dict[str, tuple[object, ...]] = {}
+        self._resets = 0
         registry = RegistryFollower(event_log)
         state.use_registry(registry.registry)
         self._followers: dict[str, Follower] = {
@@ -98,13 +99,18 @@ class Sources:
             if state is None:
                 log.warning("routing.reset", source=REDIS)
                 self._state.table.reset()
+                self._resets += 1
                 continue
             self._say(state, REDIS, changed=self._state.put(state))
 
     async def _poll(self) -> None:
         while True:
+            resets = self._resets
             async with asyncio.timeout(VIEW_TIMEOUT_S):
                 states = await self._view.all()
+            if resets != self._resets:
+                # Read before the reset: after it, states of any order count, old ones too.
+                continue
             for state in states:
                 self._say(state, REDIS, changed=self._state.put(state))
             if states:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -44,10 +45,10 @@ async def inference() -> AsyncIterator[TestServer]:
         yield server
 
 
-def client(session: aiohttp.ClientSession, url: str, **more: Any) -> httpx.AsyncClient:
+def moderated(session: aiohttp.ClientSession, url: str, **more: Any) -> Any:
     keys = more.pop("keys", KeyRing(required=False))
     quotas = Quotas(key=inference_limits(more.pop("key_limits", RateLimits())), tenant=RateLimits())
-    app: Any = ModeratedProxy(
+    return ModeratedProxy(
         elsewhere,
         url=url,
         session=session,
@@ -58,6 +59,10 @@ def client(session: aiohttp.ClientSession, url: str, **more: Any) -> httpx.Async
         model_of=lambda name: name.removesuffix("-v1.0"),
         limit=1_000,
     )
+
+
+def client(session: aiohttp.ClientSession, url: str, **more: Any) -> httpx.AsyncClient:
+    app = moderated(session, url, **more)
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://router")
 
 
@@ -170,3 +175,43 @@ async def test_a_request_without_a_length_keeps_the_service_s_default(
         client(session, url, bounds=AnswerBounds(max_tokens=100_000)) as http,
     ):
         assert '{"max_tokens":256}' in (await http.post(PATH, content=b"{}")).text
+
+
+@pytest.mark.parametrize("begun", [False, True], ids=["before the answer", "in the stream"])
+async def test_a_client_that_leaves_ends_the_service_s_request(begun: bool) -> None:
+    asked, ended = asyncio.Event(), asyncio.Event()
+
+    async def silent(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+        if begun:
+            await response.prepare(request)
+            await response.write(b"data: {}\n\n")
+        asked.set()
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.set()
+        return response
+
+    app = web.Application()
+    app.router.add_post(PATH, silent)
+    async with TestServer(app) as server, aiohttp.ClientSession() as one:
+        url = str(server.make_url("")).rstrip("/")
+        proxy = moderated(one, url)
+        body = [{"type": "http.request", "body": b"{}", "more_body": False}]
+        sent: list[Any] = []
+
+        async def receive() -> Any:
+            if body:
+                return body.pop()
+            await asked.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            sent.append(message["type"])
+
+        scope = {"type": "http", "method": "POST", "path": PATH, "headers": []}
+        async with asyncio.timeout(60):
+            await proxy(scope, receive, send)
+            await ended.wait()
+    assert "http.response.start" in sent or not begun

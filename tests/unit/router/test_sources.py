@@ -27,11 +27,17 @@ class FakeRoutingView:
         self.away = False
         self.states: list[RoutingState] = []
         self.announced: asyncio.Queue[RoutingState | None] = asyncio.Queue()
+        self.answers = asyncio.Event()
+        self.answers.set()
+        self.reads = 0
 
     async def all(self) -> list[RoutingState]:
         if self.away:
             raise RedisConnectionError("away")
-        return list(self.states)
+        read = list(self.states)
+        self.reads += 1
+        await self.answers.wait()
+        return read
 
     async def announcements(self) -> AsyncIterator[RoutingState | None]:
         for state in await self.all():
@@ -166,6 +172,32 @@ async def test_a_token_that_no_election_gave_moves_nobody_and_a_reset_forgets_it
     world.view.announced.put_nowait(None)
     world.view.announced.put_nowait(RoutingState.of(world.decision(token, "r1", 500)))
     await eventually(lambda: world.weight() == 500, "after a reset the rebuilt view counts")
+    await stop(task)
+
+
+async def test_a_poll_that_read_before_a_reset_does_not_bring_the_old_state_back(
+    world: SourcesHarness,
+):
+    task = world.run()
+    token = await world.lead()
+    old, new = (RoutingState.of(world.decision(token, "r1", weight)) for weight in (9_000, 500))
+    world.view.announced.put_nowait(old)
+    await eventually(lambda: world.weight() == 9_000, "the old state is known")
+    world.view.states = [old]
+    world.view.answers.clear()
+    before = world.view.reads
+
+    def polled() -> bool:
+        world.clock.advance(5)
+        return world.view.reads > before
+
+    await eventually(polled, "a poll has read the old state")
+    world.view.states = [new]
+    world.view.announced.put_nowait(None)
+    await eventually(world.view.announced.empty, "the reset was heard")
+    world.view.answers.set()
+    await eventually(lambda: world.weight() == 500, "what the rebuilt view has counts")
+    assert [state.weight for state in world.adopted] == [9_000, 500]
     await stop(task)
 
 
