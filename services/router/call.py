@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from services.router.filter_rules import FilterFindings
 from services.router.latency_limits import LatencyLimit
-from services.router.output_filter import FilterFindings
 from services.router.request import ChatRequest
 from services.router.response import EngineResponse
 from services.router.state import HOLDOUT, RouteChoice

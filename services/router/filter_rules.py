@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from shared.contracts.events.base import Identifier
+from shared.contracts.events.base import Identifier, Untrainable
 from shared.contracts.events.interactions import FilterAction
 from shared.kafka.envelope import describe
 
@@ -18,8 +19,12 @@ LOOK_BACK = 512
 """Longest match in characters that is found for sure where a text comes in pieces."""
 MAX_RULES = 64
 MASK = "[FILTERED]"
+FILTERED = "content_filter"
+"""`finish_reason` of a refused answer in the OpenAI API."""
 TRIE_DEPTH = 8
 """Characters of phrases that share one way through the expression; `re` bounds its nesting."""
+
+_SEVERITY = (FilterAction.flag, FilterAction.mask, FilterAction.block)
 
 Word = Annotated[str, Field(min_length=1, max_length=LOOK_BACK // 2)]
 
@@ -107,6 +112,36 @@ class RuleSet:
             if match.end() > match.start() and (whole or match.end() < len(text))
         ]
         return sorted(found, key=lambda match: match[:2])
+
+
+@dataclass(slots=True)
+class FilterFindings:
+    """What was found in one answer: the rules' names, and the severest action taken."""
+
+    action: FilterAction | None = None
+    rules: dict[str, FilterAction] = field(default_factory=dict)
+
+    @property
+    def blocked(self) -> bool:
+        """Whether the answer is refused."""
+        return self.action is FilterAction.block
+
+    @property
+    def untrainable(self) -> tuple[str, ...]:
+        """Why an answer is kept out of training: the client did not see what the model wrote."""
+        return () if self.action is FilterAction.flag else (Untrainable.filtered.value,)
+
+    def take(self, matches: Sequence[Match]) -> None:
+        """Note matches."""
+        for match in matches:
+            self.rules[match.rule.name] = match.rule.action
+            known = -1 if self.action is None else _SEVERITY.index(self.action)
+            if _SEVERITY.index(match.rule.action) > known:
+                self.action = match.rule.action
+
+    def row(self) -> dict[str, Any]:
+        """The findings as the event has them."""
+        return {"action": self.action, "rules": sorted(self.rules)}
 
 
 class FilterRules:

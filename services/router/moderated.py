@@ -11,8 +11,9 @@ import orjson
 
 from services.router.bounds import AnswerBounds
 from services.router.errors import InvalidRequest
-from services.router.filter_rules import RuleSet
-from services.router.output_filter import FILTERED, HeldStream, OutputFilter, filter_whole
+from services.router.filter_rules import FILTERED, RuleSet
+from services.router.filtered_streams import MAX_HELD_BYTES
+from services.router.output_filter import OutputFilter, filter_whole
 from services.router.request import json_object
 from services.router.watchdog import Watchdog
 from shared.contracts.events.api_keys import Permission
@@ -150,7 +151,7 @@ class ModeratedProxy:
                 kind = answer.headers.get("content-type", "application/json").encode()
                 last = b""
                 if rules is not None and answer.status == HTTP_OK:
-                    last = self._filtered(await answer.read(), kind, model, rules)
+                    last = await self._filtered(answer.content, kind, model, rules)
                 begun = True
                 await send(
                     {
@@ -172,14 +173,22 @@ class ModeratedProxy:
         finally:
             self._running -= 1
 
-    def _filtered(self, body: bytes, kind: bytes, model: str, rules: RuleSet) -> bytes:
+    async def _filtered(
+        self, content: aiohttp.StreamReader, kind: bytes, model: str, rules: RuleSet
+    ) -> bytes:
         """A whole answer as the client may see it; a stream passes as it is or not at all."""
+        held = bytearray()
+        async for part in content.iter_any():
+            held += part
+            if len(held) > MAX_HELD_BYTES:
+                raise ModeratedFiltered("the answer is too long for the content filter")
         if kind.startswith(EVENTS):
-            stream = HeldStream(rules)
-            stream.feed(body)
+            stream = self._filter.stream(rules, "responses")
+            stream.feed(bytes(held))
             body, findings = stream.finish(), stream.findings
+            stream.close()
         else:
-            body, _, findings = filter_whole(rules, body, "responses")
+            body, _, findings = filter_whole(rules, bytes(held), "responses")
         self._filter.note(model, findings)
         if findings.blocked:
             raise ModeratedFiltered("the answer was refused by a content filter")

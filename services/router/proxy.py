@@ -23,16 +23,11 @@ from services.router.client_send import ClientSend, SlowClient
 from services.router.engine_connection import AttemptDeadlines, HttpResponse
 from services.router.engines import EngineRequest, Engines
 from services.router.errors import FAILURES, error_body
-from services.router.filter_rules import RuleSet
+from services.router.filter_rules import FILTERED, FilterFindings, RuleSet
+from services.router.filtered_streams import FilteredStream
 from services.router.interactions import Interactions
 from services.router.metrics import RouterMetrics
-from services.router.output_filter import (
-    FILTERED,
-    REFUSAL,
-    FilterFindings,
-    OutputFilter,
-    filter_whole,
-)
+from services.router.output_filter import REFUSAL, OutputFilter, filter_whole
 from services.router.passed_through import ABSENT, PASSED_THROUGH
 from services.router.relay import HTTP_OK, StreamRelay
 from services.router.response import UnreadableResponse, read_error
@@ -199,6 +194,10 @@ class Proxy:
         self._note(call, findings)
         return WholeResponse(status, body)
 
+    def _filtered_stream(self, call: Call) -> FilteredStream | None:
+        rules = self._rules(call)
+        return self._filter.stream(rules, call.request.endpoint) if rules else None
+
     def _rules(self, call: Call) -> RuleSet | None:
         if call.request.endpoint == "embeddings":
             return None
@@ -216,7 +215,7 @@ class Proxy:
         for version, arm in call.plan():
             attempt = self._start(call, send, version, arm)
             heartbeat_s = self._deadlines.heartbeat_s
-            relay = StreamRelay(call, attempt, send, heartbeat_s, self._rules(call))
+            relay = StreamRelay(call, attempt, send, heartbeat_s, self._filtered_stream(call))
             response: HttpResponse | None = None
             reply: WholeResponse | None = None
             try:
@@ -234,8 +233,10 @@ class Proxy:
                     raise SlowClient from None
             finally:
                 call.answer = relay.reader.finish()
-                if relay.filter is not None and (relay.started or attempt.outcome not in FAILED):
-                    self._note(call, relay.filter.findings)
+                if relay.filter is not None:
+                    relay.filter.close()
+                    if relay.started or attempt.outcome not in FAILED:
+                        self._note(call, relay.filter.findings)
             self._close(call, attempt)
             if relay.started:
                 watchdog.unwatch()

@@ -10,8 +10,7 @@ from services.router.answer_readers import STREAM_READERS
 from services.router.call import Call, EngineAttempt
 from services.router.client_send import ClientSend
 from services.router.engine_connection import HttpResponse
-from services.router.filter_rules import RuleSet
-from services.router.output_filter import filtered_stream
+from services.router.filtered_streams import FilteredStream
 from shared.contracts.events.interactions import Outcome
 
 HTTP_OK = 200
@@ -40,10 +39,10 @@ class StreamRelay:
         attempt: EngineAttempt,
         send: ClientSend,
         heartbeat_s: float,
-        rules: RuleSet | None,
+        filtered: FilteredStream | None,
     ) -> None:
-        """With `rules`, what the engine sends goes through the output filter."""
-        self.filter = filtered_stream(rules, call.request.endpoint) if rules else None
+        """With `filtered`, what the engine sends goes through it."""
+        self.filter = filtered
         self._heartbeat_s = heartbeat_s
         self._call = call
         self._attempt = attempt

@@ -111,6 +111,7 @@ class GatewayHarness:
             self.state.heard(source)
         registry = CollectorRegistry()
         registry.register(self.metrics)
+        self.output_filter = OutputFilter(filter_rules, registry)
         pool = await self.stack.enter_async_context(Engines(engines, self.clock))
         gateway = Gateway(
             state=self.state,
@@ -122,7 +123,7 @@ class GatewayHarness:
                 self.breaker,
                 VoteLimits(),
                 self.state.settings,
-                OutputFilter(filter_rules, registry),
+                self.output_filter,
             ),
             keys=self.keys,
             metrics=self.metrics,

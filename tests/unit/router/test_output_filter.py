@@ -14,14 +14,18 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from benchmarks.stub_engine import TEXT
+from services.router.answer_texts import text_matches
 from services.router.filter_rules import LOOK_BACK, MASK, FilterRule, FilterRules, RuleSet, masked
-from services.router.output_filter import (
-    CHECK_EVERY,
+from services.router.filtered_streams import (
+    CHECKS,
+    MAX_HELD_BYTES,
     MAX_HELD_EVENTS,
+    MAX_HELD_IN_ALL,
+    HeldBytes,
     HeldStream,
     LookBackStream,
-    filter_whole,
 )
+from services.router.output_filter import filter_whole
 from shared.contracts.events.interactions import FilterAction
 from tests.unit.router.conftest import GatewayHarness
 
@@ -53,7 +57,7 @@ def texts(events: bytes, index: int = 0, name: str = "content") -> list[str]:
 
 
 def through(rules: RuleSet, pieces: list[str]) -> str:
-    stream = LookBackStream(rules)
+    stream = LookBackStream(rules, HeldBytes())
     out = b"".join(stream.feed(chunk(piece)) for piece in pieces) + stream.finish()
     return "".join(texts(out))
 
@@ -78,7 +82,7 @@ def test_a_streamed_answer_is_masked_like_a_whole_one_however_it_is_cut(seed: in
 
 
 def test_a_text_leaves_as_soon_as_no_match_can_begin_in_it():
-    stream = LookBackStream(RuleSet([SECRET]))
+    stream = LookBackStream(RuleSet([SECRET]), HeldBytes())
     sent = [len("".join(texts(stream.feed(chunk("x" * 64))))) for _ in range(40)]
     assert sum(sent) >= 40 * 64 - LOOK_BACK - 64
     assert stream.feed(chunk("", finish_reason="stop")) == b""
@@ -87,8 +91,13 @@ def test_a_text_leaves_as_soon_as_no_match_can_begin_in_it():
 
 def test_a_blocked_stream_ends_without_the_phrase_and_says_why():
     rules = RuleSet([SECRET.model_copy(update={"action": FilterAction.block})])
-    stream = LookBackStream(rules)
-    pieces = ["It left our ware", "house this", " morning", " and arrives" + "." * CHECK_EVERY]
+    stream = LookBackStream(rules, HeldBytes())
+    pieces = [
+        "It left our ware",
+        "house this",
+        " morning",
+        " and arrives" + "." * (LOOK_BACK // CHECKS),
+    ]
     out = b"".join(stream.feed(chunk(piece)) for piece in pieces)
     assert stream.findings.blocked
     assert "".join(texts(out)) == ""
@@ -97,7 +106,7 @@ def test_a_blocked_stream_ends_without_the_phrase_and_says_why():
 
 
 def test_what_leaves_a_full_stream_early_was_looked_at():
-    stream = LookBackStream(RuleSet([SECRET]))
+    stream = LookBackStream(RuleSet([SECRET]), HeldBytes())
     out = stream.feed(chunk("warehouse this morning"))
     assert out == b""
     out = b"".join(stream.feed(chunk("", 1)) for _ in range(MAX_HELD_EVENTS))
@@ -126,7 +135,7 @@ def test_of_words_that_begin_alike_each_is_found():
 
 
 def test_reasoning_does_not_hold_back_the_answer_behind_it_and_choices_do_not_mix():
-    stream = LookBackStream(RuleSet([SECRET]))
+    stream = LookBackStream(RuleSet([SECRET]), HeldBytes())
     out = stream.feed(chunk("warehouse this ", name="reasoning"))
     out += b"".join(stream.feed(chunk("y" * 100)) for _ in range(10))
     assert "".join(texts(out, name="reasoning")) == "warehouse this "
@@ -137,7 +146,7 @@ def test_reasoning_does_not_hold_back_the_answer_behind_it_and_choices_do_not_mi
 
 
 def test_token_probabilities_do_not_tell_what_is_held_back():
-    stream = LookBackStream(RuleSet([SECRET]))
+    stream = LookBackStream(RuleSet([SECRET]), HeldBytes())
     out = stream.feed(chunk("warehouse this morning ", logprobs={"content": [{"token": "w"}]}))
     out += stream.finish()
     assert b"logprobs" not in out
@@ -149,7 +158,7 @@ def test_token_probabilities_do_not_tell_what_is_held_back():
 
 
 def test_the_tokens_of_a_masked_answer_do_not_tell_its_text():
-    stream = LookBackStream(RuleSet([SECRET]))
+    stream = LookBackStream(RuleSet([SECRET]), HeldBytes())
     out = stream.feed(chunk("warehouse this morning ", token_ids=[7])) + stream.finish()
     choice = {"message": {"content": TEXT}, "token_ids": [7]}
     part = {"type": "output_text", "text": TEXT, "logprobs": [{"token": "w"}]}
@@ -174,12 +183,131 @@ def test_arguments_of_a_tool_are_looked_at_in_the_form_of_the_messages_api_too()
 
 
 def test_a_held_stream_is_looked_at_where_a_text_comes_in_no_piece():
-    stream = HeldStream(RuleSet([SECRET]))
+    stream = HeldStream(RuleSet([SECRET]), HeldBytes())
     call = {"type": "function_call", "arguments": orjson.dumps({"where": TEXT}).decode()}
     value = {"type": "response.output_item.done", "item": call}
     stream.feed(b"event: x\ndata: " + orjson.dumps(value) + b"\n\n")
     assert stream.finish() == b""
     assert stream.findings.blocked
+
+
+def call_pieces(number: int, pieces: list[str], **more: Any) -> list[bytes]:
+    calls = [{"index": number, "function": {"arguments": piece}} for piece in pieces]
+    return [
+        b"data: " + orjson.dumps({"choices": [{"index": 0, "delta": {"tool_calls": [call]}}], **more})
+        + b"\n\n"
+        for call in calls
+    ]  # fmt: skip
+
+
+def arguments(events: bytes) -> dict[int, str]:
+    found: dict[int, str] = {}
+    for event in events.split(b"\n\n"):
+        for choice in orjson.loads(event[6:])["choices"] if event else ():
+            for call in choice["delta"]["tool_calls"]:
+                number = call["index"]
+                found[number] = found.get(number, "") + call["function"]["arguments"]
+    return found
+
+
+def escaped(text: str, draw: random.Random) -> str:
+    """JSON of a text in which any character may be an escape, as an engine may write it."""
+    out: list[str] = []
+    for char in text:
+        units = char.encode("utf-16-be").hex()
+        long = "".join(f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4))
+        out.append(draw.choice([orjson.dumps(char).decode()[1:-1], long]))
+    return "".join(out)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_arguments_are_masked_by_what_their_escapes_mean_however_they_are_cut(seed: int):
+    draw = random.Random(seed)
+    rules = RuleSet([SECRET.model_copy(update={"words": ("warehouse this morning", "😀 smile")})])
+    words = ["warehouse", "this", "morning", "😀", "smile", "x" * 300, "é", '"', "\\", "u0077"]
+    texts = [" ".join(draw.choices(words, k=60)) + " warehouse\nthis morning." for _ in range(2)]
+    given = [f'{{"q": "{escaped(text, draw)}"}}' for text in texts]
+    queues: list[list[bytes]] = []
+    for number, whole in enumerate(given):
+        pieces, at = list[str](), 0
+        while at < len(whole):
+            size = draw.choice([1, 3, 50, 900])
+            pieces.append(whole[at : at + size])
+            at += size
+        queues.append(call_pieces(number, pieces))
+    stream = LookBackStream(rules, HeldBytes())
+    out = b""
+    while left := [queue for queue in queues if queue]:
+        out += stream.feed(draw.choice(left).pop(0))
+    shown = arguments(out + stream.finish())
+    for number, text in enumerate(texts):
+        assert orjson.loads(shown[number])["q"] == masked(text, rules.matches(text))
+        body = {
+            "choices": [{"message": {"tool_calls": [{"function": {"arguments": given[number]}}]}}]
+        }
+        whole, _, _ = filter_whole(rules, orjson.dumps(body), "chat")
+        (call,) = orjson.loads(whole)["choices"][0]["message"]["tool_calls"]
+        assert call["function"]["arguments"] == shown[number]
+
+
+def test_a_text_that_is_no_json_is_not_taken_for_it():
+    rules = RuleSet([SECRET])
+    text = r"warehouse\u0020this morning"
+    assert not text_matches(rules, "content", text)
+    assert [match[:2] for match in text_matches(rules, "arguments", text)] == [(0, len(text))]
+
+
+def test_parallel_calls_do_not_hide_a_phrase_from_each_other_nor_make_one():
+    stream = LookBackStream(RuleSet([SECRET]), HeldBytes())
+    one = call_pieces(0, ['{"a": "warehouse ', 'this morning"}'])
+    other = call_pieces(1, ['{"b": "ware', 'house", "this": "morning"}'])
+    out = b"".join(stream.feed(event) for event in (one[0], other[0], one[1], other[1]))
+    shown = arguments(out + stream.finish())
+    assert shown == {0: f'{{"a": "{MASK}"}}', 1: '{"b": "warehouse", "this": "morning"}'}
+
+
+@pytest.mark.parametrize("kind", ["input_json_delta", "response.function_call_arguments.delta"])
+def test_escapes_in_arguments_of_held_streams_hide_nothing(kind: str):
+    stream = HeldStream(RuleSet([SECRET]), HeldBytes())
+    for number, piece in ((0, r'{"a": "\u0077are'), (1, "{}"), (0, r'house\nthis morning"}')):
+        value: dict[str, Any] = {"type": kind, "output_index": number, "delta": piece}
+        if kind == "input_json_delta":
+            delta = {"type": kind, "partial_json": piece}
+            value = {"type": "content_block_delta", "index": number, "delta": delta}
+        stream.feed(b"event: x\ndata: " + orjson.dumps(value) + b"\n\n")
+    assert stream.finish() == b""
+    assert stream.findings.blocked
+
+
+def test_what_all_streams_hold_back_is_bounded_and_spares_small_ones():
+    rules, held = RuleSet([SECRET]), HeldBytes()
+    event = b"event: x\ndata: " + orjson.dumps({"delta": "y" * (MAX_HELD_BYTES // 2)}) + b"\n\n"
+    large: list[HeldStream] = []
+    while held.held <= MAX_HELD_IN_ALL - len(event):
+        large.append(HeldStream(rules, held))
+        large[-1].feed(event)
+        assert not large[-1].findings.blocked
+    small, next_one = HeldStream(rules, held), HeldStream(rules, held)
+    small.feed(b"event: x\ndata: {}\n\n")
+    next_one.feed(event)
+    assert not small.findings.blocked
+    assert next_one.findings.blocked
+    for stream in (*large, small, next_one):
+        stream.close()
+    assert (held.held, held.streams) == (0, 0)
+
+
+def test_a_look_back_that_would_hold_too_many_bytes_lets_the_first_ones_go():
+    held = HeldBytes()
+    stream = LookBackStream(RuleSet([SECRET]), held)
+    padding = "z" * (MAX_HELD_BYTES // 4)
+    first = stream.feed(chunk("warehouse this morning", padding=padding))
+    assert first == b""
+    out = b"".join(stream.feed(chunk("", 1, padding=padding)) for _ in range(4))
+    assert texts(out)[0] == MASK
+    assert held.held <= MAX_HELD_BYTES
+    stream.close()
+    assert held.held == 0
 
 
 async def answer_or_tear(request: web.Request) -> web.StreamResponse:
@@ -209,7 +337,7 @@ async def test_a_failed_attempt_that_nobody_saw_is_not_counted(bench: GatewayHar
 
 
 def test_a_stream_that_repeats_itself_at_the_end_is_held_and_masking_refuses():
-    stream = HeldStream(RuleSet([SECRET]))
+    stream = HeldStream(RuleSet([SECRET]), HeldBytes())
     for piece in ("our warehouse this ", "morning"):
         value = {"type": "response.output_text.delta", "delta": piece}
         assert stream.feed(b"event: x\ndata: " + orjson.dumps(value) + b"\n\n") == b""
@@ -251,6 +379,15 @@ async def test_what_is_blocked_never_reaches_the_client(
         assert response.status_code == 400
     (event,) = bench.events()
     assert (event.outcome, event.finish_reason) == ("ok", "content_filter")
+
+
+async def test_streams_give_back_what_they_held_however_they_end(bench: GatewayHarness):
+    await bench.start(filter_rules=with_action("mask"))
+    bench.route()
+    await bench.ask(stream=True)
+    await bench.client.post("/v1/responses", json={"model": "m", "stream": True, "input": "where?"})
+    held = bench.output_filter.held
+    assert (held.held, held.streams) == (0, 0)
 
 
 async def test_a_flag_changes_nothing_but_the_record(bench: GatewayHarness):
