@@ -63,10 +63,12 @@ manifests: setup ## plain Kubernetes manifests from the Helm chart
 	@deploy/k8s/render.sh
 
 chart-test: setup ## the Helm chart with every set of values, each object checked by its schema
-	@$(PYTHON_BIN) -m pytest -n auto tests/contract/test_chart.py tests/contract/test_chart_sets.py $(ARGS)
+	@$(PYTHON_BIN) -m pytest -n auto tests/contract/test_chart.py tests/contract/test_chart_sets.py \
+	  tests/contract/test_chart_access.py $(ARGS)
 
-contracts: setup ## JSON Schemas and AsyncAPI from the event models
+contracts: setup ## JSON Schemas and AsyncAPI from the event models, and the chart's topics and users
 	@$(PYTHON_BIN) -m shared.contracts.generate
+	@$(PYTHON_BIN) -m deploy.k8s.strimzi
 
 lock: setup ## pin what pyproject.toml and requirements/ml.in ask for (UPGRADE=1 for the newest)
 	@requirements/lock.sh

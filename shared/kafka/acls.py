@@ -12,6 +12,8 @@ CONSUMER_GROUPS = {
     "feedback": ("ratchet.feedback-intake", "ratchet.feedback-erasures"),
     "inference": ("ratchet.inference",),
 }
+PRODUCTS = "products"
+"""Writers of the intake topics, each as its own tenant."""
 ALL_TOPICS = "ratchet."
 """What the names of all topics begin with."""
 
@@ -43,6 +45,7 @@ def required_acls(tenants: tuple[str, ...], *, prefix: str) -> Iterator[Acl]:
     with_dead_letters = {
         writer for topic in declared if topic.name == DEAD_LETTERS for writer in topic.writers
     }
+    services = {who for topic in declared for who in (*topic.writers, *topic.readers)}
     for topic in (one for each in declared for one in each.for_tenants(tenants)):
         for reader in topic.readers:
             yield from _on_topic(f"User:{prefix}{reader}", "Read", topic.name)
@@ -55,7 +58,11 @@ def required_acls(tenants: tuple[str, ...], *, prefix: str) -> Iterator[Acl]:
     for service, groups in CONSUMER_GROUPS.items():
         for group in groups:
             yield Acl(f"User:{prefix}{service}", "Read", "group", group)
-    for operation in ("Create", "Describe", "DescribeConfigs"):
+    for service in sorted(services - {PRODUCTS}):
+        # `ratchet topics wait`, by which a pod waits before it starts: a topic that one may not
+        # describe is missing.
+        yield Acl(f"User:{prefix}{service}", "Describe", "topic", ALL_TOPICS, "prefixed")
+    for operation in ("Create", "DescribeConfigs"):
         # `ratchet topics apply` and `diff`
         yield Acl(f"User:{prefix}cli", operation, "topic", ALL_TOPICS, "prefixed")
 

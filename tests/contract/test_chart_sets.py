@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from tests.support.chart import (
     validate,
     workloads,
 )
+from tests.support.chart_sets import SCALED, SETS, objects_of
 
 CRDS = {
     crd["kind"]: crd
@@ -34,161 +34,6 @@ CRDS = {
         json.loads, (file.read_text() for file in (Path(__file__).parent / "crds").glob("*.json"))
     )
 }
-SCALED = {"autoscaling": {"enabled": True}}
-SCRAM = {
-    "securityProtocol": "SASL_SSL",
-    "saslMechanism": "SCRAM-SHA-512",
-    "username": "ratchet",
-    "filesSecret": "kafka",
-    "files": {"password": "pw", "ca": "ca.crt"},
-}
-SETS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
-    "defaults": ((), {}),
-    "minimal": (("minimal",), {}),
-    "production": (("production",), {}),
-    "production-gpu": (("production", "gpu"), {}),
-    "openshift": (("production", "openshift"), {}),
-    "sasl-scram": ((), {"kafka": SCRAM}),
-    "mutual-tls": (
-        (),
-        {
-            "kafka": {
-                "securityProtocol": "SSL",
-                "filesSecret": "kafka",
-                "files": {"ca": "ca.crt", "cert": "tls.crt", "key": "tls.key"},
-            }
-        },
-    ),
-    "oauth": (
-        (),
-        {
-            "kafka": {
-                "securityProtocol": "SASL_SSL",
-                "saslMechanism": "OAUTHBEARER",
-                "filesSecret": "kafka",
-                "files": {"token": "token"},
-            }
-        },
-    ),
-    "redis-by-tls": (
-        (),
-        {
-            "redis": {
-                "url": "rediss://redis:6380/0",
-                "username": "ratchet",
-                "filesSecret": "redis",
-                "files": {"password": "pw", "ca": "ca.crt"},
-            }
-        },
-    ),
-    "prometheus-by-token": (
-        (),
-        {
-            "prometheus": {
-                "url": "https://prometheus",
-                "filesSecret": "prometheus",
-                "files": {"token": "token", "ca": "ca.crt"},
-            },
-            "engine": {"filesSecret": "engine", "files": {"apiKey": "key"}},
-        },
-    ),
-    "voting": (
-        (),
-        {
-            "feedback": {
-                "filesSecret": "raters",
-                "files": {"votingSecret": "secret", "routerApiKey": "key", "votingPlan": "plan"},
-            }
-        },
-    ),
-    "operator": (
-        (),
-        {
-            "podMonitor": {"enabled": True},
-            "prometheusRules": {"enabled": True, "runbooks": "https://example.com/runbooks"},
-            "dashboards": {"enabled": True},
-        },
-    ),
-    "autoscaling": (
-        (),
-        {"services": {"router": SCALED, "feedback": SCALED, "aggregator": SCALED}},
-    ),
-    "autoscaling-by-lag-and-scram": (
-        (),
-        {
-            "kafka": SCRAM,
-            "tenants": ["default", "acme"],
-            "services": {"feedback": {"autoscaling": {"enabled": True, "lag": 1000}}},
-        },
-    ),
-    "ingress": (
-        (),
-        {
-            "ingress": {
-                "enabled": True,
-                "className": "nginx",
-                "hosts": {"router": "llm.example.com", "feedback": "feedback.example.com"},
-                "tls": [{"hosts": ["llm.example.com"], "secretName": "tls"}],
-            }
-        },
-    ),
-    "gateway": (
-        (),
-        {
-            "gateway": {
-                "enabled": True,
-                "parentRefs": [{"name": "public", "namespace": "gateways"}],
-                "hosts": {"router": "llm.example.com", "rollout": "rollout.example.com"},
-            }
-        },
-    ),
-    "network-policies": ((), {"networkPolicy": {"enabled": True}}),
-    "tenants": ((), {"tenants": ["default", "acme", "globex"]}),
-    "training-job": (
-        ("gpu",),
-        {
-            "networkPolicy": {"enabled": True},
-            "trainingJob": {
-                "enabled": True,
-                "folder": "training/jobs/1f/attempt-1",
-                "nodes": 3,
-                "processes": 8,
-            },
-        },
-    ),
-    "report": (
-        (),
-        {
-            "report": {"enabled": True, "filesSecret": "report", "files": {"webhook": "url"}},
-            "networkPolicy": {"enabled": True},
-        },
-    ),
-    "traces-and-moderation": (
-        (),
-        {
-            "tracing": {"endpoint": "http://collector:4318", "ratio": 0.25},
-            "moderation": {"enabled": True},
-            "networkPolicy": {"enabled": True},
-        },
-    ),
-    "without-cli": ((), {"cli": {"enabled": False}, "networkPolicy": {"enabled": True}}),
-    "volumes-of-yours": (
-        (),
-        {
-            "extraVolumes": [{"name": "s", "persistentVolumeClaim": {"claimName": "adapters"}}],
-            "extraVolumeMounts": [{"name": "s", "mountPath": "/var/lib/ratchet-adapters"}],
-            "storage": {"adapters": "file:///var/lib/ratchet-adapters"},
-            "envFromSecrets": ["object-storage"],
-            "image": {"digests": {"router": f"sha256:{'a' * 64}"}},
-        },
-    ),
-}
-
-
-@cache
-def objects_of(name: str, folder: Path) -> list[dict[str, Any]]:
-    profiles, values = SETS[name]
-    return render(values, folder, profiles=profiles)
 
 
 @pytest.fixture(scope="module")
@@ -203,6 +48,12 @@ def objects(request: pytest.FixtureRequest, folder: Path) -> list[dict[str, Any]
 
 def containers(pod: dict[str, Any]) -> list[dict[str, Any]]:
     return [*pod["containers"], *pod.get("initContainers", [])]
+
+
+def secrets(volume: dict[str, Any]) -> list[dict[str, Any]]:
+    """The Secrets that a volume mounts."""
+    projected = [one["secret"] for one in volume.get("projected", {}).get("sources", [])]
+    return [*projected, *([volume["secret"]] if "secret" in volume else [])]
 
 
 def test_there_are_enough_sets_and_every_profile_is_in_one() -> None:
@@ -272,7 +123,8 @@ def test_the_services_take_the_connections_and_their_files_are_mounted(
             for mount in found[name]["containers"][0].get("volumeMounts", [])
             for volume in found[name].get("volumes", [])
             if volume["name"] == mount["name"]
-            for item in volume.get("secret", {}).get("items", [])
+            for secret in secrets(volume)
+            for item in secret["items"]
         }
         assert mounted == {text for key, text in environment.items() if key.endswith("_FILE")}
 
@@ -433,8 +285,9 @@ def test_keda_reads_the_lag_of_groups_and_topics_that_exist(folder: Path) -> Non
                 assert trigger["metadata"]["topic"] in topics
     secure = {trigger["metadata"].get("sasl") for trigger in scaled["spec"]["triggers"]}
     assert secure == {"scram_sha512", None}
-    access = named(objects, "TriggerAuthentication", "here-kafka")["spec"]["secretTargetRef"]
-    assert {one["parameter"] for one in access} == {"username", "password", "ca"}
+    access = named(objects, "TriggerAuthentication", "here-feedback-kafka")["spec"]
+    given = {one["parameter"] for one in access["secretTargetRef"]}
+    assert given == {"username", "password", "ca"}
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,14 @@ def test_a_service_writes_only_what_its_topics_declare() -> None:
     assert not [one for one in rules if one.principal == "User:products"]
 
 
+def test_every_service_sees_all_topics_for_which_it_waits() -> None:
+    rules = set(required_acls(("acme",), prefix=""))
+    see_all = {
+        one.principal for one in rules if one[1:] == ("Describe", "topic", "ratchet.", "prefixed")
+    }
+    assert see_all == {one.principal for one in rules} - {"User:tenant-acme"}
+
+
 def test_consumer_groups_are_those_that_the_services_join() -> None:
     assert CONSUMER_GROUPS["feedback"] == (intake.GROUP, eraser.GROUP)
     assert CONSUMER_GROUPS["aggregator"] == (AggregatorSettings().app_id,)

@@ -78,30 +78,75 @@ app.kubernetes.io/component: {{ .name }}
 
 {{- /* Every component that there is: the services, and those that run the ratchet command. */ -}}
 {{- define "ratchet.components" -}}
-{{- $all := append (keys .Values.services | sortAlpha) "topics" -}}
+{{- $all := keys .Values.services | sortAlpha -}}
+{{- if not .Values.kafka.strimzi.enabled }}{{ $all = append $all "topics" }}{{ end -}}
 {{- if .Values.cli.enabled }}{{ $all = append $all "cli" }}{{ end -}}
 {{- if .Values.report.enabled }}{{ $all = append $all "report" }}{{ end -}}
 {{ toJson $all }}
 {{- end -}}
 
+{{- /* The user by which a component comes to Kafka where Strimzi makes one for each service. */ -}}
+{{- define "ratchet.strimziUser" -}}
+{{ include "ratchet.base" .root }}-{{ has .name (list "report" "topics") | ternary "cli" .name }}
+{{- end -}}
+
+{{- define "ratchet.kafkaProtocol" -}}
+{{ .Values.kafka.strimzi.enabled | ternary "SASL_SSL" .Values.kafka.securityProtocol }}
+{{- end -}}
+
+{{- define "ratchet.kafkaMechanism" -}}
+{{ .Values.kafka.strimzi.enabled | ternary "SCRAM-SHA-512" .Values.kafka.saslMechanism }}
+{{- end -}}
+
+{{- define "ratchet.kafkaUsername" -}}
+{{- if .root.Values.kafka.strimzi.enabled }}{{ include "ratchet.strimziUser" . }}{{ else }}{{ .root.Values.kafka.username }}{{ end -}}
+{{- end -}}
+
+{{- /* A connection's files for a component, by Secret: [{secret, files: {file: key}}]. */ -}}
+{{- define "ratchet.sources" -}}
+{{- $from := get .root.Values .connection -}}
+{{- if and (eq .connection "kafka") $from.strimzi.enabled -}}
+{{- $user := dict "secret" (include "ratchet.strimziUser" .) "files" (dict "password" "password") -}}
+{{- $ca := dict "secret" (printf "%s-cluster-ca-cert" $from.strimzi.cluster) "files" (dict "ca" "ca.crt") -}}
+{{ list $user $ca | toJson }}
+{{- else if $from.files -}}
+{{- $secret := required (printf "%s.filesSecret: must name the Secret that holds %s.files" .connection .connection) $from.filesSecret -}}
+{{ list (dict "secret" $secret "files" $from.files) | toJson }}
+{{- else -}}
+[]
+{{- end -}}
+{{- end -}}
+
 {{- /* Volumes of those files; with `mounts`, where they are mounted. */ -}}
 {{- define "ratchet.files" -}}
 {{- range $connection := include "ratchet.connections" . | fromJsonArray }}
-{{- $from := get $.root.Values $connection }}
-{{- if $from.files }}
-{{- if $.mounts }}
+{{- $sources := include "ratchet.sources" (merge (dict "connection" $connection) $) | fromJsonArray }}
+{{- if not $sources }}
+{{- else if $.mounts }}
 - {name: files-{{ $connection }}, mountPath: /etc/ratchet-files/{{ $connection }}, readOnly: true}
-{{- else }}
+{{- else if eq (len $sources) 1 }}
 - name: files-{{ $connection }}
   secret:
-    secretName: {{ required (printf "%s.filesSecret: must name the Secret that holds %s.files" $connection $connection) $from.filesSecret | quote }}
+    secretName: {{ (first $sources).secret | quote }}
     defaultMode: 0440
-    items:
-      {{- range $file, $key := $from.files }}
-      - {key: {{ $key | quote }}, path: {{ $file | quote }}}
+    items: {{- include "ratchet.items" (first $sources).files | trim | nindent 6 }}
+{{- else }}
+- name: files-{{ $connection }}
+  projected:
+    defaultMode: 0440
+    sources:
+      {{- range $source := $sources }}
+      - secret:
+          name: {{ $source.secret | quote }}
+          items: {{- include "ratchet.items" $source.files | trim | nindent 12 }}
       {{- end }}
 {{- end }}
 {{- end }}
+{{- end -}}
+
+{{- define "ratchet.items" -}}
+{{- range $file, $key := . }}
+- {key: {{ $key | quote }}, path: {{ $file | quote }}}
 {{- end }}
 {{- end -}}
 
@@ -117,11 +162,11 @@ A component's environment as a map of texts: what the chart knows, then `env`, t
   "RATCHET_PROFILE" "production"
   "RATCHET_HOST" "0.0.0.0"
   "RATCHET_KAFKA_BOOTSTRAP" $values.kafka.bootstrap
-  "RATCHET_KAFKA_SECURITY_PROTOCOL" $values.kafka.securityProtocol
+  "RATCHET_KAFKA_SECURITY_PROTOCOL" (include "ratchet.kafkaProtocol" .root)
   "RATCHET_TENANTS" $values.tenants
   "RATCHET_ADAPTERS_URI" $values.storage.adapters -}}
-{{- with $values.kafka.saslMechanism }}{{ $_ := set $found "RATCHET_KAFKA_SASL_MECHANISM" . }}{{ end -}}
-{{- with $values.kafka.username }}{{ $_ := set $found "RATCHET_KAFKA_USERNAME" . }}{{ end -}}
+{{- with include "ratchet.kafkaMechanism" .root }}{{ $_ := set $found "RATCHET_KAFKA_SASL_MECHANISM" . }}{{ end -}}
+{{- with include "ratchet.kafkaUsername" . }}{{ $_ := set $found "RATCHET_KAFKA_USERNAME" . }}{{ end -}}
 {{- range $connection := include "ratchet.connections" . | fromJsonArray -}}
 {{- if and (eq $connection "redis") $values.redis.username }}
 {{- $_ := set $found "RATCHET_REDIS_USERNAME" $values.redis.username }}
@@ -130,9 +175,11 @@ A component's environment as a map of texts: what the chart knows, then `env`, t
 {{- $_ := set $found "RATCHET_PROMETHEUS_URL" $values.prometheus.url }}
 {{- with $values.prometheus.username }}{{ $_ := set $found "RATCHET_PROMETHEUS_USERNAME" . }}{{ end -}}
 {{- end -}}
-{{- range $file, $key := (get $values $connection).files -}}
+{{- range $source := include "ratchet.sources" (merge (dict "connection" $connection) $) | fromJsonArray -}}
+{{- range $file, $key := $source.files -}}
 {{- $variable := printf "RATCHET_%s_%s_FILE" $connection (snakecase $file) | upper -}}
 {{- $_ := set $found $variable (printf "/etc/ratchet-files/%s/%s" $connection $file) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- with $values.tracing.endpoint -}}

@@ -1,0 +1,142 @@
+"""Who comes to Kafka and to Secrets: users and topics by Strimzi, Secrets by External Secrets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy.k8s import strimzi
+from shared.contracts.topics import load_topics
+from shared.kafka.acls import Acl, required_acls
+from shared.kafka.topics import configuration, count
+from tests.support.chart import ChartRefused, environments, named, pods, render, workloads
+from tests.support.chart_sets import objects_of
+
+TENANTS = ("default", "acme_1")
+PATTERNS = {"literal": "literal", "prefix": "prefixed"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("chart")
+
+
+def specs(objects: list[dict[str, Any]], kind: str) -> dict[str, dict[str, Any]]:
+    return {item["metadata"]["name"]: item["spec"] for item in objects if item["kind"] == kind}
+
+
+def test_the_chart_s_declarations_are_fresh() -> None:
+    assert strimzi.DECLARATIONS.read_text() == strimzi.text(), "python -m deploy.k8s.strimzi"
+
+
+def test_strimzi_s_topics_are_those_that_the_contracts_declare(folder: Path) -> None:
+    declared = [one for topic in load_topics() for one in topic.for_tenants(TENANTS)]
+    topics = specs(objects_of("strimzi", folder), "KafkaTopic").values()
+    assert sorted(topics, key=lambda topic: topic["topicName"]) == [
+        {
+            "topicName": topic.name,
+            "partitions": count(topic, 12),
+            "replicas": 3,
+            "config": configuration(topic, 3),
+        }
+        for topic in sorted(declared, key=lambda topic: topic.name)
+    ]
+
+
+def test_fewer_than_three_replicas_ask_for_one_acknowledgement(folder: Path) -> None:
+    values = {"kafka": {"replication": 1}}
+    topics = specs(render(values, folder, profiles=("strimzi",)), "KafkaTopic").values()
+    assert {topic["replicas"] for topic in topics} == {1}
+    assert not [topic for topic in topics if "min.insync.replicas" in topic["config"]]
+
+
+def test_an_uninstalled_release_leaves_its_topics(folder: Path) -> None:
+    topics = [one for one in objects_of("strimzi", folder) if one["kind"] == "KafkaTopic"]
+    kept = {one["metadata"]["annotations"]["helm.sh/resource-policy"] for one in topics}
+    assert kept == {"keep"}
+
+
+def test_strimzi_s_users_may_what_the_command_prints_and_no_more(folder: Path) -> None:
+    users = specs(objects_of("strimzi", folder), "KafkaUser")
+    found = {
+        Acl(
+            f"User:{name}",
+            operation,
+            rule["resource"]["type"],
+            rule["resource"]["name"],
+            PATTERNS[rule["resource"]["patternType"]],
+        )
+        for name, spec in users.items()
+        for rule in spec["authorization"]["acls"]
+        for operation in rule["operations"]
+    }
+    assert found == set(required_acls(TENANTS, prefix="here-"))
+
+
+def test_with_strimzi_each_service_logs_in_as_itself(folder: Path) -> None:
+    objects = objects_of("strimzi-production", folder)
+    users = specs(objects, "KafkaUser")
+    for name, environment in environments(objects).items():
+        user = environment["RATCHET_KAFKA_USERNAME"]
+        assert user == f"here-{'cli' if name == 'report' else name}"
+        assert users[user]["authentication"] == {"type": "scram-sha-512"}
+        (volume,) = (one for one in pods(objects)[name]["volumes"] if one["name"] == "files-kafka")
+        mounted = [one["secret"]["name"] for one in volume["projected"]["sources"]]
+        assert mounted == [user, "kafka-cluster-ca-cert"]
+        assert environment["RATCHET_KAFKA_SECURITY_PROTOCOL"] == "SASL_SSL"
+        assert environment["RATCHET_KAFKA_SASL_MECHANISM"] == "SCRAM-SHA-512"
+    assert "topics" not in workloads(objects)
+
+
+def test_keda_asks_as_the_service_whose_lag_it_reads(folder: Path) -> None:
+    objects = objects_of("strimzi-production", folder)
+    for name in ("aggregator", "feedback"):
+        access = named(objects, "TriggerAuthentication", f"here-{name}-kafka")["spec"]
+        secrets = {one["parameter"]: one["name"] for one in access["secretTargetRef"]}
+        assert secrets["password"] == f"here-{name}"
+        user = named(objects, "Secret", secrets["username"])
+        assert user["stringData"] == {"username": f"here-{name}"}
+
+
+def test_every_secret_that_is_named_comes_from_the_store_and_none_is_in_the_release(
+    folder: Path,
+) -> None:
+    objects = objects_of("external-secrets", folder)
+    fetched = specs(objects, "ExternalSecret")
+    assert {spec["target"]["name"] for spec in fetched.values()} == set(fetched)
+    keys = {name: spec["dataFrom"] for name, spec in fetched.items()}
+    assert keys == {name: [{"extract": {"key": f"ratchet/{name}"}}] for name in fetched}
+    named_in_pods: set[str] = set()
+    for pod in pods(objects).values():
+        named_in_pods |= {
+            one["secret"]["secretName"] for one in pod.get("volumes", []) if "secret" in one
+        }
+        for container in (*pod["containers"], *pod.get("initContainers", [])):
+            named_in_pods |= {
+                one["secretRef"]["name"] for one in container["envFrom"] if "secretRef" in one
+            } | {one["valueFrom"]["secretKeyRef"]["name"] for one in container.get("env", [])}
+    assert set(fetched) == named_in_pods
+    # A user's name for KEDA is no secret.
+    assert {one["metadata"]["name"] for one in objects if one["kind"] == "Secret"} == {
+        "here-aggregator-kafka-user"
+    }
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"kafka": {"strimzi": {"enabled": True}, "username": "me"}}, "kafka.username"),
+        ({"kafka": {"strimzi": {"enabled": True}, "filesSecret": "s"}}, "kafka.filesSecret"),
+        ({"kafka": {"strimzi": {"enabled": True, "cluster": ""}}}, "cluster"),
+        ({"externalSecrets": {"enabled": True}}, "externalSecrets.store.name"),
+        ({"externalSecrets": {"store": {"kind": "Vault"}}}, "kind"),
+    ],
+    ids=lambda part: part if isinstance(part, str) else "",
+)
+def test_what_cannot_work_is_refused_with_its_name(
+    folder: Path, values: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ChartRefused, match=message):
+        render(values, folder)
