@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from hashlib import sha256
 from typing import Annotated, Any, NamedTuple, cast
 
 import typer
@@ -31,7 +32,7 @@ class FileDifference(NamedTuple):
 
 def show_dataset(folder: Folder, *, as_json: AsJson = False) -> None:
     """A dataset's origin, rules, counts, card and lineage."""
-    manifest = _manifest(folder)
+    manifest, _ = _manifest(folder)
     if as_json:
         print_json(manifest)
         return
@@ -48,14 +49,14 @@ def show_dataset(folder: Folder, *, as_json: AsJson = False) -> None:
 
 def diff_datasets(old: Folder, new: Folder, *, as_json: AsJson = False) -> None:
     """Rows that one of two datasets has and the other has not, and what else differs."""
-    first, second = _manifest(old), _manifest(new)
+    (first, old_files), (second, new_files) = _manifest(old), _manifest(new)
     fields = [
         {"field": name, "old": first.get(name), "new": second.get(name)}
         for name in sorted({*first, *second} - {"files"})
         if first.get(name) != second.get(name)
     ]
     rows = [
-        difference(name, dict(_rows(old, name)), dict(_rows(new, name)))
+        difference(name, dict(_rows(old_files, name)), dict(_rows(new_files, name)))
         for name in FILES
         if name in first["files"] and name in second["files"]
     ]
@@ -81,19 +82,25 @@ def difference(file: str, old: dict[str, int], new: dict[str, int]) -> FileDiffe
     )
 
 
-def _manifest(folder: str) -> dict[str, Any]:
+def _manifest(folder: str) -> tuple[dict[str, Any], str]:
+    """A dataset's manifest, and where its files are: an erasure's in a folder of its hash."""
     import fsspec
 
-    uri = f"{folder.rstrip('/')}/{MANIFEST}"
+    root = folder.rstrip("/")
+    uri = f"{root}/{MANIFEST}"
     try:
         with cast("Any", fsspec.open(uri, "rb")) as file:
-            found = json.load(file)
+            stored = file.read()
+        found = json.loads(stored)
+        erased = f"{root}/{sha256(stored).hexdigest()[:16]}"
+        filesystem, path = cast("tuple[Any, str]", fsspec.url_to_fs(erased))
+        files = erased if filesystem.exists(path) else root
         missing = {"card", "files"} - found.keys()
     except (OSError, ValueError, ImportError, AttributeError) as error:
         raise CliError(f"{uri}: {getattr(error, 'strerror', None) or error}", Exit.failed) from None
     if missing:
         raise CliError(f"{uri}: is no dataset's manifest, {missing.pop()} is missing", Exit.failed)
-    return dict(found)
+    return dict(found), files
 
 
 def _rows(folder: str, name: str) -> Iterator[tuple[str, int]]:

@@ -1,7 +1,9 @@
 """Dataset storage: snapshots and imported files under an fsspec root. Calls block.
 
 `<datasets>/<dataset_id>/` holds the five files of a dataset and `manifest.json`, which is written
-last: a folder without one is the rest of a broken write and no dataset.
+last: a folder without one is the rest of a broken write and no dataset. What an erasure left of a
+dataset is in a folder beside the manifest, named after its hash, so that a manifest and its files
+change at once.
 """
 
 # pyright: strict
@@ -16,14 +18,14 @@ import fsspec  # pyright: ignore[reportMissingTypeStubs]
 
 from services.training.errors import BadDataset, StoreUnavailable
 from services.training.importing import MAX_BYTES
-from services.training.snapshot import FILES, Dataset, ImportedRows, Manifest
+from services.training.snapshot import Dataset, ImportedRows, Manifest
 from shared.contracts.events.training import TrainingMethod
 from shared.contracts.names import check_name
 from shared.paths import OutsideRoot, contained_uri
 
 MANIFEST = "manifest.json"
-STAGED = "erasing"
-"""Folder below a dataset where the one that takes its place is written."""
+READ_TRIES = 3
+"""Tries of a dataset whose files an erasure takes away meanwhile."""
 
 
 class DatasetStore:
@@ -60,24 +62,46 @@ class DatasetStore:
     def replace(self, dataset: Dataset) -> None:
         """Store a dataset in place of the one of its name, as an erasure left it.
 
-        Its files are staged whole before the first is moved, so that `read` can finish what was
-        cut short.
+        A reader sees the one or the other, whole: the new files lie beside the old ones before the
+        manifest is replaced.
+
+        Raises:
+            StoreUnavailable: the storage refused it.
+
+        """
+        name, manifest = dataset.manifest.dataset_id, dataset.manifest.encode()
+        try:
+            filesystem, root = _locate(f"{self._root}/{name}")
+            folder = f"{root}/{_generation(manifest)}"
+            filesystem.makedirs(folder, exist_ok=True)
+            for file, data in dataset.files.items():
+                filesystem.pipe_file(f"{folder}/{file}", data)
+            filesystem.pipe_file(f"{root}/.{MANIFEST}", manifest)
+            filesystem.mv(f"{root}/.{MANIFEST}", f"{root}/{MANIFEST}")
+        except Exception as error:
+            raise StoreUnavailable(f"{self._root}: cannot be written: {error}") from error
+        self.drop_replaced(name)
+
+    def drop_replaced(self, dataset_id: str) -> None:
+        """Delete the files that erasures replaced, which still have what was erased.
 
         Raises:
             StoreUnavailable: the storage refused it.
 
         """
         try:
-            filesystem, root = _locate(f"{self._root}/{dataset.manifest.dataset_id}")
-            staged = f"{root}/{STAGED}"
-            filesystem.makedirs(staged, exist_ok=True)
-            for name, data in dataset.files.items():
-                filesystem.pipe_file(f"{staged}/{name}", data)
-            filesystem.pipe_file(f"{staged}/.{MANIFEST}", dataset.manifest.encode())
-            filesystem.mv(f"{staged}/.{MANIFEST}", f"{staged}/{MANIFEST}")
-            _move_staged(filesystem, root)
+            filesystem, root = _locate(f"{self._root}/{dataset_id}")
+            filesystem.invalidate_cache(root)
+            _, folder = _find(filesystem, root)
+            if folder == root:
+                return
+            for path in cast("list[str]", filesystem.ls(root, detail=False)):
+                if path.split("/")[-1] not in (MANIFEST, folder.split("/")[-1]):
+                    filesystem.rm(path, recursive=True)
         except Exception as error:
-            raise StoreUnavailable(f"{self._root}: cannot be written: {error}") from error
+            raise StoreUnavailable(
+                f"{self._root}/{dataset_id}: cannot be cleared: {error}"
+            ) from error
 
     def names(self) -> list[str]:
         """Ids of all datasets.
@@ -109,9 +133,7 @@ class DatasetStore:
             filesystem, root = _locate(f"{self._root}/{dataset_id}")
             if not filesystem.exists(f"{root}/{MANIFEST}"):
                 return None
-            _move_staged(filesystem, root)
-            manifest = _read_manifest(filesystem, f"{root}/{MANIFEST}")
-            files = {name: bytes(filesystem.cat_file(f"{root}/{name}")) for name in manifest.files}
+            manifest, files = _read_whole(filesystem, root)
         except Exception as error:
             raise StoreUnavailable(f"{self._root}/{dataset_id}: cannot be read: {error}") from error
         for name, data in files.items():
@@ -131,7 +153,10 @@ class DatasetStore:
             if not filesystem.exists(root):
                 return []
             found = cast("list[str]", filesystem.glob(f"{root}/{model}-*/{MANIFEST}"))
-            manifests = [_read_manifest(filesystem, path) for path in sorted(found)]
+            manifests = [
+                _manifest(filesystem.cat_file(path), path.removesuffix(f"/{MANIFEST}"))
+                for path in sorted(found)
+            ]
         except Exception as error:
             raise StoreUnavailable(f"{self._root}: cannot be read: {error}") from error
         of_log = [
@@ -142,19 +167,35 @@ class DatasetStore:
         return sorted(of_log, key=lambda manifest: sum(manifest.offsets.values()))
 
 
-def _read_manifest(filesystem: Any, path: str) -> Manifest:
+def _manifest(stored: bytes, root: str) -> Manifest:
     """A stored manifest under the name of its folder."""
-    return Manifest.model_validate_json(filesystem.cat_file(path)).under(path.split("/")[-2])
+    return Manifest.model_validate_json(stored).under(root.rsplit("/", maxsplit=1)[-1])
 
 
-def _move_staged(filesystem: Any, root: str) -> None:
-    """Move the files of a whole staged dataset into place, its manifest last."""
-    staged = f"{root}/{STAGED}"
-    if not filesystem.exists(f"{staged}/{MANIFEST}"):
-        return
-    for name in (*FILES, MANIFEST):
-        if filesystem.exists(f"{staged}/{name}"):
-            filesystem.mv(f"{staged}/{name}", f"{root}/{name}")
+def _read_whole(filesystem: Any, root: str) -> tuple[Manifest, dict[str, bytes]]:
+    """A manifest and its files, once more where an erasure replaced them meanwhile."""
+    for tries_left in reversed(range(READ_TRIES)):
+        manifest, folder = _find(filesystem, root)
+        try:
+            return manifest, {
+                name: bytes(filesystem.cat_file(f"{folder}/{name}")) for name in manifest.files
+            }
+        except FileNotFoundError:
+            if not tries_left:
+                raise
+    raise AssertionError("the last try returns or raises")
+
+
+def _find(filesystem: Any, root: str) -> tuple[Manifest, str]:
+    """A stored dataset's manifest, and the folder that its files are in."""
+    stored = bytes(filesystem.cat_file(f"{root}/{MANIFEST}"))
+    folder = f"{root}/{_generation(stored)}"
+    return _manifest(stored, root), folder if filesystem.exists(folder) else root
+
+
+def _generation(manifest: bytes) -> str:
+    """The folder of the files of a dataset that an erasure left, by its encoded manifest."""
+    return hashlib.sha256(manifest).hexdigest()[:16]
 
 
 def read_import(uri: str, roots: Collection[str], *, strict: bool = False) -> ImportedRows:

@@ -161,6 +161,8 @@ class DatasetEraser:
             dataset = dataset.erase(gone)
             self._store.replace(dataset)
             log.info("dataset.erased", dataset_id=name, rows=len(gone))
+        elif dataset.manifest.erased_from:
+            self._store.drop_replaced(name)  # a sweep that was killed may have left them
         if dataset.manifest.erased_from:
             drop_of_datasets(self._jobs, {name})
             self._marked[name] = sum(

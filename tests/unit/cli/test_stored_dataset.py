@@ -31,8 +31,9 @@ async def folders(tmp_path: Path) -> tuple[Path, Path]:
     rules = DatasetRules(prompts=5, judge_share=0.0)
     dataset = await take_snapshot(log, model=MODEL, method=TrainingMethod.dpo, rules=rules)
     before, after = tmp_path / "before", tmp_path / "after"
-    for folder, made in ((before, dataset), (after, dataset.erase({FilePlace("train.jsonl", 1)}))):
-        DatasetStore(str(folder)).write(made)
+    for folder in (before, after):
+        DatasetStore(str(folder)).write(dataset)
+    DatasetStore(str(after)).replace(dataset.erase({FilePlace("train.jsonl", 1)}))
     name = dataset.manifest.dataset_id
     return before / name, after / name
 
@@ -51,14 +52,15 @@ async def test_the_rows_that_two_do_not_share_are_named(folders: tuple[Path, Pat
     lines = (before / "train.jsonl").read_bytes().splitlines()
     first = json.loads(lines[0])["meta"]["pair_id"]
     edited = [line.replace(b"a good answer", b"a better one", 1) for line in lines[1:2]]
-    (after / "train.jsonl").write_bytes(b"\n".join([*edited, *lines[2:]]) + b"\n")
+    (train,) = after.glob("*/train.jsonl")
+    train.write_bytes(b"\n".join([*edited, *lines[2:]]) + b"\n")
     done = RUN.invoke(app, ["dataset", "diff", str(before), str(after), "--json"])
     assert done.exit_code == 0, done.output
     found = json.loads(done.output)
-    (train,) = [one for one in found["files"] if one["file"] == "train.jsonl"]
-    assert train["removed"] == [first]
-    assert train["added"] == []
-    assert train["changed"] == [json.loads(lines[1])["meta"]["pair_id"]]
+    (rows,) = [one for one in found["files"] if one["file"] == "train.jsonl"]
+    assert rows["removed"] == [first]
+    assert rows["added"] == []
+    assert rows["changed"] == [json.loads(lines[1])["meta"]["pair_id"]]
     assert "erased_from" in {one["field"] for one in found["fields"]}
     shown = RUN.invoke(app, ["dataset", "diff", str(after), str(before)])
     assert first in shown.output
@@ -75,11 +77,12 @@ async def test_a_row_that_is_none_is_named_by_its_line(
     folders: tuple[Path, Path], row: str
 ) -> None:
     before, after = folders
-    good, *_ = (after / "train.jsonl").read_text().splitlines()
-    (after / "train.jsonl").write_text(f"{good}\n{row}\n")
+    (train,) = after.glob("*/train.jsonl")
+    good, *_ = train.read_text().splitlines()
+    train.write_text(f"{good}\n{row}\n")
     done = RUN.invoke(app, ["dataset", "diff", str(before), str(after)])
     assert isinstance(done.exception, CliError)
     assert "train.jsonl, line 2: is no row" in str(done.exception)
-    (after / "train.jsonl").unlink()
+    train.unlink()
     done = RUN.invoke(app, ["dataset", "diff", str(before), str(after)])
     assert isinstance(done.exception, CliError)

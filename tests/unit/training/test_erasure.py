@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from services.training.dataset_rows import JUDGE, LEFT_OUT, PROMPTS, TRAIN
 from services.training.dataset_store import DatasetStore
-from services.training.erasure import DatasetEraser
+from services.training.erasure import DatasetEraser, rows_of
 from services.training.errors import StoreUnavailable
 from services.training.rebuild import differences, rebuild
 from services.training.sides import DatasetRules
@@ -192,34 +192,71 @@ async def test_a_dataset_of_an_earlier_release_keeps_its_name_and_loses_its_rows
     assert differences(left, await rebuild(log, left, ())) == []
 
 
-@pytest.mark.parametrize("moves", range(7))
+WRITES = ("makedirs", "pipe_file", "mv", "rm")
+
+
+@pytest.mark.parametrize("writes", range(9))
 async def test_killed_between_any_two_files_the_dataset_is_whole_before_or_after(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moves: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int
+) -> None:
+    log, store = MemoryLog(), DatasetStore(f"file://{tmp_path}/datasets")
+    dataset = await a_dataset(log, store)
+    gone = trained_ids(dataset)[0]
+    await erase(log, gone)
+    left = writes
+
+    def killing(write: Callable[..., None]) -> Callable[..., None]:
+        def killed(self: LocalFileSystem, *paths: Any, **options: Any) -> None:
+            nonlocal left
+            if not left:
+                raise OSError("killed")
+            left -= 1
+            write(self, *paths, **options)
+
+        return killed
+
+    async with eraser_of(log, store, tmp_path / "jobs") as (eraser, _):
+        with monkeypatch.context() as patch:
+            for name in WRITES:
+                patch.setattr(LocalFileSystem, name, killing(getattr(LocalFileSystem, name)))
+            await eraser.sweep()
+        found = store.read(dataset.manifest.dataset_id)
+        assert found is not None
+        assert bool(found.manifest.erased_from) == (writes > 7)  # the folder, six files, the move
+    async with eraser_of(log, store, tmp_path / "jobs") as (eraser, _):
+        await eraser.sweep()
+    found = store.read(dataset.manifest.dataset_id)
+    assert found is not None
+    assert [row.file for row in found.left_out] == [TRAIN]
+    stored = [path for path in (tmp_path / "datasets").rglob("*") if path.is_file()]
+    assert len(stored) == len(found.files) + 1
+    assert not any(gone.encode() in path.read_bytes() for path in stored)
+
+
+@pytest.mark.parametrize("read", range(6))
+async def test_a_reader_during_an_erasure_sees_one_dataset_or_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: int
 ) -> None:
     log, store = MemoryLog(), DatasetStore(f"file://{tmp_path}/datasets")
     dataset = await a_dataset(log, store)
     await erase(log, trained_ids(dataset)[0])
-    left = moves
-    move = LocalFileSystem.mv
-
-    def killed(self: LocalFileSystem, *paths: Any, **options: Any) -> None:
-        nonlocal left
-        if not left:
-            raise OSError("killed")
-        left -= 1
-        move(self, *paths, **options)
-
+    cat, reads = LocalFileSystem.cat_file, 0
     async with eraser_of(log, store, tmp_path / "jobs") as (eraser, _):
-        monkeypatch.setattr(LocalFileSystem, "mv", killed)
-        await eraser.sweep()
-        monkeypatch.setattr(LocalFileSystem, "mv", move)
+
+        def replaced(self: LocalFileSystem, path: str, **options: Any) -> Any:
+            nonlocal reads
+            reads += 1
+            if reads == read + 1:
+                erased = dataset.erase(frozenset(rows_of(dataset, eraser._erased, ())))
+                with monkeypatch.context() as patch:
+                    patch.setattr(LocalFileSystem, "cat_file", cat)
+                    store.replace(erased)
+            return cat(self, path, **options)
+
+        monkeypatch.setattr(LocalFileSystem, "cat_file", replaced)
         found = store.read(dataset.manifest.dataset_id)
-        assert found is not None
-        assert bool(found.manifest.erased_from) == (moves > 0)
-        await eraser.sweep()
-        found = store.read(dataset.manifest.dataset_id)
-        assert found is not None
-        assert [row.file for row in found.left_out] == [TRAIN]
+    assert found is not None
+    assert found.manifest.erased_from == dataset.manifest.dataset_id
 
 
 async def test_storage_that_is_away_is_tried_again(
