@@ -9,8 +9,11 @@ from typing import Annotated, Any, NamedTuple, cast
 
 import typer
 
+from services.cli.dataset_lineage import DatasetLineage, RowLineage, read_lineage
 from services.cli.errors import CliError, Exit
+from services.cli.kafka import with_log
 from services.cli.output import AsJson, print_fields, print_json, print_table
+from services.cli.settings import load_settings
 
 MANIFEST = "manifest.json"
 FILES = ("train.jsonl", "heldout.jsonl", "judge.jsonl")
@@ -30,11 +33,20 @@ class FileDifference(NamedTuple):
     """In both, with another text."""
 
 
-def show_dataset(folder: Folder, *, as_json: AsJson = False) -> None:
-    """A dataset's origin, rules, counts, card and lineage."""
-    manifest, _ = _manifest(folder)
+def show_dataset(
+    folder: Folder,
+    *,
+    lineage: Annotated[
+        bool,
+        typer.Option("--lineage", help="What each row was made of, and who was trained on it."),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """A dataset's origin, filters, counts and card; by --lineage its feedback and its versions."""
+    manifest, files_at = _manifest(folder)
+    found = _lineage(folder, manifest, files_at) if lineage else None
     if as_json:
-        print_json(manifest)
+        print_json(manifest | (_lineage_as_json(found) if found else {}))
         return
     card, files = manifest.pop("card"), manifest.pop("files")
     print_fields("Dataset", manifest)
@@ -45,6 +57,8 @@ def show_dataset(folder: Folder, *, as_json: AsJson = False) -> None:
         [(name, *(one[c] for c in columns)) for name, one in files.items()],
     )
     print_table("Card", ("what", "counts"), list(card.items()))
+    if found is not None:
+        _print_lineage(found)
 
 
 def diff_datasets(old: Folder, new: Folder, *, as_json: AsJson = False) -> None:
@@ -95,7 +109,7 @@ def _manifest(folder: str) -> tuple[dict[str, Any], str]:
         erased = f"{root}/{sha256(stored).hexdigest()[:16]}"
         filesystem, path = cast("tuple[Any, str]", fsspec.url_to_fs(erased))
         files = erased if filesystem.exists(path) else root
-        missing = {"card", "files"} - found.keys()
+        missing = {"card", "files", "model", "offsets"} - found.keys()
     except (OSError, ValueError, ImportError, AttributeError) as error:
         raise CliError(f"{uri}: {getattr(error, 'strerror', None) or error}", Exit.failed) from None
     if missing:
@@ -118,6 +132,31 @@ def _rows(folder: str, name: str) -> Iterator[tuple[str, int]]:
         raise CliError(f"{uri}: {error.strerror or error}", Exit.failed) from None
     except (ValueError, LookupError, TypeError, AttributeError):
         raise CliError(f"{uri}, line {number}: is no row of a dataset", Exit.failed) from None
+
+
+def _lineage(folder: str, manifest: dict[str, Any], files_at: str) -> DatasetLineage:
+    name = manifest.get("erased_from") or folder.rstrip("/").rpartition("/")[-1]
+    rows = {
+        file: [row for row, _ in _rows(files_at, file)]
+        for file in FILES
+        if file in manifest["files"]
+    }
+    about = {"model": manifest["model"], "offsets": manifest["offsets"], "rows": rows}
+    return with_log(load_settings(), lambda log: read_lineage(log, name, **about))
+
+
+def _lineage_as_json(found: DatasetLineage) -> dict[str, Any]:
+    return {"lineage": {**found._asdict(), "rows": [row._asdict() for row in found.rows]}}
+
+
+def _print_lineage(found: DatasetLineage) -> None:
+    print_fields(
+        "Trained on it",
+        {"versions": _some(list(found.versions)), "reward models": _some(list(found.rewards))},
+    )
+    print_table("Made of", RowLineage._fields, found.rows[:SHOWN])
+    if (more := len(found.rows) - SHOWN) > 0:
+        typer.echo(f"and {more} rows more; --json has all")
 
 
 def _some(ids: list[str]) -> str:

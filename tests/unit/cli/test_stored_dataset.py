@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from services.cli import stored_dataset
 from services.cli.__main__ import app
+from services.cli.dataset_lineage import read_lineage
 from services.cli.errors import CliError
 from services.training.dataset_store import DatasetStore
 from services.training.sides import DatasetRules
 from services.training.snapshot import FilePlace, take_snapshot
 from shared.contracts.events.training import TrainingMethod
-from shared.contracts.topics import PREFERENCES
+from shared.contracts.events.versions import DatasetRef, record_key
+from shared.contracts.topics import PREFERENCES, VERSIONS
 from shared.testing.log import MemoryLog
-from tests.unit.training.builders import MODEL, pair_event
+from tests.unit.training.builders import MODEL, pair_event, record
 
 RUN = CliRunner()
 
@@ -86,3 +90,47 @@ async def test_a_row_that_is_none_is_named_by_its_line(
     train.unlink()
     done = RUN.invoke(app, ["dataset", "diff", str(before), str(after)])
     assert isinstance(done.exception, CliError)
+
+
+async def test_the_lineage_names_feedback_interactions_and_versions(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    log, store = MemoryLog(partitions={VERSIONS: 1}), DatasetStore(str(tmp_path))
+    for number in range(30):
+        event = pair_event(number, traces=(f"t{number}",))
+        await log.publish(PREFERENCES, key=event.pair_id, event=event, event_id=event.pair_id)
+    rules = DatasetRules(prompts=5, judge_share=0.0)
+    dataset = await take_snapshot(log, model=MODEL, method=TrainingMethod.dpo, rules=rules)
+    store.write(dataset)
+    later = pair_event(0, causes=("later:1",))
+    await log.publish(PREFERENCES, key=later.pair_id, event=later, event_id="later")
+    for version, reference in (
+        ("assistant-v1.1", dataset.reference(store.root)),
+        ("assistant-v1.2", DatasetRef(dataset_id="other", uri="o", sha256="0" * 64, rows=1)),
+    ):
+        made = record(version, dataset=reference)
+        await log.publish(VERSIONS, key=record_key(version), event=made, event_id=version)
+    monkeypatch.setattr(stored_dataset, "with_log", lambda _, work: asyncio.run(work(log)))
+    show = ["dataset", "show", str(tmp_path / dataset.manifest.dataset_id), "--lineage"]
+    done = await asyncio.to_thread(RUN.invoke, app, [*show, "--json"])
+    assert done.exit_code == 0, done.output
+    lineage = json.loads(done.output)["lineage"]
+    assert lineage["versions"] == ["assistant-v1.1"]
+    made_of = {row["row"]: (row["feedback"], row["traces"]) for row in lineage["rows"]}
+    assert made_of == {f"pair-{n:04}": ([f"f{n}:0"], [f"t{n}"]) for n in range(30)}
+    done = await asyncio.to_thread(RUN.invoke, app, show)
+    assert "assistant-v1.1" in done.output
+    assert "f0:0" in done.output
+
+
+async def test_rows_of_kto_and_of_imports_have_the_lineage_that_there_is() -> None:
+    log = MemoryLog()
+    event = pair_event(1, traces=("t1",))
+    await log.publish(PREFERENCES, key=event.pair_id, event=event, event_id=event.pair_id)
+    offsets = {f"{PREFERENCES}/{n}": 1 for n in range(12)}
+    rows = {"train.jsonl": ["pair-0001/chosen", "imported"]}
+    found = await read_lineage(log, "d", model=MODEL, offsets=offsets, rows=rows)
+    assert [tuple(row) for row in found.rows] == [
+        ("train.jsonl", "pair-0001/chosen", ("f1:0",), ("t1",)),
+        ("train.jsonl", "imported", (), ()),
+    ]
