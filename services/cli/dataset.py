@@ -14,6 +14,7 @@ from typing import Annotated, BinaryIO, cast
 import typer
 
 from services.cli.augment import augment
+from services.cli.dataset_build import build_dataset
 from services.cli.errors import CliError, Exit
 from services.cli.label import label
 from services.cli.pair_formats.convert import FORMATS, BadLine, converted, detected
@@ -24,8 +25,9 @@ from services.cli.parquet import parquet_lines, require_pyarrow, write_parquet
 from services.cli.stored_dataset import diff_datasets, show_dataset
 
 app = typer.Typer(
-    no_args_is_help=True, help="Show, compare, import, export, label and augment datasets."
+    no_args_is_help=True, help="Build, show, compare, import, export, label and augment datasets."
 )
+app.command("build")(build_dataset)
 app.command("show")(show_dataset)
 app.command("diff")(diff_datasets)
 app.command()(label)

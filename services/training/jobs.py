@@ -80,7 +80,7 @@ class JobQueue:
         """
         for job_id, end in reversed(self._ended.items()):
             job = self._jobs.get(job_id)
-            if job is None or job.rebuilds:
+            if job is None or job.rebuilds or job.builds_dataset:
                 continue
             if (job.model, job.method) == (model, method):
                 refused = end.phase is RunPhase.rejected or job_id in self._cancelled
@@ -117,7 +117,7 @@ class JobQueue:
         failures: list[datetime] = []
         for job_id, end in reversed(self._ended.items()):
             job = self._jobs.get(job_id)
-            if job is None or job.model != model:
+            if job is None or job.model != model or job.builds_dataset:
                 continue
             if job_id in self._cancelled:
                 continue

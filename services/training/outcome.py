@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from services.training.diagnosis import diagnose
 from services.training.snapshot import Manifest
 from shared.contracts.events.training import RunPhase
-from shared.contracts.events.versions import GateCheck, GateResult, VersionRecord
+from shared.contracts.events.versions import DatasetRef, GateCheck, GateResult, VersionRecord
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,8 @@ class JobOutcome:
     metrics: Mapping[str, float] | None = None
     checks: tuple[GateCheck, ...] = ()
     report_uri: str = ""
+    dataset: DatasetRef | None = None
+    """Where the job built a dataset alone."""
 
 
 def failed(message: str) -> JobOutcome:
@@ -42,6 +44,12 @@ def succeeded(record: VersionRecord) -> JobOutcome:
         gate.checks,
         record.adapter_uri,
     )
+
+
+def built(dataset: DatasetRef) -> JobOutcome:
+    """A job that stored a dataset and trained nothing."""
+    message = f"{dataset.dataset_id}: {dataset.rows} rows{_left_out(dataset.refused)}"
+    return JobOutcome(RunPhase.succeeded, message, dataset=dataset)
 
 
 def rejected(

@@ -112,7 +112,13 @@ class ProgressReporter:
         """
         event = self._event(
             outcome.phase, 1.0, outcome.message, outcome.metrics or {}, outcome.version
-        ).model_copy(update={"checks": outcome.checks, "report_uri": outcome.report_uri})
+        ).model_copy(
+            update={
+                "checks": outcome.checks,
+                "report_uri": outcome.report_uri,
+                "dataset": outcome.dataset,
+            }
+        )
         await self._log.publish(
             TRAINING_RUNS, key=self._job.job_id, event=event, event_id=f"{self._job.job_id}:end"
         )

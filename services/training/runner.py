@@ -20,7 +20,7 @@ from services.training.dataset_rows import TRAIN, AskedPrompt
 from services.training.dataset_store import DatasetStore, lay_out, read_import
 from services.training.errors import InvalidJob, StoreUnavailable, TrainingError
 from services.training.metrics import TrainingMetrics
-from services.training.outcome import JobOutcome, failed, rejected, succeeded
+from services.training.outcome import JobOutcome, built, failed, rejected, succeeded
 from services.training.policy import accounting, lineage, policy_of, settings_policies
 from services.training.progress import FITTED, ProgressReporter
 from services.training.publish import Publisher
@@ -235,6 +235,8 @@ class Runner:
             refused=manifest.refused,
             left_out=[str(row) for row in dataset.left_out[:SHOWN_ROWS]],
         )
+        if job.builds_dataset:
+            return built(dataset.reference(self._store.root))
         if job.method is TrainingMethod.reward:
             return await self._reward_model(resolved, dataset, workspace, reporter)
         await self._lay_out_cases(resolved, workspace)

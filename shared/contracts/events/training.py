@@ -14,7 +14,7 @@ from shared.contracts.events.base import (
     OptionalIdentifier,
     OptionalName,
 )
-from shared.contracts.events.versions import GateCheck
+from shared.contracts.events.versions import DatasetRef, GateCheck
 
 
 class TrainingMethod(StrEnum):
@@ -51,6 +51,10 @@ class TrainingRequested(Event):
         default="",
         description="version to make again from its record and compare; publishes nothing",
     )
+    builds_dataset: bool = Field(
+        default=False,
+        description="store the dataset that the job would train on, and train nothing",
+    )
     override_gate: bool = False
     reason: str = Field(default="", max_length=1000)
     actor: Identifier
@@ -66,6 +70,12 @@ class TrainingRequested(Event):
     def _override_has_reason(self) -> TrainingRequested:
         if self.override_gate and not self.reason.strip():
             raise ValueError("reason: required with override_gate, it is kept in the record")
+        return self
+
+    @model_validator(mode="after")
+    def _does_one_thing(self) -> TrainingRequested:
+        if self.builds_dataset and self.rebuilds:
+            raise ValueError("builds_dataset: not with rebuilds, which has its dataset already")
         return self
 
     @model_validator(mode="after")
@@ -125,5 +135,8 @@ class TrainingProgress(Event):
     )
     report_uri: str = Field(
         default="", max_length=2000, description="folder with report.html and evaluation.json"
+    )
+    dataset: DatasetRef | None = Field(
+        default=None, description="with the result of a job that built a dataset alone"
     )
     at: AwareDatetime

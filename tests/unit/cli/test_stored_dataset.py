@@ -5,18 +5,24 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
-from services.cli import stored_dataset
+from services.cli import dataset_build, stored_dataset
 from services.cli.__main__ import app
 from services.cli.dataset_lineage import read_lineage
 from services.cli.errors import CliError
 from services.training.dataset_store import DatasetStore
 from services.training.sides import DatasetRules
 from services.training.snapshot import FilePlace, take_snapshot
-from shared.contracts.events.training import TrainingMethod
+from shared.contracts.events.training import (
+    RunPhase,
+    TrainingMethod,
+    TrainingProgress,
+    TrainingRequested,
+)
 from shared.contracts.events.versions import DatasetRef, record_key
 from shared.contracts.topics import PREFERENCES, VERSIONS
 from shared.testing.log import MemoryLog
@@ -134,3 +140,30 @@ async def test_rows_of_kto_and_of_imports_have_the_lineage_that_there_is() -> No
         ("train.jsonl", "pair-0001/chosen", ("f1:0",), ("t1",)),
         ("train.jsonl", "imported", (), ()),
     ]
+
+
+@pytest.mark.parametrize("readable", [True, False])
+async def test_a_dataset_is_built_by_the_training_service_and_shown(
+    folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, readable: bool
+) -> None:
+    uri = str(folders[0]) if readable else "/nowhere"
+    asked: list[TrainingRequested] = []
+
+    async def run_job(_: Any, request: TrainingRequested, *__: Any) -> TrainingProgress:
+        asked.append(request)
+        reference = DatasetRef(dataset_id="d-1", uri=uri, sha256="0" * 64, rows=7)
+        return TrainingProgress(
+            job_id=request.job_id, model=MODEL, method=request.method,
+            phase=RunPhase.succeeded, dataset=reference, at=request.requested_at,
+        )  # fmt: skip
+
+    monkeypatch.setattr(dataset_build, "run_job", run_job)
+    monkeypatch.setattr(dataset_build, "with_log", lambda _, work: asyncio.run(work(MemoryLog())))
+    build = ["dataset", "build", "--method", "kto", "--reason", "a look"]
+    done = await asyncio.to_thread(RUN.invoke, app, build)
+    assert done.exit_code == 0, done.output
+    (request,) = asked
+    assert (request.method, request.algorithm, request.builds_dataset) == ("dpo", "kto", True)
+    assert "d-1" in done.output
+    assert ("train.jsonl" in done.output) == readable
+    assert ("cannot be read from here" in done.output) != readable

@@ -584,6 +584,19 @@ def _reporter(harness: TrainingHarness) -> ProgressReporter:
     return ProgressReporter(harness.log, SystemClock(), harness.metrics, request())
 
 
+async def test_a_dataset_is_built_as_a_training_would_take_it_and_nothing_is_trained(
+    harness: TrainingHarness,
+) -> None:
+    outcome = await harness.run(request("built", builds_dataset=True))
+    built = harness.progress("built")[-1].dataset
+    assert outcome.phase is RunPhase.succeeded
+    assert built is not None
+    assert [one.version for one in harness.records()] == [V10]
+    assert (await harness.run(request("trained"))).phase is RunPhase.succeeded
+    assert harness.records()[-1].dataset == built
+    assert harness.progress("trained")[-1].dataset is None
+
+
 def test_only_the_folders_of_ended_jobs_are_pruned(tmp_path: Path) -> None:
     names = [f"job {n}" for n in range(6)]
     for name in names:

@@ -252,6 +252,19 @@ def test_after_a_rejected_job_the_same_pairs_wait_for_a_quarter_more() -> None:
     assert again.job_id != job.job_id
 
 
+def test_a_dataset_that_a_person_built_ends_no_pause() -> None:
+    built = request("built", builds_dataset=True)
+    for end, why in ((RunPhase.rejected, "which was rejected"), (RunPhase.failed, "failed")):
+        queue = JobQueue()
+        job, _ = decide(ENOUGH, queue, STABLE, NOW)
+        assert job is not None
+        for event in (job, progress(job.job_id, end), built, progress("built", RunPhase.succeeded)):
+            queue.put(event)
+        again, told = decide(ENOUGH, queue, STABLE, NOW)
+        assert again is None
+        assert why in told
+
+
 def test_a_scheduled_job_that_a_person_cancelled_is_not_asked_for_again_at_once() -> None:
     queue = JobQueue()
     job, _ = decide(ENOUGH, queue, STABLE, NOW)
