@@ -1,4 +1,5 @@
-"""`python -m benchmarks.learning [--seed S] [--ablation NAME] [--folder F]`: the loop learns a taste.
+"""`python -m benchmarks.learning [--seed S] [--iterations N] [--ablation NAME …] [--folder F]`: the
+loop learns a taste.
 
 Three iterations, v1.0 to v1.3, of the trainer's own stages with its defaults. Simulated raters with
 a hidden taste, whose signs the seed draws, vote on pairs of the newest version's answers: at most
@@ -6,20 +7,26 @@ a hidden taste, whose signs the seed draws, vote on pairs of the newest version'
 rates are measured by the taste itself on prompts that nobody trained on, beside the published
 trajectory; the scale's offset is fitted so that v1.0 scores 3.5 and is on disk before v1.1 exists.
 
-Ablations: `noisy` flips a fifth of the training votes, `random` half and `inverted` all of them,
-`length` has raters who like length alone, `thumbs` trains by KTO on single answers. Votes of the
-judge's raters stay true: `random` and `inverted` must not pass the gate's win rate.
+Ablations: `no_sft` trains without the SFT term, `noisy` flips a fifth of the training votes,
+`random` half and `inverted` all of them, `length` has raters who like length alone, `thumbs` trains
+by KTO on single answers. Of `uncapped` one rater of twenty casts two fifths of the training votes,
+all against the taste; `capped` has the tenth of them that the cap on one rater leaves (two even
+shares).
+Votes of the judge's raters stay true: `random` and `inverted` must not pass the gate's win rate.
 
-A run goes on where it was stopped. Exit status 1 where a goal is missed.
+A run goes on where it was stopped; all runs of a seed share v1.0. Exit status 1 where a goal is
+missed.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
 import statistics
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +35,7 @@ from typing import Any
 from benchmarks.hidden_taste import HiddenTaste, prefers
 from benchmarks.training_stages import ROOT, first_version, read, train, write
 from deploy.starter import corpus
-from shared.intervals import wilson
+from shared.intervals import Z95, wilson
 
 FOLDER = ROOT / ".run/learning"
 PUBLISHED_SATISFACTION = (3.5, 3.8, 4.0, 4.2)
@@ -45,8 +52,12 @@ FIRST_SCORE = 3.5
 POINT = 0.7
 """Points of the five-point scale that one unit of the taste is worth."""
 GATE_WIN_RATE = 0.55
-FLIPPED = {"none": 0.0, "noisy": 0.2, "random": 0.5, "inverted": 1.0, "length": 0.0, "thumbs": 0.0}
+FLIPPED = {"noisy": 0.2, "random": 0.5, "inverted": 1.0, "capped": 0.1, "uncapped": 0.4}
+"""Share of the training votes that an ablation flips."""
+ABLATIONS = ("none", "no_sft", *FLIPPED, "length", "thumbs")
+NO_SFT = {"loss": ["sigmoid"], "loss_weights": [1.0]}
 MUST_FAIL = frozenset({"random", "inverted"})
+MAY_FALL = frozenset({"length", "uncapped"})
 
 
 @dataclass(frozen=True)
@@ -56,9 +67,11 @@ class LearntVersion:
     name: str
     figures: Mapping[str, float]
     satisfaction: float
-    wins_first: float
-    wins_parent: float
-    wins_parent_low: float
+    gain: tuple[float, float]
+    """95 % interval of the satisfaction gained over v1.0 on the same prompts."""
+    wins_first: tuple[float, float, float]
+    wins_parent: tuple[float, float, float]
+    """Shares with 95 % interval: share, low, high."""
 
     @property
     def passes(self) -> bool:
@@ -72,31 +85,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="benchmarks.learning", description=__doc__)
     parser.add_argument("--folder", type=Path, default=FOLDER, help="goes on from what is there")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--ablation", choices=FLIPPED, default="none")
+    parser.add_argument("--iterations", type=int, choices=range(1, 4), default=ITERATIONS)
+    parser.add_argument("--ablation", choices=ABLATIONS, nargs="+", default=["none"])
     chosen = parser.parse_args(arguments)
-    folder = chosen.folder.resolve() / f"{chosen.ablation}-{chosen.seed}"
-    versions = learn(folder, chosen.seed, chosen.ablation)
-    return report(versions, chosen.ablation)
+    missed = list[str]()
+    for ablation in chosen.ablation:
+        start = time.monotonic()
+        versions = learn(chosen.folder.resolve(), chosen.seed, ablation, chosen.iterations)
+        print(f"\n{ablation}, seed {chosen.seed}, {time.monotonic() - start:.0f} s\n")
+        report(versions)
+        missed += [f"{ablation}: {text}" for text in misses(versions, ablation)]
+    print("\n".join(f"missed: {text}" for text in missed) or "all goals met")
+    return 1 if missed else 0
 
 
-def learn(folder: Path, seed: int, ablation: str) -> list[LearntVersion]:
+def learn(root: Path, seed: int, ablation: str, iterations: int) -> list[LearntVersion]:
     """Run the iterations, each on the one before; those that are done are read back."""
-    taste = HiddenTaste.drawn(seed)
-    job = first_version(folder / "v1.0", seed)
+    taste, shared, folder = (
+        HiddenTaste.drawn(seed),
+        root / f"first-{seed}",
+        root / f"{ablation}-{seed}",
+    )
+    job = first_version(shared / "v1.0", seed)
+    first = str(job["parent_adapter"])
+    job |= {"first_adapter": first}
     prompts = random.Random(seed).sample(corpus.prompts_of("eval"), JUDGED)
     asked = random.Random(seed).sample(corpus.prompts_of("serve"), ASKED)
-    first, offset, versions = str(job["parent_adapter"]), 0.0, list[LearntVersion]()
-    parent_answers = first_answers = list[str]()
-    for number in range(1, ITERATIONS + 1):
+    first_answers = answers_of(shared / "measure", job, first, prompts)
+    offset = scale(shared, taste, first_answers)
+    versions, parent_answers = list[LearntVersion](), first_answers
+    for number in range(1, iterations + 1):
         place = folder / f"v1.{number}"
-        samples = sampled(folder / f"samples-{number}", job, asked)
-        lay_out(place / "data", votes(samples, taste, ablation, f"{seed}/{number}"), prompts)
+        sampling = shared / "samples" if number == 1 else folder / f"samples-{number}"
+        rows = votes(sampled(sampling, job, asked), taste, ablation, f"{seed}/{number}")
+        lay_out(place / "data", rows, prompts)
         method = "kto" if ablation == "thumbs" else "dpo"
-        stages = ["reward", method, "evaluate", "drift"]
         job |= {"data": str(place / "data"), "judge": str(place / "judge")}
-        if not first_answers:
-            first_answers = parent_answers = answers_of(folder / "measure-0", job, first, prompts)
-            offset = scale(folder, taste, first_answers)
+        job |= {"hyperparameters": NO_SFT if ablation == "no_sft" else {}}
+        stages = ["reward", method, "evaluate", "drift"]
         found = train(place, method, stages, job, judge=place / "judge")
         adapter = str(place / "adapter")
         answers = answers_of(folder / f"measure-{number}", job, adapter, prompts)
@@ -104,9 +130,10 @@ def learn(folder: Path, seed: int, ablation: str) -> list[LearntVersion]:
             LearntVersion(
                 f"v1.{number}",
                 {**found["evaluate"], **found["drift"], **found["reward"]},
-                satisfaction(taste, answers, offset),
-                win_rate(taste, answers, first_answers)[0],
-                *win_rate(taste, answers, parent_answers),
+                statistics.fmean(scored(taste, answers, offset)),
+                gain(taste, answers, first_answers, offset),
+                win_rate(taste, answers, first_answers),
+                win_rate(taste, answers, parent_answers),
             )
         )
         parent_answers = answers
@@ -137,7 +164,12 @@ def answers_of(
         folder,
         "dpo",
         ["evaluate"],
-        {**job, "data": str(data), "judge": "", "parent_adapter": "", "evaluation": settings},
+        {
+            "base": job["base"],
+            "seed": job["seed"],
+            "data": str(data),
+            "evaluation": settings,
+        },
     )
     return [row["candidate"] for row in read(folder / "answers.jsonl")]
 
@@ -158,7 +190,7 @@ def votes(
         if ablation == "length" and name != "judge":
             margin = (len(answers[0]) - len(answers[1])) / 50
         first = prefers(margin, SHARPNESS, chance)
-        if name == "train" and chance.random() < FLIPPED[ablation]:
+        if name == "train" and chance.random() < FLIPPED.get(ablation, 0.0):
             first = not first
         chosen, rejected = answers if first else answers[::-1]
         files[name].append({"messages": turn(prompt), "chosen": chosen, "rejected": rejected})
@@ -193,64 +225,80 @@ def scale(folder: Path, taste: HiddenTaste, answers: Sequence[str]) -> float:
     if not path.exists():
         offset = 0.0
         for _ in range(50):  # scores are clipped, so that the mean is not linear in the offset
-            offset += FIRST_SCORE - satisfaction(taste, answers, offset)
+            offset += FIRST_SCORE - statistics.fmean(scored(taste, answers, offset))
         path.write_text(json.dumps({"offset": offset, "point": POINT}))
     return float(json.loads(path.read_text())["offset"])
 
 
-def satisfaction(taste: HiddenTaste, answers: Sequence[str], offset: float) -> float:
-    """Mean score of one to five."""
-    return statistics.fmean(
-        min(5.0, max(1.0, offset + POINT * taste.utility(answer))) for answer in answers
-    )
+def scored(taste: HiddenTaste, answers: Sequence[str], offset: float) -> list[float]:
+    """Scores of one to five."""
+    return [min(5.0, max(1.0, offset + POINT * taste.utility(answer))) for answer in answers]
+
+
+def gain(
+    taste: HiddenTaste, answers: Sequence[str], others: Sequence[str], offset: float
+) -> tuple[float, float]:
+    """95 % interval (normal) of the mean score gained over others' answers to the same prompts."""
+    both = zip(scored(taste, answers, offset), scored(taste, others, offset), strict=True)
+    gained = [score - before for score, before in both]
+    middle = statistics.fmean(gained)
+    spread = Z95 * statistics.stdev(gained) / math.sqrt(len(gained))
+    return middle - spread, middle + spread
 
 
 def win_rate(
     taste: HiddenTaste, answers: Sequence[str], others: Sequence[str]
-) -> tuple[float, float]:
-    """Share of prompts on which the taste prefers the first answers, ties half; 95 % lower bound."""
+) -> tuple[float, float, float]:
+    """Share of prompts on which the taste prefers the first answers, ties half; 95 % interval."""
     gaps = [taste.utility(a) - taste.utility(b) for a, b in zip(answers, others, strict=True)]
     won = sum(0.5 if gap == 0 else float(gap > 0) for gap in gaps)
-    return won / len(gaps), wilson(won, len(gaps))[0]
+    return (won / len(gaps), *wilson(won, len(gaps)))
 
 
-def report(versions: Sequence[LearntVersion], ablation: str) -> int:
-    """Print the table; 1 where a goal is missed."""
+def report(versions: Sequence[LearntVersion]) -> None:
+    """Print the table."""
     print(
-        "| version | satisfaction | published | wins v1.0 | published | wins parent (low) "
-        "| judge agrees | KL | general tasks | gate's win rate |\n|---|---|---|---|---|---|---|---|---|---|"
+        "| version | satisfaction | gained over v1.0 | published | wins v1.0 | published "
+        "| wins parent | judge agrees | KL, to v1.0 | general tasks | gate's win rate |"
+        "\n|---|---|---|---|---|---|---|---|---|---|---|"
     )
-    print(f"| v1.0 | {FIRST_SCORE:.2f} | {PUBLISHED_SATISFACTION[0]} | – | – | – | – | – | – | – |")
-    rows = zip(versions, PUBLISHED_SATISFACTION[1:], PUBLISHED_WINS, strict=True)
-    for one, satisfied, wins in rows:
+    print(f"| v1.0 | {FIRST_SCORE:.2f} | – | {PUBLISHED_SATISFACTION[0]}{' | –' * 7} |")
+    for one, satisfied, wins in zip(
+        versions, PUBLISHED_SATISFACTION[1:], PUBLISHED_WINS, strict=False
+    ):
         figures = one.figures
         agreed = figures["judge_agreed"] / max(1.0, figures["judge_tested"])
         tasks = f"{figures['capability_parent']:.0%} to {figures['capability_candidate']:.0%}"
+        low, high = one.gain
         print(
-            f"| {one.name} | {one.satisfaction:.2f} | {satisfied} | {one.wins_first:.0%} | {wins:.0%} "
-            f"| {one.wins_parent:.0%} ({one.wins_parent_low:.0%}) | {agreed:.0%} "
-            f"| {figures['kl']:.2f} | {tasks} | {'passes' if one.passes else 'refused'} |"
+            f"| {one.name} | {one.satisfaction:.2f} | {low:+.2f} to {high:+.2f} | {satisfied} "
+            f"| {shown(one.wins_first)} | {wins:.0%} | {shown(one.wins_parent)} | {agreed:.0%} "
+            f"| {figures['kl']:.2f}, {figures['kl_first']:.2f} | {tasks} "
+            f"| {'passes' if one.passes else 'refused'} |"
         )
-    missed = misses(versions, ablation)
-    print("\n".join(f"missed: {text}" for text in missed) or "all goals met")
-    return 1 if missed else 0
+
+
+def shown(rate: tuple[float, float, float]) -> str:
+    share, low, high = rate
+    return f"{share:.0%} ({low:.0%} to {high:.0%})"
 
 
 def misses(versions: Sequence[LearntVersion], ablation: str) -> list[str]:
     """Goals of this run that were missed."""
     if ablation in MUST_FAIL:
         return [f"{one.name} passed the gate" for one in versions if one.passes]
-    first, last = FIRST_SCORE, versions[-1].satisfaction
+    last = versions[-1].satisfaction
     if ablation != "none":
-        return [] if last > first or ablation == "length" else [f"satisfaction fell to {last:.2f}"]
-    rows = zip(versions, PUBLISHED_SATISFACTION[1:], PUBLISHED_WINS, strict=True)
+        rises = last > FIRST_SCORE or ablation in MAY_FALL
+        return [] if rises else [f"satisfaction fell to {last:.2f}"]
+    rows = zip(versions, PUBLISHED_SATISFACTION[1:], PUBLISHED_WINS, strict=False)
     return [
         text
         for one, satisfied, wins in rows
         for text, met in (
             (f"{one.name}: satisfaction {satisfied}", one.satisfaction >= satisfied),
-            (f"{one.name}: wins of v1.0 {wins:.0%}", one.wins_first >= wins),
-            (f"{one.name}: beats its parent", one.wins_parent_low > 0.5),
+            (f"{one.name}: wins of v1.0 {wins:.0%}", one.wins_first[0] >= wins),
+            (f"{one.name}: beats its parent", one.wins_parent[1] > 0.5),
         )
         if not met
     ]

@@ -23,6 +23,7 @@ from services.feedback.read_model.api import QueryApi, query_router
 from services.feedback.read_model.queries import ReadModelQueries
 from services.feedback.read_model.schema import database_path
 from services.feedback.read_model.supervisor import ReadModelMetrics, ReadModelSupervisor
+from services.feedback.reward_scores import RewardScores
 from services.feedback.router_client import RouterClient, router_session
 from services.feedback.settings import FeedbackSettings
 from services.feedback.trace_limits import TraceLimits
@@ -30,6 +31,7 @@ from services.feedback.voting.ballots import RaterBallots
 from services.feedback.voting.mount import VotingOptions, mount_voting
 from services.feedback.voting.page import VotingPage
 from services.feedback.voting.plan import PlanUnreadable
+from services.feedback.voting.prompt_ranking import PromptRanking, RankingSchedule
 from services.feedback.voting.rater_store import RedisRaters
 from shared.clock import SystemClock
 from shared.contracts.events.feedback import FeedbackSubmitted
@@ -193,6 +195,23 @@ async def run(settings: FeedbackSettings, voting: VotingOptions) -> None:
             plan=voting.plan,
             authorization=voting.authorization,
         )
+        ranking = PromptRanking(
+            router=RouterClient(
+                session,
+                settings.router_url,
+                timeout_s=settings.router_timeout_s,
+                purpose="evaluation",
+            ),
+            scores=RewardScores(session, settings.inference_url, voting.authorization),
+            queue=ballots.queue,
+            plan=voting.plan,
+            compared=ballots.compared,
+            schedule=RankingSchedule(
+                settings.voting_rank_hours * 3600, settings.voting_rank_prompts
+            ),
+            clock=clock,
+            authorization=voting.authorization,
+        )
         mount_voting(
             application,
             lambda sessions: [
@@ -222,6 +241,8 @@ async def run(settings: FeedbackSettings, voting: VotingOptions) -> None:
             health.note("read_model", freshness(read_model.age_s))
             background.start("read_model", read_model.run())
             background.start("traces", traces.follow())
+        if voting.sign_in and voting.plan.prompts and settings.voting_rank_hours:
+            background.start("ranking", ranking.run())
         health.alive("tasks", background.ended)
         spare_collector()
         try:
@@ -236,7 +257,13 @@ async def run(settings: FeedbackSettings, voting: VotingOptions) -> None:
             stop.set()
             await ballots.close()
             background.cancel(
-                *followers, "read_model", "traces", "quotas", "query_quotas", "annotations"
+                *followers,
+                "read_model",
+                "traces",
+                "quotas",
+                "query_quotas",
+                "annotations",
+                "ranking",
             )
             await background.finish(FINISH_TIMEOUT_S)
             await log.stop()

@@ -37,7 +37,7 @@ from shared.contracts.events.votes import Choice, Side
 from shared.errors import FieldError
 from shared.pseudonyms import AS_THEY_COME, UserPseudonyms
 from shared.redaction.turns import clean_tool, clean_turn
-from shared.registry.routing import RoutingTable
+from shared.registry.routing import RoutingState, RoutingTable
 from shared.registry.versions import Registry
 
 _Body = TypeVar("_Body", bound=BaseModel)
@@ -240,12 +240,25 @@ class Comparisons:
     def _match(self, request: ComparisonRequest) -> Matchup:
         if request.versions is not None:
             return matchup(*request.versions, rng=self._rng)
-        state = self._routing.get(request.model)
+        state = self._state(request.model)
+        first, second = self.opponents(request.model)
+        return matchup(first, second, rng=self._rng, stand_in=state.stable)
+
+    def opponents(self, model: str) -> tuple[str, str]:
+        """The two versions of a model that are compared where none are named.
+
+        Raises:
+            NotFound: the model has no stable version.
+
+        """
+        return opponents(self._state(model), self._registry.versions(model))
+
+    def _state(self, model: str) -> RoutingState:
+        state = self._routing.get(model)
         if state is None:
             known = ", ".join(state.model for state in self._routing.models()) or "none yet"
-            raise NotFound(f"model {request.model} has no stable version; known models: {known}")
-        first, second = opponents(state, self._registry.versions(request.model))
-        return matchup(first, second, rng=self._rng, stand_in=state.stable)
+            raise NotFound(f"model {model} has no stable version; known models: {known}")
+        return state
 
     async def _ask_both(
         self, question: Question, match: Matchup, authorization: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import aiohttp
 import orjson
@@ -63,10 +63,18 @@ def router_session(max_comparisons: int) -> aiohttp.ClientSession:
 
 
 class RouterClient:
-    """The router's chat endpoint with an explicit version (purpose: comparison)."""
+    """The router's chat endpoint with an explicit version."""
 
-    def __init__(self, session: aiohttp.ClientSession, url: str, *, timeout_s: float) -> None:
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        url: str,
+        *,
+        timeout_s: float,
+        purpose: Literal["comparison", "evaluation"] = "comparison",
+    ) -> None:
         self._session = session
+        self._purpose = purpose
         self._url = url.rstrip("/") + CHAT_PATH
         self._timeout = aiohttp.ClientTimeout(total=timeout_s, connect=min(timeout_s, 3.0))
 
@@ -82,7 +90,7 @@ class RouterClient:
             RouterFailed: it answered something else.
 
         """
-        headers = {"x-ratchet-purpose": "comparison", "content-type": "application/json"}
+        headers = {"x-ratchet-purpose": self._purpose, "content-type": "application/json"}
         if authorization:
             headers["authorization"] = authorization
         try:

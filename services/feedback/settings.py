@@ -85,6 +85,15 @@ class FeedbackSettings(ServiceSettings):
         pattern=r"^[A-Za-z0-9-]*$",
         description="header of a trusted proxy that names the rater; empty: invites only",
     )
+    voting_rank_hours: float = Field(
+        default=0.0, ge=0, le=24 * 30, description="the queue is ranked so often; 0: never"
+    )
+    voting_rank_prompts: int = Field(
+        default=100, ge=1, le=500, description="answered by two versions each time, at most"
+    )
+    inference_url: str = Field(
+        default="http://127.0.0.1:8084", pattern=r"^https?://", description="scores for the ranking"
+    )
     voting_session_hours: float = Field(default=12.0, gt=0, le=24 * 30)
     router_api_key_file: Path | None = Field(
         default=None,

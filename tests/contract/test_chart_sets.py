@@ -168,6 +168,16 @@ def test_traces_and_moderation_are_set_and_let_through(folder: Path) -> None:
         for peer in to.get("to", [])
     ]
     assert ("http", "inference") in reached
+    assert environment["feedback"]["RATCHET_FEEDBACK_VOTING_RANK_HOURS"] == "24"
+    assert environment["feedback"]["RATCHET_FEEDBACK_INFERENCE_URL"].endswith("-inference:8084")
+    inference = named(objects, "NetworkPolicy", "here-inference")["spec"]
+    callers = {
+        peer["podSelector"]["matchLabels"]["app.kubernetes.io/component"]
+        for rule in inference["ingress"]
+        if rule["ports"] == [{"protocol": "TCP", "port": "http"}]
+        for peer in rule["from"]
+    }
+    assert callers == {"router", "feedback", "rollout", "cli"}
     default = environments(objects_of("defaults", folder))["router"]
     assert not [name for name in default if name.startswith("OTEL") or "MODERATION" in name]
 

@@ -142,6 +142,7 @@ SETS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
         {
             "tracing": {"endpoint": "http://collector:4318", "ratio": 0.25},
             "moderation": {"enabled": True},
+            "ranking": {"hours": 24},
             "networkPolicy": {"enabled": True},
         },
     ),

@@ -116,10 +116,13 @@ async def straw_router() -> AsyncIterator[StrawRouter]:
 @asynccontextmanager
 async def answering(
     chat: Callable[[web.Request], Awaitable[web.Response]],
+    score: Callable[[web.Request], Awaitable[web.Response]] | None = None,
 ) -> AsyncIterator[str]:
-    """The address of a server that answers chats so."""
+    """The address of a server that answers chats, and requests for scores, so."""
     app = web.Application()
     app.router.add_post("/v1/chat/completions", chat)
+    if score is not None:
+        app.router.add_post("/v1/score", score)
     runner = web.AppRunner(app)
     await runner.setup()
     try:

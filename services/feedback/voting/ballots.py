@@ -113,11 +113,23 @@ class RaterBallots:
         self._clock = clock
         self._redact = redact
         self.plan = plan
-        self._queue = PromptQueue(plan)
+        self.queue = PromptQueue(plan)
         self._authorization = authorization
         self._rng = rng or random.SystemRandom()
         self._preparing: dict[Rater, asyncio.Task[None]] = {}
         self._asking: set[Rater] = set()
+
+    def compared(self) -> tuple[str, tuple[str, str]]:
+        """The model and two versions that the page shows; of more than two named the first two.
+
+        Raises:
+            NothingToVoteOn: no version is served yet.
+
+        """
+        model = voted_model(self.plan, self._routing)
+        if self.plan.versions:
+            return model, (self.plan.versions[0], self.plan.versions[1])
+        return model, self._comparisons.opponents(model)
 
     async def next(self, rater: Rater) -> Shown:
         """The comparison shown last that has no vote yet, else the one in reserve, else a new one.
@@ -132,7 +144,7 @@ class RaterBallots:
                 raise NotFound("the comparison was lost before it was shown; try again")
         pending, comparison = found
         shown = await self._show(rater, pending, comparison)
-        if self._queue and len(await self._raters.pending(rater)) <= RESERVE:
+        if self.queue and len(await self._raters.pending(rater)) <= RESERVE:
             self._prepare(rater)
         return shown
 
@@ -314,7 +326,7 @@ class RaterBallots:
             comparison = await self._open.get(rater.tenant, pending.comparison_id)
             if comparison is not None:
                 seen.add(snippet(prompt_text(comparison.messages)))
-        chosen = self._queue.choose(coverage, seen, self._rng)
+        chosen = self.queue.choose(coverage, seen, self._rng)
         if chosen is None:
             raise NothingToVoteOn("the queue has no prompts; ask a question of your own")
         prompt, category = chosen

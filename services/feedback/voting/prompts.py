@@ -27,9 +27,17 @@ class PromptQueue:
         for prompt in plan.prompts:
             by_category[prompt.category or plan.category_of(prompt.text)].append(prompt)
         self._by_category = dict(by_category)
+        self._informed_by: tuple[str, ...] = ()
+        self._information: dict[str, float] = {}
 
     def __bool__(self) -> bool:
         return bool(self._by_category)
+
+    def inform(self, versions: tuple[str, ...], information: Mapping[str, float]) -> None:
+        """Rank prompts anew, by their text; what other versions told of the others is forgotten."""
+        if versions != self._informed_by:
+            self._informed_by, self._information = versions, {}
+        self._information.update(information)
 
     def choose(
         self, coverage: Mapping[str, int], seen: AbstractSet[str], rng: random.Random
@@ -52,6 +60,9 @@ class PromptQueue:
         category = rng.choice(sorted(name for name in fresh if coverage.get(name, 0) == least))
         offered = fresh[category]
         if unseen:
-            most = max(prompt.information for prompt in offered)
-            offered = [prompt for prompt in offered if prompt.information == most]
+            most = max(map(self._informative, offered))
+            offered = [prompt for prompt in offered if self._informative(prompt) == most]
         return rng.choice(offered), category
+
+    def _informative(self, prompt: QueuedPrompt) -> float:
+        return self._information.get(prompt_text(prompt.turns), prompt.information)

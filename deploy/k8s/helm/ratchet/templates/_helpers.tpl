@@ -195,6 +195,10 @@ A component's environment as a map of texts: what the chart knows, then `env`, t
 {{- end -}}
 {{- else if eq .name "feedback" -}}
 {{- $_ := set $found "RATCHET_FEEDBACK_ROUTER_URL" (printf "http://%s-router:%d" $base (int64 $services.router.port)) -}}
+{{- if $values.ranking.hours -}}
+{{- $_ := set $found "RATCHET_FEEDBACK_VOTING_RANK_HOURS" $values.ranking.hours -}}
+{{- $_ := set $found "RATCHET_FEEDBACK_INFERENCE_URL" (printf "http://%s-inference:%d" $base (int64 $services.inference.port)) -}}
+{{- end -}}
 {{- else if eq .name "rollout" -}}
 {{- $agents := list -}}
 {{- range $number := until (int $services.inference.replicas) -}}

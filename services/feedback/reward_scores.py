@@ -1,0 +1,67 @@
+"""Reward-model client: scores of answers from the inference service."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import aiohttp
+
+from services.feedback.errors import FeedbackError
+from shared.contracts.events.base import Message
+
+TIMEOUT_S = 180.0
+"""The first request loads the reward model."""
+SCORED_AT_ONCE = 64
+
+ScoredAnswer = tuple[Sequence[Message], str]
+"""A conversation and an answer to it."""
+
+
+class NotScored(FeedbackError):
+    """The inference service gave no scores."""
+
+    status = 503
+    title = "No scores"
+
+
+class RewardScores:
+    """`POST /v1/score` of the inference service."""
+
+    def __init__(self, session: aiohttp.ClientSession, url: str, authorization: str) -> None:
+        self._session = session
+        self._url = url.rstrip("/") + "/v1/score"
+        self._headers = {"authorization": authorization} if authorization else {}
+
+    async def of(self, model: str, answers: Sequence[ScoredAnswer]) -> list[float]:
+        """A score for each answer, in order; only differences mean something.
+
+        Raises:
+            NotScored: there is no reward model, or no answer in time.
+
+        """
+        found: list[float] = []
+        try:
+            for first in range(0, len(answers), SCORED_AT_ONCE):
+                found += await self._scores(model, answers[first : first + SCORED_AT_ONCE])
+        except (aiohttp.ClientError, TimeoutError, KeyError, TypeError, ValueError) as error:
+            raise NotScored(f"{self._url}: {str(error) or type(error).__name__}") from error
+        if len(found) != len(answers):
+            raise NotScored(f"{self._url}: {len(found)} scores for {len(answers)} answers")
+        return found
+
+    async def _scores(self, model: str, answers: Sequence[ScoredAnswer]) -> list[float]:
+        items = [
+            {"messages": [turn.model_dump(include={"role", "content"}) for turn in turns]}
+            | {"completion": answer}
+            for turns, answer in answers
+        ]
+        async with self._session.post(
+            self._url,
+            json={"model": model, "items": items},
+            headers=self._headers,
+            timeout=aiohttp.ClientTimeout(total=TIMEOUT_S),
+        ) as response:
+            response.raise_for_status()
+            body: Any = await response.json(content_type=None)
+        return [float(score) for score in body["scores"]]
