@@ -91,6 +91,9 @@ class FeedbackSubmitted(Event):
         description="where the answer is from if no router gave it; prompt, completion and model are then its interaction's",
     )
     model: OptionalIdentifier = unless_empty("", description="of the answer; with source only")
+    asker: OptionalIdentifier = unless_empty(
+        "", description="who asked the prompt that the annotation queue sampled, by user id"
+    )
     context: Context = Context()
     submitted_at: AwareDatetime
     anonymous: bool = False
