@@ -57,10 +57,14 @@ class ScoreRequest(BaseModel):
 
 
 class ScoreAnswer(BaseModel):
-    """A score for each item, in order; higher is better, and only differences mean something."""
+    """A score for each item, in order; higher is better, and only differences mean something.
+
+    `uncertainties` are the standard deviations of the reward model's heads, empty with one head.
+    """
 
     reward_model: str
     scores: list[float]
+    uncertainties: list[float] = Field(default_factory=list)
 
 
 class ModeratedRequest(BaseModel):
@@ -120,7 +124,11 @@ def generation_router(
             found = await scorer.score(body.model, rows, timeout_s=SCORE_TIMEOUT_S)
         finally:
             quotas.leave(slot)
-        return ScoreAnswer(reward_model=found.reward_model, scores=list(found.values))
+        return ScoreAnswer(
+            reward_model=found.reward_model,
+            scores=list(found.values),
+            uncertainties=list(found.uncertainties),
+        )
 
     @router.post("/moderated", responses=refusals, response_model=ModeratedAnswer)
     async def moderated(

@@ -41,6 +41,8 @@ class Scores:
 
     reward_model: str
     values: tuple[float, ...]
+    uncertainties: tuple[float, ...] = ()
+    """Standard deviation of the heads' scores of each answer; empty with one head."""
 
 
 class Scorer:
@@ -62,7 +64,7 @@ class Scorer:
         self._metrics = metrics
         self._process: asyncio.subprocess.Process | None = None
         self._lock = asyncio.Lock()
-        self._asking: asyncio.Task[tuple[float, ...]] | None = None
+        self._asking: asyncio.Task[Scores] | None = None
         self._waiting = 0
         self._needed: set[str] = set()
 
@@ -94,7 +96,7 @@ class Scorer:
         turn.add_done_callback(self._turn_ended)
         try:
             async with asyncio.timeout(timeout_s):
-                values = await asyncio.shield(turn)
+                scores = await asyncio.shield(turn)
         except TimeoutError:
             raise ScorerUnavailable(f"no scores within {timeout_s:g} s") from None
         except (AdapterError, OSError) as error:
@@ -104,7 +106,7 @@ class Scorer:
                 turn.cancel()
         self._metrics.scored.inc(len(rows))
         self._metrics.score_s.observe(self._clock.monotonic() - began)
-        return Scores(known[-1].name, values)
+        return scores
 
     async def close(self) -> None:
         """End the process."""
@@ -117,9 +119,7 @@ class Scorer:
             async with asyncio.timeout(STOP_S):
                 await process.wait()
 
-    async def _turn(
-        self, record: RewardRecord, rows: Sequence[Mapping[str, Any]]
-    ) -> tuple[float, ...]:
+    async def _turn(self, record: RewardRecord, rows: Sequence[Mapping[str, Any]]) -> Scores:
         async with self._lock:
             self._asking = asyncio.current_task()
             try:
@@ -130,14 +130,12 @@ class Scorer:
             finally:
                 self._asking = None
 
-    def _turn_ended(self, turn: asyncio.Task[tuple[float, ...]]) -> None:
+    def _turn_ended(self, turn: asyncio.Task[Scores]) -> None:
         self._waiting -= 1
         if not turn.cancelled():
             turn.exception()  # whoever gave up reads it no more
 
-    async def _ask(
-        self, record: RewardRecord, rows: Sequence[Mapping[str, Any]]
-    ) -> tuple[float, ...]:
+    async def _ask(self, record: RewardRecord, rows: Sequence[Mapping[str, Any]]) -> Scores:
         folder = await self._folder(record)
         asked = {
             "base": record.base,
@@ -164,7 +162,7 @@ class Scorer:
         values = tuple(float(value) for value in answer["scores"])
         if not all(map(math.isfinite, values)):
             raise ScorerUnavailable(f"{record.name}: its scores are no finite numbers")
-        return values
+        return Scores(record.name, values, tuple(answer.get("uncertainties", ())))
 
     async def _folder(self, record: RewardRecord) -> Path:
         """The reward model's folder; after a new one, older ones than each model's newest go."""

@@ -37,6 +37,16 @@ log = structlog.get_logger(__name__)
 SHOWN = ("accuracy", "accuracy_gain", "predecessor_accuracy", "calibration_error")
 """Measures that are metrics, each in [-1, 1]."""
 
+MEASURED = (
+    "train_loss",
+    "pairs",
+    "calibration_error",
+    "tested",
+    "disagreement_right",
+    "disagreement_wrong",
+)
+"""Figures of a judge that its record has as they are."""
+
 
 class RewardModels:
     """Publishes judges as reward models."""
@@ -122,14 +132,14 @@ def show(registry: Registry, metrics: TrainingMetrics) -> None:
 def measures(figures: Mapping[str, float]) -> dict[str, float]:
     """A reward model's measures from its judge's figures.
 
-    `train_loss`, `pairs`, held-out `accuracy` with its 95 % bounds, `calibration_error`, and
-    on the same pairs, votes that came since included, the `predecessor_accuracy` and the
-    `accuracy_gain` over it.
+    `train_loss`, `pairs`, the `disagreement_…` of several heads, held-out `accuracy` with its 95 %
+    bounds, `calibration_error`, and on the same pairs, votes that came since included, the
+    `predecessor_accuracy` and the `accuracy_gain` over it.
     """
     kept = {
         name.removeprefix("judge_"): value
         for name, value in figures.items()
-        if name.removeprefix("judge_") in ("train_loss", "pairs", "calibration_error", "tested")
+        if name.removeprefix("judge_") in MEASURED
     }
     agreed, tested = figures.get("judge_agreed"), figures.get("judge_tested", 0.0)
     if agreed is None or not tested:

@@ -163,6 +163,7 @@ class RewardHyperparameters(TrainerHyperparameters):
     learning_rate: float = Field(default=1e-3, gt=0, le=0.1)
     epochs: float = Field(default=4.0, gt=0, le=100)
     center_rewards: float = Field(default=0.01, ge=0, le=10)
+    heads: int = Field(default=1, ge=1, le=16, description="score heads; their mean is the score")
     lora: LoraHyperparameters = LoraHyperparameters()
 
 

@@ -127,6 +127,27 @@ def test_advantages_are_those_of_the_formula(methods: dict[str, Any]) -> None:
         assert methods["advantages"][str(lam)] == pytest.approx([*wanted, 0.0, 0.0])
 
 
+def test_several_heads_agree_with_the_pairs_and_say_how_unsure_they_are(
+    methods: dict[str, Any],
+) -> None:
+    found = methods["heads"]
+    assert found["figures"]["agreed"] == found["figures"]["tested"]
+    assert found["heads"] == 3
+    assert found["apart"] < 1e-4, "evaluation and scorer read the same score"
+    assert found["least_uncertainty"] > 0
+    assert found["figures"]["disagreement_right"] > 0
+    assert "disagreement_wrong" not in found["figures"]
+
+
+def test_the_profiles_of_several_gpus_are_read_by_accelerate_itself(
+    methods: dict[str, Any],
+) -> None:
+    profiles = methods["profiles"]
+    kinds = {name: profile["distributed_type"] for name, profile in profiles.items()}
+    assert kinds == {"ddp": "MULTI_GPU", "fsdp": "FSDP"}
+    assert profiles["fsdp"]["fsdp_config"]["fsdp_sharding_strategy"] == "FULL_SHARD"
+
+
 def test_prompts_that_fill_no_step_are_told_before_training(methods: dict[str, Any]) -> None:
     one, two = methods["few_prompts"]
     assert one.startswith("train: 3 prompts are fewer than the 4 of one step")

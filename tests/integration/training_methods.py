@@ -22,11 +22,13 @@ from typing import Any
 
 import torch
 import yaml
+from accelerate.commands.config.config_args import load_config_from_file
 from peft import get_peft_model
 from safetensors.torch import load_file
 from training_tiny_model import main as make_model
 from transformers import Trainer
 
+from services.inference.scoring import RewardModel
 from services.training.evaluation import EvaluationSettings
 from services.training.trainers import (
     arguments,
@@ -136,6 +138,7 @@ def main(folder: Path) -> None:
         ),
         "honest": monitored(folder, "honest", RL, parent, pairs, pairs),
     }
+    found["heads"] = several_heads(folder, parent, pairs)
     found["few_prompts"] = few_prompts(folder, parent, pairs)
     smaller = SHORT | {"gradient_checkpointing": True}
     found["checkpointed"] = trained(folder, "checkpointed", dpo, "dpo", smaller, parent, pairs)
@@ -144,6 +147,9 @@ def main(folder: Path) -> None:
     found["resumed"] = resumed(folder, parent)
     found["memory"] = out_of_memory(folder, parent)
     found["processes"] = several_processes(folder, parent)
+    found["profiles"] = {
+        path.stem: load_config_from_file(str(path)).to_dict() for path in DDP.parent.iterdir()
+    }
     found["diverged"] = diverged(folder, parent, pairs)
     print(json.dumps(found))
 
@@ -231,6 +237,28 @@ def diverged(folder: Path, parent: Path, pairs: Sequence[dict[str, Any]]) -> str
     except job.TrainingDiverged as error:
         return str(error)
     return "nothing"
+
+
+def several_heads(folder: Path, parent: Path, pairs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """A reward model of three heads, as the evaluation and as the scorer read it."""
+    asked = asked_of(folder, "dpo", SHORT, parent)
+    three = asked.reward.model_copy(update={"heads": 3})
+    asked = asked.model_copy(update={"reward": three})
+    figures = reward.fit(asked, pairs, pairs, folder / "heads", "reward", job.Progress(folder))
+    adapter = folder / "heads/adapter"
+    tokenizer = load_tokenizer(asked.base)
+    read = [reward.judged_ids(asked, tokenizer, pair, pair["chosen"]) for pair in pairs]
+    evaluated = reward.score(
+        reward.load_scorer(asked, tokenizer, adapter), tokenizer, read, lambda _: None
+    )
+    rows = [{"messages": one["messages"], "completion": one["chosen"]} for one in pairs]
+    served, uncertainties = RewardModel(asked.base, str(adapter)).score(rows, three.max_length)
+    return {
+        "figures": figures,
+        "heads": reward.heads_of(adapter),
+        "apart": max(abs(one - other) for one, other in zip(evaluated, served, strict=True)),
+        "least_uncertainty": min(uncertainties),
+    }
 
 
 def swapped(pairs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

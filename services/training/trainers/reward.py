@@ -1,7 +1,8 @@
 """Reward model (the evaluation's judge): Bradley-Terry on votes of raters kept apart.
 
-Base with a score head and a LoRA, trained on log sigmoid(score(chosen) - score(rejected))
-(Bradley & Terry 1952; Ouyang et al. 2022, section 3.5). It is no arm of any comparison.
+Base with score heads and a LoRA, trained on log sigmoid(score(chosen) - score(rejected))
+(Bradley & Terry 1952; Ouyang et al. 2022, section 3.5). It is no arm of any comparison. Several
+heads on one adapter are a last-layer ensemble: their mean is the score, their spread how unsure it is.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from datasets import Dataset, Features, Json, List, Value
 from peft import PeftModel
+from safetensors import safe_open
 from transformers import AutoModelForSequenceClassification
 from trl import RewardConfig, RewardTrainer
 
@@ -38,6 +40,7 @@ from services.training.trainers.models import (
 from shared.contracts.row_sources import MACHINE_MADE
 
 SIDES = ("chosen", "rejected")
+HEAD = "score.weight"
 SCORE_BATCH = 32
 SCORE_TOKENS = 8192
 """Most rows and most padded tokens that are scored at a time."""
@@ -82,7 +85,7 @@ def fit(
 
     Returns:
         Figures of the training (`train_…`), its `pairs`, in how many of the `tested` pairs it
-        `agreed`, and its expected `calibration_error`.
+        `agreed`, and its expected `calibration_error`; of several heads what `disagreement` returns.
 
     """
     set_seeds(job.seed)
@@ -93,7 +96,7 @@ def fit(
     checkpoints = place / "checkpoints"
     config = arguments(job.reward, checkpoints, rows=len(rows), seed=job.seed)
     trainer = RewardTrainer(
-        model=_score_model(job.base, tokenizer, job.seed),
+        model=_score_model(job.base, tokenizer, job.seed, job.reward.heads),
         processing_class=tokenizer,
         args=RewardConfig(center_rewards_coefficient=job.reward.center_rewards or None, **config),
         train_dataset=_whole_conversations(rows),
@@ -110,13 +113,16 @@ def fit(
         progress.report(stage, trained + answered // SCORED_A_STEP, trained + after)
 
     model = trainer.model.eval()
-    margins = _margins(model, tokenizer, pairs, note)
+    by_head = _margins(model, tokenizer, pairs, note)
+    margins = by_head.mean(1).tolist()
     progress.report(stage, trained + after, trained + after)
     if processes.rank() == 0:
         write_json(
             place / "categories.json", by_category([pair.category for pair in pairs], margins)
         )
     figures = {f"train_{name}": value for name, value in callback.figures().items()}
+    if job.reward.heads > 1:
+        figures |= disagreement(by_head)
     return figures | {
         "pairs": float(len(rows)),
         "agreed": agreement(margins),
@@ -156,7 +162,7 @@ def _whole_conversations(rows: Sequence[dict[str, Any]]) -> Dataset:
 
 def load_scorer(job: TrainerJob, tokenizer: Any, adapter: Path) -> Any:
     """A reward model of the job's base that `fit` wrote, ready to score."""
-    base = _score_model(job.base, tokenizer, job.seed)
+    base = _score_model(job.base, tokenizer, job.seed, heads_of(adapter))
     return PeftModel.from_pretrained(base, str(adapter)).eval()
 
 
@@ -184,17 +190,35 @@ def _judged_sides(job: TrainerJob, tokenizer: Any, row: dict[str, Any]) -> list[
 
 def _margins(
     model: Any, tokenizer: Any, pairs: Sequence[TestedPair], note: Callable[[int], None]
-) -> list[float]:
-    chosen = score(model, tokenizer, [pair.chosen for pair in pairs], note)
-    rejected = score(model, tokenizer, [pair.rejected for pair in pairs], note)
-    return [good - bad for good, bad in zip(chosen, rejected, strict=True)]
+) -> torch.Tensor:
+    """Score of chosen less that of rejected, `[pairs, heads]`."""
+    chosen = head_scores(model, tokenizer, [pair.chosen for pair in pairs], note)
+    return chosen - head_scores(model, tokenizer, [pair.rejected for pair in pairs], note)
+
+
+def disagreement(margins: torch.Tensor) -> dict[str, float]:
+    """Spread of the heads' margins, their standard deviation, on pairs judged right and wrong.
+
+    Where the latter is not larger, the heads do not know what the model does not know.
+
+    Args:
+        margins: `[pairs, heads]`.
+
+    Returns:
+        `disagreement_right` and `disagreement_wrong`, each only where there is such a pair.
+
+    """
+    spread, right = margins.std(1, correction=0), margins.mean(1) > 0
+    sides = {"disagreement_right": spread[right], "disagreement_wrong": spread[~right]}
+    return {name: float(side.mean()) for name, side in sides.items() if len(side)}
 
 
 def _predecessor_agreed(job: TrainerJob, tested: Sequence[dict[str, Any]]) -> float:
     """In how many of the same pairs the reward model agrees that was published before."""
     tokenizer = load_tokenizer(job.base)
     model = load_scorer(job, tokenizer, Path(job.predecessor))
-    return agreement(_margins(model, tokenizer, _tested(job, tokenizer, tested), lambda _: None))
+    pairs = _tested(job, tokenizer, tested)
+    return agreement(_margins(model, tokenizer, pairs, lambda _: None).mean(1).tolist())
 
 
 def judged_ids(
@@ -205,11 +229,10 @@ def judged_ids(
     return ids[: job.reward.max_length]
 
 
-@torch.no_grad()
 def score(
     model: Any, tokenizer: Any, rows: Sequence[list[int]], note: Callable[[int], None]
 ) -> list[float]:
-    """A score for each row; higher is better, and only differences mean something.
+    """A score for each row, the mean of its heads; only differences mean something.
 
     Args:
         model: The judge.
@@ -218,18 +241,33 @@ def score(
         note: Hears how many rows were scored, after each batch.
 
     """
-    scores = [0.0] * len(rows)
+    return head_scores(model, tokenizer, rows, note).mean(1).tolist()
+
+
+@torch.no_grad()
+def head_scores(
+    model: Any, tokenizer: Any, rows: Sequence[list[int]], note: Callable[[int], None]
+) -> torch.Tensor:
+    """The heads' scores of each row, `[rows, heads]`; see `score`."""
+    scores = torch.zeros(len(rows), model.config.num_labels)
     for batch in by_tokens([len(row) for row in rows], tokens=SCORE_TOKENS, rows=SCORE_BATCH):
         ids, mask = padded([rows[i] for i in batch], tokenizer.pad_token_id, left=False)
-        logits = model(input_ids=ids, attention_mask=mask).logits.squeeze(-1).float().tolist()
-        for index, value in zip(batch, logits, strict=True):
-            scores[index] = value
+        scores[batch] = model(input_ids=ids, attention_mask=mask).logits.float().cpu()
         note(len(batch))
     return scores
 
 
-def _score_model(base: str, tokenizer: Any, seed: int) -> Any:
+def heads_of(adapter: Path) -> int:
+    """How many score heads a reward model was written with."""
+    with safe_open(adapter / "adapter_model.safetensors", framework="pt") as file:
+        name = next(name for name in file.keys() if name.endswith(HEAD))  # noqa: SIM118
+        return int(file.get_slice(name).get_shape()[0])
+
+
+def _score_model(base: str, tokenizer: Any, seed: int, heads: int) -> Any:
     set_seeds(seed)
-    model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1, dtype=dtype())
+    model = AutoModelForSequenceClassification.from_pretrained(
+        base, num_labels=heads, dtype=dtype()
+    )
     model.config.pad_token_id = tokenizer.pad_token_id
     return model.to(device())

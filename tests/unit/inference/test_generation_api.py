@@ -104,7 +104,7 @@ async def http(stub: StubGenerator) -> AsyncIterator[httpx.AsyncClient]:
 async def test_one_or_a_batch_is_scored_in_order(http: httpx.AsyncClient) -> None:
     body = {"model": MODEL, "items": [item("abc"), item("a")]}
     answer = await http.post("/v1/score", json=body)
-    assert answer.json() == {"reward_model": "r", "scores": [3.0, 1.0]}
+    assert answer.json() == {"reward_model": "r", "scores": [3.0, 1.0], "uncertainties": []}
     one = await http.post("/v1/score", json={"model": MODEL, "items": [item("ab")]})
     assert one.json()["scores"] == [2.0]
 

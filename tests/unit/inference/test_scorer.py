@@ -31,6 +31,8 @@ for line in sys.stdin:
     if "load" in rows: time.sleep(0.5)
     if "end" in rows: sys.exit(1)
     answer = {"error": "no template"} if "bad" in rows else {"scores": [len(row) for row in rows]}
+    if "unsure" in rows:
+        answer["uncertainties"] = [0.5 for _ in rows]
     print(json.dumps(answer), flush=True)
 """
 
@@ -103,6 +105,12 @@ async def scorer(tmp_path: Path, registry: Registry, cache: StubCache) -> AsyncI
 
 def rows(*completions: str) -> list[dict[str, Any]]:
     return [{"messages": [], "completion": text} for text in completions]
+
+
+async def test_several_heads_say_how_unsure_they_are_and_one_says_nothing(scorer: Scorer) -> None:
+    unsure = await scorer.score(MODEL, rows("unsure", "b"), timeout_s=60)
+    assert (unsure.values, unsure.uncertainties) == ((6.0, 1.0), (0.5, 0.5))
+    assert (await scorer.score(MODEL, rows("a"), timeout_s=60)).uncertainties == ()
 
 
 async def test_requests_at_once_each_get_their_own_scores(scorer: Scorer) -> None:
