@@ -18,6 +18,7 @@ from services.inference.adapter_cache import AdapterCache
 from services.inference.admission import BatchAdmission
 from services.inference.agent import Agent
 from services.inference.api import create_app, guarded
+from services.inference.base_files import BaseFiles
 from services.inference.batch import BatchTimeouts, BatchWorker
 from services.inference.engine import EngineClient
 from services.inference.generation_api import generation_router, serving
@@ -139,6 +140,11 @@ async def run(settings: InferenceSettings) -> None:
             models=settings.models,
             limits=AdapterLimits(
                 settings.max_adapters, settings.drain_grace_s, settings.drain_limit_s
+            ),
+            base_files=BaseFiles(
+                "" if settings.engine_external else settings.base_model,
+                settings.data_dir / "inference" / "base-hashes.json",
+                settings.base_revision,
             ),
             cache=adapter_cache(settings, "adapters"),
             verifier=AdapterVerifier(client, versions.registry, acceptances, settings.tolerance_of),

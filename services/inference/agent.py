@@ -11,6 +11,7 @@ import structlog
 
 from services.inference.acceptances import Acceptance, Acceptances
 from services.inference.adapter_cache import AdapterCache
+from services.inference.base_files import BaseFiles
 from services.inference.engine import EngineClient, ServedModels
 from services.inference.errors import (
     EngineRefused,
@@ -73,6 +74,7 @@ class Agent:
         registry: Registry,
         models: tuple[str, ...],
         limits: AdapterLimits,
+        base_files: BaseFiles,
         cache: AdapterCache,
         verifier: AdapterVerifier,
         acceptances: Acceptances,
@@ -86,6 +88,7 @@ class Agent:
         self._registry = registry
         self._models = models
         self._limits = limits
+        self._base_files = base_files
         self._cache = cache
         self._verifier = verifier
         self._acceptances = acceptances
@@ -325,6 +328,9 @@ class Agent:
         began = self._clock.monotonic()
         self._slots.loading(slot)
         await self._notify()
+        if wrong := await self._base_files.refusal(record):
+            self._slots.retry(slot, AdapterState.refused, "base", wrong)
+            return
         try:
             folder = await self._cache.fetch(record)
             await self._client.load(slot.version, str(folder))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
@@ -135,6 +137,12 @@ class InferenceSettings(ServiceSettings):
         assert parts.hostname is not None
         assert parts.port is not None
         return parts.hostname, parts.port
+
+    @property
+    def base_revision(self) -> str:
+        """The hub's revision that the engine's options ask for, else its main branch."""
+        options = shlex.split(self.engine_options.replace("=", " "))
+        return next((value for name, value in pairwise(options) if name == "--revision"), "main")
 
     @property
     def dtype(self) -> Literal["float32", "bfloat16"]:

@@ -36,6 +36,7 @@ from shared.contracts.recipes import TrainerHyperparameters
 from shared.contracts.topics import VERSIONS
 from shared.kafka.log import EventLog, LogUnavailable
 from shared.registry.adapters import AdapterUnavailable, checksum, publish
+from shared.registry.base_models import identify_base
 from shared.registry.follow import RegistryFollower
 
 log = structlog.get_logger(__name__)
@@ -94,12 +95,17 @@ class Publisher:
         stored = await asyncio.to_thread(
             store, files, workspace.fresh("publish"), settings.adapters_uri, version
         )
+        base = await asyncio.to_thread(
+            identify_base, resolved.base, settings.data_dir / "training" / "base-hashes.json"
+        )
         record = VersionRecord(
             version=version,
             model=job.model,
             method="sft" if job.method is TrainingMethod.sft else "dpo",
             algorithm=job.algorithm,
             base=resolved.base,
+            base_revision=base.revision,
+            base_sha256=base.sha256,
             parent=resolved.parent_version,
             adapter_uri=stored.uri,
             adapter_sha256=stored.sha256,

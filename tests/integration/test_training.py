@@ -280,6 +280,8 @@ def test_dpo_record_is_whole(story: Story) -> None:
     record = story.record(f"{story.model}-v1.1")
     assert (record.method, record.parent) == ("dpo", f"{story.model}-v1.0")
     assert record.base == story.record(f"{story.model}-v1.0").base
+    assert len(record.base_sha256) == 64
+    assert record.base_sha256 == story.record(f"{story.model}-v1.0").base_sha256
     assert record.dataset.rows >= 40
     assert {place.rpartition("/")[0] for place in record.dataset.offsets} == {PREFERENCES}
     assert record.hyperparameters["epochs"] == EPOCHS

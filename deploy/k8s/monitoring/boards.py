@@ -360,6 +360,18 @@ INFERENCE = (
         ("ratchet_inference_batch_in_flight", "under way {{instance}}"),
         ("ratchet_inference_batch_allowed", "allowed {{instance}}"),
     ),
+    panel(
+        "Scores of moderated generation, median",
+        "By the reward model: the writer's answer, and what the critic made of it.",
+        "short",
+        (quantile(0.5, "ratchet_inference_moderated_score", "role"), "{{role}}"),
+    ),
+    panel(
+        "Whose answer moderated generation returned",
+        "A second; fallback: nothing scored it.",
+        "ops",
+        (per_second("ratchet_inference_moderated_total", "chosen"), "{{chosen}}"),
+    ),
 )
 
 KAFKA = (

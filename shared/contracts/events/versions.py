@@ -97,6 +97,14 @@ class VersionRecord(Event):
         default="", description="kto, grpo, rloo, ppo or online_dpo where not the method's own"
     )
     base: str
+    base_revision: str = Field(
+        default="", max_length=200, description="the hub's commit of the base; empty: unknown"
+    )
+    base_sha256: str = Field(
+        default="",
+        pattern=r"^([0-9a-f]{64})?$",
+        description="over the base's files; engines with other files refuse it; empty: unknown",
+    )
     parent: OptionalName = ""
     adapter_uri: str
     adapter_sha256: Annotated[str, AfterValidator(check_sha256)]

@@ -17,6 +17,7 @@ from services.inference.acceptances import Acceptances
 from services.inference.adapter_cache import SPARE_FOLDERS, AdapterCache
 from services.inference.agent import Agent
 from services.inference.api import create_app
+from services.inference.base_files import BaseFiles
 from services.inference.engine import EngineClient, ServedModels
 from services.inference.launcher import EngineState
 from services.inference.metrics import InferenceMetrics
@@ -39,6 +40,7 @@ from shared.contracts.events.versions import (
 from shared.contracts.topics import AUDIT
 from shared.keys import KeyRing
 from shared.registry import adapters
+from shared.registry.base_models import identify_base
 from shared.registry.versions import Registry
 from shared.testing.clock import ManualClock
 from shared.testing.log import MemoryLog
@@ -71,6 +73,7 @@ class AgentHarness:
         self.clock = ManualClock()
         self.engine = RecordingEngine(EngineState(ready=True, generation=1, reason=""), [])
         self.cache = folder / "cache"
+        self.base = folder / "base"
         self.agent = self.build()
 
     def build(self) -> Agent:
@@ -83,6 +86,7 @@ class AgentHarness:
             registry=self.registry,
             models=(),
             limits=AdapterLimits(4, 5.0, 60.0),
+            base_files=BaseFiles(str(self.base), self.folder / "hashes.json"),
             cache=AdapterCache(
                 self.cache, roots=(str(self.folder / "store"),), max_bytes=adapters.MAX_BYTES
             ),
@@ -101,6 +105,7 @@ class AgentHarness:
         answers: float | None = None,
         parent: str = "",
         model: str = "m",
+        base_sha256: str = "",
     ) -> None:
         made = self.folder / "made" / version
         made.mkdir(parents=True)
@@ -114,6 +119,7 @@ class AgentHarness:
             model=model,
             method="dpo",
             base="base",
+            base_sha256=base_sha256,
             parent=parent,
             adapter_uri=uri,
             adapter_sha256=adapters.publish(made, uri),
@@ -222,6 +228,29 @@ async def test_refused_candidate_leaves_the_replica_ready(harness: AgentHarness)
     assert harness.agent.unready() is None
     assert harness.agent.ready("v1")
     assert not harness.agent.ready("v2")
+
+
+async def test_an_adapter_of_another_base_is_refused_before_it_is_loaded(
+    harness: AgentHarness,
+) -> None:
+    harness.base.mkdir()
+    (harness.base / "model.safetensors").write_bytes(b"w")
+    here = identify_base(str(harness.base), harness.folder / "hashes.json").sha256
+    harness.register("v1", recorded=-1.0, base_sha256=here)
+    harness.register("v2", recorded=-3.0, base_sha256="a" * 64)
+    harness.register("older", recorded=-5.0)
+    for version, lifecycle in (
+        ("v1", Lifecycle.stable),
+        ("v2", Lifecycle.canary),
+        ("older", Lifecycle.shadow),
+    ):
+        harness.put(version, lifecycle)
+    await harness.settle()
+    assert sorted(harness.fake.loaded) == ["older", "v1"]
+    refused = harness.slot("v2")
+    assert (refused.state, refused.fault) == (AdapterState.refused, "base")
+    assert "trained on aaaaaaaaaaaa" in refused.reason
+    assert harness.loads("v2") == 0
 
 
 async def test_refused_stable_version_makes_the_replica_unready(harness: AgentHarness) -> None:

@@ -309,3 +309,13 @@ def test_gpu_profile_computes_in_bfloat16_over_its_gpus() -> None:
     assert command[command.index("--host") + 1] == "0.0.0.0"
     assert "VLLM_CPU_KVCACHE_SPACE" not in engine_environment(made, {})
     assert made.tolerance_of("float32") == 0.1
+
+
+@pytest.mark.parametrize(
+    ("options", "revision"),
+    [("", "main"), ("--seed 7 --revision cafe", "cafe"), ("--revision=cafe --seed=7", "cafe")],
+)
+def test_the_base_is_hashed_at_the_revision_that_the_engine_serves(
+    options: str, revision: str
+) -> None:
+    assert settings(engine_options=options).base_revision == revision

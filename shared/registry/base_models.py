@@ -1,0 +1,114 @@
+"""Base models: the revision, and a hash over the files that decide what an adapter on it computes."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
+"""The first of these patterns that a folder has; a hub's repository may have both forms."""
+DESCRIPTIONS = ("config.json", "tokenizer.json")
+MAX_FILES = 1_024
+"""Files of a base that are hashed at most; the largest published models have a few hundred."""
+
+
+class BaseIdentity(NamedTuple):
+    """Which base it is, byte for byte. What cannot be told here is empty."""
+
+    revision: str = ""
+    """The hub's commit; empty for a folder that is no snapshot of the hub."""
+    sha256: str = ""
+    """SHA-256 in hex over the files' names and hashes; empty where they are not on this machine."""
+
+
+def identify_base(base: str, cache: Path, revision: str = "main") -> BaseIdentity:
+    """Revision and hash of a base model; reads gigabytes the first time.
+
+    Args:
+        base: Hub id or path, as a record names it.
+        cache: JSON file with the hash of each file by path, size and time of change. One that
+            cannot be read or written costs time only.
+        revision: Branch, tag or commit of the hub, where the base is no path.
+
+    Raises:
+        OSError: a file of the base cannot be read.
+
+    """
+    folder, commit = _located(base, revision)
+    files = _files(folder) if folder else []
+    if not files:
+        return BaseIdentity(commit)
+    known, hashes = _read(cache), dict[str, list[Any]]()
+    digest = hashlib.sha256()
+    for path in files:
+        place, stat = str(path.resolve()), path.stat()
+        mark = [stat.st_size, stat.st_mtime_ns]
+        old = known.get(place, [])
+        sha256 = old[2] if old[:2] == mark else _sha256(path)
+        hashes[place] = [*mark, sha256]
+        digest.update(f"{path.name}\0{sha256}\n".encode())
+    if hashes != known:
+        _write(cache, hashes)
+    return BaseIdentity(commit, digest.hexdigest())
+
+
+def base_mismatch(recorded: str, found: str) -> str:
+    """Why an adapter must not be served on the base that is here; empty where it may.
+
+    Args:
+        recorded: The hash in the version's record; empty in older ones.
+        found: The hash of the base here; empty where it is not known.
+
+    """
+    if not recorded or not found or recorded == found:
+        return ""
+    return (
+        f"base: its files have the SHA-256 {found[:12]}… here, and the adapter was trained on "
+        f"{recorded[:12]}…; serve that revision of the base, or train on this one"
+    )
+
+
+def _located(base: str, revision: str) -> tuple[Path | None, str]:
+    """Folder of a base and its commit: the path itself, or the hub's snapshot on this machine."""
+    if (path := Path(base)).is_dir():
+        return path, path.name if path.parent.name == "snapshots" else ""
+    home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
+    hub = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
+    repository = hub / f"models--{base.replace('/', '--')}"
+    commit = revision
+    with contextlib.suppress(OSError, ValueError):
+        commit = (repository / "refs" / revision).read_text().strip()
+    folder = repository / "snapshots" / commit
+    return (folder, commit) if folder.is_dir() else (None, "")
+
+
+def _files(folder: Path) -> list[Path]:
+    forms = [sorted(folder.glob(pattern)) for pattern in WEIGHTS]
+    weights = next(filter(None, forms), list[Path]())
+    described = [folder / name for name in DESCRIPTIONS if (folder / name).is_file()]
+    return [*described, *weights][:MAX_FILES] if weights else []
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read(cache: Path) -> dict[str, list[Any]]:
+    try:
+        found = json.loads(cache.read_text())
+        return {str(place): list(one) for place, one in found.items()}
+    except (OSError, ValueError, AttributeError, TypeError):
+        return {}
+
+
+def _write(cache: Path, hashes: dict[str, list[Any]]) -> None:
+    partial = cache.with_name(f".partial-{os.getpid()}-{cache.name}")
+    with contextlib.suppress(OSError):
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps(hashes))
+        partial.replace(cache)
