@@ -43,6 +43,8 @@ DISK_RETRY_S = 1.0
 """How long a disk that refused is left alone."""
 SHIP_BYTES = 1024 * 1024
 """About how many bytes one round of shipping sends."""
+READ_BYTES = 256 * 1024
+"""Buffer of a segment that is read: one system call for a hundred records and more."""
 SHIP_TIMEOUT_S = 15.0
 BACKOFF_FIRST_S = 0.1
 BACKOFF_MAX_S = 5.0
@@ -387,7 +389,7 @@ def _frames(path: Path, start: int, limit: int) -> Iterator[tuple[NewRecord, int
     """Whole frames from `start`, about `limit` bytes of them, each with the offset behind it."""
     if limit <= 0:
         return
-    with path.open("rb") as file:
+    with path.open("rb", buffering=READ_BYTES) as file:
         file.seek(start)
         end = start
         while end - start < limit:

@@ -22,6 +22,7 @@ from aiokafka.errors import (
 
 from shared.clock import Clock, SystemClock
 from shared.contracts.events.base import Event
+from shared.kafka.batches import MAX_RECORD_BYTES, ProduceBatches
 from shared.kafka.envelope import encode
 from shared.kafka.log import (
     APPEND_TIMEOUT_S,
@@ -31,7 +32,6 @@ from shared.kafka.log import (
     Positions,
     RecordRefused,
 )
-from shared.kafka.partitions import partition_of
 from shared.kafka.security import KafkaConnection
 from shared.kafka.tail import KafkaTail
 from shared.observability.events import Unavailable
@@ -41,7 +41,6 @@ log = structlog.get_logger(__name__)
 LINGER_MS = 5
 BATCH_BYTES = 256 * 1024
 REQUEST_TIMEOUT_MS = 10_000
-MAX_RECORD_BYTES = 4 * 1024 * 1024
 STOP_TIMEOUT_S = 10.0
 REFUSED = (MessageSizeTooLargeError, RecordListTooLargeError, RecordTooLargeError)
 """Errors of the record, not of the brokers."""
@@ -115,30 +114,11 @@ class KafkaLog:
     ) -> list[Position]:
         """See EventLog.append_many."""
         producer: AIOKafkaProducer | None = None
-        pending: list[asyncio.Future[object]] = []
         try:
             async with asyncio.timeout(timeout_s):
                 producer = await self._connected()
-                counts: dict[str, int] = {}
-                for record in records:
-                    key, partition = record.key.encode(), record.partition
-                    if partition is None:
-                        count = counts.get(record.topic)
-                        if count is None:
-                            count = len(await producer.partitions_for(record.topic))
-                            counts[record.topic] = count
-                        partition = partition_of(key, count)
-                    future = await producer.send(
-                        record.topic,
-                        value=record.value,
-                        key=key,
-                        partition=partition,
-                        headers=list(record.headers),
-                    )
-                    pending.append(future)
-                stored = [await future for future in pending]
+                positions = await ProduceBatches(producer).append(records)
         except TimeoutError:
-            self._forget(pending)
             self._timeouts += 1
             if self._timeouts >= TIMEOUTS_BEFORE_REBUILD:
                 self._replace(producer, flush=False)
@@ -146,17 +126,15 @@ class KafkaLog:
                 f"no acknowledgement from {self._connection.bootstrap} within {timeout_s:g} s"
             ) from None
         except KafkaError as error:
-            self._forget(pending)
             if not error.retriable:
                 self._replace(producer, flush=True)
             refused = isinstance(error, REFUSED)
             kind = RecordRefused if refused else LogUnavailable
             raise kind(f"{self._connection.bootstrap}: {error}") from error
         except UnicodeError as error:
-            self._forget(pending)
             raise RecordRefused(f"a key or header name is no UTF-8: {error}") from error
         self._timeouts = 0
-        return [Position(item.topic, item.partition, item.offset) for item in stored]  # type: ignore[attr-defined]
+        return positions
 
     async def publish(
         self,
@@ -242,12 +220,6 @@ class KafkaLog:
         task = asyncio.get_running_loop().create_task(_close(producer, flush=flush))
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
-
-    @staticmethod
-    def _forget(pending: Sequence[asyncio.Future[object]]) -> None:
-        """Keep abandoned futures from warning of an unread error."""
-        for future in pending:
-            future.add_done_callback(lambda done: done.cancelled() or done.exception())
 
 
 async def _close(producer: AIOKafkaProducer, *, flush: bool) -> None:

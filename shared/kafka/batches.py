@@ -1,0 +1,128 @@
+"""Produce batches of one append: its records by partition, and the acknowledgements they wait for."""
+
+# pyright: basic, reportMissingTypeStubs=false
+# aiokafka has no types.
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from aiokafka import AIOKafkaProducer
+
+from shared.kafka.log import NewRecord, Position, RecordRefused
+from shared.kafka.partitions import partition_of
+
+MAX_RECORD_BYTES = 4 * 1024 * 1024
+
+
+@dataclass(slots=True, eq=False)
+class _Batch:
+    """Records for one partition, and what says that they are stored."""
+
+    topic: str
+    partition: int
+    builder: Any = None
+    """None for a record alone, which the producer puts into a batch with others'."""
+    acknowledged: asyncio.Future[Any] | None = None
+
+    def add(self, key: bytes, record: NewRecord) -> int | None:
+        """The record's place in the batch; None where that is full, which an empty one never is."""
+        added = self.builder.append(
+            timestamp=None, key=key, value=record.value, headers=list(record.headers)
+        )
+        if added is None:
+            return None
+        if added.size > MAX_RECORD_BYTES:
+            raise RecordRefused(f"the record takes {added.size} bytes, over {MAX_RECORD_BYTES}")
+        return added.offset
+
+
+class ProduceBatches:
+    """The batches of one append, in order per partition.
+
+    A batch that is built here costs one future and one round of the producer's bookkeeping,
+    instead of one for each record, and leaves at once: it waits for no other append's records.
+    """
+
+    def __init__(self, producer: AIOKafkaProducer) -> None:
+        self._producer = producer
+        self._batches: list[_Batch] = []
+        self._places: list[tuple[_Batch, int]] = []
+        self._partitions: dict[str, int] = {}
+
+    async def append(self, records: Sequence[NewRecord]) -> list[Position]:
+        """Store records; their positions, in the order in which they were given.
+
+        A single record shares a batch with those of other appends.
+
+        Raises:
+            RecordRefused: a record is too large. KafkaError: not all were acknowledged.
+
+        """
+        try:
+            if len(records) == 1:
+                await self._send_alone(records[0])
+            else:
+                await self._send_batches(records)
+            first = {batch: (await batch.acknowledged).offset for batch in self._batches}  # type: ignore[misc]
+        except BaseException:
+            self._forget()
+            raise
+        return [
+            Position(batch.topic, batch.partition, first[batch] + place)
+            for batch, place in self._places
+        ]
+
+    async def _send_batches(self, records: Sequence[NewRecord]) -> None:
+        filling: dict[tuple[str, int], _Batch] = {}
+        for record in records:
+            key = record.key.encode()
+            where = (record.topic, await self._partition(record, key))
+            batch = filling.get(where)
+            place = None if batch is None else batch.add(key, record)
+            if batch is None or place is None:
+                if batch is not None:
+                    await self._send_batch(batch)
+                batch = filling[where] = _Batch(*where, self._producer.create_batch())
+                place = batch.add(key, record)
+                assert place is not None
+            self._places.append((batch, place))
+        for batch in filling.values():
+            await self._send_batch(batch)
+
+    async def _send_alone(self, record: NewRecord) -> None:
+        key = record.key.encode()
+        batch = _Batch(record.topic, await self._partition(record, key))
+        batch.acknowledged = await self._producer.send(
+            record.topic,
+            value=record.value,
+            key=key,
+            partition=batch.partition,
+            headers=list(record.headers),
+        )
+        self._batches.append(batch)
+        self._places.append((batch, 0))
+
+    async def _send_batch(self, batch: _Batch) -> None:
+        batch.builder.close()
+        batch.acknowledged = await self._producer.send_batch(
+            batch.builder, batch.topic, partition=batch.partition
+        )
+        self._batches.append(batch)
+
+    async def _partition(self, record: NewRecord, key: bytes) -> int:
+        if record.partition is not None:
+            return record.partition
+        count = self._partitions.get(record.topic)
+        if count is None:
+            count = len(await self._producer.partitions_for(record.topic))
+            self._partitions[record.topic] = count
+        return partition_of(key, count)
+
+    def _forget(self) -> None:
+        """Keep abandoned futures from warning of an unread error."""
+        for batch in self._batches:
+            assert batch.acknowledged is not None
+            batch.acknowledged.add_done_callback(lambda done: done.cancelled() or done.exception())
