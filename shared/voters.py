@@ -8,6 +8,7 @@ knows which shared label may hold it on another process. Pure.
 # pyright: strict
 from __future__ import annotations
 
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Literal
 
@@ -17,9 +18,11 @@ MAX_OWN = 8
 """Voters of a kind with a label of their own in a process."""
 SHARED = 4
 """Labels that the others share."""
+LABELS_CACHED = 1_024
 _SHARED_PREFIX = "shared-"
 
 
+@lru_cache(maxsize=LABELS_CACHED)
 def voter_label(name: str) -> str:
     """A voter's own label: BLAKE2b-32 of its name in UTF-8, in hex."""
     return blake2b(name.encode(), digest_size=4).hexdigest()

@@ -39,10 +39,15 @@ class ClientSend:
             SlowClient: it could not leave in time.
 
         """
+        await self.all(message)
+
+    async def all(self, *messages: MutableMapping[str, Any]) -> None:
+        """Send several messages by one deadline. Raises as a single one does."""
         began = perf_counter()
         try:
             with self._watchdog.within(max(GRACE_S, self.until - began)):
-                await self._send(message)
+                for message in messages:
+                    await self._send(message)
         except TimeoutError:
             raise SlowClient from None
         finally:

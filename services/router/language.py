@@ -36,10 +36,10 @@ _FUNCTION_WORDS = {
     "sv": "jag inte är och det att vi som på hur med ett din kan vad från",
     "tr": "bir ve bu için ne nasıl nerede değil var ile daha çok benim sizin olarak",
 }
-_LANGUAGES: dict[str, list[str]] = {}
+_LANGUAGES: dict[str, tuple[str, ...]] = {}
 for _language, _words in _FUNCTION_WORDS.items():
     for _word in _words.split():
-        _LANGUAGES.setdefault(_word, []).append(_language)
+        _LANGUAGES[_word] = (*_LANGUAGES.get(_word, ()), _language)
 
 
 def language_of(text: str) -> str:
@@ -48,13 +48,14 @@ def language_of(text: str) -> str:
     if _BEYOND_LATIN.search(head) and (script := _script(head)):
         return script
     hits: dict[str, int] = {}
-    for word in _WORD.findall(head.lower()):
-        for language in _LANGUAGES.get(word, ()):
+    for languages in filter(None, map(_LANGUAGES.get, _WORD.findall(head.lower()))):
+        for language in languages:
             hits[language] = hits.get(language, 0) + 1
-    first, second = sorted((*hits.values(), 0, 0))[-1:-3:-1]
-    if first < MIN_WORDS or 2 * second >= first:
+    likeliest = max(hits, key=hits.__getitem__, default="")
+    first = hits.pop(likeliest, 0)
+    if first < MIN_WORDS or 2 * max(hits.values(), default=0) >= first:
         return ""
-    return next(language for language, count in hits.items() if count == first)
+    return likeliest
 
 
 def _script(head: str) -> str:

@@ -280,8 +280,10 @@ class Proxy:
         headers.append((b"content-length", str(len(reply.body)).encode()))
         if reply.retry_after_s:
             headers.append((b"retry-after", str(reply.retry_after_s).encode()))
-        await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-        await send({"type": "http.response.body", "body": reply.body})
+        await send.all(
+            {"type": "http.response.start", "status": reply.status, "headers": headers},
+            {"type": "http.response.body", "body": reply.body},
+        )
 
     def _close(self, call: Call, attempt: EngineAttempt) -> None:
         """End an attempt and count it."""

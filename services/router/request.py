@@ -112,21 +112,26 @@ class ChatRequest:
 
     def untrainable(self, turns: list[dict[str, Any]]) -> list[str]:
         """Why the answer to this request is kept out of training, whatever its feedback."""
-        payload = self.payload
-        prompt = payload["prompt"] if self.endpoint == "completions" else ""
-        tokens = type(prompt) is list and type(prompt[0]) is not str
-        found = {
-            Untrainable.several_choices: type(payload.get("n")) is int and payload["n"] > 1,
-            Untrainable.several_prompts: type(prompt) is list and not tokens and len(prompt) > 1,
-            Untrainable.token_ids: tokens,
-            Untrainable.echo: bool(payload.get("echo")),
-            Untrainable.continued: bool(payload.get("continue_final_message"))
-            or payload.get("add_generation_prompt") is False,
-            Untrainable.media: has_media(turns),
-            Untrainable.passed_through: self.endpoint in PASSED_THROUGH,
-            Untrainable.other_items: self.endpoint == "responses" and has_other_items(payload),
-        }
-        return [reason.value for reason, holds in found.items() if holds]
+        payload, endpoint = self.payload, self.endpoint
+        found: list[Untrainable] = []
+        if type(payload.get("n")) is int and payload["n"] > 1:
+            found.append(Untrainable.several_choices)
+        if endpoint == "completions" and type(prompt := payload["prompt"]) is list:
+            if type(prompt[0]) is not str:
+                found.append(Untrainable.token_ids)
+            elif len(prompt) > 1:
+                found.append(Untrainable.several_prompts)
+        if payload.get("echo"):
+            found.append(Untrainable.echo)
+        if payload.get("continue_final_message") or payload.get("add_generation_prompt") is False:
+            found.append(Untrainable.continued)
+        if has_media(turns):
+            found.append(Untrainable.media)
+        if endpoint in PASSED_THROUGH:
+            found.append(Untrainable.passed_through)
+        if endpoint == "responses" and has_other_items(payload):
+            found.append(Untrainable.other_items)
+        return [reason.value for reason in found]
 
 
 def json_object(body: bytes) -> dict[str, Any]:

@@ -120,17 +120,21 @@ class VoteLimits:
         if minute > self._minute:
             self._minute = minute
             self._this_minute.clear()
-        caps, rollout = self._caps, call.choice.rollout
-        bounds = [("key", call.key_id, caps.key), ("tenant", call.tenant, caps.tenant)]
-        if nobody:
-            if not caps.nobody:
-                return None
-            bounds.append(("nobody", call.key_id, caps.nobody))
-        groups = [(rollout, kind, name) for kind, name, most in bounds if most]
-        limits = [most for _, _, most in bounds if most]
-        cast = self._this_minute
-        full = any(cast.get(one, 0) >= most for one, most in zip(groups, limits, strict=True))
-        return None if full else groups
+        caps, rollout, cast = self._caps, call.choice.rollout, self._this_minute
+        if nobody and not caps.nobody:
+            return None
+        groups: list[tuple[str, str, str]] = []
+        for kind, name, most in (
+            ("key", call.key_id, caps.key),
+            ("tenant", call.tenant, caps.tenant),
+            ("nobody", call.key_id, caps.nobody if nobody else 0),
+        ):
+            if most:
+                group = (rollout, kind, name)
+                if cast.get(group, 0) >= most:
+                    return None
+                groups.append(group)
+        return groups
 
     def _votes(self, voter: int, day: int, key_id: str) -> VotesCast | None:
         """The user's votes of the day; None where there is no room for the user."""
@@ -182,16 +186,19 @@ def vote_figures(call: Call, attempt: EngineAttempt, *, capped: bool) -> tuple[s
         return ()
     if capped:
         return ("capped",)
+    figures = ["requests"]
+    if outcome in FAILED:
+        figures.append("failures")
+    if outcome is Outcome.crash:
+        figures.append("crashes")
+    if attempt.waited_s > call.slow_after_s:
+        figures.append("slow")
     gap_s = call.max_gap_s if attempt.first_token_at else None
-    shown = {
-        "requests": True,
-        "failures": outcome in FAILED,
-        "crashes": outcome is Outcome.crash,
-        "slow": attempt.waited_s > call.slow_after_s,
-        "streams": gap_s is not None,
-        "stalls": gap_s is not None and gap_s > STALLED_AFTER_S,
-    }
-    return tuple(name for name, counts in shown.items() if counts)
+    if gap_s is not None:
+        figures.append("streams")
+        if gap_s > STALLED_AFTER_S:
+            figures.append("stalls")
+    return tuple(figures)
 
 
 def _bad(call: Call, attempt: EngineAttempt) -> bool:
