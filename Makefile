@@ -1,7 +1,7 @@
 # Everything a person runs here, by name: make help
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup up down status logs demo test test-fast lint format bench verify manifests chart-test clients all-clients contracts lock sbom clean
+.PHONY: help setup up down status logs demo test test-fast lint format bench verify manifests chart-test clients all-clients contracts lock sbom clean flink
 
 PYTHON_BIN := .venv/bin/python
 TORCH ?=
@@ -12,7 +12,7 @@ export PYTHONUNBUFFERED := 1
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
-setup: ## bring what is missing: Debian packages, Kafka, helm, both Python environments (TORCH=cpu|default|cuda)
+setup: ## bring what is missing: Debian packages, Kafka, helm, kustomize, both Python environments (TORCH=cpu|default|cuda)
 	@TORCH='$(TORCH)' deploy/local/setup.sh
 
 up: setup ## start the local stack and wait until it is ready (RUN_DIR, RATCHET_PORT_BASE)
@@ -56,15 +56,18 @@ clients: ## what setup brings, and the Python clients that tests/clients runs
 all-clients: ## those, and the JavaScript ones
 	@TORCH='$(TORCH)' deploy/local/setup.sh all-clients
 
-verify: all-clients ## soak, fault table, all seeds, fuzzing (an hour and more; goes on where it was stopped) and a dated report
+flink: ## what setup brings, and Flink, for the twin of the aggregation
+	@TORCH='$(TORCH)' deploy/local/setup.sh flink
+
+verify: all-clients flink ## soak, fault table, all seeds, fuzzing (an hour and more; goes on where it was stopped) and a dated report
 	@$(PYTHON_BIN) -m tests.verify $(ARGS)
 
 manifests: setup ## plain Kubernetes manifests from the Helm chart
 	@deploy/k8s/render.sh
 
-chart-test: setup ## the Helm chart with every set of values, each object checked by its schema
+chart-test: setup ## the Helm chart with every set of values, and the kustomize overlays, each object checked by its schema
 	@$(PYTHON_BIN) -m pytest -n auto tests/contract/test_chart.py tests/contract/test_chart_sets.py \
-	  tests/contract/test_chart_access.py $(ARGS)
+	  tests/contract/test_chart_access.py tests/contract/test_kustomize.py $(ARGS)
 
 contracts: setup ## JSON Schemas and AsyncAPI from the event models, and the chart's topics and users
 	@$(PYTHON_BIN) -m shared.contracts.generate

