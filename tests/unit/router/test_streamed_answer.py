@@ -14,6 +14,7 @@ from services.router.identity import IdentityRules
 from services.router.interactions import event_json
 from services.router.request import read_request
 from services.router.response import StreamReader, read_response
+from services.router.responses_api import ResponsesReader, read_responses_answer
 from services.router.state import RouteChoice
 from services.router.streamed_answer import MAX_READ
 from shared.contracts.conversation import MAX_CALLS
@@ -55,7 +56,11 @@ def streamed(deltas, reason="stop"):
 
 def stored(answer, messages=({"role": "user", "content": "weather in Rome?"},), tools=(WEATHER,)):
     value = {"model": "m", "messages": list(messages), "tools": list(tools)}
-    request = read_request("chat", orjson.dumps(value), {}, FieldRules(), IdentityRules())
+    return recorded("chat", value, answer)
+
+
+def recorded(endpoint, value, answer):
+    request = read_request(endpoint, orjson.dumps(value), {}, FieldRules(), IdentityRules())
     request.trace_id, request.purpose = TRACE, "live"
     call = Call(
         request, RouteChoice("m", "m-v1", "stable", "", ""), "default", 0.0,
@@ -186,6 +191,76 @@ def test_a_thousand_answers_are_stored_alike_streamed_and_whole():
             kinds["reasoning"] += bool(turn.reasoning)
             kinds["refusal"] += bool(turn.refusal)
     assert min(kinds.values()) > 40, kinds
+
+
+def items_of(message):
+    """A chat message as items of the Responses API."""
+    reasoning = message.get("reasoning") or message.get("reasoning_content")
+    if reasoning:
+        yield {"type": "reasoning", "id": "r", "summary": [], "content": [
+            {"type": "reasoning_text", "text": reasoning}]}  # fmt: skip
+    texts = {"output_text": message.get("content"), "refusal": message.get("refusal")}
+    parts = [{"type": kind, "refusal" if kind == "refusal" else "text": given}
+             for kind, given in texts.items() if given]  # fmt: skip
+    if parts:
+        yield {"type": "message", "id": "m", "role": "assistant", "content": parts}
+    for call in message.get("tool_calls", ()):
+        yield {"type": "function_call", "call_id": call["id"], **call["function"]}
+
+
+def events_of(rng, value):
+    """The answer as an engine may stream it: texts and arguments in pieces, then the whole."""
+    yield {"type": "response.created", "response": {**value, "output": []}}
+    for index, item in enumerate(value["output"]):
+        place = {"output_index": index}
+        yield {"type": "response.output_item.added", **place, "item": {**item, "content": []}}
+        parts = [*(item.get("content") or ()), {"type": "arguments", "text": item.get("arguments")}]
+        for part in parts:
+            for piece in pieces(rng, part.get("text") or part.get("refusal") or ""):
+                yield {"type": f"response.{part['type']}.delta", **place, "delta": piece}
+        yield {"type": "response.output_item.done", **place, "item": item}
+    yield {"type": "response.completed", "response": value}
+
+
+def test_a_thousand_answers_of_the_responses_api_are_stored_as_those_of_chat():
+    rng = random.Random(20261126)
+    for _ in range(1_000):
+        message, before = (
+            {name: one for name, one in message_of(rng).items() if name != "function_call"}
+            for _ in range(2)
+        )
+        asked, result = text(rng) or "?", text(rng)
+        turns = [
+            {"role": "user", "content": asked},
+            {"role": "assistant", **before},
+            {"role": "tool", "tool_call_id": "call_0", "content": result},
+        ]
+        sent = [
+            {"role": "user", "content": asked},
+            *items_of(before),
+            {"type": "function_call_output", "call_id": "call_0", "output": result},
+        ]
+        tools = [{"type": "function", **WEATHER["function"]}]
+        request = {"model": "m", "input": sent, "tools": tools}
+        value = {"id": "resp_1", "status": "completed", "output": list(items_of(message))}
+        reader = ResponsesReader("v", TRACE, include_usage=False)
+        data = b"".join(
+            b"event: %b\ndata: %b\n\n" % (event["type"].encode(), orjson.dumps(event))
+            for event in events_of(rng, value)
+        )
+        step = rng.randrange(1, 400)
+        for at in range(0, len(data), step):
+            reader.feed(data[at : at + step])
+        event = recorded("responses", request, reader.finish())
+        assert event == recorded(
+            "responses", request, read_responses_answer(orjson.dumps(value), "v", TRACE)[0]
+        )
+        reason = "tool_calls" if message.get("tool_calls") else "stop"
+        chat = stored(whole(message, reason), turns)
+        same = ("answer", "completion", "tools", "finish_reason", "untrainable")
+        assert [getattr(event, name) for name in same] == [getattr(chat, name) for name in same]
+        if list(items_of(before)):
+            assert event.messages == chat.messages
 
 
 def test_calls_without_an_index_are_told_apart_by_id():
