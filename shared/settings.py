@@ -160,6 +160,11 @@ class ServiceSettings(KafkaSettings, RedisSettings):
     adapter_max_bytes: int = Field(
         default=8 * 2**30, gt=0, validation_alias=shared_name("adapter_max_bytes")
     )
+    media_uri: str = Field(
+        default="",
+        validation_alias=shared_name("media_uri"),
+        description="fsspec root of pictures, audio and files that people sent; empty: not kept",
+    )
     tenants: Annotated[tuple[str, ...], NoDecode] = Field(
         default=("default",), validation_alias=shared_name("tenants")
     )

@@ -46,6 +46,7 @@ from shared.kafka.deadletters import DeadLetters
 from shared.kafka.producer import KafkaLog
 from shared.kafka.security import KafkaConnection
 from shared.keys import KeyRing
+from shared.media_store import MediaStore
 from shared.observability.health import Health
 from shared.observability.logging import configure_logging
 from shared.quotas import Quotas, RateLimits, RedisCounts, feedback_limits
@@ -113,7 +114,9 @@ async def run(settings: FeedbackSettings, voting: VotingOptions) -> None:
     eraser = ConsumerLoop(
         KafkaConnection.of(settings),
         group=ERASURE_GROUP,
-        handler=Eraser(log, clock).handle,
+        handler=Eraser(
+            log, clock, MediaStore(settings.media_uri) if settings.media_uri else None
+        ).handle,
         models=ERASURE_MODELS,
         dead_letters=dead_letters,
         topics=[ERASURES],

@@ -25,6 +25,7 @@ from services.router.id_claims import RedisIdClaims
 from services.router.identity import IdentityRules
 from services.router.interactions import Interactions
 from services.router.latency_limits import LatencyLimits
+from services.router.media import MediaUploads
 from services.router.metrics import RouterMetrics, SeriesLifecycle
 from services.router.mirror import Mirror
 from services.router.moderated import ModeratedProxy
@@ -47,6 +48,7 @@ from shared.kafka.deadletters import DeadLetters
 from shared.kafka.producer import KafkaLog
 from shared.kafka.security import KafkaConnection
 from shared.keys import KeyRing
+from shared.media_store import MediaStore
 from shared.observability.health import Health
 from shared.observability.logging import configure_logging
 from shared.observability.trace_export import spans_of
@@ -125,7 +127,8 @@ async def run(settings: RouterSettings, directory: Path, rules: FilterRules) -> 
     registry.register(metrics)
     event_log = KafkaLog(KafkaConnection.of(settings), source="/ratchet/router", client_id="router")
     mirror = Mirror(event_log, clock, registry, redactor, stale_after_s=settings.stale_after_s)
-    interactions = Interactions(spool, redactor, mirror, settings.user_pseudonyms())
+    media = MediaUploads(MediaStore(settings.media_uri), registry) if settings.media_uri else None
+    interactions = Interactions(spool, redactor, mirror, settings.user_pseudonyms(), media)
     breaker = CandidateBreaker(clock, failures=settings.breaker_failures)
 
     def changed(state: RoutingState) -> None:
@@ -217,6 +220,8 @@ async def run(settings: RouterSettings, directory: Path, rules: FilterRules) -> 
         background.start("shipper", shipper.run())
         background.start("series", series.run())
         background.start("mirror", mirror.run())
+        if media is not None:
+            background.start("media", media.run())
         background.start("quotas", quotas.run())
         background.start("votes", VoteExchange(votes, redis, router=process).run())
         background.start("state", state.run())
@@ -233,6 +238,8 @@ async def run(settings: RouterSettings, directory: Path, rules: FilterRules) -> 
         await asyncio.wait((serving, *background.tasks), return_when=asyncio.FIRST_COMPLETED)
         stop.set()
         await serving
+    if media is not None:
+        await media.drain(settings.drain_timeout_s)
     background.cancel()
     errors = await background.finish(FINISH_TIMEOUT_S)
     shipped = await shipper.drain(settings.drain_timeout_s)

@@ -14,6 +14,7 @@ import structlog
 
 from services.router.call import Call, recorded_arm
 from services.router.fields import Endpoint
+from services.router.media import MediaUploads
 from services.router.mirror import Mirror
 from services.router.request import is_plain
 from services.router.response import EngineResponse
@@ -63,11 +64,13 @@ class Interactions:
         redactor: Redactor,
         mirror: Mirror | None = None,
         pseudonyms: UserPseudonyms = AS_THEY_COME,
+        media: MediaUploads | None = None,
     ) -> None:
         self._spool = spool
         self._redactor = redactor
         self._mirror = mirror
         self._pseudonyms = pseudonyms
+        self._media = media
         self.lost = 0
 
     def record(self, call: Call, duration_s: float) -> None:
@@ -85,6 +88,8 @@ class Interactions:
             )
             if self._mirror is not None:
                 self._mirror.offer(call, value)
+            if self._media is not None:
+                self._media.offer(call, self._pseudonyms.of(call.tenant, call.request.user))
         except Exception:
             log.exception("interaction.not_built", trace_id=call.request.trace_id)
             kept = False

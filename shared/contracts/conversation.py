@@ -11,7 +11,7 @@ from __future__ import annotations
 import binascii
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, cast
 from urllib.parse import unquote_to_bytes
 
@@ -37,7 +37,7 @@ _MEDIA = {
     "input_file": "file",
 }
 """Content parts of OpenAI and vLLM, and what they hold."""
-_SOURCES = ("url", "data", "file_data", "file_url", "file_id")
+_SOURCES = ("url", "image_url", "data", "file_data", "file_url", "file_id")
 _STORED_MEDIA = frozenset({*_MEDIA.values(), "other"})
 
 
@@ -140,6 +140,25 @@ def answer_text(turn: Mapping[str, Any]) -> str:
 def has_media(turns: Iterable[Mapping[str, Any]]) -> bool:
     """Whether a turn in the stored form has an image, audio, video or a file."""
     return any(part["type"] != "text" for turn in turns for part in turn.get("parts", ()))
+
+
+def media_parts(turns: Iterable[Mapping[str, Any]]) -> Iterator[Json]:
+    """Content parts of a request's turns, as a client sent them, that are more than text."""
+    for turn in turns:
+        content = turn.get("content")
+        for given in cast("list[object]", content)[:MAX_PARTS] if isinstance(content, list) else ():
+            if isinstance(given, dict):
+                part = cast("Json", given)
+                kind = part.get("type")
+                if isinstance(kind, str) and kind in _MEDIA:
+                    yield part
+
+
+def media_bytes(part: Json) -> tuple[str, bytes] | None:
+    """SHA-256 in hex and bytes of a part with media; None where it only points to them."""
+    kind = _MEDIA[part["type"]]
+    data = _inline(_source(part), kind)[2]
+    return None if data is None else (hashlib.sha256(data).hexdigest(), data)
 
 
 def openai_turn(message: Message, *, reasoning: bool = False) -> Turn:
@@ -275,9 +294,13 @@ def _stored_part(part: Json) -> Json:
         return _known_fields(part)
     if kind not in _MEDIA:
         return {"type": "other", **_digest(compact_json(part).encode(), "", reference=True)}
-    inner = part.get(kind)
-    source = cast("Json", inner) if isinstance(inner, dict) else {**part, "url": inner}
-    return {"type": _MEDIA[kind], **_media(source, _MEDIA[kind])}
+    return {"type": _MEDIA[kind], **_media(_source(part), _MEDIA[kind])}
+
+
+def _source(part: Json) -> Json:
+    """What holds a part's data or address."""
+    inner = part.get(part["type"])
+    return cast("Json", inner) if isinstance(inner, dict) else {**part, "url": inner}
 
 
 def _known_fields(part: Json) -> Json:
@@ -294,6 +317,14 @@ def _known_fields(part: Json) -> Json:
 
 def _media(source: Json, kind: str) -> Json:
     """Digest, size and type of what a part holds or points to."""
+    given, media_type, data = _inline(source, kind)
+    if data is None:
+        return _digest(given.encode(), media_type, reference=True)
+    return _digest(data, media_type, reference=False)
+
+
+def _inline(source: Json, kind: str) -> tuple[str, str, bytes | None]:
+    """Data or address as given, the media's type, and its bytes where they are there."""
     given = next((source[name] for name in _SOURCES if isinstance(source.get(name), str)), "")
     form = source.get("format")
     media_type = f"{kind}/{form}" if isinstance(form, str) else ""
@@ -303,9 +334,7 @@ def _media(source: Json, kind: str) -> Json:
         data = _base64(body) if head.endswith(";base64") else unquote_to_bytes(body)
     else:
         data = _base64(given) if given and given == source.get("data") else None
-    if data is None:
-        return _digest(given.encode(), media_type, reference=True)
-    return _digest(data, media_type, reference=False)
+    return given, media_type, data
 
 
 def _digest(data: bytes, media_type: str, *, reference: bool) -> Json:

@@ -7,6 +7,7 @@ request.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping
 
 import structlog
@@ -35,7 +36,8 @@ from shared.contracts.topics import (
     PREFERENCES,
 )
 from shared.kafka.envelope import Headers, UnreadableRecord, decode, encode, models_by_type
-from shared.kafka.log import EventLog, NewRecord, Record, read_to_end
+from shared.kafka.log import EventLog, LogUnavailable, NewRecord, Record, read_to_end
+from shared.media_store import MediaStore, MediaUnavailable
 
 log = structlog.get_logger(__name__)
 
@@ -45,15 +47,17 @@ EXAMPLE_MODELS = models_by_type(ExampleJoined)
 SWEEP_TIMEOUT_S = 3600.0
 """Longest time for reading some topics once."""
 READ_TIMEOUT_S = 30.0
+MEDIA_TIMEOUT_S = 300.0
 WRITE_BATCH = 200
 
 
 class Eraser:
     """Handles the records of `erasures.v1`, one after the other."""
 
-    def __init__(self, event_log: EventLog, clock: Clock) -> None:
+    def __init__(self, event_log: EventLog, clock: Clock, media: MediaStore | None = None) -> None:
         self._log = event_log
         self._clock = clock
+        self._media = media
 
     async def handle(self, event: Event, _: Record) -> None:
         """Do a requested erasure unless it is done.
@@ -64,6 +68,7 @@ class Eraser:
         """
         if not isinstance(event, ErasureRequested) or await self._is_done(event):
             return
+        await self._erase_media(event)
         traces = await self._erase_traces(event)
         asked = {trace for trace, whole in traces.items() if whole}
         completed = ErasureCompleted(
@@ -116,6 +121,17 @@ class Eraser:
             )
         )
         return traces
+
+    async def _erase_media(self, event: ErasureRequested) -> None:
+        """Delete what the person sent beside texts, where it was kept."""
+        if self._media is None:
+            return
+        try:
+            async with asyncio.timeout(MEDIA_TIMEOUT_S):
+                for subject in event.subjects:
+                    await asyncio.to_thread(self._media.erase, event.tenant, subject)
+        except (MediaUnavailable, TimeoutError) as error:
+            raise LogUnavailable(f"media are not erased yet: {error}") from error
 
     async def _empty_examples(self, event: ErasureRequested, asked: Collection[Trace]) -> int:
         """Replace joined examples; the aggregator does so too, while it still has their rows."""

@@ -36,6 +36,7 @@ from shared.http.problems import handle_errors
 from shared.kafka.envelope import UnreadableRecord, decode
 from shared.kafka.log import APPEND_TIMEOUT_S, LogUnavailable, NewRecord, Position, read_to_end
 from shared.keys import KeyRing, hash_key
+from shared.media_store import MediaStore
 from shared.testing.clock import ManualClock
 from shared.testing.log import MemoryLog
 from tests.support.aggregator import UP, at, feedback, interaction, vote
@@ -94,8 +95,8 @@ def request(*users: str, tenant: str = TENANT, erasure_id: str = "e1") -> Erasur
     )
 
 
-async def erase(log: MemoryLog, event: ErasureRequested) -> None:
-    await Eraser(log, ManualClock()).handle(event, None)  # type: ignore[arg-type]
+async def erase(log: MemoryLog, event: ErasureRequested, media: MediaStore | None = None) -> None:
+    await Eraser(log, ManualClock(), media).handle(event, None)  # type: ignore[arg-type]
 
 
 async def newest(log: MemoryLog, topic: str) -> dict[str, bytes]:
@@ -338,3 +339,28 @@ async def test_with_the_log_away_nothing_is_promised() -> None:
         answer = await client.delete("/v1/users/u1?reason=x")
         assert answer.status_code == 503
         assert answer.headers["retry-after"]
+
+
+async def test_media_of_the_person_go_and_those_of_others_stay(tmp_path: Path):
+    log, store = MemoryLog(), MediaStore(tmp_path.as_uri())
+    await stored(log)
+    for user in ("u1", "u2"):
+        store.put(TENANT, subject_of(TENANT, user), "a" * 64, b"picture")
+    await erase(log, request("u1"), store)
+    kept = [path.parent.name for path in tmp_path.rglob("*") if path.is_file()]
+    assert kept == [f"person={subject_of(TENANT, 'u2')}"]
+
+
+async def test_an_erasure_is_not_done_while_media_are_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    log, store = MemoryLog(), MediaStore(tmp_path.as_uri())
+    store.put(TENANT, subject_of(TENANT, "u1"), "a" * 64, b"picture")
+    with monkeypatch.context() as patch:
+        patch.setattr("fsspec.implementations.local.LocalFileSystem.rm", lambda *_, **__: 1 / 0)
+        with pytest.raises(LogUnavailable, match="media"):
+            await erase(log, request("u1"), store)
+    assert not await newest(log, ERASURES)
+    await erase(log, request("u1"), store)
+    assert await newest(log, ERASURES)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]

@@ -79,6 +79,17 @@ def test_an_image_and_hosted_calls_are_untrainable() -> None:
     assert request.untrainable(request.turns()) == ["media", "other_items"]
 
 
+def test_pictures_in_their_flat_form_have_digests_of_their_own() -> None:
+    def part_of(url: str) -> dict[str, Any]:
+        item = {"role": "user", "content": [{"type": "input_image", "image_url": url}]}
+        return read(input=[item]).turns()[0]["parts"][0]
+
+    held = part_of("data:image/png;base64,iVBORw0KGgo=")
+    assert (held["size"], held["media_type"]) == (8, "image/png")
+    named = {part_of(f"https://example.com/{name}.png")["sha256"] for name in ("a", "b")}
+    assert len(named | {held["sha256"]}) == 3
+
+
 def test_format_and_tools_are_kept_and_nothing_is_stored_at_the_engine() -> None:
     tool = {"type": "function", "name": "weather", "parameters": {}}
     form = {"type": "json_schema", "name": "n", "schema": {}}

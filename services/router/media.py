@@ -1,0 +1,116 @@
+"""Media of requests on their way to the media store, once the answer is there."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter
+
+from services.router.call import Call
+from services.router.responses_api import request_turns
+from shared.contracts.conversation import media_bytes, media_parts
+from shared.contracts.subject import subject_of
+from shared.media_store import MediaStore, MediaUnavailable
+
+log = structlog.get_logger(__name__)
+
+MAX_QUEUED = 1_000
+"""Requests whose media wait."""
+MAX_QUEUED_BYTES = 64 * 1024 * 1024
+WRITERS = 4
+WRITE_TIMEOUT_S = 30.0
+STORED, KNOWN, DROPPED, FAILED = OUTCOMES = ("stored", "known", "dropped", "failed")
+"""Written; there already; the queue was full; the store did not take it."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestMedia:
+    """The content parts of one request that hold media, and whose they are."""
+
+    tenant: str
+    subject: str
+    parts: list[dict[str, Any]]
+    size: int
+    """Bytes of the request's body, which the parts keep in memory."""
+
+
+class MediaUploads:
+    """A bounded queue of media, decoded and written in threads: no request waits for it.
+
+    What points elsewhere (an address, a file id) is left: its bytes were never here.
+    """
+
+    def __init__(self, store: MediaStore, registry: CollectorRegistry) -> None:
+        self._store = store
+        self._queue: asyncio.Queue[RequestMedia] = asyncio.Queue(MAX_QUEUED)
+        self._bytes = 0
+        self._failing = False
+        self._media = Counter(
+            "ratchet_router_media",
+            "Pictures, audio and files of requests, by what became of them at the media store",
+            ("outcome",),
+            registry=registry,
+        )
+        for outcome in OUTCOMES:
+            self._media.labels(outcome)
+
+    def offer(self, call: Call, user_id: str) -> None:
+        """Queue what a request holds; `user_id` is as it is stored."""
+        request = call.request
+        if request.endpoint == "chat":
+            turns = request.payload["messages"]
+        elif request.endpoint == "responses":
+            turns = request_turns(request.payload)
+        else:
+            return
+        parts = list(media_parts(turns))
+        if not parts:
+            return
+        size = len(request.fields)
+        if self._queue.full() or self._bytes + size > MAX_QUEUED_BYTES:
+            self._media.labels(DROPPED).inc(len(parts))
+            return
+        self._bytes += size
+        subject = subject_of(call.tenant, user_id)
+        self._queue.put_nowait(RequestMedia(call.tenant, subject, parts, size))
+
+    async def run(self) -> None:
+        """Write until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for _ in range(WRITERS):
+                group.create_task(self._write_queued())
+
+    async def drain(self, timeout_s: float) -> None:
+        """Wait until all is written, for a bounded time; says what is lost."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._queue.join()
+        except TimeoutError:
+            log.warning("media.left", requests=self._queue.qsize(), bytes=self._bytes)
+
+    async def _write_queued(self) -> None:
+        while True:
+            media = await self._queue.get()
+            try:
+                async with asyncio.timeout(WRITE_TIMEOUT_S):
+                    await asyncio.to_thread(self._write, media)
+                self._failing = False
+            except (MediaUnavailable, TimeoutError) as error:
+                self._media.labels(FAILED).inc(len(media.parts))
+                if not self._failing:
+                    log.warning("media.not_stored", error=str(error) or "it took too long")
+                self._failing = True
+            finally:
+                self._bytes -= media.size
+                self._queue.task_done()
+
+    def _write(self, media: RequestMedia) -> None:
+        for part in media.parts:
+            found = media_bytes(part)
+            if found is not None:
+                sha256, data = found
+                new = self._store.put(media.tenant, media.subject, sha256, data)
+                self._media.labels(STORED if new else KNOWN).inc()
