@@ -96,6 +96,13 @@ class InferenceMetrics:
             buckets=_SECONDS,
             registry=registry,
         )
+        self.score_drift = Gauge(
+            "ratchet_inference_score_drift_ratio",
+            "Population stability index of the newest scores of a model's reward model against those "
+            "it was published with; above 0.2 they have moved.",
+            ("model",),
+            registry=registry,
+        )
         self.moderated = Counter(
             "ratchet_inference_moderated_total",
             "Moderated generations, by whose answer was returned; fallback: nothing scored it.",

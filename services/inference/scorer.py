@@ -17,6 +17,7 @@ import structlog
 from services.inference.adapter_cache import AdapterCache
 from services.inference.errors import NoRewardModel, ScorerOverloaded, ScorerUnavailable
 from services.inference.metrics import InferenceMetrics
+from services.inference.score_drift import ScoreDrift
 from shared.clock import Clock
 from shared.contracts.events.versions import RewardRecord
 from shared.registry.adapters import AdapterError
@@ -62,6 +63,7 @@ class Scorer:
         self._cache = cache
         self._clock = clock
         self._metrics = metrics
+        self._drift = ScoreDrift(metrics)
         self._process: asyncio.subprocess.Process | None = None
         self._lock = asyncio.Lock()
         self._asking: asyncio.Task[Scores] | None = None
@@ -105,6 +107,7 @@ class Scorer:
             if turn is not self._asking:
                 turn.cancel()
         self._metrics.scored.inc(len(rows))
+        self._drift.note(known[-1], scores.values)
         self._metrics.score_s.observe(self._clock.monotonic() - began)
         return scores
 

@@ -110,6 +110,7 @@ class RewardModels:
             packages=_packages(workspace),
             metrics=figures,
             accuracy_by_category=_by_category(judge),
+            score_deciles=_score_deciles(judge),
             job_id=job.job_id,
             created_at=self._clock.now(),
         )
@@ -165,6 +166,12 @@ def _by_category(judge: Path) -> dict[str, float]:
     path = judge / "categories.json"
     counts: dict[str, Any] = json.loads(path.read_bytes()) if path.exists() else {}
     return {name: one["agreed"] / one["tested"] for name, one in sorted(counts.items())}
+
+
+def _score_deciles(judge: Path) -> tuple[float, ...]:
+    """Empty for a judge of before they were kept."""
+    path = judge / "deciles.json"
+    return tuple(json.loads(path.read_bytes())) if path.exists() else ()
 
 
 def _packages(workspace: Workspace) -> dict[str, str]:

@@ -10,24 +10,18 @@ from __future__ import annotations
 import bisect
 import math
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import TypeVar
 
 from services.training.jobs import JobQueue
 from shared.contracts.events.training import TrainingMethod, TrainingRequested
 from shared.registry.versions import Registry
-
-Bin = TypeVar("Bin", bound=Hashable)
+from shared.stability import stability_index
 
 ACTOR = "reward-schedule"
 BINS = 10
 """Bins of a length, each with as many of the known pairs."""
-FEW = 0.5
-"""Pairs that a bin has at least, so that an empty one does not make the index infinite."""
-Z95 = 1.645
-"""One-sided 95 % of a normal."""
 MIN_FRESH = 50
 """New pairs below which no drift is told: the index of fewer is chance."""
 RETRY, MAX_RETRY = timedelta(days=1), timedelta(days=30)
@@ -77,25 +71,6 @@ def drift(known: PairShapes, fresh: PairShapes) -> dict[str, float]:
         "category": stability_index(Counter(known.categories), Counter(fresh.categories)),
         "length": stability_index(lengths[0], lengths[1]),
     }
-
-
-def stability_index(before: Mapping[Bin, int], now: Mapping[Bin, int]) -> float:
-    """Population stability index, sum of (q - p) · ln(q / p) over bins, less what chance gives.
-
-    Below 0.1 counts as still, above 0.2 as moved (Siddiqi 2006). Of two samples of n and m from one
-    distribution over B bins it is about (1/n + 1/m) times a chi-square of B - 1 degrees of freedom
-    (Yurdakul 2018); what that reaches in 95 % is taken off, so few pairs alone never count as moved.
-    """
-    bins = before.keys() | now.keys()
-    sizes = sum(before.values()), sum(now.values())
-    found = 0.0
-    for one in bins:
-        p = max(before.get(one, 0), FEW) / sizes[0]
-        q = max(now.get(one, 0), FEW) / sizes[1]
-        found += (q - p) * math.log(q / p)
-    freedom = len(bins) - 1
-    chance = (freedom + Z95 * math.sqrt(2 * freedom)) * (1 / sizes[0] + 1 / sizes[1])
-    return max(0.0, found - chance)
 
 
 @dataclass(frozen=True)

@@ -363,6 +363,7 @@ async def test_the_run_s_judge_is_published_and_the_scorer_scores_as_it_did(
     (reward,) = story.rewards.rewards(story.model)
     assert 0 <= reward.metrics["calibration_error"] <= 1
     assert reward.metrics["accuracy_low"] <= reward.metrics["accuracy"]
+    assert len(reward.score_deciles) == 9
     answers = read_rows(story.attempt(story.scheduled[0].job_id) / "answers.jsonl")
     rows = [{"messages": one["messages"], "completion": one["candidate"]} for one in answers]
     roots = (f"file://{story.folder}/adapters",)

@@ -6,9 +6,11 @@ A margin is the score of the chosen answer less that of the rejected one.
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 
 CALIBRATION_BINS = 10
+DECILES = 10
 
 
 def agreement(margins: Sequence[float]) -> float:
@@ -40,6 +42,13 @@ def calibration_error(margins: Sequence[float]) -> float:
         for pairs in bins.values()
     )
     return sum(gaps) / len(margins)
+
+
+def deciles(scores: Sequence[float]) -> list[float]:
+    """The nine cuts that divide scores into ten equal parts; none of few scores or a diverged judge."""
+    if len(scores) < DECILES or not all(map(math.isfinite, scores)):
+        return []
+    return statistics.quantiles(scores, n=DECILES)
 
 
 def by_category(categories: Sequence[str], margins: Sequence[float]) -> dict[str, dict[str, int]]:

@@ -21,7 +21,12 @@ from trl import RewardConfig, RewardTrainer
 
 from services.training.thumbs import paired_thumbs
 from services.training.trainers import processes
-from services.training.trainers.agreement import agreement, by_category, calibration_error
+from services.training.trainers.agreement import (
+    agreement,
+    by_category,
+    calibration_error,
+    deciles,
+)
 from services.training.trainers.arguments import ReportProgress, arguments, save_adapter, train
 from services.training.trainers.job import Progress, Stage, TrainerJob, read_rows, write_json
 from services.training.trainers.models import (
@@ -81,7 +86,8 @@ def fit(
 ) -> dict[str, float]:
     """Train a reward model on pairs and write it to `<place>/adapter`.
 
-    `<place>/categories.json` has, by category, in how many of how many pairs it agreed.
+    `<place>/categories.json` has, by category, in how many of how many pairs it agreed, and
+    `<place>/deciles.json` those of its scores of the tested answers.
 
     Returns:
         Figures of the training (`train_…`), its `pairs`, in how many of the `tested` pairs it
@@ -113,13 +119,15 @@ def fit(
         progress.report(stage, trained + answered // SCORED_A_STEP, trained + after)
 
     model = trainer.model.eval()
-    by_head = _margins(model, tokenizer, pairs, note)
+    chosen, rejected = _side_scores(model, tokenizer, pairs, note)
+    by_head = chosen - rejected
     margins = by_head.mean(1).tolist()
     progress.report(stage, trained + after, trained + after)
     if processes.rank() == 0:
         write_json(
             place / "categories.json", by_category([pair.category for pair in pairs], margins)
         )
+        write_json(place / "deciles.json", deciles(torch.cat([chosen, rejected]).mean(1).tolist()))
     figures = {f"train_{name}": value for name, value in callback.figures().items()}
     if job.reward.heads > 1:
         figures |= disagreement(by_head)
@@ -188,12 +196,12 @@ def _judged_sides(job: TrainerJob, tokenizer: Any, row: dict[str, Any]) -> list[
     ]
 
 
-def _margins(
+def _side_scores(
     model: Any, tokenizer: Any, pairs: Sequence[TestedPair], note: Callable[[int], None]
-) -> torch.Tensor:
-    """Score of chosen less that of rejected, `[pairs, heads]`."""
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scores of the chosen and of the rejected answers, each `[pairs, heads]`."""
     chosen = head_scores(model, tokenizer, [pair.chosen for pair in pairs], note)
-    return chosen - head_scores(model, tokenizer, [pair.rejected for pair in pairs], note)
+    return chosen, head_scores(model, tokenizer, [pair.rejected for pair in pairs], note)
 
 
 def disagreement(margins: torch.Tensor) -> dict[str, float]:
@@ -218,7 +226,8 @@ def _predecessor_agreed(job: TrainerJob, tested: Sequence[dict[str, Any]]) -> fl
     tokenizer = load_tokenizer(job.base)
     model = load_scorer(job, tokenizer, Path(job.predecessor))
     pairs = _tested(job, tokenizer, tested)
-    return agreement(_margins(model, tokenizer, pairs, lambda _: None).mean(1).tolist())
+    chosen, rejected = _side_scores(model, tokenizer, pairs, lambda _: None)
+    return agreement((chosen - rejected).mean(1).tolist())
 
 
 def judged_ids(

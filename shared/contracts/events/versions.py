@@ -230,6 +230,9 @@ class RewardRecord(Event):
         description="loss, held-out accuracy, calibration, gain over the predecessor"
     )
     accuracy_by_category: dict[str, float] = Field(default_factory=dict)
+    score_deciles: tuple[float, ...] = Field(
+        default=(), max_length=9, description="of its scores of held-out answers; empty: not known"
+    )
     job_id: str
     created_at: AwareDatetime
 

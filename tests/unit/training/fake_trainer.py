@@ -90,6 +90,8 @@ def main(folder: Path) -> int:
     (judge / "adapter" / "adapter_model.safetensors").write_bytes(b"weights of the judge")
     (judge / "categories.json").write_text('{"billing": {"agreed": 3, "tested": 4}}')
     chain = {"kl_first": 0.5, "kl_first_answer": 9.0} if job["first_adapter"] else {}
+    deciles = [number / 10 for number in range(1, 10)]
+    (judge / "deciles.json").write_text(json.dumps(deciles))
     results = {
         folder / "sft.json": {"loss": 1.0},
         folder / "dpo.json": {"loss": 0.5},

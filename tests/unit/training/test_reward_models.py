@@ -31,6 +31,7 @@ async def test_a_run_s_judge_is_published_with_its_measures(harness: TrainingHar
     assert (record.metrics["train_loss"], record.metrics["calibration_error"]) == (0.4, 0.05)
     assert "accuracy_gain" not in record.metrics
     assert record.accuracy_by_category == {"billing": 0.75}
+    assert record.score_deciles == tuple(number / 10 for number in range(1, 10))
 
 
 async def test_the_next_one_s_gain_is_over_its_predecessor_on_the_same_pairs(

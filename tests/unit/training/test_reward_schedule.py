@@ -6,8 +6,6 @@ import random
 from dataclasses import replace
 from datetime import timedelta
 
-import pytest
-
 from services.training.jobs import JobQueue
 from services.training.reward_schedule import (
     ACTOR,
@@ -19,7 +17,6 @@ from services.training.reward_schedule import (
     decide_reward,
     drift,
     reward_wait,
-    stability_index,
 )
 from services.training.sides import DatasetRules
 from services.training.trigger import PairCounter
@@ -57,12 +54,6 @@ def rewarded() -> Registry:
     )
     made.apply(reward_key(name), record.to_json())
     return made
-
-
-def test_the_index_is_that_of_the_formula_less_what_chance_gives() -> None:
-    found = stability_index({"a": 500, "b": 500}, {"a": 800, "b": 200})
-    wanted = 0.3 * 0.4700036292 + 0.3 * 0.9162907319
-    assert found == pytest.approx(wanted - (1 + 1.645 * 2**0.5) * 2 / 1000)
 
 
 def test_two_samples_of_one_distribution_have_not_drifted() -> None:
