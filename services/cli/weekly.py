@@ -10,17 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from services.cli.output import show
 from services.cli.trajectory import TITLES, TrajectoryRow, cells, plot
+from shared.quality_targets import TARGETS
 
 if TYPE_CHECKING:
     from shared.contracts.events.preferences import PreferencePair
 
-TARGETS = {
-    "feedback_rate": ("Feedback rate", ">", 0.05),
-    "positive_ratio": ("Positive ratio", ">", 0.70),
-    "correction_rate": ("Correction rate", "<", 0.10),
-    "satisfaction": ("Satisfaction (0 to 1)", ">", 0.75),
-}
-"""Live figures and their targets (requirement F7); 4.0 of 5 is 0.75 between 0 and 1."""
 NO_TARGET = ("", ">", float("-inf"))
 SIGNALS = {
     "implied_satisfaction": "Implied satisfaction",

@@ -12,6 +12,8 @@ from prometheus_client import CollectorRegistry
 from services.rollout.agents import Agents
 from services.rollout.api import RolloutApi
 from services.rollout.audit import AuditLog
+from services.rollout.console.operator_actions import OperatorActions
+from services.rollout.console.operator_views import OperatorViews
 from services.rollout.controller import Controller, ControllerPolicy
 from services.rollout.daily_scores import DailyScores
 from services.rollout.decision_log import DecisionLog
@@ -137,7 +139,9 @@ async def run(settings: RolloutSettings) -> None:
             evaluations,
             LiveFigures(daily_scores, prometheus, clock),
         )
-        app = OperationsApp(health, registry, guarded(create_app(api), api))
+        views = OperatorViews(log, versions.registry, clock)
+        console = create_app(api, views, OperatorActions(log, clock))
+        app = OperationsApp(health, registry, guarded(console, api))
         background = BackgroundTasks()
         for name, follower in followers.items():
             background.start(name, follower.run())

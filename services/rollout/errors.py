@@ -50,6 +50,20 @@ class AuditUnavailable(RolloutError):
     retry_after_s = 5
 
 
+class ActionUnavailable(RolloutError):
+    """An operator's action was not acknowledged; the brokers may have it, or get it yet."""
+
+    status = 503
+    code = "log_unavailable"
+
+
+class KeyRefused(RolloutError):
+    """The console may not hand out this key's secret."""
+
+    status = 403
+    code = "forbidden"
+
+
 class EvaluationUnavailable(RolloutError):
     """An evaluation cannot begin now."""
 

@@ -15,7 +15,10 @@ from services.rollout.api import (
     RolloutApi,
     StartRequest,
 )
-from services.rollout.console_files import FILES, console_routes
+from services.rollout.console.files import FILES, console_routes
+from services.rollout.console.operator_actions import OperatorActions
+from services.rollout.console.operator_views import OperatorViews
+from services.rollout.console.routes import operator_routes
 from services.rollout.evaluations import EvaluateRequest
 from services.rollout.registrations import RegisterRequest
 from services.rollout.strategy import json_schema
@@ -34,11 +37,12 @@ KEY = "ratchet.key"
 Page = Annotated[int, Query(ge=1, le=MAX_PAGE)]
 
 
-def create_app(api: RolloutApi) -> FastAPI:
+def create_app(api: RolloutApi, views: OperatorViews, actions: OperatorActions) -> FastAPI:
     """The application. It serves only behind `guarded`, which authenticates what is no page."""
     app = FastAPI(title="Ratchet rollout", version="1", docs_url=None, redoc_url=None)
     describe(app, problems=(401, 403, 404), writing=(408, 409, 413, 503))
     app.include_router(console_routes())
+    app.include_router(operator_routes(views, actions, _key))
     app.include_router(_rollouts(api))
     app.include_router(_strategies_and_versions(api))
     handle_errors(app)

@@ -14,6 +14,8 @@ CONSUMER_GROUPS = {
 }
 PRODUCTS = "products"
 """Writers of the intake topics, each as its own tenant."""
+REPLAYING = ("cli", "rollout")
+"""Principals that operators replay dead letters by: the command and the console."""
 ALL_TOPICS = "ratchet."
 """What the names of all topics begin with."""
 
@@ -53,8 +55,9 @@ def required_acls(tenants: tuple[str, ...], *, prefix: str) -> Iterator[Acl]:
             name = f"tenant-{intakes[topic.name]}" if topic.name in intakes else writer
             yield from _on_topic(f"User:{prefix}{name}", "Write", topic.name)
         if with_dead_letters & set(topic.readers):
-            # `ratchet dead-letters replay` puts a record back where it came from.
-            yield from _on_topic(f"User:{prefix}cli", "Write", topic.name)
+            # A replay of dead letters puts a record back where it came from.
+            for operators in REPLAYING:
+                yield from _on_topic(f"User:{prefix}{operators}", "Write", topic.name)
     for service, groups in CONSUMER_GROUPS.items():
         for group in groups:
             yield Acl(f"User:{prefix}{service}", "Read", "group", group)

@@ -56,13 +56,20 @@ def jobs_of(events: Iterable[TrainingRequested | TrainingProgress]) -> list[dict
 
     """
     requests: dict[str, TrainingRequested] = {}
+    begun: dict[tuple[str, int], TrainingProgress] = {}
     newest: dict[str, TrainingProgress] = {}
     for event in events:
         if not isinstance(event, TrainingProgress):
             requests.setdefault(event.job_id, event)
         elif event.job_id not in newest or newest[event.job_id].phase not in FINAL:
+            begun.setdefault((event.job_id, event.attempt), event)
             newest[event.job_id] = event
-    return [_row(request, newest.get(job_id)) for job_id, request in requests.items()]
+    rows: list[dict[str, Any]] = []
+    for job_id, request in requests.items():
+        last = newest.get(job_id)
+        first = begun.get((job_id, last.attempt)) if last else None
+        rows.append({**_row(request, last), "seconds_left": _seconds_left(first, last)})
+    return rows
 
 
 async def read_jobs(log: EventLog, *, newest: int | None = None) -> list[dict[str, Any]]:
@@ -83,8 +90,10 @@ async def read_jobs(log: EventLog, *, newest: int | None = None) -> list[dict[st
     return sorted(jobs_of(events), key=lambda job: job["requested_at"])
 
 
-async def cancel_job(log: EventLog, job_id: str, who: Requester, *, now: datetime) -> None:
-    """Ask for the cancellation of a job that has not ended.
+async def cancel_job(
+    log: EventLog, job_id: str, who: Requester, *, now: datetime, newest: int | None = None
+) -> None:
+    """Ask for the cancellation of a job that has not ended; `newest` as for `read_jobs`.
 
     Raises:
         UnknownJob: there is none.
@@ -93,7 +102,9 @@ async def cancel_job(log: EventLog, job_id: str, who: Requester, *, now: datetim
         LogUnavailable: the topics were not read, or the brokers did not acknowledge it.
 
     """
-    job = next((job for job in await read_jobs(log) if job["job_id"] == job_id), None)
+    job = next(
+        (job for job in await read_jobs(log, newest=newest) if job["job_id"] == job_id), None
+    )
     if job is None:
         raise UnknownJob(job_id)
     if job["phase"] in FINAL:
@@ -106,6 +117,14 @@ async def cancel_job(log: EventLog, job_id: str, who: Requester, *, now: datetim
         event_id=f"{job_id}:cancel",
         timeout_s=PUBLISH_TIMEOUT_S,
     )
+
+
+def _seconds_left(first: TrainingProgress | None, last: TrainingProgress | None) -> float | None:
+    """Time to the end of an attempt at its pace so far; None where that says nothing."""
+    if first is None or last is None or last.phase in FINAL or last.progress <= first.progress:
+        return None
+    pace = (last.at - first.at).total_seconds() / (last.progress - first.progress)
+    return pace * (1 - last.progress)
 
 
 def _row(request: TrainingRequested, progress: TrainingProgress | None) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from tests.support.browser import ready
+from tests.support.console import ConsoleHarness
 from tests.support.voting import VotingHarness, voting_server
 
 PROGRAMS = ("chromium", "google-chrome")
@@ -44,6 +45,14 @@ def browser() -> Iterator[Browser]:
 def voting() -> Iterator[VotingHarness]:
     with voting_server() as harness:
         yield harness
+
+
+@pytest.fixture
+def console(tmp_path: Path) -> Iterator[ConsoleHarness]:
+    made = ConsoleHarness(tmp_path)
+    made.call(made.start())
+    yield made
+    made.close()
 
 
 @pytest.fixture

@@ -17,6 +17,8 @@ from services.inference import api as inference_api
 from services.inference.generation_api import generation_router
 from services.rollout import routes as rollout_routes
 from services.rollout.api import RolloutApi
+from services.rollout.console.operator_actions import OperatorActions
+from services.rollout.console.operator_views import OperatorViews
 from shared.keys import KeyRing
 
 PROBLEM = "#/components/schemas/Problem"
@@ -38,7 +40,8 @@ def inference_app() -> FastAPI:
 
 
 def rollout_app() -> FastAPI:
-    return rollout_routes.create_app(RolloutApi.__new__(RolloutApi))
+    made = (one.__new__(one) for one in (RolloutApi, OperatorViews, OperatorActions))
+    return rollout_routes.create_app(*made)  # type: ignore[arg-type]
 
 
 DOCUMENTS: dict[str, dict[str, Any]] = {

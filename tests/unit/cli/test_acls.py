@@ -10,7 +10,7 @@ from services.aggregator.settings import AggregatorSettings
 from services.feedback import intake
 from services.feedback.erasure import eraser
 from shared.contracts.topics import FEEDBACK, intake_topic
-from shared.kafka.acls import CONSUMER_GROUPS, required_acls
+from shared.kafka.acls import CONSUMER_GROUPS, REPLAYING, required_acls
 from tests.support.command import ratchet_here
 
 
@@ -29,7 +29,7 @@ def test_a_tenants_products_may_write_their_intake_and_nothing_else() -> None:
 def test_a_service_writes_only_what_its_topics_declare() -> None:
     rules = set(required_acls(("acme",), prefix=""))
     writers = {one.principal for one in rules if (one.operation, one.name) == ("Write", FEEDBACK)}
-    assert writers == {"User:feedback", "User:cli"}
+    assert writers == {"User:feedback", *(f"User:{one}" for one in REPLAYING)}
     assert not [one for one in rules if one.principal == "User:products"]
 
 

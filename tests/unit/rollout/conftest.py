@@ -11,6 +11,8 @@ from prometheus_client import CollectorRegistry
 
 from services.rollout.api import RolloutApi
 from services.rollout.audit import AuditLog
+from services.rollout.console.operator_actions import OperatorActions
+from services.rollout.console.operator_views import OperatorViews
 from services.rollout.live_figures import LiveFigures
 from services.rollout.registrations import Registrations
 from services.rollout.routes import create_app, guarded
@@ -35,8 +37,10 @@ def client(harness: ControllerHarness, keys: KeyRing) -> httpx.AsyncClient:
         harness.evaluations,
         LiveFigures(harness.daily_scores, harness.prometheus, harness.clock),
     )
-    app = OperationsApp(Health(), CollectorRegistry(), guarded(create_app(api), api))
-    transport = httpx.ASGITransport(app=app)  # type: ignore[arg-type]
+    views = OperatorViews(harness.log, harness.versions.registry, harness.clock)
+    app = create_app(api, views, OperatorActions(harness.log, harness.clock))
+    served = OperationsApp(Health(), CollectorRegistry(), guarded(app, api))
+    transport = httpx.ASGITransport(app=served)  # type: ignore[arg-type]
     return httpx.AsyncClient(transport=transport, base_url="http://rollout")
 
 

@@ -1,7 +1,7 @@
-// Console of the rollout service: polls its JSON API and draws what it says. No dependency.
+// Console's page of rollouts: polls the JSON API and draws what it says. No dependency.
+import { ask, byId, confirm, element, moment, percent, rows, shape, show, update, useKey } from "./common.js";
 
 const POLL_MS = 2000;
-const TIMEOUT_MS = 8000;
 const GAINS_EVERY_MS = 60_000;
 const WORDS = {
   pause: ["Pause", "The weight stays; the judge looks on."],
@@ -10,49 +10,7 @@ const WORDS = {
   abort: ["Abort", "Everybody is back on stable in a second, and the candidate is rejected."],
   retry: ["Start again", "The same candidate begins a new rollout, without evidence."],
 };
-const byId = (id) => document.getElementById(id);
-const shown = new Map();
-let key = sessionStorage.getItem("ratchet-key") ?? "";
 let present = null;
-
-function element(name, attributes = {}, ...children) {
-  const made = document.createElement(name);
-  for (const [attribute, value] of Object.entries(attributes)) made.setAttribute(attribute, value);
-  made.append(...children.filter((child) => child !== null && child !== undefined));
-  return made;
-}
-
-function shape(name, attributes, ...children) {
-  const made = document.createElementNS("http://www.w3.org/2000/svg", name);
-  for (const [attribute, value] of Object.entries(attributes)) made.setAttribute(attribute, value);
-  made.append(...children);
-  return made;
-}
-
-// Replace what an element shows only where it differs, so that focus and open details stay.
-function update(id, data, draw) {
-  const text = JSON.stringify(data);
-  if (shown.get(id) === text) return;
-  shown.set(id, text);
-  byId(id).replaceChildren(...[draw(data)].flat());
-}
-
-async function ask(path, options = {}) {
-  const headers = { accept: "application/json" };
-  if (key) headers.authorization = `Bearer ${key}`;
-  if (options.body) headers["content-type"] = "application/json";
-  const response = await fetch(path, { ...options, headers, signal: AbortSignal.timeout(TIMEOUT_MS) });
-  const body = await response.json().catch(() => ({}));
-  if (!response.ok) {
-    const error = new Error(body.detail ?? `the service answered ${response.status}`);
-    error.status = response.status;
-    throw error;
-  }
-  return body;
-}
-
-const percent = (share, digits = 2) => `${(share * 100).toFixed(digits)} %`;
-const moment = (iso) => new Date(iso).toLocaleString();
 
 function sentence(rollout) {
   if (!rollout) return "This model never had a rollout.";
@@ -92,21 +50,10 @@ function buttons(rollout) {
   return rollout.actions.map((action) => {
     const button = element("button", { type: "button" }, WORDS[action][0]);
     if (action === "abort") button.className = "danger";
-    button.addEventListener("click", () => confirm(rollout.rollout_id, action));
+    button.addEventListener("click", () =>
+      confirm(...WORDS[action], ({ reason }) => act(rollout.rollout_id, action, reason)));
     return button;
   });
-}
-
-function confirm(rollout, action) {
-  const dialog = byId("ask");
-  byId("ask-title").textContent = WORDS[action][0];
-  byId("ask-text").textContent = WORDS[action][1];
-  dialog.querySelector(".do").textContent = WORDS[action][0];
-  byId("reason").value = "";
-  dialog.returnValue = "cancel";
-  dialog.onclose = () => dialog.returnValue === "do" && act(rollout, action, byId("reason").value);
-  dialog.showModal();
-  byId("reason").focus();
 }
 
 async function act(rollout, action, reason) {
@@ -187,14 +134,6 @@ function weightFigure({ moves, rollout }) {
     shape("text", { x: left, y: height - 4 }, moment(rollout.started_at)),
     shape("text", { x: width - 150, y: height - 4 }, moment(rollout.ended_at ?? rollout.updated_at)),
   );
-}
-
-function rows(head, lines) {
-  return [
-    element("thead", {}, element("tr", {}, ...head.map((name) => element("th", { scope: "col" }, name)))),
-    element("tbody", {}, ...lines.map((cells) => element("tr", {}, ...cells.map((cell) =>
-      cell instanceof Node ? element("td", {}, cell) : element("td", {}, String(cell ?? "–")))))),
-  ];
 }
 
 function odds(finding) {
@@ -300,27 +239,10 @@ async function refresh() {
 }
 
 async function poll() {
-  const live = byId("live");
-  try {
-    await refresh();
-    live.textContent = `Live, ${new Date().toLocaleTimeString()}`;
-    live.className = "";
-    byId("key-form").hidden = true;
-  } catch (error) {
-    byId("key-form").hidden = error.status !== 401 && error.status !== 403;
-    live.textContent = `Not up to date: ${error.message}`;
-    live.className = "stale";
-  }
+  await show(refresh);
   setTimeout(poll, POLL_MS);
 }
 
-byId("key-form").addEventListener("submit", (event) => {
-  event.preventDefault();
-  key = byId("key").value.trim();
-  sessionStorage.setItem("ratchet-key", key);
-  refresh().catch(() => {});
-});
-// Enter in the reason takes a form's first submit button, so Cancel is none.
-byId("cancel").addEventListener("click", () => byId("ask").close("cancel"));
+useKey(() => show(refresh));
 byId("model").addEventListener("change", () => refresh().catch(() => {}));
 poll();

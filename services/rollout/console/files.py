@@ -1,4 +1,4 @@
-"""Console: the static page at `/`, which asks the JSON API. It needs no key; what it asks does."""
+"""Files of the console: static pages that ask the JSON API. They need no key; what they ask does."""
 
 from __future__ import annotations
 
@@ -8,12 +8,27 @@ from pathlib import Path
 from fastapi import APIRouter
 from fastapi.responses import Response
 
+HTML = ("page.html", "text/html; charset=utf-8")
+SCRIPT = "text/javascript; charset=utf-8"
+PAGES = (
+    "versions",
+    "training",
+    "datasets",
+    "keys",
+    "dead-letters",
+    "erasures",
+    "quality",
+)
+"""Names of the pages beside rollouts; `pages.js` draws each."""
 FILES = {
     "/": ("index.html", "text/html; charset=utf-8"),
+    **{f"/{page}": HTML for page in PAGES},
     "/console.css": ("console.css", "text/css; charset=utf-8"),
-    "/console.js": ("console.js", "text/javascript; charset=utf-8"),
+    "/common.js": ("common.js", SCRIPT),
+    "/console.js": ("console.js", SCRIPT),
+    "/pages.js": ("pages.js", SCRIPT),
 }
-DIRECTORY = Path(__file__).parent / "console"
+DIRECTORY = Path(__file__).parent / "static"
 HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "

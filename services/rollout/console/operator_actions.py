@@ -1,0 +1,188 @@
+"""What operators do beside rollouts: each action names who and why, and is on record."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from services.rollout.console.operator_views import NEWEST
+from services.rollout.errors import ActionUnavailable, KeyRefused, Unknown
+from shared.clock import Clock
+from shared.contracts.events.api_keys import ApiKeyIssued, Permission
+from shared.contracts.events.base import Identifier, OptionalIdentifier
+from shared.kafka.audit import Requester
+from shared.kafka.deadletters import list_dead_letters, place_of, replay_on_record
+from shared.kafka.log import EventLog, LogUnavailable, Position
+from shared.keys import ApiKey
+from shared.registry.api_keys import (
+    NewKey,
+    issue_key,
+    known_key,
+    make_key,
+    revoke_key,
+    rotate_key,
+)
+from shared.registry.training_jobs import cancel_job
+
+AT_THE_COMMAND_LINE = "is issued at the command line only, by whoever may write the topic of keys"
+MAX_DAYS = 3650.0
+MAX_OVERLAP_HOURS = 24.0 * 90
+
+
+class ActionRequest(BaseModel):
+    """Why an action is done, and for whom."""
+
+    model_config = ConfigDict(extra="forbid")
+    on_behalf_of: OptionalIdentifier = ""
+    reason: Annotated[str, Field(min_length=1, max_length=1000)]
+
+    def requester(self, key: ApiKey) -> Requester:
+        """Who asks: the key is the actor."""
+        return Requester(key.key_id, self.on_behalf_of, self.reason)
+
+
+class IssueKeyRequest(ActionRequest):
+    """Issue an API key for a product or its people."""
+
+    scopes: Annotated[tuple[Permission, ...], Field(min_length=1, max_length=len(Permission))]
+    tenant: Identifier = "default"
+    name: Annotated[str, Field(max_length=200)] = ""
+    days: Annotated[float, Field(ge=0, le=MAX_DAYS, description="until it expires; 0: never")] = 0
+
+
+class RotateKeyRequest(ActionRequest):
+    """Issue a key like an old one, and let the old one expire."""
+
+    overlap_hours: Annotated[float, Field(ge=0, le=MAX_OVERLAP_HOURS)] = 24
+    days: Annotated[float, Field(ge=0, le=MAX_DAYS, description="until it expires; 0: never")] = 0
+
+
+class ReplayRequest(ActionRequest):
+    """Hand one dead letter, or all that a topic has among the newest, back to where it came from."""
+
+    topic: Identifier
+    partition: Annotated[int, Field(ge=0)] | None = None
+    offset: Annotated[int, Field(ge=0)] | None = None
+
+
+class OperatorActions:
+    """Writes what operators ask for to the log. Any replica does."""
+
+    def __init__(self, event_log: EventLog, clock: Clock) -> None:
+        self._log = event_log
+        self._clock = clock
+
+    async def issue(self, body: IssueKeyRequest, key: ApiKey) -> dict[str, Any]:
+        """See IssueKeyRequest. The answer is the only place that has the secret.
+
+        Raises:
+            KeyRefused: it would have the scope `operate`.
+            ActionUnavailable: the brokers did not acknowledge it.
+
+        """
+        if Permission.operate in body.scopes:
+            raise KeyRefused(f"a key with the scope operate {AT_THE_COMMAND_LINE}")
+        fields = body.model_dump(include={"scopes", "tenant", "name"})
+        new = make_key(fields | {"expires_at": self._in_days(body.days)}, self._clock.now())
+        with _acknowledged():
+            await issue_key(self._log, new, body.requester(key))
+        return _once(new)
+
+    async def rotate(self, key_id: str, body: RotateKeyRequest, key: ApiKey) -> dict[str, Any]:
+        """See RotateKeyRequest. The answer is the only place that has the secret.
+
+        Raises:
+            UnknownKey: there is none.
+            KeyRefused: it is another operator's.
+            ActionUnavailable: the brokers did not acknowledge it.
+
+        """
+        with _acknowledged():
+            old = await known_key(self._log, key_id)
+            _refuse_others_operators(old, key)
+            now = self._clock.now()
+            new = await rotate_key(
+                self._log,
+                old,
+                body.requester(key),
+                now=now,
+                old_expires_at=now + timedelta(hours=body.overlap_hours),
+                expires_at=self._in_days(body.days),
+            )
+        return _once(new)
+
+    async def revoke(self, key_id: str, body: ActionRequest, key: ApiKey) -> dict[str, Any]:
+        """Revoke a key.
+
+        Raises:
+            UnknownKey: there is none.
+            ActionUnavailable: the brokers did not acknowledge it.
+
+        """
+        with _acknowledged():
+            await revoke_key(self._log, key_id, body.requester(key), now=self._clock.now())
+        return {"revoked": key_id}
+
+    async def cancel(self, job_id: str, body: ActionRequest, key: ApiKey) -> dict[str, Any]:
+        """Cancel a training job.
+
+        Raises:
+            UnknownJob: there is none.
+            JobEnded: it has ended.
+            ActionUnavailable: the brokers did not acknowledge it.
+
+        """
+        who, now = body.requester(key), self._clock.now()
+        with _acknowledged():
+            await cancel_job(self._log, job_id, who, now=now, newest=NEWEST)
+        return {"cancelled": job_id}
+
+    async def replay(self, body: ReplayRequest, key: ApiKey) -> dict[str, Any]:
+        """See ReplayRequest.
+
+        Raises:
+            Unknown: there is no such letter among the newest.
+            ActionUnavailable: the brokers did not acknowledge it.
+
+        """
+        with _acknowledged():
+            letters = await list_dead_letters(
+                self._log, source_topic=body.topic, limit=NEWEST, newest=NEWEST
+            )
+            if body.partition is not None and body.offset is not None:
+                place = Position(body.topic, body.partition, body.offset)
+                letters = [letter for letter in letters if place_of(letter) == place]
+            if not letters:
+                raise Unknown("there is no such dead letter; GET /v1/dead-letters lists them")
+            count = await replay_on_record(self._log, letters, body.requester(key))
+        return {"replayed": count}
+
+    def _in_days(self, days: float) -> datetime | None:
+        return self._clock.now() + timedelta(days=days) if days else None
+
+
+@contextmanager
+def _acknowledged() -> Iterator[None]:
+    try:
+        yield
+    except LogUnavailable as error:
+        raise ActionUnavailable(
+            f"it is not known whether it was written: {error}; look before another try"
+        ) from None
+
+
+def _refuse_others_operators(old: ApiKeyIssued, key: ApiKey) -> None:
+    """A secret of another operator's key would let one person pass for two at a gate."""
+    if old.key_id == key.key_id:
+        return
+    if Permission.operate in old.scopes or old.approver:
+        raise KeyRefused(f"another operator's key {AT_THE_COMMAND_LINE}; your own you may rotate")
+
+
+def _once(new: NewKey) -> dict[str, Any]:
+    shown = {"key_id", "tenant", "scopes", "expires_at"}
+    return {**new.issued.model_dump(mode="json", include=shown), "key": new.secret}

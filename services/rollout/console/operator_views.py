@@ -1,0 +1,207 @@
+"""What operators see beside rollouts, read from the log when they look: nothing is kept."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from services.rollout.console.quality import daily_figures, targets
+from services.rollout.errors import AuditUnavailable, Unknown
+from shared.clock import Clock
+from shared.contracts.events.api_keys import ApiKeyIssued
+from shared.contracts.events.erasures import ErasureCompleted, ErasureRequested
+from shared.contracts.events.quality import QualityWindow
+from shared.contracts.events.versions import RewardRecord, VersionRecord
+from shared.contracts.topics import ERASURES, QUALITY
+from shared.kafka.deadletters import list_dead_letters, place_of
+from shared.kafka.log import EventLog, LogUnavailable, Record, read_events, read_to_end
+from shared.registry.api_keys import read_keys
+from shared.registry.record_differences import differences
+from shared.registry.training_jobs import FINAL, read_jobs
+from shared.registry.versions import Registry
+
+T = TypeVar("T")
+NEWEST = 5_000
+"""Records of each partition that one look reads at most."""
+SHOWN = 200
+"""Rows of one answer at most, the newest."""
+READ_S = 15.0
+READS_AT_A_TIME = 2
+MAX_BODY = 2_000
+"""Characters of a dead letter's body that are shown."""
+WHOLE_DAY = b'"1d"'
+"""In the bytes of a window of one day."""
+
+
+class OperatorViews:
+    """Reads topics on demand, READS_AT_A_TIME at a time and the newest NEWEST records only."""
+
+    def __init__(self, event_log: EventLog, registry: Registry, clock: Clock) -> None:
+        self._log = event_log
+        self._registry = registry
+        self._clock = clock
+        self._turn = asyncio.Semaphore(READS_AT_A_TIME)
+
+    async def jobs(self) -> list[dict[str, Any]]:
+        """Training jobs with their newest progress, the newest job first.
+
+        Raises:
+            AuditUnavailable: the log was not read in READ_S seconds.
+
+        """
+        jobs = await self._read(lambda: read_jobs(self._log, newest=NEWEST))
+        return [_training_job(job) for job in jobs[::-1][:SHOWN]]
+
+    def datasets(self) -> list[dict[str, Any]]:
+        """Datasets that versions and reward models were trained on, the newest first."""
+        found: dict[str, dict[str, Any]] = {}
+        for version in self._registry.versions():
+            if isinstance(version.record, VersionRecord):
+                erased = version.marks.erased_rows if version.marks else 0
+                _add_dataset(found, version.record, version.record.version, erased)
+        for model in {version.record.model for version in self._registry.versions()}:
+            for reward in self._registry.rewards(model):
+                _add_dataset(found, reward, reward.name, 0)
+        newest = sorted(found.values(), key=lambda one: one["created_at"], reverse=True)
+        return newest[:SHOWN]
+
+    async def keys(self) -> list[dict[str, Any]]:
+        """API keys that were not revoked, without their hashes, the newest first.
+
+        Raises:
+            AuditUnavailable: the log was not read in READ_S seconds.
+
+        """
+        keys = await self._read(lambda: read_keys(self._log))
+        newest = sorted(keys.values(), key=lambda key: key.issued_at, reverse=True)
+        return [self._api_key(key) for key in newest[:SHOWN]]
+
+    async def dead_letters(self) -> list[dict[str, Any]]:
+        """The newest records that could not be read, the newest first.
+
+        Raises:
+            AuditUnavailable: the log was not read in READ_S seconds.
+
+        """
+        letters = await self._read(
+            lambda: list_dead_letters(self._log, limit=sys.maxsize, newest=NEWEST)
+        )
+        newest = sorted(letters, key=lambda letter: letter.at, reverse=True)[:SHOWN]
+        return [
+            {
+                **letter.model_dump(mode="json", exclude={"body", "headers"}),
+                "place": "/".join(str(part) for part in place_of(letter)),
+                "body": letter.body[:MAX_BODY],
+            }
+            for letter in newest
+        ]
+
+    async def erasures(self) -> list[dict[str, Any]]:
+        """Erasures of people, each with its proof once it is done, the newest first.
+
+        Raises:
+            AuditUnavailable: the log was not read in READ_S seconds.
+
+        """
+        events = await self._read(
+            lambda: read_events(
+                self._log,
+                (ERASURES,),
+                ErasureRequested,
+                ErasureCompleted,
+                timeout_s=READ_S,
+                newest=NEWEST,
+            )
+        )
+        done = {one.erasure_id: one for one in events if isinstance(one, ErasureCompleted)}
+        asked = {one.erasure_id: one for one in events if isinstance(one, ErasureRequested)}
+        newest = sorted(asked.values(), key=lambda one: one.requested_at, reverse=True)[:SHOWN]
+        return [_erasure(one, done.get(one.erasure_id)) for one in newest]
+
+    async def quality(self) -> dict[str, Any]:
+        """Figures of versions by day against their targets.
+
+        Raises:
+            AuditUnavailable: the log was not read in READ_S seconds.
+
+        """
+
+        def whole_day(record: Record) -> bool:
+            return WHOLE_DAY in (record.value or b"")
+
+        records = await self._read(
+            lambda: read_to_end(self._log, QUALITY, timeout_s=READ_S, keep=whole_day, newest=NEWEST)
+        )
+        windows = [QualityWindow.model_validate_json(one.value or b"") for one in records]
+        return {"targets": targets(), "days": daily_figures(windows)[:SHOWN]}
+
+    def differences(self, first: str, second: str) -> dict[str, Any]:
+        """What differs between two versions' records.
+
+        Raises:
+            Unknown: there is no such version.
+
+        """
+        old, new = (self._record(name) for name in (first, second))
+        return {"first": first, "second": second, "differences": differences(old, new)}
+
+    def _record(self, name: str) -> dict[str, Any]:
+        version = self._registry.get(name)
+        if version is None:
+            raise Unknown(f"version {name}: unknown; GET /v1/versions lists them")
+        return version.record.model_dump(mode="json")
+
+    def _api_key(self, key: ApiKeyIssued) -> dict[str, Any]:
+        expired = key.expires_at is not None and key.expires_at <= self._clock.now()
+        return {
+            **key.model_dump(mode="json", exclude={"sha256"}),
+            "state": "expired" if expired else "valid",
+        }
+
+    async def _read(self, work: Callable[[], Awaitable[T]]) -> T:
+        try:
+            async with asyncio.timeout(READ_S), self._turn:
+                return await work()
+        except (LogUnavailable, TimeoutError) as error:
+            raise AuditUnavailable(
+                f"the log could not be read: {error or f'not in {READ_S:g} s'}; try again"
+            ) from None
+
+
+def _training_job(job: dict[str, Any]) -> dict[str, Any]:
+    method = job["algorithm"] or job["method"]
+    return {**job, "method": method, "cancellable": job["phase"] not in FINAL}
+
+
+def _add_dataset(
+    found: dict[str, dict[str, Any]], record: VersionRecord | RewardRecord, user: str, erased: int
+) -> None:
+    dataset = record.dataset
+    shown = found.setdefault(
+        dataset.sha256,
+        {
+            **dataset.model_dump(mode="json"),
+            "model": record.model,
+            "created_at": record.created_at.isoformat(),
+            "erased_rows": 0,
+            "used_by": [],
+        },
+    )
+    shown["used_by"].append(user)
+    shown["erased_rows"] = max(shown["erased_rows"], erased)
+
+
+def _erasure(asked: ErasureRequested, done: ErasureCompleted | None) -> dict[str, Any]:
+    proof = (
+        done.model_dump(mode="json", include={"completed_at", "traces", "examples", "products"})
+        if done
+        else {}
+    )
+    return {
+        **asked.model_dump(mode="json", exclude={"subjects"}),
+        "subject": asked.subjects[0],
+        "state": "completed" if done else "requested",
+        "proof": proof,
+    }

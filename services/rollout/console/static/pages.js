@@ -1,0 +1,320 @@
+// Console's pages beside rollouts: each asks the JSON API for one list and draws it. No dependency.
+import { ask, byId, confirm, element, moment, percent, rows, show, update, useKey } from "./common.js";
+
+const REFRESH_MS = 10_000;
+let chosen = "";
+let listed = [];
+
+// Each page: what it lists, the name of a row, its columns, what may be done, and the details of a row.
+const PAGES = {
+  versions: {
+    title: "Versions",
+    hint: "Every version of each model, trained or of prompts and settings.",
+    empty: "No version is registered yet: ratchet train makes one.",
+    list: async () => (await ask("v1/versions")).versions.reverse(),
+    name: (one) => one.version,
+    columns: {
+      Model: (one) => one.model,
+      State: (one) => one.state,
+      Method: (one) => one.method,
+      Parent: (one) => one.parent,
+      Gate: (one) => one.gate_overridden_by ? `overridden by ${one.gate_overridden_by}` : one.released ? "passed" : "no",
+      Registered: (one) => moment(one.created_at),
+      "Why in this state": (one) => one.reason,
+    },
+    detail: versionDetail,
+  },
+  training: {
+    title: "Training runs",
+    hint: "The newest job first. Time left is a guess from the progress so far.",
+    empty: "No job was asked for yet: ratchet train asks for one.",
+    list: async () => (await ask("v1/training/jobs")).jobs,
+    name: (one) => one.job_id,
+    columns: {
+      Model: (one) => one.model,
+      Method: (one) => one.method,
+      Phase: (one) => one.phase,
+      Progress: progress,
+      Version: (one) => one.version,
+      Asked: (one) => `${moment(one.requested_at)} by ${who(one)}`,
+      Says: (one) => one.message,
+    },
+    rowActions: (one) => one.cancellable
+      ? [action("Cancel", "Its trainer is ended, and no version comes of it.",
+        `v1/training/jobs/${encodeURIComponent(one.job_id)}/cancel`, { about: one.job_id })]
+      : [],
+    detail: jobDetail,
+  },
+  datasets: {
+    title: "Datasets",
+    hint: "Snapshots that versions and reward models were trained on.",
+    empty: "Nothing was trained yet, so there is no dataset.",
+    list: async () => (await ask("v1/datasets")).datasets,
+    name: (one) => one.dataset_id,
+    columns: {
+      Model: (one) => one.model,
+      Rows: (one) => one.rows.toLocaleString(),
+      "Left out": (one) => Object.values(one.refused).reduce((sum, count) => sum + count, 0).toLocaleString(),
+      "Erased since": (one) => one.erased_rows.toLocaleString(),
+      "Used by": (one) => one.used_by.join(", "),
+      Made: (one) => moment(one.created_at),
+    },
+    detail: (one) => [
+      facts({ Storage: one.uri, "SHA-256": one.sha256 }),
+      counts("Rows left out, by reason", one.refused),
+      counts("Offsets up to which the log was read", one.offsets),
+      element("p", { class: "hint" }, `Its card: ratchet dataset show ${one.uri}`),
+    ],
+  },
+  quality: {
+    title: "Quality",
+    hint: "Figures of whole days (UTC). Late feedback counts on the day of its request.",
+    empty: "No day has figures yet: they come with the first requests.",
+    list: async () => {
+      const { targets, days } = await ask("v1/quality");
+      return days.map((day) => ({ ...day, targets: Object.fromEntries(targets.map((one) => [one.figure, one])) }));
+    },
+    columns: {
+      Day: (one) => one.day,
+      Version: (one) => one.version,
+      Requests: (one) => one.requests.toLocaleString(),
+      "Feedback rate": (one) => againstTarget(one, "feedback_rate"),
+      "Positive ratio": (one) => againstTarget(one, "positive_ratio"),
+      "Correction rate": (one) => againstTarget(one, "correction_rate"),
+      "Satisfaction (0 to 1)": (one) => againstTarget(one, "satisfaction"),
+      Errors: (one) => one.errors === null ? "–" : percent(one.errors),
+    },
+  },
+  keys: {
+    title: "API keys",
+    hint: "Only hashes are kept. Keys of operators (scope operate) are issued at the command line.",
+    empty: "No key was issued yet.",
+    list: async () => (await ask("v1/keys")).keys,
+    name: (one) => one.key_id,
+    columns: {
+      Name: (one) => one.name,
+      Tenant: (one) => one.tenant,
+      Scopes: (one) => one.scopes.join(", "),
+      State: (one) => one.state,
+      Issued: (one) => moment(one.issued_at),
+      Expires: (one) => one.expires_at ? moment(one.expires_at) : "never",
+    },
+    actions: () => [action("Issue a key", "It is shown once, on this page.", "v1/keys", {
+      fields: () => [field("name", "What uses it", {}), field("tenant", "Tenant", { value: "default", required: "" }),
+        scopes(), days()],
+    })],
+    rowActions: (one) => {
+      const path = `v1/keys/${encodeURIComponent(one.key_id)}`;
+      const overlap = { type: "number", value: 24, min: 0, max: 2160, step: "any", required: "" };
+      return [
+        action("Rotate", `A key like ${one.key_id} is issued and shown once; the old one expires.`, `${path}/rotate`,
+          { about: one.key_id, fields: () => [field("overlap_hours", "Hours that the old one stays valid", overlap), days()] }),
+        action("Revoke", `${one.key_id} is refused everywhere from now on.`, `${path}/revoke`, { about: one.key_id }),
+      ];
+    },
+  },
+  "dead-letters": {
+    title: "Dead letters",
+    hint: "Records that a service could not read, redacted. Mend the cause before a replay; nothing counts twice.",
+    empty: "There are none: every record could be read.",
+    list: async () => (await ask("v1/dead-letters")).dead_letters,
+    name: (one) => one.place,
+    columns: {
+      At: (one) => moment(one.at),
+      Reason: (one) => one.reason.replaceAll("_", " "),
+      Detail: (one) => one.detail,
+      Service: (one) => one.service,
+    },
+    rowActions: (one) => one.body
+      ? [action("Replay", `${one.place} goes back to its topic.`, "v1/dead-letters/replay", { about: one.place,
+        body: { topic: one.source_topic, partition: one.source_partition, offset: one.source_offset } })]
+      : [],
+    detail: (one) => [facts({ Key: one.source_key, Detail: one.detail }),
+      element("pre", {}, one.body || "Its body is empty, so there is nothing to replay.")],
+  },
+  erasures: {
+    title: "Erasures",
+    hint: "People are named by a hash. Ask for an erasure at the command line: ratchet users erase.",
+    empty: "Nobody asked to be erased.",
+    list: async () => (await ask("v1/erasures")).erasures,
+    name: (one) => one.erasure_id,
+    columns: {
+      Asked: (one) => moment(one.requested_at),
+      Tenant: (one) => one.tenant,
+      State: (one) => one.state,
+      By: who,
+      Why: (one) => one.reason,
+    },
+    detail: (one) => [facts({ Person: one.subject, ...(one.proof.completed_at
+      ? { Completed: moment(one.proof.completed_at), Traces: one.proof.traces,
+        "Joined examples that lost texts": one.proof.examples, "Pairs retracted": one.proof.products }
+      : { Proof: "none yet; it comes when the sweep is done" }) })],
+  },
+};
+const page = PAGES[location.pathname.split("/").pop()];
+
+function who(one) {
+  return one.on_behalf_of ? `${one.on_behalf_of} (key ${one.actor})` : one.actor;
+}
+
+function field(name, label, attributes) {
+  return element("label", {}, label, element("input", { name, autocomplete: "off", ...attributes }));
+}
+
+function days() {
+  return field("days", "Days until it expires; 0: never", { type: "number", value: 0, min: 0, max: 3650, step: "any", required: "" });
+}
+
+function scopes() {
+  return element("fieldset", {}, element("legend", {}, "Scopes"), ...["infer", "feedback", "vote"].map((scope) =>
+    element("label", {}, element("input", { type: "checkbox", name: "scopes", value: scope }), scope)));
+}
+
+// A button that asks why, and posts; `about` names its row for those who do not see it.
+function action(title, text, path, { about = "", fields = () => [], body = {} } = {}) {
+  const button = element("button", { type: "button" }, title);
+  if (about) button.setAttribute("aria-label", `${title} ${about}`);
+  button.addEventListener("click", () => confirm(title, text, (given) => act(path, { ...body, ...given }), fields()));
+  return button;
+}
+
+async function act(path, body) {
+  const answer = byId("answer");
+  try {
+    const done = await ask(path, { method: "POST", body: JSON.stringify(body) });
+    answer.textContent = "";
+    if (done.key) {
+      byId("secret").replaceChildren(element("p", {}, `${done.key_id}, shown this once. Send it as: Authorization: Bearer`),
+        element("code", {}, done.key));
+    }
+  } catch (error) {
+    answer.textContent = `Not done: ${error.message}`;
+  }
+  await show(refresh);
+}
+
+function progress(one) {
+  if (!one.cancellable) return "–";
+  const share = one.progress ?? 0;
+  const left = one.seconds_left === null ? "" : `, ${duration(one.seconds_left)} left`;
+  return element("span", {}, element("progress", { value: share, max: 1, "aria-label": `Progress of ${one.job_id}` }),
+    ` ${percent(share, 0)}${left}`);
+}
+
+function duration(seconds) {
+  if (seconds < 90) return `${Math.ceil(seconds)} s`;
+  return seconds < 5400 ? `${Math.round(seconds / 60)} min` : `${(seconds / 3600).toFixed(1)} h`;
+}
+
+function againstTarget(one, name) {
+  const value = one.figures[name];
+  if (value === null) return "–";
+  const { direction, target } = one.targets[name];
+  const met = direction === ">" ? value > target : value < target;
+  return element("span", { class: met ? "met" : "missed" },
+    `${percent(value, 1)}, ${met ? "meets" : "misses"} ${direction} ${percent(target, 0)}`);
+}
+
+function facts(pairs) {
+  return element("dl", {}, ...Object.entries(pairs).filter(([, value]) => value !== "").map(([name, value]) =>
+    element("div", {}, element("dt", {}, name), element("dd", {}, String(value)))));
+}
+
+function table(label, head, lines) {
+  return element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": label },
+    element("table", {}, ...rows(head, lines)));
+}
+
+function titled(title, ...content) {
+  return element("section", {}, element("h3", {}, title), ...content);
+}
+
+function counts(title, found) {
+  const lines = Object.entries(found).map(([name, count]) => [name, Number(count).toLocaleString()]);
+  return titled(title, lines.length ? table(title, ["What", "Count"], lines) : element("p", { class: "empty" }, "None."));
+}
+
+function checks(gate) {
+  return titled("Gate", gate.length
+    ? table("Gate", ["Check", "Passed", "Value", "Limit", "What"], gate.map((one) =>
+      [one.name, one.passed ? "yes" : "no", number(one.value), number(one.limit), one.detail]))
+    : element("p", { class: "empty" }, "No check is on record."));
+}
+
+const number = (value) => typeof value === "number" ? Number(value.toPrecision(4)).toLocaleString() : value;
+
+async function versionDetail(one) {
+  const { record } = await ask(`v1/versions/${encodeURIComponent(one.version)}`);
+  const lineage = [];
+  for (let at = one; at && lineage.length < 50; at = listed.find(({ version }) => version === at.parent)) {
+    lineage.unshift(at.version);
+  }
+  const parent = listed.find(({ version }) => version === one.parent);
+  const query = new URLSearchParams({ first: one.parent, second: one.version });
+  const { differences } = parent ? await ask(`v1/versions/differences?${query}`) : { differences: [] };
+  const text = (value) => value === null ? "–" : typeof value === "object" ? JSON.stringify(value) : String(number(value));
+  return [
+    facts({ Lineage: lineage.join(" → "), Base: record.base, Dataset: record.dataset?.dataset_id ?? "", Seed: record.seed ?? "",
+      "Erased rows": one.erased_rows, "Code revision": record.code_revision ?? "" }),
+    checks(record.gate.checks),
+    titled("Figures of its evaluation", Object.keys(one.metrics).length
+      ? table("Figures of its evaluation", ["Figure", "Value"], Object.entries(one.metrics).map(([name, value]) =>
+        [name.replaceAll("_", " "), number(value)]))
+      : element("p", { class: "empty" }, "None: it was not trained.")),
+    titled("Differences from its parent", differences.length
+      ? table("Differences from its parent", ["Field", one.parent, one.version], differences.map((found) =>
+        [found.field, text(found.first), text(found.second)]))
+      : element("p", { class: "empty" }, parent ? "None." : "It has no parent.")),
+  ];
+}
+
+function jobDetail(one) {
+  return [
+    facts({ Phase: one.phase, Says: one.message, Attempt: one.attempt ?? "", Reason: one.reason, Report: one.report_uri ?? "",
+      "Gate overridden": one.override_gate ? "yes" : "" }),
+    checks(one.checks ?? []),
+    titled("Figures", table("Figures", ["Figure", "Value"], Object.entries(one.metrics ?? {}).map(([name, value]) =>
+      [name.replaceAll("_", " "), number(value)]))),
+  ];
+}
+
+function opener(one) {
+  const button = element("button", { type: "button", class: "link" }, page.name(one));
+  button.addEventListener("click", async () => {
+    chosen = page.name(one);
+    await show(refresh);
+    byId("detail").focus();
+  });
+  return button;
+}
+
+function listing(all) {
+  if (!all.length) return [element("p", { class: "empty" }, page.empty)];
+  const head = [...(page.name ? [page.title.replace(/s$/, "")] : []), ...Object.keys(page.columns),
+    ...(page.rowActions ? ["What you may do"] : [])];
+  const lines = all.map((one) => [...(page.name ? [page.detail ? opener(one) : page.name(one)] : []),
+    ...Object.values(page.columns).map((cell) => cell(one) || "–"),
+    ...(page.rowActions ? [element("span", { class: "buttons" }, ...page.rowActions(one))] : [])]);
+  return [table(page.title, head, lines)];
+}
+
+async function refresh() {
+  listed = await page.list();
+  update("list", listed, listing);
+  const one = page.detail && listed.find((row) => page.name(row) === chosen);
+  const detail = one ? [element("h2", {}, chosen), ...await page.detail(one)] : [];
+  update("detail", detail.map((node) => node.outerHTML), () => detail);
+}
+
+async function poll() {
+  await show(refresh);
+  setTimeout(poll, REFRESH_MS);
+}
+
+document.title = `${page.title} · Ratchet`;
+byId("title").textContent = page.title;
+byId("hint").textContent = page.hint;
+byId("actions").replaceChildren(...page.actions?.() ?? []);
+document.querySelector(`nav a[href="${location.pathname.split("/").pop()}"]`).setAttribute("aria-current", "page");
+useKey(() => show(refresh));
+poll();

@@ -1,0 +1,165 @@
+"""The console's pages beside rollouts in a browser: all in one start of the service."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, expect
+from prometheus_client import CollectorRegistry
+
+from services.rollout.console.files import PAGES
+from shared.contracts.events.audit import ActionAudited
+from shared.contracts.events.erasures import ErasureRequested
+from shared.contracts.events.quality import QualityWindow
+from shared.contracts.events.training import (
+    RunPhase,
+    TrainingMethod,
+    TrainingProgress,
+    TrainingRequested,
+)
+from shared.contracts.topics import (
+    AUDIT,
+    ERASURES,
+    FEEDBACK,
+    QUALITY,
+    TRAINING_JOBS,
+    TRAINING_RUNS,
+)
+from shared.kafka.deadletters import DeadLetters
+from shared.kafka.log import Record, read_events
+from tests.browser.conftest import PATIENCE_MS
+from tests.browser.test_console import picture
+from tests.support.console import ConsoleHarness
+
+SERIOUS = {"serious", "critical"}
+PHONE = 360
+
+
+async def fill(console: ConsoleHarness) -> None:
+    """Something for each page to show."""
+    log, now = console.harness.log, console.harness.clock.now()
+    job = TrainingRequested(
+        job_id="job-1", model="m", method=TrainingMethod.dpo, actor="ann", requested_at=now
+    )
+    await log.publish(TRAINING_JOBS, key="job-1", event=job, event_id="job-1")
+    for minute, done in enumerate((0.0, 0.25)):
+        told = TrainingProgress(
+            job_id="job-1",
+            model="m",
+            method=TrainingMethod.dpo,
+            phase=RunPhase.training,
+            progress=done,
+            message="dpo: step 2 of 8",
+            at=now + timedelta(minutes=minute),
+        )
+        await log.publish(TRAINING_RUNS, key="job-1", event=told, event_id=f"job-1:{minute}")
+    letters = DeadLetters(log, service="feedback", redact=str, metrics=CollectorRegistry())
+    bad = Record(FEEDBACK, 0, 3, "k", b'{"type":"<b>applause</b>"}', (("ce_type", b"x"),), 0)
+    await letters.put(bad, "schema", "type: <b>applause</b> is not a known type")
+    erasure = ErasureRequested(
+        erasure_id="e-1", tenant="t", subjects=("0" * 64,), actor="key-1", requested_at=now
+    )
+    await log.publish(ERASURES, key="0" * 64, event=erasure, event_id="e-1")
+    sums: dict[str, Any] = dict.fromkeys(QualityWindow.model_fields, 0)
+    figures = {"interactions": 1000, "interactions_with_feedback": 80, "positive": 6, "negative": 4}
+    day = QualityWindow.model_validate(
+        sums | {"version": "v1", "window": "1d", "start": now, "partition": 0} | figures
+    )
+    await log.publish(QUALITY, key="v1", event=day, event_id="v1")
+
+
+@pytest.fixture
+def page(browser: Browser, console: ConsoleHarness) -> Iterator[Page]:
+    context = browser.new_context(color_scheme="dark", viewport={"width": PHONE, "height": 740})
+    context.set_default_timeout(PATIENCE_MS)
+    made = context.new_page()
+    wrong: list[str] = []
+    made.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
+    made.on("pageerror", lambda error: wrong.append(str(error)))
+    yield made
+    context.close()
+    assert wrong == []
+
+
+def opened(page: Page, console: ConsoleHarness, name: str) -> None:
+    page.goto(f"{console.url}{name}")
+    expect(page.locator("#live")).to_contain_text("Live")
+
+
+def checked(page: Page, name: str) -> None:
+    """Fits the window, and axe finds nothing serious."""
+    assert page.evaluate("document.scrollingElement.scrollWidth") <= PHONE, name
+    found = Axe().run(page).response["violations"]
+    serious = [one["id"] for one in found if one["impact"] in SERIOUS]
+    assert serious == [], name
+
+
+def done(page: Page, path: str) -> None:
+    """Enter in the dialog; the service does what was asked for."""
+    with page.expect_response(lambda answer: answer.url.endswith(path)) as answer:
+        page.keyboard.press("Enter")
+    assert answer.value.ok, answer.value.text()
+
+
+def test_every_page_fits_a_phone_by_night_empty_and_filled(
+    page: Page, console: ConsoleHarness
+) -> None:
+    for name in PAGES:
+        opened(page, console, name)
+        expect(page.locator("nav a[aria-current]")).to_have_attribute("href", name)
+        expect(page.locator("#list table, #list .empty")).to_be_visible()
+    console.call(fill(console))
+    for name in PAGES:
+        opened(page, console, name)
+        opener = page.locator("#list .link").first
+        if opener.count():
+            opener.click()
+            expect(page.locator("#detail h2")).to_be_visible()
+        checked(page, name)
+    assert page.locator("b").count() == 0, "what comes from the log is text"
+
+
+def test_an_operator_issues_a_key_cancels_a_job_and_replays_a_letter(
+    page: Page, console: ConsoleHarness
+) -> None:
+    console.call(fill(console))
+    page.set_viewport_size({"width": 1_100, "height": 440})
+    opened(page, console, "keys")
+    expect(page.locator(".empty")).to_contain_text("No key")
+    page.get_by_role("button", name="Issue a key").focus()
+    page.keyboard.press("Enter")
+    page.keyboard.type("shop")
+    page.get_by_label("infer").check()
+    page.get_by_label("Why").fill("the shop opens")
+    page.keyboard.press("Enter")
+    expect(page.locator("#secret code")).to_contain_text("rk_")
+    expect(page.locator("#list")).to_contain_text("shop")
+    picture(page, "console-keys")
+    page.reload()
+    expect(page.locator("#list")).to_contain_text("shop")
+    expect(page.locator("#secret")).to_be_empty()
+
+    opened(page, console, "training")
+    expect(page.locator("#list")).to_contain_text("25 %, 3 min left")
+    picture(page, "console-training")
+    page.get_by_role("button", name="Cancel job-1").click()
+    page.keyboard.type("wrong data")
+    done(page, "/cancel")
+
+    opened(page, console, "dead-letters")
+    page.get_by_role("button", name=f"Replay {FEEDBACK}/0/3").click()
+    page.keyboard.type("the reader is mended")
+    done(page, "/replay")
+
+    async def reasons() -> list[str]:
+        found = await read_events(console.harness.log, (AUDIT,), ActionAudited, timeout_s=60)
+        return sorted(f"{one.action}: {one.reason}" for one in found)
+
+    assert console.call(reasons()) == [
+        "key.issued: the shop opens",
+        "letters.replayed: the reader is mended",
+    ]
