@@ -11,7 +11,7 @@ import orjson
 
 from shared.contracts.events.base import Event
 from shared.contracts.events.erasures import ErasureCompleted, ErasureRequested
-from shared.contracts.events.interactions import InteractionRecorded, Outcome, Purpose
+from shared.contracts.events.interactions import InteractionRecorded, Outcome
 from shared.contracts.subject import subject_of
 from shared.contracts.topics import ERASURES, INTERACTIONS
 from shared.kafka.envelope import UnreadableRecord, decode, models_by_type
@@ -58,7 +58,7 @@ def _prompts(
 ) -> list[InteractionRecorded]:
     found: dict[str, InteractionRecorded] = {}
     for event in map(_event, records):
-        if isinstance(event, InteractionRecorded) and _suits(event, model):
+        if isinstance(event, InteractionRecorded) and _was_answered(event, model):
             until = erased.get(subject_of(event.tenant, event.user_id))
             if until is None or event.started_at > until:
                 found[event.prompt] = event
@@ -78,15 +78,6 @@ def _event(record: Record) -> Event | None:
         return None
 
 
-def _suits(event: InteractionRecorded, model: str) -> bool:
-    """Whether it is a user's question of this model that says all that was asked."""
-    return (
-        event.model == model
-        and event.purpose is Purpose.live
-        and event.outcome is Outcome.ok
-        and event.endpoint == "chat"
-        and bool(event.messages)
-        and event.messages[-1].role == "user"
-        and not event.untrainable
-        and not event.response_format
-    )
+def _was_answered(event: InteractionRecorded, model: str) -> bool:
+    """Whether this model answered it, and a version can be asked it again."""
+    return event.model == model and event.outcome is Outcome.ok and event.can_be_asked_again

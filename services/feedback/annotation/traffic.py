@@ -9,7 +9,7 @@ from services.feedback.annotation.sampling import TrafficPrompt
 from services.feedback.errors import EventLogUnavailable
 from services.feedback.voting.plan import MAX_QUESTION
 from shared.contracts.events.base import prompt_text
-from shared.contracts.events.interactions import InteractionRecorded, Outcome, Purpose
+from shared.contracts.events.interactions import InteractionRecorded, Outcome
 from shared.contracts.topics import INTERACTIONS
 from shared.kafka.envelope import UnreadableRecord, decode, models_by_type
 from shared.kafka.log import EventLog, LogUnavailable, Record, read_to_end
@@ -46,7 +46,7 @@ class RecentTraffic:
                 event = decode(record.headers, record.value, _MODELS)
             except UnreadableRecord:
                 return False
-            if isinstance(event, InteractionRecorded) and _can_be_asked(event, tenant):
+            if isinstance(event, InteractionRecorded) and _can_be_shown(event, tenant):
                 prompt = self._prompt(event, failing=event.trace_id in disliked)
                 known = found.get(event.prompt)
                 if known is None or prompt.failing:
@@ -74,16 +74,14 @@ class RecentTraffic:
         )
 
 
-def _can_be_asked(event: InteractionRecorded, tenant: str) -> bool:
-    """Whether it is a user's conversation in text, which a version can be asked again."""
+def _can_be_shown(event: InteractionRecorded, tenant: str) -> bool:
+    """Whether it is a tenant's conversation in text that a version can be asked again."""
     return (
         event.tenant == tenant
-        and event.purpose is Purpose.live
+        and event.can_be_asked_again
         and event.outcome not in (Outcome.client_error, Outcome.cancelled)
         and not event.holdout
         and not event.tools
-        and bool(event.messages)
-        and event.messages[-1].role == "user"
         and all(turn.is_text for turn in event.messages)
         and 0 < len(event.prompt.strip()) <= MAX_QUESTION
     )

@@ -159,6 +159,18 @@ class InteractionRecorded(Event):
         return prompt_text(self.messages)
 
     @property
+    def can_be_asked_again(self) -> bool:
+        """Whether it is a user's chat that says all that was asked, whatever became of it."""
+        return (
+            self.purpose is Purpose.live
+            and self.endpoint == "chat"
+            and bool(self.messages)
+            and self.messages[-1].role == "user"
+            and not self.untrainable
+            and not self.response_format
+        )
+
+    @property
     def cut(self) -> bool:
         """Generation was truncated: it reached the token limit, or the stream broke off."""
         return self.outcome is not Outcome.ok or was_cut(self.finish_reason)

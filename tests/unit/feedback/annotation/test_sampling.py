@@ -59,6 +59,8 @@ async def test_traffic_is_the_tenant_s_own_text_each_conversation_once() -> None
             {"purpose": "comparison"},
             {"messages": [{"role": "user", "content": "other"}], "finish_reason": "length"},
             {"messages": [{"role": "user", "content": "x" * 5_000}]},
+            {"endpoint": "completions", "messages": [{"role": "user", "content": "a text"}]},
+            {"response_format": "{}", "messages": [{"role": "user", "content": "as JSON"}]},
             {"outcome": "client_error", "messages": [{"role": "user", "content": "wrong"}]},
         )
     ):
