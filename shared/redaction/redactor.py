@@ -1,8 +1,9 @@
 """Redactor: replaces personal data and secrets by a marker of their kind.
 
 Nothing of what was found is kept, so it cannot be undone. A few substrings, which every pattern needs
-one of, decide for most texts that there is nothing to look for. Where a pattern alone says too little, a check decides: Luhn for
-cards, ISO 7064 for IBANs, `user:password` for Basic credentials, public addresses only for IPs.
+one of, decide for most texts that there is nothing to look for. Where a pattern alone says too little,
+a check decides: Luhn for cards, ISO 7064 for IBANs, each country's own for national ids,
+`user:password` for Basic credentials, public addresses only for IPs.
 Digits that letters or hyphens continue are part of an identifier and stay.
 
 Texts are anyone's, and they are redacted on event loops: every pattern takes time linear in the text,
@@ -19,8 +20,10 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from shared.redaction.national_ids import FISCAL_TAIL, NATIONAL_ID, is_national_id
+
 _SPACE = r" \u00a0\u202f"
-_NUMBER = re.compile(rf"\d[\d{_SPACE}().\-/]{{5,}}\d")
+_NUMBER = re.compile(rf"\d(?:[\d{_SPACE}().\-/]{{5,}}\d|{FISCAL_TAIL})")
 _NEEDED = ("@", "_", "-", ":", "=", "AKIA", "ASIA", "AIza", "eyJ", "asic ")
 """A text with a secret or an address has one of these in it, if it is no `Bearer` one."""
 _NAMED = r"(?:passw(?:or)?d|pwd|passphrase|secret|token|credential|(?:api|access|private)[-_ ]?key)"
@@ -278,6 +281,7 @@ def _without_secrets(text: str, marks: _Marks) -> str:
 def _without_numbers(text: str, marks: _Marks) -> str:
     text = _IBAN.sub(lambda found: _without_iban(found[0], marks), text)
     text = marks.replace(_CARD, "card", text, is_card)
+    text = NATIONAL_ID.sub(lambda found: _without_id(found, marks), text)
     if text.count("-") > 1:
         text = marks.replace(_SOCIAL_SECURITY, "id", text)
     if text.count(".") > 2:
@@ -292,6 +296,10 @@ def _without_value(found: re.Match[str], marks: _Marks) -> str:
     if found[group].startswith("[KEY]"):
         return found[0]
     return found.string[found.start() : found.start(group)] + marks.mark("key")
+
+
+def _without_id(found: re.Match[str], marks: _Marks) -> str:
+    return marks.mark("id") if is_national_id(found) else found[0]
 
 
 def _without_iban(text: str, marks: _Marks) -> str:

@@ -1,3 +1,4 @@
+import random
 import time
 import timeit
 import uuid
@@ -7,9 +8,36 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.redaction import Redactor
-from shared.redaction.redactor import is_card, is_iban
+from shared.redaction.redactor import Redacted, is_card, is_iban
 
 REDACTOR = Redactor()
+NATIONAL_IDS = {
+    "Argentina": "20-05536168-2",
+    "Belgium": "85.07.30-033.28",
+    "Brazil": "390.533.447-05",
+    "Canada": "123-456-782",
+    "Chile": "12.531.909-2",
+    "Czechia": "710319/2745",
+    "Estonia": "36805280109",
+    "Finland": "131052-308T",
+    "France": "2 95 10 99 126 111 93",
+    "Germany": "36 574 261 809",
+    "Greece": "01013099997",
+    "India": "2341 2341 2346",
+    "Ireland": "6433435F",
+    "Italy": "RCCMNL83S18D969H",
+    "Norway": "151086 95088",
+    "Poland": "44051401359",
+    "Romania": "1630615123457",
+    "South Africa": "7503305044089",
+    "South Korea": "971013-9019902",
+    "Spain": "54362315K",
+    "Spain, foreigners": "X5253868R",
+    "Sweden": "880320-0016",
+    "Switzerland": "756.9217.0769.85",
+    "Turkey": "17291716060",
+}
+"""Numbers that the registries and python-stdnum publish as examples."""
 TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.c2lnbmF0dXJl"
 HOSTILE_CHARACTERS = 200_000
 """What a dead letter keeps of a body at most."""
@@ -92,6 +120,8 @@ def test_personal_data_and_secrets_go(text: str, expected: str, kind: str) -> No
         "at 1700000000 or 1700000000123 or 12:30:45",
         "on 127.0.0.1 and 10.0.0.1, fe80::1",
         "see http://example.com:8080/a@b",
+        "12345678A, 44051401358 and 123-456-789 miss their check digits",
+        "version 1.2.3-4, part RCCMNL83S18D969X, from 1949-11-21 to 2011-01-02",
         "",
     ],
 )
@@ -155,6 +185,12 @@ def test_ordinary_text_stays(text: str) -> None:
         filled("-----BEGIN "),
         "-----BEGIN PRIVATE KEY-----" + filled("-----END A"),
         filled("-"),
+        filled("44051401358 "),
+        filled("1 85 05 78 006 084 37 "),
+        filled("123-456-789 "),
+        filled("X1234567A "),
+        filled("RCCMNL83S18D969X "),
+        filled("ABCDEF"),
     ],
     ids=lambda text: f"{text[:14]}…{text[-14:]}",
 )
@@ -169,6 +205,26 @@ def test_no_text_keeps_the_redactor_busy(text: str) -> None:
 def test_redacting_twice_changes_nothing_more(text: str) -> None:
     once = REDACTOR.text(text)
     assert REDACTOR.text(once) == once
+
+
+@pytest.mark.parametrize("number", NATIONAL_IDS.values(), ids=NATIONAL_IDS.keys())
+def test_a_national_id_goes(number: str) -> None:
+    assert REDACTOR.redact(f"My id is {number}, thanks.") == Redacted(
+        "My id is [ID], thanks.", {"id": 1}
+    )
+    for held in (f"a{number}", f"{number}9", f"x-{number}", f"{number}-x"):
+        assert "[ID]" not in REDACTOR.text(held)
+
+
+@pytest.mark.parametrize("number", NATIONAL_IDS.values(), ids=NATIONAL_IDS.keys())
+def test_a_number_in_the_form_of_a_national_id_seldom_is_one(number: str) -> None:
+    rng, grouped = random.Random(4), " " in number or "-" in number
+    kinds = {True: "0123456789", False: "ABCDEFGHIJKLMNOPQRSTUVWXYZ"}
+    drawn = (
+        "".join(rng.choice(kinds[c.isdigit()]) if c.isalnum() else c for c in number)
+        for _ in range(2_000)
+    )
+    assert sum("[ID]" in REDACTOR.text(one) for one in drawn) < (240 if grouped else 120)
 
 
 def test_an_iban_needs_its_check_digits() -> None:
