@@ -98,12 +98,12 @@ class Attempts:
 
         """
         job, limits = resolved.job, self._settings.gate
-        judged = manifest.files[JUDGE].rows >= limits.min_judge_pairs
-        known = {
-            "judge_pairs": float(manifest.files[JUDGE].rows),
-            "heldout": float(manifest.files[HELDOUT].rows),
-            "judged": float(manifest.files[PROMPTS].rows),
-        }
+        known = _rows_of(manifest)
+        todo = stages(
+            job.recipe_method,
+            judged=known["judge_pairs"] >= limits.min_judge_pairs,
+            harness=bool(self._settings.evaluation.lm_eval_tasks),
+        )
         first = await self._first(resolved)
         hopeless = data_gate(job.method, known, limits, first.gone)
         if not hopeless.passed and not job.override_gate:
@@ -113,11 +113,6 @@ class Attempts:
             number += 1
             reporter.attempt = number
             folder = workspace.attempt(number)
-            todo = stages(
-                job.recipe_method,
-                judged=judged,
-                harness=bool(self._settings.evaluation.lm_eval_tasks),
-            )
             await self.train(
                 resolved,
                 hyperparameters,
@@ -139,14 +134,7 @@ class Attempts:
                 first_gone=first.gone,
             )
             gate = candidate.gate
-            log.info(
-                "job.gate",
-                job_id=job.job_id,
-                attempt=number,
-                passed=gate.passed,
-                failed=[check.name for check in gate.checks if not check.passed],
-                figures=candidate.figures,
-            )
+            _log_gate(job.job_id, number, candidate)
             if gate.passed or job.override_gate:
                 return Released(candidate, hyperparameters)
             adjusted = adjust(hyperparameters, gate, candidate.figures)
@@ -289,3 +277,20 @@ class Attempts:
             nice=settings.nice,
             fingerprint_texts=FINGERPRINT_TEXTS,
         )
+
+
+def _rows_of(manifest: Manifest) -> dict[str, float]:
+    """What the dataset alone tells the gate."""
+    files = {"judge_pairs": JUDGE, "heldout": HELDOUT, "judged": PROMPTS}
+    return {name: float(manifest.files[file].rows) for name, file in files.items()}
+
+
+def _log_gate(job_id: str, attempt: int, candidate: Candidate) -> None:
+    log.info(
+        "job.gate",
+        job_id=job_id,
+        attempt=attempt,
+        passed=candidate.gate.passed,
+        failed=[check.name for check in candidate.gate.checks if not check.passed],
+        figures=candidate.figures,
+    )

@@ -129,11 +129,23 @@ def judge_gate(
         first_gone: Why the adapter of the chain's first version cannot be had; empty: it can.
 
     """
+    sound, kept = _soundness(method, figures, limits), _retention(figures, limits)
+    checks = (*_data_checks(method, figures, limits), *sound, *kept)
+    if method is not TrainingMethod.sft:
+        first = _first(figures.get("kl_first"), limits, first_gone)
+        checks = (*checks, *_taste(figures, limits), first, *_excess(figures, limits))
+    return GateResult(passed=all(check.passed for check in checks), checks=checks)
+
+
+def _soundness(
+    method: TrainingMethod, figures: Mapping[str, float], limits: GateLimits
+) -> tuple[GateCheck, ...]:
+    """Signs of a model that is broken or hardly moved."""
     stop, stop_limit = figures.get("candidate_stop_share"), limits.stop_share
     if method is not TrainingMethod.sft:
         before = figures.get("parent_stop_share")
         stop, stop_limit = (None, 0.0) if before is None else (stop, before - limits.stop_drop)
-    manners = (
+    return (
         _at_most(
             "perplexity",
             figures.get("perplexity_ratio"),
@@ -155,7 +167,11 @@ def judge_gate(
             "nats between its fingerprint and those of base and parent",
         ),
     )
-    memory = (
+
+
+def _retention(figures: Mapping[str, float], limits: GateLimits) -> tuple[GateCheck, ...]:
+    """What must not be lost: general ability, safety, failures of before."""
+    return (
         _at_most(
             "capability",
             figures.get("capability_fall"),
@@ -181,11 +197,6 @@ def judge_gate(
             "failure cases that the parent gets right and the candidate wrong",
         ),
     )
-    checks = (*_data_checks(method, figures, limits), *manners, *memory)
-    if method is not TrainingMethod.sft:
-        first = _first(figures.get("kl_first"), limits, first_gone)
-        checks = (*checks, *_taste(figures, limits), first, *_excess(figures, limits))
-    return GateResult(passed=all(check.passed for check in checks), checks=checks)
 
 
 def _nearest(method: TrainingMethod, figures: Mapping[str, float]) -> float | None:

@@ -99,18 +99,7 @@ def fit(
     pairs = _tested(job, tokenizer, tested)
     after = math.ceil(2 * len(pairs) / SCORED_A_STEP)
     callback = ReportProgress(stage, progress, after=after)
-    checkpoints = place / "checkpoints"
-    config = arguments(job.reward, checkpoints, rows=len(rows), seed=job.seed)
-    trainer = RewardTrainer(
-        model=_score_model(job.base, tokenizer, job.seed, job.reward.heads),
-        processing_class=tokenizer,
-        args=RewardConfig(center_rewards_coefficient=job.reward.center_rewards or None, **config),
-        train_dataset=_whole_conversations(rows),
-        peft_config=lora(job.reward.lora, task="SEQ_CLS", modules_to_save=["score"]),
-        callbacks=[callback],
-    )
-    train(trainer, checkpoints)
-    save_adapter(trainer, place)
+    trainer = _trained(job, tokenizer, rows, place, callback)
     trained, answered = trainer.state.max_steps, 0
 
     def note(count: int) -> None:
@@ -137,6 +126,29 @@ def fit(
         "tested": float(len(pairs)),
         "calibration_error": calibration_error(margins),
     }
+
+
+def _trained(
+    job: TrainerJob,
+    tokenizer: Any,
+    rows: Sequence[dict[str, Any]],
+    place: Path,
+    callback: ReportProgress,
+) -> RewardTrainer:
+    """The trainer at its end, with the adapter written."""
+    checkpoints = place / "checkpoints"
+    config = arguments(job.reward, checkpoints, rows=len(rows), seed=job.seed)
+    trainer = RewardTrainer(
+        model=_score_model(job.base, tokenizer, job.seed, job.reward.heads),
+        processing_class=tokenizer,
+        args=RewardConfig(center_rewards_coefficient=job.reward.center_rewards or None, **config),
+        train_dataset=_whole_conversations(rows),
+        peft_config=lora(job.reward.lora, task="SEQ_CLS", modules_to_save=["score"]),
+        callbacks=[callback],
+    )
+    train(trainer, checkpoints)
+    save_adapter(trainer, place)
+    return trainer
 
 
 class TestedPair(NamedTuple):
