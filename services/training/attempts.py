@@ -22,6 +22,7 @@ from services.training.dataset_rows import (
 )
 from services.training.dataset_store import lay_out
 from services.training.diagnosis import adjust
+from services.training.fetched_adapters import FetchedAdapters
 from services.training.gate import data_gate
 from services.training.process import TrainerProcess
 from services.training.progress import ProgressReporter
@@ -33,7 +34,7 @@ from services.training.workspace import Workspace
 from shared.contracts.events.training import RunPhase, TrainingMethod
 from shared.contracts.events.versions import GateResult, RewardRecord, VersionRecord
 from shared.contracts.recipes import MethodName, TrainerHyperparameters
-from shared.registry.adapters import FINGERPRINT_TEXTS, AdapterGone, fetch
+from shared.registry.adapters import FINGERPRINT_TEXTS, AdapterGone
 
 log = structlog.get_logger(__name__)
 
@@ -72,6 +73,7 @@ class Attempts:
         """`alive` is called while a trainer is watched."""
         self._settings = settings
         self._alive = alive
+        self.adapters = FetchedAdapters(settings)
         self._process = TrainerProcess(
             python=settings.python,
             threads=settings.threads,
@@ -233,18 +235,7 @@ class Attempts:
 
     async def _fetched(self, record: VersionRecord | RewardRecord | None) -> str:
         """The folder with an adapter's files; empty without a record."""
-        if record is None:
-            return ""
-        settings = self._settings
-        path = await asyncio.to_thread(
-            fetch,
-            record.adapter_uri,
-            record.adapter_sha256,
-            settings.data_dir.resolve() / "training" / "adapters",
-            roots=settings.readable_adapter_roots,
-            max_bytes=settings.adapter_max_bytes,
-        )
-        return str(path)
+        return str(await self.adapters.of(record)) if record else ""
 
     def _trainer_job(
         self,

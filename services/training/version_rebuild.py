@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping
-from pathlib import Path
 
 from services.training.attempts import Attempts
 from services.training.candidate import training_stages
@@ -24,7 +23,6 @@ from services.training.workspace import Workspace
 from shared.contracts.events.training import RunPhase, TrainingRequested, method_fields
 from shared.contracts.events.versions import VersionRecord
 from shared.kafka.log import EventLog
-from shared.registry.adapters import fetch
 from shared.registry.versions import Registry
 
 JUDGED_WITH = frozenset({"evaluation", "gate"})
@@ -82,7 +80,7 @@ class VersionRebuilder:
             reporter,
             stages=training_stages(resolved.job.recipe_method),
         )
-        published = adapter_files(await asyncio.to_thread(self._published, record))
+        published = adapter_files(await self._attempts.adapters.of(record))
         again = adapter_files(folder / "adapter")
         found = [name for name, data in published.items() if again[name] != data]
         if not found:
@@ -95,16 +93,6 @@ class VersionRebuilder:
         why = reasons(record, stored, made, revision, packages)
         return JobOutcome(
             RunPhase.rejected, f"{record.version}: differs in {' and '.join(found)}; {why}"
-        )
-
-    def _published(self, record: VersionRecord) -> Path:
-        settings = self._settings
-        return fetch(
-            record.adapter_uri,
-            record.adapter_sha256,
-            settings.data_dir.resolve() / "training" / "adapters",
-            roots=settings.readable_adapter_roots,
-            max_bytes=settings.adapter_max_bytes,
         )
 
 

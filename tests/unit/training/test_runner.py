@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from services.training import process
+from services.training.fetched_adapters import KEPT, FetchedAdapters
 from services.training.progress import ProgressReporter
 from services.training.trainers.job import BUSY, GIVEN_UP
 from services.training.workspace import Workspace, prune
@@ -23,7 +24,7 @@ from shared.contracts.events.versions import Lifecycle, record_key, state_key
 from shared.contracts.recipes import check_hyperparameters
 from shared.contracts.topics import CASES, PREFERENCES, VERSIONS
 from shared.kafka.log import LogUnavailable
-from shared.registry.adapters import checksum, fetch
+from shared.registry.adapters import checksum, fetch, publish
 from tests.support.waiting import eventually
 from tests.unit.training.builders import (
     MODEL,
@@ -595,6 +596,24 @@ async def test_a_dataset_is_built_as_a_training_would_take_it_and_nothing_is_tra
     assert (await harness.run(request("trained"))).phase is RunPhase.succeeded
     assert harness.records()[-1].dataset == built
     assert harness.progress("trained")[-1].dataset is None
+
+
+async def test_copies_of_adapters_are_kept_as_long_as_few_others_are_read(
+    harness: TrainingHarness,
+) -> None:
+    adapters, (first,) = FetchedAdapters(harness.settings), harness.records()
+    for number in range(KEPT + 1):
+        source = harness.folder / f"source-{number}"
+        source.mkdir()
+        (source / "adapter_model.safetensors").write_bytes(b"%d" % number)
+        uri = f"file://{harness.folder}/adapters/other-{number}"
+        other = first.model_copy(
+            update={"adapter_uri": uri, "adapter_sha256": publish(source, uri)}
+        )
+        kept = await adapters.of(first)
+        await adapters.of(other)
+    assert kept.is_dir(), "read again and again"
+    assert len(list(kept.parent.iterdir())) == KEPT
 
 
 def test_only_the_folders_of_ended_jobs_are_pruned(tmp_path: Path) -> None:
