@@ -60,16 +60,20 @@ def prometheus_yml(
     ports: Mapping[str, int],
     scrape_interval: str,
     targets_file: Path,
+    environ: Mapping[str, str],
 ) -> str:
     """A scrape job for each process with metrics; rules and Alertmanager where present.
 
-    `targets_file` may name further targets while Prometheus runs (see `targets_json`).
+    `targets_file` may name further targets while Prometheus runs (see `targets_json`). `environ`
+    may move a service's metrics to ports of their own, one for each of its processes.
     """
     targets: dict[tuple[str, str], list[str]] = {}
     for name, process in processes.items():
         for metrics in process.metrics:
             job = (metrics.job or name, metrics.path)
-            targets.setdefault(job, []).append(f"{HOST}:{ports[metrics.port]}")
+            moved = operations_ports(name, environ) if metrics.port == name else []
+            addresses = [f"{HOST}:{port}" for port in moved or [ports[metrics.port]]]
+            targets.setdefault(job, []).extend(addresses)
     content: dict[str, object] = {
         "global": {
             "scrape_interval": scrape_interval,
@@ -91,6 +95,14 @@ def prometheus_yml(
         address = f"{HOST}:{ports['alertmanager']}"
         content["alerting"] = {"alertmanagers": [{"static_configs": [{"targets": [address]}]}]}
     return yaml.safe_dump(content, sort_keys=False)
+
+
+def operations_ports(service: str, environ: Mapping[str, str]) -> list[int]:
+    """Ports that a service's processes are scraped on in place of its own; none unless set."""
+    prefix = f"RATCHET_{service.upper()}"
+    first = int(environ.get(f"{prefix}_OPERATIONS_PORT") or 0)
+    count = int(environ.get(f"{prefix}_PROCESSES") or 1)
+    return [first + number for number in range(count)] if first else []
 
 
 def targets_json(jobs: Mapping[str, Sequence[str]]) -> str:

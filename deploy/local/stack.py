@@ -290,7 +290,7 @@ class Stack:
         data, config = self.run_dir / "data", self.run_dir / "config"
         selected = {name: self._declared[name] for name in self.services}
         prometheus = configuration.prometheus_yml(
-            selected, self.ports, self._scrape_interval, self._targets_file
+            selected, self.ports, self._scrape_interval, self._targets_file, os.environ
         )
         (config / "prometheus.yml").write_text(prometheus)
         self._targets_file.write_text(configuration.targets_json(self._further))
@@ -414,5 +414,6 @@ def _inherited() -> dict[str, str]:
     return {
         key: value
         for key, value in os.environ.items()
-        if not (key.startswith("RATCHET_") and key.endswith(("_PORT", "_PORT_BASE")))
+        if key.endswith("_OPERATIONS_PORT")
+        or not (key.startswith("RATCHET_") and key.endswith(("_PORT", "_PORT_BASE")))
     }

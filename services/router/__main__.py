@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import secrets
-from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
+import sys
 
 import aiohttp
 import structlog
@@ -23,6 +21,7 @@ from services.router.filter_rules import FilterRules
 from services.router.health import add_checks
 from services.router.id_claims import RedisIdClaims
 from services.router.identity import IdentityRules
+from services.router.instance import FolderTaken, RouterInstance, ship_left_behind, take
 from services.router.interactions import Interactions
 from services.router.latency_limits import LatencyLimits
 from services.router.media import MediaUploads
@@ -35,6 +34,7 @@ from services.router.settings import RouterSettings
 from services.router.sources import Sources
 from services.router.spool import Spool, SpoolShipper
 from services.router.state import RouterState
+from services.router.supervisor import ProcessSupervisor, stop_at_end_of_input
 from services.router.vote_exchange import VoteExchange
 from services.router.votes import VoteLimits
 from shared.clock import SystemClock
@@ -62,29 +62,10 @@ from shared.service.background import BackgroundTasks
 log = structlog.get_logger(__name__)
 
 FINISH_TIMEOUT_S = 5.0
+STOP_TIMEOUT_S = 35.0
+"""For a process's end, its spool and media apart: open requests, background tasks, producer."""
 GATHER_S = 0.05
 """How long interaction events gather before a batch of them is shipped."""
-
-
-def take(directory: Path) -> AbstractContextManager[object]:
-    """Lock a folder for this process alone, until the returned context ends.
-
-    Where the disk refuses even that the router starts without it; its spool tries again.
-    """
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        lock = (directory / "lock").open("ab")
-    except OSError as error:
-        log.warning("router.no_disk", directory=str(directory), error=str(error))
-        return nullcontext()
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.close()
-        raise SystemExit(
-            f"{directory} belongs to another running router; give each its own RATCHET_DATA_DIR"
-        ) from None
-    return lock
 
 
 def moderated(
@@ -112,11 +93,13 @@ def moderated(
     )
 
 
-async def run(settings: RouterSettings, directory: Path, rules: FilterRules) -> None:
+async def run(settings: RouterSettings, instance: RouterInstance, rules: FilterRules) -> None:
     """Serve until a signal says stop, then ship what the spool holds for a bounded time."""
     stop = stop_on_signals()
+    if instance.shares_port:
+        stop_at_end_of_input(stop)
     clock = SystemClock()
-    spool = Spool(directory / "spool", limit_bytes=settings.spool_limit_bytes)
+    spool = Spool(instance.directory / "spool", limit_bytes=settings.spool_limit_bytes)
     redactor = Redactor()
     spans = spans_of("router")
     process = secrets.token_hex(4)
@@ -155,6 +138,13 @@ async def run(settings: RouterSettings, directory: Path, rules: FilterRules) -> 
         metrics=registry,
     )
     shipper = SpoolShipper(spool, event_log, dead_letters, gather_s=GATHER_S)
+    left_behind = asyncio.create_task(
+        ship_left_behind(
+            instance.left_behind(),
+            lambda spool: SpoolShipper(spool, event_log, dead_letters),
+            settings.spool_limit_bytes,
+        )
+    )
     metrics.read_at_scrape(
         spool_bytes=lambda: spool.bytes,
         events_lost=lambda: interactions.lost + shipper.refused,
@@ -231,7 +221,8 @@ async def run(settings: RouterSettings, directory: Path, rules: FilterRules) -> 
                 host=settings.host,
                 port=settings.port,
                 stop=stop,
-                operations_port=settings.operations_port,
+                operations_port=instance.operations_port,
+                shared_port=instance.shares_port,
             )
         )
         log.info("router.started", port=settings.port, engines=settings.engines)
@@ -240,6 +231,7 @@ async def run(settings: RouterSettings, directory: Path, rules: FilterRules) -> 
         await serving
     if media is not None:
         await media.drain(settings.drain_timeout_s)
+    left_behind.cancel()
     background.cancel()
     errors = await background.finish(FINISH_TIMEOUT_S)
     shipped = await shipper.drain(settings.drain_timeout_s)
@@ -252,20 +244,33 @@ async def run(settings: RouterSettings, directory: Path, rules: FilterRules) -> 
         raise errors[0]
 
 
+async def supervise(settings: RouterSettings) -> int:
+    """Keep several processes of the router running; returns the exit status."""
+    supervisor = ProcessSupervisor(
+        [sys.executable, "-m", "services.router"],
+        settings.processes,
+        stop_timeout_s=2 * settings.drain_timeout_s + STOP_TIMEOUT_S,
+    )
+    return await supervisor.run(stop_on_signals())
+
+
 def main() -> None:
     configure_logging("router")
     spare_collector()
     settings = RouterSettings.load()
-    directory = settings.data_dir / "router"
     try:
         rules = settings.filter_rules()
     except ValueError as error:
         raise SystemExit(f"RATCHET_ROUTER_OUTPUT_FILTER_FILE: {error}") from None
-    with take(directory):
-        try:
-            uvloop.run(run(settings, directory, rules))
-        except RedisCluster as error:
-            raise SystemExit(str(error)) from None
+    arguments = sys.argv[1:]
+    if settings.processes > 1 and not arguments:
+        raise SystemExit(asyncio.run(supervise(settings)))
+    instance = RouterInstance.of(settings, arguments)
+    try:
+        with take(instance.directory):
+            uvloop.run(run(settings, instance, rules))
+    except (RedisCluster, FolderTaken) as error:
+        raise SystemExit(str(error)) from None
 
 
 if __name__ == "__main__":

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AnyHttpUrl, Field, TypeAdapter, field_validator
+from pydantic import AnyHttpUrl, Field, TypeAdapter, field_validator, model_validator
 from pydantic_settings import NoDecode
 
 from services.router.bounds import AnswerBounds
@@ -23,6 +23,8 @@ MAX_LATENCY_LIMITS = 32
 """Each may be another edge of a histogram."""
 MIN_SECRET, MAX_SECRET = 32, 64
 """Bytes of the assignment's secret; BLAKE2b takes no longer key."""
+
+MAX_PROCESSES = 64
 
 _LISTS = (
     "engines",
@@ -43,6 +45,12 @@ class RouterSettings(ServiceSettings):
     model_config = service_config("router")
 
     port: int = Field(default=8080, ge=1, le=65535)
+    processes: int = Field(
+        default=1,
+        ge=1,
+        le=MAX_PROCESSES,
+        description="on the one port; each has the operations port plus its number for /metrics",
+    )
     moderation_url: str = Field(
         default="",
         pattern=r"^$|^https?://[^/]+$",
@@ -212,6 +220,15 @@ class RouterSettings(ServiceSettings):
         return RateLimits(
             self.tenant_requests_per_minute, self.tenant_tokens_per_minute, self.tenant_running
         )
+
+    @model_validator(mode="after")
+    def _check_processes(self) -> Self:
+        if self.processes > 1 and not self.operations_port:
+            raise ValueError(
+                "RATCHET_ROUTER_PROCESSES: several processes need RATCHET_ROUTER_OPERATIONS_PORT, "
+                "the first of as many ports, on which each is scraped"
+            )
+        return self
 
     @field_validator("engines")
     @classmethod

@@ -298,8 +298,8 @@ class SpoolShipper:
             if not await self.ship():
                 await asyncio.sleep(self._backoff.next_s())
 
-    async def drain(self, timeout_s: float) -> bool:
-        """Ship all that waits, for at most `timeout_s` seconds; tells whether all went."""
+    async def drain(self, timeout_s: float | None) -> bool:
+        """Ship all that waits, for at most `timeout_s` seconds if not None; tells whether all went."""
         try:
             async with asyncio.timeout(timeout_s):
                 while not self._spool.empty:

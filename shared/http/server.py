@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import socket
 from collections.abc import Generator
 
 import uvicorn
@@ -36,25 +37,49 @@ def stop_on_signals() -> asyncio.Event:
 
 
 async def serve(
-    app: AsgiApp, *, host: str, port: int, stop: asyncio.Event, operations_port: int = 0
+    app: AsgiApp,
+    *,
+    host: str,
+    port: int,
+    stop: asyncio.Event,
+    operations_port: int = 0,
+    shared_port: bool = False,
 ) -> None:
     """Serve an application until `stop` is set, then let open requests end for a bounded time.
 
-    With an `operations_port` /metrics and the documentation of the API are on that port alone.
+    With an `operations_port` /metrics and the documentation of the API are on that port alone. A
+    `shared_port` is one that other processes of this user serve too (SO_REUSEPORT).
 
     Raises:
         SystemExit: a port cannot be taken.
 
     """
+    sockets = [_shared_socket(host, port)] if shared_port else None
     if not operations_port:
-        await _serve(app, host=host, port=port, stop=stop)
+        await _serve(app, host=host, port=port, stop=stop, sockets=sockets)
         return
     async with asyncio.TaskGroup() as group:
-        group.create_task(_serve(for_clients(app), host=host, port=port, stop=stop))
+        clients = _serve(for_clients(app), host=host, port=port, stop=stop, sockets=sockets)
+        group.create_task(clients)
         group.create_task(_serve(for_operators(app), host=host, port=operations_port, stop=stop))
 
 
-async def _serve(app: AsgiApp, *, host: str, port: int, stop: asyncio.Event) -> None:
+def _shared_socket(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, reuse_port=True)
+    except OSError as error:
+        raise SystemExit(f"{host}:{port} cannot be taken: {error}") from None
+
+
+async def _serve(
+    app: AsgiApp,
+    *,
+    host: str,
+    port: int,
+    stop: asyncio.Event,
+    sockets: list[socket.socket] | None = None,
+) -> None:
     config = uvicorn.Config(
         app,
         http=HeadLimitProtocol,
@@ -68,7 +93,7 @@ async def _serve(app: AsgiApp, *, host: str, port: int, stop: asyncio.Event) -> 
         timeout_graceful_shutdown=STOP_TIMEOUT_S,
     )
     server = _Server(config)
-    serving = asyncio.create_task(server.serve())
+    serving = asyncio.create_task(server.serve(sockets))
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
     server.should_exit = True

@@ -244,6 +244,24 @@ def test_a_port_of_yours_is_listened_on_and_asked_at(tmp_path: Path) -> None:
     assert environment["router"]["RATCHET_ROUTER_ENGINES"] == "http://here-inference:9000"
 
 
+def test_each_router_process_is_scraped_once(tmp_path: Path) -> None:
+    values: dict[str, Any] = {"services": {"router": {"processes": 2}}}
+    with pytest.raises(ChartRefused, match="podMonitor"):
+        render(values, tmp_path)
+    objects = render(values | {"podMonitor": {"enabled": True}}, tmp_path)
+    environment = environments(objects)["router"]
+    assert environment["RATCHET_ROUTER_PROCESSES"] == "2"
+    first = int(environment["RATCHET_ROUTER_OPERATIONS_PORT"])
+    (container,) = pods(objects)["router"]["containers"]
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert ports == {"http": 8080, "process-0": first, "process-1": first + 1}
+    (monitor,) = (item for item in objects if item["kind"] == "PodMonitor")
+    endpoints = {one["port"]: one for one in monitor["spec"]["podMetricsEndpoints"]}
+    assert endpoints.keys() == {"http", "engine", "process-0", "process-1"}
+    (drop,) = endpoints["http"]["relabelings"]
+    assert (drop["regex"], drop["action"]) == ("router", "drop")
+
+
 def test_every_adapter_agent_is_asked_by_itself(tmp_path: Path) -> None:
     objects = render({"services": {"inference": {"replicas": 3}}}, tmp_path)
     environment = environments(objects)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -15,12 +16,17 @@ from openai.types.chat import ChatCompletionMessageParam
 from redis.asyncio import Redis
 
 from benchmarks.stub_engine import TEXT, EngineTraffic, serve_stub
+from deploy.local.ports import free_ports
 from services.router.id_claims import KEPT_S, PREFIX, RedisIdClaims
 from services.router.vote_exchange import STREAM, VoteExchange
 from services.router.votes import CAPPED, VoteLimits
 from shared.contracts.events.interactions import Outcome
 from shared.contracts.events.rollouts import Phase
-from tests.support.router_process import RouterProcessHarness, router_process
+from tests.support.router_process import (
+    RouterProcessHarness,
+    requests_by_process,
+    router_process,
+)
 from tests.support.votes import a_call, ended
 from tests.support.waiting import eventually
 
@@ -222,6 +228,64 @@ async def test_a_stopping_router_answers_what_runs_and_ships_all(world: RouterPr
     slow.close()
     assert {answer.status_code for answer in answers} == {200}
     assert await world.traces() == {a.headers["x-ratchet-trace-id"] for a in answers}
+
+
+async def test_two_processes_on_one_port_outlive_each_other_and_lose_nothing(
+    world: RouterProcessHarness,
+):
+    await world.controller.decide(5_000)
+    first = free_ports(["operations"])["operations"]
+    ports = (first, first + 1)
+    await world.router.start(
+        RATCHET_ROUTER_PROCESSES="2", RATCHET_ROUTER_OPERATIONS_PORT=str(first)
+    )
+    answered: set[str] = set()
+    refused = 0
+
+    async def user(number: int, ended: asyncio.Event) -> None:
+        nonlocal refused
+        while not ended.is_set():
+            # A connection for each request, so that both processes get some of every user's.
+            async with httpx.AsyncClient() as client:
+                try:
+                    answer = await world.ask(client, f"u{number}")
+                    answered.add(answer.headers["x-ratchet-trace-id"])
+                except httpx.TransportError:
+                    refused += 1
+
+    async with asyncio.TaskGroup() as group:
+
+        async def two() -> bool:
+            return len(await requests_by_process(ports)) == 2
+
+        await eventually(two, "both processes are scraped", 60)
+        before = await requests_by_process(ports)
+        ended = asyncio.Event()
+        for number in range(4):
+            group.create_task(user(number, ended))
+
+        async def both() -> bool:
+            return all(count > 50 for count in (await requests_by_process(ports)).values())
+
+        await eventually(both, "both processes answer", 60)
+        children = world.router.children()
+        assert len(children) == 2
+        os.kill(children[1], signal.SIGKILL)
+
+        async def restarted() -> bool:
+            now = await requests_by_process(ports)
+            return len(now) == 2 and len(now.keys() - before.keys()) == 1
+
+        await eventually(restarted, "the killed process has a successor of another identity", 60)
+        await eventually(both, "both processes answer again", 60)
+        ended.set()
+    assert await world.router.end() == 0
+    assert refused < 50
+
+    async def all_there() -> bool:
+        return answered <= await world.traces()
+
+    await eventually(all_there, "every answered request is in Kafka", 60)
 
 
 async def test_two_routers_do_not_share_a_spool(world: RouterProcessHarness, tmp_path: Path):

@@ -8,13 +8,14 @@ import os
 import signal
 import sys
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
 import openai
+from prometheus_client.parser import text_string_to_metric_families
 from redis.asyncio import Redis
 
 from deploy.local.ports import free_ports
@@ -120,6 +121,12 @@ class ServiceProcess:
             return (await client.get(f"{self.url}/readyz")).status_code == 200
         return False
 
+    def children(self) -> list[int]:
+        """Ids of the processes that it started, oldest first."""
+        assert self._process is not None
+        pid = self._process.pid
+        return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
     async def exited(self) -> int:
         assert self._process is not None
         async with asyncio.timeout(30):
@@ -175,6 +182,21 @@ class RouterProcessHarness:
 
     async def traces(self) -> set[str]:
         return {event.trace_id for event in await self.interactions()}
+
+
+async def requests_by_process(operations_ports: Iterable[int]) -> dict[str, int]:
+    """Attempts counted by each process that answers on its port, by the process's own label."""
+    found: dict[str, int] = {}
+    async with httpx.AsyncClient(timeout=10) as client:
+        for port in operations_ports:
+            with contextlib.suppress(httpx.TransportError):
+                text = (await client.get(f"http://127.0.0.1:{port}/metrics")).text
+                for family in text_string_to_metric_families(text):
+                    for sample in family.samples:
+                        if sample.name == "ratchet_router_requests_total":
+                            process = sample.labels["router"]
+                            found[process] = found.get(process, 0) + int(sample.value)
+    return found
 
 
 @asynccontextmanager

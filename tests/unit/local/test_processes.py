@@ -102,11 +102,21 @@ def test_prometheus_scrapes_each_process_under_its_name_and_replicas_under_one()
         }
     )
     chosen = {name: processes[name] for name in ("router", "router-2", "alertmanager")}
-    content = yaml.safe_load(prometheus_yml(chosen, ports, "1s", Path("/run-dir/targets.json")))
+    file = Path("/run-dir/targets.json")
+    content = yaml.safe_load(prometheus_yml(chosen, ports, "1s", file, {}))
     jobs = {job["job_name"]: job for job in content["scrape_configs"]}
     assert set(jobs) == {"router", "further"}
     assert jobs["router"]["static_configs"] == [{"targets": ["127.0.0.1:1", "127.0.0.1:2"]}]
     assert content["global"]["scrape_interval"] == "1s"
+
+
+def test_prometheus_scrapes_every_process_of_a_service_on_its_own_port():
+    environ = {"RATCHET_ROUTER_PROCESSES": "2", "RATCHET_ROUTER_OPERATIONS_PORT": "9100"}
+    chosen = {"router": load()["router"]}
+    file = Path("/run-dir/targets.json")
+    content = yaml.safe_load(prometheus_yml(chosen, {"router": 1}, "1s", file, environ))
+    router = next(job for job in content["scrape_configs"] if job["job_name"] == "router")
+    assert router["static_configs"] == [{"targets": ["127.0.0.1:9100", "127.0.0.1:9101"]}]
 
 
 def test_kafka_never_makes_topics_by_default():

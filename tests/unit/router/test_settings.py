@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from services.router.__main__ import take
+from services.router.instance import FolderTaken, RouterInstance, take
 from services.router.settings import RouterSettings
 
 
@@ -34,8 +34,8 @@ def test_origins_have_a_scheme_and_no_path(
 
 
 def test_the_folder_is_one_routers_own(tmp_path: Path) -> None:
-    with take(tmp_path), pytest.raises(SystemExit, match="RATCHET_DATA_DIR"):
-        take(tmp_path)
+    with take(tmp_path), pytest.raises(FolderTaken, match="RATCHET_DATA_DIR"), take(tmp_path):
+        pass
     with take(tmp_path):
         pass
 
@@ -45,3 +45,42 @@ def test_a_router_starts_without_a_disk(tmp_path: Path) -> None:
     (tmp_path / "data").touch()
     with take(tmp_path / "data" / "router"):
         pass
+
+
+def test_several_processes_need_ports_to_be_scraped_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RATCHET_ROUTER_PROCESSES", "2")
+    with pytest.raises(SystemExit):
+        RouterSettings.load()
+    assert "RATCHET_ROUTER_OPERATIONS_PORT" in capsys.readouterr().err
+
+
+def test_each_process_has_its_own_folder_and_scrape_target(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RATCHET_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("RATCHET_ROUTER_PROCESSES", "3")
+    monkeypatch.setenv("RATCHET_ROUTER_OPERATIONS_PORT", "9100")
+    settings = RouterSettings.load()
+    instances = [RouterInstance.of(settings, [str(number)]) for number in range(3)]
+    assert [one.directory for one in instances] == [
+        tmp_path / "router", tmp_path / "router-1", tmp_path / "router-2"
+    ]  # fmt: skip
+    assert [one.operations_port for one in instances] == [9100, 9101, 9102]
+
+
+def test_fewer_processes_than_before_leave_no_spool_unshipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RATCHET_DATA_DIR", str(tmp_path))
+    for name in ("router", "router-1", "router-2", "router-10", "router-x"):
+        (tmp_path / name).mkdir()
+    alone = RouterInstance.of(RouterSettings.load(), [])
+    assert {path.name for path in alone.left_behind()} == {"router-1", "router-2", "router-10"}
+    monkeypatch.setenv("RATCHET_ROUTER_PROCESSES", "2")
+    monkeypatch.setenv("RATCHET_ROUTER_OPERATIONS_PORT", "9100")
+    settings = RouterSettings.load()
+    first, second = (RouterInstance.of(settings, [number]) for number in "01")
+    assert {path.name for path in first.left_behind()} == {"router-2", "router-10"}
+    assert second.left_behind() == ()

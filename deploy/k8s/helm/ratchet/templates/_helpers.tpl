@@ -189,6 +189,13 @@ A component's environment as a map of texts: what the chart knows, then `env`, t
 {{- end -}}
 {{- $engine := $services.inference.extraPorts.engine | int64 -}}
 {{- if eq .name "router" -}}
+{{- if gt (int $services.router.processes) 1 -}}
+{{- if not $values.podMonitor.enabled -}}
+{{- fail "services.router.processes: each has a port of its own for metrics, which annotations cannot name; enable podMonitor" -}}
+{{- end -}}
+{{- $_ := set $found "RATCHET_ROUTER_PROCESSES" $services.router.processes -}}
+{{- $_ := set $found "RATCHET_ROUTER_OPERATIONS_PORT" 9100 -}}
+{{- end -}}
 {{- $_ := set $found "RATCHET_ROUTER_ENGINES" (printf "http://%s-inference:%d" $base $engine) -}}
 {{- if $values.moderation.enabled -}}
 {{- $_ := set $found "RATCHET_ROUTER_MODERATION_URL" (printf "http://%s-inference:%d" $base (int64 $services.inference.port)) -}}
@@ -312,6 +319,17 @@ imagePullSecrets: {{- toYaml . | nindent 2 }}
 {{ toYaml (dict $field .) }}
 {{- end }}
 {{- end }}
+{{- end -}}
+
+{{- /* Ports of a service's pods beside http: extraPorts, and where it has several processes each one's metrics. */ -}}
+{{- define "ratchet.ports" -}}
+{{- $ports := deepCopy (.extraPorts | default dict) -}}
+{{- if gt (int .processes) 1 -}}
+{{- range $number := until (int .processes) -}}
+{{- $_ := set $ports (printf "process-%d" $number) (add 9100 $number) -}}
+{{- end -}}
+{{- end -}}
+{{ toJson $ports }}
 {{- end -}}
 
 {{- /* "true" where an autoscaler sets the replicas, so that no upgrade resets them. */ -}}

@@ -1,0 +1,98 @@
+"""Instance of the router: one of its processes, with a folder and a scrape target of its own."""
+
+from __future__ import annotations
+
+import fcntl
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self
+
+import structlog
+
+from services.router.settings import RouterSettings
+from services.router.spool import Spool, SpoolShipper
+
+log = structlog.get_logger(__name__)
+
+_FURTHER = re.compile(r"router-(\d+)")
+"""Folders of the processes but the first, whose folder is the one of a router alone."""
+
+
+class FolderTaken(Exception):
+    """Another running router has the folder."""
+
+
+class RouterInstance:
+    """Process `number` of `settings.processes`, as its folder and ports follow from that."""
+
+    def __init__(self, settings: RouterSettings, number: int = 0) -> None:
+        self._settings = settings
+        self._number = number
+        self.shares_port = settings.processes > 1
+        """Whether other processes serve the same port."""
+        self.directory = settings.data_dir / (f"router-{number}" if number else "router")
+        ports = settings.operations_port
+        self.operations_port = ports + number if ports else 0
+
+    @classmethod
+    def of(cls, settings: RouterSettings, arguments: list[str]) -> Self:
+        """The instance that the supervisor's command names; the only one without arguments."""
+        return cls(settings, int(arguments[0]) if arguments else 0)
+
+    def left_behind(self) -> tuple[Path, ...]:
+        """Folders whose spool the first process ships: no process of this installation has them."""
+        if self._number:
+            return ()
+        found = self._settings.data_dir.glob("router-*")
+        numbers = {path: _FURTHER.fullmatch(path.name) for path in found}
+        return tuple(
+            path
+            for path, number in sorted(numbers.items())
+            if number is not None and int(number[1]) >= self._settings.processes
+        )
+
+
+@contextmanager
+def take(directory: Path) -> Iterator[None]:
+    """Lock a folder for this process alone.
+
+    Where the disk refuses even that the router starts without it; its spool tries again.
+
+    Raises:
+        FolderTaken: another process has it.
+
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        lock = (directory / "lock").open("ab")
+    except OSError as error:
+        log.warning("router.no_disk", directory=str(directory), error=str(error))
+        yield
+        return
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise FolderTaken(
+                f"{directory} belongs to another running router; give each its own RATCHET_DATA_DIR"
+            ) from None
+        yield
+
+
+async def ship_left_behind(
+    directories: tuple[Path, ...], shipper_of: Callable[[Spool], SpoolShipper], limit_bytes: int
+) -> None:
+    """Ship the spools of processes that are no more, as there were more of them before."""
+    for directory in directories:
+        try:
+            with take(directory):
+                spool = Spool(directory / "spool", limit_bytes=limit_bytes)
+                try:
+                    await shipper_of(spool).drain(None)
+                finally:
+                    spool.close()
+                log.info("spool.shipped_for_another", directory=str(directory))
+        except FolderTaken:
+            log.warning("spool.left_to_another", directory=str(directory))
