@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import gzip
-import zlib
 from collections import deque
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from itertools import chain
 from pathlib import Path
-from typing import Annotated, BinaryIO, cast
+from typing import Annotated
 
 import typer
 
@@ -18,10 +13,11 @@ from services.cli.dataset_build import build_dataset
 from services.cli.errors import CliError, Exit
 from services.cli.label import label
 from services.cli.pair_formats.convert import FORMATS, BadLine, converted, detected
-from services.cli.pair_formats.pair import BadPair, PairFormat
+from services.cli.pair_formats.pair import PairFormat
 from services.cli.pair_formats.ratchet import RATCHET
 from services.cli.parquet import SUFFIX as PARQUET
-from services.cli.parquet import parquet_lines, require_pyarrow, write_parquet
+from services.cli.parquet import require_pyarrow, write_parquet
+from services.cli.row_streams import open_maybe_gzip, row_lines, with_form
 from services.cli.stored_dataset import diff_datasets, show_dataset
 
 app = typer.Typer(
@@ -83,9 +79,9 @@ def _convert(source: Path, to: Path, name: str, target: PairFormat, *, strict: b
     columns = to.with_name(f".columns-{to.name}")
     written, bad, shown = 0, 0, deque[BadLine](maxlen=SHOWN)
     try:
-        with _readable(source):
-            with _lines(source) as lines, _open(partial, "wb") as out:
-                rows, form = _with_form(lines, known)
+        with row_lines(source) as lines:
+            with open_maybe_gzip(partial, "wb") as out:
+                rows, form = with_form(lines, known, detected)
                 for one in converted(rows, form, target):
                     if isinstance(one, BadLine):
                         bad += 1
@@ -108,49 +104,3 @@ def _convert(source: Path, to: Path, name: str, target: PairFormat, *, strict: b
     typer.echo(f"{form.name} to {target.name}: {written} rows, {bad} left out", err=True)
     if refused:
         raise CliError(f"{to} was not written", Exit.failed)
-
-
-@contextmanager
-def _readable(source: Path) -> Iterator[None]:
-    """Says what is wrong with the files."""
-    try:
-        yield
-    except BadPair as error:
-        raise CliError(f"{source}: {error}", Exit.failed) from None
-    except OSError as error:
-        raise CliError(
-            f"{error.filename or source}: {error.strerror or error}", Exit.failed
-        ) from None
-    except (EOFError, zlib.error) as error:
-        raise CliError(f"{source}: is cut or damaged: {error}", Exit.failed) from None
-
-
-def _with_form(
-    given: Iterable[bytes], known: PairFormat | None
-) -> tuple[Iterator[bytes], PairFormat]:
-    """The lines, and the form that was named or that the first row has."""
-    lines = iter(given)
-    if known is not None:
-        return lines, known
-    skipped: list[bytes] = []
-    for line in lines:
-        skipped.append(line)
-        if line.strip():
-            return chain(skipped, lines), detected(line)
-    raise BadPair("no rows")
-
-
-@contextmanager
-def _lines(path: Path) -> Iterator[Iterable[bytes]]:
-    """The rows of a file as lines of JSON."""
-    if path.suffix == PARQUET:
-        yield parquet_lines(path)
-        return
-    with _open(path, "rb") as lines:
-        yield lines
-
-
-def _open(path: Path, mode: str) -> BinaryIO:
-    if path.suffix == ".gz":
-        return cast("BinaryIO", gzip.open(path, mode))
-    return cast("BinaryIO", path.open(mode))

@@ -10,13 +10,17 @@ from typing import Annotated, Any
 import typer
 
 from services.cli.agreement import agreement
+from services.cli.errors import CliError, Exit
 from services.cli.http import ask, download, listing, segment
+from services.cli.import_log import import_log
 from services.cli.output import AsJson, print_fields, print_json, print_table
+from services.cli.parquet import require_pyarrow, write_parquet
 from services.cli.prioritise import prioritise
 from services.cli.ranking import ranking
 from services.cli.settings import load_settings
 
 app = typer.Typer(no_args_is_help=True, help="Give feedback, see what became of it, rank by votes.")
+app.command("import")(import_log)
 app.command("ranking")(ranking)
 app.command("agreement")(agreement)
 app.command("prioritise")(prioritise)
@@ -179,21 +183,45 @@ def export(
     user_segment: Segment = "",
     locale: Locale = "",
     order: Order = "oldest",
-    format_: Annotated[str, typer.Option("--format", help="jsonl or csv.")] = "jsonl",
+    format_: Annotated[
+        str, typer.Option("--format", help="jsonl, csv, or parquet, which needs --to.")
+    ] = "jsonl",
     to: Annotated[Path | None, typer.Option(help="File; else standard output.")] = None,
 ) -> None:
     """All examples that match, streamed."""
+    columns = format_ == "parquet"
     query = {
         "kind": kind, "version": version, "since": since, "until": until, "category": category,
-        "segment": user_segment, "locale": locale, "order": order, "format": format_,
+        "segment": user_segment, "locale": locale, "order": order,
+        "format": "jsonl" if columns else format_,
     }  # fmt: skip
     path = "/v1/examples/export"
+    if columns:
+        _export_columns(to, query)
+        return
     if to is None:
         download(load_settings(), "feedback", path, sys.stdout.buffer, query=query)
         return
     with to.open("wb") as file:
         size = download(load_settings(), "feedback", path, file, query=query)
     typer.echo(f"{size} bytes in {to}", err=True)
+
+
+def _export_columns(to: Path | None, query: dict[str, Any]) -> None:
+    """Write Parquet from the stream of lines; the services have no pyarrow."""
+    if to is None:
+        raise CliError("--to: Parquet needs a file", Exit.usage)
+    require_pyarrow()
+    lines, partial = (to.with_name(f".{part}-{to.name}") for part in ("lines", "partial"))
+    try:
+        with lines.open("wb") as file:
+            download(load_settings(), "feedback", "/v1/examples/export", file, query=query)
+        write_parquet(lines, partial)
+        partial.replace(to)
+    finally:
+        lines.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
+    typer.echo(f"{to.stat().st_size} bytes in {to}", err=True)
 
 
 @app.command()

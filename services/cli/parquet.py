@@ -1,7 +1,8 @@
 """Parquet files of JSON rows, read and written in batches; needs pyarrow (the extra `parquet`).
 
 A column has one type, so a field that a row lacks is null in the file, and nulls are left out when
-it is read. Arguments and parameters of tools, whose keys differ by row, are JSON texts there.
+it is read. Arguments and parameters of tools and labels, whose keys differ by row, are JSON texts
+there. An object without fields is null, too: Parquet has none.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from shared.contracts.conversation import compact_json
 SUFFIX = ".parquet"
 BATCH = 1_000
 """Rows that are held at once."""
-_OF_ANY_KEYS = ("arguments", "parameters")
+_OF_ANY_KEYS = ("arguments", "parameters", "labels")
 
 
 def parquet_lines(path: Path) -> Iterator[bytes]:
@@ -94,10 +95,16 @@ def _columns(value: Any) -> Any:
         return [_columns(one) for one in value]
     if not isinstance(value, dict):
         return value
-    return {
-        name: compact_json(one) if name in _OF_ANY_KEYS and isinstance(one, dict) else _columns(one)
-        for name, one in value.items()
-    }
+    return (
+        None
+        if not value
+        else {
+            name: compact_json(one)
+            if name in _OF_ANY_KEYS and isinstance(one, dict)
+            else _columns(one)
+            for name, one in value.items()
+        }
+    )
 
 
 def _without_nulls(value: Any) -> Any:

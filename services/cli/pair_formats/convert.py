@@ -50,7 +50,7 @@ def detected(line: bytes) -> PairFormat:
         BadPair: no form has such rows, or several do.
 
     """
-    row = _object(line)
+    row = json_object(line)
     found = [one for one in FORMATS.values() if one.matches(row)]
     if len(found) != 1:
         raise BadPair(f"the first row is of no known form; name one of {', '.join(FORMATS)}")
@@ -65,14 +65,20 @@ def converted(
         if not line.strip():
             continue
         try:
-            row = target.write(source.read(_object(line)))
+            row = target.write(source.read(json_object(line)))
         except BadPair as error:
             yield BadLine(number, str(error))
         else:
             yield orjson.dumps(row) + b"\n"
 
 
-def _object(line: bytes) -> dict[str, object]:
+def json_object(line: bytes) -> dict[str, object]:
+    """A line's JSON object.
+
+    Raises:
+        BadPair: it is none.
+
+    """
     try:
         row = orjson.loads(line)
     except json.JSONDecodeError as error:

@@ -1,0 +1,1 @@
+"""Forms of old logs with feedback, one module each. Pure."""
