@@ -7,7 +7,7 @@ from typing import Any
 from services.cli.log_formats.logged import (
     LogFormat,
     LoggedAnswer,
-    Verdict,
+    LoggedOpinion,
     context_in,
     conversation,
     corrected,
@@ -55,9 +55,9 @@ def _said(row: Row) -> tuple[str, str]:
     return prompt_text(asked(given, "input")), completion
 
 
-def _verdicts(scores: list[dict[str, Any]], completion: str) -> tuple[Verdict, ...]:
+def _verdicts(scores: list[dict[str, Any]], completion: str) -> tuple[LoggedOpinion, ...]:
     people = [one for one in scores if one.get("source") not in MACHINES]
-    found: list[Verdict] = []
+    found: list[LoggedOpinion] = []
     for score in people:
         if score.get("name") == "correction":
             found.append(corrected(completion, text(score, "stringValue")))
@@ -65,13 +65,13 @@ def _verdicts(scores: list[dict[str, Any]], completion: str) -> tuple[Verdict, .
             found.append(_opinion(score))
     remarks = [str(one["comment"]) for one in people if str(one.get("comment") or "").strip()]
     if remarks:
-        found.append(Verdict(FeedbackType.comment, "\n".join(remarks)))
+        found.append(LoggedOpinion(FeedbackType.comment, "\n".join(remarks)))
     if not found:
         raise BadPair("scores: none is a person's")
     return tuple(found)
 
 
-def _opinion(score: dict[str, Any]) -> Verdict:
+def _opinion(score: dict[str, Any]) -> LoggedOpinion:
     """A score as a thumb, or as a rating where it is above 1."""
     named, value = str(score.get("name")), score.get("value")
     if score.get("dataType") == "CATEGORICAL":

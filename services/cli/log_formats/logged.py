@@ -51,7 +51,7 @@ CONTEXT = ("session_id", "locale", "segment", "category")
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class LoggedOpinion:
     """What somebody said of an answer, as feedback has it."""
 
     kind: FeedbackType
@@ -65,7 +65,7 @@ class LoggedAnswer:
     trace_id: str
     prompt: str
     completion: str
-    verdicts: tuple[Verdict, ...]
+    verdicts: tuple[LoggedOpinion, ...]
     version: str = ""
     user_id: str = ""
     timestamp: datetime | None = None
@@ -103,7 +103,7 @@ def conversation(messages: object, completion: str = "") -> tuple[str, str]:
     return prompt_text(tuple(found)), completion
 
 
-def verdicts_in(*rows: object, completion: str) -> tuple[Verdict, ...]:
+def verdicts_in(*rows: object, completion: str) -> tuple[LoggedOpinion, ...]:
     """What the rows say of an answer, the first row that names a field counts.
 
     Raises:
@@ -119,13 +119,13 @@ def verdicts_in(*rows: object, completion: str) -> tuple[Verdict, ...]:
     if "correction" in fields:
         found.append(corrected(completion, text(fields, "correction")))
     if "comment" in fields:
-        found.append(Verdict(FeedbackType.comment, text(fields, "comment")))
+        found.append(LoggedOpinion(FeedbackType.comment, text(fields, "comment")))
     if not found:
         raise BadPair("feedback: none; give feedback (up or down), rating (1 to 5) or correction")
     return tuple(found)
 
 
-def thumb(value: object, name: str) -> Verdict:
+def thumb(value: object, name: str) -> LoggedOpinion:
     """A thumb, by any of the words for it.
 
     Raises:
@@ -134,19 +134,19 @@ def thumb(value: object, name: str) -> Verdict:
     """
     said = str(value).strip().lower().removesuffix(".0")
     if said in GOOD:
-        return Verdict(FeedbackType.thumbs_up)
+        return LoggedOpinion(FeedbackType.thumbs_up)
     if said in BAD:
-        return Verdict(FeedbackType.thumbs_down)
+        return LoggedOpinion(FeedbackType.thumbs_down)
     raise BadPair(f"{name}: {said[:40]!r} is neither up nor down")
 
 
-def corrected(completion: str, better: str) -> Verdict:
+def corrected(completion: str, better: str) -> LoggedOpinion:
     """A better text in the place of the answer."""
     value = Correction(original=completion, corrected=better)
-    return Verdict(FeedbackType.text_correction, value)
+    return LoggedOpinion(FeedbackType.text_correction, value)
 
 
-def rating(value: object) -> Verdict:
+def rating(value: object) -> LoggedOpinion:
     """A rating from 1 to 5.
 
     Raises:
@@ -156,7 +156,7 @@ def rating(value: object) -> Verdict:
     said = str(value).strip().removesuffix(".0")
     if said not in ("1", "2", "3", "4", "5"):
         raise BadPair(f"rating: must be a whole number from 1 to 5, not {said[:40]!r}")
-    return Verdict(FeedbackType.rating, int(said))
+    return LoggedOpinion(FeedbackType.rating, int(said))
 
 
 def identifier(row: Row, *names: str) -> str:
