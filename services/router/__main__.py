@@ -64,7 +64,7 @@ log = structlog.get_logger(__name__)
 FINISH_TIMEOUT_S = 5.0
 STOP_TIMEOUT_S = 35.0
 """For a process's end, its spool and media apart: open requests, background tasks, producer."""
-GATHER_S = 0.05
+GATHER_S = 0.1
 """How long interaction events gather before a batch of them is shipped."""
 
 

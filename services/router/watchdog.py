@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections import deque
 from types import TracebackType
 from typing import Self
 
@@ -11,6 +12,43 @@ from shared.http.asgi import Receive
 
 GRACE_S = 0.05
 """Most answers are there earlier; those never pay for a task that watches the client."""
+
+
+LOOK_S = 0.005
+"""How much later than GRACE_S a watchdog may look first."""
+
+
+class FirstLooks:
+    """One timer of a loop for the first look of all its watchdogs: they are due in turn.
+
+    A timer for each costs 5 µs on uvloop, and nearly all requests are over before theirs rings.
+    """
+
+    __slots__ = ("_queue", "_timed", "loop")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._queue: deque[tuple[float, Watchdog]] = deque()
+        self._timed = False
+
+    def add(self, due: float, watchdog: Watchdog) -> None:
+        """Have a watchdog look at `due`, which is no earlier than that of any before it."""
+        self._queue.append((due, watchdog))
+        if not self._timed:
+            self._timed = True
+            self.loop.call_at(due, self._ring)
+
+    def _ring(self) -> None:
+        queue, now = self._queue, self.loop.time()
+        while queue and queue[0][0] <= now:
+            queue.popleft()[1].look_first()
+        self._timed = bool(queue)
+        if queue:
+            self.loop.call_at(max(queue[0][0], now + LOOK_S), self._ring)
+
+
+_first_looks: FirstLooks | None = None
+"""Of the loop that runs: a process has one."""
 
 
 class Watchdog:
@@ -24,7 +62,7 @@ class Watchdog:
     It is not moved when a deadline is later than it rings; it looks then and is set anew.
     """
 
-    __slots__ = ("_due", "_handle", "_loop", "_passed", "_receive", "_task", "_until", "_watcher",
+    __slots__ = ("_closed", "_due", "_handle", "_loop", "_passed", "_receive", "_task", "_until", "_watcher",
                  "gone")  # fmt: skip
 
     def __init__(self) -> None:
@@ -38,8 +76,13 @@ class Watchdog:
         self._until = math.inf
         self._passed = False
         self.gone = False
+        self._closed = False
+        self._handle: asyncio.TimerHandle | None = None
         self._due = loop.time() + GRACE_S
-        self._handle = loop.call_at(self._due, self._ring)
+        global _first_looks  # noqa: PLW0603 looked up for every request
+        if _first_looks is None or _first_looks.loop is not loop:
+            _first_looks = FirstLooks(loop)
+        _first_looks.add(self._due, self)
 
     def within(self, seconds: float) -> Self:
         """A context whose body may take that long."""
@@ -82,10 +125,18 @@ class Watchdog:
     def close(self) -> None:
         """The request is over."""
         self.unwatch()
-        self._handle.cancel()
+        self._closed = True
+        if self._handle is not None:
+            self._handle.cancel()
+
+    def look_first(self) -> None:
+        """GRACE_S have passed; where a timer of its own came earlier, it has looked."""
+        if not self._closed and self._handle is None:
+            self._ring()
 
     def _arm(self, at: float) -> None:
-        self._handle.cancel()
+        if self._handle is not None:
+            self._handle.cancel()
         self._due = at
         self._handle = self._loop.call_at(at, self._ring)
 
