@@ -28,6 +28,7 @@ from services.router.media import MediaUploads
 from services.router.metrics import RouterMetrics, SeriesLifecycle
 from services.router.mirror import Mirror
 from services.router.moderated import ModeratedProxy
+from services.router.moderation_endpoint import ModerationEndpoint
 from services.router.output_filter import OutputFilter
 from services.router.proxy import Deadlines, Proxy
 from services.router.settings import RouterSettings
@@ -159,7 +160,6 @@ async def run(settings: RouterSettings, instance: RouterInstance, rules: FilterR
         slots=0 if settings.profile == "local" else settings.max_running,
         store=RedisCounts(redis, "router"),
     )
-    output_filter = OutputFilter(rules, registry)
     health = Health()
     add_checks(health, state, spool, settings, clock)
     async with (
@@ -168,6 +168,11 @@ async def run(settings: RouterSettings, instance: RouterInstance, rules: FilterR
         ) as engines,
         aiohttp.ClientSession() as client,
     ):
+        policy = settings.moderation_policy()
+        moderation = policy and ModerationEndpoint(
+            client, policy, settings.moderation_headers, registry
+        )
+        output_filter = OutputFilter(rules, registry, moderation)
         gateway = Gateway(
             state=state,
             proxy=Proxy(

@@ -134,14 +134,18 @@ class FilterFindings:
     def take(self, matches: Sequence[Match]) -> None:
         """Note matches."""
         for match in matches:
-            self.rules[match.rule.name] = match.rule.action
-            known = -1 if self.action is None else _SEVERITY.index(self.action)
-            if _SEVERITY.index(match.rule.action) > known:
-                self.action = match.rule.action
+            self.add(match.rule.name, match.rule.action)
+
+    def add(self, name: str, action: FilterAction) -> None:
+        """Note what was found, and what is done about it."""
+        self.rules[name] = action
+        known = -1 if self.action is None else _SEVERITY.index(self.action)
+        if _SEVERITY.index(action) > known:
+            self.action = action
 
     def row(self) -> dict[str, Any]:
         """The findings as the event has them."""
-        return {"action": self.action, "rules": sorted(self.rules)}
+        return {"action": self.action, "rules": sorted(self.rules)[:MAX_RULES]}
 
 
 class FilterRules:

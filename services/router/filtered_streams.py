@@ -264,15 +264,15 @@ class LookBackStream:
     def _refusal(self) -> bytes:
         value = self._events[-1][0] if self._events else {}
         self._events.clear()
-        choices = [
-            {"index": number, "delta": {}, "text": "", "finish_reason": FILTERED}
-            for number in sorted(self._choices)
-        ]
-        kept = {name: value[name] for name in ("id", "object", "created", "model") if name in value}
-        unused = "text" if kept.get("object") == "chat.completion.chunk" else "delta"
-        for choice in choices:
-            del choice[unused]
-        return b"data: " + orjson.dumps({**kept, "choices": choices}) + b"\n\n"
+        return refusal_event(value, self._choices)
+
+
+def refusal_event(last: dict[str, Any], choices: Iterable[int]) -> bytes:
+    """The event that refuses all choices of a stream, in the shape of one of its events."""
+    kept = {name: last[name] for name in ("id", "object", "created", "model") if name in last}
+    empty = {"delta": {}} if kept.get("object") == "chat.completion.chunk" else {"text": ""}
+    refused = [{"index": number, **empty, "finish_reason": FILTERED} for number in sorted(choices)]
+    return b"data: " + orjson.dumps({**kept, "choices": refused}) + b"\n\n"
 
 
 def _call_numbers(delta: object) -> dict[int, int]:

@@ -11,9 +11,10 @@ import orjson
 
 from services.router.bounds import AnswerBounds
 from services.router.errors import InvalidRequest
-from services.router.filter_rules import FILTERED, RuleSet
+from services.router.fields import Endpoint
+from services.router.filter_rules import FILTERED, FilterFindings, RuleSet
 from services.router.filtered_streams import MAX_HELD_BYTES
-from services.router.output_filter import OutputFilter, filter_whole
+from services.router.output_filter import OutputFilter
 from services.router.request import json_object
 from services.router.watchdog import Watchdog
 from shared.contracts.events.api_keys import Permission
@@ -33,6 +34,8 @@ DEFAULT_TOKENS = 256
 """What the service takes as `max_tokens` where a request names none."""
 HTTP_OK = 200
 EVENTS = b"text/event-stream"
+SHAPE: Endpoint = "responses"
+"""The endpoint whose answers the filter reads alike: no choices, and a stream that repeats its text."""
 ENGINE_REQUESTS = 2
 """What one request asks of an engine, the writer's answer and the critic's: it counts as so many."""
 
@@ -150,7 +153,8 @@ class ModeratedProxy:
             ) as answer:
                 kind = answer.headers.get("content-type", "application/json").encode()
                 last = b""
-                if rules is not None and answer.status == HTTP_OK:
+                looked_at = rules is not None or self._filter.moderates
+                if looked_at and answer.status == HTTP_OK:
                     last = await self._filtered(answer.content, kind, model, rules)
                 begun = True
                 await send(
@@ -174,7 +178,7 @@ class ModeratedProxy:
             self._running -= 1
 
     async def _filtered(
-        self, content: aiohttp.StreamReader, kind: bytes, model: str, rules: RuleSet
+        self, content: aiohttp.StreamReader, kind: bytes, model: str, rules: RuleSet | None
     ) -> bytes:
         """A whole answer as the client may see it; a stream passes as it is or not at all."""
         held = bytearray()
@@ -183,16 +187,26 @@ class ModeratedProxy:
             if len(held) > MAX_HELD_BYTES:
                 raise ModeratedFiltered("the answer is too long for the content filter")
         if kind.startswith(EVENTS):
-            stream = self._filter.stream(rules, "responses")
-            stream.feed(bytes(held))
-            body, findings = stream.finish(), stream.findings
-            stream.close()
+            body, findings = await self._filtered_stream(bytes(held), rules)
         else:
-            body, _, findings = filter_whole(rules, bytes(held), "responses")
+            body, _, findings = await self._filter.whole(rules, bytes(held), SHAPE)
         self._filter.note(model, findings)
         if findings.blocked:
             raise ModeratedFiltered("the answer was refused by a content filter")
         return body
+
+    async def _filtered_stream(
+        self, body: bytes, rules: RuleSet | None
+    ) -> tuple[bytes, FilterFindings]:
+        findings = FilterFindings()
+        if rules is not None:
+            stream = self._filter.stream(rules, SHAPE)
+            stream.feed(body)
+            body, findings = stream.finish(), stream.findings
+            stream.close()
+        if windows := self._filter.windows(findings, SHAPE):
+            body = await windows.finish(body)
+        return body, findings
 
 
 def bounded(payload: dict[str, Any], bounds: AnswerBounds) -> bytes:

@@ -12,8 +12,12 @@ from services.router.errors import error_body
 from services.router.fields import Endpoint
 from services.router.filter_rules import FILTERED, FilterFindings, FilterRules, RuleSet, masked
 from services.router.filtered_streams import FilteredStream, HeldBytes, HeldStream, LookBackStream
+from services.router.moderation_endpoint import ModerationEndpoint
+from services.router.moderation_windows import ModerationWindows
 from shared.contracts.events.interactions import FilterAction
 
+UNFILTERED: frozenset[Endpoint] = frozenset(("embeddings",))
+"""Endpoints whose answers have no text."""
 _SHAPED: frozenset[Endpoint] = frozenset(("chat", "completions"))
 """Endpoints that have choices; a refusal by the others is an error."""
 
@@ -21,8 +25,15 @@ _SHAPED: frozenset[Endpoint] = frozenset(("chat", "completions"))
 class OutputFilter:
     """Applies rules to answers, and counts what they found."""
 
-    def __init__(self, rules: FilterRules, registry: CollectorRegistry) -> None:
+    def __init__(
+        self,
+        rules: FilterRules,
+        registry: CollectorRegistry,
+        moderation: ModerationEndpoint | None = None,
+    ) -> None:
+        """`moderation` judges answers after the rules; None where there is no such endpoint."""
         self._rules = rules
+        self._moderation = moderation
         self.held = HeldBytes()
         self._found = Counter(
             "ratchet_router_filtered",
@@ -30,6 +41,11 @@ class OutputFilter:
             ("model", "rule", "action"),
             registry=registry,
         )
+
+    @property
+    def moderates(self) -> bool:
+        """Whether every answer is judged by the moderation endpoint."""
+        return self._moderation is not None
 
     def rules(self, tenant: str, model: str) -> RuleSet | None:
         """The rules for an answer; None where it passes as it is."""
@@ -39,6 +55,34 @@ class OutputFilter:
         """The filter of one stream; it is closed when the stream is over."""
         kind = LookBackStream if endpoint in _SHAPED else HeldStream
         return kind(rules, self.held)
+
+    def windows(self, findings: FilterFindings, endpoint: Endpoint) -> ModerationWindows | None:
+        """The way of one stream behind the moderation endpoint; None where there is none."""
+        if self._moderation is None or endpoint in UNFILTERED:
+            return None
+        return ModerationWindows(self._moderation, findings, endpoint)
+
+    async def whole(
+        self, rules: RuleSet | None, body: bytes, endpoint: Endpoint
+    ) -> tuple[bytes, int, FilterFindings]:
+        """A whole answer's body as the client may see it, its status, and what was found."""
+        status, findings = 200, FilterFindings()
+        if rules is not None:
+            body, status, findings = filter_whole(rules, body, endpoint)
+        if self._moderation is None or endpoint in UNFILTERED or findings.blocked:
+            return body, status, findings
+        value = orjson.loads(body)
+        texts = [holder[key] for holder, key in answer_texts(value)]
+        await self._moderation.judge(texts, findings)
+        return (
+            (*_refused_whole(value, endpoint), findings)
+            if findings.blocked
+            else (
+                body,
+                status,
+                findings,
+            )
+        )
 
     def note(self, model: str, findings: FilterFindings) -> None:
         """Count what was found in an answer."""
@@ -63,15 +107,21 @@ def filter_whole(
     if changed:
         drop_tokens(value)
     if findings.blocked:
-        if endpoint not in _SHAPED:
-            return REFUSAL, 400, findings
-        value["choices"] = [_refused(choice) for choice in value["choices"]]
+        return (*_refused_whole(value, endpoint), findings)
     return orjson.dumps(value) if changed else body, 200, findings
 
 
 REFUSAL = error_body(
     "the answer was refused by a content filter", kind="invalid_request_error", code=FILTERED
 )
+
+
+def _refused_whole(value: dict[str, Any], endpoint: Endpoint) -> tuple[bytes, int]:
+    """Body and status of a whole answer that is refused."""
+    if endpoint not in _SHAPED:
+        return REFUSAL, 400
+    value["choices"] = [_refused(choice) for choice in value["choices"]]
+    return orjson.dumps(value), 200
 
 
 def _refused(choice: dict[str, Any]) -> dict[str, Any]:

@@ -24,10 +24,9 @@ from services.router.engine_connection import AttemptDeadlines, HttpResponse
 from services.router.engines import EngineRequest, Engines
 from services.router.errors import FAILURES, error_body
 from services.router.filter_rules import FILTERED, FilterFindings, RuleSet
-from services.router.filtered_streams import FilteredStream
 from services.router.interactions import Interactions
 from services.router.metrics import RouterMetrics
-from services.router.output_filter import REFUSAL, OutputFilter, filter_whole
+from services.router.output_filter import REFUSAL, UNFILTERED, OutputFilter
 from services.router.passed_through import ABSENT, PASSED_THROUGH
 from services.router.relay import HTTP_OK, StreamRelay
 from services.router.response import UnreadableResponse, read_error
@@ -155,7 +154,7 @@ class Proxy:
                 _fail(attempt, error)
             self._close(call, attempt)
             if attempt.outcome not in FAILED and reply is not None:
-                return reply
+                return await self._filtered(call, reply)
         return _failure(call)
 
     def _judge(self, call: Call, attempt: EngineAttempt, body: bytes) -> WholeResponse | None:
@@ -169,7 +168,7 @@ class Proxy:
                 attempt.outcome = Outcome.server_error
                 attempt.error = str(error)
                 return None
-            return self._filtered(call, body)
+            return WholeResponse(HTTP_OK, body)
         message, shaped = read_error(attempt.status, body)
         attempt.error = message
         if not call.shows_arm:
@@ -185,21 +184,26 @@ class Proxy:
         attempt.outcome = Outcome.server_error
         return None
 
-    def _filtered(self, call: Call, body: bytes) -> WholeResponse:
-        """A whole answer as the client may see it."""
-        rules = self._rules(call)
-        if rules is None:
-            return WholeResponse(HTTP_OK, body)
-        body, status, findings = filter_whole(rules, body, call.request.endpoint)
+    async def _filtered(self, call: Call, reply: WholeResponse) -> WholeResponse:
+        """A whole answer as the client may see it; an error as it is."""
+        if reply.status != HTTP_OK:
+            return reply
+        endpoint, rules = call.request.endpoint, self._rules(call)
+        body, status, findings = await self._filter.whole(rules, reply.body, endpoint)
         self._note(call, findings)
         return WholeResponse(status, body)
 
-    def _filtered_stream(self, call: Call) -> FilteredStream | None:
-        rules = self._rules(call)
-        return self._filter.stream(rules, call.request.endpoint) if rules else None
+    def _relay(
+        self, call: Call, attempt: EngineAttempt, send: ClientSend, heartbeat_s: float
+    ) -> StreamRelay:
+        endpoint, rules = call.request.endpoint, self._rules(call)
+        filtered = self._filter.stream(rules, endpoint) if rules else None
+        findings = filtered.findings if filtered else FilterFindings()
+        windows = self._filter.windows(findings, endpoint)
+        return StreamRelay(call, attempt, send, heartbeat_s, findings, filtered, windows)
 
     def _rules(self, call: Call) -> RuleSet | None:
-        if call.request.endpoint == "embeddings":
+        if call.request.endpoint in UNFILTERED:
             return None
         return self._filter.rules(call.tenant, call.choice.model)
 
@@ -215,7 +219,7 @@ class Proxy:
         for version, arm in call.plan():
             attempt = self._start(call, send, version, arm)
             heartbeat_s = self._deadlines.heartbeat_s
-            relay = StreamRelay(call, attempt, send, heartbeat_s, self._filtered_stream(call))
+            relay = self._relay(call, attempt, send, heartbeat_s)
             response: HttpResponse | None = None
             reply: WholeResponse | None = None
             try:
@@ -235,8 +239,8 @@ class Proxy:
                 call.answer = relay.reader.finish()
                 if relay.filter is not None:
                     relay.filter.close()
-                    if relay.started or attempt.outcome not in FAILED:
-                        self._note(call, relay.filter.findings)
+                if relay.started or attempt.outcome not in FAILED:
+                    self._note(call, relay.findings)
             self._close(call, attempt)
             if relay.started:
                 watchdog.unwatch()

@@ -10,7 +10,9 @@ from services.router.answer_readers import STREAM_READERS
 from services.router.call import Call, EngineAttempt
 from services.router.client_send import ClientSend
 from services.router.engine_connection import HttpResponse
+from services.router.filter_rules import FilterFindings
 from services.router.filtered_streams import FilteredStream
+from services.router.moderation_windows import ModerationWindows
 from shared.contracts.events.interactions import Outcome
 
 HTTP_OK = 200
@@ -26,8 +28,11 @@ class StreamRelay:
         "_attempt",
         "_call",
         "_heartbeat_s",
+        "_looked_at",
         "_send",
+        "_windows",
         "filter",
+        "findings",
         "held",
         "reader",
         "started",
@@ -39,10 +44,15 @@ class StreamRelay:
         attempt: EngineAttempt,
         send: ClientSend,
         heartbeat_s: float,
+        findings: FilterFindings,
         filtered: FilteredStream | None,
+        windows: ModerationWindows | None,
     ) -> None:
-        """With `filtered`, what the engine sends goes through it."""
+        """What the engine sends goes through `filtered`, then `windows`; `findings` are theirs."""
+        self.findings = findings
         self.filter = filtered
+        self._windows = windows
+        self._looked_at = filtered is not None or windows is not None
         self._heartbeat_s = heartbeat_s
         self._call = call
         self._attempt = attempt
@@ -62,7 +72,6 @@ class StreamRelay:
         tokens = 0
         while data := await self._next(response):
             events = reader.feed(data)
-            self.held += self.filter.feed(events) if self.filter else events
             if reader.tokens > tokens:
                 now = perf_counter()
                 if tokens:
@@ -70,6 +79,7 @@ class StreamRelay:
                 else:
                     attempt.first_token_at = now
                 attempt.last_token_at, tokens = now, reader.tokens
+            self.held += await self._filtered(events) if self._looked_at else events
             if reader.done or reader.failure or self.blocked:
                 break
             if tokens and self.held:
@@ -77,8 +87,8 @@ class StreamRelay:
                 await self._forward()
                 # A gap is the engine's silence, not the client's.
                 attempt.last_token_at += self._send.waited_s - waited_s
-        if self.filter and reader.done:
-            self.held += self.filter.finish()
+        if reader.done and self._looked_at:
+            self.held += await self._filtered(b"", last=True)
         if self.blocked:
             response.close()
             if not self.started:
@@ -93,7 +103,22 @@ class StreamRelay:
     @property
     def blocked(self) -> bool:
         """Whether the output filter refuses the answer."""
-        return self.filter is not None and self.filter.findings.blocked
+        return self.findings.blocked
+
+    async def _filtered(self, events: bytes, *, last: bool = False) -> bytes:
+        """Events that may go to the client; the moderation endpoint's time is no gap."""
+        if self.filter:
+            events = self.filter.finish() if last else self.filter.feed(events)
+        if self._windows is None or self.blocked:
+            return events
+        began = perf_counter()
+        events = await (self._windows.finish(events) if last else self._windows.feed(events))
+        if self._attempt.last_token_at:
+            self._attempt.last_token_at += perf_counter() - began
+        if self.blocked and not events:
+            # The error that ends such a stream is written in place of all that waits.
+            self.held = b""
+        return events
 
     async def _next(self, response: HttpResponse) -> bytes:
         """What the engine sends next, empty at its end; heartbeats for the client until then."""

@@ -12,7 +12,9 @@ from services.router.bounds import AnswerBounds
 from services.router.filter_rules import FilterRules
 from services.router.identity import BODY_SOURCES, NOBODY, USER_SOURCES
 from services.router.latency_limits import FORM, LatencyLimits
+from services.router.moderation_endpoint import ModerationPolicy
 from services.router.votes import VoteCaps
+from shared.contracts.events.interactions import FilterAction
 from shared.credentials import CredentialsUnreadable, read_secret
 from shared.http.cors import check_origins
 from shared.quotas import RateLimits
@@ -58,6 +60,23 @@ class RouterSettings(ServiceSettings):
     )
     output_filter_file: Path | None = Field(
         default=None, description="YAML file with the rules of the output filter; none: no filter"
+    )
+    output_moderation_url: str = Field(
+        default="",
+        pattern=r"^$|^https?://[^/]+$",
+        description="of an endpoint with POST /v1/moderations that judges answers; empty: none",
+    )
+    output_moderation_key_file: Path | None = Field(
+        default=None, description="file with the endpoint's key"
+    )
+    output_moderation_model: str = Field(default="", max_length=200)
+    output_moderation_action: Literal["flag", "block"] = "block"
+    output_moderation_fails: Literal["open", "closed"] = Field(
+        default="closed", description="open: what the endpoint does not judge is shown"
+    )
+    output_moderation_timeout_s: float = Field(default=2.0, gt=0, le=30)
+    output_moderation_running: int = Field(
+        default=64, ge=1, le=1024, description="questions at a time; more are not judged"
     )
     engines: Annotated[tuple[str, ...], NoDecode] = Field(
         default=("http://127.0.0.1:8000",), min_length=1, description="base URLs of vLLM"
@@ -176,6 +195,31 @@ class RouterSettings(ServiceSettings):
         if self.output_filter_file is None:
             return FilterRules()
         return FilterRules.read(self.output_filter_file)
+
+    def moderation_policy(self) -> ModerationPolicy | None:
+        """How answers are judged by an endpoint; None without one."""
+        if not self.output_moderation_url:
+            return None
+        return ModerationPolicy(
+            url=self.output_moderation_url,
+            action=FilterAction(self.output_moderation_action),
+            fail_open=self.output_moderation_fails == "open",
+            model=self.output_moderation_model,
+            timeout_s=self.output_moderation_timeout_s,
+            max_running=self.output_moderation_running,
+        )
+
+    def moderation_headers(self) -> dict[str, str]:
+        """Headers of a question to the moderation endpoint, with the key as its file has it now.
+
+        Raises:
+            CredentialsUnreadable: the file cannot be read.
+
+        """
+        if self.output_moderation_key_file is None:
+            return {}
+        variable = "RATCHET_ROUTER_OUTPUT_MODERATION_KEY_FILE"
+        return {"authorization": f"Bearer {read_secret(self.output_moderation_key_file, variable)}"}
 
     def assignment_secret(self) -> bytes:
         """The key of the assignment's hash; empty where none is set.

@@ -16,5 +16,6 @@ class Unavailable(StrEnum):
     redis = "redis.unavailable"
     prometheus = "prometheus.unavailable"
     engine = "engine.unavailable"
+    moderation = "moderation.unavailable"
     storage = "storage.unavailable"
     """The store of datasets and adapters."""

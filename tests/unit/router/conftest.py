@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import httpx
 import orjson
 import pytest
@@ -29,6 +30,7 @@ from services.router.identity import IdentityRules
 from services.router.interactions import Interactions
 from services.router.latency_limits import LatencyLimits
 from services.router.metrics import RouterMetrics, SeriesLifecycle
+from services.router.moderation_endpoint import ModerationEndpoint, ModerationPolicy
 from services.router.output_filter import OutputFilter
 from services.router.proxy import Deadlines, Proxy
 from services.router.spool import Spool
@@ -99,6 +101,7 @@ class GatewayHarness:
         spans: Spans = OFF,
         filter_rules: FilterRules = FilterRules(),  # noqa: B008
         latency: LatencyLimits = LatencyLimits(),  # noqa: B008
+        moderation: ModerationPolicy | None = None,
     ) -> None:
         """Serve; without engines a stub of its own."""
         if not engines:
@@ -111,7 +114,11 @@ class GatewayHarness:
             self.state.heard(source)
         registry = CollectorRegistry()
         registry.register(self.metrics)
-        self.output_filter = OutputFilter(filter_rules, registry)
+        endpoint = None
+        if moderation is not None:
+            session = await self.stack.enter_async_context(aiohttp.ClientSession())
+            endpoint = ModerationEndpoint(session, moderation, dict, registry)
+        self.output_filter = OutputFilter(filter_rules, registry, endpoint)
         pool = await self.stack.enter_async_context(Engines(engines, self.clock))
         gateway = Gateway(
             state=self.state,

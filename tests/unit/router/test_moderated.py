@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry
 from services.router.bounds import AnswerBounds
 from services.router.filter_rules import MASK, FilterRule, FilterRules
 from services.router.moderated import PATH, ModeratedProxy
+from services.router.moderation_endpoint import ModerationEndpoint, ModerationPolicy
 from services.router.output_filter import OutputFilter
 from shared.contracts.events.interactions import FilterAction
 from shared.keys import KeyRing
@@ -55,7 +56,9 @@ def moderated(session: aiohttp.ClientSession, url: str, **more: Any) -> Any:
         keys=keys,
         quotas=quotas,
         bounds=more.pop("bounds", AnswerBounds()),
-        output_filter=OutputFilter(more.pop("rules", FilterRules()), CollectorRegistry()),
+        output_filter=OutputFilter(
+            more.pop("rules", FilterRules()), CollectorRegistry(), more.pop("moderation", None)
+        ),
         model_of=lambda name: name.removesuffix("-v1.0"),
         limit=1_000,
     )
@@ -164,6 +167,19 @@ async def test_the_output_filter_holds(
     assert shown in answer.text
     assert ("Heron" in answer.text) == (action == "flag")
     assert "Heron" in other.text
+
+
+@pytest.mark.parametrize("form", ["whole", "stream"])
+async def test_the_moderation_endpoint_judges_it_too(inference: TestServer, form: str) -> None:
+    url = str(inference.make_url("")).rstrip("/")
+    async with aiohttp.ClientSession() as session:
+        away = ModerationPolicy("http://127.0.0.1:1")
+        moderation = ModerationEndpoint(session, away, dict, CollectorRegistry())
+        async with client(session, url, moderation=moderation) as http:
+            body = {"model": "m", "stage": form, "writer": {"text": "It is noon."}}
+            answer = await http.post(PATH, json=body)
+    assert (answer.status_code, answer.json()["code"]) == (400, "content_filter")
+    assert "noon" not in answer.text
 
 
 async def test_a_request_without_a_length_keeps_the_service_s_default(
