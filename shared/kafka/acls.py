@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from shared.contracts.topics import DEAD_LETTERS, intake_topic, load_topics
+from shared.contracts.topics import intake_topic, load_topics
+from shared.kafka.deadletters import is_replayable
 
 CONSUMER_GROUPS = {
     "aggregator": ("ratchet.aggregator",),
@@ -44,9 +45,6 @@ def required_acls(tenants: tuple[str, ...], *, prefix: str) -> Iterator[Acl]:
     """
     declared = load_topics()
     intakes = {intake_topic(tenant): tenant for tenant in tenants}
-    with_dead_letters = {
-        writer for topic in declared if topic.name == DEAD_LETTERS for writer in topic.writers
-    }
     services = {who for topic in declared for who in (*topic.writers, *topic.readers)}
     for topic in (one for each in declared for one in each.for_tenants(tenants)):
         for reader in topic.readers:
@@ -54,7 +52,7 @@ def required_acls(tenants: tuple[str, ...], *, prefix: str) -> Iterator[Acl]:
         for writer in topic.writers:
             name = f"tenant-{intakes[topic.name]}" if topic.name in intakes else writer
             yield from _on_topic(f"User:{prefix}{name}", "Write", topic.name)
-        if with_dead_letters & set(topic.readers):
+        if is_replayable(topic.name):
             # A replay of dead letters puts a record back where it came from.
             for operators in REPLAYING:
                 yield from _on_topic(f"User:{prefix}{operators}", "Write", topic.name)

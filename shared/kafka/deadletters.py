@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
@@ -10,7 +11,16 @@ from prometheus_client import CollectorRegistry, Counter
 
 from shared.clock import Clock, SystemClock
 from shared.contracts.events.dead_letters import DeadLetter, DeadLetterReason
-from shared.contracts.topics import DEAD_LETTERS
+from shared.contracts.topics import (
+    DEAD_LETTERS,
+    ERASURES,
+    FEEDBACK,
+    GENERATION_REQUESTS,
+    INTERACTIONS,
+    RATED,
+    TRAINING_JOBS,
+)
+from shared.errors import RatchetError
 from shared.kafka.audit import Requester, audit_action
 from shared.kafka.envelope import Headers
 from shared.kafka.log import EventLog, Position, Record, RecordRefused, read_events
@@ -23,6 +33,23 @@ MAX_HEADER = 1000
 MAX_LETTER_BYTES = 900_000
 """A letter over this, for JSON escapes its text, keeps half as much of it; brokers refuse 1,048,588."""
 READ_TIMEOUT_S = 60.0
+REPLAYABLE = frozenset(
+    (ERASURES, FEEDBACK, GENERATION_REQUESTS, INTERACTIONS, RATED, TRAINING_JOBS)
+)
+"""Topics whose readers write dead letters, beside the intakes. A letter names where its record came
+from; followed blindly, one that was made up would put keys or decisions where they count."""
+_INTAKE = re.compile(r"ratchet\.feedback-intake\.[A-Za-z0-9._-]{1,128}\.v1")
+
+
+class NotReplayable(RatchetError):
+    """A dead letter says that it came from a topic that has none."""
+
+    status = 422
+    code = "not_replayable"
+    title = "Not replayable"
+
+    def __init__(self, topic: str) -> None:
+        super().__init__(f"{topic}: has no dead letters, so nothing is put there")
 
 
 class DeadLetters:
@@ -139,13 +166,22 @@ async def replay_on_record(log: EventLog, letters: Sequence[DeadLetter], who: Re
     """Replay dead letters, and record who did it for each topic that they came from.
 
     Raises:
+        NotReplayable: one names a topic that has no dead letters; none is replayed.
         LogUnavailable: see `replay`.
 
     """
+    for letter in letters:
+        if not is_replayable(letter.source_topic):
+            raise NotReplayable(letter.source_topic)
     count = await replay(log, letters)
     for topic in sorted({letter.source_topic for letter in letters if letter.body}):
         await audit_action(log, "letters.replayed", topic, who, at=datetime.now(UTC))
     return count
+
+
+def is_replayable(topic: str) -> bool:
+    """Whether a topic's readers write dead letters."""
+    return topic in REPLAYABLE or _INTAKE.fullmatch(topic) is not None
 
 
 def place_of(letter: DeadLetter) -> Position:

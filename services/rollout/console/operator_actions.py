@@ -65,7 +65,9 @@ class ReplayRequest(ActionRequest):
     """Hand one dead letter, or all that a topic has among the newest, back to where it came from."""
 
     topic: Identifier
-    partition: Annotated[int, Field(ge=0)] | None = None
+    partition: Annotated[int, Field(ge=-1, description="-1: a router could not ship it")] | None = (
+        None
+    )
     offset: Annotated[int, Field(ge=0)] | None = None
 
 

@@ -9,7 +9,7 @@ import pytest
 from services.aggregator.settings import AggregatorSettings
 from services.feedback import intake
 from services.feedback.erasure import eraser
-from shared.contracts.topics import FEEDBACK, intake_topic
+from shared.contracts.topics import FEEDBACK, ROLLOUTS, intake_topic
 from shared.kafka.acls import CONSUMER_GROUPS, REPLAYING, required_acls
 from tests.support.command import ratchet_here
 
@@ -31,6 +31,8 @@ def test_a_service_writes_only_what_its_topics_declare() -> None:
     writers = {one.principal for one in rules if (one.operation, one.name) == ("Write", FEEDBACK)}
     assert writers == {"User:feedback", *(f"User:{one}" for one in REPLAYING)}
     assert not [one for one in rules if one.principal == "User:products"]
+    decided = {one.principal for one in rules if (one.operation, one.name) == ("Write", ROLLOUTS)}
+    assert decided == {"User:rollout"}, "no replay of dead letters reaches decisions"
 
 
 def test_every_service_sees_all_topics_for_which_it_waits() -> None:

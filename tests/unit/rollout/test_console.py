@@ -188,6 +188,19 @@ async def test_one_dead_letter_is_replayed_and_the_other_stays(
     assert audited(harness) == [("letters.replayed", "local", "ann", "a drill")]
 
 
+async def test_a_letter_that_names_a_topic_without_dead_letters_is_not_followed(
+    harness: ControllerHarness, http: httpx.AsyncClient
+) -> None:
+    """Whoever may write dead letters would else issue keys by the hand of whoever replays them."""
+    letters = DeadLetters(harness.log, service="t", redact=str, metrics=CollectorRegistry())
+    made_up = Record(API_KEYS, 0, 3, "key-1", b'{"scopes":["operate"]}', (), 0)
+    await letters.put(made_up, "schema", "made up")
+    answer = await http.post("/v1/dead-letters/replay", json={"topic": API_KEYS, **WHY})
+    assert (answer.status_code, answer.json()["code"]) == (422, "not_replayable")
+    assert harness.log.all(API_KEYS) == []
+    assert audited(harness) == []
+
+
 async def test_an_erasure_is_requested_until_its_proof_is_there(
     harness: ControllerHarness, http: httpx.AsyncClient
 ) -> None:
