@@ -22,6 +22,7 @@ from services.cli import (
     rollout,
     state,
     status,
+    top,
     topics,
     train,
     users,
@@ -37,6 +38,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.command("status")(status.status)
+app.command("top")(top.top)
 app.command("doctor")(doctor.doctor)
 app.add_typer(train.app, name="train")
 app.add_typer(versions.app, name="versions")

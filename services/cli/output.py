@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
 
 UNFOLDED = 10_000
 """Width of a table that goes into a pipe or a file: no cell is folded, so that grep finds it whole."""
@@ -21,7 +26,18 @@ def print_json(data: Any) -> None:
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """A table, or one line where it would be empty."""
+    console_of_output().print(table_of(title, columns, rows))
+
+
+def console_of_output() -> Console:
+    """Standard output: the terminal as wide as it is, anything else UNFOLDED."""
     from rich.console import Console
+
+    return Console(width=None if Console().is_terminal else UNFOLDED)
+
+
+def table_of(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table | Text:
+    """A table to print, or one line where it would be empty."""
     from rich.table import Table
     from rich.text import Text
 
@@ -30,11 +46,7 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]
         table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*(Text(show(cell)) for cell in row))
-    console = Console(width=None if Console().is_terminal else UNFOLDED)
-    if table.row_count:
-        console.print(table)
-    else:
-        console.print(f"{title}: none", markup=False)
+    return table if table.row_count else Text(f"{title}: none")
 
 
 def print_fields(title: str, data: dict[str, Any]) -> None:
