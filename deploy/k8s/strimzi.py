@@ -17,7 +17,8 @@ from shared.contracts.topics import load_topics
 from shared.kafka.acls import Acl, required_acls
 
 DECLARATIONS = Path(__file__).parent / "helm" / "ratchet" / "files" / "strimzi.json"
-TENANT = "{tenant}"
+ANY_TENANT = "any-tenant"
+"""A tenant's name while the rules are asked for, which take none with braces."""
 PATTERN_TYPES = {"literal": "literal", "prefixed": "prefix"}
 
 
@@ -28,7 +29,7 @@ def declarations() -> dict[str, Any]:
             {"name": topic.name, "partitions": topic.partitions, "config": topic.config}
             for topic in load_topics()
         ],
-        "users": users(required_acls((TENANT,), prefix="")),
+        "users": users(required_acls((ANY_TENANT,), prefix="")),
     }
 
 
@@ -36,8 +37,11 @@ def users(acls: Iterable[Acl]) -> dict[str, list[dict[str, Any]]]:
     """ACLs by the user's name, one rule for each resource."""
     operations: defaultdict[tuple[str, str, str, str], set[str]] = defaultdict(set)
     for acl in acls:
-        user = acl.principal.removeprefix("User:")
-        operations[user, acl.resource, acl.name, PATTERN_TYPES[acl.pattern]].add(acl.operation)
+        user, name = (
+            text.replace(ANY_TENANT, "{tenant}")
+            for text in (acl.principal.removeprefix("User:"), acl.name)
+        )
+        operations[user, acl.resource, name, PATTERN_TYPES[acl.pattern]].add(acl.operation)
     found: dict[str, list[dict[str, Any]]] = {}
     for (user, resource, name, pattern), allowed in sorted(operations.items()):
         rule = {"type": resource, "name": name, "patternType": pattern}
