@@ -138,8 +138,11 @@ def _trained(
     """The trainer at its end, with the adapter written."""
     checkpoints = place / "checkpoints"
     config = arguments(job.reward, checkpoints, rows=len(rows), seed=job.seed)
+    model = _score_model(job.base, tokenizer, job.seed, job.reward.heads)
+    # TRL refuses a configuration of several labels, though its loss is a mean over all scores.
+    model.config.num_labels = 1
     trainer = RewardTrainer(
-        model=_score_model(job.base, tokenizer, job.seed, job.reward.heads),
+        model=model,
         processing_class=tokenizer,
         args=RewardConfig(center_rewards_coefficient=job.reward.center_rewards or None, **config),
         train_dataset=_whole_conversations(rows),
@@ -270,7 +273,7 @@ def head_scores(
     model: Any, tokenizer: Any, rows: Sequence[list[int]], note: Callable[[int], None]
 ) -> torch.Tensor:
     """The heads' scores of each row, `[rows, heads]`; see `score`."""
-    scores = torch.zeros(len(rows), model.config.num_labels)
+    scores = torch.zeros(len(rows), model.num_labels)
     for batch in by_tokens([len(row) for row in rows], tokens=SCORE_TOKENS, rows=SCORE_BATCH):
         ids, mask = padded([rows[i] for i in batch], tokenizer.pad_token_id, left=False)
         scores[batch] = model(input_ids=ids, attention_mask=mask).logits.float().cpu()
