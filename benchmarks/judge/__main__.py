@@ -128,6 +128,7 @@ def _hostile() -> Iterator[TableRow]:
         "5 % hostile users": Hostile(share=0.05),
         "one hostile API key of three": MADE_UP,
         "one hostile tenant of three": replace(MADE_UP, voter="tenant"),
+        "one hostile tenant of two": replace(MADE_UP, voter="tenant", of=2),
     }
     for words, hostile in crowds.items():
         unlucky = hostile.on_candidate and hostile.voter is None

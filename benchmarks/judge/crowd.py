@@ -32,8 +32,6 @@ LATER_LOOKS = 20
 """Looks after the evenly spaced ones."""
 SPARSE = 4
 """Events are drawn one by one where fewer than a user in so many has one."""
-VOTERS = 3
-"""Tenants, or API keys, of a crowd."""
 FIGURES = ("requests", "failures", "slow", "scores", "score_sum")
 
 Counts = NDArray[Any]
@@ -54,7 +52,7 @@ class Hostile:
 
     `share` of all users; with `on_candidate` they fell on the candidate, as bad luck has it, or
     were made up until they did. `requests_per_s` is what each of them sends. With `voter` they are
-    all of one tenant, or use one API key, of the three that the crowd has.
+    all of one tenant, or use one API key, of `of` that the crowd has.
     """
 
     share: float = 0.0
@@ -62,6 +60,7 @@ class Hostile:
     on_candidate: bool = False
     requests_per_s: float = 1.0
     voter: VoterKind | None = None
+    of: int = 3
 
 
 @dataclass(frozen=True)
@@ -130,7 +129,7 @@ class _Crowd:
         self._nature = nature / (nature * activity).sum()
         self._taste = 0.4 * (generator.beta(2.0, 2.0, users) - 0.5)
         self._rate = case.rate * activity
-        self.voter = generator.permutation(users) % VOTERS
+        self.voter = generator.permutation(users) % case.hostile.of
         self._hostile = np.zeros(users, dtype=bool)
         self._hostile[self._chosen()] = True
         self._day = -1
@@ -150,8 +149,9 @@ class _Crowd:
         treated = self.place[users] < weight
         kept = self._kept(users, attempts, treated)
         scored = self._scored(users, attempts, treated)
-        group = treated * VOTERS + self.voter[users]
-        return _sums(group, kept), _sums(group, scored)
+        voters = case.hostile.of
+        group = treated * voters + self.voter[users]
+        return _sums(group, voters, kept), _sums(group, voters, scored)
 
     def _kept(self, users: Counts, attempts: Counts, treated: Counts) -> tuple[Counts, ...]:
         """Requests, failures and slow ones that count: until a user's second bad one of the day."""
@@ -220,27 +220,27 @@ def _looks(case: SimulatedRollout, generator: np.random.Generator) -> Iterator[S
     # The look in which the scores given in each look arrive; past the end: never.
     delays = generator.exponential(case.feedback_delay_s, len(ends))
     arrivals = np.searchsorted(ends, ends + delays)
-    waiting = np.zeros((len(ends) + 1, 2, VOTERS, 2))
+    waiting = np.zeros((len(ends) + 1, 2, case.hostile.of, 2))
     for place, (end_s, seconds, weight) in enumerate(
         zip(ends.tolist(), lengths.tolist(), weights.tolist(), strict=True)
     ):
         kept, scored = crowd.look(end_s, seconds, weight)
         waiting[arrivals[place]] += scored
         figures = np.concatenate((kept, waiting[place]), axis=2)
-        yield SimulatedLook(_slice(figures, weight, case.hostile.voter), end_s, weight)
+        yield SimulatedLook(_slice(figures, weight, case.hostile), end_s, weight)
 
 
-def _slice(figures: Counts, weight: float, voter: VoterKind | None) -> Slice:
+def _slice(figures: Counts, weight: float, hostile: Hostile) -> Slice:
     """A slice of (arm, voter, figure) sums; the parts of the voters where the case has some."""
     stable, candidate = figures.sum(axis=1).tolist()
     voters = {}
-    if voter is not None:
+    if hostile.voter is not None:
         voters = {
-            voter_key(voter, f"{number:08x}"): Arms(
+            voter_key(hostile.voter, f"{number:08x}"): Arms(
                 candidate=_counts(figures[1, number].tolist()),
                 stable=_counts(figures[0, number].tolist()),
             )
-            for number in range(VOTERS)
+            for number in range(hostile.of)
         }
     return Slice(
         candidate=_counts(candidate),
@@ -265,10 +265,10 @@ def _poisson(generator: np.random.Generator, mean: Counts) -> tuple[Counts, Coun
     return np.unique(np.searchsorted(np.cumsum(mean), events), return_counts=True)
 
 
-def _sums(group: Counts, figures: tuple[Counts, ...]) -> Counts:
+def _sums(group: Counts, voters: int, figures: tuple[Counts, ...]) -> Counts:
     """(arm, voter, figure) sums of what users have, each of one group."""
-    sums = [np.bincount(group, weights=one, minlength=2 * VOTERS) for one in figures]
-    return np.stack(sums, axis=1).reshape(2, VOTERS, len(figures))
+    sums = [np.bincount(group, weights=one, minlength=2 * voters) for one in figures]
+    return np.stack(sums, axis=1).reshape(2, voters, len(figures))
 
 
 def _edges(case: SimulatedRollout) -> tuple[Counts, Counts]:

@@ -11,6 +11,8 @@ from services.rollout import eprocess
 
 Whole = Literal["requests", "scores", "streams", "answers", "tool_calls"]
 """What a criterion's figure is a share or mean of."""
+Counted = Literal["requests", "scores"]
+"""What carries a criterion: attempts, or scored feedback."""
 
 
 class ArmCounts(BaseModel):

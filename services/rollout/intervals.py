@@ -67,11 +67,11 @@ def interval(figure: IntervalFigure, state: JudgeState, alpha: float) -> dict[st
 def proven(settings: JudgeSettings, state: JudgeState) -> bool:
     """Whether the candidate's satisfaction is above stable's at the present weight.
 
-    With 1 - alpha at all its looks at once; where several tenants carry the traffic, without each
+    With 1 - alpha at all its looks at once; where several tenants carry the scores, without each
     of them, too. Scores at earlier weights do not count: the candidate has most of its scores from
     later days than stable, so a good day would look like a good candidate.
     """
-    without = (state.without[voter] for voter in deciding_voters(state))
+    without = (state.without[voter] for voter in deciding_voters(state, "scores"))
     return all(_better(one, settings.alpha) for one in (state, *without))
 
 

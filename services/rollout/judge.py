@@ -28,6 +28,7 @@ class Judge:
         error_limits: tuple[float, ...],
         statistic: int = STATISTIC,
     ) -> None:
+        self._statistic = statistic
         self._criteria = criteria(settings, error_limits, statistic)
         self._by_voter = tuple(one for one in self._criteria if one.by_voter)
 
@@ -45,9 +46,8 @@ class Judge:
 
     def verdict(self, state: JudgeState, *, error_limit: float | None) -> Verdict:
         """Verdict on the evidence so far; `error_limit` is that of the present step."""
-        voters = deciding_voters(state)
         results = tuple(
-            self._supported(criterion, result, state, voters, error_limit)
+            self._supported(criterion, result, state, error_limit)
             for criterion in self._criteria
             if (result := criterion.result(state, error_limit)) is not None
         )
@@ -65,11 +65,13 @@ class Judge:
         criterion: Criterion,
         result: CriterionResult,
         state: JudgeState,
-        voters: Sequence[str],
         error_limit: float | None,
     ) -> CriterionResult:
         """The result, or a hold in place of a breach that rests on one of the voters."""
-        if result.state is not CriterionState.breached or not voters:
+        if result.state is not CriterionState.breached:
+            return result
+        voters = deciding_voters(state, criterion.carried_by, self._statistic)
+        if not voters:
             return result
         if not criterion.by_voter:
             return result.held(

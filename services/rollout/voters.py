@@ -1,22 +1,27 @@
 """Leave one voter out: no verdict rests on one tenant or API key alone. Pure.
 
-Beside the judge of all traffic runs one for each voter that never saw it. Where three tenants or
-more carry the traffic (else three keys or more), a breach stands only if every one of those judges
-finds it too; else it is a hold, and a person is called. That only takes verdicts back, so alpha
-holds as it is.
+Beside the judge of all traffic runs one for each voter that never saw it. Where two tenants or
+more carry what a criterion counts (else two keys or more), a breach stands only if every one of
+those judges finds it too; else it is a hold, and a person is called. That only takes verdicts back,
+so alpha holds as it is. Where one key carries all, its traffic is the product, and the bounds on
+what one user adds are what is left (design section 7).
 """
 
 # pyright: strict
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 
-from services.rollout.counts import ArmCounts, Arms, JudgeState, KeyTest, Slice
+from services.rollout.counts import ArmCounts, Arms, Counted, JudgeState, KeyTest, Slice
+from services.rollout.criteria import STATISTIC
 from shared.voters import KINDS, MAX_OWN, SHARED, shared_label
 
-CARRIERS = 3
+CARRIERS = 2
+EARLIER_CARRIERS = 3
+"""So many voters with at least CARRIES of what is counted carry it; earlier, of the attempts."""
 CARRIES = 0.05
-"""So many voters with at least this share of the judged attempts carry the traffic."""
+LAST_WITH_THREE_CARRIERS = 4
+"""The last version of the judge's rule with EARLIER_CARRIERS."""
 MAX_FOLLOWED = 2 * MAX_OWN + SHARED
 """Voters of a kind followed by their own label; several routers may each name others by it."""
 NOBODY = ""
@@ -71,22 +76,28 @@ def left_out(
     return after.but(voters=totals, without=judges, apart=Arms())
 
 
-def deciding_voters(state: JudgeState) -> tuple[str, ...]:
-    """The voters of whom no single one may decide, the one with the most attempts first.
+def deciding_voters(
+    state: JudgeState, counted: Counted, statistic: int = STATISTIC
+) -> tuple[str, ...]:
+    """The voters of whom no single one may decide, by what is counted; the largest first.
 
-    Empty where fewer than three carry the traffic.
+    Empty where fewer than two carry it: have a share of the attempts or, where scores are counted,
+    of the scores. `statistic` is the version of the judge's rule.
     """
-    whole = _attempts(state.totals)
+    carriers = CARRIERS
+    if statistic <= LAST_WITH_THREE_CARRIERS:
+        carriers, counted = EARLIER_CARRIERS, "requests"
     for kind in KINDS:
-        mine = {
-            voter: _attempts(arms)
-            for voter, arms in state.voters.items()
-            if voter.startswith(f"{kind}:")
-        }
-        carriers = [attempts for attempts in mine.values() if attempts >= CARRIES * whole > 0]
-        if len(carriers) >= CARRIERS:
-            return tuple(sorted(mine, key=lambda voter: -mine[voter]))
+        mine = [voter for voter in state.voters if voter.startswith(f"{kind}:")]
+        if sum(_carries(state, voter, {"requests", counted}) for voter in mine) >= carriers:
+            return tuple(sorted(mine, key=lambda voter: -_both(state.voters[voter], counted)))
     return ()
+
+
+def _carries(state: JudgeState, voter: str, counted: Set[Counted]) -> bool:
+    return any(
+        _both(state.voters[voter], one) >= CARRIES * _both(state.totals, one) > 0 for one in counted
+    )
 
 
 def voter_shares(state: JudgeState) -> list[dict[str, str | float]]:
@@ -168,8 +179,8 @@ def _less(whole: ArmCounts, parts: list[ArmCounts]) -> ArmCounts:
     )
 
 
-def _attempts(arms: Arms) -> float:
-    return arms.candidate.requests + arms.stable.requests
+def _both(arms: Arms, counted: Counted) -> float:
+    return getattr(arms.candidate, counted) + getattr(arms.stable, counted)
 
 
 def _share(part: float, whole: float) -> float:

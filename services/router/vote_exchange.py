@@ -1,9 +1,10 @@
-"""Vote exchange: bad attempts that counted, shared between the router's replicas by a Redis stream.
+"""Vote exchange: attempts that counted, shared between the router's replicas by Redis.
 
-Twice a second each replica adds its own to one bounded stream and reads the others', so a user's
-two bad attempts of a day are two over all replicas, but for what several let in within that half
-second. A replica that starts reads the stream from its beginning. Without Redis each replica counts
-by itself, and sends later what it kept.
+Twice a second each replica adds its own bad ones to one bounded stream and reads the others', so a
+user's two bad attempts of a day are two over all replicas, but for what several let in within that
+half second. A replica that starts reads the stream from its beginning. In the same way the replicas
+add up, in one hash a minute, what each key and tenant had of its votes. Without Redis each replica
+counts by itself, and sends later what it kept.
 """
 
 # pyright: basic
@@ -12,13 +13,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from hashlib import blake2b
+from itertools import islice
 from typing import Any
 
 import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from services.router.votes import BadVote, VoteLimits
+from services.router.votes import BadVote, VoteGroup, VoteLimits
 from shared.observability.events import Unavailable
 
 log = structlog.get_logger(__name__)
@@ -28,6 +31,10 @@ EXCHANGE_S = 0.5
 TIMEOUT_S = 2.0
 KEPT_S = 2 * 86_400
 MAX_STREAM = 100_000
+MINUTE = "ratchet:votes:minute:"
+MINUTE_KEPT_S = 180
+MAX_GROUPS = 10_000
+"""Keys and tenants of a minute that are added up over the replicas; a further one is counted here."""
 AT_ONCE = 1_000
 
 
@@ -41,6 +48,8 @@ class VoteExchange:
         self._router = router
         self._after = "0"
         self._waiting: list[BadVote] = []
+        self._told_of = -1
+        self._told: dict[VoteGroup, int] = {}
         self._failing = False
 
     async def exchange(self) -> None:
@@ -57,6 +66,7 @@ class VoteExchange:
                 del self._waiting[:AT_ONCE]
             while await self._read() == AT_ONCE:
                 pass
+            await self._add_up()
 
     async def run(self) -> None:
         """Exchange until cancelled; an outage is logged once."""
@@ -78,6 +88,24 @@ class VoteExchange:
         pipeline.expire(STREAM, KEPT_S)
         await pipeline.execute()
 
+    async def _add_up(self) -> None:
+        """Add to the minute's votes what came here since the last time, and read their sums."""
+        minute, counts = self._limits.this_minute()
+        if minute != self._told_of:
+            self._told_of, self._told = minute, {}
+        mine = dict(islice(counts.items(), MAX_GROUPS))
+        if not mine:
+            return
+        key = f"{MINUTE}{minute}"
+        pipeline = self._redis.pipeline(transaction=False)
+        for group, count in mine.items():
+            pipeline.hincrby(key, _field(group), count - self._told.get(group, 0))
+        pipeline.expire(key, MINUTE_KEPT_S)
+        sums = await pipeline.execute()
+        self._told = mine
+        elsewhere = {group: max(0, sums[place] - mine[group]) for place, group in enumerate(mine)}
+        self._limits.heard_of_minute(minute, elsewhere)
+
     async def _read(self) -> int:
         found: Any = await self._redis.xread({STREAM: self._after}, count=AT_ONCE)
         entries = found[0][1] if found else []
@@ -89,6 +117,10 @@ class VoteExchange:
             with contextlib.suppress(KeyError, ValueError):
                 self._limits.heard(BadVote(int(said["voter"]), int(said["day"])))
         return len(entries)
+
+
+def _field(group: VoteGroup) -> str:
+    return blake2b("\0".join(group).encode(), digest_size=16).hexdigest()
 
 
 def _text(value: bytes | str) -> str:

@@ -2,7 +2,8 @@
 
 Whether an attempt counts depends on earlier attempts alone, never on its own outcome: the chance
 that it fails is what it would be anyway, and the judge's tests stay valid (design section 7). Bad
-attempts are exchanged with the other replicas (`vote_exchange`); the others are this process's.
+attempts, and those of keys and tenants in a minute, are exchanged with the other replicas
+(`vote_exchange`); a user's other attempts are this process's.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ MINUTE_S = 60
 
 @dataclass(frozen=True, slots=True)
 class VoteCaps:
-    """How many attempts count a minute on this router; 0 is no bound."""
+    """How many attempts count a minute over all replicas; 0 is no bound."""
 
     key: int = 6_000
     """Of an API key, in each rollout."""
@@ -61,6 +62,10 @@ class BadVote:
     day: int
 
 
+VoteGroup = tuple[str, str, str]
+"""rollout, kind and name of what has votes of a minute together."""
+
+
 class VoteLimits:
     """Counts each user's attempts of a day, those of keys and tenants a minute; says which count."""
 
@@ -71,7 +76,8 @@ class VoteLimits:
         self._brought: dict[str, deque[int]] = {}
         self._cleared_on = 0
         self._minute = 0
-        self._this_minute: dict[tuple[str, str, str], int] = {}
+        self._this_minute: dict[VoteGroup, int] = {}
+        self._elsewhere: dict[VoteGroup, int] = {}
         self._unsent: deque[BadVote] = deque(maxlen=MAX_UNSENT)
 
     def arm(self, call: Call, attempt: EngineAttempt) -> str:
@@ -114,16 +120,26 @@ class VoteLimits:
         if votes is not None:
             votes.bad += 1
 
-    def _groups(self, call: Call, *, nobody: bool) -> list[tuple[str, str, str]] | None:
+    def this_minute(self) -> tuple[int, dict[VoteGroup, int]]:
+        """The newest minute of unix time, and what each group had of its votes here."""
+        return self._minute, dict(self._this_minute)
+
+    def heard_of_minute(self, minute: int, elsewhere: dict[VoteGroup, int]) -> None:
+        """Take note of what groups had of a minute's votes on other replicas."""
+        if minute == self._minute:
+            self._elsewhere = elsewhere
+
+    def _groups(self, call: Call, *, nobody: bool) -> list[VoteGroup] | None:
         """What the attempt takes a vote of this minute from; None where one has none left."""
         minute = int(call.started_at.timestamp()) // MINUTE_S
         if minute > self._minute:
             self._minute = minute
-            self._this_minute.clear()
-        caps, rollout, cast = self._caps, call.choice.rollout, self._this_minute
+            self._this_minute, self._elsewhere = {}, {}
+        caps, rollout = self._caps, call.choice.rollout
+        here, there = self._this_minute, self._elsewhere
         if nobody and not caps.nobody:
             return None
-        groups: list[tuple[str, str, str]] = []
+        groups: list[VoteGroup] = []
         for kind, name, most in (
             ("key", call.key_id, caps.key),
             ("tenant", call.tenant, caps.tenant),
@@ -131,7 +147,7 @@ class VoteLimits:
         ):
             if most:
                 group = (rollout, kind, name)
-                if cast.get(group, 0) >= most:
+                if here.get(group, 0) + there.get(group, 0) >= most:
                     return None
                 groups.append(group)
         return groups

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -18,12 +19,13 @@ from redis.asyncio import Redis
 from benchmarks.stub_engine import TEXT, EngineTraffic, serve_stub
 from deploy.local.ports import free_ports
 from services.router.id_claims import KEPT_S, PREFIX, RedisIdClaims
-from services.router.vote_exchange import STREAM, VoteExchange
+from services.router.vote_exchange import MINUTE, STREAM, VoteExchange
 from services.router.votes import CAPPED, VoteLimits
 from shared.contracts.events.interactions import Outcome
 from shared.contracts.events.rollouts import Phase
 from tests.support.router_process import (
     RouterProcessHarness,
+    ServiceProcess,
     requests_by_process,
     router_process,
 )
@@ -325,6 +327,61 @@ async def test_replicas_tell_each_other_whose_attempts_went_bad(
         await VoteExchange(restarted, redis, router="c").exchange()
         assert restarted.arm(a_call("eve", rollout=unique), ended()) == CAPPED
         assert restarted.arm(a_call("ana", rollout=unique), ended()) == "candidate"
+
+
+async def test_a_key_s_votes_of_a_minute_are_one_sum_over_two_router_processes(
+    world: RouterProcessHarness, tmp_path: Path
+) -> None:
+    await world.controller.decide(10_000)
+    caps = {"RATCHET_ROUTER_KEY_VOTES_PER_MINUTE": "10"}
+    second = world.another(tmp_path / "second.log")
+    await world.router.start(**caps)
+    await second.start(**caps, RATCHET_DATA_DIR=str(tmp_path / "second"))
+    try:
+        await world.router.ready()
+        await second.ready()
+        async with httpx.AsyncClient() as client:
+            for _ in range(3):
+                minute = int(time.time()) // 60
+                counted = await _shared_votes(world, second, client, minute)
+                if int(time.time()) // 60 == minute:
+                    break
+        assert counted == [10, 1]
+    finally:
+        await second.end(signal.SIGKILL)
+
+
+async def _shared_votes(
+    world: RouterProcessHarness, second: ServiceProcess, client: httpx.AsyncClient, minute: int
+) -> list[float]:
+    """What counts on each router of 12 requests here and, once that is known there, of 6 there."""
+    before = [await _counted(client, router) for router in (world.router, second)]
+    for number in range(12):
+        await world.ask(client, f"u{minute}-{number}")
+    await _sums_are(world, minute, 10)
+    await world.ask(client, f"u{minute}-12", router=second)
+    await _sums_are(world, minute, 11)
+    for number in range(13, 18):
+        await world.ask(client, f"u{minute}-{number}", router=second)
+    after = [await _counted(client, router) for router in (world.router, second)]
+    return [now - then for now, then in zip(after, before, strict=True)]
+
+
+async def _counted(client: httpx.AsyncClient, router: ServiceProcess) -> float:
+    lines = (await client.get(f"{router.url}/metrics")).text.splitlines()
+    labels = ("ratchet_router_voter_attempts_total{", 'by="key"', 'figure="requests"')
+    return sum(float(line.split()[-1]) for line in lines if all(one in line for one in labels))
+
+
+async def _sums_are(world: RouterProcessHarness, minute: int, count: int) -> None:
+    async with Redis.from_url(world.router.env["RATCHET_REDIS_URL"]) as redis:
+
+        async def known() -> bool:
+            sums: list[bytes] = await redis.hvals(f"{MINUTE}{minute}")
+            over = int(time.time()) // 60 > minute
+            return over or {int(one) for one in sums} == {count}
+
+        await eventually(known, f"the votes of a minute are {count} over both routers")
 
 
 async def test_a_client_s_own_id_is_taken_on_every_replica(redis_server: str, unique: str) -> None:

@@ -157,11 +157,16 @@ class RouterProcessHarness:
     def openai(self) -> openai.AsyncOpenAI:
         return openai.AsyncOpenAI(base_url=f"{self.router.url}/v1", api_key="none", max_retries=0)
 
-    async def ask(self, client: httpx.AsyncClient, user: str = "") -> httpx.Response:
+    async def ask(
+        self, client: httpx.AsyncClient, user: str = "", *, router: ServiceProcess | None = None
+    ) -> httpx.Response:
         body = {"model": self.model, "messages": [{"role": "user", "content": "hi"}]}
         headers = {"x-ratchet-user": user} if user else {}
         return await client.post(
-            f"{self.router.url}/v1/chat/completions", json=body, headers=headers, timeout=10
+            f"{(router or self.router).url}/v1/chat/completions",
+            json=body,
+            headers=headers,
+            timeout=10,
         )
 
     async def arms(self, users: int = 20) -> set[str]:

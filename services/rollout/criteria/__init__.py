@@ -58,10 +58,11 @@ CRITERIA: tuple[type[Criterion], ...] = (
 """All criteria, in the order of a verdict's reasons."""
 
 
-STATISTIC = 4
+STATISTIC = 5
 """Version of the judge's rule: 1 shares alpha and stakes the bets evenly, 2 by each criterion's
 `alpha_weight` and `eprocess.RATE_STAKES`; 3 also leaves a slow share beyond its limit on both arms
-to `slow_ratio`, where 2 held; 4 stakes more on 2 to 10 times the margin.
+to `slow_ratio`, where 2 held; 4 stakes more on 2 to 10 times the margin; 5 leaves one
+voter out from two that carry a criterion on, where 4 did from three of the attempts on.
 
 Each decision records its own, so that an older record is replayed by its rule.
 """

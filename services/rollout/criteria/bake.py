@@ -79,6 +79,7 @@ class BakeSatisfaction(Bake):
 
     name = "bake_satisfaction"
     whole = "scores"
+    carried_by = "scores"
 
     @override
     def freeze(self, stable: ArmCounts) -> dict[str, float]:

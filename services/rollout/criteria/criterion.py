@@ -12,7 +12,7 @@ from typing import ClassVar, get_args
 from typing_extensions import override
 
 from services.rollout import eprocess
-from services.rollout.counts import ArmCounts, Arms, JudgeState, Slice, Whole
+from services.rollout.counts import ArmCounts, Arms, Counted, JudgeState, Slice, Whole
 from services.rollout.strategy import JudgeSettings
 from services.rollout.verdict import CriterionResult, means_shown, ratio, shares_shown
 
@@ -136,6 +136,8 @@ class Criterion(ABC):
     """How much of the strategy's alpha it takes, beside the other criteria that share it."""
     by_voter: ClassVar[bool] = False
     """Whether its figures are known by voter, so that one can be left out."""
+    carried_by: ClassVar[Counted] = "requests"
+    """What a voter must have a share of to have a say in it."""
 
     def __init__(
         self,

@@ -119,6 +119,7 @@ class ScoreRatio(EProcessCriterion):
     by_voter = True
     alternatives = eprocess.MEAN_ALTERNATIVES
     whole = "scores"
+    carried_by = "scores"
 
     @property
     @abstractmethod

@@ -124,6 +124,7 @@ class SegmentSatisfaction(SegmentGuard):
 
     name = "segment_satisfaction"
     whole = "scores"
+    carried_by = "scores"
     part = "score_sum"
 
     @property

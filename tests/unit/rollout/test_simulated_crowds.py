@@ -18,6 +18,7 @@ from benchmarks.judge.crowd import (
 )
 from benchmarks.judge.rules import fixed_threshold, judge
 from services.router import votes
+from shared.voters import VoterKind
 
 
 def test_the_simulated_limits_are_the_routers() -> None:
@@ -41,8 +42,12 @@ def test_the_judge_keeps_an_identical_candidate_that_a_threshold_takes_back() ->
     assert fixed_threshold(looks) is not None
 
 
-def test_a_hostile_tenant_of_made_up_users_takes_no_identical_candidate_back() -> None:
-    hostile = Hostile(users=60, on_candidate=True, requests_per_s=0.01, voter="tenant")
+@pytest.mark.parametrize("of", [2, 3])
+@pytest.mark.parametrize("voter", ["tenant", "key"])
+def test_a_hostile_tenant_of_made_up_users_takes_no_identical_candidate_back(
+    voter: VoterKind, of: int
+) -> None:
+    hostile = Hostile(users=60, on_candidate=True, requests_per_s=0.01, voter=voter, of=of)
     case = SimulatedRollout("tenant", rate=1.0, users=300, looks=30, hostile=hostile)
     looks = simulate(case, np.random.default_rng(3))
     assert judge(looks) is None

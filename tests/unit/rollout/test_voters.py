@@ -1,4 +1,4 @@
-"""No verdict rests on one tenant or API key alone, where three or more carry the traffic."""
+"""No verdict rests on one tenant or API key alone, where two or more carry what is judged."""
 
 from __future__ import annotations
 
@@ -10,7 +10,12 @@ from services.rollout.counts import ArmCounts, Arms, JudgeState, Slice
 from services.rollout.judge import Judge
 from services.rollout.strategy import JudgeSettings
 from services.rollout.verdict import CriterionState, Verdict
-from services.rollout.voters import MAX_VOTERS, NOBODY, deciding_voters
+from services.rollout.voters import (
+    LAST_WITH_THREE_CARRIERS,
+    MAX_VOTERS,
+    NOBODY,
+    deciding_voters,
+)
 from shared.contracts.events.rollouts import AnalysisOutcome
 
 JUDGE = Judge(JudgeSettings(), (0.05,))
@@ -70,16 +75,72 @@ def test_what_all_three_see_condemns(harm: Arms) -> None:
     assert verdict.outcome is AnalysisOutcome.failed
 
 
-def test_with_two_tenants_the_verdict_is_that_of_all() -> None:
-    _, verdict = judged("tenant", aa=FAILING, bb=GOOD)
+@pytest.mark.parametrize("by", ["tenant", "key"])
+@pytest.mark.parametrize(("harm", "rest"), [(FAILING, GOOD), (HATED, LIKED)])
+def test_of_two_neither_decides_alone_and_both_together_do(by: str, harm: Arms, rest: Arms) -> None:
+    _, verdict = judged(by, aa=harm, bb=rest)
+    assert verdict.outcome is AnalysisOutcome.inconclusive
+    _, verdict = judged(by, aa=rest, bb=harm)
+    assert verdict.outcome is AnalysisOutcome.inconclusive
+    _, verdict = judged(by, aa=harm, bb=harm)
     assert verdict.outcome is AnalysisOutcome.failed
 
 
-def test_a_tenant_below_the_share_does_not_make_three() -> None:
+def test_the_earlier_rule_let_one_of_two_decide() -> None:
+    judge = Judge(JudgeSettings(), (0.05,), LAST_WITH_THREE_CARRIERS)
+    state = JudgeState()
+    for _ in range(20):
+        state = judge.advance(state, piece("tenant", aa=FAILING, bb=GOOD))
+    assert judge.verdict(state, error_limit=0.05).outcome is AnalysisOutcome.failed
+
+
+def of_one_tenant(**keys: Arms) -> Slice:
+    """A slice of one tenant and its keys."""
+    mine = piece("key", **keys)
+    whole = Arms(candidate=mine.candidate, stable=mine.stable)
+    return mine.model_copy(update={"voters": {**mine.voters, "tenant:aa": whole}})
+
+
+def test_of_one_tenant_with_many_keys_no_key_decides_alone() -> None:
+    state = JudgeState()
+    for _ in range(20):
+        state = JUDGE.advance(state, of_one_tenant(a1=FAILING, a2=GOOD, a3=GOOD))
+    assert deciding_voters(state, "requests") == ("key:a1", "key:a2", "key:a3")
+    verdict = JUDGE.verdict(state, error_limit=0.05)
+    assert verdict.outcome is AnalysisOutcome.inconclusive
+    assert "rests on API key a1 (33% of its attempts) alone" in verdict.reason
+
+
+def test_one_key_is_the_product_and_decides() -> None:
+    """What one of its users adds is bounded by the router and the aggregator."""
+    state = JudgeState()
+    for _ in range(20):
+        state = JUDGE.advance(state, of_one_tenant(a1=FAILING))
+    assert deciding_voters(state, "requests") == ()
+    assert JUDGE.verdict(state, error_limit=0.05).outcome is AnalysisOutcome.failed
+
+
+def test_a_tenant_below_the_share_does_not_make_two() -> None:
     tiny = Arms(stable=ArmCounts(requests=5))
-    state, verdict = judged("tenant", aa=FAILING, bb=GOOD, cc=tiny)
-    assert deciding_voters(state) == ()
+    state, verdict = judged("tenant", aa=FAILING, cc=tiny)
+    assert deciding_voters(state, "requests") == ()
     assert verdict.outcome is AnalysisOutcome.failed
+
+
+def test_who_gives_the_scores_is_left_out_of_satisfaction_however_few_its_attempts() -> None:
+    critic = Arms(
+        candidate=ArmCounts(requests=1, scores=1),
+        stable=ArmCounts(requests=2, scores=2, score_sum=2),
+    )
+    fan = Arms(
+        candidate=ArmCounts(requests=100, scores=1, score_sum=1),
+        stable=ArmCounts(requests=1_900, scores=2, score_sum=2),
+    )
+    state, verdict = judged("tenant", looks=60, aa=fan, bb=critic)
+    assert deciding_voters(state, "requests") == ()
+    assert deciding_voters(state, "scores") == ("tenant:aa", "tenant:bb")
+    states = {result.criterion: result.state for result in verdict.results}
+    assert states["satisfaction"] is CriterionState.held
 
 
 def test_the_share_under_a_common_label_is_left_out_with_the_voter_that_may_be_in_it() -> None:
