@@ -10,7 +10,7 @@ what one user adds are what is left (design section 7).
 # pyright: strict
 from __future__ import annotations
 
-from collections.abc import Callable, Set
+from collections.abc import Callable
 
 from services.rollout.counts import ArmCounts, Arms, Counted, JudgeState, KeyTest, Slice
 from services.rollout.criteria import STATISTIC
@@ -94,7 +94,7 @@ def deciding_voters(
     return ()
 
 
-def _carries(state: JudgeState, voter: str, counted: Set[Counted]) -> bool:
+def _carries(state: JudgeState, voter: str, counted: set[Counted]) -> bool:
     return any(
         _both(state.voters[voter], one) >= CARRIES * _both(state.totals, one) > 0 for one in counted
     )
