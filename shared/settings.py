@@ -12,8 +12,10 @@ from typing import Annotated, Literal, Self
 from pydantic import AliasChoices, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from shared import seal
 from shared.credentials import CredentialsUnreadable, read_secret, tls_context
 from shared.pseudonyms import AS_THEY_COME, MIN_SECRET, UserPseudonyms
+from shared.seal import UNSEALED, Seal
 from shared.tenants import check_tenants
 
 EXIT_CONFIGURATION = 2
@@ -115,6 +117,32 @@ class RedisSettings(BaseSettings):
         validation_alias=shared_name("redis_ca_file"),
         description="PEM of the authorities; none: the system's",
     )
+    redis_signing_file: Path | None = Field(
+        default=None,
+        validation_alias=shared_name("redis_signing_file"),
+        description="file with the secrets that sign what is kept in Redis, one a line: the first "
+        "signs, all verify; none: it is not signed",
+    )
+
+    def redis_seal(self) -> Seal:
+        """How what is kept in Redis is signed.
+
+        Raises:
+            CredentialsUnreadable: the file cannot be read, or a secret is too short.
+
+        """
+        if self.redis_signing_file is None:
+            return UNSEALED
+        variable = "RATCHET_REDIS_SIGNING_FILE"
+        secrets = [
+            line.encode() for line in read_secret(self.redis_signing_file, variable).splitlines()
+        ]
+        if any(len(one) < seal.MIN_SECRET for one in secrets):
+            raise CredentialsUnreadable(
+                f"{variable}: a secret has less than {seal.MIN_SECRET} bytes; one a line, such as "
+                "those of openssl rand -hex 32"
+            )
+        return Seal(*secrets)
 
     @property
     def redis_address(self) -> str:
@@ -276,6 +304,7 @@ class ServiceSettings(KafkaSettings, RedisSettings):
             settings = cls()
             settings.engine_headers()
             settings.engine_tls()
+            settings.redis_seal()
         except CredentialsUnreadable as error:
             print(error, file=sys.stderr)
             raise SystemExit(EXIT_CONFIGURATION) from None

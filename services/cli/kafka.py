@@ -122,14 +122,19 @@ async def with_view(settings: CliSettings, work: Callable[[RoutingView], Awaitab
     """
     from redis.exceptions import RedisError
 
+    from shared.credentials import CredentialsUnreadable
     from shared.registry.connection import RedisCluster, connect_redis, refuse_cluster
     from shared.registry.view import RoutingView
 
+    try:
+        seal = settings.redis.redis_seal()
+    except CredentialsUnreadable as error:
+        raise CliError(str(error), Exit.usage) from None
     redis = connect_redis(settings.redis, socket_timeout=5, socket_connect_timeout=5)
     try:
         async with redis:
             await refuse_cluster(redis)
-            return await work(RoutingView(redis))
+            return await work(RoutingView(redis, seal))
     except RedisCluster as error:
         raise CliError(str(error), Exit.usage) from None
     except (RedisError, OSError) as error:

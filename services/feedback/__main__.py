@@ -130,7 +130,7 @@ async def run(settings: FeedbackSettings, voting: VotingOptions) -> None:
         database_path(settings.data_dir), ReadModelMetrics(registry), clock
     )
     async with router_session(settings.max_comparisons) as session, redis:
-        store = RedisComparisons(redis, ttl_s=settings.comparison_ttl_s)
+        store = RedisComparisons(redis, ttl_s=settings.comparison_ttl_s, seal=settings.redis_seal())
         comparisons = Comparisons(
             router=RouterClient(session, settings.router_url, timeout_s=settings.router_timeout_s),
             store=store,

@@ -13,6 +13,7 @@ from services.feedback.errors import ComparisonStoreUnavailable
 from shared.contracts.events.base import Context, Message, Tool
 from shared.contracts.events.votes import Choice, Side, VoteCast
 from shared.observability.events import Unavailable
+from shared.seal import UNSEALED, Seal
 
 log = structlog.get_logger(__name__)
 
@@ -112,49 +113,64 @@ class OpenComparisons(Protocol):
 
 
 class RedisComparisons:
-    """OpenComparisons in Redis. A flush loses open comparisons, never a stored vote."""
+    """OpenComparisons in Redis, signed. A flush loses open comparisons, never a stored vote.
 
-    def __init__(self, redis: Redis, *, ttl_s: int) -> None:
+    One that no secret signed for its place is none: nobody's texts become training data.
+    """
+
+    def __init__(self, redis: Redis, *, ttl_s: int, seal: Seal = UNSEALED) -> None:
         self._redis = redis
         self._ttl_s = ttl_s
+        self._seal = seal
 
     async def put(self, comparison: Comparison) -> None:
         """See OpenComparisons.put."""
         key = _key(comparison.tenant, comparison.comparison_id)
         try:
-            await self._redis.set(key, comparison.model_dump_json(), ex=self._ttl_s)
+            text = self._seal.close(key, comparison.model_dump_json())
+            await self._redis.set(key, text, ex=self._ttl_s)
         except (RedisError, OSError) as error:
             raise _unavailable(error) from error
 
     async def get(self, tenant: str, comparison_id: str) -> Comparison | None:
         """See OpenComparisons.get."""
+        key = _key(tenant, comparison_id)
         try:
-            found = await self._redis.get(_key(tenant, comparison_id))
+            found = await self._redis.get(key)
         except (RedisError, OSError) as error:
             raise _unavailable(error) from error
-        return None if found is None else Comparison.model_validate_json(found)
+        text = self._opened(key, found)
+        return None if text is None else Comparison.model_validate_json(text)
 
     async def claim(self, comparison: Comparison, ballot: Ballot) -> Ballot:
         """See OpenComparisons.claim."""
         key = _ballot_key(comparison)
+        mine = self._seal.close(key, ballot.model_dump_json())
         try:
-            before = await self._redis.set(
-                key, ballot.model_dump_json(), ex=self._ttl_s, nx=True, get=True
-            )
+            before = await self._redis.set(key, mine, ex=self._ttl_s, nx=True, get=True)
+            known = self._opened(key, before)
+            if known is None and before is not None:
+                await self._redis.set(key, mine, ex=self._ttl_s)
         except (RedisError, OSError) as error:
             raise _unavailable(error) from error
-        return ballot if before is None else Ballot.model_validate_json(before)
+        return ballot if known is None else Ballot.model_validate_json(known)
 
     async def acknowledge(self, comparison: Comparison, ballot: Ballot) -> None:
         """See OpenComparisons.acknowledge."""
         done = ballot.model_copy(update={"acknowledged": True})
+        key = _ballot_key(comparison)
         try:
-            await self._redis.set(
-                _ballot_key(comparison), done.model_dump_json(), xx=True, keepttl=True
-            )
+            text = self._seal.close(key, done.model_dump_json())
+            await self._redis.set(key, text, xx=True, keepttl=True)
         except (RedisError, OSError) as error:
             # The vote is on the log already; a repeat is stored again and counts once.
             log.warning(Unavailable.redis, during="vote_acknowledge", error=str(error))
+
+    def _opened(self, key: str, found: bytes | str | None) -> str | None:
+        text = None if found is None else self._seal.open(key, found)
+        if text is None and found is not None:
+            log.warning("comparison.refused", key=key)
+        return text
 
 
 def _key(tenant: str, comparison_id: str) -> str:

@@ -131,7 +131,8 @@ async def run(settings: RouterSettings, instance: RouterInstance, rules: FilterR
     redis = connect_redis(settings, socket_connect_timeout=2, health_check_interval=5)
     await refuse_cluster(redis)
     votes = VoteLimits(settings.vote_caps)
-    sources = Sources(state, keys, event_log, RoutingView(redis), clock)
+    view = RoutingView(redis, settings.redis_seal(), refused=metrics.state_refused)
+    sources = Sources(state, keys, event_log, view, clock, refused=metrics.state_refused)
     dead_letters = DeadLetters(
         event_log,
         service="router",

@@ -139,6 +139,7 @@ class RouterMetrics(Collector):
         self._events_lost: Read = _zero
         self._state_age_s: Read = _zero
         self._breaker_open: Callable[[str], bool] = lambda _rollout: False
+        self._states_refused = 0
         self._cells: dict[CellKey, Cell] = {}
         self._paths: dict[PathKey, Path] = {}
         self._keys: dict[tuple[str, str, str], int] = {}
@@ -157,6 +158,10 @@ class RouterMetrics(Collector):
         self._spool_bytes = spool_bytes
         self._events_lost = events_lost
         self._state_age_s = state_age_s
+
+    def state_refused(self) -> None:
+        """Redis had a routing state or a reset that no controller wrote."""
+        self._states_refused += 1
 
     def segment(self, given: str) -> str:
         """The label value for a request's segment: bounded, whatever clients send."""
@@ -277,6 +282,11 @@ class RouterMetrics(Collector):
             "ratchet_router_state_age_seconds",
             "Age of the oldest routing state that sends traffic to a candidate; 0 without one",
             value=self._state_age_s(),
+        )
+        yield CounterMetricFamily(
+            "ratchet_router_states_refused",
+            "Routing states in Redis that no controller wrote: of no election, or not signed",
+            value=self._states_refused,
         )
 
     def _attempt_families(self) -> Iterator[Metric]:

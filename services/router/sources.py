@@ -37,8 +37,12 @@ class Sources:
         event_log: EventLog,
         view: RoutingView,
         clock: Clock,
+        *,
+        refused: Callable[[], None] = lambda: None,
     ) -> None:
+        """`refused` hears of each state from Redis whose election the log never had."""
         self._state = state
+        self._refused = refused
         self._view = view
         self._clock = clock
         self._said: dict[str, tuple[object, ...]] = {}
@@ -101,7 +105,7 @@ class Sources:
                 self._state.table.reset()
                 self._resets += 1
                 continue
-            self._say(state, REDIS, changed=self._state.put(state))
+            self._hear(state)
 
     async def _poll(self) -> None:
         while True:
@@ -112,11 +116,24 @@ class Sources:
                 # Read before the reset: after it, states of any order count, old ones too.
                 continue
             for state in states:
-                self._say(state, REDIS, changed=self._state.put(state))
+                self._hear(state)
             if states:
                 # An empty Redis may just have been flushed: it knows nothing, not "no models".
                 self._state.heard(REDIS)
             await self._clock.sleep(VIEW_POLL_S)
+
+    def _hear(self, state: RoutingState) -> None:
+        """Take a state from Redis, unless it names an election that the log never had.
+
+        Signed ones may be ahead of the log here; of others the log, once read, is the only witness.
+        """
+        known = ROLLOUTS in self._state.sources
+        newest = self._state.table.token
+        if known and not self._view.signed and 0 <= newest < state.token:
+            self._refused()
+            log.warning("routing.refused", model=state.model, token=state.token)
+            return
+        self._say(state, REDIS, changed=self._state.put(state))
 
     async def _again(self, work: Callable[[], Awaitable[None]], during: str) -> None:
         """Repeat `work` whenever Redis fails; an outage is logged once, not at each try."""

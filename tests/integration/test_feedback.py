@@ -6,8 +6,10 @@ import asyncio
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from string import ascii_letters
 from typing import Any
+from uuid import uuid4
 
 import orjson
 import pytest
@@ -19,11 +21,13 @@ from redis.asyncio import Redis
 from services.feedback.circuit_breaker import CircuitBreaker
 from services.feedback.intake import GROUP, INTAKE_MODELS, Intake
 from services.feedback.metrics import FeedbackMetrics
-from services.feedback.open_comparisons import RedisComparisons
+from services.feedback.open_comparisons import Ballot, Comparison, RedisComparisons
 from services.feedback.publisher import SOURCE, FeedbackPublisher
 from shared.clock import SystemClock
+from shared.contracts.events.base import Context, Message
 from shared.contracts.events.dead_letters import DeadLetter
 from shared.contracts.events.feedback import FeedbackSubmitted
+from shared.contracts.events.votes import Choice, Side
 from shared.contracts.topics import FEEDBACK, intake_topic, load_topics
 from shared.kafka.consumer import ConsumerLoop
 from shared.kafka.deadletters import DeadLetters, list_dead_letters, replay
@@ -31,6 +35,7 @@ from shared.kafka.log import EventLog, NewRecord, read_to_end
 from shared.kafka.producer import KafkaLog
 from shared.kafka.security import KafkaConnection
 from shared.redaction.redactor import Redactor
+from shared.seal import Seal
 from tests.support.feedback import (
     UNLIMITED,
     FeedbackHarness,
@@ -120,6 +125,34 @@ class TestOpenComparisonsInRedis:
         )
         assert sorted(answer.status_code for answer in answers) == [200] + [409] * 9
         assert len(await service.stored(opened["comparison_id"])) == 1
+
+    async def test_texts_and_votes_that_nobody_with_the_secret_wrote_are_none(
+        self, redis: Redis
+    ) -> None:
+        store = RedisComparisons(redis, ttl_s=TTL_S, seal=Seal(b"s" * 32))
+        side = Side(trace_id="t1", version="v1", completion="hello")
+        kept = Comparison(
+            comparison_id=uuid4().hex,
+            tenant="default",
+            model="assistant",
+            messages=(Message(role="user", content="hi"),),
+            left=side,
+            right=side.model_copy(update={"trace_id": "t2"}),
+            user_id="u",
+            context=Context(),
+            panel="",
+        )
+        await store.put(kept)
+        assert await store.get("default", kept.comparison_id) == kept
+        key = f"ratchet:comparison:default:{kept.comparison_id}"
+        signed: bytes = await redis.get(key)
+        await redis.set(key, signed.replace(b"hello", b"poison"))
+        assert await store.get("default", kept.comparison_id) is None
+        ballot = Ballot(user_id="u", choice=Choice.left, at=datetime.now(UTC))
+        forged = ballot.model_copy(update={"user_id": "eve", "choice": Choice.right})
+        await redis.set(f"{key}:ballot", forged.model_dump_json())
+        assert await store.claim(kept, ballot) == ballot
+        assert await store.claim(kept, forged) == ballot, "the first of ours counts"
 
     async def test_no_redis_is_a_503(self, log: EventLog, router: StrawRouter) -> None:
         nowhere = Redis.from_url("redis://127.0.0.1:9/0", socket_connect_timeout=1)

@@ -15,7 +15,8 @@ from shared.contracts.topics import ROLLOUTS, VERSIONS
 from shared.kafka.log import EventLog
 from shared.registry.follow import RegistryFollower, RoutingFollower, rebuild_views
 from shared.registry.routing import RoutingState
-from shared.registry.view import RoutingView
+from shared.registry.view import CHANNEL, KEY_PREFIX, MODELS_KEY, RESET, RoutingView
+from shared.seal import Seal
 from shared.testing.clock import START
 from shared.testing.log import MemoryLog
 from tests.support.waiting import eventually
@@ -77,6 +78,50 @@ async def test_announcements_bring_the_present_state_first(redis: Redis) -> None
     await eventually(lambda: heard == [500, 2000], "the new state is heard")
     await view.announce_reset()
     await eventually(lambda: heard == [500, 2000, -1], "the reset is heard")
+    listening.cancel()
+    await asyncio.gather(listening, return_exceptions=True)
+
+
+SECRET, NEXT = Seal(b"s" * 32), Seal(b"t" * 32, b"s" * 32)
+
+
+async def test_what_nobody_with_a_secret_wrote_is_refused_and_replaced(redis: Redis) -> None:
+    refused: list[int] = []
+    view = RoutingView(redis, SECRET, refused=lambda: refused.append(1))
+    assert await view.put(state(1, 0, 500))
+    forger = RoutingView(redis)
+    await redis.set(KEY_PREFIX + "assistant", state(10**15, 0, 10_000).model_dump_json())
+    assert await view.all() == []
+    assert refused == [1]
+    assert await view.put(state(1, 1, 600)), "the controller's state replaces a forged one"
+    assert [one.weight for one in await view.all()] == [600]
+    assert not await view.put(state(1, 0, 700)), "an older one is still refused"
+    await redis.set(KEY_PREFIX + "assistant", b"\xff not json")
+    assert await view.put(state(1, 2, 800))
+    await redis.sadd(MODELS_KEY, "made-up")
+    await redis.set(KEY_PREFIX + "made-up", "{}")
+    await forger.clear()
+    assert await redis.keys(f"{KEY_PREFIX}*") == []
+
+
+async def test_secrets_are_replaced_while_states_and_resets_are_heard(redis: Redis) -> None:
+    heard: list[int] = []
+
+    async def listen() -> None:
+        async for announced in RoutingView(redis, NEXT).announcements():
+            heard.append(-1 if announced is None else announced.weight)  # noqa: PERF401 heard while it goes on
+
+    old, new, forger = RoutingView(redis, SECRET), RoutingView(redis, NEXT), RoutingView(redis)
+    await old.put(state(1, 0, 500))
+    listening = asyncio.create_task(listen())
+    await eventually(lambda: heard == [500], "the state of the old secret is heard")
+    await forger.announce_reset()
+    await redis.publish(CHANNEL, state(2, 0, 9_000).model_dump_json())
+    old_reset = SECRET.close(CHANNEL, f"{RESET} {(START - timedelta(days=1)).isoformat()}")
+    await redis.publish(CHANNEL, old_reset)
+    await new.put(state(1, 1, 600))
+    await old.announce_reset()
+    await eventually(lambda: heard == [500, 600, -1], "forged and recorded words are passed over")
     listening.cancel()
     await asyncio.gather(listening, return_exceptions=True)
 

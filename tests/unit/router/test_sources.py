@@ -25,6 +25,7 @@ class FakeRoutingView:
 
     def __init__(self) -> None:
         self.away = False
+        self.signed = False
         self.states: list[RoutingState] = []
         self.announced: asyncio.Queue[RoutingState | None] = asyncio.Queue()
         self.answers = asyncio.Event()
@@ -52,6 +53,7 @@ class SourcesHarness:
         self.log = MemoryLog(partitions={ROLLOUTS_TOPIC: 1})
         self.view = FakeRoutingView()
         self.adopted: list[RoutingState] = []
+        self.refused: list[int] = []
         self.state = RouterState(self.clock, stale_after_s=60, changed=self.adopted.append)
         self._seq = 0
 
@@ -83,7 +85,14 @@ class SourcesHarness:
         )
 
     def run(self) -> asyncio.Task[None]:
-        sources = Sources(self.state, KeyRing(required=True), self.log, self.view, self.clock)  # type: ignore[arg-type]
+        sources = Sources(
+            self.state,
+            KeyRing(required=True),
+            self.log,
+            self.view,  # type: ignore[arg-type]
+            self.clock,
+            refused=lambda: self.refused.append(1),
+        )
         return asyncio.create_task(sources.run())
 
     def weight(self) -> int | None:
@@ -159,12 +168,28 @@ async def test_an_outage_of_redis_ends_nothing(world: SourcesHarness):
     await stop(task)
 
 
-async def test_a_token_that_no_election_gave_moves_nobody_and_a_reset_forgets_it(
+async def test_a_token_that_no_election_gave_moves_nobody_whichever_way_it_comes(
     world: SourcesHarness,
 ):
     token = await world.lead()
     await world.write(world.decision(token, "r1", 500))
     await world.write(world.decision(10**15, "r1", 10_000))
+    task = world.run()
+    await eventually(lambda: world.weight() == 500, "the log's word counts")
+    world.view.announced.put_nowait(RoutingState.of(world.decision(10**15, "r1", 9_000)))
+    await eventually(lambda: world.refused == [1], "the forged state is refused and counted")
+    assert world.weight() == 500
+    world.view.announced.put_nowait(RoutingState.of(world.decision(token, "r1", 600)))
+    await eventually(lambda: world.weight() == 600, "the leader's next one counts")
+    await stop(task)
+
+
+async def test_a_signed_token_may_be_ahead_of_the_log_and_a_reset_forgets_it(
+    world: SourcesHarness,
+):
+    world.view.signed = True
+    token = await world.lead()
+    await world.write(world.decision(token, "r1", 500))
     task = world.run()
     await eventually(lambda: world.weight() == 500, "the log's word counts")
     world.view.announced.put_nowait(RoutingState.of(world.decision(10**15, "r1", 9_000)))
