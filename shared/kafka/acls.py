@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from shared.contracts.topics import intake_topic, load_topics
-from shared.kafka.deadletters import is_replayable
+from shared.kafka.deadletters import REPLAYABLE
 
 CONSUMER_GROUPS = {
     "aggregator": ("ratchet.aggregator",),
@@ -52,7 +52,7 @@ def required_acls(tenants: tuple[str, ...], *, prefix: str) -> Iterator[Acl]:
         for writer in topic.writers:
             name = f"tenant-{intakes[topic.name]}" if topic.name in intakes else writer
             yield from _on_topic(f"User:{prefix}{name}", "Write", topic.name)
-        if is_replayable(topic.name):
+        if topic.name in REPLAYABLE or topic.name in intakes:
             # A replay of dead letters puts a record back where it came from.
             for operators in REPLAYING:
                 yield from _on_topic(f"User:{prefix}{operators}", "Write", topic.name)
