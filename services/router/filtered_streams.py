@@ -276,13 +276,14 @@ def refusal_event(last: dict[str, Any], choices: Iterable[int]) -> bytes:
 
 
 def _call_numbers(delta: object) -> dict[int, int]:
-    """The number of each tool call in a delta, by the identity of the object that has its text."""
+    """The number of each tool call in a delta, by the identity of the objects that have its texts."""
     calls = delta.get("tool_calls") if isinstance(delta, dict) else None
     found: dict[int, int] = {}
     for place, call in enumerate(calls if isinstance(calls, list) else ()):
         if isinstance(call, dict):
             number = call.get("index")
-            found[id(call.get("function"))] = number if isinstance(number, int) else place
+            for inner in (call.get("function"), call.get("custom")):
+                found[id(inner)] = number if isinstance(number, int) else place
     return found
 
 

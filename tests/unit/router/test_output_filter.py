@@ -266,6 +266,18 @@ def test_parallel_calls_do_not_hide_a_phrase_from_each_other_nor_make_one():
     assert shown == {0: f'{{"a": "{MASK}"}}', 1: '{"b": "warehouse", "this": "morning"}'}
 
 
+def test_parallel_calls_of_custom_tools_do_not_hide_a_phrase_either():
+    stream = LookBackStream(RuleSet([SECRET]), HeldBytes())
+    out = b""
+    for number, piece in ((0, "warehouse "), (1, "ware"), (0, "this morning"), (1, "house")):
+        call = {"index": number, "type": "custom", "custom": {"input": piece}}
+        value = {"choices": [{"index": 0, "delta": {"tool_calls": [call]}}]}
+        out += stream.feed(b"data: " + orjson.dumps(value) + b"\n\n")
+    out += stream.finish()
+    assert MASK.encode() in out
+    assert b"this morning" not in out
+
+
 @pytest.mark.parametrize("kind", ["input_json_delta", "response.function_call_arguments.delta"])
 def test_escapes_in_arguments_of_held_streams_hide_nothing(kind: str):
     stream = HeldStream(RuleSet([SECRET]), HeldBytes())
