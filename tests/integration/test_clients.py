@@ -25,6 +25,14 @@ from pydantic import BaseModel
 from deploy.local.processes import ROOT
 from shared.contracts.events.interactions import InteractionRecorded
 from tests.support.featured_engine import JSON_TEXT, REASONING, TEXT, FeaturedEngine, serve_featured
+from tests.support.product_requests import (
+    LIBRECHAT_USER,
+    OPEN_WEBUI_HEADERS,
+    librechat_chat,
+    librechat_responses,
+    open_webui_chat,
+    open_webui_title,
+)
 from tests.support.router_process import RouterProcessHarness, router_process
 from tests.support.waiting import eventually
 
@@ -51,10 +59,11 @@ class Weather(BaseModel):
 class ServedClients:
     """A router, the engine double behind it, and ways to ask."""
 
-    def __init__(self, harness: RouterProcessHarness, engine: FeaturedEngine) -> None:
+    def __init__(self, harness: RouterProcessHarness, engine: FeaturedEngine, media: Path) -> None:
         self.model = harness.model
         self.url = f"{harness.router.url}/v1"
         self.engine = engine
+        self.media = media
         self._harness = harness
 
     async def run(self, *command: str | Path, script: Path, folder: Path) -> Any:
@@ -107,12 +116,19 @@ async def served(
     async with AsyncExitStack() as stack:
         engine = await stack.enter_async_context(serve_featured())
         harness = await stack.enter_async_context(
-            router_process(kafka, redis_url, f"t-{directory.name}", directory, engine.url)
+            router_process(
+                kafka,
+                redis_url,
+                f"t-{directory.name}",
+                directory,
+                engine.url,
+                RATCHET_MEDIA_URI=(directory / "media").as_uri(),
+            )
         )
         await harness.controller.decide(0, outside=True)
         await harness.router.start()
         await harness.router.ready()
-        yield ServedClients(harness, engine)
+        yield ServedClients(harness, engine, directory / "media")
 
 
 @pytest_asyncio.fixture(loop_scope="module")
@@ -185,6 +201,9 @@ async def test_openai_vision_parts(served: ServedClients, client: openai.AsyncOp
     (event,) = await served.recorded([answer.id])
     assert [part.type for part in event.messages[0].parts] == ["text", "image"]
     assert PICTURE not in event.model_dump_json()
+    picture = served.media / "tenant=default/person=nobody" / event.messages[0].parts[1].sha256
+    await eventually(picture.exists, "the media store has the picture", 60)
+    assert picture.read_bytes() == b"\x89PNG\r\n\x1a\n"
 
 
 async def test_openai_responses_with_tools(
@@ -305,41 +324,17 @@ async def test_vercel_ai_sdk(served: ServedClients) -> None:
 
 async def test_open_webui_request(served: ServedClients) -> None:
     """Its chat: parts with a picture, tools by its own names, the user by headers only."""
-    body = {
-        "model": served.model,
-        "stream": True,
-        "stream_options": {"include_usage": True},
-        "messages": [
-            {"role": "system", "content": "Be brief."},
-            *user(
-                [
-                    {"type": "text", "text": "What is this?"},
-                    {"type": "image_url", "image_url": {"url": PICTURE}},
-                ]
-            ),
-        ],
-        "temperature": 0.7,
-        "max_tokens": 64,
-        "tools": [{"type": "function", "function": FUNCTION}],
-    }
-    headers = {
-        "Authorization": "Bearer none",
-        "X-OpenWebUI-User-Name": "Ada%20L",
-        "X-OpenWebUI-User-Id": "7c0f1f5e-0000-4000-8000-000000000001",
-        "X-OpenWebUI-User-Email": "ada@example.com",
-        "X-OpenWebUI-User-Role": "user",
-    }
+    parts: list[Any] = [
+        {"type": "text", "text": "What is this?"},
+        {"type": "image_url", "image_url": {"url": PICTURE}},
+    ]
+    body = open_webui_chat(served.model, parts, [{"type": "function", "function": FUNCTION}])
+    headers = OPEN_WEBUI_HEADERS
     async with httpx.AsyncClient(timeout=60) as http:
         streamed = await http.post(f"{served.url}/chat/completions", json=body, headers=headers)
-        # Titles and tags are asked for whole, without tools, and with reasoning left to the model.
         title = await http.post(
             f"{served.url}/chat/completions",
-            json={
-                "model": served.model,
-                "messages": user("### Task:\nGenerate a title"),
-                "stream": False,
-                "max_completion_tokens": 1000,
-            },
+            json=open_webui_title(served.model, 1000),
             headers=headers,
         )
         models = await http.get(f"{served.url}/models", headers=headers)
@@ -359,39 +354,16 @@ async def test_open_webui_request(served: ServedClients) -> None:
 
 async def test_librechat_request(served: ServedClients) -> None:
     """Its chat through LangChain's client: sampling fields always set, the user in the body."""
-    asked = {
-        "model": served.model,
-        "temperature": 1,
-        "top_p": 1,
-        "frequency_penalty": 0,
-        "presence_penalty": 0,
-        "n": 1,
-        "stream": True,
-        "stream_options": {"include_usage": True},
-        "user": "65f000000000000000000001",
-        "messages": [
-            {"role": "developer", "content": "Be brief."},
-            *user([{"type": "text", "text": "How warm is Paris?"}]),
-        ],
-    }
-    responses = {
-        "model": served.model,
-        "input": [{"type": "message", "role": "user", "content": "How warm is Paris?"}],
-        "user": "65f000000000000000000001",
-        "stream": True,
-        "reasoning": {"effort": "low", "summary": "auto"},
-        "include": ["reasoning.encrypted_content"],
-        "store": False,
-        "parallel_tool_calls": True,
-    }
     async with httpx.AsyncClient(timeout=60) as http:
-        chat = await http.post(f"{served.url}/chat/completions", json=asked)
-        response = await http.post(f"{served.url}/responses", json=responses)
+        chat = await http.post(f"{served.url}/chat/completions", json=librechat_chat(served.model))
+        response = await http.post(
+            f"{served.url}/responses", json=librechat_responses(served.model)
+        )
     assert chat.status_code == response.status_code == 200
     assert "x-ratchet-ignored" not in chat.headers
     traces = [answer.headers["x-ratchet-trace-id"] for answer in (chat, response)]
     first, second = await served.recorded(traces)
-    assert first.user_id == second.user_id == asked["user"]
+    assert first.user_id == second.user_id == LIBRECHAT_USER
     assert first.completion == second.completion == TEXT
     assert second.answer is not None
     assert second.answer.reasoning == REASONING

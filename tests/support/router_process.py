@@ -206,9 +206,12 @@ async def requests_by_process(operations_ports: Iterable[int]) -> dict[str, int]
 
 @asynccontextmanager
 async def router_process(
-    kafka: str, redis_url: str, model: str, directory: Path, engine: str
+    kafka: str, redis_url: str, model: str, directory: Path, engine: str, **settings: str
 ) -> AsyncIterator[RouterProcessHarness]:
-    """A router that is not started yet, with a Redis database of its own (flushed)."""
+    """A router that is not started yet, with a Redis database of its own (flushed).
+
+    `settings` are further environment variables.
+    """
     redis = Redis.from_url(redis_url)
     await redis.flushdb()
     log = KafkaLog(KafkaConnection(kafka), source="/ratchet/test", client_id=model)
@@ -220,6 +223,7 @@ async def router_process(
         "RATCHET_DATA_DIR": str(directory / "data"),
         "RATCHET_ROUTER_PORT": str(port),
         "RATCHET_ROUTER_ENGINES": engine,
+        **settings,
     }
     controller = ControllerDouble(log, redis, model)
     router = ServiceProcess(env, port, directory / "router.log")
