@@ -10,20 +10,26 @@ change at once.
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Collection, Mapping
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, cast
+from tempfile import SpooledTemporaryFile
+from typing import Any, BinaryIO, cast
 
 import fsspec  # pyright: ignore[reportMissingTypeStubs]
 
 from services.training.errors import BadDataset, StoreUnavailable
-from services.training.importing import MAX_BYTES
-from services.training.snapshot import Dataset, ImportedRows, Manifest
+from services.training.importing import MAX_BYTES, ImportedRows
+from services.training.snapshot import Dataset, Manifest
 from shared.contracts.events.training import TrainingMethod
 from shared.contracts.names import check_name
 from shared.paths import OutsideRoot, contained_uri
 
 MANIFEST = "manifest.json"
+SPOOL_BYTES = 16 * 1024 * 1024
+"""Of an import in memory; a longer one is in a temporary file."""
+COPY_BYTES = 1024 * 1024
 READ_TRIES = 3
 """Tries of a dataset whose files an erasure takes away meanwhile."""
 
@@ -199,7 +205,7 @@ def _generation(manifest: bytes) -> str:
 
 
 def read_import(uri: str, roots: Collection[str], *, strict: bool = False) -> ImportedRows:
-    """The bytes of a JSONL file below one of the roots (paths or fsspec URIs).
+    """A copy of a JSONL file below one of the roots (paths or fsspec URIs).
 
     Raises:
         BadDataset: it lies elsewhere, there is no such file, or it is too large.
@@ -215,7 +221,7 @@ def read_import(uri: str, roots: Collection[str], *, strict: bool = False) -> Im
         size = int(filesystem.size(path) or 0)
         if size > MAX_BYTES:
             raise BadDataset(f"dataset_uri: {uri} has {size} bytes, {MAX_BYTES} at most; split it")
-        return ImportedRows(uri, bytes(filesystem.cat_file(path)), strict=strict)
+        return ImportedRows(uri, _copied(filesystem, path), strict=strict)
     except (FileNotFoundError, IsADirectoryError):
         raise BadDataset(f"dataset_uri: {uri} is no file; give the URI of a JSONL file") from None
     except (ValueError, ImportError) as error:
@@ -224,6 +230,16 @@ def read_import(uri: str, roots: Collection[str], *, strict: bool = False) -> Im
         raise
     except Exception as error:
         raise StoreUnavailable(f"{uri}: cannot be read: {error}") from error
+
+
+def _copied(filesystem: Any, path: str) -> BinaryIO:
+    """A file's content, in memory while it is small."""
+    with ExitStack() as unless_whole:
+        spool = unless_whole.enter_context(SpooledTemporaryFile(max_size=SPOOL_BYTES))
+        with filesystem.open(path, "rb") as file:
+            shutil.copyfileobj(file, spool, COPY_BYTES)
+        unless_whole.pop_all()
+        return cast("BinaryIO", spool)
 
 
 def store_files(uri: str, files: Mapping[str, bytes]) -> None:

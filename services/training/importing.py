@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, BinaryIO, TypeVar, cast
 
 import orjson
 from pydantic import ValidationError
@@ -52,38 +53,66 @@ class _BadRow(Exception):
     """What is wrong with one row."""
 
 
-def read_pairs(data: bytes, left_out: list[LeftOut] | None = None) -> tuple[Pair, ...]:
+@dataclass(frozen=True)
+class ImportedRows:
+    """A dataset somebody handed in, as a copy that does not change while it is read."""
+
+    uri: str
+    file: BinaryIO
+    strict: bool = False
+    """Whether one bad row refuses all; else bad rows are left out and counted."""
+
+    def lines(self) -> Iterable[bytes]:
+        """The file's lines, from its beginning."""
+        self.file.seek(0)
+        return self.file
+
+    @property
+    def sha256(self) -> str:
+        """The file's hash."""
+        digest = hashlib.sha256()
+        for line in self.lines():
+            digest.update(line)
+        return digest.hexdigest()
+
+
+def read_pairs(lines: Iterable[bytes], left_out: list[LeftOut] | None = None) -> tuple[Pair, ...]:
     """Preference pairs from JSONL.
 
     Args:
-        data: The file's bytes.
+        lines: The file's lines, which are read once and not kept.
         left_out: Takes the rows that are not of the form. Without it, one such row refuses all.
 
     Raises:
         BadDataset: rows that are not of the form, by line number; or no row is.
 
     """
-    return _read(data, _pair, PAIR_FORM, left_out)
+    return _read(lines, _pair, PAIR_FORM, left_out)
 
 
 def read_demonstrations(
-    data: bytes, left_out: list[LeftOut] | None = None
+    lines: Iterable[bytes], left_out: list[LeftOut] | None = None
 ) -> tuple[Demonstration, ...]:
     """Demonstrations from JSONL; arguments and errors are those of `read_pairs`."""
-    return _read(data, _demonstration, DEMONSTRATION_FORM, left_out)
+    return _read(lines, _demonstration, DEMONSTRATION_FORM, left_out)
 
 
-def read_labelled(data: bytes, left_out: list[LeftOut] | None = None) -> tuple[LabelledAnswer, ...]:
+def read_labelled(
+    lines: Iterable[bytes], left_out: list[LeftOut] | None = None
+) -> tuple[LabelledAnswer, ...]:
     """Single answers, good or bad; arguments and errors are those of `read_pairs`."""
-    return _read(data, _labelled, LABELLED_FORM, left_out)
+    return _read(lines, _labelled, LABELLED_FORM, left_out)
 
 
 def _read(
-    data: bytes, parse: Callable[[Row], T], form: str, left_out: list[LeftOut] | None
+    lines: Iterable[bytes],
+    parse: Callable[[Row], T],
+    form: str,
+    left_out: list[LeftOut] | None,
 ) -> tuple[T, ...]:
     rows: list[T] = []
     problems: list[LeftOut] = []
-    for number, line in enumerate(data.split(b"\n"), start=1):
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:

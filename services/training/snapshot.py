@@ -42,7 +42,12 @@ from services.training.dataset_rows import (
     canonical,
 )
 from services.training.errors import BadDataset
-from services.training.importing import read_demonstrations, read_labelled, read_pairs
+from services.training.importing import (
+    ImportedRows,
+    read_demonstrations,
+    read_labelled,
+    read_pairs,
+)
 from services.training.labelled import select_labelled
 from services.training.sides import OF_THEIR_TIME, DatasetRules, set_apart
 from shared.contracts.events.base import ModelName
@@ -249,16 +254,6 @@ class Dataset:
         return replace(self, manifest=manifest, files=files)
 
 
-@dataclass(frozen=True)
-class ImportedRows:
-    """A dataset somebody handed in."""
-
-    uri: str
-    data: bytes
-    strict: bool = False
-    """Whether one bad row refuses all; else bad rows are left out and counted."""
-
-
 async def take_snapshot(
     event_log: EventLog,
     *,
@@ -281,7 +276,7 @@ async def take_snapshot(
         method: SFT takes demonstrations, DPO and reward take pairs.
         rules: Checks and shares.
         labelled: Take single answers, good or bad, as KTO does.
-        imported: Rows to train on in place of the log's.
+        imported: Rows to train on in place of the log's; its file is closed.
         until: Offsets to stop at, to rebuild an earlier snapshot; None reads all there is.
         alive: Called for every record, as the log may be long.
 
@@ -294,7 +289,11 @@ async def take_snapshot(
     traceparents: list[str] = []
     if imported is None:
         traceparents = await _read(event_log, fold, offsets, until, alive)
-    selection = await asyncio.to_thread(_select, fold, method, rules, imported, labelled=labelled)
+    with contextlib.nullcontext() if imported is None else imported.file:
+        source_sha256 = imported.sha256 if imported else ""
+        selection = await asyncio.to_thread(
+            _select, fold, method, rules, imported, labelled=labelled
+        )
     files = {name: canonical(selection.files[name]) for name in FILES}
     manifest = Manifest(
         model=model,
@@ -302,7 +301,7 @@ async def take_snapshot(
         labelled=labelled,
         origin="import" if imported else "log",
         source=imported.uri if imported else "",
-        source_sha256=hashlib.sha256(imported.data).hexdigest() if imported else "",
+        source_sha256=source_sha256,
         offsets=offsets,
         rules=rules,
         refused=dict(selection.refused),
@@ -415,11 +414,13 @@ def _select(
     kept = None if imported is None or imported.strict else bad
     if method is TrainingMethod.sft:
         rows = (
-            read_demonstrations(imported.data, kept) if imported else demonstrations_of(fold.pairs)
+            read_demonstrations(imported.lines(), kept)
+            if imported
+            else demonstrations_of(fold.pairs)
         )
         selection = select_demonstrations(rows, rules)
     elif labelled:
-        answers = read_labelled(imported.data, kept) if imported else fold.answers
+        answers = read_labelled(imported.lines(), kept) if imported else fold.answers
         pairs, old_pairs = unexpired(() if imported else fold.pairs, rules)
         fresh, expired = unexpired(answers, rules)
         refused = Counter(expired=old_pairs + expired)
@@ -430,7 +431,7 @@ def _select(
             rules,
         ).with_refused(**refused)
     else:
-        pairs = read_pairs(imported.data, kept) if imported else fold.pairs
+        pairs = read_pairs(imported.lines(), kept) if imported else fold.pairs
         fresh, expired = unexpired(pairs, rules)
         refused = Counter(expired=expired)
         trainable, judged = set_apart(unsuspicious(fresh, rules, refused), rules)

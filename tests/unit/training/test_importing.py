@@ -12,8 +12,8 @@ from services.training.importing import read_demonstrations, read_labelled, read
 from tests.unit.training.builders import turns
 
 
-def lines(*rows: object) -> bytes:
-    return "\n".join(json.dumps(row) for row in rows).encode()
+def lines(*rows: object) -> list[bytes]:
+    return [json.dumps(row).encode() + b"\n" for row in rows]
 
 
 ASKED = [{"role": "user", "content": "why?"}]
@@ -94,7 +94,8 @@ def test_both_forms_of_demonstrations_mean_the_same() -> None:
 
 def test_bad_rows_are_refused_by_their_line_number() -> None:
     good = {"messages": ASKED, "chosen": "because of it", "rejected": "no idea at all"}
-    data = lines(good, {"messages": ASKED, "chosen": 3, "rejected": "x"}) + b"\n\n{broken\n[1]\n"
+    data = lines(good, {"messages": ASKED, "chosen": 3, "rejected": "x"})
+    data += [b"\n", b"{broken\n", b"[1]\n"]
     with pytest.raises(BadDataset) as refused:
         read_pairs(data)
     said = str(refused.value)
@@ -107,7 +108,7 @@ def test_bad_rows_are_refused_by_their_line_number() -> None:
 
 def test_many_bad_rows_are_summed_up() -> None:
     with pytest.raises(BadDataset, match="and 15 more"):
-        read_pairs(b"[]\n" * 25)
+        read_pairs([b"[]\n"] * 25)
 
 
 def test_a_demonstration_ends_with_the_assistant() -> None:
@@ -119,14 +120,14 @@ def test_a_demonstration_ends_with_the_assistant() -> None:
 
 def test_an_empty_file_is_refused() -> None:
     with pytest.raises(BadDataset, match="no rows"):
-        read_pairs(b"\n\n")
+        read_pairs([b"\n", b"\n"])
 
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_read_or_refused(data: bytes) -> None:
     for read in (read_pairs, read_demonstrations):
         with contextlib.suppress(BadDataset):
-            assert read(data)
+            assert read(data.splitlines())
 
 
 FUNCTION = {"name": "get_weather", "arguments": '{"city": "Rome"}'}

@@ -117,10 +117,10 @@ def test_an_import_of_labelled_answers_is_read_by_line() -> None:
         {"messages": [{"role": "user", "content": "q"}], "completion": "yes", "label": True},
         {"prompt": "q", "completion": [{"role": "assistant", "content": "no"}], "label": False},
     ]
-    data = "\n".join(map(json.dumps, rows)).encode()
+    data = [json.dumps(row).encode() for row in rows]
     assert [one.label for one in read_labelled(data)] == [True, False]
     with pytest.raises(BadDataset, match="line 1: label: must be true for a good answer"):
-        read_labelled(json.dumps({**rows[0], "label": "up"}).encode())
+        read_labelled([json.dumps({**rows[0], "label": "up"}).encode()])
 
 
 def test_tool_calls_are_rows_of_their_turn_and_the_untrainable_are_counted() -> None:

@@ -154,13 +154,13 @@ def test_an_import_keeps_the_mark_of_a_machine_and_no_other_source() -> None:
         row({"source": "vote"}),
         row({"source": "augmented"}, origin=[{"role": "user", "content": "the original"}]),
     ]
-    labelled, voted, varied = read_pairs(canonical(rows))
+    labelled, voted, varied = read_pairs(canonical(rows).splitlines())
     assert labelled.meta == {"source": "ai", "labeller": "judge-1"}
     assert voted.meta == {"source": "import"}
     assert varied.meta == {"source": "augmented", "origin": "the original"}
-    assert read_pairs(canonical([varied.row()]))[0].meta == varied.meta
+    assert read_pairs([canonical([varied.row()])])[0].meta == varied.meta
     with pytest.raises(BadDataset, match=r"line 1: origin: an augmented row must have"):
-        read_pairs(canonical([row({"source": "augmented"})]))
+        read_pairs([canonical([row({"source": "augmented"})])])
 
 
 def test_a_version_s_figures_say_how_much_machines_made() -> None:

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import hashlib
 import json
+import tracemalloc
+from io import BytesIO
 from pathlib import Path
 
 import fsspec
@@ -17,10 +20,11 @@ from services.training.dataset_rows import (
 )
 from services.training.dataset_store import DatasetStore, lay_out, read_import
 from services.training.errors import BadDataset, StoreUnavailable
+from services.training.importing import ImportedRows, read_pairs
 from services.training.publish import upload
 from services.training.settings import TrainingSettings
 from services.training.sides import DatasetRules
-from services.training.snapshot import Dataset, ImportedRows, Manifest, take_snapshot
+from services.training.snapshot import Dataset, Manifest, take_snapshot
 from shared.contracts.events.base import Event
 from shared.contracts.events.preferences import PairSource
 from shared.contracts.events.training import TrainingMethod
@@ -91,7 +95,7 @@ async def test_an_import_is_trained_on_and_judged_by_rows_of_its_own() -> None:
         }
         for n in range(60)
     ]
-    imported = ImportedRows("file://x.jsonl", "\n".join(map(json.dumps, rows)).encode())
+    imported = ImportedRows("file://x.jsonl", BytesIO("\n".join(map(json.dumps, rows)).encode()))
     dataset = await snapshot(await some_log(), imported=imported)
     assert b"yes it is" in dataset.files[TRAIN]
     assert b"good answer" not in dataset.files[TRAIN]
@@ -181,13 +185,37 @@ async def test_a_storage_that_refuses_is_named(tmp_path: Path) -> None:
         DatasetStore(f"file://{tmp_path}/file").write(await snapshot(await some_log()))
 
 
+def test_an_import_is_read_without_holding_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dataset_store, "SPOOL_BYTES", 100_000)
+    monkeypatch.setattr(dataset_store, "COPY_BYTES", 50_000)
+    row = {"prompt": "Why?", "chosen": "So.", "rejected": "No.", "notes": "x" * 20_000}
+    line = json.dumps(row).encode() + b"\n"
+    (tmp_path / "pairs.jsonl").write_bytes(line * 1_000)
+    tracemalloc.start()
+    try:
+        imported = read_import(str(tmp_path / "pairs.jsonl"), ROOTS)
+        digest = imported.sha256
+        rows = read_pairs(imported.lines())
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(rows) == 1_000
+    assert digest == hashlib.sha256(line * 1_000).hexdigest()
+    assert peak < 5_000_000  # of 20 MB
+    imported.file.close()
+
+
 def test_an_import_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadDataset, match="is no file; give the URI"):
         read_import(f"file://{tmp_path}/none.jsonl", ROOTS)
     with pytest.raises(BadDataset, match="nonsense"):
         read_import("nonsense://x/y", ROOTS)
     (tmp_path / "some.jsonl").write_bytes(b"{}")
-    assert read_import(str(tmp_path / "some.jsonl"), ROOTS).data == b"{}"
+    found = read_import(str(tmp_path / "some.jsonl"), ROOTS)
+    with found.file:
+        assert list(found.lines()) == [b"{}"]
 
 
 class BrokenStore(AbstractFileSystem):
