@@ -46,6 +46,8 @@ from shared.kafka.security import KafkaConnection
 
 SINGLE_GOAL = 2_000
 BATCH_GOAL = 20_000
+SINGLE_SHARE_GOAL, BATCH_SHARE_GOAL = 0.6, 0.35
+"""Of what the plain producer does in a CPU second."""
 BATCH = 1_000
 WRITERS = 64
 WARM_UP_S = 2
@@ -332,11 +334,14 @@ def measure(seconds: int) -> int:
             said = settled(url) - said
             stored = asyncio.run(count(bootstrap, FEEDBACK)) - before
     print(f"\n{table(figures)}\n\nanswered 202: {said:,}; in the topic: {stored:,}")
-    return verdict(single, batch, stored == said)
+    return verdict(figures, stored == said)
 
 
-def verdict(single: LoadResult, batch: LoadResult, counts_agree: bool) -> int:
+def verdict(figures: Sequence[LoadResult], counts_agree: bool) -> int:
     """Say what was met; 1 where something was not."""
+    plain_single, plain_batch, *_, single, batch = figures
+    single_share = single.core_rate / plain_single.core_rate
+    batch_share = batch.core_rate / plain_batch.core_rate
     load_average = os.getloadavg()[0]
     checks = [
         (
@@ -346,6 +351,14 @@ def verdict(single: LoadResult, batch: LoadResult, counts_agree: bool) -> int:
         (
             batch.core_rate >= BATCH_GOAL,
             f"batch: {batch.core_rate:,.0f} events by CPU second (goal {BATCH_GOAL:,})",
+        ),
+        (
+            single_share >= SINGLE_SHARE_GOAL,
+            f"single: {single_share:.0%} of the plain producer (goal {SINGLE_SHARE_GOAL:.0%})",
+        ),
+        (
+            batch_share >= BATCH_SHARE_GOAL,
+            f"batch: {batch_share:.0%} of the plain producer (goal {BATCH_SHARE_GOAL:.0%})",
         ),
         (counts_agree, "every event answered 202 is in the topic, once"),
         (single.failed == 0 and batch.failed == 0, "no request failed"),

@@ -13,6 +13,10 @@ from pathlib import Path
 from benchmarks.proxies import START_TIMEOUT_S, cpu_seconds, resident_mib
 
 USERS = 5_000
+P99_LIMITS_MS = (1, 5, 10)
+SWEEP = (1, 2, 4, 8, 16, 32, 64)
+"""Connections by which the requests a second at a bounded p99 are found, for SWEEP_S seconds each."""
+SWEEP_S = 1
 PATH = "/v1/chat/completions"
 
 LOAD = textwrap.dedent(
@@ -49,6 +53,12 @@ class Row:
     """Resident memory before the first request; 0 where none was read."""
     steady_mib: float = 0.0
     """At the end of the load."""
+    sweep: tuple[tuple[float, float], ...] = ()
+    """Requests a second and their p99, by one number of connections after the other."""
+
+    def best_rps(self, p99_ms: float) -> float:
+        """The most requests a second, of those tried, with a p99 of at most that; 0 if none had."""
+        return max((rps for rps, p99 in self.sweep if p99 <= p99_ms), default=0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +71,7 @@ class Load:
 
 
 def measure(name: str, url: str, load: Load, pid: int | None) -> Row:
-    """Warm up, then many connections, then one."""
+    """Warm up, then many connections, then one, then more and more of them."""
     idle_mib = resident_mib(pid) if pid else 0.0
     first_answer(url)
     wrk(url, load, 1, load.connections)
@@ -70,6 +80,7 @@ def measure(name: str, url: str, load: Load, pid: int | None) -> Row:
     used = cpu_seconds(pid) - before if pid else 0.0
     steady_mib = resident_mib(pid) if pid else 0.0
     alone = wrk(url, load, max(2, load.seconds // 2), 1)
+    sweep = [wrk(url, load, SWEEP_S, connections) for connections in SWEEP]
     return Row(
         name=name,
         rps=busy["requests"] / busy["seconds"],
@@ -78,6 +89,7 @@ def measure(name: str, url: str, load: Load, pid: int | None) -> Row:
         core_rps=busy["requests"] / used if pid else None,
         idle_mib=idle_mib,
         steady_mib=steady_mib,
+        sweep=tuple((one["requests"] / one["seconds"], one["p99_ms"]) for one in sweep),
     )
 
 

@@ -10,7 +10,9 @@ core 0 to itself; the stub, the load generator (wrk), Kafka and Redis share core
 - *bare ASGI*: uvicorn and one aiohttp session as the router has them, and nothing else;
 - *ratchet*: `python -m services.router` in a rollout at 20 %: assignment, redaction, metrics, one
   event a request through the spool to a real Kafka; counted there afterwards;
-- *LiteLLM*: its proxy, one worker, no database, from `.venv-bench`.
+- *LiteLLM*: its proxy, one worker, no database, from `.venv-bench`;
+- Envoy, vLLM's router, rolter (`benchmarks.peers`): where they are installed; what cannot be had is
+  said, and never left out in silence.
 
 Two rates: by the clock, and a second of the proxy's own CPU time (its workers included), which is
 what the proxy does on one core that it need not share; they agree on a quiet machine, and where they
@@ -37,10 +39,12 @@ import time
 import urllib.request
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from redis.asyncio import Redis
 
+from benchmarks.peers import NOT_PACKAGED, PEERS, Peer
 from benchmarks.proxies import (
     OTHER_CORE,
     PROXY_CORE,
@@ -49,7 +53,7 @@ from benchmarks.proxies import (
     process,
     resident_mib,
 )
-from benchmarks.proxy_load import LOAD, Load, Row, measure
+from benchmarks.proxy_load import LOAD, P99_LIMITS_MS, Load, Row, measure
 from benchmarks.router_streams import (
     PACE_S,
     TOKENS,
@@ -71,6 +75,7 @@ from shared.registry.routing import RoutingState
 from shared.registry.view import RoutingView
 
 GOAL_RPS = 4_000
+GOAL_SHARE_OF_BARE = 0.6
 GOAL_TIMES_LITELLM = 30
 GOAL_ADDED_P50_MS = 0.6
 SHIP_TIMEOUT_S = 60.0
@@ -190,6 +195,14 @@ class Run:
         }
         return self._proxy("litellm", command, "/health/liveliness", env, name="LiteLLM proxy")
 
+    def peer(self, key: str, peer: Peer, program: str) -> Row:
+        """A gateway of others."""
+        host, upstream = self.stub[7:].split(":")
+        arguments = peer.arguments(
+            self.directory, self.ports[key], self.ports["other"], host, int(upstream)
+        )
+        return self._proxy(key, [program, *arguments], peer.ready, name=peer.name)
+
     def _proxy(
         self,
         key: str,
@@ -297,8 +310,10 @@ async def count_interactions(bootstrap: str) -> int:
 def table(rows: Sequence[Row], alone_ms: float) -> str:
     """The rows, aligned."""
     lines = [
-        f"{'':22}{'requests/s':>12}{'requests':>14}{'p99 ms':>9}{'p50 ms':>9}{'+p50 ms':>9}",
-        f"{'':22}{'by clock':>12}{'by CPU second':>14}{'by clock':>9}{'by clock':>9}{'by clock':>9}",
+        f"{'':22}{'requests/s':>12}{'requests':>14}{'p99 ms':>9}{'p50 ms':>9}{'+p50 ms':>9}"
+        f"{'requests/s by clock at p99 ≤':>30}",
+        f"{'':22}{'by clock':>12}{'by CPU second':>14}{'by clock':>9}{'by clock':>9}{'by clock':>9}"
+        + "".join(f"{f'{limit} ms':>10}" for limit in P99_LIMITS_MS),
         f"{'connections':22}{'many':>12}{'many':>14}{'many':>9}{'one':>9}{'one':>9}",
     ]
     for row in rows:
@@ -306,6 +321,7 @@ def table(rows: Sequence[Row], alone_ms: float) -> str:
         lines.append(
             f"{row.name:22}{row.rps:12,.0f}{core}{row.p99_ms:9.1f}{row.alone_p50_ms:9.3f}"
             f"{row.alone_p50_ms - alone_ms:9.3f}"
+            + "".join(f"{row.best_rps(limit):10,.0f}" for limit in P99_LIMITS_MS)
         )
     return "\n".join(lines)
 
@@ -336,6 +352,19 @@ def verdicts(rows: dict[str, Row], alone_ms: float) -> list[tuple[bool, str]]:
             f"{added:.2f} ms added by the clock (goal {GOAL_ADDED_P50_MS} ms)",
         ),
     ]
+    bare = rows["bare"].core_rps if "bare" in rows else None
+    if bare is not None:
+        share = ours.core_rps / bare
+        said.append(
+            (
+                share >= GOAL_SHARE_OF_BARE,
+                f"{share:.0%} of the bare ASGI proxy by CPU second (goal {GOAL_SHARE_OF_BARE:.0%})",
+            )
+        )
+    for key, peer in PEERS.items():
+        theirs = rows[key].core_rps if key in rows else None
+        if theirs is not None:
+            said.append((True, f"{peer.name} does {theirs / ours.core_rps:.1f} × by CPU second"))
     theirs = rows["litellm"].core_rps if "litellm" in rows else None
     if theirs is not None:
         times = ours.core_rps / theirs
@@ -352,11 +381,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="the router beside its peers")
     parser.add_argument("--seconds", type=int, default=6)
     parser.add_argument("--connections", type=int, default=32)
-    parser.add_argument("--without", nargs="*", default=[], choices=["nginx", "bare", "litellm"])
+    parser.add_argument(
+        "--without", nargs="*", default=[], choices=["nginx", "bare", "litellm", *PEERS]
+    )
     given = parser.parse_args()
     if not LITELLM.exists() and "litellm" not in given.without:
         print("LiteLLM is not installed: make bench does it. Left out.")
         given.without.append("litellm")
+    programs = {key: peer.path() for key, peer in PEERS.items() if key not in given.without}
+    missing = {PEERS[key].name: "not installed" for key, path in programs.items() if path is None}
+    for name, why in (missing | NOT_PACKAGED).items():
+        print(f"{name}: not available here ({why})")
     if shutil.which("wrk") is None:
         raise SystemExit("wrk is missing; make setup installs it")
     os.sched_setaffinity(0, {OTHER_CORE})
@@ -365,7 +400,7 @@ def main() -> int:
         directory = Path(name)
         script = directory / "chat.lua"
         script.write_text(LOAD)
-        ports = free_ports(["stub", "nginx", "bare", "ratchet", "litellm"])
+        ports = free_ports(["stub", "nginx", "bare", "ratchet", "litellm", "other", *PEERS])
         run = Run(directory, Load(script, given.seconds, given.connections), ports)
         stub = [sys.executable, "-m", "benchmarks.stub_engine", "--port", str(ports["stub"]),
                 "--pace", str(PACE_S), "--tokens", str(TOKENS)]  # fmt: skip
@@ -377,6 +412,11 @@ def main() -> int:
                 "bare": run.bare,
                 "ratchet": run.ratchet,
                 "litellm": run.litellm,
+                **{
+                    key: partial(run.peer, key, PEERS[key], program)
+                    for key, program in programs.items()
+                    if program is not None
+                },
             }
             rows: dict[str, Row] = {}
             for key, step in steps.items():

