@@ -17,6 +17,7 @@ import structlog
 from pydantic import BaseModel
 
 from services.training.attempts import Refused, Released
+from services.training.base_files import base_identity
 from services.training.candidate import Candidate, require_servable
 from services.training.dataset_store import store_files
 from services.training.errors import StoreUnavailable, VersionTaken
@@ -36,7 +37,6 @@ from shared.contracts.recipes import TrainerHyperparameters
 from shared.contracts.topics import VERSIONS
 from shared.kafka.log import EventLog, LogUnavailable
 from shared.registry.adapters import AdapterUnavailable, checksum, publish
-from shared.registry.base_models import identify_base
 from shared.registry.follow import RegistryFollower
 
 log = structlog.get_logger(__name__)
@@ -95,9 +95,7 @@ class Publisher:
         stored = await asyncio.to_thread(
             store, files, workspace.fresh("publish"), settings.adapters_uri, version
         )
-        base = await asyncio.to_thread(
-            identify_base, resolved.base, settings.data_dir / "training" / "base-hashes.json"
-        )
+        base = await base_identity(resolved.base, settings.data_dir)
         record = VersionRecord(
             version=version,
             model=job.model,

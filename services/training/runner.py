@@ -15,6 +15,7 @@ import orjson
 import structlog
 
 from services.training.attempts import Attempts, Refused
+from services.training.base_files import require_parents_base
 from services.training.candidate import judge_figures, stages
 from services.training.dataset_rows import TRAIN, AskedPrompt
 from services.training.dataset_store import DatasetStore, lay_out, read_import
@@ -222,6 +223,7 @@ class Runner:
             workspace = Workspace(self.jobs, job.job_id)
             return await self._rebuilder.run(job, self._registry.registry, workspace, reporter)
         resolved = resolve(job, self._registry.registry, self._settings)
+        await require_parents_base(resolved, self._settings.data_dir)
         require_free(self.jobs, self._settings.min_free_bytes)
         workspace = Workspace(self.jobs, job.job_id)
         await reporter.enter(RunPhase.snapshot, FITTED[0])

@@ -57,6 +57,26 @@ async def test_a_good_candidate_becomes_the_next_version(harness: TrainingHarnes
     assert phases.count(RunPhase.succeeded) == 1
 
 
+async def test_no_job_goes_on_from_a_parent_on_other_files_of_the_base(
+    harness: TrainingHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    repository = tmp_path / "hub" / "models--base"
+    weights = repository / "snapshots" / "cafe" / "model.safetensors"
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(b"w")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("cafe")
+    await harness.run(request())
+    parent = harness.records()[-1]
+    assert (parent.base_revision, len(parent.base_sha256)) == ("cafe", 64)
+    weights.write_bytes(b"another")
+    outcome = await harness.run(request("next", parent=parent.version))
+    assert outcome.phase is RunPhase.failed
+    assert outcome.message.startswith(f"parent: {parent.version}: base: its files have")
+    assert harness.records()[-1] == parent
+
+
 async def test_a_refused_candidate_is_tried_once_more_with_other_parameters(
     harness: TrainingHarness,
 ) -> None:

@@ -1,0 +1,39 @@
+"""Base files of a training: which base it is, and whether the parent was trained on the same one."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import structlog
+
+from services.training.errors import InvalidJob
+from services.training.resolve import ResolvedJob
+from shared.registry.base_models import BaseIdentity, base_mismatch, identify_base
+
+log = structlog.get_logger(__name__)
+
+
+async def base_identity(base: str, data_dir: Path) -> BaseIdentity:
+    """Revision and hash of the base; unknown where its files are not here or cannot be read."""
+    cache = data_dir / "training" / "base-hashes.json"
+    try:
+        return await asyncio.to_thread(identify_base, base, cache)
+    except OSError as error:
+        log.warning("base.unreadable", base=base, error=str(error))
+        return BaseIdentity()
+
+
+async def require_parents_base(resolved: ResolvedJob, data_dir: Path) -> None:
+    """Refuse to go on from a parent on other files: its LoRA would mean something else.
+
+    Raises:
+        InvalidJob: the base's files are not those that the parent was trained on.
+
+    """
+    parent = resolved.parent
+    if parent is None or parent.base != resolved.base or not parent.base_sha256:
+        return
+    found = await base_identity(resolved.base, data_dir)
+    if wrong := base_mismatch(parent.base_sha256, found.sha256):
+        raise InvalidJob(f"parent: {parent.version}: {wrong}")
