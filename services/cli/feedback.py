@@ -139,6 +139,7 @@ Until = Annotated[str, typer.Option(help="Before this time.")]
 Category = Annotated[str, typer.Option(help="Of the metadata.")]
 Segment = Annotated[str, typer.Option("--segment", help="Of the metadata.")]
 Locale = Annotated[str, typer.Option(help="Of the metadata.")]
+Tag = Annotated[str, typer.Option(help="Another label of the metadata: name=value, or name.")]
 Order = Annotated[str, typer.Option(help="newest or oldest first.")]
 
 
@@ -152,6 +153,7 @@ def examples(
     category: Category = "",
     user_segment: Segment = "",
     locale: Locale = "",
+    tag: Tag = "",
     order: Order = "newest",
     limit: Annotated[int, typer.Option(min=1, max=500, help="Examples of this page.")] = 20,
     cursor: Annotated[str, typer.Option(help="`next` of the page before.")] = "",
@@ -160,7 +162,7 @@ def examples(
     """A page of examples with feedback, or of training data."""
     query = {
         "kind": kind, "version": version, "since": since, "until": until, "category": category,
-        "segment": user_segment, "locale": locale, "order": order, "limit": limit, "cursor": cursor,
+        "segment": user_segment, "locale": locale, "tag": tag, "order": order, "limit": limit, "cursor": cursor,
     }  # fmt: skip
     page = ask(load_settings(), "feedback", "GET", "/v1/examples", query=query)
     if as_json:
@@ -182,6 +184,7 @@ def export(
     category: Category = "",
     user_segment: Segment = "",
     locale: Locale = "",
+    tag: Tag = "",
     order: Order = "oldest",
     format_: Annotated[
         str, typer.Option("--format", help="jsonl, csv, or parquet, which needs --to.")
@@ -192,7 +195,7 @@ def export(
     columns = format_ == "parquet"
     query = {
         "kind": kind, "version": version, "since": since, "until": until, "category": category,
-        "segment": user_segment, "locale": locale, "order": order,
+        "segment": user_segment, "locale": locale, "tag": tag, "order": order,
         "format": "jsonl" if columns else format_,
     }  # fmt: skip
     path = "/v1/examples/export"

@@ -47,6 +47,9 @@ VOTE = "vote"
 Source = Literal["example", "product"]
 """A joined row of examples.v1, or a pair or unpaired example of preferences.v1."""
 
+TAG_MARK = "\x1f"
+"""Begins each tag; names and queries cannot hold it."""
+
 _TYPE_KINDS = {
     FeedbackType.text_correction: "correction",
     FeedbackType.demonstration: "demonstration",
@@ -81,6 +84,8 @@ class DocumentStored:
     category: str
     segment: str
     locale: str
+    tags: str
+    """Its labels, each as TAG_MARK, name, `=` and value, with TAG_MARK at the end."""
     causes: tuple[str, ...]
     text_bytes: int
     """Of a joined row's messages and answer, which its feedback shares MAX_TRACE_BYTES with."""
@@ -216,10 +221,13 @@ def _product(event: PreferencePair | UnpairedExample) -> DocumentStored:
 
 def _labels(*contexts: Context) -> dict[str, str]:
     """What rows are filtered by: the interaction's own, else what feedback said of it."""
-    return {
+    found = {
         name: next((found for one in contexts if (found := getattr(one, name))), "")
         for name in ("category", "segment", "locale")
     }
+    labels = {k: v for one in reversed(contexts) for k, v in one.labels.items()}
+    tags = [f"{TAG_MARK}{k}={v.replace(TAG_MARK, ' ')}" for k, v in sorted(labels.items())]
+    return found | {"tags": "".join(tags) + TAG_MARK if tags else ""}
 
 
 def _kinds_of(feedback: Iterable[FeedbackSubmitted]) -> set[str]:

@@ -17,6 +17,9 @@ from services.feedback.read_model.changes import microseconds
 from shared.contracts.events.base import OptionalIdentifier
 from shared.errors import FieldError
 
+MAX_TAG = 700
+"""Longest name and value of a label."""
+
 
 class ExampleKind(StrEnum):
     """What is listed: joined rows by their feedback (`any` to `comment`), or training data."""
@@ -51,6 +54,12 @@ class ExampleFilter(BaseModel):
     category: OptionalIdentifier = Field(default="", description="category of the metadata")
     segment: OptionalIdentifier = Field(default="", description="segment of the metadata")
     locale: OptionalIdentifier = Field(default="", description="locale of the metadata")
+    tag: str = Field(
+        default="",
+        max_length=MAX_TAG,
+        pattern=r"^[^\x00-\x1f\x7f]*$",
+        description="other label of the metadata, `name=value`, or `name` for any value",
+    )
     order: ExampleOrder = Field(default=ExampleOrder.newest, description="newest or oldest first")
 
     def bounds_us(self) -> tuple[int, int]:

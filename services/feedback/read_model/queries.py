@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from services.feedback.errors import ReadModelBusy, ReadModelUnavailable
+from services.feedback.read_model.changes import TAG_MARK
 from services.feedback.read_model.listing import ExampleFilter, ExampleOrder, ExamplePlace
 from services.feedback.read_model.schema import open_for_reading
 from services.feedback.read_model.store import INTERACTION
@@ -238,6 +239,9 @@ def _page(
         if value := getattr(wanted, name):
             terms.append(f"e.{name} = ?")
             values.append(value)
+    if wanted.tag:
+        terms.append("instr(e.tags, ?)")
+        values.append(TAG_MARK + wanted.tag + (TAG_MARK if "=" in wanted.tag else "="))
     newest = wanted.order is ExampleOrder.newest
     if after is not None:
         terms.append(f"(e.at_us, e.name) {'<' if newest else '>'} (?, ?)")

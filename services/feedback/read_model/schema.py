@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 """Kept in `user_version`; a file of another format is folded anew."""
 FILE_NAME: Final = "read-model.sqlite"
 PAGE_BYTES: Final = 4096
@@ -50,7 +50,7 @@ CREATE INDEX documents_by_age ON documents (stored_ms);
 CREATE TABLE entries (
     tenant TEXT NOT NULL, kind TEXT NOT NULL, at_us INTEGER NOT NULL, name TEXT NOT NULL,
     document INTEGER NOT NULL, version TEXT NOT NULL, other_version TEXT NOT NULL,
-    category TEXT NOT NULL, segment TEXT NOT NULL, locale TEXT NOT NULL,
+    category TEXT NOT NULL, segment TEXT NOT NULL, locale TEXT NOT NULL, tags TEXT NOT NULL,
     PRIMARY KEY (tenant, kind, at_us, name)
 ) WITHOUT ROWID;
 CREATE INDEX entries_by_document ON entries (document);

@@ -263,7 +263,7 @@ class ReadModelStore:
         self._connection.execute("DELETE FROM entries WHERE document = ?", (number,))
         version, other_version = (*change.versions, "", "")[:2]
         self._connection.executemany(
-            "INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [
                 (
                     change.tenant,
@@ -276,6 +276,7 @@ class ReadModelStore:
                     change.category,
                     change.segment,
                     change.locale,
+                    change.tags,
                 )
                 for kind in change.kinds
             ],

@@ -241,6 +241,7 @@ def many(count: int) -> list[Event]:
             category="creative" if number % 3 == 0 else "explanation",
             locale="de" if number % 2 else "en",
             segment="gold" if number % 5 == 0 else "",
+            labels={"shop": f"s{number % 4}", "beta": "a b"} if number % 2 else {"shop": "s10"},
         )
         version = f"assistant-v1.{number % 2}"
         events += [
@@ -303,6 +304,11 @@ async def test_rows_that_come_between_two_pages_neither_shift_nor_repeat(tmp_pat
         ({"kind": "any", "locale": "de", "category": "creative"}, range(3, 12, 6)),
         ({"kind": "any", "since": at(2).isoformat(), "until": at(4).isoformat()}, range(4, 8)),
         ({"kind": "correction"}, ()),
+        ({"kind": "any", "tag": "shop=s1"}, range(1, 12, 4)),
+        ({"kind": "any", "tag": "beta=a b", "category": "creative"}, range(3, 12, 6)),
+        ({"kind": "any", "tag": "beta"}, range(1, 12, 2)),
+        ({"kind": "any", "tag": "bet"}, ()),
+        ({"kind": "any", "tag": "s1"}, ()),
     ],
 )
 async def test_filters(tmp_path: Path, query: dict[str, str], numbers: Any) -> None:
