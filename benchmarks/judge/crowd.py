@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from services.rollout.counts import ArmCounts, Arms, Slice
+from services.rollout.counts import ArmCounts, Arms, Slice, unchecked
 from services.rollout.voters import voter_key
 from shared.contracts.events.base import WEIGHT_SCALE
 from shared.voters import VoterKind
@@ -33,6 +33,7 @@ LATER_LOOKS = 20
 SPARSE = 4
 """Events are drawn one by one where fewer than a user in so many has one."""
 FIGURES = ("requests", "failures", "slow", "scores", "score_sum")
+_NOTHING = ArmCounts().model_dump()
 
 Counts = NDArray[Any]
 
@@ -251,7 +252,7 @@ def _slice(figures: Counts, weight: float, hostile: Hostile) -> Slice:
 
 
 def _counts(figures: list[float]) -> ArmCounts:
-    return ArmCounts(**dict(zip(FIGURES, figures, strict=True)))
+    return unchecked(ArmCounts, {**_NOTHING, **dict(zip(FIGURES, figures, strict=True))})
 
 
 def _poisson(generator: np.random.Generator, mean: Counts) -> tuple[Counts, Counts]:

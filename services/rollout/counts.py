@@ -3,16 +3,33 @@
 # pyright: strict
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from services.rollout import eprocess
 
+M = TypeVar("M", bound=BaseModel)
 Whole = Literal["requests", "scores", "streams", "answers", "tool_calls"]
 """What a criterion's figure is a share or mean of."""
 Counted = Literal["requests", "scores"]
 """What carries a criterion: attempts, or scored feedback."""
+
+
+def unchecked(kind: type[M], values: dict[str, Any]) -> M:
+    """A model of values that are valid and whole, without validation: the judge makes many.
+
+    It is what `model_construct` gives, in a fifth of the time.
+    """
+    made = kind.__new__(kind)
+    for name, value in (
+        ("__dict__", values),
+        ("__pydantic_fields_set__", kind.__pydantic_fields__.keys()),
+        ("__pydantic_extra__", None),
+        ("__pydantic_private__", None),
+    ):
+        object.__setattr__(made, name, value)
+    return made
 
 
 class ArmCounts(BaseModel):
@@ -48,8 +65,7 @@ class ArmCounts(BaseModel):
     def __add__(self, other: ArmCounts) -> ArmCounts:
         """Both together."""
         mine, theirs = self.__dict__, other.__dict__
-        # Without validation: both are valid, and the judge adds often.
-        return ArmCounts.model_construct(**{name: mine[name] + theirs[name] for name in mine})
+        return unchecked(ArmCounts, {name: mine[name] + theirs[name] for name in mine})
 
 
 class Arms(BaseModel):
@@ -61,9 +77,11 @@ class Arms(BaseModel):
 
     def __add__(self, other: Arms) -> Arms:
         """Both together."""
-        return Arms.model_construct(
-            candidate=self.candidate + other.candidate, stable=self.stable + other.stable
-        )
+        both = {
+            "candidate": self.candidate + other.candidate,
+            "stable": self.stable + other.stable,
+        }
+        return unchecked(Arms, both)
 
     def least(self, whole: Whole) -> float:
         """How many the arm with fewer has."""
@@ -149,4 +167,4 @@ class JudgeState(BaseModel):
 
     def but(self, **changes: object) -> JudgeState:
         """The same with some fields changed."""
-        return self.model_copy(update=changes)
+        return unchecked(JudgeState, {**self.__dict__, **changes})

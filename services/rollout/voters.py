@@ -12,7 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from services.rollout.counts import ArmCounts, Arms, Counted, JudgeState, KeyTest, Slice
+from services.rollout.counts import (
+    ArmCounts,
+    Arms,
+    Counted,
+    JudgeState,
+    KeyTest,
+    Slice,
+    unchecked,
+)
 from services.rollout.criteria import STATISTIC
 from shared.voters import KINDS, MAX_OWN, SHARED, shared_label
 
@@ -39,6 +47,7 @@ FIGURES = (
     "score_sum",
 )
 """Figures of an arm that are known by voter."""
+_NOTHING = ArmCounts().model_dump()
 
 
 def voter_key(kind: str, label: str) -> str:
@@ -57,6 +66,8 @@ def left_out(
     Slices whose voters come later wait, and are one slice to these judges: they take verdicts back
     and make none, so it is nothing to alpha when that one ends.
     """
+    if not (before.without or piece.voters or piece.voters_later):
+        return after  # Nobody is known by name.
     totals, without = dict(before.voters), dict(before.without)
     if NOBODY not in without:
         without[NOBODY] = _seed(before)
@@ -171,12 +182,11 @@ def _without(piece: Slice, voter: str) -> Slice:
 
 
 def _less(whole: ArmCounts, parts: list[ArmCounts]) -> ArmCounts:
-    return ArmCounts(
-        **{
-            name: max(0.0, getattr(whole, name) - sum(getattr(part, name) for part in parts))
-            for name in FIGURES
-        }
-    )
+    left = {
+        name: max(0.0, getattr(whole, name) - sum([getattr(part, name) for part in parts]))
+        for name in FIGURES
+    }
+    return unchecked(ArmCounts, {**_NOTHING, **left})
 
 
 def _both(arms: Arms, counted: Counted) -> float:

@@ -244,8 +244,10 @@ def bet(
     addends: eprocess.LogWealth | None,
 ) -> JudgeState:
     """The state with the addends of one e-process, which begins with the stakes."""
-    before = state.wealth.get(key) or stakes
-    after = before if addends is None else eprocess.added(before, addends)
+    known = state.wealth.get(key)
+    if addends is None:
+        return state if known else state.but(wealth={**state.wealth, key: stakes})
+    after = eprocess.added(known or stakes, addends)
     return state.but(wealth={**state.wealth, key: after})
 
 
