@@ -11,11 +11,12 @@ from collections.abc import Iterable
 from dataclasses import asdict, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from services.cli.errors import CliError, Exit
+from services.cli.http import ask, listing
 from services.cli.kafka import READ_TIMEOUT_S, with_log
 from services.cli.output import print_json
 from services.cli.prometheus import PrometheusClient
@@ -109,12 +110,45 @@ def _collect(start: datetime, end: datetime, target: int, model: str) -> Weekly:
         report = await _from_log(log, start, end, target, model)
         return replace(report, trajectories=await read_trajectories(log, model))
 
-    report = with_log(load_settings(), work)
+    report = with_gains(with_log(load_settings(), work))
     at = min(end, datetime.now(UTC)).timestamp()
     try:
         return _with_figures(report, PrometheusClient(), at)
     except CliError as error:
         return replace(report, missing=str(error).splitlines()[0].rstrip("."))
+
+
+def with_gains(report: Weekly) -> Weekly:
+    """With the gain of each model's versions since the reference, as the rollout service knows it."""
+    rows: list[dict[str, str]] = []
+    try:
+        for model in report.trajectories:
+            query = {"model": model}
+            data = ask(load_settings(), "rollout", "GET", "/v1/versions/gain", query=query)
+            rows += gain_rows(listing(data, "gains"))
+    except CliError as error:
+        return replace(report, gains_missing=str(error).splitlines()[0].rstrip("."))
+    return replace(report, gains=tuple(rows))
+
+
+def gain_rows(gains: Iterable[dict[str, Any]]) -> list[dict[str, str]]:
+    """What versions gained since the holdout's reference, with its anytime-valid interval."""
+    return [
+        {
+            "version": one["version"],
+            "reference": one["holdout_reference"],
+            "measure": measure,
+            "value": f"{found[value]:.3f}",
+            "at least": f"{found['low']:.3f}",
+            "at most": f"{found['high']:.3f}",
+        }
+        for one in gains
+        for measure, key, value in (
+            ("satisfaction gained", "since_reference", "difference"),
+            ("votes won", "win_rate_since_reference", "rate"),
+        )
+        if (found := one.get(key))
+    ]
 
 
 def _with_figures(report: Weekly, client: PrometheusClient, at: float) -> Weekly:

@@ -143,6 +143,10 @@ class Weekly:
     audiences: tuple[Audience, ...] = ()
     consistency: Consistency | None = None
     """None where nothing was labelled by several raters."""
+    gains: tuple[dict[str, str], ...] = ()
+    """Of versions since the holdout's reference, up to today."""
+    gains_missing: str = ""
+    """Why the rollout service says none; empty where it answered."""
     missing: str = ""
     """Why the figures of Prometheus are missing; empty where they are there."""
 
@@ -269,6 +273,9 @@ def markdown(report: Weekly) -> str:
         "## Improvement over versions",
         "",
         *_trajectories(report),
+        "## Gain since the holdout's reference",
+        "",
+        *_gains(report),
         "## Live figures, last day of the week",
         "",
         *_figures(report),
@@ -374,6 +381,12 @@ def bars(values: Mapping[str, int]) -> str:
 def _trajectories(report: Weekly) -> list[str]:
     rows = [row for rows in report.trajectories.values() for row in cells(rows)]
     return _table(tuple(TITLES.values()), [[show(cell) for cell in row] for row in rows])
+
+
+def _gains(report: Weekly) -> list[str]:
+    if report.gains_missing:
+        return [f"Missing: {report.gains_missing}.", ""]
+    return _rows(report.gains)
 
 
 def _figures(report: Weekly) -> list[str]:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from services.cli.errors import CliError
-from services.cli.report import rollout_rows, week_of
+from services.cli.errors import CliError, Exit
+from services.cli.report import gain_rows, rollout_rows, week_of, with_gains
 from services.cli.weekly import (
     Audience,
     Consistency,
@@ -214,3 +214,39 @@ def test_a_chat_gets_the_total_and_what_to_do() -> None:
     first, *actions = summary(report([pair(0)])).splitlines()
     assert "week 2026-11-23 to 2026-11-29: 1 pairs of 3 (33%)" in first
     assert actions == [f"- {action}" for action in report([pair(0)]).actions()]
+
+
+def test_the_gain_since_the_reference_stands_with_its_interval() -> None:
+    since = {"difference": 0.0512, "low": 0.011, "high": 0.0914}
+    known = {
+        "version": "v2",
+        "holdout_reference": "v1",
+        "since_reference": since,
+        "win_rate_since_reference": {"rate": 0.6, "low": 0.52, "high": 0.68},
+    }
+    without = {"version": "v3", "holdout_reference": "", "since_reference": None}
+    page = markdown(report([pair(1)], gains=tuple(gain_rows([known, without]))))
+    assert "| v2 | v1 | satisfaction gained | 0.051 | 0.011 | 0.091 |" in page
+    assert "| v2 | v1 | votes won | 0.600 | 0.520 | 0.680 |" in page
+    assert "v3" not in page
+    away = markdown(report([pair(1)], gains_missing="rollout does not answer"))
+    _, _, section = away.partition("## Gain since the holdout's reference")
+    assert section.lstrip().startswith("Missing: rollout does not answer.")
+
+
+def test_the_rollout_service_is_asked_for_each_model_and_may_be_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[str] = []
+
+    def answer(*_: Any, query: dict[str, str]) -> dict[str, Any]:
+        asked.append(query["model"])
+        if query["model"] == "gone":
+            raise CliError("rollout does not answer.", Exit.unreachable)
+        return {"gains": [{"version": "v2", "holdout_reference": ""}]}
+
+    monkeypatch.setattr("services.cli.report.ask", answer)
+    assert with_gains(report([], trajectories={"assistant": ()})).gains == ()
+    away = with_gains(report([], trajectories={"assistant": (), "gone": ()}))
+    assert asked == ["assistant", "assistant", "gone"]
+    assert away.gains_missing == "rollout does not answer"
