@@ -165,7 +165,11 @@ async def run(settings: RouterSettings, instance: RouterInstance, rules: FilterR
     add_checks(health, state, spool, settings, clock)
     async with (
         Engines(
-            settings.engines, clock, headers=settings.engine_headers(), tls=settings.engine_tls()
+            settings.engines,
+            clock,
+            headers=settings.engine_headers(),
+            tls=settings.engine_tls(),
+            affinity=settings.prefix_affinity,
         ) as engines,
         aiohttp.ClientSession() as client,
     ):

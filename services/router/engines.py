@@ -1,8 +1,16 @@
-"""Load balancing over engines: least in flight first, unreachable ones last."""
+"""Load balancing over engines: least in flight first, unreachable ones last.
+
+With prefix affinity, conversations that begin alike go to one engine, which has their beginning in its
+prefix cache, as long as it has no more than its share of the load: rendezvous hashing (Thaler and
+Ravishankar, 1998) with the bound of consistent hashing with bounded loads (Mirrokni, Thorup and
+Zadimoghaddam, 2018).
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from hashlib import blake2b
 from ssl import SSLContext
 from types import TracebackType
 from typing import Self
@@ -16,6 +24,8 @@ from services.router.engine_connection import (
 from services.router.fields import Endpoint
 from shared.clock import Clock
 
+AFFINITY_LOAD = 1.25
+"""Most of the mean load that affinity gives an engine."""
 DOWN_FOR_S = 1.0
 """How long an engine that refused a connection is asked last."""
 
@@ -50,8 +60,11 @@ class Engines:
         *,
         headers: Mapping[str, str] | None = None,
         tls: SSLContext | None = None,
+        affinity: bool = False,
     ) -> None:
         """`headers` go with every request, such as the engines' key; `tls` is for https."""
+        self.affinity = affinity and len(base_urls) > 1
+        """Whether requests name their prefix."""
         self._engines = tuple(
             Engine(url, EnginePool(url, headers=headers, tls=tls)) for url in base_urls
         )
@@ -76,12 +89,21 @@ class Engines:
         """Requests that run on engines now."""
         return sum(engine.in_flight for engine in self._engines)
 
-    def order(self) -> list[Engine]:
-        """The engines as they are to be tried: reachable ones first, of those the least busy."""
+    def order(self, prefix: bytes = b"") -> list[Engine]:
+        """The engines as they are to be tried: reachable ones first, of those the least busy.
+
+        With a `prefix`, the first is the one that its hash names of those with room by AFFINITY_LOAD.
+        """
         if len(self._engines) == 1:
             return list(self._engines)
         now = self._clock.monotonic()
-        return sorted(self._engines, key=lambda one: (one.down_until > now, one.in_flight))
+        order = sorted(self._engines, key=lambda one: (one.down_until > now, one.in_flight))
+        reachable = [one for one in order if one.down_until <= now]
+        if prefix and reachable:
+            chosen = _by_prefix(reachable, prefix)
+            order.remove(chosen)
+            order.insert(0, chosen)
+        return order
 
     def request(
         self,
@@ -89,9 +111,10 @@ class Engines:
         body: bytes,
         headers: dict[str, str],
         deadlines: AttemptDeadlines,
+        prefix: bytes = b"",
     ) -> EngineRequest:
         """A request, to be sent by `async with`; it counts as in flight while that lasts."""
-        return EngineRequest(self, endpoint, body, headers, deadlines)
+        return EngineRequest(self, endpoint, body, headers, deadlines, prefix)
 
     def unreachable(self, engine: Engine) -> None:
         """Ask this engine last for a while."""
@@ -118,6 +141,7 @@ class EngineRequest:
         "_engine",
         "_engines",
         "_headers",
+        "_prefix",
         "_response",
     )
 
@@ -128,18 +152,20 @@ class EngineRequest:
         body: bytes,
         headers: dict[str, str],
         deadlines: AttemptDeadlines,
+        prefix: bytes,
     ) -> None:
         self._engines = engines
         self._endpoint: Endpoint = endpoint
         self._body = body
         self._headers = headers
         self._deadlines = deadlines
+        self._prefix = prefix
         self._engine: Engine | None = None
         self._response: HttpResponse | None = None
 
     async def __aenter__(self) -> HttpResponse:
         """Send the request."""
-        engines = self._engines.order()
+        engines = self._engines.order(self._prefix)
         for engine in engines:
             engine.in_flight += 1
             try:
@@ -171,3 +197,11 @@ class EngineRequest:
         self._engine.in_flight -= 1
         if kind is not None:
             self._response.close()
+
+
+def _by_prefix(engines: list[Engine], prefix: bytes) -> Engine:
+    """The engine of a prefix's highest hash, of those that one request more leaves in the bound."""
+    running = 1 + sum(one.in_flight for one in engines)
+    most = math.ceil(AFFINITY_LOAD * running / len(engines))
+    room = [one for one in engines if one.in_flight < most]
+    return max(room, key=lambda one: blake2b(prefix + one.name.encode(), digest_size=8).digest())

@@ -275,7 +275,10 @@ class Proxy:
         headers = {"traceparent": call.attempt_traceparent(len(call.attempts) - 1)}
         deadlines = self._deadlines.of_attempt(stream=call.request.stream)
         attempt.started = perf_counter()
-        return self._engines.request(call.request.endpoint, body, headers, deadlines)
+        prefix = b""
+        if self._engines.affinity:
+            prefix = attempt.engine_model.encode() + call.request.opening()
+        return self._engines.request(call.request.endpoint, body, headers, deadlines, prefix)
 
     async def _reply(self, call: Call, reply: WholeResponse, send: ClientSend) -> None:
         call.overhead_s = perf_counter() - call.started - call.engine_s

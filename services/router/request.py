@@ -36,6 +36,7 @@ MAX_METADATA_VALUE = 512
 PROMPT_FIELDS = frozenset(("prompt_logprobs", "return_prompt_text", "return_token_ids"))
 """Fields by which an answer repeats its prompt: a version's is the operator's."""
 
+OPENING_TURNS = 2
 NO_BOUNDS = AnswerBounds()
 _PICKED = ("category", "locale", "segment", "session_id")
 _PURPOSES = {"comparison": Purpose.comparison, "evaluation": Purpose.evaluation}
@@ -85,6 +86,10 @@ class ChatRequest:
             else self.payload["messages"]
         )
         return [turn if is_plain(turn) else stored_turn(turn) for turn in turns]
+
+    def opening(self) -> bytes:
+        """The first two turns, which a conversation keeps: what an engine's prefix cache has of it."""
+        return orjson.dumps(self.turns()[:OPENING_TURNS])
 
     @property
     def asked(self) -> str:

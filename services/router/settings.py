@@ -81,6 +81,10 @@ class RouterSettings(ServiceSettings):
     engines: Annotated[tuple[str, ...], NoDecode] = Field(
         default=("http://127.0.0.1:8000",), min_length=1, description="base URLs of vLLM"
     )
+    prefix_affinity: bool = Field(
+        default=False,
+        description="send conversations that begin alike to one engine, while it has room",
+    )
     segments: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(), max_length=MAX_SEGMENTS, description="values of the metrics' segment label"
     )

@@ -267,7 +267,7 @@ async def test_two_processes_on_one_port_outlive_each_other_and_lose_nothing(
             group.create_task(user(number, ended))
 
         async def both() -> bool:
-            return all(count > 50 for count in (await requests_by_process(ports)).values())
+            return all(count > 10 for count in (await requests_by_process(ports)).values())
 
         await eventually(both, "both processes answer", 60)
         children = world.router.children()
