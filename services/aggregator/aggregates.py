@@ -215,8 +215,7 @@ class Aggregates:
         ]:
             if key not in self.changed:
                 del self.windows[key]
-        _forget_ended(self.scores, now)
-        _forget_ended(self.voter_scores, now)
+        _forget_ended(now, self.scores, self.voter_scores)
 
     def _roll(self) -> None:
         oldest = int(self.clock_s // 60) - LIVE_MINUTES
@@ -318,10 +317,25 @@ def _add_score(
     sums[2] = max(sums[2], at_s)
 
 
-def _forget_ended(scores: dict[ScoreSeries, list[float]], now_s: float) -> None:
-    for series, sums in list(scores.items()):
-        if series[2] and sums[2] + ENDED_ROLLOUT_S < now_s:
+def _forget_ended(
+    now_s: float,
+    scores: dict[ScoreSeries, list[float]],
+    voter_scores: dict[VoterScores, list[float]],
+) -> None:
+    """Drop the series of rollouts without a new score; of one that goes on none, however old.
+
+    One that came back would begin at 0 again, which the judge takes for a copy that lags, and its
+    label would pass to another voter with all that this one has.
+    """
+    newest: dict[str, float] = {}
+    for (_, _, rollout, *_), (_, _, at_s) in (*scores.items(), *voter_scores.items()):
+        newest[rollout] = max(newest.get(rollout, 0.0), at_s)
+    ended = {name for name, at_s in newest.items() if name and at_s + ENDED_ROLLOUT_S < now_s}
+    if ended:
+        for series in [one for one in scores if one[2] in ended]:
             del scores[series]
+        for voter in [one for one in voter_scores if one[2] in ended]:
+            del voter_scores[voter]
 
 
 def _wide(sums: list[float]) -> list[float]:

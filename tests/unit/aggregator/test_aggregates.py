@@ -97,6 +97,26 @@ def test_series_of_ended_rollouts_are_dropped() -> None:
     assert list(aggregates.scores) == [("v1", "", "", "")]
 
 
+def test_a_voter_that_was_silent_for_long_keeps_its_series_while_its_rollout_goes_on() -> None:
+    """The judge takes a counter that begins anew for a copy that lags, and counts none of it."""
+    aggregates = Aggregates()
+    late = T0 + ENDED_ROLLOUT_S
+    silent = [voter_label(f"silent-{number}") for number in range(MAX_OWN)]
+    for who in silent:
+        aggregates.apply([ScoreCounted("v1", "candidate", "r1", "gold", 1.0, T0, who, "00000001")])
+    other = voter_label("acme")
+    aggregates.apply([ScoreCounted("v1", "stable", "r1", "", 0.0, late, other, "00000002")])
+    before = by_bounded_voter(aggregates)
+    aggregates.tick(late + 1)
+    aggregates.forget()
+    assert by_bounded_voter(aggregates) == before
+    assert aggregates.scores["v1", "candidate", "r1", "gold"][1] == MAX_OWN
+    aggregates.tick(late + ENDED_ROLLOUT_S + 1)
+    aggregates.forget()
+    assert not aggregates.scores
+    assert not aggregates.voter_scores
+
+
 @given(
     st.lists(
         st.tuples(st.integers(0, 200), st.sampled_from(("v1", "v2")), st.integers(0, 8)),
