@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -46,7 +47,7 @@ from shared.http.body import ClientDisconnected, read_body
 from shared.http.cors import with_cors
 from shared.http.openapi import describe
 from shared.http.problems import handle_errors, json_response, problem
-from shared.kafka.log import NewRecord, record_bytes
+from shared.kafka.log import PER_TURN, NewRecord, record_bytes
 from shared.keys import ApiKey, KeyRing
 from shared.observability.tracing import rebuilt_traceparent
 from shared.quotas import Quotas
@@ -132,6 +133,8 @@ class FeedbackApi:
         records: list[NewRecord] = []
         places: list[int] = []
         for index, item in enumerate(items):
+            if index % PER_TURN == PER_TURN - 1:
+                await asyncio.sleep(0)
             try:
                 event = submitted(
                     read_submission(item, clamp=clamp),

@@ -13,12 +13,14 @@ import orjson
 import pytest
 from pydantic import ValidationError
 
+from services.feedback import api as api_module
 from services.feedback.api import MAX_BATCH
 from services.feedback.settings import FeedbackSettings
+from services.feedback.submissions import SignalSubmission, Submission, read_submission
 from shared.contracts.events.api_keys import ApiKeyIssued, Permission
 from shared.contracts.events.versions import Lifecycle
 from shared.kafka.envelope import header
-from shared.kafka.log import APPEND_TIMEOUT_S, LogUnavailable, NewRecord, Position
+from shared.kafka.log import APPEND_TIMEOUT_S, PER_TURN, LogUnavailable, NewRecord, Position
 from shared.keys import hash_key
 from shared.quotas import RateLimits
 from shared.testing.clock import START, ManualClock
@@ -252,6 +254,31 @@ async def test_a_batchs_idempotency_key_names_each_item(service: FeedbackHarness
         "/v1/feedback/batch", {"items": items}, headers={"idempotency-key": "k"}
     )
     assert [result["feedback_id"] for result in answer.json()["results"]] == ["k:0", "k:1"]
+
+
+async def test_a_large_batch_gives_other_requests_their_turns(
+    service: FeedbackHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = 0
+    seen: set[int] = set()
+
+    def reading(value: object, *, clamp: bool) -> Submission | SignalSubmission:
+        nonlocal read
+        read += 1
+        return read_submission(value, clamp=clamp)
+
+    async def another() -> None:
+        while True:
+            seen.add(read)
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(api_module, "read_submission", reading)
+    waiting = asyncio.create_task(another())
+    items = [{"trace_id": f"t{number}", "type": "thumbs_up"} for number in range(MAX_BATCH)]
+    assert (await service.post("/v1/feedback/batch", {"items": items})).status_code == 202
+    waiting.cancel()
+    assert read == MAX_BATCH
+    assert len(seen - {0, MAX_BATCH}) >= MAX_BATCH // PER_TURN - 1
 
 
 @pytest.mark.parametrize("path", ["/v1/feedback?clamp=maybe", "/v1/feedback/batch?clamp=2"])
