@@ -90,7 +90,7 @@ def test_the_result_has_the_rows_and_marked_variants_with_their_origin(tmp_path:
         assert one["meta"]["source"] == "augmented"
         assert (one["meta"]["category"], one["rejected"]) == ("billing", original["rejected"])
     assert {one["meta"]["method"] for one in found[40:]} == {"synonym", "insertion"}
-    imported = read_pairs(out.read_bytes())
+    imported = read_pairs(out.read_bytes().splitlines())
     assert sum(pair.source == "augmented" for pair in imported) == 10
     assert all("origin" in pair.meta for pair in imported if pair.machine_made)
 

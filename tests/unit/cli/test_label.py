@@ -129,7 +129,7 @@ def test_labelled_pairs_say_by_whom_and_ties_and_high_stakes_are_left_out(
     assert "of 40 votes it decides, of 40" in said
     assert "1 ties, 1 of categories for people only" in said
     assert not any("q4" in question for question in router.questions), "it was not even asked"
-    imported = read_pairs(out.read_bytes())
+    imported = read_pairs(out.read_bytes().splitlines())
     assert [pair.source for pair in imported] == ["ai", "ai"]
 
 
