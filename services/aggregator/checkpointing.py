@@ -4,18 +4,17 @@ Outputs, rows, checkpoint and deletions are confirmed one after the other. A cra
 a prefix of that order, from which `PartitionState.recover` gets to the same sums.
 """
 
-# pyright: basic, reportMissingTypeStubs=false
-# faust has no useful types.
+# pyright: reportMissingTypeStubs=false
+# aiokafka has no stubs.
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from aiokafka.codec import lz4_encode
 
 from services.aggregator.batch import Batch
-from services.aggregator.codec import write_of
+from services.aggregator.codec import SourceRecord, write_of
 from services.aggregator.errors import CheckpointTooLarge
 from services.aggregator.join_spans import JoinSpans
 from services.aggregator.metrics import AggregatorMetrics, PartitionGauges
@@ -32,7 +31,8 @@ BATCH_S = 1.0
 class Checkpointer:
     """Holds the events folded since the last batch, and writes the next one.
 
-    `states` are the partitions owned now, kept by the assignment; `changelog` names their topic.
+    `states` are the partitions owned now, kept by the assignment; `changelog` names their topic;
+    `acknowledge` takes a partition and, by topic, the last offset that is counted.
     """
 
     def __init__(
@@ -41,6 +41,7 @@ class Checkpointer:
         *,
         writer: Writer,
         changelog: Callable[[], str],
+        acknowledge: Callable[[int, Mapping[str, int]], None],
         metrics: AggregatorMetrics,
         clock: Clock,
         spans: JoinSpans,
@@ -48,32 +49,37 @@ class Checkpointer:
         self._states = states
         self._writer = writer
         self._changelog = changelog
+        self._acknowledge = acknowledge
         self._metrics = metrics
         self._clock = clock
         self._spans = spans
-        self._held: list[Any] = []
-        self._held_since = 0.0
+        self._since_s: float | None = None
+        """When the first event since the last batch was folded."""
+        self._joined: list[SourceRecord] = []
+        """Records folded since then, where their spans go anywhere."""
         self._ages: list[tuple[str, float]] = []
         self.writing = asyncio.Lock()
         """Held from the moment a batch is taken until it is acknowledged."""
 
-    def hold(self, event: Any) -> None:
-        """Acknowledge an event with the next batch."""
-        if not self._held:
-            self._held_since = self._clock.monotonic()
-        self._held.append(event)
+    def hold(self, record: SourceRecord) -> None:
+        """Acknowledge a record with the next batch."""
+        if self._since_s is None:
+            self._since_s = self._clock.monotonic()
+        if self._spans.enabled:
+            self._joined.append(record)
 
     def observe_age(self, topic: str, event_time_s: float) -> None:
         """Measure an event's age once the next batch is confirmed."""
         self._ages.append((topic, event_time_s))
 
     def due(self) -> bool:
-        """Whether the oldest held event has waited a whole batch interval."""
-        return bool(self._held) and self._clock.monotonic() - self._held_since >= BATCH_S
+        """Whether the oldest event held has waited a whole batch interval."""
+        return self._since_s is not None and self._clock.monotonic() - self._since_s >= BATCH_S
 
     def clear(self) -> None:
         """Forget what is held: it is read again from the last checkpoint on."""
-        self._held.clear()
+        self._since_s = None
+        self._joined.clear()
         self._ages.clear()
 
     async def flush(self) -> None:
@@ -88,13 +94,14 @@ class Checkpointer:
             batches = [(state, state.take()) for state in states]
             for _, batch in batches:
                 check_size(batch)
-            held, self._held = self._held, []
+            self._since_s = None
+            joined, self._joined = self._joined, []
             ages, self._ages = self._ages, []
             with self._metrics.batches.time():
                 await self._write([batch for _, batch in batches])
             if self._spans.enabled:
                 now_ns = nanoseconds(self._clock.now())
-                self._spans.joined((event.message for event in held), now_ns)
+                self._spans.joined(joined, now_ns)
                 self._spans.written((one for _, batch in batches for one in batch.outputs), now_ns)
             now_s = self._clock.now().timestamp()
             for state, batch in batches:
@@ -103,8 +110,7 @@ class Checkpointer:
                     self._metrics.checkpoints.show(
                         batch.partition, batch.checkpoint, gauges_of(state, now_s)
                     )
-            for event in held:
-                event.ack()
+                    self._acknowledge(batch.partition, batch.offsets)
             for topic, at_s in ages:
                 self._metrics.event_age.labels(topic).observe(max(0.0, now_s - at_s))
 

@@ -1,10 +1,12 @@
-"""Event codec: which events each source topic carries, and how messages become records and back."""
+"""Event codec: which events each source topic carries, and how outputs become records."""
 
-# pyright: basic, reportMissingTypeStubs=false
-# faust has no useful types.
+# pyright: reportMissingTypeStubs=false
+# aiokafka has no stubs.
 from __future__ import annotations
 
-from typing import Any
+from typing import TypeAlias
+
+from aiokafka.structs import ConsumerRecord
 
 from services.aggregator.fold import Output
 from services.aggregator.writer import Write
@@ -17,9 +19,12 @@ from shared.contracts.events.rated import RatedAnswer, RatedScore
 from shared.contracts.events.signals import SignalObserved
 from shared.contracts.events.votes import VoteCast
 from shared.contracts.topics import FEEDBACK, INTERACTIONS, RATED, TICKS
-from shared.kafka.envelope import Headers, decode, encode, headers_of, models_by_type
+from shared.kafka.envelope import decode, encode, headers_of, models_by_type
 from shared.kafka.log import Record
 from shared.observability.tracing import derived_traceparent
+
+SourceRecord: TypeAlias = ConsumerRecord[bytes, bytes]
+"""A record of a source topic as it was fetched."""
 
 SOURCE = "/ratchet/aggregator"
 MODELS = {
@@ -33,36 +38,25 @@ MODELS = {
 """Source topic -> its event models by type name."""
 
 
-def headers_in(message: Any) -> Headers:
-    """Headers of a Faust message, which has them as a mapping or as pairs."""
-    headers = message.headers or ()
-    return headers_of(headers.items() if isinstance(headers, dict) else headers)
-
-
-def timestamp_ms(message: Any) -> int:
-    """When a Faust message reached the log, in milliseconds."""
-    return int((message.timestamp or 0) * 1000)
-
-
-def event_in(message: Any) -> Event:
-    """The event that a Faust message carries.
+def event_in(record: SourceRecord) -> Event:
+    """The event that a record carries.
 
     Raises:
         UnreadableRecord: it carries none that its topic may have.
     """
-    return decode(headers_in(message), message.value, MODELS[message.topic])
+    return decode(headers_of(record.headers), record.value, MODELS[record.topic])
 
 
-def record_in(message: Any) -> Record:
-    """A Faust message as a record, for its dead letter."""
+def record_in(record: SourceRecord) -> Record:
+    """A record as it was fetched, for its dead letter."""
     return Record(
-        message.topic,
-        message.partition,
-        message.offset,
-        (message.key or b"").decode("utf-8", "replace"),
-        message.value,
-        headers_in(message),
-        timestamp_ms(message),
+        record.topic,
+        record.partition,
+        record.offset,
+        (record.key or b"").decode("utf-8", "replace"),
+        record.value,
+        headers_of(record.headers),
+        record.timestamp,
     )
 
 

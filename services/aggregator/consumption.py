@@ -1,17 +1,15 @@
-"""Consumption: each event of the stream is folded once, in offset order, or refused with a letter."""
+"""Consumption: each event of the source topics is folded once, in offset order, or refused with a letter."""
 
-# pyright: basic, reportMissingTypeStubs=false
-# faust has no useful types.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Protocol
 
 import structlog
 
 from services.aggregator.checkpointing import Checkpointer
-from services.aggregator.codec import MODELS, event_in, event_time_s, record_in, timestamp_ms
+from services.aggregator.codec import MODELS, SourceRecord, event_in, event_time_s, record_in
 from services.aggregator.errors import AggregatorError, EventRefused
 from services.aggregator.metrics import AggregatorMetrics
 from services.aggregator.offset_gaps import Gap, Lags, OffsetGaps, SourcePosition
@@ -33,7 +31,7 @@ YIELD_EVERY = 50
 
 
 class SourceLog(Protocol):
-    """Where the stream's events come from."""
+    """The source topics, as the group reads them."""
 
     async def seek(self, topic: str, partition: int, offset: int) -> None:
         """Read a topic's partition again from an offset on."""
@@ -45,11 +43,11 @@ class SourceLog(Protocol):
 
 
 class Consumption:
-    """Reads the stream into the states of the partitions owned now.
+    """Folds what is read into the states of the partitions owned now.
 
     Args:
         states: the partitions owned now, kept by the assignment.
-        source: the log that the stream reads.
+        source: the log that is read.
         die: ends the process, for failures after which nothing may be written.
     """
 
@@ -85,17 +83,19 @@ class Consumption:
         self._offset_gaps.clear()
         self._lags.clear()
 
-    async def fold_stream(self, stream: Any) -> None:
-        """The agent's body: fold events until the stream ends, acknowledging none by itself."""
-        async for event in stream.noack().events():
-            try:
-                await self._fold_event(event)
-            except (AggregatorError, LogUnavailable) as error:
-                self._die(f"writing: {error}")
-            except Exception as error:
-                # Faust would acknowledge the event and go on without it.
-                log.exception("worker.fold_failed", error=str(error))
-                self._die(f"folding: {error}")
+    async def fold(self, fetched: Mapping[object, Sequence[SourceRecord]]) -> None:
+        """Fold records as they were fetched, by (topic, partition), acknowledging none by itself."""
+        try:
+            for records in fetched.values():
+                self._metrics.events.labels(records[0].topic).inc(len(records))
+                for record in records:
+                    await self._fold_record(record)
+        except (AggregatorError, LogUnavailable) as error:
+            self._die(f"writing: {error}")
+        except Exception as error:
+            # Faust would fetch the next records and go on without these.
+            log.exception("worker.fold_failed", error=str(error))
+            self._die(f"folding: {error}")
 
     async def seek_overdue(self) -> None:
         """Seek each event that the log has and that does not come; to be called every second.
@@ -114,47 +114,45 @@ class Consumption:
             await self._source.seek(topic, partition, expected)
 
     def _positions(self) -> Iterator[SourcePosition]:
-        ends = self._source.ends() if self._states else {}
-        for (topic, partition), end in ends.items():
+        for (topic, partition), end in self._source.ends().items() if self._states else ():
             state = self._states.get(partition)
             if topic in MODELS and state is not None:
                 yield SourcePosition(topic, partition, state.expects(topic), end)
 
-    async def _fold_event(self, event: Any) -> None:
-        message = event.message
-        state = self._states.get(message.partition)
+    async def _fold_record(self, record: SourceRecord) -> None:
+        topic, partition, offset = record.topic, record.partition, record.offset
+        state = self._states.get(partition)
         if state is None:
             return
-        topic, offset = message.topic, message.offset
         expected = state.expects(topic)
         if offset > expected:
-            if not await self._past(topic, message.partition, expected, offset):
+            if not await self._past(topic, partition, expected, offset):
                 return
         elif offset == expected:
-            self._offset_gaps.close(topic, message.partition)
-        self._metrics.events.labels(topic).inc()
-        if offset >= expected:
-            self._advanced += 1
-            await self._fold_new(state, message)
-        self._checkpointer.hold(event)
+            self._offset_gaps.close(topic, partition)
+        else:
+            return
+        self._advanced += 1
+        await self._fold_new(state, record)
+        self._checkpointer.hold(record)
         if state.events >= BATCH_EVENTS:
             await self._flush_soon()
         self._folded += 1
         if self._folded % YIELD_EVERY == 0:
             await asyncio.sleep(0)
 
-    async def _fold_new(self, state: PartitionState, message: Any) -> None:
-        topic, offset = message.topic, message.offset
+    async def _fold_new(self, state: PartitionState, record: SourceRecord) -> None:
+        topic, offset = record.topic, record.offset
         clock_s = state.aggregates.clock_s
         try:
-            body = event_in(message)
-            state.apply(topic, offset, body, message.value, timestamp_ms(message))
+            body = event_in(record)
+            state.apply(topic, offset, body, record.value or b"", record.timestamp)
         except (UnreadableRecord, EventRefused) as error:
-            await self._refuse(state, message, error.reason, error.detail)
+            await self._refuse(state, record, error.reason, error.detail)
             return
         except Exception as error:
             log.exception("event.failed", topic=topic, offset=offset)
-            await self._refuse(state, message, "handler", f"{type(error).__name__}: {error}")
+            await self._refuse(state, record, "handler", f"{type(error).__name__}: {error}")
             return
         at_s = event_time_s(body)
         if at_s is not None:
@@ -162,16 +160,16 @@ class Consumption:
         elif state.aggregates.clock_s != clock_s:
             self._ticker.moved()
         elif topic == TICKS:
-            log.warning("tick.without_effect", partition=message.partition, offset=offset)
+            log.warning("tick.without_effect", partition=record.partition, offset=offset)
 
     async def _refuse(
-        self, state: PartitionState, message: Any, reason: DeadLetterReason, detail: str
+        self, state: PartitionState, record: SourceRecord, reason: DeadLetterReason, detail: str
     ) -> None:
         # Under the lock: a letter that fails ends the worker, and never in the middle of a write.
         async with self._checkpointer.writing:
-            await self._dead_letters.put(record_in(message), reason, detail)
-            state.skip(message.topic, message.offset)
-        log.warning("event.refused", topic=message.topic, offset=message.offset, reason=reason)
+            await self._dead_letters.put(record_in(record), reason, detail)
+            state.skip(record.topic, record.offset)
+        log.warning("event.refused", topic=record.topic, offset=record.offset, reason=reason)
 
     async def _past(self, topic: str, partition: int, expected: int, offset: int) -> bool:
         """True where the log itself skips offsets; else they are read again where need be."""
@@ -189,7 +187,8 @@ class Consumption:
     async def _flush_soon(self) -> None:
         """Begin writing the batch; waits while the one before it is being written."""
         if self._flushing is not None:
-            await self._flushing
+            # Shielded: a change of the assignment cancels the fold, and never a write.
+            await asyncio.shield(self._flushing)
         self._flushing = asyncio.create_task(self._flush())
 
     async def _flush(self) -> None:

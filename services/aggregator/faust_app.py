@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from faust.types import TP
 
 from services.aggregator.codec import MODELS
 from services.aggregator.errors import DataDirUnusable
+from services.aggregator.source_consumer import Fetched, SourceConsumer
 from shared.contracts.topics import AGGREGATOR_CHANGELOG
 from shared.kafka.security import KafkaConnection
 
@@ -35,15 +37,15 @@ class FaustSettings(NamedTuple):
 
 
 class FaustCallbacks(NamedTuple):
-    """What Faust calls: each event of the stream, and both ends of an assignment."""
+    """What Faust calls: what was fetched of the source topics, and both ends of an assignment."""
 
-    stream: Callable[[Any], Awaitable[None]]
+    fold: Callable[[Fetched], Awaitable[None]]
     revoked: Callable[..., Awaitable[None]]
     recovered: Callable[[], Awaitable[None]]
 
 
 class FaustLog:
-    """The source topics as Faust's consumer reads them (see consumption.SourceLog)."""
+    """The source topics as Faust's consumer reads and commits them (see consumption.SourceLog)."""
 
     def __init__(self, consumer: Callable[[], Any]) -> None:
         self._consumer = consumer
@@ -54,9 +56,12 @@ class FaustLog:
         On the consumer's own thread: Faust's seek() changes the fetcher from this one, and the
         consumer, which goes through it meanwhile, breaks with a KeyError.
         """
-        consumer, place = self._consumer(), TP(topic, partition)
-        await consumer._thread.call_thread(consumer._thread.seek, place, offset)
-        consumer._read_offset[place] = offset or None
+        thread = self._consumer()._thread
+        await thread.call_thread(thread.seek, TP(topic, partition), offset)
+
+    def acknowledge(self, partition: int, offsets: Mapping[str, int]) -> None:
+        """Let the group begin after these offsets, by topic, when it reads the partition anew."""
+        self._consumer().acknowledge(partition, offsets)
 
     def ends(self) -> dict[tuple[str, int], int]:
         """See SourceLog.ends."""
@@ -110,17 +115,8 @@ def build_app(
     table._data = store(app, table)  # Faust's registry of stores takes no arguments for them
     if settings.app_id == "ratchet.aggregator":
         assert changelog_of(table) == AGGREGATOR_CHANGELOG, changelog_of(table)
-    # Raw by name: the type alone would still let Faust parse each value as JSON, and drop it
-    # with an acknowledgement where that fails.
-    topic = app.topic(
-        *MODELS,
-        key_type=bytes,
-        value_type=bytes,
-        key_serializer="raw",
-        value_serializer="raw",
-        allow_empty=True,
-    )
-    app.agent(topic, concurrency=1, name="fold")(callbacks.stream)
+    app.topics.add(app.topic(*MODELS))
+    app.transport.Consumer = partial(SourceConsumer, topics=MODELS, fold=callbacks.fold)
     app.on_partitions_revoked.connect(callbacks.revoked)
     return app, table
 

@@ -4,17 +4,14 @@ All spans about an answer are in the trace of its trace id. The interaction's sp
 its feedback's; a pair links to the interactions that it is about.
 """
 
-# pyright: basic, reportMissingTypeStubs=false
-# faust has no useful types.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
-from services.aggregator.codec import headers_in, timestamp_ms, trace_of, traceparent_of
+from services.aggregator.codec import SourceRecord, trace_of, traceparent_of
 from services.aggregator.fold import Output
 from shared.contracts.topics import FEEDBACK, INTERACTIONS, PREFERENCES
-from shared.kafka.envelope import header
+from shared.kafka.envelope import header, headers_of
 from shared.observability import span_attributes as names
 from shared.observability.spans import FinishedSpan, SpanKind, Spans, nanoseconds
 from shared.observability.tracing import derived_traceparent, is_sampled, parse_traceparent
@@ -38,11 +35,11 @@ class JoinSpans:
         trace_id = trace_of(output.event)
         return self.enabled and bool(_interaction(trace_id)) and self._spans.sampled(trace_id)
 
-    def joined(self, messages: Iterable[Any], now_ns: int) -> None:
+    def joined(self, records: Iterable[SourceRecord], now_ns: int) -> None:
         """Export a span for each interaction and feedback that a batch counted."""
-        for message in messages:
-            if message.topic == INTERACTIONS or message.topic == FEEDBACK:
-                self._joined(message, now_ns)
+        for record in records:
+            if record.topic == INTERACTIONS or record.topic == FEEDBACK:
+                self._joined(record, now_ns)
 
     def written(self, outputs: Iterable[Output], now_ns: int) -> None:
         """Export a span for each pair that a batch wrote."""
@@ -65,32 +62,32 @@ class JoinSpans:
                     )
                 )
 
-    def _joined(self, message: Any, now_ns: int) -> None:
-        trace_id = (message.key or b"").decode("utf-8", "replace")
-        cause = header(headers_in(message), "traceparent")
+    def _joined(self, record: SourceRecord, now_ns: int) -> None:
+        trace_id = (record.key or b"").decode("utf-8", "replace")
+        cause = header(headers_of(record.headers), "traceparent")
         own = _interaction(trace_id)
         if not own or not (is_sampled(cause) or self._spans.sampled(trace_id)):
             return
         same = parse_traceparent(cause) == trace_id
-        if message.topic == FEEDBACK:
-            place = f"{message.topic}/{message.partition}/{message.offset}"
+        if record.topic == FEEDBACK:
+            place = f"{record.topic}/{record.partition}/{record.offset}"
             context, parent = derived_traceparent(trace_id, place, sampled=True), own
         else:
             context, parent = own, cause if same else ""
         self._spans.record(
             FinishedSpan(
-                name=f"process {message.topic}",
+                name=f"process {record.topic}",
                 context=context,
-                start_ns=min(timestamp_ms(message) * NS_PER_MS, now_ns),
+                start_ns=min(record.timestamp * NS_PER_MS, now_ns),
                 end_ns=now_ns,
                 kind=SpanKind.consumer,
                 parent=parent,
                 links=(cause,),
                 attributes={
                     names.MESSAGING_SYSTEM: "kafka",
-                    names.MESSAGING_DESTINATION: message.topic,
-                    names.MESSAGING_PARTITION: str(message.partition),
-                    names.MESSAGING_OFFSET: message.offset,
+                    names.MESSAGING_DESTINATION: record.topic,
+                    names.MESSAGING_PARTITION: str(record.partition),
+                    names.MESSAGING_OFFSET: record.offset,
                     names.TRACE_ID: trace_id,
                 },
             )

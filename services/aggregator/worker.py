@@ -77,10 +77,12 @@ class Worker:
         self._states: dict[int, PartitionState] = {}
         self._clock = clock
         self._ticker = Ticker(self._states, writer=writer, partitions=partitions, clock=clock)
+        source = FaustLog(lambda: self.app.consumer)
         self._checkpointer = Checkpointer(
             self._states,
             writer=writer,
             changelog=lambda: changelog_of(self._table),
+            acknowledge=source.acknowledge,
             metrics=metrics,
             clock=clock,
             spans=JoinSpans(spans),
@@ -91,14 +93,14 @@ class Worker:
             ticker=self._ticker,
             dead_letters=dead_letters,
             metrics=metrics,
-            source=FaustLog(lambda: self.app.consumer),
+            source=source,
             clock=clock,
             die=die,
         )
         self._joined = False
         self._tasks: list[asyncio.Task[None]] = []
         callbacks = FaustCallbacks(
-            stream=self._consumption.fold_stream,
+            fold=self._consumption.fold,
             revoked=self._on_revoked,
             recovered=self._on_recovered,
         )

@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from services.aggregator.codec import SourceRecord
 from shared.contracts.events.base import Context, Event, Message
 from shared.contracts.events.feedback import FeedbackSubmitted, FeedbackType, FeedbackWithdrawn
 from shared.contracts.events.interactions import Arm, Attempt, InteractionRecorded, Outcome, Purpose
 from shared.contracts.events.signals import SignalObserved, SignalType
 from shared.contracts.events.votes import Choice, Side, VoteCast
+from shared.kafka.envelope import encode
 
 START = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
 UP, DOWN = FeedbackType.thumbs_up, FeedbackType.thumbs_down
@@ -22,6 +24,25 @@ UP, DOWN = FeedbackType.thumbs_up, FeedbackType.thumbs_down
 def at(seconds: float) -> datetime:
     """A moment of the tests' own time."""
     return START + timedelta(seconds=seconds)
+
+
+def source_record(
+    topic: str,
+    partition: int,
+    offset: int,
+    event: Event,
+    *,
+    key: str = "",
+    traceparent: str = "",
+) -> SourceRecord:
+    """An event as it is fetched from its topic."""
+    headers = encode(event, source="/test", event_id="test", time=at(0), traceparent=traceparent)
+    value = event.to_json()
+    return SourceRecord(
+        topic, partition, offset, timestamp=0, timestamp_type=0, key=key.encode(), value=value,
+        checksum=None, serialized_key_size=len(key), serialized_value_size=len(value),
+        headers=headers,
+    )  # fmt: skip
 
 
 def interaction(

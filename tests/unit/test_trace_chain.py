@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
-from types import SimpleNamespace
 
 from services.aggregator.codec import write_of
 from services.aggregator.fold import Output
@@ -21,6 +20,7 @@ from shared.contracts.events.rollouts import Decision, DecisionKind, Phase
 from shared.contracts.topics import FEEDBACK, INTERACTIONS, PREFERENCES
 from shared.observability.spans import Spans
 from shared.registry.versions import Registry
+from tests.support.aggregator import feedback, interaction, source_record
 from tests.support.spans import CollectedSpans, reached
 from tests.unit.training.builders import pair_event, request
 from tests.unit.training.harness import stocked
@@ -52,23 +52,17 @@ def routed(spans: Spans, given: str) -> Call:
     return call
 
 
-def message(topic: str, key: str, traceparent: str) -> SimpleNamespace:
-    """A message as Faust hands it out."""
-    headers = {"traceparent": traceparent.encode()}
-    return SimpleNamespace(
-        topic=topic, partition=0, offset=1, key=key.encode(), timestamp=0.0, headers=headers
-    )
-
-
 def test_the_clients_trace_goes_on_to_the_join() -> None:
     collected = CollectedSpans(0.0)  # What is sampled is so by the client's flag alone.
     call = routed(collected.spans, CLIENT)
     trace_id = call.request.trace_id
 
     told = [
-        message(INTERACTIONS, trace_id, call.traceparent),
-        message(FEEDBACK, trace_id, CLIENT),
-        message(FEEDBACK, "made-by-the-client", CLIENT),
+        source_record(
+            INTERACTIONS, 0, 1, interaction(), key=trace_id, traceparent=call.traceparent
+        ),
+        source_record(FEEDBACK, 0, 1, feedback(), key=trace_id, traceparent=CLIENT),
+        source_record(FEEDBACK, 0, 2, feedback(), key="made-by-the-client", traceparent=CLIENT),
     ]
     JoinSpans(collected.spans).joined(told, now_ns=10)
     spans = {span.name: span for span in collected.finished()}
@@ -91,9 +85,9 @@ def test_the_clients_trace_goes_on_to_the_join() -> None:
         assert f"{attempt.context.span_id:016x}" == call.attempt_span(number)[36:52]
     assert call.attempt_traceparent(0) == call.traceparent
     assert call.attempt_traceparent(1) == call.attempt_span(1)
-    interaction, feedback = spans[f"process {INTERACTIONS}"], spans[f"process {FEEDBACK}"]
-    assert f"{interaction.context.trace_id:032x}" == trace_id
-    assert feedback.parent.span_id == interaction.context.span_id
+    asked, said = spans[f"process {INTERACTIONS}"], spans[f"process {FEEDBACK}"]
+    assert f"{asked.context.trace_id:032x}" == trace_id
+    assert said.parent.span_id == asked.context.span_id
 
 
 async def test_from_the_answer_to_the_decision(tmp_path: Path) -> None:
@@ -101,7 +95,15 @@ async def test_from_the_answer_to_the_decision(tmp_path: Path) -> None:
     spans = collected.spans
     call = routed(spans, "")
     join = JoinSpans(spans)
-    join.joined([message(INTERACTIONS, call.request.trace_id, call.traceparent)], now_ns=10)
+    served = source_record(
+        INTERACTIONS,
+        0,
+        1,
+        interaction(),
+        key=call.request.trace_id,
+        traceparent=call.traceparent,
+    )
+    join.joined([served], now_ns=10)
     harness = await stocked(tmp_path)
     pair = pair_event(900).model_copy(update={"traces": (call.request.trace_id,)})
     output = Output(PREFERENCES, pair.pair_id, pair, pair.pair_id, NOW)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Sequence
-from types import SimpleNamespace
+from collections.abc import Sequence
 from typing import Any, cast
 
 import pytest
@@ -13,6 +12,7 @@ import pytest
 from services.aggregator.aggregates import Aggregates
 from services.aggregator.batch import Batch
 from services.aggregator.checkpointing import Checkpointer, check_size
+from services.aggregator.codec import SourceRecord
 from services.aggregator.consumption import Consumption
 from services.aggregator.errors import CheckpointTooLarge
 from services.aggregator.join_spans import JoinSpans
@@ -25,12 +25,11 @@ from shared.contracts.events.dead_letters import DeadLetterReason
 from shared.contracts.events.feedback import FeedbackType
 from shared.contracts.topics import FEEDBACK, INTERACTIONS
 from shared.kafka.deadletters import DeadLetters
-from shared.kafka.envelope import encode
 from shared.kafka.log import Record
 from shared.observability.spans import OFF
 from shared.testing.clock import ManualClock
 from shared.testing.log import MemoryLog
-from tests.support.aggregator import at, feedback, interaction
+from tests.support.aggregator import feedback, interaction, source_record
 from tests.unit.aggregator.simulation import recovered
 
 
@@ -65,33 +64,10 @@ class SlowLetters(DeadLetters):
         await super().put(record, reason, detail)
 
 
-class FeedbackStream:
-    """Stands in for Faust's stream of one topic."""
-
-    def __init__(self, *messages: Any) -> None:
-        self._messages = messages
-
-    def noack(self) -> FeedbackStream:
-        return self
-
-    async def events(self) -> AsyncIterator[Any]:
-        for message in self._messages:
-            yield SimpleNamespace(message=message, ack=lambda: None)
-
-
-def refused_message(offset: int) -> Any:
+def refused_record(offset: int) -> SourceRecord:
     """A demonstration that makes its trace's row too large."""
     event = feedback("f9", kind=FeedbackType.demonstration, value="z" * 99_000)
-    headers = encode(event, source="/test", event_id="test", time=at(0))
-    return SimpleNamespace(
-        topic=FEEDBACK,
-        partition=0,
-        offset=offset,
-        key=b"t1",
-        value=event.to_json(),
-        headers=headers,
-        timestamp=0.0,
-    )
+    return source_record(FEEDBACK, 0, offset, event)
 
 
 def full_state() -> PartitionState:
@@ -107,11 +83,13 @@ def full_state() -> PartitionState:
 async def test_no_checkpoint_covers_a_refused_event_before_its_dead_letter_is_kept() -> None:
     metrics, clock, writer = AggregatorMetrics(), ManualClock(), StoredWrites()
     states = {0: full_state()}
+    acknowledged: list[dict[str, int]] = []
     letters = SlowLetters(MemoryLog(), metrics)
     checkpointer = Checkpointer(
         states,
         writer=writer,
         changelog=lambda: "changelog",
+        acknowledge=lambda _, offsets: acknowledged.append(dict(offsets)),
         metrics=metrics,
         clock=clock,
         spans=JoinSpans(OFF),
@@ -139,7 +117,7 @@ async def test_no_checkpoint_covers_a_refused_event_before_its_dead_letter_is_ke
     state.apply(FEEDBACK, 8, second, second.to_json(), 0)
     flushes.append(asyncio.create_task(checkpointer.flush()))
     await asyncio.sleep(0)
-    folding = asyncio.create_task(consumption.fold_stream(FeedbackStream(refused_message(9))))
+    folding = asyncio.create_task(consumption.fold({0: [refused_record(9)]}))
     await asyncio.sleep(0)
     writer.gate.set()
     await asyncio.gather(*flushes)
@@ -148,6 +126,7 @@ async def test_no_checkpoint_covers_a_refused_event_before_its_dead_letter_is_ke
     await folding
     await checkpointer.flush()
     assert writer.checkpoint().offsets[FEEDBACK] == 9
+    assert [offsets[FEEDBACK] for offsets in acknowledged] == [7, 8, 9]
 
 
 def batch_of(checkpoint: bytes) -> Batch:

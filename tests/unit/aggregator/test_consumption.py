@@ -1,4 +1,4 @@
-"""Consumption where Faust loses a seek."""
+"""Consumption where a seek is lost."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from services.aggregator.consumption import BATCH_EVENTS, Consumption
 from services.aggregator.metrics import AggregatorMetrics
 from services.aggregator.offset_gaps import LAG_S
 from shared.contracts.topics import INTERACTIONS
-from shared.kafka.envelope import encode
 from shared.testing.clock import ManualClock
-from tests.support.aggregator import at, interaction
+from tests.support.aggregator import feedback, interaction, source_record
 from tests.unit.aggregator.simulation import recovered
 
 TOPIC = "ratchet.feedback.v1"
@@ -44,7 +43,7 @@ class Log:
 
 
 async def test_an_event_that_is_dropped_is_sought_although_none_comes_after_it() -> None:
-    """Faust drops what it fetched while it recovered, and re-read events after a seek that was lost."""
+    """What was fetched before a change of the assignment is dropped, and a seek can be lost."""
     clock, source = ManualClock(), Log(end=9)
     nobody = cast("Any", None)
     consumption = Consumption(
@@ -58,12 +57,7 @@ async def test_an_event_that_is_dropped_is_sought_although_none_comes_after_it()
         die=nobody,
     )
 
-    async def events() -> Any:
-        for offset in (7, 8):
-            yield SimpleNamespace(message=SimpleNamespace(topic=TOPIC, partition=0, offset=offset))
-
-    stream = SimpleNamespace(noack=lambda: SimpleNamespace(events=events))
-    await consumption.fold_stream(stream)
+    await consumption.fold({0: [source_record(TOPIC, 0, offset, feedback()) for offset in (7, 8)]})
     assert source.sought == [(TOPIC, 0, 3)]
     await consumption.seek_overdue()
     assert len(source.sought) == 1
@@ -91,20 +85,11 @@ async def test_a_worker_that_works_off_a_backlog_seeks_nothing() -> None:
         die=pytest.fail,
     )
 
-    def message(offset: int) -> Any:
-        event = interaction(f"t{offset}")
-        return SimpleNamespace(
-            topic=INTERACTIONS, partition=0, offset=offset, key=b"", value=event.to_json(),
-            headers=encode(event, source="/test", event_id="test", time=at(0)), timestamp=0.0,
-        )  # fmt: skip
-
     async def backlog(first: int, last: int) -> None:
-        async def events() -> Any:
-            for offset in range(first, last):
-                state.events = 0  # no batch is written here
-                yield SimpleNamespace(message=message(offset))
-
-        await consumption.fold_stream(SimpleNamespace(noack=lambda: SimpleNamespace(events=events)))
+        for offset in range(first, last):
+            state.events = 0  # no batch is written here
+            event = interaction(f"t{offset}")
+            await consumption.fold({0: [source_record(INTERACTIONS, 0, offset, event)]})
 
     await consumption.seek_overdue()
     for first in (0, BATCH_EVENTS + 1):
