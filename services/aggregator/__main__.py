@@ -14,6 +14,7 @@ from services.aggregator.errors import AggregatorError
 from services.aggregator.faust_app import FaustSettings
 from services.aggregator.fold import FoldRules
 from services.aggregator.metrics import AggregatorMetrics
+from services.aggregator.row_database import MIB
 from services.aggregator.session_lease import SessionLease
 from services.aggregator.settings import AggregatorSettings
 from services.aggregator.stall_guard import StallGuard
@@ -78,6 +79,7 @@ async def run(
         rules=FoldRules(
             horizon_s=settings.horizon_days * 86_400,
             unknown_trace_s=settings.unknown_trace_s,
+            tenant_bytes=settings.tenant_max_mib * MIB,
             scores_per_day=settings.scores_per_day,
             segments=frozenset(settings.segments),
             categories=frozenset(settings.categories),

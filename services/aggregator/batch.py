@@ -27,6 +27,8 @@ class IndexChanges:
     """Minutes in which the feedback came that waits in a row; empty where none does any more."""
     held: int = 0
     """How many rows the partition has now."""
+    tenants: dict[str, int] = field(default_factory=dict[str, int])
+    """Bytes that tenants hold now, of those whose bytes changed (see tenant_budget)."""
 
 
 @dataclass(slots=True)

@@ -149,7 +149,13 @@ class Checkpointer:
 
 def gauges_of(state: PartitionState, now_s: float) -> PartitionGauges:
     """What a partition holds, as its gauges show it."""
-    return PartitionGauges(state.pending, state.unknown(now_s), state.held)
+    return PartitionGauges(
+        state.pending,
+        state.unknown(now_s),
+        state.held,
+        sum(state.tenants.sums.values()),
+        len(state.tenants.over(state.rules.tenant_bytes)),
+    )
 
 
 def check_size(batch: Batch) -> None:

@@ -2,12 +2,13 @@
 
 Every key begins with the partition. Rows keep their own keys; index entries have kinds that no row has:
 `~due` (time in milliseconds, big-endian, then the row's key), `~new` and `~wait` (the row's key),
-and one `~position`.
+`~bytes` (the tenant), and one `~position`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import orjson
@@ -17,10 +18,13 @@ from services.aggregator.batch import Batch, DueEntry
 from services.aggregator.fold import FoldRules
 from services.aggregator.row_database import RowDatabase
 from services.aggregator.row_store import index_stored
-from services.aggregator.rows import SEPARATOR, checkpoint_key
+from services.aggregator.rows import SEPARATOR, checkpoint_key, tenant_of
+from services.aggregator.tenant_budget import added
 from shared.clock import Clock
 
 TIME_BYTES = 8
+INDEX_FORMAT = 2
+"""Of the indexes; rows with others are restored whole. 2: bytes by tenant."""
 
 
 class ChangelogPosition(NamedTuple):
@@ -32,6 +36,7 @@ class ChangelogPosition(NamedTuple):
     """When it was applied."""
     held: int
     """How many rows there were then."""
+    index_format: int = 1
 
 
 class DiskRows:
@@ -45,8 +50,9 @@ class DiskRows:
         self._rules = rules
         self._checkpoint_key = checkpoint_key(partition)
         self._prefix = f"{partition}{SEPARATOR}".encode()
-        self._due, self._new, self._wait, self._place = (
-            self._prefix + kind for kind in (b"~due\x1f", b"~new\x1f", b"~wait\x1f", b"~position")
+        self._due, self._new, self._wait, self._bytes, self._place = (
+            self._prefix + kind
+            for kind in (b"~due\x1f", b"~new\x1f", b"~wait\x1f", b"~bytes\x1f", b"~position")
         )
 
     def position(self) -> ChangelogPosition | None:
@@ -88,6 +94,13 @@ class DiskRows:
         position = self.position()
         return position.held if position is not None else 0
 
+    def tenants(self) -> dict[str, int]:
+        """See RowStore.tenants."""
+        return {
+            key[len(self._bytes) :].decode(): int(held)
+            for key, held in self._database.items(self._bytes, _after(self._bytes))
+        }
+
     def commit(self, batch: Batch) -> None:
         """See RowStore.commit."""
         written = WriteBatch(raw_mode=True)
@@ -102,6 +115,7 @@ class DiskRows:
         written.put(self._checkpoint_key, batch.checkpoint)
         for key in batch.dropped:
             written.delete(key)
+        self._put_tenants(written, batch.index.tenants)
         if batch.position is not None:
             self._put_position(written, batch.position, batch.index.held)
         self._database.write(written)
@@ -110,15 +124,18 @@ class DiskRows:
         """Apply records of the changelog, in their order; `position` is the last one's offset."""
         written = WriteBatch(raw_mode=True)
         held = self.held()
-        present: dict[bytes, bool] = {}
+        sizes: dict[bytes, int] = {}
+        more: Counter[str] = Counter()
         for key, value in records:
             if key == self._checkpoint_key:
                 if value is not None:
                     written.put(key, value)
                 continue
-            before = present[key] if key in present else self._database.get(key) is not None
-            present[key] = value is not None
-            held += present[key] - before
+            before = sizes[key] if key in sizes else len(self._database.get(key) or b"")
+            sizes[key] = len(value or b"")
+            held += (value is not None) - (before > 0)
+            if (tenant := tenant_of(key)) is not None:
+                more[tenant] += sizes[key] - before
             if value is None:
                 for stale in (key, self._new + key, self._wait + key):
                     written.delete(stale)
@@ -129,6 +146,7 @@ class DiskRows:
             written.put(self._due_key(DueEntry(due_ms, key)), b"")
             if before or waiting:
                 self._put_waiting(written, key, waiting)
+        self._put_tenants(written, added(self.tenants(), more))
         self._put_position(written, position, held)
         self._database.write(written)
 
@@ -143,7 +161,16 @@ class DiskRows:
         return self._due + max(0, entry.due_ms).to_bytes(TIME_BYTES, "big") + entry.key
 
     def _put_position(self, batch: WriteBatch, offset: int, held: int) -> None:
-        batch.put(self._place, orjson.dumps([offset, self._clock.now().timestamp(), held]))
+        at_s = self._clock.now().timestamp()
+        batch.put(self._place, orjson.dumps([offset, at_s, held, INDEX_FORMAT]))
+
+    def _put_tenants(self, batch: WriteBatch, tenants: Mapping[str, int]) -> None:
+        for tenant, held in tenants.items():
+            key = self._bytes + tenant.encode()
+            if held:
+                batch.put(key, str(held).encode())
+            else:
+                batch.delete(key)
 
     def _put_waiting(self, batch: WriteBatch, key: bytes, minutes: tuple[int, ...]) -> None:
         if minutes:

@@ -43,6 +43,9 @@ class FoldRules:
     """How long answers to a prompt and a user's counted scores are kept, in event time."""
     scores_per_day: int = 3
     """Scores counted per user, rollout and day (design section 7)."""
+    tenant_bytes: int = 0
+    """Bytes of a tenant's rows over which texts without feedback go; 0: no bound. Of a partition's rules,
+    its share."""
     signals_judge: bool = False
     """What a signal implies counts as an answer's satisfaction for the judge."""
     signals_teach: bool = False

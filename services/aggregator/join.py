@@ -190,18 +190,37 @@ def expire(row: TraceRow, now_s: float, rules: FoldRules) -> Fold[TraceRow]:
 
     A request that failed or was cancelled and got no feedback loses its texts instead.
     """
+    if _perishable(row):
+        return drop_texts(row)
     row = row.copy()
     fold = Fold(row)
-    if _perishable(row):
-        row.interaction = _without_texts(row.interaction)
-        row.with_feedback_minute = NO_FEEDBACK
-        return fold
     for name, entry in row.entries.items():
         if entry.seen and not entry.counted and entry.at_s + rules.horizon_s <= now_s:
             row.entries[name] = replace(entry, counted=UNJOINED)
             fold.contributions.append(FeedbackCounted(UNJOINED, entry.kind))
     row.touched_s = max(row.touched_s, now_s)
     return fold
+
+
+def drop_texts(row: TraceRow, outcome: str = "") -> Fold[TraceRow]:
+    """Take the texts from an interaction without feedback; later feedback counts and teaches nothing.
+
+    Args:
+        row: it is not changed.
+        outcome: what is counted.
+    """
+    row = row.copy()
+    row.interaction = _without_texts(row.interaction)
+    row.with_feedback_minute = NO_FEEDBACK
+    return Fold(row, contributions=[OutcomeCounted(outcome)] if outcome else [])
+
+
+def has_texts_alone(row: TraceRow) -> bool:
+    """Whether the row has texts and no feedback on them."""
+    if row.entries or not row.interaction:
+        return False
+    event = InteractionRecorded.model_validate_json(row.interaction)
+    return any(getattr(event, name) != empty for name, empty in NO_TEXTS.items())
 
 
 def due_s(row: TraceRow, rules: FoldRules) -> float:

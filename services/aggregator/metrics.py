@@ -29,6 +29,10 @@ class PartitionGauges(NamedTuple):
     unknown: int
     """How many of them wait longer than any interaction takes."""
     rows: int
+    row_bytes: int
+    """Of traces, as they are written."""
+    tenants_over: int
+    """Tenants whose rows take more than their budget."""
 
 
 class CheckpointCollector(Collector):
@@ -123,6 +127,17 @@ class CheckpointCollector(Collector):
             "Rows held: traces, prompts with ratings, users with scores of a day.",
             labels=("partition",),
         )
+        row_bytes = GaugeMetricFamily(
+            "ratchet_aggregator_row_bytes",
+            "Bytes of the traces' rows held, before compression.",
+            labels=("partition",),
+        )
+        tenants_over = GaugeMetricFamily(
+            "ratchet_aggregator_tenants_over_budget",
+            "Tenants whose rows take more than RATCHET_AGGREGATOR_TENANT_MAX_MIB in a partition's share.",
+            labels=("partition",),
+        )
+        held = (pending, unknown, rows, row_bytes, tenants_over)
         quality_labels = ("version", "window", "figure", "partition")
         numerator = GaugeMetricFamily(
             "ratchet_quality_numerator",
@@ -151,7 +166,7 @@ class CheckpointCollector(Collector):
                 outcomes.add_metric((outcome, partition), count)
             for (what, dimension, value), count in aggregates.audience.items():
                 audience[what].add_metric((dimension, value, partition), count)
-            for gauge, count in zip((pending, unknown, rows), self._gauges[number], strict=True):
+            for gauge, count in zip(held, self._gauges[number], strict=True):
                 gauge.add_metric((partition,), count)
             for (version, window), sums in aggregates.live().items():
                 for figure, (above, below) in RATIOS.items():
@@ -161,7 +176,7 @@ class CheckpointCollector(Collector):
                 for name, index in zip(("n", "x", "y", "xx", "yy", "xy"), PAIRED, strict=True):
                     paired.add_metric((version, window, name, partition), sums[index])
         yield from (feedback, score_sum, score_count, voter_sum, voter_count, votes, outcomes)
-        yield from (pending, unknown, rows, numerator, denominator, paired, *audience.values())
+        yield from (*held, numerator, denominator, paired, *audience.values())
 
 
 def by_bounded_voter(aggregates: Aggregates) -> dict[VoterScores, tuple[float, float]]:

@@ -37,8 +37,10 @@ from services.aggregator.rows import (
     checkpoint_key,
     decode_row,
     prompt_row_key,
+    tenant_of,
     trace_key,
 )
+from services.aggregator.tenant_budget import TenantBytes
 from shared.contracts.events.base import Event
 from shared.contracts.events.erasures import TraceErased
 from shared.contracts.events.feedback import (
@@ -55,6 +57,12 @@ from shared.contracts.topics import QUALITY, TICKS
 
 EXPIRIES_PER_TICK = 2000
 """Rows that one tick looks at, so that a tick stays short, and that one batch drops at most."""
+
+TRIM_SCAN_PER_TICK = 10_000
+"""Index entries, of any tenant, that one tick reads to find texts of those over their budget."""
+EVER_MS = 2**62
+OVER_BUDGET = "over_budget"
+"""Outcome of an interaction whose texts went because its tenant held too many bytes."""
 
 RowT = TypeVar("RowT", TraceRow, PromptRow, CapRow)
 
@@ -83,8 +91,12 @@ class PartitionState:
     _replays: dict[tuple[str, int], list[Contribution]] = field(default_factory=dict)
     _index: IndexChanges = field(default_factory=IndexChanges)
     """What the running batch changes in the store's indexes."""
+    tenants: TenantBytes = field(default_factory=TenantBytes)
     _looked_to: DueEntry | None = None
     """The last due entry looked at since the store changed; earlier ones would come again."""
+
+    _trimmed_to: dict[str, DueEntry] = field(default_factory=dict[str, DueEntry])
+    """By tenant that was over its budget, the last due entry looked at for texts to take."""
 
     @property
     def pending(self) -> int:
@@ -104,12 +116,13 @@ class PartitionState:
     def recover(self) -> None:
         """Take over the checkpoint; the rows above it follow with `settle`, before any event."""
         self._index.held = self.stored.held()
+        self.tenants.sums = self.stored.tenants()
         checkpoint = self.stored.get(checkpoint_key(self.partition))
         if checkpoint is not None:
             self.aggregates = Aggregates.decode(checkpoint)
             self.confirmed = dict(self.aggregates.offsets)
             for dropped in self.aggregates.dropped:
-                if self.stored.get(dropped.encode()) is not None:
+                if self._stored(dropped.encode()) is not None:
                     self._drop(dropped.encode(), [])
         self._waiting.update(self.stored.waiting())
 
@@ -181,6 +194,7 @@ class PartitionState:
             if row is None:
                 dropped.append(key)
                 index.waiting[key] = ()
+                self.tenants.resize(key, 0)
                 continue
             due_ms, waiting = index_row(row, self.rules)
             index.due.append(DueEntry(due_ms, key))
@@ -189,7 +203,10 @@ class PartitionState:
             row.marks = [
                 mark for mark in row.marks if mark.offset > self.confirmed.get(mark.topic, -1)
             ]
-            rows.append((key, row.encode()))
+            encoded = row.encode()
+            self.tenants.resize(key, len(encoded))
+            rows.append((key, encoded))
+        index.tenants = self.tenants.take()
         self.aggregates.dropped = [key.decode() for key in dropped]
         batch = Batch(
             self.partition,
@@ -213,6 +230,7 @@ class PartitionState:
         for key in (*(key for key, _ in batch.rows), *batch.dropped):
             if key not in self._dirty:
                 self._rows.pop(key, None)
+                self.tenants.forget((key,))
         self._looked_to = None
         self.confirmed = batch.offsets
 
@@ -253,8 +271,14 @@ class PartitionState:
     def _row(self, key: bytes, kind: Callable[..., RowT]) -> RowT | None:
         if key in self._rows:
             return self._rows[key]  # type: ignore[return-value]
-        stored = self.stored.get(key)
+        stored = self._stored(key)
         return kind.decode(stored) if stored is not None else None  # type: ignore[attr-defined]
+
+    def _stored(self, key: bytes) -> bytes | None:
+        stored = self.stored.get(key)
+        if stored is not None:
+            self.tenants.read(key, len(stored))
+        return stored
 
     def _keep(
         self, topic: str, offset: int, key: bytes, before: RowT | None, fold: Fold[RowT]
@@ -298,6 +322,7 @@ class PartitionState:
         for key in self.aggregates.tick(now_s):
             self._outputs.append(self._quality(key, offset, time))
         self.aggregates.forget()
+        self._trim_tenants(offset)
 
     def _expire(self, offset: int, now_s: float) -> None:
         # The checkpoint names the rows that it drops: after an outage, many ticks fit into one batch.
@@ -319,15 +344,10 @@ class PartitionState:
 
     def _expire_row(self, offset: int, key: bytes, now_ms: int) -> bool:
         """Expire or drop a row where it is due; False where its entry must stay in the index."""
-        if key in self._rows:
-            row = self._rows[key]
-        else:
-            stored = self.stored.get(key)
-            row = decode_row(key, stored) if stored is not None else None
+        row = self._present(key)
         if row is None:
             return True
-        # After a crash a row may hold effects of events that come after this tick.
-        if any(mark.offset > self.aggregates.offsets.get(mark.topic, -1) for mark in row.marks):
+        if self._is_ahead(row):
             return False
         due_ms = index_row(row, self.rules).due_ms
         if due_ms > now_ms:
@@ -338,6 +358,44 @@ class PartitionState:
         else:
             self._drop(key, row.marks)
         return True
+
+    def _trim_tenants(self, offset: int) -> None:
+        """Take the oldest texts without feedback from tenants that hold more than their budget."""
+        rows, scanned = EXPIRIES_PER_TICK, TRIM_SCAN_PER_TICK
+        for tenant, over in self.tenants.over(self.rules.tenant_bytes).items():
+            excess = over
+            due = self.stored.due(EVER_MS, self._trimmed_to.get(tenant))
+            for entry in islice(due, scanned):
+                if excess <= 0 or not rows:
+                    break
+                scanned -= 1
+                self._trimmed_to[tenant] = entry
+                if tenant_of(entry.key) == tenant:
+                    rows -= 1
+                    excess -= self._trim(offset, entry.key)
+
+    def _trim(self, offset: int, key: bytes) -> int:
+        """Take a row's texts where it has no feedback; how many bytes that gave back."""
+        row = self._present(key)
+        if not isinstance(row, TraceRow) or self._is_ahead(row) or not join.has_texts_alone(row):
+            return 0
+        before = len(row.encode())
+        fold = join.drop_texts(row, outcome=OVER_BUDGET)
+        self._keep(TICKS, offset, key, row, fold)
+        after = len(fold.row.encode())
+        self.tenants.resize(key, after)
+        return before - after
+
+    def _present(self, key: bytes) -> Row | None:
+        """The row as it is after the last event."""
+        if key in self._rows:
+            return self._rows[key]
+        stored = self._stored(key)
+        return decode_row(key, stored) if stored is not None else None
+
+    def _is_ahead(self, row: Row) -> bool:
+        """After a crash a row may hold effects of events that come after this tick."""
+        return any(mark.offset > self.aggregates.offsets.get(mark.topic, -1) for mark in row.marks)
 
     def _drop(self, key: bytes, marks: list[Mark]) -> None:
         self._rows[key] = None

@@ -47,6 +47,10 @@ class RowStore(Protocol):
         """How many rows there are, the checkpoint left out."""
         ...
 
+    def tenants(self) -> dict[str, int]:
+        """Tenant -> bytes of its traces' rows (see tenant_budget)."""
+        ...
+
     def commit(self, batch: Batch) -> None:
         """Store a batch that the changelog confirmed, whole."""
         ...

@@ -62,6 +62,12 @@ def kind_of(key: bytes) -> str:
     return key.split(b"\x1f", 2)[1].decode()
 
 
+def tenant_of(key: bytes) -> str | None:
+    """The tenant of a trace's row; None for a row of another kind."""
+    _, kind, rest = key.split(b"\x1f", 2)
+    return rest[: rest.index(b"\x1f")].decode() if kind == b"trace" else None
+
+
 class FirstScore(NamedTuple):
     """What the judge's counters take of a feedback's first submission."""
 

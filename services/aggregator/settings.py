@@ -35,6 +35,12 @@ class AggregatorSettings(ServiceSettings):
     state_cache_mib: int = Field(
         default=64, ge=8, le=65_536, description="memory for blocks read from the state on disk"
     )
+    tenant_max_mib: int = Field(
+        default=0,
+        ge=0,
+        le=2**40,
+        description="rows of a tenant over which its oldest texts without feedback go; 0: no bound",
+    )
     scores_per_day: int = Field(
         default=3, ge=1, description="scores counted per user, rollout and day"
     )

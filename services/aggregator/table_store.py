@@ -13,7 +13,7 @@ import structlog
 from faust.stores.base import Store
 from faust.types import TP
 
-from services.aggregator.disk_rows import ChangelogPosition, DiskRows
+from services.aggregator.disk_rows import INDEX_FORMAT, ChangelogPosition, DiskRows
 from shared.clock import Clock
 
 log = structlog.get_logger(__name__)
@@ -112,6 +112,10 @@ class TableStore(Store):
         rows = self._rows(partition)
         position: ChangelogPosition | None = rows.position()
         if position is None:
+            return None
+        if position.index_format != INDEX_FORMAT:
+            log.info("state.old_format", partition=partition, format=position.index_format)
+            rows.forget()
             return None
         if self._clock.now().timestamp() - position.at_s > TOMBSTONES_S:
             log.warning("state.too_old", partition=partition, offset=position.offset)

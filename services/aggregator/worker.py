@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -217,12 +218,15 @@ class Worker:
         owned = owned_partitions(self.app, changelog)
         for partition in owned:
             self._store.check(partition, changelog_end(self.app, changelog, partition))
+        partitions = await self._partitions(changelog)
+        # A tenant's traces lie on all partitions alike.
+        rules = replace(self._rules, tenant_bytes=self._rules.tenant_bytes // partitions)
         states = {
-            partition: PartitionState(partition, self._rows(partition), self._rules)
+            partition: PartitionState(partition, self._rows(partition), rules)
             for partition in owned
         }
         await recover_states(states.values())
-        self._store.sweep(range(await self._partitions(changelog)), set(owned))
+        self._store.sweep(range(partitions), set(owned))
         self._drop()
         self._stall_guard.beat()
         self._stall_guard.armed = self._lease.armed = bool(states)

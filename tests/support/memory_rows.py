@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import bisect
+from collections import Counter
 from collections.abc import Iterable, Iterator, MutableMapping
 
 from services.aggregator.batch import Batch, DueEntry
 from services.aggregator.fold import FoldRules
 from services.aggregator.row_store import index_stored
-from services.aggregator.rows import checkpoint_key, partition_of
+from services.aggregator.rows import checkpoint_key, partition_of, tenant_of
 
 
 class MemoryRows:
@@ -58,6 +59,14 @@ class MemoryRows:
     def held(self) -> int:
         """See RowStore.held."""
         return len(self._keys)
+
+    def tenants(self) -> dict[str, int]:
+        """See RowStore.tenants."""
+        held: Counter[str] = Counter()
+        for key in self._keys:
+            if (tenant := tenant_of(key)) is not None:
+                held[tenant] += len(self._rows[key])
+        return dict(held)
 
     def commit(self, batch: Batch) -> None:
         """See RowStore.commit."""

@@ -399,6 +399,7 @@ KAFKA = (
         "bytes",
         ("ratchet_aggregator_state_bytes", "rows {{instance}}"),
         ("ratchet_aggregator_volume_free_bytes", "free {{instance}}"),
+        ("sum(max by (partition) (ratchet_aggregator_row_bytes))", "traces, uncompressed"),
     ),
     panel(
         "Feedback waiting for its interaction",

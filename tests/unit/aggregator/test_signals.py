@@ -166,7 +166,7 @@ def test_correlation_can_be_computed_from_the_exported_sums() -> None:
     simulation = Simulation([*events, CLOSING])
     simulation.run()
     collector = CheckpointCollector()
-    collector.show(0, simulation.changelog[b"0\x1fcheckpoint"], PartitionGauges(0, 0, 0))
+    collector.show(0, simulation.changelog[b"0\x1fcheckpoint"], PartitionGauges(0, 0, 0, 0, 0))
     registry = CollectorRegistry()
     registry.register(collector)
 

@@ -90,6 +90,19 @@ def test_rows_older_than_the_changelogs_tombstones_are_restored_whole(
     assert harness.store.persisted_offset(TP(TOPIC, 1)) == 8
 
 
+def test_rows_with_indexes_of_an_earlier_release_are_restored_whole(
+    harness: StoreHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.aggregator.disk_rows.INDEX_FORMAT", 1)
+    harness.apply((0, 4, ROW))
+    monkeypatch.undo()
+    harness.apply((1, 8, ROW))
+    assert harness.store.persisted_offset(TP(TOPIC, 0)) is None
+    assert (harness.rows(0).held(), harness.rows(0).tenants()) == (0, {})
+    assert harness.store.persisted_offset(TP(TOPIC, 1)) == 8
+    assert harness.rows(1).tenants() == {"acme": len(ROW)}
+
+
 def test_old_rows_of_partitions_that_others_own_are_deleted(harness: StoreHarness) -> None:
     harness.apply((0, 4, ROW), (1, 8, ROW))
     harness.clock.advance(TOMBSTONES_S + 1)
