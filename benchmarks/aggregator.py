@@ -56,6 +56,8 @@ PARTITIONS = 4
 CHUNK = 2000
 FETCH = 500
 LIMIT_S = 120
+SCRAPE_S = 0.5
+"""Between two looks at the worker's counters; a scrape costs it processor time."""
 PROMPT = "My parcel should have come on Tuesday and the page still says preparing. What now? " * 3
 ANSWER = "I am sorry about the wait. Your parcel left our warehouse this morning. " * 5
 
@@ -227,7 +229,7 @@ def our_rate(bootstrap: str, total: int, directory: Path) -> Rate:
             while not marks or marks[-1].seen < total:
                 if time.monotonic() > deadline or process.poll() is not None:
                     raise SystemExit(f"the aggregator counted {marks[-1:]} of {total} and no more")
-                time.sleep(0.25)
+                time.sleep(SCRAPE_S)
                 seen = counted(port)
                 if seen:
                     marks.append(ProgressMark(seen, time.monotonic(), cpu_s(process.pid)))

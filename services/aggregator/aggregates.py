@@ -131,6 +131,11 @@ class Aggregates:
     hours: dict[int, dict[str, list[float]]] = field(default_factory=dict)
     windows: dict[WindowKey, list[float]] = field(default_factory=dict)
     changed: set[WindowKey] = field(default_factory=set)
+    _places: dict[tuple[str, int], list[list[float]]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
+    """(version, minute of an interaction's start) -> sums of its windows, all marked as changed.
+    Until the next tick, so that the events of one minute look their windows up once."""
     dropped: list[str] = field(default_factory=list)
     """Keys of rows that are deleted right after this checkpoint, should that be lost."""
 
@@ -172,16 +177,24 @@ class Aggregates:
             _add(self.minutes.setdefault(minute, {}), version, deltas)
         elif minute // 60 > int(now // 3600) - LIVE_HOURS:
             _add(self.hours.setdefault(minute // 60, {}), version, deltas)
+        place = (version, int(start_s // 60))
+        windows = self._places.get(place)
+        if windows is None:
+            windows = self._places[place] = self._open_windows(version, start_s)
+        for sums in windows:
+            for index, delta in deltas:
+                sums[index] += delta
+
+    def _open_windows(self, version: str, start_s: float) -> list[list[float]]:
+        """Sums of the windows of an interaction's start that can still change, marked as changed."""
+        found: list[list[float]] = []
         for name, length in WINDOWS_S.items():
             start = int(start_s // length) * length
-            if start + length + KEPT_S[name] >= now:
+            if start + length + KEPT_S[name] >= self.clock_s:
                 key = (name, start, version)
-                sums = self.windows.get(key)
-                if sums is None:
-                    sums = self.windows[key] = [0.0] * len(FIGURES)
-                for index, delta in deltas:
-                    sums[index] += delta
+                found.append(self.windows.setdefault(key, [0.0] * len(FIGURES)))
                 self.changed.add(key)
+        return found
 
     def stream_time(self, appended_s: float, claimed_s: float) -> float | None:
         """The stream time that a tick sets, or None where its clocks contradict each other.
@@ -193,11 +206,13 @@ class Aggregates:
         if abs(appended_s - self.clock_s) > JUMP_S and not agree:
             return None
         if agree and self.clock_s > appended_s + AHEAD_S:
+            self._places.clear()
             self.clock_s = self.emitted_s = appended_s
         return max(self.clock_s, appended_s)
 
     def tick(self, at_s: float) -> list[WindowKey]:
         """Move stream time on; returns the quality windows to emit now, in order."""
+        self._places.clear()
         self.clock_s = max(self.clock_s, at_s)
         self._roll()
         if self.clock_s - self.emitted_s < QUALITY_EVERY_S:
@@ -210,6 +225,7 @@ class Aggregates:
     def forget(self) -> None:
         """Drop windows and rollouts that can change no more; call after emitting."""
         now = self.clock_s
+        self._places.clear()
         for key in [
             key for key in self.windows if key[1] + WINDOWS_S[key[0]] + KEPT_S[key[0]] < now
         ]:

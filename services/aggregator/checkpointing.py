@@ -9,6 +9,7 @@ a prefix of that order, from which `PartitionState.recover` gets to the same sum
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 
 from aiokafka.codec import lz4_encode
@@ -57,7 +58,8 @@ class Checkpointer:
         """When the first event since the last batch was folded."""
         self._joined: list[SourceRecord] = []
         """Records folded since then, where their spans go anywhere."""
-        self._ages: list[tuple[str, float]] = []
+        self._ages: dict[str, list[float]] = defaultdict(list)
+        """Topic -> event times of what was folded since then."""
         self.writing = asyncio.Lock()
         """Held from the moment a batch is taken until it is acknowledged."""
 
@@ -70,7 +72,7 @@ class Checkpointer:
 
     def observe_age(self, topic: str, event_time_s: float) -> None:
         """Measure an event's age once the next batch is confirmed."""
-        self._ages.append((topic, event_time_s))
+        self._ages[topic].append(event_time_s)
 
     def due(self) -> bool:
         """Whether the oldest event held has waited a whole batch interval."""
@@ -96,7 +98,7 @@ class Checkpointer:
                 check_size(batch)
             self._since_s = None
             joined, self._joined = self._joined, []
-            ages, self._ages = self._ages, []
+            ages, self._ages = self._ages, defaultdict(list)
             with self._metrics.batches.time():
                 await self._write([batch for _, batch in batches])
             if self._spans.enabled:
@@ -111,8 +113,10 @@ class Checkpointer:
                         batch.partition, batch.checkpoint, gauges_of(state, now_s)
                     )
                     self._acknowledge(batch.partition, batch.offsets)
-            for topic, at_s in ages:
-                self._metrics.event_age.labels(topic).observe(max(0.0, now_s - at_s))
+            for topic, times_s in ages.items():
+                observe = self._metrics.event_age.labels(topic).observe
+                for at_s in times_s:
+                    observe(max(0.0, now_s - at_s))
 
     async def _write(self, batches: list[Batch]) -> None:
         changelog = self._changelog()

@@ -44,7 +44,7 @@ def event_in(record: SourceRecord) -> Event:
     Raises:
         UnreadableRecord: it carries none that its topic may have.
     """
-    return decode(headers_of(record.headers), record.value, MODELS[record.topic])
+    return decode(record.headers, record.value, MODELS[record.topic])
 
 
 def record_in(record: SourceRecord) -> Record:

@@ -26,8 +26,8 @@ log = structlog.get_logger(__name__)
 
 BATCH_EVENTS = 500
 """Events of one partition after which a batch is written at once."""
-YIELD_EVERY = 50
-"""Events folded in one go before other tasks get their turn."""
+SLICE_EVENTS = 50
+"""Events of a topic's partition folded in one go, before other partitions and tasks get their turn."""
 
 
 class SourceLog(Protocol):
@@ -73,7 +73,6 @@ class Consumption:
         self._die = die
         self._offset_gaps = OffsetGaps()
         self._lags = Lags()
-        self._folded = 0
         self._advanced = 0
         """Events folded for the first time since overdue ones were last sought."""
         self._flushing: asyncio.Task[None] | None = None
@@ -88,8 +87,12 @@ class Consumption:
         try:
             for records in fetched.values():
                 self._metrics.events.labels(records[0].topic).inc(len(records))
-                for record in records:
-                    await self._fold_record(record)
+            # By turns: a batch is written for all partitions at once, and is best if all fill it.
+            for start in range(0, max(map(len, fetched.values())), SLICE_EVENTS):
+                for records in fetched.values():
+                    for record in records[start : start + SLICE_EVENTS]:
+                        await self._fold_record(record)
+                    await asyncio.sleep(0)
         except (AggregatorError, LogUnavailable) as error:
             self._die(f"writing: {error}")
         except Exception as error:
@@ -137,9 +140,6 @@ class Consumption:
         self._checkpointer.hold(record)
         if state.events >= BATCH_EVENTS:
             await self._flush_soon()
-        self._folded += 1
-        if self._folded % YIELD_EVERY == 0:
-            await asyncio.sleep(0)
 
     async def _fold_new(self, state: PartitionState, record: SourceRecord) -> None:
         topic, offset = record.topic, record.offset

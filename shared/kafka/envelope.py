@@ -52,15 +52,19 @@ def headers_of(raw: Iterable[tuple[str, bytes | None]]) -> Headers:
     return tuple((name, value or b"") for name, value in raw)
 
 
-def header(headers: Headers, name: str) -> str:
+def header(headers: Iterable[tuple[str, bytes | None]], name: str) -> str:
     """The first header of that name as text, or an empty text."""
     for key, value in headers:
         if key == name:
-            return value.decode("utf-8", "replace")
+            return (value or b"").decode("utf-8", "replace")
     return ""
 
 
-def decode(headers: Headers, value: bytes | None, models: Mapping[str, type[Event]]) -> Event:
+def decode(
+    headers: Iterable[tuple[str, bytes | None]],
+    value: bytes | None,
+    models: Mapping[str, type[Event]],
+) -> Event:
     """Read a value as the model its `ce_type` names.
 
     Raises:
