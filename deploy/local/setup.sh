@@ -207,6 +207,10 @@ install_bench_vllm_router() {
   "$uv" pip sync --require-hashes --python .venv-bench-vllm-router/bin/python requirements/bench-vllm-router.txt
 }
 
+install_bench_streams() {
+  "$uv" pip sync --require-hashes --compile-bytecode --python .venv-bench-streams/bin/python requirements/bench-streams.txt
+}
+
 install_clients() {
   "$uv" pip sync --require-hashes --python .venv-clients/bin/python requirements/clients.txt
 }
@@ -298,6 +302,7 @@ environment .venv-ml "$torch $(digest "$ml_lock") $PWD" install_ml
 if [[ ${1:-} == bench ]]; then
   environment .venv-bench "$(digest requirements/bench.txt) $PWD" install_bench
   environment .venv-bench-vllm-router "$(digest requirements/bench-vllm-router.txt) $PWD" install_bench_vllm_router
+  environment .venv-bench-streams "$(digest requirements/bench-streams.txt) $PWD" install_bench_streams
 elif [[ ${1:-} == flink ]]; then
   environment .venv-flink "$(digest requirements/flink.txt deploy/flink/pom.xml) $PWD" install_flink
 elif [[ ${1:-} == clients || ${1:-} == all-clients ]]; then
