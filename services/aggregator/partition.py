@@ -227,10 +227,11 @@ class PartitionState:
     def confirm(self, batch: Batch) -> None:
         """The changelog has the batch: store it and forget what was held back for it."""
         self.stored.commit(batch)
-        for key in (*(key for key, _ in batch.rows), *batch.dropped):
-            if key not in self._dirty:
-                self._rows.pop(key, None)
-                self.tenants.forget((key,))
+        written = (*(key for key, _ in batch.rows), *batch.dropped)
+        done = [key for key in written if key not in self._dirty]
+        for key in done:
+            self._rows.pop(key, None)
+        self.tenants.forget(done)
         self._looked_to = None
         self.confirmed = batch.offsets
 
@@ -296,7 +297,7 @@ class PartitionState:
             row.marks.extend(self._dropped_marks.pop(key, ()))
         # Repeats and conflicts too: a replay must not judge them by a later state of the row.
         row.marks.append(Mark(topic, offset, fold.contributions))
-        if isinstance(row, TraceRow):
+        if isinstance(row, TraceRow) and row.entries:
             self._wait(before if isinstance(before, TraceRow) else None, row)
         if before is None:
             self._index.held += 1
