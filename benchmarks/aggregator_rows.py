@@ -34,7 +34,7 @@ from shared.kafka.log import NewRecord
 
 RULES = FoldRules(prompt_ignores=("clock", "ids"))
 TEMPLATE = 20_000
-"""Interactions that are made; later ones are these with other trace ids."""
+"""Interactions that are made; later ones are these with other trace ids and prompts."""
 
 
 class RowsAlone:
@@ -91,12 +91,14 @@ class RowsAlone:
 
 
 def log(template: Sequence[NewRecord], rounds: range) -> Iterator[NewRecord]:
-    """The template's records once a round, each time with traces of their own."""
+    """The template's records once a round, each time with traces and prompts of their own."""
     for number in rounds:
+        asked = f"What now, {number}?".encode()
         for topic, key, value, headers, _ in template:
             trace = f"{key[:-8]}{number:08x}"
             assert value is not None
-            yield NewRecord(topic, trace, value.replace(key.encode(), trace.encode()), headers)
+            told = value.replace(key.encode(), trace.encode()).replace(b"What now?", asked)
+            yield NewRecord(topic, trace, told, headers)
 
 
 def resident_mib() -> int:
