@@ -362,7 +362,7 @@ LOCKS = [one for one in (ROOT / "requirements").glob("*.txt") if one.name != "ml
 def test_every_pin_of_a_lock_has_hashes_and_no_index(lock: Path) -> None:
     text = lock.read_text()
     entries = re.split(r"\n(?=[a-z0-9])", text)
-    assert len(entries) > 20
+    assert len(entries) > 20 or lock.name == "flink.txt"  # one package: the jars of Flink
     for entry in entries:
         assert re.match(r"[a-z0-9._-]+(\[[a-z,]+\])?==\S+", entry), entry
         assert re.search(r"--hash=sha256:[0-9a-f]{64}", entry), entry
@@ -374,7 +374,7 @@ def test_every_install_of_a_lock_checks_its_hashes() -> None:
     setup = (ROOT / "deploy" / "local" / "setup.sh").read_text()
     installs = re.findall(r"^.*pip (?:sync|install)\b.*$", f"{setup}\n{DOCKERFILE}", re.MULTILINE)
     locked = [line for line in installs if ".txt" in line or '"$lock"' in line]
-    assert len(locked) == 8
+    assert len(locked) == 9
     for line in locked:
         assert "--require-hashes" in line or "${extra[@]}" in line, line
     assert "extra=(--require-hashes)" in setup
