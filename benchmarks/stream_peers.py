@@ -143,7 +143,7 @@ def quix(bootstrap: str, directory: Path, total: int) -> None:
     class OutputValue(Serializer):
         """The value of a PeerOutput."""
 
-        def __call__(self, output: PeerOutput, *_: Any) -> bytes:
+        def __call__(self, output: PeerOutput, ctx: Any = None) -> bytes:  # noqa: ARG002
             return output.value
 
     joined = PeerJoin(total)
