@@ -11,6 +11,7 @@ from services.cli import (
     adapters,
     annotations,
     audit,
+    backup,
     cases,
     dataset,
     dead_letters,
@@ -57,6 +58,7 @@ app.add_typer(keys.app, name="keys")
 app.add_typer(report.app, name="report")
 app.add_typer(redteam.app, name="redteam")
 app.add_typer(audit.app, name="audit")
+app.add_typer(backup.app, name="backup")
 
 
 def main() -> None:
