@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 
 from services.feedback.voting.annotation_rules import AnnotationRules
@@ -22,7 +23,7 @@ from shared.contracts.subject import subject_of
 MAX_BYTES = 64 * 1024 * 1024
 """JSON of all items beyond which settled ones are forgotten; in memory it is up to four times that."""
 SETTLED_KEPT = 2_000
-"""Newest settled items kept in memory; agreement is of these and the unsettled ones."""
+"""Newest settled items of a tenant in memory; agreement is of these and the unsettled ones."""
 
 
 class ItemState(StrEnum):
@@ -89,8 +90,31 @@ class AnnotationItem:
         return label if votes >= needed else ""
 
 
+@dataclass(slots=True)
+class _TenantItems:
+    """A tenant's items in the order in which they were added."""
+
+    items: dict[str, AnnotationItem] = field(default_factory=dict[str, AnnotationItem])
+    settled: dict[str, None] = field(default_factory=dict[str, None])
+    """Ids of settled items in the order in which they were settled."""
+    bytes: int = 0
+    """JSON of all of them."""
+
+    def add(self, item: AnnotationItem) -> None:
+        self.items[item.added.item_id] = item
+        self.bytes += item.bytes
+
+    def drop(self, item_id: str) -> None:
+        self.bytes -= self.items.pop(item_id).bytes
+        self.settled.pop(item_id, None)
+
+
 class AnnotationBoard:
-    """All items that are open or disputed, and the newest settled ones."""
+    """Each tenant's items that are open or disputed, and its newest settled ones.
+
+    Memory is shared fairly: beyond the limit of all, whoever has more than an equal part of it
+    loses settled items and may add none.
+    """
 
     def __init__(
         self,
@@ -102,11 +126,7 @@ class AnnotationBoard:
         self.rules = rules
         self._settled_kept = settled_kept
         self._max_bytes = max_bytes
-        self._bytes = 0
-        """JSON of all items that are kept."""
-        self._items: dict[tuple[str, str], AnnotationItem] = {}
-        self._settled: dict[tuple[str, str], None] = {}
-        """Keys of settled items in the order in which they were settled."""
+        self._tenants: defaultdict[str, _TenantItems] = defaultdict(_TenantItems)
         self._erased: set[str] = set()
         """Subjects of all erased people."""
 
@@ -125,41 +145,51 @@ class AnnotationBoard:
                 self._erase(event)
 
     def _add(self, event: AnnotationItemAdded) -> None:
-        if not self.is_erased(event.tenant, event.asker):
-            high_stakes = event.context.category in self.rules.high_stakes
-            key = (event.tenant, event.item_id)
-            if key not in self._items:
-                self._items[key] = AnnotationItem(event, high_stakes, len(event.to_json()))
-                self._bytes += self._items[key].bytes
-                self._forget()
+        if self.is_erased(event.tenant, event.asker) or self.get(event.tenant, event.item_id):
+            return
+        high_stakes = event.context.category in self.rules.high_stakes
+        self._tenants[event.tenant].add(AnnotationItem(event, high_stakes, len(event.to_json())))
+        self._forget_settled()
 
     def _label(self, event: AnnotationGiven) -> None:
-        key = (event.tenant, event.item_id)
-        item = self._items.get(key)
+        item = self.get(event.tenant, event.item_id)
         if item is None or event.label not in LABELS[item.added.kind]:
             return
         item.take(event)
         if item.state is ItemState.settled:
-            self._settled[key] = None
-            self._forget()
+            own = self._tenants[event.tenant]
+            own.settled[event.item_id] = None
+            if len(own.settled) > self._settled_kept:
+                own.drop(next(iter(own.settled)))
+            self._forget_settled()
 
-    def _forget(self) -> None:
-        """Drop the items that were settled first, until the rest is within the limits."""
-        while self._settled and (len(self._settled) > self._settled_kept or self.is_full):
-            self._drop(next(iter(self._settled)))
+    def _forget_settled(self) -> None:
+        """Drop the items that were settled first of who has most, until the rest is within limits."""
+        while self._bytes > self._max_bytes:
+            of_most = max(
+                (own for own in self._tenants.values() if own.settled),
+                key=lambda own: own.bytes,
+                default=None,
+            )
+            if of_most is None:
+                return
+            of_most.drop(next(iter(of_most.settled)))
 
-    def _drop(self, key: tuple[str, str]) -> None:
-        self._bytes -= self._items.pop(key).bytes
-        self._settled.pop(key, None)
+    def forget_until(self, then: datetime) -> None:
+        """Drop all items that were added before a moment, as the log does."""
+        self._drop_where(lambda item: item.added.added_at < then)
 
     def _erase(self, event: ErasureRequested) -> None:
         """Drop what the person asked; no order holds between two topics, so the person is kept."""
         self._erased.update(event.subjects)
-        gone = [
-            key for key, item in self._items.items() if self.is_erased(key[0], item.added.asker)
-        ]
-        for key in gone:
-            self._drop(key)
+        self._drop_where(lambda item: self.is_erased(item.added.tenant, item.added.asker))
+
+    def _drop_where(self, gone: Callable[[AnnotationItem], bool]) -> None:
+        for tenant, own in list(self._tenants.items()):
+            for item_id in [name for name, item in own.items.items() if gone(item)]:
+                own.drop(item_id)
+            if not own.items:
+                del self._tenants[tenant]
 
     def is_erased(self, tenant: str, asker: str) -> bool:
         """Whether a person was erased: no prompt of theirs is in the queue from then on."""
@@ -167,21 +197,29 @@ class AnnotationBoard:
 
     def get(self, tenant: str, item_id: str) -> AnnotationItem | None:
         """The tenant's item, or None where it is unknown or was settled too long ago."""
-        return self._items.get((tenant, item_id))
+        own = self._tenants.get(tenant)
+        return own.items.get(item_id) if own else None
 
     def items(self, tenant: str) -> Iterator[AnnotationItem]:
         """The tenant's items in the order in which they were added."""
-        return (item for (owner, _), item in self._items.items() if owner == tenant)
+        own = self._tenants.get(tenant)
+        return iter(own.items.values() if own else ())
 
     @property
-    def is_full(self) -> bool:
-        """Whether the items take as much memory as they may."""
-        return self._bytes > self._max_bytes
+    def _bytes(self) -> int:
+        return sum(own.bytes for own in self._tenants.values())
 
-    @property
-    def unsettled(self) -> int:
-        """Items of all tenants that are not settled."""
-        return len(self._items) - len(self._settled)
+    def is_full_for(self, tenant: str) -> bool:
+        """Whether all items take more memory than they may, and the tenant's more than its part."""
+        own = self._tenants.get(tenant)
+        if own is None or self._bytes <= self._max_bytes:
+            return False
+        return own.bytes > self._max_bytes / len(self._tenants)
+
+    def unsettled(self, tenant: str) -> int:
+        """The tenant's items that are not settled."""
+        own = self._tenants.get(tenant)
+        return len(own.items) - len(own.settled) if own else 0
 
     def wanted_of(self, tenant: str, annotator: str) -> list[AnnotationItem]:
         """Items that this person may label now, in the order in which they should.
@@ -210,9 +248,10 @@ class AnnotationBoard:
     def rater_labels(self) -> dict[str, list[RaterLabel]]:
         """What people said as raters, by tenant: no adjudicator, who saw that they disagree."""
         found: defaultdict[str, list[RaterLabel]] = defaultdict(list)
-        for (tenant, item_id), item in self._items.items():
+        for tenant, own in self._tenants.items():
             found[tenant] += [
                 RaterLabel(f"{tenant}/{item_id}", label.annotator, _opinion(item, label.label))
+                for item_id, item in own.items.items()
                 for label in item.labels.values()
                 if label.role is AnnotatorRole.rater
             ]

@@ -27,7 +27,8 @@ from shared.contracts.events.annotations import (
     AnnotationKind,
     AnnotatorRole,
 )
-from shared.contracts.events.feedback import FeedbackType
+from shared.contracts.events.feedback import FeedbackSubmitted, FeedbackType
+from shared.contracts.events.signals import SignalObserved
 from shared.contracts.events.votes import Choice, Side, VoteCast
 from shared.contracts.topics import ANNOTATIONS
 from shared.errors import FieldError
@@ -35,7 +36,7 @@ from shared.kafka.envelope import encode
 from shared.kafka.log import NewRecord
 
 MAX_UNSETTLED = 5_000
-"""Items that wait for labels; all are kept in memory by every replica."""
+"""Items of a tenant that wait for labels; all are kept in memory by every replica."""
 MAX_OFFERS = 50
 """Items whose slots are asked for before a rater is told that others hold them all."""
 NAMESPACE = uuid.UUID("5f0f5e0a-3a34-4c64-8a4e-3a1f1d1e9a51")
@@ -103,9 +104,9 @@ class AnnotationQueue:
         `askers` are the stored user ids of those whose prompts were sampled, by item id.
         """
         fresh = [item for item in items if not self.board.get(tenant, item.item_id)]
-        if self.board.unsettled + len(fresh) > MAX_UNSETTLED:
+        if self.board.unsettled(tenant) + len(fresh) > MAX_UNSETTLED:
             raise Busy(f"{MAX_UNSETTLED} items wait for labels; add more when some are settled")
-        if self.board.is_full:
+        if self.board.is_full_for(tenant):
             raise Busy(
                 "the items that wait fill the queue's memory; add more when some are settled"
             )
@@ -280,24 +281,27 @@ class AnnotationQueue:
                 "metadata": {"category": added.context.category, **labels},
             }
         )
-        return feedback_record(
-            submitted(submission, tenant=rater.tenant, at=given.given_at, redact=self._redact)
-        )
+        rated = submitted(submission, tenant=rater.tenant, at=given.given_at, redact=self._redact)
+        return feedback_record(_asked_by(added.asker, rated))
 
     def _corrections(
         self, shown: ShownItem, rater: Rater, corrected: Sequence[str | None], at: datetime
     ) -> list[NewRecord]:
         """Corrections of the answers whose text was changed."""
+        added = shown.item.added
         return [
             feedback_record(
-                correction(
-                    answer,
-                    text,
-                    rater,
-                    category=shown.item.added.context.category,
-                    source="annotation",
-                    at=at,
-                    redact=self._redact,
+                _asked_by(
+                    added.asker,
+                    correction(
+                        answer,
+                        text,
+                        rater,
+                        category=added.context.category,
+                        source="annotation",
+                        at=at,
+                        redact=self._redact,
+                    ),
                 )
             )
             for answer, text in zip(shown.answers, corrected, strict=False)
@@ -332,14 +336,25 @@ def _slot(item: AnnotationItem) -> str:
     return f"{item.added.item_id}:adjudication" if adjudicated else item.added.item_id
 
 
+def _asked_by(
+    asker: str, event: FeedbackSubmitted | SignalObserved
+) -> FeedbackSubmitted | SignalObserved:
+    """Feedback with the person whose prompt it is on: an erasure finds it when the item is gone."""
+    if asker and isinstance(event, FeedbackSubmitted):
+        return event.model_copy(update={"asker": asker})
+    return event
+
+
 def _mirrored(label: str) -> str:
     return MIRRORED.get(label, label)
 
 
 def _feedback_id(item: AnnotationItem, rater: Rater) -> str:
     """The same rater's label of an item is the same feedback, however often it is sent."""
-    name = f"{rater.tenant}/{item.added.item_id}/{rater.user_id}"
-    return str(uuid.uuid5(NAMESPACE, name))
+    parts = (rater.tenant, item.added.item_id, rater.user_id)
+    # Where a part has the separator, another split would have the same name. No part has NUL.
+    separator = "\0" if any("/" in part for part in parts) else "/"
+    return str(uuid.uuid5(NAMESPACE, separator.join(parts)))
 
 
 def _check_label(kind: AnnotationKind, label: str) -> None:

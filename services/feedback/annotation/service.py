@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 
 import structlog
 from fastapi import APIRouter
@@ -33,6 +34,9 @@ from shared.registry.routing import RoutingTable
 
 log = structlog.get_logger(__name__)
 
+KEPT = timedelta(days=30)
+"""How long items stay: the retention of `annotations.v1`."""
+FORGET_S = 3600.0
 MAX_DISLIKED = 500
 MAX_DISLIKED_BYTES = 8_000_000
 
@@ -72,6 +76,7 @@ class AnnotationService:
         self._read_model = read_model
         self._keys = keys
         self._authorization = authorization
+        self._clock = clock
         self._guidelines = plan.guidelines
 
     def router(self) -> APIRouter:
@@ -108,3 +113,10 @@ class AnnotationService:
         async with asyncio.TaskGroup() as group:
             group.create_task(self.follower.run())
             group.create_task(self.consistency.follow())
+            group.create_task(self._forget_old())
+
+    async def _forget_old(self) -> None:
+        """Drop what the topic no longer has: after a restart no replica would know it."""
+        while True:
+            self.queue.board.forget_until(self._clock.now() - KEPT)
+            await self._clock.sleep(FORGET_S)

@@ -141,6 +141,8 @@ async def test_what_others_made_of_the_person_s_question_goes_too() -> None:
         vote("c2", user="u4").model_copy(update={"asker": "u3"}),
         interaction("i1-0", user="", prompt=SECRET),
         feedback("f1", "i1-0", UP, user="u2"),
+        interaction("i9-0", user="", prompt=SECRET),  # of an item that the log has no more
+        feedback("f9", "i9-0", UP, user="u2").model_copy(update={"asker": "u1"}),
     )
     sampled = item().model_copy(update={"asker": "u1", "tenant": TENANT})
     builder.add(ANNOTATIONS, sampled.item_id, sampled)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from services.feedback.annotation.board import AnnotationBoard, AnnotationItem, ItemState
 from services.feedback.voting.annotation_rules import AnnotationRules
-from shared.contracts.events.annotations import AnnotationKind, AnnotatorRole
+from shared.contracts.events.annotations import AnnotationItemAdded, AnnotationKind, AnnotatorRole
 from tests.support.annotations import EPOCH, erasure, given, item
 
 RULES = AnnotationRules(high_stakes=frozenset({"medical"}), adjudicators=frozenset({"ann"}))
@@ -107,7 +107,7 @@ def test_a_sampled_prompt_of_an_erased_person_leaves_the_queue(*, erasure_first:
     erased = erasure("u1")
     found = board(erased, *events) if erasure_first else board(*events, erased)
     assert [one.added.item_id for one in found.items("default")] == ["i2", "i3"]
-    assert found.unsettled == 2
+    assert found.unsettled("default") == 2
 
 
 def test_nobody_is_offered_an_item_twice_and_other_tenants_see_nothing() -> None:
@@ -137,7 +137,7 @@ def test_settled_items_beyond_the_limit_are_forgotten_and_waiting_ones_never() -
     for number in range(4):
         made.apply(given("a", "left", f"i{number}"))
     assert [one.added.item_id for one in made.items("default")] == ["i2", "i3", "i4"]
-    assert made.unsettled == 1
+    assert made.unsettled("default") == 1
     made.apply(given("b", "right", "i0"))
     assert made.get("default", "i0") is None
 
@@ -150,15 +150,15 @@ def test_texts_beyond_the_limit_push_settled_items_out_and_leave_no_room_for_mor
     for name in ("ada", "ben", "cleo"):
         found.apply(given(name, "left", "i1"))
     assert found.get("default", "i1")
-    assert not found.is_full
+    assert not found.is_full_for("default")
     found.apply(item("i3"))
     assert [one.added.item_id for one in found.items("default")] == ["i0", "i2", "i3"]
     found.apply(item("i4"))
-    assert found.is_full
+    assert found.is_full_for("default")
     found.apply(item("i4"))
     for name in ("ada", "ben", "cleo"):
         found.apply(given(name, "left", "i4"))
-    assert not found.is_full
+    assert not found.is_full_for("default")
 
 
 @each(
@@ -168,3 +168,52 @@ def test_labels_in_any_order_and_repeated_come_to_the_same(said: list[tuple[str,
     found = board(item(), *(given(*one) for one in said)).get("default", "i1")
     assert found
     assert (found.outcome, len(found.labels)) == ("left", 3)
+
+
+def of_tenant(tenant: str, item_id: str) -> AnnotationItemAdded:
+    return item(item_id, raters=1).model_copy(update={"tenant": tenant})
+
+
+def test_a_tenant_that_fills_the_memory_takes_no_room_of_another() -> None:
+    size = len(of_tenant("aa", "i0").to_json())
+    found = AnnotationBoard(RULES, max_bytes=4 * size)
+    for number in range(6):
+        found.apply(of_tenant("aa", f"i{number}"))
+    assert found.is_full_for("aa")
+    assert not found.is_full_for("bb")
+    found.apply(of_tenant("bb", "i0"))
+    assert not found.is_full_for("bb")
+    settled = given("ada", "left", "i0").model_copy(update={"tenant": "bb"})
+    found.apply(settled)
+    assert found.get("bb", "i0") is None  # nobody else had a settled item to forget
+    for number in (0, 1):
+        found.apply(of_tenant("bb", f"j{number}"))
+    assert not found.is_full_for("bb")
+    found.apply(of_tenant("bb", "j2"))
+    assert found.is_full_for("bb")
+    assert (found.unsettled("aa"), found.unsettled("bb")) == (6, 3)
+
+
+def test_the_settled_items_of_who_has_most_go_first() -> None:
+    size = len(of_tenant("aa", "i0").to_json())
+    found = AnnotationBoard(RULES, max_bytes=5 * size)
+    for tenant, names in (("bb", "i0"), ("aa", "i0 i1 i2 i3")):
+        for name in names.split():
+            found.apply(of_tenant(tenant, name))
+            found.apply(given("ada", "left", name).model_copy(update={"tenant": tenant}))
+    found.apply(of_tenant("bb", "i1"))
+    assert [one.added.item_id for one in found.items("aa")] == ["i1", "i2", "i3"]
+    assert [one.added.item_id for one in found.items("bb")] == ["i0", "i1"]
+
+
+def test_items_of_before_a_moment_are_forgotten_whatever_their_state() -> None:
+    found = board(
+        item("old", raters=1), item("waits"), given("ada", "left", "old"),
+        item("young", at=EPOCH + timedelta(days=1)),
+    )  # fmt: skip
+    found.forget_until(EPOCH + timedelta(hours=1))
+    assert [one.added.item_id for one in found.items("default")] == ["young"]
+    assert found.unsettled("default") == 1
+    found.forget_until(EPOCH + timedelta(days=2))
+    assert list(found.items("default")) == []
+    assert not found.is_full_for("default")

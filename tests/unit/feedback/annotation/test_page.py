@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from services.feedback.annotation.board import AnnotationBoard
+from services.feedback.annotation.board import AnnotationBoard, AnnotationItem
+from services.feedback.annotation.queue import NAMESPACE, _feedback_id
+from services.feedback.annotation.service import KEPT
 from services.feedback.voting.invites import Rater
 from services.feedback.voting.plan import VotingPlan
-from shared.contracts.events.annotations import AnnotationGiven, AnnotationItemAdded
+from shared.contracts.events.annotations import AnnotationGiven, AnnotationItemAdded, AnnotationKind
 from shared.contracts.events.base import Context
 from shared.contracts.events.feedback import FeedbackSubmitted, FeedbackType
 from shared.contracts.events.votes import Choice, VoteCast
-from shared.contracts.topics import ANNOTATIONS, ERASURES, INTERACTIONS
+from shared.contracts.topics import ANNOTATIONS, ERASURES, INTERACTIONS, load_topics
 from shared.kafka.envelope import decode, models_by_type
 from tests.support.aggregator import interaction
 from tests.support.annotations import erasure, item
 from tests.support.voting import PLAN
+from tests.support.waiting import eventually
 from tests.unit.feedback.voting.test_page import Visitor, voting_service
 
 ANSWERS = [
@@ -342,3 +347,47 @@ async def test_an_erased_person_is_dropped_by_the_log_and_sampled_no_more() -> N
         )
         assert answer.json() == {"added": []}
         assert (await queue.get(""))["items"] == []
+
+
+async def test_feedback_on_a_sampled_prompt_says_who_asked_it() -> None:
+    async with office() as queue:
+        sampled = item("s1", kind=AnnotationKind.rating, raters=1)
+        for event in (sampled.model_copy(update={"asker": "ada"}), item("m1", raters=1)):
+            queue.harness.annotations.queue.board.apply(event)
+        rosa = await queue.rater("rosa")
+        for _ in range(2):
+            shown = await take(rosa)
+            said = "2" if shown["item_id"] == "s1" else "left"
+            texts = ["Paris, of course."] + [None] * (len(shown["answers"]) - 1)
+            assert (await label(rosa, shown["item_id"], said, corrections=texts)).status_code == 200
+        said_of = [one for one in queue.harness.events() if isinstance(one, FeedbackSubmitted)]
+        askers = {(one.trace_id.split("-")[0], one.type.value, one.asker) for one in said_of}
+        assert askers == {
+            ("s1", "rating", "ada"), ("s1", "text_correction", "ada"),
+            ("m1", "text_correction", ""),
+        }  # fmt: skip
+
+
+async def test_items_go_from_memory_when_the_topic_has_them_no_more() -> None:
+    (topic,) = [one for one in load_topics() if one.name == ANNOTATIONS]
+    assert KEPT.total_seconds() * 1000 == int(topic.config["retention.ms"])
+    async with office() as queue:
+        await queue.add(ITEM)
+        board = queue.harness.annotations.queue.board
+        board.apply(item("young", at=queue.harness.clock.now() + timedelta(days=1)))
+        queue.harness.clock.advance(KEPT.total_seconds())
+        assert board.get("default", "i1")
+        running = asyncio.create_task(queue.harness.annotations.run())
+        await eventually(lambda: not board.get("default", "i1"), "the item is forgotten")
+        assert board.get("default", "young")
+        running.cancel()
+
+
+def test_labels_of_others_never_share_an_id_and_stored_ones_keep_theirs() -> None:
+    def id_of(tenant: str, item_id: str, user: str) -> str:
+        added = item(item_id).model_copy(update={"tenant": tenant})
+        return _feedback_id(AnnotationItem(added, high_stakes=False, bytes=0), Rater(tenant, user))
+
+    assert id_of("acme", "i1", "ada") == str(uuid.uuid5(NAMESPACE, "acme/i1/ada"))
+    assert id_of("acme", "i1/ada", "b") != id_of("acme", "i1", "ada/b")
+    assert id_of("acme", "i1/ada", "b") == id_of("acme", "i1/ada", "b")
