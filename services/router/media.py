@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from services.router.call import Call
 from services.router.responses_api import request_turns
 from shared.contracts.conversation import media_bytes, media_parts
 from shared.contracts.subject import subject_of
-from shared.media_store import MediaStore, MediaUnavailable
+from shared.media_store import MediaStore
 
 log = structlog.get_logger(__name__)
 
@@ -47,6 +48,7 @@ class MediaUploads:
         self._store = store
         self._queue: asyncio.Queue[RequestMedia] = asyncio.Queue(MAX_QUEUED)
         self._bytes = 0
+        self._threads = ThreadPoolExecutor(WRITERS, "media")
         self._failing = False
         self._media = Counter(
             "ratchet_router_media",
@@ -95,17 +97,33 @@ class MediaUploads:
         while True:
             media = await self._queue.get()
             try:
-                async with asyncio.timeout(WRITE_TIMEOUT_S):
-                    await asyncio.to_thread(self._write, media)
+                await self._write_in_thread(media)
                 self._failing = False
-            except (MediaUnavailable, TimeoutError) as error:
+            except Exception as error:  # noqa: BLE001 clients choose the bytes: none may end the router
                 self._media.labels(FAILED).inc(len(media.parts))
-                if not self._failing:
-                    log.warning("media.not_stored", error=str(error) or "it took too long")
-                self._failing = True
+                self._fails(str(error) or type(error).__name__)
             finally:
                 self._bytes -= media.size
                 self._queue.task_done()
+
+    async def _write_in_thread(self, media: RequestMedia) -> None:
+        """Write, and say when it takes too long.
+
+        A thread cannot be ended. So one that hangs in the store keeps its writer and its bytes, and
+        the queue fills; given up, it would be joined by another, and both would hold their media.
+        """
+        loop = asyncio.get_running_loop()
+        writing = loop.run_in_executor(self._threads, self._write, media)
+        done, _ = await asyncio.wait((writing,), timeout=WRITE_TIMEOUT_S)
+        if not done:
+            self._fails(f"a write takes more than {WRITE_TIMEOUT_S:g} s")
+        await writing
+
+    def _fails(self, why: str) -> None:
+        """Log that the store fails, once until it takes something again."""
+        if not self._failing:
+            log.warning("media.not_stored", error=why)
+        self._failing = True
 
     def _write(self, media: RequestMedia) -> None:
         for part in media.parts:

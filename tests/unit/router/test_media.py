@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
+from structlog.testing import capture_logs
 
 from services.router import media as media_module
 from services.router.interactions import Interactions
-from services.router.media import OUTCOMES, MediaUploads
+from services.router.media import OUTCOMES, WRITERS, MediaUploads
 from shared.contracts.subject import subject_of
 from shared.media_store import MediaUnavailable
 from shared.redaction import Redactor
@@ -150,6 +151,47 @@ async def test_a_store_that_fails_is_counted_and_asked_again(harness: MediaHarne
 
     await eventually(failed, "the failure is counted", 60)
     harness.store.away = False
+    await harness.ask(CHAT_PARTS)
+    await harness.uploads.drain(60)
+    assert len(harness.store.kept) == 3
+
+
+async def test_a_store_that_hangs_takes_no_more_threads_and_bytes(
+    harness: MediaHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(media_module, "WRITE_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(media_module, "MAX_QUEUED_BYTES", 1_500)
+    harness.store.answers.clear()
+    with capture_logs() as logs:
+        for _ in range(4):
+            await harness.ask(CHAT_PARTS)
+        dropped = harness.counts()[OUTCOMES.index("dropped")]
+        assert dropped > 0
+        await eventually(lambda: bool(logs), "a write takes too long", 60)
+        for _ in range(4):
+            await harness.ask(CHAT_PARTS)
+    assert [row["event"] for row in logs].count("media.not_stored") == 1
+    assert harness.counts()[OUTCOMES.index("dropped")] == dropped + 4 * 4
+    assert len(harness.store.threads) <= WRITERS
+    harness.store.answers.set()
+    await harness.uploads.drain(60)
+    await harness.ask(CHAT_PARTS)
+    await harness.uploads.drain(60)
+    assert len(harness.store.kept) == 3
+
+
+async def test_media_that_break_a_writer_do_not_end_it(
+    harness: MediaHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(_: object) -> None:
+        raise RecursionError
+
+    with monkeypatch.context() as broken:
+        broken.setattr(media_module, "media_bytes", breaks)
+        for _ in range(WRITERS):
+            await harness.ask(CHAT_PARTS)
+        await harness.uploads.drain(60)
+    assert harness.counts() == [0, 0, 0, 4 * WRITERS]
     await harness.ask(CHAT_PARTS)
     await harness.uploads.drain(60)
     assert len(harness.store.kept) == 3
