@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
@@ -18,6 +19,9 @@ log = structlog.get_logger(__name__)
 
 _FURTHER = re.compile(r"router-(\d+)")
 """Folders of the processes but the first, whose folder is the one of a router alone."""
+
+RETRY_S = 10.0
+"""After which a spool that could not be had is tried again."""
 
 
 class FolderTaken(Exception):
@@ -82,17 +86,35 @@ def take(directory: Path) -> Iterator[None]:
 
 
 async def ship_left_behind(
-    directories: tuple[Path, ...], shipper_of: Callable[[Spool], SpoolShipper], limit_bytes: int
+    directories: Sequence[Path], shipper_of: Callable[[Spool], SpoolShipper], limit_bytes: int
 ) -> None:
-    """Ship the spools of processes that are no more, as there were more of them before."""
-    for directory in directories:
-        try:
-            with take(directory):
-                spool = Spool(directory / "spool", limit_bytes=limit_bytes)
-                try:
-                    await shipper_of(spool).drain(None)
-                finally:
-                    spool.close()
-                log.info("spool.shipped_for_another", directory=str(directory))
-        except FolderTaken:
-            log.warning("spool.left_to_another", directory=str(directory))
+    """Ship the spools of processes that are no more, as there were more of them before.
+
+    One that another process has, which may still be ending, or that the disk refuses, is tried
+    again until it is shipped.
+    """
+    waiting, said = list(directories), False
+    while waiting := [one for one in waiting if not await _shipped(one, shipper_of, limit_bytes)]:
+        if not said:
+            log.warning("spool.left_behind", directories=[str(one) for one in waiting])
+            said = True
+        await asyncio.sleep(RETRY_S)
+
+
+async def _shipped(
+    directory: Path, shipper_of: Callable[[Spool], SpoolShipper], limit_bytes: int
+) -> bool:
+    """Ship one spool to its end; False where it cannot be had now."""
+    try:
+        with take(directory):
+            spool = Spool(directory / "spool", limit_bytes=limit_bytes)
+            try:
+                if spool.trouble:
+                    return False
+                await shipper_of(spool).drain(None)
+            finally:
+                spool.close()
+    except FolderTaken:
+        return False
+    log.info("spool.shipped_for_another", directory=str(directory))
+    return True

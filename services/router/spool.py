@@ -299,12 +299,17 @@ class SpoolShipper:
                 await asyncio.sleep(self._backoff.next_s())
 
     async def drain(self, timeout_s: float | None) -> bool:
-        """Ship all that waits, for at most `timeout_s` seconds if not None; tells whether all went."""
+        """Ship all that waits; tells whether all went.
+
+        With `timeout_s` it takes at most so many seconds, and tries as often as they allow; without,
+        an outage is waited out with back-off.
+        """
         try:
             async with asyncio.timeout(timeout_s):
                 while not self._spool.empty:
                     if not await self.ship():
-                        await asyncio.sleep(BACKOFF_FIRST_S)
+                        pause_s = self._backoff.next_s() if timeout_s is None else BACKOFF_FIRST_S
+                        await asyncio.sleep(pause_s)
         except TimeoutError:
             return False
         return True

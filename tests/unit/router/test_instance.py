@@ -1,0 +1,92 @@
+"""Spools that processes left behind which are no more."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+from structlog.testing import capture_logs
+
+from services.router import instance as instance_module
+from services.router.instance import ship_left_behind, take
+from services.router.spool import Spool, SpoolShipper
+from shared.kafka.deadletters import DeadLetters
+from shared.kafka.log import NewRecord, read_to_end
+from shared.testing.log import MemoryLog
+from tests.support.waiting import eventually
+
+LIMIT = 10_000_000
+
+
+def left_behind(directory: Path, value: bytes) -> Path:
+    spool = Spool(directory / "spool", limit_bytes=LIMIT)
+    assert spool.append(NewRecord("topic", "key", value))
+    spool.close()
+    return directory
+
+
+def shipping(log: MemoryLog, *directories: Path) -> asyncio.Task[None]:
+    letters = DeadLetters(log, service="router", redact=str, metrics=CollectorRegistry())
+    shipped = ship_left_behind(directories, lambda spool: SpoolShipper(spool, log, letters), LIMIT)
+    return asyncio.create_task(shipped)
+
+
+async def values(log: MemoryLog) -> list[bytes | None]:
+    return [record.value for record in await read_to_end(log, "topic", timeout_s=60)]
+
+
+async def test_a_spool_whose_process_still_ends_is_shipped_once_it_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(instance_module, "RETRY_S", 0.01)
+    log = MemoryLog()
+    taken = left_behind(tmp_path / "router-1", b"taken")
+    free = left_behind(tmp_path / "router-2", b"free")
+    with capture_logs() as logs, take(taken):
+        running = shipping(log, taken, free)
+        await eventually(lambda: len(logs) >= 2, "one is shipped, one is waited for", 60)
+        assert await values(log) == [b"free"]
+    await asyncio.wait_for(running, 60)
+    assert await values(log) == [b"free", b"taken"]
+    with take(taken), take(free):
+        pass
+
+
+async def test_a_spool_that_the_disk_refuses_is_not_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(instance_module, "RETRY_S", 0.01)
+    log = MemoryLog()
+    directory = left_behind(tmp_path / "router-1", b"value")
+    (directory / "spool").rename(tmp_path / "aside")
+    (directory / "spool").touch()
+    running = shipping(log, directory)
+    with capture_logs() as logs:
+        await eventually(lambda: bool(logs), "the disk refused it", 60)
+    (directory / "spool").unlink()
+    (tmp_path / "aside").rename(directory / "spool")
+    await asyncio.wait_for(running, 60)
+    assert await values(log) == [b"value"]
+
+
+async def test_an_outage_is_waited_out_with_back_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = MemoryLog()
+    log.available = False
+    pauses: list[float] = []
+    turn = asyncio.sleep
+
+    async def sleep(seconds: float) -> None:
+        if seconds:
+            pauses.append(seconds)
+            log.available = len(pauses) == 8
+        await turn(0)
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    await asyncio.wait_for(shipping(log, left_behind(tmp_path / "router-1", b"value")), 60)
+    assert pauses == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
+    monkeypatch.undo()
+    assert await values(log) == [b"value"]
