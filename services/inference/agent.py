@@ -112,6 +112,9 @@ class Agent:
         """Seconds since the agent last finished an action or found nothing to do."""
         return self._clock.monotonic() - self._beat
 
+    def _moved(self) -> None:
+        self._beat = self._clock.monotonic()
+
     def versions(self) -> tuple[Slot, ...]:
         """All versions this replica has to do with, wanted ones first; see `_slot`."""
         slots = [self._slot(version.record) for version in self._wanted]
@@ -243,7 +246,7 @@ class Agent:
             rest_s = POLL_S
             try:
                 while not stop.is_set() and await self.step():
-                    self._beat = self._clock.monotonic()
+                    self._moved()
                 backoff.reset()
             except EngineUnavailable as error:
                 log.warning(Unavailable.engine, during="reconcile", error=str(error))
@@ -252,7 +255,7 @@ class Agent:
             except Exception:
                 rest_s = backoff.next_s()
                 log.exception("agent.round_failed", retry_in_s=rest_s)
-            self._beat = self._clock.monotonic()
+            self._moved()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(rest_s):
                     await self._wake.wait()
@@ -328,7 +331,7 @@ class Agent:
         began = self._clock.monotonic()
         self._slots.loading(slot)
         await self._notify()
-        if wrong := await self._base_files.refusal(record):
+        if wrong := await self._base_files.refusal(record, self._moved):
             self._slots.retry(slot, AdapterState.refused, "base", wrong)
             return
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 import structlog
@@ -14,17 +15,22 @@ from shared.registry.base_models import BaseIdentity, base_mismatch, identify_ba
 log = structlog.get_logger(__name__)
 
 
-async def base_identity(base: str, data_dir: Path) -> BaseIdentity:
-    """Revision and hash of the base; unknown where its files are not here or cannot be read."""
+async def base_identity(base: str, data_dir: Path, moved: Callable[[], None]) -> BaseIdentity:
+    """Revision and hash of the base; unknown where its files are not here or cannot be read.
+
+    `moved` is called in a thread while files are read.
+    """
     cache = data_dir / "training" / "base-hashes.json"
     try:
-        return await asyncio.to_thread(identify_base, base, cache)
+        return await asyncio.to_thread(identify_base, base, cache, moved=moved)
     except OSError as error:
         log.warning("base.unreadable", base=base, error=str(error))
         return BaseIdentity()
 
 
-async def require_parents_base(resolved: ResolvedJob, data_dir: Path) -> None:
+async def require_parents_base(
+    resolved: ResolvedJob, data_dir: Path, moved: Callable[[], None]
+) -> None:
     """Refuse to go on from a parent on other files: its LoRA would mean something else.
 
     Raises:
@@ -34,6 +40,6 @@ async def require_parents_base(resolved: ResolvedJob, data_dir: Path) -> None:
     parent = resolved.parent
     if parent is None or parent.base != resolved.base or not parent.base_sha256:
         return
-    found = await base_identity(resolved.base, data_dir)
+    found = await base_identity(resolved.base, data_dir, moved)
     if wrong := base_mismatch(parent.base_sha256, found.sha256):
         raise InvalidJob(f"parent: {parent.version}: {wrong}")

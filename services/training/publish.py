@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,10 @@ class Publisher:
         settings: TrainingSettings,
         clock: Clock,
         spans: RunSpans,
+        alive: Callable[[], None],
     ) -> None:
+        """`alive` is called while the base's files are hashed."""
+        self._alive = alive
         self._log = event_log
         self._registry = registry
         self._datasets_root = datasets_root
@@ -95,7 +98,7 @@ class Publisher:
         stored = await asyncio.to_thread(
             store, files, workspace.fresh("publish"), settings.adapters_uri, version
         )
-        base = await base_identity(resolved.base, settings.data_dir)
+        base = await base_identity(resolved.base, settings.data_dir, self._alive)
         record = VersionRecord(
             version=version,
             model=job.model,

@@ -104,6 +104,7 @@ class Runner:
             settings=settings,
             clock=clock,
             spans=self._spans,
+            alive=self.alive,
         )
 
     @property
@@ -223,7 +224,7 @@ class Runner:
             workspace = Workspace(self.jobs, job.job_id)
             return await self._rebuilder.run(job, self._registry.registry, workspace, reporter)
         resolved = resolve(job, self._registry.registry, self._settings)
-        await require_parents_base(resolved, self._settings.data_dir)
+        await require_parents_base(resolved, self._settings.data_dir, self.alive)
         require_free(self.jobs, self._settings.min_free_bytes)
         workspace = Workspace(self.jobs, job.job_id)
         await reporter.enter(RunPhase.snapshot, FITTED[0])

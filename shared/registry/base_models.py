@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 DESCRIPTIONS = ("config.json", "tokenizer.json")
 MAX_FILES = 1_024
 """Files of a base that are hashed at most; the largest published models have a few hundred."""
+CHUNK_BYTES = 16 * 1024 * 1024
 
 
 class BaseIdentity(NamedTuple):
@@ -25,14 +27,22 @@ class BaseIdentity(NamedTuple):
     """SHA-256 in hex over the files' names and hashes; empty where they are not on this machine."""
 
 
-def identify_base(base: str, cache: Path, revision: str = "main") -> BaseIdentity:
+def identify_base(
+    base: str,
+    cache: Path,
+    revision: str = "main",
+    *,
+    moved: Callable[[], None] = lambda: None,
+) -> BaseIdentity:
     """Revision and hash of a base model; reads gigabytes the first time.
 
     Args:
         base: Hub id or path, as a record names it.
-        cache: JSON file with the hash of each file by path, size and time of change. One that
-            cannot be read or written costs time only.
+        cache: JSON file with the hash of each file by path, size and time of change, written after
+            each file, so that a restart goes on from there. One that cannot be read or written
+            costs time only.
         revision: Branch, tag or commit of the hub, where the base is no path.
+        moved: Called for each chunk read: a slow disk takes longer than a watchdog waits.
 
     Raises:
         OSError: a file of the base cannot be read.
@@ -42,17 +52,15 @@ def identify_base(base: str, cache: Path, revision: str = "main") -> BaseIdentit
     files = _files(folder) if folder else []
     if not files:
         return BaseIdentity(commit)
-    known, hashes = _read(cache), dict[str, list[Any]]()
+    hashes = _read(cache)
     digest = hashlib.sha256()
     for path in files:
         place, stat = str(path.resolve()), path.stat()
         mark = [stat.st_size, stat.st_mtime_ns]
-        old = known.get(place, [])
-        sha256 = old[2] if old[:2] == mark else _sha256(path)
-        hashes[place] = [*mark, sha256]
-        digest.update(f"{path.name}\0{sha256}\n".encode())
-    if hashes != known:
-        _write(cache, hashes)
+        if hashes.get(place, [])[:-1] != mark:
+            hashes[place] = [*mark, _sha256(path, moved)]
+            _write(cache, hashes)
+        digest.update(f"{path.name}\0{hashes[place][-1]}\n".encode())
     return BaseIdentity(commit, digest.hexdigest())
 
 
@@ -93,15 +101,20 @@ def _files(folder: Path) -> list[Path]:
     return [*described, *weights][:MAX_FILES] if weights else []
 
 
-def _sha256(path: Path) -> str:
+def _sha256(path: Path, moved: Callable[[], None]) -> str:
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+            moved()
+    return digest.hexdigest()
 
 
 def _read(cache: Path) -> dict[str, list[Any]]:
+    """Hashes of the files that are still there, of other bases too."""
     try:
         found = json.loads(cache.read_text())
-        return {str(place): list(one) for place, one in found.items()}
+        return {str(place): list(one) for place, one in found.items() if Path(place).is_file()}
     except (OSError, ValueError, AttributeError, TypeError):
         return {}
 

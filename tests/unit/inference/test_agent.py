@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +12,7 @@ import pytest
 from fastapi import APIRouter
 from prometheus_client import CollectorRegistry
 
-from services.inference import adapter_cache, agent
+from services.inference import adapter_cache, agent, base_files
 from services.inference.acceptances import Acceptances
 from services.inference.adapter_cache import SPARE_FOLDERS, AdapterCache
 from services.inference.agent import Agent
@@ -40,7 +40,7 @@ from shared.contracts.events.versions import (
 from shared.contracts.topics import AUDIT
 from shared.keys import KeyRing
 from shared.registry import adapters
-from shared.registry.base_models import identify_base
+from shared.registry.base_models import BaseIdentity, identify_base
 from shared.registry.versions import Registry
 from shared.testing.clock import ManualClock
 from shared.testing.log import MemoryLog
@@ -251,6 +251,47 @@ async def test_an_adapter_of_another_base_is_refused_before_it_is_loaded(
     assert (refused.state, refused.fault) == (AdapterState.refused, "base")
     assert "trained on aaaaaaaaaaaa" in refused.reason
     assert harness.loads("v2") == 0
+
+
+async def test_hashing_a_large_base_counts_as_movement(
+    harness: AgentHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harness.base.mkdir()
+    (harness.base / "model.safetensors").write_bytes(b"w")
+    harness.register("v1", recorded=-1.0)
+    harness.put("v1", Lifecycle.stable)
+    idle: list[float] = []
+
+    def slow(*_: object, moved: Callable[[], None]) -> BaseIdentity:
+        harness.clock.advance(600.0)
+        moved()
+        idle.append(harness.agent.idle_s())
+        return BaseIdentity("", "a" * 64)
+
+    monkeypatch.setattr(base_files, "identify_base", slow)
+    await harness.settle()
+    assert idle == [0.0]
+
+
+async def test_a_base_that_could_not_be_read_is_read_again(
+    harness: AgentHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(base_files, "identify_base", refuse_to_read)
+    harness.register("v1", recorded=-1.0)
+    harness.put("v1", Lifecycle.stable)
+    await harness.settle()
+    assert harness.state("v1") is AdapterState.ready
+    monkeypatch.undo()
+    harness.base.mkdir()
+    (harness.base / "model.safetensors").write_bytes(b"w")
+    harness.register("v2", recorded=-3.0, base_sha256="a" * 64)
+    harness.put("v2", Lifecycle.canary)
+    await harness.settle()
+    assert harness.slot("v2").fault == "base"
+
+
+def refuse_to_read(*_: object, **__: object) -> BaseIdentity:
+    raise OSError("the volume does not answer")
 
 
 async def test_refused_stable_version_makes_the_replica_unready(harness: AgentHarness) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -33,7 +34,9 @@ def test_files_are_read_once_and_again_when_they_changed(
 ) -> None:
     base, cache, read = make_base(tmp_path / "base"), tmp_path / "cache.json", []
     hashed = base_models._sha256
-    monkeypatch.setattr(base_models, "_sha256", lambda path: read.append(path.name) or hashed(path))
+    monkeypatch.setattr(
+        base_models, "_sha256", lambda path, moved: read.append(path.name) or hashed(path, moved)
+    )
     first = identify_base(str(base), cache)
     assert len(read) == 3
     assert identify_base(str(base), cache) == first
@@ -43,6 +46,28 @@ def test_files_are_read_once_and_again_when_they_changed(
     os.utime(weights, ns=(1, 1))
     assert identify_base(str(base), cache).sha256 != first.sha256
     assert read[3:] == ["model-00002-of-00002.safetensors"]
+
+
+def test_a_restart_goes_on_from_the_files_that_were_hashed(tmp_path: Path) -> None:
+    base, other = make_base(tmp_path / "base"), make_base(tmp_path / "other")
+    cache, chunks = tmp_path / "cache.json", []
+
+    class Killed(Exception):
+        pass
+
+    def killed_at_the_third_file() -> None:
+        chunks.append(1)
+        if len(chunks) == 3:
+            raise Killed
+
+    with pytest.raises(Killed):
+        identify_base(str(base), cache, moved=killed_at_the_third_file)
+    chunks.clear()
+    identify_base(str(base), cache, moved=lambda: chunks.append(1))
+    assert len(chunks) == 1
+    identify_base(str(other), cache)
+    identify_base(str(base), cache, moved=lambda: chunks.append(1))
+    assert len(chunks) == 1, "another base's hashes took the place of these"
 
 
 def test_a_hub_s_snapshot_has_its_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,8 +93,11 @@ def test_a_base_that_is_not_here_is_unknown(tmp_path: Path) -> None:
 def test_a_damaged_cache_costs_time_only(tmp_path: Path) -> None:
     base, cache = make_base(tmp_path / "base"), tmp_path / "cache.json"
     expected = identify_base(str(base), tmp_path / "other.json")
-    cache.write_text('["not", "hashes"]')
-    assert identify_base(str(base), cache) == expected
+    stat = (base / "config.json").stat()
+    cut = {str(base / "config.json"): [stat.st_size, stat.st_mtime_ns]}
+    for damaged in ('["not", "hashes"]', json.dumps(cut)):
+        cache.write_text(damaged)
+        assert identify_base(str(base), cache) == expected
 
 
 def test_only_two_known_hashes_that_differ_are_a_mismatch() -> None:
