@@ -69,6 +69,15 @@ GATHER_S = 0.1
 """How long interaction events gather before a batch of them is shipped."""
 
 
+def client_session() -> aiohttp.ClientSession:
+    """A session for the inference service and the moderation endpoint, which bound what they run.
+
+    With aiohttp's own bound of 100 connections a question could spend its deadline waiting for one
+    behind moderated requests, and an answer would be refused that nobody had looked at.
+    """
+    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
+
+
 def moderated(
     app: AsgiApp,
     settings: RouterSettings,
@@ -171,7 +180,7 @@ async def run(settings: RouterSettings, instance: RouterInstance, rules: FilterR
             tls=settings.engine_tls(),
             affinity=settings.prefix_affinity,
         ) as engines,
-        aiohttp.ClientSession() as client,
+        client_session() as client,
     ):
         policy = settings.moderation_policy()
         moderation = policy and ModerationEndpoint(

@@ -14,6 +14,7 @@ from aiohttp.test_utils import TestServer
 from prometheus_client import CollectorRegistry
 
 from benchmarks.stub_engine import TEXT
+from services.router.__main__ import client_session
 from services.router.filter_rules import FILTERED, FilterFindings, FilterRule, FilterRules
 from services.router.moderation_endpoint import (
     PIECE,
@@ -194,6 +195,19 @@ async def test_questions_at_a_time_are_bounded(stub: StubModeration, url: str) -
         stub.answering.set()
         await asking
     assert (list(first.rules), list(second.rules)) == ([], [UNAVAILABLE])
+
+
+async def test_as_many_questions_run_as_the_setting_allows(stub: StubModeration, url: str) -> None:
+    stub.answering.clear()
+    policy = ModerationPolicy(url, max_running=150, timeout_s=30)
+    async with client_session() as session:
+        endpoint = endpoint_of(session, policy)
+        findings = [FilterFindings() for _ in range(150)]
+        asking = [asyncio.create_task(endpoint.judge(["text"], one)) for one in findings]
+        await eventually(lambda: len(stub.inputs) == 150, "all are asked at a time", 20)
+        stub.answering.set()
+        await asyncio.gather(*asking)
+    assert all(one.action is None for one in findings)
 
 
 def event_of(text: str, index: int = 0) -> bytes:
