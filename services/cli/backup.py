@@ -32,7 +32,7 @@ def take(folder: Folder, *, as_json: AsJson = False) -> None:
 
     settings = load_settings()
     try:
-        folder.mkdir(parents=True)
+        folder.mkdir(mode=0o700, parents=True)
     except FileExistsError:
         raise CliError(f"{folder} is there already; name a new one", Exit.usage) from None
     connection = KafkaConnection.of(settings.kafka)

@@ -28,6 +28,7 @@ from services.cli.backup_files import (
 from services.cli.errors import CliError, Exit
 from shared.contracts.topics import AGGREGATOR_CHANGELOG
 from shared.kafka.acls import ALL_TOPICS, CONSUMER_GROUPS
+from shared.kafka.batches import MAX_RECORD_BYTES
 from shared.kafka.security import KafkaConnection
 
 CLIENT = "ratchet-backup"
@@ -49,8 +50,9 @@ class Bounds(NamedTuple):
 async def take(connection: KafkaConnection, folder: Path) -> BackupManifest:
     """Copy every topic of Ratchet, and where its consumer groups are, into an empty folder.
 
-    The changelog comes first: its checkpoints may lag behind the topics that they cover, as after a
-    crash, and never be ahead of them.
+    Groups, then the changelog come first: committed offsets and checkpoints may lag behind the
+    topics that they cover, as after a crash, and never be ahead of them. A group ahead would skip
+    what is written after a restore.
 
     Raises:
         CliError: a log has a hole in its middle, so that no copy could keep its offsets.
@@ -59,14 +61,14 @@ async def take(connection: KafkaConnection, folder: Path) -> BackupManifest:
         names = [name for name in await admin.list_topics() if name.startswith(ALL_TOPICS)]
         policies = await _compacted(admin, names)
         places = await _partitions(admin, names)
-        topics = {
-            name: await _copy_topic(consumer, folder, places[name], compacted=policies[name])
-            for name in sorted(names, key=lambda name: (name != AGGREGATOR_CHANGELOG, name))
-        }
         groups = {
             group: await _committed(admin, group)
             for service in CONSUMER_GROUPS.values()
             for group in service
+        }
+        topics = {
+            name: await _copy_topic(consumer, folder, places[name], compacted=policies[name])
+            for name in sorted(names, key=lambda name: (name != AGGREGATOR_CHANGELOG, name))
         }
     manifest = BackupManifest(topics=topics, groups=groups)
     manifest.save(folder)
@@ -103,6 +105,8 @@ async def _copy_partition(
                 headers = tuple(one.headers)
                 record = StoredRecord(one.offset, one.timestamp, one.key, one.value, headers)
                 file.write(encode(record))
+            if found and not records:
+                start = found[0].offset  # retention may have taken what was before
             records += len(found)
             idle = 0 if found else idle + 1
             if idle == IDLE_FETCHES:
@@ -111,6 +115,8 @@ async def _copy_partition(
                     f"{records} records; see the brokers' logs and take another backup",
                     Exit.unreachable,
                 )
+    if not records:
+        start = end
     return PartitionFile(start=start, end=end, records=records, sha256=file_hash(path))
 
 
@@ -138,7 +144,7 @@ async def restore(connection: KafkaConnection, folder: Path, manifest: BackupMan
                     where = TopicPartition(topic, number)
                     await admin.delete_records({where: RecordsToDelete(partition.start)})
     async with _consumer(connection) as consumer:
-        await _verify(consumer, manifest)
+        await verify(consumer, manifest)
     for group, topics in manifest.groups.items():
         await _commit(connection, group, topics)
 
@@ -197,7 +203,14 @@ async def _require_empty(
             )
 
 
-async def _verify(consumer: AIOKafkaConsumer, manifest: BackupManifest) -> None:
+async def verify(consumer: AIOKafkaConsumer, manifest: BackupManifest) -> None:
+    """Check that every restored partition ends where the backup does.
+
+    It may begin later: retention takes old records while the restore runs.
+
+    Raises:
+        CliError: a partition has other offsets.
+    """
     for topic, files in manifest.topics.items():
         places = [TopicPartition(topic, number) for number in range(len(files.partitions))]
         found = await bounds(consumer, places)
@@ -205,7 +218,8 @@ async def _verify(consumer: AIOKafkaConsumer, manifest: BackupManifest) -> None:
             expected = Bounds(partition.start, partition.end)
             if files.compacted:
                 expected = Bounds(0, partition.records)
-            if found[where] != expected:
+            start, end = found[where]
+            if end != expected.end or not expected.start <= start <= end:
                 raise CliError(
                     f"{topic}: partition {where.partition} has offsets {found[where]} and not "
                     f"{expected}: something else wrote to it; begin again with empty topics",
@@ -286,6 +300,7 @@ async def _consumer(
         client_id=CLIENT,
         group_id=group,
         enable_auto_commit=False,
+        auto_offset_reset="earliest",
         isolation_level="read_committed",
     )
     await connection.start(consumer)
@@ -303,7 +318,7 @@ async def _producer(connection: KafkaConnection) -> AsyncIterator[AIOKafkaProduc
         acks="all",
         enable_idempotence=True,
         compression_type="gzip",
-        max_request_size=1 << 20,
+        max_request_size=MAX_RECORD_BYTES,
         linger_ms=5,
     )
     await connection.start(producer)

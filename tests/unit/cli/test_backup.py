@@ -85,3 +85,16 @@ def test_a_folder_that_is_there_is_not_written_over(
     ran = ratchet_here("backup", "take", str(tmp_path), monkeypatch=monkeypatch, capsys=capsys)
     assert ran.status == 2
     assert "name a new one" in ran.err
+
+
+def test_nobody_else_may_read_a_backup(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "backup"
+    monkeypatch.setenv("RATCHET_KAFKA_BOOTSTRAP", "127.0.0.1:1")
+    monkeypatch.setattr(
+        "services.cli.backup.run_with_kafka", lambda *_: BackupManifest(topics={}, groups={})
+    )
+    ran = ratchet_here("backup", "take", str(folder), monkeypatch=monkeypatch, capsys=capsys)
+    assert ran.status == 0, ran.err
+    assert folder.stat().st_mode & 0o077 == 0

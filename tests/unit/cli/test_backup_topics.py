@@ -1,0 +1,163 @@
+"""What a backup of topics copies while services go on, and what a restore takes for whole."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from services.cli import backup_topics
+from services.cli.backup_files import BackupManifest, PartitionFile, TopicFiles
+from services.cli.backup_topics import take, verify
+from services.cli.errors import CliError
+from shared.contracts.topics import AGGREGATOR_CHANGELOG, FEEDBACK
+from shared.kafka.batches import MAX_RECORD_BYTES
+from shared.kafka.security import KafkaConnection
+
+CONNECTION = KafkaConnection("nowhere:9092")
+
+
+class GrowingLog:
+    """Topics of one empty partition each; each look at their ends finds one more record consumed."""
+
+    def __init__(self) -> None:
+        self.consumed = 0
+
+    async def list_topics(self) -> list[str]:
+        return [FEEDBACK, AGGREGATOR_CHANGELOG]
+
+    async def describe_topics(self, names: list[str]) -> list[dict[str, Any]]:
+        return [{"topic": name, "partitions": [{"partition": 0}]} for name in names]
+
+    async def describe_configs(self, resources: object) -> list[Any]:
+        entries = [("cleanup.policy", "delete")]
+        resource = [(0, "", 2, name, entries) for name in await self.list_topics()]
+        return [type("Response", (), {"resources": resource})]
+
+    async def list_consumer_group_offsets(self, group: str) -> dict[TopicPartition, Any]:
+        committed = type("Committed", (), {"offset": self.consumed})
+        return {TopicPartition(FEEDBACK, 0): committed}
+
+    def assign(self, partitions: list[TopicPartition]) -> None:
+        pass
+
+    def seek(self, partition: TopicPartition, offset: int) -> None:
+        pass
+
+    async def position(self, partition: TopicPartition) -> int:
+        return self.consumed
+
+    async def beginning_offsets(self, partitions: list[TopicPartition]) -> Mapping[Any, int]:
+        return dict.fromkeys(partitions, self.consumed)
+
+    async def end_offsets(self, partitions: list[TopicPartition]) -> Mapping[Any, int]:
+        ends = dict.fromkeys(partitions, self.consumed)
+        self.consumed += 1
+        return ends
+
+
+def use(monkeypatch: pytest.MonkeyPatch, log: GrowingLog) -> None:
+    """Let the log stand for both of the broker's clients."""
+
+    @asynccontextmanager
+    async def client(connection: object) -> AsyncIterator[GrowingLog]:
+        yield log
+
+    monkeypatch.setattr(backup_topics, "_admin", client)
+    monkeypatch.setattr(backup_topics, "_consumer", client)
+
+
+async def test_no_consumer_group_is_ahead_of_the_copied_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(monkeypatch, GrowingLog())
+    manifest = await take(CONNECTION, tmp_path)
+    (end,) = (one.end for one in manifest.topics[FEEDBACK].partitions)
+    assert manifest.groups
+    for group in manifest.groups.values():
+        assert group[FEEDBACK][0] <= end
+
+
+class ExpiringLog(GrowingLog):
+    """A log of nine records, five of which expire before they are fetched."""
+
+    async def beginning_offsets(self, partitions: list[TopicPartition]) -> Mapping[Any, int]:
+        return dict.fromkeys(partitions, 0)
+
+    async def end_offsets(self, partitions: list[TopicPartition]) -> Mapping[Any, int]:
+        return dict.fromkeys(partitions, 9)
+
+    def seek(self, partition: TopicPartition, offset: int) -> None:
+        self.consumed = offset
+
+    async def getmany(self, partition: TopicPartition, *, timeout_ms: int) -> Mapping[Any, Any]:
+        self.consumed = 9
+        fields = {"timestamp": 1, "key": b"k", "value": b"v", "headers": ()}
+        records = [type("Record", (), {"offset": offset, **fields}) for offset in range(5, 9)]
+        return {partition: records}
+
+
+async def test_what_expires_while_it_is_copied_is_no_hole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(monkeypatch, ExpiringLog())
+    manifest = await take(CONNECTION, tmp_path)
+    (partition,) = manifest.topics[FEEDBACK].partitions
+    assert (partition.start, partition.end, partition.records) == (5, 9, 4)
+
+
+class PartitionBounds:
+    """One partition with offsets [start, end)."""
+
+    def __init__(self, start: int, end: int) -> None:
+        self.start, self.end = start, end
+
+    async def beginning_offsets(self, partitions: list[TopicPartition]) -> Mapping[Any, int]:
+        return dict.fromkeys(partitions, self.start)
+
+    async def end_offsets(self, partitions: list[TopicPartition]) -> Mapping[Any, int]:
+        return dict.fromkeys(partitions, self.end)
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "whole"),
+    [(5, 9, True), (7, 9, True), (9, 9, True), (4, 9, False), (5, 10, False), (5, 8, False)],
+)
+async def test_a_restore_may_lose_old_records_to_retention_and_nothing_else(
+    start: int, end: int, *, whole: bool
+) -> None:
+    partition = PartitionFile(start=5, end=9, records=4, sha256="")
+    files = TopicFiles(compacted=False, partitions=(partition,))
+    manifest = BackupManifest(topics={FEEDBACK: files}, groups={})
+    consumer = cast("AIOKafkaConsumer", PartitionBounds(start, end))
+    if whole:
+        await verify(consumer, manifest)
+    else:
+        with pytest.raises(CliError, match="begin again with empty topics"):
+            await verify(consumer, manifest)
+
+
+async def test_whatever_a_service_may_write_can_be_restored(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: dict[str, Any] = {}
+
+    class Producer:
+        def __init__(self, **arguments: Any) -> None:
+            made.update(arguments)
+
+        async def start(self) -> None:
+            pass
+
+        async def stop(self) -> None:
+            pass
+
+    monkeypatch.setattr(backup_topics, "AIOKafkaProducer", Producer)
+    empty = BackupManifest(topics={}, groups={})
+    use(monkeypatch, GrowingLog())
+    await backup_topics.restore(CONNECTION, Path(), empty)
+    assert made["max_request_size"] >= MAX_RECORD_BYTES
