@@ -14,10 +14,11 @@ from dataclasses import dataclass
 import structlog
 
 from services.feedback.errors import FeedbackError
-from services.feedback.reward_scores import RewardScores
+from services.feedback.reward_scores import NotScored, RewardScores
 from services.feedback.router_client import Question, RouterClient, VersionUnavailable
 from services.feedback.voting.plan import QueuedPrompt, VotingPlan
 from services.feedback.voting.prompts import PromptQueue
+from shared.backoff import Backoff
 from shared.clock import Clock
 from shared.contracts.events.base import prompt_text
 from shared.information import AnsweredTwice, diversified
@@ -27,7 +28,7 @@ log = structlog.get_logger(__name__)
 AT_ONCE = 4
 """Prompts being answered at one time."""
 RETRY_S = 60.0
-"""Wait after a ranking that was not possible: nothing is served yet, or there are no scores."""
+"""First wait after a ranking that was not possible: nothing is served, or there are no scores."""
 
 
 @dataclass(frozen=True)
@@ -66,30 +67,39 @@ class PromptRanking:
         self._rng = rng or random.SystemRandom()
 
     async def run(self) -> None:
-        """Rank until cancelled; what is not possible now is tried again in a minute."""
+        """Rank until cancelled; what is not possible now is tried again in a minute, then less often."""
+        every_s = self._schedule.every_s
+        backoff = Backoff(min(RETRY_S, every_s), every_s)
         while True:
-            wait_s = self._schedule.every_s
             try:
                 log.info("voting.ranked", prompts=await self.rank())
             except FeedbackError as error:
-                log.info("voting.not_ranked", error=str(error))
-                wait_s = min(RETRY_S, wait_s)
+                wait_s = backoff.next_s()
+                log.info("voting.not_ranked", error=str(error), retry_in_s=wait_s)
+            else:
+                wait_s = every_s
+                backoff.reset()
             await self._clock.sleep(wait_s)
 
     async def rank(self) -> int:
         """Rank once; returns how many prompts were answered by both versions.
 
         Raises:
-            FeedbackError: no version is served, or nothing scores its answers.
+            FeedbackError: no version is served, none answers, or nothing scores the answers.
 
         """
         model, versions = self._compared()
+        first = self._plan.prompts[0]
+        # Without a reward model hundreds of answers would be generated for nothing.
+        await self._scores.of(model, [(first.turns, first.text)])
         asked = self._rng.sample(
             self._plan.prompts, min(self._schedule.prompts, len(self._plan.prompts))
         )
         gate = asyncio.Semaphore(AT_ONCE)
         both = await asyncio.gather(*(self._answers(one, versions, gate) for one in asked))
         answered = [(one, texts) for one, texts in zip(asked, both, strict=True) if texts]
+        if not answered:
+            raise NotScored("no prompt was answered by both versions; see the log for why")
         found = await self._scores.of(
             model, [(one.turns, text) for one, texts in answered for text in texts]
         )

@@ -46,7 +46,9 @@ class StrawVersions:
         assert request.headers["authorization"] == "Bearer key"
         items: list[dict[str, Any]] = (await request.json())["items"]
         found = [
-            SCORES[item["messages"][-1]["content"]][item["completion"] == "v2 speaks"]
+            SCORES.get(item["messages"][-1]["content"], (0.0, 0.0))[
+                item["completion"] == "v2 speaks"
+            ]
             for item in items
         ]
         return web.json_response({"reward_model": "m-reward-v1", "scores": found})
@@ -100,25 +102,34 @@ async def test_without_scores_or_versions_the_order_stays_and_it_is_tried_again_
     class Ended(Exception):
         """Ends the endless run."""
 
-    class EndedBySecondSleep(ManualClock):
+    class EndedByFourthSleep(ManualClock):
         waited: tuple[float, ...] = ()
 
         async def sleep(self, seconds: float) -> None:
             self.waited += (seconds,)
-            if len(self.waited) == 2:
+            if len(self.waited) == 4:
                 raise Ended
-            straw.down = False
+            straw.down = len(self.waited) == 1
 
     def unserved() -> tuple[str, tuple[str, str]]:
         raise NotFound("no version is served yet")
 
     async with answering(straw.chat, straw.score) as url, router_session(4) as session:
-        clock = EndedBySecondSleep()
+        clock = EndedByFourthSleep()
         with pytest.raises(NotScored, match="404"):
             await ranking(url, session, queue).rank()
+        assert not straw.asked, "answers were generated that nothing scores"
         with pytest.raises(NotFound):
             await ranking(url, session, queue, compared=unserved).rank()
         with pytest.raises(Ended):
             await ranking(url, session, queue, clock=clock).run()
-    assert clock.waited == (RETRY_S, HOUR.every_s)
+    assert clock.waited == (RETRY_S, 2 * RETRY_S, HOUR.every_s, HOUR.every_s)
     assert first_of(queue) == "unsure?"
+
+
+async def test_a_queue_that_no_version_answers_is_ranked_soon_again() -> None:
+    straw = StrawVersions()
+    plan = VotingPlan.model_validate({"prompts": ["broken?"]})
+    async with answering(straw.chat, straw.score) as url, router_session(4) as session:
+        with pytest.raises(NotScored, match="no prompt was answered"):
+            await ranking(url, session, PromptQueue(plan), plan=plan).rank()
