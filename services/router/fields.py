@@ -10,6 +10,8 @@ from services.router.errors import InvalidRequest
 from services.router.identity import BODY_SOURCES
 
 Endpoint = Literal["chat", "completions", "responses", "embeddings", "messages"]
+CHOICES: frozenset[Endpoint] = frozenset(("chat", "completions"))
+"""Endpoints whose answers are choices; the last event of their streams has no text."""
 
 
 def _names(text: str) -> frozenset[str]:

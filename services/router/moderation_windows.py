@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from services.router.answer_texts import answer_texts
-from services.router.fields import Endpoint
+from services.router.fields import CHOICES, Endpoint
 from services.router.filter_rules import FilterFindings
 from services.router.filtered_streams import refusal_event
 from services.router.moderation_endpoint import ModerationEndpoint
@@ -19,8 +19,6 @@ CONTEXT = 500
 """Characters before a window that are judged with it, so that no sentence is seen in halves only."""
 MAX_HELD = 256 * 1024
 """Bytes of events after which a window is judged, however little text they have."""
-CHOICES: frozenset[Endpoint] = frozenset(("chat", "completions"))
-"""Endpoints whose streams refuse by an event of their own; the relay ends the others by an error."""
 
 Channel = tuple[str, str]
 """Choice or item, and field: texts of different ones come mixed."""
@@ -64,6 +62,7 @@ class ModerationWindows:
         held, self._held = bytes(self._held), bytearray()
         if not self._findings.blocked:
             return held
+        # The relay ends other streams by an error.
         return _refusal(held) if self._api in CHOICES else b""
 
 

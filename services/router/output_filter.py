@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, Counter
 
 from services.router.answer_texts import answer_texts, drop_tokens, text_matches
 from services.router.errors import error_body
-from services.router.fields import Endpoint
+from services.router.fields import CHOICES, Endpoint
 from services.router.filter_rules import FILTERED, FilterFindings, FilterRules, RuleSet, masked
 from services.router.filtered_streams import FilteredStream, HeldBytes, HeldStream, LookBackStream
 from services.router.moderation_endpoint import ModerationEndpoint
@@ -18,8 +18,6 @@ from shared.contracts.events.interactions import FilterAction
 
 UNFILTERED: frozenset[Endpoint] = frozenset(("embeddings",))
 """Endpoints whose answers have no text."""
-_SHAPED: frozenset[Endpoint] = frozenset(("chat", "completions"))
-"""Endpoints that have choices; a refusal by the others is an error."""
 
 
 class OutputFilter:
@@ -53,7 +51,7 @@ class OutputFilter:
 
     def stream(self, rules: RuleSet, endpoint: Endpoint) -> FilteredStream:
         """The filter of one stream; it is closed when the stream is over."""
-        kind = LookBackStream if endpoint in _SHAPED else HeldStream
+        kind = LookBackStream if endpoint in CHOICES else HeldStream
         return kind(rules, self.held)
 
     def windows(self, findings: FilterFindings, endpoint: Endpoint) -> ModerationWindows | None:
@@ -118,7 +116,7 @@ REFUSAL = error_body(
 
 def _refused_whole(value: dict[str, Any], endpoint: Endpoint) -> tuple[bytes, int]:
     """Body and status of a whole answer that is refused."""
-    if endpoint not in _SHAPED:
+    if endpoint not in CHOICES:
         return REFUSAL, 400
     value["choices"] = [_refused(choice) for choice in value["choices"]]
     return orjson.dumps(value), 200

@@ -10,6 +10,7 @@ from services.router.answer_readers import STREAM_READERS
 from services.router.call import Call, EngineAttempt
 from services.router.client_send import ClientSend
 from services.router.engine_connection import HttpResponse
+from services.router.fields import CHOICES
 from services.router.filter_rules import FilterFindings
 from services.router.filtered_streams import FilteredStream
 from services.router.moderation_windows import ModerationWindows
@@ -88,7 +89,11 @@ class StreamRelay:
                 # A gap is the engine's silence, not the client's.
                 attempt.last_token_at += self._send.waited_s - waited_s
         if reader.done and self._looked_at:
-            self.held += await self._filtered(b"", last=True)
+            ends = b""
+            if call.request.endpoint not in CHOICES:
+                # It repeats the whole answer; some engines send no other event with its text.
+                ends, reader.last = reader.last, b""
+            self.held += await self._filtered(ends, last=True)
         if self.blocked:
             response.close()
             if not self.started:
@@ -108,7 +113,8 @@ class StreamRelay:
     async def _filtered(self, events: bytes, *, last: bool = False) -> bytes:
         """Events that may go to the client; the moderation endpoint's time is no gap."""
         if self.filter:
-            events = self.filter.finish() if last else self.filter.feed(events)
+            events = self.filter.feed(events) if events else b""
+            events += self.filter.finish() if last else b""
         if self._windows is None or self.blocked:
             return events
         began = perf_counter()

@@ -25,6 +25,7 @@ from services.router.filtered_streams import (
     HeldStream,
     LookBackStream,
 )
+from services.router.moderation_endpoint import ModerationPolicy
 from services.router.output_filter import filter_whole
 from shared.contracts.events.interactions import FilterAction
 from tests.unit.router.conftest import GatewayHarness
@@ -391,6 +392,40 @@ async def test_what_is_blocked_never_reaches_the_client(
         assert response.status_code == 400
     (event,) = bench.events()
     assert (event.outcome, event.finish_reason) == ("ok", "content_filter")
+
+
+async def answer_at_once(request: web.Request) -> web.StreamResponse:
+    """An engine of the Responses API that sends no pieces, the whole answer alone."""
+    response = web.StreamResponse()
+    await response.prepare(request)
+    content = [{"type": "output_text", "text": TEXT}]
+    output = [{"type": "message", "role": "assistant", "content": content}]
+    value = {"id": "r", "object": "response", "status": "completed", "output": output}
+    await response.write(
+        b"event: response.completed\ndata: "
+        + orjson.dumps({"type": "response.completed", "response": value})
+        + b"\n\n"
+    )
+    return response
+
+
+@pytest.mark.parametrize("by", ["rules", "moderation", "nothing"])
+async def test_the_last_event_of_a_stream_is_looked_at_too(bench: GatewayHarness, by: str):
+    app = web.Application()
+    app.router.add_post("/v1/responses", answer_at_once)
+    async with TestServer(app) as engine:
+        await bench.start(
+            engines=(str(engine.make_url("")).rstrip("/"),),
+            filter_rules=with_action("block") if by == "rules" else FilterRules([FLAGGED]),
+            moderation=ModerationPolicy("http://127.0.0.1:1") if by == "moderation" else None,
+        )
+        bench.route()
+        body = {"model": "m", "stream": True, "input": "where?"}
+        answer = await bench.client.post("/v1/responses", json=body)
+    shown = answer.text.count("parcel"), answer.text.count("content_filter")
+    assert shown == ((1, 0) if by == "nothing" else (0, 1))
+    (event,) = bench.events()
+    assert (event.finish_reason == "content_filter") == (by != "nothing")
 
 
 async def test_streams_give_back_what_they_held_however_they_end(bench: GatewayHarness):
