@@ -182,6 +182,32 @@ def test_traces_and_moderation_are_set_and_let_through(folder: Path) -> None:
     assert not [name for name in default if name.startswith("OTEL") or "MODERATION" in name]
 
 
+def outward(objects: list[dict[str, Any]], name: str) -> set[int | str]:
+    """Ports on which a component may open connections."""
+    policy = named(objects, "NetworkPolicy", f"here-{name}")["spec"]
+    return {port["port"] for rule in policy["egress"] for port in rule["ports"]}
+
+
+def test_media_store_and_endpoints_are_reached_where_they_are_set(folder: Path) -> None:
+    objects = objects_of("media-and-endpoints", folder)
+    environment = environments(objects)
+    for name in ("router", "feedback"):
+        assert environment[name]["RATCHET_MEDIA_URI"] == "s3://ratchet/media"
+    components = ("router", "feedback", "rollout", "aggregator", "inference", "training", "report")
+    ports = {name: outward(objects, name) for name in components}
+    storage = {name for name in components if 9000 in ports[name]}
+    assert storage == {"router", "feedback", "inference", "training"}
+    assert {name for name in components if ports[name] >= {443, 8443}} == {
+        "router",
+        "inference",
+        "report",
+    }
+    default = objects_of("network-policies", folder)
+    assert not outward(default, "router") & {443, 8443, 9000}
+    assert 443 not in outward(default, "feedback")
+    assert "RATCHET_MEDIA_URI" not in environments(default)["router"]
+
+
 def test_whole_numbers_stay_whole(folder: Path) -> None:
     values = {
         "image": {"tag": 20261125},

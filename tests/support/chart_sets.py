@@ -146,6 +146,27 @@ SETS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
             "networkPolicy": {"enabled": True},
         },
     ),
+    "media-and-endpoints": (
+        (),
+        {
+            "storage": {"media": "s3://ratchet/media"},
+            "services": {
+                "router": {"env": {"RATCHET_ROUTER_OUTPUT_MODERATION_URL": "https://guard"}},
+                "inference": {
+                    "env": {
+                        "RATCHET_INFERENCE_MODERATION_CRITIC": "reviewer",
+                        "RATCHET_INFERENCE_MODERATION_CRITIC_URL": "https://critic:8443",
+                    }
+                },
+            },
+            "report": {"enabled": True, "filesSecret": "report", "files": {"webhook": "url"}},
+            "networkPolicy": {
+                "enabled": True,
+                "storage": {"ports": [9000]},
+                "endpoints": {"ports": [443, 8443]},
+            },
+        },
+    ),
     "strimzi": (("strimzi",), {"tenants": ["default", "acme_1"]}),
     "strimzi-production": (
         ("production", "strimzi"),

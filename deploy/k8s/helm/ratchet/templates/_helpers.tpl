@@ -188,6 +188,9 @@ A component's environment as a map of texts: what the chart knows, then `env`, t
 {{- $_ := set $found "OTEL_TRACES_SAMPLER_ARG" $values.tracing.ratio -}}
 {{- end -}}
 {{- $engine := $services.inference.extraPorts.engine | int64 -}}
+{{- if has .name (list "router" "feedback") -}}
+{{- with $values.storage.media }}{{ $_ := set $found "RATCHET_MEDIA_URI" . }}{{ end -}}
+{{- end -}}
 {{- if eq .name "router" -}}
 {{- if gt (int $services.router.processes) 1 -}}
 {{- if not $values.podMonitor.enabled -}}
