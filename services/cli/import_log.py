@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,6 +29,7 @@ SHOWN = 10
 """Bad rows that are printed."""
 BATCH = 200
 BATCH_BYTES = 4_000_000
+"""Of a request's JSON as it is sent, where a letter beyond ASCII takes six bytes."""
 TIMEOUT_S = 60.0
 
 
@@ -84,27 +86,27 @@ def _sent(
     found: Iterator[LoggedFeedback | BadLine], settings: CliSettings
 ) -> Iterator[LoggedFeedback | BadLine]:
     """What was stored, and what the service or the form refused."""
-    waiting: list[LoggedFeedback] = []
+    waiting: list[tuple[LoggedFeedback, list[Any]]] = []
     size = 0
     for one in found:
         if isinstance(one, BadLine):
             yield one
             continue
-        waiting.append(one)
-        size += sum(len(item.prompt) + len(item.completion) for item in one.submissions)
-        if len(waiting) >= BATCH or size >= BATCH_BYTES:
+        items = [item.model_dump(mode="json", exclude_defaults=True) for item in one.submissions]
+        more = len(json.dumps(items))
+        if waiting and (len(waiting) >= BATCH or size + more > BATCH_BYTES):
             yield from _send(waiting, settings)
             waiting, size = [], 0
+        waiting.append((one, items))
+        size += more
     if waiting:
         yield from _send(waiting, settings)
 
 
-def _send(batch: list[LoggedFeedback], settings: CliSettings) -> Iterator[LoggedFeedback | BadLine]:
-    items = [
-        (one, item.model_dump(mode="json", exclude_defaults=True))
-        for one in batch
-        for item in one.submissions
-    ]
+def _send(
+    batch: list[tuple[LoggedFeedback, list[Any]]], settings: CliSettings
+) -> Iterator[LoggedFeedback | BadLine]:
+    items = [(one, item) for one, its_items in batch for item in its_items]
     body = {"items": [item for _, item in items]}
     answer: Any = ask(
         settings, "feedback", "POST", "/v1/feedback/batch", body=body, timeout_s=TIMEOUT_S
@@ -114,7 +116,7 @@ def _send(batch: list[LoggedFeedback], settings: CliSettings) -> Iterator[Logged
         for (one, _), result in zip(items, answer["results"], strict=True)
         if "error" in result
     }
-    for one in batch:
+    for one, _ in batch:
         yield BadLine(one.line, reasons[one.line]) if one.line in reasons else one
 
 

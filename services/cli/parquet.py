@@ -35,7 +35,9 @@ def parquet_lines(path: Path) -> Iterator[bytes]:
     try:
         with parquet.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=BATCH):
-                yield from (orjson.dumps(_without_nulls(row)) for row in batch.to_pylist())
+                yield from (
+                    orjson.dumps(_without_nulls(row), default=str) for row in batch.to_pylist()
+                )
     except arrow.ArrowException as error:
         raise CliError(f"{path}: is no Parquet, or damaged: {error}", Exit.failed) from None
 

@@ -25,6 +25,8 @@ from shared.contracts.events.base import Message
 def _read(row: Row) -> PairRow | AnswerRow:
     tools = tools_of(row.get("tools"))
     if "completion" in row:
+        if not is_label(row.get("label")):
+            raise BadPair("label: must be true for a good answer or false for a bad one")
         said = answer(row["completion"], "completion")
         return AnswerRow(asked(row.get("prompt"), "prompt"), said, row["label"], tools)
     if "prompt" not in row:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import orjson
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pyarrow import parquet
 from typer.testing import CliRunner
 
 from services.cli import feedback, import_log
@@ -246,12 +249,41 @@ def test_batches_are_sent_and_what_the_service_refuses_is_named_by_its_line(
     assert {item["source"] for item in sent} == {"lf"}
 
 
+def test_no_batch_is_larger_than_its_bytes_whatever_the_alphabet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+
+    def ask(*_: Any, body: dict[str, Any], **__: Any) -> Any:
+        sizes.append(len(json.dumps(body)))
+        return {"results": [{"status": 202} for _ in body["items"]]}
+
+    monkeypatch.setattr(import_log, "ask", ask)
+    rows = [
+        chat_log({**ANSWER, "id": f"t{number}"}) | {"correction": "ответ" * 6_000}
+        for number in range(45)
+    ]
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
+    done = RUN.invoke(app, ["feedback", "import", str(path)])
+    assert done.exit_code == 0, done.output
+    assert len(sizes) > 1
+    assert max(sizes) < import_log.BATCH_BYTES + 1_000
+
+
 def test_an_unknown_form_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     path.write_text('{"x": 1}\n')
     for options in ([], ["--format", "other"]):
         done = RUN.invoke(app, ["feedback", "import", str(path), "--dry-run", *options])
         assert isinstance(done.exception, CliError)
+
+
+def test_columns_of_no_json_type_are_read_as_text(tmp_path: Path) -> None:
+    table = pa.table({"prompt": ["p"], "picture": [b"\x89PNG"], "price": [Decimal("1.50")]})
+    parquet.write_table(table, tmp_path / "log.parquet")
+    (line,) = parquet_lines(tmp_path / "log.parquet")
+    assert orjson.loads(line)["price"] == "1.50"
 
 
 def test_examples_are_exported_as_parquet_whatever_fields_they_have(
