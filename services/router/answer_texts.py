@@ -19,10 +19,12 @@ PARTIAL_JSON = "partial_json"
 JSON_TEXTS = frozenset((ARGUMENTS, PARTIAL_JSON, "response.function_call_arguments.delta"))
 """Texts that are JSON themselves, by their field or by the type of their event."""
 TEXTS = frozenset(
-    ("content", "text", "reasoning", "reasoning_content", "refusal", ARGUMENTS, "thinking", INPUT)
+    (
+        *("content", "text", "reasoning", "reasoning_content", "refusal", "thinking"),
+        *(ARGUMENTS, INPUT, PARTIAL_JSON),
+    )
 )
 """Fields of an answer that hold what the model wrote."""
-DELTAS = TEXTS | {PARTIAL_JSON}
 TOKENS = frozenset(("logprobs", "token_ids"))
 """Fields of an answer that hold it once more, token by token."""
 LONGEST_ESCAPE = len("\\ud83d\\ude00")

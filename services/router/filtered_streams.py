@@ -11,8 +11,8 @@ import orjson
 
 from services.router.answer_texts import (
     ARGUMENTS,
-    DELTAS,
     LONGEST_ESCAPE,
+    TEXTS,
     TOKENS,
     answer_texts,
     text_matches,
@@ -317,7 +317,7 @@ class HeldStream:
                 deltas.setdefault((value["type"], item), []).append(delta)
             elif isinstance(delta, dict):
                 for name, text in delta.items():
-                    if isinstance(text, str) and name in DELTAS:
+                    if isinstance(text, str) and name in TEXTS:
                         deltas.setdefault((name, item), []).append(text)
             else:
                 # Not every engine sends all in pieces before.

@@ -37,6 +37,7 @@ class ModerationWindows:
         self._held = bytearray()
         self._pending: dict[Channel, str] = {}
         self._context: dict[Channel, str] = {}
+        self._choices: set[int] = set()
 
     async def feed(self, events: bytes) -> bytes:
         """Take whole events; returns those that may go to the client, or the refusal."""
@@ -44,8 +45,10 @@ class ModerationWindows:
             self._held.clear()
             return events
         self._held += events
-        for channel, text in _texts(events):
-            self._pending[channel] = self._pending.get(channel, "") + text
+        for value in _values(events):
+            self._choices |= _choices(value)
+            for channel, text in _texts(value):
+                self._pending[channel] = self._pending.get(channel, "") + text
         full = sum(map(len, self._pending.values())) >= WINDOW or len(self._held) >= MAX_HELD
         return await self._look() if full else b""
 
@@ -62,30 +65,29 @@ class ModerationWindows:
         held, self._held = bytes(self._held), bytearray()
         if not self._findings.blocked:
             return held
-        # The relay ends other streams by an error.
-        return _refusal(held) if self._api in CHOICES else b""
+        if self._api not in CHOICES:
+            return b""  # the relay ends such a stream by an error
+        *_, last = {}, *_values(held)
+        return refusal_event(last, self._choices or {0})
 
 
-def _texts(events: bytes) -> Iterator[tuple[Channel, str]]:
-    for value in _values(events):
-        item = str(value.get("output_index", value.get("index", 0)))
-        if isinstance(value.get("delta"), str):
-            yield (item, str(value.get("type"))), value["delta"]
-            continue
-        choices = value.get("choices")
-        for choice in choices if isinstance(choices, list) else (value,):
-            number = str(choice.get("index", item)) if isinstance(choice, dict) else item
-            for holder, key in answer_texts(choice):
-                yield (number, str(key)), holder[key]
+def _texts(value: dict[str, Any]) -> Iterator[tuple[Channel, str]]:
+    item = str(value.get("output_index", value.get("index", 0)))
+    if isinstance(value.get("delta"), str):
+        yield (item, str(value.get("type"))), value["delta"]
+        return
+    choices = value.get("choices")
+    for choice in choices if isinstance(choices, list) else (value,):
+        number = str(choice.get("index", item)) if isinstance(choice, dict) else item
+        for holder, key in answer_texts(choice):
+            yield (number, str(key)), holder[key]
 
 
-def _refusal(held: bytes) -> bytes:
-    """The refusal in place of events that are held back."""
-    last: dict[str, Any] = {}
-    choices: set[int] = {0}
-    for last in _values(held):
-        choices |= {choice["index"] for choice in last.get("choices") or () if "index" in choice}
-    return refusal_event(last, choices)
+def _choices(value: dict[str, Any]) -> set[int]:
+    """The numbers of the choices that an event goes on with."""
+    choices = value.get("choices")
+    found = [one.get("index") for one in choices or () if isinstance(one, dict)]
+    return {number for number in found if isinstance(number, int)}
 
 
 def _values(events: bytes) -> Iterator[dict[str, Any]]:

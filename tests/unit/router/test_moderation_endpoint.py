@@ -256,6 +256,38 @@ async def test_a_stream_is_refused_where_it_is_flagged_and_goes_no_further(
     assert (rest, findings.blocked) == (b"", True)
 
 
+async def test_a_refusal_ends_every_choice_that_the_client_has_seen(
+    stub: StubModeration, url: str
+) -> None:
+    stub.word = "knife"
+    async with aiohttp.ClientSession() as session:
+        policy = ModerationPolicy(url)
+        windows = ModerationWindows(endpoint_of(session, policy), FilterFindings(), "chat")
+        assert await windows.feed(event_of("x" * WINDOW, 0) + event_of("a", 1) + event_of("b", 2))
+        refused = await windows.finish(event_of("knife", 2))
+    choices = orjson.loads(refused.removeprefix(b"data: "))["choices"]
+    assert [(one["index"], one["finish_reason"]) for one in choices] == [
+        (0, FILTERED), (1, FILTERED), (2, FILTERED)
+    ]  # fmt: skip
+
+
+async def test_arguments_of_a_tool_are_judged_in_streams_of_the_messages_api_too(
+    stub: StubModeration, url: str
+) -> None:
+    stub.word = "knife"
+    async with aiohttp.ClientSession() as session:
+        findings = FilterFindings()
+        endpoint = endpoint_of(session, ModerationPolicy(url))
+        windows = ModerationWindows(endpoint, findings, "messages")
+        for piece in ('{"buy": "a kni', 'fe"}'):
+            delta = {"type": "input_json_delta", "partial_json": piece}
+            value = {"type": "content_block_delta", "index": 1, "delta": delta}
+            event = b"event: content_block_delta\ndata: " + orjson.dumps(value) + b"\n\n"
+            assert await windows.feed(event) == b""
+        assert await windows.finish(b"") == b""
+    assert findings.blocked
+
+
 async def test_a_long_text_is_asked_in_pieces(stub: StubModeration, url: str) -> None:
     async with aiohttp.ClientSession() as session:
         await endpoint_of(session, ModerationPolicy(url)).judge(
