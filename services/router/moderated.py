@@ -169,6 +169,9 @@ class ModeratedProxy:
                 await send({"type": "http.response.body", "body": last})
         except ModeratedFiltered as error:
             await problem(error)(scope, receive, send)
+        except orjson.JSONDecodeError as error:
+            unread = ModerationUnavailable(f"the inference service's answer is not JSON: {error}")
+            await problem(unread)(scope, receive, send)
         except (aiohttp.ClientError, TimeoutError) as error:
             if begun:
                 raise  # The server closes the connection: an answer cut short must not look whole.
@@ -201,9 +204,11 @@ class ModeratedProxy:
         findings = FilterFindings()
         if rules is not None:
             stream = self._filter.stream(rules, SHAPE)
-            stream.feed(body)
-            body, findings = stream.finish(), stream.findings
-            stream.close()
+            try:
+                stream.feed(body)
+                body, findings = stream.finish(), stream.findings
+            finally:
+                stream.close()
         if windows := self._filter.windows(findings, SHAPE):
             body = await windows.finish(body)
         return body, findings

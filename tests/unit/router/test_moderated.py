@@ -169,6 +169,24 @@ async def test_the_output_filter_holds(
     assert "Heron" in other.text
 
 
+@pytest.mark.parametrize("kind", ["application/json", "text/event-stream"])
+async def test_an_answer_that_cannot_be_read_is_refused_and_holds_nothing(kind: str) -> None:
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(body=b'data: {"broken', content_type=kind)
+
+    app = web.Application()
+    app.router.add_post(PATH, answer)
+    rules = FilterRules([FilterRule(name="code", action=FilterAction.flag, words=("Heron",))])
+    async with TestServer(app) as server, aiohttp.ClientSession() as session:
+        proxy = moderated(session, str(server.make_url("")).rstrip("/"), rules=rules)
+        transport = httpx.ASGITransport(app=proxy)
+        async with httpx.AsyncClient(transport=transport, base_url="http://router") as http:
+            refused = await http.post(PATH, json={"model": "m"})
+    assert (refused.status_code, refused.json()["code"]) == (503, "moderation_unavailable")
+    held = proxy._filter.held
+    assert (held.held, held.streams) == (0, 0)
+
+
 @pytest.mark.parametrize("form", ["whole", "stream"])
 async def test_the_moderation_endpoint_judges_it_too(inference: TestServer, form: str) -> None:
     url = str(inference.make_url("")).rstrip("/")
