@@ -14,7 +14,7 @@ from shared.kafka.topics import configuration, count
 from tests.support.chart import ChartRefused, environments, named, pods, render, workloads
 from tests.support.chart_sets import objects_of
 
-TENANTS = ("default", "acme_1")
+TENANTS = ("default", "acme-1.x")
 PATTERNS = {"literal": "literal", "prefix": "prefixed"}
 
 
@@ -130,6 +130,8 @@ def test_every_secret_that_is_named_comes_from_the_store_and_none_is_in_the_rele
         ({"kafka": {"strimzi": {"enabled": True}, "username": "me"}}, "kafka.username"),
         ({"kafka": {"strimzi": {"enabled": True}, "filesSecret": "s"}}, "kafka.filesSecret"),
         ({"kafka": {"strimzi": {"enabled": True, "cluster": ""}}}, "cluster"),
+        ({"kafka": {"strimzi": {"enabled": True}}, "tenants": ["acme_1"]}, "KafkaUser of acme_1"),
+        ({"kafka": {"strimzi": {"enabled": True}}, "tenants": ["Acme"]}, "KafkaUser of Acme"),
         ({"externalSecrets": {"enabled": True}}, "externalSecrets.store.name"),
         ({"externalSecrets": {"store": {"kind": "Vault"}}}, "kind"),
     ],

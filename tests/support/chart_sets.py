@@ -167,7 +167,7 @@ SETS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
             },
         },
     ),
-    "strimzi": (("strimzi",), {"tenants": ["default", "acme_1"]}),
+    "strimzi": (("strimzi",), {"tenants": ["default", "acme-1.x"]}),
     "strimzi-production": (
         ("production", "strimzi"),
         {
