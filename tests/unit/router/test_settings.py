@@ -56,6 +56,19 @@ def test_several_processes_need_ports_to_be_scraped_on(
     assert "RATCHET_ROUTER_OPERATIONS_PORT" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("first", ["8080", "8077", "65533"])
+def test_no_process_has_the_port_of_all_as_its_own(
+    first: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RATCHET_ROUTER_PROCESSES", "4")
+    monkeypatch.setenv("RATCHET_ROUTER_OPERATIONS_PORT", first)
+    with pytest.raises(SystemExit):
+        RouterSettings.load()
+    assert "RATCHET_ROUTER_OPERATIONS_PORT" in capsys.readouterr().err
+    monkeypatch.setenv("RATCHET_ROUTER_OPERATIONS_PORT", "8076")
+    assert RouterSettings.load().operations_port == 8076
+
+
 def test_each_process_has_its_own_folder_and_scrape_target(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
