@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 
@@ -31,7 +31,7 @@ from shared.contracts.events.preferences import (
 from shared.contracts.events.versions import VersionMarks, VersionRecord, marks_key
 from shared.contracts.topics import PREFERENCES, VERSIONS
 from shared.kafka.envelope import UnreadableRecord, decode, header
-from shared.kafka.log import EventLog, LogUnavailable, read_to_end
+from shared.kafka.log import EventLog, LogUnavailable, Record, read_to_end
 from shared.observability.events import Unavailable
 from shared.registry.follow import RegistryFollower
 
@@ -94,10 +94,11 @@ class DatasetEraser:
         """
         await self._tail.caught_up(timeout_s)
 
-    async def sweep(self) -> None:
+    async def sweep(self, alive: Callable[[], None]) -> None:
         """Erase in each dataset that was not looked through since the last erasure.
 
-        What Kafka or storage refuses is tried again at the next call.
+        What Kafka or storage refuses is tried again at the next call. `alive` is called for each
+        dataset and each record read: after a start all of them are.
         """
         if not self._erased:
             return
@@ -106,14 +107,18 @@ class DatasetEraser:
             names = await asyncio.to_thread(self._store.names)
             stale = [name for name in names if self._checked.get(name, 0) < len(erased)]
             if stale:
-                prompts = await self._prompts(erased)
-                await self._erase_in(stale, erased, prompts)
+                prompts = await self._prompts(erased, alive)
+                await self._erase_in(stale, erased, prompts, alive)
             await self._mark()
         except (StoreUnavailable, LogUnavailable) as error:
             log.warning(Unavailable.storage, during="erasure", error=str(error))
 
     async def _erase_in(
-        self, names: Sequence[str], erased: AbstractSet[str], prompts: Collection[str]
+        self,
+        names: Sequence[str],
+        erased: AbstractSet[str],
+        prompts: Collection[str],
+        alive: Callable[[], None],
     ) -> None:
         """Erase in each dataset; one that storage refuses holds no other one up.
 
@@ -123,6 +128,7 @@ class DatasetEraser:
         """
         refused = 0
         for name in names:
+            alive()
             try:
                 await asyncio.to_thread(self._erase, name, erased, prompts)
             except StoreUnavailable as error:
@@ -135,11 +141,14 @@ class DatasetEraser:
             else:
                 self._checked[name] = len(erased)
 
-    async def _prompts(self, erased: AbstractSet[str]) -> frozenset[str]:
+    async def _prompts(self, erased: AbstractSet[str], alive: Callable[[], None]) -> frozenset[str]:
         """Normal forms of the prompts of what was erased."""
-        records = await read_to_end(
-            self._log, PREFERENCES, timeout_s=READ_TIMEOUT_S, keep=lambda one: one.key in erased
-        )
+
+        def keep(record: Record) -> bool:
+            alive()
+            return record.key in erased
+
+        records = await read_to_end(self._log, PREFERENCES, timeout_s=READ_TIMEOUT_S, keep=keep)
         prompts: set[str] = set()
         for record in records:
             with contextlib.suppress(UnreadableRecord):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 from services.training.dataset_store import DatasetStore, read_import
@@ -20,8 +20,15 @@ from shared.kafka.producer import KafkaLog
 from shared.kafka.security import KafkaConnection
 
 
-async def rebuild(event_log: EventLog, stored: Dataset, roots: Collection[str]) -> Dataset:
+async def rebuild(
+    event_log: EventLog,
+    stored: Dataset,
+    roots: Collection[str],
+    alive: Callable[[], None] = lambda: None,
+) -> Dataset:
     """The dataset made again from the log (and its import, where it had one).
+
+    `alive` is that of `take_snapshot`.
 
     Raises:
         BadDataset: the import is gone, or nothing is left to train on.
@@ -40,6 +47,7 @@ async def rebuild(event_log: EventLog, stored: Dataset, roots: Collection[str]) 
         labelled=manifest.labelled,
         imported=imported,
         until=manifest.offsets,
+        alive=alive,
     )
     # Which rows fit a base only its tokenizer can say, and the stored dataset says it already.
     left = [row for row in stored.left_out if row.file in made.files]

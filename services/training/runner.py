@@ -95,7 +95,11 @@ class Runner:
         )
         self._tracker = MlflowTracker(settings, metrics, clock)
         self._rebuilder = VersionRebuilder(
-            event_log=event_log, store=store, settings=settings, attempts=self._attempts
+            event_log=event_log,
+            store=store,
+            settings=settings,
+            attempts=self._attempts,
+            alive=self.alive,
         )
         self._publisher = Publisher(
             event_log=event_log,

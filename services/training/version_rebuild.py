@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from services.training.attempts import Attempts
 from services.training.candidate import training_stages
@@ -39,7 +39,10 @@ class VersionRebuilder:
         store: DatasetStore,
         settings: TrainingSettings,
         attempts: Attempts,
+        alive: Callable[[], None],
     ) -> None:
+        """`alive` is called while the dataset is made again."""
+        self._alive = alive
         self._log = event_log
         self._store = store
         self._settings = settings
@@ -69,7 +72,7 @@ class VersionRebuilder:
                 "by which it was taken went with it, so it cannot be made again"
             )
         await reporter.enter(RunPhase.snapshot, 0.0)
-        made = await rebuild(self._log, stored, self._settings.readable_import_roots)
+        made = await rebuild(self._log, stored, self._settings.readable_import_roots, self._alive)
         await asyncio.to_thread(lay_out, made, workspace.data)
         folder = workspace.attempt(1)
         await self._attempts.train(

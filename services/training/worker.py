@@ -78,7 +78,7 @@ class TrainingWorker:
         await self._started()
         while True:
             self._runner.alive()
-            await self._eraser.sweep()
+            await self._eraser.sweep(self._runner.alive)
             waiting = list(self._queue.waiting())
             self._metrics.waiting.set(len(waiting))
             reward_models.show(self._registry.registry, self._metrics)

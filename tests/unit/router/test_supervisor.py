@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -80,3 +81,25 @@ async def test_a_process_that_cannot_stay_up_ends_all(
     monkeypatch.setattr(supervisor_module, "MAX_RESTARTS", 2)
     assert await supervisor(FAILS, tmp_path, 1).run(asyncio.Event()) == 1
     assert len(started(tmp_path)) == 3
+
+
+async def test_a_process_that_cannot_be_started_now_is_tried_again_and_ends_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = asyncio.create_subprocess_exec
+    refused: list[str] = []
+
+    async def no_room(*command: str, **more: Any) -> asyncio.subprocess.Process:
+        if command[-1] == "1" and len(refused) < 3:
+            refused.append(command[-1])
+            raise BlockingIOError("fork: Resource temporarily unavailable")
+        return await start(*command, **more)
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", no_room)
+    stop = asyncio.Event()
+    running = asyncio.create_task(supervisor(WAITS, tmp_path, 2).run(stop))
+    await eventually(lambda: len(started(tmp_path)) == 2, "both run", 60)
+    assert len(refused) == 3
+    assert sorted(number for number, _ in started(tmp_path)) == [0, 1]
+    stop.set()
+    assert await running == 0
