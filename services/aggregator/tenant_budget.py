@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 
 from services.aggregator.rows import tenant_of
@@ -33,10 +33,9 @@ class TenantBytes:
             self.sums[tenant] = self.sums.get(tenant, 0) + more
             self.changed.add(tenant)
 
-    def forget(self, keys: Iterable[bytes]) -> None:
-        """These rows are confirmed: the store knows their sizes."""
-        for key in keys:
-            self._sizes.pop(key, None)
+    def forget_but(self, held: Container[bytes]) -> None:
+        """All but these rows are confirmed, or were only read: the store knows their sizes."""
+        self._sizes = {key: size for key, size in self._sizes.items() if key in held}
 
     def take(self) -> dict[str, int]:
         """The sums that changed since this was last asked; tenants without rows are forgotten."""

@@ -14,15 +14,16 @@ from hypothesis import strategies as st
 from services.aggregator.aggregates import Aggregates
 from services.aggregator.disk_rows import DiskRows
 from services.aggregator.fold import FoldRules
-from services.aggregator.partition import OVER_BUDGET
+from services.aggregator.partition import OVER_BUDGET, TRIM_AGAIN_S
 from services.aggregator.row_database import MIB, RowDatabase
 from services.aggregator.rows import checkpoint_key, tenant_of, trace_key
+from services.aggregator.tenant_budget import TenantBytes
 from shared.contracts.events.base import Event
 from shared.contracts.events.preferences import UnpairedExample
 from shared.contracts.events.quality import Tick
 from shared.testing.clock import ManualClock
 from tests.support.aggregator import at, feedback, interaction
-from tests.unit.aggregator.simulation import DiskSimulation, Simulation
+from tests.unit.aggregator.simulation import DiskSimulation, Simulation, log_ms, recovered, topic_of
 from tests.unit.aggregator.test_partition import logs
 
 pytestmark = pytest.mark.timeout(180)  # hypothesis on a busy machine
@@ -108,6 +109,27 @@ def test_a_tick_goes_on_where_the_one_before_it_stopped() -> None:
     assert 0 < len(left) < 40
     assert counted(simulation) == 40 - len(left)
     assert left == {f"t{number}" for number in range(40 - len(left), 40)}
+
+
+def test_texts_that_come_after_a_search_to_the_end_go_with_a_later_one() -> None:
+    """Rows with feedback stay twice as long, so rows that came later can be due before them."""
+    answered = [event for n in range(12) for event in (asked(n), feedback(f"f{n}", f"t{n}"))]
+    events = [*answered, *ticks(2), *map(asked, range(12, 15))]
+    simulation = Simulation([*events, Tick(at=at(60 + TRIM_AGAIN_S), partition=0)], BUDGET)
+    simulation.run(batch=1)
+    assert recounted(simulation)["acme"] > BUDGET.tenant_bytes, "by what has feedback alone"
+    assert with_texts(simulation) == {f"t{number}" for number in range(12)}
+    assert counted(simulation) == 3
+
+
+def test_sizes_of_rows_that_were_only_read_are_not_kept() -> None:
+    state = recovered(BUDGET)
+    answered = [event for n in range(12) for event in (asked(n), feedback(f"f{n}", f"t{n}"))]
+    for events in (answered, ticks(1)):
+        for offset, event in enumerate(events):
+            state.apply(topic_of(event), offset, event, event.to_json(), log_ms(60))
+        state.confirm(state.take())
+    assert state.tenants == TenantBytes(sums=dict(state.tenants.sums))
 
 
 @given(
