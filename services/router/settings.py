@@ -27,6 +27,7 @@ MIN_SECRET, MAX_SECRET = 32, 64
 """Bytes of the assignment's secret; BLAKE2b takes no longer key."""
 
 MAX_PROCESSES = 64
+MAX_PORT = 65_535
 
 _LISTS = (
     "engines",
@@ -46,7 +47,7 @@ class RouterSettings(ServiceSettings):
 
     model_config = service_config("router")
 
-    port: int = Field(default=8080, ge=1, le=65535)
+    port: int = Field(default=8080, ge=1, le=MAX_PORT)
     processes: int = Field(
         default=1,
         ge=1,
@@ -275,6 +276,13 @@ class RouterSettings(ServiceSettings):
             raise ValueError(
                 "RATCHET_ROUTER_PROCESSES: several processes need RATCHET_ROUTER_OPERATIONS_PORT, "
                 "the first of as many ports, on which each is scraped"
+            )
+        last = self.operations_port + self.processes - 1
+        if self.processes > 1 and (last > MAX_PORT or self.operations_port <= self.port <= last):
+            raise ValueError(
+                f"RATCHET_ROUTER_OPERATIONS_PORT: the {self.processes} processes take it and the "
+                f"ports up to {last}; RATCHET_ROUTER_PORT, {self.port}, may be none of them, and "
+                f"none is over {MAX_PORT}"
             )
         return self
 

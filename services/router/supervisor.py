@@ -50,17 +50,12 @@ class ProcessSupervisor:
         restarts = 0
         while not stop.is_set():
             started = monotonic()
-            process = await asyncio.create_subprocess_exec(
-                *self._command, str(number), stdin=asyncio.subprocess.PIPE
-            )
-            log.info("process.started", process=number, pid=process.pid)
-            await self._until_ended(process, stop)
+            await self._run_one(number, stop)
             if stop.is_set():
                 return
             if monotonic() - started >= STEADY_S:
                 backoff.reset()
                 restarts = 0
-            log.error("process.ended", process=number, pid=process.pid, status=process.returncode)
             if restarts == MAX_RESTARTS:
                 log.error("process.given_up", process=number, restarts=restarts)
                 self._gave_up = True
@@ -69,6 +64,20 @@ class ProcessSupervisor:
             restarts += 1
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), backoff.next_s())
+
+    async def _run_one(self, number: int, stop: asyncio.Event) -> None:
+        """Run one process until it ends. One that the system has no room for has ended at once."""
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *self._command, str(number), stdin=asyncio.subprocess.PIPE
+            )
+        except OSError:
+            log.exception("process.not_started", process=number)
+            return
+        log.info("process.started", process=number, pid=process.pid)
+        await self._until_ended(process, stop)
+        if not stop.is_set():
+            log.error("process.ended", process=number, pid=process.pid, status=process.returncode)
 
     async def _until_ended(self, process: asyncio.subprocess.Process, stop: asyncio.Event) -> None:
         """Wait until a process ends, or end it once `stop` is set: by SIGTERM, then by SIGKILL."""

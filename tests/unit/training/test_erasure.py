@@ -91,11 +91,13 @@ async def test_rows_and_prompts_go_the_version_is_marked_and_a_rebuild_is_the_sa
     for job_id, dataset_id in (("touched", dataset.manifest.dataset_id), ("other", "x-dpo-1")):
         Workspace(tmp_path / "jobs", job_id).save(ResumeState(job_id=job_id, dataset_id=dataset_id))
     await erase(log, second, "example-0007")
+    moved: list[int] = []
     async with eraser_of(log, store, tmp_path / "jobs") as (eraser, versions):
-        await eraser.sweep()
+        await eraser.sweep(lambda: moved.append(1))
+        assert len(moved) > 60, "reading records and datasets is movement"
         await erase(log, first, third)  # the lines of the first sweep are counted with
         await eventually(lambda: eraser.erased == 4, "the second erasure is read")
-        await eraser.sweep()
+        await eraser.sweep(lambda: None)
         await eventually(
             lambda: (
                 (marks := versions.registry.get(VERSION)) is not None
@@ -105,7 +107,7 @@ async def test_rows_and_prompts_go_the_version_is_marked_and_a_rebuild_is_the_sa
             "the version is marked",
         )
         before = len(log.records[VERSIONS][0])
-        await eraser.sweep()
+        await eraser.sweep(lambda: None)
         assert len(log.records[VERSIONS][0]) == before
     left = store.read(dataset.manifest.dataset_id)
     assert left is not None
@@ -157,7 +159,7 @@ async def test_rows_that_kto_makes_of_a_pair_and_its_judge_of_two_thumbs_go_too(
     assert f"{trained}/chosen".encode() in made[1].files[TRAIN]
     await erase(log, thumb, trained)
     async with eraser_of(log, store, tmp_path / "jobs") as (eraser, _):
-        await eraser.sweep()
+        await eraser.sweep(lambda: None)
     left = [store.read(one.manifest.dataset_id) for one in made]
     assert all(left)
     every = b"".join(data for one in left if one for data in one.files.values())
@@ -183,7 +185,7 @@ async def test_a_dataset_of_an_earlier_release_keeps_its_name_and_loses_its_rows
     gone = trained_ids(today)[0]
     await erase(log, gone)
     async with eraser_of(log, store, tmp_path / "jobs") as (eraser, _):
-        await eraser.sweep()
+        await eraser.sweep(lambda: None)
     assert store.names() == [name]
     left = store.read(name)
     assert left is not None
@@ -219,12 +221,12 @@ async def test_killed_between_any_two_files_the_dataset_is_whole_before_or_after
         with monkeypatch.context() as patch:
             for name in WRITES:
                 patch.setattr(LocalFileSystem, name, killing(getattr(LocalFileSystem, name)))
-            await eraser.sweep()
+            await eraser.sweep(lambda: None)
         found = store.read(dataset.manifest.dataset_id)
         assert found is not None
         assert bool(found.manifest.erased_from) == (writes > 7)  # the folder, six files, the move
     async with eraser_of(log, store, tmp_path / "jobs") as (eraser, _):
-        await eraser.sweep()
+        await eraser.sweep(lambda: None)
     found = store.read(dataset.manifest.dataset_id)
     assert found is not None
     assert [row.file for row in found.left_out] == [TRAIN]
@@ -272,8 +274,8 @@ async def test_storage_that_is_away_is_tried_again(
     async with eraser_of(log, store, tmp_path / "jobs") as (eraser, _):
         with monkeypatch.context() as patch:
             patch.setattr(store, "replace", away)
-            await eraser.sweep()
-        await eraser.sweep()
+            await eraser.sweep(lambda: None)
+        await eraser.sweep(lambda: None)
     found = store.read(dataset.manifest.dataset_id)
     assert found is not None
     assert found.files[LEFT_OUT]
@@ -301,8 +303,8 @@ async def test_a_dataset_that_storage_refuses_holds_no_other_one_up(
     async with eraser_of(log, store, tmp_path / "jobs") as (eraser, _):
         with monkeypatch.context() as patch:
             patch.setattr(store, "replace", refuse_the_first)
-            await eraser.sweep()
+            await eraser.sweep(lambda: None)
         assert ERASED.encode() in left_out(second)
         assert ERASED.encode() not in left_out(first)
-        await eraser.sweep()
+        await eraser.sweep(lambda: None)
     assert ERASED.encode() in left_out(first)

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 import tracemalloc
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
@@ -12,6 +14,7 @@ from fsspec import AbstractFileSystem
 from pydantic import ValidationError
 
 from services.training import dataset_store
+from services.training import snapshot as snapshots
 from services.training.dataset_rows import (
     HELDOUT,
     JUDGE,
@@ -107,6 +110,25 @@ async def test_an_import_is_trained_on_and_judged_by_rows_of_its_own() -> None:
         assert b"other" in dataset.files[name]
     assert dataset.manifest.offsets == {}
     assert (dataset.manifest.origin, dataset.manifest.source) == ("import", "file://x.jsonl")
+
+
+async def test_a_long_selection_of_rows_counts_as_movement(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    log, moved, selected = await some_log(), threading.Semaphore(0), snapshots._select
+
+    def slow(*given: Any, **named: Any) -> Any:
+        while moved.acquire(blocking=False):
+            pass
+        for _ in range(3):
+            assert moved.acquire(timeout=60.0), "nobody says that it is alive"
+        return selected(*given, **named)
+
+    monkeypatch.setattr(snapshots, "_select", slow)
+    monkeypatch.setattr(snapshots, "BEAT_S", 0.01)
+    made = await take_snapshot(log, model=MODEL, method=DPO, rules=RULES, alive=moved.release)
+    monkeypatch.undo()
+    assert made == await snapshot(log)
 
 
 async def test_sft_from_the_log_takes_what_people_wrote() -> None:
