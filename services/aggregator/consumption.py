@@ -73,6 +73,8 @@ class Consumption:
         self._die = die
         self._offset_gaps = OffsetGaps()
         self._lags = Lags()
+        self._fetched: Mapping[object, Sequence[SourceRecord]] = {}
+        """What is being folded."""
         self._advanced = 0
         """Events folded for the first time since overdue ones were last sought."""
         self._flushing: asyncio.Task[None] | None = None
@@ -84,6 +86,7 @@ class Consumption:
 
     async def fold(self, fetched: Mapping[object, Sequence[SourceRecord]]) -> None:
         """Fold records as they were fetched, by (topic, partition), acknowledging none by itself."""
+        self._fetched = fetched
         try:
             for records in fetched.values():
                 self._metrics.events.labels(records[0].topic).inc(len(records))
@@ -99,12 +102,15 @@ class Consumption:
             # Faust would fetch the next records and go on without these.
             log.exception("worker.fold_failed", error=str(error))
             self._die(f"folding: {error}")
+        finally:
+            self._fetched = {}
 
     async def seek_overdue(self) -> None:
         """Seek each event that the log has and that does not come; to be called every second.
 
         A worker that works off a backlog comes to some topics late: it seeks none, as a seek throws
-        away what was fetched.
+        away what was fetched. Nor does it seek what waits in a fold, as while brokers are slow to
+        confirm a batch.
         """
         advanced, self._advanced = self._advanced, 0
         if advanced > BATCH_EVENTS:
@@ -117,10 +123,18 @@ class Consumption:
             await self._source.seek(topic, partition, expected)
 
     def _positions(self) -> Iterator[SourcePosition]:
+        waiting = {
+            (records[0].topic, records[0].partition): range(
+                records[0].offset, records[-1].offset + 1
+            )
+            for records in self._fetched.values()
+        }
         for (topic, partition), end in self._source.ends().items() if self._states else ():
             state = self._states.get(partition)
             if topic in MODELS and state is not None:
-                yield SourcePosition(topic, partition, state.expects(topic), end)
+                expected = state.expects(topic)
+                if expected not in waiting.get((topic, partition), ()):
+                    yield SourcePosition(topic, partition, expected, end)
 
     async def _fold_record(self, record: SourceRecord) -> None:
         topic, partition, offset = record.topic, record.partition, record.offset

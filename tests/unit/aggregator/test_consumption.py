@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -100,4 +101,34 @@ async def test_a_worker_that_works_off_a_backlog_seeks_nothing() -> None:
     for _ in range(2):
         clock.advance(LAG_S)
         await consumption.seek_overdue()
+    assert source.sought == [(TOPIC, 0, 0)]
+
+
+async def test_what_waits_in_a_fold_is_not_sought_until_the_fold_ends() -> None:
+    clock, source = ManualClock(), Log(end=9)
+    writing = asyncio.Lock()
+    await writing.acquire()  # as while brokers confirm no batch
+    nobody = cast("Any", None)
+    consumption = Consumption(
+        {0: recovered()},
+        checkpointer=cast("Any", SimpleNamespace(writing=writing)),
+        ticker=nobody,
+        dead_letters=nobody,
+        metrics=AggregatorMetrics(),
+        source=source,
+        clock=clock,
+        die=nobody,
+    )
+    refused = source_record(TOPIC, 0, 0, interaction())
+    folding = asyncio.create_task(consumption.fold({0: [refused]}))
+    for _ in range(3):
+        await consumption.seek_overdue()
+        clock.advance(LAG_S)
+        await asyncio.sleep(0)
+    assert source.sought == []
+    folding.cancel()
+    await asyncio.wait([folding])
+    for _ in range(2):
+        await consumption.seek_overdue()
+        clock.advance(LAG_S)
     assert source.sought == [(TOPIC, 0, 0)]
