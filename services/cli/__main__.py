@@ -67,6 +67,11 @@ def main() -> None:
     except CliError as error:
         typer.echo(f"ratchet: {error}", err=True)
         sys.exit(error.status)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        typer.echo(f"ratchet: {error.filename}: {error.strerror}", err=True)
+        sys.exit(Exit.failed)
     except KeyboardInterrupt:
         sys.exit(Exit.failed)
 

@@ -110,7 +110,7 @@ def _manifest(folder: str) -> tuple[dict[str, Any], str]:
         filesystem, path = cast("tuple[Any, str]", fsspec.url_to_fs(erased))
         files = erased if filesystem.exists(path) else root
         missing = {"card", "files", "model", "offsets"} - found.keys()
-    except (OSError, ValueError, ImportError, AttributeError) as error:
+    except Exception as error:  # noqa: BLE001 s3fs hands botocore's errors on as they are
         raise CliError(f"{uri}: {getattr(error, 'strerror', None) or error}", Exit.failed) from None
     if missing:
         raise CliError(f"{uri}: is no dataset's manifest, {missing.pop()} is missing", Exit.failed)

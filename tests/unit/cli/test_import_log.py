@@ -16,7 +16,7 @@ from pyarrow import parquet
 from typer.testing import CliRunner
 
 from services.cli import feedback, import_log
-from services.cli.__main__ import app
+from services.cli.__main__ import app, main
 from services.cli.errors import CliError
 from services.cli.log_formats.convert import (
     LOG_FORMATS,
@@ -284,6 +284,17 @@ def test_columns_of_no_json_type_are_read_as_text(tmp_path: Path) -> None:
     parquet.write_table(table, tmp_path / "log.parquet")
     (line,) = parquet_lines(tmp_path / "log.parquet")
     assert orjson.loads(line)["price"] == "1.50"
+
+
+def test_a_file_that_cannot_be_written_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    to = tmp_path / "missing" / "pairs.parquet"
+    command = ["ratchet", "feedback", "export", "--format", "parquet", "--to", str(to)]
+    monkeypatch.setattr("sys.argv", command)
+    with pytest.raises(SystemExit, match="1"):
+        main()
+    assert capsys.readouterr().err.rstrip().endswith("pairs.parquet: No such file or directory")
 
 
 def test_examples_are_exported_as_parquet_whatever_fields_they_have(

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 from typer.testing import CliRunner
 
@@ -74,6 +75,19 @@ async def test_the_rows_that_two_do_not_share_are_named(folders: tuple[Path, Pat
     assert "erased_from" in {one["field"] for one in found["fields"]}
     shown = RUN.invoke(app, ["dataset", "diff", str(after), str(before)])
     assert first in shown.output
+
+
+def test_an_error_of_the_storage_s_own_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    class NoCredentialsError(Exception):
+        """As botocore's, which is no OSError."""
+
+    def refuse(*_: Any) -> Any:
+        raise NoCredentialsError("Unable to locate credentials")
+
+    monkeypatch.setattr(fsspec, "open", refuse)
+    done = RUN.invoke(app, ["dataset", "show", "s3://bucket/assistant-dpo-1"])
+    assert isinstance(done.exception, CliError)
+    assert "assistant-dpo-1/manifest.json: Unable to locate credentials" in str(done.exception)
 
 
 def test_a_folder_that_is_no_dataset_is_named(tmp_path: Path) -> None:
