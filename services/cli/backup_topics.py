@@ -4,6 +4,7 @@
 # aiokafka has no types.
 from __future__ import annotations
 
+import errno
 import gzip
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
@@ -34,6 +35,7 @@ from shared.kafka.security import KafkaConnection
 CLIENT = "ratchet-backup"
 FETCH_MS = 1000
 IDLE_FETCHES = 60
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 IN_FLIGHT = 2000
 """Records sent before the oldest is awaited."""
 EMPTY = StoredRecord(0, 0, None, b"")
@@ -55,7 +57,8 @@ async def take(connection: KafkaConnection, folder: Path) -> BackupManifest:
     what is written after a restore.
 
     Raises:
-        CliError: a log has a hole in its middle, so that no copy could keep its offsets.
+        CliError: a log has a hole in its middle, so that no copy could keep its offsets; the folder's
+            disk is full.
     """
     async with _admin(connection) as admin, _consumer(connection) as consumer:
         names = [name for name in await admin.list_topics() if name.startswith(ALL_TOPICS)]
@@ -80,7 +83,15 @@ async def _copy_topic(
 ) -> TopicFiles:
     files = []
     for one in partitions:
-        files.append(last := await _copy_partition(consumer, folder, one))
+        try:
+            files.append(last := await _copy_partition(consumer, folder, one))
+        except OSError as error:
+            if error.errno not in DISK_FULL:
+                raise
+            raise CliError(
+                f"{folder}: {error.strerror}; take the backup into a new folder on a larger disk",
+                Exit.failed,
+            ) from error
         if not compacted and last.records != last.end - last.start:
             raise CliError(
                 f"{one.topic}: partition {one.partition} has {last.records} records from {last.start} to "

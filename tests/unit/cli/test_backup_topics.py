@@ -110,6 +110,15 @@ async def test_what_expires_while_it_is_copied_is_no_hole(
     assert (partition.start, partition.end, partition.records) == (5, 9, 4)
 
 
+async def test_a_full_disk_is_said_and_not_taken_for_an_unreachable_broker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(monkeypatch, ExpiringLog())
+    monkeypatch.setattr(backup_topics, "place", lambda *_: Path("/dev/full"))
+    with pytest.raises(CliError, match="larger disk"):
+        await take(CONNECTION, tmp_path)
+
+
 class PartitionBounds:
     """One partition with offsets [start, end)."""
 
