@@ -29,6 +29,7 @@ RUNNING = "vllm:num_requests_running"
 QUESTION = "Where is my parcel?"
 PARCEL = ["lost", "found"]
 CLIENTS = ROOT / "tests/clients"
+PYTHON = ROOT / ".venv-clients/bin/python"
 NODE = Path(ROOT_DIR) / "bin/node"
 NODE_MODULES = ROOT / ".tools/clients"
 
@@ -190,6 +191,23 @@ def test_librechat_request(serving: Stack) -> None:
     answered = json.loads(last)["response"]
     assert answered["id"] == response.headers["x-ratchet-trace-id"]
     assert answered["output"][-1]["content"][0]["text"]
+
+
+@pytest.mark.verify
+def test_python_clients_whole_and_streamed(serving: Stack) -> None:
+    assert PYTHON.exists(), "run make clients"
+    said = said_by(serving, PYTHON, "-", script="ask_in_text.py", folder=CLIENTS)
+    assert {name.split()[0] for name in said} == {
+        "anthropic",
+        "openai-agents",
+        "langchain-openai",
+        "litellm",
+        "pydantic-ai",
+    }
+    assert "response.incomplete" in said["openai-agents responses"][0]
+    for client, texts in said.items():
+        assert texts[0], client
+        assert set(texts) == {texts[0]}, client
 
 
 @pytest.mark.verify
