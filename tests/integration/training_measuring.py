@@ -289,14 +289,15 @@ def judging(folder: Path, base: str, rng: random.Random) -> dict[str, Any]:
         seed=1,
     )
     widths: list[int] = []
-    score, job.PROGRESS_INTERVAL_S = reward.score, 0.0
+    head_scores, job.PROGRESS_INTERVAL_S = reward.head_scores, 0.0
 
     def watched(model: Any, tokenizer: Any, rows: list[list[int]], note: evaluate.Note) -> Any:
         widths.extend(map(len, rows))
-        return score(model, tokenizer, rows, note)
+        return head_scores(model, tokenizer, rows, note)
 
-    reward.score = watched
+    reward.head_scores = watched
     figures = reward.run(asked, attempt, job.Progress(attempt))
+    reward.head_scores = head_scores
     lines = job.read_rows(attempt / "progress.jsonl")
     tokenizer = load_tokenizer(base)
     read = [conversation_ids(tokenizer, row["messages"], row["chosen"]) for row in files["judge"]]
@@ -315,7 +316,7 @@ def judging(folder: Path, base: str, rng: random.Random) -> dict[str, Any]:
         "judge_figures": figures,
         "judge_widest": max(widths),
         "judge_progress": [(line["done"], line["total"]) for line in lines],
-        "judge_scores": score(trained, tokenizer, read, lambda _: None),
+        "judge_scores": reward.score(trained, tokenizer, read, lambda _: None),
         "judge_scores_reference": plain,
         "verdict": verdict,
         "diverged": {name: str(value) for name, value in diverged.items()},
