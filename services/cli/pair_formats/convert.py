@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import orjson
@@ -65,11 +65,24 @@ def converted(
         if not line.strip():
             continue
         try:
-            row = target.write(source.read(json_object(line)))
+            written = json_line(target.write(source.read(json_object(line))))
         except BadPair as error:
             yield BadLine(number, str(error))
         else:
-            yield orjson.dumps(row) + b"\n"
+            yield written
+
+
+def json_line(row: Mapping[str, object]) -> bytes:
+    """A row as its line of JSON.
+
+    Raises:
+        BadPair: a number in it has more than 64 bits.
+
+    """
+    try:
+        return orjson.dumps(row) + b"\n"
+    except TypeError as error:
+        raise BadPair(f"not writable as JSON ({error}); write such a number as a text") from None
 
 
 def json_object(line: bytes) -> dict[str, object]:

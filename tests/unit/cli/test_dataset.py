@@ -46,7 +46,8 @@ prompts = st.builds(
 )
 pairs = st.builds(PairRow, prompts, assistants, assistants)
 answers = st.builds(AnswerRow, prompts, assistants, st.booleans())
-arguments = st.dictionaries(words, st.none() | st.booleans() | st.integers() | words, max_size=3)
+numbers = st.integers(-(2**63), 2**64 - 1)
+arguments = st.dictionaries(words, st.none() | st.booleans() | numbers | words, max_size=3)
 calls = st.builds(
     lambda name, arguments: Message(
         role="assistant",
@@ -383,3 +384,17 @@ def test_a_conversion_takes_the_same_memory_for_ten_times_the_rows() -> None:
 
     peak_of(5_000)  # fills the caches
     assert peak_of(5_000) < peak_of(500) + 50_000
+
+
+def test_a_number_of_more_than_64_bits_is_refused_by_its_line() -> None:
+    tool = Tool(name="count", description="", parameters='{"maximum": 18446744073709551616}')
+    row = PairRow(
+        (said("user", "How many?"),),
+        said("assistant", "A lot."),
+        said("assistant", "Few."),
+        (tool,),
+    )
+    line = json.dumps(FORMATS["ratchet"].write(row)).encode()
+    (found,) = converted([line], FORMATS["ratchet"], FORMATS["openai-dpo"])
+    assert isinstance(found, BadLine)
+    assert "64-bit" in found.reason
