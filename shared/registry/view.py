@@ -83,7 +83,7 @@ class RoutingView:
     async def all(self) -> list[RoutingState]:
         """Every model's state; what cannot be read is left out."""
         models = sorted(
-            name.decode() if isinstance(name, bytes) else str(name)
+            name.decode(errors="replace") if isinstance(name, bytes) else str(name)
             for name in await self._redis.smembers(MODELS_KEY)  # pyright: ignore[reportGeneralTypeIssues]
         )
         if not models:
@@ -117,7 +117,9 @@ class RoutingView:
     async def clear(self) -> None:
         """Delete every state, before a rebuild; what is forged, too."""
         names: set[bytes | str] = await self._redis.smembers(MODELS_KEY)  # pyright: ignore[reportGeneralTypeIssues]
-        keys = [KEY_PREFIX + (one.decode() if isinstance(one, bytes) else one) for one in names]
+        keys = [
+            KEY_PREFIX.encode() + (one if isinstance(one, bytes) else one.encode()) for one in names
+        ]
         await self._redis.delete(MODELS_KEY, *keys)
 
     def _read(self, value: bytes | str) -> RoutingState | None:

@@ -89,6 +89,8 @@ async def test_what_nobody_with_a_secret_wrote_is_refused_and_replaced(redis: Re
     refused: list[int] = []
     view = RoutingView(redis, SECRET, refused=lambda: refused.append(1))
     assert await view.put(state(1, 0, 500))
+    await redis.sadd(MODELS_KEY, b"\xff no name")
+    assert [one.weight for one in await view.all()] == [500], "a name that nobody wrote"
     forger = RoutingView(redis)
     await redis.set(KEY_PREFIX + "assistant", state(10**15, 0, 10_000).model_dump_json())
     assert await view.all() == []

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, TypeVar
+
+from pydantic import ValidationError
 
 from services.rollout.console.quality import daily_figures, targets
 from services.rollout.errors import AuditUnavailable, Unknown
@@ -134,7 +137,10 @@ class OperatorViews:
         records = await self._read(
             lambda: read_to_end(self._log, QUALITY, timeout_s=READ_S, keep=whole_day, newest=NEWEST)
         )
-        windows = [QualityWindow.model_validate_json(one.value or b"") for one in records]
+        windows: list[QualityWindow] = []
+        for record in records:
+            with suppress(ValidationError):
+                windows.append(QualityWindow.model_validate_json(record.value or b""))
         return {"targets": targets(), "days": daily_figures(windows)[:SHOWN]}
 
     def differences(self, first: str, second: str) -> dict[str, Any]:

@@ -252,6 +252,7 @@ async def test_quality_is_read_from_the_log(
     hour = day.model_copy(update={"window": "1h"})
     for one in (day, hour):
         await harness.log.publish(QUALITY, key=one.window, event=one, event_id=one.window)
+    await harness.log.append(QUALITY, key="bad", value=b'{"window":"1d"}')
     answer = (await http.get("/v1/quality")).json()
     assert [one["requests"] for one in answer["days"]] == [10]
     assert answer["targets"][0]["figure"] == "feedback_rate"
