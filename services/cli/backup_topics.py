@@ -27,12 +27,13 @@ from services.cli.backup_files import (
     read,
 )
 from services.cli.errors import CliError, Exit
-from shared.contracts.topics import AGGREGATOR_CHANGELOG
 from shared.kafka.acls import ALL_TOPICS, CONSUMER_GROUPS
 from shared.kafka.batches import MAX_RECORD_BYTES
 from shared.kafka.security import KafkaConnection
 
 CLIENT = "ratchet-backup"
+CHANGELOG = "-changelog"
+"""How Faust ends the name of a table's changelog."""
 FETCH_MS = 1000
 IDLE_FETCHES = 60
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -71,7 +72,7 @@ async def take(connection: KafkaConnection, folder: Path) -> BackupManifest:
         }
         topics = {
             name: await _copy_topic(consumer, folder, places[name], compacted=policies[name])
-            for name in sorted(names, key=lambda name: (name != AGGREGATOR_CHANGELOG, name))
+            for name in sorted(names, key=lambda name: (not name.endswith(CHANGELOG), name))
         }
     manifest = BackupManifest(topics=topics, groups=groups)
     manifest.save(folder)
