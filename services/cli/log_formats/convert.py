@@ -14,7 +14,7 @@ from services.cli.log_formats.langfuse import LANGFUSE
 from services.cli.log_formats.litellm import LITELLM
 from services.cli.log_formats.logged import LogFormat, LoggedAnswer
 from services.cli.log_formats.openai_completions import OPENAI_COMPLETIONS
-from services.cli.pair_formats.convert import BadLine, json_object
+from services.cli.pair_formats.convert import BadLine, form_among, json_object
 from services.cli.pair_formats.pair import BadPair
 from shared.contracts.events.feedback import (
     BAD_SCORE,
@@ -41,17 +41,8 @@ class LoggedFeedback:
 
 
 def detected_log(line: bytes) -> LogFormat:
-    """The form of a log by its first row.
-
-    Raises:
-        BadPair: no form has such rows, or several do.
-
-    """
-    row = json_object(line)
-    found = [one for one in LOG_FORMATS.values() if one.matches(row)]
-    if len(found) != 1:
-        raise BadPair(f"the first row is of no known form; name one of {', '.join(LOG_FORMATS)}")
-    return found[0]
+    """The form of a log; as `form_among`."""
+    return form_among(LOG_FORMATS, line)
 
 
 def feedback_of(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import orjson
 
@@ -14,7 +15,7 @@ from services.cli.pair_formats.label_studio import LABEL_STUDIO
 from services.cli.pair_formats.llama_factory import LLAMA_FACTORY
 from services.cli.pair_formats.lmarena import LMARENA
 from services.cli.pair_formats.openai_dpo import OPENAI_DPO
-from services.cli.pair_formats.pair import BadPair, PairFormat
+from services.cli.pair_formats.pair import BadPair, PairFormat, Row
 from services.cli.pair_formats.ratchet import RATCHET
 from services.cli.pair_formats.trl import TRL
 from services.cli.pair_formats.ultrafeedback import ULTRAFEEDBACK
@@ -43,18 +44,35 @@ class BadLine:
     reason: str
 
 
-def detected(line: bytes) -> PairFormat:
-    """The form of a file by its first row.
+class Form(Protocol):
+    """A form of rows, by what its rows look like."""
+
+    @property
+    def matches(self) -> Callable[[Row], bool]:
+        """Says whether a row is of the form."""
+        ...
+
+
+F = TypeVar("F", bound=Form)
+
+
+def form_among(forms: Mapping[str, F], line: bytes) -> F:
+    """The one of the forms that a file's first row has.
 
     Raises:
         BadPair: no form has such rows, or several do.
 
     """
     row = json_object(line)
-    found = [one for one in FORMATS.values() if one.matches(row)]
+    found = [one for one in forms.values() if one.matches(row)]
     if len(found) != 1:
-        raise BadPair(f"the first row is of no known form; name one of {', '.join(FORMATS)}")
+        raise BadPair(f"the first row is of no known form; name one of {', '.join(forms)}")
     return found[0]
+
+
+def detected(line: bytes) -> PairFormat:
+    """The form of a file of pairs; as `form_among`."""
+    return form_among(FORMATS, line)
 
 
 def converted(
