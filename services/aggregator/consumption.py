@@ -204,6 +204,8 @@ class Consumption:
             # Shielded: a change of the assignment cancels the fold, and never a write.
             await asyncio.shield(self._flushing)
         self._flushing = asyncio.create_task(self._flush())
+        # It takes the batch now: the next event would find it full, and wait until it is written.
+        await asyncio.sleep(0)
 
     async def _flush(self) -> None:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, cast
 
 import pytest
@@ -13,7 +14,7 @@ from services.aggregator.aggregates import Aggregates
 from services.aggregator.batch import Batch
 from services.aggregator.checkpointing import Checkpointer, check_size
 from services.aggregator.codec import SourceRecord
-from services.aggregator.consumption import Consumption
+from services.aggregator.consumption import BATCH_EVENTS, Consumption
 from services.aggregator.errors import CheckpointTooLarge
 from services.aggregator.join_spans import JoinSpans
 from services.aggregator.metrics import AggregatorMetrics
@@ -80,11 +81,16 @@ def full_state() -> PartitionState:
     return state
 
 
-async def test_no_checkpoint_covers_a_refused_event_before_its_dead_letter_is_kept() -> None:
-    metrics, clock, writer = AggregatorMetrics(), ManualClock(), StoredWrites()
-    states = {0: full_state()}
+def wired(
+    states: dict[int, PartitionState], writer: StoredWrites, letters: DeadLetters
+) -> tuple[Checkpointer, Consumption, list[dict[str, int]]]:
+    """Checkpointing and consumption over some states, and what is acknowledged."""
+    metrics, clock = AggregatorMetrics(), ManualClock()
     acknowledged: list[dict[str, int]] = []
-    letters = SlowLetters(MemoryLog(), metrics)
+
+    async def unexpected(*_: Any) -> Any:
+        raise AssertionError("nothing is sought or counted here")
+
     checkpointer = Checkpointer(
         states,
         writer=writer,
@@ -94,10 +100,6 @@ async def test_no_checkpoint_covers_a_refused_event_before_its_dead_letter_is_ke
         clock=clock,
         spans=JoinSpans(OFF),
     )
-
-    async def unexpected(*_: Any) -> Any:
-        raise AssertionError("nothing is sought or counted here")
-
     consumption = Consumption(
         states,
         checkpointer=checkpointer,
@@ -108,6 +110,37 @@ async def test_no_checkpoint_covers_a_refused_event_before_its_dead_letter_is_ke
         clock=clock,
         die=pytest.fail,
     )
+    return checkpointer, consumption, acknowledged
+
+
+async def test_events_are_folded_while_the_batch_before_them_is_written() -> None:
+    writer, state = StoredWrites(), recovered()
+    checkpointer, consumption, acknowledged = wired({0: state}, writer, cast("Any", None))
+    writer.gate.clear()
+    # A batch of two topics is full in the middle of a slice.
+    fetched: dict[object, list[SourceRecord]] = {
+        topic: [source_record(topic, 0, offset, made(f"t{offset}")) for offset in range(count)]
+        for topic, made, count in (
+            (FEEDBACK, partial(feedback, "f"), 10),
+            (INTERACTIONS, interaction, BATCH_EVENTS + 10),
+        )
+    }
+    async with asyncio.timeout(60):
+        await consumption.fold(fetched)
+        assert state.expects(INTERACTIONS) == BATCH_EVENTS + 10
+        assert acknowledged == []
+        writer.gate.set()
+        await checkpointer.flush()
+    assert acknowledged == [
+        {FEEDBACK: 9, INTERACTIONS: BATCH_EVENTS - 11},
+        {FEEDBACK: 9, INTERACTIONS: BATCH_EVENTS + 9},
+    ]
+
+
+async def test_no_checkpoint_covers_a_refused_event_before_its_dead_letter_is_kept() -> None:
+    writer, states = StoredWrites(), {0: full_state()}
+    letters = SlowLetters(MemoryLog(), AggregatorMetrics())
+    checkpointer, consumption, acknowledged = wired(states, writer, letters)
     # One flush writes, a second waits for its turn, and only then the event is refused.
     writer.gate.clear()
     flushes = [asyncio.create_task(checkpointer.flush())]
