@@ -31,6 +31,7 @@ class StreamRelay:
         "_heartbeat_s",
         "_looked_at",
         "_send",
+        "_sent_at",
         "_windows",
         "filter",
         "findings",
@@ -58,6 +59,7 @@ class StreamRelay:
         self._call = call
         self._attempt = attempt
         self._send = send
+        self._sent_at = perf_counter()
         reader = STREAM_READERS[call.request.endpoint]
         name = call.shown(attempt.version)
         self.reader = reader(name, call.request.trace_id, call.request.include_usage)
@@ -88,6 +90,13 @@ class StreamRelay:
                 await self._forward()
                 # A gap is the engine's silence, not the client's.
                 attempt.last_token_at += self._send.waited_s - waited_s
+            elif self._heartbeat_s and perf_counter() - self._sent_at >= self._heartbeat_s:
+                await self._beat()  # the engine writes, and the output filter holds it
+        await self._conclude(response)
+
+    async def _conclude(self, response: HttpResponse) -> None:
+        """Let the filter look at the rest, and set how the attempt ended."""
+        call, attempt, reader = self._call, self._attempt, self.reader
         if reader.done and self._looked_at:
             ends = b""
             if call.request.endpoint not in CHOICES:
@@ -144,7 +153,7 @@ class StreamRelay:
         waited_s = self._send.waited_s
         if not self.started:
             await self._begin()
-        await self._send({"type": "http.response.body", "body": HEARTBEAT, "more_body": True})
+        await self._pass_on(HEARTBEAT)
         if self._attempt.last_token_at:
             self._attempt.last_token_at += self._send.waited_s - waited_s
 
@@ -152,7 +161,11 @@ class StreamRelay:
         if not self.started:
             await self._begin()
         held, self.held = self.held, b""
-        await self._send({"type": "http.response.body", "body": held, "more_body": True})
+        await self._pass_on(held)
+
+    async def _pass_on(self, body: bytes) -> None:
+        await self._send({"type": "http.response.body", "body": body, "more_body": True})
+        self._sent_at = perf_counter()
 
     async def _begin(self) -> None:
         self.started = True

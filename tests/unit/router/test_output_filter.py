@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import timeit
 from functools import partial
@@ -13,7 +14,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from benchmarks.stub_engine import TEXT
+from benchmarks.stub_engine import TEXT, responses_events
 from services.router.answer_texts import text_matches
 from services.router.filter_rules import LOOK_BACK, MASK, FilterRule, FilterRules, RuleSet, masked
 from services.router.filtered_streams import (
@@ -27,6 +28,7 @@ from services.router.filtered_streams import (
 )
 from services.router.moderation_endpoint import ModerationPolicy
 from services.router.output_filter import filter_whole
+from services.router.proxy import Deadlines
 from shared.contracts.events.interactions import FilterAction
 from tests.unit.router.conftest import GatewayHarness
 
@@ -392,6 +394,34 @@ async def test_what_is_blocked_never_reaches_the_client(
         assert response.status_code == 400
     (event,) = bench.events()
     assert (event.outcome, event.finish_reason) == ("ok", "content_filter")
+
+
+@pytest.mark.parametrize("heartbeat_s", [0.0, 0.05])
+async def test_a_stream_that_is_held_to_its_end_has_heartbeats_while_the_engine_writes(
+    bench: GatewayHarness, heartbeat_s: float
+):
+    async def answer_piece_by_piece(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        for event in responses_events("m", TEXT, 20):
+            await response.write(event)
+            await asyncio.sleep(0.01)
+        return response
+
+    app = web.Application()
+    app.router.add_post("/v1/responses", answer_piece_by_piece)
+    async with TestServer(app) as engine:
+        await bench.start(
+            engines=(str(engine.make_url("")).rstrip("/"),),
+            filter_rules=FilterRules([FLAGGED]),
+            deadlines=Deadlines(5.0, 10.0, heartbeat_s),
+        )
+        bench.route()
+        body = {"model": "m", "stream": True, "input": "where?"}
+        answer = await bench.client.post("/v1/responses", json=body)
+    assert (": heartbeat" in answer.text) is (heartbeat_s > 0)
+    assert answer.text.count("event: response.completed") == 1
+    assert TEXT in answer.text
 
 
 async def answer_at_once(request: web.Request) -> web.StreamResponse:
