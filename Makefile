@@ -30,8 +30,8 @@ logs: ## the end of every log (ARGS="router -n 100" for one)
 demo: setup ## the whole circle: feedback makes a better model, worse ones are rolled back (12 minutes)
 	@$(PYTHON_BIN) -m demo $(ARGS)
 
-test: clients ## every test but the hours-long tier
-	@$(PYTHON_BIN) -m pytest $(ARGS)
+test: clients ## every test but the hours-long tier; unit and contract tests beside those that share servers
+	@$(PYTHON_BIN) -m pytest -n auto --dist loadscope $(ARGS)
 
 test-fast: setup ## unit and contract tests on all cores, under a minute
 	@$(PYTHON_BIN) -m pytest -n auto tests/unit tests/contract $(ARGS)

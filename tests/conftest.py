@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler.loadscope import LoadScopeScheduling
 
 from deploy.local.stack import Stack
 from deploy.local.starter import BASE_MODEL, STARTER_ENGINE, prepare_starter
@@ -115,3 +116,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.timeout(_WHOLE_STACK_S))
             elif "integration" in item.path.parts:
                 item.add_marker(pytest.mark.timeout(_SERVERS_S))
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config) -> ServersInOneWorker | None:
+    """Lets `--dist loadscope` run unit and contract tests beside those that share servers."""
+    return ServersInOneWorker(config) if config.getoption("dist") == "loadscope" else None
+
+
+class ServersInOneWorker(LoadScopeScheduling):
+    """One worker runs, in order, every test that may start servers; the others run the rest."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return nodeid if nodeid.startswith(("tests/unit", "tests/contract")) else "servers"
