@@ -51,6 +51,11 @@ class TrainingRequested(Event):
         default="",
         description="version to make again from its record and compare; publishes nothing",
     )
+    rebases: OptionalName = Field(
+        default="",
+        description="version whose recipe and data are run again on `base`, which need not be the "
+        "one that is served; its parent is that one's, made again on this base",
+    )
     builds_dataset: bool = Field(
         default=False,
         description="store the dataset that the job would train on, and train nothing",
@@ -76,6 +81,10 @@ class TrainingRequested(Event):
     def _does_one_thing(self) -> TrainingRequested:
         if self.builds_dataset and self.rebuilds:
             raise ValueError("builds_dataset: not with rebuilds, which has its dataset already")
+        if self.rebases and (self.rebuilds or self.builds_dataset or self.dataset_uri):
+            raise ValueError("rebases: alone; data, recipe and parent are those of its version")
+        if self.rebases and not self.base:
+            raise ValueError("base: required with rebases, it is what the version is made again on")
         return self
 
     @model_validator(mode="after")

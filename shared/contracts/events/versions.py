@@ -106,6 +106,10 @@ class VersionRecord(Event):
         description="over the base's files; engines with other files refuse it; empty: unknown",
     )
     parent: OptionalName = ""
+    rebases: OptionalName = Field(
+        default="",
+        description="the version on another base whose recipe and data made this one; empty: none",
+    )
     adapter_uri: str
     adapter_sha256: Annotated[str, AfterValidator(check_sha256)]
     fingerprint: Fingerprint
