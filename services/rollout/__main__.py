@@ -114,7 +114,7 @@ async def run(settings: RolloutSettings) -> None:
             leadership=Leadership(log, decisions, redis, clock, holder=holder),
             decision_log=decision_log,
             registry=versions.registry,
-            view=RoutingView(redis, settings.redis_seal()),
+            view=RoutingView(redis, settings.redis_seal(), refused=metrics.states_refused.inc),
             prometheus=prometheus,
             agents=agents,
             shadow_results=shadow_results,

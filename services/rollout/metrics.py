@@ -94,6 +94,11 @@ class RolloutMetrics:
             "Slices of evidence that the disk refused; judged all the same",
             registry=registry,
         )
+        self.states_refused = Counter(
+            "ratchet_rollout_states_refused",
+            "Values in Redis that nobody could read or had signed, replaced by the state of the log",
+            registry=registry,
+        )
         self.leader = Gauge(
             "ratchet_rollout_leader", "1 where this replica decides", registry=registry
         )

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
-from typing import cast
 
 from pydantic import ValidationError
 from redis.asyncio import Redis
@@ -24,17 +23,30 @@ RESET_S = 60.0
 """How old a reset may be: one that was recorded and is sent again counts no more."""
 MODELS_KEY = "ratchet:routing-models"
 
+STORED = 1
+REPLACED = 2
+"""What `_PUT` answers where it stored a state: in an empty or older one's place, or in place of
+something that has no order; 0 where a newer one is stored."""
+
+# Nobody checks what stands at the keys: an error of the script would stop all writes of a model.
 _PUT = """
-local known = redis.call('GET', KEYS[1])
+local known = redis.pcall('GET', KEYS[1])
+local outcome = 1
 if known and known ~= ARGV[6] then
-  local read, old = pcall(cjson.decode, string.match(known, '{.*') or '')
+  local read, old = pcall(cjson.decode, type(known) == 'string' and string.match(known, '{.*') or '')
+  local old_token = read and type(old) == 'table' and tonumber(old.token)
+  local old_seq = read and type(old) == 'table' and tonumber(old.seq)
   local token, seq = tonumber(ARGV[2]), tonumber(ARGV[3])
-  if read and (old.token > token or (old.token == token and old.seq > seq)) then return 0 end
+  if not (old_token and old_seq) then outcome = 2
+  elseif old_token > token or (old_token == token and old_seq > seq) then return 0 end
 end
 redis.call('SET', KEYS[1], ARGV[1])
-redis.call('SADD', KEYS[2], ARGV[4])
+if type(redis.pcall('SADD', KEYS[2], ARGV[4])) == 'table' then
+  redis.call('DEL', KEYS[2])
+  redis.call('SADD', KEYS[2], ARGV[4])
+end
 redis.call('PUBLISH', ARGV[5], ARGV[1])
-return 1
+return outcome
 """
 
 
@@ -78,7 +90,9 @@ class RoutingView:
             keys=[KEY_PREFIX + state.model, MODELS_KEY],
             args=[text, state.token, state.seq, state.model, CHANNEL, in_place_of],
         )
-        return cast("int", kept) == 1
+        if kept == REPLACED:
+            self._refused()
+        return kept in (STORED, REPLACED)
 
     async def all(self) -> list[RoutingState]:
         """Every model's state; what cannot be read is left out."""

@@ -106,6 +106,36 @@ async def test_what_nobody_with_a_secret_wrote_is_refused_and_replaced(redis: Re
     assert await redis.keys(f"{KEY_PREFIX}*") == []
 
 
+@pytest.mark.parametrize(
+    "forged",
+    [
+        "{}",
+        "[]",
+        "not json",
+        '{"token": "x", "seq": 1}',
+        '{"token": {}, "seq": []}',
+        '{"token": true, "seq": null}',
+        '{"token": 1e400, "seq": -1e400',
+    ],
+)
+async def test_a_value_without_an_order_never_stops_the_writes(redis: Redis, forged: str) -> None:
+    refused: list[int] = []
+    view = RoutingView(redis, refused=lambda: refused.append(1))
+    await redis.set(KEY_PREFIX + "assistant", forged)
+    assert await view.put(state(1, 0, 500)), "it takes the place of what nobody can read"
+    assert refused == [1], "and is counted"
+    assert await view.put(state(1, 1, 600))
+    assert refused == [1]
+
+
+async def test_keys_of_another_type_never_stop_the_writes(redis: Redis) -> None:
+    view = RoutingView(redis)
+    await redis.rpush(KEY_PREFIX + "assistant", "a", "list")
+    await redis.set(MODELS_KEY, "no set")
+    assert await view.put(state(1, 0, 500))
+    assert [one.weight for one in await view.all()] == [500]
+
+
 async def test_secrets_are_replaced_while_states_and_resets_are_heard(redis: Redis) -> None:
     heard: list[int] = []
 
