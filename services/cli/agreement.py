@@ -12,7 +12,7 @@ from services.cli.kafka import read_events, with_log
 from services.cli.output import AsJson, print_fields, print_json
 from services.cli.ranking import standing_votes
 from services.cli.settings import load_settings
-from services.cli.weekly import RAW_TARGET
+from shared.reports.weekly import RAW_TARGET
 
 if TYPE_CHECKING:
     from shared.agreement import RaterLabel

@@ -13,7 +13,7 @@ from services.cli.errors import CliError, Exit
 from services.cli.http import ask
 from services.cli.output import AsJson, print_fields, print_json, print_table
 from services.cli.settings import CliSettings, load_settings
-from services.cli.weekly import RAW_TARGET
+from shared.reports.weekly import RAW_TARGET
 
 app = typer.Typer(no_args_is_help=True, help="Items that several raters label.")
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -23,30 +24,22 @@ from services.cli.prometheus import PrometheusClient
 from services.cli.settings import load_settings
 from services.cli.version_trajectory import read_trajectories
 from services.cli.webhook import post_text, read_webhook
-from services.cli.weekly import (
+from services.cli.weekly_page import html, markdown, summary
+from shared.quality_targets import TARGETS
+from shared.reports.weekly import (
     SESSION_LENGTH,
     SIGNALS,
-    TARGETS,
     Audience,
     Consistency,
     Correlation,
     Weekly,
-    count_preferences,
-    html,
-    markdown,
-    summary,
+    week_of,
 )
 
 if TYPE_CHECKING:
-    from shared.contracts.events.preferences import PreferencePair
-    from shared.contracts.events.rollouts import Decision
-    from shared.contracts.events.training import TrainingProgress, TrainingRequested
-    from shared.contracts.events.versions import SettingsRecord, VersionRecord
     from shared.kafka.log import EventLog
 
 app = typer.Typer(no_args_is_help=True, help="Reports over a stretch of time.")
-
-WEEK = timedelta(days=7)
 
 
 @app.command()
@@ -70,7 +63,10 @@ def weekly(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
     """Preferences against target, versions, quality and next actions, as Markdown and HTML."""
-    start, end = week_of(week, datetime.now(UTC))
+    try:
+        start, end = week_of(week, datetime.now(UTC))
+    except ValueError:
+        raise CliError(f"--week is {week!r}; write a day as 2026-11-25", Exit.usage) from None
     webhook = read_webhook(webhook_file) if webhook_file is not None else None
     found = _collect(start, end, target, model)
     if as_json:
@@ -84,25 +80,6 @@ def weekly(
         typer.echo(f"{out / 'weekly.md'}\n{out / 'weekly.html'}")
     if webhook is not None:
         post_text(webhook, summary(found))
-
-
-def week_of(day: str, now: datetime) -> tuple[datetime, datetime]:
-    """Monday to Monday around a day, else the last seven days up to tomorrow's midnight, in UTC.
-
-    Raises:
-        CliError: the text is no day.
-
-    """
-    if not day:
-        end = datetime.combine(now.astimezone(UTC).date(), datetime.min.time(), UTC)
-        return end + timedelta(days=1) - WEEK, end + timedelta(days=1)
-    try:
-        found = date.fromisoformat(day)
-    except ValueError:
-        raise CliError(f"--week is {day!r}; write a day as 2026-11-25", Exit.usage) from None
-    monday = found - timedelta(days=found.weekday())
-    start = datetime.combine(monday, datetime.min.time(), UTC)
-    return start, start + WEEK
 
 
 def _collect(start: datetime, end: datetime, target: int, model: str) -> Weekly:
@@ -211,9 +188,6 @@ def _consistency(client: PrometheusClient, at: float) -> Consistency | None:
 async def _from_log(
     log: EventLog, start: datetime, end: datetime, target: int, model: str
 ) -> Weekly:
-    from shared.contracts.events.preferences import PreferencePair, PreferenceRetracted
-    from shared.contracts.events.rollouts import Decision
-    from shared.contracts.events.training import TrainingProgress, TrainingRequested
     from shared.contracts.topics import (
         PREFERENCES,
         ROLLOUTS,
@@ -224,15 +198,10 @@ async def _from_log(
     from shared.kafka.envelope import UnreadableRecord, decode, models_by_type
     from shared.kafka.log import read_to_end
     from shared.registry.versions import Registry
+    from shared.reports.weekly_events import WeekEvent, WeekEvents
 
-    models = models_by_type(
-        PreferencePair, PreferenceRetracted, TrainingRequested, TrainingProgress, Decision
-    )
-    pairs: list[PreferencePair] = []
-    retracted: set[str] = set()
-    jobs: list[TrainingRequested | TrainingProgress] = []
-    decisions: list[Decision] = []
-    registry = Registry()
+    models = models_by_type(*get_args(WeekEvent))
+    week, registry = WeekEvents(start, end, model), Registry()
     for record in await read_to_end(
         log,
         PREFERENCES,
@@ -242,89 +211,11 @@ async def _from_log(
         VERSIONS,
         timeout_s=READ_TIMEOUT_S,
     ):
-        try:
-            if record.topic == VERSIONS:
-                registry.apply(record.key, record.value)
-                continue
-            event = decode(record.headers, record.value, models)
-        except (UnreadableRecord, ValueError):
-            continue  # unpaired examples, and what nobody could read
-        if isinstance(event, PreferencePair):
-            if start <= event.created_at < end and model in ("", event.model):
-                pairs.append(event)
-        elif isinstance(event, PreferenceRetracted):
-            if event.created_at < end:
-                retracted.add(event.pair_id)
-        elif isinstance(event, TrainingRequested | TrainingProgress):
-            jobs.append(event)
-        elif isinstance(event, Decision) and start <= event.at < end and model in ("", event.model):
-            decisions.append(event)
-    versions = [
-        version_row(one.record, one.lifecycle.value)
-        for one in registry.versions(model)
-        if start <= one.record.created_at < end
-    ]
-    return Weekly(
-        start=start.date(),
-        end=end.date(),
-        target=target,
-        preferences=count_preferences(pairs, retracted, start),
-        versions=tuple(versions),
-        rollouts=tuple(rollout_rows(decisions)),
-        trainings=tuple(training_rows(jobs, start, end, model)),
-    )
-
-
-def version_row(record: VersionRecord | SettingsRecord, state: str) -> dict[str, str]:
-    """A version of the week as a row."""
-    return {
-        "version": record.version,
-        "model": record.model,
-        "parent": record.parent or "–",
-        "state": state,
-    }
-
-
-def rollout_rows(decisions: Iterable[Decision]) -> list[dict[str, str]]:
-    """Rollouts that the week's decisions are about, by their last word; holds decide nothing."""
-    words: dict[str, list[Decision]] = {}
-    for decision in decisions:
-        if decision.rollout_id and decision.kind != "hold":
-            words.setdefault(decision.rollout_id, []).append(decision)
-    last = {name: max(all_, key=lambda one: (one.token, one.seq)) for name, all_ in words.items()}
-    return [
-        {
-            "rollout": name,
-            "model": one.model,
-            "candidate": one.candidate,
-            "phase": one.phase.value,
-            "decisions": str(len(words[name])),
-            "last reason": one.reason,
-        }
-        for name, one in sorted(last.items(), key=lambda pair: pair[1].at)
-    ]
-
-
-def training_rows(
-    events: Iterable[TrainingRequested | TrainingProgress],
-    start: datetime,
-    end: datetime,
-    model: str,
-) -> list[dict[str, str]]:
-    """Jobs asked for in the week, oldest first."""
-    from shared.registry.training_jobs import jobs_of
-
-    rows = [
-        {
-            "job": job["job_id"],
-            "model": job["model"],
-            "method": job["method"],
-            "phase": job["phase"],
-            "why": job.get("message") or "–",
-            "at": job["requested_at"],
-        }
-        for job in jobs_of(events)
-        if start <= datetime.fromisoformat(job["requested_at"]) < end
-        and model in ("", job["model"])
-    ]
-    return sorted(rows, key=lambda row: row["at"])
+        if record.topic == VERSIONS:
+            registry.apply(record.key, record.value)
+            continue
+        with suppress(
+            UnreadableRecord, ValueError
+        ):  # unpaired examples, and what nobody could read
+            week.add(decode(record.headers, record.value, models))
+    return week.report(registry.versions(model), target)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -76,6 +75,8 @@ def train(
     """Ask for the next version of a model. With --wait, exit 1 where none comes of it."""
     if context.invoked_subcommand is not None:
         return
+    from shared.registry.training_jobs import new_job_id
+
     settings = load_settings()
     asked = _recipe(
         recipe,
@@ -87,7 +88,7 @@ def train(
         hyperparameters=_hyperparameters(set_ or []),
     )
     request = _request(
-        job_id=f"job-{uuid.uuid4().hex[:12]}",
+        job_id=new_job_id(),
         recipe_method=asked.method,
         model=model,
         dataset_uri=asked.dataset,
@@ -122,16 +123,10 @@ async def run_job(
         LogUnavailable: the request was not acknowledged.
 
     """
-    from shared.contracts.topics import TRAINING_JOBS, TRAINING_RUNS
-    from shared.registry.training_jobs import PUBLISH_TIMEOUT_S
+    from shared.contracts.topics import TRAINING_RUNS
+    from shared.registry.training_jobs import request_job
 
-    await log.publish(
-        TRAINING_JOBS,
-        key=request.job_id,
-        event=request,
-        event_id=request.job_id,
-        timeout_s=PUBLISH_TIMEOUT_S,
-    )
+    await request_job(log, request)
     if not timeout_s:
         return None
     if say is not None:
@@ -163,16 +158,13 @@ async def _follow(tail: Tail, job_id: str, say: Any) -> TrainingProgress:
 
 def _recipe(path: Path | None, **options: Any) -> Recipe:
     """What the recipe file says, with the options over it; all of it checked."""
-    from shared.contracts.recipes import BadRecipe, Recipe, parse, read_recipe
+    from shared.contracts.recipes import BadRecipe, merge_recipe
 
     own = options.pop("hyperparameters")
     given = {name: value for name, value in options.items() if value is not None}
     try:
-        if path is None:
-            return parse(Recipe, {"method": "dpo"}, given, {"hyperparameters": own}, what="options")
-        file = read_recipe(path.read_text(encoding="utf-8"))
-        merged = {"hyperparameters": file.hyperparameters | own}
-        return parse(Recipe, file.model_dump(), given, merged, what="recipe")
+        text = None if path is None else path.read_text(encoding="utf-8")
+        return merge_recipe(text, given, own)
     except BadRecipe as error:
         raise CliError(str(error), Exit.usage) from None
     except (OSError, UnicodeDecodeError) as error:

@@ -16,7 +16,7 @@ from services.cli.options import DEFAULT_MODEL, Model
 from services.cli.output import AsJson, print_json, print_table, show
 from services.cli.ranking import ranked_vote, standing_votes, vote_events
 from services.cli.settings import load_settings
-from services.cli.trajectory import TITLES, TrajectoryRow, cells, chain, plot, rows
+from shared.reports.trajectory import TITLES, TrajectoryRow, cells, chain, plot, rows
 
 if TYPE_CHECKING:
     from shared.kafka.log import EventLog, Record

@@ -139,8 +139,9 @@ async def run(settings: RolloutSettings) -> None:
             evaluations,
             LiveFigures(daily_scores, prometheus, clock),
         )
-        views = OperatorViews(log, versions.registry, clock)
-        console = create_app(api, views, OperatorActions(log, clock))
+        views = OperatorViews(log, versions.registry, decision_log, clock)
+        pseudonym = settings.user_pseudonyms().of
+        console = create_app(api, views, OperatorActions(log, clock, pseudonym=pseudonym))
         app = OperationsApp(health, registry, guarded(console, api))
         background = BackgroundTasks()
         for name, follower in followers.items():

@@ -219,6 +219,23 @@ def read_recipe(text: str) -> Recipe:
     return parse(Recipe, cast("Mapping[str, Any]", given), what="recipe")
 
 
+def merge_recipe(
+    text: str | None, options: Mapping[str, Any], hyperparameters: Mapping[str, Any]
+) -> Recipe:
+    """A recipe's YAML, or DPO where there is none, with options and hyperparameters over it.
+
+    Raises:
+        BadRecipe: no YAML, an unknown name or a value out of bounds.
+
+    """
+    if text is None:
+        own = {"hyperparameters": hyperparameters}
+        return parse(Recipe, {"method": "dpo"}, options, own, what="options")
+    file = read_recipe(text)
+    merged = {"hyperparameters": {**file.hyperparameters, **hyperparameters}}
+    return parse(Recipe, file.model_dump(), options, merged, what="recipe")
+
+
 def check_hyperparameters(method: str, own: Mapping[str, Any]) -> None:
     """Refuse what a job of this method cannot be trained with.
 

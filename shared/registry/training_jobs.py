@@ -1,7 +1,8 @@
-"""Training jobs on their topics: each with its newest progress; cancellation of one."""
+"""Training jobs on their topics: each with its newest progress; request and cancellation of one."""
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
@@ -24,6 +25,11 @@ WAITING = "waiting"
 """Phase of a job that nobody has begun."""
 SHOWN = {"phase", "attempt", "progress", "message", "metrics", "checks", "report_uri", "at"}
 """Fields of a job's progress."""
+
+
+def new_job_id() -> str:
+    """An id that no other job has."""
+    return f"job-{uuid.uuid4().hex[:12]}"
 
 
 class UnknownJob(RatchetError):
@@ -88,6 +94,22 @@ async def read_jobs(log: EventLog, *, newest: int | None = None) -> list[dict[st
         newest=newest,
     )
     return sorted(jobs_of(events), key=lambda job: job["requested_at"])
+
+
+async def request_job(log: EventLog, request: TrainingRequested) -> None:
+    """Ask for a job.
+
+    Raises:
+        LogUnavailable: the brokers did not acknowledge it.
+
+    """
+    await log.publish(
+        TRAINING_JOBS,
+        key=request.job_id,
+        event=request,
+        event_id=request.job_id,
+        timeout_s=PUBLISH_TIMEOUT_S,
+    )
 
 
 async def cancel_job(

@@ -24,7 +24,16 @@ OUTSIDE = {(INTAKE, "write", "products")}
 CALLS = {
     **dict.fromkeys(("append", "publish", "NewRecord", "Output", "Write"), "write"),
     **dict.fromkeys(
-        ("tail", "read_to_end", "read_events", "ConsumerLoop", "Follower", "__init__"), "read"
+        (
+            "tail",
+            "read_to_end",
+            "records_to_end",
+            "read_events",
+            "ConsumerLoop",
+            "Follower",
+            "__init__",
+        ),
+        "read",
     ),
 }
 """What a call does with the topics among its arguments; `__init__` is a Follower's."""

@@ -32,6 +32,7 @@ from services.rollout.strategy import parse
 from shared.clock import SystemClock
 from shared.contracts.topics import ROLLOUTS, VERSIONS
 from shared.keys import KeyRing
+from shared.pseudonyms import AS_THEY_COME
 from shared.testing.clock import ManualClock
 from shared.testing.log import MemoryLog
 from tests.support.waiting import eventually
@@ -106,8 +107,8 @@ class ConsoleHarness:
             evaluations,
             figures,
         )
-        views = OperatorViews(log, registry, clock)
-        app = create_app(api, views, OperatorActions(log, clock))
+        views = OperatorViews(log, registry, decisions, clock)
+        app = create_app(api, views, OperatorActions(log, clock, pseudonym=AS_THEY_COME.of))
         config = uvicorn.Config(guarded(app, api), host="127.0.0.1", port=0, log_level="warning")
         self._server = uvicorn.Server(config)
         self._serving = asyncio.create_task(self._server.serve())

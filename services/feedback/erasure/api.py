@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Collection
 from contextlib import ExitStack
 from tempfile import SpooledTemporaryFile
 from typing import Annotated, BinaryIO, Literal, cast
@@ -21,11 +20,12 @@ from shared.clock import Clock
 from shared.contracts.events.api_keys import Permission
 from shared.contracts.events.base import Identifier
 from shared.contracts.events.erasures import ErasureCompleted, ErasureRequested
-from shared.contracts.subject import subject_of
-from shared.contracts.topics import ERASURES, EXAMPLES, FEEDBACK, INTERACTIONS, PREFERENCES
+from shared.contracts.topics import EXAMPLES, FEEDBACK, INTERACTIONS, PREFERENCES
 from shared.http.openapi import problem_responses
+from shared.kafka.audit import Requester
 from shared.kafka.log import EventLog, LogUnavailable, Record, read_to_end
 from shared.keys import ApiKey, KeyRing
+from shared.registry.erasures import Pseudonym, request_erasure, subjects_of
 
 log = structlog.get_logger(__name__)
 
@@ -83,9 +83,8 @@ class UserApi:
         keys: KeyRing,
         clock: Clock,
         *,
-        pseudonym: Callable[[str, str], str],
+        pseudonym: Pseudonym,
     ) -> None:
-        """`pseudonym` gives the id under which a tenant's user is stored today."""
         self._log = event_log
         self._keys = keys
         self._clock = clock
@@ -100,18 +99,11 @@ class UserApi:
 
         """
         key = self._operator(request)
-        event = ErasureRequested(
-            erasure_id=str(uuid.uuid4()),
-            tenant=key.tenant,
-            subjects=self._subjects(key.tenant, user_id),
-            actor=key.key_id,
-            on_behalf_of=query.on_behalf_of,
-            reason=query.reason,
-            requested_at=self._clock.now(),
-        )
+        subjects = subjects_of(key.tenant, user_id, self._pseudonym)
+        who = Requester(key.key_id, query.on_behalf_of, query.reason)
         try:
-            await self._log.publish(
-                ERASURES, key=event.subjects[0], event=event, event_id=event.erasure_id
+            event = await request_erasure(
+                self._log, key.tenant, subjects, who, now=self._clock.now()
             )
         except LogUnavailable as error:
             raise _unavailable(error) from error
@@ -127,7 +119,8 @@ class UserApi:
         """
         tenant = self._operator(request).tenant
         try:
-            events = await erasures_of(self._log, tenant, self._subjects(tenant, user_id))
+            subjects = subjects_of(tenant, user_id, self._pseudonym)
+            events = await erasures_of(self._log, tenant, subjects)
         except LogUnavailable as error:
             raise _unavailable(error) from error
         completed = {one.erasure_id: one for one in events if isinstance(one, ErasureCompleted)}
@@ -148,7 +141,7 @@ class UserApi:
 
         """
         tenant = self._operator(request).tenant
-        subjects = self._subjects(tenant, user_id)
+        subjects = subjects_of(tenant, user_id, self._pseudonym)
         if self._exporting.locked():
             raise Busy("another person is being exported; ask again then", retry_after_s=30)
         async with self._exporting:
@@ -185,11 +178,6 @@ class UserApi:
     def _operator(self, request: Request) -> ApiKey:
         authorization = request.headers.get("authorization")
         return self._keys.authenticate(authorization, Permission.operate)
-
-    def _subjects(self, tenant: str, user_id: str) -> tuple[str, ...]:
-        """The person under today's stored id, and under the id as it was sent."""
-        names = dict.fromkeys((self._pseudonym(tenant, user_id), user_id))
-        return tuple(subject_of(tenant, name) for name in names)
 
 
 def user_router(api: UserApi) -> APIRouter:

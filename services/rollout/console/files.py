@@ -18,6 +18,7 @@ PAGES = (
     "dead-letters",
     "erasures",
     "quality",
+    "report",
 )
 """Names of the pages beside rollouts; `pages.js` draws each."""
 FILES = {
@@ -27,6 +28,7 @@ FILES = {
     "/common.js": ("common.js", SCRIPT),
     "/console.js": ("console.js", SCRIPT),
     "/pages.js": ("pages.js", SCRIPT),
+    "/report.js": ("report.js", SCRIPT),
 }
 DIRECTORY = Path(__file__).parent / "static"
 HEADERS = {

@@ -13,7 +13,16 @@ from services.rollout.console.operator_views import NEWEST
 from services.rollout.errors import ActionUnavailable, KeyRefused, Unknown
 from shared.clock import Clock
 from shared.contracts.events.api_keys import ApiKeyIssued, Permission
-from shared.contracts.events.base import Identifier, OptionalIdentifier
+from shared.contracts.events.base import (
+    Identifier,
+    ModelName,
+    OptionalIdentifier,
+    OptionalName,
+)
+from shared.contracts.events.training import TrainingRequested, method_fields
+from shared.contracts.recipes import BadRecipe, merge_recipe
+from shared.errors import FieldError
+from shared.http.problems import InvalidField
 from shared.kafka.audit import Requester
 from shared.kafka.deadletters import list_dead_letters, place_of, replay_on_record
 from shared.kafka.log import EventLog, LogUnavailable, Position
@@ -26,11 +35,14 @@ from shared.registry.api_keys import (
     revoke_key,
     rotate_key,
 )
-from shared.registry.training_jobs import cancel_job
+from shared.registry.erasures import Pseudonym, request_erasure, subjects_of
+from shared.registry.training_jobs import cancel_job, new_job_id, request_job
 
 AT_THE_COMMAND_LINE = "is issued at the command line only, by whoever may write the topic of keys"
 MAX_DAYS = 3650.0
 MAX_OVERLAP_HOURS = 24.0 * 90
+MAX_RECIPE = 20_000
+"""Characters of a recipe's YAML."""
 
 
 class ActionRequest(BaseModel):
@@ -61,6 +73,22 @@ class RotateKeyRequest(ActionRequest):
     days: Annotated[float, Field(ge=0, le=MAX_DAYS, description="until it expires; 0: never")] = 0
 
 
+class TrainRequest(ActionRequest):
+    """Ask for the next version of a model, as `ratchet train` does."""
+
+    model: ModelName
+    version: OptionalName = ""
+    method: Annotated[str, Field(max_length=40, description="empty: the recipe's, else dpo")] = ""
+    recipe: Annotated[str, Field(max_length=MAX_RECIPE, description="YAML of a recipe file")] = ""
+    override_gate: bool = False
+
+
+class EraseRequest(ActionRequest):
+    """Erase a person of the key's tenant."""
+
+    user_id: Identifier
+
+
 class ReplayRequest(ActionRequest):
     """Hand one dead letter, or all that a topic has among the newest, back to where it came from."""
 
@@ -74,9 +102,10 @@ class ReplayRequest(ActionRequest):
 class OperatorActions:
     """Writes what operators ask for to the log. Any replica does."""
 
-    def __init__(self, event_log: EventLog, clock: Clock) -> None:
+    def __init__(self, event_log: EventLog, clock: Clock, *, pseudonym: Pseudonym) -> None:
         self._log = event_log
         self._clock = clock
+        self._pseudonym = pseudonym
 
     async def issue(self, body: IssueKeyRequest, key: ApiKey) -> dict[str, Any]:
         """See IssueKeyRequest. The answer is the only place that has the secret.
@@ -129,6 +158,33 @@ class OperatorActions:
             await revoke_key(self._log, key_id, body.requester(key), now=self._clock.now())
         return {"revoked": key_id}
 
+    async def train(self, body: TrainRequest, key: ApiKey) -> dict[str, Any]:
+        """See TrainRequest.
+
+        Raises:
+            InvalidField: the recipe names what no job can be trained with.
+            ActionUnavailable: the brokers did not acknowledge it.
+
+        """
+        request = _training_request(body, body.requester(key), self._clock.now())
+        with _acknowledged():
+            await request_job(self._log, request)
+        return {"job_id": request.job_id}
+
+    async def erase(self, body: EraseRequest, key: ApiKey) -> dict[str, Any]:
+        """See EraseRequest.
+
+        Raises:
+            ActionUnavailable: the brokers did not acknowledge it.
+
+        """
+        subjects = subjects_of(key.tenant, body.user_id, self._pseudonym)
+        with _acknowledged():
+            asked = await request_erasure(
+                self._log, key.tenant, subjects, body.requester(key), now=self._clock.now()
+            )
+        return {"erasure_id": asked.erasure_id}
+
     async def cancel(self, job_id: str, body: ActionRequest, key: ApiKey) -> dict[str, Any]:
         """Cancel a training job.
 
@@ -165,6 +221,26 @@ class OperatorActions:
 
     def _in_days(self, days: float) -> datetime | None:
         return self._clock.now() + timedelta(days=days) if days else None
+
+
+def _training_request(body: TrainRequest, who: Requester, at: datetime) -> TrainingRequested:
+    options = {"method": body.method} if body.method else {}
+    try:
+        recipe = merge_recipe(body.recipe.strip() or None, options, {})
+    except BadRecipe as error:
+        rule = FieldError("recipe", str(error), "see shared/contracts/recipe.schema.json")
+        raise InvalidField(str(error), [rule]) from None
+    return TrainingRequested.model_validate(
+        {
+            **body.model_dump(include={"model", "version", "override_gate"}),
+            **recipe.model_dump(include={"parent", "base", "seed", "hyperparameters"}),
+            **method_fields(recipe.method),
+            "dataset_uri": recipe.dataset,
+            "job_id": new_job_id(),
+            "requested_at": at,
+            **who._asdict(),
+        }
+    )
 
 
 @contextmanager

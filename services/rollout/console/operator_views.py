@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from services.rollout.console.quality import daily_figures, targets
+from services.rollout.console.week_report import read_week, week_report
+from services.rollout.decision_log import DecisionLog
 from services.rollout.errors import AuditUnavailable, Unknown
 from shared.clock import Clock
 from shared.contracts.events.api_keys import ApiKeyIssued
@@ -18,12 +20,16 @@ from shared.contracts.events.erasures import ErasureCompleted, ErasureRequested
 from shared.contracts.events.quality import QualityWindow
 from shared.contracts.events.versions import RewardRecord, VersionRecord
 from shared.contracts.topics import ERASURES, QUALITY
+from shared.errors import FieldError
+from shared.http.problems import InvalidField
 from shared.kafka.deadletters import list_dead_letters, place_of
 from shared.kafka.log import EventLog, LogUnavailable, Record, read_events, read_to_end
 from shared.registry.api_keys import read_keys
 from shared.registry.record_differences import differences
 from shared.registry.training_jobs import FINAL, read_jobs
 from shared.registry.versions import Registry
+from shared.reports.weekly import week_of
+from shared.reports.weekly_events import WeekEvents
 
 T = TypeVar("T")
 NEWEST = 5_000
@@ -41,9 +47,12 @@ WHOLE_DAY = b'"1d"'
 class OperatorViews:
     """Reads topics on demand, READS_AT_A_TIME at a time and the newest NEWEST records only."""
 
-    def __init__(self, event_log: EventLog, registry: Registry, clock: Clock) -> None:
+    def __init__(
+        self, event_log: EventLog, registry: Registry, decisions: DecisionLog, clock: Clock
+    ) -> None:
         self._log = event_log
         self._registry = registry
+        self._decisions = decisions
         self._clock = clock
         self._turn = asyncio.Semaphore(READS_AT_A_TIME)
 
@@ -130,7 +139,36 @@ class OperatorViews:
             AuditUnavailable: the log was not read in READ_S seconds.
 
         """
+        days = daily_figures(await self._whole_days())
+        return {"targets": targets(), "days": days[:SHOWN]}
 
+    async def report(self, day: str, model: str, target: int) -> dict[str, Any]:
+        """The report of the week around a day, else of the last seven days; see `Weekly`.
+
+        `whole` is False where the week has more records than the newest NEWEST of a partition.
+
+        Raises:
+            InvalidField: the text is no day.
+            AuditUnavailable: the log was not read in READ_S seconds.
+
+        """
+        try:
+            start, end = week_of(day, self._clock.now())
+        except ValueError:
+            rule = FieldError("week", "must be a day", "write it as 2026-11-25")
+            raise InvalidField(f"week: {day[:40]!r} is no day", [rule]) from None
+        week = WeekEvents(start, end, model)
+        whole = await self._read(
+            lambda: read_week(self._log, week, start, timeout_s=READ_S, newest=NEWEST)
+        )
+        histories = self._decisions.histories(model)
+        decisions = [decision for history in histories for decision in history.all()]
+        versions = self._registry.versions(model)
+        names = {version.record.version for version in versions}
+        days = [one for one in daily_figures(await self._whole_days()) if one["version"] in names]
+        return {**await week_report(week, decisions, versions, days, target), "whole": whole}
+
+    async def _whole_days(self) -> list[QualityWindow]:
         def whole_day(record: Record) -> bool:
             return WHOLE_DAY in (record.value or b"")
 
@@ -141,7 +179,7 @@ class OperatorViews:
         for record in records:
             with suppress(ValidationError):
                 windows.append(QualityWindow.model_validate_json(record.value or b""))
-        return {"targets": targets(), "days": daily_figures(windows)[:SHOWN]}
+        return windows
 
     def differences(self, first: str, second: str) -> dict[str, Any]:
         """What differs between two versions' records.

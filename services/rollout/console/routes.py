@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 
 from services.rollout.console.operator_actions import (
     ActionRequest,
+    EraseRequest,
     IssueKeyRequest,
     OperatorActions,
     ReplayRequest,
     RotateKeyRequest,
+    TrainRequest,
 )
 from services.rollout.console.operator_views import OperatorViews
 from shared.keys import ApiKey
 
+Target = Annotated[int, Query(ge=1, le=1_000_000, description="pairs that a week should bring")]
 KeyOf = Callable[[Request], ApiKey]
 """The key that a request was authenticated with."""
 
@@ -53,12 +56,20 @@ def operator_routes(views: OperatorViews, actions: OperatorActions, key_of: KeyO
     async def quality() -> dict[str, Any]:
         return await views.quality()
 
+    @router.get("/reports/weekly")
+    async def weekly(week: str = "", model: str = "", target: Target = 100) -> dict[str, Any]:
+        return await views.report(week, model, target)
+
     router.include_router(_actions(actions, key_of))
     return router
 
 
 def _actions(actions: OperatorActions, key_of: KeyOf) -> APIRouter:
     router = APIRouter()
+
+    @router.post("/training/jobs", status_code=202)
+    async def train(request: Request, body: TrainRequest) -> dict[str, Any]:
+        return await actions.train(body, key_of(request))
 
     @router.post("/training/jobs/{job_id}/cancel")
     async def cancel(request: Request, job_id: str, body: ActionRequest) -> dict[str, Any]:
@@ -79,6 +90,10 @@ def _actions(actions: OperatorActions, key_of: KeyOf) -> APIRouter:
     @router.post("/keys/{key_id}/revoke")
     async def revoke(request: Request, key_id: str, body: ActionRequest) -> dict[str, Any]:
         return await actions.revoke(key_id, body, key_of(request))
+
+    @router.post("/erasures", status_code=202)
+    async def erase(request: Request, body: EraseRequest) -> dict[str, Any]:
+        return await actions.erase(body, key_of(request))
 
     @router.post("/dead-letters/replay")
     async def replay(request: Request, body: ReplayRequest) -> dict[str, Any]:

@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
-from services.cli.trajectory import TrajectoryRow, chain, plot, rows
 from services.cli.version_trajectory import page
-from services.cli.weekly import Weekly, count_preferences, html
+from services.cli.weekly_page import html
 from shared.contracts.events.quality import QualityWindow
 from shared.contracts.events.versions import (
     DatasetRef,
@@ -24,6 +23,8 @@ from shared.ranking import RankedVote, rank
 from shared.registry.deployments import Deployments
 from shared.registry.routing import RoutingState
 from shared.registry.versions import Version
+from shared.reports.trajectory import TrajectoryRow, chain, plot, rows
+from shared.reports.weekly import Weekly, count_preferences
 
 START = datetime(2026, 11, 1, tzinfo=UTC)
 

@@ -9,20 +9,19 @@ from typing import Any
 import pytest
 
 from services.cli.errors import CliError, Exit
-from services.cli.report import gain_rows, rollout_rows, week_of, with_gains
-from services.cli.weekly import (
+from services.cli.report import gain_rows, weekly, with_gains
+from services.cli.weekly_page import bars, html, markdown, summary
+from shared.contracts.events.preferences import PreferencePair
+from shared.contracts.events.rollouts import Decision, DecisionKind, Phase
+from shared.reports.weekly import (
     Audience,
     Consistency,
     Correlation,
     Weekly,
-    bars,
     count_preferences,
-    html,
-    markdown,
-    summary,
+    week_of,
 )
-from shared.contracts.events.preferences import PreferencePair
-from shared.contracts.events.rollouts import Decision, DecisionKind, Phase
+from shared.reports.weekly_events import rollout_rows
 
 MONDAY = datetime(2026, 11, 23, tzinfo=UTC)
 
@@ -136,7 +135,7 @@ def test_a_week_is_monday_to_monday_or_the_last_seven_days() -> None:
     start, end = week_of("", now)
     assert (start.date(), end.date()) == (date(2026, 11, 20), date(2026, 11, 27))
     with pytest.raises(CliError, match="--week"):
-        week_of("last", now)
+        weekly(week="last")
 
 
 def test_a_rollout_is_shown_by_its_last_word_of_the_newest_leader() -> None:

@@ -20,12 +20,15 @@ from shared.clock import SystemClock
 from shared.http.operations import OperationsApp
 from shared.keys import KeyRing
 from shared.observability.health import Health
+from shared.pseudonyms import AS_THEY_COME, UserPseudonyms
 from tests.unit.rollout.fakes import ControllerBench, ControllerHarness, register, until_known
 
 STRATEGIES = Path("services/rollout/strategies")
 
 
-def client(harness: ControllerHarness, keys: KeyRing) -> httpx.AsyncClient:
+def client(
+    harness: ControllerHarness, keys: KeyRing, pseudonyms: UserPseudonyms = AS_THEY_COME
+) -> httpx.AsyncClient:
     api = RolloutApi(
         harness.controller,
         harness.decision_log,
@@ -37,8 +40,11 @@ def client(harness: ControllerHarness, keys: KeyRing) -> httpx.AsyncClient:
         harness.evaluations,
         LiveFigures(harness.daily_scores, harness.prometheus, harness.clock),
     )
-    views = OperatorViews(harness.log, harness.versions.registry, harness.clock)
-    app = create_app(api, views, OperatorActions(harness.log, harness.clock))
+    views = OperatorViews(
+        harness.log, harness.versions.registry, harness.decision_log, harness.clock
+    )
+    actions = OperatorActions(harness.log, harness.clock, pseudonym=pseudonyms.of)
+    app = create_app(api, views, actions)
     served = OperationsApp(Health(), CollectorRegistry(), guarded(app, api))
     transport = httpx.ASGITransport(app=served)  # type: ignore[arg-type]
     return httpx.AsyncClient(transport=transport, base_url="http://rollout")

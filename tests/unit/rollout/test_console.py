@@ -9,11 +9,14 @@ import httpx
 import pytest
 from prometheus_client import CollectorRegistry
 
+from services.rollout.console import operator_views
 from services.rollout.console.files import PAGES
 from services.rollout.console.quality import daily_figures
 from shared.contracts.events.api_keys import ApiKeyIssued, Permission
 from shared.contracts.events.audit import ActionAudited
+from shared.contracts.events.base import Message
 from shared.contracts.events.erasures import ErasureCompleted, ErasureRequested
+from shared.contracts.events.preferences import PairSource, PreferencePair, PreferenceRetracted
 from shared.contracts.events.quality import QualityWindow
 from shared.contracts.events.training import (
     RunPhase,
@@ -22,11 +25,13 @@ from shared.contracts.events.training import (
     TrainingProgress,
     TrainingRequested,
 )
+from shared.contracts.subject import subject_of
 from shared.contracts.topics import (
     API_KEYS,
     AUDIT,
     ERASURES,
     FEEDBACK,
+    PREFERENCES,
     QUALITY,
     TRAINING_JOBS,
     TRAINING_RUNS,
@@ -34,6 +39,7 @@ from shared.contracts.topics import (
 from shared.kafka.deadletters import DeadLetters
 from shared.kafka.log import Record, read_events
 from shared.keys import KeyRing, hash_key, new_key
+from shared.pseudonyms import UserPseudonyms
 from tests.unit.rollout.conftest import client
 from tests.unit.rollout.fakes import ControllerHarness
 
@@ -143,6 +149,11 @@ async def test_no_operator_gets_a_second_identity(harness: ControllerHarness) ->
         ("/v1/keys/none/rotate", {"overlap_hours": -1, **WHY}, 422),
         ("/v1/keys/none/revoke", {"reason": ""}, 422),
         ("/v1/training/jobs/none/cancel", WHY, 404),
+        ("/v1/training/jobs", {"model": "m"}, 422),
+        ("/v1/training/jobs", {"model": "m", "recipe": "method: guess", **WHY}, 422),
+        ("/v1/training/jobs", {"model": "m", "recipe": "hyperparameters: {betta: 1}", **WHY}, 422),
+        ("/v1/erasures", {"user_id": "ann"}, 422),
+        ("/v1/erasures", {"user_id": "", **WHY}, 422),
         ("/v1/dead-letters/replay", {"topic": "ratchet.none.v1", **WHY}, 404),
     ],
 )
@@ -154,7 +165,7 @@ async def test_what_is_refused_leaves_no_trace(
     status: int,
 ) -> None:
     assert (await http.post(path, json=body)).status_code == status
-    assert audited(harness) == []
+    assert [harness.log.all(topic) for topic in (AUDIT, TRAINING_JOBS, ERASURES)] == [[], [], []]
 
 
 async def test_jobs_have_their_time_left_and_a_running_one_is_cancelled(
@@ -170,6 +181,89 @@ async def test_jobs_have_their_time_left_and_a_running_one_is_cancelled(
         harness.log, (TRAINING_JOBS,), TrainingCancelled, timeout_s=PATIENCE_S
     )
     assert (event.job_id, event.actor, event.reason) == ("runs", "local", "a drill")
+
+
+async def test_a_training_is_asked_for_as_the_command_does(
+    harness: ControllerHarness, http: httpx.AsyncClient
+) -> None:
+    recipe = "method: dpo\nseed: 7\nhyperparameters: {beta: 0.2}\n"
+    body = {"model": "m", "method": "kto", "recipe": recipe, "override_gate": "true", **WHY}
+    answer = await http.post("/v1/training/jobs", json=body)
+    assert answer.status_code == 202
+    (job,) = await read_events(
+        harness.log, (TRAINING_JOBS,), TrainingRequested, timeout_s=PATIENCE_S
+    )
+    assert (job.job_id, job.recipe_method, job.seed) == (answer.json()["job_id"], "kto", 7)
+    assert (job.hyperparameters, job.override_gate) == ({"beta": 0.2}, True)
+    assert (job.actor, job.on_behalf_of, job.reason) == ("local", "ann", "a drill")
+    refused = await http.post("/v1/training/jobs", json=body | {"method": "guess"})
+    assert "method" in refused.json()["detail"]
+
+
+async def test_an_erasure_names_the_person_of_the_keys_tenant_by_both_hashes(
+    harness: ControllerHarness,
+) -> None:
+    pseudonyms = UserPseudonyms(b"s" * 32)
+    async with client(harness, KeyRing(required=False), pseudonyms) as http:
+        answer = await http.post("/v1/erasures", json={"user_id": "eve", **WHY})
+    assert answer.status_code == 202
+    (asked,) = await read_events(harness.log, (ERASURES,), ErasureRequested, timeout_s=PATIENCE_S)
+    stored = pseudonyms.of("default", "eve")
+    assert asked.subjects == tuple(subject_of("default", one) for one in (stored, "eve"))
+    assert (asked.erasure_id, asked.tenant) == (answer.json()["erasure_id"], "default")
+    assert (asked.actor, asked.on_behalf_of, asked.reason) == ("local", "ann", "a drill")
+    assert b"eve" not in (harness.log.all(ERASURES)[0].value or b"")
+
+
+async def put_pairs(harness: ControllerHarness, *, count: int) -> None:
+    """Pairs of the harness's week in which v2 won, and the first of them taken back."""
+    for number in range(count):
+        pair = PreferencePair(
+            pair_id=f"p{number}",
+            tenant="default",
+            model="m",
+            messages=(Message(role="user", content="why?"),),
+            chosen="a long answer",
+            rejected="other",
+            chosen_version="v2",
+            rejected_version="v1",
+            source=PairSource.vote,
+            causes=(f"f{number}:0",),
+            created_at=harness.clock.now(),
+        )
+        await harness.log.publish(PREFERENCES, key=pair.pair_id, event=pair, event_id=pair.pair_id)
+    gone = PreferenceRetracted(
+        pair_id="p0", tenant="default", reason="withdrawn", created_at=harness.clock.now()
+    )
+    await harness.log.publish(PREFERENCES, key="p0", event=gone, event_id="p0:gone")
+
+
+async def test_the_weeks_report_counts_what_the_week_brought(
+    harness: ControllerHarness, http: httpx.AsyncClient
+) -> None:
+    await put_pairs(harness, count=4)
+    day = window(0, interactions=100, interactions_with_feedback=2)
+    this_week = day.model_copy(update={"start": harness.clock.now()})
+    await harness.log.publish(QUALITY, key="v1", event=this_week, event_id="v1")
+    report = (await http.get("/v1/reports/weekly", params={"target": 10})).json()
+    pairs = report["preferences"]
+    assert (sum(pairs["per_day"].values()), pairs["retracted"], report["target"]) == (3, 1, 10)
+    assert [(one["version"], one["wins"]) for one in pairs["duels"]] == [("v1", 0), ("v2", 3)]
+    assert report["figures"] == {"v1": {"feedback_rate": 0.02}}
+    assert report["actions"][0] == "Collect 7 more pairs: 3 of 10."
+    assert report["whole"]
+    before = await http.get("/v1/reports/weekly", params={"week": "2020-01-01"})
+    assert sum(before.json()["preferences"]["per_day"].values()) == 0
+    wrong = await http.get("/v1/reports/weekly", params={"week": "last"})
+    assert (wrong.status_code, wrong.json()["errors"][0]["field"]) == (422, "week")
+
+
+async def test_a_report_says_where_the_week_has_more_than_a_look_reads(
+    harness: ControllerHarness, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(operator_views, "NEWEST", 1)
+    await put_pairs(harness, count=20)
+    assert not (await http.get("/v1/reports/weekly")).json()["whole"]
 
 
 async def test_one_dead_letter_is_replayed_and_the_other_stays(
@@ -274,5 +368,13 @@ async def test_each_page_is_there_without_a_key(harness: ControllerHarness) -> N
             assert answer.status_code == 200
             assert answer.headers["content-security-policy"].startswith("default-src 'none'")
             assert f'href="{page}"' in answer.text, "the navigation names it"
-        for path in ("keys", "dead-letters", "erasures", "datasets", "quality", "training/jobs"):
+        for path in (
+            "keys",
+            "dead-letters",
+            "erasures",
+            "datasets",
+            "quality",
+            "training/jobs",
+            "reports/weekly",
+        ):
             assert (await anyone.get(f"/v1/{path}")).status_code == 401

@@ -52,6 +52,27 @@ export function rows(head, lines) {
   ];
 }
 
+export function facts(pairs) {
+  return element("dl", {}, ...Object.entries(pairs).filter(([, value]) => value !== "").map(([name, value]) =>
+    element("div", {}, element("dt", {}, name), element("dd", {}, String(value)))));
+}
+
+export function table(label, head, lines) {
+  return element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": label },
+    element("table", {}, ...rows(head, lines)));
+}
+
+export function titled(title, ...content) {
+  return element("section", {}, element("h3", {}, title), ...content);
+}
+
+export function counts(title, found) {
+  const lines = Object.entries(found).map(([name, count]) => [name, Number(count).toLocaleString()]);
+  return titled(title, lines.length ? table(title, ["What", "Count"], lines) : element("p", { class: "empty" }, "None."));
+}
+
+export const number = (value) => typeof value === "number" ? Number(value.toPrecision(4)).toLocaleString() : value;
+
 // Draw the newest, and say beside the title whether it is; ask for a key where one is needed.
 export async function show(refresh) {
   const live = byId("live");
@@ -64,6 +85,17 @@ export async function show(refresh) {
     byId("key-form").hidden = error.status !== 401 && error.status !== 403;
     live.textContent = `Not up to date: ${error.message}`;
     live.className = "stale";
+  }
+}
+
+// Draw the newest again and again, but not while nobody sees the page.
+export async function keepFresh(refresh, everyMs) {
+  for (;;) {
+    await show(refresh);
+    await new Promise((later) => setTimeout(later, everyMs));
+    while (document.hidden) {
+      await new Promise((changed) => document.addEventListener("visibilitychange", changed, { once: true }));
+    }
   }
 }
 
@@ -91,13 +123,13 @@ export function confirm(title, text, act, fields = []) {
     if (dialog.returnValue === "do") act({ ...values(byId("ask-fields")), reason: byId("reason").value });
   };
   dialog.showModal();
-  (fields.length ? byId("ask-fields").querySelector("input, select") : byId("reason")).focus();
+  (fields.length ? byId("ask-fields").querySelector("input, select, textarea") : byId("reason")).focus();
 }
 
 // The values of named inputs: numbers as numbers, the checked boxes of one name as a list.
 function values(container) {
   const found = {};
-  for (const input of container.querySelectorAll("input")) {
+  for (const input of container.querySelectorAll("input, select, textarea")) {
     if (input.type === "checkbox") {
       found[input.name] ??= [];
       if (input.checked) found[input.name].push(input.value);

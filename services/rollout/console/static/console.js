@@ -1,5 +1,7 @@
 // Console's page of rollouts: polls the JSON API and draws what it says. No dependency.
-import { ask, byId, confirm, element, moment, percent, rows, shape, show, update, useKey } from "./common.js";
+import {
+  ask, byId, confirm, element, keepFresh, moment, percent, rows, shape, show, update, useKey,
+} from "./common.js";
 
 const POLL_MS = 2000;
 const GAINS_EVERY_MS = 60_000;
@@ -238,11 +240,6 @@ async function refresh() {
       [one.rollout_id, one.candidate, one.ended_at ? moment(one.ended_at) : "–", one.result, one.reason])));
 }
 
-async function poll() {
-  await show(refresh);
-  setTimeout(poll, POLL_MS);
-}
-
 useKey(() => show(refresh));
 byId("model").addEventListener("change", () => refresh().catch(() => {}));
-poll();
+keepFresh(refresh, POLL_MS);

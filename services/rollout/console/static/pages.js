@@ -1,5 +1,8 @@
 // Console's pages beside rollouts: each asks the JSON API for one list and draws it. No dependency.
-import { ask, byId, confirm, element, moment, percent, rows, show, update, useKey } from "./common.js";
+import {
+  ask, byId, confirm, counts, element, facts, keepFresh, moment, number, percent, rows, show, table, titled, update, useKey,
+} from "./common.js";
+import { drawReport, reportChoice } from "./report.js";
 
 const REFRESH_MS = 10_000;
 let chosen = "";
@@ -22,6 +25,14 @@ const PAGES = {
       Registered: (one) => moment(one.created_at),
       "Why in this state": (one) => one.reason,
     },
+    actions: () => [action("Register settings", "A system prompt, sampling or tools become a version, which is rolled "
+      + "out and taken back like weights. Empty fields are left to the client.", "v1/versions",
+      { fields: settingsFields, compose: settingsBody })],
+    rowActions: (one) => one.method === "settings" && one.state !== "stable"
+      ? [action("Evaluate", `${one.version} answers recorded prompts beside stable.`,
+        `v1/versions/${encodeURIComponent(one.version)}/evaluation`, { about: one.version, fields: () =>
+          [field("prompts", "Recorded prompts", { type: "number", value: 64, min: 10, max: 128, required: "" })] })]
+      : [],
     detail: versionDetail,
   },
   training: {
@@ -39,6 +50,8 @@ const PAGES = {
       Asked: (one) => `${moment(one.requested_at)} by ${who(one)}`,
       Says: (one) => one.message,
     },
+    actions: () => [action("Ask for a training", "The next version of a model, from stable and the log's pairs where the "
+      + "recipe says nothing else.", "v1/training/jobs", { fields: trainingFields })],
     rowActions: (one) => one.cancellable
       ? [action("Cancel", "Its trainer is ended, and no version comes of it.",
         `v1/training/jobs/${encodeURIComponent(one.job_id)}/cancel`, { about: one.job_id })]
@@ -134,7 +147,7 @@ const PAGES = {
   },
   erasures: {
     title: "Erasures",
-    hint: "People are named by a hash. Ask for an erasure at the command line: ratchet users erase.",
+    hint: "People of your key's tenant are erased; the log names them by a hash.",
     empty: "Nobody asked to be erased.",
     list: async () => (await ask("v1/erasures")).erasures,
     name: (one) => one.erasure_id,
@@ -149,6 +162,17 @@ const PAGES = {
       ? { Completed: moment(one.proof.completed_at), Traces: one.proof.traces,
         "Joined examples that lost texts": one.proof.examples, "Pairs retracted": one.proof.products }
       : { Proof: "none yet; it comes when the sweep is done" }) })],
+    actions: () => [action("Erase a person", "Texts and training data of the person go for good; figures stay.",
+      "v1/erasures", { fields: () => [field("user_id", "User id that products send", { required: "", maxlength: 200 })] })],
+  },
+  report: {
+    title: "Weekly report",
+    hint: "The last seven days, or the week (UTC, from Monday) of a day. As Markdown and HTML: ratchet report weekly.",
+    refreshMs: 300_000,
+    list: async () => [await ask(`v1/reports/weekly?${reportChoice()}`)],
+    draw: ([report]) => drawReport(report),
+    actions: () => [field("week", "A day of the week", { type: "date" }),
+      field("target", "Pairs wanted", { type: "number", value: 100, min: 1, max: 1_000_000 })],
   },
 };
 const page = PAGES[location.pathname.split("/").pop()];
@@ -161,6 +185,49 @@ function field(name, label, attributes) {
   return element("label", {}, label, element("input", { name, autocomplete: "off", ...attributes }));
 }
 
+function choice(name, label, options) {
+  return element("label", {}, label, element("select", { name }, ...options.map(([value, text]) =>
+    element("option", { value }, text))));
+}
+
+function textField(name, label) {
+  return element("label", {}, label, element("textarea", { name, rows: 4 }));
+}
+
+function trainingFields() {
+  return [
+    field("model", "Model", { required: "", value: listed[0]?.model ?? "" }),
+    choice("method", "Method", [["", "the recipe's, else dpo"],
+      ...["sft", "dpo", "kto", "grpo", "rloo", "ppo", "online_dpo", "reward"].map((name) => [name, name])]),
+    field("version", "Name of the version; empty: the next one", {}),
+    textField("recipe", "Recipe (YAML: base, parent, dataset, seed, hyperparameters)"),
+    choice("override_gate", "Release", [["false", "where its gate passes"], ["true", "whatever its gate says"]]),
+  ];
+}
+
+const SAMPLING = { temperature: { max: 2 }, top_p: { max: 1 }, max_tokens: { step: 1, min: 1 } };
+
+function settingsFields() {
+  return [
+    field("version", "Name, never used before", { required: "" }),
+    field("model", "Model", { required: "", value: listed[0]?.model ?? "" }),
+    field("adapter_of", "Serve this version's adapter; empty: the base alone", {}),
+    textField("system", "System prompt"),
+    choice("system_rule", "Stands", [["before", "before the client's system prompt"], ["replace", "in its place"]]),
+    ...Object.entries(SAMPLING).map(([name, limits]) =>
+      field(name, name, { type: "text", inputmode: "decimal", ...limits })),
+    textField("defaults", "More request fields (JSON: tools, response_format, stop …)"),
+    choice("precedence", "Where client and version both have a field", [["client", "the client's counts"],
+      ["version", "the version's counts"]]),
+  ];
+}
+
+function settingsBody({ version, model, adapter_of, reason, system, system_rule, precedence, defaults, ...sampling }) {
+  const given = Object.entries(sampling).filter(([, value]) => value !== "").map(([name, value]) => [name, Number(value)]);
+  return { version, model, adapter_of, reason, settings: { system, system_rule, precedence,
+    defaults: { ...JSON.parse(defaults || "{}"), ...Object.fromEntries(given) } } };
+}
+
 function days() {
   return field("days", "Days until it expires; 0: never", { type: "number", value: 0, min: 0, max: 3650, step: "any", required: "" });
 }
@@ -171,17 +238,17 @@ function scopes() {
 }
 
 // A button that asks why, and posts; `about` names its row for those who do not see it.
-function action(title, text, path, { about = "", fields = () => [], body = {} } = {}) {
+function action(title, text, path, { about = "", fields = () => [], body = {}, compose = (given) => given } = {}) {
   const button = element("button", { type: "button" }, title);
   if (about) button.setAttribute("aria-label", `${title} ${about}`);
-  button.addEventListener("click", () => confirm(title, text, (given) => act(path, { ...body, ...given }), fields()));
+  button.addEventListener("click", () => confirm(title, text, (given) => act(path, () => ({ ...body, ...compose(given) })), fields()));
   return button;
 }
 
 async function act(path, body) {
   const answer = byId("answer");
   try {
-    const done = await ask(path, { method: "POST", body: JSON.stringify(body) });
+    const done = await ask(path, { method: "POST", body: JSON.stringify(body()) });
     answer.textContent = "";
     if (done.key) {
       byId("secret").replaceChildren(element("p", {}, `${done.key_id}, shown this once. Send it as: Authorization: Bearer`),
@@ -215,33 +282,12 @@ function againstTarget(one, name) {
     `${percent(value, 1)}, ${met ? "meets" : "misses"} ${direction} ${percent(target, 0)}`);
 }
 
-function facts(pairs) {
-  return element("dl", {}, ...Object.entries(pairs).filter(([, value]) => value !== "").map(([name, value]) =>
-    element("div", {}, element("dt", {}, name), element("dd", {}, String(value)))));
-}
-
-function table(label, head, lines) {
-  return element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": label },
-    element("table", {}, ...rows(head, lines)));
-}
-
-function titled(title, ...content) {
-  return element("section", {}, element("h3", {}, title), ...content);
-}
-
-function counts(title, found) {
-  const lines = Object.entries(found).map(([name, count]) => [name, Number(count).toLocaleString()]);
-  return titled(title, lines.length ? table(title, ["What", "Count"], lines) : element("p", { class: "empty" }, "None."));
-}
-
 function checks(gate) {
   return titled("Gate", gate.length
     ? table("Gate", ["Check", "Passed", "Value", "Limit", "What"], gate.map((one) =>
       [one.name, one.passed ? "yes" : "no", number(one.value), number(one.limit), one.detail]))
     : element("p", { class: "empty" }, "No check is on record."));
 }
-
-const number = (value) => typeof value === "number" ? Number(value.toPrecision(4)).toLocaleString() : value;
 
 async function versionDetail(one) {
   const { record } = await ask(`v1/versions/${encodeURIComponent(one.version)}`);
@@ -300,21 +346,17 @@ function listing(all) {
 
 async function refresh() {
   listed = await page.list();
-  update("list", listed, listing);
+  update("list", listed, page.draw ?? listing);
   const one = page.detail && listed.find((row) => page.name(row) === chosen);
   const detail = one ? [element("h2", {}, chosen), ...await page.detail(one)] : [];
   update("detail", detail.map((node) => node.outerHTML), () => detail);
-}
-
-async function poll() {
-  await show(refresh);
-  setTimeout(poll, REFRESH_MS);
 }
 
 document.title = `${page.title} · Ratchet`;
 byId("title").textContent = page.title;
 byId("hint").textContent = page.hint;
 byId("actions").replaceChildren(...page.actions?.() ?? []);
+byId("actions").addEventListener("change", () => show(refresh));
 document.querySelector(`nav a[href="${location.pathname.split("/").pop()}"]`).setAttribute("aria-current", "page");
 useKey(() => show(refresh));
-poll();
+keepFresh(refresh, page.refreshMs ?? REFRESH_MS);

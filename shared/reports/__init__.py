@@ -1,0 +1,1 @@
+"""Reports over a stretch of time, from what the log and the registry hold."""
