@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -13,7 +14,9 @@ from prometheus_client import CollectorRegistry
 
 from services.rollout.console.files import PAGES
 from shared.contracts.events.audit import ActionAudited
+from shared.contracts.events.base import Message
 from shared.contracts.events.erasures import ErasureRequested
+from shared.contracts.events.preferences import PairSource, PreferencePair
 from shared.contracts.events.quality import QualityWindow
 from shared.contracts.events.training import (
     RunPhase,
@@ -25,6 +28,8 @@ from shared.contracts.topics import (
     AUDIT,
     ERASURES,
     FEEDBACK,
+    INTERACTIONS,
+    PREFERENCES,
     QUALITY,
     TRAINING_JOBS,
     TRAINING_RUNS,
@@ -33,6 +38,7 @@ from shared.kafka.deadletters import DeadLetters
 from shared.kafka.log import Record, read_events
 from tests.browser.conftest import PATIENCE_MS
 from tests.browser.test_console import picture
+from tests.support.aggregator import interaction
 from tests.support.console import ConsoleHarness
 
 SERIOUS = {"serious", "critical"}
@@ -70,6 +76,30 @@ async def fill(console: ConsoleHarness) -> None:
         sums | {"version": "v1", "window": "1d", "start": now, "partition": 0} | figures
     )
     await log.publish(QUALITY, key="v1", event=day, event_id="v1")
+    for number in range(3):
+        pair = PreferencePair(
+            pair_id=f"p{number}",
+            tenant="default",
+            model="m",
+            messages=(Message(role="user", content="why?"),),
+            chosen="a long answer",
+            rejected="<b>no</b>",
+            chosen_version="v2",
+            rejected_version="v1",
+            source=PairSource.vote,
+            causes=(f"f{number}:0",),
+            created_at=now,
+        )
+        await log.publish(PREFERENCES, key=pair.pair_id, event=pair, event_id=pair.pair_id)
+
+
+async def put_prompts(console: ConsoleHarness, count: int) -> None:
+    """Recorded requests that an evaluation asks again."""
+    for number in range(count):
+        event = interaction(f"t{number}", prompt=f"Where is parcel {number}?", model="m")
+        await console.harness.log.publish(
+            INTERACTIONS, key=event.trace_id, event=event, event_id=event.trace_id
+        )
 
 
 @pytest.fixture
@@ -111,7 +141,7 @@ def test_every_page_fits_a_phone_by_night_empty_and_filled(
     for name in PAGES:
         opened(page, console, name)
         expect(page.locator("nav a[aria-current]")).to_have_attribute("href", name)
-        expect(page.locator("#list table, #list .empty")).to_be_visible()
+        expect(page.locator("#list table, #list .empty").first).to_be_visible()
     console.call(fill(console))
     for name in PAGES:
         opened(page, console, name)
@@ -163,3 +193,74 @@ def test_an_operator_issues_a_key_cancels_a_job_and_replays_a_letter(
         "key.issued: the shop opens",
         "letters.replayed: the reader is mended",
     ]
+
+
+def test_an_operator_registers_settings_asks_for_a_training_and_erases_a_person(
+    page: Page, console: ConsoleHarness
+) -> None:
+    console.call(fill(console))
+    console.call(put_prompts(console, 10))
+    page.set_viewport_size({"width": 1_100, "height": 900})
+    opened(page, console, "versions")
+    page.get_by_role("button", name="Register settings").click()
+    page.get_by_label("Name, never used before").fill("polite")
+    page.get_by_label("System prompt", exact=True).fill("Be <b>polite</b>.")
+    page.get_by_label("temperature").fill("0.2")
+    page.get_by_label("More request fields").fill('{"stop": ["END"]}')
+    page.get_by_label("Why").fill("answers are rude")
+    picture(page, "console-settings")
+    done(page, "/v1/versions")
+    page.get_by_role("button", name="polite", exact=True).click()
+    expect(page.locator("#detail")).to_contain_text("Differences from its parent")
+    page.get_by_role("button", name="Evaluate polite").click()
+    page.get_by_label("Recorded prompts").fill("10")
+    page.get_by_label("Why").fill("before its first user")
+    done(page, "/evaluation")
+    registered = console.harness.versions.registry.settings("polite")
+    assert registered is not None
+    assert registered.settings.system == "Be <b>polite</b>."
+    defaults = registered.settings.defaults
+    assert (defaults.temperature, defaults.stop) == (0.2, ("END",))
+
+    opened(page, console, "training")
+    page.get_by_role("button", name="Ask for a training").click()
+    page.get_by_label("Method").select_option("kto")
+    page.get_by_role("textbox", name="Recipe").fill("hyperparameters: {beta: 0.2}\nmethod: kto")
+    page.get_by_label("Why").fill("enough thumbs")
+    done(page, "/v1/training/jobs")
+    expect(page.locator("#list")).to_contain_text("kto")
+
+    opened(page, console, "erasures")
+    page.get_by_role("button", name="Erase a person").click()
+    page.get_by_label("User id").fill("eve")
+    page.get_by_label("Why").fill("asked by mail")
+    done(page, "/v1/erasures")
+    expect(page.locator("#list")).to_contain_text("asked by mail")
+    expect(page.locator("#list")).not_to_contain_text("eve")
+
+
+def test_the_weeks_report_is_drawn_and_a_hidden_page_reads_nothing(
+    page: Page, console: ConsoleHarness
+) -> None:
+    console.call(fill(console))
+    page.set_viewport_size({"width": 1_100, "height": 1_100})
+    opened(page, console, "report")
+    expect(page.locator("#list")).to_contain_text("3 of 100 (3 %)")
+    page.get_by_label("Pairs wanted").fill("3")
+    page.get_by_label("Pairs wanted").press("Tab")
+    expect(page.locator("#list")).to_contain_text("3 of 3 (100 %)")
+    expect(page.locator("#list svg")).to_have_attribute("aria-label", re.compile(": 3"))
+    picture(page, "console-report")
+    page.get_by_label("A day of the week").fill("2020-01-01")
+    expect(page.locator("#list h2")).to_contain_text("2019-12-30")
+
+    page.clock.install()
+    opened(page, console, "quality")
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.evaluate("Object.defineProperty(document, 'hidden', {value: true, configurable: true})")
+    page.clock.run_for(60_000)
+    assert asked == []
+    page.evaluate("delete document.hidden")
+    with page.expect_request("**/v1/quality"):
+        page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")

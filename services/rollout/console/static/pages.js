@@ -205,8 +205,6 @@ function trainingFields() {
   ];
 }
 
-const SAMPLING = { temperature: { max: 2 }, top_p: { max: 1 }, max_tokens: { step: 1, min: 1 } };
-
 function settingsFields() {
   return [
     field("version", "Name, never used before", { required: "" }),
@@ -214,8 +212,7 @@ function settingsFields() {
     field("adapter_of", "Serve this version's adapter; empty: the base alone", {}),
     textField("system", "System prompt"),
     choice("system_rule", "Stands", [["before", "before the client's system prompt"], ["replace", "in its place"]]),
-    ...Object.entries(SAMPLING).map(([name, limits]) =>
-      field(name, name, { type: "text", inputmode: "decimal", ...limits })),
+    ...["temperature", "top_p", "max_tokens"].map((name) => field(name, name, { inputmode: "decimal" })),
     textField("defaults", "More request fields (JSON: tools, response_format, stop …)"),
     choice("precedence", "Where client and version both have a field", [["client", "the client's counts"],
       ["version", "the version's counts"]]),

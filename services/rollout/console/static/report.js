@@ -47,7 +47,7 @@ function bars(perDay) {
       shape("text", { ...middle, y: BAR.height + 36 }, day.slice(5)),
     );
   });
-  return element("figure", {}, svg);
+  return element("figure", { class: "narrow" }, svg);
 }
 
 function figures(report) {
