@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +21,8 @@ from services.cli.train_jobs import say_progress
 if TYPE_CHECKING:
     from shared.contracts.events.training import TrainingProgress
 
+MAX_CHAIN = 1000
+"""Most versions of a chain of parents."""
 VersionName = Annotated[str, typer.Argument(help="A version's name, such as assistant-v1.1.")]
 
 
@@ -99,6 +102,19 @@ def trained_record_of(version: str) -> dict[str, Any]:
         served = record.get("adapter_of") or "the base"
         raise CliError(f"{version}: is prompts and settings; it serves {served}", Exit.usage)
     return record
+
+
+def chain_of(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """A version's record behind those of its parents, the first version in front.
+
+    Raises:
+        CliError: no answer, or one of them is unknown.
+
+    """
+    found = [record]
+    while (parent := found[-1].get("parent")) and len(found) < MAX_CHAIN:
+        found.append(trained_record_of(parent))
+    return found[::-1]
 
 
 def erased_rows_of(version: str) -> int:

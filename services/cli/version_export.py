@@ -13,13 +13,16 @@ import typer
 import yaml
 
 from services.cli.errors import CliError, Exit
-from services.cli.version_compare import VersionName, erased_rows_of, trained_record_of
+from services.cli.version_compare import (
+    VersionName,
+    chain_of,
+    erased_rows_of,
+    trained_record_of,
+)
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 """A base that a hub knows; any other is a path of this machine."""
 CARD = "README.md"
-MAX_CHAIN = 1000
-"""Most versions of a chain of parents."""
 
 
 def export_version(
@@ -44,7 +47,7 @@ def export_version(
     if not chain:
         _export(record, folder)
         return
-    for generation, one in enumerate(_chain(record)):
+    for generation, one in enumerate(chain_of(record)):
         _export(one, folder / checkpoint_folder(one, generation))
 
 
@@ -52,14 +55,6 @@ def checkpoint_folder(record: Mapping[str, Any], generation: int) -> str:
     """Where a version lies in a folder of checkpoints: `dpo/dpo-iter2-lora` of generation 2."""
     method = record.get("algorithm") or record["method"]
     return f"{method}/{method}-iter{generation}-lora" if generation else f"{method}/{method}-lora"
-
-
-def _chain(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """A version's record behind those of its parents, the first version in front."""
-    found = [record]
-    while (parent := found[-1].get("parent")) and len(found) < MAX_CHAIN:
-        found.append(trained_record_of(parent))
-    return found[::-1]
 
 
 def _export(record: Mapping[str, Any], folder: Path) -> None:

@@ -13,21 +13,25 @@ from services.cli.settings import load_settings
 from services.cli.version_compare import diff_versions, rebuild_version
 from services.cli.version_evaluate import evaluate_version
 from services.cli.version_export import export_version
+from services.cli.version_rebase import rebase_chain
 from services.cli.version_register import register_version
 from services.cli.version_trajectory import show_trajectory
 
-app = typer.Typer(help="List versions, register, evaluate, compare, rebuild and export them.")
+app = typer.Typer(
+    help="List versions, register, evaluate, compare, rebuild, rebase and export them."
+)
 app.command("register")(register_version)
 app.command("evaluate")(evaluate_version)
 app.command("trajectory")(show_trajectory)
 app.command("diff")(diff_versions)
 app.command("rebuild")(rebuild_version)
+app.command("rebase")(rebase_chain)
 app.command("export")(export_version)
 
 
 @app.callback(invoke_without_command=True)
 def versions(context: typer.Context) -> None:
-    """List versions, register, evaluate, compare, rebuild and export them."""
+    """List versions, register, evaluate, compare, rebuild, rebase and export them."""
     if context.invoked_subcommand is None:
         list_versions()
 
@@ -38,15 +42,20 @@ def list_versions(
     model: Annotated[str, typer.Option(help="Only this model's.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """All versions in the order they were registered."""
+    """All versions in the order they were registered, each with its base.
+
+    Engines of the stable version's base refuse those of another; ratchet adapters has their words.
+    """
     data = ask(load_settings(), "rollout", "GET", "/v1/versions", query={"model": model})
     if as_json:
         print_json(data)
         return
+    versions = list(listing(data, "versions"))
+    served = {one.get("model"): one.get("base") for one in versions if one.get("state") == "stable"}
     print_table(
         "Versions",
-        ("version", "model", "state", "method", "parent", "gate", "created"),
-        [_row(version) for version in listing(data, "versions")],
+        ("version", "model", "state", "method", "parent", "base", "gate", "created"),
+        [_row(one, served.get(one.get("model"))) for one in versions],
     )
 
 
@@ -127,7 +136,10 @@ def _gain(one: dict[str, Any]) -> tuple[Any, ...]:
     )
 
 
-def _row(version: dict[str, Any]) -> tuple[Any, ...]:
+def _row(version: dict[str, Any], served: Any) -> tuple[Any, ...]:
+    base = version.get("base")
+    if served is not None and base != served and version.get("method") != "settings":
+        base = f"{base} (not served)"
     overridden_by = version.get("gate_overridden_by")
     verdict = "passed" if version.get("released") else "no"
     if overridden_by:
@@ -138,6 +150,7 @@ def _row(version: dict[str, Any]) -> tuple[Any, ...]:
         version.get("state"),
         version.get("method"),
         version.get("parent"),
+        base,
         verdict,
         version.get("created_at"),
     )

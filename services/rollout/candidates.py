@@ -50,10 +50,15 @@ class Candidates:
         return found
 
     def waiting(self, model: str) -> str:
-        """The oldest version whose rollout may begin now; empty where none, or one is under way."""
+        """The oldest version whose rollout may begin now; empty where none, or one is under way.
+
+        A version on another base than stable's is a person's to roll out: the engines change first.
+        """
         if self._decision_log.unfinished_of(model) is not None:
             return ""
-        version = next(lifecycles.waiting(self._decision_log, self._registry, model), None)
+        waiting = lifecycles.waiting(self._decision_log, self._registry, model)
+        servable = (one for one in waiting if not self._registry.on_another_base(one.record))
+        version = next(servable, None)
         return version.record.version if version else ""
 
     def unevaluated(self, candidate: str, strategy: Strategy) -> str:

@@ -177,6 +177,8 @@ def version_view(
         "model": record.model,
         "method": trained.algorithm or trained.method if trained else SETTINGS,
         "parent": record.parent,
+        "base": record.base,
+        "rebases": trained.rebases if trained else "",
         "state": version.lifecycle.value,
         "rollout": state.rollout if state else "",
         "reason": state.reason if state else "",

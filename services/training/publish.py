@@ -89,7 +89,8 @@ class Publisher:
         if known is not None:
             # Another replica did the same job: a second version of it would be a surprise.
             return known
-        require_served_base(resolved.base, job.model, self._registry.registry)
+        if not job.rebases:
+            require_served_base(resolved.base, job.model, self._registry.registry)
         version = self._name(resolved, workspace)
         gate = _signed(candidate.gate, job, version)
         hyperparameters = self._parameters(resolved, released.hyperparameters)
@@ -108,6 +109,7 @@ class Publisher:
             base_revision=base.revision,
             base_sha256=base.sha256,
             parent=resolved.parent_version,
+            rebases=job.rebases,
             adapter_uri=stored.uri,
             adapter_sha256=stored.sha256,
             fingerprint=candidate.fingerprint,

@@ -72,12 +72,14 @@ def resolve(job: TrainingRequested, registry: Registry, settings: TrainingSettin
         None if sft else parent,
         hyperparameters,
         reward,
-        first=None if sft else _first(parent, base, registry),
-        predecessor=_predecessor(job, base, registry),
+        first=None if sft else first_of_chain(parent, base, registry),
+        predecessor=predecessor_of(job, base, registry),
     )
 
 
-def _first(parent: VersionRecord | None, base: str, registry: Registry) -> VersionRecord | None:
+def first_of_chain(
+    parent: VersionRecord | None, base: str, registry: Registry
+) -> VersionRecord | None:
     """The oldest version on this base that the parent descends from, itself where it is that."""
     chain: list[VersionRecord] = []
     while parent is not None and parent.base == base and parent not in chain:
@@ -86,7 +88,8 @@ def _first(parent: VersionRecord | None, base: str, registry: Registry) -> Versi
     return chain[-1] if chain else None
 
 
-def _predecessor(job: TrainingRequested, base: str, registry: Registry) -> RewardRecord | None:
+def predecessor_of(job: TrainingRequested, base: str, registry: Registry) -> RewardRecord | None:
+    """The newest reward model of the job's model on a base that another job made."""
     known = [
         one for one in registry.rewards(job.model) if one.base == base and one.job_id != job.job_id
     ]
@@ -104,7 +107,8 @@ def require_served_base(base: str, model: str, registry: Registry) -> None:
     if stable is not None and stable.record.base != base:
         raise InvalidJob(
             f"base: {base} is not {stable.record.base}, on which {stable.record.version} is "
-            f"served; leave it out, or train another base under another model's name"
+            "served; leave it out, go to another base by ratchet versions rebase, or train another "
+            "base under another model's name"
         )
 
 

@@ -25,6 +25,7 @@ from services.training.outcome import JobOutcome, built, failed, rejected, succe
 from services.training.policy import accounting, lineage, policy_of, settings_policies
 from services.training.progress import FITTED, ProgressReporter
 from services.training.publish import Publisher
+from services.training.recorded_jobs import named_anew, recorded, resolve_rebase
 from services.training.resolve import ResolvedJob, job_hyperparameters, resolve
 from services.training.reward_models import RewardModels
 from services.training.run_spans import RunSpans
@@ -227,7 +228,9 @@ class Runner:
             require_free(self.jobs, self._settings.min_free_bytes)
             workspace = Workspace(self.jobs, job.job_id)
             return await self._rebuilder.run(job, self._registry.registry, workspace, reporter)
-        resolved = resolve(job, self._registry.registry, self._settings)
+        resolve_job = resolve_rebase if job.rebases else resolve
+        resolved = resolve_job(job, self._registry.registry, self._settings)
+        job = resolved.job
         await require_parents_base(resolved, self._settings.data_dir, self.alive)
         require_free(self.jobs, self._settings.min_free_bytes)
         workspace = Workspace(self.jobs, job.job_id)
@@ -256,7 +259,7 @@ class Runner:
             partial(policy_of, registry=registry),
         )
         result = await self._attempts.run(resolved, manifest, workspace, reporter, figures)
-        if manifest.origin == "log":
+        if manifest.origin == "log" and not job.rebases:
             await self._rewards.publish(resolved, dataset, workspace)
         if isinstance(result, Refused):
             uri = await self._publisher.report(resolved, result, dataset, workspace)
@@ -276,6 +279,24 @@ class Runner:
             if known is not None:
                 await asyncio.to_thread(lay_out, known, workspace.data)
                 return known
+        taken = await self._taken(resolved)
+        left_out = await self._attempts.fit(resolved, taken, workspace, reporter)
+        dataset = taken.without(left_out)
+        if job.rebases and left_out:
+            dataset = named_anew(dataset)
+        await asyncio.to_thread(self._store.write, dataset)
+        await asyncio.to_thread(lay_out, dataset, workspace.data)
+        workspace.save(ResumeState(job_id=job.job_id, dataset_id=dataset.manifest.dataset_id))
+        self._spans.snapshot(job, dataset, start_ns)
+        return dataset
+
+    async def _taken(self, resolved: ResolvedJob) -> Dataset:
+        """What a job trains on, with rows that may not fit its base: an import, the log's rows, or
+        the stored dataset of the version that is made again.
+        """
+        job = resolved.job
+        if job.rebases:
+            return await self._recorded_dataset(job)
         imported = None
         if job.dataset_uri:
             imported = await asyncio.to_thread(
@@ -291,7 +312,7 @@ class Runner:
             chain = lineage(resolved.parent_version, self._registry.registry)
             policies = settings_policies(chain, self._registry.registry)
             rules = rules.model_copy(update={"lineage": chain, "policies": policies})
-        dataset = await take_snapshot(
+        return await take_snapshot(
             self._log,
             model=job.model,
             method=job.method,
@@ -300,13 +321,17 @@ class Runner:
             imported=imported,
             alive=self.alive,
         )
-        left_out = await self._attempts.fit(resolved, dataset, workspace, reporter)
-        dataset = dataset.without(left_out)
-        await asyncio.to_thread(self._store.write, dataset)
-        await asyncio.to_thread(lay_out, dataset, workspace.data)
-        workspace.save(ResumeState(job_id=job.job_id, dataset_id=dataset.manifest.dataset_id))
-        self._spans.snapshot(job, dataset, start_ns)
-        return dataset
+
+    async def _recorded_dataset(self, job: TrainingRequested) -> Dataset:
+        registry = self._registry.registry
+        recorded_as = recorded(job.rebases, job.model, registry, field="rebases").dataset.dataset_id
+        stored = await asyncio.to_thread(self._store.read, recorded_as)
+        if stored is None:
+            raise InvalidJob(
+                f"rebases: {recorded_as}, the dataset of {job.rebases}, is gone from "
+                f"{self._store.root}; restore it, or train on the log's pairs"
+            )
+        return stored
 
     def _takes_thumbs(self, job: TrainingRequested) -> bool:
         """Whether a dataset has single answers: KTO's, and its judge's where there is no vote."""

@@ -160,9 +160,13 @@ class Scheduler:
             )
 
     def _last_version_at(self) -> datetime | None:
-        """When the newest version of data was registered; None before the first."""
+        """When the newest version of new data was registered; None before the first."""
         versions = self._registry.registry.versions(self._settings.model)
-        times = [one.record.created_at for one in versions if isinstance(one.record, VersionRecord)]
+        times = [
+            one.record.created_at
+            for one in versions
+            if isinstance(one.record, VersionRecord) and not one.record.rebases
+        ]
         return max(times, default=None)
 
     def _forget_trained(self, snapshots: list[Manifest]) -> None:

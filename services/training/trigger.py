@@ -231,6 +231,8 @@ def decide(
     if registry.adapter(parent.record.version) is None:
         return None, "the stable version has no adapter to go on from; train one by sft first"
     for version in registry.versions(model):
+        if registry.on_another_base(version.record):
+            continue
         if version.record.gate.released and version.lifecycle in _ON_THE_WAY:
             return None, f"{version.record.version} is on its way to traffic"
     job = TrainingRequested(

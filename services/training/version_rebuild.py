@@ -15,18 +15,15 @@ from services.training.process import ROOT
 from services.training.progress import ProgressReporter
 from services.training.publish import adapter_files
 from services.training.rebuild import differences, rebuild
-from services.training.resolve import ResolvedJob, job_hyperparameters
+from services.training.recorded_jobs import resolve_rebuild
 from services.training.revision import code_revision
 from services.training.settings import TrainingSettings
 from services.training.snapshot import Dataset
 from services.training.workspace import Workspace
-from shared.contracts.events.training import RunPhase, TrainingRequested, method_fields
+from shared.contracts.events.training import RunPhase, TrainingRequested
 from shared.contracts.events.versions import VersionRecord
 from shared.kafka.log import EventLog
 from shared.registry.versions import Registry
-
-JUDGED_WITH = frozenset({"evaluation", "gate"})
-"""Names that records of before `judged_with` kept among the hyperparameters."""
 
 
 class VersionRebuilder:
@@ -97,34 +94,6 @@ class VersionRebuilder:
         return JobOutcome(
             RunPhase.rejected, f"{record.version}: differs in {' and '.join(found)}; {why}"
         )
-
-
-def resolve_rebuild(
-    job: TrainingRequested, registry: Registry, settings: TrainingSettings
-) -> tuple[ResolvedJob, VersionRecord]:
-    """The job that made a version, as its record has it, and the record.
-
-    Raises:
-        InvalidJob: no such version of the model, its parent is unknown, or its record has
-            hyperparameters that this revision does not know.
-
-    """
-    named = registry.get(job.rebuilds)
-    record = named.record if named else None
-    if not isinstance(record, VersionRecord) or record.model != job.model:
-        raise InvalidJob(f"rebuilds: {job.rebuilds} is no trained version of {job.model}")
-    parent = registry.adapter(record.parent) if record.parent else None
-    if record.parent and parent is None:
-        raise InvalidJob(f"rebuilds: {record.parent}, the parent of {record.version}, is unknown")
-    own = {name: one for name, one in record.hyperparameters.items() if name not in JUDGED_WITH}
-    again = TrainingRequested.model_validate(
-        job.model_dump()
-        | method_fields(record.algorithm or record.method)
-        | {"hyperparameters": own, "seed": record.seed}
-    )
-    hyperparameters, reward = job_hyperparameters(again, settings)
-    resolved = ResolvedJob(again, record.base, parent, hyperparameters, reward)
-    return resolved, record
 
 
 def reasons(

@@ -233,13 +233,15 @@ class ControllerHarness:
         return sorted(found, key=lambda decision: decision.order)
 
 
-async def register(log: MemoryLog, version: str, *, released: bool = True) -> None:
+async def register(
+    log: MemoryLog, version: str, *, released: bool = True, base: str = "base"
+) -> None:
     """A version as training registers it."""
     record = VersionRecord(
         version=version,
         model="m",
         method="dpo",
-        base="base",
+        base=base,
         adapter_uri="memory://none",
         adapter_sha256="0" * 64,
         fingerprint=Fingerprint(dtype="float32", texts=()),

@@ -88,6 +88,22 @@ async def test_the_first_released_version_becomes_stable_and_the_next_queue(
     assert lifecycle(harness, "v0") == "registered"
 
 
+async def test_a_version_on_another_base_waits_for_a_person_and_holds_nobody_up(
+    bench: ControllerBench,
+) -> None:
+    await register(bench.log, "v1")
+    harness = await bench.harness(auto_start=True)
+    await harness.round()
+    await register(bench.log, "v2", base="new")
+    await register(bench.log, "v3")
+    await until_known(harness, "v3")
+    await harness.round()
+    history = harness.decision_log.unfinished_of("m")
+    assert history is not None
+    assert history.state.candidate == "v3"
+    assert lifecycle(harness, "v2") == "registered"
+
+
 def _abort(state: RolloutState, at: Any) -> Any:
     return steps.abort(state, at, "enough")
 

@@ -16,12 +16,13 @@ from shared.contracts.events.training import (
     TrainingProgress,
     TrainingRequested,
 )
-from shared.contracts.events.versions import Lifecycle
+from shared.contracts.events.versions import Lifecycle, record_key
 from tests.unit.training.builders import (
     MODEL,
     NOW,
     example_event,
     pair_event,
+    record,
     registry,
     request,
     retraction,
@@ -102,6 +103,15 @@ def test_it_waits_and_says_why(inputs: TriggerInputs, versions: object, why: str
     job, said = decide(inputs, JobQueue(), versions, NOW)  # type: ignore[arg-type]
     assert job is None
     assert said.startswith(why)
+
+
+def test_a_version_on_another_base_does_not_hold_the_next_training_up() -> None:
+    versions = registry(v1_0=Lifecycle.stable)
+    moved = record(f"{MODEL}-v2.0", base="new", rebases=f"{MODEL}-v1.0")
+    versions.apply(record_key(moved.version), moved.to_json())
+    job, _ = decide(ENOUGH, JobQueue(), versions, NOW)
+    assert job is not None
+    assert job.parent == f"{MODEL}-v1.0"
 
 
 def test_it_gives_up_after_failures_in_a_row() -> None:
