@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, cast
@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from services.feedback import documents
 from services.feedback.comparisons import Comparisons
+from services.feedback.direct_routes import DirectApp, Endpoint
 from services.feedback.errors import (
     FeedbackError,
     Malformed,
@@ -129,7 +130,7 @@ class FeedbackApi:
         traceparent = _traceparent(request)
         at = self._clock.now()
         results: list[dict[str, Any]] = []
-        events: list[FeedbackSubmitted | SignalObserved] = []
+        kinds: list[tuple[str, bool]] = []
         records: list[NewRecord] = []
         places: list[int] = []
         for index, item in enumerate(items):
@@ -151,7 +152,7 @@ class FeedbackApi:
                 self._metrics.rejected(Reason(error.code), "batch")
                 results.append(_refusal(error))
                 continue
-            events.append(event)
+            kinds.append((event.type, event.anonymous))
             records.append(record)
             places.append(index)
             results.append({"status": ACCEPTED, **_receipt(event)})
@@ -159,9 +160,9 @@ class FeedbackApi:
         for index, error in refused.items():
             self._metrics.rejected(Reason.too_large, "batch")
             results[places[index]] = _refusal(error)
-        stored = [event for index, event in enumerate(events) if index not in refused]
-        for event in stored:
-            self._metrics.accepted(event, "batch")
+        stored = [kind for index, kind in enumerate(kinds) if index not in refused]
+        anonymous = sum(anonymous for _, anonymous in stored)
+        self._metrics.accepted_batch((kind for kind, _ in stored), anonymous=anonymous)
         whole = len(stored) == len(items)
         log.info("feedback.batch", items=len(items), accepted=len(stored))
         return json_response(ACCEPTED if whole else MULTI_STATUS, {"results": results})
@@ -208,11 +209,11 @@ class FeedbackApi:
         log.info("vote.accepted", comparison_id=comparison_id)
         return json_response(200, answer)
 
-    async def _check_trace(
+    def _check_trace(
         self, event: FeedbackSubmitted | SignalObserved | FeedbackWithdrawn, record: NewRecord
-    ) -> None:
+    ) -> Awaitable[None]:
         size = record_bytes(record)
-        await self._traces.check(event.tenant, event.trace_id, event.feedback_id, size)
+        return self._traces.check(event.tenant, event.trace_id, event.feedback_id, size)
 
     def _authenticate(self, request: Request, scope: Permission) -> ApiKey:
         return self._keys.authenticate(request.headers.get("authorization"), scope)
@@ -238,9 +239,6 @@ class FeedbackApi:
             raise Malformed("the connection ended before the body did; send it again") from None
 
 
-Endpoint = Callable[[Request], Awaitable[Response]]
-
-
 def open_to_browsers(app: AsgiApp, origins: tuple[str, ...]) -> AsgiApp:
     """The application for browsers on pages of these origins too."""
     return with_cors(
@@ -253,10 +251,12 @@ def open_to_browsers(app: AsgiApp, origins: tuple[str, ...]) -> AsgiApp:
 
 def create_app(api: FeedbackApi, metrics: FeedbackMetrics, *routers: APIRouter) -> FastAPI:
     """The application: routes, and the one place where errors become answers."""
-    app = FastAPI(title="Ratchet feedback", version="1", openapi_url="/openapi.json")
+    app = DirectApp(title="Ratchet feedback", version="1", openapi_url="/openapi.json")
     describe(app, documents.MODELS, problems=(401, 403, 422))
 
-    def route(method: str, path: str, endpoint: Endpoint, way: Way, **documentation: Any) -> None:
+    def route(
+        method: str, path: str, endpoint: Endpoint, way: Way, **documentation: Any
+    ) -> Endpoint:
         async def call(request: Request) -> Response:
             try:
                 return await endpoint(request)
@@ -277,9 +277,13 @@ def create_app(api: FeedbackApi, metrics: FeedbackMetrics, *routers: APIRouter) 
             summary=endpoint.__doc__,
             **documentation,
         )
+        return call
 
-    route("POST", "/v1/feedback", api.submit, "single", **documents.SUBMIT)
-    route("POST", "/v1/feedback/batch", api.submit_batch, "batch", **documents.SUBMIT_BATCH)
+    path = "/v1/feedback"
+    app.serve_directly(path, route("POST", path, api.submit, "single", **documents.SUBMIT))
+    path = "/v1/feedback/batch"
+    batch = route("POST", path, api.submit_batch, "batch", **documents.SUBMIT_BATCH)
+    app.serve_directly(path, batch)
     path = "/v1/feedback/{feedback_id:path}"
     route("DELETE", path, api.withdraw, "withdrawal", **documents.WITHDRAW)
     route("POST", "/v1/comparisons", api.open_comparison, "comparison", **documents.COMPARE)
@@ -316,6 +320,8 @@ def _items(body: Any) -> list[Any]:
 
 
 def _flag(request: Request, name: str) -> bool:
+    if not request.scope["query_string"]:
+        return False
     match request.query_params.get(name, "false").lower():
         case "true" | "1":
             return True

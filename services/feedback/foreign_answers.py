@@ -21,6 +21,9 @@ def check_source(submission: Submission) -> None:
         Invalid: a text that nothing would read, or one that is missing.
 
     """
+    brought = submission.prompt or submission.completion or submission.version or submission.model
+    if not (submission.source or brought):
+        return
     if submission.source:
         rule = "is required where source is named"
         remedy = (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter as Counting
+from collections.abc import Iterable
 from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -27,8 +29,8 @@ class FeedbackMetrics:
             ("type", "way"),
             registry=registry,
         )
-        self._accepted = {
-            (str(kind), way): accepted.labels(kind.value, way)
+        self._accepted: dict[tuple[str, Way], Counter] = {
+            (kind, way): accepted.labels(kind.value, way)
             for kind in (*FeedbackType, *SignalType)
             for way in WAYS
             if way not in ("vote", "comparison")
@@ -81,9 +83,15 @@ class FeedbackMetrics:
         self, event: FeedbackSubmitted | SignalObserved | FeedbackWithdrawn, way: Way
     ) -> None:
         """Count feedback, a signal or a withdrawal that was stored."""
-        self._accepted[str(event.type), way].inc()
+        self._accepted[event.type, way].inc()
         if not isinstance(event, FeedbackWithdrawn) and event.anonymous:
             self._anonymous[way].inc()
+
+    def accepted_batch(self, kinds: Iterable[str], *, anonymous: int) -> None:
+        """Count what of a batch was stored, each series once: an increment takes a lock."""
+        for kind, count in Counting(kinds).items():
+            self._accepted[kind, "batch"].inc(count)
+        self._anonymous["batch"].inc(anonymous)
 
     def rejected(self, reason: Reason, way: Way) -> None:
         """Count one refusal."""

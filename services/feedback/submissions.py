@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import orjson
-from pydantic import ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from services.feedback.dissatisfaction import is_dissatisfied
 from services.feedback.errors import REMEDIES, Malformed, field_errors, invalid
@@ -85,11 +85,13 @@ def read_submission(item: Any, *, clamp: bool = False) -> Submission | SignalSub
         if given.get("type") in _SIGNALS:
             signal = SignalSubmission.model_validate(given)
             return signal.model_copy(update={"value": signal_value(signal.type, signal.value)})
-        submission = Submission.model_validate(given)
+        submission = _submission.validate_python(given)
     except ValidationError as error:
         raise invalid(field_errors(error)) from None
     check_source(submission)
-    submission.value = feedback_value(submission.type, submission.value, clamp=clamp)
+    value = feedback_value(submission.type, submission.value, clamp=clamp)
+    if value is not submission.value:
+        submission.value = value
     return submission
 
 
@@ -130,38 +132,39 @@ def submitted(
             is out of bounds.
 
     """
+    kind = submission.type
     user_id = rules.pseudonyms.of(tenant, submission.user_id)
     own_id = submission.feedback_id or fallback_id
     trace_id = stored_trace_id(submission)
-    origin: dict[str, Any] = {
-        "feedback_id": own_id or default_feedback_id(tenant, trace_id, user_id, submission.type),
+    head: dict[str, Any] = {
+        "feedback_id": own_id or default_feedback_id(tenant, trace_id, user_id, kind),
         "revision": submission.revision,
-        "by_receipt": not own_id and not submission.revision,
         "trace_id": trace_id,
         "tenant": tenant,
-        "type": submission.type,
-        "user_id": user_id,
+        "type": kind,
+    }
+    tail: dict[str, Any] = {
         "context": context_of(submission.metadata, tenant=tenant, redact=redact),
         "submitted_at": at,
         "anonymous": not user_id and not rules.use_anonymous,
+        "by_receipt": not own_id and not submission.revision,
         "given_at": _given_at(submission.timestamp, at, rules),
     }
-    value = submission.value
     try:
         if isinstance(submission, SignalSubmission):
+            value = submission.value
             share = value if isinstance(value, float) else None
-            return SignalObserved(value=share, dissatisfied=_dissatisfied(value, rules), **origin)
-        return FeedbackSubmitted(
-            value=_redacted(value, redact),
-            source=submission.source,
-            model=submission.model,
-            version=submission.version,
-            prompt=redact(submission.prompt) if submission.prompt else "",
-            completion=redact(submission.completion) if submission.completion else "",
-            **origin,
-        )
+            found = _dissatisfied(value, rules)
+            return SignalObserved(**head, value=share, user_id=user_id, dissatisfied=found, **tail)
+        if submission.source or isinstance(submission.value, str | BaseModel):
+            answer = _answer(submission, redact)
+            return FeedbackSubmitted(**head, user_id=user_id, **answer, **tail)
     except ValidationError as error:
         raise invalid(field_errors(error)) from None
+    # No text was redacted and no id put together, so validation would find nothing new.
+    return FeedbackSubmitted.unvalidated(
+        {**head, "value": submission.value, "user_id": user_id, **_NO_ANSWER, **tail}
+    )
 
 
 def withdrawn(
@@ -216,16 +219,15 @@ def context_of(metadata: Mapping[str, str], *, tenant: str, redact: Redact) -> C
         rule = "is not the tenant of the API key or of the topic"
         raise invalid([FieldError("metadata.tenant", rule, "leave it out: the key decides")])
     # A session id joins a session's requests and stays as it is.
-    known = {
-        name: metadata[name] if name == "session_id" else redact(metadata[name])
-        for name in CONTEXT_FIELDS
-        if name in metadata
-    }
-    labels = {
-        name: redact(text)
-        for name, text in metadata.items()
-        if name not in CONTEXT_FIELDS and name != "tenant"
-    }
+    known: dict[str, str] = {}
+    labels: dict[str, str] = {}
+    for name, text in metadata.items():
+        if name == "session_id":
+            known[name] = text
+        elif name in CONTEXT_FIELDS:
+            known[name] = redact(text)
+        elif name != "tenant":
+            labels[name] = redact(text)
     try:
         return Context(**known, labels=labels)
     except ValidationError as error:
@@ -233,7 +235,9 @@ def context_of(metadata: Mapping[str, str], *, tenant: str, redact: Redact) -> C
 
 
 NO_CONTEXT = Context()
-_SIGNALS = tuple(SignalType)
+_SIGNALS = tuple(kind.value for kind in SignalType)
+_NO_ANSWER = dict.fromkeys(("version", "prompt", "completion", "source", "model", "asker"), "")
+_submission = TypeAdapter(Submission)
 
 
 def _dissatisfied(next_turn: object, rules: SubmissionRules) -> bool | None:
@@ -268,6 +272,17 @@ def _redacted(value: Any, redact: Redact) -> Any:
             )
         case _:
             return value
+
+
+def _answer(submission: Submission, redact: Redact) -> dict[str, Any]:
+    return {
+        "value": _redacted(submission.value, redact),
+        "version": submission.version,
+        "prompt": redact(submission.prompt) if submission.prompt else "",
+        "completion": redact(submission.completion) if submission.completion else "",
+        "source": submission.source,
+        "model": submission.model,
+    }
 
 
 def _type_of_default(withdrawal: Withdrawal, tenant: str, user_id: str) -> FeedbackType | None:

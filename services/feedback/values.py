@@ -24,6 +24,8 @@ def fields_of(item: Any) -> dict[str, Any] | None:
     if not isinstance(item, dict):
         return None
     fields = cast("dict[str, Any]", item)
+    if None not in fields.values():
+        return fields
     return {name: value for name, value in fields.items() if value is not None}
 
 

@@ -24,7 +24,7 @@ def default_feedback_id(tenant: str, trace_id: str, user_id: str, kind: StrEnum)
 
 def typed_feedback_id(tenant: str, trace_id: str, user_id: str, kind: StrEnum) -> str:
     """The id of exactly this type, which thumbs and ratings had before they shared one."""
-    name = f"{tenant}\0{trace_id}\0{user_id}\0{kind.value}".encode()
+    name = f"{tenant}\0{trace_id}\0{user_id}\0{kind}".encode()
     # uuid.uuid5, spelled out: a quarter of its time, on the path of every event.
     digest = sha1(_NAMESPACE_BYTES + name, usedforsecurity=False).hexdigest()
     variant = "89ab"[int(digest[16], 16) & 3]

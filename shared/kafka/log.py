@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Literal, NamedTuple, Protocol, TypeVar, cast
 
 from shared.contracts.events.base import Event
@@ -64,8 +65,8 @@ class NewRecord(NamedTuple):
 
 
 def record_bytes(record: NewRecord) -> int:
-    """Size of a record as brokers measure it: key, headers and value together."""
-    headers = sum(len(name.encode()) + len(value) for name, value in record.headers)
+    """Size of a record as brokers measure it: key, headers (ASCII names) and value together."""
+    headers = sum(map(len, chain.from_iterable(record.headers)))
     return len(record.key.encode()) + headers + len(record.value or b"")
 
 

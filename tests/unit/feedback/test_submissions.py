@@ -88,7 +88,9 @@ def test_any_json_object_is_stored_as_a_valid_event_or_refused_with_words(
     except FeedbackError as error:
         refusal = error
     else:
-        assert FeedbackSubmitted.model_validate_json(event.to_json()) == event
+        validated = FeedbackSubmitted.model_validate_json(event.to_json())
+        assert validated == event
+        assert validated.to_json() == event.to_json()
     if refusal is not None:
         assert refusal.detail
         assert all(field.field and field.rule and field.remedy for field in refusal.fields)
@@ -108,6 +110,17 @@ def test_the_same_body_gives_the_same_bytes() -> None:
     body = {"trace_id": "t", "type": "comment", "value": "call 0151 2345 6789", "user_id": "u"}
     events = [submitted(read_submission(body), tenant="t", at=AT, redact=REDACT) for _ in range(2)]
     assert events[0].to_json() == events[1].to_json()
+
+
+def test_an_event_made_without_validation_is_the_one_that_validation_gives() -> None:
+    metadata = {"locale": "en", "plan": "gold"}
+    body = {"trace_id": "t", "type": "rating", "value": 4, "user_id": "u", "metadata": metadata}
+    event = submitted(read_submission(body), tenant="t", at=AT, redact=REDACT)
+    assert list(vars(event)) == list(FeedbackSubmitted.model_fields)
+    validated = FeedbackSubmitted(**vars(event))
+    assert validated == event
+    assert validated.to_json() == event.to_json()
+    assert event.model_copy(update={"value": 5}).value == 5
 
 
 def test_redaction_that_makes_a_text_too_long_is_refused() -> None:
@@ -202,7 +215,9 @@ def test_own_timestamp(age: timedelta, taken: bool) -> None:
     if taken:
         event = submitted(read_submission(body), tenant="t", at=AT, redact=REDACT)
         assert (event.given_at, event.submitted_at) == (AT - age, AT)
-        assert FeedbackSubmitted.model_validate_json(event.to_json()) == event
+        validated = FeedbackSubmitted.model_validate_json(event.to_json())
+        assert validated == event
+        assert validated.to_json() == event.to_json()
     else:
         with pytest.raises(Invalid, match=r"timestamp: is more than 30 days"):
             submitted(read_submission(body), tenant="t", at=AT, redact=REDACT)

@@ -245,6 +245,11 @@ def test_no_identifier_becomes_another(number: int) -> None:
         assert REDACTOR.text(text) == text
 
 
+def test_letters_alone_are_looked_at_from_the_shortest_key_of_letters_on() -> None:
+    assert REDACTOR.text("AKIA" + "Q" * 16) == "[KEY]"
+    assert REDACTOR.text("AKIA" + "Q" * 15) == "AKIA" + "Q" * 15
+
+
 def test_an_ordinary_message_takes_less_than_a_tenth_of_a_millisecond() -> None:
     message = (
         "Where is my parcel? I ordered it last week, and the shop said: it would arrive on Monday. "
