@@ -7,14 +7,17 @@ In one run, against one real broker, with wrk as the client (64 connections for 
 
 - *limit*: an aiokafka producer that only appends ready records of the same size (idempotent,
   acks=all), one awaited append for each of 64 writers, and 1,000 at a time;
-- *peer*: a bare FastAPI endpoint that reads the body and answers 202, and one that also checks it
-  with a pydantic model; neither stores anything;
+- *bound*: a bare ASGI application under the same server, which reads the body and answers 202: what
+  is left of a core once HTTP is spoken;
+- *peer*: a FastAPI endpoint that does the same, and one that also checks the body with a pydantic
+  model; neither stores anything;
 - *ours*: `python -m services.feedback`: checked, redacted, identified, acknowledged by all brokers,
   then answered 202.
 
 Each server is one process with one thread, so the rate a core-second of its own CPU time is what
 one core to itself would give; the rate by the clock also has the client and the broker on the
-same machine. At the end the feedback topic must hold exactly as many records as were answered 202.
+same machine. Then single POSTs come at a fixed rate, whether answers come or not (open loop, see
+benchmarks/fixed_rate.py), to ours and to the bound. At the end the feedback topic must hold exactly as many records as were answered 202.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ import argparse
 import asyncio
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -31,15 +35,20 @@ import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import uvicorn
+import uvloop
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel
 
+from benchmarks.fixed_rate import Target, at_fixed_rate
 from deploy.local.ports import free_ports
 from deploy.local.stack import Stack
 from shared.contracts.topics import FEEDBACK, RATED
+from shared.http.asgi import Receive, Scope, Send, respond
+from shared.http.server import serve
 from shared.kafka.log import NewRecord
 from shared.kafka.producer import KafkaLog
 from shared.kafka.security import KafkaConnection
@@ -47,7 +56,9 @@ from shared.kafka.security import KafkaConnection
 SINGLE_GOAL = 2_000
 BATCH_GOAL = 20_000
 SINGLE_SHARE_GOAL, BATCH_SHARE_GOAL = 0.6, 0.35
-"""Of what the plain producer does in a CPU second; FastAPI alone does less than the first."""
+"""Of what the plain producer does in a CPU second."""
+FIXED_RATE = 500
+"""Single POSTs a second at which latency is taken."""
 BATCH = 1_000
 WRITERS = 64
 WARM_UP_S = 2
@@ -180,9 +191,20 @@ def peer_app(kind: str) -> FastAPI:
     return app
 
 
+async def bare_app(scope: Scope, receive: Receive, send: Send) -> None:
+    """What every ASGI application does for a POST: the bound."""
+    if scope["type"] == "http":
+        while (await receive()).get("more_body"):
+            pass
+        await respond(send, 202, b'{"ok":true}', b"application/json")
+
+
 def serve_peer(kind: str, port: int) -> None:
     """Run a peer until it is ended."""
-    uvicorn.run(peer_app(kind), host="127.0.0.1", port=port, log_level="error")
+    if kind == "bare":
+        uvloop.run(serve(bare_app, host="127.0.0.1", port=port, stop=asyncio.Event()))
+    else:
+        uvicorn.run(peer_app(kind), host="127.0.0.1", port=port, log_level="error")
 
 
 async def produce(bootstrap: str, seconds: float) -> list[LoadResult]:
@@ -254,23 +276,40 @@ def settled(url: str) -> int:
 
 
 def measure_peer(kind: str, name: str, seconds: int, scripts: Path) -> LoadResult:
-    """Start a peer, load it, end it."""
+    """Start a peer, load it, end it; print its latency at the fixed rate if it is the bound."""
     port = free_ports(["peer"])["peer"]
     command = [sys.executable, "-m", "benchmarks.ingestion", "--serve", kind, "--port", str(port)]
     with subprocess.Popen(command) as process:
         try:
-            _wait_for(f"http://127.0.0.1:{port}/openapi.json")
+            _wait_for(port)
             url = f"http://127.0.0.1:{port}/v1/feedback"
+            if kind == "bare":
+                print(latency("a bare ASGI app", port, seconds), flush=True)
             return load(name, url, process.pid, batch=False, seconds=seconds, scripts=scripts)
         finally:
             process.terminate()
 
 
-def _wait_for(url: str) -> None:
+def latency(name: str, port: int, seconds: int) -> str:
+    """A line on the latency of single POSTs at the fixed rate."""
+    target = Target(
+        "127.0.0.1",
+        port,
+        "/v1/feedback",
+        lambda number: (_ITEM % (number, number % 5 + 1, number % 997)).encode(),
+    )
+    found = asyncio.run(at_fixed_rate(target, rate=FIXED_RATE, seconds=seconds))
+    return (
+        f"{FIXED_RATE} single POSTs/s (open loop), {name}: p50 {found.percentile_ms(50):.1f} ms, "
+        f"p99 {found.percentile_ms(99):.1f} ms, {found.failed} failed"
+    )
+
+
+def _wait_for(port: int) -> None:
     deadline = time.monotonic() + READY_TIMEOUT_S
     while True:
         try:
-            urllib.request.urlopen(url, timeout=2).close()
+            socket.create_connection(("127.0.0.1", port), timeout=2).close()
             return
         except OSError:
             if time.monotonic() > deadline:
@@ -302,7 +341,10 @@ def measure(seconds: int) -> int:
             bootstrap, url = stack.address("kafka"), stack.url("feedback")
             print("ingestion: the limit (aiokafka alone) …", flush=True)
             figures += asyncio.run(produce(bootstrap, seconds))
-            print("ingestion: the peers (bare FastAPI) …", flush=True)
+            print("ingestion: the bound and the peers …", flush=True)
+            figures.append(
+                measure_peer("bare", "bound: ASGI, body read, nothing stored", seconds, scripts)
+            )
             figures.append(
                 measure_peer("raw", "peer: FastAPI, body read, nothing stored", seconds, scripts)
             )
@@ -331,15 +373,16 @@ def measure(seconds: int) -> int:
                 scripts=scripts,
             )
             figures += [single, batch]
+            at_rate = latency("ours", urlsplit(url).port or 80, seconds)
             said = settled(url) - said
             stored = asyncio.run(count(bootstrap, FEEDBACK)) - before
-    print(f"\n{table(figures)}\n\nanswered 202: {said:,}; in the topic: {stored:,}")
+    print(f"\n{table(figures)}\n\n{at_rate}\nanswered 202: {said:,}; in the topic: {stored:,}")
     return verdict(figures, stored == said)
 
 
 def verdict(figures: Sequence[LoadResult], counts_agree: bool) -> int:
     """Say what was met; 1 where something was not."""
-    plain_single, plain_batch, *_, single, batch = figures
+    plain_single, plain_batch, bound, *_, single, batch = figures
     single_share = single.core_rate / plain_single.core_rate
     batch_share = batch.core_rate / plain_batch.core_rate
     load_average = os.getloadavg()[0]
@@ -363,6 +406,7 @@ def verdict(figures: Sequence[LoadResult], counts_agree: bool) -> int:
         (counts_agree, "every event answered 202 is in the topic, once"),
         (single.failed == 0 and batch.failed == 0, "no request failed"),
     ]
+    print(f"  the bound is {bound.core_rate / plain_single.core_rate:.0%} of the plain producer")
     for met, what in checks:
         print(f"  {'met   ' if met else 'MISSED'} {what}")
     print(f"  ({os.cpu_count()} cores, load average {load_average:.1f})")
@@ -372,7 +416,7 @@ def verdict(figures: Sequence[LoadResult], counts_agree: bool) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="benchmarks.ingestion", description=__doc__)
     parser.add_argument("--seconds", type=int, default=8, help="of load for each figure")
-    parser.add_argument("--serve", choices=("raw", "checked"), help=argparse.SUPPRESS)
+    parser.add_argument("--serve", choices=("bare", "raw", "checked"), help=argparse.SUPPRESS)
     parser.add_argument("--port", type=int, default=0, help=argparse.SUPPRESS)
     chosen = parser.parse_args(arguments)
     if chosen.serve:
