@@ -196,6 +196,13 @@ class ServiceSettings(KafkaSettings, RedisSettings):
     tenants: Annotated[tuple[str, ...], NoDecode] = Field(
         default=("default",), validation_alias=shared_name("tenants")
     )
+    base_revision: str = Field(
+        default="",
+        pattern=r"^[A-Za-z0-9._/-]{0,200}$",
+        validation_alias=shared_name("base_revision"),
+        description="branch, tag or commit of the hub at which the base is trained on and served; "
+        "empty: main",
+    )
     engine_api_key_file: Path | None = Field(
         default=None,
         validation_alias=shared_name("engine_api_key_file"),

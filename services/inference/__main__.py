@@ -133,6 +133,11 @@ async def run(settings: InferenceSettings) -> None:
         critic = EngineClient(critic_session, critic_url, CRITIC_KEY) if critic_url else None
         engine = engine_of(settings, client, metrics, wake)
         acceptances = Acceptances(settings.data_dir / "inference" / "acceptances.json")
+        base_files = BaseFiles(
+            "" if settings.engine_external else settings.base_model,
+            settings.data_dir / "inference" / "base-hashes.json",
+            settings.served_revision,
+        )
         agent = Agent(
             engine=engine,
             client=client,
@@ -141,11 +146,7 @@ async def run(settings: InferenceSettings) -> None:
             limits=AdapterLimits(
                 settings.max_adapters, settings.drain_grace_s, settings.drain_limit_s
             ),
-            base_files=BaseFiles(
-                "" if settings.engine_external else settings.base_model,
-                settings.data_dir / "inference" / "base-hashes.json",
-                settings.base_revision,
-            ),
+            base_files=base_files,
             cache=adapter_cache(settings, "adapters"),
             verifier=AdapterVerifier(client, versions.registry, acceptances, settings.tolerance_of),
             acceptances=acceptances,
@@ -184,6 +185,7 @@ async def run(settings: InferenceSettings) -> None:
             cache=adapter_cache(settings, "reward-models"),
             clock=clock,
             metrics=metrics,
+            base_files=base_files,
         )
         moderator = Moderator(
             client=client,

@@ -137,6 +137,8 @@ class Agent:
             reason = f"adapter of {record.adapter_of}: {slot.reason}" if slot.reason else ""
             return replace(slot, version=record.version, reason=reason)
         if record.base in self._served.bases:
+            if wrong := self._base_files.known_refusal(record.base_sha256):
+                return Slot(record.version, AdapterState.refused, fault="base", reason=wrong)
             return Slot(record.version, AdapterState.ready, verified=True)
         listed = ", ".join(self._served.bases[:MAX_LISTED]) or "no model"
         return Slot(
@@ -281,6 +283,8 @@ class Agent:
             self._settled = False
             self._generation = state.generation
         self._served = await self._client.models()
+        if any(isinstance(version.record, SettingsRecord) for version in self._wanted):
+            await self._base_files.read(self._moved)
         names, adapters = self._served.adapters, self._adapters()
         if adapters:
             await self._verifier.learn_base(self._served.base, adapters)

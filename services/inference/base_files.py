@@ -8,7 +8,7 @@ from pathlib import Path
 
 import structlog
 
-from shared.contracts.events.versions import VersionRecord
+from shared.contracts.events.versions import RewardRecord, VersionRecord
 from shared.registry.base_models import BaseIdentity, base_mismatch, identify_base
 
 log = structlog.get_logger(__name__)
@@ -19,12 +19,18 @@ class BaseFiles:
 
     def __init__(self, base: str, cache: Path, revision: str = "main") -> None:
         """`base` is a path or hub id, empty for an external engine; `cache` keeps files' hashes."""
-        self._base = base
+        self.name = base
+        self.revision = revision
         self._cache = cache
-        self._revision = revision
         self._identity = BaseIdentity()
 
-    async def refusal(self, record: VersionRecord, moved: Callable[[], None]) -> str:
+    def known_refusal(self, recorded: str) -> str:
+        """Why what was made on a base with this hash may not be served, as far as `read` has read."""
+        return base_mismatch(recorded, self._identity.sha256)
+
+    async def refusal(
+        self, record: VersionRecord | RewardRecord, moved: Callable[[], None] = lambda: None
+    ) -> str:
         """Why the adapter may not be served on this base; empty where it may.
 
         `moved` is called in a thread while files are read.
@@ -32,24 +38,25 @@ class BaseFiles:
         An adapter whose record has no hash is accepted, and so is each where the files are not
         here or cannot be read; the log says so.
         """
-        found = await self._identify(moved)
+        found = await self.read(moved)
         if not (record.base_sha256 and found.sha256):
             log.warning(
                 "adapter.base_unchecked",
-                version=record.version,
+                adapter=record.adapter_uri,
                 recorded=record.base_sha256 or "unknown",
                 here=found.sha256 or "unknown",
             )
         return base_mismatch(record.base_sha256, found.sha256)
 
-    async def _identify(self, moved: Callable[[], None]) -> BaseIdentity:
-        if self._base and not self._identity.sha256:
-            self._identity = await asyncio.to_thread(self._read, moved)
+    async def read(self, moved: Callable[[], None]) -> BaseIdentity:
+        """Which base it is, byte for byte; reads the files at the first call."""
+        if self.name and not self._identity.sha256:
+            self._identity = await asyncio.to_thread(self._hashed, moved)
         return self._identity
 
-    def _read(self, moved: Callable[[], None]) -> BaseIdentity:
+    def _hashed(self, moved: Callable[[], None]) -> BaseIdentity:
         try:
-            return identify_base(self._base, self._cache, self._revision, moved=moved)
+            return identify_base(self.name, self._cache, self.revision, moved=moved)
         except OSError as error:
-            log.warning("base.unreadable", base=self._base, error=str(error))
+            log.warning("base.unreadable", base=self.name, error=str(error))
             return BaseIdentity()

@@ -72,6 +72,9 @@ def engine_command(settings: InferenceSettings) -> list[str]:
         # A line a request would hide why an engine ended; the router counts and logs requests.
         "--disable-uvicorn-access-log",
     ]
+    if settings.base_revision and not Path(settings.base_model).is_dir():
+        revision = settings.base_revision
+        command += ["--revision", revision, "--tokenizer-revision", revision]
     if settings.tool_parser:
         command += ["--enable-auto-tool-choice", "--tool-call-parser", settings.tool_parser]
     if settings.engine_profile == "cpu":

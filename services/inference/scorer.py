@@ -15,6 +15,7 @@ import orjson
 import structlog
 
 from services.inference.adapter_cache import AdapterCache
+from services.inference.base_files import BaseFiles
 from services.inference.errors import NoRewardModel, ScorerOverloaded, ScorerUnavailable
 from services.inference.metrics import InferenceMetrics
 from services.inference.score_drift import ScoreDrift
@@ -57,7 +58,10 @@ class Scorer:
         cache: AdapterCache,
         clock: Clock,
         metrics: InferenceMetrics,
+        base_files: BaseFiles,
     ) -> None:
+        """`base_files`: of the engine's base, which reward models are made on, too."""
+        self._base_files = base_files
         self._python = python
         self._registry = registry
         self._cache = cache
@@ -139,9 +143,13 @@ class Scorer:
             turn.exception()  # whoever gave up reads it no more
 
     async def _ask(self, record: RewardRecord, rows: Sequence[Mapping[str, Any]]) -> Scores:
+        base = self._base_files
+        if record.base == base.name and (wrong := await base.refusal(record)):
+            raise ScorerUnavailable(f"{record.name}: {wrong}")
         folder = await self._folder(record)
         asked = {
             "base": record.base,
+            "revision": record.base_revision or base.revision,
             "adapter": str(folder),
             "max_length": record.hyperparameters.get("max_length", DEFAULT_MAX_LENGTH),
             "rows": list(rows),

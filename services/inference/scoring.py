@@ -1,7 +1,7 @@
 """`python -m services.inference.scoring`: scores answers by a reward model, in the ML environment.
 
-Reads one JSON object a line from standard input and answers each with one line: `{"base", "adapter",
-"max_length", "rows": [{"messages", "completion"}]}` becomes `{"scores", "uncertainties"}` or
+Reads one JSON object a line from standard input and answers each with one line: `{"base", "revision",
+"adapter", "max_length", "rows": [{"messages", "completion"}]}` becomes `{"scores", "uncertainties"}` or
 `{"error"}`. It ends when its input ends, so it never outlives the service. The last reward model stays loaded.
 """
 
@@ -27,14 +27,17 @@ BATCH_TOKENS = 8192
 class RewardModel:
     """A base with score heads and a LoRA, ready to score."""
 
-    def __init__(self, base: str, adapter: str) -> None:
+    def __init__(self, base: str, revision: str, adapter: str) -> None:
         cuda = torch.cuda.is_available()
         self._device = "cuda" if cuda else "cpu"
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(base)
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(base, revision=revision)
         if self._tokenizer.pad_token is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
         model: Any = AutoModelForSequenceClassification.from_pretrained(
-            base, num_labels=heads_of(adapter), dtype=torch.bfloat16 if cuda else torch.float32
+            base,
+            revision=revision,
+            num_labels=heads_of(adapter),
+            dtype=torch.bfloat16 if cuda else torch.float32,
         )
         model.config.pad_token_id = self._tokenizer.pad_token_id
         self._model = PeftModel.from_pretrained(model.to(self._device), adapter).eval()
@@ -90,10 +93,10 @@ def main() -> None:
     # Whatever a library prints must not be taken for an answer.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    loaded: tuple[tuple[str, str], RewardModel] | None = None
+    loaded: tuple[tuple[str, str, str], RewardModel] | None = None
     for line in sys.stdin:
         asked: dict[str, Any] = json.loads(line)
-        name = asked["base"], asked["adapter"]
+        name = asked["base"], asked["revision"], asked["adapter"]
         answer: dict[str, Any]
         try:
             if loaded is None or loaded[0] != name:

@@ -138,11 +138,25 @@ class InferenceSettings(ServiceSettings):
         assert parts.port is not None
         return parts.hostname, parts.port
 
+    @model_validator(mode="after")
+    def _one_revision(self) -> Self:
+        asked = self._revision_of_options
+        if asked and self.base_revision and asked != self.base_revision:
+            raise ValueError(
+                f"RATCHET_BASE_REVISION: is {self.base_revision}, and --revision of "
+                f"RATCHET_INFERENCE_ENGINE_OPTIONS is {asked}; leave the latter out"
+            )
+        return self
+
     @property
-    def base_revision(self) -> str:
-        """The hub's revision that the engine's options ask for, else its main branch."""
+    def served_revision(self) -> str:
+        """The hub's revision of the base that the engine serves."""
+        return self._revision_of_options or self.base_revision or "main"
+
+    @property
+    def _revision_of_options(self) -> str:
         options = shlex.split(self.engine_options.replace("=", " "))
-        return next((value for name, value in pairwise(options) if name == "--revision"), "main")
+        return next((value for name, value in pairwise(options) if name == "--revision"), "")
 
     @property
     def dtype(self) -> Literal["float32", "bfloat16"]:

@@ -18,6 +18,7 @@ from shared.contracts.events.versions import (
     RequestDefaults,
     ServedSettings,
     SettingsRecord,
+    VersionRecord,
     settings_key,
 )
 from shared.contracts.topics import VERSIONS
@@ -129,7 +130,8 @@ def checked_record(
         raise Conflict(f"version: {name} is a model's name; take another", field="version")
     stable = registry.stable(model)
     adapter = _adapter(request, registry)
-    base = adapter[1] if adapter else request.base or (stable.record.base if stable else "")
+    stables = stable.record.base if stable else ""
+    base = adapter.base if adapter else request.base or stables
     if not base:
         raise NotAllowed(
             f"base: is required, as {model} has no stable version; "
@@ -142,11 +144,15 @@ def checked_record(
             "leave it out",
             field="base",
         )
+    # The engine serves one base, so stable's files are those of a version without an adapter.
+    same = adapter or (stable.record if stable and base == stables else None)
     return SettingsRecord(
         version=name,
         model=model,
         base=base,
-        adapter_of=adapter[0] if adapter else "",
+        base_revision=same.base_revision if same else "",
+        base_sha256=same.base_sha256 if same else "",
+        adapter_of=adapter.version if adapter else "",
         parent=stable.record.version if stable else "",
         settings=ServedSettings.model_validate(request.settings.model_dump()),
         gate=GateResult(passed=True, checks=(NOT_EVALUATED,)),
@@ -157,8 +163,8 @@ def checked_record(
     )
 
 
-def _adapter(request: RegisterRequest, registry: Registry) -> tuple[str, str] | None:
-    """Name and base of the trained version whose adapter is to be served; None for the base."""
+def _adapter(request: RegisterRequest, registry: Registry) -> VersionRecord | None:
+    """The trained version whose adapter is to be served; None for the base."""
     name = request.adapter_of
     if not name:
         return None
@@ -179,4 +185,4 @@ def _adapter(request: RegisterRequest, registry: Registry) -> tuple[str, str] | 
             f"adapter_of: {name} was rejected or did not pass its gate; take a released version",
             field="adapter_of",
         )
-    return trained.version, trained.base
+    return trained

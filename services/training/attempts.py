@@ -253,6 +253,7 @@ class Attempts:
         return TrainerJob(
             stages=stages,
             base=resolved.base,
+            base_revision=settings.base_revision,
             parent_adapter=parent_adapter,
             first_adapter=first_adapter,
             predecessor=predecessor,

@@ -4,32 +4,35 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from pathlib import Path
 
 import structlog
 
 from services.training.errors import InvalidJob
 from services.training.resolve import ResolvedJob
+from services.training.settings import TrainingSettings
 from shared.registry.base_models import BaseIdentity, base_mismatch, identify_base
 
 log = structlog.get_logger(__name__)
 
 
-async def base_identity(base: str, data_dir: Path, moved: Callable[[], None]) -> BaseIdentity:
+async def base_identity(
+    base: str, settings: TrainingSettings, moved: Callable[[], None]
+) -> BaseIdentity:
     """Revision and hash of the base; unknown where its files are not here or cannot be read.
 
     `moved` is called in a thread while files are read.
     """
-    cache = data_dir / "training" / "base-hashes.json"
+    cache = settings.data_dir / "training" / "base-hashes.json"
+    revision = settings.base_revision or "main"
     try:
-        return await asyncio.to_thread(identify_base, base, cache, moved=moved)
+        return await asyncio.to_thread(identify_base, base, cache, revision, moved=moved)
     except OSError as error:
         log.warning("base.unreadable", base=base, error=str(error))
         return BaseIdentity()
 
 
 async def require_parents_base(
-    resolved: ResolvedJob, data_dir: Path, moved: Callable[[], None]
+    resolved: ResolvedJob, settings: TrainingSettings, moved: Callable[[], None]
 ) -> None:
     """Refuse to go on from a parent on other files: its LoRA would mean something else.
 
@@ -40,6 +43,6 @@ async def require_parents_base(
     parent = resolved.parent
     if parent is None or parent.base != resolved.base or not parent.base_sha256:
         return
-    found = await base_identity(resolved.base, data_dir, moved)
+    found = await base_identity(resolved.base, settings, moved)
     if wrong := base_mismatch(parent.base_sha256, found.sha256):
         raise InvalidJob(f"parent: {parent.version}: {wrong}")

@@ -99,7 +99,7 @@ class Publisher:
         stored = await asyncio.to_thread(
             store, files, workspace.fresh("publish"), settings.adapters_uri, version
         )
-        base = await base_identity(resolved.base, settings.data_dir, self._alive)
+        base = await base_identity(resolved.base, settings, self._alive)
         record = VersionRecord(
             version=version,
             model=job.model,

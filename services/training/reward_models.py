@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import structlog
 
+from services.training.base_files import base_identity
 from services.training.candidate import judge_figures
 from services.training.metrics import TrainingMetrics
 from services.training.process import ROOT
@@ -59,7 +60,10 @@ class RewardModels:
         datasets_root: str,
         settings: TrainingSettings,
         clock: Clock,
+        alive: Callable[[], None],
     ) -> None:
+        """`alive` is called while the base's files are hashed."""
+        self._alive = alive
         self._log = event_log
         self._registry = registry
         self._datasets_root = datasets_root
@@ -94,10 +98,13 @@ class RewardModels:
         stored = await asyncio.to_thread(
             store, files, workspace.fresh("publish-reward"), self._settings.adapters_uri, name
         )
+        base = await base_identity(resolved.base, self._settings, self._alive)
         record = RewardRecord(
             name=name,
             model=job.model,
             base=resolved.base,
+            base_revision=base.revision,
+            base_sha256=base.sha256,
             predecessor=resolved.predecessor.name if resolved.predecessor else "",
             adapter_uri=stored.uri,
             adapter_sha256=stored.sha256,

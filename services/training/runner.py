@@ -93,6 +93,7 @@ class Runner:
             datasets_root=store.root,
             settings=settings,
             clock=clock,
+            alive=self.alive,
         )
         self._tracker = MlflowTracker(settings, metrics, clock)
         self._rebuilder = VersionRebuilder(
@@ -231,7 +232,7 @@ class Runner:
         resolve_job = resolve_rebase if job.rebases else resolve
         resolved = resolve_job(job, self._registry.registry, self._settings)
         job = resolved.job
-        await require_parents_base(resolved, self._settings.data_dir, self.alive)
+        await require_parents_base(resolved, self._settings, self.alive)
         require_free(self.jobs, self._settings.min_free_bytes)
         workspace = Workspace(self.jobs, job.job_id)
         await reporter.enter(RunPhase.snapshot, FITTED[0])

@@ -256,6 +256,7 @@ def test_env_replaces_what_the_chart_sets_instead_of_standing_beside_it(folder: 
         ({"services": {"router": {"env": {"RATCHET_ROUTER_X": "1"}}}}, {"router"}),
         ({"services": {"inference": {"replicas": 2}}}, {"rollout"}),
         ({"model": {"base": "other"}}, {"inference"}),
+        ({"model": {"revision": "cafe"}}, {"inference", "training"}),
         ({"redis": {"url": "redis://other/0"}}, {"router", "feedback", "rollout", "cli"}),
         ({"kafka": {"joinPartitions": 24}}, {"cli", "topics"}),
         ({"dashboards": {"enabled": True}}, set()),

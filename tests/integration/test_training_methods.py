@@ -23,15 +23,20 @@ pytestmark = pytest.mark.timeout(900)
 def methods(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What `training_methods.py` prints, by method; one process trains them all."""
     script = Path(__file__).with_name("training_methods.py")
+    hub = {"HF_HUB_CACHE": str(tmp_path_factory.mktemp("hub")), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
         [ROOT / ".venv-ml/bin/python", script, tmp_path_factory.mktemp("methods")],
         check=True,
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, **hub, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         timeout=840,
     )
     return json.loads(done.stdout)
+
+
+def test_a_job_is_trained_on_the_base_at_the_revision_asked_for(methods: dict[str, Any]) -> None:
+    assert methods["revision"] == ["base", "b" * 40, "a" * 40]
 
 
 @pytest.mark.parametrize("name", ["sigmoid", "robust", "ipo", "hinge", "kto"])

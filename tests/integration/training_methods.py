@@ -107,7 +107,7 @@ def main(folder: Path) -> None:
     ]
     labelled[0]["answer_cut"] = True
     parent = make_parent(base, folder / "parent")
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"revision": at_revision(folder)}
     for name, parameters in DPO_LOSSES.items():
         job.write_rows(data / "train.jsonl", pairs)
         found[name] = trained(folder, name, dpo, "dpo", SHORT | parameters, parent, pairs)
@@ -427,6 +427,20 @@ def few_prompts(folder: Path, parent: Path, pairs: Sequence[dict[str, Any]]) -> 
             del os.environ["WORLD_SIZE"]
     job.write_rows(data, pairs)
     return found
+
+
+def at_revision(folder: Path) -> list[str]:
+    """Snapshots that a job of a hub's base is trained on, by the branch and the commit it asks for."""
+    repository = Path(os.environ["HF_HUB_CACHE"]) / "models--org--base"
+    (repository / "refs").mkdir(parents=True)
+    for at, commit in {"main": "a" * 40, "v2": "b" * 40}.items():
+        snapshot = repository / "snapshots" / commit
+        snapshot.mkdir(parents=True)
+        (snapshot / "model.safetensors").write_bytes(b"w")
+        (repository / "refs" / at).write_text(commit)
+    asked = asked_of(folder, "dpo", {}, folder).model_copy(update={"base": "org/base"})
+    jobs = (asked.model_copy(update={"base_revision": one}) for one in ("", "v2", "a" * 40))
+    return [Path(run.at_revision(one).base).name for one in jobs]
 
 
 def asked_of(folder: Path, method: Any, parameters: dict[str, Any], parent: Path) -> job.TrainerJob:

@@ -122,9 +122,11 @@ def add_settings(
     model: str = "assistant",
     base: str = "base",
     adapter_of: str = "",
+    base_sha256: str = "",
 ) -> None:
     """Register a version of prompts and settings."""
     record = settings_record(version, settings, model=model, base=base, adapter_of=adapter_of)
+    record = record.model_copy(update={"base_sha256": base_sha256})
     registry.apply(settings_key(version), record.to_json())
 
 

@@ -67,6 +67,7 @@ class TrainerJob(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     stages: tuple[Stage, ...]
     base: str
+    base_revision: str = Field(default="", description="of the hub; empty: main")
     parent_adapter: str = ""
     first_adapter: str = Field(
         default="", description="of the chain of parents' first version; empty: not there"

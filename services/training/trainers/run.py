@@ -28,9 +28,12 @@ from services.training.trainers.job import (
     write_json,
 )
 from shared.contracts.recipes import HYPERPARAMETERS
+from shared.registry.base_models import WEIGHTS
 
 TOGETHER: frozenset[str] = frozenset({"proxy", *HYPERPARAMETERS})
 """Stages that all processes do; the first alone does the others."""
+FILES = [*WEIGHTS, "*.json", "*.jinja", "*.txt", "*.model"]
+"""Of a base on the hub: weights, configuration, tokenizer and chat template."""
 PACKAGES = ("accelerate", "datasets", "peft", "tokenizers", "torch", "transformers", "trl")
 
 
@@ -49,7 +52,7 @@ def main(folder: Path, service: int) -> int:
     if not processes.die_with(service):
         print(f"{folder}: no child of process {service}: that service is gone", file=sys.stderr)
         return 1
-    job = TrainerJob.model_validate_json((folder / "job.json").read_bytes())
+    job = at_revision(TrainerJob.model_validate_json((folder / "job.json").read_bytes()))
     os.nice(job.nice)
     if processes.rank():
         return _stages(job, folder)
@@ -60,6 +63,19 @@ def main(folder: Path, service: int) -> int:
             print(f"{folder}: another trainer works here", file=sys.stderr)
             return BUSY
         return _stages(job, folder)
+
+
+def at_revision(job: TrainerJob) -> TrainerJob:
+    """The job with its base as a folder where a revision is asked for: the hub's snapshot of it.
+
+    What is in the hub's cache is not fetched again, nor asked for with HF_HUB_OFFLINE.
+    """
+    if not job.base_revision or Path(job.base).is_dir():
+        return job
+    from huggingface_hub import snapshot_download
+
+    folder = snapshot_download(job.base, revision=job.base_revision, allow_patterns=FILES)
+    return job.model_copy(update={"base": folder})
 
 
 def _stages(job: TrainerJob, folder: Path) -> int:

@@ -86,6 +86,18 @@ class GateResult(BaseModel):
         return self.passed or bool(self.overridden_by)
 
 
+BaseRevision = Annotated[
+    str, Field(max_length=200, description="the hub's commit of the base; empty: unknown")
+]
+BaseHash = Annotated[
+    str,
+    Field(
+        pattern=r"^([0-9a-f]{64})?$",
+        description="over the base's files; engines with other files refuse it; empty: unknown",
+    ),
+]
+
+
 class VersionRecord(Event):
     """Immutable record of a trained version, to rebuild and serve it. Key: `<version>/record`."""
 
@@ -97,14 +109,8 @@ class VersionRecord(Event):
         default="", description="kto, grpo, rloo, ppo or online_dpo where not the method's own"
     )
     base: str
-    base_revision: str = Field(
-        default="", max_length=200, description="the hub's commit of the base; empty: unknown"
-    )
-    base_sha256: str = Field(
-        default="",
-        pattern=r"^([0-9a-f]{64})?$",
-        description="over the base's files; engines with other files refuse it; empty: unknown",
-    )
+    base_revision: BaseRevision = ""
+    base_sha256: BaseHash = ""
     parent: OptionalName = ""
     rebases: OptionalName = Field(
         default="",
@@ -179,6 +185,8 @@ class SettingsRecord(Event):
     version: Name
     model: ModelName
     base: Identifier = Field(description="the base model's name at the engine")
+    base_revision: BaseRevision = ""
+    base_sha256: BaseHash = ""
     adapter_of: OptionalName = Field(
         default="", description="the trained version whose adapter it serves; empty: the base"
     )
@@ -222,6 +230,8 @@ class RewardRecord(Event):
     name: Name
     model: ModelName
     base: str
+    base_revision: BaseRevision = ""
+    base_sha256: BaseHash = ""
     predecessor: OptionalName = ""
     adapter_uri: str
     adapter_sha256: Annotated[str, AfterValidator(check_sha256)]

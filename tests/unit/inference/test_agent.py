@@ -198,6 +198,20 @@ async def test_settings_without_an_adapter_are_ready_where_the_engine_lists_thei
     assert not harness.fake.calls, "nothing is loaded and nothing is measured"
 
 
+async def test_settings_of_another_base_are_refused(harness: AgentHarness) -> None:
+    harness.base.mkdir()
+    (harness.base / "model.safetensors").write_bytes(b"w")
+    here = identify_base(str(harness.base), harness.folder / "hashes.json").sha256
+    add_settings(harness.registry, "polite", model="m", base="base", base_sha256=here)
+    add_settings(harness.registry, "moved", model="m", base="base", base_sha256="a" * 64)
+    harness.put("polite", Lifecycle.stable)
+    harness.put("moved", Lifecycle.canary)
+    await harness.settle()
+    assert harness.state("polite") is AdapterState.ready
+    moved = harness.slot("moved")
+    assert (moved.state, moved.fault) == (AdapterState.refused, "base")
+
+
 async def test_settings_over_an_adapter_are_ready_with_it(harness: AgentHarness) -> None:
     harness.register("v1", recorded=-1.0)
     harness.register("v2", recorded=-3.0, answers=-5.0)

@@ -312,10 +312,27 @@ def test_gpu_profile_computes_in_bfloat16_over_its_gpus() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "revision"),
-    [("", "main"), ("--seed 7 --revision cafe", "cafe"), ("--revision=cafe --seed=7", "cafe")],
+    ("given", "revision"),
+    [
+        ({}, "main"),
+        ({"engine_options": "--seed 7 --revision cafe"}, "cafe"),
+        ({"engine_options": "--revision=cafe --seed=7"}, "cafe"),
+        ({"base_revision": "v2"}, "v2"),
+    ],
+    ids=["neither", "option", "option with =", "setting"],
 )
 def test_the_base_is_hashed_at_the_revision_that_the_engine_serves(
-    options: str, revision: str
+    given: dict[str, str], revision: str
 ) -> None:
-    assert settings(engine_options=options).base_revision == revision
+    assert settings(**given).served_revision == revision
+
+
+def test_the_engine_takes_model_and_tokenizer_at_one_revision(tmp_path: Path) -> None:
+    command = engine_command(settings(base_revision="v2"))
+    assert command[command.index("--revision") + 1] == "v2"
+    assert command[command.index("--tokenizer-revision") + 1] == "v2"
+    assert "--revision" not in engine_command(
+        settings(base_model=str(tmp_path), base_revision="v2")
+    )
+    with pytest.raises(ValueError, match="RATCHET_BASE_REVISION: is v2, and --revision"):
+        settings(base_revision="v2", engine_options="--revision cafe")

@@ -14,11 +14,13 @@ from prometheus_client import CollectorRegistry
 
 from services.inference import scorer as module
 from services.inference.adapter_cache import AdapterCache
+from services.inference.base_files import BaseFiles
 from services.inference.errors import NoRewardModel, ScorerOverloaded, ScorerUnavailable
 from services.inference.metrics import InferenceMetrics
 from services.inference.scorer import Scorer
 from shared.clock import SystemClock
 from shared.contracts.events.versions import DatasetRef, RewardRecord, record_key, reward_key
+from shared.registry.base_models import identify_base
 from shared.registry.versions import Registry
 from tests.support.waiting import eventually
 from tests.unit.training.builders import MODEL, NOW, record
@@ -50,11 +52,12 @@ class StubCache:
         self.kept.append(set(needed))
 
 
-def reward(number: int) -> RewardRecord:
+def reward(number: int, **more: str) -> RewardRecord:
+    given: dict[str, Any] = {"base": "base"} | more
     return RewardRecord(
         name=f"{MODEL}-reward-v{number}",
         model=MODEL,
-        base="base",
+        **given,
         adapter_uri="file:///a",
         adapter_sha256=str(number) * 64,
         dataset=DatasetRef(dataset_id="d", uri="u", sha256="0", rows=1),
@@ -67,8 +70,8 @@ def reward(number: int) -> RewardRecord:
     )
 
 
-def publish(registry: Registry, number: int) -> None:
-    made = reward(number)
+def publish(registry: Registry, number: int, **more: str) -> None:
+    made = reward(number, **more)
     registry.apply(reward_key(made.name), made.to_json())
 
 
@@ -87,7 +90,18 @@ def cache() -> StubCache:
 
 
 @pytest.fixture
-async def scorer(tmp_path: Path, registry: Registry, cache: StubCache) -> AsyncIterator[Scorer]:
+def base(tmp_path: Path) -> Path:
+    """The base that the engine serves."""
+    made = tmp_path / "base"
+    made.mkdir()
+    (made / "model.safetensors").write_bytes(b"w")
+    return made
+
+
+@pytest.fixture
+async def scorer(
+    tmp_path: Path, registry: Registry, cache: StubCache, base: Path
+) -> AsyncIterator[Scorer]:
     script, python = tmp_path / "scoring.py", tmp_path / "python"
     script.write_text(SCORES_LENGTHS)
     python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{script}"\n')
@@ -98,6 +112,7 @@ async def scorer(tmp_path: Path, registry: Registry, cache: StubCache) -> AsyncI
         cache=cast("AdapterCache", cache),
         clock=SystemClock(),
         metrics=InferenceMetrics(CollectorRegistry()),
+        base_files=BaseFiles(str(base), tmp_path / "hashes.json"),
     )
     yield made
     await made.close()
@@ -174,3 +189,15 @@ async def test_a_new_reward_model_lets_the_older_ones_go_from_the_disk(
     publish(registry, 2)
     assert (await scorer.score(MODEL, rows("a"), timeout_s=30)).reward_model.endswith("-v2")
     assert cache.kept[1:] == [{"2" * 64}]
+
+
+async def test_a_reward_model_made_on_other_files_of_the_base_scores_nothing(
+    scorer: Scorer, registry: Registry, base: Path
+) -> None:
+    publish(registry, 2, base=str(base), base_sha256="a" * 64)
+    with pytest.raises(ScorerUnavailable, match="reward-v2: base: its files have the SHA-256"):
+        await scorer.score(MODEL, [{"messages": [], "completion": "four"}], timeout_s=60)
+    here = identify_base(str(base), base.parent / "own-hashes.json").sha256
+    publish(registry, 3, base=str(base), base_sha256=here)
+    scores = await scorer.score(MODEL, [{"messages": [], "completion": "four"}], timeout_s=60)
+    assert scores.values == (4.0,)

@@ -234,7 +234,12 @@ class ControllerHarness:
 
 
 async def register(
-    log: MemoryLog, version: str, *, released: bool = True, base: str = "base"
+    log: MemoryLog,
+    version: str,
+    *,
+    released: bool = True,
+    base: str = "base",
+    base_sha256: str = "",
 ) -> None:
     """A version as training registers it."""
     record = VersionRecord(
@@ -242,6 +247,7 @@ async def register(
         model="m",
         method="dpo",
         base=base,
+        base_sha256=base_sha256,
         adapter_uri="memory://none",
         adapter_sha256="0" * 64,
         fingerprint=Fingerprint(dtype="float32", texts=()),

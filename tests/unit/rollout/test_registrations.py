@@ -38,6 +38,24 @@ async def test_a_registered_version_is_on_record_with_who_why_and_lineage(
     assert kept.gate.checks[0].name == "not_evaluated"
 
 
+async def test_a_record_has_the_hash_of_the_base_that_it_will_be_served_on(
+    bench: ControllerBench,
+) -> None:
+    await register(bench.log, "v1", base_sha256="a" * 64)
+    harness = await bench.harness()
+    await harness.round()
+    async with client(harness, KeyRing(required=False)) as http:
+        alone = await http.post("/v1/versions", json=POLITE)
+        over = await http.post(
+            "/v1/versions", json={**POLITE, "version": "terse", "adapter_of": "v1"}
+        )
+        other = await http.post(
+            "/v1/versions", json={**POLITE, "version": "odd", "base": "another"}
+        )
+    found = [one.json()["record"]["base_sha256"] for one in (alone, over, other)]
+    assert found == ["a" * 64, "a" * 64, ""]
+
+
 async def test_it_is_rolled_out_like_any_other(
     harness: ControllerHarness, http: httpx.AsyncClient
 ) -> None:

@@ -21,7 +21,13 @@ from services.training.settings import TrainingSettings
 from services.training.workspace import Workspace
 from shared.clock import SystemClock
 from shared.contracts.events.training import TrainingProgress, TrainingRequested
-from shared.contracts.events.versions import Lifecycle, VersionRecord, record_key, state_key
+from shared.contracts.events.versions import (
+    Lifecycle,
+    RewardRecord,
+    VersionRecord,
+    record_key,
+    state_key,
+)
 from shared.contracts.topics import PREFERENCES, TRAINING_JOBS, TRAINING_RUNS, VERSIONS
 from shared.observability.spans import OFF, Spans
 from shared.registry.adapters import publish
@@ -131,6 +137,13 @@ class TrainingHarness:
             VersionRecord.model_validate_json(one.value or b"")
             for one in self.log.all(VERSIONS)
             if one.key.endswith("/record")
+        ]
+
+    def rewards(self) -> list[RewardRecord]:
+        return [
+            RewardRecord.model_validate_json(one.value or b"")
+            for one in self.log.all(VERSIONS)
+            if one.key.endswith("/reward")
         ]
 
     def progress(self, job_id: str = "job") -> list[TrainingProgress]:

@@ -66,12 +66,15 @@ async def test_no_job_goes_on_from_a_parent_on_other_files_of_the_base(
     weights.parent.mkdir(parents=True)
     weights.write_bytes(b"w")
     (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text("cafe")
-    await harness.run(request())
+    (repository / "refs" / "v2").write_text("cafe")
+    await harness.run(request(), base_revision="v2")
     parent = harness.records()[-1]
     assert (parent.base_revision, len(parent.base_sha256)) == ("cafe", 64)
+    assert harness.trainer_job("job")["base_revision"] == "v2"
+    (reward,) = harness.rewards()
+    assert (reward.base_revision, reward.base_sha256) == ("cafe", parent.base_sha256)
     weights.write_bytes(b"another")
-    outcome = await harness.run(request("next", parent=parent.version))
+    outcome = await harness.run(request("next", parent=parent.version), base_revision="v2")
     assert outcome.phase is RunPhase.failed
     assert outcome.message.startswith(f"parent: {parent.version}: base: its files have")
     assert harness.records()[-1] == parent

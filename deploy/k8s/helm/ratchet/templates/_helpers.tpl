@@ -235,6 +235,9 @@ A component's environment as a map of texts: what the chart knows, then `env`, t
 {{- end -}}
 {{- end -}}
 {{- end -}}
+{{- if and $values.model.revision (has .name (list "inference" "training")) -}}
+{{- $_ := set $found "RATCHET_BASE_REVISION" $values.model.revision -}}
+{{- end -}}
 {{- if hasKey $services .name -}}
 {{- $_ := set $found (printf "RATCHET_%s_PORT" (upper .name)) (get (get $services .name) "port") -}}
 {{- end -}}
