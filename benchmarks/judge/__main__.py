@@ -9,6 +9,7 @@ numpy and scipy. `RateRatioTest` is in the table where `sequential-analysis` is 
 from __future__ import annotations
 
 import argparse
+import gc
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -27,7 +28,7 @@ from services.rollout.criteria import alpha_of
 from services.rollout.criteria.ratios import ErrorRatio
 from services.rollout.strategy import JudgeSettings
 
-CHUNK = 50
+CHUNK = 25
 """Rollouts that one task of a worker simulates."""
 PEER_ROLLOUTS = 400
 """Rollouts of a row that the peers' rules decide, too."""
@@ -175,21 +176,24 @@ def information_bound(errors: float, stable: float, weight: float) -> float:
 def decided(row: TableRow, count: int, seed: int, *, peers: bool = True) -> list[RuleActions]:
     """What the judge did in some rollouts, and where they are asked, its peers."""
     generator = np.random.default_rng([seed, crc32(row.case.name.encode())])
-    judge_alone = {"judge": RULES["judge"]}
-    found: list[RuleActions] = []
-    rules = RULES if row.peers and peers else judge_alone
-    for _ in range(count):
-        looks = simulate(row.case, generator)
-        acted = {name: rule(looks) for name, rule in rules.items()}
-        requests = np.cumsum([look.piece.candidate.requests for look in looks.drawn])
-        at = {name: look for name, look in acted.items() if look is not None}
-        found.append(
-            RuleActions(
-                {name: float(requests[look]) for name, look in at.items()},
-                {name: looks.drawn[look].weight for name, look in at.items()},
-                {name: looks.drawn[look].end_s for name, look in at.items()},
-            )
-        )
+    rules = RULES if row.peers and peers else {"judge": RULES["judge"]}
+    found = [RuleActions({}, {}, {}) for _ in range(count)]
+    deciding = [{name: rule() for name, rule in rules.items()} for _ in range(count)]
+    requests = [0.0] * count
+    rollouts = simulate(row.case, generator, count)
+    for looks in rollouts:
+        for number, look in looks.items():
+            requests[number] += look.piece.candidate.requests
+            for name, decide in list(deciding[number].items()):
+                taken_back = decide(look)
+                if taken_back:
+                    found[number].requests[name] = requests[number]
+                    found[number].weight[name] = look.weight
+                    found[number].seconds[name] = look.end_s
+                if taken_back is not False:
+                    del deciding[number][name]
+            if not deciding[number]:
+                rollouts.end(number)
     return found
 
 
@@ -250,7 +254,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     missed: list[str] = []
     plotted: dict[str, list[float]] = {}
     sizes = [CHUNK] * (options.rollouts // CHUNK) + [options.rollouts % CHUNK]
-    with ProcessPoolExecutor(options.workers) as pool:
+    with ProcessPoolExecutor(options.workers, initializer=gc.disable) as pool:
         for row in rows():
             if options.rows not in row.case.name:
                 continue

@@ -3,8 +3,9 @@
 Each user has an activity (Pareto), an error rate of its own around the arm's (gamma) and a taste
 (beta). A user's place is random, so a heavy user with a bad connection falls on one arm, as in
 life. Requests follow a daily cycle; scores arrive late. The limits on what one user adds are the
-router's and the aggregator's (design section 7). Looks are drawn one after the other, as far as a
-rule asks for them: a candidate that is caught in a minute costs no simulated week.
+router's and the aggregator's (design section 7). Many rollouts are drawn at once, one look after
+the other, and each as far as a rule asks for it: a candidate that is caught in a minute costs no
+simulated week.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from services.rollout.counts import ArmCounts, Arms, Slice, unchecked
+from services.rollout.counts import NO_SLICE, ArmCounts, Arms, Slice, unchecked
 from services.rollout.voters import voter_key
 from shared.contracts.events.base import WEIGHT_SCALE
 from shared.voters import VoterKind
@@ -96,48 +97,90 @@ class SimulatedLook:
     weight: float
 
 
-class SimulatedLooks:
-    """A rollout's looks, drawn when they are first asked for."""
+class SimulatedRollouts:
+    """Rollouts of one kind, drawn look by look; one that is over for its rules is drawn no more."""
 
-    def __init__(self, case: SimulatedRollout, generator: np.random.Generator) -> None:
-        self.drawn: list[SimulatedLook] = []
-        self._rest = _looks(case, generator)
-
-    def __iter__(self) -> Iterator[SimulatedLook]:
-        place = 0
-        while place < len(self.drawn) or self._draw():
-            yield self.drawn[place]
-            place += 1
-
-    def _draw(self) -> bool:
-        look = next(self._rest, None)
-        if look is not None:
-            self.drawn.append(look)
-        return look is not None
-
-
-class _Crowd:
-    """The users of one rollout, and what each has left of a day's votes and scores."""
-
-    def __init__(self, case: SimulatedRollout, generator: np.random.Generator) -> None:
+    def __init__(
+        self, case: SimulatedRollout, rollouts: int, generator: np.random.Generator
+    ) -> None:
         self._case, self._generator = case, generator
-        users = case.users
-        activity = generator.pareto(1.5, users) + 0.1
-        activity /= activity.sum()
-        self.place = generator.random(users)
+        self._going = list(range(rollouts))
+        self._over: set[int] = set()
+
+    def end(self, number: int) -> None:
+        """Draw no more looks of a rollout."""
+        self._over.add(number)
+
+    def __iter__(self) -> Iterator[dict[int, SimulatedLook]]:
+        """The same look of each rollout that goes on, by its number."""
+        case, generator = self._case, self._generator
+        edges, weights = _edges(case)
+        ends, lengths = edges[1:], np.diff(edges)
+        crowds = _Crowds(case, len(self._going), generator)
+        # The look in which the scores given in each look arrive; past the end: never.
+        delays = generator.exponential(case.feedback_delay_s, (len(self._going), len(ends)))
+        arrivals = np.searchsorted(ends, ends + delays)
+        waiting = np.zeros((len(self._going), len(ends) + 1, 2, case.hostile.of, 2))
+        for place, (end_s, seconds, weight) in enumerate(
+            zip(ends.tolist(), lengths.tolist(), weights.tolist(), strict=True)
+        ):
+            if self._over:
+                staying = np.array([number not in self._over for number in self._going])
+                self._going = [number for number in self._going if number not in self._over]
+                self._over.clear()
+                crowds.keep(staying)
+                arrivals, waiting = arrivals[staying], waiting[staying]
+            if not self._going:
+                return
+            kept, scored = crowds.look(end_s, seconds, weight)
+            waiting[np.arange(len(self._going)), arrivals[:, place]] += scored
+            figures = np.concatenate((kept, waiting[:, place]), axis=3)
+            slices = _slices(figures, weight, case.hostile)
+            yield {
+                number: SimulatedLook(piece, end_s, weight)
+                for number, piece in zip(self._going, slices, strict=True)
+            }
+
+
+class _Crowds:
+    """The users of some rollouts, one after the other, and what each has left of a day's votes."""
+
+    def __init__(
+        self, case: SimulatedRollout, rollouts: int, generator: np.random.Generator
+    ) -> None:
+        self._case, self._generator = case, generator
+        self._rollouts = rollouts
+        shape = (rollouts, case.users)
+        activity = generator.pareto(1.5, shape) + 0.1
+        activity /= activity.sum(axis=1, keepdims=True)
+        place = generator.random(shape)
         # Mean 1 over the requests, so that the arm's true share is the one of the case.
-        nature = generator.gamma(2.0, 0.5, users)
-        self._nature = nature / (nature * activity).sum()
-        self._taste = 0.4 * (generator.beta(2.0, 2.0, users) - 0.5)
-        self._rate = case.rate * activity
-        self.voter = generator.permutation(users) % case.hostile.of
-        self._hostile = np.zeros(users, dtype=bool)
-        self._hostile[self._chosen()] = True
+        nature = generator.gamma(2.0, 0.5, shape)
+        nature /= (nature * activity).sum(axis=1, keepdims=True)
+        taste = 0.4 * (generator.beta(2.0, 2.0, shape) - 0.5)
+        voter = generator.permuted(np.broadcast_to(np.arange(case.users), shape), axis=1)
+        voter %= case.hostile.of
+        hostile = np.zeros(shape, dtype=bool)
+        for number in range(rollouts if case.hostile.users or case.hostile.share else 0):
+            chosen = self._chosen(voter[number])
+            hostile[number, chosen] = True
+            if case.hostile.on_candidate:
+                place[number, chosen] = case.stages[0][0] * generator.random(len(chosen))
+        self._place, self._nature, self._taste = place.ravel(), nature.ravel(), taste.ravel()
+        self._rate, self._voter = case.rate * activity.ravel(), voter.ravel()
+        self._hostile = hostile.ravel()
         self._day = -1
         self._new_day(0)
 
+    def keep(self, staying: Counts) -> None:
+        """Go on with some of the rollouts."""
+        self._rollouts = int(staying.sum())
+        for name in _OF_USERS:
+            of_users = getattr(self, name).reshape(len(staying), -1)
+            setattr(self, name, of_users[staying].ravel())
+
     def look(self, end_s: float, seconds: float, weight: float) -> tuple[Counts, Counts]:
-        """Draw a look: (arm, voter, figure) sums of requests, failures, slow; of scores, their sum."""
+        """Draw a look: sums by (rollout, arm, voter) of requests, failures, slow; of scores, their sum."""
         self._new_day(int(end_s // DAY_S))
         case, generator = self._case, self._generator
         cycle = 1 + case.daily * np.sin(2 * np.pi * (end_s - seconds / 2) / DAY_S)
@@ -147,12 +190,12 @@ class _Crowd:
         heard = self._scores < SCORES_PER_DAY
         mean[~(counted | heard)] = 0.0
         users, attempts = _poisson(generator, mean)
-        treated = self.place[users] < weight
+        treated = self._place[users] < weight
         kept = self._kept(users, attempts, treated)
         scored = self._scored(users, attempts, treated)
-        voters = case.hostile.of
-        group = treated * voters + self.voter[users]
-        return _sums(group, voters, kept), _sums(group, voters, scored)
+        shape = (self._rollouts, 2, case.hostile.of)
+        group = (users // case.users * 2 + treated) * shape[2] + self._voter[users]
+        return _sums(group, shape, kept), _sums(group, shape, scored)
 
     def _kept(self, users: Counts, attempts: Counts, treated: Counts) -> tuple[Counts, ...]:
         """Requests, failures and slow ones that count: until a user's second bad one of the day."""
@@ -193,62 +236,52 @@ class _Crowd:
         if day != self._day:
             self._day = day
             self._bad, self._attempts, self._scores = (
-                np.zeros(self._case.users, dtype=int) for _ in range(3)
+                np.zeros(len(self._place), dtype=int) for _ in range(3)
             )
 
-    def _chosen(self) -> Counts:
-        """Which users are hostile; they are put on an arm and a voter where the case says so."""
+    def _chosen(self, voter: Counts) -> Counts:
+        """Which users of a rollout are hostile."""
         case, generator = self._case, self._generator
         count = case.hostile.users or round(case.hostile.share * case.users)
         pool = np.arange(case.users)
         if case.hostile.voter is not None:
-            pool = np.flatnonzero(self.voter == 0)
-        chosen = generator.permutation(pool)[:count]
-        if case.hostile.on_candidate:
-            self.place[chosen] = case.stages[0][0] * generator.random(len(chosen))
-        return chosen
+            pool = np.flatnonzero(voter == 0)
+        return generator.permutation(pool)[:count]
 
 
-def simulate(case: SimulatedRollout, generator: np.random.Generator) -> SimulatedLooks:
-    """One rollout's looks."""
-    return SimulatedLooks(case, generator)
+_OF_USERS = (
+    *("_place", "_nature", "_taste", "_rate", "_voter", "_hostile"),
+    *("_bad", "_attempts", "_scores"),
+)
+"""What the crowds know of each user."""
 
 
-def _looks(case: SimulatedRollout, generator: np.random.Generator) -> Iterator[SimulatedLook]:
-    edges, weights = _edges(case)
-    ends, lengths = edges[1:], np.diff(edges)
-    crowd = _Crowd(case, generator)
-    # The look in which the scores given in each look arrive; past the end: never.
-    delays = generator.exponential(case.feedback_delay_s, len(ends))
-    arrivals = np.searchsorted(ends, ends + delays)
-    waiting = np.zeros((len(ends) + 1, 2, case.hostile.of, 2))
-    for place, (end_s, seconds, weight) in enumerate(
-        zip(ends.tolist(), lengths.tolist(), weights.tolist(), strict=True)
-    ):
-        kept, scored = crowd.look(end_s, seconds, weight)
-        waiting[arrivals[place]] += scored
-        figures = np.concatenate((kept, waiting[place]), axis=2)
-        yield SimulatedLook(_slice(figures, weight, case.hostile), end_s, weight)
+def simulate(
+    case: SimulatedRollout, generator: np.random.Generator, rollouts: int = 1
+) -> SimulatedRollouts:
+    """Rollouts of one kind."""
+    return SimulatedRollouts(case, rollouts, generator)
 
 
-def _slice(figures: Counts, weight: float, hostile: Hostile) -> Slice:
-    """A slice of (arm, voter, figure) sums; the parts of the voters where the case has some."""
-    stable, candidate = figures.sum(axis=1).tolist()
-    voters = {}
-    if hostile.voter is not None:
+def _slices(figures: Counts, weight: float, hostile: Hostile) -> Iterator[Slice]:
+    """Slices of (rollout, arm, voter, figure) sums; by voter where the case has some."""
+    weight_bp = round(weight * WEIGHT_SCALE)
+    totals = figures.sum(axis=2).tolist()
+    if hostile.voter is None:
+        for arms in totals:
+            yield NO_SLICE.but(**_arms(*arms), weight=weight_bp)
+        return
+    names = [voter_key(hostile.voter, f"{number:08x}") for number in range(hostile.of)]
+    for arms, parts in zip(totals, figures.tolist(), strict=True):
+        by_voter = zip(names, *parts, strict=True)
         voters = {
-            voter_key(hostile.voter, f"{number:08x}"): Arms(
-                candidate=_counts(figures[1, number].tolist()),
-                stable=_counts(figures[0, number].tolist()),
-            )
-            for number in range(hostile.of)
+            name: unchecked(Arms, _arms(stable, candidate)) for name, stable, candidate in by_voter
         }
-    return Slice(
-        candidate=_counts(candidate),
-        stable=_counts(stable),
-        weight=round(weight * WEIGHT_SCALE),
-        voters=voters,
-    )
+        yield NO_SLICE.but(**_arms(*arms), weight=weight_bp, voters=voters)
+
+
+def _arms(stable: list[float], candidate: list[float]) -> dict[str, ArmCounts]:
+    return {"candidate": _counts(candidate), "stable": _counts(stable)}
 
 
 def _counts(figures: list[float]) -> ArmCounts:
@@ -266,10 +299,11 @@ def _poisson(generator: np.random.Generator, mean: Counts) -> tuple[Counts, Coun
     return np.unique(np.searchsorted(np.cumsum(mean), events), return_counts=True)
 
 
-def _sums(group: Counts, voters: int, figures: tuple[Counts, ...]) -> Counts:
-    """(arm, voter, figure) sums of what users have, each of one group."""
-    sums = [np.bincount(group, weights=one, minlength=2 * voters) for one in figures]
-    return np.stack(sums, axis=1).reshape(2, voters, len(figures))
+def _sums(group: Counts, shape: tuple[int, int, int], figures: tuple[Counts, ...]) -> Counts:
+    """(rollout, arm, voter, figure) sums of what users have, each of one group."""
+    groups = shape[0] * shape[1] * shape[2]
+    sums = [np.bincount(group, weights=one, minlength=groups) for one in figures]
+    return np.stack(sums, axis=1).reshape(*shape, len(figures))
 
 
 def _edges(case: SimulatedRollout) -> tuple[Counts, Counts]:

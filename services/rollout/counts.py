@@ -3,6 +3,7 @@
 # pyright: strict
 from __future__ import annotations
 
+from operator import add
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -22,13 +23,11 @@ def unchecked(kind: type[M], values: dict[str, Any]) -> M:
     It is what `model_construct` gives, in a fifth of the time.
     """
     made = kind.__new__(kind)
-    for name, value in (
-        ("__dict__", values),
-        ("__pydantic_fields_set__", kind.__pydantic_fields__.keys()),
-        ("__pydantic_extra__", None),
-        ("__pydantic_private__", None),
-    ):
-        object.__setattr__(made, name, value)
+    put = object.__setattr__
+    put(made, "__dict__", values)
+    put(made, "__pydantic_fields_set__", kind.__pydantic_fields__.keys())
+    put(made, "__pydantic_extra__", None)
+    put(made, "__pydantic_private__", None)
     return made
 
 
@@ -64,8 +63,10 @@ class ArmCounts(BaseModel):
 
     def __add__(self, other: ArmCounts) -> ArmCounts:
         """Both together."""
+        # Both have the fields in the model's order; by name it takes half as long again.
         mine, theirs = self.__dict__, other.__dict__
-        return unchecked(ArmCounts, {name: mine[name] + theirs[name] for name in mine})
+        added = map(add, mine.values(), theirs.values())
+        return unchecked(ArmCounts, dict(zip(mine, added, strict=True)))
 
 
 class Arms(BaseModel):
@@ -105,6 +106,14 @@ class Slice(Arms):
     )
     voters_later: bool = Field(default=False, description="a later slice has its voters' parts")
 
+    def but(self, **changes: object) -> Slice:
+        """The same with some fields changed."""
+        return unchecked(Slice, {**self.__dict__, **changes})
+
+
+NO_ARMS = Arms()
+NO_SLICE = Slice()
+
 
 class KeyTest(BaseModel):
     """The sample-ratio test of one stretch of constant weight."""
@@ -124,6 +133,9 @@ class FailureRun(BaseModel):
     failures: float = 0.0
     stable_requests: float = 0.0
     stable_failures: float = 0.0
+
+
+NO_RUN = FailureRun()
 
 
 class Baseline(BaseModel):

@@ -16,6 +16,7 @@ so a likelihood ratio of coins stays valid for scores between 0 and 1, and needs
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from math import exp, inf, isfinite, lgamma, log, log1p, pi, sqrt
 
 RATE_ALTERNATIVES = (1.4, 2.0, 4.0, 10.0, 40.0, 400.0)
@@ -29,13 +30,19 @@ MEAN_ALTERNATIVES = (0.93, 0.8, 0.6, 0.35, 0.1)
 """What part of the margin the candidate's mean score may be, for the bets on it."""
 ODDS_ALTERNATIVES = (1.4, 2.0, 4.0, 10.0, 40.0)
 """How many times the limit's odds the true odds may be, for the bets on it."""
+ODDS_BELOW = tuple(1 / times for times in ODDS_ALTERNATIVES)
+"""The same for means below a limit."""
 SHARE_ALTERNATIVES = (0.5, 0.8, 0.92, 1.09, 1.25, 2.0)
 """How many times the wanted odds the odds of a split may be."""
 
 MEAN_CLIP = (0.05, 0.98)
 """Bets need a stable mean strictly inside (0, 1)."""
 
+LIMITS_CACHED = 256
+"""Limits, and pairs of counts, whose logarithms are kept."""
+
 LogWealth = tuple[float, ...]
+_RATE_LOGS = tuple(log(times) for times in RATE_ALTERNATIVES)
 
 
 def none_yet(alternatives: Sequence[float]) -> LogWealth:
@@ -45,7 +52,7 @@ def none_yet(alternatives: Sequence[float]) -> LogWealth:
 
 def added(wealth: LogWealth, addends: LogWealth) -> LogWealth:
     """Log-wealths after one more slice."""
-    return tuple(one + other for one, other in zip(wealth, addends, strict=True))
+    return tuple([one + other for one, other in zip(wealth, addends, strict=True)])
 
 
 def mixture(wealth: LogWealth) -> float:
@@ -53,7 +60,7 @@ def mixture(wealth: LogWealth) -> float:
     top = max(wealth)
     if not isfinite(top):
         return -inf
-    return top + log(sum(exp(one - top) for one in wealth) / len(wealth))
+    return top + log(sum([exp(one - top) for one in wealth]) / len(wealth))
 
 
 def rate_ratio(
@@ -71,12 +78,23 @@ def rate_ratio(
     """
     n_c, failures_c = candidate
     n_s, failures_s = stable
-    if n_c <= 0 or n_s <= 0:
+    failures = failures_c + failures_s
+    if n_c <= 0 or n_s <= 0 or not failures:
         return none_yet(RATE_ALTERNATIVES)
+    growths = _rate_growths(margin, n_c, n_s)
     return tuple(
-        failures_c * log(times)
-        - (failures_c + failures_s) * log((times * margin * n_c + n_s) / (margin * n_c + n_s))
-        for times in RATE_ALTERNATIVES
+        [
+            failures_c * rate - failures * growth
+            for rate, growth in zip(_RATE_LOGS, growths, strict=True)
+        ]
+    )
+
+
+# Several criteria of one look have the same margin and counts.
+@lru_cache(maxsize=LIMITS_CACHED)
+def _rate_growths(margin: float, n_c: float, n_s: float) -> LogWealth:
+    return tuple(
+        log((times * margin * n_c + n_s) / (margin * n_c + n_s)) for times in RATE_ALTERNATIVES
     )
 
 
@@ -137,7 +155,7 @@ def above_limit(limit: float, count: float, total: float) -> LogWealth:
 
 def below_limit(limit: float, count: float, total: float) -> LogWealth:
     """Addends against "the mean is at least `limit`", from a count and a sum in [0, count]."""
-    return _one_mean(limit, count, total, tuple(1 / times for times in ODDS_ALTERNATIVES))
+    return _one_mean(limit, count, total, ODDS_BELOW)
 
 
 def off_share(share: float, hits: float, misses: float) -> LogWealth:
@@ -145,12 +163,19 @@ def off_share(share: float, hits: float, misses: float) -> LogWealth:
     return _one_mean(share, hits + misses, hits, SHARE_ALTERNATIVES)
 
 
-def _one_mean(null: float, count: float, total: float, odds: Sequence[float]) -> LogWealth:
+def _one_mean(null: float, count: float, total: float, odds: tuple[float, ...]) -> LogWealth:
     if not 0 < null < 1:
         return none_yet(odds)
-    return tuple(
-        _log_ratio(count, total, times * null / (1 - null + times * null), null) for times in odds
-    )
+    misses = count - total
+    return tuple([total * hit + misses * miss for hit, miss in _coins(null, odds)])
+
+
+# The limits of a strategy are few, and each look bets on every one.
+@lru_cache(maxsize=LIMITS_CACHED)
+def _coins(null: float, odds: tuple[float, ...]) -> tuple[tuple[float, float], ...]:
+    """What a hit and a miss add, for each alternative."""
+    bets = [times * null / (1 - null + times * null) for times in odds]
+    return tuple((log(bet / null), log1p(-bet) - log1p(-null)) for bet in bets)
 
 
 def upper_bound(count: float, total: float, alpha: float) -> float:
@@ -176,12 +201,13 @@ def _bound(count: float, total: float, alpha: float, *, edge: float) -> float:
         return edge
     evidence = lgamma(total + 0.5) + lgamma(count - total + 0.5) - lgamma(count + 1) - log(pi)
     near, far = total / count, edge
+    needed = log(1 / alpha)
     for _ in range(60):
         middle = (near + far) / 2
         if middle in (near, far) or not 0 < middle < 1:
             break
         likelihood = total * log(middle) + (count - total) * log1p(-middle)
-        if evidence - likelihood >= log(1 / alpha):
+        if evidence - likelihood >= needed:
             far = middle
         else:
             near = middle

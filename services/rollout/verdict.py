@@ -3,7 +3,7 @@
 # pyright: strict
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
@@ -34,7 +34,15 @@ class CriterionResult:
     stable_n: float
     log_e: float
     threshold: float
-    text: str
+    words: str
+    shown: Callable[[], Sequence[str]] = tuple
+    note: str = ""
+
+    @property
+    def text(self) -> str:
+        """The state in words, with the figures; put together where somebody reads it."""
+        shown = ", ".join(self.shown())
+        return f"{self.words} ({shown}){self.note}" if shown else f"{self.words}{self.note}"
 
     @classmethod
     def of(
@@ -47,7 +55,7 @@ class CriterionResult:
         log_e: float,
         threshold: float,
         rule: str,
-        shown: Sequence[str],
+        shown: Callable[[], Sequence[str]],
         held: bool = False,
         kept: str = "",
         advisory: bool = False,
@@ -74,7 +82,7 @@ class CriterionResult:
         if breached and advisory:
             state = CriterionState.advised
         candidate, stable = values
-        text = f"{criterion}: {rule if state is not CriterionState.ok else kept or 'kept'}"
+        words = f"{criterion}: {rule if state is not CriterionState.ok else kept or 'kept'}"
         return cls(
             criterion=criterion,
             state=state,
@@ -84,12 +92,13 @@ class CriterionResult:
             stable_n=counts[1],
             log_e=log_e,
             threshold=threshold,
-            text=f"{text} ({', '.join(shown)})" if shown else text,
+            words=words,
+            shown=shown,
         )
 
     def held(self, why: str) -> CriterionResult:
         """The same as a hold, with the reason."""
-        return replace(self, state=CriterionState.held, text=f"{self.text}; {why}")
+        return replace(self, state=CriterionState.held, note=f"{self.note}; {why}")
 
     def to_dict(self) -> dict[str, Any]:
         """For evidence and the API."""

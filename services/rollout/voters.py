@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from services.rollout.counts import (
+    NO_ARMS,
+    NO_SLICE,
     ArmCounts,
     Arms,
     Counted,
@@ -76,15 +78,13 @@ def left_out(
         return after.but(voters=totals, without=without, apart=apart)
     parts = _followed(before, piece)
     for voter, arms in parts.items():
-        totals[voter] = totals.get(voter, Arms()) + arms
+        totals[voter] = totals.get(voter, NO_ARMS) + arms
         if voter not in without:
             # Until now it had no part but under its shared label: a router may have restarted.
             without[voter] = before.without.get(_shared(voter), without[NOBODY])
-    whole = piece.model_copy(
-        update={"candidate": apart.candidate, "stable": apart.stable, "voters": parts}
-    )
+    whole = piece.but(candidate=apart.candidate, stable=apart.stable, voters=parts)
     judges = {voter: advance(one, _without(whole, voter)) for voter, one in without.items()}
-    return after.but(voters=totals, without=judges, apart=Arms())
+    return after.but(voters=totals, without=judges, apart=NO_ARMS)
 
 
 def deciding_voters(
@@ -151,7 +151,7 @@ def _followed(state: JudgeState, piece: Slice) -> dict[str, Arms]:
                 own.add(voter)
             else:
                 name = shared
-        parts[name] = parts.get(name, Arms()) + arms
+        parts[name] = parts.get(name, NO_ARMS) + arms
     return parts
 
 
@@ -166,14 +166,14 @@ def _seed(state: JudgeState) -> JudgeState:
     """The state without what is not known by voter."""
     whole_blocks = {key: block for key, block in state.blocks.items() if "/" not in key}
     return state.but(
-        segments={}, keys=KeyTest(), blocks=whole_blocks, voters={}, without={}, apart=Arms()
+        segments={}, keys=KeyTest(), blocks=whole_blocks, voters={}, without={}, apart=NO_ARMS
     )
 
 
 def _without(piece: Slice, voter: str) -> Slice:
     """What a slice holds without one voter, and without the shared label that may hold it too."""
-    parts = [piece.voters.get(one, Arms()) for one in (voter, _shared(voter)) if one]
-    return Slice(
+    parts = [piece.voters.get(one, NO_ARMS) for one in (voter, _shared(voter)) if one]
+    return NO_SLICE.but(
         candidate=_less(piece.candidate, [part.candidate for part in parts]),
         stable=_less(piece.stable, [part.stable for part in parts]),
         weight=piece.weight,
@@ -182,10 +182,8 @@ def _without(piece: Slice, voter: str) -> Slice:
 
 
 def _less(whole: ArmCounts, parts: list[ArmCounts]) -> ArmCounts:
-    left = {
-        name: max(0.0, getattr(whole, name) - sum([getattr(part, name) for part in parts]))
-        for name in FIGURES
-    }
+    mine, theirs = whole.__dict__, [part.__dict__ for part in parts]
+    left = {name: max(0.0, mine[name] - sum([one[name] for one in theirs])) for name in FIGURES}
     return unchecked(ArmCounts, {**_NOTHING, **left})
 
 

@@ -181,20 +181,22 @@ async def test_a_rollback_reaches_every_router_within_300_ms(
         load = SteadyLoad(session, [stack.url(name) for name in ROUTERS], unique)
         await decisions.decide(DecisionKind.weight, Phase.progressing, 5_000, 0)
         driving = asyncio.create_task(load.run())
-        await asyncio.sleep(WARM_UP_S)
-        load.answers.clear()
-        for number in range(ROLLBACKS):
-            at = await decisions.decide(DecisionKind.rollback, Phase.degraded, 0, number)
-            await asyncio.sleep(SETTLE_S)
-            again = await decisions.decide(
-                DecisionKind.weight, Phase.progressing, 5_000, number + 1
-            )
-            rolled_back.append((at, again))
-            await asyncio.sleep(SETTLE_S)
-        driving.cancel()
-        await load.end()
-    await redis.aclose()
-    await log.stop()
+        try:
+            await asyncio.sleep(WARM_UP_S)
+            load.answers.clear()
+            for number in range(ROLLBACKS):
+                at = await decisions.decide(DecisionKind.rollback, Phase.degraded, 0, number)
+                await asyncio.sleep(SETTLE_S)
+                again = await decisions.decide(
+                    DecisionKind.weight, Phase.progressing, 5_000, number + 1
+                )
+                rolled_back.append((at, again))
+                await asyncio.sleep(SETTLE_S)
+        finally:
+            driving.cancel()
+            await load.end()
+            await redis.aclose()
+            await log.stop()
     latencies: list[float] = []
     for at, again in rolled_back:
         late = [

@@ -12,7 +12,16 @@ from typing import ClassVar, get_args
 from typing_extensions import override
 
 from services.rollout import eprocess
-from services.rollout.counts import ArmCounts, Arms, Counted, JudgeState, Slice, Whole
+from services.rollout.counts import (
+    NO_ARMS,
+    ArmCounts,
+    Arms,
+    Counted,
+    JudgeState,
+    Slice,
+    Whole,
+    unchecked,
+)
 from services.rollout.strategy import JudgeSettings
 from services.rollout.verdict import CriterionResult, means_shown, ratio, shares_shown
 
@@ -26,6 +35,7 @@ BLOCK: dict[Whole, int] = {
 """How many of each arm make a block to bet on. Waiting costs seconds; single scores would waste
 what the other arm has."""
 LAST_WITH_EARLIER_STAKES = 3
+WHOLES: tuple[Whole, ...] = get_args(Whole)
 BY_SEGMENT: tuple[Whole, ...] = ("requests", "scores")
 MAX_SEGMENTS = 9
 """Values of the label `segment` that are tested: eight configured ones and `other`."""
@@ -53,7 +63,10 @@ def block_key(whole: Whole, segment: str = "") -> str:
 
 
 def opened(state: JudgeState, piece: Slice) -> tuple[JudgeState, Look]:
-    """The state with a slice counted in, and the look at it that the criteria bet on."""
+    """The state with a slice counted in, and the look at it that the criteria bet on.
+
+    The state's log-wealths are a copy of its own, which `bet` changes.
+    """
     waiting, whole = dict(state.blocks), dict[str, Arms]()
     expected: dict[str, float] = {}
     for what, segment, arms in _parts(state, piece):
@@ -79,9 +92,9 @@ def opened(state: JudgeState, piece: Slice) -> tuple[JudgeState, Look]:
     segments = dict(state.segments)
     for segment, arms in piece.segments.items():
         if segment in segments or len(segments) < MAX_SEGMENTS:
-            segments[segment] = segments.get(segment, Arms()) + arms
-    earlier = Arms(candidate=state.stage_candidate, stable=state.stage_stable)
-    stage = (Arms() if begins_stage else earlier) + piece
+            segments[segment] = segments.get(segment, NO_ARMS) + arms
+    stage = NO_ARMS if begins_stage else _arms(state.stage_candidate, state.stage_stable)
+    stage = stage + piece
     after = state.but(
         looks=state.looks + 1,
         totals=state.totals + piece,
@@ -90,14 +103,15 @@ def opened(state: JudgeState, piece: Slice) -> tuple[JudgeState, Look]:
         stage_stable=stage.stable,
         stage_candidate=stage.candidate,
         blocks=waiting,
+        wealth=dict(state.wealth),
     )
     return after, look
 
 
 def _parts(state: JudgeState, piece: Slice) -> Iterator[tuple[Whole, str, Arms]]:
     """Each block that a slice adds to, by what is counted and the segment."""
-    both = Arms(candidate=piece.candidate, stable=piece.stable)
-    for what in get_args(Whole):
+    both = _arms(piece.candidate, piece.stable)
+    for what in WHOLES:
         yield what, "", both
     known = len(state.segments)
     for segment, arms in piece.segments.items():
@@ -109,9 +123,13 @@ def _parts(state: JudgeState, piece: Slice) -> Iterator[tuple[Whole, str, Arms]]
             yield what, segment, arms
 
 
+def _arms(candidate: ArmCounts, stable: ArmCounts) -> Arms:
+    return unchecked(Arms, {"candidate": candidate, "stable": stable})
+
+
 def _expected(state: JudgeState, segment: str, waiting: Arms | None) -> float:
-    total = state.segments.get(segment, Arms()) if segment else state.totals
-    before, held = total.stable, (waiting or Arms()).stable
+    total = state.segments.get(segment, NO_ARMS) if segment else state.totals
+    before, held = total.stable, (waiting or NO_ARMS).stable
     return (before.score_sum - held.score_sum + 1) / (before.scores - held.scores + 2)
 
 
@@ -219,7 +237,7 @@ class EProcessCriterion(Criterion):
             threshold=self.threshold,
             rule=rule,
             # The limit that stands in for stable's figure is in the rule.
-            shown=self.shown((values[0], None if against_limit else values[1]), counts),
+            shown=lambda: self.shown((values[0], None if against_limit else values[1]), counts),
         )
 
     def shown(
@@ -243,12 +261,14 @@ def bet(
     stakes: eprocess.LogWealth,
     addends: eprocess.LogWealth | None,
 ) -> JudgeState:
-    """The state with the addends of one e-process, which begins with the stakes."""
-    known = state.wealth.get(key)
-    if addends is None:
-        return state if known else state.but(wealth={**state.wealth, key: stakes})
-    after = eprocess.added(known or stakes, addends)
-    return state.but(wealth={**state.wealth, key: after})
+    """The state with the addends of one e-process, which begins with the stakes.
+
+    It is the same state: one that `opened` gave owns its log-wealths, and a copy for each of twenty
+    criteria would take longer than the bets.
+    """
+    wealth = state.wealth.get(key) or stakes
+    state.wealth[key] = wealth if addends is None else eprocess.added(wealth, addends)
+    return state
 
 
 def rate_stakes(statistic: int) -> eprocess.LogWealth:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from functools import cached_property
 from math import log
 from typing import ClassVar, Literal
 
@@ -24,6 +25,7 @@ class ShareLimit(Criterion):
     relative: ClassVar[str] = ""
     """The criterion that decides where stable may break the limit too; empty: the rollout holds."""
 
+    @cached_property
     @abstractmethod
     def limits(self) -> dict[str, float]:
         """Each limit that some step has, by the name of its e-process."""
@@ -36,7 +38,7 @@ class ShareLimit(Criterion):
     def advance(self, state: JudgeState, look: Look) -> JudgeState:
         """Bet on the candidate's share alone, once for each limit."""
         candidate = look.piece.candidate
-        for key, limit in self.limits().items():
+        for key, limit in self.limits.items():
             hits = min(getattr(candidate, self.part), candidate.requests)
             addends = eprocess.above_limit(limit, candidate.requests, hits)
             state = bet(state, key, eprocess.none_yet(eprocess.ODDS_ALTERNATIVES), addends)
@@ -57,7 +59,7 @@ class ShareLimit(Criterion):
         key, limit = present
         log_e = log_evidence(state, key)
         # The limits of one criterion share its alpha.
-        threshold = log(max(1, len(self.limits())) / self.alpha)
+        threshold = log(max(1, len(self.limits)) / self.alpha)
         beyond = log_e >= threshold
         shared = self._shared(state, limit) if beyond else ""
         values = shares(state.totals, "requests", self.part)
@@ -71,7 +73,7 @@ class ShareLimit(Criterion):
             counts=counts,
             log_e=log_e,
             threshold=threshold,
-            shown=shares_shown(values, counts, "requests"),
+            shown=lambda: shares_shown(values, counts, "requests"),
             rule=f"{self.words} above {limit:.2%}{shared}",
             kept=f"left to {self.relative}, {self.words} above {limit:.2%}{shared}" if left else "",
         )
@@ -98,6 +100,7 @@ class SlowShare(ShareLimit):
     words = "slow share"
     relative = "slow_ratio"
 
+    @cached_property
     @override
     def limits(self) -> dict[str, float]:
         return {self.name: self.settings.slow_share}
@@ -113,6 +116,7 @@ class CrashShare(ShareLimit):
     name = part = "crashes"
     words = "crash share"
 
+    @cached_property
     @override
     def limits(self) -> dict[str, float]:
         return {self.name: self.settings.crash_share}
@@ -129,6 +133,7 @@ class ErrorLimit(ShareLimit):
     part = "failures"
     words = "error rate"
 
+    @cached_property
     @override
     def limits(self) -> dict[str, float]:
         return {f"{self.name}:{limit:g}": limit for limit in self.error_limits}

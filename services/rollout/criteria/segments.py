@@ -94,7 +94,7 @@ class SegmentGuard(Criterion):
             log_e=log_e,
             threshold=self.threshold,
             rule=self.rule(),
-            shown=[f"segment {segment}", *in_words(values, counts, self.whole)],
+            shown=lambda: [f"segment {segment}", *in_words(values, counts, self.whole)],
         )
 
 

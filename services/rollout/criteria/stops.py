@@ -8,7 +8,7 @@ from math import log
 from typing_extensions import override
 
 from services.rollout import eprocess
-from services.rollout.counts import FailureRun, JudgeState, KeyTest
+from services.rollout.counts import NO_RUN, FailureRun, JudgeState, KeyTest
 from services.rollout.criteria.criterion import Criterion, Look
 from services.rollout.strategy import JudgeSettings
 from services.rollout.verdict import CriterionResult, ratio
@@ -34,7 +34,7 @@ class FailureStreak(Criterion):
         """Within a slice the order is unknown, so any success ends the streak."""
         candidate, stable = look.piece.candidate, look.piece.stable
         if candidate.requests > candidate.failures:
-            return state.but(run=FailureRun())
+            return state if state.run is NO_RUN else state.but(run=NO_RUN)
         return state.but(
             run=FailureRun(
                 failures=state.run.failures + candidate.failures,
@@ -56,7 +56,7 @@ class FailureStreak(Criterion):
             counts=(run.failures, run.stable_requests),
             log_e=0.0,
             threshold=0.0,
-            shown=[f"{run.failures:g} in a row"],
+            shown=lambda: [f"{run.failures:g} in a row"],
             rule=f"{limit} failures in a row or more"
             + (", and stable fails too: see to the engine" if reached and shared else ""),
         )
@@ -109,8 +109,10 @@ class SampleRatio(Criterion):
             counts=(test.candidate, test.stable),
             log_e=log_e,
             threshold=threshold,
-            shown=[f"candidate {test.candidate / seen:.2%} of {seen:g} keys, weight {share:.2%}"]
-            if seen
-            else [],
+            shown=lambda: (
+                [f"candidate {test.candidate / seen:.2%} of {seen:g} keys, weight {share:.2%}"]
+                if seen
+                else []
+            ),
             rule="keys are not split as the weight says, so the arms cannot be compared",
         )

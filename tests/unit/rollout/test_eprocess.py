@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from itertools import product
-from math import comb, exp, isclose
+from math import comb, exp, isclose, log, log1p
 
 import pytest
 from hypothesis import given
@@ -148,3 +148,41 @@ def test_stakes_are_shares_of_one_wealth() -> None:
     for stakes in (eprocess.RATE_STAKES, eprocess.EARLIER_RATE_STAKES):
         assert len(stakes) == len(eprocess.RATE_ALTERNATIVES)
         assert isclose(eprocess.mixture(stakes), 0.0, abs_tol=1e-12)
+
+
+@given(
+    candidate=st.tuples(st.integers(0, 10**6), st.integers(0, 50)),
+    stable=st.tuples(st.integers(0, 10**6), st.integers(0, 50)),
+    margin=st.floats(1, 10),
+)
+def test_the_rate_test_is_its_formula_whatever_is_cached(
+    candidate: tuple[int, int], stable: tuple[int, int], margin: float
+) -> None:
+    (n_c, failures_c), (n_s, failures_s) = candidate, stable
+    expected = [
+        failures_c * log(times)
+        - (failures_c + failures_s) * log((times * margin * n_c + n_s) / (margin * n_c + n_s))
+        if n_c and n_s
+        else 0.0
+        for times in eprocess.RATE_ALTERNATIVES
+    ]
+    for _ in range(2):
+        assert list(eprocess.rate_ratio(margin, candidate, stable)) == expected
+
+
+@given(limit=shares, count=st.integers(0, 10**6), part=st.floats(0, 1))
+def test_the_test_of_a_limit_is_its_formula_whatever_is_cached(
+    limit: float, count: int, part: float
+) -> None:
+    total = count * part
+    for found, odds in (
+        (eprocess.above_limit(limit, count, total), eprocess.ODDS_ALTERNATIVES),
+        (eprocess.below_limit(limit, count, total), eprocess.ODDS_BELOW),
+        (eprocess.off_share(limit, total, count - total), eprocess.SHARE_ALTERNATIVES),
+    ):
+        bets = [times * limit / (1 - limit + times * limit) for times in odds]
+        expected = [
+            total * log(bet / limit) + (count - total) * (log1p(-bet) - log1p(-limit))
+            for bet in bets
+        ]
+        assert list(found) == pytest.approx(expected)

@@ -137,12 +137,12 @@ async def test_another_authors_test_reaches_the_same_verdict(
     script = Path(__file__).parents[3] / "benchmarks/check_slices.py"
     for seed, errors in ((1, 0.1), (2, 0.05), (3, 0.01), (4, 0.015)):
         case = SimulatedRollout("exported", candidate=ArmTruth(errors=errors))
-        looks = simulate(case, np.random.default_rng(seed))
+        pieces = [looks[0].piece for looks in simulate(case, np.random.default_rng(seed))]
         judge, state = Judge(JudgeSettings(), ()), JudgeState()
-        for piece in looks.pieces:
+        for piece in pieces:
             state = judge.advance(state, piece)
         result = judge.verdict(state, error_limit=None).results[0]
-        slices = [{"look": n, **piece.model_dump()} for n, piece in enumerate(looks.pieces)]
+        slices = [{"look": n, **piece.model_dump()} for n, piece in enumerate(pieces)]
         record = first.model_copy(update={"evidence": {"slices": slices}})
         file = tmp_path / "slices.csv"
         file.write_text(slices_csv([record]))
