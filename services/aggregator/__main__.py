@@ -20,7 +20,7 @@ from services.aggregator.settings import AggregatorSettings
 from services.aggregator.stall_guard import StallGuard
 from services.aggregator.worker import Worker
 from services.aggregator.writer import KafkaWriter, Writer
-from shared.clock import SystemClock
+from shared.clock import Clock, SystemClock
 from shared.garbage import spare_collector
 from shared.http.operations import OperationsApp
 from shared.http.server import serve, stop_on_signals
@@ -52,10 +52,13 @@ def as_is(writer: KafkaWriter) -> Writer:
 
 
 async def run(
-    settings: AggregatorSettings, *, through: Callable[[KafkaWriter], Writer] = as_is
+    settings: AggregatorSettings,
+    *,
+    through: Callable[[KafkaWriter], Writer] = as_is,
+    clock: Clock | None = None,
 ) -> None:
     """Serve until a signal. All of the worker's writes go `through` what is made of its writer."""
-    clock = SystemClock()
+    clock = clock or SystemClock()
     metrics = AggregatorMetrics()
     stall_guard = StallGuard(
         settings.session_timeout_s / 2,

@@ -23,6 +23,7 @@ S = TypeVar("S", "KafkaSettings", "RedisSettings")
 DEFAULT_PORTS = {
     "router": 8080,
     "feedback": 8081,
+    "intake": 8087,
     "rollout": 8082,
     "inference": 8084,
     "aggregator": 8085,
@@ -39,6 +40,7 @@ PLACES = {
     "rollout": 9,
     "aggregator": 10,
     "training": 11,
+    "intake": 12,
 }
 """Places of the ports in deploy/local/processes.yaml."""
 MAX_PARTITIONS = 1000

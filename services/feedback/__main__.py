@@ -1,4 +1,4 @@
-"""Wires the feedback service: settings, log, followers, intake, application."""
+"""Wires the feedback service: settings, log, followers, application."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from services.feedback.comparisons import Comparisons
 from services.feedback.erasure.api import UserApi, user_router
 from services.feedback.erasure.eraser import ERASURE_MODELS, Eraser
 from services.feedback.erasure.eraser import GROUP as ERASURE_GROUP
-from services.feedback.intake import GROUP, INTAKE_MODELS, Intake
 from services.feedback.metrics import FeedbackMetrics
 from services.feedback.open_comparisons import RedisComparisons
 from services.feedback.publisher import SOURCE, FeedbackPublisher
@@ -34,8 +33,7 @@ from services.feedback.voting.plan import PlanUnreadable
 from services.feedback.voting.prompt_ranking import PromptRanking, RankingSchedule
 from services.feedback.voting.rater_store import RedisRaters
 from shared.clock import SystemClock
-from shared.contracts.events.feedback import FeedbackSubmitted
-from shared.contracts.topics import ERASURES, intake_topic
+from shared.contracts.topics import ERASURES
 from shared.credentials import CredentialsUnreadable
 from shared.garbage import spare_collector
 from shared.http.local_guard import with_local_guard
@@ -57,7 +55,6 @@ from shared.service.background import BackgroundTasks
 from shared.service.readiness import freshness
 from shared.settings import EXIT_CONFIGURATION
 
-STUCK_AFTER_S = 120.0
 REDIS_TIMEOUT_S = 2.0
 FINISH_TIMEOUT_S = 3.0
 
@@ -100,17 +97,6 @@ async def run(settings: FeedbackSettings, voting: VotingOptions) -> None:
     )
     dead_letters = DeadLetters(log, service="feedback", redact=redact, metrics=registry)
     rules = settings.rules
-    intake = Intake(publisher, metrics, redact=redact, clock=clock, quotas=quotas, rules=rules)
-    loop = ConsumerLoop(
-        KafkaConnection.of(settings),
-        group=GROUP,
-        handler=intake.handle,
-        models=INTAKE_MODELS,
-        dead_letters=dead_letters,
-        topics=[intake_topic(tenant) for tenant in settings.tenants],
-        concurrency=settings.intake_concurrency,
-        default_type=FeedbackSubmitted.ce_type,
-    )
     eraser = ConsumerLoop(
         KafkaConnection.of(settings),
         group=ERASURE_GROUP,
@@ -237,9 +223,6 @@ async def run(settings: FeedbackSettings, voting: VotingOptions) -> None:
         health.note("annotations", freshness(annotations.follower.age_s))
         background.start("annotations", annotations.run())
         background.start("erasures", eraser.run(stop))
-        if settings.intake:
-            health.progress("intake", loop.idle_s, STUCK_AFTER_S)
-            background.start("intake", loop.run(stop))
         if settings.read_model:
             health.note("read_model", freshness(read_model.age_s))
             background.start("read_model", read_model.run())

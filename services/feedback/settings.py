@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 from pydantic_settings import NoDecode
 
-from services.feedback.submissions import SubmissionRules
+from services.feedback.ingestion_settings import IngestionSettings
 from shared.credentials import CredentialsUnreadable, read_secret
 from shared.http.cors import check_origins
-from shared.settings import ServiceSettings, service_config, split_list
+from shared.settings import service_config, split_list
 
 MIN_SECRET = 32
 """Least length of the voting page's secret in characters."""
 
 
-class FeedbackSettings(ServiceSettings):
+class FeedbackSettings(IngestionSettings):
     """What the environment may change."""
 
     model_config = service_config("feedback")
@@ -26,13 +25,6 @@ class FeedbackSettings(ServiceSettings):
     port: int = Field(default=8081, ge=1, le=65535)
     router_url: str = Field(default="http://127.0.0.1:8080", pattern=r"^https?://")
     router_timeout_s: float = Field(default=30.0, gt=0, le=300)
-    append_timeout_s: float = Field(
-        default=4.0,
-        gt=0,
-        le=4.5,
-        description="longest wait for the brokers; a 503 follows within 5 s",
-    )
-    max_waiting: int = Field(default=20_000, ge=1, description="events waiting for the brokers")
     max_body_bytes: int = Field(default=1_000_000, ge=1_000, le=16_000_000)
     max_batch_bytes: int = Field(default=16_000_000, ge=1_000, le=64_000_000)
     body_timeout_s: float = Field(default=10.0, gt=0, le=60)
@@ -41,29 +33,12 @@ class FeedbackSettings(ServiceSettings):
     anonymous_votes: Literal["profile", "on", "off"] = Field(
         default="profile", description="profile: on in the local profile only"
     )
-    use_anonymous_feedback: bool = Field(
-        default=False, description="feedback without user_id reaches the judge and datasets"
-    )
-    classify_follow_ups: bool = Field(
-        default=False, description="tell by rule whether the next turn of a follow_up objects"
-    )
-    max_age_days: float = Field(
-        default=30.0, ge=0, le=3650, description="how far back a timestamp may lie"
-    )
-    max_ahead_s: float = Field(
-        default=300.0, ge=0, le=86_400, description="how far ahead a timestamp may lie"
-    )
     key_events_per_minute: int = Field(
         default=0, ge=0, description="feedback, votes and comparisons of each key; 0: no bound"
-    )
-    tenant_events_per_minute: int = Field(
-        default=0, ge=0, description="by the API and the intake together; 0: no bound"
     )
     key_queries_per_minute: int = Field(
         default=0, ge=0, description="queries of examples and feedback of each key; 0: no bound"
     )
-    intake: bool = Field(default=True, description="consume the tenants' intake topics")
-    intake_concurrency: int = Field(default=200, ge=1, le=5000)
     read_model: bool = Field(default=True, description="keep a read model and answer queries")
     read_model_days: float = Field(
         default=90.0, gt=0, le=3650, description="age at which rows leave the read model"
@@ -71,7 +46,6 @@ class FeedbackSettings(ServiceSettings):
     read_model_max_mb: int = Field(
         default=2_000, ge=10, le=1_000_000, description="beyond it the oldest rows leave"
     )
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     voting_secret_file: Path | None = Field(
         default=None,
@@ -154,17 +128,6 @@ class FeedbackSettings(ServiceSettings):
             return ""
         key = read_secret(self.router_api_key_file, "RATCHET_FEEDBACK_ROUTER_API_KEY_FILE")
         return f"Bearer {key}"
-
-    @property
-    def rules(self) -> SubmissionRules:
-        """The rules of submissions."""
-        return SubmissionRules(
-            use_anonymous=self.use_anonymous_feedback,
-            classify_follow_ups=self.classify_follow_ups,
-            max_age=timedelta(days=self.max_age_days),
-            max_ahead=timedelta(seconds=self.max_ahead_s),
-            pseudonyms=self.user_pseudonyms(),
-        )
 
     @property
     def takes_anonymous_votes(self) -> bool:

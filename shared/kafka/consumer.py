@@ -12,12 +12,14 @@ from dataclasses import dataclass
 
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.consumer.fetcher import FetchResult
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 
 from shared.backoff import Backoff
 from shared.clock import Clock, SystemClock
 from shared.contracts.events.base import Event
 from shared.contracts.events.dead_letters import DeadLetterReason
+from shared.kafka.crash_marker import CrashMarker, MarkedPlace
 from shared.kafka.deadletters import DeadLetters
 from shared.kafka.envelope import UnreadableRecord, decode
 from shared.kafka.log import LogUnavailable, Record, RecordRefused
@@ -81,11 +83,13 @@ class ConsumerLoop:
         max_records: int = 500,
         concurrency: int = 1,
         default_type: str = "",
+        marker: CrashMarker | None = None,
         clock: Clock | None = None,
     ) -> None:
         """`concurrency` above 1 hands out that many records of a batch at the same time.
 
         `default_type` is the ce_type of records that carry none (products that send plain JSON).
+        With a `marker`, a record that ends the process twice becomes a dead letter.
         """
         self._connection = connection
         self._group = group
@@ -98,6 +102,7 @@ class ConsumerLoop:
         self._slots = asyncio.Semaphore(concurrency)
         self._sequential = concurrency == 1
         self._default_type = default_type
+        self._marker = marker
         self._clock = clock or SystemClock()
         self._beat = self._clock.monotonic()
 
@@ -119,6 +124,7 @@ class ConsumerLoop:
                     await self._connection.start(consumer)
                 backoff.reset()
                 await self._consume(consumer, stop)
+                self._clear()
             except (TimeoutError, KafkaError) as error:
                 log.warning(
                     Unavailable.kafka,
@@ -153,14 +159,19 @@ class ConsumerLoop:
         return consumer
 
     async def _consume(self, consumer: AIOKafkaConsumer, stop: asyncio.Event) -> None:
+        if self._marker is not None and self._marker.killed:
+            await self._pass_singly(consumer, self._marker, stop)
         while not stop.is_set():
             self._beat = self._clock.monotonic()
+            if self._marker is not None:
+                self._marker.mark("read", await _places(consumer))
             try:
                 batches = await _read(consumer, timeout_ms=POLL_MS, max_records=self._max_records)
             except UnicodeDecodeError:
                 batches = await self._read_singly(consumer)
             records = [record for batch in batches.values() for record in batch]
             if not records:
+                self._clear()
                 continue
             if self._sequential:
                 for record in records:
@@ -175,10 +186,77 @@ class ConsumerLoop:
                 for partition, batch in batches.items()
                 if batch
             }
-            try:
-                await consumer.commit(offsets)
-            except (CommitFailedError, IllegalStateError) as error:
-                log.info("consumer.commit_lost", group=self._group, error=str(error))
+            await self._commit(consumer, offsets)
+            self._clear()
+
+    async def _commit(self, consumer: AIOKafkaConsumer, offsets: dict[TopicPartition, int]) -> None:
+        try:
+            await consumer.commit(offsets)
+        except (CommitFailedError, IllegalStateError) as error:
+            log.info("consumer.commit_lost", group=self._group, error=str(error))
+
+    def _clear(self) -> None:
+        if self._marker is not None:
+            self._marker.clear()
+
+    async def _pass_singly(
+        self, consumer: AIOKafkaConsumer, marker: CrashMarker, stop: asyncio.Event
+    ) -> None:
+        """Read and handle record by record what a killed process may have been at."""
+        log.warning("consumer.reads_singly", group=self._group, reason="it was killed before")
+        for partition in sorted(consumer.assignment()):
+            end = (await consumer.end_offsets([partition]))[partition]
+            for _ in range(self._max_records):
+                offset = await consumer.position(partition)
+                if offset >= end:
+                    break
+                if not await self._pass(consumer, marker, MarkedPlace(*partition, offset), stop):
+                    return
+        marker.passed()
+        marker.clear()
+
+    async def _pass(
+        self,
+        consumer: AIOKafkaConsumer,
+        marker: CrashMarker,
+        place: MarkedPlace,
+        stop: asyncio.Event,
+    ) -> bool:
+        """Handle the record at a place, or step over what ends processes; False on `stop`."""
+        partition = TopicPartition(place.topic, place.partition)
+        if marker.ends_processes("read", place):
+            end = await batch_end(consumer, partition)
+            record: Record = Unparsable(*place, "", None, (), 0)
+            await self._dead_letters.put(record, "handler", _ends_processes(place, end))
+            consumer.seek(partition, end)
+        else:
+            marker.mark("read", [place])
+            read = await self._read_one(consumer, partition)
+            if read is None:
+                return True
+            record, end = read, read.offset + 1
+            found = MarkedPlace(record.topic, record.partition, record.offset)
+            if marker.ends_processes("handle", found):
+                await self._dead_letters.put(record, "handler", _ends_processes(found, end))
+            else:
+                marker.mark("handle", [found])
+                if not await self._handle(record, stop):
+                    return False
+        self._beat = self._clock.monotonic()
+        await self._commit(consumer, {partition: end})
+        return True
+
+    async def _read_one(
+        self, consumer: AIOKafkaConsumer, partition: TopicPartition
+    ) -> Record | None:
+        """The next record of a partition, an Unparsable one where it cannot be taken apart."""
+        try:
+            found = await _read(consumer, partition, timeout_ms=SINGLE_POLL_MS, max_records=1)
+        except UnicodeDecodeError:
+            offset = await consumer.position(partition)
+            consumer.seek(partition, offset + 1)
+            return Unparsable(*partition, offset, "", None, (), 0)
+        return found[partition][0] if found else None
 
     async def _read_singly(self, consumer: AIOKafkaConsumer) -> dict[TopicPartition, list[Record]]:
         """Read on from what was committed, record by record, with the Unparsable ones between.
@@ -195,18 +273,10 @@ class ConsumerLoop:
                 consumer.seek(partition, committed)
             batch = batches[partition] = []
             while len(batch) < self._max_records:
-                try:
-                    found = await _read(
-                        consumer, partition, timeout_ms=SINGLE_POLL_MS, max_records=1
-                    )
-                except UnicodeDecodeError:
-                    offset = await consumer.position(partition)
-                    consumer.seek(partition, offset + 1)
-                    batch.append(Unparsable(*partition, offset, "", None, (), 0))
-                else:
-                    if not found:
-                        break
-                    batch += found[partition]
+                found = await self._read_one(consumer, partition)
+                if found is None:
+                    break
+                batch.append(found)
                 self._beat = self._clock.monotonic()
         return batches
 
@@ -263,6 +333,44 @@ class ConsumerLoop:
             await self._handler(decode(headers, record.value, self._models), record)
         except (UnreadableRecord, Reject) as error:
             await self._dead_letters.put(record, error.reason, error.detail)
+
+
+async def batch_end(consumer: AIOKafkaConsumer, partition: TopicPartition) -> int:
+    """The offset after the batch at a consumer's position, from its header: nothing is inflated.
+
+    Raises:
+        TimeoutError: the brokers did not hand it over.
+
+    """
+    position = await consumer.position(partition)
+    # aiokafka offers no batches, so this looks into what its fetcher holds.
+    fetcher = consumer._fetcher
+    assert fetcher is not None, "the consumer is not started"
+    async with asyncio.timeout(CONNECT_TIMEOUT_S):
+        while not isinstance(result := fetcher._records.get(partition), FetchResult):  # noqa: ASYNC110
+            await asyncio.sleep(POLL_MS / 10_000)
+    batches = result._partition_records._records
+    while (batch := batches.next_batch()) is not None:
+        if batch.next_offset > position:
+            return batch.next_offset
+    return position + 1
+
+
+def _ends_processes(place: MarkedPlace, end: int) -> str:
+    what = (
+        f"offset {place.offset}" if end == place.offset + 1 else f"a batch up to offset {end - 1}"
+    )
+    return f"{what} ended the process twice, as one that inflates without bound; it is stepped over"
+
+
+async def _places(consumer: AIOKafkaConsumer) -> list[MarkedPlace]:
+    places: list[MarkedPlace] = []
+    async with asyncio.timeout(CONNECT_TIMEOUT_S):
+        for partition in consumer.assignment():
+            # A rebalance may take the partition away meanwhile.
+            with contextlib.suppress(IllegalStateError):
+                places.append(MarkedPlace(*partition, await consumer.position(partition)))
+    return places
 
 
 async def _read(

@@ -80,7 +80,7 @@ def test_with_strimzi_each_service_logs_in_as_itself(folder: Path) -> None:
     users = specs(objects, "KafkaUser")
     for name, environment in environments(objects).items():
         user = environment["RATCHET_KAFKA_USERNAME"]
-        assert user == f"here-{'cli' if name == 'report' else name}"
+        assert user == f"here-{ {'report': 'cli', 'intake': 'feedback'}.get(name, name) }"
         assert users[user]["authentication"] == {"type": "scram-sha-512"}
         (volume,) = (one for one in pods(objects)[name]["volumes"] if one["name"] == "files-kafka")
         mounted = [one["secret"]["name"] for one in volume["projected"]["sources"]]
@@ -92,12 +92,12 @@ def test_with_strimzi_each_service_logs_in_as_itself(folder: Path) -> None:
 
 def test_keda_asks_as_the_service_whose_lag_it_reads(folder: Path) -> None:
     objects = objects_of("strimzi-production", folder)
-    for name in ("aggregator", "feedback"):
+    for name, own in (("aggregator", "aggregator"), ("intake", "feedback")):
         access = named(objects, "TriggerAuthentication", f"here-{name}-kafka")["spec"]
         secrets = {one["parameter"]: one["name"] for one in access["secretTargetRef"]}
-        assert secrets["password"] == f"here-{name}"
+        assert secrets["password"] == f"here-{own}"
         user = named(objects, "Secret", secrets["username"])
-        assert user["stringData"] == {"username": f"here-{name}"}
+        assert user["stringData"] == {"username": f"here-{own}"}
 
 
 def test_every_secret_that_is_named_comes_from_the_store_and_none_is_in_the_release(

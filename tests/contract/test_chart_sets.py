@@ -257,7 +257,7 @@ def test_env_replaces_what_the_chart_sets_instead_of_standing_beside_it(folder: 
         ({"services": {"inference": {"replicas": 2}}}, {"rollout"}),
         ({"model": {"base": "other"}}, {"inference"}),
         ({"model": {"revision": "cafe"}}, {"inference", "training"}),
-        ({"redis": {"url": "redis://other/0"}}, {"router", "feedback", "rollout", "cli"}),
+        ({"redis": {"url": "redis://other/0"}}, {"router", "feedback", "intake", "rollout", "cli"}),
         ({"kafka": {"joinPartitions": 24}}, {"cli", "topics"}),
         ({"dashboards": {"enabled": True}}, set()),
         ({"networkPolicy": {"enabled": True}}, set()),
@@ -306,7 +306,7 @@ def test_keda_never_asks_for_more_workers_than_partitions(
 
 def test_keda_reads_the_lag_of_groups_and_topics_that_exist(folder: Path) -> None:
     from services.aggregator.settings import AggregatorSettings
-    from services.feedback.intake import GROUP
+    from services.feedback.intake.handler import GROUP
     from shared.kafka.topics import load_topics
 
     topics = {one.name for topic in load_topics() for one in topic.for_tenants(("default", "acme"))}
@@ -322,7 +322,7 @@ def test_keda_reads_the_lag_of_groups_and_topics_that_exist(folder: Path) -> Non
                 assert trigger["metadata"]["topic"] in topics
     secure = {trigger["metadata"].get("sasl") for trigger in scaled["spec"]["triggers"]}
     assert secure == {"scram_sha512", None}
-    access = named(objects, "TriggerAuthentication", "here-feedback-kafka")["spec"]
+    access = named(objects, "TriggerAuthentication", "here-intake-kafka")["spec"]
     given = {one["parameter"] for one in access["secretTargetRef"]}
     assert given == {"username", "password", "ca"}
 

@@ -19,7 +19,7 @@ from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
 
 from services.feedback.circuit_breaker import CircuitBreaker
-from services.feedback.intake import GROUP, INTAKE_MODELS, Intake
+from services.feedback.intake.handler import GROUP, INTAKE_MODELS, Intake
 from services.feedback.metrics import FeedbackMetrics
 from services.feedback.open_comparisons import Ballot, Comparison, RedisComparisons
 from services.feedback.publisher import SOURCE, FeedbackPublisher

@@ -13,9 +13,11 @@ from typing import Self
 
 import httpx
 import pytest
+from aiokafka import AIOKafkaProducer
 
 from deploy.local.stack import Stack
-from shared.contracts.topics import FEEDBACK
+from shared.contracts.topics import FEEDBACK, intake_topic
+from shared.kafka.deadletters import list_dead_letters
 from shared.kafka.log import read_to_end
 from shared.kafka.producer import KafkaLog
 from shared.kafka.security import KafkaConnection
@@ -28,13 +30,17 @@ STOPPED_WITHIN_S = 15.0
 PATIENCE_S = 90.0
 """What a busy machine may take for what an idle one does in a second or two."""
 SENDERS = 8
+INTAKE_MIB = 160
+INFLATED_BYTES = 250_000_000
 
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """Kafka, Redis and the feedback service: servers that may be stopped, so not the session's."""
+    """Kafka, Redis, feedback and intake: servers that may be stopped, so not the session's."""
     run_dir = tmp_path_factory.mktemp("feedback")
-    with Stack(run_dir, services=["feedback"], ports="free", say=lambda _: None) as started:
+    env = {"RATCHET_INTAKE_MEMORY_MIB": str(INTAKE_MIB)}
+    services = ["feedback", "intake"]
+    with Stack(run_dir, services=services, env=env, ports="free", say=lambda _: None) as started:
         yield started
 
 
@@ -247,3 +253,37 @@ async def test_what_was_accepted_can_be_asked_for_whatever_is_killed(stack: Stac
             lambda: folding_processes(stack) not in ([], [process]), "a new process", PATIENCE_S
         )
         await eventually(lambda: found(*names), "found after a rebuild", PATIENCE_S)
+
+
+async def test_a_batch_that_inflates_ends_neither_http_nor_the_intake_for_good(
+    stack: Stack,
+) -> None:
+    bootstrap, topic = stack.address("kafka"), intake_topic("default")
+    producer = AIOKafkaProducer(
+        bootstrap_servers=bootstrap,
+        compression_type="gzip",
+        max_request_size=2 * INFLATED_BYTES,
+        max_batch_size=2 * INFLATED_BYTES,
+    )
+    await producer.start()
+    feedback, intake = stack.pid("feedback"), stack.pid("intake")
+    try:
+        bomb = await producer.send_and_wait(topic, b" " * INFLATED_BYTES, partition=0)
+        body = b'{"trace_id": "t-after", "type": "thumbs_up", "feedback_id": "f-after"}'
+        await producer.send_and_wait(topic, body, partition=0)
+    finally:
+        await producer.stop()
+
+    async def taken() -> bool:
+        return "f-after" in await ids_in_the_log(stack)
+
+    await eventually(taken, "the record behind the batch is taken", PATIENCE_S)
+    log = KafkaLog(KafkaConnection(bootstrap), source="/ratchet/test")
+    await log.start()
+    letters = await list_dead_letters(log, source_topic=topic)
+    await log.stop()
+    assert [(letter.source_offset, letter.reason) for letter in letters] == [
+        (bomb.offset, "handler")
+    ]
+    assert stack.pid("feedback") == feedback
+    assert stack.pid("intake") != intake

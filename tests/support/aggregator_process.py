@@ -96,13 +96,7 @@ class AggregatorProcess:
 
     def get(self, path: str) -> tuple[int, str]:
         """Status and body; status 0 while nothing listens."""
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as reply:
-                return reply.status, reply.read().decode()
-        except urllib.error.HTTPError as error:
-            return error.code, error.read().decode()
-        except OSError:
-            return 0, ""
+        return _get(self.port, path)
 
     async def ready(self, timeout_s: float = 40.0) -> None:
         """Wait until it owns what it is going to own; where it gave up, start it as its keeper would."""
@@ -116,14 +110,29 @@ class AggregatorProcess:
 
     async def metrics(self) -> dict[str, Series]:
         """Samples by name and sorted labels."""
-        _, text = await asyncio.to_thread(self.get, "/metrics")
-        found: dict[str, Series] = defaultdict(dict)
-        for line in text.splitlines():
-            match = _SAMPLE.match(line)
-            if match:
-                labels = tuple(sorted(_LABEL.findall(match[2] or "")))
-                found[match[1]][labels] = float(match[3])
-        return found
+        return await series_of(self.port)
+
+
+async def series_of(port: int) -> dict[str, Series]:
+    """Samples of the worker at a port, by name and sorted labels; none while nothing listens."""
+    _, text = await asyncio.to_thread(_get, port, "/metrics")
+    found: dict[str, Series] = defaultdict(dict)
+    for line in text.splitlines():
+        match = _SAMPLE.match(line)
+        if match:
+            labels = tuple(sorted(_LABEL.findall(match[2] or "")))
+            found[match[1]][labels] = float(match[3])
+    return found
+
+
+def _get(port: int, path: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as reply:
+            return reply.status, reply.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+    except OSError:
+        return 0, ""
 
 
 def total(series: Series, **labels: str) -> float:

@@ -51,7 +51,12 @@ class CoordinatorProxy:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
-        answers, broker = await asyncio.open_connection(HOST, self._broker_port)
+        try:
+            answers, broker = await asyncio.open_connection(HOST, self._broker_port)
+        except OSError:
+            reply.close()
+            self._tasks.discard(task)
+            return
         connection = _Connection(self)
         requests = asyncio.create_task(connection.pass_requests(client, broker))
         responses = asyncio.create_task(

@@ -2,9 +2,10 @@
 
     python -m tests.support.aggregator_runner kill 17
     python -m tests.support.aggregator_runner hold rows|checkpoint FILE
+    python -m tests.support.aggregator_runner ahead DAYS
 
 `kill` ends the process by SIGKILL after a number of records written; `hold` makes each write of rows
-(or of checkpoints) wait while FILE exists. Everything else is what `python -m services.aggregator` runs.
+(or of checkpoints) wait while FILE exists; `ahead` sets the worker's clock off. Everything else is what `python -m services.aggregator` runs.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import uvloop
@@ -21,6 +23,7 @@ import uvloop
 from services.aggregator.__main__ import run
 from services.aggregator.settings import AggregatorSettings
 from services.aggregator.writer import KafkaWriter, Offsets, Write, Writer
+from shared.clock import SystemClock
 from shared.contracts.topics import AGGREGATOR_CHANGELOG, TICKS
 from shared.observability.logging import configure_logging
 
@@ -62,18 +65,35 @@ class HoldingWriter:
         return write.key.endswith(b"checkpoint") == self._checkpoints
 
 
-def main() -> None:
-    def through(writer: KafkaWriter) -> Writer:
-        match sys.argv[1:]:
-            case ["kill", budget]:
-                return KillingWriter(writer, int(budget))
-            case ["hold", step, held]:
-                return HoldingWriter(writer, step, Path(held))
-            case _:
-                raise SystemExit(__doc__)
+class ClockAhead(SystemClock):
+    """A wall clock that is wrong by some days."""
 
+    def __init__(self, days: float) -> None:
+        self._ahead = timedelta(days=days)
+
+    def now(self) -> datetime:
+        return super().now() + self._ahead
+
+
+def main() -> None:
     configure_logging("aggregator")
-    uvloop.run(run(AggregatorSettings.load(), through=through))
+    settings = AggregatorSettings.load()
+    match sys.argv[1:]:
+        case ["ahead", days]:
+            uvloop.run(run(settings, clock=ClockAhead(float(days))))
+        case _:
+            uvloop.run(run(settings, through=through))
+
+
+def through(writer: KafkaWriter) -> Writer:
+    """The faulty writer that the arguments name."""
+    match sys.argv[1:]:
+        case ["kill", budget]:
+            return KillingWriter(writer, int(budget))
+        case ["hold", step, held]:
+            return HoldingWriter(writer, step, Path(held))
+        case _:
+            raise SystemExit(__doc__)
 
 
 if __name__ == "__main__":

@@ -92,7 +92,7 @@ SETS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
         {
             "kafka": SCRAM,
             "tenants": ["default", "acme"],
-            "services": {"feedback": {"autoscaling": {"enabled": True, "lag": 1000}}},
+            "services": {"intake": {"autoscaling": {"enabled": True, "lag": 1000}}},
         },
     ),
     "ingress": (
@@ -171,7 +171,7 @@ SETS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "strimzi-production": (
         ("production", "strimzi"),
         {
-            "services": {"feedback": {"autoscaling": {"enabled": True, "lag": 1000}}},
+            "services": {"intake": {"autoscaling": {"enabled": True, "lag": 1000}}},
             "report": {"enabled": True},
         },
     ),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -42,12 +42,13 @@ PROCESSES: dict[str, dict[str, Any]] = {
 }
 
 
-def counting_stack(run_dir: Path) -> Stack:
-    """Router, feedback and aggregator before a stub engine; to be entered by the caller."""
+def counting_stack(run_dir: Path, *further: str, env: Mapping[str, str] | None = None) -> Stack:
+    """Router, feedback, aggregator and further services before a stub engine, not entered yet."""
     return Stack(
         run_dir,
-        services=["engine", "router", "feedback", "aggregator"],
+        services=["engine", "router", "feedback", "aggregator", *further],
         processes=PROCESSES,
+        env=env,
         ports="free",
         say=lambda _: None,
     )

@@ -10,7 +10,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from services.feedback.circuit_breaker import CircuitBreaker
-from services.feedback.intake import INTAKE_MODELS, Intake
+from services.feedback.intake.handler import INTAKE_MODELS, Intake
 from services.feedback.metrics import FeedbackMetrics
 from services.feedback.publisher import FeedbackPublisher
 from shared.kafka.consumer import Reject

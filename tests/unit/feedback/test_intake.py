@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry
 
 from services.feedback.circuit_breaker import CircuitBreaker
 from services.feedback.errors import EventTooLarge
-from services.feedback.intake import INTAKE_MODELS, INTAKE_TOPIC, Intake
+from services.feedback.intake.handler import INTAKE_MODELS, INTAKE_TOPIC, Intake
 from services.feedback.metrics import FeedbackMetrics
 from services.feedback.publisher import MAX_RECORD_BYTES, FeedbackPublisher, feedback_record
 from services.feedback.submissions import submitted

@@ -34,9 +34,11 @@ two long names stay two.
 {{ include "ratchet.text" .Values.image.tag | default .Chart.AppVersion }}
 {{- end -}}
 
+{{- /* The intake is of feedback's image. */ -}}
 {{- define "ratchet.image" -}}
-{{- $image := printf "%s/%s" .root.Values.image.registry .name -}}
-{{- with get .root.Values.image.digests .name -}}
+{{- $name := eq .name "intake" | ternary "feedback" .name -}}
+{{- $image := printf "%s/%s" .root.Values.image.registry $name -}}
+{{- with get .root.Values.image.digests $name -}}
 {{ $image }}@{{ . }}
 {{- else -}}
 {{ $image }}:{{ include "ratchet.tag" .root }}
@@ -66,6 +68,7 @@ app.kubernetes.io/component: {{ .name }}
 {{- $all := dict
   "router" (list "kafka" "redis" "engine")
   "feedback" (list "kafka" "redis" "feedback")
+  "intake" (list "kafka" "redis")
   "rollout" (list "kafka" "redis" "engine" "prometheus")
   "aggregator" (list "kafka")
   "inference" (list "kafka" "engine")
@@ -87,7 +90,8 @@ app.kubernetes.io/component: {{ .name }}
 
 {{- /* The user by which a component comes to Kafka where Strimzi makes one for each service. */ -}}
 {{- define "ratchet.strimziUser" -}}
-{{ include "ratchet.base" .root }}-{{ has .name (list "report" "topics") | ternary "cli" .name }}
+{{- $user := has .name (list "report" "topics") | ternary "cli" .name -}}
+{{ include "ratchet.base" .root }}-{{ eq $user "intake" | ternary "feedback" $user }}
 {{- end -}}
 
 {{- define "ratchet.kafkaProtocol" -}}
