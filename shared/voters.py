@@ -55,6 +55,8 @@ class VoterLabels:
 
     def bounded(self, kind: VoterKind, own: str) -> str:
         """The label of a voter by its own one: that, or the shared one where there is no room."""
+        if own.startswith(_SHARED_PREFIX):
+            return own
         labels = self._labels[kind]
         if own not in labels and len(labels) >= MAX_OWN:
             return shared_label(own)

@@ -22,7 +22,7 @@ from services.aggregator.contributions import (
     VoteCounted,
 )
 from services.aggregator.errors import UnknownFormat
-from shared.voters import VoterKind
+from shared.voters import VoterKind, VoterLabels
 
 FORMAT = 5
 """Of a checkpoint and the rows it covers; it rises whenever an older aggregator could not read a
@@ -122,7 +122,8 @@ class Aggregates:
     scores: dict[Key4, list[float]] = field(default_factory=dict)
     """(version, arm, rollout, segment) -> [sum, count, event time of the last one]."""
     voter_scores: dict[VoterScores, list[float]] = field(default_factory=dict)
-    """(version, arm, rollout, kind of voter, its hash) -> the same, in the order they came."""
+    """(version, arm, rollout, kind of voter, its bounded label) -> the same, in the order they came.
+    What an older aggregator wrote may hold each voter by itself."""
     votes: dict[tuple[str, str, str], int] = field(default_factory=dict)
     outcomes: dict[str, int] = field(default_factory=dict)
     audience: dict[tuple[str, str, str], int] = field(default_factory=dict)
@@ -136,6 +137,8 @@ class Aggregates:
     )
     """(version, minute of an interaction's start) -> sums of its windows, all marked as changed.
     Until the next tick, so that the events of one minute look their windows up once."""
+    _labels: dict[str, VoterLabels] = field(default_factory=dict, repr=False, compare=False)
+    """By rollout: whoever scores with however many keys, a checkpoint holds a few series."""
     dropped: list[str] = field(default_factory=list)
     """Keys of rows that are deleted right after this checkpoint, should that be lost."""
 
@@ -167,7 +170,17 @@ class Aggregates:
         voters: tuple[tuple[VoterKind, str], ...] = (("tenant", tenant), ("key", api_key))
         for kind, voter in voters:
             if rollout and voter:
-                _add_score(self.voter_scores, (version, arm, rollout, kind, voter), score, at_s)
+                label = self._labels_of(rollout).bounded(kind, voter)
+                _add_score(self.voter_scores, (version, arm, rollout, kind, label), score, at_s)
+
+    def _labels_of(self, rollout: str) -> VoterLabels:
+        labels = self._labels.get(rollout)
+        if labels is None:
+            labels = self._labels[rollout] = VoterLabels()
+            for _, _, scored, kind, label in self.voter_scores:
+                if scored == rollout:
+                    labels.bounded(kind, label)
+        return labels
 
     def _change_figures(self, changed: FiguresChanged) -> None:
         version, start_s, minute, deltas = changed
@@ -232,6 +245,7 @@ class Aggregates:
             if key not in self.changed:
                 del self.windows[key]
         _forget_ended(now, self.scores, self.voter_scores)
+        self._labels.clear()
 
     def _roll(self) -> None:
         oldest = int(self.clock_s // 60) - LIVE_MINUTES

@@ -158,9 +158,10 @@ def test_a_service_can_write_to_its_volumes_and_its_home(service: str) -> None:
     made = re.findall(r"install -d -o 10001 -g 10001 (.+)", DOCKERFILE)
     owned = {folder for line in made for folder in line.split()}
     mounted = mounts(COMPOSE["services"][service])
+    home = environment_of(COMPOSE["services"][service]["build"]["target"])["HOME"]
     assert mounted.keys() <= owned
     # The caches of vLLM, Triton and the hub's client lie under HOME.
-    assert environment_of(service)["HOME"] in mounted
+    assert home in mounted
     (pod,) = (
         item["spec"]["template"]["spec"]
         for item in OBJECTS
@@ -168,7 +169,7 @@ def test_a_service_can_write_to_its_volumes_and_its_home(service: str) -> None:
         and item["metadata"]["name"] == f"ratchet-{service}"
     )
     (data,) = (mount for mount in pod["containers"][0]["volumeMounts"] if mount["name"] == "data")
-    assert data["mountPath"] == environment_of(service)["HOME"]
+    assert data["mountPath"] == home
 
 
 def test_engine_and_trainer_share_what_they_download() -> None:

@@ -153,6 +153,22 @@ def test_a_checkpoint_of_a_format_before_is_read(before: int) -> None:
     assert Aggregates.decode(orjson.dumps([before, *rest])) == aggregates
 
 
+def test_however_many_keys_score_a_checkpoint_holds_a_few_series_and_goes_on_with_them() -> None:
+    aggregates = Aggregates()
+    for number in range(20_000):
+        key = voter_label(f"key-{number}")
+        aggregates.apply([ScoreCounted("v1", "stable", "r", "", 0.5, T0, "", key)])
+        if number % 5_000 == 0:
+            aggregates = Aggregates.decode(aggregates.encode())
+            aggregates.forget()
+    labels = {label: count for (*_, label), (_, count, _) in aggregates.voter_scores.items()}
+    assert len(labels) == MAX_OWN + SHARED
+    assert sum(labels.values()) == 20_000
+    assert list(labels)[:MAX_OWN] == [voter_label(f"key-{number}") for number in range(MAX_OWN)]
+    shown = {label: count for (*_, label), (_, count) in by_bounded_voter(aggregates).items()}
+    assert shown == labels
+
+
 def test_scores_are_counted_by_tenant_and_key_and_the_labels_are_bounded() -> None:
     aggregates = Aggregates()
     for number in range(50):

@@ -31,7 +31,7 @@ MANY = [MarkedPlace(TOPIC, number, 7) for number in (0, 1)]
 ONE = MarkedPlace(TOPIC, 0, 7)
 
 
-class Killed(BaseException):
+class ProcessKilled(BaseException):
     """The process is over: nothing after it runs."""
 
 
@@ -80,7 +80,7 @@ class Broker:
             return {}
         inflates = range(self._start(self.inflating), self._start(self.inflating + 1))
         if self.inflating >= 0 and inflates.start < end and first < inflates.stop:
-            raise Killed
+            raise ProcessKilled
         self.position_now = end
         return {PLACE: [_message(offset) for offset in range(first, end)]}
 
@@ -116,7 +116,7 @@ async def lives(
 
     async def handle(_: Event, record: Record) -> None:
         if record.offset == deadly:
-            raise Killed
+            raise ProcessKilled
         broker.taken.append(record.offset)
 
     for number in range(1, 10):
@@ -132,7 +132,7 @@ async def lives(
         )
         try:
             await loop.run(broker.stop_event)
-        except Killed:
+        except ProcessKilled:
             continue
         return number
     raise AssertionError("it is ended again and again")
