@@ -343,13 +343,16 @@ async def batch_end(consumer: AIOKafkaConsumer, partition: TopicPartition) -> in
 
     """
     position = await consumer.position(partition)
-    # aiokafka offers no batches, so this looks into what its fetcher holds.
     fetcher = consumer._fetcher
     assert fetcher is not None, "the consumer is not started"
+    # aiokafka offers no batches, so this looks into what its fetcher holds.
+    held = fetcher._records
     async with asyncio.timeout(CONNECT_TIMEOUT_S):
-        while not isinstance(result := fetcher._records.get(partition), FetchResult):  # noqa: ASYNC110
+        while not isinstance(result := held.get(partition), FetchResult):  # noqa: ASYNC110
             await asyncio.sleep(POLL_MS / 10_000)
-    batches = result._partition_records._records
+    unread = result._partition_records
+    assert unread is not None, "read to its end"
+    batches = unread._records
     while (batch := batches.next_batch()) is not None:
         if batch.next_offset > position:
             return batch.next_offset
