@@ -9,11 +9,13 @@ from typing import Generic, TypeVar
 
 from services.aggregator.contributions import AudienceCounted, Contribution
 from shared.contracts.events.base import Context, Event
+from shared.uuid5 import uuid5_text
 
 RowT = TypeVar("RowT")
 
 NAMESPACE = uuid.UUID("a9c2f5d0-5e2b-5c1b-9a51-6f0c51d3a7e4")
 """Namespace of the ids that outputs take from their causes."""
+_NAMESPACE_BYTES = NAMESPACE.bytes
 
 
 UNKNOWN = "unknown"
@@ -86,4 +88,4 @@ class Fold(Generic[RowT]):
 
 def cause_id(*parts: str) -> str:
     """uuid5 of a cause: the same parts give the same id, other parts another."""
-    return str(uuid.uuid5(NAMESPACE, "\x00".join(parts)))
+    return uuid5_text(_NAMESPACE_BYTES, "\x00".join(parts))

@@ -37,10 +37,10 @@ from services.aggregator.rows import (
     checkpoint_key,
     decode_row,
     prompt_row_key,
-    tenant_of,
     trace_key,
 )
 from services.aggregator.tenant_budget import TenantBytes
+from services.aggregator.tenant_search import TenantSearch
 from shared.contracts.events.base import Event
 from shared.contracts.events.erasures import TraceErased
 from shared.contracts.events.feedback import (
@@ -58,12 +58,6 @@ from shared.contracts.topics import QUALITY, TICKS
 EXPIRIES_PER_TICK = 2000
 """Rows that one tick looks at, so that a tick stays short, and that one batch drops at most."""
 
-TRIM_SCAN_PER_TICK = 10_000
-"""Index entries, of any tenant, that one tick reads to find texts of those over their budget."""
-TRIM_AGAIN_S = 600
-"""Seconds of stream time, at most, after which a search that came to the index's end begins anew:
-rows that came since may be due before others that it has passed."""
-EVER_MS = 2**62
 OVER_BUDGET = "over_budget"
 """Outcome of an interaction whose texts went because its tenant held too many bytes."""
 
@@ -97,12 +91,7 @@ class PartitionState:
     tenants: TenantBytes = field(default_factory=TenantBytes)
     _looked_to: DueEntry | None = None
     """The last due entry looked at since the store changed; earlier ones would come again."""
-    _trimmed_to: dict[str, DueEntry] = field(default_factory=dict[str, DueEntry])
-    """By tenant that was over its budget, the last due entry looked at for texts to take."""
-    _trimmed_all: set[str] = field(default_factory=set[str])
-    """Tenants whose search came to the end of the index."""
-    _trimmed_span: int = 0
-    """In which multiple of TRIM_AGAIN_S it did."""
+    _search: TenantSearch = field(default_factory=TenantSearch)
 
     @property
     def pending(self) -> int:
@@ -227,6 +216,7 @@ class PartitionState:
         self._outputs = []
         self._dirty = set()
         self._dropped_marks = {}
+        self._search.begin_batch()
         self.events = 0
         return batch
 
@@ -329,7 +319,8 @@ class PartitionState:
         for key in self.aggregates.tick(now_s):
             self._outputs.append(self._quality(key, offset, time))
         self.aggregates.forget()
-        self._trim_tenants(offset, now_s)
+        over = self.tenants.over(self.rules.tenant_bytes)
+        self._search.trim(over, self.stored.due, lambda key: self._trim(offset, key), now_s)
 
     def _expire(self, offset: int, now_s: float) -> None:
         # The checkpoint names the rows that it drops: after an outage, many ticks fit into one batch.
@@ -365,31 +356,6 @@ class PartitionState:
         else:
             self._drop(key, row.marks)
         return True
-
-    def _trim_tenants(self, offset: int, now_s: float) -> None:
-        """Take the oldest texts without feedback from tenants that hold more than their budget."""
-        self._trim_again(now_s)
-        rows, scanned = EXPIRIES_PER_TICK, TRIM_SCAN_PER_TICK
-        for tenant, over in self.tenants.over(self.rules.tenant_bytes).items():
-            excess = over
-            for entry in self.stored.due(EVER_MS, self._trimmed_to.get(tenant)):
-                if excess <= 0 or not rows or not scanned:
-                    break
-                scanned -= 1
-                self._trimmed_to[tenant] = entry
-                if tenant_of(entry.key) == tenant:
-                    rows -= 1
-                    excess -= self._trim(offset, entry.key)
-            else:
-                self._trimmed_all.add(tenant)
-
-    def _trim_again(self, now_s: float) -> None:
-        span = int(now_s // TRIM_AGAIN_S)
-        if span != self._trimmed_span:
-            self._trimmed_span = span
-            for tenant in self._trimmed_all:
-                self._trimmed_to.pop(tenant, None)
-            self._trimmed_all.clear()
 
     def _trim(self, offset: int, key: bytes) -> int:
         """Take a row's texts where it has no feedback; how many bytes that gave back."""

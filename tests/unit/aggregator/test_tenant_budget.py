@@ -11,10 +11,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from services.aggregator import tenant_search
 from services.aggregator.aggregates import Aggregates
 from services.aggregator.disk_rows import DiskRows
 from services.aggregator.fold import FoldRules
-from services.aggregator.partition import OVER_BUDGET, TRIM_AGAIN_S
+from services.aggregator.partition import OVER_BUDGET
 from services.aggregator.row_database import MIB, RowDatabase
 from services.aggregator.rows import checkpoint_key, tenant_of, trace_key
 from services.aggregator.tenant_budget import TenantBytes
@@ -111,11 +112,31 @@ def test_a_tick_goes_on_where_the_one_before_it_stopped() -> None:
     assert left == {f"t{number}" for number in range(40 - len(left), 40)}
 
 
+@pytest.mark.parametrize(("share", "rows"), [("ROWS_PER_BATCH", 3), ("SCANNED_PER_BATCH", 3)])
+def test_one_batch_takes_a_bounded_part_of_the_texts_however_many_ticks_it_has(
+    monkeypatch: pytest.MonkeyPatch, share: str, rows: int
+) -> None:
+    monkeypatch.setattr(tenant_search, share, rows)
+    state = recovered(replace(BUDGET, tenant_bytes=1))
+    batches: list[list[Event]] = [[asked(number) for number in range(8)], *([ticks(20)] * 3)]
+    offsets: Counter[str] = Counter()
+    emptied: list[int] = []
+    for batch in batches:
+        for event in batch:
+            topic = topic_of(event)
+            state.apply(topic, offsets[topic], event, event.to_json(), log_ms(60))
+            offsets[topic] += 1
+        emptied.append(state.aggregates.outcomes.get(OVER_BUDGET, 0))
+        state.confirm(state.take())
+    # The first batch had its share before this bound was set.
+    assert emptied == [0, 3, 6, 8]
+
+
 def test_texts_that_come_after_a_search_to_the_end_go_with_a_later_one() -> None:
     """Rows with feedback stay twice as long, so rows that came later can be due before them."""
     answered = [event for n in range(12) for event in (asked(n), feedback(f"f{n}", f"t{n}"))]
     events = [*answered, *ticks(2), *map(asked, range(12, 15))]
-    simulation = Simulation([*events, Tick(at=at(60 + TRIM_AGAIN_S), partition=0)], BUDGET)
+    simulation = Simulation([*events, Tick(at=at(60 + tenant_search.AGAIN_S), partition=0)], BUDGET)
     simulation.run(batch=1)
     assert recounted(simulation)["acme"] > BUDGET.tenant_bytes, "by what has feedback alone"
     assert with_texts(simulation) == {f"t{number}" for number in range(12)}
