@@ -22,6 +22,16 @@ EXIT_CONFIGURATION = 2
 """Exit status of a service whose settings are wrong."""
 
 
+def _secret_of(path: Path, variable: str) -> bytes:
+    secret = read_secret(path, variable).encode()
+    if len(secret) < MIN_SECRET:
+        raise CredentialsUnreadable(
+            f"{variable}: the secret has {len(secret)} bytes; at least {MIN_SECRET} are needed, "
+            "such as those of openssl rand -hex 32"
+        )
+    return secret
+
+
 def shared_name(name: str) -> AliasChoices:
     """The variable of a setting that every service reads under the same name."""
     return AliasChoices(f"RATCHET_{name.upper()}")
@@ -69,6 +79,23 @@ class KafkaSettings(BaseSettings):
     kafka_key_file: Path | None = Field(
         default=None, validation_alias=shared_name("kafka_key_file")
     )
+    text_key_file: Path | None = Field(
+        default=None,
+        validation_alias=shared_name("text_key_file"),
+        description="file with the secret under which people's texts are encrypted in topics and "
+        "rows; none: they are stored as they come",
+    )
+
+    def text_secret(self) -> bytes:
+        """The secret that wraps the keys of people's texts; empty: texts are not encrypted.
+
+        Raises:
+            CredentialsUnreadable: the file cannot be read, or its secret is too short.
+
+        """
+        if self.text_key_file is None:
+            return b""
+        return _secret_of(self.text_key_file, "RATCHET_TEXT_KEY_FILE")
 
     @model_validator(mode="after")
     def _check_kafka(self) -> Self:
@@ -250,14 +277,7 @@ class ServiceSettings(KafkaSettings, RedisSettings):
         """
         if self.user_id_key_file is None:
             return AS_THEY_COME
-        variable = "RATCHET_USER_ID_KEY_FILE"
-        secret = read_secret(self.user_id_key_file, variable).encode()
-        if len(secret) < MIN_SECRET:
-            raise CredentialsUnreadable(
-                f"{variable}: the secret has {len(secret)} bytes; at least {MIN_SECRET} are needed, "
-                "such as those of openssl rand -hex 32"
-            )
-        return UserPseudonyms(secret)
+        return UserPseudonyms(_secret_of(self.user_id_key_file, "RATCHET_USER_ID_KEY_FILE"))
 
     @model_validator(mode="after")
     def _check_host(self) -> Self:

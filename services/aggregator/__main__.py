@@ -14,6 +14,7 @@ from services.aggregator.errors import AggregatorError
 from services.aggregator.faust_app import FaustSettings
 from services.aggregator.fold import FoldRules
 from services.aggregator.metrics import AggregatorMetrics
+from services.aggregator.personal_texts import PersonalTexts
 from services.aggregator.row_database import MIB
 from services.aggregator.session_lease import SessionLease
 from services.aggregator.settings import AggregatorSettings
@@ -21,12 +22,14 @@ from services.aggregator.stall_guard import StallGuard
 from services.aggregator.worker import Worker
 from services.aggregator.writer import KafkaWriter, Writer
 from shared.clock import Clock, SystemClock
+from shared.credentials import CredentialsUnreadable
 from shared.garbage import spare_collector
 from shared.http.operations import OperationsApp
 from shared.http.server import serve, stop_on_signals
 from shared.kafka.deadletters import DeadLetters
 from shared.kafka.producer import KafkaLog
 from shared.kafka.security import KafkaConnection, KafkaCredentialsUnreadable
+from shared.kafka.user_keys import UserKeyIssuer
 from shared.observability.health import Health
 from shared.observability.logging import configure_logging
 from shared.observability.trace_export import spans_of
@@ -68,6 +71,8 @@ async def run(
     event_log = KafkaLog(
         KafkaConnection.of(settings), source=SOURCE, client_id="ratchet-aggregator"
     )
+    secret = settings.text_secret()
+    texts = PersonalTexts(UserKeyIssuer(event_log, secret)) if secret else None
     redactor = Redactor()
     spans = spans_of("aggregator")
     writer = KafkaWriter(KafkaConnection.of(settings), guard=stall_guard.check, lease=lease)
@@ -105,6 +110,7 @@ async def run(
         clock=clock,
         spans=spans,
         die=die,
+        texts=texts,
     )
     health = Health()
     health.progress("loop", stall_guard.idle_s, LOOP_LIMIT_S)
@@ -126,6 +132,8 @@ async def run(
     await stop.wait()
     await worker.stop()
     await writer.stop()
+    if texts is not None:
+        await texts.close()
     await event_log.stop()
     await serving
     spans.close()
@@ -137,7 +145,7 @@ def main() -> None:
     spare_collector()
     try:
         uvloop.run(run(settings))
-    except (AggregatorError, KafkaCredentialsUnreadable) as error:
+    except (AggregatorError, CredentialsUnreadable, KafkaCredentialsUnreadable) as error:
         die(str(error))
 
 

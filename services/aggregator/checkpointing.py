@@ -20,6 +20,7 @@ from services.aggregator.errors import CheckpointTooLarge
 from services.aggregator.join_spans import JoinSpans
 from services.aggregator.metrics import AggregatorMetrics, PartitionGauges
 from services.aggregator.partition import PartitionState
+from services.aggregator.personal_texts import PersonalTexts
 from services.aggregator.rows import MAX_VALUE_BYTES
 from services.aggregator.writer import Write, Writer
 from shared.clock import Clock
@@ -33,7 +34,8 @@ class Checkpointer:
     """Holds the events folded since the last batch, and writes the next one.
 
     `states` are the partitions owned now, kept by the assignment; `changelog` names their topic;
-    `acknowledge` takes a partition and, by topic, the last offset that is counted.
+    `acknowledge` takes a partition and, by topic, the last offset that is counted. `texts` encrypts
+    people's texts; None leaves them in clear.
     """
 
     def __init__(
@@ -46,7 +48,9 @@ class Checkpointer:
         metrics: AggregatorMetrics,
         clock: Clock,
         spans: JoinSpans,
+        texts: PersonalTexts | None = None,
     ) -> None:
+        self._texts = texts
         self._states = states
         self._writer = writer
         self._changelog = changelog
@@ -120,13 +124,15 @@ class Checkpointer:
 
     async def _write(self, batches: list[Batch]) -> None:
         changelog = self._changelog()
-        await self._writer.write(
-            [
-                write_of(one, sampled=self._spans.sampled(one))
-                for batch in batches
-                for one in batch.outputs
-            ]
-        )
+        outputs = [
+            write_of(one, sampled=self._spans.sampled(one))
+            for batch in batches
+            for one in batch.outputs
+        ]
+        if self._texts is not None:
+            outputs = [self._texts.encrypted(one) for one in outputs]
+            await self._texts.acknowledged()
+        await self._writer.write(outputs)
         await self._writer.write(
             [
                 Write(changelog, batch.partition, key, value)

@@ -38,13 +38,13 @@ MODELS = {
 """Source topic -> its event models by type name."""
 
 
-def event_in(record: SourceRecord) -> Event:
-    """The event that a record carries.
+def event_in(record: SourceRecord, value: bytes | None) -> Event:
+    """The event that a record carries, of its value with the texts in clear.
 
     Raises:
         UnreadableRecord: it carries none that its topic may have.
     """
-    return decode(record.headers, record.value, MODELS[record.topic])
+    return decode(record.headers, value, MODELS[record.topic])
 
 
 def record_in(record: SourceRecord) -> Record:

@@ -14,6 +14,7 @@ from services.aggregator.errors import AggregatorError, EventRefused
 from services.aggregator.metrics import AggregatorMetrics
 from services.aggregator.offset_gaps import Gap, Lags, OffsetGaps, SourcePosition
 from services.aggregator.partition import PartitionState
+from services.aggregator.personal_texts import PersonalTexts
 from services.aggregator.ticker import Ticker
 from shared.clock import Clock
 from shared.contracts.events.dead_letters import DeadLetterReason
@@ -49,6 +50,7 @@ class Consumption:
         states: the partitions owned now, kept by the assignment.
         source: the log that is read.
         die: ends the process, for failures after which nothing may be written.
+        texts: how people's texts are encrypted; None: they are in clear.
     """
 
     def __init__(
@@ -62,7 +64,9 @@ class Consumption:
         source: SourceLog,
         clock: Clock,
         die: Callable[[str], None],
+        texts: PersonalTexts | None = None,
     ) -> None:
+        self._texts = texts
         self._states = states
         self._checkpointer = checkpointer
         self._ticker = ticker
@@ -158,9 +162,10 @@ class Consumption:
     async def _fold_new(self, state: PartitionState, record: SourceRecord) -> None:
         topic, offset = record.topic, record.offset
         clock_s = state.aggregates.clock_s
+        value = record.value if self._texts is None else await self._texts.opened(record)
         try:
-            body = event_in(record)
-            state.apply(topic, offset, body, record.value or b"", record.timestamp)
+            body = event_in(record, value)
+            state.apply(topic, offset, body, value or b"", record.timestamp)
         except (UnreadableRecord, EventRefused) as error:
             await self._refuse(state, record, error.reason, error.detail)
             return

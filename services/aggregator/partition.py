@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from services.aggregator import erasing, join, pairs
 from services.aggregator.aggregates import FIGURES, WINDOWS_S, Aggregates, WindowKey
@@ -64,6 +64,18 @@ OVER_BUDGET = "over_budget"
 RowT = TypeVar("RowT", TraceRow, PromptRow, CapRow)
 
 
+class RowTexts(Protocol):
+    """Encrypts people's texts in rows as they are stored, and decrypts them."""
+
+    def close_row(self, key: bytes, stored: bytes) -> bytes:
+        """A row to store."""
+        ...
+
+    def open_row(self, key: bytes, stored: bytes) -> bytes:
+        """A stored row, as it was before `close_row`."""
+        ...
+
+
 @dataclass(slots=True)
 class PartitionState:
     """Everything the worker knows of a partition it owns."""
@@ -72,6 +84,8 @@ class PartitionState:
     stored: RowStore
     """Rows and the checkpoint as the changelog has them."""
     rules: FoldRules
+    texts: RowTexts | None = None
+    """Encryption of people's texts in stored rows; None: they are in clear."""
     aggregates: Aggregates = field(default_factory=Aggregates)
     confirmed: dict[str, int] = field(default_factory=dict)
     """Offsets of the last confirmed checkpoint."""
@@ -199,6 +213,8 @@ class PartitionState:
                 mark for mark in row.marks if mark.offset > self.confirmed.get(mark.topic, -1)
             ]
             encoded = row.encode()
+            if self.texts is not None:
+                encoded = self.texts.close_row(key, encoded)
             self.tenants.resize(key, len(encoded))
             rows.append((key, encoded))
         index.tenants = self.tenants.take()
@@ -273,9 +289,10 @@ class PartitionState:
 
     def _stored(self, key: bytes) -> bytes | None:
         stored = self.stored.get(key)
-        if stored is not None:
-            self.tenants.read(key, len(stored))
-        return stored
+        if stored is None:
+            return None
+        self.tenants.read(key, len(stored))
+        return stored if self.texts is None else self.texts.open_row(key, stored)
 
     def _keep(
         self, topic: str, offset: int, key: bytes, before: RowT | None, fold: Fold[RowT]

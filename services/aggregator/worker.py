@@ -36,6 +36,7 @@ from services.aggregator.join_spans import JoinSpans
 from services.aggregator.metrics import AggregatorMetrics
 from services.aggregator.offset_gaps import LAG_S
 from services.aggregator.partition import PartitionState
+from services.aggregator.personal_texts import PersonalTexts
 from services.aggregator.recovery import recover_states
 from services.aggregator.row_database import MIB, RowDatabase
 from services.aggregator.session_lease import SessionLease
@@ -67,7 +68,9 @@ class Worker:
         clock: Clock,
         spans: Spans,
         die: Callable[[str], None],
+        texts: PersonalTexts | None = None,
     ) -> None:
+        self._texts = texts
         self._rules = rules
         self._partitions = partitions
         self._metrics = metrics
@@ -87,6 +90,7 @@ class Worker:
             metrics=metrics,
             clock=clock,
             spans=JoinSpans(spans),
+            texts=texts,
         )
         self._consumption = Consumption(
             self._states,
@@ -97,6 +101,7 @@ class Worker:
             source=source,
             clock=clock,
             die=die,
+            texts=texts,
         )
         self._joined = False
         self._tasks: list[asyncio.Task[None]] = []
@@ -214,6 +219,8 @@ class Worker:
 
     async def _recover(self) -> None:
         """The rows are what the changelog has: build the state of each owned partition."""
+        if self._texts is not None:
+            await self._texts.ready()
         changelog = changelog_of(self._table)
         owned = owned_partitions(self.app, changelog)
         for partition in owned:
@@ -222,7 +229,7 @@ class Worker:
         # A tenant's traces lie on all partitions alike.
         rules = replace(self._rules, tenant_bytes=self._rules.tenant_bytes // partitions)
         states = {
-            partition: PartitionState(partition, self._rows(partition), rules)
+            partition: PartitionState(partition, self._rows(partition), rules, self._texts)
             for partition in owned
         }
         await recover_states(states.values())

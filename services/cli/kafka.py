@@ -31,13 +31,21 @@ def with_log(settings: CliSettings, work: Callable[[EventLog], Awaitable[T]]) ->
         CliError: Kafka gave no answer, or what was asked for is refused.
 
     """
+    from shared.credentials import CredentialsUnreadable
     from shared.errors import RatchetError
+    from shared.kafka.encrypted_log import decrypting
     from shared.kafka.log import LogUnavailable
     from shared.kafka.producer import KafkaLog
     from shared.kafka.security import KafkaConnection
 
     async def run() -> T:
-        log = KafkaLog(KafkaConnection.of(settings.kafka), source=SOURCE, client_id="ratchet-cli")
+        brokers = KafkaLog(
+            KafkaConnection.of(settings.kafka), source=SOURCE, client_id="ratchet-cli"
+        )
+        try:
+            log = decrypting(brokers, settings.kafka)
+        except CredentialsUnreadable as error:
+            raise CliError(str(error), Exit.usage) from None
         try:
             return await work(log)
         except LogUnavailable as error:

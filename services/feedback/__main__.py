@@ -41,8 +41,10 @@ from shared.http.operations import OperationsApp
 from shared.http.server import serve, stop_on_signals
 from shared.kafka.consumer import ConsumerLoop
 from shared.kafka.deadletters import DeadLetters
+from shared.kafka.encrypted_log import encrypting
 from shared.kafka.producer import KafkaLog
 from shared.kafka.security import KafkaConnection
+from shared.kafka.user_keys import destroy_keys
 from shared.keys import KeyRing
 from shared.media_store import MediaStore
 from shared.observability.health import Health
@@ -66,7 +68,8 @@ async def run(settings: FeedbackSettings, voting: VotingOptions) -> None:
     metrics = FeedbackMetrics(registry)
     clock = SystemClock()
     redact = Redactor().text
-    log = KafkaLog(KafkaConnection.of(settings), source=SOURCE, client_id="ratchet-feedback")
+    brokers = KafkaLog(KafkaConnection.of(settings), source=SOURCE, client_id="ratchet-feedback")
+    log = encrypting(brokers, settings, source=SOURCE)
     await log.start()
     publisher = FeedbackPublisher(
         log,
@@ -101,7 +104,10 @@ async def run(settings: FeedbackSettings, voting: VotingOptions) -> None:
         KafkaConnection.of(settings),
         group=ERASURE_GROUP,
         handler=Eraser(
-            log, clock, MediaStore(settings.media_uri) if settings.media_uri else None
+            log,
+            clock,
+            MediaStore(settings.media_uri) if settings.media_uri else None,
+            destroy=destroy_keys if settings.text_key_file else None,
         ).handle,
         models=ERASURE_MODELS,
         dead_letters=dead_letters,

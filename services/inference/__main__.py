@@ -44,6 +44,7 @@ from shared.http.operations import OperationsApp
 from shared.http.server import serve, stop_on_signals
 from shared.kafka.consumer import ConsumerLoop
 from shared.kafka.deadletters import DeadLetters
+from shared.kafka.encrypted_log import decrypting
 from shared.kafka.envelope import models_by_type
 from shared.kafka.producer import KafkaLog
 from shared.kafka.security import KafkaConnection
@@ -117,7 +118,8 @@ async def run(settings: InferenceSettings) -> None:
     clock = SystemClock()
     redact = Redactor().text
     keys = KeyRing(required=settings.profile != "local")
-    event_log = KafkaLog(KafkaConnection.of(settings), source=SOURCE, client_id="ratchet-inference")
+    brokers = KafkaLog(KafkaConnection.of(settings), source=SOURCE, client_id="ratchet-inference")
+    event_log = decrypting(brokers, settings)
     await event_log.start()
     wake = asyncio.Event()
     versions = RegistryFollower(event_log, lambda _: wake.set())

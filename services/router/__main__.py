@@ -26,7 +26,7 @@ from services.router.interactions import Interactions
 from services.router.latency_limits import LatencyLimits
 from services.router.media import MediaUploads
 from services.router.metrics import RouterMetrics, SeriesLifecycle
-from services.router.mirror import Mirror
+from services.router.mirror import SOURCE, Mirror
 from services.router.moderated import ModeratedProxy
 from services.router.moderation_endpoint import ModerationEndpoint
 from services.router.output_filter import OutputFilter
@@ -46,6 +46,7 @@ from shared.http.local_guard import with_local_guard
 from shared.http.operations import OperationsApp
 from shared.http.server import serve, stop_on_signals
 from shared.kafka.deadletters import DeadLetters
+from shared.kafka.encrypted_log import encrypting
 from shared.kafka.producer import KafkaLog
 from shared.kafka.security import KafkaConnection
 from shared.keys import KeyRing
@@ -118,7 +119,8 @@ async def run(settings: RouterSettings, instance: RouterInstance, rules: FilterR
     series = SeriesLifecycle(metrics, clock, grace_s=settings.series_grace_s)
     registry = CollectorRegistry()
     registry.register(metrics)
-    event_log = KafkaLog(KafkaConnection.of(settings), source="/ratchet/router", client_id="router")
+    brokers = KafkaLog(KafkaConnection.of(settings), source=SOURCE, client_id="router")
+    event_log = encrypting(brokers, settings, source=SOURCE)
     mirror = Mirror(event_log, clock, registry, redactor, stale_after_s=settings.stale_after_s)
     media = MediaUploads(MediaStore(settings.media_uri), registry) if settings.media_uri else None
     interactions = Interactions(spool, redactor, mirror, settings.user_pseudonyms(), media)

@@ -19,6 +19,7 @@ from shared.clock import SystemClock
 from shared.http.operations import OperationsApp
 from shared.http.server import serve, stop_on_signals
 from shared.kafka.deadletters import DeadLetters
+from shared.kafka.encrypted_log import decrypting
 from shared.kafka.producer import KafkaLog
 from shared.kafka.security import KafkaConnection
 from shared.observability.health import Health
@@ -42,7 +43,8 @@ async def run(settings: TrainingSettings) -> None:
     clock, registry = SystemClock(), CollectorRegistry()
     metrics = TrainingMetrics(registry)
     spans = spans_of("training")
-    log = KafkaLog(KafkaConnection.of(settings), source=SOURCE, client_id="ratchet-training")
+    brokers = KafkaLog(KafkaConnection.of(settings), source=SOURCE, client_id="ratchet-training")
+    log = decrypting(brokers, settings)
     await log.start()
     versions, queue = RegistryFollower(log), JobQueue()
     store = DatasetStore(settings.datasets_uri)

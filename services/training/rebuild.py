@@ -15,6 +15,7 @@ from services.training.dataset_store import DatasetStore, read_import
 from services.training.settings import TrainingSettings
 from services.training.snapshot import Dataset, FilePlace, take_snapshot
 from shared.contracts.events.preferences import ERASED
+from shared.kafka.encrypted_log import decrypting
 from shared.kafka.log import EventLog
 from shared.kafka.producer import KafkaLog
 from shared.kafka.security import KafkaConnection
@@ -74,9 +75,10 @@ async def main(dataset_id: str) -> int:
     if stored is None:
         print(f"{dataset_id}: no such dataset under {store.root}", file=sys.stderr)
         return 1
-    log = KafkaLog(
+    brokers = KafkaLog(
         KafkaConnection.of(settings), source="/ratchet/training", client_id="ratchet-rebuild"
     )
+    log = decrypting(brokers, settings)
     made = await rebuild(log, stored, settings.readable_import_roots)
     wrong = differences(stored, made)
     print(f"{dataset_id}: {'differs in ' + ', '.join(wrong) if wrong else 'the same bytes'}")

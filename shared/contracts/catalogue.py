@@ -23,6 +23,7 @@ from shared.contracts.events.training import (
     TrainingProgress,
     TrainingRequested,
 )
+from shared.contracts.events.user_keys import UserKeyIssued
 from shared.contracts.events.versions import (
     RewardRecord,
     SettingsEvaluation,
@@ -71,6 +72,7 @@ EVENTS: tuple[type[Event], ...] = (
     ActionAudited,
     ErasureRequested,
     ErasureCompleted,
+    UserKeyIssued,
 )
 
 INTAKE: dict[str, type[Event]] = {

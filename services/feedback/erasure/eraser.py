@@ -8,7 +8,7 @@ request.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 
 import structlog
 
@@ -44,6 +44,8 @@ log = structlog.get_logger(__name__)
 GROUP = "ratchet.feedback-erasures"
 ERASURE_MODELS = models_by_type(ErasureRequested, ErasureCompleted)
 EXAMPLE_MODELS = models_by_type(ExampleJoined)
+KeyDestroyer = Callable[[EventLog, Collection[str]], Awaitable[int]]
+"""Destroys the keys of some subjects."""
 SWEEP_TIMEOUT_S = 3600.0
 """Longest time for reading some topics once."""
 READ_TIMEOUT_S = 30.0
@@ -54,10 +56,19 @@ WRITE_BATCH = 200
 class Eraser:
     """Handles the records of `erasures.v1`, one after the other."""
 
-    def __init__(self, event_log: EventLog, clock: Clock, media: MediaStore | None = None) -> None:
+    def __init__(
+        self,
+        event_log: EventLog,
+        clock: Clock,
+        media: MediaStore | None = None,
+        *,
+        destroy: KeyDestroyer | None = None,
+    ) -> None:
+        """`destroy` is for texts that are encrypted by person; None: there are no keys."""
         self._log = event_log
         self._clock = clock
         self._media = media
+        self._destroy = destroy
 
     async def handle(self, event: Event, _: Record) -> None:
         """Do a requested erasure unless it is done.
@@ -71,14 +82,18 @@ class Eraser:
         await self._erase_media(event)
         traces = await self._erase_traces(event)
         asked = {trace for trace, whole in traces.items() if whole}
+        examples = await self._empty_examples(event, asked)
+        products = await self._retract_products(event, asked)
+        if self._destroy is not None:  # last: the sweeps read what the keys open
+            await self._destroy(self._log, event.subjects)
         completed = ErasureCompleted(
             erasure_id=event.erasure_id,
             tenant=event.tenant,
             subjects=event.subjects,
             requested_at=event.requested_at,
             traces=len(traces),
-            examples=await self._empty_examples(event, asked),
-            products=await self._retract_products(event, asked),
+            examples=examples,
+            products=products,
             completed_at=self._clock.now(),
         )
         await self._log.publish(

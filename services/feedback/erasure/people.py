@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any, cast
 
@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from services.feedback.values import fields_of
 from shared.contracts.events.base import Identifier
 from shared.contracts.events.quality import ExampleJoined
-from shared.contracts.subject import subject_of
+from shared.contracts.subject import subject_of, users_in
 from shared.kafka.log import Record
 
 NOTHING_SAID = {
@@ -38,7 +38,7 @@ def body_of(record: Record) -> Mapping[str, Any]:
 def is_about(body: Mapping[str, Any], subjects: Collection[str]) -> bool:
     """Whether one of the people in a record's body is one of the subjects."""
     tenant = str(body.get("tenant", ""))
-    return any(subject_of(tenant, user) in subjects for user in _people_in(body))
+    return any(subject_of(tenant, user) in subjects for user in users_in(body))
 
 
 def is_asked_by(body: Mapping[str, Any], subjects: Collection[str]) -> bool:
@@ -89,16 +89,6 @@ def _trace_of(body: Mapping[str, Any]) -> Trace | None:
         return _TRACE.validate_python(found)
     except ValidationError:
         return None
-
-
-def _people_in(body: Mapping[str, Any]) -> Iterator[str]:
-    """User ids of a body; what is of another shape names nobody."""
-    found = [body.get("user_id"), body.get("asker")]
-    for name in ("raters", "askers"):
-        found += _list(body.get(name))
-    for name in ("feedback", "signals"):
-        found += [(fields_of(one) or {}).get("user_id") for one in _list(body.get(name))]
-    return (one for one in found if isinstance(one, str))
 
 
 def _list(value: object) -> list[Any]:

@@ -20,6 +20,7 @@ from services.feedback.read_model.store import LogReplaced, ReadModelStore
 from services.feedback.settings import FeedbackSettings
 from shared.clock import SystemClock
 from shared.contracts.topics import EXAMPLES, FEEDBACK, PREFERENCES
+from shared.kafka.encrypted_log import decrypting
 from shared.kafka.producer import KafkaLog
 from shared.kafka.security import KafkaConnection
 from shared.observability.logging import configure_logging
@@ -32,9 +33,10 @@ LOCK_PAUSE_S = 0.2
 
 async def run(settings: FeedbackSettings, path: Path) -> None:
     """Fold until killed: the process holds nothing that the file does not."""
-    event_log = KafkaLog(
+    brokers = KafkaLog(
         KafkaConnection.of(settings), source="/ratchet/feedback", client_id="ratchet-read-model"
     )
+    event_log = decrypting(brokers, settings)
     store = ReadModelStore(path, max_bytes=settings.read_model_max_mb * 1_000_000)
     tail = event_log.tail(FEEDBACK, EXAMPLES, PREFERENCES, positions=store.positions())
     folder = ReadModelFolder(

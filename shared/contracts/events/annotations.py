@@ -14,6 +14,7 @@ from shared.contracts.events.base import (
     Message,
     ModelName,
     OptionalIdentifier,
+    PersonalEvent,
     Text,
     unless_empty,
 )
@@ -49,7 +50,7 @@ class AnnotatorRole(StrEnum):
     """A program. It never fills a slot of an item in a high-stakes category."""
 
 
-class AnnotationItemAdded(Event):
+class AnnotationItemAdded(PersonalEvent):
     """An item of the annotation queue, with the answers to be labelled. Key: item_id."""
 
     ce_type: ClassVar[str] = "ratchet.annotation.item-added.v1"

@@ -84,6 +84,22 @@ def unless_empty(default: Any, **rules: Any) -> Any:
     return Field(default=default, exclude_if=_is_empty, **rules)
 
 
+class EncryptedTexts(BaseModel):
+    """The texts of an event whose people have keys (shared/text_encryption.py)."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+    keys: tuple[Identifier, ...] = Field(description="ids on user-keys.v1; all are needed")
+    data: str = Field(description="base64 of nonce and AES-256-GCM ciphertext of zlib of JSON")
+
+
+class PersonalEvent(Event):
+    """An event with people's texts, which may be encrypted under these people's keys."""
+
+    encrypted: EncryptedTexts | None = unless_empty(
+        None, description="texts of the event, which are then empty where they stand"
+    )
+
+
 class ToolCall(BaseModel):
     """One call of a tool, as the model wrote it."""
 

@@ -12,6 +12,7 @@ from shared.contracts.events.base import (
     Event,
     Identifier,
     OptionalIdentifier,
+    PersonalEvent,
     Text,
     unless_empty,
 )
@@ -68,7 +69,7 @@ class Preference(BaseModel):
     rejected_version: OptionalIdentifier = ""
 
 
-class FeedbackSubmitted(Event):
+class FeedbackSubmitted(PersonalEvent):
     """One revision of one person's feedback on one interaction. Key: trace_id.
 
     `value` by type: thumbs_* null; rating 1-5; text_correction Correction; preference Preference;

@@ -10,10 +10,10 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from shared.contracts.events.base import (
     AnswerTurn,
     Context,
-    Event,
     Identifier,
     Message,
     OptionalIdentifier,
+    PersonalEvent,
     Text,
     Tool,
     UntrainableReasons,
@@ -100,7 +100,7 @@ class AppliedSettings(BaseModel):
     )
 
 
-class InteractionRecorded(Event):
+class InteractionRecorded(PersonalEvent):
     """One request to the router with all its attempts; redacted. Key: trace_id."""
 
     ce_type: ClassVar[str] = "ratchet.interaction.recorded.v1"

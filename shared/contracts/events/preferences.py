@@ -15,6 +15,7 @@ from shared.contracts.events.base import (
     Identifier,
     Message,
     OptionalIdentifier,
+    PersonalEvent,
     Text,
     Tool,
     UntrainableReasons,
@@ -36,7 +37,7 @@ class PairSource(StrEnum):
     synthetic = "synthetic"
 
 
-class PreferencePair(Event):
+class PreferencePair(PersonalEvent):
     """Chosen and rejected answers to one prompt, self-contained. Key: pair_id."""
 
     ce_type: ClassVar[str] = "ratchet.preference.pair.v1"
@@ -69,7 +70,7 @@ class PreferencePair(Event):
     created_at: AwareDatetime
 
 
-class UnpairedExample(Event):
+class UnpairedExample(PersonalEvent):
     """One answer with a good/bad label (KTO), self-contained. Key: pair_id."""
 
     ce_type: ClassVar[str] = "ratchet.preference.unpaired.v1"

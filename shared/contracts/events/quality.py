@@ -13,6 +13,7 @@ from shared.contracts.events.base import (
     Identifier,
     Message,
     OptionalIdentifier,
+    PersonalEvent,
     Text,
     Tool,
     UntrainableReasons,
@@ -22,7 +23,7 @@ from shared.contracts.events.feedback import FeedbackSubmitted
 from shared.contracts.events.signals import SignalObserved
 
 
-class ExampleJoined(Event):
+class ExampleJoined(PersonalEvent):
     """An interaction joined with its feedback, for queries. Key: trace_id (compacted)."""
 
     ce_type: ClassVar[str] = "ratchet.example.joined.v1"

@@ -14,6 +14,7 @@ from shared.contracts.events.base import (
     Identifier,
     Message,
     OptionalIdentifier,
+    PersonalEvent,
     Text,
     Tool,
     UntrainableReasons,
@@ -22,7 +23,7 @@ from shared.contracts.events.base import (
 from shared.contracts.events.interactions import Arm
 
 
-class RatedAnswer(Event):
+class RatedAnswer(PersonalEvent):
     """A scored answer, to build same-prompt pairs. Key: prompt_key."""
 
     ce_type: ClassVar[str] = "ratchet.rated.answer.v1"

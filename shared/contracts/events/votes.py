@@ -11,10 +11,10 @@ from shared.contracts.events.base import (
     AnswerTurn,
     Context,
     Cut,
-    Event,
     Identifier,
     Message,
     OptionalIdentifier,
+    PersonalEvent,
     Text,
     Tool,
     unless_empty,
@@ -41,7 +41,7 @@ class Side(BaseModel):
     cut: Cut = False
 
 
-class VoteCast(Event):
+class VoteCast(PersonalEvent):
     """One vote on a blind comparison, self-contained. Key: comparison_id (also its trace_id)."""
 
     ce_type: ClassVar[str] = "ratchet.vote.cast.v1"

@@ -29,6 +29,7 @@ API_KEYS = "ratchet.api-keys.v1"
 AUDIT = "ratchet.audit.v1"
 DEAD_LETTERS = "ratchet.dead-letters.v1"
 ERASURES = "ratchet.erasures.v1"
+USER_KEYS = "ratchet.user-keys.v1"
 
 TOPICS_DIR = Path(__file__).parent
 

@@ -1,0 +1,123 @@
+"""Personal texts: encryption by person of what the aggregator reads, writes and keeps in rows.
+
+Rows are encrypted as they are stored, on the changelog and on disk alike, and hold texts in memory
+only between two batches. What was counted stays in clear: an erased person's figures remain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+
+import orjson
+
+from services.aggregator.codec import SourceRecord
+from services.aggregator.rows import kind_of
+from services.aggregator.writer import Write
+from shared.contracts.subject import users_in
+from shared.kafka.encrypted_log import ENCRYPTED_TOPICS, encrypted, opened
+from shared.kafka.envelope import headers_of
+from shared.kafka.user_keys import UserKeyIssuer
+from shared.text_encryption import FIELD, decrypt_texts, encrypt_texts, is_encrypted
+
+BODY, RIVAL, RIVAL_BODY = 3, 16, 3
+"""Places in a stored entry, behind its name (see rows.FeedbackEntry)."""
+
+
+class PersonalTexts:
+    """See the module."""
+
+    def __init__(self, keys: UserKeyIssuer) -> None:
+        self._keys = keys
+
+    async def ready(self) -> None:
+        """Return once every key is known under which a row may be stored now.
+
+        Raises:
+            LogUnavailable: the keys cannot be read.
+        """
+        await self._keys.ready()
+        await self._keys.refresh()
+
+    async def acknowledged(self) -> None:
+        """Return once the brokers have all keys under which something was encrypted.
+
+        Raises:
+            LogUnavailable: they did not acknowledge in time.
+        """
+        await self._keys.acknowledged()
+
+    async def close(self) -> None:
+        """Stop following the keys."""
+        await self._keys.close()
+
+    async def opened(self, record: SourceRecord) -> bytes | None:
+        """A record's value with its texts.
+
+        Raises:
+            LogUnavailable: the keys cannot be read.
+        """
+        value = record.value
+        if value is None or not is_encrypted(value):
+            return value
+        return await opened(self._keys, value, headers_of(record.headers), record.timestamp)
+
+    def encrypted(self, write: Write) -> Write:
+        """A record to write, with its texts encrypted where its topic's are."""
+        if write.topic not in ENCRYPTED_TOPICS or write.value is None:
+            return write
+        return write._replace(value=encrypted(self._keys, write.value, write.headers))
+
+    def close_row(self, key: bytes, stored: bytes) -> bytes:
+        """A row as it is stored, with its texts encrypted for the people whom each part names."""
+        place = key.decode()
+
+        def close(body: dict[str, Any]) -> None:
+            tenant = str(body.get("tenant", ""))
+            users = sorted({user for user in users_in(body) if user})
+            if users and FIELD not in body:
+                encrypt_texts(body, place, [self._keys.key_of(tenant, user) for user in users])
+
+        return _with_bodies(key, stored, close)
+
+    def open_row(self, key: bytes, stored: bytes) -> bytes:
+        """The row that `close_row` closed; parts whose key is destroyed stay without texts."""
+        if not is_encrypted(stored):
+            return stored
+        place = key.decode()
+
+        def open_(body: dict[str, Any]) -> None:
+            if FIELD in body:
+                decrypt_texts(body, place, self._keys.key)
+
+        return _with_bodies(key, stored, open_)
+
+
+def _with_bodies(key: bytes, stored: bytes, change: Callable[[dict[str, Any]], None]) -> bytes:
+    """A stored row after a change of each event in it."""
+    kind = kind_of(key)
+    if kind not in {"trace", "prompt"}:
+        return stored
+    head, newline, interaction = stored.partition(b"\n")
+    state = orjson.loads(head)
+    for body in _trace_bodies(state) if kind == "trace" else _prompt_bodies(state):
+        change(body)
+    if interaction:
+        asked = orjson.loads(interaction)
+        change(asked)
+        interaction = orjson.dumps(asked)
+    return orjson.dumps(state) + newline + interaction
+
+
+def _trace_bodies(state: list[Any]) -> Iterator[dict[str, Any]]:
+    for entry in cast("list[list[Any]]", state[0]):
+        if entry[BODY]:
+            yield entry[BODY]
+        if len(entry) > RIVAL and entry[RIVAL] and entry[RIVAL][RIVAL_BODY]:
+            yield entry[RIVAL][RIVAL_BODY]
+
+
+def _prompt_bodies(state: list[Any]) -> Iterator[dict[str, Any]]:
+    for answer in cast("dict[str, dict[str, Any]]", state[0]).values():
+        if "event" in answer:
+            yield answer["event"]

@@ -1,0 +1,154 @@
+"""Logs whose texts are encrypted by person: two writers, readers that come later, destroyed keys."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import cast
+
+import orjson
+import pytest
+
+from shared.contracts.events.feedback import FeedbackSubmitted
+from shared.contracts.subject import subject_of
+from shared.contracts.topics import FEEDBACK, USER_KEYS
+from shared.credentials import CredentialsUnreadable
+from shared.kafka import user_keys
+from shared.kafka.encrypted_log import DecryptingLog, EncryptingLog, decrypting, encrypting
+from shared.kafka.log import EventLog, LogUnavailable, Record, read_to_end
+from shared.kafka.user_keys import UserKeyIssuer, UserKeys, destroy_keys
+from shared.settings import KafkaSettings
+from shared.testing.log import MemoryLog
+
+SECRET = b"s" * 32
+TEXT = "Ann lives at the old mill"
+
+
+def feedback(user: str, text: str = TEXT, number: int = 0) -> FeedbackSubmitted:
+    return FeedbackSubmitted.model_validate(
+        {
+            "feedback_id": f"f{number}",
+            "trace_id": "t1",
+            "tenant": "default",
+            "type": "comment",
+            "value": text,
+            "user_id": user,
+            "submitted_at": "2026-11-18T09:00:00Z",
+        }
+    )
+
+
+def writer(brokers: MemoryLog) -> EncryptingLog:
+    return EncryptingLog(brokers, UserKeyIssuer(brokers, SECRET), source="/test")
+
+
+def reader(brokers: MemoryLog, secret: bytes = SECRET) -> DecryptingLog:
+    return DecryptingLog(brokers, UserKeys(brokers, secret))
+
+
+async def write(log: EncryptingLog, user: str, number: int = 0, text: str = TEXT) -> None:
+    event = feedback(user, text, number)
+    await log.publish(FEEDBACK, key="t1", event=event, event_id=f"f{number}")
+
+
+async def values(log: DecryptingLog) -> list[str]:
+    records = await read_to_end(cast("EventLog", log), FEEDBACK, timeout_s=10)
+    return [orjson.loads(record.value or b"")["value"] for record in records]
+
+
+def raw(brokers: MemoryLog, topic: str) -> list[Record]:
+    return brokers.all(topic)
+
+
+@pytest.fixture(autouse=True)
+def roll_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(user_keys, "ROLL_S", 0.0)
+
+
+async def test_the_log_holds_no_text_and_a_reader_gets_it() -> None:
+    brokers = MemoryLog()
+    ours, theirs = writer(brokers), reader(brokers)
+    await write(ours, "ann")
+    assert all(TEXT.encode() not in (one.value or b"") for one in raw(brokers, FEEDBACK))
+    assert await values(theirs) == [TEXT]
+    await ours.stop()
+    await theirs.stop()
+
+
+async def test_the_first_events_of_two_writers_at_once_are_both_read() -> None:
+    brokers = MemoryLog()
+    writers = [writer(brokers), writer(brokers)]
+    await asyncio.gather(*(write(one, "ann", n) for n, one in enumerate(writers)))
+    assert len(raw(brokers, USER_KEYS)) == 2
+    late = reader(brokers)
+    assert await values(late) == [TEXT, TEXT]
+    for one in (*writers, late):
+        await one.stop()
+
+
+async def test_a_person_keeps_the_key_over_restarts_and_writers() -> None:
+    brokers = MemoryLog()
+    for number in range(3):
+        ours = writer(brokers)
+        await write(ours, "ann", number)
+        await ours.stop()
+    assert len(raw(brokers, USER_KEYS)) == 1
+
+
+async def test_destroyed_keys_close_all_of_one_person_s_texts_and_no_other_s() -> None:
+    brokers = MemoryLog()
+    ours, theirs = writer(brokers), reader(brokers)
+    await write(ours, "ann", 1)
+    await write(ours, "ben", 2, "Ben's words")
+    assert await values(theirs) == [TEXT, "Ben's words"]
+    assert await destroy_keys(brokers, [subject_of("default", "ann")]) == 1
+    await theirs._keys.refresh()
+    assert await values(theirs) == ["[encrypted]", "Ben's words"]
+    await write(ours, "ann", 3, "Ann again")
+    assert await values(theirs) == ["[encrypted]", "Ben's words", "Ann again"]
+    await ours.stop()
+    await theirs.stop()
+
+
+async def test_keys_are_written_before_what_they_open() -> None:
+    brokers = MemoryLog()
+    ours = writer(brokers)
+    brokers.max_record_bytes = 300  # the key's record is larger
+    with pytest.raises(LogUnavailable):
+        await write(ours, "ann")
+    assert not raw(brokers, FEEDBACK)
+    brokers.max_record_bytes = 10_000
+    await write(ours, "ann")
+    assert len(raw(brokers, USER_KEYS)) == 1
+    await ours.stop()
+
+
+async def test_another_secret_is_an_error_and_no_erasure() -> None:
+    brokers = MemoryLog()
+    ours = writer(brokers)
+    await write(ours, "ann")
+    wrong = UserKeys(brokers, b"t" * 32)
+    key_id = orjson.loads(raw(brokers, USER_KEYS)[0].value or b"")["key_id"]
+    with pytest.raises(LogUnavailable, match="RATCHET_TEXT_KEY_FILE"):
+        await wrong.find([key_id])
+    await wrong.close()
+    await ours.stop()
+
+
+async def test_what_names_nobody_stays_in_clear() -> None:
+    brokers = MemoryLog()
+    ours = writer(brokers)
+    await write(ours, "")
+    assert TEXT.encode() in (raw(brokers, FEEDBACK)[0].value or b"")
+    await ours.stop()
+
+
+def test_without_the_setting_the_log_is_itself(tmp_path: Path) -> None:
+    brokers = MemoryLog()
+    off = KafkaSettings()
+    assert decrypting(brokers, off) is brokers
+    assert encrypting(brokers, off, source="/test") is brokers
+    short = tmp_path / "key"
+    short.write_text("short")
+    with pytest.raises(CredentialsUnreadable, match="RATCHET_TEXT_KEY_FILE"):
+        decrypting(brokers, KafkaSettings(text_key_file=short))
