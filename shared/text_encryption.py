@@ -22,6 +22,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 KEY_BYTES = 32
 NONCE_BYTES = 12
+COMPRESS_BYTES = 2048
+"""Texts above this size are compressed first, for brokers cannot compress a ciphertext."""
 FIELD = "encrypted"
 """The field of an event that holds the ciphertext of its texts and the ids of the keys."""
 MARK = "[encrypted]"
@@ -56,7 +58,9 @@ def encrypt_texts(body: dict[str, Any], place: str, keys: Sequence[DataKey]) -> 
     if not found:
         return False
     nonce = os.urandom(NONCE_BYTES)
-    plain = zlib.compress(orjson.dumps(found), 1)
+    plain = orjson.dumps(found)
+    if len(plain) > COMPRESS_BYTES:
+        plain = zlib.compress(plain, 1)
     sealed = _cipher(tuple(key for _, key in keys)).encrypt(nonce, plain, place.encode())
     body[FIELD] = {
         "keys": [key_id for key_id, _ in keys],
@@ -83,7 +87,9 @@ def decrypt_texts(body: dict[str, Any], place: str, key_of: Callable[[str], byte
         )
     except InvalidTag:
         raise TextsUnreadable(f"the encrypted texts of {place!r} were changed or moved") from None
-    for path, value in orjson.loads(zlib.decompress(plain)):
+    if not plain.startswith(b"["):
+        plain = zlib.decompress(plain)
+    for path, value in orjson.loads(plain):
         node: Any = body
         for step in path[:-1]:
             node = node[step]

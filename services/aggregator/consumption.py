@@ -10,7 +10,7 @@ import structlog
 
 from services.aggregator.checkpointing import Checkpointer
 from services.aggregator.codec import MODELS, SourceRecord, event_in, event_time_s, record_in
-from services.aggregator.errors import AggregatorError, EventRefused
+from services.aggregator.errors import AggregatorError, EventRefused, TextSecretMissing
 from services.aggregator.metrics import AggregatorMetrics
 from services.aggregator.offset_gaps import Gap, Lags, OffsetGaps, SourcePosition
 from services.aggregator.partition import PartitionState
@@ -22,6 +22,7 @@ from shared.contracts.topics import TICKS
 from shared.kafka.deadletters import DeadLetters
 from shared.kafka.envelope import UnreadableRecord
 from shared.kafka.log import LogUnavailable
+from shared.text_encryption import is_encrypted
 
 log = structlog.get_logger(__name__)
 
@@ -162,7 +163,7 @@ class Consumption:
     async def _fold_new(self, state: PartitionState, record: SourceRecord) -> None:
         topic, offset = record.topic, record.offset
         clock_s = state.aggregates.clock_s
-        value = record.value if self._texts is None else await self._texts.opened(record)
+        value = await self._with_texts(record)
         try:
             body = event_in(record, value)
             state.apply(topic, offset, body, value or b"", record.timestamp)
@@ -180,6 +181,16 @@ class Consumption:
             self._ticker.moved()
         elif topic == TICKS:
             log.warning("tick.without_effect", partition=record.partition, offset=offset)
+
+    async def _with_texts(self, record: SourceRecord) -> bytes | None:
+        if self._texts is not None:
+            return await self._texts.opened(record)
+        if is_encrypted(record.value):
+            # Folded without its texts, it would count and teach nothing, for good.
+            raise TextSecretMissing(
+                "RATCHET_TEXT_KEY_FILE: not set, and texts are encrypted; give this service the secret"
+            )
+        return record.value
 
     async def _refuse(
         self, state: PartitionState, record: SourceRecord, reason: DeadLetterReason, detail: str

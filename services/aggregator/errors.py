@@ -44,3 +44,7 @@ class WriteFailed(AggregatorError):
 
 class CheckpointTooLarge(AggregatorError):
     """A checkpoint that the brokers would refuse; nothing of its batch was written."""
+
+
+class TextSecretMissing(AggregatorError):
+    """Events have encrypted texts, and this service has no secret for them."""

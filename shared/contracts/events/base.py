@@ -89,7 +89,9 @@ class EncryptedTexts(BaseModel):
 
     model_config = ConfigDict(extra="ignore", frozen=True)
     keys: tuple[Identifier, ...] = Field(description="ids on user-keys.v1; all are needed")
-    data: str = Field(description="base64 of nonce and AES-256-GCM ciphertext of zlib of JSON")
+    data: str = Field(
+        description="base64 of nonce and AES-256-GCM ciphertext of JSON, long ones as zlib"
+    )
 
 
 class PersonalEvent(Event):

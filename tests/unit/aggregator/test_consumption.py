@@ -11,6 +11,7 @@ import pytest
 from services.aggregator.consumption import BATCH_EVENTS, Consumption
 from services.aggregator.metrics import AggregatorMetrics
 from services.aggregator.offset_gaps import LAG_S
+from shared.contracts.events.base import EncryptedTexts
 from shared.contracts.topics import INTERACTIONS
 from shared.testing.clock import ManualClock
 from tests.support.aggregator import feedback, interaction, source_record
@@ -69,6 +70,26 @@ async def test_an_event_that_is_dropped_is_sought_although_none_comes_after_it()
     clock.advance(LAG_S)
     await consumption.seek_overdue()
     assert len(source.sought) == 2
+
+
+async def test_encrypted_texts_without_the_secret_end_the_worker_before_they_are_folded() -> None:
+    state = recovered()
+    ended: list[str] = []
+    consumption = Consumption(
+        {0: state},
+        checkpointer=cast("Any", None),
+        ticker=cast("Any", None),
+        dead_letters=cast("Any", None),
+        metrics=AggregatorMetrics(),
+        source=Log(end=1),
+        clock=ManualClock(),
+        die=ended.append,
+    )
+    texts = EncryptedTexts(keys=("k1",), data="AAAA")
+    event = interaction().model_copy(update={"encrypted": texts})
+    await consumption.fold({0: [source_record(INTERACTIONS, 0, 0, event)]})
+    assert "RATCHET_TEXT_KEY_FILE" in ended[0]
+    assert state.expects(INTERACTIONS) == 0
 
 
 async def test_a_worker_that_works_off_a_backlog_seeks_nothing() -> None:

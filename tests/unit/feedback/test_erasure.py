@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import tempfile
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -31,10 +31,21 @@ from shared.contracts.topics import (
     FEEDBACK,
     INTERACTIONS,
     PREFERENCES,
+    USER_KEYS,
 )
 from shared.http.problems import handle_errors
+from shared.kafka import user_keys
+from shared.kafka.encrypted_log import EncryptingLog
 from shared.kafka.envelope import UnreadableRecord, decode
-from shared.kafka.log import APPEND_TIMEOUT_S, LogUnavailable, NewRecord, Position, read_to_end
+from shared.kafka.log import (
+    APPEND_TIMEOUT_S,
+    EventLog,
+    LogUnavailable,
+    NewRecord,
+    Position,
+    read_to_end,
+)
+from shared.kafka.user_keys import UserKeyIssuer, destroy_keys
 from shared.keys import KeyRing, hash_key
 from shared.media_store import MediaStore
 from shared.testing.clock import ManualClock
@@ -54,7 +65,7 @@ class KilledLog(MemoryLog):
     left = 10**9
 
     async def append_many(
-        self, records: list[NewRecord], *, timeout_s: float = APPEND_TIMEOUT_S
+        self, records: Sequence[NewRecord], *, timeout_s: float = APPEND_TIMEOUT_S
     ) -> list[Position]:
         if self.left < len(records):
             raise LogUnavailable("killed")
@@ -62,7 +73,7 @@ class KilledLog(MemoryLog):
         return await super().append_many(records, timeout_s=timeout_s)
 
 
-async def stored(log: MemoryLog) -> None:
+async def stored(log: EventLog) -> None:
     """What the router, the feedback service and the aggregator wrote of two people."""
     asked = [
         interaction("t1", user="u1", prompt=SECRET, completion=f"about {SECRET}"),
@@ -99,10 +110,20 @@ async def erase(log: MemoryLog, event: ErasureRequested, media: MediaStore | Non
     await Eraser(log, ManualClock(), media).handle(event, None)  # type: ignore[arg-type]
 
 
-async def newest(log: MemoryLog, topic: str) -> dict[str, bytes]:
+async def newest(log: EventLog, topic: str) -> dict[str, bytes]:
     """What a compacted topic is left with."""
     records = await read_to_end(log, topic, timeout_s=60)
     return {record.key: record.value or b"" for record in records}
+
+
+async def completion(log: EventLog) -> ErasureCompleted:
+    """The proof of the one erasure that was done."""
+    (done,) = [
+        one
+        for one in await erasures_of(log, TENANT, request().subjects)
+        if isinstance(one, ErasureCompleted)
+    ]
+    return done
 
 
 async def trained_on(log: MemoryLog) -> PreferenceFold:
@@ -124,12 +145,32 @@ async def test_the_next_dataset_and_the_joined_examples_hold_nothing_of_the_pers
     examples = await newest(log, EXAMPLES)
     assert SECRET.encode() not in b"".join(examples.values())
     assert b"dry herbs" in examples["t2"]
-    (done,) = [
-        one
-        for one in await erasures_of(log, TENANT, request().subjects)
-        if isinstance(one, ErasureCompleted)
-    ]
+    done = await completion(log)
     assert (done.traces, done.examples, done.products) == (4, 2, 3)
+
+
+async def test_encrypted_texts_are_erased_alike_and_their_keys_last(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(user_keys, "ROLL_S", 0.0)
+    brokers, clear = MemoryLog(), MemoryLog()
+    await stored(clear)
+    await erase(clear, request())
+    keys = UserKeyIssuer(brokers, b"s" * 32)
+    log = EncryptingLog(brokers, keys, source="/test")
+    await stored(log)
+    await Eraser(log, ManualClock(), destroy=destroy_keys).handle(request(), None)  # type: ignore[arg-type]
+    await keys.refresh()
+    destroyed = {one.key for one in brokers.all(USER_KEYS) if one.value is None}
+    assert {key.partition(":")[0] for key in destroyed} == {subject_of(TENANT, "u1")}
+    for topic in ALL:
+        assert all(SECRET.encode() not in (one.value or b"") for one in brokers.all(topic))
+        readable = b"".join(one.value or b"" for one in await read_to_end(log, topic, timeout_s=60))
+        assert SECRET.encode() not in readable
+        assert len(brokers.all(topic)) == len(clear.all(topic))
+    assert b"dry herbs" in (await newest(log, EXAMPLES))["t2"]
+    assert await completion(log) == await completion(clear)
+    await log.stop()
 
 
 async def test_what_others_made_of_the_person_s_question_goes_too() -> None:

@@ -95,6 +95,16 @@ def test_a_ciphertext_opens_in_its_place_alone_and_unchanged() -> None:
         decrypt_texts(body, "here", KEYS.get)
 
 
+@pytest.mark.parametrize("words", [1, 10_000])
+def test_short_and_long_texts_come_back(words: int) -> None:
+    body = {"completion": "word " * words}
+    before = copy.deepcopy(body)
+    encrypt_texts(body, "place", BOTH)
+    assert len(json.dumps(body)) < 5 * words + 400
+    assert decrypt_texts(body, "place", KEYS.get)
+    assert body == before
+
+
 def test_what_is_no_text_stays_in_clear() -> None:
     body = {"value": 4, "user_id": "ann", "version": "v1", "context": {"locale": "de"}}
     assert not encrypt_texts(body, "place", BOTH)

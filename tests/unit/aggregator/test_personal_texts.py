@@ -1,0 +1,112 @@
+"""Rows, outputs and events of the aggregator with texts encrypted by person."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import cast
+
+import pytest
+
+from services.aggregator.fold import FoldRules
+from services.aggregator.join import fold_feedback, fold_interaction
+from services.aggregator.pairs import fold_rated
+from services.aggregator.personal_texts import PersonalTexts
+from services.aggregator.rows import PromptRow, TraceRow, prompt_row_key, trace_key
+from services.aggregator.writer import Write
+from shared.contracts.events.feedback import FeedbackType
+from shared.contracts.events.rated import RatedAnswer
+from shared.contracts.subject import subject_of
+from shared.contracts.topics import EXAMPLES, QUALITY, USER_KEYS
+from shared.kafka import user_keys
+from shared.kafka.envelope import encode
+from shared.kafka.log import EventLog
+from shared.kafka.user_keys import UserKeyIssuer, destroy_keys
+from shared.testing.log import MemoryLog
+from tests.support.aggregator import UP, at, feedback, interaction, source_record
+
+RULES = FoldRules()
+SECRET = "my mother's recipe"
+KEY = trace_key(0, "acme", "t1")
+
+
+@pytest.fixture(autouse=True)
+def roll_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(user_keys, "ROLL_S", 0.0)
+
+
+def issuer(brokers: MemoryLog) -> UserKeyIssuer:
+    return UserKeyIssuer(cast("EventLog", brokers), b"s" * 32)
+
+
+def row_of_two_people() -> TraceRow:
+    """ann asked, ben corrected."""
+    asked = interaction("t1", user="ann", prompt=SECRET, completion=f"about {SECRET}")
+    row = fold_interaction(None, asked, asked.to_json(), 0, RULES).row
+    said = feedback(
+        "f1", "t1", FeedbackType.text_correction, {"corrected": "ben's words"}, user="ben"
+    )
+    return fold_feedback(row, said, 1, RULES).row
+
+
+async def test_a_stored_row_holds_no_text_and_opens_as_it_was() -> None:
+    keys = issuer(MemoryLog())
+    texts = PersonalTexts(keys)
+    encoded = row_of_two_people().encode()
+    stored = texts.close_row(KEY, encoded)
+    assert SECRET.encode() not in stored
+    assert b"ben's words" not in stored
+    assert TraceRow.decode(texts.open_row(KEY, stored)) == TraceRow.decode(encoded)
+
+
+async def test_of_a_row_the_erased_person_s_part_alone_is_closed_and_figures_stay() -> None:
+    brokers = MemoryLog()
+    keys = issuer(brokers)
+    texts = PersonalTexts(keys)
+    row = row_of_two_people()
+    stored = texts.close_row(KEY, row.encode())
+    await texts.acknowledged()
+    await texts.ready()
+    await destroy_keys(cast("EventLog", brokers), [subject_of("acme", "ben")])
+    await texts.ready()
+    left = TraceRow.decode(texts.open_row(KEY, stored))
+    assert SECRET.encode() in left.interaction
+    body = left.entries["f1"].body
+    assert body is not None
+    assert body["value"]["corrected"] == "[encrypted]"
+    assert left.entries["f1"].figures == row.entries["f1"].figures
+    again = texts.close_row(KEY, left.encode())
+    assert b"[encrypted]" in again, "what is closed for good is stored again as it is"
+    await texts.close()
+
+
+async def test_rated_answers_of_a_prompt_are_closed_too() -> None:
+    texts = PersonalTexts(issuer(MemoryLog()))
+    asked = interaction("t1", user="ann", prompt=SECRET, completion=f"about {SECRET}")
+    row = fold_interaction(None, asked, asked.to_json(), 0, RULES).row
+    outputs = fold_feedback(row, feedback("f1", "t1", UP, user="ben"), 1, RULES).outputs
+    rated = next(one.event for one in outputs if isinstance(one.event, RatedAnswer))
+    encoded = fold_rated(None, rated).row.encode()
+    assert SECRET.encode() in encoded
+    key = prompt_row_key(0, rated.prompt_key)
+    stored = texts.close_row(key, encoded)
+    assert SECRET.encode() not in stored
+    assert PromptRow.decode(texts.open_row(key, stored)) == PromptRow.decode(encoded)
+
+
+async def test_outputs_about_people_are_closed_and_figures_are_not() -> None:
+    brokers = MemoryLog()
+    texts = PersonalTexts(issuer(brokers))
+    event = interaction("t1", user="ann", prompt=SECRET)
+    headers = encode(event, source="/test", event_id="e1", time=at(0.0))
+    written = texts.encrypted(Write(EXAMPLES, None, b"t1", event.to_json(), headers))
+    assert SECRET.encode() not in (written.value or b"")
+    figures = Write(QUALITY, None, b"v1", b'{"completion":"1"}', ())
+    assert texts.encrypted(figures) is figures
+    await texts.acknowledged()
+    assert len(brokers.all(USER_KEYS)) == 1
+
+    record = source_record("ratchet.interactions.v1", 0, 0, event)
+    closed = replace(record, value=written.value, headers=headers)
+    other = PersonalTexts(issuer(brokers))
+    assert await other.opened(closed) == event.to_json()
+    await other.close()
