@@ -11,7 +11,7 @@ import typer
 
 from services.cli.agreement import agreement
 from services.cli.errors import CliError, Exit
-from services.cli.http import ask, download, listing, segment
+from services.cli.http import ask, download, download_to, listing, segment
 from services.cli.import_log import import_log
 from services.cli.output import AsJson, print_fields, print_json, print_table
 from services.cli.parquet import require_pyarrow, write_parquet
@@ -205,8 +205,7 @@ def export(
     if to is None:
         download(load_settings(), "feedback", path, sys.stdout.buffer, query=query)
         return
-    with to.open("wb") as file:
-        size = download(load_settings(), "feedback", path, file, query=query)
+    size = download_to(load_settings(), "feedback", path, to, query=query)
     typer.echo(f"{size} bytes in {to}", err=True)
 
 

@@ -9,6 +9,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from services.cli.errors import CliError, Exit, unreachable
@@ -126,6 +127,25 @@ def download(
             ended = f"{service} ended the answer after {size} bytes ({error}); it is not whole"
             raise CliError(ended, Exit.failed) from None
         raise unreachable(service, settings.url(service), error, variable) from None
+    return size
+
+
+def download_to(
+    settings: CliSettings, service: str, path: str, to: Path, *, query: Mapping[str, Any]
+) -> int:
+    """Write a streamed answer to a file once it is whole; until then the old file stays.
+
+    Raises:
+        CliError: see `download`.
+
+    """
+    partial = to.with_name(f".partial-{to.name}")
+    try:
+        with partial.open("wb") as file:
+            size = download(settings, service, path, file, query=query)
+        partial.replace(to)
+    finally:
+        partial.unlink(missing_ok=True)
     return size
 
 

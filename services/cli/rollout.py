@@ -11,7 +11,7 @@ import yaml
 
 from services.cli import holdout
 from services.cli.errors import CliError, Exit
-from services.cli.http import ask, download, listing, segment
+from services.cli.http import ask, download_to, listing, segment
 from services.cli.identity import OnBehalfOf, Why, who
 from services.cli.options import DEFAULT_MODEL, Model
 from services.cli.output import AsJson, percent, print_fields, print_json, print_table
@@ -171,10 +171,8 @@ def export(
     """Write the judge's evidence of a rollout as CSV, one row for each look and arm."""
     settings = load_settings()
     wanted = rollout_id or _current_id(settings, model)
-    with out.open("wb") as file:
-        size = download(
-            settings, "rollout", f"/v1/rollouts/{segment(wanted)}/slices", file, query={}
-        )
+    path = f"/v1/rollouts/{segment(wanted)}/slices"
+    size = download_to(settings, "rollout", path, out, query={})
     typer.echo(f"{out}: {size} bytes, the slices of {wanted}")
 
 

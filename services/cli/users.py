@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from services.cli.errors import CliError, Exit
-from services.cli.http import ask, download, listing, segment
+from services.cli.http import ask, download, download_to, listing, segment
 from services.cli.identity import OnBehalfOf, who
 from services.cli.output import AsJson, print_fields, print_json, print_table
 from services.cli.settings import CliSettings, load_settings
@@ -78,8 +78,7 @@ def export(
     if to is None:
         download(settings, "feedback", path, sys.stdout.buffer, query={})
         return
-    with to.open("wb") as file:
-        size = download(settings, "feedback", path, file, query={})
+    size = download_to(settings, "feedback", path, to, query={})
     typer.echo(f"{size} bytes in {to}", err=True)
 
 

@@ -564,6 +564,19 @@ def test_feedback_export(straw: Straw, run: Run, tmp_path: Path) -> None:
     assert "the key lacks operate" in ran.err
 
 
+@pytest.mark.parametrize("command", [("feedback", "export"), ("users", "export", "ann")])
+def test_an_export_that_fails_leaves_the_old_file(
+    straw: Straw, run: Run, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    old = tmp_path / "export.jsonl"
+    old.write_text("of yesterday")
+    for path in ("/v1/examples/export", "/v1/users/ann/export"):
+        straw.answers["GET", path] = (403, {"detail": "the key lacks operate"})
+    assert run(*command, "--to", str(old)).status == Exit.refused
+    assert [path.name for path in tmp_path.iterdir()] == ["export.jsonl"]
+    assert old.read_text() == "of yesterday"
+
+
 def test_feedback_reindex(straw: Straw, run: Run) -> None:
     assert run("feedback", "reindex").status == Exit.ok
     assert straw.last[:2] == ("POST", "/v1/read-model/reindex")
