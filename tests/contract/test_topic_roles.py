@@ -167,3 +167,16 @@ def test_every_topic_in_use_is_declared() -> None:
 )
 def test_roles_follow_from_calls(code: str, roles: set[str]) -> None:
     assert {role for _, role in roles_in(ast.parse(code), {"VERSIONS"})} == roles
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_no_service_reads_or_writes_people_s_texts_past_their_encryption(service: str) -> None:
+    for path in (ROOT / "services" / service).rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        calls = {
+            node.func.id
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+        }
+        if "KafkaLog" in calls:
+            assert calls & {"encrypting", "decrypting", "PersonalTexts"}, path

@@ -30,6 +30,7 @@ from shared.http.server import serve, stop_on_signals
 from shared.kafka.consumer import ConsumerLoop
 from shared.kafka.crash_marker import CrashMarker
 from shared.kafka.deadletters import DeadLetters
+from shared.kafka.encrypted_log import encrypting
 from shared.kafka.producer import KafkaLog
 from shared.kafka.security import KafkaConnection
 from shared.observability.health import Health
@@ -54,7 +55,8 @@ async def run(settings: IntakeSettings) -> None:
     stop = stop_on_signals()
     registry, clock, redact = CollectorRegistry(), SystemClock(), Redactor().text
     metrics = FeedbackMetrics(registry)
-    log = KafkaLog(KafkaConnection.of(settings), source=SOURCE, client_id="ratchet-intake")
+    brokers = KafkaLog(KafkaConnection.of(settings), source=SOURCE, client_id="ratchet-intake")
+    log = encrypting(brokers, settings, source=SOURCE)
     breaker = CircuitBreaker(max_waiting=settings.max_waiting)
     publisher = FeedbackPublisher(log, breaker, metrics, clock, timeout_s=settings.append_timeout_s)
     metrics.waiting.set_function(lambda: publisher.waiting)
