@@ -23,7 +23,12 @@ def users_in(body: Mapping[str, Any]) -> Iterator[str]:
     for name in ("raters", "askers"):
         found += _list(body.get(name))
     for name in ("feedback", "signals"):
-        found += [one.get("user_id") for one in _list(body.get(name)) if isinstance(one, Mapping)]
+        entries = (
+            cast("Mapping[str, Any]", one)
+            for one in _list(body.get(name))
+            if isinstance(one, Mapping)
+        )
+        found += [entry.get("user_id") for entry in entries]
     return (one for one in found if isinstance(one, str))
 
 
