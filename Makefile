@@ -1,7 +1,7 @@
 # Everything a person runs here, by name: make help
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup up down status logs demo test test-fast lint format bench verify manifests chart-test clients all-clients contracts lock sbom clean flink
+.PHONY: help setup up down status logs demo play test test-fast lint format bench verify manifests chart-test clients all-clients contracts lock sbom clean flink
 
 PYTHON_BIN := .venv/bin/python
 TORCH ?=
@@ -29,6 +29,9 @@ logs: ## the end of every log (ARGS="router -n 100" for one)
 
 demo: setup ## the whole circle: feedback makes a better model, worse ones are rolled back (12 minutes)
 	@$(PYTHON_BIN) -m demo $(ARGS)
+
+play: setup ## a stack with what the demo made, and where to click (the first time that is the demo; then a minute)
+	@$(PYTHON_BIN) -m demo --play $(ARGS)
 
 test: clients ## every test but the hours-long tier; unit and contract tests beside those that share servers
 	@$(PYTHON_BIN) -m pytest -n auto --dist loadscope $(ARGS)

@@ -19,7 +19,8 @@ from rich.console import Console
 
 from demo import summary
 from demo.errors import StepFailed
-from demo.settings import DemoSettings
+from demo.places import places
+from demo.settings import PLAY_DIR, DemoSettings
 from demo.steps import Demo
 from demo.table import Screen
 from demo.tastes import population
@@ -43,6 +44,8 @@ def main() -> int:
     console = Console()
     if not console.is_terminal:
         console = Console(width=PLAIN_WIDTH)
+    again = settings.play and settings.complete.exists()
+    began = time.monotonic()
     try:
         screen.say("the starter model (trained once, about 75 s, then cached)")
         starter = prepare_starter(screen.say)
@@ -58,29 +61,39 @@ def main() -> int:
             ports="free" if settings.free_ports else "fixed",
             scrape_interval="1s",
             keep=settings.keep,
-            fresh=True,
+            fresh=not again,
             say=screen.say,
         )
         stack.up()
+        screen.say(f"the stack is ready after {time.monotonic() - began:.0f} s")
     except (StackError, StepFailed) as error:
         console.print(f"demo: {error}", style="red", markup=False)
         return 1
     except KeyboardInterrupt:
         return INTERRUPTED
+    if again:
+        _say_where(settings, stack, console)
+        return 0
     try:
-        return asyncio.run(_run(settings, stack, starter, screen, console))
+        status = asyncio.run(_run(settings, stack, starter, screen, console))
+        if status == 0 and settings.play:
+            settings.complete.touch()
+        return status
     except KeyboardInterrupt:
         console.print("demo: interrupted", style="red")
         return INTERRUPTED
     finally:
         if settings.keep or not stack.started:
-            console.print(
-                f"the stack stays up: {stack.url('router')} (make down "
-                f"RUN_DIR={settings.run_dir} ends it)"
-            )
+            _say_where(settings, stack, console)
         else:
             screen.say("stopping the stack")
             stack.down(delete_data=True)
+
+
+def _say_where(settings: DemoSettings, stack: Stack, console: Console) -> None:
+    for place in places(stack):
+        console.print(place, markup=False, highlight=False, soft_wrap=True)
+    console.print(f"the stack stays up: make down RUN_DIR={settings.run_dir} ends it")
 
 
 async def _run(
@@ -149,8 +162,13 @@ def _settings() -> DemoSettings:
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
     parser.add_argument("--seed", type=int, default=int(os.environ.get("SEED", DemoSettings.seed)))
     parser.add_argument("--keep", action="store_true", help="leave the stack running")
+    parser.add_argument(
+        "--play",
+        action="store_true",
+        help="leave the stack running, and start it from its data the next time",
+    )
     parser.add_argument("--free-ports", action="store_true", help="take any free ports")
-    parser.add_argument("--run-dir", type=Path, default=DemoSettings.run_dir)
+    parser.add_argument("--run-dir", type=Path)
     parser.add_argument("--summary", type=Path, default=DemoSettings.summary)
     parser.add_argument(
         "--feedback-share", type=float, default=DemoSettings.feedback_share, metavar="SHARE"
@@ -158,6 +176,8 @@ def _settings() -> DemoSettings:
     given: dict[str, Any] = vars(parser.parse_args())
     if not 0 < given["feedback_share"] <= 1:
         parser.error("--feedback-share: must lie in (0, 1]")
+    given["keep"] |= given["play"]
+    given["run_dir"] = given["run_dir"] or (PLAY_DIR if given["play"] else DemoSettings.run_dir)
     return DemoSettings(**given)
 
 

@@ -13,6 +13,9 @@ DEMO_SEED = 3
 PROXY, PROXY_ADMIN = "faultproxy", "faultproxy-admin"
 ROOT = Path(__file__).resolve().parents[1]
 
+PLAY_DIR = ROOT / ".run" / "play"
+"""Where `make play` keeps its stack."""
+
 ENGINE_START_S = 600
 
 DPO: dict[str, Any] = {
@@ -56,6 +59,8 @@ class DemoSettings:
     run_dir: Path = ROOT / ".run" / "demo"
     summary: Path = ROOT / ".run" / "demo-summary.json"
     keep: bool = False
+    play: bool = False
+    """Keep the stack, and what the demo made for the next start."""
     free_ports: bool = False
     feedback_share: float = 0.30
     pairs: int = 400
@@ -63,6 +68,11 @@ class DemoSettings:
     fresh_prompts: int = 450
     fault_share: float = 0.30
     deadlines: StepDeadlines = StepDeadlines()
+
+    @property
+    def complete(self) -> Path:
+        """The mark of data that a whole demo left."""
+        return self.run_dir / "data" / "complete"
 
     def environment(self) -> dict[str, str]:
         """What the stack's processes are told beside their defaults."""

@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 import demo.__main__ as demo_main
+from demo.places import places
+from deploy.local.stack import Stack
 from deploy.starter.model import Starter
 
 
@@ -51,6 +54,41 @@ def test_the_demo_ends_the_stack_that_it_started_unless_told_to_keep_it(
     monkeypatch.setattr(demo_main, "Stack", lambda *_, **__: stack)
     monkeypatch.setattr(demo_main, "prepare_starter", starter)
     monkeypatch.setattr(demo_main, "_run", steps)
+    monkeypatch.setattr(demo_main, "places", lambda _: ["console  http://rollout/"])
     assert demo_main.main() == 0
     assert stack.downs == downs
     assert ("the stack stays up" in capsys.readouterr().out) == (not downs)
+
+
+def test_a_stack_to_play_with_is_made_by_the_demo_once_and_started_from_its_data_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs, fresh, statuses = [], [], [1, 0]
+
+    async def steps(*_: object) -> int:
+        runs.append(tmp_path)
+        return statuses.pop(0)
+
+    def stack(*_: object, **options: object) -> FakeStack:
+        fresh.append(options["fresh"])
+        return FakeStack(started=True)
+
+    (tmp_path / "data").mkdir()
+    monkeypatch.setattr(sys, "argv", ["demo", "--run-dir", str(tmp_path), "--play"])
+    monkeypatch.setattr(demo_main.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(demo_main, "Stack", stack)
+    monkeypatch.setattr(demo_main, "prepare_starter", lambda _: Starter("base", Path("rows")))
+    monkeypatch.setattr(demo_main, "_run", steps)
+    monkeypatch.setattr(demo_main, "places", lambda _: ["console  http://rollout/"])
+    assert [demo_main.main() for _ in range(4)] == [1, 0, 0, 0]
+    assert fresh == [True, True, False, False], "a demo that failed leaves nothing to start from"
+    assert len(runs) == 2
+    assert capsys.readouterr().out.count("console  http://rollout/") == 4
+
+
+def test_every_place_is_named_and_a_voting_page_that_invites_nobody_says_why() -> None:
+    unreachable = FakeStack(started=True)
+    shown = dict(line.split("  ", 1) for line in places(cast("Stack", unreachable)))
+    assert list(shown) == ["voting page", "console", "Prometheus", "gateway", "command"]
+    assert "no invite: " in shown["voting page"]
+    assert "http://rollout/" in shown["console"]
