@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from shared.http.response_writes import CoalescingTransport
+from shared.http.keep_alive import KeepAliveProtocol
 
 MAX_HEAD_BYTES = 32 * 1024
 """Request line and headers together."""
@@ -24,7 +24,7 @@ class HeadTooLarge(Exception):
     """A request head is over MAX_HEAD_BYTES."""
 
 
-class HeadLimitProtocol(HttpToolsProtocol):
+class HeadLimitProtocol(KeepAliveProtocol):
     """Answers 431 to a head that is too large and 408 to one that is too slow, and closes.
 
     A head that arrives in one piece of ordinary size pays for two comparisons and no timer.
@@ -36,13 +36,6 @@ class HeadLimitProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._refusal = 400
         self._late: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """A connection that sends nothing at all is closed as an idle one is."""
-        super().connection_made(transport)
-        self.timeout_keep_alive_task = self.loop.call_later(
-            self.timeout_keep_alive, self.timeout_keep_alive_handler
-        )
 
     def data_received(self, data: bytes) -> None:
         """Parse bytes, and start the deadline of a head that they left incomplete."""
@@ -70,15 +63,11 @@ class HeadLimitProtocol(HttpToolsProtocol):
             if size > MAX_HEAD_BYTES:
                 self._refusal = 431
                 raise HeadTooLarge
-        before = self.cycle
         super().on_headers_complete()
-        if self.cycle is not before and self.scope["method"] != "HEAD":
-            self.cycle.transport = CoalescingTransport(self.transport, self.cycle)  # type: ignore[assignment]
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Cancel the timers of a closed connection."""
+        """Cancel the deadline of a closed connection."""
         self._no_deadline()
-        self._unset_keepalive_if_required()
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:

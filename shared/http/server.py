@@ -83,6 +83,7 @@ async def _serve(
     config = uvicorn.Config(
         app,
         http=HeadLimitProtocol,
+        ws="none",
         host=host,
         port=port,
         log_config=None,

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 import uvloop
 
 from deploy.local.ports import free_ports
-from shared.http import response_writes
 from shared.http.asgi import Receive, Scope, Send
-from shared.http.response_writes import CoalescingTransport
+from shared.http.response_writes import CoalescingCycle
 from shared.http.server import serve
 from tests.support.waiting import eventually
 
@@ -46,8 +46,8 @@ def writes(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """Everything that responses write to their connections, one entry a write."""
     seen: list[bytes] = []
 
-    class Recorded(CoalescingTransport):
-        def __init__(self, transport: asyncio.Transport, cycle: object) -> None:
+    class Recorded(CoalescingCycle):
+        def __init__(self, *, transport: asyncio.Transport, **settings: Any) -> None:
             class Recorder:
                 def write(self, data: bytes) -> None:
                     seen.append(data)
@@ -56,10 +56,9 @@ def writes(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
                 def __getattr__(self, name: str) -> object:
                     return getattr(transport, name)
 
-            super().__init__(Recorder(), cycle)  # type: ignore[arg-type]
+            super().__init__(transport=Recorder(), **settings)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("shared.http.head_limit.CoalescingTransport", Recorded)
-    assert response_writes.CoalescingTransport is CoalescingTransport
+    monkeypatch.setattr("shared.http.keep_alive.CoalescingCycle", Recorded)
     return seen
 
 

@@ -1,0 +1,120 @@
+"""HTTP/1.1 protocol with one idle timer per connection, and responses in one write.
+
+uvicorn sets a timer at the end of each response and cancels it at the next request, which costs 5 µs
+on uvloop. Here the one timer of a connection looks, when it rings, at how long it has been idle.
+"""
+
+# pyright: basic, reportMissingTypeStubs=false
+from __future__ import annotations
+
+import asyncio
+import math
+from functools import lru_cache
+from typing import Any, cast
+from urllib.parse import unquote
+
+import httptools
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from shared.http.response_writes import CoalescingCycle
+
+TARGETS_CACHED = 256
+"""Request targets whose parts are remembered."""
+MAX_TARGET_CACHED = 128
+"""Bytes of such a target."""
+
+
+class KeepAliveProtocol(HttpToolsProtocol):
+    """uvicorn's protocol; no WebSockets, and no limit on concurrency, which applications have."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self._idle_since = math.inf
+        self._idle_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A connection that sends nothing at all is closed as an idle one is."""
+        super().connection_made(transport)
+        self._idle_since = self.loop.time()
+        self._look_in(self.timeout_keep_alive)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Cancel the timer of a closed connection."""
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+            self._idle_timer = None
+        super().connection_lost(exc)
+
+    def on_headers_complete(self) -> None:
+        """Start the application, or queue the request behind the one before."""
+        parser, scope, app = self.parser, self.scope, cast("ASGI3Application", self.app)
+        assert parser is not None
+        version = parser.get_http_version()
+        scope["method"] = parser.get_method().decode("ascii")
+        scope["http_version"] = version
+        path, raw_path, query = (
+            _cached_target(self.url) if len(self.url) <= MAX_TARGET_CACHED else _target(self.url)
+        )
+        scope["path"] = self.root_path + path
+        scope["raw_path"] = self.root_path.encode("ascii") + raw_path
+        scope["query_string"] = query
+        before = self.cycle
+        cycle = self.cycle = CoalescingCycle(
+            scope=scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=self.expect_100_continue,
+            keep_alive=version != "1.0" and parser.should_keep_alive(),
+            on_response=self.on_response_complete,
+        )
+        if before is None or before.response_complete:
+            self._start_asgi_task(cycle, app)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((cycle, app))
+
+    def on_response_complete(self) -> None:
+        """Begin with the next request of a pipeline, or be idle."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        else:
+            self._idle_since = self.loop.time()
+
+    def _unset_keepalive_if_required(self) -> None:
+        """uvicorn calls it for all that arrives: the connection is not idle."""
+        self._idle_since = math.inf
+
+    def _look_in(self, seconds: float) -> None:
+        self._idle_timer = self.loop.call_later(seconds, self._look)
+
+    def _look(self) -> None:
+        idle_s = self.loop.time() - self._idle_since
+        if idle_s >= self.timeout_keep_alive:
+            self.timeout_keep_alive_handler()
+        else:
+            self._look_in(self.timeout_keep_alive - max(idle_s, 0.0))
+
+
+def _target(url: bytes) -> tuple[str, bytes, bytes]:
+    """Path, raw path and query of a request's target.
+
+    Raises:
+        httptools.HttpParserInvalidURLError: it is none.
+
+    """
+    parsed = httptools.parse_url(url)
+    path = parsed.path.decode("ascii")
+    return unquote(path) if "%" in path else path, parsed.path, parsed.query or b""
+
+
+_cached_target = lru_cache(maxsize=TARGETS_CACHED)(_target)

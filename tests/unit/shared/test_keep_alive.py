@@ -1,0 +1,68 @@
+"""When kept connections are closed, over real ones."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from shared.http import server
+from shared.http.asgi import Receive, Scope, Send, respond
+from tests.unit.shared.test_head_limit import answer, serving
+
+KEEP_ALIVE_S = 0.4
+
+
+async def test_a_connection_is_closed_once_it_was_idle_and_not_while_it_answers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(server, "KEEP_ALIVE_S", KEEP_ALIVE_S)
+    async with serving() as app:
+        reader, writer = await app.connect()
+        began = time.monotonic()
+        for size in (
+            2,
+            3,
+        ):  # the second request comes when the timer of the connection is half over
+            writer.write(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n" % size)
+            await asyncio.sleep(KEEP_ALIVE_S * 0.75)
+            writer.write(b"x" * size)
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+            assert await reader.readexactly(1) == b"%d" % size
+        answered = time.monotonic()
+        assert answered - began > KEEP_ALIVE_S
+        assert await answer(reader) == b""
+        assert time.monotonic() - answered >= KEEP_ALIVE_S * 0.9
+        writer.close()
+
+
+async def test_a_connection_that_sends_nothing_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "KEEP_ALIVE_S", 0.05)
+    async with serving() as app:
+        reader, writer = await app.connect()
+        assert await answer(reader) == b""
+        writer.close()
+
+
+async def test_a_target_is_split_into_path_and_query() -> None:
+    seen: list[tuple[str, bytes, bytes]] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            seen.append((scope["path"], scope["raw_path"], scope["query_string"]))
+            await receive()
+            await respond(send, 200, b"ok", b"text/plain")
+
+    async with serving() as served:
+        monkey = pytest.MonkeyPatch()
+        monkey.setattr(type(served), "__call__", lambda _self, *given: app(*given))
+        reader, writer = await served.connect()
+        long = b"/" + b"p" * 300
+        for target in (b"/a%20b?c=%20d", b"/", long, b"/a%20b?c=%20d"):
+            writer.write(b"GET %b HTTP/1.1\r\nhost: a\r\n\r\n" % target)
+            await reader.readuntil(b"ok")
+        monkey.undo()
+        writer.close()
+    assert seen[0] == seen[3] == ("/a b", b"/a%20b", b"c=%20d")
+    assert seen[1:3] == [("/", b"/", b""), (long.decode(), long, b"")]
