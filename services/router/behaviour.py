@@ -8,7 +8,7 @@ a short one ends.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from services.router.language import language_of
 from services.router.response import EngineResponse
@@ -31,8 +31,7 @@ _OFFER = re.compile(
 """An offer of more help is no clarifying question."""
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerBehaviour:
+class AnswerBehaviour(NamedTuple):
     """What one complete answer did.
 
     `length` is that of text and arguments, in [0, 1], a share of LENGTH_SCALE characters.

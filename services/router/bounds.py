@@ -30,6 +30,8 @@ class AnswerBounds(NamedTuple):
 
     def of(self, own: KeyLimits) -> AnswerBounds:
         """Those of a key, where it has its own."""
+        if own.max_choices is None and own.max_tokens is None:
+            return self
         return AnswerBounds(
             self.max_choices if own.max_choices is None else own.max_choices,
             self.max_tokens if own.max_tokens is None else own.max_tokens,

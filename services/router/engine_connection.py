@@ -126,7 +126,7 @@ class HttpResponse:
     async def _more(self) -> None:
         if self._error is not None:
             raise self._error
-        self._waiter = asyncio.get_running_loop().create_future()
+        self._waiter = self._connection.loop.create_future()
         try:
             await self._waiter
         finally:
@@ -142,7 +142,7 @@ class EngineConnection(asyncio.Protocol):
 
     def __init__(self, pool: EnginePool) -> None:
         self._pool = pool
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._parser = httptools.HttpResponseParser(self)
         self._transport: asyncio.Transport | None = None
         self._response: HttpResponse | None = None
@@ -157,7 +157,7 @@ class EngineConnection(asyncio.Protocol):
         assert self._transport is not None
         response = self._response = HttpResponse(self)
         self._framed = False
-        now = self._loop.time()
+        now = self.loop.time()
         self._total_until, self._part_s = now + deadlines.total_s, deadlines.part_s
         self._wait_until(self._next_until(now))
         self._transport.write(request)
@@ -174,14 +174,14 @@ class EngineConnection(asyncio.Protocol):
         """The reader has caught up."""
         if self._paused and self._transport is not None:
             self._paused = False
-            self._wait_until(self._next_until(self._loop.time()))
+            self._wait_until(self._next_until(self.loop.time()))
             self._transport.resume_reading()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to keep deadlines."""
         self._transport = cast("asyncio.Transport", transport)
         self._pool.begun(self)
-        self._wait_until(self._loop.time() + IDLE_CONNECTION_S)
+        self._wait_until(self.loop.time() + IDLE_CONNECTION_S)
 
     def eof_received(self) -> None:
         """Leave the pool; the transport closes itself.
@@ -216,7 +216,7 @@ class EngineConnection(asyncio.Protocol):
         if self._ended:
             self._finish()
         elif self._part_s is not None:
-            self._until = self._next_until(self._loop.time())
+            self._until = self._next_until(self.loop.time())
 
     def on_message_begin(self) -> None:
         """A head begins; one that nobody asked for makes the connection useless."""
@@ -255,7 +255,7 @@ class EngineConnection(asyncio.Protocol):
         self._part_s = None
         self.resume_reading()
         if self._keep_alive:
-            self._wait_until(self._loop.time() + IDLE_CONNECTION_S)
+            self._wait_until(self.loop.time() + IDLE_CONNECTION_S)
             self._pool.put(self)
         else:
             self.close()
@@ -281,10 +281,10 @@ class EngineConnection(asyncio.Protocol):
 
     def _set_timer(self, at: float) -> None:
         self._due = at
-        self._timer = self._loop.call_at(at, self._look)
+        self._timer = self.loop.call_at(at, self._look)
 
     def _look(self) -> None:
-        now = self._loop.time()
+        now = self.loop.time()
         if self._until <= now:
             self._fail(TimeoutError("the engine did not answer in time"))
         else:

@@ -173,6 +173,8 @@ class FilterRules:
 
     def of(self, tenant: str, model: str) -> RuleSet | None:
         """The rules for a tenant's answers from a model; None where there are none."""
+        if not self._rules:
+            return None
         found = tuple(
             rule
             for rule in self._rules

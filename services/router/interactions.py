@@ -27,7 +27,7 @@ from shared.contracts.topics import INTERACTIONS
 from shared.kafka.envelope import Headers
 from shared.kafka.log import NewRecord
 from shared.pseudonyms import AS_THEY_COME, UserPseudonyms
-from shared.redaction import Redactor
+from shared.redaction import Redacted, Redactor
 from shared.redaction.turns import clean_json, clean_tool, clean_turn
 from shared.voters import voter_label
 
@@ -41,6 +41,9 @@ MAX_TURNS = 1_000
 MAX_TOOLS_BYTES = 200_000
 TOOLS_CACHED = 32
 """Sets of tool definitions whose stored form is kept, each of at most MAX_TOOLS_BYTES."""
+INSTRUCTIONS_CACHED = 128
+"""System turns whose redacted form is kept, each of at most MAX_INSTRUCTIONS characters."""
+MAX_INSTRUCTIONS = 32_000
 MAX_ERROR = 500
 
 _ENDPOINTS: dict[Endpoint, dict[str, str]] = {
@@ -110,7 +113,7 @@ def event_json(
     budget = PROMPT_BUDGET
     while True:
         clean = Cleaner(redactor, budget)
-        value = orjson.dumps({**_event(call, duration_s, time, clean, turns), "user_id": user_id})
+        value = orjson.dumps(_event(call, duration_s, time, clean, turns, user_id))
         if len(value) <= MAX_EVENT_BYTES:
             return value
         budget //= 2
@@ -139,13 +142,19 @@ class Cleaner:
     def text(self, text: str, limit: int) -> str:
         """The redacted text, of at most `limit` characters."""
         redacted = self._redactor.redact(text if len(text) <= limit else text[: limit + CUT_MARGIN])
-        self._count(redacted.counts)
+        if redacted.counts:
+            self._count(redacted.counts)
         return redacted.text[:limit]
 
     def turn(self, turn: dict[str, Any]) -> dict[str, Any]:
         """A turn in the stored form."""
         if is_plain(turn):
-            return {"role": turn["role"], "content": self(turn["content"])}
+            role, text = turn["role"], turn["content"]
+            if role == "system" and len(text) <= min(self.limit, MAX_INSTRUCTIONS):
+                redacted = _instructions(text, self._redactor)
+                self._count(redacted.counts)
+                return {"role": role, "content": redacted.text[: self.limit]}
+            return {"role": role, "content": self(text)}
         cleaned = clean_turn(turn, self)
         if "name" in cleaned:
             cleaned["name"] = cleaned["name"][:MAX_ID]
@@ -171,6 +180,12 @@ class Cleaner:
             self.counts[kind] = self.counts.get(kind, 0) + count
 
 
+@lru_cache(maxsize=INSTRUCTIONS_CACHED)
+def _instructions(text: str, redactor: Redactor) -> Redacted:
+    """A system turn's text, redacted. A product sends the same with each request."""
+    return redactor.redact(text)
+
+
 @lru_cache(maxsize=TOOLS_CACHED)
 def _stored_tools(
     raw: bytes, redactor: Redactor
@@ -186,7 +201,12 @@ def _stored_tools(
 
 
 def _event(
-    call: Call, duration_s: float, time: str, clean: Cleaner, turns: list[dict[str, Any]]
+    call: Call,
+    duration_s: float,
+    time: str,
+    clean: Cleaner,
+    turns: list[dict[str, Any]],
+    user_id: str,
 ) -> dict[str, Any]:
     request, answer, last = call.request, call.answer, call.last
     context = request.context
@@ -225,6 +245,7 @@ def _event(
         "max_gap_ms": _milliseconds(call.max_gap_s),
         "overhead_ms": round(call.overhead_s * 1000, 3),
         "redactions": clean.counts,
+        "user_id": user_id,
     }
 
 

@@ -189,6 +189,8 @@ class Proxy:
         if reply.status != HTTP_OK:
             return reply
         endpoint, rules = call.request.endpoint, self._rules(call)
+        if rules is None and not self._filter.moderates:
+            return reply
         body, status, findings = await self._filter.whole(rules, reply.body, endpoint)
         self._note(call, findings)
         return WholeResponse(status, body)

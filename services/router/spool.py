@@ -29,6 +29,7 @@ from typing import NamedTuple
 import orjson
 import structlog
 
+from services.router.recent_records import RecentRecords
 from shared.backoff import Backoff
 from shared.kafka.deadletters import DeadLetters
 from shared.kafka.log import EventLog, LogUnavailable, NewRecord, Record, RecordRefused
@@ -45,6 +46,8 @@ SHIP_BYTES = 1024 * 1024
 """About how many bytes one round of shipping sends."""
 READ_BYTES = 256 * 1024
 """Buffer of a segment that is read: one system call for a hundred records and more."""
+RECENT_BYTES = 4 * SHIP_BYTES
+"""Of records on disk that are kept in memory too, so that shipping need not read them again."""
 SHIP_TIMEOUT_S = 15.0
 BACKOFF_FIRST_S = 0.1
 BACKOFF_MAX_S = 5.0
@@ -72,6 +75,7 @@ class Spool:
         self._limit = limit_bytes
         self._memory: deque[tuple[NewRecord, int]] = deque()
         self._memory_bytes = 0
+        self._recent = RecentRecords(RECENT_BYTES)
         self._sizes: dict[int, int] = {}
         self._total = 0
         self._shipped = (0, 0)
@@ -105,7 +109,7 @@ class Spool:
         frame = _FRAME.pack(len(payload), zlib.crc32(payload)) + payload
         if self.bytes + len(frame) > self._limit:
             return False
-        if not self._write(frame) and not self._hold(record, len(frame)):
+        if not self._write(frame, record) and not self._hold(record, len(frame)):
             return False
         self._appended.set()
         return True
@@ -140,7 +144,7 @@ class Spool:
                 continue
             start = offset if number == segment else 0
             try:
-                for record, end in _frames(self._path(number), start, SHIP_BYTES - size):
+                for record, end in self._records(number, start, SHIP_BYTES - size):
                     records.append(record)
                     size += end - start
                     start = end
@@ -179,8 +183,20 @@ class Spool:
         """Wait until there is something to ship."""
         await self._appended.wait()
 
-    def _write(self, frame: bytes) -> bool:
-        """Write a frame to the current segment; False where the disk refuses it."""
+    def _records(self, number: int, start: int, limit: int) -> Iterator[tuple[NewRecord, int]]:
+        """Records of a segment from `start`, each with its end: from memory, the rest from disk."""
+        path, end = self._path(number), start
+        while end - start < limit and (recent := self._recent.take((number, end))):
+            yield recent
+            end = recent[1]
+        if end - start < limit and end < self._sizes[number]:
+            self._recent.clear()
+            yield from _frames(path, end, limit - (end - start))
+        elif not path.exists():
+            raise FileNotFoundError(path)
+
+    def _write(self, frame: bytes, record: NewRecord) -> bool:
+        """Write a record's frame to the current segment; False where the disk refuses it."""
         if self.trouble and time.monotonic() < self._retry_at:
             return False
         try:
@@ -198,7 +214,8 @@ class Spool:
         except OSError as error:
             self._disk_refused(error)
             return False
-        self._sizes[self._segment] = size + len(frame)
+        self._sizes[self._segment] = end = size + len(frame)
+        self._recent.add((self._segment, size), record, end)
         self._total += len(frame)
         if self.trouble:
             log.info("spool.disk_recovered", trouble=self.trouble)

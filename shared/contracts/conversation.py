@@ -139,7 +139,9 @@ def answer_text(turn: Mapping[str, Any]) -> str:
 
 def has_media(turns: Iterable[Mapping[str, Any]]) -> bool:
     """Whether a turn in the stored form has an image, audio, video or a file."""
-    return any(part["type"] != "text" for turn in turns for part in turn.get("parts", ()))
+    return any(
+        part["type"] != "text" for turn in turns if "parts" in turn for part in turn["parts"]
+    )
 
 
 def media_parts(turns: Iterable[Mapping[str, Any]]) -> Iterator[Json]:

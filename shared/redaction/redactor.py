@@ -17,8 +17,9 @@ import base64
 import binascii
 import ipaddress
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import NamedTuple
 
 from shared.redaction.national_ids import FISCAL_TAIL, NATIONAL_ID, is_national_id
 
@@ -177,16 +178,14 @@ MAX_PHONE_DIGITS = 15
 Check = Callable[[str], bool]
 
 
-def _no_counts() -> dict[str, int]:
-    return {}
+NO_COUNTS: Mapping[str, int] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
-class Redacted:
+class Redacted(NamedTuple):
     """A redacted text, and the number of replacements of each kind."""
 
     text: str
-    counts: dict[str, int] = field(default_factory=_no_counts)
+    counts: Mapping[str, int] = NO_COUNTS
 
 
 class _Marks:

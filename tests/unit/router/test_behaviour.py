@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from services.router.behaviour import LENGTH_SCALE, AnswerBehaviour, behaviour_of
-from services.router.language import CHARACTERS
+from services.router.language import CHARACTERS, language_of, words_of
 from services.router.response import EngineResponse, StreamReader, read_response
 
 
@@ -136,3 +138,10 @@ def test_only_the_beginning_of_question_and_answer_tells_their_language() -> Non
     kinds = behaviour_of(EngineResponse(text + english, "stop"), asked + english).kinds
     assert "language_switched" not in kinds
     assert "language_switched" in behaviour_of(EngineResponse(english, "stop"), asked).kinds
+
+
+@given(st.text(st.characters(max_codepoint=127)))
+def test_words_of_ascii_are_those_that_the_pattern_finds(text: str) -> None:
+    # One letter beyond ASCII makes the pattern read the text.
+    assert [word.decode() for word in words_of(text)] == words_of(f"{text} \u00ff")[:-1]
+    assert language_of(text) == language_of(f"{text} \u00ff")

@@ -100,6 +100,13 @@ def test_all_that_happened_is_in_the_event():
     assert event.ttft_ms == pytest.approx(50)
 
 
+def test_instructions_that_come_again_are_redacted_and_counted_again():
+    for _ in range(2):
+        event = event_of(call_of([{"role": "system", "content": "Write to bob@example.com."}]))
+        assert event.prompt == "Write to [EMAIL]."
+        assert event.redactions == {"email": 1}
+
+
 def test_nothing_personal_is_kept():
     secret = "bob@example.com"
     failed = EngineAttempt(

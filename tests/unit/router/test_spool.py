@@ -260,12 +260,46 @@ async def test_a_deleted_segment_does_not_end_the_shipper(tmp_path: Path) -> Non
     spool = Spool(tmp_path, limit_bytes=LIMIT)
     shipper = shipper_of(spool, log)
     spool.append(record(1))
+    spool.batch()  # from now on the record is on disk alone
     for segment in tmp_path.glob("*.spool"):
         segment.unlink()
     assert await shipper.drain(5)
     spool.append(NewRecord("topic", "a", b"2"))
     assert await shipper.drain(5)
     assert [r.value for r in log.all("topic")] == [b"2"]
+    spool.close()
+
+
+def test_recent_records_need_no_disk_to_be_shipped(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, limit_bytes=LIMIT)
+    sent = [record(n) for n in range(3)]
+    assert all(spool.append(one) for one in sent)
+    (segment,) = tmp_path.glob("*.spool")
+    segment.unlink()
+    assert spool.batch()[0] == sent
+    assert spool.append(record(3))
+    (following,) = tmp_path.glob("*.spool")
+    assert following != segment  # what comes later is not written to a file that is gone
+    assert spool.batch()[0] == [record(3)]
+    spool.close()
+
+
+@pytest.mark.parametrize("kept", [0, 100, 10_000])
+def test_what_memory_has_no_room_for_is_read_from_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: int
+) -> None:
+    monkeypatch.setattr(spool_module, "RECENT_BYTES", kept)
+    monkeypatch.setattr(spool_module, "SEGMENT_BYTES", 400)
+    monkeypatch.setattr(spool_module, "SHIP_BYTES", 700)
+    spool = Spool(tmp_path, limit_bytes=LIMIT)
+    sent = [record(n) for n in range(60)]
+    assert all(spool.append(one) for one in sent)
+    spool.batch()  # as if its shipping had failed: the same records come again
+    shipped: list[NewRecord] = []
+    while records := (batch := spool.batch())[0]:
+        shipped += records
+        spool.trim(batch[1])
+    assert shipped == sent
     spool.close()
 
 
