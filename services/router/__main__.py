@@ -243,7 +243,7 @@ async def run(settings: RouterSettings, instance: RouterInstance, rules: FilterR
                 port=settings.port,
                 stop=stop,
                 operations_port=instance.operations_port,
-                shared_port=instance.shares_port,
+                shared_port=(lambda: health.readiness()[0]) if instance.shares_port else None,
             )
         )
         log.info("router.started", port=settings.port, engines=settings.engines)

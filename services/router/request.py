@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from itertools import islice
+from typing import Any, TypeGuard
 
 import orjson
 
@@ -36,7 +37,13 @@ MAX_METADATA_VALUE = 512
 PROMPT_FIELDS = frozenset(("prompt_logprobs", "return_prompt_text", "return_token_ids"))
 """Fields by which an answer repeats its prompt: a version's is the operator's."""
 
+OPENING_FIELDS = ("system", "instructions", "prompt", "messages", "input")
+"""Where a request's conversation begins."""
 OPENING_TURNS = 2
+OPENING_CHARACTERS = 4_096
+"""Of each text and address of an opening; a picture's bytes are megabytes."""
+OPENING_PARTS = 64
+OPENING_DEPTH = 8
 NO_BOUNDS = AnswerBounds()
 _PICKED = ("category", "locale", "segment", "session_id")
 _PURPOSES = {"comparison": Purpose.comparison, "evaluation": Purpose.evaluation}
@@ -88,8 +95,13 @@ class ChatRequest:
         return [turn if is_plain(turn) else stored_turn(turn) for turn in turns]
 
     def opening(self) -> bytes:
-        """The first two turns, which a conversation keeps: what an engine's prefix cache has of it."""
-        return orjson.dumps(self.turns()[:OPENING_TURNS])
+        """The first two turns, which a conversation keeps: what an engine's prefix cache has of it.
+
+        Texts are cut, and media are not hashed for it.
+        """
+        found = [self.payload.get(name) for name in OPENING_FIELDS]
+        turns = [value[:OPENING_TURNS] if _is_turns(value) else value for value in found]
+        return orjson.dumps(_beginning(turns))
 
     @property
     def asked(self) -> str:
@@ -310,6 +322,23 @@ def _prompt_text(prompt: str | list[Any]) -> str:
     if type(prompt[0]) is str:
         return "\n".join(prompt)
     return orjson.dumps(prompt).decode()
+
+
+def _is_turns(value: object) -> TypeGuard[list[Any]]:
+    return type(value) is list and bool(value) and type(value[0]) is dict
+
+
+def _beginning(value: Any, depth: int = OPENING_DEPTH) -> Any:
+    """A JSON value with its texts and lists cut, and without what is nested deeper."""
+    if type(value) is str:
+        return value[:OPENING_CHARACTERS]
+    if type(value) is list:
+        parts = value[:OPENING_PARTS] if depth else ()
+        return [_beginning(part, depth - 1) for part in parts]
+    if type(value) is dict:
+        items = islice(value.items(), OPENING_PARTS if depth else 0)
+        return {name[:OPENING_CHARACTERS]: _beginning(part, depth - 1) for name, part in items}
+    return value
 
 
 def is_plain(turn: dict[str, Any]) -> bool:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import signal
 import socket
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 
 import uvicorn
 
@@ -17,6 +17,9 @@ from shared.http.operations import for_clients, for_operators
 STOP_TIMEOUT_S = 10
 KEEP_ALIVE_S = 75
 """Longer than clients keep idle connections, so the client closes first."""
+
+READY_LOOK_S = 0.05
+"""How often a process with a shared port looks whether it is ready."""
 
 
 class _Server(uvicorn.Server):
@@ -43,25 +46,34 @@ async def serve(
     port: int,
     stop: asyncio.Event,
     operations_port: int = 0,
-    shared_port: bool = False,
+    shared_port: Callable[[], bool] | None = None,
 ) -> None:
     """Serve an application until `stop` is set, then let open requests end for a bounded time.
 
     With an `operations_port` /metrics and the documentation of the API are on that port alone. A
-    `shared_port` is one that other processes of this user serve too (SO_REUSEPORT).
+    `shared_port` is one that other processes of this user serve too (SO_REUSEPORT). It is opened
+    once the function says that this process is ready: from then on it gets its share of clients.
 
     Raises:
         SystemExit: a port cannot be taken.
 
     """
-    sockets = [_shared_socket(host, port)] if shared_port else None
     if not operations_port:
-        await _serve(app, host=host, port=port, stop=stop, sockets=sockets)
+        await _serve(app, host=host, port=port, stop=stop, shared=shared_port)
         return
     async with asyncio.TaskGroup() as group:
-        clients = _serve(for_clients(app), host=host, port=port, stop=stop, sockets=sockets)
+        clients = _serve(for_clients(app), host=host, port=port, stop=stop, shared=shared_port)
         group.create_task(clients)
         group.create_task(_serve(for_operators(app), host=host, port=operations_port, stop=stop))
+
+
+async def _is_ready(ready: Callable[[], bool], stop: asyncio.Event) -> bool:
+    """Wait until a process is ready; False where it is to stop before that."""
+    while not ready() and not stop.is_set():
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(READY_LOOK_S):
+                await stop.wait()
+    return not stop.is_set()
 
 
 def _shared_socket(host: str, port: int) -> socket.socket:
@@ -78,8 +90,11 @@ async def _serve(
     host: str,
     port: int,
     stop: asyncio.Event,
-    sockets: list[socket.socket] | None = None,
+    shared: Callable[[], bool] | None = None,
 ) -> None:
+    if shared is not None and not await _is_ready(shared, stop):
+        return
+    sockets = [_shared_socket(host, port)] if shared is not None else None
     config = uvicorn.Config(
         app,
         http=HeadLimitProtocol,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from services.router.errors import InvalidRequest
 from services.router.fields import Endpoint, FieldRules
 from services.router.identity import IdentityRules
-from services.router.request import read_request
+from services.router.request import OPENING_CHARACTERS, OPENING_PARTS, read_request
 from services.router.traces import TraceIds
 from shared.observability.spans import Spans
 
@@ -87,6 +87,50 @@ def test_text_parts_become_text():
     assert request.turns() == [{"role": "user", "content": "look\nhere"}]
     assert request.untrainable(request.turns()) == []
     assert orjson.loads(request.upstream_body("v"))["messages"][0]["content"] == parts
+
+
+def picture(data: str) -> dict:
+    return {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}}
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "name", "first", "other"),
+    [
+        ("chat", "messages", [{"role": "system", "content": "s"}, *TURNS], [TURNS[0], TURNS[0]]),
+        ("chat", "messages", [{"role": "user", "content": [picture("a")]}, *TURNS], TURNS),
+        ("responses", "input", [TURNS[0], {"type": "reasoning"}], TURNS),
+    ],
+)
+def test_a_conversations_opening_stays_while_it_goes_on(endpoint, name, first, other):
+    def opening(value: object) -> bytes:
+        return read({"model": "m", name: value}, endpoint).opening()
+
+    assert opening([*first, {"role": "assistant", "content": "a third turn"}]) == opening(first)
+    assert opening(other) != opening(first)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "name", "one", "other"),
+    [
+        ("completions", "prompt", "once upon", "twice"),
+        ("completions", "prompt", [1, 2, 3], [1, 2, 4]),
+        ("embeddings", "input", ["a", "b", "c"], ["a", "b", "d"]),
+    ],
+)
+def test_prompts_have_openings(endpoint, name, one, other):
+    openings = [read({"model": "m", name: value}, endpoint).opening() for value in (one, other)]
+    assert openings[0] != openings[1]
+
+
+def test_an_opening_is_bounded_and_hashes_no_picture(monkeypatch):
+    monkeypatch.setattr(hashlib, "sha256", None)
+    content = [picture("a" * 20_000)] * 100
+    request = read({"model": "m", "messages": [{"role": "user", "content": content}]})
+    assert len(request.opening()) < OPENING_PARTS * (OPENING_CHARACTERS + 100)
+    deep: list = []
+    for _ in range(200):
+        deep = [deep]
+    assert len(read({"model": "m", "messages": TURNS, "system": deep}).opening()) < 200
 
 
 def test_an_image_is_kept_by_its_digest():

@@ -56,3 +56,45 @@ async def test_metrics_are_on_the_operations_port_alone() -> None:
         "/readyz": (200, 200),
         "/v1/feedback": (200, 404),
     }
+
+
+async def test_a_shared_port_is_opened_by_a_process_that_is_ready() -> None:
+    ports, stop, ready = free_ports(["clients", "operators"]), asyncio.Event(), asyncio.Event()
+
+    async def opened(port: str) -> bool:
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", ports[port])
+        except OSError:
+            return False
+        writer.close()
+        return True
+
+    app = OperationsApp(Health(), CollectorRegistry(), answered)
+    serving = asyncio.create_task(
+        serve(
+            app,
+            host="127.0.0.1",
+            port=ports["clients"],
+            stop=stop,
+            operations_port=ports["operators"],
+            shared_port=ready.is_set,
+        )
+    )
+    await eventually(lambda: opened("operators"), "the operations port", 60)
+    assert not await opened("clients")
+    ready.set()
+    await eventually(lambda: opened("clients"), "the clients' port", 60)
+    stop.set()
+    await serving
+
+
+async def test_a_process_that_is_never_ready_stops() -> None:
+    ports, stop = free_ports(["clients"]), asyncio.Event()
+    app = OperationsApp(Health(), CollectorRegistry(), answered)
+    serving = asyncio.create_task(
+        serve(app, host="127.0.0.1", port=ports["clients"], stop=stop, shared_port=lambda: False)
+    )
+    await asyncio.sleep(0)
+    stop.set()
+    async with asyncio.timeout(60):
+        await serving
