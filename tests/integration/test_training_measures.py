@@ -88,6 +88,16 @@ def test_rows_that_the_template_refuses_or_that_are_too_long_are_named(
     assert (prompt["file"], prompt["reason"]) == ("prompts.jsonl", "too_long")
 
 
+def test_a_base_that_cannot_be_used_is_told_with_cause_and_cure(measured: dict[str, Any]) -> None:
+    nowhere, empty, silent = measured["unusable_bases"]
+    for said, name in ((nowhere, "nowhere"), (empty, "empty")):
+        assert said.startswith("base: ")
+        assert f"{name} does not load: " in said
+        assert said.endswith("or a hub id that this machine reaches (HF_HOME, HF_TOKEN)")
+    assert "silent has no chat template" in silent
+    assert silent.endswith("put a chat_template.jinja into its folder")
+
+
 def test_reasoning_is_trained_on_or_dropped_by_the_recipe(measured: dict[str, Any]) -> None:
     found = measured["thinking"]
     assert found["dropped_plain"] == found["dropped_thinking"] == []

@@ -64,6 +64,7 @@ def main(folder: Path) -> dict[str, Any]:
         | judging(folder, str(base), random.Random(3))
         | {"trained_on": trained_on(folder, str(base))}
         | {"left_out": left_out(folder / "fitting", str(base))}
+        | {"unusable_bases": unusable_bases(folder / "bases", str(base))}
         | {"tools": tool_training(folder / "tools", str(base))}
         | {"thinking": thinking(folder / "thinking", str(base))}
         | {"quality": qualities(folder / "quality", str(base))}
@@ -140,6 +141,25 @@ def left_out(folder: Path, base: str) -> list[dict[str, Any]]:
         seed=1,
     )
     return fit.run(asked, folder, job.Progress(folder))["left_out"]
+
+
+def unusable_bases(folder: Path, base: str) -> list[str]:
+    """What is said of a base that is nowhere, one without weights, one without a chat template."""
+    silent = AutoTokenizer.from_pretrained(base)
+    silent.chat_template = None
+    silent.save_pretrained(folder / "silent")
+    AutoConfig.from_pretrained(base).save_pretrained(folder / "empty")
+    found = list[str]()
+    for load, place in (
+        (load_tokenizer, folder / "nowhere"),
+        (load_base, folder / "empty"),
+        (load_tokenizer, folder / "silent"),
+    ):
+        try:
+            load(str(place))
+        except job.CannotTrain as error:
+            found.append(str(error))
+    return found
 
 
 def thinking(folder: Path, base: str) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from services.training.trainers.models import (
     answer_of,
     conversation_ids,
     load_tokenizer,
+    loading,
     prompt_ids,
     turns_before,
 )
@@ -34,7 +35,7 @@ TEMPLATE_ERRORS = (
     TypeError,
     ValueError,
 )
-"""What a chat template, a program of the base's own, raises; ValueError is that there is none."""
+"""What a chat template, a program of the base's own, raises."""
 
 
 def run(job: TrainerJob, _: Path, progress: Progress) -> dict[str, Any]:
@@ -128,5 +129,6 @@ def _unwritten_call(tokenizer: Any, ids: list[int], turns: list[Mapping[str, Any
 
 
 def _positions(base: str) -> int:
-    config = AutoConfig.from_pretrained(base)
+    with loading(base):
+        config = AutoConfig.from_pretrained(base)
     return int(getattr(config, "max_position_embeddings", 0) or 2**31)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,41 @@ Messages = Sequence[Mapping[str, Any]]
 """Turns in OpenAI's form, as datasets hold them."""
 REASONING = "reasoning_content"
 """Field of a turn with what the model thought before its answer."""
+MAX_CAUSE = 500
+"""Characters of a library's own words that are kept."""
+
+
+@contextlib.contextmanager
+def loading(base: str) -> Iterator[None]:
+    """Say of what cannot be loaded which base it is and what to do.
+
+    Raises:
+        CannotTrain: in place of the library's error.
+
+    """
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise CannotTrain(
+            f"base: {base} does not load: {str(error)[:MAX_CAUSE]}; give a folder with model and "
+            "tokenizer, or a hub id that this machine reaches (HF_HOME, HF_TOKEN)"
+        ) from error
 
 
 def load_tokenizer(base: str) -> Any:
-    """The base's tokenizer, with a padding token whatever the base lacks."""
-    tokenizer = AutoTokenizer.from_pretrained(base)
+    """The base's tokenizer, with a padding token whatever the base lacks.
+
+    Raises:
+        CannotTrain: it does not load, or it has no chat template.
+
+    """
+    with loading(base):
+        tokenizer = AutoTokenizer.from_pretrained(base)
+    if not tokenizer.chat_template:
+        raise CannotTrain(
+            f"base: the tokenizer of {base} has no chat template, so no conversation can be "
+            "written; take its instruct variant, or put a chat_template.jinja into its folder"
+        )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -43,12 +74,13 @@ def load_base(base: str, *, four_bit: bool = False) -> Any:
         four_bit: Frozen weights in NF4 (Dettmers et al. 2023), for training alone.
 
     Raises:
-        CannotTrain: four bits are asked for, and bitsandbytes is not installed.
+        CannotTrain: it does not load, or four bits are asked for and bitsandbytes is not installed.
 
     """
     if four_bit:
         return _load_in_four_bits(base)
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype())
+    with loading(base):
+        model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype())
     return model if processes.sharded() else model.to(device())
 
 
