@@ -14,7 +14,7 @@ from services.cli.errors import CliError
 from services.cli.prioritise import prioritise
 from services.cli.probes import asking
 from services.feedback.voting.plan import load_plan
-from shared.information import AnsweredTwice, diversified, information
+from shared.information import COMPARED_WORDS, AnsweredTwice, diversified, information
 
 
 def answered(text: str, margin: float, first: str = "one two", second: str = "six ten") -> Any:
@@ -27,6 +27,12 @@ def test_unsure_and_different_tells_most_sure_or_equal_nothing() -> None:
     assert information(answered("q", 50.0)) == pytest.approx(0.0, abs=1e-9)
     assert information(answered("q", 0.0, "the same", "the same")) == 0.0
     assert information(answered("q", 0.0, "a b", "a c")) == pytest.approx(0.5)
+
+
+def test_of_long_answers_the_beginnings_are_compared() -> None:
+    alike, other = "same " * COMPARED_WORDS, "other " * 100_000
+    assert information(answered("q", 0.0, alike, alike + other)) == 0.0
+    assert information(answered("q", 0.0, other, alike)) == 1.0
 
 
 def test_of_two_alike_prompts_the_second_waits_for_another_kind() -> None:
