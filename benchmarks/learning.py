@@ -1,4 +1,4 @@
-"""`python -m benchmarks.learning [--seed S] [--iterations N] [--ablation NAME …] [--folder F]`: the
+"""`python -m benchmarks.learning [--seed S …] [--iterations N] [--ablation NAME …] [--folder F]`: the
 loop learns a taste.
 
 Three iterations, v1.0 to v1.3, of the trainer's own stages with its defaults. Simulated raters with
@@ -11,16 +11,19 @@ Ablations: `no_sft` trains without the SFT term, `noisy` flips a fifth of the tr
 `random` half and `inverted` all of them, `length` has raters who like length alone, `thumbs` trains
 by KTO on single answers. Of `uncapped` one rater of twenty casts two fifths of the training votes,
 all against the taste; `capped` has the tenth of them that the cap on one rater leaves (two even
-shares).
+shares). `ai_judge` has the training votes cast by a judge that has the taste but loves length, and
+drops what it finds equal; in `hybrid` it casts half of them. Without ablation each iteration trains
+on the newest version's answers alone, on-policy; `accumulated` trains on those of all before, too.
 Votes of the judge's raters stay true: `random` and `inverted` must not pass the gate's win rate.
 
-A run goes on where it was stopped; all runs of a seed share v1.0. Exit status 1 where a goal is
-missed.
+A run goes on where it was stopped; all runs of a seed share v1.0. `learning.svg` in the folder plots
+all seeds that have been run whole. Exit status 1 where a goal is missed.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import random
@@ -28,16 +31,18 @@ import statistics
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.hidden_taste import HiddenTaste, prefers
+from benchmarks.learning_plot import Panel, plot
 from benchmarks.training_stages import ROOT, first_version, read, train, write
 from deploy.starter import corpus
 from shared.intervals import Z95, wilson
 
 FOLDER = ROOT / ".run/learning"
+RESULTS = "results.jsonl"
 PUBLISHED_SATISFACTION = (3.5, 3.8, 4.0, 4.2)
 PUBLISHED_WINS = (0.58, 0.62, 0.65)
 ITERATIONS = 3
@@ -54,7 +59,12 @@ POINT = 0.7
 GATE_WIN_RATE = 0.55
 FLIPPED = {"noisy": 0.2, "random": 0.5, "inverted": 1.0, "capped": 0.1, "uncapped": 0.4}
 """Share of the training votes that an ablation flips."""
-ABLATIONS = ("none", "no_sft", *FLIPPED, "length", "thumbs")
+BY_AI = {"ai_judge": 1.0, "hybrid": 0.5}
+"""Share of the training votes that the AI judge of an ablation casts."""
+AI_LENGTH = 1 / 300
+"""Of a unit of the taste, what a character more is worth to the AI judge."""
+AI_TIE = 0.05
+ABLATIONS = ("none", "no_sft", *FLIPPED, *BY_AI, "length", "thumbs", "accumulated")
 NO_SFT = {"loss": ["sigmoid"], "loss_weights": [1.0]}
 MUST_FAIL = frozenset({"random", "inverted"})
 MAY_FALL = frozenset({"length", "uncapped"})
@@ -84,17 +94,20 @@ class LearntVersion:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="benchmarks.learning", description=__doc__)
     parser.add_argument("--folder", type=Path, default=FOLDER, help="goes on from what is there")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seed", type=int, nargs="+", default=[1])
     parser.add_argument("--iterations", type=int, choices=range(1, 4), default=ITERATIONS)
     parser.add_argument("--ablation", choices=ABLATIONS, nargs="+", default=["none"])
     chosen = parser.parse_args(arguments)
-    missed = list[str]()
-    for ablation in chosen.ablation:
+    root, missed = chosen.folder.resolve(), list[str]()
+    for seed, ablation in itertools.product(chosen.seed, chosen.ablation):
         start = time.monotonic()
-        versions = learn(chosen.folder.resolve(), chosen.seed, ablation, chosen.iterations)
-        print(f"\n{ablation}, seed {chosen.seed}, {time.monotonic() - start:.0f} s\n")
+        versions = learn(root, seed, ablation, chosen.iterations)
+        print(f"\n{ablation}, seed {seed}, {time.monotonic() - start:.0f} s\n")
         report(versions)
-        missed += [f"{ablation}: {text}" for text in misses(versions, ablation)]
+        missed += [f"{ablation}, seed {seed}: {text}" for text in misses(versions, ablation)]
+        write(root / f"{ablation}-{seed}" / RESULTS, [asdict(one) for one in versions])
+    if panels := panels_of(root):
+        (root / "learning.svg").write_text(plot(panels), encoding="utf-8")
     print("\n".join(f"missed: {text}" for text in missed) or "all goals met")
     return 1 if missed else 0
 
@@ -114,10 +127,13 @@ def learn(root: Path, seed: int, ablation: str, iterations: int) -> list[LearntV
     first_answers = answers_of(shared / "measure", job, first, prompts)
     offset = scale(shared, taste, first_answers)
     versions, parent_answers = list[LearntVersion](), first_answers
+    earlier = list[dict[str, Any]]()
     for number in range(1, iterations + 1):
         place = folder / f"v1.{number}"
         sampling = shared / "samples" if number == 1 else folder / f"samples-{number}"
         rows = votes(sampled(sampling, job, asked), taste, ablation, f"{seed}/{number}")
+        if ablation == "accumulated":
+            rows["train"] = earlier = [*earlier, *rows["train"]]
         lay_out(place / "data", rows, prompts)
         method = "kto" if ablation == "thumbs" else "dpo"
         job |= {"data": str(place / "data"), "judge": str(place / "judge")}
@@ -187,9 +203,14 @@ def votes(
         side = chance.random()
         name = "judge" if side < JUDGE_PROMPTS else "heldout" if side > 1 - HELD_OUT else "train"
         margin = taste.utility(answers[0]) - taste.utility(answers[1])
+        by_ai = name == "train" and ablation in BY_AI and chance.random() < BY_AI[ablation]
+        if by_ai:
+            margin += AI_LENGTH * (len(answers[0]) - len(answers[1]))
+            if abs(margin) < AI_TIE:
+                continue
         if ablation == "length" and name != "judge":
             margin = (len(answers[0]) - len(answers[1])) / 50
-        first = prefers(margin, SHARPNESS, chance)
+        first = margin > 0 if by_ai else prefers(margin, SHARPNESS, chance)
         if name == "train" and chance.random() < FLIPPED.get(ablation, 0.0):
             first = not first
         chosen, rejected = answers if first else answers[::-1]
@@ -276,6 +297,23 @@ def report(versions: Sequence[LearntVersion]) -> None:
             f"| {figures['kl']:.2f}, {figures['kl_first']:.2f} | {tasks} "
             f"| {'passes' if one.passes else 'refused'} |"
         )
+
+
+def panels_of(root: Path) -> list[Panel]:
+    """Satisfaction and win rate over v1.0 of all whole runs below a folder; empty without one."""
+    runs = [read(path) for path in sorted(root.glob(f"none-*/{RESULTS}"))]
+    runs = [run for run in runs if len(run) == ITERATIONS]
+    if not runs:
+        return []
+    names = [one["name"] for one in runs[0]]
+    satisfied = [[FIRST_SCORE, *(one["satisfaction"] for one in run)] for run in runs]
+    won = [[one["wins_first"][0] for one in run] for run in runs]
+    return [
+        Panel(
+            "satisfaction, 1 to 5", ["v1.0", *names], satisfied, PUBLISHED_SATISFACTION, 3.0, 5.0
+        ),
+        Panel("win rate over v1.0", names, won, PUBLISHED_WINS, 0.4, 1.0),
+    ]
 
 
 def shown(rate: tuple[float, float, float]) -> str:
