@@ -27,6 +27,7 @@ from services.cli.backup_files import (
     read,
 )
 from services.cli.errors import CliError, Exit
+from shared.contracts.topics import TRAINING_RUNS, VERSIONS
 from shared.kafka.acls import ALL_TOPICS, CONSUMER_GROUPS
 from shared.kafka.batches import MAX_RECORD_BYTES
 from shared.kafka.security import KafkaConnection
@@ -34,6 +35,7 @@ from shared.kafka.security import KafkaConnection
 CLIENT = "ratchet-backup"
 CHANGELOG = "-changelog"
 """How Faust ends the name of a table's changelog."""
+NAME_OFFSETS = (VERSIONS, TRAINING_RUNS)
 FETCH_MS = 1000
 IDLE_FETCHES = 60
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -53,9 +55,9 @@ class Bounds(NamedTuple):
 async def take(connection: KafkaConnection, folder: Path) -> BackupManifest:
     """Copy every topic of Ratchet, and where its consumer groups are, into an empty folder.
 
-    Groups, then the changelog come first: committed offsets and checkpoints may lag behind the
-    topics that they cover, as after a crash, and never be ahead of them. A group ahead would skip
-    what is written after a restore.
+    Groups, then the changelog, then records of versions and runs come first: the offsets that they
+    name may lag behind the topics that they cover, as after a crash, and never be ahead of them. A
+    group ahead would skip what is written after a restore, and a dataset could not be rebuilt.
 
     Raises:
         CliError: a log has a hole in its middle, so that no copy could keep its offsets; the folder's
@@ -72,11 +74,16 @@ async def take(connection: KafkaConnection, folder: Path) -> BackupManifest:
         }
         topics = {
             name: await _copy_topic(consumer, folder, places[name], compacted=policies[name])
-            for name in sorted(names, key=lambda name: (not name.endswith(CHANGELOG), name))
+            for name in sorted(names, key=_turn)
         }
     manifest = BackupManifest(topics=topics, groups=groups)
     manifest.save(folder)
     return manifest
+
+
+def _turn(topic: str) -> tuple[bool, bool, str]:
+    """Sorts topics that name others' offsets before those."""
+    return not topic.endswith(CHANGELOG), topic not in NAME_OFFSETS, topic
 
 
 async def _copy_topic(

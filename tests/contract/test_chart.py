@@ -248,6 +248,9 @@ def test_each_router_process_is_scraped_once(tmp_path: Path) -> None:
     values: dict[str, Any] = {"services": {"router": {"processes": 2}}}
     with pytest.raises(ChartRefused, match="podMonitor"):
         render(values, tmp_path)
+    moved = {"podMonitor": {"enabled": True}, "env": {"RATCHET_ROUTER_OPERATIONS_PORT": 9200}}
+    with pytest.raises(ChartRefused, match="RATCHET_ROUTER_OPERATIONS_PORT"):
+        render(values | moved, tmp_path)
     objects = render(values | {"podMonitor": {"enabled": True}}, tmp_path)
     environment = environments(objects)["router"]
     assert environment["RATCHET_ROUTER_PROCESSES"] == "2"

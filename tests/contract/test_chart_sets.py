@@ -208,6 +208,31 @@ def test_media_store_and_endpoints_are_reached_where_they_are_set(folder: Path) 
     assert "RATCHET_MEDIA_URI" not in environments(default)["router"]
 
 
+def test_policies_let_through_what_the_environment_alone_turns_on(folder: Path) -> None:
+    values: dict[str, Any] = {"networkPolicy": {"enabled": True}}
+    closed = render(values, folder)
+    environment = {
+        "RATCHET_ROUTER_MODERATION_URL": "http://here-inference:8084",
+        "RATCHET_FEEDBACK_VOTING_RANK_HOURS": 6,
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318",
+    }
+    opened = render(values | {"env": environment}, folder)
+    assert [outward(objects, "rollout") & {4318} for objects in (closed, opened)] == [set(), {4318}]
+    for name in ("router", "feedback"):
+        asks = [
+            f"component: {name}" in yaml.safe_dump(scored(objects)) for objects in (closed, opened)
+        ]
+        assert asks == [False, True], name
+    off = render(values | {"env": {"RATCHET_FEEDBACK_VOTING_RANK_HOURS": 0}}, folder)
+    assert scored(off) == scored(closed)
+
+
+def scored(objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Who may ask inference for scores."""
+    rules = named(objects, "NetworkPolicy", "here-inference")["spec"]["ingress"]
+    return [rule for rule in rules if rule["ports"][0]["port"] == "http"]
+
+
 def test_whole_numbers_stay_whole(folder: Path) -> None:
     values = {
         "image": {"tag": 20261125},

@@ -14,7 +14,13 @@ from services.cli import backup_topics
 from services.cli.backup_files import BackupManifest, PartitionFile, TopicFiles
 from services.cli.backup_topics import take, verify
 from services.cli.errors import CliError
-from shared.contracts.topics import AGGREGATOR_CHANGELOG, FEEDBACK
+from shared.contracts.topics import (
+    AGGREGATOR_CHANGELOG,
+    FEEDBACK,
+    PREFERENCES,
+    TRAINING_RUNS,
+    VERSIONS,
+)
 from shared.kafka.batches import MAX_RECORD_BYTES
 from shared.kafka.security import KafkaConnection
 
@@ -80,6 +86,22 @@ async def test_no_consumer_group_is_ahead_of_the_copied_log(
     assert manifest.groups
     for group in manifest.groups.values():
         assert group[FEEDBACK][0] <= end
+
+
+class DatasetLog(GrowingLog):
+    """A log in which preferences grow, and versions name where they end."""
+
+    async def list_topics(self) -> list[str]:
+        return [PREFERENCES, TRAINING_RUNS, VERSIONS]
+
+
+async def test_no_version_or_run_names_offsets_that_the_copy_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(monkeypatch, DatasetLog())
+    manifest = await take(CONNECTION, tmp_path)
+    ends = {name: files.partitions[0].end for name, files in manifest.topics.items()}
+    assert max(ends[VERSIONS], ends[TRAINING_RUNS]) < ends[PREFERENCES]
 
 
 class ExpiringLog(GrowingLog):

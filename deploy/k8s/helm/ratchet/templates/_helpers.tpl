@@ -247,7 +247,11 @@ A component's environment as a map of texts: what the chart knows, then `env`, t
 {{- end -}}
 {{- $own := get (get $services .name | default dict) "env" | default dict -}}
 {{- $texts := dict -}}
-{{- range $name, $value := mergeOverwrite $found (deepCopy $values.env) (deepCopy $own) -}}
+{{- $given := mergeOverwrite (deepCopy $values.env) (deepCopy $own) -}}
+{{- if and (hasKey $given "RATCHET_ROUTER_OPERATIONS_PORT") (gt (int $services.router.processes) 1) -}}
+{{- fail "RATCHET_ROUTER_OPERATIONS_PORT: the pods' ports are named by services.router.processes; leave it out of env" -}}
+{{- end -}}
+{{- range $name, $value := mergeOverwrite $found $given -}}
 {{- $_ := set $texts $name (include "ratchet.text" $value) -}}
 {{- end -}}
 {{ toYaml $texts }}
