@@ -71,6 +71,7 @@ class Effects:
                     rollout=change.rollout,
                     reason=change.reason,
                     holdout=change.holdout,
+                    gain=change.gain,
                     token=self._decision_log.token,
                     at=self._clock.now(),
                 )

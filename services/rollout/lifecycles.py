@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from services.rollout.counts import JudgeState
 from services.rollout.decision_log import DecisionLog, RolloutHistory
+from services.rollout.intervals import difference
 from shared.contracts.events.rollouts import DecisionKind
-from shared.contracts.events.versions import Lifecycle
+from shared.contracts.events.versions import Lifecycle, VersionGain
 from shared.registry.versions import Registry, Version
 
 RESTING = (Lifecycle.stable, Lifecycle.canary, Lifecycle.shadow)
@@ -29,6 +31,7 @@ class LifecycleChange:
     rollout: str
     reason: str
     holdout: bool = False
+    gain: VersionGain | None = None
 
 
 def changes(decision_log: DecisionLog, registry: Registry, model: str) -> list[LifecycleChange]:
@@ -63,7 +66,10 @@ def _changes(
         holdout = name == routing.reference
         held = version.state is not None and version.state.holdout
         if wanted is not version.lifecycle or holdout is not held:
-            yield LifecycleChange(name, model, wanted, rollout, reason[:2000], holdout)
+            gain = version.state.gain if version.state else None
+            if history is not None and wanted not in (Lifecycle.canary, Lifecycle.shadow):
+                gain = _gain(history) or gain
+            yield LifecycleChange(name, model, wanted, rollout, reason[:2000], holdout, gain)
 
 
 def waiting(decision_log: DecisionLog, registry: Registry, model: str) -> Iterator[Version]:
@@ -83,6 +89,31 @@ def _last_of(decision_log: DecisionLog, model: str, version: str) -> RolloutHist
     return next(
         (one for one in reversed(decision_log.histories(model)) if one.state.candidate == version),
         None,
+    )
+
+
+def _gain(history: RolloutHistory) -> VersionGain | None:
+    """The gain of a rollout's candidate in satisfaction; None where an arm had no score."""
+    judged = history.judged()
+    if not judged:
+        return None
+    totals = JudgeState.model_validate(judged[-1][1]).totals
+    if not totals.least("scores"):
+        return None
+    alpha = history.state.strategy.judge.alpha
+    arms = [
+        (arm.scores, min(max(arm.score_sum, 0.0), arm.scores))
+        for arm in (totals.candidate, totals.stable)
+    ]
+    found = difference(arms[0], arms[1], alpha)
+    return VersionGain(
+        over=history.state.stable,
+        difference=found["difference"],
+        low=found["low"],
+        high=found["high"],
+        confidence=1 - alpha,
+        scores=found["candidate_n"],
+        scores_over=found["stable_n"],
     )
 
 

@@ -188,6 +188,7 @@ def version_view(
         "erased_rows": version.marks.erased_rows if version.marks else 0,
         "metrics": trained.metrics if trained else {},
         "created_at": record.created_at.isoformat(),
+        "gain": state.gain.model_dump() if state and state.gain else None,
         "moved_at": state.at.isoformat() if state else None,
         "deployments": [one.model_dump(mode="json") for one in deployments],
     }

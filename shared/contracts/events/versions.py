@@ -262,6 +262,22 @@ class Lifecycle(StrEnum):
     rejected = "rejected"
 
 
+class VersionGain(BaseModel):
+    """Gain in satisfaction over the version that was stable, on users split at random.
+
+    The interval holds at every look at once with this confidence.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+    over: Name
+    difference: float = Field(ge=-1, le=1, description="mean score minus the stable version's")
+    low: float = Field(ge=-1, le=1)
+    high: float = Field(ge=-1, le=1)
+    confidence: float = Field(gt=0, lt=1)
+    scores: float = Field(ge=0, description="scores of the version; both arms have some")
+    scores_over: float = Field(ge=0, description="scores of the version that was stable")
+
+
 class VersionState(Event):
     """Lifecycle state of a version. Key: `<version>/state`."""
 
@@ -273,6 +289,9 @@ class VersionState(Event):
     reason: str = ""
     holdout: bool = unless_empty(
         default=False, description="held-out users stay on it, so it stays loaded in any state"
+    )
+    gain: VersionGain | None = unless_empty(
+        default=None, description="of its last rollout that ended; empty: an arm had no score"
     )
     token: int = Field(description="leader token of the writer; lower ones are ignored")
     at: AwareDatetime

@@ -437,6 +437,18 @@ async def test_a_version_says_what_it_gained_over_the_stable_one(
     gained = one["satisfaction"]
     assert gained["difference"] == 0.3
     assert 0 < gained["low"] < 0.3 < gained["high"] < 0.6
+    promoted = await http.post(
+        f"/v1/rollouts/{begun['rollout_id']}/promote", json={"full": True, "reason": "liked"}
+    )
+    assert promoted.status_code == 200
+    await harness.round()
+    await harness.round()
+    version = (await http.get("/v1/versions/v2")).json()
+    assert version["state"] == "stable"
+    on_record = version["gain"]
+    assert (on_record["over"], on_record["difference"]) == ("v1", 0.3)
+    assert (on_record["low"], on_record["high"]) == (gained["low"], gained["high"])
+    assert (on_record["confidence"], on_record["scores_over"]) == (0.99, 1_000)
 
 
 async def test_no_request_breaks_the_control_api(http: httpx.AsyncClient) -> None:
