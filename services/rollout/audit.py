@@ -5,8 +5,10 @@ The decision log in memory keeps the newest decisions; the topics keep all, sign
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 from services.rollout.decision_log import MODELS, age
 from services.rollout.errors import AuditUnavailable, Unknown
@@ -20,6 +22,7 @@ READ_S = 30.0
 READ_HOLDS_S = 600.0
 """How long the reading of a month of signs of life may take, with what the reader does meanwhile."""
 BATCH = 100
+AUDITS_AT_A_TIME = 2
 
 
 class AuditLog:
@@ -27,26 +30,36 @@ class AuditLog:
 
     def __init__(self, event_log: EventLog) -> None:
         self._log = event_log
+        self._turn = asyncio.Semaphore(AUDITS_AT_A_TIME)
 
     async def batches(self, rollout_id: str) -> AsyncGenerator[list[Decision]]:
         """Every valid decision of a rollout, oldest first, a few at a time.
 
         Raises:
             Unknown: there is none.
-            AuditUnavailable: the topics were not read to their end in time.
+            AuditUnavailable: the topics were not read to their end in time, or others are read.
 
         """
+        try:
+            await asyncio.wait_for(self._turn.acquire(), READ_S)
+        except TimeoutError:
+            raise AuditUnavailable(
+                f"{AUDITS_AT_A_TIME} rollouts are read just now; try again"
+            ) from None
         batch: list[Decision] = []
         try:
-            async for decision in self._decisions(rollout_id):
-                batch.append(decision)
-                if len(batch) == BATCH:
-                    yield batch
-                    batch = []
+            async with aclosing(self._decisions(rollout_id)) as decisions:
+                async for decision in decisions:
+                    batch.append(decision)
+                    if len(batch) == BATCH:
+                        yield batch
+                        batch = []
+            if batch:
+                yield batch
         except LogUnavailable as error:
             raise AuditUnavailable(f"the decisions could not be read: {error}; try again") from None
-        if batch:
-            yield batch
+        finally:
+            self._turn.release()
 
     async def _decisions(self, rollout_id: str) -> AsyncGenerator[Decision]:
         moves, tokens = await self._moves(rollout_id)

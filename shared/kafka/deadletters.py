@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from contextlib import aclosing
 from datetime import UTC, datetime
 
 from prometheus_client import CollectorRegistry, Counter
@@ -22,8 +23,8 @@ from shared.contracts.topics import (
 )
 from shared.errors import RatchetError
 from shared.kafka.audit import Requester, audit_action
-from shared.kafka.envelope import Headers
-from shared.kafka.log import EventLog, Position, Record, RecordRefused, read_events
+from shared.kafka.envelope import Headers, UnreadableRecord, decode, models_by_type
+from shared.kafka.log import EventLog, Position, Record, RecordRefused, records_to_end
 
 MAX_BODY = 200_000
 """Characters of a body that are kept."""
@@ -120,7 +121,25 @@ class DeadLetters:
 async def list_dead_letters(
     log: EventLog, *, source_topic: str = "", limit: int = 100, newest: int | None = None
 ) -> list[DeadLetter]:
-    """The oldest dead letters (of a topic), each source record once.
+    """All of `dead_letters_to_end` at once, up to a limit: the oldest.
+
+    Raises:
+        LogUnavailable: the topic could not be read to its end.
+
+    """
+    letters = dead_letters_to_end(log, source_topic=source_topic, newest=newest)
+    async with aclosing(letters):
+        found: list[DeadLetter] = []
+        async for letter in letters:
+            if len(found) < limit:
+                found.append(letter)
+        return found
+
+
+async def dead_letters_to_end(
+    log: EventLog, *, source_topic: str = "", newest: int | None = None
+) -> AsyncGenerator[DeadLetter]:
+    """The dead letters (of a topic), oldest first, each source record once; few in memory at a time.
 
     With `newest`, at most so many records of each partition are read.
 
@@ -128,13 +147,19 @@ async def list_dead_letters(
         LogUnavailable: the topic could not be read to its end.
 
     """
-    found: dict[Position, DeadLetter] = {}
-    for letter in await read_events(
-        log, (DEAD_LETTERS,), DeadLetter, timeout_s=READ_TIMEOUT_S, newest=newest
-    ):
-        if not source_topic or letter.source_topic == source_topic:
-            found.setdefault(place_of(letter), letter)
-    return list(found.values())[:limit]
+    by_type, seen = models_by_type(DeadLetter), set[Position]()
+    records = records_to_end(log, DEAD_LETTERS, timeout_s=READ_TIMEOUT_S, newest=newest)
+    async with aclosing(records):
+        async for record in records:
+            try:
+                letter = decode(record.headers, record.value, by_type)
+            except UnreadableRecord:
+                continue
+            assert isinstance(letter, DeadLetter)
+            place = place_of(letter)
+            if place not in seen and (not source_topic or letter.source_topic == source_topic):
+                seen.add(place)
+                yield letter
 
 
 async def replay(log: EventLog, letters: Iterable[DeadLetter]) -> int:

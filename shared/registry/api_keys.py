@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from contextlib import aclosing
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ from shared.contracts.events.api_keys import ApiKeyIssued
 from shared.contracts.topics import API_KEYS
 from shared.errors import RatchetError
 from shared.kafka.audit import Requester, audit_action
-from shared.kafka.log import EventLog, read_to_end
+from shared.kafka.log import EventLog, records_to_end
 from shared.keys import hash_key, new_key
 
 READ_TIMEOUT_S = 60.0
@@ -58,11 +59,13 @@ async def read_keys(log: EventLog) -> dict[str, ApiKeyIssued]:
 
     """
     found: dict[str, ApiKeyIssued] = {}
-    for record in await read_to_end(log, API_KEYS, timeout_s=READ_TIMEOUT_S):
-        if record.value is None:
-            found.pop(record.key, None)
-        else:
-            found[record.key] = ApiKeyIssued.model_validate_json(record.value)
+    records = records_to_end(log, API_KEYS, timeout_s=READ_TIMEOUT_S)
+    async with aclosing(records):
+        async for record in records:
+            if record.value is None:
+                found.pop(record.key, None)
+            else:
+                found[record.key] = ApiKeyIssued.model_validate_json(record.value)
     return found
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import asyncio
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager
 from datetime import datetime, timedelta
 from typing import Annotated, Any
 
@@ -19,12 +20,13 @@ from shared.contracts.events.base import (
     OptionalIdentifier,
     OptionalName,
 )
+from shared.contracts.events.dead_letters import DeadLetter
 from shared.contracts.events.training import TrainingRequested, method_fields
 from shared.contracts.recipes import BadRecipe, merge_recipe
 from shared.errors import FieldError
 from shared.http.problems import InvalidField
 from shared.kafka.audit import Requester
-from shared.kafka.deadletters import list_dead_letters, place_of, replay_on_record
+from shared.kafka.deadletters import dead_letters_to_end, place_of, replay_on_record
 from shared.kafka.log import EventLog, LogUnavailable, Position
 from shared.keys import ApiKey
 from shared.registry.api_keys import (
@@ -39,6 +41,8 @@ from shared.registry.erasures import Pseudonym, request_erasure, subjects_of
 from shared.registry.training_jobs import cancel_job, new_job_id, request_job
 
 AT_THE_COMMAND_LINE = "is issued at the command line only, by whoever may write the topic of keys"
+REPLAYED_AT_A_TIME = 100
+"""Dead letters in memory at a time; each such batch is an entry of the audit topic."""
 MAX_DAYS = 3650.0
 MAX_OVERLAP_HOURS = 24.0 * 90
 MAX_RECIPE = 20_000
@@ -105,6 +109,7 @@ class OperatorActions:
     def __init__(self, event_log: EventLog, clock: Clock, *, pseudonym: Pseudonym) -> None:
         self._log = event_log
         self._clock = clock
+        self._replaying = asyncio.Semaphore(1)
         self._pseudonym = pseudonym
 
     async def issue(self, body: IssueKeyRequest, key: ApiKey) -> dict[str, Any]:
@@ -207,17 +212,34 @@ class OperatorActions:
             ActionUnavailable: the brokers did not acknowledge it.
 
         """
+        place = None
+        if body.partition is not None and body.offset is not None:
+            place = Position(body.topic, body.partition, body.offset)
+        found, count, who = False, 0, body.requester(key)
         with _acknowledged():
-            letters = await list_dead_letters(
-                self._log, source_topic=body.topic, limit=NEWEST, newest=NEWEST
-            )
-            if body.partition is not None and body.offset is not None:
-                place = Position(body.topic, body.partition, body.offset)
-                letters = [letter for letter in letters if place_of(letter) == place]
-            if not letters:
-                raise Unknown("there is no such dead letter; GET /v1/dead-letters lists them")
-            count = await replay_on_record(self._log, letters, body.requester(key))
+            async with self._replaying:
+                async for letters in self._letters(body.topic, place):
+                    found = True
+                    count += await replay_on_record(self._log, letters, who)
+        if not found:
+            raise Unknown("there is no such dead letter; GET /v1/dead-letters lists them")
         return {"replayed": count}
+
+    async def _letters(
+        self, topic: str, place: Position | None
+    ) -> AsyncGenerator[list[DeadLetter]]:
+        """A topic's letters among the newest, or the one at a place; a batch at a time."""
+        batch: list[DeadLetter] = []
+        letters = dead_letters_to_end(self._log, source_topic=topic, newest=NEWEST)
+        async with aclosing(letters):
+            async for letter in letters:
+                if place is None or place_of(letter) == place:
+                    batch.append(letter)
+                if len(batch) == REPLAYED_AT_A_TIME:
+                    yield batch
+                    batch = []
+        if batch:
+            yield batch
 
     def _in_days(self, days: float) -> datetime | None:
         return self._clock.now() + timedelta(days=days) if days else None

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import aclosing, suppress
+from heapq import nlargest
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -16,13 +16,14 @@ from services.rollout.decision_log import DecisionLog
 from services.rollout.errors import AuditUnavailable, Unknown
 from shared.clock import Clock
 from shared.contracts.events.api_keys import ApiKeyIssued
+from shared.contracts.events.dead_letters import DeadLetter
 from shared.contracts.events.erasures import ErasureCompleted, ErasureRequested
 from shared.contracts.events.quality import QualityWindow
 from shared.contracts.events.versions import RewardRecord, VersionRecord
 from shared.contracts.topics import ERASURES, QUALITY
 from shared.errors import FieldError
 from shared.http.problems import InvalidField
-from shared.kafka.deadletters import list_dead_letters, place_of
+from shared.kafka.deadletters import dead_letters_to_end, place_of
 from shared.kafka.log import EventLog, LogUnavailable, Record, read_events, read_to_end
 from shared.registry.api_keys import read_keys
 from shared.registry.record_differences import differences
@@ -97,18 +98,14 @@ class OperatorViews:
             AuditUnavailable: the log was not read in READ_S seconds.
 
         """
-        letters = await self._read(
-            lambda: list_dead_letters(self._log, limit=sys.maxsize, newest=NEWEST)
-        )
-        newest = sorted(letters, key=lambda letter: letter.at, reverse=True)[:SHOWN]
-        return [
-            {
-                **letter.model_dump(mode="json", exclude={"body", "headers"}),
-                "place": "/".join(str(part) for part in place_of(letter)),
-                "body": letter.body[:MAX_BODY],
-            }
-            for letter in newest
-        ]
+        return await self._read(self._newest_letters)
+
+    async def _newest_letters(self) -> list[dict[str, Any]]:
+        letters = dead_letters_to_end(self._log, newest=NEWEST)
+        async with aclosing(letters):
+            # A body may have 200,000 characters: it is cut before the next letter is read.
+            shown = [(letter.at, _dead_letter(letter)) async for letter in letters]
+        return [row for _, row in nlargest(SHOWN, shown, key=lambda one: one[0])]
 
     async def erasures(self) -> list[dict[str, Any]]:
         """Erasures of people, each with its proof once it is done, the newest first.
@@ -217,6 +214,14 @@ class OperatorViews:
 def _training_job(job: dict[str, Any]) -> dict[str, Any]:
     method = job["algorithm"] or job["method"]
     return {**job, "method": method, "cancellable": job["phase"] not in FINAL}
+
+
+def _dead_letter(letter: DeadLetter) -> dict[str, Any]:
+    return {
+        **letter.model_dump(mode="json", exclude={"body", "headers"}),
+        "place": "/".join(str(part) for part in place_of(letter)),
+        "body": letter.body[:MAX_BODY],
+    }
 
 
 def _add_dataset(

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from functools import cached_property
 from math import log
 
 from typing_extensions import override
@@ -22,7 +23,7 @@ class Bake(EProcessCriterion):
 
     by_voter = True
 
-    @property
+    @cached_property
     @override
     def threshold(self) -> float:
         return log(2 / self.alpha)

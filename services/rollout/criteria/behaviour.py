@@ -6,6 +6,7 @@ Each is advice unless the strategy makes it a guard: then it shares the strategy
 # pyright: strict
 from __future__ import annotations
 
+from functools import cached_property
 from typing import ClassVar, Literal
 
 from typing_extensions import override
@@ -119,7 +120,7 @@ class Latency(Behaviour):
     part = "over_500ms"
     words = "share of answers later than 250, 500 or 1,000 ms"
 
-    @property
+    @cached_property
     @override
     def stakes(self) -> eprocess.LogWealth:
         return super().stakes * len(LATE)
@@ -129,7 +130,7 @@ class Latency(Behaviour):
         """The addends of every edge, one after the other."""
         block = look.blocks.get(self.whole)
         found = [rate_addends(self.margin, block, self.whole, part) for part in LATE]
-        return None if block is None else tuple(one for each in found if each for one in each)
+        return None if block is None else tuple([one for each in found if each for one in each])
 
     @override
     def shown(

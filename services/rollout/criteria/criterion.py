@@ -6,6 +6,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import log
 from typing import ClassVar, get_args
 
@@ -189,12 +190,12 @@ class EProcessCriterion(Criterion):
     alternatives: ClassVar[Sequence[float]] = eprocess.ODDS_ALTERNATIVES
     whole: ClassVar[Whole] = "requests"
 
-    @property
+    @cached_property
     def threshold(self) -> float:
         """Log of the evidence that decides: reached with probability at most alpha (Ville)."""
         return log(1 / self.alpha)
 
-    @property
+    @cached_property
     def stakes(self) -> eprocess.LogWealth:
         """The log-wealths before any data."""
         return eprocess.none_yet(self.alternatives)

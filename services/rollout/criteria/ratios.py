@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from functools import cached_property
 from typing import ClassVar
 
 from typing_extensions import override
@@ -48,7 +49,7 @@ class RateRatio(EProcessCriterion):
     part: ClassVar[str]
     words: ClassVar[str]
 
-    @property
+    @cached_property
     @override
     def stakes(self) -> eprocess.LogWealth:
         return rate_stakes(self.statistic)

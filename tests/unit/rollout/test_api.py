@@ -11,8 +11,10 @@ from typing import Any
 import httpx
 import pytest
 
-from services.rollout import routes
+from services.rollout import audit, routes
+from services.rollout.audit import AuditLog
 from services.rollout.counters import SCORE_COUNT, SCORE_SUM, CounterSeries
+from services.rollout.errors import AuditUnavailable
 from services.rollout.replay import Replay, SliceTable
 from services.rollout.routes import MAX_BODY_BYTES
 from shared.contracts.events.api_keys import ApiKeyIssued, Permission
@@ -416,6 +418,22 @@ async def test_a_rollout_tells_what_its_phase_allows(
         ["retry"],
         "aborted by a person; everybody is on stable",
     )
+
+
+async def test_so_many_rollouts_are_audited_at_a_time(
+    harness: ControllerHarness, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = (await http.post("/v1/rollouts", json={"model": "m", "candidate": "v2"})).json()
+    log = AuditLog(harness.log)
+    reading = [log.batches(begun["rollout_id"]) for _ in range(audit.AUDITS_AT_A_TIME)]
+    for one in reading:
+        await anext(one)
+    monkeypatch.setattr(audit, "READ_S", 0.05)
+    with pytest.raises(AuditUnavailable, match="try again"):
+        await anext(log.batches(begun["rollout_id"]))
+    await reading[0].aclose()
+    monkeypatch.setattr(audit, "READ_S", 30.0)
+    assert await anext(log.batches(begun["rollout_id"])), "a reader that left makes room"
 
 
 async def test_a_version_says_what_it_gained_over_the_stable_one(

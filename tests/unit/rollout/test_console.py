@@ -9,7 +9,7 @@ import httpx
 import pytest
 from prometheus_client import CollectorRegistry
 
-from services.rollout.console import operator_views
+from services.rollout.console import operator_actions, operator_views
 from services.rollout.console.files import PAGES
 from services.rollout.console.quality import daily_figures
 from shared.contracts.events.api_keys import ApiKeyIssued, Permission
@@ -280,6 +280,22 @@ async def test_one_dead_letter_is_replayed_and_the_other_stays(
     (record,) = harness.log.all(FEEDBACK)
     assert (record.key, record.value) == ("k", b'{"n":4}')
     assert audited(harness) == [("letters.replayed", "local", "ann", "a drill")]
+
+
+async def test_all_letters_of_a_topic_are_replayed_a_few_at_a_time(
+    harness: ControllerHarness, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(operator_actions, "REPLAYED_AT_A_TIME", 2)
+    letters = DeadLetters(harness.log, service="t", redact=str, metrics=CollectorRegistry())
+    for offset in (0, 1, 2, 3, 4, 4):
+        bad = Record(FEEDBACK, 0, offset, "k", b"x" * 10_000, (("ce_type", b"x"),), 0)
+        await letters.put(bad, "schema", "type: not a known type")
+    listed = (await http.get("/v1/dead-letters")).json()["dead_letters"]
+    assert [len(one["body"]) for one in listed] == [operator_views.MAX_BODY] * 5
+    replayed = await http.post("/v1/dead-letters/replay", json={"topic": FEEDBACK, **WHY})
+    assert replayed.json() == {"replayed": 5}
+    assert len(harness.log.all(FEEDBACK)) == 5
+    assert len(audited(harness)) == 3, "each batch is on record"
 
 
 async def test_a_letter_that_names_a_topic_without_dead_letters_is_not_followed(
