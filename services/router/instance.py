@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
@@ -86,19 +86,35 @@ def take(directory: Path) -> Iterator[None]:
 
 
 async def ship_left_behind(
-    directories: Sequence[Path], shipper_of: Callable[[Spool], SpoolShipper], limit_bytes: int
+    waiting: list[Path], shipper_of: Callable[[Spool], SpoolShipper], limit_bytes: int
 ) -> None:
     """Ship the spools of processes that are no more, as there were more of them before.
 
-    One that another process has, which may still be ending, or that the disk refuses, is tried
-    again until it is shipped.
+    Each folder leaves the list `waiting` once it is shipped. One that another process has, which
+    may still be ending, or that the disk refuses, is tried again until it is.
     """
-    waiting, said = list(directories), False
-    while waiting := [one for one in waiting if not await _shipped(one, shipper_of, limit_bytes)]:
+    said = False
+    while True:
+        for directory in tuple(waiting):
+            if await _shipped(directory, shipper_of, limit_bytes):
+                waiting.remove(directory)
+        if not waiting:
+            return
         if not said:
             log.warning("spool.left_behind", directories=[str(one) for one in waiting])
             said = True
         await asyncio.sleep(RETRY_S)
+
+
+def bytes_of(directories: Iterable[Path]) -> int:
+    """Bytes of the spools in some folders; 0 for what the disk refuses to tell."""
+    with suppress(OSError):
+        return sum(
+            path.stat().st_size
+            for directory in directories
+            for path in (directory / "spool").glob("*.spool")
+        )
+    return 0
 
 
 async def _shipped(

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
 from services.router import instance as instance_module
-from services.router.instance import ship_left_behind, take
+from services.router.instance import bytes_of, ship_left_behind, take
 from services.router.spool import Spool, SpoolShipper
 from shared.kafka.deadletters import DeadLetters
 from shared.kafka.log import NewRecord, read_to_end
@@ -27,9 +27,9 @@ def left_behind(directory: Path, value: bytes) -> Path:
     return directory
 
 
-def shipping(log: MemoryLog, *directories: Path) -> asyncio.Task[None]:
+def shipping(log: MemoryLog, waiting: list[Path]) -> asyncio.Task[None]:
     letters = DeadLetters(log, service="router", redact=str, metrics=CollectorRegistry())
-    shipped = ship_left_behind(directories, lambda spool: SpoolShipper(spool, log, letters), LIMIT)
+    shipped = ship_left_behind(waiting, lambda spool: SpoolShipper(spool, log, letters), LIMIT)
     return asyncio.create_task(shipped)
 
 
@@ -45,11 +45,15 @@ async def test_a_spool_whose_process_still_ends_is_shipped_once_it_has_ended(
     taken = left_behind(tmp_path / "router-1", b"taken")
     free = left_behind(tmp_path / "router-2", b"free")
     with capture_logs() as logs, take(taken):
-        running = shipping(log, taken, free)
+        running = shipping(log, waiting := [taken, free])
+        assert bytes_of(waiting) == sum(one.stat().st_size for one in tmp_path.rglob("*.spool")) > 0
         await eventually(lambda: len(logs) >= 2, "one is shipped, one is waited for", 60)
         assert await values(log) == [b"free"]
+        assert waiting == [taken]
+        assert bytes_of(waiting) > 0
     await asyncio.wait_for(running, 60)
     assert await values(log) == [b"free", b"taken"]
+    assert (waiting, bytes_of(waiting)) == ([], 0)
     with take(taken), take(free):
         pass
 
@@ -62,7 +66,7 @@ async def test_a_spool_that_the_disk_refuses_is_not_given_up(
     directory = left_behind(tmp_path / "router-1", b"value")
     (directory / "spool").rename(tmp_path / "aside")
     (directory / "spool").touch()
-    running = shipping(log, directory)
+    running = shipping(log, [directory])
     with capture_logs() as logs:
         await eventually(lambda: bool(logs), "the disk refused it", 60)
     (directory / "spool").unlink()
@@ -86,7 +90,7 @@ async def test_an_outage_is_waited_out_with_back_off(
         await turn(0)
 
     monkeypatch.setattr(asyncio, "sleep", sleep)
-    await asyncio.wait_for(shipping(log, left_behind(tmp_path / "router-1", b"value")), 60)
+    await asyncio.wait_for(shipping(log, [left_behind(tmp_path / "router-1", b"value")]), 60)
     assert pauses == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
     monkeypatch.undo()
     assert await values(log) == [b"value"]
