@@ -87,6 +87,8 @@ def filled(unit: str) -> str:
         ("card 4111.1111.1111.1111.", "card [CARD].", "card"),
         ("4111\u00a01111\u00a01111\u00a01111", "[CARD]", "card"),
         ("call 4155552671", "call [PHONE]", "phone"),
+        ("My cell is now 4155552671, ok?", "My cell is now [PHONE], ok?", "phone"),
+        ("Telefon: 4155552671", "Telefon: [PHONE]", "phone"),
         ("IBAN DE89 3704 0044 0532 0130 00 PAY NOW", "IBAN [IBAN] PAY NOW", "iban"),
         ("GB82WEST12345698765432", "[IBAN]", "iban"),
         ("from 8.8.8.8, port 80", "from [IP], port 80", "ip"),
@@ -118,6 +120,7 @@ def test_personal_data_and_secrets_go(text: str, expected: str, kind: str) -> No
         "secretary: Johanna",
         '"max_tokens": 4096, "completion_tokens": 123456',
         "at 1700000000 or 1700000000123 or 12:30:45",
+        "log of 20251124-2353, string 4155552671 and invoice 2345678901",
         "on 127.0.0.1 and 10.0.0.1, fe80::1",
         "see http://example.com:8080/a@b",
         "12345678A, 44051401358 and 123-456-789 miss their check digits",
@@ -191,6 +194,8 @@ def test_ordinary_text_stays(text: str) -> None:
         filled("X1234567A "),
         filled("RCCMNL83S18D969X "),
         filled("ABCDEF"),
+        filled("call "),
+        filled("call 4155552671x "),
     ],
     ids=lambda text: f"{text[:14]}…{text[-14:]}",
 )
@@ -225,6 +230,15 @@ def test_a_number_in_the_form_of_a_national_id_seldom_is_one(number: str) -> Non
         for _ in range(2_000)
     )
     assert sum("[ID]" in REDACTOR.text(one) for one in drawn) < (240 if grouped else 120)
+
+
+def test_ordinary_numbers_of_ten_digits_and_minutes_stay() -> None:
+    rng = random.Random(5)
+    for _ in range(2_000):
+        minute = f"20{rng.randrange(15, 40)}{rng.randrange(1, 13):02}{rng.randrange(1, 29):02}"
+        minute += f"-{rng.randrange(24):02}{rng.randrange(60):02}"
+        for text in (f"order {rng.randrange(10**9, 10**10)} is late", f"backup of {minute}"):
+            assert REDACTOR.text(text) == text
 
 
 def test_an_iban_needs_its_check_digits() -> None:
