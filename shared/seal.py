@@ -7,16 +7,19 @@ comparison; what an intruder recorded and puts back is as old as it says. Pure.
 from __future__ import annotations
 
 import hmac
+import re
 
 MIN_SECRET = 32
 """Least length of a secret in bytes."""
+_MARK = re.compile("[0-9a-f]{64}")
 
 
 class Seal:
     """Signs texts by its first secret, and opens what any of its secrets signed.
 
     So a secret is replaced in three steps: the new one second everywhere, then first, then alone.
-    Without secrets texts are neither signed nor verified.
+    Without secrets texts are neither signed nor verified: a process that has none yet reads what
+    those sign that do.
     """
 
     __slots__ = ("_secrets",)
@@ -38,9 +41,9 @@ class Seal:
             whole = signed.decode() if isinstance(signed, bytes) else signed
         except UnicodeDecodeError:
             return None
-        if not self._secrets:
-            return whole
         mark, _, text = whole.partition(":")
+        if not self._secrets:
+            return text if _MARK.fullmatch(mark) else whole
         fits = [
             hmac.compare_digest(mark.encode(), _mark(one, place, text).encode())
             for one in self._secrets

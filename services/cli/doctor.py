@@ -297,7 +297,7 @@ def _engines(settings: CliSettings) -> list[Finding]:
     try:
         _, text = fetch(settings, f"{url}/v1/adapters", timeout_s=TIMEOUT_S)
         adapters = [dict(one) for one in json.loads(text)["adapters"]]
-        _, metrics = fetch(settings, f"{url}/metrics", timeout_s=TIMEOUT_S)
+        _, metrics = fetch(settings, settings.metrics_url(ENGINE), timeout_s=TIMEOUT_S)
     except (OSError, ValueError, KeyError, TypeError):
         return []  # the service's own finding says it
     return engine_findings(adapters, metrics)

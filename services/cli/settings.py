@@ -52,6 +52,8 @@ class CliSettings:
     """Settings from the environment, read once per command."""
 
     urls: Mapping[str, str]
+    operations_ports: Mapping[str, int]
+    """Of services whose /metrics have a port of their own."""
     kafka: KafkaSettings
     redis: RedisSettings
     tenants: tuple[str, ...]
@@ -62,6 +64,14 @@ class CliSettings:
     def url(self, service: str) -> str:
         """Base URL of a service, without a slash at its end."""
         return self.urls[service]
+
+    def metrics_url(self, service: str) -> str:
+        """The URL of a service's metrics, on its operations port where it has one."""
+        url = urlsplit(self.urls[service])
+        if port := self.operations_ports.get(service):
+            host = f"[{url.hostname}]" if ":" in str(url.hostname) else url.hostname
+            url = url._replace(netloc=f"{host}:{port}")
+        return f"{url.geturl()}/metrics"
 
 
 def url_variable(service: str) -> str:
@@ -79,6 +89,7 @@ def load_settings(environ: Mapping[str, str] | None = None) -> CliSettings:
     given = os.environ if environ is None else environ
     return CliSettings(
         urls={service: _url(given, service) for service in DEFAULT_PORTS},
+        operations_ports={service: _operations_port(given, service) for service in DEFAULT_PORTS},
         kafka=_kafka(given),
         redis=_redis(given),
         tenants=_tenants(given),
@@ -95,6 +106,11 @@ def _url(given: Mapping[str, str], service: str) -> str:
             raise CliError(f"{variable} is {url!r}; allowed: http://host:port", Exit.usage)
         return url.rstrip("/")
     return f"http://127.0.0.1:{server_port(service, given)}"
+
+
+def _operations_port(given: Mapping[str, str], service: str) -> int:
+    variable = f"RATCHET_{service.upper()}_OPERATIONS_PORT"
+    return 0 if given.get(variable, "0") == "0" else _number(given, variable, 1, LARGEST_PORT)
 
 
 def server_port(name: str, given: Mapping[str, str]) -> int:

@@ -126,7 +126,7 @@ def _health(settings: CliSettings) -> Any:
 def _metrics(settings: CliSettings) -> Any:
     def look(service: str) -> str:
         try:
-            status, text = fetch(settings, f"{settings.url(service)}/metrics", timeout_s=TIMEOUT_S)
+            status, text = fetch(settings, settings.metrics_url(service), timeout_s=TIMEOUT_S)
         except OSError:
             return ""
         return text if status == READY else ""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 import structlog
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
@@ -52,6 +52,9 @@ class Ballot(BaseModel):
     def repeats(self, other: Ballot) -> bool:
         """True where both are the same choice by the same person (an idempotent retry)."""
         return (self.user_id, self.choice) == (other.user_id, other.choice)
+
+
+Kept = TypeVar("Kept", Comparison, Ballot)
 
 
 def vote(comparison: Comparison, ballot: Ballot) -> VoteCast:
@@ -115,7 +118,8 @@ class OpenComparisons(Protocol):
 class RedisComparisons:
     """OpenComparisons in Redis, signed. A flush loses open comparisons, never a stored vote.
 
-    One that no secret signed for its place is none: nobody's texts become training data.
+    One that no secret signed for its place is none: nobody's texts become training data. So a first
+    secret closes what was opened before it; that ends by itself within its TTL.
     """
 
     def __init__(self, redis: Redis, *, ttl_s: int, seal: Seal = UNSEALED) -> None:
@@ -139,8 +143,7 @@ class RedisComparisons:
             found = await self._redis.get(key)
         except (RedisError, OSError) as error:
             raise _unavailable(error) from error
-        text = self._opened(key, found)
-        return None if text is None else Comparison.model_validate_json(text)
+        return self._opened(key, found, Comparison)
 
     async def claim(self, comparison: Comparison, ballot: Ballot) -> Ballot:
         """See OpenComparisons.claim."""
@@ -148,12 +151,12 @@ class RedisComparisons:
         mine = self._seal.close(key, ballot.model_dump_json())
         try:
             before = await self._redis.set(key, mine, ex=self._ttl_s, nx=True, get=True)
-            known = self._opened(key, before)
+            known = self._opened(key, before, Ballot)
             if known is None and before is not None:
                 await self._redis.set(key, mine, ex=self._ttl_s)
         except (RedisError, OSError) as error:
             raise _unavailable(error) from error
-        return ballot if known is None else Ballot.model_validate_json(known)
+        return ballot if known is None else known
 
     async def acknowledge(self, comparison: Comparison, ballot: Ballot) -> None:
         """See OpenComparisons.acknowledge."""
@@ -166,11 +169,17 @@ class RedisComparisons:
             # The vote is on the log already; a repeat is stored again and counts once.
             log.warning(Unavailable.redis, during="vote_acknowledge", error=str(error))
 
-    def _opened(self, key: str, found: bytes | str | None) -> str | None:
-        text = None if found is None else self._seal.open(key, found)
-        if text is None and found is not None:
-            log.warning("comparison.refused", key=key)
-        return text
+    def _opened(self, key: str, found: bytes | str | None, model: type[Kept]) -> Kept | None:
+        if found is None:
+            return None
+        try:
+            text = self._seal.open(key, found)
+            if text is not None:
+                return model.model_validate_json(text)
+        except ValidationError:
+            pass
+        log.warning("comparison.refused", key=key)
+        return None
 
 
 def _key(tenant: str, comparison_id: str) -> str:

@@ -78,26 +78,28 @@ class Interactions:
 
     def record(self, call: Call, duration_s: float) -> None:
         """Append the event of a finished request; it never stands in the answer's way."""
-        time = utc(call.started_at)
+        value = self._kept(call, duration_s)
+        if value is None:
+            self.lost += 1
+            return
         try:
-            value = event_json(call, duration_s, time, self._redactor, self._pseudonyms)
-            kept = self._spool.append(
-                NewRecord(
-                    topic=INTERACTIONS,
-                    key=call.request.trace_id,
-                    value=value,
-                    headers=_headers(call, time),
-                )
-            )
             if self._mirror is not None:
                 self._mirror.offer(call, value)
             if self._media is not None:
                 self._media.offer(call, self._pseudonyms.of(call.tenant, call.request.user))
         except Exception:
+            log.exception("interaction.not_offered", trace_id=call.request.trace_id)
+
+    def _kept(self, call: Call, duration_s: float) -> bytes | None:
+        """The event, once the spool has it."""
+        time = utc(call.started_at)
+        try:
+            value = event_json(call, duration_s, time, self._redactor, self._pseudonyms)
+            record = NewRecord(INTERACTIONS, call.request.trace_id, value, _headers(call, time))
+            return value if self._spool.append(record) else None
+        except Exception:
             log.exception("interaction.not_built", trace_id=call.request.trace_id)
-            kept = False
-        if not kept:
-            self.lost += 1
+            return None
 
 
 def event_json(

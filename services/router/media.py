@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import structlog
@@ -24,7 +25,7 @@ MAX_QUEUED_BYTES = 64 * 1024 * 1024
 WRITERS = 4
 WRITE_TIMEOUT_S = 30.0
 STORED, KNOWN, DROPPED, FAILED = OUTCOMES = ("stored", "known", "dropped", "failed")
-"""Written; there already; the queue was full; the store did not take it."""
+"""Written; there already, or of a person erased since; the queue was full; the store did not take it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,7 @@ class RequestMedia:
 
     tenant: str
     subject: str
+    sent_at: datetime
     parts: list[dict[str, Any]]
     size: int
     """Bytes of the request's body, which the parts keep in memory."""
@@ -77,7 +79,7 @@ class MediaUploads:
             return
         self._bytes += size
         subject = subject_of(call.tenant, user_id)
-        self._queue.put_nowait(RequestMedia(call.tenant, subject, parts, size))
+        self._queue.put_nowait(RequestMedia(call.tenant, subject, call.started_at, parts, size))
 
     async def run(self) -> None:
         """Write until cancelled."""
@@ -130,5 +132,7 @@ class MediaUploads:
             found = media_bytes(part)
             if found is not None:
                 sha256, data = found
-                new = self._store.put(media.tenant, media.subject, sha256, data)
+                new = self._store.put(
+                    media.tenant, media.subject, sha256, data, sent_at=media.sent_at
+                )
                 self._media.labels(STORED if new else KNOWN).inc()

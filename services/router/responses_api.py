@@ -70,7 +70,7 @@ def check_responses_request(payload: dict[str, Any]) -> None:
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
         raise InvalidRequest("tools: must be a list of objects", param="tools")
     for index, tool in enumerate(tools):
-        if tool.get("type") not in FUNCTION_TOOLS:
+        if str(tool.get("type")) not in FUNCTION_TOOLS:
             raise InvalidRequest(
                 f"tools[{index}].type: must be {' or '.join(sorted(FUNCTION_TOOLS))}; "
                 "the engine may call nothing elsewhere",

@@ -9,8 +9,10 @@ change at once.
 # pyright: strict
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import shutil
+import uuid
 from collections.abc import Collection, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -32,6 +34,8 @@ SPOOL_BYTES = 16 * 1024 * 1024
 COPY_BYTES = 1024 * 1024
 READ_TRIES = 3
 """Tries of a dataset whose files an erasure takes away meanwhile."""
+REPLACE_TRIES = 3
+"""Tries of a replacement whose files another replica's clearing takes away meanwhile."""
 
 
 class DatasetStore:
@@ -56,11 +60,8 @@ class DatasetStore:
             filesystem, root = _locate(f"{self._root}/{dataset.manifest.dataset_id}")
             if filesystem.exists(f"{root}/{MANIFEST}"):
                 return
-            filesystem.makedirs(root, exist_ok=True)
-            for name, data in dataset.files.items():
-                filesystem.pipe_file(f"{root}/{name}", data)
-            filesystem.pipe_file(f"{root}/.{MANIFEST}", dataset.manifest.encode())
-            filesystem.mv(f"{root}/.{MANIFEST}", f"{root}/{MANIFEST}")
+            _write_files(filesystem, root, dataset.files)
+            _write_manifest(filesystem, root, dataset.manifest.encode())
         except Exception as error:
             # Storage libraries raise errors of their own: s3fs hands botocore's on as they are.
             raise StoreUnavailable(f"{self._root}: cannot be written: {error}") from error
@@ -69,7 +70,8 @@ class DatasetStore:
         """Store a dataset in place of the one of its name, as an erasure left it.
 
         A reader sees the one or the other, whole: the new files lie beside the old ones before the
-        manifest is replaced.
+        manifest is replaced. Another replica that clears for an erasure of its own meanwhile may
+        take them for old ones; so they are looked for once the manifest names them.
 
         Raises:
             StoreUnavailable: the storage refused it.
@@ -79,11 +81,15 @@ class DatasetStore:
         try:
             filesystem, root = _locate(f"{self._root}/{name}")
             folder = f"{root}/{_generation(manifest)}"
-            filesystem.makedirs(folder, exist_ok=True)
-            for file, data in dataset.files.items():
-                filesystem.pipe_file(f"{folder}/{file}", data)
-            filesystem.pipe_file(f"{root}/.{MANIFEST}", manifest)
-            filesystem.mv(f"{root}/.{MANIFEST}", f"{root}/{MANIFEST}")
+            for _ in range(REPLACE_TRIES):
+                with contextlib.suppress(FileNotFoundError):
+                    _write_files(filesystem, folder, dataset.files)
+                    _write_manifest(filesystem, root, manifest)
+                    filesystem.invalidate_cache()
+                    if all(filesystem.exists(f"{folder}/{file}") for file in dataset.files):
+                        break
+            else:
+                raise FileNotFoundError(f"{folder}: its files are deleted again and again")
         except Exception as error:
             raise StoreUnavailable(f"{self._root}: cannot be written: {error}") from error
         self.drop_replaced(name)
@@ -97,13 +103,14 @@ class DatasetStore:
         """
         try:
             filesystem, root = _locate(f"{self._root}/{dataset_id}")
-            filesystem.invalidate_cache(root)
-            _, folder = _find(filesystem, root)
-            if folder == root:
-                return
             for path in cast("list[str]", filesystem.ls(root, detail=False)):
+                # Looked up for each: another replica may replace the manifest meanwhile.
+                _, folder = _find(filesystem, root)
+                if folder == root:
+                    return
                 if path.split("/")[-1] not in (MANIFEST, folder.split("/")[-1]):
-                    filesystem.rm(path, recursive=True)
+                    with contextlib.suppress(FileNotFoundError):
+                        filesystem.rm(path, recursive=True)
         except Exception as error:
             raise StoreUnavailable(
                 f"{self._root}/{dataset_id}: cannot be cleared: {error}"
@@ -199,6 +206,19 @@ def _find(filesystem: Any, root: str) -> tuple[Manifest, str]:
     return _manifest(stored, root), folder if filesystem.exists(folder) else root
 
 
+def _write_files(filesystem: Any, folder: str, files: Mapping[str, bytes]) -> None:
+    filesystem.makedirs(folder, exist_ok=True)
+    for name, data in files.items():
+        filesystem.pipe_file(f"{folder}/{name}", data)
+
+
+def _write_manifest(filesystem: Any, root: str, manifest: bytes) -> None:
+    # Under a name of its own first: two replicas may write at once.
+    part = f"{root}/.{uuid.uuid4().hex}.{MANIFEST}"
+    filesystem.pipe_file(part, manifest)
+    filesystem.mv(part, f"{root}/{MANIFEST}")
+
+
 def _generation(manifest: bytes) -> str:
     """The folder of the files of a dataset that an erasure left, by its encoded manifest."""
     return hashlib.sha256(manifest).hexdigest()[:16]
@@ -251,9 +271,7 @@ def store_files(uri: str, files: Mapping[str, bytes]) -> None:
     """
     try:
         filesystem, root = _locate(uri)
-        filesystem.makedirs(root, exist_ok=True)
-        for name, data in files.items():
-            filesystem.pipe_file(f"{root}/{name}", data)
+        _write_files(filesystem, root, files)
     except Exception as error:
         raise StoreUnavailable(f"{uri}: cannot be written: {error}") from error
 
@@ -270,4 +288,6 @@ def lay_out(dataset: Dataset, folder: Path) -> None:
 
 def _locate(uri: str) -> tuple[Any, str]:
     filesystem, root = cast("tuple[Any, str]", fsspec.url_to_fs(uri))  # pyright: ignore[reportUnknownMemberType]
+    # Object storages list from a cache, which knows nothing of what another replica wrote.
+    filesystem.invalidate_cache()
     return filesystem, root.rstrip("/")

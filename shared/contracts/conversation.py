@@ -151,8 +151,7 @@ def media_parts(turns: Iterable[Mapping[str, Any]]) -> Iterator[Json]:
         for given in cast("list[object]", content)[:MAX_PARTS] if isinstance(content, list) else ():
             if isinstance(given, dict):
                 part = cast("Json", given)
-                kind = part.get("type")
-                if isinstance(kind, str) and kind in _MEDIA:
+                if _kind(part) in _MEDIA:
                     yield part
 
 
@@ -289,7 +288,7 @@ def _set_content(stored: Turn, content: object) -> None:
 
 
 def _stored_part(part: Json) -> Json:
-    kind = part.get("type")
+    kind = _kind(part)
     if isinstance(part.get("text"), str) and (kind in _TEXTS or kind not in _MEDIA):
         return {"type": "text", "text": part["text"]}
     if kind in _STORED_MEDIA and isinstance(part.get("sha256"), str):
@@ -297,6 +296,11 @@ def _stored_part(part: Json) -> Json:
     if kind not in _MEDIA:
         return {"type": "other", **_digest(compact_json(part).encode(), "", reference=True)}
     return {"type": _MEDIA[kind], **_media(_source(part), _MEDIA[kind])}
+
+
+def _kind(part: Json) -> str:
+    kind = part.get("type")
+    return kind if isinstance(kind, str) else ""
 
 
 def _source(part: Json) -> Json:

@@ -188,20 +188,19 @@ async def replay(log: EventLog, letters: Iterable[DeadLetter]) -> int:
 
 
 async def replay_on_record(log: EventLog, letters: Sequence[DeadLetter], who: Requester) -> int:
-    """Replay dead letters, and record who did it for each topic that they came from.
+    """Record who replays dead letters for each topic that they came from, then replay them.
 
     Raises:
         NotReplayable: one names a topic that has no dead letters; none is replayed.
-        LogUnavailable: see `replay`.
+        LogUnavailable: it was not recorded, and none is replayed; or see `replay`.
 
     """
     for letter in letters:
         if not is_replayable(letter.source_topic):
             raise NotReplayable(letter.source_topic)
-    count = await replay(log, letters)
     for topic in sorted({letter.source_topic for letter in letters if letter.body}):
         await audit_action(log, "letters.replayed", topic, who, at=datetime.now(UTC))
-    return count
+    return await replay(log, letters)
 
 
 def is_replayable(topic: str) -> bool:

@@ -146,6 +146,12 @@ class TestOpenComparisonsInRedis:
         assert await store.get("default", kept.comparison_id) == kept
         key = f"ratchet:comparison:default:{kept.comparison_id}"
         signed: bytes = await redis.get(key)
+        unsigned = RedisComparisons(redis, ttl_s=TTL_S)
+        assert await unsigned.get("default", kept.comparison_id) == kept, (
+            "a replica without one yet"
+        )
+        await redis.set(key, b"no comparison")
+        assert await unsigned.get("default", kept.comparison_id) is None
         await redis.set(key, signed.replace(b"hello", b"poison"))
         assert await store.get("default", kept.comparison_id) is None
         ballot = Ballot(user_id="u", choice=Choice.left, at=datetime.now(UTC))

@@ -25,6 +25,14 @@ def test_a_url_goes_before_a_port_and_a_port_before_the_default() -> None:
     assert settings.url("feedback") == "http://127.0.0.1:8081"
 
 
+def test_metrics_are_read_where_the_operations_port_is() -> None:
+    settings = load_settings(
+        {"RATCHET_ROUTER_URL": "https://r:1/base", "RATCHET_ROUTER_OPERATIONS_PORT": "9100"}
+    )
+    assert settings.metrics_url("router") == "https://r:9100/base/metrics"
+    assert settings.metrics_url("feedback") == "http://127.0.0.1:8081/metrics"
+
+
 @pytest.mark.parametrize("environ", [{}, {"RATCHET_PORT_BASE": "21000"}])
 def test_the_command_finds_the_local_stack_where_it_listens(environ: dict[str, str]) -> None:
     environ |= {"RATCHET_ROLLOUT_PORT": "30000"}

@@ -7,6 +7,7 @@ import contextlib
 import tempfile
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
@@ -57,6 +58,8 @@ from tests.support.read_model import LogBuilder
 TENANT = "acme"
 SECRET = "my mother's recipe"
 ALL = (INTERACTIONS, FEEDBACK, EXAMPLES, PREFERENCES)
+
+SENT_AT = datetime.now(UTC) - timedelta(hours=1)
 
 
 class KilledLog(MemoryLog):
@@ -386,9 +389,9 @@ async def test_media_of_the_person_go_and_those_of_others_stay(tmp_path: Path):
     log, store = MemoryLog(), MediaStore(tmp_path.as_uri())
     await stored(log)
     for user in ("u1", "u2"):
-        store.put(TENANT, subject_of(TENANT, user), "a" * 64, b"picture")
+        store.put(TENANT, subject_of(TENANT, user), "a" * 64, b"picture", sent_at=SENT_AT)
     await erase(log, request("u1"), store)
-    kept = [path.parent.name for path in tmp_path.rglob("*") if path.is_file()]
+    kept = [path.parent.name for path in tmp_path.rglob("a" * 64)]
     assert kept == [f"person={subject_of(TENANT, 'u2')}"]
 
 
@@ -396,7 +399,7 @@ async def test_an_erasure_is_not_done_while_media_are_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     log, store = MemoryLog(), MediaStore(tmp_path.as_uri())
-    store.put(TENANT, subject_of(TENANT, "u1"), "a" * 64, b"picture")
+    store.put(TENANT, subject_of(TENANT, "u1"), "a" * 64, b"picture", sent_at=SENT_AT)
     with monkeypatch.context() as patch:
         patch.setattr("fsspec.implementations.local.LocalFileSystem.rm", lambda *_, **__: 1 / 0)
         with pytest.raises(LogUnavailable, match="media"):
@@ -404,4 +407,4 @@ async def test_an_erasure_is_not_done_while_media_are_left(
     assert not await newest(log, ERASURES)
     await erase(log, request("u1"), store)
     assert await newest(log, ERASURES)
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert not list(tmp_path.rglob("a" * 64))

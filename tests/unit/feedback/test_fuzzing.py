@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pytest
 from prometheus_client import CollectorRegistry
 
 from services.feedback.circuit_breaker import CircuitBreaker
@@ -22,9 +23,9 @@ from shared.testing.log import MemoryLog
 from tests.support.feedback import UNLIMITED, feedback_service
 from tests.support.fuzzing import Mutations
 
-REQUESTS = 2_000
+REQUESTS = (2_000, pytest.param(40_000, marks=[pytest.mark.verify, pytest.mark.timeout(3600)]))
 PUBLISHED = datetime.fromtimestamp(1_700_000_000, UTC)
-RECORDS = 1_500
+RECORDS = (1_500, pytest.param(25_000, marks=[pytest.mark.verify, pytest.mark.timeout(3600)]))
 EXAMPLES = Path(__file__).parents[3] / "shared/contracts/examples"
 GOOD: dict[str, Any] = {"trace_id": "t", "type": "thumbs_up"}
 PATHS = ("/v1/feedback", "/v1/feedback", "/v1/feedback/batch", "/v1/comparisons/c/vote")
@@ -36,10 +37,11 @@ def submissions() -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in paths]
 
 
-async def test_no_request_breaks_the_service() -> None:
+@pytest.mark.parametrize("count", REQUESTS)
+async def test_no_request_breaks_the_service(count: int) -> None:
     mutations, bodies = Mutations(seed=9), submissions()
     async with feedback_service(MemoryLog()) as service:
-        for number in range(REQUESTS):
+        for number in range(count):
             path, valid = mutations.rng.choice(PATHS), mutations.rng.choice(bodies)
             body = mutations.body({"items": [valid, valid]} if "batch" in path else valid)
             headers = [*mutations.headers(), (b"x-number", str(number).encode())]
@@ -56,7 +58,8 @@ async def test_no_request_breaks_the_service() -> None:
                 assert (await service.post("/v1/feedback", GOOD)).status_code == 202
 
 
-async def test_no_record_breaks_the_intake() -> None:
+@pytest.mark.parametrize("count", RECORDS)
+async def test_no_record_breaks_the_intake(count: int) -> None:
     mutations, bodies, log = Mutations(seed=10), submissions(), MemoryLog()
     metrics, clock = FeedbackMetrics(CollectorRegistry()), ManualClock(PUBLISHED)
     breaker = CircuitBreaker(max_waiting=1_000)
@@ -64,7 +67,7 @@ async def test_no_record_breaks_the_intake() -> None:
     intake = Intake(publisher, metrics, redact=Redactor().text, clock=clock, quotas=UNLIMITED)
     kinds = [kind.encode() for kind in INTAKE_MODELS]
     taken = 0
-    for offset in range(RECORDS):
+    for offset in range(count):
         record = Record(
             topic="ratchet.feedback-intake.acme.v1",
             partition=0,
@@ -82,4 +85,4 @@ async def test_no_record_breaks_the_intake() -> None:
         except (Reject, UnreadableRecord):
             continue
         taken += 1
-    assert taken > RECORDS // 50, "the mutations let hardly anything through"
+    assert taken > count // 50, "the mutations let hardly anything through"

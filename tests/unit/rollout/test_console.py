@@ -37,7 +37,7 @@ from shared.contracts.topics import (
     TRAINING_RUNS,
 )
 from shared.kafka.deadletters import DeadLetters
-from shared.kafka.log import Record, read_events
+from shared.kafka.log import LogUnavailable, Record, read_events
 from shared.keys import KeyRing, hash_key, new_key
 from shared.pseudonyms import UserPseudonyms
 from tests.unit.rollout.conftest import client
@@ -296,6 +296,21 @@ async def test_all_letters_of_a_topic_are_replayed_a_few_at_a_time(
     assert replayed.json() == {"replayed": 5}
     assert len(harness.log.all(FEEDBACK)) == 5
     assert len(audited(harness)) == 3, "each batch is on record"
+
+
+async def test_a_replay_that_cannot_be_recorded_puts_nothing(
+    harness: ControllerHarness, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    letters = DeadLetters(harness.log, service="t", redact=str, metrics=CollectorRegistry())
+    await letters.put(Record(FEEDBACK, 0, 3, "k", b"{}", (), 0), "schema", "type: missing")
+
+    async def away(*_: object, **__: object) -> None:
+        raise LogUnavailable("away")
+
+    monkeypatch.setattr("shared.kafka.deadletters.audit_action", away)
+    answer = await http.post("/v1/dead-letters/replay", json={"topic": FEEDBACK, **WHY})
+    assert answer.status_code == 503
+    assert harness.log.all(FEEDBACK) == []
 
 
 async def test_a_letter_that_names_a_topic_without_dead_letters_is_not_followed(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from tests.support.fuzzing import Mutations
 from tests.unit.router.conftest import GatewayHarness
 
-REQUESTS = 1_000
+REQUESTS = (1_000, pytest.param(20_000, marks=[pytest.mark.verify, pytest.mark.timeout(3600)]))
 CHAT: dict[str, Any] = {
     "model": "m",
     "messages": [
@@ -22,16 +24,29 @@ CHAT: dict[str, Any] = {
     "n": 1,
     "max_tokens": 5,
 }
+RESPONSE: dict[str, Any] = {
+    "model": "m",
+    "input": [{"role": "user", "content": [{"type": "input_text", "text": "hi"}]}],
+    "instructions": "be kind",
+    "tools": [{"type": "function", "name": "look", "parameters": {}}],
+    "store": False,
+    "stream": False,
+}
 COMPLETION: dict[str, Any] = {"model": "m", "prompt": ["hi", "ho"], "stream": False}
 
 
-async def test_no_request_breaks_the_router(bench: GatewayHarness) -> None:
+@pytest.mark.parametrize("count", REQUESTS)
+async def test_no_request_breaks_the_router(bench: GatewayHarness, count: int) -> None:
     await bench.start()
     bench.route()
     mutations = Mutations(seed=11)
-    for number in range(REQUESTS):
+    for number in range(count):
         path, valid = mutations.rng.choice(
-            (("/v1/chat/completions", CHAT), ("/v1/completions", COMPLETION))
+            (
+                ("/v1/chat/completions", CHAT),
+                ("/v1/completions", COMPLETION),
+                ("/v1/responses", RESPONSE),
+            )
         )
         body, headers = mutations.body(valid), mutations.headers()
         answer = await bench.client.post(path, content=body, headers=headers)

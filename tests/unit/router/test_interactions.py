@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import orjson
 import pytest
@@ -246,6 +247,15 @@ def test_a_user_is_stored_under_the_hash_of_the_tenant():
     assert orjson.loads(value)["user_id"] == pseudonyms.of("default", "jane@example.com")
     assert b"jane" not in value
     assert call.request.user == "jane@example.com"  # arms are drawn by the id as it came
+
+
+def test_an_event_on_the_spool_is_not_lost_where_nobody_takes_its_media(tmp_path):
+    spool = Spool(tmp_path, limit_bytes=1_000_000)
+    interactions = Interactions(spool, Redactor(), media=SimpleNamespace())
+    interactions.record(call_of([{"role": "user", "content": "Hi"}]), 0.3)
+    assert len(spool.batch()[0]) == 1
+    assert interactions.lost == 0
+    spool.close()
 
 
 def test_a_full_spool_counts_what_is_lost(tmp_path):

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import hashlib
 import threading
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -51,7 +52,10 @@ class WatchedStore:
         self.answers.set()
         self.threads: set[int] = set()
 
-    def put(self, tenant: str, subject: str, sha256: str, data: bytes) -> bool:
+    def put(
+        self, tenant: str, subject: str, sha256: str, data: bytes, *, sent_at: datetime
+    ) -> bool:
+        assert sent_at.tzinfo is not None
         self.threads.add(threading.get_ident())
         assert self.answers.wait(60)
         if self.away:

@@ -31,6 +31,14 @@ def test_a_text_turn_is_stored_as_role_and_content_alone() -> None:
     assert json.loads(turn.model_dump_json()) == {"role": "user", "content": "Hi"}
 
 
+@pytest.mark.parametrize("kind", [["text"], {"a": 1}, None, 7])
+def test_a_part_whose_type_is_no_text_is_stored_by_what_it_holds(kind: Any) -> None:
+    said = stored_turn({"role": "user", "content": [{"type": kind, "text": "hi"}]})
+    assert said["content"] == "hi"
+    odd = stored_turn({"role": "user", "content": [{"type": kind, "image_url": 1}]})
+    assert odd["parts"][0]["type"] == "other"
+
+
 def test_a_tool_call_is_more_than_text() -> None:
     turn = Message(role="assistant", content="", tool_calls=(ToolCall(id="c", name="now"),))
     assert not turn.is_text

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from shared.contracts.catalogue import BY_SCHEMA, EVENTS
 from shared.kafka.envelope import UnreadableRecord, decode, models_by_type
 from tests.support.fuzzing import Mutations
 
-RECORDS = 1_000
+RECORDS = (1_000, pytest.param(20_000, marks=[pytest.mark.verify, pytest.mark.timeout(3600)]))
 EXAMPLES = Path(__file__).parents[3] / "shared/contracts/examples"
 
 
-def test_no_record_breaks_a_consumer() -> None:
+@pytest.mark.parametrize("count", RECORDS)
+def test_no_record_breaks_a_consumer(count: int) -> None:
     mutations, models = Mutations(seed=13), models_by_type(*EVENTS)
     examples = [
         (kind, json.loads(path.read_text()))
@@ -22,7 +25,7 @@ def test_no_record_breaks_a_consumer() -> None:
     ]
     assert len(examples) >= len(EVENTS)
     read = 0
-    for _ in range(RECORDS):
+    for _ in range(count):
         kind, valid = mutations.rng.choice(examples)
         others = ((name.decode(), value) for name, value in mutations.headers())
         try:
@@ -30,4 +33,4 @@ def test_no_record_breaks_a_consumer() -> None:
         except UnreadableRecord:
             continue
         read += 1
-    assert 0 < read < RECORDS
+    assert 0 < read < count

@@ -25,6 +25,7 @@ def test_what_is_closed_opens_in_its_place_alone(text: str, place: str) -> None:
     assert seal.open(place, f"{signed}x") is None
     assert Seal(NEW).open(place, signed) is None
     assert UNSEALED.open(place, UNSEALED.close(place, text)) == text
+    assert UNSEALED.open(place, signed) == text, "a process that has no secret yet"
 
 
 @pytest.mark.parametrize("forged", ['{"token": 9}', "", ":", "00:x", b"\xff:x", "é:x"])

@@ -19,7 +19,7 @@ from services.training.erasure import DatasetEraser, rows_of
 from services.training.errors import StoreUnavailable
 from services.training.rebuild import differences, rebuild
 from services.training.sides import DatasetRules
-from services.training.snapshot import Dataset, take_snapshot
+from services.training.snapshot import Dataset, FilePlace, take_snapshot
 from services.training.workspace import ResumeState, Workspace
 from shared.clock import SystemClock
 from shared.contracts.events.preferences import ERASED, PreferenceRetracted
@@ -259,6 +259,32 @@ async def test_a_reader_during_an_erasure_sees_one_dataset_or_the_other(
         found = store.read(dataset.manifest.dataset_id)
     assert found is not None
     assert found.manifest.erased_from == dataset.manifest.dataset_id
+
+
+async def test_two_replicas_that_erase_at_once_leave_a_whole_dataset(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one clears between this one's files and its manifest, and takes them for old."""
+    log, store = MemoryLog(), DatasetStore(f"file://{tmp_path}/datasets")
+    dataset = await a_dataset(log, store)
+    first, both = (frozenset(FilePlace(TRAIN, line) for line in lines) for lines in ((1,), (1, 2)))
+    store.replace(dataset.erase(first))
+    move, moves = LocalFileSystem.mv, 0
+
+    def cleared(self: LocalFileSystem, *paths: Any, **options: Any) -> Any:
+        nonlocal moves
+        moves += 1
+        if moves == 1:
+            DatasetStore(store.root).drop_replaced(dataset.manifest.dataset_id)
+        return move(self, *paths, **options)
+
+    monkeypatch.setattr(LocalFileSystem, "mv", cleared)
+    erased = dataset.erase(both)
+    store.replace(erased)
+    found = store.read(dataset.manifest.dataset_id)
+    assert found is not None
+    assert found.files == erased.files
+    assert moves == 2
 
 
 async def test_storage_that_is_away_is_tried_again(
