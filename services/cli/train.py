@@ -52,6 +52,12 @@ def train(
     ] = None,
     model: Model = DEFAULT_MODEL,
     dataset: Annotated[str, typer.Option(help="JSONL to train on; else the log's pairs.")] = "",
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            "--from", help="Another tool's file, written to --dataset first; form detected."
+        ),
+    ] = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse a dataset with a bad row; else leave it out.")
     ] = False,
@@ -69,6 +75,9 @@ def train(
     reason: Annotated[str, typer.Option(help="Why; kept on record.")] = "",
     on_behalf_of: OnBehalfOf = "",
     wait: Annotated[bool, typer.Option("--wait", help="Follow the run to its end.")] = False,
+    report: Annotated[
+        Path | None, typer.Option("--report", help="Follow it, and write its report here.")
+    ] = None,
     timeout_s: Annotated[float, typer.Option("--timeout", help="Seconds to follow.", min=1)] = 7200,
     as_json: AsJson = False,
 ) -> None:
@@ -101,16 +110,41 @@ def train(
         override_gate=override_gate,
         **on_record(settings, on_behalf_of, reason),
     )
-    say = None if as_json else say_progress
-    ended = with_log(settings, lambda log: run_job(log, request, say, timeout_s if wait else 0.0))
+    if source is not None:
+        _import(source, asked.dataset, strict=strict)
+    say, followed_s = None if as_json else say_progress, timeout_s if wait or report else 0.0
+    ended = with_log(settings, lambda log: run_job(log, request, say, followed_s))
     if as_json:
         print_json((ended or request).model_dump(mode="json"))
     elif ended is None:
         typer.echo(
             f"{request.job_id} requested; follow it with ratchet train show {request.job_id}"
         )
+    if report is not None and ended is not None and (name := _reported(ended)):
+        write_report(name, to=report)
     if ended is not None and ended.phase.value != "succeeded":
         raise typer.Exit(Exit.failed)
+
+
+def _reported(ended: TrainingProgress) -> str:
+    """The version or job whose report there is; empty where nothing was evaluated."""
+    if ended.phase.value == "succeeded":
+        return ended.version
+    return ended.job_id if ended.report_uri else ""
+
+
+def _import(source: Path, dataset: str, *, strict: bool) -> None:
+    """Another tool's file as the job's dataset."""
+    from services.cli.dataset_convert import AUTO, convert_file
+    from services.cli.pair_formats.ratchet import RATCHET
+
+    if not dataset:
+        raise CliError(
+            "--from: needs --dataset, the JSONL file to write, where the training service reads "
+            "imports (RATCHET_TRAINING_IMPORT_ROOTS)",
+            Exit.usage,
+        )
+    convert_file(source, Path(dataset.removeprefix("file://")), AUTO, RATCHET, strict=strict)
 
 
 async def run_job(
