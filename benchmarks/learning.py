@@ -36,7 +36,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.hidden_taste import HiddenTaste, prefers
-from benchmarks.learning_plot import Panel, plot
+from benchmarks.learning_plot import LearningPanel, plot
 from benchmarks.training_stages import ROOT, first_version, read, train, write
 from deploy.starter import corpus
 from shared.intervals import Z95, wilson
@@ -299,7 +299,7 @@ def report(versions: Sequence[LearntVersion]) -> None:
         )
 
 
-def panels_of(root: Path) -> list[Panel]:
+def panels_of(root: Path) -> list[LearningPanel]:
     """Satisfaction and win rate over v1.0 of all whole runs below a folder; empty without one."""
     runs = [read(path) for path in sorted(root.glob(f"none-*/{RESULTS}"))]
     runs = [run for run in runs if len(run) == ITERATIONS]
@@ -309,10 +309,10 @@ def panels_of(root: Path) -> list[Panel]:
     satisfied = [[FIRST_SCORE, *(one["satisfaction"] for one in run)] for run in runs]
     won = [[one["wins_first"][0] for one in run] for run in runs]
     return [
-        Panel(
+        LearningPanel(
             "satisfaction, 1 to 5", ["v1.0", *names], satisfied, PUBLISHED_SATISFACTION, 3.0, 5.0
         ),
-        Panel("win rate over v1.0", names, won, PUBLISHED_WINS, 0.4, 1.0),
+        LearningPanel("win rate over v1.0", names, won, PUBLISHED_WINS, 0.4, 1.0),
     ]
 
 

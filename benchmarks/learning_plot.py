@@ -13,7 +13,7 @@ BLUE, RED, GREY = "#2f6fb0", "#b5473c", "#9a9a9a"
 
 
 @dataclass(frozen=True)
-class Panel:
+class LearningPanel:
     """One measure by version: a line for each seed, their mean, and the published figures."""
 
     title: str
@@ -24,7 +24,7 @@ class Panel:
     high: float
 
 
-def plot(panels: Sequence[Panel]) -> str:
+def plot(panels: Sequence[LearningPanel]) -> str:
     """The panels beside each other; seeds grey, their mean blue, the published figures red dashes."""
     width = LEFT + len(panels) * (PANEL + GAP)
     marks = [
@@ -37,7 +37,7 @@ def plot(panels: Sequence[Panel]) -> str:
     return "\n".join([*marks, "</svg>", ""])
 
 
-def _panel(panel: Panel, left: float) -> list[str]:
+def _panel(panel: LearningPanel, left: float) -> list[str]:
     middle = [statistics.fmean(values) for values in zip(*panel.seeds, strict=True)]
     marks = [
         _text(left, TOP - 12, panel.title),
@@ -56,7 +56,9 @@ def _panel(panel: Panel, left: float) -> list[str]:
     return marks
 
 
-def _line(panel: Panel, left: float, values: Sequence[float], colour: str, more: str = "") -> str:
+def _line(
+    panel: LearningPanel, left: float, values: Sequence[float], colour: str, more: str = ""
+) -> str:
     points = " ".join(
         f"{_x(panel, left, place):.1f},{_y(panel, value):.1f}"
         for place, value in enumerate(values[: len(panel.versions)])
@@ -64,11 +66,11 @@ def _line(panel: Panel, left: float, values: Sequence[float], colour: str, more:
     return f'<polyline points="{points}" fill="none" stroke="{colour}"{more}/>'
 
 
-def _x(panel: Panel, left: float, place: int) -> float:
+def _x(panel: LearningPanel, left: float, place: int) -> float:
     return left + (place + 0.5) * PANEL / len(panel.versions)
 
 
-def _y(panel: Panel, value: float) -> float:
+def _y(panel: LearningPanel, value: float) -> float:
     share = (value - panel.low) / (panel.high - panel.low)
     return TOP + HEIGHT * (1 - min(1.0, max(0.0, share)))
 
