@@ -64,6 +64,7 @@ WRITERS = 64
 WARM_UP_S = 2
 READY_TIMEOUT_S = 30.0
 SETTLE_S = 1.0
+IDLE_S = 4
 
 _ITEM = (
     '{"trace_id":"%032x","type":"rating","value":%d,"user_id":"user-%d",'
@@ -132,6 +133,13 @@ def cpu_seconds(pid: int) -> float:
     """CPU time that a process has used so far, its threads included."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def idle_share(pid: int) -> float:
+    """CPU seconds a second that a service uses without load: the polls of its consumers."""
+    start = cpu_seconds(pid)
+    time.sleep(IDLE_S)
+    return (cpu_seconds(pid) - start) / IDLE_S
 
 
 def load(name: str, url: str, pid: int, *, batch: bool, seconds: int, scripts: Path) -> LoadResult:
@@ -356,6 +364,7 @@ def measure(seconds: int) -> int:
             print("ingestion: ours …", flush=True)
             before, said = asyncio.run(count(bootstrap, FEEDBACK)), accepted(url)
             pid = stack.pid("feedback")
+            idle = idle_share(pid)
             single = load(
                 "ours: one by one, acknowledged by Kafka",
                 f"{url}/v1/feedback",
@@ -376,7 +385,9 @@ def measure(seconds: int) -> int:
             at_rate = latency("ours", urlsplit(url).port or 80, seconds)
             said = settled(url) - said
             stored = asyncio.run(count(bootstrap, FEEDBACK)) - before
-    print(f"\n{table(figures)}\n\n{at_rate}\nanswered 202: {said:,}; in the topic: {stored:,}")
+    print(f"\n{table(figures)}\n\n{at_rate}")
+    print(f"ours, without load: {idle:.1%} of a core, which is in its rates by CPU second")
+    print(f"answered 202: {said:,}; in the topic: {stored:,}")
     return verdict(figures, stored == said)
 
 
