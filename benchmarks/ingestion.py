@@ -15,9 +15,10 @@ In one run, against one real broker, with wrk as the client (64 connections for 
   then answered 202.
 
 Each server is one process with one thread, so the rate a core-second of its own CPU time is what
-one core to itself would give; the rate by the clock also has the client and the broker on the
-same machine. Then single POSTs come at a fixed rate, whether answers come or not (open loop, see
-benchmarks/fixed_rate.py), to ours and to the bound. At the end the feedback topic must hold exactly as many records as were answered 202.
+one core to itself would give; the rate by the clock also has the client and the broker on the same
+machine. Then single POSTs come at a fixed rate, whether answers come or not (open loop, see
+benchmarks/fixed_rate.py), to ours and to the bound. At the end the feedback topic must hold exactly
+as many records as were answered 202.
 """
 
 from __future__ import annotations
