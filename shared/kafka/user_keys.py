@@ -52,7 +52,7 @@ class UserKeys:
         self._ids: dict[str, list[str]] = {}
         """Subject -> ids of the person's keys, oldest first."""
         self._unreadable: set[str] = set()
-        """Keys that another secret wrapped: they are not destroyed."""
+        """Keys that another secret wrapped, or whose record was changed: they are not destroyed."""
         self._tail: Tail | None = None
         self._following: asyncio.Task[None] | None = None
 
@@ -79,7 +79,8 @@ class UserKeys:
             await self.refresh()
         if any(key_id in self._unreadable for key_id in key_ids):
             raise LogUnavailable(
-                "RATCHET_TEXT_KEY_FILE: another secret wrapped the keys of these texts; use that"
+                "RATCHET_TEXT_KEY_FILE: another secret wrapped the keys of these texts, or their "
+                "records were changed; use that secret"
             )
 
     async def refresh(self) -> None:
@@ -135,9 +136,7 @@ class UserKeys:
             issued = decode(record.headers, record.value, MODELS)
             assert isinstance(issued, UserKeyIssued)
             key = unwrap_key(tenant_key(self._secret, issued.tenant), issued.wrapped, record.key)
-        except UnreadableRecord as error:
-            log.warning("user_keys.unreadable", offset=record.offset, error=str(error))
-        except TextsUnreadable as error:
+        except (UnreadableRecord, TextsUnreadable) as error:
             self._unreadable.add(key_id)
             log.warning("user_keys.unreadable", offset=record.offset, error=str(error))
         else:
