@@ -1,4 +1,7 @@
-"""The three counts agree when aggregator, feedback service and router are killed under load."""
+"""The three counts, votes too, agree when aggregator, feedback and router are killed under load.
+
+`make test` has the recount of feedback under more faults (test_recount).
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ import pytest
 from deploy.local.stack import Stack
 from tests.support.crowd import chatting, counting_stack, counts_agree, kill, serve_first_version
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.verify, pytest.mark.timeout(600)]
 
 SEED = 5
 ROUNDS = 2

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from deploy.local.stack import Stack
-from tests.support.aggregator_process import EXIT_FAILED, AggregatorProcess, Series, series_of
+from tests.support.aggregator_process import AggregatorProcess, Series, series_of
 from tests.support.aggregator_proxy import CoordinatorProxy
 from tests.support.crowd import STABLE, counting_stack, kill, serve_first_version
 from tests.support.mass_feedback import MassFeedback, MassRecount
@@ -25,8 +25,8 @@ MASS = int(os.environ.get("RECOUNT_EVENTS", "1_000_000"))
 FEW = 50_000
 VICTIMS = ("aggregator", "feedback", "intake", "router", "redis", "kafka")
 DAYS_AHEAD = 40
-CUT_S = 15.0
-"""Longer than the session of a worker: its partitions have moved when the connection is back."""
+CUT_S = 12.0
+"""Longer than a worker's session: its partitions have moved when the connection is back."""
 SETTLE_S = 1200.0
 POLL_S = 2.0
 
@@ -45,7 +45,6 @@ class SecondWorker:
     def __init__(self, proxy: CoordinatorProxy, directory: Path) -> None:
         module = ("-m", "tests.support.aggregator_runner", "ahead", str(DAYS_AHEAD))
         self.process = AggregatorProcess(proxy.address, directory, module=module)
-        self.ended = 0
 
     async def keep(self) -> None:
         """Start it, and again whenever it ended itself."""
@@ -54,8 +53,6 @@ class SecondWorker:
             while True:
                 await asyncio.sleep(0.5)
                 if not self.process.alive():
-                    assert self.process.process.poll() == EXIT_FAILED
-                    self.ended += 1
                     self.process.start()
         finally:
             self.process.stop()
@@ -121,7 +118,6 @@ async def test_a_recount_agrees_whatever_is_killed_cut_off_or_mistimed(
             with contextlib.suppress(asyncio.CancelledError):
                 await troubling
             proxy.cut = False
-
             deadline = time.monotonic() + SETTLE_S
             while (seen := await exported(stack, second)) != mass.expected:
                 assert time.monotonic() < deadline, (seen, mass.expected)

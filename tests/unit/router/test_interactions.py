@@ -27,6 +27,7 @@ from shared.redaction import Redactor
 STARTED = datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=UTC)
 BEYOND_TEXT = {
     "api",
+    "encrypted",
     "tools",
     "response_format",
     "answer",
