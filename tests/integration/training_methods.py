@@ -252,7 +252,9 @@ def several_heads(folder: Path, parent: Path, pairs: Sequence[dict[str, Any]]) -
         reward.load_scorer(asked, tokenizer, adapter), tokenizer, read, lambda _: None
     )
     rows = [{"messages": one["messages"], "completion": one["chosen"]} for one in pairs]
-    served, uncertainties = RewardModel(asked.base, str(adapter)).score(rows, three.max_length)
+    served, uncertainties = RewardModel(asked.base, "main", str(adapter)).score(
+        rows, three.max_length
+    )
     return {
         "figures": figures,
         "heads": reward.heads_of(adapter),
