@@ -27,7 +27,8 @@ VICTIMS = ("aggregator", "feedback", "intake", "router", "redis", "kafka")
 DAYS_AHEAD = 40
 CUT_S = 12.0
 """Longer than a worker's session: its partitions have moved when the connection is back."""
-SETTLE_S = 1200.0
+SETTLE_S = 3600.0
+"""A million on a busy machine: the aggregator has fallen behind by then."""
 POLL_S = 2.0
 
 
@@ -92,7 +93,7 @@ async def exported(stack: Stack, second: SecondWorker) -> Counter[tuple[str, str
     [
         pytest.param(FEW, (1.0, 3.0), marks=pytest.mark.timeout(600), id="few"),
         pytest.param(
-            MASS, (15.0, 45.0), marks=[pytest.mark.verify, pytest.mark.timeout(7200)], id="mass"
+            MASS, (15.0, 45.0), marks=[pytest.mark.verify, pytest.mark.timeout(10_800)], id="mass"
         ),
     ],
 )
