@@ -51,12 +51,18 @@ def is_encrypted(value: bytes | None) -> bool:
     return value is not None and _HINT in value
 
 
-def encrypt_texts(body: dict[str, Any], place: str, keys: Sequence[DataKey]) -> bool:
-    """Replace the texts of a body by their ciphertext, in place; False where there are none."""
+def encrypt_texts(
+    body: dict[str, Any], place: str, keys_of: Callable[[], Sequence[DataKey]]
+) -> bool:
+    """Replace the texts of a body by their ciphertext, in place; False where there are none.
+
+    `keys_of` is asked only where there are: who wrote nothing needs no key.
+    """
     found: list[tuple[Path, Any]] = []
     _take_texts(body, [], found)
     if not found:
         return False
+    keys = keys_of()
     nonce = os.urandom(NONCE_BYTES)
     plain = orjson.dumps(found)
     if len(plain) > COMPRESS_BYTES:

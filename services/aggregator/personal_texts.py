@@ -76,7 +76,9 @@ class PersonalTexts:
             tenant = str(body.get("tenant", ""))
             users = sorted({user for user in users_in(body) if user})
             if users and FIELD not in body:
-                encrypt_texts(body, place, [self._keys.key_of(tenant, user) for user in users])
+                encrypt_texts(
+                    body, place, lambda: [self._keys.key_of(tenant, user) for user in users]
+                )
 
         return _with_bodies(key, stored, close)
 

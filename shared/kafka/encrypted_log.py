@@ -41,6 +41,7 @@ from shared.observability.events import Unavailable
 from shared.settings import KafkaSettings
 from shared.text_encryption import (
     FIELD,
+    DataKey,
     TextsUnreadable,
     decrypt_texts,
     encrypt_texts,
@@ -76,8 +77,11 @@ def encrypted(keys: UserKeyIssuer, value: bytes, headers: Headers) -> bytes:
     users = sorted({user for user in users_in(body) if user})
     if not users or FIELD in body:
         return value
-    names = [keys.key_of(tenant, user) for user in users]
-    return orjson.dumps(body) if encrypt_texts(body, place_of(headers), names) else value
+
+    def keys_of() -> list[DataKey]:
+        return [keys.key_of(tenant, user) for user in users]
+
+    return orjson.dumps(body) if encrypt_texts(body, place_of(headers), keys_of) else value
 
 
 def place_of(headers: Headers) -> str:

@@ -9,7 +9,7 @@ from typing import cast
 import orjson
 import pytest
 
-from shared.contracts.events.feedback import FeedbackSubmitted
+from shared.contracts.events.feedback import FeedbackSubmitted, FeedbackType
 from shared.contracts.subject import subject_of
 from shared.contracts.topics import FEEDBACK, USER_KEYS
 from shared.credentials import CredentialsUnreadable
@@ -132,6 +132,15 @@ async def test_another_secret_is_an_error_and_no_erasure() -> None:
     with pytest.raises(LogUnavailable, match="RATCHET_TEXT_KEY_FILE"):
         await wrong.find([key_id])
     await wrong.close()
+    await ours.stop()
+
+
+async def test_who_wrote_nothing_gets_no_key() -> None:
+    brokers = MemoryLog()
+    ours = writer(brokers)
+    thumb = feedback("ann").model_copy(update={"type": FeedbackType.thumbs_up, "value": None})
+    await ours.publish(FEEDBACK, key="t1", event=thumb, event_id="f0")
+    assert not raw(brokers, USER_KEYS)
     await ours.stop()
 
 

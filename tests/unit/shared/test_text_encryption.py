@@ -52,7 +52,7 @@ def texts_of(node: Any) -> set[str]:
 def test_each_event_is_valid_without_its_texts_and_whole_with_its_keys(path: Path) -> None:
     body = json.loads(path.read_text())
     before = copy.deepcopy(body)
-    if not encrypt_texts(body, "place", BOTH):
+    if not encrypt_texts(body, "place", lambda: BOTH):
         assert not texts_of(before)
         return
     stored = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
@@ -69,7 +69,7 @@ def test_each_event_is_valid_without_its_texts_and_whole_with_its_keys(path: Pat
 @pytest.mark.parametrize("gone", ["k1", "k2"])
 def test_one_destroyed_key_of_several_closes_the_texts(gone: str) -> None:
     body = {"tenant": "default", "completion": "Their secret"}
-    encrypt_texts(body, "place", BOTH)
+    encrypt_texts(body, "place", lambda: BOTH)
     left = {name: key for name, key in KEYS.items() if name != gone}
     assert not decrypt_texts(body, "place", left.get)
     assert body["completion"] == ""
@@ -78,7 +78,7 @@ def test_one_destroyed_key_of_several_closes_the_texts(gone: str) -> None:
 
 def test_none_of_several_keys_opens_alone() -> None:
     body = {"completion": "Their secret"}
-    encrypt_texts(body, "place", BOTH)
+    encrypt_texts(body, "place", lambda: BOTH)
     for key in KEYS.values():
         with pytest.raises(TextsUnreadable):
             decrypt_texts(copy.deepcopy(body), "place", lambda _, key=key: key)
@@ -86,7 +86,7 @@ def test_none_of_several_keys_opens_alone() -> None:
 
 def test_a_ciphertext_opens_in_its_place_alone_and_unchanged() -> None:
     body: dict[str, Any] = {"completion": "Their secret"}
-    encrypt_texts(body, "here", BOTH)
+    encrypt_texts(body, "here", lambda: BOTH)
     with pytest.raises(TextsUnreadable, match="moved"):
         decrypt_texts(copy.deepcopy(body), "elsewhere", KEYS.get)
     data = body[FIELD]["data"]
@@ -99,7 +99,7 @@ def test_a_ciphertext_opens_in_its_place_alone_and_unchanged() -> None:
 def test_short_and_long_texts_come_back(words: int) -> None:
     body = {"completion": "word " * words}
     before = copy.deepcopy(body)
-    encrypt_texts(body, "place", BOTH)
+    encrypt_texts(body, "place", lambda: BOTH)
     assert len(json.dumps(body)) < 5 * words + 400
     assert decrypt_texts(body, "place", KEYS.get)
     assert body == before
@@ -107,9 +107,9 @@ def test_short_and_long_texts_come_back(words: int) -> None:
 
 def test_what_is_no_text_stays_in_clear() -> None:
     body = {"value": 4, "user_id": "ann", "version": "v1", "context": {"locale": "de"}}
-    assert not encrypt_texts(body, "place", BOTH)
+    assert not encrypt_texts(body, "place", lambda: BOTH)
     turns = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
-    encrypt_texts(turns, "place", BOTH)
+    encrypt_texts(turns, "place", lambda: BOTH)
     assert [turn["role"] for turn in turns["messages"]] == ["user", "assistant"]
 
 
