@@ -36,12 +36,14 @@ _FUNCTION_WORDS = {
     "sv": "jag inte är och det att vi som på hur med ett din kan vad från",
     "tr": "bir ve bu için ne nasıl nerede değil var ile daha çok benim sizin olarak",
 }
-_LANGUAGES: dict[str | bytes, tuple[str, ...]] = {}
-"""Languages of each function word, which stands there as text and as bytes."""
-for _language, _words in _FUNCTION_WORDS.items():
+_LANGUAGES = tuple(_FUNCTION_WORDS)
+_HITS: dict[str | bytes, int] = {}
+"""Languages of each function word, which stands there as text and as bytes: a 1 in the byte of each.
+The sum over a text's words has the hits of all languages; the text is too short for a byte's 255."""
+for _place, _words in enumerate(_FUNCTION_WORDS.values()):
     for _text in _words.split():
         for _word in (_text, _text.encode()):
-            _LANGUAGES[_word] = (*_LANGUAGES.get(_word, ()), _language)
+            _HITS[_word] = _HITS.get(_word, 0) + 256**_place
 _ASCII_WORDS = bytes(ord(chr(code).lower()) if chr(code).isalpha() else 32 for code in range(128))
 _ASCII_WORDS += bytes(128)
 """Translates ASCII to words: letters in lower case, blanks for all else."""
@@ -52,15 +54,11 @@ def language_of(text: str) -> str:
     head = text[:CHARACTERS]
     if not head.isascii() and _BEYOND_LATIN.search(head) and (script := _script(head)):
         return script
-    hits: dict[str, int] = {}
-    for languages in filter(None, map(_LANGUAGES.get, words_of(head))):
-        for language in languages:
-            hits[language] = hits.get(language, 0) + 1
-    likeliest = max(hits, key=hits.__getitem__, default="")
-    first = hits.pop(likeliest, 0)
-    if first < MIN_WORDS or 2 * max(hits.values(), default=0) >= first:
+    hits = sum(filter(None, map(_HITS.get, words_of(head)))).to_bytes(len(_LANGUAGES), "little")
+    *_, second, first = sorted(hits)
+    if first < MIN_WORDS or 2 * second >= first:
         return ""
-    return likeliest
+    return _LANGUAGES[hits.index(first)]
 
 
 def words_of(text: str) -> list[bytes] | list[str]:

@@ -133,6 +133,8 @@ class Proxy:
             task.uncancel()
         finally:
             watchdog.unwatch()
+            if call.recorded:
+                self._count_behaviour(call)
 
     def _start(self, call: Call, send: ClientSend, version: str, arm: str) -> EngineAttempt:
         """Start an attempt; its deadline is the client's for reading it, too."""
@@ -361,11 +363,19 @@ class Proxy:
             (call.choice.model, last.version, last.counted_arm, call.choice.rollout)
         )
         path.overhead.observe(call.overhead_s)
-        if last.outcome is Outcome.ok and call.request.endpoint not in PASSED_THROUGH:
-            # Languages are compared between arms alone, and cost more than all else here.
-            asked = call.request.asked if call.choice.rollout else ""
-            path.answered(behaviour_of(call.answer, asked))
         self._interactions.record(call, perf_counter() - call.started)
+
+    def _count_behaviour(self, call: Call) -> None:
+        """Count what a complete answer did. The client has it by then, and does not wait."""
+        last = call.last
+        if last.outcome is not Outcome.ok or call.request.endpoint in PASSED_THROUGH:
+            return
+        path = self._metrics.path(
+            (call.choice.model, last.version, last.counted_arm, call.choice.rollout)
+        )
+        # Languages are compared between arms alone.
+        asked = call.request.asked if call.choice.rollout else ""
+        path.answered(behaviour_of(call.answer, asked))
 
     def _cancelled(self, call: Call, why: str) -> None:
         """Count and record a request that was ended from outside."""
