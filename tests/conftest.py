@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
+from xdist.remote import Producer
 from xdist.scheduler.loadscope import LoadScopeScheduling
 
 from deploy.local.stack import Stack
@@ -118,9 +119,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.timeout(_SERVERS_S))
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config) -> ServersInOneWorker | None:
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ServersInOneWorker | None:
     """Lets `--dist loadscope` run unit and contract tests beside those that share servers."""
-    return ServersInOneWorker(config) if config.getoption("dist") == "loadscope" else None
+    return ServersInOneWorker(config, log) if config.getoption("dist") == "loadscope" else None
 
 
 class ServersInOneWorker(LoadScopeScheduling):
