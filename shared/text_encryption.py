@@ -12,7 +12,7 @@ import base64
 import hmac
 import os
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, TypeAlias, cast
 
@@ -43,12 +43,29 @@ DataKey: TypeAlias = tuple[str, bytes]
 
 
 class TextsUnreadable(Exception):
-    """A ciphertext is not what its keys and its place say: it was changed or put elsewhere."""
+    """A ciphertext is not what its keys and its place say: it was changed, cut or put elsewhere."""
 
 
 def is_encrypted(value: bytes | None) -> bool:
     """Whether an event's or row's JSON may hold encrypted texts, without parsing it."""
     return value is not None and _HINT in value
+
+
+def key_ids_in(body: Any) -> list[str]:
+    """Ids of the keys under which the texts of an event's JSON are encrypted.
+
+    Raises:
+        TextsUnreadable: it has no such field, or one of another shape.
+
+    """
+    match body:
+        case {"encrypted": {"keys": [_, *_] as ids, "data": str()}}:
+            found = [one for one in cast("list[Any]", ids) if isinstance(one, str)]
+            if len(found) == len(cast("list[Any]", ids)):
+                return found
+        case _:
+            pass
+    raise TextsUnreadable("the field encrypted does not hold ids of keys and a ciphertext")
 
 
 def encrypt_texts(
@@ -82,16 +99,15 @@ def decrypt_texts(body: dict[str, Any], place: str, key_of: Callable[[str], byte
         TextsUnreadable: they were changed, or belong to another place.
 
     """
-    field = cast("Mapping[str, Any]", body[FIELD])
-    keys = [key_of(key_id) for key_id in field["keys"]]
+    keys = [key_of(key_id) for key_id in key_ids_in(body)]
     if any(key is None for key in keys):
         return False
-    stored = base64.b64decode(field["data"])
     try:
+        stored = base64.b64decode(body[FIELD]["data"])
         plain = _cipher(tuple(cast("list[bytes]", keys))).decrypt(
             stored[:NONCE_BYTES], stored[NONCE_BYTES:], place.encode()
         )
-    except InvalidTag:
+    except (InvalidTag, ValueError):
         raise TextsUnreadable(f"the encrypted texts of {place!r} were changed or moved") from None
     if not plain.startswith(b"["):
         plain = zlib.decompress(plain)
@@ -117,13 +133,13 @@ def unwrap_key(tenant_key: bytes, wrapped: str, place: str) -> bytes:
         TextsUnreadable: it was wrapped under another secret, or for another place.
 
     """
-    stored = base64.b64decode(wrapped)
     try:
+        stored = base64.b64decode(wrapped)
         return AESGCM(tenant_key).decrypt(
             stored[:NONCE_BYTES], stored[NONCE_BYTES:], place.encode()
         )
-    except InvalidTag:
-        raise TextsUnreadable(f"key {place} was wrapped under another secret") from None
+    except (InvalidTag, ValueError):
+        raise TextsUnreadable(f"key {place} was wrapped under another secret, or changed") from None
 
 
 def tenant_key(secret: bytes, tenant: str) -> bytes:

@@ -46,6 +46,7 @@ from shared.text_encryption import (
     decrypt_texts,
     encrypt_texts,
     is_encrypted,
+    key_ids_in,
 )
 
 log = structlog.get_logger(__name__)
@@ -57,15 +58,19 @@ ENCRYPTED_TOPICS = frozenset((ANNOTATIONS, EXAMPLES, FEEDBACK, INTERACTIONS, PRE
 async def opened(keys: UserKeys, value: bytes, headers: Headers, written_ms: int) -> bytes:
     """An event's JSON with its texts; with empty texts where a key is destroyed.
 
+    What was changed or cut, as dead letters of long records are, comes back as it is: whoever reads
+    it says what is wrong with it.
+
     Raises:
         LogUnavailable: the keys cannot be read now.
 
     """
-    body: dict[str, Any] = orjson.loads(value)
-    await keys.find(body[FIELD]["keys"], written_ms=written_ms)
     try:
+        body: Any = orjson.loads(value)
+        await keys.find(key_ids_in(body), written_ms=written_ms)
         decrypt_texts(body, place_of(headers), keys.key)
-    except TextsUnreadable:
+    except (orjson.JSONDecodeError, TextsUnreadable) as error:
+        log.warning("texts.unreadable", place=place_of(headers), error=str(error))
         return value
     return orjson.dumps(body)
 

@@ -37,8 +37,15 @@ WHOLE_TIMEOUT_S = 30.0
 POLL_S = 0.02
 CLOCK_SKEW_S = 60.0
 """How much the clocks of two machines may differ."""
+STALE_S = 10.0
+"""Age of what a writer knows of the topic above which it reads to the end before it writes: a key
+that was destroyed meanwhile would take new texts with it."""
 ROLL_S = 6.0
 """A little more than `segment.ms` of the topic."""
+UNREADABLE = (
+    "RATCHET_TEXT_KEY_FILE: another secret wrapped the keys of these texts, or their records were "
+    "changed; use that secret"
+)
 MODELS = models_by_type(UserKeyIssued)
 
 
@@ -78,10 +85,7 @@ class UserKeys:
         if not written_ms or written_ms / 1000 + CLOCK_SKEW_S > read_to_s:
             await self.refresh()
         if any(key_id in self._unreadable for key_id in key_ids):
-            raise LogUnavailable(
-                "RATCHET_TEXT_KEY_FILE: another secret wrapped the keys of these texts, or their "
-                "records were changed; use that secret"
-            )
+            raise LogUnavailable(UNREADABLE)
 
     async def refresh(self) -> None:
         """Return once all is known that the topic has now.
@@ -162,12 +166,18 @@ class UserKeyIssuer(UserKeys):
         """Return once the topic has been read to its end, lest people get further keys.
 
         Raises:
-            LogUnavailable: it was not reached in time.
+            LogUnavailable: it was not reached in time, or the secret opens none of the keys: what
+                is written under another one can be read by nobody else.
 
         """
+        tail = self._follow()
         if not self._was_whole:
-            await self._follow().caught_up(WHOLE_TIMEOUT_S)
+            await tail.caught_up(WHOLE_TIMEOUT_S)
             self._was_whole = True
+        elif tail.age_s() > STALE_S:
+            await self.refresh()
+        if self._unreadable and not self._keys:
+            raise LogUnavailable(UNREADABLE)
 
     def key_of(self, tenant: str, user_id: str) -> DataKey:
         """A key of the person's, made where there is none."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
@@ -133,6 +134,74 @@ async def test_another_secret_is_an_error_and_no_erasure() -> None:
         await wrong.find([key_id])
     await wrong.close()
     await ours.stop()
+
+
+async def test_a_writer_whose_secret_opens_no_key_writes_nothing() -> None:
+    brokers = MemoryLog()
+    ours = writer(brokers)
+    await write(ours, "ann")
+    theirs = EncryptingLog(brokers, UserKeyIssuer(brokers, b"t" * 32), source="/test")
+    for _ in range(2):
+        with pytest.raises(LogUnavailable, match="RATCHET_TEXT_KEY_FILE"):
+            await write(theirs, "ben", 1)
+    assert len(raw(brokers, USER_KEYS)) == len(raw(brokers, FEEDBACK)) == 1
+    for one in (ours, theirs):
+        await one.stop()
+
+
+async def test_a_writer_who_lost_sight_of_the_keys_writes_nothing_under_old_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    brokers = MemoryLog()
+    ours = writer(brokers)
+    await write(ours, "ann")
+    tail = ours._keys._follow()
+    monkeypatch.setattr(tail, "age_s", lambda: user_keys.STALE_S + 1)
+    monkeypatch.setattr(user_keys, "WHOLE_TIMEOUT_S", 0.1)
+    with pytest.raises(LogUnavailable, match="not read to the end"):
+        await write(ours, "ann", 1)
+    assert len(raw(brokers, FEEDBACK)) == 1
+    await ours.stop()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda value: value[: len(value) // 2 + 100],
+        lambda value: value.replace(b'"keys":', b'"keys":1,"k":'),
+        lambda value: value.replace(b'"data":"', b'"data":"A","d":"'),
+    ],
+    ids=["cut, as a long dead letter is", "no keys", "no base64"],
+)
+async def test_an_event_that_was_changed_is_handed_out_as_it_is(
+    change: Callable[[bytes], bytes],
+) -> None:
+    brokers = MemoryLog()
+    ours, theirs = writer(brokers), reader(brokers)
+    await write(ours, "ann", text="word " * 100)
+    (whole,) = raw(brokers, FEEDBACK)
+    changed = change(whole.value or b"")
+    assert b'"encrypted":{' in changed
+    await brokers.append(FEEDBACK, key="t1", value=changed, headers=whole.headers)
+    records = await read_to_end(cast("EventLog", theirs), FEEDBACK, timeout_s=10)
+    assert records[1].value == changed
+    for one in (ours, theirs):
+        await one.stop()
+
+
+async def test_a_key_s_record_that_is_no_base64_stops_nobody_else() -> None:
+    brokers = MemoryLog()
+    ours = writer(brokers)
+    await write(ours, "ann")
+    (record,) = raw(brokers, USER_KEYS)
+    body = orjson.loads(record.value or b"") | {"wrapped": "!"}
+    value = orjson.dumps(body)
+    await brokers.append(USER_KEYS, key="0:1", value=value, headers=record.headers)
+    late = reader(brokers)
+    await write(ours, "ben", 1)
+    assert await values(late) == [TEXT, TEXT]
+    for one in (ours, late):
+        await one.stop()
 
 
 async def test_who_wrote_nothing_gets_no_key() -> None:
