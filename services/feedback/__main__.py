@@ -44,7 +44,6 @@ from shared.kafka.deadletters import DeadLetters
 from shared.kafka.encrypted_log import encrypting
 from shared.kafka.producer import KafkaLog
 from shared.kafka.security import KafkaConnection
-from shared.kafka.user_keys import destroy_keys
 from shared.keys import KeyRing
 from shared.media_store import MediaStore
 from shared.observability.health import Health
@@ -104,10 +103,7 @@ async def run(settings: FeedbackSettings, voting: VotingOptions) -> None:
         KafkaConnection.of(settings),
         group=ERASURE_GROUP,
         handler=Eraser(
-            log,
-            clock,
-            MediaStore(settings.media_uri) if settings.media_uri else None,
-            destroy=destroy_keys if settings.text_key_file else None,
+            log, clock, MediaStore(settings.media_uri) if settings.media_uri else None
         ).handle,
         models=ERASURE_MODELS,
         dead_letters=dead_letters,

@@ -8,7 +8,7 @@ request.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 import structlog
 
@@ -37,6 +37,7 @@ from shared.contracts.topics import (
 )
 from shared.kafka.envelope import Headers, UnreadableRecord, decode, encode, models_by_type
 from shared.kafka.log import EventLog, LogUnavailable, NewRecord, Record, read_to_end
+from shared.kafka.user_keys import destroy_keys
 from shared.media_store import MediaStore, MediaUnavailable
 
 log = structlog.get_logger(__name__)
@@ -44,8 +45,6 @@ log = structlog.get_logger(__name__)
 GROUP = "ratchet.feedback-erasures"
 ERASURE_MODELS = models_by_type(ErasureRequested, ErasureCompleted)
 EXAMPLE_MODELS = models_by_type(ExampleJoined)
-KeyDestroyer = Callable[[EventLog, Collection[str]], Awaitable[int]]
-"""Destroys the keys of some subjects."""
 SWEEP_TIMEOUT_S = 3600.0
 """Longest time for reading some topics once."""
 READ_TIMEOUT_S = 30.0
@@ -56,19 +55,10 @@ WRITE_BATCH = 200
 class Eraser:
     """Handles the records of `erasures.v1`, one after the other."""
 
-    def __init__(
-        self,
-        event_log: EventLog,
-        clock: Clock,
-        media: MediaStore | None = None,
-        *,
-        destroy: KeyDestroyer | None = None,
-    ) -> None:
-        """`destroy` is for texts that are encrypted by person; None: there are no keys."""
+    def __init__(self, event_log: EventLog, clock: Clock, media: MediaStore | None = None) -> None:
         self._log = event_log
         self._clock = clock
         self._media = media
-        self._destroy = destroy
 
     async def handle(self, event: Event, _: Record) -> None:
         """Do a requested erasure unless it is done.
@@ -84,8 +74,8 @@ class Eraser:
         asked = {trace for trace, whole in traces.items() if whole}
         examples = await self._empty_examples(event, asked)
         products = await self._retract_products(event, asked)
-        if self._destroy is not None:  # last: the sweeps read what the keys open
-            await self._destroy(self._log, event.subjects)
+        # Last, as the sweeps read what the keys open; it takes no secret, and others may have one.
+        await destroy_keys(self._log, event.subjects)
         completed = ErasureCompleted(
             erasure_id=event.erasure_id,
             tenant=event.tenant,

@@ -46,7 +46,7 @@ from shared.kafka.log import (
     Position,
     read_to_end,
 )
-from shared.kafka.user_keys import UserKeyIssuer, destroy_keys
+from shared.kafka.user_keys import UserKeyIssuer
 from shared.keys import KeyRing, hash_key
 from shared.media_store import MediaStore
 from shared.testing.clock import ManualClock
@@ -162,7 +162,7 @@ async def test_encrypted_texts_are_erased_alike_and_their_keys_last(
     keys = UserKeyIssuer(brokers, b"s" * 32)
     log = EncryptingLog(brokers, keys, source="/test")
     await stored(log)
-    await Eraser(log, ManualClock(), destroy=destroy_keys).handle(request(), None)  # type: ignore[arg-type]
+    await Eraser(log, ManualClock()).handle(request(), None)  # type: ignore[arg-type]
     await keys.refresh()
     destroyed = {one.key for one in brokers.all(USER_KEYS) if one.value is None}
     assert {key.partition(":")[0] for key in destroyed} == {subject_of(TENANT, "u1")}
@@ -174,6 +174,20 @@ async def test_encrypted_texts_are_erased_alike_and_their_keys_last(
     assert b"dry herbs" in (await newest(log, EXAMPLES))["t2"]
     assert await completion(log) == await completion(clear)
     await log.stop()
+
+
+async def test_keys_that_others_issued_go_though_the_eraser_has_no_secret(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(user_keys, "ROLL_S", 0.0)
+    brokers = MemoryLog()
+    log = EncryptingLog(brokers, UserKeyIssuer(brokers, b"s" * 32), source="/test")
+    await stored(log)
+    await log.stop()
+    await erase(brokers, request())
+    destroyed = {one.key for one in brokers.all(USER_KEYS) if one.value is None}
+    assert {key.partition(":")[0] for key in destroyed} == {subject_of(TENANT, "u1")}
+    assert (await completion(brokers)).erasure_id == "e1"
 
 
 async def test_what_others_made_of_the_person_s_question_goes_too() -> None:
