@@ -48,6 +48,7 @@ class KeepAliveProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Start the application, or queue the request behind the one before."""
+        self._idle_since = math.inf
         parser, scope, app = self.parser, self.scope, cast("ASGI3Application", self.app)
         assert parser is not None
         version = parser.get_http_version()
@@ -91,8 +92,13 @@ class KeepAliveProtocol(HttpToolsProtocol):
             self._idle_since = self.loop.time()
 
     def _unset_keepalive_if_required(self) -> None:
-        """uvicorn calls it for all that arrives: the connection is not idle."""
-        self._idle_since = math.inf
+        """uvicorn calls it for all that arrives: an idle connection begins to be so anew.
+
+        What arrives may be no request, as line ends are not, nor the rest of a body that was
+        refused: a connection that then falls silent is closed, too.
+        """
+        if self._idle_since < math.inf:
+            self._idle_since = self.loop.time()
 
     def _look_in(self, seconds: float) -> None:
         self._idle_timer = self.loop.call_later(seconds, self._look)

@@ -45,6 +45,40 @@ async def test_a_connection_that_sends_nothing_is_closed(monkeypatch: pytest.Mon
         writer.close()
 
 
+@pytest.mark.parametrize("answered", [False, True])
+async def test_a_connection_that_sends_line_ends_alone_is_closed(
+    answered: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "KEEP_ALIVE_S", 0.2)
+    async with serving() as app:
+        reader, writer = await app.connect()
+        if answered:
+            writer.write(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n")
+            await reader.readuntil(b"\r\n\r\n0")
+        writer.write(b"\r\n")
+        assert await answer(reader) == b""
+        writer.close()
+
+
+async def test_a_body_that_stops_after_its_refusal_keeps_no_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(server, "KEEP_ALIVE_S", 0.2)
+
+    async def refuse(_self: object, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await respond(send, 401, b"no", b"text/plain")
+
+    async with serving() as app:
+        monkeypatch.setattr(type(app), "__call__", refuse)
+        reader, writer = await app.connect()
+        writer.write(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\n")
+        await reader.readuntil(b"no")
+        writer.write(b"1234")
+        assert await answer(reader) == b""
+        writer.close()
+
+
 async def test_a_target_is_split_into_path_and_query() -> None:
     seen: list[tuple[str, bytes, bytes]] = []
 
