@@ -28,6 +28,7 @@ from shared.contracts.topics import (
 from shared.kafka.envelope import Headers, encode, header
 from shared.kafka.log import (
     APPEND_TIMEOUT_S,
+    PER_TURN,
     EventLog,
     LogUnavailable,
     NewRecord,
@@ -182,7 +183,11 @@ class EncryptingLog(DecryptingLog):
         try:
             async with asyncio.timeout(timeout_s):
                 await self._issuer.ready()
-                closed = [self._encrypted(record) for record in records]
+                closed: list[NewRecord] = []
+                for record in records:
+                    closed.append(self._encrypted(record))
+                    if len(closed) % PER_TURN == 0:  # a router ships a megabyte at a time
+                        await asyncio.sleep(0)
                 await self._issuer.acknowledged()
                 return await self._inner.append_many(closed, timeout_s=timeout_s)
         except TimeoutError:

@@ -202,20 +202,22 @@ class UserKeyIssuer(UserKeys):
         return key_id, key
 
     async def acknowledged(self) -> None:
-        """Return once the brokers have every key that was given out.
+        """Return once the brokers have every key that was given out before this call.
 
         Raises:
             LogUnavailable: they did not acknowledge in time.
 
         """
-        if not self._pending:
+        awaited = set(self._pending)
+        if not awaited:
             return
         async with self._writing:
-            while self._pending:
-                written = dict(self._pending)
-                await self._log.append_many(list(written.values()))
-                for key_id in written:
-                    self._pending.pop(key_id, None)
+            if awaited.isdisjoint(self._pending):
+                return
+            written = dict(self._pending)
+            await self._log.append_many(list(written.values()))
+            for key_id in written:
+                self._pending.pop(key_id, None)
 
 
 async def destroy_keys(event_log: EventLog, subjects: Collection[str]) -> int:

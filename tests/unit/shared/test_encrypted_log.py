@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import orjson
 import pytest
@@ -16,7 +16,15 @@ from shared.contracts.topics import FEEDBACK, USER_KEYS
 from shared.credentials import CredentialsUnreadable
 from shared.kafka import user_keys
 from shared.kafka.encrypted_log import DecryptingLog, EncryptingLog, decrypting, encrypting
-from shared.kafka.log import EventLog, LogUnavailable, Record, read_to_end
+from shared.kafka.log import (
+    PER_TURN,
+    EventLog,
+    LogUnavailable,
+    NewRecord,
+    Position,
+    Record,
+    read_to_end,
+)
 from shared.kafka.user_keys import UserKeyIssuer, UserKeys, destroy_keys
 from shared.settings import KafkaSettings
 from shared.testing.log import MemoryLog
@@ -121,6 +129,47 @@ async def test_keys_are_written_before_what_they_open() -> None:
     brokers.max_record_bytes = 10_000
     await write(ours, "ann")
     assert len(raw(brokers, USER_KEYS)) == 1
+    await ours.stop()
+
+
+async def test_a_writer_waits_for_no_key_that_was_given_out_after_its_own() -> None:
+    """Where new people come faster than brokers acknowledge, there is always one more key."""
+    brokers = MemoryLog()
+    keys = UserKeyIssuer(brokers, SECRET)
+    store, people = brokers.append_many, 0
+
+    async def append_many(records: Sequence[NewRecord], **options: Any) -> list[Position]:
+        nonlocal people
+        people += 1
+        keys.key_of("default", f"user {people}")
+        return await store(records, **options)
+
+    brokers.append_many = append_many
+    key_id, _ = keys.key_of("default", "ann")
+    async with asyncio.timeout(5):
+        await keys.acknowledged()
+    assert [one.key.partition(":")[2] for one in raw(brokers, USER_KEYS)] == [key_id]
+
+
+async def test_a_large_batch_leaves_the_loop_to_others() -> None:
+    brokers = MemoryLog()
+    ours = writer(brokers)
+    await write(ours, "ann")
+    event = feedback("ann")
+    headers = raw(brokers, FEEDBACK)[0].headers
+    records = [NewRecord(FEEDBACK, "t1", event.to_json(), headers)] * (4 * PER_TURN)
+    turns = 0
+
+    async def turn() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    others = asyncio.create_task(turn())
+    await ours.append_many(records)
+    others.cancel()
+    assert turns > 4
     await ours.stop()
 
 
