@@ -33,7 +33,8 @@ log = structlog.get_logger(__name__)
 
 SOURCE = "/ratchet/user-keys"
 WHOLE_TIMEOUT_S = 30.0
-"""How long a reader waits for the topic's end before it gives up."""
+"""How long nothing may come before a reader gives up waiting for the topic's end: a million keys
+take half a minute to read."""
 POLL_S = 0.02
 CLOCK_SKEW_S = 60.0
 """How much the clocks of two machines may differ."""
@@ -60,6 +61,8 @@ class UserKeys:
         """Subject -> ids of the person's keys, oldest first."""
         self._unreadable: set[str] = set()
         """Keys that another secret wrapped, or whose record was changed: they are not destroyed."""
+        self._taken = 0
+        """Records of the topic so far."""
         self._tail: Tail | None = None
         self._following: asyncio.Task[None] | None = None
 
@@ -91,21 +94,23 @@ class UserKeys:
         """Return once all is known that the topic has now.
 
         Raises:
-            LogUnavailable: the topic's end was not reached in time.
+            LogUnavailable: nothing came for WHOLE_TIMEOUT_S, and the end was not reached.
 
         """
         tail = self._follow()
-        asked = time.monotonic()
-        try:
-            async with asyncio.timeout(WHOLE_TIMEOUT_S):
-                while True:
-                    await asyncio.sleep(POLL_S)
-                    if tail.age_s() < time.monotonic() - asked:
-                        return
-        except TimeoutError:
-            raise LogUnavailable(
-                f"{USER_KEYS} not read to the end within {WHOLE_TIMEOUT_S:g} s"
-            ) from None
+        asked = heard = time.monotonic()
+        taken = self._taken
+        while True:
+            await asyncio.sleep(POLL_S)
+            now = time.monotonic()
+            if tail.age_s() < now - asked:
+                return
+            if self._taken > taken:
+                taken, heard = self._taken, now
+            elif now - heard > WHOLE_TIMEOUT_S:
+                raise LogUnavailable(
+                    f"{USER_KEYS} not read to the end: nothing came for {WHOLE_TIMEOUT_S:g} s"
+                )
 
     async def close(self) -> None:
         """Stop following."""
@@ -126,6 +131,7 @@ class UserKeys:
             self._take(record)
 
     def _take(self, record: Record) -> None:
+        self._taken += 1
         subject, _, key_id = record.key.partition(":")
         if record.value is None:
             self._keys.pop(key_id, None)
@@ -160,7 +166,6 @@ class UserKeyIssuer(UserKeys):
         self._pending: dict[str, NewRecord] = {}
         """Records of keys that the brokers have not acknowledged, by key id."""
         self._writing = asyncio.Lock()
-        self._was_whole = False
 
     async def ready(self) -> None:
         """Return once the topic has been read to its end, lest people get further keys.
@@ -170,11 +175,7 @@ class UserKeyIssuer(UserKeys):
                 is written under another one can be read by nobody else.
 
         """
-        tail = self._follow()
-        if not self._was_whole:
-            await tail.caught_up(WHOLE_TIMEOUT_S)
-            self._was_whole = True
-        elif tail.age_s() > STALE_S:
+        if self._follow().age_s() > STALE_S:
             await self.refresh()
         if self._unreadable and not self._keys:
             raise LogUnavailable(UNREADABLE)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import orjson
@@ -211,6 +214,23 @@ async def test_a_writer_who_lost_sight_of_the_keys_writes_nothing_under_old_ones
         await write(ours, "ann", 1)
     assert len(raw(brokers, FEEDBACK)) == 1
     await ours.stop()
+
+
+async def test_a_reader_waits_for_a_long_topic_as_long_as_keys_come(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A worker that gave up would begin anew, and never come to the end."""
+    monkeypatch.setattr(user_keys, "WHOLE_TIMEOUT_S", 0.1)
+    keys = UserKeys(MemoryLog(), SECRET)
+    asked = time.monotonic()
+
+    def age_s() -> float:
+        keys._take(Record(USER_KEYS, 0, 0, "s:k", None, (), 0))
+        return 0.0 if time.monotonic() - asked > 0.3 else math.inf
+
+    monkeypatch.setattr(keys, "_follow", lambda: SimpleNamespace(age_s=age_s))
+    await keys.refresh()
+    assert time.monotonic() - asked > 0.3
 
 
 @pytest.mark.parametrize(
