@@ -36,6 +36,8 @@ WHOLE_TIMEOUT_S = 30.0
 """How long nothing may come before a reader gives up waiting for the topic's end: a million keys
 take half a minute to read."""
 POLL_S = 0.02
+IN_FLIGHT_S = 0.05
+"""How long an answer of the brokers may have lain in a socket: the tail dates it when it is taken up."""
 CLOCK_SKEW_S = 60.0
 """How much the clocks of two machines may differ."""
 STALE_S = 10.0
@@ -103,7 +105,7 @@ class UserKeys:
         while True:
             await asyncio.sleep(POLL_S)
             now = time.monotonic()
-            if tail.age_s() < now - asked:
+            if tail.age_s() < now - asked - IN_FLIGHT_S:
                 return
             if self._taken > taken:
                 taken, heard = self._taken, now

@@ -216,6 +216,23 @@ async def test_a_writer_who_lost_sight_of_the_keys_writes_nothing_under_old_ones
     await ours.stop()
 
 
+async def test_an_answer_from_before_a_key_was_asked_for_does_not_destroy_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What the brokers said before the key was written may be taken up just after it is asked for."""
+    keys = UserKeys(MemoryLog(), SECRET)
+    asked = time.monotonic()
+    fetches = [asked + 0.01, asked + 0.5]
+
+    def age_s() -> float:
+        now = time.monotonic()
+        return now - max((one for one in fetches if one <= now), default=-math.inf)
+
+    monkeypatch.setattr(keys, "_follow", lambda: SimpleNamespace(age_s=age_s))
+    await keys.refresh()
+    assert time.monotonic() >= fetches[1]
+
+
 async def test_a_reader_waits_for_a_long_topic_as_long_as_keys_come(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
