@@ -16,7 +16,7 @@ from typing import Any
 from scipy.stats import mannwhitneyu
 
 from benchmarks.judge.crowd import SimulatedLook
-from services.rollout.counts import NO_ARMS, Arms, JudgeState
+from services.rollout.counts import NO_ARMS, Arms, JudgeState, Slice
 from services.rollout.judge import Judge
 from services.rollout.strategy import JudgeSettings
 from shared.contracts.events.rollouts import AnalysisOutcome
@@ -24,7 +24,9 @@ from shared.contracts.events.rollouts import AnalysisOutcome
 ERROR_LIMITS = {0.05: 0.05, 0.2: 0.03, 0.5: 0.02}
 """The default strategy's error limit at each of its weights."""
 ALPHA = 0.01
-JUDGE = Judge(JudgeSettings(alpha=ALPHA), tuple(ERROR_LIMITS.values()))
+LEAST_EVIDENCE = math.log(1 / ALPHA)
+SETTINGS = JudgeSettings(alpha=ALPHA)
+JUDGE = Judge(SETTINGS, tuple(ERROR_LIMITS.values()))
 
 Decider = Callable[[SimulatedLook], bool | None]
 Rule = Callable[[], Decider]
@@ -32,15 +34,28 @@ Rule = Callable[[], Decider]
 
 def judge() -> Decider:
     """Ratchet's judge with all criteria, each step's limit in force."""
-    state = JudgeState()
+    state, left_out = JudgeState(), _LeftOut()
 
     def decide(seen: SimulatedLook) -> bool:
         nonlocal state
-        state = JUDGE.advance(state, seen.piece)
-        verdict = JUDGE.verdict(state, error_limit=ERROR_LIMITS[seen.weight])
+        state = JUDGE.advance(state, seen.piece.but(voters={}))
+        left_out.add(seen.piece)
+        if not _may_be_broken(state):
+            return False
+        known = state.but(voters=left_out.totals, without=left_out)
+        verdict = JUDGE.verdict(known, error_limit=ERROR_LIMITS[seen.weight])
         return verdict.outcome is AnalysisOutcome.failed
 
     return decide
+
+
+def _may_be_broken(state: JudgeState) -> bool:
+    """Whether a criterion may have the evidence that it needs: it then has a bet that is as good.
+
+    Evidence is the mean of its bets, and a criterion's alpha at most that of the whole rollout.
+    """
+    best = max(map(max, state.wealth.values()), default=0.0)
+    return best >= LEAST_EVIDENCE or state.run.failures >= SETTINGS.consecutive_failures
 
 
 def fixed_threshold() -> Decider:
@@ -129,6 +144,32 @@ RULES: dict[str, Rule] = {
 }
 if importlib.util.find_spec("sequential_analysis"):
     RULES["RateRatio"] = rate_ratio_test
+
+
+class _LeftOut:
+    """The judges that leave one voter out, told of the slices when a verdict asks for them.
+
+    A verdict asks for none before all traffic breaks a criterion, and for no other once one does
+    not find the breach. `Judge.advance` tells all of them at each look, to the same verdicts.
+    """
+
+    def __init__(self) -> None:
+        self.totals: dict[str, Arms] = {}
+        self._pieces: list[Slice] = []
+        self._states: dict[str, tuple[JudgeState, int]] = {}
+
+    def add(self, piece: Slice) -> None:
+        """Keep a slice, and count its voters in."""
+        self._pieces.append(piece)
+        for voter, arms in piece.voters.items():
+            self.totals[voter] = self.totals.get(voter, NO_ARMS) + arms
+
+    def __getitem__(self, voter: str) -> JudgeState:
+        state, told = self._states.get(voter, (JudgeState(), 0))
+        for piece in self._pieces[told:]:
+            state = JUDGE.advance_without(state, piece, voter)
+        self._states[voter] = state, len(self._pieces)
+        return state
 
 
 class _Window:

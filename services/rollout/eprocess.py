@@ -196,18 +196,33 @@ def lower_bound(count: float, total: float, alpha: float) -> float:
     return _bound(count, total, alpha, edge=0.0)
 
 
+def is_above(limit: float, count: float, total: float, alpha: float) -> bool:
+    """Whether `lower_bound` of the same lies above a limit, without a search for it."""
+    if count <= 0 or not limit < total / count:
+        return False
+    if limit <= 0:
+        return lower_bound(count, total, alpha) > limit
+    return _evidence(count, total) - _log_likelihood(limit, count, total) >= log(1 / alpha)
+
+
+def _evidence(count: float, total: float) -> float:
+    return lgamma(total + 0.5) + lgamma(count - total + 0.5) - lgamma(count + 1) - log(pi)
+
+
+def _log_likelihood(mean: float, count: float, total: float) -> float:
+    return total * log(mean) + (count - total) * log1p(-mean)
+
+
 def _bound(count: float, total: float, alpha: float, *, edge: float) -> float:
     if count <= 0:
         return edge
-    evidence = lgamma(total + 0.5) + lgamma(count - total + 0.5) - lgamma(count + 1) - log(pi)
+    evidence, needed = _evidence(count, total), log(1 / alpha)
     near, far = total / count, edge
-    needed = log(1 / alpha)
     for _ in range(60):
         middle = (near + far) / 2
         if middle in (near, far) or not 0 < middle < 1:
             break
-        likelihood = total * log(middle) + (count - total) * log1p(-middle)
-        if evidence - likelihood >= needed:
+        if evidence - _log_likelihood(middle, count, total) >= needed:
             far = middle
         else:
             near = middle

@@ -8,14 +8,13 @@ most the strategy's `alpha`, however often one looks (see `criteria` and `eproce
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 from services.rollout.counts import JudgeState, Slice
 from services.rollout.criteria import STATISTIC, criteria
 from services.rollout.criteria.criterion import Criterion, opened
 from services.rollout.strategy import JudgeSettings
 from services.rollout.verdict import CriterionResult, CriterionState, Verdict
-from services.rollout.voters import deciding_voters, left_out, named
+from services.rollout.voters import deciding_voters, left_out, named, without_voter
 from shared.contracts.events.rollouts import AnalysisOutcome
 
 
@@ -35,7 +34,11 @@ class Judge:
     def advance(self, state: JudgeState, piece: Slice) -> JudgeState:
         """The state after one more slice."""
         after = _advanced(self._criteria, state, piece)
-        return left_out(state, after, piece, partial(_advanced, self._by_voter))
+        return left_out(state, after, piece, self.advance_without)
+
+    def advance_without(self, state: JudgeState, piece: Slice, voter: str) -> JudgeState:
+        """The state of the judge that never sees a voter, after one more slice."""
+        return _advanced(self._by_voter, state, without_voter(piece, voter))
 
     def breaches(self, state: JudgeState, *, error_limit: float | None) -> frozenset[str]:
         """Criteria that the candidate breaks on all traffic, whether or not it rests on one voter."""

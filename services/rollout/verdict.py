@@ -34,7 +34,7 @@ class CriterionResult:
     stable_n: float
     log_e: float
     threshold: float
-    words: str
+    said: str
     shown: Callable[[], Sequence[str]] = tuple
     note: str = ""
 
@@ -42,7 +42,8 @@ class CriterionResult:
     def text(self) -> str:
         """The state in words, with the figures; put together where somebody reads it."""
         shown = ", ".join(self.shown())
-        return f"{self.words} ({shown}){self.note}" if shown else f"{self.words}{self.note}"
+        figures = f" ({shown})" if shown else ""
+        return f"{self.criterion}: {self.said}{figures}{self.note}"
 
     @classmethod
     def of(
@@ -82,7 +83,6 @@ class CriterionResult:
         if breached and advisory:
             state = CriterionState.advised
         candidate, stable = values
-        words = f"{criterion}: {rule if state is not CriterionState.ok else kept or 'kept'}"
         return cls(
             criterion=criterion,
             state=state,
@@ -92,7 +92,7 @@ class CriterionResult:
             stable_n=counts[1],
             log_e=log_e,
             threshold=threshold,
-            words=words,
+            said=rule if state is not CriterionState.ok else kept or "kept",
             shown=shown,
         )
 

@@ -61,7 +61,7 @@ def left_out(
     before: JudgeState,
     after: JudgeState,
     piece: Slice,
-    advance: Callable[[JudgeState, Slice], JudgeState],
+    advance: Callable[[JudgeState, Slice, str], JudgeState],
 ) -> JudgeState:
     """`after` a slice, with each voter's totals and the state of its judge; they are of `before`.
 
@@ -83,7 +83,7 @@ def left_out(
             # Until now it had no part but under its shared label: a router may have restarted.
             without[voter] = before.without.get(_shared(voter), without[NOBODY])
     whole = piece.but(candidate=apart.candidate, stable=apart.stable, voters=parts)
-    judges = {voter: advance(one, _without(whole, voter)) for voter, one in without.items()}
+    judges = {voter: advance(one, whole, voter) for voter, one in without.items()}
     return after.but(voters=totals, without=judges, apart=NO_ARMS)
 
 
@@ -170,7 +170,7 @@ def _seed(state: JudgeState) -> JudgeState:
     )
 
 
-def _without(piece: Slice, voter: str) -> Slice:
+def without_voter(piece: Slice, voter: str) -> Slice:
     """What a slice holds without one voter, and without the shared label that may hold it too."""
     parts = [piece.voters.get(one, NO_ARMS) for one in (voter, _shared(voter)) if one]
     return NO_SLICE.but(

@@ -80,7 +80,7 @@ def opened(state: JudgeState, piece: Slice) -> tuple[JudgeState, Look]:
         # the bet.
         if block.least(what) >= BLOCK[what] and (what != "scores" or _untorn(block)):
             whole[key] = block
-        elif getattr(block.candidate, what) or getattr(block.stable, what) or _torn_sum(block):
+        elif _begun(block, what):
             waiting[key] = block
     look = Look(
         piece=piece,
@@ -139,8 +139,10 @@ def _untorn(block: Arms) -> bool:
     return all(0 <= arm.score_sum <= arm.scores + 1e-9 for arm in (block.candidate, block.stable))
 
 
-def _torn_sum(block: Arms) -> bool:
-    return bool(block.candidate.score_sum or block.stable.score_sum)
+def _begun(block: Arms, what: Whole) -> bool:
+    """Whether a block holds some of what is counted, or a sum of scores whose count comes later."""
+    arms = (block.candidate, block.stable)
+    return any(getattr(arm, what) or (what == "scores" and arm.score_sum) for arm in arms)
 
 
 class Criterion(ABC):
@@ -268,7 +270,7 @@ def bet(
     criteria would take longer than the bets.
     """
     wealth = state.wealth.get(key) or stakes
-    state.wealth[key] = wealth if addends is None else eprocess.added(wealth, addends)
+    state.wealth[key] = eprocess.added(wealth, addends) if addends and any(addends) else wealth
     return state
 
 

@@ -84,11 +84,11 @@ class ShareLimit(Criterion):
         if not stable.requests:
             return ""
         hits = min(getattr(stable, self.part), stable.requests)
-        if eprocess.lower_bound(stable.requests, hits, self.alpha) > limit:
+        if eprocess.is_above(limit, stable.requests, hits, self.alpha):
             return " on both arms: see to the engine"
         worst = eprocess.upper_bound(stable.requests, hits, self.alpha / 2)
         own = min(getattr(candidate, self.part), candidate.requests)
-        if eprocess.lower_bound(candidate.requests, own, self.alpha / 2) <= worst:
+        if not eprocess.is_above(worst, candidate.requests, own, self.alpha / 2):
             return ", but stable's may be as high"
         return ""
 

@@ -62,7 +62,8 @@ class RateRatio(EProcessCriterion):
     @override
     def addends(self, state: JudgeState, look: Look) -> eprocess.LogWealth | None:
         """See `rate_addends`."""
-        return rate_addends(self.margin, look.blocks.get(self.whole), self.whole, self.part)
+        block = look.blocks.get(self.whole)
+        return block and rate_addends(self.margin, block, self.whole, self.part)
 
     @override
     def result(self, state: JudgeState, error_limit: float | None) -> CriterionResult | None:

@@ -120,6 +120,21 @@ def test_bounds_enclose_the_mean_and_close_in(n: int, share: float, alpha: float
     assert high - low <= eprocess.upper_bound(1, share, alpha) + 1e-9
 
 
+@given(
+    n=st.integers(0, 10_000),
+    share=st.floats(0, 1),
+    alpha=st.floats(1e-4, 0.5),
+    limit=st.floats(0, 1),
+)
+def test_a_mean_is_above_a_limit_where_its_lower_bound_is(
+    n: int, share: float, alpha: float, limit: float
+) -> None:
+    low = eprocess.lower_bound(n, n * share, alpha)
+    for asked in (limit, max(low - 1e-6, 0.0), low + 1e-6):
+        if not isclose(asked, low, abs_tol=1e-9):
+            assert eprocess.is_above(asked, n, n * share, alpha) is (low > asked)
+
+
 def test_bounds_hold_at_every_moment() -> None:
     chance, alpha, runs = 0.03, 0.05, 200
     generator = random.Random(3)

@@ -441,6 +441,11 @@ def test_inconsistent_scores_wait_until_they_agree() -> None:
     assert "scores" not in mended.blocks
 
 
+def test_only_what_is_counted_waits_for_more_of_it() -> None:
+    piece = Slice(candidate=ArmCounts(requests=4, scores=1, score_sum=1.0))
+    assert judge().advance(JudgeState(), piece).blocks.keys() == {"requests", "scores"}
+
+
 @pytest.mark.parametrize("statistic", [1, 2])
 @pytest.mark.parametrize("guards", [{}, {"refusals": {"guard": True}, "cuts": {"guard": True}}])
 def test_the_criteria_share_alpha_and_no_more(statistic: int, guards: dict[str, Any]) -> None:

@@ -18,9 +18,10 @@ from benchmarks.judge.crowd import (
     _poisson,
     simulate,
 )
-from benchmarks.judge.rules import Rule, fixed_threshold, judge
-from services.rollout.counts import ArmCounts
+from benchmarks.judge.rules import ERROR_LIMITS, JUDGE, Rule, fixed_threshold, judge
+from services.rollout.counts import ArmCounts, JudgeState
 from services.router import votes
+from shared.contracts.events.rollouts import AnalysisOutcome
 from shared.voters import VoterKind
 
 
@@ -65,6 +66,20 @@ def test_a_hostile_tenant_of_made_up_users_takes_no_identical_candidate_back(
     assert not takes_back(judge, looks)
     unnamed = [replace(look, piece=look.piece.but(voters={})) for look in looks]
     assert takes_back(judge, unnamed), "without a look at tenants it would be"
+
+
+@pytest.mark.parametrize("candidate", [ArmTruth(), ArmTruth(errors=0.1)])
+def test_judges_told_late_decide_as_those_told_at_each_look(candidate: ArmTruth) -> None:
+    hostile = Hostile(users=60, on_candidate=True, requests_per_s=0.01, voter="tenant")
+    case = SimulatedRollout("late", candidate, rate=1.0, users=300, looks=30, hostile=hostile)
+    decide, state = judge(), JudgeState()
+    found: list[tuple[bool, bool]] = []
+    for look in looks_of(case, 4):
+        state = JUDGE.advance(state, look.piece)
+        verdict = JUDGE.verdict(state, error_limit=ERROR_LIMITS[look.weight])
+        found.append((bool(decide(look)), verdict.outcome is AnalysisOutcome.failed))
+    assert all(late == told for late, told in found)
+    assert any(told for _, told in found) is (candidate.errors > 0.01)
 
 
 def test_rollouts_that_are_over_are_drawn_no_more_and_the_others_go_on() -> None:
