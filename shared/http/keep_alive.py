@@ -15,7 +15,7 @@ from urllib.parse import unquote
 
 import httptools
 from uvicorn._types import ASGI3Application
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from shared.http.response_writes import CoalescingCycle
 
@@ -23,6 +23,12 @@ TARGETS_CACHED = 256
 """Request targets whose parts are remembered."""
 MAX_TARGET_CACHED = 128
 """Bytes of such a target."""
+MAX_PIPELINED = 64
+"""Requests that may wait behind the one that is answered; a read brings thousands of small ones."""
+
+
+class TooManyPipelined(Exception):
+    """A client sent more than MAX_PIPELINED requests ahead."""
 
 
 class KeepAliveProtocol(HttpToolsProtocol):
@@ -32,6 +38,8 @@ class KeepAliveProtocol(HttpToolsProtocol):
         super().__init__(*args, **settings)
         self._idle_since = math.inf
         self._idle_timer: asyncio.TimerHandle | None = None
+        self._answered: RequestResponseCycle | None = None
+        """The request that is answered now, or was last; `cycle` is the one that came last."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A connection that sends nothing at all is closed as an idle one is."""
@@ -40,14 +48,22 @@ class KeepAliveProtocol(HttpToolsProtocol):
         self._look_in(self.timeout_keep_alive)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Cancel the timer of a closed connection."""
+        """Cancel the timer of a closed connection, and tell the application that answers on it."""
         if self._idle_timer is not None:
             self._idle_timer.cancel()
             self._idle_timer = None
+        if self._answered is not None and not self._answered.response_complete:
+            self._answered.disconnected = True
+            self._answered.message_event.set()
         super().connection_lost(exc)
 
     def on_headers_complete(self) -> None:
-        """Start the application, or queue the request behind the one before."""
+        """Start the application, or queue the request behind the one before.
+
+        Raises:
+            TooManyPipelined: as many wait already; the parser makes a 400 of it, which ends the connection.
+
+        """
         self._idle_since = math.inf
         parser, scope, app = self.parser, self.scope, cast("ASGI3Application", self.app)
         assert parser is not None
@@ -76,6 +92,8 @@ class KeepAliveProtocol(HttpToolsProtocol):
         )
         if before is None or before.response_complete:
             self._start_asgi_task(cycle, app)
+        elif len(self.pipeline) == MAX_PIPELINED:
+            raise TooManyPipelined
         else:
             self.flow.pause_reading()
             self.pipeline.appendleft((cycle, app))
@@ -90,6 +108,10 @@ class KeepAliveProtocol(HttpToolsProtocol):
             self._start_asgi_task(*self.pipeline.pop())
         else:
             self._idle_since = self.loop.time()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._answered = cycle
+        super()._start_asgi_task(cycle, app)
 
     def _unset_keepalive_if_required(self) -> None:
         """uvicorn calls it for all that arrives: an idle connection begins to be so anew.

@@ -9,6 +9,7 @@ import pytest
 
 from shared.http import server
 from shared.http.asgi import Receive, Scope, Send, respond
+from shared.http.keep_alive import MAX_PIPELINED
 from tests.unit.shared.test_head_limit import answer, serving
 
 KEEP_ALIVE_S = 0.4
@@ -77,6 +78,58 @@ async def test_a_body_that_stops_after_its_refusal_keeps_no_connection(
         writer.write(b"1234")
         assert await answer(reader) == b""
         writer.close()
+
+
+async def test_a_connection_that_pipelines_without_bound_is_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def wait(_self: object, scope: Scope, receive: Receive, send: Send) -> None:
+        while scope["type"] == "http" and (await receive())["type"] != "http.disconnect":
+            pass
+
+    async with serving() as app:
+        monkeypatch.setattr(type(app), "__call__", wait)
+        reader, writer = await app.connect()
+        writer.write(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n" * (MAX_PIPELINED + 2))
+        assert (await answer(reader)).startswith(b"HTTP/1.1 400 ")
+        writer.close()
+
+
+async def test_pipelined_requests_up_to_the_bound_are_answered_in_order() -> None:
+    async with serving() as app:
+        reader, writer = await app.connect()
+        sizes = range(10, 10 + MAX_PIPELINED + 1)
+        for size in sizes:
+            writer.write(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n" % size)
+            writer.write(b"x" * size)
+        for size in sizes:
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+            assert await reader.readexactly(2) == b"%d" % size
+        writer.close()
+
+
+async def test_who_answers_is_told_that_the_client_left_with_a_request_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    began, left = asyncio.Event(), asyncio.Event()
+
+    async def stream(_self: object, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        await receive()
+        began.set()
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        left.set()
+
+    async with serving() as app:
+        monkeypatch.setattr(type(app), "__call__", stream)
+        _, writer = await app.connect()
+        writer.write(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n" * 2)
+        async with asyncio.timeout(5):
+            await began.wait()
+            writer.close()
+            await left.wait()
 
 
 async def test_a_target_is_split_into_path_and_query() -> None:
