@@ -126,6 +126,7 @@ class ConsumerLoop:
                 await self._consume(consumer, stop)
                 self._clear()
             except (TimeoutError, KafkaError) as error:
+                self._clear()  # it lives: a stop during an outage is no death
                 log.warning(
                     Unavailable.kafka,
                     during="consume",

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 from aiokafka import ConsumerRecord, TopicPartition
 from aiokafka.consumer.fetcher import FetchResult
+from aiokafka.errors import KafkaError
 from prometheus_client import CollectorRegistry
 
 from shared.contracts.events.base import Event
@@ -159,6 +160,23 @@ async def test_what_ends_the_process_twice_is_stepped_over(
     assert [(one.source_offset, one.reason) for one in found] == [(letter, "handler")]
     assert "twice" in found[0].detail
     assert not path.exists()
+
+
+async def test_a_stop_while_brokers_take_no_commit_is_no_death(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker, log, path = Broker([3]), MemoryLog(), tmp_path / "at.json"
+
+    async def refuse(_: object) -> None:
+        assert broker.stop_event is not None
+        broker.stop_event.set()
+        raise KafkaError
+
+    monkeypatch.setattr(broker, "commit", refuse)
+    for _ in range(4):
+        assert await lives(broker, log, path, monkeypatch) == 1
+        assert not path.exists()
+    assert not await list_dead_letters(log)
 
 
 def test_a_single_place_is_blamed_at_its_second_death_and_many_are_not(tmp_path: Path) -> None:
