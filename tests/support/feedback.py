@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry
 from services.feedback.api import FeedbackApi, Limits, create_app, open_to_browsers
 from services.feedback.circuit_breaker import CircuitBreaker
 from services.feedback.comparisons import Comparisons
+from services.feedback.erasure.api import UserApi, user_router
 from services.feedback.metrics import FeedbackMetrics
 from services.feedback.open_comparisons import Ballot, Comparison, OpenComparisons
 from services.feedback.publisher import FeedbackPublisher
@@ -273,8 +274,10 @@ async def feedback_service(
             clock=parts.clock,
             quotas=Quotas(key=lambda _: RateLimits(queries_per_minute), tenant=RateLimits()),
         )
+        users = UserApi(log, parts.keys, parts.clock, pseudonym=DEFAULT_RULES.pseudonyms.of)
         served = open_to_browsers(
-            create_app(parts.api, parts.metrics, query_router(queries)), tuple(cors_origins)
+            create_app(parts.api, parts.metrics, query_router(queries), user_router(users)),
+            tuple(cors_origins),
         )
         app: Any = OperationsApp(Health(), parts.collected, served)
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
