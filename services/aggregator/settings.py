@@ -75,5 +75,5 @@ class AggregatorSettings(ServiceSettings):
 
     @field_validator("segments", "categories", "locales", "prompt_ignores", mode="before")
     @classmethod
-    def _split(cls, value: object) -> object:
+    def _split_lists(cls, value: object) -> object:
         return split_list(value)

@@ -1,5 +1,12 @@
 import pytest
 
+from services.aggregator.settings import AggregatorSettings
+from services.feedback.intake.settings import IntakeSettings
+from services.feedback.settings import FeedbackSettings
+from services.inference.settings import InferenceSettings
+from services.rollout.settings import RolloutSettings
+from services.router.settings import RouterSettings
+from services.training.settings import TrainingSettings
 from shared.settings import ServiceSettings, service_config
 
 
@@ -36,3 +43,26 @@ def test_a_wrong_value_ends_the_process_with_its_name(
         Settings.load()
     assert ended.value.code == 2
     assert capsys.readouterr().err.startswith(f"{variable}: ")
+
+
+@pytest.mark.parametrize(
+    "service",
+    [
+        AggregatorSettings,
+        FeedbackSettings,
+        InferenceSettings,
+        IntakeSettings,
+        RolloutSettings,
+        RouterSettings,
+        TrainingSettings,
+    ],
+)
+def test_every_service_reads_the_shared_lists(
+    monkeypatch: pytest.MonkeyPatch, service: type[ServiceSettings]
+) -> None:
+    """A validator of the same name in a service's class would take the place of the shared one."""
+    monkeypatch.setenv("RATCHET_TENANTS", "acme,umbrella")
+    monkeypatch.setenv("RATCHET_ADAPTER_ROOTS", "/a,/b")
+    settings = service.load()
+    assert settings.tenants == ("acme", "umbrella")
+    assert settings.adapter_roots == ("/a", "/b")
