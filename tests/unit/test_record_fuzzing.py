@@ -31,7 +31,7 @@ from shared.registry.follow import Follower, KeyFollower, RegistryFollower, Rout
 from shared.testing.log import MemoryLog
 from tests.support.fuzzed_records import FuzzedRecords
 
-RECORDS = (300, pytest.param(10_000, marks=[pytest.mark.verify, pytest.mark.timeout(3600)]))
+RECORDS = (200, pytest.param(10_000, marks=[pytest.mark.verify, pytest.mark.timeout(3600)]))
 CAUGHT_UP_S = 60.0
 TOPICS = {topic.name: topic for topic in load_topics()}
 
