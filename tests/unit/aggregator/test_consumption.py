@@ -13,6 +13,7 @@ from services.aggregator.metrics import AggregatorMetrics
 from services.aggregator.offset_gaps import LAG_S
 from shared.contracts.events.base import EncryptedTexts
 from shared.contracts.topics import INTERACTIONS
+from shared.kafka.log import LogUnavailable
 from shared.testing.clock import ManualClock
 from tests.support.aggregator import feedback, interaction, source_record
 from tests.unit.aggregator.simulation import recovered
@@ -89,6 +90,31 @@ async def test_encrypted_texts_without_the_secret_end_the_worker_before_they_are
     event = interaction().model_copy(update={"encrypted": texts})
     await consumption.fold({0: [source_record(INTERACTIONS, 0, 0, event)]})
     assert "RATCHET_TEXT_KEY_FILE" in ended[0]
+    assert state.expects(INTERACTIONS) == 0
+
+
+async def test_a_row_whose_key_cannot_be_read_ends_the_worker_and_refuses_no_event(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    state = recovered()
+    ended: list[str] = []
+    consumption = Consumption(
+        {0: state},
+        checkpointer=cast("Any", None),
+        ticker=cast("Any", None),
+        dead_letters=cast("Any", None),
+        metrics=AggregatorMetrics(),
+        source=Log(end=1),
+        clock=ManualClock(),
+        die=ended.append,
+    )
+
+    def closed(key: bytes) -> bytes:
+        raise LogUnavailable("another secret")
+
+    monkeypatch.setattr(state.stored, "get", closed)
+    await consumption.fold({0: [source_record(INTERACTIONS, 0, 0, interaction())]})
+    assert ended == ["writing: another secret"]
     assert state.expects(INTERACTIONS) == 0
 
 

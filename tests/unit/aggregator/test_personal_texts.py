@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import cast
 
+import orjson
 import pytest
 
 from services.aggregator.fold import FoldRules
@@ -19,7 +20,7 @@ from shared.contracts.subject import subject_of
 from shared.contracts.topics import EXAMPLES, QUALITY, USER_KEYS
 from shared.kafka import user_keys
 from shared.kafka.envelope import encode
-from shared.kafka.log import EventLog
+from shared.kafka.log import EventLog, LogUnavailable
 from shared.kafka.user_keys import UserKeyIssuer, destroy_keys
 from shared.testing.log import MemoryLog
 from tests.support.aggregator import UP, at, feedback, interaction, source_record
@@ -110,3 +111,21 @@ async def test_outputs_about_people_are_closed_and_figures_are_not() -> None:
     other = PersonalTexts(issuer(brokers))
     assert await other.opened(closed) == event.to_json()
     await other.close()
+
+
+async def test_a_row_whose_key_was_changed_is_no_erased_person_s() -> None:
+    brokers = MemoryLog()
+    keys = issuer(brokers)
+    texts = PersonalTexts(keys)
+    stored = texts.close_row(KEY, row_of_two_people().encode())
+    await texts.acknowledged()
+    whole = brokers.all(USER_KEYS)[0]
+    changed = orjson.dumps(orjson.loads(whole.value or b"") | {"wrapped": "AAAA"})
+    other = MemoryLog()  # as compaction leaves it
+    for record in (replace(whole, value=changed), *brokers.all(USER_KEYS)[1:]):
+        await other.append(USER_KEYS, key=record.key, value=record.value, headers=record.headers)
+    late = PersonalTexts(issuer(other))
+    await late.ready()
+    with pytest.raises(LogUnavailable, match="RATCHET_TEXT_KEY_FILE"):
+        late.open_row(KEY, stored)
+    await late.close()
