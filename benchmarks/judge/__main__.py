@@ -3,7 +3,8 @@
 Three tables: how often a candidate that is not worse is taken back, how soon a worse one is, and
 what hostile users, keys and tenants can do. Seeds are fixed; no clock of this machine enters. The
 judge's column calls the controller's own `Judge`; crowds and the peers' rules are simulated with
-numpy and scipy. `RateRatioTest` is in the table where `sequential-analysis` is installed (AGPL).
+numpy and scipy. `RateRatioTest` of sequential-analysis (AGPL, so not among the requirements) is in
+the table where it can be imported; without it the command says so, and how it is got.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import numpy as np
 
 from benchmarks.judge.crowd import ArmTruth, Hostile, SimulatedRollout, simulate
 from benchmarks.judge.plot import detection_plot
-from benchmarks.judge.rules import ALPHA, RULES
+from benchmarks.judge.rules import ALPHA, PEER_PACKAGE, PEER_REMEDY, RULES
 from services.rollout.criteria import alpha_of
 from services.rollout.criteria.ratios import ErrorRatio
 from services.rollout.strategy import JudgeSettings
@@ -249,26 +250,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"{options.seed}, alpha {ALPHA:g} over a whole rollout. Each cell: share of rollouts in which the rule takes the candidate back, "
         "and after how many of its requests (median)."
     )
+    if "RateRatio" not in RULES:
+        print(f"\nWithout RateRatio: {PEER_PACKAGE} is not installed. {PEER_REMEDY}")
     print(f"\n| candidate | {' | '.join(RULES)} | at most | delay |")
     print("|---|" + "---:|" * (len(RULES) + 2))
     missed: list[str] = []
     plotted: dict[str, list[float]] = {}
     sizes = [CHUNK] * (options.rollouts // CHUNK) + [options.rollouts % CHUNK]
     with ProcessPoolExecutor(options.workers, initializer=gc.disable) as pool:
-        for row in rows():
-            if options.rows not in row.case.name:
-                continue
-            tasks = [
-                pool.submit(
-                    decided,
-                    row,
-                    size,
-                    options.seed * 100_000 + number,
-                    peers=number * CHUNK < PEER_ROLLOUTS,
-                )
-                for number, size in enumerate(sizes)
-                if size
-            ]
+        # All at once: no worker waits for the other at the end of a row.
+        submitted = [
+            (
+                row,
+                [
+                    pool.submit(
+                        decided,
+                        row,
+                        size,
+                        options.seed * 100_000 + number,
+                        peers=number * CHUNK < PEER_ROLLOUTS,
+                    )
+                    for number, size in enumerate(sizes)
+                    if size
+                ],
+            )
+            for row in rows()
+            if options.rows in row.case.name
+        ]
+        for row, tasks in submitted:
             found = [one for task in tasks for one in task.result()]
             print(line(row, found), flush=True)
             if wrong := met(row, found):

@@ -28,6 +28,11 @@ LEAST_EVIDENCE = math.log(1 / ALPHA)
 SETTINGS = JudgeSettings(alpha=ALPHA)
 JUDGE = Judge(SETTINGS, tuple(ERROR_LIMITS.values()))
 
+PEER_PACKAGE = "sequential-analysis==0.4.0"
+PEER_REMEDY = (
+    f"`pip install --no-deps --target DIRECTORY {PEER_PACKAGE}`, and DIRECTORY in PYTHONPATH."
+)
+
 Decider = Callable[[SimulatedLook], bool | None]
 Rule = Callable[[], Decider]
 
@@ -117,7 +122,7 @@ def all_pass() -> Decider:
 
 
 def rate_ratio_test() -> Decider:
-    """`RateRatioTest` of sequential-analysis 0.4.0 at the same alpha and margin, on errors alone."""
+    """`RateRatioTest` of sequential-analysis at the same alpha and margin, on errors alone."""
     rates: Any = importlib.import_module("sequential_analysis.procedures.rates")
     test = rates.RateRatioTest(ALPHA, rho0=1.5, alternative="greater", grid=0)
     state, needed = test.initial_state(), math.log(1 / ALPHA)
