@@ -170,6 +170,8 @@ class Consumption:
         except (UnreadableRecord, EventRefused) as error:
             await self._refuse(state, record, error.reason, error.detail)
             return
+        except LogUnavailable:
+            raise  # a row's key: no fault of the event
         except Exception as error:
             log.exception("event.failed", topic=topic, offset=offset)
             await self._refuse(state, record, "handler", f"{type(error).__name__}: {error}")

@@ -83,7 +83,11 @@ class PersonalTexts:
         return _with_bodies(key, stored, close)
 
     def open_row(self, key: bytes, stored: bytes) -> bytes:
-        """The row that `close_row` closed; parts whose key is destroyed stay without texts."""
+        """The row that `close_row` closed; parts whose key is destroyed stay without texts.
+
+        Raises:
+            LogUnavailable: the secret is not the one that wrapped a part's key.
+        """
         if not is_encrypted(stored):
             return stored
         place = key.decode()

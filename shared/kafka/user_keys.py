@@ -69,7 +69,14 @@ class UserKeys:
         self._following: asyncio.Task[None] | None = None
 
     def key(self, key_id: str) -> bytes | None:
-        """The key; None where it is destroyed, once `find` has been asked for it."""
+        """The key; None where it is destroyed, once `find` has been asked for it.
+
+        Raises:
+            LogUnavailable: the secret is not the one that wrapped it.
+
+        """
+        if key_id in self._unreadable:
+            raise LogUnavailable(UNREADABLE)
         return self._keys.get(key_id)
 
     async def find(self, key_ids: Collection[str], *, written_ms: int = 0) -> None:
