@@ -1,7 +1,7 @@
 # Everything a person runs here, by name: make help
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup up down status logs demo play test test-fast lint format bench verify manifests chart-test clients all-clients contracts lock sbom clean flink
+.PHONY: help setup up down status logs demo play test test-fast lint format bench verify manifests chart-test clients all-clients contracts docs lock sbom clean flink
 
 PYTHON_BIN := .venv/bin/python
 TORCH ?=
@@ -62,7 +62,13 @@ all-clients: ## those, and the JavaScript ones
 flink: ## what setup brings, and Flink, for the twin of the aggregation
 	@TORCH='$(TORCH)' deploy/local/setup.sh flink
 
-verify: all-clients flink ## soak, fault table, all seeds, fuzzing (an hour and more; goes on where it was stopped) and a dated report
+docs: ## the documents and an API reference as a site, .run/docs-site/index.html; a warning is an error
+	@deploy/local/setup.sh docs
+	@$(PYTHON_BIN) -m docs.site.reference .run/docs-source
+	@.venv-docs/bin/sphinx-build -q -W --keep-going -E -c docs/site .run/docs-source .run/docs-site
+	@echo .run/docs-site/index.html
+
+verify: all-clients flink docs ## soak, fault table, all seeds, fuzzing (an hour and more; goes on where it was stopped) and a dated report
 	@$(PYTHON_BIN) -m tests.verify $(ARGS)
 
 manifests: setup ## plain Kubernetes manifests from the Helm chart

@@ -28,6 +28,7 @@ compile requirements/bench.txt requirements/bench.in
 compile requirements/bench-vllm-router.txt requirements/bench-vllm-router.in
 compile requirements/bench-streams.txt requirements/bench-streams.in
 compile requirements/clients.txt requirements/clients.in
+compile requirements/docs.txt requirements/docs.in
 compile requirements/flink.txt requirements/flink.in
 compile requirements/mlflow.txt requirements/mlflow.in
 compile requirements/sbom.txt requirements/sbom.in

@@ -8,6 +8,7 @@
 #
 # setup.sh bench        also the environment of the benchmarks' peers
 # setup.sh flink        also Flink, for the twin of the aggregation
+# setup.sh docs         also Sphinx, for the site of the documents
 # setup.sh clients      also the clients of Python that tests/clients runs
 # setup.sh all-clients  those, and the clients of JavaScript
 set -euo pipefail
@@ -215,6 +216,10 @@ install_clients() {
   "$uv" pip sync --require-hashes --python .venv-clients/bin/python requirements/clients.txt
 }
 
+install_docs() {
+  "$uv" pip sync --require-hashes --python .venv-docs/bin/python requirements/docs.txt
+}
+
 # The node that came with basedpyright runs them.
 javascript_clients() {
   local stamp
@@ -305,6 +310,8 @@ if [[ ${1:-} == bench ]]; then
   environment .venv-bench-streams "$(digest requirements/bench-streams.txt) $PWD" install_bench_streams
 elif [[ ${1:-} == flink ]]; then
   environment .venv-flink "$(digest requirements/flink.txt deploy/flink/pom.xml) $PWD" install_flink
+elif [[ ${1:-} == docs ]]; then
+  environment .venv-docs "$(digest requirements/docs.txt) $PWD" install_docs
 elif [[ ${1:-} == clients || ${1:-} == all-clients ]]; then
   environment .venv-clients "$(digest requirements/clients.txt) $PWD" install_clients
 fi

@@ -7,57 +7,16 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from fastapi import FastAPI
 from openapi_spec_validator import validate
 
-from services.feedback import api as feedback_api
-from services.feedback.metrics import FeedbackMetrics
-from services.feedback.read_model.api import QueryApi, query_router
-from services.inference import api as inference_api
-from services.inference.generation_api import generation_router
-from services.rollout import routes as rollout_routes
-from services.rollout.api import RolloutApi
-from services.rollout.console.operator_actions import OperatorActions
-from services.rollout.console.operator_views import OperatorViews
-from shared.keys import KeyRing
+from docs.site.reference import documents, operations
 
 PROBLEM = "#/components/schemas/Problem"
 PROBLEM_TYPE = "application/problem+json"
-METHODS = ("get", "post", "put", "patch", "delete")
 
 
-def feedback_app() -> FastAPI:
-    queries = query_router(QueryApi.__new__(QueryApi))
-    api = feedback_api.FeedbackApi.__new__(feedback_api.FeedbackApi)
-    return feedback_api.create_app(api, FeedbackMetrics.__new__(FeedbackMetrics), queries)
-
-
-def inference_app() -> FastAPI:
-    nothing: Any = None
-    keys = KeyRing(required=True)
-    generation = generation_router(nothing, nothing, nothing, nothing, keys, nothing)
-    return inference_api.create_app(nothing, nothing, keys, generation, nothing)
-
-
-def rollout_app() -> FastAPI:
-    made = (one.__new__(one) for one in (RolloutApi, OperatorViews, OperatorActions))
-    return rollout_routes.create_app(*made)  # type: ignore[arg-type]
-
-
-DOCUMENTS: dict[str, dict[str, Any]] = {
-    "feedback": feedback_app().openapi(),
-    "inference": inference_app().openapi(),
-    "rollout": rollout_app().openapi(),
-}
+DOCUMENTS = documents()
 each_document = pytest.mark.parametrize("document", DOCUMENTS.values(), ids=DOCUMENTS)
-
-
-def operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(method and path, operation) of a document."""
-    for path, item in document["paths"].items():
-        for method in METHODS:
-            if method in item:
-                yield f"{method.upper()} {path}", item[method]
 
 
 def references(node: Any) -> Iterator[str]:

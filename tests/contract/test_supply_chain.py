@@ -10,7 +10,17 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 NOT_SHIPPED = {
-    *("dev", "bench", "bench-streams", "bench-vllm-router", "clients", "flink", "mlflow", "sbom"),
+    *(
+        "dev",
+        "bench",
+        "bench-streams",
+        "bench-vllm-router",
+        "clients",
+        "docs",
+        "flink",
+        "mlflow",
+        "sbom",
+    ),
 }
 
 
