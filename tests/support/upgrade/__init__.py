@@ -1,0 +1,1 @@
+"""Upgrade from the previous release: how its fixture is made, and how the present services go on."""
