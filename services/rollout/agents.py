@@ -57,6 +57,7 @@ class Agents:
                 CredentialsUnreadable,
                 TimeoutError,
                 KeyError,
+                TypeError,
                 ValueError,
             ) as error:
                 log.info("answers.not_scored", url=url, error=str(error) or type(error).__name__)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -240,16 +241,18 @@ class RolloutApi:
         """Every decision recomputed from the log's record."""
         replay = Replay(rollout_id)
         # A rollout of days takes a minute to judge, in which the controller must not stand still.
-        async for batch in self._audit.batches(rollout_id):
-            await asyncio.to_thread(replay.add, batch)
+        async with aclosing(self._audit.batches(rollout_id)) as batches:
+            async for batch in batches:
+                await asyncio.to_thread(replay.add, batch)
         return replay.report.to_dict()
 
     async def slices(self, rollout_id: str) -> AsyncGenerator[str]:
         """The judge's evidence as CSV, a piece at a time."""
         table, header = SliceTable(), SliceTable.header()
-        async for batch in self._audit.batches(rollout_id):
-            yield header + await asyncio.to_thread(table.rows, batch)
-            header = ""
+        async with aclosing(self._audit.batches(rollout_id)) as batches:
+            async for batch in batches:
+                yield header + await asyncio.to_thread(table.rows, batch)
+                header = ""
 
     def intervals(self, rollout_id: str) -> list[dict[str, Any]]:
         """Confidence sequences of the relative criteria over time."""

@@ -232,6 +232,7 @@ class Controller:
             RolloutError: it has not ended, or may not begin.
 
         """
+        self._must_lead()
         state = self._history(rollout_id).state
         if not state.phase.finished:
             raise Conflict(f"rollout {rollout_id} has not ended; abort it before a retry")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, Query, Request
@@ -89,9 +90,11 @@ def _rollouts(api: RolloutApi) -> APIRouter:
         first = await anext(pieces)
 
         async def whole() -> AsyncGenerator[str]:
-            yield first
-            async for piece in pieces:
-                yield piece
+            # A caller that goes away leaves its turn to read the topics to the next one.
+            async with aclosing(pieces):
+                yield first
+                async for piece in pieces:
+                    yield piece
 
         return StreamingResponse(whole(), media_type="text/csv")
 

@@ -143,9 +143,13 @@ async def test_without_the_lead_nothing_was_done_and_asking_again_is_safe(
     harness: ControllerHarness, http: httpx.AsyncClient
 ) -> None:
     await harness.leadership.resign()
-    lost = await http.post("/v1/rollouts", json={"model": "m", "candidate": "v2"})
-    assert (lost.status_code, lost.json()["code"]) == (503, "not_leading")
-    assert lost.headers["retry-after"]
+    began = {"model": "m", "candidate": "v2"}
+    # What this replica does not know, the leader may.
+    asked = (("", began), ("/begun-elsewhere/retry", {"reason": "mended"}))
+    for path, body in asked:
+        lost = await http.post(f"/v1/rollouts{path}", json=body)
+        assert (lost.status_code, lost.json()["code"]) == (503, "not_leading")
+        assert lost.headers["retry-after"]
     assert harness.decision_log.histories("m") == []
 
 

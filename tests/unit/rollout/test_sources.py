@@ -78,6 +78,15 @@ async def test_an_agent_that_fails_says_nothing_of_its_engine(
     assert all(report.detail for report in reports.values())
 
 
+@pytest.mark.parametrize("answer", [[], {"reward_model": "r1", "scores": [None]}, {"scores": 1}])
+async def test_what_is_no_score_leaves_answers_unscored(
+    session: aiohttp.ClientSession, serve: Callable[..., Any], answer: object
+) -> None:
+    url = await serve("/v1/score", lambda _: web.json_response(answer))
+    items = [{"messages": [], "completion": "Hello."}]
+    assert await Agents(session, (url,)).scores("m", items) == ("", [])
+
+
 def _vector(**values: str) -> dict[str, Any]:
     result = [{"metric": {"instance": name}, "value": [1, one]} for name, one in values.items()]
     return {"status": "success", "data": {"resultType": "vector", "result": result}}
