@@ -32,6 +32,7 @@ TEXT_FIELDS = frozenset(
     (
         "messages", "tools", "response_format", "completion", "answer", "prompt", "value",
         "chosen", "rejected", "chosen_turn", "rejected_turn",
+        "error",  # engines quote the request that they refuse
     )
 )  # fmt: skip
 _HINT = b'"encrypted":{'

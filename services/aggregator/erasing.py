@@ -50,12 +50,15 @@ def asked_by_erased(interaction: InteractionRecorded, row: TraceRow) -> bool:
 
 
 def without_person(interaction: InteractionRecorded) -> InteractionRecorded:
-    """The interaction as far as figures need it: no texts, no user, no session, no labels."""
+    """The interaction as far as figures need it: no texts, no user, no session, no labels.
+
+    Errors go too: engines quote the request that they refuse.
+    """
     context = interaction.context
     known = Context(locale=context.locale, segment=context.segment, category=context.category)
-    return interaction.model_copy(
-        update={**NO_TEXTS, "response_format": "", "user_id": "", "context": known}
-    )
+    attempts = tuple(one.model_copy(update={"error": ""}) for one in interaction.attempts)
+    nobody = {"response_format": "", "user_id": "", "context": known, "attempts": attempts}
+    return interaction.model_copy(update={**NO_TEXTS, **nobody})
 
 
 def emptied(entry: FeedbackEntry) -> FeedbackEntry:

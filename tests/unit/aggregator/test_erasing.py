@@ -43,13 +43,15 @@ def erased(
 
 
 def asked(user: str = "u1", **more: Any) -> InteractionRecorded:
-    return interaction(
+    made = interaction(
         user=user,
         prompt=SECRET,
         completion=f"about {SECRET}",
         context=Context(session_id="s-secret", category="creative", labels={"name": SECRET}),
         **more,
     )
+    quoted = [one.model_copy(update={"error": f"bad input: {SECRET}"}) for one in made.attempts]
+    return made.model_copy(update={"attempts": tuple(quoted)})
 
 
 def folded(*events: Event) -> tuple[TraceRow, list[Event]]:

@@ -113,6 +113,12 @@ def test_what_is_no_text_stays_in_clear() -> None:
     assert [turn["role"] for turn in turns["messages"]] == ["user", "assistant"]
 
 
+def test_what_an_engine_quoted_in_an_error_is_a_text() -> None:
+    body = {"attempts": [{"version": "v1", "error": "input should be text: my mother's recipe"}]}
+    assert encrypt_texts(body, "place", lambda: BOTH)
+    assert body["attempts"] == [{"version": "v1", "error": ""}]
+
+
 def test_a_text_that_looks_like_the_field_is_not_taken_for_it() -> None:
     assert not is_encrypted(json.dumps({"completion": '"encrypted":{"keys":[]}'}).encode())
 
