@@ -160,7 +160,10 @@ class InteractionRecorded(PersonalEvent):
 
     @property
     def can_be_asked_again(self) -> bool:
-        """Whether it is a user's chat that says all that was asked, whatever became of it."""
+        """Whether it is a user's chat that says all that was asked, whatever became of it.
+
+        One whose texts are still encrypted does not: their key is destroyed, or the reader has none.
+        """
         return (
             self.purpose is Purpose.live
             and self.endpoint == "chat"
@@ -168,6 +171,7 @@ class InteractionRecorded(PersonalEvent):
             and self.messages[-1].role == "user"
             and not self.untrainable
             and not self.response_format
+            and self.encrypted is None
         )
 
     @property

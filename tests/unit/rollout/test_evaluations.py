@@ -14,6 +14,7 @@ import pytest
 from services.rollout import evaluations, recorded_prompts
 from services.rollout.evaluations import MAX_TOKENS
 from services.rollout.strategy import parse
+from shared.contracts.events.base import EncryptedTexts
 from shared.contracts.events.erasures import ErasureRequested
 from shared.contracts.events.generations import GenerationFinished, GenerationRequested
 from shared.contracts.events.interactions import InteractionRecorded, Outcome, Purpose
@@ -214,6 +215,18 @@ async def test_what_cannot_be_evaluated_is_told_why(
     await recorded(harness, *prompts(recorded_prompts))
     refused = await http.post(f"/v1/versions/{version}/evaluation", json=WHY)
     assert (refused.status_code, reason in refused.json()["detail"]) == (status, True)
+
+
+async def test_a_prompt_whose_key_is_destroyed_is_not_asked_again(
+    harness: ControllerHarness, http: httpx.AsyncClient
+) -> None:
+    await http.post("/v1/versions", json=POLITE)
+    closed = EncryptedTexts(keys=("k1",), data="AAAA")
+    theirs = prompts(10)
+    theirs[0] = theirs[0].model_copy(update={"encrypted": closed})
+    await recorded(harness, *theirs)
+    refused = await http.post("/v1/versions/polite/evaluation", json=WHY)
+    assert (refused.status_code, "9 recorded prompts" in refused.json()["detail"]) == (409, True)
 
 
 async def test_a_second_evaluation_waits_for_the_first(
