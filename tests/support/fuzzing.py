@@ -77,7 +77,7 @@ class Mutations:
             case 0 if parent is not root:
                 del parent[key]
             case 1 if isinstance(parent[key], dict):
-                parent[key][self.rng.choice(_NAMES)] = self.rng.choice(_ATOMS)
+                parent[key][self.rng.choice(_NAMES)] = copy.deepcopy(self.rng.choice(_ATOMS))
             case 2:
                 parent[key] = [parent[key]]
             case _:
