@@ -28,7 +28,7 @@ _ROLLOUT_MODELS = models_by_type(LeaderElected, Decision)
 
 
 class Follower:
-    """Tails topics and hands each record to `apply`. A record that cannot be read is logged."""
+    """Tails topics and hands each record to `apply`. A record that it cannot take is logged."""
 
     def __init__(
         self,
@@ -57,6 +57,9 @@ class Follower:
                         if isinstance(error, ValidationError)
                         else getattr(error, "detail", str(error)),
                     )
+                except Exception:
+                    # Ended by it, the follower would meet the same record again at each start.
+                    log.exception("follow.failed", topic=record.topic, offset=record.offset)
         finally:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._tail.close()

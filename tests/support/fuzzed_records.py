@@ -11,7 +11,7 @@ from shared.contracts.topics import Topic
 from shared.kafka.log import NewRecord
 from tests.support.fuzzing import Mutations
 
-EXAMPLES = Path(__file__).parents[2] / "shared/contracts/examples"
+EVENT_EXAMPLES = Path(__file__).parents[2] / "shared/contracts/examples"
 _SUFFIXES = ("record", "settings", "evaluation", "state", "marks", "reward")
 _ODD_KEYS = ("", "leader", "a:b:c", "/", "x" * 300, "😀")
 
@@ -25,7 +25,7 @@ class FuzzedRecords:
         classes = events_of(topic)
         self._valid: list[tuple[str, dict[str, Any]]] = [
             (event.ce_type, json.loads(path.read_text()))
-            for path in sorted(EXAMPLES.glob("*.json"))
+            for path in sorted(EVENT_EXAMPLES.glob("*.json"))
             if (event := BY_SCHEMA.get(path.stem.partition("+")[0])) in classes
         ]
         assert self._valid, f"no example of {topic.events}"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 
+import orjson
 import pytest
 
 from services.aggregator.codec import MODELS
@@ -47,7 +49,7 @@ from shared.kafka.log import EventLog, Record
 from shared.keys import KeyRing
 from shared.registry.follow import Follower, KeyFollower, RegistryFollower, RoutingFollower
 from shared.testing.log import MemoryLog
-from tests.support.fuzzed_records import FuzzedRecords
+from tests.support.fuzzed_records import EVENT_EXAMPLES, FuzzedRecords
 from tests.unit.aggregator.simulation import log_ms, recovered
 
 RECORDS = (200, pytest.param(10_000, marks=[pytest.mark.verify, pytest.mark.timeout(3600)]))
@@ -95,6 +97,21 @@ async def test_no_record_ends_a_follower(
     if following.done():
         await following
     await caught_up
+    following.cancel()
+
+
+@pytest.mark.parametrize("start", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
+async def test_a_day_beyond_the_calendar_does_not_end_the_scores(start: str) -> None:
+    window = json.loads((EVENT_EXAMPLES / "ratchet.quality.window.v1.json").read_text())
+    windows = [window | {"window": "1d", "start": day} for day in (start, "2026-11-01T00:00:00Z")]
+    log = MemoryLog(partitions={QUALITY: 1})
+    for key, one in enumerate(windows):
+        await log.append(QUALITY, key=str(key), value=orjson.dumps(one))
+    scores = DailyScores(log)
+    following = asyncio.create_task(scores.run())
+    sums = await scores.sums()
+    assert list(sums.values()) == [(window["score_count"], window["score_sum"])]
+    assert not following.done()
     following.cancel()
 
 
