@@ -12,6 +12,7 @@ import typer
 
 from services.cli.__main__ import app
 from shared.kafka.topics import load_topics
+from tests.e2e.documented import commands
 
 ROOT = Path(__file__).parents[2]
 REQUIREMENTS = ROOT / "docs" / "requirements.md"
@@ -240,15 +241,14 @@ def test_every_metric_named_is_exported(page: Path) -> None:
 def test_every_command_named_exists_with_its_options(page: Path) -> None:
     text = page.read_text()
     lines = re.findall(r"`(ratchet [a-z][^`]*)`", text)
-    for block in re.findall(r"^```(?:ba)?sh\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
-        lines += [line for line in block.splitlines() if line.startswith("ratchet ")]
+    lines += [one.text for one in commands(page) if one.text.startswith("ratchet ")]
     for line in lines:
         command: Any = typer.main.get_command(app)
         words = shlex.split(re.sub(r"…|<[^>]*>", "X", line), comments=True)[1:]
         while hasattr(command, "commands"):
-            assert words, line
-            if command.invoke_without_command and words[0].startswith("-"):
+            if command.invoke_without_command and (not words or words[0].startswith("-")):
                 break
+            assert words, line
             assert words[0] in command.commands, line
             command = command.commands[words.pop(0)]
         known = {name for parameter in command.params for name in parameter.opts}
@@ -275,7 +275,9 @@ def test_every_decision_has_its_sections_and_is_in_the_index() -> None:
     index = " ".join((folder / "README.md").read_text().split())
     for page in sorted(folder.glob("[0-9]*.md")):
         text = page.read_text()
-        title, status, date = re.match(r"# (.+)\n\n- Status: (.+)\n- Date: (.+)\n\n", text).groups()
+        head = re.match(r"# (.+)\n\n- Status: (.+)\n- Date: (.+)\n\n", text)
+        assert head is not None, page.name
+        title, status, date = head.groups()
         assert f"- {page.name[:4]} [{title}]({page.name})" in index
         assert re.fullmatch(r"proposed|accepted|superseded by \d{4}", status)
         assert re.fullmatch(r"\d{4}-\d\d-\d\d", date)

@@ -23,7 +23,7 @@ DEFAULTS = {"router": "8080", "feedback": "8081", "kafka": "9092"}
 def at_home(text: str, stack: Stack) -> str:
     """The block with this stack's ports in place of the default ones."""
     for name, port in DEFAULTS.items():
-        text = text.replace(f"127.0.0.1:{port}", stack.address(name))
+        text = re.sub(rf"(127\.0\.0\.1|localhost):{port}", stack.address(name), text)
     return text
 
 

@@ -1,0 +1,114 @@
+"""Shell and Python commands of docs/*.md: which of them `make verify` runs, and why not the others."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+
+DOCS = Path(__file__).parents[2] / "docs"
+_FENCE = re.compile(r"^( *)```(bash|sh|python)\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
+_CONFIRM = re.compile(r"^- \*\*Confirm[:,]\*\*(.*?)^- \*\*", re.DOTALL | re.MULTILINE)
+_PROGRAM = re.compile(r"(?:ratchet|kubectl|timedatectl|chronyc|kafka-configs\.sh|curl)(?: |$)")
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command of a page, several lines where it goes over several; or a whole block of Python."""
+
+    page: str
+    language: str
+    text: str
+
+
+RUN = (
+    *("ratchet status", "ratchet versions list", "ratchet versions register"),
+    *("ratchet versions trajectory", "ratchet versions diff", "ratchet versions export"),
+    *("ratchet rollout start", "ratchet rollout status", "ratchet rollout history"),
+    *("ratchet rollout decisions", "ratchet rollout replay", "ratchet rollout export"),
+    *("ratchet adapters list", "ratchet dead-letters list", "ratchet report weekly"),
+    *("ratchet topics apply", "ratchet kafka acls", "ratchet audit log", "ratchet cases list"),
+    *("ratchet train list", "ratchet train logs", "ratchet train show", "ratchet train report"),
+    *("ratchet dataset import", "ratchet dataset export", "ratchet dataset show"),
+    *("ratchet feedback import", "ratchet feedback examples", "ratchet feedback show"),
+    *("ratchet feedback export", "ratchet feedback invite"),
+    *("ratchet feedback agreement", "ratchet annotations", "ratchet keys create"),
+    *("ratchet users export", "curl", "printf", "echo", "openssl rand"),
+)
+"""How the commands begin that run."""
+
+NOT_RUN = {
+    "kubectl": "needs a Kubernetes cluster with nodes",
+    "for claim in $(kubectl": "needs a Kubernetes cluster with nodes",
+    "helm": "needs a Kubernetes cluster; the chart has tests of its own",
+    "sql-client.sh": "needs a Flink cluster; tests/integration/test_flink_twin.py runs both files",
+    "timedatectl": "asks systemd on a broker's host",
+    "chronyc": "asks chrony on a broker's host",
+    "kafka-configs.sh": "is a script of Kafka's own distribution",
+    "python benchmarks/check_slices.py": "needs a package under AGPL in an environment of its own",
+    "ratchet backup": "wants the aggregator stopped; tests/integration/test_backup.py runs both",
+    "ratchet users erase": "waits for a sweep; tests/integration/test_text_erasure.py erases",
+    "ratchet users status": "shows an erasure, which no command here began",
+    "ratchet redteam run": "asks every shipped prompt; tests/e2e/test_probes.py runs it on two",
+    "ratchet audit bias": "asks every shipped prompt; tests/e2e/test_probes.py runs it on six",
+    "ratchet versions evaluate": "asks both versions; test_rollout_and_router.py evaluates",
+    "ratchet dataset label": "needs a judge model and people's votes",
+    "ratchet dataset build": "needs rows of people's feedback",
+    "ratchet feedback ranking": "needs votes; tests/integration/test_cli.py ranks some",
+    "ratchet feedback prioritise": "needs a reward model",
+    "ratchet train": "trains for minutes; tests/e2e/test_readme.py and test_learning.py train",
+    "ratchet train cancel": "needs a job under way",
+    "ratchet versions rebuild": "trains for minutes",
+    "ratchet versions rebase": "needs a second base model",
+    "ratchet cases retire": "needs an answer that failed",
+}
+"""How the commands begin that do not, with the reason."""
+
+
+def runs(command: Command) -> bool:
+    """Whether the command runs: by the longest beginning that it has.
+
+    Raises:
+        KeyError: neither `RUN` nor `NOT_RUN` has it.
+
+    """
+    if command.language == "python":
+        return True
+    known = [beginning for beginning in (*RUN, *NOT_RUN) if command.text.startswith(beginning)]
+    if not known:
+        raise KeyError(f"docs/{command.page}: neither RUN nor NOT_RUN has: {command.text}")
+    return max(known, key=len) in RUN
+
+
+def commands(page: Path) -> list[Command]:
+    """The commands of a page's fences, and of the runbooks' confirming sentences, in their order."""
+    text, found = page.read_text(), []
+    for fence in _FENCE.finditer(text):
+        language, block = fence[2], textwrap.dedent(fence[3])
+        parts = [block] if language == "python" else _split(block)
+        found += [Command(page.name, language, part) for part in parts]
+    for confirm in _CONFIRM.findall(text):
+        spans = (" ".join(span.split()) for span in re.findall(r"`([^`]+)`", confirm))
+        found += [Command(page.name, "sh", span) for span in spans if _PROGRAM.match(span)]
+    return list(dict.fromkeys(found))
+
+
+def _split(block: str) -> list[str]:
+    """The block's commands: a line, or lines up to the closing quote, `done`, or no backslash."""
+    found, pending = [], ""
+    for line in block.splitlines():
+        pending += f"{line}\n"
+        if not line.endswith("\\") and _is_whole(pending):
+            found += [pending.strip()] if shlex.split(pending, comments=True) else []
+            pending = ""
+    return [*found, pending.strip()] if pending.strip() else found
+
+
+def _is_whole(text: str) -> bool:
+    try:
+        words = shlex.split(text, comments=True)
+    except ValueError:
+        return False
+    return words[:1] != ["for"] or words[-1] == "done"
