@@ -8,7 +8,16 @@ import urllib.request
 
 from tests.support.waiting import wait_until
 
-JOBS = {"router", "feedback", "rollout", "inference", "aggregator", "training", "vllm"}
+JOBS = {
+    "router",
+    "feedback",
+    "intake",
+    "rollout",
+    "inference",
+    "aggregator",
+    "training",
+    "vllm",
+}
 
 
 def jobs_up(prometheus: str) -> dict[str, float]:
