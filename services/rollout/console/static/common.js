@@ -106,13 +106,27 @@ export function useKey(then) {
     sessionStorage.setItem("ratchet-key", key);
     then();
   });
+}
+
+function dialogOfActions() {
   // Enter in the reason takes a form's first submit button, so Cancel is none.
-  byId("cancel").addEventListener("click", () => byId("ask").close("cancel"));
+  const cancel = element("button", { type: "button", id: "cancel" }, "Cancel");
+  const dialog = element("dialog", { id: "ask", "aria-labelledby": "ask-title" },
+    element("form", { method: "dialog" },
+      element("h2", { id: "ask-title" }),
+      element("p", { id: "ask-text" }),
+      element("div", { id: "ask-fields" }),
+      element("label", { for: "reason" }, "Why (kept on record)"),
+      element("input", { id: "reason", required: "", maxlength: 1000, autocomplete: "off" }),
+      element("menu", {}, cancel, element("button", { value: "do", class: "do" }))));
+  cancel.addEventListener("click", () => dialog.close("cancel"));
+  document.body.append(dialog);
+  return dialog;
 }
 
 // Ask for a reason, and for the fields before it; `act` gets all of them by their names.
 export function confirm(title, text, act, fields = []) {
-  const dialog = byId("ask");
+  const dialog = byId("ask") ?? dialogOfActions();
   byId("ask-title").textContent = title;
   byId("ask-text").textContent = text;
   byId("ask-fields").replaceChildren(...fields);
