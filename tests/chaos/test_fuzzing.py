@@ -47,11 +47,9 @@ ROUTER_PATHS: dict[str, Any] = {
         "/v1/chat/completions": CHAT,
         "/v1/completions": {"model": MODEL, "prompt": ["hi"]},
         "/v1/responses": {"model": MODEL, "input": "hi"},
-        "/v1/moderations": {"input": "hi"},
-        "/v1/embeddings": {"model": MODEL, "input": "hi"},
     }.items()
 } | {"/v1/models": {"get": {}}}
-OPERATIONS: dict[str, Any] = {path: {"get": {}} for path in ("/healthz", "/readyz", "/metrics")}
+OPERATIONS: dict[str, Any] = {path: {"get": {}} for path in ("/healthz", "/metrics")}
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,7 @@ from shared.contracts.events.versions import record_key
 from shared.contracts.topics import VERSIONS, intake_topic, load_topics
 from shared.kafka.log import LogUnavailable, read_to_end
 from shared.kafka.producer import KafkaLog
+from tests.support.aggregator_process import series_of, total
 from tests.support.command import Ran, ratchet
 from tests.support.rollout_harness import HOST
 from tests.support.rollouts import version_record
@@ -38,7 +39,16 @@ USERS = {f"{PREFIX}{name}" for name in (*SERVICES.values(), "inference", "cli")}
 }
 MODEL = "guarded"
 STABLE, CANDIDATE = f"{MODEL}-v1.0", f"{MODEL}-v1.1"
-STRATEGY = {"name": "half", "steps": [{"setWeight": 50}, {"pause": {"duration": "1h"}}]}
+STRATEGY = {
+    "name": "half",
+    "steps": [
+        {"setWeight": 50},
+        {"pause": {"duration": "1h"}},
+        {"analysis": {}},
+        {"setWeight": 100},
+        {"pause": {"duration": "1s"}},
+    ],
+}
 THUMBS = ("f0", "f1")
 REFUSED_S = 2.0
 SOON_S = 120.0
@@ -156,13 +166,6 @@ async def vote(http: httpx.AsyncClient, stack: Stack) -> None:
     assert voted.json()["accepted"] is True, voted.text
 
 
-async def counted(http: httpx.AsyncClient, stack: Stack, name: str) -> float:
-    """The sum of a counter's samples as the aggregator exports them."""
-    text = (await http.get(f"{stack.url('aggregator')}/metrics")).text
-    lines = [line for line in text.splitlines() if line.startswith(f"{name}{{")]
-    return sum(float(line.rpartition(" ")[2]) for line in lines)
-
-
 async def roll_out(
     http: httpx.AsyncClient, stack: Stack, operator: Operator, training: KafkaLog
 ) -> None:
@@ -222,8 +225,9 @@ async def test_the_loop_runs_by_tls_and_each_service_by_its_own_principal(
         await vote(http, stack)
 
         async def joined() -> bool:
-            feedback = await counted(http, stack, "ratchet_feedback_total")
-            return (feedback, await counted(http, stack, "ratchet_votes_total")) == (2, 1)
+            found = await series_of(stack.ports["aggregator"])
+            ups = total(found.get("ratchet_feedback_total", {}), type="thumbs_up")
+            return (ups, total(found.get("ratchet_votes_total", {}))) == (2, 1)
 
         await eventually(joined, "the aggregator counts two thumbs and a vote", SOON_S)
 
