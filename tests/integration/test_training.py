@@ -28,6 +28,7 @@ from prometheus_client import CollectorRegistry
 
 from services.cli import version_compare, version_export
 from services.inference.adapter_cache import AdapterCache
+from services.inference.base_files import BaseFiles
 from services.inference.errors import NoRewardModel
 from services.inference.metrics import InferenceMetrics
 from services.inference.scorer import Scorer
@@ -373,6 +374,7 @@ async def test_the_run_s_judge_is_published_and_the_scorer_scores_as_it_did(
         cache=AdapterCache(tmp_path, roots=roots, max_bytes=2**30),
         clock=SystemClock(),
         metrics=InferenceMetrics(CollectorRegistry()),
+        base_files=BaseFiles(str(story.folder / "base"), tmp_path / "hashes.json"),
     )
     try:
         found = await scorer.score(story.model, rows, timeout_s=120)
