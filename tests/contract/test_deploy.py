@@ -376,7 +376,7 @@ def test_every_install_of_a_lock_checks_its_hashes() -> None:
     setup = (ROOT / "deploy" / "local" / "setup.sh").read_text()
     installs = re.findall(r"^.*pip (?:sync|install)\b.*$", f"{setup}\n{DOCKERFILE}", re.MULTILINE)
     locked = [line for line in installs if ".txt" in line or '"$lock"' in line]
-    assert len(locked) == 9
+    assert len(locked) == 10
     for line in locked:
         assert "--require-hashes" in line or "${extra[@]}" in line, line
     assert "extra=(--require-hashes)" in setup
