@@ -7,8 +7,8 @@ import json
 import pytest
 
 from services.aggregator.settings import AggregatorSettings
-from services.feedback import intake
 from services.feedback.erasure import eraser
+from services.feedback.intake import handler
 from shared.contracts.topics import FEEDBACK, ROLLOUTS, intake_topic
 from shared.kafka.acls import CONSUMER_GROUPS, REPLAYING, required_acls
 from tests.support.command import ratchet_here
@@ -44,7 +44,7 @@ def test_every_service_sees_all_topics_for_which_it_waits() -> None:
 
 
 def test_consumer_groups_are_those_that_the_services_join() -> None:
-    assert CONSUMER_GROUPS["feedback"] == (intake.GROUP, eraser.GROUP)
+    assert CONSUMER_GROUPS["feedback"] == (handler.GROUP, eraser.GROUP)
     assert CONSUMER_GROUPS["aggregator"] == (AggregatorSettings().app_id,)
 
 
