@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -57,6 +58,8 @@ def test_a_span_arrives_with_its_ids_links_and_attributes(monkeypatch: pytest.Mo
 
 def test_a_receiver_that_hangs_holds_up_nobody(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(otlp, "CLOSE_TIMEOUT_S", 0.2)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.2")
+    before = set(threading.enumerate())
     with socket.create_server(("127.0.0.1", 0)) as silent:
         environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{silent.getsockname()[1]}"}
         monkeypatch.setenv(*next(iter(environ.items())))
@@ -66,6 +69,10 @@ def test_a_receiver_that_hangs_holds_up_nobody(monkeypatch: pytest.MonkeyPatch):
             spans.record(FinishedSpan(name="chat m", context=OWN, start_ns=1, end_ns=2))
         spans.close()
         assert time.monotonic() - began < 5
+    # What still tries again draws from `random`, which Hypothesis refuses beside its strategies.
+    for thread in set(threading.enumerate()) - before:
+        thread.join(timeout=30)
+        assert not thread.is_alive(), thread.name
 
 
 @pytest.mark.parametrize(
