@@ -11,6 +11,7 @@ import pytest
 from services.aggregator.consumption import BATCH_EVENTS, Consumption
 from services.aggregator.metrics import AggregatorMetrics
 from services.aggregator.offset_gaps import LAG_S
+from services.aggregator.partition import PartitionState
 from shared.contracts.events.base import EncryptedTexts
 from shared.contracts.topics import INTERACTIONS
 from shared.kafka.log import LogUnavailable
@@ -73,10 +74,9 @@ async def test_an_event_that_is_dropped_is_sought_although_none_comes_after_it()
     assert len(source.sought) == 2
 
 
-async def test_encrypted_texts_without_the_secret_end_the_worker_before_they_are_folded() -> None:
-    state = recovered()
-    ended: list[str] = []
-    consumption = Consumption(
+def folding(state: PartitionState, ended: list[str]) -> Consumption:
+    """A worker of one partition that only folds; why it would end is put into `ended`."""
+    return Consumption(
         {0: state},
         checkpointer=cast("Any", None),
         ticker=cast("Any", None),
@@ -86,6 +86,12 @@ async def test_encrypted_texts_without_the_secret_end_the_worker_before_they_are
         clock=ManualClock(),
         die=ended.append,
     )
+
+
+async def test_encrypted_texts_without_the_secret_end_the_worker_before_they_are_folded() -> None:
+    state = recovered()
+    ended: list[str] = []
+    consumption = folding(state, ended)
     texts = EncryptedTexts(keys=("k1",), data="AAAA")
     event = interaction().model_copy(update={"encrypted": texts})
     await consumption.fold({0: [source_record(INTERACTIONS, 0, 0, event)]})
@@ -98,16 +104,7 @@ async def test_a_row_whose_key_cannot_be_read_ends_the_worker_and_refuses_no_eve
 ) -> None:
     state = recovered()
     ended: list[str] = []
-    consumption = Consumption(
-        {0: state},
-        checkpointer=cast("Any", None),
-        ticker=cast("Any", None),
-        dead_letters=cast("Any", None),
-        metrics=AggregatorMetrics(),
-        source=Log(end=1),
-        clock=ManualClock(),
-        die=ended.append,
-    )
+    consumption = folding(state, ended)
 
     def closed(key: bytes) -> bytes:
         raise LogUnavailable("another secret")
