@@ -34,6 +34,8 @@ _LOG_BYTES = 50_000_000
 _STARTING_S = 5
 _RETRIES = 20
 _SOCKET_PATH_BYTES = 100
+# The states in which supervisord does not start a process by itself.
+_DOWN = frozenset({"STOPPED", "FATAL"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,14 +173,21 @@ class Supervisor:
     def stop_processes(self, names: Sequence[str], timeout_s: float) -> None:
         """Stops them all at once, children included, and waits until they are gone.
 
-        Raises `StackError` when one still runs after the time.
+        Asks again while one has not taken the stop: supervisord answers that a process which has
+        just died does not run, and then starts it. Raises `StackError` when one still runs after
+        the time.
         """
-        for name in names:
-            self._change("stopProcess", name, "NOT_RUNNING")
         deadline = time.monotonic() + timeout_s
-        while running := {n for n, seen in self.seen().items() if seen.pid} & set(names):
+        while states := {
+            name: status.state
+            for name, status in self.seen().items()
+            if name in names and status.state not in _DOWN
+        }:
             if time.monotonic() > deadline:
-                raise StackError(f"still running {timeout_s:.0f} s after their stop: {running}")
+                raise StackError(f"still running {timeout_s:.0f} s after their stop: {states}")
+            for name, state in states.items():
+                if state != "STOPPING":
+                    self._change("stopProcess", name, "NOT_RUNNING")
             time.sleep(_POLL_S)
 
     def shutdown(self, timeout_s: float) -> None:
