@@ -360,7 +360,6 @@ def test_an_export_is_loaded_by_peft_and_answers_as_registered(
 async def test_the_run_s_judge_is_published_and_the_scorer_scores_as_it_did(
     story: Story, tmp_path: Path
 ) -> None:
-    """Measured beside it: how many answers a second one by one, and in one batch."""
     (reward,) = story.rewards.rewards(story.model)
     assert 0 <= reward.metrics["calibration_error"] <= 1
     assert reward.metrics["accuracy_low"] <= reward.metrics["accuracy"]
@@ -380,16 +379,10 @@ async def test_the_run_s_judge_is_published_and_the_scorer_scores_as_it_did(
         found = await scorer.score(story.model, rows, timeout_s=120)
         assert found.reward_model == f"{story.model}-reward-v1"
         assert found.values == pytest.approx([one["candidate_score"] for one in answers], abs=1e-4)
-        batch = (rows * 8)[:64]
-        began = time.monotonic()
-        await scorer.score(story.model, batch, timeout_s=60)
-        together = (time.monotonic() - began) / len(batch)
-        began = time.monotonic()
-        for row in batch[:16]:
-            await scorer.score(story.model, [row], timeout_s=60)
-        ratio = (time.monotonic() - began) / 16 / together
-        print(f"scored {1 / together:.0f} answers/s in a batch, {ratio:.1f} x one by one")
-        assert ratio > 3
+        one_by_one = [
+            (await scorer.score(story.model, [row], timeout_s=60)).values[0] for row in rows[:4]
+        ]
+        assert one_by_one == pytest.approx(found.values[:4], abs=1e-4)
         with pytest.raises(NoRewardModel, match="nobody"):
             await scorer.score("nobody", rows, timeout_s=1)
     finally:

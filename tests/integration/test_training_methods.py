@@ -144,6 +144,14 @@ def test_several_heads_agree_with_the_pairs_and_say_how_unsure_they_are(
     assert "disagreement_wrong" not in found["figures"]
 
 
+def test_a_batch_is_scored_in_a_tenth_of_the_passes_of_its_answers_alone(
+    methods: dict[str, Any],
+) -> None:
+    passes = methods["heads"]["passes"]
+    assert passes["single"] == 24, "one for each answer"
+    assert passes["batch"] * 10 <= passes["single"]
+
+
 def test_the_profiles_of_several_gpus_are_read_by_accelerate_itself(
     methods: dict[str, Any],
 ) -> None:

@@ -23,8 +23,9 @@ from typing import Any
 import torch
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
-from peft import get_peft_model
+from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file
+from torch.nn.modules.module import register_module_forward_hook
 from training_tiny_model import main as make_model
 from transformers import Trainer
 
@@ -252,15 +253,34 @@ def several_heads(folder: Path, parent: Path, pairs: Sequence[dict[str, Any]]) -
         reward.load_scorer(asked, tokenizer, adapter), tokenizer, read, lambda _: None
     )
     rows = [{"messages": one["messages"], "completion": one["chosen"]} for one in pairs]
-    served, uncertainties = RewardModel(asked.base, "main", str(adapter)).score(
-        rows, three.max_length
-    )
+    scorer = RewardModel(asked.base, "main", str(adapter))
+    served, uncertainties = scorer.score(rows, three.max_length)
     return {
         "figures": figures,
         "heads": reward.heads_of(adapter),
+        "passes": {
+            "batch": forward_passes(scorer, [rows], three.max_length),
+            "single": forward_passes(scorer, [[row] for row in rows], three.max_length),
+        },
         "apart": max(abs(one - other) for one, other in zip(evaluated, served, strict=True)),
         "least_uncertainty": min(uncertainties),
     }
+
+
+def forward_passes(
+    scorer: RewardModel, requests: Sequence[Sequence[dict[str, Any]]], max_length: int
+) -> int:
+    """Forward passes of the reward model for some requests to score answers."""
+    passed: list[str] = []
+    counting = register_module_forward_hook(
+        lambda module, *_: passed.append("") if isinstance(module, PeftModel) else None
+    )
+    try:
+        for rows in requests:
+            scorer.score(rows, max_length)
+    finally:
+        counting.remove()
+    return len(passed)
 
 
 def swapped(pairs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
