@@ -160,14 +160,15 @@ class ConsumerLoop:
         return consumer
 
     async def _consume(self, consumer: AIOKafkaConsumer, stop: asyncio.Event) -> None:
-        if self._marker is not None and self._marker.killed:
-            await self._pass_singly(consumer, self._marker, stop)
         while not stop.is_set():
             self._beat = self._clock.monotonic()
-            if self._marker is not None:
-                self._marker.mark("read", await _places(consumer))
+            places = await self._marked(consumer, stop)
+            if stop.is_set():
+                return
             try:
-                batches = await _read(consumer, timeout_ms=POLL_MS, max_records=self._max_records)
+                batches = await _read(
+                    consumer, *places, timeout_ms=POLL_MS, max_records=self._max_records
+                )
             except UnicodeDecodeError:
                 batches = await self._read_singly(consumer)
             records = [record for batch in batches.values() for record in batch]
@@ -200,20 +201,49 @@ class ConsumerLoop:
         if self._marker is not None:
             self._marker.clear()
 
+    async def _marked(
+        self, consumer: AIOKafkaConsumer, stop: asyncio.Event
+    ) -> list[TopicPartition]:
+        """The partitions to read from, marked; without a marker none, which means all.
+
+        Those that a killed process may have been at are passed record by record before, whenever
+        the group assigns them.
+        """
+        marker = self._marker
+        if marker is None:
+            return []
+        for partition in sorted(consumer.assignment()):
+            # A rebalance may take the partition away meanwhile: it stays suspected.
+            with contextlib.suppress(IllegalStateError):
+                if marker.suspects(*partition):
+                    await self._pass_singly(consumer, marker, partition, stop)
+        places = [place for place in await _places(consumer) if not marker.suspects(*place[:2])]
+        marker.mark("read", places)
+        return [TopicPartition(*place[:2]) for place in places]
+
     async def _pass_singly(
-        self, consumer: AIOKafkaConsumer, marker: CrashMarker, stop: asyncio.Event
+        self,
+        consumer: AIOKafkaConsumer,
+        marker: CrashMarker,
+        partition: TopicPartition,
+        stop: asyncio.Event,
     ) -> None:
         """Read and handle record by record what a killed process may have been at."""
-        log.warning("consumer.reads_singly", group=self._group, reason="it was killed before")
-        for partition in sorted(consumer.assignment()):
-            end = (await consumer.end_offsets([partition]))[partition]
-            for _ in range(self._max_records):
-                offset = await consumer.position(partition)
-                if offset >= end:
-                    break
-                if not await self._pass(consumer, marker, MarkedPlace(*partition, offset), stop):
-                    return
-        marker.passed()
+        log.warning(
+            "consumer.reads_singly",
+            group=self._group,
+            topic=partition.topic,
+            partition=partition.partition,
+            reason="a process was killed before",
+        )
+        end = (await consumer.end_offsets([partition]))[partition]
+        for _ in range(self._max_records):
+            offset = await consumer.position(partition)
+            if offset >= end:
+                break
+            if not await self._pass(consumer, marker, MarkedPlace(*partition, offset), stop):
+                return
+        marker.passed(*partition)
         marker.clear()
 
     async def _pass(

@@ -47,6 +47,8 @@ class Broker:
     position_now: int = 0
     taken: list[int] = field(default_factory=list)
     stop_event: asyncio.Event | None = None
+    elsewhere: bool = False
+    """Whether the group has given the partition to another replica."""
 
     def __call__(self, **_: object) -> Broker:
         self.position_now = self.committed
@@ -59,7 +61,7 @@ class Broker:
     async def stop(self) -> None: ...
 
     def assignment(self) -> set[TopicPartition]:
-        return {PLACE}
+        return set() if self.elsewhere else {PLACE}
 
     async def position(self, _: TopicPartition) -> int:
         return self.position_now
@@ -74,6 +76,10 @@ class Broker:
         self.committed = offsets[PLACE]
 
     async def getmany(self, *_: object, max_records: int, **__: object) -> dict:
+        if self.elsewhere:
+            assert self.stop_event is not None
+            self.stop_event.set()
+            return {}
         first, end = self.position_now, min(self.position_now + max_records, sum(self.sizes))
         if first >= end:
             assert self.stop_event is not None
@@ -109,10 +115,10 @@ def _message(offset: int) -> ConsumerRecord:
     return ConsumerRecord(TOPIC, 0, offset, 0, 0, None, value, None, 0, len(value), headers)  # type: ignore[arg-type]
 
 
-async def lives(
-    broker: Broker, log: MemoryLog, path: Path, monkeypatch: pytest.MonkeyPatch, deadly: int = -1
-) -> int:
-    """How many processes it takes until every record is behind."""
+async def process(
+    broker: Broker, log: MemoryLog, path: Path, monkeypatch: pytest.MonkeyPatch, deadly: int
+) -> bool:
+    """Whether a process comes to the end of what it is given, alive."""
     monkeypatch.setattr(consumer, "AIOKafkaConsumer", broker)
 
     async def handle(_: Event, record: Record) -> None:
@@ -120,22 +126,30 @@ async def lives(
             raise ProcessKilled
         broker.taken.append(record.offset)
 
+    broker.stop_event = asyncio.Event()
+    loop = ConsumerLoop(
+        KafkaConnection("nowhere"),
+        group="test",
+        topics=[TOPIC],
+        handler=handle,
+        models=models_by_type(Tick),
+        dead_letters=DeadLetters(log, service="test", redact=str, metrics=CollectorRegistry()),
+        marker=CrashMarker(path),
+    )
+    try:
+        await loop.run(broker.stop_event)
+    except ProcessKilled:
+        return False
+    return True
+
+
+async def lives(
+    broker: Broker, log: MemoryLog, path: Path, monkeypatch: pytest.MonkeyPatch, deadly: int = -1
+) -> int:
+    """How many processes it takes until every record is behind."""
     for number in range(1, 10):
-        broker.stop_event = asyncio.Event()
-        loop = ConsumerLoop(
-            KafkaConnection("nowhere"),
-            group="test",
-            topics=[TOPIC],
-            handler=handle,
-            models=models_by_type(Tick),
-            dead_letters=DeadLetters(log, service="test", redact=str, metrics=CollectorRegistry()),
-            marker=CrashMarker(path),
-        )
-        try:
-            await loop.run(broker.stop_event)
-        except ProcessKilled:
-            continue
-        return number
+        if await process(broker, log, path, monkeypatch, deadly):
+            return number
     raise AssertionError("it is ended again and again")
 
 
@@ -162,6 +176,22 @@ async def test_what_ends_the_process_twice_is_stepped_over(
     assert not path.exists()
 
 
+async def test_replicas_between_which_a_deadly_record_goes_step_over_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker, log = Broker([3, 4, 5]), MemoryLog()
+    replicas = [tmp_path / "one.json", tmp_path / "two.json"]
+    for turn in range(12):
+        # The one that died comes back while the other has the partition.
+        broker.elsewhere = True
+        await process(broker, log, replicas[turn % 2], monkeypatch, deadly=4)
+        broker.elsewhere = False
+        if await process(broker, log, replicas[turn % 2], monkeypatch, deadly=4):
+            break
+    assert (broker.committed, set(range(12)) - set(broker.taken)) == (12, {4})
+    assert [one.source_offset for one in await list_dead_letters(log)] == [4]
+
+
 async def test_a_stop_while_brokers_take_no_commit_is_no_death(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -186,21 +216,40 @@ def test_a_single_place_is_blamed_at_its_second_death_and_many_are_not(tmp_path:
         assert marker.ends_processes("read", ONE) is expected
         assert not marker.ends_processes("handle", ONE)
         marker.mark("read", [ONE])
-    CrashMarker(path).mark("read", MANY)
+    path.unlink()
+    for _ in range(3):
+        CrashMarker(path).mark("read", MANY)
     marker = CrashMarker(path)
-    assert marker.killed
-    assert not any(marker.ends_processes("read", place) for place in MANY)
+    for place in MANY:
+        assert marker.suspects(*place[:2])
+        assert not marker.ends_processes("read", place)
+
+
+def test_what_passes_elsewhere_forgets_no_death_in_a_partition_that_another_replica_has(
+    tmp_path: Path,
+) -> None:
+    path, elsewhere = tmp_path / "at.json", MANY[1]
+    CrashMarker(path).mark("handle", [ONE])
+    marker = CrashMarker(path)
+    marker.mark("handle", [elsewhere])
+    marker.passed(*elsewhere[:2])
+    marker.clear()
+    CrashMarker(path).mark("handle", [ONE])  # the group gave the partition back
+    marker = CrashMarker(path)
+    assert marker.ends_processes("handle", ONE)
+    marker.passed(*ONE[:2])
+    marker.clear()
+    assert not path.exists()
 
 
 def test_an_orderly_end_or_a_torn_file_blames_nobody(tmp_path: Path) -> None:
     path = tmp_path / "at.json"
     marker = CrashMarker(path)
-    assert not marker.killed
     marker.mark("read", [ONE])
     marker.clear()
-    assert not CrashMarker(path).killed
+    assert not CrashMarker(path).suspects(*ONE[:2])
     path.write_bytes(b'{"step": "read", "pl')
-    assert not CrashMarker(path).killed
+    assert not CrashMarker(path).suspects(*ONE[:2])
 
 
 def test_a_disk_that_refuses_stops_no_consumer(tmp_path: Path) -> None:
