@@ -1,5 +1,5 @@
-"""`python -m benchmarks.learning [--seed S …] [--iterations N] [--ablation NAME …] [--folder F]`: the
-loop learns a taste.
+"""`python -m benchmarks.learning [--seed S …] [--iterations N] [--ablation NAME …] [--folder F] [--report]`:
+the loop learns a taste.
 
 Three iterations, v1.0 to v1.3, of the trainer's own stages with its defaults. Simulated raters with
 a hidden taste, whose signs the seed draws, vote on pairs of the newest version's answers: at most
@@ -17,7 +17,8 @@ on the newest version's answers alone, on-policy; `accumulated` trains on those 
 Votes of the judge's raters stay true: `random` and `inverted` must not pass the gate's win rate.
 
 A run goes on where it was stopped; all runs of a seed share v1.0. `learning.svg` in the folder plots
-all seeds that have been run whole. Exit status 1 where a goal is missed.
+all seeds that have been run whole. `--report` trains nothing and prints the tables of what is in the
+folder: each whole seed, their mean, and the ablations. Exit status 1 where a goal is missed.
 """
 
 from __future__ import annotations
@@ -31,32 +32,37 @@ import statistics
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.hidden_taste import HiddenTaste, prefers
-from benchmarks.learning_plot import LearningPanel, plot
+from benchmarks.learning_plot import plot
+from benchmarks.learning_report import (
+    FIRST_SCORE,
+    JUDGED,
+    PUBLISHED_SATISFACTION,
+    PUBLISHED_WINS,
+    LearntVersion,
+    Rate,
+    panels_of,
+    pooled,
+    table,
+)
 from benchmarks.training_stages import ROOT, first_version, read, train, write
 from deploy.starter import corpus
 from shared.intervals import Z95, wilson
 
 FOLDER = ROOT / ".run/learning"
-RESULTS = "results.jsonl"
-PUBLISHED_SATISFACTION = (3.5, 3.8, 4.0, 4.2)
-PUBLISHED_WINS = (0.58, 0.62, 0.65)
 ITERATIONS = 3
 VOTES = 300
-ASKED, JUDGED = 320, 150
-"""Prompts whose two answers are voted on an iteration, and prompts of the final measure."""
+ASKED = 320
+"""Prompts whose two answers are voted on an iteration."""
 JUDGE_PROMPTS = 0.2
 HELD_OUT = 0.1
 MAX_TOKENS = 64
 SHARPNESS = 3.0
-FIRST_SCORE = 3.5
 POINT = 0.7
 """Points of the five-point scale that one unit of the taste is worth."""
-GATE_WIN_RATE = 0.55
 FLIPPED = {"noisy": 0.2, "random": 0.5, "inverted": 1.0, "capped": 0.1, "uncapped": 0.4}
 """Share of the training votes that an ablation flips."""
 BY_AI = {"ai_judge": 1.0, "hybrid": 0.5}
@@ -70,46 +76,73 @@ MUST_FAIL = frozenset({"random", "inverted"})
 MAY_FALL = frozenset({"length", "uncapped"})
 
 
-@dataclass(frozen=True)
-class LearntVersion:
-    """A version with the figures of its own evaluation and of the taste's."""
-
-    name: str
-    figures: Mapping[str, float]
-    satisfaction: float
-    gain: tuple[float, float]
-    """95 % interval of the satisfaction gained over v1.0 on the same prompts."""
-    wins_first: tuple[float, float, float]
-    wins_parent: tuple[float, float, float]
-    """Shares with 95 % interval: share, low, high."""
-
-    @property
-    def passes(self) -> bool:
-        """Whether the gate's win rate by the run's own judge lets it through."""
-        judged = sum(self.figures[name] for name in ("wins", "ties", "losses"))
-        won = self.figures["wins"] + self.figures["ties"] / 2
-        return won / judged >= GATE_WIN_RATE and wilson(won, judged)[0] >= 0.5
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="benchmarks.learning", description=__doc__)
     parser.add_argument("--folder", type=Path, default=FOLDER, help="goes on from what is there")
     parser.add_argument("--seed", type=int, nargs="+", default=[1])
     parser.add_argument("--iterations", type=int, choices=range(1, 4), default=ITERATIONS)
     parser.add_argument("--ablation", choices=ABLATIONS, nargs="+", default=["none"])
+    parser.add_argument("--report", action="store_true", help="trains nothing")
     chosen = parser.parse_args(arguments)
     root, missed = chosen.folder.resolve(), list[str]()
-    for seed, ablation in itertools.product(chosen.seed, chosen.ablation):
-        start = time.monotonic()
-        versions = learn(root, seed, ablation, chosen.iterations)
-        print(f"\n{ablation}, seed {seed}, {time.monotonic() - start:.0f} s\n")
-        report(versions)
-        missed += [f"{ablation}, seed {seed}: {text}" for text in misses(versions, ablation)]
-        write(root / f"{ablation}-{seed}" / RESULTS, [asdict(one) for one in versions])
-    if panels := panels_of(root):
-        (root / "learning.svg").write_text(plot(panels), encoding="utf-8")
+    if not chosen.report:
+        for seed, ablation in itertools.product(chosen.seed, chosen.ablation):
+            start = time.monotonic()
+            name, versions = (
+                f"{ablation}, seed {seed}",
+                learn(root, seed, ablation, chosen.iterations),
+            )
+            print(f"\n{name}, {time.monotonic() - start:.0f} s\n\n{table({name: versions})}")
+            missed += [f"{name}: {text}" for text in misses(versions, ablation)]
+    seeds = whole_seeds(root)
+    if seeds:
+        (root / "learning.svg").write_text(plot(panels_of([*seeds.values()])), encoding="utf-8")
+    if chosen.report:
+        missed += report(root, seeds)
     print("\n".join(f"missed: {text}" for text in missed) or "all goals met")
     return 1 if missed else 0
+
+
+def report(root: Path, seeds: Mapping[int, Sequence[LearntVersion]]) -> list[str]:
+    """Print the tables of all that is in a folder; goals that the mean or an ablation missed."""
+    missed = list[str]()
+    if seeds:
+        mean = pooled([*seeds.values()])
+        named = {f"seed {seed}": versions for seed, versions in seeds.items()}
+        print(table({**named, f"mean of {len(seeds)}": mean}), end="\n\n")
+        missed += [f"mean of {len(seeds)}: {text}" for text in misses(mean, "none")]
+    ablations = {
+        (ablation, seed): learn(root, seed, ablation, count)
+        for ablation in ABLATIONS[1:]
+        for seed, count in iterations_of(root, ablation).items()
+    }
+    if ablations:
+        print(table({f"{name}, seed {seed}": run for (name, seed), run in ablations.items()}))
+    for (name, seed), versions in ablations.items():
+        missed += [f"{name}, seed {seed}: {text}" for text in misses(versions, name)]
+    return missed
+
+
+def whole_seeds(root: Path) -> dict[int, list[LearntVersion]]:
+    """Runs without ablation that have all iterations, by seed; nothing is trained."""
+    counts = iterations_of(root, "none")
+    return {
+        seed: learn(root, seed, "none", count)
+        for seed, count in counts.items()
+        if count == ITERATIONS
+    }
+
+
+def iterations_of(root: Path, ablation: str) -> dict[int, int]:
+    """By seed, how many iterations of an ablation are whole."""
+    counts = {
+        int(folder.name.rpartition("-")[2]): sum(
+            (folder / f"measure-{number}/evaluate.json").exists()
+            for number in range(1, ITERATIONS + 1)
+        )
+        for folder in root.glob(f"{ablation}-*")
+    }
+    return {seed: counts[seed] for seed in sorted(counts) if counts[seed]}
 
 
 def learn(root: Path, seed: int, ablation: str, iterations: int) -> list[LearntVersion]:
@@ -267,58 +300,11 @@ def gain(
     return middle - spread, middle + spread
 
 
-def win_rate(
-    taste: HiddenTaste, answers: Sequence[str], others: Sequence[str]
-) -> tuple[float, float, float]:
+def win_rate(taste: HiddenTaste, answers: Sequence[str], others: Sequence[str]) -> Rate:
     """Share of prompts on which the taste prefers the first answers, ties half; 95 % interval."""
     gaps = [taste.utility(a) - taste.utility(b) for a, b in zip(answers, others, strict=True)]
     won = sum(0.5 if gap == 0 else float(gap > 0) for gap in gaps)
     return (won / len(gaps), *wilson(won, len(gaps)))
-
-
-def report(versions: Sequence[LearntVersion]) -> None:
-    """Print the table."""
-    print(
-        "| version | satisfaction | gained over v1.0 | published | wins v1.0 | published "
-        "| wins parent | judge agrees | KL, to v1.0 | general tasks | gate's win rate |"
-        "\n|---|---|---|---|---|---|---|---|---|---|---|"
-    )
-    print(f"| v1.0 | {FIRST_SCORE:.2f} | – | {PUBLISHED_SATISFACTION[0]}{' | –' * 7} |")
-    for one, satisfied, wins in zip(
-        versions, PUBLISHED_SATISFACTION[1:], PUBLISHED_WINS, strict=False
-    ):
-        figures = one.figures
-        agreed = figures["judge_agreed"] / max(1.0, figures["judge_tested"])
-        tasks = f"{figures['capability_parent']:.0%} to {figures['capability_candidate']:.0%}"
-        low, high = one.gain
-        print(
-            f"| {one.name} | {one.satisfaction:.2f} | {low:+.2f} to {high:+.2f} | {satisfied} "
-            f"| {shown(one.wins_first)} | {wins:.0%} | {shown(one.wins_parent)} | {agreed:.0%} "
-            f"| {figures['kl']:.2f}, {figures['kl_first']:.2f} | {tasks} "
-            f"| {'passes' if one.passes else 'refused'} |"
-        )
-
-
-def panels_of(root: Path) -> list[LearningPanel]:
-    """Satisfaction and win rate over v1.0 of all whole runs below a folder; empty without one."""
-    runs = [read(path) for path in sorted(root.glob(f"none-*/{RESULTS}"))]
-    runs = [run for run in runs if len(run) == ITERATIONS]
-    if not runs:
-        return []
-    names = [one["name"] for one in runs[0]]
-    satisfied = [[FIRST_SCORE, *(one["satisfaction"] for one in run)] for run in runs]
-    won = [[one["wins_first"][0] for one in run] for run in runs]
-    return [
-        LearningPanel(
-            "satisfaction, 1 to 5", ["v1.0", *names], satisfied, PUBLISHED_SATISFACTION, 3.0, 5.0
-        ),
-        LearningPanel("win rate over v1.0", names, won, PUBLISHED_WINS, 0.4, 1.0),
-    ]
-
-
-def shown(rate: tuple[float, float, float]) -> str:
-    share, low, high = rate
-    return f"{share:.0%} ({low:.0%} to {high:.0%})"
 
 
 def misses(versions: Sequence[LearntVersion], ablation: str) -> list[str]:

@@ -22,6 +22,9 @@ TIMEOUT_S = 1800.0
 
 def first_version(folder: Path, seed: int) -> dict[str, Any]:
     """Train v1.0 on the starter's demonstrations; what a job that continues it begins with."""
+    if (folder / "sft.json").exists():
+        done = json.loads((folder / "job.json").read_text(encoding="utf-8"))
+        return {"base": done["base"], "seed": seed, "parent_adapter": str(folder / "adapter")}
     starter = json.loads(
         run([str(ML_PYTHON), "-m", "deploy.starter"], capture=True).splitlines()[-1]
     )
@@ -46,7 +49,7 @@ def train(
     job: Mapping[str, Any],
     judge: Path | None = None,
 ) -> dict[str, Any]:
-    """Run stages of the trainer as the service does; the figures of each.
+    """Run stages of the trainer as the service does; the figures of each, read where all are done.
 
     Args:
         folder: Of the attempt.
@@ -56,6 +59,14 @@ def train(
         judge: Where the stage `reward` leaves its figures.
 
     """
+    places = {stage: judge if judge and stage == "reward" else folder for stage in stages}
+    written = [at / f"{stage}.json" for stage, at in places.items()]
+    if not all(path.exists() for path in written):
+        _run_stages(folder, method, stages, job)
+    return {path.stem: json.loads(path.read_bytes()) for path in written}
+
+
+def _run_stages(folder: Path, method: str, stages: Sequence[str], job: Mapping[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     settings = {
         "judge": "",
@@ -67,8 +78,6 @@ def train(
     }
     (folder / "job.json").write_text(json.dumps(settings), encoding="utf-8")
     run([str(ML_PYTHON), "-m", "services.training.trainers.run", str(folder), str(os.getpid())])
-    places = {stage: judge if judge and stage == "reward" else folder for stage in stages}
-    return {stage: json.loads((at / f"{stage}.json").read_bytes()) for stage, at in places.items()}
 
 
 def run(command: list[str], *, capture: bool = False) -> str:

@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-import statistics
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from benchmarks.learning import (
-    FOLDER,
-    ITERATIONS,
-    JUDGED,
-    PUBLISHED_SATISFACTION,
-    PUBLISHED_WINS,
-    RESULTS,
-)
-from benchmarks.training_stages import read
+from benchmarks.learning import FOLDER, whole_seeds
+from benchmarks.learning_report import PUBLISHED_SATISFACTION, PUBLISHED_WINS, pooled, shown
 from deploy.local.processes import ROOT
-from shared.intervals import wilson
 
 SEEDS = ("1", "2", "3", "4", "5")
 SEED_LIMIT_S = 3600.0
@@ -35,34 +24,24 @@ def learn(*options: str, limit_s: float) -> int:
     return subprocess.run(command, cwd=ROOT, timeout=limit_s, check=False).returncode
 
 
-def results(folder: Path) -> list[dict[str, Any]]:
-    return read(folder / RESULTS)
-
-
 def test_five_tastes_are_learnt_as_fast_as_published(
     record_property: Callable[[str, object], None],
 ) -> None:
     """Each figure is a mean of five seeds, each win rate one of all their prompts."""
     learn("--seed", *SEEDS, limit_s=len(SEEDS) * SEED_LIMIT_S)
-    runs = [results(FOLDER / f"none-{seed}") for seed in SEEDS]
+    runs = whole_seeds(FOLDER)
+    assert {str(seed) for seed in runs} >= set(SEEDS)
     assert (FOLDER / "learning.svg").exists()
-    for number in range(ITERATIONS):
-        versions = [run[number] for run in runs]
-        satisfied = statistics.fmean(one["satisfaction"] for one in versions)
-        won, over_parent = (
-            sum(one[name][0] for one in versions) / len(SEEDS)
-            for name in ("wins_first", "wins_parent")
-        )
-        prompts = JUDGED * len(SEEDS)
-        low = wilson(over_parent * prompts, prompts)[0]
+    mean = pooled([runs[int(seed)] for seed in SEEDS])
+    for one, satisfied, won in zip(mean, PUBLISHED_SATISFACTION[1:], PUBLISHED_WINS, strict=True):
         record_property(
-            versions[0]["name"],
-            f"satisfaction {satisfied:.2f}, wins v1.0 {won:.0%}, parent {over_parent:.0%} "
-            f"(at least {low:.0%})",
+            one.name,
+            f"satisfaction {one.satisfaction:.2f}, wins v1.0 {shown(one.wins_first)}, "
+            f"parent {shown(one.wins_parent)}",
         )
-        assert satisfied >= PUBLISHED_SATISFACTION[number + 1]
-        assert won >= PUBLISHED_WINS[number]
-        assert low > 0.5
+        assert one.satisfaction >= satisfied
+        assert one.wins_first[0] >= won
+        assert one.wins_parent[1] > 0.5
 
 
 @pytest.mark.parametrize("ablation", ["random", "inverted"])

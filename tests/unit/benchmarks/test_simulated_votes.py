@@ -1,18 +1,12 @@
-"""Votes of the learning benchmark's raters and AI judge, and its plot."""
+"""Votes of the learning benchmark's raters and AI judge."""
 
 from __future__ import annotations
-
-import xml.etree.ElementTree as ET
-from dataclasses import asdict
-from pathlib import Path
 
 import pytest
 
 from benchmarks import learning
 from benchmarks.hidden_taste import HiddenTaste
-from benchmarks.learning import LearntVersion, panels_of, votes
-from benchmarks.learning_plot import plot
-from benchmarks.training_stages import write
+from benchmarks.learning import votes
 from deploy.starter import corpus
 
 TASTE = HiddenTaste.drawn(1)
@@ -41,22 +35,3 @@ def test_what_the_ai_judge_finds_equal_is_dropped_of_training_alone() -> None:
     assert files["train"] == []
     assert files["judge"]
     assert files["heldout"]
-
-
-def run(*satisfied: float) -> list[LearntVersion]:
-    return [
-        LearntVersion(f"v1.{n}", {}, value, (0.0, 1.0), (0.6, 0.5, 0.7), (0.6, 0.5, 0.7))
-        for n, value in enumerate(satisfied, start=1)
-    ]
-
-
-def test_whole_runs_are_plotted_beside_the_published_figures(tmp_path: Path) -> None:
-    assert panels_of(tmp_path) == []
-    for seed, versions in (("1", run(3.9, 4.1, 4.4)), ("2", run(3.7, 3.9, 4.2)), ("3", run(3.9))):
-        (tmp_path / f"none-{seed}").mkdir()
-        rows = [asdict(one) for one in versions]
-        write(tmp_path / f"none-{seed}" / learning.RESULTS, rows)
-    panels = panels_of(tmp_path)
-    assert panels[0].seeds == [[3.5, 3.9, 4.1, 4.4], [3.5, 3.7, 3.9, 4.2]]
-    lines = ET.fromstring(plot(panels)).findall(".//{http://www.w3.org/2000/svg}polyline")
-    assert len(lines) == 2 * (2 + 1 + 1)
