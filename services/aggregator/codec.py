@@ -19,8 +19,8 @@ from shared.contracts.events.rated import RatedAnswer, RatedScore
 from shared.contracts.events.signals import SignalObserved
 from shared.contracts.events.votes import VoteCast
 from shared.contracts.topics import FEEDBACK, INTERACTIONS, RATED, TICKS
-from shared.kafka.envelope import decode, encode, headers_of, models_by_type
-from shared.kafka.log import Record
+from shared.kafka.envelope import decode, headers_of, models_by_type
+from shared.kafka.log import Record, event_record
 from shared.observability.tracing import derived_traceparent
 
 SourceRecord: TypeAlias = ConsumerRecord[bytes, bytes]
@@ -62,14 +62,17 @@ def record_in(record: SourceRecord) -> Record:
 
 def write_of(output: Output, *, sampled: bool = False) -> Write:
     """An output as the record to write; it goes on with the trace of the answer it is about."""
-    headers = encode(
-        output.event,
-        source=SOURCE,
-        event_id=output.event_id,
-        time=output.time,
-        traceparent=traceparent_of(output, sampled=sampled),
+    return Write.of(
+        event_record(
+            output.topic,
+            output.event,
+            key=output.key,
+            source=SOURCE,
+            event_id=output.event_id,
+            time=output.time,
+            traceparent=traceparent_of(output, sampled=sampled),
+        )
     )
-    return Write(output.topic, None, output.key.encode(), output.event.to_json(), headers)
 
 
 def traceparent_of(output: Output, *, sampled: bool = False) -> str:

@@ -11,7 +11,7 @@ from services.aggregator.writer import Write, Writer
 from shared.clock import Clock
 from shared.contracts.events.quality import Tick
 from shared.contracts.topics import TICKS
-from shared.kafka.envelope import encode
+from shared.kafka.log import event_record
 
 TICK_S = 1.0
 
@@ -64,6 +64,14 @@ class Ticker:
         writes: list[Write] = []
         for partition in range(await self._partitions(TICKS)):
             tick = Tick(at=at, partition=partition)
-            headers = encode(tick, source=SOURCE, event_id=f"{partition}:{at.isoformat()}", time=at)
-            writes.append(Write(TICKS, partition, str(partition).encode(), tick.to_json(), headers))
+            record = event_record(
+                TICKS,
+                tick,
+                key=str(partition),
+                source=SOURCE,
+                event_id=f"{partition}:{at.isoformat()}",
+                time=at,
+                partition=partition,
+            )
+            writes.append(Write.of(record))
         await self._writer.write(writes)

@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, Self, TypeAlias
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
@@ -15,6 +15,7 @@ from aiokafka.errors import KafkaError
 from services.aggregator.errors import WriteFailed
 from services.aggregator.session_lease import SessionLease
 from shared.kafka.envelope import Headers
+from shared.kafka.log import NewRecord
 from shared.kafka.partitions import partition_of
 from shared.kafka.security import KafkaConnection
 
@@ -34,6 +35,13 @@ class Write(NamedTuple):
     key: bytes
     value: bytes | None
     headers: Headers = ()
+
+    @classmethod
+    def of(cls, record: NewRecord) -> Self:
+        """An event's record, whose key is text."""
+        return cls(
+            record.topic, record.partition, record.key.encode(), record.value, record.headers
+        )
 
 
 Offsets: TypeAlias = Mapping[tuple[str, int], int]

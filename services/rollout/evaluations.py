@@ -25,8 +25,7 @@ from shared.contracts.events.generations import GenerationFinished, GenerationRe
 from shared.contracts.events.interactions import InteractionRecorded
 from shared.contracts.events.versions import SettingsEvaluation, SettingsRecord, evaluation_key
 from shared.contracts.topics import GENERATION_REQUESTS, VERSIONS
-from shared.kafka.envelope import encode
-from shared.kafka.log import EventLog, LogUnavailable, NewRecord
+from shared.kafka.log import EventLog, LogUnavailable, NewRecord, event_record
 from shared.observability.events import Unavailable
 from shared.registry.versions import Registry
 
@@ -237,11 +236,15 @@ class Evaluations:
                     sampling=self._sampling(version),
                     expires_at=expires_at,
                 )
-                headers = encode(
-                    request, source=SOURCE, event_id=request.request_id, time=self._clock.now()
-                )
                 records.append(
-                    NewRecord(GENERATION_REQUESTS, request.request_id, request.to_json(), headers)
+                    event_record(
+                        GENERATION_REQUESTS,
+                        request,
+                        key=request.request_id,
+                        source=SOURCE,
+                        event_id=request.request_id,
+                        time=self._clock.now(),
+                    )
                 )
         await self._log.append_many(records)
 

@@ -28,8 +28,7 @@ from shared.contracts.events.generations import (
 )
 from shared.contracts.events.interactions import Arm, Outcome, Purpose
 from shared.contracts.topics import GENERATION_REQUESTS
-from shared.kafka.envelope import encode
-from shared.kafka.log import EventLog, LogUnavailable, NewRecord
+from shared.kafka.log import EventLog, LogUnavailable, NewRecord, event_record
 from shared.observability.events import Unavailable
 from shared.redaction import Redactor
 from shared.redaction.turns import clean_json
@@ -171,11 +170,15 @@ class Mirror:
             if request is None:
                 self._count(one.model, NOT_SUITED)
                 continue
-            headers = encode(
-                request, source=SOURCE, event_id=request.request_id, time=self._clock.now()
-            )
             records.append(
-                NewRecord(GENERATION_REQUESTS, request.request_id, request.to_json(), headers)
+                event_record(
+                    GENERATION_REQUESTS,
+                    request,
+                    key=request.request_id,
+                    source=SOURCE,
+                    event_id=request.request_id,
+                    time=self._clock.now(),
+                )
             )
             models.append(one.model)
         outcome = SENT

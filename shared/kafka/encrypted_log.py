@@ -25,7 +25,7 @@ from shared.contracts.topics import (
     PREFERENCES,
     RATED,
 )
-from shared.kafka.envelope import Headers, encode, header
+from shared.kafka.envelope import Headers, header
 from shared.kafka.log import (
     APPEND_TIMEOUT_S,
     PER_TURN,
@@ -36,6 +36,7 @@ from shared.kafka.log import (
     Positions,
     Record,
     Tail,
+    event_record,
 )
 from shared.kafka.user_keys import UserKeyIssuer, UserKeys
 from shared.observability.events import Unavailable
@@ -204,16 +205,16 @@ class EncryptingLog(DecryptingLog):
         timeout_s: float = APPEND_TIMEOUT_S,
     ) -> Position:
         """See EventLog.publish."""
-        headers = encode(
+        record = event_record(
+            topic,
             event,
+            key=key,
             source=self._source,
             event_id=event_id,
             time=self._clock.now(),
             traceparent=traceparent,
         )
-        return await self.append(
-            topic, key=key, value=event.to_json(), headers=headers, timeout_s=timeout_s
-        )
+        return (await self.append_many((record,), timeout_s=timeout_s))[0]
 
     def _encrypted(self, record: NewRecord) -> NewRecord:
         if record.topic not in ENCRYPTED_TOPICS or record.value is None:

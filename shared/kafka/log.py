@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import chain
 from typing import Literal, NamedTuple, Protocol, TypeVar, cast
 
 from shared.contracts.events.base import Event
-from shared.kafka.envelope import Headers, UnreadableRecord, decode, header, models_by_type
+from shared.kafka.envelope import Headers, UnreadableRecord, decode, encode, header, models_by_type
 
 E = TypeVar("E", bound=Event)
 APPEND_TIMEOUT_S = 5.0
@@ -62,6 +63,22 @@ class NewRecord(NamedTuple):
     value: bytes | None
     headers: Headers = ()
     partition: int | None = None
+
+
+def event_record(
+    topic: str,
+    event: Event,
+    *,
+    key: str,
+    source: str,
+    event_id: str,
+    time: datetime,
+    traceparent: str = "",
+    partition: int | None = None,
+) -> NewRecord:
+    """An event as the record to append: a CloudEvent in binary mode, its JSON as the value."""
+    headers = encode(event, source=source, event_id=event_id, time=time, traceparent=traceparent)
+    return NewRecord(topic, key, event.to_json(), headers, partition)
 
 
 def record_bytes(record: NewRecord) -> int:

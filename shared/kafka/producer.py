@@ -23,7 +23,6 @@ from aiokafka.errors import (
 from shared.clock import Clock, SystemClock
 from shared.contracts.events.base import Event
 from shared.kafka.batches import MAX_RECORD_BYTES, ProduceBatches
-from shared.kafka.envelope import encode
 from shared.kafka.log import (
     APPEND_TIMEOUT_S,
     LogUnavailable,
@@ -31,6 +30,7 @@ from shared.kafka.log import (
     Position,
     Positions,
     RecordRefused,
+    event_record,
 )
 from shared.kafka.security import KafkaConnection
 from shared.kafka.tail import KafkaTail
@@ -147,16 +147,16 @@ class KafkaLog:
         timeout_s: float = APPEND_TIMEOUT_S,
     ) -> Position:
         """See EventLog.publish."""
-        headers = encode(
+        record = event_record(
+            topic,
             event,
+            key=key,
             source=self._source,
             event_id=event_id,
             time=self._clock.now(),
             traceparent=traceparent,
         )
-        return await self.append(
-            topic, key=key, value=event.to_json(), headers=headers, timeout_s=timeout_s
-        )
+        return (await self.append_many((record,), timeout_s=timeout_s))[0]
 
     def tail(
         self,

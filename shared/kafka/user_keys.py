@@ -18,8 +18,16 @@ from shared.clock import Clock, SystemClock
 from shared.contracts.events.user_keys import UserKeyIssued
 from shared.contracts.subject import subject_of
 from shared.contracts.topics import USER_KEYS
-from shared.kafka.envelope import UnreadableRecord, decode, encode, models_by_type
-from shared.kafka.log import EventLog, LogUnavailable, NewRecord, Record, Tail, read_to_end
+from shared.kafka.envelope import UnreadableRecord, decode, models_by_type
+from shared.kafka.log import (
+    EventLog,
+    LogUnavailable,
+    NewRecord,
+    Record,
+    Tail,
+    event_record,
+    read_to_end,
+)
 from shared.text_encryption import (
     KEY_BYTES,
     DataKey,
@@ -205,8 +213,9 @@ class UserKeyIssuer(UserKeys):
             wrapped=wrap_key(tenant_key(self._secret, tenant), key, name),
             issued_at=now,
         )
-        headers = encode(issued, source=SOURCE, event_id=key_id, time=now)
-        self._pending[key_id] = NewRecord(USER_KEYS, name, issued.to_json(), headers)
+        self._pending[key_id] = event_record(
+            USER_KEYS, issued, key=name, source=SOURCE, event_id=key_id, time=now
+        )
         self._keys[key_id] = key
         self._ids[subject] = [key_id]
         return key_id, key

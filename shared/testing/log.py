@@ -13,7 +13,7 @@ from aiokafka.partitioner import murmur2
 
 from shared.clock import Clock, SystemClock
 from shared.contracts.events.base import Event
-from shared.kafka.envelope import Headers, encode
+from shared.kafka.envelope import Headers
 from shared.kafka.log import (
     APPEND_TIMEOUT_S,
     LogUnavailable,
@@ -22,6 +22,7 @@ from shared.kafka.log import (
     Positions,
     Record,
     RecordRefused,
+    event_record,
     record_bytes,
 )
 
@@ -96,16 +97,16 @@ class MemoryLog:
         timeout_s: float = APPEND_TIMEOUT_S,
     ) -> Position:
         """See EventLog.publish."""
-        headers = encode(
+        record = event_record(
+            topic,
             event,
+            key=key,
             source=self._source,
             event_id=event_id,
             time=self._clock.now(),
             traceparent=traceparent,
         )
-        return await self.append(
-            topic, key=key, value=event.to_json(), headers=headers, timeout_s=timeout_s
-        )
+        return (await self.append_many((record,), timeout_s=timeout_s))[0]
 
     def tail(
         self,

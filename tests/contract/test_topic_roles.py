@@ -22,7 +22,7 @@ INTAKE = "ratchet.feedback-intake.{tenant}.v1"
 OUTSIDE = {(INTAKE, "write", "products")}
 """Roles of programs that are not in this repository."""
 CALLS = {
-    **dict.fromkeys(("append", "publish", "NewRecord", "Output", "Write"), "write"),
+    **dict.fromkeys(("append", "publish", "NewRecord", "event_record", "Output"), "write"),
     **dict.fromkeys(
         (
             "tail",
@@ -159,6 +159,7 @@ def test_every_topic_in_use_is_declared() -> None:
     [
         ("log.publish(VERSIONS, key=k)", {"write"}),
         ("NewRecord(topic=VERSIONS, key=k)", {"write"}),
+        ("event_record(VERSIONS, event, key=k)", {"write"}),
         ("log.tail(API_KEYS, VERSIONS)", {"read"}),
         ("super().__init__(log, (VERSIONS,), fold)", {"read"}),
         ("ConsumerLoop(topics=[VERSIONS])", {"read"}),

@@ -32,8 +32,7 @@ from shared.contracts.events.signals import SignalObserved
 from shared.contracts.events.votes import Choice, Side, VoteCast
 from shared.contracts.topics import ANNOTATIONS
 from shared.errors import FieldError
-from shared.kafka.envelope import encode
-from shared.kafka.log import NewRecord
+from shared.kafka.log import NewRecord, event_record
 
 MAX_UNSETTLED = 5_000
 """Items of a tenant that wait for labels; all are kept in memory by every replica."""
@@ -365,5 +364,6 @@ def _check_label(kind: AnnotationKind, label: str) -> None:
 
 
 def _record(event: AnnotationItemAdded | AnnotationGiven, event_id: str, at: datetime) -> NewRecord:
-    headers = encode(event, source=SOURCE, event_id=event_id, time=at)
-    return NewRecord(ANNOTATIONS, event.item_id, event.to_json(), headers)
+    return event_record(
+        ANNOTATIONS, event, key=event.item_id, source=SOURCE, event_id=event_id, time=at
+    )

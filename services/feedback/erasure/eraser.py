@@ -35,8 +35,15 @@ from shared.contracts.topics import (
     INTERACTIONS,
     PREFERENCES,
 )
-from shared.kafka.envelope import Headers, UnreadableRecord, decode, encode, models_by_type
-from shared.kafka.log import EventLog, LogUnavailable, NewRecord, Record, read_to_end
+from shared.kafka.envelope import UnreadableRecord, decode, models_by_type
+from shared.kafka.log import (
+    EventLog,
+    LogUnavailable,
+    NewRecord,
+    Record,
+    event_record,
+    read_to_end,
+)
 from shared.kafka.user_keys import destroy_keys
 from shared.media_store import MediaStore, MediaUnavailable
 
@@ -112,7 +119,14 @@ class Eraser:
 
         await self._sweep(note, INTERACTIONS, FEEDBACK, ANNOTATIONS)
         await self._write(
-            NewRecord(FEEDBACK, trace_id, *self._encoded(erased, f"{event.erasure_id}:{trace_id}"))
+            event_record(
+                FEEDBACK,
+                erased,
+                key=trace_id,
+                source=SOURCE,
+                event_id=f"{event.erasure_id}:{trace_id}",
+                time=self._clock.now(),
+            )
             for (tenant, trace_id), whole in traces.items()
             for erased in (
                 TraceErased(
@@ -154,8 +168,14 @@ class Eraser:
                 whole=(example.tenant, example.trace_id) in asked,
             )  # fmt: skip
             if left.model_copy(update={"updated_at": example.updated_at}) != example:
-                name = f"{event.erasure_id}:{record.key}"
-                emptied[record.key] = NewRecord(EXAMPLES, record.key, *self._encoded(left, name))
+                emptied[record.key] = event_record(
+                    EXAMPLES,
+                    left,
+                    key=record.key,
+                    source=SOURCE,
+                    event_id=f"{event.erasure_id}:{record.key}",
+                    time=self._clock.now(),
+                )
 
         await self._sweep(note, EXAMPLES)
         await self._write(emptied.values())
@@ -176,7 +196,14 @@ class Eraser:
 
         await self._sweep(note, PREFERENCES)
         await self._write(
-            NewRecord(PREFERENCES, pair_id, *self._encoded(retraction, f"{ERASED}:{pair_id}"))
+            event_record(
+                PREFERENCES,
+                retraction,
+                key=pair_id,
+                source=SOURCE,
+                event_id=f"{ERASED}:{pair_id}",
+                time=self._clock.now(),
+            )
             for pair_id in sorted(found - erased)
             for retraction in (
                 PreferenceRetracted(
@@ -195,10 +222,6 @@ class Eraser:
             return False
 
         await read_to_end(self._log, *topics, timeout_s=SWEEP_TIMEOUT_S, keep=keep)
-
-    def _encoded(self, event: Event, event_id: str) -> tuple[bytes, Headers]:
-        headers = encode(event, source=SOURCE, event_id=event_id, time=self._clock.now())
-        return event.to_json(), headers
 
     async def _write(self, records: Iterable[NewRecord]) -> None:
         every = list(records)
