@@ -8,7 +8,7 @@
 #
 # setup.sh bench        also the environment of the benchmarks' peers
 # setup.sh flink        also Flink, for the twin of the aggregation
-# setup.sh docs         also Sphinx, for the site of the documents
+# setup.sh docs         Sphinx for the site of the documents, and of the others no more than that needs
 # setup.sh clients      also the clients of Python that tests/clients runs
 # setup.sh all-clients  those, and the clients of JavaScript
 set -euo pipefail
@@ -294,6 +294,10 @@ python=$(find_python)
 bootstrap_uv
 
 environment .venv "$(digest requirements/dev.txt pyproject.toml) $PWD" install_services
+if [[ ${1:-} == docs ]]; then
+  environment .venv-docs "$(digest requirements/docs.txt) $PWD" install_docs
+  exit
+fi
 
 torch=${TORCH:-$(cut -d' ' -f1 .venv-ml/.ratchet-stamp 2>/dev/null || true)}
 torch=${torch:-default}
@@ -310,8 +314,6 @@ if [[ ${1:-} == bench ]]; then
   environment .venv-bench-streams "$(digest requirements/bench-streams.txt) $PWD" install_bench_streams
 elif [[ ${1:-} == flink ]]; then
   environment .venv-flink "$(digest requirements/flink.txt deploy/flink/pom.xml) $PWD" install_flink
-elif [[ ${1:-} == docs ]]; then
-  environment .venv-docs "$(digest requirements/docs.txt) $PWD" install_docs
 elif [[ ${1:-} == clients || ${1:-} == all-clients ]]; then
   environment .venv-clients "$(digest requirements/clients.txt) $PWD" install_clients
 fi

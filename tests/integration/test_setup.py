@@ -97,12 +97,12 @@ def fake(programs: Path, name: str, body: str) -> None:
 
 
 def setup(
-    machine: Path, *, root: bool = False, **environment: str
+    machine: Path, *arguments: str, root: bool = False, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """Runs the script, as a user who is not root unless told otherwise."""
     nobody = os.geteuid() == 0 and not root
     return subprocess.run(
-        ["bash", "deploy/local/setup.sh"],
+        ["bash", "deploy/local/setup.sh", *arguments],
         cwd=machine,
         env={
             "PATH": str(machine / "bin"),
@@ -218,6 +218,15 @@ def test_helm_that_cannot_be_built_fails_the_setup_with_the_cause(with_uv):
     assert "helm v3.19.0" in done.stderr
     assert "no route to the module proxy" in done.stderr
     assert not (with_uv / ".tools/go-tools.stamp").exists()
+
+
+def test_the_site_of_the_documents_needs_neither_torch_nor_kafka_nor_go(with_uv):
+    done = setup(with_uv, "docs", root=True, CALLS=str(with_uv / "calls"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    made = {path.name for path in with_uv.glob(".*") if (path / ".ratchet-stamp").exists()}
+    assert made == {".venv", ".venv-docs"}
+    assert not (with_uv / ".kafka").exists()
+    assert not go_calls(with_uv)
 
 
 def test_java_that_does_not_run_is_said(machine):
