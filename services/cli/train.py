@@ -120,8 +120,11 @@ def train(
         typer.echo(
             f"{request.job_id} requested; follow it with ratchet train show {request.job_id}"
         )
-    if report is not None and ended is not None and (name := _reported(ended)):
-        write_report(name, to=report)
+    if report is not None and ended is not None:
+        if name := _reported(ended):
+            write_report(name, to=report)
+        else:
+            typer.echo(f"{report}: not written, as nothing was evaluated", err=True)
     if ended is not None and ended.phase.value != "succeeded":
         raise typer.Exit(Exit.failed)
 

@@ -81,8 +81,8 @@ def diagnose(
     card: Mapping[str, Mapping[str, int]],
     refused: Mapping[str, int],
     attempts: int,
-) -> str:
-    """Why no attempt was good enough, for people: failed checks, then what they point to.
+) -> tuple[str, ...]:
+    """Why no attempt was good enough, for people: failed checks, then what to do about them.
 
     Args:
         gate: The last attempt's checks, or those that can be known before any.
@@ -106,7 +106,7 @@ def diagnose(
     if attempts:
         said += _volume(method, card.get("counts", {}))
         said += _parameters(names, method, figures, rows=card.get("counts", {}).get("rows", 0))
-    return "; ".join(said)
+    return tuple(said)
 
 
 def _shown(check: GateCheck) -> str:

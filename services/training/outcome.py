@@ -3,11 +3,9 @@
 # pyright: strict
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from services.training.diagnosis import diagnose
-from services.training.snapshot import Manifest
 from shared.contracts.events.training import RunPhase
 from shared.contracts.events.versions import DatasetRef, GateCheck, GateResult, VersionRecord
 
@@ -55,21 +53,13 @@ def built(dataset: DatasetRef) -> JobOutcome:
 def rejected(
     gate: GateResult,
     figures: Mapping[str, float],
-    manifest: Manifest,
+    diagnosis: Sequence[str],
+    left_out: Mapping[str, int],
     *,
-    attempts: int,
     report_uri: str = "",
 ) -> JobOutcome:
     """A job whose candidates the gate refused, with the diagnosis."""
-    message = diagnose(
-        gate,
-        figures,
-        method=manifest.method,
-        card=manifest.card,
-        refused=manifest.refused,
-        attempts=attempts,
-    )
-    message += _left_out(manifest.refused)
+    message = "; ".join(diagnosis) + _left_out(left_out)
     return JobOutcome(
         RunPhase.rejected, message, metrics=figures, checks=gate.checks, report_uri=report_uri
     )

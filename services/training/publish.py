@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +142,12 @@ class Publisher:
         return registered
 
     async def report(
-        self, resolved: ResolvedJob, refused: Refused, dataset: Dataset, workspace: Workspace
+        self,
+        resolved: ResolvedJob,
+        refused: Refused,
+        diagnosis: Sequence[str],
+        dataset: Dataset,
+        workspace: Workspace,
     ) -> str:
         """Store the report of a job whose candidate was refused; its folder, or empty without one.
 
@@ -156,6 +161,7 @@ class Publisher:
         parameters = self._parameters(resolved, trained)
         title = f"{resolved.job.job_id}: no version"
         report = self._report(title, resolved, candidate, refused.gate, dataset, parameters)
+        report = replace(report, diagnosis=tuple(diagnosis))
         uri = f"{self._datasets_root}/reports/{workspace.folder.name}"
         await asyncio.to_thread(store_files, uri, _pages(report))
         return uri

@@ -45,6 +45,8 @@ class EvaluationReport:
     lost: Sequence[Mapping[str, Any]] = ()
     """What the parent got right and the candidate wrong: failure cases, tasks, questions."""
     segments: Sequence[SegmentWins] = ()
+    diagnosis: Sequence[str] = ()
+    """Of a refused candidate: what happened, and what to do about it."""
 
     def data(self) -> dict[str, Any]:
         """The report as JSON."""
@@ -54,6 +56,7 @@ class EvaluationReport:
             "method": self.method,
             "parent": self.parent,
             "gate": self.gate.model_dump(mode="json"),
+            "diagnosis": list(self.diagnosis),
             "figures": dict(self.figures),
             "dataset": {
                 "dataset_id": manifest.dataset_id,
@@ -79,6 +82,7 @@ class EvaluationReport:
                 f"<style>{STYLE}</style></head><body>",
                 f"<h1>{title}</h1>",
                 f"<p>{escape(self.method)} from {escape(self.parent or 'the base')}.</p>",
+                *self._diagnosis(),
                 *self._gate(),
                 *self._charts(),
                 *self._segments(),
@@ -93,6 +97,11 @@ class EvaluationReport:
                 "</body></html>\n",
             ]
         )
+
+    def _diagnosis(self) -> Iterable[str]:
+        if self.diagnosis:
+            items = "".join(f"<li>{escape(text)}</li>" for text in self.diagnosis)
+            yield f"<h2>What happened, and what to do</h2><ul>{items}</ul>"
 
     def _gate(self) -> Iterable[str]:
         word = "passed" if self.gate.passed else "refused"

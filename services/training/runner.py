@@ -19,6 +19,7 @@ from services.training.base_files import require_parents_base
 from services.training.candidate import judge_figures, stages
 from services.training.dataset_rows import TRAIN, AskedPrompt
 from services.training.dataset_store import DatasetStore, lay_out, read_import
+from services.training.diagnosis import diagnose
 from services.training.errors import InvalidJob, StoreUnavailable, TrainingError
 from services.training.metrics import TrainingMetrics
 from services.training.outcome import JobOutcome, built, failed, rejected, succeeded
@@ -263,9 +264,17 @@ class Runner:
         if manifest.origin == "log" and not job.rebases:
             await self._rewards.publish(resolved, dataset, workspace)
         if isinstance(result, Refused):
-            uri = await self._publisher.report(resolved, result, dataset, workspace)
+            diagnosis = diagnose(
+                result.gate,
+                result.figures,
+                method=manifest.method,
+                card=manifest.card,
+                refused=manifest.refused,
+                attempts=result.attempts,
+            )
+            uri = await self._publisher.report(resolved, result, diagnosis, dataset, workspace)
             return rejected(
-                result.gate, result.figures, manifest, attempts=result.attempts, report_uri=uri
+                result.gate, result.figures, diagnosis, manifest.refused, report_uri=uri
             )
         record = await self._publisher.publish(resolved, result, dataset, workspace)
         return succeeded(record)

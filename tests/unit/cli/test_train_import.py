@@ -97,6 +97,16 @@ def test_a_refused_job_s_report_is_written_and_the_command_fails(
     assert reports == [(asked[0].job_id, Path("r.html"))]
 
 
+def test_where_nothing_was_evaluated_it_is_said_that_there_is_no_report(
+    hh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, reports = followed(monkeypatch, RunPhase.rejected)
+    command = ["--from", str(hh), "--dataset", str(tmp_path / "rows.jsonl"), "--report", "r.html"]
+    ended = CliRunner().invoke(train.app, command, catch_exceptions=False)
+    assert (ended.exit_code, reports) == (1, [])
+    assert "r.html: not written, as nothing was evaluated" in ended.stderr
+
+
 def test_where_the_rows_go_must_be_said(hh: Path) -> None:
     refused = CliRunner().invoke(train.app, ["--from", str(hh)])
     assert "--dataset" in str(refused.exception)

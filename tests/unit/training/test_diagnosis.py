@@ -77,7 +77,7 @@ def say(
     attempts: int = 1,
     contradictory: int = 0,
 ) -> str:
-    return diagnose(
+    found = diagnose(
         refused(*names),
         figures or {},
         method=method,
@@ -85,6 +85,7 @@ def say(
         refused={"contradictory": contradictory},
         attempts=attempts,
     )
+    return "; ".join(found)
 
 
 def test_the_diagnosis_names_what_to_look_at() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 
 import pytest
 
@@ -68,6 +69,19 @@ def test_the_page_has_the_gate_the_figures_the_data_and_what_was_lost() -> None:
     page = REPORT.html()
     for said in ("Gate: refused", "no data", "pair-7", "too_short 2", "beta", "wins 12", "m-v1.0"):
         assert said in page
+
+
+def test_a_refused_candidate_s_page_begins_with_what_happened_and_what_to_do() -> None:
+    diagnosis = (
+        "not improved after 2 attempts",
+        "hyperparameters: raise learning_rate or <epochs>",
+    )
+    refused = replace(REPORT, diagnosis=diagnosis)
+    page = refused.html()
+    assert page.index("<li>not improved after 2 attempts</li>") < page.index("Gate: refused")
+    assert "raise learning_rate or &lt;epochs&gt;" in page
+    assert refused.data()["diagnosis"] == list(diagnosis)
+    assert "what to do" not in REPORT.html(), "nothing is to be done of one that passed"
 
 
 def test_what_people_and_models_wrote_is_escaped() -> None:

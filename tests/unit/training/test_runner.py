@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import shutil
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -278,6 +279,10 @@ async def test_a_rejected_job_keeps_its_report_and_checks(harness: TrainingHarne
     folder = Path(end.report_uri.removeprefix("file://"))
     page = (folder / "report.html").read_text()
     assert "Gate: refused" in page
+    assert "What happened, and what to do" in page
+    for said in json.loads((folder / "evaluation.json").read_text())["diagnosis"]:
+        assert said in end.message
+        assert escape(said) in page
     assert json.loads((folder / "evaluation.json").read_text())["figures"]["win_rate"] > 0.5
 
 
