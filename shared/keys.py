@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from shared.contracts.events.api_keys import ApiKeyIssued, KeyLimits, Permission
-from shared.errors import RatchetError
+from shared.errors import FieldError, RatchetError
 
 KEY_PREFIX = "rk_"
 KEY_BYTES = 32
@@ -70,6 +70,19 @@ class Forbidden(RatchetError):
     def __init__(self, scope: Permission) -> None:
         super().__init__(f"the key lacks the scope {scope}; have one issued with it")
         self.scope = scope
+
+
+class OutOfScope(RatchetError):
+    """The key may operate, and not this: it is another tenant's."""
+
+    status = 403
+    code = "forbidden"
+    title = "Not allowed"
+
+    def __init__(self, field: str, value: str, tenant: str) -> None:
+        rule = f"{value or 'nothing'} is not of tenant {tenant}, whose key this is"
+        remedy = "name one of your tenant's, or have a key of the operators' tenant do it"
+        super().__init__(f"{field}: {rule}; {remedy}", [FieldError(field, rule, remedy)])
 
 
 class KeysUnread(RatchetError):

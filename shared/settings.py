@@ -16,7 +16,7 @@ from shared import seal
 from shared.credentials import CredentialsUnreadable, read_secret, tls_context
 from shared.pseudonyms import AS_THEY_COME, MIN_SECRET, UserPseudonyms
 from shared.seal import UNSEALED, Seal
-from shared.tenants import check_tenants
+from shared.tenants import DEFAULT_TENANT, ModelTenants, check_tenants
 
 EXIT_CONFIGURATION = 2
 """Exit status of a service whose settings are wrong."""
@@ -223,6 +223,17 @@ class ServiceSettings(KafkaSettings, RedisSettings):
     tenants: Annotated[tuple[str, ...], NoDecode] = Field(
         default=("default",), validation_alias=shared_name("tenants")
     )
+    model_tenants: Annotated[dict[str, str], NoDecode] = Field(
+        default={},
+        validation_alias=shared_name("model_tenants"),
+        description="model=tenant, comma-separated: whose keys with the scope operate act on it; "
+        "none: every such key acts on everything",
+    )
+    operators_tenant: str = Field(
+        default=DEFAULT_TENANT,
+        validation_alias=shared_name("operators_tenant"),
+        description="whose keys act on every model, where model_tenants is set",
+    )
     base_revision: str = Field(
         default="",
         pattern=r"^[A-Za-z0-9._/-]{0,200}$",
@@ -263,10 +274,38 @@ class ServiceSettings(KafkaSettings, RedisSettings):
     def _split(cls, value: object) -> object:
         return split_list(value)
 
+    @field_validator("model_tenants", mode="before")
+    @classmethod
+    def _split_pairs(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        pairs = [part.partition("=") for part in value.split(",") if part.strip()]
+        found = {model.strip(): tenant.strip() for model, _, tenant in pairs}
+        if len(found) < len(pairs):
+            raise ValueError("names a model twice; a model has one tenant")
+        return found
+
+    @field_validator("model_tenants")
+    @classmethod
+    def _have_tenants(cls, value: dict[str, str]) -> dict[str, str]:
+        if not all(value):
+            raise ValueError("a part names no model; write model=tenant, comma-separated")
+        check_tenants(value.values())
+        return value
+
+    @field_validator("operators_tenant")
+    @classmethod
+    def _has_a_name(cls, value: str) -> str:
+        return check_tenants((value,))[0]
+
     @field_validator("tenants")
     @classmethod
     def _fit_for_topics(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return check_tenants(value)
+
+    def tenants_of_models(self) -> ModelTenants:
+        """Which tenant's keys may operate each model."""
+        return ModelTenants(self.model_tenants, self.operators_tenant)
 
     def user_pseudonyms(self) -> UserPseudonyms:
         """How user ids are stored.

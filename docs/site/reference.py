@@ -24,6 +24,7 @@ from services.feedback.read_model.api import QueryApi, query_router
 from services.inference import api as inference_api
 from services.inference.generation_api import generation_router
 from services.rollout import routes as rollout_routes
+from services.rollout.access import Access
 from services.rollout.api import RolloutApi
 from services.rollout.console.operator_actions import OperatorActions
 from services.rollout.console.operator_views import OperatorViews
@@ -48,12 +49,12 @@ def inference_app() -> FastAPI:
     nothing: Any = None
     keys = KeyRing(required=True)
     generation = generation_router(nothing, nothing, nothing, nothing, keys, nothing)
-    return inference_api.create_app(nothing, nothing, keys, generation, nothing)
+    return inference_api.create_app(nothing, nothing, keys, generation, nothing, nothing)
 
 
 def rollout_app() -> FastAPI:
     """The controller's routes over parts without a state."""
-    made = (one.__new__(one) for one in (RolloutApi, OperatorViews, OperatorActions))
+    made = (one.__new__(one) for one in (RolloutApi, OperatorViews, OperatorActions, Access))
     return rollout_routes.create_app(*made)  # type: ignore[arg-type]
 
 

@@ -155,6 +155,7 @@ async def run(settings: FeedbackSettings, voting: VotingOptions) -> None:
             registry=versions.registry,
             clock=clock,
             quotas=query_quotas,
+            tenants=settings.tenants_of_models(),
         )
         annotations = AnnotationService(
             event_log=log,

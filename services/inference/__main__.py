@@ -17,7 +17,7 @@ from services.inference.acceptances import Acceptances
 from services.inference.adapter_cache import AdapterCache
 from services.inference.admission import BatchAdmission
 from services.inference.agent import Agent
-from services.inference.api import create_app, guarded
+from services.inference.api import AdapterAccess, create_app, guarded
 from services.inference.base_files import BaseFiles
 from services.inference.batch import BatchTimeouts, BatchWorker
 from services.inference.engine import EngineClient
@@ -240,7 +240,8 @@ async def run(settings: InferenceSettings) -> None:
         for name, job in jobs.items():
             background.start(name, job)
         health.alive("tasks", background.ended)
-        routes = create_app(agent, engine, keys, generation, event_log)
+        access = AdapterAccess(versions.registry, settings.tenants_of_models())
+        routes = create_app(agent, engine, keys, generation, event_log, access)
         app = OperationsApp(health, registry, guarded(routes, keys))
         try:
             await serve(

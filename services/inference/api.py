@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, Header, Request
@@ -22,7 +23,9 @@ from shared.http.body import GuardedApp
 from shared.http.openapi import describe, problem_responses
 from shared.http.problems import handle_errors
 from shared.kafka.log import EventLog, LogUnavailable
-from shared.keys import KeyRing
+from shared.keys import ApiKey, KeyRing, OutOfScope
+from shared.registry.versions import Registry
+from shared.tenants import ModelTenants
 
 MAX_BODY_BYTES = 65_536
 """Above any `AcceptRequest`, however its characters are escaped."""
@@ -39,8 +42,33 @@ class AcceptRequest(BaseModel):
     reason: str = Field(min_length=1, max_length=2000)
 
 
+@dataclass(frozen=True, slots=True)
+class AdapterAccess:
+    """Whose adapters a key with `operate` may accept: those of its tenant's models."""
+
+    registry: Registry
+    tenants: ModelTenants
+
+    def check(self, key: ApiKey, version: str) -> None:
+        """Refuse what is another tenant's.
+
+        Raises:
+            OutOfScope: it is.
+
+        """
+        known = self.registry.get(version)
+        model = known.record.model if known else ""
+        if not self.tenants.scope_of(key.tenant).has_model(model):
+            raise OutOfScope("version", version, key.tenant)
+
+
 def create_app(
-    agent: Agent, engine: EngineControl, keys: KeyRing, generation: APIRouter, event_log: EventLog
+    agent: Agent,
+    engine: EngineControl,
+    keys: KeyRing,
+    generation: APIRouter,
+    event_log: EventLog,
+    access: AdapterAccess,
 ) -> FastAPI:
     """The application: adapters are listed and refused ones accepted; scores and moderation.
 
@@ -73,6 +101,7 @@ def create_app(
     ) -> dict[str, Any]:
         """Let a version serve that was refused as too close to another."""
         key = keys.authenticate(authorization, Permission.operate)
+        access.check(key, version)
         accepted = agent.acceptance(
             version, key.key_id, body.reason, on_behalf_of=body.on_behalf_of
         )

@@ -9,6 +9,7 @@ import aiohttp
 import uvloop
 from prometheus_client import CollectorRegistry
 
+from services.rollout.access import Access
 from services.rollout.agents import Agents
 from services.rollout.api import RolloutApi
 from services.rollout.audit import AuditLog
@@ -143,7 +144,9 @@ async def run(settings: RolloutSettings) -> None:
         )
         views = OperatorViews(log, versions.registry, decision_log, clock)
         pseudonym = settings.user_pseudonyms().of
-        console = create_app(api, views, OperatorActions(log, clock, pseudonym=pseudonym))
+        actions = OperatorActions(log, clock, pseudonym=pseudonym)
+        access = Access(settings.tenants_of_models(), log, versions.registry, decision_log)
+        console = create_app(api, views, actions, access)
         app = OperationsApp(health, registry, guarded(console, api))
         background = BackgroundTasks()
         for name, follower in followers.items():

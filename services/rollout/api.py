@@ -7,6 +7,7 @@ import re
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -45,6 +46,7 @@ from shared.http.problems import InvalidField
 from shared.kafka.log import LogUnavailable
 from shared.keys import ApiKey, KeyRing
 from shared.registry.versions import Registry
+from shared.tenants import OperatorScope
 
 log = structlog.get_logger(__name__)
 
@@ -201,11 +203,14 @@ class RolloutApi:
         """One rollout."""
         return self._view(self._history(rollout_id))
 
-    def rollouts(self, model: str, limit: int) -> list[dict[str, Any]]:
-        """Rollouts, newest first."""
-        return [
-            self._view(history) for history in self._decision_log.histories(model)[::-1][:limit]
-        ]
+    def rollouts(self, model: str, limit: int, scope: OperatorScope) -> list[dict[str, Any]]:
+        """Rollouts in a key's scope, newest first."""
+        newest = (
+            history
+            for history in reversed(self._decision_log.histories(model))
+            if scope.has_model(history.state.model)
+        )
+        return [self._view(history) for history in islice(newest, limit)]
 
     def current(self, model: str) -> dict[str, Any]:
         """The model's unfinished rollout, else its last one."""
@@ -347,12 +352,13 @@ class RolloutApi:
         """See EvaluateRequest."""
         return await self._evaluations.begin(name, body, key.key_id)
 
-    def versions(self, model: str) -> list[dict[str, Any]]:
-        """Versions in order of registration."""
+    def versions(self, model: str, scope: OperatorScope) -> list[dict[str, Any]]:
+        """Versions in a key's scope, in order of registration."""
         deployments = self._decision_log.deployments
         return [
             version_view(version, deployments.of(version.record.version))
             for version in self._registry.versions(model)
+            if scope.has_model(version.record.model)
         ]
 
     def version(self, name: str) -> dict[str, Any]:

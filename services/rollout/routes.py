@@ -6,9 +6,10 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Annotated, Any
 
-from fastapi import APIRouter, FastAPI, Query, Request
+from fastapi import APIRouter, Depends, FastAPI, Query, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 
+from services.rollout.access import KEY, Access, key_of
 from services.rollout.api import (
     CommandRequest,
     ExplainRequest,
@@ -27,63 +28,63 @@ from shared.http.asgi import Scope
 from shared.http.body import GuardedApp
 from shared.http.openapi import describe
 from shared.http.problems import handle_errors
-from shared.keys import ApiKey
 
 MAX_BODY_BYTES = 256 * 1024
 BODY_TIMEOUT_S = 10.0
 MAX_PAGE = 1_000
-KEY = "ratchet.key"
-"""Where a request's scope has the key that `guarded` authenticated."""
 
 Page = Annotated[int, Query(ge=1, le=MAX_PAGE)]
 
 
-def create_app(api: RolloutApi, views: OperatorViews, actions: OperatorActions) -> FastAPI:
+def create_app(
+    api: RolloutApi, views: OperatorViews, actions: OperatorActions, access: Access
+) -> FastAPI:
     """The application. It serves only behind `guarded`, which authenticates what is no page."""
     app = FastAPI(title="Ratchet rollout", version="1", docs_url=None, redoc_url=None)
     describe(app, problems=(401, 403, 404), writing=(408, 409, 413, 503))
     app.include_router(console_routes())
-    app.include_router(operator_routes(views, actions, _key))
-    app.include_router(_rollouts(api))
-    app.include_router(_strategies_and_versions(api))
+    app.include_router(operator_routes(views, actions, access))
+    app.include_router(_rollouts(api, access))
+    app.include_router(_strategies_and_versions(api, access))
     handle_errors(app)
     return app
 
 
-def _rollouts(api: RolloutApi) -> APIRouter:
+def _rollouts(api: RolloutApi, access: Access) -> APIRouter:
     router = APIRouter(prefix="/v1/rollouts")
+    of_rollout = [Depends(access.rollout)]
 
-    @router.post("", status_code=201)
+    @router.post("", status_code=201, dependencies=[Depends(access.model_of_body)])
     async def start(request: Request, body: StartRequest) -> dict[str, Any]:
-        return await api.start(body, _key(request))
+        return await api.start(body, key_of(request))
 
-    @router.get("")
-    async def rollouts(model: str = "", limit: Page = 50) -> dict[str, Any]:
-        return {"rollouts": api.rollouts(model, limit)}
+    @router.get("", dependencies=[Depends(access.listed)])
+    async def rollouts(request: Request, model: str = "", limit: Page = 50) -> dict[str, Any]:
+        return {"rollouts": api.rollouts(model, limit, access.scope_of(request))}
 
-    @router.get("/current")
+    @router.get("/current", dependencies=[Depends(access.model_of_query)])
     async def current(model: str) -> dict[str, Any]:
         return api.current(model)
 
-    @router.get("/{rollout_id}")
+    @router.get("/{rollout_id}", dependencies=of_rollout)
     async def rollout(rollout_id: str) -> dict[str, Any]:
         return api.rollout(rollout_id)
 
-    @router.get("/{rollout_id}/decisions")
+    @router.get("/{rollout_id}/decisions", dependencies=of_rollout)
     async def decisions(
         rollout_id: str, after: str = "", limit: Page = 200, *, moves: bool = False
     ) -> dict[str, Any]:
         return api.decisions(rollout_id, after, limit, moves=moves)
 
-    @router.get("/{rollout_id}/replay")
+    @router.get("/{rollout_id}/replay", dependencies=of_rollout)
     async def replayed(rollout_id: str) -> dict[str, Any]:
         return await api.replay(rollout_id)
 
-    @router.get("/{rollout_id}/intervals")
+    @router.get("/{rollout_id}/intervals", dependencies=of_rollout)
     async def intervals(rollout_id: str) -> dict[str, Any]:
         return {"intervals": api.intervals(rollout_id)}
 
-    @router.get("/{rollout_id}/slices")
+    @router.get("/{rollout_id}/slices", dependencies=of_rollout)
     async def slices(rollout_id: str) -> StreamingResponse:
         pieces = api.slices(rollout_id)
         # What is wrong from the start is an answer of its own; later it ends the stream.
@@ -98,52 +99,54 @@ def _rollouts(api: RolloutApi) -> APIRouter:
 
         return StreamingResponse(whole(), media_type="text/csv")
 
-    @router.post("/{rollout_id}/{verb}")
+    @router.post("/{rollout_id}/{verb}", dependencies=of_rollout)
     async def command(
         request: Request, rollout_id: str, verb: str, body: CommandRequest | None = None
     ) -> JSONResponse:
-        done = await api.command(rollout_id, verb, body or CommandRequest(), _key(request))
+        done = await api.command(rollout_id, verb, body or CommandRequest(), key_of(request))
         return JSONResponse(done, status_code=201 if verb == "retry" else 200)
 
     return router
 
 
-def _strategies_and_versions(api: RolloutApi) -> APIRouter:
+def _strategies_and_versions(api: RolloutApi, access: Access) -> APIRouter:
     router = APIRouter(prefix="/v1")
+    listed, of_version = [Depends(access.listed)], [Depends(access.version)]
+    of_query, of_body = [Depends(access.model_of_query)], [Depends(access.model_of_body)]
 
-    @router.get("/strategies/schema")
+    @router.get("/strategies/schema", dependencies=listed)
     async def schema() -> dict[str, Any]:
         return json_schema()
 
-    @router.post("/strategies/explain")
+    @router.post("/strategies/explain", dependencies=of_body)
     async def explained(body: ExplainRequest) -> dict[str, Any]:
         return api.explain(body)
 
-    @router.get("/versions")
-    async def versions(model: str = "") -> dict[str, Any]:
-        return {"versions": api.versions(model)}
+    @router.get("/versions", dependencies=listed)
+    async def versions(request: Request, model: str = "") -> dict[str, Any]:
+        return {"versions": api.versions(model, access.scope_of(request))}
 
-    @router.get("/holdout")
+    @router.get("/holdout", dependencies=of_query)
     async def holdout(model: str) -> dict[str, Any]:
         return api.holdout(model)
 
-    @router.post("/holdout")
+    @router.post("/holdout", dependencies=of_body)
     async def set_holdout(request: Request, body: HoldoutRequest) -> dict[str, Any]:
-        return await api.set_holdout(body, _key(request))
+        return await api.set_holdout(body, key_of(request))
 
-    @router.post("/versions", status_code=201)
+    @router.post("/versions", status_code=201, dependencies=of_body)
     async def register(request: Request, body: RegisterRequest) -> dict[str, Any]:
-        return await api.register(body, _key(request))
+        return await api.register(body, key_of(request))
 
-    @router.post("/versions/{version:path}/evaluation", status_code=202)
+    @router.post("/versions/{version:path}/evaluation", status_code=202, dependencies=of_version)
     async def evaluate(request: Request, version: str, body: EvaluateRequest) -> dict[str, Any]:
-        return await api.evaluate(version, body, _key(request))
+        return await api.evaluate(version, body, key_of(request))
 
-    @router.get("/versions/gain")
+    @router.get("/versions/gain", dependencies=of_query)
     async def gains(model: str) -> dict[str, Any]:
         return {"gains": await api.gains(model)}
 
-    @router.get("/versions/{version:path}")
+    @router.get("/versions/{version:path}", dependencies=of_version)
     async def version(version: str) -> dict[str, Any]:
         return api.version(version)
 
@@ -159,7 +162,3 @@ def guarded(app: FastAPI, api: RolloutApi) -> GuardedApp:
         scope[KEY] = api.authenticate(Request(scope))
 
     return GuardedApp(app, authorize=authorize, limit=MAX_BODY_BYTES, timeout_s=BODY_TIMEOUT_S)
-
-
-def _key(request: Request) -> ApiKey:
-    return request.scope[KEY]

@@ -96,6 +96,21 @@ async def read_jobs(log: EventLog, *, newest: int | None = None) -> list[dict[st
     return sorted(jobs_of(events), key=lambda job: job["requested_at"])
 
 
+async def known_job(log: EventLog, job_id: str, *, newest: int | None = None) -> dict[str, Any]:
+    """One job; `newest` as for `read_jobs`.
+
+    Raises:
+        UnknownJob: there is none.
+        LogUnavailable: the topics' end was not reached in time.
+
+    """
+    jobs = await read_jobs(log, newest=newest)
+    found = next((job for job in jobs if job["job_id"] == job_id), None)
+    if found is None:
+        raise UnknownJob(job_id)
+    return found
+
+
 async def request_job(log: EventLog, request: TrainingRequested) -> None:
     """Ask for a job.
 
@@ -124,11 +139,7 @@ async def cancel_job(
         LogUnavailable: the topics were not read, or the brokers did not acknowledge it.
 
     """
-    job = next(
-        (job for job in await read_jobs(log, newest=newest) if job["job_id"] == job_id), None
-    )
-    if job is None:
-        raise UnknownJob(job_id)
+    job = await known_job(log, job_id, newest=newest)
     if job["phase"] in FINAL:
         raise JobEnded(job_id, job["phase"])
     event = TrainingCancelled(job_id=job_id, requested_at=now, **who._asdict())

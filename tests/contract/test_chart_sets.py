@@ -13,7 +13,9 @@ import jsonschema
 import pytest
 import yaml
 
+from services.rollout.settings import RolloutSettings
 from shared.settings import KafkaSettings, RedisSettings
+from shared.tenants import ModelTenants
 from tests.contract.test_deploy import SERVICES, service_variables
 from tests.support.chart import (
     CHART,
@@ -260,6 +262,19 @@ def test_a_list_of_brokers_is_joined_and_no_list_or_map_reaches_a_text(folder: P
     for values in wrong:
         with pytest.raises(ChartRefused):
             render(values, folder)
+
+
+def test_whose_keys_operate_which_models_goes_to_the_services_that_check_it(folder: Path) -> None:
+    models = {"modelTenants": {"code": "globex", "chat": "acme"}, "operatorsTenant": "ops"}
+    configured = environments(render(models, folder))
+    readers = {name for name, one in configured.items() if "RATCHET_MODEL_TENANTS" in one}
+    assert readers == {"feedback", "inference", "rollout"}
+    settings = RolloutSettings(**configured["rollout"])
+    assert settings.tenants_of_models() == ModelTenants(
+        {"chat": "acme", "code": "globex"}, operators="ops"
+    )
+    unset = environments(objects_of("defaults", folder)).values()
+    assert not any("RATCHET_MODEL_TENANTS" in one for one in unset)
 
 
 def test_env_replaces_what_the_chart_sets_instead_of_standing_beside_it(folder: Path) -> None:

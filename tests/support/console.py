@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import uvicorn
 
+from services.rollout.access import Access
 from services.rollout.api import RolloutApi
 from services.rollout.audit import AuditLog
 from services.rollout.console.operator_actions import OperatorActions
@@ -33,6 +34,7 @@ from shared.clock import SystemClock
 from shared.contracts.topics import ROLLOUTS, VERSIONS
 from shared.keys import KeyRing
 from shared.pseudonyms import AS_THEY_COME
+from shared.tenants import ModelTenants
 from shared.testing.clock import ManualClock
 from shared.testing.log import MemoryLog
 from tests.support.waiting import eventually
@@ -108,7 +110,8 @@ class ConsoleHarness:
             figures,
         )
         views = OperatorViews(log, registry, decisions, clock)
-        app = create_app(api, views, OperatorActions(log, clock, pseudonym=AS_THEY_COME.of))
+        actions = OperatorActions(log, clock, pseudonym=AS_THEY_COME.of)
+        app = create_app(api, views, actions, Access(ModelTenants(), log, registry, decisions))
         config = uvicorn.Config(guarded(app, api), host="127.0.0.1", port=0, log_level="warning")
         self._server = uvicorn.Server(config)
         self._serving = asyncio.create_task(self._server.serve())

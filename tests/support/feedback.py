@@ -41,6 +41,7 @@ from shared.quotas import Quotas, RateLimits, feedback_limits
 from shared.redaction.redactor import Redactor
 from shared.registry.routing import RoutingTable
 from shared.registry.versions import Registry
+from shared.tenants import ModelTenants
 from shared.testing.clock import ManualClock
 
 FEEDBACK_MODELS = models_by_type(FeedbackSubmitted, FeedbackWithdrawn, SignalObserved, VoteCast)
@@ -261,6 +262,7 @@ async def feedback_service(
     *,
     cors_origins: Sequence[str] = (),
     queries_per_minute: int = 0,
+    tenants: ModelTenants | None = None,
     **parts_options: Any,
 ) -> AsyncIterator[FeedbackHarness]:
     """The service, called without a network between; options are those of `feedback_parts`."""
@@ -273,6 +275,7 @@ async def feedback_service(
             registry=parts.registry,
             clock=parts.clock,
             quotas=Quotas(key=lambda _: RateLimits(queries_per_minute), tenant=RateLimits()),
+            tenants=tenants or ModelTenants(),
         )
         users = UserApi(log, parts.keys, parts.clock, pseudonym=DEFAULT_RULES.pseudonyms.of)
         served = open_to_browsers(

@@ -22,6 +22,7 @@ from shared.keys import KeyRing
 from shared.observability.health import Health
 from shared.quotas import Quotas, RateLimits, inference_limits
 from shared.registry.versions import Registry
+from shared.tenants import ModelTenants
 from shared.testing.log import MemoryLog
 from tests.support.aggregator import UP, feedback, interaction, vote
 from tests.support.feedback import feedback_service, straw_router
@@ -110,7 +111,8 @@ async def inference_app(_: Path) -> AsyncIterator[httpx.AsyncClient]:
     registry.apply(state_key(V10), state(V10, Lifecycle.stable).to_json())
     quotas = Quotas(key=inference_limits(RateLimits()), tenant=RateLimits())
     generation = generation_router(stub, registry, stub, stub, ring, quotas)
-    app = inference_api.create_app(stub, RunningEngine(), ring, generation, MemoryLog())
+    access = inference_api.AdapterAccess(registry, ModelTenants())
+    app = inference_api.create_app(stub, RunningEngine(), ring, generation, MemoryLog(), access)
     served: Any = OperationsApp(Health(), CollectorRegistry(), inference_api.guarded(app, ring))
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(served, raise_app_exceptions=False), base_url="http://agent"

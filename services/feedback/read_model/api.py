@@ -28,9 +28,10 @@ from shared.contracts.events.preferences import PreferencePair, UnpairedExample
 from shared.contracts.events.quality import ExampleJoined
 from shared.http.openapi import problem_responses
 from shared.http.problems import json_response
-from shared.keys import KeyRing
+from shared.keys import KeyRing, OutOfScope
 from shared.quotas import Quotas
 from shared.registry.versions import Registry
+from shared.tenants import ModelTenants
 
 MAX_LIMIT = 500
 PAGE_BYTES = 8_000_000
@@ -79,6 +80,7 @@ class QueryApi:
         registry: Registry,
         clock: Clock,
         quotas: Quotas,
+        tenants: ModelTenants,
     ) -> None:
         self._queries = queries
         self._age_s = age_s
@@ -87,6 +89,7 @@ class QueryApi:
         self._registry = registry
         self._clock = clock
         self._quotas = quotas
+        self._tenants = tenants
 
     async def feedback(self, request: Request, feedback_id: str, trace_id: str) -> FeedbackStatus:
         """See the route.
@@ -143,8 +146,15 @@ class QueryApi:
         )
 
     async def reindex(self, request: Request) -> ReindexStarted:
-        """See the route."""
-        self._tenant(request, Permission.operate)
+        """See the route.
+
+        Raises:
+            OutOfScope: the key is a tenant's; all tenants' queries wait for the fold.
+
+        """
+        tenant = self._tenant(request, Permission.operate)
+        if not self._tenants.scope_of(tenant).everything:
+            raise OutOfScope("read model", "the read model", tenant)
         self._reindex()
         return ReindexStarted(started_at=self._clock.now())
 

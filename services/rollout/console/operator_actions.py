@@ -28,7 +28,7 @@ from shared.http.problems import InvalidField
 from shared.kafka.audit import Requester
 from shared.kafka.deadletters import dead_letters_to_end, place_of, replay_on_record
 from shared.kafka.log import EventLog, LogUnavailable, Position
-from shared.keys import ApiKey
+from shared.keys import ApiKey, OutOfScope
 from shared.registry.api_keys import (
     NewKey,
     issue_key,
@@ -39,6 +39,7 @@ from shared.registry.api_keys import (
 )
 from shared.registry.erasures import Pseudonym, request_erasure, subjects_of
 from shared.registry.training_jobs import cancel_job, new_job_id, request_job
+from shared.tenants import DEFAULT_TENANT, OperatorScope
 
 AT_THE_COMMAND_LINE = "is issued at the command line only, by whoever may write the topic of keys"
 REPLAYED_AT_A_TIME = 100
@@ -65,7 +66,7 @@ class IssueKeyRequest(ActionRequest):
     """Issue an API key for a product or its people."""
 
     scopes: Annotated[tuple[Permission, ...], Field(min_length=1, max_length=len(Permission))]
-    tenant: Identifier = "default"
+    tenant: Identifier = DEFAULT_TENANT
     name: Annotated[str, Field(max_length=200)] = ""
     days: Annotated[float, Field(ge=0, le=MAX_DAYS, description="until it expires; 0: never")] = 0
 
@@ -163,15 +164,18 @@ class OperatorActions:
             await revoke_key(self._log, key_id, body.requester(key), now=self._clock.now())
         return {"revoked": key_id}
 
-    async def train(self, body: TrainRequest, key: ApiKey) -> dict[str, Any]:
-        """See TrainRequest.
+    async def train(self, body: TrainRequest, key: ApiKey, scope: OperatorScope) -> dict[str, Any]:
+        """See TrainRequest. Files of datasets may hold any tenant's rows: the operators' to name.
 
         Raises:
+            OutOfScope: the recipe names a dataset, and the key is a tenant's.
             InvalidField: the recipe names what no job can be trained with.
             ActionUnavailable: the brokers did not acknowledge it.
 
         """
         request = _training_request(body, body.requester(key), self._clock.now())
+        if request.dataset_uri and not scope.everything:
+            raise OutOfScope("recipe.dataset", request.dataset_uri, scope.tenant)
         with _acknowledged():
             await request_job(self._log, request)
         return {"job_id": request.job_id}

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from services.rollout.access import has_letters
 from services.rollout.console.quality import daily_figures, targets
 from services.rollout.console.week_report import read_week, week_report
 from services.rollout.decision_log import DecisionLog
@@ -31,6 +32,7 @@ from shared.registry.training_jobs import FINAL, read_jobs
 from shared.registry.versions import Registry
 from shared.reports.weekly import week_of
 from shared.reports.weekly_events import WeekEvents
+from shared.tenants import OperatorScope
 
 T = TypeVar("T")
 NEWEST = 5_000
@@ -57,58 +59,65 @@ class OperatorViews:
         self._clock = clock
         self._turn = asyncio.Semaphore(READS_AT_A_TIME)
 
-    async def jobs(self) -> list[dict[str, Any]]:
-        """Training jobs with their newest progress, the newest job first.
+    async def jobs(self, scope: OperatorScope) -> list[dict[str, Any]]:
+        """Training jobs in a key's scope with their newest progress, the newest job first.
 
         Raises:
             AuditUnavailable: the log was not read in READ_S seconds.
 
         """
         jobs = await self._read(lambda: read_jobs(self._log, newest=NEWEST))
-        return [_training_job(job) for job in jobs[::-1][:SHOWN]]
+        seen = [job for job in jobs if scope.has_model(job["model"])]
+        return [_training_job(job) for job in seen[::-1][:SHOWN]]
 
-    def datasets(self) -> list[dict[str, Any]]:
-        """Datasets that versions and reward models were trained on, the newest first."""
+    def datasets(self, scope: OperatorScope) -> list[dict[str, Any]]:
+        """Datasets in a key's scope that versions and reward models were trained on, newest first."""
         found: dict[str, dict[str, Any]] = {}
-        for version in self._registry.versions():
+        seen = [one for one in self._registry.versions() if scope.has_model(one.record.model)]
+        for version in seen:
             if isinstance(version.record, VersionRecord):
                 erased = version.marks.erased_rows if version.marks else 0
                 _add_dataset(found, version.record, version.record.version, erased)
-        for model in {version.record.model for version in self._registry.versions()}:
+        for model in {version.record.model for version in seen}:
             for reward in self._registry.rewards(model):
                 _add_dataset(found, reward, reward.name, 0)
         newest = sorted(found.values(), key=lambda one: one["created_at"], reverse=True)
         return newest[:SHOWN]
 
-    async def keys(self) -> list[dict[str, Any]]:
-        """API keys that were not revoked, without their hashes, the newest first.
+    async def keys(self, scope: OperatorScope) -> list[dict[str, Any]]:
+        """API keys in a key's scope that were not revoked, without their hashes, the newest first.
 
         Raises:
             AuditUnavailable: the log was not read in READ_S seconds.
 
         """
         keys = await self._read(lambda: read_keys(self._log))
-        newest = sorted(keys.values(), key=lambda key: key.issued_at, reverse=True)
+        seen = [key for key in keys.values() if scope.has_tenant(key.tenant)]
+        newest = sorted(seen, key=lambda key: key.issued_at, reverse=True)
         return [self._api_key(key) for key in newest[:SHOWN]]
 
-    async def dead_letters(self) -> list[dict[str, Any]]:
-        """The newest records that could not be read, the newest first.
+    async def dead_letters(self, scope: OperatorScope) -> list[dict[str, Any]]:
+        """The newest records in a key's scope that could not be read, the newest first.
 
         Raises:
             AuditUnavailable: the log was not read in READ_S seconds.
 
         """
-        return await self._read(self._newest_letters)
+        return await self._read(lambda: self._newest_letters(scope))
 
-    async def _newest_letters(self) -> list[dict[str, Any]]:
+    async def _newest_letters(self, scope: OperatorScope) -> list[dict[str, Any]]:
         letters = dead_letters_to_end(self._log, newest=NEWEST)
         async with aclosing(letters):
             # A body may have 200,000 characters: it is cut before the next letter is read.
-            shown = [(letter.at, _dead_letter(letter)) async for letter in letters]
+            shown = [
+                (letter.at, _dead_letter(letter))
+                async for letter in letters
+                if has_letters(scope, letter.source_topic)
+            ]
         return [row for _, row in nlargest(SHOWN, shown, key=lambda one: one[0])]
 
-    async def erasures(self) -> list[dict[str, Any]]:
-        """Erasures of people, each with its proof once it is done, the newest first.
+    async def erasures(self, scope: OperatorScope) -> list[dict[str, Any]]:
+        """Erasures of people in a key's scope, each with its proof once it is done, the newest first.
 
         Raises:
             AuditUnavailable: the log was not read in READ_S seconds.
@@ -126,17 +135,22 @@ class OperatorViews:
         )
         done = {one.erasure_id: one for one in events if isinstance(one, ErasureCompleted)}
         asked = {one.erasure_id: one for one in events if isinstance(one, ErasureRequested)}
-        newest = sorted(asked.values(), key=lambda one: one.requested_at, reverse=True)[:SHOWN]
+        seen = [one for one in asked.values() if scope.has_tenant(one.tenant)]
+        newest = sorted(seen, key=lambda one: one.requested_at, reverse=True)[:SHOWN]
         return [_erasure(one, done.get(one.erasure_id)) for one in newest]
 
-    async def quality(self) -> dict[str, Any]:
-        """Figures of versions by day against their targets.
+    async def quality(self, scope: OperatorScope) -> dict[str, Any]:
+        """Figures of versions in a key's scope by day against their targets.
 
         Raises:
             AuditUnavailable: the log was not read in READ_S seconds.
 
         """
-        days = daily_figures(await self._whole_days())
+        days = [
+            one
+            for one in daily_figures(await self._whole_days())
+            if scope.has_model(self._model_of(one["version"]))
+        ]
         return {"targets": targets(), "days": days[:SHOWN]}
 
     async def report(self, day: str, model: str, target: int) -> dict[str, Any]:
@@ -187,6 +201,10 @@ class OperatorViews:
         """
         old, new = (self._record(name) for name in (first, second))
         return {"first": first, "second": second, "differences": differences(old, new)}
+
+    def _model_of(self, name: str) -> str:
+        version = self._registry.get(name)
+        return version.record.model if version else ""
 
     def _record(self, name: str) -> dict[str, Any]:
         version = self._registry.get(name)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 
+from services.rollout.access import Access, key_of
 from services.rollout.console.operator_actions import (
     ActionRequest,
     EraseRequest,
@@ -17,85 +17,84 @@ from services.rollout.console.operator_actions import (
     TrainRequest,
 )
 from services.rollout.console.operator_views import OperatorViews
-from shared.keys import ApiKey
 
 Target = Annotated[int, Query(ge=1, le=1_000_000, description="pairs that a week should bring")]
-KeyOf = Callable[[Request], ApiKey]
-"""The key that a request was authenticated with."""
 
 
-def operator_routes(views: OperatorViews, actions: OperatorActions, key_of: KeyOf) -> APIRouter:
+def operator_routes(views: OperatorViews, actions: OperatorActions, access: Access) -> APIRouter:
     """Reads, then what operators do."""
     router = APIRouter(prefix="/v1")
+    listed = [Depends(access.listed)]
 
-    @router.get("/versions/differences")
+    @router.get("/versions/differences", dependencies=[Depends(access.both_versions)])
     async def differences(first: str, second: str) -> dict[str, Any]:
         return views.differences(first, second)
 
-    @router.get("/training/jobs")
-    async def jobs() -> dict[str, Any]:
-        return {"jobs": await views.jobs()}
+    @router.get("/training/jobs", dependencies=listed)
+    async def jobs(request: Request) -> dict[str, Any]:
+        return {"jobs": await views.jobs(access.scope_of(request))}
 
-    @router.get("/datasets")
-    async def datasets() -> dict[str, Any]:
-        return {"datasets": views.datasets()}
+    @router.get("/datasets", dependencies=listed)
+    async def datasets(request: Request) -> dict[str, Any]:
+        return {"datasets": views.datasets(access.scope_of(request))}
 
-    @router.get("/keys")
-    async def keys() -> dict[str, Any]:
-        return {"keys": await views.keys()}
+    @router.get("/keys", dependencies=listed)
+    async def keys(request: Request) -> dict[str, Any]:
+        return {"keys": await views.keys(access.scope_of(request))}
 
-    @router.get("/dead-letters")
-    async def dead_letters() -> dict[str, Any]:
-        return {"dead_letters": await views.dead_letters()}
+    @router.get("/dead-letters", dependencies=listed)
+    async def dead_letters(request: Request) -> dict[str, Any]:
+        return {"dead_letters": await views.dead_letters(access.scope_of(request))}
 
-    @router.get("/erasures")
-    async def erasures() -> dict[str, Any]:
-        return {"erasures": await views.erasures()}
+    @router.get("/erasures", dependencies=listed)
+    async def erasures(request: Request) -> dict[str, Any]:
+        return {"erasures": await views.erasures(access.scope_of(request))}
 
-    @router.get("/quality")
-    async def quality() -> dict[str, Any]:
-        return await views.quality()
+    @router.get("/quality", dependencies=listed)
+    async def quality(request: Request) -> dict[str, Any]:
+        return await views.quality(access.scope_of(request))
 
-    @router.get("/reports/weekly")
+    @router.get("/reports/weekly", dependencies=[Depends(access.model_of_query)])
     async def weekly(week: str = "", model: str = "", target: Target = 100) -> dict[str, Any]:
         return await views.report(week, model, target)
 
-    router.include_router(_actions(actions, key_of))
+    router.include_router(_actions(actions, access))
     return router
 
 
-def _actions(actions: OperatorActions, key_of: KeyOf) -> APIRouter:
+def _actions(actions: OperatorActions, access: Access) -> APIRouter:
     router = APIRouter()
+    of_api_key = [Depends(access.api_key)]
 
-    @router.post("/training/jobs", status_code=202)
+    @router.post("/training/jobs", status_code=202, dependencies=[Depends(access.model_of_body)])
     async def train(request: Request, body: TrainRequest) -> dict[str, Any]:
-        return await actions.train(body, key_of(request))
+        return await actions.train(body, key_of(request), access.scope_of(request))
 
-    @router.post("/training/jobs/{job_id}/cancel")
+    @router.post("/training/jobs/{job_id}/cancel", dependencies=[Depends(access.job)])
     async def cancel(request: Request, job_id: str, body: ActionRequest) -> dict[str, Any]:
         return await actions.cancel(job_id, body, key_of(request))
 
-    @router.post("/keys", status_code=201)
+    @router.post("/keys", status_code=201, dependencies=[Depends(access.tenant_of_body)])
     async def issue(request: Request, response: Response, body: IssueKeyRequest) -> dict[str, Any]:
         response.headers["Cache-Control"] = "no-store"
         return await actions.issue(body, key_of(request))
 
-    @router.post("/keys/{key_id}/rotate", status_code=201)
+    @router.post("/keys/{key_id}/rotate", status_code=201, dependencies=of_api_key)
     async def rotate(
         request: Request, response: Response, key_id: str, body: RotateKeyRequest
     ) -> dict[str, Any]:
         response.headers["Cache-Control"] = "no-store"
         return await actions.rotate(key_id, body, key_of(request))
 
-    @router.post("/keys/{key_id}/revoke")
+    @router.post("/keys/{key_id}/revoke", dependencies=of_api_key)
     async def revoke(request: Request, key_id: str, body: ActionRequest) -> dict[str, Any]:
         return await actions.revoke(key_id, body, key_of(request))
 
-    @router.post("/erasures", status_code=202)
+    @router.post("/erasures", status_code=202, dependencies=[Depends(access.listed)])
     async def erase(request: Request, body: EraseRequest) -> dict[str, Any]:
         return await actions.erase(body, key_of(request))
 
-    @router.post("/dead-letters/replay")
+    @router.post("/dead-letters/replay", dependencies=[Depends(access.letters_of_body)])
     async def replay(request: Request, body: ReplayRequest) -> dict[str, Any]:
         return await actions.replay(body, key_of(request))
 

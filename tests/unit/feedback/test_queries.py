@@ -26,10 +26,12 @@ from shared.contracts.feedback_id import default_feedback_id
 from shared.contracts.topics import PREFERENCES
 from shared.keys import hash_key
 from shared.rater_marks import RaterRules
+from shared.tenants import ModelTenants
 from shared.testing.clock import ManualClock
 from shared.testing.log import MemoryLog
 from tests.support.aggregator import DOWN, START, UP, at, feedback, interaction, vote, withdrawn
 from tests.support.feedback import FeedbackHarness, feedback_service
+from tests.support.operators import operator_of
 from tests.support.read_model import LogBuilder
 from tests.support.rollouts import version_record
 
@@ -464,3 +466,12 @@ async def test_a_key_over_its_limit_of_queries_is_told_when_to_come_back() -> No
         refused = await service.client.get("/v1/examples?kind=any")
         assert (refused.status_code, refused.json()["code"]) == (429, "rate_limited")
         assert 1 <= int(refused.headers["retry-after"]) <= 60
+
+
+async def test_the_read_model_is_rebuilt_by_the_operators_alone() -> None:
+    tenants = ModelTenants({"m": "acme"}, operators="ops")
+    async with feedback_service(MemoryLog(), tenants=tenants, keys_required=True) as service:
+        for tenant, status in (("acme", 403), ("ops", 202)):
+            _, headers = operator_of(tenant, service.keys)
+            answer = await service.client.post("/v1/read-model/reindex", headers=headers)
+            assert answer.status_code == status

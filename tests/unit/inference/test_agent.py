@@ -16,7 +16,7 @@ from services.inference import adapter_cache, agent, base_files
 from services.inference.acceptances import Acceptances
 from services.inference.adapter_cache import SPARE_FOLDERS, AdapterCache
 from services.inference.agent import Agent
-from services.inference.api import create_app
+from services.inference.api import AdapterAccess, create_app
 from services.inference.base_files import BaseFiles
 from services.inference.engine import EngineClient, ServedModels
 from services.inference.launcher import EngineState
@@ -42,6 +42,7 @@ from shared.keys import KeyRing
 from shared.registry import adapters
 from shared.registry.base_models import BaseIdentity, identify_base
 from shared.registry.versions import Registry
+from shared.tenants import ModelTenants
 from shared.testing.clock import ManualClock
 from shared.testing.log import MemoryLog
 from tests.support.rollouts import add_settings
@@ -579,7 +580,10 @@ async def test_http_tells_all_and_takes_acceptances(harness: AgentHarness) -> No
     harness.put("v2", Lifecycle.canary)
     await harness.settle()
     log = MemoryLog()
-    app = create_app(harness.agent, harness.engine, KeyRing(required=False), APIRouter(), log)
+    access = AdapterAccess(harness.registry, ModelTenants())
+    app = create_app(
+        harness.agent, harness.engine, KeyRing(required=False), APIRouter(), log, access
+    )
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://agent") as http:
         body = (await http.get("/v1/adapters")).json()
@@ -623,7 +627,12 @@ async def test_accepting_needs_the_operate_scope_where_keys_are_required(
     harness: AgentHarness,
 ) -> None:
     app = create_app(
-        harness.agent, harness.engine, KeyRing(required=True), APIRouter(), MemoryLog()
+        harness.agent,
+        harness.engine,
+        KeyRing(required=True),
+        APIRouter(),
+        MemoryLog(),
+        AdapterAccess(harness.registry, ModelTenants()),
     )
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://agent") as http:

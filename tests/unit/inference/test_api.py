@@ -13,10 +13,14 @@ from services.inference.acceptances import Acceptance
 from services.inference.generation_api import generation_router
 from services.inference.launcher import EngineState
 from shared.clock import SystemClock
+from shared.contracts.events.versions import record_key
 from shared.http.asgi import AsgiApp
 from shared.keys import KeyRing
 from shared.registry.versions import Registry
+from shared.tenants import ModelTenants
 from shared.testing.log import MemoryLog
+from tests.support.operators import operator_of
+from tests.unit.training.builders import record
 
 PATH = "/v1/adapters/v1/accept"
 
@@ -54,10 +58,17 @@ class RunningEngine:
         """Nothing to start again."""
 
 
-def guarded_app(agent: Any, keys: KeyRing | None = None) -> AsgiApp:
-    keys = keys or KeyRing(required=False)
-    generation = generation_router(agent, Registry(), agent, agent, keys, agent)
-    return api.guarded(api.create_app(agent, RunningEngine(), keys, generation, MemoryLog()), keys)
+def guarded_app(
+    agent: Any,
+    keys: KeyRing | None = None,
+    registry: Registry | None = None,
+    tenants: ModelTenants | None = None,
+) -> AsgiApp:
+    keys, registry = keys or KeyRing(required=False), registry or Registry()
+    access = api.AdapterAccess(registry, tenants or ModelTenants())
+    generation = generation_router(agent, registry, agent, agent, keys, agent)
+    app = api.create_app(agent, RunningEngine(), keys, generation, MemoryLog(), access)
+    return api.guarded(app, keys)
 
 
 def client(app: Any) -> httpx.AsyncClient:
@@ -175,3 +186,18 @@ async def test_client_that_leaves_before_its_body_is_complete_gets_no_answer() -
     }
     await app(scope, receive, send)
     assert sent == []
+
+
+async def test_a_tenants_key_accepts_adapters_of_its_models(agent: StubAgent) -> None:
+    registry, keys = Registry(), KeyRing(required=True)
+    registry.apply(record_key("v1"), record("v1").to_json())
+    model = next(registry.versions()).record.model
+    app = guarded_app(agent, keys, registry, ModelTenants({model: "acme"}, operators="ops"))
+    async with client(app) as http:
+        for tenant, status in (("globex", 403), ("acme", 200), ("ops", 200)):
+            _, headers = operator_of(tenant, keys)
+            answer = await http.post(PATH, json={"reason": "a twin"}, headers=headers)
+            assert answer.status_code == status
+            if status == 403:
+                assert answer.json()["errors"][0]["field"] == "version"
+    assert agent.reasons == ["a twin"] * 2

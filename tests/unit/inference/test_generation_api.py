@@ -20,6 +20,7 @@ from shared.contracts.events.versions import Lifecycle, record_key, state_key
 from shared.keys import KeyRing, new_key
 from shared.quotas import Quotas, RateLimits, inference_limits
 from shared.registry.versions import Registry
+from shared.tenants import ModelTenants
 from tests.unit.training.builders import MODEL, record, state
 
 V10 = f"{MODEL}-v1.0"
@@ -72,7 +73,8 @@ def client(stub: Any, *, keys: bool = False, ring: KeyRing | None = None) -> htt
     registry.apply(state_key(V10), state(V10, Lifecycle.stable).to_json())
     quotas = Quotas(key=inference_limits(RateLimits()), tenant=RateLimits())
     generation = generation_router(stub, registry, stub, stub, ring, quotas)
-    app: Any = api.guarded(api.create_app(stub, stub, ring, generation, stub), ring)
+    access = api.AdapterAccess(registry, ModelTenants())
+    app: Any = api.guarded(api.create_app(stub, stub, ring, generation, stub, access), ring)
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://agent")
 
 

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import httpx
 import pytest
+from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
+from services.rollout.access import Access
 from services.rollout.api import RolloutApi
 from services.rollout.audit import AuditLog
 from services.rollout.console.operator_actions import OperatorActions
@@ -21,14 +23,19 @@ from shared.http.operations import OperationsApp
 from shared.keys import KeyRing
 from shared.observability.health import Health
 from shared.pseudonyms import AS_THEY_COME, UserPseudonyms
+from shared.tenants import ModelTenants
 from tests.unit.rollout.fakes import ControllerBench, ControllerHarness, register, until_known
 
 STRATEGIES = Path("services/rollout/strategies")
+NO_TENANTS = ModelTenants()
 
 
-def client(
-    harness: ControllerHarness, keys: KeyRing, pseudonyms: UserPseudonyms = AS_THEY_COME
-) -> httpx.AsyncClient:
+def application(
+    harness: ControllerHarness,
+    keys: KeyRing,
+    pseudonyms: UserPseudonyms = AS_THEY_COME,
+    tenants: ModelTenants = NO_TENANTS,
+) -> tuple[FastAPI, RolloutApi]:
     api = RolloutApi(
         harness.controller,
         harness.decision_log,
@@ -44,7 +51,18 @@ def client(
         harness.log, harness.versions.registry, harness.decision_log, harness.clock
     )
     actions = OperatorActions(harness.log, harness.clock, pseudonym=pseudonyms.of)
-    app = create_app(api, views, actions)
+    registry = harness.versions.registry
+    access = Access(tenants, harness.log, registry, harness.decision_log)
+    return create_app(api, views, actions, access), api
+
+
+def client(
+    harness: ControllerHarness,
+    keys: KeyRing,
+    pseudonyms: UserPseudonyms = AS_THEY_COME,
+    tenants: ModelTenants = NO_TENANTS,
+) -> httpx.AsyncClient:
+    app, api = application(harness, keys, pseudonyms, tenants)
     served = OperationsApp(Health(), CollectorRegistry(), guarded(app, api))
     transport = httpx.ASGITransport(app=served)  # type: ignore[arg-type]
     return httpx.AsyncClient(transport=transport, base_url="http://rollout")

@@ -8,6 +8,7 @@ from services.rollout.settings import RolloutSettings
 from services.router.settings import RouterSettings
 from services.training.settings import TrainingSettings
 from shared.settings import ServiceSettings, service_config
+from shared.tenants import ModelTenants
 
 
 class Settings(ServiceSettings):
@@ -21,7 +22,9 @@ def test_own_fields_take_the_prefix_and_shared_ones_do_not(
     monkeypatch.setenv("RATCHET_ROUTER_PORT", "81")
     monkeypatch.setenv("RATCHET_KAFKA_BOOTSTRAP", "broker:9092")
     monkeypatch.setenv("RATCHET_TENANTS", "acme, umbrella")
+    monkeypatch.setenv("RATCHET_MODEL_TENANTS", "chat=acme, code=umbrella")
     settings = Settings.load()
+    assert settings.tenants_of_models() == ModelTenants({"chat": "acme", "code": "umbrella"})
     assert settings.port == 81
     assert settings.kafka_bootstrap == "broker:9092"
     assert settings.tenants == ("acme", "umbrella")
@@ -33,6 +36,10 @@ def test_own_fields_take_the_prefix_and_shared_ones_do_not(
         ("RATCHET_ROUTER_PORT", "many"),
         ("RATCHET_PROFILE", "prod"),
         ("RATCHET_TENANTS", "team a"),
+        ("RATCHET_MODEL_TENANTS", "chat"),
+        ("RATCHET_MODEL_TENANTS", "chat=acme,=globex"),
+        ("RATCHET_MODEL_TENANTS", "chat=acme,chat=globex"),
+        ("RATCHET_OPERATORS_TENANT", "team a"),
     ],
 )
 def test_a_wrong_value_ends_the_process_with_its_name(

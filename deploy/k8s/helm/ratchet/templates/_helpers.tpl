@@ -195,6 +195,12 @@ A component's environment as a map of texts: what the chart knows, then `env`, t
 {{- if has .name (list "router" "feedback") -}}
 {{- with $values.storage.media }}{{ $_ := set $found "RATCHET_MEDIA_URI" . }}{{ end -}}
 {{- end -}}
+{{- if and $values.modelTenants (has .name (list "feedback" "inference" "rollout")) -}}
+{{- $pairs := list -}}
+{{- range $model, $tenant := $values.modelTenants }}{{ $pairs = append $pairs (printf "%s=%s" $model $tenant) }}{{ end -}}
+{{- $_ := set $found "RATCHET_MODEL_TENANTS" $pairs -}}
+{{- $_ := set $found "RATCHET_OPERATORS_TENANT" $values.operatorsTenant -}}
+{{- end -}}
 {{- if eq .name "router" -}}
 {{- if gt (int $services.router.processes) 1 -}}
 {{- if not $values.podMonitor.enabled -}}
