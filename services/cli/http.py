@@ -88,7 +88,7 @@ def fetch(
         with _open(
             settings, url, method=method, data=data, headers=sent, timeout_s=timeout_s
         ) as response:
-            return response.status, response.read(MAX_ANSWER).decode("utf-8", "replace")
+            return response.status, whole(response).decode("utf-8", "replace")
     except urllib.error.HTTPError as error:
         with error:
             return error.code, error.read(MAX_ANSWER).decode("utf-8", "replace")
@@ -147,6 +147,19 @@ def download_to(
     finally:
         partial.unlink(missing_ok=True)
     return size
+
+
+def whole(answer: http.client.HTTPResponse) -> bytes:
+    """An answer's body.
+
+    Raises:
+        OSError: it is over MAX_ANSWER bytes, or the connection ended first.
+
+    """
+    body = answer.read(MAX_ANSWER + 1)
+    if len(body) > MAX_ANSWER:
+        raise OSError(f"the answer is larger than {MAX_ANSWER} bytes")
+    return body
 
 
 def segment(text: str) -> str:

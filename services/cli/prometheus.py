@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import time
@@ -16,10 +17,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from services.cli.errors import CliError, Exit, unreachable
+from services.cli.http import whole
 from services.cli.settings import server_port
 
 TIMEOUT_S = 10.0
-MAX_ANSWER = 16 * 1024 * 1024
 URL = "RATCHET_PROMETHEUS_URL"
 TOKEN_FILE = "RATCHET_PROMETHEUS_TOKEN_FILE"  # noqa: S105
 USERNAME = "RATCHET_PROMETHEUS_USERNAME"
@@ -79,7 +80,7 @@ class PrometheusClient:
                 ca = self._given.get(CA_FILE)
                 context = tls_context(Path(ca) if ca else None, CA_FILE)
             with urllib.request.urlopen(request, timeout=TIMEOUT_S, context=context) as answer:  # noqa: S310
-                return dict(json.loads(answer.read(MAX_ANSWER))["data"])
+                return dict(json.loads(whole(answer))["data"])
         except CredentialsUnreadable as error:
             raise CliError(str(error), Exit.usage) from None
         except urllib.error.HTTPError as error:
@@ -87,7 +88,7 @@ class PrometheusClient:
             raise CliError(
                 f"Prometheus at {self.url} refused ({error.code}): {reason}", Exit.refused
             ) from None
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, http.client.HTTPException, ValueError, KeyError) as error:
             raise unreachable("Prometheus", self.url, error, URL) from error
 
     def _headers(self) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import time
 import urllib.error
@@ -69,5 +70,5 @@ def _post(url: str, text: str) -> tuple[str, bool]:
                 f"status {error.code}",
                 400 <= error.code < 500 and error.code not in PASSING_REFUSALS,
             )
-    except (OSError, ValueError) as error:
+    except (OSError, http.client.HTTPException, ValueError) as error:
         return str(getattr(error, "reason", error)), False

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import aiohttp
 
 from services.feedback.errors import FeedbackError
 from shared.contracts.events.base import Message
+from shared.http.answers import read_json
 
 TIMEOUT_S = 180.0
 """The first request loads the reward model."""
 SCORED_AT_ONCE = 64
+MAX_ANSWER_BYTES = 1024 * 1024
 
 ScoredAnswer = tuple[Sequence[Message], str]
 """A conversation and an answer to it."""
@@ -63,5 +64,5 @@ class RewardScores:
             timeout=aiohttp.ClientTimeout(total=TIMEOUT_S),
         ) as response:
             response.raise_for_status()
-            body: Any = await response.json(content_type=None)
+            body = await read_json(response, limit=MAX_ANSWER_BYTES)
         return [float(score) for score in body["scores"]]

@@ -15,6 +15,7 @@ from shared.backoff import PASSING_REFUSALS
 from shared.contracts.conversation import answer_text, openai_tools, openai_turn, stored_turn
 from shared.contracts.events.base import Message, Tool, was_cut
 from shared.errors import FieldError
+from shared.http.answers import AnswerTooLarge, read_answer
 
 CHAT_PATH = "/v1/chat/completions"
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
@@ -87,7 +88,7 @@ class RouterClient:
             VersionUnavailable: the router refuses this version.
             Invalid: the router refuses the question.
             RouterUnavailable: it cannot be reached in time, or has no engine.
-            RouterFailed: it answered something else.
+            RouterFailed: it answered something else, or more than MAX_ANSWER_BYTES.
 
         """
         headers = {"x-ratchet-purpose": self._purpose, "content-type": "application/json"}
@@ -100,10 +101,10 @@ class RouterClient:
                 headers=headers,
                 timeout=self._timeout,
             ) as response:
-                body = await response.content.read(MAX_ANSWER_BYTES)
-                while len(body) < MAX_ANSWER_BYTES and not response.content.at_eof():
-                    body += await response.content.read(MAX_ANSWER_BYTES - len(body))
+                body = await read_answer(response, limit=MAX_ANSWER_BYTES)
                 return _answer(response, body, version)
+        except AnswerTooLarge as error:
+            raise RouterFailed(f"the router failed: {error}; ask for fewer tokens") from error
         except (aiohttp.ClientError, TimeoutError) as error:
             raise RouterUnavailable(
                 f"the router gave no answer: {str(error) or 'timed out'}; try again",

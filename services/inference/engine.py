@@ -14,6 +14,7 @@ import orjson
 from services.inference.errors import EngineLacks, EngineRefused, EngineUnavailable
 from shared.contracts.conversation import stored_turn
 from shared.contracts.events.versions import Fingerprint, FingerprintText
+from shared.http.answers import read_answer
 
 HEALTH_TIMEOUT_S = 10.0
 QUICK_TIMEOUT_S = 15.0
@@ -21,6 +22,7 @@ LOAD_TIMEOUT_S = 120.0
 FINGERPRINT_TIMEOUT_S = 300.0
 KEY_REFUSED = (401, 403)
 LACKING = (404, 405)
+MAX_ANSWER_BYTES = 32 * 1024 * 1024
 MAX_ERROR = 400
 """Characters of an engine's error that are passed on."""
 
@@ -245,7 +247,7 @@ class EngineClient:
                 headers={} if body is None else {"content-type": "application/json"},
                 timeout=aiohttp.ClientTimeout(total=timeout_s),
             ) as response:
-                content = await response.read()
+                content = await read_answer(response, limit=MAX_ANSWER_BYTES)
         except TimeoutError as error:
             raise EngineUnavailable(f"{path}: no answer within {timeout_s:g} s") from error
         except aiohttp.ClientError as error:

@@ -11,6 +11,7 @@ import structlog
 
 from services.rollout.state import EngineReport
 from shared.credentials import CredentialsUnreadable
+from shared.http.answers import read_json
 
 log = structlog.get_logger(__name__)
 
@@ -18,6 +19,7 @@ TIMEOUT_S = 2.0
 SCORE_TIMEOUT_S = 180.0
 """The first request loads the reward model."""
 SCORED_AT_ONCE = 32
+MAX_ANSWER_BYTES = 4 * 1024 * 1024
 SERVING = "ready"
 PEOPLE_DECIDE = "too_close"
 """The one fault of a refused adapter that a person may overrule at its agent (invariant 8)."""
@@ -75,7 +77,7 @@ class Agents:
                 timeout=aiohttp.ClientTimeout(total=SCORE_TIMEOUT_S),
             ) as response:
                 response.raise_for_status()
-                body: Any = await response.json(content_type=None)
+                body = await read_json(response, limit=MAX_ANSWER_BYTES)
             name = str(body["reward_model"])
             scores += [float(score) for score in body["scores"]]
         if len(scores) != len(items):
@@ -89,7 +91,7 @@ class Agents:
                 timeout=aiohttp.ClientTimeout(total=TIMEOUT_S),
             ) as response:
                 response.raise_for_status()
-                body: Any = await response.json(content_type=None)
+                body = await read_json(response, limit=MAX_ANSWER_BYTES)
             return read(body, candidate)
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             return EngineReport(ready=None, detail=str(error) or type(error).__name__)

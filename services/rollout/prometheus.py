@@ -15,8 +15,11 @@ from services.rollout.counters import CounterSeries, quoted
 from services.rollout.errors import EvidenceUnavailable
 from services.rollout.evidence import MAX_SERIES
 from shared.credentials import CredentialsUnreadable, read_secret, tls_context
+from shared.http.answers import read_answer
 
 TIMEOUT_S = 3.0
+MAX_ANSWER_BYTES = 64 * 1024 * 1024
+"""MAX_SERIES series of two minutes take about 40 MiB."""
 MAX_SHOWN = 200
 """Bytes of an answer of another shape that its error shows."""
 ROUTER_UP = "ratchet_router_spool_bytes"
@@ -133,7 +136,7 @@ class Prometheus:
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(total=TIMEOUT_S),
             ) as response:
-                content = await response.read()
+                content = await read_answer(response, limit=MAX_ANSWER_BYTES)
         except CredentialsUnreadable as error:
             raise EvidenceUnavailable(f"Prometheus: {error}") from error
         except TimeoutError as error:

@@ -28,6 +28,8 @@ CHECK_S = 1.0
 to set and another to cancel. A deadline that comes before the next look sets its own timer."""
 READ_BYTES = 1024 * 1024
 """What an answer's reader may leave unread before the connection stops reading (backpressure)."""
+MAX_ANSWER_BYTES = 64 * 1024 * 1024
+"""Of a body that is read whole."""
 PORTS = {"http": 80, "https": 443}
 _FRAMING = frozenset((b"content-length", b"transfer-encoding"))
 
@@ -38,6 +40,10 @@ class ConnectFailed(OSError):
 
 class ConnectionLost(OSError):
     """The connection ended, or said what is no HTTP, before the whole answer was there."""
+
+
+class EngineAnswerTooLarge(OSError):
+    """The engine sent more than MAX_ANSWER_BYTES for one whole answer."""
 
 
 class AttemptDeadlines(NamedTuple):
@@ -61,7 +67,7 @@ class HttpResponse:
         self._connection = connection
         self._chunks: list[bytes] = []
         self._size = 0
-        self._limit: float = READ_BYTES
+        self._limit = READ_BYTES
         self._complete = False
         self._error: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -77,10 +83,17 @@ class HttpResponse:
             await self._more()
 
     async def read(self) -> bytes:
-        """The whole rest of the body. Raises as `head` does."""
-        self._limit = math.inf
+        """The whole rest of the body. Raises as `head` does.
+
+        Raises:
+            EngineAnswerTooLarge: it is over MAX_ANSWER_BYTES.
+
+        """
+        self._limit = MAX_ANSWER_BYTES
         self._connection.resume_reading()
         while not self._complete:
+            if self._size > MAX_ANSWER_BYTES:
+                raise EngineAnswerTooLarge(f"the answer is larger than {MAX_ANSWER_BYTES} bytes")
             await self._more()
         return self._take()
 

@@ -19,6 +19,7 @@ from services.router.request import json_object
 from services.router.watchdog import Watchdog
 from shared.contracts.events.api_keys import Permission
 from shared.errors import RatchetError
+from shared.http.answers import AnswerTooLarge, read_answer
 from shared.http.asgi import AsgiApp, Receive, Scope, Send
 from shared.http.body import GuardedApp
 from shared.http.problems import problem
@@ -155,7 +156,7 @@ class ModeratedProxy:
                 last = b""
                 looked_at = rules is not None or self._filter.moderates
                 if looked_at and answer.status == HTTP_OK:
-                    last = await self._filtered(answer.content, kind, model, rules)
+                    last = await self._filtered(answer, kind, model, rules)
                 begun = True
                 await send(
                     {
@@ -181,18 +182,17 @@ class ModeratedProxy:
             self._running -= 1
 
     async def _filtered(
-        self, content: aiohttp.StreamReader, kind: bytes, model: str, rules: RuleSet | None
+        self, answer: aiohttp.ClientResponse, kind: bytes, model: str, rules: RuleSet | None
     ) -> bytes:
         """A whole answer as the client may see it; a stream passes as it is or not at all."""
-        held = bytearray()
-        async for part in content.iter_any():
-            held += part
-            if len(held) > MAX_HELD_BYTES:
-                raise ModeratedFiltered("the answer is too long for the content filter")
+        try:
+            held = await read_answer(answer, limit=MAX_HELD_BYTES)
+        except AnswerTooLarge as error:
+            raise ModeratedFiltered(f"too long for the content filter: {error}") from error
         if kind.startswith(EVENTS):
-            body, findings = await self._filtered_stream(bytes(held), rules)
+            body, findings = await self._filtered_stream(held, rules)
         else:
-            body, _, findings = await self._filter.whole(rules, bytes(held), SHAPE)
+            body, _, findings = await self._filter.whole(rules, held, SHAPE)
         self._filter.note(model, findings)
         if findings.blocked:
             raise ModeratedFiltered("the answer was refused by a content filter")

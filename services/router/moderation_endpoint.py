@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from services.router.filter_rules import FilterFindings
 from shared.contracts.events.interactions import FilterAction
 from shared.credentials import CredentialsUnreadable
+from shared.http.answers import read_answer
 from shared.observability.events import Unavailable
 
 log = structlog.get_logger(__name__)
@@ -140,9 +141,7 @@ class ModerationEndpoint:
         ) as answer:
             if answer.status != HTTP_OK:
                 raise ValueError(f"it answered {answer.status}")
-            verdict = await answer.content.read(MAX_VERDICT_BYTES)
-            while not answer.content.at_eof() and len(verdict) < MAX_VERDICT_BYTES:
-                verdict += await answer.content.read(MAX_VERDICT_BYTES)
+            verdict = await read_answer(answer, limit=MAX_VERDICT_BYTES)
             return flagged_categories(verdict, len(inputs))
 
     def _say(self, why: str) -> None:

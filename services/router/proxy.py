@@ -20,7 +20,11 @@ from services.router.behaviour import behaviour_of
 from services.router.call import FAILED, Call, EngineAttempt
 from services.router.candidate_breaker import CandidateBreaker
 from services.router.client_send import ClientSend, SlowClient
-from services.router.engine_connection import AttemptDeadlines, HttpResponse
+from services.router.engine_connection import (
+    AttemptDeadlines,
+    EngineAnswerTooLarge,
+    HttpResponse,
+)
 from services.router.engines import EngineRequest, Engines
 from services.router.errors import FAILURES, error_body
 from services.router.filter_rules import FILTERED, FilterFindings, RuleSet
@@ -392,7 +396,7 @@ class Proxy:
 def _fail(attempt: EngineAttempt, error: Exception) -> None:
     """Name how an attempt failed."""
     attempt.error = f"{type(error).__name__}: {error}"
-    if isinstance(error, UnreadableResponse):
+    if isinstance(error, UnreadableResponse | EngineAnswerTooLarge):
         attempt.outcome = Outcome.server_error
     elif isinstance(error, TimeoutError):
         attempt.outcome = Outcome.timeout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -16,7 +17,8 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from services.cli import http
-from services.cli.errors import Exit
+from services.cli.errors import CliError, Exit
+from services.cli.prometheus import PrometheusClient
 from services.cli.rollout import odds
 from tests.support.command import ROOT, Ran, ratchet_here
 
@@ -294,6 +296,19 @@ def test_the_gain_of_a_version_has_its_interval(straw: Straw, run: Run) -> None:
     assert ran.status == 0, ran.err
     assert straw.last[2] == {"model": "assistant"}
     assert all(word in ran.out for word in ("assistant-v1.0", "0.012", "0.09", "99%", "promoted"))
+
+
+def test_an_answer_over_its_limit_is_none(
+    straw: Straw, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.cli.http.MAX_ANSWER", 40)
+    monkeypatch.setenv("RATCHET_PROMETHEUS_URL", os.environ["RATCHET_ROLLOUT_URL"])
+    straw.answers["GET", "/api/v1/rules"] = (200, {"data": {"groups": ["x" * 40]}})
+    ran = run("versions", "gain")
+    assert ran.status == Exit.unreachable
+    assert "larger than 40 bytes" in ran.err
+    with pytest.raises(CliError, match="larger than 40 bytes"):
+        PrometheusClient().rules()
 
 
 def test_prompts_and_settings_are_registered_as_a_version(

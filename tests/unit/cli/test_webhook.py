@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import io
 import json
 import urllib.error
@@ -30,6 +31,8 @@ def posted(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         status = answers.pop(0) if len(answers) > 1 else answers[0]
         if status == 0:
             raise OSError("no route")
+        if status == 1:
+            raise http.client.BadStatusLine("no HTTP")
         if status >= 400:
             raise urllib.error.HTTPError(URL, status, "", Message(), io.BytesIO())
         return io.BytesIO()
@@ -46,14 +49,15 @@ def test_a_text_is_posted_once_and_no_longer_than_chats_take(posted: dict[str, A
 
 
 def test_what_may_change_is_tried_again(posted: dict[str, Any]) -> None:
-    posted["answers"] = [503, 429, 0, 200]
+    posted["answers"] = [503, 429, 1, 200]
     webhook.post_text(URL, "report")
     assert len(posted["texts"]) == 4
     assert posted["pauses"] == [1.0, 2.0, 4.0]
 
 
 @pytest.mark.parametrize(
-    ("answer", "attempts", "status"), [(404, 1, Exit.refused), (0, 4, Exit.unreachable)]
+    ("answer", "attempts", "status"),
+    [(404, 1, Exit.refused), (0, 4, Exit.unreachable), (1, 4, Exit.unreachable)],
 )
 def test_a_failure_names_the_host_and_never_the_address(
     posted: dict[str, Any], answer: int, attempts: int, status: Exit
