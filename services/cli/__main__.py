@@ -31,34 +31,39 @@ from services.cli import (
 )
 from services.cli.errors import CliError, Exit
 
+GROUPS = {
+    "train": (train.app, "train --method dpo --wait"),
+    "versions": (versions.app, "versions diff assistant-v1.0 assistant-v1.1"),
+    "rollout": (rollout.app, 'rollout start assistant-v1.1 --reason "the team liked it"'),
+    "adapters": (adapters.app, "adapters list"),
+    "cases": (cases.app, "cases list --model assistant"),
+    "dataset": (dataset.app, "dataset import pairs.jsonl --to dataset.jsonl"),
+    "feedback": (feedback.app, "feedback import log.jsonl --dry-run"),
+    "annotations": (annotations.app, "annotations sample --count 50"),
+    "users": (users.app, 'users erase user-4711 --reason "asked for it"'),
+    "dead-letters": (dead_letters.app, "dead-letters list --limit 20"),
+    "topics": (topics.app, "topics diff"),
+    "kafka": (acls.app, "kafka acls"),
+    "state": (state.app, "state rebuild"),
+    "keys": (keys.app, "keys create --scope infer --scope feedback --name shop --days 90"),
+    "report": (report.app, "report weekly --out reports"),
+    "redteam": (redteam.app, "redteam run assistant-v1.1 --out probes.json"),
+    "audit": (audit.app, "audit bias assistant-v1.1"),
+    "backup": (backup.app, "backup take /backup/monday"),
+}
+"""Groups of commands, each with an example that its help ends with."""
+
 app = typer.Typer(
     name="ratchet",
     help="Operate a Ratchet: see what runs, steer rollouts, start training.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
 app.command("status")(status.status)
 app.command("top")(top.top)
 app.command("doctor")(doctor.doctor)
-app.add_typer(train.app, name="train")
-app.add_typer(versions.app, name="versions")
-app.add_typer(rollout.app, name="rollout")
-app.add_typer(adapters.app, name="adapters")
-app.add_typer(cases.app, name="cases")
-app.add_typer(dataset.app, name="dataset")
-app.add_typer(feedback.app, name="feedback")
-app.add_typer(annotations.app, name="annotations")
-app.add_typer(users.app, name="users")
-app.add_typer(dead_letters.app, name="dead-letters")
-app.add_typer(topics.app, name="topics")
-app.add_typer(acls.app, name="kafka")
-app.add_typer(state.app, name="state")
-app.add_typer(keys.app, name="keys")
-app.add_typer(report.app, name="report")
-app.add_typer(redteam.app, name="redteam")
-app.add_typer(audit.app, name="audit")
-app.add_typer(backup.app, name="backup")
+for name, (group, example) in GROUPS.items():
+    app.add_typer(group, name=name, epilog=f"Example: ratchet {example}")
 
 
 def main() -> None:
