@@ -58,6 +58,18 @@ class DatasetRef(BaseModel):
     offsets: dict[str, int] = Field(
         default_factory=dict, description="topic/partition -> first offset not read"
     )
+    tenants: dict[str, int] = Field(
+        default_factory=dict,
+        description="rows that each tenant gave; empty: one tenant's, imported, or not known",
+    )
+
+    @property
+    def majority(self) -> tuple[str, float] | None:
+        """The tenant that gave more than half of the rows with its share, where several gave some."""
+        if len(self.tenants) < 2:
+            return None
+        tenant, rows = max(self.tenants.items(), key=lambda one: one[1])
+        return (tenant, rows / self.rows) if rows > self.rows / 2 else None
 
 
 class GateCheck(BaseModel):
