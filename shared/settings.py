@@ -12,7 +12,6 @@ from typing import Annotated, Literal, Self
 from pydantic import AliasChoices, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from shared import seal
 from shared.credentials import CredentialsUnreadable, read_secret, tls_context
 from shared.pseudonyms import AS_THEY_COME, MIN_SECRET, UserPseudonyms
 from shared.seal import UNSEALED, Seal
@@ -20,6 +19,16 @@ from shared.tenants import DEFAULT_TENANT, ModelTenants, check_tenants
 
 EXIT_CONFIGURATION = 2
 """Exit status of a service whose settings are wrong."""
+
+
+def _secrets_of(path: Path, variable: str) -> tuple[bytes, ...]:
+    secrets = tuple(line.encode() for line in read_secret(path, variable).splitlines())
+    if any(len(one) < MIN_SECRET for one in secrets):
+        raise CredentialsUnreadable(
+            f"{variable}: a secret has less than {MIN_SECRET} bytes; one a line, such as those of "
+            "openssl rand -hex 32"
+        )
+    return secrets
 
 
 def _secret_of(path: Path, variable: str) -> bytes:
@@ -82,20 +91,20 @@ class KafkaSettings(BaseSettings):
     text_key_file: Path | None = Field(
         default=None,
         validation_alias=shared_name("text_key_file"),
-        description="file with the secret under which people's texts are encrypted in topics and "
-        "rows; none: they are stored as they come",
+        description="file with the secrets under which people's texts are encrypted in topics and "
+        "rows, one a line: the first wraps keys, all unwrap; none: texts are stored as they come",
     )
 
-    def text_secret(self) -> bytes:
-        """The secret that wraps the keys of people's texts; empty: texts are not encrypted.
+    def text_secrets(self) -> tuple[bytes, ...]:
+        """The secrets that wrap the keys of people's texts; none: texts are not encrypted.
 
         Raises:
-            CredentialsUnreadable: the file cannot be read, or its secret is too short.
+            CredentialsUnreadable: the file cannot be read, or a secret is too short.
 
         """
         if self.text_key_file is None:
-            return b""
-        return _secret_of(self.text_key_file, "RATCHET_TEXT_KEY_FILE")
+            return ()
+        return _secrets_of(self.text_key_file, "RATCHET_TEXT_KEY_FILE")
 
     @model_validator(mode="after")
     def _check_kafka(self) -> Self:
@@ -160,16 +169,7 @@ class RedisSettings(BaseSettings):
         """
         if self.redis_signing_file is None:
             return UNSEALED
-        variable = "RATCHET_REDIS_SIGNING_FILE"
-        secrets = [
-            line.encode() for line in read_secret(self.redis_signing_file, variable).splitlines()
-        ]
-        if any(len(one) < seal.MIN_SECRET for one in secrets):
-            raise CredentialsUnreadable(
-                f"{variable}: a secret has less than {seal.MIN_SECRET} bytes; one a line, such as "
-                "those of openssl rand -hex 32"
-            )
-        return Seal(*secrets)
+        return Seal(*_secrets_of(self.redis_signing_file, "RATCHET_REDIS_SIGNING_FILE"))
 
     @property
     def redis_address(self) -> str:

@@ -33,6 +33,7 @@ TEXT_FIELDS = frozenset(
         "messages", "tools", "response_format", "completion", "answer", "prompt", "value",
         "chosen", "rejected", "chosen_turn", "rejected_turn",
         "error",  # engines quote the request that they refuse
+        "body", "detail",  # of dead letters
     )
 )  # fmt: skip
 _HINT = b'"encrypted":{'
@@ -146,6 +147,11 @@ def unwrap_key(tenant_key: bytes, wrapped: str, place: str) -> bytes:
 def tenant_key(secret: bytes, tenant: str) -> bytes:
     """The key that wraps a tenant's data keys: HMAC-SHA-256 of the tenant under the secret."""
     return hmac.digest(secret, b"ratchet-texts\0" + tenant.encode(), "sha256")
+
+
+def forget_ciphers() -> None:
+    """Forget keys that were used: one of them is destroyed."""
+    _cipher.cache_clear()
 
 
 @lru_cache(4096)

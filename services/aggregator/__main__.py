@@ -27,9 +27,9 @@ from shared.garbage import spare_collector
 from shared.http.operations import OperationsApp
 from shared.http.server import serve, stop_on_signals
 from shared.kafka.deadletters import DeadLetters
+from shared.kafka.encrypted_log import EncryptingLog, issuer_of
 from shared.kafka.producer import KafkaLog
 from shared.kafka.security import KafkaConnection, KafkaCredentialsUnreadable
-from shared.kafka.user_keys import UserKeyIssuer
 from shared.observability.health import Health
 from shared.observability.logging import configure_logging
 from shared.observability.trace_export import spans_of
@@ -71,8 +71,8 @@ async def run(
     event_log = KafkaLog(
         KafkaConnection.of(settings), source=SOURCE, client_id="ratchet-aggregator"
     )
-    secret = settings.text_secret()
-    texts = PersonalTexts(UserKeyIssuer(event_log, secret)) if secret else None
+    keys = issuer_of(event_log, settings)
+    texts = PersonalTexts(keys) if keys else None
     redactor = Redactor()
     spans = spans_of("aggregator")
     writer = KafkaWriter(KafkaConnection.of(settings), guard=stall_guard.check, lease=lease)
@@ -99,7 +99,7 @@ async def run(
         writer=through(writer),
         partitions=writer.partitions,
         dead_letters=DeadLetters(
-            event_log,
+            EncryptingLog(event_log, keys, source=SOURCE) if keys else event_log,
             service="aggregator",
             redact=lambda text: redactor.redact(text).text,
             metrics=metrics.registry,

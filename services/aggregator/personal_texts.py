@@ -14,11 +14,10 @@ import orjson
 from services.aggregator.codec import SourceRecord
 from services.aggregator.rows import kind_of
 from services.aggregator.writer import Write
-from shared.contracts.subject import users_in
 from shared.kafka.encrypted_log import ENCRYPTED_TOPICS, encrypted, opened
 from shared.kafka.envelope import headers_of
 from shared.kafka.user_keys import UserKeyIssuer
-from shared.text_encryption import FIELD, decrypt_texts, encrypt_texts, is_encrypted
+from shared.text_encryption import FIELD, decrypt_texts, is_encrypted
 
 BODY, RIVAL, RIVAL_BODY = 3, 16, 3
 """Places in a stored entry, behind its name (see rows.FeedbackEntry)."""
@@ -71,16 +70,7 @@ class PersonalTexts:
     def close_row(self, key: bytes, stored: bytes) -> bytes:
         """A row as it is stored, with its texts encrypted for the people whom each part names."""
         place = key.decode()
-
-        def close(body: dict[str, Any]) -> None:
-            tenant = str(body.get("tenant", ""))
-            users = sorted({user for user in users_in(body) if user})
-            if users and FIELD not in body:
-                encrypt_texts(
-                    body, place, lambda: [self._keys.key_of(tenant, user) for user in users]
-                )
-
-        return _with_bodies(key, stored, close)
+        return _with_bodies(key, stored, lambda body: self._keys.close_texts(body, place))
 
     def open_row(self, key: bytes, stored: bytes) -> bytes:
         """The row that `close_row` closed; parts whose key is destroyed stay without texts.
@@ -99,7 +89,7 @@ class PersonalTexts:
         return _with_bodies(key, stored, open_)
 
 
-def _with_bodies(key: bytes, stored: bytes, change: Callable[[dict[str, Any]], None]) -> bytes:
+def _with_bodies(key: bytes, stored: bytes, change: Callable[[dict[str, Any]], object]) -> bytes:
     """A stored row after a change of each event in it."""
     kind = kind_of(key)
     if kind not in {"trace", "prompt"}:

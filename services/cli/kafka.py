@@ -33,7 +33,7 @@ def with_log(settings: CliSettings, work: Callable[[EventLog], Awaitable[T]]) ->
     """
     from shared.credentials import CredentialsUnreadable
     from shared.errors import RatchetError
-    from shared.kafka.encrypted_log import decrypting
+    from shared.kafka.encrypted_log import encrypting
     from shared.kafka.log import LogUnavailable
     from shared.kafka.producer import KafkaLog
     from shared.kafka.security import KafkaConnection
@@ -43,7 +43,7 @@ def with_log(settings: CliSettings, work: Callable[[EventLog], Awaitable[T]]) ->
             KafkaConnection.of(settings.kafka), source=SOURCE, client_id="ratchet-cli"
         )
         try:
-            log = decrypting(brokers, settings.kafka)
+            log = encrypting(brokers, settings.kafka, source=SOURCE)
         except CredentialsUnreadable as error:
             raise CliError(str(error), Exit.usage) from None
         try:

@@ -12,6 +12,7 @@ import typer
 from services.cli.errors import CliError, Exit
 from services.cli.http import ask, download, download_to, listing, segment
 from services.cli.identity import OnBehalfOf, who
+from services.cli.kafka import with_log
 from services.cli.output import AsJson, print_fields, print_json, print_table
 from services.cli.settings import CliSettings, load_settings
 
@@ -65,6 +66,30 @@ def status(user_id: UserId, *, as_json: AsJson = False) -> None:
         "actor", "reason",
     )  # fmt: skip
     print_table("Erasures", columns, [[one[name] for name in columns] for one in found])
+
+
+@app.command("rewrap-keys")
+def rewrap_keys(*, as_json: AsJson = False) -> None:
+    """Wrap the keys of people's texts by the first secret of RATCHET_TEXT_KEY_FILE."""
+    from shared.credentials import CredentialsUnreadable
+    from shared.kafka import user_key_upkeep
+
+    settings = load_settings()
+    try:
+        secrets = settings.kafka.text_secrets()
+    except CredentialsUnreadable as error:
+        raise CliError(str(error), Exit.usage) from None
+    if not secrets:
+        raise CliError("RATCHET_TEXT_KEY_FILE: not set; name the file of secrets", Exit.usage)
+    done = with_log(settings, lambda log: user_key_upkeep.rewrap_keys(log, secrets))
+    found = {"rewrapped": done.rewrapped, "unreadable": done.unreadable}
+    if as_json:
+        print_json(found)
+    else:
+        print_fields("Keys", found)
+    if done.unreadable:
+        late = f"{done.unreadable} keys were wrapped by a secret that the file does not have"
+        raise CliError(f"{late}; add it on a further line", Exit.failed)
 
 
 @app.command()

@@ -58,6 +58,8 @@ from shared.settings import EXIT_CONFIGURATION
 
 REDIS_TIMEOUT_S = 2.0
 FINISH_TIMEOUT_S = 3.0
+ERASURES_AT_ONCE = 8
+"""They wait together for segments that are to close."""
 
 
 async def run(settings: FeedbackSettings, voting: VotingOptions) -> None:
@@ -68,7 +70,7 @@ async def run(settings: FeedbackSettings, voting: VotingOptions) -> None:
     clock = SystemClock()
     redact = Redactor().text
     brokers = KafkaLog(KafkaConnection.of(settings), source=SOURCE, client_id="ratchet-feedback")
-    log = encrypting(brokers, settings, source=SOURCE)
+    log = encrypting(brokers, settings, source=SOURCE, registry=registry)
     await log.start()
     publisher = FeedbackPublisher(
         log,
@@ -108,7 +110,8 @@ async def run(settings: FeedbackSettings, voting: VotingOptions) -> None:
         models=ERASURE_MODELS,
         dead_letters=dead_letters,
         topics=[ERASURES],
-        max_records=1,
+        max_records=ERASURES_AT_ONCE,
+        concurrency=ERASURES_AT_ONCE,
     )
     health = Health()
     health.ready("log", lambda: "the event log is unavailable" if publisher.refuses() else None)
@@ -118,7 +121,12 @@ async def run(settings: FeedbackSettings, voting: VotingOptions) -> None:
         database_path(settings.data_dir), ReadModelMetrics(registry), clock
     )
     async with router_session(settings.max_comparisons) as session, redis:
-        store = RedisComparisons(redis, ttl_s=settings.comparison_ttl_s, seal=settings.redis_seal())
+        store = RedisComparisons(
+            redis,
+            ttl_s=settings.comparison_ttl_s,
+            seal=settings.redis_seal(),
+            text_keys=log.issuer,
+        )
         comparisons = Comparisons(
             router=RouterClient(session, settings.router_url, timeout_s=settings.router_timeout_s),
             store=store,

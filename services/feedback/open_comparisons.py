@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, Protocol, TypeVar
 
+import orjson
 import structlog
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 from redis.asyncio import Redis
@@ -12,8 +13,12 @@ from redis.exceptions import RedisError
 from services.feedback.errors import ComparisonStoreUnavailable
 from shared.contracts.events.base import Context, Message, Tool
 from shared.contracts.events.votes import Choice, Side, VoteCast
+from shared.kafka.encrypted_log import UNSET
+from shared.kafka.log import LogUnavailable
+from shared.kafka.user_keys import TextsLocked, UserKeyIssuer
 from shared.observability.events import Unavailable
 from shared.seal import UNSEALED, Seal
+from shared.text_encryption import TextsUnreadable, decrypt_texts, is_encrypted, key_ids_in
 
 log = structlog.get_logger(__name__)
 
@@ -122,18 +127,27 @@ class RedisComparisons:
     secret closes what was opened before it; that ends by itself within its TTL.
     """
 
-    def __init__(self, redis: Redis, *, ttl_s: int, seal: Seal = UNSEALED) -> None:
+    def __init__(
+        self,
+        redis: Redis,
+        *,
+        ttl_s: int,
+        seal: Seal = UNSEALED,
+        text_keys: UserKeyIssuer | None = None,
+    ) -> None:
+        """`text_keys` encrypt a comparison's texts for who asked; None: they are in clear."""
         self._redis = redis
         self._ttl_s = ttl_s
         self._seal = seal
+        self._text_keys = text_keys
 
     async def put(self, comparison: Comparison) -> None:
         """See OpenComparisons.put."""
         key = _key(comparison.tenant, comparison.comparison_id)
         try:
-            text = self._seal.close(key, comparison.model_dump_json())
-            await self._redis.set(key, text, ex=self._ttl_s)
-        except (RedisError, OSError) as error:
+            text = await self._encrypted(key, comparison)
+            await self._redis.set(key, self._seal.close(key, text), ex=self._ttl_s)
+        except (RedisError, OSError, LogUnavailable) as error:
             raise _unavailable(error) from error
 
     async def get(self, tenant: str, comparison_id: str) -> Comparison | None:
@@ -141,9 +155,11 @@ class RedisComparisons:
         key = _key(tenant, comparison_id)
         try:
             found = await self._redis.get(key)
-        except (RedisError, OSError) as error:
+            sealed = None if found is None else self._unsealed(key, found)
+            text = None if sealed is None else await self._decrypted(key, sealed)
+        except (RedisError, OSError, LogUnavailable) as error:
             raise _unavailable(error) from error
-        return self._opened(key, found, Comparison)
+        return None if text is None else self._valid(key, text, Comparison)
 
     async def claim(self, comparison: Comparison, ballot: Ballot) -> Ballot:
         """See OpenComparisons.claim."""
@@ -169,17 +185,49 @@ class RedisComparisons:
             # The vote is on the log already; a repeat is stored again and counts once.
             log.warning(Unavailable.redis, during="vote_acknowledge", error=str(error))
 
-    def _opened(self, key: str, found: bytes | str | None, model: type[Kept]) -> Kept | None:
-        if found is None:
-            return None
+    async def _encrypted(self, key: str, comparison: Comparison) -> str:
+        if self._text_keys is None:
+            return comparison.model_dump_json()
+        await self._text_keys.ready()
+        body = comparison.model_dump(mode="json")
+        self._text_keys.close_texts(body, key)
+        await self._text_keys.acknowledged()
+        return orjson.dumps(body).decode()
+
+    async def _decrypted(self, key: str, text: str) -> str | None:
+        """A comparison with its texts; None where who asked was erased, or it was changed."""
+        if not is_encrypted(text.encode()):
+            return text
+        if self._text_keys is None:
+            raise TextsLocked(UNSET)
+        body = orjson.loads(text)
         try:
-            text = self._seal.open(key, found)
-            if text is not None:
-                return model.model_validate_json(text)
+            await self._text_keys.find(key_ids_in(body))
+            return (
+                orjson.dumps(body).decode()
+                if decrypt_texts(body, key, self._text_keys.key)
+                else None
+            )
+        except TextsUnreadable:
+            log.warning("comparison.refused", key=key)
+            return None
+
+    def _opened(self, key: str, found: bytes | str | None, model: type[Kept]) -> Kept | None:
+        text = None if found is None else self._unsealed(key, found)
+        return None if text is None else self._valid(key, text, model)
+
+    def _unsealed(self, key: str, found: bytes | str) -> str | None:
+        text = self._seal.open(key, found)
+        if text is None:
+            log.warning("comparison.refused", key=key)
+        return text
+
+    def _valid(self, key: str, text: str, model: type[Kept]) -> Kept | None:
+        try:
+            return model.model_validate_json(text)
         except ValidationError:
-            pass
-        log.warning("comparison.refused", key=key)
-        return None
+            log.warning("comparison.refused", key=key)
+            return None
 
 
 def _key(tenant: str, comparison_id: str) -> str:

@@ -44,7 +44,7 @@ from shared.http.operations import OperationsApp
 from shared.http.server import serve, stop_on_signals
 from shared.kafka.consumer import ConsumerLoop
 from shared.kafka.deadletters import DeadLetters
-from shared.kafka.encrypted_log import decrypting
+from shared.kafka.encrypted_log import encrypting
 from shared.kafka.envelope import models_by_type
 from shared.kafka.producer import KafkaLog
 from shared.kafka.security import KafkaConnection
@@ -119,7 +119,7 @@ async def run(settings: InferenceSettings) -> None:
     redact = Redactor().text
     keys = KeyRing(required=settings.profile != "local")
     brokers = KafkaLog(KafkaConnection.of(settings), source=SOURCE, client_id="ratchet-inference")
-    event_log = decrypting(brokers, settings)
+    event_log = encrypting(brokers, settings, source=SOURCE, registry=registry)
     await event_log.start()
     wake = asyncio.Event()
     versions = RegistryFollower(event_log, lambda _: wake.set())
@@ -180,6 +180,7 @@ async def run(settings: InferenceSettings) -> None:
             topics=[GENERATION_REQUESTS],
             max_records=settings.batch_concurrency * 4,
             concurrency=settings.batch_concurrency,
+            opened=event_log.opened,
         )
         scorer = Scorer(
             python=settings.engine_python,
@@ -209,7 +210,9 @@ async def run(settings: InferenceSettings) -> None:
             metrics=metrics,
         )
         quotas = Quotas(key=inference_limits(RateLimits()), tenant=RateLimits())
-        generation = generation_router(agent, versions.registry, scorer, moderator, keys, quotas)
+        generation = generation_router(
+            agent, versions.registry, scorer, moderator, keys, quotas, settings.user_pseudonyms()
+        )
         caught_up = asyncio.Event()
         health = Health()
         health.progress("engine", engine.idle_s, STUCK_AFTER_S)

@@ -143,6 +143,8 @@ class BatchWorker:
         return work
 
     async def _make(self, event: GenerationRequested) -> GenerationFinished:
+        if event.encrypted is not None:
+            return self._finished(event, "expired", error="who asked was erased")
         fault = ""
         for attempt in range(1, ATTEMPTS + 1):
             left = self._left(event)
@@ -280,6 +282,8 @@ class BatchWorker:
             error=error[:MAX_ERROR],
             comparison=comparison,
             unsuited=unsuited,
+            tenant=event.tenant,
+            subjects=event.subjects,
             finished_at=self._clock.now(),
         )
 

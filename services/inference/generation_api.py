@@ -15,9 +15,10 @@ from services.inference.errors import InferenceError, UnknownAdapter, VersionNot
 from services.inference.moderation import ModerationRequest, Moderator
 from services.inference.scorer import Scorer
 from shared.contracts.events.api_keys import Permission
-from shared.contracts.events.base import Name
+from shared.contracts.events.base import Name, OptionalIdentifier
 from shared.http.openapi import problem_responses
 from shared.keys import ApiKey, KeyRing
+from shared.pseudonyms import AS_THEY_COME, UserPseudonyms
 from shared.quotas import Quotas
 from shared.registry.versions import Registry, Version
 
@@ -76,6 +77,7 @@ class ModeratedRequest(BaseModel):
     max_tokens: int = Field(default=256, ge=1, le=8192)
     temperature: float = Field(default=0.7, ge=0, le=2)
     stream: bool = False
+    user: OptionalIdentifier = Field(default="", description="who asks; a kept pair names them")
 
 
 class ScoredText(BaseModel):
@@ -108,6 +110,7 @@ def generation_router(
     moderator: Moderator,
     keys: KeyRing,
     quotas: Quotas,
+    pseudonyms: UserPseudonyms = AS_THEY_COME,
 ) -> APIRouter:
     """Routes of the scorer and of moderated generation; scores count against a key's own limits."""
     router = APIRouter(prefix="/v1")
@@ -144,6 +147,7 @@ def generation_router(
             messages=[turn.model_dump() for turn in body.messages],
             max_tokens=body.max_tokens,
             temperature=body.temperature,
+            user_id=pseudonyms.of(key.tenant, body.user),
         )
         events = moderator.run(asked)
         if body.stream:

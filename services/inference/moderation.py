@@ -53,7 +53,7 @@ class ModerationRules:
 
 @dataclass(frozen=True)
 class ModerationRequest:
-    """What is to be answered, by which version of which model, for which tenant."""
+    """What is to be answered, by which version of which model, for whom."""
 
     tenant: str
     model: str
@@ -61,6 +61,8 @@ class ModerationRequest:
     messages: Sequence[Turn]
     max_tokens: int
     temperature: float
+    user_id: str = ""
+    """Who asked, as stored; the pair names the person, so that an erasure finds it."""
 
 
 class Moderator:
@@ -200,6 +202,7 @@ class Moderator:
             rejected_version=rejected["version"],
             source=PairSource.synthetic,
             causes=(f"moderated:{result['id']}",),
+            askers=(asked.user_id,) if asked.user_id else (),
             context=Context(labels={"moderated": result["chosen"]}),
             created_at=self._clock.now(),
         )

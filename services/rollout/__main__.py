@@ -37,7 +37,7 @@ from shared.contracts.events.rollouts import Decision
 from shared.http.local_guard import with_local_guard
 from shared.http.operations import OperationsApp
 from shared.http.server import serve, stop_on_signals
-from shared.kafka.encrypted_log import decrypting
+from shared.kafka.encrypted_log import encrypting
 from shared.kafka.producer import KafkaLog
 from shared.kafka.security import KafkaConnection
 from shared.keys import KeyRing
@@ -71,7 +71,7 @@ async def run(settings: RolloutSettings) -> None:
         client_id="ratchet-rollout",
         linger_ms=LINGER_MS,
     )
-    log = decrypting(brokers, settings)
+    log = encrypting(brokers, settings, source=SOURCE, registry=registry)
     await log.start()
     spans = spans_of("rollout")
     keys = KeyRing(required=settings.profile != "local")

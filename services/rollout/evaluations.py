@@ -24,6 +24,7 @@ from shared.contracts.events.base import OptionalIdentifier
 from shared.contracts.events.generations import GenerationFinished, GenerationRequested
 from shared.contracts.events.interactions import InteractionRecorded
 from shared.contracts.events.versions import SettingsEvaluation, SettingsRecord, evaluation_key
+from shared.contracts.subject import subject_of
 from shared.contracts.topics import GENERATION_REQUESTS, VERSIONS
 from shared.kafka.log import EventLog, LogUnavailable, NewRecord, event_record
 from shared.observability.events import Unavailable
@@ -225,6 +226,7 @@ class Evaluations:
         expires_at = self._clock.now() + timedelta(seconds=DEADLINE_S)
         records: list[NewRecord] = []
         for number, prompt in enumerate(running.prompts):
+            subject = subject_of(prompt.tenant, prompt.user_id)
             for version in (running.against, running.record.version):
                 request = GenerationRequested(
                     request_id=running.request_id(number, version),
@@ -235,6 +237,8 @@ class Evaluations:
                     tools=prompt.tools,
                     sampling=self._sampling(version),
                     expires_at=expires_at,
+                    tenant=prompt.tenant,
+                    subjects=(subject,) if subject else (),
                 )
                 records.append(
                     event_record(

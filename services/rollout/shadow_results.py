@@ -54,6 +54,8 @@ class ShadowResults(Follower):
         result = decode(record.headers, record.value, _MODELS)
         assert isinstance(result, GenerationFinished)
         if result.purpose == "evaluation":
+            if result.encrypted is not None:  # the asker was erased meanwhile
+                result = result.model_copy(update={"outcome": "expired"})
             self._evaluated(result)
             return
         if result.request_id in self._seen:

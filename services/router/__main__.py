@@ -87,6 +87,7 @@ def moderated(
     quotas: Quotas,
     output_filter: OutputFilter,
     state: RouterState,
+    identity: IdentityRules,
 ) -> AsgiApp:
     """The application with moderated generation, where an inference service is named for it."""
     if not settings.moderation_url:
@@ -100,6 +101,7 @@ def moderated(
         bounds=settings.answer_bounds,
         output_filter=output_filter,
         model_of=state.model_of,
+        identity=identity,
         limit=settings.max_body_bytes,
     )
 
@@ -120,7 +122,7 @@ async def run(settings: RouterSettings, instance: RouterInstance, rules: FilterR
     registry = CollectorRegistry()
     registry.register(metrics)
     brokers = KafkaLog(KafkaConnection.of(settings), source=SOURCE, client_id="router")
-    event_log = encrypting(brokers, settings, source=SOURCE)
+    event_log = encrypting(brokers, settings, source=SOURCE, registry=registry)
     mirror = Mirror(event_log, clock, registry, redactor, stale_after_s=settings.stale_after_s)
     media = MediaUploads(MediaStore(settings.media_uri), registry) if settings.media_uri else None
     interactions = Interactions(spool, redactor, mirror, settings.user_pseudonyms(), media)
@@ -222,7 +224,7 @@ async def run(settings: RouterSettings, instance: RouterInstance, rules: FilterR
             client_ids=ClientIds(RedisIdClaims(redis)),
         )
         app = with_cors(
-            moderated(gateway, settings, client, keys, quotas, output_filter, state),
+            moderated(gateway, settings, client, keys, quotas, output_filter, state, identity),
             settings.cors_origins,
             methods=("GET", "POST"),
             expose=EXPOSED_HEADERS,

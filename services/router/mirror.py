@@ -27,6 +27,7 @@ from shared.contracts.events.generations import (
     ShownAnswer,
 )
 from shared.contracts.events.interactions import Arm, Outcome, Purpose
+from shared.contracts.subject import subjects_in
 from shared.contracts.topics import GENERATION_REQUESTS
 from shared.kafka.log import EventLog, LogUnavailable, NewRecord, event_record
 from shared.observability.events import Unavailable
@@ -214,6 +215,8 @@ class Mirror:
                 sampling=sampling,
                 expires_at=self._clock.now() + timedelta(seconds=EXPIRES_S),
                 trace_id=event["trace_id"],
+                tenant=event["tenant"],
+                subjects=tuple(subjects_in(event)),
                 shown=ShownAnswer(
                     completion=answer["content"],
                     tool_calls=tuple(call["name"] for call in answer.get("tool_calls", ())),

@@ -14,6 +14,7 @@ from services.router.errors import InvalidRequest
 from services.router.fields import Endpoint
 from services.router.filter_rules import FILTERED, FilterFindings, RuleSet
 from services.router.filtered_streams import MAX_HELD_BYTES
+from services.router.identity import IdentityRules
 from services.router.output_filter import OutputFilter
 from services.router.request import json_object
 from services.router.watchdog import Watchdog
@@ -76,6 +77,7 @@ class ModeratedProxy:
         bounds: AnswerBounds,
         output_filter: OutputFilter,
         model_of: Callable[[str], str],
+        identity: IdentityRules,
         limit: int,
     ) -> None:
         """`model_of` names the model of a version; any other name is its own."""
@@ -87,6 +89,7 @@ class ModeratedProxy:
         self._bounds = bounds
         self._filter = output_filter
         self._model_of = model_of
+        self._identity = identity
         self._running = 0
         self._guarded = GuardedApp(
             self._admitted, authorize=self._authenticate, limit=limit, timeout_s=BODY_TIMEOUT_S
@@ -106,6 +109,8 @@ class ModeratedProxy:
         try:
             # The service would read more (UTF-16, NaN), which would pass by the bounds unseen.
             payload = json_object((await receive())["body"])
+            user = self._identity.user(payload, dict(scope["headers"]))
+            payload |= {"user": user} if user else {}
             body = bounded(payload, self._bounds.of(key.limits))
             slot = self._quotas.admit(key, ENGINE_REQUESTS)
         except (InvalidRequest, QuotaExceeded) as error:

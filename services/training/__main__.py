@@ -19,7 +19,7 @@ from shared.clock import SystemClock
 from shared.http.operations import OperationsApp
 from shared.http.server import serve, stop_on_signals
 from shared.kafka.deadletters import DeadLetters
-from shared.kafka.encrypted_log import decrypting
+from shared.kafka.encrypted_log import encrypting
 from shared.kafka.producer import KafkaLog
 from shared.kafka.security import KafkaConnection
 from shared.observability.health import Health
@@ -44,7 +44,7 @@ async def run(settings: TrainingSettings) -> None:
     metrics = TrainingMetrics(registry)
     spans = spans_of("training")
     brokers = KafkaLog(KafkaConnection.of(settings), source=SOURCE, client_id="ratchet-training")
-    log = decrypting(brokers, settings)
+    log = encrypting(brokers, settings, source=SOURCE, registry=registry)
     await log.start()
     versions, queue = RegistryFollower(log), JobQueue()
     store = DatasetStore(settings.datasets_uri)

@@ -67,11 +67,18 @@ class PreferenceFold:
         self._model = model
         self._pairs: dict[str, Pair] = {}
         self._answers: dict[str, LabelledAnswer] = {}
+        self._closed: set[str] = set()
+        """Ids of those whose key is destroyed: their texts are empty, and their retraction comes."""
         self.retracted = 0
 
     def apply(self, event: Event) -> None:
         """Fold one event of `preferences.v1`, in the order of its partition."""
         match event:
+            case PreferencePair() | UnpairedExample() if event.encrypted is not None:
+                if event.model == self._model:
+                    self._pairs.pop(event.pair_id, None)
+                    self._answers.pop(event.pair_id, None)
+                    self._closed.add(event.pair_id)
             case PreferencePair() if event.model == self._model:
                 self._pairs[event.pair_id] = pair_of(event)
             case UnpairedExample() if event.model == self._model:
@@ -79,7 +86,9 @@ class PreferenceFold:
             case PreferenceRetracted():
                 known = self._pairs.pop(event.pair_id, None)
                 answer = self._answers.pop(event.pair_id, None)
-                self.retracted += known is not None or answer is not None
+                closed = event.pair_id in self._closed
+                self._closed.discard(event.pair_id)
+                self.retracted += known is not None or answer is not None or closed
             case _:
                 pass
 

@@ -47,6 +47,7 @@ from shared.contracts.events.training import (
 from shared.contracts.topics import CASES, PREFERENCES
 from shared.kafka.envelope import UnreadableRecord, decode
 from shared.kafka.log import EventLog, LogUnavailable, read_to_end
+from shared.kafka.user_keys import TextsLocked
 from shared.observability.events import Unavailable
 from shared.observability.spans import OFF, Spans
 from shared.registry.adapters import AdapterError, AdapterUnavailable
@@ -143,6 +144,8 @@ class Runner:
             try:
                 outcome = await self._outcome(job, reporter)
                 await self._finish(reporter, outcome)
+            except TextsLocked as error:
+                return await self._fail(job, reporter, str(error))
             except LogUnavailable as error:
                 log.warning(Unavailable.kafka, during="job", job_id=job.job_id, error=str(error))
             except (StoreUnavailable, AdapterUnavailable) as error:

@@ -20,6 +20,7 @@ from shared.contracts.topics import TRAINING_JOBS, TRAINING_RUNS
 from shared.kafka.deadletters import DeadLetters
 from shared.kafka.envelope import UnreadableRecord, decode, models_by_type
 from shared.kafka.log import EventLog, LogUnavailable, Record
+from shared.kafka.user_keys import TextsLocked
 from shared.observability.events import Unavailable
 from shared.registry.follow import RegistryFollower
 
@@ -99,6 +100,10 @@ class TrainingWorker:
                 await self._tail.caught_up(START_TIMEOUT_S)
                 await self._registry.caught_up(START_TIMEOUT_S)
                 await self._eraser.caught_up(START_TIMEOUT_S)
+            except TextsLocked as error:
+                log.warning("worker.texts_locked", error=str(error))
+                self._current = True  # jobs that read texts fail, and say why
+                return
             except LogUnavailable as error:
                 log.warning(Unavailable.kafka, during="catch_up", error=str(error))
             else:

@@ -32,5 +32,12 @@ def users_in(body: Mapping[str, Any]) -> Iterator[str]:
     return (one for one in found if isinstance(one, str))
 
 
+def subjects_in(body: Mapping[str, Any]) -> list[str]:
+    """Subjects of all people whom an event's JSON names, by user id or as `subjects`; sorted."""
+    tenant = str(body.get("tenant", ""))
+    found = {subject_of(tenant, user) for user in users_in(body) if user}
+    return sorted(found.union(one for one in _list(body.get("subjects")) if isinstance(one, str)))
+
+
 def _list(value: object) -> list[Any]:
     return cast("list[Any]", value) if isinstance(value, list) else []

@@ -44,6 +44,7 @@ UNPARSABLE = (
 )
 
 Handler = Callable[[Event, Record], Awaitable[None]]
+Opened = Callable[[Record], Awaitable[Record]]
 
 
 class Reject(Exception):
@@ -85,11 +86,13 @@ class ConsumerLoop:
         default_type: str = "",
         marker: CrashMarker | None = None,
         clock: Clock | None = None,
+        opened: Opened | None = None,
     ) -> None:
         """`concurrency` above 1 hands out that many records of a batch at the same time.
 
         `default_type` is the ce_type of records that carry none (products that send plain JSON).
-        With a `marker`, a record that ends the process twice becomes a dead letter.
+        With a `marker`, a record that ends the process twice becomes a dead letter. `opened` gives a
+        record its texts, where people's are encrypted; a dead letter has the record as it came.
         """
         self._connection = connection
         self._group = group
@@ -104,6 +107,7 @@ class ConsumerLoop:
         self._default_type = default_type
         self._marker = marker
         self._clock = clock or SystemClock()
+        self._opened = opened
         self._beat = self._clock.monotonic()
 
     def idle_s(self) -> float:
@@ -357,11 +361,12 @@ class ConsumerLoop:
         if isinstance(record, Unparsable):
             await self._dead_letters.put(record, "schema", UNPARSABLE)
             return
-        headers = record.headers
+        opened = record if self._opened is None else await self._opened(record)
+        headers = opened.headers
         if self._default_type and not any(name == "ce_type" for name, _ in headers):
             headers = (*headers, ("ce_type", self._default_type.encode()))
         try:
-            await self._handler(decode(headers, record.value, self._models), record)
+            await self._handler(decode(headers, opened.value, self._models), opened)
         except (UnreadableRecord, Reject) as error:
             await self._dead_letters.put(record, error.reason, error.detail)
 

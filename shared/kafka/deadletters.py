@@ -7,11 +7,15 @@ import uuid
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
+from typing import Any, cast
 
+import orjson
 from prometheus_client import CollectorRegistry, Counter
 
 from shared.clock import Clock, SystemClock
+from shared.contracts.events.base import MAX_ID
 from shared.contracts.events.dead_letters import DeadLetter, DeadLetterReason
+from shared.contracts.subject import subjects_in
 from shared.contracts.topics import (
     DEAD_LETTERS,
     ERASURES,
@@ -39,7 +43,9 @@ REPLAYABLE = frozenset(
 )
 """Topics whose readers write dead letters, beside the intakes. A letter names where its record came
 from; followed blindly, one that was made up would put keys or decisions where they count."""
-_INTAKE = re.compile(r"ratchet\.feedback-intake\.[A-Za-z0-9._-]{1,128}\.v1")
+_INTAKE = re.compile(r"ratchet\.feedback-intake\.(?P<tenant>[A-Za-z0-9._-]{1,128})\.v1")
+MAX_PEOPLE = 64
+"""People of one letter under whose keys it is encrypted."""
 
 
 class NotReplayable(RatchetError):
@@ -91,6 +97,7 @@ class DeadLetters:
             (name[:MAX_HEADER], self._redact(value.decode("utf-8", "replace")[:MAX_HEADER]))
             for name, value in record.headers[:MAX_HEADERS]
         ]
+        tenant, subjects = _people_in(record)
         letter = DeadLetter(
             source_topic=record.topic,
             source_partition=record.partition,
@@ -101,6 +108,8 @@ class DeadLetters:
             detail=self._redact(detail)[:2000],
             body=self._redact(body),
             service=self._service,
+            tenant=tenant,
+            subjects=subjects,
             at=self._clock.now(),
         )
         if len(letter.to_json()) > MAX_LETTER_BYTES:
@@ -201,6 +210,22 @@ async def replay_on_record(log: EventLog, letters: Sequence[DeadLetter], who: Re
     for topic in sorted({letter.source_topic for letter in letters if letter.body}):
         await audit_action(log, "letters.replayed", topic, who, at=datetime.now(UTC))
     return await replay(log, letters)
+
+
+def _people_in(record: Record) -> tuple[str, tuple[str, ...]]:
+    """Tenant and subjects of a record's JSON; what is of another shape names nobody."""
+    try:
+        found: object = orjson.loads(record.value or b"null")
+    except orjson.JSONDecodeError:
+        return "", ()
+    if not isinstance(found, dict):
+        return "", ()
+    body = cast("dict[str, Any]", found)
+    intake = _INTAKE.fullmatch(record.topic)
+    tenant = intake["tenant"] if intake else body.get("tenant")
+    if not isinstance(tenant, str) or len(tenant) > MAX_ID:
+        return "", ()
+    return tenant, tuple(subjects_in({**body, "tenant": tenant, "subjects": ()}))[:MAX_PEOPLE]
 
 
 def is_replayable(topic: str) -> bool:

@@ -13,14 +13,17 @@ from typing import Any, Literal
 
 import orjson
 import structlog
+from prometheus_client import CollectorRegistry, Counter
 
 from shared.clock import Clock, SystemClock
 from shared.contracts.events.base import Event
-from shared.contracts.subject import users_in
 from shared.contracts.topics import (
     ANNOTATIONS,
+    DEAD_LETTERS,
     EXAMPLES,
     FEEDBACK,
+    GENERATION_REQUESTS,
+    GENERATION_RESULTS,
     INTERACTIONS,
     PREFERENCES,
     RATED,
@@ -38,15 +41,12 @@ from shared.kafka.log import (
     Tail,
     event_record,
 )
-from shared.kafka.user_keys import UserKeyIssuer, UserKeys
+from shared.kafka.user_keys import TextsLocked, UserKeyIssuer, UserKeys
 from shared.observability.events import Unavailable
 from shared.settings import KafkaSettings
 from shared.text_encryption import (
-    FIELD,
-    DataKey,
     TextsUnreadable,
     decrypt_texts,
-    encrypt_texts,
     is_encrypted,
     key_ids_in,
 )
@@ -54,7 +54,16 @@ from shared.text_encryption import (
 log = structlog.get_logger(__name__)
 
 RETRY_S = 1.0
-ENCRYPTED_TOPICS = frozenset((ANNOTATIONS, EXAMPLES, FEEDBACK, INTERACTIONS, PREFERENCES, RATED))
+ENCRYPTED_TOPICS = frozenset(
+    (
+        ANNOTATIONS, DEAD_LETTERS, EXAMPLES, FEEDBACK, GENERATION_REQUESTS, GENERATION_RESULTS,
+        INTERACTIONS, PREFERENCES, RATED,
+    )
+)  # fmt: skip
+UNSET = (
+    "RATCHET_TEXT_KEY_FILE: not set, and texts are encrypted; give this process the file of the "
+    "writers"
+)
 
 
 async def opened(keys: UserKeys, value: bytes, headers: Headers, written_ms: int) -> bytes:
@@ -80,15 +89,7 @@ async def opened(keys: UserKeys, value: bytes, headers: Headers, written_ms: int
 def encrypted(keys: UserKeyIssuer, value: bytes, headers: Headers) -> bytes:
     """An event's JSON with its texts encrypted for all people that it names; as it is for nobody."""
     body: dict[str, Any] = orjson.loads(value)
-    tenant = str(body.get("tenant", ""))
-    users = sorted({user for user in users_in(body) if user})
-    if not users or FIELD in body:
-        return value
-
-    def keys_of() -> list[DataKey]:
-        return [keys.key_of(tenant, user) for user in users]
-
-    return orjson.dumps(body) if encrypt_texts(body, place_of(headers), keys_of) else value
+    return orjson.dumps(body) if keys.close_texts(body, place_of(headers)) else value
 
 
 def place_of(headers: Headers) -> str:
@@ -97,11 +98,25 @@ def place_of(headers: Headers) -> str:
 
 
 class DecryptingLog:
-    """The log for readers: what it hands out has its texts. What is appended goes as it is."""
+    """The log for readers: what it hands out has its texts. What is appended goes as it is.
 
-    def __init__(self, inner: EventLog, keys: UserKeys) -> None:
+    Without keys it hands out what is in clear, and stops at the first text that is not: it waits and
+    says so, and a reading to the end is an error at once.
+    """
+
+    def __init__(
+        self, inner: EventLog, keys: UserKeys | None, registry: CollectorRegistry | None = None
+    ) -> None:
         self._inner = inner
         self._keys = keys
+        self.issuer: UserKeyIssuer | None = None
+        """Gives keys for texts that are kept beside the log; None: they are in clear."""
+        self._locked = Counter(
+            "ratchet_texts_locked_total",
+            "Times that a reader stopped at an encrypted text because its secret is missing or wrong.",
+            ("topic",),
+            registry=registry,
+        )
 
     async def start(self) -> None:
         """See EventLog.start."""
@@ -109,7 +124,8 @@ class DecryptingLog:
 
     async def stop(self) -> None:
         """See EventLog.stop."""
-        await self._keys.close()
+        if self._keys is not None:
+            await self._keys.close()
         await self._inner.stop()
 
     async def append(
@@ -161,17 +177,43 @@ class DecryptingLog:
     ) -> Tail:
         """See EventLog.tail."""
         inner = self._inner.tail(*topics, since=since, positions=positions, newest=newest)
-        return inner if ENCRYPTED_TOPICS.isdisjoint(topics) else DecryptingTail(inner, self._keys)
+        return inner if ENCRYPTED_TOPICS.isdisjoint(topics) else DecryptingTail(inner, self)
+
+    async def opened(self, record: Record) -> Record:
+        """A record with its texts; with empty texts where a key is destroyed.
+
+        Raises:
+            LogUnavailable: the keys cannot be read now.
+            TextsLocked: this process has no secret for them.
+
+        """
+        value = record.value
+        if value is None or record.topic not in ENCRYPTED_TOPICS or not is_encrypted(value):
+            return record
+        try:
+            if self._keys is None:
+                raise TextsLocked(UNSET)
+            found = await opened(self._keys, value, record.headers, record.timestamp_ms)
+        except TextsLocked:
+            self._locked.labels(record.topic).inc()
+            raise
+        return replace(record, value=found)
 
 
 class EncryptingLog(DecryptingLog):
     """The log for services that write people's texts, too."""
 
     def __init__(
-        self, inner: EventLog, keys: UserKeyIssuer, *, source: str, clock: Clock | None = None
+        self,
+        inner: EventLog,
+        keys: UserKeyIssuer,
+        *,
+        source: str,
+        clock: Clock | None = None,
+        registry: CollectorRegistry | None = None,
     ) -> None:
-        super().__init__(inner, keys)
-        self._issuer = keys
+        super().__init__(inner, keys, registry)
+        self.issuer = self._issuer = keys
         self._source = source
         self._clock = clock or SystemClock()
 
@@ -225,17 +267,34 @@ class EncryptingLog(DecryptingLog):
 class DecryptingTail:
     """A Tail that hands out records with their texts."""
 
-    def __init__(self, inner: Tail, keys: UserKeys) -> None:
+    def __init__(self, inner: Tail, log_: DecryptingLog) -> None:
         self._inner = inner
-        self._keys = keys
+        self._log = log_
+        self._locked = asyncio.Event()
+        self._reason = ""
 
     def __aiter__(self) -> AsyncIterator[Record]:
         """See Tail."""
         return self._records()
 
     async def caught_up(self, timeout_s: float) -> None:
-        """See Tail.caught_up."""
-        await self._inner.caught_up(timeout_s)
+        """See Tail.caught_up.
+
+        Raises:
+            TextsLocked: texts are encrypted, and this process has no secret for them.
+
+        """
+        whole = asyncio.create_task(self._inner.caught_up(timeout_s))
+        locked = asyncio.create_task(self._locked.wait())
+        try:
+            await asyncio.wait((whole, locked), return_when=asyncio.FIRST_COMPLETED)
+            if self._locked.is_set():
+                raise TextsLocked(self._reason)
+            whole.result()
+        finally:
+            for task in (whole, locked):
+                task.cancel()
+            await asyncio.gather(whole, locked, return_exceptions=True)
 
     def age_s(self) -> float:
         """See Tail.age_s."""
@@ -247,39 +306,64 @@ class DecryptingTail:
 
     async def _records(self) -> AsyncIterator[Record]:
         async for record in self._inner:
-            value = record.value
-            if value is None or not is_encrypted(value):
-                yield record
-                continue
-            yield replace(record, value=await self._opened(record, value))
+            yield record if not is_encrypted(record.value) else await self._opened(record)
 
-    async def _opened(self, record: Record, value: bytes) -> bytes:
+    async def _opened(self, record: Record) -> Record:
         """As a tail waits for brokers, it waits for keys, and hands out no event without its texts."""
         while True:
             try:
-                return await opened(self._keys, value, record.headers, record.timestamp_ms)
+                found = await self._log.opened(record)
+            except TextsLocked as error:
+                if not self._locked.is_set():
+                    log.warning("texts.locked", topic=record.topic, error=str(error))
+                self._reason = str(error)
+                self._locked.set()
             except LogUnavailable as error:
                 log.warning(Unavailable.kafka, during="keys", topic=record.topic, error=str(error))
-                await asyncio.sleep(RETRY_S)
+            else:
+                self._locked.clear()
+                return found
+            await asyncio.sleep(RETRY_S)
 
 
-def decrypting(inner: EventLog, settings: KafkaSettings) -> EventLog:
-    """The log for a service that reads people's texts; itself where none are encrypted.
-
-    Raises:
-        CredentialsUnreadable: the file with the secret cannot be read, or the secret is too short.
-
-    """
-    secret = settings.text_secret()
-    return DecryptingLog(inner, UserKeys(inner, secret)) if secret else inner
-
-
-def encrypting(inner: EventLog, settings: KafkaSettings, *, source: str) -> EventLog:
-    """The log for a service that writes people's texts; itself where none are encrypted.
+def decrypting(
+    inner: EventLog, settings: KafkaSettings, registry: CollectorRegistry | None = None
+) -> DecryptingLog:
+    """The log for a service that reads people's texts.
 
     Raises:
-        CredentialsUnreadable: the file with the secret cannot be read, or the secret is too short.
+        CredentialsUnreadable: the file with the secrets cannot be read, or one is too short.
 
     """
-    secret = settings.text_secret()
-    return EncryptingLog(inner, UserKeyIssuer(inner, secret), source=source) if secret else inner
+    secrets = settings.text_secrets()
+    return DecryptingLog(inner, UserKeys(inner, *secrets) if secrets else None, registry)
+
+
+def encrypting(
+    inner: EventLog,
+    settings: KafkaSettings,
+    *,
+    source: str,
+    registry: CollectorRegistry | None = None,
+) -> DecryptingLog:
+    """The log for a service that writes people's texts; in clear where there is no secret.
+
+    Raises:
+        CredentialsUnreadable: the file with the secrets cannot be read, or one is too short.
+
+    """
+    keys = issuer_of(inner, settings)
+    if keys is None:
+        return DecryptingLog(inner, None, registry)
+    return EncryptingLog(inner, keys, source=source, registry=registry)
+
+
+def issuer_of(inner: EventLog, settings: KafkaSettings) -> UserKeyIssuer | None:
+    """Keys for whoever writes texts; None where they are not encrypted.
+
+    Raises:
+        CredentialsUnreadable: the file with the secrets cannot be read, or one is too short.
+
+    """
+    secrets = settings.text_secrets()
+    return UserKeyIssuer(inner, *secrets) if secrets else None

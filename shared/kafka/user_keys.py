@@ -10,28 +10,24 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from typing import Any
 
 import structlog
 
 from shared.clock import Clock, SystemClock
 from shared.contracts.events.user_keys import UserKeyIssued
-from shared.contracts.subject import subject_of
+from shared.contracts.subject import subjects_in
 from shared.contracts.topics import USER_KEYS
 from shared.kafka.envelope import UnreadableRecord, decode, models_by_type
-from shared.kafka.log import (
-    EventLog,
-    LogUnavailable,
-    NewRecord,
-    Record,
-    Tail,
-    event_record,
-    read_to_end,
-)
+from shared.kafka.log import EventLog, LogUnavailable, NewRecord, Record, Tail, event_record
 from shared.text_encryption import (
+    FIELD,
     KEY_BYTES,
     DataKey,
     TextsUnreadable,
+    encrypt_texts,
+    forget_ciphers,
     tenant_key,
     unwrap_key,
     wrap_key,
@@ -40,6 +36,8 @@ from shared.text_encryption import (
 log = structlog.get_logger(__name__)
 
 SOURCE = "/ratchet/user-keys"
+SUBJECT_DIGITS = 32
+"""Of a subject's 64: 128 bits tell people apart."""
 WHOLE_TIMEOUT_S = 30.0
 """How long nothing may come before a reader gives up waiting for the topic's end: a million keys
 take half a minute to read."""
@@ -51,28 +49,56 @@ CLOCK_SKEW_S = 60.0
 STALE_S = 10.0
 """Age of what a writer knows of the topic above which it reads to the end before it writes: a key
 that was destroyed meanwhile would take new texts with it."""
-ROLL_S = 6.0
-"""A little more than `segment.ms` of the topic."""
 UNREADABLE = (
     "RATCHET_TEXT_KEY_FILE: another secret wrapped the keys of these texts, or their records were "
-    "changed; use that secret"
+    "changed; use that secret, or add it on a further line of the file"
 )
 MODELS = models_by_type(UserKeyIssued)
 
 
-class UserKeys:
-    """Keys by id, about 300 bytes each, for whoever reads texts. Follows the topic once it is asked."""
+class TextsLocked(LogUnavailable):
+    """Texts are encrypted, and this process has no secret for them; waiting does not help."""
 
-    def __init__(self, event_log: EventLog, secret: bytes) -> None:
+
+def unwrapped(secrets_of_file: Sequence[bytes], record: Record) -> tuple[UserKeyIssued, bytes, int]:
+    """A key's event, the key, and the place of the secret that wrapped it.
+
+    Raises:
+        UnreadableRecord: it is no event of a key.
+        TextsUnreadable: none of the secrets wrapped it, or it was changed.
+
+    """
+    issued = decode(record.headers, record.value, MODELS)
+    assert isinstance(issued, UserKeyIssued)
+    for place, secret in enumerate(secrets_of_file):
+        try:
+            key = unwrap_key(tenant_key(secret, issued.tenant), issued.wrapped, record.key)
+        except TextsUnreadable:
+            continue
+        return issued, key, place
+    raise TextsUnreadable(f"key {record.key} was wrapped under another secret, or changed")
+
+
+class UserKeys:
+    """Keys by id for whoever reads texts. Follows the topic once it is asked.
+
+    Of a person with one key it holds two entries of a dictionary, about 50 bytes each, the key (80)
+    and two numbers (48 each): the id of the key, and 128 bits of the subject.
+    """
+
+    def __init__(self, event_log: EventLog, *secrets_of_file: bytes) -> None:
+        """Take the log and the secrets: the first wraps, all unwrap."""
         self._log = event_log
-        self._secret = secret
-        self._keys: dict[str, bytes] = {}
-        self._ids: dict[str, list[str]] = {}
-        """Subject -> ids of the person's keys, oldest first."""
-        self._unreadable: set[str] = set()
+        self._secrets = secrets_of_file
+        self._keys: dict[int, bytes] = {}
+        self._ids: dict[int, int | tuple[int, ...]] = {}
+        """Subject -> ids of the person's keys, oldest first; of one key the id itself."""
+        self._unreadable: set[int] = set()
         """Keys that another secret wrapped, or whose record was changed: they are not destroyed."""
         self._taken = 0
         """Records of the topic so far."""
+        self._offsets: dict[int, int] = {}
+        """Partition -> offset of the newest record."""
         self._tail: Tail | None = None
         self._following: asyncio.Task[None] | None = None
 
@@ -80,12 +106,13 @@ class UserKeys:
         """The key; None where it is destroyed, once `find` has been asked for it.
 
         Raises:
-            LogUnavailable: the secret is not the one that wrapped it.
+            TextsLocked: none of the secrets wrapped it.
 
         """
-        if key_id in self._unreadable:
-            raise LogUnavailable(UNREADABLE)
-        return self._keys.get(key_id)
+        number = _number(key_id)
+        if number in self._unreadable:
+            raise TextsLocked(UNREADABLE)
+        return self._keys.get(number)
 
     async def find(self, key_ids: Collection[str], *, written_ms: int = 0) -> None:
         """Return once each key is known, or is known to be destroyed.
@@ -95,17 +122,18 @@ class UserKeys:
             written_ms: when the brokers got what is encrypted with them; 0 is unknown.
 
         Raises:
-            LogUnavailable: the topic's end was not reached in time, or the secret is not the one that
-                wrapped a key.
+            LogUnavailable: the topic's end was not reached in time.
+            TextsLocked: none of the secrets wrapped a key.
 
         """
-        if all(key_id in self._keys for key_id in key_ids):
+        numbers = [_number(key_id) for key_id in key_ids]
+        if all(one in self._keys for one in numbers):
             return
         read_to_s = time.time() - self._follow().age_s()
         if not written_ms or written_ms / 1000 + CLOCK_SKEW_S > read_to_s:
             await self.refresh()
-        if any(key_id in self._unreadable for key_id in key_ids):
-            raise LogUnavailable(UNREADABLE)
+        if any(one in self._unreadable for one in numbers):
+            raise TextsLocked(UNREADABLE)
 
     async def refresh(self) -> None:
         """Return once all is known that the topic has now.
@@ -149,26 +177,51 @@ class UserKeys:
 
     def _take(self, record: Record) -> None:
         self._taken += 1
+        if record.offset <= self._offsets.get(record.partition, -1):
+            self._forget()
+        self._offsets[record.partition] = record.offset
         subject, _, key_id = record.key.partition(":")
+        number = _number(key_id)
         if record.value is None:
-            self._keys.pop(key_id, None)
-            self._unreadable.discard(key_id)
-            left = [one for one in self._ids.pop(subject, ()) if one != key_id]
-            if left:
-                self._ids[subject] = left
+            self._destroy(_number(subject[:SUBJECT_DIGITS]), number)
             return
-        if key_id in self._keys:
+        if number in self._keys:
             return
         try:
-            issued = decode(record.headers, record.value, MODELS)
-            assert isinstance(issued, UserKeyIssued)
-            key = unwrap_key(tenant_key(self._secret, issued.tenant), issued.wrapped, record.key)
+            _, key, _ = unwrapped(self._secrets, record)
         except (UnreadableRecord, TextsUnreadable) as error:
-            self._unreadable.add(key_id)
+            self._unreadable.add(number)
             log.warning("user_keys.unreadable", offset=record.offset, error=str(error))
         else:
-            self._keys[key_id] = key
-            self._ids.setdefault(subject, []).append(key_id)
+            self._unreadable.discard(number)
+            self._put(subject, number, key)
+
+    def _put(self, subject: str, number: int, key: bytes) -> None:
+        self._keys[number] = key
+        person = _number(subject[:SUBJECT_DIGITS])
+        known = self._numbers_of(person)
+        self._ids[person] = (*known, number) if known else number
+
+    def _destroy(self, person: int, number: int) -> None:
+        self._unreadable.discard(number)
+        if self._keys.pop(number, None) is not None:
+            forget_ciphers()
+        left = tuple(one for one in self._numbers_of(person) if one != number)
+        if left:
+            self._ids[person] = left[0] if len(left) == 1 else left
+        else:
+            self._ids.pop(person, None)
+
+    def _numbers_of(self, person: int) -> tuple[int, ...]:
+        found = self._ids.get(person, ())
+        return found if isinstance(found, tuple) else (found,)
+
+    def _forget(self) -> None:
+        """Forget the keys of a topic that was deleted and made anew: nobody else can read them."""
+        log.error("user_keys.recreated", topic=USER_KEYS, keys=len(self._keys))
+        for known in (self._keys, self._ids, self._unreadable, self._offsets):
+            known.clear()
+        forget_ciphers()
 
 
 class UserKeyIssuer(UserKeys):
@@ -177,8 +230,10 @@ class UserKeyIssuer(UserKeys):
     `key_of` gives keys at once; what is written under them is written after `acknowledged`.
     """
 
-    def __init__(self, event_log: EventLog, secret: bytes, *, clock: Clock | None = None) -> None:
-        super().__init__(event_log, secret)
+    def __init__(
+        self, event_log: EventLog, *secrets_of_file: bytes, clock: Clock | None = None
+    ) -> None:
+        super().__init__(event_log, *secrets_of_file)
         self._clock = clock or SystemClock()
         self._pending: dict[str, NewRecord] = {}
         """Records of keys that the brokers have not acknowledged, by key id."""
@@ -188,21 +243,20 @@ class UserKeyIssuer(UserKeys):
         """Return once the topic has been read to its end, lest people get further keys.
 
         Raises:
-            LogUnavailable: it was not reached in time, or the secret opens none of the keys: what
-                is written under another one can be read by nobody else.
+            LogUnavailable: it was not reached in time.
+            TextsLocked: the secrets open none of the keys: what is written under another one can be
+                read by nobody else.
 
         """
         if self._follow().age_s() > STALE_S:
             await self.refresh()
         if self._unreadable and not self._keys:
-            raise LogUnavailable(UNREADABLE)
+            raise TextsLocked(UNREADABLE)
 
-    def key_of(self, tenant: str, user_id: str) -> DataKey:
+    def key_of(self, tenant: str, subject: str) -> DataKey:
         """A key of the person's, made where there is none."""
-        subject = subject_of(tenant, user_id)
-        known = self._ids.get(subject)
-        if known:
-            return known[0], self._keys[known[0]]
+        for number in self._numbers_of(_number(subject[:SUBJECT_DIGITS])):
+            return f"{number:016x}", self._keys[number]
         key_id, key = secrets.token_hex(8), secrets.token_bytes(KEY_BYTES)
         name = f"{subject}:{key_id}"
         now = self._clock.now()
@@ -210,15 +264,25 @@ class UserKeyIssuer(UserKeys):
             key_id=key_id,
             tenant=tenant,
             subject=subject,
-            wrapped=wrap_key(tenant_key(self._secret, tenant), key, name),
+            wrapped=wrap_key(tenant_key(self._secrets[0], tenant), key, name),
             issued_at=now,
         )
         self._pending[key_id] = event_record(
             USER_KEYS, issued, key=name, source=SOURCE, event_id=key_id, time=now
         )
-        self._keys[key_id] = key
-        self._ids[subject] = [key_id]
+        self._put(subject, _number(key_id), key)
         return key_id, key
+
+    def close_texts(self, body: dict[str, Any], place: str) -> bool:
+        """Encrypt the texts of an event's JSON, in place, for all people that it names.
+
+        False where it names nobody, or has no texts in clear.
+        """
+        people = () if FIELD in body else subjects_in(body)
+        tenant = str(body.get("tenant", ""))
+        return bool(people) and encrypt_texts(
+            body, place, lambda: [self.key_of(tenant, subject) for subject in people]
+        )
 
     async def acknowledged(self) -> None:
         """Return once the brokers have every key that was given out before this call.
@@ -239,27 +303,9 @@ class UserKeyIssuer(UserKeys):
                 self._pending.pop(key_id, None)
 
 
-async def destroy_keys(event_log: EventLog, subjects: Collection[str]) -> int:
-    """Destroy all keys of some people; returns how many there were.
-
-    Brokers compact no active segment, so a second tombstone after `ROLL_S` closes the one that holds
-    the first (`segment.ms` of the topic); the cleaner then takes the keys from the disk.
-
-    Raises:
-        LogUnavailable: it is not done; ask again.
-
-    """
-    found: set[str] = set()  # destroyed ones too: this may be the second try
-
-    def note(record: Record) -> bool:
-        if record.key.partition(":")[0] in subjects:
-            found.add(record.key)
-        return False
-
-    await read_to_end(event_log, USER_KEYS, timeout_s=WHOLE_TIMEOUT_S, keep=note)
-    tombstones = [NewRecord(USER_KEYS, name, None) for name in sorted(found)]
-    if tombstones:
-        await event_log.append_many(tombstones)
-        await asyncio.sleep(ROLL_S)
-        await event_log.append_many(tombstones)
-    return len(tombstones)
+def _number(hexadecimal: str) -> int:
+    """An id as a number, which takes half the memory; -1, which no key has, for any other text."""
+    try:
+        return int(hexadecimal, 16)
+    except ValueError:
+        return -1

@@ -13,13 +13,22 @@ from pathlib import Path
 import httpx
 import orjson
 import pytest
+from prometheus_client import CollectorRegistry
 
 from deploy.local.stack import Stack
+from shared.contracts.events.generations import GenerationFinished, GenerationRequested
 from shared.contracts.subject import subject_of
-from shared.contracts.topics import INTERACTIONS, QUALITY, USER_KEYS
+from shared.contracts.topics import (
+    GENERATION_REQUESTS,
+    GENERATION_RESULTS,
+    INTERACTIONS,
+    QUALITY,
+    USER_KEYS,
+)
+from shared.kafka.deadletters import DeadLetters
 from shared.kafka.encrypted_log import EncryptingLog
 from shared.kafka.envelope import encode
-from shared.kafka.log import EventLog, NewRecord, read_to_end
+from shared.kafka.log import EventLog, NewRecord, Record, read_to_end
 from shared.kafka.producer import KafkaLog
 from shared.kafka.security import KafkaConnection
 from shared.kafka.user_keys import UserKeyIssuer
@@ -92,6 +101,31 @@ async def figures(log: EventLog) -> Counter[str]:
     return Counter({name: sum(one[name] for one in newest.values()) for name in FIGURES})
 
 
+async def write_beside(log: EventLog) -> None:
+    """A shadow request of each user's question, its result, and a dead letter about it."""
+    letters = DeadLetters(log, service="test", redact=str, metrics=CollectorRegistry())
+    records: list[NewRecord] = []
+    now = datetime.now(UTC)
+    for user in (ERASED, "user8"):
+        text = word_of(user, "question")
+        fields = {
+            "request_id": user, "batch_id": "b", "purpose": "shadow", "version": "v",
+            "tenant": "default", "subjects": [subject_of("default", user)],
+        }  # fmt: skip
+        asked = GenerationRequested.model_validate(
+            fields | {"messages": [{"role": "user", "content": text}], "expires_at": now}
+        )
+        made = GenerationFinished.model_validate(
+            fields | {"outcome": "failed", "error": text, "finished_at": now}
+        )
+        for topic, event in ((GENERATION_REQUESTS, asked), (GENERATION_RESULTS, made)):
+            headers = encode(event, source="/test", event_id=user, time=now)
+            records.append(NewRecord(topic, user, event.to_json(), headers))
+        body = orjson.dumps({"tenant": "default", "user_id": user, "value": text})
+        await letters.put(Record(INTERACTIONS, 0, 0, user, body, (), 0), "schema", text)
+    await log.append_many(records, timeout_s=PATIENCE_S)
+
+
 async def write_all(log: EventLog, client: httpx.AsyncClient) -> None:
     """Each user asks a question and corrects its answer; nobody's text is in clear."""
     records: list[NewRecord] = []
@@ -109,6 +143,7 @@ async def write_all(log: EventLog, client: httpx.AsyncClient) -> None:
     headers = encode(nobody, source="/test", event_id="t-nobody", time=nobody.started_at)
     records.append(NewRecord(INTERACTIONS, "t-nobody", nobody.to_json(), headers))
     await log.append_many(records, timeout_s=PATIENCE_S)
+    await write_beside(log)
     items = [
         {
             "trace_id": f"t{number}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Collection
 from contextlib import ExitStack
+from datetime import timedelta
 from tempfile import SpooledTemporaryFile
 from typing import Annotated, BinaryIO, Literal, cast
 
@@ -33,6 +34,8 @@ NDJSON = "application/x-ndjson"
 SPOOL_BYTES = 16 * 1024 * 1024
 """Of an export in memory; a longer one is in a temporary file."""
 CHUNK_BYTES = 256 * 1024
+INTAKE_RETENTION = timedelta(hours=24)
+"""How long brokers keep what products sent; see `feedback-intake.yaml`."""
 
 
 class ErasureQuery(BaseModel):
@@ -58,13 +61,19 @@ class Erasure(BaseModel):
     actor: str
     on_behalf_of: str
     reason: str
-    completed_at: AwareDatetime | None = None
+    completed_at: AwareDatetime | None = Field(
+        default=None, description="what the person wrote until then is gone, too; later texts stay"
+    )
     traces: int | None = Field(
         default=None, description="traces that the person asked or gave feedback on"
     )
     examples: int | None = Field(default=None, description="joined examples that lost texts")
     products: int | None = Field(
         default=None, description="pairs and unpaired examples that were retracted"
+    )
+    clear_until: AwareDatetime = Field(
+        description="when brokers have deleted what products sent before the request, in clear, to "
+        "the tenant's intake topic"
     )
 
 
@@ -219,6 +228,7 @@ def _erasure(request: ErasureRequested, done: ErasureCompleted | None) -> Erasur
     found = {"completed_at", "traces", "examples", "products"}
     return Erasure(
         state="completed" if done else "requested",
+        clear_until=request.requested_at + INTAKE_RETENTION,
         **request.model_dump(include=asked),
         **(done.model_dump(include=found) if done else {}),
     )

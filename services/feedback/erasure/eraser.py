@@ -44,7 +44,7 @@ from shared.kafka.log import (
     event_record,
     read_to_end,
 )
-from shared.kafka.user_keys import destroy_keys
+from shared.kafka.user_key_upkeep import destroy_keys
 from shared.media_store import MediaStore, MediaUnavailable
 
 log = structlog.get_logger(__name__)

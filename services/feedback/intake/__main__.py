@@ -56,7 +56,7 @@ async def run(settings: IntakeSettings) -> None:
     registry, clock, redact = CollectorRegistry(), SystemClock(), Redactor().text
     metrics = FeedbackMetrics(registry)
     brokers = KafkaLog(KafkaConnection.of(settings), source=SOURCE, client_id="ratchet-intake")
-    log = encrypting(brokers, settings, source=SOURCE)
+    log = encrypting(brokers, settings, source=SOURCE, registry=registry)
     breaker = CircuitBreaker(max_waiting=settings.max_waiting)
     publisher = FeedbackPublisher(log, breaker, metrics, clock, timeout_s=settings.append_timeout_s)
     metrics.waiting.set_function(lambda: publisher.waiting)

@@ -6,12 +6,18 @@ from typing import ClassVar, Literal
 
 from pydantic import AwareDatetime, Field
 
-from shared.contracts.events.base import Event, Identifier
+from shared.contracts.events.base import (
+    Identifier,
+    OptionalIdentifier,
+    PersonalEvent,
+    unless_empty,
+)
+from shared.contracts.events.erasures import Subject
 
 DeadLetterReason = Literal["schema", "too_large", "unknown_type", "conflict", "handler", "policy"]
 
 
-class DeadLetter(Event):
+class DeadLetter(PersonalEvent):
     """A record that could not be read. Key: source topic. The body is redacted text."""
 
     ce_type: ClassVar[str] = "ratchet.dead-letter.v1"
@@ -24,4 +30,6 @@ class DeadLetter(Event):
     detail: str = Field(max_length=2000)
     body: str
     service: Identifier
+    tenant: OptionalIdentifier = unless_empty("")
+    subjects: tuple[Subject, ...] = unless_empty((), description="people whom the body names")
     at: AwareDatetime

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from shared.contracts.events.base import (
     AnswerTurn,
-    Event,
     Identifier,
     Message,
     OptionalIdentifier,
+    PersonalEvent,
     Text,
     Tool,
     unless_empty,
 )
+from shared.contracts.events.erasures import Subject
+
+Asker = Annotated[
+    tuple[Subject, ...], Field(description="whose texts these are; none: the client named nobody")
+]
 
 
 class ShownAnswer(BaseModel):
@@ -40,7 +45,7 @@ class ShadowComparison(BaseModel):
     shown_latency_ms: float = Field(ge=0)
 
 
-class GenerationRequested(Event):
+class GenerationRequested(PersonalEvent):
     """Generation request for the batch worker, lowest priority. Key: request_id."""
 
     ce_type: ClassVar[str] = "ratchet.generation.requested.v1"
@@ -59,12 +64,14 @@ class GenerationRequested(Event):
         default=None,
         description="what a client asked for, in place of max_tokens, temperature and seed",
     )
+    tenant: OptionalIdentifier = unless_empty("")
+    subjects: Asker = unless_empty(())
     shown: ShownAnswer | None = Field(
         default=None, description="of a shadow request: what its answer is compared with"
     )
 
 
-class GenerationFinished(Event):
+class GenerationFinished(PersonalEvent):
     """Result of one generation request. Key: request_id."""
 
     ce_type: ClassVar[str] = "ratchet.generation.finished.v1"
@@ -80,6 +87,8 @@ class GenerationFinished(Event):
     duration_ms: float = 0.0
     error: str = Field(default="", max_length=500)
     finished_at: AwareDatetime
+    tenant: OptionalIdentifier = unless_empty("")
+    subjects: Asker = unless_empty(())
     comparison: ShadowComparison | None = Field(
         default=None, description="of a shadow answer, whose text is not kept"
     )

@@ -18,10 +18,11 @@ from shared.contracts.events.feedback import FeedbackType
 from shared.contracts.events.rated import RatedAnswer
 from shared.contracts.subject import subject_of
 from shared.contracts.topics import EXAMPLES, QUALITY, USER_KEYS
-from shared.kafka import user_keys
+from shared.kafka import user_key_upkeep
 from shared.kafka.envelope import encode
 from shared.kafka.log import EventLog, LogUnavailable
-from shared.kafka.user_keys import UserKeyIssuer, destroy_keys
+from shared.kafka.user_key_upkeep import destroy_keys
+from shared.kafka.user_keys import UserKeyIssuer
 from shared.testing.log import MemoryLog
 from tests.support.aggregator import UP, at, feedback, interaction, source_record
 
@@ -32,7 +33,7 @@ KEY = trace_key(0, "acme", "t1")
 
 @pytest.fixture(autouse=True)
 def roll_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(user_keys, "ROLL_S", 0.0)
+    monkeypatch.setattr(user_key_upkeep, "ROLL_S", 0.0)
 
 
 def issuer(brokers: MemoryLog) -> UserKeyIssuer:

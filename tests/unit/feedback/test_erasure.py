@@ -33,9 +33,11 @@ from shared.contracts.topics import (
     INTERACTIONS,
     PREFERENCES,
     USER_KEYS,
+    intake_topic,
+    load_topics,
 )
 from shared.http.problems import handle_errors
-from shared.kafka import user_keys
+from shared.kafka import user_key_upkeep
 from shared.kafka.encrypted_log import EncryptingLog
 from shared.kafka.envelope import UnreadableRecord, decode
 from shared.kafka.log import (
@@ -155,7 +157,7 @@ async def test_the_next_dataset_and_the_joined_examples_hold_nothing_of_the_pers
 async def test_encrypted_texts_are_erased_alike_and_their_keys_last(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(user_keys, "ROLL_S", 0.0)
+    monkeypatch.setattr(user_key_upkeep, "ROLL_S", 0.0)
     brokers, clear = MemoryLog(), MemoryLog()
     await stored(clear)
     await erase(clear, request())
@@ -179,7 +181,7 @@ async def test_encrypted_texts_are_erased_alike_and_their_keys_last(
 async def test_keys_that_others_issued_go_though_the_eraser_has_no_secret(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(user_keys, "ROLL_S", 0.0)
+    monkeypatch.setattr(user_key_upkeep, "ROLL_S", 0.0)
     brokers = MemoryLog()
     log = EncryptingLog(brokers, UserKeyIssuer(brokers, b"s" * 32), source="/test")
     await stored(log)
@@ -359,6 +361,9 @@ async def test_from_request_to_proof_over_http() -> None:
         status = await client.get("/v1/users/u1/erasures", headers=of(TENANT))
         (found,) = status.json()["erasures"]
         assert (found["state"], found["reason"]) == ("completed", "asked by letter")
+        (intake,) = (one for one in load_topics() if one.name == intake_topic("{tenant}"))
+        kept = timedelta(milliseconds=int(intake.config["retention.ms"]))
+        assert datetime.fromisoformat(found["clear_until"]) == event.requested_at + kept
         other = await client.get("/v1/users/u1/erasures", headers=of("umbrella"))
         assert other.json() == {"erasures": []}
 

@@ -284,3 +284,17 @@ async def test_an_evaluation_s_answer_of_tool_calls_is_kept_whole(harness: Batch
     assert result.answer is not None
     (kept,) = result.answer.tool_calls
     assert (kept.name, kept.arguments) == ("search", '{"for":"[VERSION]"}')
+
+
+async def test_nothing_is_made_for_who_was_erased_and_results_name_whose_they_are(
+    harness: BatchHarness,
+) -> None:
+    subject = "a" * 64
+    whose = {"tenant": "acme", "subjects": (subject,)}
+    closed = {"keys": ("k",), "data": "x"}
+    await harness.handle(harness.request("r1", encrypted=closed, **whose))
+    await harness.handle(harness.request("r2", **whose))
+    gone, made = harness.results()
+    assert (gone.outcome, made.outcome) == ("expired", "ok")
+    assert len(harness.asked) == 1
+    assert all((one.tenant, one.subjects) == ("acme", (subject,)) for one in (gone, made))

@@ -99,8 +99,8 @@ class Stages:
             metrics=self.metrics,
         )
 
-    async def run(self) -> list[dict[str, Any]]:
-        return [event async for event in self.moderator.run(ASKED)]
+    async def run(self, asked: ModerationRequest = ASKED) -> list[dict[str, Any]]:
+        return [event async for event in self.moderator.run(asked)]
 
     def chosen(self, name: str) -> float:
         return self.metrics.moderated.labels(name)._value.get()
@@ -228,3 +228,10 @@ async def test_a_pair_is_marked_as_synthetic_and_redacted_and_can_be_turned_off(
     )
     await silent.run()
     assert silent.pairs() == []
+
+
+async def test_the_pair_names_who_asked_so_that_an_erasure_finds_it() -> None:
+    stages = Stages(EngineOfAnswers("a", "b"), ScriptedScorer(0.0, 1.0))
+    await stages.run(replace(ASKED, user_id="ann"))
+    (pair,) = stages.pairs()
+    assert pair.askers == ("ann",)

@@ -18,6 +18,7 @@ from services.router.state import RouteChoice
 from shared.contracts.events.base import Message
 from shared.contracts.events.generations import GenerationRequested
 from shared.contracts.events.rollouts import Phase
+from shared.contracts.subject import subject_of
 from shared.contracts.topics import GENERATION_REQUESTS
 from shared.redaction import Redactor
 from shared.registry.routing import RoutingState
@@ -101,6 +102,7 @@ async def test_a_drawn_request_is_asked_again_redacted_with_what_was_shown(
     assert isinstance(message, Message)
     assert "ann@example.org" not in message.content
     assert request.sampling == {"temperature": 0.3, "max_tokens": 9, "top_p": 0.9}
+    assert request.subjects == (subject_of(request.tenant, "ann"),)
     assert request.expires_at == harness.clock.now() + timedelta(seconds=EXPIRES_S)
     assert request.shown is not None
     assert (request.shown.completion, request.shown.latency_ms) == ("Hello.", 250)

@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 
 from services.router.bounds import AnswerBounds
 from services.router.filter_rules import MASK, FilterRule, FilterRules
+from services.router.identity import IdentityRules
 from services.router.moderated import PATH, ModeratedProxy
 from services.router.moderation_endpoint import ModerationEndpoint, ModerationPolicy
 from services.router.output_filter import OutputFilter
@@ -56,6 +57,7 @@ def moderated(session: aiohttp.ClientSession, url: str, **more: Any) -> Any:
         keys=keys,
         quotas=quotas,
         bounds=more.pop("bounds", AnswerBounds()),
+        identity=IdentityRules(),
         output_filter=OutputFilter(
             more.pop("rules", FilterRules()), CollectorRegistry(), more.pop("moderation", None)
         ),
@@ -249,3 +251,10 @@ async def test_a_client_that_leaves_ends_the_service_s_request(begun: bool) -> N
             await proxy(scope, receive, send)
             await ended.wait()
     assert "http.response.start" in sent or not begun
+
+
+async def test_who_asks_goes_along_from_the_header_too(inference: TestServer) -> None:
+    url = str(inference.make_url("")).rstrip("/")
+    async with aiohttp.ClientSession() as session, client(session, url) as http:
+        answer = await http.post(PATH, content=b"{}", headers={"x-ratchet-user": "ann"})
+    assert '"user":"ann"' in answer.text

@@ -5,19 +5,33 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+import tracemalloc
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import orjson
 import pytest
+from prometheus_client import CollectorRegistry
 
+from shared import text_encryption
 from shared.contracts.events.feedback import FeedbackSubmitted, FeedbackType
+from shared.contracts.events.generations import GenerationFinished, GenerationRequested
 from shared.contracts.subject import subject_of
-from shared.contracts.topics import FEEDBACK, USER_KEYS
+from shared.contracts.topics import (
+    DEAD_LETTERS,
+    FEEDBACK,
+    GENERATION_REQUESTS,
+    GENERATION_RESULTS,
+    USER_KEYS,
+    intake_topic,
+)
 from shared.credentials import CredentialsUnreadable
-from shared.kafka import user_keys
+from shared.kafka import user_key_upkeep, user_keys
+from shared.kafka.deadletters import DeadLetters, list_dead_letters
 from shared.kafka.encrypted_log import DecryptingLog, EncryptingLog, decrypting, encrypting
 from shared.kafka.log import (
     PER_TURN,
@@ -28,7 +42,8 @@ from shared.kafka.log import (
     Record,
     read_to_end,
 )
-from shared.kafka.user_keys import UserKeyIssuer, UserKeys, destroy_keys
+from shared.kafka.user_key_upkeep import Rewrapping, destroy_keys, rewrap_keys
+from shared.kafka.user_keys import TextsLocked, UserKeyIssuer, UserKeys
 from shared.settings import KafkaSettings
 from shared.testing.log import MemoryLog
 
@@ -74,7 +89,7 @@ def raw(brokers: MemoryLog, topic: str) -> list[Record]:
 
 @pytest.fixture(autouse=True)
 def roll_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(user_keys, "ROLL_S", 0.0)
+    monkeypatch.setattr(user_key_upkeep, "ROLL_S", 0.0)
 
 
 async def test_the_log_holds_no_text_and_a_reader_gets_it() -> None:
@@ -114,6 +129,7 @@ async def test_destroyed_keys_close_all_of_one_person_s_texts_and_no_other_s() -
     await write(ours, "ben", 2, "Ben's words")
     assert await values(theirs) == [TEXT, "Ben's words"]
     assert await destroy_keys(brokers, [subject_of("default", "ann")]) == 1
+    assert theirs._keys is not None
     await theirs._keys.refresh()
     assert await values(theirs) == ["[encrypted]", "Ben's words"]
     await write(ours, "ann", 3, "Ann again")
@@ -144,11 +160,11 @@ async def test_a_writer_waits_for_no_key_that_was_given_out_after_its_own() -> N
     async def append_many(records: Sequence[NewRecord], **options: Any) -> list[Position]:
         nonlocal people
         people += 1
-        keys.key_of("default", f"user {people}")
+        keys.key_of("default", subject_of("default", f"user {people}"))
         return await store(records, **options)
 
     brokers.append_many = append_many
-    key_id, _ = keys.key_of("default", "ann")
+    key_id, _ = keys.key_of("default", subject_of("default", "ann"))
     async with asyncio.timeout(5):
         await keys.acknowledged()
     assert [one.key.partition(":")[2] for one in raw(brokers, USER_KEYS)] == [key_id]
@@ -207,7 +223,7 @@ async def test_a_writer_who_lost_sight_of_the_keys_writes_nothing_under_old_ones
     brokers = MemoryLog()
     ours = writer(brokers)
     await write(ours, "ann")
-    tail = ours._keys._follow()
+    tail = ours._issuer._follow()
     monkeypatch.setattr(tail, "age_s", lambda: user_keys.STALE_S + 1)
     monkeypatch.setattr(user_keys, "WHOLE_TIMEOUT_S", 0.1)
     with pytest.raises(LogUnavailable, match="not read to the end"):
@@ -307,12 +323,151 @@ async def test_what_names_nobody_stays_in_clear() -> None:
     await ours.stop()
 
 
-def test_without_the_setting_the_log_is_itself(tmp_path: Path) -> None:
+async def test_without_the_setting_texts_are_in_clear(tmp_path: Path) -> None:
     brokers = MemoryLog()
     off = KafkaSettings()
-    assert decrypting(brokers, off) is brokers
-    assert encrypting(brokers, off, source="/test") is brokers
+    log = encrypting(brokers, off, source="/test")
+    await log.publish(FEEDBACK, key="t1", event=feedback("ann"), event_id="f0")
+    assert TEXT.encode() in (raw(brokers, FEEDBACK)[0].value or b"")
+    assert await values(decrypting(brokers, off)) == [TEXT]
     short = tmp_path / "key"
-    short.write_text("short")
+    short.write_text(f"{'s' * 32}\nshort")
     with pytest.raises(CredentialsUnreadable, match="RATCHET_TEXT_KEY_FILE"):
         decrypting(brokers, KafkaSettings(text_key_file=short))
+
+
+@pytest.mark.parametrize("secrets", [(), (b"t" * 32,)], ids=["no secret", "another secret"])
+async def test_a_reader_without_the_secret_stops_and_says_so(secrets: tuple[bytes, ...]) -> None:
+    """Read as empty texts, a dataset would be one of empty answers."""
+    brokers, registry = MemoryLog(), CollectorRegistry()
+    ours = writer(brokers)
+    await write(ours, "ann")
+    keys = UserKeys(brokers, *secrets) if secrets else None
+    theirs = DecryptingLog(brokers, keys, registry)
+    with pytest.raises(TextsLocked, match="RATCHET_TEXT_KEY_FILE"):
+        await values(theirs)
+    assert registry.get_sample_value("ratchet_texts_locked_total", {"topic": FEEDBACK})
+    await theirs.stop()
+    await ours.stop()
+
+
+async def test_a_secret_is_replaced_while_all_go_on() -> None:
+    brokers = MemoryLog()
+    old, new = b"o" * 32, b"n" * 32
+    first = EncryptingLog(brokers, UserKeyIssuer(brokers, old), source="/test")
+    await write(first, "ann")
+    both = EncryptingLog(brokers, UserKeyIssuer(brokers, new, old), source="/test")
+    await write(both, "ben", 1)
+    waiting = DecryptingLog(brokers, UserKeys(brokers, old, new))
+    assert await values(waiting) == [TEXT, TEXT]
+    assert await rewrap_keys(brokers, (new, old)) == Rewrapping(1, 0)
+    assert await rewrap_keys(brokers, (new, old)) == Rewrapping(0, 0)
+    alone = DecryptingLog(brokers, UserKeys(brokers, new))
+    assert await values(alone) == [TEXT, TEXT]
+    assert (await rewrap_keys(brokers, (b"x" * 32,))).unreadable == 2
+    for one in (first, both, waiting, alone):
+        await one.stop()
+
+
+async def test_a_key_destroyed_while_keys_are_rewrapped_stays_destroyed() -> None:
+    brokers = MemoryLog()
+    old, new = b"o" * 32, b"n" * 32
+    ours = EncryptingLog(brokers, UserKeyIssuer(brokers, old), source="/test")
+    await write(ours, "ann")
+    store = brokers.append_many
+
+    async def append_many(records: Sequence[NewRecord], **options: Any) -> list[Position]:
+        brokers.append_many = store
+        await destroy_keys(brokers, [subject_of("default", "ann")])
+        return await store(records, **options)
+
+    brokers.append_many = append_many
+    assert (await rewrap_keys(brokers, (new, old))).rewrapped == 1
+    late = DecryptingLog(brokers, UserKeys(brokers, new))
+    assert await values(late) == ["[encrypted]"]
+    for one in (ours, late):
+        await one.stop()
+
+
+async def test_writers_leave_the_keys_of_a_topic_that_was_made_anew() -> None:
+    brokers = MemoryLog(partitions={USER_KEYS: 1})
+    ours = UserKeyIssuer(brokers, SECRET)
+    subject = subject_of("default", "ann")
+    before = ours.key_of("default", subject)
+    await ours.acknowledged()
+    await ours.refresh()
+    (record,) = raw(brokers, USER_KEYS)
+    ours._take(replace(record, key=f"{'0' * 64}:{'1' * 16}", value=None))
+    assert ours.key_of("default", subject) != before
+    await ours.close()
+
+
+def test_a_destroyed_key_leaves_every_cache() -> None:
+    keys = UserKeyIssuer(MemoryLog(), SECRET)
+    subject = subject_of("default", "ann")
+    key_id, _ = keys.key_of("default", subject)
+    body = {"tenant": "default", "user_id": "ann", "value": TEXT}
+    assert keys.close_texts(body, "place")
+    assert text_encryption._cipher.cache_info().currsize
+    keys._take(Record(USER_KEYS, 0, 0, f"{subject}:{key_id}", None, (), 0))
+    assert not text_encryption._cipher.cache_info().currsize
+    assert keys.key(key_id) is None
+    assert keys.key_of("default", subject)[0] != key_id
+
+
+def test_a_person_s_key_takes_less_than_300_bytes() -> None:
+    keys = UserKeyIssuer(MemoryLog(), SECRET)
+    people = [sha256(str(number).encode()).hexdigest() for number in range(20_000)]
+    tracemalloc.start()
+    for subject in people:
+        keys._put(subject, int(subject[-16:], 16), bytes.fromhex(subject))
+    used, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert used / len(people) < 300
+
+
+@pytest.mark.parametrize("topic", [FEEDBACK, intake_topic("default")])
+async def test_a_dead_letter_is_encrypted_for_whom_its_record_names(topic: str) -> None:
+    brokers = MemoryLog()
+    ours = writer(brokers)
+    letters = DeadLetters(ours, service="test", redact=str, metrics=CollectorRegistry())
+    body = {"trace_id": "t1", "tenant": "default", "type": "comment", "value": TEXT}
+    value = orjson.dumps(body | {"user_id": "ann"})
+    await letters.put(Record(topic, 0, 0, "t1", value, (), 0), "schema", f"{TEXT}: is wrong")
+    await letters.put(Record(topic, 0, 1, "t1", b"no JSON", (), 0), "schema", "is wrong")
+    stored = raw(brokers, DEAD_LETTERS)
+    assert all(TEXT.encode() not in (one.value or b"") for one in stored)
+    kept = await list_dead_letters(cast("EventLog", reader(brokers)))
+    assert sorted(one.body for one in kept) == sorted([value.decode(), "no JSON"])
+    await destroy_keys(brokers, [subject_of("default", "ann")])
+    kept = await list_dead_letters(cast("EventLog", reader(brokers)))
+    assert sorted(one.body for one in kept) == ["", "no JSON"]
+    await ours.stop()
+
+
+async def test_a_shadow_request_and_its_result_are_encrypted_for_who_asked() -> None:
+    brokers = MemoryLog()
+    ours, theirs = writer(brokers), reader(brokers)
+    whose = {"tenant": "default", "subjects": (subject_of("default", "ann"),)}
+    common = {"request_id": "r", "batch_id": "b", "purpose": "shadow", "version": "v", **whose}
+    asked = GenerationRequested.model_validate(
+        common
+        | {
+            "messages": [{"role": "user", "content": TEXT}],
+            "shown": {"completion": TEXT, "latency_ms": 1},
+            "sampling": {"response_format": {"type": TEXT}, "top_p": 0.5},
+            "expires_at": "2026-11-18T09:00:00Z",
+        }
+    )
+    made = GenerationFinished.model_validate(
+        common | {"outcome": "ok", "completion": TEXT, "finished_at": "2026-11-18T09:00:00Z"}
+    )
+    for topic, event in ((GENERATION_REQUESTS, asked), (GENERATION_RESULTS, made)):
+        await ours.publish(topic, key="r", event=event, event_id="r")
+        (stored,) = raw(brokers, topic)
+        assert TEXT.encode() not in (stored.value or b"")
+        assert type(event).model_validate_json(stored.value or b"").encrypted is not None
+        opened = await theirs.opened(stored)
+        assert type(event).model_validate_json(opened.value or b"") == event
+    await theirs.stop()
+    await ours.stop()

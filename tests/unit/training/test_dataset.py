@@ -32,7 +32,7 @@ from services.training.dataset_rows import (
     prompt_of,
 )
 from services.training.sides import FEW_RATERS, DatasetRules, is_held_out
-from shared.contracts.events.base import ContentPart, Message, Tool, ToolCall, utc
+from shared.contracts.events.base import ContentPart, EncryptedTexts, Message, Tool, ToolCall, utc
 from shared.contracts.events.preferences import PairSource, PreferencePair
 from shared.contracts.prompt_key import normal_prompt
 from tests.unit.training.builders import (
@@ -207,6 +207,16 @@ def test_the_fold_keeps_the_last_word_on_each_pair() -> None:
     assert [one.pair_id for one in fold.pairs] == ["pair-0003"]
     assert [answer.messages for answer in fold.answers] == [turns("thumbed question 2")]
     assert fold.retracted == 2
+
+
+def test_a_pair_whose_key_is_destroyed_is_no_pair_of_empty_answers() -> None:
+    fold = PreferenceFold(MODEL)
+    closed = EncryptedTexts(keys=("k",), data="x")
+    fold.apply(pair_event(1).model_copy(update={"encrypted": closed}))
+    fold.apply(pair_event(2))
+    assert [one.pair_id for one in fold.pairs] == ["pair-0002"]
+    fold.apply(retraction("pair-0001"))
+    assert fold.retracted == 1
 
 
 def test_raters_stay_out_of_the_rows() -> None:

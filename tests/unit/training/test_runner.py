@@ -8,7 +8,8 @@ import json
 import shutil
 from html import escape
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -24,7 +25,9 @@ from shared.contracts.events.training import RunPhase, TrainingMethod
 from shared.contracts.events.versions import Lifecycle, record_key, state_key
 from shared.contracts.recipes import check_hyperparameters
 from shared.contracts.topics import CASES, PREFERENCES, VERSIONS
-from shared.kafka.log import LogUnavailable
+from shared.kafka.encrypted_log import DecryptingLog, EncryptingLog
+from shared.kafka.log import EventLog, LogUnavailable
+from shared.kafka.user_keys import UserKeyIssuer
 from shared.registry.adapters import checksum, fetch, publish
 from tests.support.waiting import eventually
 from tests.unit.training.builders import (
@@ -654,3 +657,18 @@ def test_only_the_folders_of_ended_jobs_are_pruned(tmp_path: Path) -> None:
     left = {path.name for path in tmp_path.iterdir()}
     assert len(left) == 4
     assert {Workspace(tmp_path, name).folder.name for name in names[:2]} <= left
+
+
+async def test_a_job_on_texts_that_it_has_no_secret_for_fails_and_says_what_to_do(
+    harness: TrainingHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    brokers = harness.log
+    ours = EncryptingLog(brokers, UserKeyIssuer(brokers, b"s" * 32), source="/test")
+    pair = pair_event(1)
+    await ours.publish(PREFERENCES, key=pair.pair_id, event=pair, event_id=pair.pair_id)
+    await ours.stop()
+    without = DecryptingLog(cast("EventLog", SimpleNamespace(tail=brokers.tail)), None)
+    monkeypatch.setattr(brokers, "tail", without.tail)
+    outcome = await harness.run(request())
+    assert outcome.phase is RunPhase.failed
+    assert "RATCHET_TEXT_KEY_FILE: not set" in outcome.message

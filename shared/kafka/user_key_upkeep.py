@@ -1,0 +1,103 @@
+"""Upkeep of user keys: destroying a person's keys, and wrapping all keys by a new secret."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from shared.contracts.topics import USER_KEYS
+from shared.kafka.envelope import UnreadableRecord
+from shared.kafka.log import EventLog, NewRecord, Record, read_to_end
+from shared.kafka.user_keys import WHOLE_TIMEOUT_S, unwrapped
+from shared.text_encryption import TextsUnreadable, tenant_key, wrap_key
+
+ROLL_S = 6.0
+"""A little more than `segment.ms` of the topic."""
+READ_TIMEOUT_S = 600.0
+BATCH = 1000
+
+
+@dataclass(frozen=True)
+class Rewrapping:
+    """How many keys were wrapped anew, and how many no secret opens."""
+
+    rewrapped: int
+    unreadable: int
+
+
+async def destroy_keys(event_log: EventLog, subjects: Collection[str]) -> int:
+    """Destroy all keys of some people; returns how many there were.
+
+    Brokers compact no active segment, so a second tombstone after `ROLL_S` closes the one that holds
+    the first (`segment.ms` of the topic); the cleaner then takes the keys from the disk.
+
+    Raises:
+        LogUnavailable: it is not done; ask again.
+
+    """
+    found: set[str] = set()  # destroyed ones too: this may be the second try
+
+    def note(record: Record) -> bool:
+        if record.key.partition(":")[0] in subjects:
+            found.add(record.key)
+        return False
+
+    await read_to_end(event_log, USER_KEYS, timeout_s=WHOLE_TIMEOUT_S, keep=note)
+    tombstones = [NewRecord(USER_KEYS, name, None) for name in sorted(found)]
+    if tombstones:
+        await event_log.append_many(tombstones)
+        await asyncio.sleep(ROLL_S)
+        await event_log.append_many(tombstones)
+    return len(tombstones)
+
+
+async def rewrap_keys(event_log: EventLog, secrets: Sequence[bytes]) -> Rewrapping:
+    """Wrap every key by the first secret that another of them wrapped; may run again at any time.
+
+    A key that was destroyed meanwhile is destroyed again: its new record came after the tombstone.
+
+    Raises:
+        LogUnavailable: some are not rewrapped; ask again.
+
+    """
+    stale: dict[str, Record] = {}
+    unreadable: set[str] = set()
+
+    def note(record: Record) -> bool:
+        stale.pop(record.key, None)
+        unreadable.discard(record.key)
+        try:
+            if record.value is not None and unwrapped(secrets, record)[2]:
+                stale[record.key] = record
+        except (UnreadableRecord, TextsUnreadable):
+            unreadable.add(record.key)
+        return False
+
+    await read_to_end(event_log, USER_KEYS, timeout_s=READ_TIMEOUT_S, keep=note)
+    renewed = [_renewed(record, secrets) for record in stale.values()]
+    for start in range(0, len(renewed), BATCH):
+        await event_log.append_many(renewed[start : start + BATCH])
+    if renewed:
+        await destroy_keys(event_log, await _destroyed(event_log, {one.key for one in renewed}))
+    return Rewrapping(len(renewed), len(unreadable))
+
+
+def _renewed(record: Record, secrets: Sequence[bytes]) -> NewRecord:
+    issued, key, _ = unwrapped(secrets, record)
+    wrapped = wrap_key(tenant_key(secrets[0], issued.tenant), key, record.key)
+    value = issued.model_copy(update={"wrapped": wrapped}).to_json()
+    return NewRecord(USER_KEYS, record.key, value, record.headers)
+
+
+async def _destroyed(event_log: EventLog, names: Collection[str]) -> set[str]:
+    """Subjects of those of the keys whose record has a tombstone before it: they had one coming."""
+    dead: set[str] = set()
+
+    def note(record: Record) -> bool:
+        if record.value is None and record.key in names:
+            dead.add(record.key.partition(":")[0])
+        return False
+
+    await read_to_end(event_log, USER_KEYS, timeout_s=READ_TIMEOUT_S, keep=note)
+    return dead
