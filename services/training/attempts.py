@@ -80,6 +80,7 @@ class Attempts:
             stall_s=settings.stall_s,
             restarts=settings.restarts,
             accelerate=settings.accelerate,
+            min_free_bytes=settings.min_free_bytes,
         )
 
     async def run(

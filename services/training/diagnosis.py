@@ -122,8 +122,9 @@ def _missing_data(names: Collection[str], *, lost: int) -> Iterator[str]:
         )
     if "judge_data" in names:
         yield (
-            "volume: collect more votes of more raters; a share of raters and prompts is set apart "
-            "for the judge (judge_share of RATCHET_TRAINING_RULES, or votes with the judge's panel)"
+            "volume: collect more votes of more raters, or thumbs both up and down where there are "
+            "none; a share of raters and prompts is set apart for the judge (judge_share of "
+            "RATCHET_TRAINING_RULES, or votes with the judge's panel)"
         )
     if "heldout" in names:
         yield "volume: rows of more prompts are needed, or a higher heldout_share"

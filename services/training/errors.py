@@ -16,7 +16,7 @@ class BadDataset(TrainingError):
 
 
 class DiskFull(TrainingError):
-    """Too little is free for checkpoints; nothing was begun."""
+    """Too little is free for checkpoints: before a job begins, or where its trainer ended."""
 
 
 class TrainerFailed(TrainingError):

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from services.training.errors import TrainerFailed
 from services.training.trainers.job import BUSY, FAILURE, GIVEN_UP, StageProgress
+from services.training.workspace import require_free
 
 log = structlog.get_logger(__name__)
 
@@ -43,6 +44,7 @@ class TrainerProcess:
         stall_s: Longest time without progress before it is ended and started again.
         restarts: How often it may be started again for one attempt.
         accelerate: Configuration of `accelerate launch`, for several processes; empty: one.
+        min_free_bytes: Free on the folder's disk before it is started again.
 
     """
 
@@ -51,6 +53,7 @@ class TrainerProcess:
     stall_s: float
     restarts: int
     accelerate: str = ""
+    min_free_bytes: int = 0
 
     async def run(self, folder: Path, on_progress: OnProgress, alive: Callable[[], None]) -> None:
         """Do the stages of `<folder>/job.json`; goes on from checkpoints after a crash.
@@ -65,6 +68,7 @@ class TrainerProcess:
         Raises:
             TrainerFailed: it ended without a result more often than it may, or the folder
                 stayed in use for longer than `BUSY_S`.
+            DiskFull: it ended without a result and too little is free.
 
         """
         status = 0
@@ -75,6 +79,7 @@ class TrainerProcess:
             if status == GIVEN_UP:
                 raise TrainerFailed((folder / FAILURE).read_text(encoding="utf-8"))
             log.warning("trainer.ended", folder=folder.name, status=status, start=start + 1)
+            require_free(folder, self.min_free_bytes)
         raise TrainerFailed(
             f"the trainer ended {self.restarts + 1} times without a result, last with status "
             f"{status}; the end of its log: {_tail(folder / 'trainer.log')}"

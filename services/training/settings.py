@@ -52,7 +52,9 @@ class TrainingSettings(ServiceSettings):
         description="tokens that the engine serves: max_length where none is given",
     )
     min_free_bytes: int = Field(
-        default=2**30, ge=0, description="free on the disk of RATCHET_DATA_DIR before a job begins"
+        default=2**30,
+        ge=0,
+        description="free on the disk of RATCHET_DATA_DIR before a job begins, and to go on",
     )
     max_lora_rank: int = Field(default=16, ge=1)
     model: ModelName = "assistant"

@@ -100,7 +100,7 @@ class Workspace:
 
 
 def require_free(jobs: Path, bytes_wanted: int) -> None:
-    """Refuse to begin on a disk that would be full before the training ends.
+    """Refuse to begin, or to go on, on a disk that would be full before the training ends.
 
     Raises:
         DiskFull: names the folder, what is free and what to do.
