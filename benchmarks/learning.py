@@ -18,7 +18,7 @@ Votes of the judge's raters stay true: `random` and `inverted` must not pass the
 
 A run goes on where it was stopped; all runs of a seed share v1.0. `learning.svg` in the folder plots
 all seeds that have been run whole. `--report` trains nothing and prints the tables of what is in the
-folder: each whole seed, their mean, and the ablations. Exit status 1 where a goal is missed.
+folder: each whole seed and each ablation, with their means. Exit status 1 where a goal is missed.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ from benchmarks.learning_report import (
     panels_of,
     pooled,
     table,
+    with_mean,
 )
 from benchmarks.training_stages import ROOT, first_version, read, train, write
 from deploy.starter import corpus
@@ -105,21 +106,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def report(root: Path, seeds: Mapping[int, Sequence[LearntVersion]]) -> list[str]:
     """Print the tables of all that is in a folder; goals that the mean or an ablation missed."""
-    missed = list[str]()
+    missed, rows = list[str](), dict[str, Sequence[LearntVersion]]()
     if seeds:
-        mean = pooled([*seeds.values()])
-        named = {f"seed {seed}": versions for seed, versions in seeds.items()}
-        print(table({**named, f"mean of {len(seeds)}": mean}), end="\n\n")
-        missed += [f"mean of {len(seeds)}: {text}" for text in misses(mean, "none")]
-    ablations = {
-        (ablation, seed): learn(root, seed, ablation, count)
-        for ablation in ABLATIONS[1:]
-        for seed, count in iterations_of(root, ablation).items()
-    }
-    if ablations:
-        print(table({f"{name}, seed {seed}": run for (name, seed), run in ablations.items()}))
-    for (name, seed), versions in ablations.items():
-        missed += [f"{name}, seed {seed}: {text}" for text in misses(versions, name)]
+        mean = f"mean of {len(seeds)}"
+        print(table(with_mean("", seeds)), end="\n\n")
+        missed += [f"{mean}: {text}" for text in misses(pooled([*seeds.values()]), "none")]
+    for ablation in ABLATIONS[1:]:
+        runs = {
+            seed: learn(root, seed, ablation, count)
+            for seed, count in iterations_of(root, ablation).items()
+        }
+        rows |= with_mean(f"{ablation}, ", runs)
+        for seed, versions in runs.items():
+            missed += [f"{ablation}, seed {seed}: {text}" for text in misses(versions, ablation)]
+    if rows:
+        print(table(rows))
     return missed
 
 

@@ -77,6 +77,18 @@ def _pooled(versions: Sequence[LearntVersion]) -> LearntVersion:
     )
 
 
+def with_mean(
+    name: str, runs: Mapping[int, Sequence[LearntVersion]]
+) -> dict[str, Sequence[LearntVersion]]:
+    """Rows of a table: each seed's run, and the mean over the iterations that all have."""
+    rows = {f"{name}seed {seed}": versions for seed, versions in runs.items()}
+    if len(runs) > 1:
+        count = min(map(len, runs.values()))
+        mean = pooled([versions[:count] for versions in runs.values()])
+        rows[f"{name}mean of {len(runs)}"] = mean
+    return rows
+
+
 def table(runs: Mapping[str, Sequence[LearntVersion]]) -> str:
     """Markdown with a row for each version of each run; what is below the published is bold."""
     return "\n".join(

@@ -64,7 +64,8 @@ def folder(tmp_path: Path) -> Path:
         for name in ("measure", "samples"):
             answered(tmp_path / f"first-{seed}" / name, seed)
         ran(tmp_path / f"none-{seed}", "dpo", done)
-    ran(tmp_path / "thumbs-1", "kto", 1)
+    ran(tmp_path / "thumbs-1", "kto", 2)
+    ran(tmp_path / "thumbs-2", "kto", 1)
     return tmp_path
 
 
@@ -104,7 +105,8 @@ def test_one_command_prints_all_that_is_in_a_folder_and_trains_nothing(
     rows = [line.split(" | ")[0] for line in capsys.readouterr().out.splitlines() if ", v1" in line]
     assert rows == [
         *(f"| seed 1, v1.{number}" for number in (1, 2, 3)),
-        *(f"| mean of 1, v1.{number}" for number in (1, 2, 3)),
-        "| thumbs, seed 1, v1.1",
+        *(f"| thumbs, seed 1, v1.{number}" for number in (1, 2)),
+        "| thumbs, seed 2, v1.1",
+        "| thumbs, mean of 2, v1.1",
     ]
     assert (folder / "learning.svg").exists()
