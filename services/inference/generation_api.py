@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Annotated, Any, Literal
 
 import orjson
 from fastapi import APIRouter, Header
-from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from services.inference.agent import Agent
@@ -17,6 +17,7 @@ from services.inference.scorer import Scorer
 from shared.contracts.events.api_keys import Permission
 from shared.contracts.events.base import Name, OptionalIdentifier
 from shared.http.openapi import problem_responses
+from shared.http.streaming import StreamedResponse
 from shared.keys import ApiKey, KeyRing
 from shared.pseudonyms import AS_THEY_COME, UserPseudonyms
 from shared.quotas import Quotas
@@ -151,7 +152,7 @@ def generation_router(
         )
         events = moderator.run(asked)
         if body.stream:
-            return StreamingResponse(server_sent(events), media_type="text/event-stream")
+            return StreamedResponse(server_sent(events), media_type="text/event-stream")
         return [event async for event in events][-1]
 
     return router
@@ -187,10 +188,11 @@ def serving(registry: Registry, agent: Agent, name: str) -> Version:
     return version
 
 
-async def server_sent(events: AsyncIterator[dict[str, Any]]) -> AsyncIterator[bytes]:
+async def server_sent(events: AsyncGenerator[dict[str, Any]]) -> AsyncGenerator[bytes]:
     """Events as they come; an error after the stream began is an event too."""
     try:
-        async for event in events:
-            yield b"data: " + orjson.dumps(event) + b"\n\n"
+        async with aclosing(events):
+            async for event in events:
+                yield b"data: " + orjson.dumps(event) + b"\n\n"
     except InferenceError as error:
         yield b"data: " + orjson.dumps({"stage": "error", "detail": str(error)}) + b"\n\n"

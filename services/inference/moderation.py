@@ -7,7 +7,7 @@ or the scores are missing, the writer's is returned and the result says why.
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -109,7 +109,7 @@ class Moderator:
         self._clock = clock
         self._metrics = metrics
 
-    async def run(self, asked: ModerationRequest) -> AsyncIterator[dict[str, Any]]:
+    async def run(self, asked: ModerationRequest) -> AsyncGenerator[dict[str, Any]]:
         """Progress, one event a stage, and last the result.
 
         Raises:

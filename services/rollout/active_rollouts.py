@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from services.rollout import engine_loss
@@ -120,10 +121,10 @@ class ActiveRollouts:
         self._active.clear()
         self._ended.clear()
 
-    async def lead(self) -> None:
-        """Begin to lead: what was known from an earlier lead is out of date."""
+    async def lead(self, unfinished: Sequence[RolloutHistory]) -> None:
+        """Begin to lead these rollouts: what was known from an earlier lead is out of date."""
         self._active.clear()
-        await asyncio.to_thread(self._store.tidy)
+        await asyncio.to_thread(self._store.tidy, {one.state.rollout_id for one in unfinished})
 
 
 def _judge(state: RolloutState, statistic: int) -> Judge:

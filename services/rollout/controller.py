@@ -315,8 +315,9 @@ class Controller:
 
     async def _take_over(self) -> None:
         """Make good what a predecessor left undone, and show life for its rollouts."""
-        await self._active.lead()
-        for history in list(self._decision_log.unfinished()):
+        unfinished = list(self._decision_log.unfinished())
+        await self._active.lead(unfinished)
+        for history in unfinished:
             active = await self._active.take_up(history)
             move = Move(
                 DecisionKind.hold,

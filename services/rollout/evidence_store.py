@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 import structlog
@@ -14,7 +15,7 @@ from services.rollout.evidence import RolloutEvidence
 log = structlog.get_logger(__name__)
 
 KEPT = 50
-"""Files kept; older ones are of rollouts that have long ended."""
+"""Files kept beside those of unfinished rollouts."""
 
 
 class EvidenceStore:
@@ -58,11 +59,15 @@ class EvidenceStore:
             return False
         return True
 
-    def tidy(self) -> None:
-        """Delete all but the newest files; one that the disk keeps is tried the next time."""
+    def tidy(self, unfinished: Collection[str]) -> None:
+        """Delete all but the newest files and those of these rollouts.
+
+        One that the disk keeps is tried the next time.
+        """
+        needed = {self._path(rollout_id) for rollout_id in unfinished}
         try:
-            books = sorted(self._directory.glob("*.json"), key=lambda path: path.stat().st_mtime)
-            for path in books[:-KEPT]:
+            others = set(self._directory.glob("*.json")) - needed
+            for path in sorted(others, key=lambda path: path.stat().st_mtime)[:-KEPT]:
                 path.unlink(missing_ok=True)
         except OSError as error:
             log.warning("evidence.not_tidied", error=str(error))

@@ -7,7 +7,7 @@ from contextlib import aclosing
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, Query, Request
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import JSONResponse
 
 from services.rollout.access import KEY, Access, key_of
 from services.rollout.api import (
@@ -28,6 +28,7 @@ from shared.http.asgi import Scope
 from shared.http.body import GuardedApp
 from shared.http.openapi import describe
 from shared.http.problems import handle_errors
+from shared.http.streaming import StreamedResponse
 
 MAX_BODY_BYTES = 256 * 1024
 BODY_TIMEOUT_S = 10.0
@@ -85,19 +86,18 @@ def _rollouts(api: RolloutApi, access: Access) -> APIRouter:
         return {"intervals": api.intervals(rollout_id)}
 
     @router.get("/{rollout_id}/slices", dependencies=of_rollout)
-    async def slices(rollout_id: str) -> StreamingResponse:
+    async def slices(rollout_id: str) -> StreamedResponse:
         pieces = api.slices(rollout_id)
         # What is wrong from the start is an answer of its own; later it ends the stream.
         first = await anext(pieces)
 
         async def whole() -> AsyncGenerator[str]:
-            # A caller that goes away leaves its turn to read the topics to the next one.
             async with aclosing(pieces):
                 yield first
                 async for piece in pieces:
                     yield piece
 
-        return StreamingResponse(whole(), media_type="text/csv")
+        return StreamedResponse(whole(), media_type="text/csv")
 
     @router.post("/{rollout_id}/{verb}", dependencies=of_rollout)
     async def command(

@@ -8,6 +8,7 @@ checks the name and the value of each header by a pattern of its own, for each r
 # pyright: basic, reportMissingTypeStubs=false
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from functools import lru_cache
 
@@ -20,6 +21,8 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 
 START, BODY = "http.response.start", "http.response.body"
+STALLED_S = 60.0
+"""How long a client may leave a full write buffer (64 KiB) unread; then its connection is closed."""
 NAMES_CACHED = 256
 """Names of headers whose check is remembered."""
 UNFRAMED = frozenset((204, 304))
@@ -54,8 +57,10 @@ class CoalescingCycle(RequestResponseCycle):
 
         """
         if self.flow.write_paused and not self.disconnected:
-            await self.flow.drain()
+            await self._drain()
         if self.disconnected:
+            # A stream that waits for nothing else would never let itself be cancelled.
+            await asyncio.sleep(0)
             return
         expected = BODY if self.response_started else START
         if message["type"] != expected or self.response_complete:
@@ -66,6 +71,17 @@ class CoalescingCycle(RequestResponseCycle):
             self._start(message["status"], message.get("headers", ()))  # type: ignore[typeddict-item]
         else:
             self._piece(message.get("body", b""), more=message.get("more_body", False))  # type: ignore[arg-type]
+
+    async def _drain(self) -> None:
+        """Wait until the client reads on; one that does not is as one that has left.
+
+        The application, which may hold a turn or a transaction while it sends, then gets to its end.
+        """
+        stalled = asyncio.get_running_loop().call_later(STALLED_S, self.transport.abort)
+        try:
+            await self.flow.drain()
+        finally:
+            stalled.cancel()
 
     async def _break_off(self) -> None:
         if not self.response_started:

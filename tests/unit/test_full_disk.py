@@ -15,7 +15,7 @@ import pytest
 from services.inference.acceptances import Acceptance, Acceptances
 from services.inference.errors import AcceptanceNotKept
 from services.rollout.evidence import RolloutEvidence
-from services.rollout.evidence_store import EvidenceStore
+from services.rollout.evidence_store import KEPT, EvidenceStore
 from services.training.dataset_store import DatasetStore
 from services.training.errors import StoreUnavailable
 from shared.registry.adapters import AdapterUnavailable, fetch, publish
@@ -52,6 +52,18 @@ def test_evidence_of_before_stays_and_the_next_is_kept_when_there_is_room(tmp_pa
         assert store.load("r") == before
         filler.unlink()
         assert store.save(before)
+
+
+def test_evidence_of_an_unfinished_rollout_is_kept_however_many_came_after_it(
+    tmp_path: Path,
+) -> None:
+    store = EvidenceStore(tmp_path)
+    for number in range(KEPT + 3):
+        assert store.save(RolloutEvidence(rollout_id=f"r{number}"))
+        os.utime(max(tmp_path.iterdir(), key=lambda path: path.stat().st_mtime), (number, number))
+    store.tidy({"r0"})
+    found = [number for number in range(KEPT + 3) if store.load(f"r{number}") is not None]
+    assert found == [0, *range(3, KEPT + 3)]
 
 
 def test_an_acceptance_that_is_not_kept_does_not_hold(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncGenerator, Collection
 from contextlib import ExitStack
 from datetime import timedelta
 from tempfile import SpooledTemporaryFile
@@ -16,13 +16,13 @@ from pydantic import AwareDatetime, BaseModel, Field
 from services.feedback.erasure.eraser import SWEEP_TIMEOUT_S, erasures_of
 from services.feedback.erasure.people import body_of, is_about
 from services.feedback.errors import Busy, EventLogUnavailable
-from services.feedback.read_model.export import ExportResponse
 from shared.clock import Clock
 from shared.contracts.events.api_keys import Permission
 from shared.contracts.events.base import Identifier
 from shared.contracts.events.erasures import ErasureCompleted, ErasureRequested
 from shared.contracts.topics import EXAMPLES, FEEDBACK, INTERACTIONS, PREFERENCES
 from shared.http.openapi import problem_responses
+from shared.http.streaming import StreamedResponse
 from shared.kafka.audit import Requester
 from shared.kafka.log import EventLog, LogUnavailable, Record, read_to_end
 from shared.keys import ApiKey, KeyRing
@@ -157,7 +157,7 @@ class UserApi:
             # Read whole before the answer begins, so that a failure is an error.
             found = await self._records_about(tenant, subjects)
         log.info("person.exported", bytes=found.tell())
-        return ExportResponse(_chunks(found), media_type=NDJSON)
+        return StreamedResponse(_chunks(found), media_type=NDJSON)
 
     async def _records_about(self, tenant: str, subjects: Collection[str]) -> BinaryIO:
         """The person's records as lines of a file, which is in memory while it is small."""
@@ -216,7 +216,7 @@ def user_router(api: UserApi) -> APIRouter:
     return router
 
 
-async def _chunks(file: BinaryIO) -> AsyncIterator[bytes]:
+async def _chunks(file: BinaryIO) -> AsyncGenerator[bytes]:
     with file:
         file.seek(0)
         while chunk := file.read(CHUNK_BYTES):

@@ -13,7 +13,6 @@ from services.feedback.errors import AmbiguousFeedback, NotFound
 from services.feedback.read_model.export import (
     MEDIA_TYPES,
     ExportFormat,
-    ExportResponse,
     accepted_format,
     export,
     next_page,
@@ -28,6 +27,7 @@ from shared.contracts.events.preferences import PreferencePair, UnpairedExample
 from shared.contracts.events.quality import ExampleJoined
 from shared.http.openapi import problem_responses
 from shared.http.problems import json_response
+from shared.http.streaming import StreamedResponse
 from shared.keys import KeyRing, OutOfScope
 from shared.quotas import Quotas
 from shared.registry.versions import Registry
@@ -139,7 +139,7 @@ class QueryApi:
         first = await next_page(self._queries, tenant, wanted, None)
         stream = export(self._queries, tenant, wanted, format_, first)
         name = f"{wanted.kind.value}.{format_.value}"
-        return ExportResponse(
+        return StreamedResponse(
             stream,
             media_type=MEDIA_TYPES[format_],
             headers={"content-disposition": f'attachment; filename="{name}"'},

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import csv
 import io
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from enum import StrEnum
 from typing import Any
 
 import orjson
 import structlog
-from starlette.responses import StreamingResponse
-from starlette.types import Send
 
 from services.feedback.errors import FormatUnavailable
 from services.feedback.read_model.listing import ExampleFilter, ExamplePlace
@@ -22,8 +19,6 @@ log = structlog.get_logger(__name__)
 
 PAGE_ROWS = 500
 PAGE_BYTES = 4_000_000
-SEND_TIMEOUT_S = 30.0
-"""Longest wait for a reader of an export to take the next page."""
 
 
 class ExportFormat(StrEnum):
@@ -52,19 +47,6 @@ COLUMNS = (
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
-class ExportResponse(StreamingResponse):
-    """A stream whose reader has SEND_TIMEOUT_S seconds for each page, else the connection ends."""
-
-    async def stream_response(self, send: Send) -> None:
-        """See StreamingResponse."""
-
-        async def send_in_time(message: Any) -> None:
-            async with asyncio.timeout(SEND_TIMEOUT_S):
-                await send(message)
-
-        await super().stream_response(send_in_time)
-
-
 def accepted_format(accept: str) -> ExportFormat:
     """The first format of an Accept header that the service has; JSON Lines without one.
 
@@ -87,7 +69,7 @@ async def export(
     wanted: ExampleFilter,
     format_: ExportFormat,
     page: FoundPage,
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes]:
     """All examples from `page` on, which is the first of the listing.
 
     Each page is a query of its own, so a slow reader keeps no state of the read model alive.

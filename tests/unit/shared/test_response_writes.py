@@ -11,9 +11,11 @@ import pytest
 import uvloop
 
 from deploy.local.ports import free_ports
+from shared.http import response_writes
 from shared.http.asgi import Receive, Scope, Send
 from shared.http.response_writes import CoalescingCycle
 from shared.http.server import serve
+from shared.http.streaming import StreamedResponse
 from tests.support.waiting import eventually
 
 HEAD = {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"4")]}
@@ -24,6 +26,20 @@ def body(data: bytes, *, more: bool = False) -> dict[str, object]:
     return {"type": "http.response.body", "body": data, "more_body": more}
 
 
+ended = asyncio.Event()
+
+
+async def endless() -> AsyncIterator[bytes]:
+    """A stream that says when it is over, as one does that holds a turn."""
+    ended.clear()
+    try:
+        while True:
+            yield b"x" * 65_536
+    finally:
+        await asyncio.sleep(0)  # what closes a stream may wait, though its client has left
+        ended.set()
+
+
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
     """Answers by the path."""
     if scope["type"] != "http":
@@ -32,6 +48,8 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await send(STREAM)
         await send(body(b"one", more=True))
         await send(body(b"two"))
+    elif scope["path"] == "/endless":
+        await StreamedResponse(endless())(scope, receive, send)
     elif scope["path"] == "/break":
         await send(HEAD)
         raise RuntimeError("the application broke")
@@ -103,6 +121,14 @@ async def test_a_streams_pieces_leave_as_they_come(writes: list[bytes]) -> None:
         b"3\r\none\r\n",
         b"3\r\ntwo\r\n0\r\n\r\n",
     ]
+
+
+async def test_a_client_that_stops_reading_ends_its_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(response_writes, "STALLED_S", 0.1)
+    async with connected() as (reader, writer):
+        writer.write(b"GET /endless HTTP/1.1\r\nhost: a\r\n\r\n")
+        await reader.readuntil(b"\r\n\r\n")
+        await asyncio.wait_for(ended.wait(), 60)
 
 
 async def test_a_head_request_gets_its_head() -> None:
