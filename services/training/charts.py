@@ -8,6 +8,8 @@ from html import escape
 
 WIDTH, LABEL, VALUE, ROW = 640, 150, 70, 24
 """Pixels: whole width, the labels' column, the values' column, height of a row."""
+CURVE = 96
+"""Height of a curve."""
 BLUE, GREY, RED = "#2f6fb0", "#9a9a9a", "#b5473c"
 COLOURS = (BLUE, GREY, RED)
 
@@ -57,6 +59,26 @@ def paired_bars(title: str, rows: Sequence[tuple[str, float, float]]) -> str:
             marks.append(_bar(LABEL, top + 4, span * abs(value) / scale, colour, height=ROW - 8))
             marks.append(_text(WIDTH - 2 * VALUE + 8, top + 17, f"{value:.4g}"))
     return _svg(title, ROW * (2 * len(rows) + 1) + 8, marks)
+
+
+def curve(title: str, points: Sequence[tuple[float, float]]) -> str:
+    """A line through two or more points of rising x, between the values' least and largest."""
+    values = [value for _, value in points]
+    low, high, first = min(values), max(values), points[0][0]
+    wide, deep = (points[-1][0] - first) or 1.0, (high - low) or 1.0
+    span, bottom = WIDTH - LABEL - VALUE, ROW + CURVE
+    line = " ".join(
+        f"{LABEL + span * (x - first) / wide:.1f},{bottom - CURVE * (value - low) / deep:.1f}"
+        for x, value in points
+    )
+    marks = [
+        f'<polyline points="{line}" fill="none" stroke="{BLUE}" stroke-width="2"/>',
+        _text(0, ROW + 12, f"{high:.4g}"),
+        _text(0, bottom, f"{low:.4g}"),
+        _text(LABEL, bottom + ROW, f"{first:g}"),
+        _text(WIDTH - VALUE - 20, bottom + ROW, f"{points[-1][0]:g}"),
+    ]
+    return _svg(title, bottom + ROW + 8, marks)
 
 
 def _svg(title: str, height: float, marks: Sequence[str]) -> str:

@@ -18,7 +18,7 @@ from pydantic import BaseModel
 
 from services.training.attempts import Refused, Released
 from services.training.base_files import base_identity
-from services.training.candidate import Candidate, require_servable
+from services.training.candidate import Candidate, losses, require_servable
 from services.training.dataset_store import store_files
 from services.training.errors import StoreUnavailable, VersionTaken
 from services.training.process import ROOT
@@ -44,6 +44,8 @@ log = structlog.get_logger(__name__)
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 SETS = ("exclude_modules", "modules_to_save", "target_modules")
 """Lists of PEFT's configuration whose order means nothing."""
+MAX_LOSSES = 200
+"""Points of a stage's curve in a report."""
 SEEN_TIMEOUT_S = 60.0
 
 
@@ -198,6 +200,7 @@ class Publisher:
             samples=candidate.samples(self._settings.evaluation.samples),
             lost=candidate.lost,
             segments=candidate.segments,
+            losses=losses(candidate.folder, MAX_LOSSES),
         )
 
     def registered_by(self, job: TrainingRequested) -> VersionRecord | None:

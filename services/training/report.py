@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from html import escape
 from typing import Any
 
-from services.training.charts import intervals, paired_bars, shares
+from services.training.charts import curve, intervals, paired_bars, shares
 from services.training.dataset_rows import LEFT_OUT
 from services.training.measures.segments import SegmentWins
 from services.training.measures.tasks import tasks_of
@@ -47,6 +47,10 @@ class EvaluationReport:
     segments: Sequence[SegmentWins] = ()
     diagnosis: Sequence[str] = ()
     """Of a refused candidate: what happened, and what to do about it."""
+    losses: Mapping[str, Sequence[tuple[int, float]]] = field(
+        default_factory=dict[str, Sequence[tuple[int, float]]]
+    )
+    """By stage, the loss at each step that was noted."""
 
     def data(self) -> dict[str, Any]:
         """The report as JSON."""
@@ -66,6 +70,7 @@ class EvaluationReport:
                 "left_out": [str(row) for row in self.dataset.left_out],
             },
             "parameters": dict(self.parameters),
+            "losses": {stage: list(points) for stage, points in self.losses.items()},
             "samples": [dict(row) for row in self.samples],
             "lost": [dict(row) for row in self.lost],
             "segments": [asdict(one) for one in self.segments],
@@ -89,6 +94,7 @@ class EvaluationReport:
                 *self._tasks(),
                 *self._lost(),
                 *self._samples(),
+                *self._training(),
                 *self._data(),
                 "<h2>Parameters</h2>",
                 table(("name", "value"), sorted(self.parameters.items())),
@@ -193,6 +199,13 @@ class EvaluationReport:
                 for arm in ("parent", "candidate")
             ]
             yield table(("arm", "score", "answer"), rows)
+
+    def _training(self) -> Iterable[str]:
+        drawn = {stage: points for stage, points in self.losses.items() if len(points) > 1}
+        if drawn:
+            yield "<h2>Training</h2>"
+        for stage, points in drawn.items():
+            yield curve(f"loss of {stage} by step", points)
 
     def _data(self) -> Iterable[str]:
         manifest, left_out = self.dataset.manifest, self.dataset.left_out

@@ -15,11 +15,12 @@ from typing import Any, cast
 import fsspec  # pyright: ignore[reportMissingTypeStubs]
 import structlog
 
+from services.training.candidate import losses
 from services.training.metrics import TrainingMetrics
 from services.training.outcome import JobOutcome
 from services.training.process import ROOT, end_process, trainer_environment
 from services.training.settings import TrainingSettings
-from services.training.trainers.job import StageProgress, read_rows, write_json
+from services.training.trainers.job import write_json
 from services.training.workspace import Workspace
 from shared.clock import Clock
 from shared.contracts.events.training import RunPhase, TrainingRequested
@@ -120,14 +121,10 @@ def run_of(
 def curves(attempts: Iterable[Path]) -> list[dict[str, Any]]:
     """Losses by step of every attempt, thinned evenly to MAX_POINTS."""
     found = [
-        {
-            "name": f"{attempt.name}/{step.stage}_loss",
-            "step": step.done,
-            "value": step.loss,
-        }
+        {"name": f"{attempt.name}/{stage}_loss", "step": step, "value": loss}
         for attempt in attempts
-        for step in map(StageProgress.model_validate, read_rows(attempt / "progress.jsonl"))
-        if step.loss is not None
+        for stage, points in losses(attempt, MAX_POINTS).items()
+        for step, loss in points
     ]
     every = -(-len(found) // MAX_POINTS) or 1
     return found[::every]

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from services.training.charts import intervals, paired_bars, shares
+from services.training.charts import curve, intervals, paired_bars, shares
 from services.training.dataset_rows import JUDGE, TRAIN
 from services.training.report import EvaluationReport
 from services.training.sides import DatasetRules
@@ -84,6 +84,13 @@ def test_a_refused_candidate_s_page_begins_with_what_happened_and_what_to_do() -
     assert "what to do" not in REPORT.html(), "nothing is to be done of one that passed"
 
 
+def test_the_losses_of_each_stage_are_drawn() -> None:
+    drawn = replace(REPORT, losses={"reward": [(1, 0.7), (2, 0.5)], "dpo": [(1, 0.6)]})
+    assert "loss of reward by step" in drawn.html()
+    assert "loss of dpo" not in drawn.html(), "one point is no curve"
+    assert drawn.data()["losses"]["dpo"] == [(1, 0.6)]
+
+
 def test_what_people_and_models_wrote_is_escaped() -> None:
     assert "<script" not in REPORT.html()
 
@@ -104,6 +111,8 @@ def test_the_json_is_the_same_evaluation() -> None:
         shares("t", [("a", 1.0), ("b", 0.0), ("c", 2.0)]),
         intervals("t", [("a", 0.1, 0.5, 0.9)], mark=0.5),
         paired_bars("<&>", [("a", 0.0, 0.0), ("b", 2.0, 1.0)]),
+        curve("t", [(1, 0.7), (5, 0.2), (9, 0.4)]),
+        curve("t", [(1, 0.7), (2, 0.7)]),
     ],
 )
 def test_a_chart_is_well_formed_and_stays_inside(drawing: str) -> None:
@@ -113,3 +122,7 @@ def test_a_chart_is_well_formed_and_stays_inside(drawing: str) -> None:
         x, y, wide, high = (float(bar.attrib[name]) for name in ("x", "y", "width", "height"))
         assert 0 <= x <= x + wide <= width + 0.2
         assert 0 <= y <= y + high <= height
+    for line in root.iter("polyline"):
+        for x, y in (map(float, point.split(",")) for point in line.attrib["points"].split()):
+            assert 0 <= x <= width
+            assert 0 <= y <= height
