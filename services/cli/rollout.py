@@ -40,6 +40,9 @@ def start(
     unevaluated: Annotated[
         bool, typer.Option(help="Start though the strategy requires a passed evaluation.")
     ] = False,
+    one_tenant: Annotated[
+        bool, typer.Option(help="Accept that one tenant gave more than half of its data.")
+    ] = False,
     on_behalf_of: OnBehalfOf = "",
     as_json: AsJson = False,
 ) -> None:
@@ -49,6 +52,8 @@ def start(
         body["again"] = True
     if unevaluated:
         body["unevaluated"] = True
+    if one_tenant:
+        body["one_tenant"] = True
     if strategy:
         body["strategy"] = _strategy(strategy)
     body |= {"on_behalf_of": on_behalf_of or who(), "reason": reason}

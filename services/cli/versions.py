@@ -72,7 +72,10 @@ def show(
         return
     record = dict(data.get("record") or {})
     record.pop("fingerprint", None)  # thousands of figures; --json has them
-    shown = {name: data.get(name) for name in ("state", "reason", "gain", "erased_rows")}
+    shown = {
+        name: data.get(name)
+        for name in ("state", "reason", "waits_for", "tenants", "gain", "erased_rows")
+    }
     print_fields(version, {**shown, **record})
 
 

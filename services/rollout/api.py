@@ -25,6 +25,7 @@ from services.rollout.errors import (
     Conflict,
     DecisionNotAcknowledged,
     LeadershipLost,
+    NotAnApprover,
     NotLeading,
     Unknown,
     Unsure,
@@ -51,6 +52,8 @@ from shared.tenants import OperatorScope
 log = structlog.get_logger(__name__)
 
 SCORES = "satisfaction"
+MAX_WAITING = 3
+"""Versions that wait for an approver, as the model's present rollout names them."""
 UNKNOWN = "it is not known whether the decision was written"
 LOOK_FIRST = "look with `ratchet rollout status` before another try"
 _DECISION_ID = re.compile(r"^\d{1,18}:\d{1,18}$")
@@ -70,6 +73,10 @@ class StartRequest(BaseModel):
     again: bool = Field(default=False, description="start a version that was rejected before")
     unevaluated: bool = Field(
         default=False, description="start though the strategy requires a passed evaluation"
+    )
+    one_tenant: bool = Field(
+        default=False,
+        description="start though one tenant gave more than half of its data; by an approver's key",
     )
     on_behalf_of: OptionalIdentifier = ""
     reason: Annotated[str, Field(max_length=1000)] = ""
@@ -150,6 +157,10 @@ class RolloutApi:
             _must_have_reason(body.reason, "again overrides a rejection")
         if body.unevaluated:
             _must_have_reason(body.reason, "unevaluated overrides the strategy")
+        if body.one_tenant:
+            _must_have_reason(body.reason, "one_tenant accepts whose data it was trained on")
+            if not key.approver:
+                raise NotAnApprover(key.key_id)
         strategy = self._strategy(body.strategy)
         state = await self._settle(
             lambda: self._controller.start(
@@ -159,6 +170,7 @@ class RolloutApi:
                 supersede=body.supersede,
                 again=body.again,
                 unevaluated=body.unevaluated,
+                one_tenant=body.one_tenant,
                 actor=key.key_id,
                 on_behalf_of=body.on_behalf_of,
                 reason=body.reason,
@@ -218,7 +230,12 @@ class RolloutApi:
         history = self._decision_log.unfinished_of(model) or (histories[-1] if histories else None)
         if history is None:
             raise Unknown(f"model {model}: never had a rollout", field="model")
-        return self._view(history)
+        waiting = (
+            f"{one['version']} waits for {one['waits_for']}"
+            for one in self._version_views(model)
+            if one["waits_for"]
+        )
+        return {**self._view(history), "waiting": "; ".join(islice(waiting, MAX_WAITING))}
 
     def decisions(
         self, rollout_id: str, after: str, limit: int, *, moves: bool = False
@@ -354,20 +371,31 @@ class RolloutApi:
 
     def versions(self, model: str, scope: OperatorScope) -> list[dict[str, Any]]:
         """Versions in a key's scope, in order of registration."""
-        deployments = self._decision_log.deployments
-        return [
-            version_view(version, deployments.of(version.record.version))
-            for version in self._registry.versions(model)
-            if scope.has_model(version.record.model)
-        ]
+        return [one for one in self._version_views(model) if scope.has_model(one["model"])]
 
     def version(self, name: str) -> dict[str, Any]:
         """One version with its record."""
         version = self._registry.get(name)
         if version is None:
             raise Unknown(f"version {name}: unknown; GET /v1/versions lists them")
-        view = version_view(version, self._decision_log.deployments.of(name), whole=True)
+        view = version_view(
+            version,
+            self._decision_log.deployments.of(name),
+            waits_for=self._controller.waits_for(name),
+            whole=True,
+        )
         return {**view, "evaluating": self._evaluations.progress(name)}
+
+    def _version_views(self, model: str) -> list[dict[str, Any]]:
+        deployments = self._decision_log.deployments
+        return [
+            version_view(
+                version,
+                deployments.of(version.record.version),
+                waits_for=self._controller.waits_for(version.record.version),
+            )
+            for version in self._registry.versions(model)
+        ]
 
     async def _settle(self, action: Callable[[], Awaitable[Any]]) -> Any:
         """Run a command and map failures of the log to API errors.

@@ -53,13 +53,33 @@ class Candidates:
         """The oldest version whose rollout may begin now; empty where none, or one is under way.
 
         A version on another base than stable's is a person's to roll out: the engines change first.
+        So is one whose data is `one_tenants`; neither holds up those behind it.
         """
         if self._decision_log.unfinished_of(model) is not None:
             return ""
         waiting = lifecycles.waiting(self._decision_log, self._registry, model)
-        servable = (one for one in waiting if not self._registry.on_another_base(one.record))
-        version = next(servable, None)
-        return version.record.version if version else ""
+        for version in waiting:
+            name = version.record.version
+            if not self._registry.on_another_base(version.record) and not self.one_tenants(name):
+                return name
+        return ""
+
+    def one_tenants(self, candidate: str) -> str:
+        """Who gave more than half of a version's data, where several gave some; empty: nobody.
+
+        Once the version was in a rollout, or the one whose adapter it serves, a person has accepted
+        it.
+        """
+        trained = self._registry.adapter(candidate)
+        majority = trained.dataset.majority if trained else None
+        if trained is None or majority is None:
+            return ""
+        names = {candidate, trained.version}
+        histories = self._decision_log.histories(trained.model)
+        if any(history.state.candidate in names for history in histories):
+            return ""
+        tenant, share = majority
+        return f"tenant {tenant} gave {share:.0%} of the rows it was trained on"
 
     def unevaluated(self, candidate: str, strategy: Strategy) -> str:
         """Why a strategy's requirement of a passed evaluation is not met; empty where it is.
@@ -79,6 +99,36 @@ class Candidates:
             return f"it was evaluated against {against}, and {routing.stable} is stable now"
         failed = [check for check in version.evaluation.gate.checks if not check.passed]
         return "; ".join(f"{check.name}: {check.detail}" for check in failed)
+
+    def accepted(
+        self, candidate: str, strategy: Strategy, *, unevaluated: bool, one_tenant: bool
+    ) -> dict[str, str]:
+        """What a person overrides who starts a rollout, by the name of the flag, for the record.
+
+        Raises:
+            NotAllowed: a flag is missing.
+
+        """
+        found: dict[str, str] = {}
+        if lacking := self.unevaluated(candidate, strategy):
+            found["unevaluated"] = lacking
+            if not unevaluated:
+                raise NotAllowed(
+                    f"candidate: strategy {strategy.name} requires a passed evaluation of "
+                    f"{candidate}, and {lacking}; evaluate it (`ratchet versions evaluate "
+                    f"{candidate}`), or say unevaluated: true (`ratchet rollout start "
+                    "--unevaluated`)",
+                    field="candidate",
+                )
+        if majority := self.one_tenants(candidate):
+            found["one_tenant"] = majority
+            if not one_tenant:
+                raise NotAllowed(
+                    f"candidate: {majority}, more than half; look at its data, then have an "
+                    "approver's key say one_tenant: true (`ratchet rollout start --one-tenant`)",
+                    field="candidate",
+                )
+        return found
 
     def check(self, model: str, candidate: str, *, again: bool) -> str:
         """The stable version that a candidate may be rolled out against.

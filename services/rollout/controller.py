@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -21,7 +21,6 @@ from services.rollout.effects import Effects
 from services.rollout.errors import (
     Conflict,
     LeadershipLost,
-    NotAllowed,
     NotLeading,
     Unknown,
 )
@@ -46,6 +45,8 @@ from shared.registry.view import RoutingView
 log = structlog.get_logger(__name__)
 
 MAX_ROLLOUT_ID = 180
+NOTHING: Mapping[str, str] = {}
+"""What a rollout overrides that begins by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,10 +174,12 @@ class Controller:
         on_behalf_of: str = "",
         again: bool = False,
         unevaluated: bool = False,
+        one_tenant: bool = False,
     ) -> RolloutState:
         """Begin a rollout; of a version that was rejected before only `again`.
 
-        `unevaluated` overrides a strategy that requires an evaluation; the decision says so.
+        `unevaluated` overrides a strategy that requires an evaluation, and `one_tenant` accepts that
+        one tenant gave more than half of the candidate's data; the decision says so.
         `actor` is who was authenticated, `on_behalf_of` whom the actor names.
 
         Raises:
@@ -188,14 +191,9 @@ class Controller:
             self._must_lead()
             stable = self._candidates.check(model, candidate, again=again)
             chosen = strategy or self._policy.strategy
-            lacking = self._candidates.unevaluated(candidate, chosen)
-            if lacking and not unevaluated:
-                raise NotAllowed(
-                    f"candidate: strategy {chosen.name} requires a passed evaluation of {candidate}, "
-                    f"and {lacking}; evaluate it (`ratchet versions evaluate {candidate}`), or say "
-                    "unevaluated: true (`ratchet rollout start --unevaluated`)",
-                    field="candidate",
-                )
+            accepted = self._candidates.accepted(
+                candidate, chosen, unevaluated=unevaluated, one_tenant=one_tenant
+            )
             unfinished = self._decision_log.unfinished_of(model)
             if unfinished is not None:
                 if not supersede:
@@ -217,7 +215,7 @@ class Controller:
                 await self._command(unfinished, move, actor, on_behalf_of)
             try:
                 return await self._begin(
-                    model, stable, candidate, chosen, actor, reason, on_behalf_of, lacking
+                    model, stable, candidate, chosen, actor, reason, on_behalf_of, accepted
                 )
             except LeadershipLost as error:
                 # The rollout before it has ended by now, whatever became of this one.
@@ -296,6 +294,11 @@ class Controller:
                 routing, share, reference, actor=actor, on_behalf_of=on_behalf_of, reason=reason
             )
 
+    def waits_for(self, version: str) -> str:
+        """Whom a version's first rollout waits for, and why; empty where it may begin."""
+        majority = self._candidates.one_tenants(version)
+        return f"an approver, as {majority}" if majority else ""
+
     def newest(
         self, history: RolloutHistory
     ) -> tuple[RolloutState, JudgeState | None, Verdict | None]:
@@ -359,7 +362,7 @@ class Controller:
         actor: str,
         reason: str,
         on_behalf_of: str = "",
-        unevaluated: str = "",
+        accepted: Mapping[str, str] = NOTHING,
     ) -> RolloutState:
         now = self._clock.now()
         known = self._registry.get(candidate)
@@ -376,8 +379,7 @@ class Controller:
             updated_at=now,
         )
         move = Move(DecisionKind.start, state, 0, reason or "started")
-        overridden = {"unevaluated": unevaluated} if unevaluated else {}
-        await self._record(ActiveRollout.begun(state), move, actor, overridden, on_behalf_of)
+        await self._record(ActiveRollout.begun(state), move, actor, dict(accepted), on_behalf_of)
         return state
 
     async def _command(

@@ -64,6 +64,20 @@ class KeyRefused(RolloutError):
     code = "forbidden"
 
 
+class NotAnApprover(RolloutError):
+    """Accepting a version's data is an approver's."""
+
+    status = 403
+    code = "forbidden"
+
+    def __init__(self, key_id: str) -> None:
+        super().__init__(
+            f"one_tenant: {key_id} is no approver's key; one issued with "
+            "`ratchet keys create --approver` has to start it",
+            field="one_tenant",
+        )
+
+
 class EvaluationUnavailable(RolloutError):
     """An evaluation cannot begin now."""
 

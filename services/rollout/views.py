@@ -116,7 +116,7 @@ def sentence(decision: Decision) -> str:
         who = f"{decision.on_behalf_of} (by {decision.actor})"
     words = {
         DecisionKind.stable_set: _outside(decision, who),
-        DecisionKind.start: f"{who} started {decision.candidate}",
+        DecisionKind.start: f"{who} started {decision.candidate}" + _accepted(decision),
         DecisionKind.weight: f"{decision.candidate} went from {before} to {at} of the users",
         DecisionKind.hold: f"held at {at}",
         DecisionKind.pause: f"paused at {at}" + (f", from {before}" if at != before else ""),
@@ -131,6 +131,12 @@ def sentence(decision: Decision) -> str:
         share = _percent(decision.shadow)
         return f"{decision.candidate} answers {share} of the live requests, seen by nobody"
     return f"{words[decision.kind]}: {decision.reason}" if decision.reason else words[decision.kind]
+
+
+def _accepted(decision: Decision) -> str:
+    """What whoever started a rollout accepted about the candidate's data."""
+    majority = decision.evidence.get("one_tenant")
+    return f", and accepted that {majority}" if majority else ""
 
 
 def _outside(decision: Decision, who: str) -> str:
@@ -167,9 +173,13 @@ def _percent(weight: int) -> str:
 
 
 def version_view(
-    version: Version, deployments: Sequence[Deployment], *, whole: bool = False
+    version: Version,
+    deployments: Sequence[Deployment],
+    *,
+    waits_for: str = "",
+    whole: bool = False,
 ) -> dict[str, Any]:
-    """One version with when it got traffic; `whole` adds its record."""
+    """One version with when it got traffic, and why a person must start it; `whole`: its record."""
     record, state = version.record, version.state
     trained = record if isinstance(record, VersionRecord) else None
     view: dict[str, Any] = {
@@ -182,6 +192,8 @@ def version_view(
         "state": version.lifecycle.value,
         "rollout": state.rollout if state else "",
         "reason": state.reason if state else "",
+        "waits_for": waits_for if record.gate.released and not deployments else "",
+        "tenants": trained.dataset.tenants if trained else {},
         "released": record.gate.released,
         "evaluated": version.evaluation.gate.passed if version.evaluation else None,
         "gate_overridden_by": record.gate.overridden_by,

@@ -43,6 +43,8 @@ from shared.contracts.events.preferences import (
 from shared.contracts.prompt_key import normal_text
 from shared.rater_marks import RaterChoice, suspicions
 
+TENANT = "tenant"
+"""Name of whose a row is, in its metadata and in the card."""
 R = TypeVar("R", Pair, LabelledAnswer, Pair | LabelledAnswer)
 
 
@@ -122,7 +124,7 @@ def select_pairs(
     sides = assign(clean_pairs(pairs, rules, refused), clean_pairs(judged, rules, refused), rules)
     refused += sides.refused
     heldout = people_made(sides.heldout, refused)
-    train = [pair.row() for pair in capped(sides.train, rules, refused)]
+    train = [trained_row(pair, rules) for pair in capped(sides.train, rules, refused)]
     pools = (
         heldout,
         _trainable(prompts, refused),
@@ -140,11 +142,11 @@ def select_pairs(
     )
 
 
-def select_demonstrations(rows: Iterable[Demonstration], rules: DatasetRules) -> Selection:
+def select_demonstrations(given: Iterable[Demonstration], rules: DatasetRules) -> Selection:
     """Rows of a dataset for supervised fine-tuning."""
     refused: Counter[str] = Counter()
     kept: dict[tuple[str, str], Demonstration] = {}
-    for row in sorted(rows, key=lambda row: row.row_id):
+    for row in sorted(given, key=lambda row: row.row_id):
         identity = (row.prompt, row.answer)
         if (reason := row.asked.refusal or machine_refusal(row, rules)) is not None:
             refused[reason] += 1
@@ -164,15 +166,16 @@ def select_demonstrations(rows: Iterable[Demonstration], rules: DatasetRules) ->
     )
     heldout = people_made([row for row in kept.values() if is_held_out(row.prompt, rules)], refused)
     trained_prompts = {row.prompt for row in train}
+    rows = [trained_row(row, rules) for row in train]
     return Selection(
         files={
-            TRAIN: [row.row() for row in train],
+            TRAIN: rows,
             HELDOUT: [row.row() for row in heldout],
             JUDGE: [],
             PROMPTS: evaluation_prompts((heldout,), trained_prompts, rules),
         },
         refused={name: count for name, count in sorted(refused.items()) if count},
-        card=card_of([row.row() for row in train], raters=0, rules=rules),
+        card=card_of(rows, raters=0, rules=rules),
     )
 
 
@@ -188,10 +191,19 @@ def demonstrations_of(pairs: Iterable[Pair]) -> tuple[Demonstration, ...]:
             pair.tools,
             pair.chosen_turn,
             pair.untrainable,
+            pair.tenant,
         )
         for pair in pairs
         if not pair.panel and pair.meta.get("source") in written
     )
+
+
+def trained_row(one: Pair | LabelledAnswer | Demonstration, rules: DatasetRules) -> Row:
+    """A line of what is trained on, which says whose it is."""
+    row = one.row()
+    if not one.tenant or not rules.describe_tenants:
+        return row
+    return {**row, "meta": {**row["meta"], TENANT: one.tenant}}
 
 
 def capped(rows: Sequence[R], rules: DatasetRules, refused: Counter[str]) -> list[R]:
@@ -346,7 +358,7 @@ def _prompt_row(one: AboutPrompt, rules: DatasetRules) -> Row:
 
 
 def card_of(rows: Sequence[Row], *, raters: int, rules: DatasetRules) -> dict[str, dict[str, int]]:
-    """What is trained on, counted by origin and segment, and the quality of its pairs."""
+    """What is trained on, counted by origin, segment and, of several, tenant; its pairs' quality."""
     prompts = {prompt_of(row).normal for row in rows}
     card: dict[str, dict[str, int]] = {
         "counts": {"rows": len(rows), "raters": raters, "prompts": len(prompts)}
@@ -354,6 +366,9 @@ def card_of(rows: Sequence[Row], *, raters: int, rules: DatasetRules) -> dict[st
     for name in ("source", *SEGMENTS, "chosen_version", "rejected_version"):
         tally = Counter(str(row["meta"].get(name) or "unknown") for row in rows)
         card[name] = dict(sorted(tally.items()))
+    tenants = Counter(str(row["meta"][TENANT]) for row in rows if TENANT in row["meta"])
+    if rules.describe_tenants and len(tenants) > 1:
+        card[TENANT] = dict(sorted(tenants.items()))
     pairs = [row for row in rows if "chosen" in row] if rules.describe_quality else []
     if pairs:
         card["quality"] = quality_card(pairs)

@@ -150,6 +150,7 @@ class Demonstration(AboutPrompt):
     tools: tuple[Tool, ...] = ()
     answer_turn: Message | None = None
     untrainable: tuple[str, ...] = ()
+    tenant: str = ""
 
     def row(self) -> Row:
         """The demonstration as a line of a dataset."""

@@ -18,6 +18,7 @@ from services.training.dataset import (
     clean_pairs,
     evaluation_prompts,
     machine_refusal,
+    trained_row,
 )
 from services.training.dataset_rows import (
     HELDOUT,
@@ -26,7 +27,6 @@ from services.training.dataset_rows import (
     TRAIN,
     LabelledAnswer,
     Pair,
-    Row,
 )
 from services.training.machine_made import people_made
 from services.training.sides import DatasetRules, assign, set_apart
@@ -60,7 +60,7 @@ def select_labelled(
     if by_thumbs:
         judge = paired_thumbs(judge)
     refused["answer_of_judge"] += len(judged) - (2 * len(judge) if by_thumbs else len(judge))
-    train = [row for one in trained for row in _labelled_rows(one)]
+    train = [trained_row(row, rules) for one in trained for row in _answers_of(one)]
     measured = people_made(sides.heldout, refused)
     heldout = [one for one in measured if isinstance(one, Pair) or one.label]
     refused["bad_answer_held_out"] += len(measured) - len(heldout)
@@ -122,9 +122,9 @@ def _identity(one: LabelledAnswer) -> tuple[str, str]:
     return (one.prompt, normal_text(one.answer))
 
 
-def _labelled_rows(one: Pair | LabelledAnswer) -> list[Row]:
+def _answers_of(one: Pair | LabelledAnswer) -> list[LabelledAnswer]:
     if isinstance(one, LabelledAnswer):
-        return [one.row()]
+        return [one]
     sides = (
         ("chosen", one.chosen, one.chosen_turn, one.chosen_cut, True),
         ("rejected", one.rejected, one.rejected_turn, one.rejected_cut, False),
@@ -139,6 +139,7 @@ def _labelled_rows(one: Pair | LabelledAnswer) -> list[Row]:
             meta=one.meta,
             tools=one.tools,
             answer_turn=turn,
-        ).row()
+            tenant=one.tenant,
+        )
         for side, text, turn, cut, label in sides
     ]

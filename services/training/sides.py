@@ -27,6 +27,7 @@ OF_THEIR_TIME: dict[str, Any] = {
     "raters": {"burst": 0, "alpha": 0.0},
     "describe_quality": False,
     "describe_prompts": False,
+    "describe_tenants": False,
     "judge_from_thumbs": False,
 }
 """What manifests mean that were written before these rules: none of them was applied."""
@@ -76,6 +77,10 @@ class DatasetRules(BaseModel):
     describe_quality: bool = Field(default=True, description="pair quality is in the card")
     describe_prompts: bool = Field(
         default=True, description="evaluation prompts say their segment, locale and category"
+    )
+    describe_tenants: bool = Field(
+        default=True,
+        description="rows that are trained on say their tenant, and the card counts it",
     )
     synthetic: bool = Field(
         default=False, description="pairs of moderated generation train too; never the judge"

@@ -22,6 +22,7 @@ import structlog
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from services.training.dataset import (
+    TENANT,
     PreferenceFold,
     Selection,
     card_of,
@@ -185,6 +186,7 @@ class Dataset:
             rows=manifest.files[TRAIN].rows,
             refused=manifest.refused,
             offsets=manifest.offsets,
+            tenants=manifest.card.get(TENANT, {}),
         )
 
     @property

@@ -13,6 +13,7 @@ from playwright.sync_api import Browser, Page, expect
 from prometheus_client import CollectorRegistry
 
 from services.rollout.console.files import PAGES
+from services.rollout.steps import abort
 from shared.contracts.events.audit import ActionAudited
 from shared.contracts.events.base import Message
 from shared.contracts.events.erasures import ErasureRequested
@@ -40,6 +41,7 @@ from tests.browser.conftest import PATIENCE_MS
 from tests.browser.test_console import picture
 from tests.support.aggregator import interaction
 from tests.support.console import ConsoleHarness
+from tests.unit.rollout.fakes import register, until_known
 
 SERIOUS = {"serious", "critical"}
 PHONE = 360
@@ -264,3 +266,29 @@ def test_the_weeks_report_is_drawn_and_a_hidden_page_reads_nothing(
     page.evaluate("delete document.hidden")
     with page.expect_request("**/v1/quality"):
         page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+
+
+def test_an_approver_accepts_data_that_one_tenant_gave_most_of(
+    page: Page, console: ConsoleHarness
+) -> None:
+    harness = console.harness
+    tenants = {"<b>acme</b>": 9, "globex": 1}
+    console.call(register(harness.log, "v3", tenants=tenants))
+    console.call(until_known(harness, "v3"))
+    opened(page, console, "")
+    expect(page.locator("#sentence")).to_contain_text(
+        "v3 waits for an approver, as tenant <b>acme</b> gave 90%"
+    )
+    rollout_id = console.state.rollout_id
+    enough = harness.controller.command(
+        rollout_id, lambda state, at: abort(state, at, "enough"), "ann"
+    )
+    console.call(enough)
+    opened(page, console, "versions")
+    page.get_by_role("button", name="v3", exact=True).click()
+    expect(page.locator("#detail")).to_contain_text("Rows of its dataset, by tenant")
+    page.get_by_role("button", name="Accept and start v3").click()
+    page.get_by_label("Why").fill("its pairs were read")
+    done(page, "/v1/rollouts")
+    candidates = [one.state.candidate for one in harness.decision_log.histories("m")]
+    assert candidates == ["v2", "v3"]

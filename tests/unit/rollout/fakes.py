@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -240,8 +241,9 @@ async def register(
     released: bool = True,
     base: str = "base",
     base_sha256: str = "",
+    tenants: Mapping[str, int] | None = None,
 ) -> None:
-    """A version as training registers it."""
+    """A version as training registers it; `tenants` gave its rows."""
     record = VersionRecord(
         version=version,
         model="m",
@@ -251,7 +253,13 @@ async def register(
         adapter_uri="memory://none",
         adapter_sha256="0" * 64,
         fingerprint=Fingerprint(dtype="float32", texts=()),
-        dataset=DatasetRef(dataset_id="d", uri="memory://d", sha256="0" * 64, rows=1),
+        dataset=DatasetRef(
+            dataset_id="d",
+            uri="memory://d",
+            sha256="0" * 64,
+            rows=sum((tenants or {"": 1}).values()),
+            tenants={name: rows for name, rows in (tenants or {}).items() if name},
+        ),
         hyperparameters={},
         seed=0,
         code_revision="test",

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from datetime import timedelta
 
+import orjson
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from services.training.caps import balance, cap_shares
 from services.training.dataset import select_pairs
-from services.training.dataset_rows import TRAIN, LabelledAnswer
+from services.training.dataset_rows import TRAIN, LabelledAnswer, LeftOut
 from services.training.labelled import select_labelled
 from services.training.sides import DatasetRules
 from services.training.snapshot import take_snapshot
-from shared.contracts.events.preferences import PreferencePair
+from shared.contracts.events.preferences import PairSource, PreferencePair
 from shared.contracts.events.training import TrainingMethod
 from shared.contracts.topics import PREFERENCES
 from shared.testing.log import MemoryLog
@@ -109,3 +111,46 @@ async def test_suspicious_votes_are_left_out_of_the_dataset_and_stay_in_the_log(
     assert dataset.manifest.files[TRAIN].rows == 20
     assert isinstance(burst[0], PreferencePair)
     assert len(log.all(PREFERENCES)) == 45
+
+
+@pytest.mark.parametrize(
+    "method", [TrainingMethod.sft, TrainingMethod.dpo], ids=lambda method: method.value
+)
+@pytest.mark.parametrize("labelled", [False, True], ids=["pairs", "labelled"])
+async def test_the_record_has_each_tenants_rows_and_a_majority(
+    method: TrainingMethod, labelled: bool
+) -> None:
+    log = MemoryLog()
+    for number in range(10):
+        event = pair_event(
+            number, tenant="acme" if number < 7 else "globex", source=PairSource.correction
+        )
+        await log.publish(PREFERENCES, key=event.pair_id, event=event, event_id=event.pair_id)
+    dataset = await take_snapshot(log, model=MODEL, method=method, rules=RULES, labelled=labelled)
+    each = 2 if labelled and method is TrainingMethod.dpo else 1
+    reference = dataset.reference("file:///d")
+    assert reference.tenants == {"acme": 7 * each, "globex": 3 * each}
+    assert reference.majority == ("acme", 0.7)
+    rows = [orjson.loads(line) for line in dataset.files[TRAIN].splitlines()]
+    left_out = [
+        LeftOut(file=TRAIN, line=line, reason="too_long", detail="")
+        for line, row in enumerate(rows, start=1)
+        if row["meta"]["tenant"] == "acme"
+    ][: 4 * each]
+    left = dataset.without(left_out).reference("file:///d")
+    assert (left.tenants, left.majority) == ({"acme": 3 * each, "globex": 3 * each}, None)
+
+
+async def test_one_tenants_dataset_has_no_majority_and_an_older_rule_no_tenants() -> None:
+    log = MemoryLog()
+    for number in range(4):
+        event = pair_event(number, tenant="acme" if number else "globex")
+        await log.publish(PREFERENCES, key=event.pair_id, event=event, event_id=event.pair_id)
+    older = RULES.model_copy(update={"describe_tenants": False})
+    dataset = await take_snapshot(log, model=MODEL, method=TrainingMethod.dpo, rules=older)
+    assert dataset.reference("").tenants == {}
+    assert b"acme" not in dataset.files[TRAIN]
+    gone = [LeftOut(file=TRAIN, line=1, reason="too_long", detail="")]
+    whole = await take_snapshot(log, model=MODEL, method=TrainingMethod.dpo, rules=RULES)
+    assert whole.reference("").majority == ("acme", 0.75)
+    assert whole.without(gone).reference("").tenants == {}

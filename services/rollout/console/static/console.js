@@ -17,9 +17,10 @@ let present = null;
 function sentence(rollout) {
   if (!rollout) return "This model never had a rollout.";
   const share = percent(rollout.weight / 10000, rollout.weight % 100 ? 2 : 0);
-  if (rollout.ended_at) return `${rollout.candidate}: ${rollout.result}. ${rollout.reason}`;
+  const waiting = rollout.waiting ? ` ${rollout.waiting}: see Versions.` : "";
+  if (rollout.ended_at) return `${rollout.candidate}: ${rollout.result}. ${rollout.reason}${waiting}`;
   const step = `step ${rollout.step + 1} of ${rollout.steps}, ${rollout.step_name}`;
-  return `${rollout.candidate} gets ${share} of the users (${step}). ${rollout.reason}`;
+  return `${rollout.candidate} gets ${share} of the users (${step}). ${rollout.reason}${waiting}`;
 }
 
 function shadow(step) {

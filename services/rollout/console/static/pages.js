@@ -23,16 +23,19 @@ const PAGES = {
       Parent: (one) => one.parent,
       Gate: (one) => one.gate_overridden_by ? `overridden by ${one.gate_overridden_by}` : one.released ? "passed" : "no",
       Registered: (one) => moment(one.created_at),
-      "Why in this state": (one) => one.reason,
+      "Why in this state": (one) => one.waits_for ? `waits for ${one.waits_for}` : one.reason,
     },
     actions: () => [action("Register settings", "A system prompt, sampling or tools become a version, which is rolled "
       + "out and taken back like weights. Empty fields are left to the client.", "v1/versions",
       { fields: settingsFields, compose: settingsBody })],
-    rowActions: (one) => one.method === "settings" && one.state !== "stable"
-      ? [action("Evaluate", `${one.version} answers recorded prompts beside stable.`,
-        `v1/versions/${encodeURIComponent(one.version)}/evaluation`, { about: one.version, fields: () =>
-          [field("prompts", "Recorded prompts", { type: "number", value: 64, min: 10, max: 128, required: "" })] })]
-      : [],
+    rowActions: (one) => [
+      ...one.waits_for ? [action("Accept and start", `Its rollout waits for ${one.waits_for}. Only an approver's key starts it.`,
+        "v1/rollouts", { about: one.version, body: { model: one.model, candidate: one.version, one_tenant: true } })] : [],
+      ...one.method === "settings" && one.state !== "stable"
+        ? [action("Evaluate", `${one.version} answers recorded prompts beside stable.`,
+          `v1/versions/${encodeURIComponent(one.version)}/evaluation`, { about: one.version, fields: () =>
+            [field("prompts", "Recorded prompts", { type: "number", value: 64, min: 10, max: 128, required: "" })] })]
+        : []],
     detail: versionDetail,
   },
   training: {
@@ -300,6 +303,7 @@ async function versionDetail(one) {
     facts({ Lineage: lineage.join(" → "), Base: record.base, Dataset: record.dataset?.dataset_id ?? "", Seed: record.seed ?? "",
       "Erased rows": one.erased_rows, "Code revision": record.code_revision ?? "" }),
     checks(record.gate.checks),
+    ...Object.keys(one.tenants).length ? [counts("Rows of its dataset, by tenant", one.tenants)] : [],
     titled("Figures of its evaluation", Object.keys(one.metrics).length
       ? table("Figures of its evaluation", ["Figure", "Value"], Object.entries(one.metrics).map(([name, value]) =>
         [name.replaceAll("_", " "), number(value)]))
