@@ -19,6 +19,7 @@ log = structlog.get_logger(__name__)
 
 STEP_INTERVAL_S = 2.0
 STEP_CHANGE = 0.01
+MINUTE_S = 60.0
 MAX_MESSAGE = 2000
 
 FITTED = (0.01, 0.05)
@@ -74,6 +75,7 @@ class ProgressReporter:
         self._phase = RunPhase.accepted
         self._sent = 0
         self._attempts = attempts
+        self._first: tuple[StageProgress, float] | None = None
         self.attempt = 1
 
     async def enter(self, phase: RunPhase, progress: float, message: str = "") -> None:
@@ -86,6 +88,7 @@ class ProgressReporter:
 
     async def step(self, step: StageProgress) -> None:
         """Tell of a trainer's step, unless the last word is too young or too near."""
+        left = self._time_left(step)
         done = min(1.0, step.done / max(1, step.total))
         first, last = _SHARES.get(step.stage, FITTED)
         ratio = first + (last - first) * done
@@ -100,7 +103,7 @@ class ProgressReporter:
         if changed:
             self._phase = phase
         figures = {"loss": step.loss} if step.loss is not None else {}
-        where = f"{step.stage}: step {step.done} of {step.total}"
+        where = f"{step.stage}: step {step.done} of {step.total}{left}"
         await self._tell(ratio, f"{self._attempt}{where}", figures)
 
     async def finish(self, outcome: JobOutcome) -> None:
@@ -128,6 +131,17 @@ class ProgressReporter:
     def _attempt(self) -> str:
         """Which attempt it is, for people; empty where there can be one alone."""
         return f"attempt {self.attempt} of at most {self._attempts}: " if self._attempts > 1 else ""
+
+    def _time_left(self, step: StageProgress) -> str:
+        """About how long the stage still takes, by its pace so far; empty at its first step."""
+        now = self._clock.monotonic()
+        first, since = self._first or (step, now)
+        if first.stage != step.stage or step.done <= first.done:
+            self._first = step, now
+            return ""
+        left_s = (now - since) / (step.done - first.done) * max(0, step.total - step.done)
+        about = f"{left_s:.0f} s" if left_s < 2 * MINUTE_S else f"{left_s / MINUTE_S:.0f} min"
+        return f", about {about} left"
 
     def _of_job(self, progress: float) -> float:
         """Progress of the job at this progress of the present attempt."""

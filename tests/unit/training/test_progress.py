@@ -58,6 +58,24 @@ async def test_a_second_attempt_goes_on_from_the_first_ones_end_and_is_named() -
     assert said(log)[-2].message.startswith("attempt 2 of at most 2: evaluate: step ")
 
 
+async def test_a_step_says_how_long_its_stage_still_takes() -> None:
+    clock = ManualClock()
+    log = MemoryLog(clock=clock)
+    reporter = ProgressReporter(log, clock, TrainingMetrics(CollectorRegistry()), request())
+    steps = (("reward", 5), ("reward", 15), ("dpo", 40), ("dpo", 60), ("dpo", 10), ("dpo", 80))
+    for stage, done in steps:
+        clock.advance(30)
+        await reporter.step(StageProgress(stage=stage, done=done, total=100))
+    assert [event.message.partition("of 100")[2] for event in said(log)] == [
+        "",
+        ", about 4 min left",
+        "",
+        ", about 60 s left",
+        "",
+        ", about 9 s left",
+    ], "a stage that was killed goes on from its checkpoint, and its pace is measured anew"
+
+
 async def test_a_lost_step_does_not_stop_the_job() -> None:
     clock = ManualClock()
     log = MemoryLog(clock=clock)
