@@ -45,10 +45,11 @@ def main() -> int:
     if not console.is_terminal:
         console = Console(width=PLAIN_WIDTH)
     again = settings.play and settings.complete.exists()
-    began = time.monotonic()
+    seconds: dict[str, float] = {}
     try:
         screen.say("the starter model (trained once, about 75 s, then cached)")
         starter = prepare_starter(screen.say)
+        seconds["starter model"] = screen.elapsed_s()
         screen.say(f"starting the stack in {settings.run_dir}")
         stack = Stack(
             settings.run_dir,
@@ -65,7 +66,8 @@ def main() -> int:
             say=screen.say,
         )
         stack.up()
-        screen.say(f"the stack is ready after {time.monotonic() - began:.0f} s")
+        seconds["stack"] = screen.elapsed_s() - seconds["starter model"]
+        screen.say(f"the stack is ready after {screen.elapsed_s():.0f} s")
     except (StackError, StepFailed) as error:
         console.print(f"demo: {error}", style="red", markup=False)
         return 1
@@ -75,7 +77,7 @@ def main() -> int:
         _say_where(settings, stack, console)
         return 0
     try:
-        status = asyncio.run(_run(settings, stack, starter, screen, console))
+        status = asyncio.run(_run(settings, stack, starter, screen, console, seconds))
         if status == 0 and settings.play:
             settings.complete.touch()
         return status
@@ -97,9 +99,15 @@ def _say_where(settings: DemoSettings, stack: Stack, console: Console) -> None:
 
 
 async def _run(
-    settings: DemoSettings, stack: Stack, starter: Starter, screen: Screen, console: Console
+    settings: DemoSettings,
+    stack: Stack,
+    starter: Starter,
+    screen: Screen,
+    console: Console,
+    seconds: dict[str, float],
 ) -> int:
     demo = Demo(settings, stack, population(settings.seed), screen.say)
+    demo.facts.seconds |= seconds
     stop, failed = asyncio.Event(), ""
     background = [
         asyncio.create_task(demo.watch.run(stop)),

@@ -51,13 +51,15 @@ async def ratchet(
     return out.decode()
 
 
-def write_pairs(path: Path, votes: Sequence[Vote], *, inverted: bool) -> int:
-    """Writes decided votes as JSONL pairs, the wrong way round if asked; returns how many.
+def write_pairs(path: Path, votes: Sequence[Vote], *, inverted: bool, most: int) -> int:
+    """Writes up to `most` decided votes as JSONL pairs, the wrong way round if asked.
 
-    Votes of the judge's panel stay out.
+    Votes of the judge's panel stay out. Returns how many there are.
     """
     rows: list[str] = []
     for vote in votes:
+        if len(rows) == most:
+            break
         if vote.panel or vote.choice not in ("left", "right") or vote.left == vote.right:
             continue
         chosen, rejected = vote.left, vote.right

@@ -52,6 +52,14 @@ class StepDeadlines:
 
 
 @dataclass(frozen=True)
+class DrillTraining:
+    """How much a version is trained that will be rolled back: enough to differ, no more."""
+
+    pairs: int
+    epochs: int
+
+
+@dataclass(frozen=True)
 class DemoSettings:
     """One run of the demo."""
 
@@ -63,8 +71,10 @@ class DemoSettings:
     """Keep the stack, and what the demo made for the next start."""
     free_ports: bool = False
     feedback_share: float = 0.30
-    pairs: int = 400
+    pairs: int = 320
     judge_pairs: int = 120
+    inverted: DrillTraining = DrillTraining(pairs=240, epochs=2)
+    failing: DrillTraining = DrillTraining(pairs=320, epochs=1)
     fresh_prompts: int = 450
     fault_share: float = 0.30
     deadlines: StepDeadlines = StepDeadlines()

@@ -29,7 +29,7 @@ from shared.intervals import wilson
 FIRST, BETTER = f"{MODEL}-v1.0", f"{MODEL}-v1.1"
 INVERTED, FAILING = f"{MODEL}-v1.2-inverted", f"{MODEL}-v1.3-failing"
 ACTOR = "demo"
-ASKERS = 12
+ASKERS = 24
 """Calls at a time when the closing questions are asked."""
 QUIET_CHATS_PER_S = 1.0
 """While all wait for training, which shares the cores with the engine's answers."""
@@ -118,7 +118,7 @@ class Demo:
     async def collect(self) -> None:
         """Feedback and votes until there are pairs enough and training begins by itself."""
         plan = self.users.plan
-        plan.chats_per_s, plan.votes_per_s, plan.panel_votes_per_s = 6.0, 9.0, 6.0
+        plan.chats_per_s, plan.votes_per_s, plan.panel_votes_per_s = 4.0, 12.0, 5.0
         run = await self.watch.until(
             f"{self.settings.pairs} pairs and a training run that nobody asked for",
             _scheduled,
@@ -153,7 +153,7 @@ class Demo:
 
     async def promotion(self) -> None:
         """v1.1's rollout began by itself and ends Healthy with all the traffic."""
-        self.users.plan.chats_per_s = 14.0
+        self.users.plan.chats_per_s = 18.0
         rollout = await self._ended(BETTER, self.settings.deadlines.rollout_s)
         if rollout["phase"] != "Healthy":
             raise StepFailed(f"{BETTER} ended {rollout['phase']}: {rollout['reason']}")
@@ -185,8 +185,8 @@ class Demo:
         """Fresh prompts to both versions, then every count three ways."""
         users, deadline = self.users, self.settings.deadlines
         users.plan.chats_per_s = 0.0
-        await users.settle(deadline.settling_s)
-        await self._verdict()
+        # The last people may take their time over their feedback while others are asked.
+        await asyncio.gather(users.settle(deadline.settling_s), self._verdict())
         facts = self.facts
         facts.unsettled = users.tally.uncertain
         log = await self._count()
@@ -228,9 +228,13 @@ class Demo:
     async def _train_bad_versions(self) -> None:
         folder, votes = self.settings.run_dir / "drill", self.users.seen.votes
         # A drill needs less training than a release; the healthy one just has to be another adapter.
-        for version, inverted, seed, epochs in ((INVERTED, True, 1, 2), (FAILING, False, 2, 1)):
+        for version, seed, drill in (
+            (INVERTED, 1, self.settings.inverted),
+            (FAILING, 2, self.settings.failing),
+        ):
+            inverted = version == INVERTED
             path = folder / f"{version}.jsonl"
-            await asyncio.to_thread(write_pairs, path, votes, inverted=inverted)
+            await asyncio.to_thread(write_pairs, path, votes, inverted=inverted, most=drill.pairs)
             why = "pairs inverted on purpose" if inverted else "healthy, behind a failing network"
             await self._train(
                 "dpo",
@@ -242,7 +246,7 @@ class Demo:
                 "--seed",
                 str(seed),
                 "--set",
-                f"epochs={epochs}",
+                f"epochs={drill.epochs}",
                 "--override-gate",
                 "--reason",
                 f"rollback drill: {why}",

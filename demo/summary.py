@@ -16,7 +16,7 @@ from shared.intervals import wilson
 
 
 def closing_table(demo: Demo, console: Console) -> None:
-    """Prints versions, rollouts, counts and where to look."""
+    """Prints versions, rollouts, counts and how long each step took."""
     facts = demo.facts
     low, high = facts.win_interval
     versions = Table(title="Versions among the simulated users", title_justify="left")
@@ -56,6 +56,12 @@ def closing_table(demo: Demo, console: Console) -> None:
         numbers = (str(row.clients), str(row.log), str(row.metrics))
         counts.add_row(row.what, *numbers, "agree" if row.agree else "DIFFER")
     console.print(counts)
+    durations = Table(title="Durations", title_justify="left")
+    durations.add_column("what")
+    durations.add_column("seconds", justify="right")
+    for name, took in facts.seconds.items():
+        durations.add_row(name, f"{took:.0f}")
+    console.print(durations)
     console.print(f"feedback on {demo.settings.feedback_share:.0%} of interactions in this demo")
 
 

@@ -163,15 +163,19 @@ def test_opinions_come_in_every_kind_and_follow_the_taste() -> None:
 
 
 @pytest.mark.parametrize(("inverted", "chosen"), [(False, "yes"), (True, "no")])
-def test_drill_pairs_are_the_decided_votes(tmp_path: Path, *, inverted: bool, chosen: str) -> None:
+def test_drill_pairs_are_the_first_decided_votes(
+    tmp_path: Path, *, inverted: bool, chosen: str
+) -> None:
     votes = [
         Vote("q1", "yes", "no", "left", ""),
         Vote("q2", "no", "yes", "right", ""),
         Vote("q3", "yes", "no", "tie", ""),
         Vote("q4", "yes", "no", "left", "judge"),
+        Vote("q5", "yes", "no", "left", ""),
     ]
     path = tmp_path / "pairs" / "drill.jsonl"
-    assert write_pairs(path, votes, inverted=inverted) == 2
+    assert write_pairs(path, votes, inverted=inverted, most=9) == 3
+    assert write_pairs(path, votes, inverted=inverted, most=2) == 2
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert [row["messages"][0]["content"] for row in rows] == ["q1", "q2"]
     assert {row["chosen"] for row in rows} == {chosen}
