@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
 import textwrap
 from pathlib import Path
 
@@ -14,21 +12,11 @@ from deploy.local.ports import free_ports
 from shared.observability.spans import FinishedSpan, SpanKind
 from shared.observability.trace_export import spans_of
 from shared.observability.tracing import derived_traceparent
+from tests.support.go import build, needs_go
 from tests.support.waiting import eventually
 
 COLLECTOR = Path(__file__).parents[1] / "support" / "collector"
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
-BUILD_TIMEOUT_S = 900.0
-
-
-async def built(folder: Path) -> Path:
-    binary = folder / "collector"
-    build = await asyncio.create_subprocess_exec(
-        "go", "build", "-o", str(binary), ".", cwd=COLLECTOR, env={**os.environ, "CGO_ENABLED": "0"}
-    )
-    async with asyncio.timeout(BUILD_TIMEOUT_S):
-        assert await build.wait() == 0
-    return binary
 
 
 def configuration(port: int) -> str:
@@ -45,16 +33,17 @@ def configuration(port: int) -> str:
 
 @pytest.mark.verify
 @pytest.mark.timeout(1_200)
-@pytest.mark.skipif(shutil.which("go") is None, reason="the collector is built with Go")
+@needs_go
 async def test_a_real_collector_takes_the_spans(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     port = free_ports(["collector"])["collector"]
     (tmp_path / "collector.yaml").write_text(configuration(port))
-    output = tmp_path / "output.txt"
+    output, binary = tmp_path / "output.txt", tmp_path / "collector"
+    await asyncio.to_thread(build, COLLECTOR, binary)
     with output.open("wb") as file:
         collector = await asyncio.create_subprocess_exec(
-            str(await built(tmp_path)),
+            str(binary),
             "--config",
             str(tmp_path / "collector.yaml"),
             stdout=file,
