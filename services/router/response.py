@@ -15,6 +15,8 @@ from shared.contracts.events.base import MAX_ID
 DONE = b"[DONE]"
 MAX_EVENT_BYTES = 4 * 1024 * 1024
 """Longest event of a stream; an engine that sends a longer one is taken for broken."""
+ABORTED = "abort"
+"""vLLM's finish_reason, under status 200, of answers that it gives up as it stops."""
 
 
 class UnreadableResponse(Exception):
@@ -246,7 +248,15 @@ def _content_text(content: object) -> str:
 
 
 def _reason(choice: dict[str, Any]) -> str:
+    """Why the engine ended the choice.
+
+    Raises:
+        UnreadableResponse: the engine stops, and gave the answer up where it was.
+
+    """
     reason = choice.get("finish_reason")
+    if reason == ABORTED:
+        raise UnreadableResponse("the engine gave the answer up: finish_reason abort")
     return reason[:64] if isinstance(reason, str) else ""
 
 

@@ -52,6 +52,15 @@ def test_an_unreadable_answer(body):
         read_response(body, "v", TRACE)
 
 
+def test_an_answer_that_a_stopping_engine_gave_up_is_a_failure():
+    choice = {"index": 0, "message": {"content": "Your par"}, "finish_reason": "abort"}
+    with pytest.raises(UnreadableResponse, match="gave the answer up"):
+        read_response(orjson.dumps({"model": "v", "choices": [choice]}), "v", TRACE)
+    event = {"model": "v", "choices": [{"index": 0, "delta": {}, "finish_reason": "abort"}]}
+    with pytest.raises(UnreadableResponse, match="gave the answer up"):
+        pass_through(b"data: " + orjson.dumps(event) + b"\n\n", [])
+
+
 @pytest.mark.parametrize("engine_id", [None, 7, "a\nb", "x" * 201])
 def test_an_engine_id_that_no_event_can_hold_is_left_out(engine_id):
     choice = {"message": {"content": "a"}}
