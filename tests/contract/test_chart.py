@@ -10,6 +10,10 @@ import pytest
 from typer.main import get_command
 
 from services.cli.__main__ import app
+from services.feedback.voting.pages import PATH as VOTE
+from services.rollout.console.files import FILES
+from services.router.app import ENDPOINTS, MODELS
+from tests.contract.test_deploy import SERVICES
 from tests.support.chart import (
     CHART,
     KUBERNETES,
@@ -98,7 +102,7 @@ def test_the_pod_monitor_scrapes_every_service_and_the_engine(tmp_path: Path) ->
             assert labels.items() <= template["metadata"]["labels"].items()
             (container,) = template["spec"]["containers"]
             ports |= {port["name"] for port in container.get("ports", [])}
-    assert endpoints.keys() == ports
+    assert endpoints.keys() == ports - {"http"}
 
 
 @pytest.mark.parametrize(
@@ -244,25 +248,29 @@ def test_a_port_of_yours_is_listened_on_and_asked_at(tmp_path: Path) -> None:
     assert environment["router"]["RATCHET_ROUTER_ENGINES"] == "http://here-inference:9000"
 
 
-def test_each_router_process_is_scraped_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("given", [9300, 0])
+def test_each_router_process_is_scraped_once(tmp_path: Path, given: int) -> None:
     values: dict[str, Any] = {"services": {"router": {"processes": 2}}}
     with pytest.raises(ChartRefused, match="podMonitor"):
         render(values, tmp_path)
     moved = {"podMonitor": {"enabled": True}, "env": {"RATCHET_ROUTER_OPERATIONS_PORT": 9200}}
     with pytest.raises(ChartRefused, match="RATCHET_ROUTER_OPERATIONS_PORT"):
         render(values | moved, tmp_path)
-    objects = render(values | {"podMonitor": {"enabled": True}}, tmp_path)
+    objects = render(values | {"podMonitor": {"enabled": True}, "operationsPort": given}, tmp_path)
     environment = environments(objects)["router"]
     assert environment["RATCHET_ROUTER_PROCESSES"] == "2"
     first = int(environment["RATCHET_ROUTER_OPERATIONS_PORT"])
     (container,) = pods(objects)["router"]["containers"]
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
-    assert ports == {"http": 8080, "process-0": first, "process-1": first + 1}
+    assert first == (given or 9100)
+    assert ports == {"http": 8080, "operations": first, "operations-1": first + 1}
     (monitor,) = (item for item in objects if item["kind"] == "PodMonitor")
     endpoints = {one["port"]: one for one in monitor["spec"]["podMetricsEndpoints"]}
-    assert endpoints.keys() == {"http", "engine", "process-0", "process-1"}
-    (drop,) = endpoints["http"]["relabelings"]
-    assert (drop["regex"], drop["action"]) == ("router", "drop")
+    assert endpoints.keys() - {"http"} == {"engine", "operations", "operations-1"}
+    assert ("http" in endpoints) == (not given)
+    if not given:
+        (drop,) = endpoints["http"]["relabelings"]
+        assert (drop["regex"], drop["action"]) == ("router", "drop")
 
 
 def test_every_adapter_agent_is_asked_by_itself(tmp_path: Path) -> None:
@@ -275,3 +283,93 @@ def test_every_adapter_agent_is_asked_by_itself(tmp_path: Path) -> None:
     assert environment["rollout"]["RATCHET_ROLLOUT_AGENTS"].split(",") == [
         f"http://here-inference-{number}.{governing}:8084" for number in range(3)
     ]
+
+
+def test_metrics_have_a_port_that_no_client_is_let_to(tmp_path: Path) -> None:
+    values = {
+        "operationsPort": 9300,
+        "networkPolicy": {
+            "enabled": True,
+            "clients": [{"podSelector": {"matchLabels": {"app": "ingress"}}}],
+            "monitoring": [{"podSelector": {"matchLabels": {"app": "prometheus"}}}],
+        },
+    }
+    objects = render(values, tmp_path)
+    environment = environments(objects)
+    for name, pod in pods(objects).items():
+        if name not in SERVICES:
+            continue
+        variable = f"RATCHET_{name.upper()}_OPERATIONS_PORT"
+        assert environment[name][variable] == environment["cli"][variable] == "9300"
+        (container,) = pod["containers"]
+        assert {"name": "operations", "containerPort": 9300} in container["ports"]
+        for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+            assert container[probe]["httpGet"]["port"] == "http"
+        service = named(objects, "Service", f"here-{name}")
+        assert {"name": "operations", "port": 9300, "targetPort": "operations"} in service["spec"][
+            "ports"
+        ]
+        kind = "Deployment" if name in ("feedback", "intake") else "StatefulSet"
+        workload = named(objects, kind, f"here-{name}")
+        annotations = workload["spec"]["template"]["metadata"]["annotations"]
+        assert annotations["prometheus.io/port"] == "9300"
+        policy = named(objects, "NetworkPolicy", f"here-{name}")
+        let_in = {
+            str(peer["podSelector"]["matchLabels"].get("app", "ratchet")): {
+                port["port"] for port in rule["ports"]
+            }
+            for rule in policy["spec"]["ingress"]
+            for peer in rule["from"]
+        }
+        assert let_in["prometheus"] == {"operations", *(("engine",) if name == "inference" else ())}
+        assert let_in.get("ingress", {"http"}) == {"http"}
+
+
+def test_without_an_operations_port_metrics_are_where_they_were(tmp_path: Path) -> None:
+    objects = render({"operationsPort": 0, "podMonitor": {"enabled": True}}, tmp_path)
+    assert not any("OPERATIONS" in key for one in environments(objects).values() for key in one)
+    (monitor,) = (item for item in objects if item["kind"] == "PodMonitor")
+    ports = {one["port"] for one in monitor["spec"]["podMetricsEndpoints"]}
+    assert ports == {"engine", "http"}
+
+
+@pytest.mark.parametrize(
+    ("values", "name"),
+    [
+        ({"operationsPort": 8081}, "services.feedback"),
+        ({"operationsPort": 8000}, "services.inference"),
+        ({"env": {"RATCHET_TRAINING_OPERATIONS_PORT": 9400}}, "RATCHET_TRAINING_OPERATIONS_PORT"),
+    ],
+)
+def test_an_operations_port_that_cannot_be_is_refused(
+    tmp_path: Path, values: dict[str, Any], name: str
+) -> None:
+    with pytest.raises(ChartRefused, match=name):
+        render(values, tmp_path)
+
+
+@pytest.mark.parametrize("way", ["ingress", "gateway"])
+def test_products_paths_and_pages_are_passed_on_and_nothing_else(tmp_path: Path, way: str) -> None:
+    hosts = {name: f"{name}.example.com" for name in ("router", "feedback", "rollout")}
+    gateway = {"parentRefs": [{"name": "public"}]} if way == "gateway" else {}
+    objects = render({way: {"enabled": True, "hosts": hosts, **gateway}}, tmp_path)
+    passed: dict[str, set[tuple[str, str]]] = {}
+    for item in objects:
+        if item["kind"] == "Ingress":
+            for rule in item["spec"]["rules"]:
+                passed[rule["host"].split(".")[0]] = {
+                    (path["pathType"], path["path"]) for path in rule["http"]["paths"]
+                }
+        elif item["kind"] == "HTTPRoute":
+            assert all(len(rule["matches"]) <= 8 for rule in item["spec"]["rules"])
+            passed[item["spec"]["hostnames"][0].split(".")[0]] = {
+                (match["path"]["type"].removeprefix("Path"), match["path"]["value"])
+                for rule in item["spec"]["rules"]
+                for match in rule["matches"]
+            }
+    assert passed == {
+        "router": {("Prefix", "/v1")},
+        "feedback": {("Prefix", "/v1"), ("Prefix", VOTE)},
+        "rollout": {("Prefix", "/v1"), *(("Exact", path) for path in FILES)},
+    }
+    assert all(path.startswith("/v1/") for path in (*ENDPOINTS, MODELS))

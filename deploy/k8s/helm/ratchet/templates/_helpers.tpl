@@ -207,7 +207,6 @@ A component's environment as a map of texts: what the chart knows, then `env`, t
 {{- fail "services.router.processes: each has a port of its own for metrics, which annotations cannot name; enable podMonitor" -}}
 {{- end -}}
 {{- $_ := set $found "RATCHET_ROUTER_PROCESSES" $services.router.processes -}}
-{{- $_ := set $found "RATCHET_ROUTER_OPERATIONS_PORT" 9100 -}}
 {{- end -}}
 {{- $_ := set $found "RATCHET_ROUTER_ENGINES" (printf "http://%s-inference:%d" $base $engine) -}}
 {{- if $values.moderation.enabled -}}
@@ -251,11 +250,20 @@ A component's environment as a map of texts: what the chart knows, then `env`, t
 {{- if hasKey $services .name -}}
 {{- $_ := set $found (printf "RATCHET_%s_PORT" (upper .name)) (get (get $services .name) "port") -}}
 {{- end -}}
+{{- range $name, $service := $services -}}
+{{- if has $.name (list $name "cli") -}}
+{{- with include "ratchet.operationsPort" (dict "root" $.root "name" $name) -}}
+{{- $_ := set $found (printf "RATCHET_%s_OPERATIONS_PORT" (upper $name)) . -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- $own := get (get $services .name | default dict) "env" | default dict -}}
 {{- $texts := dict -}}
 {{- $given := mergeOverwrite (deepCopy $values.env) (deepCopy $own) -}}
-{{- if and (hasKey $given "RATCHET_ROUTER_OPERATIONS_PORT") (gt (int $services.router.processes) 1) -}}
-{{- fail "RATCHET_ROUTER_OPERATIONS_PORT: the pods' ports are named by services.router.processes; leave it out of env" -}}
+{{- range $name, $value := $given -}}
+{{- if and (hasSuffix "_OPERATIONS_PORT" $name) (ne (include "ratchet.text" $value) (get $found $name | toString)) -}}
+{{- fail (printf "%s: the pods' ports are named by operationsPort; set that, and leave this out of env" $name) -}}
+{{- end -}}
 {{- end -}}
 {{- range $name, $value := mergeOverwrite $found $given -}}
 {{- $_ := set $texts $name (include "ratchet.text" $value) -}}
@@ -341,15 +349,48 @@ imagePullSecrets: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end -}}
 
-{{- /* Ports of a service's pods beside http: extraPorts, and where it has several processes each one's metrics. */ -}}
+{{- /* Where a service has its metrics; several processes have them from there on. Empty: on its own port. */ -}}
+{{- define "ratchet.operationsPort" -}}
+{{- $service := get .root.Values.services .name -}}
+{{- $port := int .root.Values.operationsPort -}}
+{{- if and (not $port) (gt (int $service.processes) 1) }}{{ $port = 9100 }}{{ end -}}
+{{- range $number := append (values ($service.extraPorts | default dict)) $service.port -}}
+{{- if eq (int $number) $port -}}
+{{- fail (printf "operationsPort: services.%s listens on %d itself; take another" $.name $port) -}}
+{{- end -}}
+{{- end -}}
+{{- if $port }}{{ $port }}{{ end -}}
+{{- end -}}
+
+{{- /* Ports of a service's pods beside http: extraPorts, and those of its metrics, one a process. */ -}}
 {{- define "ratchet.ports" -}}
-{{- $ports := deepCopy (.extraPorts | default dict) -}}
-{{- if gt (int .processes) 1 -}}
-{{- range $number := until (int .processes) -}}
-{{- $_ := set $ports (printf "process-%d" $number) (add 9100 $number) -}}
+{{- $service := get .root.Values.services .name -}}
+{{- $ports := deepCopy ($service.extraPorts | default dict) -}}
+{{- with $operations := include "ratchet.operationsPort" . -}}
+{{- $_ := set $ports "operations" (int $operations) -}}
+{{- range $number := untilStep 1 (int ($service.processes | default 1)) 1 -}}
+{{- $_ := set $ports (printf "operations-%d" $number) (add $number (int $operations)) -}}
 {{- end -}}
 {{- end -}}
 {{ toJson $ports }}
+{{- end -}}
+
+{{- /* The port that has a service's metrics, by its name. */ -}}
+{{- define "ratchet.metrics" -}}
+{{- if include "ratchet.operationsPort" . }}operations{{ else }}http{{ end -}}
+{{- end -}}
+
+{{- /* What an ingress passes on to a service: [{exact, path}]. The console's pages are files of the rollout service. */ -}}
+{{- define "ratchet.paths" -}}
+{{- $paths := list (dict "path" "/v1") -}}
+{{- if eq . "feedback" -}}
+{{- $paths = append $paths (dict "path" "/vote") -}}
+{{- else if eq . "rollout" -}}
+{{- range $page := list "" "versions" "training" "datasets" "keys" "dead-letters" "erasures" "quality" "report" "console.css" "common.js" "console.js" "pages.js" "report.js" -}}
+{{- $paths = append $paths (dict "path" (print "/" $page) "exact" true) -}}
+{{- end -}}
+{{- end -}}
+{{ toJson $paths }}
 {{- end -}}
 
 {{- /* "true" where an autoscaler sets the replicas, so that no upgrade resets them. */ -}}
