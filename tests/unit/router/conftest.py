@@ -87,7 +87,7 @@ class GatewayHarness:
         *,
         engines: tuple[str, ...] = (),
         delay_s: float = 0.0,
-        deadlines: Deadlines = Deadlines(5.0, 10.0),  # noqa: B008
+        deadlines: Deadlines = Deadlines(60.0, 120.0),  # noqa: B008
         keys_required: bool = False,
         sources: tuple[str, ...] = SOURCES,
         max_body_bytes: int = 100_000,

@@ -58,7 +58,7 @@ async def test_engine_with_key_that_the_router_has(tmp_path: Path) -> None:
     async with (
         engine(asked) as url,
         Engines((url,), SystemClock(), headers=settings.engine_headers()) as engines,
-        engines.request("chat", b"{}", {}, AttemptDeadlines(5.0)) as response,
+        engines.request("chat", b"{}", {}, AttemptDeadlines(60.0)) as response,
     ):
         assert response.status == 200
 
@@ -80,7 +80,7 @@ async def test_an_engine_by_https_is_recognised_by_its_authority(tmp_path: Path)
     server = TestServer(app, scheme="https")
     await server.start_server(ssl=served)
     url = str(server.make_url("")).rstrip("/")
-    timeout = AttemptDeadlines(5.0)
+    timeout = AttemptDeadlines(60.0)
     try:
         trusted = RouterSettings(engine_ca_file=tmp_path / "ca").engine_tls()
         async with (

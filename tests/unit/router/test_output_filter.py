@@ -414,7 +414,7 @@ async def test_a_stream_that_is_held_to_its_end_has_heartbeats_while_the_engine_
         await bench.start(
             engines=(str(engine.make_url("")).rstrip("/"),),
             filter_rules=FilterRules([FLAGGED]),
-            deadlines=Deadlines(5.0, 10.0, heartbeat_s),
+            deadlines=Deadlines(60.0, 120.0, heartbeat_s),
         )
         bench.route()
         body = {"model": "m", "stream": True, "input": "where?"}

@@ -115,7 +115,7 @@ async def start(bench: GatewayHarness, *, heartbeat_s: float) -> None:
     server = await bench.stack.enter_async_context(TestServer(app))
     await bench.start(
         engines=(str(server.make_url("")).rstrip("/"),),
-        deadlines=Deadlines(5.0, 10.0, heartbeat_s),
+        deadlines=Deadlines(60.0, 120.0, heartbeat_s),
     )
     bench.route()
 
