@@ -12,7 +12,7 @@ from services.aggregator.checkpointing import Checkpointer
 from services.aggregator.codec import MODELS, SourceRecord, event_in, event_time_s, record_in
 from services.aggregator.errors import AggregatorError, EventRefused, TextSecretMissing
 from services.aggregator.metrics import AggregatorMetrics
-from services.aggregator.offset_gaps import Gap, Lags, OffsetGaps, SourcePosition
+from services.aggregator.offset_gaps import Gap, Lags, OffsetGaps, ReadPlace, SourcePosition
 from services.aggregator.partition import PartitionState
 from services.aggregator.personal_texts import PersonalTexts
 from services.aggregator.ticker import Ticker
@@ -36,11 +36,15 @@ class SourceLog(Protocol):
     """The source topics, as the group reads them."""
 
     async def seek(self, topic: str, partition: int, offset: int) -> None:
-        """Read a topic's partition again from an offset on."""
+        """Read a topic's partition again from an offset on; nothing where it is not assigned."""
         ...
 
-    def ends(self) -> Mapping[tuple[str, int], int]:
-        """By (topic, partition), the offset of the next event to be written, as last fetched."""
+    def places(self) -> Mapping[tuple[str, int], ReadPlace]:
+        """By (topic, partition), how far it is read."""
+        ...
+
+    def reads(self) -> int:
+        """How many reads have returned, with events or without."""
         ...
 
 
@@ -80,8 +84,6 @@ class Consumption:
         self._lags = Lags()
         self._fetched: Mapping[object, Sequence[SourceRecord]] = {}
         """What is being folded."""
-        self._advanced = 0
-        """Events folded for the first time since overdue ones were last sought."""
         self._flushing: asyncio.Task[None] | None = None
 
     def clear(self) -> None:
@@ -111,20 +113,16 @@ class Consumption:
             self._fetched = {}
 
     async def seek_overdue(self) -> None:
-        """Seek each event that the log has and that does not come; to be called every second.
+        """Seek each event that was handed out and does not come; to be called every second.
 
-        A worker that works off a backlog comes to some topics late: it seeks none, as a seek throws
-        away what was fetched. Nor does it seek what waits in a fold, as while brokers are slow to
-        confirm a batch.
+        What waits in a fold is not sought, as while brokers are slow to confirm a batch.
         """
-        advanced, self._advanced = self._advanced, 0
-        if advanced > BATCH_EVENTS:
-            self._lags.clear()
-            return
-        for topic, partition, expected, end in self._lags.overdue(
-            self._positions(), self._clock.monotonic()
-        ):
-            log.warning("log.sought", topic=topic, partition=partition, at=expected, end=end)
+        late = self._lags.overdue(self._positions(), self._clock.monotonic(), self._source.reads())
+        for topic, partition, expected, place in late:
+            state = self._states.get(partition)
+            if state is None or state.expects(topic) != expected:
+                continue  # the assignment changed during the seek before this one
+            log.warning("log.sought", topic=topic, partition=partition, at=expected, end=place.end)
             await self._source.seek(topic, partition, expected)
 
     def _positions(self) -> Iterator[SourcePosition]:
@@ -134,12 +132,12 @@ class Consumption:
             )
             for records in self._fetched.values()
         }
-        for (topic, partition), end in self._source.ends().items() if self._states else ():
+        for (topic, partition), place in self._source.places().items() if self._states else ():
             state = self._states.get(partition)
             if topic in MODELS and state is not None:
                 expected = state.expects(topic)
                 if expected not in waiting.get((topic, partition), ()):
-                    yield SourcePosition(topic, partition, expected, end)
+                    yield SourcePosition(topic, partition, expected, place)
 
     async def _fold_record(self, record: SourceRecord) -> None:
         topic, partition, offset = record.topic, record.partition, record.offset
@@ -154,7 +152,6 @@ class Consumption:
             self._offset_gaps.close(topic, partition)
         else:
             return
-        self._advanced += 1
         await self._fold_new(state, record)
         self._checkpointer.hold(record)
         if state.events >= BATCH_EVENTS:

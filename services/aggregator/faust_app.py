@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import faust
+from aiokafka.errors import IllegalStateError
 from faust.types import TP
 
 from services.aggregator.codec import MODELS
 from services.aggregator.errors import DataDirUnusable
+from services.aggregator.offset_gaps import ReadPlace
 from services.aggregator.source_consumer import Fetched, SourceConsumer
 from shared.contracts.topics import AGGREGATOR_CHANGELOG
 from shared.kafka.security import KafkaConnection
@@ -54,25 +56,32 @@ class FaustLog:
         """See SourceLog.seek.
 
         On the consumer's own thread: Faust's seek() changes the fetcher from this one, and the
-        consumer, which goes through it meanwhile, breaks with a KeyError.
+        consumer, which goes through it meanwhile, breaks with a KeyError. By then the group may have
+        taken the partition away.
         """
         thread = self._consumer()._thread
-        await thread.call_thread(thread.seek, TP(topic, partition), offset)
+        with contextlib.suppress(IllegalStateError, AssertionError):
+            await thread.call_thread(thread.seek, TP(topic, partition), offset)
 
     def acknowledge(self, partition: int, offsets: Mapping[str, int]) -> None:
         """Let the group begin after these offsets, by topic, when it reads the partition anew."""
         self._consumer().acknowledge(partition, offsets)
 
-    def ends(self) -> dict[tuple[str, int], int]:
-        """See SourceLog.ends."""
+    def places(self) -> dict[tuple[str, int], ReadPlace]:
+        """See SourceLog.places."""
         consumer = self._consumer()
-        found: dict[tuple[str, int], int] = {}
+        found: dict[tuple[str, int], ReadPlace] = {}
         for place in consumer.assignment():
-            with contextlib.suppress(AssertionError):  # revoked meanwhile, on the consumer's thread
-                end = consumer.highwater(place)
+            # Revoked or sought meanwhile, on the consumer's thread.
+            with contextlib.suppress(AssertionError, AttributeError):
+                end, position = consumer.highwater(place), consumer.read_position(place)
                 if end is not None:
-                    found[place.topic, place.partition] = end
+                    found[place.topic, place.partition] = ReadPlace(position, end)
         return found
+
+    def reads(self) -> int:
+        """See SourceLog.reads."""
+        return self._consumer().reads
 
 
 def build_app(

@@ -6,7 +6,9 @@ nothing in between (a transaction's marker, or events beyond their retention).
 
 Two things show no gap: a drop with no event after it, and a seek that was lost (an event being handed
 out meanwhile sets Faust's read offset forward again, and Faust drops what lies below it). Both leave
-the expected offset behind the end of its log while nothing comes: it is sought again.
+the expected offset behind the place from which the client reads next, while nothing comes: it is sought
+again. Not before: a seek throws away what the client has fetched, and a worker that is short of CPU
+would fetch the same events for ever.
 """
 
 from __future__ import annotations
@@ -16,7 +18,9 @@ from enum import Enum
 from typing import NamedTuple
 
 LAG_S = 1.0
-"""How long the expected event may take to come once the log has it, before it is sought."""
+"""How long an event that the client has handed out may take to come, before it is sought."""
+LAG_READS = 2
+"""And how many reads, as the one that handed it out may not have returned yet, however long it takes."""
 MAX_LAG_S = 60.0
 """Longest time between two such seeks; a log that ends with a marker lags until its next event."""
 
@@ -60,42 +64,60 @@ class OffsetGaps:
         self._sought.clear()
 
 
+class ReadPlace(NamedTuple):
+    """How far the client has read a topic's partition."""
+
+    position: int
+    """Offset of the event that it hands out next."""
+    end: int
+    """Offset of the next event to be written, as last fetched."""
+
+
 class SourcePosition(NamedTuple):
-    """The offset expected next of a topic's partition, and the end of its log."""
+    """The offset expected next of a topic's partition, and how far the client has read it."""
 
     topic: str
     partition: int
     expected: int
-    end: int
+    place: ReadPlace
 
 
 class _Lag(NamedTuple):
     expected: int
     since_s: float
     """When it was seen first, or sought last, in monotonic seconds."""
+    since_reads: int
     wait_s: float
 
 
 class Lags:
-    """Remembers, by (topic, partition), since when an event that the log has does not come."""
+    """Remembers, by (topic, partition), since when an event that was handed out does not come."""
 
     def __init__(self) -> None:
         self._lags: dict[tuple[str, int], _Lag] = {}
 
-    def overdue(self, positions: Iterable[SourcePosition], now_s: float) -> list[SourcePosition]:
-        """Which of all owned positions to seek now: rarer and rarer while nothing comes."""
+    def overdue(
+        self, positions: Iterable[SourcePosition], now_s: float, reads: int
+    ) -> list[SourcePosition]:
+        """Which of all owned positions to seek now: rarer and rarer while nothing comes.
+
+        Args:
+            positions: all that are owned.
+            now_s: monotonic seconds.
+            reads: how many reads of the client have returned.
+        """
         late: list[SourcePosition] = []
         lags: dict[tuple[str, int], _Lag] = {}
         for position in positions:
-            if position.end <= position.expected:
+            if position.expected >= min(position.place):
                 continue
             place = (position.topic, position.partition)
             lag = self._lags.get(place)
             if lag is None or lag.expected != position.expected:
-                lag = _Lag(position.expected, now_s, LAG_S)
-            elif now_s - lag.since_s >= lag.wait_s:
+                lag = _Lag(position.expected, now_s, reads, LAG_S)
+            elif now_s - lag.since_s >= lag.wait_s and reads - lag.since_reads >= LAG_READS:
                 late.append(position)
-                lag = _Lag(position.expected, now_s, min(2 * lag.wait_s, MAX_LAG_S))
+                lag = _Lag(position.expected, now_s, reads, min(2 * lag.wait_s, MAX_LAG_S))
             lags[place] = lag
         self._lags = lags
         return late

@@ -40,6 +40,17 @@ class SourceConsumer(Consumer):
         self._topics = frozenset(topics)
         self._fold = fold
         self._counted: dict[TP, int] = {}
+        self.reads = 0
+        """How many reads have returned."""
+
+    def read_position(self, place: TP) -> int:
+        """The offset that the client below Faust hands out next.
+
+        Raises:
+            AssertionError, AttributeError: none, as while the group assigns.
+        """
+        subscription: Any = self._thread._ensure_consumer()._subscription.subscription
+        return subscription.assignment.state_value(place).position
 
     def acknowledge(self, partition: int, offsets: Mapping[str, int]) -> None:
         """Commit soon that events of each topic are counted up to these offsets."""
@@ -57,6 +68,7 @@ class SourceConsumer(Consumer):
 
     async def _wait_next_records(self, timeout: float) -> tuple[Any, Any]:
         records, active = await super()._wait_next_records(timeout)
+        self.reads += 1
         if not records or not self.flow_active or self.should_stop:
             return records, active
         fetched = {place: records[place] for place in records if place.topic in self._topics}

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
-from services.aggregator.consumption import BATCH_EVENTS, Consumption
+from services.aggregator.consumption import Consumption
 from services.aggregator.metrics import AggregatorMetrics
-from services.aggregator.offset_gaps import LAG_S
+from services.aggregator.offset_gaps import LAG_READS, LAG_S, ReadPlace
 from services.aggregator.partition import PartitionState
 from shared.contracts.events.base import EncryptedTexts
 from shared.contracts.topics import INTERACTIONS
@@ -33,17 +34,24 @@ class Expecting:
 
 
 class Log:
-    """A source log that notes what is sought in it."""
+    """A source log that notes what is sought in it. Its client has handed out all of it."""
 
-    def __init__(self, **ends: int) -> None:
-        self._ends = {(TOPIC, 0): ends["end"]}
+    def __init__(self, *places: tuple[str, int], end: int) -> None:
+        self._places = {place: ReadPlace(end, end) for place in places or ((TOPIC, 0),)}
+        self._reads = 0
         self.sought: list[tuple[str, int, int]] = []
+        self.when_sought: Callable[[], None] = lambda: None
 
     async def seek(self, topic: str, partition: int, offset: int) -> None:
         self.sought.append((topic, partition, offset))
+        self.when_sought()
 
-    def ends(self) -> dict[tuple[str, int], int]:
-        return self._ends
+    def places(self) -> dict[tuple[str, int], ReadPlace]:
+        return self._places
+
+    def reads(self) -> int:
+        self._reads += LAG_READS
+        return self._reads
 
 
 async def test_an_event_that_is_dropped_is_sought_although_none_comes_after_it() -> None:
@@ -115,37 +123,31 @@ async def test_a_row_whose_key_cannot_be_read_ends_the_worker_and_refuses_no_eve
     assert state.expects(INTERACTIONS) == 0
 
 
-async def test_a_worker_that_works_off_a_backlog_seeks_nothing() -> None:
-    clock, source = ManualClock(), Log(end=BATCH_EVENTS + 9)
-    state = recovered()
-    writer = cast("Any", None)
+async def test_an_assignment_that_changes_during_a_seek_ends_the_others() -> None:
+    """The partition may come back with other offsets behind it, and those are its owner's."""
+    clock, source = ManualClock(), Log((TOPIC, 0), (TOPIC, 1), (TOPIC, 2), end=9)
+    nobody = cast("Any", None)
+    states = cast("Any", {0: Expecting(3), 1: Expecting(3), 2: Expecting(3)})
     consumption = Consumption(
-        {0: state},
-        checkpointer=cast("Any", SimpleNamespace(hold=lambda _: None, observe_age=lambda *_: None)),
-        ticker=writer,
-        dead_letters=writer,
+        states,
+        checkpointer=nobody,
+        ticker=nobody,
+        dead_letters=nobody,
         metrics=AggregatorMetrics(),
         source=source,
         clock=clock,
-        die=pytest.fail,
+        die=nobody,
     )
 
-    async def backlog(first: int, last: int) -> None:
-        for offset in range(first, last):
-            state.events = 0  # no batch is written here
-            event = interaction(f"t{offset}")
-            await consumption.fold({0: [source_record(INTERACTIONS, 0, offset, event)]})
+    def change() -> None:
+        states.clear()
+        states[2] = Expecting(7)
 
-    await consumption.seek_overdue()
-    for first in (0, BATCH_EVENTS + 1):
-        clock.advance(LAG_S)
-        await backlog(first, first + BATCH_EVENTS + 1)
-        await consumption.seek_overdue()
-    assert source.sought == []
+    source.when_sought = change
     for _ in range(2):
-        clock.advance(LAG_S)
         await consumption.seek_overdue()
-    assert source.sought == [(TOPIC, 0, 0)]
+        clock.advance(LAG_S)
+    assert source.sought == [(TOPIC, 0, 3)]
 
 
 async def test_what_waits_in_a_fold_is_not_sought_until_the_fold_ends() -> None:

@@ -8,9 +8,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from aiokafka import TopicPartition
+from aiokafka.consumer.subscription_state import SubscriptionState
 from faust.types import TP
 
 from services.aggregator.faust_app import FaustCallbacks, FaustLog, FaustSettings, build_app
+from services.aggregator.offset_gaps import ReadPlace
 from services.aggregator.source_consumer import Fetched
 from shared.contracts.topics import AGGREGATOR_CHANGELOG, FEEDBACK, INTERACTIONS
 from shared.kafka.security import KafkaConnection
@@ -90,3 +93,36 @@ async def test_what_is_counted_is_committed_once_and_not_before(tmp_path: Path) 
         FaustLog(lambda: consumer).acknowledge(0, {INTERACTIONS: 40, FEEDBACK: 7})
         await consumer.commit()
         assert commits[1:] == [{TP(FEEDBACK, 0): 8}]
+
+
+async def test_a_seek_in_a_partition_that_the_group_has_taken_away_is_none(tmp_path: Path) -> None:
+    async with owning_consumer(tmp_path, []) as consumer:
+        subscription = SubscriptionState()
+        consumer._thread._consumer = SimpleNamespace(
+            _subscription=subscription, seek=subscription.seek
+        )
+
+        async def call(method: Any, *arguments: Any) -> Any:
+            return method(*arguments)
+
+        consumer._thread.call_thread = call
+        source = FaustLog(lambda: consumer)
+        await source.seek(INTERACTIONS, 0, 3)
+        assert source.places() == {}
+
+        subscription.assign_from_user([TopicPartition(INTERACTIONS, 0)])
+        await source.seek(FEEDBACK, 0, 3)
+        await source.seek(INTERACTIONS, 0, 3)
+        assert source.places() == {(INTERACTIONS, 0): ReadPlace(3, 9)}
+
+
+async def test_reads_are_counted_with_events_or_without(tmp_path: Path) -> None:
+    async def nothing(**_: Any) -> Mapping[TP, Any]:
+        return {}
+
+    async with owning_consumer(tmp_path, []) as consumer:
+        consumer._getmany = nothing
+        consumer.resume_flow()
+        for reads in (1, 2):
+            assert [found async for found in consumer.getmany(1.0)] == []
+            assert FaustLog(lambda: consumer).reads() == reads
