@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import errno
 import gzip
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import for_code
 from aiokafka.structs import OffsetAndMetadata
 
 from services.cli.backup_files import (
@@ -41,8 +42,8 @@ IDLE_FETCHES = 60
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 IN_FLIGHT = 2000
 """Records sent before the oldest is awaited."""
-EMPTY = StoredRecord(0, 0, None, b"")
-"""Stands for a record that retention had deleted, until it is deleted itself."""
+DELETED_AT_ONCE = 1_000_000
+"""Placeholders after which those so far are deleted again, so that a disk holds few of them."""
 
 
 class Bounds(NamedTuple):
@@ -155,23 +156,33 @@ async def restore(connection: KafkaConnection, folder: Path, manifest: BackupMan
     async with _admin(connection) as admin, _producer(connection) as producer:
         for topic, files in manifest.topics.items():
             for number, partition in enumerate(files.partitions):
-                records = read(place(folder, topic, number))
                 if not files.compacted:
-                    records = _after_holes(partition.start, records)
-                await _send(producer, topic, number, records)
-                if not files.compacted and partition.start:
-                    where = TopicPartition(topic, number)
-                    await admin.delete_records({where: RecordsToDelete(partition.start)})
+                    await _skip(admin, producer, TopicPartition(topic, number), partition.start)
+                await _send(producer, topic, number, read(place(folder, topic, number)))
     async with _consumer(connection) as consumer:
         await verify(consumer, manifest)
     for group, topics in manifest.groups.items():
         await _commit(connection, group, topics)
 
 
-def _after_holes(start: int, records: Iterable[StoredRecord]) -> Iterator[StoredRecord]:
-    for _ in range(start):
-        yield EMPTY
-    yield from records
+async def _skip(
+    admin: AIOKafkaAdminClient, producer: AIOKafkaProducer, partition: TopicPartition, start: int
+) -> None:
+    """Let an empty partition begin at `start`, as where retention had deleted what was before.
+
+    A broker gives no offset away: each gets a placeholder, by batches as large as it takes, and those
+    are deleted.
+    """
+    written = 0
+    while written < start:
+        until = min(start, written + DELETED_AT_ONCE)
+        while written < until:
+            batch = producer.create_batch()
+            while written < until and batch.append(key=None, value=b"", timestamp=None):
+                written += 1
+            batch.close()
+            await (await producer.send_batch(batch, partition.topic, partition=partition.partition))
+        await admin.delete_records({partition: RecordsToDelete(until)})
 
 
 async def _send(
@@ -272,6 +283,11 @@ async def _compacted(admin: AIOKafkaAdminClient, names: list[str]) -> dict[str, 
     found: dict[str, bool] = {}
     for response in await admin.describe_configs(resources):
         for resource in response.resources:  # pyright: ignore[reportAttributeAccessIssue]
+            if resource[0]:
+                raise CliError(
+                    f"{resource[3]}: its settings cannot be read: {for_code(resource[0]).message}",
+                    Exit.refused,
+                )
             policy = {entry[0]: entry[1] for entry in resource[4]}.get("cleanup.policy", "")
             found[resource[3]] = "compact" in policy
     return found

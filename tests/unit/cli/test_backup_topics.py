@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+import asyncio
+import gzip
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from services.cli import backup_topics
-from services.cli.backup_files import BackupManifest, PartitionFile, TopicFiles
-from services.cli.backup_topics import take, verify
+from services.cli.backup_files import (
+    BackupManifest,
+    PartitionFile,
+    StoredRecord,
+    TopicFiles,
+    encode,
+    place,
+)
+from services.cli.backup_topics import restore, take, verify
 from services.cli.errors import CliError
 from shared.contracts.topics import (
     AGGREGATOR_CHANGELOG,
@@ -66,15 +76,19 @@ class GrowingLog:
         return ends
 
 
-def use(monkeypatch: pytest.MonkeyPatch, log: GrowingLog) -> None:
-    """Let the log stand for both of the broker's clients."""
+def use(
+    monkeypatch: pytest.MonkeyPatch,
+    log: GrowingLog,
+    clients: Sequence[str] = ("_admin", "_consumer"),
+) -> None:
+    """Let the log stand for some of the broker's clients."""
 
     @asynccontextmanager
     async def client(connection: object) -> AsyncIterator[GrowingLog]:
         yield log
 
-    monkeypatch.setattr(backup_topics, "_admin", client)
-    monkeypatch.setattr(backup_topics, "_consumer", client)
+    for name in clients:
+        monkeypatch.setattr(backup_topics, name, client)
 
 
 async def test_no_consumer_group_is_ahead_of_the_copied_log(
@@ -192,3 +206,74 @@ async def test_whatever_a_service_may_write_can_be_restored(
     use(monkeypatch, GrowingLog())
     await backup_topics.restore(CONNECTION, Path(), empty)
     assert made["max_request_size"] >= MAX_RECORD_BYTES
+
+
+class EmptyLog(GrowingLog):
+    """One empty partition to restore into, whose batches take three records."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.start = self.end = self.held = self.batches = 0
+
+    async def beginning_offsets(self, partitions: list[TopicPartition]) -> Mapping[Any, int]:
+        return dict.fromkeys(partitions, self.start)
+
+    async def end_offsets(self, partitions: list[TopicPartition]) -> Mapping[Any, int]:
+        return dict.fromkeys(partitions, self.end)
+
+    def create_batch(self) -> SimpleNamespace:
+        records: list[object] = []
+
+        def append(**record: object) -> bool:
+            if len(records) == 3:
+                return False
+            records.append(record)
+            return True
+
+        return SimpleNamespace(records=records, append=append, close=lambda: None)
+
+    async def send_batch(self, batch: Any, topic: str, *, partition: int) -> asyncio.Future[None]:
+        self.batches += 1
+        return self._stored(len(batch.records))
+
+    async def send(self, topic: str, *_: object, **__: object) -> asyncio.Future[None]:
+        return self._stored(1)
+
+    def _stored(self, records: int) -> asyncio.Future[None]:
+        self.end += records
+        self.held = max(self.held, self.end - self.start)
+        stored = asyncio.get_running_loop().create_future()
+        stored.set_result(None)
+        return stored
+
+    async def delete_records(self, until: Mapping[TopicPartition, Any]) -> None:
+        (self.start,) = (one.before_offset for one in until.values())
+
+
+async def test_offsets_that_had_expired_are_skipped_by_batches_and_leave_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = EmptyLog()
+    use(monkeypatch, log, ("_admin", "_consumer", "_producer"))
+    monkeypatch.setattr(backup_topics, "DELETED_AT_ONCE", 6)
+    file = PartitionFile(start=20, end=22, records=2, sha256="")
+    with gzip.open(place(tmp_path, FEEDBACK, 0), "wb") as lines:
+        for offset in (20, 21):
+            lines.write(encode(StoredRecord(offset, 1, b"k", b"v")))
+    topics = {FEEDBACK: TopicFiles(compacted=False, partitions=(file,))}
+    await restore(CONNECTION, tmp_path, BackupManifest(topics=topics, groups={}))
+    assert (log.start, log.end) == (20, 22)
+    assert (log.batches, log.held) == (7, 6)
+
+
+async def test_a_topic_whose_settings_are_refused_is_not_taken_for_one_that_is_not_compacted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class SecretLog(GrowingLog):
+        async def describe_configs(self, resources: object) -> list[Any]:
+            refused = (29, "", 2, AGGREGATOR_CHANGELOG, [])
+            return [SimpleNamespace(resources=[refused])]
+
+    use(monkeypatch, SecretLog())
+    with pytest.raises(CliError, match=r"changelog: its settings.*TOPIC_AUTHORIZATION"):
+        await take(CONNECTION, tmp_path)
