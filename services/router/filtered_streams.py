@@ -30,10 +30,12 @@ from shared.contracts.events.interactions import FilterAction
 CHECKS = 8
 """Looks at a text on its way through a look-back: at each token would cost the most."""
 MAX_HELD_EVENTS = 4_096
-MAX_HELD_BYTES = 4 * 1024 * 1024
-"""Of one stream."""
-MAX_HELD_IN_ALL = 64 * 1024 * 1024
-"""Bytes of all streams together; beyond it, a stream has its even share."""
+MAX_HELD_BYTES = 8 * 1024 * 1024
+"""Memory of one stream."""
+MAX_HELD_IN_ALL = 256 * 1024 * 1024
+"""Memory of all streams together; beyond it, a stream has its even share."""
+VALUE_BYTES = 80
+"""What a value, or a field of an object, takes at most beside its text (CPython 3.11, orjson)."""
 
 
 class FilteredStream(Protocol):
@@ -56,7 +58,10 @@ class FilteredStream(Protocol):
 
 @dataclass(slots=True)
 class HeldBytes:
-    """Bytes that all streams hold back. A stream within its even share is never over the bound."""
+    """Memory of all that streams hold back, in bytes.
+
+    A stream within its even share is never over the bound.
+    """
 
     held: int = 0
     streams: int = 0
@@ -88,6 +93,17 @@ class _HeldShare:
     def close(self) -> None:
         self.add(-self.held)
         self.of.streams -= 1
+
+
+def event_memory(event: bytes) -> int:
+    """Most bytes that an event takes once it is parsed and its text waits in its channel.
+
+    Its JSON is no measure: `[[],[]` takes twenty times its length. One wide character makes every
+    character of its text four bytes long, and each text is there twice.
+    """
+    wide = not event.isascii() or b"\\u" in event
+    values = sum(map(event.count, (b",", b":", b"{", b"[")))
+    return len(event) * (8 if wide else 2) + VALUE_BYTES * values
 
 
 @dataclass(slots=True)
@@ -182,8 +198,9 @@ class LookBackStream:
                 continue
             value = orjson.loads(event.removeprefix(b"data: "))
             pieces = list(self._pieces(value))
-            self._events.append((value, pieces, len(event)))
-            self._share.add(len(event))
+            size = event_memory(event)
+            self._events.append((value, pieces, size))
+            self._share.add(size)
             for piece in pieces:
                 self._close_others(piece.channel)
                 name = piece.channel[1]

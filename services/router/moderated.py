@@ -13,7 +13,6 @@ from services.router.bounds import AnswerBounds
 from services.router.errors import InvalidRequest
 from services.router.fields import Endpoint
 from services.router.filter_rules import FILTERED, FilterFindings, RuleSet
-from services.router.filtered_streams import MAX_HELD_BYTES
 from services.router.identity import IdentityRules
 from services.router.output_filter import OutputFilter
 from services.router.request import json_object
@@ -30,6 +29,8 @@ from shared.quotas import QuotaExceeded, Quotas
 PATH = "/v1/moderated"
 TIMEOUT_S = 300.0
 """For all stages; each has a shorter deadline of its own there."""
+MAX_ANSWER_BYTES = 4 * 1024 * 1024
+"""Of an answer that the output filter looks at."""
 MAX_RUNNING = 64
 BODY_TIMEOUT_S = 10.0
 DEFAULT_TOKENS = 256
@@ -191,7 +192,7 @@ class ModeratedProxy:
     ) -> bytes:
         """A whole answer as the client may see it; a stream passes as it is or not at all."""
         try:
-            held = await read_answer(answer, limit=MAX_HELD_BYTES)
+            held = await read_answer(answer, limit=MAX_ANSWER_BYTES)
         except AnswerTooLarge as error:
             raise ModeratedFiltered(f"too long for the content filter: {error}") from error
         if kind.startswith(EVENTS):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import timeit
+import tracemalloc
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,13 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from benchmarks.stub_engine import TEXT, responses_events
+from services.router import filtered_streams
 from services.router.answer_texts import text_matches
 from services.router.filter_rules import LOOK_BACK, MASK, FilterRule, FilterRules, RuleSet, masked
 from services.router.filtered_streams import (
     CHECKS,
     MAX_HELD_BYTES,
     MAX_HELD_EVENTS,
-    MAX_HELD_IN_ALL,
     HeldBytes,
     HeldStream,
     LookBackStream,
@@ -294,11 +295,15 @@ def test_escapes_in_arguments_of_held_streams_hide_nothing(kind: str):
     assert stream.findings.blocked
 
 
-def test_what_all_streams_hold_back_is_bounded_and_spares_small_ones():
+def test_what_all_streams_hold_back_is_bounded_and_spares_small_ones(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    in_all = 4 * MAX_HELD_BYTES
+    monkeypatch.setattr(filtered_streams, "MAX_HELD_IN_ALL", in_all)
     rules, held = RuleSet([SECRET]), HeldBytes()
     event = b"event: x\ndata: " + orjson.dumps({"delta": "y" * (MAX_HELD_BYTES // 2)}) + b"\n\n"
     large: list[HeldStream] = []
-    while held.held <= MAX_HELD_IN_ALL - len(event):
+    while held.held <= in_all - len(event):
         large.append(HeldStream(rules, held))
         large[-1].feed(event)
         assert not large[-1].findings.blocked
@@ -315,7 +320,7 @@ def test_what_all_streams_hold_back_is_bounded_and_spares_small_ones():
 def test_a_look_back_that_would_hold_too_many_bytes_lets_the_first_ones_go():
     held = HeldBytes()
     stream = LookBackStream(RuleSet([SECRET]), held)
-    padding = "z" * (MAX_HELD_BYTES // 4)
+    padding = "z" * (MAX_HELD_BYTES // 8)
     first = stream.feed(chunk("warehouse this morning", padding=padding))
     assert first == b""
     out = b"".join(stream.feed(chunk("", 1, padding=padding)) for _ in range(4))
@@ -323,6 +328,35 @@ def test_a_look_back_that_would_hold_too_many_bytes_lets_the_first_ones_go():
     assert held.held <= MAX_HELD_BYTES
     stream.close()
     assert held.held == 0
+
+
+LETTERS = "".join(map(chr, range(97, 123)))
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        pytest.param(chunk("hey "), id="a token"),
+        pytest.param(chunk("", padding=[[]] * 200), id="lists"),
+        pytest.param(chunk("", padding=[{}] * 200), id="objects"),
+        pytest.param(chunk("", padding=[{"a": {"b": 1_000}}] * 100), id="fields"),
+        pytest.param(chunk("", padding=["ab"] * 300), id="short texts"),
+        pytest.param(chunk("", padding=[0.5] * 300), id="numbers"),
+        pytest.param(chunk(LETTERS * 9 + "\N{GRINNING FACE}"), id="a wide character"),
+    ],
+)
+def test_what_is_held_back_is_counted_as_the_memory_that_it_takes(event: bytes):
+    held, rules = HeldBytes(), RuleSet([SECRET])
+    streams = [LookBackStream(rules, held) for _ in range(100)]
+    tracemalloc.start()
+    try:
+        for stream in streams:
+            stream.feed(event)
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    channels = 1_500 * len(streams)  # of a stream that holds nothing, too
+    assert taken - channels <= held.held <= 5 * taken
 
 
 async def answer_or_tear(request: web.Request) -> web.StreamResponse:
