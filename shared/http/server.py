@@ -20,6 +20,8 @@ KEEP_ALIVE_S = 75
 
 READY_LOOK_S = 0.05
 """How often a process with a shared port looks whether it is ready."""
+UNREADY_S = 10.0
+"""How long it waits, and then looks each time, before it serves a port that nobody serves."""
 
 
 class _Server(uvicorn.Server):
@@ -53,6 +55,8 @@ async def serve(
     With an `operations_port` /metrics and the documentation of the API are on that port alone. A
     `shared_port` is one that other processes of this user serve too (SO_REUSEPORT). It is opened
     once the function says that this process is ready: from then on it gets its share of clients.
+    Where no process is, it is opened after UNREADY_S: clients get the refusal that says why, as a
+    port that is closed looks like a dead machine.
 
     Raises:
         SystemExit: a port cannot be taken.
@@ -67,13 +71,32 @@ async def serve(
         group.create_task(_serve(for_operators(app), host=host, port=operations_port, stop=stop))
 
 
-async def _is_ready(ready: Callable[[], bool], stop: asyncio.Event) -> bool:
-    """Wait until a process is ready; False where it is to stop before that."""
+async def _may_open(host: str, port: int, ready: Callable[[], bool], stop: asyncio.Event) -> bool:
+    """Wait until a process may open a shared port; False where it is to stop before that."""
+    now = asyncio.get_running_loop().time
+    look_at = now() + UNREADY_S
     while not ready() and not stop.is_set():
+        if now() >= look_at:
+            if not await _is_served(host, port):
+                return True
+            look_at = now() + UNREADY_S
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(READY_LOOK_S):
                 await stop.wait()
     return not stop.is_set()
+
+
+async def _is_served(host: str, port: int) -> bool:
+    """Whether a process accepts connections to a port; one too busy to do so now serves it."""
+    try:
+        async with asyncio.timeout(UNREADY_S):
+            _, writer = await asyncio.open_connection(host, port)
+    except TimeoutError:
+        return True
+    except OSError:
+        return False
+    writer.close()
+    return True
 
 
 def _shared_socket(host: str, port: int) -> socket.socket:
@@ -92,7 +115,7 @@ async def _serve(
     stop: asyncio.Event,
     shared: Callable[[], bool] | None = None,
 ) -> None:
-    if shared is not None and not await _is_ready(shared, stop):
+    if shared is not None and not await _may_open(host, port, shared, stop):
         return
     sockets = [_shared_socket(host, port)] if shared is not None else None
     config = uvicorn.Config(

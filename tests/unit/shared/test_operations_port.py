@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+from collections import Counter
 
 import httpx
+import pytest
 from prometheus_client import CollectorRegistry
 
 from deploy.local.ports import free_ports
+from shared.http import server
 from shared.http.asgi import Receive, Scope, Send, respond
 from shared.http.operations import OperationsApp
 from shared.http.server import serve
@@ -42,7 +46,7 @@ async def test_metrics_are_on_the_operations_port_alone() -> None:
         async def both() -> bool:
             return [await status(port, "/healthz") for port in ports] == [200, 200]
 
-        await eventually(both, "both ports", 20)
+        await eventually(both, "both ports", 60)
         found = {
             path: (await status("clients", path), await status("operators", path))
             for path in ("/metrics", "/docs", "/openapi.json", "/readyz", "/v1/feedback")
@@ -86,6 +90,49 @@ async def test_a_shared_port_is_opened_by_a_process_that_is_ready() -> None:
     await eventually(lambda: opened("clients"), "the clients' port", 60)
     stop.set()
     await serving
+
+
+async def test_a_shared_port_of_which_no_process_is_ready_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    opened: list[int] = []
+    open_socket = server._shared_socket
+
+    def opening(host: str, port: int) -> socket.socket:
+        opened.append(port)
+        return open_socket(host, port)
+
+    monkeypatch.setattr(server, "_shared_socket", opening)
+    monkeypatch.setattr(server, "UNREADY_S", 0.1)
+    port, stop, looks = free_ports(["clients"])["clients"], asyncio.Event(), Counter[int]()
+    health = Health()
+    health.ready("log", lambda: "not read yet")
+
+    def process(number: int) -> asyncio.Task[None]:
+        def ready() -> bool:
+            looks[number] += 1
+            return False
+
+        app = OperationsApp(health, CollectorRegistry(), answered)
+        return asyncio.create_task(
+            serve(app, host="127.0.0.1", port=port, stop=stop, shared_port=ready)
+        )
+
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http:
+
+        async def status() -> int:
+            try:
+                return (await http.get("/readyz")).status_code
+            except httpx.TransportError:
+                return 0
+
+        first = process(1)
+        assert await eventually(status, "the port", 60) == 503
+        second = process(2)
+        await eventually(lambda: looks[2] > 10, "the second has looked at the port", 60)
+    assert opened == [port]
+    stop.set()
+    await asyncio.gather(first, second)
 
 
 async def test_a_process_that_is_never_ready_stops() -> None:
