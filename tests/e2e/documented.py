@@ -54,6 +54,7 @@ NOT_RUN = {
     "ratchet redteam run": "asks every shipped prompt; tests/e2e/test_probes.py runs it on two",
     "ratchet audit bias": "asks every shipped prompt; tests/e2e/test_probes.py runs it on six",
     "ratchet versions evaluate": "asks both versions; test_rollout_and_router.py evaluates",
+    "ratchet rollout start assistant-v1.3": "needs data of one tenant; test_one_tenant.py accepts some",
     "ratchet dataset label": "needs a judge model and people's votes",
     "ratchet dataset build": "needs rows of people's feedback",
     "ratchet feedback ranking": "needs votes; tests/integration/test_cli.py ranks some",

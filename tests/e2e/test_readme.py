@@ -18,7 +18,7 @@ PREFERRED = "assistant-v3.0"
 
 
 def test_every_block_has_a_test() -> None:
-    assert set(BLOCKS) == {"first", "connect", "kafka", "look", "rollout", "train"}
+    assert set(BLOCKS) == {"first", "connect", "counted", "kafka", "look", "rollout", "train"}
     targets = set(re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = {word for text in MAKE for word in re.findall(r"^make ([a-z-]+)", text, re.MULTILINE)}
     assert named
@@ -36,8 +36,12 @@ def test_a_first_version_comes_from_demonstrations(serving: Stack) -> None:
 
 
 def test_a_product_connects_by_http_and_kafka(serving: Stack) -> None:
-    printed = run_python(BLOCKS["connect"], serving)
-    assert printed.strip(), "the model said nothing"
+    *answer, feedback_id = run_python(BLOCKS["connect"], serving).splitlines()
+    assert "".join(answer).strip(), "the model said nothing"
+    show = BLOCKS["counted"].replace("FEEDBACK_ID", feedback_id)
+    wait_until(
+        lambda: re.search(r"\bstate\W+counted\b", run_bash(show, serving)), "the thumb counts", 60
+    )
     run_python(BLOCKS["connect"] + BLOCKS["kafka"], serving)
 
     def counted() -> bool:
@@ -69,7 +73,7 @@ def test_an_operator_looks(serving: Stack) -> None:
 def test_an_operator_rolls_out_and_back(two_versions: Stack) -> None:
     run_bash(BLOCKS["rollout"], two_versions, timeout_s=120)
     states = run_bash("ratchet versions list", two_versions)
-    assert re.search(r"assistant-v1\.1\b.*rejected", states)
+    assert re.search(r"assistant-calm\b.*rejected", states)
     assert re.search(r"assistant-v1\.0\b.*stable", states)
 
 
