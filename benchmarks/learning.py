@@ -14,7 +14,8 @@ all against the taste; `capped` has the tenth of them that the cap on one rater 
 shares). `ai_judge` has the training votes cast by a judge that has the taste but loves length, and
 drops what it finds equal; in `hybrid` it casts half of them. Without ablation each iteration trains
 on the newest version's answers alone, on-policy; `accumulated` trains on those of all before, too.
-Votes of the judge's raters stay true: `random` and `inverted` must not pass the gate's win rate.
+Votes of the judge's raters stay true: `random`, `inverted` and `length` must not pass the gate's win
+rate. General tasks must not fall by the gate's own rule.
 
 A run goes on where it was stopped; all runs of a seed share v1.0. `learning.svg` in the folder plots
 all seeds that have been run whole. `--report` trains nothing and prints the tables of what is in the
@@ -73,8 +74,8 @@ AI_LENGTH = 1 / 300
 AI_TIE = 0.05
 ABLATIONS = ("none", "no_sft", *FLIPPED, *BY_AI, "length", "thumbs", "accumulated")
 NO_SFT = {"loss": ["sigmoid"], "loss_weights": [1.0]}
-MUST_FAIL = frozenset({"random", "inverted"})
-MAY_FALL = frozenset({"length", "uncapped"})
+MUST_FAIL = frozenset({"random", "inverted", "length"})
+MAY_FALL = frozenset({"uncapped"})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -324,6 +325,7 @@ def misses(versions: Sequence[LearntVersion], ablation: str) -> list[str]:
             (f"{one.name}: satisfaction {satisfied}", one.satisfaction >= satisfied),
             (f"{one.name}: wins of v1.0 {wins:.0%}", one.wins_first[0] >= wins),
             (f"{one.name}: beats its parent", one.wins_parent[1] > 0.5),
+            (f"{one.name}: keeps its general tasks", one.keeps_tasks),
         )
         if not met
     ]

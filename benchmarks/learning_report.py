@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from benchmarks.learning_plot import LearningPanel
-from shared.intervals import wilson
+from shared.intervals import Z99, wilson
 
 PUBLISHED_SATISFACTION = (3.5, 3.8, 4.0, 4.2)
 PUBLISHED_WINS = (0.58, 0.62, 0.65)
@@ -43,6 +43,12 @@ class LearntVersion:
         judged = sum(self.figures[name] for name in ("wins", "ties", "losses"))
         won = self.figures["wins"] + self.figures["ties"] / 2
         return won / judged >= GATE_WIN_RATE and wilson(won, judged)[0] >= 0.5
+
+    @property
+    def keeps_tasks(self) -> bool:
+        """Whether general tasks fall no further than by chance, as the gate has it."""
+        lost, won = self.figures["capability_lost"], self.figures["capability_won"]
+        return wilson(lost, lost + won, Z99)[0] <= 0.5
 
 
 def pooled(runs: Sequence[Sequence[LearntVersion]]) -> list[LearntVersion]:

@@ -44,7 +44,7 @@ def test_five_tastes_are_learnt_as_fast_as_published(
         assert one.wins_parent[1] > 0.5
 
 
-@pytest.mark.parametrize("ablation", ["random", "inverted"])
+@pytest.mark.parametrize("ablation", ["random", "inverted", "length"])
 def test_votes_without_the_taste_do_not_pass_the_gate(ablation: str) -> None:
     options = ("--iterations", "1", "--ablation", ablation)
     assert learn("--seed", "1", *options, limit_s=SEED_LIMIT_S) == 0

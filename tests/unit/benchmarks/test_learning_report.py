@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from deploy.starter import corpus
 from shared.intervals import wilson
 
 FIGURES = {"judge_agreed": 30.0, "judge_tested": 40.0, "kl": 0.1, "kl_first": 0.2}
+FIGURES |= {"capability_items": 354.0, "capability_lost": 18.0, "capability_won": 20.0}
 FIGURES |= {"capability_parent": 0.5, "capability_candidate": 0.48}
 WON, LOST = (
     {"wins": 90.0, "ties": 10.0, "losses": 50.0},
@@ -47,6 +49,20 @@ def test_what_is_below_the_published_figures_is_bold() -> None:
     assert first.startswith("| seed 1, v1.1 | 3.90 (3.8) | +0.20 to +0.40 | 60 % (58 %) | 60 % (")
     assert second.startswith("| seed 1, v1.2 | **3.95** (4.0) | +0.20 to +0.40 | **60 %** (62 %)")
     assert first.endswith("| 75 % | 0.10, 0.20 | 50 % to 48 % | passes |")
+
+
+def test_goals_are_the_published_figures_the_parent_the_tasks_and_what_must_not_pass() -> None:
+    assert learning.misses(run(3.8, 4.0, 4.2, won=0.7), "none") == []
+    assert learning.misses(run(3.7, won=0.57), "none") == [
+        "v1.1: satisfaction 3.8",
+        "v1.1: wins of v1.0 58%",
+        "v1.1: beats its parent",
+    ]
+    forgot = [replace(one, figures={**one.figures, "capability_lost": 60.0}) for one in run(3.9)]
+    assert learning.misses(forgot, "none") == ["v1.1: keeps its general tasks"]
+    assert learning.misses(run(2.7), "length") == ["v1.1 passed the gate"]
+    assert learning.misses(run(2.7, won=0.2), "length") == []
+    assert learning.misses(run(3.4), "thumbs") == ["satisfaction fell to 3.40"]
 
 
 def test_runs_are_plotted_beside_the_published_figures() -> None:
