@@ -27,7 +27,7 @@ from deploy.local.processes import ROOT, Process
 MARK = "RATCHET_STACK"
 """Environment variable that names the run directory in every process of a stack."""
 
-_START_S = 15.0
+_START_S = 60.0
 _POLL_S = 0.05
 _LOG_BYTES = 50_000_000
 # A process that dies this soon counts as not started: supervisord waits 1, 2, 3 … s between tries.
@@ -167,7 +167,15 @@ class Supervisor:
         }
 
     def start_process(self, name: str) -> None:
-        """Starts it unless it runs; does not wait."""
+        """Starts it unless it runs; waits for a stop under way, and no longer.
+
+        Supervisord calls a start of what is being stopped a success, and starts nothing.
+        """
+        deadline = time.monotonic() + _START_S
+        while self.seen()[name].state == "STOPPING":
+            if time.monotonic() > deadline:
+                raise StackError(f"{name} is still being stopped after {_START_S:.0f} s")
+            time.sleep(_POLL_S)
         self._change("startProcess", name, "ALREADY_STARTED")
 
     def stop_processes(self, names: Sequence[str], timeout_s: float) -> None:
@@ -247,7 +255,10 @@ def marked(run_dir: Path) -> list[int]:
 
 
 def sweep(run_dir: Path, timeout_s: float = 5.0) -> int:
-    """Ends what a killed supervisord left behind; returns how many processes that were."""
+    """Ends what a killed supervisord left behind; returns how many processes that were.
+
+    Raises `StackError` where one stays, as what waits for a dead disk does.
+    """
     remaining = marked(run_dir)
     count = len(remaining)
     for signal_number in (signal.SIGTERM, signal.SIGKILL):
@@ -259,4 +270,6 @@ def sweep(run_dir: Path, timeout_s: float = 5.0) -> int:
         deadline = time.monotonic() + timeout_s
         while (remaining := marked(run_dir)) and time.monotonic() < deadline:
             time.sleep(_POLL_S)
+    if remaining:
+        raise StackError(f"processes {remaining} of {run_dir} do not end, not by SIGKILL either")
     return count

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 import xmlrpc.client
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from deploy.local import supervision
 from deploy.local.errors import StackError
 from deploy.local.supervision import Supervisor
 
@@ -21,12 +23,16 @@ class ScriptedSupervisor(Supervisor):
     def __init__(self, run_dir: Path, *states: str) -> None:
         super().__init__(run_dir)
         self.states = list(states)
-        self.stops = 0
+        self.stops = self.starts = 0
 
     def _call(self, method: str, *arguments: Any) -> Any:
         if method == "getAllProcessInfo":
-            state = self.states[0]
+            state = self.states.pop(0) if self.states[0] == "STOPPING" else self.states[0]
             return [{"name": "web", "statename": state, "pid": 0, "now": 1, "start": 0}]
+        if method == "startProcess":
+            # As supervisord: what has not ended yet is not started, and that is no fault.
+            self.starts += self.states[0] in ("STOPPED", "EXITED", "FATAL")
+            return True
         assert (method, *arguments) == ("stopProcess", "web", False)
         state = self.states.pop(0) if len(self.states) > 1 else self.states[0]
         if state not in RUNNING_STATES:
@@ -40,6 +46,21 @@ def test_a_process_that_has_just_died_and_is_started_again_is_stopped(tmp_path: 
     supervisor = ScriptedSupervisor(tmp_path, "EXITED", "STARTING")
     supervisor.stop_processes(["web"], 10)
     assert (supervisor.stops, supervisor.states) == (1, ["STOPPED"])
+
+
+def test_a_process_that_is_being_stopped_is_started_once_it_is_down(tmp_path: Path) -> None:
+    supervisor = ScriptedSupervisor(tmp_path, "STOPPING", "STOPPING", "STOPPED")
+    supervisor.start_process("web")
+    assert supervisor.starts == 1
+
+
+def test_what_no_signal_ends_is_no_success(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    signals: list[int] = []
+    monkeypatch.setattr(supervision, "marked", lambda _: [4_000_000])
+    monkeypatch.setattr(supervision.os, "kill", lambda _, number: signals.append(number))
+    with pytest.raises(StackError, match="4000000"):
+        supervision.sweep(tmp_path, 0)
+    assert signals == [signal.SIGTERM, signal.SIGKILL]
 
 
 @pytest.mark.parametrize("state", ["STOPPED", "FATAL"])
