@@ -187,7 +187,7 @@ class TestVoting:
     def test_the_next_comparison_is_there_without_a_wait(
         self, page: Page, voting: VotingHarness
     ) -> None:
-        wait_until(lambda: len(voting.router.asked) == 4, "the reserve", 60)
+        wait_until(lambda: len(voting.router.asked) == 4, "the reserve")
         voting.router.gate.clear()
         first = page.locator("#question").text_content()
         page.keyboard.press("1")

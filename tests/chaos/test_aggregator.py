@@ -241,7 +241,7 @@ async def test_a_worker_stopped_past_its_session_writes_nothing_when_it_wakes(
     try:
         await first.ready(60)
         playing = asyncio.create_task(play(log, events, 0.5))
-        await eventually(lambda: counts(first, unique), "the first worker counts", 60)
+        await eventually(lambda: counts(first, unique), "the first worker counts")
         first.signal(signal.SIGSTOP)
         second.start()
 
@@ -250,7 +250,7 @@ async def test_a_worker_stopped_past_its_session_writes_nothing_when_it_wakes(
             return total(metrics.get("ratchet_aggregator_partitions", {})) == 4
 
         await eventually(took_over, "the second worker owns every partition", SESSION_S + 90)
-        await eventually(lambda: counts(second, unique), "the second worker counts", 60)
+        await eventually(lambda: counts(second, unique), "the second worker counts")
         first.signal(signal.SIGCONT)
         assert await asyncio.to_thread(first.process.wait, 30) == EXIT_FAILED
         await playing

@@ -125,7 +125,7 @@ async def services(stack: Stack) -> Any:
     await serve_first_version(stack)
     log = KafkaLog(KafkaConnection(stack.address("kafka")), source="/ratchet/test")
     await log.start()
-    async with httpx.AsyncClient(timeout=30) as http:
+    async with httpx.AsyncClient(timeout=60) as http:
         yield FuzzedServices(stack, http, log)
     await log.stop()
 

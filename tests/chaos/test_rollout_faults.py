@@ -136,9 +136,9 @@ async def opened(
         stack.scrape(f"routers of {model}", made.addresses)
         stack.scrape(f"scores of {model}", [made.score_address])
         await made.register(f"{model}-v1.0")
-        await eventually(lambda: made.state is not None, "v1.0 becomes stable by itself", 60)
+        await eventually(lambda: made.state is not None, "v1.0 becomes stable by itself")
         await made.register(f"{model}-v1.1")
-        await eventually(lambda: made.version_state(f"{model}-v1.1"), "v1.1 is known", 60)
+        await eventually(lambda: made.version_state(f"{model}-v1.1"), "v1.1 is known")
         return made
 
     yield open_harness
@@ -171,7 +171,6 @@ async def at_weight(harness: RolloutHarness, weight: int = HALF) -> None:
     await eventually(
         lambda: harness.state is not None and harness.state.weight == weight,
         f"weight {weight}",
-        60,
     )
 
 
@@ -293,9 +292,9 @@ async def test_no_measurement_of_prometheus_that_fails_decides_or_loses_anything
     # A scrape target under another name is the same router: its counters go on where they stopped.
     stack.scrape(f"renamed {harness.model}", harness.addresses)
     stack.scrape(f"routers of {harness.model}", [])
-    await eventually(lambda: harness.counts[name, "candidate"].requests > 400, "more requests", 60)
+    await eventually(lambda: harness.counts[name, "candidate"].requests > 400, "more requests")
     harness.rate = 0.0
-    await eventually(lambda: counted_exactly(harness), "every request counts once", 60)
+    await eventually(lambda: counted_exactly(harness), "every request counts once")
     kinds = {one["kind"] for one in await harness.decisions(name)}
     assert kinds == {"start", "weight", "hold"}
 
@@ -305,14 +304,13 @@ async def test_a_rollback_reaches_the_router_at_once(stack: Stack, harness: Roll
     async with RoutedUsers(stack.url("router"), harness.model, rate=100.0) as users:
         name = await begin(harness)
         await at_weight(harness)
-        await eventually(lambda: _arms(users) >= {"candidate", "stable"}, "both arms", 60)
+        await eventually(lambda: _arms(users) >= {"candidate", "stable"}, "both arms")
         await harness.http.post(f"/v1/rollouts/{name}/abort", json={"reason": "seen enough"})
         decided = (await harness.decisions(name))[-1]
         decided_at = datetime.fromisoformat(decided["at"]).timestamp()
         await eventually(
             lambda: sum(one.sent_at > decided_at + ALLOWED_S for one in users.answers) > 50,
             "answers from after the decision",
-            60,
         )
     late = [
         one
@@ -336,10 +334,10 @@ async def test_a_router_cut_off_from_redis_follows_the_log(
         await redis_link.cut()
         try:
             name = await begin(harness)
-            await eventually(lambda: "candidate" in _arms(users), "a weight by the log", 60)
+            await eventually(lambda: "candidate" in _arms(users), "a weight by the log")
             await harness.http.post(f"/v1/rollouts/{name}/abort", json={"reason": "seen enough"})
             users.answers.clear()
-            await eventually(lambda: len(users.answers) > 60, "answers after it", 60)
+            await eventually(lambda: len(users.answers) > 60, "answers after it")
             # Only the first may have been on their way.
             assert "candidate" not in {one.arm for one in users.answers[30:]}
         finally:
@@ -355,7 +353,7 @@ async def test_a_flushed_redis_is_filled_again_from_the_log(
     await at_weight(harness)
     seen = len(harness.states)
     await harness.flush_redis()
-    await eventually(lambda: len(harness.states) > seen, "the state is published again", 60)
+    await eventually(lambda: len(harness.states) > seen, "the state is published again")
     assert harness.state is not None
     assert (harness.state.rollout, harness.state.weight) == (name, HALF)
     await recorded(harness, "", outcome="Successful", weight=HALF)
@@ -369,7 +367,7 @@ async def test_without_kafka_everybody_is_on_stable_until_it_is_back(
     async with RoutedUsers(stack.url("router"), harness.model) as users:
         name = await begin(harness)
         await at_weight(harness)
-        await eventually(lambda: "candidate" in _arms(users), "the candidate has users", 60)
+        await eventually(lambda: "candidate" in _arms(users), "the candidate has users")
         stack.stop("kafka")
         try:
 
@@ -407,7 +405,7 @@ async def test_a_controller_killed_at_every_transition_goes_on(
             answer = await harness.http.post(f"/v1/rollouts/{name}/{verb}", json={"reason": "test"})
             return answer.status_code == 200
 
-        await eventually(done, verb, 60)
+        await eventually(done, verb)
 
     name = await begin(harness, GATED)
     await killed_at("start", 0)
@@ -423,14 +421,13 @@ async def test_a_controller_killed_at_every_transition_goes_on(
     await eventually(
         lambda: harness.state is not None and harness.state.stable == f"{harness.model}-v1.1",
         "the router's state follows",
-        60,
     )
     for version, state in (("v1.0", "retired"), ("v1.1", "stable")):
 
         async def is_so(version: str = version, state: str = state) -> bool:
             return await harness.version_state(f"{harness.model}-{version}") == state
 
-        await eventually(is_so, f"{version} is {state}", 60)
+        await eventually(is_so, f"{version} is {state}")
 
 
 @pytest.mark.verify

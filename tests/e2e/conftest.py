@@ -29,7 +29,7 @@ def serving(full_stack: Stack, starter: str, tmp_path_factory: pytest.TempPathFa
         states = {row["version"]: row["state"] for row in seen.json["versions"]}
         return states.get(FIRST) == "stable" and full_stack.is_ready("inference")
 
-    wait_until(stable_and_ready, f"{FIRST} is stable and loaded", timeout_s=60)
+    wait_until(stable_and_ready, f"{FIRST} is stable and loaded")
     return full_stack
 
 

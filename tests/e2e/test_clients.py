@@ -127,7 +127,7 @@ def test_openai_cancelled_on_the_way(client: openai.OpenAI, serving: Stack) -> N
             running = [line for line in text.splitlines() if line.startswith(RUNNING)]
             return bool(running) and all(float(line.split()[-1]) == 0 for line in running)
 
-        wait_until(idle, "the engine has nothing to do", timeout_s=60)
+        wait_until(idle, "the engine has nothing to do")
 
 
 def test_messages_whole_and_streamed(client: openai.OpenAI, serving: Stack) -> None:

@@ -105,7 +105,7 @@ def test_corrected_tool_conversations_teach_a_version_whose_calls_parse(serving:
     with openai.OpenAI(base_url=base_url, api_key="none", max_retries=0) as client:
         correct_answers(serving, client)
 
-        wait_until(lambda: counted(serving) >= CORRECTIONS, "corrections are joined", timeout_s=60)
+        wait_until(lambda: counted(serving) >= CORRECTIONS, "corrections are joined")
         made = ratchet(
             *("train", "--method", "dpo", "--version", VERSION, "--wait"),
             *shlex.split(HURRIED),

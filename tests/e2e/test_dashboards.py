@@ -61,14 +61,14 @@ def busy(serving: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
             VERSION
         ] == "rejected"
 
-    wait_until(over, f"{VERSION} is out of the way", timeout_s=60)
+    wait_until(over, f"{VERSION} is out of the way")
 
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("query", QUERIES)
 def test_no_panel_is_empty(busy: Stack, query: str) -> None:
     prometheus = busy.url("prometheus")
-    wait_until(lambda: result(prometheus, query), f"a sample of {query}", timeout_s=40)
+    wait_until(lambda: result(prometheus, query), f"a sample of {query}")
 
 
 @pytest.mark.timeout(900)
@@ -90,4 +90,4 @@ def test_the_weekly_report_has_live_figures_and_misses_nothing(busy: Stack) -> N
         assert ran.json["missing"] == ""
         return bool(ran.json["figures"] and ran.json["errors"] and ran.json["versions"])
 
-    wait_until(reported, "figures, errors and versions in the report", timeout_s=60)
+    wait_until(reported, "figures, errors and versions in the report")

@@ -31,9 +31,7 @@ def test_every_process_is_ready_and_scraped(full_stack):
     for name in JOBS - {"vllm"} | {"kafka", "redis", "prometheus", "alertmanager"}:
         assert full_stack.is_ready(name), name
     prometheus = full_stack.url("prometheus")
-    wait_until(
-        lambda: jobs_up(prometheus) == dict.fromkeys(JOBS, 1.0), "every target is up", timeout_s=30
-    )
+    wait_until(lambda: jobs_up(prometheus) == dict.fromkeys(JOBS, 1.0), "every target is up")
 
 
 def test_the_rules_are_loaded_without_an_error(full_stack):
@@ -50,7 +48,5 @@ def test_the_rules_are_loaded_without_an_error(full_stack):
 
 def test_a_killed_service_is_ready_again(full_stack):
     before = full_stack.kill("feedback")
-    wait_until(
-        lambda: full_stack.seen()["feedback"].pid not in (0, before), "a new process", timeout_s=20
-    )
+    wait_until(lambda: full_stack.seen()["feedback"].pid not in (0, before), "a new process")
     full_stack.wait_ready("feedback", 60)

@@ -60,7 +60,7 @@ def test_a_product_connects_by_http_and_kafka(serving: Stack) -> None:
         totals = {kind: sum(float(n) for k, n in found if k == kind) for kind, _ in found}
         return totals.get("thumbs_up", 0) >= 2 and totals.get("rating", 0) >= 1
 
-    wait_until(counted, "feedback by both ways is counted", timeout_s=60)
+    wait_until(counted, "feedback by both ways is counted")
 
 
 def test_an_operator_looks(serving: Stack) -> None:

@@ -56,7 +56,7 @@ async def worker(kafka: str, tmp_path: Path) -> AsyncIterator[AggregatorProcess]
 async def written(log: KafkaLog, topic: str, tenant: str) -> list[tuple[str, dict[str, object]]]:
     """(type, body) of what a topic holds of a tenant, without repeats of an id."""
     found: dict[str, tuple[str, dict[str, object]]] = {}
-    for item in await read_to_end(log, topic, timeout_s=30):
+    for item in await read_to_end(log, topic, timeout_s=60):
         body = orjson.loads(item.value or b"{}")
         if body.get("tenant") == tenant:
             headers = {name: value.decode() for name, value in item.headers}
@@ -88,7 +88,7 @@ async def test_both_orders_join_count_and_make_data(
         vote(f"{unique}-c", Choice.right, tenant=unique, panel="judge"),
     ]
     await send(log, FEEDBACK, *early)
-    await eventually(lambda: _pending(worker), "feedback waits for its interaction", 20)
+    await eventually(lambda: _pending(worker), "feedback waits for its interaction")
     await send(log, INTERACTIONS, *shown)
     await send(log, FEEDBACK, *late)
 
@@ -99,7 +99,7 @@ async def test_both_orders_join_count_and_make_data(
             and total(metrics["ratchet_satisfaction_count_total"], version=version) == 3
         )
 
-    await eventually(counted, "three feedbacks of the version counted", 30)
+    await eventually(counted, "three feedbacks of the version counted")
     metrics = await worker.metrics()
     assert total(metrics["ratchet_satisfaction_sum_total"], version=version) == 1.0
     assert total(metrics["ratchet_feedback_total"], version=version, type="thumbs_up") == 1
@@ -118,7 +118,7 @@ async def test_both_orders_join_count_and_make_data(
         sources = {body.get("source") for _, body in found}
         return found if {"vote", "correction", "ratings"} <= sources else None
 
-    products = await eventually(paired, "pairs of votes, corrections and ratings", 30)
+    products = await eventually(paired, "pairs of votes, corrections and ratings")
     assert products is not None
     pairs = {body["source"]: body for _, body in products if "source" in body}
     assert (pairs["ratings"]["chosen"], pairs["ratings"]["rejected"]) == (
@@ -154,7 +154,7 @@ async def test_edit_and_withdrawal_take_back_data_but_never_counters(
         return total(metrics["ratchet_quality_denominator"], **labels) == 1
 
     # Two topics have no order between them: feedback that waited until its withdrawal makes no data.
-    await eventually(shown, "the interaction counted", 60)
+    await eventually(shown, "the interaction counted")
     await send(
         log,
         FEEDBACK,
@@ -169,7 +169,7 @@ async def test_edit_and_withdrawal_take_back_data_but_never_counters(
         metrics = await worker.metrics()
         return total(metrics["ratchet_feedback_total"], version=version) == 2
 
-    await eventually(counted, "two feedbacks counted", 30)
+    await eventually(counted, "two feedbacks counted")
     metrics = await worker.metrics()
     satisfaction = {"version": version, "window": "1h", "figure": "satisfaction"}
     assert total(metrics["ratchet_quality_denominator"], **satisfaction) == 0
@@ -200,16 +200,16 @@ async def test_what_cannot_be_read_becomes_a_dead_letter_and_stops_nothing(
         metrics = await worker.metrics()
         return total(metrics["ratchet_feedback_total"], version=version) == 1
 
-    await eventually(counted, "the readable feedback is counted", 30)
+    await eventually(counted, "the readable feedback is counted")
 
     # The unreadable ones lie in a partition of their own, at its own pace.
     async def reasons() -> list[str]:
-        records = await read_to_end(log, DEAD_LETTERS, timeout_s=30)
+        records = await read_to_end(log, DEAD_LETTERS, timeout_s=60)
         letters = [orjson.loads(item.value or b"{}") for item in records]
         ours = [letter["reason"] for letter in letters if letter["source_key"] == unique]
         return sorted(ours) if len(ours) >= 4 else []
 
-    found = await eventually(reasons, "four dead letters", 30)
+    found = await eventually(reasons, "four dead letters")
     assert found == ["schema", "schema", "unknown_type", "unknown_type"]
 
 
@@ -226,7 +226,7 @@ async def test_quality_windows_are_emitted_by_the_interactions_start(
 
     async def emitted() -> bool:
         newest: dict[str, dict[str, object]] = {}
-        records: list[Record] = await read_to_end(log, QUALITY, timeout_s=30)
+        records: list[Record] = await read_to_end(log, QUALITY, timeout_s=60)
         for item in records:
             body = orjson.loads(item.value or b"{}")
             if body["version"] == version and body["window"] == "1d":
@@ -236,7 +236,7 @@ async def test_quality_windows_are_emitted_by_the_interactions_start(
             and sum(int(str(body["positive"])) for body in newest.values()) == 1
         )
 
-    await eventually(emitted, "the day's window holds eight interactions and a thumb up", 40)
+    await eventually(emitted, "the day's window holds eight interactions and a thumb up")
 
 
 async def test_ticks_of_a_clock_forty_days_ahead_expire_nothing_and_stop_no_figures(
@@ -244,7 +244,7 @@ async def test_ticks_of_a_clock_forty_days_ahead_expire_nothing_and_stop_no_figu
 ) -> None:
     version = f"v-{unique}"
     await send(log, FEEDBACK, feedback("f1", unique, UP, tenant=unique))
-    await eventually(lambda: _pending(worker), "feedback waits for its interaction", 20)
+    await eventually(lambda: _pending(worker), "feedback waits for its interaction")
     wrong = datetime.now(UTC) + timedelta(days=40)
     for partition in range(4):
         tick = Tick(at=wrong, partition=partition)
@@ -262,4 +262,4 @@ async def test_ticks_of_a_clock_forty_days_ahead_expire_nothing_and_stop_no_figu
             and total(metrics["ratchet_quality_denominator"], **labels) == 1
         )
 
-    await eventually(counted, "the waiting feedback joined and the live figures go on", 30)
+    await eventually(counted, "the waiting feedback joined and the live figures go on")

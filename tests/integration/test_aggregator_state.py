@@ -46,7 +46,7 @@ async def test_a_restart_reads_the_tail_and_a_lost_or_damaged_directory_the_whol
             series = (await worker.metrics()).get("ratchet_feedback_total", {})
             return total(series, version=version) == number
 
-        await eventually(equal, f"{number} feedbacks of {version} counted", 60)
+        await eventually(equal, f"{number} feedbacks of {version} counted")
 
     async def tell(first: int, last: int) -> None:
         traces = [f"{unique}-{number}" for number in range(first, last)]

@@ -117,7 +117,7 @@ async def live(log: KafkaLog, prefix: str) -> None:
         record = version_record(version)
         await log.append(VERSIONS, key=record_key(version), value=record.to_json())
     for batch in RolloutsHistory(3, 6, 40).batches():
-        await log.append_many(batch, timeout_s=30)
+        await log.append_many(batch, timeout_s=60)
 
 
 def place(record: Record) -> tuple[str, int, int]:
@@ -157,7 +157,7 @@ async def counters(worker: AggregatorProcess) -> dict[str, Any]:
 
 async def registry(log: KafkaLog) -> dict[str, Any]:
     found = Registry()
-    for record in await read_to_end(log, VERSIONS, timeout_s=30):
+    for record in await read_to_end(log, VERSIONS, timeout_s=60):
         found.apply(record.key, record.value)
     return {one.record.version: one for one in found.versions()}
 
@@ -166,7 +166,7 @@ async def rollouts(log: KafkaLog) -> tuple[int, dict[str, Any], dict[str, list[A
     """The fencing token, each rollout's state, and its decisions."""
     decisions = DecisionLog()
     for topic in (ROLLOUTS, ROLLOUT_HOLDS):
-        for record in await read_to_end(log, topic, timeout_s=30):
+        for record in await read_to_end(log, topic, timeout_s=60):
             decisions.apply(record)
     histories = {one.state.rollout_id: one for one in decisions.histories()}
     states = {name: one.state for name, one in histories.items()}
@@ -177,7 +177,7 @@ async def windows(log: KafkaLog, version: str) -> dict[str, Any]:
     """The newest figures of each quality window."""
     newest = {
         record.key: json.loads(record.value)
-        for record in await read_to_end(log, QUALITY, timeout_s=30)
+        for record in await read_to_end(log, QUALITY, timeout_s=60)
         if record.value
     }
     return {key: row for key, row in newest.items() if row["version"] == version}
@@ -210,7 +210,7 @@ async def test_a_backup_in_an_empty_stack_is_the_same_registry_rollouts_figures_
                     TRACES - WITHDRAWN
                 )
 
-            await eventually(emitted, "the quality windows", 60)
+            await eventually(emitted, "the quality windows")
             figures = await counters(worker)
         await trim(kafka)
         dataset = await take_snapshot(
@@ -218,7 +218,7 @@ async def test_a_backup_in_an_empty_stack_is_the_same_registry_rollouts_figures_
         )
         DatasetStore(f"file://{before}").write(dataset)
         was = (await registry(log), await rollouts(log), await windows(log, unique))
-        records = await read_to_end(log, FEEDBACK, INTERACTIONS, timeout_s=30)
+        records = await read_to_end(log, FEEDBACK, INTERACTIONS, timeout_s=60)
 
     taken = ratchet("backup", "take", str(folder), env={"RATCHET_KAFKA_BOOTSTRAP": kafka})
     assert taken.status == 0, taken.err
@@ -234,7 +234,7 @@ async def test_a_backup_in_an_empty_stack_is_the_same_registry_rollouts_figures_
     assert await groups(empty_stack) == await groups(kafka)
     async with opened(empty_stack) as log:
         assert (await registry(log), await rollouts(log), await windows(log, unique)) == was
-        copied = await read_to_end(log, FEEDBACK, INTERACTIONS, timeout_s=30)
+        copied = await read_to_end(log, FEEDBACK, INTERACTIONS, timeout_s=60)
         assert sorted(copied, key=place) == sorted(records, key=place)
         stored = DatasetStore(f"file://{after}").read(dataset.manifest.dataset_id)
         assert stored is not None
@@ -250,7 +250,7 @@ async def test_a_backup_in_an_empty_stack_is_the_same_registry_rollouts_figures_
                 metrics = await worker.metrics()
                 return total(metrics["ratchet_feedback_total"], version=unique) == TRACES + 1
 
-            await eventually(went_on, "the new feedback counted once", 60)
+            await eventually(went_on, "the new feedback counted once")
             outcomes = "ratchet_feedback_outcomes_total"
             withdrawals = total((await worker.metrics())[outcomes], outcome="withdrawn")
             assert withdrawals == total(figures[outcomes], outcome="withdrawn") + 1

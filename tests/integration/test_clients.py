@@ -103,7 +103,7 @@ class ServedClients:
             events.update({event.trace_id: event for event in await self._harness.interactions()})
             return set(traces) <= events.keys()
 
-        await eventually(all_there, "the interactions are in Kafka", 60)
+        await eventually(all_there, "the interactions are in Kafka")
         return [events[trace] for trace in traces]
 
 
@@ -202,7 +202,7 @@ async def test_openai_vision_parts(served: ServedClients, client: openai.AsyncOp
     assert [part.type for part in event.messages[0].parts] == ["text", "image"]
     assert PICTURE not in event.model_dump_json()
     picture = served.media / "tenant=default/person=nobody" / event.messages[0].parts[1].sha256
-    await eventually(picture.exists, "the media store has the picture", 60)
+    await eventually(picture.exists, "the media store has the picture")
     assert picture.read_bytes() == b"\x89PNG\r\n\x1a\n"
 
 
@@ -243,7 +243,7 @@ async def test_openai_cancelled_on_the_way(
     async def cancelled() -> bool:
         return served.engine.cancelled > before
 
-    await eventually(cancelled, "the engine's request is cancelled", 60)
+    await eventually(cancelled, "the engine's request is cancelled")
     (event,) = await served.recorded([chunks[0].id])
     assert event.outcome == "cancelled"
     assert TEXT.startswith(event.completion)

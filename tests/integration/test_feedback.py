@@ -236,11 +236,11 @@ async def record_limit(bootstrap: str, topic: str, limit: int) -> AsyncIterator[
 
     try:
         await alter({"max.message.bytes": str(limit)})
-        await eventually(applied, "the limit holds", timeout_s=30)
+        await eventually(applied, "the limit holds")
         yield
     finally:
         await alter({})
-        await eventually(restored, "the limit is gone", timeout_s=30)
+        await eventually(restored, "the limit is gone")
         await admin.close()
 
 
@@ -274,7 +274,7 @@ class TestRefusedForGood:
             answer = await service.post("/v1/feedback/batch", batch)
             assert [result["status"] for result in answer.json()["results"]] == [202, 413]
             async with running_intake(kafka, log, unique):
-                await eventually(done, "one dead letter, all others stored", timeout_s=60)
+                await eventually(done, "one dead letter, all others stored")
         (letter,) = await letters()
         assert (letter.source_key, letter.reason) == ("large", "too_large")
 

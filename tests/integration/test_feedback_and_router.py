@@ -102,7 +102,7 @@ async def log(stack: Stack) -> AsyncIterator[EventLog]:
 
 @pytest.fixture
 async def client(stack: Stack) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=stack.url("feedback"), timeout=20) as http:
+    async with httpx.AsyncClient(base_url=stack.url("feedback"), timeout=60) as http:
         yield http
 
 
@@ -115,7 +115,7 @@ async def opened(client: httpx.AsyncClient, body: dict[str, Any]) -> dict[str, A
         last = await client.post("/v1/comparisons", json=body)
         return last.status_code == 201
 
-    await eventually(try_it, "a comparison is opened", timeout_s=30)
+    await eventually(try_it, "a comparison is opened")
     assert last is not None
     return last.json()
 
@@ -140,7 +140,7 @@ async def test_a_vote_names_the_versions_that_the_router_recorded(
         assert comparison[side]["text"] == f"{voted['versions'][side]} says hello"
     assert len({body["seed"] for body in asked if body["model"] in (stable, candidate)}) >= 2
 
-    records = await read_to_end(log, FEEDBACK, timeout_s=20)
+    records = await read_to_end(log, FEEDBACK, timeout_s=60)
     (vote,) = [event_of(one) for one in records if one.key == comparison["comparison_id"]]
     traces = {side.trace_id: side.version for side in (vote.left, vote.right)}
     assert all(side.cut == (side.version == candidate) for side in (vote.left, vote.right))
@@ -148,13 +148,13 @@ async def test_a_vote_names_the_versions_that_the_router_recorded(
     async def recorded() -> dict[str, InteractionRecorded]:
         models = models_by_type(InteractionRecorded)
         found: dict[str, InteractionRecorded] = {}
-        for record in await read_to_end(log, INTERACTIONS, timeout_s=20):
+        for record in await read_to_end(log, INTERACTIONS, timeout_s=60):
             event = decode(record.headers, record.value, models)
             if isinstance(event, InteractionRecorded) and event.trace_id in traces:
                 found[event.trace_id] = event
         return found if len(found) == len(traces) else {}
 
-    interactions = await eventually(recorded, "both interactions are recorded", timeout_s=20)
+    interactions = await eventually(recorded, "both interactions are recorded")
     for trace_id, version in traces.items():
         assert interactions[trace_id].version == version
         assert interactions[trace_id].purpose is Purpose.comparison

@@ -82,7 +82,7 @@ class Senders:
 
     async def _send(self, number: int) -> None:
         sent = 0
-        async with httpx.AsyncClient(base_url=self._url, timeout=30) as client:
+        async with httpx.AsyncClient(base_url=self._url, timeout=60) as client:
             while not self._stop.is_set():
                 sent += 1
                 feedback_id = f"{self._name}-{number}-{sent}"
@@ -105,7 +105,7 @@ class Senders:
 
 
 async def test_the_stack_s_voting_page_takes_those_who_are_invited(stack: Stack) -> None:
-    async with httpx.AsyncClient(base_url=stack.url("feedback"), timeout=30) as client:
+    async with httpx.AsyncClient(base_url=stack.url("feedback"), timeout=60) as client:
         assert (await client.get("/vote/")).status_code == 401
         invited = await client.post("/v1/invites", json={"user_id": "rosa"})
         assert invited.status_code == 201
@@ -157,7 +157,7 @@ async def test_without_kafka_everyone_is_told_in_time_and_it_recovers(stack: Sta
         await asyncio.to_thread(stack.stop, "kafka")
         before = senders.refused
         await eventually(lambda: senders.refused > before + 200, "refusals", timeout_s=PATIENCE_S)
-        async with httpx.AsyncClient(base_url=url, timeout=30) as client:
+        async with httpx.AsyncClient(base_url=url, timeout=60) as client:
             assert (await client.get("/readyz")).status_code == 503
             assert (await client.get("/healthz")).status_code == 200, "no reason to restart"
             metrics = (await client.get("/metrics")).text
@@ -220,7 +220,7 @@ def folding_processes(stack: Stack) -> list[int]:
 
 async def test_what_was_accepted_can_be_asked_for_whatever_is_killed(stack: Stack) -> None:
     """The read model follows the log through kills of its process and of the service."""
-    async with httpx.AsyncClient(base_url=stack.url("feedback"), timeout=30) as client:
+    async with httpx.AsyncClient(base_url=stack.url("feedback"), timeout=60) as client:
 
         async def send(name: str) -> None:
             body = {"trace_id": name, "type": "rating", "value": 4, "feedback_id": name}

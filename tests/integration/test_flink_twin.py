@@ -181,7 +181,7 @@ async def send_history(log: KafkaLog, history: History) -> None:
         good = record(topic, event)
         broken = NewRecord(topic, good.key, b"{", good.headers)
         foreign = NewRecord(topic, good.key, good.value, (("ce_type", b"another.v1"),))
-        await log.append_many([broken, foreign], timeout_s=30)
+        await log.append_many([broken, foreign], timeout_s=60)
 
 
 def of_labels(series: Series, prefix: str, *names: str) -> dict[tuple[str, ...], float]:
@@ -225,7 +225,7 @@ async def test_over_one_log_both_come_to_the_same_counts(
             return theirs == twin
 
         with contextlib.suppress(AssertionError):
-            await eventually(agrees, "the same figures", 60)
+            await eventually(agrees, "the same figures")
         assert not differences(theirs, twin), "\n".join(differences(theirs, twin))
         assert "Empty set" in compare(kafka, tmp_path, timeout_s=240)
         metrics = await worker.metrics()

@@ -103,9 +103,9 @@ async def harness(stack: Stack, agent_port: int, unique: str) -> AsyncIterator[R
     stack.scrape("monitoring/ratchet", made.addresses)
     stack.scrape("aggregator", [made.score_address])
     await made.register(f"{unique}-v1.0")
-    await eventually(lambda: made.state is not None, "v1.0 becomes stable by itself", 20)
+    await eventually(lambda: made.state is not None, "v1.0 becomes stable by itself")
     await made.register(f"{unique}-v1.1")
-    await eventually(lambda: _known(made, f"{unique}-v1.1"), "the service knows the candidate", 10)
+    await eventually(lambda: _known(made, f"{unique}-v1.1"), "the service knows the candidate")
     try:
         yield made
     finally:
@@ -201,16 +201,16 @@ async def test_nothing_is_decided_and_nothing_lost_while_measurements_fail(
     async def holds_for(outcome: str) -> bool:
         return (await harness.current())["outcome"] == outcome
 
-    await eventually(lambda: holds_for("Error"), "Error while Prometheus is away", 20)
+    await eventually(lambda: holds_for("Error"), "Error while Prometheus is away")
     assert harness.state is not None
     assert harness.state.weight == 500
     # All that Prometheus had is gone; no count is.
     for path in (stack.run_dir / "data").glob("prometheus/*"):
         _delete(path)
     stack.start("prometheus")
-    await eventually(lambda: holds_for("Successful"), "evidence again", 20)
+    await eventually(lambda: holds_for("Successful"), "evidence again")
     harness.rate = 0.0
-    await eventually(lambda: _counted_exactly(harness, rollout["rollout_id"]), "every attempt", 10)
+    await eventually(lambda: _counted_exactly(harness, rollout["rollout_id"]), "every attempt")
     kinds = {one["kind"] for one in await harness.decisions(rollout["rollout_id"])}
     assert kinds == {"start", "weight", "hold"}
 
@@ -234,14 +234,14 @@ async def test_no_traffic_holds_for_ever(harness: RolloutHarness) -> None:
     async def says_so() -> bool:
         return (await harness.current())["outcome"] == "NoData"
 
-    await eventually(says_so, "NoData", 20)
+    await eventually(says_so, "NoData")
 
     async def held_past_the_steps_time() -> bool:
         decisions = await harness.decisions(rollout["rollout_id"])
         holds = [_seconds(one["at"]) for one in decisions if one["outcome"] == "NoData"]
         return holds[-1] - holds[0] > QUICK_PAUSE_S
 
-    await eventually(held_past_the_steps_time, "NoData for longer than the step lasts", 20)
+    await eventually(held_past_the_steps_time, "NoData for longer than the step lasts")
     present = await harness.current()
     assert (present["phase"], present["weight"]) == ("Progressing", 500)
     kinds = {one["kind"] for one in await harness.decisions(rollout["rollout_id"])}
@@ -259,7 +259,7 @@ async def test_the_first_weight_waits_for_every_routers_zeros_and_the_adapter(
     async def waits_for(what: str) -> bool:
         return what in (await harness.current())["reason"]
 
-    await eventually(lambda: waits_for("does not serve the candidate"), "it waits", 10)
+    await eventually(lambda: waits_for("does not serve the candidate"), "it waits")
     harness.loaded.add(candidate)
     harness.routers[1].hidden = False
     await at_weight(harness, 500)
@@ -278,7 +278,7 @@ async def test_a_lost_engine_stops_it_and_a_second_loss_fails_it(harness: Rollou
             "engine",
         )
 
-    await eventually(paused, "weight 0 at once", 5)
+    await eventually(paused, "weight 0 at once")
     harness.engine_ready, harness.generation = True, 2
     await at_weight(harness, 500)
     harness.generation = 3
@@ -300,10 +300,10 @@ async def test_a_killed_controller_goes_on_where_it_was(
         present = await harness.current()
         return present["requests"]["candidate"]
 
-    await eventually(lambda: _above(seen, 20), "some evidence", 30)
+    await eventually(lambda: _above(seen, 20), "some evidence")
     stack.kill("rollout")
     stack.wait_ready("rollout")
-    await eventually(lambda: _above(seen, 20), "the evidence from before", 10)
+    await eventually(lambda: _above(seen, 20), "the evidence from before")
     present = await harness.current()
     assert present["rollout_id"] == name
     assert harness.state is not None
@@ -313,7 +313,7 @@ async def test_a_killed_controller_goes_on_where_it_was(
     _delete(Path(stack._changes["rollout"]["env"]["RATCHET_DATA_DIR"]) / "rollout")
     before = present["requests"]["candidate"]
     stack.start("rollout")
-    await eventually(lambda: _above(seen, before + 5), "evidence grows again", 30)
+    await eventually(lambda: _above(seen, before + 5), "evidence grows again")
     total = await seen()
     assert total <= harness.counts[name, "candidate"].requests
 
@@ -333,18 +333,18 @@ async def test_two_controllers_decide_as_one_whatever_redis_forgets(
         decisions = await harness.decisions(rollout["rollout_id"])
         return len({one["token"] for one in decisions}) > 1
 
-    await eventually(another_was_elected, "without its lease the other takes the lead", 30)
+    await eventually(another_was_elected, "without its lease the other takes the lead")
     leaders = [stack.url("rollout"), other]
 
     async def one_leads() -> bool:
         return sum([await _leads(harness, url) for url in leaders]) == 1
 
-    await eventually(one_leads, "one leader", 15)
+    await eventually(one_leads, "one leader")
     leading = "rollout" if await _leads(harness, leaders[0]) else "rollout2"
     stack.kill(leading)
     stack.stop(leading)
     survivor = other if leading == "rollout" else leaders[0]
-    await eventually(lambda: _leads(harness, survivor), "the other takes over", 15)
+    await eventually(lambda: _leads(harness, survivor), "the other takes over")
     decisions = (
         await harness.http.get(
             f"{survivor}/v1/rollouts/{rollout['rollout_id']}/decisions", params={"limit": 1000}
@@ -358,7 +358,7 @@ async def test_two_controllers_decide_as_one_whatever_redis_forgets(
         f"{survivor}/v1/rollouts/{rollout['rollout_id']}/abort", json={"reason": "seen enough"}
     )
     assert aborted.json()["phase"] == "Degraded"
-    await eventually(lambda: harness.state is not None and harness.state.weight == 0, "weight 0", 5)
+    await eventually(lambda: harness.state is not None and harness.state.weight == 0, "weight 0")
     stack.start("rollout")
     stack.stop("rollout2")
 

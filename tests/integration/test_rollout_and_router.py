@@ -146,7 +146,7 @@ async def harness(
     await agent.open(ports["agent"])
     agent.harnesses.append(made)
     await made.register(f"{unique}-v1.0")
-    await eventually(lambda: made.state is not None, "v1.0 becomes stable by itself", 20)
+    await eventually(lambda: made.state is not None, "v1.0 becomes stable by itself")
     await made.register(f"{unique}-v1.1")
     yield made
     await agent.close()
@@ -157,9 +157,7 @@ async def test_a_failing_version_is_taken_back_and_no_user_saw_a_failure(
     stack: Stack, harness: RolloutHarness
 ) -> None:
     async with RoutedUsers(stack.url("router"), harness.model, rate=RATE) as users:
-        await eventually(
-            lambda: any(one.status == 200 for one in users.answers), "stable answers", 20
-        )
+        await eventually(lambda: any(one.status == 200 for one in users.answers), "stable answers")
         users.answers.clear()
         candidate = f"{harness.model}-v1.1"
         begun = await harness.http.post(
@@ -184,7 +182,6 @@ async def test_a_failing_version_is_taken_back_and_no_user_saw_a_failure(
         await eventually(
             lambda: sum(one.at > decided_at + 1 for one in users.answers) >= 2 * RATE,
             "two seconds' worth of answers from after the decision",
-            20,
         )
     assert decided["kind"] == "rollback"
     served = [one for one in users.answers if one.arm in ("candidate", "fallback")]
@@ -242,7 +239,7 @@ async def test_a_candidate_answers_unseen_before_it_has_a_user(
 ) -> None:
     engine.failing = failing
     async with RoutedUsers(stack.url("router"), harness.model, rate=RATE) as users:
-        await eventually(lambda: users.answers, "the router answers", 60)
+        await eventually(lambda: users.answers, "the router answers")
         name = await start_shadow(harness)
 
         async def shadow_over() -> bool:
@@ -280,7 +277,7 @@ async def test_settings_are_evaluated_on_what_users_asked(
     made = await harness.http.post("/v1/versions", json={**body, "settings": settings})
     assert made.status_code == 201, made.text
     async with RoutedUsers(stack.url("router"), harness.model, rate=RATE) as users:
-        await eventually(lambda: len(users.answers) >= 20, "users have asked", 60)
+        await eventually(lambda: len(users.answers) >= 20, "users have asked")
         path = f"/v1/versions/{polite}"
 
         async def begun() -> bool:
@@ -288,12 +285,12 @@ async def test_settings_are_evaluated_on_what_users_asked(
             answer = await harness.http.post(f"{path}/evaluation", json=asked)
             return answer.status_code == 202
 
-        await eventually(begun, "enough of it is recorded", 60)
+        await eventually(begun, "enough of it is recorded")
 
     async def found() -> dict[str, Any]:
         return (await harness.http.get(path)).json()["evaluation"]
 
-    evaluation = await eventually(found, "the evaluation is on record", 60)
+    evaluation = await eventually(found, "the evaluation is on record")
     assert (evaluation["against"], evaluation["pairs"]) == (f"{harness.model}-v1.0", 10)
     assert evaluation["gate"]["passed"], evaluation["gate"]
 

@@ -105,7 +105,7 @@ async def test_the_openai_client_works_unchanged(world: RouterProcessHarness):
     async def shipped() -> bool:
         return len(await world.interactions()) == 5
 
-    await eventually(shipped, "all five interactions are in Kafka", 15)
+    await eventually(shipped, "all five interactions are in Kafka")
     events = await world.interactions()
     assert {event.trace_id for event in events} == given
     assert {event.endpoint for event in events} == {"chat", "completions"}
@@ -128,12 +128,12 @@ async def test_weights_arrive_by_either_way_within_a_second(
     await world.router.ready()
     assert await world.arms() == {""}
     await world.controller.decide(0, to=to)
-    await eventually(lambda: _arms_are(world, {"stable"}), "the rollout is seen", 3)
+    await eventually(lambda: _arms_are(world, {"stable"}), "the rollout is seen")
     await world.controller.decide(10_000, to=to)
-    await eventually(lambda: _arms_are(world, {"candidate"}), "all are on the candidate", 3)
+    await eventually(lambda: _arms_are(world, {"candidate"}), "all are on the candidate")
     await world.controller.decide(0, phase=Phase.degraded, to=to)
     decided = asyncio.get_running_loop().time()
-    await eventually(lambda: _arms_are(world, {""}), "nobody is on the candidate", 3)
+    await eventually(lambda: _arms_are(world, {""}), "nobody is on the candidate")
     assert asyncio.get_running_loop().time() - decided < 1.0
     _, seen = engine
     before = len(seen.bodies)
@@ -156,7 +156,7 @@ async def test_without_a_sign_of_life_everyone_goes_to_stable_and_it_says_so(
         return await world.arms(1) == {"candidate"}
 
     await eventually(decided_anew, "the candidate has all traffic")
-    await eventually(lambda: _arms_are(world, {""}), "everyone is on stable", 20)
+    await eventually(lambda: _arms_are(world, {""}), "everyone is on stable")
     async with httpx.AsyncClient(base_url=world.router.url) as client:
         ready = await client.get("/readyz")
         assert ready.status_code == 200
@@ -185,7 +185,7 @@ async def test_killed_under_load_no_answered_request_is_missing(world: RouterPro
                     answered.add(answer.headers["x-ratchet-trace-id"])
 
     users = [asyncio.create_task(user(number)) for number in range(8)]
-    await eventually(lambda: len(answered) > 300, "some hundred requests were answered", 20)
+    await eventually(lambda: len(answered) > 300, "some hundred requests were answered")
     await world.router.end(signal.SIGKILL)
     await asyncio.gather(*users)
     await world.router.start()
@@ -194,7 +194,7 @@ async def test_killed_under_load_no_answered_request_is_missing(world: RouterPro
     async def all_there() -> bool:
         return answered <= await world.traces()
 
-    await eventually(all_there, "every answered request is in Kafka", 20)
+    await eventually(all_there, "every answered request is in Kafka")
 
 
 async def test_with_kafka_away_it_serves_and_ships_later(world: RouterProcessHarness):
@@ -213,7 +213,7 @@ async def test_with_kafka_away_it_serves_and_ships_later(world: RouterProcessHar
     async def shipped() -> bool:
         return await world.traces() == expected
 
-    await eventually(shipped, "what was spooled is in Kafka", 15)
+    await eventually(shipped, "what was spooled is in Kafka")
 
 
 async def test_a_stopping_router_answers_what_runs_and_ships_all(world: RouterProcessHarness):
@@ -263,7 +263,7 @@ async def test_two_processes_on_one_port_outlive_each_other_and_lose_nothing(
         async def two() -> bool:
             return len(await requests_by_process(ports)) == 2
 
-        await eventually(two, "both processes are scraped", 60)
+        await eventually(two, "both processes are scraped")
         before = await requests_by_process(ports)
         ended = asyncio.Event()
         for number in range(4):
@@ -272,7 +272,7 @@ async def test_two_processes_on_one_port_outlive_each_other_and_lose_nothing(
         async def both() -> bool:
             return all(count > 10 for count in (await requests_by_process(ports)).values())
 
-        await eventually(both, "both processes answer", 60)
+        await eventually(both, "both processes answer")
         children = world.router.children()
         assert len(children) == 2
         os.kill(children[1], signal.SIGKILL)
@@ -281,8 +281,8 @@ async def test_two_processes_on_one_port_outlive_each_other_and_lose_nothing(
             now = await requests_by_process(ports)
             return len(now) == 2 and len(now.keys() - before.keys()) == 1
 
-        await eventually(restarted, "the killed process has a successor of another identity", 60)
-        await eventually(both, "both processes answer again", 60)
+        await eventually(restarted, "the killed process has a successor of another identity")
+        await eventually(both, "both processes answer again")
         ended.set()
     assert await world.router.end() == 0
     assert refused < 50
@@ -290,7 +290,7 @@ async def test_two_processes_on_one_port_outlive_each_other_and_lose_nothing(
     async def all_there() -> bool:
         return answered <= await world.traces()
 
-    await eventually(all_there, "every answered request is in Kafka", 60)
+    await eventually(all_there, "every answered request is in Kafka")
 
 
 async def test_two_routers_do_not_share_a_spool(world: RouterProcessHarness, tmp_path: Path):

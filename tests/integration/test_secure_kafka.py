@@ -71,7 +71,7 @@ async def test_producer_consumer_group_and_tail_log_in(
 
     async with opened(connection) as log, opened(broker.connection("ratchet-tenant-acme")) as acme:
         await log.append(FEEDBACK, key=user, value=b"{}")
-        assert isinstance(await read_to_end(log, API_KEYS, timeout_s=30), list)
+        assert isinstance(await read_to_end(log, API_KEYS, timeout_s=60), list)
         tick = Tick(at=START, partition=0)
         await acme.publish(intake_topic("acme"), key=user, event=tick, event_id=user)
         loop = ConsumerLoop(
@@ -84,7 +84,7 @@ async def test_producer_consumer_group_and_tail_log_in(
         )
         stop = asyncio.Event()
         running = asyncio.create_task(loop.run(stop))
-        await eventually(lambda: user in seen, "the record handled", 40)
+        await eventually(lambda: user in seen, "the record handled")
         stop.set()
         await running
 
@@ -104,9 +104,9 @@ async def test_the_aggregators_worker_logs_in(broker: SecureKafka, tmp_path: Pat
         async with opened(broker.connection("ratchet-aggregator")) as log:
 
             async def ticked() -> bool:
-                return bool(await read_to_end(log, TICKS, timeout_s=30))
+                return bool(await read_to_end(log, TICKS, timeout_s=60))
 
-            await eventually(ticked, "a tick written", 30)
+            await eventually(ticked, "a tick written")
     finally:
         worker.stop()
     assert password_of("ratchet-aggregator") not in worker.log_path.read_text()

@@ -217,7 +217,7 @@ async def test_the_loop_runs_by_tls_and_each_service_by_its_own_principal(
     stack: Stack, broker: SecureKafka, agent: None
 ) -> None:
     operator = Operator(stack, broker)
-    async with httpx.AsyncClient(timeout=30) as http:
+    async with httpx.AsyncClient(timeout=60) as http:
         async with logged_in(broker, "training") as training:
             await roll_out(http, stack, operator, training)
         async with logged_in(broker, f"tenant-{TENANT}") as product:

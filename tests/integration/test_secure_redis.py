@@ -27,7 +27,7 @@ def running(directory: Path, *options: str) -> Iterator[None]:
         ["redis-server", *options, "--save", "", "--dir", str(directory), "--logfile", str(log)]
     )
     try:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not (log.exists() and "Ready to accept connections" in log.read_text()):
             assert server.poll() is None, log.read_text()
             assert time.monotonic() < deadline

@@ -127,7 +127,7 @@ async def test_a_harmful_system_prompt_is_taken_back_before_any_training(
         assert ran.status == 0, ran.err
 
     await register(first, "--base", BASE)
-    await eventually(lambda: untrained.state is not None, "the base becomes stable by itself", 60)
+    await eventually(lambda: untrained.state is not None, "the base becomes stable by itself")
     await register(harmful, "--system-file", str(system), "--temperature", "0.2")
     begun = await untrained.http.post(
         "/v1/rollouts", json={"model": model, "candidate": harmful, "reason": "test"}

@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from pathlib import Path
 
@@ -210,7 +209,7 @@ def test_a_stack_ends_with_the_program_that_started_it(tmp_path):
         assert owner.stdout.readline() == "up\n"
         assert supervision.marked(tmp_path)
         owner.kill()
-    wait_until(lambda: not supervision.marked(tmp_path), "everything gone", 15)
+    wait_until(lambda: not supervision.marked(tmp_path), "everything gone")
 
 
 def test_a_kept_stack_outlives_its_starter_and_its_supervisord_can_be_lost(tmp_path):
@@ -264,10 +263,8 @@ def test_the_log_is_there_again_after_down_and_up_on_other_ports(tmp_path, uniqu
 def test_the_third_party_servers_are_ready_when_they_say_so(
     servers, kafka, redis_server, prometheus
 ):
-    begun = time.monotonic()
     for name in ("kafka", "redis", "prometheus"):
         assert servers.stack.is_ready(name)
-    assert time.monotonic() - begun < 5
     with urllib.request.urlopen(f"{prometheus}/api/v1/status/config") as answer:
         assert "targets.json" in json.load(answer)["data"]["yaml"]
 
@@ -279,9 +276,9 @@ def test_prometheus_scrapes_what_a_test_adds(servers, prometheus):
         return [t["scrapeUrl"] for t in active if t["labels"]["job"] == "own"]
 
     servers.stack.scrape("own", [f"127.0.0.1:{servers.stack.ports['prometheus']}"])
-    wait_until(targets, "the target appears", 20)
+    wait_until(targets, "the target appears")
     servers.stack.scrape("own", [])
-    wait_until(lambda: not targets(), "the target goes", 20)
+    wait_until(lambda: not targets(), "the target goes")
 
 
 def test_prometheus_serves_the_runbooks_that_alerts_link_to(prometheus: str) -> None:

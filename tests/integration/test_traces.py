@@ -50,9 +50,7 @@ async def test_a_real_collector_takes_the_spans(
             stderr=file,
         )
     try:
-        await eventually(
-            lambda: "Everything is ready" in output.read_text(), "the collector is up", 60
-        )
+        await eventually(lambda: "Everything is ready" in output.read_text(), "the collector is up")
         environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}"}
         monkeypatch.setenv(*next(iter(environ.items())))
         spans = spans_of("router", environ)
@@ -69,7 +67,7 @@ async def test_a_real_collector_takes_the_spans(
             )
         )
         await asyncio.to_thread(spans.close)
-        await eventually(lambda: "chat assistant" in output.read_text(), "the span arrived", 60)
+        await eventually(lambda: "chat assistant" in output.read_text(), "the span arrived")
     finally:
         collector.terminate()
         await collector.wait()

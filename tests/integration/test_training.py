@@ -168,7 +168,7 @@ class TrainingProcess:
     def end(self, number: int) -> None:
         if self.process.poll() is None:
             self.process.send_signal(number)
-        self.process.wait(timeout=40)
+        self.process.wait(timeout=60)
         self._output.close()
 
 
@@ -464,10 +464,10 @@ async def _ask(
 
 
 async def _read(log: KafkaLog, story: Story) -> None:
-    runs = await read_to_end(log, TRAINING_RUNS, timeout_s=20)
+    runs = await read_to_end(log, TRAINING_RUNS, timeout_s=60)
     events = [TrainingProgress.model_validate_json(record.value or b"") for record in runs]
     story.progress = [event for event in events if event.model == story.model]
-    versions = await read_to_end(log, VERSIONS, timeout_s=20)
+    versions = await read_to_end(log, VERSIONS, timeout_s=60)
     for record in versions:
         story.rewards.apply(record.key, record.value)
     story.records = [
@@ -500,7 +500,7 @@ async def _until_ended(log: KafkaLog, story: Story, name: str) -> None:
 async def _scheduled(log: KafkaLog, story: Story) -> str:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        records = await read_to_end(log, TRAINING_JOBS, timeout_s=20)
+        records = await read_to_end(log, TRAINING_JOBS, timeout_s=60)
         jobs = [TrainingRequested.model_validate_json(record.value or b"") for record in records]
         story.scheduled = [
             job for job in jobs if job.model == story.model and job.actor == "schedule"

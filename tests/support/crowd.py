@@ -63,11 +63,11 @@ async def serve_first_version(stack: Stack) -> None:
     await log.stop()
 
     async def answering() -> bool:
-        async with httpx.AsyncClient(timeout=5) as client:
+        async with httpx.AsyncClient(timeout=60) as client:
             models = await client.get(f"{stack.url('router')}/v1/models")
             return STABLE in models.text
 
-    await eventually(answering, "the router knows the version", timeout_s=30)
+    await eventually(answering, "the router knows the version")
 
 
 @asynccontextmanager
@@ -139,7 +139,7 @@ async def counts_agree(stack: Stack, users: SimulatedUsers, *, settle_s: float) 
 
 
 async def _metrics(stack: Stack) -> Exported:
-    async with httpx.AsyncClient(timeout=10) as client:
+    async with httpx.AsyncClient(timeout=60) as client:
         pages = [
             (await client.get(f"{stack.url(name)}/metrics")).text
             for name in ("router", "aggregator")

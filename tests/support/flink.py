@@ -72,7 +72,7 @@ def run_sql(bootstrap: str, folder: Path, *, tables: str, statements: str, timeo
 async def newest_values(log: KafkaLog, topic: str) -> list[dict[str, object]]:
     """The newest value of each key of a compacted topic."""
     newest: dict[str, Record] = {}
-    for record in await read_to_end(log, topic, timeout_s=30):
+    for record in await read_to_end(log, topic, timeout_s=60):
         newest[record.key] = record
     return [json.loads(record.value) for record in newest.values() if record.value]
 

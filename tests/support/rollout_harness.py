@@ -143,7 +143,7 @@ class RolloutHarness:
         self._random = random.Random(seed)
         self._tasks: list[asyncio.Task[None]] = []
         self._runners: list[web.AppRunner] = []
-        self.http = httpx.AsyncClient(base_url=rollout_url, timeout=30)
+        self.http = httpx.AsyncClient(base_url=rollout_url, timeout=60)
 
     async def open(self) -> None:
         """Bind the stand-ins and let traffic flow."""

@@ -129,7 +129,7 @@ class ServiceProcess:
 
     async def exited(self) -> int:
         assert self._process is not None
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             return await self._process.wait()
 
     async def end(self, number: signal.Signals = signal.SIGTERM) -> int:
@@ -137,7 +137,7 @@ class ServiceProcess:
         if process is None or process.returncode is not None:
             return 0
         process.send_signal(number)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             return await process.wait()
 
 
@@ -177,7 +177,7 @@ class RouterProcessHarness:
 
     async def interactions(self) -> list[InteractionRecorded]:
         """What Kafka holds of this test's model."""
-        records = await read_to_end(self.log, INTERACTIONS, timeout_s=20)
+        records = await read_to_end(self.log, INTERACTIONS, timeout_s=60)
         events = [
             InteractionRecorded.model_validate_json(record.value or b"")
             for record in records
@@ -192,7 +192,7 @@ class RouterProcessHarness:
 async def requests_by_process(operations_ports: Iterable[int]) -> dict[str, int]:
     """Attempts counted by each process that answers on its port, by the process's own label."""
     found: dict[str, int] = {}
-    async with httpx.AsyncClient(timeout=10) as client:
+    async with httpx.AsyncClient(timeout=60) as client:
         for port in operations_ports:
             with contextlib.suppress(httpx.TransportError):
                 text = (await client.get(f"http://127.0.0.1:{port}/metrics")).text

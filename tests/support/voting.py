@@ -284,7 +284,7 @@ def voting_server(plan: VotingPlan = PLAN, **settings: Any) -> Iterator[VotingHa
                 uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=2)
             )
             serving = asyncio.create_task(server.serve())
-            await eventually(lambda: server.started, "the page's server listens", timeout_s=60)
+            await eventually(lambda: server.started, "the page's server listens")
             port = server.servers[0].sockets[0].getsockname()[1]
             harness.url = f"http://127.0.0.1:{port}"
             started.append(harness)

@@ -110,7 +110,7 @@ async def live(stack: Stack, folder: Path) -> dict[str, Any]:
 
 async def _roll_out(stack: Stack, log: KafkaLog) -> str:
     """Register both versions and start the rollout; its id, once the candidate has its share."""
-    async with httpx.AsyncClient(base_url=stack.url("rollout"), timeout=30) as http:
+    async with httpx.AsyncClient(base_url=stack.url("rollout"), timeout=60) as http:
 
         async def stands(version: str, state: str) -> bool:
             answer = await http.get(f"/v1/versions/{version}")

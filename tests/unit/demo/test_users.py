@@ -132,7 +132,7 @@ async def test_users_act_at_their_pace_and_the_tally_is_what_was_taken(
     users.plan.feedback_share = 1.0
     stop = asyncio.Event()
     running = asyncio.create_task(users.run(stop))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await counter.busy.wait()
     users.plan.chats_per_s = users.plan.votes_per_s = users.plan.panel_votes_per_s = 0.0
     await users.settle(25)

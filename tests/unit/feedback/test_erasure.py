@@ -386,7 +386,7 @@ async def test_a_long_export_is_written_to_disk_and_a_full_one_is_said_at_once(
     log = MemoryLog()
     await stored(log)
     monkeypatch.setattr(erasure_api, "SPOOL_BYTES", 1)
-    async with served(log, tenants=(TENANT,)) as client, asyncio.timeout(30):
+    async with served(log, tenants=(TENANT,)) as client, asyncio.timeout(60):
         whole = await client.get("/v1/users/u1/export", headers=of(TENANT))
         assert whole.text.count(SECRET) > 1
         monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))

@@ -150,7 +150,7 @@ async def test_the_read_model_names_loaded_traces(tmp_path: Path) -> None:
         async def refused() -> bool:
             return (await service.post("/v1/feedback", body)).status_code == 422
 
-        await eventually(refused, "the trace is known to be full", timeout_s=60)
+        await eventually(refused, "the trace is known to be full")
         body["feedback_id"] = "f7"
         assert (await service.post("/v1/feedback", body)).status_code == 202
         task.cancel()

@@ -100,7 +100,7 @@ class LauncherHarness:
         return [int(line) for line in self.pids.read_text().split()] if self.pids.exists() else []
 
     async def reaches(self, condition: Callable[[], bool], what: str) -> None:
-        await eventually(condition, what, 20.0)
+        await eventually(condition, what)
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ async def harness(tmp_path: Path) -> AsyncIterator[LauncherHarness]:
         made = LauncherHarness(tmp_path, session)
         yield made
         made.stop.set()
-        await asyncio.wait_for(made.task, 30)
+        await asyncio.wait_for(made.task, 60)
         await made.reaches(lambda: not any(map(alive, made.children())), "no process is left")
 
 
@@ -217,7 +217,7 @@ def test_killed_service_takes_the_engine_and_its_children_along(tmp_path: Path) 
     assert len(processes) == 3
     with parent:
         parent.kill()
-    wait_until(lambda: not any(map(alive, processes)), "all are gone", 20.0)
+    wait_until(lambda: not any(map(alive, processes)), "all are gone")
 
 
 def test_killed_guard_takes_the_engine_along(tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ async def evaluation(http: httpx.AsyncClient) -> dict[str, Any]:
     async def found() -> dict[str, Any]:
         return (await http.get("/v1/versions/polite")).json()["evaluation"]
 
-    return await eventually(found, "the evaluation is on record", 30)
+    return await eventually(found, "the evaluation is on record")
 
 
 async def test_settings_answer_recorded_prompts_beside_stable_and_it_is_on_record(

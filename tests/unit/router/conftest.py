@@ -162,12 +162,12 @@ class GatewayHarness:
         self.stack.push_async_callback(end)
         self.url = f"http://127.0.0.1:{port}"
         self.client = await self.stack.enter_async_context(
-            httpx.AsyncClient(base_url=self.url, timeout=20)
+            httpx.AsyncClient(base_url=self.url, timeout=60)
         )
         await self._reachable(port)
 
     async def _reachable(self, port: int) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while True:
                 try:
                     _, writer = await asyncio.open_connection("127.0.0.1", port)

@@ -65,7 +65,7 @@ async def pool_of(engine: ScriptedEngine) -> AsyncIterator[EnginePool]:
         yield pool
     finally:
         await pool.close()
-        await eventually(lambda: not engine.open, "the engine saw every connection end", 60)
+        await eventually(lambda: not engine.open, "the engine saw every connection end")
         server.close()
 
 
@@ -135,7 +135,7 @@ def test_small_events_leave_at_once_both_ways(
             except ConnectFailed:
                 return False
 
-        await eventually(answered, "the server answers", 60)
+        await eventually(answered, "the server answers")
         await pool.close()
         stop.set()
         await serving
@@ -259,7 +259,7 @@ async def test_an_idle_connection_closes_itself(monkeypatch: pytest.MonkeyPatch)
     engine = ScriptedEngine(OK)
     async with pool_of(engine) as pool:
         assert await ask(pool) == b"ok"
-        await eventually(lambda: not engine.open, "the idle connection ended", 60)
+        await eventually(lambda: not engine.open, "the idle connection ended")
 
 
 async def test_an_unread_answer_stops_reading_and_is_no_silence_of_the_engine() -> None:

@@ -47,7 +47,7 @@ async def test_a_spool_whose_process_still_ends_is_shipped_once_it_has_ended(
     with capture_logs() as logs, take(taken):
         running = shipping(log, waiting := [taken, free])
         assert bytes_of(waiting) == sum(one.stat().st_size for one in tmp_path.rglob("*.spool")) > 0
-        await eventually(lambda: len(logs) >= 2, "one is shipped, one is waited for", 60)
+        await eventually(lambda: len(logs) >= 2, "one is shipped, one is waited for")
         assert await values(log) == [b"free"]
         assert waiting == [taken]
         assert bytes_of(waiting) > 0
@@ -68,7 +68,7 @@ async def test_a_spool_that_the_disk_refuses_is_not_given_up(
     (directory / "spool").touch()
     running = shipping(log, [directory])
     with capture_logs() as logs:
-        await eventually(lambda: bool(logs), "the disk refused it", 60)
+        await eventually(lambda: bool(logs), "the disk refused it")
     (directory / "spool").unlink()
     (tmp_path / "aside").rename(directory / "spool")
     await asyncio.wait_for(running, 60)

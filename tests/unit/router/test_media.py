@@ -153,7 +153,7 @@ async def test_a_store_that_fails_is_counted_and_asked_again(harness: MediaHarne
     def failed() -> bool:
         return harness.counts()[OUTCOMES.index("failed")] == 4
 
-    await eventually(failed, "the failure is counted", 60)
+    await eventually(failed, "the failure is counted")
     harness.store.away = False
     await harness.ask(CHAT_PARTS)
     await harness.uploads.drain(60)
@@ -171,7 +171,7 @@ async def test_a_store_that_hangs_takes_no_more_threads_and_bytes(
             await harness.ask(CHAT_PARTS)
         dropped = harness.counts()[OUTCOMES.index("dropped")]
         assert dropped > 0
-        await eventually(lambda: bool(logs), "a write takes too long", 60)
+        await eventually(lambda: bool(logs), "a write takes too long")
         for _ in range(4):
             await harness.ask(CHAT_PARTS)
     assert [row["event"] for row in logs].count("media.not_stored") == 1

@@ -8,6 +8,7 @@ import timeit
 import tracemalloc
 from functools import partial
 from pathlib import Path
+from time import process_time
 from typing import Any
 
 import orjson
@@ -125,7 +126,10 @@ def test_thousands_of_words_are_found_as_fast_as_a_few():
         for chosen in (words[:1], words)
     ]
     text = "zebra zest " * 2_000
-    few, many = (min(timeit.repeat(partial(one.matches, text), number=1)) for one in rules)
+    few, many = (
+        min(timeit.repeat(partial(one.matches, text), timer=process_time, number=1))
+        for one in rules
+    )
     assert many < 20 * few
     assert [match.end for match in rules[1].matches(" ".join(words[:9]))] == list(range(7, 72, 8))
 

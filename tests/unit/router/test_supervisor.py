@@ -56,10 +56,10 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_a_killed_process_is_started_again_and_all_end_together(tmp_path: Path) -> None:
     stop = asyncio.Event()
     running = asyncio.create_task(supervisor(WAITS, tmp_path, 2).run(stop))
-    await eventually(lambda: len(started(tmp_path)) == 2, "both run", 60)
+    await eventually(lambda: len(started(tmp_path)) == 2, "both run")
     killed = next(pid for number, pid in started(tmp_path) if number == 1)
     os.kill(killed, signal.SIGKILL)
-    await eventually(lambda: len(started(tmp_path)) == 3, "it was started again", 60)
+    await eventually(lambda: len(started(tmp_path)) == 3, "it was started again")
     assert sorted(number for number, _ in started(tmp_path)) == [0, 1, 1]
     stop.set()
     assert await running == 0
@@ -69,7 +69,7 @@ async def test_a_killed_process_is_started_again_and_all_end_together(tmp_path: 
 async def test_what_heeds_no_sigterm_is_killed_at_its_deadline(tmp_path: Path) -> None:
     stop = asyncio.Event()
     running = asyncio.create_task(supervisor(HEEDS_NOTHING, tmp_path, 1, stop_s=0.1).run(stop))
-    await eventually(lambda: bool(started(tmp_path)), "it runs", 60)
+    await eventually(lambda: bool(started(tmp_path)), "it runs")
     stop.set()
     assert await running == 0
     assert not lives(started(tmp_path)[0][1])
@@ -98,7 +98,7 @@ async def test_a_process_that_cannot_be_started_now_is_tried_again_and_ends_no_o
     monkeypatch.setattr(asyncio, "create_subprocess_exec", no_room)
     stop = asyncio.Event()
     running = asyncio.create_task(supervisor(WAITS, tmp_path, 2).run(stop))
-    await eventually(lambda: len(started(tmp_path)) == 2, "both run", 60)
+    await eventually(lambda: len(started(tmp_path)) == 2, "both run")
     assert len(refused) == 3
     assert sorted(number for number, _ in started(tmp_path)) == [0, 1]
     stop.set()

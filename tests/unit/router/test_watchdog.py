@@ -74,7 +74,7 @@ async def test_a_client_that_leaves_ends_the_task(before_s: float) -> None:
 
     ended: list[bool] = []
     task = asyncio.create_task(serve())
-    await eventually(task.done, "the task is ended", 5)
+    await eventually(task.done, "the task is ended")
     assert task.cancelled()
     assert ended == [True]
 
@@ -95,7 +95,7 @@ async def test_the_deadline_holds_while_the_client_is_watched() -> None:
         await asyncio.sleep(FOREVER_S)
     assert not watchdog.gone
     watchdog.close()
-    await eventually(lambda: len(asyncio.all_tasks()) == 1, "nothing is left behind", 5)
+    await eventually(lambda: len(asyncio.all_tasks()) == 1, "nothing is left behind")
 
 
 async def test_a_cancel_from_outside_is_no_deadline() -> None:

@@ -71,7 +71,7 @@ async def test_a_reading_to_the_end_lets_other_tasks_of_the_process_run() -> Non
             await asyncio.sleep(0)
 
     running = asyncio.create_task(others())
-    await read_to_end(log, ROLLOUTS, timeout_s=30, keep=lambda _: at_turn.append(turns) or True)
+    await read_to_end(log, ROLLOUTS, timeout_s=60, keep=lambda _: at_turn.append(turns) or True)
     running.cancel()
     assert at_turn[-1] - at_turn[0] >= 9
 
@@ -84,5 +84,5 @@ async def test_a_reading_to_the_end_ends_with_what_its_caller_raises() -> None:
         raise ValueError("cannot be kept")
 
     with pytest.raises(ValueError, match="cannot be kept"):
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await read_to_end(log, ROLLOUTS, timeout_s=60, keep=refuse)

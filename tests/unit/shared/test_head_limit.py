@@ -44,7 +44,7 @@ class Server:
 async def serving() -> AsyncIterator[Server]:
     server, stop = Server(), asyncio.Event()
     task = asyncio.create_task(serve(server, host="127.0.0.1", port=server.port, stop=stop))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while True:
             try:
                 _, writer = await server.connect()
@@ -60,7 +60,7 @@ async def serving() -> AsyncIterator[Server]:
 
 async def answer(reader: asyncio.StreamReader) -> bytes:
     """All until the server closes."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         return await reader.read()
 
 
@@ -101,7 +101,7 @@ async def test_bodies_and_kept_connections_are_not_bounded_by_the_heads_limits(
             await eventually(lambda want=number + 1: server.heads == want, "the head is read")
             await asyncio.sleep(0.15)  # longer than a head may take
             writer.write(b"x" * (size - size // 2))
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(60):
                 assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
                 assert await reader.readexactly(len(str(size))) == str(size).encode()
         writer.close()

@@ -86,7 +86,7 @@ async def test_no_key_is_unknown_before_all_are_read() -> None:
         ring.authenticate(f"Bearer {key}", Permission.infer)
     assert (unread.value.status, unread.value.retry_after_s) == (503, 1)
     running = asyncio.create_task(follower.run())
-    await eventually(lambda: ring.whole, "the keys read", 10)
+    await eventually(lambda: ring.whole, "the keys read")
     assert ring.authenticate(f"Bearer {key}", Permission.infer).key_id == "k1"
     with pytest.raises(Unauthenticated):
         ring.authenticate("Bearer rk_other", Permission.infer)

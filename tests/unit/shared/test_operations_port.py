@@ -46,7 +46,7 @@ async def test_metrics_are_on_the_operations_port_alone() -> None:
         async def both() -> bool:
             return [await status(port, "/healthz") for port in ports] == [200, 200]
 
-        await eventually(both, "both ports", 60)
+        await eventually(both, "both ports")
         found = {
             path: (await status("clients", path), await status("operators", path))
             for path in ("/metrics", "/docs", "/openapi.json", "/readyz", "/v1/feedback")
@@ -84,10 +84,10 @@ async def test_a_shared_port_is_opened_by_a_process_that_is_ready() -> None:
             shared_port=ready.is_set,
         )
     )
-    await eventually(lambda: opened("operators"), "the operations port", 60)
+    await eventually(lambda: opened("operators"), "the operations port")
     assert not await opened("clients")
     ready.set()
-    await eventually(lambda: opened("clients"), "the clients' port", 60)
+    await eventually(lambda: opened("clients"), "the clients' port")
     stop.set()
     await serving
 
@@ -127,9 +127,9 @@ async def test_a_shared_port_of_which_no_process_is_ready_says_so(
                 return 0
 
         first = process(1)
-        assert await eventually(status, "the port", 60) == 503
+        assert await eventually(status, "the port") == 503
         second = process(2)
-        await eventually(lambda: looks[2] > 10, "the second has looked at the port", 60)
+        await eventually(lambda: looks[2] > 10, "the second has looked at the port")
     assert opened == [port]
     stop.set()
     await asyncio.gather(first, second)

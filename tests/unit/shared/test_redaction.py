@@ -2,6 +2,7 @@ import random
 import time
 import timeit
 import uuid
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -269,7 +270,8 @@ def test_an_ordinary_message_takes_less_than_a_tenth_of_a_millisecond() -> None:
         "Where is my parcel? I ordered it last week, and the shop said: it would arrive on Monday. "
         "Since then - no answer. See https://example.com/orders?id=7_a for what I ordered. "
     ) * 3
-    fastest_s = min(timeit.repeat(lambda: REDACTOR.redact(message), number=100, repeat=20)) / 100
+    redact = partial(REDACTOR.redact, message)
+    fastest_s = min(timeit.repeat(redact, timer=time.process_time, number=100, repeat=20)) / 100
     assert fastest_s < 1e-4
 
 

@@ -91,7 +91,7 @@ async def connected() -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.Strea
         except OSError:
             return None
 
-    reader, writer = await eventually(connection, "the server listens", 60)
+    reader, writer = await eventually(connection, "the server listens")
     try:
         yield reader, writer
     finally:

@@ -68,7 +68,7 @@ def test_a_receiver_that_hangs_holds_up_nobody(monkeypatch: pytest.MonkeyPatch):
         for _ in range(5_000):
             spans.record(FinishedSpan(name="chat m", context=OWN, start_ns=1, end_ns=2))
         spans.close()
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 30
     # What still tries again draws from `random`, which Hypothesis refuses beside its strategies.
     for thread in set(threading.enumerate()) - before:
         thread.join(timeout=30)

@@ -520,7 +520,7 @@ async def test_of_two_replicas_that_make_one_version_the_loser_fails_and_leaves_
         asyncio.create_task(harness.run(request("one", version=name))),
         asyncio.create_task(other.run(request("two", version=name))),
     ]
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await arrived.wait()
         gates[first].set()
         won = await runs[first]

@@ -44,7 +44,7 @@ def test_it_ends_when_its_service_died_before_it_was_up(tmp_path: Path) -> None:
             stdout=file,
             stderr=file,
         )
-    wait_until(lambda: "status" in output.read_text(), "the trainer ends", timeout_s=30)
+    wait_until(lambda: "status" in output.read_text(), "the trainer ends")
     assert "that service is gone\nstatus 1\n" in output.read_text()
     assert not (folder / "lock").exists()
 

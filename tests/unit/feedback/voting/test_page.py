@@ -308,7 +308,7 @@ class TestVotes:
         await eventually(lambda: len(visitor.harness.router.asked) == 4, "the reserve")
         visitor.harness.router.gate.clear()
         await visitor.vote(first)
-        second = await asyncio.wait_for(visitor.next(), 30)
+        second = await asyncio.wait_for(visitor.next(), 60)
         assert second["comparison_id"] != first["comparison_id"]
         assert second["question"] != first["question"]
 
