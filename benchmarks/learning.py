@@ -216,7 +216,6 @@ def answers_of(
         "dpo",
         ["evaluate"],
         {
-            "base": job["base"],
             "seed": job["seed"],
             "data": str(data),
             "evaluation": settings,

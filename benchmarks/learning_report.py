@@ -54,7 +54,8 @@ class LearntVersion:
 def pooled(runs: Sequence[Sequence[LearntVersion]]) -> list[LearntVersion]:
     """Each version over all runs: figures and satisfaction are means, win rates of all prompts.
 
-    `passed` of the figures is the share that the gate lets through. The interval of the gain is that of the mean over these runs, not over further tastes.
+    `passed` of the figures is the share that the gate lets through. The interval of the gain is that
+    of the mean over these runs, not over further tastes.
     """
     return [_pooled(versions) for versions in zip(*runs, strict=True)]
 

@@ -5,6 +5,7 @@ A stage whose result is in its folder is not done again, so a benchmark that was
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -20,21 +21,22 @@ ML_PYTHON = ROOT / ".venv-ml/bin/python"
 TIMEOUT_S = 1800.0
 
 
+@functools.cache
+def starter() -> dict[str, str]:
+    """Paths of the starter model and of its demonstrations; trained now unless it is cached."""
+    said = run([str(ML_PYTHON), "-m", "deploy.starter"], capture=True)
+    return json.loads(said.splitlines()[-1])
+
+
 def first_version(folder: Path, seed: int) -> dict[str, Any]:
     """Train v1.0 on the starter's demonstrations; what a job that continues it begins with."""
-    if (folder / "sft.json").exists():
-        done = json.loads((folder / "job.json").read_text(encoding="utf-8"))
-        return {"base": done["base"], "seed": seed, "parent_adapter": str(folder / "adapter")}
-    starter = json.loads(
-        run([str(ML_PYTHON), "-m", "deploy.starter"], capture=True).splitlines()[-1]
-    )
     data = folder / "demonstrations"
-    data.mkdir(parents=True, exist_ok=True)
-    with Path(starter["demonstrations"]).open(encoding="utf-8") as file:
-        write(data / "train.jsonl", [demonstration(json.loads(line)) for line in file])
-    job = {"base": starter["model"], "seed": seed}
-    train(folder, "sft", ["sft"], job | {"data": str(data)})
-    return job | {"parent_adapter": str(folder / "adapter")}
+    if not (folder / "sft.json").exists():
+        data.mkdir(parents=True, exist_ok=True)
+        with Path(starter()["demonstrations"]).open(encoding="utf-8") as file:
+            write(data / "train.jsonl", [demonstration(json.loads(line)) for line in file])
+    train(folder, "sft", ["sft"], {"seed": seed, "data": str(data)})
+    return {"seed": seed, "parent_adapter": str(folder / "adapter")}
 
 
 def demonstration(row: dict[str, Any]) -> dict[str, Any]:
@@ -55,7 +57,7 @@ def train(
         folder: Of the attempt.
         method: Of the recipe.
         stages: In their order.
-        job: Further fields of the trainer's job.
+        job: Further fields of the trainer's job; `base` is the starter model where it is not given.
         judge: Where the stage `reward` leaves its figures.
 
     """
@@ -73,6 +75,7 @@ def _run_stages(folder: Path, method: str, stages: Sequence[str], job: Mapping[s
         "reward": RewardHyperparameters().model_dump(mode="json"),
         "evaluation": {},
         **job,
+        "base": job.get("base") or starter()["model"],
         "method": method,
         "stages": stages,
     }

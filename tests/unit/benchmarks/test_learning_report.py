@@ -97,7 +97,6 @@ def leave(folder: Path, *stages: str) -> None:
     folder.mkdir(parents=True)
     for stage in stages:
         (folder / f"{stage}.json").write_text(json.dumps(FIGURES | WON))
-    (folder / "job.json").write_text('{"base": "nowhere"}')
 
 
 def answered(folder: Path, seed: str) -> None:
