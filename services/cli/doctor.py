@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -30,6 +30,8 @@ STALE_SCRAPE_S = 30.0
 """Older samples are no evidence for the judge (RATCHET_ROLLOUT_NO_DATA_AFTER_S)."""
 CLOCK_S = 5.0
 LAG_RECORDS = 10_000
+DISK_FREE = "ratchet_aggregator_volume_free_bytes / (ratchet_aggregator_volume_size_bytes > 0)"
+DISK_SHARE = 0.15
 KEY_DAYS = 14
 CRASHES = 3
 GROUPS = ("ratchet.aggregator", "ratchet.feedback-intake", "ratchet.inference")
@@ -52,7 +54,7 @@ Look: TypeAlias = Callable[[CliSettings], list[Finding]]
 
 
 def doctor(*, as_json: AsJson = False) -> None:
-    """Look at Kafka, topics, lag, Redis, Prometheus, services, engines and keys; say what to do.
+    """Look at Kafka, topics, lag, Redis, Prometheus, disk, services, engines and keys; say what to do.
 
     Exit 1 where something is wrong; what one should only look at does not count.
     """
@@ -229,10 +231,12 @@ def _prometheus(_: CliSettings) -> list[Finding]:
     before = time.time()
     (clock,) = client.query("time()")
     ages = client.query("max by (instance) (time() - timestamp(ratchet_router_spool_bytes))")
+    free = client.query(DISK_FREE)
     return [
         Finding("prometheus", "ok", f"{client.url} answers"),
         *clock_findings(clock.value, before, time.time()),
         *scrape_findings([one.value for one in ages]),
+        *disk_findings({one.labels.get("instance", ""): one.value for one in free}),
         *rule_findings(client.rules()),
     ]
 
@@ -256,6 +260,19 @@ def scrape_findings(ages: Iterable[float]) -> list[Finding]:
         remedy = "scrape every 5 s: the judge takes nothing older than 30 s"
         return [Finding("scrapes", "wrong", f"a router's is {oldest:.0f} s old", remedy)]
     return [Finding("scrapes", "ok", f"routers' newest samples are {oldest:.0f} s old at most")]
+
+
+def disk_findings(free: Mapping[str, float]) -> list[Finding]:
+    """Aggregators whose volume fills up, by their instance; `free` is a share of its size."""
+    remedy = "grow the volume (docs/operations.md), as RatchetAggregatorVolumeFilling says"
+    full = [
+        Finding("disk", "wrong", f"the aggregator {instance} has {share:.0%} left", remedy)
+        for instance, share in sorted(free.items())
+        if share < DISK_SHARE
+    ]
+    if full or not free:
+        return full
+    return [Finding("disk", "ok", f"the aggregators' volumes have {min(free.values()):.0%} left")]
 
 
 def rule_findings(names: set[str]) -> list[Finding]:

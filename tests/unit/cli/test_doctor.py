@@ -9,6 +9,7 @@ import pytest
 from services.cli import doctor
 from services.cli.doctor import (
     clock_findings,
+    disk_findings,
     engine_findings,
     key_findings,
     lag_findings,
@@ -77,6 +78,14 @@ def test_the_clock_may_be_five_seconds_off(theirs: float, state: str) -> None:
 @pytest.mark.parametrize(("ages", "state"), [([], "wrong"), ([3, 31], "wrong"), ([3, 30], "ok")])
 def test_scrapes_must_be_young_for_the_judge(ages: list[float], state: str) -> None:
     assert [one.state for one in scrape_findings(ages)] == [state]
+
+
+@pytest.mark.parametrize(
+    ("free", "states"),
+    [({}, []), ({"a": 0.5, "b": 0.15}, ["ok"]), ({"a": 0.5, "b": 0.14, "c": 0.0}, ["wrong"] * 2)],
+)
+def test_a_volume_that_fills_up_is_named(free: dict[str, float], states: list[str]) -> None:
+    assert [one.state for one in disk_findings(free)] == states
 
 
 def test_the_rule_it_looks_for_exists() -> None:
