@@ -239,11 +239,12 @@ class EngineClient:
     async def _call(
         self, method: str, path: str, body: object = None, *, timeout_s: float
     ) -> bytes:
+        data = None if body is None else _encoded(path, body)
         try:
             async with self._session.request(
                 method,
                 self._url + path,
-                data=None if body is None else orjson.dumps(body),
+                data=data,
                 headers={} if body is None else {"content-type": "application/json"},
                 timeout=aiohttp.ClientTimeout(total=timeout_s),
             ) as response:
@@ -261,6 +262,14 @@ class EngineClient:
             kind = EngineLacks if response.status in LACKING else EngineRefused
             raise kind(f"{path}: {response.status} {error_message(content)}")
         return content
+
+
+def _encoded(path: str, body: object) -> bytes:
+    """The body as JSON; a caller's integer may be beyond 64 bits."""
+    try:
+        return orjson.dumps(body)
+    except orjson.JSONEncodeError as error:
+        raise EngineRefused(f"{path}: the request cannot be written as JSON: {error}") from error
 
 
 @contextlib.contextmanager

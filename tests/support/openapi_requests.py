@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -31,9 +32,15 @@ class FuzzedRequest:
 
 
 class OpenApiRequests:
-    """The same document and seed give the same requests."""
+    """The same document and seed give the same requests.
 
-    def __init__(self, document: dict[str, Any], seed: int) -> None:
+    `bodies` are valid ones by path, where a schema alone does not lead to any that is taken.
+    """
+
+    def __init__(
+        self, document: dict[str, Any], seed: int, bodies: Mapping[str, Any] | None = None
+    ) -> None:
+        self._bodies = bodies or {}
         self.mutations = Mutations(seed)
         self._rng = self.mutations.rng
         self._document = document
@@ -58,7 +65,8 @@ class OpenApiRequests:
         content = b""
         if described := operation.get("requestBody", {}).get("content"):
             schema = next(iter(described.values())).get("schema", {})
-            content = self.mutations.body(self.value(schema))
+            valid = self._bodies.get(template)
+            content = self.mutations.body(self.value(schema) if valid is None else valid)
         headers = self.mutations.headers()
         if self._rng.random() < 0.9:
             headers.append((b"content-type", b"application/json"))

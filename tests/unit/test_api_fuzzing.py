@@ -31,6 +31,7 @@ from tests.support.read_model import LogBuilder
 from tests.support.rollouts import set_routing
 from tests.support.voting import voting_service
 from tests.unit.inference.test_api import RunningEngine, StubAgent
+from tests.unit.inference.test_generation_api import MODEL as GENERATING
 from tests.unit.inference.test_generation_api import V10, StubGenerator
 from tests.unit.rollout.conftest import client as rollout_client
 from tests.unit.rollout.fakes import ControllerBench, register, until_known
@@ -38,6 +39,12 @@ from tests.unit.training.builders import record, state
 
 REQUESTS = (250, pytest.param(10_000, marks=[pytest.mark.verify, pytest.mark.timeout(3600)]))
 GOOD_EVERY = 50
+TURNS = [{"role": "user", "content": "q"}]
+GENERATED: dict[str, Any] = {
+    "/v1/score": {"model": GENERATING, "items": [{"messages": TURNS, "completion": "an answer"}]},
+    "/v1/moderated": {"model": GENERATING, "messages": TURNS},
+}
+"""Bodies that are taken, of routes that answer by a model."""
 
 Opened = AbstractAsyncContextManager[httpx.AsyncClient]
 
@@ -136,7 +143,7 @@ async def test_no_request_breaks_an_api(
 ) -> None:
     async with opened(tmp_path) as http:
         document = (await http.get("/openapi.json")).json()
-        requests = OpenApiRequests(document, seed=14)
+        requests = OpenApiRequests(document, seed=14, bodies=GENERATED)
         taken: set[str] = set()
         for number in range(count):
             sent = requests.request()
@@ -149,6 +156,7 @@ async def test_no_request_breaks_an_api(
             if number % GOOD_EVERY == 0:
                 assert (await http.get(good)).status_code == 200
         assert len(taken) >= len(document["paths"]) // 4, "hardly any route was reached"
+        assert taken >= GENERATED.keys() & document["paths"].keys()
 
 
 @pytest.mark.parametrize("count", REQUESTS)

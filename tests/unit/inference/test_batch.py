@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
@@ -28,14 +29,17 @@ from shared.contracts.events.generations import (
     ShownAnswer,
 )
 from shared.contracts.events.versions import ServedSettings
-from shared.contracts.topics import GENERATION_REQUESTS, GENERATION_RESULTS
+from shared.contracts.topics import GENERATION_REQUESTS, GENERATION_RESULTS, load_topics
+from shared.kafka.envelope import UnreadableRecord, decode, models_by_type
 from shared.kafka.log import LogUnavailable, Record
 from shared.registry.versions import Registry
 from shared.testing.clock import ManualClock
 from shared.testing.log import MemoryLog
+from tests.support.fuzzed_records import FuzzedRecords
 from tests.support.rollouts import add_settings
 from tests.unit.inference.fake_engine import FakeEngine
 
+REQUESTS = next(one for one in load_topics() if one.name == GENERATION_REQUESTS)
 IDLE = EngineLoad(0, 0, frozenset())
 
 
@@ -298,3 +302,38 @@ async def test_nothing_is_made_for_who_was_erased_and_results_name_whose_they_ar
     assert (gone.outcome, made.outcome) == ("expired", "ok")
     assert len(harness.asked) == 1
     assert all((one.tenant, one.subjects) == ("acme", (subject,)) for one in (gone, made))
+
+
+async def test_what_cannot_be_written_as_json_is_a_failed_result_at_once(
+    harness: BatchHarness,
+) -> None:
+    await harness.handle(harness.request(sampling={"top_k": 2**70}))
+    (result,) = harness.results()
+    assert result.outcome == "failed"
+    assert "cannot be written as JSON" in result.error
+    assert harness.asked == []
+
+
+@pytest.mark.parametrize(
+    "count", [200, pytest.param(10_000, marks=[pytest.mark.verify, pytest.mark.timeout(3600)])]
+)
+async def test_no_record_is_left_without_a_result(harness: BatchHarness, count: int) -> None:
+    """What decodes gets one result, whatever it asks for; an exception would be a dead letter."""
+    harness.adapters.ready.add("assistant-v1.1")
+    harness.fake.loaded["assistant-v1.1"] = "path"
+    fuzzed, models = FuzzedRecords(REQUESTS, seed=22), models_by_type(GenerationRequested)
+    asked: set[str] = set()
+    for offset in range(count):
+        one = fuzzed.record()
+        record = Record(one.topic, 0, offset, one.key, one.value, one.headers, 0)
+        with contextlib.suppress(UnreadableRecord):
+            event = decode(record.headers, record.value, models)
+            assert isinstance(event, GenerationRequested)
+            # One id is one result: records of the example's id would hide each other.
+            event = event.model_copy(update={"request_id": f"{event.request_id[:100]}-{offset}"})
+            await harness.worker.handle(event, record)
+            asked.add(event.request_id)
+    results = harness.results()
+    assert {one.request_id for one in results} == asked
+    assert len(results) == len(asked) > count // 10
+    assert any(one.outcome == "ok" for one in results)

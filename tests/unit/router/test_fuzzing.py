@@ -8,6 +8,7 @@ import pytest
 
 from tests.support.fuzzing import Mutations
 from tests.unit.router.conftest import GatewayHarness
+from tests.unit.router.test_passed_through import MESSAGE, start
 
 REQUESTS = (1_000, pytest.param(20_000, marks=[pytest.mark.verify, pytest.mark.timeout(3600)]))
 CHAT: dict[str, Any] = {
@@ -33,6 +34,14 @@ RESPONSE: dict[str, Any] = {
     "stream": False,
 }
 COMPLETION: dict[str, Any] = {"model": "m", "prompt": ["hi", "ho"], "stream": False}
+EMBEDDING: dict[str, Any] = {
+    "model": "m",
+    "input": ["hi", "ho"],
+    "encoding_format": "float",
+    "dimensions": 8,
+    "user": "u",
+}
+PASSED_THROUGH = (("/v1/embeddings", EMBEDDING), ("/v1/messages", MESSAGE))
 
 
 @pytest.mark.parametrize("count", REQUESTS)
@@ -53,4 +62,23 @@ async def test_no_request_breaks_the_router(bench: GatewayHarness, count: int) -
         assert answer.status_code < 500, (path, body[:500], headers, answer.text)
         if number % 50 == 0:
             assert (await bench.ask()).status_code == 200
+    assert bench.interactions.lost == 0
+
+
+@pytest.mark.parametrize("count", REQUESTS)
+async def test_no_passed_through_request_breaks_the_router(
+    bench: GatewayHarness, count: int
+) -> None:
+    await start(bench)
+    mutations, taken = Mutations(seed=12), set[str]()
+    for number in range(count):
+        path, valid = mutations.rng.choice(PASSED_THROUGH)
+        body, headers = mutations.body(valid), mutations.headers()
+        answer = await bench.client.post(path, content=body, headers=headers)
+        assert answer.status_code < 500, (path, body[:500], headers, answer.text)
+        if answer.status_code == 200:
+            taken.add(path)
+        if number % 50 == 0:
+            assert (await bench.client.post(path, json=valid)).status_code == 200
+    assert taken == {path for path, _ in PASSED_THROUGH}
     assert bench.interactions.lost == 0
