@@ -15,6 +15,7 @@ import time
 import xml.etree.ElementTree as ET
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from itertools import groupby
 from pathlib import Path
 
 from deploy.local.processes import ROOT
@@ -138,26 +139,39 @@ def _figures(path: Path) -> dict[str, str]:
 def _report(revision: str, results: list[Result]) -> Path:
     today = datetime.now(UTC).date().isoformat()
     where = f"Python {platform.python_version()}, {platform.system()} {platform.machine()}"
+    REPORTS.mkdir(parents=True, exist_ok=True)
+    report = REPORTS / f"{today}.md"
+    report.write_text(report_text(results, f"Revision {revision}, {where}", today))
+    return report.relative_to(ROOT)
+
+
+def report_text(results: list[Result], where: str, today: str) -> str:
+    """The report in Markdown: what it came to in a line, then the tests by their files."""
+    failed = [result.test for result in results if not result.passed]
+    hours, minutes = divmod(round(sum(result.duration_s for result in results) / 60), 60)
     lines = [
         f"# Long verification, {today}",
         "",
-        f"Revision {revision}, {where}. Made by `make verify`.",
+        f"{where}. Made by `make verify`.",
         "",
-        "| test | outcome | minutes | figures | ended (UTC) |",
-        "|---|---|---:|---|---|",
-        *(
-            f"| {result.test if result.test == PROPERTIES else f'`{result.test}`'} | {'passed' if result.passed else '**failed**'} | "
-            f"{result.duration_s / 60:.1f} | "
-            f"{', '.join(f'{name} {value}' for name, value in result.figures.items())} | "
-            f"{result.ended} |"
-            for result in results
-        ),
-        "",
+        f"{len(results) - len(failed)} of {len(results)} tests passed, in {hours} h {minutes} min"
+        f"{'; these failed:' if failed else '.'}",
+        *(["", *(f"- `{test}`" for test in failed)] if failed else []),
     ]
-    REPORTS.mkdir(parents=True, exist_ok=True)
-    report = REPORTS / f"{today}.md"
-    report.write_text("\n".join(lines))
-    return report.relative_to(ROOT)
+    for file, tests in groupby(results, lambda result: result.test.partition("::")[0]):
+        lines += [
+            "",
+            f"## {file}",
+            "",
+            "| test | outcome | minutes | figures |",
+            "|---|---|---:|---|",
+        ]
+        for one in tests:
+            name = f"`{one.test.partition('::')[2]}`" if "::" in one.test else ""
+            outcome = "passed" if one.passed else "**failed**"
+            figures = "; ".join(f"{figure} {value}" for figure, value in one.figures.items())
+            lines.append(f"| {name} | {outcome} | {one.duration_s / 60:.1f} | {figures} |")
+    return "\n".join([*lines, ""])
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from tests.contract.test_chart_sets import CRDS
 from tests.support.chart import CHART, named
 from tests.support.chart_sets import SETS, objects_of
 from tests.support.go import needs_go
-from tests.support.kubernetes import KubernetesApi
+from tests.support.kubernetes import KubernetesApi, Object
 
 pytestmark = [pytest.mark.verify, pytest.mark.timeout(1_200), needs_go]
 
@@ -28,31 +28,33 @@ def kubernetes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubernetesA
         yield api
 
 
-@pytest.fixture
-def namespace(kubernetes: KubernetesApi, unique: str) -> str:
-    """One that admits only pods of the restricted standard, and warns of others."""
+def made(kubernetes: KubernetesApi, namespace: str) -> str:
+    """A new namespace that admits only pods of the restricted standard, and warns of others."""
     levels = {f"pod-security.kubernetes.io/{how}": "restricted" for how in ("enforce", "warn")}
-    metadata = {"name": unique, "labels": levels}
+    metadata = {"name": namespace, "labels": levels}
     kubernetes.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}, "")
-    return unique
+    return namespace
 
 
-@pytest.mark.parametrize("name", sorted(SETS))
 def test_every_set_is_taken_without_a_warning_and_a_second_time_changes_nothing(
-    kubernetes: KubernetesApi, namespace: str, name: str, tmp_path: Path
+    kubernetes: KubernetesApi, unique: str, tmp_path: Path
 ) -> None:
-    objects = [
-        {**item, "metadata": {**item["metadata"], "namespace": namespace}}
-        for item in objects_of(name, tmp_path)
-    ]
-    taken = [kubernetes.apply(item, namespace) for item in objects]
-    warned = [text for _, warnings in taken for text in warnings if OF_THE_SERVER not in text]
+    warned: list[str] = []
+    for name in SETS:
+        namespace = made(kubernetes, f"{unique}-{name}")
+        objects = [
+            {**item, "metadata": {**item["metadata"], "namespace": namespace}}
+            for item in objects_of(name, tmp_path)
+        ]
+        taken = [kubernetes.apply(item, namespace) for item in objects]
+        said = [text for _, warnings in taken for text in warnings]
+        warned += [f"{name}: {text}" for text in said if OF_THE_SERVER not in text]
+        again = [kubernetes.apply(item, namespace)[0] for item in objects]
+        assert versions(again) == versions([item for item, _ in taken]), name
     assert warned == []
-    again = [kubernetes.apply(item, namespace)[0] for item in objects]
-    assert versions(again) == versions([item for item, _ in taken])
 
 
-def versions(items: Any) -> dict[str, str]:
+def versions(items: list[Object]) -> dict[str, str]:
     return {
         f"{item['kind']} {item['metadata']['name']}": item["metadata"]["resourceVersion"]
         for item in items
@@ -60,8 +62,10 @@ def versions(items: Any) -> dict[str, str]:
 
 
 def test_an_upgrade_keeps_what_an_autoscaler_set_and_a_rollback_brings_the_spec_back(
-    kubernetes: KubernetesApi, namespace: str, tmp_path: Path
+    kubernetes: KubernetesApi, unique: str, tmp_path: Path
 ) -> None:
+    namespace = made(kubernetes, unique)
+
     def helm(verb: str, *more: str | Path) -> None:
         said = kubernetes.helm(verb, "here", *more, namespace=namespace)
         assert [line for line in said if OF_THE_SERVER not in line] == []
