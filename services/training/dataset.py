@@ -7,7 +7,7 @@ evaluation's judge (see `sides`).
 # pyright: strict
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -23,6 +23,7 @@ from services.training.dataset_rows import (
     AboutPrompt,
     Demonstration,
     LabelledAnswer,
+    LazyRows,
     Pair,
     Row,
     answer_of,
@@ -32,7 +33,7 @@ from services.training.dataset_rows import (
 from services.training.machine_made import people_made, within_shares
 from services.training.pair_quality import quality_card, similarity
 from services.training.policy import weighted
-from services.training.sides import DatasetRules, assign, is_held_out, rank
+from services.training.sides import DatasetRules, assign, digest, is_held_out, rank
 from shared.contracts.events.base import Event, utc
 from shared.contracts.events.preferences import (
     PairSource,
@@ -124,7 +125,7 @@ def select_pairs(
     sides = assign(clean_pairs(pairs, rules, refused), clean_pairs(judged, rules, refused), rules)
     refused += sides.refused
     heldout = people_made(sides.heldout, refused)
-    train = [trained_row(pair, rules) for pair in capped(sides.train, rules, refused)]
+    train = LazyRows(capped(sides.train, rules, refused), lambda pair: trained_row(pair, rules))
     pools = (
         heldout,
         _trainable(prompts, refused),
@@ -135,7 +136,9 @@ def select_pairs(
             TRAIN: train,
             HELDOUT: [pair.row() for pair in heldout],
             JUDGE: [pair.row() for pair in people_made(sides.judge, refused)],
-            PROMPTS: evaluation_prompts(pools, {pair.prompt for pair in sides.train}, rules),
+            PROMPTS: evaluation_prompts(
+                pools, {digest(pair.prompt) for pair in sides.train}, rules
+            ),
         },
         refused={name: count for name, count in sorted(refused.items()) if count},
         card=card_of(train, raters=sides.raters, rules=rules),
@@ -165,8 +168,8 @@ def select_demonstrations(given: Iterable[Demonstration], rules: DatasetRules) -
         refused,
     )
     heldout = people_made([row for row in kept.values() if is_held_out(row.prompt, rules)], refused)
-    trained_prompts = {row.prompt for row in train}
-    rows = [trained_row(row, rules) for row in train]
+    rows = LazyRows(train, lambda row: trained_row(row, rules))
+    trained_prompts = {digest(row.prompt) for row in train}
     return Selection(
         files={
             TRAIN: rows,
@@ -305,48 +308,54 @@ def machine_refusal(row: AboutPrompt, rules: DatasetRules) -> str | None:
 def clean_pairs(pairs: Iterable[Pair], rules: DatasetRules, refused: Counter[str]) -> list[Pair]:
     """Pairs that can be trained on, by id; the others are counted by reason in `refused`."""
     sound: list[Pair] = []
-    sides: defaultdict[tuple[str, frozenset[str]], set[str]] = defaultdict(set)
-    of_people: defaultdict[tuple[str, frozenset[str]], set[str]] = defaultdict(set)
+    better: dict[bytes, bytes] = {}
+    """Question -> the answer that was chosen first."""
+    contradicted: set[bytes] = set()
+    of_people: set[bytes] = set()
+    """Questions that a person has judged."""
     # People first: where they have judged, a machine's word is not asked for, only refused.
     for pair in sorted(pairs, key=lambda pair: (pair.machine_made, pair.pair_id)):
         reason = refusal(pair, rules)
         if reason is not None:
             refused[reason] += 1
             continue
-        question, chosen = _question(pair), normal_text(pair.chosen)
+        question, chosen = _question(pair)
+        agrees = better.setdefault(question, chosen) == chosen
         if not pair.machine_made:
-            of_people[question].add(chosen)
-        elif of_people[question] and chosen not in of_people[question]:
+            of_people.add(question)
+        elif question in of_people and not agrees and question not in contradicted:
             refused["against_people"] += 1
             continue
+        if not agrees:
+            contradicted.add(question)
         sound.append(pair)
-        sides[question].add(chosen)
-    kept: dict[tuple[tuple[str, frozenset[str]], str], Pair] = {}
+    kept: dict[bytes, Pair] = {}
     for pair in sound:
-        identity = (_question(pair), normal_text(pair.chosen))
-        if len(sides[_question(pair)]) > 1:
+        question, _ = _question(pair)
+        if question in contradicted:
             refused["contradictory"] += 1
-        elif identity in kept:
+        elif question in kept:
             refused["duplicate"] += 1
         else:
-            kept[identity] = pair
+            kept[question] = pair
     return list(kept.values())
 
 
-def _question(pair: Pair) -> tuple[str, frozenset[str]]:
-    """A prompt and two answers, whichever of them was preferred."""
-    return (pair.prompt, frozenset((normal_text(pair.chosen), normal_text(pair.rejected))))
+def _question(pair: Pair) -> tuple[bytes, bytes]:
+    """What stands for a prompt and two answers, whichever was preferred, and for the preferred."""
+    chosen, rejected = normal_text(pair.chosen), normal_text(pair.rejected)
+    return digest(pair.prompt, *sorted((chosen, rejected))), digest(chosen)
 
 
 def evaluation_prompts(
-    pools: Iterable[Iterable[AboutPrompt]], trained: set[str], rules: DatasetRules
+    pools: Iterable[Iterable[AboutPrompt]], trained: set[bytes], rules: DatasetRules
 ) -> list[Row]:
-    """Prompts that were not trained on: earlier pools first, within one by hash."""
+    """Prompts whose digest is not among those trained on: earlier pools first, within one by hash."""
     found: dict[str, Row] = {}
     for pool in pools:
         fresh = {one.prompt: one for one in pool if one.messages}
         for key in sorted(fresh, key=lambda key: (rank(key), key)):
-            if key not in trained and key not in found and len(found) < rules.prompts:
+            if len(found) < rules.prompts and key not in found and digest(key) not in trained:
                 found[key] = _prompt_row(fresh[key], rules)
     return list(found.values())
 
@@ -359,19 +368,22 @@ def _prompt_row(one: AboutPrompt, rules: DatasetRules) -> Row:
 
 def card_of(rows: Sequence[Row], *, raters: int, rules: DatasetRules) -> dict[str, dict[str, int]]:
     """What is trained on, counted by origin, segment and, of several, tenant; its pairs' quality."""
-    prompts = {prompt_of(row).normal for row in rows}
+    prompts = {digest(prompt_of(row).normal) for row in rows}
+    names = ("source", *SEGMENTS, "chosen_version", "rejected_version")
+    tallies = {name: Counter[str]() for name in names}
+    tenants = Counter[str]()
+    for row in rows:
+        tenants.update([str(row["meta"][TENANT])] if TENANT in row["meta"] else [])
+        for name, tally in tallies.items():
+            tally[str(row["meta"].get(name) or "unknown")] += 1
     card: dict[str, dict[str, int]] = {
         "counts": {"rows": len(rows), "raters": raters, "prompts": len(prompts)}
     }
-    for name in ("source", *SEGMENTS, "chosen_version", "rejected_version"):
-        tally = Counter(str(row["meta"].get(name) or "unknown") for row in rows)
-        card[name] = dict(sorted(tally.items()))
-    tenants = Counter(str(row["meta"][TENANT]) for row in rows if TENANT in row["meta"])
+    card |= {name: dict(sorted(tally.items())) for name, tally in tallies.items()}
     if rules.describe_tenants and len(tenants) > 1:
         card[TENANT] = dict(sorted(tenants.items()))
-    pairs = [row for row in rows if "chosen" in row] if rules.describe_quality else []
-    if pairs:
-        card["quality"] = quality_card(pairs)
+    if rules.describe_quality and any("chosen" in row for row in rows):
+        card["quality"] = quality_card(row for row in rows if "chosen" in row)
     return card
 
 

@@ -3,9 +3,10 @@
 # pyright: strict
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import io
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar, overload
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
@@ -38,6 +39,7 @@ SEGMENTS = ("category", "locale", "segment")
 """What a row's `meta` may say of who asked, and of what."""
 
 Row = dict[str, Any]
+S = TypeVar("S")
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ class AskedPrompt:
 class AboutPrompt:
     """What every row has: the prompt that its answers are to. The rows declare the fields."""
 
+    __slots__ = ()
     messages: tuple[Message, ...]
     tools: tuple[Tool, ...]
     untrainable: tuple[str, ...]
@@ -102,7 +105,7 @@ class AboutPrompt:
         return self.source in MACHINE_MADE
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Pair(AboutPrompt):
     """A preference pair from the log or from an import."""
 
@@ -139,7 +142,7 @@ class Pair(AboutPrompt):
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Demonstration(AboutPrompt):
     """A prompt and the answer a person wants."""
 
@@ -162,7 +165,7 @@ class Demonstration(AboutPrompt):
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class LabelledAnswer(AboutPrompt):
     """One answer that was good or bad, from a thumb or from an import."""
 
@@ -273,9 +276,37 @@ def answer_of(event: UnpairedExample) -> LabelledAnswer:
     )
 
 
+class LazyRows(Sequence[Row], Generic[S]):
+    """Rows that are made as they are read: as dictionaries they would take several times the space."""
+
+    __slots__ = ("_make", "_sources")
+
+    def __init__(self, sources: Sequence[S], make: Callable[[S], Row]) -> None:
+        """`make` gives the row of a source, the same each time."""
+        self._sources = sources
+        self._make = make
+
+    def __len__(self) -> int:
+        return len(self._sources)
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> LazyRows[S]: ...
+
+    def __getitem__(self, index: int | slice) -> Row | LazyRows[S]:
+        if isinstance(index, slice):
+            return LazyRows(self._sources[index], self._make)
+        return self._make(self._sources[index])
+
+
 def canonical(rows: Iterable[Row]) -> bytes:
     """JSON lines with sorted keys in UTF-8: equal rows are equal bytes."""
-    return b"".join(orjson.dumps(row, option=orjson.OPT_SORT_KEYS) + b"\n" for row in rows)
+    lines = io.BytesIO()  # a join would hold every line beside the whole
+    for row in rows:
+        lines.write(orjson.dumps(row, option=orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE))
+    return lines.getvalue()
 
 
 def prompt_of(row: Row) -> AskedPrompt:

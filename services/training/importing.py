@@ -45,6 +45,8 @@ LABELLED_FORM = (
     'or {"prompt": [turns], "completion": [turn], "label": true or false}'
 )
 
+IMPORTED = {"source": "import"}
+"""The `meta` of most rows; one for all, as there are hundreds of thousands."""
 T = TypeVar("T")
 _REDACTOR = Redactor()
 
@@ -288,7 +290,7 @@ def _meta(row: Row) -> dict[str, str]:
     kept = {name: str(meta[name]) for name in known if meta.get(name)}
     source = str(meta.get("source", ""))
     if source not in MACHINE_MADE:
-        return {"source": "import", **kept}
+        return {"source": "import", **kept} if kept else IMPORTED
     if source == AUGMENTED:
         if "origin" in row:
             kept["origin"] = AskedPrompt(_messages(row, "origin"), _tools(row)).normal

@@ -29,7 +29,7 @@ from services.training.dataset_rows import (
     Pair,
 )
 from services.training.machine_made import people_made
-from services.training.sides import DatasetRules, assign, set_apart
+from services.training.sides import DatasetRules, assign, digest, set_apart
 from services.training.thumbs import paired_thumbs
 from shared.contracts.prompt_key import normal_text
 
@@ -70,7 +70,7 @@ def select_labelled(
             TRAIN: train,
             HELDOUT: [one.row() for one in heldout],
             JUDGE: judge,
-            PROMPTS: evaluation_prompts(pools, {one.prompt for one in sides.train}, rules),
+            PROMPTS: evaluation_prompts(pools, {digest(one.prompt) for one in sides.train}, rules),
         },
         refused={name: count for name, count in sorted(refused.items()) if count},
         card=card_of(train, raters=sides.raters, rules=rules),

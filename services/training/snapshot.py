@@ -39,6 +39,7 @@ from services.training.dataset_rows import (
     PROMPTS,
     TRAIN,
     LabelledAnswer,
+    LazyRows,
     LeftOut,
     Pair,
     canonical,
@@ -247,7 +248,7 @@ class Dataset:
         }
         files[LEFT_OUT] += canonical(row.model_dump() for row in left)
         refused = Counter(self.manifest.refused) + Counter(row.counted_as for row in left)
-        train = [orjson.loads(line) for line in files[TRAIN].splitlines()]
+        train = LazyRows(files[TRAIN].splitlines(), orjson.loads)
         raters = self.manifest.card["counts"]["raters"]
         manifest = self.manifest.model_copy(
             update={

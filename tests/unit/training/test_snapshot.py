@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 import threading
 import tracemalloc
 from io import BytesIO
@@ -227,6 +228,32 @@ def test_an_import_is_read_without_holding_its_file(
     assert digest == hashlib.sha256(line * 1_000).hexdigest()
     assert peak < 5_000_000  # of 20 MB
     imported.file.close()
+
+
+async def test_a_row_of_an_import_takes_a_few_kilobytes_until_it_is_a_line() -> None:
+    rng = random.Random(1)
+    lines = b"".join(
+        json.dumps(
+            {
+                "prompt": f"{rng.random()} " * 10,
+                "chosen": f"{rng.random()} " * 12,
+                "rejected": f"not {rng.random()} so",
+            }
+        ).encode()
+        + b"\n"
+        for _ in range(2_000)
+    )
+    tracemalloc.start()
+    try:
+        dataset = await take_snapshot(
+            MemoryLog(), model=MODEL, method=TrainingMethod.dpo, rules=DatasetRules(),
+            imported=ImportedRows("file:///pairs.jsonl", BytesIO(lines)),
+        )  # fmt: skip
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert dataset.manifest.files[TRAIN].rows > 1_000
+    assert peak / 2_000 < 3_000
 
 
 def test_an_import_that_is_not_there_is_named(tmp_path: Path) -> None:
