@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -99,3 +100,20 @@ def test_ingestion_documents_its_bodies_and_answers() -> None:
     listing = paths["/v1/examples"]["get"]
     names = {one["name"] for one in listing["parameters"]}
     assert {"kind", "version", "since", "until", "category", "cursor", "limit"} <= names
+
+
+@each_document
+def test_no_request_names_a_tenant_but_that_for_a_key(document: dict[str, Any]) -> None:
+    """A caller's tenant is its key's; whose key is issued, the rollout service checks."""
+    naming: set[str] = set()
+    for name, operation in operations(document):
+        asked: list[Any] = [operation.get("parameters", []), operation.get("requestBody", {})]
+        seen: set[str] = set()
+        while asked:
+            node = asked.pop()
+            if '"tenant"' in json.dumps(node):
+                naming.add(name)
+            for reference in set(references(node)) - seen:
+                seen.add(reference)
+                asked.append(document["components"]["schemas"][reference.rpartition("/")[2]])
+    assert naming == {"POST /v1/keys"} & {name for name, _ in operations(document)}
