@@ -15,9 +15,7 @@ from prometheus_client import CollectorRegistry
 from services.rollout.console.files import PAGES
 from services.rollout.steps import abort
 from shared.contracts.events.audit import ActionAudited
-from shared.contracts.events.base import Message
 from shared.contracts.events.erasures import ErasureRequested
-from shared.contracts.events.preferences import PairSource, PreferencePair
 from shared.contracts.events.quality import QualityWindow
 from shared.contracts.events.training import (
     RunPhase,
@@ -30,7 +28,6 @@ from shared.contracts.topics import (
     ERASURES,
     FEEDBACK,
     INTERACTIONS,
-    PREFERENCES,
     QUALITY,
     TRAINING_JOBS,
     TRAINING_RUNS,
@@ -41,6 +38,7 @@ from tests.browser.conftest import PATIENCE_MS
 from tests.browser.test_console import picture
 from tests.support.aggregator import interaction
 from tests.support.console import ConsoleHarness
+from tests.support.rollouts import publish_pairs
 from tests.unit.rollout.fakes import register, until_known
 
 SERIOUS = {"serious", "critical"}
@@ -78,21 +76,7 @@ async def fill(console: ConsoleHarness) -> None:
         sums | {"version": "v1", "window": "1d", "start": now, "partition": 0} | figures
     )
     await log.publish(QUALITY, key="v1", event=day, event_id="v1")
-    for number in range(3):
-        pair = PreferencePair(
-            pair_id=f"p{number}",
-            tenant="default",
-            model="m",
-            messages=(Message(role="user", content="why?"),),
-            chosen="a long answer",
-            rejected="<b>no</b>",
-            chosen_version="v2",
-            rejected_version="v1",
-            source=PairSource.vote,
-            causes=(f"f{number}:0",),
-            created_at=now,
-        )
-        await log.publish(PREFERENCES, key=pair.pair_id, event=pair, event_id=pair.pair_id)
+    await publish_pairs(log, "m", count=3, at=now, rejected="<b>no</b>")
 
 
 async def put_prompts(console: ConsoleHarness, count: int) -> None:

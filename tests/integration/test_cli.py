@@ -16,8 +16,6 @@ from services.cli.errors import Exit
 from shared.contracts.events.api_keys import Permission
 from shared.contracts.events.feedback import FeedbackType
 from shared.contracts.events.preferences import (
-    PairSource,
-    PreferencePair,
     PreferenceRetracted,
 )
 from shared.contracts.events.rollouts import Decision, DecisionKind, LeaderElected, Phase
@@ -46,6 +44,7 @@ from shared.keys import KeyRing
 from shared.registry.view import RoutingView
 from tests.support.aggregator import vote, withdrawn
 from tests.support.command import Ran, ratchet
+from tests.support.rollouts import publish_pairs
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -307,23 +306,9 @@ async def test_the_weekly_report_counts_pairs_and_leaves_out_what_was_taken_back
     env: dict[str, str], log: EventLog, unique: str
 ) -> None:
     now = datetime.now(UTC)
-    for number in (1, 2):
-        pair = PreferencePair(
-            pair_id=f"{unique}-{number}",
-            tenant="default",
-            model=unique,
-            messages=(),
-            chosen="a good answer",
-            rejected="a bad one",
-            chosen_version="v2",
-            rejected_version="v1",
-            source=PairSource.vote,
-            causes=(f"{unique}:{number}",),
-            created_at=now,
-        )
-        await log.publish(PREFERENCES, key=pair.pair_id, event=pair, event_id=pair.pair_id)
+    await publish_pairs(log, unique, count=2, at=now, prefix=f"{unique}-")
     back = PreferenceRetracted(
-        pair_id=f"{unique}-2", tenant="default", reason="withdrawn", created_at=now
+        pair_id=f"{unique}-1", tenant="default", reason="withdrawn", created_at=now
     )
     await log.publish(PREFERENCES, key=back.pair_id, event=back, event_id=f"{unique}-back")
     # Prometheus is away, and the report says so instead of failing.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from shared.contracts.events.base import WEIGHT_SCALE
+from shared.contracts.events.base import WEIGHT_SCALE, Message
+from shared.contracts.events.preferences import PairSource, PreferencePair
 from shared.contracts.events.rollouts import Decision, DecisionKind, LeaderElected, Phase
 from shared.contracts.events.versions import (
     DatasetRef,
@@ -19,7 +20,7 @@ from shared.contracts.events.versions import (
     settings_key,
     state_key,
 )
-from shared.contracts.topics import ROLLOUTS, VERSIONS
+from shared.contracts.topics import PREFERENCES, ROLLOUTS, VERSIONS
 from shared.kafka.log import EventLog
 from shared.registry.routing import RoutingState, RoutingTable
 from shared.registry.versions import Registry
@@ -156,3 +157,30 @@ async def decide(log: EventLog, model: str, *, stable: str, candidate: str = "")
         at=START,
     )
     await log.publish(ROLLOUTS, key=model, event=decision, event_id=f"{model}-decision")
+
+
+async def publish_pairs(
+    log: EventLog,
+    model: str,
+    *,
+    count: int,
+    at: datetime,
+    prefix: str = "p",
+    rejected: str = "other",
+) -> None:
+    """Publish pairs of votes in which v2 won over v1, as the aggregator does."""
+    for number in range(count):
+        pair = PreferencePair(
+            pair_id=f"{prefix}{number}",
+            tenant="default",
+            model=model,
+            messages=(Message(role="user", content="why?"),),
+            chosen="a long answer",
+            rejected=rejected,
+            chosen_version="v2",
+            rejected_version="v1",
+            source=PairSource.vote,
+            causes=(f"f{number}:0",),
+            created_at=at,
+        )
+        await log.publish(PREFERENCES, key=pair.pair_id, event=pair, event_id=pair.pair_id)

@@ -14,9 +14,8 @@ from services.rollout.console.files import PAGES
 from services.rollout.console.quality import daily_figures
 from shared.contracts.events.api_keys import ApiKeyIssued, Permission
 from shared.contracts.events.audit import ActionAudited
-from shared.contracts.events.base import Message
 from shared.contracts.events.erasures import ErasureCompleted, ErasureRequested
-from shared.contracts.events.preferences import PairSource, PreferencePair, PreferenceRetracted
+from shared.contracts.events.preferences import PreferenceRetracted
 from shared.contracts.events.quality import QualityWindow
 from shared.contracts.events.training import (
     RunPhase,
@@ -40,6 +39,7 @@ from shared.kafka.deadletters import DeadLetters
 from shared.kafka.log import LogUnavailable, Record, read_events
 from shared.keys import KeyRing, hash_key, new_key
 from shared.pseudonyms import UserPseudonyms
+from tests.support.rollouts import publish_pairs
 from tests.unit.rollout.conftest import client
 from tests.unit.rollout.fakes import ControllerHarness
 
@@ -217,21 +217,7 @@ async def test_an_erasure_names_the_person_of_the_keys_tenant_by_both_hashes(
 
 async def put_pairs(harness: ControllerHarness, *, count: int) -> None:
     """Pairs of the harness's week in which v2 won, and the first of them taken back."""
-    for number in range(count):
-        pair = PreferencePair(
-            pair_id=f"p{number}",
-            tenant="default",
-            model="m",
-            messages=(Message(role="user", content="why?"),),
-            chosen="a long answer",
-            rejected="other",
-            chosen_version="v2",
-            rejected_version="v1",
-            source=PairSource.vote,
-            causes=(f"f{number}:0",),
-            created_at=harness.clock.now(),
-        )
-        await harness.log.publish(PREFERENCES, key=pair.pair_id, event=pair, event_id=pair.pair_id)
+    await publish_pairs(harness.log, "m", count=count, at=harness.clock.now())
     gone = PreferenceRetracted(
         pair_id="p0", tenant="default", reason="withdrawn", created_at=harness.clock.now()
     )
