@@ -237,7 +237,7 @@ async def run(settings: RouterSettings, instance: RouterInstance, rules: FilterR
         if media is not None:
             background.start("media", media.run())
         background.start("quotas", quotas.run())
-        background.start("votes", VoteExchange(votes, redis, router=process).run())
+        background.start("votes", VoteExchange(votes, redis, router=process, clock=clock).run())
         background.start("state", state.run())
         serving = asyncio.create_task(
             serve(

@@ -14,6 +14,7 @@ from services.router.fields import CHOICES
 from services.router.filter_rules import FilterFindings
 from services.router.filtered_streams import FilteredStream
 from services.router.moderation_windows import ModerationWindows
+from services.router.response import MAX_EVENT_BYTES, UnreadableResponse
 from shared.contracts.events.interactions import Outcome
 
 HTTP_OK = 200
@@ -70,6 +71,10 @@ class StreamRelay:
         """Pass on what comes, until the stream's own end; sets how the attempt ended.
 
         What came last stays in `held`: it leaves after the event is kept.
+
+        Raises:
+            UnreadableResponse: the stream is none that its API promises.
+
         """
         call, attempt, reader = self._call, self._attempt, self.reader
         tokens = 0
@@ -90,6 +95,10 @@ class StreamRelay:
                 await self._forward()
                 # A gap is the engine's silence, not the client's.
                 attempt.last_token_at += self._send.waited_s - waited_s
+            elif len(self.held) > MAX_EVENT_BYTES:
+                raise UnreadableResponse(
+                    f"the engine sent over {MAX_EVENT_BYTES} bytes before its first token"
+                )
             elif self._heartbeat_s and perf_counter() - self._sent_at >= self._heartbeat_s:
                 await self._beat()  # the engine writes, and the output filter holds it
         await self._conclude(response)

@@ -33,8 +33,8 @@ class StreamedText:
 
     def add(self, piece: object) -> None:
         """Take the next piece; what is no text is nothing."""
-        if isinstance(piece, str) and self._length < MAX_READ:
-            self._pieces.append(piece)
+        if piece and isinstance(piece, str) and self._length < MAX_READ:
+            self._pieces.append(piece[: MAX_READ - self._length])
             self._length += len(piece)
 
     def whole(self) -> str:

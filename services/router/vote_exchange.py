@@ -22,6 +22,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from services.router.votes import BadVote, VoteGroup, VoteLimits
+from shared.clock import Clock, SystemClock
 from shared.observability.events import Unavailable
 
 log = structlog.get_logger(__name__)
@@ -36,16 +37,21 @@ MINUTE_KEPT_S = 180
 MAX_GROUPS = 10_000
 """Keys and tenants of a minute that are added up over the replicas; a further one is counted here."""
 AT_ONCE = 1_000
+CLOCK_SKEW_DAYS = 1
+"""How far ahead of this replica's day another's may be, around midnight."""
 
 
 class VoteExchange:
     """Sends this replica's bad attempts and reads those of the others."""
 
-    def __init__(self, limits: VoteLimits, redis: Redis, *, router: str) -> None:
+    def __init__(
+        self, limits: VoteLimits, redis: Redis, *, router: str, clock: Clock | None = None
+    ) -> None:
         """`router` names this process among those that share the stream."""
         self._limits = limits
         self._redis = redis
         self._router = router
+        self._clock = clock or SystemClock()
         self._after = "0"
         self._waiting: list[BadVote] = []
         self._told_of = -1
@@ -109,13 +115,17 @@ class VoteExchange:
     async def _read(self) -> int:
         found: Any = await self._redis.xread({STREAM: self._after}, count=AT_ONCE)
         entries = found[0][1] if found else []
+        today = self._clock.now().toordinal()
         for name, fields in entries:
             self._after = name
             said = {_text(key): _text(value) for key, value in fields.items()}
             if said.get("router") == self._router:
                 continue
             with contextlib.suppress(KeyError, ValueError):
-                self._limits.heard(BadVote(int(said["voter"]), int(said["day"])))
+                vote = BadVote(int(said["voter"]), int(said["day"]))
+                # A day to come, as of a wrong clock, would clear the votes of all days before it.
+                if vote.day <= today + CLOCK_SKEW_DAYS:
+                    self._limits.heard(vote)
         return len(entries)
 
 
@@ -124,4 +134,4 @@ def _field(group: VoteGroup) -> str:
 
 
 def _text(value: bytes | str) -> str:
-    return value.decode() if isinstance(value, bytes) else value
+    return value.decode(errors="replace") if isinstance(value, bytes) else value

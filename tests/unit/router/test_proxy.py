@@ -9,8 +9,11 @@ import socket
 import httpx
 import orjson
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from benchmarks.stub_engine import TEXT, serve_stub, stream_events
+from services.router import relay
 from services.router.proxy import Deadlines
 from shared.contracts.events.interactions import Outcome
 from tests.support.waiting import eventually
@@ -385,3 +388,32 @@ async def test_a_stream_that_only_had_heartbeats_ends_with_an_error(bench):
     assert set(beats) == {": heartbeat"}
     assert "error" in orjson.loads(last[6:])
     assert bench.events()[0].outcome is Outcome.timeout
+
+
+async def test_a_stream_that_says_nothing_and_does_not_end_is_the_engines_failure(
+    bench: GatewayHarness, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(relay, "MAX_EVENT_BYTES", 100_000)
+    left = asyncio.Event()
+
+    async def endless(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        chunk = orjson.dumps({"choices": [{"index": 0, "delta": {"role": "assistant"}}]})
+        try:
+            while True:
+                await response.write(b"data: " + chunk + b"\n\n")
+        finally:
+            left.set()
+
+    app = web.Application()
+    app.router.add_post("/{path:.*}", endless)
+    async with TestServer(app) as engine:
+        await bench.start(engines=(str(engine.make_url("")).rstrip("/"),))
+        bench.route()
+        response = await bench.ask(stream=True)
+        assert response.status_code == 502
+        await asyncio.wait_for(left.wait(), 60)
+    (event,) = bench.events()
+    assert event.outcome is Outcome.server_error
+    assert "before its first token" in event.attempts[0].error

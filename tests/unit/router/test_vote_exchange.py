@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from services.router.assignment import digest, key_of
 from services.router.vote_exchange import AT_ONCE, VoteExchange
-from services.router.votes import CAPPED, VoteCaps, VoteLimits
+from services.router.votes import BAD_PER_DAY, CAPPED, VoteCaps, VoteLimits
 from shared.contracts.events.interactions import Outcome
+from shared.testing.clock import ManualClock
 from tests.support.votes import NOON, a_call, ended
 
 
@@ -20,6 +22,7 @@ class StubRedis:
     def __init__(self, *, fails_at: int = 0) -> None:
         self.batches: list[list[int]] = []
         self.sums: Counter[tuple[str, str]] = Counter()
+        self.entries: list[dict[bytes, bytes]] = []
         self._fails_at = fails_at
         self._queued: list[int] = []
         self._answers: list[int] = []
@@ -47,7 +50,8 @@ class StubRedis:
         return self._answers
 
     async def xread(self, *_: Any, **__: Any) -> list[Any]:
-        return []
+        entries, self.entries = self.entries, []
+        return [(b"stream", [(b"%d-0" % n, one) for n, one in enumerate(entries)])]
 
 
 async def test_an_outage_s_votes_are_sent_in_batches_and_none_again() -> None:
@@ -99,3 +103,24 @@ async def test_without_redis_each_replica_bounds_by_itself() -> None:
         await exchange.exchange()
     arms = [limits.arm(a_call(f"u{number}"), ended()) for number in range(1, 5)]
     assert arms.count(CAPPED) == 2
+
+
+async def test_what_stands_in_the_stream_and_is_no_vote_ends_nothing_and_clears_nothing() -> None:
+    limits, redis = VoteLimits(max_voters=2), StubRedis()
+    exchange = VoteExchange(limits, redis, router="a", clock=ManualClock(NOON))  # type: ignore[arg-type]
+    for _ in range(BAD_PER_DAY):
+        limits.arm(a_call("u0"), ended(Outcome.crash))
+        limits.arm(a_call("u1"), ended(Outcome.crash))
+    day = b"%d" % NOON.toordinal()
+    redis.entries = [
+        {b"router": b"\xff", b"voter": b"\xff", b"day": day},
+        {b"router": b"b", b"voter": b"7"},
+        {b"router": b"b", b"voter": b"7", b"day": b"3650000"},
+    ]
+    await exchange.exchange()
+    assert limits.arm(a_call("u0"), ended()) == CAPPED
+    known = digest("r1", "acme", *key_of("u0", "", "t1"))
+    other = VoteLimits()
+    redis.entries = [{b"router": b"b", b"voter": b"%d" % known, b"day": day}] * BAD_PER_DAY
+    await VoteExchange(other, redis, router="a", clock=ManualClock(NOON)).exchange()  # type: ignore[arg-type]
+    assert other.arm(a_call("u0"), ended()) == CAPPED
