@@ -76,6 +76,15 @@ class RunningEvaluation:
     results: dict[str, GenerationFinished] = field(default_factory=dict)
     whole: asyncio.Event = field(default_factory=asyncio.Event)
     failed: str = ""
+    asked: frozenset[str] = frozenset()
+    """Ids of all its requests."""
+
+    def __post_init__(self) -> None:
+        self.asked = frozenset(
+            self.request_id(number, version)
+            for number in range(len(self.prompts))
+            for version in (self.against, self.record.version)
+        )
 
     def request_id(self, number: int, version: str) -> str:
         """Id of the request of one prompt by one version."""
@@ -140,11 +149,11 @@ class Evaluations:
         return running.progress() if running is not None else None
 
     def take(self, result: GenerationFinished) -> None:
-        """Take a result of the batch worker; others' results are left."""
+        """Take a result of the batch worker; others' results, and those not asked for, are left."""
         for running in self._known.values():
-            if running.batch == result.batch_id:
+            if running.batch == result.batch_id and result.request_id in running.asked:
                 running.results[result.request_id] = result
-                if len(running.results) == 2 * len(running.prompts):
+                if len(running.results) == len(running.asked):
                     running.whole.set()
 
     async def run(self) -> None:

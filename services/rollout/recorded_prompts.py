@@ -15,7 +15,7 @@ from shared.contracts.events.interactions import InteractionRecorded, Outcome
 from shared.contracts.subject import subject_of
 from shared.contracts.topics import ERASURES, INTERACTIONS
 from shared.kafka.envelope import UnreadableRecord, decode, models_by_type
-from shared.kafka.log import EventLog, Record, read_to_end
+from shared.kafka.log import EventLog, Record, read_to_end, records_to_end
 
 NEWEST = 500
 """Records of each partition that are read: the latest requests of all models."""
@@ -47,9 +47,13 @@ async def recorded_prompts(
         return True
 
     records = await read_to_end(event_log, INTERACTIONS, timeout_s=READ_S, newest=NEWEST, keep=fits)
-    erasures = await read_to_end(event_log, ERASURES, timeout_s=READ_S)
+    erased: dict[str, datetime] = {}
+    async for record in records_to_end(event_log, ERASURES, timeout_s=READ_S):
+        event = _event(record)
+        if isinstance(event, ErasureRequested):
+            erased |= dict.fromkeys(event.subjects, event.requested_at)
     # Thousands of events take a second to read, in which the controller must not stand still.
-    prompts = await asyncio.to_thread(_prompts, records, model, _erased(erasures))
+    prompts = await asyncio.to_thread(_prompts, records, model, erased)
     return Random(seed).sample(prompts, min(count, len(prompts)))
 
 
@@ -63,12 +67,6 @@ def _prompts(
             if until is None or event.started_at > until:
                 found[event.prompt] = event
     return list(found.values())
-
-
-def _erased(records: Iterable[Record]) -> dict[str, datetime]:
-    """Until when each erased person's data are gone, by subject."""
-    asked = (event for event in map(_event, records) if isinstance(event, ErasureRequested))
-    return {subject: event.requested_at for event in asked for subject in event.subjects}
 
 
 def _event(record: Record) -> Event | None:

@@ -47,7 +47,10 @@ REFUSAL = "I'm sorry, but I can't help with that."
 
 @pytest.fixture
 async def worker(harness: ControllerHarness) -> AsyncIterator[dict[str, str]]:
-    """A batch worker that answers by version with the texts that a test sets."""
+    """A batch worker that answers by version with the texts that a test sets.
+
+    Each answer comes after one that nobody asked for, in the same batch.
+    """
     texts = {"v1": "It arrives tomorrow.", "polite": "It will arrive tomorrow."}
 
     async def answer() -> None:
@@ -64,12 +67,11 @@ async def worker(harness: ControllerHarness) -> AsyncIterator[dict[str, str]]:
                 finish_reason="stop",
                 finished_at=datetime(2026, 1, 1, tzinfo=UTC),
             )
-            await harness.log.publish(
-                GENERATION_RESULTS,
-                key=result.request_id,
-                event=result,
-                event_id=result.request_id,
-            )
+            stray = result.model_copy(update={"request_id": f"{asked.request_id}/stray"})
+            for one in (stray, result):
+                await harness.log.publish(
+                    GENERATION_RESULTS, key=one.request_id, event=one, event_id=one.request_id
+                )
 
     answering = asyncio.create_task(answer())
     yield texts
