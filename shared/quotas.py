@@ -200,9 +200,7 @@ class Quotas:
             QuotaExceeded: a limit of the key or of its tenant is reached; nothing was counted.
 
         """
-        own = self._keys.get(key.key_id)
-        if own is None:
-            own = self._keys[key.key_id] = _Subject(self._key_limits(key.limits))
+        own = self._key(key)
         tenant = self._tenant(key.tenant)
         self._check("the key", own, requests)
         self._check("the tenant", tenant, requests)
@@ -214,16 +212,21 @@ class Quotas:
         self._taken += 1
         return RequestSlot(own, tenant)
 
-    def spend(self, tenant: str, requests: int = 1) -> None:
-        """Count requests of a tenant that come without a key, or refuse them.
+    def spend(self, tenant: str, requests: int = 1, *, key: ApiKey | None = None) -> None:
+        """Count requests of a tenant, and of its key where they have one, or refuse them.
 
         Raises:
-            QuotaExceeded: the tenant's limit is reached; nothing was counted.
+            QuotaExceeded: a limit of one of them is reached; nothing was counted.
 
         """
-        subject = self._tenant(tenant)
+        subject, own = self._tenant(tenant), None
+        if key is not None:
+            own = self._key(key)
+            self._check("the key", own, requests)
         self._check("the tenant", subject, requests)
         subject.requests.count(requests)
+        if own is not None:
+            own.requests.count(requests)
 
     def refund(self, tenant: str, requests: int = 1) -> None:
         """Take back what `spend` counted, of requests that will come again."""
@@ -293,6 +296,12 @@ class Quotas:
             await asyncio.sleep(SYNC_S)
             await self.sync()
             self.tick()
+
+    def _key(self, key: ApiKey) -> _Subject:
+        own = self._keys.get(key.key_id)
+        if own is None:
+            own = self._keys[key.key_id] = _Subject(self._key_limits(key.limits))
+        return own
 
     def _tenant(self, name: str) -> _Subject:
         subject = self._tenants.get(name)

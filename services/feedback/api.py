@@ -116,7 +116,6 @@ class FeedbackApi:
         await self._check_trace(event, record)
         await self._publisher.store(record)
         self._metrics.accepted(event, "single")
-        log.debug("feedback.accepted", feedback_id=event.feedback_id, revision=event.revision)
         return json_response(ACCEPTED, _receipt(event))
 
     async def submit_batch(self, request: Request) -> Response:
@@ -216,7 +215,7 @@ class FeedbackApi:
         return self._traces.check(event.tenant, event.trace_id, event.feedback_id, size)
 
     def _authenticate(self, request: Request, scope: Permission) -> ApiKey:
-        return self._keys.authenticate(request.headers.get("authorization"), scope)
+        return self._keys.authenticate(_header(request, b"authorization"), scope)
 
     def _spend(self, key: ApiKey, events: int = 1) -> None:
         """Count events against the limits of the key and its tenant.
@@ -225,7 +224,7 @@ class FeedbackApi:
             QuotaExceeded: one is reached.
 
         """
-        self._quotas.leave(self._quotas.admit(key, events))
+        self._quotas.spend(key.tenant, events, key=key)
 
     async def _body(self, request: Request, limit: int) -> bytes:
         try:
@@ -332,8 +331,16 @@ def _flag(request: Request, name: str) -> bool:
     raise invalid([FieldError(name, "is true or false", f"send ?{name}=true or leave it out")])
 
 
+def _header(request: Request, name: bytes) -> str | None:
+    """A header, found without making an object of all of them."""
+    for given, value in request.scope["headers"]:
+        if given == name:
+            return value.decode("latin-1")
+    return None
+
+
 def _idempotency_key(request: Request) -> str:
-    key = request.headers.get("idempotency-key", "")
+    key = _header(request, b"idempotency-key")
     if not key:
         return ""
     try:
@@ -343,4 +350,5 @@ def _idempotency_key(request: Request) -> str:
 
 
 def _traceparent(request: Request) -> str:
-    return rebuilt_traceparent(request.headers.get("traceparent", ""))
+    given = _header(request, b"traceparent")
+    return rebuilt_traceparent(given) if given else ""

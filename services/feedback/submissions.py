@@ -17,7 +17,7 @@ from services.feedback.dissatisfaction import is_dissatisfied
 from services.feedback.errors import REMEDIES, Malformed, field_errors, invalid
 from services.feedback.foreign_answers import check_source, stored_trace_id
 from services.feedback.values import feedback_value, fields_of, json_kind, signal_value
-from shared.contracts.events.base import Context
+from shared.contracts.events.base import MAX_ID, Context, unvalidated
 from shared.contracts.events.feedback import (
     Correction,
     FeedbackSubmitted,
@@ -33,7 +33,7 @@ from shared.pseudonyms import AS_THEY_COME, UserPseudonyms
 
 REVISION_EPOCH = datetime(2020, 1, 1, tzinfo=UTC)
 """A withdrawal without a revision takes the seconds since then: above any count of edits."""
-CONTEXT_FIELDS = ("session_id", "locale", "segment", "category")
+CONTEXT_FIELDS = frozenset(("session_id", "locale", "segment", "category"))
 
 Redact = Callable[[str], str]
 
@@ -85,7 +85,7 @@ def read_submission(item: Any, *, clamp: bool = False) -> Submission | SignalSub
         if given.get("type") in _SIGNALS:
             signal = SignalSubmission.model_validate(given)
             return signal.model_copy(update={"value": signal_value(signal.type, signal.value)})
-        submission = _submission.validate_python(given)
+        submission: Submission = _submission.validate_python(given)
     except ValidationError as error:
         raise invalid(field_errors(error)) from None
     check_source(submission)
@@ -136,35 +136,33 @@ def submitted(
     user_id = rules.pseudonyms.of(tenant, submission.user_id)
     own_id = submission.feedback_id or fallback_id
     trace_id = stored_trace_id(submission)
-    head: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "feedback_id": own_id or default_feedback_id(tenant, trace_id, user_id, kind),
         "revision": submission.revision,
         "trace_id": trace_id,
         "tenant": tenant,
         "type": kind,
-    }
-    tail: dict[str, Any] = {
+        "value": submission.value,
+        "user_id": user_id,
         "context": context_of(submission.metadata, tenant=tenant, redact=redact),
         "submitted_at": at,
         "anonymous": not user_id and not rules.use_anonymous,
         "by_receipt": not own_id and not submission.revision,
-        "given_at": _given_at(submission.timestamp, at, rules),
+        "given_at": submission.timestamp and _given_at(submission.timestamp, at, rules),
     }
+    if isinstance(submission, Submission) and not (
+        submission.source or isinstance(submission.value, str | BaseModel)
+    ):
+        # No text was redacted and no id put together, so validation would find nothing new.
+        return FeedbackSubmitted.unvalidated(fields)
     try:
-        if isinstance(submission, SignalSubmission):
-            value = submission.value
-            share = value if isinstance(value, float) else None
-            found = _dissatisfied(value, rules)
-            return SignalObserved(**head, value=share, user_id=user_id, dissatisfied=found, **tail)
-        if submission.source or isinstance(submission.value, str | BaseModel):
-            answer = _answer(submission, redact)
-            return FeedbackSubmitted(**head, user_id=user_id, **answer, **tail)
+        if isinstance(submission, Submission):
+            return FeedbackSubmitted(**{**fields, **_answer(submission, redact)})
+        value = submission.value
+        fields["value"] = value if isinstance(value, float) else None
+        return SignalObserved(**fields, dissatisfied=_dissatisfied(value, rules))
     except ValidationError as error:
         raise invalid(field_errors(error)) from None
-    # No text was redacted and no id put together, so validation would find nothing new.
-    return FeedbackSubmitted.unvalidated(
-        {**head, "value": submission.value, "user_id": user_id, **tail}
-    )
 
 
 def withdrawn(
@@ -215,19 +213,23 @@ def context_of(metadata: Mapping[str, str], *, tenant: str, redact: Redact) -> C
     """
     if not metadata:
         return NO_CONTEXT
-    if metadata.get("tenant", tenant) != tenant:
+    if "tenant" in metadata and metadata["tenant"] != tenant:
         rule = "is not the tenant of the API key or of the topic"
         raise invalid([FieldError("metadata.tenant", rule, "leave it out: the key decides")])
     # A session id joins a session's requests and stays as it is.
-    known: dict[str, str] = {}
+    known: dict[str, Any] = {}
     labels: dict[str, str] = {}
+    fits = True
     for name, text in metadata.items():
-        if name == "session_id":
-            known[name] = text
-        elif name in CONTEXT_FIELDS:
-            known[name] = redact(text)
+        if name in CONTEXT_FIELDS:
+            kept = known[name] = text if name == "session_id" else redact(text)
+            fits = fits and len(kept) <= MAX_ID and kept.isprintable()
         elif name != "tenant":
             labels[name] = redact(text)
+    if fits:
+        # Checked metadata break no other rule of a context.
+        known["labels"] = labels
+        return unvalidated(Context, known)
     try:
         return Context(**known, labels=labels)
     except ValidationError as error:
@@ -236,7 +238,7 @@ def context_of(metadata: Mapping[str, str], *, tenant: str, redact: Redact) -> C
 
 NO_CONTEXT = Context()
 _SIGNALS = tuple(kind.value for kind in SignalType)
-_submission = TypeAdapter(Submission)
+_submission = TypeAdapter(Submission).validator
 
 
 def _dissatisfied(next_turn: object, rules: SubmissionRules) -> bool | None:
@@ -246,8 +248,8 @@ def _dissatisfied(next_turn: object, rules: SubmissionRules) -> bool | None:
     return is_dissatisfied(next_turn)
 
 
-def _given_at(timestamp: datetime | None, at: datetime, rules: SubmissionRules) -> datetime | None:
-    if timestamp is None or at - rules.max_age <= timestamp <= at + rules.max_ahead:
+def _given_at(timestamp: datetime, at: datetime, rules: SubmissionRules) -> datetime:
+    if at - rules.max_age <= timestamp <= at + rules.max_ahead:
         return timestamp
     rule = (
         f"is more than {rules.max_age} before or {rules.max_ahead} after the receipt at "

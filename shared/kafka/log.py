@@ -84,7 +84,8 @@ def event_record(
 def record_bytes(record: NewRecord) -> int:
     """Size of a record as brokers measure it: key, headers (ASCII names) and value together."""
     headers = sum(map(len, chain.from_iterable(record.headers)))
-    return len(record.key.encode()) + headers + len(record.value or b"")
+    key = len(record.key) if record.key.isascii() else len(record.key.encode())
+    return key + headers + len(record.value or b"")
 
 
 class Tail(Protocol):

@@ -160,7 +160,7 @@ class QueryApi:
 
     def _tenant(self, request: Request, scope: Permission) -> str:
         key = self._keys.authenticate(request.headers.get("authorization"), scope)
-        self._quotas.leave(self._quotas.admit(key))
+        self._quotas.spend(key.tenant, key=key)
         return key.tenant
 
     def _behind(self) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
+import orjson
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
 from shared.contracts.events.base import (
@@ -109,10 +110,28 @@ class FeedbackSubmitted(PersonalEvent):
         check_value(self.type, self.value)
         return self
 
+    def to_json(self) -> bytes:
+        """See Event.to_json. By way of plain objects it takes a third of the time."""
+        written = vars(self).copy()
+        for name in _UNLESS_EMPTY:
+            if not written[name]:
+                del written[name]
+        return orjson.dumps(written, _fields, orjson.OPT_UTC_Z)
+
     @property
     def score(self) -> float | None:
         """Satisfaction in [0, 1], or None for a type that carries none (design section 7)."""
         return satisfaction(self.type, self.value)
+
+
+_UNLESS_EMPTY = tuple(
+    name for name, field in FeedbackSubmitted.model_fields.items() if field.exclude_if
+)
+
+
+def _fields(model: BaseModel) -> dict[str, Any]:
+    """A model within feedback as plain objects; none of them leaves a field out."""
+    return vars(model)
 
 
 class FeedbackWithdrawn(Event):

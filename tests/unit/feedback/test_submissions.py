@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -18,7 +18,14 @@ from services.feedback.submissions import (
     submitted,
     withdrawn,
 )
-from shared.contracts.events.feedback import RATINGS, FeedbackSubmitted, FeedbackType
+from shared.contracts.events.base import Context, EncryptedTexts
+from shared.contracts.events.feedback import (
+    RATINGS,
+    Correction,
+    FeedbackSubmitted,
+    FeedbackType,
+    Preference,
+)
 from shared.contracts.feedback_id import FEEDBACK_NAMESPACE, default_feedback_id, typed_feedback_id
 from shared.redaction.redactor import Redactor
 
@@ -90,7 +97,7 @@ def test_any_json_object_is_stored_as_a_valid_event_or_refused_with_words(
     else:
         validated = FeedbackSubmitted.model_validate_json(event.to_json())
         assert validated == event
-        assert validated.to_json() == event.to_json()
+        assert validated.model_dump_json().encode() == event.to_json()
     if refusal is not None:
         assert refusal.detail
         assert all(field.field and field.rule and field.remedy for field in refusal.fields)
@@ -110,6 +117,25 @@ def test_the_same_body_gives_the_same_bytes() -> None:
     body = {"trace_id": "t", "type": "comment", "value": "call 0151 2345 6789", "user_id": "u"}
     events = [submitted(read_submission(body), tenant="t", at=AT, redact=REDACT) for _ in range(2)]
     assert events[0].to_json() == events[1].to_json()
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"value": Correction(original="ä\n\x7f\u2028", corrected='"')},
+        {"value": Preference(chosen="a", rejected="b", chosen_version="v")},
+        {"source": "old", "model": "m", "asker": "u", "prompt": "p", "completion": "c"},
+        {"encrypted": EncryptedTexts(keys=("k", "l"), data="d")},
+        {"given_at": datetime(2026, 1, 2, 3, 4, 5, 6, timezone(timedelta(hours=-3, minutes=-30)))},
+        {"context": Context(session_id="s", labels={"plan": "gold"}), "by_receipt": True},
+    ],
+)
+def test_feedback_is_written_as_the_models_own_serializer_would(more: dict[str, Any]) -> None:
+    event = FeedbackSubmitted.unvalidated(
+        {"feedback_id": "f", "trace_id": "t", "tenant": "t", "type": FeedbackType.comment,
+         "value": "v", "submitted_at": AT, **more}
+    )  # fmt: skip
+    assert event.to_json() == event.model_dump_json().encode()
 
 
 def test_an_event_made_without_validation_is_the_one_that_validation_gives() -> None:

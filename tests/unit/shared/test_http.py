@@ -92,6 +92,41 @@ async def test_a_slow_body_and_a_lost_client_are_told_apart() -> None:
         await read_body(scope(), gone, limit=LIMIT, timeout_s=5)
 
 
+async def test_readings_share_a_timer_and_each_has_its_own_deadline() -> None:
+    async def never() -> Message:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    loop = asyncio.get_running_loop()
+    ended: list[float] = []
+
+    async def read() -> None:
+        with pytest.raises(BodyTooSlow):
+            await read_body(scope(), never, limit=LIMIT, timeout_s=0.05)
+        ended.append(loop.time())
+
+    started = loop.time()
+    first = asyncio.create_task(read())
+    await read_body(scope(), receiver(part(b"{}", more=False)), limit=LIMIT, timeout_s=0.05)
+    await first
+    later = loop.time()
+    await read()
+    assert ended[0] - started >= 0.05
+    assert ended[1] - later >= 0.05
+
+
+async def test_who_is_cancelled_while_reading_is_not_too_slow() -> None:
+    async def never() -> Message:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    reading = asyncio.create_task(read_body(scope(), never, limit=LIMIT, timeout_s=60))
+    await asyncio.sleep(0)
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+
+
 @pytest.fixture
 async def http() -> AsyncIterator[httpx.AsyncClient]:
     app = FastAPI()
