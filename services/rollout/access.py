@@ -55,10 +55,6 @@ class Access:
     def listed(self) -> None:
         """For a route that shows what the key's tenant has, or what is no tenant's."""
 
-    def everything(self, request: Request) -> None:
-        """The operators' tenant alone."""
-        self._must(request, self.scope_of(request).everything, "tenant", "this")
-
     def model_of_query(self, request: Request, model: str = "") -> None:
         """The query's model."""
         self._must(request, self.scope_of(request).has_model(model), "model", model)

@@ -9,11 +9,10 @@ from contextlib import aclosing
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import structlog
 from fastapi import Request
-from pydantic import BaseModel, ConfigDict, Field
 
 from services.rollout import steps
 from services.rollout.audit import AuditLog
@@ -37,11 +36,15 @@ from services.rollout.intervals import interval_series
 from services.rollout.live_figures import LiveFigures
 from services.rollout.registrations import RegisterRequest, Registrations
 from services.rollout.replay import Replay, SliceTable
+from services.rollout.requests import (
+    CommandRequest,
+    ExplainRequest,
+    HoldoutRequest,
+    StartRequest,
+)
 from services.rollout.strategy import Strategy, parse, read
 from services.rollout.views import decision_view, holdout_view, rollout_view, version_view
 from shared.contracts.events.api_keys import Permission
-from shared.contracts.events.base import Identifier, OptionalIdentifier
-from shared.contracts.events.rollouts import MAX_HOLDOUT
 from shared.errors import FieldError
 from shared.http.problems import InvalidField
 from shared.kafka.log import LogUnavailable
@@ -58,68 +61,6 @@ UNKNOWN = "it is not known whether the decision was written"
 LOOK_FIRST = "look with `ratchet rollout status` before another try"
 _DECISION_ID = re.compile(r"^\d{1,18}:\d{1,18}$")
 _STRATEGY_NAME = re.compile(r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}$")
-
-
-class StartRequest(BaseModel):
-    """Begin a rollout."""
-
-    model_config = ConfigDict(extra="forbid")
-    model: Identifier
-    candidate: Identifier
-    strategy: str | dict[str, Any] | None = Field(
-        default=None, description="name of a strategy file, or a strategy; absent: the default"
-    )
-    supersede: bool = False
-    again: bool = Field(default=False, description="start a version that was rejected before")
-    unevaluated: bool = Field(
-        default=False, description="start though the strategy requires a passed evaluation"
-    )
-    one_tenant: bool = Field(
-        default=False,
-        description="start though one tenant gave more than half of its data; by an approver's key",
-    )
-    on_behalf_of: OptionalIdentifier = ""
-    reason: Annotated[str, Field(max_length=1000)] = ""
-
-
-class TrafficRequest(BaseModel):
-    """What a model's users do, and how its stable version fares."""
-
-    model_config = ConfigDict(extra="forbid")
-    requests_per_s: float = Field(gt=0, le=1e6)
-    feedback_share: float = Field(default=0.05, ge=0, le=1)
-    error_rate: float = Field(default=0.005, gt=0, lt=1)
-    score: float = Field(default=0.7, gt=0, lt=1)
-
-
-class ExplainRequest(BaseModel):
-    """A strategy, and the traffic to explain it by; none: only whether it is valid."""
-
-    model_config = ConfigDict(extra="forbid")
-    strategy: str | dict[str, Any]
-    traffic: TrafficRequest | None = None
-    model: Identifier | None = Field(default=None, description="its present traffic")
-
-
-class CommandRequest(BaseModel):
-    """Who wants it, and why."""
-
-    model_config = ConfigDict(extra="forbid")
-    on_behalf_of: OptionalIdentifier = ""
-    reason: Annotated[str, Field(max_length=1000)] = ""
-    full: bool = Field(default=False, description="promote: make the candidate stable at once")
-
-
-class HoldoutRequest(BaseModel):
-    """Keep a share of a model's users on its reference version, for as long as it is set."""
-
-    model_config = ConfigDict(extra="forbid")
-    model: Identifier
-    share: float = Field(
-        ge=0, le=MAX_HOLDOUT / 100, description="percent of the users; 0 ends the holdout"
-    )
-    on_behalf_of: OptionalIdentifier = ""
-    reason: Annotated[str, Field(min_length=1, max_length=1000)]
 
 
 class RolloutApi:

@@ -10,19 +10,19 @@ from fastapi import APIRouter, Depends, FastAPI, Query, Request
 from fastapi.responses import JSONResponse
 
 from services.rollout.access import KEY, Access, key_of
-from services.rollout.api import (
-    CommandRequest,
-    ExplainRequest,
-    HoldoutRequest,
-    RolloutApi,
-    StartRequest,
-)
+from services.rollout.api import RolloutApi
 from services.rollout.console.files import FILES, console_routes
 from services.rollout.console.operator_actions import OperatorActions
 from services.rollout.console.operator_views import OperatorViews
 from services.rollout.console.routes import operator_routes
 from services.rollout.evaluations import EvaluateRequest
 from services.rollout.registrations import RegisterRequest
+from services.rollout.requests import (
+    CommandRequest,
+    ExplainRequest,
+    HoldoutRequest,
+    StartRequest,
+)
 from services.rollout.strategy import json_schema
 from shared.http.asgi import Scope
 from shared.http.body import GuardedApp
