@@ -259,6 +259,7 @@ def test_an_approver_accepts_data_that_one_tenant_gave_most_of(
     tenants = {"<b>acme</b>": 9, "globex": 1}
     console.call(register(harness.log, "v3", tenants=tenants))
     console.call(until_known(harness, "v3"))
+    page.set_viewport_size({"width": 1_100, "height": 900})
     opened(page, console, "")
     expect(page.locator("#sentence")).to_contain_text(
         "v3 waits for an approver, as tenant <b>acme</b> gave 90%"

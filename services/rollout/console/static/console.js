@@ -5,6 +5,7 @@ import {
 
 const POLL_MS = 2000;
 const GAINS_EVERY_MS = 60_000;
+const MAX_WAITING = 3;
 const WORDS = {
   pause: ["Pause", "The weight stays; the judge looks on."],
   resume: ["Resume", "Goes on where it stopped; a gate is passed."],
@@ -17,10 +18,9 @@ let present = null;
 function sentence(rollout) {
   if (!rollout) return "This model never had a rollout.";
   const share = percent(rollout.weight / 10000, rollout.weight % 100 ? 2 : 0);
-  const waiting = rollout.waiting ? ` ${rollout.waiting}: see Versions.` : "";
-  if (rollout.ended_at) return `${rollout.candidate}: ${rollout.result}. ${rollout.reason}${waiting}`;
+  if (rollout.ended_at) return `${rollout.candidate}: ${rollout.result}. ${rollout.reason}`;
   const step = `step ${rollout.step + 1} of ${rollout.steps}, ${rollout.step_name}`;
-  return `${rollout.candidate} gets ${share} of the users (${step}). ${rollout.reason}${waiting}`;
+  return `${rollout.candidate} gets ${share} of the users (${step}). ${rollout.reason}`;
 }
 
 function shadow(step) {
@@ -187,8 +187,8 @@ function decisions(moves) {
 // Of a version of settings on recorded prompts.
 const evaluation = (passed) => (passed === null ? "–" : passed ? "passed" : "failed");
 
-function drawRollout(rollout, moves, intervals) {
-  update("sentence", sentence(rollout), (text) => [text]);
+function drawRollout(rollout, moves, intervals, waiting) {
+  update("sentence", [sentence(rollout), ...waiting].join(" "), (text) => [text]);
   update("facts", rollout, (data) => (data ? facts(data) : []));
   update("actions", rollout && [rollout.rollout_id, rollout.actions], () => (rollout ? buttons(rollout) : []));
   update("criteria", rollout?.findings ?? [], criteria);
@@ -230,12 +230,14 @@ async function refresh() {
       ask(`${path}/intervals`).then((body) => body.intervals),
     ])
     : [[], []];
-  drawRollout(present, moves, intervals);
+  const waiting = versions.filter((one) => one.model === chosen && one.waits_for).slice(0, MAX_WAITING)
+    .map((one) => `${one.version} waits for ${one.waits_for}: see Versions.`);
+  drawRollout(present, moves, intervals, waiting);
   refreshGains(chosen); // Reading the days' scores takes seconds, which nothing else waits for.
   update("versions", versions.filter((one) => one.model === chosen), (all) =>
     rows(["Version", "State", "Method", "Parent", "Evaluation", "Registered", "Why"], all.map((one) =>
       [one.version, one.state, one.method, one.parent || "–", evaluation(one.evaluated),
-        moment(one.created_at), one.reason])));
+        moment(one.created_at), one.waits_for ? `waits for ${one.waits_for}` : one.reason])));
   update("earlier", mine.filter((one) => one !== present), (all) =>
     rows(["Rollout", "Candidate", "Ended", "How", "Reason"], all.map((one) =>
       [one.rollout_id, one.candidate, one.ended_at ? moment(one.ended_at) : "–", one.result, one.reason])));
