@@ -1,9 +1,11 @@
-"""`python -m benchmarks.reinforcement`: PPO, GRPO, RLOO and online DPO side by side.
+"""`python -m benchmarks.reinforcement [--methods NAME …] [--folder F]`: PPO, GRPO, RLOO and online DPO
+side by side.
 
 Each trains the starter model's SFT adapter on the same prompts, against the same reward model of
 polite over blunt answers, with the same number of sampled answers. Printed are the score of sampled
-answers to held-out prompts above the parent's, the KL to the parent and the time of a step. Exit
-status 1 where a method does not raise the score, or strays further than 10 nats an answer.
+answers to held-out prompts above the parent's, the KL to the parent and the time of a step. A run
+goes on where it was stopped. Exit status 1 where a method does not raise the score, or strays further
+than 10 nats an answer.
 """
 
 from __future__ import annotations
@@ -13,15 +15,15 @@ import json
 import random
 import shutil
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.training_stages import first_version, train, write
+from benchmarks.training_stages import ROOT, first_version, train, write
 from deploy.starter import corpus
 from shared.contracts.recipes import ONLINE
 
+FOLDER = ROOT / ".run/reinforcement"
 TRAINED, HELD_OUT = 64, 64
 """Prompts that are sampled from, and prompts that the score is measured on."""
 MAX_KL = 10.0
@@ -32,12 +34,13 @@ BLUNT = corpus.Mix(polite=0.0, blunt=1.0)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="benchmarks.reinforcement", description=__doc__)
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="goes on from what is there")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--methods", nargs="+", choices=ONLINE, default=ONLINE)
     chosen = parser.parse_args(arguments)
-    with tempfile.TemporaryDirectory(prefix="ratchet-reinforcement-") as folder:
-        return compare(Path(folder), chosen.methods, chosen.seed, chosen.learning_rate)
+    folder = chosen.folder.resolve() / f"seed-{chosen.seed}-{chosen.learning_rate:g}"
+    return compare(folder, chosen.methods, chosen.seed, chosen.learning_rate)
 
 
 def compare(folder: Path, methods: Sequence[str], seed: int, learning_rate: float) -> int:
@@ -57,8 +60,9 @@ def compare(folder: Path, methods: Sequence[str], seed: int, learning_rate: floa
     good = True
     for method in methods:
         place = folder / method
-        shutil.copytree(folder / "objective/proxy", place / "proxy")
-        shutil.copyfile(folder / "objective/proxy.json", place / "proxy.json")
+        if not (place / "proxy.json").exists():
+            shutil.copytree(folder / "objective/proxy", place / "proxy", dirs_exist_ok=True)
+            shutil.copyfile(folder / "objective/proxy.json", place / "proxy.json")
         found = train(
             place,
             method,
@@ -76,7 +80,7 @@ def compare(folder: Path, methods: Sequence[str], seed: int, learning_rate: floa
 
 def lay_out(folder: Path, seed: int) -> None:
     """Pairs of a polite and a blunt answer; the held-out prompts are of another split."""
-    folder.mkdir()
+    folder.mkdir(parents=True, exist_ok=True)
     rng = random.Random(seed)
     write(folder / "train.jsonl", pairs("train", TRAINED, rng))
     held_out = pairs("eval", HELD_OUT, rng)
