@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import aiohttp
@@ -49,6 +50,8 @@ class RewardScores:
             raise NotScored(f"{self._url}: {str(error) or type(error).__name__}") from error
         if len(found) != len(answers):
             raise NotScored(f"{self._url}: {len(found)} scores for {len(answers)} answers")
+        if not all(map(math.isfinite, found)):
+            raise NotScored(f"{self._url}: a score is no finite number")
         return found
 
     async def _scores(self, model: str, answers: Sequence[ScoredAnswer]) -> list[float]:

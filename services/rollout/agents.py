@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import aiohttp
@@ -20,6 +21,8 @@ SCORE_TIMEOUT_S = 180.0
 """The first request loads the reward model."""
 SCORED_AT_ONCE = 32
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
+MAX_SAID = 500
+"""Characters of an agent's words that a decision carries: brokers refuse records that are too large."""
 SERVING = "ready"
 PEOPLE_DECIDE = "too_close"
 """The one fault of a refused adapter that a person may overrule at its agent (invariant 8)."""
@@ -43,8 +46,20 @@ class Agents:
 
     async def reports(self, candidate: str) -> dict[str, EngineReport]:
         """Each agent's report, by its URL. An agent that does not answer is reported as such."""
-        reports = await asyncio.gather(*(self._report(url, candidate) for url in self._urls))
-        return dict(zip(self._urls, reports, strict=True))
+        return (await self.reports_of([candidate]))[candidate]
+
+    async def reports_of(self, candidates: Sequence[str]) -> dict[str, dict[str, EngineReport]]:
+        """The agents' reports of each candidate; each agent is asked once for all of them."""
+        if not candidates:
+            return {}
+        answers = await asyncio.gather(*(self._adapters(url) for url in self._urls))
+        return {
+            candidate: {
+                url: _report(answer, candidate)
+                for url, answer in zip(self._urls, answers, strict=True)
+            }
+            for candidate in candidates
+        }
 
     async def scores(self, model: str, items: list[dict[str, Any]]) -> tuple[str, list[float]]:
         """The newest reward model's name, and its score of each item (messages and completion).
@@ -82,19 +97,30 @@ class Agents:
             scores += [float(score) for score in body["scores"]]
         if len(scores) != len(items):
             raise ValueError(f"{len(scores)} scores for {len(items)} answers")
+        if not all(map(math.isfinite, scores)):
+            raise ValueError("a score is no finite number")
         return name, scores
 
-    async def _report(self, url: str, candidate: str) -> EngineReport:
+    async def _adapters(self, url: str) -> object:
+        """What the agent says of its engine and adapters; why there is no answer where there is none."""
         try:
             async with self._session.get(
                 f"{url.rstrip('/')}/v1/adapters",
                 timeout=aiohttp.ClientTimeout(total=TIMEOUT_S),
             ) as response:
                 response.raise_for_status()
-                body = await read_json(response, limit=MAX_ANSWER_BYTES)
-            return read(body, candidate)
+                return await read_json(response, limit=MAX_ANSWER_BYTES)
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-            return EngineReport(ready=None, detail=str(error) or type(error).__name__)
+            return error
+
+
+def _report(answer: object, candidate: str) -> EngineReport:
+    try:
+        if isinstance(answer, Exception):
+            raise answer
+        return read(answer, candidate)
+    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+        return EngineReport(ready=None, detail=(str(error) or type(error).__name__)[:MAX_SAID])
 
 
 def read(body: object, candidate: str) -> EngineReport:
@@ -119,8 +145,8 @@ def read(body: object, candidate: str) -> EngineReport:
         ),
         {},
     )
-    state = str(found.get("state", ""))
-    reason = str(found.get("reason") or "")
+    state = str(found.get("state", ""))[:MAX_SAID]
+    reason = str(found.get("reason") or "")[:MAX_SAID]
     undecided = state == "refused" and found.get("fault") == PEOPLE_DECIDE
     return EngineReport(
         ready=ready,

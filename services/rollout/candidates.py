@@ -34,16 +34,22 @@ class Candidates:
         A version that every engine refuses must not become stable: nothing could serve the model.
         """
         found: dict[str, str] = {}
-        for model in self.models():
-            if self._decision_log.routing.get(model) is not None:
-                continue
-            for version in lifecycles.waiting(self._decision_log, self._registry, model):
-                name = version.record.version
-                reports = await self._agents.reports(name)
-                if any(report.candidate_ready for report in reports.values()):
+        waiting = {
+            model: [
+                version.record.version
+                for version in lifecycles.waiting(self._decision_log, self._registry, model)
+            ]
+            for model in self.models()
+            if self._decision_log.routing.get(model) is None
+        }
+        # Asked once: the agents' deadline for each version would hold up all other models.
+        reports = await self._agents.reports_of([name for of in waiting.values() for name in of])
+        for model, names in waiting.items():
+            for name in names:
+                if any(report.candidate_ready for report in reports[name].values()):
                     found[model] = name
                     break
-                details = {agent: report.detail for agent, report in reports.items()}
+                details = {agent: report.detail for agent, report in reports[name].items()}
                 if self._unverified.get(model) != (name, details):
                     self._unverified[model] = (name, details)
                     log.info("first_version.not_verified", version=name, agents=details)

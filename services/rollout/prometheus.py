@@ -21,7 +21,7 @@ TIMEOUT_S = 3.0
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 """MAX_SERIES series of two minutes take about 40 MiB."""
 MAX_SHOWN = 200
-"""Bytes of an answer of another shape that its error shows."""
+"""Characters of an answer that an error shows; decisions carry errors."""
 ROUTER_UP = "ratchet_router_spool_bytes"
 """Every router exports it from its start to its end, with a rollout or without."""
 ROLLOUT_SEEN = "ratchet_router_rollout_seen"
@@ -114,7 +114,8 @@ class Prometheus:
         seen = await self._instances(ROLLOUT_SEEN, f'rollout="{quoted(rollout_id)}"')
         missing = sorted(up - seen)
         if missing:
-            return f"routers whose zeros were not scraped yet: {', '.join(missing[:5])}"
+            shown = ", ".join(name[:MAX_SHOWN] for name in missing[:5])
+            return f"routers whose zeros were not scraped yet: {shown}"
         return ""
 
     async def _instances(self, metric: str, matcher: str = "") -> set[str]:
@@ -149,7 +150,7 @@ class Prometheus:
             body = None
         if not isinstance(body, dict) or body.get("status") != "success":
             said = body.get("error") if isinstance(body, dict) else None
-            said = said or content[:MAX_SHOWN].decode("utf-8", "replace")
+            said = str(said or content[:MAX_SHOWN].decode("utf-8", "replace"))[:MAX_SHOWN]
             raise EvidenceUnavailable(f"Prometheus: HTTP status {response.status}: {said}")
         data = body.get("data")
         if not isinstance(data, dict) or data.get("resultType") != kind:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -145,6 +145,9 @@ class FakeAgents:
         if candidate in self.refused:
             return {"agent": EngineReport(ready=True, generation=1, refused="another base")}
         return {"agent": self.report}
+
+    async def reports_of(self, candidates: Sequence[str]) -> dict[str, dict[str, EngineReport]]:
+        return {candidate: await self.reports(candidate) for candidate in candidates}
 
 
 class FakeScorer:

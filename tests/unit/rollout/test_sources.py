@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from services.rollout.agents import Agents, read
+from services.rollout.agents import MAX_SAID, Agents, read
 from services.rollout.errors import EvidenceUnavailable
 from services.rollout.prometheus import Prometheus
 
@@ -62,6 +62,11 @@ def test_an_agents_answer() -> None:
     assert not down.candidate_ready
 
 
+def test_what_an_agent_says_without_end_fits_into_a_decision() -> None:
+    long = {"version": "v3", "state": "refused", "reason": "x" * 2_000_000}
+    assert len(read({"engine": ENGINE, "adapters": [long]}, "v3").refused) == MAX_SAID
+
+
 @pytest.mark.parametrize("body", [None, [], {}, {"engine": {"ready": 1, "generation": 1}}])
 def test_what_is_no_agents_answer_is_refused(body: object) -> None:
     with pytest.raises(ValueError, match="engine"):
@@ -76,6 +81,36 @@ async def test_an_agent_that_fails_says_nothing_of_its_engine(
     reports = await Agents(session, (broken, other, "http://127.0.0.1:1")).reports("v1")
     assert [report.ready for report in reports.values()] == [None, None, None]
     assert all(report.detail for report in reports.values())
+
+
+async def test_an_agent_is_asked_once_for_all_candidates(
+    session: aiohttp.ClientSession, serve: Callable[..., Any]
+) -> None:
+    asked: list[str] = []
+
+    def answer(query: str) -> web.Response:
+        asked.append(query)
+        adapters = [{"version": "v2", "state": "ready"}]
+        return web.json_response({"engine": ENGINE, "adapters": adapters})
+
+    url = await serve("/v1/adapters", answer)
+    reports = await Agents(session, (url,)).reports_of(["v1", "v2", "v3"])
+    assert {name: of[url].candidate_ready for name, of in reports.items()} == {
+        "v1": False,
+        "v2": True,
+        "v3": False,
+    }
+    assert len(asked) == 1
+
+
+async def test_scores_that_are_no_numbers_are_none(
+    session: aiohttp.ClientSession, serve: Callable[..., Any]
+) -> None:
+    """A pair with such a score would be a tie, and a gate of ties passes."""
+    url = await serve(
+        "/v1/score", lambda _: web.json_response({"reward_model": "r", "scores": ["nan"]})
+    )
+    assert await Agents(session, (url,)).scores("m", [{}]) == ("", [])
 
 
 @pytest.mark.parametrize("answer", [[], {"reward_model": "r1", "scores": [None]}, {"scores": 1}])
@@ -175,6 +210,16 @@ async def test_what_evidence_cannot_be_made_of_is_our_own_error(
     url = await serve("/api/v1/query", lambda _: web.json_response(body))
     with pytest.raises(EvidenceUnavailable):
         await Prometheus(session, url).samples("x[1m]")
+
+
+async def test_an_error_of_prometheus_without_end_fits_into_a_decision(
+    session: aiohttp.ClientSession, serve: Callable[..., Any]
+) -> None:
+    said = {"status": "error", "error": "x" * 2_000_000}
+    url = await serve("/api/v1/query", lambda _: web.json_response(said, status=400))
+    with pytest.raises(EvidenceUnavailable) as raised:
+        await Prometheus(session, url).samples("x[1m]")
+    assert len(str(raised.value)) < 1_000
 
 
 async def test_prometheus_being_away_is_our_own_error(session: aiohttp.ClientSession) -> None:
