@@ -27,7 +27,7 @@ status: ## what runs, on which port, and whether it is ready
 logs: ## the end of every log (ARGS="router -n 100" for one)
 	@$(PYTHON_BIN) -m deploy.local --run-dir '$(RUN_DIR)' logs $(ARGS)
 
-demo: setup ## the whole circle: feedback makes a better model, worse ones are rolled back (12 minutes)
+demo: setup ## the whole circle: feedback makes a better model, worse ones are rolled back (ten minutes)
 	@$(PYTHON_BIN) -m demo $(ARGS)
 
 play: setup ## a stack with what the demo made, and where to click (the first time that is the demo; then a minute)

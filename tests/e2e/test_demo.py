@@ -1,4 +1,4 @@
-"""The main job, as `make demo` runs it, for several crowds: ten to fifteen minutes each."""
+"""The main job, as `make demo` runs it, for several crowds: about ten minutes each."""
 
 from __future__ import annotations
 
