@@ -38,8 +38,8 @@ from shared.kafka.log import (
     Position,
     Positions,
     Record,
+    SingleAppends,
     Tail,
-    event_record,
 )
 from shared.kafka.user_keys import TextsLocked, UserKeyIssuer, UserKeys
 from shared.observability.events import Unavailable
@@ -200,7 +200,7 @@ class DecryptingLog:
         return replace(record, value=found)
 
 
-class EncryptingLog(DecryptingLog):
+class EncryptingLog(SingleAppends, DecryptingLog):
     """The log for services that write people's texts, too."""
 
     def __init__(
@@ -235,28 +235,6 @@ class EncryptingLog(DecryptingLog):
                 return await self._inner.append_many(closed, timeout_s=timeout_s)
         except TimeoutError:
             raise LogUnavailable(f"no acknowledgement within {timeout_s:g} s") from None
-
-    async def publish(
-        self,
-        topic: str,
-        *,
-        key: str,
-        event: Event,
-        event_id: str,
-        traceparent: str = "",
-        timeout_s: float = APPEND_TIMEOUT_S,
-    ) -> Position:
-        """See EventLog.publish."""
-        record = event_record(
-            topic,
-            event,
-            key=key,
-            source=self._source,
-            event_id=event_id,
-            time=self._clock.now(),
-            traceparent=traceparent,
-        )
-        return (await self.append_many((record,), timeout_s=timeout_s))[0]
 
     def _encrypted(self, record: NewRecord) -> NewRecord:
         if record.topic not in ENCRYPTED_TOPICS or record.value is None:

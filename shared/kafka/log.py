@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import chain
 from typing import Literal, NamedTuple, Protocol, TypeVar, cast
 
+from shared.clock import Clock
 from shared.contracts.events.base import Event
 from shared.kafka.envelope import Headers, UnreadableRecord, decode, encode, header, models_by_type
 
@@ -184,6 +186,55 @@ class EventLog(Protocol):
         of the records that each partition has now are read.
         """
         ...
+
+
+class SingleAppends(ABC):
+    """`append` and `publish` of an EventLog, which appends by many."""
+
+    _source: str
+    _clock: Clock
+
+    @abstractmethod
+    async def append_many(
+        self, records: Sequence[NewRecord], *, timeout_s: float = APPEND_TIMEOUT_S
+    ) -> list[Position]:
+        """See EventLog.append_many."""
+
+    async def append(
+        self,
+        topic: str,
+        *,
+        key: str,
+        value: bytes | None,
+        headers: Headers = (),
+        partition: int | None = None,
+        timeout_s: float = APPEND_TIMEOUT_S,
+    ) -> Position:
+        """See EventLog.append."""
+        record = NewRecord(topic, key, value, headers, partition)
+        return (await self.append_many((record,), timeout_s=timeout_s))[0]
+
+    async def publish(
+        self,
+        topic: str,
+        *,
+        key: str,
+        event: Event,
+        event_id: str,
+        traceparent: str = "",
+        timeout_s: float = APPEND_TIMEOUT_S,
+    ) -> Position:
+        """See EventLog.publish."""
+        record = event_record(
+            topic,
+            event,
+            key=key,
+            source=self._source,
+            event_id=event_id,
+            time=self._clock.now(),
+            traceparent=traceparent,
+        )
+        return (await self.append_many((record,), timeout_s=timeout_s))[0]
 
 
 async def read_to_end(

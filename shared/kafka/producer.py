@@ -21,7 +21,6 @@ from aiokafka.errors import (
 )
 
 from shared.clock import Clock, SystemClock
-from shared.contracts.events.base import Event
 from shared.kafka.batches import MAX_RECORD_BYTES, ProduceBatches
 from shared.kafka.log import (
     APPEND_TIMEOUT_S,
@@ -30,7 +29,7 @@ from shared.kafka.log import (
     Position,
     Positions,
     RecordRefused,
-    event_record,
+    SingleAppends,
 )
 from shared.kafka.security import KafkaConnection
 from shared.kafka.tail import KafkaTail
@@ -48,7 +47,7 @@ TIMEOUTS_BEFORE_REBUILD = 3
 """Appends that ran out of time one after another before the producer is made anew."""
 
 
-class KafkaLog:
+class KafkaLog(SingleAppends):
     """An EventLog on real brokers.
 
     An idempotent send has no timeout of its own, and a producer whose sequence numbers went
@@ -95,20 +94,6 @@ class KafkaLog:
         if self._closing:
             await asyncio.wait(self._closing, timeout=STOP_TIMEOUT_S)
 
-    async def append(
-        self,
-        topic: str,
-        *,
-        key: str,
-        value: bytes | None,
-        headers: tuple[tuple[str, bytes], ...] = (),
-        partition: int | None = None,
-        timeout_s: float = APPEND_TIMEOUT_S,
-    ) -> Position:
-        """See EventLog.append."""
-        record = NewRecord(topic, key, value, headers, partition)
-        return (await self.append_many((record,), timeout_s=timeout_s))[0]
-
     async def append_many(
         self, records: Sequence[NewRecord], *, timeout_s: float = APPEND_TIMEOUT_S
     ) -> list[Position]:
@@ -135,28 +120,6 @@ class KafkaLog:
             raise RecordRefused(f"a key or header name is no UTF-8: {error}") from error
         self._timeouts = 0
         return positions
-
-    async def publish(
-        self,
-        topic: str,
-        *,
-        key: str,
-        event: Event,
-        event_id: str,
-        traceparent: str = "",
-        timeout_s: float = APPEND_TIMEOUT_S,
-    ) -> Position:
-        """See EventLog.publish."""
-        record = event_record(
-            topic,
-            event,
-            key=key,
-            source=self._source,
-            event_id=event_id,
-            time=self._clock.now(),
-            traceparent=traceparent,
-        )
-        return (await self.append_many((record,), timeout_s=timeout_s))[0]
 
     def tail(
         self,

@@ -12,8 +12,6 @@ from typing import Literal
 from aiokafka.partitioner import murmur2
 
 from shared.clock import Clock, SystemClock
-from shared.contracts.events.base import Event
-from shared.kafka.envelope import Headers
 from shared.kafka.log import (
     APPEND_TIMEOUT_S,
     LogUnavailable,
@@ -22,7 +20,7 @@ from shared.kafka.log import (
     Positions,
     Record,
     RecordRefused,
-    event_record,
+    SingleAppends,
     record_bytes,
 )
 
@@ -31,7 +29,7 @@ MAX_RECORD_BYTES = 1_048_588
 """The brokers' default of `message.max.bytes`: key, headers and value together."""
 
 
-class MemoryLog:
+class MemoryLog(SingleAppends):
     """An EventLog whose brokers are a dict. `available = False` makes them unavailable."""
 
     def __init__(
@@ -55,20 +53,6 @@ class MemoryLog:
     async def stop(self) -> None:
         """See EventLog.stop."""
 
-    async def append(
-        self,
-        topic: str,
-        *,
-        key: str,
-        value: bytes | None,
-        headers: Headers = (),
-        partition: int | None = None,
-        timeout_s: float = APPEND_TIMEOUT_S,
-    ) -> Position:
-        """See EventLog.append."""
-        record = NewRecord(topic, key, value, headers, partition)
-        return (await self.append_many((record,), timeout_s=timeout_s))[0]
-
     async def append_many(
         self,
         records: Sequence[NewRecord],
@@ -85,28 +69,6 @@ class MemoryLog:
         async with self._grown:
             self._grown.notify_all()
         return positions
-
-    async def publish(
-        self,
-        topic: str,
-        *,
-        key: str,
-        event: Event,
-        event_id: str,
-        traceparent: str = "",
-        timeout_s: float = APPEND_TIMEOUT_S,
-    ) -> Position:
-        """See EventLog.publish."""
-        record = event_record(
-            topic,
-            event,
-            key=key,
-            source=self._source,
-            event_id=event_id,
-            time=self._clock.now(),
-            traceparent=traceparent,
-        )
-        return (await self.append_many((record,), timeout_s=timeout_s))[0]
 
     def tail(
         self,
