@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 from collections import deque
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,11 @@ class ReportProgress(TrainerCallback):
         self._after = after
         self._recent: dict[str, deque[float]] = {}
 
+    def on_train_begin(self, _: Any, state: Any, *__: Any, **___: Any) -> None:
+        """Take up what was logged before the checkpoint that a killed training goes on from."""
+        for logs in state.log_history:
+            self._note(logs)
+
     def on_log(self, _: Any, state: Any, *__: Any, logs: dict[str, Any], **___: Any) -> None:
         """See TrainerCallback."""
         loss = logs.get("loss")
@@ -121,9 +127,7 @@ class ReportProgress(TrainerCallback):
                 f"{self._stage}: the loss is {loss} at step {state.global_step}: training diverged; "
                 "lower learning_rate or max_grad_norm"
             )
-        for name, value in logs.items():
-            if isinstance(value, int | float) and math.isfinite(value):
-                self._recent.setdefault(name, deque(maxlen=RECENT)).append(float(value))
+        self._note(logs)
 
     def on_step_end(self, _: Any, state: Any, *__: Any, **___: Any) -> None:
         """See TrainerCallback."""
@@ -138,6 +142,11 @@ class ReportProgress(TrainerCallback):
             for name, values in self._recent.items()
             if name in REPORTED
         }
+
+    def _note(self, logs: Mapping[str, Any]) -> None:
+        for name, value in logs.items():
+            if isinstance(value, int | float) and math.isfinite(value):
+                self._recent.setdefault(name, deque(maxlen=RECENT)).append(float(value))
 
 
 def adapted(trainer: Any) -> Any:
