@@ -24,9 +24,9 @@ app.command("diff")(diff_datasets)
 app.command()(label)
 app.command()(augment)
 
-Source = Annotated[Path, typer.Argument(help="A JSONL file, maybe .gz, or .parquet.")]
+Source = Annotated[Path, typer.Argument(help="A JSONL file, maybe .gz or .zst, or .parquet.")]
 Target = Annotated[
-    Path, typer.Option("--to", help="The file to write: JSONL, maybe .gz, or .parquet.")
+    Path, typer.Option("--to", help="The file to write: JSONL, maybe .gz or .zst, or .parquet.")
 ]
 Strict = Annotated[bool, typer.Option(help="Write nothing where one row is bad.")]
 
@@ -46,7 +46,7 @@ def import_(
 @app.command()
 def export(
     source: Annotated[
-        Path, typer.Argument(help="A dataset's train.jsonl, maybe .gz, or .parquet.")
+        Path, typer.Argument(help="A dataset's train.jsonl, maybe .gz or .zst, or .parquet.")
     ],
     to: Target,
     *,

@@ -12,7 +12,7 @@ from services.cli.pair_formats.convert import FORMATS, BadLine, converted, detec
 from services.cli.pair_formats.pair import PairFormat
 from services.cli.parquet import SUFFIX as PARQUET
 from services.cli.parquet import require_pyarrow, write_parquet
-from services.cli.row_streams import open_maybe_gzip, row_lines, with_form
+from services.cli.row_streams import open_compressed, row_lines, with_form
 
 SHOWN = 10
 """Bad rows that are printed."""
@@ -35,7 +35,7 @@ def convert_file(source: Path, to: Path, name: str, target: PairFormat, *, stric
     """Write a file's rows in another form, row by row; bad ones are named and left out.
 
     Args:
-        source: JSONL, maybe .gz, or .parquet.
+        source: JSONL, maybe .gz or .zst, or .parquet.
         to: The same; replaced once it is whole.
         name: Form of the source, or `AUTO`.
         target: Form to write.
@@ -53,7 +53,7 @@ def convert_file(source: Path, to: Path, name: str, target: PairFormat, *, stric
     written, bad, shown = 0, 0, deque[BadLine](maxlen=SHOWN)
     try:
         with row_lines(source) as lines:
-            with open_maybe_gzip(partial, "wb") as out:
+            with open_compressed(partial, "wb") as out:
                 rows, form = with_form(lines, known, detected)
                 for one in converted(rows, form, target):
                     if isinstance(one, BadLine):

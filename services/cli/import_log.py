@@ -35,7 +35,7 @@ TIMEOUT_S = 60.0
 
 def import_log(
     source_file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="JSONL, maybe .gz, or .parquet.")
+        Path, typer.Argument(metavar="FILE", help="JSONL, maybe .gz or .zst, or .parquet.")
     ],
     *,
     format_: Annotated[str, typer.Option("--format", help=f"{', '.join(LOG_FORMATS)}.")] = AUTO,

@@ -31,7 +31,7 @@ def parquet_lines(path: Path) -> Iterator[bytes]:
         OSError: the file cannot be read.
 
     """
-    arrow, parquet = _pyarrow()
+    arrow, parquet = pyarrow_or_refuse()
     try:
         with parquet.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=BATCH):
@@ -50,7 +50,7 @@ def write_parquet(lines: Path, to: Path) -> None:
         OSError: a file cannot be read or written.
 
     """
-    arrow, parquet = _pyarrow()
+    arrow, parquet = pyarrow_or_refuse()
     try:
         schema = arrow.schema([])
         for rows in _batches(lines):
@@ -71,16 +71,22 @@ def require_pyarrow() -> None:
         CliError: pyarrow is missing.
 
     """
-    _pyarrow()
+    pyarrow_or_refuse()
 
 
-def _pyarrow() -> tuple[Any, Any]:
+def pyarrow_or_refuse(what: str = "Parquet") -> tuple[Any, Any]:
+    """pyarrow and its Parquet.
+
+    Raises:
+        CliError: it is missing.
+
+    """
     try:
         import pyarrow as pa
         from pyarrow import parquet
     except ImportError:
         raise CliError(
-            "Parquet needs pyarrow: install the extra, ratchet[parquet], or use JSONL", Exit.usage
+            f"{what} needs pyarrow: install the extra, ratchet[parquet], or use JSONL", Exit.usage
         ) from None
     return pa, parquet
 

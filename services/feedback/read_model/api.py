@@ -10,13 +10,8 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import AwareDatetime, BaseModel, Field
 
 from services.feedback.errors import AmbiguousFeedback, NotFound
-from services.feedback.read_model.export import (
-    MEDIA_TYPES,
-    ExportFormat,
-    accepted_format,
-    export,
-    next_page,
-)
+from services.feedback.read_model.export import accepted_format, export, next_page
+from services.feedback.read_model.export_formats import MEDIA_TYPES, ExportFormat, export_writer
 from services.feedback.read_model.listing import ExampleFilter, decode_cursor, encode_cursor
 from services.feedback.read_model.queries import ReadModelQueries
 from services.feedback.read_model.status import FeedbackStatus, status_of
@@ -134,10 +129,11 @@ class QueryApi:
         tenant = self._tenant(request, Permission.operate)
         wanted = _filter(query)
         format_ = query.format or accepted_format(request.headers.get("accept", ""))
+        writer = export_writer(format_)
         # The first page is read before the answer begins, so that a failure is an error and no
         # export that looks empty.
         first = await next_page(self._queries, tenant, wanted, None)
-        stream = export(self._queries, tenant, wanted, format_, first)
+        stream = export(self._queries, tenant, wanted, writer, first)
         name = f"{wanted.kind.value}.{format_.value}"
         return StreamedResponse(
             stream,
@@ -181,7 +177,7 @@ def query_router(api: QueryApi) -> APIRouter:
         401, 403, 406, 422, 503
     )}, response_class=Response)  # fmt: skip
     async def export_examples(request: Request, query: Annotated[ExportQuery, Query()]) -> Response:
-        """All examples that match, as a stream of JSON Lines or CSV."""
+        """All examples that match, as a stream of JSON Lines, CSV or Parquet."""
         return await api.export(request, query)
 
     @router.get("/v1/examples", response_model=ExamplePage, responses=problem_responses(
@@ -220,5 +216,6 @@ _EXPORTED: dict[str, Any] = {
     "content": {
         "application/x-ndjson": {"schema": {"type": "string"}},
         "text/csv": {"schema": {"type": "string"}},
+        "application/vnd.apache.parquet": {"schema": {"type": "string", "format": "binary"}},
     },
 }

@@ -1,17 +1,13 @@
-"""Export of examples as JSON Lines or CSV: a stream in bounded memory, page by page."""
+"""Export of examples: a stream in bounded memory, page by page."""
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import AsyncGenerator
-from enum import StrEnum
-from typing import Any
 
-import orjson
 import structlog
 
 from services.feedback.errors import FormatUnavailable
+from services.feedback.read_model.export_formats import ExportFormat, ExportWriter
 from services.feedback.read_model.listing import ExampleFilter, ExamplePlace
 from services.feedback.read_model.queries import FoundPage, ReadModelQueries
 
@@ -21,30 +17,15 @@ PAGE_ROWS = 500
 PAGE_BYTES = 4_000_000
 
 
-class ExportFormat(StrEnum):
-    """Formats of an export."""
-
-    jsonl = "jsonl"
-    csv = "csv"
-
-
-MEDIA_TYPES = {
-    ExportFormat.jsonl: "application/x-ndjson",
-    ExportFormat.csv: "text/csv",
-}
 _ACCEPTED = {
     "application/x-ndjson": ExportFormat.jsonl,
     "application/jsonl": ExportFormat.jsonl,
     "text/csv": ExportFormat.csv,
+    "application/vnd.apache.parquet": ExportFormat.parquet,
     "*/*": ExportFormat.jsonl,
     "application/*": ExportFormat.jsonl,
     "text/*": ExportFormat.csv,
 }
-COLUMNS = (
-    "kind", "id", "model", "version", "rejected_version", "at", "category", "segment", "locale",
-    "prompt", "completion", "rejected", "label", "source", "feedback",
-)  # fmt: skip
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def accepted_format(accept: str) -> ExportFormat:
@@ -59,7 +40,8 @@ def accepted_format(accept: str) -> ExportFormat:
         if media_type in _ACCEPTED:
             return _ACCEPTED[media_type]
     raise FormatUnavailable(
-        f"no export as {accept[:200]}; ask for application/x-ndjson or text/csv, or send ?format="
+        f"no export as {accept[:200]}; ask for application/x-ndjson, text/csv or "
+        "application/vnd.apache.parquet, or send ?format="
     )
 
 
@@ -67,7 +49,7 @@ async def export(
     queries: ReadModelQueries,
     tenant: str,
     wanted: ExampleFilter,
-    format_: ExportFormat,
+    writer: ExportWriter,
     page: FoundPage,
 ) -> AsyncGenerator[bytes]:
     """All examples from `page` on, which is the first of the listing.
@@ -75,19 +57,17 @@ async def export(
     Each page is a query of its own, so a slow reader keeps no state of the read model alive.
     """
     written = 0
-    if format_ is ExportFormat.csv:
-        yield _csv_lines([COLUMNS])
+    yield writer.begin()
     while True:
         written += len(page.examples)
-        if format_ is ExportFormat.csv:
-            rows = (_csv_row(wanted.kind.value, orjson.loads(one.body)) for one in page.examples)
-            yield _csv_lines(rows)
-        else:
-            yield b"".join(one.body.encode() + b"\n" for one in page.examples)
+        yield writer.rows(wanted.kind.value, page.examples)
         if not page.more:
             break
         page = await next_page(queries, tenant, wanted, page.examples[-1].place)
-    log.info("examples.exported", kind=wanted.kind.value, format=format_.value, rows=written)
+    yield writer.end()
+    log.info(
+        "examples.exported", kind=wanted.kind.value, format=type(writer).__name__, rows=written
+    )
 
 
 async def next_page(
@@ -100,43 +80,3 @@ async def next_page(
 
     """
     return await queries.page(tenant, wanted, after, limit=PAGE_ROWS, max_bytes=PAGE_BYTES)
-
-
-def _csv_row(kind: str, body: dict[str, Any]) -> list[str]:
-    context = body["context"]
-    row = {
-        "kind": kind,
-        "id": body.get("pair_id") or body["trace_id"],
-        "model": body["model"],
-        "version": body.get("chosen_version", body.get("version")),
-        "rejected_version": body.get("rejected_version"),
-        "at": body.get("started_at") or body["created_at"],
-        "category": context["category"],
-        "segment": context["segment"],
-        "locale": context["locale"],
-        "prompt": orjson.dumps(body["messages"]).decode(),
-        "completion": body.get("chosen", body.get("completion")),
-        "rejected": body.get("rejected"),
-        "label": body.get("label"),
-        "source": body.get("source"),
-        "feedback": orjson.dumps(body["feedback"]).decode() if "feedback" in body else None,
-    }
-    return [_cell(row[name]) for name in COLUMNS]
-
-
-def _cell(value: Any) -> str:
-    """A cell. A text that a spreadsheet would run as a formula gets an apostrophe before it."""
-    match value:
-        case None:
-            return ""
-        case bool():
-            return "true" if value else "false"
-        case _:
-            text = str(value)
-            return f"'{text}" if text.startswith(_FORMULA) else text
-
-
-def _csv_lines(rows: Any) -> bytes:
-    written = io.StringIO()
-    csv.writer(written).writerows(rows)
-    return written.getvalue().encode()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import gzip
 import json
 import sys
 import tracemalloc
@@ -23,6 +22,7 @@ from services.cli.errors import CliError
 from services.cli.pair_formats.convert import FORMATS, BadLine, converted, detected
 from services.cli.pair_formats.pair import AnswerRow, BadPair, PairRow
 from services.cli.parquet import parquet_lines, write_parquet
+from services.cli.row_streams import open_compressed
 from shared.contracts.conversation import compact_json
 from shared.contracts.events.base import Message, Tool, ToolCall
 
@@ -326,21 +326,24 @@ def test_bad_lines_have_number_and_reason_and_the_others_are_written() -> None:
     assert len(found) - len(bad) == 2
 
 
-def test_the_command_converts_compressed_files_and_names_bad_lines(tmp_path: Path) -> None:
-    source, out = tmp_path / "in.jsonl.gz", tmp_path / "out.jsonl"
-    with gzip.open(source, "wb") as file:
+@pytest.mark.parametrize("suffix", ["gz", "zst"])
+def test_the_command_converts_compressed_files_and_names_bad_lines(
+    suffix: str, tmp_path: Path
+) -> None:
+    source, out = tmp_path / f"in.jsonl.{suffix}", tmp_path / "out.jsonl"
+    with open_compressed(source, "wb") as file:
         file.write(json.dumps(PUBLISHED["openai-dpo"]).encode() + b"\n{}\n")
     done = RUN.invoke(app, ["dataset", "import", str(source), "--to", str(out)])
     assert done.exit_code == 0, done.output
     assert "line 2: input: must be an object with messages" in done.output
     assert "openai-dpo to ratchet: 1 rows, 1 left out" in done.output
     assert json.loads(out.read_text())["chosen"] == "So."
-    back = tmp_path / "back.jsonl.gz"
+    back = tmp_path / f"back.jsonl.{suffix}"
     done = RUN.invoke(
         app, ["dataset", "export", str(out), "--to", str(back), "--format", "anthropic-hh"]
     )
     assert done.exit_code == 0, done.output
-    with gzip.open(back) as file:
+    with open_compressed(back, "rb") as file:
         assert json.loads(file.read())["chosen"].endswith("Assistant: So.")
 
 
@@ -359,15 +362,18 @@ def test_nothing_is_written_where_nothing_is_good_or_all_must_be(
 
 
 @pytest.mark.parametrize("keep", [slice(0, -12), slice(0, 14)], ids=["no end", "a few bytes"])
+@pytest.mark.parametrize("name", ["in.jsonl.gz", "in.jsonl.zst"])
 def test_a_compressed_file_that_is_cut_is_named_and_nothing_is_written(
-    keep: slice, tmp_path: Path
+    name: str, keep: slice, tmp_path: Path
 ) -> None:
-    source = tmp_path / "in.jsonl.gz"
-    source.write_bytes(gzip.compress(orjson.dumps(PUBLISHED["trl"]) + b"\n")[keep])
+    source = tmp_path / name
+    with open_compressed(source, "wb") as file:
+        file.write(orjson.dumps(PUBLISHED["trl"]) + b"\n")
+    source.write_bytes(source.read_bytes()[keep])
     done = RUN.invoke(app, ["dataset", "import", str(source), "--to", str(tmp_path / "out.jsonl")])
     assert isinstance(done.exception, CliError)
     assert "cut or damaged" in str(done.exception)
-    assert [one.name for one in tmp_path.iterdir()] == ["in.jsonl.gz"]
+    assert [one.name for one in tmp_path.iterdir()] == [name]
 
 
 def test_a_conversion_takes_the_same_memory_for_ten_times_the_rows() -> None:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import sqlite3
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -382,6 +383,41 @@ async def test_an_export_holds_every_row_in_pages(
         assert (empty.status_code, empty.text) == (200, "")
 
 
+async def test_a_parquet_export_has_the_columns_of_the_table_whatever_the_pages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    monkeypatch.setattr(exporting, "PAGE_ROWS", 2)
+    events = [
+        one
+        for n in range(5)
+        for one in (interaction(f"t{n}", completion=f"answer {n}"), feedback(f"f{n}", f"t{n}"))
+    ]
+    async with service_of(tmp_path, *map(mine, events)) as service:
+        path = "/v1/examples/export?kind=positive&order=oldest"
+        answer = await service.client.get(f"{path}&format=parquet")
+        assert answer.headers["content-type"] == "application/vnd.apache.parquet"
+        table = parquet.read_table(io.BytesIO(answer.content)).to_pylist()
+        rows = list(
+            csv.DictReader(io.StringIO((await service.client.get(f"{path}&format=csv")).text))
+        )
+        empty = await service.client.get("/v1/examples/export?kind=comment&format=parquet")
+    assert len(table) == len(rows) == 5
+    assert [list(row) for row in table] == [list(row) for row in rows]
+    assert [row["completion"] for row in table] == [row["completion"] for row in rows]
+    assert parquet.read_table(io.BytesIO(empty.content)).num_rows == 0
+
+
+async def test_a_service_without_pyarrow_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    async with service_of(tmp_path) as service:
+        answer = await service.client.get("/v1/examples/export?kind=any&format=parquet")
+    assert answer.status_code == 406
+    assert "ratchet[parquet]" in answer.json()["detail"]
+
+
 async def test_a_csv_export_is_a_table_without_formulas(tmp_path: Path) -> None:
     events = (
         interaction("t1", completion='=HYPERLINK("x")', prompt='line\nbreak, "quoted"'),
@@ -402,7 +438,7 @@ async def test_a_csv_export_is_a_table_without_formulas(tmp_path: Path) -> None:
 
 async def test_a_format_that_is_not_had_is_a_406(tmp_path: Path) -> None:
     async with service_of(tmp_path) as service:
-        headers = {"accept": "application/vnd.apache.parquet"}
+        headers = {"accept": "application/xml"}
         path = "/v1/examples/export?kind=any"
         answer = await service.client.get(path, headers=headers)
         assert answer.status_code == 406
