@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
-from typing import Literal
+from typing import Any, Literal
 
 import structlog
 
 Level = Literal["debug", "info", "warning", "error"]
+_USERINFO = re.compile(r"(?<=://)[^/?#\s\"@]+@")
+"""User and password of a URL, as settings of engines and servers may have them."""
 
 
 def configure_logging(service: str, level: Level = "info") -> None:
@@ -24,7 +27,7 @@ def configure_logging(service: str, level: Level = "info") -> None:
     ]
     numeric = logging.getLevelNamesMapping()[level.upper()]
     structlog.configure(
-        processors=[*shared, structlog.processors.JSONRenderer()],
+        processors=[*shared, structlog.processors.JSONRenderer(), _without_credentials],
         wrapper_class=structlog.make_filtering_bound_logger(numeric),
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=True,
@@ -37,6 +40,7 @@ def configure_logging(service: str, level: Level = "info") -> None:
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 structlog.processors.JSONRenderer(),
+                _without_credentials,
             ],
         )
     )
@@ -53,3 +57,8 @@ def _name_of_service(service: str) -> structlog.types.Processor:
         return event
 
     return add
+
+
+def _without_credentials(_logger: object, _method: str, line: Any) -> str:
+    """A rendered line without the credentials of the URLs in it, wherever in the event they stand."""
+    return _USERINFO.sub("***@", line)

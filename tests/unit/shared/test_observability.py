@@ -1,3 +1,7 @@
+import json
+import subprocess
+import sys
+
 import httpx
 import pytest
 from prometheus_client import CollectorRegistry, Counter
@@ -58,3 +62,24 @@ def test_a_rebuilt_traceparent_has_what_parses_and_no_more(version: str) -> None
     assert rebuilt_traceparent(f"{version}-{parsed}-{'x' * 1_100_000}") == f"00-{parsed}"
     assert rebuilt_traceparent("x" * 1_100_000) == ""
     assert rebuilt_traceparent("") == ""
+
+
+def test_no_line_of_a_log_has_the_credentials_of_a_url() -> None:
+    script = """
+import logging, structlog
+from shared.observability.logging import configure_logging
+configure_logging("router")
+url = "https://ann:s3cret@engine:8000/v1"
+structlog.get_logger().info("started", engines=(url,), at_home={"redis": "redis://:s3cret@r:6379/0"})
+logging.getLogger("x").warning("no answer of %s, mail ops@example.com", url)
+try:
+    raise ValueError(url)
+except ValueError:
+    structlog.get_logger().exception("failed")
+"""
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    lines = [json.loads(line) for line in ran.stderr.splitlines()]
+    assert len(lines) == 3
+    assert "s3cret" not in ran.stderr
+    assert lines[0]["engines"] == ["https://***@engine:8000/v1"]
+    assert lines[1]["event"].endswith("https://***@engine:8000/v1, mail ops@example.com")
