@@ -43,7 +43,7 @@ class StepDeadlines:
 
     first_version_s: float = 300.0
     collecting_s: float = 420.0
-    training_s: float = 400.0
+    training_s: float = 600.0
     adapter_s: float = 60.0
     rollout_s: float = 360.0
     rollback_s: float = 300.0
