@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 TEMPLATE = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}"
@@ -14,25 +15,39 @@ SPECIAL = ["<|pad|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"]
 
 def main(folder: Path) -> None:
     """Write tokenizer and model in Hugging Face form."""
-    import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+    from tokenizers import Tokenizer, models, pre_tokenizers
 
-    torch.manual_seed(0)
     letters = [*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet())]
-    core = Tokenizer(models.BPE({letter: i for i, letter in enumerate(letters)}, []))
+    tokenizer = in_turns(Tokenizer(models.BPE({letter: i for i, letter in enumerate(letters)}, [])))
+    tokenizer.save_pretrained(folder)
+    tiny_qwen2(len(tokenizer)).save_pretrained(folder)
+
+
+def in_turns(core: Any) -> Any:
+    """A tokenizer of bytes, or of what is learnt from them, with the chat template."""
+    from tokenizers import decoders, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
-    tokenizer = PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(
         tokenizer_object=core,
-        pad_token="<|pad|>",
-        eos_token="<|end|>",
+        pad_token=SPECIAL[0],
+        eos_token=SPECIAL[1],
         additional_special_tokens=SPECIAL[2:],
         chat_template=TEMPLATE,
     )
-    model = Qwen2ForCausalLM(
+
+
+def tiny_qwen2(vocabulary: int) -> Any:
+    """The random model, the same one each time."""
+    import torch
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    torch.manual_seed(0)
+    return Qwen2ForCausalLM(
         Qwen2Config(
-            vocab_size=len(tokenizer),
+            vocab_size=vocabulary,
             hidden_size=32,
             intermediate_size=64,
             num_hidden_layers=2,
@@ -46,8 +61,6 @@ def main(folder: Path) -> None:
             dtype="float32",
         )
     )
-    tokenizer.save_pretrained(folder)
-    model.save_pretrained(folder)
 
 
 if __name__ == "__main__":
