@@ -1,4 +1,4 @@
-"""Training on a real Kafka with a tiny random model: SFT, a scheduled DPO killed halfway, the gate.
+"""Training on a real Kafka with a tiny random model: SFT, a scheduled DPO killed twice, the gate.
 
 One story is told once a session; each test looks at another side of it.
 """
@@ -212,6 +212,10 @@ async def _tell(kafka: str, story: Story, base: Path) -> None:
         story.checkpoint_at_kill = _checkpoint(attempt)
         assert not (attempt / "dpo.json").exists(), "DPO ended before it could be killed"
         forgiving = TrainingProcess(kafka, story, **lenient)
+        await eventually((attempt / "dpo.json").exists, "DPO is done", timeout_s=JOB_TIMEOUT_S)
+        forgiving.end(signal.SIGKILL)
+        await eventually(lambda: _left(attempt), "the evaluation died with its service")
+        forgiving = TrainingProcess(kafka, story, **lenient)
         await _until_ended(log, story, scheduled)
         # The final word is on the log a moment before it is counted.
         story.metrics = await eventually(
@@ -268,7 +272,7 @@ def test_enough_pairs_start_one_job_by_themselves(story: Story) -> None:
     )
 
 
-def test_killed_halfway_it_goes_on_and_publishes_once(story: Story) -> None:
+def test_killed_twice_it_goes_on_and_publishes_once(story: Story) -> None:
     job_id = story.scheduled[0].job_id
     ends = [event for event in story.of(job_id) if event.phase in FINAL]
     assert [event.phase for event in ends] == [RunPhase.succeeded]
@@ -321,7 +325,7 @@ def test_a_rebuild_from_the_offsets_is_the_same_bytes(story: Story) -> None:
     assert story.rebuilt == (0, f"{record.dataset.dataset_id}: the same bytes\n")
 
 
-def test_a_version_that_was_killed_halfway_is_made_again_with_the_same_bytes(
+def test_a_version_that_was_killed_twice_is_made_again_with_the_same_bytes(
     story: Story,
 ) -> None:
     end = story.of(_job(story, "again"))[-1]
