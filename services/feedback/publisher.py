@@ -71,7 +71,6 @@ class FeedbackPublisher:
         self._metrics = metrics
         self._clock = clock
         self._timeout_s = timeout_s
-        self._retrying = asyncio.Lock()
 
     async def store(self, record: NewRecord) -> None:
         """Return once the brokers acknowledged the record.
@@ -123,40 +122,29 @@ class FeedbackPublisher:
         return refused
 
     async def _append(self, records: Sequence[NewRecord], start: float) -> dict[int, EventTooLarge]:
-        """Append records together, or one by one where the brokers refuse one of them for good.
-
-        A single record is tried again too: brokers refuse whole batches, and the producer's batch
-        may have held a refused record of another request. So one retry goes at a time.
+        """Append records together, or each for itself where the brokers refuse one of them for good.
 
         Raises:
-            Busy: others' retries take too long.
             LogUnavailable: not all were acknowledged.
 
         """
         try:
             await self._log.append_many(records, timeout_s=self._timeout_s)
-        except RecordRefused:
-            pass
+        except RecordRefused as error:
+            if len(records) == 1:
+                return {0: _refused_record(records[0], error)}
         else:
             return {}
+        left_s = max(self._timeout_s - (self._clock.monotonic() - start), MIN_WAIT_S)
+        alone = (self._log.append_many((record,), timeout_s=left_s) for record in records)
+        results = await asyncio.gather(*alone, return_exceptions=True)
         refused: dict[int, EventTooLarge] = {}
-        for index, record in enumerate(records):
-            try:
-                async with asyncio.timeout(self._left_s(start)):
-                    await self._retrying.acquire()
-            except TimeoutError:
-                raise _busy(1) from None
-            try:
-                await self._log.append_many([record], timeout_s=self._left_s(start))
-            except RecordRefused as error:
-                log.warning("publish.record_refused", key=record.key, error=str(error))
-                refused[index] = _too_large(record_bytes(record), "more than the brokers take")
-            finally:
-                self._retrying.release()
+        for index, result in enumerate(results):
+            if isinstance(result, RecordRefused):
+                refused[index] = _refused_record(records[index], result)
+            elif isinstance(result, BaseException):
+                raise result
         return refused
-
-    def _left_s(self, start: float) -> float:
-        return max(self._timeout_s - (self._clock.monotonic() - start), MIN_WAIT_S)
 
     @property
     def waiting(self) -> int:
@@ -182,6 +170,11 @@ def _record(event: StoredEvent, key: str, identity: str, traceparent: str) -> Ne
     return record
 
 
+def _refused_record(record: NewRecord, error: RecordRefused) -> EventTooLarge:
+    log.warning("publish.record_refused", key=record.key, error=str(error))
+    return _too_large(record_bytes(record), "more than the brokers take")
+
+
 def _too_large(size: int, rule: str) -> EventTooLarge:
     return EventTooLarge(
         f"the event takes {size} bytes with its key and headers, {rule}; "
@@ -191,15 +184,11 @@ def _too_large(size: int, rule: str) -> EventTooLarge:
 
 def _refused(refusal: Refusal) -> Busy | EventLogUnavailable:
     if refusal.busy:
-        return _busy(refusal.retry_after_s)
+        return Busy(
+            "as many events as may wait are waiting for the event log; send it again in a moment",
+            retry_after_s=refusal.retry_after_s,
+        )
     return EventLogUnavailable(
         "the event log is unavailable; send it again after the time in Retry-After",
         retry_after_s=refusal.retry_after_s,
-    )
-
-
-def _busy(retry_after_s: int) -> Busy:
-    return Busy(
-        "as many events as may wait are waiting for the event log; send it again in a moment",
-        retry_after_s=retry_after_s,
     )

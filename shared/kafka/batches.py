@@ -15,6 +15,8 @@ from shared.kafka.log import NewRecord, Position, RecordRefused
 from shared.kafka.partitions import partition_of
 
 MAX_RECORD_BYTES = 4 * 1024 * 1024
+UNKNOWN = -1
+"""A partition that follows from the key once the brokers have named the topic's partitions."""
 
 
 @dataclass(slots=True, eq=False)
@@ -23,8 +25,7 @@ class _Batch:
 
     topic: str
     partition: int
-    builder: Any = None
-    """None for a record alone, which the producer puts into a batch with others'."""
+    builder: Any
     acknowledged: asyncio.Future[Any] | None = None
 
     def add(self, key: bytes, record: NewRecord) -> int | None:
@@ -55,17 +56,12 @@ class ProduceBatches:
     async def append(self, records: Sequence[NewRecord]) -> list[Position]:
         """Store records; their positions, in the order in which they were given.
 
-        A single record shares a batch with those of other appends.
-
         Raises:
             RecordRefused: a record is too large. KafkaError: not all were acknowledged.
 
         """
         try:
-            if len(records) == 1:
-                await self._send_alone(records[0])
-            else:
-                await self._send_batches(records)
+            await self._send_batches(records)
             first = {batch: (await batch.acknowledged).offset for batch in self._batches}  # type: ignore[misc]
         except BaseException:
             self._forget()
@@ -92,19 +88,6 @@ class ProduceBatches:
         for batch in filling.values():
             await self._send_batch(batch)
 
-    async def _send_alone(self, record: NewRecord) -> None:
-        key = record.key.encode()
-        batch = _Batch(record.topic, await self._partition(record, key))
-        batch.acknowledged = await self._producer.send(
-            record.topic,
-            value=record.value,
-            key=key,
-            partition=batch.partition,
-            headers=list(record.headers),
-        )
-        self._batches.append(batch)
-        self._places.append((batch, 0))
-
     async def _send_batch(self, batch: _Batch) -> None:
         batch.builder.close()
         batch.acknowledged = await self._producer.send_batch(
@@ -113,7 +96,7 @@ class ProduceBatches:
         self._batches.append(batch)
 
     async def _partition(self, record: NewRecord, key: bytes) -> int:
-        if record.partition is not None:
+        if record.partition is not None and record.partition != UNKNOWN:
             return record.partition
         count = self._partitions.get(record.topic)
         if count is None:

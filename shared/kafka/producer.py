@@ -21,7 +21,8 @@ from aiokafka.errors import (
 )
 
 from shared.clock import Clock, SystemClock
-from shared.kafka.batches import MAX_RECORD_BYTES, ProduceBatches
+from shared.kafka.batches import MAX_RECORD_BYTES, UNKNOWN, ProduceBatches
+from shared.kafka.group_commit import GroupCommit
 from shared.kafka.log import (
     APPEND_TIMEOUT_S,
     LogUnavailable,
@@ -31,6 +32,7 @@ from shared.kafka.log import (
     RecordRefused,
     SingleAppends,
 )
+from shared.kafka.partitions import partition_of
 from shared.kafka.security import KafkaConnection
 from shared.kafka.tail import KafkaTail
 from shared.observability.events import Unavailable
@@ -72,6 +74,7 @@ class KafkaLog(SingleAppends):
         self._connecting = asyncio.Lock()
         self._timeouts = 0
         self._closing: set[asyncio.Task[None]] = set()
+        self._groups = GroupCommit(self._append_together, linger_s=linger_ms / 1000)
 
     async def start(self) -> None:
         """Connect; unavailable brokers are tried again at the next append."""
@@ -88,6 +91,9 @@ class KafkaLog(SingleAppends):
 
     async def stop(self) -> None:
         """Flush for at most STOP_TIMEOUT_S seconds and disconnect."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STOP_TIMEOUT_S):
+                await self._groups.flush()
         producer, self._producer = self._producer, None
         if producer is not None:
             await _close(producer, flush=True)
@@ -97,7 +103,17 @@ class KafkaLog(SingleAppends):
     async def append_many(
         self, records: Sequence[NewRecord], *, timeout_s: float = APPEND_TIMEOUT_S
     ) -> list[Position]:
-        """See EventLog.append_many."""
+        """See EventLog.append_many. A single record shares a batch with those of other appends."""
+        if len(records) == 1:
+            record = records[0]
+            if record.partition is None:
+                record = record._replace(partition=self._partition(record))
+            return [await self._groups.append(record, timeout_s)]
+        return await self._append_together(records, timeout_s)
+
+    async def _append_together(
+        self, records: Sequence[NewRecord], timeout_s: float
+    ) -> list[Position]:
         producer: AIOKafkaProducer | None = None
         try:
             async with asyncio.timeout(timeout_s):
@@ -137,6 +153,14 @@ class KafkaLog(SingleAppends):
             newest=newest,
             client_id=self._client_id,
         )
+
+    def _partition(self, record: NewRecord) -> int:
+        """A record's partition; UNKNOWN before the brokers named the topic's."""
+        producer = self._producer
+        known = producer and producer.client.cluster.partitions_for_topic(record.topic)
+        # A key that is no UTF-8 is refused when its batch is built.
+        key = record.key.encode(errors="surrogatepass")
+        return partition_of(key, len(known)) if known else UNKNOWN
 
     async def _connected(self) -> AIOKafkaProducer:
         if self._producer is not None:
