@@ -6,7 +6,8 @@ In one run, against one real broker, with wrk as the client (64 connections for 
 4 for batches of 1,000):
 
 - *limit*: an aiokafka producer that only appends ready records of the same size (idempotent,
-  acks=all), one awaited append for each of 64 writers, and 1,000 at a time;
+  acks=all, the partition named), one awaited send for each of 64 writers; the same by the group
+  commit of `shared/kafka`, and 1,000 at a time by its batches;
 - *bound*: a bare ASGI application under the same server, which reads the body and answers 202: what
   is left of a core once HTTP is spoken;
 - *peer*: a FastAPI endpoint that does the same, and one that also checks the body with a pydantic
@@ -25,6 +26,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import os
 import socket
@@ -33,25 +35,21 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import uvicorn
-import uvloop
-from aiokafka import AIOKafkaConsumer, TopicPartition
-from fastapi import FastAPI, Request, Response
-from pydantic import BaseModel
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from benchmarks.fixed_rate import Target, at_fixed_rate
+from benchmarks.ingestion_peers import serve_peer
 from deploy.local.ports import free_ports
 from deploy.local.stack import Stack
 from shared.contracts.topics import FEEDBACK, RATED
-from shared.http.asgi import Receive, Scope, Send, respond
-from shared.http.server import serve
 from shared.kafka.log import NewRecord
-from shared.kafka.producer import KafkaLog
+from shared.kafka.partitions import partition_of
+from shared.kafka.producer import BATCH_BYTES, LINGER_MS, KafkaLog
 from shared.kafka.security import KafkaConnection
 
 SINGLE_GOAL = 2_000
@@ -171,82 +169,72 @@ def load(name: str, url: str, pid: int, *, batch: bool, seconds: int, scripts: P
     )
 
 
-class Body(BaseModel):
-    """What the second peer checks."""
-
-    trace_id: str
-    type: str
-    value: int
-    user_id: str
-    metadata: dict[str, str]
-
-
-def peer_app(kind: str) -> FastAPI:
-    """A bare endpoint: what the web framework alone costs."""
-    app = FastAPI()
-    if kind == "raw":
-
-        @app.post("/v1/feedback", status_code=202)
-        async def raw(request: Request) -> Response:
-            await request.body()
-            return Response(b'{"ok":true}', 202, media_type="application/json")
-
-    else:
-
-        @app.post("/v1/feedback", status_code=202)
-        async def checked(body: Body) -> dict[str, str]:
-            return {"trace_id": body.trace_id}
-
-    return app
-
-
-async def bare_app(scope: Scope, receive: Receive, send: Send) -> None:
-    """What every ASGI application does for a POST: the bound."""
-    if scope["type"] == "http":
-        while (await receive()).get("more_body"):
-            pass
-        await respond(send, 202, b'{"ok":true}', b"application/json")
-
-
-def serve_peer(kind: str, port: int) -> None:
-    """Run a peer until it is ended."""
-    if kind == "bare":
-        uvloop.run(serve(bare_app, host="127.0.0.1", port=port, stop=asyncio.Event()))
-    else:
-        uvicorn.run(peer_app(kind), host="127.0.0.1", port=port, log_level="error")
-
-
 async def produce(bootstrap: str, seconds: float) -> list[LoadResult]:
-    """The limit: nothing but appends of ready records."""
-    log = KafkaLog(KafkaConnection(bootstrap), source="/ratchet/benchmark")
+    """The limits: nothing but appends of ready records."""
+    connection = KafkaConnection(bootstrap)
+    log = KafkaLog(connection, source="/ratchet/benchmark")
     await log.start()
+    producer = plain_producer(connection)
+    await producer.start()
+    partitions = len(await producer.partitions_for(RATED))
     headers = tuple((f"ce_{n}", b"x" * 30) for n in range(6))
 
     def record(number: int) -> NewRecord:
         return NewRecord(RATED, f"{number:032x}", b"x" * 340, headers)
 
-    async def write(until: float) -> int:
-        written = 0
-        while time.monotonic() < until:
-            await log.append_many((record(written),))
-            written += 1
-        return written
+    async def send(record: NewRecord) -> None:
+        key = record.key.encode()
+        await producer.send_and_wait(
+            record.topic,
+            record.value,
+            key,
+            partition_of(key, partitions),
+            headers=list(record.headers),
+        )
 
-    figures = []
-    for duration in (1.0, seconds):
+    async def append(record: NewRecord) -> None:
+        await log.append_many((record,))
+
+    async def write(
+        store: Callable[[NewRecord], Awaitable[None]], duration: float
+    ) -> tuple[int, float, float]:
+        """Records, seconds and CPU seconds of WRITERS writers, each of one record at a time."""
+        numbers = itertools.count()
         start, cpu = time.monotonic(), time.process_time()
-        counts = await asyncio.gather(*(write(start + duration) for _ in range(WRITERS)))
-        took, used = time.monotonic() - start, time.process_time() - cpu
-    figures.append(LoadResult("limit: aiokafka alone, one by one", sum(counts), took, used))
+
+        async def writer() -> None:
+            while time.monotonic() < start + duration:
+                await store(record(next(numbers)))
+
+        await asyncio.gather(*(writer() for _ in range(WRITERS)))
+        return next(numbers), time.monotonic() - start, time.process_time() - cpu
+
+    figures: list[LoadResult] = []
+    for name, store in (("aiokafka alone", send), ("group commit alone", append)):
+        await write(store, 1.0)
+        figures.append(LoadResult(f"limit: {name}, one by one", *await write(store, seconds)))
     records = [record(number) for number in range(BATCH)]
     start, cpu, written = time.monotonic(), time.process_time(), 0
     while time.monotonic() < start + seconds:
         await asyncio.gather(*(log.append_many(records) for _ in range(4)))
         written += 4 * BATCH
     took, used = time.monotonic() - start, time.process_time() - cpu
-    figures.append(LoadResult("limit: aiokafka alone, 1,000 at a time", written, took, used))
+    figures.append(LoadResult("limit: batches alone, 1,000 at a time", written, took, used))
+    await producer.stop()
     await log.stop()
     return figures
+
+
+def plain_producer(connection: KafkaConnection) -> AIOKafkaProducer:
+    """aiokafka's producer with the settings of the service's own."""
+    return AIOKafkaProducer(
+        **connection.client_arguments(),
+        acks="all",
+        enable_idempotence=True,
+        linger_ms=LINGER_MS,
+        max_batch_size=BATCH_BYTES,
+        compression_type="lz4",
+    )
 
 
 async def count(bootstrap: str, topic: str) -> int:
@@ -394,7 +382,7 @@ def measure(seconds: int) -> int:
 
 def verdict(figures: Sequence[LoadResult], counts_agree: bool) -> int:
     """Say what was met; 1 where something was not."""
-    plain_single, plain_batch, bound, *_, single, batch = figures
+    plain_single, _, plain_batch, bound, *_, single, batch = figures
     single_share = single.core_rate / plain_single.core_rate
     batch_share = batch.core_rate / plain_batch.core_rate
     load_average = os.getloadavg()[0]
