@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import json
 import re
@@ -129,6 +130,19 @@ def test_compose_and_dockerfile_listen_where_the_services_do() -> None:
         if service not in PACKAGES:
             assert exposed[service] == str(port)
         assert VALUES["services"][service]["port"] == port
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_service_has_its_metrics_where_the_chart_scrapes_them(service: str) -> None:
+    package = PACKAGES.get(service, f"services.{service}")
+    source = (ROOT / package.replace(".", "/") / "__main__.py").read_text()
+    (serving,) = (
+        node
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "serve"
+    )
+    given = {keyword.arg: ast.unparse(keyword.value) for keyword in serving.keywords}
+    assert given["operations_port"].endswith(".operations_port")
 
 
 def test_what_the_dockerfile_copies_exists() -> None:

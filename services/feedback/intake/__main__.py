@@ -95,7 +95,13 @@ async def run(settings: IntakeSettings) -> None:
             counting = group.create_task(quotas.run())
             group.create_task(loop.run(stop))
             app = OperationsApp(health, registry)
-            await serve(app, host=settings.host, port=settings.port, stop=stop)
+            await serve(
+                app,
+                host=settings.host,
+                port=settings.port,
+                operations_port=settings.operations_port,
+                stop=stop,
+            )
             stop.set()
             counting.cancel()
         await log.stop()
