@@ -174,7 +174,7 @@ class OperatorViews:
         )
         histories = self._decisions.histories(model)
         decisions = [decision for history in histories for decision in history.all()]
-        versions = self._registry.versions(model)
+        versions = list(self._registry.versions(model))
         names = {version.record.version for version in versions}
         days = [one for one in daily_figures(await self._whole_days()) if one["version"] in names]
         return {**await week_report(week, decisions, versions, days, target), "whole": whole}
