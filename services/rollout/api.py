@@ -169,14 +169,15 @@ class RolloutApi:
         """The model's unfinished rollout, else its last one."""
         histories = self._decision_log.histories(model)
         history = self._decision_log.unfinished_of(model) or (histories[-1] if histories else None)
-        if history is None:
-            raise Unknown(f"model {model}: never had a rollout", field="model")
-        waiting = (
-            f"{one['version']} waits for {one['waits_for']}"
-            for one in self._version_views(model)
-            if one["waits_for"]
+        views = self._version_views(model)
+        waits = (
+            f"{one['version']} waits for {one['waits_for']}" for one in views if one["waits_for"]
         )
-        return {**self._view(history), "waiting": "; ".join(islice(waiting, MAX_WAITING))}
+        waiting = list(islice(waits, MAX_WAITING))
+        if history is None:
+            why = "; ".join([f"model {model}: never had a rollout", *waiting])
+            raise Unknown(why, field="model")
+        return {**self._view(history), "waiting": "; ".join(waiting)}
 
     def decisions(
         self, rollout_id: str, after: str, limit: int, *, moves: bool = False

@@ -92,7 +92,11 @@ async def test_an_approver_accepts_it_once_and_the_log_says_so(harness: Controll
 async def test_the_models_present_rollout_says_what_waits(
     harness: ControllerHarness, http: httpx.AsyncClient
 ) -> None:
-    await http.post("/v1/rollouts", json={**START, "candidate": "v2"})
     await lopsided(harness)
+    waits = f"v3 waits for an approver, as {WHY}"
+    none_yet = await http.get("/v1/rollouts/current", params={"model": "m"})
+    assert none_yet.status_code == 404
+    assert none_yet.json()["detail"].endswith(f"never had a rollout; {waits}")
+    await http.post("/v1/rollouts", json={**START, "candidate": "v2"})
     current = (await http.get("/v1/rollouts/current", params={"model": "m"})).json()
-    assert current["waiting"] == f"v3 waits for an approver, as {WHY}"
+    assert current["waiting"] == waits
