@@ -260,6 +260,7 @@ class Attempts:
             predecessor=predecessor,
             data=str(data),
             judge=str(workspace.judge),
+            nearest=str(workspace.nearest),
             cases=str(workspace.cases),
             method=cast("MethodName", resolved.job.recipe_method),
             hyperparameters=hyperparameters.model_dump(mode="json"),

@@ -7,8 +7,9 @@ share, lag and age of the rows are figures of every version.
 # pyright: strict
 from __future__ import annotations
 
+import math
 import statistics
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol, TypeVar
@@ -19,6 +20,8 @@ from shared.registry.versions import Registry
 
 DAY_S = 86_400.0
 WRITERS = ("chosen_version", "rejected_version")
+NEAR_ROWS = 20
+"""Held-out rows that perplexity is measured on at least, where there are so many."""
 
 
 class WrittenRow(Protocol):
@@ -97,6 +100,39 @@ def weighted(rows: Iterable[R], rules: DatasetRules) -> list[R]:
     ]
 
 
+def nearest(
+    rows: Iterable[Mapping[str, Any]],
+    ancestors: Sequence[str],
+    policy: Callable[[str], str] = str,
+    least: int = NEAR_ROWS,
+) -> list[Mapping[str, Any]]:
+    """Rows nearest to the parent's policy: whole generations, newest first, until there are `least`.
+
+    Preferred answers of an older version are worse than the parent's, so they get less likely with
+    every version that improves on it. Perplexity is therefore measured on the parent's own.
+
+    Args:
+        rows: Lines of `heldout.jsonl`.
+        ancestors: What `lineage` returns of the parent.
+        policy: Names the version whose policy a version's answers are of; see `policy_of`.
+        least: Rows wanted; fewer where there are no more.
+
+    Returns:
+        The rows; those of no known generation, such as an import's, come last.
+
+    """
+    generations = {version: number for number, version in enumerate(ancestors)}
+    by_lag = defaultdict[float, list[Mapping[str, Any]]](list)
+    for row in rows:
+        lag = lag_of(_policies(row.get("meta", {}), policy), generations)
+        by_lag[math.inf if lag is None else lag].append(row)
+    found: list[Mapping[str, Any]] = []
+    for lag in sorted(by_lag):
+        if len(found) < least:
+            found += by_lag[lag]
+    return found
+
+
 def accounting(
     rows: Iterable[Mapping[str, Any]],
     ancestors: Sequence[str],
@@ -127,7 +163,7 @@ def accounting(
     for row in rows:
         meta: Mapping[str, str] = row.get("meta", {})
         sources[meta.get("source", "")] += 1
-        of_policy = {side: policy(meta[side]) for side in WRITERS if meta.get(side)}
+        of_policy = _policies(meta, policy)
         if of_policy and ancestors:
             on_policy.append(set(of_policy.values()) == {ancestors[0]})
             lag = lag_of(of_policy, generations)
@@ -146,3 +182,8 @@ def accounting(
     for source in sorted(MACHINE_MADE & sources.keys()):
         figures[f"data_{source}_share"] = sources[source] / sources.total()
     return figures
+
+
+def _policies(meta: Mapping[str, str], policy: Callable[[str], str]) -> dict[str, str]:
+    """A row's writers, each as the version whose policy its answer is of."""
+    return {side: policy(meta[side]) for side in WRITERS if meta.get(side)}

@@ -17,13 +17,13 @@ import structlog
 from services.training.attempts import Attempts, Refused
 from services.training.base_files import require_parents_base
 from services.training.candidate import judge_figures, stages
-from services.training.dataset_rows import TRAIN, AskedPrompt
+from services.training.dataset_rows import HELDOUT, TRAIN, AskedPrompt
 from services.training.dataset_store import DatasetStore, lay_out, read_import
 from services.training.diagnosis import diagnose
 from services.training.errors import InvalidJob, StoreUnavailable, TrainingError
 from services.training.metrics import TrainingMetrics
 from services.training.outcome import JobOutcome, built, failed, rejected, succeeded
-from services.training.policy import accounting, lineage, policy_of, settings_policies
+from services.training.policy import accounting, lineage, nearest, policy_of, settings_policies
 from services.training.progress import FITTED, ProgressReporter
 from services.training.publish import Publisher
 from services.training.recorded_jobs import named_anew, recorded, resolve_rebase
@@ -255,14 +255,15 @@ class Runner:
         if job.method is TrainingMethod.reward:
             return await self._reward_model(resolved, dataset, workspace, reporter)
         await self._lay_out_cases(resolved, workspace)
-        rows = map(orjson.loads, dataset.files[TRAIN].splitlines())
         registry = self._registry.registry
-        figures = accounting(
-            rows,
-            lineage(resolved.parent_version, registry),
-            job.requested_at,
-            partial(policy_of, registry=registry),
+        chain = lineage(resolved.parent_version, registry)
+        policy = partial(policy_of, registry=registry)
+        train, heldout = (
+            map(orjson.loads, dataset.files[name].splitlines()) for name in (TRAIN, HELDOUT)
         )
+        if not workspace.nearest.exists():
+            await asyncio.to_thread(write_rows, workspace.nearest, nearest(heldout, chain, policy))
+        figures = accounting(train, chain, job.requested_at, policy)
         result = await self._attempts.run(resolved, manifest, workspace, reporter, figures)
         if manifest.origin == "log" and not job.rebases:
             await self._rewards.publish(resolved, dataset, workspace)

@@ -51,6 +51,11 @@ class Workspace:
         """The failure cases that the job's candidates are asked."""
         return self.folder / "cases.jsonl"
 
+    @property
+    def nearest(self) -> Path:
+        """The held-out rows nearest to the parent's policy, which perplexity is measured on."""
+        return self.folder / "nearest.jsonl"
+
     def attempt(self, number: int) -> Path:
         """The folder of the attempt, counted from 1."""
         path = self.folder / f"attempt-{number}"

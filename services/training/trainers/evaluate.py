@@ -70,13 +70,15 @@ class Answers:
 def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, float]:
     """Measure both arms; writes `answers.jsonl` and returns the figures.
 
-    Figures are named `<arm>_perplexity`, `<arm>_length` (mean tokens), `<arm>_stop_share`,
-    `<arm>_repetition`, and, with a judge, `wins`, `ties`, `losses` of the candidate.
+    Figures are named `<arm>_perplexity` (on `perplexity_rows` rows), `<arm>_length` (mean tokens),
+    `<arm>_stop_share`, `<arm>_repetition`, and, with a judge, `wins`, `ties`, `losses` of the
+    candidate.
     """
     data = Path(job.data)
     tokenizer = load_tokenizer(job.base)
     prompts = read_rows(data / "prompts.jsonl")[: job.evaluation.prompts]
-    heldout = [
+    heldout = read_rows(data / "heldout.jsonl")
+    near = [
         HeldOut(
             row["messages"],
             answer_of(
@@ -87,10 +89,10 @@ def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, float]:
             row.get("chosen_cut", False),
             row.get("tools", ""),
         )
-        for row in read_rows(data / "heldout.jsonl")
+        for row in (read_rows(Path(job.nearest)) if job.nearest else heldout)
     ]
     judged = bool(prompts) and (Path(job.judge) / "adapter").exists()
-    total = 2 * (len(prompts) * (2 if judged else 1) + len(heldout)) + 1
+    total = 2 * (len(prompts) * (2 if judged else 1) + len(near)) + 1
     done = 0
 
     def note(count: int) -> None:
@@ -105,7 +107,7 @@ def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, float]:
         if adapter:
             model = load_adapter(model, adapter, trainable=False).merge_and_unload()
         model.eval()
-        arms[arm] = answers(job, model, tokenizer, prompts, heldout, note)
+        arms[arm] = answers(job, model, tokenizer, prompts, near, note)
     figures = {
         f"{arm}_{name}": value for arm, said in arms.items() for name, value in _manners(said)
     }
@@ -119,7 +121,8 @@ def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, float]:
         figures |= _verdict(job, tokenizer, rows, note)
     write_rows(folder / "answers.jsonl", rows)
     progress.report("evaluate", total, total)
-    return figures | {"prompts": float(len(prompts)), "heldout": float(len(heldout))}
+    counts = {"prompts": prompts, "heldout": heldout, "perplexity_rows": near}
+    return figures | {name: float(len(rows)) for name, rows in counts.items()}
 
 
 def answers(

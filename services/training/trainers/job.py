@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -74,6 +74,9 @@ class TrainerJob(BaseModel):
     )
     data: str
     judge: str
+    nearest: str = Field(
+        default="", description="file of the rows that perplexity is of; empty: all held-out rows"
+    )
     cases: str = ""
     predecessor: str = Field(default="", description="adapter of the last published reward model")
     method: MethodName = "dpo"
@@ -140,7 +143,7 @@ def write_json(path: Path, value: Any) -> None:
     partial.replace(path)
 
 
-def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write rows as JSONL, whole or not at all."""
     partial = path.with_name(f".{path.name}.partial")
     with partial.open("w", encoding="utf-8") as file:

@@ -9,7 +9,14 @@ from functools import partial
 import pytest
 
 from services.training.dataset import capped
-from services.training.policy import accounting, lineage, policy_of, settings_policies, weighted
+from services.training.policy import (
+    accounting,
+    lineage,
+    nearest,
+    policy_of,
+    settings_policies,
+    weighted,
+)
 from services.training.sides import DatasetRules
 from shared.contracts.events.base import utc
 from shared.contracts.events.versions import ServedSettings, record_key, settings_key
@@ -46,6 +53,25 @@ def test_what_nobody_knows_has_no_figure() -> None:
     assert accounting([{"meta": {}}, {}], CHAIN, NOW) == {}
     assert accounting([], (), NOW) == {}
     assert accounting([row("", "")], CHAIN, NOW) == {"data_age_days": 0.0}
+
+
+def test_perplexity_is_of_the_newest_generations_that_have_rows_enough() -> None:
+    own, mixed, old = row("m-v1.2", "m-v1.2"), row("m-v1.2", "m-v1.1"), row("m-v1.0", "m-v1.0")
+    corrected, unknown = row("", "m-v1.2"), {"meta": {}}
+    rows = [unknown, old, mixed, own, corrected, row("other", "m-v1.2")]
+    assert nearest(rows, CHAIN, least=1) == [own, corrected]
+    assert nearest(rows, CHAIN, least=2) == [own, corrected]
+    assert nearest(rows, CHAIN, least=3) == [own, corrected, mixed], "a generation is read whole"
+    assert nearest(rows, CHAIN, least=4) == [own, corrected, mixed, old]
+    assert sorted(map(str, nearest(rows, CHAIN, least=5))) == sorted(map(str, rows))
+    assert nearest(rows, (), least=1) == rows, "without a parent none is nearer"
+
+
+def test_answers_of_settings_are_of_their_adapter_s_generation() -> None:
+    cooler, old = row("cooler", "m-v1.2"), row("m-v1.0", "m-v1.0")
+    policies = {"cooler": "m-v1.1"}
+    found = nearest([old, cooler], CHAIN, lambda name: policies.get(name, name), least=1)
+    assert found == [cooler]
 
 
 def test_settings_over_an_adapter_are_its_policy_but_for_a_system_prompt() -> None:

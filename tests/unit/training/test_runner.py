@@ -14,7 +14,9 @@ from typing import Any, cast
 import pytest
 
 from services.training import process
+from services.training.dataset_rows import HELDOUT
 from services.training.fetched_adapters import KEPT, FetchedAdapters
+from services.training.policy import NEAR_ROWS
 from services.training.progress import ProgressReporter
 from services.training.trainers.job import BUSY
 from services.training.workspace import Workspace, prune
@@ -323,6 +325,25 @@ async def test_a_record_says_how_far_its_data_are_from_the_policy(
     assert metrics["data_on_policy_share"] == 1.0
     assert metrics["data_policy_lag"] == 0.0
     assert metrics["data_age_days"] == 0.0
+
+
+async def test_perplexity_is_measured_on_held_out_answers_of_the_parent(
+    harness: TrainingHarness,
+) -> None:
+    for number in range(300, 600):
+        event = pair_event(number, chosen_version=V10, rejected_version=V10)
+        await harness.log.publish(
+            PREFERENCES, key=event.pair_id, event=event, event_id=event.pair_id
+        )
+    await harness.run(request())
+    workspace = Workspace(harness.folder / "state/training/jobs", "job")
+    assert harness.trainer_job("job")["nearest"] == str(workspace.nearest)
+    heldout, near = (
+        [json.loads(line) for line in path.read_text().splitlines()]
+        for path in (workspace.data / HELDOUT, workspace.nearest)
+    )
+    assert len(heldout) > len(near) >= NEAR_ROWS
+    assert near == [row for row in heldout if row["meta"]["chosen_version"] == V10]
 
 
 async def test_a_crash_of_the_trainer_is_gone_over(harness: TrainingHarness) -> None:
