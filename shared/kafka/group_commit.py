@@ -7,10 +7,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from copy import copy
 from typing import NamedTuple
 
-from shared.kafka.log import LogUnavailable, NewRecord, Position, RecordRefused
+from shared.kafka.log import LogUnavailable, NewRecord, Position, RecordRefused, record_bytes
 
 SPREAD_S = 0.1
 """Deadlines of a group that lie so close take its latest; an earlier one has a timer of its own."""
+FRAMING_BYTES = 64
+"""What a batch holds of a record beside its key, headers and value: lengths, offset and time."""
+OVERDUE = "no acknowledgement before its deadline"
 
 Append = Callable[[Sequence[NewRecord], float], Awaitable[list[Position]]]
 """Stores records together within so many seconds; see EventLog.append_many."""
@@ -29,6 +32,9 @@ class _Waiting(NamedTuple):
         if not self.stored.done():
             self.stored.set_exception(error)
 
+    def fail_at_deadline(self) -> asyncio.TimerHandle:
+        return self.stored.get_loop().call_at(self.deadline, self.fail, LogUnavailable(OVERDUE))
+
 
 class GroupCommit:
     """Groups single records by partition; each partition has one group on its way at a time.
@@ -38,11 +44,15 @@ class GroupCommit:
     many wait.
     """
 
-    def __init__(self, append: Append, *, linger_s: float) -> None:
+    def __init__(self, append: Append, *, linger_s: float, batch_bytes: int) -> None:
+        """Take how to store records, and the size up to which they are one batch."""
         self._append = append
         self._linger_s = linger_s
+        self._batch_bytes = batch_bytes
         self._waiting: dict[Lane, list[_Waiting]] = {}
         self._sending: dict[Lane, asyncio.Task[None]] = {}
+        self._busy_until: dict[Lane, float] = {}
+        """Latest deadline of the group that is on its way."""
         self._timer: asyncio.TimerHandle | None = None
 
     def append(self, record: NewRecord, timeout_s: float) -> asyncio.Future[Position]:
@@ -57,6 +67,8 @@ class GroupCommit:
         waiting = _Waiting(record, stored, loop.time() + timeout_s)
         assert record.partition is not None
         lane = (record.topic, record.partition)
+        if waiting.deadline < self._busy_until.get(lane, 0.0) - SPREAD_S:
+            waiting.fail_at_deadline()
         group = self._waiting.get(lane)
         if group is None:
             self._waiting[lane] = [waiting]
@@ -83,32 +95,35 @@ class GroupCommit:
     async def _send(self, lane: Lane) -> None:
         try:
             while group := self._waiting.pop(lane, None):
+                self._busy_until[lane] = max(one.deadline for one in group)
                 await self._store(group)
         finally:
             del self._sending[lane]
+            self._busy_until.pop(lane, None)
 
     async def _store(self, group: Sequence[_Waiting]) -> None:
-        """Store a group; where a record of it is refused, its halves, so that it is found alone."""
+        """Store a group; where a record of it is refused, its halves, so that it is found alone.
+
+        Of a group of several batches some may be stored when another is refused, and its halves would
+        store them again. So one that is too large for a batch is halved first.
+        """
         group = [one for one in group if not one.stored.done()]
         if not group:
             return
         loop, latest = asyncio.get_running_loop(), max(one.deadline for one in group)
-        overdue = LogUnavailable("no acknowledgement before its deadline")
-        timers = [
-            loop.call_at(one.deadline, one.fail, copy(overdue))
-            for one in group
-            if one.deadline < latest - SPREAD_S
-        ]
+        timers = [one.fail_at_deadline() for one in group if one.deadline < latest - SPREAD_S]
         try:
-            left_s = max(latest - loop.time(), SPREAD_S)
-            positions = await self._append([one.record for one in group], left_s)
+            if len(group) > 1 and _bytes(group) > self._batch_bytes:
+                await self._store_halves(group)
+                return
+            if (left_s := latest - loop.time()) <= 0:
+                raise LogUnavailable(OVERDUE)
+            positions = await self._append([one.record for one in group], max(left_s, SPREAD_S))
         except RecordRefused as error:
             if len(group) == 1:
                 group[0].fail(error)
-                return
-            middle = len(group) // 2
-            await self._store(group[:middle])
-            await self._store(group[middle:])
+            else:
+                await self._store_halves(group)
         except Exception as error:  # noqa: BLE001 those who wait raise it
             for one in group:
                 one.fail(copy(error))  # each raises its own, so that no traceback grows
@@ -119,3 +134,12 @@ class GroupCommit:
         finally:
             for timer in timers:
                 timer.cancel()
+
+    async def _store_halves(self, group: Sequence[_Waiting]) -> None:
+        middle = len(group) // 2
+        await self._store(group[:middle])
+        await self._store(group[middle:])
+
+
+def _bytes(group: Sequence[_Waiting]) -> int:
+    return sum(record_bytes(one.record) + FRAMING_BYTES for one in group)

@@ -86,8 +86,9 @@ def event_record(
 def record_bytes(record: NewRecord) -> int:
     """Size of a record as brokers measure it: key, headers (ASCII names) and value together."""
     headers = sum(map(len, chain.from_iterable(record.headers)))
-    key = len(record.key) if record.key.isascii() else len(record.key.encode())
-    return key + headers + len(record.value or b"")
+    key = record.key
+    key_bytes = len(key) if key.isascii() else len(key.encode(errors="surrogatepass"))
+    return key_bytes + headers + len(record.value or b"")
 
 
 class Tail(Protocol):

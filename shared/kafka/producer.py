@@ -74,7 +74,9 @@ class KafkaLog(SingleAppends):
         self._connecting = asyncio.Lock()
         self._timeouts = 0
         self._closing: set[asyncio.Task[None]] = set()
-        self._groups = GroupCommit(self._append_together, linger_s=linger_ms / 1000)
+        self._groups = GroupCommit(
+            self._append_together, linger_s=linger_ms / 1000, batch_bytes=BATCH_BYTES
+        )
 
     async def start(self) -> None:
         """Connect; unavailable brokers are tried again at the next append."""

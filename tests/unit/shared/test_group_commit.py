@@ -56,7 +56,7 @@ def brokers() -> GatedBrokers:
 
 @pytest.fixture
 def groups(brokers: GatedBrokers) -> GroupCommit:
-    return GroupCommit(brokers.append, linger_s=0.001)
+    return GroupCommit(brokers.append, linger_s=0.001, batch_bytes=1000)
 
 
 async def test_records_that_wait_together_share_an_append_for_each_partition(
@@ -109,6 +109,26 @@ async def test_a_refused_record_fails_alone_and_order_is_kept(
     assert brokers.stored[0] == [value for value in values if value != LARGE]
 
 
+async def test_a_group_over_a_batch_s_size_is_stored_batch_by_batch_in_order(
+    brokers: GatedBrokers, groups: GroupCommit
+) -> None:
+    values = [b"%02d" % number * 150 for number in range(10)]
+    await asyncio.gather(*(groups.append(record(value), 5) for value in values))
+    assert brokers.stored[0] == values
+    assert len(brokers.appends) > 1
+    assert all(sum(map(len, append)) <= 1000 for append in brokers.appends)
+
+
+async def test_what_is_overdue_when_its_turn_comes_is_not_sent(
+    brokers: GatedBrokers, groups: GroupCommit
+) -> None:
+    brokers.gates[0] = asyncio.Event()
+    waiting = [groups.append(record(b"%03d" % number * 300), 0.05) for number in range(20)]
+    results = await asyncio.gather(*waiting, return_exceptions=True)
+    assert {type(one) for one in results} == {LogUnavailable}
+    assert len(brokers.appends) == 1
+
+
 async def test_a_cancelled_append_is_left_out_and_harms_nobody(
     brokers: GatedBrokers, groups: GroupCommit
 ) -> None:
@@ -138,6 +158,19 @@ async def test_each_fails_at_its_own_deadline_where_the_brokers_do_not_acknowled
     assert (await patient).offset == 1
 
 
+async def test_one_that_waits_behind_a_group_fails_at_its_own_deadline(
+    brokers: GatedBrokers, groups: GroupCommit
+) -> None:
+    gate = brokers.gates[0] = asyncio.Event()
+    patient = groups.append(record(b"a"), 60)
+    await eventually(lambda: bool(brokers.appends), "the first is on its way")
+    with pytest.raises(LogUnavailable):
+        await asyncio.wait_for(groups.append(record(b"b"), 0.05), 30)
+    gate.set()
+    assert (await patient).offset == 0
+    assert brokers.stored[0] == [b"a"]
+
+
 async def test_all_of_a_group_fail_where_the_brokers_do_not_acknowledge(
     brokers: GatedBrokers, groups: GroupCommit
 ) -> None:
@@ -161,7 +194,7 @@ async def test_an_append_that_breaks_leaves_nobody_waiting(
 
 
 async def test_flush_waits_for_none_that_lingers(brokers: GatedBrokers) -> None:
-    groups = GroupCommit(brokers.append, linger_s=60)
+    groups = GroupCommit(brokers.append, linger_s=60, batch_bytes=1000)
     waiting = groups.append(record(b"a"), 5)
     await groups.flush()
     assert waiting.result() == Position("t", 0, 0)
