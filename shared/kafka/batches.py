@@ -62,7 +62,11 @@ class ProduceBatches:
         """
         try:
             await self._send_batches(records)
-            first = {batch: (await batch.acknowledged).offset for batch in self._batches}  # type: ignore[misc]
+            # Cancelled itself, aiokafka's future would leave the error of its batch unread.
+            first = {
+                batch: (await asyncio.shield(batch.acknowledged)).offset  # type: ignore[arg-type]
+                for batch in self._batches
+            }
         except BaseException:
             self._forget()
             raise

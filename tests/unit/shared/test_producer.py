@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from aiokafka.errors import MessageSizeTooLargeError
+from aiokafka.errors import MessageSizeTooLargeError, ProducerClosed
 from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.record.default_records import DefaultRecordBatch
 
 from shared.kafka import producer
-from shared.kafka.log import NewRecord, Position, RecordRefused
+from shared.kafka.log import LogUnavailable, NewRecord, Position, RecordRefused
 from shared.kafka.partitions import partition_of
 from shared.kafka.producer import KafkaLog
 from shared.kafka.security import KafkaConnection
@@ -28,6 +29,7 @@ class ProducerDouble:
         self.batches: list[tuple[int, list[bytes]]] = []
         self.ends = [0] * PARTITIONS
         self.known: set[int] | None = None
+        self.batch_bytes = 16_000
         self.client = SimpleNamespace(
             cluster=SimpleNamespace(partitions_for_topic=lambda topic: self.known)
         )
@@ -40,7 +42,7 @@ class ProducerDouble:
         return self.known
 
     def create_batch(self) -> BatchBuilder:
-        return BatchBuilder(16_000, 0)
+        return BatchBuilder(self.batch_bytes, 0)
 
     async def send_batch(
         self, builder: BatchBuilder, topic: str, *, partition: int
@@ -102,6 +104,20 @@ async def test_a_refused_record_fails_alone(double: ProducerDouble) -> None:
     assert values == [record.value for record in records if record.value != TOO_LARGE]
 
 
+async def test_a_refusal_doubles_nothing_of_a_group_over_a_batch_s_size(
+    double: ProducerDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    double.batch_bytes = 2_000
+    monkeypatch.setattr(producer, "BATCH_BYTES", double.batch_bytes)
+    log = await started()
+    records = [NewRecord("t", "key", b"%d" % n * 300) for n in range(10)]
+    records[7] = records[7]._replace(value=TOO_LARGE)
+    results = await appended(log, records)
+    assert [n for n, one in enumerate(results) if isinstance(one, RecordRefused)] == [7]
+    values = [value for _, values in double.batches for value in values]
+    assert values == [record.value for record in records if record.value != TOO_LARGE]
+
+
 @pytest.mark.parametrize("known", [False, True])
 async def test_a_key_that_is_no_utf_8_is_refused_and_its_neighbour_is_stored(
     double: ProducerDouble, known: bool
@@ -112,3 +128,24 @@ async def test_a_key_that_is_no_utf_8_is_refused_and_its_neighbour_is_stored(
     results = await appended(log, [NewRecord("t", "\ud800", b"bad"), NewRecord("t", "k", b"good")])
     assert isinstance(results[0], RecordRefused)
     assert isinstance(results[1][0], Position)
+
+
+async def test_an_append_that_is_given_up_leaves_no_error_unread(
+    double: ProducerDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches: list[asyncio.Future[Any]] = []
+
+    async def send_batch(*_: Any, **__: Any) -> asyncio.Future[Any]:
+        batches.append(asyncio.get_running_loop().create_future())
+        return asyncio.shield(batches[0])  # as aiokafka does
+
+    monkeypatch.setattr(double, "send_batch", send_batch)
+    log = await started()
+    with pytest.raises(LogUnavailable):
+        await log.append("t", key="k", value=b"v", timeout_s=0.01)
+    unread: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unread.append(context))
+    batches.pop().set_exception(ProducerClosed())
+    await asyncio.sleep(0)
+    gc.collect()
+    assert not unread
