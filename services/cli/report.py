@@ -201,7 +201,7 @@ async def _from_log(
     from shared.reports.weekly_events import WeekEvent, WeekEvents
 
     models = models_by_type(*get_args(WeekEvent))
-    week, registry = WeekEvents(start, end, model), Registry()
+    week, registry = WeekEvents(start, end, lambda one: model in ("", one)), Registry()
     for record in await read_to_end(
         log,
         PREFERENCES,

@@ -59,6 +59,11 @@ class Access:
         """The query's model."""
         self._must(request, self.scope_of(request).has_model(model), "model", model)
 
+    def model_if_named(self, request: Request, model: str = "") -> None:
+        """The query's model, for a route that without one shows what the key's tenant has."""
+        if model:
+            self.model_of_query(request, model)
+
     async def model_of_body(self, request: Request) -> None:
         """The body's model; a body that names none is for the route to refuse or to answer."""
         model = await _named(request, "model")

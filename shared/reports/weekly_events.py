@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 
 from shared.contracts.events.base import Event
@@ -18,12 +18,13 @@ WeekEvent = PreferencePair | PreferenceRetracted | TrainingRequested | TrainingP
 
 
 class WeekEvents:
-    """Keeps what the report of a week needs of a log's events, of one model or, empty, of all."""
+    """Keeps what the report of a week needs of a log's events about some models."""
 
-    def __init__(self, start: datetime, end: datetime, model: str = "") -> None:
+    def __init__(self, start: datetime, end: datetime, is_about: Callable[[str], bool]) -> None:
+        """`is_about` says whether the report is about a model."""
         self._start = start
         self._end = end
-        self._model = model
+        self._is_about = is_about
         self._pairs: list[PreferencePair] = []
         self._retracted: set[str] = set()
         self._jobs: list[TrainingRequested | TrainingProgress] = []
@@ -57,11 +58,11 @@ class WeekEvents:
             preferences=count_preferences(self._pairs, self._retracted, self._start),
             versions=tuple(registered),
             rollouts=tuple(rollout_rows(self._decisions)),
-            trainings=tuple(training_rows(self._jobs, self._start, self._end, self._model)),
+            trainings=tuple(training_rows(self._jobs, self._start, self._end, self._is_about)),
         )
 
     def _concerns(self, model: str, at: datetime) -> bool:
-        return self._start <= at < self._end and self._model in ("", model)
+        return self._start <= at < self._end and self._is_about(model)
 
 
 def version_row(record: VersionRecord | SettingsRecord, state: str) -> dict[str, str]:
@@ -98,7 +99,7 @@ def training_rows(
     events: Iterable[TrainingRequested | TrainingProgress],
     start: datetime,
     end: datetime,
-    model: str,
+    is_about: Callable[[str], bool],
 ) -> list[dict[str, str]]:
     """Jobs asked for in the week, oldest first."""
     rows = [
@@ -111,7 +112,6 @@ def training_rows(
             "at": job["requested_at"],
         }
         for job in jobs_of(events)
-        if start <= datetime.fromisoformat(job["requested_at"]) < end
-        and model in ("", job["model"])
+        if start <= datetime.fromisoformat(job["requested_at"]) < end and is_about(job["model"])
     ]
     return sorted(rows, key=lambda row: row["at"])

@@ -153,10 +153,13 @@ class OperatorViews:
         ]
         return {"targets": targets(), "days": days[:SHOWN]}
 
-    async def report(self, day: str, model: str, target: int) -> dict[str, Any]:
+    async def report(
+        self, day: str, model: str, target: int, scope: OperatorScope
+    ) -> dict[str, Any]:
         """The report of the week around a day, else of the last seven days; see `Weekly`.
 
-        `whole` is False where the week has more records than the newest NEWEST of a partition.
+        It is about a model or, empty, all in a key's scope. `whole` is False where the week has
+        more records than the newest NEWEST of a partition.
 
         Raises:
             InvalidField: the text is no day.
@@ -168,13 +171,15 @@ class OperatorViews:
         except ValueError:
             rule = FieldError("week", "must be a day", "write it as 2026-11-25")
             raise InvalidField(f"week: {day[:40]!r} is no day", [rule]) from None
-        week = WeekEvents(start, end, model)
+        week = WeekEvents(start, end, lambda one: model in ("", one) and scope.has_model(one))
         whole = await self._read(
             lambda: read_week(self._log, week, start, timeout_s=READ_S, newest=NEWEST)
         )
         histories = self._decisions.histories(model)
         decisions = [decision for history in histories for decision in history.all()]
-        versions = list(self._registry.versions(model))
+        versions = [
+            one for one in self._registry.versions(model) if scope.has_model(one.record.model)
+        ]
         names = {version.record.version for version in versions}
         days = [one for one in daily_figures(await self._whole_days()) if one["version"] in names]
         return {**await week_report(week, decisions, versions, days, target), "whole": whole}

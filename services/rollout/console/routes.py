@@ -54,9 +54,11 @@ def operator_routes(views: OperatorViews, actions: OperatorActions, access: Acce
     async def quality(request: Request) -> dict[str, Any]:
         return await views.quality(access.scope_of(request))
 
-    @router.get("/reports/weekly", dependencies=[Depends(access.model_of_query)])
-    async def weekly(week: str = "", model: str = "", target: Target = 100) -> dict[str, Any]:
-        return await views.report(week, model, target)
+    @router.get("/reports/weekly", dependencies=[Depends(access.model_if_named)])
+    async def weekly(
+        request: Request, week: str = "", model: str = "", target: Target = 100
+    ) -> dict[str, Any]:
+        return await views.report(week, model, target, access.scope_of(request))
 
     router.include_router(_actions(actions, access))
     return router

@@ -19,6 +19,7 @@ from shared.keys import KeyRing
 from shared.registry.api_keys import make_key
 from shared.tenants import ModelTenants
 from tests.support.operators import operator_of
+from tests.support.rollouts import publish_pairs
 from tests.unit.rollout.conftest import application, client
 from tests.unit.rollout.fakes import ControllerHarness
 
@@ -184,6 +185,24 @@ async def test_a_list_shows_what_the_keys_tenant_has(operators: Operators, path:
         path, 0
     )
     assert len(operators.harness.log.all(ERASURES)) == 1
+
+
+async def test_the_week_s_report_of_no_model_is_about_what_the_keys_tenant_has(
+    operators: Operators,
+) -> None:
+    log, at = operators.harness.log, operators.harness.clock.now()
+    await publish_pairs(log, "m", count=1, at=at)
+    await publish_pairs(log, "other", count=2, at=at, prefix="other")
+    found = {
+        tenant: (await operators.ask("GET", "/v1/reports/weekly", tenant)).json()
+        for tenant in ("acme", "globex", "ops")
+    }
+    pairs = {tenant: sum(one["preferences"]["per_day"].values()) for tenant, one in found.items()}
+    assert pairs == {"acme": 1, "globex": 2, "ops": 3}
+    assert found["globex"]["versions"] == found["globex"]["rollouts"] == []
+    for part in ("versions", "rollouts", "trainings"):
+        assert found["acme"][part] == found["ops"][part]
+    assert found["acme"]["versions"]
 
 
 async def test_a_model_without_a_tenant_is_the_operators(harness: ControllerHarness) -> None:
