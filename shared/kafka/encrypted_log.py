@@ -223,18 +223,21 @@ class EncryptingLog(SingleAppends, DecryptingLog):
         """See EventLog.append_many."""
         if all(record.topic not in ENCRYPTED_TOPICS for record in records):
             return await self._inner.append_many(records, timeout_s=timeout_s)
+        deadline = asyncio.get_running_loop().time() + timeout_s
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout_at(deadline):
                 await self._issuer.ready()
                 closed: list[NewRecord] = []
                 for record in records:
                     closed.append(self._encrypted(record))
                     if len(closed) % PER_TURN == 0:  # a router ships a megabyte at a time
                         await asyncio.sleep(0)
-                await self._issuer.acknowledged()
-                return await self._inner.append_many(closed, timeout_s=timeout_s)
+                await self._issuer.acknowledged(timeout_s / 2)
         except TimeoutError:
             raise LogUnavailable(f"no acknowledgement within {timeout_s:g} s") from None
+        # Cut short from here, the log below would not learn that its producer is stuck.
+        left_s = deadline - asyncio.get_running_loop().time()
+        return await self._inner.append_many(closed, timeout_s=left_s)
 
     def _encrypted(self, record: NewRecord) -> NewRecord:
         if record.topic not in ENCRYPTED_TOPICS or record.value is None:

@@ -20,7 +20,15 @@ from shared.contracts.events.user_keys import UserKeyIssued
 from shared.contracts.subject import subjects_in
 from shared.contracts.topics import USER_KEYS
 from shared.kafka.envelope import UnreadableRecord, decode, models_by_type
-from shared.kafka.log import EventLog, LogUnavailable, NewRecord, Record, Tail, event_record
+from shared.kafka.log import (
+    APPEND_TIMEOUT_S,
+    EventLog,
+    LogUnavailable,
+    NewRecord,
+    Record,
+    Tail,
+    event_record,
+)
 from shared.text_encryption import (
     FIELD,
     KEY_BYTES,
@@ -284,11 +292,11 @@ class UserKeyIssuer(UserKeys):
             body, place, lambda: [self.key_of(tenant, subject) for subject in people]
         )
 
-    async def acknowledged(self) -> None:
+    async def acknowledged(self, timeout_s: float = APPEND_TIMEOUT_S) -> None:
         """Return once the brokers have every key that was given out before this call.
 
         Raises:
-            LogUnavailable: they did not acknowledge in time.
+            LogUnavailable: they did not acknowledge within `timeout_s` seconds.
 
         """
         awaited = set(self._pending)
@@ -298,7 +306,7 @@ class UserKeyIssuer(UserKeys):
             if awaited.isdisjoint(self._pending):
                 return
             written = dict(self._pending)
-            await self._log.append_many(list(written.values()))
+            await self._log.append_many(list(written.values()), timeout_s=timeout_s)
             for key_id in written:
                 self._pending.pop(key_id, None)
 

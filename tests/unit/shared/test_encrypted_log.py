@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import time
 import tracemalloc
@@ -168,6 +169,35 @@ async def test_a_writer_waits_for_no_key_that_was_given_out_after_its_own() -> N
     async with asyncio.timeout(60):
         await keys.acknowledged()
     assert [one.key.partition(":")[2] for one in raw(brokers, USER_KEYS)] == [key_id]
+
+
+@pytest.mark.parametrize("silent", [USER_KEYS, FEEDBACK])
+async def test_brokers_that_are_silent_are_given_up_by_the_log_below(silent: str) -> None:
+    """Which counts what timed out, and replaces a producer that is stuck."""
+    brokers = MemoryLog()
+    store, timed_out = brokers.append_many, 0
+
+    async def append_many(
+        records: Sequence[NewRecord], *, timeout_s: float = 5.0
+    ) -> list[Position]:
+        nonlocal timed_out
+        if records[0].topic != silent:
+            return await store(records)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await asyncio.Event().wait()
+        timed_out += 1
+        raise LogUnavailable("silent")
+
+    brokers.append_many = append_many
+    ours = writer(brokers)
+    assert ours.issuer is not None
+    await ours.issuer.ready()
+    event = feedback("ann")
+    with pytest.raises(LogUnavailable):
+        await ours.publish(FEEDBACK, key="t1", event=event, event_id="f1", timeout_s=0.5)
+    assert timed_out == 1
+    await ours.stop()
 
 
 async def test_a_large_batch_leaves_the_loop_to_others() -> None:
