@@ -44,7 +44,7 @@ DOUBT = 0.15
 PATIENCE_S = 60.0
 TRAINING_S = 400.0
 
-pytestmark = pytest.mark.timeout(1200)
+pytestmark = [pytest.mark.verify, pytest.mark.timeout(1200)]
 
 
 class Circle:
