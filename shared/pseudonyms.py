@@ -1,7 +1,7 @@
 """User pseudonyms: ids of users as they are stored, by a keyed hash (HMAC-SHA-256) of each tenant's.
 
-Router and feedback service share the secret, so that a person has one id in interactions and
-feedback. Without a secret ids are stored as they come.
+The services that store or look up ids share the secret, so that a person has one id in
+interactions, feedback and pairs. Without a secret ids are stored as they come.
 """
 
 from __future__ import annotations
