@@ -184,6 +184,7 @@ async def run(settings: RouterSettings, instance: RouterInstance, rules: FilterR
             headers=settings.engine_headers(),
             tls=settings.engine_tls(),
             affinity=settings.prefix_affinity,
+            retried=metrics.engine_retried,
         ) as engines,
         client_session() as client,
     ):

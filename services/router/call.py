@@ -54,6 +54,11 @@ class EngineAttempt:
             return self.first_token_at - self.started
         return self.duration_s
 
+    def clear(self) -> None:
+        """Forget what came of one engine: another is asked, in the same attempt."""
+        self.outcome, self.status, self.error = Outcome.ok, 0, ""
+        self.first_token_at = self.last_token_at = 0.0
+
     def row(self, error: str) -> dict[str, Any]:
         """The attempt as it stands in the event."""
         return {

@@ -335,9 +335,15 @@ class EnginePool:
         self._empty.set()
 
     async def post(
-        self, path: str, body: bytes, headers: Mapping[str, str], deadlines: AttemptDeadlines
+        self,
+        path: str,
+        body: bytes,
+        headers: Mapping[str, str],
+        deadlines: AttemptDeadlines,
+        *,
+        anew: bool = False,
     ) -> HttpResponse:
-        """Send a JSON body and wait for the head of its answer.
+        """Send a JSON body, `anew` over a new connection, and wait for the head of its answer.
 
         Raises:
             ConnectFailed: the engine was not reached.
@@ -350,7 +356,8 @@ class EnginePool:
             head = self._heads[path] = line.encode() + self._fixed
         length = b"Content-Length: %d\r\n\r\n" % len(body)
         request = b"".join((head, header_lines(headers), length, body))
-        connection = self._idle.pop() if self._idle else await self._connect(deadlines)
+        reuse = self._idle and not anew
+        connection = self._idle.pop() if reuse else await self._connect(deadlines)
         response = connection.send(request, deadlines)
         try:
             await response.head()

@@ -1,4 +1,4 @@
-"""Load balancing over engines: least in flight first, unreachable ones last.
+"""Load balancing over engines: least in flight first, unreachable ones last; retries on others.
 
 With prefix affinity, conversations that begin alike go to one engine, which has their beginning in its
 prefix cache, as long as it has no more than its share of the load: rendezvous hashing (Thaler and
@@ -8,8 +8,10 @@ Zadimoghaddam, 2018).
 
 from __future__ import annotations
 
+import asyncio
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from enum import StrEnum
 from hashlib import blake2b
 from ssl import SSLContext
 from types import TracebackType
@@ -27,7 +29,22 @@ from shared.clock import Clock
 AFFINITY_LOAD = 1.25
 """Most of the mean load that affinity gives an engine."""
 DOWN_FOR_S = 1.0
-"""How long an engine that refused a connection is asked last."""
+"""How long an engine that refused a connection, or stops, is asked last."""
+
+
+class RetryReason(StrEnum):
+    """Why another engine was asked in the same attempt."""
+
+    unreachable = "unreachable"
+    unavailable = "unavailable"
+    """Status 503: it drains, or has too much to do."""
+    missing = "missing"
+    """Status 404: it has started, and its adapters are not loaded yet."""
+    given_up = "given_up"
+
+
+_TURNED_AWAY = {503: RetryReason.unavailable, 404: RetryReason.missing}
+_STOPS = frozenset((RetryReason.unavailable, RetryReason.given_up))
 
 _PATHS: dict[Endpoint, str] = {
     "chat": "/v1/chat/completions",
@@ -61,8 +78,13 @@ class Engines:
         headers: Mapping[str, str] | None = None,
         tls: SSLContext | None = None,
         affinity: bool = False,
+        retried: Callable[[RetryReason], None] = lambda _reason: None,
     ) -> None:
-        """`headers` go with every request, such as the engines' key; `tls` is for https."""
+        """`headers` go with every request, such as the engines' key; `tls` is for https.
+
+        `retried` is called for each request that another engine is asked for.
+        """
+        self.retried = retried
         self.affinity = affinity and len(base_urls) > 1
         """Whether requests name their prefix."""
         self._engines = tuple(
@@ -124,9 +146,12 @@ class Engines:
 class EngineRequest:
     """Request in flight on one engine: an async context manager that yields the response.
 
-    Entering sends it to the first engine that takes it and returns once the head is there. An
-    engine that cannot be reached got nothing of the request, so the next one is asked. Leaving by
-    an exception closes the connection; else it goes back to the pool once the body was read.
+    Entering sends it to the first engine that takes it and returns once the head is there. One that
+    cannot be reached, or answers 503 or 404, did nothing for the request, so the next is asked, each
+    once and all within the request's deadlines; the last one's 503 or 404 is the response. An only
+    URL may have several engines behind it (a Service of Kubernetes): it is asked a second time, over
+    a new connection, where one of them is about to stop. Leaving by an exception closes the
+    connection; else it goes back to the pool once the body was read.
 
     Raises (on entering):
         ConnectFailed: no engine was reached.
@@ -135,14 +160,16 @@ class EngineRequest:
     """
 
     __slots__ = (
+        "_anew",
         "_body",
         "_deadlines",
         "_endpoint",
         "_engine",
         "_engines",
         "_headers",
-        "_prefix",
         "_response",
+        "_until",
+        "_untried",
     )
 
     def __init__(
@@ -159,31 +186,34 @@ class EngineRequest:
         self._body = body
         self._headers = headers
         self._deadlines = deadlines
-        self._prefix = prefix
-        self._engine: Engine | None = None
+        self._until = asyncio.get_running_loop().time() + deadlines.total_s
+        self._untried = engines.order(prefix)
+        self._engine = self._untried.pop(0)
+        self._anew: bool | None = False if not self._untried else None
+        """Whether an only URL is asked a second time; None where there are several."""
         self._response: HttpResponse | None = None
 
     async def __aenter__(self) -> HttpResponse:
         """Send the request."""
-        engines = self._engines.order(self._prefix)
-        for engine in engines:
-            engine.in_flight += 1
+        while True:
+            self._engine.in_flight += 1
             try:
-                self._response = await engine.pool.post(
-                    _PATHS[self._endpoint], self._body, self._headers, self._deadlines
-                )
+                response = await self._post()
             except ConnectFailed:
-                engine.in_flight -= 1
-                self._engines.unreachable(engine)
-                if engine is engines[-1]:
+                self._engine.in_flight -= 1
+                if not self._next(RetryReason.unreachable):
                     raise
+                continue
             except BaseException:
-                engine.in_flight -= 1
+                self._engine.in_flight -= 1
                 raise
-            else:
-                self._engine = engine
-                return self._response
-        raise AssertionError("there is at least one engine")
+            reason = _TURNED_AWAY.get(response.status)
+            engine = self._engine
+            if reason is None or not self._next(reason):
+                self._response = response
+                return response
+            engine.in_flight -= 1
+            response.close()
 
     async def __aexit__(
         self,
@@ -192,11 +222,37 @@ class EngineRequest:
         trace: TracebackType | None,
     ) -> None:
         """The engine is done with it."""
-        assert self._engine is not None
         assert self._response is not None
         self._engine.in_flight -= 1
         if kind is not None:
             self._response.close()
+
+    def given_up(self) -> bool:
+        """Take note that the engine gave its answer up; whether another can be entered for."""
+        return self._next(RetryReason.given_up)
+
+    async def _post(self) -> HttpResponse:
+        left_s = self._until - asyncio.get_running_loop().time()
+        return await self._engine.pool.post(
+            _PATHS[self._endpoint],
+            self._body,
+            self._headers,
+            self._deadlines._replace(total_s=left_s),
+            anew=bool(self._anew),
+        )
+
+    def _next(self, reason: RetryReason) -> bool:
+        """Go on to the next engine, if there is one that may have the answer."""
+        if reason is not RetryReason.missing:
+            self._engines.unreachable(self._engine)
+        if self._untried:
+            self._engine = self._untried.pop(0)
+        elif self._anew is False and reason in _STOPS:
+            self._anew = True
+        else:
+            return False
+        self._engines.retried(reason)
+        return True
 
 
 def _by_prefix(engines: list[Engine], prefix: bytes) -> Engine:

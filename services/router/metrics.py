@@ -20,6 +20,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from services.router.behaviour import BEHAVIOURS, AnswerBehaviour
+from services.router.engines import RetryReason
 from services.router.voter_counts import VoterCounts
 from shared.clock import Clock
 from shared.contracts.events.interactions import Arm, Outcome
@@ -140,6 +141,7 @@ class RouterMetrics(Collector):
         self._state_age_s: Read = _zero
         self._breaker_open: Callable[[str], bool] = lambda _rollout: False
         self._states_refused = 0
+        self._retries = dict.fromkeys(RetryReason, 0)
         self._cells: dict[CellKey, Cell] = {}
         self._paths: dict[PathKey, Path] = {}
         self._keys: dict[tuple[str, str, str], int] = {}
@@ -162,6 +164,10 @@ class RouterMetrics(Collector):
     def state_refused(self) -> None:
         """Redis had a routing state or a reset that no controller wrote."""
         self._states_refused += 1
+
+    def engine_retried(self, reason: RetryReason) -> None:
+        """Another engine is asked in the same attempt."""
+        self._retries[reason] += 1
 
     def segment(self, given: str) -> str:
         """The label value for a request's segment: bounded, whatever clients send."""
@@ -268,6 +274,14 @@ class RouterMetrics(Collector):
         for pair in sorted(self._seen):
             breaker.add_metric((*pair, self._router), self._breaker_open(pair[1]))
         yield breaker
+        retries = CounterMetricFamily(
+            "ratchet_router_engine_retries",
+            "Requests that another engine was asked for within an attempt, before any byte had left",
+            labels=("router", "reason"),
+        )
+        for reason, count in self._retries.items():
+            retries.add_metric((self._router, reason), count)
+        yield retries
         yield GaugeMetricFamily(
             "ratchet_router_spool_bytes",
             "Interaction events on disk that no broker acknowledged yet",

@@ -15,25 +15,20 @@ from time import perf_counter
 import structlog
 
 from services.router.answer_headers import answer_headers
-from services.router.answer_readers import WHOLE_READERS
+from services.router.attempt_result import WholeResponse, failure_response, judged, note_error
 from services.router.behaviour import behaviour_of
 from services.router.call import FAILED, Call, EngineAttempt
 from services.router.candidate_breaker import CandidateBreaker
 from services.router.client_send import ClientSend, SlowClient
-from services.router.engine_connection import (
-    AttemptDeadlines,
-    EngineAnswerTooLarge,
-    HttpResponse,
-)
+from services.router.engine_connection import AttemptDeadlines, HttpResponse
 from services.router.engines import EngineRequest, Engines
-from services.router.errors import FAILURES, error_body
 from services.router.filter_rules import FILTERED, FilterFindings, RuleSet
 from services.router.interactions import Interactions
 from services.router.metrics import RouterMetrics
 from services.router.output_filter import REFUSAL, UNFILTERED, OutputFilter
-from services.router.passed_through import ABSENT, PASSED_THROUGH
+from services.router.passed_through import PASSED_THROUGH
 from services.router.relay import HTTP_OK, StreamRelay
-from services.router.response import UnreadableResponse, read_error
+from services.router.response import AnswerGivenUp, UnreadableResponse
 from services.router.votes import CAPPED, JUDGED_ARMS, VoteLimits, vote_figures
 from services.router.watchdog import Watchdog
 from shared.contracts.events.interactions import Outcome
@@ -42,9 +37,6 @@ from shared.http.asgi import Receive, Send
 
 log = structlog.get_logger(__name__)
 
-ENGINE_FAULTS = frozenset((401, 403, 404, 408, 429))
-"""4xx that are no fault of the client: the router's key is wrong, the adapter is not loaded, or the
-engine is too busy."""
 MAX_LOGGED = 300
 LOG_EVERY_S = 1.0
 END_OF_STREAM_S = 1.0
@@ -78,12 +70,12 @@ class Deadlines:
 
 
 @dataclass(slots=True)
-class WholeResponse:
-    """A whole answer for the client."""
+class RelayedStream:
+    """What came of one engine's stream; `reply` where it answered something else than a stream."""
 
-    status: int
-    body: bytes
-    retry_after_s: int = 0
+    relay: StreamRelay
+    response: HttpResponse | None = None
+    reply: WholeResponse | None = None
 
 
 class Proxy:
@@ -152,43 +144,26 @@ class Proxy:
         for version, arm in call.plan():
             attempt = self._start(call, send, version, arm)
             try:
-                async with self._request(call, attempt) as response:
-                    body = await response.read()
-                attempt.status = response.status
-                reply = self._judge(call, attempt, body)
-            except OSError as error:
-                _fail(attempt, error)
+                reply = await self._answer(call, attempt)
+            except (OSError, AnswerGivenUp) as error:
+                note_error(attempt, error)
             self._close(call, attempt)
             if attempt.outcome not in FAILED and reply is not None:
                 return await self._filtered(call, reply)
-        return _failure(call)
+        return failure_response(call)
 
-    def _judge(self, call: Call, attempt: EngineAttempt, body: bytes) -> WholeResponse | None:
-        """What a whole response means; None where it is a failure."""
-        if attempt.status == HTTP_OK:
+    async def _answer(self, call: Call, attempt: EngineAttempt) -> WholeResponse | None:
+        """One attempt at a whole answer; where an engine gives it up, others are asked."""
+        request = self._request(call, attempt)
+        while True:
+            async with request as response:
+                body = await response.read()
+            attempt.status = response.status
             try:
-                read = WHOLE_READERS[call.request.endpoint]
-                name = call.shown(attempt.version)
-                call.answer, body = read(body, name, call.request.trace_id)
-            except UnreadableResponse as error:
-                attempt.outcome = Outcome.server_error
-                attempt.error = str(error)
-                return None
-            return WholeResponse(HTTP_OK, body)
-        message, shaped = read_error(attempt.status, body)
-        attempt.error = message
-        if not call.shows_arm:
-            shaped = shaped.replace(attempt.engine_model.encode(), call.choice.model.encode())
-        passed = call.request.endpoint in PASSED_THROUGH
-        if passed and attempt.status in ABSENT and attempt.engine_model not in message:
-            # No fault of a version: the engine has no such endpoint.
-            attempt.outcome = Outcome.client_error
-            return WholeResponse(404, shaped)
-        if 400 <= attempt.status < 500 and attempt.status not in ENGINE_FAULTS:
-            attempt.outcome = Outcome.client_error
-            return WholeResponse(attempt.status, shaped)
-        attempt.outcome = Outcome.server_error
-        return None
+                return judged(call, attempt, body)
+            except AnswerGivenUp:
+                if not request.given_up():
+                    raise
 
     async def _filtered(self, call: Call, reply: WholeResponse) -> WholeResponse:
         """A whole answer as the client may see it; an error as it is."""
@@ -226,49 +201,60 @@ class Proxy:
     async def _stream(self, call: Call, send: ClientSend, watchdog: Watchdog) -> None:
         for version, arm in call.plan():
             attempt = self._start(call, send, version, arm)
-            heartbeat_s = self._deadlines.heartbeat_s
-            relay = self._relay(call, attempt, send, heartbeat_s)
-            response: HttpResponse | None = None
-            reply: WholeResponse | None = None
+            tried = await self._relayed(call, attempt, send)
+            self._close(call, attempt)
+            if tried.relay.started:
+                watchdog.unwatch()
+                await self._end_stream(call, tried.relay, send)
+                if tried.response is not None and tried.relay.reader.done:
+                    await _to_end(tried.response)
+                return
+            if attempt.outcome not in FAILED:
+                watchdog.unwatch()
+                await self._reply(call, tried.reply or failure_response(call), send)
+                return
+        watchdog.unwatch()
+        await self._reply(call, failure_response(call), send)
+
+    async def _relayed(self, call: Call, attempt: EngineAttempt, send: ClientSend) -> RelayedStream:
+        """One attempt at a stream; where an engine gives it up before it began, others are asked."""
+        request = self._request(call, attempt)
+        while True:
+            attempt.clear()
+            relay = self._relay(call, attempt, send, self._deadlines.heartbeat_s)
+            tried = RelayedStream(relay)
             try:
-                async with self._request(call, attempt) as response:
-                    attempt.status = response.status
-                    if response.status == HTTP_OK:
-                        await relay.run(response)
+                async with request as tried.response:
+                    attempt.status = tried.response.status
+                    if attempt.status == HTTP_OK:
+                        await relay.run(tried.response)
                     else:
-                        reply = self._judge(call, attempt, await response.read())
+                        tried.reply = judged(call, attempt, await tried.response.read())
+                return tried
+            except AnswerGivenUp as error:
+                note_error(attempt, error)
+                if relay.started or not request.given_up():
+                    return tried
             except (OSError, UnreadableResponse) as error:
-                _fail(attempt, error)
+                note_error(attempt, error)
                 taken_s = perf_counter() - attempt.started
                 if attempt.outcome is Outcome.timeout and send.waited_s > taken_s / 2:
                     # The client took more of the time than the engine.
                     raise SlowClient from None
+                return tried
             finally:
                 call.answer = relay.reader.finish()
                 if relay.filter is not None:
                     relay.filter.close()
                 if relay.started or attempt.outcome not in FAILED:
                     self._note(call, relay.findings)
-            self._close(call, attempt)
-            if relay.started:
-                watchdog.unwatch()
-                await self._end_stream(call, relay, send)
-                if response is not None and relay.reader.done:
-                    await _to_end(response)
-                return
-            if attempt.outcome not in FAILED:
-                watchdog.unwatch()
-                await self._reply(call, reply or _failure(call), send)
-                return
-        watchdog.unwatch()
-        await self._reply(call, _failure(call), send)
 
     async def _end_stream(self, call: Call, relay: StreamRelay, send: ClientSend) -> None:
         """Leave the event, then let the last bytes go."""
         self._record(call)
         last = relay.reader.last
         if call.last.outcome is not Outcome.ok:
-            last = relay.reader.failed(_failure(call).body)
+            last = relay.reader.failed(failure_response(call).body)
         elif relay.blocked and not relay.held:
             last = relay.reader.failed(REFUSAL)
         await send({"type": "http.response.body", "body": relay.held + last})
@@ -391,31 +377,6 @@ class Proxy:
             attempt.error = why
             self._close(call, attempt)
         self._record(call)
-
-
-def _fail(attempt: EngineAttempt, error: Exception) -> None:
-    """Name how an attempt failed."""
-    attempt.error = f"{type(error).__name__}: {error}"
-    if isinstance(error, UnreadableResponse | EngineAnswerTooLarge):
-        attempt.outcome = Outcome.server_error
-    elif isinstance(error, TimeoutError):
-        attempt.outcome = Outcome.timeout
-    else:
-        attempt.outcome = Outcome.crash
-
-
-def _failure(call: Call) -> WholeResponse:
-    """What the client is told when the last attempt failed."""
-    last = call.last
-    error = FAILURES[last.outcome]
-    tried = call.choice.model + (f" ({last.version})" if call.shows_arm else "")
-    messages = {
-        Outcome.server_error: f"the engine failed to answer for {tried}; try again",
-        Outcome.crash: f"the connection to the engine of {tried} failed or was lost; try again",
-        Outcome.timeout: f"the engine of {tried} did not answer in time",
-    }
-    body = error_body(messages[last.outcome], kind=error.kind, code=error.code)
-    return WholeResponse(error.status, body, error.retry_after_s or 0)
 
 
 async def _to_end(response: HttpResponse) -> None:

@@ -23,6 +23,10 @@ class UnreadableResponse(Exception):
     """The engine's answer is not what its API promises; the message says what was found."""
 
 
+class AnswerGivenUp(UnreadableResponse):
+    """The engine stops, and gave its answer up where it was."""
+
+
 @dataclass(slots=True)
 class EngineResponse:
     """Text, end and tokens of an answer; of several choices the first.
@@ -251,12 +255,12 @@ def _reason(choice: dict[str, Any]) -> str:
     """Why the engine ended the choice.
 
     Raises:
-        UnreadableResponse: the engine stops, and gave the answer up where it was.
+        AnswerGivenUp: the engine stops.
 
     """
     reason = choice.get("finish_reason")
     if reason == ABORTED:
-        raise UnreadableResponse("the engine gave the answer up: finish_reason abort")
+        raise AnswerGivenUp("the engine gave the answer up: finish_reason abort")
     return reason[:64] if isinstance(reason, str) else ""
 
 

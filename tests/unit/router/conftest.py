@@ -119,7 +119,9 @@ class GatewayHarness:
             session = await self.stack.enter_async_context(aiohttp.ClientSession())
             endpoint = ModerationEndpoint(session, moderation, dict, registry)
         self.output_filter = OutputFilter(filter_rules, registry, endpoint)
-        pool = await self.stack.enter_async_context(Engines(engines, self.clock))
+        pool = await self.stack.enter_async_context(
+            Engines(engines, self.clock, retried=self.metrics.engine_retried)
+        )
         gateway = Gateway(
             state=self.state,
             proxy=Proxy(
