@@ -11,9 +11,10 @@ from typing import Any, cast
 
 import orjson
 from prometheus_client import CollectorRegistry, Counter
+from pydantic import TypeAdapter, ValidationError
 
 from shared.clock import Clock, SystemClock
-from shared.contracts.events.base import MAX_ID
+from shared.contracts.events.base import OptionalIdentifier
 from shared.contracts.events.dead_letters import DeadLetter, DeadLetterReason
 from shared.contracts.subject import subjects_in
 from shared.contracts.topics import (
@@ -44,6 +45,7 @@ REPLAYABLE = frozenset(
 """Topics whose readers write dead letters, beside the intakes. A letter names where its record came
 from; followed blindly, one that was made up would put keys or decisions where they count."""
 _INTAKE = re.compile(r"ratchet\.feedback-intake\.(?P<tenant>[A-Za-z0-9._-]{1,128})\.v1")
+_TENANT: TypeAdapter[str] = TypeAdapter(OptionalIdentifier)
 MAX_PEOPLE = 64
 """People of one letter under whose keys it is encrypted."""
 
@@ -222,8 +224,9 @@ def _people_in(record: Record) -> tuple[str, tuple[str, ...]]:
         return "", ()
     body = cast("dict[str, Any]", found)
     intake = _INTAKE.fullmatch(record.topic)
-    tenant = intake["tenant"] if intake else body.get("tenant")
-    if not isinstance(tenant, str) or len(tenant) > MAX_ID:
+    try:
+        tenant = _TENANT.validate_python(intake["tenant"] if intake else body.get("tenant"))
+    except ValidationError:
         return "", ()
     return tenant, tuple(subjects_in({**body, "tenant": tenant, "subjects": ()}))[:MAX_PEOPLE]
 

@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import orjson
 import pytest
 from aiokafka import ConsumerRecord, TopicPartition
 from prometheus_client import CollectorRegistry
@@ -235,6 +236,16 @@ async def test_any_record_makes_a_letter_that_brokers_take() -> None:
     assert len(stored.value) <= 900_000
     (letter,) = await list_dead_letters(log)
     assert len(letter.body) == 100_000
+
+
+@pytest.mark.parametrize("tenant", ["a\nb", "\x00", "a" * 201, 7, None, ["acme"]])
+async def test_a_letter_names_no_tenant_that_none_can_have(tenant: object) -> None:
+    log = MemoryLog()
+    letters = DeadLetters(log, service="test", redact=str, metrics=CollectorRegistry())
+    value = orjson.dumps({"tenant": tenant, "user_id": "ann"})
+    await letters.put(Record(TOPIC, 0, 7, "t1", value, (), 0), "schema", "tenant: is wrong")
+    (letter,) = await list_dead_letters(log)
+    assert (letter.tenant, letter.subjects, letter.body) == ("", (), value.decode())
 
 
 async def test_a_dead_letter_keeps_identifiers_and_no_personal_data() -> None:
