@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from shared.contracts.topics import USER_KEYS
 from shared.kafka.envelope import UnreadableRecord
 from shared.kafka.log import EventLog, NewRecord, Record, read_to_end
-from shared.kafka.user_keys import WHOLE_TIMEOUT_S, unwrapped
+from shared.kafka.user_keys import unwrapped
 from shared.text_encryption import TextsUnreadable, tenant_key, wrap_key
 
 ROLL_S = 6.0
 """A little more than `segment.ms` of the topic."""
 READ_TIMEOUT_S = 600.0
+"""Longest time for reading the topic once: a million keys take half a minute."""
 BATCH = 1000
 
 
@@ -43,7 +44,7 @@ async def destroy_keys(event_log: EventLog, subjects: Collection[str]) -> int:
             found.add(record.key)
         return False
 
-    await read_to_end(event_log, USER_KEYS, timeout_s=WHOLE_TIMEOUT_S, keep=note)
+    await read_to_end(event_log, USER_KEYS, timeout_s=READ_TIMEOUT_S, keep=note)
     tombstones = [NewRecord(USER_KEYS, name, None) for name in sorted(found)]
     if tombstones:
         await event_log.append_many(tombstones)
