@@ -60,12 +60,17 @@ WRITE_BATCH = 200
 
 
 class Eraser:
-    """Handles the records of `erasures.v1`, one after the other."""
+    """Handles the records of `erasures.v1`.
+
+    Of several at once one sweeps at a time, as each reads whole topics; the others wait for their turn
+    or for the segments of their keys to close.
+    """
 
     def __init__(self, event_log: EventLog, clock: Clock, media: MediaStore | None = None) -> None:
         self._log = event_log
         self._clock = clock
         self._media = media
+        self._sweeping = asyncio.Lock()
 
     async def handle(self, event: Event, _: Record) -> None:
         """Do a requested erasure unless it is done.
@@ -76,11 +81,12 @@ class Eraser:
         """
         if not isinstance(event, ErasureRequested) or await self._is_done(event):
             return
-        await self._erase_media(event)
-        traces = await self._erase_traces(event)
-        asked = {trace for trace, whole in traces.items() if whole}
-        examples = await self._empty_examples(event, asked)
-        products = await self._retract_products(event, asked)
+        async with self._sweeping:
+            await self._erase_media(event)
+            traces = await self._erase_traces(event)
+            asked = {trace for trace, whole in traces.items() if whole}
+            examples = await self._empty_examples(event, asked)
+            products = await self._retract_products(event, asked)
         # Last, as the sweeps read what the keys open; it takes no secret, and others may have one.
         await destroy_keys(self._log, event.subjects)
         completed = ErasureCompleted(

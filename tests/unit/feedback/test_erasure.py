@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import httpx
 import orjson
@@ -16,6 +17,7 @@ import pytest
 from fastapi import FastAPI
 
 from services.feedback.erasure import api as erasure_api
+from services.feedback.erasure import eraser as eraser_module
 from services.feedback.erasure.api import UserApi, user_router
 from services.feedback.erasure.eraser import ERASURE_MODELS, Eraser, erasures_of
 from services.feedback.read_model.store import ReadModelStore
@@ -46,6 +48,7 @@ from shared.kafka.log import (
     LogUnavailable,
     NewRecord,
     Position,
+    Record,
     read_to_end,
 )
 from shared.kafka.user_keys import UserKeyIssuer
@@ -284,6 +287,36 @@ async def test_two_at_one_time_end_as_one() -> None:
     await erase(twice, request(erasure_id="e2"))
     assert (await trained_on(twice)).pairs == (await trained_on(once)).pairs
     assert await newest(twice, EXAMPLES) == await newest(once, EXAMPLES)
+
+
+async def test_of_several_at_once_one_sweeps_at_a_time_and_all_wait_for_segments_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    log = MemoryLog()
+    await stored(log)
+    eraser = Eraser(log, ManualClock())
+    sweeping, most, closing = 0, 0, asyncio.Barrier(3)
+
+    async def counted(event_log: EventLog, *topics: str, **rules: Any) -> list[Record]:
+        nonlocal sweeping, most
+        swept = INTERACTIONS in topics
+        sweeping += swept
+        most = max(most, sweeping)
+        found = await read_to_end(event_log, *topics, **rules)
+        sweeping -= swept
+        return found
+
+    async def closed(*_: object) -> int:
+        await closing.wait()
+        return 0
+
+    monkeypatch.setattr(eraser_module, "read_to_end", counted)
+    monkeypatch.setattr(eraser_module, "destroy_keys", closed)
+    async with asyncio.timeout(60):
+        await asyncio.gather(
+            *(eraser.handle(request(erasure_id=f"e{number}"), None) for number in range(3))  # type: ignore[arg-type]
+        )
+    assert most == 1
 
 
 async def test_the_read_model_s_file_has_no_text_of_the_person(tmp_path: Path) -> None:
