@@ -30,9 +30,6 @@ class Rewrapping:
 async def destroy_keys(event_log: EventLog, subjects: Collection[str]) -> int:
     """Destroy all keys of some people; returns how many there were.
 
-    Brokers compact no active segment, so a second tombstone after `ROLL_S` closes the one that holds
-    the first (`segment.ms` of the topic); the cleaner then takes the keys from the disk.
-
     Raises:
         LogUnavailable: it is not done; ask again.
 
@@ -45,18 +42,28 @@ async def destroy_keys(event_log: EventLog, subjects: Collection[str]) -> int:
         return False
 
     await read_to_end(event_log, USER_KEYS, timeout_s=READ_TIMEOUT_S, keep=note)
-    tombstones = [NewRecord(USER_KEYS, name, None) for name in sorted(found)]
+    await _bury(event_log, found)
+    return len(found)
+
+
+async def _bury(event_log: EventLog, names: Collection[str]) -> None:
+    """Write the tombstones of keys.
+
+    Brokers compact no active segment, so a second tombstone after `ROLL_S` closes the one that holds
+    the first (`segment.ms` of the topic); the cleaner then takes the keys from the disk.
+    """
+    tombstones = [NewRecord(USER_KEYS, name, None) for name in sorted(names)]
     if tombstones:
         await event_log.append_many(tombstones)
         await asyncio.sleep(ROLL_S)
         await event_log.append_many(tombstones)
-    return len(tombstones)
 
 
 async def rewrap_keys(event_log: EventLog, secrets: Sequence[bytes]) -> Rewrapping:
     """Wrap every key by the first secret that another of them wrapped; may run again at any time.
 
-    A key that was destroyed meanwhile is destroyed again: its new record came after the tombstone.
+    A key that was destroyed meanwhile is destroyed again, by a later run if this one is cut off: its
+    new record came after the tombstone.
 
     Raises:
         LogUnavailable: some are not rewrapped; ask again.
@@ -79,8 +86,7 @@ async def rewrap_keys(event_log: EventLog, secrets: Sequence[bytes]) -> Rewrappi
     renewed = [_renewed(record, secrets) for record in stale.values()]
     for start in range(0, len(renewed), BATCH):
         await event_log.append_many(renewed[start : start + BATCH])
-    if renewed:
-        await destroy_keys(event_log, await _destroyed(event_log, {one.key for one in renewed}))
+    await _bury(event_log, await _revived(event_log))
     return Rewrapping(len(renewed), len(unreadable))
 
 
@@ -91,14 +97,18 @@ def _renewed(record: Record, secrets: Sequence[bytes]) -> NewRecord:
     return NewRecord(USER_KEYS, record.key, value, record.headers)
 
 
-async def _destroyed(event_log: EventLog, names: Collection[str]) -> set[str]:
-    """Subjects of those of the keys whose record has a tombstone before it: they had one coming."""
+async def _revived(event_log: EventLog) -> set[str]:
+    """Names of the keys that have a record behind their tombstone."""
     dead: set[str] = set()
+    revived: set[str] = set()
 
     def note(record: Record) -> bool:
-        if record.value is None and record.key in names:
-            dead.add(record.key.partition(":")[0])
+        if record.value is None:
+            dead.add(record.key)
+            revived.discard(record.key)
+        elif record.key in dead:
+            revived.add(record.key)
         return False
 
     await read_to_end(event_log, USER_KEYS, timeout_s=READ_TIMEOUT_S, keep=note)
-    return dead
+    return revived

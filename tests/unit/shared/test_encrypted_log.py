@@ -399,7 +399,9 @@ async def test_a_secret_is_replaced_while_all_go_on() -> None:
         await one.stop()
 
 
-async def test_a_key_destroyed_while_keys_are_rewrapped_stays_destroyed() -> None:
+@pytest.mark.parametrize("cut_off", [False, True])
+async def test_a_key_destroyed_while_keys_are_rewrapped_stays_destroyed(cut_off: bool) -> None:
+    """Also where the rewrapping is cut off behind the new record, and run again."""
     brokers = MemoryLog()
     old, new = b"o" * 32, b"n" * 32
     ours = EncryptingLog(brokers, UserKeyIssuer(brokers, old), source="/test")
@@ -409,10 +411,21 @@ async def test_a_key_destroyed_while_keys_are_rewrapped_stays_destroyed() -> Non
     async def append_many(records: Sequence[NewRecord], **options: Any) -> list[Position]:
         brokers.append_many = store
         await destroy_keys(brokers, [subject_of("default", "ann")])
-        return await store(records, **options)
+        positions = await store(records, **options)
+        if cut_off:
+            raise LogUnavailable("cut off")
+        return positions
 
     brokers.append_many = append_many
-    assert (await rewrap_keys(brokers, (new, old))).rewrapped == 1
+    if cut_off:
+        with pytest.raises(LogUnavailable):
+            await rewrap_keys(brokers, (new, old))
+        assert await rewrap_keys(brokers, (new, old)) == Rewrapping(0, 0)
+    else:
+        assert await rewrap_keys(brokers, (new, old)) == Rewrapping(1, 0)
+    ended = len(raw(brokers, USER_KEYS))
+    await rewrap_keys(brokers, (new, old))
+    assert len(raw(brokers, USER_KEYS)) == ended
     late = DecryptingLog(brokers, UserKeys(brokers, new))
     assert await values(late) == ["[encrypted]"]
     for one in (ours, late):
