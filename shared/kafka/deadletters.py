@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, Counter
 from pydantic import TypeAdapter, ValidationError
 
 from shared.clock import Clock, SystemClock
-from shared.contracts.events.base import OptionalIdentifier
+from shared.contracts.events.base import Identifier
 from shared.contracts.events.dead_letters import DeadLetter, DeadLetterReason
 from shared.contracts.subject import subjects_in
 from shared.contracts.topics import (
@@ -45,7 +45,7 @@ REPLAYABLE = frozenset(
 """Topics whose readers write dead letters, beside the intakes. A letter names where its record came
 from; followed blindly, one that was made up would put keys or decisions where they count."""
 _INTAKE = re.compile(r"ratchet\.feedback-intake\.(?P<tenant>[A-Za-z0-9._-]{1,128})\.v1")
-_TENANT: TypeAdapter[str] = TypeAdapter(OptionalIdentifier)
+_TENANT: TypeAdapter[str] = TypeAdapter(Identifier)
 MAX_PEOPLE = 64
 """People of one letter under whose keys it is encrypted."""
 

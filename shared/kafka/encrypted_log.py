@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import orjson
 import structlog
 from prometheus_client import CollectorRegistry, Counter
+from pydantic import ValidationError
 
 from shared.clock import Clock, SystemClock
 from shared.contracts.events.base import Event
@@ -87,9 +88,18 @@ async def opened(keys: UserKeys, value: bytes, headers: Headers, written_ms: int
 
 
 def encrypted(keys: UserKeyIssuer, value: bytes, headers: Headers) -> bytes:
-    """An event's JSON with its texts encrypted for all people that it names; as it is for nobody."""
-    body: dict[str, Any] = orjson.loads(value)
-    return orjson.dumps(body) if keys.close_texts(body, place_of(headers)) else value
+    """An event's JSON with its texts encrypted for all people that it names; as it is for nobody.
+
+    What never was an event, as the record of a dead letter that is replayed, goes as it is, too.
+    """
+    try:
+        body: Any = orjson.loads(value)
+        closes = isinstance(body, dict) and keys.close_texts(
+            cast("dict[str, Any]", body), place_of(headers)
+        )
+    except (orjson.JSONDecodeError, ValidationError):  # no JSON, or whom it names can have no key
+        return value
+    return orjson.dumps(body) if closes else value
 
 
 def place_of(headers: Headers) -> str:

@@ -238,7 +238,7 @@ async def test_any_record_makes_a_letter_that_brokers_take() -> None:
     assert len(letter.body) == 100_000
 
 
-@pytest.mark.parametrize("tenant", ["a\nb", "\x00", "a" * 201, 7, None, ["acme"]])
+@pytest.mark.parametrize("tenant", ["", "a\nb", "\x00", "a" * 201, 7, None, ["acme"]])
 async def test_a_letter_names_no_tenant_that_none_can_have(tenant: object) -> None:
     log = MemoryLog()
     letters = DeadLetters(log, service="test", redact=str, metrics=CollectorRegistry())

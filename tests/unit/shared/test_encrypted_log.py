@@ -32,7 +32,7 @@ from shared.contracts.topics import (
 )
 from shared.credentials import CredentialsUnreadable
 from shared.kafka import user_key_upkeep, user_keys
-from shared.kafka.deadletters import DeadLetters, list_dead_letters
+from shared.kafka.deadletters import DeadLetters, list_dead_letters, replay
 from shared.kafka.encrypted_log import DecryptingLog, EncryptingLog, decrypting, encrypting
 from shared.kafka.log import (
     PER_TURN,
@@ -485,6 +485,19 @@ async def test_a_dead_letter_is_encrypted_for_whom_its_record_names(topic: str) 
     await destroy_keys(brokers, [subject_of("default", "ann")])
     kept = await list_dead_letters(cast("EventLog", reader(brokers)))
     assert sorted(one.body for one in kept) == ["", "no JSON"]
+    await ours.stop()
+
+
+async def test_a_dead_letter_that_is_no_event_is_replayed_as_it_came() -> None:
+    brokers = MemoryLog()
+    ours = writer(brokers)
+    letters = DeadLetters(ours, service="test", redact=str, metrics=CollectorRegistry())
+    nobodies = ({"tenant": "", "user_id": "ann"}, {"tenant": "t", "subjects": ["ann"]})
+    bodies = [b"no JSON", b"[1]", *(orjson.dumps(one | {"value": TEXT}) for one in nobodies)]
+    for offset, body in enumerate(bodies):
+        await letters.put(Record(FEEDBACK, 0, offset, "t1", body, (), 0), "schema", "is wrong")
+    assert await replay(ours, await list_dead_letters(brokers)) == len(bodies)
+    assert [one.value for one in raw(brokers, FEEDBACK)] == bodies
     await ours.stop()
 
 
