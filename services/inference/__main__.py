@@ -20,6 +20,7 @@ from services.inference.agent import Agent
 from services.inference.api import AdapterAccess, create_app, guarded
 from services.inference.base_files import BaseFiles
 from services.inference.batch import BatchTimeouts, BatchWorker
+from services.inference.drain import EngineDrain
 from services.inference.engine import EngineClient
 from services.inference.generation_api import generation_router, serving
 from services.inference.launcher import (
@@ -74,8 +75,9 @@ def engine_of(
     client: EngineClient,
     metrics: InferenceMetrics,
     wake: asyncio.Event,
+    hurry: asyncio.Event,
 ) -> Launcher | ExternalEngine:
-    """The engine that these settings ask for."""
+    """The engine that these settings ask for; its drain ends early by `hurry`."""
     generations = settings.data_dir / "inference" / "engine-generation"
     clock = SystemClock()
     if settings.engine_external:
@@ -87,6 +89,8 @@ def engine_of(
             metrics=metrics,
         )
     host, port = settings.engine_address
+    # By its port: replicas on one machine may share the folder.
+    marker = settings.data_dir / "inference" / f"engine-{port}.draining"
     return Launcher(
         engine_command(settings),
         engine_environment(settings, os.environ),
@@ -97,6 +101,7 @@ def engine_of(
         policy=LaunchTimings(settings.engine_start_timeout_s, settings.engine_unhealthy_after_s),
         clock=clock,
         metrics=metrics,
+        drain=EngineDrain(marker, client.load_figures, clock, settings.engine_drain_s, hurry),
         log_path=settings.engine_log,
     )
 
@@ -112,7 +117,8 @@ def adapter_cache(settings: InferenceSettings, name: str) -> AdapterCache:
 
 async def run(settings: InferenceSettings) -> None:
     """Serve until SIGTERM or SIGINT."""
-    stop = stop_on_signals()
+    hurry, stopped = asyncio.Event(), asyncio.Event()
+    stop = stop_on_signals(hurry)
     registry = CollectorRegistry()
     metrics = InferenceMetrics(registry)
     clock = SystemClock()
@@ -133,7 +139,7 @@ async def run(settings: InferenceSettings) -> None:
         client = EngineClient(session, settings.engine_url)
         critic_url = settings.moderation_critic_url
         critic = EngineClient(critic_session, critic_url, CRITIC_KEY) if critic_url else None
-        engine = engine_of(settings, client, metrics, wake)
+        engine = engine_of(settings, client, metrics, wake, hurry)
         acceptances = Acceptances(settings.data_dir / "inference" / "acceptances.json")
         base_files = BaseFiles(
             "" if settings.engine_external else settings.base_model,
@@ -223,6 +229,13 @@ async def run(settings: InferenceSettings) -> None:
             lambda: None if caught_up.is_set() else "not read to its end yet; is Kafka up?",
         )
         health.ready("adapters", agent.unready)
+        health.ready("service", lambda: "stopping" if stop.is_set() else None)
+
+        async def run_engine() -> None:
+            try:
+                await engine.run(stop)
+            finally:
+                stopped.set()
 
         async def reconcile() -> None:
             # Acting on half of the registry would unload what should serve.
@@ -231,7 +244,7 @@ async def run(settings: InferenceSettings) -> None:
             await agent.run(stop)
 
         jobs: dict[str, Coroutine[None, None, None]] = {
-            "engine": engine.run(stop),
+            "engine": run_engine(),
             "versions": versions.run(),
             "keys": key_follower.run(),
             "agent": reconcile(),
@@ -242,7 +255,7 @@ async def run(settings: InferenceSettings) -> None:
         background = BackgroundTasks()
         for name, job in jobs.items():
             background.start(name, job)
-        health.alive("tasks", background.ended)
+        health.alive("tasks", lambda: None if stop.is_set() else background.ended())
         access = AdapterAccess(versions.registry, settings.tenants_of_models())
         routes = create_app(agent, engine, keys, generation, event_log, access)
         app = OperationsApp(health, registry, guarded(routes, keys))
@@ -251,7 +264,7 @@ async def run(settings: InferenceSettings) -> None:
                 with_local_guard(app, settings),
                 host=settings.host,
                 port=settings.port,
-                stop=stop,
+                stop=stopped,  # readiness and the adapters' states are told while the engine drains
                 operations_port=settings.operations_port,
             )
         finally:

@@ -258,6 +258,8 @@ class EngineClient:
                 f"{path}: {response.status}: the engine refuses our key; "
                 f"set {self._key_setting} to a file with its key"
             )
+        if response.status == 503:
+            raise EngineUnavailable(f"{path}: 503 {error_message(content)}")
         if response.status != 200:
             kind = EngineLacks if response.status in LACKING else EngineRefused
             raise kind(f"{path}: {response.status} {error_message(content)}")

@@ -16,6 +16,8 @@ from pathlib import Path
 import structlog
 
 from services.inference import guard
+from services.inference.drain import EngineDrain
+from services.inference.drain_middleware import DRAIN_MARKER, DrainMiddleware
 from services.inference.errors import PortTaken
 from services.inference.metrics import InferenceMetrics
 from services.inference.settings import InferenceSettings
@@ -71,6 +73,7 @@ def engine_command(settings: InferenceSettings) -> list[str]:
         *("--scheduling-policy", "priority"),
         # A line a request would hide why an engine ended; the router counts and logs requests.
         "--disable-uvicorn-access-log",
+        *("--middleware", f"{DrainMiddleware.__module__}.{DrainMiddleware.__name__}"),
     ]
     if settings.base_revision and not Path(settings.base_model).is_dir():
         revision = settings.base_revision
@@ -153,6 +156,7 @@ class Launcher:
         policy: LaunchTimings,
         clock: Clock,
         metrics: InferenceMetrics,
+        drain: EngineDrain,
         log_path: Path | None = None,
     ) -> None:
         """`healthy` asks the engine; `changed` is called after each change of `state`.
@@ -169,6 +173,7 @@ class Launcher:
         self._policy = policy
         self._clock = clock
         self._metrics = metrics
+        self._drain = drain
         self._log_path = log_path
         self._asked: str = ""
         self._ends = 0
@@ -184,7 +189,7 @@ class Launcher:
         self._asked = reason
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Keep an engine running until `stop` is set; then end it."""
+        """Keep an engine running until `stop` is set; then drain and end it."""
         backoff = Backoff(self._policy.backoff_first_s, self._policy.backoff_max_s)
         while not stop.is_set():
             began = self._clock.monotonic()
@@ -212,6 +217,7 @@ class Launcher:
     async def _life(self, stop: asyncio.Event) -> str:
         """One engine from start to end; returns what ended it."""
         _claim(self._address)
+        self._drain.reset()
         self._asked = ""
         self.state.generation = next_generation(self._generations)
         self._metrics.engine_generation.set(self.state.generation)
@@ -225,7 +231,7 @@ class Launcher:
                 stdin=asyncio.subprocess.PIPE,
                 stdout=output or sys.stderr.fileno(),
                 stderr=output or sys.stderr.fileno(),
-                env=self._environment,
+                env=self._environment | {DRAIN_MARKER: str(self._drain.marker.absolute())},
                 start_new_session=True,
             )
         finally:
@@ -283,7 +289,10 @@ class Launcher:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._policy.poll_s):
                     await _first(process.wait(), stop.wait())
+        serving = self.state.ready
         self._set(ready=False, reason="stopping")
+        if serving:
+            await _first(process.wait(), self._drain.run(), self._drain.hurry.wait())
         return "asked"
 
     async def _end(self, process: asyncio.subprocess.Process) -> None:

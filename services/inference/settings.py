@@ -56,6 +56,13 @@ class InferenceSettings(ServiceSettings):
     engine_unhealthy_after_s: float = Field(
         default=60.0, gt=0, le=600, description="without a healthy answer it is started again"
     )
+    engine_drain_s: float = Field(
+        default=60.0,
+        ge=0,
+        le=3600,
+        description="how long an engine that is about to stop may take to end its requests; stopping "
+        "takes up to a minute more",
+    )
     max_adapters: int = Field(default=4, ge=1, le=32)
     max_adapter_rank: Literal[8, 16, 32, 64, 128, 256] = 16
     max_context: int = Field(default=512, ge=16, description="tokens of prompt and answer")

@@ -32,12 +32,21 @@ class _Server(uvicorn.Server):
         yield
 
 
-def stop_on_signals() -> asyncio.Event:
-    """An event that SIGTERM or SIGINT sets. Call it inside the running loop."""
+def stop_on_signals(hurry: asyncio.Event | None = None) -> asyncio.Event:
+    """An event that SIGTERM or SIGINT sets; a second one sets `hurry`, where it is given.
+
+    Call it inside the running loop.
+    """
     stop = asyncio.Event()
+
+    def stopped() -> None:
+        if stop.is_set() and hurry is not None:
+            hurry.set()
+        stop.set()
+
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, stopped)
     return stop
 
 

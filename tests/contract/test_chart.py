@@ -248,6 +248,20 @@ def test_a_port_of_yours_is_listened_on_and_asked_at(tmp_path: Path) -> None:
     assert environment["router"]["RATCHET_ROUTER_ENGINES"] == "http://here-inference:9000"
 
 
+@pytest.mark.parametrize(("stop", "drain"), [(120, "60"), (600, "540"), (30, "0")])
+def test_an_engine_drains_within_its_pods_grace_period(
+    tmp_path: Path, stop: int, drain: str
+) -> None:
+    objects = render({"services": {"inference": {"stop": stop}}}, tmp_path)
+    assert environments(objects)["inference"]["RATCHET_INFERENCE_ENGINE_DRAIN_S"] == drain
+    (pod,) = (
+        one["spec"]["template"]["spec"]
+        for one in objects
+        if one["kind"] == "StatefulSet" and one["metadata"]["name"] == "here-inference"
+    )
+    assert pod["terminationGracePeriodSeconds"] == stop
+
+
 @pytest.mark.parametrize("given", [9300, 0])
 def test_each_router_process_is_scraped_once(tmp_path: Path, given: int) -> None:
     values: dict[str, Any] = {"services": {"router": {"processes": 2}}}

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
 from services.inference import guard
-from services.inference.engine import EngineClient
+from services.inference.drain import EngineDrain
+from services.inference.engine import EngineClient, EngineLoad
 from services.inference.launcher import (
     BACKOFF_MAX_S,
     ExternalEngine,
@@ -72,6 +73,10 @@ class LauncherHarness:
         self.port = free_port()
         self.pids = folder / "pids"
         self.stop = asyncio.Event()
+        self.load = EngineLoad(0, 0, frozenset())
+        self.drain = EngineDrain(
+            folder / "draining", self._load, SystemClock(), 600.0, asyncio.Event()
+        )
         self.heard: list[tuple[bool, str]] = []
         self.launcher: Launcher
         self.task: asyncio.Task[None]
@@ -88,10 +93,14 @@ class LauncherHarness:
             policy=policy,
             clock=SystemClock(),
             metrics=InferenceMetrics(CollectorRegistry()),
+            drain=self.drain,
             log_path=self.folder / "engine.log",
         )
         self.task = asyncio.create_task(self.launcher.run(self.stop))
         return self.launcher
+
+    async def _load(self) -> EngineLoad:
+        return self.load
 
     def _hear(self) -> None:
         self.heard.append((self.launcher.state.ready, self.launcher.state.reason))
@@ -122,6 +131,37 @@ async def test_engine_becomes_ready_and_ends_with_its_children(harness: Launcher
     await harness.task
     assert not any(map(alive, harness.children()))
     assert not launcher.state.ready
+
+
+async def stopping_with_a_request(harness: LauncherHarness) -> None:
+    """Stop the service while its engine writes an answer."""
+    harness.drain.marker.touch()
+    launcher = harness.start("serves")
+    await harness.reaches(lambda: launcher.state.ready, "ready")
+    assert not harness.drain.marker.exists()
+    harness.load = EngineLoad(1, 0, frozenset())
+    harness.stop.set()
+    await harness.reaches(harness.drain.marker.exists, "it drains")
+    assert (launcher.state.ready, launcher.state.reason) == (False, "stopping")
+    assert all(map(alive, harness.children()))
+
+
+async def test_an_engine_with_a_request_is_stopped_once_that_has_ended(
+    harness: LauncherHarness,
+) -> None:
+    await stopping_with_a_request(harness)
+    harness.load = EngineLoad(0, 0, frozenset())
+    await asyncio.wait_for(harness.task, 60)
+    assert not any(map(alive, harness.children()))
+
+
+async def test_a_second_signal_stops_an_engine_with_a_request_at_once(
+    harness: LauncherHarness,
+) -> None:
+    await stopping_with_a_request(harness)
+    harness.drain.hurry.set()
+    await asyncio.wait_for(harness.task, 60)
+    assert not any(map(alive, harness.children()))
 
 
 async def test_dying_engine_is_started_again_with_a_new_generation(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 
 import pytest
 
 from shared.backoff import Backoff
+from shared.http.server import stop_on_signals
 from shared.kafka.log import LogUnavailable
 from shared.service import background as background_module
 from shared.service.background import BackgroundTasks
@@ -109,3 +112,17 @@ def test_a_pause_doubles_up_to_its_limit_and_starts_again() -> None:
     assert [backoff.next_s() for _ in range(4)] == [1.0, 2.0, 4.0, 5.0]
     backoff.reset()
     assert backoff.next_s() == 1.0
+
+
+async def test_the_first_signal_stops_and_the_second_hurries() -> None:
+    hurry = asyncio.Event()
+    stop = stop_on_signals(hurry)
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.wait_for(stop.wait(), 60)
+        assert not hurry.is_set()
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.wait_for(hurry.wait(), 60)
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().remove_signal_handler(number)

@@ -232,6 +232,8 @@ A component's environment as a map of texts: what the chart knows, then `env`, t
 {{- $_ := set $found "RATCHET_INFERENCE_ENGINE_URL" (printf "http://127.0.0.1:%d" $engine) -}}
 {{- $_ := set $found "RATCHET_INFERENCE_MAX_CONTEXT" $values.model.maxContext -}}
 {{- $_ := set $found "RATCHET_INFERENCE_TOOL_PARSER" $values.model.toolParser -}}
+{{- /* Beside the drain: leaving the Service (preStop), ending vLLM, answers under way, the log. */ -}}
+{{- $_ := set $found "RATCHET_INFERENCE_ENGINE_DRAIN_S" (sub (int64 $services.inference.stop) 60 | max 0) -}}
 {{- else if eq .name "training" -}}
 {{- $_ := set $found "RATCHET_DATASETS_URI" $values.storage.datasets -}}
 {{- $_ := set $found "RATCHET_INFERENCE_MAX_CONTEXT" $values.model.maxContext -}}
