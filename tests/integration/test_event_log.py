@@ -101,7 +101,7 @@ async def test_single_appends_of_one_moment_are_stored_in_order(
     event_log, topic = log
     sent = [NewRecord(topic, f"key-{n % 7}", str(n).encode()) for n in range(100)]
     results = await asyncio.gather(*(event_log.append_many((record,)) for record in sent))
-    found = await read_to_end(event_log, topic, timeout_s=10)
+    found = await read_to_end(event_log, topic, timeout_s=60)
     stored = {(record.partition, record.offset): record.value for record in found}
     for record, ((_, partition, offset),) in zip(sent, results, strict=True):
         assert stored[partition, offset] == record.value
