@@ -18,7 +18,7 @@ from services.training.measures.score import weighted_scores
 from services.training.measures.segments import SegmentWins, segment_figures, segment_wins
 from services.training.measures.tasks import tasks_of
 from services.training.snapshot import Manifest
-from services.training.trainers.job import Stage, StageProgress, read_rows
+from services.training.trainers.job import Stage, noted_steps, read_rows
 from shared.contracts.events.training import TrainingRequested
 from shared.contracts.events.versions import Fingerprint, GateResult
 from shared.contracts.recipes import ONLINE
@@ -108,13 +108,18 @@ def read_candidate(
 
 
 def losses(attempt: Path, most: int) -> dict[str, list[tuple[int, float]]]:
-    """By stage, the finite losses that an attempt noted by step, thinned evenly to `most`."""
-    noted = [StageProgress.model_validate(row) for row in read_rows(attempt / "progress.jsonl")]
-    found: defaultdict[str, list[tuple[int, float]]] = defaultdict(list)
-    for one in noted:
+    """By stage, the finite losses that an attempt noted by step, thinned evenly to `most`.
+
+    A training that was killed notes some steps again: the last loss of each counts.
+    """
+    path = attempt / "progress.jsonl"
+    found: defaultdict[str, dict[int, float]] = defaultdict(dict)
+    for one in noted_steps(path.read_bytes() if path.exists() else b""):
         if one.loss is not None and math.isfinite(one.loss):
-            found[one.stage].append((one.done, one.loss))
-    return {stage: points[:: -(-len(points) // most)] for stage, points in found.items()}
+            found[one.stage][one.done] = one.loss
+    return {
+        stage: sorted(points.items())[:: -(-len(points) // most)] for stage, points in found.items()
+    }
 
 
 def judge_figures(judge: Path) -> dict[str, float]:

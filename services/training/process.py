@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
-from pydantic import ValidationError
 
 from services.training.errors import TrainerFailed
-from services.training.trainers.job import BUSY, FAILURE, GIVEN_UP, StageProgress
+from services.training.trainers.job import BUSY, FAILURE, GIVEN_UP, StageProgress, noted_steps
 from services.training.workspace import require_free
 
 log = structlog.get_logger(__name__)
@@ -178,11 +177,7 @@ class _ProgressReader:
             data = file.read()
         whole, newline, _ = data.rpartition(b"\n")
         self._position += len(whole) + len(newline)
-        found: list[StageProgress] = []
-        for line in whole.splitlines():
-            with contextlib.suppress(ValidationError):
-                found.append(StageProgress.model_validate_json(line))
-        return found
+        return noted_steps(whole)
 
 
 async def end_process(process: asyncio.subprocess.Process) -> None:

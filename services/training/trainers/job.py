@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -17,7 +18,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from services.training.evaluation import EvaluationSettings
 from services.training.trainers import processes
@@ -102,6 +103,15 @@ class StageProgress(BaseModel):
     done: int
     total: int
     loss: float | None = None
+
+
+def noted_steps(lines: bytes) -> list[StageProgress]:
+    """Steps of lines of progress.jsonl; one that a full disk cut short is none."""
+    found: list[StageProgress] = []
+    for line in lines.splitlines():
+        with contextlib.suppress(ValidationError):
+            found.append(StageProgress.model_validate_json(line))
+    return found
 
 
 class Progress:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import stat
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from services.training import tracking
+from services.training.candidate import losses
 from services.training.tracking import MAX_POINTS, curves
 from services.training.workspace import Workspace
 from shared.contracts.events.training import RunPhase
@@ -73,3 +75,11 @@ def test_curves_are_losses_by_step_and_bounded(tmp_path: Path) -> None:
     found = curves([tmp_path])
     assert len(found) == MAX_POINTS
     assert found[1] == {"name": f"{tmp_path.name}/dpo_loss", "step": 4, "value": 0.2}
+
+
+def test_losses_of_a_killed_training_rise_by_step_and_leave_a_torn_line_out(tmp_path: Path) -> None:
+    noted = [(1, 0.9), (2, 0.8), (3, 0.7), (2, 0.81), (3, 0.71), (4, math.nan), (5, 0.6)]
+    lines = [json.dumps({"stage": "dpo", "done": n, "total": 5, "loss": x}) for n, x in noted]
+    torn = lines[2][:20] + lines[3]  # the disk was full, and the next start went on behind it
+    (tmp_path / "progress.jsonl").write_text("\n".join([*lines, torn]) + "\n")
+    assert losses(tmp_path, 200) == {"dpo": [(1, 0.9), (2, 0.81), (3, 0.71), (5, 0.6)]}
