@@ -89,6 +89,17 @@ async def ask_until(stop: asyncio.Event, url: str, user: int, answers: RestartRe
             answers.add(await http.post("/v1/chat/completions", json=body))
 
 
+async def says_that_it_stops(url: str) -> None:
+    """Wait until a replica is unready because it stops."""
+    async with httpx.AsyncClient(base_url=url, timeout=CALL_S) as http:
+
+        async def stops() -> bool:
+            answer = await http.get("/readyz")
+            return answer.status_code == 503 and answer.json()["service"] == "stopping"
+
+        await eventually(stops, f"{url} says that it stops")
+
+
 async def test_replicas_of_inference_restart_under_load_and_no_request_fails(
     stack: Stack, starter: str, record_property: Callable[[str, object], None]
 ) -> None:
@@ -108,7 +119,9 @@ async def test_replicas_of_inference_restart_under_load_and_no_request_fails(
     answers, stop = RestartReplies(), asyncio.Event()
     users = [asyncio.create_task(ask_until(stop, url, user, answers)) for user in range(USERS)]
     for name in REPLICAS:
-        await asyncio.to_thread(stack.restart, name)
+        restarting = asyncio.create_task(asyncio.to_thread(stack.restart, name))
+        await says_that_it_stops(stack.url(name))
+        await restarting
     restarted = answers.whole
     await eventually(lambda: answers.whole > restarted, "both serve again", SERVES_S)
     stop.set()
