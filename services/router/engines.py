@@ -167,6 +167,7 @@ class EngineRequest:
         "_engine",
         "_engines",
         "_headers",
+        "_only",
         "_response",
         "_until",
         "_untried",
@@ -189,8 +190,8 @@ class EngineRequest:
         self._until = asyncio.get_running_loop().time() + deadlines.total_s
         self._untried = engines.order(prefix)
         self._engine = self._untried.pop(0)
-        self._anew: bool | None = False if not self._untried else None
-        """Whether an only URL is asked a second time; None where there are several."""
+        self._only = not self._untried
+        self._anew = False
         self._response: HttpResponse | None = None
 
     async def __aenter__(self) -> HttpResponse:
@@ -198,7 +199,13 @@ class EngineRequest:
         while True:
             self._engine.in_flight += 1
             try:
-                response = await self._post()
+                response = await self._engine.pool.post(
+                    _PATHS[self._endpoint],
+                    self._body,
+                    self._headers,
+                    self._deadlines,
+                    anew=self._anew,
+                )
             except ConnectFailed:
                 self._engine.in_flight -= 1
                 if not self._next(RetryReason.unreachable):
@@ -231,26 +238,18 @@ class EngineRequest:
         """Take note that the engine gave its answer up; whether another can be entered for."""
         return self._next(RetryReason.given_up)
 
-    async def _post(self) -> HttpResponse:
-        left_s = self._until - asyncio.get_running_loop().time()
-        return await self._engine.pool.post(
-            _PATHS[self._endpoint],
-            self._body,
-            self._headers,
-            self._deadlines._replace(total_s=left_s),
-            anew=bool(self._anew),
-        )
-
     def _next(self, reason: RetryReason) -> bool:
         """Go on to the next engine, if there is one that may have the answer."""
         if reason is not RetryReason.missing:
             self._engines.unreachable(self._engine)
         if self._untried:
             self._engine = self._untried.pop(0)
-        elif self._anew is False and reason in _STOPS:
+        elif self._only and not self._anew and reason in _STOPS:
             self._anew = True
         else:
             return False
+        left_s = self._until - asyncio.get_running_loop().time()
+        self._deadlines = self._deadlines._replace(total_s=left_s)
         self._engines.retried(reason)
         return True
 

@@ -95,7 +95,7 @@ async def says_that_it_stops(url: str) -> None:
 
         async def stops() -> bool:
             answer = await http.get("/readyz")
-            return answer.status_code == 503 and answer.json()["service"] == "stopping"
+            return answer.status_code == 503 and answer.json()["checks"]["service"] == "stopping"
 
         await eventually(stops, f"{url} says that it stops")
 
