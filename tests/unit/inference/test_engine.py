@@ -7,6 +7,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from services.inference.drain_middleware import BODY
 from services.inference.engine import (
     EngineClient,
     EngineLoad,
@@ -79,3 +80,15 @@ async def test_an_engine_without_a_health_path_is_asked_for_its_models(health, m
     app.router.add_get("/{path:.*}", answer)
     async with TestServer(app) as server, aiohttp.ClientSession() as session:
         assert await EngineClient(session, str(server.make_url("")).rstrip("/")).healthy() is well
+
+
+async def test_an_engine_that_drains_is_away_and_refuses_no_request_for_good() -> None:
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(status=503, body=BODY)
+
+    app = web.Application()
+    app.router.add_post("/v1/chat/completions", answer)
+    async with TestServer(app) as server, aiohttp.ClientSession() as session:
+        client = EngineClient(session, str(server.make_url("")).rstrip("/"))
+        with pytest.raises(EngineUnavailable, match="takes no new requests"):
+            await client.generate({}, timeout_s=60)
