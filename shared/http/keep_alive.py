@@ -1,7 +1,8 @@
 """HTTP/1.1 protocol with one idle timer per connection, and responses in one write.
 
 uvicorn sets a timer at the end of each response and cancels it at the next request, which costs 5 µs
-on uvloop. Here the one timer of a connection looks, when it rings, at how long it has been idle.
+on uvloop. Here the one timer of a connection looks, when it rings, at how long it has been idle. A
+second one watches while the write buffer is full: a client that reads nothing is disconnected.
 """
 
 # pyright: basic, reportMissingTypeStubs=false
@@ -23,6 +24,8 @@ TARGETS_CACHED = 256
 """Request targets whose parts are remembered."""
 MAX_TARGET_CACHED = 128
 """Bytes of such a target."""
+STALLED_S = 60.0
+"""How long a client may take nothing from a full write buffer; then its connection is aborted."""
 MAX_PIPELINED = 64
 """Requests that may wait behind the one that is answered; a read brings thousands of small ones."""
 
@@ -38,6 +41,7 @@ class KeepAliveProtocol(HttpToolsProtocol):
         super().__init__(*args, **settings)
         self._idle_since = math.inf
         self._idle_timer: asyncio.TimerHandle | None = None
+        self._stall_timer: asyncio.TimerHandle | None = None
         self._answered: RequestResponseCycle | None = None
         """The request that is answered now, or was last; `cycle` is the one that came last."""
 
@@ -48,7 +52,8 @@ class KeepAliveProtocol(HttpToolsProtocol):
         self._look_in(self.timeout_keep_alive)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Cancel the timer of a closed connection, and tell the application that answers on it."""
+        """Cancel the timers of a closed connection, and tell the application that answers on it."""
+        self._no_stall_timer()
         if self._idle_timer is not None:
             self._idle_timer.cancel()
             self._idle_timer = None
@@ -56,6 +61,21 @@ class KeepAliveProtocol(HttpToolsProtocol):
             self._answered.disconnected = True
             self._answered.message_event.set()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """The write buffer is over its high-water mark: watch whether the client takes from it.
+
+        The application, which may hold a turn or a transaction while it sends, then gets to its end;
+        and an answer that was written whole does not stay in memory with nobody to read it.
+        """
+        super().pause_writing()
+        self._no_stall_timer()
+        self._watch_buffer()
+
+    def resume_writing(self) -> None:
+        """The client has read on."""
+        self._no_stall_timer()
+        super().resume_writing()
 
     def on_headers_complete(self) -> None:
         """Start the application, or queue the request behind the one before.
@@ -121,6 +141,21 @@ class KeepAliveProtocol(HttpToolsProtocol):
         """
         if self._idle_since < math.inf:
             self._idle_since = self.loop.time()
+
+    def _watch_buffer(self) -> None:
+        unread = self.transport.get_write_buffer_size()
+        self._stall_timer = self.loop.call_later(STALLED_S, self._look_at_buffer, unread)
+
+    def _look_at_buffer(self, unread: int) -> None:
+        if self.transport.get_write_buffer_size() < unread:
+            self._watch_buffer()
+        else:
+            self.transport.abort()
+
+    def _no_stall_timer(self) -> None:
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+            self._stall_timer = None
 
     def _look_in(self, seconds: float) -> None:
         self._idle_timer = self.loop.call_later(seconds, self._look)

@@ -21,8 +21,6 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 
 START, BODY = "http.response.start", "http.response.body"
-STALLED_S = 60.0
-"""How long a client may leave a full write buffer (64 KiB) unread; then its connection is closed."""
 NAMES_CACHED = 256
 """Names of headers whose check is remembered."""
 UNFRAMED = frozenset((204, 304))
@@ -57,7 +55,7 @@ class CoalescingCycle(RequestResponseCycle):
 
         """
         if self.flow.write_paused and not self.disconnected:
-            await self._drain()
+            await self.flow.drain()
         if self.disconnected:
             # A stream that waits for nothing else would never let itself be cancelled.
             await asyncio.sleep(0)
@@ -71,17 +69,6 @@ class CoalescingCycle(RequestResponseCycle):
             self._start(message["status"], message.get("headers", ()))  # type: ignore[typeddict-item]
         else:
             self._piece(message.get("body", b""), more=message.get("more_body", False))  # type: ignore[arg-type]
-
-    async def _drain(self) -> None:
-        """Wait until the client reads on; one that does not is as one that has left.
-
-        The application, which may hold a turn or a transaction while it sends, then gets to its end.
-        """
-        stalled = asyncio.get_running_loop().call_later(STALLED_S, self.transport.abort)
-        try:
-            await self.flow.drain()
-        finally:
-            stalled.cancel()
 
     async def _break_off(self) -> None:
         if not self.response_started:

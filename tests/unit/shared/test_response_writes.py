@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import uvloop
 
 from deploy.local.ports import free_ports
-from shared.http import response_writes
+from shared.http import keep_alive
 from shared.http.asgi import Receive, Scope, Send
+from shared.http.keep_alive import KeepAliveProtocol
 from shared.http.response_writes import CoalescingCycle
 from shared.http.server import serve
 from shared.http.streaming import StreamedResponse
@@ -20,6 +23,8 @@ from tests.support.waiting import eventually
 
 HEAD = {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"4")]}
 STREAM = {"type": "http.response.start", "status": 200, "headers": []}
+LARGE = 32 * 1024 * 1024
+"""Bytes that fit into no socket's buffers."""
 
 
 def body(data: bytes, *, more: bool = False) -> dict[str, object]:
@@ -50,6 +55,9 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await send(body(b"two"))
     elif scope["path"] == "/endless":
         await StreamedResponse(endless())(scope, receive, send)
+    elif scope["path"] == "/large":
+        await send(STREAM)
+        await send(body(bytes(LARGE)))
     elif scope["path"] == "/break":
         await send(HEAD)
         raise RuntimeError("the application broke")
@@ -96,7 +104,8 @@ async def connected() -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.Strea
         yield reader, writer
     finally:
         writer.close()
-        await writer.wait_closed()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
         stop.set()
         await serving
 
@@ -124,11 +133,50 @@ async def test_a_streams_pieces_leave_as_they_come(writes: list[bytes]) -> None:
 
 
 async def test_a_client_that_stops_reading_ends_its_stream(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(response_writes, "STALLED_S", 0.1)
+    monkeypatch.setattr(keep_alive, "STALLED_S", 0.1)
     async with connected() as (reader, writer):
         writer.write(b"GET /endless HTTP/1.1\r\nhost: a\r\n\r\n")
         await reader.readuntil(b"\r\n\r\n")
         await asyncio.wait_for(ended.wait(), 60)
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def test_a_client_that_stops_reading_a_whole_answer_is_disconnected(
+    run: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def ask() -> None:
+        lost = asyncio.Event()
+
+        def connection_lost(protocol: KeepAliveProtocol, error: Exception | None) -> None:
+            known(protocol, error)
+            lost.set()
+
+        known = KeepAliveProtocol.connection_lost
+        monkeypatch.setattr(keep_alive, "STALLED_S", 0.1)
+        monkeypatch.setattr(KeepAliveProtocol, "connection_lost", connection_lost)
+        async with connected() as (reader, writer):
+            writer.write(b"GET /large HTTP/1.1\r\nhost: a\r\n\r\n")
+            await reader.readuntil(b"\r\n\r\n")
+            await asyncio.wait_for(lost.wait(), 60)
+            writer.transport.abort()
+
+    run(ask())
+    monkeypatch.undo()
+
+
+async def test_a_client_that_reads_slowly_stays_connected_until_it_stops(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(keep_alive, "STALLED_S", 0.001)
+    unread, aborted = [9, 7, 7, 3, 3, 3], asyncio.Event()
+    protocol = KeepAliveProtocol.__new__(KeepAliveProtocol)
+    protocol.loop = asyncio.get_running_loop()
+    protocol.transport = SimpleNamespace(  # type: ignore[assignment]
+        get_write_buffer_size=lambda: unread.pop(0), abort=aborted.set
+    )
+    protocol._watch_buffer()
+    await asyncio.wait_for(aborted.wait(), 60)
+    assert not unread
 
 
 async def test_a_head_request_gets_its_head() -> None:
