@@ -1,4 +1,4 @@
-"""The circle with the shipped defaults, twice: feedback, pairs, a scheduled training, the gate.
+"""The shipped defaults on real parts: the circle twice, and another product's file by one command.
 
 Feedback service, aggregator and training service as `make up` starts them, without a setting but one
 thread; only the base is small, a model of a hundred words.
@@ -6,12 +6,14 @@ thread; only the base is small, a model of a hundred words.
 
 from __future__ import annotations
 
+import gzip
+import json
 import os
 import random
 import statistics
 import subprocess
 import uuid
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ from deploy.local.stack import Stack
 from services.training.evaluation import EvaluationSettings
 from services.training.gate import GateLimits
 from services.training.workspace import Workspace
-from shared.contracts.events.training import RunPhase, TrainingProgress
+from shared.contracts.events.training import RunPhase, TrainingMethod, TrainingProgress
 from shared.contracts.events.versions import Lifecycle, VersionRecord, VersionState, state_key
 from shared.contracts.topics import PREFERENCES, TRAINING_RUNS, VERSIONS
 from shared.kafka.log import EventLog, read_to_end
@@ -37,12 +39,14 @@ from tests.support.waiting import eventually
 
 MODEL = "assistant"
 DEMONSTRATIONS, VOTES, RATERS = 500, 300, 100
+IMPORTED = 400
 FIRST_POLITE = 0.4
 """Share of the demonstrations' places that are polite."""
 DOUBT = 0.15
 """Standard deviation of what a rater's mood adds to the politeness of an answer."""
 PATIENCE_S = 60.0
 TRAINING_S = 400.0
+FINAL = {RunPhase.succeeded, RunPhase.rejected, RunPhase.failed}
 
 pytestmark = [pytest.mark.verify, pytest.mark.timeout(1200)]
 
@@ -125,18 +129,19 @@ class Circle:
         records = await read_to_end(self.log, PREFERENCES, timeout_s=PATIENCE_S)
         return sum(b'"rejected"' in (record.value or b"") for record in records)
 
+    async def final_words(self) -> list[TrainingProgress]:
+        """How each job ended."""
+        records = await read_to_end(self.log, TRAINING_RUNS, timeout_s=PATIENCE_S)
+        words = [TrainingProgress.model_validate_json(one.value or b"") for one in records]
+        return [one for one in words if one.phase in FINAL]
+
     async def released(self, version: str) -> TrainingProgress:
         """The final word of the scheduled training that made a version."""
 
         async def ended() -> TrainingProgress | None:
-            records = await read_to_end(self.log, TRAINING_RUNS, timeout_s=PATIENCE_S)
-            words = [TrainingProgress.model_validate_json(one.value or b"") for one in records]
-            lost = [
-                one.message for one in words if one.phase in (RunPhase.rejected, RunPhase.failed)
-            ]
-            assert lost == []
-            made = (one for one in words if one.phase is RunPhase.succeeded)
-            return next((one for one in made if one.version == version), None)
+            words = await self.final_words()
+            assert [one.message for one in words if one.phase is not RunPhase.succeeded] == []
+            return next((one for one in words if one.version == version), None)
 
         found = await eventually(ended, f"{version} is released", TRAINING_S)
         assert found is not None
@@ -191,7 +196,7 @@ def base(
     making.wait()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def stack(base: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     run_dir, threads = tmp_path_factory.mktemp("circle"), {"RATCHET_TRAINING_THREADS": "1"}
     wanted = ["feedback", "aggregator", "training"]
@@ -212,7 +217,7 @@ async def circle(
 
 
 async def test_feedback_makes_two_generations_that_pass_the_default_gate(
-    circle: Circle,
+    circle: Circle, record_property: Callable[[str, object], None]
 ) -> None:
     circle.train_first()
     for generation in (1, 2):
@@ -233,8 +238,46 @@ async def test_feedback_makes_two_generations_that_pass_the_default_gate(
         assert GateLimits.model_validate(record.judged_with["gate"]) == GateLimits()
         shipped = EvaluationSettings.model_validate(record.judged_with["evaluation"])
         assert shipped == EvaluationSettings()
-        assert record.metrics["win_rate_low"] > GateLimits().win_rate_low
         assert (record.metrics.get("data_on_policy_share", 0.0) > 0) == (generation == 2)
         before, after = circle.politeness(run.job_id)
-        print(f"{child} wins {record.metrics['win_rate']:.0%}, {before:+.2f} to {after:+.2f}")
+        for check in record.gate.checks:
+            record_property(f"{child} {check.name}", f"{check.value:.3g} of {check.limit:.3g}")
+        record_property(f"{child} politeness", f"{before:+.2f} to {after:+.2f}")
         assert after > before, "what people like has risen"
+
+
+async def test_another_product_s_file_is_imported_trained_and_judged_by_one_command(
+    circle: Circle, record_property: Callable[[str, object], None]
+) -> None:
+    """As a new user tries it: a base that never saw the domain, and no setting."""
+    circle.train_first()
+    await circle.set_state(f"{MODEL}-v1.0", Lifecycle.stable)
+    file, rows, page = (circle.folder / name for name in ("hh.jsonl.gz", "rows.jsonl", "r.html"))
+    with gzip.open(file, "wt", encoding="utf-8") as compressed:
+        compressed.writelines(json.dumps(gardening(number)) + "\n" for number in range(IMPORTED))
+    command = ratchet(
+        *("train", "--from", str(file), "--dataset", str(rows), "--report", str(page)),
+        env=circle.stack.environment(),
+        timeout_s=TRAINING_S,
+    )
+    (run,) = [one for one in await circle.final_words() if one.method is TrainingMethod.dpo]
+    for check in run.checks:
+        record_property(check.name, f"{check.value} of {check.limit:.3g}")
+    assert run.phase is not RunPhase.failed, run.message
+    assert command.status == (0 if run.phase is RunPhase.succeeded else 1), command.err
+    assert run.metrics["judge_pairs"] >= GateLimits().min_judge_pairs, "judged by its own rows"
+    assert run.metrics["judge_accuracy_low"] > 0.5
+    assert run.metrics["perplexity_ratio"] < 1, "the held-out rows of the domain are likelier"
+    text = page.read_text()
+    assert ("What happened, and what to do" in text) == (run.phase is RunPhase.rejected)
+    assert "Gate: " in text
+
+
+def gardening(number: int) -> dict[str, str]:
+    """A row of another domain in Anthropic's form."""
+    tree = ("apple", "pear", "plum", "cherry", "quince")[number % 5]
+    asked = f"\n\nHuman: How do I prune {tree} tree {number}?\n\nAssistant:"
+    return {
+        "chosen": f"{asked} Cut branch {number} of the {tree} in late winter, above a bud.",
+        "rejected": f"{asked} I cannot say that, sorry {number}.",
+    }
