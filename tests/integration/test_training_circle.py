@@ -220,10 +220,11 @@ async def test_feedback_makes_two_generations_that_pass_the_default_gate(
     circle: Circle, record_property: Callable[[str, object], None]
 ) -> None:
     circle.train_first()
+    asked = random.Random(0).sample(PROMPTS, 2 * VOTES)
     for generation in (1, 2):
         parent, child = f"{MODEL}-v1.{generation - 1}", f"{MODEL}-v1.{generation}"
         chance = random.Random(generation)
-        twice = chance.sample(PROMPTS, VOTES) * 2
+        twice = asked[generation - 1 :: 2] * 2
         if generation == 1:  # people's answers of old, which v1.0 has learnt from
             await circle.vote("", twice, [answer(one, FIRST_POLITE, chance) for one in twice])
         else:
@@ -238,6 +239,8 @@ async def test_feedback_makes_two_generations_that_pass_the_default_gate(
         assert GateLimits.model_validate(record.judged_with["gate"]) == GateLimits()
         shipped = EvaluationSettings.model_validate(record.judged_with["evaluation"])
         assert shipped == EvaluationSettings()
+        fewer = record.metrics["perplexity_rows"] < record.metrics["heldout"]
+        assert fewer == (generation == 2), "perplexity is of the parent's own generation"
         assert (record.metrics.get("data_on_policy_share", 0.0) > 0) == (generation == 2)
         before, after = circle.politeness(run.job_id)
         for check in record.gate.checks:
