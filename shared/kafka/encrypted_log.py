@@ -149,8 +149,14 @@ class DecryptingLog:
         timeout_s: float = APPEND_TIMEOUT_S,
     ) -> Position:
         """See EventLog.append."""
-        record = NewRecord(topic, key, value, headers, partition)
-        return (await self.append_many((record,), timeout_s=timeout_s))[0]
+        return await self._inner.append(
+            topic,
+            key=key,
+            value=value,
+            headers=headers,
+            partition=partition,
+            timeout_s=timeout_s,
+        )
 
     async def append_many(
         self, records: Sequence[NewRecord], *, timeout_s: float = APPEND_TIMEOUT_S
