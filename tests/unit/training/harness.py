@@ -9,8 +9,10 @@ import stat
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
+import pytest
 from prometheus_client import CollectorRegistry
 
 from services.training.dataset_store import DatasetStore
@@ -29,6 +31,9 @@ from shared.contracts.events.versions import (
     state_key,
 )
 from shared.contracts.topics import PREFERENCES, TRAINING_JOBS, TRAINING_RUNS, VERSIONS
+from shared.kafka.encrypted_log import DecryptingLog, EncryptingLog
+from shared.kafka.log import EventLog
+from shared.kafka.user_keys import UserKeyIssuer
 from shared.observability.spans import OFF, Spans
 from shared.registry.adapters import publish
 from shared.registry.follow import RegistryFollower
@@ -131,6 +136,15 @@ class TrainingHarness:
     async def run(self, job: TrainingRequested, **changes: Any) -> JobOutcome:
         async with self.runner(**changes) as runner:
             return await runner.run(job)
+
+    async def lock_a_pair(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Publish a pair with encrypted texts; the log is then read without the secret of them."""
+        ours = EncryptingLog(self.log, UserKeyIssuer(self.log, b"s" * 32), source="/test")
+        pair = pair_event(1)
+        await ours.publish(PREFERENCES, key=pair.pair_id, event=pair, event_id=pair.pair_id)
+        await ours.stop()
+        without = DecryptingLog(cast("EventLog", SimpleNamespace(tail=self.log.tail)), None)
+        monkeypatch.setattr(self.log, "tail", without.tail)
 
     def records(self) -> list[VersionRecord]:
         return [

@@ -8,8 +8,7 @@ import json
 import shutil
 from html import escape
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -27,9 +26,7 @@ from shared.contracts.events.training import RunPhase, TrainingMethod
 from shared.contracts.events.versions import Lifecycle, record_key, state_key
 from shared.contracts.recipes import check_hyperparameters
 from shared.contracts.topics import CASES, PREFERENCES, VERSIONS
-from shared.kafka.encrypted_log import DecryptingLog, EncryptingLog
-from shared.kafka.log import EventLog, LogUnavailable
-from shared.kafka.user_keys import UserKeyIssuer
+from shared.kafka.log import LogUnavailable
 from shared.registry.adapters import checksum, fetch, publish
 from tests.support.waiting import eventually
 from tests.unit.training.builders import (
@@ -655,13 +652,7 @@ def test_only_the_folders_of_ended_jobs_are_pruned(tmp_path: Path) -> None:
 async def test_a_job_on_texts_that_it_has_no_secret_for_fails_and_says_what_to_do(
     harness: TrainingHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    brokers = harness.log
-    ours = EncryptingLog(brokers, UserKeyIssuer(brokers, b"s" * 32), source="/test")
-    pair = pair_event(1)
-    await ours.publish(PREFERENCES, key=pair.pair_id, event=pair, event_id=pair.pair_id)
-    await ours.stop()
-    without = DecryptingLog(cast("EventLog", SimpleNamespace(tail=brokers.tail)), None)
-    monkeypatch.setattr(brokers, "tail", without.tail)
+    await harness.lock_a_pair(monkeypatch)
     outcome = await harness.run(request())
     assert outcome.phase is RunPhase.failed
     assert "RATCHET_TEXT_KEY_FILE: not set" in outcome.message

@@ -6,8 +6,6 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator
-from types import SimpleNamespace
-from typing import cast
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -23,9 +21,6 @@ from shared.clock import SystemClock
 from shared.contracts.events.training import RunPhase, TrainingCancelled, TrainingRequested
 from shared.contracts.topics import DEAD_LETTERS, PREFERENCES, TRAINING_JOBS
 from shared.kafka.deadletters import DeadLetters
-from shared.kafka.encrypted_log import DecryptingLog, EncryptingLog
-from shared.kafka.log import EventLog
-from shared.kafka.user_keys import UserKeyIssuer
 from shared.registry.follow import RegistryFollower
 from tests.support.waiting import eventually
 from tests.unit.training.builders import MODEL, NOW, pair_event, request
@@ -223,13 +218,7 @@ async def test_enough_pairs_start_a_job_and_the_next_needs_as_many_again(
 async def test_without_the_secret_of_people_s_texts_jobs_fail_and_do_not_wait(
     harness: TrainingHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    brokers = harness.log
-    ours = EncryptingLog(brokers, UserKeyIssuer(brokers, b"s" * 32), source="/test")
-    pair = pair_event(1)
-    await ours.publish(PREFERENCES, key=pair.pair_id, event=pair, event_id=pair.pair_id)
-    await ours.stop()
-    without = DecryptingLog(cast("EventLog", SimpleNamespace(tail=brokers.tail)), None)
-    monkeypatch.setattr(brokers, "tail", without.tail)
+    await harness.lock_a_pair(monkeypatch)
     await ask(harness, request("first"))
     async with at_work(harness):
         await eventually(lambda: ends(harness), "the job ends")
