@@ -18,6 +18,7 @@ from xdist.scheduler.loadscope import LoadScopeScheduling
 from deploy.local.stack import Stack
 from deploy.local.starter import BASE_MODEL, STARTER_ENGINE, prepare_starter
 from shared.observability import logging as observability_logging
+from tests.support.late_connections import close_late_connections
 from tests.support.servers import Servers
 
 _WHOLE_STACK_S = 900
@@ -35,6 +36,14 @@ def clean_environment() -> Iterator[None]:
     taken = {key: os.environ.pop(key) for key in list(os.environ) if key.startswith("RATCHET_")}
     yield
     os.environ.update(taken)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def late_connections() -> Iterator[None]:
+    """A server of a test that closes leaves no connection open for another test to be blamed for."""
+    with pytest.MonkeyPatch.context() as patch:
+        close_late_connections(patch)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)
