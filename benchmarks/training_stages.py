@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.contracts.recipes import RewardHyperparameters
+from shared.cpu_environment import CPU_ENVIRONMENT
 
 ROOT = Path(__file__).resolve().parents[1]
 ML_PYTHON = ROOT / ".venv-ml/bin/python"
@@ -87,7 +88,7 @@ def run(command: list[str], *, capture: bool = False) -> str:
     done = subprocess.run(
         command,
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": "PASSIVE"},
+        env={**os.environ, **CPU_ENVIRONMENT, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=None if capture else subprocess.STDOUT,
         text=True,

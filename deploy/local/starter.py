@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import threading
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from deploy.local.errors import StackError
 from deploy.local.processes import INTERPRETERS, ROOT
 from deploy.starter.model import Starter
+from shared.cpu_environment import CPU_ENVIRONMENT
 
 BASE_MODEL = "RATCHET_INFERENCE_BASE_MODEL"
 """The variable that names a path or hub id in place of the starter model."""
@@ -32,7 +34,12 @@ def prepare_starter(say: Callable[[str], None]) -> Starter:
     late = threading.Event()
     try:
         with subprocess.Popen(
-            command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
+            command,
+            cwd=ROOT,
+            env={**os.environ, **CPU_ENVIRONMENT},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
         ) as process:
 
             def give_up() -> None:

@@ -11,7 +11,6 @@ import fcntl
 import hashlib
 import json
 import math
-import os
 import random
 import shutil
 import time
@@ -118,8 +117,6 @@ def prepare(config: StarterConfig, cache: Path, model: str | None = None) -> Sta
 
 def train_base(config: StarterConfig, folder: Path) -> None:
     """Trains tokenizer and model from nothing and writes both to `folder` in Hugging Face form."""
-    # Threads that spin while they wait cost more than they gain where others share the cores.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import torch
     from transformers import AutoTokenizer, GenerationConfig, Qwen2Config, Qwen2ForCausalLM
 

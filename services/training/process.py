@@ -16,6 +16,7 @@ import structlog
 from services.training.errors import TrainerFailed
 from services.training.trainers.job import BUSY, FAILURE, GIVEN_UP, StageProgress, noted_steps
 from services.training.workspace import require_free
+from shared.cpu_environment import CPU_ENVIRONMENT
 
 log = structlog.get_logger(__name__)
 
@@ -150,12 +151,7 @@ def trainer_environment(threads: int) -> dict[str, str]:
         "TOKENIZERS_PARALLELISM": "false",
         "TRANSFORMERS_VERBOSITY": "error",
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
-        # Threads that spin while they wait would take the cores from the engine.
-        "OMP_WAIT_POLICY": "PASSIVE",
-        # glibc would give every large tensor back to the kernel and fetch its pages anew: more
-        # than a third of a small model's training on CPU.
-        "MALLOC_MMAP_THRESHOLD_": str(2**30),
-        "MALLOC_TRIM_THRESHOLD_": str(2**33),
+        **CPU_ENVIRONMENT,
     }
     if threads:
         added |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}

@@ -16,6 +16,7 @@ import pytest
 from services.training.evaluation import EvaluationSettings
 from services.training.trainers.job import TrainerJob, write_rows
 from shared.contracts.recipes import RewardHyperparameters
+from shared.cpu_environment import CPU_ENVIRONMENT
 from shared.registry.adapters import FINGERPRINT_TEXTS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -87,7 +88,7 @@ def run_trainer(folder: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [ML_PYTHON, "-m", "services.training.trainers.run", folder, str(os.getpid())],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": "PASSIVE"},
+        env={**os.environ, **CPU_ENVIRONMENT, "PYTHONPATH": str(ROOT)},
     )
 
 
