@@ -167,6 +167,10 @@ digest() { cat "$@" | sha256sum | cut -c1-16; }
 environment() {
   local directory=$1 stamp=$2 installer=$3
   [[ $(cat "$directory/.ratchet-stamp" 2>/dev/null) == "$stamp" && -x $directory/bin/python ]] && return
+  if [[ -L $directory ]]; then
+    fail "$directory is a link to $(readlink "$directory"), which making it anew would empty" \
+      "An environment belongs to one checkout: rm $directory, then make setup makes one here."
+  fi
   follow_pip_index
   build() {
     # Scripts carry the path they were made for, so a moved checkout gets a new environment.

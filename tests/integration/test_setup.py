@@ -229,6 +229,18 @@ def test_the_site_of_the_documents_needs_neither_torch_nor_kafka_nor_go(with_uv)
     assert not go_calls(with_uv)
 
 
+@pytest.mark.parametrize("name", [".venv", ".venv-ml"])
+def test_an_environment_of_another_checkout_is_never_emptied(with_uv, name):
+    (with_uv / "bin" / "readlink").symlink_to(shutil.which("readlink"))
+    (with_uv / "other").mkdir()
+    (with_uv / name).symlink_to("other")
+    done = setup(with_uv, root=True, CALLS=str(with_uv / "calls"))
+    assert done.returncode == 1
+    assert f"{name} is a link to other" in done.stderr
+    assert f"rm {name}" in done.stderr
+    assert not any((with_uv / "other").iterdir())
+
+
 def test_java_that_does_not_run_is_said(machine):
     fake(machine / "bin", "java", "exit 1")
     done = setup(machine)
