@@ -56,6 +56,7 @@ GROUPS = {
 app = typer.Typer(
     name="ratchet",
     help="Operate a Ratchet: see what runs, steer rollouts, start training.",
+    epilog="Tables come as JSON with --json. Example: ratchet status --json",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )

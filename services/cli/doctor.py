@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import typer
 
-from services.cli.errors import CliError, Exit
+from services.cli.errors import CliError, Exit, reason_of
 from services.cli.http import fetch
 from services.cli.kafka import READ_TIMEOUT_S, run_with_kafka, with_log, with_view
 from services.cli.output import AsJson, print_json, print_table
@@ -289,9 +289,8 @@ def _service_look(service: str) -> Look:
         try:
             status, text = fetch(settings, f"{url}/readyz", timeout_s=TIMEOUT_S)
         except OSError as error:
-            reason = str(getattr(error, "reason", error))
             remedy = f"start it, or set RATCHET_{service.upper()}_URL; its log says why it ended"
-            return [Finding(service, "wrong", f"{url}: {reason}", remedy)]
+            return [Finding(service, "wrong", f"{url}: {reason_of(error)}", remedy)]
         return [service_finding(service, url, status, text)]
 
     return look

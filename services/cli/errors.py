@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 from enum import IntEnum
+
+MAX_CAUSES = 8
+"""Causes of an error that are looked at: clients wrap one another, and never this often."""
 
 
 class Exit(IntEnum):
@@ -30,7 +34,28 @@ class CliError(Exception):
 def unreachable(what: str, where: str, error: object, variable: str) -> CliError:
     """The error of a service that did not answer."""
     return CliError(
-        f"{what} at {where} gave no answer: {error}\n"
+        f"{what} at {where} gave no answer: {reason_of(error)}\n"
         f"Start it (make up; ratchet status shows the rest), or set {variable}.",
         Exit.unreachable,
     )
+
+
+def reason_of(error: object) -> str:
+    """Why nothing answered, without the layers of clients that wrap the operating system's reason."""
+    found, looked = error, 0
+    while isinstance(found, BaseException) and looked < MAX_CAUSES:
+        match found:
+            case ConnectionRefusedError():
+                return "nothing listens there (connection refused)"
+            case socket.gaierror():
+                return "no such host"
+            case TimeoutError():
+                return "timed out"
+            case _:
+                inner = getattr(found, "reason", None)
+                wraps = isinstance(inner, BaseException)
+                found = inner if wraps else found.__cause__ or found.__context__
+        looked += 1
+    if isinstance(error, BaseException):
+        return str(getattr(error, "reason", error)) or type(error).__name__
+    return str(error)

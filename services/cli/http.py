@@ -53,8 +53,7 @@ def ask(
             status, text = fetch(settings, url, method=method, body=body, timeout_s=timeout_s)
         except (OSError, ValueError) as error:
             variable = url_variable(service)
-            reason = getattr(error, "reason", error)
-            raise unreachable(service, settings.url(service), reason, variable) from None
+            raise unreachable(service, settings.url(service), error, variable) from None
         data = _parsed(text)
         if not _not_leading(status, data) or time.monotonic() + LEADER_PAUSE_S > deadline:
             break

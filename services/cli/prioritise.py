@@ -14,6 +14,7 @@ from services.cli.probes.asking import Asking, ask_all
 from services.cli.probes.report import check_answered
 from services.cli.scores import scores
 from services.cli.settings import CliSettings, load_settings
+from shared.file_faults import fault_of
 from shared.information import AnsweredTwice, diversified
 
 MAX_PROMPTS = 2_000
@@ -50,7 +51,7 @@ def _read(plan: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(plan.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise CliError(f"{plan}: cannot be read: {error}", Exit.usage) from None
+        raise CliError(f"{plan}: cannot be read: {fault_of(error)}", Exit.usage) from None
     prompts = content.get("prompts") if isinstance(content, dict) else None
     if not isinstance(prompts, list) or not 0 < len(prompts) <= MAX_PROMPTS:
         raise CliError(f"{plan}: prompts: give 1 to {MAX_PROMPTS}", Exit.usage)

@@ -16,6 +16,7 @@ from services.cli.identity import OnBehalfOf, Why, who
 from services.cli.options import DEFAULT_MODEL, Model
 from services.cli.output import AsJson, percent, print_fields, print_json, print_table
 from services.cli.settings import CliSettings, load_settings
+from shared.file_faults import fault_of
 
 app = typer.Typer(no_args_is_help=True, help="Start, watch and steer rollouts.")
 app.add_typer(holdout.app, name="holdout")
@@ -368,7 +369,8 @@ def _strategy(given: str) -> Any:
         # YAML has JSON in it.
         return yaml.safe_load(Path(given[1:]).read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise CliError(f"{given}: {error}; it is a file of YAML or JSON", Exit.usage) from None
+        said = f"{given[1:]}: {fault_of(error)}; name a strategy's file of YAML or JSON"
+        raise CliError(said, Exit.usage) from None
 
 
 def shadow_fields(shadow: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-from services.cli.errors import CliError, Exit
+from services.cli.errors import CliError, Exit, reason_of
 from services.cli.http import fetch
 from services.cli.kafka import with_view
 from services.cli.output import AsJson, percent, print_json, print_table
@@ -112,8 +112,7 @@ def _health(settings: CliSettings) -> Any:
         try:
             status, text = fetch(settings, f"{url}/readyz", timeout_s=TIMEOUT_S)
         except OSError as error:
-            reason = str(getattr(error, "reason", error))
-            return {"url": url, "ready": False, "checks": {"answer": reason}}
+            return {"url": url, "ready": False, "checks": {"answer": reason_of(error)}}
         try:
             checks = json.loads(text).get("checks", {})
         except (ValueError, AttributeError):

@@ -10,7 +10,7 @@ import urllib.request
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from services.cli.errors import CliError, Exit
+from services.cli.errors import CliError, Exit, reason_of
 from shared.backoff import PASSING_REFUSALS
 
 TIMEOUT_S = 10.0
@@ -71,4 +71,4 @@ def _post(url: str, text: str) -> tuple[str, bool]:
                 400 <= error.code < 500 and error.code not in PASSING_REFUSALS,
             )
     except (OSError, http.client.HTTPException, ValueError) as error:
-        return str(getattr(error, "reason", error)), False
+        return reason_of(error), False

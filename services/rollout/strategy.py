@@ -23,6 +23,7 @@ from services.rollout.errors import BadStrategy
 from services.rollout.freeze import FreezeWindow
 from services.rollout.units import Seconds, Share, Weight
 from shared.contracts.events.base import WEIGHT_SCALE
+from shared.file_faults import fault_of
 
 MAX_STEPS = 64
 MAX_FREEZES = 32
@@ -399,5 +400,7 @@ def read(path: Path) -> Strategy:
             field="strategy",
         ) from None
     except yaml.YAMLError as error:
-        raise BadStrategy(f"strategy: {path.name} is not YAML: {error}", field="strategy") from None
+        raise BadStrategy(
+            f"strategy: {path.name} is not YAML: {fault_of(error)}", field="strategy"
+        ) from None
     return parse(raw, source=path.stem)

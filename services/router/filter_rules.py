@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from shared.contracts.events.base import Identifier, Untrainable
 from shared.contracts.events.interactions import FilterAction
+from shared.file_faults import fault_of
 from shared.kafka.envelope import describe
 
 LOOK_BACK = 512
@@ -169,7 +170,7 @@ class FilterRules:
         except ValidationError as error:
             raise ValueError(f"{path}: {describe(error)}") from None
         except (OSError, UnicodeError, yaml.YAMLError) as error:
-            raise ValueError(f"{path}: {error}") from None
+            raise ValueError(f"{path}: {fault_of(error)}") from None
 
     def of(self, tenant: str, model: str) -> RuleSet | None:
         """The rules for a tenant's answers from a model; None where there are none."""

@@ -14,6 +14,8 @@ from typing import Any, Literal, TypeVar, cast, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from shared.file_faults import fault_of
+
 P = TypeVar("P", bound=BaseModel)
 MethodName = Literal["sft", "dpo", "kto", "grpo", "rloo", "ppo", "online_dpo", "reward"]
 LossTerm = Literal["sigmoid", "robust", "ipo", "hinge", "sigmoid_norm", "sft"]
@@ -213,7 +215,7 @@ def read_recipe(text: str) -> Recipe:
     try:
         given: object = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise BadRecipe(f"recipe: not YAML: {error}") from None
+        raise BadRecipe(f"recipe: not YAML: {fault_of(error)}") from None
     if not isinstance(given, dict):
         raise BadRecipe("recipe: an object is wanted, such as `method: dpo`")
     return parse(Recipe, cast("Mapping[str, Any]", given), what="recipe")

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import yaml
 
+from shared.file_faults import fault_of
+
 MAX_BYTES = 4 * 1024 * 1024
 
 
@@ -28,4 +30,4 @@ def read_yaml(path: Path) -> object:
     except BadProbes:
         raise
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise BadProbes(f"{path}: cannot be read: {error}") from None
+        raise BadProbes(f"{path}: cannot be read: {fault_of(error)}") from None

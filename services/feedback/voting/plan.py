@@ -17,6 +17,7 @@ from services.feedback.voting.categories import (
     classify,
 )
 from shared.contracts.events.base import Message, Name, OptionalIdentifier
+from shared.file_faults import fault_of
 
 MAX_PLAN_BYTES = 4 * 1024 * 1024
 MAX_PROMPTS = 10_000
@@ -135,7 +136,7 @@ def load_plan(path: Path | None) -> VotingPlan:
     except OSError as error:
         raise PlanUnreadable(f"{path}: {error.strerror}") from None
     except yaml.YAMLError as error:
-        raise PlanUnreadable(f"{path}: is no YAML: {error}") from None
+        raise PlanUnreadable(f"{path}: is no YAML: {fault_of(error)}") from None
     except ValidationError as error:
         raise PlanUnreadable(f"{path}: {'; '.join(_rules(error))}") from None
 

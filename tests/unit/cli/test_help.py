@@ -6,6 +6,7 @@ import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -24,6 +25,22 @@ def test_the_help_of_a_group_ends_with_an_example_that_it_takes(name: str) -> No
     while words and words[0] in getattr(command, "commands", {}):
         command = command.commands[words.pop(0)]
     command.make_context(name, words)
+
+
+def commands_of(command: Any) -> Iterator[Any]:
+    for one in getattr(command, "commands", {}).values():
+        yield from commands_of(one)
+    if not hasattr(command, "commands"):
+        yield command
+
+
+def test_what_prints_a_table_prints_json_too() -> None:
+    assert "--json" in ROOT.epilog
+    for command in commands_of(ROOT):
+        names = command.callback.__code__.co_names
+        if {"print_table", "print_fields"} & set(names):
+            options = {name for parameter in command.params for name in parameter.opts}
+            assert "--json" in options, command.name
 
 
 def test_the_shell_completes_commands() -> None:

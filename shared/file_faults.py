@@ -1,0 +1,23 @@
+"""What is wrong with a file that a person wrote, in one line with its place."""
+
+# pyright: strict
+from __future__ import annotations
+
+import yaml
+
+
+def fault_of(error: Exception) -> str:
+    """One line for an error of opening, decoding or parsing a YAML or JSON file.
+
+    The name of the file is left to the caller, and so is what to do.
+    """
+    match error:
+        case yaml.MarkedYAMLError(problem_mark=yaml.Mark() as mark):
+            what = f"{error.problem}, {error.context}" if error.context else str(error.problem)
+            return f"line {mark.line + 1}, column {mark.column + 1}: {what}"
+        case OSError() if error.strerror:
+            return error.strerror
+        case UnicodeDecodeError():
+            return f"byte {error.start} is no UTF-8"
+        case _:
+            return " ".join(str(error).split())
