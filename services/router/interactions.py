@@ -16,7 +16,7 @@ from services.router.call import Call, recorded_arm
 from services.router.fields import Endpoint
 from services.router.media import MediaUploads
 from services.router.mirror import Mirror
-from services.router.request import is_plain
+from services.router.request import ChatRequest, is_plain
 from services.router.response import EngineResponse
 from services.router.spool import Spool
 from services.router.streamed_answer import CUT_MARGIN
@@ -138,8 +138,13 @@ class Cleaner:
 
     def __call__(self, text: str) -> str:
         """A text of the conversation."""
-        self.cut = self.cut or len(text) > self.limit
-        return self.text(text, self.limit)
+        if len(text) > self.limit:
+            self.cut = True
+            return self.text(text, self.limit)
+        redacted = self._redactor.redact(text)
+        if redacted.counts:
+            self._count(redacted.counts)
+        return redacted.text[: self.limit]
 
     def text(self, text: str, limit: int) -> str:
         """The redacted text, of at most `limit` characters."""
@@ -148,15 +153,20 @@ class Cleaner:
             self._count(redacted.counts)
         return redacted.text[:limit]
 
+    def plain(self, turn: dict[str, Any]) -> dict[str, Any]:
+        """A turn that is role and text alone."""
+        role, text = turn["role"], turn["content"]
+        if role != "system" or len(text) > self.limit or len(text) > MAX_INSTRUCTIONS:
+            return {"role": role, "content": self(text)}
+        redacted = _instructions(text, self._redactor)
+        if redacted.counts:
+            self._count(redacted.counts)
+        return {"role": role, "content": redacted.text[: self.limit]}
+
     def turn(self, turn: dict[str, Any]) -> dict[str, Any]:
         """A turn in the stored form."""
         if is_plain(turn):
-            role, text = turn["role"], turn["content"]
-            if role == "system" and len(text) <= min(self.limit, MAX_INSTRUCTIONS):
-                redacted = _instructions(text, self._redactor)
-                self._count(redacted.counts)
-                return {"role": role, "content": redacted.text[: self.limit]}
-            return {"role": role, "content": self(text)}
+            return self.plain(turn)
         cleaned = clean_turn(turn, self)
         if "name" in cleaned:
             cleaned["name"] = cleaned["name"][:MAX_ID]
@@ -214,8 +224,11 @@ def _event(
     context = request.context
     if context:
         context = _clean_context(context, clean)
-    kept = _last(turns, clean.budget)
+    size = request.plain_size
+    fits = size is not None and size < clean.budget and len(turns) <= MAX_TURNS
+    kept = turns if fits else _last(turns, clean.budget)
     clean.cut = kept is not turns
+    cleaned = clean.turn if size is None else clean.plain
     return {
         "trace_id": request.trace_id,
         "tenant": call.tenant,
@@ -227,7 +240,7 @@ def _event(
         "context": context,
         **_ENDPOINTS[request.endpoint],
         "stream": request.stream,
-        "messages": [clean.turn(turn) for turn in kept],
+        "messages": [cleaned(turn) for turn in kept],
         **_answer(answer, clean),
         **_beyond_text(call, turns, clean),
         "finish_reason": answer.finish_reason,
@@ -264,19 +277,15 @@ def _beyond_text(call: Call, turns: list[dict[str, Any]], clean: Cleaner) -> dic
     """What only some events have: tools, response format, and why they are untrainable."""
     request, answer = call.request, call.answer
     found: dict[str, Any] = {}
-    tools = clean.tools(request.tools) if request.tools else None
-    if tools is not None:
-        found["tools"] = tools
-    if form := request.response_format():
-        form = clean_json(form, clean)
-        if len(form) <= clean.limit:
-            found["response_format"] = form
+    reasons: list[str] = []
+    if not request.asks_text_alone:
+        found = _asked_for(request, clean)
+        reasons = request.untrainable(turns)
     applied = call.last.applied
     if applied is not None:
         found["applied_settings"] = applied.model_dump(mode="json")
     if call.choice.rollout:
         found["api_key"] = voter_label(call.key_id)
-    reasons = request.untrainable(turns)
     if call.filtered is not None:
         found["output_filter"] = call.filtered.row()
         reasons += call.filtered.untrainable
@@ -291,6 +300,19 @@ def _beyond_text(call: Call, turns: list[dict[str, Any]], clean: Cleaner) -> dic
         reasons.append(Untrainable.too_large.value)
     if reasons:
         found["untrainable"] = reasons
+    return found
+
+
+def _asked_for(request: ChatRequest, clean: Cleaner) -> dict[str, Any]:
+    """Tools and response format of a request that has them."""
+    found: dict[str, Any] = {}
+    tools = clean.tools(request.tools) if request.tools else None
+    if tools is not None:
+        found["tools"] = tools
+    if form := request.response_format():
+        form = clean_json(form, clean)
+        if len(form) <= clean.limit:
+            found["response_format"] = form
     return found
 
 

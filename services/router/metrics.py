@@ -20,6 +20,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from services.router.behaviour import BEHAVIOURS, AnswerBehaviour
+from services.router.behaviour_counts import BehaviourCounts
 from services.router.engines import RetryReason
 from services.router.voter_counts import VoterCounts
 from shared.clock import Clock
@@ -133,6 +134,7 @@ class RouterMetrics(Collector):
     ) -> None:
         self._router = router
         self.voters = VoterCounts()
+        self.behaviours = BehaviourCounts()
         self._edges = tuple(sorted({*WAIT_EDGES_S, *limits}))
         self._segments = frozenset(segments)
         self._labels = ("", *segments, OTHER_SEGMENT)
@@ -247,6 +249,7 @@ class RouterMetrics(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """The exposition, one metric family after the other."""
+        self.behaviours.settle()
         yield from self._attempt_families()
         yield from self._path_families()
         yield from self.voters.families(self._router)

@@ -16,7 +16,6 @@ import structlog
 
 from services.router.answer_headers import answer_headers
 from services.router.attempt_result import WholeResponse, failure_response, judged, note_error
-from services.router.behaviour import behaviour_of
 from services.router.call import FAILED, Call, EngineAttempt
 from services.router.candidate_breaker import CandidateBreaker
 from services.router.client_send import ClientSend, SlowClient
@@ -24,6 +23,7 @@ from services.router.engine_connection import AttemptDeadlines, HttpResponse
 from services.router.engines import EngineRequest, Engines
 from services.router.filter_rules import FILTERED, FilterFindings, RuleSet
 from services.router.interactions import Interactions
+from services.router.language import CHARACTERS
 from services.router.metrics import RouterMetrics
 from services.router.output_filter import REFUSAL, UNFILTERED, OutputFilter
 from services.router.passed_through import PASSED_THROUGH
@@ -365,7 +365,7 @@ class Proxy:
         )
         # Languages are compared between arms alone.
         asked = call.request.asked if call.choice.rollout else ""
-        path.answered(behaviour_of(call.answer, asked))
+        self._metrics.behaviours.add(path.answered, call.answer, asked[:CHARACTERS])
 
     def _cancelled(self, call: Call, why: str) -> None:
         """Count and record a request that was ended from outside."""

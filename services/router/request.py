@@ -30,12 +30,21 @@ from shared.contracts.events.versions import SettingsRecord
 from shared.registry.served_settings import apply_settings, engine_model
 
 MAX_ROLE = 32
+PLAIN_FIELDS = 2
+"""Fields of a turn that is role and text alone."""
 MAX_METADATA = 16
 MAX_METADATA_KEY = 64
 MAX_METADATA_VALUE = 512
 
 PROMPT_FIELDS = frozenset(("prompt_logprobs", "return_prompt_text", "return_token_ids"))
 """Fields by which an answer repeats its prompt: a version's is the operator's."""
+
+BEYOND_TEXT = frozenset(
+    (
+        "tools", "response_format", "n", "echo", "continue_final_message", "add_generation_prompt",
+    )
+)  # fmt: skip
+"""Fields of a chat by which its event has more than texts, or is kept out of training."""
 
 OPENING_FIELDS = ("system", "instructions", "prompt", "messages", "input")
 """Where a request's conversation begins."""
@@ -65,6 +74,8 @@ class ChatRequest:
     include_usage: bool
     ignored: tuple[str, ...] = ()
     trace_id: str = ""
+    plain_size: int | None = None
+    """Characters of a chat whose turns are all role and text alone; None where one is more."""
 
     def upstream_body(self, version: str) -> bytes:
         """The body for the engine: only fields it may see, and the version as the model."""
@@ -83,6 +94,8 @@ class ChatRequest:
 
     def turns(self) -> list[dict[str, Any]]:
         """The turns as they are stored; a prompt is one user turn."""
+        if self.plain_size is not None:
+            return self.payload["messages"]
         if self.endpoint == "completions":
             return [{"role": "user", "content": _prompt_text(self.payload["prompt"])}]
         if self.endpoint in PASSED_THROUGH:
@@ -106,11 +119,17 @@ class ChatRequest:
     @property
     def asked(self) -> str:
         """The text of the last user turn; empty where it has none."""
+        plain = self.plain_size is not None
         turns = self.payload["messages"] if self.endpoint == "chat" else self.turns()
         for turn in reversed(turns):
             if turn["role"] == "user":
-                return (turn if is_plain(turn) else stored_turn(turn))["content"]
+                return (turn if plain or is_plain(turn) else stored_turn(turn))["content"]
         return ""
+
+    @property
+    def asks_text_alone(self) -> bool:
+        """Whether it is a plain chat with no field that makes its answer more than a text."""
+        return self.plain_size is not None and self.payload.keys().isdisjoint(BEYOND_TEXT)
 
     @property
     def tools(self) -> list[Any]:
@@ -190,8 +209,9 @@ def read_request(
     stream = payload.get("stream") or False
     if type(stream) is not bool:
         raise InvalidRequest("stream: must be true or false", param="stream")
+    plain_size: int | None = None
     if endpoint == "chat":
-        _check_messages(payload.get("messages"))
+        plain_size = _check_messages(payload.get("messages"))
     elif endpoint == "responses":
         check_responses_request(payload)
     elif endpoint in PASSED_THROUGH:
@@ -214,6 +234,7 @@ def read_request(
         purpose=_purpose(headers.get(b"x-ratchet-purpose")),
         include_usage=include_usage,
         ignored=ignored,
+        plain_size=plain_size,
     )
 
 
@@ -282,9 +303,11 @@ def _context(metadata: object, session: str) -> dict[str, Any]:
     return context
 
 
-def _check_messages(messages: object) -> None:
+def _check_messages(messages: object) -> int | None:
+    """Check a chat's turns; returns `ChatRequest.plain_size`."""
     if not isinstance(messages, list) or not messages:
         raise InvalidRequest("messages: must be a non-empty list", param="messages")
+    size, plain = 0, True
     for index, turn in enumerate(messages):
         if type(turn) is not dict:
             raise InvalidRequest(f"messages[{index}]: must be an object", param="messages")
@@ -295,13 +318,19 @@ def _check_messages(messages: object) -> None:
                 param="messages",
             )
         content = turn.get("content")
-        if type(content) is str or content is None:
+        if type(content) is str:
+            size += len(content)
+            plain = plain and len(turn) == PLAIN_FIELDS
+            continue
+        plain = False
+        if content is None:
             continue
         if type(content) is not list or not all(type(part) is dict for part in content):
             raise InvalidRequest(
                 f"messages[{index}].content: must be a string or a list of content parts",
                 param="messages",
             )
+    return size if plain else None
 
 
 def _check_prompt(prompt: object) -> None:
@@ -343,4 +372,4 @@ def _beginning(value: Any, depth: int = OPENING_DEPTH) -> Any:
 
 def is_plain(turn: dict[str, Any]) -> bool:
     """Whether a turn is role and text alone, as most are; its stored form is itself."""
-    return len(turn) == len(("role", "content")) and type(turn.get("content")) is str
+    return len(turn) == PLAIN_FIELDS and type(turn.get("content")) is str

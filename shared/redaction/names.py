@@ -58,6 +58,8 @@ _INTRODUCTIONS = (
 _TITLES = re.compile(
     r"(?: am|'m|’m|is|bin|suis|oy|ben) (?:[MD][rsx]|Mi|Prof|Doc|Herr|Frau|M[omal]|Se|Sr|Do|heer|mev|Sig)"
 )
+_BEFORE_TITLES = (" M", " D", " Prof", " Herr", " Frau", " S", " heer", " mev")
+"""How what `_TITLES` finds ends; whether a text has one costs half of a search."""
 _GREETINGS = (
     "Dear ", "Liebe", "eehrte", "Cher", "Chère ", "Estimad", "Querid", "Beste ", "Geachte ", "Gentile ",
 )  # fmt: skip
@@ -72,7 +74,7 @@ def name_patterns(text: str) -> list[re.Pattern[str]]:
     found: list[re.Pattern[str]] = []
     if has_one(text, _INTRODUCTIONS):
         found.append(_INTRODUCED)
-    if _TITLES.search(text):
+    if has_one(text, _BEFORE_TITLES) and _TITLES.search(text):
         found.append(_TITLED)
     if has_one(text, _GREETINGS):
         found.append(_ADDRESSED)

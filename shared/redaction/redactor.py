@@ -18,6 +18,7 @@ import base64
 import binascii
 import ipaddress
 import re
+import string
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
@@ -28,8 +29,11 @@ from shared.redaction.national_ids import FISCAL_TAIL, NATIONAL_ID, is_national_
 
 _SPACE = r" \u00a0\u202f"
 _NUMBER = re.compile(rf"\d(?:[\d{_SPACE}().\-/]{{5,}}\d|{FISCAL_TAIL})")
-_NEEDED = ("@", "_", "-", ":", "=", "AKIA", "ASIA", "AIza", "eyJ", "asic ")
+_NEEDED_SIGNS = ("@", "_", "-", ":", "=")
+_NEEDED_WORDS = ("AKIA", "ASIA", "AIza", "eyJ", "asic ")
 """A text with a secret or an address has one of these in it, if it is no `Bearer` one."""
+_PROSE = (string.ascii_letters + " .,;!?'\"()").encode()
+"""ASCII without digits, and without the signs and line breaks of which most patterns need one."""
 _SHORTEST_OF_LETTERS = 20
 """Characters of an AWS access key id, the shortest match that may have letters alone."""
 _NAMED = r"(?:passw(?:or)?d|pwd|passphrase|secret|token|credential|(?:api|access|private)[-_ ]?key)"
@@ -224,13 +228,17 @@ class Redactor:
         """The text with `[KEY]`, `[EMAIL]`, `[IBAN]`, `[CARD]`, `[ID]`, `[IP]`, `[PHONE]`, `[NAME]`
         and `[ADDRESS]`.
         """
+        prose = _is_prose(text)
+        names = name_patterns(text)
+        if prose and not names and _is_harmless_prose(text):
+            return Redacted(text)
         marks = _Marks()
-        for pattern in name_patterns(text):
+        for pattern in names:
             text = pattern.sub(lambda found: _without_name(found, marks), text)
-        for pattern in address_patterns(
-            text
-        ):  # before numbers, of which a postcode may look like one
-            text = marks.replace(pattern, "address", text)
+        if not prose:
+            # Before numbers, of which a postcode may look like one.
+            for pattern in address_patterns(text):
+                text = marks.replace(pattern, "address", text)
         if not _harmless(text):
             text = _without_forms(text, marks)
         return Redacted(text, marks.counts)
@@ -347,8 +355,20 @@ def _without_iban(text: str, marks: _Marks) -> str:
     return marks.mark("iban") + rest
 
 
-def _harmless(text: str) -> bool:
-    """Whether a text lacks what every pattern needs; a tenth of the cost of a pattern's search."""
+def _is_prose(text: str) -> bool:
+    """Whether a text has nothing but what prose in ASCII is made of; one pass, for most texts."""
+    return text.isascii() and not text.encode().translate(None, _PROSE)
+
+
+def _is_harmless_prose(text: str) -> bool:
+    """Whether prose lacks what every pattern of secrets needs."""
     if len(text) < _SHORTEST_OF_LETTERS and text.isalpha():
         return True
-    return not has_one(text, _NEEDED) and "bearer " not in text.lower() and not _NUMBER.search(text)
+    return not has_one(text, _NEEDED_WORDS) and "bearer " not in text.lower()
+
+
+def _harmless(text: str) -> bool:
+    """Whether a text lacks what every pattern needs; a tenth of the cost of a pattern's search."""
+    return (
+        _is_harmless_prose(text) and not has_one(text, _NEEDED_SIGNS) and not _NUMBER.search(text)
+    )

@@ -218,9 +218,11 @@ async def test_outside_a_rollout_no_language_is_told(
     await bench.start()
     bench.route()
     assert (await bench.ask(user="ana")).status_code == 200
+    assert (await bench.client.get("/metrics")).status_code == 200
     assert told == [""]
     bench.route(candidate="m-v1.1", weight=10_000)
     assert (await bench.ask(user="ana")).status_code == 200
+    assert (await bench.client.get("/metrics")).status_code == 200
     assert "hi" in told
 
 

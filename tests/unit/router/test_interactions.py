@@ -285,3 +285,43 @@ def test_calls_of_tools_that_only_the_version_knows_are_not_trained_on(fields, r
     )
     assert event.applied_settings == applied
     assert event.untrainable == reasons
+
+
+WORDS = st.sampled_from(
+    [
+        "Where is my parcel?",
+        "mail ana@example.org",
+        "Call 555-123-4567",
+        "",
+        "ok",
+        "My name is Ana Lee",
+    ]
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from(["system", "user", "assistant"]), WORDS), min_size=1),
+    st.sampled_from(
+        [{}, {"n": 2}, {"tools": []}, {"continue_final_message": True}, {"top_p": 0.5}]
+    ),
+)
+def test_a_plain_chat_has_the_event_that_any_other_way_would_write(turns, body):
+    messages = [{"role": role, "content": text} for role, text in turns]
+    call = call_of(messages, **body)
+    assert call.request.plain_size == sum(len(text) for _, text in turns)
+    quick = event_of(call)
+    call.request.plain_size = None
+    assert event_of(call) == quick
+
+
+def test_a_chat_with_more_than_texts_is_not_plain():
+    plain = {"role": "user", "content": "Hi"}
+    for turn in (
+        {**plain, "name": "ana"},
+        {"role": "assistant", "content": None},
+        {"role": "user"},
+    ):
+        assert call_of([plain, turn]).request.plain_size is None
+    assert call_of([plain]).request.asks_text_alone
+    assert not call_of([plain], tools=[]).request.asks_text_alone

@@ -279,3 +279,19 @@ def test_an_ordinary_message_takes_less_than_a_tenth_of_a_millisecond() -> None:
 def test_one_check_digit_in_ten_makes_a_card(number: int) -> None:
     stem = str(number)[:-1]
     assert sum(is_card(stem + str(digit)) for digit in range(10)) == 1
+
+
+PROSE = [
+    "my name is", "Ana", "Lee", "I am Mr", "This is Dr", "Dear", "Herr", "AKIAABCDEFGHIJKLMNOP",
+    "eyJhbGciOi.eyJzdWIiOi.SflKxwRJSMeKK", "Basic dXNlcjpwYXNzd29yZA", "Bearer abcdefghijklmnopqrst", "the", ".",
+    "AIzaSyabcdefghijklmnopqrstuvwxyzabcdef", "parcel", "Thanks,", "O'Neil",
+]  # fmt: skip
+
+
+@given(st.lists(st.sampled_from(PROSE), max_size=8).map(" ".join))
+def test_prose_is_redacted_as_any_other_text(text: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("shared.redaction.redactor._is_prose", lambda _: False)
+        patch.setattr("shared.redaction.names._BEFORE_TITLES", (" ", "M"))
+        slow = REDACTOR.redact(text)
+    assert REDACTOR.redact(text) == slow
