@@ -12,7 +12,7 @@ from typing import Any
 from aiokafka import AIOKafkaProducer
 
 from shared.kafka.log import NewRecord, Position, RecordRefused
-from shared.kafka.partitions import partition_of
+from shared.kafka.partitions import partitions_of
 
 MAX_RECORD_BYTES = 4 * 1024 * 1024
 UNKNOWN = -1
@@ -51,7 +51,6 @@ class ProduceBatches:
         self._producer = producer
         self._batches: list[_Batch] = []
         self._places: list[tuple[_Batch, int]] = []
-        self._partitions: dict[str, int] = {}
 
     async def append(self, records: Sequence[NewRecord]) -> list[Position]:
         """Store records; their positions, in the order in which they were given.
@@ -76,16 +75,17 @@ class ProduceBatches:
         ]
 
     async def _send_batches(self, records: Sequence[NewRecord]) -> None:
+        keys = [record.key.encode() for record in records]
+        partitions = await self._partitions_of(records, keys)
         filling: dict[tuple[str, int], _Batch] = {}
-        for record in records:
-            key = record.key.encode()
-            where = (record.topic, await self._partition(record, key))
-            batch = filling.get(where)
+        for record, key, partition in zip(records, keys, partitions, strict=True):
+            lane = (record.topic, partition)
+            batch = filling.get(lane)
             place = None if batch is None else batch.add(key, record)
             if batch is None or place is None:
                 if batch is not None:
                     await self._send_batch(batch)
-                batch = filling[where] = _Batch(*where, self._producer.create_batch())
+                batch = filling[lane] = _Batch(*lane, self._producer.create_batch())
                 place = batch.add(key, record)
                 assert place is not None
             self._places.append((batch, place))
@@ -99,14 +99,21 @@ class ProduceBatches:
         )
         self._batches.append(batch)
 
-    async def _partition(self, record: NewRecord, key: bytes) -> int:
-        if record.partition is not None and record.partition != UNKNOWN:
-            return record.partition
-        count = self._partitions.get(record.topic)
-        if count is None:
-            count = len(await self._producer.partitions_for(record.topic))
-            self._partitions[record.topic] = count
-        return partition_of(key, count)
+    async def _partitions_of(
+        self, records: Sequence[NewRecord], keys: Sequence[bytes]
+    ) -> list[int]:
+        """The partition of each record: the one that it names, else that of its key."""
+        found = [UNKNOWN if one.partition is None else one.partition for one in records]
+        open_: dict[str, list[int]] = {}
+        for place, (record, partition) in enumerate(zip(records, found, strict=True)):
+            if partition == UNKNOWN:
+                open_.setdefault(record.topic, []).append(place)
+        for topic, places in open_.items():
+            count = len(await self._producer.partitions_for(topic))
+            of_keys = partitions_of([keys[place] for place in places], count)
+            for place, partition in zip(places, of_keys, strict=True):
+                found[place] = partition
+        return found
 
     def _forget(self) -> None:
         """Keep abandoned futures from warning of an unread error."""

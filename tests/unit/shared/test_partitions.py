@@ -6,7 +6,7 @@ import aiokafka.partitioner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.kafka.partitions import murmur2, partition_of
+from shared.kafka.partitions import MANY, murmur2, partition_of, partitions_of
 
 
 @given(st.binary(max_size=80))
@@ -19,6 +19,16 @@ def test_a_key_lies_where_aiokafka_puts_it(key: bytes, count: int) -> None:
     assert partition_of(key, count) == aiokafka.partitioner.DefaultPartitioner()(
         key, list(range(count)), []
     )
+
+
+SAME_LENGTH = st.integers(0, 10).flatmap(
+    lambda words: st.lists(st.binary(min_size=4 * words, max_size=4 * words), max_size=3 * MANY)
+)
+
+
+@given(SAME_LENGTH | st.lists(st.binary(max_size=12), max_size=3 * MANY), st.integers(1, 200))
+def test_many_keys_lie_where_each_does(keys: list[bytes], count: int) -> None:
+    assert partitions_of(keys, count) == [partition_of(key, count) for key in keys]
 
 
 def test_a_key_of_the_java_client() -> None:
