@@ -56,6 +56,7 @@ ENDPOINTS: dict[str, Endpoint] = {
     "/v1/messages": "messages",
 }
 MODELS = "/v1/models"
+LIVE = Purpose.live.value
 DISCARD_FACTOR = 8
 """A body over the limit is read and discarded up to this many times the limit, so that the
 client gets to read why it was refused; beyond it the connection is closed."""
@@ -258,7 +259,7 @@ class Gateway:
                     f"x-ratchet-purpose: {request.purpose} needs an explicit version as the model",
                     param="x-ratchet-purpose",
                 )
-            request.purpose = Purpose.live.value
+            request.purpose = LIVE
             kind, identity = key_of(request.user, request.session, request.trace_id)
             return self._state.choose(route, key.tenant, kind, identity)
         choice = self._state.explicit(request.model)

@@ -16,6 +16,7 @@ from shared.contracts.events.interactions import Arm, Outcome
 
 log = structlog.get_logger(__name__)
 
+CANDIDATE = Arm.candidate.value
 COOLDOWN_S = 30.0
 """How long an open breaker waits before it lets one request try."""
 MAX_ROLLOUTS = 64
@@ -41,7 +42,7 @@ class CandidateBreaker:
 
     def note(self, rollout: str, arm: str, outcome: Outcome) -> None:
         """Take note of how an attempt ended; refusals of a client's request say nothing."""
-        if arm != Arm.candidate.value or outcome in (Outcome.client_error, Outcome.cancelled):
+        if arm != CANDIDATE or outcome in (Outcome.client_error, Outcome.cancelled):
             return
         count = self._counts.get(rollout)
         if outcome not in FAILED:

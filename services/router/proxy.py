@@ -62,12 +62,6 @@ class Deadlines:
         """Seconds after which an attempt must be over."""
         return self.stream_s if stream else self.answer_s
 
-    def of_attempt(self, *, stream: bool) -> AttemptDeadlines:
-        """The deadlines of a request to an engine."""
-        if stream:
-            return AttemptDeadlines(self.stream_s, self.answer_s)
-        return AttemptDeadlines(self.answer_s)
-
 
 @dataclass(slots=True)
 class RelayedStream:
@@ -97,6 +91,8 @@ class Proxy:
         self._interactions = interactions
         self._metrics = metrics
         self._deadlines = deadlines
+        self._of_answer = AttemptDeadlines(deadlines.answer_s)
+        self._of_stream = AttemptDeadlines(deadlines.stream_s, deadlines.answer_s)
         self._breaker = breaker
         self._settings = settings
         self._filter = output_filter
@@ -267,7 +263,7 @@ class Proxy:
         else:
             body, attempt.applied = call.request.settled_body(settings)
         headers = {"traceparent": call.attempt_traceparent(len(call.attempts) - 1)}
-        deadlines = self._deadlines.of_attempt(stream=call.request.stream)
+        deadlines = self._of_stream if call.request.stream else self._of_answer
         attempt.started = perf_counter()
         prefix = b""
         if self._engines.affinity:

@@ -13,6 +13,7 @@ from shared.contracts.conversation import stored_turn
 from shared.contracts.events.base import MAX_ID
 
 DONE = b"[DONE]"
+_MORE = frozenset(MORE_THAN_TEXT)
 MAX_EVENT_BYTES = 4 * 1024 * 1024
 """Longest event of a stream; an engine that sends a longer one is taken for broken."""
 ABORTED = "abort"
@@ -77,7 +78,8 @@ def read_response(body: bytes, version: str, trace_id: str) -> tuple[EngineRespo
     message = first.get("message")
     if type(message) is dict:
         answer.completion = _content_text(message.get("content"))
-        answer.more = {name: message[name] for name in MORE_THAN_TEXT if message.get(name)}
+        if not _MORE.isdisjoint(message):
+            answer.more = {name: message[name] for name in MORE_THAN_TEXT if message.get(name)}
     else:
         answer.completion = _content_text(first.get("text"))
     answer.finish_reason = _reason(first)
