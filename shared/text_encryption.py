@@ -137,8 +137,16 @@ def unwrap_key(tenant_key: bytes, wrapped: str, place: str) -> bytes:
     """
     try:
         stored = base64.b64decode(wrapped)
+    except ValueError:
+        stored = b""
+    return unwrap_bytes(tenant_key, stored, place)
+
+
+def unwrap_bytes(tenant_key: bytes, wrapped: bytes, place: str) -> bytes:
+    """As `unwrap_key`, of what its base64 stands for."""
+    try:
         return AESGCM(tenant_key).decrypt(
-            stored[:NONCE_BYTES], stored[NONCE_BYTES:], place.encode()
+            wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:], place.encode()
         )
     except (InvalidTag, ValueError):
         raise TextsUnreadable(f"key {place} was wrapped under another secret, or changed") from None

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
-from typing import Any, Literal, cast
+from pathlib import Path
+from typing import Any, Literal, TypedDict, cast
 
 import orjson
 import structlog
@@ -44,7 +45,7 @@ from shared.kafka.log import (
 )
 from shared.kafka.user_keys import TextsLocked, UserKeyIssuer, UserKeys
 from shared.observability.events import Unavailable
-from shared.settings import KafkaSettings
+from shared.settings import KafkaSettings, ServiceSettings
 from shared.text_encryption import (
     TextsUnreadable,
     decrypt_texts,
@@ -297,6 +298,10 @@ class DecryptingTail:
         """See Tail.age_s."""
         return self._inner.age_s()
 
+    def positions(self) -> Positions:
+        """See Tail.positions."""
+        return self._inner.positions()
+
     async def close(self) -> None:
         """See Tail.close."""
         await self._inner.close()
@@ -333,7 +338,8 @@ def decrypting(
 
     """
     secrets = settings.text_secrets()
-    return DecryptingLog(inner, UserKeys(inner, *secrets) if secrets else None, registry)
+    keys = UserKeys(inner, *secrets, **_kept(settings)) if secrets else None
+    return DecryptingLog(inner, keys, registry)
 
 
 def encrypting(
@@ -363,4 +369,16 @@ def issuer_of(inner: EventLog, settings: KafkaSettings) -> UserKeyIssuer | None:
 
     """
     secrets = settings.text_secrets()
-    return UserKeyIssuer(inner, *secrets) if secrets else None
+    return UserKeyIssuer(inner, *secrets, **_kept(settings)) if secrets else None
+
+
+class _Kept(TypedDict):
+    folder: Path | None
+    origin: str
+
+
+def _kept(settings: KafkaSettings) -> _Kept:
+    """Where keys are kept over restarts: below a service's data directory; by a command nowhere."""
+    data_dir = settings.data_dir if isinstance(settings, ServiceSettings) else None
+    folder = None if data_dir is None else data_dir / "user-keys"
+    return {"folder": folder, "origin": settings.kafka_bootstrap}

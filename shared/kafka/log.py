@@ -111,6 +111,13 @@ class Tail(Protocol):
         """Seconds since the log was last seen whole: read to its end. Infinite before that."""
         ...
 
+    def positions(self) -> Positions:
+        """Where reading of each partition goes on, so far as it is known.
+
+        It falls where a topic was deleted and made anew, or cut back: it is read from its beginning.
+        """
+        ...
+
     async def close(self) -> None:
         """Stop; the iteration ends."""
         ...

@@ -52,6 +52,7 @@ class KafkaTail:
         self._targets: dict[TopicPartition, int] = {}
         self._caught_up = asyncio.Event()
         self._closed = asyncio.Event()
+        self._reached: dict[tuple[str, int], int] = {}
         self._whole_at = -math.inf
 
     def __aiter__(self) -> AsyncIterator[Record]:
@@ -71,6 +72,10 @@ class KafkaTail:
     def age_s(self) -> float:
         """See Tail.age_s."""
         return time.monotonic() - self._whole_at
+
+    def positions(self) -> Positions:
+        """See Tail.positions."""
+        return dict(self._reached)
 
     async def close(self) -> None:
         """See Tail.close."""
@@ -154,6 +159,7 @@ class KafkaTail:
         polled_ms = math.inf
         for partition in consumer.assignment():
             position = await consumer.position(partition)
+            self._reached[partition.topic, partition.partition] = position
             if position >= self._targets.get(partition, math.inf):
                 del self._targets[partition]
             highwater = consumer.highwater(partition)

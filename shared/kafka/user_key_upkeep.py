@@ -6,17 +6,18 @@ import asyncio
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from shared.contracts.events.user_keys import UserKeyIssued
 from shared.contracts.topics import USER_KEYS
-from shared.kafka.envelope import UnreadableRecord
+from shared.kafka.envelope import UnreadableRecord, decode, models_by_type
 from shared.kafka.log import EventLog, NewRecord, Record, read_to_end
-from shared.kafka.user_keys import unwrapped
-from shared.text_encryption import TextsUnreadable, tenant_key, wrap_key
+from shared.text_encryption import TextsUnreadable, tenant_key, unwrap_key, wrap_key
 
 ROLL_S = 6.0
 """A little more than `segment.ms` of the topic."""
 READ_TIMEOUT_S = 600.0
 """Longest time for reading the topic once: a million keys take half a minute."""
 BATCH = 1000
+MODELS = models_by_type(UserKeyIssued)
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ async def rewrap_keys(event_log: EventLog, secrets: Sequence[bytes]) -> Rewrappi
         stale.pop(record.key, None)
         unreadable.discard(record.key)
         try:
-            if record.value is not None and unwrapped(secrets, record)[2]:
+            if record.value is not None and _unwrapped(secrets, record)[2]:
                 stale[record.key] = record
         except (UnreadableRecord, TextsUnreadable):
             unreadable.add(record.key)
@@ -91,7 +92,7 @@ async def rewrap_keys(event_log: EventLog, secrets: Sequence[bytes]) -> Rewrappi
 
 
 def _renewed(record: Record, secrets: Sequence[bytes]) -> NewRecord:
-    issued, key, _ = unwrapped(secrets, record)
+    issued, key, _ = _unwrapped(secrets, record)
     wrapped = wrap_key(tenant_key(secrets[0], issued.tenant), key, record.key)
     value = issued.model_copy(update={"wrapped": wrapped}).to_json()
     return NewRecord(USER_KEYS, record.key, value, record.headers)
@@ -112,3 +113,24 @@ async def _revived(event_log: EventLog) -> set[str]:
 
     await read_to_end(event_log, USER_KEYS, timeout_s=READ_TIMEOUT_S, keep=note)
     return revived
+
+
+def _unwrapped(
+    secrets_of_file: Sequence[bytes], record: Record
+) -> tuple[UserKeyIssued, bytes, int]:
+    """A key's event, the key, and the place of the secret that wrapped it.
+
+    Raises:
+        UnreadableRecord: it is no event of a key.
+        TextsUnreadable: none of the secrets wrapped it, or it was changed.
+
+    """
+    issued = decode(record.headers, record.value, MODELS)
+    assert isinstance(issued, UserKeyIssued)
+    for place, secret in enumerate(secrets_of_file):
+        try:
+            key = unwrap_key(tenant_key(secret, issued.tenant), issued.wrapped, record.key)
+        except TextsUnreadable:
+            continue
+        return issued, key, place
+    raise TextsUnreadable(f"key {record.key} was wrapped under another secret, or changed")

@@ -3,32 +3,33 @@
 A record is a data key wrapped by its tenant's key; its tombstone destroys it (crypto-shredding).
 A writer issues a key, and waits for the brokers' acknowledgement, before it writes an event under it.
 So whoever reads an event finds its keys by reading the topic to its end, or they are destroyed.
+Keys are kept wrapped, in a file; those used last are kept unwrapped, in memory.
 """
 
 from __future__ import annotations
 
 import asyncio
 import secrets
+import sqlite3
 import time
-from collections.abc import Collection, Sequence
-from typing import Any
-
-import structlog
+from collections import OrderedDict
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 from shared.clock import Clock, SystemClock
 from shared.contracts.events.user_keys import UserKeyIssued
 from shared.contracts.subject import subjects_in
 from shared.contracts.topics import USER_KEYS
-from shared.kafka.envelope import UnreadableRecord, decode, models_by_type
 from shared.kafka.log import (
     APPEND_TIMEOUT_S,
     EventLog,
     LogUnavailable,
     NewRecord,
-    Record,
-    Tail,
     event_record,
 )
+from shared.kafka.user_key_feed import UserKeyFeed
+from shared.kafka.user_key_store import Taken, UserKeyStore, WrappedKey
 from shared.text_encryption import (
     FIELD,
     KEY_BYTES,
@@ -37,21 +38,15 @@ from shared.text_encryption import (
     encrypt_texts,
     forget_ciphers,
     tenant_key,
-    unwrap_key,
+    unwrap_bytes,
     wrap_key,
 )
 
-log = structlog.get_logger(__name__)
-
 SOURCE = "/ratchet/user-keys"
-SUBJECT_DIGITS = 32
-"""Of a subject's 64: 128 bits tell people apart."""
-WHOLE_TIMEOUT_S = 30.0
-"""How long nothing may come before a reader gives up waiting for the topic's end: a million keys
-take half a minute to read."""
-POLL_S = 0.02
-IN_FLIGHT_S = 0.05
-"""How long an answer of the brokers may have lain in a socket: the tail dates it when it is taken up."""
+UNWRAPPED = 8192
+"""Keys that are kept unwrapped, about 0.5 kB each."""
+SAMPLE = 100
+"""Newest keys of which the secrets must open one before a writer writes."""
 CLOCK_SKEW_S = 60.0
 """How much the clocks of two machines may differ."""
 STALE_S = 10.0
@@ -61,66 +56,75 @@ UNREADABLE = (
     "RATCHET_TEXT_KEY_FILE: another secret wrapped the keys of these texts, or their records were "
     "changed; use that secret, or add it on a further line of the file"
 )
-MODELS = models_by_type(UserKeyIssued)
+
+Value = TypeVar("Value")
 
 
 class TextsLocked(LogUnavailable):
     """Texts are encrypted, and this process has no secret for them; waiting does not help."""
 
 
-def unwrapped(secrets_of_file: Sequence[bytes], record: Record) -> tuple[UserKeyIssued, bytes, int]:
-    """A key's event, the key, and the place of the secret that wrapped it.
+class _Recent(OrderedDict[str, Value], Generic[Value]):
+    """The values that were used last, UNWRAPPED at most."""
 
-    Raises:
-        UnreadableRecord: it is no event of a key.
-        TextsUnreadable: none of the secrets wrapped it, or it was changed.
+    def find(self, name: str) -> Value | None:
+        found = self.get(name)
+        if found is not None:
+            self.move_to_end(name)
+        return found
 
-    """
-    issued = decode(record.headers, record.value, MODELS)
-    assert isinstance(issued, UserKeyIssued)
-    for place, secret in enumerate(secrets_of_file):
-        try:
-            key = unwrap_key(tenant_key(secret, issued.tenant), issued.wrapped, record.key)
-        except TextsUnreadable:
-            continue
-        return issued, key, place
-    raise TextsUnreadable(f"key {record.key} was wrapped under another secret, or changed")
+    def keep(self, name: str, value: Value) -> None:
+        self[name] = value
+        if len(self) > UNWRAPPED:
+            self.popitem(last=False)
 
 
 class UserKeys:
-    """Keys by id for whoever reads texts. Follows the topic once it is asked.
+    """Keys by id for whoever reads texts. Follows the topic once it is asked."""
 
-    Of a person with one key it holds two entries of a dictionary, about 50 bytes each, the key (80)
-    and two numbers (48 each): the id of the key, and 128 bits of the subject.
-    """
+    def __init__(
+        self,
+        event_log: EventLog,
+        *secrets_of_file: bytes,
+        folder: Path | None = None,
+        origin: str = "",
+    ) -> None:
+        """Take the log and the secrets: the first wraps, all unwrap.
 
-    def __init__(self, event_log: EventLog, *secrets_of_file: bytes) -> None:
-        """Take the log and the secrets: the first wraps, all unwrap."""
+        Args:
+            event_log: the log.
+            secrets_of_file: the secrets.
+            folder: where wrapped keys are kept over restarts; None: in a temporary file.
+            origin: names the brokers, lest the keys of others be taken for theirs.
+
+        """
         self._log = event_log
         self._secrets = secrets_of_file
-        self._keys: dict[int, bytes] = {}
-        self._ids: dict[int, int | tuple[int, ...]] = {}
-        """Subject -> ids of the person's keys, oldest first; of one key the id itself."""
-        self._unreadable: set[int] = set()
-        """Keys that another secret wrapped, or whose record was changed: they are not destroyed."""
-        self._taken = 0
-        """Records of the topic so far."""
-        self._offsets: dict[int, int] = {}
-        """Partition -> offset of the newest record."""
-        self._tail: Tail | None = None
-        self._following: asyncio.Task[None] | None = None
+        self._store = UserKeyStore(folder, origin)
+        self._feed = UserKeyFeed(event_log, self._store, on_taken=self._take, on_lost=self._forget)
+        self._unwrapped = _Recent[bytes]()
+        """By key id."""
+        self._unseen: dict[str, bytes] = {}
+        """By key id, those of an issuer's that the topic has not brought yet."""
 
     def key(self, key_id: str) -> bytes | None:
         """The key; None where it is destroyed, once `find` has been asked for it.
 
         Raises:
             TextsLocked: none of the secrets wrapped it.
+            LogUnavailable: the file cannot be read.
 
         """
-        number = _number(key_id)
-        if number in self._unreadable:
+        known = self._unwrapped.find(key_id) or self._unseen.get(key_id)
+        if known is not None:
+            return known
+        stored = self._stored(key_id)
+        if stored is None:
+            return None
+        opened = self._opened(stored)
+        if opened is None:
             raise TextsLocked(UNREADABLE)
-        return self._keys.get(number)
+        return opened
 
     async def find(self, key_ids: Collection[str], *, written_ms: int = 0) -> None:
         """Return once each key is known, or is known to be destroyed.
@@ -130,18 +134,18 @@ class UserKeys:
             written_ms: when the brokers got what is encrypted with them; 0 is unknown.
 
         Raises:
-            LogUnavailable: the topic's end was not reached in time.
+            LogUnavailable: the topic's end was not reached in time, or the file cannot be read.
             TextsLocked: none of the secrets wrapped a key.
 
         """
-        numbers = [_number(key_id) for key_id in key_ids]
-        if all(one in self._keys for one in numbers):
-            return
-        read_to_s = time.time() - self._follow().age_s()
-        if not written_ms or written_ms / 1000 + CLOCK_SKEW_S > read_to_s:
+        if not self._feed.whole:  # the file may hold what was destroyed since
             await self.refresh()
-        if any(one in self._unreadable for one in numbers):
-            raise TextsLocked(UNREADABLE)
+        elif not all(self._knows(key_id) for key_id in key_ids):
+            read_to_s = time.time() - self._feed.age_s()
+            if not written_ms or written_ms / 1000 + CLOCK_SKEW_S > read_to_s:
+                await self.refresh()
+        for key_id in key_ids:
+            self.key(key_id)
 
     async def refresh(self) -> None:
         """Return once all is known that the topic has now.
@@ -150,85 +154,50 @@ class UserKeys:
             LogUnavailable: nothing came for WHOLE_TIMEOUT_S, and the end was not reached.
 
         """
-        tail = self._follow()
-        asked = heard = time.monotonic()
-        taken = self._taken
-        while True:
-            await asyncio.sleep(POLL_S)
-            now = time.monotonic()
-            if tail.age_s() < now - asked - IN_FLIGHT_S:
-                return
-            if self._taken > taken:
-                taken, heard = self._taken, now
-            elif now - heard > WHOLE_TIMEOUT_S:
-                raise LogUnavailable(
-                    f"{USER_KEYS} not read to the end: nothing came for {WHOLE_TIMEOUT_S:g} s"
-                )
+        await self._feed.refresh()
 
     async def close(self) -> None:
         """Stop following."""
-        if self._tail is not None and self._following is not None:
-            await self._tail.close()
-            self._following.cancel()
-            await asyncio.gather(self._following, return_exceptions=True)
-            self._tail = self._following = None
+        await self._feed.close()
 
-    def _follow(self) -> Tail:
-        if self._tail is None:
-            self._tail = self._log.tail(USER_KEYS)
-            self._following = asyncio.create_task(self._take_all(self._tail))
-        return self._tail
-
-    async def _take_all(self, tail: Tail) -> None:
-        async for record in tail:
-            self._take(record)
-
-    def _take(self, record: Record) -> None:
-        self._taken += 1
-        if record.offset <= self._offsets.get(record.partition, -1):
-            self._forget()
-        self._offsets[record.partition] = record.offset
-        subject, _, key_id = record.key.partition(":")
-        number = _number(key_id)
-        if record.value is None:
-            self._destroy(_number(subject[:SUBJECT_DIGITS]), number)
-            return
-        if number in self._keys:
-            return
+    def _knows(self, key_id: str) -> bool:
         try:
-            _, key, _ = unwrapped(self._secrets, record)
-        except (UnreadableRecord, TextsUnreadable) as error:
-            self._unreadable.add(number)
-            log.warning("user_keys.unreadable", offset=record.offset, error=str(error))
-        else:
-            self._unreadable.discard(number)
-            self._put(subject, number, key)
+            return self.key(key_id) is not None
+        except TextsLocked:
+            return False
 
-    def _put(self, subject: str, number: int, key: bytes) -> None:
-        self._keys[number] = key
-        person = _number(subject[:SUBJECT_DIGITS])
-        known = self._numbers_of(person)
-        self._ids[person] = (*known, number) if known else number
+    def _stored(self, key_id: str) -> WrappedKey | None:
+        try:
+            return self._store.key(key_id)
+        except sqlite3.Error as error:
+            raise self._unreadable(error) from error
 
-    def _destroy(self, person: int, number: int) -> None:
-        self._unreadable.discard(number)
-        if self._keys.pop(number, None) is not None:
+    def _opened(self, stored: WrappedKey) -> bytes | None:
+        """A stored key, unwrapped; None where no secret does that."""
+        for secret in self._secrets:
+            try:
+                key = unwrap_bytes(tenant_key(secret, stored.tenant), stored.wrapped, stored.name)
+            except TextsUnreadable:
+                continue
+            self._unwrapped.keep(stored.key_id, key)
+            return key
+        return None
+
+    def _unreadable(self, error: sqlite3.Error) -> LogUnavailable:
+        self._feed.damaged(error)
+        return LogUnavailable(f"the file of user keys cannot be read: {error}")
+
+    def _take(self, taken: Taken) -> None:
+        """Follow what the store took."""
+        for _, key_id in taken.destroyed:
+            self._unwrapped.pop(key_id, None)
+        if taken.destroyed:
             forget_ciphers()
-        left = tuple(one for one in self._numbers_of(person) if one != number)
-        if left:
-            self._ids[person] = left[0] if len(left) == 1 else left
-        else:
-            self._ids.pop(person, None)
-
-    def _numbers_of(self, person: int) -> tuple[int, ...]:
-        found = self._ids.get(person, ())
-        return found if isinstance(found, tuple) else (found,)
 
     def _forget(self) -> None:
         """Forget the keys of a topic that was deleted and made anew: nobody else can read them."""
-        log.error("user_keys.recreated", topic=USER_KEYS, keys=len(self._keys))
-        for known in (self._keys, self._ids, self._unreadable, self._offsets):
-            known.clear()
+        self._unwrapped.clear()
+        self._unseen.clear()
         forget_ciphers()
 
 
@@ -239,10 +208,22 @@ class UserKeyIssuer(UserKeys):
     """
 
     def __init__(
-        self, event_log: EventLog, *secrets_of_file: bytes, clock: Clock | None = None
+        self,
+        event_log: EventLog,
+        *secrets_of_file: bytes,
+        folder: Path | None = None,
+        origin: str = "",
+        clock: Clock | None = None,
     ) -> None:
-        super().__init__(event_log, *secrets_of_file)
+        """See UserKeys."""
+        super().__init__(event_log, *secrets_of_file, folder=folder, origin=origin)
         self._clock = clock or SystemClock()
+        self._fits = False
+        """Whether the secrets open a key of the topic."""
+        self._of_person = _Recent[DataKey]()
+        """By subject."""
+        self._unseen_of: dict[str, DataKey] = {}
+        """By subject, those of `_unseen`."""
         self._pending: dict[str, NewRecord] = {}
         """Records of keys that the brokers have not acknowledged, by key id."""
         self._writing = asyncio.Lock()
@@ -251,20 +232,48 @@ class UserKeyIssuer(UserKeys):
         """Return once the topic has been read to its end, lest people get further keys.
 
         Raises:
-            LogUnavailable: it was not reached in time.
-            TextsLocked: the secrets open none of the keys: what is written under another one can be
-                read by nobody else.
+            LogUnavailable: it was not reached in time, or the file cannot be read.
+            TextsLocked: the secrets open none of the newest keys: what is written under another one
+                can be read by nobody else.
 
         """
-        if self._follow().age_s() > STALE_S:
+        if self._feed.age_s() > STALE_S:
             await self.refresh()
-        if self._unreadable and not self._keys:
+        if self._fits:
+            return
+        try:
+            newest = self._store.newest_keys(SAMPLE)
+        except sqlite3.Error as error:
+            raise self._unreadable(error) from error
+        self._fits = any(self._opened(one) is not None for one in newest)
+        if newest and not self._fits:
             raise TextsLocked(UNREADABLE)
 
     def key_of(self, tenant: str, subject: str) -> DataKey:
-        """A key of the person's, made where there is none."""
-        for number in self._numbers_of(_number(subject[:SUBJECT_DIGITS])):
-            return f"{number:016x}", self._keys[number]
+        """A key of the person's, made where there is none.
+
+        Raises:
+            LogUnavailable: the file cannot be read.
+
+        """
+        known = self._of_person.find(subject) or self._unseen_of.get(subject)
+        if known is None:
+            known = self._stored_of(subject) or self._issued(tenant, subject)
+        return known
+
+    def _stored_of(self, subject: str) -> DataKey | None:
+        try:
+            stored = self._store.keys_of(subject)
+        except sqlite3.Error as error:
+            raise self._unreadable(error) from error
+        for one in stored:
+            key = self._opened(one)
+            if key is not None:
+                self._of_person.keep(subject, (one.key_id, key))
+                return one.key_id, key
+        return None
+
+    def _issued(self, tenant: str, subject: str) -> DataKey:
         key_id, key = secrets.token_hex(8), secrets.token_bytes(KEY_BYTES)
         name = f"{subject}:{key_id}"
         now = self._clock.now()
@@ -278,8 +287,23 @@ class UserKeyIssuer(UserKeys):
         self._pending[key_id] = event_record(
             USER_KEYS, issued, key=name, source=SOURCE, event_id=key_id, time=now
         )
-        self._put(subject, _number(key_id), key)
+        self._unseen[key_id] = key
+        self._unseen_of[subject] = key_id, key
         return key_id, key
+
+    def _take(self, taken: Taken) -> None:
+        super()._take(taken)
+        for subject, key_id in (*taken.issued, *taken.destroyed):
+            if self._unseen.pop(key_id, None) is not None:
+                self._unseen_of.pop(subject, None)
+        for subject, _ in taken.destroyed:
+            self._of_person.pop(subject, None)
+
+    def _forget(self) -> None:
+        super()._forget()
+        self._of_person.clear()
+        self._unseen_of.clear()
+        self._fits = False
 
     def close_texts(self, body: dict[str, Any], place: str) -> bool:
         """Encrypt the texts of an event's JSON, in place, for all people that it names.
@@ -309,11 +333,3 @@ class UserKeyIssuer(UserKeys):
             await self._log.append_many(list(written.values()), timeout_s=timeout_s)
             for key_id in written:
                 self._pending.pop(key_id, None)
-
-
-def _number(hexadecimal: str) -> int:
-    """An id as a number, which takes half the memory; -1, which no key has, for any other text."""
-    try:
-        return int(hexadecimal, 16)
-    except ValueError:
-        return -1

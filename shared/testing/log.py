@@ -84,6 +84,12 @@ class MemoryLog(SingleAppends):
         """Everything in a topic, by partition and offset."""
         return [record for partition in self._topic(topic) for record in partition]
 
+    async def recreate(self, topic: str) -> None:
+        """Delete a topic and make it anew."""
+        self.records.pop(topic, None)
+        async with self._grown:
+            self._grown.notify_all()
+
     async def wait_growth(self) -> None:
         """Wait until the next append."""
         async with self._grown:
@@ -172,6 +178,10 @@ class MemoryTail:
             return 0.0
         return time.monotonic() - self._whole_at
 
+    def positions(self) -> Positions:
+        """See Tail.positions."""
+        return dict(self._next)
+
     async def close(self) -> None:
         """See Tail.close."""
         self._closed.set()
@@ -179,8 +189,10 @@ class MemoryTail:
     async def _records(self) -> AsyncIterator[Record]:
         while not self._closed.is_set():
             for place, position in list(self._next.items()):
-                topic, number = place
-                for record in self._log.partitions_of(topic)[number][position:]:
+                records = self._log.partitions_of(place[0])[place[1]]
+                if position > len(records):
+                    self._next[place] = 0
+                for record in records[self._next[place] :]:
                     yield record
                     self._next[place] = record.offset + 1
             if all(self._next[place] >= end for place, end in self._target.items()):
@@ -196,7 +208,7 @@ class MemoryTail:
         # Waiting must have begun before we look: an append between the two would wake nobody.
         await asyncio.sleep(0)
         behind = any(
-            len(self._log.partitions_of(topic)[number]) > position
+            len(self._log.partitions_of(topic)[number]) != position
             for (topic, number), position in self._next.items()
         )
         if not behind:

@@ -4,21 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
-import time
-import tracemalloc
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from hashlib import sha256
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import orjson
 import pytest
 from prometheus_client import CollectorRegistry
 
-from shared import text_encryption
 from shared.contracts.events.feedback import FeedbackSubmitted, FeedbackType
 from shared.contracts.events.generations import GenerationFinished, GenerationRequested
 from shared.contracts.subject import subject_of
@@ -31,7 +24,7 @@ from shared.contracts.topics import (
     intake_topic,
 )
 from shared.credentials import CredentialsUnreadable
-from shared.kafka import user_key_upkeep, user_keys
+from shared.kafka import user_key_feed, user_key_upkeep, user_keys
 from shared.kafka.deadletters import DeadLetters, list_dead_letters, replay
 from shared.kafka.encrypted_log import DecryptingLog, EncryptingLog, decrypting, encrypting
 from shared.kafka.log import (
@@ -106,6 +99,8 @@ async def test_the_log_holds_no_text_and_a_reader_gets_it() -> None:
 async def test_the_first_events_of_two_writers_at_once_are_both_read() -> None:
     brokers = MemoryLog()
     writers = [writer(brokers), writer(brokers)]
+    for one in writers:
+        await one._issuer.ready()
     await asyncio.gather(*(write(one, "ann", n) for n, one in enumerate(writers)))
     assert len(raw(brokers, USER_KEYS)) == 2
     late = reader(brokers)
@@ -253,47 +248,13 @@ async def test_a_writer_who_lost_sight_of_the_keys_writes_nothing_under_old_ones
     brokers = MemoryLog()
     ours = writer(brokers)
     await write(ours, "ann")
-    tail = ours._issuer._follow()
+    tail = ours._issuer._feed._tail
     monkeypatch.setattr(tail, "age_s", lambda: user_keys.STALE_S + 1)
-    monkeypatch.setattr(user_keys, "WHOLE_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(user_key_feed, "WHOLE_TIMEOUT_S", 0.1)
     with pytest.raises(LogUnavailable, match="not read to the end"):
         await write(ours, "ann", 1)
     assert len(raw(brokers, FEEDBACK)) == 1
     await ours.stop()
-
-
-async def test_an_answer_from_before_a_key_was_asked_for_does_not_destroy_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """What the brokers said before the key was written may be taken up just after it is asked for."""
-    keys = UserKeys(MemoryLog(), SECRET)
-    asked = time.monotonic()
-    fetches = [asked + 0.01, asked + 0.5]
-
-    def age_s() -> float:
-        now = time.monotonic()
-        return now - max((one for one in fetches if one <= now), default=-math.inf)
-
-    monkeypatch.setattr(keys, "_follow", lambda: SimpleNamespace(age_s=age_s))
-    await keys.refresh()
-    assert time.monotonic() >= fetches[1]
-
-
-async def test_a_reader_waits_for_a_long_topic_as_long_as_keys_come(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """A worker that gave up would begin anew, and never come to the end."""
-    monkeypatch.setattr(user_keys, "WHOLE_TIMEOUT_S", 0.1)
-    keys = UserKeys(MemoryLog(), SECRET)
-    asked = time.monotonic()
-
-    def age_s() -> float:
-        keys._take(Record(USER_KEYS, 0, 0, "s:k", None, (), 0))
-        return 0.0 if time.monotonic() - asked > 0.3 else math.inf
-
-    monkeypatch.setattr(keys, "_follow", lambda: SimpleNamespace(age_s=age_s))
-    await keys.refresh()
-    assert time.monotonic() - asked > 0.3
 
 
 @pytest.mark.parametrize(
@@ -430,43 +391,6 @@ async def test_a_key_destroyed_while_keys_are_rewrapped_stays_destroyed(cut_off:
     assert await values(late) == ["[encrypted]"]
     for one in (ours, late):
         await one.stop()
-
-
-async def test_writers_leave_the_keys_of_a_topic_that_was_made_anew() -> None:
-    brokers = MemoryLog(partitions={USER_KEYS: 1})
-    ours = UserKeyIssuer(brokers, SECRET)
-    subject = subject_of("default", "ann")
-    before = ours.key_of("default", subject)
-    await ours.acknowledged()
-    await ours.refresh()
-    (record,) = raw(brokers, USER_KEYS)
-    ours._take(replace(record, key=f"{'0' * 64}:{'1' * 16}", value=None))
-    assert ours.key_of("default", subject) != before
-    await ours.close()
-
-
-def test_a_destroyed_key_leaves_every_cache() -> None:
-    keys = UserKeyIssuer(MemoryLog(), SECRET)
-    subject = subject_of("default", "ann")
-    key_id, _ = keys.key_of("default", subject)
-    body = {"tenant": "default", "user_id": "ann", "value": TEXT}
-    assert keys.close_texts(body, "place")
-    assert text_encryption._cipher.cache_info().currsize
-    keys._take(Record(USER_KEYS, 0, 0, f"{subject}:{key_id}", None, (), 0))
-    assert not text_encryption._cipher.cache_info().currsize
-    assert keys.key(key_id) is None
-    assert keys.key_of("default", subject)[0] != key_id
-
-
-def test_a_person_s_key_takes_less_than_300_bytes() -> None:
-    keys = UserKeyIssuer(MemoryLog(), SECRET)
-    people = [sha256(str(number).encode()).hexdigest() for number in range(20_000)]
-    tracemalloc.start()
-    for subject in people:
-        keys._put(subject, int(subject[-16:], 16), bytes.fromhex(subject))
-    used, _ = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert used / len(people) < 300
 
 
 @pytest.mark.parametrize("topic", [FEEDBACK, intake_topic("default")])
