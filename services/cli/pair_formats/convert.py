@@ -54,6 +54,7 @@ class Form(Protocol):
 
 
 F = TypeVar("F", bound=Form)
+MAX_NAMED_FIELDS = 8
 
 
 def form_among(forms: Mapping[str, F], line: bytes) -> F:
@@ -66,7 +67,11 @@ def form_among(forms: Mapping[str, F], line: bytes) -> F:
     row = json_object(line)
     found = [one for one in forms.values() if one.matches(row)]
     if len(found) != 1:
-        raise BadPair(f"the first row is of no known form; name one of {', '.join(forms)}")
+        fields = ", ".join(sorted(row)[:MAX_NAMED_FIELDS])
+        raise BadPair(
+            f"the first row ({fields}) is of no known form; its fields must be those of one of "
+            f"{', '.join(forms)}, as docs/training.md and docs/feedback.md have them"
+        )
     return found[0]
 
 

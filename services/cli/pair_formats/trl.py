@@ -1,5 +1,5 @@
 """TRL's rows: preference pairs, prompt explicit (written, read) or implicit (read), and single answers
-(`completion` and `label`); with `tools`.
+(`completion` and `label`); with `tools`. Texts in place of turns are read as a question and its answers.
 """
 
 from __future__ import annotations
@@ -31,6 +31,15 @@ def _read(row: Row) -> PairRow | AnswerRow:
         return AnswerRow(asked(row.get("prompt"), "prompt"), said, row["label"], tools)
     if "prompt" not in row:
         return shared_prompt(row)
+    if _is_plain(row):
+        row = {
+            **row,
+            "prompt": [{"role": "user", "content": row["prompt"]}],
+            **{
+                name: [{"role": "assistant", "content": row[name]}]
+                for name in ("chosen", "rejected")
+            },
+        }
     return PairRow(
         turns(row["prompt"], "prompt"),
         answer(row.get("chosen"), "chosen"),
@@ -76,7 +85,14 @@ def _turns(*messages: Message) -> list[dict[str, Any]]:
 def _matches(row: Row) -> bool:
     if "completion" in row:
         return "prompt" in row and is_label(row.get("label"))
+    if _is_plain(row):
+        return True
     return isinstance(row.get("chosen"), list) and not isinstance(row.get("prompt"), str)
+
+
+def _is_plain(row: Row) -> bool:
+    """A row of three texts, as TRL's standard format has them."""
+    return all(isinstance(row.get(name), str) for name in ("prompt", "chosen", "rejected"))
 
 
 TRL = PairFormat(
