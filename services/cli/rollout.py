@@ -22,6 +22,10 @@ app = typer.Typer(no_args_is_help=True, help="Start, watch and steer rollouts.")
 app.add_typer(holdout.app, name="holdout")
 
 RolloutId = Annotated[str, typer.Argument(help="The rollout; the model's present one if left out.")]
+RolloutOrVersion = Annotated[
+    str,
+    typer.Argument(help="A rollout, or a version for its newest; else the model's present one."),
+]
 REPLAY_TIMEOUT_S = 900.0
 """A rollout of days has hundreds of thousands of looks to judge again."""
 """The service reads the whole topic for it."""
@@ -95,7 +99,7 @@ def status(*, model: Model = DEFAULT_MODEL, as_json: AsJson = False) -> None:
 
 @app.command()
 def decisions(
-    rollout_id: RolloutId = "",
+    rollout_id: RolloutOrVersion = "",
     *,
     model: Model = DEFAULT_MODEL,
     after: Annotated[str, typer.Option(help="Only those behind this decision's id.")] = "",
@@ -104,7 +108,7 @@ def decisions(
 ) -> None:
     """Every decision of a rollout with its evidence, oldest first."""
     settings = load_settings()
-    wanted = rollout_id or _current_id(settings, model)
+    wanted = _rollout_of(settings, rollout_id, model)
     query = {"limit": limit, "after": after or None}
     path = f"/v1/rollouts/{segment(wanted)}/decisions"
     data = ask(settings, "rollout", "GET", path, query=query)
@@ -133,14 +137,14 @@ def decisions(
 
 @app.command()
 def history(
-    rollout_id: RolloutId = "",
+    rollout_id: RolloutOrVersion = "",
     *,
     model: Model = DEFAULT_MODEL,
     as_json: AsJson = False,
 ) -> None:
     """What was decided, in plain sentences, oldest first; signs of life are left out."""
     settings = load_settings()
-    wanted = rollout_id or _current_id(settings, model)
+    wanted = _rollout_of(settings, rollout_id, model)
     path = f"/v1/rollouts/{segment(wanted)}/decisions"
     data = ask(settings, "rollout", "GET", path, query={"limit": 1000, "moves": "true"})
     if as_json:
@@ -152,11 +156,11 @@ def history(
 
 @app.command()
 def replay(
-    rollout_id: RolloutId = "", *, model: Model = DEFAULT_MODEL, as_json: AsJson = False
+    rollout_id: RolloutOrVersion = "", *, model: Model = DEFAULT_MODEL, as_json: AsJson = False
 ) -> None:
     """Recompute every decision from its record; status 1 where one differs or is not whole."""
     settings = load_settings()
-    wanted = rollout_id or _current_id(settings, model)
+    wanted = _rollout_of(settings, rollout_id, model)
     path = f"/v1/rollouts/{segment(wanted)}/replay"
     data = ask(settings, "rollout", "GET", path, timeout_s=REPLAY_TIMEOUT_S)
     if as_json:
@@ -170,13 +174,13 @@ def replay(
 @app.command()
 def export(
     out: Annotated[Path, typer.Option(help="The CSV file to write.")],
-    rollout_id: RolloutId = "",
+    rollout_id: RolloutOrVersion = "",
     *,
     model: Model = DEFAULT_MODEL,
 ) -> None:
     """Write the judge's evidence of a rollout as CSV, one row for each look and arm."""
     settings = load_settings()
-    wanted = rollout_id or _current_id(settings, model)
+    wanted = _rollout_of(settings, rollout_id, model)
     path = f"/v1/rollouts/{segment(wanted)}/slices"
     size = download_to(settings, "rollout", path, out, query={})
     typer.echo(f"{out}: {size} bytes, the slices of {wanted}")
@@ -347,6 +351,18 @@ def _act(
 
 def _current_id(settings: CliSettings, model: str) -> str:
     return str(current(settings, model)["rollout_id"])
+
+
+def _rollout_of(settings: CliSettings, given: str, model: str) -> str:
+    """The rollout of that id, else the newest of that candidate, else the model's present one."""
+    if not given:
+        return _current_id(settings, model)
+    rollouts = listing(ask(settings, "rollout", "GET", "/v1/rollouts"), "rollouts")
+    if any(one.get("rollout_id") == given for one in rollouts):
+        return given
+    own = [one for one in rollouts if one.get("candidate") == given]
+    newest = max(own, key=lambda one: str(one.get("started_at") or ""), default={})
+    return str(newest.get("rollout_id") or given)
 
 
 def _explained(body: dict[str, Any]) -> dict[str, Any]:

@@ -199,7 +199,7 @@ class Controller:
                 if not supersede:
                     raise Conflict(
                         f"model {model} has the unfinished rollout "
-                        f"{unfinished.state.rollout_id}; abort it or ask with supersede: true"
+                        f"{unfinished.state.rollout_id}; abort it, or ask with supersede (ratchet rollout start --supersede)"
                     )
                 if unfinished.state.candidate == candidate:
                     raise Conflict(

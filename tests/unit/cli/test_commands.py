@@ -678,3 +678,25 @@ def test_starting_loads_nothing_heavy() -> None:
 def test_kubectl_finds_the_command_as_its_plugin() -> None:
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
     assert scripts["kubectl-ratchet"] == scripts["ratchet"]
+
+
+@pytest.mark.parametrize("given", ["v-2", "r-new"])
+def test_a_history_may_be_asked_for_by_version(straw: Straw, run: Run, given: str) -> None:
+    """Who asks why a version was taken back knows the version, and another rollout is present."""
+    straw.answers["GET", "/v1/rollouts"] = (
+        200,
+        {
+            "rollouts": [
+                {"rollout_id": "r-old", "candidate": "v-2", "started_at": "2026-01-01T00:00:00Z"},
+                {"rollout_id": "r-new", "candidate": "v-2", "started_at": "2026-01-02T00:00:00Z"},
+                {"rollout_id": "r-3", "candidate": "v-3", "started_at": "2026-01-03T00:00:00Z"},
+            ]
+        },
+    )
+    straw.answers["GET", "/v1/rollouts/r-new/decisions"] = (
+        200,
+        {"decisions": [{"at": "then", "sentence": "v-2 was taken back from 5 %: errors"}]},
+    )
+    ran = run("rollout", "history", given)
+    assert ran.status == 0, ran.err
+    assert "v-2 was taken back" in ran.out
