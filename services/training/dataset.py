@@ -46,6 +46,8 @@ from shared.rater_marks import RaterChoice, suspicions
 
 TENANT = "tenant"
 """Name of whose a row is, in its metadata and in the card."""
+COMPARED = frozenset({PairSource.vote.value, PairSource.preference.value})
+"""Sources of pairs whose two answers a person saw beside each other."""
 R = TypeVar("R", Pair, LabelledAnswer, Pair | LabelledAnswer)
 
 
@@ -288,12 +290,23 @@ def refusal(pair: Pair, rules: DatasetRules) -> str | None:
         return "same_answers"
     if pair.chosen_turn is not None or pair.rejected_turn is not None:
         return None  # calls of tools have no length or sentences to compare
-    if len(chosen) <= rules.length_ratio * len(rejected):
+    source = pair.meta.get("source")
+    if len(chosen) <= _length_ratio(source, rules) * len(rejected):
         return "chosen_shorter"
-    corrected = pair.meta.get("source") == PairSource.correction
-    if not corrected and similarity(chosen, rejected) >= rules.similarity:
+    if source != PairSource.correction and similarity(chosen, rejected) >= rules.similarity:
         return "similar_answers"
     return None
+
+
+def _length_ratio(source: str | None, rules: DatasetRules) -> float:
+    """The share of the rejected answer's length that a chosen one must exceed.
+
+    Who compared two answers chose the shorter one on purpose. To leave such votes out and keep those
+    for the longer answer would teach, and have the judge reward, length that people do not want.
+    """
+    if source not in COMPARED or rules.compared_length_ratio is None:
+        return rules.length_ratio
+    return rules.compared_length_ratio
 
 
 def machine_refusal(row: AboutPrompt, rules: DatasetRules) -> str | None:

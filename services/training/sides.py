@@ -22,6 +22,7 @@ from shared.rater_marks import RaterRules
 OF_THEIR_TIME: dict[str, Any] = {
     "judge_share": 0.0,
     "length_ratio": 0.0,
+    "compared_length_ratio": None,
     "similarity": 1.0,
     "rater_share": 1.0,
     "raters": {"burst": 0, "alpha": 0.0},
@@ -62,6 +63,11 @@ class DatasetRules(BaseModel):
     )
     length_ratio: float = Field(
         default=0.5, ge=0, description="chosen answers shorter than this share of the rejected go"
+    )
+    compared_length_ratio: float | None = Field(
+        default=0.0,
+        ge=0,
+        description="the same of pairs whose answers a person compared; null: as length_ratio",
     )
     similarity: float = Field(
         default=0.8, gt=0, le=1, description="answers at least as similar go; 1: none do"

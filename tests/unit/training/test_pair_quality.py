@@ -19,12 +19,20 @@ RULES = DatasetRules()
 LONG = "Hold the small button for ten seconds. Then wait for the green light and log in again."
 NEAR = "Hold the small button for ten seconds. Then wait for the green light and sign in again."
 
+SHORTER = {"chosen": "Just unplug it.", "rejected": LONG}
+VOTED, PREFERRED = {"meta": {"source": "vote"}}, {"meta": {"source": "preference"}}
+
 
 @pytest.mark.parametrize(
     ("fields", "rules", "reason"),
     [
-        ({"chosen": "Just unplug it.", "rejected": LONG}, {}, "chosen_shorter"),
-        ({"chosen": "Just unplug it.", "rejected": LONG}, {"length_ratio": 0.0}, None),
+        (SHORTER, {}, "chosen_shorter"),
+        (SHORTER, {"length_ratio": 0.0}, None),
+        (SHORTER | VOTED, {}, None),
+        (SHORTER | PREFERRED, {}, None),
+        (SHORTER | {"meta": {"source": "ratings"}}, {}, "chosen_shorter"),
+        (SHORTER | VOTED, {"compared_length_ratio": 0.5}, "chosen_shorter"),
+        (SHORTER | VOTED, {"compared_length_ratio": None}, "chosen_shorter"),
         ({"chosen": LONG, "rejected": NEAR}, {}, "similar_answers"),
         ({"chosen": LONG, "rejected": NEAR}, {"similarity": 1.0}, None),
         ({"chosen": LONG, "rejected": NEAR, "meta": {"source": "correction"}}, {}, None),
@@ -89,4 +97,5 @@ def test_a_manifest_from_before_these_rules_applied_none_of_them() -> None:
     )  # fmt: skip
     rules = manifest.rules
     assert (rules.rater_share, rules.similarity, rules.length_ratio) == (1.0, 1.0, 0.0)
+    assert rules.compared_length_ratio is None, "votes were held to length_ratio then"
     assert (rules.raters.burst, rules.raters.alpha, rules.describe_quality) == (0, 0.0, False)
