@@ -1,21 +1,28 @@
 """`python -m benchmarks.learning [--seed S …] [--iterations N] [--ablation NAME …] [--folder F] [--report]`:
 the loop learns a taste.
 
-Three iterations, v1.0 to v1.3, of the trainer's own stages with its defaults. Simulated raters with
-a hidden taste, whose signs the seed draws, vote on pairs of the newest version's answers: at most
-300 votes an iteration, a fifth of raters and prompts set apart for the judge. Satisfaction and win
-rates are measured by the taste itself on prompts that nobody trained on, beside the published
-trajectory; the scale's offset is fitted so that v1.0 scores 3.5 and is on disk before v1.1 exists.
+Three versions, v1.1 to v1.3, by the training service's own jobs with its shipped settings: snapshot,
+judge, gate, one retry with adjusted parameters, publication. Simulated raters with a hidden taste,
+whose signs the seed draws, vote in rounds on pairs of the served version's answers, at most 300 votes
+a round; then a job is asked for, as the schedule would. A version counts where the gate released it,
+and is served from then on. Where the gate refused, the parent stays, the votes stay on the log, and
+the next round's are on the parent's answers again: the version then took two rounds' votes, which
+the table says. After twice as many rounds as versions wanted a run ends. Once, 150 users leave a
+thumb, which DPO does not train on: their prompts are the evaluation's.
+
+Satisfaction and win rates are measured by the taste itself on prompts that no one trained on or
+voted on, beside the published trajectory; the scale's offset is fitted so that v1.0 scores 3.5 and
+is on disk before v1.1 exists.
 
 Ablations: `no_sft` trains without the SFT term, `noisy` flips a fifth of the training votes,
 `random` half and `inverted` all of them, `length` has raters who like length alone, `thumbs` trains
-by KTO on single answers. Of `uncapped` one rater of twenty casts two fifths of the training votes,
-all against the taste; `capped` has the tenth of them that the cap on one rater leaves (two even
-shares). `ai_judge` has the training votes cast by a judge that has the taste but loves length, and
-drops what it finds equal; in `hybrid` it casts half of them. Without ablation each iteration trains
-on the newest version's answers alone, on-policy; `accumulated` trains on those of all before, too.
-Votes of the judge's raters stay true: `random`, `inverted` and `length` must not pass the gate's win
-rate. General tasks must not fall by the gate's own rule.
+by KTO on single answers. In `capped` and `uncapped` one rater casts two fifths of the training
+votes, all against the taste; `uncapped` has no cap on one rater. `ai_judge` has the training votes
+cast by a judge that has the taste but loves length, and drops what it finds equal; in `hybrid` it
+casts half of them. `newest` trains on the served version's answers alone, on-policy; without it each
+version trains on all votes so far. `no_shorter` leaves out votes for the much shorter answer. Votes
+of the judge's raters stay true: `random`, `inverted` and `length` must not pass the gate, and
+`no_shorter` may.
 
 A run goes on where it was stopped; all runs of a seed share v1.0. `learning.svg` in the folder plots
 all seeds that have been run whole. `--report` trains nothing and prints the tables of what is in the
@@ -27,55 +34,73 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import logging
 import math
 import random
 import statistics
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from benchmarks.hidden_taste import HiddenTaste, prefers
+import structlog
+
+from benchmarks.hidden_taste import HiddenTaste
 from benchmarks.learning_plot import plot
 from benchmarks.learning_report import (
     FIRST_SCORE,
     JUDGED,
     PUBLISHED_SATISFACTION,
     PUBLISHED_WINS,
-    LearntVersion,
+    LearntRound,
     Rate,
     panels_of,
     pooled,
+    released,
+    served_table,
     table,
     with_mean,
 )
-from benchmarks.training_stages import ROOT, first_version, read, train, write
+from benchmarks.learning_service import MODEL, Feedback, JobResult, do_job
+from benchmarks.learning_votes import (
+    BEGIN,
+    BY_AI,
+    FLIPPED,
+    VOTES,
+    Asked,
+    SaidAnswer,
+    thumbs,
+    turns,
+    votes,
+)
+from benchmarks.training_stages import ML_PYTHON, ROOT, read, run, starter, write
 from deploy.starter import corpus
+from shared.contracts.events.training import TrainingMethod, TrainingRequested
+from shared.contracts.recipes import RewardHyperparameters
 from shared.intervals import Z95, wilson
 
 FOLDER = ROOT / ".run/learning"
 ITERATIONS = 3
-VOTES = 300
+ROUNDS_EACH = 2
+"""Rounds of votes that a version may take, in the mean of a run."""
 ASKED = 320
-"""Prompts whose two answers are voted on an iteration."""
-JUDGE_PROMPTS = 0.2
-HELD_OUT = 0.1
-MAX_TOKENS = 64
-SHARPNESS = 3.0
+"""Prompts of a round; where both answers are the same there is no vote."""
+THUMBS = 150
 POINT = 0.7
 """Points of the five-point scale that one unit of the taste is worth."""
-FLIPPED = {"noisy": 0.2, "random": 0.5, "inverted": 1.0, "capped": 0.1, "uncapped": 0.4}
-"""Share of the training votes that an ablation flips."""
-BY_AI = {"ai_judge": 1.0, "hybrid": 0.5}
-"""Share of the training votes that the AI judge of an ablation casts."""
-AI_LENGTH = 1 / 300
-"""Of a unit of the taste, what a character more is worth to the AI judge."""
-AI_TIE = 0.05
-ABLATIONS = ("none", "no_sft", *FLIPPED, *BY_AI, "length", "thumbs", "accumulated")
+ABLATIONS = (
+    *("none", "no_sft", *FLIPPED, "capped", "uncapped", *BY_AI),
+    *("length", "thumbs", "newest", "no_shorter"),
+)
 NO_SFT = {"loss": ["sigmoid"], "loss_weights": [1.0]}
+RULES = {
+    "uncapped": {"rater_share": 1.0},
+    "newest": {"lag_weight": 1e-6},
+    "no_shorter": {"compared_length_ratio": None},
+}
 MUST_FAIL = frozenset({"random", "inverted", "length"})
-MAY_FALL = frozenset({"uncapped"})
+MAY_FALL = frozenset({"uncapped", "no_shorter"})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -86,192 +111,231 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--ablation", choices=ABLATIONS, nargs="+", default=["none"])
     parser.add_argument("--report", action="store_true", help="trains nothing")
     chosen = parser.parse_args(arguments)
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     root, missed = chosen.folder.resolve(), list[str]()
     if not chosen.report:
         for seed, ablation in itertools.product(chosen.seed, chosen.ablation):
-            start = time.monotonic()
-            name, versions = (
-                f"{ablation}, seed {seed}",
-                learn(root, seed, ablation, chosen.iterations),
-            )
-            print(f"\n{name}, {time.monotonic() - start:.0f} s\n\n{table({name: versions})}")
-            missed += [f"{name}: {text}" for text in misses(versions, ablation)]
+            start, name = time.monotonic(), f"{ablation}, seed {seed}"
+            rounds = learn(root, seed, ablation, chosen.iterations)
+            took = time.monotonic() - start
+            print(f"\n{name}, {took:.0f} s\n\n{table({name: rounds})}", flush=True)
+            missed += [f"{name}: {text}" for text in misses(rounds, ablation, chosen.iterations)]
     seeds = whole_seeds(root)
     if seeds:
-        (root / "learning.svg").write_text(plot(panels_of([*seeds.values()])), encoding="utf-8")
+        drawn = plot(panels_of([*seeds.values()], ITERATIONS))
+        (root / "learning.svg").write_text(drawn, encoding="utf-8")
     if chosen.report:
         missed += report(root, seeds)
     print("\n".join(f"missed: {text}" for text in missed) or "all goals met")
     return 1 if missed else 0
 
 
-def report(root: Path, seeds: Mapping[int, Sequence[LearntVersion]]) -> list[str]:
-    """Print the tables of all that is in a folder; goals that the mean or an ablation missed."""
-    missed, rows = list[str](), dict[str, Sequence[LearntVersion]]()
+def report(root: Path, seeds: Mapping[int, Sequence[LearntRound]]) -> list[str]:
+    """Print the tables of all that is in a folder; goals that a seed, the mean or an ablation missed."""
+    missed, rows = list[str](), dict[str, Sequence[LearntRound]]()
+    begun = {
+        f"seed {seed}, not at its end": rounds
+        for seed, rounds in runs_of(root, "none").items()
+        if seed not in seeds
+    }
+    if seeds or begun:
+        print(table({**begun, **with_mean("", seeds)}), end="\n\n")
+        missed += begun
     if seeds:
-        mean = f"mean of {len(seeds)}"
-        print(table(with_mean("", seeds)), end="\n\n")
-        missed += [f"{mean}: {text}" for text in misses(pooled([*seeds.values()]), "none")]
+        print(served_table(seeds, ITERATIONS), end="\n\n")
+        for seed, rounds in seeds.items():
+            missed += [f"seed {seed}: {text}" for text in misses(rounds, "none", ITERATIONS)]
+    if len(seeds) > 1:
+        mean = pooled([*seeds.values()])
+        missed += [f"mean of {len(seeds)}: {one}" for one in misses(mean, "none", ITERATIONS)]
     for ablation in ABLATIONS[1:]:
-        runs = {
-            seed: learn(root, seed, ablation, count)
-            for seed, count in iterations_of(root, ablation).items()
-        }
+        runs = runs_of(root, ablation)
         rows |= with_mean(f"{ablation}, ", runs)
-        for seed, versions in runs.items():
-            missed += [f"{ablation}, seed {seed}: {text}" for text in misses(versions, ablation)]
+        for seed, rounds in runs.items():
+            missed += [f"{ablation}, seed {seed}: {text}" for text in misses(rounds, ablation, 1)]
     if rows:
         print(table(rows))
     return missed
 
 
-def whole_seeds(root: Path) -> dict[int, list[LearntVersion]]:
-    """Runs without ablation that have all iterations, by seed; nothing is trained."""
-    counts = iterations_of(root, "none")
+def whole_seeds(root: Path) -> dict[int, list[LearntRound]]:
+    """Runs without ablation that have come to their end, by seed; nothing is trained."""
     return {
-        seed: learn(root, seed, "none", count)
-        for seed, count in counts.items()
-        if count == ITERATIONS
+        seed: rounds
+        for seed, rounds in runs_of(root, "none").items()
+        if len(released(rounds)) == ITERATIONS or len(rounds) == ITERATIONS * ROUNDS_EACH
     }
 
 
-def iterations_of(root: Path, ablation: str) -> dict[int, int]:
-    """By seed, how many iterations of an ablation are whole."""
-    counts = {
-        int(folder.name.rpartition("-")[2]): sum(
-            (folder / f"measure-{number}/evaluate.json").exists()
-            for number in range(1, ITERATIONS + 1)
-        )
-        for folder in root.glob(f"{ablation}-*")
-    }
-    return {seed: counts[seed] for seed in sorted(counts) if counts[seed]}
+def runs_of(root: Path, ablation: str) -> dict[int, list[LearntRound]]:
+    """By seed, the rounds of an ablation that are whole."""
+    folders = {int(path.name.rpartition("-")[2]): path for path in root.glob(f"{ablation}-*")}
+    runs = {seed: _known_rounds(folders[seed]) for seed in sorted(folders)}
+    return {seed: rounds for seed, rounds in runs.items() if rounds}
 
 
-def learn(root: Path, seed: int, ablation: str, iterations: int) -> list[LearntVersion]:
-    """Run the iterations, each on the one before; those that are done are read back."""
-    taste, shared, folder = (
-        HiddenTaste.drawn(seed),
-        root / f"first-{seed}",
-        root / f"{ablation}-{seed}",
-    )
-    job = first_version(shared / "v1.0", seed)
-    first = str(job["parent_adapter"])
-    job |= {"first_adapter": first}
-    prompts = random.Random(seed).sample(corpus.prompts_of("eval"), JUDGED)
-    asked = random.Random(seed).sample(corpus.prompts_of("serve"), ASKED)
-    first_answers = answers_of(shared / "measure", job, first, prompts)
-    offset = scale(shared, taste, first_answers)
-    versions, parent_answers = list[LearntVersion](), first_answers
-    earlier = list[dict[str, Any]]()
-    for number in range(1, iterations + 1):
-        place = folder / f"v1.{number}"
-        sampling = shared / "samples" if number == 1 else folder / f"samples-{number}"
-        rows = votes(sampled(sampling, job, asked), taste, ablation, f"{seed}/{number}")
-        if ablation == "accumulated":
-            rows["train"] = earlier = [*earlier, *rows["train"]]
-        lay_out(place / "data", rows, prompts)
-        method = "kto" if ablation == "thumbs" else "dpo"
-        job |= {"data": str(place / "data"), "judge": str(place / "judge")}
-        job |= {"hyperparameters": NO_SFT if ablation == "no_sft" else {}}
-        stages = ["reward", method, "evaluate", "drift"]
-        found = train(place, method, stages, job, judge=place / "judge")
-        adapter = str(place / "adapter")
-        answers = answers_of(folder / f"measure-{number}", job, adapter, prompts)
-        versions.append(
-            LearntVersion(
-                f"v1.{number}",
-                {**found["evaluate"], **found["drift"], **found["reward"]},
-                statistics.fmean(scored(taste, answers, offset)),
-                gain(taste, answers, first_answers, offset),
-                win_rate(taste, answers, first_answers),
-                win_rate(taste, answers, parent_answers),
+def _known_rounds(folder: Path) -> list[LearntRound]:
+    found: list[LearntRound] = []
+    while (path := folder / f"round-{len(found) + 1}.json").exists():
+        found.append(LearntRound(**json.loads(path.read_bytes())))
+    return found
+
+
+@dataclass(frozen=True)
+class FirstVersion:
+    """v1.0 and what is measured with it: the same for all runs of a seed."""
+
+    taste: HiddenTaste
+    made: JobResult
+    judged: Sequence[corpus.Prompt]
+    """Prompts of the final measure."""
+    answers: Sequence[str]
+    offset: float
+    thumbs: Sequence[Feedback]
+
+
+@dataclass(frozen=True)
+class ServedVersion:
+    """What users have: the adapter's folder, the version, its answers to the final measure."""
+
+    adapter: str
+    version: str
+    answers: Sequence[str]
+
+
+def learn(root: Path, seed: int, ablation: str, iterations: int) -> list[LearntRound]:
+    """Rounds of votes, each with its job, until so many versions are released.
+
+    What is on disk of a round, its samples, its job and its measure, is not done again.
+    """
+    folder, shared = root / f"{ablation}-{seed}", root / f"first-{seed}"
+    first, prompts = first_version(shared, seed), asked_in_rounds(seed)
+    served = ServedVersion(first.made.candidate, first.made.version, first.answers)
+    versions, feedback = first.made.versions, [*first.thumbs]
+    rounds, waiting = list[LearntRound](), list[int]()
+    most = iterations * (1 if ablation in MUST_FAIL else ROUNDS_EACH)
+    while len(rounds) < most and len(released(rounds)) < iterations:
+        number = len(rounds) + 1
+        name = f"{seed}-{number}"
+        sampling = (shared if number == 1 else folder) / f"samples-{number}"
+        twice = answered_twice(sampling, served.adapter, next(prompts), 100 * seed + number)
+        new = votes(twice, first.taste, ablation, version=served.version, name=name, week=number)
+        feedback += new
+        job = requested(f"{ablation}-{name}", seed, served.version, ablation)
+        made = do_job(folder, job, versions=versions, feedback=feedback, rules=RULES.get(ablation))
+        versions = made.versions
+        waiting.append(len(new))
+        measuring = folder / f"measure-{number}"
+        answers = texts(answers_of(measuring, made.candidate, first.judged, seed))
+        rounds.append(
+            LearntRound(
+                name=f"v1.{len(released(rounds)) + 1}",
+                released=made.released,
+                votes=[*waiting],
+                attempts=made.attempts,
+                failed=made.failed,
+                figures=made.figures,
+                satisfaction=statistics.fmean(scored(first.taste, answers, first.offset)),
+                gain=gain(first.taste, answers, first.answers, first.offset),
+                wins_first=win_rate(first.taste, answers, first.answers),
+                wins_parent=win_rate(first.taste, answers, served.answers),
             )
         )
-        parent_answers = answers
-        job |= {"parent_adapter": adapter}
-    return versions
+        (folder / f"round-{number}.json").write_text(json.dumps(asdict(rounds[-1]), indent=1))
+        if made.released:
+            served, waiting = ServedVersion(made.candidate, made.version, answers), []
+    return rounds
 
 
-def sampled(
-    folder: Path, job: Mapping[str, Any], prompts: Sequence[corpus.Prompt]
-) -> list[tuple[corpus.Prompt, tuple[str, str]]]:
-    """Two different answers of the newest version to each prompt, where it gives two."""
-    answers = answers_of(folder, job, str(job["parent_adapter"]), [*prompts, *prompts])
-    both = zip(prompts, answers[: len(prompts)], answers[len(prompts) :], strict=True)
-    return [(prompt, (one, other)) for prompt, one, other in both if one != other]
+def first_version(folder: Path, seed: int) -> FirstVersion:
+    """v1.0 by SFT on the starter's demonstrations, measured, and the thumbs on its answers."""
+    taste, demonstrations = HiddenTaste.drawn(seed), folder / "demonstrations.jsonl"
+    if not demonstrations.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        rows = read(Path(starter()["demonstrations"]))
+        write(demonstrations, [{"messages": row["prompt"] + row["completion"]} for row in rows])
+    made = do_job(
+        folder,
+        TrainingRequested(
+            job_id=f"first-{seed}",
+            model=MODEL,
+            method=TrainingMethod.sft,
+            base=starter()["model"],
+            dataset_uri=demonstrations.as_uri(),
+            seed=seed,
+            actor="benchmark",
+            requested_at=BEGIN,
+        ),
+    )
+    if not made.released:
+        sys.exit(f"v1.0 was refused: {made.message}")
+    others = random.Random(seed).sample(corpus.prompts_of("eval"), JUDGED + THUMBS)
+    judged, thumbed = others[:JUDGED], others[JUDGED:]
+    answers = texts(answers_of(folder / "measure", made.candidate, judged, seed))
+    said = answers_of(folder / "thumbs", made.candidate, thumbed, seed)
+    given = thumbs(thumbed, said, taste, version=made.version, name=f"thumb-{seed}")
+    return FirstVersion(taste, made, judged, answers, scale(folder, taste, answers), given)
+
+
+def asked_in_rounds(seed: int) -> Iterator[list[corpus.Prompt]]:
+    """What each round's raters are asked: never a prompt twice, nor one of the measure or thumbs."""
+    fresh = [*corpus.prompts_of("serve"), *corpus.prompts_of("judge")]
+    known = [*corpus.prompts_of("train")]
+    for pool in (fresh, known):
+        random.Random(seed).shuffle(pool)
+    pool = [*fresh, *known]
+    yield from (pool[at : at + ASKED] for at in range(0, len(pool), ASKED))
+
+
+def requested(job_id: str, seed: int, parent: str, ablation: str) -> TrainingRequested:
+    """The job that the schedule would ask for."""
+    return TrainingRequested(
+        job_id=job_id,
+        model=MODEL,
+        method=TrainingMethod.dpo,
+        algorithm="kto" if ablation == "thumbs" else "",
+        parent=parent,
+        hyperparameters=NO_SFT if ablation == "no_sft" else {},
+        seed=seed,
+        actor="benchmark",
+        requested_at=BEGIN,
+    )
+
+
+def answered_twice(
+    folder: Path, adapter: str, prompts: Sequence[corpus.Prompt], seed: int
+) -> list[Asked]:
+    """Prompts with two answers each."""
+    said = answers_of(folder, adapter, [*prompts, *prompts], seed)
+    both = zip(said[: len(prompts)], said[len(prompts) :], strict=True)
+    return [Asked(prompt, pair) for prompt, pair in zip(prompts, both, strict=True)]
 
 
 def answers_of(
-    folder: Path, job: Mapping[str, Any], adapter: str, prompts: Sequence[corpus.Prompt]
-) -> list[str]:
-    """What an adapter answers, one answer a prompt, by the trainer's own evaluation."""
-    data = folder / "data"
-    data.mkdir(parents=True, exist_ok=True)
-    write(data / "prompts.jsonl", [{"messages": turn(prompt)} for prompt in prompts])
-    (folder / "adapter").unlink(missing_ok=True)
-    (folder / "adapter").symlink_to(adapter)
-    settings = {"prompts": len(prompts), "max_new_tokens": MAX_TOKENS}
-    train(
-        folder,
-        "dpo",
-        ["evaluate"],
-        {
-            "seed": job["seed"],
-            "data": str(data),
-            "evaluation": settings,
-        },
-    )
-    return [row["candidate"] for row in read(folder / "answers.jsonl")]
+    folder: Path, adapter: str, prompts: Sequence[corpus.Prompt], seed: int
+) -> list[SaidAnswer]:
+    """What an adapter answers, one answer a prompt, with the limits of the evaluation."""
+    path = folder / "answers.jsonl"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        write(folder / "prompts.jsonl", turns(prompts))
+        job = {
+            "stages": [],
+            "base": starter()["model"],
+            "parent_adapter": adapter,
+            "data": "",
+            "judge": "",
+            "reward": RewardHyperparameters().model_dump(mode="json"),
+            "evaluation": {},
+            "seed": seed,
+        }
+        (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
+        run([str(ML_PYTHON), "-m", "benchmarks.answer_sampling", str(folder)])
+    return [SaidAnswer(row["answer"], row["cut"]) for row in read(path)]
 
 
-def votes(
-    samples: Sequence[tuple[corpus.Prompt, tuple[str, str]]],
-    taste: HiddenTaste,
-    ablation: str,
-    seed: str,
-) -> dict[str, list[dict[str, Any]]]:
-    """Rows of each file of a dataset: raters and prompts of the judge are of no other file."""
-    chance = random.Random(seed)
-    files: dict[str, list[dict[str, Any]]] = {"train": [], "heldout": [], "judge": []}
-    for prompt, answers in samples[:VOTES]:
-        side = chance.random()
-        name = "judge" if side < JUDGE_PROMPTS else "heldout" if side > 1 - HELD_OUT else "train"
-        margin = taste.utility(answers[0]) - taste.utility(answers[1])
-        by_ai = name == "train" and ablation in BY_AI and chance.random() < BY_AI[ablation]
-        if by_ai:
-            margin += AI_LENGTH * (len(answers[0]) - len(answers[1]))
-            if abs(margin) < AI_TIE:
-                continue
-        if ablation == "length" and name != "judge":
-            margin = (len(answers[0]) - len(answers[1])) / 50
-        first = margin > 0 if by_ai else prefers(margin, SHARPNESS, chance)
-        if name == "train" and chance.random() < FLIPPED.get(ablation, 0.0):
-            first = not first
-        chosen, rejected = answers if first else answers[::-1]
-        files[name].append({"messages": turn(prompt), "chosen": chosen, "rejected": rejected})
-    if ablation == "thumbs":
-        files["train"] = [thumb(row, chance) for row in files["train"]]
-    return files
-
-
-def thumb(pair: Mapping[str, Any], chance: random.Random) -> dict[str, Any]:
-    """One answer of a pair with its thumb."""
-    good = chance.random() < 0.5
-    answer = pair["chosen" if good else "rejected"]
-    return {"messages": pair["messages"], "answer": answer, "label": good}
-
-
-def lay_out(
-    folder: Path, files: Mapping[str, list[dict[str, Any]]], prompts: Sequence[corpus.Prompt]
-) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, rows in files.items():
-        write(folder / f"{name}.jsonl", rows)
-    write(folder / "prompts.jsonl", [{"messages": turn(prompt)} for prompt in prompts])
-
-
-def turn(prompt: corpus.Prompt) -> list[dict[str, str]]:
-    return [{"role": "user", "content": prompt.text}]
+def texts(answers: Sequence[SaidAnswer]) -> list[str]:
+    return [answer.text for answer in answers]
 
 
 def scale(folder: Path, taste: HiddenTaste, answers: Sequence[str]) -> float:
@@ -308,25 +372,31 @@ def win_rate(taste: HiddenTaste, answers: Sequence[str], others: Sequence[str]) 
     return (won / len(gaps), *wilson(won, len(gaps)))
 
 
-def misses(versions: Sequence[LearntVersion], ablation: str) -> list[str]:
+def misses(rounds: Sequence[LearntRound], ablation: str, iterations: int) -> list[str]:
     """Goals of this run that were missed."""
+    versions = released(rounds)
     if ablation in MUST_FAIL:
-        return [f"{one.name} passed the gate" for one in versions if one.passes]
-    last = versions[-1].satisfaction
+        return [f"{one.name} passed the gate" for one in versions]
     if ablation != "none":
+        last = versions[-1].satisfaction if versions else FIRST_SCORE
         rises = last > FIRST_SCORE or ablation in MAY_FALL
-        return [] if rises else [f"satisfaction fell to {last:.2f}"]
+        return [] if rises else [f"satisfaction is {last:.2f} after {len(rounds)} rounds"]
+    missing = [f"v1.{n}: was not released" for n in range(len(versions) + 1, iterations + 1)]
     rows = zip(versions, PUBLISHED_SATISFACTION[1:], PUBLISHED_WINS, strict=False)
     return [
-        text
-        for one, satisfied, wins in rows
-        for text, met in (
-            (f"{one.name}: satisfaction {satisfied}", one.satisfaction >= satisfied),
-            (f"{one.name}: wins of v1.0 {wins:.0%}", one.wins_first[0] >= wins),
-            (f"{one.name}: beats its parent", one.wins_parent[1] > 0.5),
-            (f"{one.name}: keeps its general tasks", one.keeps_tasks),
-        )
-        if not met
+        *(
+            text
+            for one, satisfied, wins in rows
+            for text, met in (
+                (f"{one.name}: satisfaction {satisfied}", one.satisfaction >= satisfied),
+                (f"{one.name}: wins of v1.0 {wins:.0%}", one.wins_first[0] >= wins),
+                (f"{one.name}: beats its parent", one.wins_parent[1] > 0.5),
+                (f"{one.name}: keeps its general tasks", one.keeps_tasks),
+                (f"{one.name}: at most {VOTES} votes", sum(one.votes) <= VOTES),
+            )
+            if not met
+        ),
+        *missing,
     ]
 
 
