@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -24,7 +25,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return options.run(options)
     except StackError as error:
         print(f"stack: ERROR: {error}", file=sys.stderr)
-        return 1
+    except OSError as error:
+        print(
+            f"stack: ERROR: {options.run_dir} is no use as a run directory: {error}; "
+            "name another by RUN_DIR or --run-dir",
+            file=sys.stderr,
+        )
+    return 1
+
+
+def _interval(text: str) -> str:
+    """An interval of Prometheus."""
+    if not re.fullmatch(r"[1-9][0-9]*(ms|s|m|h)", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no interval such as 500ms, 5s or 1m")
+    return text
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -36,7 +50,12 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument("services", nargs="*", help="only these and what they need (default: all)")
     up.add_argument("--ports", choices=("fixed", "free"), default="fixed")
     up.add_argument("--processes", type=Path, help="a process file that adds or changes processes")
-    up.add_argument("--scrape-interval", default=os.environ.get("RATCHET_SCRAPE_INTERVAL", "5s"))
+    up.add_argument(
+        "--scrape-interval",
+        type=_interval,
+        default=os.environ.get("RATCHET_SCRAPE_INTERVAL", "5s"),
+        help="of Prometheus (default: RATCHET_SCRAPE_INTERVAL, else 5s)",
+    )
     up.set_defaults(run=_up)
 
     down = commands.add_parser("down", help="stop the stack; its data stay for the next up")
