@@ -13,9 +13,11 @@ from redis.exceptions import RedisError
 from services.feedback.errors import ComparisonStoreUnavailable
 from shared.contracts.events.base import Context, Message, Tool
 from shared.contracts.events.votes import Choice, Side, VoteCast
+from shared.contracts.subject import subjects_in
 from shared.kafka.encrypted_log import UNSET
 from shared.kafka.log import LogUnavailable
-from shared.kafka.user_keys import TextsLocked, UserKeyIssuer
+from shared.kafka.user_key_issuer import UserKeyIssuer
+from shared.kafka.user_keys import TextsLocked
 from shared.observability.events import Unavailable
 from shared.seal import UNSEALED, Seal
 from shared.text_encryption import TextsUnreadable, decrypt_texts, is_encrypted, key_ids_in
@@ -190,6 +192,7 @@ class RedisComparisons:
             return comparison.model_dump_json()
         await self._text_keys.ready()
         body = comparison.model_dump(mode="json")
+        await self._text_keys.find_of(dict.fromkeys(subjects_in(body), comparison.tenant))
         self._text_keys.close_texts(body, key)
         await self._text_keys.acknowledged()
         return orjson.dumps(body).decode()
@@ -202,12 +205,8 @@ class RedisComparisons:
             raise TextsLocked(UNSET)
         body = orjson.loads(text)
         try:
-            await self._text_keys.find(key_ids_in(body))
-            return (
-                orjson.dumps(body).decode()
-                if decrypt_texts(body, key, self._text_keys.key)
-                else None
-            )
+            keys = await self._text_keys.find(key_ids_in(body))
+            return orjson.dumps(body).decode() if decrypt_texts(body, key, keys.get) else None
         except TextsUnreadable:
             log.warning("comparison.refused", key=key)
             return None

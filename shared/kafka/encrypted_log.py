@@ -43,7 +43,8 @@ from shared.kafka.log import (
     SingleAppends,
     Tail,
 )
-from shared.kafka.user_keys import TextsLocked, UserKeyIssuer, UserKeys
+from shared.kafka.user_key_issuer import KeysNotInMemory, UserKeyIssuer
+from shared.kafka.user_keys import TextsLocked, UserKeys
 from shared.observability.events import Unavailable
 from shared.settings import KafkaSettings, ServiceSettings
 from shared.text_encryption import (
@@ -80,23 +81,30 @@ async def opened(keys: UserKeys, value: bytes, headers: Headers, written_ms: int
     """
     try:
         body: Any = orjson.loads(value)
-        await keys.find(key_ids_in(body), written_ms=written_ms)
-        decrypt_texts(body, place_of(headers), keys.key)
+        found = await keys.find(key_ids_in(body), written_ms=written_ms)
+        decrypt_texts(body, place_of(headers), found.get)
     except (orjson.JSONDecodeError, TextsUnreadable) as error:
         log.warning("texts.unreadable", place=place_of(headers), error=str(error))
         return value
     return orjson.dumps(body)
 
 
-def encrypted(keys: UserKeyIssuer, value: bytes, headers: Headers) -> bytes:
+def encrypted(
+    keys: UserKeyIssuer, value: bytes, headers: Headers, *, memory_only: bool = False
+) -> bytes:
     """An event's JSON with its texts encrypted for all people that it names; as it is for nobody.
 
     What never was an event, as the record of a dead letter that is replayed, goes as it is, too.
+
+    Raises:
+        KeysNotInMemory: `memory_only`, and keys are not there.
+        LogUnavailable: the keys cannot be read now.
+
     """
     try:
         body: Any = orjson.loads(value)
         closes = isinstance(body, dict) and keys.close_texts(
-            cast("dict[str, Any]", body), place_of(headers)
+            cast("dict[str, Any]", body), place_of(headers), memory_only=memory_only
         )
     except (orjson.JSONDecodeError, ValidationError):  # no JSON, or whom it names can have no key
         return value
@@ -244,11 +252,7 @@ class EncryptingLog(SingleAppends, DecryptingLog):
         try:
             async with asyncio.timeout_at(deadline):
                 await self._issuer.ready()
-                closed: list[NewRecord] = []
-                for record in records:
-                    closed.append(self._encrypted(record))
-                    if len(closed) % PER_TURN == 0:  # a router ships a megabyte at a time
-                        await asyncio.sleep(0)
+                closed = await self._closed(records)
                 await self._issuer.acknowledged(timeout_s / 2)
         except TimeoutError:
             raise LogUnavailable(f"no acknowledgement within {timeout_s:g} s") from None
@@ -256,10 +260,31 @@ class EncryptingLog(SingleAppends, DecryptingLog):
         left_s = deadline - asyncio.get_running_loop().time()
         return await self._inner.append_many(closed, timeout_s=left_s)
 
-    def _encrypted(self, record: NewRecord) -> NewRecord:
+    async def _closed(self, records: Sequence[NewRecord]) -> list[NewRecord]:
+        """Records with their texts encrypted; keys that are not in memory are read together."""
+        closed = list(records)
+        unread: dict[str, str] = {}
+        left: list[int] = []
+        for place, record in enumerate(records):
+            try:
+                closed[place] = self._encrypted(record, memory_only=True)
+            except KeysNotInMemory as error:
+                unread.update(error.people)
+                left.append(place)
+            if place % PER_TURN == PER_TURN - 1:  # a router ships a megabyte at a time
+                await asyncio.sleep(0)
+        await self._issuer.find_of(unread)
+        for turn, place in enumerate(left):
+            closed[place] = self._encrypted(records[place])
+            if turn % PER_TURN == PER_TURN - 1:
+                await asyncio.sleep(0)
+        return closed
+
+    def _encrypted(self, record: NewRecord, *, memory_only: bool = False) -> NewRecord:
         if record.topic not in ENCRYPTED_TOPICS or record.value is None:
             return record
-        return record._replace(value=encrypted(self._issuer, record.value, record.headers))
+        value = encrypted(self._issuer, record.value, record.headers, memory_only=memory_only)
+        return record._replace(value=value)
 
 
 class DecryptingTail:

@@ -128,7 +128,7 @@ class UserKeyFeed:
             try:
                 if self._lost:
                     self._on_lost()
-                    self._store.reset()
+                    await self._in_thread(self._store.reset)
                     self._lost = False
                 await self._in_thread(self._store.open)
                 await self._follow(backoff)
@@ -152,7 +152,7 @@ class UserKeyFeed:
     async def _follow(self, backoff: Backoff) -> None:
         """Store what comes, until it cannot be, or is another topic's."""
         self.whole, self._handed, self._stored = False, 0, 0
-        begun = self._store.positions()
+        begun = await self._in_thread(self._store.positions)
         tail = self._tail = self._log.tail(USER_KEYS, positions=begun)
         queue: asyncio.Queue[Record | _Mark] = asyncio.Queue(BATCH)
         collecting = asyncio.create_task(self._collect(tail, queue))

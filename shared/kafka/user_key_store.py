@@ -15,6 +15,7 @@ import contextlib
 import shutil
 import sqlite3
 import tempfile
+import threading
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -96,7 +97,7 @@ class _Name(NamedTuple):
 
 
 class UserKeyStore:
-    """See the module. One thread writes at a time, while another may read."""
+    """See the module. One thread writes at a time, while others may read."""
 
     def __init__(self, folder: Path | None, origin: str = "") -> None:
         """Take where the file is kept, and which brokers the topic belongs to.
@@ -109,6 +110,8 @@ class UserKeyStore:
         self._lock: BinaryIO | None = None
         self._writing: sqlite3.Connection | None = None
         self._reading: sqlite3.Connection | None = None
+        self._reads = threading.Lock()
+        """Held while a thread reads: one connection serves one at a time."""
         self._unclean = False
         """The write-ahead log may still hold a destroyed key."""
         self.settled = False
@@ -277,11 +280,12 @@ class UserKeyStore:
         return True
 
     def _disconnect(self) -> None:
-        for connection in (self._reading, self._writing):
-            if connection is not None:
-                with contextlib.suppress(sqlite3.Error):
-                    connection.close()
-        self._writing = self._reading = None
+        with self._reads:
+            for connection in (self._reading, self._writing):
+                if connection is not None:
+                    with contextlib.suppress(sqlite3.Error):
+                        connection.close()
+            self._writing = self._reading = None
         self.settled = self._unclean = False
 
     def _apply(self, connection: sqlite3.Connection, record: Record, taken: Taken) -> None:
@@ -327,10 +331,11 @@ class UserKeyStore:
         if not self.settled:
             return []
         # All rows at once: a statement that is not read to its end would keep the log from emptying.
-        found = self._opened(self._reading).execute(statement, (value,))
+        with self._reads:
+            found = self._opened(self._reading).execute(statement, (value,)).fetchall()
         return [
             WrappedKey(f"{number & 0xFFFFFFFFFFFFFFFF:016x}", subject.hex(), tenant, wrapped)
-            for number, subject, tenant, wrapped in found.fetchall()
+            for number, subject, tenant, wrapped in found
         ]
 
     @staticmethod

@@ -31,7 +31,7 @@ from shared.kafka.envelope import encode
 from shared.kafka.log import EventLog, NewRecord, Record, read_to_end
 from shared.kafka.producer import KafkaLog
 from shared.kafka.security import KafkaConnection
-from shared.kafka.user_keys import UserKeyIssuer
+from shared.kafka.user_key_issuer import UserKeyIssuer
 from shared.observability.logging import configure_logging
 from tests.support.aggregator import interaction
 from tests.support.waiting import eventually

@@ -21,8 +21,8 @@ from shared.contracts.topics import EXAMPLES, QUALITY, USER_KEYS
 from shared.kafka import user_key_upkeep
 from shared.kafka.envelope import encode
 from shared.kafka.log import EventLog, LogUnavailable
+from shared.kafka.user_key_issuer import UserKeyIssuer
 from shared.kafka.user_key_upkeep import destroy_keys
-from shared.kafka.user_keys import UserKeyIssuer
 from shared.testing.log import MemoryLog
 from tests.support.aggregator import UP, at, feedback, interaction, source_record
 

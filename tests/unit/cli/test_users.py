@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from services.cli import users
 from shared.contracts.subject import subject_of
-from shared.kafka.user_keys import UserKeyIssuer
+from shared.kafka.user_key_issuer import UserKeyIssuer
 from shared.testing.log import MemoryLog
 
 

@@ -51,7 +51,7 @@ from shared.kafka.log import (
     Record,
     read_to_end,
 )
-from shared.kafka.user_keys import UserKeyIssuer
+from shared.kafka.user_key_issuer import UserKeyIssuer
 from shared.keys import KeyRing, hash_key
 from shared.media_store import MediaStore
 from shared.testing.clock import ManualClock

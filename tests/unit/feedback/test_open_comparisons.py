@@ -13,8 +13,8 @@ from shared.contracts.events.base import Context, Message
 from shared.contracts.events.votes import Side
 from shared.contracts.subject import subject_of
 from shared.kafka import user_key_upkeep
+from shared.kafka.user_key_issuer import UserKeyIssuer
 from shared.kafka.user_key_upkeep import destroy_keys
-from shared.kafka.user_keys import UserKeyIssuer
 from shared.testing.log import MemoryLog
 
 TEXT = "Ann lives at the old mill"

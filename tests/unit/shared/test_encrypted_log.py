@@ -24,7 +24,7 @@ from shared.contracts.topics import (
     intake_topic,
 )
 from shared.credentials import CredentialsUnreadable
-from shared.kafka import user_key_feed, user_key_upkeep, user_keys
+from shared.kafka import user_key_feed, user_key_issuer, user_key_upkeep
 from shared.kafka.deadletters import DeadLetters, list_dead_letters, replay
 from shared.kafka.encrypted_log import DecryptingLog, EncryptingLog, decrypting, encrypting
 from shared.kafka.log import (
@@ -36,8 +36,9 @@ from shared.kafka.log import (
     Record,
     read_to_end,
 )
+from shared.kafka.user_key_issuer import UserKeyIssuer
 from shared.kafka.user_key_upkeep import Rewrapping, destroy_keys, rewrap_keys
-from shared.kafka.user_keys import TextsLocked, UserKeyIssuer, UserKeys
+from shared.kafka.user_keys import TextsLocked, UserKeys
 from shared.settings import KafkaSettings
 from shared.testing.log import MemoryLog
 
@@ -249,7 +250,7 @@ async def test_a_writer_who_lost_sight_of_the_keys_writes_nothing_under_old_ones
     ours = writer(brokers)
     await write(ours, "ann")
     tail = ours._issuer._feed._tail
-    monkeypatch.setattr(tail, "age_s", lambda: user_keys.STALE_S + 1)
+    monkeypatch.setattr(tail, "age_s", lambda: user_key_issuer.STALE_S + 1)
     monkeypatch.setattr(user_key_feed, "WHOLE_TIMEOUT_S", 0.1)
     with pytest.raises(LogUnavailable, match="not read to the end"):
         await write(ours, "ann", 1)

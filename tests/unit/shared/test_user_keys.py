@@ -6,9 +6,11 @@ import asyncio
 import os
 import random
 import sqlite3
+import threading
 import time
 import tracemalloc
 from base64 import b64decode
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from hashlib import sha256
@@ -21,13 +23,15 @@ import pytest
 
 from shared import text_encryption
 from shared.contracts.subject import subject_of
-from shared.contracts.topics import USER_KEYS
+from shared.contracts.topics import FEEDBACK, USER_KEYS
 from shared.kafka import user_key_feed, user_key_files, user_key_store, user_key_upkeep, user_keys
-from shared.kafka.log import EventLog, LogUnavailable, Record
+from shared.kafka.encrypted_log import DecryptingLog, EncryptingLog
+from shared.kafka.log import EventLog, LogUnavailable, NewRecord, Record, read_to_end
 from shared.kafka.user_key_feed import UserKeyFeed
+from shared.kafka.user_key_issuer import UserKeyIssuer
 from shared.kafka.user_key_store import Taken, TopicReplaced, UserKeyStore
 from shared.kafka.user_key_upkeep import destroy_keys, rewrap_keys
-from shared.kafka.user_keys import TextsLocked, UserKeyIssuer, UserKeys
+from shared.kafka.user_keys import TextsLocked, UserKeys
 from shared.testing.log import MemoryLog
 from tests.support.waiting import eventually
 
@@ -426,6 +430,78 @@ async def test_a_destroyed_key_leaves_every_cache(brokers: MemoryLog) -> None:
     await destroy_keys(brokers, [of("ann")])
     await keys.refresh()
     assert not text_encryption._cipher.cache_info().currsize
+    assert keys.key(key_id) is None
+    assert keys.key_of(TENANT, of("ann"))[0] != key_id
+    await keys.close()
+
+
+async def test_the_loop_s_thread_runs_no_sqlite(
+    brokers: MemoryLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Known, new and erased people, none of them in memory."""
+    await issue(brokers, *(f"user{number}" for number in range(50)))
+    ours = EncryptingLog(brokers, UserKeyIssuer(brokers, SECRET), source="/test")
+    theirs = DecryptingLog(brokers, UserKeys(brokers, SECRET))
+    threads: list[int] = []
+    connect = user_key_store._connection
+
+    def traced(path: Path) -> sqlite3.Connection:
+        connection = connect(path)
+        connection.set_trace_callback(lambda _: threads.append(threading.get_ident()))
+        return connection
+
+    monkeypatch.setattr(user_key_store, "_connection", traced)
+    await ours.append_many([rated(number) for number in range(100)])
+    await destroy_keys(brokers, [of("user7")])
+    assert ours.issuer is not None
+    await ours.issuer.refresh()
+    await ours.append_many([rated(number) for number in range(100, 200)])
+    texts: list[str] = []
+
+    def note(record: Record) -> bool:
+        texts.append(orjson.loads(record.value or b"")["value"])
+        return False
+
+    await read_to_end(theirs, FEEDBACK, timeout_s=30, keep=note)
+    assert Counter(texts) == {"words": 198, "[encrypted]": 2}
+    assert threads
+    assert threading.get_ident() not in threads
+    await ours.stop()
+    await theirs.stop()
+
+
+def rated(number: int) -> NewRecord:
+    user = f"user{number % 60}"
+    event = {"tenant": TENANT, "user_id": user, "value": "words"}
+    return NewRecord(FEEDBACK, user, orjson.dumps(event), (("ce_id", str(number).encode()),))
+
+
+async def test_what_a_thread_read_before_a_key_was_destroyed_is_not_kept(
+    brokers: MemoryLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (key_id, _) = (await issue(brokers, "ann"))["ann"]
+    keys = UserKeyIssuer(brokers, SECRET)
+    await keys.refresh()
+    loop = asyncio.get_running_loop()
+    reads = {name: getattr(keys._store, name) for name in ("key", "keys_of")}
+
+    async def destroyed() -> None:
+        await destroy_keys(brokers, [of("ann")])
+        await keys.refresh()
+
+    def late(name: str) -> Callable[[str], Any]:
+        def read(asked: str) -> Any:
+            found = reads[name](asked)
+            asyncio.run_coroutine_threadsafe(destroyed(), loop).result(30)
+            return found
+
+        return read
+
+    for name in reads:
+        monkeypatch.setattr(keys._store, name, late(name))
+    await asyncio.gather(keys.find([key_id]), keys.find_of({of("ann"): TENANT}))
+    monkeypatch.undo()
+    assert not keys._unwrapped
     assert keys.key(key_id) is None
     assert keys.key_of(TENANT, of("ann"))[0] != key_id
     await keys.close()

@@ -33,7 +33,7 @@ from shared.contracts.events.versions import (
 from shared.contracts.topics import PREFERENCES, TRAINING_JOBS, TRAINING_RUNS, VERSIONS
 from shared.kafka.encrypted_log import DecryptingLog, EncryptingLog
 from shared.kafka.log import EventLog
-from shared.kafka.user_keys import UserKeyIssuer
+from shared.kafka.user_key_issuer import UserKeyIssuer
 from shared.observability.spans import OFF, Spans
 from shared.registry.adapters import publish
 from shared.registry.follow import RegistryFollower
