@@ -357,6 +357,36 @@ def _take_and_die(folder: Path, records: list[Record], steps: int) -> None:
         os._exit(0)
 
 
+async def test_killed_before_it_emptied_its_log_a_process_does_so_at_its_start(
+    brokers: MemoryLog, tmp_path: Path
+) -> None:
+    keys = await issue(brokers, "ann")
+    await read_offsets(brokers, tmp_path, "ann", keys=keys)
+    await issue(brokers, "ben")
+    gone = wrapped_in(brokers)[f"{of('ann')}:{keys['ann'][0]}"]
+    await destroy_keys(brokers, [of("ann")])
+    _killed_unclean(tmp_path, brokers.all(USER_KEYS))
+    assert (tmp_path / "0.sqlite-wal").stat().st_size
+    store = UserKeyStore(tmp_path)
+    store.open()
+    assert store.key(keys["ann"][0]) is None
+    assert gone not in on_disk(tmp_path)
+    store.close()
+
+
+def _killed_unclean(folder: Path, records: list[Record]) -> None:
+    child = os.fork()
+    if child == 0:
+        try:
+            store = UserKeyStore(folder)
+            store.open()
+            store._clean = lambda: None
+            store.take(records)
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+
+
 async def test_a_topic_that_was_made_anew_is_noticed_before_its_first_record(
     brokers: MemoryLog, tmp_path: Path
 ) -> None:
