@@ -13,6 +13,7 @@ NAMES = (
     "judge",
     "reinforcement",
     "active_learning",
+    "datasets",
 )
 
 

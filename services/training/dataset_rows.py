@@ -3,14 +3,14 @@
 # pyright: strict
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, Literal, TypeVar, overload
+from typing import Any, Literal
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
+from services.training.sides import digest, rank
 from shared.contracts.conversation import (
     compact_json,
     has_media,
@@ -39,7 +39,6 @@ SEGMENTS = ("category", "locale", "segment")
 """What a row's `meta` may say of who asked, and of what."""
 
 Row = dict[str, Any]
-S = TypeVar("S")
 
 
 @dataclass(frozen=True)
@@ -95,6 +94,16 @@ class AboutPrompt:
         return self.asked.normal
 
     @property
+    def prompt_digest(self) -> bytes:
+        """What stands for the prompt where it is compared."""
+        return digest(self.prompt)
+
+    @property
+    def prompt_rank(self) -> float:
+        """The prompt's fixed place in [0, 1), which its side goes by."""
+        return rank(self.prompt)
+
+    @property
     def source(self) -> str:
         """Where the row is from."""
         return self.meta.get("source", "")
@@ -130,6 +139,11 @@ class Pair(AboutPrompt):
         """Its id."""
         return self.pair_id
 
+    @property
+    def label(self) -> None:
+        """None: a pair is a good and a bad answer at once."""
+        return
+
     def row(self) -> Row:
         """The pair as a line of a dataset; an answer that is more than text as a turn, too."""
         return {
@@ -154,6 +168,11 @@ class Demonstration(AboutPrompt):
     answer_turn: Message | None = None
     untrainable: tuple[str, ...] = ()
     tenant: str = ""
+
+    @property
+    def name(self) -> str:
+        """Its id."""
+        return self.row_id
 
     def row(self) -> Row:
         """The demonstration as a line of a dataset."""
@@ -276,37 +295,15 @@ def answer_of(event: UnpairedExample) -> LabelledAnswer:
     )
 
 
-class LazyRows(Sequence[Row], Generic[S]):
-    """Rows that are made as they are read: as dictionaries they would take several times the space."""
-
-    __slots__ = ("_make", "_sources")
-
-    def __init__(self, sources: Sequence[S], make: Callable[[S], Row]) -> None:
-        """`make` gives the row of a source, the same each time."""
-        self._sources = sources
-        self._make = make
-
-    def __len__(self) -> int:
-        return len(self._sources)
-
-    @overload
-    def __getitem__(self, index: int) -> Row: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> LazyRows[S]: ...
-
-    def __getitem__(self, index: int | slice) -> Row | LazyRows[S]:
-        if isinstance(index, slice):
-            return LazyRows(self._sources[index], self._make)
-        return self._make(self._sources[index])
-
-
 def canonical(rows: Iterable[Row]) -> bytes:
     """JSON lines with sorted keys in UTF-8: equal rows are equal bytes."""
-    lines = io.BytesIO()  # a join would hold every line beside the whole
+    return b"".join(canonical_lines(rows))
+
+
+def canonical_lines(rows: Iterable[Row]) -> Iterator[bytes]:
+    """The lines of `canonical`, one at a time."""
     for row in rows:
-        lines.write(orjson.dumps(row, option=orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE))
-    return lines.getvalue()
+        yield orjson.dumps(row, option=orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE)
 
 
 def prompt_of(row: Row) -> AskedPrompt:

@@ -13,7 +13,7 @@ import contextlib
 import hashlib
 import shutil
 import uuid
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
@@ -21,9 +21,11 @@ from typing import Any, BinaryIO, cast
 
 import fsspec  # pyright: ignore[reportMissingTypeStubs]
 
-from services.training.errors import BadDataset, StoreUnavailable
+from services.training.dataset_files import DataFiles
+from services.training.errors import BadDataset, DiskFull, StoreUnavailable
 from services.training.importing import MAX_BYTES, ImportedRows
 from services.training.snapshot import Dataset, Manifest
+from services.training.spill import require_room
 from shared.contracts.events.training import TrainingMethod
 from shared.contracts.names import check_name
 from shared.paths import OutsideRoot, contained_uri
@@ -32,6 +34,10 @@ MANIFEST = "manifest.json"
 SPOOL_BYTES = 16 * 1024 * 1024
 """Of an import in memory; a longer one is in a temporary file."""
 COPY_BYTES = 1024 * 1024
+BLOCK_BYTES = 8 * 1024 * 1024
+"""Of a file in memory on its way to an object storage: a part of a multipart upload."""
+SCRATCH_FACTOR = 5
+"""Bytes below TMPDIR for each byte of an import: its copy, its rows, their keys and the files."""
 READ_TRIES = 3
 """Tries of a dataset whose files an erasure takes away meanwhile."""
 REPLACE_TRIES = 3
@@ -60,7 +66,7 @@ class DatasetStore:
             filesystem, root = _locate(f"{self._root}/{dataset.manifest.dataset_id}")
             if filesystem.exists(f"{root}/{MANIFEST}"):
                 return
-            _write_files(filesystem, root, dataset.files)
+            _write_files(filesystem, root, _chunks_of(dataset.files))
             _write_manifest(filesystem, root, dataset.manifest.encode())
         except Exception as error:
             # Storage libraries raise errors of their own: s3fs hands botocore's on as they are.
@@ -83,7 +89,7 @@ class DatasetStore:
             folder = f"{root}/{_generation(manifest)}"
             for _ in range(REPLACE_TRIES):
                 with contextlib.suppress(FileNotFoundError):
-                    _write_files(filesystem, folder, dataset.files)
+                    _write_files(filesystem, folder, _chunks_of(dataset.files))
                     _write_manifest(filesystem, root, manifest)
                     filesystem.invalidate_cache()
                     if all(filesystem.exists(f"{folder}/{file}") for file in dataset.files):
@@ -147,10 +153,12 @@ class DatasetStore:
             if not filesystem.exists(f"{root}/{MANIFEST}"):
                 return None
             manifest, files = _read_whole(filesystem, root)
+        except DiskFull:
+            raise
         except Exception as error:
             raise StoreUnavailable(f"{self._root}/{dataset_id}: cannot be read: {error}") from error
-        for name, data in files.items():
-            if hashlib.sha256(data).hexdigest() != manifest.files[name].sha256:
+        for name, ref in files.refs.items():
+            if ref.sha256 != manifest.files[name].sha256:
                 raise BadDataset(f"{dataset_id}/{name}: its bytes are not those of the manifest")
         return Dataset(manifest, files)
 
@@ -185,14 +193,14 @@ def _manifest(stored: bytes, root: str) -> Manifest:
     return Manifest.model_validate_json(stored).under(root.rsplit("/", maxsplit=1)[-1])
 
 
-def _read_whole(filesystem: Any, root: str) -> tuple[Manifest, dict[str, bytes]]:
+def _read_whole(filesystem: Any, root: str) -> tuple[Manifest, DataFiles]:
     """A manifest and its files, once more where an erasure replaced them meanwhile."""
     for tries_left in reversed(range(READ_TRIES)):
         manifest, folder = _find(filesystem, root)
         try:
-            return manifest, {
-                name: bytes(filesystem.cat_file(f"{folder}/{name}")) for name in manifest.files
-            }
+            return manifest, DataFiles(
+                {name: _stored_chunks(filesystem, f"{folder}/{name}") for name in manifest.files}
+            )
         except FileNotFoundError:
             if not tries_left:
                 raise
@@ -206,10 +214,22 @@ def _find(filesystem: Any, root: str) -> tuple[Manifest, str]:
     return _manifest(stored, root), folder if filesystem.exists(folder) else root
 
 
-def _write_files(filesystem: Any, folder: str, files: Mapping[str, bytes]) -> None:
+def _write_files(filesystem: Any, folder: str, files: Mapping[str, Iterable[bytes]]) -> None:
     filesystem.makedirs(folder, exist_ok=True)
-    for name, data in files.items():
-        filesystem.pipe_file(f"{folder}/{name}", data)
+    for name, chunks in files.items():
+        with filesystem.open(f"{folder}/{name}", "wb", block_size=BLOCK_BYTES) as file:
+            for chunk in chunks:
+                file.write(chunk)
+
+
+def _chunks_of(files: DataFiles) -> dict[str, Iterable[bytes]]:
+    return {name: files.chunks(name) for name in files}
+
+
+def _stored_chunks(filesystem: Any, path: str) -> Iterator[bytes]:
+    with filesystem.open(path, "rb") as file:
+        while chunk := bytes(file.read(COPY_BYTES)):
+            yield chunk
 
 
 def _write_manifest(filesystem: Any, root: str, manifest: bytes) -> None:
@@ -229,6 +249,7 @@ def read_import(uri: str, roots: Collection[str], *, strict: bool = False) -> Im
 
     Raises:
         BadDataset: it lies elsewhere, there is no such file, or it is too large.
+        DiskFull: there is no room for its copy and its rows while they are selected.
         StoreUnavailable: the storage did not answer.
 
     """
@@ -241,12 +262,13 @@ def read_import(uri: str, roots: Collection[str], *, strict: bool = False) -> Im
         size = int(filesystem.size(path) or 0)
         if size > MAX_BYTES:
             raise BadDataset(f"dataset_uri: {uri} has {size} bytes, {MAX_BYTES} at most; split it")
+        require_room(SCRATCH_FACTOR * size)
         return ImportedRows(uri, _copied(filesystem, path), strict=strict)
     except (FileNotFoundError, IsADirectoryError):
         raise BadDataset(f"dataset_uri: {uri} is no file; give the URI of a JSONL file") from None
     except (ValueError, ImportError) as error:
         raise BadDataset(f"dataset_uri: {uri}: {error}") from error
-    except BadDataset:
+    except (BadDataset, DiskFull):
         raise
     except Exception as error:
         raise StoreUnavailable(f"{uri}: cannot be read: {error}") from error
@@ -271,7 +293,7 @@ def store_files(uri: str, files: Mapping[str, bytes]) -> None:
     """
     try:
         filesystem, root = _locate(uri)
-        _write_files(filesystem, root, files)
+        _write_files(filesystem, root, {name: (data,) for name, data in files.items()})
     except Exception as error:
         raise StoreUnavailable(f"{uri}: cannot be written: {error}") from error
 
@@ -279,9 +301,10 @@ def store_files(uri: str, files: Mapping[str, bytes]) -> None:
 def lay_out(dataset: Dataset, folder: Path) -> None:
     """Write a dataset's files where a trainer reads them."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, data in dataset.files.items():
+    for name in dataset.files:
         partial = folder / f".{name}.partial"
-        partial.write_bytes(data)
+        with partial.open("wb") as file:
+            file.writelines(dataset.files.chunks(name))
         partial.replace(folder / name)
     (folder / MANIFEST).write_bytes(dataset.manifest.encode())
 

@@ -13,7 +13,6 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 
-import orjson
 import structlog
 
 from services.training.dataset_rows import LEFT_OUT, PROMPTS, TRAIN, AskedPrompt, prompt_of
@@ -175,7 +174,7 @@ class DatasetEraser:
         if dataset.manifest.erased_from:
             drop_of_datasets(self._jobs, {name})
             self._marked[name] = sum(
-                row.file == TRAIN and row.reason == ERASED for row in dataset.left_out
+                row.file == TRAIN and row.reason == ERASED for row in dataset.left_out_rows()
             )
 
     async def _mark(self) -> None:
@@ -201,11 +200,10 @@ def rows_of(
     dataset: Dataset, erased: Collection[str], prompts: Collection[str]
 ) -> Iterable[FilePlace]:
     """Where a dataset has rows of these pairs and examples, or asks these prompts."""
-    for name, data in dataset.files.items():
+    for name in dataset.files:
         if name == LEFT_OUT:
             continue
-        for line, text in enumerate(data.splitlines(), start=1):
-            row = orjson.loads(text)
+        for line, row in enumerate(dataset.rows(name), start=1):
             if name == PROMPTS:
                 gone = prompt_of(row).normal in prompts
             else:

@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO, TypeVar, cast
+from typing import Any, BinaryIO, Protocol, TypeVar, cast
 
 import orjson
 from pydantic import ValidationError
@@ -51,6 +51,14 @@ T = TypeVar("T")
 _REDACTOR = Redactor()
 
 
+class LeftOutRows(Protocol):
+    """Takes rows that are left out."""
+
+    def append(self, row: LeftOut, /) -> object:
+        """Take one."""
+        ...
+
+
 class _BadRow(Exception):
     """What is wrong with one row."""
 
@@ -79,14 +87,19 @@ class ImportedRows:
 
 
 def read_pairs(lines: Iterable[bytes], left_out: list[LeftOut] | None = None) -> tuple[Pair, ...]:
-    """Preference pairs from JSONL.
+    """All pairs of `pairs_in`; arguments and errors are those of it."""
+    return tuple(pairs_in(lines, left_out))
+
+
+def pairs_in(lines: Iterable[bytes], left_out: LeftOutRows | None = None) -> Iterator[Pair]:
+    """Preference pairs from JSONL, one at a time.
 
     Args:
         lines: The file's lines, which are read once and not kept.
         left_out: Takes the rows that are not of the form. Without it, one such row refuses all.
 
     Raises:
-        BadDataset: rows that are not of the form, by line number; or no row is.
+        BadDataset: once all is read: rows that are not of the form, by line number; or no row is.
 
     """
     return _read(lines, _pair, PAIR_FORM, left_out)
@@ -95,14 +108,28 @@ def read_pairs(lines: Iterable[bytes], left_out: list[LeftOut] | None = None) ->
 def read_demonstrations(
     lines: Iterable[bytes], left_out: list[LeftOut] | None = None
 ) -> tuple[Demonstration, ...]:
-    """Demonstrations from JSONL; arguments and errors are those of `read_pairs`."""
+    """All demonstrations of `demonstrations_in`."""
+    return tuple(demonstrations_in(lines, left_out))
+
+
+def demonstrations_in(
+    lines: Iterable[bytes], left_out: LeftOutRows | None = None
+) -> Iterator[Demonstration]:
+    """Demonstrations from JSONL; arguments and errors are those of `pairs_in`."""
     return _read(lines, _demonstration, DEMONSTRATION_FORM, left_out)
 
 
 def read_labelled(
     lines: Iterable[bytes], left_out: list[LeftOut] | None = None
 ) -> tuple[LabelledAnswer, ...]:
-    """Single answers, good or bad; arguments and errors are those of `read_pairs`."""
+    """All answers of `labelled_in`."""
+    return tuple(labelled_in(lines, left_out))
+
+
+def labelled_in(
+    lines: Iterable[bytes], left_out: LeftOutRows | None = None
+) -> Iterator[LabelledAnswer]:
+    """Single answers, good or bad; arguments and errors are those of `pairs_in`."""
     return _read(lines, _labelled, LABELLED_FORM, left_out)
 
 
@@ -110,35 +137,43 @@ def _read(
     lines: Iterable[bytes],
     parse: Callable[[Row], T],
     form: str,
-    left_out: list[LeftOut] | None,
-) -> tuple[T, ...]:
-    rows: list[T] = []
-    problems: list[LeftOut] = []
+    left_out: LeftOutRows | None,
+) -> Iterator[T]:
+    rows = bad = 0
+    shown: list[LeftOut] = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        try:
-            value: object = orjson.loads(line)
-            if not isinstance(value, dict):
-                raise _BadRow("not an object")
-            rows.append(parse(cast("Row", _redacted(cast("Row", value)))))
-        except orjson.JSONDecodeError as error:
-            problems.append(_bad(number, f"not JSON ({error.msg})"))
-        except _BadRow as error:
-            problems.append(_bad(number, str(error)))
-        if len(rows) > MAX_ROWS:
+        row = _parsed(line, number, parse)
+        if isinstance(row, LeftOut):
+            bad += 1
+            if len(shown) < SHOWN_PROBLEMS:
+                shown.append(row)
+            if left_out is not None:
+                left_out.append(row)
+            continue
+        rows += 1
+        if rows > MAX_ROWS:
             raise BadDataset(f"dataset: more than {MAX_ROWS} rows; split it")
-    if problems and (left_out is None or not rows):
-        more = len(problems) - SHOWN_PROBLEMS
-        shown = "; ".join(f"line {one.line}: {one.detail}" for one in problems[:SHOWN_PROBLEMS])
-        raise BadDataset(
-            f"dataset: {shown}{f'; and {more} more' if more > 0 else ''}. A row is {form}"
-        )
+        yield row
+    if bad and (left_out is None or not rows):
+        told = "; ".join(f"line {one.line}: {one.detail}" for one in shown)
+        more = f"; and {bad - len(shown)} more" if bad > len(shown) else ""
+        raise BadDataset(f"dataset: {told}{more}. A row is {form}")
     if not rows:
         raise BadDataset(f"dataset: no rows. A row is {form}")
-    if left_out is not None:
-        left_out.extend(problems)
-    return tuple(rows)
+
+
+def _parsed(line: bytes, number: int, parse: Callable[[Row], T]) -> T | LeftOut:
+    try:
+        value: object = orjson.loads(line)
+        if not isinstance(value, dict):
+            raise _BadRow("not an object")
+        return parse(cast("Row", _redacted(cast("Row", value))))
+    except orjson.JSONDecodeError as error:
+        return _bad(number, f"not JSON ({error.msg})")
+    except _BadRow as error:
+        return _bad(number, str(error))
 
 
 def _redacted(value: object) -> object:

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from math import fsum
 from statistics import fmean
 from typing import Any
 
@@ -63,13 +65,21 @@ def sentences(text: str) -> int:
 
 def quality_card(rows: Iterable[Mapping[str, Any]]) -> dict[str, int]:
     """Shares of a dataset's pairs in per cent: mean score, clear winners, more detailed chosen."""
-    found = [quality_of(row["chosen"], row["rejected"]) for row in rows]
-    if not found:
+    counts: Counter[str] = Counter()
+
+    def scores() -> Iterator[float]:
+        for row in rows:
+            one = quality_of(row["chosen"], row["rejected"])
+            counts.update(rows=1, clear=one.score >= CLEAR_SCORE, detailed=one.detail > 0.5)
+            yield one.score
+
+    score = fsum(scores())
+    if not counts["rows"]:
         return {}
     return {
-        "score_percent": round(100 * fmean(one.score for one in found)),
-        "clear_winner_percent": round(100 * fmean(one.score >= CLEAR_SCORE for one in found)),
-        "more_detailed_percent": round(100 * fmean(one.detail > 0.5 for one in found)),
+        "score_percent": round(100 * (score / counts["rows"])),
+        "clear_winner_percent": round(100 * (counts["clear"] / counts["rows"])),
+        "more_detailed_percent": round(100 * (counts["detailed"] / counts["rows"])),
     }
 
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections import Counter, defaultdict
+from array import array
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol, TypeVar
 
 from services.training.sides import DatasetRules, rank
+from services.training.spill import keep, spilled
 from shared.contracts.row_sources import MACHINE_MADE
 from shared.registry.versions import Registry
 
@@ -85,7 +87,7 @@ def lag_of(meta: Mapping[str, str], generations: Mapping[str, int]) -> int | Non
     return max(generations[writer] for writer in writers)
 
 
-def weighted(rows: Iterable[R], rules: DatasetRules) -> list[R]:
+def weighted(rows: Collection[R], rules: DatasetRules) -> Collection[R]:
     """Rows by their weight, `lag_weight` to the power of the lag: the share of them that is kept.
 
     Thinning has the same expected gradient as weights have, and needs no trainer that knows weights.
@@ -94,19 +96,22 @@ def weighted(rows: Iterable[R], rules: DatasetRules) -> list[R]:
     """
     generations = {version: number for number, version in enumerate(rules.lineage)}
     generations |= {name: generations[policy] for name, policy in rules.policies.items()}
-    return [
-        row
-        for row in rows
-        if rank(f"lag/{row.name}") < rules.lag_weight ** (lag_of(row.meta, generations) or 0)
-    ]
+    if rules.lag_weight >= 1:
+        return rows
+    return keep(
+        rows,
+        lambda row: (
+            rank(f"lag/{row.name}") < rules.lag_weight ** (lag_of(row.meta, generations) or 0)
+        ),
+    )
 
 
 def nearest(
-    rows: Iterable[Mapping[str, Any]],
+    rows: Collection[Mapping[str, Any]],
     ancestors: Sequence[str],
     policy: Callable[[str], str] = str,
     least: int = NEAR_ROWS,
-) -> list[Mapping[str, Any]]:
+) -> Collection[Mapping[str, Any]]:
     """Rows nearest to the parent's policy: whole generations, newest first, until there are `least`.
 
     Preferred answers of an older version are worse than the parent's, so they get less likely with
@@ -123,15 +128,18 @@ def nearest(
 
     """
     generations = {version: number for number, version in enumerate(ancestors)}
-    by_lag = defaultdict[float, list[Mapping[str, Any]]](list)
-    for row in rows:
-        lag = lag_of(_policies(row.get("meta", {}), policy), generations)
-        by_lag[math.inf if lag is None else lag].append(row)
-    found: list[Mapping[str, Any]] = []
-    for lag in sorted(by_lag):
-        if len(found) < least:
-            found += by_lag[lag]
-    return found
+
+    def lag(row: Mapping[str, Any]) -> float:
+        known = lag_of(_policies(row.get("meta", {}), policy), generations)
+        return math.inf if known is None else known
+
+    by_lag = Counter(map(lag, rows))
+    lags, count = list[float](), 0
+    for one in sorted(by_lag):
+        if count < least:
+            lags.append(one)
+            count += by_lag[one]
+    return spilled(row for one in lags for row in rows if lag(row) == one)
 
 
 def accounting(
@@ -157,27 +165,28 @@ def accounting(
 
     """
     generations = {version: number for number, version in enumerate(ancestors)}
-    on_policy: list[bool] = []
-    lags: list[int] = []
-    ages: list[float] = []
+    on_policy: Counter[bool] = Counter()
+    lags: Counter[int] = Counter()
+    ages = array("d")
     sources: Counter[str] = Counter()
     for row in rows:
         meta: Mapping[str, str] = row.get("meta", {})
         sources[meta.get("source", "")] += 1
         of_policy = _policies(meta, policy)
         if of_policy and ancestors:
-            on_policy.append(set(of_policy.values()) == {ancestors[0]})
+            on_policy[set(of_policy.values()) == {ancestors[0]}] += 1
             lag = lag_of(of_policy, generations)
             if lag is not None:
-                lags.append(lag)
+                lags[lag] += 1
         if meta.get("created_at"):
             age_s = (asked_at - datetime.fromisoformat(meta["created_at"])).total_seconds()
             ages.append(max(0.0, age_s) / DAY_S)
     figures: dict[str, float] = {}
     if on_policy:
-        figures["data_on_policy_share"] = sum(on_policy) / len(on_policy)
+        figures["data_on_policy_share"] = on_policy[True] / on_policy.total()
     if lags:
-        figures["data_policy_lag"] = statistics.fmean(lags)
+        summed = sum(lag * count for lag, count in lags.items())
+        figures["data_policy_lag"] = summed / lags.total()
     if ages:
         figures["data_age_days"] = statistics.median(ages)
     for source in sorted(MACHINE_MADE & sources.keys()):

@@ -51,7 +51,7 @@ async def rebuild(
         alive=alive,
     )
     # Which rows fit a base only its tokenizer can say, and the stored dataset says it already.
-    left = [row for row in stored.left_out if row.file in made.files]
+    left = [row for row in stored.left_out_rows() if row.file in made.files]
     made = made.without(row for row in left if row.reason != ERASED)
     if not manifest.erased_from:
         return made
@@ -61,7 +61,8 @@ async def rebuild(
 
 def differences(stored: Dataset, made: Dataset) -> list[str]:
     """Names of the files whose bytes differ; `manifest.json` where the hash does."""
-    names = [name for name, data in stored.files.items() if made.files.get(name) != data]
+    refs = made.files.refs
+    names = [name for name, ref in stored.files.refs.items() if refs.get(name) != ref]
     if stored.manifest.sha256 != made.manifest.sha256:
         names.append("manifest.json")
     return names

@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
-import orjson
 import structlog
 
 from services.training.attempts import Attempts, Refused
@@ -248,7 +248,7 @@ class Runner:
             dataset_id=manifest.dataset_id,
             rows={name: file.rows for name, file in manifest.files.items()},
             refused=manifest.refused,
-            left_out=[str(row) for row in dataset.left_out[:SHOWN_ROWS]],
+            left_out=[str(row) for row in islice(dataset.left_out_rows(), SHOWN_ROWS)],
         )
         if job.builds_dataset:
             return built(dataset.reference(self._store.root))
@@ -258,9 +258,7 @@ class Runner:
         registry = self._registry.registry
         chain = lineage(resolved.parent_version, registry)
         policy = partial(policy_of, registry=registry)
-        train, heldout = (
-            map(orjson.loads, dataset.files[name].splitlines()) for name in (TRAIN, HELDOUT)
-        )
+        train, heldout = dataset.rows(TRAIN), dataset.rows(HELDOUT)
         if not workspace.nearest.exists():
             await asyncio.to_thread(write_rows, workspace.nearest, nearest(heldout, chain, policy))
         figures = accounting(train, chain, job.requested_at, policy)

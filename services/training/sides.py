@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Generic, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from services.training.spill import SpilledTable, keep, spilled
 from shared.contracts.row_sources import HIGH_STAKES, MAX_AUGMENTED_SHARE
 from shared.rater_marks import RaterRules
 
@@ -111,13 +113,22 @@ class DatasetRules(BaseModel):
     prompts: int = Field(default=200, ge=1, description="most prompts of the evaluation")
 
 
-class RatedPair(Protocol):
-    """What decides a pair's side."""
+class PromptedRow(Protocol):
+    """What a row's prompt is compared by."""
 
     @property
-    def prompt(self) -> str:
-        """The prompt's normal form."""
+    def prompt_digest(self) -> bytes:
+        """`digest` of the prompt's normal form."""
         ...
+
+    @property
+    def prompt_rank(self) -> float:
+        """`rank` of the prompt's normal form."""
+        ...
+
+
+class RatedPair(PromptedRow, Protocol):
+    """What decides a pair's side."""
 
     @property
     def raters(self) -> tuple[str, ...]:
@@ -137,62 +148,67 @@ P = TypeVar("P", bound=RatedPair)
 class Sides(Generic[P]):
     """Pairs by side, and how many were left out for being on both."""
 
-    train: Sequence[P]
-    heldout: Sequence[P]
-    judge: Sequence[P]
+    train: Collection[P]
+    heldout: Collection[P]
+    judge: Collection[P]
     refused: Counter[str]
     raters: int
     """Raters of `train` and `heldout`."""
 
 
-def set_apart(pairs: Iterable[P], rules: DatasetRules) -> tuple[list[P], list[P]]:
+def set_apart(pairs: Iterable[P], rules: DatasetRules) -> tuple[Collection[P], Collection[P]]:
     """Pairs that may be trained on, and pairs of the judge.
 
     A pair without a rater, and every pair where fewer than two raters are known, goes by its
     prompt. Where none or all of the raters fall into the share, one of them is set apart.
     """
-    known = list(pairs)
+    known = spilled(pairs)
     raters = {rater for pair in known if not pair.panel for rater in pair.raters}
     judging = _judging(raters, rules)
-    trainable: list[P] = []
-    judged: list[P] = []
-    for pair in known:
+
+    def is_judged(pair: P) -> bool:
         if pair.panel:
-            mine = True
-        elif pair.raters and len(raters) >= FEW_RATERS:
-            mine = not judging.isdisjoint(pair.raters)
-        else:
-            mine = is_prompt_of_judge(pair.prompt, rules)
-        (judged if mine else trainable).append(pair)
-    return trainable, judged
+            return True
+        if pair.raters and len(raters) >= FEW_RATERS:
+            return not judging.isdisjoint(pair.raters)
+        return is_rank_of_judge(pair.prompt_rank, rules)
+
+    return keep(known, lambda pair: not is_judged(pair)), keep(known, is_judged)
 
 
 def assign(pairs: Iterable[P], judged: Iterable[P], rules: DatasetRules) -> Sides[P]:
     """The sides of pairs that may be trained on and of pairs of the judge."""
     refused: Counter[str] = Counter()
-    trainable, candidates = list(pairs), list(judged)
-    claimed = {digest(pair.prompt) for pair in candidates if is_prompt_of_judge(pair.prompt, rules)}
-    kept: list[P] = []
-    for pair in trainable:
-        if digest(pair.prompt) in claimed:
-            refused["prompt_of_judge"] += 1
-        else:
-            kept.append(pair)
-    train = [pair for pair in kept if not is_held_out(pair.prompt, rules)]
-    trained_prompts = {digest(pair.prompt) for pair in train}
+    trainable, candidates = spilled(pairs), spilled(judged)
+    claimed = prompts_of(pair for pair in candidates if is_rank_of_judge(pair.prompt_rank, rules))
+    kept = keep(trainable, lambda pair: pair.prompt_digest not in claimed)
+    refused["prompt_of_judge"] += len(trainable) - len(kept)
+    train = keep(kept, lambda pair: not pair.prompt_rank < rules.heldout_share)
+    trained_prompts = prompts_of(train)
     raters = {rater for pair in kept for rater in pair.raters}
-    everyone = {rater for pair in (*trainable, *candidates) for rater in pair.raters}
+    everyone = {rater for pair in chain(trainable, candidates) for rater in pair.raters}
     by_prompt = len(everyone) < FEW_RATERS
-    judge: list[P] = []
-    for pair in candidates:
-        if digest(pair.prompt) in trained_prompts:
+
+    def may_judge(pair: P) -> bool:
+        if pair.prompt_digest in trained_prompts:
             refused["judge_prompt_in_training"] += 1
-        elif not by_prompt and not raters.isdisjoint(pair.raters):
+            return False
+        if not by_prompt and not raters.isdisjoint(pair.raters):
             refused["judge_rater_in_training"] += 1
-        else:
-            judge.append(pair)
-    heldout = [pair for pair in kept if is_held_out(pair.prompt, rules)]
+            return False
+        return True
+
+    judge = keep(candidates, may_judge)
+    heldout = keep(kept, lambda pair: pair.prompt_rank < rules.heldout_share)
     return Sides(train, heldout, judge, refused, len(raters))
+
+
+def prompts_of(rows: Iterable[PromptedRow]) -> SpilledTable[bytes]:
+    """Digests of the prompts of some rows."""
+    prompts = SpilledTable[bytes]()
+    for row in rows:
+        prompts.add(row.prompt_digest)
+    return prompts
 
 
 def is_held_out(prompt: str, rules: DatasetRules) -> bool:
@@ -202,7 +218,12 @@ def is_held_out(prompt: str, rules: DatasetRules) -> bool:
 
 def is_prompt_of_judge(prompt: str, rules: DatasetRules) -> bool:
     """Whether the judge has this prompt where training has it too."""
-    return 0 <= rank(prompt) - rules.heldout_share < rules.judge_share
+    return is_rank_of_judge(rank(prompt), rules)
+
+
+def is_rank_of_judge(place: float, rules: DatasetRules) -> bool:
+    """Whether the judge has a prompt of this rank where training has it too."""
+    return 0 <= place - rules.heldout_share < rules.judge_share
 
 
 def digest(*texts: str) -> bytes:

@@ -11,10 +11,11 @@ import asyncio
 import contextlib
 import hashlib
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain
 from typing import Literal, NamedTuple, TypeVar, cast
 
 import orjson
@@ -23,7 +24,6 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from services.training.dataset import (
     TENANT,
-    PreferenceFold,
     Selection,
     card_of,
     demonstrations_of,
@@ -32,27 +32,30 @@ from services.training.dataset import (
     unexpired,
     unsuspicious,
 )
+from services.training.dataset_files import DataFiles, FileLines, FileRef
 from services.training.dataset_rows import (
     HELDOUT,
     JUDGE,
     LEFT_OUT,
     PROMPTS,
     TRAIN,
-    LabelledAnswer,
-    LazyRows,
     LeftOut,
-    Pair,
-    canonical,
+    Row,
+    canonical_lines,
 )
 from services.training.errors import BadDataset
 from services.training.importing import (
     ImportedRows,
-    read_demonstrations,
-    read_labelled,
-    read_pairs,
+    demonstrations_in,
+    labelled_in,
+    pairs_in,
 )
-from services.training.labelled import select_labelled
+from services.training.labelled import answer_finding, select_labelled
+from services.training.preference_fold import PreferenceFold
+from services.training.row_checks import demonstration_finding, pair_finding, prompt_finding
+from services.training.row_store import SelectedRows
 from services.training.sides import OF_THEIR_TIME, DatasetRules, set_apart
+from services.training.spill import ScratchFile, made
 from shared.contracts.events.base import ModelName
 from shared.contracts.events.preferences import (
     ERASED,
@@ -79,15 +82,6 @@ T = TypeVar("T")
 
 Offsets = Mapping[str, int]
 """`<topic>/<partition>` -> first offset not read."""
-
-
-class FileRef(BaseModel):
-    """One file of a dataset."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    sha256: str
-    rows: int
-    bytes: int
 
 
 class FilePlace(NamedTuple):
@@ -173,7 +167,7 @@ class Dataset:
     """A manifest with the bytes it speaks of."""
 
     manifest: Manifest
-    files: Mapping[str, bytes]
+    files: DataFiles
     traceparents: Sequence[str] = field(default=(), compare=False)
     """Spans of some sampled pairs that were read for it; none where it was read from storage."""
 
@@ -190,11 +184,18 @@ class Dataset:
             tenants=manifest.card.get(TENANT, {}),
         )
 
+    def rows(self, name: str) -> Collection[Row]:
+        """Rows of a file, read whenever they are asked for."""
+        return made(self.files.lines(name), lambda line: (orjson.loads(line),))
+
     @property
     def left_out(self) -> tuple[LeftOut, ...]:
         """Rows that are not in the dataset for what is in them; older datasets have no such file."""
-        lines = self.files.get(LEFT_OUT, b"").splitlines()
-        return tuple(LeftOut.model_validate_json(line) for line in lines)
+        return tuple(self.left_out_rows())
+
+    def left_out_rows(self) -> Iterator[LeftOut]:
+        """Those of `left_out`, one at a time."""
+        return map(LeftOut.model_validate_json, self.files.lines(LEFT_OUT))
 
     def without(self, rows: Iterable[LeftOut]) -> Dataset:
         """The dataset without some of its rows, which are counted and kept by line and reason.
@@ -229,32 +230,26 @@ class Dataset:
         dataset = self._without(places, left)
         # In one order whether several erasures took the rows or one, as a rebuild does.
         rows = sorted(dataset.left_out, key=_by_erasure)
-        files = {**dataset.files, LEFT_OUT: canonical(row.model_dump() for row in rows)}
-        update = {
-            "erased_from": self.manifest.dataset_id,
-            "files": {name: _file_ref(data) for name, data in files.items()},
-        }
+        files = DataFiles({**dataset.files.all_lines(), LEFT_OUT: _lines(rows)})
+        update = {"erased_from": self.manifest.dataset_id, "files": files.refs}
         return Dataset(dataset.manifest.model_copy(update=update), files)
 
     def _without(self, gone: AbstractSet[FilePlace], left: Iterable[LeftOut]) -> Dataset:
         left = sorted(left, key=lambda row: (FILES.index(row.file), row.line))
-        files = {
-            name: b"".join(
-                line
-                for number, line in enumerate(data.splitlines(keepends=True), start=1)
-                if (name, number) not in gone
-            )
-            for name, data in self.files.items()
+        contents: dict[str, Iterable[bytes]] = {
+            name: _lines_without(name, lines, gone)
+            for name, lines in self.files.all_lines().items()
         }
-        files[LEFT_OUT] += canonical(row.model_dump() for row in left)
+        contents[LEFT_OUT] = chain(contents[LEFT_OUT], _lines(left))
+        files = DataFiles(contents)
         refused = Counter(self.manifest.refused) + Counter(row.counted_as for row in left)
-        train = LazyRows(files[TRAIN].splitlines(), orjson.loads)
+        train = map(orjson.loads, files.lines(TRAIN))
         raters = self.manifest.card["counts"]["raters"]
         manifest = self.manifest.model_copy(
             update={
                 "refused": dict(sorted(refused.items())),
                 "card": card_of(train, raters=raters, rules=self.manifest.rules),
-                "files": {name: _file_ref(data) for name, data in files.items()},
+                "files": files.refs,
             }
         )
         return replace(self, manifest=manifest, files=files)
@@ -297,7 +292,7 @@ async def take_snapshot(
         traceparents = await _read(event_log, fold, offsets, until, alive)
     with contextlib.nullcontext() if imported is None else imported.file:
         select = partial(_select, fold, method, rules, imported, labelled=labelled)
-        selection, files = await _in_thread(lambda: _encoded(select()), alive)
+        selection, files = await _in_thread(lambda: _encoded(select), alive)
         source_sha256 = await _in_thread(lambda: imported.sha256 if imported else "", alive)
     manifest = Manifest(
         model=model,
@@ -311,7 +306,7 @@ async def take_snapshot(
         refused=dict(selection.refused),
         retracted=fold.retracted,
         card={name: dict(counts) for name, counts in selection.card.items()},
-        files={name: _file_ref(data) for name, data in files.items()},
+        files=files.refs,
     )
     dataset = Dataset(manifest, files, traceparents)
     _require_rows(dataset)
@@ -330,8 +325,11 @@ async def _in_thread(work: Callable[[], T], alive: Callable[[], None]) -> T:
     return running.result()
 
 
-def _encoded(selection: Selection) -> tuple[Selection, dict[str, bytes]]:
-    return selection, {name: canonical(selection.files[name]) for name in FILES}
+def _encoded(select: Callable[[SelectedRows], Selection]) -> tuple[Selection, DataFiles]:
+    """What is selected, with its files written; the store of rows is done with then."""
+    selection = select(SelectedRows())
+    files = DataFiles({name: canonical_lines(selection.files[name]) for name in FILES})
+    return replace(selection, files={}), files
 
 
 def place(record: Record) -> str:
@@ -351,8 +349,16 @@ def _counted_with(gone: Sequence[int], line: int) -> int:
     return line
 
 
-def _file_ref(data: bytes) -> FileRef:
-    return FileRef(sha256=hashlib.sha256(data).hexdigest(), rows=data.count(b"\n"), bytes=len(data))
+def _lines_without(
+    name: str, lines: Iterable[bytes], gone: AbstractSet[FilePlace]
+) -> Iterator[bytes]:
+    for number, line in enumerate(lines, start=1):
+        if FilePlace(name, number) not in gone:
+            yield line
+
+
+def _lines(rows: Iterable[LeftOut]) -> Iterator[bytes]:
+    return canonical_lines(row.model_dump() for row in rows)
 
 
 def _require_rows(dataset: Dataset) -> None:
@@ -361,7 +367,7 @@ def _require_rows(dataset: Dataset) -> None:
     if manifest.files[trained_on].rows:
         return
     why = ", ".join(f"{count} {name}" for name, count in manifest.refused.items())
-    first = next((f"; for example {row}" for row in dataset.left_out), "")
+    first = next((f"; for example {row}" for row in dataset.left_out_rows()), "")
     raise BadDataset(
         f"dataset: no rows to train {manifest.model} on by {manifest.method.value}"
         f"{f' (left out: {why}{first})' if why else ''}; {_remedy(manifest.refused)}"
@@ -427,39 +433,56 @@ def _select(
     method: TrainingMethod,
     rules: DatasetRules,
     imported: ImportedRows | None,
+    store: SelectedRows,
     *,
     labelled: bool,
 ) -> Selection:
-    bad: list[LeftOut] = []
+    bad = _BadRows()
     kept = None if imported is None or imported.strict else bad
+    lines = imported.lines() if imported else ()
     if method is TrainingMethod.sft:
-        rows = (
-            read_demonstrations(imported.lines(), kept)
-            if imported
-            else demonstrations_of(fold.pairs)
-        )
-        selection = select_demonstrations(rows, rules)
+        shown = demonstrations_in(lines, kept) if imported else demonstrations_of(fold.pairs)
+        keys = store.keep(shown, lambda row: demonstration_finding(row, rules))
+        selection = select_demonstrations(keys, rules, store.whole)
     elif labelled:
-        answers = read_labelled(imported.lines(), kept) if imported else fold.answers
-        pairs, old_pairs = unexpired(() if imported else fold.pairs, rules)
-        fresh, expired = unexpired(answers, rules)
-        refused = Counter(expired=old_pairs + expired)
-        chosen = unsuspicious([*pairs, *fresh], rules, refused)
-        selection = select_labelled(
-            [one for one in chosen if isinstance(one, Pair)],
-            [one for one in chosen if isinstance(one, LabelledAnswer)],
-            rules,
-        ).with_refused(**refused)
+        answers = labelled_in(lines, kept) if imported else fold.answers
+        stored = (
+            store.keep(() if imported else fold.pairs, lambda pair: pair_finding(pair, rules)),
+            store.keep(answers, lambda one: answer_finding(one, rules)),
+        )
+        (pairs, old_pairs), (singles, old) = (unexpired(rows, rules) for rows in stored)
+        refused = Counter(expired=old_pairs + old)
+        pairs, singles = unsuspicious((pairs, singles), rules, refused)
+        selection = select_labelled(pairs, singles, rules, store.whole).with_refused(**refused)
     else:
-        pairs = read_pairs(imported.lines(), kept) if imported else fold.pairs
-        fresh, expired = unexpired(pairs, rules)
+        pairs = pairs_in(lines, kept) if imported else fold.pairs
+        keys = store.keep(pairs, lambda pair: pair_finding(pair, rules))
+        fresh, expired = unexpired(keys, rules)
         refused = Counter(expired=expired)
-        trainable, judged = set_apart(unsuspicious(fresh, rules, refused), rules)
-        selection = select_pairs(trainable, judged, fold.answers, rules).with_refused(**refused)
-    return _with_bad_rows(selection, bad)
-
-
-def _with_bad_rows(selection: Selection, bad: Sequence[LeftOut]) -> Selection:
-    refused = Counter(selection.refused) + Counter(row.counted_as for row in bad)
-    files = {**selection.files, LEFT_OUT: [row.model_dump() for row in bad]}
+        (fresh,) = unsuspicious((fresh,), rules, refused)
+        trainable, judged = set_apart(fresh, rules)
+        prompts = store.keep(fold.answers, prompt_finding)
+        selection = select_pairs(trainable, judged, prompts, rules, store.whole)
+        selection = selection.with_refused(**refused)
+    refused = Counter(selection.refused) + bad.counts
+    files = {**selection.files, LEFT_OUT: bad.rows}
     return replace(selection, files=files, refused=dict(sorted(refused.items())))
+
+
+class _BadRows:
+    """Bad rows of an import, on disk."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self._files = ScratchFile()
+
+    def append(self, row: LeftOut) -> None:
+        """Count and keep one."""
+        self.counts[row.counted_as] += 1
+        for line in _lines((row,)):
+            self._files.append(line)
+
+    @property
+    def rows(self) -> Collection[Row]:
+        """The rows as lines of a dataset."""
+        return made(FileLines(self._files), lambda line: (orjson.loads(line),))

@@ -9,17 +9,23 @@ cancels.
 # pyright: strict
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from itertools import chain, groupby, islice
 from typing import Any
 
 from services.training.dataset_rows import Row
 from services.training.sides import rank
+from services.training.spill import keep, sorted_rows, spilled
 
 SOURCE = "thumbs"
+RUN_ROWS = 2_000
+"""Rows, texts and all, that are sorted in memory."""
+BOTH = (True, False)
+"""Labels of answers: good and bad."""
 
 
-def paired_thumbs(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
+def paired_thumbs(rows: Collection[Mapping[str, Any]]) -> Collection[Row]:
     """Pairs of good and bad answers, each answer in one pair at most, of one category first.
 
     Args:
@@ -31,21 +37,25 @@ def paired_thumbs(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
         the bad one.
 
     """
-    plain = [row for row in rows if "label" in row and not {"tools", "answer_turn"} & row.keys()]
-    waiting: defaultdict[str, dict[bool, list[Mapping[str, Any]]]] = defaultdict(
-        lambda: {True: [], False: []}
-    )
-    for row in sorted(plain, key=_place):
-        waiting[_category(row)][row["label"]].append(row)
-    pairs: list[Row] = []
-    left: dict[bool, list[Mapping[str, Any]]] = {True: [], False: []}
-    for _, sides in sorted(waiting.items()):
-        count = min(len(sides[True]), len(sides[False]))
-        pairs += map(_pair, sides[True][:count], sides[False][:count])
-        for label, answers in sides.items():
-            left[label] += answers[count:]
-    pairs += map(_pair, left[True], left[False])
-    return pairs
+    plain = (row for row in rows if "label" in row and not {"tools", "answer_turn"} & row.keys())
+    ordered = sorted_rows(plain, _place, RUN_ROWS)
+    good, bad = (keep(ordered, lambda row, label=label: row["label"] is label) for label in BOTH)
+    counts = Counter(map(_category, good)) & Counter(map(_category, bad))
+    of_one_category = map(_pair, _within(good, counts), _within(bad, counts))
+    left = map(_pair, _beyond(good, counts), _beyond(bad, counts))
+    return spilled(chain(of_one_category, left))
+
+
+def _within(rows: Iterable[Mapping[str, Any]], counts: Mapping[str, int]) -> Iterator[Any]:
+    """The first rows of each category, as many as there are pairs."""
+    for category, mine in groupby(rows, _category):
+        yield from islice(mine, counts[category])
+
+
+def _beyond(rows: Iterable[Mapping[str, Any]], counts: Mapping[str, int]) -> Iterator[Any]:
+    """The other rows."""
+    for category, mine in groupby(rows, _category):
+        yield from islice(mine, counts[category], None)
 
 
 def _pair(good: Mapping[str, Any], bad: Mapping[str, Any]) -> Row:
@@ -62,9 +72,9 @@ def _pair(good: Mapping[str, Any], bad: Mapping[str, Any]) -> Row:
     }
 
 
-def _place(row: Mapping[str, Any]) -> tuple[float, str]:
+def _place(row: Mapping[str, Any]) -> tuple[str, float, str]:
     name = row["meta"]["row_id"]
-    return rank(name), name
+    return _category(row), rank(name), name
 
 
 def _category(row: Mapping[str, Any]) -> str:

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from services.training.dataset import refusal
 from services.training.dataset_rows import answer_of, pair_of
 from services.training.jobs import JobQueue
 from services.training.reward_schedule import PairShapes
+from services.training.row_checks import refusal
 from services.training.sides import DatasetRules, Sides, assign, set_apart
 from services.training.snapshot import Offsets
 from shared.contracts.events.base import Event
@@ -42,7 +42,8 @@ _ON_THE_WAY = frozenset({Lifecycle.registered, Lifecycle.shadow, Lifecycle.canar
 class _CountedPair:
     """What decides a pair's side, without its texts."""
 
-    prompt: str
+    prompt_digest: bytes
+    prompt_rank: float
     raters: tuple[str, ...]
     panel: str
     category: str
@@ -76,7 +77,8 @@ class PairCounter:
                 if refusal(pair, self._rules) is None:
                     self._sides = None
                     self._pairs[event.pair_id] = _CountedPair(
-                        prompt=pair.prompt,
+                        prompt_digest=pair.prompt_digest,
+                        prompt_rank=pair.prompt_rank,
                         raters=pair.raters,
                         panel=pair.panel,
                         category=pair.meta.get("category", ""),
@@ -91,7 +93,8 @@ class PairCounter:
                 if sound and len(answer.answer.strip()) > self._rules.min_chars:
                     self._sides = None
                     self._pairs[event.pair_id] = _CountedPair(
-                        prompt=answer.prompt,
+                        prompt_digest=answer.prompt_digest,
+                        prompt_rank=answer.prompt_rank,
                         raters=answer.raters,
                         panel="",
                         category=answer.meta.get("category", ""),

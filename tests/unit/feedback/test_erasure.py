@@ -21,7 +21,7 @@ from services.feedback.erasure import eraser as eraser_module
 from services.feedback.erasure.api import UserApi, user_router
 from services.feedback.erasure.eraser import ERASURE_MODELS, Eraser, erasures_of
 from services.feedback.read_model.store import ReadModelStore
-from services.training.dataset import PreferenceFold
+from services.training.preference_fold import PreferenceFold
 from services.training.snapshot import MODELS
 from shared.contracts.events.api_keys import ApiKeyIssued, Permission
 from shared.contracts.events.erasures import ErasureCompleted, ErasureRequested

@@ -11,10 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from services.training.dataset import (
-    PreferenceFold,
-    clean_pairs,
     demonstrations_of,
-    refusal,
     select_demonstrations,
     select_pairs,
     unexpired,
@@ -31,6 +28,8 @@ from services.training.dataset_rows import (
     pair_of,
     prompt_of,
 )
+from services.training.preference_fold import PreferenceFold
+from services.training.row_checks import clean_pairs, refusal
 from services.training.sides import FEW_RATERS, DatasetRules, is_held_out
 from shared.contracts.events.base import ContentPart, EncryptedTexts, Message, Tool, ToolCall, utc
 from shared.contracts.events.preferences import PairSource, PreferencePair

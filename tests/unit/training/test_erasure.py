@@ -194,7 +194,12 @@ async def test_a_dataset_of_an_earlier_release_keeps_its_name_and_loses_its_rows
     assert differences(left, await rebuild(log, left, ())) == []
 
 
-WRITES = ("makedirs", "pipe_file", "mv", "rm")
+WRITES = ("makedirs", "open", "mv", "rm")
+
+
+def is_read(name: str, paths: tuple[Any, ...]) -> bool:
+    """Whether this call of a file system opens a file to read it."""
+    return name == "open" and paths[1:2] in ((), ("rb",))
 
 
 @pytest.mark.parametrize("writes", range(9))
@@ -207,20 +212,24 @@ async def test_killed_between_any_two_files_the_dataset_is_whole_before_or_after
     await erase(log, gone)
     left = writes
 
-    def killing(write: Callable[..., None]) -> Callable[..., None]:
-        def killed(self: LocalFileSystem, *paths: Any, **options: Any) -> None:
+    def killing(name: str) -> Callable[..., Any]:
+        call = getattr(LocalFileSystem, name)
+
+        def killed(self: LocalFileSystem, *paths: Any, **options: Any) -> Any:
             nonlocal left
+            if is_read(name, paths):
+                return call(self, *paths, **options)
             if not left:
                 raise OSError("killed")
             left -= 1
-            write(self, *paths, **options)
+            return call(self, *paths, **options)
 
         return killed
 
     async with eraser_of(log, store, tmp_path / "jobs") as (eraser, _):
         with monkeypatch.context() as patch:
             for name in WRITES:
-                patch.setattr(LocalFileSystem, name, killing(getattr(LocalFileSystem, name)))
+                patch.setattr(LocalFileSystem, name, killing(name))
             await eraser.sweep(lambda: None)
         found = store.read(dataset.manifest.dataset_id)
         assert found is not None
@@ -242,20 +251,21 @@ async def test_a_reader_during_an_erasure_sees_one_dataset_or_the_other(
     log, store = MemoryLog(), DatasetStore(f"file://{tmp_path}/datasets")
     dataset = await a_dataset(log, store)
     await erase(log, trained_ids(dataset)[0])
-    cat, reads = LocalFileSystem.cat_file, 0
+    opened, reads = LocalFileSystem.open, 0
     async with eraser_of(log, store, tmp_path / "jobs") as (eraser, _):
 
-        def replaced(self: LocalFileSystem, path: str, **options: Any) -> Any:
+        def replaced(self: LocalFileSystem, *paths: Any, **options: Any) -> Any:
             nonlocal reads
+            assert is_read("open", paths)
             reads += 1
             if reads == read + 1:
                 erased = dataset.erase(frozenset(rows_of(dataset, eraser._erased, ())))
                 with monkeypatch.context() as patch:
-                    patch.setattr(LocalFileSystem, "cat_file", cat)
+                    patch.setattr(LocalFileSystem, "open", opened)
                     store.replace(erased)
-            return cat(self, path, **options)
+            return opened(self, *paths, **options)
 
-        monkeypatch.setattr(LocalFileSystem, "cat_file", replaced)
+        monkeypatch.setattr(LocalFileSystem, "open", replaced)
         found = store.read(dataset.manifest.dataset_id)
     assert found is not None
     assert found.manifest.erased_from == dataset.manifest.dataset_id

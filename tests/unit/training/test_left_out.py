@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from services.training.dataset_files import DataFiles
 from services.training.dataset_rows import JUDGE, TRAIN, LeftOut
 from services.training.dataset_store import DatasetStore
 from services.training.rebuild import differences, rebuild
@@ -148,5 +149,5 @@ def test_what_is_left_out_is_counted_by_the_file_it_was_in(file: str, name: str)
 async def test_an_older_dataset_has_no_such_file(harness: TrainingHarness) -> None:
     await harness.run(request())
     dataset = stored(harness, harness.records()[-1].dataset.dataset_id)
-    files = {name: data for name, data in dataset.files.items() if name != "left_out.jsonl"}
-    assert Dataset(dataset.manifest, files).left_out == ()
+    files = {name: [data] for name, data in dataset.files.items() if name != "left_out.jsonl"}
+    assert Dataset(dataset.manifest, DataFiles(files)).left_out == ()

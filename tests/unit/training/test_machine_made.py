@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.training.dataset import clean_pairs, select_demonstrations, select_pairs
+from services.training.dataset import select_demonstrations, select_pairs
 from services.training.dataset_rows import (
     HELDOUT,
     JUDGE,
@@ -23,6 +23,7 @@ from services.training.errors import BadDataset
 from services.training.importing import read_pairs
 from services.training.labelled import select_labelled
 from services.training.policy import accounting
+from services.training.row_checks import clean_pairs
 from services.training.sides import DatasetRules, is_held_out, is_prompt_of_judge, set_apart
 from tests.unit.training.builders import NOW, pair, turns
 

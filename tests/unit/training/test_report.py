@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 
 from services.training.charts import curve, intervals, paired_bars, shares
+from services.training.dataset_files import DataFiles
 from services.training.dataset_rows import JUDGE, TRAIN
 from services.training.report import EvaluationReport
 from services.training.sides import DatasetRules
@@ -47,7 +48,7 @@ REPORT = EvaluationReport(
         "parent_perplexity": 4.0,
         "candidate_perplexity": 3.0,
     },
-    dataset=Dataset(MANIFEST, {}),
+    dataset=Dataset(MANIFEST, DataFiles()),
     parameters={"beta": 0.1},
     samples=[
         {"messages": [{"role": "user", "content": EVIL}], "parent": EVIL, "candidate": "good"}

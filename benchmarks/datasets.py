@@ -1,0 +1,95 @@
+"""Rows a second and memory of making a dataset from an import, by its rows.
+
+`python -m benchmarks.datasets [ROWS …]`: each size in a process of its own; without sizes 2,312 (as
+many pairs as the test split of HH's harmless-base has), 100,000, 300,000 and 1,000,000 pairs of
+about 720 bytes, made up. It reads, redacts, checks, compares, splits and writes them as a training
+does before its trainer starts, on one core. 1 where memory grew with the rows beyond GROWTH.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+
+from services.training import importing
+from services.training.importing import ImportedRows
+from services.training.sides import DatasetRules
+from services.training.snapshot import take_snapshot
+from shared.contracts.events.training import TrainingMethod
+from shared.testing.log import MemoryLog
+
+SIZES = (2_312, 100_000, 300_000, 1_000_000)
+GROWTH = 2.0
+"""Most peak memory of a million rows over that of 100,000."""
+WORDS = tuple(f"w{number}" for number in range(3_000))
+
+
+def lines(rows: int) -> Iterator[bytes]:
+    """Pairs of 30 words and two answers of 45; the same each time."""
+    rng = random.Random(1)
+    for number in range(rows):
+        prompt, chosen, rejected = (" ".join(rng.choices(WORDS, k=k)) for k in (30, 45, 45))
+        row = {"prompt": f"{number} {prompt}", "chosen": chosen, "rejected": rejected}
+        yield json.dumps(row).encode() + b"\n"
+
+
+def measure(rows: int) -> dict[str, float]:
+    """Make one dataset in this process; returns `rows_per_s`, `peak_mib` and `trained`."""
+    importing.MAX_ROWS = max(importing.MAX_ROWS, rows)  # what the limit could be is looked for
+    with tempfile.TemporaryFile() as file:
+        file.writelines(lines(rows))
+        began = time.monotonic()
+        dataset = asyncio.run(
+            take_snapshot(
+                MemoryLog(),
+                model="assistant",
+                method=TrainingMethod.dpo,
+                rules=DatasetRules(),
+                imported=ImportedRows("file:///pairs.jsonl", file),
+            )
+        )
+        took_s = time.monotonic() - began
+    peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    trained = dataset.manifest.files["train.jsonl"].rows
+    return {"rows_per_s": rows / took_s, "peak_mib": peak_kib / 1024, "trained": trained}
+
+
+def measured(rows: int) -> dict[str, float]:
+    """`measure` in a process of its own, as a peak never falls again.
+
+    Raises:
+        CalledProcessError: the process failed.
+
+    """
+    command = [sys.executable, "-m", "benchmarks.datasets", "--one", str(rows)]
+    ran = subprocess.run(command, check=True, stdout=subprocess.PIPE)
+    return json.loads(ran.stdout)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print one line a size."""
+    if arguments[:1] == ["--one"]:
+        print(json.dumps(measure(int(arguments[1]))))
+        return 0
+    peaks: dict[int, float] = {}
+    for rows in map(int, arguments or SIZES):
+        found = measured(rows)
+        peaks[rows] = found["peak_mib"]
+        print(
+            f"{rows:>9,} rows: {found['rows_per_s']:,.0f} rows/s, {found['peak_mib']:.0f} MiB peak, "
+            f"{found['trained']:,.0f} trained on",
+            flush=True,
+        )
+    flat = peaks.get(max(SIZES), 0.0) <= GROWTH * peaks.get(100_000, float("inf"))
+    return 0 if flat else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
