@@ -209,10 +209,13 @@ def test_redacting_twice_changes_nothing_more(text: str, person: str) -> None:
     assert REDACTOR.text(once) == once
 
 
-def test_a_message_that_holds_all_hints_takes_less_than_a_fifth_of_a_millisecond() -> None:
+def test_a_message_that_holds_all_hints_takes_time_in_proportion_to_its_length() -> None:
     message = (
         "I am late and this is why: 12 boxes came by the road on Monday, dear friends; my name was "
         "missing. "
     ) * 5
-    fastest_s = min(timeit.repeat(lambda: REDACTOR.redact(message), number=50, repeat=40)) / 50
-    assert fastest_s < 2e-4
+    once_s, many_s = (
+        min(timeit.repeat(lambda text=text: REDACTOR.redact(text), number=10, repeat=20))
+        for text in (message, message * 16)
+    )
+    assert many_s < 32 * once_s, "quadratic would be 256 times"
