@@ -9,12 +9,14 @@ from pathlib import Path
 from ssl import SSLContext
 from typing import Annotated, Literal, Self
 
-from pydantic import AliasChoices, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from shared.credentials import CredentialsUnreadable, read_secret, tls_context
+from shared.detector_settings import DetectorSettings
 from shared.pseudonyms import AS_THEY_COME, MIN_SECRET, UserPseudonyms
 from shared.seal import UNSEALED, Seal
+from shared.setting_fields import shared_name, split_list
 from shared.tenants import DEFAULT_TENANT, ModelTenants, check_tenants
 
 EXIT_CONFIGURATION = 2
@@ -39,11 +41,6 @@ def _secret_of(path: Path, variable: str) -> bytes:
             "such as those of openssl rand -hex 32"
         )
     return secret
-
-
-def shared_name(name: str) -> AliasChoices:
-    """The variable of a setting that every service reads under the same name."""
-    return AliasChoices(f"RATCHET_{name.upper()}")
 
 
 class KafkaSettings(BaseSettings):
@@ -193,7 +190,7 @@ class RedisSettings(BaseSettings):
         return self
 
 
-class ServiceSettings(KafkaSettings, RedisSettings):
+class ServiceSettings(KafkaSettings, RedisSettings, DetectorSettings):
     """What every service reads.
 
     A service's own fields take its prefix, by `model_config = service_config("router")`: its
@@ -371,6 +368,7 @@ class ServiceSettings(KafkaSettings, RedisSettings):
             settings.engine_headers()
             settings.engine_tls()
             settings.redis_seal()
+            settings.detector_headers()
         except CredentialsUnreadable as error:
             print(error, file=sys.stderr)
             raise SystemExit(EXIT_CONFIGURATION) from None
@@ -424,10 +422,3 @@ def service_config(service: str) -> SettingsConfigDict:
         frozen=True,
         populate_by_name=True,
     )
-
-
-def split_list(value: object) -> object:
-    """A comma-separated text as a tuple; other values as they are."""
-    if isinstance(value, str):
-        return tuple(part.strip() for part in value.split(",") if part.strip())
-    return value

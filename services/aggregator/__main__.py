@@ -24,6 +24,7 @@ from services.aggregator.writer import KafkaWriter, Writer
 from shared.clock import Clock, SystemClock
 from shared.credentials import CredentialsUnreadable
 from shared.garbage import spare_collector
+from shared.http.detector import detector_of
 from shared.http.operations import OperationsApp
 from shared.http.server import serve, stop_on_signals
 from shared.kafka.deadletters import DeadLetters
@@ -33,7 +34,7 @@ from shared.kafka.security import KafkaConnection, KafkaCredentialsUnreadable
 from shared.observability.health import Health
 from shared.observability.logging import configure_logging
 from shared.observability.trace_export import spans_of
-from shared.redaction.redactor import Redactor
+from shared.redaction import Redaction
 
 log = structlog.get_logger(__name__)
 
@@ -73,7 +74,7 @@ async def run(
     )
     keys = issuer_of(event_log, settings)
     texts = PersonalTexts(keys) if keys else None
-    redactor = Redactor()
+    detector = detector_of(settings, metrics.registry)
     spans = spans_of("aggregator")
     writer = KafkaWriter(KafkaConnection.of(settings), guard=stall_guard.check, lease=lease)
     worker = Worker(
@@ -101,7 +102,7 @@ async def run(
         dead_letters=DeadLetters(
             EncryptingLog(event_log, keys, source=SOURCE) if keys else event_log,
             service="aggregator",
-            redact=lambda text: redactor.redact(text).text,
+            redact=Redaction(detector),
             metrics=metrics.registry,
         ),
         metrics=metrics,
@@ -135,6 +136,8 @@ async def run(
     if texts is not None:
         await texts.close()
     await event_log.stop()
+    if detector is not None:
+        await detector.close()
     await serving
     spans.close()
 

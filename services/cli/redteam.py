@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -65,6 +67,7 @@ def run(
     findings = ask_probes(
         settings, Asking(version, max_tokens), probes_of(probes or SHIPPED, load_probes)
     )
+    findings = asyncio.run(redacted_findings(settings, findings))
     hits = [one for one in findings if one.fault]
     tables = {by: shares(findings, by) for by in ("category", "attack")}
     report = as_report(version, findings, tables)
@@ -100,13 +103,30 @@ def ask_probes(settings: CliSettings, asking: Asking, probes: list[Probe]) -> li
     ]
 
 
+async def redacted_findings(
+    settings: CliSettings, findings: list[ProbeFinding]
+) -> list[ProbeFinding]:
+    """Findings with their answers redacted; what a detector could not check is a marker."""
+    from prometheus_client import CollectorRegistry
+
+    from shared.http.detector import detector_of
+    from shared.redaction import Redaction, redacted
+
+    detector = detector_of(settings.detector, CollectorRegistry())
+    try:
+        return await redacted(
+            Redaction(detector),
+            lambda redact: [replace(one, answer=redact(one.answer)) for one in findings],
+        )
+    finally:
+        if detector is not None:
+            await detector.close()
+
+
 def as_report(
     version: str, findings: list[ProbeFinding], tables: dict[str, list[HitShare]]
 ) -> dict[str, Any]:
     """The whole run for a file: shares with intervals, and each answer, redacted."""
-    from shared.redaction import Redactor
-
-    redact = Redactor().text
     return {
         "kind": "redteam",
         "version": version,
@@ -128,7 +148,7 @@ def as_report(
                 "category": one.probe.category,
                 "fault": one.fault,
                 "failure": one.failure,
-                "answer": redact(one.answer),
+                "answer": one.answer,
             }
             for one in findings
         ],
@@ -143,10 +163,8 @@ async def _record(
     from shared.contracts.events.cases import MAX_ANSWER, CaseFound
     from shared.contracts.topics import CASES
     from shared.probes.red_team import case_id
-    from shared.redaction import Redactor
 
     model = await _model_of(log, version)
-    redact = Redactor().text
     for hit in hits:
         if not hit.answer:
             continue
@@ -156,7 +174,7 @@ async def _record(
             version=version,
             messages=tuple(Message.model_validate(turn) for turn in hit.probe.turns(hit.attack)),
             good=hit.probe.wanted,
-            bad=redact(hit.answer)[:MAX_ANSWER],
+            bad=hit.answer[:MAX_ANSWER],
             probe=hit.name,
             at=datetime.now(UTC),
             **asked,

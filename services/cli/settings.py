@@ -16,9 +16,10 @@ from services.cli.errors import CliError, Exit
 from shared.tenants import check_tenants
 
 if TYPE_CHECKING:
+    from shared.detector_settings import DetectorSettings
     from shared.settings import KafkaSettings, RedisSettings
 
-S = TypeVar("S", "KafkaSettings", "RedisSettings")
+S = TypeVar("S", "KafkaSettings", "RedisSettings", "DetectorSettings")
 
 DEFAULT_PORTS = {
     "router": 8080,
@@ -56,6 +57,7 @@ class CliSettings:
     """Of services whose /metrics have a port of their own."""
     kafka: KafkaSettings
     redis: RedisSettings
+    detector: DetectorSettings
     tenants: tuple[str, ...]
     join_partitions: int
     replication: int
@@ -92,6 +94,7 @@ def load_settings(environ: Mapping[str, str] | None = None) -> CliSettings:
         operations_ports={service: _operations_port(given, service) for service in DEFAULT_PORTS},
         kafka=_kafka(given),
         redis=_redis(given),
+        detector=_detector(given),
         tenants=_tenants(given),
         join_partitions=_number(given, "RATCHET_KAFKA_JOIN_PARTITIONS", 4, MAX_PARTITIONS),
         replication=_number(given, "RATCHET_KAFKA_REPLICATION", 1, 7),
@@ -144,6 +147,12 @@ def _redis(given: Mapping[str, str]) -> RedisSettings:
         "RATCHET_REDIS_URL",
         f"redis://127.0.0.1:{server_port('redis', given)}/0",
     )
+
+
+def _detector(given: Mapping[str, str]) -> DetectorSettings:
+    from shared.detector_settings import DetectorSettings
+
+    return _read(DetectorSettings, given, "RATCHET_DETECTOR_URL", "")
 
 
 def _read(kind: type[S], given: Mapping[str, str], variable: str, default: str) -> S:

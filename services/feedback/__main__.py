@@ -36,6 +36,7 @@ from shared.clock import SystemClock
 from shared.contracts.topics import ERASURES
 from shared.credentials import CredentialsUnreadable
 from shared.garbage import spare_collector
+from shared.http.detector import detector_of
 from shared.http.local_guard import with_local_guard
 from shared.http.operations import OperationsApp
 from shared.http.server import serve, stop_on_signals
@@ -49,7 +50,7 @@ from shared.media_store import MediaStore
 from shared.observability.health import Health
 from shared.observability.logging import configure_logging
 from shared.quotas import Quotas, RateLimits, RedisCounts, feedback_limits
-from shared.redaction.redactor import Redactor
+from shared.redaction import Redaction
 from shared.registry.connection import RedisCluster, connect_redis, refuse_cluster
 from shared.registry.follow import KeyFollower, RegistryFollower, RoutingFollower
 from shared.service.background import BackgroundTasks
@@ -68,7 +69,8 @@ async def run(settings: FeedbackSettings, voting: VotingOptions) -> None:
     registry = CollectorRegistry()
     metrics = FeedbackMetrics(registry)
     clock = SystemClock()
-    redact = Redactor().text
+    detector = detector_of(settings, registry)
+    redact = Redaction(detector)
     brokers = KafkaLog(KafkaConnection.of(settings), source=SOURCE, client_id="ratchet-feedback")
     log = encrypting(brokers, settings, source=SOURCE, registry=registry)
     await log.start()
@@ -264,6 +266,8 @@ async def run(settings: FeedbackSettings, voting: VotingOptions) -> None:
             )
             await background.finish(FINISH_TIMEOUT_S)
             await log.stop()
+            if detector is not None:
+                await detector.close()
 
 
 def main() -> None:

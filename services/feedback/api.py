@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any, cast
 
 import structlog
@@ -27,7 +29,6 @@ from services.feedback.metrics import FeedbackMetrics, Way
 from services.feedback.publisher import FeedbackPublisher, feedback_record
 from services.feedback.submissions import (
     DEFAULT_RULES,
-    Redact,
     SubmissionRules,
     parse_json,
     read_submission,
@@ -52,6 +53,7 @@ from shared.kafka.log import PER_TURN, NewRecord, record_bytes
 from shared.keys import ApiKey, KeyRing
 from shared.observability.tracing import rebuilt_traceparent
 from shared.quotas import Quotas
+from shared.redaction.detection import Redact, primed, redacted
 
 log = structlog.get_logger(__name__)
 
@@ -104,13 +106,17 @@ class FeedbackApi:
         self._spend(key)
         body = await self._body(request, self._limits.body_bytes)
         submission = read_submission(parse_json(body), clamp=_flag(request, "clamp"))
-        event = submitted(
-            submission,
-            tenant=key.tenant,
-            at=self._clock.now(),
-            redact=self._redact,
-            fallback_id=_idempotency_key(request),
-            rules=self._rules,
+        at, fallback_id = self._clock.now(), _idempotency_key(request)
+        event = await redacted(
+            self._redact,
+            lambda redact: submitted(
+                submission,
+                tenant=key.tenant,
+                at=at,
+                redact=redact,
+                fallback_id=fallback_id,
+                rules=self._rules,
+            ),
         )
         record = feedback_record(event, traceparent=_traceparent(request))
         await self._check_trace(event, record)
@@ -132,19 +138,27 @@ class FeedbackApi:
         kinds: list[tuple[str, bool]] = []
         records: list[NewRecord] = []
         places: list[int] = []
+
+        def event_of(index: int, item: Any, redact: Redact) -> FeedbackSubmitted | SignalObserved:
+            return submitted(
+                read_submission(item, clamp=clamp),
+                tenant=key.tenant,
+                # Items are received one after the other: of two on one answer the last counts.
+                at=at + timedelta(microseconds=index),
+                redact=redact,
+                fallback_id=f"{idempotency_key}:{index}" if idempotency_key else "",
+                rules=self._rules,
+            )
+
+        redact = await primed(
+            self._redact,
+            (_unless_refused(partial(event_of, *place)) for place in enumerate(items)),
+        )
         for index, item in enumerate(items):
             if index % PER_TURN == PER_TURN - 1:
                 await asyncio.sleep(0)
             try:
-                event = submitted(
-                    read_submission(item, clamp=clamp),
-                    tenant=key.tenant,
-                    # Items are received one after the other: of two on one answer the last counts.
-                    at=at + timedelta(microseconds=index),
-                    redact=self._redact,
-                    fallback_id=f"{idempotency_key}:{index}" if idempotency_key else "",
-                    rules=self._rules,
-                )
+                event = event_of(index, item, redact)
                 record = feedback_record(event, traceparent=traceparent)
                 await self._check_trace(event, record)
             except FeedbackError as error:
@@ -293,6 +307,16 @@ def create_app(api: FeedbackApi, metrics: FeedbackMetrics, *routers: APIRouter) 
 
     handle_errors(app)
     return app
+
+
+def _unless_refused(build: Callable[[Redact], object]) -> Callable[[Redact], None]:
+    """A build whose refusal is nothing yet: it is said when the item's turn comes."""
+
+    def built(redact: Redact) -> None:
+        with suppress(FeedbackError):
+            build(redact)
+
+    return built
 
 
 def _receipt(event: Any) -> dict[str, Any]:

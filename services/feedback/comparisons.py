@@ -28,7 +28,7 @@ from services.feedback.metrics import FeedbackMetrics
 from services.feedback.open_comparisons import Ballot, Comparison, OpenComparisons, vote
 from services.feedback.publisher import FeedbackPublisher, vote_record
 from services.feedback.router_client import Answer, Question, RouterClient, VersionUnavailable
-from services.feedback.submissions import Redact, context_of
+from services.feedback.submissions import context_of
 from services.feedback.values import fields_of, json_kind
 from shared.clock import Clock
 from shared.contracts.events.base import Identifier, Message, OptionalIdentifier, Tool
@@ -36,6 +36,7 @@ from shared.contracts.events.intake import Label
 from shared.contracts.events.votes import Choice, Side
 from shared.errors import FieldError
 from shared.pseudonyms import AS_THEY_COME, UserPseudonyms
+from shared.redaction.detection import Redact, by_rules, redacted
 from shared.redaction.turns import clean_tool, clean_turn
 from shared.registry.routing import RoutingState, RoutingTable
 from shared.registry.versions import Registry
@@ -118,24 +119,30 @@ class Comparisons:
 
         """
         request = _read(ComparisonRequest, body)
-        context = context_of(request.metadata, tenant=tenant, redact=self._redact)
+        # Before anybody answers: it may refuse the request.
+        context_of(request.metadata, tenant=tenant, redact=by_rules(self._redact))
         start = self._clock.monotonic()
         left, right = await self.answers(request, authorization)
-        comparison = Comparison(
-            comparison_id=self._new_id(),
-            tenant=tenant,
-            model=request.model,
-            messages=self.redacted(request.messages),
-            tools=tuple(
-                Tool.model_validate(clean_tool(tool.model_dump(), self._redact))
-                for tool in request.tools
-            ),
-            left=self.side(left),
-            right=self.side(right),
-            user_id=request.user_id,
-            context=context,
-            panel=request.panel,
-        )
+        comparison_id = self._new_id()
+
+        def build(redact: Redact) -> Comparison:
+            return Comparison(
+                comparison_id=comparison_id,
+                tenant=tenant,
+                model=request.model,
+                messages=turns_redacted(request.messages, redact),
+                tools=tuple(
+                    Tool.model_validate(clean_tool(tool.model_dump(), redact))
+                    for tool in request.tools
+                ),
+                left=side_of(left, redact),
+                right=side_of(right, redact),
+                user_id=request.user_id,
+                context=context_of(request.metadata, tenant=tenant, redact=redact),
+                panel=request.panel,
+            )
+
+        comparison = await redacted(self._redact, build)
         await self._store.put(comparison)
         self._metrics.comparison_seconds.observe(self._clock.monotonic() - start)
         return {
@@ -180,13 +187,6 @@ class Comparisons:
             yield
         finally:
             self._asking -= 1
-
-    def redacted(self, messages: Sequence[Message]) -> tuple[Message, ...]:
-        """Turns with their texts redacted."""
-        return tuple(self._clean(turn) for turn in messages)
-
-    def _clean(self, turn: Message) -> Message:
-        return Message.model_validate(clean_turn(turn.model_dump(), self._redact))
 
     async def vote(
         self,
@@ -291,15 +291,25 @@ class Comparisons:
                 f"version {version} is not served: {error}; ratchet versions list shows them"
             ) from error
 
-    def side(self, answer: Answer) -> Side:
-        """An answer as it is stored, redacted."""
-        return Side(
-            version=answer.version,
-            trace_id=answer.trace_id,
-            completion=self._redact(answer.text),
-            answer=None if answer.turn is None else self._clean(answer.turn),
-            cut=answer.cut,
-        )
+
+def turns_redacted(messages: Sequence[Message], redact: Redact) -> tuple[Message, ...]:
+    """Turns with their texts redacted."""
+    return tuple(_clean(turn, redact) for turn in messages)
+
+
+def side_of(answer: Answer, redact: Redact) -> Side:
+    """An answer as it is stored, redacted."""
+    return Side(
+        version=answer.version,
+        trace_id=answer.trace_id,
+        completion=redact(answer.text),
+        answer=None if answer.turn is None else _clean(answer.turn, redact),
+        cut=answer.cut,
+    )
+
+
+def _clean(turn: Message, redact: Redact) -> Message:
+    return Message.model_validate(clean_turn(turn.model_dump(), redact))
 
 
 def _question(request: ComparisonRequest) -> Question:

@@ -5,7 +5,7 @@ Pure: the same body, tenant, time and redactor give the same event, over HTTP an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -30,12 +30,11 @@ from shared.contracts.events.signals import SignalObserved, SignalType
 from shared.contracts.feedback_id import default_feedback_id, typed_feedback_id
 from shared.errors import FieldError
 from shared.pseudonyms import AS_THEY_COME, UserPseudonyms
+from shared.redaction.detection import Redact, by_rules
 
 REVISION_EPOCH = datetime(2020, 1, 1, tzinfo=UTC)
 """A withdrawal without a revision takes the seconds since then: above any count of edits."""
 CONTEXT_FIELDS = frozenset(("session_id", "locale", "segment", "category"))
-
-Redact = Callable[[str], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,12 +216,13 @@ def context_of(metadata: Mapping[str, str], *, tenant: str, redact: Redact) -> C
         rule = "is not the tenant of the API key or of the topic"
         raise invalid([FieldError("metadata.tenant", rule, "leave it out: the key decides")])
     # A session id joins a session's requests and stays as it is.
+    rules = by_rules(redact)
     known: dict[str, Any] = {}
     labels: dict[str, str] = {}
     fits = True
     for name, text in metadata.items():
         if name in CONTEXT_FIELDS:
-            kept = known[name] = text if name == "session_id" else redact(text)
+            kept = known[name] = text if name == "session_id" else rules(text)
             fits = fits and len(kept) <= MAX_ID and kept.isprintable()
         elif name != "tenant":
             labels[name] = redact(text)

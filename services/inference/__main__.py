@@ -40,6 +40,7 @@ from shared.clock import SystemClock
 from shared.contracts.events.generations import GenerationRequested
 from shared.contracts.topics import GENERATION_REQUESTS
 from shared.credentials import CredentialsUnreadable
+from shared.http.detector import detector_of
 from shared.http.local_guard import with_local_guard
 from shared.http.operations import OperationsApp
 from shared.http.server import serve, stop_on_signals
@@ -53,7 +54,7 @@ from shared.keys import KeyRing
 from shared.observability.health import Health
 from shared.observability.logging import configure_logging
 from shared.quotas import Quotas, RateLimits, inference_limits
-from shared.redaction.redactor import Redactor
+from shared.redaction import Redaction
 from shared.registry.follow import KeyFollower, RegistryFollower
 from shared.service.background import BackgroundTasks
 from shared.service.readiness import catch_up
@@ -122,7 +123,8 @@ async def run(settings: InferenceSettings) -> None:
     registry = CollectorRegistry()
     metrics = InferenceMetrics(registry)
     clock = SystemClock()
-    redact = Redactor().text
+    detector = detector_of(settings, registry)
+    redact = Redaction(detector)
     keys = KeyRing(required=settings.profile != "local")
     brokers = KafkaLog(KafkaConnection.of(settings), source=SOURCE, client_id="ratchet-inference")
     event_log = encrypting(brokers, settings, source=SOURCE, registry=registry)
@@ -275,6 +277,8 @@ async def run(settings: InferenceSettings) -> None:
             await background.finish(FINISH_TIMEOUT_S)
             await scorer.close()
             await event_log.stop()
+            if detector is not None:
+                await detector.close()
 
 
 def check(settings: InferenceSettings) -> str:

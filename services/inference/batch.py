@@ -13,6 +13,7 @@ import contextlib
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal, Protocol, TypeVar
 
 import structlog
@@ -35,6 +36,7 @@ from shared.contracts.topics import GENERATION_RESULTS
 from shared.kafka.log import EventLog, Record
 from shared.observability.events import Unavailable
 from shared.observability.tracing import parse_traceparent, traceparent
+from shared.redaction.detection import UNCHECKED, Redact, Shortened, by_rules, redacted
 from shared.redaction.turns import clean_turn
 from shared.registry.served_settings import chat_body
 
@@ -87,7 +89,7 @@ class BatchWorker:
         event_log: EventLog,
         admission: BatchAdmission,
         policy: BatchTimeouts,
-        redact: Callable[[str], str],
+        redact: Redact,
         clock: Clock,
         metrics: InferenceMetrics,
         stop: asyncio.Event,
@@ -197,10 +199,10 @@ class BatchWorker:
         completion = ""
         if event.shown is not None:
             # Nobody reads a shadow answer: what is kept of it is how it differs.
-            made = replace(made, text=self._cut(made.text))
+            made = replace(made, text=await self._as_shown(made.text))
             comparison = compare(event.shown, made, took * 1000)
         else:
-            turn = clean_turn(dict(made.turn), self._cut)
+            turn = await redacted(self._redact, partial(_turn_kept, dict(made.turn)))
             answer, completion = Message.model_validate(turn), answer_text(turn)[:MAX_TEXT]
         return self._finished(
             event,
@@ -213,9 +215,10 @@ class BatchWorker:
             duration_ms=took * 1000,
         )
 
-    def _cut(self, text: str) -> str:
-        """A text as it is kept: redacted, and no longer than an event's texts."""
-        return self._redact(text)[:MAX_TEXT]
+    async def _as_shown(self, text: str) -> str:
+        """A text redacted as the shown one was, of which nothing is stored but how it differs."""
+        kept = await redacted(self._redact, lambda redact: redact(text))
+        return (by_rules(self._redact)(text) if kept == UNCHECKED else kept)[:MAX_TEXT]
 
     async def _refused_alike(self, event: GenerationRequested) -> bool:
         """Whether the engine refuses a shadow request to its base, too: no fault of the version."""
@@ -286,6 +289,11 @@ class BatchWorker:
             subjects=event.subjects,
             finished_at=self._clock.now(),
         )
+
+
+def _turn_kept(turn: dict[str, Any], redact: Redact) -> dict[str, Any]:
+    """A turn as it is kept: redacted, and no text longer than an event's."""
+    return clean_turn(turn, Shortened(redact, MAX_TEXT))
 
 
 def _fields(event: GenerationRequested) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from shared.contracts.events.versions import SettingsRecord
 from shared.contracts.topics import PREFERENCES
 from shared.kafka.log import EventLog, LogUnavailable
 from shared.observability.events import Unavailable
+from shared.redaction.detection import Redact, redacted
 from shared.registry.served_settings import chat_body, put_before
 
 log = structlog.get_logger(__name__)
@@ -78,7 +79,7 @@ class Moderator:
         settings: Callable[[str], SettingsRecord | None],
         event_log: EventLog,
         rules: ModerationRules,
-        redact: Callable[[str], str],
+        redact: Redact,
         clock: Clock,
         metrics: InferenceMetrics,
     ) -> None:
@@ -188,24 +189,29 @@ class Moderator:
         better, worse = chosen["text"], rejected["text"]
         if not self._rules.pairs or not result["margin"] or better == worse:
             return
-        pair = PreferencePair(
-            pair_id=str(uuid.uuid5(NAMESPACE, result["id"])),
-            tenant=asked.tenant,
-            model=asked.model,
-            messages=tuple(
-                Message(role=turn["role"], content=self._redact(turn["content"]))
-                for turn in asked.messages
-            ),
-            chosen=self._redact(better),
-            rejected=self._redact(worse),
-            chosen_version=chosen["version"],
-            rejected_version=rejected["version"],
-            source=PairSource.synthetic,
-            causes=(f"moderated:{result['id']}",),
-            askers=(asked.user_id,) if asked.user_id else (),
-            context=Context(labels={"moderated": result["chosen"]}),
-            created_at=self._clock.now(),
-        )
+        created_at = self._clock.now()
+
+        def build(redact: Redact) -> PreferencePair:
+            return PreferencePair(
+                pair_id=str(uuid.uuid5(NAMESPACE, result["id"])),
+                tenant=asked.tenant,
+                model=asked.model,
+                messages=tuple(
+                    Message(role=turn["role"], content=redact(turn["content"]))
+                    for turn in asked.messages
+                ),
+                chosen=redact(better),
+                rejected=redact(worse),
+                chosen_version=chosen["version"],
+                rejected_version=rejected["version"],
+                source=PairSource.synthetic,
+                causes=(f"moderated:{result['id']}",),
+                askers=(asked.user_id,) if asked.user_id else (),
+                context=Context(labels={"moderated": result["chosen"]}),
+                created_at=created_at,
+            )
+
+        pair = await redacted(self._redact, build)
         try:
             await self._log.publish(
                 PREFERENCES,

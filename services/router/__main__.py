@@ -42,6 +42,7 @@ from shared.clock import SystemClock
 from shared.garbage import spare_collector
 from shared.http.asgi import AsgiApp
 from shared.http.cors import with_cors
+from shared.http.detector import detector_of
 from shared.http.local_guard import with_local_guard
 from shared.http.operations import OperationsApp
 from shared.http.server import serve, stop_on_signals
@@ -55,7 +56,7 @@ from shared.observability.health import Health
 from shared.observability.logging import configure_logging
 from shared.observability.trace_export import spans_of
 from shared.quotas import Quotas, RedisCounts, inference_limits
-from shared.redaction import Redactor
+from shared.redaction import Redaction, Redactor
 from shared.registry.connection import RedisCluster, connect_redis, refuse_cluster
 from shared.registry.routing import RoutingState
 from shared.registry.view import RoutingView
@@ -123,9 +124,13 @@ async def run(settings: RouterSettings, instance: RouterInstance, rules: FilterR
     registry.register(metrics)
     brokers = KafkaLog(KafkaConnection.of(settings), source=SOURCE, client_id="router")
     event_log = encrypting(brokers, settings, source=SOURCE, registry=registry)
-    mirror = Mirror(event_log, clock, registry, redactor, stale_after_s=settings.stale_after_s)
+    detector = detector_of(settings, registry)
+    redact = Redaction(detector, redactor.text)
+    mirror = Mirror(event_log, clock, registry, redact, stale_after_s=settings.stale_after_s)
     media = MediaUploads(MediaStore(settings.media_uri), registry) if settings.media_uri else None
-    interactions = Interactions(spool, redactor, mirror, settings.user_pseudonyms(), media)
+    interactions = Interactions(
+        spool, redactor, mirror, settings.user_pseudonyms(), media, detector
+    )
     breaker = CandidateBreaker(clock, failures=settings.breaker_failures)
 
     def changed(state: RoutingState) -> None:
@@ -149,7 +154,7 @@ async def run(settings: RouterSettings, instance: RouterInstance, rules: FilterR
     dead_letters = DeadLetters(
         event_log,
         service="router",
-        redact=lambda text: redactor.redact(text).text,
+        redact=redact,
         metrics=registry,
     )
     shipper = SpoolShipper(spool, event_log, dead_letters, gather_s=GATHER_S)
@@ -232,6 +237,8 @@ async def run(settings: RouterSettings, instance: RouterInstance, rules: FilterR
         )
         background = BackgroundTasks()
         background.start("sources", sources.run())
+        if detector is not None:
+            background.start("detector", interactions.run())
         background.start("shipper", shipper.run())
         background.start("series", series.run())
         background.start("mirror", mirror.run())
@@ -254,6 +261,7 @@ async def run(settings: RouterSettings, instance: RouterInstance, rules: FilterR
         await asyncio.wait((serving, *background.tasks), return_when=asyncio.FIRST_COMPLETED)
         stop.set()
         await serving
+    await interactions.drain(settings.drain_timeout_s)
     if media is not None:
         await media.drain(settings.drain_timeout_s)
     left_behind.cancel()
@@ -261,6 +269,8 @@ async def run(settings: RouterSettings, instance: RouterInstance, rules: FilterR
     errors = await background.finish(FINISH_TIMEOUT_S)
     shipped = await shipper.drain(settings.drain_timeout_s)
     await event_log.stop()
+    if detector is not None:
+        await detector.close()
     await redis.aclose()
     log.info("router.stopped", shipped=shipped, left_bytes=spool.bytes)
     spool.close()

@@ -5,45 +5,39 @@ It is built as plain JSON, for speed; a contract test reads it back with the eve
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import lru_cache
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import orjson
 import structlog
 
 from services.router.call import Call, recorded_arm
+from services.router.event_cleaner import PROMPT_BUDGET, Cleaner
 from services.router.fields import Endpoint
 from services.router.media import MediaUploads
 from services.router.mirror import Mirror
 from services.router.request import ChatRequest, is_plain
 from services.router.response import EngineResponse
 from services.router.spool import Spool
-from services.router.streamed_answer import CUT_MARGIN
-from shared.contracts.conversation import answer_text, stored_tools
-from shared.contracts.events.base import MAX_ID, MAX_TEXT, Untrainable, utc
+from services.router.unchecked_calls import UncheckedCall, UncheckedCalls
+from shared.contracts.conversation import answer_text
+from shared.contracts.events.base import MAX_ID, Untrainable, utc
 from shared.contracts.events.interactions import InteractionRecorded
 from shared.contracts.topics import INTERACTIONS
 from shared.kafka.envelope import Headers
 from shared.kafka.log import NewRecord
 from shared.pseudonyms import AS_THEY_COME, UserPseudonyms
-from shared.redaction import Redacted, Redactor
-from shared.redaction.turns import clean_json, clean_tool, clean_turn
+from shared.redaction import Redactor, TextDetector
+from shared.redaction.detection import Review, reviewed, withheld
+from shared.redaction.turns import clean_json
 from shared.voters import voter_label
 
 log = structlog.get_logger(__name__)
 
 MAX_EVENT_BYTES = 900_000
 """Under the brokers' limit of 1 MiB a batch."""
-PROMPT_BUDGET = 160_000
-"""Characters of conversation in an event; of longer ones the end is kept."""
 MAX_TURNS = 1_000
-MAX_TOOLS_BYTES = 200_000
-TOOLS_CACHED = 32
-"""Sets of tool definitions whose stored form is kept, each of at most MAX_TOOLS_BYTES."""
-INSTRUCTIONS_CACHED = 128
-"""System turns whose redacted form is kept, each of at most MAX_INSTRUCTIONS characters."""
-MAX_INSTRUCTIONS = 32_000
 MAX_ERROR = 500
 
 _ENDPOINTS: dict[Endpoint, dict[str, str]] = {
@@ -68,18 +62,75 @@ class Interactions:
         mirror: Mirror | None = None,
         pseudonyms: UserPseudonyms = AS_THEY_COME,
         media: MediaUploads | None = None,
+        detector: TextDetector | None = None,
     ) -> None:
         self._spool = spool
         self._redactor = redactor
         self._mirror = mirror
         self._pseudonyms = pseudonyms
         self._media = media
+        self._detector = detector
+        self._unchecked = UncheckedCalls()
         self.lost = 0
 
     def record(self, call: Call, duration_s: float) -> None:
-        """Append the event of a finished request; it never stands in the answer's way."""
-        value = self._kept(call, duration_s)
-        if value is None:
+        """Append the event of a finished request; it never stands in the answer's way.
+
+        With a detector it waits in memory until its texts are checked (`run`), so that no unchecked
+        text is on the disk. Where too many wait, it is appended with its texts withheld.
+        """
+        if self._detector is None:
+            self._append(call, self._built(call, duration_s))
+        elif not self._unchecked.offer(UncheckedCall(call, duration_s)):
+            self._append_unasked(UncheckedCall(call, duration_s), self._detector)
+
+    async def run(self) -> None:
+        """Have what waits checked and append it, until cancelled; without a detector nothing waits."""
+        if self._detector is not None:
+            await self._unchecked.run(partial(self._check, detector=self._detector))
+
+    async def drain(self, timeout_s: float) -> None:
+        """Wait until all is appended, for a bounded time; the rest goes with its texts withheld."""
+        if self._detector is not None:
+            for one in await self._unchecked.drain(timeout_s):
+                self._append_unasked(one, self._detector)
+
+    async def _check(self, waiting: Sequence[UncheckedCall], detector: TextDetector) -> None:
+        """Append events whose texts a detector is asked about at once."""
+        try:
+            built = await reviewed(
+                detector,
+                Review(self._redactor.text),
+                lambda review: [self._built(*one, review) for one in waiting],
+            )
+        except BaseException as error:
+            for one in waiting:
+                self._append_unasked(one, detector)
+            if not isinstance(error, Exception):
+                raise
+            log.exception("interaction.not_checked", events=len(waiting))
+            return
+        for one, value in zip(waiting, built, strict=True):
+            self._append(one.call, value)
+
+    def _append_unasked(self, one: UncheckedCall, detector: TextDetector) -> None:
+        review = Review(self._redactor.text)
+        review.withhold(detector)
+        self._append(one.call, self._built(*one, review))
+
+    def _built(self, call: Call, duration_s: float, review: Review | None = None) -> bytes | None:
+        """The event; None where it cannot be built."""
+        try:
+            return event_json(
+                call, duration_s, utc(call.started_at), self._redactor, self._pseudonyms, review
+            )
+        except Exception:
+            log.exception("interaction.not_built", trace_id=call.request.trace_id)
+            return None
+
+    def _append(self, call: Call, value: bytes | None) -> None:
+        """Append an event to the spool, and offer the request to mirror and media store."""
+        if value is None or not self._kept(call, value):
             self.lost += 1
             return
         try:
@@ -90,16 +141,16 @@ class Interactions:
         except Exception:
             log.exception("interaction.not_offered", trace_id=call.request.trace_id)
 
-    def _kept(self, call: Call, duration_s: float) -> bytes | None:
-        """The event, once the spool has it."""
-        time = utc(call.started_at)
+    def _kept(self, call: Call, value: bytes) -> bool:
+        """Whether the spool has the event."""
+        headers = _headers(call, utc(call.started_at))
         try:
-            value = event_json(call, duration_s, time, self._redactor, self._pseudonyms)
-            record = NewRecord(INTERACTIONS, call.request.trace_id, value, _headers(call, time))
-            return value if self._spool.append(record) else None
+            return self._spool.append(
+                NewRecord(INTERACTIONS, call.request.trace_id, value, headers)
+            )
         except Exception:
-            log.exception("interaction.not_built", trace_id=call.request.trace_id)
-            return None
+            log.exception("interaction.not_appended", trace_id=call.request.trace_id)
+            return False
 
 
 def event_json(
@@ -108,108 +159,21 @@ def event_json(
     time: str,
     redactor: Redactor,
     pseudonyms: UserPseudonyms = AS_THEY_COME,
+    review: Review | None = None,
 ) -> bytes:
-    """An InteractionRecorded as JSON, redacted and at most MAX_EVENT_BYTES long."""
+    """An InteractionRecorded as JSON, redacted and at most MAX_EVENT_BYTES long.
+
+    `review` knows what a detector found, where one is asked beside the redactor's rules.
+    """
     turns = call.request.turns()
     user_id = pseudonyms.of(call.tenant, call.request.user)
     budget = PROMPT_BUDGET
     while True:
-        clean = Cleaner(redactor, budget)
+        clean = Cleaner(redactor, budget, review)
         value = orjson.dumps(_event(call, duration_s, time, clean, turns, user_id))
         if len(value) <= MAX_EVENT_BYTES:
             return value
         budget //= 2
-
-
-class Cleaner:
-    """Redacts and cuts the texts of one event, and remembers what it did."""
-
-    __slots__ = ("_redactor", "budget", "counts", "cut", "limit")
-
-    def __init__(self, redactor: Redactor, budget: int) -> None:
-        self._redactor = redactor
-        self.budget = budget
-        """Characters of conversation in the event."""
-        self.limit = min(MAX_TEXT, budget)
-        """Characters of one text."""
-        self.counts: dict[str, int] = {}
-        self.cut = False
-        """A text of the conversation was longer than its limit."""
-
-    def __call__(self, text: str) -> str:
-        """A text of the conversation."""
-        if len(text) > self.limit:
-            self.cut = True
-            return self.text(text, self.limit)
-        redacted = self._redactor.redact(text)
-        if redacted.counts:
-            self._count(redacted.counts)
-        return redacted.text[: self.limit]
-
-    def text(self, text: str, limit: int) -> str:
-        """The redacted text, of at most `limit` characters."""
-        redacted = self._redactor.redact(text if len(text) <= limit else text[: limit + CUT_MARGIN])
-        if redacted.counts:
-            self._count(redacted.counts)
-        return redacted.text[:limit]
-
-    def plain(self, turn: dict[str, Any]) -> dict[str, Any]:
-        """A turn that is role and text alone."""
-        role, text = turn["role"], turn["content"]
-        if role != "system" or len(text) > self.limit or len(text) > MAX_INSTRUCTIONS:
-            return {"role": role, "content": self(text)}
-        redacted = _instructions(text, self._redactor)
-        if redacted.counts:
-            self._count(redacted.counts)
-        return {"role": role, "content": redacted.text[: self.limit]}
-
-    def turn(self, turn: dict[str, Any]) -> dict[str, Any]:
-        """A turn in the stored form."""
-        if is_plain(turn):
-            return self.plain(turn)
-        cleaned = clean_turn(turn, self)
-        if "name" in cleaned:
-            cleaned["name"] = cleaned["name"][:MAX_ID]
-        for call in cleaned.get("tool_calls", ()):
-            if len(call["arguments"]) > self.limit:
-                call["arguments"], call["unparsed"] = call["arguments"][: self.limit], True
-                self.cut = True
-        return cleaned
-
-    def tools(self, tools: list[Any]) -> orjson.Fragment | None:
-        """Definitions of tools as JSON; none of them where they are too large together."""
-        raw = orjson.dumps(tools)
-        if len(raw) <= MAX_TOOLS_BYTES:
-            stored, size, counts = _stored_tools(raw, self._redactor)
-            if size <= self.limit:
-                self._count(counts)
-                return stored
-        self.cut = True
-        return None
-
-    def _count(self, counts: Mapping[str, int]) -> None:
-        for kind, count in counts.items():
-            self.counts[kind] = self.counts.get(kind, 0) + count
-
-
-@lru_cache(maxsize=INSTRUCTIONS_CACHED)
-def _instructions(text: str, redactor: Redactor) -> Redacted:
-    """A system turn's text, redacted. A product sends the same with each request."""
-    return redactor.redact(text)
-
-
-@lru_cache(maxsize=TOOLS_CACHED)
-def _stored_tools(
-    raw: bytes, redactor: Redactor
-) -> tuple[orjson.Fragment | None, int, Mapping[str, int]]:
-    """Tools as the event has them, their characters, and what was redacted.
-
-    A product sends the same definitions with each request; to redact them takes a millisecond.
-    """
-    clean = Cleaner(redactor, PROMPT_BUDGET)
-    tools = [clean_tool(tool, clean) for tool in stored_tools(orjson.loads(raw))]
-    size = sum(len(tool["parameters"]) + len(tool.get("description", "")) for tool in tools)
-    return orjson.Fragment(orjson.dumps(tools)) if tools else None, size, clean.counts
 
 
 def _event(
@@ -275,7 +239,7 @@ def _answer(answer: EngineResponse, clean: Cleaner) -> dict[str, Any]:
 
 def _beyond_text(call: Call, turns: list[dict[str, Any]], clean: Cleaner) -> dict[str, Any]:
     """What only some events have: tools, response format, and why they are untrainable."""
-    request, answer = call.request, call.answer
+    request = call.request
     found: dict[str, Any] = {}
     reasons: list[str] = []
     if not request.asks_text_alone:
@@ -286,11 +250,23 @@ def _beyond_text(call: Call, turns: list[dict[str, Any]], clean: Cleaner) -> dic
         found["applied_settings"] = applied.model_dump(mode="json")
     if call.choice.rollout:
         found["api_key"] = voter_label(call.key_id)
+    reasons += _untrainable(call, clean)
     if call.filtered is not None:
         found["output_filter"] = call.filtered.row()
-        reasons += call.filtered.untrainable
     if call.choice.holdout:
         found["holdout"] = call.choice.holdout
+    if reasons:
+        found["untrainable"] = reasons
+    return found
+
+
+def _untrainable(call: Call, clean: Cleaner) -> list[str]:
+    """Why nothing is trained on a request, beyond what it asks for."""
+    answer, applied = call.answer, call.last.applied
+    reasons: list[str] = []
+    if call.filtered is not None:
+        reasons += call.filtered.untrainable
+    if call.choice.holdout:
         reasons.append(Untrainable.holdout.value)
     if applied is not None and "tools" in applied.fields and answer.more.get("tool_calls"):
         reasons.append(Untrainable.version_tools.value)
@@ -298,9 +274,9 @@ def _beyond_text(call: Call, turns: list[dict[str, Any]], clean: Cleaner) -> dic
         reasons.append(Untrainable.media.value)
     if clean.cut:
         reasons.append(Untrainable.too_large.value)
-    if reasons:
-        found["untrainable"] = reasons
-    return found
+    if withheld(clean.counts):
+        reasons.append(Untrainable.unchecked.value)
+    return reasons
 
 
 def _asked_for(request: ChatRequest, clean: Cleaner) -> dict[str, Any]:
@@ -327,7 +303,7 @@ def _clean_context(context: dict[str, Any], clean: Cleaner) -> dict[str, Any]:
         elif name == "session_id":
             cleaned[name] = value
         else:
-            cleaned[name] = clean.text(value, MAX_ID)
+            cleaned[name] = clean.identifier(value)
     return cleaned
 
 

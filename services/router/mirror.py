@@ -10,6 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import Mapping
 from datetime import timedelta
+from functools import partial
 from random import random
 from typing import Any, NamedTuple
 
@@ -31,7 +32,7 @@ from shared.contracts.subject import subjects_in
 from shared.contracts.topics import GENERATION_REQUESTS
 from shared.kafka.log import EventLog, LogUnavailable, NewRecord, event_record
 from shared.observability.events import Unavailable
-from shared.redaction import Redactor
+from shared.redaction.detection import Redact, redacted, withheld
 from shared.redaction.turns import clean_json
 from shared.registry.routing import RoutingState
 
@@ -103,13 +104,13 @@ class Mirror:
         event_log: EventLog,
         clock: Clock,
         registry: CollectorRegistry,
-        redactor: Redactor,
+        redact: Redact,
         *,
         stale_after_s: float,
     ) -> None:
         self._log = event_log
         self._clock = clock
-        self._redactor = redactor
+        self._redact = redact
         self._stale_after_s = stale_after_s
         self._states: dict[str, RoutingState] = {}
         self._waiting: deque[Mirrored] = deque()
@@ -167,7 +168,7 @@ class Mirror:
         records: list[NewRecord] = []
         models: list[str] = []
         for one in drawn:
-            request = self._request(one)
+            request = await self._request(one)
             if request is None:
                 self._count(one.model, NOT_SUITED)
                 continue
@@ -192,17 +193,18 @@ class Mirror:
         for model in models:
             self._count(model, outcome)
 
-    def _request(self, one: Mirrored) -> GenerationRequested | None:
+    async def _request(self, one: Mirrored) -> GenerationRequested | None:
         """The request for the batch worker; None where it cannot be asked again as it was."""
         event: dict[str, Any] = orjson.loads(one.event)
-        if any(event.get(name) for name in UNSUITED):
+        if any(event.get(name) for name in UNSUITED) or withheld(event["redactions"]):
             return None
         answer = event.get("answer") or {"content": event["completion"]}
         fields = orjson.loads(one.fields)
         try:
             sampling = sampling_of(fields, with_tools=bool(event.get("tools")))
-            redacted = clean_json(orjson.dumps(sampling).decode(), self._redactor.text)
-            if orjson.loads(redacted) != sampling:
+            asked = orjson.dumps(sampling).decode()
+            kept = await redacted(self._redact, partial(clean_json, asked))
+            if orjson.loads(kept) != sampling:
                 # Such as a stop sequence with an address: redacted, it would ask for something else.
                 return None
             return GenerationRequested(

@@ -16,6 +16,7 @@ from services.training.scheduler import Scheduler
 from services.training.settings import TrainingSettings
 from services.training.worker import TrainingWorker
 from shared.clock import SystemClock
+from shared.http.detector import detector_of
 from shared.http.operations import OperationsApp
 from shared.http.server import serve, stop_on_signals
 from shared.kafka.deadletters import DeadLetters
@@ -25,7 +26,7 @@ from shared.kafka.security import KafkaConnection
 from shared.observability.health import Health
 from shared.observability.logging import configure_logging
 from shared.observability.trace_export import spans_of
-from shared.redaction.redactor import Redactor
+from shared.redaction import Redaction
 from shared.registry.follow import RegistryFollower
 from shared.service.background import BackgroundTasks
 from shared.service.readiness import freshness
@@ -48,6 +49,8 @@ async def run(settings: TrainingSettings) -> None:
     await log.start()
     versions, queue = RegistryFollower(log), JobQueue()
     store = DatasetStore(settings.datasets_uri)
+    detector = detector_of(settings, registry)
+    redact = Redaction(detector)
     runner = Runner(
         event_log=log,
         registry=versions,
@@ -56,6 +59,7 @@ async def run(settings: TrainingSettings) -> None:
         metrics=metrics,
         clock=clock,
         spans=spans,
+        redact=redact,
     )
     scheduler = Scheduler(
         event_log=log,
@@ -67,9 +71,7 @@ async def run(settings: TrainingSettings) -> None:
         clock=clock,
     )
     eraser = DatasetEraser(log, versions, store, runner.jobs, clock)
-    letters = DeadLetters(
-        log, service="training", redact=Redactor().text, metrics=registry, clock=clock
-    )
+    letters = DeadLetters(log, service="training", redact=redact, metrics=registry, clock=clock)
     worker = TrainingWorker(
         event_log=log,
         queue=queue,
@@ -104,6 +106,8 @@ async def run(settings: TrainingSettings) -> None:
         background.cancel()
         await background.finish(FINISH_TIMEOUT_S)
         await log.stop()
+        if detector is not None:
+            await detector.close()
         spans.close()
 
 

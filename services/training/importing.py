@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Protocol, TypeVar, cast
 
@@ -25,7 +26,9 @@ from services.training.errors import BadDataset
 from shared.contracts.conversation import answer_text, read_json, stored_tools, stored_turn
 from shared.contracts.events.base import MAX_TEXT, Message, Tool
 from shared.contracts.row_sources import AUGMENTED, MACHINE_MADE
-from shared.redaction import Redactor
+from shared.redaction.detection import Redact, by_rules
+from shared.redaction.redactor import Redactor
+from shared.redaction.turns import clean_json
 
 MAX_BYTES = 512 * 1024 * 1024
 MAX_ROWS = 500_000
@@ -48,7 +51,7 @@ LABELLED_FORM = (
 IMPORTED = {"source": "import"}
 """The `meta` of most rows; one for all, as there are hundreds of thousands."""
 T = TypeVar("T")
-_REDACTOR = Redactor()
+_RULES = Redactor().text
 
 
 class LeftOutRows(Protocol):
@@ -71,19 +74,26 @@ class ImportedRows:
     file: BinaryIO
     strict: bool = False
     """Whether one bad row refuses all; else bad rows are left out and counted."""
+    checked: BinaryIO | None = None
+    """The same lines as a detector of personal data left them, where one was asked."""
 
     def lines(self) -> Iterable[bytes]:
         """The file's lines, from its beginning."""
-        self.file.seek(0)
-        return self.file
+        return from_beginning(self.checked or self.file)
 
     @property
     def sha256(self) -> str:
         """The file's hash."""
         digest = hashlib.sha256()
-        for line in self.lines():
+        for line in from_beginning(self.file):
             digest.update(line)
         return digest.hexdigest()
+
+
+def from_beginning(file: BinaryIO) -> BinaryIO:
+    """A file, to be read from its beginning."""
+    file.seek(0)
+    return file
 
 
 def read_pairs(lines: Iterable[bytes], left_out: list[LeftOut] | None = None) -> tuple[Pair, ...]:
@@ -169,21 +179,25 @@ def _parsed(line: bytes, number: int, parse: Callable[[Row], T]) -> T | LeftOut:
         value: object = orjson.loads(line)
         if not isinstance(value, dict):
             raise _BadRow("not an object")
-        return parse(cast("Row", _redacted(cast("Row", value))))
+        return parse(cast("Row", redacted_row(cast("Row", value), _RULES)))
     except orjson.JSONDecodeError as error:
         return _bad(number, f"not JSON ({error.msg})")
     except _BadRow as error:
         return _bad(number, str(error))
 
 
-def _redacted(value: object) -> object:
+def redacted_row(value: object, redact: Redact, name: str = "") -> object:
     """JSON with every text redacted, as what the services themselves store is."""
     if isinstance(value, str):
-        return _REDACTOR.text(value)
+        if name == "arguments":
+            with suppress(ValueError):
+                return clean_json(value, redact)
+        return (by_rules(redact) if name.endswith("id") else redact)(value)
     if isinstance(value, list):
-        return [_redacted(one) for one in cast("list[object]", value)]
+        return [redacted_row(one, redact, name) for one in cast("list[object]", value)]
     if isinstance(value, dict):
-        return {name: _redacted(one) for name, one in cast("Row", value).items()}
+        fields = cast("Row", value).items()
+        return {field: redacted_row(one, redact, field) for field, one in fields}
     return value
 
 

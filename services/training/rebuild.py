@@ -11,14 +11,22 @@ import sys
 from collections.abc import Callable, Collection
 from dataclasses import replace
 
+from prometheus_client import CollectorRegistry
+
 from services.training.dataset_store import DatasetStore, read_import
+from services.training.import_check import checked_import
 from services.training.settings import TrainingSettings
 from services.training.snapshot import Dataset, FilePlace, take_snapshot
 from shared.contracts.events.preferences import ERASED
+from shared.http.detector import detector_of
 from shared.kafka.encrypted_log import decrypting
 from shared.kafka.log import EventLog
 from shared.kafka.producer import KafkaLog
 from shared.kafka.security import KafkaConnection
+from shared.redaction.detection import Redact, Redaction
+from shared.redaction.redactor import Redactor
+
+RULES = Redactor().text
 
 
 async def rebuild(
@@ -26,10 +34,11 @@ async def rebuild(
     stored: Dataset,
     roots: Collection[str],
     alive: Callable[[], None] = lambda: None,
+    redact: Redact = RULES,
 ) -> Dataset:
     """The dataset made again from the log (and its import, where it had one).
 
-    `alive` is that of `take_snapshot`.
+    `alive` is that of `take_snapshot`; `redact` that of the service, as an import went through it.
 
     Raises:
         BadDataset: the import is gone, or nothing is left to train on.
@@ -40,6 +49,7 @@ async def rebuild(
     imported = None
     if manifest.origin == "import":
         imported = await asyncio.to_thread(read_import, manifest.source, roots)
+        imported = await checked_import(imported, redact, alive)
     made = await take_snapshot(
         event_log,
         model=manifest.model,
@@ -80,7 +90,14 @@ async def main(dataset_id: str) -> int:
         KafkaConnection.of(settings), source="/ratchet/training", client_id="ratchet-rebuild"
     )
     log = decrypting(brokers, settings)
-    made = await rebuild(log, stored, settings.readable_import_roots)
+    detector = detector_of(settings, CollectorRegistry())
+    try:
+        made = await rebuild(
+            log, stored, settings.readable_import_roots, redact=Redaction(detector)
+        )
+    finally:
+        if detector is not None:
+            await detector.close()
     wrong = differences(stored, made)
     print(f"{dataset_id}: {'differs in ' + ', '.join(wrong) if wrong else 'the same bytes'}")
     return 1 if wrong else 0

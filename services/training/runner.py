@@ -21,6 +21,7 @@ from services.training.dataset_rows import HELDOUT, TRAIN, AskedPrompt
 from services.training.dataset_store import DatasetStore, lay_out, read_import
 from services.training.diagnosis import diagnose
 from services.training.errors import InvalidJob, StoreUnavailable, TrainingError
+from services.training.import_check import checked_import
 from services.training.metrics import TrainingMetrics
 from services.training.outcome import JobOutcome, built, failed, rejected, succeeded
 from services.training.policy import accounting, lineage, nearest, policy_of, settings_policies
@@ -50,6 +51,7 @@ from shared.kafka.log import EventLog, LogUnavailable, read_to_end
 from shared.kafka.user_keys import TextsLocked
 from shared.observability.events import Unavailable
 from shared.observability.spans import OFF, Spans
+from shared.redaction.detection import Redact
 from shared.registry.adapters import AdapterError, AdapterUnavailable
 from shared.registry.cases import CASE_MODELS, FailureMemory, rolled_back
 from shared.registry.follow import RegistryFollower
@@ -78,9 +80,11 @@ class Runner:
         settings: TrainingSettings,
         metrics: TrainingMetrics,
         clock: Clock,
+        redact: Redact,
         spans: Spans = OFF,
     ) -> None:
         self._log = event_log
+        self._redact = redact
         self._registry = registry
         self._store = store
         self._settings = settings
@@ -317,6 +321,7 @@ class Runner:
                 self._settings.readable_import_roots,
                 strict=job.strict,
             )
+            imported = await checked_import(imported, self._redact, self.alive)
         rules = self._settings.rules.model_copy(
             update={"prompts": self._settings.evaluation.prompts}
         )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import uuid
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -14,6 +15,7 @@ from prometheus_client import CollectorRegistry, Counter
 from pydantic import TypeAdapter, ValidationError
 
 from shared.clock import Clock, SystemClock
+from shared.contracts.conversation import compact_json
 from shared.contracts.events.base import Identifier
 from shared.contracts.events.dead_letters import DeadLetter, DeadLetterReason
 from shared.contracts.subject import subjects_in
@@ -30,6 +32,7 @@ from shared.errors import RatchetError
 from shared.kafka.audit import Requester, audit_action
 from shared.kafka.envelope import Headers, UnreadableRecord, decode, models_by_type
 from shared.kafka.log import EventLog, Position, Record, RecordRefused, records_to_end
+from shared.redaction.detection import UNCHECKED, Redact, by_rules, redacted
 
 MAX_BODY = 200_000
 """Characters of a body that are kept."""
@@ -45,6 +48,8 @@ REPLAYABLE = frozenset(
 """Topics whose readers write dead letters, beside the intakes. A letter names where its record came
 from; followed blindly, one that was made up would put keys or decisions where they count."""
 _INTAKE = re.compile(r"ratchet\.feedback-intake\.(?P<tenant>[A-Za-z0-9._-]{1,128})\.v1")
+_OURS = re.compile(r"ce_|traceparent$|content-type$")
+"""Headers that name what a record is: no detector may take one for a person."""
 _TENANT: TypeAdapter[str] = TypeAdapter(Identifier)
 MAX_PEOPLE = 64
 """People of one letter under whose keys it is encrypted."""
@@ -62,14 +67,14 @@ class NotReplayable(RatchetError):
 
 
 class DeadLetters:
-    """Writes to the dead-letter topic. Bodies go through `redact` first."""
+    """Writes to the dead-letter topic. Texts go through `redact` first."""
 
     def __init__(
         self,
         log: EventLog,
         *,
         service: str,
-        redact: Callable[[str], str],
+        redact: Redact,
         metrics: CollectorRegistry,
         clock: Clock | None = None,
     ) -> None:
@@ -88,32 +93,43 @@ class DeadLetters:
         """Keep a record as a dead letter; the same record again gets the same id.
 
         What is too long is cut, so that any record's letter can be stored. Key, header values and
-        body are redacted; redaction leaves identifiers as they are, so `replay` restores them.
+        body are redacted; redaction leaves identifiers as they are, so `replay` restores them. A
+        body that a detector could not check is left out, and such a letter is not replayed.
 
         Raises:
             LogUnavailable: the brokers did not acknowledge it.
 
         """
-        body = (record.value or b"").decode("utf-8", "replace")[:MAX_BODY]
-        headers = [
-            (name[:MAX_HEADER], self._redact(value.decode("utf-8", "replace")[:MAX_HEADER]))
-            for name, value in record.headers[:MAX_HEADERS]
-        ]
         tenant, subjects = _people_in(record)
-        letter = DeadLetter(
-            source_topic=record.topic,
-            source_partition=record.partition,
-            source_offset=record.offset,
-            source_key=self._redact(record.key[:MAX_HEADER]),
-            headers=dict(headers),
-            reason=reason,
-            detail=self._redact(detail)[:2000],
-            body=self._redact(body),
-            service=self._service,
-            tenant=tenant,
-            subjects=subjects,
-            at=self._clock.now(),
-        )
+        at = self._clock.now()
+
+        def build(redact: Redact) -> DeadLetter:
+            rules = by_rules(redact)
+            headers = [
+                (
+                    name[:MAX_HEADER],
+                    (rules if _OURS.match(name) else redact)(
+                        value.decode("utf-8", "replace")[:MAX_HEADER]
+                    ),
+                )
+                for name, value in record.headers[:MAX_HEADERS]
+            ]
+            return DeadLetter(
+                source_topic=record.topic,
+                source_partition=record.partition,
+                source_offset=record.offset,
+                source_key=rules(record.key[:MAX_HEADER]),
+                headers=dict(headers),
+                reason=reason,
+                detail=redact(detail)[:2000],
+                body=_body(record.value or b"", redact),
+                service=self._service,
+                tenant=tenant,
+                subjects=subjects,
+                at=at,
+            )
+
+        letter = await redacted(self._redact, build)
         if len(letter.to_json()) > MAX_LETTER_BYTES:
             letter = letter.model_copy(update={"body": letter.body[: MAX_BODY // 2]})
         place = f"{record.topic}/{record.partition}/{record.offset}"
@@ -212,6 +228,37 @@ async def replay_on_record(log: EventLog, letters: Sequence[DeadLetter], who: Re
     for topic in sorted({letter.source_topic for letter in letters if letter.body}):
         await audit_action(log, "letters.replayed", topic, who, at=datetime.now(UTC))
     return await replay(log, letters)
+
+
+def _body(value: bytes, redact: Redact) -> str:
+    """A body by rules, then what a detector is asked: its texts where it is JSON, else the whole."""
+    rules = by_rules(redact)
+    body = rules(value.decode("utf-8", "replace")[:MAX_BODY])
+    if redact is rules:
+        return body
+    try:
+        checked = compact_json(_checked(json.loads(body), redact))
+    except (ValueError, RecursionError):
+        checked = redact(body)
+    return "" if UNCHECKED in checked else checked
+
+
+def _checked(value: object, redact: Redact) -> object:
+    """JSON with its texts redacted, but for ids, by which a replay is known again."""
+    match value:
+        case str():
+            return redact(value)
+        case list():
+            return [_checked(one, redact) for one in cast("list[object]", value)]
+        case dict():
+            return {
+                name: one
+                if name.endswith("_id") and isinstance(one, str)
+                else _checked(one, redact)
+                for name, one in cast("dict[str, object]", value).items()
+            }
+        case _:
+            return value
 
 
 def _people_in(record: Record) -> tuple[str, tuple[str, ...]]:

@@ -17,5 +17,7 @@ class Unavailable(StrEnum):
     prometheus = "prometheus.unavailable"
     engine = "engine.unavailable"
     moderation = "moderation.unavailable"
+    detector = "detector.unavailable"
+    """The detector of personal data."""
     storage = "storage.unavailable"
     """The store of datasets and adapters."""

@@ -6,6 +6,8 @@ import json
 from collections.abc import Callable
 from typing import Any, cast
 
+from shared.redaction.detection import by_rules
+
 Clean = Callable[[str], str]
 
 _TEXTS = ("content", "name", "reasoning", "refusal")
@@ -49,6 +51,11 @@ def _clean_call(call: dict[str, Any], clean: Clean) -> dict[str, Any]:
     return {**call, "arguments": arguments}
 
 
+def _clean_name(name: str, clean: Clean) -> str:
+    """The name of a field, which is an identifier where it is one word."""
+    return clean(name) if " " in name else by_rules(clean)(name)
+
+
 def _clean_value(value: Any, clean: Clean) -> Any:
     match value:
         case str():
@@ -57,7 +64,7 @@ def _clean_value(value: Any, clean: Clean) -> Any:
             return [_clean_value(item, clean) for item in cast("list[Any]", value)]
         case dict():
             items = cast("dict[str, Any]", value).items()
-            return {clean(name): _clean_value(item, clean) for name, item in items}
+            return {_clean_name(name, clean): _clean_value(item, clean) for name, item in items}
         case bool():
             return value
         case int() if abs(value) >= MIN_NUMBER:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from services.feedback.comparisons import MAX_TURNS, ComparisonRequest, Comparisons
+from services.feedback.comparisons import (
+    MAX_TURNS,
+    ComparisonRequest,
+    Comparisons,
+    side_of,
+    turns_redacted,
+)
 from services.feedback.errors import Invalid, invalid
-from services.feedback.submissions import Redact
 from services.feedback.voting.ballots import voted_model
 from services.feedback.voting.plan import MAX_QUESTION, VotingPlan
 from shared.clock import Clock
@@ -25,6 +31,7 @@ from shared.contracts.events.base import (
 )
 from shared.contracts.events.votes import Side
 from shared.errors import FieldError
+from shared.redaction.detection import Redact, redacted
 from shared.registry.routing import RoutingTable
 
 MAX_ADDED = 20
@@ -120,36 +127,39 @@ class ItemBuilder:
         category = self._plan.category_of(prompt_text(new.turns[-1:]), new.category)
         model = new.model or voted_model(self._plan, self._routing)
         answers = await self._answers(new, item_id, model, category, authorization)
-        messages = self._comparisons.redacted(new.turns)
-        size = sum(len(turn.content) for turn in messages)
-        size += sum(len(answer.completion) for answer in answers)
-        if size > MAX_ITEM_CHARACTERS:
-            raise _too_long(size)
-        return AnnotationItemAdded(
-            item_id=item_id,
-            tenant=tenant,
-            model=model,
-            kind=new.kind,
-            messages=messages,
-            answers=tuple(answers),
-            raters=new.raters or self._plan.annotation.raters,
-            context=Context(category=category),
-            guidelines=new.guidelines,
-            source=new.source,
-            asker=asker,
-            added_at=self._clock.now(),
-        )
+        added_at = self._clock.now()
+
+        def build(redact: Redact) -> AnnotationItemAdded:
+            messages = turns_redacted(new.turns, redact)
+            sides = [side(redact) for side in answers]
+            size = sum(len(turn.content) for turn in messages)
+            size += sum(len(one.completion) for one in sides)
+            if size > MAX_ITEM_CHARACTERS:
+                raise _too_long(size)
+            return AnnotationItemAdded(
+                item_id=item_id,
+                tenant=tenant,
+                model=model,
+                kind=new.kind,
+                messages=messages,
+                answers=tuple(sides),
+                raters=new.raters or self._plan.annotation.raters,
+                context=Context(category=category),
+                guidelines=new.guidelines,
+                source=new.source,
+                asker=asker,
+                added_at=added_at,
+            )
+
+        return await redacted(self._redact, build)
 
     async def _answers(
         self, new: NewItem, item_id: str, model: str, category: str, authorization: str
-    ) -> Sequence[Side]:
+    ) -> list[Callable[[Redact], Side]]:
+        """What makes each answer's side, given how to redact."""
         if new.answers:
             return [
-                Side(
-                    version=given.version,
-                    trace_id=given.trace_id or f"{item_id}-{number}",
-                    completion=self._redact(given.text),
-                )
+                partial(_given_side, given, given.trace_id or f"{item_id}-{number}")
                 for number, given in enumerate(new.answers, 1)
             ]
         request = ComparisonRequest(
@@ -163,7 +173,11 @@ class ItemBuilder:
             answers = [await self._comparisons.answer(request, authorization)]
         else:
             answers = await self._comparisons.answers(request, authorization)
-        return [self._comparisons.side(answer) for answer in answers]
+        return [partial(side_of, answer) for answer in answers]
+
+
+def _given_side(given: GivenAnswer, trace_id: str, redact: Redact) -> Side:
+    return Side(version=given.version, trace_id=trace_id, completion=redact(given.text))
 
 
 def _too_long(size: int) -> Invalid:

@@ -15,7 +15,7 @@ from services.feedback.annotation.board import AnnotationBoard, AnnotationItem, 
 from services.feedback.annotation.leases import AnnotationLeases
 from services.feedback.errors import AlreadyVoted, Busy, NotFound, invalid
 from services.feedback.publisher import SOURCE, FeedbackPublisher, feedback_record, vote_record
-from services.feedback.submissions import Redact, read_submission, submitted
+from services.feedback.submissions import read_submission, submitted
 from services.feedback.voting.ballots import NothingToVoteOn
 from services.feedback.voting.corrections import correction
 from services.feedback.voting.invites import Rater
@@ -33,6 +33,7 @@ from shared.contracts.events.votes import Choice, Side, VoteCast
 from shared.contracts.topics import ANNOTATIONS
 from shared.errors import FieldError
 from shared.kafka.log import NewRecord, event_record
+from shared.redaction.detection import Redact, redacted
 
 MAX_UNSETTLED = 5_000
 """Items of a tenant that wait for labels; all are kept in memory by every replica."""
@@ -182,8 +183,13 @@ class AnnotationQueue:
             feedback_id=_feedback_id(item, rater),
             given_at=now,
         )
-        feedback = [self._feedback_of(shown, rater, label, given)]
-        feedback += self._corrections(shown, rater, corrections, now)
+        feedback = await redacted(
+            self._redact,
+            lambda redact: [
+                self._feedback_of(shown, rater, label, given, redact),
+                *self._corrections(shown, rater, corrections, now, redact),
+            ],
+        )
         # Feedback first: a process that dies between the two frees the slot, and the label given
         # again is the same feedback.
         slot = _slot(item)
@@ -245,7 +251,12 @@ class AnnotationQueue:
         return await self._leases.take(rater, _slot(item), slots=slots, labelled=labelled)
 
     def _feedback_of(
-        self, shown: ShownItem, rater: Rater, label: str, given: AnnotationGiven
+        self,
+        shown: ShownItem,
+        rater: Rater,
+        label: str,
+        given: AnnotationGiven,
+        redact: Redact,
     ) -> NewRecord:
         """The label as an ordinary vote or rating."""
         added = shown.item.added
@@ -280,11 +291,16 @@ class AnnotationQueue:
                 "metadata": {"category": added.context.category, **labels},
             }
         )
-        rated = submitted(submission, tenant=rater.tenant, at=given.given_at, redact=self._redact)
+        rated = submitted(submission, tenant=rater.tenant, at=given.given_at, redact=redact)
         return feedback_record(_asked_by(added.asker, rated))
 
     def _corrections(
-        self, shown: ShownItem, rater: Rater, corrected: Sequence[str | None], at: datetime
+        self,
+        shown: ShownItem,
+        rater: Rater,
+        corrected: Sequence[str | None],
+        at: datetime,
+        redact: Redact,
     ) -> list[NewRecord]:
         """Corrections of the answers whose text was changed."""
         added = shown.item.added
@@ -299,7 +315,7 @@ class AnnotationQueue:
                         category=added.context.category,
                         source="annotation",
                         at=at,
-                        redact=self._redact,
+                        redact=redact,
                     ),
                 )
             )

@@ -24,12 +24,12 @@ from services.feedback.errors import ReadModelBusy, ReadModelUnavailable
 from services.feedback.publisher import FeedbackPublisher
 from services.feedback.read_model.listing import ExampleFilter, ExampleKind
 from services.feedback.read_model.queries import ReadModelQueries
-from services.feedback.submissions import Redact
 from services.feedback.voting.plan import VotingPlan
 from services.feedback.voting.sessions import RaterSessions
 from shared.clock import Clock
 from shared.kafka.log import EventLog
 from shared.keys import KeyRing
+from shared.redaction.detection import Redact
 from shared.registry.routing import RoutingTable
 
 log = structlog.get_logger(__name__)

@@ -25,6 +25,7 @@ from shared.contracts.events.feedback import FeedbackSubmitted
 from shared.contracts.topics import intake_topic
 from shared.credentials import CredentialsUnreadable
 from shared.garbage import spare_collector
+from shared.http.detector import detector_of
 from shared.http.operations import OperationsApp
 from shared.http.server import serve, stop_on_signals
 from shared.kafka.consumer import ConsumerLoop
@@ -36,7 +37,7 @@ from shared.kafka.security import KafkaConnection
 from shared.observability.health import Health
 from shared.observability.logging import configure_logging
 from shared.quotas import Quotas, RateLimits, RedisCounts
-from shared.redaction.redactor import Redactor
+from shared.redaction import Redaction
 from shared.registry.connection import RedisCluster, connect_redis, refuse_cluster
 from shared.settings import EXIT_CONFIGURATION
 
@@ -53,7 +54,9 @@ async def run(settings: IntakeSettings) -> None:
 
     """
     stop = stop_on_signals()
-    registry, clock, redact = CollectorRegistry(), SystemClock(), Redactor().text
+    registry, clock = CollectorRegistry(), SystemClock()
+    detector = detector_of(settings, registry)
+    redact = Redaction(detector)
     metrics = FeedbackMetrics(registry)
     brokers = KafkaLog(KafkaConnection.of(settings), source=SOURCE, client_id="ratchet-intake")
     log = encrypting(brokers, settings, source=SOURCE, registry=registry)
@@ -105,6 +108,8 @@ async def run(settings: IntakeSettings) -> None:
             stop.set()
             counting.cancel()
         await log.stop()
+        if detector is not None:
+            await detector.close()
 
 
 def main() -> None:

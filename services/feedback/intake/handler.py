@@ -17,7 +17,6 @@ from services.feedback.metrics import FeedbackMetrics
 from services.feedback.publisher import FeedbackPublisher, feedback_record
 from services.feedback.submissions import (
     DEFAULT_RULES,
-    Redact,
     SubmissionRules,
     read_submission,
     read_withdrawal,
@@ -35,6 +34,7 @@ from shared.kafka.envelope import header, models_by_type
 from shared.kafka.log import LogUnavailable, Record
 from shared.observability.tracing import rebuilt_traceparent
 from shared.quotas import QuotaExceeded, Quotas
+from shared.redaction.detection import Redact, redacted
 
 INTAKE_TOPIC = re.compile(r"^ratchet\.feedback-intake\.(?P<tenant>.+)\.v1$")
 GROUP = "ratchet.feedback-intake"
@@ -97,8 +97,11 @@ class Intake:
             LogUnavailable: not acknowledged; the record is to be handled again.
 
         """
+        now = self._clock.now()
         try:
-            stored = self.read(event, record)
+            stored = await redacted(
+                self._redact, lambda redact: self.read(event, record, redact, now=now)
+            )
             self._quotas.spend(stored.tenant)
             await self._store(stored, record)
         except QuotaExceeded as error:
@@ -124,7 +127,7 @@ class Intake:
             raise LogUnavailable(error.detail) from error
 
     def read(
-        self, event: Event, record: Record
+        self, event: Event, record: Record, redact: Redact, *, now: datetime
     ) -> FeedbackSubmitted | SignalObserved | FeedbackWithdrawn:
         """The event of a record: its tenant is its topic's, its time the record's.
 
@@ -135,7 +138,7 @@ class Intake:
         found = INTAKE_TOPIC.match(record.topic)
         assert found is not None, record.topic
         tenant = found["tenant"]
-        at = self._time_of(record)
+        at = self._time_of(record, now)
         body = event.model_extra or {}
         if isinstance(event, WithdrawnBody):
             return withdrawn(read_withdrawal(body), tenant=tenant, at=at, rules=self._rules)
@@ -143,11 +146,11 @@ class Intake:
             read_submission(body),
             tenant=tenant,
             at=at,
-            redact=self._redact,
+            redact=redact,
             rules=self._rules,
         )
 
-    def _time_of(self, record: Record) -> datetime:
+    def _time_of(self, record: Record, now: datetime) -> datetime:
         """A record's time, which its producer chose, within the bounds of a submission's own.
 
         Raises:
@@ -160,7 +163,7 @@ class Intake:
             rule = f"of the record is {record.timestamp_ms} ms since 1970, which is no date"
             remedy = "let the client library set it"
             raise invalid([FieldError("timestamp", rule, remedy)]) from None
-        now, rules = self._clock.now(), self._rules
+        rules = self._rules
         if not now - rules.max_age <= at <= now + rules.max_ahead:
             rule = (
                 f"of the record is {at.isoformat()}, more than {rules.max_age} before or "

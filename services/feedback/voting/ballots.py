@@ -7,6 +7,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Literal
 
 import structlog
@@ -17,7 +18,7 @@ from services.feedback.matchups import informative_pair
 from services.feedback.metrics import FeedbackMetrics
 from services.feedback.open_comparisons import Comparison, OpenComparisons
 from services.feedback.publisher import FeedbackPublisher, feedback_record
-from services.feedback.submissions import Redact, withdrawn
+from services.feedback.submissions import withdrawn
 from services.feedback.voting.corrections import correction, marks
 from services.feedback.voting.invites import Rater
 from services.feedback.voting.plan import VotingPlan
@@ -35,6 +36,7 @@ from shared.contracts.events.base import Message, prompt_text
 from shared.contracts.events.feedback import FeedbackType
 from shared.contracts.events.intake import Withdrawal
 from shared.contracts.events.votes import Choice, Side
+from shared.redaction.detection import Redact, redacted
 from shared.registry.routing import RoutingTable
 
 log = structlog.get_logger(__name__)
@@ -234,15 +236,16 @@ class RaterBallots:
     ) -> None:
         """Store the rater's correction of one answer, once the vote is in; the last one counts."""
         answer, category = await self._voted_answer(rater, comparison_id, side)
-        event = correction(
+        build = partial(
+            correction,
             answer,
             corrected,
             rater,
             category=category,
             source="page",
             at=self._clock.now(),
-            redact=self._redact,
         )
+        event = await redacted(self._redact, lambda redact: build(redact=redact))
         await self._publisher.store(feedback_record(event))
         self._metrics.accepted(event, "single")
 
@@ -255,15 +258,16 @@ class RaterBallots:
     ) -> None:
         """Store which parts of one answer the rater liked and disliked, once the vote is in."""
         answer, category = await self._voted_answer(rater, comparison_id, side)
-        events = marks(
+        build = partial(
+            marks,
             answer,
             spans,
             rater,
             feedback_id=f"{comparison_id}:{side}",
             category=category,
             at=self._clock.now(),
-            redact=self._redact,
         )
+        events = await redacted(self._redact, lambda redact: build(redact=redact))
         refused = await self._publisher.store_batch([feedback_record(event) for event in events])
         for error in refused.values():
             raise error

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from services.feedback.errors import Invalid, invalid
-from services.feedback.submissions import REVISION_EPOCH, Redact, read_submission, submitted
+from services.feedback.submissions import REVISION_EPOCH, read_submission, submitted
 from services.feedback.voting.invites import Rater
 from services.feedback.voting.spans import MarkedSpan, liked_parts, without_disliked
 from shared.contracts.events.feedback import FeedbackSubmitted, FeedbackType
 from shared.contracts.events.signals import SignalObserved
 from shared.contracts.events.votes import Side
 from shared.errors import FieldError
+from shared.redaction.detection import Redact
 
 
 def marks(

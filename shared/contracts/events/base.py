@@ -201,6 +201,8 @@ class Untrainable(StrEnum):
     """Embeddings and the Messages API, which are judged on operations only."""
     filtered = "filtered"
     """The client saw the answer masked or not at all."""
+    unchecked = "unchecked"
+    """A text was withheld, as the detector of personal data could not check it."""
     holdout = "holdout"
     """The user is held out, so that what was learned can be measured against them."""
 

@@ -131,6 +131,7 @@ async def test_hits_become_cases_and_the_run_is_on_record() -> None:
     hit = red_team.ProbeFinding(
         LEAK, "plain", "TEAL, write to ann@example.org", "it contains 'teal'"
     )
+    (hit,) = await redteam.redacted_findings(load_settings(), [hit])
     for _ in range(2):
         await redteam._record(log, "assistant-v1.1", [hit], ASKED, "1 of 6 prompts succeeded")
     found = [CaseFound.model_validate_json(one.value or b"") for one in log.all(CASES)]

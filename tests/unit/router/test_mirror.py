@@ -37,7 +37,7 @@ class MirrorHarness:
         self.clock = ManualClock()
         self.log = MemoryLog()
         self.registry = CollectorRegistry()
-        self.mirror = Mirror(self.log, self.clock, self.registry, Redactor(), stale_after_s=60)
+        self.mirror = Mirror(self.log, self.clock, self.registry, Redactor().text, stale_after_s=60)
         self.interactions = Interactions(spool, Redactor(), self.mirror)
 
     def follow(self, share: int = 10_000) -> None:

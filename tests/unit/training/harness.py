@@ -35,6 +35,7 @@ from shared.kafka.encrypted_log import DecryptingLog, EncryptingLog
 from shared.kafka.log import EventLog
 from shared.kafka.user_key_issuer import UserKeyIssuer
 from shared.observability.spans import OFF, Spans
+from shared.redaction import Redaction
 from shared.registry.adapters import publish
 from shared.registry.follow import RegistryFollower
 from shared.testing.log import MemoryLog
@@ -127,6 +128,7 @@ class TrainingHarness:
                 metrics=self.metrics,
                 clock=SystemClock(),
                 spans=spans,
+                redact=Redaction(),
             )
         finally:
             following.cancel()

@@ -21,6 +21,7 @@ from shared.clock import SystemClock
 from shared.contracts.events.training import RunPhase, TrainingCancelled, TrainingRequested
 from shared.contracts.topics import DEAD_LETTERS, PREFERENCES, TRAINING_JOBS
 from shared.kafka.deadletters import DeadLetters
+from shared.redaction import Redaction
 from shared.registry.follow import RegistryFollower
 from tests.support.waiting import eventually
 from tests.unit.training.builders import MODEL, NOW, pair_event, request
@@ -45,6 +46,7 @@ async def at_work(
         settings=settings,
         metrics=metrics,
         clock=clock,
+        redact=Redaction(),
     )
     scheduler = Scheduler(
         event_log=harness.log,
