@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import typer
@@ -38,6 +38,7 @@ GROUPS = ("ratchet.aggregator", "ratchet.feedback-intake", "ratchet.inference")
 """Consumer groups by the services' defaults."""
 RULE = "RatchetDeadLetters"
 ENGINE = "inference"
+DETECTOR_SAMPLE = "Anna Miller moved from Lisbon to Berlin."
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,8 @@ def doctor(*, as_json: AsJson = False) -> None:
     looks: dict[str, Look] = {"kafka": _kafka, "redis": _redis, "prometheus": _prometheus}
     looks |= {service: _service_look(service) for service in settings.urls}
     looks["engines"] = _engines
+    if settings.detector.detector_url:
+        looks["detector"] = _detector
     with ThreadPoolExecutor(max_workers=len(looks)) as pool:
         many = pool.map(lambda one: _guarded(one[0], one[1], settings), looks.items())
         found = [finding for findings in many for finding in findings]
@@ -239,6 +242,52 @@ def _prometheus(_: CliSettings) -> list[Finding]:
         *disk_findings({one.labels.get("instance", ""): one.value for one in free}),
         *rule_findings(client.rules()),
     ]
+
+
+def _detector(settings: CliSettings) -> list[Finding]:
+    """Whether the analyzer of personal data finds anything in a text of ours, in each language."""
+    from shared.credentials import CredentialsUnreadable
+
+    asked = settings.detector
+    body: dict[str, Any] = {"text": [DETECTOR_SAMPLE], "score_threshold": asked.detector_score}
+    if asked.detector_entities:
+        body["entities"] = asked.detector_entities
+    found: list[Finding] = []
+    for language in asked.detector_languages:
+        try:
+            status, text = fetch(
+                replace(settings, api_key=""),  # which is for the services alone
+                f"{asked.detector_url}/analyze",
+                method="POST",
+                body={**body, "language": language},
+                headers=asked.detector_headers(),
+                timeout_s=TIMEOUT_S,
+            )
+        except (OSError, CredentialsUnreadable) as error:
+            status, text = 0, str(error)
+        found.append(detector_finding(language, status, text))
+    return found
+
+
+def detector_finding(language: str, status: int, text: str) -> Finding:
+    """What the analyzer said to a text with a name and a city; status 0 where it said nothing."""
+    from shared.http.detector import findings_of
+
+    what = f"detector, {language}"
+    try:
+        if status != READY:
+            raise ValueError(f"{status or 'no answer'}: {text[:200]}")
+        (findings,) = findings_of(json.loads(text), [DETECTOR_SAMPLE])
+    except ValueError as error:
+        remedy = (
+            "an analyzer with Presidio's POST /analyze for this language at RATCHET_DETECTOR_URL"
+        )
+        return Finding(what, "wrong", str(error), remedy)
+    if not findings:
+        remedy = "load a model for the language, or look at RATCHET_DETECTOR_ENTITIES and _SCORE"
+        return Finding(what, "look", "answers, and finds neither a name nor a city", remedy)
+    kinds = ", ".join(sorted({one.entity for one in findings}))
+    return Finding(what, "ok", f"answers, and finds {kinds}")
 
 
 def clock_findings(theirs: float, before: float, after: float) -> list[Finding]:

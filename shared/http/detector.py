@@ -25,7 +25,7 @@ from shared.credentials import CredentialsUnreadable
 from shared.detector_settings import DetectorSettings
 from shared.http.answers import read_json
 from shared.observability.events import Unavailable
-from shared.redaction.detection import Finding
+from shared.redaction.detection import DetectedSpan
 
 log = structlog.get_logger(__name__)
 
@@ -112,7 +112,7 @@ class Detector:
         self._failures = 0
         self._resume_at = 0.0
         self._said_at = float("-inf")
-        self._remembered: OrderedDict[bytes, tuple[Finding, ...]] = OrderedDict()
+        self._remembered: OrderedDict[bytes, tuple[DetectedSpan, ...]] = OrderedDict()
         self._requests = Counter(
             "ratchet_detector_requests",
             "Requests to the detector of personal data, by what came of them",
@@ -135,7 +135,7 @@ class Detector:
             self._requests.labels(outcome)
         self._unchecked.labels("marker" if not policy.fail_open else "text")
 
-    async def find(self, texts: Sequence[str]) -> list[tuple[Finding, ...] | None]:
+    async def find(self, texts: Sequence[str]) -> list[tuple[DetectedSpan, ...] | None]:
         """What each text has; None where it could not be checked and is to be withheld.
 
         It takes no longer than the policy's deadline for each language, whatever the analyzer does.
@@ -155,7 +155,7 @@ class Detector:
             self._remembered.popitem(last=False)
         return [known[key] if key in known else self.unchecked() for key in keys]
 
-    def unchecked(self) -> tuple[Finding, ...] | None:
+    def unchecked(self) -> tuple[DetectedSpan, ...] | None:
         """What takes the place of an answer about one text: as if nothing were found, or None."""
         self._unchecked.labels("text" if self._policy.fail_open else "marker").inc()
         return () if self._policy.fail_open else None
@@ -165,9 +165,9 @@ class Detector:
         if self._session is not None:
             await self._session.close()
 
-    async def _ask(self, texts: list[str]) -> list[tuple[Finding, ...] | None]:
+    async def _ask(self, texts: list[str]) -> list[tuple[DetectedSpan, ...] | None]:
         """The findings of one request's texts in all languages; None for each where it failed."""
-        found: list[list[Finding]] = [[] for _ in texts]
+        found: list[list[DetectedSpan]] = [[] for _ in texts]
         for language in self._policy.languages:
             outcome, answer = await self._try(texts, language)
             self._requests.labels(outcome).inc()
@@ -177,7 +177,9 @@ class Detector:
                 findings.extend(more)
         return [tuple(findings) for findings in found]
 
-    async def _try(self, texts: list[str], language: str) -> tuple[str, list[list[Finding]] | None]:
+    async def _try(
+        self, texts: list[str], language: str
+    ) -> tuple[str, list[list[DetectedSpan]] | None]:
         now = asyncio.get_running_loop().time()
         if now < self._resume_at:
             return PAUSED, None
@@ -198,7 +200,7 @@ class Detector:
         self._seconds.observe(perf_counter() - began)
         return ANSWERED, answer
 
-    async def _post(self, texts: list[str], language: str) -> list[list[Finding]]:
+    async def _post(self, texts: list[str], language: str) -> list[list[DetectedSpan]]:
         policy = self._policy
         body: dict[str, Any] = {
             "text": [_SURROGATE.sub("\ufffd", text) for text in texts],
@@ -224,7 +226,7 @@ class Detector:
             answered = findings_of(await read_json(answer, limit=MAX_ANSWER_BYTES), texts)
             return [[one for one in found if self._is_wanted(one)] for found in answered]
 
-    def _is_wanted(self, one: Finding) -> bool:
+    def _is_wanted(self, one: DetectedSpan) -> bool:
         entities = self._policy.entities
         return one.score >= self._policy.score and (not entities or one.entity in entities)
 
@@ -247,7 +249,7 @@ def detector_of(settings: DetectorSettings, registry: CollectorRegistry) -> Dete
     return Detector(DetectorPolicy.of(settings), settings.detector_headers, registry)
 
 
-def findings_of(value: object, texts: Sequence[str]) -> list[list[Finding]]:
+def findings_of(value: object, texts: Sequence[str]) -> list[list[DetectedSpan]]:
     """An analyzer's answer, checked.
 
     Raises:
@@ -265,7 +267,7 @@ def findings_of(value: object, texts: Sequence[str]) -> list[list[Finding]]:
     if len(lists) != len(texts):
         raise ValueError(f"the answer: has {len(lists)} lists for {len(texts)} texts")
     found = [
-        [Finding(one.entity_type, one.start, one.end, one.score) for one in listed]
+        [DetectedSpan(one.entity_type, one.start, one.end, one.score) for one in listed]
         for listed in lists
     ]
     for listed, text in zip(found, texts, strict=True):

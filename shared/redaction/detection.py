@@ -43,7 +43,7 @@ _MACHINE_WORD = re.compile(r"[!-@\[-~][!-~]*")
 """One ASCII word that begins with no capital, such as an id, a setting or a field's name."""
 
 
-class Finding(NamedTuple):
+class DetectedSpan(NamedTuple):
     """Personal data in a text, from `start` to before `end`, in code points."""
 
     entity: str
@@ -55,11 +55,11 @@ class Finding(NamedTuple):
 class TextDetector(Protocol):
     """Finds personal data in texts."""
 
-    async def find(self, texts: Sequence[str]) -> Sequence[Sequence[Finding] | None]:
+    async def find(self, texts: Sequence[str]) -> Sequence[Sequence[DetectedSpan] | None]:
         """What each text has; None where it could not be checked and is to be withheld."""
         ...
 
-    def unchecked(self) -> Sequence[Finding] | None:
+    def unchecked(self) -> Sequence[DetectedSpan] | None:
         """The same for one text about which it is too late to ask; it counts these."""
         ...
 
@@ -88,7 +88,7 @@ class Review:
     def __init__(self, rules: Redact) -> None:
         self._rules = rules
         self._by_rules: dict[str, str] = {}
-        self._findings: dict[str, Sequence[Finding] | None] = {}
+        self._findings: dict[str, Sequence[DetectedSpan] | None] = {}
         self._closed: TextDetector | None = None
         self.unasked: dict[str, None] = {}
         """Texts that nobody was asked about yet, in order."""
@@ -200,7 +200,7 @@ def needs_check(cleaned: str) -> bool:
     return any(map(str.isalpha, rest))
 
 
-def masked(text: str, findings: Sequence[Finding]) -> Redacted:
+def masked(text: str, findings: Sequence[DetectedSpan]) -> Redacted:
     """A text with a marker of its kind for each finding; of those that overlap the likeliest names it.
 
     Markers of the rules stay whole: only what a finding has beside them is replaced.
@@ -218,7 +218,7 @@ def masked(text: str, findings: Sequence[Finding]) -> Redacted:
     return Redacted("".join((*pieces, text[at:])), counts)
 
 
-def _places(text: str, findings: Sequence[Finding]) -> Iterator[tuple[str, int, int]]:
+def _places(text: str, findings: Sequence[DetectedSpan]) -> Iterator[tuple[str, int, int]]:
     """Entity and ends of what is replaced, in order and apart from each other."""
     markers = [found.span() for found in MARKER.finditer(text)]
     first = 0
@@ -238,9 +238,9 @@ def _places(text: str, findings: Sequence[Finding]) -> Iterator[tuple[str, int, 
             at = max(at, end)
 
 
-def _merged(findings: Sequence[Finding]) -> list[Finding]:
+def _merged(findings: Sequence[DetectedSpan]) -> list[DetectedSpan]:
     """Findings that overlap as one, which has the entity of the likeliest of them."""
-    merged: list[Finding] = []
+    merged: list[DetectedSpan] = []
     for one in sorted(findings, key=lambda found: (found.start, -found.end)):
         if merged and one.start < merged[-1].end:
             last = merged[-1]

@@ -210,6 +210,31 @@ def test_media_store_and_endpoints_are_reached_where_they_are_set(folder: Path) 
     assert "RATCHET_MEDIA_URI" not in environments(default)["router"]
 
 
+def test_a_detector_is_asked_by_all_who_store_texts_and_reached_where_it_is_set(
+    folder: Path,
+) -> None:
+    objects = objects_of("detector", folder)
+    asking = {"router", "feedback", "intake", "aggregator", "inference", "training", "cli"}
+    for name, environment in environments(objects).items():
+        given = {
+            variable: value
+            for variable, value in environment.items()
+            if variable.startswith("RATCHET_DETECTOR")
+        }
+        expected = {
+            "RATCHET_DETECTOR_URL": "http://presidio-analyzer:3000",
+            "RATCHET_DETECTOR_LANGUAGES": "en,de",
+            "RATCHET_DETECTOR_FAILS": "closed",
+            "RATCHET_DETECTOR_KEY_FILE": "/etc/ratchet-files/detector/key",
+        }
+        assert given == (expected if name in asking else {}), name
+    assert all(3000 in outward(objects, name) for name in asking)
+    assert 3000 not in outward(objects, "rollout")
+    default = objects_of("network-policies", folder)
+    assert not any(3000 in outward(default, name) for name in asking)
+    assert not [name for name in environments(default)["router"] if "DETECTOR" in name]
+
+
 def test_policies_let_through_what_the_environment_alone_turns_on(folder: Path) -> None:
     values: dict[str, Any] = {"networkPolicy": {"enabled": True}}
     closed = render(values, folder)

@@ -146,6 +146,18 @@ SETS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
             "networkPolicy": {"enabled": True},
         },
     ),
+    "detector": (
+        (),
+        {
+            "detector": {
+                "url": "http://presidio-analyzer:3000",
+                "languages": ["en", "de"],
+                "filesSecret": "detector",
+                "files": {"key": "key"},
+            },
+            "networkPolicy": {"enabled": True, "detector": {"ports": [3000]}},
+        },
+    ),
     "media-and-endpoints": (
         (),
         {

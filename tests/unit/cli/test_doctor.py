@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -128,3 +129,13 @@ def test_nothing_runs_and_everything_is_named_with_a_remedy(
     wrong = {one["what"] for one in found if one["state"] == "wrong"}
     assert {"kafka", "redis", "prometheus", "router", "inference"} <= wrong
     assert all(one["remedy"] for one in found if one["state"] != "ok")
+
+
+def test_a_detector_is_asked_for_what_it_must_find() -> None:
+    name = {"entity_type": "PERSON", "start": 0, "end": 11, "score": 0.85}
+    assert doctor.detector_finding("en", 200, json.dumps([[name]])).state == "ok"
+    assert doctor.detector_finding("en", 200, "[[]]").state == "look"
+    for status, text in ((0, "refused"), (500, "no language"), (200, "<html>"), (200, "[]")):
+        found = doctor.detector_finding("de", status, text)
+        assert (found.what, found.state) == ("detector, de", "wrong")
+        assert "RATCHET_DETECTOR_URL" in found.remedy

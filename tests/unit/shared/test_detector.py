@@ -14,7 +14,7 @@ from shared.http.detector import MAX_TEXTS, findings_of
 from shared.kafka.deadletters import DeadLetters, list_dead_letters
 from shared.kafka.log import Record
 from shared.redaction import Redaction, redacted
-from shared.redaction.detection import UNCHECKED, Finding, masked, needs_check, primed
+from shared.redaction.detection import UNCHECKED, DetectedSpan, masked, needs_check, primed
 from shared.redaction.turns import clean_turn
 from shared.testing.log import MemoryLog
 from tests.support.analyzer import analyzer_twin, detector_at
@@ -22,9 +22,9 @@ from tests.support.analyzer import analyzer_twin, detector_at
 NAME = "Anna Miller"
 
 
-def at(text: str, part: str, entity: str = "PERSON", score: float = 0.9) -> Finding:
+def at(text: str, part: str, entity: str = "PERSON", score: float = 0.9) -> DetectedSpan:
     start = text.index(part)
-    return Finding(entity, start, start + len(part), score)
+    return DetectedSpan(entity, start, start + len(part), score)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_whatever_is_found_nothing_of_it_is_left_and_markers_stay_whole() -> Non
         marks = ["[EMAIL]", "[NAME]"]
         text = "".join(rng.choice([*"abcdef 🎉é", *marks]) for _ in range(rng.randrange(1, 30)))
         places = [sorted(rng.sample(range(len(text) + 1), 2)) for _ in range(rng.randrange(4))]
-        findings = [Finding("PERSON", start, end, rng.random()) for start, end in places]
+        findings = [DetectedSpan("PERSON", start, end, rng.random()) for start, end in places]
         hidden = {index for start, end in places for index in range(start, end)}
         left = masked(text, findings).text
         for mark in marks:
@@ -206,7 +206,7 @@ async def test_a_dead_letter_keeps_ids_and_form_or_has_no_body(away: bool) -> No
 
 def test_no_text_takes_long_to_mask() -> None:
     text = "[NAME] Anna " * 20_000
-    findings = [Finding("PERSON", at, at + 4, 0.9) for at in range(7, len(text), 12)]
+    findings = [DetectedSpan("PERSON", at, at + 4, 0.9) for at in range(7, len(text), 12)]
     began = time.process_time()
     assert "Anna" not in masked(text, findings).text
     assert time.process_time() - began < 2

@@ -66,14 +66,14 @@ app.kubernetes.io/component: {{ .name }}
 {{- /* The connections of a component; each may bring files from a Secret of yours. */ -}}
 {{- define "ratchet.connections" -}}
 {{- $all := dict
-  "router" (list "kafka" "redis" "engine")
-  "feedback" (list "kafka" "redis" "feedback")
-  "intake" (list "kafka" "redis")
+  "router" (list "kafka" "redis" "engine" "detector")
+  "feedback" (list "kafka" "redis" "feedback" "detector")
+  "intake" (list "kafka" "redis" "detector")
   "rollout" (list "kafka" "redis" "engine" "prometheus")
-  "aggregator" (list "kafka")
-  "inference" (list "kafka" "engine")
-  "training" (list "kafka" "engine")
-  "cli" (list "kafka" "redis" "prometheus")
+  "aggregator" (list "kafka" "detector")
+  "inference" (list "kafka" "engine" "detector")
+  "training" (list "kafka" "engine" "detector")
+  "cli" (list "kafka" "redis" "prometheus" "detector")
   "report" (list "kafka" "prometheus" "report")
   "topics" (list "kafka") -}}
 {{ get $all .name | toJson }}
@@ -174,6 +174,11 @@ A component's environment as a map of texts: what the chart knows, then `env`, t
 {{- range $connection := include "ratchet.connections" . | fromJsonArray -}}
 {{- if and (eq $connection "redis") $values.redis.username }}
 {{- $_ := set $found "RATCHET_REDIS_USERNAME" $values.redis.username }}
+{{- end -}}
+{{- if and (eq $connection "detector") $values.detector.url -}}
+{{- $_ := set $found "RATCHET_DETECTOR_URL" $values.detector.url -}}
+{{- $_ := set $found "RATCHET_DETECTOR_LANGUAGES" $values.detector.languages -}}
+{{- $_ := set $found "RATCHET_DETECTOR_FAILS" $values.detector.fails -}}
 {{- end -}}
 {{- if eq $connection "prometheus" -}}
 {{- $_ := set $found "RATCHET_PROMETHEUS_URL" $values.prometheus.url }}
