@@ -29,6 +29,7 @@ from shared.contracts.events.training import RunPhase, TrainingRequested
 from shared.contracts.events.versions import Lifecycle, VersionState, state_key
 from shared.contracts.topics import PREFERENCES, VERSIONS
 from shared.kafka.log import NewRecord
+from shared.redaction import Redaction
 from shared.registry.follow import RegistryFollower
 from shared.testing.log import MemoryLog
 
@@ -121,6 +122,7 @@ async def _do_job(
             settings=settings,
             metrics=TrainingMetrics(CollectorRegistry()),
             clock=SystemClock(),
+            redact=Redaction(),
         )
         outcome = await runner.run(job)
         attempts = len(list(Workspace(runner.jobs, job.job_id).folder.glob("attempt-*")))

@@ -36,8 +36,19 @@ async def checked_import(
     """
     if not isinstance(redact, Redaction) or redact.detector is None:
         return imported
-    lines = iter(from_beginning(imported.file))
     checked = cast("BinaryIO", TemporaryFile())  # noqa: SIM115 read as long as the import is
+    try:
+        await _check(imported, redact, checked, alive)
+    except BaseException:
+        checked.close()
+        raise
+    return replace(imported, checked=checked)
+
+
+async def _check(
+    imported: ImportedRows, redact: Redaction, checked: BinaryIO, alive: Callable[[], None]
+) -> None:
+    lines = iter(from_beginning(imported.file))
     number = 0
     while part := list(islice(lines, ROWS)):
         builds = [partial(_checked, line) for line in part]
@@ -52,7 +63,6 @@ async def checked_import(
                 )
             checked.write(line)
         alive()
-    return replace(imported, checked=checked)
 
 
 def _checked(line: bytes, redact: Redact) -> bytes:

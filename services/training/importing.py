@@ -81,6 +81,12 @@ class ImportedRows:
         """The file's lines, from its beginning."""
         return from_beginning(self.checked or self.file)
 
+    def close(self) -> None:
+        """Give its files back."""
+        for file in (self.file, self.checked):
+            if file is not None:
+                file.close()
+
     @property
     def sha256(self) -> str:
         """The file's hash."""

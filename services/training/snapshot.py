@@ -290,7 +290,7 @@ async def take_snapshot(
     traceparents: list[str] = []
     if imported is None:
         traceparents = await _read(event_log, fold, offsets, until, alive)
-    with contextlib.nullcontext() if imported is None else imported.file:
+    with contextlib.nullcontext() if imported is None else contextlib.closing(imported):
         select = partial(_select, fold, method, rules, imported, labelled=labelled)
         selection, files = await _in_thread(lambda: _encoded(select), alive)
         source_sha256 = await _in_thread(lambda: imported.sha256 if imported else "", alive)
