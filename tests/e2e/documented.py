@@ -24,7 +24,7 @@ class Command:
 
 
 RUN = (
-    *("ratchet status", "ratchet versions list", "ratchet versions register"),
+    *("ratchet status", "ratchet doctor", "ratchet versions list", "ratchet versions register"),
     *("ratchet versions trajectory", "ratchet versions diff", "ratchet versions export"),
     *("ratchet rollout start", "ratchet rollout status", "ratchet rollout history"),
     *("ratchet rollout decisions", "ratchet rollout replay", "ratchet rollout export"),
