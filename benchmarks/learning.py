@@ -111,7 +111,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--ablation", choices=ABLATIONS, nargs="+", default=["none"])
     parser.add_argument("--report", action="store_true", help="trains nothing")
     chosen = parser.parse_args(arguments)
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     root, missed = chosen.folder.resolve(), list[str]()
     if not chosen.report:
         for seed, ablation in itertools.product(chosen.seed, chosen.ablation):
@@ -401,4 +400,6 @@ def misses(rounds: Sequence[LearntRound], ablation: str, iterations: int) -> lis
 
 
 if __name__ == "__main__":
+    # For this process alone: what calls `main` has a log of its own.
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     sys.exit(main())

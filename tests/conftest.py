@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Iterator
 
 import pytest
+import structlog
 from hypothesis import settings
 from xdist.remote import Producer
 from xdist.scheduler.loadscope import LoadScopeScheduling
@@ -52,8 +53,13 @@ def logs_of_this_process() -> Iterator[None]:
 
     Loggers keep the stream they write to first, and a test's captured one is closed after it.
     """
+
+    def refuse(**_: object) -> None:
+        pytest.fail("structlog.configure outlives its test: call it in a process of its own")
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(observability_logging, "configure_logging", lambda *_: None)
+        patch.setattr(structlog, "configure", refuse)
         yield
 
 
