@@ -36,9 +36,10 @@ from shared.contracts.topics import GENERATION_RESULTS
 from shared.kafka.log import EventLog, Record
 from shared.observability.events import Unavailable
 from shared.observability.tracing import parse_traceparent, traceparent
-from shared.redaction.detection import UNCHECKED, Redact, Shortened, by_rules, redacted
+from shared.redaction.detection import Redact, Shortened, by_rules, redacted
 from shared.redaction.turns import clean_turn
 from shared.registry.served_settings import chat_body
+from shared.withheld import UNCHECKED
 
 log = structlog.get_logger(__name__)
 

@@ -24,7 +24,7 @@ from shared.contracts.events.base import Message, Tool, Untrainable, utc
 from shared.contracts.events.preferences import PreferencePair, UnpairedExample
 from shared.contracts.prompt_key import normal_prompt
 from shared.contracts.row_sources import MACHINE_MADE
-from shared.redaction.detection import UNCHECKED
+from shared.withheld import UNCHECKED
 
 TRAIN, HELDOUT, JUDGE, PROMPTS = "train.jsonl", "heldout.jsonl", "judge.jsonl", "prompts.jsonl"
 """Files of a dataset: trained on, held out, the judge's, prompts of the evaluation."""

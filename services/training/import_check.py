@@ -14,7 +14,8 @@ import orjson
 
 from services.training.errors import BadDataset
 from services.training.importing import ImportedRows, from_beginning, redacted_row
-from shared.redaction.detection import UNCHECKED, Redact, Redaction, primed
+from shared.redaction.detection import Redact, Redaction, primed
+from shared.withheld import UNCHECKED
 
 ROWS = 256
 """Rows about which the detector is asked at once."""

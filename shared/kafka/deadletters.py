@@ -32,7 +32,8 @@ from shared.errors import RatchetError
 from shared.kafka.audit import Requester, audit_action
 from shared.kafka.envelope import Headers, UnreadableRecord, decode, models_by_type
 from shared.kafka.log import EventLog, Position, Record, RecordRefused, records_to_end
-from shared.redaction.detection import UNCHECKED, Redact, by_rules, redacted
+from shared.redaction.detection import Redact, by_rules, redacted
+from shared.withheld import UNCHECKED
 
 MAX_BODY = 200_000
 """Characters of a body that are kept."""

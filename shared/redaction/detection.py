@@ -14,12 +14,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
 from shared.redaction.redactor import Redacted, Redactor
+from shared.withheld import UNCHECKED
 
 Redact = Callable[[str], str]
 T = TypeVar("T")
 
-UNCHECKED = "[UNCHECKED]"
-"""Stands for a text that the detector could not check."""
 UNCHECKED_KIND = "unchecked"
 BUILDS_A_TURN = 32
 ROUNDS = 3

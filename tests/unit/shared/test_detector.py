@@ -14,9 +14,10 @@ from shared.http.detector import MAX_TEXTS, findings_of
 from shared.kafka.deadletters import DeadLetters, list_dead_letters
 from shared.kafka.log import Record
 from shared.redaction import Redaction, redacted
-from shared.redaction.detection import UNCHECKED, DetectedSpan, masked, needs_check, primed
+from shared.redaction.detection import DetectedSpan, masked, needs_check, primed
 from shared.redaction.turns import clean_turn
 from shared.testing.log import MemoryLog
+from shared.withheld import UNCHECKED
 from tests.support.analyzer import analyzer_twin, detector_at
 
 NAME = "Anna Miller"
