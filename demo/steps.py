@@ -33,9 +33,6 @@ ASKERS = 24
 """Calls at a time when the closing questions are asked."""
 QUIET_CHATS_PER_S = 1.0
 """While all wait for training, which shares the cores with the engine's answers."""
-BUSY_CHATS_PER_S = 18.0
-DRILL_CHATS_PER_S = 36.0
-"""While nothing is trained beside the users."""
 
 Say = Callable[[str], None]
 Step = Callable[[], Awaitable[None]]
@@ -121,7 +118,7 @@ class Demo:
     async def collect(self) -> None:
         """Feedback and votes until there are pairs enough and training begins by itself."""
         plan = self.users.plan
-        plan.chats_per_s, plan.votes_per_s, plan.panel_votes_per_s = 4.0, 15.0, 6.0
+        plan.chats_per_s, plan.votes_per_s, plan.panel_votes_per_s = 4.0, 12.0, 5.0
         run = await self.watch.until(
             f"{self.settings.pairs} pairs and a training run that nobody asked for",
             _scheduled,
@@ -156,7 +153,7 @@ class Demo:
 
     async def promotion(self) -> None:
         """v1.1's rollout began by itself and ends Healthy with all the traffic."""
-        self.users.plan.chats_per_s = BUSY_CHATS_PER_S
+        self.users.plan.chats_per_s = 18.0
         rollout = await self._ended(BETTER, self.settings.deadlines.rollout_s)
         if rollout["phase"] != "Healthy":
             raise StepFailed(f"{BETTER} ended {rollout['phase']}: {rollout['reason']}")
@@ -169,13 +166,13 @@ class Demo:
     async def bad_versions(self) -> None:
         """The inverted and the failing candidate both end Degraded with no traffic."""
         deadline = self.settings.deadlines
-        for version, chats_per_s in ((INVERTED, BUSY_CHATS_PER_S), (FAILING, DRILL_CHATS_PER_S)):
+        for version in (INVERTED, FAILING):
             self.users.plan.chats_per_s = QUIET_CHATS_PER_S
             await self._made(version, deadline.training_s)
             if version == FAILING:
                 admin = self._stack.url(PROXY_ADMIN)
                 await set_fault(admin, version, self.settings.fault_share)
-            self.users.plan.chats_per_s = chats_per_s
+            self.users.plan.chats_per_s = 18.0
             rollout = await self._ended(version, deadline.rollback_s)
             if rollout["phase"] != "Degraded" or rollout["weight"] != 0:
                 raise StepFailed(
