@@ -80,7 +80,7 @@ RL = {
 }
 RL_OWN: dict[str, dict[str, Any]] = {
     "rloo": {"learning_rate": 1e-2, "beta": 0.02},
-    "ppo": {"epochs": 6, "learning_rate": 7e-3},
+    "ppo": {"epochs": 10, "learning_rate": 4e-3, "beta": 0.05},
     "online_dpo": {"learning_rate": 3e-3},
 }
 """What moves a method about as far as the others: its steps differ in size."""
