@@ -23,16 +23,19 @@ class FieldError:
 
     field: str
     rule: str
-    remedy: str = ""
+    remedy: str
 
     def as_dict(self) -> dict[str, str]:
         """The field as it stands in a problem."""
-        named = {"field": self.field, "rule": self.rule}
-        return {**named, "remedy": self.remedy} if self.remedy else named
+        return {"field": self.field, "rule": self.rule, "remedy": self.remedy}
 
 
 class RatchetError(Exception):
-    """A request was refused or failed; the detail says what was wrong and what to do."""
+    """A request was refused or failed.
+
+    The detail says what was wrong and, behind a semicolon, what to do: `field: rule; remedy` where a
+    field of the request is at fault.
+    """
 
     status: ClassVar[int] = 500
     """HTTP status."""

@@ -334,11 +334,11 @@ def _refusal(error: FeedbackError) -> dict[str, Any]:
 def _items(body: Any) -> list[Any]:
     found = (fields_of(body) or {}).get("items")
     if not isinstance(found, list):
-        raise Malformed(f'a batch is {{"items": […]}}, and items is {json_kind(found)}')
+        raise Malformed(f'items: is {json_kind(found)}; send {{"items": […]}}')
     items = cast("list[Any]", found)
     if not 1 <= len(items) <= MAX_BATCH:
         rule = f"holds {len(items)} items, 1 to {MAX_BATCH} are allowed"
-        raise invalid([FieldError("items", rule, "send several batches")])
+        raise invalid([FieldError("items", rule, f"send 1 to {MAX_BATCH} items a batch")])
     return items
 
 

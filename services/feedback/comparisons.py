@@ -257,7 +257,7 @@ class Comparisons:
         state = self._routing.get(model)
         if state is None:
             known = ", ".join(state.model for state in self._routing.models()) or "none yet"
-            raise NotFound(f"model {model} has no stable version; known models: {known}")
+            raise NotFound(f"model: {model} has no stable version; send one of: {known}")
         return state
 
     async def _ask_both(

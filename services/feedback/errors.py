@@ -12,6 +12,7 @@ from enum import StrEnum
 from pydantic import ValidationError
 
 from shared.errors import FieldError, RatchetError
+from shared.validation import in_one_line, rule_and_remedy
 
 
 class Reason(StrEnum):
@@ -182,32 +183,23 @@ REMEDIES = {
     "panel": 'leave it out, or send "judge" to keep the vote for the evaluation judge',
     "model": "send the model's name, such as assistant",
 }
-ANY_REMEDY = "correct the field or leave it out"
-RULES = {
-    "missing": "is required",
-    "extra_forbidden": "is not a known field",
-    "string_pattern_mismatch": "must not contain control characters",
-}
 
 
 def field_errors(error: ValidationError, *, prefix: str = "") -> list[FieldError]:
     """What pydantic found, as field, rule and remedy, without echoing the input."""
     found: list[FieldError] = []
-    for item in error.errors(include_url=False, include_input=False, include_context=False):
+    for item in error.errors(include_url=False, include_input=False):
         parts = [str(part) for part in item["loc"]]
         field = ".".join([prefix, *parts] if prefix else parts) or "body"
-        rule = RULES.get(item["type"], item["msg"].removeprefix("Value error, "))
+        rule, remedy = rule_and_remedy(item)
         if item["type"] == "extra_forbidden":
             remedy = "leave it out, or put your own data into metadata"
-        else:
-            remedy = REMEDIES.get(parts[0] if parts else "", ANY_REMEDY)
+        elif parts:
+            remedy = REMEDIES.get(parts[0], remedy)
         found.append(FieldError(field, rule, remedy))
     return found
 
 
 def invalid(fields: Sequence[FieldError]) -> Invalid:
     """An Invalid whose detail is the list of its fields in one line."""
-    named = [f"{field.field}: {field.rule}; {field.remedy}" for field in fields[:3]]
-    if len(fields) > len(named):
-        named.append(f"and {len(fields) - len(named)} more")
-    return Invalid(". ".join(named), fields)
+    return Invalid(in_one_line(fields), fields)

@@ -109,6 +109,6 @@ def _full(trace_id: str) -> Invalid:
 
 def _too_much(trace_id: str, held: int, size: int) -> EventTooLarge:
     return EventTooLarge(
-        f"trace {trace_id[:60]} holds {held} bytes and this event takes {size}; at most "
-        f"{MAX_TRACE_BYTES} are kept of one trace. Shorten it"
+        f"trace {trace_id[:60]} holds {held} bytes and this event takes {size}, where at most "
+        f"{MAX_TRACE_BYTES} are kept of one trace; shorten it"
     )

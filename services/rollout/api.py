@@ -175,8 +175,11 @@ class RolloutApi:
         )
         waiting = list(islice(waits, MAX_WAITING))
         if history is None:
-            why = "; ".join([f"model {model}: never had a rollout", *waiting])
-            raise Unknown(why, field="model")
+            more = "".join(f". {one}" for one in waiting)
+            raise Unknown(
+                f"model: {model} never had a rollout; start one, or name another model{more}",
+                field="model",
+            )
         return {**self._view(history), "waiting": "; ".join(waiting)}
 
     def decisions(
@@ -299,7 +302,10 @@ class RolloutApi:
         """The model's holdout, and the decision that set it, where there is one."""
         routing = self._decision_log.routing.get(model)
         if routing is None:
-            raise Unknown(f"model {model}: has no stable version yet", field="model")
+            raise Unknown(
+                f"model: {model} has no stable version yet; train or register its first",
+                field="model",
+            )
         return holdout_view(routing, self._decision_log.of_model(model))
 
     async def register(self, body: RegisterRequest, key: ApiKey) -> dict[str, Any]:
@@ -370,7 +376,7 @@ class RolloutApi:
         both = judged.totals.candidate + judged.totals.stable if judged else ArmCounts()
         if state is None or not both.requests:
             raise Conflict(
-                f"model {model}: no unfinished rollout has counted requests; say the traffic",
+                f"traffic: no unfinished rollout of {model} has counted requests; say the traffic",
                 field="traffic",
             )
         spent = max(1.0, (state.updated_at - state.started_at).total_seconds())
@@ -406,7 +412,7 @@ def _order(decision_id: str) -> tuple[int, int]:
         return (-1, -1)
     if not _DECISION_ID.match(decision_id):
         raise InvalidField(
-            "after: is no decision's id",
+            "after: is no decision's id; use `next` of the last page",
             [FieldError("after", "must be the id of a decision", "use `next` of the last page")],
         )
     token, _, seq = decision_id.partition(":")
@@ -416,6 +422,6 @@ def _order(decision_id: str) -> tuple[int, int]:
 def _must_have_reason(reason: str, why: str) -> None:
     if not reason.strip():
         raise InvalidField(
-            f"reason: is required, as {why}",
+            f"reason: is required, as {why}; say why",
             [FieldError("reason", "is required", "say why; it is kept on record")],
         )

@@ -165,5 +165,5 @@ class Candidates:
         if routing is None:
             raise Conflict(f"model {model} has no stable version yet; its first one becomes it")
         if routing.stable == candidate:
-            raise Conflict(f"{candidate} is stable already")
+            raise Conflict(f"candidate: {candidate} is stable already; roll out another version")
         return routing.stable

@@ -204,7 +204,7 @@ class Controller:
                 if unfinished.state.candidate == candidate:
                     raise Conflict(
                         f"{candidate} is in the unfinished rollout "
-                        f"{unfinished.state.rollout_id} already"
+                        f"{unfinished.state.rollout_id} already; wait for its end"
                     )
                 move = steps.abort(
                     unfinished.state,
@@ -283,7 +283,10 @@ class Controller:
             self._must_lead()
             routing = self._decision_log.routing.get(model)
             if routing is None:
-                raise Unknown(f"model {model}: has no stable version to refer to", field="model")
+                raise Unknown(
+                    f"model: {model} has no stable version to refer to; train or register its first",
+                    field="model",
+                )
             if self._decision_log.unfinished_of(model) is not None:
                 raise Conflict(
                     f"model {model} has an unfinished rollout, whose users must not move; "

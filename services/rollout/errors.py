@@ -11,7 +11,9 @@ class RolloutError(RatchetError):
     title = "Not done"
 
     def __init__(self, detail: str, *, field: str | None = None) -> None:
-        super().__init__(detail, [FieldError(field, detail)] if field else [])
+        """`detail` is `field: rule; remedy` where a field is at fault."""
+        rule, _, remedy = detail.removeprefix(f"{field}: ").partition("; ")
+        super().__init__(detail, [FieldError(field, rule, remedy)] if field else [])
 
 
 class BadStrategy(RolloutError):

@@ -181,8 +181,8 @@ class Evaluations:
             ) from None
         if len(prompts) < MIN_PROMPTS:
             raise Conflict(
-                f"{record.model} has {len(prompts)} recorded prompts that can be asked again; "
-                f"an evaluation needs {MIN_PROMPTS}, so wait for traffic"
+                f"{record.model} has {len(prompts)} recorded prompts that can be asked again, and "
+                f"an evaluation needs {MIN_PROMPTS}; wait for traffic"
             )
         return RunningEvaluation(record, against, prompts, request, actor, batch)
 
@@ -193,12 +193,15 @@ class Evaluations:
         if record is None:
             raise NotAllowed(
                 f"version: {version} is trained, and its own gate evaluated it; "
-                "only versions of settings are evaluated here",
+                "read that with ratchet train report",
                 field="version",
             )
         stable = self._registry.stable(record.model)
         if stable is None or stable.record.version == version:
-            raise Conflict(f"model {record.model} has no other stable version to compare with")
+            raise Conflict(
+                f"model {record.model} has no other stable version to compare with; "
+                "release one first"
+            )
         running = self._known.get(version)
         if running is not None and not running.failed:
             raise Conflict(f"version {version} is being evaluated; wait for the result")

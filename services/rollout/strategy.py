@@ -24,6 +24,7 @@ from services.rollout.freeze import FreezeWindow
 from services.rollout.units import Seconds, Share, Weight
 from shared.contracts.events.base import WEIGHT_SCALE
 from shared.file_faults import fault_of
+from shared.validation import rule_and_remedy
 
 MAX_STEPS = 64
 MAX_FREEZES = 32
@@ -348,7 +349,7 @@ def parse(raw: object, *, source: str = "strategy") -> Strategy:
 
     """
     if not isinstance(raw, dict):
-        raise BadStrategy(f"{source}: must be a mapping with name and steps", field=source)
+        raise BadStrategy(f"{source}: is no mapping; write one with name and steps", field=source)
     given = dict(cast("dict[Any, Any]", raw))
     steps: object = given.get("steps")
     if isinstance(steps, list):
@@ -360,23 +361,22 @@ def parse(raw: object, *, source: str = "strategy") -> Strategy:
         return Strategy.model_validate(given)
     except ValidationError as error:
         said = error.errors(include_url=False, include_input=False)[0]
+        rule, remedy = rule_and_remedy(said)
         kinds = set(KINDS.values())  # the tag that the path of a step goes through
         path = ".".join(str(part) for part in said["loc"] if part not in kinds)
         field = f"{source}.{path}" if path else source
-        rule = said["msg"].removeprefix("Value error, ")
-        raise BadStrategy(f"{field}: {rule}", field=field) from None
+        raise BadStrategy(f"{field}: {rule}; {remedy}", field=field) from None
 
 
 def _checked(step: object, field: str) -> dict[str, object]:
     """A step of one known kind; `- analysis:` with nothing behind it is the default one."""
     if not isinstance(step, dict):
-        raise BadStrategy(f"{field}: must be a mapping such as setWeight: 5", field=field)
+        raise BadStrategy(f"{field}: is no mapping; write one such as setWeight: 5", field=field)
     given = {str(key): value for key, value in cast("dict[object, object]", step).items()}
     kinds = KINDS.keys() & given.keys()
     if len(kinds) != 1:
         raise BadStrategy(
-            f"{field}: needs exactly one of {', '.join(KINDS)}; "
-            f"has {', '.join(given) or 'nothing'}",
+            f"{field}: has {', '.join(given) or 'nothing'}; give it exactly one of {', '.join(KINDS)}",
             field=field,
         )
     kind = kinds.pop()
@@ -401,6 +401,7 @@ def read(path: Path) -> Strategy:
         ) from None
     except yaml.YAMLError as error:
         raise BadStrategy(
-            f"strategy: {path.name} is not YAML: {fault_of(error)}", field="strategy"
+            f"strategy: {path.name} is not YAML: {fault_of(error)}; correct the file",
+            field="strategy",
         ) from None
     return parse(raw, source=path.stem)

@@ -135,7 +135,7 @@ class Gateway:
         started_at = datetime.now(UTC)
         try:
             if scope["method"] != "POST":
-                raise WrongMethod(f"{scope['path']} takes POST")
+                raise WrongMethod(f"{scope['path']}: {scope['method']} is not taken; send POST")
             headers = dict(scope["headers"])
             key = self._authenticate(headers)
             if self._running >= self._max_running:
@@ -231,7 +231,9 @@ class Gateway:
                     return first
                 return await self._long_body(first, receive, more=message["more_body"])
         except TimeoutError:
-            raise SlowBody(f"the body did not arrive within {self._body_timeout_s:g} s") from None
+            raise SlowBody(
+                f"the body did not arrive within {self._body_timeout_s:g} s; send it again"
+            ) from None
 
     async def _long_body(self, first: bytes, receive: Receive, *, more: bool) -> bytes:
         parts = [first]
@@ -256,7 +258,7 @@ class Gateway:
         if route is not None:
             if request.purpose:
                 raise InvalidRequest(
-                    f"x-ratchet-purpose: {request.purpose} needs an explicit version as the model",
+                    f"x-ratchet-purpose: {request.purpose} is of explicit versions; name one as the model",
                     param="x-ratchet-purpose",
                 )
             request.purpose = LIVE
@@ -283,13 +285,13 @@ class Gateway:
             return NotReady("the router has not read the registry yet; try again")
         models = ", ".join(route.state.model for route in self._state.routes()) or "none so far"
         return UnknownModel(
-            f"the model {name[:200]!r} does not exist; there is: {models}", param="model"
+            f"the model {name[:200]!r} does not exist; name one of: {models}", param="model"
         )
 
     async def _models(self, scope: Scope, send: Send) -> None:
         try:
             if scope["method"] not in ("GET", "HEAD"):
-                raise WrongMethod(f"{MODELS} takes GET")
+                raise WrongMethod(f"{MODELS}: {scope['method']} is not taken; send GET")
             key = self._authenticate(dict(scope["headers"]))
             rows = [
                 {"id": name, "object": "model", "created": created, "owned_by": "ratchet"}

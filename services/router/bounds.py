@@ -51,14 +51,17 @@ class AnswerBounds(NamedTuple):
                 if (value or 1) * prompts > self.max_choices:
                     param = "prompt" if prompts > 1 else name
                     raise InvalidRequest(
-                        f"{param}: at most {self.max_choices} answers a request", param=param
+                        f"{param}: at most {self.max_choices} answers a request; send several",
+                        param=param,
                     )
         if self.max_tokens:
             names = TOKEN_FIELDS[endpoint]
             given = {name: _whole(payload, name) for name in names}
             for name, value in given.items():
                 if value is not None and value > self.max_tokens:
-                    raise InvalidRequest(f"{name}: at most {self.max_tokens}", param=name)
+                    raise InvalidRequest(
+                        f"{name}: at most {self.max_tokens}; send that or less", param=name
+                    )
             if names and not any(value is not None for value in given.values()):
                 payload[names[0]] = self.max_tokens
 
@@ -68,7 +71,7 @@ def _whole(payload: Mapping[str, Any], name: str) -> int | None:
     value = payload.get(name)
     if value is None or type(value) is int:
         return value
-    raise InvalidRequest(f"{name}: must be a whole number", param=name)
+    raise InvalidRequest(f"{name}: must be a whole number; send one, such as 256", param=name)
 
 
 def _prompts(prompt: object) -> int:

@@ -44,7 +44,7 @@ class ClientIds:
         if not PATTERN.fullmatch(raw) or ROUTER_MADE.fullmatch(raw):
             raise InvalidRequest(
                 f"{HEADER}: must be 8 to 128 letters, digits and . _ : -, and not 32 hex digits "
-                "alone, which are the router's own ids",
+                "alone, which are the router's own ids; send such an id or leave it out",
                 param=HEADER,
             )
         return raw.decode()

@@ -133,9 +133,11 @@ class FieldRules:
     def _check(self, name: str) -> None:
         shown = name[:MAX_NAME]
         if name in self._refused or name.startswith(STEERING_PREFIX):
-            raise InvalidRequest(f"{shown}: clients may not set this field", param=shown)
+            raise InvalidRequest(
+                f"{shown}: clients may not set this field; leave it out", param=shown
+            )
         if self._refuse_unknown:
-            raise InvalidRequest(f"{shown}: is not a known field", param=shown)
+            raise InvalidRequest(f"{shown}: is not a known field; leave it out", param=shown)
 
 
 def _check_template_kwargs(value: object) -> None:
@@ -143,9 +145,11 @@ def _check_template_kwargs(value: object) -> None:
         return
     param = "chat_template_kwargs"
     if not isinstance(value, dict):
-        raise InvalidRequest(f"{param}: must be an object", param=param)
+        raise InvalidRequest(f"{param}: must be an object; send one or leave it out", param=param)
     for name in STEERING_TEMPLATE_KWARGS & value.keys():
-        raise InvalidRequest(f"{param}.{name}: clients may not set this", param=f"{param}.{name}")
+        raise InvalidRequest(
+            f"{param}.{name}: clients may not set this; leave it out", param=f"{param}.{name}"
+        )
 
 
 def ignored_header(names: tuple[str, ...]) -> bytes:

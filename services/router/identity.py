@@ -50,7 +50,9 @@ class IdentityRules:
                 if value is None or value == "":
                     continue
                 if type(value) is not str:
-                    raise InvalidRequest(f"{name}: must be a string", param=name)
+                    raise InvalidRequest(
+                        f"{name}: must be a string; send the user's id as text", param=name
+                    )
             else:
                 raw = headers.get(header)
                 if not raw:
@@ -85,7 +87,9 @@ def check_identifier(name: str, value: str) -> str:
     """
     if len(value) > MAX_ID or (not value.isprintable() and _has_control(value)):
         raise InvalidRequest(
-            f"{name}: at most {MAX_ID} characters, none of them a control character", param=name
+            f"{name}: is longer than {MAX_ID} characters or has a control character; "
+            "send a shorter text in one line",
+            param=name,
         )
     return value
 

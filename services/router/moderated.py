@@ -194,14 +194,18 @@ class ModeratedProxy:
         try:
             held = await read_answer(answer, limit=MAX_ANSWER_BYTES)
         except AnswerTooLarge as error:
-            raise ModeratedFiltered(f"too long for the content filter: {error}") from error
+            raise ModeratedFiltered(
+                f"too long for the content filter: {error}; ask for a shorter answer"
+            ) from error
         if kind.startswith(EVENTS):
             body, findings = await self._filtered_stream(held, rules)
         else:
             body, _, findings = await self._filter.whole(rules, held, SHAPE)
         self._filter.note(model, findings)
         if findings.blocked:
-            raise ModeratedFiltered("the answer was refused by a content filter")
+            raise ModeratedFiltered(
+                "the answer was refused by a content filter; ask in other words"
+            )
         return body
 
     async def _filtered_stream(
@@ -233,4 +237,4 @@ def bounded(payload: dict[str, Any], bounds: AnswerBounds) -> bytes:
     try:
         return orjson.dumps(payload)
     except orjson.JSONEncodeError as error:
-        raise InvalidRequest(f"the body cannot be passed on: {error}") from None
+        raise InvalidRequest(f"the body cannot be passed on: {error}; nest it less deep") from None

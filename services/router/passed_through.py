@@ -39,13 +39,18 @@ def check_passed_through(payload: dict[str, Any], endpoint: str) -> None:
     name = "input" if endpoint == "embeddings" else "messages"
     given = payload.get(name)
     if not given or not isinstance(given, (str, list) if name == "input" else list):
-        raise InvalidRequest(f"{name}: must be there and not be empty", param=name)
+        raise InvalidRequest(f"{name}: is not there or empty; send {name}", param=name)
     if endpoint == "embeddings":
         if payload.get("stream"):
-            raise InvalidRequest("stream: embeddings are not streamed", param="stream")
+            raise InvalidRequest(
+                "stream: embeddings are not streamed; leave it out", param="stream"
+            )
         return
     if not all(isinstance(turn, dict) and isinstance(turn.get("role"), str) for turn in given):
-        raise InvalidRequest("messages: must be objects with a role", param="messages")
+        raise InvalidRequest(
+            'messages: must be objects with a role; send [{"role": "user", "content": "…"}]',
+            param="messages",
+        )
     metadata = payload.get("metadata")
     if isinstance(metadata, dict) and "user_id" in metadata:
         payload.setdefault("user", metadata["user_id"])

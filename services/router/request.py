@@ -180,9 +180,11 @@ def json_object(body: bytes) -> dict[str, Any]:
     try:
         payload = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        raise InvalidRequest(f"the body is not valid JSON: {error}") from None
+        raise InvalidRequest(
+            f"the body is not valid JSON: {error}; send a JSON object in UTF-8"
+        ) from None
     if type(payload) is not dict:
-        raise InvalidRequest("the body must be a JSON object")
+        raise InvalidRequest("the body must be a JSON object; send {…}")
     return payload
 
 
@@ -205,10 +207,14 @@ def read_request(
     payload = json_object(body)
     model = payload.get("model")
     if type(model) is not str or not model:
-        raise InvalidRequest("model: must be a non-empty string", param="model")
+        raise InvalidRequest(
+            "model: must be a non-empty string; send a name that GET /v1/models has", param="model"
+        )
     stream = payload.get("stream") or False
     if type(stream) is not bool:
-        raise InvalidRequest("stream: must be true or false", param="stream")
+        raise InvalidRequest(
+            "stream: must be true or false; send one or leave it out", param="stream"
+        )
     plain_size: int | None = None
     if endpoint == "chat":
         plain_size = _check_messages(payload.get("messages"))
@@ -248,7 +254,9 @@ def _engine_body(endpoint: Endpoint, fields: dict[str, Any], *, stream: bool) ->
     try:
         return orjson.dumps(fields)
     except orjson.JSONEncodeError as error:
-        raise InvalidRequest(f"the body cannot go on to an engine: {error}") from None
+        raise InvalidRequest(
+            f"the body cannot go on to an engine: {error}; nest it less deep"
+        ) from None
 
 
 def _purpose(raw: bytes | None) -> str:
@@ -257,7 +265,8 @@ def _purpose(raw: bytes | None) -> str:
     purpose = _PURPOSES.get(raw.decode("latin-1"))
     if purpose is None:
         raise InvalidRequest(
-            f"x-ratchet-purpose: must be one of {', '.join(_PURPOSES)}", param="x-ratchet-purpose"
+            f"x-ratchet-purpose: is not known; send one of {', '.join(_PURPOSES)}",
+            param="x-ratchet-purpose",
         )
     return purpose.value
 
@@ -266,10 +275,12 @@ def _include_usage(options: object, *, stream: bool) -> bool:
     if options is None:
         return False
     if not isinstance(options, dict):
-        raise InvalidRequest("stream_options: must be an object", param="stream_options")
+        raise InvalidRequest(
+            "stream_options: must be an object; send one or leave it out", param="stream_options"
+        )
     if not stream:
         raise InvalidRequest(
-            "stream_options: only allowed when stream is true", param="stream_options"
+            "stream_options: only allowed when stream is true; leave it out", param="stream_options"
         )
     return bool(options.get("include_usage"))
 
@@ -280,21 +291,23 @@ def _context(metadata: object, session: str) -> dict[str, Any]:
         return context
     if not isinstance(metadata, dict) or len(metadata) > MAX_METADATA:
         raise InvalidRequest(
-            f"metadata: must be an object with at most {MAX_METADATA} entries", param="metadata"
+            f"metadata: must be an object with at most {MAX_METADATA} entries; send fewer",
+            param="metadata",
         )
     labels: dict[str, str] = {}
     for name, value in metadata.items():
         if not isinstance(value, str) or len(value) > MAX_METADATA_VALUE:
             raise InvalidRequest(
                 f"metadata.{name[:MAX_METADATA_KEY]}: must be a string of at most "
-                f"{MAX_METADATA_VALUE} characters",
+                f"{MAX_METADATA_VALUE} characters; send a shorter text",
                 param="metadata",
             )
         if name in _PICKED:
             context.setdefault(name, check_identifier(f"metadata.{name}", value))
         elif len(name) > MAX_METADATA_KEY:
             raise InvalidRequest(
-                f"metadata: a key is at most {MAX_METADATA_KEY} characters long", param="metadata"
+                f"metadata: a key is longer than {MAX_METADATA_KEY} characters; send a shorter one",
+                param="metadata",
             )
         else:
             labels[name] = value
@@ -306,15 +319,22 @@ def _context(metadata: object, session: str) -> dict[str, Any]:
 def _check_messages(messages: object) -> int | None:
     """Check a chat's turns; returns `ChatRequest.plain_size`."""
     if not isinstance(messages, list) or not messages:
-        raise InvalidRequest("messages: must be a non-empty list", param="messages")
+        raise InvalidRequest(
+            'messages: must be a non-empty list; send [{"role": "user", "content": "…"}]',
+            param="messages",
+        )
     size, plain = 0, True
     for index, turn in enumerate(messages):
         if type(turn) is not dict:
-            raise InvalidRequest(f"messages[{index}]: must be an object", param="messages")
+            raise InvalidRequest(
+                f"messages[{index}]: must be an object; send one with role and content",
+                param="messages",
+            )
         role = turn.get("role")
         if type(role) is not str or not 0 < len(role) <= MAX_ROLE:
             raise InvalidRequest(
-                f"messages[{index}].role: must be a string of 1 to {MAX_ROLE} characters",
+                f"messages[{index}].role: must be a string of 1 to {MAX_ROLE} characters; "
+                "send one such as user",
                 param="messages",
             )
         content = turn.get("content")
@@ -327,7 +347,8 @@ def _check_messages(messages: object) -> int | None:
             continue
         if type(content) is not list or not all(type(part) is dict for part in content):
             raise InvalidRequest(
-                f"messages[{index}].content: must be a string or a list of content parts",
+                f"messages[{index}].content: must be a string or a list of content parts; "
+                "send a text",
                 param="messages",
             )
     return size if plain else None
@@ -341,7 +362,8 @@ def _check_prompt(prompt: object) -> None:
         if first in (str, int, list) and all(type(part) is first for part in prompt):
             return
     raise InvalidRequest(
-        "prompt: must be a non-empty string, or a list of strings or of tokens", param="prompt"
+        "prompt: must be a non-empty string, or a list of strings or of tokens; send a text",
+        param="prompt",
     )
 
 

@@ -55,10 +55,14 @@ def check_responses_request(payload: dict[str, Any]) -> None:
     """
     given = payload.get("input")
     if not isinstance(given, (str, list)) or not given:
-        raise InvalidRequest("input: must be a non-empty string or list of items", param="input")
+        raise InvalidRequest(
+            "input: must be a non-empty string or list of items; send the prompt", param="input"
+        )
     instructions = payload.get("instructions")
     if instructions is not None and not isinstance(instructions, str):
-        raise InvalidRequest("instructions: must be a string", param="instructions")
+        raise InvalidRequest(
+            "instructions: must be a string; send a text or leave it out", param="instructions"
+        )
     for index, item in enumerate(given if isinstance(given, list) else ()):
         _check_item(f"input[{index}]", item)
     for name, remedy in NOT_KEPT.items():
@@ -68,19 +72,21 @@ def check_responses_request(payload: dict[str, Any]) -> None:
         del payload["store"]
     tools = payload.get("tools") or []
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
-        raise InvalidRequest("tools: must be a list of objects", param="tools")
+        raise InvalidRequest(
+            "tools: must be a list of objects; send functions or leave it out", param="tools"
+        )
     for index, tool in enumerate(tools):
         if str(tool.get("type")) not in FUNCTION_TOOLS:
             raise InvalidRequest(
-                f"tools[{index}].type: must be {' or '.join(sorted(FUNCTION_TOOLS))}; "
-                "the engine may call nothing elsewhere",
+                f"tools[{index}].type: the engine may call nothing elsewhere; "
+                f"must be {' or '.join(sorted(FUNCTION_TOOLS))}",
                 param="tools",
             )
 
 
 def _check_item(place: str, item: object) -> None:
     if not isinstance(item, dict):
-        raise InvalidRequest(f"{place}: must be an object", param="input")
+        raise InvalidRequest(f"{place}: must be an object; send a message", param="input")
     kind = item.get("type", MESSAGE)
     if kind == "item_reference":
         raise InvalidRequest(
@@ -89,13 +95,16 @@ def _check_item(place: str, item: object) -> None:
     if kind != MESSAGE:
         return
     if not isinstance(item.get("role"), str) or not item["role"]:
-        raise InvalidRequest(f"{place}.role: must be a non-empty string", param="input")
+        raise InvalidRequest(
+            f"{place}.role: must be a non-empty string; send one such as user", param="input"
+        )
     content = item.get("content")
     if isinstance(content, str):
         return
     if not isinstance(content, list) or not all(isinstance(part, dict) for part in content):
         raise InvalidRequest(
-            f"{place}.content: must be a string or a list of content parts", param="input"
+            f"{place}.content: must be a string or a list of content parts; send a text",
+            param="input",
         )
 
 

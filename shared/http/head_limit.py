@@ -18,6 +18,7 @@ MAX_HEAD_BYTES = 32 * 1024
 """Request line and headers together."""
 HEAD_TIMEOUT_S = 10.0
 """From a head's first byte to its last."""
+TOO_LARGE = f"The request head is over {MAX_HEAD_BYTES} bytes; send fewer or shorter headers."
 
 
 class HeadTooLarge(Exception):
@@ -45,7 +46,7 @@ class HeadLimitProtocol(KeepAliveProtocol):
         if not self._in_head:
             self._head_bytes = 0
         elif self._head_bytes > MAX_HEAD_BYTES:
-            self._refuse(431, "The request head is too large.")
+            self._refuse(431, TOO_LARGE)
         elif self._late is None:
             self._late = self.loop.call_later(HEAD_TIMEOUT_S, self._too_late)
 
@@ -75,11 +76,13 @@ class HeadLimitProtocol(KeepAliveProtocol):
         if self._refusal == 400:
             super().send_400_response(msg)
         else:
-            self._refuse(self._refusal, "The request head is too large.")
+            self._refuse(self._refusal, TOO_LARGE)
 
     def _too_late(self) -> None:
         self._late = None
-        self._refuse(408, f"The request head did not arrive within {HEAD_TIMEOUT_S:g} s.")
+        self._refuse(
+            408, f"The request head did not arrive within {HEAD_TIMEOUT_S:g} s; send it again."
+        )
 
     def _no_deadline(self) -> None:
         if self._late is not None:

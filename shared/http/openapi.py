@@ -30,7 +30,7 @@ class ProblemField(BaseModel):
 
     field: str
     rule: str
-    remedy: str | None = None
+    remedy: str
 
 
 class Problem(BaseModel):

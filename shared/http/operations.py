@@ -12,6 +12,8 @@ from shared.observability.health import Health
 
 OPERATORS = frozenset(("/metrics", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"))
 PROBES = frozenset(("/healthz", "/readyz"))
+UNKNOWN_PATH = b'{"error":"unknown path; there are /healthz, /readyz and /metrics"}'
+OTHER_PORT = b'{"error":"not on this port; ask the service\'s other port"}'
 
 
 class OperationsApp:
@@ -33,7 +35,7 @@ class OperationsApp:
         elif scope["type"] == "lifespan":
             await _lifespan(receive, send)
         else:
-            await respond(send, 404, b'{"error":"unknown path"}', b"application/json")
+            await respond(send, 404, UNKNOWN_PATH, b"application/json")
 
     async def serve(self, scope: Scope, send: Send) -> bool:
         """Answer an operations route; False for a request to any other path."""
@@ -65,7 +67,7 @@ class PathFilter:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hand on what is served here."""
         if scope["type"] == "http" and not self._serves(scope["path"]):
-            await respond(send, 404, b'{"error":"not on this port"}', b"application/json")
+            await respond(send, 404, OTHER_PORT, b"application/json")
         else:
             await self._app(scope, receive, send)
 

@@ -14,6 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from shared.errors import FieldError, RatchetError
+from shared.validation import in_one_line, rule_and_remedy
 
 log = structlog.get_logger(__name__)
 
@@ -77,9 +78,8 @@ def handle_errors(app: FastAPI) -> None:
         fields: list[FieldError] = []
         for item in error.errors():
             name = ".".join(str(part) for part in item["loc"] if part not in ("body", "query"))
-            fields.append(FieldError(name or "body", str(item["msg"])))
-        first = fields[0]
-        return problem(InvalidField(f"{first.field}: {first.rule}", fields))
+            fields.append(FieldError(name or "body", *rule_and_remedy(item)))
+        return problem(InvalidField(in_one_line(fields), fields))
 
     @app.exception_handler(HTTPException)
     async def unknown(request: Request, error: HTTPException) -> Response:

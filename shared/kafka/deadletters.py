@@ -64,7 +64,9 @@ class NotReplayable(RatchetError):
     title = "Not replayable"
 
     def __init__(self, topic: str) -> None:
-        super().__init__(f"{topic}: has no dead letters, so nothing is put there")
+        super().__init__(
+            f"{topic}: has no dead letters, so nothing is put there; name the topic that the record came from"
+        )
 
 
 class DeadLetters:

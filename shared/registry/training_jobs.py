@@ -51,7 +51,9 @@ class JobEnded(RatchetError):
     title = "Job has ended"
 
     def __init__(self, job_id: str, phase: str) -> None:
-        super().__init__(f"{job_id}: has ended ({phase}); nothing to cancel")
+        super().__init__(
+            f"{job_id}: has ended ({phase}), so nothing is to be cancelled; ratchet train list has those that run"
+        )
 
 
 def jobs_of(events: Iterable[TrainingRequested | TrainingProgress]) -> list[dict[str, Any]]:

@@ -151,12 +151,24 @@ async def test_no_request_breaks_an_api(
                 sent.method, sent.url, content=sent.content, headers=sent.headers
             )
             assert answer.status_code < 500, (sent, answer.text)
+            if answer.status_code >= 400:
+                _check_remedy(answer)
             if answer.status_code < 300:
                 taken.add(sent.template)
             if number % GOOD_EVERY == 0:
                 assert (await http.get(good)).status_code == 200
         assert len(taken) >= len(document["paths"]) // 4, "hardly any route was reached"
         assert taken >= GENERATED.keys() & document["paths"].keys()
+
+
+def _check_remedy(answer: httpx.Response) -> None:
+    """Every refusal says what to do, and so does each field that it names."""
+    refusal = answer.json()
+    assert "; " in refusal.get("detail", refusal.get("error", "")), refusal
+    for field in refusal.get("errors", ()):
+        assert field["field"], refusal
+        assert field["rule"], refusal
+        assert field["remedy"], refusal
 
 
 @pytest.mark.parametrize("count", REQUESTS)

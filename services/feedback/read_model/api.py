@@ -98,7 +98,7 @@ class QueryApi:
         found = await self._queries.feedback(tenant, feedback_id, trace_id)
         traces = dict.fromkeys(one.trace_id for one in found.revisions)
         if not traces:
-            raise NotFound(f"feedback {feedback_id}: unknown{self._behind()}")
+            raise NotFound(f"feedback {feedback_id}: unknown; {self._advice()}")
         if len(traces) > 1:
             raise AmbiguousFeedback(
                 f"feedback {feedback_id}: {len(traces)} traces have feedback of this id; "
@@ -159,14 +159,14 @@ class QueryApi:
         self._quotas.spend(key.tenant, key=key)
         return key.tenant
 
-    def _behind(self) -> str:
-        """What a reader should know of a read model that is not at the end of the log."""
+    def _advice(self) -> str:
+        """What to do about a feedback that is not found: the read model may be behind the log."""
         age_s = self._age_s()
         if age_s <= FRESH_S:
-            return ""
+            return "look at the id, and at ratchet dead-letters list"
         if age_s == float("inf"):
-            return "; the read model is being built, ask again"
-        return f"; the read model is {age_s:.0f} s behind the log, ask again"
+            return "ask again, the read model is being built"
+        return f"ask again, the read model is {age_s:.0f} s behind the log"
 
 
 def query_router(api: QueryApi) -> APIRouter:

@@ -110,7 +110,7 @@ class ParquetTable:
             parquet: Any = import_module("pyarrow.parquet")
         except ImportError:
             raise FormatUnavailable(
-                "Parquet needs pyarrow, which this service does not have: install the extra, "
+                "Parquet needs pyarrow, which this service does not have; install the extra, "
                 "ratchet[parquet], ask for JSON Lines, or use ratchet feedback export"
             ) from None
         self._arrow = arrow

@@ -217,7 +217,9 @@ class RaterBallots:
         now = self._clock.now()
         if not vote.withdrawn:
             if now >= vote.at + UNDO:
-                raise UndoOver("a vote can be taken back for a minute; this one stands")
+                raise UndoOver(
+                    "a vote can be taken back for a minute, and this one stands; go on with the next one"
+                )
             withdrawal = Withdrawal(
                 feedback_id=comparison_id,
                 trace_id=comparison_id,

@@ -41,7 +41,7 @@ from shared.registry.erasures import Pseudonym, request_erasure, subjects_of
 from shared.registry.training_jobs import cancel_job, new_job_id, request_job
 from shared.tenants import DEFAULT_TENANT, OperatorScope
 
-AT_THE_COMMAND_LINE = "is issued at the command line only, by whoever may write the topic of keys"
+AT_THE_COMMAND_LINE = "is issued at the command line only"
 REPLAYED_AT_A_TIME = 100
 """Dead letters in memory at a time; each such batch is an entry of the audit topic."""
 MAX_DAYS = 3650.0
@@ -122,7 +122,10 @@ class OperatorActions:
 
         """
         if Permission.operate in body.scopes:
-            raise KeyRefused(f"a key with the scope operate {AT_THE_COMMAND_LINE}")
+            raise KeyRefused(
+                f"scopes: a key with the scope operate {AT_THE_COMMAND_LINE}; "
+                "ask whoever may write the topic of keys"
+            )
         fields = body.model_dump(include={"scopes", "tenant", "name"})
         new = make_key(fields | {"expires_at": self._in_days(body.days)}, self._clock.now())
         with _acknowledged():
@@ -284,7 +287,7 @@ def _refuse_others_operators(old: ApiKeyIssued, key: ApiKey) -> None:
     if old.key_id == key.key_id:
         return
     if Permission.operate in old.scopes or old.approver:
-        raise KeyRefused(f"another operator's key {AT_THE_COMMAND_LINE}; your own you may rotate")
+        raise KeyRefused(f"another operator's key {AT_THE_COMMAND_LINE}; you may rotate your own")
 
 
 def _once(new: NewKey) -> dict[str, Any]:

@@ -170,7 +170,9 @@ class OperatorViews:
             start, end = week_of(day, self._clock.now())
         except ValueError:
             rule = FieldError("week", "must be a day", "write it as 2026-11-25")
-            raise InvalidField(f"week: {day[:40]!r} is no day", [rule]) from None
+            raise InvalidField(
+                f"week: {day[:40]!r} is no day; write it as 2026-11-25", [rule]
+            ) from None
         week = WeekEvents(start, end, lambda one: model in ("", one) and scope.has_model(one))
         whole = await self._read(
             lambda: read_week(self._log, week, start, timeout_s=READ_S, newest=NEWEST)

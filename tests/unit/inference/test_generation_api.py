@@ -50,7 +50,7 @@ class StubGenerator:
 
     async def score(self, model: str, rows: Sequence[Any], *, timeout_s: float) -> Scores:
         if model != MODEL:
-            raise NoRewardModel(f"model: {model} has no published reward model")
+            raise NoRewardModel(f"model: {model} has no published reward model; train one")
         self.asked += rows
         return Scores("r", tuple(float(len(row["completion"])) for row in rows))
 

@@ -96,7 +96,9 @@ async def test_the_models_present_rollout_says_what_waits(
     waits = f"v3 waits for an approver, as {WHY}"
     none_yet = await http.get("/v1/rollouts/current", params={"model": "m"})
     assert none_yet.status_code == 404
-    assert none_yet.json()["detail"].endswith(f"never had a rollout; {waits}")
+    detail = none_yet.json()["detail"]
+    assert "never had a rollout; start one" in detail
+    assert detail.endswith(waits)
     await http.post("/v1/rollouts", json={**START, "candidate": "v2"})
     current = (await http.get("/v1/rollouts/current", params={"model": "m"})).json()
     assert current["waiting"] == waits

@@ -119,14 +119,15 @@ def test_an_empty_analysis_is_the_default_one() -> None:
             "bake",
         ),
         ({"judge": {"alpha": 2}}, "strategy.judge.alpha", "less than"),
-        ({"judge": {"alpah": 0.01}}, "strategy.judge.alpah", "not permitted"),
-        ({"name": "no spaces"}, "strategy.name", "pattern"),
+        ({"judge": {"alpah": 0.01}}, "strategy.judge.alpah", "is not a known field"),
+        ({"name": "no spaces"}, "strategy.name", "of the form"),
     ],
 )
 def test_what_is_wrong_names_field_and_rule(changes: dict[str, Any], field: str, rule: str) -> None:
     with pytest.raises(BadStrategy) as caught:
         parse(good(**changes))
     assert [named.field for named in caught.value.fields] == [field]
+    assert all(named.rule and named.remedy for named in caught.value.fields)
     assert rule in caught.value.detail
     assert caught.value.detail.startswith(field)
 
