@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+from typing import Annotated, Literal
 
 import typer
 
@@ -30,28 +32,38 @@ from services.cli import (
     versions,
 )
 from services.cli.errors import CliError, Exit
+from services.cli.examples import end_helps_with_examples
+from services.cli.version import print_version
 
 GROUPS = {
-    "train": (train.app, "train --method dpo --wait"),
-    "versions": (versions.app, "versions diff assistant-v1.0 assistant-v1.1"),
-    "rollout": (rollout.app, 'rollout start assistant-v1.1 --reason "the team liked it"'),
-    "adapters": (adapters.app, "adapters list"),
-    "cases": (cases.app, "cases list --model assistant"),
-    "dataset": (dataset.app, "dataset import pairs.jsonl --to dataset.jsonl"),
-    "feedback": (feedback.app, "feedback import log.jsonl --dry-run"),
-    "annotations": (annotations.app, "annotations sample --count 50"),
-    "users": (users.app, 'users erase user-4711 --reason "asked for it"'),
-    "dead-letters": (dead_letters.app, "dead-letters list --limit 20"),
-    "topics": (topics.app, "topics diff"),
-    "kafka": (acls.app, "kafka acls"),
-    "state": (state.app, "state rebuild"),
-    "keys": (keys.app, "keys create --scope infer --scope feedback --name shop --days 90"),
-    "report": (report.app, "report weekly --out reports"),
-    "redteam": (redteam.app, "redteam run assistant-v1.1 --out probes.json"),
-    "audit": (audit.app, "audit bias assistant-v1.1"),
-    "backup": (backup.app, "backup take /backup/monday"),
+    "train": train.app,
+    "versions": versions.app,
+    "rollout": rollout.app,
+    "adapters": adapters.app,
+    "cases": cases.app,
+    "dataset": dataset.app,
+    "feedback": feedback.app,
+    "annotations": annotations.app,
+    "users": users.app,
+    "dead-letters": dead_letters.app,
+    "topics": topics.app,
+    "kafka": acls.app,
+    "state": state.app,
+    "keys": keys.app,
+    "report": report.app,
+    "redteam": redteam.app,
+    "audit": audit.app,
+    "backup": backup.app,
 }
-"""Groups of commands, each with an example that its help ends with."""
+
+NARROW = 80
+"""Columns below which the drawn help would cut words; the plain one wraps them."""
+
+
+def help_style(columns: int) -> Literal["rich"] | None:
+    """How typer prints help in a terminal of so many columns."""
+    return "rich" if columns >= NARROW else None
+
 
 app = typer.Typer(
     name="ratchet",
@@ -59,12 +71,27 @@ app = typer.Typer(
     epilog="Tables come as JSON with --json. Example: ratchet status --json",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=help_style(shutil.get_terminal_size().columns),
 )
 app.command("status")(status.status)
 app.command("top")(top.top)
 app.command("doctor")(doctor.doctor)
-for name, (group, example) in GROUPS.items():
-    app.add_typer(group, name=name, epilog=f"Example: ratchet {example}")
+for name, group in GROUPS.items():
+    app.add_typer(group, name=name)
+end_helps_with_examples(app)
+
+
+@app.callback()
+def ratchet(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=print_version, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Operate a Ratchet: see what runs, steer rollouts, start training."""
 
 
 def main() -> None:

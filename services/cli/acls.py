@@ -9,12 +9,12 @@ import typer
 from services.cli.output import AsJson, print_json, print_table
 from services.cli.settings import load_settings
 
-app = typer.Typer(no_args_is_help=True, help="What brokers must allow.")
+app = typer.Typer(no_args_is_help=True, help="Say what brokers must allow.")
 
 
 @app.callback()
 def group() -> None:
-    """What brokers must allow."""
+    """Say what brokers must allow."""
 
 
 @app.command()

@@ -16,7 +16,7 @@ app = typer.Typer(no_args_is_help=True, help="Look at loaded adapters; accept a 
 
 @app.command("list")
 def list_adapters(*, as_json: AsJson = False) -> None:
-    """The adapters of the inference agent, and why one is refused."""
+    """List the adapters that the inference agent holds, and say why one is refused."""
     data = ask(load_settings(), "inference", "GET", "/v1/adapters")
     if as_json:
         print_json(data)

@@ -25,7 +25,7 @@ def agreement(
     tenant: Annotated[str, typer.Option(help="Only this tenant's; empty: all.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Krippendorff's alpha and raw agreement of raters who labelled the same thing."""
+    """Measure how far raters agree on the same items: Krippendorff's alpha, raw agreement."""
     from shared.agreement import agreement as agreement_of
 
     events = with_log(load_settings(), rated_events)

@@ -15,7 +15,9 @@ from services.cli.output import AsJson, print_fields, print_json, print_table
 from services.cli.settings import CliSettings, load_settings
 from shared.reports.weekly import RAW_TARGET
 
-app = typer.Typer(no_args_is_help=True, help="Items that several raters label.")
+app = typer.Typer(
+    no_args_is_help=True, help="Queue items that several raters label, and follow the work."
+)
 
 AT_ONCE = 20
 """Items of one request: the service generates their answers meanwhile."""
@@ -75,10 +77,10 @@ def list_items(
     *,
     state: Annotated[str, typer.Option(help="open, disputed or settled; empty: all.")] = "",
     category: Annotated[str, typer.Option(help="Only this category's.")] = "",
-    limit: Annotated[int, typer.Option(min=1, max=500)] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=500, help="Items of this page.")] = 50,
     as_json: AsJson = False,
 ) -> None:
-    """Items of the queue, newest first."""
+    """List the queue's items, newest first."""
     query = {"state": state or None, "category": category, "limit": limit}
     found = ask(load_settings(), "feedback", "GET", "/v1/annotations", query=query)["items"]
     if as_json:
@@ -100,7 +102,7 @@ def list_items(
 
 @app.command()
 def status(*, as_json: AsJson = False) -> None:
-    """Progress, time left, and how far raters agree."""
+    """Show progress, time left, and how far raters agree."""
     found = ask(load_settings(), "feedback", "GET", "/v1/annotations/status")
     if as_json:
         print_json(found)
@@ -126,7 +128,7 @@ def status(*, as_json: AsJson = False) -> None:
 
 @app.command()
 def coverage(*, as_json: AsJson = False) -> None:
-    """Categories of recent traffic beside those of the queue."""
+    """Compare the categories of recent traffic with those of the queue."""
     found = ask(load_settings(), "feedback", "GET", "/v1/annotations/coverage", timeout_s=60.0)[
         "categories"
     ]

@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from shared.kafka.log import EventLog
     from shared.probes.bias import GroupGap
 
-app = typer.Typer(no_args_is_help=True, help="Who did what; and does an answer depend on who asks?")
+app = typer.Typer(
+    no_args_is_help=True, help="List who did what; measure whether an answer depends on who asks."
+)
 
 
 @app.command("log")
@@ -39,7 +41,7 @@ def show_log(
     subject: Annotated[str, typer.Option(help="Only what was done to this.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Everything that people and policies did: keys, rollouts, settings, training, cases, probes."""
+    """List what people and policies did: keys, rollouts, settings, training, cases, probes."""
     actions = [
         action
         for action in with_log(load_settings(), read_actions)

@@ -40,15 +40,17 @@ def augment(
     ] = "synonym,insertion",
     share: Annotated[
         float,
-        typer.Option(min=0.01, max=MAX_AUGMENTED_SHARE, help="Of variants in the result, at most."),
+        typer.Option(
+            min=0.01, max=MAX_AUGMENTED_SHARE, help="Share of variants in the result, at most."
+        ),
     ] = MAX_AUGMENTED_SHARE,
-    seed: Annotated[int, typer.Option(help="The same seed varies the same rows alike.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed; the same one varies the same rows alike.")] = 0,
     version: Annotated[
         str, typer.Option(help="Served version that paraphrases and translates.")
     ] = "",
     via: Annotated[str, typer.Option(help="Language of a back-translation.")] = "German",
     back: Annotated[str, typer.Option(help="Language of the prompts.")] = "English",
-    max_tokens: Annotated[int, typer.Option(min=1, max=32_768, help="Of a variant.")] = 256,
+    max_tokens: Annotated[int, typer.Option(min=1, max=32_768, help="Tokens of a variant.")] = 256,
 ) -> None:
     """Vary prompts and keep their answers; variants are marked and never held out.
 

@@ -21,7 +21,7 @@ PUBLISH_TIMEOUT_S = 10.0
 SHOWN = 60
 """Characters of a prompt that the list shows."""
 
-app = typer.Typer(help="Failures of before, which every candidate is asked again.")
+app = typer.Typer(help="Look at failures of before, which the gate asks every candidate again.")
 
 
 @app.command("list")
@@ -30,7 +30,7 @@ def list_cases(
     model: Annotated[str, typer.Option(help="Only this model's.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Corrections, what versions said that were rolled back, red-team hits; oldest first."""
+    """List corrections, answers of rolled-back versions and red-team hits, oldest first."""
     cases = [case for case in with_log(load_settings(), read_cases) if model in ("", case.model)]
     if as_json:
         print_json({"cases": [asdict(case) for case in cases]})
@@ -48,7 +48,7 @@ def show(
     *,
     as_json: AsJson = False,
 ) -> None:
-    """One case with its lineage: the feedback and the requests that it came from."""
+    """Show one case with its lineage: the feedback and the requests that it came from."""
     data: dict[str, Any] = asdict(_find(with_log(load_settings(), read_cases), case_id))
     data["messages"] = [
         {"role": turn["role"], "content": turn["content"]}
@@ -67,7 +67,7 @@ def retire(
     reason: Why,
     on_behalf_of: OnBehalfOf = "",
 ) -> None:
-    """Ask candidates a case no longer, because what it wants is no longer right."""
+    """Stop asking candidates a case, because what it wants is no longer right."""
     settings = load_settings()
     asked = on_record(settings, on_behalf_of, reason)
     with_log(settings, lambda log: _retire(log, case_id, asked))

@@ -28,7 +28,7 @@ Source = Annotated[Path, typer.Argument(help="A JSONL file, maybe .gz or .zst, o
 Target = Annotated[
     Path, typer.Option("--to", help="The file to write: JSONL, maybe .gz or .zst, or .parquet.")
 ]
-Strict = Annotated[bool, typer.Option(help="Write nothing where one row is bad.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Write nothing where one row is bad.")]
 
 
 @app.command("import")
@@ -39,7 +39,7 @@ def import_(
     format_: Annotated[str, typer.Option("--format", help=f"{', '.join(FORMATS)}.")] = AUTO,
     strict: Strict = False,
 ) -> None:
-    """Pairs or labelled answers of another tool as Ratchet's rows, for `ratchet train --dataset`."""
+    """Write another tool's pairs or labelled answers as rows for `ratchet train --dataset`."""
     convert_file(source, to, format_, RATCHET, strict=strict)
 
 
@@ -53,5 +53,5 @@ def export(
     format_: Annotated[str, typer.Option("--format", help=f"{', '.join(FORMATS)}.")],
     strict: Strict = False,
 ) -> None:
-    """A dataset's pairs or labelled answers in the form of another tool."""
+    """Write a dataset's pairs or labelled answers in the form of another tool."""
     convert_file(source, to, RATCHET.name, named_format(format_), strict=strict)

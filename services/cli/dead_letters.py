@@ -24,7 +24,7 @@ MAX_DETAIL = 200
 
 @app.command("list")
 def list_letters(*, topic: Topic = "", limit: Limit = 100, as_json: AsJson = False) -> None:
-    """What could not be read, with the reason."""
+    """List what could not be read, with the reason."""
     from shared.kafka.deadletters import list_dead_letters
 
     letters = with_log(

@@ -48,9 +48,9 @@ def send(
     user: Annotated[str, typer.Option(help="Who gives it.")] = "",
     feedback_id: Annotated[str, typer.Option("--id", help="Its id; else made of the above.")] = "",
     revision: Annotated[
-        int, typer.Option(min=0, help="One more for each edit; 0: the last counts.")
+        int, typer.Option(min=0, help="Number of the edit, one more each; 0: the last counts.")
     ] = 0,
-    clamp: Annotated[bool, typer.Option(help="Bring a rating into 1-5.")] = False,
+    clamp: Annotated[bool, typer.Option("--clamp", help="Bring a rating into 1-5.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Send one piece of feedback; returns once it is stored."""
@@ -75,7 +75,9 @@ def withdraw(
     *,
     kind: Annotated[str, typer.Option("--type", help="Its type, where its id is your own.")] = "",
     user: Annotated[str, typer.Option(help="Who gave it.")] = "",
-    revision: Annotated[int | None, typer.Option(min=1, help="Else above every edit.")] = None,
+    revision: Annotated[
+        int | None, typer.Option(min=1, help="Number of the edit; else above every one.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Take feedback back."""
@@ -88,11 +90,11 @@ def withdraw(
 def invite(
     rater: Annotated[str, typer.Argument(help="The rater's id; their votes carry it.")],
     *,
-    hours: Annotated[float, typer.Option(min=0.01, help="How long the link signs in.")] = 168.0,
+    hours: Annotated[float, typer.Option(min=0.01, help="Hours that the link signs in.")] = 168.0,
     url: Annotated[str, typer.Option(help="The page's address as raters reach it.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Invite a rater to the voting page: prints a link that signs them in."""
+    """Print a link that signs a rater in to the voting page."""
     settings = load_settings()
     body = {"user_id": rater, "hours": hours}
     invited = ask(settings, "feedback", "POST", "/v1/invites", body=body)
@@ -109,10 +111,12 @@ def invite(
 def show(
     feedback_id: Annotated[str, typer.Argument(help="The feedback's id.")],
     *,
-    trace_id: Annotated[str, typer.Option("--trace", help="Where ids repeat.")] = "",
+    trace_id: Annotated[
+        str, typer.Option("--trace", help="The answer's trace id, where feedback ids repeat.")
+    ] = "",
     as_json: AsJson = False,
 ) -> None:
-    """What became of a feedback."""
+    """Show what became of a feedback: its revisions, where it counts, what was made of it."""
     path = f"/v1/feedback/{segment(feedback_id)}"
     found = ask(load_settings(), "feedback", "GET", path, query={"trace_id": trace_id})
     if as_json:
@@ -133,12 +137,12 @@ Kind = Annotated[
         help="any, positive, negative, correction, demonstration, comment, pair or unpaired."
     ),
 ]
-Version = Annotated[str, typer.Option(help="That answered; of a pair, either of the two.")]
+Version = Annotated[str, typer.Option(help="Version that answered; of a pair, either of the two.")]
 Since = Annotated[str, typer.Option(help="From this time on, such as 2026-11-18T09:00:00Z.")]
 Until = Annotated[str, typer.Option(help="Before this time.")]
-Category = Annotated[str, typer.Option(help="Of the metadata.")]
-Segment = Annotated[str, typer.Option("--segment", help="Of the metadata.")]
-Locale = Annotated[str, typer.Option(help="Of the metadata.")]
+Category = Annotated[str, typer.Option(help="Category of the metadata.")]
+Segment = Annotated[str, typer.Option("--segment", help="Segment of the metadata.")]
+Locale = Annotated[str, typer.Option(help="Locale of the metadata.")]
 Tag = Annotated[str, typer.Option(help="Another label of the metadata: name=value, or name.")]
 Order = Annotated[str, typer.Option(help="newest or oldest first.")]
 
@@ -159,7 +163,7 @@ def examples(
     cursor: Annotated[str, typer.Option(help="`next` of the page before.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """A page of examples with feedback, or of training data."""
+    """List examples with feedback, or training data, a page at a time."""
     query = {
         "kind": kind, "version": version, "since": since, "until": until, "category": category,
         "segment": user_segment, "locale": locale, "tag": tag, "order": order, "limit": limit, "cursor": cursor,
@@ -191,7 +195,7 @@ def export(
     ] = "jsonl",
     to: Annotated[Path | None, typer.Option(help="File; else standard output.")] = None,
 ) -> None:
-    """All examples that match, streamed."""
+    """Write all examples that match to a file or to standard output."""
     columns = format_ == "parquet"
     query = {
         "kind": kind, "version": version, "since": since, "until": until, "category": category,

@@ -42,7 +42,7 @@ def clear_holdout(
 
 @app.command("show")
 def show_holdout(*, model: Model = DEFAULT_MODEL, as_json: AsJson = False) -> None:
-    """Share, reference version, and who set them and why."""
+    """Show share and reference version, and who set them and why."""
     _print(
         ask(load_settings(), "rollout", "GET", "/v1/holdout", query={"model": model}),
         as_json=as_json,

@@ -24,7 +24,6 @@ app = typer.Typer(no_args_is_help=True, help="Issue, list, rotate and revoke API
 Reason = Annotated[str, typer.Option(help="Why; kept on record.")]
 Days = Annotated[float, typer.Option("--days", min=0, help="Days until it expires; 0: never.")]
 KeyId = Annotated[str, typer.Argument(help="The key's id, as ratchet keys list shows it.")]
-Bound = Annotated[int | None, typer.Option(min=0)]
 
 
 @app.command()
@@ -33,7 +32,7 @@ def create(
         list[str], typer.Option("--scope", help="infer, feedback, vote, operate; repeatable.")
     ],
     *,
-    tenant: Annotated[str, typer.Option()] = "default",
+    tenant: Annotated[str, typer.Option(help="The tenant whose key this is.")] = "default",
     name: Annotated[str, typer.Option(help="What uses it, for people.")] = "",
     days: Days = 0,
     explicit_versions: Annotated[
@@ -49,12 +48,20 @@ def create(
         bool,
         typer.Option("--approver", help="May let rollouts through gates that ask for approval."),
     ] = False,
-    requests_per_minute: Bound = None,
-    tokens_per_minute: Bound = None,
-    feedback_per_minute: Bound = None,
+    requests_per_minute: Annotated[
+        int | None, typer.Option(min=0, help="Requests a minute.")
+    ] = None,
+    tokens_per_minute: Annotated[
+        int | None, typer.Option(min=0, help="Tokens a minute, prompts and answers.")
+    ] = None,
+    feedback_per_minute: Annotated[
+        int | None, typer.Option(min=0, help="Pieces of feedback a minute.")
+    ] = None,
     running: Annotated[int | None, typer.Option(min=0, help="Requests at a time.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(min=0, help="Of one answer.")] = None,
-    max_choices: Annotated[int | None, typer.Option(min=0, help="n and best_of.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=0, help="Tokens of one answer.")] = None,
+    max_choices: Annotated[
+        int | None, typer.Option(min=0, help="Answers of one request: n and best_of.")
+    ] = None,
     reason: Reason = "",
     as_json: AsJson = False,
 ) -> None:
@@ -86,7 +93,7 @@ def create(
 
 @app.command("list")
 def list_keys(*, as_json: AsJson = False) -> None:
-    """The keys that are valid now, without their secrets."""
+    """List the keys that are valid now, without their secrets."""
     from shared.registry.api_keys import read_keys
 
     now = _now()
@@ -121,7 +128,7 @@ def rotate(
     key_id: KeyId,
     *,
     overlap_hours: Annotated[
-        float, typer.Option(min=0, help="How long the old key stays valid.")
+        float, typer.Option(min=0, help="Hours that the old key stays valid.")
     ] = 24,
     days: Days = 0,
     reason: Reason = "",
@@ -162,7 +169,7 @@ def revoke(key_id: KeyId, *, reason: Reason = "", as_json: AsJson = False) -> No
 
 @app.command()
 def audit(*, as_json: AsJson = False) -> None:
-    """Who issued, rotated and revoked keys, oldest first."""
+    """List who issued, rotated and revoked keys, oldest first."""
     found = with_log(load_settings(), _audited)
     if as_json:
         print_json([one.model_dump(mode="json") for one in found])

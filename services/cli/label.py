@@ -63,18 +63,27 @@ def label(
         float, typer.Option(min=0.5, max=1, help="Lower 95 % bound of agreement with the votes.")
     ] = 0.6,
     sample: Annotated[str, typer.Option(help="Served version whose own answers are judged.")] = "",
-    answers: Annotated[int, typer.Option(min=2, max=16, help="Sampled a prompt; even.")] = 2,
-    max_tokens: Annotated[int, typer.Option(min=1, max=32_768, help="Of a sampled answer.")] = 256,
+    answers: Annotated[
+        int, typer.Option(min=2, max=16, help="Answers sampled a prompt; even.")
+    ] = 2,
+    max_tokens: Annotated[
+        int, typer.Option(min=1, max=32_768, help="Tokens of a sampled answer.")
+    ] = 256,
     people_only: Annotated[
         str, typer.Option(help="Categories that no machine labels, with commas.")
     ] = ",".join(HIGH_STAKES),
     with_votes: Annotated[
-        bool, typer.Option(help="Write the votes first: people where they voted, AI beyond.")
+        bool,
+        typer.Option(
+            "--with-votes", help="Write the votes first: people where they voted, AI beyond."
+        ),
     ] = False,
     audit: Annotated[
         Path | None, typer.Option(help="Voting plan for people who check a sample.")
     ] = None,
-    audit_share: Annotated[float, typer.Option(min=0.01, max=1, help="Of labelled pairs.")] = 0.1,
+    audit_share: Annotated[
+        float, typer.Option(min=0.01, max=1, help="Share of pairs to check.")
+    ] = 0.1,
 ) -> None:
     """Label pairs by a judge whose agreement with people is measured first, and required.
 

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, ConsoleOptions, RenderResult
     from rich.table import Table
     from rich.text import Text
 
 UNFOLDED = 10_000
 """Width of a table that goes into a pipe or a file: no cell is folded, so that grep finds it whole."""
+BORDER = 3
+"""Characters that a table draws beside each cell: one border, two of padding."""
+MAX_ROW_LINES = 8
+"""Lines of a table's tallest row; a taller one is easier to read as a list."""
+MIN_CELL = 20
+"""Least width of a value in a list."""
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
@@ -26,7 +34,7 @@ def print_json(data: Any) -> None:
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """A table, or one line where it would be empty."""
-    console_of_output().print(table_of(title, columns, rows))
+    console_of_output().print(table_of(title, columns, rows), crop=False)
 
 
 def console_of_output() -> Console:
@@ -36,22 +44,102 @@ def console_of_output() -> Console:
     return Console(width=None if Console().is_terminal else UNFOLDED)
 
 
-def table_of(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table | Text:
+def table_of(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Sheet:
     """A table to print, or one line where it would be empty."""
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=title, title_justify="left", title_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(show(cell)) for cell in row))
-    return table if table.row_count else Text(f"{title}: none")
+    return Sheet(title, tuple(columns), [[show(cell) for cell in row] for row in rows])
 
 
 def print_fields(title: str, data: dict[str, Any]) -> None:
     """One object as a table of two columns."""
     print_table(title, ("field", "value"), list(data.items()))
+
+
+@dataclass(frozen=True, slots=True)
+class Sheet:
+    """Rows that are drawn by the width there is: as a table, or below one another as a list.
+
+    A table breaks lines between words only. Where its words do not fit beside one another, or a row
+    would be taller than MAX_ROW_LINES, each row becomes a list of `column  cell`; a table of two
+    columns becomes one such list of its rows.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: list[list[str]]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Draw it, as rich asks of what it prints."""
+        from rich.text import Text
+
+        if not self.rows:
+            yield Text(f"{self.title}: none")
+            return
+        room = options.max_width - (BORDER * len(self.columns) + 1)
+        widths = self._widths(room)
+        if widths is None:
+            yield from self._lists(console, options.max_width)
+        else:
+            yield self._table(widths)
+
+    def _widths(self, room: int) -> list[int] | None:
+        """Each column's width, None where a table would break words or be too tall."""
+        from rich.cells import cell_len
+
+        cells = list(zip(self.columns, *self.rows, strict=True))
+        least = [
+            max(cell_len(word) for cell in column for word in _words(cell)) for column in cells
+        ]
+        whole = [
+            max(cell_len(line) for cell in column for line in _lines(cell)) for column in cells
+        ]
+        if sum(whole) <= room:
+            return whole
+        spare = room - sum(least)
+        if spare < 0:
+            return None
+        widths = least
+        for _ in range(spare):
+            tallest = max(range(len(widths)), key=lambda place: whole[place] / widths[place])
+            widths[tallest] += 1
+        tall = max(full / width for full, width in zip(whole, widths, strict=True))
+        return widths if tall <= MAX_ROW_LINES else None
+
+    def _table(self, widths: Sequence[int]) -> Table:
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(title=self.title, title_justify="left", title_style="bold")
+        for column, width in zip(self.columns, widths, strict=True):
+            table.add_column(column, width=width)
+        for row in self.rows:
+            table.add_row(*map(Text, row))
+        return table
+
+    def _lists(self, console: Console, width: int) -> Iterator[Text]:
+        from rich.cells import cell_len, set_cell_size
+        from rich.text import Text
+
+        if len(self.columns) == 2:
+            lists = [[(name, value) for name, value in self.rows]]
+        else:
+            lists = [list(zip(self.columns, row, strict=True)) for row in self.rows]
+        indent = 2 + max(cell_len(name) for one in lists for name, _ in one)
+        yield Text(self.title, style="bold")
+        for one in lists:
+            for name, value in one:
+                folded = Text(value).wrap(console, max(width - indent, MIN_CELL), overflow="ignore")
+                for line, label in zip_longest(folded, [name], fillvalue=""):
+                    text = f"{set_cell_size(str(label), indent)}{str(line).rstrip()}"
+                    yield Text(text, no_wrap=True, overflow="ignore")
+            yield Text()
+
+
+def _lines(cell: str) -> list[str]:
+    return cell.splitlines() or [""]
+
+
+def _words(cell: str) -> list[str]:
+    return cell.split() or [""]
 
 
 def show(value: Any) -> str:

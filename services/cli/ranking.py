@@ -28,9 +28,11 @@ def ranking(
     *,
     model: Annotated[str, typer.Option(help="Rank this model's versions.")] = DEFAULT_MODEL,
     tenant: Annotated[str, typer.Option(help="Only this tenant's votes; empty: all.")] = "",
-    bootstraps: Annotated[int, typer.Option(min=10, max=10_000)] = 1000,
+    bootstraps: Annotated[
+        int, typer.Option(min=10, max=10_000, help="Resamples of the votes, for the intervals.")
+    ] = 1000,
     leave_out_fast: Annotated[
-        bool, typer.Option("--leave-out-fast", help="Without votes faster than reading.")
+        bool, typer.Option("--leave-out-fast", help="Leave out votes faster than reading.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:

@@ -39,7 +39,7 @@ from shared.reports.weekly import (
 if TYPE_CHECKING:
     from shared.kafka.log import EventLog
 
-app = typer.Typer(no_args_is_help=True, help="Reports over a stretch of time.")
+app = typer.Typer(no_args_is_help=True, help="Report over a stretch of time.")
 
 
 @app.command()
@@ -62,7 +62,7 @@ def weekly(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
-    """Preferences against target, versions, quality and next actions, as Markdown and HTML."""
+    """Sum up a week: pairs against target, versions, quality, next actions."""
     try:
         start, end = week_of(week, datetime.now(UTC))
     except ValueError:

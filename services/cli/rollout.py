@@ -27,8 +27,7 @@ RolloutOrVersion = Annotated[
     typer.Argument(help="A rollout, or a version for its newest; else the model's present one."),
 ]
 REPLAY_TIMEOUT_S = 900.0
-"""A rollout of days has hundreds of thousands of looks to judge again."""
-"""The service reads the whole topic for it."""
+"""The service reads the whole topic, and judges hundreds of thousands of looks again."""
 
 
 @app.command()
@@ -40,13 +39,23 @@ def start(
     strategy: Annotated[
         str, typer.Option(help="A strategy's name (default, restore), or @file.yaml.")
     ] = "",
-    supersede: Annotated[bool, typer.Option(help="End an unfinished rollout first.")] = False,
-    again: Annotated[bool, typer.Option(help="Start a version that was rejected before.")] = False,
+    supersede: Annotated[
+        bool, typer.Option("--supersede", help="End an unfinished rollout first.")
+    ] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="Start a version that was rejected before.")
+    ] = False,
     unevaluated: Annotated[
-        bool, typer.Option(help="Start though the strategy requires a passed evaluation.")
+        bool,
+        typer.Option(
+            "--unevaluated", help="Start though the strategy requires a passed evaluation."
+        ),
     ] = False,
     one_tenant: Annotated[
-        bool, typer.Option(help="Accept that one tenant gave more than half of its data.")
+        bool,
+        typer.Option(
+            "--one-tenant", help="Accept that one tenant gave more than half of its data."
+        ),
     ] = False,
     on_behalf_of: OnBehalfOf = "",
     as_json: AsJson = False,
@@ -66,8 +75,12 @@ def start(
 
 
 @app.command("list")
-def list_rollouts(*, model: Annotated[str, typer.Option()] = "", as_json: AsJson = False) -> None:
-    """All rollouts, finished ones too."""
+def list_rollouts(
+    *,
+    model: Annotated[str, typer.Option(help="Only this model's; empty: all.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """List all rollouts, finished ones too."""
     data = ask(load_settings(), "rollout", "GET", "/v1/rollouts", query={"model": model})
     if as_json:
         print_json(data)
@@ -93,7 +106,7 @@ def list_rollouts(*, model: Annotated[str, typer.Option()] = "", as_json: AsJson
 
 @app.command()
 def status(*, model: Model = DEFAULT_MODEL, as_json: AsJson = False) -> None:
-    """The model's present rollout: phase, step, weight and the last look of the judge."""
+    """Show the model's present rollout: phase, step, weight, the judge's last look."""
     _show(current(load_settings(), model), as_json=as_json)
 
 
@@ -103,10 +116,10 @@ def decisions(
     *,
     model: Model = DEFAULT_MODEL,
     after: Annotated[str, typer.Option(help="Only those behind this decision's id.")] = "",
-    limit: Annotated[int, typer.Option(min=1, max=1000)] = 100,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="Decisions of this page.")] = 100,
     as_json: AsJson = False,
 ) -> None:
-    """Every decision of a rollout with its evidence, oldest first."""
+    """List every decision of a rollout with its evidence, oldest first."""
     settings = load_settings()
     wanted = _rollout_of(settings, rollout_id, model)
     query = {"limit": limit, "after": after or None}
@@ -142,7 +155,7 @@ def history(
     model: Model = DEFAULT_MODEL,
     as_json: AsJson = False,
 ) -> None:
-    """What was decided, in plain sentences, oldest first; signs of life are left out."""
+    """Tell in sentences what was decided, by whom and why, oldest first."""
     settings = load_settings()
     wanted = _rollout_of(settings, rollout_id, model)
     path = f"/v1/rollouts/{segment(wanted)}/decisions"
@@ -190,7 +203,7 @@ def export(
 def validate(
     file: Annotated[Path, typer.Argument(help="A strategy as YAML.")], *, as_json: AsJson = False
 ) -> None:
-    """Whether a strategy is valid; says field, rule and remedy where it is not."""
+    """Check whether a strategy is valid; name field, rule and remedy where it is not."""
     data = _explained({"strategy": _strategy(f"@{file}")})
     if as_json:
         print_json(data)
@@ -205,13 +218,15 @@ def explain(
     rate: Annotated[
         float | None, typer.Option(help="Requests a second; left out: as in the present rollout.")
     ] = None,
-    feedback: Annotated[float, typer.Option(help="Share of answers that get feedback.")] = 0.05,
-    errors: Annotated[float, typer.Option(help="Error rate of stable.")] = 0.005,
+    feedback: Annotated[
+        float, typer.Option(help="Share of answers that get feedback, 0 to 1.")
+    ] = 0.05,
+    errors: Annotated[float, typer.Option(help="Error rate of stable, 0 to 1.")] = 0.005,
     score: Annotated[float, typer.Option(help="Mean satisfaction of stable, 0 to 1.")] = 0.7,
     model: Model = DEFAULT_MODEL,
     as_json: AsJson = False,
 ) -> None:
-    """Step by step: how long it takes, and which harm is caught by when."""
+    """Say for each step how long it takes, and which harm is caught by when."""
     body: dict[str, Any] = {"strategy": _strategy(f"@{file}"), "model": model}
     if rate is not None:
         body["traffic"] = {

@@ -13,7 +13,7 @@ from services.cli.settings import load_settings
 if TYPE_CHECKING:
     from shared.kafka.log import EventLog
 
-app = typer.Typer(no_args_is_help=True, help="Views in Redis.")
+app = typer.Typer(no_args_is_help=True, help="Rebuild the views in Redis.")
 
 
 @app.command()

@@ -65,7 +65,7 @@ PENDING = (
 
 
 def status(*, as_json: AsJson = False) -> None:
-    """Health of every service, routing, weights, adapters, pending work; exit 1 unless all is well."""
+    """Show services' health, routing, adapters, pending work; exit 1 unless all is well."""
     settings = load_settings()
     with ThreadPoolExecutor(max_workers=16) as pool:
         health = dict(zip(settings.urls, pool.map(_health(settings), settings.urls), strict=True))

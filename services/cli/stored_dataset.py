@@ -42,7 +42,7 @@ def show_dataset(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """A dataset's origin, filters, counts and card; by --lineage its feedback and its versions."""
+    """Show a dataset's origin, filters, counts and card; with --lineage its feedback and versions."""
     manifest, files_at = _manifest(folder)
     found = _lineage(folder, manifest, files_at) if lineage else None
     if as_json:
@@ -62,7 +62,7 @@ def show_dataset(
 
 
 def diff_datasets(old: Folder, new: Folder, *, as_json: AsJson = False) -> None:
-    """Rows that one of two datasets has and the other has not, and what else differs."""
+    """Show which rows only one of two datasets has, and what else differs."""
     (first, old_files), (second, new_files) = _manifest(old), _manifest(new)
     fields = [
         {"field": name, "old": first.get(name), "new": second.get(name)}

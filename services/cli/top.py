@@ -38,17 +38,19 @@ ROLLOUTS = 5
 
 def top(
     *,
-    every_s: Annotated[float, typer.Option("--every", min=1, max=60, help="Seconds.")] = 2,
+    every_s: Annotated[
+        float, typer.Option("--every", min=1, max=60, help="Seconds between two pictures.")
+    ] = 2,
     as_json: AsJson = False,
 ) -> None:
-    """Traffic by version, rollouts and pending work, drawn anew until Ctrl-C; once into a pipe."""
+    """Watch traffic by version, rollouts and pending work until Ctrl-C; print once into a pipe."""
     from rich.live import Live
 
     settings, console = load_settings(), console_of_output()
     if as_json:
         print_json(look(settings))
     elif not console.is_terminal:
-        console.print(drawn(look(settings)))
+        console.print(drawn(look(settings)), crop=False)
     else:
         with Live(drawn(look(settings)), console=console, screen=True, auto_refresh=False) as live:
             try:

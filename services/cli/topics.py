@@ -28,7 +28,9 @@ app = typer.Typer(no_args_is_help=True, help="Create the declared topics, and co
 @app.command()
 def apply(
     *,
-    strict: Annotated[bool, typer.Option(help="Exit with 1 where a topic differs.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 1 where a topic differs.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Create the topics that are missing; topics that differ are named, never changed.
@@ -57,7 +59,9 @@ def diff(*, as_json: AsJson = False) -> None:
 @app.command()
 def wait(
     *,
-    timeout_s: Annotated[float, typer.Option(min=1, max=3600, help="Deadline.")] = WAIT_S,
+    timeout_s: Annotated[
+        float, typer.Option("--timeout", min=1, max=3600, help="Seconds to wait.")
+    ] = WAIT_S,
 ) -> None:
     """Wait until every declared topic exists, as after an installation; exit 1 at the deadline.
 

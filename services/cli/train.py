@@ -45,7 +45,7 @@ def train(
     context: typer.Context,
     *,
     method: Annotated[
-        str, typer.Option(help="sft, dpo, kto, grpo, rloo, ppo, online_dpo or reward; else dpo.")
+        str, typer.Option(help="sft, dpo, online_dpo, kto, ppo, grpo, rloo or reward; else dpo.")
     ] = "",
     recipe: Annotated[
         Path | None, typer.Option(help="YAML with method and hyperparameters; options win over it.")
@@ -67,7 +67,9 @@ def train(
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="A hyperparameter, key=value; repeatable.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Else the recipe's, else 0.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Seed of all chance; else the recipe's, else 0.")
+    ] = None,
     override_gate: Annotated[
         bool,
         typer.Option("--override-gate", help="Release whatever the gate says; needs --reason."),
@@ -78,7 +80,9 @@ def train(
     report: Annotated[
         Path | None, typer.Option("--report", help="Follow it, and write its report here.")
     ] = None,
-    timeout_s: Annotated[float, typer.Option("--timeout", help="Seconds to follow.", min=1)] = 7200,
+    timeout_s: Annotated[
+        float, typer.Option("--timeout", help="Seconds to follow it.", min=1)
+    ] = 7200,
     as_json: AsJson = False,
 ) -> None:
     """Ask for the next version of a model. With --wait, exit 1 where none comes of it."""

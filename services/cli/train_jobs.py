@@ -26,7 +26,7 @@ def list_jobs(
     model: Annotated[str, typer.Option(help="Only this model's.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """All training jobs, oldest first: phase, version and why."""
+    """List all training jobs, oldest first: phase, version and why."""
     from shared.registry.training_jobs import read_jobs
 
     jobs = [job for job in with_log(load_settings(), read_jobs) if model in ("", job["model"])]
@@ -44,7 +44,7 @@ def show_job(
     *,
     as_json: AsJson = False,
 ) -> None:
-    """Everything that is known of one training job."""
+    """Show everything that is known of one training job."""
     from shared.registry.training_jobs import read_jobs
 
     jobs = with_log(load_settings(), read_jobs)
@@ -69,7 +69,7 @@ def show_logs(
         bool, typer.Option("--follow", "-f", help="Go on until the job has ended.")
     ] = False,
 ) -> None:
-    """Everything that a training job has said of itself: phases, steps, losses, its end."""
+    """Print a training job's progress: phases, steps, losses, its end."""
     with_log(load_settings(), lambda log: _logs(log, job_id, follow=follow))
 
 

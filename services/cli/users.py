@@ -56,7 +56,7 @@ def erase(
 
 @app.command()
 def status(user_id: UserId, *, as_json: AsJson = False) -> None:
-    """A person's erasures, and what each took away."""
+    """Show a person's erasures, and what each took away."""
     found = _erasures(load_settings(), user_id)
     if as_json:
         print_json({"erasures": found})
@@ -98,7 +98,7 @@ def export(
     *,
     to: Annotated[Path | None, typer.Option(help="File; else standard output.")] = None,
 ) -> None:
-    """Every stored event about a person, as JSON Lines."""
+    """Write every stored event about a person as JSON Lines."""
     settings, path = load_settings(), f"/v1/users/{segment(user_id)}/export"
     if to is None:
         download(settings, "feedback", path, sys.stdout.buffer, query={})

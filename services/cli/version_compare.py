@@ -27,7 +27,7 @@ VersionName = Annotated[str, typer.Argument(help="A version's name, such as assi
 
 
 def diff_versions(first: VersionName, second: VersionName, *, as_json: AsJson = False) -> None:
-    """What differs between two versions' records: recipe, data, packages, figures."""
+    """Show what differs between two versions: recipe, data, packages, figures."""
     from shared.registry.record_differences import differences
 
     old, new = record_of(first), record_of(second)

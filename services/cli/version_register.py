@@ -39,18 +39,27 @@ def register_version(
     *,
     model: Annotated[str, typer.Option(help="The name clients ask for.")] = DEFAULT_MODEL,
     adapter_of: Annotated[
-        str, typer.Option(help="Serve this version's adapter; none: the base alone.")
+        str, typer.Option(help="Serve what this version serves: its adapter, or the base.")
     ] = NO_ADAPTER,
     base: Annotated[
-        str, typer.Option(help="The base's name at the engine.", show_default="stable's")
+        str,
+        typer.Option(
+            help="The base's name at the engine.", show_default="stable's, else the engine's"
+        ),
     ] = "",
     system_file: Annotated[Path | None, typer.Option(help="Text of a system prompt.")] = None,
     system_rule: Annotated[
         SystemRule, typer.Option(help="Before the client's system prompt, or in its place.")
     ] = SystemRule.before,
-    temperature: Annotated[float | None, typer.Option()] = None,
-    top_p: Annotated[float | None, typer.Option()] = None,
-    max_tokens: Annotated[int | None, typer.Option()] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="Sampling temperature; else the client's.")
+    ] = None,
+    top_p: Annotated[
+        float | None, typer.Option(help="Share of likely tokens to sample from; else the client's.")
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(help="Tokens of one answer; else the client's.")
+    ] = None,
     defaults_file: Annotated[
         Path | None,
         typer.Option(help="JSON of more request fields: tools, response_format, stop, top_k …"),

@@ -35,7 +35,7 @@ def show_trajectory(
     html: Annotated[Path | None, typer.Option(help="Write table and plot to this page.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Satisfaction, win rates and length from the first version on, beside the figures to beat."""
+    """Show satisfaction, win rates and length from the first version on, beside the targets."""
 
     async def work(log: EventLog) -> dict[str, tuple[TrajectoryRow, ...]]:
         return await read_trajectories(log, model, to)

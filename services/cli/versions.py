@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from services.cli.http import ask, listing, segment
-from services.cli.options import DEFAULT_MODEL
+from services.cli.options import DEFAULT_MODEL, Model
 from services.cli.output import AsJson, print_fields, print_json, print_table
 from services.cli.settings import load_settings
 from services.cli.version_compare import diff_versions, rebuild_version
@@ -42,7 +42,7 @@ def list_versions(
     model: Annotated[str, typer.Option(help="Only this model's.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """All versions in the order they were registered, each with its base.
+    """List all versions in the order they were registered, each with its base.
 
     Engines of the stable version's base refuse those of another; ratchet adapters has their words.
     """
@@ -65,7 +65,7 @@ def show(
     *,
     as_json: AsJson = False,
 ) -> None:
-    """Everything that is recorded of one version."""
+    """Show everything that is recorded of one version."""
     data = ask(load_settings(), "rollout", "GET", f"/v1/versions/{segment(version)}")
     if as_json:
         print_json(data)
@@ -80,8 +80,8 @@ def show(
 
 
 @app.command()
-def gain(*, model: Annotated[str, typer.Option()] = DEFAULT_MODEL, as_json: AsJson = False) -> None:
-    """What each version gained over the stable one, and over the holdout's reference."""
+def gain(*, model: Model = DEFAULT_MODEL, as_json: AsJson = False) -> None:
+    """Show what each version gained over the stable one and over the holdout's reference."""
     data = ask(load_settings(), "rollout", "GET", "/v1/versions/gain", query={"model": model})
     if as_json:
         print_json(data)

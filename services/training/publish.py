@@ -24,7 +24,6 @@ from services.training.errors import StoreUnavailable, VersionTaken
 from services.training.process import ROOT
 from services.training.report import EvaluationReport
 from services.training.resolve import ResolvedJob, require_served_base
-from services.training.revision import code_revision
 from services.training.run_spans import RunSpans
 from services.training.settings import TrainingSettings
 from services.training.snapshot import Dataset
@@ -38,6 +37,7 @@ from shared.contracts.topics import VERSIONS
 from shared.kafka.log import EventLog, LogUnavailable
 from shared.registry.adapters import AdapterUnavailable, checksum, publish
 from shared.registry.follow import RegistryFollower
+from shared.revision import code_revision
 
 log = structlog.get_logger(__name__)
 

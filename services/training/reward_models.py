@@ -21,7 +21,6 @@ from services.training.metrics import TrainingMetrics
 from services.training.process import ROOT
 from services.training.publish import adapter_files, store
 from services.training.resolve import ResolvedJob
-from services.training.revision import code_revision
 from services.training.settings import TrainingSettings
 from services.training.snapshot import Dataset
 from services.training.workspace import Workspace
@@ -32,6 +31,7 @@ from shared.intervals import wilson
 from shared.kafka.log import EventLog
 from shared.registry.follow import RegistryFollower
 from shared.registry.versions import Registry
+from shared.revision import code_revision
 
 log = structlog.get_logger(__name__)
 

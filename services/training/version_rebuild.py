@@ -16,7 +16,6 @@ from services.training.progress import ProgressReporter
 from services.training.publish import adapter_files
 from services.training.rebuild import differences, rebuild
 from services.training.recorded_jobs import resolve_rebuild
-from services.training.revision import code_revision
 from services.training.settings import TrainingSettings
 from services.training.snapshot import Dataset
 from services.training.workspace import Workspace
@@ -24,6 +23,7 @@ from shared.contracts.events.training import RunPhase, TrainingRequested
 from shared.contracts.events.versions import VersionRecord
 from shared.kafka.log import EventLog
 from shared.registry.versions import Registry
+from shared.revision import code_revision
 
 
 class VersionRebuilder:

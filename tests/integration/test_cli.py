@@ -81,7 +81,7 @@ async def test_topics_apply_creates_once_and_diff_says_what_is_missing(
     missing = await run("topics", "diff", "--json", env=env)
     assert missing.status == Exit.failed
     assert missing.json["missing"] == [name]
-    waited = await run("topics", "wait", "--timeout-s", "1", env=env)
+    waited = await run("topics", "wait", "--timeout", "1", env=env)
     assert (waited.status, name in waited.err) == (Exit.failed, True)
     created = await run("topics", "apply", env=env)
     assert created.status == 0, created.err
@@ -90,7 +90,7 @@ async def test_topics_apply_creates_once_and_diff_says_what_is_missing(
     assert (again.status, again.json["missing"], again.json["drift"]) == (0, [], [])
     env |= {"RATCHET_KAFKA_JOIN_PARTITIONS": "5"}
     # A topic that differs is no reason to wait.
-    assert (await run("topics", "wait", "--timeout-s", "1", env=env)).status == 0
+    assert (await run("topics", "wait", "--timeout", "1", env=env)).status == 0
     drifted = await run("topics", "apply", "--strict", "--json", env=env)
     assert drifted.status == Exit.failed
     assert any("4 partitions, declared 5" in line for line in drifted.json["drift"])

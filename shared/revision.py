@@ -1,10 +1,12 @@
-"""Code revision that made a version."""
+"""Version and revision of this code."""
 
 from __future__ import annotations
 
 import subprocess
 from pathlib import Path
 
+VERSION = "0.1.0"
+"""As in pyproject.toml and the chart; images have no package metadata to read it from."""
 TIMEOUT_S = 10
 
 
