@@ -138,7 +138,7 @@ async def run(settings: RolloutSettings) -> None:
             keys,
             settings.strategy.parent,
             AuditLog(log),
-            Registrations(log, versions.registry, clock),
+            Registrations(log, versions.registry, clock, agents.bases),
             evaluations,
             LiveFigures(daily_scores, prometheus, clock),
         )

@@ -61,6 +61,18 @@ class Agents:
             for candidate in candidates
         }
 
+    async def bases(self) -> set[str]:
+        """The base models that the engines serve, by their names there; none of a silent agent."""
+        answers = await asyncio.gather(*(self._adapters(url) for url in self._urls))
+        engines = (one.get("engine") for one in answers if isinstance(one, dict))
+        return {
+            base
+            for engine in engines
+            if isinstance(engine, dict)
+            and isinstance(base := engine.get("base_model"), str)
+            and base
+        }
+
     async def scores(self, model: str, items: list[dict[str, Any]]) -> tuple[str, list[float]]:
         """The newest reward model's name, and its score of each item (messages and completion).
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Annotated
 
@@ -57,10 +58,12 @@ class RegisterRequest(BaseModel):
     version: Name
     model: ModelName
     base: OptionalIdentifier = Field(
-        default="", description="the base model's name at the engine; absent: stable's"
+        default="",
+        description="the base model's name at the engine; absent: stable's, else the engines' own",
     )
     adapter_of: OptionalName = Field(
-        default="", description="the version whose adapter it serves; absent: the base alone"
+        default="",
+        description="the version whose adapter, if it has one, it serves; absent: the base alone",
     )
     settings: SettingsRequest = SettingsRequest()
     on_behalf_of: OptionalIdentifier = ""
@@ -70,10 +73,18 @@ class RegisterRequest(BaseModel):
 class Registrations:
     """Writes checked records to the registry's topic; of two under one name the first counts."""
 
-    def __init__(self, event_log: EventLog, registry: Registry, clock: Clock) -> None:
+    def __init__(
+        self,
+        event_log: EventLog,
+        registry: Registry,
+        clock: Clock,
+        bases: Callable[[], Awaitable[set[str]]],
+    ) -> None:
+        """`bases` gives the names of the base models that the engines serve."""
         self._log = event_log
         self._registry = registry
         self._clock = clock
+        self._bases = bases
 
     async def register(self, request: RegisterRequest, actor: str) -> Version:
         """The registered version, once it was read back. `actor` is who was authenticated.
@@ -82,6 +93,8 @@ class Registrations:
             RolloutError: it may not be registered, or it is not known whether it was.
 
         """
+        if not (request.base or request.adapter_of or self._registry.stable(request.model)):
+            request = request.model_copy(update={"base": await self._engines_base(request.model)})
         record = checked_record(request, self._registry, actor, self._clock.now())
         try:
             await self._log.publish(
@@ -101,6 +114,18 @@ class Registrations:
             )
         log.info("version.registered", version=record.version, model=record.model, actor=actor)
         return version
+
+    async def _engines_base(self, model: str) -> str:
+        """The one base that all engines serve; nothing else says what a first version is made of."""
+        bases = await self._bases()
+        if len(bases) != 1:
+            raise NotAllowed(
+                f"base: is required, as {model} has no stable version and the engines serve "
+                f"{' and '.join(sorted(bases)) or 'none yet'}; give the model's name as the engine's "
+                "/v1/models has it",
+                field="base",
+            )
+        return bases.pop()
 
     async def _seen(self, name: str) -> Version:
         """The first version on the log under this name, ours or not."""
@@ -129,19 +154,11 @@ def checked_record(
     if name in {model, *(version.record.model for version in registry.versions())}:
         raise Conflict(f"version: {name} is a model's name; take another", field="version")
     stable = registry.stable(model)
-    adapter = _adapter(request, registry)
     stables = stable.record.base if stable else ""
-    base = adapter.base if adapter else request.base or stables
-    if not base:
-        raise NotAllowed(
-            f"base: is required, as {model} has no stable version; "
-            "give the model's name as the engine's /v1/models has it",
-            field="base",
-        )
+    adapter, base = _served_by(request, registry) or (None, request.base or stables)
     if request.base not in ("", base):
         raise NotAllowed(
-            f"base: {request.base} is not {base}, which the adapter of {request.adapter_of} is of; "
-            "leave it out",
+            f"base: {request.base} is not {base}, which {request.adapter_of} is of; leave it out",
             field="base",
         )
     # The engine serves one base, so stable's files are those of a version without an adapter.
@@ -163,8 +180,12 @@ def checked_record(
     )
 
 
-def _adapter(request: RegisterRequest, registry: Registry) -> VersionRecord | None:
-    """The trained version whose adapter is to be served; None for the base."""
+def _served_by(
+    request: RegisterRequest, registry: Registry
+) -> tuple[VersionRecord | None, str] | None:
+    """What `adapter_of` serves: the trained version with its adapter, None for the base alone; and
+    the base. None where the request names no version.
+    """
     name = request.adapter_of
     if not name:
         return None
@@ -176,13 +197,10 @@ def _adapter(request: RegisterRequest, registry: Registry) -> VersionRecord | No
         )
     trained = registry.adapter(name)
     if trained is None:
-        raise NotAllowed(
-            f"adapter_of: {name} has no adapter; leave it out to serve the base",
-            field="adapter_of",
-        )
+        return None, known.record.base
     if not trained.gate.released or known.lifecycle is Lifecycle.rejected:
         raise NotAllowed(
             f"adapter_of: {name} was rejected or did not pass its gate; take a released version",
             field="adapter_of",
         )
-    return trained
+    return trained, trained.base

@@ -93,7 +93,7 @@ class ConsoleHarness:
         keys = KeyRing(required=False)
         controller, decisions = self.harness.controller, self.harness.decision_log
         registry, audit = self.harness.versions.registry, AuditLog(log)
-        registrations = Registrations(log, registry, SystemClock())
+        registrations = Registrations(log, registry, SystemClock(), self.harness.agents.bases)
         evaluations = self.harness.evaluations
         figures = LiveFigures(
             self.harness.daily_scores, self.harness.prometheus, self.harness.clock

@@ -43,7 +43,7 @@ def application(
         keys,
         STRATEGIES,
         AuditLog(harness.log),
-        Registrations(harness.log, harness.versions.registry, SystemClock()),
+        Registrations(harness.log, harness.versions.registry, SystemClock(), harness.agents.bases),
         harness.evaluations,
         LiveFigures(harness.daily_scores, harness.prometheus, harness.clock),
     )

@@ -140,6 +140,10 @@ class FakeAgents:
     def __init__(self) -> None:
         self.report = EngineReport(ready=True, generation=1, candidate_ready=True)
         self.refused: set[str] = set()
+        self.served: set[str] = set()
+
+    async def bases(self) -> set[str]:
+        return set(self.served)
 
     async def reports(self, candidate: str) -> dict[str, EngineReport]:
         if candidate in self.refused:

@@ -79,6 +79,14 @@ async def test_an_adapter_is_served_under_settings_of_settings(http: httpx.Async
     assert (await http.post("/v1/versions", json=second)).json()["record"]["adapter_of"] == "v1"
 
 
+async def test_over_settings_without_an_adapter_the_base_is_served(http: httpx.AsyncClient) -> None:
+    first = await http.post("/v1/versions", json={**POLITE, "base": "another"})
+    assert first.json()["record"]["adapter_of"] == ""
+    second = {**POLITE, "version": "terse", "adapter_of": "polite"}
+    record = (await http.post("/v1/versions", json=second)).json()["record"]
+    assert (record["adapter_of"], record["base"]) == ("", "another")
+
+
 @pytest.mark.parametrize(
     ("changes", "status", "field"),
     [
@@ -113,6 +121,24 @@ async def test_a_rejected_or_unreleased_adapter_serves_under_no_settings(
     await http.post(f"/v1/rollouts/{state.rollout_id}/abort", json={"reason": "bad"})
     refused = await http.post("/v1/versions", json={**POLITE, "adapter_of": "v2"})
     assert (refused.status_code, refused.json()["code"]) == (422, "not_allowed")
+
+
+@pytest.mark.parametrize(
+    ("served", "taken"), [({"qwen"}, "qwen"), (set(), None), ({"qwen", "llama"}, None)]
+)
+async def test_a_first_version_is_of_the_base_that_all_engines_serve(
+    harness: ControllerHarness, http: httpx.AsyncClient, served: set[str], taken: str | None
+) -> None:
+    harness.agents.served = served
+    made = await http.post("/v1/versions", json={**POLITE, "model": "new"})
+    if taken is not None:
+        assert (made.status_code, made.json()["record"]["base"]) == (201, taken)
+        return
+    assert made.status_code == 422
+    (error,) = made.json()["errors"]
+    assert error["field"] == "base"
+    assert ("llama and qwen" if served else "none yet") in error["rule"]
+    assert "/v1/models" in error["remedy"]
 
 
 async def test_a_model_begins_with_its_base(bench: ControllerBench) -> None:

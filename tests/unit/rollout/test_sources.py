@@ -103,6 +103,18 @@ async def test_an_agent_is_asked_once_for_all_candidates(
     assert len(asked) == 1
 
 
+async def test_the_bases_are_those_that_engines_name(
+    session: aiohttp.ClientSession, serve: Callable[..., Any]
+) -> None:
+    def engine(base: object) -> Callable[[str], web.Response]:
+        return lambda _: web.json_response({"engine": {**ENGINE, "base_model": base}})
+
+    urls = [await serve("/v1/adapters", engine(base)) for base in ("qwen", "qwen", "", None, 1)]
+    odd = await serve("/v1/adapters", lambda _: web.json_response(["hello"]))
+    found = await Agents(session, (*urls, odd, "http://127.0.0.1:1")).bases()
+    assert found == {"qwen"}
+
+
 async def test_scores_that_are_no_numbers_are_none(
     session: aiohttp.ClientSession, serve: Callable[..., Any]
 ) -> None:

@@ -16,7 +16,7 @@ const WORDS = {
 let present = null;
 
 function sentence(rollout) {
-  if (!rollout) return "This model never had a rollout.";
+  if (!rollout) return "This model has had no rollout yet. A released version starts one by itself, or ratchet rollout start does.";
   const share = percent(rollout.weight / 10000, rollout.weight % 100 ? 2 : 0);
   if (rollout.ended_at) return `${rollout.candidate}: ${rollout.result}. ${rollout.reason}`;
   const step = `step ${rollout.step + 1} of ${rollout.steps}, ${rollout.step_name}`;

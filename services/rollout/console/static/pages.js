@@ -13,7 +13,7 @@ const PAGES = {
   versions: {
     title: "Versions",
     hint: "Every version of each model, trained or of prompts and settings.",
-    empty: "No version is registered yet: ratchet train makes one.",
+    empty: "No version yet: ratchet versions register makes the first of the model as it is, ratchet train a better one.",
     list: async () => (await ask("v1/versions")).versions.reverse(),
     name: (one) => one.version,
     columns: {
@@ -131,7 +131,7 @@ const PAGES = {
   },
   "dead-letters": {
     title: "Dead letters",
-    hint: "Records that a service could not read, redacted. Mend the cause before a replay; nothing counts twice.",
+    hint: "Records that a service could not read, redacted. Correct the cause before a replay; nothing counts twice.",
     empty: "There are none: every record could be read.",
     list: async () => (await ask("v1/dead-letters")).dead_letters,
     name: (one) => one.place,
