@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,8 @@ def main() -> int:
         console = Console(width=PLAIN_WIDTH)
     again = settings.play and settings.complete.exists()
     seconds: dict[str, float] = {}
+    stack: Stack | None = None
+    status, ready = 1, False
     try:
         screen.say("the starter model (trained once, about 75 s, then cached)")
         starter = prepare_starter(screen.say)
@@ -66,34 +69,32 @@ def main() -> int:
             say=screen.say,
         )
         stack.up()
+        ready = True
         seconds["stack"] = screen.elapsed_s() - seconds["starter model"]
         screen.say(f"the stack is ready after {screen.elapsed_s():.0f} s")
-    except (StackError, StepFailed) as error:
-        console.print(f"demo: {error}", style="red", markup=False)
-        return 1
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    if again:
-        _say_where(settings, stack, console)
-        return 0
-    try:
-        status = asyncio.run(_run(settings, stack, starter, screen, console, seconds))
+        status = (
+            0 if again else asyncio.run(_run(settings, stack, starter, screen, console, seconds))
+        )
         if status == 0 and settings.play:
             settings.complete.touch()
-        return status
+    except (StackError, StepFailed) as error:
+        console.print(f"demo: {error}", style="red", markup=False)
     except KeyboardInterrupt:
         console.print("demo: interrupted", style="red")
-        return INTERRUPTED
+        status = INTERRUPTED
     finally:
-        if settings.keep or not stack.started:
-            _say_where(settings, stack, console)
-        else:
-            screen.say("stopping the stack")
-            stack.down(delete_data=True)
+        if stack is not None:
+            unfinished = settings.play and status == INTERRUPTED
+            if stack.started and (unfinished or not settings.keep):
+                screen.say("stopping the stack")
+                stack.down(delete_data=not again)
+            elif stack.started or ready:
+                _say_where(settings, places(stack) if ready else [], console)
+    return status
 
 
-def _say_where(settings: DemoSettings, stack: Stack, console: Console) -> None:
-    for place in places(stack):
+def _say_where(settings: DemoSettings, where: Sequence[str], console: Console) -> None:
+    for place in where:
         console.print(place, markup=False, highlight=False, soft_wrap=True)
     console.print(f"the stack stays up: make down RUN_DIR={settings.run_dir} ends it")
 
