@@ -70,12 +70,22 @@ def test_every_client_has_a_test() -> None:
             assert function in functions(ROOT / path), f"{path}::{function}"
 
 
-PAGES = sorted(
-    path
-    for pattern in ("*.md", "docs/**/*.md", "services/*/*.md", "demo/*.md", "deploy/*/*.md")
-    for path in ROOT.glob(pattern)
-    if not re.match(r"\d{4}-\d\d-\d\d", path.stem)  # dated reports are of their revision
+ALL_PAGES = sorted(
+    [
+        *ROOT.glob("*.md"),
+        *(
+            page
+            for folder in ROOT.iterdir()
+            if folder.is_dir() and not folder.name.startswith(".")
+            for page in folder.rglob("*.md")
+        ),
+    ]
 )
+PAGES = [
+    page
+    for page in ALL_PAGES
+    if not re.match(r"\d{4}-\d\d-\d\d", page.stem)  # dated reports are of their revision
+]
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 NOT_BUILT = " *(not built)*"
 TOP = {path.name for path in ROOT.iterdir() if not path.name.startswith(".")}
@@ -115,7 +125,7 @@ def test_every_path_named_exists_unless_it_is_said_not_to(page: Path) -> None:
     assert not wrong
 
 
-@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+@pytest.mark.parametrize("page", ALL_PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_lines_fit(page: Path) -> None:
     long = [
         number
@@ -136,6 +146,10 @@ def test_relative_links_resolve(page: Path) -> None:
             assert anchor in {
                 re.sub(r"[^\w -]", "", one).lower().replace(" ", "-") for one in headings
             }
+
+
+def test_the_readme_shows_the_product_that_the_examples_have() -> None:
+    assert (ROOT / "examples" / "shop.py").read_text() in (ROOT / "README.md").read_text()
 
 
 def test_every_word_of_the_glossary_has_a_module() -> None:

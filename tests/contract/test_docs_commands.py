@@ -34,6 +34,13 @@ def test_a_test_that_a_reason_names_exists(reason: str) -> None:
         assert [*(DOCS.parent / "tests").rglob(name.removeprefix("tests/"))], name
 
 
+@pytest.mark.parametrize(
+    "beginning", [beginning for beginning in NOT_RUN if beginning.startswith("ratchet ")]
+)
+def test_a_command_of_ours_that_is_not_run_here_is_run_by_a_test(beginning: str) -> None:
+    assert re.search(r"test_\w+\.py", NOT_RUN[beginning]), NOT_RUN[beginning]
+
+
 def test_a_command_over_several_lines_is_one(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(

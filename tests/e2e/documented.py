@@ -35,7 +35,7 @@ RUN = (
     *("ratchet feedback import", "ratchet feedback examples", "ratchet feedback show"),
     *("ratchet feedback export", "ratchet feedback invite"),
     *("ratchet feedback agreement", "ratchet annotations", "ratchet keys create"),
-    *("ratchet users export", "curl", "printf", "echo", "openssl rand"),
+    *("ratchet users export", "ratchet users status", "curl", "printf", "echo", "openssl rand"),
 )
 """How the commands begin that run."""
 
@@ -50,20 +50,19 @@ NOT_RUN = {
     "python benchmarks/check_slices.py": "needs a package under AGPL in an environment of its own",
     "ratchet backup": "wants the aggregator stopped; tests/integration/test_backup.py runs both",
     "ratchet users erase": "waits for a sweep; tests/integration/test_text_erasure.py erases",
-    "ratchet users status": "shows an erasure, which no command here began",
     "ratchet redteam run": "asks every shipped prompt; tests/e2e/test_probes.py runs it on two",
     "ratchet audit bias": "asks every shipped prompt; tests/e2e/test_probes.py runs it on six",
     "ratchet versions evaluate": "asks both versions; test_rollout_and_router.py evaluates",
     "ratchet rollout start assistant-v1.3": "needs data of one tenant; test_one_tenant.py accepts some",
-    "ratchet dataset label": "needs a judge model and people's votes",
-    "ratchet dataset build": "needs rows of people's feedback",
+    "ratchet dataset label": "needs a judge's endpoint and votes; tests/unit/cli/test_label.py labels",
+    "ratchet dataset build": "needs thumbs to train on; test_stored_dataset.py builds one",
     "ratchet feedback ranking": "needs votes; tests/integration/test_cli.py ranks some",
-    "ratchet feedback prioritise": "needs a reward model",
+    "ratchet feedback prioritise": "needs a reward model; test_prioritise.py ranks by one",
     "ratchet train": "trains for minutes; tests/e2e/test_readme.py and test_learning.py train",
-    "ratchet train cancel": "needs a job under way",
-    "ratchet versions rebuild": "trains for minutes",
-    "ratchet versions rebase": "needs a second base model",
-    "ratchet cases retire": "needs an answer that failed",
+    "ratchet train cancel": "needs a job under way; test_training_log.py cancels one",
+    "ratchet versions rebuild": "trains for minutes; tests/integration/test_training.py rebuilds",
+    "ratchet versions rebase": "needs a trained chain; test_version_rebase.py asks for one",
+    "ratchet cases retire": "needs an answer that failed; test_training_log.py retires one",
 }
 """How the commands begin that do not, with the reason."""
 

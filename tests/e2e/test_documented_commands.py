@@ -45,7 +45,7 @@ def home(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def names(two_versions: Stack, starter: str) -> dict[str, str]:
+def names(two_versions: Stack) -> dict[str, str]:
     """What the pages' placeholders stand for here; a rollout was begun and ended by hand."""
     env = two_versions.environment()
     run_python(BLOCKS["connect"], two_versions)
@@ -57,7 +57,6 @@ def names(two_versions: Stack, starter: str) -> dict[str, str]:
         "JOB": jobs[-1]["job_id"],
         "ROLLOUT": rollout,
         ".run/datasets/ID": str(next(datasets.rglob("train.jsonl")).parent),
-        "Qwen/Qwen3-0.6B": starter,
         "assistant-v1.3": SECOND,
     }
 

@@ -18,7 +18,7 @@ PREFERRED = "assistant-v3.0"
 
 
 def test_every_block_has_a_test() -> None:
-    assert set(BLOCKS) == {"first", "connect", "counted", "kafka", "look", "rollout", "train"}
+    assert set(BLOCKS) == {"begin", "first", "connect", "kafka", "look", "rollout", "train"}
     targets = set(re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = {word for text in MAKE for word in re.findall(r"^make ([a-z-]+)", text, re.MULTILINE)}
     assert named
@@ -30,6 +30,19 @@ def test_relative_links_lead_somewhere() -> None:
         assert (ROOT / link).exists(), link
 
 
+def test_a_first_version_is_the_model_as_it_is(full_stack: Stack) -> None:
+    """Under another model's name: the shared stack's assistant has a trained first version."""
+    command = BLOCKS["begin"].splitlines()[0].replace("assistant-v1.0", "plain-v1.0 --model plain")
+    wait_until(lambda: full_stack.is_ready("inference"), "the engine is ready", 300)
+    run_bash(command, full_stack)
+
+    def stable() -> bool:
+        listed = run_bash("ratchet versions list --model plain", full_stack)
+        return re.search(r"plain-v1\.0\b.*stable", listed) is not None
+
+    wait_until(stable, "plain-v1.0 is stable", 60)
+
+
 def test_a_first_version_comes_from_demonstrations(serving: Stack) -> None:
     """The block itself made the version that `serving` serves."""
     assert "assistant-v1.0" in run_bash("ratchet versions list", serving)
@@ -38,7 +51,7 @@ def test_a_first_version_comes_from_demonstrations(serving: Stack) -> None:
 def test_a_product_connects_by_http_and_kafka(serving: Stack) -> None:
     *answer, feedback_id = run_python(BLOCKS["connect"], serving).splitlines()
     assert "".join(answer).strip(), "the model said nothing"
-    show = BLOCKS["counted"].replace("FEEDBACK_ID", feedback_id)
+    show = BLOCKS["begin"].splitlines()[-1].replace("FEEDBACK_ID", feedback_id)
     wait_until(
         lambda: re.search(r"\bstate\W+counted\b", run_bash(show, serving)), "the thumb counts", 60
     )
