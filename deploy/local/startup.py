@@ -12,7 +12,9 @@ from deploy.local.readiness import is_ready
 from deploy.local.supervision import Supervisor
 
 _POLL_S = 0.1
-_PROGRESS_EVERY_S = 2.0
+_SLOW_S = 2.0
+"""From here on it is said how long a process took."""
+_PROGRESS_EVERY_S = 10.0
 # A process that had so many lives without getting ready is not slow, it is broken.
 _LIVES = 5
 
@@ -81,7 +83,7 @@ class Startup:
                 if self._has_become_ready(name):
                     took = time.monotonic() - self._awaited.pop(name).since
                     passed.add(name)
-                    if took >= _PROGRESS_EVERY_S:
+                    if took >= _SLOW_S:
                         self._say(f"{name} is ready ({took:.0f} s)")
             if not passed and self._awaited:
                 if time.monotonic() - told >= _PROGRESS_EVERY_S:
