@@ -1,7 +1,7 @@
 # Everything a person runs here, by name: make help
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup up down status logs demo play test test-fast lint format bench verify manifests chart-test clients all-clients contracts docs lock sbom clean flink
+.PHONY: help images image-tools setup up down status logs demo play test test-fast lint format bench verify manifests chart-test clients all-clients contracts docs lock sbom clean flink
 
 PYTHON_BIN := .venv/bin/python
 TORCH ?=
@@ -33,7 +33,7 @@ demo: setup ## the whole circle: feedback makes a better model, worse ones are r
 play: setup ## a stack with what the demo made, and where to click (the first time that is the demo; then a minute)
 	@$(PYTHON_BIN) -m demo --play $(ARGS)
 
-test: clients ## every test but the hours-long tier; unit and contract tests beside those that share servers
+test: clients image-tools ## every test but the hours-long tier; unit and contract tests beside those that share servers
 	@$(PYTHON_BIN) -m pytest -n auto --dist loadscope $(ARGS)
 
 test-fast: setup ## unit and contract tests on all cores, under a minute
@@ -59,6 +59,13 @@ clients: ## what setup brings, and the Python clients that tests/clients runs
 all-clients: ## those, and the JavaScript ones
 	@TORCH='$(TORCH)' deploy/local/setup.sh all-clients
 
+images: image-tools ## every image without torch, by buildah, where no Docker engine is (IMAGES="router cli" for some; root)
+	@deploy/docker/build.sh $(IMAGES)
+
+# Nobody else can build them by buildah's chroot; tests/integration/test_images.py says so where it is left out.
+image-tools:
+	@if ((EUID == 0)); then deploy/local/setup.sh images; fi
+
 flink: ## what setup brings, and Flink, for the twin of the aggregation
 	@TORCH='$(TORCH)' deploy/local/setup.sh flink
 
@@ -68,7 +75,7 @@ docs: ## the documents and an API reference as a site, .run/docs-site/index.html
 	@.venv-docs/bin/sphinx-build -q -W --keep-going -E -c docs/site .run/docs-source .run/docs-site
 	@echo .run/docs-site/index.html
 
-verify: all-clients flink docs ## soak, fault table, all seeds, fuzzing (an hour and more; goes on where it was stopped) and a dated report
+verify: all-clients flink docs image-tools ## soak, fault table, all seeds, fuzzing, learning (hours; goes on where it was stopped) and a dated report
 	@$(PYTHON_BIN) -m tests.verify $(ARGS)
 
 manifests: setup ## plain Kubernetes manifests from the Helm chart

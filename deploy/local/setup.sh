@@ -11,6 +11,7 @@
 # setup.sh docs         Sphinx for the site of the documents, and of the others no more than that needs
 # setup.sh clients      also the clients of Python that tests/clients runs
 # setup.sh all-clients  those, and the clients of JavaScript
+# setup.sh images       no more than what deploy/docker/build.sh needs
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
@@ -120,10 +121,16 @@ install_packages() {
   return "$status"
 }
 
+# What builds and runs images where no Docker engine is.
+missing_image_packages() {
+  local package
+  for package in buildah debootstrap podman runc; do has "$package" || echo "$package"; done
+}
+
+# debian_packages LISTER: installs what the lister names.
 debian_packages() {
   local packages by_hand
-  has_browser || is_debian || say "no Chromium here: install it, or Google Chrome, for tests/browser"
-  mapfile -t packages < <(missing_packages | tr ' ' '\n')
+  mapfile -t packages < <("$1" | tr ' ' '\n')
   ((${#packages[@]} == 0)) && return
   by_hand="sudo apt-get install --no-install-recommends ${packages[*]}"
   if ! has apt-get; then
@@ -288,7 +295,12 @@ if ! flock --nonblock 9; then
   say "waiting for another setup in this directory"
   flock 9
 fi
-debian_packages
+if [[ ${1:-} == images ]]; then
+  debian_packages missing_image_packages
+  exit
+fi
+has_browser || is_debian || say "no Chromium here: install it, or Google Chrome, for tests/browser"
+debian_packages missing_packages
 if ! java -version >/dev/null 2>&1; then
   fail "java is there but does not run" "sudo apt-get install default-jre-headless"
 fi

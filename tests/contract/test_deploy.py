@@ -388,7 +388,9 @@ def test_every_pin_of_a_lock_has_hashes_and_no_index(lock: Path) -> None:
 
 def test_every_install_of_a_lock_checks_its_hashes() -> None:
     setup = (ROOT / "deploy" / "local" / "setup.sh").read_text()
-    installs = re.findall(r"^.*pip (?:sync|install)\b.*$", f"{setup}\n{DOCKERFILE}", re.MULTILINE)
+    installs = re.findall(
+        r"^.*pip (?:--python \S+ )?(?:sync|install)\b.*$", f"{setup}\n{DOCKERFILE}", re.MULTILINE
+    )
     locked = [line for line in installs if ".txt" in line or '"$lock"' in line]
     assert len(locked) == 10
     for line in locked:

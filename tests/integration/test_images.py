@@ -1,0 +1,132 @@
+"""The images, built from the Dockerfile and started as the chart starts them: confined, as nobody.
+
+The base is Debian 12 by debootstrap, as no registry of images is asked; buildah and podman need root.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from deploy.local.processes import ROOT
+from tests.support.waiting import wait_until
+
+BUILD_TIMEOUT_S = 1_500.0
+MAX_LIGHT_MB = 250
+NOBODY = "10001"
+TOOLS = ("pip", "pip3", "gcc", "cc", "ld", "strip", "git")
+LIGHT = ("router", "feedback", "rollout", "aggregator")
+SETTINGS = {
+    "RATCHET_PROFILE": "local",
+    "RATCHET_LOCAL_OPEN": "true",
+    "RATCHET_TENANTS": "default",
+    # Nobody is there: a service lives without its neighbours, and says what it waits for.
+    "RATCHET_KAFKA_BOOTSTRAP": "127.0.0.1:9",
+    "RATCHET_REDIS_URL": "redis://127.0.0.1:9/0",
+    "RATCHET_ROUTER_ENGINES": "http://127.0.0.1:9",
+    "RATCHET_ROLLOUT_AGENTS": "http://127.0.0.1:9",
+}
+CONFINED = (
+    *("--read-only", "--cap-drop", "all", "--security-opt", "no-new-privileges"),
+    *("--network", "none", "--tmpfs", "/tmp:rw"),
+    *("--ulimit", "nofile=4096:4096", "--ulimit", "nproc=1024:1024"),
+)
+
+pytestmark = [
+    pytest.mark.timeout(2_000),
+    pytest.mark.skipif(
+        os.geteuid() != 0 or not all(map(shutil.which, ("buildah", "podman", "debootstrap"))),
+        reason="images are built by root, with what `deploy/local/setup.sh images` installs",
+    ),
+]
+
+
+def run(*command: str, timeout_s: float = 60.0, check: bool = True) -> str:
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=timeout_s, check=False
+    )
+    assert done.returncode == 0 or not check, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def image(target: str) -> dict[str, Any]:
+    """Builds a target of the Dockerfile; what podman says of the image."""
+    run("deploy/docker/build.sh", target, timeout_s=BUILD_TIMEOUT_S)
+    (found,) = json.loads(run("podman", "image", "inspect", f"localhost/ratchet/{target}"))
+    return found
+
+
+@pytest.fixture
+def container(unique: str) -> Iterator[str]:
+    name = f"ratchet-{unique}"
+    yield name
+    run("podman", "rm", "--force", "--time", "5", "--ignore", name)
+
+
+def start(name: str, target: str) -> None:
+    settings = [part for pair in SETTINGS.items() for part in ("--env", "=".join(pair))]
+    found = f"localhost/ratchet/{target}"
+    run(
+        "podman",
+        "--runtime",
+        "runc",
+        "run",
+        "--detach",
+        "--name",
+        name,
+        *CONFINED,
+        *settings,
+        found,
+    )
+
+
+def healthy(name: str) -> bool:
+    """By the image's own health check."""
+    return not subprocess.run(
+        ("podman", "--runtime", "runc", "healthcheck", "run", name),
+        capture_output=True,
+        timeout=60,
+        check=False,
+    ).returncode
+
+
+@pytest.mark.parametrize(
+    "target",
+    [LIGHT[0], *(pytest.param(target, marks=pytest.mark.verify) for target in LIGHT[1:])],
+)
+def test_a_light_image_lives_as_nobody_on_a_root_that_nobody_writes(
+    target: str, container: str
+) -> None:
+    built = image(target)
+    assert built["Config"]["User"] == NOBODY
+    assert built["Size"] / 1e6 <= MAX_LIGHT_MB
+
+    start(container, target)
+    try:
+        wait_until(lambda: healthy(container), f"{target} in its image is healthy")
+    except AssertionError:
+        print(run("podman", "logs", container, check=False))
+        raise
+    inside = ("podman", "--runtime", "runc", "exec", container)
+    assert run(*inside, "id", "-u").strip() == NOBODY
+    written = run(*inside, "sh", "-c", "touch /app/x /opt/ratchet/x 2>&1; true")
+    assert written.count("Read-only file system") == 2
+    found = run(*inside, "sh", "-c", f"command -v {' '.join(TOOLS)}; true")
+    assert not found, "tools to build with"
+    caches = run(*inside, "sh", "-c", "find /app -name __pycache__ -o -name .env -o -name '.git*'")
+    assert not caches, "copied from the machine that built it"
+
+
+@pytest.mark.verify
+def test_the_command_has_its_image() -> None:
+    image("cli")
+    said = run(
+        "podman", "--runtime", "runc", "run", "--rm", *CONFINED, "localhost/ratchet/cli", "--help"
+    )
+    assert "Usage: ratchet" in said
