@@ -78,7 +78,7 @@ from benchmarks.training_stages import ML_PYTHON, ROOT, read, run, starter, writ
 from deploy.starter import corpus
 from shared.contracts.events.training import TrainingMethod, TrainingRequested
 from shared.contracts.recipes import RewardHyperparameters
-from shared.intervals import Z95, wilson
+from shared.intervals import TWO_SIDED_95, wilson
 
 FOLDER = ROOT / ".run/learning"
 ITERATIONS = 3
@@ -360,7 +360,7 @@ def gain(
     both = zip(scored(taste, answers, offset), scored(taste, others, offset), strict=True)
     gained = [score - before for score, before in both]
     middle = statistics.fmean(gained)
-    spread = Z95 * statistics.stdev(gained) / math.sqrt(len(gained))
+    spread = TWO_SIDED_95 * statistics.stdev(gained) / math.sqrt(len(gained))
     return middle - spread, middle + spread
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from benchmarks.learning_plot import LearningPanel
-from shared.intervals import Z99, wilson
+from shared.intervals import TWO_SIDED_99, wilson
 
 PUBLISHED_SATISFACTION = (3.5, 3.8, 4.0, 4.2)
 PUBLISHED_WINS = (0.58, 0.62, 0.65)
@@ -49,7 +49,7 @@ class LearntRound:
     def keeps_tasks(self) -> bool:
         """Whether general tasks fall no further than by chance, as the gate has it."""
         lost, won = self.figures["capability_lost"], self.figures["capability_won"]
-        return wilson(lost, lost + won, Z99)[0] <= 0.5
+        return wilson(lost, lost + won, TWO_SIDED_99)[0] <= 0.5
 
 
 def released(rounds: Sequence[LearntRound]) -> list[LearntRound]:

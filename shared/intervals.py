@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import math
 
-Z95 = 1.959963984540054
-"""Standard normal quantile of a two-sided 95 % interval."""
-Z99 = 2.5758293035489004
+TWO_SIDED_95 = 1.959963984540054
+"""Standard normal quantile of a two-sided 95 % interval: 0.975."""
+TWO_SIDED_99 = 2.5758293035489004
+ONE_SIDED_95 = 1.6448536269514722
+"""Standard normal quantile of a one-sided 95 % bound: 0.95."""
 
 
-def wilson(successes: float, trials: float, z: float = Z95) -> tuple[float, float]:
+def wilson(successes: float, trials: float, z: float = TWO_SIDED_95) -> tuple[float, float]:
     """Score interval of a share (Wilson 1927, JASA 22, 209-212); (0, 1) without trials."""
     if trials <= 0:
         return (0.0, 1.0)

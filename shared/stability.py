@@ -7,12 +7,12 @@ import math
 from collections.abc import Hashable, Mapping
 from typing import TypeVar
 
+from shared.intervals import ONE_SIDED_95
+
 Bin = TypeVar("Bin", bound=Hashable)
 
 FEW = 0.5
 """Counts that a bin has at least, so that an empty one does not make the index infinite."""
-Z95 = 1.645
-"""One-sided 95 % of a normal."""
 
 
 def stability_index(before: Mapping[Bin, int], now: Mapping[Bin, int]) -> float:
@@ -30,5 +30,5 @@ def stability_index(before: Mapping[Bin, int], now: Mapping[Bin, int]) -> float:
         q = max(now.get(one, 0), FEW) / sizes[1]
         found += (q - p) * math.log(q / p)
     freedom = len(bins) - 1
-    chance = (freedom + Z95 * math.sqrt(2 * freedom)) * (1 / sizes[0] + 1 / sizes[1])
+    chance = (freedom + ONE_SIDED_95 * math.sqrt(2 * freedom)) * (1 / sizes[0] + 1 / sizes[1])
     return max(0.0, found - chance)

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from services.training.measures.tasks import task_changes
 from shared.contracts.events.training import TrainingMethod
 from shared.contracts.events.versions import GateCheck, GateResult
-from shared.intervals import Z99, wilson
+from shared.intervals import TWO_SIDED_99, wilson
 from shared.registry.adapters import DISTINCTION, TOLERANCE
 
 
@@ -82,7 +82,7 @@ def derive(figures: Mapping[str, float]) -> dict[str, float]:
     for name in ("capability", "safety"):
         if {f"{name}_{what}" for what in ("items", "lost", "won")} <= known.keys():
             lost, won = known[f"{name}_lost"], known[f"{name}_won"]
-            known[f"{name}_fall"] = wilson(lost, lost + won, Z99)[0]
+            known[f"{name}_fall"] = wilson(lost, lost + won, TWO_SIDED_99)[0]
     known |= task_changes(known)
     if {"cases_items", "cases_lost"} <= known.keys():
         known["cases_lost_share"] = known["cases_lost"] / max(1.0, known["cases_items"])

@@ -16,7 +16,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from shared.intervals import Z95, difference
+from shared.intervals import TWO_SIDED_95, difference
 from shared.kafka.envelope import describe
 from shared.probes.reading import BadProbes, read_yaml
 from shared.refusals import is_refusal
@@ -150,5 +150,5 @@ def _length_ratio(
     if len(logs) < 2:
         return (math.exp(logs[0]) if logs else 1.0, (0.0, math.inf))
     centre = statistics.fmean(logs)
-    spread = Z95 * statistics.stdev(logs) / math.sqrt(len(logs))
+    spread = TWO_SIDED_95 * statistics.stdev(logs) / math.sqrt(len(logs))
     return math.exp(centre), (math.exp(centre - spread), math.exp(centre + spread))

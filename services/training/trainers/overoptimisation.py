@@ -11,10 +11,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from shared.intervals import ONE_SIDED_95
+
 PATIENCE = 2
 """Checks in a row that must find both scores parted: one may be chance."""
-Z95 = 1.645
-"""One-sided 95 % of a normal."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def _fallen(before: Sequence[float], now: Sequence[float]) -> bool:
     falls = [old - new for old, new in zip(before, now, strict=True)]
     fallen = mean(falls)
     error = math.sqrt(mean([(fall - fallen) ** 2 for fall in falls]) / len(falls))
-    return fallen > Z95 * error
+    return fallen > ONE_SIDED_95 * error
 
 
 def mean(values: Sequence[float]) -> float:
