@@ -50,8 +50,7 @@ from shared.contracts.events.base import Context, Event, Message
 from shared.contracts.events.feedback import FeedbackSubmitted, FeedbackType
 from shared.contracts.events.interactions import Arm, Attempt, InteractionRecorded, Outcome, Purpose
 from shared.contracts.topics import FEEDBACK, INTERACTIONS
-from shared.kafka.envelope import encode
-from shared.kafka.log import NewRecord
+from shared.kafka.log import NewRecord, event_record
 from shared.kafka.producer import KafkaLog
 from shared.kafka.security import KafkaConnection
 
@@ -145,8 +144,7 @@ def events(count: int, share: float, seed: int = 7) -> tuple[list[NewRecord], in
 
 
 def _record(topic: str, key: str, event: Event, now: datetime) -> NewRecord:
-    headers = encode(event, source="/ratchet/benchmark", event_id=key, time=now)
-    return NewRecord(topic, key, event.to_json(), headers)
+    return event_record(topic, event, key=key, source="/ratchet/benchmark", event_id=key, time=now)
 
 
 async def fill(bootstrap: str, records: Sequence[NewRecord]) -> None:

@@ -16,8 +16,14 @@ from shared.contracts.events.feedback import FeedbackSubmitted, FeedbackWithdraw
 from shared.contracts.events.signals import SignalObserved
 from shared.contracts.events.votes import VoteCast
 from shared.contracts.topics import FEEDBACK
-from shared.kafka.envelope import encode
-from shared.kafka.log import EventLog, LogUnavailable, NewRecord, RecordRefused, record_bytes
+from shared.kafka.log import (
+    EventLog,
+    LogUnavailable,
+    NewRecord,
+    RecordRefused,
+    event_record,
+    record_bytes,
+)
 from shared.observability.events import Unavailable
 
 log = structlog.get_logger(__name__)
@@ -157,14 +163,15 @@ class FeedbackPublisher:
 
 
 def _record(event: StoredEvent, key: str, identity: str, traceparent: str) -> NewRecord:
-    headers = encode(
+    record = event_record(
+        FEEDBACK,
         event,
+        key=key,
         source=SOURCE,
         event_id=identity,
         time=event.submitted_at,
         traceparent=traceparent,
     )
-    record = NewRecord(FEEDBACK, key, event.to_json(), headers)
     if (size := record_bytes(record)) > MAX_RECORD_BYTES:
         raise _too_large(size, f"at most {MAX_RECORD_BYTES} are stored")
     return record

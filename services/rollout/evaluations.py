@@ -25,8 +25,9 @@ from shared.contracts.events.generations import GenerationFinished, GenerationRe
 from shared.contracts.events.interactions import InteractionRecorded
 from shared.contracts.events.versions import SettingsEvaluation, SettingsRecord, evaluation_key
 from shared.contracts.subject import subject_of
-from shared.contracts.topics import GENERATION_REQUESTS, VERSIONS
-from shared.kafka.log import EventLog, LogUnavailable, NewRecord, event_record
+from shared.contracts.topics import VERSIONS
+from shared.kafka.generations import generation_record
+from shared.kafka.log import EventLog, LogUnavailable, NewRecord
 from shared.observability.events import Unavailable
 from shared.registry.versions import Registry
 
@@ -252,16 +253,7 @@ class Evaluations:
                     tenant=prompt.tenant,
                     subjects=(subject,) if subject else (),
                 )
-                records.append(
-                    event_record(
-                        GENERATION_REQUESTS,
-                        request,
-                        key=request.request_id,
-                        source=SOURCE,
-                        event_id=request.request_id,
-                        time=self._clock.now(),
-                    )
-                )
+                records.append(generation_record(request, source=SOURCE, time=self._clock.now()))
         await self._log.append_many(records)
 
     def _sampling(self, version: str) -> dict[str, Any]:

@@ -29,8 +29,8 @@ from shared.contracts.events.generations import (
 )
 from shared.contracts.events.interactions import Arm, Outcome, Purpose
 from shared.contracts.subject import subjects_in
-from shared.contracts.topics import GENERATION_REQUESTS
-from shared.kafka.log import EventLog, LogUnavailable, NewRecord, event_record
+from shared.kafka.generations import generation_record
+from shared.kafka.log import EventLog, LogUnavailable, NewRecord
 from shared.observability.events import Unavailable
 from shared.redaction.detection import Redact, redacted, withheld
 from shared.redaction.turns import clean_json
@@ -172,16 +172,7 @@ class Mirror:
             if request is None:
                 self._count(one.model, NOT_SUITED)
                 continue
-            records.append(
-                event_record(
-                    GENERATION_REQUESTS,
-                    request,
-                    key=request.request_id,
-                    source=SOURCE,
-                    event_id=request.request_id,
-                    time=self._clock.now(),
-                )
-            )
+            records.append(generation_record(request, source=SOURCE, time=self._clock.now()))
             models.append(one.model)
         outcome = SENT
         try:
