@@ -14,6 +14,7 @@ from typing import cast
 import structlog
 
 from services.training.candidate import Candidate, read_candidate, stages
+from services.training.dataset_manifest import Dataset, Manifest
 from services.training.dataset_rows import (
     HELDOUT,
     JUDGE,
@@ -28,7 +29,6 @@ from services.training.process import TrainerProcess
 from services.training.progress import ProgressReporter
 from services.training.resolve import ResolvedJob
 from services.training.settings import TrainingSettings
-from services.training.snapshot import Dataset, Manifest
 from services.training.trainers.job import Stage, TrainerJob, write_json
 from services.training.workspace import Workspace
 from shared.contracts.events.training import RunPhase, TrainingMethod

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
+from services.training.dataset_manifest import Manifest
 from services.training.dataset_rows import JUDGE
 from services.training.errors import TrainerFailed
 from services.training.evaluation import EvaluationSettings
@@ -17,7 +18,6 @@ from services.training.gate import GateLimits, derive, judge_gate
 from services.training.measures.score import weighted_scores
 from services.training.measures.segments import SegmentWins, segment_figures, segment_wins
 from services.training.measures.tasks import tasks_of
-from services.training.snapshot import Manifest
 from services.training.trainers.job import Stage, noted_steps, read_rows
 from shared.contracts.events.training import TrainingRequested
 from shared.contracts.events.versions import Fingerprint, GateResult

@@ -22,9 +22,9 @@ from typing import Any, BinaryIO, cast
 import fsspec  # pyright: ignore[reportMissingTypeStubs]
 
 from services.training.dataset_files import DataFiles
+from services.training.dataset_manifest import Dataset, Manifest
 from services.training.errors import BadDataset, DiskFull, StoreUnavailable
 from services.training.importing import MAX_BYTES, ImportedRows
-from services.training.snapshot import Dataset, Manifest
 from services.training.spill import require_room
 from shared.contracts.events.training import TrainingMethod
 from shared.contracts.names import check_name

@@ -15,10 +15,11 @@ from pathlib import Path
 
 import structlog
 
+from services.training.dataset_manifest import Dataset, FilePlace
 from services.training.dataset_rows import LEFT_OUT, PROMPTS, TRAIN, AskedPrompt, prompt_of
 from services.training.dataset_store import DatasetStore
 from services.training.errors import BadDataset, StoreUnavailable
-from services.training.snapshot import MODELS, Dataset, FilePlace
+from services.training.snapshot import MODELS
 from services.training.workspace import drop_of_datasets
 from shared.clock import Clock
 from shared.contracts.events.preferences import (

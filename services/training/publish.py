@@ -19,6 +19,7 @@ from pydantic import BaseModel
 from services.training.attempts import Refused, Released
 from services.training.base_files import base_identity
 from services.training.candidate import Candidate, losses, require_servable
+from services.training.dataset_manifest import Dataset
 from services.training.dataset_store import store_files
 from services.training.errors import StoreUnavailable, VersionTaken
 from services.training.process import ROOT
@@ -26,7 +27,6 @@ from services.training.report import EvaluationReport
 from services.training.resolve import ResolvedJob, require_served_base
 from services.training.run_spans import RunSpans
 from services.training.settings import TrainingSettings
-from services.training.snapshot import Dataset
 from services.training.versioning import choose_name
 from services.training.workspace import Workspace
 from shared.clock import Clock

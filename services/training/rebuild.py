@@ -13,10 +13,11 @@ from dataclasses import replace
 
 from prometheus_client import CollectorRegistry
 
+from services.training.dataset_manifest import Dataset, FilePlace
 from services.training.dataset_store import DatasetStore, read_import
 from services.training.import_check import checked_import
 from services.training.settings import TrainingSettings
-from services.training.snapshot import Dataset, FilePlace, take_snapshot
+from services.training.snapshot import take_snapshot
 from shared.contracts.events.preferences import ERASED
 from shared.http.detector import detector_of
 from shared.kafka.encrypted_log import decrypting

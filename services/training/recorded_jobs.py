@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from services.training.dataset_manifest import Dataset
 from services.training.errors import InvalidJob
 from services.training.resolve import (
     ResolvedJob,
@@ -12,7 +13,6 @@ from services.training.resolve import (
     predecessor_of,
 )
 from services.training.settings import TrainingSettings
-from services.training.snapshot import Dataset
 from shared.contracts.events.training import TrainingRequested, method_fields
 from shared.contracts.events.versions import VersionRecord
 from shared.registry.versions import Registry

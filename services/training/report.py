@@ -9,10 +9,10 @@ from html import escape
 from typing import Any
 
 from services.training.charts import curve, intervals, paired_bars, shares
+from services.training.dataset_manifest import Dataset
 from services.training.dataset_rows import LEFT_OUT
 from services.training.measures.segments import SegmentWins
 from services.training.measures.tasks import tasks_of
-from services.training.snapshot import Dataset
 from shared.contracts.events.versions import GateResult
 
 MAX_SHOWN = 300

@@ -17,12 +17,12 @@ import structlog
 
 from services.training.base_files import base_identity
 from services.training.candidate import judge_figures
+from services.training.dataset_manifest import Dataset
 from services.training.metrics import TrainingMetrics
 from services.training.process import ROOT
 from services.training.publish import adapter_files, store
 from services.training.resolve import ResolvedJob
 from services.training.settings import TrainingSettings
-from services.training.snapshot import Dataset
 from services.training.workspace import Workspace
 from shared.clock import Clock
 from shared.contracts.events.versions import RewardRecord, reward_key

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from services.training.dataset_manifest import Dataset
 from services.training.outcome import JobOutcome
-from services.training.snapshot import Dataset
 from shared.clock import Clock
 from shared.contracts.events.training import RunPhase, TrainingRequested
 from shared.observability import span_attributes as names

@@ -32,7 +32,8 @@ from services.training.resolve import ResolvedJob, job_hyperparameters, resolve
 from services.training.reward_models import RewardModels
 from services.training.run_spans import RunSpans
 from services.training.settings import TrainingSettings
-from services.training.snapshot import Dataset, take_snapshot
+from services.training.dataset_manifest import Dataset
+from services.training.snapshot import take_snapshot
 from services.training.tracking import MlflowTracker
 from services.training.trainers.job import write_rows
 from services.training.version_rebuild import VersionRebuilder

@@ -9,13 +9,14 @@ from datetime import datetime
 
 import structlog
 
+from services.training.dataset_manifest import Manifest
 from services.training.dataset_store import DatasetStore
 from services.training.errors import StoreUnavailable
 from services.training.jobs import JobQueue
 from services.training.metrics import TrainingMetrics
 from services.training.reward_schedule import RewardInputs, decide_reward, drift, reward_wait
 from services.training.settings import TrainingSettings
-from services.training.snapshot import MODELS, Manifest, place
+from services.training.snapshot import MODELS, place
 from services.training.trigger import PairCounter, TriggerInputs, decide
 from shared.clock import Clock
 from shared.contracts.events.training import TrainingMethod, TrainingRequested

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 
 from services.training.attempts import Attempts
 from services.training.candidate import training_stages
+from services.training.dataset_manifest import Dataset
 from services.training.dataset_store import DatasetStore, lay_out
 from services.training.errors import InvalidJob
 from services.training.outcome import JobOutcome
@@ -17,7 +18,6 @@ from services.training.publish import adapter_files
 from services.training.rebuild import differences, rebuild
 from services.training.recorded_jobs import resolve_rebuild
 from services.training.settings import TrainingSettings
-from services.training.snapshot import Dataset
 from services.training.workspace import Workspace
 from shared.contracts.events.training import RunPhase, TrainingRequested
 from shared.contracts.events.versions import VersionRecord

@@ -21,8 +21,8 @@ from services.rollout.decision_log import DecisionLog
 from services.rollout.leadership import DecisionLogFollower
 from services.rollout.shadow_results import ShadowResults
 from services.training.jobs import JobQueue
+from services.training.sides import DatasetRules
 from services.training.snapshot import MODELS as PREFERENCE_MODELS
-from services.training.snapshot import DatasetRules
 from services.training.trigger import PairCounter
 from services.training.worker import MODELS as TRAINING_MODELS
 from shared.contracts.topics import (

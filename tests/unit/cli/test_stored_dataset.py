@@ -15,9 +15,10 @@ from services.cli import dataset_build, stored_dataset
 from services.cli.__main__ import app
 from services.cli.dataset_lineage import read_lineage
 from services.cli.errors import CliError
+from services.training.dataset_manifest import FilePlace
 from services.training.dataset_store import DatasetStore
 from services.training.sides import DatasetRules
-from services.training.snapshot import FilePlace, take_snapshot
+from services.training.snapshot import take_snapshot
 from shared.contracts.events.training import (
     RunPhase,
     TrainingMethod,

@@ -13,13 +13,14 @@ import orjson
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 
+from services.training.dataset_manifest import Dataset, FilePlace
 from services.training.dataset_rows import JUDGE, LEFT_OUT, PROMPTS, TRAIN
 from services.training.dataset_store import DatasetStore
 from services.training.erasure import DatasetEraser, rows_of
 from services.training.errors import StoreUnavailable
 from services.training.rebuild import differences, rebuild
 from services.training.sides import DatasetRules
-from services.training.snapshot import Dataset, FilePlace, take_snapshot
+from services.training.snapshot import take_snapshot
 from services.training.workspace import ResumeState, Workspace
 from shared.clock import SystemClock
 from shared.contracts.events.preferences import ERASED, PreferenceRetracted

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from services.training.dataset_files import DataFiles
+from services.training.dataset_manifest import Dataset
 from services.training.dataset_rows import JUDGE, TRAIN, LeftOut
 from services.training.dataset_store import DatasetStore
 from services.training.rebuild import differences, rebuild
-from services.training.snapshot import Dataset
 from shared.contracts.events.training import RunPhase
 from tests.unit.training.builders import request
 from tests.unit.training.harness import TrainingHarness

@@ -10,11 +10,11 @@ from dataclasses import replace
 import pytest
 
 from services.training.charts import curve, intervals, paired_bars, shares
-from services.training.dataset_files import DataFiles
+from services.training.dataset_files import DataFiles, FileRef
+from services.training.dataset_manifest import Dataset, Manifest
 from services.training.dataset_rows import JUDGE, TRAIN
 from services.training.report import EvaluationReport
 from services.training.sides import DatasetRules
-from services.training.snapshot import Dataset, FileRef, Manifest
 from shared.contracts.events.training import TrainingMethod
 from shared.contracts.events.versions import GateCheck, GateResult
 

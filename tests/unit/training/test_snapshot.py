@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from services.training import dataset_store
 from services.training import snapshot as snapshots
+from services.training.dataset_manifest import Dataset, Manifest
 from services.training.dataset_rows import (
     HELDOUT,
     JUDGE,
@@ -28,7 +29,7 @@ from services.training.importing import ImportedRows, read_pairs
 from services.training.publish import upload
 from services.training.settings import TrainingSettings
 from services.training.sides import DatasetRules
-from services.training.snapshot import Dataset, Manifest, take_snapshot
+from services.training.snapshot import take_snapshot
 from shared.contracts.events.base import Event
 from shared.contracts.events.preferences import PairSource
 from shared.contracts.events.training import TrainingMethod

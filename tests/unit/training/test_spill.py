@@ -16,12 +16,13 @@ from hypothesis import strategies as st
 
 from benchmarks.datasets import GROWTH, measured
 from services.training import preference_fold, spill, thumbs
+from services.training.dataset_manifest import Dataset
 from services.training.dataset_rows import TRAIN
 from services.training.dataset_store import DatasetStore, read_import
 from services.training.errors import DiskFull
 from services.training.importing import ImportedRows
 from services.training.sides import DatasetRules
-from services.training.snapshot import Dataset, take_snapshot
+from services.training.snapshot import take_snapshot
 from services.training.spill import SpilledTable, keep, require_room, sorted_rows, spilled
 from shared.contracts.events.preferences import PairSource
 from shared.contracts.events.training import TrainingMethod
