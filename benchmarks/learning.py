@@ -17,14 +17,15 @@ is on disk before v1.1 exists.
 Ablations: `no_sft` trains without the SFT term, `noisy` flips a fifth of the training votes,
 `random` half and `inverted` all of them, `length` has raters who like length alone, `thumbs` trains
 by KTO on single answers. In `capped` and `uncapped` one rater casts two fifths of the training
-votes, all against the taste; `uncapped` has no cap on one rater. `ai_judge` has the training votes
-cast by a judge that has the taste but loves length, and drops what it finds equal; in `hybrid` it
-casts half of them. `newest` trains on the served version's answers alone, on-policy; without it each
+votes, all against the taste, in `colluders` five of the hundred raters do; `uncapped` has no cap on
+one rater. `ai_judge` has the training votes cast by a judge that has the taste but loves length, and
+drops what it finds equal; in `hybrid` it casts half of them. `newest` trains on the served version's answers alone, on-policy; without it each
 version trains on all votes so far. `no_shorter` leaves out votes for the much shorter answer. Votes
 of the judge's raters stay true: `random`, `inverted` and `length` must not pass the gate, and
 `no_shorter` may.
 
-A run goes on where it was stopped; all runs of a seed share v1.0. `learning.svg` in the folder plots
+A run goes on where it was stopped. All runs share v1.0, which has nothing of a taste, and all of a
+seed what v1.0 answers. `learning.svg` in the folder plots
 all seeds that have been run whole. `--report` trains nothing and prints the tables of what is in the
 folder: each whole seed and each ablation, with their means. Exit status 1 where a goal is missed.
 """
@@ -51,10 +52,10 @@ from benchmarks.learning_plot import plot
 from benchmarks.learning_report import (
     FIRST_SCORE,
     JUDGED,
-    PUBLISHED_SATISFACTION,
-    PUBLISHED_WINS,
+    MUST_FAIL,
     LearntRound,
     Rate,
+    misses,
     panels_of,
     pooled,
     released,
@@ -67,7 +68,7 @@ from benchmarks.learning_votes import (
     BEGIN,
     BY_AI,
     FLIPPED,
-    VOTES,
+    ZEALOTS,
     Asked,
     SaidAnswer,
     thumbs,
@@ -87,10 +88,12 @@ ROUNDS_EACH = 2
 ASKED = 320
 """Prompts of a round; where both answers are the same there is no vote."""
 THUMBS = 150
+FIRST_SEED = 2
+"""Of v1.0's training."""
 POINT = 0.7
 """Points of the five-point scale that one unit of the taste is worth."""
 ABLATIONS = (
-    *("none", "no_sft", *FLIPPED, "capped", "uncapped", *BY_AI),
+    *("none", "no_sft", *FLIPPED, *ZEALOTS, *BY_AI),
     *("length", "thumbs", "newest", "no_shorter"),
 )
 NO_SFT = {"loss": ["sigmoid"], "loss_weights": [1.0]}
@@ -99,8 +102,6 @@ RULES = {
     "newest": {"lag_weight": 1e-6},
     "no_shorter": {"compared_length_ratio": None},
 }
-MUST_FAIL = frozenset({"random", "inverted", "length"})
-MAY_FALL = frozenset({"uncapped", "no_shorter"})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -182,7 +183,7 @@ def _known_rounds(folder: Path) -> list[LearntRound]:
 
 @dataclass(frozen=True)
 class FirstVersion:
-    """v1.0 and what is measured with it: the same for all runs of a seed."""
+    """v1.0 and what a seed measures with it: the same for all of the seed's runs."""
 
     taste: HiddenTaste
     made: JobResult
@@ -207,8 +208,8 @@ def learn(root: Path, seed: int, ablation: str, iterations: int) -> list[LearntR
 
     What is on disk of a round, its samples, its job and its measure, is not done again.
     """
-    folder, shared = root / f"{ablation}-{seed}", root / f"first-{seed}"
-    first, prompts = first_version(shared, seed), asked_in_rounds(seed)
+    folder = root / f"{ablation}-{seed}"
+    first, prompts = first_version(root, seed), asked_in_rounds(seed)
     served = ServedVersion(first.made.candidate, first.made.version, first.answers)
     versions, feedback = first.made.versions, [*first.thumbs]
     rounds, waiting = list[LearntRound](), list[int]()
@@ -216,7 +217,7 @@ def learn(root: Path, seed: int, ablation: str, iterations: int) -> list[LearntR
     while len(rounds) < most and len(released(rounds)) < iterations:
         number = len(rounds) + 1
         name = f"{seed}-{number}"
-        sampling = (shared if number == 1 else folder) / f"samples-{number}"
+        sampling = (root / f"first-{seed}" if number == 1 else folder) / f"samples-{number}"
         twice = answered_twice(sampling, served.adapter, next(prompts), 100 * seed + number)
         new = votes(twice, first.taste, ablation, version=served.version, name=name, week=number)
         feedback += new
@@ -246,9 +247,20 @@ def learn(root: Path, seed: int, ablation: str, iterations: int) -> list[LearntR
     return rounds
 
 
-def first_version(folder: Path, seed: int) -> FirstVersion:
-    """v1.0 by SFT on the starter's demonstrations, measured, and the thumbs on its answers."""
-    taste, demonstrations = HiddenTaste.drawn(seed), folder / "demonstrations.jsonl"
+def first_version(root: Path, seed: int) -> FirstVersion:
+    """v1.0, what it answers to a seed's prompts, and the thumbs on its answers."""
+    made, folder, taste = _trained_first(root / "first"), root / f"first-{seed}", HiddenTaste.drawn(seed)
+    others = random.Random(seed).sample(corpus.prompts_of("eval"), JUDGED + THUMBS)
+    judged, thumbed = others[:JUDGED], others[JUDGED:]
+    answers = texts(answers_of(folder / "measure", made.candidate, judged, seed))
+    said = answers_of(folder / "thumbs", made.candidate, thumbed, seed)
+    given = thumbs(thumbed, said, taste, version=made.version, name=f"thumb-{seed}")
+    return FirstVersion(taste, made, judged, answers, scale(folder, taste, answers), given)
+
+
+def _trained_first(folder: Path) -> JobResult:
+    """v1.0 by SFT on the starter's demonstrations."""
+    demonstrations = folder / "demonstrations.jsonl"
     if not demonstrations.exists():
         folder.mkdir(parents=True, exist_ok=True)
         rows = read(Path(starter()["demonstrations"]))
@@ -256,24 +268,19 @@ def first_version(folder: Path, seed: int) -> FirstVersion:
     made = do_job(
         folder,
         TrainingRequested(
-            job_id=f"first-{seed}",
+            job_id="first",
             model=MODEL,
             method=TrainingMethod.sft,
             base=starter()["model"],
             dataset_uri=demonstrations.as_uri(),
-            seed=seed,
+            seed=FIRST_SEED,
             actor="benchmark",
             requested_at=BEGIN,
         ),
     )
     if not made.released:
         sys.exit(f"v1.0 was refused: {made.message}")
-    others = random.Random(seed).sample(corpus.prompts_of("eval"), JUDGED + THUMBS)
-    judged, thumbed = others[:JUDGED], others[JUDGED:]
-    answers = texts(answers_of(folder / "measure", made.candidate, judged, seed))
-    said = answers_of(folder / "thumbs", made.candidate, thumbed, seed)
-    given = thumbs(thumbed, said, taste, version=made.version, name=f"thumb-{seed}")
-    return FirstVersion(taste, made, judged, answers, scale(folder, taste, answers), given)
+    return made
 
 
 def asked_in_rounds(seed: int) -> Iterator[list[corpus.Prompt]]:
@@ -369,34 +376,6 @@ def win_rate(taste: HiddenTaste, answers: Sequence[str], others: Sequence[str]) 
     gaps = [taste.utility(a) - taste.utility(b) for a, b in zip(answers, others, strict=True)]
     won = sum(0.5 if gap == 0 else float(gap > 0) for gap in gaps)
     return (won / len(gaps), *wilson(won, len(gaps)))
-
-
-def misses(rounds: Sequence[LearntRound], ablation: str, iterations: int) -> list[str]:
-    """Goals of this run that were missed."""
-    versions = released(rounds)
-    if ablation in MUST_FAIL:
-        return [f"{one.name} passed the gate" for one in versions]
-    if ablation != "none":
-        last = versions[-1].satisfaction if versions else FIRST_SCORE
-        rises = last > FIRST_SCORE or ablation in MAY_FALL
-        return [] if rises else [f"satisfaction is {last:.2f} after {len(rounds)} rounds"]
-    missing = [f"v1.{n}: was not released" for n in range(len(versions) + 1, iterations + 1)]
-    rows = zip(versions, PUBLISHED_SATISFACTION[1:], PUBLISHED_WINS, strict=False)
-    return [
-        *(
-            text
-            for one, satisfied, wins in rows
-            for text, met in (
-                (f"{one.name}: satisfaction {satisfied}", one.satisfaction >= satisfied),
-                (f"{one.name}: wins of v1.0 {wins:.0%}", one.wins_first[0] >= wins),
-                (f"{one.name}: beats its parent", one.wins_parent[1] > 0.5),
-                (f"{one.name}: keeps its general tasks", one.keeps_tasks),
-                (f"{one.name}: at most {VOTES} votes", sum(one.votes) <= VOTES),
-            )
-            if not met
-        ),
-        *missing,
-    ]
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from benchmarks.learning_plot import LearningPanel
+from benchmarks.learning_votes import VOTES
 from shared.intervals import TWO_SIDED_99, wilson
 
 PUBLISHED_SATISFACTION = (3.5, 3.8, 4.0, 4.2)
@@ -15,6 +16,9 @@ PUBLISHED_WINS = (0.58, 0.62, 0.65)
 FIRST_SCORE = 3.5
 JUDGED = 150
 """Prompts of the final measure."""
+MUST_FAIL = frozenset({"random", "inverted", "length"})
+"""Ablations whose candidates the gate must refuse."""
+MAY_FALL = frozenset({"uncapped", "no_shorter"})
 HEAD = """\
 | | satisfaction (published) | gained over v1.0 | wins v1.0 (published) | wins parent | judge agrees \
 | KL to parent, to v1.0 | general tasks | votes | gate |
@@ -98,6 +102,34 @@ def _pooled(name: str, versions: Sequence[LearntRound]) -> LearntRound:
         wins_first=rate([one.wins_first[0] for one in versions]),
         wins_parent=rate([one.wins_parent[0] for one in versions]),
     )
+
+
+def misses(rounds: Sequence[LearntRound], ablation: str, iterations: int) -> list[str]:
+    """Goals of this run that were missed."""
+    versions = released(rounds)
+    if ablation in MUST_FAIL:
+        return [f"{one.name} passed the gate" for one in versions]
+    if ablation != "none":
+        last = versions[-1].satisfaction if versions else FIRST_SCORE
+        rises = last > FIRST_SCORE or ablation in MAY_FALL
+        return [] if rises else [f"satisfaction is {last:.2f} after {len(rounds)} rounds"]
+    missing = [f"v1.{n}: was not released" for n in range(len(versions) + 1, iterations + 1)]
+    rows = zip(versions, PUBLISHED_SATISFACTION[1:], PUBLISHED_WINS, strict=False)
+    return [
+        *(
+            text
+            for one, satisfied, wins in rows
+            for text, met in (
+                (f"{one.name}: satisfaction {satisfied}", one.satisfaction >= satisfied),
+                (f"{one.name}: wins of v1.0 {wins:.0%}", one.wins_first[0] >= wins),
+                (f"{one.name}: beats its parent", one.wins_parent[1] > 0.5),
+                (f"{one.name}: keeps its general tasks", one.keeps_tasks),
+                (f"{one.name}: at most {VOTES} votes", sum(one.votes) <= VOTES),
+            )
+            if not met
+        ),
+        *missing,
+    ]
 
 
 def with_mean(

@@ -32,8 +32,10 @@ AI_LENGTH = 1 / 300
 AI_TIE = 0.05
 LENGTH = 50
 """Characters that are worth a unit of the taste to raters who like length alone."""
-ZEALOT = 0.4
-"""Share of the training votes that one rater casts, all against the taste."""
+ZEALOTS = {"capped": 1, "uncapped": 1, "colluders": 5}
+"""Raters of an ablation who vote against the taste."""
+BY_ZEALOTS = 0.4
+"""Share of the training votes that they cast."""
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 EVERY = timedelta(minutes=2)
 """Between two votes: nobody is taken for a machine that votes in bursts."""
@@ -73,11 +75,12 @@ def votes(
     }
     events: list[Feedback] = []
     trainers = _trainers(raters)
+    zealots = sorted(trainers)[: ZEALOTS.get(ablation, 0)]
     for at, (vote, (one, rater)) in enumerate(cast.items()):
         margin = taste.utility(one.answers[0].text) - taste.utility(one.answers[1].text)
         first, by, trains = prefers(margin, SHARPNESS, chance), rater, rater in trainers
         if trains:
-            first, by = _distorted(ablation, one, margin, first, (rater, min(trainers)), chance)
+            first, by = _distorted(ablation, one, margin, first, (rater, zealots), chance)
         if first is None:
             continue
         event = _pair(
@@ -140,22 +143,23 @@ def _distorted(
     asked: Asked,
     margin: float,
     first: bool,
-    raters: tuple[str, str],
+    raters: tuple[str, Sequence[str]],
     chance: random.Random,
 ) -> tuple[bool | None, str]:
     """Whether the first answer is chosen, None for a tie, and who casts the vote.
 
-    `raters` are the honest one and the one who votes against the taste.
+    `raters` are the honest one and those who vote against the taste.
     """
-    honest, zealot = raters
+    honest, zealots = raters
     longer = len(asked.answers[0].text) - len(asked.answers[1].text)
     if chance.random() < BY_AI.get(ablation, 0.0):
         judged = margin + AI_LENGTH * longer
         return (None if abs(judged) < AI_TIE else judged > 0), honest
     if ablation == "length":
         return prefers(longer / LENGTH, SHARPNESS, chance), honest
-    if ablation in {"capped", "uncapped"}:
-        return (not first, zealot) if chance.random() < ZEALOT else (first, honest)
+    if zealots:
+        against = chance.random() < BY_ZEALOTS
+        return (not first, chance.choice(zealots)) if against else (first, honest)
     return first != (chance.random() < FLIPPED.get(ablation, 0.0)), honest
 
 

@@ -14,6 +14,7 @@ from benchmarks.learning_plot import plot
 from benchmarks.learning_report import (
     JUDGED,
     LearntRound,
+    misses,
     panels_of,
     pooled,
     released,
@@ -94,28 +95,28 @@ def test_what_is_below_the_published_figures_is_bold() -> None:
 
 
 def test_goals_are_the_published_figures_the_parent_the_tasks_and_the_votes() -> None:
-    assert learning.misses(run(3.8, 4.0, 4.2, won=0.7), "none", 3) == []
-    assert learning.misses(run(3.7, won=0.57), "none", 1) == [
+    assert misses(run(3.8, 4.0, 4.2, won=0.7), "none", 3) == []
+    assert misses(run(3.7, won=0.57), "none", 1) == [
         "v1.1: satisfaction 3.8",
         "v1.1: wins of v1.0 58%",
         "v1.1: beats its parent",
     ]
     forgot = [replace(one, figures={**one.figures, "capability_lost": 60.0}) for one in run(3.9)]
-    assert learning.misses(forgot, "none", 1) == ["v1.1: keeps its general tasks"]
-    assert learning.misses(run(3.9, 3.9, refused=1), "none", 2) == [
+    assert misses(forgot, "none", 1) == ["v1.1: keeps its general tasks"]
+    assert misses(run(3.9, 3.9, refused=1), "none", 2) == [
         "v1.1: at most 300 votes",
         "v1.2: was not released",
     ]
 
 
 def test_an_ablation_must_rise_or_must_not_pass() -> None:
-    assert learning.misses(run(2.7), "length", 1) == ["v1.1 passed the gate"]
-    assert learning.misses(run(2.7, won=0.2, refused=1), "length", 1) == []
-    assert learning.misses(run(3.4), "thumbs", 1) == ["satisfaction is 3.40 after 1 rounds"]
-    assert learning.misses(run(3.9, refused=1), "noisy", 1) == [
+    assert misses(run(2.7), "length", 1) == ["v1.1 passed the gate"]
+    assert misses(run(2.7, won=0.2, refused=1), "length", 1) == []
+    assert misses(run(3.4), "thumbs", 1) == ["satisfaction is 3.40 after 1 rounds"]
+    assert misses(run(3.9, refused=1), "noisy", 1) == [
         "satisfaction is 3.50 after 1 rounds"
     ]
-    assert learning.misses(run(3.9, refused=1), "uncapped", 1) == []
+    assert misses(run(3.9, refused=1), "uncapped", 1) == []
 
 
 def test_runs_are_plotted_beside_the_published_figures() -> None:

@@ -56,7 +56,7 @@ def test_the_ai_judge_never_wavers_and_loves_length(monkeypatch: pytest.MonkeyPa
     assert 0 < chosen_first("hybrid") < people
 
 
-@pytest.mark.parametrize("ablation", ["inverted", "length", "random", "uncapped"])
+@pytest.mark.parametrize("ablation", ["inverted", "length", "random", "uncapped", "colluders"])
 def test_the_judge_s_votes_stay_true_whatever_the_others_do(ablation: str) -> None:
     honest, distorted = sides("none"), sides(ablation)
     assert len(distorted[1]) == len(honest[1]) > 30
@@ -74,9 +74,10 @@ def test_what_the_ai_judge_finds_equal_is_dropped_of_training_alone() -> None:
     assert len(left) == len(sides("none")[1]) > 30
 
 
-def test_one_rater_casts_two_fifths_of_the_training_votes() -> None:
-    most = Counter(one.raters for one in cast("uncapped")).most_common(1)[0][1]
-    assert most == pytest.approx(0.4 * len(sides("uncapped")[0]), rel=0.15)
+@pytest.mark.parametrize(("ablation", "zealots"), [("uncapped", 1), ("colluders", 5)])
+def test_zealots_cast_two_fifths_of_the_training_votes(ablation: str, zealots: int) -> None:
+    most = Counter(one.raters for one in cast(ablation)).most_common(zealots)
+    assert sum(votes for _, votes in most) == pytest.approx(0.4 * len(sides(ablation)[0]), rel=0.15)
 
 
 def test_thumbs_take_the_place_of_training_s_votes() -> None:
