@@ -16,8 +16,8 @@ from services.cli.errors import CliError, Exit
 from shared.tenants import check_tenants
 
 if TYPE_CHECKING:
+    from shared.connection_settings import KafkaSettings, RedisSettings
     from shared.detector_settings import DetectorSettings
-    from shared.settings import KafkaSettings, RedisSettings
 
 S = TypeVar("S", "KafkaSettings", "RedisSettings", "DetectorSettings")
 
@@ -131,7 +131,7 @@ def server_port(name: str, given: Mapping[str, str]) -> int:
 
 
 def _kafka(given: Mapping[str, str]) -> KafkaSettings:
-    from shared.settings import KafkaSettings
+    from shared.connection_settings import KafkaSettings
 
     return _read(
         KafkaSettings, given, "RATCHET_KAFKA_BOOTSTRAP", f"127.0.0.1:{server_port('kafka', given)}"
@@ -139,7 +139,7 @@ def _kafka(given: Mapping[str, str]) -> KafkaSettings:
 
 
 def _redis(given: Mapping[str, str]) -> RedisSettings:
-    from shared.settings import RedisSettings
+    from shared.connection_settings import RedisSettings
 
     return _read(
         RedisSettings,

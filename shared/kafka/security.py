@@ -15,8 +15,8 @@ from aiokafka.conn import collect_hosts, create_conn
 from aiokafka.errors import KafkaConnectionError, KafkaError
 
 from shared import credentials
+from shared.connection_settings import KafkaSettings
 from shared.credentials import read_secret, tls_context
-from shared.settings import KafkaSettings
 
 CHECK_TIMEOUT_MS = 5_000
 

@@ -11,8 +11,8 @@ from redis.asyncio import Redis
 from redis.credentials import CredentialProvider
 from redis.exceptions import RedisError
 
+from shared.connection_settings import RedisSettings
 from shared.credentials import CredentialsUnreadable, read_secret
-from shared.settings import RedisSettings
 
 
 class RedisCluster(Exception):

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from services.rollout.settings import RolloutSettings
-from shared.settings import KafkaSettings, RedisSettings
+from shared.connection_settings import KafkaSettings, RedisSettings
 from shared.tenants import ModelTenants
 from tests.contract.test_deploy import SERVICES, service_variables
 from tests.support.chart import (

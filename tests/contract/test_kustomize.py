@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from shared.settings import KafkaSettings
+from shared.connection_settings import KafkaSettings
 from tests.contract.test_deploy import SERVICES
 from tests.support.chart import ROOT, environments, pods, validate, workloads
 

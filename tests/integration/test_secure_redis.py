@@ -13,9 +13,9 @@ from redis.exceptions import RedisError
 
 from deploy.local.ports import free_ports
 from services.cli.errors import Exit
+from shared.connection_settings import RedisSettings
 from shared.registry.connection import RedisCluster, connect_redis, refuse_cluster
 from shared.registry.view import RoutingView
-from shared.settings import RedisSettings
 from tests.support.command import ratchet
 
 

@@ -12,6 +12,7 @@ import orjson
 import pytest
 from prometheus_client import CollectorRegistry
 
+from shared.connection_settings import KafkaSettings
 from shared.contracts.events.feedback import FeedbackSubmitted, FeedbackType
 from shared.contracts.events.generations import GenerationFinished, GenerationRequested
 from shared.contracts.subject import subject_of
@@ -39,7 +40,6 @@ from shared.kafka.log import (
 from shared.kafka.user_key_issuer import UserKeyIssuer
 from shared.kafka.user_key_upkeep import Rewrapping, destroy_keys, rewrap_keys
 from shared.kafka.user_keys import TextsLocked, UserKeys
-from shared.settings import KafkaSettings
 from shared.testing.log import MemoryLog
 
 SECRET = b"s" * 32

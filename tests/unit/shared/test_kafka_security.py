@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from shared.connection_settings import KafkaSettings
 from shared.kafka.security import KafkaConnection, KafkaCredentialsUnreadable, TokenFile
-from shared.settings import KafkaSettings
 from tests.support.command import ratchet_here
 
 SECRET = "correct horse battery"

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shared.connection_settings import RedisSettings
 from shared.credentials import CredentialsUnreadable
 from shared.seal import UNSEALED, Seal
-from shared.settings import RedisSettings
 
 OLD, NEW = b"o" * 32, b"n" * 32
 
