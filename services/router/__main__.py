@@ -25,12 +25,13 @@ from services.router.instance import FolderTaken, RouterInstance, bytes_of, ship
 from services.router.interactions import Interactions
 from services.router.latency_limits import LatencyLimits
 from services.router.media import MediaUploads
-from services.router.metrics import RouterMetrics, SeriesLifecycle
+from services.router.metrics import RouterMetrics
 from services.router.mirror import SOURCE, Mirror
 from services.router.moderated import ModeratedProxy
 from services.router.moderation_endpoint import ModerationEndpoint
 from services.router.output_filter import OutputFilter
 from services.router.proxy import Deadlines, Proxy
+from services.router.series_lifecycle import SeriesLifecycle
 from services.router.settings import RouterSettings
 from services.router.sources import Sources
 from services.router.spool import Spool, SpoolShipper

@@ -23,9 +23,7 @@ from services.router.behaviour import BEHAVIOURS, AnswerBehaviour
 from services.router.behaviour_counts import BehaviourCounts
 from services.router.engines import RetryReason
 from services.router.voter_counts import VoterCounts
-from shared.clock import Clock
 from shared.contracts.events.interactions import Arm, Outcome
-from shared.registry.routing import RoutingState
 
 WAIT_EDGES_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 60.0)
 """Upper edges for waits; those of clients have the latency limits, too."""
@@ -100,10 +98,6 @@ class Path:
         for kind in behaviour.kinds:
             self.behaviours[kind] += 1
         self.length += behaviour.length
-
-
-ENDED_CHECK_S = 5.0
-"""How often ended rollouts are looked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -377,42 +371,3 @@ class RouterMetrics(Collector):
 
 def _zero() -> float:
     return 0.0
-
-
-class SeriesLifecycle:
-    """Opens a rollout's series at 0 when it is first seen, and drops them a grace time after its end."""
-
-    def __init__(self, metrics: RouterMetrics, clock: Clock, *, grace_s: float) -> None:
-        self._metrics = metrics
-        self._clock = clock
-        self._grace_s = grace_s
-        self._current: dict[str, str] = {}
-        self._ended: dict[str, float] = {}
-
-    def follow(self, state: RoutingState) -> None:
-        """Take note of a model's new state."""
-        before = self._current.get(state.model, "")
-        if before == state.rollout:
-            return
-        if before:
-            self._ended[before] = self._clock.monotonic()
-        self._current[state.model] = state.rollout
-        if state.rollout:
-            self._ended.pop(state.rollout, None)
-            self._metrics.open_rollout(
-                RolloutSeries(state.model, state.rollout, state.stable, state.candidate)
-            )
-
-    def drop_ended(self) -> None:
-        """Drop what ended longer ago than the grace time."""
-        now = self._clock.monotonic()
-        for rollout, ended in list(self._ended.items()):
-            if now - ended >= self._grace_s:
-                del self._ended[rollout]
-                self._metrics.drop_rollout(rollout)
-
-    async def run(self) -> None:
-        """Drop until cancelled."""
-        while True:
-            await self._clock.sleep(ENDED_CHECK_S)
-            self.drop_ended()

@@ -29,10 +29,11 @@ from services.router.filter_rules import FilterRules
 from services.router.identity import IdentityRules
 from services.router.interactions import Interactions
 from services.router.latency_limits import LatencyLimits
-from services.router.metrics import RouterMetrics, SeriesLifecycle
+from services.router.metrics import RouterMetrics
 from services.router.moderation_endpoint import ModerationEndpoint, ModerationPolicy
 from services.router.output_filter import OutputFilter
 from services.router.proxy import Deadlines, Proxy
+from services.router.series_lifecycle import SeriesLifecycle
 from services.router.spool import Spool
 from services.router.state import KEYS, REDIS, REGISTRY, ROLLOUTS, RouterState
 from services.router.votes import VoteLimits

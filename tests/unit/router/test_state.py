@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.router.assignment import KeyKind
-from services.router.metrics import RouterMetrics, SeriesLifecycle
+from services.router.metrics import RouterMetrics
+from services.router.series_lifecycle import SeriesLifecycle
 from services.router.state import REDIS, REGISTRY, ROLLOUTS, RouterState
 from shared.contracts.events.rollouts import Phase
 from shared.registry.routing import RoutingState
