@@ -7,7 +7,6 @@ folder, the trainer's finished stages and checkpoints, and a record that is on t
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -17,27 +16,26 @@ import structlog
 from services.training.attempts import Attempts, Refused
 from services.training.base_files import require_parents_base
 from services.training.candidate import judge_figures, stages
-from services.training.dataset_rows import HELDOUT, TRAIN, AskedPrompt
-from services.training.dataset_store import DatasetStore, lay_out, read_import
+from services.training.dataset_manifest import Dataset
+from services.training.dataset_rows import HELDOUT, TRAIN
+from services.training.dataset_store import DatasetStore
 from services.training.diagnosis import diagnose
 from services.training.errors import InvalidJob, StoreUnavailable, TrainingError
-from services.training.import_check import checked_import
+from services.training.job_datasets import JobDatasets
 from services.training.metrics import TrainingMetrics
 from services.training.outcome import JobOutcome, built, failed, rejected, succeeded
-from services.training.policy import accounting, lineage, nearest, policy_of, settings_policies
+from services.training.policy import accounting, lineage, nearest, policy_of
 from services.training.progress import FITTED, ProgressReporter
 from services.training.publish import Publisher
-from services.training.recorded_jobs import named_anew, recorded, resolve_rebase
+from services.training.recorded_jobs import resolve_rebase
 from services.training.resolve import ResolvedJob, job_hyperparameters, resolve
 from services.training.reward_models import RewardModels
 from services.training.run_spans import RunSpans
 from services.training.settings import TrainingSettings
-from services.training.dataset_manifest import Dataset
-from services.training.snapshot import take_snapshot
 from services.training.tracking import MlflowTracker
 from services.training.trainers.job import write_rows
 from services.training.version_rebuild import VersionRebuilder
-from services.training.workspace import ResumeState, Workspace, require_free
+from services.training.workspace import Workspace, require_free
 from shared.backoff import Backoff
 from shared.clock import Clock
 from shared.contracts.events.training import (
@@ -46,21 +44,16 @@ from shared.contracts.events.training import (
     TrainingMethod,
     TrainingRequested,
 )
-from shared.contracts.topics import CASES, PREFERENCES
-from shared.kafka.envelope import UnreadableRecord, decode
-from shared.kafka.log import EventLog, LogUnavailable, read_to_end
+from shared.kafka.log import EventLog, LogUnavailable
 from shared.kafka.user_keys import TextsLocked
 from shared.observability.events import Unavailable
 from shared.observability.spans import OFF, Spans
 from shared.redaction.detection import Redact
 from shared.registry.adapters import AdapterError, AdapterUnavailable
-from shared.registry.cases import CASE_MODELS, FailureMemory, rolled_back
 from shared.registry.follow import RegistryFollower
 
 log = structlog.get_logger(__name__)
 
-CASES_TIMEOUT_S = 600.0
-"""Longest wait for the failure memory to be read to its end."""
 BACKOFF_FIRST_S = 1.0
 BACKOFF_MAX_S = 30.0
 SHOWN_ROWS = 10
@@ -85,7 +78,6 @@ class Runner:
         spans: Spans = OFF,
     ) -> None:
         self._log = event_log
-        self._redact = redact
         self._registry = registry
         self._store = store
         self._settings = settings
@@ -94,6 +86,16 @@ class Runner:
         self._spans = RunSpans(spans, clock)
         self._moved = clock.monotonic()
         self._attempts = Attempts(settings, self.alive)
+        self._datasets = JobDatasets(
+            event_log=event_log,
+            registry=registry,
+            store=store,
+            settings=settings,
+            attempts=self._attempts,
+            redact=redact,
+            spans=self._spans,
+            alive=self.alive,
+        )
         self._rewards = RewardModels(
             event_log=event_log,
             registry=registry,
@@ -245,7 +247,7 @@ class Runner:
         require_free(self.jobs, self._settings.min_free_bytes)
         workspace = Workspace(self.jobs, job.job_id)
         await reporter.enter(RunPhase.snapshot, FITTED[0])
-        dataset = await self._dataset(resolved, workspace, reporter)
+        dataset = await self._datasets.take(resolved, workspace, reporter)
         manifest = dataset.manifest
         log.info(
             "job.snapshot",
@@ -259,7 +261,7 @@ class Runner:
             return built(dataset.reference(self._store.root))
         if job.method is TrainingMethod.reward:
             return await self._reward_model(resolved, dataset, workspace, reporter)
-        await self._lay_out_cases(resolved, workspace)
+        await self._datasets.lay_out_cases(resolved, workspace)
         registry = self._registry.registry
         chain = lineage(resolved.parent_version, registry)
         policy = partial(policy_of, registry=registry)
@@ -285,105 +287,6 @@ class Runner:
             )
         record = await self._publisher.publish(resolved, result, dataset, workspace)
         return succeeded(record)
-
-    async def _dataset(
-        self, resolved: ResolvedJob, workspace: Workspace, reporter: ProgressReporter
-    ) -> Dataset:
-        """The job's snapshot: the one taken before a kill, or a new one, stored and laid out."""
-        job, resume, start_ns = resolved.job, workspace.load(), self._spans.now_ns()
-        if resume.dataset_id:
-            known = await asyncio.to_thread(self._store.read, resume.dataset_id)
-            if known is not None:
-                await asyncio.to_thread(lay_out, known, workspace.data)
-                return known
-        taken = await self._taken(resolved)
-        left_out = await self._attempts.fit(resolved, taken, workspace, reporter)
-        dataset = taken.without(left_out)
-        if job.rebases and left_out:
-            dataset = named_anew(dataset)
-        await asyncio.to_thread(self._store.write, dataset)
-        await asyncio.to_thread(lay_out, dataset, workspace.data)
-        workspace.save(ResumeState(job_id=job.job_id, dataset_id=dataset.manifest.dataset_id))
-        self._spans.snapshot(job, dataset, start_ns)
-        return dataset
-
-    async def _taken(self, resolved: ResolvedJob) -> Dataset:
-        """What a job trains on, with rows that may not fit its base: an import, the log's rows, or
-        the stored dataset of the version that is made again.
-        """
-        job = resolved.job
-        if job.rebases:
-            return await self._recorded_dataset(job)
-        imported = None
-        if job.dataset_uri:
-            imported = await asyncio.to_thread(
-                read_import,
-                job.dataset_uri,
-                self._settings.readable_import_roots,
-                strict=job.strict,
-            )
-            imported = await checked_import(imported, self._redact, self.alive)
-        rules = self._settings.rules.model_copy(
-            update={"prompts": self._settings.evaluation.prompts}
-        )
-        if rules.lag_weight < 1:
-            chain = lineage(resolved.parent_version, self._registry.registry)
-            policies = settings_policies(chain, self._registry.registry)
-            rules = rules.model_copy(update={"lineage": chain, "policies": policies})
-        return await take_snapshot(
-            self._log,
-            model=job.model,
-            method=job.method,
-            rules=rules,
-            labelled=self._takes_thumbs(job),
-            imported=imported,
-            alive=self.alive,
-        )
-
-    async def _recorded_dataset(self, job: TrainingRequested) -> Dataset:
-        registry = self._registry.registry
-        recorded_as = recorded(job.rebases, job.model, registry, field="rebases").dataset.dataset_id
-        stored = await asyncio.to_thread(self._store.read, recorded_as)
-        if stored is None:
-            raise InvalidJob(
-                f"rebases: {recorded_as}, the dataset of {job.rebases}, is gone from "
-                f"{self._store.root}; restore it, or train on the log's pairs"
-            )
-        return stored
-
-    def _takes_thumbs(self, job: TrainingRequested) -> bool:
-        """Whether a dataset has single answers: KTO's, and its judge's where there is no vote."""
-        if job.method is TrainingMethod.reward and not job.dataset_uri:
-            return self._settings.method == "kto"
-        return job.algorithm == "kto"
-
-    async def _lay_out_cases(self, resolved: ResolvedJob, workspace: Workspace) -> None:
-        """Write the failure cases that this job's candidates are asked; the same after a kill."""
-        if workspace.cases.exists():
-            return
-        memory = FailureMemory()
-        records = await read_to_end(self._log, PREFERENCES, CASES, timeout_s=CASES_TIMEOUT_S)
-        for record in records:
-            self.alive()
-            with contextlib.suppress(UnreadableRecord):
-                memory.apply(decode(record.headers, record.value, CASE_MODELS))
-        cases = [
-            case
-            for case in memory.cases(rolled_back(self._registry.registry))
-            if case.model == resolved.job.model and not case.retired
-        ]
-        rows = [
-            {
-                "case_id": case.case_id,
-                "name": case.kind,
-                **AskedPrompt(case.messages).row(),
-                "good": case.good,
-                "bad": case.bad,
-            }
-            for case in cases[max(0, len(cases) - self._settings.evaluation.cases) :]
-        ]
-        workspace.folder.mkdir(parents=True, exist_ok=True)
-        await asyncio.to_thread(write_rows, workspace.cases, rows)
 
     async def _reward_model(
         self,
