@@ -14,8 +14,8 @@ import orjson
 from services.aggregator.codec import SourceRecord
 from services.aggregator.rows import kind_of
 from services.aggregator.writer import Write
-from shared.kafka.encrypted_log import ENCRYPTED_TOPICS, encrypted, opened
 from shared.kafka.envelope import headers_of
+from shared.kafka.event_texts import ENCRYPTED_TOPICS, encrypted, opened
 from shared.kafka.user_key_issuer import UserKeyIssuer
 from shared.text_encryption import FIELD, decrypt_texts, is_encrypted
 

@@ -10,27 +10,16 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, TypedDict, cast
+from typing import Literal, TypedDict
 
-import orjson
 import structlog
 from prometheus_client import CollectorRegistry, Counter
-from pydantic import ValidationError
 
 from shared.clock import Clock, SystemClock
+from shared.connection_settings import KafkaSettings
 from shared.contracts.events.base import Event
-from shared.contracts.topics import (
-    ANNOTATIONS,
-    DEAD_LETTERS,
-    EXAMPLES,
-    FEEDBACK,
-    GENERATION_REQUESTS,
-    GENERATION_RESULTS,
-    INTERACTIONS,
-    PREFERENCES,
-    RATED,
-)
-from shared.kafka.envelope import Headers, header
+from shared.kafka.envelope import Headers
+from shared.kafka.event_texts import ENCRYPTED_TOPICS, encrypted, opened
 from shared.kafka.log import (
     APPEND_TIMEOUT_S,
     PER_TURN,
@@ -46,74 +35,16 @@ from shared.kafka.log import (
 from shared.kafka.user_key_issuer import KeysNotInMemory, UserKeyIssuer
 from shared.kafka.user_keys import TextsLocked, UserKeys
 from shared.observability.events import Unavailable
-from shared.settings import KafkaSettings, ServiceSettings
-from shared.text_encryption import (
-    TextsUnreadable,
-    decrypt_texts,
-    is_encrypted,
-    key_ids_in,
-)
+from shared.settings import ServiceSettings
+from shared.text_encryption import is_encrypted
 
 log = structlog.get_logger(__name__)
 
 RETRY_S = 1.0
-ENCRYPTED_TOPICS = frozenset(
-    (
-        ANNOTATIONS, DEAD_LETTERS, EXAMPLES, FEEDBACK, GENERATION_REQUESTS, GENERATION_RESULTS,
-        INTERACTIONS, PREFERENCES, RATED,
-    )
-)  # fmt: skip
 UNSET = (
     "RATCHET_TEXT_KEY_FILE: not set, and texts are encrypted; give this process the file of the "
     "writers"
 )
-
-
-async def opened(keys: UserKeys, value: bytes, headers: Headers, written_ms: int) -> bytes:
-    """An event's JSON with its texts; with empty texts where a key is destroyed.
-
-    What was changed or cut, as dead letters of long records are, comes back as it is: whoever reads
-    it says what is wrong with it.
-
-    Raises:
-        LogUnavailable: the keys cannot be read now.
-
-    """
-    try:
-        body: Any = orjson.loads(value)
-        found = await keys.find(key_ids_in(body), written_ms=written_ms)
-        decrypt_texts(body, place_of(headers), found.get)
-    except (orjson.JSONDecodeError, TextsUnreadable) as error:
-        log.warning("texts.unreadable", place=place_of(headers), error=str(error))
-        return value
-    return orjson.dumps(body)
-
-
-def encrypted(
-    keys: UserKeyIssuer, value: bytes, headers: Headers, *, memory_only: bool = False
-) -> bytes:
-    """An event's JSON with its texts encrypted for all people that it names; as it is for nobody.
-
-    What never was an event, as the record of a dead letter that is replayed, goes as it is, too.
-
-    Raises:
-        KeysNotInMemory: `memory_only`, and keys are not there.
-        LogUnavailable: the keys cannot be read now.
-
-    """
-    try:
-        body: Any = orjson.loads(value)
-        closes = isinstance(body, dict) and keys.close_texts(
-            cast("dict[str, Any]", body), place_of(headers), memory_only=memory_only
-        )
-    except (orjson.JSONDecodeError, ValidationError):  # no JSON, or whom it names can have no key
-        return value
-    return orjson.dumps(body) if closes else value
-
-
-def place_of(headers: Headers) -> str:
-    """What an event's ciphertext is bound to: its type and id."""
-    return f"{header(headers, 'ce_type')}\0{header(headers, 'ce_id')}"
 
 
 class DecryptingLog:
