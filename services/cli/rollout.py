@@ -256,34 +256,25 @@ def explain(
     )
 
 
-@app.command()
-def pause(
-    reason: Why,
-    rollout_id: RolloutId = "",
-    *,
-    model: Model = DEFAULT_MODEL,
-    on_behalf_of: OnBehalfOf = "",
-    as_json: AsJson = False,
-) -> None:
-    """Hold a rollout at its present weight."""
-    _act(
-        "pause", rollout_id, model=model, on_behalf_of=on_behalf_of, reason=reason, as_json=as_json
-    )
+def _add_action(name: str, words: str) -> None:
+    """Add a command that takes nothing but the rollout and the reason."""
+
+    @app.command(name, help=words)
+    def act(
+        reason: Why,
+        rollout_id: RolloutId = "",
+        *,
+        model: Model = DEFAULT_MODEL,
+        on_behalf_of: OnBehalfOf = "",
+        as_json: AsJson = False,
+    ) -> None:
+        _act(
+            name, rollout_id, model=model, on_behalf_of=on_behalf_of, reason=reason, as_json=as_json
+        )
 
 
-@app.command()
-def resume(
-    reason: Why,
-    rollout_id: RolloutId = "",
-    *,
-    model: Model = DEFAULT_MODEL,
-    on_behalf_of: OnBehalfOf = "",
-    as_json: AsJson = False,
-) -> None:
-    """Let a paused rollout go on, or approve a step that waits for people."""
-    _act(
-        "resume", rollout_id, model=model, on_behalf_of=on_behalf_of, reason=reason, as_json=as_json
-    )
+_add_action("pause", "Hold a rollout at its present weight.")
+_add_action("resume", "Let a paused rollout go on, or approve a step that waits for people.")
 
 
 @app.command()
@@ -309,19 +300,7 @@ def promote(
     )
 
 
-@app.command()
-def abort(
-    reason: Why,
-    rollout_id: RolloutId = "",
-    *,
-    model: Model = DEFAULT_MODEL,
-    on_behalf_of: OnBehalfOf = "",
-    as_json: AsJson = False,
-) -> None:
-    """Bring everyone back to stable at once."""
-    _act(
-        "abort", rollout_id, model=model, on_behalf_of=on_behalf_of, reason=reason, as_json=as_json
-    )
+_add_action("abort", "Bring everyone back to stable at once.")
 
 
 @app.command()
