@@ -239,6 +239,7 @@ def learn(root: Path, seed: int, ablation: str, iterations: int) -> list[LearntR
                 gain=gain(first.taste, answers, first.answers, first.offset),
                 wins_first=win_rate(first.taste, answers, first.answers),
                 wins_parent=win_rate(first.taste, answers, served.answers),
+                wins_gate=win_rate(first.taste, *gate_answers(made))[0],
             )
         )
         (folder / f"round-{number}.json").write_text(json.dumps(asdict(rounds[-1]), indent=1))
@@ -249,7 +250,11 @@ def learn(root: Path, seed: int, ablation: str, iterations: int) -> list[LearntR
 
 def first_version(root: Path, seed: int) -> FirstVersion:
     """v1.0, what it answers to a seed's prompts, and the thumbs on its answers."""
-    made, folder, taste = _trained_first(root / "first"), root / f"first-{seed}", HiddenTaste.drawn(seed)
+    made, folder, taste = (
+        _trained_first(root / "first"),
+        root / f"first-{seed}",
+        HiddenTaste.drawn(seed),
+    )
     others = random.Random(seed).sample(corpus.prompts_of("eval"), JUDGED + THUMBS)
     judged, thumbed = others[:JUDGED], others[JUDGED:]
     answers = texts(answers_of(folder / "measure", made.candidate, judged, seed))
@@ -338,6 +343,12 @@ def answers_of(
         (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
         run([str(ML_PYTHON), "-m", "benchmarks.answer_sampling", str(folder)])
     return [SaidAnswer(row["answer"], row["cut"]) for row in read(path)]
+
+
+def gate_answers(made: JobResult) -> tuple[list[str], list[str]]:
+    """What the last candidate and its parent answered to the prompts that the gate looked at."""
+    rows = read(Path(made.candidate).parent / "answers.jsonl")
+    return [row["candidate"] for row in rows], [row["parent"] for row in rows]
 
 
 def texts(answers: Sequence[SaidAnswer]) -> list[str]:

@@ -21,8 +21,8 @@ MUST_FAIL = frozenset({"random", "inverted", "length"})
 MAY_FALL = frozenset({"uncapped", "no_shorter"})
 HEAD = """\
 | | satisfaction (published) | gained over v1.0 | wins v1.0 (published) | wins parent | judge agrees \
-| KL to parent, to v1.0 | general tasks | votes | gate |
-|---|---|---|---|---|---|---|---|---|---|"""
+| wins parent on the gate's prompts: by judge, by taste | KL to parent, to v1.0 | general tasks | votes | gate |
+|---|---|---|---|---|---|---|---|---|---|---|"""
 SERVED_HEAD = "| rounds of votes | satisfaction of what is served (published) | wins v1.0 (published) |\n|---|---|---|"
 
 Rate = tuple[float, float, float]
@@ -48,6 +48,8 @@ class LearntRound:
     """95 % interval of the satisfaction gained over v1.0 on the same prompts."""
     wins_first: Rate
     wins_parent: Rate
+    wins_gate: float
+    """Share of the gate's own prompts on which the taste prefers the candidate to its parent."""
 
     @property
     def keeps_tasks(self) -> bool:
@@ -101,6 +103,7 @@ def _pooled(name: str, versions: Sequence[LearntRound]) -> LearntRound:
         gain=(middle - spread, middle + spread),
         wins_first=rate([one.wins_first[0] for one in versions]),
         wins_parent=rate([one.wins_parent[0] for one in versions]),
+        wins_gate=statistics.fmean(one.wins_gate for one in versions),
     )
 
 
@@ -199,6 +202,7 @@ def _row(run: str, one: LearntRound, satisfied: float, wins: float) -> str:
         f"{_bold(percent(one.wins_first[0]), one.wins_first[0] < wins)} ({percent(wins)})",
         _bold(shown(one.wins_parent), one.wins_parent[1] <= 0.5),
         percent(agreed),
+        f"{percent(figures['win_rate'])}, {percent(one.wins_gate)}",
         f"{figures['kl']:.2f}, {figures['kl_first']:.2f}",
         f"{percent(figures['capability_parent'])} to {percent(figures['capability_candidate'])}",
         " + ".join(f"{votes:.0f}" for votes in one.votes),
