@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +14,7 @@ from services.cli.http import ask, download_to, listing, segment
 from services.cli.identity import OnBehalfOf, Why, who
 from services.cli.options import DEFAULT_MODEL, Model
 from services.cli.output import AsJson, percent, print_fields, print_json, print_table
+from services.cli.rollout_status import show_rollout
 from services.cli.settings import CliSettings, load_settings
 from shared.file_faults import fault_of
 
@@ -71,7 +71,9 @@ def start(
     if strategy:
         body["strategy"] = _strategy(strategy)
     body |= {"on_behalf_of": on_behalf_of or who(), "reason": reason}
-    _show(ask(load_settings(), "rollout", "POST", "/v1/rollouts", body=body), as_json=as_json)
+    show_rollout(
+        ask(load_settings(), "rollout", "POST", "/v1/rollouts", body=body), as_json=as_json
+    )
 
 
 @app.command("list")
@@ -107,7 +109,7 @@ def list_rollouts(
 @app.command()
 def status(*, model: Model = DEFAULT_MODEL, as_json: AsJson = False) -> None:
     """Show the model's present rollout: phase, step, weight, the judge's last look."""
-    _show(current(load_settings(), model), as_json=as_json)
+    show_rollout(current(load_settings(), model), as_json=as_json)
 
 
 @app.command()
@@ -320,12 +322,6 @@ def current(settings: CliSettings, model: str) -> Any:
     return ask(settings, "rollout", "GET", "/v1/rollouts/current", query={"model": model})
 
 
-def odds(finding: dict[str, Any]) -> str | None:
-    """Evidence against the candidate as odds, and those that decide; None for a hard stop."""
-    log_e, threshold = finding.get("log_e") or 0.0, finding.get("threshold") or 0.0
-    return f"{math.exp(min(log_e, 99)):.3g} of {math.exp(threshold):.0f}" if threshold else None
-
-
 def _act(
     action: str,
     rollout_id: str,
@@ -340,7 +336,7 @@ def _act(
     wanted = rollout_id or _current_id(settings, model)
     path = f"/v1/rollouts/{segment(wanted)}/{action}"
     body = {"on_behalf_of": on_behalf_of or who(), "reason": reason, **more}
-    _show(ask(settings, "rollout", "POST", path, body=body), as_json=as_json)
+    show_rollout(ask(settings, "rollout", "POST", path, body=body), as_json=as_json)
 
 
 def _current_id(settings: CliSettings, model: str) -> str:
@@ -381,67 +377,3 @@ def _strategy(given: str) -> Any:
     except (OSError, ValueError, yaml.YAMLError) as error:
         said = f"{given[1:]}: {fault_of(error)}; name a strategy's file of YAML or JSON"
         raise CliError(said, Exit.usage) from None
-
-
-def shadow_fields(shadow: dict[str, Any]) -> dict[str, Any]:
-    """The shadow step in an operator's words: what is asked, what came, how it differs."""
-    answers = shadow.get("answers") or {}
-    differences = answers.get("differences") or {}
-    asked = {"share of requests": percent(shadow.get("share") or 0)}
-    came = {name: answers.get(name, 0) for name in ("answered", "failed", "expired")}
-    return {
-        **asked,
-        **came,
-        "minimum": shadow.get("minimum"),
-        "coverage": f"{answers.get('coverage', 0):.0%}",
-        **{name.replace("_", " "): f"{value:.2f}" for name, value in differences.items()},
-    }
-
-
-def _show(data: Any, *, as_json: bool) -> None:
-    if as_json:
-        print_json(data)
-        return
-    rollout = dict(data or {})
-    findings = rollout.pop("findings", None) or []
-    if "weight" in rollout:
-        rollout["weight"] = percent(rollout["weight"])
-    shadow = rollout.pop("shadow", None)
-    voters = rollout.pop("voters", None) or []
-    print_fields("Rollout", rollout)
-    if shadow:
-        print_fields("Shadow answers", shadow_fields(shadow))
-    if findings:
-        print_table(
-            "What the judge sees",
-            ("criterion", "state", "candidate", "stable", "of", "of stable", "odds", "says"),
-            [
-                (
-                    finding.get("criterion"),
-                    finding.get("state"),
-                    finding.get("candidate"),
-                    finding.get("stable"),
-                    finding.get("candidate_n"),
-                    finding.get("stable_n"),
-                    odds(finding),
-                    finding.get("text"),
-                )
-                for finding in findings
-            ],
-        )
-    if voters:
-        print_table(
-            "Who is judged by: shares of each tenant and API key, hashed",
-            ("by", "voter", "candidate", "stable", "scores", "of stable", "capped"),
-            [_voter(one) for one in voters],
-        )
-
-
-def _voter(one: dict[str, Any]) -> tuple[Any, ...]:
-    shares = ("candidate", "stable", "candidate_scores", "stable_scores")
-    return (
-        one.get("by"),
-        one.get("voter"),
-        *(f"{one.get(name, 0):.0%}" for name in shares),
-        f"{one.get('capped', 0):g}",
-    )

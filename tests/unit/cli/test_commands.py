@@ -19,7 +19,7 @@ import pytest
 from services.cli import http
 from services.cli.errors import CliError, Exit
 from services.cli.prometheus import PrometheusClient
-from services.cli.rollout import odds
+from services.cli.rollout_status import odds
 from tests.support.command import ROOT, Ran, ratchet_here
 
 ROLLOUT = {
