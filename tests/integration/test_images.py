@@ -15,13 +15,14 @@ from typing import Any
 import pytest
 
 from deploy.local.processes import ROOT
+from services.aggregator.__main__ import EXIT_FAILED
 from tests.support.waiting import wait_until
 
 BUILD_TIMEOUT_S = 1_500.0
 MAX_LIGHT_MB = 250
 NOBODY = "10001"
 TOOLS = ("pip", "pip3", "gcc", "cc", "ld", "strip", "git")
-LIGHT = ("router", "feedback", "rollout", "aggregator")
+LIGHT = ("router", "feedback", "rollout")
 SETTINGS = {
     "RATCHET_PROFILE": "local",
     "RATCHET_LOCAL_OPEN": "true",
@@ -48,10 +49,17 @@ pytestmark = [
 
 
 def run(*command: str, timeout_s: float = 60.0, check: bool = True) -> str:
+    """What the command said, warnings included; `AssertionError` with it where it failed."""
     done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=timeout_s, check=False
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=timeout_s,
+        check=False,
     )
-    assert done.returncode == 0 or not check, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
+    assert done.returncode == 0 or not check, f"{' '.join(command)}\n{done.stdout}"
     return done.stdout
 
 
@@ -124,9 +132,19 @@ def test_a_light_image_lives_as_nobody_on_a_root_that_nobody_writes(
 
 
 @pytest.mark.verify
+def test_the_aggregators_image_ends_with_what_it_lacks(container: str) -> None:
+    """A worker without brokers ends, and whoever runs it starts it again."""
+    assert image("aggregator")["Size"] / 1e6 <= MAX_LIGHT_MB
+    start(container, "aggregator")
+    ended = run("podman", "wait", container, timeout_s=120)
+    said = run("podman", "logs", container)
+    assert int(ended) == EXIT_FAILED, said
+    assert "KafkaConnectionError" in said
+    assert "start it again" in said
+
+
+@pytest.mark.verify
 def test_the_command_has_its_image() -> None:
     image("cli")
-    said = run(
-        "podman", "--runtime", "runc", "run", "--rm", *CONFINED, "localhost/ratchet/cli", "--help"
-    )
-    assert "Usage: ratchet" in said
+    podman = ("podman", "--runtime", "runc", "run", "--rm", *CONFINED)
+    assert "Usage: ratchet [OPTIONS]" in run(*podman, "localhost/ratchet/cli", "--help")
