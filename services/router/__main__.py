@@ -34,9 +34,12 @@ from services.router.proxy import Deadlines, Proxy
 from services.router.series_lifecycle import SeriesLifecycle
 from services.router.settings import RouterSettings
 from services.router.sources import Sources
-from services.router.spool import Spool, SpoolShipper
+from services.router.spool import Spool
+from services.router.spool_shipper import SpoolShipper
 from services.router.state import RouterState
 from services.router.supervisor import ProcessSupervisor, stop_at_end_of_input
+from services.router.unchecked_calls import UncheckedCalls
+from services.router.unchecked_journal import UncheckedJournal
 from services.router.vote_exchange import VoteExchange
 from services.router.votes import VoteLimits
 from shared.clock import SystemClock
@@ -129,9 +132,12 @@ async def run(settings: RouterSettings, instance: RouterInstance, rules: FilterR
     redact = Redaction(detector, redactor.text)
     mirror = Mirror(event_log, clock, registry, redact, stale_after_s=settings.stale_after_s)
     media = MediaUploads(MediaStore(settings.media_uri), registry) if settings.media_uri else None
+    journal = UncheckedJournal(instance.directory)
+    unchecked = UncheckedCalls(detector, journal) if detector is not None else None
     interactions = Interactions(
-        spool, redactor, mirror, settings.user_pseudonyms(), media, detector
+        spool, redactor, mirror, settings.user_pseudonyms(), media, unchecked
     )
+    interactions.lost += journal.recover(spool)
     breaker = CandidateBreaker(clock, failures=settings.breaker_failures)
 
     def changed(state: RoutingState) -> None:
@@ -275,6 +281,7 @@ async def run(settings: RouterSettings, instance: RouterInstance, rules: FilterR
     await redis.aclose()
     log.info("router.stopped", shipped=shipped, left_bytes=spool.bytes)
     spool.close()
+    journal.close()
     spans.close()
     if errors:
         raise errors[0]

@@ -13,12 +13,17 @@ from typing import Self
 import structlog
 
 from services.router.settings import RouterSettings
-from services.router.spool import Spool, SpoolShipper
+from services.router.spool import Spool
+from services.router.spool_shipper import SpoolShipper
+from services.router.unchecked_journal import FOLDER
 
 log = structlog.get_logger(__name__)
 
 _FURTHER = re.compile(r"router-(\d+)")
 """Folders of the processes but the first, whose folder is the one of a router alone."""
+
+SPOOLS = ("spool", FOLDER)
+"""Folders of a process's own: what is to be shipped, and what was yet to be checked, in this order."""
 
 RETRY_S = 10.0
 """After which a spool that could not be had is tried again."""
@@ -112,7 +117,8 @@ def bytes_of(directories: Iterable[Path]) -> int:
         return sum(
             path.stat().st_size
             for directory in directories
-            for path in (directory / "spool").glob("*.spool")
+            for name in SPOOLS
+            for path in (directory / name).glob("*.spool")
         )
     return 0
 
@@ -120,16 +126,17 @@ def bytes_of(directories: Iterable[Path]) -> int:
 async def _shipped(
     directory: Path, shipper_of: Callable[[Spool], SpoolShipper], limit_bytes: int
 ) -> bool:
-    """Ship one spool to its end; False where it cannot be had now."""
+    """Ship the spools of one folder to their end; False where they cannot be had now."""
     try:
         with take(directory):
-            spool = Spool(directory / "spool", limit_bytes=limit_bytes)
-            try:
-                if spool.trouble:
-                    return False
-                await shipper_of(spool).drain(None)
-            finally:
-                spool.close()
+            for name in SPOOLS:
+                spool = Spool(directory / name, limit_bytes=limit_bytes)
+                try:
+                    if spool.trouble:
+                        return False
+                    await shipper_of(spool).drain(None)
+                finally:
+                    spool.close()
     except FolderTaken:
         return False
     log.info("spool.shipped_for_another", directory=str(directory))

@@ -29,7 +29,7 @@ from shared.kafka.envelope import Headers
 from shared.kafka.log import NewRecord
 from shared.pseudonyms import AS_THEY_COME, UserPseudonyms
 from shared.redaction import Redactor, TextDetector
-from shared.redaction.detection import Review, reviewed, withheld
+from shared.redaction.detection import Review, Unchecked, reviewed, withheld
 from shared.redaction.turns import clean_json
 from shared.voters import voter_label
 
@@ -62,38 +62,46 @@ class Interactions:
         mirror: Mirror | None = None,
         pseudonyms: UserPseudonyms = AS_THEY_COME,
         media: MediaUploads | None = None,
-        detector: TextDetector | None = None,
+        unchecked: UncheckedCalls | None = None,
     ) -> None:
+        """`unchecked` is where events wait for a detector; none: the rules alone clean them."""
         self._spool = spool
         self._redactor = redactor
         self._mirror = mirror
         self._pseudonyms = pseudonyms
         self._media = media
-        self._detector = detector
-        self._unchecked = UncheckedCalls()
+        self._unchecked = unchecked
         self.lost = 0
 
     def record(self, call: Call, duration_s: float) -> None:
         """Append the event of a finished request; it never stands in the answer's way.
 
         With a detector it waits in memory until its texts are checked (`run`), so that no unchecked
-        text is on the disk. Where too many wait, it is appended with its texts withheld.
+        text is on the disk; a journal has it with its texts withheld. Where too many wait, it is
+        appended so.
         """
-        if self._detector is None:
+        unchecked = self._unchecked
+        if unchecked is None:
             self._append(call, self._built(call, duration_s))
-        elif not self._unchecked.offer(UncheckedCall(call, duration_s)):
-            self._append_unasked(UncheckedCall(call, duration_s), self._detector)
+        elif not unchecked.has_room(call):
+            self._append_withheld(call, duration_s, unchecked.detector.unchecked)
+        elif (value := self._withheld(call, duration_s, lambda: None)) is None:
+            self.lost += 1
+        else:
+            unchecked.put(call, duration_s, _record(call, value))
 
     async def run(self) -> None:
         """Have what waits checked and append it, until cancelled; without a detector nothing waits."""
-        if self._detector is not None:
-            await self._unchecked.run(partial(self._check, detector=self._detector))
+        if self._unchecked is not None:
+            await self._unchecked.run(partial(self._check, detector=self._unchecked.detector))
 
     async def drain(self, timeout_s: float) -> None:
         """Wait until all is appended, for a bounded time; the rest goes with its texts withheld."""
-        if self._detector is not None:
-            for one in await self._unchecked.drain(timeout_s):
-                self._append_unasked(one, self._detector)
+        if self._unchecked is not None:
+            left = await self._unchecked.drain(timeout_s)
+            for one in left:
+                self._append_withheld(one.call, one.duration_s, self._unchecked.detector.unchecked)
+            self._unchecked.settle(left)
 
     async def _check(self, waiting: Sequence[UncheckedCall], detector: TextDetector) -> None:
         """Append events whose texts a detector is asked about at once."""
@@ -101,11 +109,11 @@ class Interactions:
             built = await reviewed(
                 detector,
                 Review(self._redactor.text),
-                lambda review: [self._built(*one, review) for one in waiting],
+                lambda review: [self._built(one.call, one.duration_s, review) for one in waiting],
             )
         except BaseException as error:
             for one in waiting:
-                self._append_unasked(one, detector)
+                self._append_withheld(one.call, one.duration_s, detector.unchecked)
             if not isinstance(error, Exception):
                 raise
             log.exception("interaction.not_checked", events=len(waiting))
@@ -113,10 +121,14 @@ class Interactions:
         for one, value in zip(waiting, built, strict=True):
             self._append(one.call, value)
 
-    def _append_unasked(self, one: UncheckedCall, detector: TextDetector) -> None:
+    def _append_withheld(self, call: Call, duration_s: float, unchecked: Unchecked) -> None:
+        self._append(call, self._withheld(call, duration_s, unchecked))
+
+    def _withheld(self, call: Call, duration_s: float, unchecked: Unchecked) -> bytes | None:
+        """The event without asking the detector; `unchecked` says what takes the place of its texts."""
         review = Review(self._redactor.text)
-        review.withhold(detector)
-        self._append(one.call, self._built(*one, review))
+        review.withhold(unchecked)
+        return self._built(call, duration_s, review)
 
     def _built(self, call: Call, duration_s: float, review: Review | None = None) -> bytes | None:
         """The event; None where it cannot be built."""
@@ -143,11 +155,8 @@ class Interactions:
 
     def _kept(self, call: Call, value: bytes) -> bool:
         """Whether the spool has the event."""
-        headers = _headers(call, utc(call.started_at))
         try:
-            return self._spool.append(
-                NewRecord(INTERACTIONS, call.request.trace_id, value, headers)
-            )
+            return self._spool.append(_record(call, value))
         except Exception:
             log.exception("interaction.not_appended", trace_id=call.request.trace_id)
             return False
@@ -333,6 +342,11 @@ def _size(turn: dict[str, Any]) -> int:
 
 def _milliseconds(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds * 1000, 3)
+
+
+def _record(call: Call, value: bytes) -> NewRecord:
+    headers = _headers(call, utc(call.started_at))
+    return NewRecord(INTERACTIONS, call.request.trace_id, value, headers)
 
 
 def _headers(call: Call, time: str) -> Headers:

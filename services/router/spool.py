@@ -1,7 +1,7 @@
 """A write-ahead spool on disk between a request and the brokers.
 
 Appending is one write into the page cache: it survives the death of the process, not of the
-machine. A shipper sends what is spooled in order and deletes it after the acknowledgement, so a
+machine. A shipper (`spool_shipper`) sends what is spooled in order and deletes it after the acknowledgement, so a
 record may be sent twice after a crash and never not at all.
 
 A spool is a folder of segments, `00000001.spool` and so on, each a row of frames: length and
@@ -30,10 +30,7 @@ import orjson
 import structlog
 
 from services.router.recent_records import RecentRecords
-from shared.backoff import Backoff
-from shared.kafka.deadletters import DeadLetters
-from shared.kafka.log import EventLog, LogUnavailable, NewRecord, Record, RecordRefused
-from shared.observability.events import Unavailable
+from shared.kafka.log import NewRecord
 
 log = structlog.get_logger(__name__)
 
@@ -48,9 +45,6 @@ READ_BYTES = 256 * 1024
 """Buffer of a segment that is read: one system call for a hundred records and more."""
 RECENT_BYTES = 4 * SHIP_BYTES
 """Of records on disk that are kept in memory too, so that shipping need not read them again."""
-SHIP_TIMEOUT_S = 15.0
-BACKOFF_FIRST_S = 0.1
-BACKOFF_MAX_S = 5.0
 
 _FRAME = struct.Struct(">II")
 _PART = struct.Struct(">HHIi")
@@ -69,13 +63,19 @@ class Place(NamedTuple):
 class Spool:
     """Segments in a folder of one process's own. Not for threads."""
 
-    def __init__(self, directory: Path, *, limit_bytes: int) -> None:
-        """Open or make the folder. `limit_bytes` bounds what waits; beyond it appends fail."""
+    def __init__(
+        self, directory: Path, *, limit_bytes: int, memory_bytes: int | None = None
+    ) -> None:
+        """Open or make the folder. `limit_bytes` bounds what waits; beyond it appends fail.
+
+        `memory_bytes` bounds what waits in memory where the disk refuses it; MEMORY_BYTES by default.
+        """
         self._directory = directory
         self._limit = limit_bytes
+        self._memory_limit = MEMORY_BYTES if memory_bytes is None else memory_bytes
         self._memory: deque[tuple[NewRecord, int]] = deque()
         self._memory_bytes = 0
-        self._recent = RecentRecords(RECENT_BYTES)
+        self._recent = RecentRecords(min(RECENT_BYTES, self._memory_limit))
         self._sizes: dict[int, int] = {}
         self._total = 0
         self._shipped = (0, 0)
@@ -97,6 +97,11 @@ class Spool:
     def bytes(self) -> int:
         """Bytes that wait for an acknowledgement, what is acknowledged in a segment included."""
         return self._total + self._memory_bytes
+
+    @property
+    def end(self) -> Place:
+        """The place behind what is on the disk, for `trim`."""
+        return Place(self._segment, self._sizes.get(self._segment, 0), 0)
 
     @property
     def empty(self) -> bool:
@@ -228,7 +233,7 @@ class Spool:
         return True
 
     def _hold(self, record: NewRecord, size: int) -> bool:
-        if self._memory_bytes + size > MEMORY_BYTES:
+        if self._memory_bytes + size > self._memory_limit:
             return False
         self._memory.append((record, size))
         self._memory_bytes += size
@@ -284,104 +289,6 @@ class Spool:
 
     def _path(self, number: int) -> Path:
         return self._directory / f"{number:08d}.spool"
-
-
-class SpoolShipper:
-    """Sends what is spooled, oldest first, for as long as it takes."""
-
-    def __init__(
-        self,
-        spool: Spool,
-        event_log: EventLog,
-        dead_letters: DeadLetters,
-        *,
-        gather_s: float = 0.0,
-    ) -> None:
-        """`gather_s` is how long a batch may grow, in seconds: fewer rounds cost less."""
-        self._gather_s = gather_s
-        self._spool = spool
-        self._log = event_log
-        self._dead_letters = dead_letters
-        self._backoff = Backoff(BACKOFF_FIRST_S, BACKOFF_MAX_S)
-        self.refused = 0
-        """Records that the brokers refused for good."""
-
-    async def run(self) -> None:
-        """Ship until cancelled."""
-        while True:
-            await self._spool.wait()
-            if self._gather_s:
-                await asyncio.sleep(self._gather_s)
-            if not await self.ship():
-                await asyncio.sleep(self._backoff.next_s())
-
-    async def drain(self, timeout_s: float | None) -> bool:
-        """Ship all that waits; tells whether all went.
-
-        With `timeout_s` it takes at most so many seconds, and tries as often as they allow; without,
-        an outage is waited out with back-off.
-        """
-        try:
-            async with asyncio.timeout(timeout_s):
-                while not self._spool.empty:
-                    if not await self.ship():
-                        pause_s = self._backoff.next_s() if timeout_s is None else BACKOFF_FIRST_S
-                        await asyncio.sleep(pause_s)
-        except TimeoutError:
-            return False
-        return True
-
-    async def ship(self) -> bool:
-        """Send one batch and trim it; False where brokers or disk are to be tried again."""
-        try:
-            records, place = self._spool.batch()
-            if records:
-                await self._send(records)
-        except LogUnavailable as error:
-            waiting = self._spool.bytes
-            log.warning(Unavailable.kafka, during="ship", waiting_bytes=waiting, error=str(error))
-            return False
-        except OSError as error:
-            log.warning("spool.read_failed", waiting_bytes=self._spool.bytes, error=str(error))
-            return False
-        self._spool.trim(place)
-        self._backoff.reset()
-        return True
-
-    async def _send(self, records: list[NewRecord]) -> None:
-        """Send records; those that the brokers refuse for good are stepped over.
-
-        Raises:
-            LogUnavailable: not all were acknowledged.
-
-        """
-        try:
-            await self._log.append_many(records, timeout_s=SHIP_TIMEOUT_S)
-        except RecordRefused as error:
-            if len(records) > 1:
-                middle = len(records) // 2
-                await self._send(records[:middle])
-                await self._send(records[middle:])
-                return
-            await self._bury(records[0], error)
-
-    async def _bury(self, record: NewRecord, error: RecordRefused) -> None:
-        """Leave a dead letter in place of a record that no retry can store.
-
-        It has no offset; a checksum of its key stands there, so that its letter has its own id.
-        """
-        never = Record(
-            topic=record.topic,
-            partition=-1,
-            offset=zlib.crc32(record.key.encode()),
-            key=record.key,
-            value=record.value,
-            headers=record.headers,
-            timestamp_ms=0,
-        )
-        await self._dead_letters.put(never, "too_large", str(error))
-        self.refused += 1
-        log.error("spool.record_refused", topic=record.topic, key=record.key, error=str(error))
 
 
 def _pack(record: NewRecord) -> bytes:

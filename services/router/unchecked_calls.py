@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import NamedTuple
 
 import structlog
 
 from services.router.call import Call
+from services.router.unchecked_journal import JournalEntry, UncheckedJournal
+from shared.kafka.log import NewRecord
+from shared.redaction import TextDetector
 
 log = structlog.get_logger(__name__)
 
@@ -21,34 +24,37 @@ WORKERS = 4
 
 
 class UncheckedCall(NamedTuple):
-    """A finished request, and how long it took in seconds."""
+    """A finished request, how long it took in seconds, and its event in the journal."""
 
     call: Call
     duration_s: float
-
-    @property
-    def size(self) -> int:
-        """Bytes that it keeps in memory, about."""
-        return len(self.call.request.fields) + len(self.call.answer.completion)
+    entry: JournalEntry
 
 
 class UncheckedCalls:
     """A bounded queue that no request waits for."""
 
-    def __init__(self) -> None:
+    def __init__(self, detector: TextDetector, journal: UncheckedJournal) -> None:
+        self.detector = detector
+        self._journal = journal
         self._queue: asyncio.Queue[UncheckedCall] = asyncio.Queue(MAX_CALLS)
         self._bytes = 0
 
-    def offer(self, one: UncheckedCall) -> bool:
-        """Queue a request; False where too many wait."""
-        if self._queue.full() or self._bytes + one.size > MAX_BYTES:
-            return False
-        self._bytes += one.size
-        self._queue.put_nowait(one)
-        return True
+    def has_room(self, call: Call) -> bool:
+        """Whether a request may wait beside those that do."""
+        return not self._queue.full() and self._bytes + _size(call) <= MAX_BYTES
+
+    def put(self, call: Call, duration_s: float, withheld: NewRecord) -> None:
+        """Queue a request for which there is room, and journal its event with the texts withheld."""
+        self._bytes += _size(call)
+        self._queue.put_nowait(UncheckedCall(call, duration_s, self._journal.note(withheld)))
+
+    def settle(self, done: Iterable[UncheckedCall]) -> None:
+        """Take note that the events of some requests are in the spool."""
+        self._journal.settle(one.entry for one in done)
 
     async def run(self, check: Callable[[list[UncheckedCall]], Awaitable[None]]) -> None:
-        """Have what waits checked, several at a time, until cancelled."""
+        """Have what waits checked and appended, several at a time, until cancelled."""
         async with asyncio.TaskGroup() as group:
             for _ in range(WORKERS):
                 group.create_task(self._check(check))
@@ -69,9 +75,15 @@ class UncheckedCalls:
             try:
                 await check(waiting)
             finally:
+                self.settle(waiting)
                 for one in waiting:
-                    self._bytes -= one.size
+                    self._bytes -= _size(one.call)
                     self._queue.task_done()
 
     def _taken(self, most: int) -> list[UncheckedCall]:
         return [self._queue.get_nowait() for _ in range(min(most, self._queue.qsize()))]
+
+
+def _size(call: Call) -> int:
+    """Bytes that a request keeps in memory, about."""
+    return len(call.request.fields) + len(call.answer.completion)

@@ -17,6 +17,8 @@ from shared.redaction.redactor import Redacted, Redactor
 from shared.withheld import UNCHECKED
 
 Redact = Callable[[str], str]
+Unchecked = Callable[[], Sequence["DetectedSpan"] | None]
+"""What takes the place of an answer about a text that was not checked: findings, or None to withhold it."""
 T = TypeVar("T")
 
 UNCHECKED_KIND = "unchecked"
@@ -88,7 +90,7 @@ class Review:
         self._rules = rules
         self._by_rules: dict[str, str] = {}
         self._findings: dict[str, Sequence[DetectedSpan] | None] = {}
-        self._closed: TextDetector | None = None
+        self._closed: Unchecked | None = None
         self.unasked: dict[str, None] = {}
         """Texts that nobody was asked about yet, in order."""
 
@@ -111,15 +113,15 @@ class Review:
             if self._closed is None:
                 self.unasked[cleaned] = None
                 return Redacted(cleaned)
-            self._findings[cleaned] = self._closed.unchecked()
+            self._findings[cleaned] = self._closed()
         findings = self._findings[cleaned]
         if findings is None:
             return Redacted(UNCHECKED, {UNCHECKED_KIND: 1})
         return masked(cleaned, findings)
 
-    def withhold(self, detector: TextDetector) -> None:
+    def withhold(self, unchecked: Unchecked) -> None:
         """From now on treat what nobody was asked about as texts that could not be checked."""
-        self._closed = detector
+        self._closed = unchecked
 
     async def ask(self, detector: TextDetector) -> bool:
         """Ask about what is not asked yet; tells whether any of these texts changes by it."""
@@ -165,7 +167,7 @@ async def reviewed(detector: TextDetector, review: Review, build: Callable[[Revi
         built = build(review)
         if not review.unasked or not await review.ask(detector):
             return built
-    review.withhold(detector)
+    review.withhold(detector.unchecked)
     return build(review)
 
 
@@ -182,7 +184,7 @@ async def primed(redact: Redact, builds: Iterable[Callable[[Redact], object]]) -
         if number % BUILDS_A_TURN == 0:
             await asyncio.sleep(0)
     await review.ask(redact.detector)
-    review.withhold(redact.detector)
+    review.withhold(redact.detector.unchecked)
     return review
 
 

@@ -23,6 +23,7 @@ from services.router.vote_exchange import MINUTE, STREAM, VoteExchange
 from services.router.votes import CAPPED, VoteLimits
 from shared.contracts.events.interactions import Outcome
 from shared.contracts.events.rollouts import Phase
+from tests.support.analyzer import analyzer_twin
 from tests.support.router_process import (
     RouterProcessHarness,
     ServiceProcess,
@@ -195,6 +196,33 @@ async def test_killed_under_load_no_answered_request_is_missing(world: RouterPro
         return answered <= await world.traces()
 
     await eventually(all_there, "every answered request is in Kafka")
+
+
+async def test_killed_while_texts_are_checked_each_event_comes_without_them(
+    world: RouterProcessHarness, tmp_path: Path
+) -> None:
+    await world.controller.decide(0, outside=True)
+    async with analyzer_twin() as twin:
+        twin.answering.clear()
+        await world.router.start(RATCHET_DETECTOR_URL=twin.url)
+        await world.router.ready()
+        async with httpx.AsyncClient() as client:
+            answers = [await world.ask(client, f"u{number}") for number in range(40)]
+        await eventually(lambda: bool(twin.asked), "the router asks about texts")
+        await world.router.end(signal.SIGKILL)
+    left = b"".join(file.read_bytes() for file in tmp_path.rglob("*.spool"))
+    assert TEXT.encode() not in left
+    await world.router.start()
+    await world.router.ready()
+    expected = {answer.headers["x-ratchet-trace-id"] for answer in answers}
+
+    async def all_there() -> bool:
+        return await world.traces() == expected
+
+    await eventually(all_there, "every answered request is in Kafka")
+    for event in await world.interactions():
+        assert event.completion == "[UNCHECKED]"
+        assert event.untrainable == ("unchecked",)
 
 
 async def test_with_kafka_away_it_serves_and_ships_later(world: RouterProcessHarness):

@@ -11,7 +11,9 @@ from structlog.testing import capture_logs
 
 from services.router import instance as instance_module
 from services.router.instance import bytes_of, ship_left_behind, take
-from services.router.spool import Spool, SpoolShipper
+from services.router.spool import Spool
+from services.router.spool_shipper import SpoolShipper
+from services.router.unchecked_journal import UncheckedJournal
 from shared.kafka.deadletters import DeadLetters
 from shared.kafka.log import NewRecord, read_to_end
 from shared.testing.log import MemoryLog
@@ -56,6 +58,16 @@ async def test_a_spool_whose_process_still_ends_is_shipped_once_it_has_ended(
     assert (waiting, bytes_of(waiting)) == ([], 0)
     with take(taken), take(free):
         pass
+
+
+async def test_what_was_yet_to_be_checked_is_shipped_behind_the_spool(tmp_path: Path) -> None:
+    log, directory = MemoryLog(), tmp_path / "router-1"
+    journal = UncheckedJournal(directory)
+    journal.note(NewRecord("topic", "key", b"withheld"))
+    journal.close()
+    waiting = [left_behind(directory, b"checked")]
+    await asyncio.wait_for(shipping(log, waiting), 60)
+    assert await values(log) == [b"checked", b"withheld"]
 
 
 async def test_a_spool_that_the_disk_refuses_is_not_given_up(

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
 from services.router import spool as spool_module
-from services.router.spool import Spool, SpoolShipper
+from services.router.spool import Spool
+from services.router.spool_shipper import SpoolShipper
 from shared.kafka.deadletters import DeadLetters, list_dead_letters
 from shared.kafka.log import NewRecord, read_to_end
 from shared.testing.log import MemoryLog

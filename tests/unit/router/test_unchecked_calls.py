@@ -1,9 +1,10 @@
-"""Events of a router with a detector: checked off the answer's path, in memory, and never lost."""
+"""Events of a router with a detector: checked off the answer's path, and never lost."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,6 +15,8 @@ import pytest
 from services.router import unchecked_calls
 from services.router.interactions import Interactions
 from services.router.spool import Spool
+from services.router.unchecked_calls import UncheckedCalls
+from services.router.unchecked_journal import UncheckedJournal
 from shared.contracts.events.interactions import InteractionRecorded
 from shared.redaction import Redactor, TextDetector
 from tests.support.analyzer import analyzer_twin, detector_at
@@ -46,7 +49,8 @@ async def running(
     folder: Path, detector: TextDetector
 ) -> AsyncIterator[tuple[Interactions, Spool]]:
     spool = Spool(folder, limit_bytes=1_000_000)
-    interactions = Interactions(spool, Redactor(), detector=detector)
+    journal = UncheckedJournal(folder)
+    interactions = Interactions(spool, Redactor(), unchecked=UncheckedCalls(detector, journal))
     work = asyncio.create_task(interactions.run())
     try:
         yield interactions, spool
@@ -54,6 +58,21 @@ async def running(
         work.cancel()
         await asyncio.gather(work, return_exceptions=True)
         spool.close()
+        journal.close()
+
+
+def recovered(folder: Path) -> list[InteractionRecorded]:
+    """What the next process has of a folder, as it is when a process is killed now."""
+    copy = folder.parent / f"{folder.name}-copy"
+    shutil.copytree(folder, copy)
+    spool, journal = Spool(copy, limit_bytes=1_000_000), UncheckedJournal(copy)
+    try:
+        assert journal.recover(spool) == 0
+        return events(spool)
+    finally:
+        spool.close()
+        journal.close()
+        shutil.rmtree(copy)
 
 
 async def test_nothing_is_on_the_disk_before_its_texts_are_checked(tmp_path: Path) -> None:
@@ -130,3 +149,54 @@ async def test_a_detector_that_breaks_loses_no_event(tmp_path: Path) -> None:
         interactions.record(call_of(TURNS), 0.3)
         await interactions.drain(5)
         assert [one.completion for one in events(spool)] == ["[UNCHECKED]"] * 2
+
+
+async def test_killed_at_any_moment_each_event_is_there_and_no_unchecked_text_is(
+    tmp_path: Path,
+) -> None:
+    folder, recorded, seen = tmp_path / "router", set[str](), set[bool]()
+    async with (
+        analyzer_twin() as twin,
+        detector_at(twin.url) as detector,
+        running(folder, detector) as (interactions, spool),
+    ):
+        for number in range(60):
+            call = call_of([*TURNS, {"role": "user", "content": f"Question {number}"}])
+            call.request.trace_id = f"{number:032x}"
+            if number % 20 == 5:
+                twin.answering.clear()
+            if number % 20 == 15:
+                twin.answering.set()
+                await eventually(lambda: len(events(spool)) > 0, "some are checked")
+            interactions.record(call, 0.3)
+            recorded.add(call.request.trace_id)
+            await asyncio.sleep(0)
+            first: dict[str, InteractionRecorded] = {}
+            for event in recovered(folder):
+                first.setdefault(event.trace_id, event)
+            assert set(first) == recorded
+            checked = {event.trace_id for event in events(spool)}
+            for trace, event in first.items():
+                withheld = [turn.content for turn in event.messages] == ["[UNCHECKED]"] * 3
+                assert withheld is (trace not in checked)
+                seen.add(withheld)
+                assert event.untrainable == (("unchecked",) if withheld else ())
+            for file in folder.rglob("*.spool"):
+                assert NAME.encode() not in file.read_bytes()
+        assert seen == {True, False}
+        twin.answering.set()
+        await interactions.drain(5)
+        assert len(recovered(folder)) == len(recorded)
+    assert not [one for one in (folder / "unchecked").glob("*.spool") if one.stat().st_size]
+
+
+async def test_without_a_disk_for_the_journal_events_are_checked_alike(tmp_path: Path) -> None:
+    (tmp_path / "unchecked").touch()
+    async with (
+        analyzer_twin() as twin,
+        detector_at(twin.url) as detector,
+        running(tmp_path, detector) as (interactions, spool),
+    ):
+        interactions.record(call_of(TURNS), 0.3)
+        await interactions.drain(5)
+        assert [event.messages[1].content for event in events(spool)] == ["I am [NAME]"]
