@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from hashlib import blake2b
+from math import ceil
 from time import perf_counter
 from typing import Any
 
@@ -35,8 +36,8 @@ MAX_TEXTS = 32
 MAX_CHARACTERS = 32_000
 """Texts of one request, and characters of theirs where it is more than one text."""
 MAX_ANSWER_BYTES = 8 * 1024 * 1024
-MAX_WAITING = 1_024
-"""Requests that wait for a turn; the texts of more are not checked."""
+MAX_OPEN = 32_768
+"""Texts without an answer yet; more are not checked."""
 REMEMBERED = 16_384
 """Texts whose findings are kept, by hash: a conversation comes again with each of its turns."""
 FAILURES = 3
@@ -60,6 +61,7 @@ class _Analyzed(BaseModel):
 
 
 _ANSWER: TypeAdapter[list[list[_Analyzed]]] = TypeAdapter(list[list[_Analyzed]])
+Findings = tuple[DetectedSpan, ...]
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -94,8 +96,24 @@ class DetectorPolicy:
         )
 
 
+@dataclass(slots=True, eq=False)
+class _Question:
+    """A text that somebody asks about, by the hash that it is remembered by."""
+
+    key: bytes
+    text: str
+    answer: asyncio.Future[Findings | None] = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
+    )
+    taken: bool = False
+    """Whether it waits for a turn no longer."""
+
+
 class Detector:
-    """Asks the analyzer with a deadline, so many requests at a time, and remembers what it said."""
+    """Asks the analyzer with a deadline, so many requests at a time, and remembers what it said.
+
+    Texts that wait for a turn go into one request, whoever asks: feedback comes a text at a time.
+    """
 
     def __init__(
         self,
@@ -107,12 +125,15 @@ class Detector:
         self._policy = policy
         self._headers = headers
         self._session: aiohttp.ClientSession | None = None
-        self._turns = asyncio.Semaphore(policy.max_running)
-        self._asking = 0
+        self._queue: deque[_Question] = deque()
+        self._open: dict[bytes, _Question] = {}
+        """Questions without an answer yet, those that wait for a turn among them."""
+        self._asking: set[asyncio.Task[None]] = set()
+        self._running = 0
         self._failures = 0
         self._resume_at = 0.0
         self._said_at = float("-inf")
-        self._remembered: OrderedDict[bytes, tuple[DetectedSpan, ...]] = OrderedDict()
+        self._remembered: OrderedDict[bytes, Findings] = OrderedDict()
         self._requests = Counter(
             "ratchet_detector_requests",
             "Requests to the detector of personal data, by what came of them",
@@ -135,37 +156,111 @@ class Detector:
             self._requests.labels(outcome)
         self._unchecked.labels("marker" if not policy.fail_open else "text")
 
-    async def find(self, texts: Sequence[str]) -> list[tuple[DetectedSpan, ...] | None]:
+    async def find(self, texts: Sequence[str]) -> list[Findings | None]:
         """What each text has; None where it could not be checked and is to be withheld.
 
-        It takes no longer than the policy's deadline for each language, whatever the analyzer does.
+        A text waits for its turn for the policy's deadline at most, for each MAX_TEXTS that come with
+        it, and for as long again for the answer in each language.
         """
         keys = [blake2b(text.encode("utf-8", "replace"), digest_size=16).digest() for text in texts]
-        known = {key: self._remembered[key] for key in keys if key in self._remembered}
-        for key in known:
-            self._remembered.move_to_end(key)
-        new = [index for index, key in enumerate(keys) if key not in known]
-        parts = list(_parts([texts[index] for index in new]))
-        answers = await asyncio.gather(*(self._ask(part) for part in parts))
-        found = (findings for answer in answers for findings in answer)
-        for index, findings in zip(new, found, strict=True):
-            if findings is not None:
-                known[keys[index]] = self._remembered[keys[index]] = findings
-        while len(self._remembered) > REMEMBERED:
-            self._remembered.popitem(last=False)
-        return [known[key] if key in known else self.unchecked() for key in keys]
+        known: dict[bytes, Findings | None] = {}
+        asked: dict[bytes, _Question] = {}
+        for key, text in zip(keys, texts, strict=True):
+            if key in self._remembered:
+                self._remembered.move_to_end(key)
+                known[key] = self._remembered[key]
+            elif key not in asked:
+                asked[key] = self._open.get(key) or _Question(key, text)
+        known |= await self._answers(asked)
+        found = (known[key] for key in keys)
+        return [self.unchecked() if findings is None else findings for findings in found]
 
-    def unchecked(self) -> tuple[DetectedSpan, ...] | None:
+    def unchecked(self) -> Findings | None:
         """What takes the place of an answer about one text: as if nothing were found, or None."""
         self._unchecked.labels("text" if self._policy.fail_open else "marker").inc()
         return () if self._policy.fail_open else None
 
     async def close(self) -> None:
-        """Close the connections."""
+        """Close the connections; what still waits is not checked."""
+        for task in self._asking:
+            task.cancel()
+        await asyncio.gather(*self._asking, return_exceptions=True)
+        for question in tuple(self._open.values()):
+            self._settle(question, None)
         if self._session is not None:
             await self._session.close()
 
-    async def _ask(self, texts: list[str]) -> list[tuple[DetectedSpan, ...] | None]:
+    async def _answers(self, asked: dict[bytes, _Question]) -> dict[bytes, Findings | None]:
+        """Put questions that nobody asked yet into the queue, and wait for all."""
+        new = [question for question in asked.values() if question.key not in self._open]
+        if len(self._open) + len(new) > MAX_OPEN:
+            self._requests.labels(BUSY).inc()
+            return dict.fromkeys(asked)
+        if not asked:
+            return {}
+        self._open.update((question.key, question) for question in new)
+        self._queue.extend(new)
+        for _ in range(min(len(new), self._policy.max_running - self._running)):
+            self._running += 1
+            task = asyncio.create_task(self._ask_all())
+            self._asking.add(task)
+            task.add_done_callback(self._asking.discard)
+        patience_s = self._policy.timeout_s * ceil(len(new) / MAX_TEXTS)
+        late = asyncio.get_running_loop().call_later(patience_s, self._give_up, new)
+        # Where this is cancelled, others may wait for the same: the questions stay.
+        await asyncio.wait([question.answer for question in asked.values()])
+        late.cancel()
+        return {key: question.answer.result() for key, question in asked.items()}
+
+    def _give_up(self, questions: Sequence[_Question]) -> None:
+        """Answer those of some questions that still wait for a turn."""
+        waiting = [question for question in questions if not question.taken]
+        if waiting:
+            self._requests.labels(BUSY).inc()
+        for question in waiting:
+            self._settle(question, None)
+
+    def _settle(self, question: _Question, findings: Findings | None) -> None:
+        if question.answer.done():
+            return
+        question.answer.set_result(findings)
+        del self._open[question.key]
+        if findings is not None:
+            self._remembered[question.key] = findings
+            if len(self._remembered) > REMEMBERED:
+                self._remembered.popitem(last=False)
+
+    def _part(self) -> list[_Question]:
+        """The next questions: at most MAX_TEXTS of MAX_CHARACTERS, or one."""
+        part: list[_Question] = []
+        size = 0
+        while self._queue and len(part) < MAX_TEXTS:
+            size += len(self._queue[0].text)
+            if part and size > MAX_CHARACTERS:
+                break
+            question = self._queue.popleft()
+            if not question.answer.done():
+                question.taken = True
+                part.append(question)
+        return part
+
+    async def _ask_all(self) -> None:
+        """Ask what waits, whoever waits for it, until nothing does."""
+        part: list[_Question] = []
+        try:
+            while part := self._part():
+                answer = await self._ask([question.text for question in part])
+                for question, findings in zip(part, answer, strict=True):
+                    self._settle(question, findings)
+        except BaseException:
+            for question in (*part, *self._queue):
+                self._settle(question, None)
+            raise
+        finally:
+            # At once, not when the task is seen to be done: what comes until then wants a turn.
+            self._running -= 1
+
+    async def _ask(self, texts: list[str]) -> Sequence[Findings | None]:
         """The findings of one request's texts in all languages; None for each where it failed."""
         found: list[list[DetectedSpan]] = [[] for _ in texts]
         for language in self._policy.languages:
@@ -180,22 +275,16 @@ class Detector:
     async def _try(
         self, texts: list[str], language: str
     ) -> tuple[str, list[list[DetectedSpan]] | None]:
-        now = asyncio.get_running_loop().time()
-        if now < self._resume_at:
+        if asyncio.get_running_loop().time() < self._resume_at:
             return PAUSED, None
-        if self._asking >= MAX_WAITING:
-            return BUSY, None
-        self._asking += 1
+        began = perf_counter()
         try:
-            async with asyncio.timeout(self._policy.timeout_s), self._turns:
-                began = perf_counter()
+            async with asyncio.timeout(self._policy.timeout_s):
                 answer = await self._post(texts, language)
         except TimeoutError:
             return self._failed(TIMEOUT, f"no answer in {self._policy.timeout_s:g} s"), None
         except (aiohttp.ClientError, CredentialsUnreadable, OSError, ValueError) as error:
             return self._failed(FAILED, str(error) or type(error).__name__), None
-        finally:
-            self._asking -= 1
         self._failures = 0
         self._seconds.observe(perf_counter() - began)
         return ANSWERED, answer
@@ -277,17 +366,3 @@ def findings_of(value: object, texts: Sequence[str]) -> list[list[DetectedSpan]]
                     f"the answer: {one.start} to {one.end} is not in a text of {len(text)} characters"
                 )
     return found
-
-
-def _parts(texts: Sequence[str]) -> Iterator[list[str]]:
-    """Texts in requests of at most MAX_TEXTS and MAX_CHARACTERS, or of one text."""
-    part: list[str] = []
-    size = 0
-    for text in texts:
-        if part and (len(part) == MAX_TEXTS or size + len(text) > MAX_CHARACTERS):
-            yield part
-            part, size = [], 0
-        part.append(text)
-        size += len(text)
-    if part:
-        yield part

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 import time
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
+from shared.http import detector as detector_module
 from shared.http.detector import MAX_TEXTS, findings_of
 from shared.kafka.deadletters import DeadLetters, list_dead_letters
 from shared.kafka.log import Record
@@ -19,6 +21,7 @@ from shared.redaction.turns import clean_turn
 from shared.testing.log import MemoryLog
 from shared.withheld import UNCHECKED
 from tests.support.analyzer import analyzer_twin, detector_at
+from tests.support.waiting import eventually
 
 NAME = "Anna Miller"
 
@@ -211,3 +214,63 @@ def test_no_text_takes_long_to_mask() -> None:
     began = time.process_time()
     assert "Anna" not in masked(text, findings).text
     assert time.process_time() - began < 2
+
+
+async def test_texts_that_wait_go_together_whoever_asks() -> None:
+    async with analyzer_twin() as twin, detector_at(twin.url, max_running=2) as detector:
+        twin.answering.clear()
+        asked = [asyncio.create_task(detector.find([f"{NAME} {n // 2}"])) for n in range(100)]
+        await eventually(lambda: len(twin.asked) == 2, "two requests run")
+        twin.answering.set()
+        found = await asyncio.gather(*asked)
+        assert all(len(findings or ()) == 2 for (findings,) in found)
+        assert len(twin.asked) <= 4, "50 texts, and two came first"
+        assert len(twin.texts) == len(set(twin.texts)) == 50
+
+
+async def test_who_goes_away_takes_no_text_from_others() -> None:
+    async with analyzer_twin() as twin, detector_at(twin.url, max_running=1) as detector:
+        twin.answering.clear()
+        asked = [asyncio.create_task(detector.find([NAME, f"Text {n}"])) for n in range(4)]
+        await eventually(lambda: len(twin.asked) == 1, "one request runs")
+        asked[0].cancel()
+        twin.answering.set()
+        found = await asyncio.gather(*asked[1:])
+        assert [len(findings[0] or ()) for findings in found] == [2, 2, 2]
+        assert twin.texts.count(NAME) == 1
+
+
+async def test_many_texts_of_one_caller_have_the_deadline_of_as_many_requests() -> None:
+    registry = CollectorRegistry()
+    async with (
+        analyzer_twin() as twin,
+        detector_at(
+            twin.url, registry, max_running=1, timeout_s=0.4, languages=("en", "de")
+        ) as detector,
+    ):
+        twin.latency_s = 0.03
+        texts = [f"Text {number}" for number in range(10 * MAX_TEXTS)]
+        assert await detector.find(texts) == [()] * len(texts)
+        twin.latency_s = 0.3
+        running = asyncio.create_task(detector.find(["Running"]))
+        await eventually(lambda: twin.texts[-1] == "Running", "it is asked")
+        assert await detector.find(["Waiting"]) == [None]
+        assert await running == [()]
+    assert registry.get_sample_value("ratchet_detector_requests_total", {"outcome": "busy"}) == 1
+
+
+async def test_texts_beyond_the_bound_are_not_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(detector_module, "MAX_OPEN", 3)
+    async with analyzer_twin() as twin, detector_at(twin.url) as detector:
+        assert await detector.find(["Anna", "Ben", "Cem", "Dora"]) == [None] * 4
+        assert await detector.find(["Anna", "Ben", "Cem", "Anna"]) == [()] * 4
+
+
+async def test_a_detector_that_is_closed_leaves_nobody_waiting() -> None:
+    async with analyzer_twin() as twin, detector_at(twin.url, max_running=1) as detector:
+        twin.answering.clear()
+        asked = [asyncio.create_task(detector.find([f"Text {n}"])) for n in range(3)]
+        await eventually(lambda: len(twin.asked) == 1, "one request runs")
+        await detector.close()
+        async with asyncio.timeout(10):
+            assert await asyncio.gather(*asked) == [[None]] * 3
