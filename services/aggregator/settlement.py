@@ -23,7 +23,7 @@ from services.aggregator.pairs import (
     signal_product,
 )
 from services.aggregator.rows import NO_FEEDBACK, FeedbackEntry, FirstScore, TraceRow
-from shared.contracts.events.base import Event
+from shared.contracts.events.base import Event, Untrainable
 from shared.contracts.events.feedback import (
     RATINGS,
     FeedbackSubmitted,
@@ -181,6 +181,8 @@ def _rate(
         and not feedback.anonymous
         and bool(interaction.completion.strip())
         and bool(interaction.messages)
+        # Questions that were withheld look alike and are not.
+        and Untrainable.unchecked.value not in interaction.untrainable
     )
     tenant, messages, tools = interaction.tenant, interaction.messages, interaction.tools
     standing = prompt_key(tenant, messages) if entry.rated is True else entry.rated

@@ -24,7 +24,6 @@ from shared.contracts.events.base import Message, Tool, Untrainable, utc
 from shared.contracts.events.preferences import PreferencePair, UnpairedExample
 from shared.contracts.prompt_key import normal_prompt
 from shared.contracts.row_sources import MACHINE_MADE
-from shared.withheld import UNCHECKED
 
 TRAIN, HELDOUT, JUDGE, PROMPTS = "train.jsonl", "heldout.jsonl", "judge.jsonl", "prompts.jsonl"
 """Files of a dataset: trained on, held out, the judge's, prompts of the evaluation."""
@@ -264,7 +263,7 @@ def pair_of(event: PreferencePair) -> Pair:
         tools=event.tools,
         chosen_turn=event.chosen_turn,
         rejected_turn=event.rejected_turn,
-        untrainable=_reasons(event, event.chosen, event.rejected),
+        untrainable=event.reasons,
         tenant=event.tenant,
         chosen_side=event.chosen_side,
     )
@@ -291,16 +290,9 @@ def answer_of(event: UnpairedExample) -> LabelledAnswer:
         },
         tools=event.tools,
         answer_turn=event.answer,
-        untrainable=_reasons(event, event.completion),
+        untrainable=event.reasons,
         tenant=event.tenant,
     )
-
-
-def _reasons(event: PreferencePair | UnpairedExample, *answers: str) -> tuple[str, ...]:
-    """Why nothing is trained on an event: its own reasons, and texts that were withheld."""
-    if UNCHECKED in answers or any(turn.content == UNCHECKED for turn in event.messages):
-        return (*event.untrainable, Untrainable.unchecked.value)
-    return event.untrainable
 
 
 def canonical(rows: Iterable[Row]) -> bytes:

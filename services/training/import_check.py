@@ -17,6 +17,7 @@ from services.training.importing import ImportedRows, from_beginning, redacted_r
 from shared.redaction.detection import Redact, Redaction, primed
 from shared.withheld import UNCHECKED
 
+TOO_DEEP = b'"nested too deep"\n'
 ROWS = 256
 """Rows about which the detector is asked at once."""
 
@@ -27,7 +28,7 @@ async def checked_import(
     """An import whose texts a detector was asked about; without a detector, as it is.
 
     Args:
-        imported: Its lines are read once.
+        imported: Its lines are read once; closed where they are refused.
         redact: Rules, or rules and detector.
         alive: Called as it goes on.
 
@@ -42,6 +43,7 @@ async def checked_import(
         await _check(imported, redact, checked, alive)
     except BaseException:
         checked.close()
+        imported.close()
         raise
     return replace(imported, checked=checked)
 
@@ -67,8 +69,13 @@ async def _check(
 
 
 def _checked(line: bytes, redact: Redact) -> bytes:
-    """A line with its texts redacted; what is no JSON stays, as it is refused by and by."""
+    """A line with its texts redacted; what is no JSON stays, as it is refused by and by.
+
+    So is what is nested too deep to be written again, of which nothing is kept.
+    """
     try:
         return orjson.dumps(redacted_row(orjson.loads(line), redact)) + b"\n"
     except orjson.JSONDecodeError:
         return line
+    except (orjson.JSONEncodeError, RecursionError):
+        return TOO_DEEP

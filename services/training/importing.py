@@ -188,6 +188,8 @@ def _parsed(line: bytes, number: int, parse: Callable[[Row], T]) -> T | LeftOut:
         return parse(cast("Row", redacted_row(cast("Row", value), _RULES)))
     except orjson.JSONDecodeError as error:
         return _bad(number, f"not JSON ({error.msg})")
+    except RecursionError:
+        return _bad(number, "nested too deep")
     except _BadRow as error:
         return _bad(number, str(error))
 

@@ -91,7 +91,7 @@ def rolled_back(registry: Registry) -> frozenset[str]:
 
 
 def _is_text(pair: PreferencePair) -> bool:
-    return not (pair.untrainable or pair.chosen_turn or pair.rejected_turn or pair.tools)
+    return not (pair.reasons or pair.chosen_turn or pair.rejected_turn or pair.tools)
 
 
 def _kind(pair: PreferencePair, rolled_back: Collection[str]) -> CaseKind | None:

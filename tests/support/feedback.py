@@ -38,6 +38,7 @@ from shared.kafka.log import EventLog, Record, read_to_end
 from shared.keys import KeyRing
 from shared.observability.health import Health
 from shared.quotas import Quotas, RateLimits, feedback_limits
+from shared.redaction.detection import Redact
 from shared.redaction.redactor import Redactor
 from shared.registry.routing import RoutingTable
 from shared.registry.versions import Registry
@@ -211,6 +212,7 @@ async def feedback_parts(
     rules: SubmissionRules = DEFAULT_RULES,
     key_limits: RateLimits = RateLimits(),  # noqa: B008
     read_model: Path = Path("/nonexistent"),
+    redact: Redact = Redactor().text,  # noqa: B008
 ) -> AsyncIterator[FeedbackParts]:
     """The service's parts, which share one session with the router."""
     clock = clock or ManualClock()
@@ -221,7 +223,6 @@ async def feedback_parts(
     publisher = FeedbackPublisher(log, breaker, metrics, clock, timeout_s=timeout_s)
     keys = KeyRing(required=keys_required)
     routing, registry = RoutingTable(), Registry()
-    redact = Redactor().text
     async with aiohttp.ClientSession() as session:
         comparisons = Comparisons(
             router=RouterClient(session, router_url, timeout_s=router_timeout_s),

@@ -33,6 +33,7 @@ from services.feedback.voting.sessions import SignIn
 from shared.clock import SystemClock
 from shared.contracts.topics import FEEDBACK
 from shared.keys import KeyRing
+from shared.redaction.detection import Redact
 from shared.redaction.redactor import Redactor
 from shared.registry.routing import RoutingTable
 from shared.testing.log import MemoryLog
@@ -192,6 +193,7 @@ async def voting_service(
     keys_required: bool = False,
     authorization: str = "",
     router_timeout_s: float = 20.0,
+    redact: Redact = Redactor().text,  # noqa: B008
 ) -> AsyncIterator[tuple[Any, VotingHarness]]:
     """The application and its harness, without a server."""
     router, clock, log = SteeredRouter(), SteeredClock(), MemoryLog()
@@ -207,6 +209,7 @@ async def voting_service(
             anonymous_votes=False,
             body_timeout_s=5.0,
             clock=clock,
+            redact=redact,
         ) as parts,
     ):
         ballots = RaterBallots(
@@ -217,7 +220,7 @@ async def voting_service(
             routing=parts.routing,
             metrics=parts.metrics,
             clock=clock,
-            redact=Redactor().text,
+            redact=redact,
             plan=plan,
             authorization=authorization,
             rng=random.Random(7),
@@ -233,7 +236,7 @@ async def voting_service(
             registry=parts.collected,
             keys=parts.keys,
             clock=clock,
-            redact=Redactor().text,
+            redact=redact,
             plan=plan,
             authorization=authorization,
         )

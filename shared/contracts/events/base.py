@@ -17,6 +17,7 @@ import orjson
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from shared.contracts.names import check_model_name, check_name, check_optional_name
+from shared.withheld import UNCHECKED
 
 MAX_TEXT = 100_000
 """Longest prompt, completion or correction in characters."""
@@ -165,6 +166,15 @@ class Message(BaseModel):
             or self.name
         )
 
+    @property
+    def withheld(self) -> bool:
+        """Whether a text of the turn was withheld: the detector of personal data could not check it."""
+        return (
+            UNCHECKED in (self.content, self.name, self.reasoning, self.refusal)
+            or any(UNCHECKED in call.arguments for call in self.tool_calls)
+            or any(part.text == UNCHECKED for part in self.parts)
+        )
+
 
 class Tool(BaseModel):
     """Definition of a tool that the model could call."""
@@ -175,6 +185,11 @@ class Tool(BaseModel):
     parameters: Text = Field(
         default="{}", description="JSON Schema of the arguments, without white space"
     )
+
+    @property
+    def withheld(self) -> bool:
+        """Whether a text of the definition was withheld."""
+        return self.description == UNCHECKED or UNCHECKED in self.parameters
 
 
 class Untrainable(StrEnum):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from enum import StrEnum
 from typing import ClassVar, Literal
 
@@ -18,9 +19,11 @@ from shared.contracts.events.base import (
     PersonalEvent,
     Text,
     Tool,
+    Untrainable,
     UntrainableReasons,
     unless_empty,
 )
+from shared.withheld import UNCHECKED
 
 ERASED = "erased"
 """Reason of a retraction that an erasure wrote: stored datasets lose the row too."""
@@ -69,6 +72,12 @@ class PreferencePair(PersonalEvent):
     context: Context = Context()
     created_at: AwareDatetime
 
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why nothing is trained on it: `untrainable`, and texts of the feedback that were withheld."""
+        turns = (*self.messages, self.chosen_turn, self.rejected_turn)
+        return _reasons(self.untrainable, (self.chosen, self.rejected), (*turns, *self.tools))
+
 
 class UnpairedExample(PersonalEvent):
     """One answer with a good/bad label (KTO), self-contained. Key: pair_id."""
@@ -93,6 +102,22 @@ class UnpairedExample(PersonalEvent):
     )
     context: Context = Context()
     created_at: AwareDatetime
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why nothing is trained on it: `untrainable`, and texts that were withheld."""
+        parts = (*self.messages, self.answer, *self.tools)
+        return _reasons(self.untrainable, (self.completion,), parts)
+
+
+def _reasons(
+    untrainable: tuple[str, ...],
+    answers: Collection[str],
+    parts: Collection[Message | Tool | None],
+) -> tuple[str, ...]:
+    if UNCHECKED in answers or any(part is not None and part.withheld for part in parts):
+        return tuple(dict.fromkeys((*untrainable, Untrainable.unchecked.value)))
+    return untrainable
 
 
 class PreferenceRetracted(Event):

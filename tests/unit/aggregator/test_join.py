@@ -108,6 +108,14 @@ def test_both_orders_count_the_same(late: bool) -> None:
     ]
 
 
+def test_an_answer_whose_question_was_withheld_counts_and_meets_no_other() -> None:
+    asked = interaction(prompt="[UNCHECKED]", untrainable=("unchecked",))
+    _, contributions, outputs = folded(asked, feedback())
+    assert counted(contributions) == [FeedbackCounted("assistant-v1.0", "thumbs_up")]
+    assert "RatedAnswer" not in kinds(outputs)
+    assert "RatedScore" in kinds(outputs)
+
+
 def test_feedback_alone_counts_nothing_yet() -> None:
     row, contributions, outputs = folded(feedback())
     assert counted(contributions) == []

@@ -22,8 +22,10 @@ from services.inference.scorer import Scorer, Scores
 from shared.contracts.events.preferences import PairSource, PreferencePair
 from shared.contracts.events.versions import RequestDefaults, ServedSettings, SettingsRecord
 from shared.contracts.topics import PREFERENCES
+from shared.redaction.detection import Redact, Redaction
 from shared.testing.clock import ManualClock
 from shared.testing.log import MemoryLog
+from tests.support.analyzer import analyzer_twin, detector_at
 from tests.support.rollouts import settings_record
 
 ASKED = ModerationRequest(
@@ -77,6 +79,7 @@ class Stages:
         settings: SettingsRecord | None = None,
         critic: EngineOfAnswers | None = None,
         ready: Mapping[str, str] | None = None,
+        redact: Redact = lambda text: text.replace("parcel", "[redacted]"),
     ) -> None:
         self.log = MemoryLog()
         self.metrics = InferenceMetrics(CollectorRegistry())
@@ -94,7 +97,7 @@ class Stages:
             settings=lambda _: settings,
             event_log=self.log,
             rules=rules,
-            redact=lambda text: text.replace("parcel", "[redacted]"),
+            redact=redact,
             clock=ManualClock(),
             metrics=self.metrics,
         )
@@ -235,3 +238,25 @@ async def test_the_pair_names_who_asked_so_that_an_erasure_finds_it() -> None:
     await stages.run(replace(ASKED, user_id="ann"))
     (pair,) = stages.pairs()
     assert pair.askers == ("ann",)
+
+
+@pytest.mark.parametrize("away", [False, True])
+async def test_a_pair_has_what_a_detector_left_and_the_client_the_whole_answer(away: bool) -> None:
+    asked = replace(ASKED, messages=({"role": "user", "content": "Where is Anna Miller?"},))
+    async with analyzer_twin() as twin, detector_at(twin.url) as detector:
+        twin.status = 503 if away else 200
+        stages = Stages(
+            EngineOfAnswers("In Lisbon.", "Ask Miller."),
+            ScriptedScorer(2.0, 1.0),
+            redact=Redaction(detector),
+        )
+        result = (await stages.run(asked))[-1]
+        (pair,) = stages.pairs()
+    assert "In Lisbon." in str(result)
+    kept = (pair.messages[0].content, pair.chosen, pair.rejected)
+    if away:
+        assert kept == ("[UNCHECKED]",) * 3
+        assert pair.reasons == ("unchecked",)
+    else:
+        assert kept == ("Where is [NAME]?", "In [LOCATION].", "Ask [NAME].")
+        assert pair.reasons == ()

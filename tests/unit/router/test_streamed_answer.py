@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import re
 from datetime import UTC, datetime
+from functools import partial
 
 import orjson
 import pytest
@@ -20,6 +22,7 @@ from services.router.streamed_answer import MAX_READ
 from shared.contracts.conversation import MAX_CALLS
 from shared.contracts.events.interactions import InteractionRecorded
 from shared.redaction import Redactor
+from shared.redaction.detection import DetectedSpan, Review, reviewed
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 WORDS = (
@@ -59,7 +62,7 @@ def stored(answer, messages=({"role": "user", "content": "weather in Rome?"},), 
     return recorded("chat", value, answer)
 
 
-def recorded(endpoint, value, answer):
+def call_of(endpoint, value, answer):
     request = read_request(endpoint, orjson.dumps(value), {}, FieldRules(), IdentityRules())
     request.trace_id, request.purpose = TRACE, "live"
     call = Call(
@@ -68,8 +71,13 @@ def recorded(endpoint, value, answer):
         attempts=[EngineAttempt("m-v1", "stable", 0.0, status=200)],
     )  # fmt: skip
     call.answer = answer
+    return call
+
+
+def recorded(endpoint, value, answer, review=None):
+    call = call_of(endpoint, value, answer)
     return InteractionRecorded.model_validate_json(
-        event_json(call, 0.1, "2026-01-02T00:00:00Z", Redactor())
+        event_json(call, 0.1, "2026-01-02T00:00:00Z", Redactor(), review=review)
     )
 
 
@@ -191,6 +199,51 @@ def test_a_thousand_answers_are_stored_alike_streamed_and_whole():
             kinds["reasoning"] += bool(turn.reasoning)
             kinds["refusal"] += bool(turn.refusal)
     assert min(kinds.values()) > 40, kinds
+
+
+class CityDetector:
+    """Finds the city in texts, and cannot check those with the other one."""
+
+    def __init__(self):
+        self.asked = 0
+
+    async def find(self, texts):
+        self.asked += len(texts)
+        return [
+            None if "日本" in text else [
+                DetectedSpan("LOCATION", found.start(), found.end(), 0.9)
+                for found in re.finditer("Rome", text)
+            ]
+            for text in texts
+        ]  # fmt: skip
+
+    def unchecked(self):
+        return None
+
+
+async def test_with_a_detector_too_answers_are_stored_alike_streamed_and_whole():
+    rng = random.Random(20261127)
+    detector, withheld, located = CityDetector(), 0, 0
+    for _ in range(300):
+        message = message_of(rng)
+        value = {"model": "m", "messages": [{"role": "user", "content": text(rng)}]}
+        first, second = [
+            await reviewed(
+                detector,
+                Review(Redactor().text),
+                partial(recorded, "chat", value, answer),
+            )
+            for answer in (streamed(deltas_of(rng, message)), whole(message))
+        ]
+        assert first == second
+        kept = first.model_dump_json()
+        assert "Rome" not in kept.replace("get_weather", "")
+        assert "日本" not in kept
+        withheld += "unchecked" in first.untrainable
+        located += "location" in first.redactions
+        assert ("[UNCHECKED]" in kept) is ("unchecked" in first.untrainable)
+    assert min(withheld, located) > 40, (withheld, located)
+    assert detector.asked > 300
 
 
 def items_of(message):

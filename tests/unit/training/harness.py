@@ -36,6 +36,7 @@ from shared.kafka.log import EventLog
 from shared.kafka.user_key_issuer import UserKeyIssuer
 from shared.observability.spans import OFF, Spans
 from shared.redaction import Redaction
+from shared.redaction.detection import Redact
 from shared.registry.adapters import publish
 from shared.registry.follow import RegistryFollower
 from shared.testing.log import MemoryLog
@@ -87,6 +88,7 @@ class TrainingHarness:
             restarts=1,
             stall_s=0.7,
         )
+        self.redact: Redact = Redaction()
         self.plan({})
         self.metrics = TrainingMetrics(CollectorRegistry())
 
@@ -128,7 +130,7 @@ class TrainingHarness:
                 metrics=self.metrics,
                 clock=SystemClock(),
                 spans=spans,
-                redact=Redaction(),
+                redact=self.redact,
             )
         finally:
             following.cancel()

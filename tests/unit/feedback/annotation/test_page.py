@@ -76,8 +76,8 @@ class Office:
 
 
 @asynccontextmanager
-async def office(plan: VotingPlan = ANNOTATED) -> AsyncIterator[Office]:
-    async with voting_service(plan) as (app, harness):
+async def office(plan: VotingPlan = ANNOTATED, **settings: Any) -> AsyncIterator[Office]:
+    async with voting_service(plan, **settings) as (app, harness):
         yield Office(app, harness)
 
 
