@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import zlib
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from shared.contracts.events.user_keys import UserKeyIssued
 from shared.contracts.topics import USER_KEYS
 from shared.kafka.envelope import UnreadableRecord, decode, models_by_type
-from shared.kafka.log import EventLog, NewRecord, Record, read_to_end
+from shared.kafka.log import EventLog, LogUnavailable, NewRecord, Record, read_to_end
 from shared.text_encryption import TextsUnreadable, tenant_key, unwrap_key, wrap_key
 
 ROLL_S = 6.0
@@ -17,6 +18,8 @@ ROLL_S = 6.0
 READ_TIMEOUT_S = 600.0
 """Longest time for reading the topic once: a million keys take half a minute."""
 BATCH = 1000
+HELD = 100_000
+"""Keys in memory at once, about: where more are to be wrapped anew, the topic is read in parts."""
 MODELS = models_by_type(UserKeyIssued)
 
 
@@ -28,23 +31,62 @@ class Rewrapping:
     unreadable: int
 
 
-async def destroy_keys(event_log: EventLog, subjects: Collection[str]) -> int:
-    """Destroy all keys of some people; returns how many there were.
+@dataclass(eq=False)
+class _KeyReading:
+    """One reading of the topic for whoever asked before it began."""
 
-    Raises:
-        LogUnavailable: it is not done; ask again.
+    subjects: set[str] = field(default_factory=set[str])
+    names: set[str] | None = None
+    """Of their keys, once it was read; destroyed ones too: this may be the second try."""
+    failure: LogUnavailable | None = None
 
-    """
-    found: set[str] = set()  # destroyed ones too: this may be the second try
 
-    def note(record: Record) -> bool:
-        if record.key.partition(":")[0] in subjects:
-            found.add(record.key)
-        return False
+class UserKeyDestroyer:
+    """Destroys people's keys. The topic is read once at a time, for all who wait for it together."""
 
-    await read_to_end(event_log, USER_KEYS, timeout_s=READ_TIMEOUT_S, keep=note)
-    await _bury(event_log, found)
-    return len(found)
+    def __init__(self, event_log: EventLog) -> None:
+        self._log = event_log
+        self._turn = asyncio.Lock()
+        self._next: _KeyReading | None = None
+
+    async def destroy(self, subjects: Collection[str]) -> int:
+        """Destroy all keys of some people; returns how many there were.
+
+        Raises:
+            LogUnavailable: it is not done; ask again.
+
+        """
+        reading = self._next = self._next or _KeyReading()
+        reading.subjects.update(subjects)
+        async with self._turn:
+            if self._next is reading:
+                self._next = None
+            if reading.failure is not None:
+                raise LogUnavailable(str(reading.failure))
+            if reading.names is None:
+                await self._read(reading)
+        found = {name for name in reading.names or () if _subject(name) in subjects}
+        await _bury(self._log, found)
+        return len(found)
+
+    async def _read(self, reading: _KeyReading) -> None:
+        found: set[str] = set()
+
+        def note(record: Record) -> bool:
+            if _subject(record.key) in reading.subjects:
+                found.add(record.key)
+            return False
+
+        try:
+            await read_to_end(self._log, USER_KEYS, timeout_s=READ_TIMEOUT_S, keep=note)
+        except LogUnavailable as error:
+            reading.failure = error
+            raise
+        reading.names = found
+
+
+def _subject(name: str) -> str:
+    return name.partition(":")[0]
 
 
 async def _bury(event_log: EventLog, names: Collection[str]) -> None:
@@ -70,25 +112,62 @@ async def rewrap_keys(event_log: EventLog, secrets: Sequence[bytes]) -> Rewrappi
         LogUnavailable: some are not rewrapped; ask again.
 
     """
-    stale: dict[str, Record] = {}
-    unreadable: set[str] = set()
+    rewrapped = unreadable = part = 0
+    parts = 1
+    while part < parts:
+        found = await _key_part(event_log, secrets, part, parts)
+        stale, parts = list(found.stale.values()), found.parts
+        for start in range(0, len(stale), BATCH):
+            records = stale[start : start + BATCH]
+            await event_log.append_many([_renewed(record, secrets) for record in records])
+        rewrapped, unreadable = rewrapped + len(stale), unreadable + len(found.unreadable)
+        part += 1
+    await _bury(event_log, await _revived(event_log))
+    return Rewrapping(rewrapped, unreadable)
+
+
+class _KeyPart:
+    """The keys of one part, by their names' checksums, that are to be wrapped anew."""
+
+    def __init__(self, part: int, parts: int) -> None:
+        self.part, self.parts = part, parts
+        self.stale: dict[str, Record] = {}
+        self.unreadable: set[str] = set()
+        """Names of those that no secret opens."""
+
+    def has(self, name: str) -> bool:
+        """Whether a key is of this part."""
+        return zlib.crc32(name.encode()) % self.parts == self.part
+
+    def halve(self) -> None:
+        """Make twice as many parts, and keep what is of the first of them."""
+        self.parts *= 2
+        self.stale = {name: one for name, one in self.stale.items() if self.has(name)}
+        self.unreadable = set(filter(self.has, self.unreadable))
+
+
+async def _key_part(
+    event_log: EventLog, secrets: Sequence[bytes], part: int, parts: int
+) -> _KeyPart:
+    """A part of the topic's keys; the first part has as few as HELD, by making more parts."""
+    found = _KeyPart(part, parts)
 
     def note(record: Record) -> bool:
-        stale.pop(record.key, None)
-        unreadable.discard(record.key)
+        if not found.has(record.key):
+            return False
+        found.stale.pop(record.key, None)
+        found.unreadable.discard(record.key)
         try:
             if record.value is not None and _unwrapped(secrets, record)[2]:
-                stale[record.key] = record
+                found.stale[record.key] = record
         except (UnreadableRecord, TextsUnreadable):
-            unreadable.add(record.key)
+            found.unreadable.add(record.key)
+        if part == 0 and len(found.stale) + len(found.unreadable) > HELD:
+            found.halve()
         return False
 
     await read_to_end(event_log, USER_KEYS, timeout_s=READ_TIMEOUT_S, keep=note)
-    renewed = [_renewed(record, secrets) for record in stale.values()]
-    for start in range(0, len(renewed), BATCH):
-        await event_log.append_many(renewed[start : start + BATCH])
-    await _bury(event_log, await _revived(event_log))
-    return Rewrapping(len(renewed), len(unreadable))
+    return found
 
 
 def _renewed(record: Record, secrets: Sequence[bytes]) -> NewRecord:

@@ -44,7 +44,7 @@ from shared.kafka.log import (
     event_record,
     read_to_end,
 )
-from shared.kafka.user_key_upkeep import destroy_keys
+from shared.kafka.user_key_upkeep import UserKeyDestroyer
 from shared.media_store import MediaStore, MediaUnavailable
 
 log = structlog.get_logger(__name__)
@@ -70,6 +70,7 @@ class Eraser:
         self._log = event_log
         self._clock = clock
         self._media = media
+        self._keys = UserKeyDestroyer(event_log)
         self._sweeping = asyncio.Lock()
 
     async def handle(self, event: Event, _: Record) -> None:
@@ -88,7 +89,7 @@ class Eraser:
             examples = await self._empty_examples(event, asked)
             products = await self._retract_products(event, asked)
         # Last, as the sweeps read what the keys open; it takes no secret, and others may have one.
-        await destroy_keys(self._log, event.subjects)
+        await self._keys.destroy(event.subjects)
         completed = ErasureCompleted(
             erasure_id=event.erasure_id,
             tenant=event.tenant,

@@ -22,7 +22,7 @@ from shared.kafka import user_key_upkeep
 from shared.kafka.envelope import encode
 from shared.kafka.log import EventLog, LogUnavailable
 from shared.kafka.user_key_issuer import UserKeyIssuer
-from shared.kafka.user_key_upkeep import destroy_keys
+from shared.kafka.user_key_upkeep import UserKeyDestroyer
 from shared.testing.log import MemoryLog
 from tests.support.aggregator import UP, at, feedback, interaction, source_record
 
@@ -68,7 +68,7 @@ async def test_of_a_row_the_erased_person_s_part_alone_is_closed_and_figures_sta
     stored = texts.close_row(KEY, row.encode())
     await texts.acknowledged()
     await texts.ready()
-    await destroy_keys(cast("EventLog", brokers), [subject_of("acme", "ben")])
+    await UserKeyDestroyer(cast("EventLog", brokers)).destroy([subject_of("acme", "ben")])
     await texts.ready()
     left = TraceRow.decode(texts.open_row(KEY, stored))
     assert SECRET.encode() in left.interaction

@@ -52,6 +52,7 @@ from shared.kafka.log import (
     read_to_end,
 )
 from shared.kafka.user_key_issuer import UserKeyIssuer
+from shared.kafka.user_key_upkeep import UserKeyDestroyer
 from shared.keys import KeyRing, hash_key
 from shared.media_store import MediaStore
 from shared.testing.clock import ManualClock
@@ -311,7 +312,7 @@ async def test_of_several_at_once_one_sweeps_at_a_time_and_all_wait_for_segments
         return 0
 
     monkeypatch.setattr(eraser_module, "read_to_end", counted)
-    monkeypatch.setattr(eraser_module, "destroy_keys", closed)
+    monkeypatch.setattr(UserKeyDestroyer, "destroy", closed)
     async with asyncio.timeout(60):
         await asyncio.gather(
             *(eraser.handle(request(erasure_id=f"e{number}"), None) for number in range(3))  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ from shared.contracts.events.votes import Side
 from shared.contracts.subject import subject_of
 from shared.kafka import user_key_upkeep
 from shared.kafka.user_key_issuer import UserKeyIssuer
-from shared.kafka.user_key_upkeep import destroy_keys
+from shared.kafka.user_key_upkeep import UserKeyDestroyer
 from shared.testing.log import MemoryLog
 
 TEXT = "Ann lives at the old mill"
@@ -59,7 +59,7 @@ async def test_its_texts_are_encrypted_and_gone_with_the_key(
         await store.put(one)
         assert await store.get("default", one.comparison_id) == one
     assert [TEXT in value for value in redis.values.values()] == [False, False, True]
-    await destroy_keys(log, [subject_of("default", "ann")])
+    await UserKeyDestroyer(log).destroy([subject_of("default", "ann")])
     await keys.refresh()
     assert await store.get("default", ann.comparison_id) is None
     assert await store.get("default", ben.comparison_id) == ben

@@ -38,7 +38,7 @@ from shared.kafka.log import (
     read_to_end,
 )
 from shared.kafka.user_key_issuer import UserKeyIssuer
-from shared.kafka.user_key_upkeep import Rewrapping, destroy_keys, rewrap_keys
+from shared.kafka.user_key_upkeep import Rewrapping, UserKeyDestroyer, rewrap_keys
 from shared.kafka.user_keys import TextsLocked, UserKeys
 from shared.testing.log import MemoryLog
 
@@ -125,7 +125,7 @@ async def test_destroyed_keys_close_all_of_one_person_s_texts_and_no_other_s() -
     await write(ours, "ann", 1)
     await write(ours, "ben", 2, "Ben's words")
     assert await values(theirs) == [TEXT, "Ben's words"]
-    assert await destroy_keys(brokers, [subject_of("default", "ann")]) == 1
+    assert await UserKeyDestroyer(brokers).destroy([subject_of("default", "ann")]) == 1
     assert theirs._keys is not None
     await theirs._keys.refresh()
     assert await values(theirs) == ["[encrypted]", "Ben's words"]
@@ -372,7 +372,7 @@ async def test_a_key_destroyed_while_keys_are_rewrapped_stays_destroyed(cut_off:
 
     async def append_many(records: Sequence[NewRecord], **options: Any) -> list[Position]:
         brokers.append_many = store
-        await destroy_keys(brokers, [subject_of("default", "ann")])
+        await UserKeyDestroyer(brokers).destroy([subject_of("default", "ann")])
         positions = await store(records, **options)
         if cut_off:
             raise LogUnavailable("cut off")
@@ -407,7 +407,7 @@ async def test_a_dead_letter_is_encrypted_for_whom_its_record_names(topic: str) 
     assert all(TEXT.encode() not in (one.value or b"") for one in stored)
     kept = await list_dead_letters(cast("EventLog", reader(brokers)))
     assert sorted(one.body for one in kept) == sorted([value.decode(), "no JSON"])
-    await destroy_keys(brokers, [subject_of("default", "ann")])
+    await UserKeyDestroyer(brokers).destroy([subject_of("default", "ann")])
     kept = await list_dead_letters(cast("EventLog", reader(brokers)))
     assert sorted(one.body for one in kept) == ["", "no JSON"]
     await ours.stop()

@@ -30,7 +30,7 @@ from shared.kafka.log import EventLog, LogUnavailable, NewRecord, Record, read_t
 from shared.kafka.user_key_feed import UserKeyFeed
 from shared.kafka.user_key_issuer import UserKeyIssuer
 from shared.kafka.user_key_store import Taken, TopicReplaced, UserKeyStore
-from shared.kafka.user_key_upkeep import destroy_keys, rewrap_keys
+from shared.kafka.user_key_upkeep import UserKeyDestroyer, rewrap_keys
 from shared.kafka.user_keys import TextsLocked, UserKeys
 from shared.testing.log import MemoryLog
 from tests.support.waiting import eventually
@@ -120,7 +120,7 @@ async def test_a_key_destroyed_while_nobody_ran_opens_nothing_after_the_start(
 ) -> None:
     keys = await issue(brokers, "ann", "ben")
     await read_offsets(brokers, tmp_path, "ann", "ben", keys=keys)
-    await destroy_keys(brokers, [of("ann")])
+    await UserKeyDestroyer(brokers).destroy([of("ann")])
     _, found = await read_offsets(brokers, tmp_path, "ann", "ben", keys=keys)
     assert found == [None, keys["ben"][1]]
 
@@ -136,7 +136,7 @@ async def test_a_destroyed_key_is_in_no_file(brokers: MemoryLog, tmp_path: Path)
     wrapped = wrapped_in(brokers)
     assert all(one in on_disk(tmp_path) for one in wrapped.values())
     gone = [of(user) for user in random.Random(1).sample(users, 100)]
-    await destroy_keys(brokers, gone)
+    await UserKeyDestroyer(brokers).destroy(gone)
     await ring.refresh()
     left = on_disk(tmp_path)
     for name, one in wrapped.items():
@@ -151,7 +151,7 @@ async def test_what_was_destroyed_before_the_first_start_s_end_is_in_no_file(
 ) -> None:
     keys = await issue(brokers, "ann", "ben")
     wrapped = wrapped_in(brokers)
-    await destroy_keys(brokers, [of("ann")])
+    await UserKeyDestroyer(brokers).destroy([of("ann")])
     _, found = await read_offsets(brokers, tmp_path, "ann", "ben", keys=keys)
     assert found == [None, keys["ben"][1]]
     left = on_disk(tmp_path)
@@ -166,7 +166,7 @@ async def test_a_temporary_file_has_no_name(
     ring = UserKeys(brokers, SECRET)
     await ring.find([keys["ann"][0]])
     assert not list(tmp_path.iterdir())
-    await destroy_keys(brokers, [of("ann")])
+    await UserKeyDestroyer(brokers).destroy([of("ann")])
     await ring.refresh()
     assert ring.key(keys["ann"][0]) is None
     await ring.close()
@@ -282,7 +282,7 @@ async def test_killed_between_any_two_steps_a_process_goes_on(
         await read_offsets(brokers, tmp_path, "ann", keys=keys)
     keys |= await issue(brokers, "cem", "dora")
     wrapped = wrapped_in(brokers)
-    await destroy_keys(brokers, [of("ann"), of("cem")])
+    await UserKeyDestroyer(brokers).destroy([of("ann"), of("cem")])
     records = brokers.all(USER_KEYS)
     whole = tmp_path / "whole"
     _copied(tmp_path, whole)
@@ -364,7 +364,7 @@ async def test_killed_before_it_emptied_its_log_a_process_does_so_at_its_start(
     await read_offsets(brokers, tmp_path, "ann", keys=keys)
     await issue(brokers, "ben")
     gone = wrapped_in(brokers)[f"{of('ann')}:{keys['ann'][0]}"]
-    await destroy_keys(brokers, [of("ann")])
+    await UserKeyDestroyer(brokers).destroy([of("ann")])
     _killed_unclean(tmp_path, brokers.all(USER_KEYS))
     assert (tmp_path / "0.sqlite-wal").stat().st_size
     store = UserKeyStore(tmp_path)
@@ -457,7 +457,7 @@ async def test_a_destroyed_key_leaves_every_cache(brokers: MemoryLog) -> None:
     assert keys.key(key_id) == key
     assert not keys._unseen
     assert text_encryption._cipher.cache_info().currsize
-    await destroy_keys(brokers, [of("ann")])
+    await UserKeyDestroyer(brokers).destroy([of("ann")])
     await keys.refresh()
     assert not text_encryption._cipher.cache_info().currsize
     assert keys.key(key_id) is None
@@ -482,7 +482,7 @@ async def test_the_loop_s_thread_runs_no_sqlite(
 
     monkeypatch.setattr(user_key_store, "_connection", traced)
     await ours.append_many([rated(number) for number in range(100)])
-    await destroy_keys(brokers, [of("user7")])
+    await UserKeyDestroyer(brokers).destroy([of("user7")])
     assert ours.issuer is not None
     await ours.issuer.refresh()
     await ours.append_many([rated(number) for number in range(100, 200)])
@@ -516,7 +516,7 @@ async def test_what_a_thread_read_before_a_key_was_destroyed_is_not_kept(
     reads = {name: getattr(keys._store, name) for name in ("key", "keys_of")}
 
     async def destroyed() -> None:
-        await destroy_keys(brokers, [of("ann")])
+        await UserKeyDestroyer(brokers).destroy([of("ann")])
         await keys.refresh()
 
     def late(name: str) -> Callable[[str], Any]:
