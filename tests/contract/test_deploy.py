@@ -18,6 +18,7 @@ import yaml
 
 from deploy.k8s.monitoring.boards import BOARDS
 from services.cli.settings import DEFAULT_PORTS, load_settings, url_variable
+from shared.detector_settings import DetectorSettings
 from shared.settings import ServiceSettings
 from tests.support.chart import environments
 
@@ -65,6 +66,18 @@ def service_variables(services: Iterable[str] = SERVICES) -> set[str]:
             choices = getattr(alias, "choices", [f"{prefix}{name}".upper()])
             found.update(str(choice) for choice in choices)
     return found
+
+
+def by_default(environment: dict[str, Any], **given: str) -> dict[str, str]:
+    """An environment of compose as it is with what is given, or else by its defaults."""
+
+    def chosen(found: re.Match[str]) -> str:
+        return given.get(found[1]) or found[2]
+
+    return {
+        name: re.sub(r"\$\{([A-Z_]+):?-([^}]*)\}", chosen, str(value))
+        for name, value in environment.items()
+    }
 
 
 def settings_of(service: str) -> type[ServiceSettings]:
@@ -238,12 +251,13 @@ def test_each_profile_has_an_engine_and_a_trainer_at_one_address(name: str) -> N
     assert changed == (differ if name == "inference" else set())
 
 
-def test_only_engine_trainer_and_command_wait_for_a_profile() -> None:
+def test_only_engine_trainer_detector_and_command_wait_for_a_profile() -> None:
     waiting = {
         name: one["profiles"] for name, one in COMPOSE["services"].items() if "profiles" in one
     }
     assert waiting == {
         "cli": ["cli"],
+        "detector": ["detector"],
         "inference": ["cpu"],
         "inference-gpu": ["gpu"],
         "training": ["cpu"],
@@ -289,6 +303,16 @@ def test_prometheus_of_compose_scrapes_every_service_and_grafana_shows_every_das
     assert source["datasources"][0]["url"] == "http://prometheus:9090"
 
 
+@pytest.mark.parametrize("url", ["", "http://detector:3000"])
+def test_a_detector_is_asked_by_every_service_where_env_names_it(url: str) -> None:
+    detector = COMPOSE["services"]["detector"]
+    assert str(detector["environment"]["PORT"]) == "3000"
+    assert "DETECTOR_URL=http://detector:3000" in ENV_EXAMPLE
+    for service in (*SERVICES, "cli"):
+        given = by_default(COMPOSE["services"][service]["environment"], DETECTOR_URL=url)
+        assert DetectorSettings.model_validate(given).detector_url == url, service
+
+
 def test_kafka_is_reached_from_the_network_and_from_this_host() -> None:
     kafka = COMPOSE["services"]["kafka"]
     environment = kafka["environment"]
@@ -315,7 +339,7 @@ def test_the_ratchet_command_knows_every_service_and_no_service_minds() -> None:
     cli = COMPOSE["services"]["cli"]
     assert cli["profiles"] == ["cli"]
     assert "ports" not in cli
-    assert dict(load_settings(cli["environment"]).urls) == {
+    assert dict(load_settings(by_default(cli["environment"])).urls) == {
         service: URLS[url_variable(service)] for service in DEFAULT_PORTS
     }
     configuration = environments(OBJECTS)["cli"]
