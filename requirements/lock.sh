@@ -31,6 +31,8 @@ compile requirements/clients.txt requirements/clients.in
 compile requirements/docs.txt requirements/docs.in
 compile requirements/flink.txt requirements/flink.in
 compile requirements/mlflow.txt requirements/mlflow.in
+compile requirements/presidio.txt requirements/presidio.in
+compile requirements/presidio.txt requirements/presidio.in
 compile requirements/sbom.txt requirements/sbom.in
 
 echo "lock: tests/clients/package-lock.json"
