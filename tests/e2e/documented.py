@@ -40,6 +40,7 @@ RUN = (
 """How the commands begin that run."""
 
 NOT_RUN = {
+    "RATCHET_TEXT_KEY_FILE=": "starts a stack; tests/integration/test_text_erasure.py encrypts and erases",
     "kubectl": "needs a Kubernetes cluster with nodes",
     "for claim in $(kubectl": "needs a Kubernetes cluster with nodes",
     "helm": "needs a Kubernetes cluster; the chart has tests of its own",
