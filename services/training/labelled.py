@@ -24,7 +24,7 @@ from services.training.dataset_rows import (
 )
 from services.training.evaluation_prompts import Whole, evaluation_prompts, itself
 from services.training.machine_made import people_made
-from services.training.row_checks import clean_pairs, machine_refusal
+from services.training.row_checks import clean_pairs, machine_refusal, settled
 from services.training.row_store import RowFinding, RowKey
 from services.training.sides import DatasetRules, assign, digest, prompts_of, set_apart
 from services.training.spill import SpilledTable, keep, made, sorted_rows, spilled
@@ -100,7 +100,7 @@ def _clean_answers(
     answers: Iterable[A], rules: DatasetRules, refused: Counter[str]
 ) -> Collection[A]:
     """Answers that can be trained on, by id; the same answer both good and bad is neither."""
-    labels, contradicted, known = (SpilledTable[bytes]() for _ in range(3))
+    labels, contradicted = SpilledTable[bytes](), SpilledTable[bytes]()
 
     def found(one: A) -> RowFinding:
         return one.finding if isinstance(one, RowKey) else answer_finding(one, rules)
@@ -115,17 +115,8 @@ def _clean_answers(
             contradicted.add(identity)
         return True
 
-    def is_kept(one: A) -> bool:
-        identity = found(one).question
-        if identity in contradicted:
-            refused["contradictory"] += 1
-            return False
-        if not known.add(identity):
-            refused["duplicate"] += 1
-            return False
-        return True
-
-    return keep(keep(sorted_rows(answers, lambda one: one.name), is_sound), is_kept)
+    sound = keep(sorted_rows(answers, lambda one: one.name), is_sound)
+    return settled(sound, lambda one: found(one).question, contradicted, refused)
 
 
 def _balanced(

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import TypeVar
 
 from services.training.dataset_rows import Demonstration, LabelledAnswer, Pair
@@ -19,6 +19,7 @@ from shared.contracts.prompt_key import normal_text
 COMPARED = frozenset({PairSource.vote.value, PairSource.preference.value})
 """Sources of pairs whose two answers a person saw beside each other."""
 P = TypeVar("P", bound=Pair | RowKey)
+T = TypeVar("T")
 
 
 def refusal(pair: Pair, rules: DatasetRules) -> str | None:
@@ -70,7 +71,6 @@ def clean_pairs(pairs: Iterable[P], rules: DatasetRules, refused: Counter[str]) 
     """Question -> the answer that was chosen first."""
     contradicted, of_people = SpilledTable[bytes](), SpilledTable[bytes]()
     """Questions with two answers that were chosen, and those that a person has judged."""
-    known = SpilledTable[bytes]()
 
     def is_sound(pair: P) -> bool:
         reason, question, chosen = _pair_finding(pair, rules)
@@ -87,8 +87,23 @@ def clean_pairs(pairs: Iterable[P], rules: DatasetRules, refused: Counter[str]) 
             contradicted.add(question)
         return True
 
-    def is_kept(pair: P) -> bool:
-        question = _pair_finding(pair, rules).question
+    # People first: where they have judged, a machine's word is not asked for, only refused.
+    ordered = sorted_rows(pairs, lambda pair: (pair.machine_made, pair.name))
+    sound = keep(ordered, is_sound)
+    return settled(sound, lambda pair: _pair_finding(pair, rules).question, contradicted, refused)
+
+
+def settled(
+    rows: Collection[T],
+    question_of: Callable[[T], bytes],
+    contradicted: SpilledTable[bytes],
+    refused: Counter[str],
+) -> Collection[T]:
+    """The first row of each question that is not contradicted; others are counted in `refused`."""
+    known = SpilledTable[bytes]()
+
+    def is_kept(row: T) -> bool:
+        question = question_of(row)
         if question in contradicted:
             refused["contradictory"] += 1
             return False
@@ -97,9 +112,7 @@ def clean_pairs(pairs: Iterable[P], rules: DatasetRules, refused: Counter[str]) 
             return False
         return True
 
-    # People first: where they have judged, a machine's word is not asked for, only refused.
-    ordered = sorted_rows(pairs, lambda pair: (pair.machine_made, pair.name))
-    return keep(keep(ordered, is_sound), is_kept)
+    return keep(rows, is_kept)
 
 
 def pair_finding(pair: Pair, rules: DatasetRules) -> RowFinding:

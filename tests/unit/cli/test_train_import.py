@@ -12,12 +12,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from benchmarks.datasets import dpo_dataset
 from services.cli import train
 from services.training.dataset_rows import HELDOUT, JUDGE, PROMPTS, TRAIN
 from services.training.dataset_store import read_import
-from services.training.sides import DatasetRules
-from services.training.snapshot import take_snapshot
-from shared.contracts.events.training import RunPhase, TrainingMethod, TrainingProgress
+from shared.contracts.events.training import RunPhase, TrainingProgress
 from shared.testing.log import MemoryLog
 
 ROWS = 400
@@ -72,15 +71,7 @@ def test_one_command_imports_trains_and_reports(
     done = CliRunner().invoke(train.app, command, catch_exceptions=False)
     assert done.exit_code == 0, done.output
     assert (asked[0].dataset_uri, reports) == (str(rows), [("assistant-v1.1", report)])
-    dataset = asyncio.run(
-        take_snapshot(
-            MemoryLog(),
-            model="assistant",
-            method=TrainingMethod.dpo,
-            rules=DatasetRules(),
-            imported=read_import(str(rows), (str(tmp_path),)),
-        )
-    )
+    dataset = asyncio.run(dpo_dataset(read_import(str(rows), (str(tmp_path),))))
     counts = {name: dataset.manifest.files[name].rows for name in (TRAIN, HELDOUT, JUDGE, PROMPTS)}
     assert counts[JUDGE] >= 30, "its own rows suffice for the gate"
     assert counts[PROMPTS] >= 50

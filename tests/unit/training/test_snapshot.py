@@ -14,6 +14,7 @@ import pytest
 from fsspec import AbstractFileSystem
 from pydantic import ValidationError
 
+from benchmarks.datasets import dpo_dataset
 from services.training import dataset_store
 from services.training import snapshot as snapshots
 from services.training.dataset_manifest import Dataset, Manifest
@@ -246,10 +247,7 @@ async def test_a_row_of_an_import_takes_a_few_kilobytes_until_it_is_a_line() -> 
     )
     tracemalloc.start()
     try:
-        dataset = await take_snapshot(
-            MemoryLog(), model=MODEL, method=TrainingMethod.dpo, rules=DatasetRules(),
-            imported=ImportedRows("file:///pairs.jsonl", BytesIO(lines)),
-        )  # fmt: skip
+        dataset = await dpo_dataset(ImportedRows("file:///pairs.jsonl", BytesIO(lines)))
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

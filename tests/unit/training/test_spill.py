@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.datasets import GROWTH, measured
+from benchmarks.datasets import GROWTH, dpo_dataset, measured
 from services.training import preference_fold, spill, thumbs
 from services.training.dataset_manifest import Dataset
 from services.training.dataset_rows import TRAIN
@@ -141,9 +141,7 @@ async def test_memory_does_not_grow_with_the_rows_of_an_import(
         source = imported(rows, "pairs")
         tracemalloc.start()
         try:
-            await take_snapshot(
-                MemoryLog(), model=MODEL, method=TrainingMethod.dpo, rules=RULES, imported=source
-            )
+            await dpo_dataset(source, RULES)
             peaks.append(tracemalloc.get_traced_memory()[1])
         finally:
             tracemalloc.stop()
