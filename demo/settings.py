@@ -93,7 +93,7 @@ class DemoSettings:
             "RATCHET_TRAINING_REWARD": json.dumps(REWARD),
             "RATCHET_TRAINING_EVALUATION": json.dumps(EVALUATION),
             "RATCHET_TRAINING_GATE": json.dumps({"min_judge_pairs": self.judge_pairs}),
-            # The crowd likes an answer to be short, so a short choice says nothing of its care.
+            # The crowd likes an answer to be short, so a short correction is no slip.
             "RATCHET_TRAINING_RULES": json.dumps({"length_ratio": 0.0}),
             # Where others use the cores too, vLLM warms up for minutes.
             "RATCHET_INFERENCE_ENGINE_START_TIMEOUT_S": str(ENGINE_START_S),

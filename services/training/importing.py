@@ -25,7 +25,7 @@ from services.training.dataset_rows import (
 from services.training.errors import BadDataset
 from shared.contracts.conversation import answer_text, read_json, stored_tools, stored_turn
 from shared.contracts.events.base import MAX_TEXT, Message, Tool
-from shared.contracts.row_sources import AUGMENTED, MACHINE_MADE
+from shared.contracts.row_sources import AUGMENTED, IMPORT, MACHINE_MADE
 from shared.redaction.detection import Redact, by_rules
 from shared.redaction.redactor import Redactor
 from shared.redaction.turns import clean_json
@@ -48,7 +48,7 @@ LABELLED_FORM = (
     'or {"prompt": [turns], "completion": [turn], "label": true or false}'
 )
 
-IMPORTED = {"source": "import"}
+IMPORTED = {"source": IMPORT}
 """The `meta` of most rows; one for all, as there are hundreds of thousands."""
 T = TypeVar("T")
 _RULES = Redactor().text
@@ -347,7 +347,7 @@ def _meta(row: Row) -> dict[str, str]:
     kept = {name: str(meta[name]) for name in known if meta.get(name)}
     source = str(meta.get("source", ""))
     if source not in MACHINE_MADE:
-        return {"source": "import", **kept} if kept else IMPORTED
+        return {"source": IMPORT, **kept} if kept else IMPORTED
     if source == AUGMENTED:
         if "origin" in row:
             kept["origin"] = AskedPrompt(_messages(row, "origin"), _tools(row)).normal

@@ -16,8 +16,6 @@ from services.training.spill import SpilledTable, keep, sorted_rows
 from shared.contracts.events.preferences import PairSource
 from shared.contracts.prompt_key import normal_text
 
-COMPARED = frozenset({PairSource.vote.value, PairSource.preference.value})
-"""Sources of pairs whose two answers a person saw beside each other."""
 P = TypeVar("P", bound=Pair | RowKey)
 T = TypeVar("T")
 
@@ -48,10 +46,10 @@ def refusal(pair: Pair, rules: DatasetRules) -> str | None:
 def _length_ratio(source: str | None, rules: DatasetRules) -> float:
     """The share of the rejected answer's length that a chosen one must exceed.
 
-    Who compared two answers chose the shorter one on purpose. To leave such votes out and keep those
-    for the longer answer would teach, and have the judge reward, length that people do not want.
+    Who judged both answers preferred the shorter one on purpose. To leave such choices out and keep
+    those for the longer answer would teach, and have the judge reward, length that people do not want.
     """
-    if source not in COMPARED or rules.compared_length_ratio is None:
+    if source not in rules.compared_sources or rules.compared_length_ratio is None:
         return rules.length_ratio
     return rules.compared_length_ratio
 

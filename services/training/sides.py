@@ -18,13 +18,15 @@ from typing import Any, Generic, Protocol, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from services.training.spill import SpilledTable, keep, spilled
-from shared.contracts.row_sources import HIGH_STAKES, MAX_AUGMENTED_SHARE
+from shared.contracts.events.preferences import PairSource
+from shared.contracts.row_sources import HIGH_STAKES, IMPORT, MAX_AUGMENTED_SHARE
 from shared.rater_marks import RaterRules
 
 OF_THEIR_TIME: dict[str, Any] = {
     "judge_share": 0.0,
     "length_ratio": 0.0,
     "compared_length_ratio": None,
+    "compared_sources": ("vote", "preference"),
     "similarity": 1.0,
     "rater_share": 1.0,
     "raters": {"burst": 0, "alpha": 0.0},
@@ -34,6 +36,13 @@ OF_THEIR_TIME: dict[str, Any] = {
     "judge_from_thumbs": False,
 }
 """What manifests mean that were written before these rules: none of them was applied."""
+COMPARED = (
+    PairSource.vote.value,
+    PairSource.preference.value,
+    PairSource.ratings.value,
+    IMPORT,
+)
+"""Sources of pairs both of whose answers a person judged: beside each other, or each by itself."""
 FEW_RATERS = 2
 """With fewer raters than this, none can judge another: prompts alone are split."""
 
@@ -69,7 +78,12 @@ class DatasetRules(BaseModel):
     compared_length_ratio: float | None = Field(
         default=0.0,
         ge=0,
-        description="the same of pairs whose answers a person compared; null: as length_ratio",
+        description="the same of pairs of compared_sources; null: as length_ratio",
+    )
+    compared_sources: tuple[str, ...] = Field(
+        default=COMPARED,
+        max_length=16,
+        description="sources of pairs both of whose answers a person judged",
     )
     similarity: float = Field(
         default=0.8, gt=0, le=1, description="answers at least as similar go; 1: none do"

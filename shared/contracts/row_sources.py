@@ -7,6 +7,8 @@ from shared.contracts.events.preferences import PairSource
 
 AI, AUGMENTED = "ai", "augmented"
 """Sources of imported rows that an AI judge labelled, or whose prompt was varied."""
+IMPORT = "import"
+"""Source of other imported rows: what somebody preferred, where the file does not say otherwise."""
 MACHINE_MADE = frozenset({PairSource.synthetic.value, AI, AUGMENTED})
 HIGH_STAKES = ("medical", "legal", "financial")
 """Categories that no machine labels by default."""

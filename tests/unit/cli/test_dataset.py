@@ -13,15 +13,16 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from services.cli.__main__ import app
+from services.cli.dataset_convert import AUTO, convert_file
 from services.cli.errors import CliError
-from services.cli.pair_formats.convert import FORMATS, BadLine, converted, detected
-from services.cli.pair_formats.pair import AnswerRow, BadPair, PairRow
-from services.cli.parquet import parquet_lines, write_parquet
+from services.cli.pair_formats.convert import FORMATS, BadLine, converted, detected, json_line
+from services.cli.pair_formats.pair import AnswerRow, BadPair, PairFormat, PairRow
+from services.cli.pair_formats.ratchet import RATCHET
 from services.cli.row_streams import open_compressed
 from shared.contracts.conversation import compact_json
 from shared.contracts.events.base import Message, Tool, ToolCall
@@ -204,19 +205,29 @@ def test_a_form_without_ids_refuses_what_it_would_mix_up() -> None:
             FORMATS["llama-factory"].write(AnswerRow(turns, end, label=True))
 
 
-@pytest.mark.parametrize("name", WITH_TOOLS)
-@given(rows=st.lists(rows_with_tools() | pairs, min_size=1, max_size=4))
-@settings(max_examples=10)
-def test_parquet_keeps_what_a_form_holds(
-    name: str, rows: list[PairRow | AnswerRow], tmp_path_factory: pytest.TempPathFactory
+def held_by(form: PairFormat, row: PairRow | AnswerRow) -> bool:
+    try:
+        form.write(row)
+    except BadPair:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("file", ["rows.jsonl", "rows.jsonl.gz", "rows.jsonl.zst", "rows.parquet"])
+@pytest.mark.parametrize("name", FORMATS)
+@given(rows=st.lists(answers | rows_with_tools() | pairs, min_size=1, max_size=4))
+@settings(max_examples=8)
+def test_a_file_that_is_exported_and_imported_has_the_same_rows(
+    name: str, file: str, rows: list[PairRow | AnswerRow], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    form, folder = FORMATS[name], tmp_path_factory.mktemp("parquet")
-    kept = [row for row in rows if name in WITH_ANSWERS or isinstance(row, PairRow)]
-    lines = folder / "rows.jsonl"
-    lines.write_bytes(b"".join(orjson.dumps(form.write(row)) + b"\n" for row in kept))
-    write_parquet(lines, folder / "rows.parquet")
-    read = [form.read(orjson.loads(line)) for line in parquet_lines(folder / "rows.parquet")]
-    assert read == kept
+    form, folder = FORMATS[name], tmp_path_factory.mktemp("files")
+    kept = [row for row in rows if held_by(form, row)]
+    assume(kept)
+    own, theirs, back = folder / "own.jsonl", folder / file, folder / "back.jsonl"
+    own.write_bytes(b"".join(json_line(RATCHET.write(row)) for row in kept))
+    convert_file(own, theirs, RATCHET.name, form, strict=True)
+    convert_file(theirs, back, AUTO, RATCHET, strict=True)
+    assert [RATCHET.read(orjson.loads(line)) for line in back.read_bytes().splitlines()] == kept
 
 
 def test_the_command_reads_and_writes_parquet(tmp_path: Path) -> None:

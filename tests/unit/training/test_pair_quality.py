@@ -21,6 +21,7 @@ LONG = "Hold the small button for ten seconds. Then wait for the green light and
 NEAR = "Hold the small button for ten seconds. Then wait for the green light and sign in again."
 
 SHORTER = {"chosen": "Just unplug it.", "rejected": LONG}
+IMPORTED = {"meta": {"source": "import"}}
 VOTED, PREFERRED = {"meta": {"source": "vote"}}, {"meta": {"source": "preference"}}
 
 
@@ -31,7 +32,11 @@ VOTED, PREFERRED = {"meta": {"source": "vote"}}, {"meta": {"source": "preference
         (SHORTER, {"length_ratio": 0.0}, None),
         (SHORTER | VOTED, {}, None),
         (SHORTER | PREFERRED, {}, None),
-        (SHORTER | {"meta": {"source": "ratings"}}, {}, "chosen_shorter"),
+        (SHORTER | {"meta": {"source": "ratings"}}, {}, None),
+        (SHORTER | IMPORTED, {}, None),
+        (SHORTER | IMPORTED, {"compared_sources": ("vote",)}, "chosen_shorter"),
+        (SHORTER | {"meta": {"source": "ai"}}, {}, "chosen_shorter"),
+        (SHORTER | {"meta": {"source": "correction"}}, {}, "chosen_shorter"),
         (SHORTER | VOTED, {"compared_length_ratio": 0.5}, "chosen_shorter"),
         (SHORTER | VOTED, {"compared_length_ratio": None}, "chosen_shorter"),
         ({"chosen": LONG, "rejected": NEAR}, {}, "similar_answers"),
@@ -99,4 +104,5 @@ def test_a_manifest_from_before_these_rules_applied_none_of_them() -> None:
     rules = manifest.rules
     assert (rules.rater_share, rules.similarity, rules.length_ratio) == (1.0, 1.0, 0.0)
     assert rules.compared_length_ratio is None, "votes were held to length_ratio then"
+    assert rules.compared_sources == ("vote", "preference"), "imports were, when votes no more were"
     assert (rules.raters.burst, rules.raters.alpha, rules.describe_quality) == (0, 0.0, False)
