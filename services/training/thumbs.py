@@ -25,7 +25,7 @@ BOTH = (True, False)
 """Labels of answers: good and bad."""
 
 
-def paired_thumbs(rows: Collection[Mapping[str, Any]]) -> Collection[Row]:
+def paired_thumbs(rows: Iterable[Mapping[str, Any]]) -> Collection[Row]:
     """Pairs of good and bad answers, each answer in one pair at most, of one category first.
 
     Args:

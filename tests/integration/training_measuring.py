@@ -31,6 +31,7 @@ from services.training.trainers.models import (
     padded,
     prompt_ids,
 )
+from services.training.trainers.rows import row_files
 from shared.contracts.recipes import LoraHyperparameters, RewardHyperparameters
 
 MAX_LENGTH = 64
@@ -192,8 +193,10 @@ def thinking(folder: Path, base: str) -> dict[str, Any]:
             left = fit.run(asked, folder, job.Progress(folder))["left_out"]
             name = f"{'kept' if kept else 'dropped'}_{'plain' if template == base else 'thinking'}"
             found[name] = [(one["line"], one["reason"]) for one in left]
-        rows = conversations([both], {"chosen": "chosen"}, reasoning=kept)
-        found[f"read_{kept}"] = knowing.apply_chat_template(rows[0]["chosen"], tokenize=False)
+        with row_files(folder) as files:
+            rows = conversations([both], {"chosen": "chosen"}, files, reasoning=kept)
+            read = knowing.apply_chat_template(rows[0]["chosen"], tokenize=False)
+        found[f"read_{kept}"] = read
     return found
 
 

@@ -32,15 +32,13 @@ def calibration_error(margins: Sequence[float]) -> float:
     """
     if not margins or not all(map(math.isfinite, margins)):
         return math.nan
-    bins: dict[int, list[tuple[float, bool]]] = {}
+    confidences, right = [0.0] * CALIBRATION_BINS, [0] * CALIBRATION_BINS
     for margin in margins:
         confidence = 1 / (1 + math.exp(-min(abs(margin), 700.0)))
         place = min(int((confidence - 0.5) * 2 * CALIBRATION_BINS), CALIBRATION_BINS - 1)
-        bins.setdefault(place, []).append((confidence, margin > 0))
-    gaps = (
-        abs(sum(confidence for confidence, _ in pairs) - sum(right for _, right in pairs))
-        for pairs in bins.values()
-    )
+        confidences[place] += confidence
+        right[place] += margin > 0
+    gaps = (abs(sure - held) for sure, held in zip(confidences, right, strict=True))
     return sum(gaps) / len(margins)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from trl import DPOConfig, DPOTrainer
 
 from services.training.trainers.arguments import ReportProgress, arguments, save_adapter, train
-from services.training.trainers.job import Progress, TrainerJob, read_rows
+from services.training.trainers.job import Progress, TrainerJob, iterate_rows
 from services.training.trainers.models import (
     conversations,
     end_tokens,
@@ -18,6 +18,7 @@ from services.training.trainers.models import (
     set_seeds,
     without_end,
 )
+from services.training.trainers.rows import row_files
 from shared.contracts.recipes import DpoHyperparameters
 
 
@@ -25,7 +26,6 @@ def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, float]:
     """Train on `train.jsonl` and write `adapter/`; returns the last logged figures."""
     parameters = job.trained
     assert isinstance(parameters, DpoHyperparameters)
-    rows = read_rows(Path(job.data) / "train.jsonl")
     set_seeds(job.seed)
     callback = ReportProgress("dpo", progress)
     checkpoints = folder / "checkpoints"
@@ -33,28 +33,31 @@ def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, float]:
     model = load_adapter(
         load_base(job.base, four_bit=parameters.four_bit), job.parent_adapter, trainable=True
     )
-    trainer = DPOTrainer(
-        model=model,
-        processing_class=tokenizer,
-        args=DPOConfig(
-            beta=parameters.beta,
-            loss_type=list(parameters.loss),
-            loss_weights=list(parameters.loss_weights),
-            label_smoothing=parameters.label_smoothing,
-            **arguments(parameters, checkpoints, rows=len(rows), seed=job.seed),
-        ),
-        train_dataset=conversations(
-            rows,
+    with row_files(folder) as files:
+        rows = conversations(
+            iterate_rows(Path(job.data) / "train.jsonl"),
             {"chosen": "chosen", "rejected": "rejected"},
+            files,
             flags=("chosen_cut", "rejected_cut"),
             reasoning=parameters.reasoning,
-        ),
-        callbacks=[callback],
-    )
-    trainer.train_dataset = trainer.train_dataset.map(
-        _as_they_ended, fn_kwargs={"ends": end_tokens(model, tokenizer)}
-    )
-    train(trainer, checkpoints)
+        )
+        trainer = DPOTrainer(
+            model=model,
+            processing_class=tokenizer,
+            args=DPOConfig(
+                beta=parameters.beta,
+                loss_type=list(parameters.loss),
+                loss_weights=list(parameters.loss_weights),
+                label_smoothing=parameters.label_smoothing,
+                **arguments(parameters, checkpoints, rows=len(rows), seed=job.seed),
+            ),
+            train_dataset=rows,
+            callbacks=[callback],
+        )
+        trainer.train_dataset = trainer.train_dataset.map(
+            _as_they_ended, fn_kwargs={"ends": end_tokens(model, tokenizer)}
+        )
+        train(trainer, checkpoints)
     save_adapter(trainer, folder)
     return callback.figures()
 

@@ -6,8 +6,9 @@ Only measures; what the figures mean for a release is the service's gate.
 from __future__ import annotations
 
 import math
+from array import array
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +16,8 @@ from typing import Any, NamedTuple
 import torch
 from torch.nn import functional
 
-from services.training.trainers.job import Progress, TrainerJob, read_rows, write_rows
+from services.training.spill import MadeRows
+from services.training.trainers.job import Progress, TrainerJob, read_rows, stored_rows, write_rows
 from services.training.trainers.models import (
     Messages,
     answer_of,
@@ -32,6 +34,7 @@ from services.training.trainers.models import (
     without_end,
 )
 from services.training.trainers.reward import judged_ids, load_scorer, score
+from services.training.trainers.rows import TokenRows
 
 NGRAM = 4
 """Words in a row that count as a repetition when an answer has them again."""
@@ -77,22 +80,14 @@ def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, float]:
     data = Path(job.data)
     tokenizer = load_tokenizer(job.base)
     prompts = read_rows(data / "prompts.jsonl")[: job.evaluation.prompts]
-    heldout = read_rows(data / "heldout.jsonl")
-    near = [
-        HeldOut(
-            row["messages"],
-            answer_of(
-                row,
-                "chosen" if "chosen" in row else "answer",
-                reasoning=job.trained.reasoning,
-            ),
-            row.get("chosen_cut", False),
-            row.get("tools", ""),
-        )
-        for row in (read_rows(Path(job.nearest)) if job.nearest else heldout)
-    ]
+    heldout = stored_rows(data / "heldout.jsonl")
+    near = MadeRows(
+        stored_rows(Path(job.nearest)) if job.nearest else heldout,
+        lambda row: (held_out(row, reasoning=job.trained.reasoning),),
+    )
     judged = bool(prompts) and (Path(job.judge) / "adapter").exists()
-    total = 2 * (len(prompts) * (2 if judged else 1) + len(near)) + 1
+    counts = {"prompts": len(prompts), "heldout": len(heldout), "perplexity_rows": len(near)}
+    total = 2 * (len(prompts) * (2 if judged else 1) + counts["perplexity_rows"]) + 1
     done = 0
 
     def note(count: int) -> None:
@@ -121,8 +116,13 @@ def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, float]:
         figures |= _verdict(job, tokenizer, rows, note)
     write_rows(folder / "answers.jsonl", rows)
     progress.report("evaluate", total, total)
-    counts = {"prompts": prompts, "heldout": heldout, "perplexity_rows": near}
-    return figures | {name: float(len(rows)) for name, rows in counts.items()}
+    return figures | {name: float(count) for name, count in counts.items()}
+
+
+def held_out(row: Mapping[str, Any], *, reasoning: bool) -> HeldOut:
+    """A line of `heldout.jsonl` with the answer that is to be likely: the preferred one."""
+    answer = answer_of(row, "chosen" if "chosen" in row else "answer", reasoning=reasoning)
+    return HeldOut(row["messages"], answer, row.get("chosen_cut", False), row.get("tools", ""))
 
 
 def answers(
@@ -130,7 +130,7 @@ def answers(
     model: Any,
     tokenizer: Any,
     prompts: Sequence[Mapping[str, Any]],
-    heldout: Sequence[HeldOut],
+    heldout: Iterable[HeldOut],
     note: Note,
 ) -> Answers:
     """What a model answers to prompts, by the job's evaluation settings, and its perplexity."""
@@ -165,7 +165,7 @@ def answers(
 def perplexity(
     model: Any,
     tokenizer: Any,
-    heldout: Sequence[HeldOut],
+    heldout: Iterable[HeldOut],
     *,
     max_length: int,
     note: Note,
@@ -190,16 +190,16 @@ def perplexity(
     """
     limit = min(max_length, model.config.max_position_embeddings)
     ends = end_tokens(model, tokenizer)
-    rows = [
-        (without_end(ids, ends) if row.cut else ids)[:limit]
-        for row in heldout
-        for ids in [conversation_ids(tokenizer, row.messages, row.answer, row.tools)]
-    ]
-    firsts = [max(len(prompt_ids(tokenizer, row.messages, row.tools)), 1) for row in heldout]
+    rows, firsts = TokenRows(), array("i")
+    for row in heldout:
+        ids = conversation_ids(tokenizer, row.messages, row.answer, row.tools)
+        rows.append((without_end(ids, ends) if row.cut else ids)[:limit])
+        firsts.append(max(len(prompt_ids(tokenizer, row.messages, row.tools)), 1))
     width = max(1, LOGITS // model.get_output_embeddings().weight.shape[0])
     nll, count = 0.0, 0
     for batch in by_tokens([len(row) for row in rows], tokens=min(width, PERPLEXITY_TOKENS)):
-        ids, mask = padded([rows[i] for i in batch], tokenizer.pad_token_id, left=False)
+        read = [rows[i] for i in batch]
+        ids, mask = padded(read, tokenizer.pad_token_id, left=False)
         last = ids.shape[1]
         for start in range(min(firsts[i] for i in batch), last, width):
             stop = min(start + width, last)
@@ -210,7 +210,7 @@ def perplexity(
                 use_cache=False,
             ).logits
             for row, index in enumerate(batch):
-                first, end = max(firsts[index], start), min(len(rows[index]), stop)
+                first, end = max(firsts[index], start), min(len(read[row]), stop)
                 if first < end:
                     nll += float(
                         functional.cross_entropy(

@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import TemplateError
 from transformers import AutoConfig
 
-from services.training.trainers.job import Progress, TrainerJob, read_rows
+from services.training.trainers.job import Progress, TrainerJob, stored_rows
 from services.training.trainers.models import (
     REASONING,
     answer_of,
@@ -54,13 +54,11 @@ def run(job: TrainerJob, _: Path, progress: Progress) -> dict[str, Any]:
         "prompts.jsonl": trained.max_length,
     }
     positions = _positions(job.base)
-    rows = [
-        (name, line, row)
-        for name in limits
-        for line, row in enumerate(read_rows(Path(job.data) / name), start=1)
-    ]
+    files = {name: stored_rows(Path(job.data) / name) for name in limits}
+    total = sum(map(len, files.values()))
+    lines = ((name, *numbered) for name in files for numbered in enumerate(files[name], start=1))
     left_out: list[dict[str, Any]] = []
-    for done, (name, line, row) in enumerate(rows, start=1):
+    for done, (name, line, row) in enumerate(lines, start=1):
         limit = min(limits[name], positions)
         found = _problem(
             tokenizer,
@@ -74,7 +72,7 @@ def run(job: TrainerJob, _: Path, progress: Progress) -> dict[str, Any]:
         if found is not None:
             reason, detail = found
             left_out.append({"file": name, "line": line, "reason": reason, "detail": detail})
-        progress.report("fit", done, len(rows))
+        progress.report("fit", done, total)
     return {"left_out": left_out}
 
 

@@ -14,13 +14,14 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from services.training.evaluation import EvaluationSettings
+from services.training.spill import MadeRows
 from services.training.trainers import processes
 from shared.contracts.recipes import (
     HYPERPARAMETERS,
@@ -136,11 +137,21 @@ class Progress:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """All rows of a JSONL file; none where there is no file."""
+    """All rows of a JSONL file that is known to be small; none where there is no file."""
+    return list(iterate_rows(path))
+
+
+def iterate_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """Rows of a JSONL file, one at a time; none where there is no file."""
     if not path.exists():
-        return []
+        return
     with path.open(encoding="utf-8") as file:
-        return [json.loads(line) for line in file if line.strip()]
+        yield from (json.loads(line) for line in file if line.strip())
+
+
+def stored_rows(*paths: Path) -> Collection[dict[str, Any]]:
+    """Rows of JSONL files, one file after the other, read whenever they are asked for."""
+    return MadeRows(paths, iterate_rows)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import random
+from array import array
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from trl import KTOConfig, KTOTrainer
 
 from services.training.trainers.arguments import ReportProgress, arguments, save_adapter, train
-from services.training.trainers.job import Progress, TrainerJob, read_rows
+from services.training.trainers.job import Progress, TrainerJob, iterate_rows
 from services.training.trainers.models import (
     conversations,
     end_tokens,
@@ -19,6 +21,7 @@ from services.training.trainers.models import (
     set_seeds,
     without_end,
 )
+from services.training.trainers.rows import row_files
 from shared.contracts.recipes import KtoHyperparameters
 
 
@@ -30,8 +33,6 @@ def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, float]:
     """
     parameters = job.trained
     assert isinstance(parameters, KtoHyperparameters)
-    rows = read_rows(Path(job.data) / "train.jsonl")
-    random.Random(job.seed).shuffle(rows)
     set_seeds(job.seed)
     callback = ReportProgress("kto", progress)
     checkpoints = folder / "checkpoints"
@@ -39,33 +40,38 @@ def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, float]:
     model = load_adapter(
         load_base(job.base, four_bit=parameters.four_bit), job.parent_adapter, trainable=True
     )
-    desirable, undesirable = weights(parameters, [row["label"] for row in rows])
-    trainer = KTOTrainer(
-        model=model,
-        processing_class=tokenizer,
-        args=KTOConfig(
-            beta=parameters.beta,
-            desirable_weight=desirable,
-            undesirable_weight=undesirable,
-            **arguments(parameters, checkpoints, rows=len(rows), seed=job.seed),
-        ),
-        train_dataset=conversations(
-            rows,
+    with row_files(folder) as files:
+        rows = conversations(
+            iterate_rows(Path(job.data) / "train.jsonl"),
             {"answer": "completion"},
+            files,
             flags=("label", "answer_cut"),
             reasoning=parameters.reasoning,
-        ),
-        callbacks=[callback],
-    )
-    trainer.train_dataset = trainer.train_dataset.map(
-        _as_it_ended, fn_kwargs={"ends": end_tokens(model, tokenizer)}
-    )
-    train(trainer, checkpoints)
+        )
+        desirable, undesirable = weights(parameters, rows["label"])
+        order = array("q", range(len(rows)))
+        random.Random(job.seed).shuffle(order)
+        trainer = KTOTrainer(
+            model=model,
+            processing_class=tokenizer,
+            args=KTOConfig(
+                beta=parameters.beta,
+                desirable_weight=desirable,
+                undesirable_weight=undesirable,
+                **arguments(parameters, checkpoints, rows=len(rows), seed=job.seed),
+            ),
+            train_dataset=rows.select(order),
+            callbacks=[callback],
+        )
+        trainer.train_dataset = trainer.train_dataset.map(
+            _as_it_ended, fn_kwargs={"ends": end_tokens(model, tokenizer)}
+        )
+        train(trainer, checkpoints)
     save_adapter(trainer, folder)
     return callback.figures()
 
 
-def weights(parameters: KtoHyperparameters, labels: list[bool]) -> tuple[float, float]:
+def weights(parameters: KtoHyperparameters, labels: Collection[bool]) -> tuple[float, float]:
     """Weights of good and bad rows; where they are not given, both kinds weigh the same.
 
     Ethayarajh et al. 2024, section 4.3: the ratio of weight times count lies in [1, 4/3].

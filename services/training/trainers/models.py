@@ -6,17 +6,18 @@ import contextlib
 import json
 import os
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset, Features, Json, List, Value
+from datasets import Dataset, Features, Value
 from peft import LoraConfig, PeftModel, prepare_model_for_kbit_training
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from services.training.trainers import processes
 from services.training.trainers.job import CannotTrain
+from services.training.trainers.rows import TURNS, RowFiles
 from shared.contracts.conversation import template_turn
 from shared.contracts.recipes import LoraHyperparameters
 
@@ -185,27 +186,26 @@ def turns_before(row: Mapping[str, Any], side: str) -> Messages:
 
 
 def conversations(
-    rows: Sequence[Mapping[str, Any]],
+    rows: Iterable[Mapping[str, Any]],
     sides: Mapping[str, str],
+    files: RowFiles,
     flags: Sequence[str] = (),
     *,
     reasoning: bool = False,
 ) -> Dataset:
-    """Lines of a dataset as TRL's conversational form with tools.
-
-    Turns are columns of JSON: as structs, every call would get every other call's arguments.
+    """Lines of a dataset as TRL's conversational form with tools, mapped from disk.
 
     Args:
-        rows: Lines of a dataset.
+        rows: Lines of a dataset, which are read once.
         sides: TRL's column for each answer that a line has.
+        files: Where they lie.
         flags: Names of flags, which are false where a line lacks them.
         reasoning: Whether answers have what the model thought before them.
 
     """
-    turns = List(Json())
-    columns = {"prompt": turns, **dict.fromkeys(sides.values(), turns), "tools": Value("string")}
-    return Dataset.from_list(
-        [
+    columns = {"prompt": TURNS, **dict.fromkeys(sides.values(), TURNS), "tools": Value("string")}
+    return files.mapped(
+        (
             {
                 "prompt": [template_turn(turn) for turn in row["messages"]],
                 **{
@@ -216,8 +216,8 @@ def conversations(
                 **{flag: row.get(flag, False) for flag in flags},
             }
             for row in rows
-        ],
-        features=Features({**columns, **dict.fromkeys(flags, Value("bool"))}),
+        ),
+        Features({**columns, **dict.fromkeys(flags, Value("bool"))}),
     )
 
 

@@ -6,10 +6,13 @@ What GRPO, RLOO, PPO and online DPO share.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from services.training.sides import digest
+from services.training.spill import MadeRows, SpilledTable
 from services.training.trainers import processes
 from services.training.trainers.arguments import (
     ReportProgress,
@@ -18,7 +21,7 @@ from services.training.trainers.arguments import (
     save_adapter,
     train,
 )
-from services.training.trainers.job import CannotTrain, Progress, Stage, TrainerJob, read_rows
+from services.training.trainers.job import CannotTrain, Progress, Stage, TrainerJob, iterate_rows
 from services.training.trainers.models import (
     Messages,
     conversations,
@@ -27,8 +30,9 @@ from services.training.trainers.models import (
     load_tokenizer,
     set_seeds,
 )
-from services.training.trainers.monitor import RewardMonitor
+from services.training.trainers.monitor import PROMPTS, RewardMonitor
 from services.training.trainers.reward import judged_ids, load_scorer, score
+from services.training.trainers.rows import row_files
 from shared.contracts.recipes import OnlineHyperparameters
 
 Reward = Callable[..., list[float]]
@@ -63,41 +67,45 @@ def run(
     """
     parameters = job.trained
     assert isinstance(parameters, OnlineHyperparameters)
-    prompts = unique(read_rows(Path(job.data) / "train.jsonl"))
-    require_step(len(prompts), parameters)
+    prompts = MadeRows((Path(job.data) / "train.jsonl",), unique)
+    count = len(prompts)
+    require_step(count, parameters)
     set_seeds(job.seed)
     callback = ReportProgress(stage, progress)
     checkpoints = folder / "checkpoints"
     tokenizer = load_tokenizer(job.base)
     proxy = scorer(job, tokenizer, folder / "proxy")
     monitor = _monitor(job, folder, tokenizer, prompts, proxy)
-    rows = len(prompts) * parameters.generations * updates
+    rows = count * parameters.generations * updates
     settings = arguments(parameters, checkpoints, rows=rows, seed=job.seed) | own
     settings.pop("max_length")
     if updates > 1:
         # A checkpoint between two updates would lose the answers that both learn from.
         settings["save_steps"] = math.ceil(settings["save_steps"] / updates) * updates
         settings["updates"] = updates
-    trainer = trainer_class(
-        model=load_adapter(
-            load_base(job.base, four_bit=parameters.four_bit), job.parent_adapter, trainable=True
-        ),
-        processing_class=tokenizer,
-        reward_funcs=[proxy],
-        args=config(
-            beta=parameters.beta,
-            num_generations=parameters.generations,
-            max_completion_length=parameters.max_new_tokens,
-            temperature=parameters.temperature,
-            **settings,
-        ),
-        train_dataset=conversations(prompts, {}).remove_columns("tools"),
-        callbacks=[callback, *monitor],
-    )
-    model = adapted(trainer)
-    for one in monitor:
-        one.model = model
-    train(trainer, checkpoints)
+    with row_files(folder) as files:
+        trainer = trainer_class(
+            model=load_adapter(
+                load_base(job.base, four_bit=parameters.four_bit),
+                job.parent_adapter,
+                trainable=True,
+            ),
+            processing_class=tokenizer,
+            reward_funcs=[proxy],
+            args=config(
+                beta=parameters.beta,
+                num_generations=parameters.generations,
+                max_completion_length=parameters.max_new_tokens,
+                temperature=parameters.temperature,
+                **settings,
+            ),
+            train_dataset=conversations(prompts, {}, files).remove_columns("tools"),
+            callbacks=[callback, *monitor],
+        )
+        model = adapted(trainer)
+        for one in monitor:
+            one.model = model
+        train(trainer, checkpoints)
     figures = callback.figures()
     for one in monitor:
         one.restore_best()
@@ -110,7 +118,7 @@ def _monitor(
     job: TrainerJob,
     folder: Path,
     tokenizer: Any,
-    prompts: Sequence[Mapping[str, Any]],
+    prompts: Iterable[Mapping[str, Any]],
     proxy: Reward,
 ) -> list[RewardMonitor]:
     """A monitor of the training; none where there is no judge that is independent of it."""
@@ -122,7 +130,7 @@ def _monitor(
     monitor = RewardMonitor(
         folder,
         tokenizer,
-        [prompt["messages"] for prompt in prompts],
+        [prompt["messages"] for prompt in islice(prompts, PROMPTS)],
         proxy=proxy,
         judge=scorer(job, tokenizer, judge),
         sampling={
@@ -167,7 +175,7 @@ def require_step(prompts: int, parameters: OnlineHyperparameters) -> None:
         )
 
 
-def unique(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """A line of each prompt, in the order of the lines."""
-    seen = {str(row["messages"]): row for row in rows}
-    return list(seen.values())
+def unique(path: Path) -> Iterator[Mapping[str, Any]]:
+    """A line of each prompt, in the order of a file's lines."""
+    seen = SpilledTable[bytes]()
+    return (row for row in iterate_rows(path) if seen.add(digest(str(row["messages"]))))

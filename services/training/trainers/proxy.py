@@ -8,11 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from services.training.trainers import reward
-from services.training.trainers.job import Progress, TrainerJob, read_rows
+from services.training.trainers.job import Progress, TrainerJob, stored_rows
 
 
 def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, float]:
     """Train on `train.jsonl`, write `proxy/`, measure it on `heldout.jsonl`; see `reward.fit`."""
     data = Path(job.data)
-    rows, heldout = read_rows(data / "train.jsonl"), read_rows(data / "heldout.jsonl")
+    rows, heldout = stored_rows(data / "train.jsonl"), stored_rows(data / "heldout.jsonl")
     return reward.fit(job, rows, heldout, folder / "proxy", "proxy", progress)

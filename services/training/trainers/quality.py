@@ -7,7 +7,7 @@ temperature 0. Only measures; what the figures mean for a release is the service
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -26,7 +26,7 @@ from services.training.measures.text import coherence, sentiment
 from services.training.trainers.drift import ARMS, as_arm
 from services.training.trainers.evaluate import answers
 from services.training.trainers.fit import TEMPLATE_ERRORS
-from services.training.trainers.job import Progress, TrainerJob, read_rows, write_rows
+from services.training.trainers.job import Progress, TrainerJob, iterate_rows, read_rows, write_rows
 from services.training.trainers.models import load_adapter, load_base, load_tokenizer, prompt_ids
 
 Row = dict[str, Any]
@@ -58,7 +58,7 @@ def run(job: TrainerJob, folder: Path, progress: Progress) -> dict[str, float]:
             _ask(job, model, tokenizer, asked, arm, _Counted(progress, before, total))
     write_rows(folder / "questions.jsonl", [one.row() for one in asked])
     rows = read_rows(folder / "answers.jsonl")
-    references = _references(Path(job.data) / "heldout.jsonl")
+    references = _references(Path(job.data) / "heldout.jsonl", set(map(_key, rows)))
     feeling = _sentiment(job.evaluation.sentiment_model)
     figures = question_figures(asked) | {"questions_skipped": float(len(known) - len(asked))}
     for arm in ARMS:
@@ -138,10 +138,12 @@ def _measured(
     }
 
 
-def _references(path: Path) -> dict[str, str]:
-    """The preferred answer of each held-out prompt."""
+def _references(path: Path, prompts: Collection[str]) -> dict[str, str]:
+    """The preferred answer of each of some prompts that is held out."""
     return {
-        _key(row): row["chosen"] if "chosen" in row else row["answer"] for row in read_rows(path)
+        key: row["chosen"] if "chosen" in row else row["answer"]
+        for row in iterate_rows(path)
+        if (key := _key(row)) in prompts
     }
 
 

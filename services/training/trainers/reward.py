@@ -8,12 +8,14 @@ heads on one adapter are a last-layer ensemble: their mean is the score, their s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from datasets import Dataset, Features, Json, List, Value
+from datasets import Dataset, Features, Value
 from peft import PeftModel
 from safetensors import safe_open
 from transformers import AutoModelForSequenceClassification
@@ -28,7 +30,7 @@ from services.training.trainers.agreement import (
     deciles,
 )
 from services.training.trainers.arguments import ReportProgress, arguments, save_adapter, train
-from services.training.trainers.job import Progress, Stage, TrainerJob, read_rows, write_json
+from services.training.trainers.job import Progress, Stage, TrainerJob, stored_rows, write_json
 from services.training.trainers.models import (
     answer_of,
     by_tokens,
@@ -42,6 +44,7 @@ from services.training.trainers.models import (
     template_turn,
     turns_before,
 )
+from services.training.trainers.rows import TURNS, RowFiles, TokenRows, row_files
 from shared.contracts.row_sources import MACHINE_MADE
 
 SIDES = ("chosen", "rejected")
@@ -63,8 +66,8 @@ def run(job: TrainerJob, _: Path, progress: Progress) -> dict[str, float]:
     `judge_calibration_error`. Pairs that differ only beyond `max_length` tokens are not tested.
     """
     data = Path(job.data)
-    rows = read_rows(data / "judge.jsonl")
-    tested = [*read_rows(data / "heldout.jsonl"), *read_rows(data / "train.jsonl")]
+    rows = stored_rows(data / "judge.jsonl")
+    tested = stored_rows(data / "heldout.jsonl", data / "train.jsonl")
     judge = Path(job.judge)
     figures = fit(job, rows, tested, judge, "reward", progress)
     named = {
@@ -78,13 +81,13 @@ def run(job: TrainerJob, _: Path, progress: Progress) -> dict[str, float]:
 
 def fit(
     job: TrainerJob,
-    rows: Sequence[dict[str, Any]],
-    tested: Sequence[dict[str, Any]],
+    rows: Iterable[dict[str, Any]],
+    tested: Iterable[dict[str, Any]],
     place: Path,
     stage: Stage,
     progress: Progress,
 ) -> dict[str, float]:
-    """Train a reward model on pairs and write it to `<place>/adapter`.
+    """Train a reward model on pairs and write it to `<place>/adapter`; `tested` is read repeatedly.
 
     `<place>/categories.json` has, by category, in how many of how many pairs it agreed, and
     `<place>/deciles.json` those of its scores of the tested answers.
@@ -97,9 +100,10 @@ def fit(
     set_seeds(job.seed)
     tokenizer = load_tokenizer(job.base)
     pairs = _tested(job, tokenizer, tested)
-    after = math.ceil(2 * len(pairs) / SCORED_A_STEP)
+    after = math.ceil(2 * len(pairs.chosen) / SCORED_A_STEP)
     callback = ReportProgress(stage, progress, after=after)
-    trainer = _trained(job, tokenizer, rows, place, callback)
+    with row_files(place) as files:
+        trainer, learnt = _trained(job, tokenizer, rows, place, callback, files)
     trained, answered = trainer.state.max_steps, 0
 
     def note(count: int) -> None:
@@ -113,17 +117,15 @@ def fit(
     margins = by_head.mean(1).tolist()
     progress.report(stage, trained + after, trained + after)
     if processes.rank() == 0:
-        write_json(
-            place / "categories.json", by_category([pair.category for pair in pairs], margins)
-        )
+        write_json(place / "categories.json", by_category(pairs.categories, margins))
         write_json(place / "deciles.json", deciles(torch.cat([chosen, rejected]).mean(1).tolist()))
     figures = {f"train_{name}": value for name, value in callback.figures().items()}
     if job.reward.heads > 1:
         figures |= disagreement(by_head)
     return figures | {
-        "pairs": float(len(rows)),
+        "pairs": float(learnt),
         "agreed": agreement(margins),
-        "tested": float(len(pairs)),
+        "tested": float(len(pairs.chosen)),
         "calibration_error": calibration_error(margins),
     }
 
@@ -131,13 +133,15 @@ def fit(
 def _trained(
     job: TrainerJob,
     tokenizer: Any,
-    rows: Sequence[dict[str, Any]],
+    rows: Iterable[dict[str, Any]],
     place: Path,
     callback: ReportProgress,
-) -> RewardTrainer:
-    """The trainer at its end, with the adapter written."""
+    files: RowFiles,
+) -> tuple[RewardTrainer, int]:
+    """The trainer at its end, with the adapter written, and the pairs that it learnt from."""
     checkpoints = place / "checkpoints"
-    config = arguments(job.reward, checkpoints, rows=len(rows), seed=job.seed)
+    pairs = _whole_conversations(rows, files)
+    config = arguments(job.reward, checkpoints, rows=len(pairs), seed=job.seed)
     model = _score_model(job.base, tokenizer, job.seed, job.reward.heads)
     # TRL refuses a configuration of several labels, though its loss is a mean over all scores.
     model.config.num_labels = 1
@@ -145,28 +149,28 @@ def _trained(
         model=model,
         processing_class=tokenizer,
         args=RewardConfig(center_rewards_coefficient=job.reward.center_rewards or None, **config),
-        train_dataset=_whole_conversations(rows),
+        train_dataset=pairs,
         peft_config=lora(job.reward.lora, task="SEQ_CLS", modules_to_save=["score"]),
         callbacks=[callback],
     )
     train(trainer, checkpoints)
     save_adapter(trainer, place)
-    return trainer
+    return trainer, len(pairs)
 
 
-class TestedPair(NamedTuple):
-    """Both answers as the judge reads them, and the category that was asked in."""
+@dataclass(frozen=True)
+class TestedPairs:
+    """Pairs as the judge reads them, and the category that each was asked in."""
 
-    category: str
-    chosen: list[int]
-    rejected: list[int]
+    categories: list[str] = field(default_factory=list[str])
+    chosen: TokenRows = field(default_factory=TokenRows)
+    rejected: TokenRows = field(default_factory=TokenRows)
 
 
-def _whole_conversations(rows: Sequence[dict[str, Any]]) -> Dataset:
+def _whole_conversations(rows: Iterable[dict[str, Any]], files: RowFiles) -> Dataset:
     """Pairs in TRL's form with the prompt in both sides, as those of thumbs differ."""
-    turns = List(Json())
-    return Dataset.from_list(
-        [
+    return files.mapped(
+        (
             {
                 "tools": row.get("tools"),
                 **{
@@ -178,8 +182,8 @@ def _whole_conversations(rows: Sequence[dict[str, Any]]) -> Dataset:
                 },
             }
             for row in rows
-        ],
-        features=Features({**dict.fromkeys(SIDES, turns), "tools": Value("string")}),
+        ),
+        Features({**dict.fromkeys(SIDES, TURNS), "tools": Value("string")}),
     )
 
 
@@ -189,17 +193,23 @@ def load_scorer(job: TrainerJob, tokenizer: Any, adapter: Path) -> Any:
     return PeftModel.from_pretrained(base, str(adapter)).eval()
 
 
-def _tested(job: TrainerJob, tokenizer: Any, rows: Sequence[dict[str, Any]]) -> list[TestedPair]:
+def _tested(job: TrainerJob, tokenizer: Any, rows: Iterable[dict[str, Any]]) -> TestedPairs:
     """Pairs of people that the judge reads differently; without any, people's thumbs in pairs."""
-    people = [row for row in rows if row.get("meta", {}).get("source") not in MACHINE_MADE]
-    votes = [row for row in people if "chosen" in row]
-    read = (
-        TestedPair(
-            str(row.get("meta", {}).get("category", "")), *_judged_sides(job, tokenizer, row)
-        )
-        for row in votes or paired_thumbs(people)
-    )
-    return [pair for pair in read if pair.chosen != pair.rejected]
+    found = TestedPairs()
+    voted = any("chosen" in row for row in _of_people(rows))
+    people = _of_people(rows)
+    pairs = (row for row in people if "chosen" in row) if voted else paired_thumbs(people)
+    for row in pairs:
+        chosen, rejected = _judged_sides(job, tokenizer, row)
+        if chosen != rejected:
+            found.categories.append(sys.intern(str(row.get("meta", {}).get("category", ""))))
+            found.chosen.append(chosen)
+            found.rejected.append(rejected)
+    return found
+
+
+def _of_people(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    return (row for row in rows if row.get("meta", {}).get("source") not in MACHINE_MADE)
 
 
 def _judged_sides(job: TrainerJob, tokenizer: Any, row: dict[str, Any]) -> list[list[int]]:
@@ -212,11 +222,11 @@ def _judged_sides(job: TrainerJob, tokenizer: Any, row: dict[str, Any]) -> list[
 
 
 def _side_scores(
-    model: Any, tokenizer: Any, pairs: Sequence[TestedPair], note: Callable[[int], None]
+    model: Any, tokenizer: Any, pairs: TestedPairs, note: Callable[[int], None]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Scores of the chosen and of the rejected answers, each `[pairs, heads]`."""
-    chosen = head_scores(model, tokenizer, [pair.chosen for pair in pairs], note)
-    return chosen, head_scores(model, tokenizer, [pair.rejected for pair in pairs], note)
+    chosen = head_scores(model, tokenizer, pairs.chosen, note)
+    return chosen, head_scores(model, tokenizer, pairs.rejected, note)
 
 
 def disagreement(margins: torch.Tensor) -> dict[str, float]:
@@ -236,7 +246,7 @@ def disagreement(margins: torch.Tensor) -> dict[str, float]:
     return {name: float(side.mean()) for name, side in sides.items() if len(side)}
 
 
-def _predecessor_agreed(job: TrainerJob, tested: Sequence[dict[str, Any]]) -> float:
+def _predecessor_agreed(job: TrainerJob, tested: Iterable[dict[str, Any]]) -> float:
     """In how many of the same pairs the reward model agrees that was published before."""
     tokenizer = load_tokenizer(job.base)
     model = load_scorer(job, tokenizer, Path(job.predecessor))
