@@ -152,9 +152,20 @@ def show(value: Any) -> str:
         case float():
             return f"{value:.4g}"
         case dict() | list() | tuple():
-            return json.dumps(value, ensure_ascii=False, default=str)
+            return json.dumps(_set(value), ensure_ascii=False, default=str)
         case _:
             return str(value)
+
+
+def _set(value: Any) -> Any:
+    """The value without fields that are not set."""
+    match value:
+        case dict():
+            return {name: _set(field) for name, field in value.items() if field is not None}
+        case list() | tuple():
+            return [_set(one) for one in value]
+        case _:
+            return value
 
 
 def percent(weight: Any) -> str:

@@ -71,9 +71,7 @@ def start(
     if strategy:
         body["strategy"] = _strategy(strategy)
     body |= {"on_behalf_of": on_behalf_of or who(), "reason": reason}
-    show_rollout(
-        ask(load_settings(), "rollout", "POST", "/v1/rollouts", body=body), as_json=as_json
-    )
+    _say(ask(load_settings(), "rollout", "POST", "/v1/rollouts", body=body), as_json=as_json)
 
 
 @app.command("list")
@@ -336,7 +334,19 @@ def _act(
     wanted = rollout_id or _current_id(settings, model)
     path = f"/v1/rollouts/{segment(wanted)}/{action}"
     body = {"on_behalf_of": on_behalf_of or who(), "reason": reason, **more}
-    show_rollout(ask(settings, "rollout", "POST", path, body=body), as_json=as_json)
+    _say(ask(settings, "rollout", "POST", path, body=body), as_json=as_json)
+
+
+def _say(rollout: Any, *, as_json: bool) -> None:
+    """Where a rollout is now that somebody changed it, in one line."""
+    if as_json:
+        print_json(rollout)
+        return
+    weight = percent(rollout.get("weight") or 0)
+    typer.echo(
+        f"{rollout.get('rollout_id')}: {rollout.get('phase')} at {weight}: {rollout.get('reason')}\n"
+        "ratchet rollout status shows the evidence"
+    )
 
 
 def _current_id(settings: CliSettings, model: str) -> str:

@@ -194,5 +194,7 @@ def _print(
         [(item.get("version"), item.get("state"), item.get("reason")) for item in adapters],
     )
     print_table(
-        "Pending", ("what", "how much"), [(item["about"], item["value"]) for item in pending]
+        "Pending",
+        ("what", "how much"),
+        [(item["about"], item["value"]) for item in pending if item["value"]],
     )

@@ -5,6 +5,7 @@ The router answers in the shape of the OpenAI API, as its clients read no other.
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import Any
 
 import orjson
@@ -88,7 +89,7 @@ def handle_errors(app: FastAPI) -> None:
             "type": "about:blank",
             "title": error.detail,
             "status": error.status_code,
-            "code": "not_found",
+            "code": HTTPStatus(error.status_code).name.lower(),
             "detail": detail,
         }
         return json_response(

@@ -74,7 +74,13 @@ def test_samples_are_summed_by_metric() -> None:
 
 @pytest.mark.parametrize(
     ("value", "shown"),
-    [(None, "–"), (True, "yes"), (0.123456, "0.1235"), ({"a": 1}, '{"a": 1}'), ("x", "x")],
+    [
+        (None, "–"),
+        (True, "yes"),
+        (0.123456, "0.1235"),
+        ({"a": 1, "b": None}, '{"a": 1}'),
+        ("x", "x"),
+    ],
 )
 def test_cells(value: object, shown: str) -> None:
     assert show(value) == shown
