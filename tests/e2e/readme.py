@@ -17,6 +17,9 @@ BLOCK = re.compile(
 )
 BLOCKS = {found["name"]: found["text"] for found in BLOCK.finditer(README) if found["name"]}
 MAKE = {found["text"] for found in BLOCK.finditer(README) if not found["name"]}
+STARTED = 'ratchet rollout start assistant-calm --reason "registered"\n'
+ROLLOUT = BLOCKS["rollout"].replace("ratchet rollout status", f"{STARTED}ratchet rollout status", 1)
+"""The block on the tests' stack, where no rollout begins by itself."""
 DEFAULTS = {"router": "8080", "feedback": "8081", "kafka": "9092"}
 
 

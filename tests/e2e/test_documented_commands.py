@@ -12,7 +12,7 @@ import pytest
 from deploy.local.stack import Stack
 from tests.e2e.conftest import SECOND
 from tests.e2e.documented import DOCS, commands, runs
-from tests.e2e.readme import BLOCKS, at_home, run_bash, run_python
+from tests.e2e.readme import BLOCKS, ROLLOUT, at_home, run_bash, run_python
 from tests.support.command import ratchet
 
 pytestmark = [pytest.mark.verify, pytest.mark.timeout(1800)]
@@ -49,7 +49,7 @@ def names(two_versions: Stack) -> dict[str, str]:
     """What the pages' placeholders stand for here; a rollout was begun and ended by hand."""
     env = two_versions.environment()
     run_python(BLOCKS["connect"], two_versions)
-    run_bash(BLOCKS["rollout"], two_versions, timeout_s=120)
+    run_bash(ROLLOUT, two_versions, timeout_s=120)
     jobs = ratchet("train", "list", "--json", env=env).json["jobs"]
     rollout = ratchet("rollout", "status", "--json", env=env).json["rollout_id"]
     datasets = two_versions.run_dir / "data" / "datasets"

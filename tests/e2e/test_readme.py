@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 from deploy.local.stack import Stack
-from tests.e2e.readme import BLOCKS, MAKE, README, ROOT, run_bash, run_python
+from tests.e2e.readme import BLOCKS, MAKE, README, ROLLOUT, ROOT, run_bash, run_python
 from tests.e2e.versions import HURRIED, publish_pairs
 from tests.support.waiting import wait_until
 
@@ -84,7 +84,7 @@ def test_an_operator_looks(serving: Stack) -> None:
 
 @pytest.mark.timeout(900)
 def test_an_operator_rolls_out_and_back(two_versions: Stack) -> None:
-    run_bash(BLOCKS["rollout"], two_versions, timeout_s=120)
+    run_bash(ROLLOUT, two_versions, timeout_s=120)
     states = run_bash("ratchet versions list", two_versions)
     assert re.search(r"assistant-calm\b.*rejected", states)
     assert re.search(r"assistant-v1\.0\b.*stable", states)
