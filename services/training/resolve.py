@@ -62,7 +62,8 @@ def resolve(job: TrainingRequested, registry: Registry, settings: TrainingSettin
         choose_name(job.model, job.method, wanted=job.version, parent="", taken=taken)
     if job.method is TrainingMethod.dpo and parent is None:
         raise InvalidJob(
-            f"parent: {job.model} has no stable version with an adapter; name one, or do sft first"
+            f"parent: {job.model} has no stable version with an adapter; name a version that has "
+            "one, or make it: ratchet train --method sft --dataset demonstrations.jsonl"
         )
     hyperparameters, reward = job_hyperparameters(job, settings)
     sft = job.method is TrainingMethod.sft
