@@ -80,9 +80,7 @@ class Candidates:
         majority = trained.dataset.majority if trained else None
         if trained is None or majority is None:
             return ""
-        names = {candidate, trained.version}
-        histories = self._decision_log.histories(trained.model)
-        if any(history.state.candidate in names for history in histories):
+        if any(map(self._decision_log.was_candidate, {candidate, trained.version})):
             return ""
         tenant, share = majority
         return f"tenant {tenant} gave {share:.0%} of the rows it was trained on"

@@ -89,6 +89,7 @@ class DecisionLog:
         """The offset of the last record read, by topic and partition."""
         self._histories: dict[str, RolloutHistory] = {}
         self._of_models: dict[str, deque[Decision]] = {}
+        self._candidates: set[str] = set()
 
     @property
     def token(self) -> int:
@@ -123,6 +124,10 @@ class DecisionLog:
     def get(self, rollout_id: str) -> RolloutHistory | None:
         """A rollout, or None."""
         return self._histories.get(rollout_id)
+
+    def was_candidate(self, version: str) -> bool:
+        """Whether a version was ever in a rollout, which may be forgotten since."""
+        return version in self._candidates
 
     def histories(self, model: str = "") -> list[RolloutHistory]:
         """All rollouts (of a model), oldest first."""
@@ -160,6 +165,7 @@ class DecisionLog:
                 raise UnreadableRecord("schema", error.detail) from None
             history = RolloutHistory(RolloutState.model_validate({**raw, "strategy": strategy}))
             self._histories[decision.rollout_id] = history
+            self._candidates.add(history.state.candidate)
             self._forget()
         elif decision.order > history.last.order:
             history.state = RolloutState.model_validate({**raw, "strategy": history.state.strategy})

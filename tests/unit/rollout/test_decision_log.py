@@ -45,13 +45,14 @@ def decided(
     weight: int = 0,
     phase: Phase = Phase.progressing,
     rollout_id: str = "r",
+    candidate: str = "v2",
     evidence: dict[str, Any] | None = None,
 ) -> Record:
     state = RolloutState(
         rollout_id=rollout_id,
         model="m",
         stable="v1",
-        candidate="v2",
+        candidate=candidate,
         strategy=STRATEGY,
         phase=phase,
         weight=weight,
@@ -68,7 +69,7 @@ def decided(
             model="m",
             rollout_id=rollout_id,
             stable="v1",
-            candidate="v2",
+            candidate=candidate,
             phase=phase,
             weight=weight,
             actor="controller",
@@ -135,6 +136,21 @@ def test_the_last_decision_is_the_state_with_the_strategy_of_the_start() -> None
     assert history.last.kind is DecisionKind.hold
     assert [one.seq for one in history.decisions((-1, -1), 10)] == [0, 1, 2]
     assert [one.seq for one in history.decisions((0, 0), 1)] == [1]
+
+
+def test_a_version_that_was_in_a_rollout_is_known_after_the_rollout_is_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("services.rollout.decision_log.MAX_ROLLOUTS", 1)
+    decision_log = folded(
+        elected(0),
+        decided(1, 0, 0, kind=DecisionKind.start),
+        decided(2, 0, 1, kind=DecisionKind.weight, phase=Phase.degraded),
+        decided(3, 0, 2, kind=DecisionKind.start, rollout_id="r2", candidate="v3"),
+    )
+    assert [one.state.candidate for one in decision_log.histories()] == ["v3"]
+    known = {name: decision_log.was_candidate(name) for name in ("v2", "v3", "v4")}
+    assert known == {"v2": True, "v3": True, "v4": False}
 
 
 def test_what_cannot_be_read_is_told_and_counted_as_read() -> None:
